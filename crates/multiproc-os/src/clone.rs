@@ -1,0 +1,107 @@
+//! A copy of this process that is its sibling: clone3(2) with `CLONE_PARENT`.
+//!
+//! A plain `fork` makes the copy a child of the caller, so a server would have to wait for it and relay its status. With
+//! `CLONE_PARENT` the copy is the child of the caller's parent, which waits for it as for any child of its own.
+//!
+//! clone3 goes round the C library, which keeps the thread's id in its thread descriptor and the robust-futex list registered
+//! with the kernel; both are put right here, as the library's own `fork` does.
+
+use std::io;
+use std::sync::atomic::AtomicI32;
+
+/// Where [`clone_sibling`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// In the caller; the sibling's pid.
+    Original(i32),
+    /// In the new process.
+    Copy,
+}
+
+/// `struct clone_args`, version 0 (Linux 5.3).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// What the C library wants to have kept true about the calling thread in a copy of it.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadState {
+    /// The word of the thread descriptor that holds the thread's id; null when it can't be found.
+    tid: *mut i32,
+    robust_head: *mut libc::c_void,
+    robust_len: usize,
+}
+
+impl ThreadState {
+    /// Reads it for the calling thread. Costs two system calls, and holds for as long as the thread lives.
+    pub fn of_this_thread() -> ThreadState {
+        const PR_GET_TID_ADDRESS: libc::c_int = 40;
+        let mut tid: *mut i32 = std::ptr::null_mut();
+        // SAFETY: the kernel writes one pointer to the address given.
+        let found = unsafe { libc::prctl(PR_GET_TID_ADDRESS, &raw mut tid) } == 0 && !tid.is_null();
+        // glibc registers its descriptor's `tid` with set_tid_address(2); another C library may register some other word,
+        // which must not be overwritten.
+        // SAFETY: the address was registered by the C library for the kernel to write an int to, so it is mapped and aligned.
+        if !found || unsafe { tid.read() } != rustix::thread::gettid().as_raw_nonzero().get() {
+            tid = std::ptr::null_mut();
+        }
+        let (mut robust_head, mut robust_len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
+        // SAFETY: the kernel writes one pointer and one size to the addresses given; pid 0 is the calling thread.
+        let got = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut robust_head, &raw mut robust_len) };
+        if got != 0 {
+            robust_head = std::ptr::null_mut();
+        }
+        ThreadState { tid, robust_head, robust_len }
+    }
+}
+
+/// Makes a copy of the calling process, as the child of this process's parent.
+///
+/// The kernel writes the copy's pid to `pid_slot` before the copy runs and before this call returns, so whoever shares the
+/// memory of `pid_slot` knows of the copy even if the caller is killed inside the call.
+///
+/// # Errors
+/// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
+///
+/// # Safety
+/// The process must have one thread, the calling one, and `thread` must be its state: a copy of a process with more threads
+/// has locks that nobody will ever release.
+pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::Result<Side> {
+    let mut flags = libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
+    if !thread.tid.is_null() {
+        flags |= libc::CLONE_CHILD_SETTID as u64 | libc::CLONE_CHILD_CLEARTID as u64;
+    }
+    let args = CloneArgs {
+        flags,
+        child_tid: thread.tid as u64,
+        parent_tid: pid_slot.as_ptr() as u64,
+        // CLONE_PARENT takes the exit signal of the caller; clone3 insists on 0 here.
+        exit_signal: 0,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
+    // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
+    // `parent_tid` is an atomic that the kernel may write at any time.
+    let pid = cvt_clone(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    if pid != 0 {
+        return Ok(Side::Original(pid));
+    }
+    if !thread.robust_head.is_null() {
+        // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.
+        unsafe { libc::syscall(libc::SYS_set_robust_list, thread.robust_head, thread.robust_len) };
+    }
+    Ok(Side::Copy)
+}
+
+fn cvt_clone(result: libc::c_long) -> io::Result<i32> {
+    Ok(crate::cvt_long(result)? as i32)
+}

@@ -1,0 +1,129 @@
+//! Messages with file descriptors in them: a `SOCK_SEQPACKET` pair and `SCM_RIGHTS`, see unix(7).
+//!
+//! A sequenced-packet socket keeps the borders of messages, so a reader never sees half of one, and says when the other end is
+//! gone. Three traps are closed here: descriptors that didn't fit (`MSG_CTRUNC`, at the limit of open files they are dropped
+//! without a word), bytes that didn't fit (`MSG_TRUNC`), and a `SIGPIPE` when the other end is gone.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+/// How many descriptors one message may hold. The kernel's own limit is 253.
+pub const MAX_FDS: usize = 32;
+
+/// What came with one message.
+#[derive(Debug)]
+pub struct Received {
+    /// How many bytes of the buffer the message filled; 0 with no descriptors is the end: the other side is closed.
+    pub len: usize,
+    /// The descriptors, close-on-exec.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Two connected sockets, close-on-exec, neither of them numbered 0 to 2 even if those are closed in this process.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`, `ENOBUFS`.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((above_stdio(a)?, above_stdio(b)?))
+}
+
+/// Moves a descriptor away from the numbers 0 to 2, which somebody will sooner or later write to or close.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?) }
+}
+
+/// Sends `parts`, one after the other, as one message together with `fds`. Blocks while the socket's buffer is full.
+///
+/// # Errors
+/// `EPIPE` when the other end is closed; `EMSGSIZE` when the message is larger than the socket's buffer; `InvalidInput` for
+/// more than [`MAX_FDS`] descriptors; `ETOOMANYREFS`.
+pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if fds.len() > MAX_FDS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
+    }
+    let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        let fits = control.push(SendAncillaryMessage::ScmRights(fds));
+        debug_assert!(fits, "the buffer is sized for MAX_FDS");
+    }
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Receives one message into `buffer`. Without `wait`, `WouldBlock` when there is none.
+///
+/// # Errors
+/// `InvalidData` when the message is longer than `buffer`; `EMFILE` when this process could not take all descriptors that came
+/// with it; `ECONNRESET` when the other end was closed with messages of ours unread.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let message = rustix::io::retry_on_intr(|| {
+        recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
+    })?;
+    let mut fds = Vec::new();
+    for received in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = received {
+            fds.extend(rights);
+        }
+    }
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    if message.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message longer than the protocol allows"));
+    }
+    Ok(Received { len: message.bytes, fds })
+}
+
+/// Whether `fd` is a sequenced-packet socket of the Unix family, that is, one that [`pair`] could have made.
+pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::SEQPACKET)
+        && rustix::net::sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_keeps_its_borders_and_its_descriptors() {
+        let (a, b) = pair().unwrap();
+        send(&a, &[b"one", b"-", b"two"], &[a.as_fd(), b.as_fd()]).unwrap();
+        send(&a, &[b"next"], &[]).unwrap();
+        let mut buffer = [0; 64];
+        let first = receive(&b, &mut buffer, true).unwrap();
+        assert_eq!((&buffer[..first.len], first.fds.len()), (&b"one-two"[..], 2));
+        assert_eq!(receive(&b, &mut buffer, false).unwrap().len, 4);
+        assert_eq!(receive(&b, &mut buffer, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_closed_end_is_an_end_for_the_reader_and_an_error_for_the_writer() {
+        let (a, b) = pair().unwrap();
+        drop(a);
+        assert_eq!(receive(&b, &mut [0; 8], true).unwrap().len, 0);
+        assert_eq!(send(&b, &[b"x"], &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_message_too_long_for_the_buffer_is_an_error() {
+        let (a, b) = pair().unwrap();
+        send(&a, &[b"123456789"], &[]).unwrap();
+        assert_eq!(receive(&b, &mut [0; 8], true).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,40 @@
+//! The Linux mechanisms that `multiproc` is built on, one file each.
+//!
+//! Safe functions over [rustix], over libc where rustix has none. No policy, no serialisation, no process model: what a
+//! function does is what its man page says, with the traps that the page mentions taken care of. This is the only crate
+//! of the workspace that makes system calls.
+//!
+//! It is published because `multiproc` needs it, and makes no promise of its own about stability.
+//!
+//! [rustix]: https://docs.rs/rustix
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("multiproc runs on Linux only");
+
+pub mod at_exit;
+pub mod clone;
+pub mod close_fds;
+pub mod credentials;
+pub mod environment;
+pub mod exec;
+pub mod fd_passing;
+pub mod image;
+pub mod lifeline;
+pub mod memfd;
+pub mod pidfd;
+pub mod pid_slots;
+pub mod signal;
+pub mod stdio;
+pub mod threads;
+
+use std::io;
+
+/// Turns the `-1` of a C function into the error that `errno` holds.
+fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// As [`cvt`], for what `libc::syscall` returns.
+fn cvt_long(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,134 @@
+//! Bytes in memory behind a file descriptor, that nobody can change any more: memfd_create(2) and file seals.
+//!
+//! A sealed file can neither be written nor shrunk, so a reader may map it and look at it for as long as it likes: no
+//! `SIGBUS`, no value that changes under its hands. The memory is allocated before it is filled, so that a full tmpfs or a
+//! cgroup's limit is an error here.
+
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+const SEALS: SealFlags = SealFlags::from_bits_retain(
+    SealFlags::WRITE.bits() | SealFlags::SHRINK.bits() | SealFlags::GROW.bits() | SealFlags::SEAL.bits(),
+);
+
+/// An unsealed, zeroed memory file of `len` bytes, all of them allocated. `name` shows in `/proc/*/fd`.
+///
+/// # Errors
+/// `ENOSPC`, `ENOMEM`, `EMFILE`.
+pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let fd = crate::fd_passing::above_stdio(fd)?;
+    if len > 0 {
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len))?;
+    }
+    Ok(fd)
+}
+
+/// A sealed memory file that holds `parts`, one after the other.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let len = parts.iter().map(|part| part.len() as u64).sum();
+    let fd = allocate(name, len)?;
+    let mut at = 0;
+    for part in parts {
+        let mut rest = *part;
+        while !rest.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&fd, rest, at))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += written as u64;
+            rest = &rest[written..];
+        }
+    }
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    Ok(fd)
+}
+
+/// A sealed memory file, mapped for reading.
+#[derive(Debug)]
+pub struct Sealed {
+    start: *const u8,
+    len: usize,
+}
+
+// SAFETY: the bytes are sealed against writing, so any thread may read them at any time.
+unsafe impl Send for Sealed {}
+// SAFETY: as above.
+unsafe impl Sync for Sealed {}
+
+impl Sealed {
+    /// Maps the first `len` bytes of `fd`. The mapping outlives the descriptor.
+    ///
+    /// # Errors
+    /// `InvalidData` when `fd` is not a memory file, is not sealed against writing and shrinking, or is shorter than `len`;
+    /// `ENOMEM`.
+    pub fn map(fd: impl AsFd, len: u64) -> io::Result<Sealed> {
+        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| invalid("not a memory file"))?;
+        if !seals.contains(SealFlags::WRITE | SealFlags::SHRINK) {
+            return Err(invalid("a memory file that is not sealed"));
+        }
+        if rustix::fs::fstat(&fd)?.st_size < i64::try_from(len).map_err(|_| invalid("a length out of range"))? {
+            return Err(invalid("a memory file shorter than announced"));
+        }
+        let len = usize::try_from(len).map_err(|_| invalid("a length out of range"))?;
+        if len == 0 {
+            return Ok(Sealed { start: std::ptr::NonNull::dangling().as_ptr(), len });
+        }
+        // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
+        let start = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, &fd, 0)?
+        };
+        Ok(Sealed { start: start.cast(), len })
+    }
+}
+
+impl Deref for Sealed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start` is a mapping of `len` bytes that lives as long as `self`; the seals keep it from shrinking and its
+        // bytes from changing.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the mapping is ours, and the last borrow of it has ended.
+            let _ = unsafe { rustix::mm::munmap(self.start.cast_mut().cast(), self.len) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_what_is_mapped() {
+        let fd = sealed("test", &[b"he", b"", b"llo"]).unwrap();
+        assert_eq!(&*Sealed::map(&fd, 5).unwrap(), b"hello");
+        assert_eq!(&*Sealed::map(&fd, 0).unwrap(), b"");
+        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
+    }
+
+    #[test]
+    fn a_file_that_could_change_or_is_too_short_is_refused() {
+        let unsealed = allocate("test", 16).unwrap();
+        assert_eq!(Sealed::map(&unsealed, 16).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let short = sealed("test", &[b"abc"]).unwrap();
+        assert_eq!(Sealed::map(&short, 4).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Sealed::map(&short, u64::MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let (socket, _) = crate::fd_passing::pair().unwrap();
+        assert_eq!(Sealed::map(&socket, 1).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,227 @@
+//! A process by descriptor: pidfd_open(2), pidfd_send_signal(2), waitid(2) with `P_PIDFD`.
+//!
+//! A descriptor is this process and no other, even when its id has been given to somebody else; it becomes readable when the
+//! process has ended, so waiting for it is poll(2).
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::cvt_long;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this code, 0 to 255.
+    Exited(i32),
+    /// This signal killed it.
+    Signalled {
+        /// The signal's number.
+        signal: i32,
+        /// Whether a core file was asked for.
+        core_dumped: bool,
+    },
+}
+
+impl End {
+    /// From the status word of wait(2).
+    fn from_wait_status(status: i32) -> End {
+        match libc::WIFSIGNALED(status) {
+            true => End::Signalled { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) },
+            false => End::Exited(libc::WEXITSTATUS(status)),
+        }
+    }
+}
+
+/// What a process had used when it ended, its own waited-for children included. See getrusage(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The largest resident set, in bytes.
+    pub max_rss: u64,
+    /// Time in user mode.
+    pub user_time: Duration,
+    /// Time in the kernel.
+    pub system_time: Duration,
+}
+
+/// Opens the process `pid`, close-on-exec.
+///
+/// # Errors
+/// `ESRCH` when there is none; `EMFILE`.
+pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    crate::fd_passing::above_stdio(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Sends `signal` to the process.
+///
+/// # Errors
+/// `ESRCH` when it has been reaped; `EPERM`; `EINVAL` for no such signal.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the info is null, as allowed; no memory is touched.
+    cvt_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) }).map(drop)
+}
+
+/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Says which are, in the order given.
+///
+/// # Errors
+/// As poll(2); interruptions by signals are not among them.
+pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
+    let borrowed = fds.map(|fd| fd.as_fd());
+    let mut polled = [const { None }; N];
+    for (slot, fd) in polled.iter_mut().zip(&borrowed) {
+        *slot = Some(PollFd::new(fd, PollFlags::IN));
+    }
+    let mut polled = polled.map(|fd| fd.expect("every slot was filled"));
+    poll_until(&mut polled, deadline)?;
+    Ok(polled.map(|fd| !fd.revents().is_empty()))
+}
+
+/// Waits until one of the processes has ended, or `deadline` has passed. Says which, as indices into `pidfds`.
+///
+/// # Errors
+/// As poll(2); interruptions by signals are not among them.
+pub fn wait_ended<F: AsFd>(pidfds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<PollFd<'_>> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    poll_until(&mut polled, deadline)?;
+    Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
+}
+
+/// poll(2) with a deadline in place of a timeout, so that signals can't stretch it.
+fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // An hour at a time: a `Duration` may be larger than what the kernel takes.
+        let step = left.map(|left| left.min(Duration::from_secs(3600)));
+        let timeout = step.map(|step| Timespec {
+            tv_sec: step.as_secs() as i64,
+            tv_nsec: step.subsec_nanos().into(),
+        });
+        match poll(fds, timeout.as_ref()) {
+            Ok(0) if left != step => {}
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes the status of the process if it has ended, and lets the kernel forget it. None while it runs.
+///
+/// # Errors
+/// `ECHILD` when somebody else has taken the status (a wait for any child elsewhere in the program, or `SIGCHLD` ignored); see
+/// [`end_of_reaped`].
+pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
+    const P_PIDFD: libc::c_int = 3;
+    let fd = pidfd.as_fd().as_raw_fd();
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    loop {
+        // The C library's waitid has no place for the usage; the system call has.
+        // SAFETY: both structures are ours and as large as the kernel expects.
+        let result = cvt_long(unsafe {
+            libc::syscall(libc::SYS_waitid, P_PIDFD, fd, info.as_mut_ptr(), options, usage.as_mut_ptr())
+        });
+        match result {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // SAFETY: zeroed at first and filled in by the kernel; all-zero bytes are a value of both types.
+    let (info, usage) = unsafe { (info.assume_init(), usage.assume_init()) };
+    // SAFETY: waitid fills in these fields of the union, or leaves them zero when there was nothing to report.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let end = match info.si_code {
+        libc::CLD_EXITED => End::Exited(status),
+        code => End::Signalled { signal: status, core_dumped: code == libc::CLD_DUMPED },
+    };
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    let usage = Usage {
+        max_rss: usage.ru_maxrss as u64 * 1024,
+        user_time: time(usage.ru_utime),
+        system_time: time(usage.ru_stime),
+    };
+    Ok(Some((end, usage)))
+}
+
+/// How the process ended, after somebody else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel
+/// doesn't know (any more, or yet).
+pub fn end_of_reaped(pidfd: impl AsFd) -> Option<End> {
+    /// `struct pidfd_info`, as far as version 0 goes.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup_id: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(0xFF, 11, struct pidfd_info)`.
+    const PIDFD_GET_INFO: libc::Ioctl = (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xFF << 8 | 11) as libc::Ioctl;
+
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
+    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| End::from_wait_status(info.exit_code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(mut command: std::process::Command) -> (OwnedFd, std::process::Child) {
+        let child = command.spawn().unwrap();
+        let fd = open(child.id() as i32).unwrap();
+        assert_eq!(wait_any([&fd], None).unwrap(), [true]);
+        (fd, child)
+    }
+
+    #[test]
+    fn exit_code_and_signal_are_told_apart() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "exit 7"]);
+        let (fd, _child) = ended(command);
+        let (end, usage) = reap(&fd).unwrap().unwrap();
+        assert_eq!(end, End::Exited(7));
+        assert!(usage.max_rss > 0);
+
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "kill -TERM $$"]);
+        let (fd, _child) = ended(command);
+        assert_eq!(reap(&fd).unwrap().unwrap().0, End::Signalled { signal: libc::SIGTERM, core_dumped: false });
+    }
+
+    #[test]
+    fn a_status_that_somebody_else_took_is_known_to_the_kernel_or_unknown() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "exit 9"]);
+        let (fd, mut child) = ended(command);
+        child.wait().unwrap();
+        assert_eq!(reap(&fd).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+        assert!(matches!(end_of_reaped(&fd), Some(End::Exited(9)) | None));
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_is_not_waited_for() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let fd = open(child.id() as i32).unwrap();
+        assert_eq!(wait_any([&fd], Some(Instant::now())).unwrap(), [false]);
+        assert_eq!(reap(&fd).unwrap(), None);
+        send_signal(&fd, libc::SIGKILL).unwrap();
+        assert_eq!(wait_ended(&[&fd], None).unwrap(), [0]);
+        child.wait().unwrap();
+        assert!(send_signal(&fd, libc::SIGKILL).is_err());
+    }
+}
