@@ -1,5 +1,7 @@
 //! A worker function in a crate of its own. It knows nothing of multiproc: any function is a target.
 
+#![warn(missing_docs)]
+
 /// Says that it works.
 pub fn worker() {
     println!("Worker");

@@ -1,1 +1,123 @@
+//! The attributes of `multiproc`, where they are documented and re-exported: `#[multiproc::main]` and `#[multiproc::test]`.
 
+#![warn(missing_docs)]
+
+use proc_macro::TokenStream;
+use proc_macro2::TokenStream as TokenStream2;
+use quote::quote;
+use syn::{Attribute, ItemFn, parse_macro_input};
+
+/// Makes `main` the entry of child processes too: a child turns off to its target before the body begins, and the end of the body ends
+/// this process's children (daemons are terminated, others waited for).
+///
+/// ```
+/// #[multiproc::main]
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::Process::new(|| println!("in a child"), ()).start()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// It goes with other attributes that make a `main`, such as `#[tokio::main]`, in either order: the child turns off before any runtime
+/// is built.
+#[proc_macro_attribute]
+pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let function = parse_macro_input!(item as ItemFn);
+    no_arguments(&arguments, "main")
+        .unwrap_or_else(|| expand_main(function))
+        .into()
+}
+
+/// A test that may start processes; in place of `#[test]`, with `cargo test` and `cargo nextest`.
+///
+/// ```
+/// #[multiproc::test]
+/// fn adds() {
+///     let child = multiproc::Process::new(|a: u32, b: u32| a + b, (1, 2)).start().unwrap();
+///     assert_eq!(child.join().unwrap(), 3);
+/// }
+/// # fn main() {}
+/// ```
+///
+/// It goes with other attributes that make a test, such as `#[tokio::test]`, in either order.
+///
+/// The harness owns the `main` of a test binary, so the entry for child processes is a function that the loader calls before it. One such
+/// test in a binary is enough for all tests in it. Processes that a test leaves behind are ended when the whole test binary ends.
+#[proc_macro_attribute]
+pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let function = parse_macro_input!(item as ItemFn);
+    no_arguments(&arguments, "test")
+        .unwrap_or_else(|| expand_test(&function))
+        .into()
+}
+
+fn no_arguments(arguments: &TokenStream, name: &str) -> Option<TokenStream2> {
+    (!arguments.is_empty()).then(|| {
+        let message = format!("#[multiproc::{name}] takes no arguments");
+        quote! { compile_error!(#message); }
+    })
+}
+
+fn expand_main(function: ItemFn) -> TokenStream2 {
+    if !function.sig.inputs.is_empty() {
+        return syn::Error::new_spanned(&function.sig.inputs, "main takes no arguments")
+            .to_compile_error();
+    }
+    // What is left of the attributes belongs to the body, an async runtime's `main` above all.
+    let (docs, others): (Vec<Attribute>, Vec<Attribute>) = function
+        .attrs
+        .into_iter()
+        .partition(|attribute| attribute.path().is_ident("doc"));
+    if function.sig.asyncness.is_some() && others.is_empty() {
+        return syn::Error::new_spanned(
+            function.sig.asyncness,
+            "an async main needs a runtime: add its attribute, such as #[tokio::main], below this one",
+        )
+        .to_compile_error();
+    }
+    let (visibility, name, signature, block) = (
+        function.vis,
+        &function.sig.ident,
+        &function.sig,
+        function.block,
+    );
+    let output = &function.sig.output;
+    quote! {
+        #(#docs)*
+        #visibility fn #name() #output {
+            let __multiproc_main = ::multiproc::__private::Main::begin();
+            #(#others)*
+            #signature #block
+            #name()
+        }
+    }
+}
+
+fn expand_test(function: &ItemFn) -> TokenStream2 {
+    // `#[tokio::test]` below us, or the `#[test]` that it has expanded to, makes this a test already.
+    let is_test = function.attrs.iter().any(|attribute| {
+        attribute
+            .path()
+            .segments
+            .last()
+            .is_some_and(|segment| segment.ident.to_string().ends_with("test"))
+    });
+    let test = (!is_test).then(|| quote! { #[::core::prelude::v1::test] });
+    if function.sig.asyncness.is_some() && !is_test {
+        return syn::Error::new_spanned(
+            function.sig.asyncness,
+            "an async test needs a runtime: add its attribute, such as #[tokio::test], below this one",
+        )
+        .to_compile_error();
+    }
+    quote! {
+        #test
+        #function
+
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static BEFORE_HARNESS: extern "C" fn() = ::multiproc::__private::before_harness;
+        };
+    }
+}

@@ -7,13 +7,14 @@
 //! with the kernel; both are put right here, as the library's own `fork` does.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicI32;
 
 /// Where [`clone_sibling`] returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Side {
-    /// In the caller; the sibling's pid.
-    Original(i32),
+    /// In the caller; the sibling's pid, and its pidfd if that was asked for.
+    Original(i32, Option<OwnedFd>),
     /// In the new process.
     Copy,
 }
@@ -56,18 +57,30 @@ impl ThreadState {
         }
         let (mut robust_head, mut robust_len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
         // SAFETY: the kernel writes one pointer and one size to the addresses given; pid 0 is the calling thread.
-        let got = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut robust_head, &raw mut robust_len) };
+        let got = unsafe {
+            libc::syscall(
+                libc::SYS_get_robust_list,
+                0,
+                &raw mut robust_head,
+                &raw mut robust_len,
+            )
+        };
         if got != 0 {
             robust_head = std::ptr::null_mut();
         }
-        ThreadState { tid, robust_head, robust_len }
+        ThreadState {
+            tid,
+            robust_head,
+            robust_len,
+        }
     }
 }
 
 /// Makes a copy of the calling process, as the child of this process's parent.
 ///
 /// The kernel writes the copy's pid to `pid_slot` before the copy runs and before this call returns, so whoever shares the
-/// memory of `pid_slot` knows of the copy even if the caller is killed inside the call.
+/// memory of `pid_slot` knows of the copy even if the caller is killed inside the call. With `want_pidfd` the copy's pidfd comes
+/// back too: opened by the kernel before the copy runs, so it is good even if the copy has come and gone already.
 ///
 /// # Errors
 /// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
@@ -75,13 +88,22 @@ impl ThreadState {
 /// # Safety
 /// The process must have one thread, the calling one, and `thread` must be its state: a copy of a process with more threads
 /// has locks that nobody will ever release.
-pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::Result<Side> {
+pub unsafe fn clone_sibling(
+    thread: &ThreadState,
+    pid_slot: &AtomicI32,
+    want_pidfd: bool,
+) -> io::Result<Side> {
     let mut flags = libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
     if !thread.tid.is_null() {
         flags |= libc::CLONE_CHILD_SETTID as u64 | libc::CLONE_CHILD_CLEARTID as u64;
     }
+    let mut pidfd: libc::c_int = -1;
+    if want_pidfd {
+        flags |= libc::CLONE_PIDFD as u64;
+    }
     let args = CloneArgs {
         flags,
+        pidfd: &raw mut pidfd as u64,
         child_tid: thread.tid as u64,
         parent_tid: pid_slot.as_ptr() as u64,
         // CLONE_PARENT takes the exit signal of the caller; clone3 insists on 0 here.
@@ -89,15 +111,26 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
-    // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
+    // caller vouches for the single thread. The kernel writes to `pidfd` in the
+    // caller, and only if the flag is set. `child_tid` is null or the word that the C library gave the kernel for this;
     // `parent_tid` is an atomic that the kernel may write at any time.
-    let pid = cvt_clone(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    let pid = cvt_clone(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())
+    })?;
     if pid != 0 {
-        return Ok(Side::Original(pid));
+        // SAFETY: the kernel wrote a descriptor that is open, close-on-exec and nobody else's.
+        let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+        return Ok(Side::Original(pid, pidfd));
     }
     if !thread.robust_head.is_null() {
         // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.
-        unsafe { libc::syscall(libc::SYS_set_robust_list, thread.robust_head, thread.robust_len) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_set_robust_list,
+                thread.robust_head,
+                thread.robust_len,
+            )
+        };
     }
     Ok(Side::Copy)
 }

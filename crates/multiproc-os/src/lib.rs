@@ -8,6 +8,8 @@
 //!
 //! [rustix]: https://docs.rs/rustix
 
+#![warn(missing_docs)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("multiproc runs on Linux only");
 
@@ -15,14 +17,15 @@ pub mod at_exit;
 pub mod clone;
 pub mod close_fds;
 pub mod credentials;
+pub mod directory;
 pub mod environment;
 pub mod exec;
 pub mod fd_passing;
 pub mod image;
 pub mod lifeline;
 pub mod memfd;
-pub mod pidfd;
 pub mod pid_slots;
+pub mod pidfd;
 pub mod signal;
 pub mod stdio;
 pub mod threads;
@@ -31,10 +34,18 @@ use std::io;
 
 /// Turns the `-1` of a C function into the error that `errno` holds.
 fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// As [`cvt`], for what `libc::syscall` returns.
 fn cvt_long(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

@@ -31,7 +31,10 @@ impl End {
     /// From the status word of wait(2).
     fn from_wait_status(status: i32) -> End {
         match libc::WIFSIGNALED(status) {
-            true => End::Signalled { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) },
+            true => End::Signalled {
+                signal: libc::WTERMSIG(status),
+                core_dumped: libc::WCOREDUMP(status),
+            },
             false => End::Exited(libc::WEXITSTATUS(status)),
         }
     }
@@ -72,7 +75,10 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 ///
 /// # Errors
 /// As poll(2); interruptions by signals are not among them.
-pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
+pub fn wait_any<const N: usize>(
+    fds: [&dyn AsFd; N],
+    deadline: Option<Instant>,
+) -> io::Result<[bool; N]> {
     let borrowed = fds.map(|fd| fd.as_fd());
     let mut polled = [const { None }; N];
     for (slot, fd) in polled.iter_mut().zip(&borrowed) {
@@ -88,9 +94,17 @@ pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) 
 /// # Errors
 /// As poll(2); interruptions by signals are not among them.
 pub fn wait_ended<F: AsFd>(pidfds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
-    let mut polled: Vec<PollFd<'_>> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    let mut polled: Vec<PollFd<'_>> = pidfds
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .collect();
     poll_until(&mut polled, deadline)?;
-    Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
+    Ok(polled
+        .iter()
+        .enumerate()
+        .filter(|(_, fd)| !fd.revents().is_empty())
+        .map(|(index, _)| index)
+        .collect())
 }
 
 /// poll(2) with a deadline in place of a timeout, so that signals can't stretch it.
@@ -118,7 +132,6 @@ fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<(
 /// `ECHILD` when somebody else has taken the status (a wait for any child elsewhere in the program, or `SIGCHLD` ignored); see
 /// [`end_of_reaped`].
 pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
-    const P_PIDFD: libc::c_int = 3;
     let fd = pidfd.as_fd().as_raw_fd();
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
@@ -127,7 +140,14 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
         // The C library's waitid has no place for the usage; the system call has.
         // SAFETY: both structures are ours and as large as the kernel expects.
         let result = cvt_long(unsafe {
-            libc::syscall(libc::SYS_waitid, P_PIDFD, fd, info.as_mut_ptr(), options, usage.as_mut_ptr())
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PIDFD,
+                fd,
+                info.as_mut_ptr(),
+                options,
+                usage.as_mut_ptr(),
+            )
         });
         match result {
             Ok(_) => break,
@@ -144,7 +164,10 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
     }
     let end = match info.si_code {
         libc::CLD_EXITED => End::Exited(status),
-        code => End::Signalled { signal: status, core_dumped: code == libc::CLD_DUMPED },
+        code => End::Signalled {
+            signal: status,
+            core_dumped: code == libc::CLD_DUMPED,
+        },
     };
     let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     let usage = Usage {
@@ -153,6 +176,21 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
         system_time: time(usage.ru_stime),
     };
     Ok(Some((end, usage)))
+}
+
+/// Whether the process is a child of this one whose status can still be taken.
+pub fn is_child(pidfd: impl AsFd) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.
+    unsafe {
+        libc::waitid(
+            libc::P_PIDFD,
+            pidfd.as_fd().as_raw_fd() as libc::id_t,
+            info.as_mut_ptr(),
+            options,
+        ) == 0
+    }
 }
 
 /// How the process ended, after somebody else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel
@@ -169,9 +207,13 @@ pub fn end_of_reaped(pidfd: impl AsFd) -> Option<End> {
     }
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
     /// `_IOWR(0xFF, 11, struct pidfd_info)`.
-    const PIDFD_GET_INFO: libc::Ioctl = (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xFF << 8 | 11) as libc::Ioctl;
+    const PIDFD_GET_INFO: libc::Ioctl =
+        (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xFF << 8 | 11) as libc::Ioctl;
 
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
     // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
     let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| End::from_wait_status(info.exit_code))
@@ -200,7 +242,13 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "kill -TERM $$"]);
         let (fd, _child) = ended(command);
-        assert_eq!(reap(&fd).unwrap().unwrap().0, End::Signalled { signal: libc::SIGTERM, core_dumped: false });
+        assert_eq!(
+            reap(&fd).unwrap().unwrap().0,
+            End::Signalled {
+                signal: libc::SIGTERM,
+                core_dumped: false
+            }
+        );
     }
 
     #[test]
@@ -215,7 +263,10 @@ mod tests {
 
     #[test]
     fn a_deadline_that_has_passed_is_not_waited_for() {
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
         let fd = open(child.id() as i32).unwrap();
         assert_eq!(wait_any([&fd], Some(Instant::now())).unwrap(), [false]);
         assert_eq!(reap(&fd).unwrap(), None);

@@ -1,1 +1,61 @@
+//! Processes used the way threads are used: a target function and its arguments run in another process. Python's `multiprocessing`,
+//! in the shape that Rust gives it, on Linux.
+//!
+//! ```
+//! use multiproc::{Process, current_process};
+//!
+//! fn worker(num: u32) -> String {
+//!     format!("{} works on {num}", current_process().name())
+//! }
+//!
+//! #[multiproc::main]
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let child = Process::new(worker, (7,)).start()?;
+//!     assert_eq!(child.join()?, "Process-1 works on 7");
+//!     Ok(()) // leaving main waits for children that are not daemons, and ends those that are
+//! }
+//! ```
+//!
+//! A child is a process of the same program. It must find its way to the target before `main` does anything, so `main` carries
+//! [`#[multiproc::main]`](macro@main) or calls [`init`] first; a test carries [`#[multiproc::test]`](macro@test) in place of `#[test]`.
+//!
+//! - [`Process`] is a process to be: name, daemon, start method. [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill,
+//!   exit code.
+//! - [`Run`] is what subclassing `Process` is in Python.
+//! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
+//! - [`at_exit`], [`log_to_stderr`], [`set_start_method`].
+//!
+//! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
+//! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
 
+#![warn(missing_docs)]
+
+// So that the attributes, which write `::multiproc`, work in this crate too.
+#[allow(unused_extern_crates)]
+extern crate self as multiproc;
+
+mod error;
+mod log;
+mod process;
+mod start;
+mod transfer;
+
+#[doc(hidden)]
+pub mod __private;
+
+pub use crate::error::{Error, Result};
+pub use crate::log::{LevelFilter, Logger, get_logger, log_to_stderr};
+pub use crate::process::at_exit::{Finalizer, at_exit};
+pub use crate::process::builder::Process;
+pub use crate::process::child::{Child, ProcessHandle};
+pub use crate::process::current::{
+    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process,
+};
+pub use crate::process::family::{active_children, grace_period, set_grace_period};
+pub use crate::process::outcome::{self, RemoteError};
+pub use crate::process::run::{Call, Run, Target};
+pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
+pub use crate::start::entry::init;
+pub use crate::start::method::{StartMethod, set_start_method, start_method};
+pub use crate::transfer::codec::CodecError;
+pub use multiproc_macros::{main, test};

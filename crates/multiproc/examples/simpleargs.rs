@@ -1,0 +1,15 @@
+// Arguments tell each process what to work on. Any type that serde knows will do.
+
+use multiproc::Process;
+
+fn worker(num: u32) {
+    println!("Worker: {num}");
+}
+
+#[multiproc::main]
+fn main() -> multiproc::Result<()> {
+    for num in 0..5 {
+        Process::new(worker, (num,)).start()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What can go wrong, as one type: every error says what was tried, and for which process.
+
+use std::io;
+
+use crate::transfer::codec::CodecError;
+
+/// An error of this library, outside the target: starting, waiting for and signalling processes.
+///
+/// What happens *in* a process is told by [`JoinError`](crate::JoinError).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The program has no entry for its children, so a child would run `main` from the top.
+    #[error(
+        "cannot start {process}: this program has no entry for child processes. Put #[multiproc::main] on `fn main`, or call \
+         multiproc::init() first thing in it; in a test binary put #[multiproc::test] on the test in place of #[test]"
+    )]
+    NoEntry {
+        /// The process that was to be started.
+        process: String,
+    },
+    /// The target's arguments, or the fields of a [`Run`](crate::Run) value, can't be sent.
+    #[error("cannot start {process}: its arguments can't be sent: {source}")]
+    Arguments {
+        /// The process that was to be started.
+        process: String,
+        /// Why they can't.
+        source: CodecError,
+    },
+    /// The system refused something on the way to the new process: `EAGAIN` at the limit of processes, `EMFILE` at the limit of
+    /// open files, `ENOMEM`, `ENOSPC`.
+    #[error("cannot start {process}: {what}: {source}")]
+    Start {
+        /// The process that was to be started.
+        process: String,
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The new process, or the server that was to make it, did not answer as it should: it died, it is another build, or something
+    /// else talks on its connection.
+    #[error("cannot start {process}: {reason}")]
+    Handshake {
+        /// The process that was to be started.
+        process: String,
+        /// What happened in place of the answer.
+        reason: String,
+    },
+    /// Waiting for a process or sending it a signal failed.
+    #[error("cannot {what} {process}: {source}")]
+    Child {
+        /// The process.
+        process: String,
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A logger, or an exit handler, could not be put in place.
+    #[error("cannot {what}: {source}")]
+    Setup {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The result of this library's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,138 @@
+//! What a process does at its end: finalizers, then its children, then the remaining finalizers.
+//!
+//! The end comes when `main` returns or panics (the guard that `#[multiproc::main]` puts there), when a child's target has returned,
+//! and at `std::process::exit` (atexit(3)). Whichever comes first does the work; what is added later is done by those that follow.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use multiproc_os::threads;
+
+use super::{current, family};
+use crate::{Error, Result, log};
+
+type Function = Box<dyn FnOnce() + Send>;
+
+struct Registered {
+    priority: i32,
+    id: u64,
+    function: Function,
+}
+
+static FINALIZERS: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// A function that will run at the end of this process. Dropping this changes nothing; see [`cancel`](Finalizer::cancel).
+#[derive(Debug)]
+pub struct Finalizer {
+    id: u64,
+}
+
+impl Finalizer {
+    /// Takes the function back. False when it has run, or is running.
+    pub fn cancel(self) -> bool {
+        let mut finalizers = lock();
+        let before = finalizers.len();
+        finalizers.retain(|registered| registered.id != self.id);
+        finalizers.len() < before
+    }
+}
+
+/// Has `function` called when this process ends: at the end of `main`, or of the target of a child; at a panic there; and at
+/// `std::process::exit`. Not after `abort` or a signal.
+///
+/// Those of priority 0 and above run before this process's children are ended or waited for, the others after; the higher priority
+/// first, and of the same priority the later registered. A panic in one doesn't keep the others from running.
+///
+/// ```
+/// # #[multiproc::main]
+/// # fn main() {
+/// multiproc::at_exit(10, || println!("first"));
+/// multiproc::at_exit(0, || println!("then children end, and then"));
+/// multiproc::at_exit(-1, || println!("last"));
+/// # }
+/// ```
+pub fn at_exit(priority: i32, function: impl FnOnce() + Send + 'static) -> Finalizer {
+    // Without a place at exit(3), which is a matter of memory, the guards of main and of the targets still run it.
+    let _ = arrange();
+    let id = NEXT_ID.fetch_add(1, Relaxed);
+    lock().push(Registered {
+        priority,
+        id,
+        function: Box::new(function),
+    });
+    Finalizer { id }
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Vec<Registered>> {
+    FINALIZERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes sure that `std::process::exit` comes by here.
+pub(crate) fn arrange() -> Result<()> {
+    static ARRANGED: AtomicBool = AtomicBool::new(false);
+    if ARRANGED.swap(true, Relaxed) {
+        return Ok(());
+    }
+    multiproc_os::at_exit::register(on_exit).map_err(|source| Error::Setup {
+        what: "arrange for the end of the process",
+        source,
+    })
+}
+
+extern "C" fn on_exit() {
+    // Nothing may unwind into the C library.
+    let _ = catch_unwind(run);
+}
+
+/// Ends this process's part of the world; what is left to its caller is to exit.
+pub(crate) fn run() {
+    /// The process that has begun its end. A copy made by fork(2) elsewhere has its own to come.
+    static ENDING: AtomicI32 = AtomicI32::new(0);
+    let first = ENDING.swap(threads::getpid(), Relaxed) != threads::getpid();
+    let say = |level, text: &str| {
+        if first {
+            log::event(level, format_args!("{text}"));
+        }
+    };
+    say(log::Level::Info, "process shutting down");
+    say(
+        log::Level::Debug,
+        "running all \"atexit\" finalizers with priority >= 0",
+    );
+    run_finalizers(0);
+    family::end();
+    say(
+        log::Level::Debug,
+        "running the remaining \"atexit\" finalizers",
+    );
+    run_finalizers(i32::MIN);
+}
+
+/// Runs those of at least this priority, in order, with those that they register.
+fn run_finalizers(lowest: i32) {
+    loop {
+        let next = {
+            let mut finalizers = lock();
+            let highest = finalizers
+                .iter()
+                .enumerate()
+                .filter(|(_, registered)| registered.priority >= lowest)
+                .max_by_key(|(_, registered)| (registered.priority, registered.id))
+                .map(|(index, _)| index);
+            highest.map(|index| finalizers.remove(index))
+        };
+        let Some(registered) = next else { return };
+        if catch_unwind(AssertUnwindSafe(registered.function)).is_err() {
+            log::event(
+                log::Level::Warn,
+                format_args!(
+                    "a finalizer of priority {} panicked in {}",
+                    registered.priority,
+                    current::current_process().name()
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! A process that has been started: [`Child`], which will give the target's value, and [`ProcessHandle`], for everything else.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use multiproc_os::{pidfd, signal};
+use serde::de::DeserializeOwned;
+
+use super::family::{self, SIGINT, SIGKILL, SIGTERM};
+use super::status::{ExitStatus, JoinError, JoinErrorKind};
+use crate::start::report::{Report, receive_report};
+use crate::transfer::codec;
+use crate::{Error, Result};
+
+/// What all handles to one process share.
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    /// What it prints as: `Process`, or the name of a [`Run`](crate::Run) type.
+    pub(crate) type_name: &'static str,
+    pub(crate) pid: i32,
+    pub(crate) daemon: bool,
+    pub(crate) outlives_parent: bool,
+    /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
+    pidfd: OwnedFd,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// It runs, or has ended and nobody has looked yet. Our end of its socket, where its report will be; while it is open here,
+    /// the process may live.
+    Running {
+        socket: Option<OwnedFd>,
+        early: Option<Report>,
+    },
+    /// It has ended and been reaped.
+    Ended {
+        status: ExitStatus,
+        report: Option<Report>,
+    },
+}
+
+impl Shared {
+    /// A process that has just been started, with our end of its socket and what has come through it already.
+    pub(crate) fn new(
+        identity: (String, &'static str, i32),
+        (daemon, outlives_parent): (bool, bool),
+        socket: OwnedFd,
+        pidfd: Option<OwnedFd>,
+        early: Option<Report>,
+    ) -> Shared {
+        let (name, type_name, pid) = identity;
+        let (pidfd, state) = match pidfd {
+            Some(pidfd) => (
+                pidfd,
+                State::Running {
+                    socket: Some(socket),
+                    early,
+                },
+            ),
+            // Somebody has reaped it already.
+            None => {
+                let report = early.or_else(|| receive_report(&socket));
+                let status = report
+                    .as_ref()
+                    .map_or(ExitStatus::unknown(), Report::status);
+                (socket, State::Ended { status, report })
+            }
+        };
+        Shared {
+            name,
+            type_name,
+            pid,
+            daemon,
+            outlives_parent,
+            pidfd,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Readable once the process has ended.
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status if the process has ended; reaps it then, and fetches its report.
+    fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        let mut state = self.lock();
+        let (socket, early) = match &mut *state {
+            State::Ended { status, .. } => return Ok(Some(*status)),
+            State::Running { socket, early } => (socket, early),
+        };
+        let status = match pidfd::reap(&self.pidfd) {
+            Ok(None) => return Ok(None),
+            Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
+            Err(error) if error.raw_os_error() == Some(ECHILD) => {
+                // Somebody else has reaped it. Or it is no child of ours: this is a copy of the process that started it.
+                if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
+                    return Ok(None);
+                }
+                pidfd::end_of_reaped(&self.pidfd).map(|end| ExitStatus::new(end, None))
+            }
+            Err(error) => return Err(error),
+        };
+        // The process is gone, so what it has sent is there, and a grandchild that has inherited its end can't keep us waiting.
+        let report = early
+            .take()
+            .or_else(|| socket.as_ref().and_then(receive_report));
+        let status = status
+            .or_else(|| report.as_ref().map(Report::status))
+            .unwrap_or(ExitStatus::unknown());
+        *state = State::Ended { status, report };
+        drop(state);
+        family::remove(self);
+        Ok(Some(status))
+    }
+
+    /// Whether it has ended; reaps it then. One that can't be waited for counts as ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(self.reap(), Ok(None))
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.reap()? {
+                return Ok(Some(status));
+            }
+            if pidfd::wait_any([&self.pidfd], deadline)? == [false] {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Nothing happens to a process that has ended, nor to the one that has its id now.
+    pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
+        if let State::Ended { .. } = &*self.lock() {
+            return Ok(());
+        }
+        match pidfd::send_signal(&self.pidfd, signal) {
+            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+const ESRCH: i32 = 3;
+const ECHILD: i32 = 10;
+
+/// A process that was started, whatever its target returns: what [`active_children`](crate::active_children) gives, and what a
+/// [`Child`] has too. Clones are handles to the same process.
+///
+/// Dropping it does nothing to the process.
+#[derive(Clone)]
+pub struct ProcessHandle {
+    shared: Arc<Shared>,
+}
+
+impl ProcessHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> ProcessHandle {
+        ProcessHandle { shared }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Its id. After it has been waited for, some other process may have it.
+    pub fn pid(&self) -> i32 {
+        self.shared.pid
+    }
+
+    /// Whether it is a daemon: ended, not waited for, when this process ends.
+    pub fn daemon(&self) -> bool {
+        self.shared.daemon
+    }
+
+    /// Whether it runs.
+    pub fn is_alive(&self) -> bool {
+        !self.shared.has_ended()
+    }
+
+    /// 0, the code that it exited with, or minus the signal that killed it. None while it runs; also when the status is unknown,
+    /// see [`ExitStatus::exit_code`].
+    pub fn exit_code(&self) -> Option<i32> {
+        self.try_wait().ok().flatten()?.exit_code()
+    }
+
+    /// Waits until it has ended. Any number of threads may wait for the same process, any number of times.
+    ///
+    /// Only the process itself is waited for: those that it has started and left behind delay nobody.
+    ///
+    /// # Errors
+    /// [`Error::Child`] if the system refuses; none is expected.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        match self.shared.wait_until(None) {
+            Ok(status) => Ok(status.expect("without a deadline, it waits")),
+            Err(source) => Err(self.error("wait for", source)),
+        }
+    }
+
+    /// Waits until it has ended, but no longer than `timeout`; none if it still runs then.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use multiproc::Process;
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let child = Process::new(std::thread::sleep, (Duration::from_secs(1000),)).start()?;
+    /// assert_eq!(child.wait_timeout(Duration::from_millis(10))?, None);
+    /// assert!(child.is_alive());
+    /// # child.kill()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](ProcessHandle::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        // A timeout beyond what the clock can tell is none.
+        let deadline = Instant::now().checked_add(timeout);
+        self.shared
+            .wait_until(deadline)
+            .map_err(|source| self.error("wait for", source))
+    }
+
+    /// Its status if it has ended, without waiting.
+    ///
+    /// # Errors
+    /// As [`wait`](ProcessHandle::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.shared
+            .reap()
+            .map_err(|source| self.error("wait for", source))
+    }
+
+    /// Asks it to end: SIGTERM. A process that does nothing about that signal is gone when this returns; one that handles, blocks or
+    /// ignores it, or is stopped, is left to do so.
+    ///
+    /// Nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Child`] with `EPERM` if it has changed its user.
+    pub fn terminate(&self) -> Result<()> {
+        self.end_by(SIGTERM, "terminate")
+    }
+
+    /// Ends it, whatever it does: SIGKILL. It is gone when this returns.
+    ///
+    /// Nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// As [`terminate`](ProcessHandle::terminate).
+    pub fn kill(&self) -> Result<()> {
+        self.end_by(SIGKILL, "kill")
+    }
+
+    /// Sends it SIGINT, as Ctrl-C would. As with [`terminate`](ProcessHandle::terminate), it is gone when this returns unless it does
+    /// something about it.
+    ///
+    /// # Errors
+    /// As [`terminate`](ProcessHandle::terminate).
+    pub fn interrupt(&self) -> Result<()> {
+        self.end_by(SIGINT, "interrupt")
+    }
+
+    /// Sends it any signal, and doesn't wait for what comes of it. Nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Child`] with `EINVAL` for a number that is no signal, `EPERM` if it has changed its user.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.shared
+            .send_signal(signal)
+            .map_err(|source| self.error("signal", source))
+    }
+
+    /// Sends a signal, and waits for the end if that is sure to come of it: so that what is asked next is told of it.
+    fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
+        /// A process that doesn't die of SIGKILL in this time hangs in the kernel.
+        const LONGEST: Duration = Duration::from_secs(2);
+        // Looked at before: afterwards it may be gone, and something else have its id.
+        let fatal = !self.shared.has_ended() && signal::is_fatal_for(self.pid(), signal);
+        self.shared
+            .send_signal(signal)
+            .map_err(|source| self.error(what, source))?;
+        if fatal {
+            self.wait_timeout(LONGEST)?;
+        }
+        Ok(())
+    }
+
+    fn error(&self, what: &'static str, source: io::Error) -> Error {
+        Error::Child {
+            process: self.name().into(),
+            what,
+            source,
+        }
+    }
+}
+
+/// The process's pidfd: it polls readable once the process has ended.
+impl AsFd for ProcessHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.exit_fd()
+    }
+}
+
+/// `<Process(Process-1, started)>`, `<Process(Process-1, stopped[SIGTERM])>`.
+impl fmt::Display for ProcessHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}({}, ", self.shared.type_name, self.shared.name)?;
+        match self.try_wait() {
+            Ok(Some(status)) => write!(f, "{status}")?,
+            Ok(None) | Err(_) => f.write_str("started")?,
+        }
+        f.write_str(if self.daemon() { " daemon)>" } else { ")>" })
+    }
+}
+
+/// As [`Display`](fmt::Display).
+impl fmt::Debug for ProcessHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A process that was started, and whose target will return a `T`.
+///
+/// Besides [`join`](Child::join) it has all that a [`ProcessHandle`] has: `name`, `pid`, `is_alive`, `wait`, `wait_timeout`,
+/// `terminate`, `kill`, `exit_code`, …
+///
+/// Dropping it does nothing to the process: at the end of this process it is waited for, or ended if it is a daemon.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let child = Process::new(|a: u64, b: u64| a * b, (6, 7)).start()?;
+/// assert_eq!(child.to_string(), "<Process(Process-1, started)>");
+/// assert_eq!(child.join()?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Child<T> {
+    handle: ProcessHandle,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Child<T> {
+    pub(crate) fn new(shared: Arc<Shared>) -> Child<T> {
+        Child {
+            handle: ProcessHandle::new(shared),
+            value: PhantomData,
+        }
+    }
+
+    /// A handle to the same process that doesn't say what its target returns, to be kept with others or given to other threads.
+    pub fn handle(&self) -> ProcessHandle {
+        self.handle.clone()
+    }
+}
+
+impl<T: DeserializeOwned> Child<T> {
+    /// Waits until the process has ended, and gives what its target returned.
+    ///
+    /// # Errors
+    /// [`JoinError`] when there is no value: the target panicked, the process exited before it returned, a signal killed it, the
+    /// value could not be sent.
+    pub fn join(self) -> Result<T, JoinError> {
+        let name = self.name();
+        let fail = |kind| JoinError::new(name, kind);
+        let status = match self.handle.shared.wait_until(None) {
+            Ok(status) => status.expect("without a deadline, it waits"),
+            Err(error) => return Err(fail(JoinErrorKind::Wait(error))),
+        };
+        let report = match &mut *self.handle.shared.lock() {
+            State::Ended { report, .. } => report.take(),
+            State::Running { .. } => None,
+        };
+        // A process that ended otherwise than it said it would has not done what it said.
+        match report.filter(|report| report.status().exit_code() == status.exit_code()) {
+            Some(Report::Returned { value, .. }) => codec::decode(&value)
+                .map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string()))),
+            Some(Report::Failed(failure)) => Err(fail(failure.into())),
+            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
+            None => Err(fail(match (status.code(), status.signal()) {
+                (Some(code), _) => JoinErrorKind::Exited(code),
+                (_, Some(signal)) => JoinErrorKind::Signalled {
+                    signal,
+                    core_dumped: status.core_dumped(),
+                },
+                (None, None) => JoinErrorKind::Unknown,
+            })),
+        }
+    }
+}
+
+impl<T> Deref for Child<T> {
+    type Target = ProcessHandle;
+
+    fn deref(&self) -> &ProcessHandle {
+        &self.handle
+    }
+}
+
+/// The process's pidfd: it polls readable once the process has ended.
+impl<T> AsFd for Child<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// As that of [`ProcessHandle`].
+impl<T> fmt::Display for Child<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle.fmt(f)
+    }
+}
+
+/// As [`Display`](fmt::Display).
+impl<T> fmt::Debug for Child<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.handle, f)
+    }
+}

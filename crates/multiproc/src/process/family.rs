@@ -1,0 +1,170 @@
+//! The children of this process: who they are, and what becomes of them when it ends.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use multiproc_os::{pidfd, threads};
+
+use super::child::{ProcessHandle, Shared};
+use crate::log;
+
+/// The children that have not been reaped, as far as this process knows.
+struct Family {
+    /// The process whose children these are. A copy of it made by fork(2) elsewhere has none of them.
+    parent: i32,
+    members: Vec<Arc<Shared>>,
+}
+
+static FAMILY: Mutex<Family> = Mutex::new(Family {
+    parent: 0,
+    members: Vec::new(),
+});
+
+/// In milliseconds.
+static GRACE: AtomicU64 = AtomicU64::new(5_000);
+
+/// How long a daemon is given, at the end of the process that started it, between SIGTERM and SIGKILL. 5 seconds at first; processes
+/// started later inherit it.
+///
+/// ```
+/// # #[multiproc::main]
+/// # fn main() {
+/// multiproc::set_grace_period(std::time::Duration::from_millis(500));
+/// # }
+/// ```
+pub fn set_grace_period(period: Duration) {
+    GRACE.store(
+        u64::try_from(period.as_millis()).unwrap_or(u64::MAX),
+        Relaxed,
+    );
+}
+
+/// See [`set_grace_period`].
+pub fn grace_period() -> Duration {
+    Duration::from_millis(GRACE.load(Relaxed))
+}
+
+/// The children of this process that have not ended. Those that have are reaped.
+///
+/// ```
+/// use multiproc::{Process, active_children};
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let child = Process::new(std::thread::sleep, (std::time::Duration::from_secs(1000),)).name("sleeper").start()?;
+/// assert_eq!(active_children()[0].name(), "sleeper");
+/// child.kill()?;
+/// child.wait()?;
+/// assert!(active_children().is_empty());
+/// # Ok(())
+/// # }
+/// ```
+pub fn active_children() -> Vec<ProcessHandle> {
+    let members = lock().members.clone();
+    members
+        .into_iter()
+        .filter(|member| !member.has_ended())
+        .map(ProcessHandle::new)
+        .collect()
+}
+
+fn lock() -> MutexGuard<'static, Family> {
+    let mut family = FAMILY.lock().unwrap_or_else(PoisonError::into_inner);
+    let this = threads::getpid();
+    if family.parent != this {
+        family.parent = this;
+        family.members.clear();
+    }
+    family
+}
+
+/// Takes a child in.
+pub(crate) fn add(child: &Arc<Shared>) {
+    lock().members.push(child.clone());
+}
+
+/// Forgets a child that has been reaped.
+pub(crate) fn remove(child: &Shared) {
+    lock()
+        .members
+        .retain(|member| !std::ptr::eq(&**member, child));
+}
+
+/// Reaps the children that have ended and that nobody has a handle to: nobody else will.
+pub(crate) fn sweep() {
+    let abandoned: Vec<_> = lock()
+        .members
+        .iter()
+        .filter(|member| Arc::strong_count(member) == 1)
+        .cloned()
+        .collect();
+    for child in abandoned {
+        let _ = child.has_ended();
+    }
+}
+
+/// Ends the daemons and waits for all the others, as at the end of the process.
+pub(crate) fn end() {
+    let mut deadline = None;
+    let mut signalled: Vec<Arc<Shared>> = Vec::new();
+    loop {
+        // Anew each time: a finalizer or another thread may have started some more.
+        let waited_for: Vec<Arc<Shared>> = lock()
+            .members
+            .iter()
+            .filter(|member| !member.outlives_parent)
+            .cloned()
+            .collect();
+        let alive: Vec<Arc<Shared>> = waited_for
+            .into_iter()
+            .filter(|member| !member.has_ended())
+            .collect();
+        if alive.is_empty() {
+            return;
+        }
+        let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| {
+            list.iter().any(|other| Arc::ptr_eq(member, other))
+        };
+        let fresh: Vec<_> = alive
+            .iter()
+            .filter(|member| !known(member, &signalled))
+            .cloned()
+            .collect();
+        for child in fresh.iter().filter(|child| child.daemon) {
+            log::event(
+                log::Level::Info,
+                format_args!("calling terminate() for daemon {}", child.name),
+            );
+            let _ = child.send_signal(SIGTERM);
+            deadline.get_or_insert_with(|| Instant::now().checked_add(grace_period()));
+        }
+        for child in &fresh {
+            log::event(
+                log::Level::Info,
+                format_args!("calling join() for process {}", child.name),
+            );
+        }
+        signalled.extend(fresh);
+        let fds: Vec<_> = alive.iter().map(|child| child.exit_fd()).collect();
+        let ended = pidfd::wait_ended(&fds, deadline.flatten());
+        if matches!(&ended, Ok(ended) if ended.is_empty()) {
+            for child in alive.iter().filter(|child| child.daemon) {
+                log::event(
+                    log::Level::Info,
+                    format_args!("calling kill() for daemon {}", child.name),
+                );
+                let _ = child.send_signal(SIGKILL);
+            }
+            // No more deadlines: what SIGKILL doesn't end, nothing does, and daemons that come now get a period of their own.
+            deadline = None;
+        }
+        if ended.is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) const SIGINT: i32 = 2;
+pub(crate) const SIGKILL: i32 = 9;
+pub(crate) const SIGTERM: i32 = 15;

@@ -1,0 +1,10 @@
+//! Processes: what to run, how it is started, waited for and ended, and what became of it.
+
+pub(crate) mod at_exit;
+pub(crate) mod builder;
+pub(crate) mod child;
+pub(crate) mod current;
+pub(crate) mod family;
+pub mod outcome;
+pub(crate) mod run;
+pub(crate) mod status;

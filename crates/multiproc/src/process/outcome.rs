@@ -1,0 +1,391 @@
+//! How what a target returns travels back: as itself if serde can take it, and errors that serde can't take as their text.
+//!
+//! A target may return any serde type. Most error types are none, so a `Result` whose error is an [`ErrorChain`] is taken too: its
+//! error arrives as a [`RemoteError`], the messages of the error and of its sources.
+//!
+//! ```
+//! use multiproc::Process;
+//!
+//! fn port(text: String) -> Result<u16, Box<dyn std::error::Error>> {
+//!     Ok(text.parse()?)
+//! }
+//!
+//! # #[multiproc::main]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let child = Process::new(port, ("eighty".to_owned(),)).start()?;
+//! let error = child.join()?.unwrap_err();
+//! assert_eq!(error.to_string(), "invalid digit found in string");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::error::Error;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::ser::Impossible;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What a target may return. `Via` is [`Serialized`] or [`Chained`], and follows from the type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't travel back from the process that returns it",
+    label = "the target's result can't be sent",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it",
+    note = "if it is a `Result` and its error type is not a serde type: return `Box<dyn std::error::Error>`, or implement \
+            `multiproc::outcome::ErrorChain` for the error, and it arrives as a `multiproc::RemoteError`"
+)]
+pub trait Outcome<Via>: Sized {
+    /// What arrives.
+    type Value: Serialize + DeserializeOwned;
+
+    /// What is sent, and the error's text if the target failed.
+    #[doc(hidden)]
+    fn settle(self) -> (Self::Value, Option<String>);
+}
+
+/// The way of serde types: they arrive as they are.
+#[derive(Debug, Clone, Copy)]
+pub enum Serialized {}
+
+/// The way of errors that are no serde types: their messages arrive.
+#[derive(Debug, Clone, Copy)]
+pub enum Chained {}
+
+impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
+    type Value = T;
+
+    fn settle(self) -> (T, Option<String>) {
+        let failure = self.serialize(Probe { inside: false }).ok().flatten();
+        (self, failure)
+    }
+}
+
+impl<T: Serialize + DeserializeOwned, E: ErrorChain> Outcome<Chained> for Result<T, E> {
+    type Value = Result<T, RemoteError>;
+
+    fn settle(self) -> (Result<T, RemoteError>, Option<String>) {
+        match self {
+            Ok(value) => (Ok(value), None),
+            Err(error) => {
+                let error = error.to_remote();
+                let text = error.report().to_string();
+                (Err(error), Some(text))
+            }
+        }
+    }
+}
+
+/// An error that travels as its messages.
+///
+/// Implemented for boxed errors and the common error types of the standard library. To have your own travel so, implement it:
+///
+/// ```
+/// use multiproc::{RemoteError, outcome::ErrorChain};
+///
+/// #[derive(Debug)]
+/// struct TooHot;
+/// # impl std::fmt::Display for TooHot {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("too hot") }
+/// # }
+/// impl std::error::Error for TooHot {}
+///
+/// impl ErrorChain for TooHot {
+///     fn to_remote(&self) -> RemoteError {
+///         RemoteError::new(self)
+///     }
+/// }
+/// ```
+pub trait ErrorChain {
+    /// The messages of the error and its sources: [`RemoteError::new`].
+    fn to_remote(&self) -> RemoteError;
+}
+
+macro_rules! error_chain {
+    ($($error:ty),* $(,)?) => {
+        $(impl ErrorChain for $error {
+            fn to_remote(&self) -> RemoteError {
+                RemoteError::new(self)
+            }
+        })*
+    };
+}
+
+error_chain!(
+    crate::Error,
+    crate::JoinError,
+    std::char::ParseCharError,
+    std::env::VarError,
+    std::fmt::Error,
+    std::io::Error,
+    std::net::AddrParseError,
+    std::num::ParseFloatError,
+    std::num::ParseIntError,
+    std::num::TryFromIntError,
+    std::str::ParseBoolError,
+    std::str::Utf8Error,
+    std::string::FromUtf8Error,
+    std::sync::mpsc::RecvError,
+    std::time::SystemTimeError,
+);
+
+macro_rules! boxed_error_chain {
+    ($($error:ty),* $(,)?) => {
+        $(impl ErrorChain for Box<$error> {
+            fn to_remote(&self) -> RemoteError {
+                RemoteError::new(&**self)
+            }
+        })*
+    };
+}
+
+boxed_error_chain!(dyn Error, dyn Error + Send, dyn Error + Send + Sync);
+
+#[cfg(feature = "anyhow")]
+impl ErrorChain for anyhow::Error {
+    fn to_remote(&self) -> RemoteError {
+        RemoteError::new(&**self)
+    }
+}
+
+/// An error from another process: what it said, and what its sources said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteError {
+    message: String,
+    source: Option<Box<RemoteError>>,
+}
+
+impl RemoteError {
+    /// The most sources that are taken along.
+    const DEPTH: usize = 64;
+
+    /// Takes down the messages of `error` and of its sources.
+    pub fn new(error: &(dyn Error + 'static)) -> RemoteError {
+        let messages: Vec<String> =
+            std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| {
+                (*error).source()
+            })
+            .take(RemoteError::DEPTH)
+            .map(|error| error.to_string())
+            .collect();
+        let chain = messages.into_iter().rev().fold(None, |source, message| {
+            Some(Box::new(RemoteError { message, source }))
+        });
+        *chain.expect("there is one message at least")
+    }
+
+    /// The error and its sources, a line each.
+    pub fn report(&self) -> impl fmt::Display + '_ {
+        Report(self)
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for RemoteError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+struct Report<'a>(&'a RemoteError);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        let mut source = self.0.source.as_deref();
+        while let Some(error) = source {
+            write!(f, "\n  caused by: {error}")?;
+            source = error.source.as_deref();
+        }
+        Ok(())
+    }
+}
+
+/// A serializer that writes nothing: it only looks whether the value is the `Err` of a `Result`, and if so, what the error says.
+///
+/// That is how a serde type is asked "are you an error?" without a bound that other types could not meet.
+struct Probe {
+    /// Whether the value is the error inside `Err`.
+    inside: bool,
+}
+
+/// The error's text; none if the value is no error. As an error: "none", from where it's quicker to leave than to go on.
+type Probed = Result<Option<String>, Nothing>;
+
+#[derive(Debug)]
+struct Nothing;
+
+impl fmt::Display for Nothing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no error")
+    }
+}
+
+impl Error for Nothing {}
+
+impl serde::ser::Error for Nothing {
+    fn custom<T: fmt::Display>(_: T) -> Nothing {
+        Nothing
+    }
+}
+
+macro_rules! no_error {
+    ($($method:ident($($arg:ty),*);)*) => {
+        $(fn $method(self, $(_: $arg),*) -> Probed {
+            Ok(None)
+        })*
+    };
+}
+
+macro_rules! no_error_inside {
+    ($($method:ident($($arg:ty),*) -> $kind:ident;)*) => {
+        $(fn $method(self, $(_: $arg),*) -> Result<Self::$kind, Nothing> {
+            Err(Nothing)
+        })*
+    };
+}
+
+impl Serializer for Probe {
+    type Ok = Option<String>;
+    type Error = Nothing;
+    type SerializeSeq = Impossible<Option<String>, Nothing>;
+    type SerializeTuple = Impossible<Option<String>, Nothing>;
+    type SerializeTupleStruct = Impossible<Option<String>, Nothing>;
+    type SerializeTupleVariant = Impossible<Option<String>, Nothing>;
+    type SerializeMap = Impossible<Option<String>, Nothing>;
+    type SerializeStruct = Impossible<Option<String>, Nothing>;
+    type SerializeStructVariant = Impossible<Option<String>, Nothing>;
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Probed {
+        if self.inside || name != "Result" || variant != "Err" {
+            return Ok(None);
+        }
+        let text = value.serialize(Probe { inside: true }).ok().flatten();
+        Ok(Some(
+            text.unwrap_or_else(|| serde_fmt::to_debug(value).to_string()),
+        ))
+    }
+
+    fn serialize_str(self, text: &str) -> Probed {
+        Ok(self.inside.then(|| text.to_owned()))
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Probed {
+        if self.inside {
+            value.serialize(self)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Probed {
+        Ok(None)
+    }
+
+    no_error! {
+        serialize_bool(bool);
+        serialize_i8(i8);
+        serialize_i16(i16);
+        serialize_i32(i32);
+        serialize_i64(i64);
+        serialize_i128(i128);
+        serialize_u8(u8);
+        serialize_u16(u16);
+        serialize_u32(u32);
+        serialize_u64(u64);
+        serialize_u128(u128);
+        serialize_f32(f32);
+        serialize_f64(f64);
+        serialize_char(char);
+        serialize_bytes(&[u8]);
+        serialize_none();
+        serialize_unit();
+        serialize_unit_struct(&'static str);
+        serialize_unit_variant(&'static str, u32, &'static str);
+    }
+
+    no_error_inside! {
+        serialize_seq(Option<usize>) -> SerializeSeq;
+        serialize_tuple(usize) -> SerializeTuple;
+        serialize_tuple_struct(&'static str, usize) -> SerializeTupleStruct;
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> SerializeTupleVariant;
+        serialize_map(Option<usize>) -> SerializeMap;
+        serialize_struct(&'static str, usize) -> SerializeStruct;
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> SerializeStructVariant;
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure<T: Outcome<Serialized>>(value: T) -> Option<String> {
+        value.settle().1
+    }
+
+    #[test]
+    fn the_err_of_a_serde_result_is_seen() {
+        assert_eq!(failure(Ok::<u8, String>(1)), None);
+        assert_eq!(
+            failure(Err::<u8, _>("no luck".to_owned())),
+            Some("no luck".into())
+        );
+        assert_eq!(failure(Err::<(), u32>(7)), Some("7".into()));
+
+        #[derive(Serialize, Deserialize)]
+        struct Detailed {
+            line: u32,
+        }
+        assert_eq!(
+            failure(Err::<(), _>(Detailed { line: 3 })),
+            Some("Detailed { line: 3 }".into())
+        );
+    }
+
+    #[test]
+    fn other_values_are_no_errors() {
+        assert_eq!(failure(()), None);
+        assert_eq!(failure("text".to_owned()), None);
+        assert_eq!(failure(vec![Err::<u8, u8>(1)]), None);
+        assert_eq!(failure(Some(Err::<u8, u8>(1))), None);
+        assert_eq!(failure(Ok::<Result<u8, u8>, u8>(Err(1))), None);
+        assert_eq!(
+            failure((
+                1,
+                [2.0],
+                std::collections::BTreeMap::from([("k".to_owned(), 'v')])
+            )),
+            None
+        );
+    }
+
+    #[test]
+    fn a_chain_arrives_whole() {
+        let source = std::io::Error::other("the disk is full");
+        let error: Result<(), Box<dyn Error>> = Err(Box::new(crate::Error::Start {
+            process: "P".into(),
+            what: "memory",
+            source,
+        }));
+        let (value, text) = Outcome::<Chained>::settle(error);
+        let remote = value.unwrap_err();
+        assert_eq!(remote.source().unwrap().to_string(), "the disk is full");
+        assert!(text.unwrap().ends_with("\n  caused by: the disk is full"));
+    }
+}

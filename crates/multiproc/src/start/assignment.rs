@@ -1,0 +1,94 @@
+//! What every method must hand over to a child: who it is and what it does. A method only decides how the process comes to be.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::method::StartMethod;
+use super::report::Report;
+use super::target::Entry;
+use crate::process::current::Identity;
+use crate::transfer::codec::{self, CodecError};
+
+/// What a child is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Assignment {
+    pub(crate) identity: Identity,
+    /// The function that makes something of the payload.
+    pub(crate) entry: Entry,
+    pub(crate) outlives_parent: bool,
+    /// The level of [`log_to_stderr`](crate::log_to_stderr), if it is on.
+    pub(crate) log_level: Option<u8>,
+    pub(crate) start_method: StartMethod,
+    pub(crate) grace_period: Duration,
+}
+
+/// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.
+pub(crate) struct Order<'a> {
+    pub(crate) assignment: &'a Assignment,
+    pub(crate) payload: &'a [u8],
+}
+
+impl Order<'_> {
+    /// The name of the process, for errors.
+    pub(crate) fn name(&self) -> &str {
+        &self.assignment.identity.name
+    }
+}
+
+/// A process that has come to life.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: i32,
+    /// None if the process is gone already, reaped by somebody else.
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// The parent's end of the child's socket.
+    pub(crate) socket: OwnedFd,
+    /// A report that came before anything else.
+    pub(crate) early: Option<Report>,
+}
+
+/// The front of a body that has a head and a tail: the length of the encoded head as eight bytes, and the head.
+pub(crate) fn join<T>(head: &T) -> Result<Vec<u8>, CodecError>
+where
+    T: Serialize + serde::de::DeserializeOwned,
+{
+    let encoded = codec::encode(head)?;
+    let mut front = (encoded.len() as u64).to_le_bytes().to_vec();
+    front.extend_from_slice(&encoded);
+    Ok(front)
+}
+
+/// The other way: the head, and the tail's bytes.
+pub(crate) fn split<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<(T, &[u8]), String> {
+    let (len, rest) = body.split_first_chunk::<8>().ok_or("it is too short")?;
+    let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| "its head is too long")?;
+    let (head, tail) = rest.split_at_checked(len).ok_or("its head is cut off")?;
+    Ok((
+        codec::decode(head).map_err(|error| error.to_string())?,
+        tail,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_and_tail() {
+        let mut body = join(&("head".to_string(), 7_u32)).unwrap();
+        body.extend_from_slice(b"tail");
+        assert_eq!(
+            split::<(String, u32)>(&body).unwrap(),
+            (("head".into(), 7), &b"tail"[..])
+        );
+        for cut in 0..body.len() - 4 {
+            assert!(
+                split::<(String, u32)>(&body[..cut]).is_err(),
+                "cut at {cut}"
+            );
+        }
+        assert!(split::<u8>(&[0xFF; 64]).is_err());
+    }
+}

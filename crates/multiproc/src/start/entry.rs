@@ -1,0 +1,211 @@
+//! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
+
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use multiproc_os::pid_slots::PidSlots;
+use multiproc_os::{close_fds, fd_passing, lifeline, signal, stdio, threads};
+
+use super::assignment::{self, Assignment};
+use super::handshake::{self, Role, VARIABLE};
+use super::panic_hook;
+use super::report::{Failure, Report};
+use super::{forkserver, kind, method};
+use crate::log;
+use crate::process::outcome::Outcome;
+use crate::process::run::Run;
+use crate::process::{at_exit, current, family};
+use crate::transfer::codec;
+use crate::transfer::packet::{self, Body};
+
+/// The code with which a copy of the program leaves that can't be what it was exec'd for: `EX_SOFTWARE` of sysexits.h.
+const REFUSED: i32 = 70;
+
+/// Whether a child of this process would find its way: `init` has run here.
+static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
+
+/// Where a child process turns off to its target. Call it first thing in `main`, or have `#[multiproc::main]` do so.
+///
+/// In a process that a user has started it does next to nothing, and returns. In a process that multiproc has started it never
+/// returns: the target runs, and the process exits. So whatever stands before it in `main` runs in every child again.
+///
+/// ```
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     multiproc::init();
+///
+///     let child = multiproc::Process::new(|| "hello", ()).start();
+/// #   drop(child);
+/// #   Ok(())
+/// }
+/// ```
+pub fn init() {
+    if HAS_ENTRY.load(Relaxed) {
+        return;
+    }
+    match std::env::var_os(VARIABLE) {
+        None => {
+            HAS_ENTRY.store(true, Relaxed);
+            // Without it, `exit` would not end the children; they'd be ended by the kernel.
+            let _ = at_exit::arrange();
+        }
+        Some(value) => turn_off(&value.to_string_lossy()),
+    }
+}
+
+/// Whether a child of this process would find its way.
+pub(crate) fn exists() -> bool {
+    // With the variable still set, this is a copy that has not come by `init`.
+    HAS_ENTRY.load(Relaxed) && std::env::var_os(VARIABLE).is_none()
+}
+
+/// In an exec'd copy: becomes what the parent says.
+fn turn_off(variable: &str) -> ! {
+    let socket = match variable.parse::<RawFd>() {
+        // SAFETY: the parent has handed this descriptor down for us alone; if it is not open, or is something else, the next check
+        // says so, and the process ends.
+        Ok(fd) if fd > 2 => unsafe { OwnedFd::from_raw_fd(fd) },
+        _ => leave(&format!(
+            "the environment has {VARIABLE}={variable}, which is no descriptor of multiproc's"
+        )),
+    };
+    if !fd_passing::is_packet_socket(socket.as_fd()) {
+        std::mem::forget(socket);
+        leave(&format!(
+            "the environment has {VARIABLE}={variable}, but that descriptor is no socket of multiproc's"
+        ));
+    }
+    if let Err(error) = settle_in(socket.as_fd()) {
+        refuse(
+            socket.as_fd(),
+            &format!("the new process could not set itself up: {error}"),
+        );
+    }
+    match handshake::accept(socket.as_fd()) {
+        Ok(Role::Child { order }) => begin(&order.body, socket, true),
+        Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
+            (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
+                Ok(()) => forkserver::serve(socket, slots),
+                Err(error) => refuse(
+                    socket.as_fd(),
+                    &format!("the server could not answer: {error}"),
+                ),
+            },
+            (Ok(_), Ok(threads)) => refuse(
+                socket.as_fd(),
+                &format!(
+                    "the server that makes processes has {threads} threads already. multiproc::init() must come before anything \
+                     that starts a thread: call it first thing in main"
+                ),
+            ),
+            (Err(error), _) | (_, Err(error)) => {
+                refuse(
+                    socket.as_fd(),
+                    &format!("the server could not set itself up: {error}"),
+                );
+            }
+        },
+        Err(reason) => refuse(socket.as_fd(), &reason),
+    }
+}
+
+/// Makes an exec'd copy a clean process: no descriptors but its own, no trace of how it came to be.
+fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
+    unsafe { std::env::remove_var(VARIABLE) };
+    close_fds::close_all_but(&[socket.as_raw_fd()])?;
+    fd_passing::close_on_exec(socket)?;
+    stdio::ensure_open()?;
+    signal::ignore_sigpipe()
+}
+
+/// Tells the parent why this process is of no use, and ends it.
+pub(crate) fn refuse(socket: BorrowedFd<'_>, reason: &str) -> ! {
+    let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
+    leave(reason)
+}
+
+fn leave(reason: &str) -> ! {
+    eprintln!("multiproc (pid {}): {reason}", threads::getpid());
+    std::process::exit(REFUSED)
+}
+
+/// A child's life, from its order to its exit. `announce` if nobody else tells the parent that it lives.
+pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
+    let (assignment, payload) = match assignment::split::<Assignment>(order) {
+        Ok(split) => split,
+        Err(error) => refuse(
+            socket.as_fd(),
+            &format!("the assignment is garbage: {error}"),
+        ),
+    };
+    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
+        // The parent is gone already.
+        std::process::exit(REFUSED);
+    }
+    let entry = match assignment.entry.function() {
+        Ok(entry) => entry,
+        Err(error) => refuse(socket.as_fd(), &error.to_string()),
+    };
+    let name = assignment.identity.name.clone();
+    threads::set_name(&name);
+    HAS_ENTRY.store(true, Relaxed);
+    current::become_child(assignment.identity);
+    family::set_grace_period(assignment.grace_period);
+    method::set_start_method(assignment.start_method);
+    log::inherit(assignment.log_level);
+    let _ = at_exit::arrange();
+    panic_hook::install(&name, &socket);
+    if announce {
+        let pid = codec::encode(&threads::getpid()).expect("a number can be encoded");
+        let _ = packet::send(&socket, kind::STARTED, &[&pid], &[]);
+    }
+
+    log::event(
+        log::Level::Info,
+        format_args!("child process calling self.run()"),
+    );
+    let report = entry(payload).send(&socket);
+    if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
+        eprintln!(
+            "Process {name}: {}",
+            crate::process::status::JoinErrorKind::from(failure.clone())
+        );
+    }
+    at_exit::run();
+    log::event(
+        log::Level::Info,
+        format_args!("process exiting with exitcode {}", report.exit_code()),
+    );
+    std::process::exit(report.exit_code())
+}
+
+/// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`](super::target::Entry) is the place of one.
+pub(crate) fn enter<R, Via>(payload: &[u8]) -> Report
+where
+    R: Run,
+    R::Output: Outcome<Via>,
+{
+    let run = match codec::decode::<R>(payload) {
+        Ok(run) => run,
+        Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
+    };
+    match panic_hook::catch(|| run.run().settle()) {
+        Ok((value, failure)) => {
+            if let Some(failure) = &failure {
+                eprintln!(
+                    "Process {}:\nError: {failure}",
+                    current::current_process().name()
+                );
+            }
+            match codec::encode(&value) {
+                Ok(bytes) => Report::Returned {
+                    value: Body::Inline(bytes),
+                    failed: failure.is_some(),
+                },
+                Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
+            }
+        }
+        Err(panic) => Report::Failed(Failure::Panicked(panic)),
+    }
+}

@@ -1,0 +1,27 @@
+//! How a child comes to life, by whichever method, and what it does first. Who sends what to whom, and what happens when somebody
+//! dies in between, is in `PROTOCOL.md` beside this file.
+
+pub(crate) mod assignment;
+pub(crate) mod entry;
+pub(crate) mod forkserver;
+pub(crate) mod handshake;
+pub(crate) mod method;
+pub(crate) mod panic_hook;
+pub(crate) mod report;
+pub(crate) mod spawn;
+pub(crate) mod surroundings;
+pub(crate) mod target;
+
+/// The kinds of messages. `PROTOCOL.md` says who sends them and what is in them.
+pub(crate) mod kind {
+    pub(crate) const HELLO: u8 = 1;
+    pub(crate) const REFUSED: u8 = 2;
+    pub(crate) const SERVE: u8 = 3;
+    pub(crate) const READY: u8 = 4;
+    pub(crate) const START: u8 = 5;
+    pub(crate) const STARTED: u8 = 6;
+    pub(crate) const NOT_STARTED: u8 = 7;
+    pub(crate) const RETURNED: u8 = 8;
+    pub(crate) const RETURNED_ERR: u8 = 9;
+    pub(crate) const FAILED: u8 = 10;
+}

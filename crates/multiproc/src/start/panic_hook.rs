@@ -1,0 +1,133 @@
+//! A panic in a child: what it prints, and what the parent is told.
+
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::cell::RefCell;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use super::report::{Failure, Report};
+use crate::process::status::Panic;
+
+thread_local! {
+    /// The panic that the hook saw last in this thread.
+    static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
+}
+
+/// Has panics in this process, the child `name`, print `Process NAME:`, the message, the location and a backtrace (none with
+/// `RUST_BACKTRACE=0`).
+///
+/// In a program built with `panic = "abort"` nothing can be caught, so there the hook itself reports the target's panic on `socket`,
+/// and ends the process with code 1 as everywhere else.
+pub(crate) fn install(name: &str, socket: &OwnedFd) {
+    let name = name.to_owned();
+    let target_thread = thread::current().id();
+    let socket = if cfg!(panic = "abort") {
+        socket.try_clone().ok()
+    } else {
+        None
+    };
+    std::panic::set_hook(Box::new(move |info| {
+        let panic = Panic {
+            message: message(info.payload()),
+            location: info.location().map(|location| location.to_string()),
+        };
+        print(&name, &panic);
+        if let Some(socket) = &socket
+            && thread::current().id() == target_thread
+        {
+            Report::Failed(Failure::Panicked(panic)).send(socket.as_fd());
+            std::process::exit(1);
+        }
+        LAST.with_borrow_mut(|last| *last = Some(panic));
+    }));
+}
+
+fn print(name: &str, panic: &Panic) {
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("main");
+    let location = panic.location.as_deref().unwrap_or("an unknown place");
+    let mut text = format!(
+        "Process {name}:\nthread '{thread}' panicked at {location}:\n{}\n",
+        panic.message
+    );
+    if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "0") {
+        text.push_str(&backtrace());
+    }
+    // In one piece, so that two children that panic at once can be read.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The frames between the panic and the target's call, as the standard library's short backtraces have them.
+fn backtrace() -> String {
+    let whole = Backtrace::force_capture().to_string();
+    let mut frames: Vec<Vec<&str>> = Vec::new();
+    for line in whole.lines() {
+        let is_new = line
+            .trim_start()
+            .split(':')
+            .next()
+            .is_some_and(|number| number.parse::<u32>().is_ok());
+        match frames.last_mut() {
+            Some(frame) if !is_new => frame.push(line),
+            _ => frames.push(vec![line]),
+        }
+    }
+    let find = |marks: &[&str]| {
+        frames
+            .iter()
+            .position(|frame| marks.iter().any(|mark| frame[0].contains(mark)))
+    };
+    let first = frames.iter().rposition(|frame| {
+        [
+            "core::panicking::",
+            "std::panicking::",
+            "rust_begin_unwind",
+            "begin_panic",
+        ]
+        .iter()
+        .any(|mark| frame[0].contains(mark))
+    });
+    let last = find(&[
+        "multiproc::start::panic_hook::catch",
+        "multiproc::start::entry::enter",
+    ]);
+    let shown = match (first, last) {
+        (Some(first), Some(last)) if first + 1 < last => &frames[first + 1..last],
+        _ => &frames[..],
+    };
+    let mut text = String::from("stack backtrace:\n");
+    for line in shown.iter().flatten() {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Calls `function`; a panic in it becomes the error.
+pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Panic> {
+    catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
+        let panic = Panic {
+            message: message(&*payload),
+            location: None,
+        };
+        // A payload may panic when it is dropped; nothing would be won by that.
+        std::mem::forget(payload);
+        // If the target has put a hook of its own in place, what ours saw last may be another panic.
+        let seen = LAST.take().filter(|seen| seen.message == panic.message);
+        seen.unwrap_or(panic)
+    })
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    match (
+        payload.downcast_ref::<&str>(),
+        payload.downcast_ref::<String>(),
+    ) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "Box<dyn Any>".to_owned(),
+    }
+}

@@ -1,0 +1,125 @@
+//! What a child says of its end: the target's value, or why there is none. Its last message on its socket; see `PROTOCOL.md`.
+
+use std::os::fd::AsFd;
+
+use multiproc_os::pidfd::End;
+use serde::{Deserialize, Serialize};
+
+use crate::process::status::{ExitStatus, JoinErrorKind, Panic};
+use crate::transfer::codec;
+use crate::transfer::packet::{self, Body, Packet, PacketError};
+
+use super::kind;
+
+/// The last words of a child.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The target returned: its value, encoded, and whether it is the `Err` of a `Result`.
+    Returned { value: Body, failed: bool },
+    /// There is no value.
+    Failed(Failure),
+    /// Something else was said.
+    Garbage(String),
+}
+
+/// Why there is no value, in words that always travel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    Panicked(Panic),
+    Arguments(String),
+    NotSent(String),
+}
+
+impl From<Failure> for JoinErrorKind {
+    fn from(failure: Failure) -> JoinErrorKind {
+        match failure {
+            Failure::Panicked(panic) => JoinErrorKind::Panicked(panic),
+            Failure::Arguments(reason) => JoinErrorKind::Arguments(reason),
+            Failure::NotSent(reason) => JoinErrorKind::NotSent(reason),
+        }
+    }
+}
+
+impl Report {
+    /// The code that the child leaves with after such a report.
+    pub(crate) fn exit_code(&self) -> i32 {
+        match self {
+            Report::Returned { failed: false, .. } => 0,
+            _ => 1,
+        }
+    }
+
+    /// The status that the child has after such a report, if nothing happens to it on its way out.
+    pub(crate) fn status(&self) -> ExitStatus {
+        ExitStatus::new(End::Exited(self.exit_code()), None)
+    }
+
+    /// Sends it. If the value can't be sent, that is said in its place, and is the report that counts.
+    pub(crate) fn send(self, socket: impl AsFd) -> Report {
+        let sent = match &self {
+            Report::Returned { value, failed } => {
+                let kind = if *failed {
+                    kind::RETURNED_ERR
+                } else {
+                    kind::RETURNED
+                };
+                packet::send(&socket, kind, &[value], &[])
+            }
+            Report::Failed(failure) => send_failure(&socket, failure),
+            Report::Garbage(_) => Ok(()),
+        };
+        match sent {
+            Ok(()) => self,
+            // Nobody is there to hear it.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::NotConnected
+                ) =>
+            {
+                self
+            }
+            Err(error) => {
+                let failure = Failure::NotSent(error.to_string());
+                let _ = send_failure(&socket, &failure);
+                Report::Failed(failure)
+            }
+        }
+    }
+
+    /// The report in this packet; none if it is not one.
+    pub(crate) fn from_packet(packet: Packet) -> Option<Report> {
+        match packet.kind {
+            kind::RETURNED | kind::RETURNED_ERR => Some(Report::Returned {
+                value: packet.body,
+                failed: packet.kind == kind::RETURNED_ERR,
+            }),
+            kind::FAILED => Some(match codec::decode(&packet.body) {
+                Ok(failure) => Report::Failed(failure),
+                Err(error) => Report::Garbage(error.to_string()),
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn send_failure(socket: impl AsFd, failure: &Failure) -> std::io::Result<()> {
+    let body = codec::encode(failure).expect("texts can be encoded");
+    packet::send(socket, kind::FAILED, &[&body], &[])
+}
+
+/// The report of a child that has ended; none if it left without one.
+pub(crate) fn receive_report(socket: &(impl AsFd + ?Sized)) -> Option<Report> {
+    loop {
+        match packet::receive(socket, false) {
+            Ok(packet) => {
+                // What comes before it concerns the start.
+                if let Some(report) = Report::from_packet(packet) {
+                    return Some(report);
+                }
+            }
+            Err(PacketError::Empty | PacketError::Closed) => return None,
+            Err(error) => return Some(Report::Garbage(error.to_string())),
+        }
+    }
+}

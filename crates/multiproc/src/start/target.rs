@@ -1,0 +1,207 @@
+//! Where a function's code is: an address relative to a static of this crate, so that it means the same in every process of this
+//! program, wherever the kernel has put the image.
+//!
+//! No registry and no annotation: the child is the same file (the same inode, and the handshake compares build ids), so a distance
+//! between two places in it is the same. Before an address is called, it is checked to lie in the program's code.
+//!
+//! This file and the layers below are the only ones with `unsafe`.
+
+use std::mem::ManuallyDrop;
+use std::sync::OnceLock;
+
+use multiproc_os::image::Image;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The place that distances are measured from.
+static ANCHOR: u8 = 0;
+
+fn anchor() -> usize {
+    &raw const ANCHOR as usize
+}
+
+/// Why an address can't travel, or one that came can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error(
+        "the target's code is not in the program's own file but in a shared library, whose place differs between processes"
+    )]
+    Foreign,
+    #[error("the target's address {0:#x} is not in the program's code")]
+    NotCode(i64),
+}
+
+/// The file that this crate's code is in.
+pub(crate) fn image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| Image::containing(anchor()).expect("a static lies in a loaded file"))
+}
+
+/// Where `address` is, seen from the anchor.
+fn offset(address: usize) -> Result<i64, TargetError> {
+    if image().is_code(address) {
+        Ok(address.wrapping_sub(anchor()) as i64)
+    } else {
+        Err(TargetError::Foreign)
+    }
+}
+
+/// What is at `offset`, seen from the anchor; always an address in the program's code.
+fn resolve(offset: i64) -> Result<usize, TargetError> {
+    let address = anchor().wrapping_add(offset as usize);
+    if image().is_code(address) {
+        Ok(address)
+    } else {
+        Err(TargetError::NotCode(offset))
+    }
+}
+
+/// The function that a child calls first with the bytes that it was sent: `start::entry::enter` for its type.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Entry(i64);
+
+/// What an [`Entry`] points to.
+pub(crate) type EntryFn = fn(&[u8]) -> super::report::Report;
+
+impl Entry {
+    pub(crate) fn of(function: EntryFn) -> Result<Entry, TargetError> {
+        offset(function as usize).map(Entry)
+    }
+
+    /// The function, in this process.
+    ///
+    /// It came from a process of the same build, as the handshake has made sure.
+    pub(crate) fn function(self) -> Result<EntryFn, TargetError> {
+        let address = resolve(self.0)?;
+        // SAFETY: `of` is the only maker of an `Entry` in this program, and takes an `EntryFn`; the one that came over the wire was
+        // made by the same build, where the same distance leads to the same function; it lies in the code of this image.
+        Ok(unsafe { std::mem::transmute::<usize, EntryFn>(address) })
+    }
+}
+
+/// A function on its way to another process: nothing at all if its type says which it is, the distance of its code if it is a pointer.
+#[derive(Debug)]
+pub(crate) struct Carried<F>(F);
+
+impl<F> Carried<F> {
+    /// Fails to compile for a closure that captures something.
+    ///
+    /// A value of no size is told by its type alone. Of the others, function pointers are wanted, and no trait tells a pointer from
+    /// a closure of that size, so the compiler's own check of constants is asked: is there a value of type `F` that holds the
+    /// address of a function, and nothing but? For a captured number or reference there isn't. What passes beside function pointers
+    /// is a closure around one function pointer, which can travel just as well.
+    const A_TARGET_MUST_NOT_CAPTURE_PASS_THE_VALUE_AS_AN_ARGUMENT: Option<ManuallyDrop<F>> = {
+        if size_of::<F>() == 0 {
+            None
+        } else {
+            assert!(
+                Self::MAY_BE_POINTER,
+                "\n\n  the target of a process is a closure that captures a variable, which can't travel to another process.\n  \
+                 Pass the value as an argument: `Process::new(|value: T| .., (value,))`\n\n"
+            );
+            // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the compiler says so, here.
+            Some(unsafe { std::mem::transmute_copy::<fn(), ManuallyDrop<F>>(&(nothing as fn())) })
+        }
+    };
+
+    /// Of a pointer's size and alignment, and never null.
+    const MAY_BE_POINTER: bool = size_of::<F>() == size_of::<fn()>()
+        && align_of::<F>() == align_of::<fn()>()
+        && size_of::<Option<F>>() == size_of::<fn()>()
+        && !std::mem::needs_drop::<F>();
+
+    pub(crate) fn new(function: F) -> Carried<F> {
+        const {
+            assert!(
+                size_of::<F>() == 0
+                    || Self::A_TARGET_MUST_NOT_CAPTURE_PASS_THE_VALUE_AS_AN_ARGUMENT.is_some()
+            )
+        };
+        Carried(function)
+    }
+
+    pub(crate) fn into_inner(self) -> F {
+        self.0
+    }
+}
+
+fn nothing() {}
+
+impl<F> Serialize for Carried<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if size_of::<F>() == 0 {
+            return ().serialize(serializer);
+        }
+        // SAFETY: `new` has made sure that an `F` that has a size is a function's address and nothing else.
+        let address = unsafe { std::mem::transmute_copy::<F, usize>(&self.0) };
+        offset(address)
+            .map_err(serde::ser::Error::custom)?
+            .serialize(serializer)
+    }
+}
+
+impl<'de, F> Deserialize<'de> for Carried<F> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Carried<F>, D::Error> {
+        if size_of::<F>() == 0 {
+            <()>::deserialize(deserializer)?;
+            // SAFETY: a value of no size has no bytes to be wrong. That `F` may exist at all: one was given to `new` in the process
+            // that sent this, which has forgotten it, and the contract of a target is that it captures nothing.
+            return Ok(Carried(unsafe { std::mem::transmute_copy::<(), F>(&()) }));
+        }
+        let address = resolve(i64::deserialize(deserializer)?).map_err(serde::de::Error::custom)?;
+        // SAFETY: `new` has made sure that an `F` that has a size is a function's address; this one came from an `F` in a process of
+        // the same build (the handshake), and lies in the program's code.
+        Ok(Carried(unsafe {
+            std::mem::transmute_copy::<usize, F>(&address)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn double(n: u32) -> u32 {
+        2 * n
+    }
+
+    fn carry<F>(function: F) -> F {
+        let bytes = postcard::to_stdvec(&Carried::new(function)).unwrap();
+        postcard::from_bytes::<Carried<F>>(&bytes)
+            .unwrap()
+            .into_inner()
+    }
+
+    #[test]
+    fn items_closures_and_pointers_come_back() {
+        assert_eq!(carry(double)(4), 8);
+        assert_eq!(carry(|n: u32| n + 1)(4), 5);
+        assert_eq!(carry(double as fn(u32) -> u32)(4), 8);
+        let pointer = double as fn(u32) -> u32;
+        assert_eq!(carry(move |n: u32| pointer(n) + 1)(4), 9);
+        assert_eq!(carry(u32::max)(4, 5), 5);
+    }
+
+    #[test]
+    fn code_of_a_shared_library_is_refused() {
+        unsafe extern "C" {
+            safe fn getpid() -> i32;
+        }
+        let error =
+            postcard::to_stdvec(&Carried::new(getpid as extern "C" fn() -> i32)).unwrap_err();
+        assert!(matches!(error, postcard::Error::SerdeSerCustom), "{error}");
+        assert!(matches!(
+            offset(getpid as extern "C" fn() -> i32 as usize),
+            Err(TargetError::Foreign)
+        ));
+    }
+
+    #[test]
+    fn an_address_outside_the_code_is_never_called() {
+        for offset in [0, i64::MAX, i64::MIN, -1] {
+            assert!(
+                matches!(Entry(offset).function(), Err(TargetError::NotCode(_))),
+                "{offset}"
+            );
+        }
+    }
+}
