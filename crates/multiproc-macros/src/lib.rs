@@ -23,9 +23,7 @@ use syn::{Attribute, ItemFn, parse_macro_input};
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
-    no_arguments(&arguments, "main")
-        .unwrap_or_else(|| expand_main(function))
-        .into()
+    no_arguments(&arguments, "main").unwrap_or_else(|| expand_main(function)).into()
 }
 
 /// A test that may start processes; in place of `#[test]`, with `cargo test` and `cargo nextest`.
@@ -46,9 +44,7 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
-    no_arguments(&arguments, "test")
-        .unwrap_or_else(|| expand_test(&function))
-        .into()
+    no_arguments(&arguments, "test").unwrap_or_else(|| expand_test(&function)).into()
 }
 
 fn no_arguments(arguments: &TokenStream, name: &str) -> Option<TokenStream2> {
@@ -60,14 +56,11 @@ fn no_arguments(arguments: &TokenStream, name: &str) -> Option<TokenStream2> {
 
 fn expand_main(function: ItemFn) -> TokenStream2 {
     if !function.sig.inputs.is_empty() {
-        return syn::Error::new_spanned(&function.sig.inputs, "main takes no arguments")
-            .to_compile_error();
+        return syn::Error::new_spanned(&function.sig.inputs, "main takes no arguments").to_compile_error();
     }
     // What is left of the attributes belongs to the body, an async runtime's `main` above all.
-    let (docs, others): (Vec<Attribute>, Vec<Attribute>) = function
-        .attrs
-        .into_iter()
-        .partition(|attribute| attribute.path().is_ident("doc"));
+    let (docs, others): (Vec<Attribute>, Vec<Attribute>) =
+        function.attrs.into_iter().partition(|attribute| attribute.path().is_ident("doc"));
     if function.sig.asyncness.is_some() && others.is_empty() {
         return syn::Error::new_spanned(
             function.sig.asyncness,
@@ -75,12 +68,7 @@ fn expand_main(function: ItemFn) -> TokenStream2 {
         )
         .to_compile_error();
     }
-    let (visibility, name, signature, block) = (
-        function.vis,
-        &function.sig.ident,
-        &function.sig,
-        function.block,
-    );
+    let (visibility, name, signature, block) = (function.vis, &function.sig.ident, &function.sig, function.block);
     let output = &function.sig.output;
     quote! {
         #(#docs)*
@@ -96,11 +84,7 @@ fn expand_main(function: ItemFn) -> TokenStream2 {
 fn expand_test(function: &ItemFn) -> TokenStream2 {
     // `#[tokio::test]` below us, or the `#[test]` that it has expanded to, makes this a test already.
     let is_test = function.attrs.iter().any(|attribute| {
-        attribute
-            .path()
-            .segments
-            .last()
-            .is_some_and(|segment| segment.ident.to_string().ends_with("test"))
+        attribute.path().segments.last().is_some_and(|segment| segment.ident.to_string().ends_with("test"))
     });
     let test = (!is_test).then(|| quote! { #[::core::prelude::v1::test] });
     if function.sig.asyncness.is_some() && !is_test {

@@ -57,22 +57,11 @@ impl ThreadState {
         }
         let (mut robust_head, mut robust_len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
         // SAFETY: the kernel writes one pointer and one size to the addresses given; pid 0 is the calling thread.
-        let got = unsafe {
-            libc::syscall(
-                libc::SYS_get_robust_list,
-                0,
-                &raw mut robust_head,
-                &raw mut robust_len,
-            )
-        };
+        let got = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut robust_head, &raw mut robust_len) };
         if got != 0 {
             robust_head = std::ptr::null_mut();
         }
-        ThreadState {
-            tid,
-            robust_head,
-            robust_len,
-        }
+        ThreadState { tid, robust_head, robust_len }
     }
 }
 
@@ -88,11 +77,7 @@ impl ThreadState {
 /// # Safety
 /// The process must have one thread, the calling one, and `thread` must be its state: a copy of a process with more threads
 /// has locks that nobody will ever release.
-pub unsafe fn clone_sibling(
-    thread: &ThreadState,
-    pid_slot: &AtomicI32,
-    want_pidfd: bool,
-) -> io::Result<Side> {
+pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32, want_pidfd: bool) -> io::Result<Side> {
     let mut flags = libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
     if !thread.tid.is_null() {
         flags |= libc::CLONE_CHILD_SETTID as u64 | libc::CLONE_CHILD_CLEARTID as u64;
@@ -114,9 +99,7 @@ pub unsafe fn clone_sibling(
     // caller vouches for the single thread. The kernel writes to `pidfd` in the
     // caller, and only if the flag is set. `child_tid` is null or the word that the C library gave the kernel for this;
     // `parent_tid` is an atomic that the kernel may write at any time.
-    let pid = cvt_clone(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())
-    })?;
+    let pid = cvt_clone(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid != 0 {
         // SAFETY: the kernel wrote a descriptor that is open, close-on-exec and nobody else's.
         let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
@@ -124,13 +107,7 @@ pub unsafe fn clone_sibling(
     }
     if !thread.robust_head.is_null() {
         // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.
-        unsafe {
-            libc::syscall(
-                libc::SYS_set_robust_list,
-                thread.robust_head,
-                thread.robust_len,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_set_robust_list, thread.robust_head, thread.robust_len) };
     }
     Ok(Side::Copy)
 }

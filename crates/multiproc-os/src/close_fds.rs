@@ -11,11 +11,7 @@ use std::os::fd::RawFd;
 /// # Errors
 /// On kernels without close_range, when `/proc/self/fd` can't be read.
 pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep
-        .iter()
-        .filter(|fd| **fd >= 3)
-        .map(|fd| *fd as u32)
-        .collect();
+    let mut keep: Vec<u32> = keep.iter().filter(|fd| **fd >= 3).map(|fd| *fd as u32).collect();
     keep.sort_unstable();
     let mut first = 3_u32;
     for last in keep.into_iter().chain([u32::MAX]) {
@@ -23,11 +19,7 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
         if first <= end
             && let Err(error) = close_range(first, end)
         {
-            return if error.raw_os_error() == Some(libc::ENOSYS) {
-                close_listed(first, last)
-            } else {
-                Err(error)
-            };
+            return if error.raw_os_error() == Some(libc::ENOSYS) { close_listed(first, last) } else { Err(error) };
         }
         first = last.saturating_add(1);
     }

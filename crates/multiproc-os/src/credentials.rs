@@ -10,13 +10,6 @@ impl Credentials {
     /// Those of the calling process, now.
     pub fn current() -> Credentials {
         use rustix::process::{getegid, geteuid, getgid, getuid};
-        Credentials {
-            ids: [
-                getuid().as_raw(),
-                geteuid().as_raw(),
-                getgid().as_raw(),
-                getegid().as_raw(),
-            ],
-        }
+        Credentials { ids: [getuid().as_raw(), geteuid().as_raw(), getgid().as_raw(), getegid().as_raw()] }
     }
 }

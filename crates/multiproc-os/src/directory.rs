@@ -18,10 +18,7 @@ pub struct DirectoryId {
 /// As stat(2).
 pub fn current_id() -> io::Result<DirectoryId> {
     let stat = rustix::fs::stat(c".")?;
-    Ok(DirectoryId {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    })
+    Ok(DirectoryId { device: stat.st_dev, inode: stat.st_ino })
 }
 
 /// A handle to the current directory (`O_PATH`), close-on-exec.

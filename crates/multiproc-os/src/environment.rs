@@ -30,10 +30,7 @@ pub fn snapshot() -> Vec<u8> {
 /// No other thread may read or change the environment meanwhile.
 pub unsafe fn replace(block: &[u8]) -> io::Result<()> {
     if block.last().is_some_and(|last| *last != 0) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the environment's last string has no end",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the environment's last string has no end"));
     }
     let block: &'static mut [u8] = block.to_vec().leak();
     let mut pointers: Vec<*mut libc::c_char> = Vec::with_capacity(64);

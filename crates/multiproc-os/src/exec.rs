@@ -18,15 +18,12 @@ use std::os::unix::ffi::OsStringExt;
 /// As fork(2) and execve(2): `EAGAIN`, `ENOMEM`, `EACCES`; `ENOENT` when `/proc` is not mounted.
 pub fn this_program(variable: (&str, &str), fd: BorrowedFd<'_>) -> io::Result<i32> {
     let arguments = c_strings(std::env::args_os())?;
-    let variables = std::env::vars_os()
-        .filter(|(name, _)| name != variable.0)
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            name
-        });
-    let environment =
-        c_strings(variables.chain([OsString::from(format!("{}={}", variable.0, variable.1))]))?;
+    let variables = std::env::vars_os().filter(|(name, _)| name != variable.0).map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    });
+    let environment = c_strings(variables.chain([OsString::from(format!("{}={}", variable.0, variable.1))]))?;
     let argv = pointers(&arguments);
     let envp = pointers(&environment);
 
@@ -52,17 +49,11 @@ pub fn this_program(variable: (&str, &str), fd: BorrowedFd<'_>) -> io::Result<i3
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
-    strings
-        .map(|string| CString::new(string.into_vec()).map_err(io::Error::from))
-        .collect()
+    strings.map(|string| CString::new(string.into_vec()).map_err(io::Error::from)).collect()
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr().cast_mut())
-        .chain([std::ptr::null_mut()])
-        .collect()
+    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
 }
 
 /// `posix_spawn_file_actions_t`, initialised.
@@ -79,13 +70,7 @@ impl Actions {
     /// Has `fd` stay open across the exec: a dup2 onto itself clears close-on-exec in the new process alone (POSIX 2024).
     fn keep(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: the object is initialised.
-        check(unsafe {
-            libc::posix_spawn_file_actions_adddup2(
-                self.0.as_mut_ptr(),
-                fd.as_raw_fd(),
-                fd.as_raw_fd(),
-            )
-        })
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(self.0.as_mut_ptr(), fd.as_raw_fd(), fd.as_raw_fd()) })
     }
 }
 
@@ -131,9 +116,5 @@ impl Drop for Attributes {
 
 /// The posix_spawn family returns the error number itself.
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(result))
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }

@@ -9,9 +9,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 /// How many descriptors one message may hold. The kernel's own limit is 253.
@@ -31,12 +30,7 @@ pub struct Received {
 /// # Errors
 /// `EMFILE`, `ENFILE`, `ENOBUFS`.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (a, b) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     Ok((above_stdio(a)?, above_stdio(b)?))
 }
 
@@ -46,11 +40,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// `EMFILE`.
 pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
-    if fd.as_raw_fd() > 2 {
-        Ok(fd)
-    } else {
-        Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?)
-    }
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?) }
 }
 
 /// Sends `parts`, one after the other, as one message together with `fds`. Blocks while the socket's buffer is full.
@@ -60,10 +50,7 @@ pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
 /// more than [`MAX_FDS`] descriptors; `ETOOMANYREFS`.
 pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if fds.len() > MAX_FDS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many descriptors for one message",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
     let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -84,15 +71,8 @@ pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::R
 pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC
-        | if wait {
-            RecvFlags::empty()
-        } else {
-            RecvFlags::DONTWAIT
-        };
-    let message = rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
-    })?;
+    let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let message = rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags))?;
     let mut fds = Vec::new();
     for received in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = received {
@@ -103,15 +83,9 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<R
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     if message.flags.contains(ReturnFlags::TRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a message longer than the protocol allows",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message longer than the protocol allows"));
     }
-    Ok(Received {
-        len: message.bytes,
-        fds,
-    })
+    Ok(Received { len: message.bytes, fds })
 }
 
 /// Has `fd` closed when this process executes another program.
@@ -139,15 +113,9 @@ mod tests {
         send(&a, &[b"next"], &[]).unwrap();
         let mut buffer = [0; 64];
         let first = receive(&b, &mut buffer, true).unwrap();
-        assert_eq!(
-            (&buffer[..first.len], first.fds.len()),
-            (&b"one-two"[..], 2)
-        );
+        assert_eq!((&buffer[..first.len], first.fds.len()), (&b"one-two"[..], 2));
         assert_eq!(receive(&b, &mut buffer, false).unwrap().len, 4);
-        assert_eq!(
-            receive(&b, &mut buffer, false).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(receive(&b, &mut buffer, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
@@ -155,19 +123,13 @@ mod tests {
         let (a, b) = pair().unwrap();
         drop(a);
         assert_eq!(receive(&b, &mut [0; 8], true).unwrap().len, 0);
-        assert_eq!(
-            send(&b, &[b"x"], &[]).unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(send(&b, &[b"x"], &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
     fn a_message_too_long_for_the_buffer_is_an_error() {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
-        assert_eq!(
-            receive(&b, &mut [0; 8], true).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(receive(&b, &mut [0; 8], true).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

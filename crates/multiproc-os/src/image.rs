@@ -15,10 +15,7 @@ pub struct Image {
 impl Image {
     /// The image that `address` lies in; none if it is in no loaded file.
     pub fn containing(address: usize) -> Option<Image> {
-        let mut search = Search {
-            address,
-            found: None,
-        };
+        let mut search = Search { address, found: None };
         // SAFETY: `visit` has the right type and is called, before this returns, with the pointer given.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
         search.found
@@ -36,58 +33,36 @@ struct Search {
 }
 
 /// Called for each loaded file, until it returns other than 0.
-unsafe extern "C" fn visit(
-    info: *mut libc::dl_phdr_info,
-    _size: libc::size_t,
-    search: *mut libc::c_void,
-) -> c_int {
+unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, search: *mut libc::c_void) -> c_int {
     // SAFETY: dl_iterate_phdr calls with a valid `info` and the pointer that `containing` passed.
     let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
     // SAFETY: the loader's table of that many program headers, which stays where it is during the call.
-    let headers =
-        unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let base = info.dlpi_addr as usize;
     let range = |header: &libc::Elf64_Phdr| {
         let start = base.wrapping_add(header.p_vaddr as usize);
         start..start.wrapping_add(header.p_memsz as usize)
     };
     let loaded = |header: &&libc::Elf64_Phdr| header.p_type == libc::PT_LOAD;
-    if !headers
-        .iter()
-        .filter(loaded)
-        .any(|header| range(header).contains(&search.address))
-    {
+    if !headers.iter().filter(loaded).any(|header| range(header).contains(&search.address)) {
         return 0;
     }
-    let code = headers
-        .iter()
-        .filter(loaded)
-        .filter(|header| header.p_flags & libc::PF_X != 0)
-        .map(range)
-        .collect();
-    let notes = headers
-        .iter()
-        .filter(|header| header.p_type == libc::PT_NOTE)
-        .filter(|note| {
-            // A note that isn't loaded can't be read here.
-            headers.iter().filter(loaded).any(|load| {
-                note.p_vaddr >= load.p_vaddr
-                    && note.p_vaddr + note.p_memsz <= load.p_vaddr + load.p_filesz
-            })
-        });
+    let code = headers.iter().filter(loaded).filter(|header| header.p_flags & libc::PF_X != 0).map(range).collect();
+    let notes = headers.iter().filter(|header| header.p_type == libc::PT_NOTE).filter(|note| {
+        // A note that isn't loaded can't be read here.
+        headers
+            .iter()
+            .filter(loaded)
+            .any(|load| note.p_vaddr >= load.p_vaddr && note.p_vaddr + note.p_memsz <= load.p_vaddr + load.p_filesz)
+    });
     let build_id = notes
         .filter_map(|note| {
             // SAFETY: the range lies in a loaded segment, as just checked; notes are never written to.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(range(note).start as *const u8, note.p_memsz as usize)
-            };
+            let bytes = unsafe { std::slice::from_raw_parts(range(note).start as *const u8, note.p_memsz as usize) };
             build_id(bytes)
         })
         .next();
-    search.found = Some(Image {
-        code,
-        build_id: build_id.unwrap_or_else(|| digest(headers)),
-    });
+    search.found = Some(Image { code, build_id: build_id.unwrap_or_else(|| digest(headers)) });
     1
 }
 
@@ -112,12 +87,7 @@ fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
 fn digest(headers: &[libc::Elf64_Phdr]) -> Vec<u8> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for header in headers {
-        for word in [
-            u64::from(header.p_type),
-            header.p_vaddr,
-            header.p_filesz,
-            header.p_memsz,
-        ] {
+        for word in [u64::from(header.p_type), header.p_vaddr, header.p_filesz, header.p_memsz] {
             for byte in word.to_le_bytes() {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
             }
@@ -137,10 +107,7 @@ mod tests {
         let image = Image::containing(function).unwrap();
         assert!(image.is_code(function));
         assert!(!image.is_code(&raw const DATA as usize));
-        assert_eq!(
-            Image::containing(&raw const DATA as usize),
-            Some(image.clone())
-        );
+        assert_eq!(Image::containing(&raw const DATA as usize), Some(image.clone()));
         assert!(!image.build_id.is_empty());
     }
 

@@ -37,13 +37,7 @@ pub fn arm(socket: impl AsFd) -> io::Result<bool> {
     }
     // A close that came before O_ASYNC was set sent no signal.
     let mut fds = [PollFd::new(&fd, PollFlags::empty())];
-    poll(
-        &mut fds,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )?;
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
     Ok(!fds[0].revents().contains(PollFlags::HUP))
 }
 

@@ -12,10 +12,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 const SEALS: SealFlags = SealFlags::from_bits_retain(
-    SealFlags::WRITE.bits()
-        | SealFlags::SHRINK.bits()
-        | SealFlags::GROW.bits()
-        | SealFlags::SEAL.bits(),
+    SealFlags::WRITE.bits() | SealFlags::SHRINK.bits() | SealFlags::GROW.bits() | SealFlags::SEAL.bits(),
 );
 
 /// An unsealed, zeroed memory file of `len` bytes, all of them allocated. `name` shows in `/proc/*/fd`.
@@ -78,33 +75,16 @@ impl Sealed {
         if !seals.contains(SealFlags::WRITE | SealFlags::SHRINK) {
             return Err(invalid("a memory file that is not sealed"));
         }
-        if rustix::fs::fstat(&fd)?.st_size
-            < i64::try_from(len).map_err(|_| invalid("a length out of range"))?
-        {
+        if rustix::fs::fstat(&fd)?.st_size < i64::try_from(len).map_err(|_| invalid("a length out of range"))? {
             return Err(invalid("a memory file shorter than announced"));
         }
         let len = usize::try_from(len).map_err(|_| invalid("a length out of range"))?;
         if len == 0 {
-            return Ok(Sealed {
-                start: std::ptr::NonNull::dangling().as_ptr(),
-                len,
-            });
+            return Ok(Sealed { start: std::ptr::NonNull::dangling().as_ptr(), len });
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
-        let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ,
-                MapFlags::SHARED,
-                &fd,
-                0,
-            )?
-        };
-        Ok(Sealed {
-            start: start.cast(),
-            len,
-        })
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, &fd, 0)? };
+        Ok(Sealed { start: start.cast(), len })
     }
 }
 
@@ -142,23 +122,11 @@ mod tests {
     #[test]
     fn a_file_that_could_change_or_is_too_short_is_refused() {
         let unsealed = allocate("test", 16).unwrap();
-        assert_eq!(
-            Sealed::map(&unsealed, 16).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(Sealed::map(&unsealed, 16).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let short = sealed("test", &[b"abc"]).unwrap();
-        assert_eq!(
-            Sealed::map(&short, 4).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
-        assert_eq!(
-            Sealed::map(&short, u64::MAX).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(Sealed::map(&short, 4).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Sealed::map(&short, u64::MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let (socket, _) = crate::fd_passing::pair().unwrap();
-        assert_eq!(
-            Sealed::map(&socket, 1).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(Sealed::map(&socket, 1).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

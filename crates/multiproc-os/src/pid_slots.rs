@@ -32,10 +32,7 @@ impl PidSlots {
     /// `ENOMEM`, `ENOSPC`, `EMFILE`.
     pub fn create() -> io::Result<(PidSlots, OwnedFd)> {
         let fd = crate::memfd::allocate("multiproc-pids", BYTES as u64)?;
-        rustix::fs::fcntl_add_seals(
-            &fd,
-            rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW,
-        )?;
+        rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW)?;
         Ok((PidSlots::map(&fd)?, fd))
     }
 
@@ -44,31 +41,18 @@ impl PidSlots {
     /// # Errors
     /// `InvalidData` when `fd` is something else.
     pub fn map(fd: impl AsFd) -> io::Result<PidSlots> {
-        let sealed = rustix::fs::fcntl_get_seals(&fd)
-            .is_ok_and(|seals| seals.contains(rustix::fs::SealFlags::SHRINK));
+        let sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(rustix::fs::SealFlags::SHRINK));
         if !sealed || rustix::fs::fstat(&fd)?.st_size != BYTES as i64 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not a page of process ids",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a page of process ids"));
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice, of a file that can't shrink.
         let start = unsafe {
             let protection = ProtFlags::READ | ProtFlags::WRITE;
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                BYTES,
-                protection,
-                MapFlags::SHARED,
-                &fd,
-                0,
-            )?
+            rustix::mm::mmap(std::ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &fd, 0)?
         };
         // SAFETY: the range is the mapping just made; DontFork only keeps it out of copies of this process.
         unsafe { rustix::mm::madvise(start, BYTES, Advice::LinuxDontFork)? };
-        Ok(PidSlots {
-            start: start.cast(),
-        })
+        Ok(PidSlots { start: start.cast() })
     }
 
     /// The slot of this number; none at or above [`SLOTS`].
@@ -103,9 +87,6 @@ mod tests {
     #[test]
     fn a_foreign_descriptor_is_refused() {
         let other = crate::memfd::allocate("test", BYTES as u64).unwrap();
-        assert_eq!(
-            PidSlots::map(&other).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(PidSlots::map(&other).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

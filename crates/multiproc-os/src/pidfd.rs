@@ -31,10 +31,7 @@ impl End {
     /// From the status word of wait(2).
     fn from_wait_status(status: i32) -> End {
         match libc::WIFSIGNALED(status) {
-            true => End::Signalled {
-                signal: libc::WTERMSIG(status),
-                core_dumped: libc::WCOREDUMP(status),
-            },
+            true => End::Signalled { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) },
             false => End::Exited(libc::WEXITSTATUS(status)),
         }
     }
@@ -75,10 +72,7 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 ///
 /// # Errors
 /// As poll(2); interruptions by signals are not among them.
-pub fn wait_any<const N: usize>(
-    fds: [&dyn AsFd; N],
-    deadline: Option<Instant>,
-) -> io::Result<[bool; N]> {
+pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
     let borrowed = fds.map(|fd| fd.as_fd());
     let mut polled = [const { None }; N];
     for (slot, fd) in polled.iter_mut().zip(&borrowed) {
@@ -94,17 +88,9 @@ pub fn wait_any<const N: usize>(
 /// # Errors
 /// As poll(2); interruptions by signals are not among them.
 pub fn wait_ended<F: AsFd>(pidfds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
-    let mut polled: Vec<PollFd<'_>> = pidfds
-        .iter()
-        .map(|fd| PollFd::new(fd, PollFlags::IN))
-        .collect();
+    let mut polled: Vec<PollFd<'_>> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     poll_until(&mut polled, deadline)?;
-    Ok(polled
-        .iter()
-        .enumerate()
-        .filter(|(_, fd)| !fd.revents().is_empty())
-        .map(|(index, _)| index)
-        .collect())
+    Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
 }
 
 /// poll(2) with a deadline in place of a timeout, so that signals can't stretch it.
@@ -113,10 +99,7 @@ fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<(
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // An hour at a time: a `Duration` may be larger than what the kernel takes.
         let step = left.map(|left| left.min(Duration::from_secs(3600)));
-        let timeout = step.map(|step| Timespec {
-            tv_sec: step.as_secs() as i64,
-            tv_nsec: step.subsec_nanos().into(),
-        });
+        let timeout = step.map(|step| Timespec { tv_sec: step.as_secs() as i64, tv_nsec: step.subsec_nanos().into() });
         match poll(fds, timeout.as_ref()) {
             Ok(0) if left != step => {}
             Ok(_) => return Ok(()),
@@ -140,14 +123,7 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
         // The C library's waitid has no place for the usage; the system call has.
         // SAFETY: both structures are ours and as large as the kernel expects.
         let result = cvt_long(unsafe {
-            libc::syscall(
-                libc::SYS_waitid,
-                libc::P_PIDFD,
-                fd,
-                info.as_mut_ptr(),
-                options,
-                usage.as_mut_ptr(),
-            )
+            libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info.as_mut_ptr(), options, usage.as_mut_ptr())
         });
         match result {
             Ok(_) => break,
@@ -164,10 +140,7 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
     }
     let end = match info.si_code {
         libc::CLD_EXITED => End::Exited(status),
-        code => End::Signalled {
-            signal: status,
-            core_dumped: code == libc::CLD_DUMPED,
-        },
+        code => End::Signalled { signal: status, core_dumped: code == libc::CLD_DUMPED },
     };
     let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     let usage = Usage {
@@ -183,14 +156,7 @@ pub fn is_child(pidfd: impl AsFd) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.
-    unsafe {
-        libc::waitid(
-            libc::P_PIDFD,
-            pidfd.as_fd().as_raw_fd() as libc::id_t,
-            info.as_mut_ptr(),
-            options,
-        ) == 0
-    }
+    unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_fd().as_raw_fd() as libc::id_t, info.as_mut_ptr(), options) == 0 }
 }
 
 /// How the process ended, after somebody else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel
@@ -210,10 +176,7 @@ pub fn end_of_reaped(pidfd: impl AsFd) -> Option<End> {
     const PIDFD_GET_INFO: libc::Ioctl =
         (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xFF << 8 | 11) as libc::Ioctl;
 
-    let mut info = PidfdInfo {
-        mask: PIDFD_INFO_EXIT,
-        ..PidfdInfo::default()
-    };
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
     let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| End::from_wait_status(info.exit_code))
@@ -242,13 +205,7 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "kill -TERM $$"]);
         let (fd, _child) = ended(command);
-        assert_eq!(
-            reap(&fd).unwrap().unwrap().0,
-            End::Signalled {
-                signal: libc::SIGTERM,
-                core_dumped: false
-            }
-        );
+        assert_eq!(reap(&fd).unwrap().unwrap().0, End::Signalled { signal: libc::SIGTERM, core_dumped: false });
     }
 
     #[test]
@@ -263,10 +220,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_has_passed_is_not_waited_for() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let fd = open(child.id() as i32).unwrap();
         assert_eq!(wait_any([&fd], Some(Instant::now())).unwrap(), [false]);
         assert_eq!(reap(&fd).unwrap(), None);

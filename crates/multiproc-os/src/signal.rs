@@ -39,10 +39,7 @@ const NAMES: &[(i32, &str)] = &[
 
 /// The signal's name, `SIGTERM` for 15; none for real-time signals and numbers that are no signal.
 pub fn name(signal: i32) -> Option<&'static str> {
-    NAMES
-        .iter()
-        .find(|(number, _)| *number == signal)
-        .map(|(_, name)| *name)
+    NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
 }
 
 /// Has this process ignore `SIGPIPE`, as the Rust runtime does at the start of `main`.
@@ -77,28 +74,15 @@ pub fn is_fatal_for(pid: i32, signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         return false;
     };
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let survives = |name| {
-        let mask = field(name)
-            .and_then(|mask| u64::from_str_radix(mask, 16).ok())
-            .unwrap_or(u64::MAX);
+        let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
         mask & 1 << (signal - 1) != 0
     };
     let stopped = field("State:").is_none_or(|state| state.starts_with(['T', 't']));
-    let fatal_by_default = matches!(
-        signal,
-        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGABRT
-    );
-    fatal_by_default
-        && !stopped
-        && !survives("SigBlk:")
-        && !survives("SigIgn:")
-        && !survives("SigCgt:")
+    let fatal_by_default =
+        matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGABRT);
+    fatal_by_default && !stopped && !survives("SigBlk:") && !survives("SigIgn:") && !survives("SigCgt:")
 }
 
 #[cfg(test)]
@@ -115,15 +99,9 @@ mod tests {
 
     #[test]
     fn what_a_process_would_do_with_a_signal() {
-        let mut plain = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
+        let mut plain = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         assert!(is_fatal_for(plain.id() as i32, libc::SIGTERM));
-        assert!(
-            !is_fatal_for(plain.id() as i32, libc::SIGUSR1),
-            "only the usual ways to end a process are looked at"
-        );
+        assert!(!is_fatal_for(plain.id() as i32, libc::SIGUSR1), "only the usual ways to end a process are looked at");
         plain.kill().unwrap();
         plain.wait().unwrap();
         // Rust's runtime ignores SIGPIPE, and the harness does nothing about SIGTERM.

@@ -21,9 +21,7 @@ struct Stream {
 impl Stdio {
     /// As they are now in this process; a closed one is none.
     pub fn current() -> Stdio {
-        Stdio {
-            streams: [0, 1, 2].map(Stdio::stream),
-        }
+        Stdio { streams: [0, 1, 2].map(Stdio::stream) }
     }
 
     fn stream(number: RawFd) -> Option<Stream> {
@@ -31,12 +29,7 @@ impl Stdio {
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         let stat = rustix::fs::fstat(fd).ok()?;
         let flags = rustix::fs::fcntl_getfl(fd).ok()?;
-        Some(Stream {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            special: stat.st_rdev,
-            flags: flags.bits(),
-        })
+        Some(Stream { device: stat.st_dev, inode: stat.st_ino, special: stat.st_rdev, flags: flags.bits() })
     }
 
     /// Which of them are open.
@@ -92,9 +85,6 @@ pub fn ensure_open() -> io::Result<()> {
 }
 
 fn dev_null() -> io::Result<OwnedFd> {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     crate::fd_passing::above_stdio(file.into())
 }

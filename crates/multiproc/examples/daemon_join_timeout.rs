@@ -16,10 +16,7 @@ fn non_daemon() {
 
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
-    let d = Process::new(daemon, ())
-        .name("daemon")
-        .daemon(true)
-        .start()?;
+    let d = Process::new(daemon, ()).name("daemon").daemon(true).start()?;
     let n = Process::new(non_daemon, ()).name("non-daemon").start()?;
     n.wait()?;
 

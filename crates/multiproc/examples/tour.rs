@@ -55,11 +55,7 @@ fn tour() -> Result<ExitCode, Box<dyn Error>> {
     let this = std::env::current_exe()?;
     let mut failed = Vec::new();
     for (number, (title, example, _)) in SECTIONS.iter().enumerate() {
-        println!(
-            "{}{title}\n{}\n\n$ {example}\n",
-            if number > 0 { "\n" } else { "" },
-            "=".repeat(title.len())
-        );
+        println!("{}{title}\n{}\n\n$ {example}\n", if number > 0 { "\n" } else { "" }, "=".repeat(title.len()));
         std::io::stdout().flush()?;
         if !Command::new(&this).arg(example).status()?.success() {
             failed.push(*example);

@@ -48,9 +48,7 @@ pub use crate::log::{LevelFilter, Logger, get_logger, log_to_stderr};
 pub use crate::process::at_exit::{Finalizer, at_exit};
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
-pub use crate::process::current::{
-    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process,
-};
+pub use crate::process::current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
 pub use crate::process::family::{active_children, grace_period, set_grace_period};
 pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Run, Target};

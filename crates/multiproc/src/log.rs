@@ -96,9 +96,7 @@ impl ::log::Log for Logger {
 }
 
 fn filter(level: usize) -> LevelFilter {
-    LevelFilter::iter()
-        .find(|filter| *filter as usize == level)
-        .unwrap_or(LevelFilter::Off)
+    LevelFilter::iter().find(|filter| *filter as usize == level).unwrap_or(LevelFilter::Off)
 }
 
 /// Whether the `log` crate's records come here.

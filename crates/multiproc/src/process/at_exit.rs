@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use multiproc_os::threads;
 
 use super::{current, family};
+use crate::start::forkserver;
 use crate::{Error, Result, log};
 
 type Function = Box<dyn FnOnce() + Send>;
@@ -57,11 +58,7 @@ pub fn at_exit(priority: i32, function: impl FnOnce() + Send + 'static) -> Final
     // Without a place at exit(3), which is a matter of memory, the guards of main and of the targets still run it.
     let _ = arrange();
     let id = NEXT_ID.fetch_add(1, Relaxed);
-    lock().push(Registered {
-        priority,
-        id,
-        function: Box::new(function),
-    });
+    lock().push(Registered { priority, id, function: Box::new(function) });
     Finalizer { id }
 }
 
@@ -75,10 +72,8 @@ pub(crate) fn arrange() -> Result<()> {
     if ARRANGED.swap(true, Relaxed) {
         return Ok(());
     }
-    multiproc_os::at_exit::register(on_exit).map_err(|source| Error::Setup {
-        what: "arrange for the end of the process",
-        source,
-    })
+    multiproc_os::at_exit::register(on_exit)
+        .map_err(|source| Error::Setup { what: "arrange for the end of the process", source })
 }
 
 extern "C" fn on_exit() {
@@ -97,17 +92,14 @@ pub(crate) fn run() {
         }
     };
     say(log::Level::Info, "process shutting down");
-    say(
-        log::Level::Debug,
-        "running all \"atexit\" finalizers with priority >= 0",
-    );
+    say(log::Level::Debug, "running all \"atexit\" finalizers with priority >= 0");
     run_finalizers(0);
     family::end();
-    say(
-        log::Level::Debug,
-        "running the remaining \"atexit\" finalizers",
-    );
+    say(log::Level::Debug, "running the remaining \"atexit\" finalizers");
     run_finalizers(i32::MIN);
+    // For those that the last finalizers have started.
+    family::end();
+    forkserver::end();
 }
 
 /// Runs those of at least this priority, in order, with those that they register.

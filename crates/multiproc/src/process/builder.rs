@@ -14,7 +14,7 @@ use super::outcome::Outcome;
 use super::run::{Call, Run, Target};
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
-use crate::start::target::Entry;
+use crate::start::target::{Carried, Entry};
 use crate::start::{entry, forkserver, spawn};
 use crate::transfer::codec;
 use crate::{Error, Result, log};
@@ -75,6 +75,7 @@ where
     /// # }
     /// ```
     pub fn new(target: F, args: A) -> Process<Call<F, A>> {
+        const { Carried::<F>::CAPTURES_NOTHING };
         Process::from_run(Call::new(target, args))
     }
 }
@@ -83,14 +84,7 @@ impl<R: Run> Process<R> {
     /// A process that will run `run`. [`Run::process`] is the same.
     pub fn from_run(run: R) -> Process<R> {
         let numbers = current::next_numbers();
-        Process {
-            run,
-            numbers,
-            name: None,
-            daemon: None,
-            method: None,
-            outlive_parent: false,
-        }
+        Process { run, numbers, name: None, daemon: None, method: None, outlive_parent: false }
     }
 
     /// Gives it a name. Unless given one it is `Process-1`, `Process-2`, …, in the order in which they were made, and `Process-1:2` if
@@ -156,9 +150,9 @@ impl<R: Run> Process<R> {
     /// - [`Error::Arguments`] for arguments that can't be sent.
     /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
-    pub fn start<Via>(self) -> Result<Child<<R::Output as Outcome<Via>>::Value>>
+    pub fn start<V, Via>(self) -> Result<Child<V>>
     where
-        R::Output: Outcome<Via>,
+        R::Output: Outcome<Via, Value = V>,
     {
         let name = self.get_name();
         if !entry::exists() {
@@ -166,14 +160,9 @@ impl<R: Run> Process<R> {
         }
         let daemon = self.daemon.unwrap_or(current_process().daemon());
         let method = self.method.unwrap_or(start_method());
-        let entry = Entry::of(entry::enter::<R, Via>).map_err(|error| Error::Handshake {
-            process: name.clone(),
-            reason: error.to_string(),
-        })?;
-        let payload = codec::encode(&self.run).map_err(|source| Error::Arguments {
-            process: name.clone(),
-            source,
-        })?;
+        let entry = Entry::of(entry::enter::<R, Via>)
+            .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
+        let payload = codec::encode(&self.run).map_err(|source| Error::Arguments { process: name.clone(), source })?;
         let assignment = Assignment {
             identity: Identity {
                 name: name.clone(),
@@ -188,10 +177,7 @@ impl<R: Run> Process<R> {
             grace_period: family::grace_period(),
         };
         family::sweep();
-        let order = Order {
-            assignment: &assignment,
-            payload: &payload,
-        };
+        let order = Order { assignment: &assignment, payload: &payload };
         let started = match method {
             StartMethod::ForkServer => forkserver::start(&order)?,
             StartMethod::Spawn => spawn::start(&order)?,
@@ -211,17 +197,8 @@ impl<R: Run> Process<R> {
 /// `<Process(Process-1, initial)>`.
 impl<R: Run> fmt::Display for Process<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let daemon = if self.daemon.unwrap_or(current_process().daemon()) {
-            " daemon"
-        } else {
-            ""
-        };
-        write!(
-            f,
-            "<{}({}, initial{daemon})>",
-            R::type_name(),
-            self.get_name()
-        )
+        let daemon = if self.daemon.unwrap_or(current_process().daemon()) { " daemon" } else { "" };
+        write!(f, "<{}({}, initial{daemon})>", R::type_name(), self.get_name())
     }
 }
 

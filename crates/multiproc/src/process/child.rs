@@ -33,15 +33,9 @@ pub(crate) struct Shared {
 enum State {
     /// It runs, or has ended and nobody has looked yet. Our end of its socket, where its report will be; while it is open here,
     /// the process may live.
-    Running {
-        socket: Option<OwnedFd>,
-        early: Option<Report>,
-    },
+    Running { socket: Option<OwnedFd>, early: Option<Report> },
     /// It has ended and been reaped.
-    Ended {
-        status: ExitStatus,
-        report: Option<Report>,
-    },
+    Ended { status: ExitStatus, report: Option<Report> },
 }
 
 impl Shared {
@@ -55,31 +49,15 @@ impl Shared {
     ) -> Shared {
         let (name, type_name, pid) = identity;
         let (pidfd, state) = match pidfd {
-            Some(pidfd) => (
-                pidfd,
-                State::Running {
-                    socket: Some(socket),
-                    early,
-                },
-            ),
+            Some(pidfd) => (pidfd, State::Running { socket: Some(socket), early }),
             // Somebody has reaped it already.
             None => {
                 let report = early.or_else(|| receive_report(&socket));
-                let status = report
-                    .as_ref()
-                    .map_or(ExitStatus::unknown(), Report::status);
+                let status = report.as_ref().map_or(ExitStatus::unknown(), Report::status);
                 (socket, State::Ended { status, report })
             }
         };
-        Shared {
-            name,
-            type_name,
-            pid,
-            daemon,
-            outlives_parent,
-            pidfd,
-            state: Mutex::new(state),
-        }
+        Shared { name, type_name, pid, daemon, outlives_parent, pidfd, state: Mutex::new(state) }
     }
 
     /// Readable once the process has ended.
@@ -111,12 +89,8 @@ impl Shared {
             Err(error) => return Err(error),
         };
         // The process is gone, so what it has sent is there, and a grandchild that has inherited its end can't keep us waiting.
-        let report = early
-            .take()
-            .or_else(|| socket.as_ref().and_then(receive_report));
-        let status = status
-            .or_else(|| report.as_ref().map(Report::status))
-            .unwrap_or(ExitStatus::unknown());
+        let report = early.take().or_else(|| socket.as_ref().and_then(receive_report));
+        let status = status.or_else(|| report.as_ref().map(Report::status)).unwrap_or(ExitStatus::unknown());
         *state = State::Ended { status, report };
         drop(state);
         family::remove(self);
@@ -227,9 +201,7 @@ impl ProcessHandle {
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
         // A timeout beyond what the clock can tell is none.
         let deadline = Instant::now().checked_add(timeout);
-        self.shared
-            .wait_until(deadline)
-            .map_err(|source| self.error("wait for", source))
+        self.shared.wait_until(deadline).map_err(|source| self.error("wait for", source))
     }
 
     /// Its status if it has ended, without waiting.
@@ -237,9 +209,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        self.shared
-            .reap()
-            .map_err(|source| self.error("wait for", source))
+        self.shared.reap().map_err(|source| self.error("wait for", source))
     }
 
     /// Asks it to end: SIGTERM. A process that does nothing about that signal is gone when this returns; one that handles, blocks or
@@ -277,9 +247,7 @@ impl ProcessHandle {
     /// # Errors
     /// [`Error::Child`] with `EINVAL` for a number that is no signal, `EPERM` if it has changed its user.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.shared
-            .send_signal(signal)
-            .map_err(|source| self.error("signal", source))
+        self.shared.send_signal(signal).map_err(|source| self.error("signal", source))
     }
 
     /// Sends a signal, and waits for the end if that is sure to come of it: so that what is asked next is told of it.
@@ -288,9 +256,7 @@ impl ProcessHandle {
         const LONGEST: Duration = Duration::from_secs(2);
         // Looked at before: afterwards it may be gone, and something else have its id.
         let fatal = !self.shared.has_ended() && signal::is_fatal_for(self.pid(), signal);
-        self.shared
-            .send_signal(signal)
-            .map_err(|source| self.error(what, source))?;
+        self.shared.send_signal(signal).map_err(|source| self.error(what, source))?;
         if fatal {
             self.wait_timeout(LONGEST)?;
         }
@@ -298,11 +264,7 @@ impl ProcessHandle {
     }
 
     fn error(&self, what: &'static str, source: io::Error) -> Error {
-        Error::Child {
-            process: self.name().into(),
-            what,
-            source,
-        }
+        Error::Child { process: self.name().into(), what, source }
     }
 }
 
@@ -357,10 +319,7 @@ pub struct Child<T> {
 
 impl<T> Child<T> {
     pub(crate) fn new(shared: Arc<Shared>) -> Child<T> {
-        Child {
-            handle: ProcessHandle::new(shared),
-            value: PhantomData,
-        }
+        Child { handle: ProcessHandle::new(shared), value: PhantomData }
     }
 
     /// A handle to the same process that doesn't say what its target returns, to be kept with others or given to other threads.
@@ -388,16 +347,14 @@ impl<T: DeserializeOwned> Child<T> {
         };
         // A process that ended otherwise than it said it would has not done what it said.
         match report.filter(|report| report.status().exit_code() == status.exit_code()) {
-            Some(Report::Returned { value, .. }) => codec::decode(&value)
-                .map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string()))),
+            Some(Report::Returned { value, .. }) => {
+                codec::decode(&value).map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string())))
+            }
             Some(Report::Failed(failure)) => Err(fail(failure.into())),
             Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
             None => Err(fail(match (status.code(), status.signal()) {
                 (Some(code), _) => JoinErrorKind::Exited(code),
-                (_, Some(signal)) => JoinErrorKind::Signalled {
-                    signal,
-                    core_dumped: status.core_dumped(),
-                },
+                (_, Some(signal)) => JoinErrorKind::Signalled { signal, core_dumped: status.core_dumped() },
                 (None, None) => JoinErrorKind::Unknown,
             })),
         }

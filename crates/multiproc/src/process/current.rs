@@ -24,12 +24,7 @@ static IDENTITY: OnceLock<Identity> = OnceLock::new();
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 fn identity() -> &'static Identity {
-    IDENTITY.get_or_init(|| Identity {
-        name: "MainProcess".into(),
-        numbers: vec![],
-        daemon: false,
-        parent: None,
-    })
+    IDENTITY.get_or_init(|| Identity { name: "MainProcess".into(), numbers: vec![], daemon: false, parent: None })
 }
 
 /// Makes `identity` that of this process, which has just come to life.
@@ -59,9 +54,7 @@ pub(crate) fn next_numbers() -> Vec<u32> {
 /// # }
 /// ```
 pub fn current_process() -> CurrentProcess {
-    CurrentProcess {
-        identity: identity(),
-    }
+    CurrentProcess { identity: identity() }
 }
 
 /// The process that started this one; none in the main process.
@@ -78,10 +71,7 @@ pub fn current_process() -> CurrentProcess {
 /// # }
 /// ```
 pub fn parent_process() -> Option<ParentProcess> {
-    identity()
-        .parent
-        .as_ref()
-        .map(|(name, pid)| ParentProcess { name, pid: *pid })
+    identity().parent.as_ref().map(|(name, pid)| ParentProcess { name, pid: *pid })
 }
 
 /// The calling process. See [`current_process`].

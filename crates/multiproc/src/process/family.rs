@@ -16,10 +16,7 @@ struct Family {
     members: Vec<Arc<Shared>>,
 }
 
-static FAMILY: Mutex<Family> = Mutex::new(Family {
-    parent: 0,
-    members: Vec::new(),
-});
+static FAMILY: Mutex<Family> = Mutex::new(Family { parent: 0, members: Vec::new() });
 
 /// In milliseconds.
 static GRACE: AtomicU64 = AtomicU64::new(5_000);
@@ -34,10 +31,7 @@ static GRACE: AtomicU64 = AtomicU64::new(5_000);
 /// # }
 /// ```
 pub fn set_grace_period(period: Duration) {
-    GRACE.store(
-        u64::try_from(period.as_millis()).unwrap_or(u64::MAX),
-        Relaxed,
-    );
+    GRACE.store(u64::try_from(period.as_millis()).unwrap_or(u64::MAX), Relaxed);
 }
 
 /// See [`set_grace_period`].
@@ -62,11 +56,7 @@ pub fn grace_period() -> Duration {
 /// ```
 pub fn active_children() -> Vec<ProcessHandle> {
     let members = lock().members.clone();
-    members
-        .into_iter()
-        .filter(|member| !member.has_ended())
-        .map(ProcessHandle::new)
-        .collect()
+    members.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
 }
 
 fn lock() -> MutexGuard<'static, Family> {
@@ -86,19 +76,12 @@ pub(crate) fn add(child: &Arc<Shared>) {
 
 /// Forgets a child that has been reaped.
 pub(crate) fn remove(child: &Shared) {
-    lock()
-        .members
-        .retain(|member| !std::ptr::eq(&**member, child));
+    lock().members.retain(|member| !std::ptr::eq(&**member, child));
 }
 
 /// Reaps the children that have ended and that nobody has a handle to: nobody else will.
 pub(crate) fn sweep() {
-    let abandoned: Vec<_> = lock()
-        .members
-        .iter()
-        .filter(|member| Arc::strong_count(member) == 1)
-        .cloned()
-        .collect();
+    let abandoned: Vec<_> = lock().members.iter().filter(|member| Arc::strong_count(member) == 1).cloned().collect();
     for child in abandoned {
         let _ = child.has_ended();
     }
@@ -110,50 +93,28 @@ pub(crate) fn end() {
     let mut signalled: Vec<Arc<Shared>> = Vec::new();
     loop {
         // Anew each time: a finalizer or another thread may have started some more.
-        let waited_for: Vec<Arc<Shared>> = lock()
-            .members
-            .iter()
-            .filter(|member| !member.outlives_parent)
-            .cloned()
-            .collect();
-        let alive: Vec<Arc<Shared>> = waited_for
-            .into_iter()
-            .filter(|member| !member.has_ended())
-            .collect();
+        let waited_for: Vec<Arc<Shared>> =
+            lock().members.iter().filter(|member| !member.outlives_parent).cloned().collect();
+        let alive: Vec<Arc<Shared>> = waited_for.into_iter().filter(|member| !member.has_ended()).collect();
         if alive.is_empty() {
             return;
         }
-        let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| {
-            list.iter().any(|other| Arc::ptr_eq(member, other))
-        };
-        let fresh: Vec<_> = alive
-            .iter()
-            .filter(|member| !known(member, &signalled))
-            .cloned()
-            .collect();
+        let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
+        let fresh: Vec<_> = alive.iter().filter(|member| !known(member, &signalled)).cloned().collect();
         for child in fresh.iter().filter(|child| child.daemon) {
-            log::event(
-                log::Level::Info,
-                format_args!("calling terminate() for daemon {}", child.name),
-            );
+            log::event(log::Level::Info, format_args!("calling terminate() for daemon {}", child.name));
             let _ = child.send_signal(SIGTERM);
             deadline.get_or_insert_with(|| Instant::now().checked_add(grace_period()));
         }
         for child in &fresh {
-            log::event(
-                log::Level::Info,
-                format_args!("calling join() for process {}", child.name),
-            );
+            log::event(log::Level::Info, format_args!("calling join() for process {}", child.name));
         }
         signalled.extend(fresh);
         let fds: Vec<_> = alive.iter().map(|child| child.exit_fd()).collect();
         let ended = pidfd::wait_ended(&fds, deadline.flatten());
         if matches!(&ended, Ok(ended) if ended.is_empty()) {
             for child in alive.iter().filter(|child| child.daemon) {
-                log::event(
-                    log::Level::Info,
-                    format_args!("calling kill() for daemon {}", child.name),
-                );
+                log::event(log::Level::Info, format_args!("calling kill() for daemon {}", child.name));
                 let _ = child.send_signal(SIGKILL);
             }
             // No more deadlines: what SIGKILL doesn't end, nothing does, and daemons that come now get a period of their own.

@@ -161,15 +161,12 @@ impl RemoteError {
     /// Takes down the messages of `error` and of its sources.
     pub fn new(error: &(dyn Error + 'static)) -> RemoteError {
         let messages: Vec<String> =
-            std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| {
-                (*error).source()
-            })
-            .take(RemoteError::DEPTH)
-            .map(|error| error.to_string())
-            .collect();
-        let chain = messages.into_iter().rev().fold(None, |source, message| {
-            Some(Box::new(RemoteError { message, source }))
-        });
+            std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source())
+                .take(RemoteError::DEPTH)
+                .map(|error| error.to_string())
+                .collect();
+        let chain =
+            messages.into_iter().rev().fold(None, |source, message| Some(Box::new(RemoteError { message, source })));
         *chain.expect("there is one message at least")
     }
 
@@ -187,9 +184,7 @@ impl fmt::Display for RemoteError {
 
 impl Error for RemoteError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source
-            .as_deref()
-            .map(|source| source as &(dyn Error + 'static))
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }
 
@@ -273,9 +268,7 @@ impl Serializer for Probe {
             return Ok(None);
         }
         let text = value.serialize(Probe { inside: true }).ok().flatten();
-        Ok(Some(
-            text.unwrap_or_else(|| serde_fmt::to_debug(value).to_string()),
-        ))
+        Ok(Some(text.unwrap_or_else(|| serde_fmt::to_debug(value).to_string())))
     }
 
     fn serialize_str(self, text: &str) -> Probed {
@@ -283,11 +276,7 @@ impl Serializer for Probe {
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Probed {
-        if self.inside {
-            value.serialize(self)
-        } else {
-            Ok(None)
-        }
+        if self.inside { value.serialize(self) } else { Ok(None) }
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Probed {
@@ -342,20 +331,14 @@ mod tests {
     #[test]
     fn the_err_of_a_serde_result_is_seen() {
         assert_eq!(failure(Ok::<u8, String>(1)), None);
-        assert_eq!(
-            failure(Err::<u8, _>("no luck".to_owned())),
-            Some("no luck".into())
-        );
+        assert_eq!(failure(Err::<u8, _>("no luck".to_owned())), Some("no luck".into()));
         assert_eq!(failure(Err::<(), u32>(7)), Some("7".into()));
 
         #[derive(Serialize, Deserialize)]
         struct Detailed {
             line: u32,
         }
-        assert_eq!(
-            failure(Err::<(), _>(Detailed { line: 3 })),
-            Some("Detailed { line: 3 }".into())
-        );
+        assert_eq!(failure(Err::<(), _>(Detailed { line: 3 })), Some("Detailed { line: 3 }".into()));
     }
 
     #[test]
@@ -365,24 +348,14 @@ mod tests {
         assert_eq!(failure(vec![Err::<u8, u8>(1)]), None);
         assert_eq!(failure(Some(Err::<u8, u8>(1))), None);
         assert_eq!(failure(Ok::<Result<u8, u8>, u8>(Err(1))), None);
-        assert_eq!(
-            failure((
-                1,
-                [2.0],
-                std::collections::BTreeMap::from([("k".to_owned(), 'v')])
-            )),
-            None
-        );
+        assert_eq!(failure((1, [2.0], std::collections::BTreeMap::from([("k".to_owned(), 'v')]))), None);
     }
 
     #[test]
     fn a_chain_arrives_whole() {
         let source = std::io::Error::other("the disk is full");
-        let error: Result<(), Box<dyn Error>> = Err(Box::new(crate::Error::Start {
-            process: "P".into(),
-            what: "memory",
-            source,
-        }));
+        let error: Result<(), Box<dyn Error>> =
+            Err(Box::new(crate::Error::Start { process: "P".into(), what: "memory", source }));
         let (value, text) = Outcome::<Chained>::settle(error);
         let remote = value.unwrap_err();
         assert_eq!(remote.source().unwrap().to_string(), "the disk is full");

@@ -53,10 +53,7 @@ pub trait Run: Serialize + DeserializeOwned {
     fn type_name() -> &'static str {
         let whole = std::any::type_name::<Self>();
         let without_generics = whole.split('<').next().unwrap_or(whole);
-        without_generics
-            .rsplit("::")
-            .next()
-            .unwrap_or(without_generics)
+        without_generics.rsplit("::").next().unwrap_or(without_generics)
     }
 
     /// A process that will run it, to be given a name and other properties before it is started.
@@ -68,9 +65,9 @@ pub trait Run: Serialize + DeserializeOwned {
     ///
     /// # Errors
     /// As [`Process::start`].
-    fn start<Via>(self) -> Result<Child<<Self::Output as Outcome<Via>>::Value>>
+    fn start<V, Via>(self) -> Result<Child<V>>
     where
-        Self::Output: Outcome<Via>,
+        Self::Output: Outcome<Via, Value = V>,
     {
         self.process().start()
     }
@@ -131,10 +128,7 @@ pub struct Call<F, A> {
 
 impl<F, A> Call<F, A> {
     pub(crate) fn new(target: F, args: A) -> Call<F, A> {
-        Call {
-            target: Carried::new(target),
-            args,
-        }
+        Call { target: Carried::new(target), args }
     }
 }
 
@@ -161,9 +155,7 @@ impl<F, A: Serialize> Serialize for Call<F, A> {
 }
 
 impl<'de, F, A: Deserialize<'de>> Deserialize<'de> for Call<F, A> {
-    fn deserialize<D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> std::result::Result<Call<F, A>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Call<F, A>, D::Error> {
         let (target, args) = <(Carried<F>, A)>::deserialize(deserializer)?;
         Ok(Call { target, args })
     }

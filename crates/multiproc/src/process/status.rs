@@ -28,18 +28,12 @@ pub struct ExitStatus {
 
 impl ExitStatus {
     pub(crate) fn new(end: End, usage: Option<Usage>) -> ExitStatus {
-        ExitStatus {
-            end: Some(end),
-            usage,
-        }
+        ExitStatus { end: Some(end), usage }
     }
 
     /// For a process that is gone, and whose status somebody else has taken.
     pub(crate) fn unknown() -> ExitStatus {
-        ExitStatus {
-            end: None,
-            usage: None,
-        }
+        ExitStatus { end: None, usage: None }
     }
 
     /// 0, the code that it exited with, or minus the signal that killed it.
@@ -71,13 +65,7 @@ impl ExitStatus {
 
     /// Whether a signal killed it and the kernel was to write a core file.
     pub fn core_dumped(&self) -> bool {
-        matches!(
-            self.end,
-            Some(End::Signalled {
-                core_dumped: true,
-                ..
-            })
-        )
+        matches!(self.end, Some(End::Signalled { core_dumped: true, .. }))
     }
 
     /// Whether it exited with code 0.
@@ -200,10 +188,7 @@ pub enum JoinErrorKind {
 
 impl JoinError {
     pub(crate) fn new(process: &str, kind: JoinErrorKind) -> JoinError {
-        JoinError {
-            process: process.into(),
-            kind,
-        }
+        JoinError { process: process.into(), kind }
     }
 
     /// The name of the process.
@@ -242,16 +227,9 @@ impl fmt::Display for JoinErrorKind {
             JoinErrorKind::Exited(code) => {
                 write!(f, "exited with code {code} before its target returned")
             }
-            JoinErrorKind::Signalled {
-                signal,
-                core_dumped,
-            } => {
+            JoinErrorKind::Signalled { signal, core_dumped } => {
                 write!(f, "was killed by {}", SignalName(*signal))?;
-                if *core_dumped {
-                    f.write_str(" (core dumped)")
-                } else {
-                    Ok(())
-                }
+                if *core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
             }
             JoinErrorKind::Arguments(reason) => write!(f, "could not take its arguments: {reason}"),
             JoinErrorKind::NotSent(reason) => {
@@ -260,9 +238,9 @@ impl fmt::Display for JoinErrorKind {
             JoinErrorKind::Undecodable(reason) => {
                 write!(f, "sent a result that can't be decoded: {reason}")
             }
-            JoinErrorKind::Unknown => f.write_str(
-                "is gone, and its exit status was taken by another part of this program",
-            ),
+            JoinErrorKind::Unknown => {
+                f.write_str("is gone, and its exit status was taken by another part of this program")
+            }
             JoinErrorKind::Wait(error) => write!(f, "can't be waited for: {error}"),
         }
     }

@@ -65,10 +65,7 @@ pub(crate) fn split<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<(T, &
     let (len, rest) = body.split_first_chunk::<8>().ok_or("it is too short")?;
     let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| "its head is too long")?;
     let (head, tail) = rest.split_at_checked(len).ok_or("its head is cut off")?;
-    Ok((
-        codec::decode(head).map_err(|error| error.to_string())?,
-        tail,
-    ))
+    Ok((codec::decode(head).map_err(|error| error.to_string())?, tail))
 }
 
 #[cfg(test)]
@@ -79,15 +76,9 @@ mod tests {
     fn head_and_tail() {
         let mut body = join(&("head".to_string(), 7_u32)).unwrap();
         body.extend_from_slice(b"tail");
-        assert_eq!(
-            split::<(String, u32)>(&body).unwrap(),
-            (("head".into(), 7), &b"tail"[..])
-        );
+        assert_eq!(split::<(String, u32)>(&body).unwrap(), (("head".into(), 7), &b"tail"[..]));
         for cut in 0..body.len() - 4 {
-            assert!(
-                split::<(String, u32)>(&body[..cut]).is_err(),
-                "cut at {cut}"
-            );
+            assert!(split::<(String, u32)>(&body[..cut]).is_err(), "cut at {cut}");
         }
         assert!(split::<u8>(&[0xFF; 64]).is_err());
     }

@@ -64,31 +64,21 @@ fn turn_off(variable: &str) -> ! {
         // SAFETY: the parent has handed this descriptor down for us alone; if it is not open, or is something else, the next check
         // says so, and the process ends.
         Ok(fd) if fd > 2 => unsafe { OwnedFd::from_raw_fd(fd) },
-        _ => leave(&format!(
-            "the environment has {VARIABLE}={variable}, which is no descriptor of multiproc's"
-        )),
+        _ => leave(&format!("the environment has {VARIABLE}={variable}, which is no descriptor of multiproc's")),
     };
     if !fd_passing::is_packet_socket(socket.as_fd()) {
         std::mem::forget(socket);
-        leave(&format!(
-            "the environment has {VARIABLE}={variable}, but that descriptor is no socket of multiproc's"
-        ));
+        leave(&format!("the environment has {VARIABLE}={variable}, but that descriptor is no socket of multiproc's"));
     }
     if let Err(error) = settle_in(socket.as_fd()) {
-        refuse(
-            socket.as_fd(),
-            &format!("the new process could not set itself up: {error}"),
-        );
+        refuse(socket.as_fd(), &format!("the new process could not set itself up: {error}"));
     }
     match handshake::accept(socket.as_fd()) {
         Ok(Role::Child { order }) => begin(&order.body, socket, true),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots),
-                Err(error) => refuse(
-                    socket.as_fd(),
-                    &format!("the server could not answer: {error}"),
-                ),
+                Err(error) => refuse(socket.as_fd(), &format!("the server could not answer: {error}")),
             },
             (Ok(_), Ok(threads)) => refuse(
                 socket.as_fd(),
@@ -98,10 +88,7 @@ fn turn_off(variable: &str) -> ! {
                 ),
             ),
             (Err(error), _) | (_, Err(error)) => {
-                refuse(
-                    socket.as_fd(),
-                    &format!("the server could not set itself up: {error}"),
-                );
+                refuse(socket.as_fd(), &format!("the server could not set itself up: {error}"));
             }
         },
         Err(reason) => refuse(socket.as_fd(), &reason),
@@ -134,10 +121,7 @@ fn leave(reason: &str) -> ! {
 pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
     let (assignment, payload) = match assignment::split::<Assignment>(order) {
         Ok(split) => split,
-        Err(error) => refuse(
-            socket.as_fd(),
-            &format!("the assignment is garbage: {error}"),
-        ),
+        Err(error) => refuse(socket.as_fd(), &format!("the assignment is garbage: {error}")),
     };
     if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
         // The parent is gone already.
@@ -161,22 +145,13 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
         let _ = packet::send(&socket, kind::STARTED, &[&pid], &[]);
     }
 
-    log::event(
-        log::Level::Info,
-        format_args!("child process calling self.run()"),
-    );
+    log::event(log::Level::Info, format_args!("child process calling self.run()"));
     let report = entry(payload).send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
-        eprintln!(
-            "Process {name}: {}",
-            crate::process::status::JoinErrorKind::from(failure.clone())
-        );
+        eprintln!("Process {name}: {}", crate::process::status::JoinErrorKind::from(failure.clone()));
     }
     at_exit::run();
-    log::event(
-        log::Level::Info,
-        format_args!("process exiting with exitcode {}", report.exit_code()),
-    );
+    log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
     std::process::exit(report.exit_code())
 }
 
@@ -193,16 +168,10 @@ where
     match panic_hook::catch(|| run.run().settle()) {
         Ok((value, failure)) => {
             if let Some(failure) = &failure {
-                eprintln!(
-                    "Process {}:\nError: {failure}",
-                    current::current_process().name()
-                );
+                eprintln!("Process {}:\nError: {failure}", current::current_process().name());
             }
             match codec::encode(&value) {
-                Ok(bytes) => Report::Returned {
-                    value: Body::Inline(bytes),
-                    failed: failure.is_some(),
-                },
+                Ok(bytes) => Report::Returned { value: Body::Inline(bytes), failed: failure.is_some() },
                 Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
             }
         }

@@ -66,30 +66,28 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
                 let reason = format!("its server died {ATTEMPTS} times in a row");
-                return Err(Error::Handshake {
-                    process: order.name().into(),
-                    reason,
-                });
+                return Err(Error::Handshake { process: order.name().into(), reason });
             }
             None => attempt += 1,
         }
     }
 }
 
+/// Ends this process's server, if it has one: nobody will need it any more. (It would end by itself; but then somebody else has to
+/// reap it, and not every first process of a container does.)
+pub(crate) fn end() {
+    let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(server) = server.filter(|server| server.parent == threads::getpid()) {
+        server.process.copy.end();
+    }
+}
+
 /// One attempt; none if the server died before it made the process.
 fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let name = order.name();
-    let fail = |what| {
-        move |source| Error::Start {
-            process: name.into(),
-            what,
-            source,
-        }
-    };
-    let front = assignment::join(order.assignment).map_err(|source| Error::Arguments {
-        process: name.into(),
-        source,
-    })?;
+    let fail = |what| move |source| Error::Start { process: name.into(), what, source };
+    let front =
+        assignment::join(order.assignment).map_err(|source| Error::Arguments { process: name.into(), source })?;
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
 
     let (process, slot) = {
@@ -103,18 +101,11 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
         };
         let Some(slot) = server.free.pop() else {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
-            return Err(fail("more starts at once than the server has room for")(
-                source,
-            ));
+            return Err(fail("more starts at once than the server has room for")(source));
         };
         match server.request(slot, &front, order.payload, theirs.as_fd()) {
             Ok(()) => (server.process.clone(), slot),
-            Err(source)
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                ) =>
-            {
+            Err(source) if matches!(source.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 *current = None;
                 return Ok(None);
             }
@@ -128,10 +119,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
 
     let outcome = process.await_child(name, ours, slot);
     let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(server) = current
-        .as_mut()
-        .filter(|server| Arc::ptr_eq(&server.process, &process))
-    {
+    if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, &process)) {
         match &outcome {
             // A dead server, or one that doesn't answer: the next start brings another.
             Ok(None) | Err(Error::Handshake { .. }) => *current = None,
@@ -155,10 +143,7 @@ impl Server {
         match copy.answer(name)?.kind {
             kind::READY => {}
             other => {
-                return Err(copy.lost(
-                    name,
-                    &format_args!("it answered with a message of kind {other}"),
-                ));
+                return Err(copy.lost(name, &format_args!("it answered with a message of kind {other}")));
             }
         }
         Ok(Server {
@@ -175,35 +160,14 @@ impl Server {
     }
 
     /// Asks for a child.
-    fn request(
-        &mut self,
-        slot: u16,
-        front: &[u8],
-        payload: &[u8],
-        socket: BorrowedFd<'_>,
-    ) -> io::Result<()> {
+    fn request(&mut self, slot: u16, front: &[u8], payload: &[u8], socket: BorrowedFd<'_>) -> io::Result<()> {
         let now = Surroundings::current();
         let (change, extra) = now.change_since(self.known.as_ref())?;
-        let request = Request {
-            slot,
-            want_pidfd: signal::children_are_reaped_by_the_kernel(),
-            change,
-        };
+        let request = Request { slot, want_pidfd: signal::children_are_reaped_by_the_kernel(), change };
         let head = assignment::join(&request).map_err(io::Error::other)?;
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket)
-            .chain(extra.iter().map(AsFd::as_fd))
-            .collect();
-        self.process
-            .slots
-            .get(slot.into())
-            .expect("a slot in range")
-            .store(0, SeqCst);
-        packet::send(
-            &self.process.copy.socket,
-            kind::START,
-            &[&head, front, payload],
-            &fds,
-        )?;
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(extra.iter().map(AsFd::as_fd)).collect();
+        self.process.slots.get(slot.into()).expect("a slot in range").store(0, SeqCst);
+        packet::send(&self.process.copy.socket, kind::START, &[&head, front, payload], &fds)?;
         self.known = Some(now);
         Ok(())
     }
@@ -212,13 +176,7 @@ impl Server {
 impl ServerProcess {
     /// Waits for the answer to a request on the child's socket. None if the server died before it made the child.
     fn await_child(&self, name: &str, socket: OwnedFd, slot: u16) -> Result<Option<Started>> {
-        let fail = |what| {
-            move |source| Error::Start {
-                process: name.into(),
-                what,
-                source,
-            }
-        };
+        let fail = |what| move |source| Error::Start { process: name.into(), what, source };
         let deadline = Instant::now().checked_add(PATIENCE);
         let mut early = None;
         loop {
@@ -227,40 +185,26 @@ impl ServerProcess {
             // After a dead server's last message there is no other, so what is there is looked at first.
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
-                    let pid =
-                        codec::decode(&packet.body).map_err(|error| self.garbage(name, &error))?;
+                    let pid = codec::decode(&packet.body).map_err(|error| self.garbage(name, &error))?;
                     return started(name, pid, packet.fds.pop(), socket, early).map(Some);
                 }
                 Ok(packet) if packet.kind == kind::NOT_STARTED => {
-                    let (what, errno) = codec::decode::<(String, i32)>(&packet.body)
-                        .map_err(|error| self.garbage(name, &error))?;
+                    let (what, errno) =
+                        codec::decode::<(String, i32)>(&packet.body).map_err(|error| self.garbage(name, &error))?;
                     return Err(match errno {
-                        0 => Error::Handshake {
-                            process: name.into(),
-                            reason: what,
-                        },
-                        errno => fail("its server could not make it")(
-                            io::Error::from_raw_os_error(errno),
-                        ),
+                        0 => Error::Handshake { process: name.into(), reason: what },
+                        errno => fail("its server could not make it")(io::Error::from_raw_os_error(errno)),
                     });
                 }
                 Ok(packet) => {
                     let kind = packet.kind;
                     early = Some(Report::from_packet(packet).ok_or_else(|| {
-                        self.garbage(
-                            name,
-                            &format_args!("a message of kind {kind} in place of an answer"),
-                        )
+                        self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"))
                     })?);
                 }
                 Err(PacketError::Empty | PacketError::Closed) if server_died => {
                     // The kernel writes the pid inside the call that makes the child.
-                    return match self
-                        .slots
-                        .get(slot.into())
-                        .expect("a slot in range")
-                        .load(SeqCst)
-                    {
+                    return match self.slots.get(slot.into()).expect("a slot in range").load(SeqCst) {
                         0 => Ok(None),
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
@@ -272,8 +216,7 @@ impl ServerProcess {
                 }
                 // Server and child have closed it: both are gone, or nearly so. The server's end tells.
                 Err(PacketError::Closed) => {
-                    pidfd::wait_any([&self.copy.pidfd], deadline)
-                        .map_err(fail("waiting for its server failed"))?;
+                    pidfd::wait_any([&self.copy.pidfd], deadline).map_err(fail("waiting for its server failed"))?;
                 }
                 Err(PacketError::Io(source)) => {
                     return Err(fail("its server's answer could not be read")(source));
@@ -284,19 +227,12 @@ impl ServerProcess {
     }
 
     fn garbage(&self, name: &str, what: &dyn std::fmt::Display) -> Error {
-        self.copy
-            .lost(name, &format_args!("it said something else: {what}"))
+        self.copy.lost(name, &format_args!("it said something else: {what}"))
     }
 }
 
 /// The process `pid`, a child of ours that was made a moment ago.
-fn started(
-    name: &str,
-    pid: i32,
-    pidfd: Option<OwnedFd>,
-    socket: OwnedFd,
-    early: Option<Report>,
-) -> Result<Started> {
+fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early: Option<Report>) -> Result<Started> {
     let pidfd = match pidfd {
         Some(pidfd) => Some(pidfd),
         None => match pidfd::open(pid) {
@@ -304,20 +240,11 @@ fn started(
             Ok(pidfd) => Some(pidfd).filter(|pidfd| pidfd::is_child(pidfd)),
             Err(error) if error.raw_os_error() == Some(ESRCH) => None,
             Err(source) => {
-                return Err(Error::Start {
-                    process: name.into(),
-                    what: "its pidfd could not be opened",
-                    source,
-                });
+                return Err(Error::Start { process: name.into(), what: "its pidfd could not be opened", source });
             }
         },
     };
-    Ok(Started {
-        pid,
-        pidfd,
-        socket,
-        early,
-    })
+    Ok(Started { pid, pidfd, socket, early })
 }
 
 const ESRCH: i32 = 3;
@@ -331,33 +258,18 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
         let packet = match packet::receive(&control, true) {
             Ok(packet) if packet.kind == kind::START => packet,
             Err(PacketError::Closed) => std::process::exit(0),
-            Ok(packet) => entry::refuse(
-                control.as_fd(),
-                &format!("the server got a message of kind {}", packet.kind),
-            ),
+            Ok(packet) => entry::refuse(control.as_fd(), &format!("the server got a message of kind {}", packet.kind)),
             // The request's descriptors did not fit. Its sender sees its socket closed, and this server's end.
-            Err(error) => entry::refuse(
-                control.as_fd(),
-                &format!("the server could not take a request: {error}"),
-            ),
+            Err(error) => entry::refuse(control.as_fd(), &format!("the server could not take a request: {error}")),
         };
         let mut fds = packet.fds.into_iter();
-        let Some(socket) = fds.next() else {
-            entry::refuse(control.as_fd(), "a request without a socket")
-        };
+        let Some(socket) = fds.next() else { entry::refuse(control.as_fd(), "a request without a socket") };
         let answer = (|| {
-            let (request, rest) =
-                assignment::split::<Request>(&packet.body).map_err(|what| (what, 0))?;
-            let slot = slots
-                .get(request.slot.into())
-                .ok_or(("there is no such slot".to_string(), 0))?;
+            let (request, rest) = assignment::split::<Request>(&packet.body).map_err(|what| (what, 0))?;
+            let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
             // SAFETY: this process has one thread: `entry` has counted, and none is made here.
-            unsafe { request.change.apply(&mut fds) }.map_err(|error| {
-                (
-                    "its surroundings".to_string(),
-                    error.raw_os_error().unwrap_or(0),
-                )
-            })?;
+            unsafe { request.change.apply(&mut fds) }
+                .map_err(|error| ("its surroundings".to_string(), error.raw_os_error().unwrap_or(0)))?;
             // SAFETY: as above, and `thread` is the state of this one.
             match unsafe { clone::clone_sibling(&thread, slot, request.want_pidfd) } {
                 Ok(Side::Copy) => Ok((None, rest)),

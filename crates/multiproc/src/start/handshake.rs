@@ -32,13 +32,7 @@ pub(crate) struct Copy {
 impl Copy {
     /// Execs the program once more, for the sake of the process `name`.
     pub(crate) fn exec(name: &str) -> Result<Copy> {
-        let fail = |what| {
-            move |source| Error::Start {
-                process: name.into(),
-                what,
-                source,
-            }
-        };
+        let fail = |what| move |source| Error::Start { process: name.into(), what, source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
         let variable = fd_number(theirs.as_fd());
         let pid = exec::this_program((VARIABLE, &variable), theirs.as_fd())
@@ -52,13 +46,7 @@ impl Copy {
     }
 
     /// Sends it a message.
-    pub(crate) fn send(
-        &self,
-        name: &str,
-        kind: u8,
-        parts: &[&[u8]],
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<()> {
+    pub(crate) fn send(&self, name: &str, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
         packet::send(&self.socket, kind, parts, fds).map_err(|source| match source.kind() {
             // It has gone; what it said before that is more telling.
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => match self.answer(name) {
@@ -66,13 +54,8 @@ impl Copy {
                 Ok(_) => self.lost(name, &"it closed its connection"),
             },
             _ => {
-                let _ = pidfd::send_signal(&self.pidfd, SIGKILL);
-                self.bury();
-                Error::Start {
-                    process: name.into(),
-                    what: "its assignment could not be sent",
-                    source,
-                }
+                self.end();
+                Error::Start { process: name.into(), what: "its assignment could not be sent", source }
             }
         })
     }
@@ -80,32 +63,22 @@ impl Copy {
     /// Waits for what it answers.
     pub(crate) fn answer(&self, name: &str) -> Result<Packet> {
         let deadline = Instant::now().checked_add(PATIENCE);
-        let ready = pidfd::wait_any([&self.socket, &self.pidfd], deadline).map_err(|source| {
-            Error::Start {
-                process: name.into(),
-                what: "waiting for its answer failed",
-                source,
-            }
+        let ready = pidfd::wait_any([&self.socket, &self.pidfd], deadline).map_err(|source| Error::Start {
+            process: name.into(),
+            what: "waiting for its answer failed",
+            source,
         })?;
         if ready == [false, false] {
-            return Err(self.lost(
-                name,
-                &format_args!("it did not answer within {} s", PATIENCE.as_secs()),
-            ));
+            return Err(self.lost(name, &format_args!("it did not answer within {} s", PATIENCE.as_secs())));
         }
         match packet::receive(&self.socket, false) {
             Ok(packet) if packet.kind == kind::REFUSED => {
                 let reason = String::from_utf8_lossy(&packet.body).into_owned();
                 self.bury();
-                Err(Error::Handshake {
-                    process: name.into(),
-                    reason,
-                })
+                Err(Error::Handshake { process: name.into(), reason })
             }
             Ok(packet) => Ok(packet),
-            Err(PacketError::Empty | PacketError::Closed) => {
-                Err(self.lost(name, &"it ended before it answered"))
-            }
+            Err(PacketError::Empty | PacketError::Closed) => Err(self.lost(name, &"it ended before it answered")),
             Err(error) => Err(self.lost(name, &error)),
         }
     }
@@ -122,10 +95,13 @@ impl Copy {
              multiproc::init() first thing in main",
             self.pid
         );
-        Error::Handshake {
-            process: name.into(),
-            reason,
-        }
+        Error::Handshake { process: name.into(), reason }
+    }
+
+    /// Kills it, whatever it does, and reaps it.
+    pub(crate) fn end(&self) {
+        let _ = pidfd::send_signal(&self.pidfd, SIGKILL);
+        self.bury();
     }
 
     /// Waits for its end, which must be near.
@@ -134,8 +110,7 @@ impl Copy {
         let _ = pidfd::wait_any([&self.pidfd], deadline);
         match pidfd::reap(&self.pidfd) {
             Ok(Some((end, usage))) => ExitStatus::new(end, Some(usage)),
-            _ => pidfd::end_of_reaped(&self.pidfd)
-                .map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
+            _ => pidfd::end_of_reaped(&self.pidfd).map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
         }
     }
 }
@@ -156,14 +131,10 @@ pub(crate) enum Role {
 
 /// The copy's side: takes `HELLO` and what comes after it. The error is for the parent to read, in whole sentences.
 pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
-    let receive =
-        || packet::receive(socket, true).map_err(|error| format!("the handshake failed: {error}"));
+    let receive = || packet::receive(socket, true).map_err(|error| format!("the handshake failed: {error}"));
     let hello = receive()?;
     if hello.kind != kind::HELLO {
-        return Err(format!(
-            "the handshake began with a message of kind {}",
-            hello.kind
-        ));
+        return Err(format!("the handshake began with a message of kind {}", hello.kind));
     }
     if *hello.body != *target::image().build_id {
         return Err("the program that was executed is another build than the one that runs".into());
@@ -175,9 +146,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
             None => Err("the handshake lacks a descriptor".into()),
         },
         kind::START => Ok(Role::Child { order: role }),
-        other => Err(format!(
-            "the handshake went on with a message of kind {other}"
-        )),
+        other => Err(format!("the handshake went on with a message of kind {other}")),
     }
 }
 
@@ -196,9 +165,7 @@ mod tests {
 
     #[test]
     fn another_build_is_refused() {
-        assert!(
-            talk(&[(kind::HELLO, b"something else"), (kind::START, b"")]).contains("another build")
-        );
+        assert!(talk(&[(kind::HELLO, b"something else"), (kind::START, b"")]).contains("another build"));
     }
 
     #[test]
@@ -219,10 +186,6 @@ mod tests {
     fn garbage_is_refused() {
         let (ours, theirs) = fd_passing::pair().unwrap();
         fd_passing::send(&ours, &[b"GET / HTTP/1.1\r\n\r\n"], &[]).unwrap();
-        assert!(
-            accept(theirs.as_fd())
-                .unwrap_err()
-                .contains("not a message of multiproc")
-        );
+        assert!(accept(theirs.as_fd()).unwrap_err().contains("not a message of multiproc"));
     }
 }

@@ -24,16 +24,10 @@ thread_local! {
 pub(crate) fn install(name: &str, socket: &OwnedFd) {
     let name = name.to_owned();
     let target_thread = thread::current().id();
-    let socket = if cfg!(panic = "abort") {
-        socket.try_clone().ok()
-    } else {
-        None
-    };
+    let socket = if cfg!(panic = "abort") { socket.try_clone().ok() } else { None };
     std::panic::set_hook(Box::new(move |info| {
-        let panic = Panic {
-            message: message(info.payload()),
-            location: info.location().map(|location| location.to_string()),
-        };
+        let panic =
+            Panic { message: message(info.payload()), location: info.location().map(|location| location.to_string()) };
         print(&name, &panic);
         if let Some(socket) = &socket
             && thread::current().id() == target_thread
@@ -49,10 +43,7 @@ fn print(name: &str, panic: &Panic) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("main");
     let location = panic.location.as_deref().unwrap_or("an unknown place");
-    let mut text = format!(
-        "Process {name}:\nthread '{thread}' panicked at {location}:\n{}\n",
-        panic.message
-    );
+    let mut text = format!("Process {name}:\nthread '{thread}' panicked at {location}:\n{}\n", panic.message);
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "0") {
         text.push_str(&backtrace());
     }
@@ -65,39 +56,19 @@ fn backtrace() -> String {
     let whole = Backtrace::force_capture().to_string();
     let mut frames: Vec<Vec<&str>> = Vec::new();
     for line in whole.lines() {
-        let is_new = line
-            .trim_start()
-            .split(':')
-            .next()
-            .is_some_and(|number| number.parse::<u32>().is_ok());
+        let is_new = line.trim_start().split(':').next().is_some_and(|number| number.parse::<u32>().is_ok());
         match frames.last_mut() {
             Some(frame) if !is_new => frame.push(line),
             _ => frames.push(vec![line]),
         }
     }
-    let find = |marks: &[&str]| {
-        frames
-            .iter()
-            .position(|frame| marks.iter().any(|mark| frame[0].contains(mark)))
-    };
-    let first = frames.iter().rposition(|frame| {
-        [
-            "core::panicking::",
-            "std::panicking::",
-            "rust_begin_unwind",
-            "begin_panic",
-        ]
-        .iter()
-        .any(|mark| frame[0].contains(mark))
-    });
-    let last = find(&[
-        "multiproc::start::panic_hook::catch",
-        "multiproc::start::entry::enter",
-    ]);
-    let shown = match (first, last) {
-        (Some(first), Some(last)) if first + 1 < last => &frames[first + 1..last],
-        _ => &frames[..],
-    };
+    let is = |frame: &[&str], marks: &[&str]| marks.iter().any(|mark| frame[0].contains(mark));
+    // Up to the panic it is the machinery of panics, and from the call of the target on it is ours.
+    let begin = frames.iter().position(|frame| is(frame, &["rust_begin_unwind", "begin_panic"])).map_or(0, |at| at + 1);
+    let begin = begin + frames[begin..].iter().take_while(|frame| is(frame, &["core::panicking::"])).count();
+    let target = ["multiproc::process::run::", "multiproc::start::entry::enter", "multiproc::process::at_exit::"];
+    let end = frames[begin..].iter().position(|frame| is(frame, &target)).map_or(frames.len(), |at| begin + at);
+    let shown = if begin < end { &frames[begin..end] } else { &frames[..] };
     let mut text = String::from("stack backtrace:\n");
     for line in shown.iter().flatten() {
         text.push_str(line);
@@ -109,10 +80,7 @@ fn backtrace() -> String {
 /// Calls `function`; a panic in it becomes the error.
 pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
-        let panic = Panic {
-            message: message(&*payload),
-            location: None,
-        };
+        let panic = Panic { message: message(&*payload), location: None };
         // A payload may panic when it is dropped; nothing would be won by that.
         std::mem::forget(payload);
         // If the target has put a hook of its own in place, what ours saw last may be another panic.
@@ -122,10 +90,7 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Panic> {
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
-    match (
-        payload.downcast_ref::<&str>(),
-        payload.downcast_ref::<String>(),
-    ) {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),
         _ => "Box<dyn Any>".to_owned(),

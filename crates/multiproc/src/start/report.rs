@@ -58,11 +58,7 @@ impl Report {
     pub(crate) fn send(self, socket: impl AsFd) -> Report {
         let sent = match &self {
             Report::Returned { value, failed } => {
-                let kind = if *failed {
-                    kind::RETURNED_ERR
-                } else {
-                    kind::RETURNED
-                };
+                let kind = if *failed { kind::RETURNED_ERR } else { kind::RETURNED };
                 packet::send(&socket, kind, &[value], &[])
             }
             Report::Failed(failure) => send_failure(&socket, failure),
@@ -71,12 +67,7 @@ impl Report {
         match sent {
             Ok(()) => self,
             // Nobody is there to hear it.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::NotConnected
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::NotConnected) => {
                 self
             }
             Err(error) => {
@@ -90,10 +81,9 @@ impl Report {
     /// The report in this packet; none if it is not one.
     pub(crate) fn from_packet(packet: Packet) -> Option<Report> {
         match packet.kind {
-            kind::RETURNED | kind::RETURNED_ERR => Some(Report::Returned {
-                value: packet.body,
-                failed: packet.kind == kind::RETURNED_ERR,
-            }),
+            kind::RETURNED | kind::RETURNED_ERR => {
+                Some(Report::Returned { value: packet.body, failed: packet.kind == kind::RETURNED_ERR })
+            }
             kind::FAILED => Some(match codec::decode(&packet.body) {
                 Ok(failure) => Report::Failed(failure),
                 Err(error) => Report::Garbage(error.to_string()),

@@ -9,10 +9,8 @@ use crate::{Error, Result};
 /// Starts the process that `order` describes.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let name = order.name();
-    let front = assignment::join(order.assignment).map_err(|source| Error::Arguments {
-        process: name.into(),
-        source,
-    })?;
+    let front =
+        assignment::join(order.assignment).map_err(|source| Error::Arguments { process: name.into(), source })?;
     let copy = Copy::exec(name)?;
     copy.send(name, kind::START, &[&front, order.payload], &[])?;
     let answer = copy.answer(name)?;
@@ -21,17 +19,9 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         other => match Report::from_packet(answer) {
             Some(report) => Some(report),
             None => {
-                return Err(copy.lost(
-                    name,
-                    &format_args!("it answered with a message of kind {other}"),
-                ));
+                return Err(copy.lost(name, &format_args!("it answered with a message of kind {other}")));
             }
         },
     };
-    Ok(Started {
-        pid: copy.pid,
-        pidfd: Some(copy.pidfd),
-        socket: copy.socket,
-        early,
-    })
+    Ok(Started { pid: copy.pid, pidfd: Some(copy.pidfd), socket: copy.socket, early })
 }

@@ -40,10 +40,7 @@ impl Surroundings {
     }
 
     /// What somebody who knows `known` must be told, and the descriptors that go with it.
-    pub(crate) fn change_since(
-        &self,
-        known: Option<&Surroundings>,
-    ) -> io::Result<(Change, Vec<OwnedFd>)> {
+    pub(crate) fn change_since(&self, known: Option<&Surroundings>) -> io::Result<(Change, Vec<OwnedFd>)> {
         let mut change = Change::default();
         let mut fds = Vec::new();
         if known.is_none_or(|known| known.environment != self.environment) {
@@ -69,11 +66,8 @@ impl Change {
     /// # Safety
     /// No other thread may run.
     pub(crate) unsafe fn apply(self, fds: &mut impl Iterator<Item = OwnedFd>) -> io::Result<()> {
-        let mut next = || {
-            fds.next().ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing")
-            })
-        };
+        let mut next =
+            || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing"));
         if let Some(environment) = self.environment {
             // SAFETY: the caller vouches that nobody else is looking.
             unsafe { environment::replace(&environment)? };

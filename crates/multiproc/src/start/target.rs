@@ -38,21 +38,13 @@ pub(crate) fn image() -> &'static Image {
 
 /// Where `address` is, seen from the anchor.
 fn offset(address: usize) -> Result<i64, TargetError> {
-    if image().is_code(address) {
-        Ok(address.wrapping_sub(anchor()) as i64)
-    } else {
-        Err(TargetError::Foreign)
-    }
+    if image().is_code(address) { Ok(address.wrapping_sub(anchor()) as i64) } else { Err(TargetError::Foreign) }
 }
 
 /// What is at `offset`, seen from the anchor; always an address in the program's code.
 fn resolve(offset: i64) -> Result<usize, TargetError> {
     let address = anchor().wrapping_add(offset as usize);
-    if image().is_code(address) {
-        Ok(address)
-    } else {
-        Err(TargetError::NotCode(offset))
-    }
+    if image().is_code(address) { Ok(address) } else { Err(TargetError::NotCode(offset)) }
 }
 
 /// The function that a child calls first with the bytes that it was sent: `start::entry::enter` for its type.
@@ -83,24 +75,29 @@ impl Entry {
 pub(crate) struct Carried<F>(F);
 
 impl<F> Carried<F> {
-    /// Fails to compile for a closure that captures something.
+    /// Fails to compile for a closure that captures something. (Where the compiler shows this line, it is the user who reads it.)
     ///
     /// A value of no size is told by its type alone. Of the others, function pointers are wanted, and no trait tells a pointer from
     /// a closure of that size, so the compiler's own check of constants is asked: is there a value of type `F` that holds the
     /// address of a function, and nothing but? For a captured number or reference there isn't. What passes beside function pointers
     /// is a closure around one function pointer, which can travel just as well.
-    const A_TARGET_MUST_NOT_CAPTURE_PASS_THE_VALUE_AS_AN_ARGUMENT: Option<ManuallyDrop<F>> = {
+    const THE_TARGET_CAPTURES_A_VARIABLE_PASS_IT_AS_AN_ARGUMENT_INSTEAD: Option<ManuallyDrop<F>> = {
         if size_of::<F>() == 0 {
             None
         } else {
             assert!(
                 Self::MAY_BE_POINTER,
-                "\n\n  the target of a process is a closure that captures a variable, which can't travel to another process.\n  \
-                 Pass the value as an argument: `Process::new(|value: T| .., (value,))`\n\n"
+                "the target is a closure that captures a variable, which can't travel to another process; pass the value \
+                 as an argument instead: `Process::new(|value: T| .., (value,))`"
             );
             // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the compiler says so, here.
             Some(unsafe { std::mem::transmute_copy::<fn(), ManuallyDrop<F>>(&(nothing as fn())) })
         }
+    };
+
+    /// Does not compile unless that is so. For the public function that takes `F`, so that the compiler names its caller.
+    pub(crate) const CAPTURES_NOTHING: () = {
+        let _ = &Self::THE_TARGET_CAPTURES_A_VARIABLE_PASS_IT_AS_AN_ARGUMENT_INSTEAD;
     };
 
     /// Of a pointer's size and alignment, and never null.
@@ -110,12 +107,7 @@ impl<F> Carried<F> {
         && !std::mem::needs_drop::<F>();
 
     pub(crate) fn new(function: F) -> Carried<F> {
-        const {
-            assert!(
-                size_of::<F>() == 0
-                    || Self::A_TARGET_MUST_NOT_CAPTURE_PASS_THE_VALUE_AS_AN_ARGUMENT.is_some()
-            )
-        };
+        const { Self::CAPTURES_NOTHING };
         Carried(function)
     }
 
@@ -133,9 +125,7 @@ impl<F> Serialize for Carried<F> {
         }
         // SAFETY: `new` has made sure that an `F` that has a size is a function's address and nothing else.
         let address = unsafe { std::mem::transmute_copy::<F, usize>(&self.0) };
-        offset(address)
-            .map_err(serde::ser::Error::custom)?
-            .serialize(serializer)
+        offset(address).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -150,9 +140,7 @@ impl<'de, F> Deserialize<'de> for Carried<F> {
         let address = resolve(i64::deserialize(deserializer)?).map_err(serde::de::Error::custom)?;
         // SAFETY: `new` has made sure that an `F` that has a size is a function's address; this one came from an `F` in a process of
         // the same build (the handshake), and lies in the program's code.
-        Ok(Carried(unsafe {
-            std::mem::transmute_copy::<usize, F>(&address)
-        }))
+        Ok(Carried(unsafe { std::mem::transmute_copy::<usize, F>(&address) }))
     }
 }
 
@@ -166,9 +154,7 @@ mod tests {
 
     fn carry<F>(function: F) -> F {
         let bytes = postcard::to_stdvec(&Carried::new(function)).unwrap();
-        postcard::from_bytes::<Carried<F>>(&bytes)
-            .unwrap()
-            .into_inner()
+        postcard::from_bytes::<Carried<F>>(&bytes).unwrap().into_inner()
     }
 
     #[test]
@@ -186,22 +172,15 @@ mod tests {
         unsafe extern "C" {
             safe fn getpid() -> i32;
         }
-        let error =
-            postcard::to_stdvec(&Carried::new(getpid as extern "C" fn() -> i32)).unwrap_err();
+        let error = postcard::to_stdvec(&Carried::new(getpid as extern "C" fn() -> i32)).unwrap_err();
         assert!(matches!(error, postcard::Error::SerdeSerCustom), "{error}");
-        assert!(matches!(
-            offset(getpid as extern "C" fn() -> i32 as usize),
-            Err(TargetError::Foreign)
-        ));
+        assert!(matches!(offset(getpid as extern "C" fn() -> i32 as usize), Err(TargetError::Foreign)));
     }
 
     #[test]
     fn an_address_outside_the_code_is_never_called() {
         for offset in [0, i64::MAX, i64::MIN, -1] {
-            assert!(
-                matches!(Entry(offset).function(), Err(TargetError::NotCode(_))),
-                "{offset}"
-            );
+            assert!(matches!(Entry(offset).function(), Err(TargetError::NotCode(_))), "{offset}");
         }
     }
 }

@@ -70,12 +70,7 @@ pub(crate) struct Packet {
 }
 
 /// Sends `parts`, one after the other, as the body of one message, together with `fds`.
-pub(crate) fn send(
-    socket: impl AsFd,
-    kind: u8,
-    parts: &[&[u8]],
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&MAGIC);
@@ -127,9 +122,7 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
 /// A message from its bytes and descriptors, none of which are to be trusted.
 pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet, PacketError> {
     let Some((header, inline)) = bytes.split_first_chunk::<HEADER>() else {
-        return Err(PacketError::Garbage(
-            format!("{} bytes are too short", bytes.len()).into(),
-        ));
+        return Err(PacketError::Garbage(format!("{} bytes are too short", bytes.len()).into()));
     };
     if header[..4] != MAGIC {
         return Err(PacketError::Garbage("it starts differently".into()));
@@ -146,9 +139,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
             Body::Inline(bytes)
         }
         1 if inline.is_empty() => {
-            let memory = fds
-                .pop()
-                .ok_or(PacketError::Garbage("its body is missing".into()))?;
+            let memory = fds.pop().ok_or(PacketError::Garbage("its body is missing".into()))?;
             match Sealed::map(memory, len) {
                 Ok(mapped) => Body::Mapped(mapped),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -216,13 +207,7 @@ mod tests {
         }
         let mut no_memory = good[..HEADER].to_vec();
         no_memory[7] = 1;
-        assert!(matches!(
-            parse(no_memory.clone(), vec![]),
-            Err(PacketError::Garbage(_))
-        ));
-        assert!(matches!(
-            parse(no_memory, vec![a]),
-            Err(PacketError::Garbage(_))
-        ));
+        assert!(matches!(parse(no_memory.clone(), vec![]), Err(PacketError::Garbage(_))));
+        assert!(matches!(parse(no_memory, vec![a]), Err(PacketError::Garbage(_))));
     }
 }

@@ -1,0 +1,13 @@
+//! A program whose `init` comes too late for a clean server: a thread runs already.
+
+use multiproc::{Process, StartMethod};
+use multiproc_programs::{say, sleep_long};
+
+fn main() {
+    std::thread::spawn(sleep_long);
+    multiproc::init();
+    let error = Process::new(|| (), ()).start().unwrap_err();
+    say(&error.to_string());
+    let value = Process::new(|| 7, ()).start_method(StartMethod::Spawn).start().unwrap().join().unwrap();
+    say(&value.to_string());
+}

@@ -1,0 +1,262 @@
+//! One scenario of many, by its name: what a main process does, for a test to look at from outside.
+
+use std::time::Duration;
+
+use multiproc::{LevelFilter, Process, StartMethod, current_process};
+use multiproc_programs::{say, sleep_long};
+
+#[multiproc::main]
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(2).is_some_and(|method| method == "spawn") {
+        multiproc::set_start_method(StartMethod::Spawn);
+    }
+    match arguments.get(1).map(String::as_str) {
+        Some("basics") => basics(),
+        Some("end") => family("end"),
+        Some("panic") => {
+            family("panic");
+            panic!("main has had enough");
+        }
+        Some("exit") => {
+            family("exit");
+            std::process::exit(3);
+        }
+        Some("exit-in-thread") => {
+            family("exit");
+            std::thread::spawn(|| std::process::exit(4)).join().unwrap();
+        }
+        Some("stubborn") => stubborn(),
+        Some("tree") => tree(),
+        Some("wait-for-word") => wait_for_word(),
+        Some("finalizers") => finalizers(),
+        Some("log") => log(),
+        Some("exit-in-child") => exit_in_child(),
+        Some("one-child") => one_child(),
+        Some("child-panics") => child_panics(),
+        Some("child-fails") => child_fails(),
+        Some("abandon") => abandon(),
+        other => panic!("no scenario {other:?}"),
+    }
+}
+
+fn basics() {
+    let sum = Process::new(|a: u32, b: u32| a + b, (1, 2)).start().unwrap();
+    let pointer: fn(String) -> usize = |text| text.len();
+    let pointer = Process::new(pointer, ("four".to_string(),)).start().unwrap();
+    let panics = Process::new(
+        || {
+            if true {
+                panic!("as it should")
+            }
+        },
+        (),
+    )
+    .name("panics")
+    .start()
+    .unwrap();
+    say(&format!("{} {}", sum.join().unwrap(), pointer.join().unwrap()));
+    let status = panics.wait().unwrap();
+    say(&format!("{} {}", status.exit_code().unwrap(), panics.join().unwrap_err()));
+}
+
+/// A daemon that would run for ever, and a child that takes a moment.
+fn family(name: &str) {
+    let daemon = Process::new(sleep_long, ()).daemon(true).start().unwrap();
+    say(&format!("daemon {}", daemon.pid()));
+    let worker = Process::new(
+        |name: String| {
+            std::thread::sleep(Duration::from_millis(100));
+            say(&format!("worker of {name} is done"));
+        },
+        (name.to_owned(),),
+    );
+    worker.start().unwrap();
+}
+
+/// A daemon that ignores SIGTERM.
+fn stubborn() {
+    multiproc::set_grace_period(Duration::from_millis(100));
+    let daemon = Process::new(
+        || {
+            // SAFETY: no handler is installed or replaced.
+            unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+            say("stubborn");
+            sleep_long();
+        },
+        (),
+    );
+    let daemon = daemon.daemon(true).start().unwrap();
+    say(&format!("daemon {}", daemon.pid()));
+    // The test answers once it has read that the daemon is as stubborn as it should be.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// Children of every kind and their children, all of whom sleep; then waits to be killed.
+fn tree() {
+    fn branch(label: String) {
+        say(&format!("{label} {}", current_process().pid()));
+        for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+            let leaf = Process::new(
+                |label: String| {
+                    say(&format!("{label} {}", current_process().pid()));
+                    sleep_long();
+                },
+                (format!("{label}/{method:?}"),),
+            );
+            leaf.start_method(method).start().unwrap();
+        }
+        sleep_long();
+    }
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        for daemon in [false, true] {
+            let process = Process::new(branch, (format!("{method:?}/{daemon}"),));
+            process.start_method(method).daemon(daemon).start().unwrap();
+        }
+    }
+    let free = Process::new(
+        || {
+            say(&format!("free {}", current_process().pid()));
+            sleep_long();
+        },
+        (),
+    );
+    free.outlive_parent(true).start().unwrap();
+    sleep_long();
+}
+
+/// Starts a child each time a line comes in.
+fn wait_for_word() {
+    say("ready");
+    let mut line = String::new();
+    while std::io::stdin().read_line(&mut line).unwrap() > 0 {
+        let child = Process::new(|word: String| say(&format!("heard {}", word.trim())), (line.clone(),));
+        match child.start() {
+            Ok(child) => child.join().unwrap(),
+            Err(error) => say(&error.to_string()),
+        }
+        line.clear();
+    }
+}
+
+fn finalizers() {
+    fn register(whose: &'static str) {
+        multiproc::at_exit(-1, move || say(&format!("{whose} -1")));
+        multiproc::at_exit(0, move || say(&format!("{whose} 0")));
+        multiproc::at_exit(10, move || say(&format!("{whose} 10, the earlier")));
+        multiproc::at_exit(10, move || say(&format!("{whose} 10, the later")));
+        multiproc::at_exit(7, || panic!("one that fails"));
+        let cancelled = multiproc::at_exit(5, move || say(&format!("{whose} cancelled")));
+        assert!(cancelled.cancel());
+    }
+    let child = Process::new(
+        || {
+            register("child");
+            say("child runs");
+        },
+        (),
+    );
+    child.start().unwrap().wait().unwrap();
+    register("main");
+    Process::new(
+        || {
+            std::thread::sleep(Duration::from_millis(100));
+            say("a child that is waited for");
+        },
+        (),
+    )
+    .start()
+    .unwrap();
+}
+
+fn log() {
+    multiproc::log_to_stderr(LevelFilter::Info);
+    log::info!("from main");
+    log::debug!("not shown");
+    let worker = Process::new(
+        || {
+            log::info!("from a child");
+            log::debug!("not shown either");
+            let grandchild = Process::new(|| log::warn!("from its child"), ());
+            grandchild.start().unwrap().wait().unwrap();
+        },
+        (),
+    );
+    worker.name("worker").start().unwrap().wait().unwrap();
+    multiproc::get_logger().set_level(LevelFilter::Off);
+    Process::new(|| log::error!("silence"), ()).start().unwrap().wait().unwrap();
+    multiproc::get_logger().set_level(LevelFilter::Debug);
+    Process::new(sleep_long, ()).name("service").daemon(true).start().unwrap();
+}
+
+/// A child that leaves by `exit` ends its own children first.
+fn exit_in_child() {
+    let child = Process::new(
+        || {
+            family("child");
+            multiproc::at_exit(0, || say("finalizer of child"));
+            if current_process().pid() > 0 {
+                std::process::exit(5);
+            }
+        },
+        (),
+    );
+    say(&format!("{:?}", child.start().unwrap().wait().unwrap().exit_code()));
+}
+
+fn one_child() {
+    Process::new(|| say("child"), ()).start().unwrap();
+}
+
+fn child_panics() {
+    fn boom() {
+        panic!("There was an error!");
+    }
+    Process::new(boom, ()).name("raises").start().unwrap();
+}
+
+fn child_fails() {
+    fn read(path: String) -> Result<String, Box<dyn std::error::Error>> {
+        Ok(std::fs::read_to_string(path).map_err(|error| Failed { what: "no configuration".into(), error })?)
+    }
+    #[derive(Debug)]
+    struct Failed {
+        what: String,
+        error: std::io::Error,
+    }
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(&self.what)
+        }
+    }
+    impl std::error::Error for Failed {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.error)
+        }
+    }
+    let child = Process::new(read, ("/no/such/file".to_string(),)).name("reader").start().unwrap();
+    say(&format!("{:?}", child.wait().unwrap().exit_code()));
+    let error = child.join().unwrap().unwrap_err();
+    say(&format!("{error} <- {}", std::error::Error::source(&error).unwrap()));
+}
+
+/// Drops its handles at once, and shows that no zombies gather.
+fn abandon() {
+    for _ in 0..20 {
+        drop(Process::new(|| (), ()).start().unwrap());
+    }
+    // The one that reports is the last; whoever has ended by then has been reaped, or is when the next one is asked about.
+    std::thread::sleep(Duration::from_millis(100));
+    let last = Process::new(|| (), ()).start().unwrap();
+    last.wait().unwrap();
+    let zombies = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok())
+        .filter(|stat| {
+            let rest = stat.rsplit(')').next().unwrap();
+            let mut fields = rest.split_whitespace();
+            fields.next() == Some("Z") && fields.next() == Some(&std::process::id().to_string())
+        })
+        .count();
+    say(&format!("{zombies} zombies"));
+}

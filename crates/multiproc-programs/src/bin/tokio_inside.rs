@@ -1,0 +1,12 @@
+//! An async `main`, our attribute first.
+
+use multiproc_programs::say;
+
+#[multiproc::main]
+#[tokio::main]
+async fn main() -> multiproc::Result<()> {
+    let child = multiproc::Process::new(|a: u32| a + 1, (1,)).start()?;
+    let value = tokio::task::spawn_blocking(move || child.join().unwrap()).await.unwrap();
+    say(&value.to_string());
+    Ok(())
+}

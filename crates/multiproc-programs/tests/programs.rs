@@ -1,0 +1,422 @@
+//! What a main process does, seen from outside.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use multiproc_os::pidfd;
+
+const SUBJECT: &str = env!("CARGO_BIN_EXE_subject");
+const METHODS: [&str; 2] = ["forkserver", "spawn"];
+
+/// No test waits longer than this for anything; what takes so long does not come.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Runs a program to its end, in a session of its own, and sees that nothing of it is left.
+fn run(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("MULTIPROC_ENTRY");
+    run_command(command)
+}
+
+fn run_command(mut command: Command) -> Output {
+    // SAFETY: setsid is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        })
+    };
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let session = child.id() as i32;
+    // Reads to the end of stdout and stderr, so a process left behind would hang it; nextest and CI kill such a test.
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(members(session), Vec::<i32>::new(), "left behind by {command:?}");
+    output
+}
+
+/// The processes of a session, zombies aside.
+fn members(session: i32) -> Vec<i32> {
+    let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let Some(stat) = stat(*pid) else { return false };
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields[3] == session.to_string() && fields[0] != "Z" && fields[0] != "X"
+        })
+        .collect()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    stdout(output).lines().map(str::to_owned).collect()
+}
+
+/// Waits until the process is gone; says how long that took.
+fn wait_gone(pid: i32) -> Duration {
+    let start = Instant::now();
+    if let Ok(pidfd) = pidfd::open(pid) {
+        assert_eq!(pidfd::wait_any([&pidfd], Some(start + LONG)).unwrap(), [true], "process {pid} is still there");
+    }
+    start.elapsed()
+}
+
+/// A program that is talked to while it runs.
+struct Running {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        command.env("RUST_BACKTRACE", "0").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Running { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("another line").unwrap()
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn subject(arguments: &[&str]) -> Command {
+    let mut command = Command::new(SUBJECT);
+    command.args(arguments);
+    command
+}
+
+#[test]
+fn main_waits_for_children_and_ends_daemons() {
+    for method in METHODS {
+        for (scenario, code) in [("end", 0), ("panic", 101), ("exit", 3), ("exit-in-thread", 4)] {
+            let output = run(SUBJECT, &[scenario, method]);
+            assert_eq!(output.status.code(), Some(code), "{scenario} {method}: {}", stderr(&output));
+            let text = stdout(&output);
+            assert!(text.contains("is done\n"), "{scenario} {method}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_ignores_sigterm_is_killed_after_the_grace_period() {
+    for method in METHODS {
+        let mut running = Running::start(subject(&["stubborn", method]));
+        let (first, second) = (running.line(), running.line());
+        let (daemon, said) = if first == "stubborn" { (second, first) } else { (first, second) };
+        assert_eq!(said, "stubborn");
+        let pid = daemon.strip_prefix("daemon ").unwrap().parse().unwrap();
+        running.say("go on");
+        assert_eq!(running.child.wait().unwrap().code(), Some(0));
+        wait_gone(pid);
+    }
+}
+
+#[test]
+fn a_killed_main_takes_its_tree_along() {
+    let mut running = Running::start(subject(&["tree"]));
+    let (mut pids, mut free) = (Vec::new(), None);
+    // Two methods, daemon or not, each with two children; and one that is free.
+    for _ in 0..13 {
+        let line = running.line();
+        let (who, pid) = line.rsplit_once(' ').unwrap();
+        let pid: i32 = pid.parse().unwrap();
+        if who == "free" { free = Some(pid) } else { pids.push(pid) }
+    }
+    let free = free.unwrap();
+    let main = running.child.id();
+    // The servers too: all that are left in the tree.
+    let mut servers = Vec::new();
+    for parent in pids.iter().copied().chain([main as i32]) {
+        let path = format!("/proc/{parent}/task/{parent}/children");
+        let children = std::fs::read_to_string(path).unwrap();
+        servers.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+    }
+    servers.retain(|pid| *pid != free && !pids.contains(pid));
+    assert_eq!(servers.len(), 5, "one of main, one of each of the four that made children");
+    running.child.kill().unwrap();
+    for pid in pids.iter().chain(&servers) {
+        wait_gone(*pid);
+    }
+    let pidfd = pidfd::open(free).unwrap();
+    assert_eq!(pidfd::wait_any([&pidfd], Some(Instant::now() + Duration::from_millis(100))).unwrap(), [false]);
+    pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+    wait_gone(free);
+}
+
+#[test]
+fn finalizers_run_in_order() {
+    for method in METHODS {
+        let output = run(SUBJECT, &["finalizers", method]);
+        let expected = [
+            "child runs",
+            "child 10, the later",
+            "child 10, the earlier",
+            "child 0",
+            "child -1",
+            "main 10, the later",
+            "main 10, the earlier",
+            "main 0",
+            "a child that is waited for",
+            "main -1",
+        ];
+        assert_eq!(lines(&output), expected, "{}", stderr(&output));
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn exit_in_a_child_ends_its_children_first() {
+    for method in METHODS {
+        let output = run(SUBJECT, &["exit-in-child", method]);
+        let lines = lines(&output);
+        assert_eq!(lines.last().map(String::as_str), Some("Some(5)"), "{lines:?}");
+        for line in ["finalizer of child", "worker of child is done"] {
+            assert!(lines.iter().any(|other| other == line), "{lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_a_child_prints_its_name_message_place_and_backtrace() {
+    for method in METHODS {
+        let mut command = subject(&["child-panics", method]);
+        command.env_remove("RUST_BACKTRACE");
+        let text = stderr(&run_command(command));
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("Process raises:"), "{text}");
+        let place = lines.next().unwrap();
+        assert!(place.starts_with("thread 'main' panicked at ") && place.contains("subject.rs:"), "{text}");
+        assert_eq!(lines.next(), Some("There was an error!"));
+        assert_eq!(lines.next(), Some("stack backtrace:"));
+        let trace: Vec<&str> = lines.collect();
+        assert!(trace[0].contains("subject::child_panics::boom"), "{text}");
+
+        let quiet = stderr(&run(SUBJECT, &["child-panics", method]));
+        assert_eq!(quiet.lines().count(), 3, "{quiet}");
+    }
+}
+
+#[test]
+fn a_target_that_returns_err_prints_the_chain() {
+    for method in METHODS {
+        let output = run(SUBJECT, &["child-fails", method]);
+        let expected = ["Some(1)", "no configuration <- No such file or directory (os error 2)"];
+        assert_eq!(lines(&output), expected);
+        let text = stderr(&output);
+        let expected =
+            "Process reader:\nError: no configuration\n  caused by: No such file or directory (os error 2)\n";
+        assert_eq!(text, expected);
+    }
+}
+
+#[test]
+fn the_log_has_the_names_of_the_processes() {
+    for method in METHODS {
+        let text = stderr(&run(SUBJECT, &["log", method]));
+        let expected = [
+            "[INFO/MainProcess] from main",
+            "[INFO/worker] child process calling self.run()",
+            "[INFO/worker] from a child",
+            "[INFO/Process-1:1] child process calling self.run()",
+            "[WARN/Process-1:1] from its child",
+            "[INFO/Process-1:1] process shutting down",
+            "[INFO/Process-1:1] process exiting with exitcode 0",
+            "[INFO/worker] process shutting down",
+            "[INFO/worker] process exiting with exitcode 0",
+        ];
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..expected.len()], expected, "{text}");
+        let expected = [
+            "[INFO/MainProcess] process shutting down",
+            "[DEBUG/MainProcess] running all \"atexit\" finalizers with priority >= 0",
+            "[INFO/MainProcess] calling terminate() for daemon service",
+            "[INFO/MainProcess] calling join() for process service",
+            "[DEBUG/MainProcess] running the remaining \"atexit\" finalizers",
+        ];
+        let main: Vec<&str> = lines.into_iter().skip(9).filter(|line| line.contains("/MainProcess]")).collect();
+        assert_eq!(main, expected, "{text}");
+        assert!(!text.contains("silence"));
+    }
+}
+
+#[test]
+fn a_program_with_its_own_logger_keeps_it() {
+    let output = run(env!("CARGO_BIN_EXE_own_logger"), &[]);
+    assert_eq!(lines(&output), ["own: program hello", "own: multiproc process shutting down"]);
+    let text = stderr(&output);
+    assert!(text.contains("[INFO/Process-1] in the child\n"), "{text}");
+    assert!(text.ends_with("[INFO/MainProcess] process shutting down\n"), "{text}");
+    assert!(!text.contains("hello"), "{text}");
+}
+
+#[test]
+fn handles_that_are_dropped_leave_no_zombies() {
+    for method in METHODS {
+        assert_eq!(lines(&run(SUBJECT, &["abandon", method])), ["0 zombies"]);
+    }
+}
+
+#[test]
+fn a_program_without_an_entry_is_told_what_to_write() {
+    let output = run(env!("CARGO_BIN_EXE_no_entry"), &[]);
+    let lines = lines(&output);
+    // Nothing has run twice: neither main nor a target.
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], "main runs");
+    for line in &lines[1..] {
+        assert!(line.contains("#[multiproc::main]") && line.contains("multiproc::init()"), "{line}");
+    }
+}
+
+#[test]
+fn an_entry_that_comes_too_late_or_never_is_an_error() {
+    let output = run(env!("CARGO_BIN_EXE_late_entry"), &[]);
+    let lines = lines(&output);
+    assert!(lines[0].contains("2 threads already") && lines[0].contains("multiproc::init()"), "{lines:?}");
+    assert_eq!(lines[1], "7");
+
+    for method in METHODS {
+        let output = run(env!("CARGO_BIN_EXE_missed_entry"), &[method]);
+        let text = stdout(&output);
+        assert!(!text.contains("the target runs"), "{text}");
+        let last = text.lines().last().unwrap();
+        assert!(last.contains("multiproc::init()") && last.contains("Process-1"), "{text}");
+    }
+}
+
+#[test]
+fn nothing_runs_before_main() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_before_main"));
+    command.env("MULTIPROC_ENTRY", "99");
+    let output = run_command(command);
+    assert_eq!(lines(&output), ["main runs"]);
+    assert_eq!(output.status.code(), Some(70));
+    assert!(stderr(&output).contains("MULTIPROC_ENTRY=99"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_stray_entry_in_the_environment_is_an_error() {
+    for value in ["", "x", "-1", "0", "2", "3", "99999999999", "3 "] {
+        let mut command = Command::new(SUBJECT);
+        command.arg("basics").env("MULTIPROC_ENTRY", value);
+        let output = run_command(command);
+        assert_eq!((stdout(&output).as_str(), output.status.code()), ("", Some(70)), "{value:?}");
+        assert!(stderr(&output).contains("MULTIPROC_ENTRY"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn garbage_on_the_handshake_is_an_error() {
+    use std::os::fd::{AsFd, AsRawFd};
+    let messages: [&[&[u8]]; 6] = [
+        &[],
+        &[b"\0"],
+        &[b"GET / HTTP/1.1\r\n\r\n"],
+        &[b"mpkt\x07\x00\x01\x00\0\0\0\0\0\0\0\0"],
+        &[b"mpkt\x01\x00\x01\x00\x02\0\0\0\0\0\0\0ab"],
+        &[b"mpkt\x01\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff"],
+    ];
+    for message in messages {
+        let (ours, theirs) = multiproc_os::fd_passing::pair().unwrap();
+        for part in message {
+            multiproc_os::fd_passing::send(ours.as_fd(), &[part], &[]).unwrap();
+        }
+        let number = theirs.as_raw_fd();
+        let mut command = Command::new(SUBJECT);
+        command.arg("basics").env("MULTIPROC_ENTRY", number.to_string());
+        // SAFETY: fcntl is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                libc::fcntl(number, libc::F_SETFD, 0);
+                Ok(())
+            })
+        };
+        // The other end is closed once the messages are out: a program that waits for more is told.
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop((ours, theirs));
+        let output = {
+            let _ = child.stdin.take();
+            child.wait_with_output().unwrap()
+        };
+        assert_eq!((stdout(&output).as_str(), output.status.code()), ("", Some(70)), "{message:?}");
+        let text = stderr(&output);
+        assert!(text.contains("handshake") || text.contains("another build"), "{message:?}: {text}");
+    }
+}
+
+#[test]
+fn together_with_tokio() {
+    for program in [env!("CARGO_BIN_EXE_tokio_inside"), env!("CARGO_BIN_EXE_tokio_outside")] {
+        let output = run(program, &[]);
+        assert_eq!(lines(&output), ["2"], "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_executable_that_is_replaced_or_deleted_goes_on_as_it_is() {
+    for method in METHODS {
+        for replace in [true, false] {
+            let directory =
+                std::env::temp_dir().join(format!("multiproc-replaced-{}-{method}-{replace}", std::process::id()));
+            std::fs::create_dir(&directory).unwrap();
+            let program = directory.join("subject");
+            std::fs::copy(SUBJECT, &program).unwrap();
+            let mut command = Command::new(&program);
+            command.args(["wait-for-word", method]);
+            let mut running = Running::start(command);
+            assert_eq!(running.line(), "ready");
+            std::fs::remove_file(&program).unwrap();
+            if replace {
+                std::fs::write(&program, "#!/bin/sh\necho the wrong program\n").unwrap();
+            }
+            running.say("one");
+            assert_eq!(running.line(), "heard one");
+            running.say("two");
+            assert_eq!(running.line(), "heard two");
+            drop(running);
+            std::fs::remove_dir_all(directory).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_program_started_with_closed_stdio_works() {
+    for method in METHODS {
+        for closed in 0..3 {
+            let mut command = subject(&["one-child", method]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            // SAFETY: close is async-signal-safe.
+            unsafe {
+                command.pre_exec(move || {
+                    libc::close(closed);
+                    Ok(())
+                })
+            };
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{closed}: {}", stderr(&output));
+            assert_eq!(stdout(&output), if closed == 1 { "" } else { "child\n" });
+        }
+    }
+}

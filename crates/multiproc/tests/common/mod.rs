@@ -1,0 +1,106 @@
+//! What several test files need.
+
+#![allow(dead_code, unused_macros, unused_imports)]
+
+use std::time::{Duration, Instant};
+
+use multiproc::ProcessHandle;
+
+/// No test waits longer than this for anything; what takes so long does not come.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Makes a test for each start method of a function that takes one: `name::forkserver`, `name::spawn`.
+macro_rules! for_each_method {
+    ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
+        $($(#[$attribute])* mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            fn check($method: multiproc::StartMethod) $body
+
+            #[multiproc::test]
+            fn forkserver() {
+                check(multiproc::StartMethod::ForkServer)
+            }
+
+            #[multiproc::test]
+            fn spawn() {
+                check(multiproc::StartMethod::Spawn)
+            }
+        })*
+    };
+}
+
+pub(crate) use for_each_method;
+
+/// A process that ends when this is dropped, whatever happens in the test.
+pub(crate) struct Ends<T>(pub(crate) multiproc::Child<T>);
+
+impl<T> Drop for Ends<T> {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+impl<T> std::ops::Deref for Ends<T> {
+    type Target = multiproc::Child<T>;
+
+    fn deref(&self) -> &multiproc::Child<T> {
+        &self.0
+    }
+}
+
+/// Sleeps for ever, as far as a test is concerned.
+pub(crate) fn sleep_long() {
+    std::thread::sleep(Duration::from_secs(100_000));
+}
+
+/// A file in a directory of its own that is gone at the end of the test: where processes leave word of themselves.
+pub(crate) struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("multiproc-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Scratch(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A pipe: what a child writes to the inheritable end, by its number, the test reads. For telling that something has happened.
+pub(crate) fn fifo(scratch: &Scratch, name: &str) -> String {
+    let path = scratch.path(name);
+    let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(status.success());
+    path
+}
+
+/// Whether there is a process of this id that is not a zombie.
+pub(crate) fn exists(pid: i32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']),
+        Err(_) => false,
+    }
+}
+
+/// Waits until the process of this id, not our child, is gone; says how long it took.
+pub(crate) fn wait_gone(pid: i32) -> Duration {
+    let start = Instant::now();
+    if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
+        let ended = multiproc_os::pidfd::wait_any([&pidfd], Some(start + LONG)).unwrap();
+        assert_eq!(ended, [true], "process {pid} is still there");
+    }
+    start.elapsed()
+}

@@ -1,0 +1,281 @@
+//! Bringing processes to life: by many threads at once, in the right surroundings, and what happens when that fails.
+
+mod common;
+
+use std::sync::Mutex;
+
+use common::{Ends, for_each_method, sleep_long};
+use multiproc::{Error, Process, StartMethod};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug)]
+struct Unwilling;
+
+impl Serialize for Unwilling {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("not today"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Unwilling {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Unwilling, D::Error> {
+        Ok(Unwilling)
+    }
+}
+
+/// Environment, directory and descriptors belong to the whole process: tests that change them take turns.
+static SURROUNDINGS: Mutex<()> = Mutex::new(());
+
+fn open_descriptors() -> Vec<(i32, String)> {
+    let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let target = std::fs::read_link(entry.path()).ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, target.to_string_lossy().into_owned()))
+        })
+        .collect();
+    list.sort();
+    list
+}
+
+for_each_method! {
+    fn many_threads_at_once(method) {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16_u32)
+                .map(|thread| {
+                    scope.spawn(move || {
+                        for round in 0..4 {
+                            let child = Process::new(|a: u32, b: u32| a * 100 + b, (thread, round));
+                            let value = child.start_method(method).start().unwrap().join().unwrap();
+                            assert_eq!(value, thread * 100 + round);
+                        }
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        });
+    }
+
+    fn many_alive_at_once(method) {
+        let children: Vec<_> =
+            (0..64).map(|_| Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap())).collect();
+        let mut pids: Vec<i32> = children.iter().map(|child| child.pid()).collect();
+        pids.sort();
+        pids.dedup();
+        assert_eq!(pids.len(), 64);
+        assert!(children.iter().all(|child| child.is_alive()));
+    }
+
+    fn the_environment_is_that_of_the_moment(method) {
+        let _turn = SURROUNDINGS.lock().unwrap_or_else(|error| error.into_inner());
+        let get = |name: &str| {
+            let child = Process::new(|name: String| std::env::var(name).ok(), (name.to_string(),));
+            child.start_method(method).start().unwrap().join().unwrap()
+        };
+        assert_eq!(get("MULTIPROC_TEST"), None);
+        for value in ["one", "", "zwölf=12"] {
+            // SAFETY: the tests that look at the environment by other ways than the standard library's take turns.
+            unsafe { std::env::set_var("MULTIPROC_TEST", value) };
+            assert_eq!(get("MULTIPROC_TEST").as_deref(), Some(value));
+        }
+        // SAFETY: as above.
+        unsafe { std::env::remove_var("MULTIPROC_TEST") };
+        assert_eq!(get("MULTIPROC_TEST"), None);
+        assert_eq!(get("MULTIPROC_ENTRY"), None);
+        assert_eq!(get("PATH"), std::env::var("PATH").ok());
+        // And a child may change its own.
+        let child = Process::new(
+            || {
+                // SAFETY: one thread.
+                unsafe { std::env::set_var("MULTIPROC_TEST", "mine") };
+                std::process::Command::new("sh").args(["-c", "echo $MULTIPROC_TEST"]).output().unwrap().stdout
+            },
+            (),
+        );
+        assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), b"mine\n");
+    }
+
+    fn the_directory_is_that_of_the_moment(method) {
+        let _turn = SURROUNDINGS.lock().unwrap_or_else(|error| error.into_inner());
+        let before = std::env::current_dir().unwrap();
+        let get = || Process::new(|| std::env::current_dir().ok(), ()).start_method(method).start().unwrap().join().unwrap();
+        assert_eq!(get().as_ref(), Some(&before));
+        let scratch = common::Scratch::new();
+        let elsewhere = std::fs::canonicalize(scratch.path(".")).unwrap();
+        std::env::set_current_dir(&elsewhere).unwrap();
+        let seen = get();
+        drop(scratch);
+        // A directory that has been deleted is still one to be in.
+        let deleted = get();
+        std::env::set_current_dir(&before).unwrap();
+        assert_eq!(seen, Some(elsewhere));
+        assert_eq!(deleted, None);
+        assert_eq!(get(), Some(before));
+    }
+
+    fn arguments_are_those_of_the_program(method) {
+        let child = Process::new(|| std::env::args().collect::<Vec<_>>(), ()).start_method(method).start().unwrap();
+        assert_eq!(child.join().unwrap(), std::env::args().collect::<Vec<_>>());
+    }
+
+    fn no_descriptor_leaks_into_a_child(method) {
+        // Not close-on-exec: a plain fork and exec would hand it down.
+        // SAFETY: a fresh descriptor, closed below.
+        let leaky = unsafe { libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY) };
+        let list = Process::new(open_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
+        // SAFETY: opened above.
+        unsafe { libc::close(leaky) };
+        let (stdio, others): (Vec<_>, Vec<_>) = list.into_iter().partition(|(fd, _)| *fd <= 2);
+        assert_eq!(stdio.len(), 3);
+        // Its own socket, and the directory that it is listing.
+        assert_eq!(others.iter().filter(|(_, target)| !target.starts_with("/proc/")).count(), 1, "{others:?}");
+        assert!(others.iter().any(|(_, target)| target.starts_with("socket:")), "{others:?}");
+    }
+
+    fn arguments_that_cannot_be_sent_fail_at_the_call(method) {
+        let error = Process::new(|_: Unwilling| (), (Unwilling,)).name("p").start_method(method).start().unwrap_err();
+        assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
+        assert!(error.to_string().contains("not today"), "{error}");
+    }
+
+    fn a_target_in_a_shared_library_is_refused(method) {
+        // SAFETY: it is never called.
+        let target = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
+        let error = Process::new(target, ()).start_method(method).start().unwrap_err();
+        assert!(error.to_string().contains("shared library"), "{error}");
+    }
+
+    fn children_start_children(method) {
+        fn depth(method: StartMethod, left: u32) -> u32 {
+            if left == 0 {
+                return 0;
+            }
+            1 + Process::new(depth, (method, left - 1)).start_method(method).start().unwrap().join().unwrap()
+        }
+        assert_eq!(depth(method, 4), 4);
+    }
+}
+
+#[multiproc::test]
+fn a_server_that_dies_is_replaced() {
+    // In a process of its own, whose only child is the server.
+    let outcome = Process::new(
+        || {
+            let me = std::process::id();
+            let servers = || -> Vec<i32> {
+                let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
+                let is_server = |pid: &i32| {
+                    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "multiproc-serve\n")
+                };
+                list.split_whitespace().map(|pid| pid.parse().unwrap()).filter(is_server).collect()
+            };
+            Process::new(|| (), ()).start().unwrap().join().unwrap();
+            let first = servers();
+            assert_eq!(first.len(), 1);
+            let sleeper = Ends(Process::new(sleep_long, ()).start().unwrap());
+            for round in 0..3 {
+                // A process that was made a moment ago still has the server's name.
+                let server = *servers().iter().find(|pid| **pid != sleeper.pid()).unwrap();
+                let pidfd = multiproc_os::pidfd::open(server).unwrap();
+                multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+                if round > 0 {
+                    multiproc_os::pidfd::wait_any([&pidfd], None).unwrap();
+                }
+                assert_eq!(Process::new(|| 7, ()).start().unwrap().join().unwrap(), 7);
+            }
+            assert!(sleeper.is_alive());
+            sleeper.kill().unwrap();
+            (first, servers())
+        },
+        (),
+    );
+    let (first, last) = outcome.start().unwrap().join().unwrap();
+    assert_eq!(last.len(), 1);
+    assert_ne!(first, last);
+}
+
+#[multiproc::test]
+fn limits_of_the_system_are_errors_and_cost_nothing() {
+    /// Lowers the limit, tries to start, raises it again, starts.
+    fn limited(method: StartMethod, resource: u32, limit: u64) -> (String, u32) {
+        // The server is there already, as in the middle of a program.
+        let before = Process::new(|| 1, ()).start_method(method).start().unwrap().join().unwrap();
+        let set = |soft: u64| {
+            // SAFETY: both structures are ours.
+            unsafe {
+                let mut now: libc::rlimit = std::mem::zeroed();
+                libc::getrlimit(resource, &raw mut now);
+                let wanted = libc::rlimit { rlim_cur: soft.min(now.rlim_max), rlim_max: now.rlim_max };
+                assert_eq!(libc::setrlimit(resource, &raw const wanted), 0);
+            }
+        };
+        set(limit);
+        let error = Process::new(|| (), ()).name("p").start_method(method).start().unwrap_err();
+        set(u64::MAX);
+        let after = Process::new(|| 2, ()).start_method(method).start().unwrap().join().unwrap();
+        (error.to_string(), before + after)
+    }
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let child = Process::new(limited, (method, libc::RLIMIT_NOFILE, 5)).start().unwrap();
+        let (error, sum) = child.join().unwrap();
+        assert!(error.starts_with("cannot start p: ") && error.contains("Too many open files"), "{error}");
+        assert_eq!(sum, 3);
+    }
+}
+
+#[multiproc::test]
+fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        for closed in [vec![0], vec![1], vec![2], vec![0, 1, 2]] {
+            let outer = Process::new(
+                |method: StartMethod, closed: Vec<i32>| {
+                    for fd in closed {
+                        // SAFETY: the standard library does without.
+                        unsafe { libc::close(fd) };
+                    }
+                    let inner = Process::new(
+                        || {
+                            println!("nobody reads this");
+                            eprintln!("nor this");
+                            open_descriptors()
+                        },
+                        (),
+                    );
+                    inner.start_method(method).start().unwrap().join().unwrap()
+                },
+                (method, closed.clone()),
+            );
+            let list = outer.start().unwrap().join().unwrap();
+            for fd in 0..3 {
+                let target = &list.iter().find(|(number, _)| *number == fd).expect("0 to 2 are open").1;
+                assert!(!closed.contains(&fd) || target == "/dev/null", "{method:?} {closed:?} {list:?}");
+                assert!(!target.starts_with("socket:") || !closed.contains(&fd), "{list:?}");
+            }
+        }
+    }
+}
+
+#[multiproc::test]
+fn redirected_stdio_is_seen_by_children_started_later() {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let outer = Process::new(
+            |method: StartMethod| {
+                let quiet = Process::new(|| (), ()).start_method(method).start().unwrap();
+                quiet.join().unwrap();
+                let scratch = common::Scratch::new();
+                let path = scratch.path("out");
+                let file = std::fs::File::create(&path).unwrap();
+                // SAFETY: both are open.
+                unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&file), 1) };
+                let child = Process::new(|| println!("to the file"), ()).start_method(method).start().unwrap();
+                child.join().unwrap();
+                std::fs::read_to_string(path).unwrap()
+            },
+            (method,),
+        );
+        assert_eq!(outer.start().unwrap().join().unwrap(), "to the file\n");
+    }
+}
