@@ -1,0 +1,188 @@
+//! Each example, run as a user would run it, against what the basics page prints.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Once;
+
+/// Where cargo has put the examples: beside the tests, one level up. They are built with the tests, unless somebody asked for this test
+/// alone.
+fn example(name: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let path = profile.join("examples").join(name);
+    if !path.exists() {
+        BUILD.call_once(|| {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--examples", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+            cargo.arg("--target-dir").arg(profile.parent().unwrap());
+            if profile.ends_with("release") {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().unwrap().success());
+        });
+    }
+    path
+}
+
+fn run(name: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(example(name)).args(arguments).env_remove("RUST_BACKTRACE").output().unwrap();
+    assert!(output.status.success(), "{name}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// What it prints, line by line.
+fn lines(name: &str) -> Vec<String> {
+    text(&run(name, &[]).stdout)
+}
+
+fn text(bytes: &[u8]) -> Vec<String> {
+    String::from_utf8(bytes.to_vec()).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// The lines in any order.
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
+#[test]
+fn simple() {
+    assert_eq!(lines("simple"), ["Worker"; 5]);
+}
+
+#[test]
+fn simpleargs() {
+    let expected: Vec<String> = (0..5).map(|num| format!("Worker: {num}")).collect();
+    assert_eq!(sorted(lines("simpleargs")), expected);
+}
+
+#[test]
+fn import_main() {
+    assert_eq!(lines("import_main"), ["Worker"; 5]);
+}
+
+#[test]
+fn names() {
+    let lines = lines("names");
+    let expected = [
+        "Process-3 Exiting",
+        "Process-3 Starting",
+        "my_service Exiting",
+        "my_service Starting",
+        "worker 1 Exiting",
+        "worker 1 Starting",
+    ];
+    assert_eq!(sorted(lines.clone()), expected);
+    for name in ["Process-3", "my_service", "worker 1"] {
+        let at = |what| lines.iter().position(|line| *line == format!("{name} {what}")).unwrap();
+        assert!(at("Starting") < at("Exiting"), "{lines:?}");
+    }
+}
+
+#[test]
+fn daemon() {
+    let lines = lines("daemon");
+    assert_eq!(lines.len(), 3, "the daemon does not get as far as Exiting: {lines:?}");
+    let pid = |line: &str, prefix| line.strip_prefix(prefix).unwrap().parse::<i32>().unwrap();
+    let daemon = lines.iter().find(|line| line.starts_with("Starting: daemon ")).unwrap();
+    let daemon = pid(daemon, "Starting: daemon ");
+    let others: Vec<&String> = lines.iter().filter(|line| line.contains("non-daemon")).collect();
+    assert_eq!(pid(others[0], "Starting: non-daemon "), pid(others[1], "Exiting : non-daemon "));
+    assert!(!Path::new(&format!("/proc/{daemon}")).exists(), "it has been terminated and reaped");
+}
+
+#[test]
+fn daemon_join() {
+    let expected = ["Starting: non-daemon", "Exiting : non-daemon", "Starting: daemon", "Exiting : daemon"];
+    assert_eq!(lines("daemon_join"), expected);
+}
+
+#[test]
+fn daemon_join_timeout() {
+    let expected = ["Starting: non-daemon", "Exiting : non-daemon", "d.is_alive() true"];
+    assert_eq!(lines("daemon_join_timeout"), expected);
+}
+
+#[test]
+fn terminate() {
+    let expected = [
+        "BEFORE: <Process(Process-1, initial)> false",
+        "DURING: <Process(Process-1, started)> true",
+        "TERMINATED: <Process(Process-1, stopped[SIGTERM])> false",
+        "JOINED: <Process(Process-1, stopped[SIGTERM])> false",
+    ];
+    assert_eq!(lines("terminate"), expected);
+}
+
+#[test]
+fn exitcode() {
+    let output = run("exitcode", &[]);
+    let expected = [
+        "Starting process for exit_error",
+        "Starting process for exit_ok",
+        "Starting process for return_value",
+        "Starting process for raises",
+        "Starting process for terminated",
+        "exit_error.exitcode = 1",
+        "exit_ok.exitcode = 0",
+        "return_value.exitcode = 0",
+        "raises.exitcode = 1",
+        "terminated.exitcode = -15",
+    ];
+    assert_eq!(text(&output.stdout), expected);
+    let traceback = text(&output.stderr);
+    assert_eq!(traceback[0], "Process raises:");
+    assert!(traceback[1].starts_with("thread 'main' panicked at ") && traceback[1].contains("exitcode.rs:"));
+    assert_eq!(traceback[2..4], ["There was an error!", "stack backtrace:"]);
+    assert!(traceback.len() > 4);
+}
+
+#[test]
+fn log_to_stderr() {
+    let output = run("log_to_stderr", &[]);
+    assert_eq!(text(&output.stdout), ["Doing some work"]);
+    let expected = [
+        "[INFO/Process-1] child process calling self.run()",
+        "[INFO/Process-1] process shutting down",
+        "[DEBUG/Process-1] running all \"atexit\" finalizers with priority >= 0",
+        "[DEBUG/Process-1] running the remaining \"atexit\" finalizers",
+        "[INFO/Process-1] process exiting with exitcode 0",
+        "[INFO/MainProcess] process shutting down",
+        "[DEBUG/MainProcess] running all \"atexit\" finalizers with priority >= 0",
+        "[DEBUG/MainProcess] running the remaining \"atexit\" finalizers",
+    ];
+    assert_eq!(text(&output.stderr), expected);
+}
+
+#[test]
+fn get_logger() {
+    let output = run("get_logger", &[]);
+    assert_eq!(text(&output.stdout), ["Doing some work"]);
+    let expected = [
+        "[INFO/Process-1] child process calling self.run()",
+        "[INFO/Process-1] process shutting down",
+        "[INFO/Process-1] process exiting with exitcode 0",
+        "[INFO/MainProcess] process shutting down",
+    ];
+    assert_eq!(text(&output.stderr), expected);
+}
+
+#[test]
+fn subclass() {
+    let expected: Vec<String> = (1..6).map(|number| format!("In Worker-{number}")).collect();
+    assert_eq!(sorted(lines("subclass")), expected);
+}
+
+#[test]
+fn tour() {
+    let text = lines("tour");
+    for title in ["multiprocessing Basics", "Daemon Processes", "Process Exit Status", "Logging", "Subclassing Process"] {
+        assert!(text.iter().any(|line| line == title), "{title}");
+    }
+    for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 12 sections ran."] {
+        assert!(text.iter().any(|other| other == line), "{line}");
+    }
+    let nothing = Command::new(example("tour")).arg("nonsense").output().unwrap();
+    assert_eq!(nothing.status.code(), Some(1));
+}

@@ -1,0 +1,7 @@
+use multiproc::Process;
+
+#[multiproc::main]
+fn main() -> multiproc::Result<()> {
+    Process::new(std::thread::current, ()).start()?;
+    Ok(())
+}
