@@ -96,6 +96,14 @@ pub fn close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?)
 }
 
+/// Ends the conversation: the other side reads the end, as if this one were closed.
+///
+/// # Errors
+/// `ENOTCONN`.
+pub fn hang_up(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)
+}
+
 /// Whether `fd` is a sequenced-packet socket of the Unix family, that is, one that [`pair`] could have made.
 pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::SEQPACKET)

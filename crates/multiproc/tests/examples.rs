@@ -177,7 +177,8 @@ fn subclass() {
 #[test]
 fn tour() {
     let text = lines("tour");
-    for title in ["multiprocessing Basics", "Daemon Processes", "Process Exit Status", "Logging", "Subclassing Process"] {
+    for title in ["multiprocessing Basics", "Daemon Processes", "Process Exit Status", "Logging", "Subclassing Process"]
+    {
         assert!(text.iter().any(|line| line == title), "{title}");
     }
     for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 12 sections ran."] {

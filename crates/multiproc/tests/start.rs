@@ -193,7 +193,7 @@ fn a_server_that_dies_is_replaced() {
         (),
     );
     let (first, last) = outcome.start().unwrap().join().unwrap();
-    assert_eq!(last.len(), 1);
+    assert_eq!(last.len(), 1, "the dead ones have been reaped");
     assert_ne!(first, last);
 }
 

@@ -30,12 +30,11 @@ static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
 /// returns: the target runs, and the process exits. So whatever stands before it in `main` runs in every child again.
 ///
 /// ```
-/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
 ///
-///     let child = multiproc::Process::new(|| "hello", ()).start();
-/// #   drop(child);
-/// #   Ok(())
+///     multiproc::Process::new(|| println!("in a child"), ()).start()?;
+///     Ok(())
 /// }
 /// ```
 pub fn init() {

@@ -41,9 +41,7 @@ struct Server {
     free: Vec<u16>,
     /// What the server has been told last; none if nothing yet.
     known: Option<Surroundings>,
-    /// Whose server it is. A copy of that process, made by fork(2) elsewhere, would get siblings for children.
-    parent: i32,
-    /// Who that process was when it started the server. Children of one that has dropped its privileges must not have them.
+    /// Who its parent was when it started the server. Children of one that has dropped its privileges must not have them.
     credentials: Credentials,
 }
 
@@ -51,6 +49,17 @@ struct Server {
 struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
+    /// Whose server it is. A copy of that process, made by fork(2) elsewhere, would get siblings for children.
+    parent: i32,
+}
+
+/// The last who had to do with a server, be it alive or dead, reaps it.
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        if self.parent == threads::getpid() {
+            self.copy.end();
+        }
+    }
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
@@ -77,9 +86,7 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
 /// reap it, and not every first process of a container does.)
 pub(crate) fn end() {
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(server) = server.filter(|server| server.parent == threads::getpid()) {
-        server.process.copy.end();
-    }
+    drop(server);
 }
 
 /// One attempt; none if the server died before it made the process.
@@ -147,16 +154,15 @@ impl Server {
             }
         }
         Ok(Server {
-            process: Arc::new(ServerProcess { copy, slots }),
+            process: Arc::new(ServerProcess { copy, slots, parent: threads::getpid() }),
             free: (0..SLOTS as u16).rev().collect(),
             known: None,
-            parent: threads::getpid(),
             credentials,
         })
     }
 
     fn is_mine(&self) -> bool {
-        self.parent == threads::getpid() && self.credentials == Credentials::current()
+        self.process.parent == threads::getpid() && self.credentials == Credentials::current()
     }
 
     /// Asks for a child.

@@ -100,6 +100,8 @@ impl Copy {
 
     /// Kills it, whatever it does, and reaps it.
     pub(crate) fn end(&self) {
+        // A server that has more rights than this process has now can't be killed, but leaves by itself.
+        let _ = fd_passing::hang_up(&self.socket);
         let _ = pidfd::send_signal(&self.pidfd, SIGKILL);
         self.bury();
     }
