@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
 
 unsafe extern "C" {
     static mut environ: *mut *mut libc::c_char;
@@ -19,27 +20,46 @@ pub fn snapshot() -> Vec<u8> {
     block
 }
 
-/// Makes `block`, as [`snapshot`] gives it, the whole environment of this process.
-///
-/// The block is leaked: pointers into the environment that others have taken stay good.
+/// What [`replace`] has put in place: the strings, and the array of pointers to them (as numbers, so that it is `Send`).
+static IN_PLACE: Mutex<(Vec<u8>, Vec<usize>)> = Mutex::new((Vec::new(), Vec::new()));
+
+/// Makes `block`, as [`snapshot`] gives it, the whole environment of this process. What an earlier call has put in place is freed.
 ///
 /// # Errors
 /// `InvalidInput` when the block doesn't end with a NUL.
 ///
 /// # Safety
-/// No other thread may read or change the environment meanwhile.
-pub unsafe fn replace(block: &[u8]) -> io::Result<()> {
+/// No other thread may read or change the environment meanwhile, and nobody may hold a pointer into it (as getenv(3) returns).
+pub unsafe fn replace(block: Vec<u8>) -> io::Result<()> {
     if block.last().is_some_and(|last| *last != 0) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the environment's last string has no end"));
     }
-    let block: &'static mut [u8] = block.to_vec().leak();
-    let mut pointers: Vec<*mut libc::c_char> = Vec::with_capacity(64);
-    for entry in block.split_inclusive_mut(|byte| *byte == 0) {
-        pointers.push(entry.as_mut_ptr().cast());
-    }
-    pointers.push(std::ptr::null_mut());
-    // SAFETY: the caller vouches that nobody else is looking; the array and the strings live for ever and are ended as
-    // environ(7) wants them.
-    unsafe { environ = pointers.leak().as_mut_ptr() };
+    let strings = block.split_inclusive(|byte| *byte == 0).map(|string| string.as_ptr() as usize);
+    let pointers: Vec<usize> = strings.chain([0]).collect();
+    let mut in_place = IN_PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: the caller vouches that nobody else is looking. The array and the strings stay where they are until the next call, and are
+    // ended as environ(7) wants them.
+    unsafe { environ = pointers.as_ptr().cast_mut().cast() };
+    *in_place = (block, pointers);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_holds_what_the_environment_holds() {
+        let block = snapshot();
+        let strings: Vec<&[u8]> = block.split(|byte| *byte == 0).collect();
+        assert_eq!(strings.len(), std::env::vars_os().count() + 1);
+        let path = std::env::var_os("PATH").unwrap();
+        assert!(strings.contains(&[b"PATH=", path.as_bytes()].concat().as_slice()));
+    }
+
+    #[test]
+    fn a_block_without_an_end_is_refused() {
+        // SAFETY: nothing is replaced.
+        assert!(unsafe { replace(b"A=b".to_vec()) }.is_err());
+    }
 }

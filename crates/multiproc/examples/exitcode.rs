@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use multiproc::Process;
 
+type Target = fn() -> i32;
+
 fn exit_error() -> i32 {
     std::process::exit(1)
 }
@@ -28,7 +30,7 @@ fn terminated() -> i32 {
 
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
-    let targets: [(&str, fn() -> i32); 5] = [
+    let targets: [(&str, Target); 5] = [
         ("exit_error", exit_error),
         ("exit_ok", exit_ok),
         ("return_value", return_value),

@@ -25,15 +25,27 @@ fn example(name: &str) -> PathBuf {
     path
 }
 
-fn run(name: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(example(name)).args(arguments).env_remove("RUST_BACKTRACE").output().unwrap();
+/// The example's command. With `MULTIPROC_TOUR` in the environment it is that build of the tour, which has them all inside.
+fn command(name: &str) -> Command {
+    match std::env::var_os("MULTIPROC_TOUR") {
+        Some(tour) => {
+            let mut command = Command::new(tour);
+            command.args((name != "tour").then_some(name));
+            command
+        }
+        None => Command::new(example(name)),
+    }
+}
+
+fn run(name: &str) -> Output {
+    let output = command(name).env_remove("RUST_BACKTRACE").output().unwrap();
     assert!(output.status.success(), "{name}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// What it prints, line by line.
 fn lines(name: &str) -> Vec<String> {
-    text(&run(name, &[]).stdout)
+    text(&run(name).stdout)
 }
 
 fn text(bytes: &[u8]) -> Vec<String> {
@@ -117,7 +129,7 @@ fn terminate() {
 
 #[test]
 fn exitcode() {
-    let output = run("exitcode", &[]);
+    let output = run("exitcode");
     let expected = [
         "Starting process for exit_error",
         "Starting process for exit_ok",
@@ -140,7 +152,7 @@ fn exitcode() {
 
 #[test]
 fn log_to_stderr() {
-    let output = run("log_to_stderr", &[]);
+    let output = run("log_to_stderr");
     assert_eq!(text(&output.stdout), ["Doing some work"]);
     let expected = [
         "[INFO/Process-1] child process calling self.run()",
@@ -157,7 +169,7 @@ fn log_to_stderr() {
 
 #[test]
 fn get_logger() {
-    let output = run("get_logger", &[]);
+    let output = run("get_logger");
     assert_eq!(text(&output.stdout), ["Doing some work"]);
     let expected = [
         "[INFO/Process-1] child process calling self.run()",
@@ -184,6 +196,6 @@ fn tour() {
     for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 12 sections ran."] {
         assert!(text.iter().any(|other| other == line), "{line}");
     }
-    let nothing = Command::new(example("tour")).arg("nonsense").output().unwrap();
+    let nothing = command("tour").arg("nonsense").output().unwrap();
     assert_eq!(nothing.status.code(), Some(1));
 }

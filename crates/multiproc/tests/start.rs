@@ -227,6 +227,96 @@ fn limits_of_the_system_are_errors_and_cost_nothing() {
 }
 
 #[multiproc::test]
+fn the_limit_of_processes_is_an_error() {
+    /// As somebody without privileges (the limit doesn't bind others), who may have two processes: itself and the server.
+    fn limited(method: StartMethod) -> Option<String> {
+        // SAFETY: no memory is touched but the structure.
+        unsafe {
+            let limit = libc::rlimit { rlim_cur: 2, rlim_max: 2 };
+            if libc::setgid(60_123) != 0 || libc::setuid(60_123) != 0 {
+                return None;
+            }
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);
+        }
+        let sleeper = match method {
+            StartMethod::Spawn => Some(Process::new(sleep_long, ()).start_method(method).daemon(true).start().unwrap()),
+            _ => None,
+        };
+        let error = Process::new(|| (), ()).name("p").start_method(method).start().unwrap_err();
+        drop(sleeper);
+        Some(error.to_string())
+    }
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let child = Process::new(limited, (method,)).start().unwrap();
+        match child.join().unwrap() {
+            Some(error) => {
+                assert!(error.starts_with("cannot start p: ") && error.contains("temporarily unavailable"), "{error}");
+            }
+            None => eprintln!("not shown: this needs the right to become another user"),
+        }
+    }
+}
+
+for_each_method! {
+    fn a_program_that_ignores_sigchld(method) {
+        // In a process of its own: the disposition belongs to all of it.
+        let child = Process::new(
+            |method: StartMethod| {
+                // SAFETY: no handler is installed or replaced.
+                unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+                let mut codes = Vec::new();
+                for round in 0..20 {
+                    let child = Process::new(|code| if code != 0 { std::process::exit(code) }, (round,));
+                    codes.push(child.start_method(method).start().unwrap().wait().unwrap().exit_code());
+                }
+                let sleeper = Process::new(sleep_long, ()).start_method(method).start().unwrap();
+                assert!(sleeper.is_alive());
+                sleeper.terminate().unwrap();
+                codes.push(sleeper.exit_code());
+                assert_eq!(Process::new(|| 7, ()).start_method(method).start().unwrap().join().unwrap(), 7);
+                codes
+            },
+            (method,),
+        );
+        let codes = child.start().unwrap().join().unwrap();
+        let expected: Vec<i32> = (0..20).chain([-15]).collect();
+        for (code, expected) in codes.into_iter().zip(expected) {
+            // Before Linux 6.15 the status is unknown; the wait ends all the same.
+            assert!(code == Some(expected) || (code.is_none() && !status_is_kept()), "{code:?} is not {expected}");
+        }
+    }
+
+    fn a_program_that_waits_for_any_child(method) {
+        let child = Process::new(
+            |method: StartMethod| {
+                std::thread::spawn(|| {
+                    loop {
+                        // SAFETY: no status is asked for.
+                        if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } == -1 {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+                for _ in 0..50 {
+                    let child = Process::new(|| 7, ()).start_method(method).start().unwrap();
+                    assert!(matches!(child.wait().unwrap().exit_code(), Some(0) | None));
+                    assert_eq!(child.join().unwrap(), 7);
+                }
+            },
+            (method,),
+        );
+        child.start().unwrap().join().unwrap();
+    }
+}
+
+/// Whether the kernel keeps the status of a process that somebody else has reaped.
+fn status_is_kept() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
+
+#[multiproc::test]
 fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         for closed in [vec![0], vec![1], vec![2], vec![0, 1, 2]] {

@@ -70,7 +70,7 @@ impl Change {
             || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing"));
         if let Some(environment) = self.environment {
             // SAFETY: the caller vouches that nobody else is looking.
-            unsafe { environment::replace(&environment)? };
+            unsafe { environment::replace(environment)? };
         }
         if self.directory {
             directory::change(next()?)?;

@@ -1,0 +1,33 @@
+//! How long it takes from the call of `start` to the first line of the target.
+
+use std::time::Duration;
+
+use multiproc::{Process, StartMethod};
+
+use super::bare_server::{BareServer, Task};
+use super::rounds::Contestant;
+use super::{Outcome, sys};
+
+/// The target: its first line says when it was reached.
+fn first_line() -> Duration {
+    sys::monotonic()
+}
+
+pub(crate) fn contestants(server: &BareServer) -> Vec<Contestant<'_>> {
+    vec![
+        Contestant::new("forkserver", || multiproc(StartMethod::ForkServer)),
+        Contestant::new("spawn", || multiproc(StartMethod::Spawn)),
+        Contestant::new("bare-server", || {
+            let begin = sys::monotonic();
+            server.request(Task::TellTime)?;
+            sys::wait_success(server.answer()?)?;
+            Ok(server.time_told() - begin)
+        }),
+    ]
+}
+
+fn multiproc(method: StartMethod) -> Outcome<Duration> {
+    let begin = sys::monotonic();
+    let reached = Process::new(first_line, ()).start_method(method).start()?.join()?;
+    Ok(reached - begin)
+}

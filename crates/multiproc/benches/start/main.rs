@@ -1,0 +1,149 @@
+//! What a process costs: start and wait of an empty function, by multiproc and by its peers, side by side.
+//!
+//! `cargo bench --bench start` prints tables, then each ratio that multiproc is held to as a line
+//! `RATIO <key> <value> <op> <target>`, and writes every figure to `bench/start.json` in the target directory.
+//! `-- --quick` is for CI: the same, with too few iterations for the figures to mean much.
+//!
+//! Only ratios within one run mean anything, and only if a slow moment of the machine is everybody's. So contestants
+//! take turns, an iteration each, in an order that is shuffled every round; and what can't take turns (a parent of
+//! another size, an interpreter) is done in blocks that come round several times.
+
+mod bare_server;
+mod figures;
+mod first_line;
+mod idle;
+mod python;
+mod rate;
+mod report;
+mod rounds;
+mod starts;
+mod sys;
+
+use std::error::Error;
+use std::hint::black_box;
+use std::time::Duration;
+
+use bare_server::BareServer;
+use figures::{Figures, Host};
+use python::Python;
+use rounds::Random;
+
+/// Whatever goes wrong ends the benchmark: a figure that misses some of its iterations is none.
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// How much memory the parent has touched: next to nothing, and enough to make a copy of its page tables slow.
+const RESIDENT: [usize; 2] = [10 << 20, 1 << 30];
+
+/// The argument with which this program exits first thing in `main`.
+const EXIT_AT_ONCE: &str = "--exit-at-once";
+
+fn main() -> Outcome<()> {
+    multiproc::init();
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == EXIT_AT_ONCE) {
+        return Ok(());
+    }
+    procspawn::init();
+    let Some(plan) = Plan::from_arguments() else { return Ok(()) };
+    // The server is copied for each of its children, so it comes before this process has grown.
+    let server = BareServer::start()?;
+
+    let mut figures = Figures { host: Host::look(), quick: plan.quick, ..Figures::default() };
+    let python = Python::find().inspect_err(|error| figures.skip("python3", error)).ok();
+    if !starts::has_true() {
+        figures.skip("command-true", &"there is no /bin/true");
+    }
+    figures.host.python = python.as_ref().map(|python| python.version().to_owned());
+
+    let mut random = Random::new();
+    for block in 1..=plan.blocks {
+        eprintln!("block {block} of {}", plan.blocks);
+        let mut sizes = [0, 1];
+        random.shuffle(&mut sizes);
+        for size in sizes {
+            measure_starts(&plan, size, &server, &mut random, &mut figures)?;
+            if let Some(python) = &python {
+                measure_python(&plan, size, python, &mut random, &mut figures);
+            }
+        }
+        let mut contestants = first_line::contestants(&server);
+        rounds::run(&mut contestants, plan.rounds, 1, &mut random, &mut figures.first_line)?;
+        rate::run(&server, plan.slice, &mut random, &mut figures.rate)?;
+        if let Err(error) = idle::run(&server, &mut figures.pss) {
+            // Some kernels are built without what tells it.
+            figures.skip("PSS", &error);
+        }
+    }
+    report::print(&figures);
+    report::write(&figures)
+}
+
+/// One block of rounds with `RESIDENT[size]` bytes touched.
+fn measure_starts(
+    plan: &Plan,
+    size: usize,
+    server: &BareServer,
+    random: &mut Random,
+    figures: &mut Figures,
+) -> Outcome<()> {
+    let resident = vec![1_u8; RESIDENT[size]];
+    black_box(&resident);
+    let copy_every = if size == 0 { 1 } else { plan.copy_every };
+    rounds::run(&mut starts::contestants(server)?, plan.rounds, copy_every, random, &mut figures.start[size])?;
+    black_box(&resident);
+    Ok(())
+}
+
+/// One block of Python, a method after the other, each in an interpreter of its own.
+fn measure_python(plan: &Plan, size: usize, python: &Python, random: &mut Random, figures: &mut Figures) {
+    let mut methods = python::METHODS;
+    random.shuffle(&mut methods);
+    for method in methods {
+        let iterations = if method.is_fast { plan.python } else { plan.python_spawn };
+        match python.measure(method, RESIDENT[size], iterations) {
+            Ok(times) => times.into_iter().for_each(|time| figures.start[size].add(method.contestant, time)),
+            Err(error) => figures.skip(method.contestant, &error),
+        }
+    }
+}
+
+/// How much of everything.
+struct Plan {
+    quick: bool,
+    blocks: u32,
+    /// Rounds in a block, for each size of the parent.
+    rounds: u32,
+    /// A large parent is copied in every so many of them: it takes a hundred times as long as the rest, and leaves
+    /// behind pages that the parent must fault in anew, so that the others' medians must be of the rounds without.
+    copy_every: u32,
+    /// Iterations in a block for Python, for each size of the parent: `fork` and `forkserver`, and the slow `spawn`.
+    python: u32,
+    python_spawn: u32,
+    /// How long a rate is taken in a block.
+    slice: Duration,
+}
+
+impl Plan {
+    /// None unless cargo bench is asking: `cargo test --all-targets` runs this program too, and wants nothing measured.
+    fn from_arguments() -> Option<Plan> {
+        let has = |wanted: &str| std::env::args_os().any(|argument| argument == wanted);
+        let full = Plan {
+            quick: false,
+            blocks: 7,
+            rounds: 100,
+            copy_every: 20,
+            python: 12,
+            python_spawn: 4,
+            slice: Duration::from_millis(300),
+        };
+        let quick = Plan {
+            quick: true,
+            blocks: 1,
+            rounds: 10,
+            copy_every: 5,
+            python: 3,
+            python_spawn: 1,
+            slice: Duration::from_millis(50),
+        };
+        has("--bench").then(|| if has("--quick") { quick } else { full })
+    }
+}

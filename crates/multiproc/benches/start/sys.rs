@@ -1,0 +1,124 @@
+//! The few system calls that the standard library has no name for.
+
+use std::ffi::{CStr, c_char};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// CLOCK_MONOTONIC, which is the same clock in all processes. [`Instant`](std::time::Instant) reads it too, but keeps
+/// it from travelling.
+pub(crate) fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec to the address given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// A pair of connected SOCK_SEQPACKET sockets, close-on-exec.
+pub(crate) fn packet_pair() -> io::Result<[OwnedFd; 2]> {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes two descriptors to the array given.
+    cvt(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: both are open, and nobody else's.
+    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// A word that this process shares with all copies that are made of it from now on. It is never given back.
+pub(crate) fn shared_word() -> io::Result<&'static AtomicU64> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<AtomicU64>(), protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the page is zeroed, aligned, stays mapped for good, and is reached through atomics alone.
+    Ok(unsafe { &*start.cast::<AtomicU64>() })
+}
+
+/// fork(2): the child's pid in the parent, 0 in the child.
+///
+/// # Safety
+/// The child must do nothing that needs a lock which another thread of this process may hold.
+pub(crate) unsafe fn fork() -> io::Result<i32> {
+    // SAFETY: the caller vouches for what the child does.
+    cvt(unsafe { libc::fork() })
+}
+
+/// clone3(2) with CLONE_PARENT: the copy is a child of this process's parent. Its pid in the caller, 0 in the copy.
+///
+/// # Safety
+/// As [`fork`]; and the copy, of which the C library knows nothing, must do little but exit.
+pub(crate) unsafe fn clone_sibling() -> io::Result<i32> {
+    /// `struct clone_args`, version 0 (Linux 5.3): the flags, and seven words that stay 0. One of them is the exit
+    /// signal, which CLONE_PARENT takes from the caller.
+    #[repr(C)]
+    struct CloneArgs {
+        flags: u64,
+        rest: [u64; 7],
+    }
+    let arguments = CloneArgs { flags: libc::CLONE_PARENT as u64, rest: [0; 7] };
+    // SAFETY: without CLONE_VM the copy has memory of its own and goes on with its own copy of this stack. The caller
+    // vouches for what it does.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) };
+    cvt(pid as i32)
+}
+
+/// posix_spawn(3) of this very program with one argument.
+pub(crate) fn spawn_self(argument: &CStr) -> io::Result<i32> {
+    unsafe extern "C" {
+        static environ: *const *mut c_char;
+    }
+    let argv = [c"start".as_ptr().cast_mut(), argument.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let mut pid = 0;
+    // SAFETY: path and arguments outlive the call, and the arguments end with a null pointer. Nothing in this program
+    // changes the environment.
+    let error = unsafe {
+        let (path, actions, attributes) = (c"/proc/self/exe".as_ptr(), std::ptr::null(), std::ptr::null());
+        libc::posix_spawn(&raw mut pid, path, actions, attributes, argv.as_ptr(), environ)
+    };
+    if error == 0 { Ok(pid) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Waits for a child, whichever signal it announces its end with, and gives the status word of waitpid(2).
+pub(crate) fn wait(pid: i32) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int to the address given.
+    cvt(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) })?;
+    Ok(status)
+}
+
+/// Waits for a child that has nothing to do but exit with 0.
+pub(crate) fn wait_success(pid: i32) -> io::Result<()> {
+    match wait(pid)? {
+        0 => Ok(()),
+        status => Err(io::Error::other(format!("process {pid} ended with the status {status:#x}"))),
+    }
+}
+
+/// Kills a child, and waits for it.
+pub(crate) fn end(pid: i32) -> io::Result<()> {
+    // SAFETY: no memory is touched, and a child that has not been waited for keeps its pid.
+    cvt(unsafe { libc::kill(pid, libc::SIGKILL) })?;
+    wait(pid).map(drop)
+}
+
+/// Ends this process at once: no destructors, no exit handlers.
+pub(crate) fn exit_now() -> ! {
+    // SAFETY: it has no preconditions.
+    unsafe { libc::_exit(0) }
+}
+
+/// Does nothing for good.
+pub(crate) fn sleep() -> ! {
+    loop {
+        // SAFETY: it has no preconditions.
+        unsafe { libc::pause() };
+    }
+}
+
+fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

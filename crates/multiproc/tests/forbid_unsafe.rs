@@ -1,0 +1,17 @@
+//! The attributes must not make a crate that forbids `unsafe` fail to compile.
+
+#![forbid(unsafe_code)]
+#![deny(warnings, missing_docs, unreachable_pub)]
+
+use multiproc::Process;
+
+#[multiproc::test]
+fn a_crate_without_unsafe_may_start_processes() {
+    assert_eq!(Process::new(|| 5, ()).start().unwrap().join().unwrap(), 5);
+}
+
+/// A test without the attribute profits from those that have it.
+#[test]
+fn one_entry_is_enough_for_a_binary() {
+    assert_eq!(Process::new(|| 6, ()).start().unwrap().join().unwrap(), 6);
+}
