@@ -92,6 +92,7 @@ for_each_method! {
     fn every_number_of_arguments(method) {
         macro_rules! sum_of {
             ($($arg:ident)*) => {{
+                #[allow(clippy::too_many_arguments)]
                 fn sum($($arg: u64),*) -> u64 { 0 $(+ $arg)* }
                 let mut next = 0;
                 let args = ($({ let $arg = { next += 1; next }; $arg },)*);
