@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 
 /// How many descriptors one message may hold. The kernel's own limit is 253.
@@ -19,8 +19,8 @@ pub const MAX_FDS: usize = 32;
 /// What came with one message.
 #[derive(Debug)]
 pub struct Received {
-    /// How many bytes of the buffer the message filled; 0 with no descriptors is the end: the other side is closed.
-    pub len: usize,
+    /// Its bytes; none, and no descriptors, is the end: the other side is closed.
+    pub bytes: Vec<u8>,
     /// The descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
 }
@@ -63,16 +63,25 @@ pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::R
     Ok(())
 }
 
-/// Receives one message into `buffer`. Without `wait`, `WouldBlock` when there is none.
+/// Receives one message. Without `wait`, `WouldBlock` when there is none.
 ///
 /// # Errors
-/// `InvalidData` when the message is longer than `buffer`; `EMFILE` when this process could not take all descriptors that came
-/// with it; `ECONNRESET` when the other end was closed with messages of ours unread.
-pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
+/// `InvalidData` when the message is longer than `limit`, in which case it stays where it is; `EMFILE` when this process could not take all
+/// descriptors that came with it; `ECONNRESET` when the other end was closed with messages of ours unread.
+pub fn receive(socket: impl AsFd, limit: usize, wait: bool) -> io::Result<Received> {
+    let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    // Its length first: a buffer for the longest possible one would touch that many pages, and the server's copies them each time.
+    let (_, len) =
+        rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0], flags | RecvFlags::PEEK | RecvFlags::TRUNC))?;
+    if len > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message longer than the protocol allows"));
+    }
+    let mut bytes = vec![0; len];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-    let message = rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags))?;
+    let message = rustix::io::retry_on_intr(|| {
+        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)
+    })?;
     let mut fds = Vec::new();
     for received in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = received {
@@ -83,9 +92,10 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<R
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     if message.flags.contains(ReturnFlags::TRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message longer than the protocol allows"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "somebody else reads from this socket"));
     }
-    Ok(Received { len: message.bytes, fds })
+    bytes.truncate(message.bytes);
+    Ok(Received { bytes, fds })
 }
 
 /// Has `fd` closed when this process executes another program.
@@ -119,25 +129,24 @@ mod tests {
         let (a, b) = pair().unwrap();
         send(&a, &[b"one", b"-", b"two"], &[a.as_fd(), b.as_fd()]).unwrap();
         send(&a, &[b"next"], &[]).unwrap();
-        let mut buffer = [0; 64];
-        let first = receive(&b, &mut buffer, true).unwrap();
-        assert_eq!((&buffer[..first.len], first.fds.len()), (&b"one-two"[..], 2));
-        assert_eq!(receive(&b, &mut buffer, false).unwrap().len, 4);
-        assert_eq!(receive(&b, &mut buffer, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let first = receive(&b, 64, true).unwrap();
+        assert_eq!((&first.bytes[..], first.fds.len()), (&b"one-two"[..], 2));
+        assert_eq!(receive(&b, 64, false).unwrap().bytes, b"next");
+        assert_eq!(receive(&b, 64, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
     fn a_closed_end_is_an_end_for_the_reader_and_an_error_for_the_writer() {
         let (a, b) = pair().unwrap();
         drop(a);
-        assert_eq!(receive(&b, &mut [0; 8], true).unwrap().len, 0);
+        assert!(receive(&b, 8, true).unwrap().bytes.is_empty());
         assert_eq!(send(&b, &[b"x"], &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
-    fn a_message_too_long_for_the_buffer_is_an_error() {
+    fn a_message_that_is_too_long_is_an_error() {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
-        assert_eq!(receive(&b, &mut [0; 8], true).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(&b, 8, true).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

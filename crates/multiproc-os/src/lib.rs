@@ -29,6 +29,7 @@ pub mod pidfd;
 pub mod signal;
 pub mod stdio;
 pub mod threads;
+pub mod title;
 
 use std::io;
 

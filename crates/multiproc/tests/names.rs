@@ -43,14 +43,19 @@ for_each_method! {
     }
 
     fn the_system_shows_the_name(method) {
-        let child = Ends(Process::new(sleep_long, ()).name("a name of more than 15 bytes").start_method(method).start().unwrap());
-        let comm = std::fs::read_to_string(format!("/proc/{}/comm", child.pid())).unwrap();
-        // Started, it may not have got round to it.
-        let comm = if comm.trim() == "a name of more " { comm } else {
-            let status = Process::new(|| std::fs::read_to_string("/proc/self/comm").unwrap(), ()).name("a name of more than 15 bytes");
-            status.start_method(method).start().unwrap().join().unwrap()
-        };
+        let child = Process::new(
+            || {
+                let read = |file| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+                (read("comm"), read("cmdline"), std::env::args().collect::<Vec<_>>())
+            },
+            (),
+        );
+        let child = child.name("a name of more than 15 bytes").start_method(method).start().unwrap();
+        let (comm, cmdline, arguments) = child.join().unwrap();
         assert_eq!(comm, "a name of more \n");
+        let mut shown: Vec<String> = cmdline.split_terminator('\0').map(str::to_owned).collect();
+        assert_eq!(shown.remove(1), "[a name of more than 15 bytes]");
+        assert_eq!((&shown, arguments), (&std::env::args().collect(), shown.clone()));
     }
 
     fn parents(method) {

@@ -90,7 +90,8 @@ impl<R: Run> Process<R> {
     /// Gives it a name. Unless given one it is `Process-1`, `Process-2`, …, in the order in which they were made, and `Process-1:2` if
     /// `Process-1` makes it; for a [`Run`] type its own name stands in place of `Process`.
     ///
-    /// `ps` and `top` show the first 15 bytes.
+    /// `ps` and `top` show it: its first 15 bytes in place of the program's name, and the whole of it behind the program in the command
+    /// line, `target/debug/program [Process-1]`.
     pub fn name(mut self, name: impl Into<String>) -> Process<R> {
         self.name = Some(name.into());
         self

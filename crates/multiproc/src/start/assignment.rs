@@ -9,7 +9,7 @@ use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
 use crate::process::current::Identity;
-use crate::transfer::codec::{self, CodecError};
+use crate::transfer::codec;
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,14 +50,12 @@ pub(crate) struct Started {
 }
 
 /// The front of a body that has a head and a tail: the length of the encoded head as eight bytes, and the head.
-pub(crate) fn join<T>(head: &T) -> Result<Vec<u8>, CodecError>
-where
-    T: Serialize + serde::de::DeserializeOwned,
-{
-    let encoded = codec::encode(head)?;
-    let mut front = (encoded.len() as u64).to_le_bytes().to_vec();
-    front.extend_from_slice(&encoded);
-    Ok(front)
+pub(crate) fn join(head: &impl Serialize) -> Vec<u8> {
+    let head = codec::pack(head);
+    let mut front = Vec::with_capacity(8 + head.len());
+    front.extend_from_slice(&(head.len() as u64).to_le_bytes());
+    front.extend_from_slice(&head);
+    front
 }
 
 /// The other way: the head, and the tail's bytes.
@@ -74,7 +72,7 @@ mod tests {
 
     #[test]
     fn head_and_tail() {
-        let mut body = join(&("head".to_string(), 7_u32)).unwrap();
+        let mut body = join(&("head".to_string(), 7_u32));
         body.extend_from_slice(b"tail");
         assert_eq!(split::<(String, u32)>(&body).unwrap(), (("head".into(), 7), &b"tail"[..]));
         for cut in 0..body.len() - 4 {

@@ -1,10 +1,12 @@
 //! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{close_fds, fd_passing, lifeline, signal, stdio, threads};
+use multiproc_os::{close_fds, fd_passing, lifeline, signal, stdio, threads, title};
 
 use super::assignment::{self, Assignment};
 use super::handshake::{self, Role, VARIABLE};
@@ -131,7 +133,7 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
         Err(error) => refuse(socket.as_fd(), &error.to_string()),
     };
     let name = assignment.identity.name.clone();
-    threads::set_name(&name);
+    show_name(&name);
     HAS_ENTRY.store(true, Relaxed);
     current::become_child(assignment.identity);
     family::set_grace_period(assignment.grace_period);
@@ -140,7 +142,7 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
     if announce {
-        let pid = codec::encode(&threads::getpid()).expect("a number can be encoded");
+        let pid = codec::pack(&threads::getpid());
         let _ = packet::send(&socket, kind::STARTED, &[&pid], &[]);
     }
 
@@ -152,6 +154,24 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
     std::process::exit(report.exit_code())
+}
+
+/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line.
+fn show_name(name: &str) {
+    threads::set_name(name);
+    let mut arguments = std::env::args_os().map(OsStringExt::into_vec);
+    let title: Vec<Vec<u8>> =
+        arguments.next().into_iter().chain([format!("[{name}]").into_bytes()]).chain(arguments).collect();
+    if let Some(ranges) = memory_ranges() {
+        // Not every kernel can do it, and nothing depends on it.
+        let _ = title::set(ranges, &title);
+    }
+}
+
+/// Read once, by the server for all its copies.
+pub(crate) fn memory_ranges() -> Option<&'static title::Ranges> {
+    static RANGES: OnceLock<Option<title::Ranges>> = OnceLock::new();
+    RANGES.get_or_init(|| title::Ranges::current().ok()).as_ref()
 }
 
 /// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`](super::target::Entry) is the place of one.

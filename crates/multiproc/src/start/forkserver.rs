@@ -19,7 +19,7 @@ use super::assignment::{self, Order, Started};
 use super::handshake::{Copy, PATIENCE};
 use super::report::Report;
 use super::surroundings::{Change, Surroundings};
-use super::{entry, kind};
+use super::{entry, kind, target};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::{Error, Result};
@@ -93,8 +93,7 @@ pub(crate) fn end() {
 fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let name = order.name();
     let fail = |what| move |source| Error::Start { process: name.into(), what, source };
-    let front =
-        assignment::join(order.assignment).map_err(|source| Error::Arguments { process: name.into(), source })?;
+    let front = assignment::join(order.assignment);
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
 
     let (process, slot) = {
@@ -170,7 +169,7 @@ impl Server {
         let now = Surroundings::current();
         let (change, extra) = now.change_since(self.known.as_ref())?;
         let request = Request { slot, want_pidfd: signal::children_are_reaped_by_the_kernel(), change };
-        let head = assignment::join(&request).map_err(io::Error::other)?;
+        let head = assignment::join(&request);
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(extra.iter().map(AsFd::as_fd)).collect();
         self.process.slots.get(slot.into()).expect("a slot in range").store(0, SeqCst);
         packet::send(&self.process.copy.socket, kind::START, &[&head, front, payload], &fds)?;
@@ -260,6 +259,8 @@ const ESRCH: i32 = 3;
 pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
+    // What every child needs, and finds in its copy.
+    let _ = (entry::memory_ranges(), target::image());
     loop {
         let packet = match packet::receive(&control, true) {
             Ok(packet) if packet.kind == kind::START => packet,
@@ -290,11 +291,11 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             }
             Ok((Some((pid, pidfd)), _)) => {
                 let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
-                let body = codec::encode(&pid).expect("a number can be encoded");
+                let body = codec::pack(&pid);
                 packet::send(&socket, kind::STARTED, &[&body], &fds)
             }
             Err(failure) => {
-                let body = codec::encode(&failure).expect("a text and a number can be encoded");
+                let body = codec::pack(&failure);
                 packet::send(&socket, kind::NOT_STARTED, &[&body], &[])
             }
         };

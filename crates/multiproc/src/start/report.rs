@@ -94,8 +94,7 @@ impl Report {
 }
 
 fn send_failure(socket: impl AsFd, failure: &Failure) -> std::io::Result<()> {
-    let body = codec::encode(failure).expect("texts can be encoded");
-    packet::send(socket, kind::FAILED, &[&body], &[])
+    packet::send(socket, kind::FAILED, &[&codec::pack(failure)], &[])
 }
 
 /// The report of a child that has ended; none if it left without one.

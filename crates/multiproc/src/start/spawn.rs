@@ -4,13 +4,12 @@ use super::assignment::{self, Order, Started};
 use super::handshake::Copy;
 use super::kind;
 use super::report::Report;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Starts the process that `order` describes.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let name = order.name();
-    let front =
-        assignment::join(order.assignment).map_err(|source| Error::Arguments { process: name.into(), source })?;
+    let front = assignment::join(order.assignment);
     let copy = Copy::exec(name)?;
     copy.send(name, kind::START, &[&front, order.payload], &[])?;
     let answer = copy.answer(name)?;

@@ -74,6 +74,11 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<Vec<u
     Err(failure.expect("a format was tried"))
 }
 
+/// Encodes a value of one of this library's own types, which postcard can take, for [`decode`].
+pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
+    write(value, Format::Postcard).expect("our own messages are made of numbers, texts and lists")
+}
+
 /// Sees whether `bytes` can be read, and as the same value.
 fn try_out<T: Serialize + DeserializeOwned>(value: &T, bytes: &[u8], format: Format) -> Result<(), CodecError> {
     let back: T = decode(bytes)?;

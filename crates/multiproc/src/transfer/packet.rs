@@ -99,8 +99,7 @@ const EMSGSIZE: i32 = 90;
 
 /// Receives one message. Without `wait`, [`PacketError::Empty`] when there is none.
 pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
-    let mut buffer = vec![0; HEADER + INLINE];
-    let received = match fd_passing::receive(socket, &mut buffer, wait) {
+    let received = match fd_passing::receive(socket, HEADER + INLINE, wait) {
         Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(PacketError::Empty),
         // The other end was closed while something of ours lay unread in it.
@@ -112,11 +111,10 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
         }
         Err(error) => return Err(error.into()),
     };
-    if received.len == 0 && received.fds.is_empty() {
+    if received.bytes.is_empty() && received.fds.is_empty() {
         return Err(PacketError::Closed);
     }
-    buffer.truncate(received.len);
-    parse(buffer, received.fds)
+    parse(received.bytes, received.fds)
 }
 
 /// A message from its bytes and descriptors, none of which are to be trusted.
@@ -193,9 +191,7 @@ mod tests {
     fn garbage_is_an_error() {
         let (a, b) = fd_passing::pair().unwrap();
         send(&a, 1, &[b"body"], &[]).unwrap();
-        let mut good = vec![0; 64];
-        let len = fd_passing::receive(&b, &mut good, true).unwrap().len;
-        good.truncate(len);
+        let good = fd_passing::receive(&b, 64, true).unwrap().bytes;
         assert!(parse(good.clone(), vec![]).is_ok());
         for cut in 0..good.len() {
             assert!(parse(good[..cut].to_vec(), vec![]).is_err(), "cut at {cut}");

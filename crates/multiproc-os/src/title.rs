@@ -1,0 +1,106 @@
+//! What `ps` and `top` show as a process's command line: `PR_SET_MM_MAP` of prctl(2).
+//!
+//! The kernel reads a command line from a range of the process's own memory. Here that range is moved to a text of ours, so that the
+//! arguments themselves stay as they are. It needs no privilege, only a kernel with checkpoint support (`CONFIG_CHECKPOINT_RESTORE`, which
+//! distributions have); the call takes all such ranges at once, so the others are read first, and handed back as they were.
+
+use std::io;
+
+use crate::cvt;
+
+/// `struct prctl_mm_map`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct MemoryMap {
+    start_code: u64,
+    end_code: u64,
+    start_data: u64,
+    end_data: u64,
+    start_brk: u64,
+    brk: u64,
+    start_stack: u64,
+    arg_start: u64,
+    arg_end: u64,
+    env_start: u64,
+    env_end: u64,
+    auxv: u64,
+    auxv_size: u32,
+    exe_fd: u32,
+}
+
+/// The ranges of this process's memory that the kernel keeps account of. They are the same in copies of the process.
+#[derive(Debug, Clone, Copy)]
+pub struct Ranges(MemoryMap);
+
+impl Ranges {
+    /// Reads them from `/proc/self/stat`.
+    ///
+    /// # Errors
+    /// When it can't be read, or says something else than proc(5) has it say.
+    pub fn current() -> io::Result<Ranges> {
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        // The second field, the name, may hold anything; what comes after its closing bracket is numbers, from the third field on.
+        let numbers: Vec<u64> = match stat.rsplit_once(')') {
+            Some((_, rest)) => rest.split_whitespace().map(|number| number.parse().unwrap_or(0)).collect(),
+            None => vec![],
+        };
+        let field = |number: usize| {
+            let value = numbers.get(number - 3).copied();
+            value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/stat is too short"))
+        };
+        Ok(Ranges(MemoryMap {
+            start_code: field(26)?,
+            end_code: field(27)?,
+            start_stack: field(28)?,
+            start_data: field(45)?,
+            end_data: field(46)?,
+            start_brk: field(47)?,
+            brk: 0,
+            arg_start: field(48)?,
+            arg_end: field(49)?,
+            env_start: field(50)?,
+            env_end: field(51)?,
+            auxv: 0,
+            auxv_size: 0,
+            exe_fd: u32::MAX,
+        }))
+    }
+}
+
+/// Has the command line of this process, whose memory has these ranges, read as `arguments`. The program itself does not see it.
+///
+/// # Errors
+/// `EINVAL` on a kernel without the call.
+pub fn set(ranges: &Ranges, arguments: &[Vec<u8>]) -> io::Result<()> {
+    const PR_SET_MM: libc::c_int = 35;
+    const PR_SET_MM_MAP: libc::c_ulong = 14;
+    let mut text = Vec::new();
+    for argument in arguments {
+        text.extend(argument.iter().filter(|byte| **byte != 0));
+        text.push(0);
+    }
+    // The kernel reads it for as long as the process lives.
+    let text: &'static [u8] = text.leak();
+    let range = text.as_ptr_range();
+    let mut map = MemoryMap { arg_start: range.start as u64, arg_end: range.end as u64, ..ranges.0 };
+    // SAFETY: asks where the heap ends, and moves nothing.
+    map.brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
+    // SAFETY: the structure is as large as said. All ranges but one are as they were, and they only tell what others are shown.
+    cvt(unsafe { libc::prctl(PR_SET_MM, PR_SET_MM_MAP, &raw const map, size_of::<MemoryMap>(), 0) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_what_was_set_and_the_arguments_stay() {
+        let before: Vec<_> = std::env::args_os().collect();
+        set(&Ranges::current().unwrap(), &[b"a title".to_vec(), b"and\0 more".to_vec()]).unwrap();
+        assert_eq!(std::fs::read("/proc/self/cmdline").unwrap(), b"a title\0and more\0");
+        assert_eq!(std::env::args_os().collect::<Vec<_>>(), before);
+        // The heap goes on growing where it was.
+        let vectors: Vec<Vec<u8>> = (0..1000).map(|i| vec![i as u8; 1000]).collect();
+        assert!(vectors.iter().all(|vector| vector.len() == 1000));
+    }
+}
