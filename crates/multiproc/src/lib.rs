@@ -29,6 +29,7 @@
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
 
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 // So that the attributes, which write `::multiproc`, work in this crate too.
 #[allow(unused_extern_crates)]
@@ -57,3 +58,8 @@ pub use crate::start::entry::init;
 pub use crate::start::method::{StartMethod, set_start_method, start_method};
 pub use crate::transfer::codec::CodecError;
 pub use multiproc_macros::{main, test};
+
+/// The README's program runs as written.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

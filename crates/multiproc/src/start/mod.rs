@@ -2,14 +2,18 @@
 //! dies in between, is in `PROTOCOL.md` beside this file.
 
 pub(crate) mod assignment;
+#[allow(unsafe_code)]
 pub(crate) mod entry;
+#[allow(unsafe_code)]
 pub(crate) mod forkserver;
 pub(crate) mod handshake;
 pub(crate) mod method;
 pub(crate) mod panic_hook;
 pub(crate) mod report;
 pub(crate) mod spawn;
+#[allow(unsafe_code)]
 pub(crate) mod surroundings;
+#[allow(unsafe_code)]
 pub(crate) mod target;
 
 /// The kinds of messages. `PROTOCOL.md` says who sends them and what is in them.

@@ -3,8 +3,6 @@
 //!
 //! No registry and no annotation: the child is the same file (the same inode, and the handshake compares build ids), so a distance
 //! between two places in it is the same. Before an address is called, it is checked to lie in the program's code.
-//!
-//! This file and the layers below are the only ones with `unsafe`.
 
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
