@@ -10,8 +10,8 @@
 
 #![warn(missing_docs)]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("multiproc runs on Linux only");
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("multiproc runs on 64-bit Linux only");
 
 pub mod at_exit;
 pub mod clone;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open};
 
 use crate::cvt_long;
 
@@ -157,6 +157,18 @@ pub fn is_child(pidfd: impl AsFd) -> bool {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.
     unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_fd().as_raw_fd() as libc::id_t, info.as_mut_ptr(), options) == 0 }
+}
+
+/// Kills and reaps a child that can't be opened, as at the limit of open files. Nothing happens if `pid` is no child of this process, or has
+/// been reaped.
+pub fn kill_unopened_child(pid: i32) {
+    let Some(child) = Pid::from_raw(pid) else { return };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    // Until it is reaped, its id is nobody else's.
+    if rustix::process::waitid(WaitId::Pid(child), options).is_ok() {
+        let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        let _ = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED));
+    }
 }
 
 /// How the process ended, after somebody else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel

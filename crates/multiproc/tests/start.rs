@@ -227,6 +227,47 @@ fn limits_of_the_system_are_errors_and_cost_nothing() {
 }
 
 #[multiproc::test]
+fn a_start_that_runs_out_of_descriptors_at_any_point_leaves_nothing_behind() {
+    fn sweep(method: StartMethod) -> (usize, usize, usize) {
+        let me = std::process::id();
+        let children = || {
+            let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
+            list.split_whitespace().count()
+        };
+        let set = |soft: u64| {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
+            // SAFETY: the structure is ours.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        };
+        set(4096);
+        // Once without a server at the start of it, once with one.
+        let (mut failed, mut started) = (0, 0);
+        for limit in (3..16).chain(3..16) {
+            set(limit);
+            let result = Process::new(|| 7, ()).start_method(method).start();
+            set(4096);
+            match result {
+                Ok(child) => {
+                    started += 1;
+                    assert_eq!(child.join().unwrap(), 7);
+                }
+                Err(error) => {
+                    failed += 1;
+                    assert!(error.to_string().contains("open files"), "{error}");
+                }
+            }
+        }
+        assert_eq!(Process::new(|| 7, ()).start_method(method).start().unwrap().join().unwrap(), 7);
+        (failed, started, children())
+    }
+    for (method, left) in [(StartMethod::ForkServer, 1), (StartMethod::Spawn, 0)] {
+        let (failed, started, children) = Process::new(sweep, (method,)).start().unwrap().join().unwrap();
+        assert!(failed > 4 && started > 4, "{failed} {started}");
+        assert_eq!(children, left, "the server, if there is one");
+    }
+}
+
+#[multiproc::test]
 fn the_limit_of_processes_is_an_error() {
     /// As somebody without privileges (the limit doesn't bind others), who may have two processes: itself and the server.
     fn limited(method: StartMethod) -> Option<String> {

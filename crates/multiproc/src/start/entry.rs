@@ -85,7 +85,7 @@ fn turn_off(variable: &str) -> ! {
                 socket.as_fd(),
                 &format!(
                     "the server that makes processes has {threads} threads already. multiproc::init() must come before anything \
-                     that starts a thread: call it first thing in main"
+                     that starts a thread: call it first thing in main. If that can't be helped, use StartMethod::Spawn"
                 ),
             ),
             (Err(error), _) | (_, Err(error)) => {

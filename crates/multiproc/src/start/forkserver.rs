@@ -124,12 +124,21 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     drop(theirs);
 
     let outcome = process.await_child(name, ours, slot);
+    if outcome.is_err() {
+        // Should it have been made all the same, it is of no use to anybody.
+        pidfd::kill_unopened_child(process.slots.get(slot.into()).expect("a slot in range").load(SeqCst));
+    }
     let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, &process)) {
         match &outcome {
             // A dead server, or one that doesn't answer: the next start brings another.
             Ok(None) | Err(Error::Handshake { .. }) => *current = None,
-            Ok(Some(_)) | Err(_) => server.free.push(slot),
+            Ok(Some(_)) => server.free.push(slot),
+            Err(_) => {
+                server.free.push(slot);
+                // It may have made some of its surroundings like ours, and failed at the rest.
+                server.known = None;
+            }
         }
     }
     outcome
@@ -190,7 +199,7 @@ impl ServerProcess {
             // After a dead server's last message there is no other, so what is there is looked at first.
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
-                    let pid = codec::decode(&packet.body).map_err(|error| self.garbage(name, &error))?;
+                    let pid: i32 = codec::decode(&packet.body).map_err(|error| self.garbage(name, &error))?;
                     return started(name, pid, packet.fds.pop(), socket, early).map(Some);
                 }
                 Ok(packet) if packet.kind == kind::NOT_STARTED => {

@@ -39,7 +39,8 @@ impl Copy {
             .map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // It waits for HELLO, so it is there to be opened; unless somebody has killed it.
-        let pidfd = pidfd::open(pid).map_err(fail("its pidfd could not be opened"))?;
+        let pidfd = pidfd::open(pid).inspect_err(|_| pidfd::kill_unopened_child(pid));
+        let pidfd = pidfd.map_err(fail("its pidfd could not be opened"))?;
         let copy = Copy { pid, pidfd, socket };
         copy.send(name, kind::HELLO, &[&target::image().build_id], &[])?;
         Ok(copy)
