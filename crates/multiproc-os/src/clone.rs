@@ -7,14 +7,13 @@
 //! with the kernel; both are put right here, as the library's own `fork` does.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicI32;
 
 /// Where [`clone_sibling`] returned.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// In the caller; the sibling's pid, and its pidfd if that was asked for.
-    Original(i32, Option<OwnedFd>),
+    /// In the caller; the sibling's pid.
+    Original(i32),
     /// In the new process.
     Copy,
 }
@@ -68,27 +67,20 @@ impl ThreadState {
 /// Makes a copy of the calling process, as the child of this process's parent.
 ///
 /// The kernel writes the copy's pid to `pid_slot` before the copy runs and before this call returns, so whoever shares the
-/// memory of `pid_slot` knows of the copy even if the caller is killed inside the call. With `want_pidfd` the copy's pidfd comes
-/// back too: opened by the kernel before the copy runs, so it is good even if the copy has come and gone already.
-///
+/// memory of `pid_slot` knows of the copy even if the caller is killed inside the call.
 /// # Errors
 /// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
 ///
 /// # Safety
 /// The process must have one thread, the calling one, and `thread` must be its state: a copy of a process with more threads
 /// has locks that nobody will ever release.
-pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32, want_pidfd: bool) -> io::Result<Side> {
+pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::Result<Side> {
     let mut flags = libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
     if !thread.tid.is_null() {
         flags |= libc::CLONE_CHILD_SETTID as u64 | libc::CLONE_CHILD_CLEARTID as u64;
     }
-    let mut pidfd: libc::c_int = -1;
-    if want_pidfd {
-        flags |= libc::CLONE_PIDFD as u64;
-    }
     let args = CloneArgs {
         flags,
-        pidfd: &raw mut pidfd as u64,
         child_tid: thread.tid as u64,
         parent_tid: pid_slot.as_ptr() as u64,
         // CLONE_PARENT takes the exit signal of the caller; clone3 insists on 0 here.
@@ -96,14 +88,11 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32, want_pid
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
-    // caller vouches for the single thread. The kernel writes to `pidfd` in the
-    // caller, and only if the flag is set. `child_tid` is null or the word that the C library gave the kernel for this;
+    // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
     // `parent_tid` is an atomic that the kernel may write at any time.
     let pid = cvt_clone(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid != 0 {
-        // SAFETY: the kernel wrote a descriptor that is open, close-on-exec and nobody else's.
-        let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
-        return Ok(Side::Original(pid, pidfd));
+        return Ok(Side::Original(pid));
     }
     if !thread.robust_head.is_null() {
         // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.

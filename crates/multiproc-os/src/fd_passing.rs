@@ -63,24 +63,29 @@ pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::R
     Ok(())
 }
 
-/// Receives one message. Without `wait`, `WouldBlock` when there is none.
+/// Looks at the next message: its first bytes, and how long it is in all. Without `wait`, `WouldBlock` when there is none. A length of 0 is
+/// the end: the other side is closed.
 ///
 /// # Errors
-/// `InvalidData` when the message is longer than `limit`, in which case it stays where it is; `EMFILE` when this process could not take all
-/// descriptors that came with it; `ECONNRESET` when the other end was closed with messages of ours unread.
-pub fn receive(socket: impl AsFd, limit: usize, wait: bool) -> io::Result<Received> {
-    let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-    // Its length first: a buffer for the longest possible one would touch that many pages, and the server's copies them each time.
-    let (_, len) =
-        rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0], flags | RecvFlags::PEEK | RecvFlags::TRUNC))?;
-    if len > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message longer than the protocol allows"));
-    }
+/// `ECONNRESET` when the other end was closed with messages of ours unread.
+pub fn peek(socket: impl AsFd, start: &mut [u8], wait: bool) -> io::Result<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let (_, len) = rustix::io::retry_on_intr(|| recv(&socket, &mut *start, flags))?;
+    Ok(len)
+}
+
+/// Receives the next message, which has `len` bytes, as [`peek`] has told. (A buffer for the longest possible message would touch that many
+/// pages, and a process that copies itself pays for each of them.)
+///
+/// # Errors
+/// `EMFILE` when this process could not take all descriptors that came with it, in which case they are lost; `InvalidData` when somebody
+/// else reads from this socket too; otherwise as [`peek`].
+pub fn receive(socket: impl AsFd, len: usize) -> io::Result<Received> {
     let mut bytes = vec![0; len];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)
+        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut fds = Vec::new();
     for received in control.drain() {
@@ -120,6 +125,12 @@ pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
         && rustix::net::sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
+/// Whether this process could take one more descriptor.
+pub fn has_room(socket: impl AsFd) -> io::Result<()> {
+    rustix::io::fcntl_dupfd_cloexec(socket, 3)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,24 +140,27 @@ mod tests {
         let (a, b) = pair().unwrap();
         send(&a, &[b"one", b"-", b"two"], &[a.as_fd(), b.as_fd()]).unwrap();
         send(&a, &[b"next"], &[]).unwrap();
-        let first = receive(&b, 64, true).unwrap();
+        let mut start = [0; 3];
+        assert_eq!((peek(&b, &mut start, true).unwrap(), &start), (7, b"one"));
+        let first = receive(&b, 7).unwrap();
         assert_eq!((&first.bytes[..], first.fds.len()), (&b"one-two"[..], 2));
-        assert_eq!(receive(&b, 64, false).unwrap().bytes, b"next");
-        assert_eq!(receive(&b, 64, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(peek(&b, &mut [], false).unwrap(), 4);
+        assert_eq!(receive(&b, 4).unwrap().bytes, b"next");
+        assert_eq!(peek(&b, &mut [], false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
     fn a_closed_end_is_an_end_for_the_reader_and_an_error_for_the_writer() {
         let (a, b) = pair().unwrap();
         drop(a);
-        assert!(receive(&b, 8, true).unwrap().bytes.is_empty());
+        assert_eq!(peek(&b, &mut [0; 8], true).unwrap(), 0);
         assert_eq!(send(&b, &[b"x"], &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
-    fn a_message_that_is_too_long_is_an_error() {
+    fn a_message_that_is_longer_than_it_was_is_an_error() {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
-        assert_eq!(receive(&b, 8, true).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(&b, 8).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -89,7 +89,14 @@ pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) 
 /// As poll(2); interruptions by signals are not among them.
 pub fn wait_ended<F: AsFd>(pidfds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
     let mut polled: Vec<PollFd<'_>> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    poll_until(&mut polled, deadline)?;
+    match poll_until(&mut polled, deadline) {
+        // More than this process may have open: the limit has been lowered since. One will do; the others' turn comes.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && polled.len() > 1 => {
+            polled.truncate(1);
+            poll_until(&mut polled, deadline)?;
+        }
+        result => result?,
+    }
     Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
 }
 

@@ -279,6 +279,43 @@ fn handles_that_are_dropped_leave_no_zombies() {
 }
 
 #[test]
+fn children_are_waited_for_even_when_descriptors_are_few() {
+    for method in METHODS {
+        let output = run(SUBJECT, &["few-descriptors", method]);
+        assert_eq!(lines(&output).len(), 20, "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let directory = std::env::temp_dir().join(format!("multiproc-suid-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let program = directory.join("subject");
+    std::fs::copy(SUBJECT, &program).unwrap();
+    if chown(&program, Some(0), Some(0)).is_ok() {
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
+        for method in METHODS {
+            let mut command = Command::new(&program);
+            command.args(["ids", method]).uid(60_123).gid(60_123).current_dir("/");
+            let output = run_command(command);
+            assert_eq!(lines(&output), ["[60123, 60123, 60123] [60123, 60123, 60123]"], "{}", stderr(&output));
+        }
+    } else {
+        eprintln!("not shown: this needs the right to give a file to root");
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn copies_made_by_fork_exit_whatever_other_threads_were_doing() {
+    for method in METHODS {
+        assert_eq!(lines(&run(SUBJECT, &["forked-copy-exits", method])), ["all have exited"]);
+    }
+}
+
+#[test]
 fn a_program_without_an_entry_is_told_what_to_write() {
     let output = run(env!("CARGO_BIN_EXE_no_entry"), &[]);
     let lines = lines(&output);

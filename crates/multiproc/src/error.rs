@@ -1,5 +1,6 @@
 //! What can go wrong, as one type: every error says what was tried, and for which process.
 
+use std::borrow::Cow;
 use std::io;
 
 use crate::transfer::codec::CodecError;
@@ -28,15 +29,21 @@ pub enum Error {
         source: CodecError,
     },
     /// The system refused something on the way to the new process: `EAGAIN` at the limit of processes, `EMFILE` at the limit of
-    /// open files, `ENOMEM`, `ENOSPC`.
+    /// open files, `ENOMEM`, `ENOSPC`; `EACCES` when the current directory may not be entered.
     #[error("cannot start {process}: {what}: {source}")]
     Start {
         /// The process that was to be started.
         process: String,
         /// What was being done.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// What the system said.
         source: io::Error,
+    },
+    /// This process is at its end: it has left `main` or called `exit`, and has ended or waited for its children.
+    #[error("cannot start {process}: this process is exiting")]
+    Exiting {
+        /// The process that was to be started.
+        process: String,
     },
     /// The new process, or the server that was to make it, did not answer as it should: it died, it is another build, or something
     /// else talks on its connection.

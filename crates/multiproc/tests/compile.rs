@@ -8,6 +8,7 @@ fn ui() {
     cases.compile_fail("tests/ui/captures_by_move.rs");
     cases.compile_fail("tests/ui/captures_by_reference.rs");
     cases.compile_fail("tests/ui/captures_a_static_reference.rs");
+    cases.compile_fail("tests/ui/captures_something_that_is_dropped.rs");
     cases.compile_fail("tests/ui/argument_that_is_no_serde_type.rs");
     cases.compile_fail("tests/ui/wrong_number_of_arguments.rs");
     cases.compile_fail("tests/ui/wrong_type_of_argument.rs");

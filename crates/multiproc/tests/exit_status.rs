@@ -160,6 +160,100 @@ for_each_method! {
         assert!(matches!(error.kind(), JoinErrorKind::Arguments(reason) if reason.contains("Homesick") && reason.contains("refused")), "{error}");
     }
 
+    fn panics_in_serde_are_panics_too(method) {
+        struct Explosive;
+        impl Serialize for Explosive {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                panic!("boom")
+            }
+        }
+        impl<'de> Deserialize<'de> for Explosive {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Explosive, D::Error> {
+                Ok(Explosive)
+            }
+        }
+        struct Landmine(u32);
+        impl Serialize for Landmine {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u32(self.0)
+            }
+        }
+        impl<'de> Deserialize<'de> for Landmine {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Landmine, D::Error> {
+                let home = u32::deserialize(deserializer)?;
+                assert_eq!(home, std::process::id(), "far from home");
+                Ok(Landmine(home))
+            }
+        }
+        let result = Process::new(|| Explosive, ()).start_method(method).start().unwrap();
+        assert_eq!(result.wait().unwrap().exit_code(), Some(1));
+        assert!(result.join().err().unwrap().is_panic());
+        let argument = Process::new(|_: Landmine| (), (Landmine(std::process::id()),)).start_method(method).start().unwrap();
+        assert_eq!(argument.wait().unwrap().exit_code(), Some(1));
+        assert!(argument.join().unwrap_err().is_panic());
+    }
+
+    fn a_value_is_a_value_whatever_happens_on_the_way_out(method) {
+        let exits = Process::new(|| { multiproc::at_exit(0, || std::process::exit(9)); 5 }, ());
+        let exits = exits.start_method(method).start().unwrap();
+        assert_eq!(exits.wait().unwrap().exit_code(), Some(9));
+        assert_eq!(exits.join().unwrap(), 5);
+        let aborts = Process::new(|| { multiproc::at_exit(0, || std::process::abort()); 5 }, ());
+        let aborts = aborts.start_method(method).start().unwrap();
+        assert_eq!(aborts.wait().unwrap().signal(), Some(libc::SIGABRT));
+        assert_eq!(aborts.join().unwrap(), 5);
+    }
+
+    fn a_copy_that_the_target_makes_does_not_answer_for_it(method) {
+        let child = Process::new(
+            || {
+                // SAFETY: this process has one thread.
+                match unsafe { libc::fork() } {
+                    0 => 8,
+                    copy => {
+                        // SAFETY: no status is asked for.
+                        unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
+                        7
+                    }
+                }
+            },
+            (),
+        );
+        assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), 7);
+    }
+
+    fn targets_that_never_return(method) {
+        fn serve(code: i32) -> ! {
+            std::process::exit(code)
+        }
+        let served = Process::new(serve, (4,)).start_method(method).start().unwrap();
+        assert!(matches!(served.join().unwrap_err().into_kind(), JoinErrorKind::Exited(4)));
+        let endless = Process::new(|| loop { std::thread::park() }, ()).start_method(method).start().unwrap();
+        endless.terminate().unwrap();
+        assert_eq!(endless.exit_code(), Some(-15));
+        let panics = Process::new(|| panic!("at once"), ()).start_method(method).start().unwrap();
+        assert!(panics.join().unwrap_err().is_panic());
+    }
+
+    fn a_large_value_survives_a_want_of_descriptors(method) {
+        let outer = Process::new(
+            |method| {
+                let child = Process::new(|| vec![1_u8; 200_000], ()).start_method(method).start().unwrap();
+                let set = |soft: u64| {
+                    let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
+                    // SAFETY: the structure is ours.
+                    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+                };
+                set(4);
+                let status = child.wait().unwrap().exit_code();
+                set(4096);
+                (status, child.join().unwrap().len())
+            },
+            (method,),
+        );
+        assert_eq!(outer.start().unwrap().join().unwrap(), (Some(0), 200_000));
+    }
+
     fn usage(method) {
         let child = Process::new(
             || {

@@ -390,6 +390,107 @@ fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
 }
 
 #[multiproc::test]
+fn a_pipe_that_was_stdout_ends_with_its_users() {
+    // The server must not hold on to what somebody's stdout was at an earlier start.
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let outer = Process::new(
+            |method: StartMethod| {
+                let (mut read, write) = std::io::pipe().unwrap();
+                // SAFETY: all of them are open.
+                unsafe {
+                    let before = libc::dup(1);
+                    libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&write), 1);
+                    Process::new(|| println!("through the pipe"), ())
+                        .start_method(method)
+                        .start()
+                        .unwrap()
+                        .wait()
+                        .unwrap();
+                    libc::dup2(before, 1);
+                }
+                drop(write);
+                let mut text = String::new();
+                std::io::Read::read_to_string(&mut read, &mut text).unwrap();
+                text
+            },
+            (method,),
+        );
+        assert_eq!(outer.start().unwrap().join().unwrap(), "through the pipe\n");
+    }
+}
+
+#[multiproc::test]
+fn a_directory_that_may_not_be_entered_is_an_error_and_not_another_directory() {
+    // As somebody without privileges.
+    let outer = Process::new(
+        || {
+            let scratch = common::Scratch::new();
+            let path = scratch.path("closed");
+            std::fs::create_dir(&path).unwrap();
+            // SAFETY: no memory is touched.
+            if unsafe { libc::chown(std::ffi::CString::new(path.as_str()).unwrap().as_ptr(), 60_123, 60_123) } != 0 {
+                return None;
+            }
+            // SAFETY: as above.
+            unsafe {
+                assert_eq!(libc::setgid(60_123), 0);
+                assert_eq!(libc::setuid(60_123), 0);
+            }
+            let get = || {
+                let child = Process::new(|| std::env::current_dir().unwrap(), ()).start()?;
+                Ok::<_, Error>(child.join().unwrap().to_str().unwrap().to_owned())
+            };
+            std::env::set_current_dir("/").unwrap();
+            assert_eq!(get().unwrap(), "/");
+            std::env::set_current_dir(&path).unwrap();
+            let mode =
+                |mode| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            mode(0);
+            let errors = (0..3).map(|_| get().unwrap_err().to_string()).collect::<Vec<_>>();
+            mode(0o700);
+            assert!(get().unwrap().ends_with("/closed"));
+            Some(errors)
+        },
+        (),
+    );
+    match outer.start().unwrap().join().unwrap() {
+        Some(errors) => assert!(errors.iter().all(|error| error.contains("Permission denied")), "{errors:?}"),
+        None => eprintln!("not shown: this needs the right to become another user"),
+    }
+}
+
+#[multiproc::test]
+fn what_a_process_has_given_up_its_children_do_not_have() {
+    fn privileges() -> String {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let shown = ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:", "NoNewPrivs:", "Seccomp:"];
+        status.lines().filter(|line| shown.iter().any(|name| line.starts_with(name))).collect::<Vec<_>>().join("\n")
+    }
+    let outer = Process::new(
+        || {
+            let start = || Process::new(privileges, ()).start().unwrap().join().unwrap();
+            let mut pairs = vec![(privileges(), start())];
+            // SAFETY: no memory is touched but the list of groups.
+            unsafe {
+                let groups = [60_124];
+                libc::setgroups(1, groups.as_ptr());
+                pairs.push((privileges(), start()));
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                pairs.push((privileges(), start()));
+                libc::setresgid(60_123, 60_123, 60_123);
+                libc::setresuid(60_123, 60_123, 60_123);
+            }
+            pairs.push((privileges(), start()));
+            pairs
+        },
+        (),
+    );
+    for (own, childs) in outer.start().unwrap().join().unwrap() {
+        assert_eq!(own, childs);
+    }
+}
+
+#[multiproc::test]
 fn redirected_stdio_is_seen_by_children_started_later() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let outer = Process::new(

@@ -186,3 +186,20 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), (name, 6));
     }
 }
+
+#[multiproc::test]
+fn a_value_that_needs_another_format_than_the_last_one_is_noticed() {
+    fn count(values: Vec<serde_json::Value>) -> usize {
+        values.len()
+    }
+    assert_eq!(Process::new(count, (vec![],)).start().unwrap().join().unwrap(), 0);
+    let many = vec![serde_json::json!({"a": [1, null]}); 2000];
+    assert_eq!(Process::new(count, (many,)).start().unwrap().join().unwrap(), 2000);
+}
+
+#[test]
+fn a_call_cannot_be_read_from_anywhere() {
+    type Endless = multiproc::Call<fn(), ()>;
+    assert!(serde_json::from_str::<Endless>("[4096, []]").unwrap_err().to_string().contains("starting its process"));
+    assert!(serde_json::from_str::<multiproc::Call<std::convert::Infallible, ()>>("[null, []]").is_err());
+}

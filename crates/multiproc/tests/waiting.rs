@@ -111,6 +111,22 @@ for_each_method! {
         wait_gone(grandchild);
     }
 
+    fn a_copy_of_the_parent_does_not_take_the_value_away(method) {
+        let child = Process::new(|| 5, ()).start_method(method).start().unwrap();
+        // SAFETY: no memory is touched.
+        let copy = unsafe { libc::fork() };
+        if copy == 0 {
+            let seen = multiproc_os::pidfd::wait_any([&child], None).is_ok() && !child.is_alive();
+            // SAFETY: leaves at once.
+            unsafe { libc::_exit(if seen { 3 } else { 4 }) };
+        }
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        unsafe { libc::waitpid(copy, &raw mut status, 0) };
+        assert_eq!(libc::WEXITSTATUS(status), 3);
+        assert_eq!(child.join().unwrap(), 5);
+    }
+
     fn handles_outlive_the_child_value(method) {
         let child = Process::new(|| 5, ()).start_method(method).start().unwrap();
         let handle = child.handle();

@@ -36,6 +36,9 @@ fn main() {
         Some("child-panics") => child_panics(),
         Some("child-fails") => child_fails(),
         Some("abandon") => abandon(),
+        Some("few-descriptors") => few_descriptors(),
+        Some("ids") => ids(),
+        Some("forked-copy-exits") => forked_copy_exits(),
         other => panic!("no scenario {other:?}"),
     }
 }
@@ -259,4 +262,60 @@ fn abandon() {
         })
         .count();
     say(&format!("{zombies} zombies"));
+}
+
+/// At the end of main there are more children than descriptors may be open.
+fn few_descriptors() {
+    for number in 0..20 {
+        let child = Process::new(
+            |number: u32| {
+                std::thread::sleep(Duration::from_millis(100));
+                say(&format!("{number} is done"));
+            },
+            (number,),
+        );
+        child.start().unwrap();
+    }
+    let limit = libc::rlimit { rlim_cur: 10, rlim_max: 10 };
+    // SAFETY: the structure is ours.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
+/// A set-user-id program that has given up what it got by that.
+fn ids() {
+    fn get() -> [u32; 3] {
+        let mut ids = [0; 3];
+        let [real, effective, saved] = &mut ids;
+        // SAFETY: the kernel writes an id to each.
+        unsafe { libc::getresuid(real, effective, saved) };
+        ids
+    }
+    // SAFETY: no memory is touched.
+    unsafe {
+        let real = libc::getuid();
+        assert_eq!(libc::setresuid(real, real, real), 0);
+    }
+    say(&format!("{:?} {:?}", get(), Process::new(get, ()).start().unwrap().join().unwrap()));
+}
+
+/// While other threads start processes, copies of this one are made that have no use for them, and exit.
+fn forked_copy_exits() {
+    for _ in 0..2 {
+        std::thread::spawn(|| {
+            loop {
+                let _ = Process::new(|| (), ()).start().map(|child| child.wait());
+            }
+        });
+    }
+    for _ in 0..100 {
+        // SAFETY: the copy runs nothing but exit handlers.
+        let copy = unsafe { libc::fork() };
+        if copy == 0 {
+            // SAFETY: as above.
+            unsafe { libc::exit(0) };
+        }
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
+    }
+    say("all have exited");
 }

@@ -5,12 +5,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use multiproc_os::threads;
 
 use super::{current, family};
 use crate::start::forkserver;
+use crate::start::handshake::PATIENCE;
 use crate::{Error, Result, log};
 
 type Function = Box<dyn FnOnce() + Send>;
@@ -62,23 +63,78 @@ pub fn at_exit(priority: i32, function: impl FnOnce() + Send + 'static) -> Final
     Finalizer { id }
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Vec<Registered>> {
+fn lock() -> MutexGuard<'static, Vec<Registered>> {
     FINALIZERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The process that has arranged for `std::process::exit` to come by here. Copies of it, made by fork(2) elsewhere, inherit the arrangement.
+static ARRANGED: AtomicI32 = AtomicI32::new(0);
+
+/// Whether `exit` has begun, and waits for nobody any more.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
 /// Makes sure that `std::process::exit` comes by here.
 pub(crate) fn arrange() -> Result<()> {
-    static ARRANGED: AtomicBool = AtomicBool::new(false);
-    if ARRANGED.swap(true, Relaxed) {
-        return Ok(());
+    let this = threads::getpid();
+    match ARRANGED.swap(this, Relaxed) {
+        0 => multiproc_os::at_exit::register(on_exit)
+            .map_err(|source| Error::Setup { what: "arrange for the end of the process", source }),
+        before => {
+            if before != this {
+                // The threads that were starting something are not in this copy.
+                *lock_in_flight() = 0;
+            }
+            Ok(())
+        }
     }
-    multiproc_os::at_exit::register(on_exit)
-        .map_err(|source| Error::Setup { what: "arrange for the end of the process", source })
+}
+
+/// How many starts are under way.
+static IN_FLIGHT: Mutex<usize> = Mutex::new(0);
+
+/// Told when one has come to its end.
+static LANDED: Condvar = Condvar::new();
+
+fn lock_in_flight() -> MutexGuard<'static, usize> {
+    IN_FLIGHT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A start that is under way, which the end of the process waits for: it may already have made a process that is nobody's child yet. No code
+/// of the user's runs meanwhile.
+pub(crate) struct InFlight(());
+
+impl InFlight {
+    /// None if it is too late to start anything.
+    pub(crate) fn begin() -> Option<InFlight> {
+        let mut in_flight = lock_in_flight();
+        (!EXITING.load(Relaxed)).then(|| {
+            *in_flight += 1;
+            InFlight(())
+        })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        *lock_in_flight() -= 1;
+        LANDED.notify_all();
+    }
 }
 
 extern "C" fn on_exit() {
-    // Nothing may unwind into the C library.
-    let _ = catch_unwind(run);
+    // A copy that has had nothing to do with multiproc has nothing to end; and any lock may be held in it for ever.
+    if ARRANGED.load(Relaxed) == threads::getpid() {
+        // Nothing may unwind into the C library.
+        let _ = catch_unwind(|| {
+            run();
+            let in_flight = lock_in_flight();
+            EXITING.store(true, Relaxed);
+            // No start takes longer than its patience; and what other threads have started in between is waited for too.
+            drop(LANDED.wait_timeout_while(in_flight, PATIENCE, |in_flight| *in_flight > 0));
+            family::end();
+            forkserver::end();
+        });
+    }
 }
 
 /// Ends this process's part of the world; what is left to its caller is to exit.

@@ -9,14 +9,13 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Child, Shared};
 use super::current::{self, Identity, current_process};
-use super::family;
 use super::outcome::Outcome;
-use super::run::{Call, Run, Target};
+use super::run::{Call, Private, Run, Target};
+use super::{at_exit, family};
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
 use crate::start::{entry, forkserver, spawn};
-use crate::transfer::codec;
 use crate::{Error, Result, log};
 
 /// A process to be: what it will run, and its properties. [`start`](Process::start) brings it to life.
@@ -150,6 +149,7 @@ impl<R: Run> Process<R> {
     /// - [`Error::NoEntry`] in a program that never calls [`init`](crate::init).
     /// - [`Error::Arguments`] for arguments that can't be sent.
     /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files.
+    /// - [`Error::Exiting`] when this process is past its end.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
     pub fn start<V, Via>(self) -> Result<Child<V>>
     where
@@ -159,11 +159,14 @@ impl<R: Run> Process<R> {
         if !entry::exists() {
             return Err(Error::NoEntry { process: name });
         }
+        // So that a copy of a process that has done so, made by fork(2) elsewhere, ends its children too.
+        at_exit::arrange()?;
         let daemon = self.daemon.unwrap_or(current_process().daemon());
         let method = self.method.unwrap_or(start_method());
         let entry = Entry::of(entry::enter::<R, Via>)
             .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
-        let payload = codec::encode(&self.run).map_err(|source| Error::Arguments { process: name.clone(), source })?;
+        let payload =
+            self.run.pack(Private(())).map_err(|source| Error::Arguments { process: name.clone(), source })?;
         let assignment = Assignment {
             identity: Identity {
                 name: name.clone(),
@@ -177,6 +180,7 @@ impl<R: Run> Process<R> {
             start_method: start_method(),
             grace_period: family::grace_period(),
         };
+        let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         family::sweep();
         let order = Order { assignment: &assignment, payload: &payload };
         let started = match method {
@@ -191,6 +195,7 @@ impl<R: Run> Process<R> {
             started.early,
         ));
         family::add(&shared);
+        drop(in_flight);
         Ok(Child::new(shared))
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use multiproc_os::{pidfd, signal};
+use multiproc_os::{pidfd, signal, threads};
 use serde::de::DeserializeOwned;
 
 use super::family::{self, SIGINT, SIGKILL, SIGTERM};
@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) pid: i32,
     pub(crate) daemon: bool,
     pub(crate) outlives_parent: bool,
+    /// The process that started it. In a copy of that, made by fork(2) elsewhere, it is not a child, and its report not ours to take.
+    parent: i32,
     /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
     pidfd: OwnedFd,
     state: Mutex<State>,
@@ -33,9 +35,37 @@ pub(crate) struct Shared {
 enum State {
     /// It runs, or has ended and nobody has looked yet. Our end of its socket, where its report will be; while it is open here,
     /// the process may live.
-    Running { socket: Option<OwnedFd>, early: Option<Report> },
+    Running { socket: OwnedFd, early: Option<Report> },
     /// It has ended and been reaped.
-    Ended { status: ExitStatus, report: Option<Report> },
+    Ended { status: ExitStatus, report: Last },
+    /// For a moment only, while one becomes the other.
+    Between,
+}
+
+/// The last words of a process that has ended.
+enum Last {
+    Said(Report),
+    /// They are still in the socket: there was no descriptor left to take them with.
+    Waiting(OwnedFd),
+    Nothing,
+}
+
+impl Last {
+    fn receive(socket: OwnedFd) -> Last {
+        match receive_report(&socket) {
+            Ok(Some(report)) => Last::Said(report),
+            Ok(None) => Last::Nothing,
+            Err(_) => Last::Waiting(socket),
+        }
+    }
+
+    /// The status that goes with what was said.
+    fn status(&self) -> Option<ExitStatus> {
+        match self {
+            Last::Said(report) => Some(report.status()),
+            Last::Waiting(_) | Last::Nothing => None,
+        }
+    }
 }
 
 impl Shared {
@@ -49,15 +79,27 @@ impl Shared {
     ) -> Shared {
         let (name, type_name, pid) = identity;
         let (pidfd, state) = match pidfd {
-            Some(pidfd) => (pidfd, State::Running { socket: Some(socket), early }),
+            Some(pidfd) => (pidfd, State::Running { socket, early }),
             // Somebody has reaped it already.
             None => {
-                let report = early.or_else(|| receive_report(&socket));
-                let status = report.as_ref().map_or(ExitStatus::unknown(), Report::status);
+                let report = match early {
+                    Some(report) => Last::Said(report),
+                    None => receive_report(&socket).ok().flatten().map_or(Last::Nothing, Last::Said),
+                };
+                let status = report.status().unwrap_or(ExitStatus::unknown());
                 (socket, State::Ended { status, report })
             }
         };
-        Shared { name, type_name, pid, daemon, outlives_parent, pidfd, state: Mutex::new(state) }
+        Shared {
+            name,
+            type_name,
+            pid,
+            daemon,
+            outlives_parent,
+            parent: threads::getpid(),
+            pidfd,
+            state: Mutex::new(state),
+        }
     }
 
     /// Readable once the process has ended.
@@ -72,10 +114,9 @@ impl Shared {
     /// The status if the process has ended; reaps it then, and fetches its report.
     fn reap(&self) -> io::Result<Option<ExitStatus>> {
         let mut state = self.lock();
-        let (socket, early) = match &mut *state {
-            State::Ended { status, .. } => return Ok(Some(*status)),
-            State::Running { socket, early } => (socket, early),
-        };
+        if let State::Ended { status, .. } = &*state {
+            return Ok(Some(*status));
+        }
         let status = match pidfd::reap(&self.pidfd) {
             Ok(None) => return Ok(None),
             Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
@@ -88,13 +129,32 @@ impl Shared {
             }
             Err(error) => return Err(error),
         };
+        if self.parent != threads::getpid() {
+            return Ok(Some(status.unwrap_or(ExitStatus::unknown())));
+        }
         // The process is gone, so what it has sent is there, and a grandchild that has inherited its end can't keep us waiting.
-        let report = early.take().or_else(|| socket.as_ref().and_then(receive_report));
-        let status = status.or_else(|| report.as_ref().map(Report::status)).unwrap_or(ExitStatus::unknown());
+        let report = match std::mem::replace(&mut *state, State::Between) {
+            State::Running { early: Some(report), .. } => Last::Said(report),
+            State::Running { socket, early: None } => Last::receive(socket),
+            State::Ended { .. } | State::Between => unreachable!("it was running a moment ago, and the lock is held"),
+        };
+        let status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
         *state = State::Ended { status, report };
         drop(state);
         family::remove(self);
         Ok(Some(status))
+    }
+
+    /// Takes the report of a process that has ended.
+    fn take_report(&self) -> io::Result<Option<Report>> {
+        match &mut *self.lock() {
+            State::Ended { report, .. } => match std::mem::replace(report, Last::Nothing) {
+                Last::Said(said) => Ok(Some(said)),
+                Last::Nothing => Ok(None),
+                Last::Waiting(socket) => receive_report(&socket).inspect_err(|_| *report = Last::Waiting(socket)),
+            },
+            State::Running { .. } | State::Between => Ok(None),
+        }
     }
 
     /// Whether it has ended; reaps it then. One that can't be waited for counts as ended.
@@ -341,12 +401,8 @@ impl<T: DeserializeOwned> Child<T> {
             Ok(status) => status.expect("without a deadline, it waits"),
             Err(error) => return Err(fail(JoinErrorKind::Wait(error))),
         };
-        let report = match &mut *self.handle.shared.lock() {
-            State::Ended { report, .. } => report.take(),
-            State::Running { .. } => None,
-        };
-        // A process that ended otherwise than it said it would has not done what it said.
-        match report.filter(|report| report.status().exit_code() == status.exit_code()) {
+        // What the target has returned, it has returned, whatever befell the process on its way out.
+        match self.handle.shared.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
             Some(Report::Returned { value, .. }) => {
                 codec::decode(&value).map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string())))
             }

@@ -26,13 +26,14 @@ use serde::de::DeserializeOwned;
 use serde::ser::Impossible;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What a target may return. `Via` is [`Serialized`] or [`Chained`], and follows from the type.
+/// What a target may return. `Via` is [`Serialized`], [`Chained`] or [`Diverging`], and follows from the type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't travel back from the process that returns it",
     label = "the target's result can't be sent",
     note = "derive `serde::Serialize` and `serde::Deserialize` for it",
     note = "if it is a `Result` and its error type is not a serde type: return `Box<dyn std::error::Error>`, or implement \
-            `multiproc::outcome::ErrorChain` for the error, and it arrives as a `multiproc::RemoteError`"
+            `multiproc::outcome::ErrorChain` for the error, and it arrives as a `multiproc::RemoteError`",
+    note = "if it is a future: a target is no `async fn`; have it build a runtime, and block on the future there"
 )]
 pub trait Outcome<Via>: Sized {
     /// What arrives.
@@ -50,6 +51,45 @@ pub enum Serialized {}
 /// The way of errors that are no serde types: their messages arrive.
 #[derive(Debug, Clone, Copy)]
 pub enum Chained {}
+
+/// The way of targets that never return, such as `fn serve() -> !`.
+#[derive(Debug, Clone, Copy)]
+pub enum Diverging {}
+
+/// What a target that never returns has to give: nothing. There is no value of this type, so `join` gives an error, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Never {}
+
+impl Serialize for Never {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        match *self {}
+    }
+}
+
+impl<'de> Deserialize<'de> for Never {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Never, D::Error> {
+        Err(serde::de::Error::custom("there is no such value"))
+    }
+}
+
+/// Names the type `!`, which has no name of its own yet outside of signatures.
+#[doc(hidden)]
+pub trait Returns {
+    /// What the function type returns.
+    type Type;
+}
+
+impl<T> Returns for fn() -> T {
+    type Type = T;
+}
+
+impl Outcome<Diverging> for <fn() -> ! as Returns>::Type {
+    type Value = Never;
+
+    fn settle(self) -> (Never, Option<String>) {
+        self
+    }
+}
 
 impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
     type Value = T;
@@ -355,7 +395,7 @@ mod tests {
     fn a_chain_arrives_whole() {
         let source = std::io::Error::other("the disk is full");
         let error: Result<(), Box<dyn Error>> =
-            Err(Box::new(crate::Error::Start { process: "P".into(), what: "memory", source }));
+            Err(Box::new(crate::Error::Start { process: "P".into(), what: "memory".into(), source }));
         let (value, text) = Outcome::<Chained>::settle(error);
         let remote = value.unwrap_err();
         assert_eq!(remote.source().unwrap().to_string(), "the disk is full");

@@ -8,6 +8,7 @@ use super::child::Child;
 use super::outcome::Outcome;
 use crate::Result;
 use crate::start::target::Carried;
+use crate::transfer::codec::{self, CodecError};
 
 /// Something that a process can run: its fields travel there, [`run`](Run::run) is called there, and what it returns travels back.
 ///
@@ -54,6 +55,18 @@ pub trait Run: Serialize + DeserializeOwned {
         let whole = std::any::type_name::<Self>();
         let without_generics = whole.split('<').next().unwrap_or(whole);
         without_generics.rsplit("::").next().unwrap_or(without_generics)
+    }
+
+    /// As bytes, for another process.
+    #[doc(hidden)]
+    fn pack(&self, _: Private) -> std::result::Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+
+    /// The other way, in the process that will run it.
+    #[doc(hidden)]
+    fn unpack(bytes: &[u8], _: Private) -> std::result::Result<Self, CodecError> {
+        codec::decode(bytes)
     }
 
     /// A process that will run it, to be given a name and other properties before it is started.
@@ -146,17 +159,42 @@ where
     fn type_name() -> &'static str {
         "Process"
     }
-}
 
-impl<F, A: Serialize> Serialize for Call<F, A> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        (&self.target, &self.args).serialize(serializer)
+    /// The target's place, then the arguments.
+    fn pack(&self, _: Private) -> std::result::Result<Vec<u8>, CodecError> {
+        let target = self.target.to_bytes().map_err(|error| CodecError::new::<F>("cannot send", error))?;
+        Ok([&target[..], &codec::encode(&self.args)?].concat())
+    }
+
+    #[allow(unsafe_code)]
+    fn unpack(bytes: &[u8], _: Private) -> std::result::Result<Call<F, A>, CodecError> {
+        let cannot = |reason: String| CodecError::new::<F>("cannot receive", reason);
+        let (target, args) = bytes.split_first_chunk().ok_or(cannot("it is too short".into()))?;
+        // SAFETY: `Private` can't be made outside this crate, which calls this once in a child, on the bytes that its parent, of the same
+        // build, has packed for the entry of this very type, and then forgotten.
+        let target = unsafe { Carried::from_bytes(*target) }.map_err(|error| cannot(error.to_string()))?;
+        Ok(Call { target, args: codec::decode(args)? })
     }
 }
 
-impl<'de, F, A: Deserialize<'de>> Deserialize<'de> for Call<F, A> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Call<F, A>, D::Error> {
-        let (target, args) = <(Carried<F>, A)>::deserialize(deserializer)?;
-        Ok(Call { target, args })
+/// Shows that this crate is calling.
+#[derive(Debug, Clone, Copy)]
+#[doc(hidden)]
+pub struct Private(pub(crate) ());
+
+/// A call travels in its own way. Reading one from anywhere else would mean to call whatever somebody has written there.
+const ONLY_BY_START: &str = "a call can only be sent by starting its process";
+
+/// Always an error: only starting its process sends a call anywhere.
+impl<F, A> Serialize for Call<F, A> {
+    fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom(ONLY_BY_START))
+    }
+}
+
+/// Always an error: only starting its process sends a call anywhere.
+impl<'de, F, A> Deserialize<'de> for Call<F, A> {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Call<F, A>, D::Error> {
+        Err(serde::de::Error::custom(ONLY_BY_START))
     }
 }

@@ -165,7 +165,7 @@ pub struct JoinError {
 pub enum JoinErrorKind {
     /// The target panicked. Exit code 1.
     Panicked(Panic),
-    /// The process left with this code before the target returned (`std::process::exit`, `_exit`).
+    /// The process left with this code and no value: by `std::process::exit` or `_exit`, before the target returned.
     Exited(i32),
     /// A signal killed the process: an abort, a segmentation fault, a kill by the kernel for want of memory.
     Signalled {
@@ -225,7 +225,7 @@ impl fmt::Display for JoinErrorKind {
         match self {
             JoinErrorKind::Panicked(panic) => write!(f, "panicked: {panic}"),
             JoinErrorKind::Exited(code) => {
-                write!(f, "exited with code {code} before its target returned")
+                write!(f, "exited with code {code} and no value")
             }
             JoinErrorKind::Signalled { signal, core_dumped } => {
                 write!(f, "was killed by {}", SignalName(*signal))?;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{close_fds, fd_passing, lifeline, signal, stdio, threads, title};
+use multiproc_os::{close_fds, fd_passing, lifeline, pidfd, signal, stdio, threads, title};
 
 use super::assignment::{self, Assignment};
 use super::handshake::{self, Role, VARIABLE};
@@ -15,13 +15,13 @@ use super::report::{Failure, Report};
 use super::{forkserver, kind, method};
 use crate::log;
 use crate::process::outcome::Outcome;
-use crate::process::run::Run;
+use crate::process::run::{Private, Run};
 use crate::process::{at_exit, current, family};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Body};
 
 /// The code with which a copy of the program leaves that can't be what it was exec'd for: `EX_SOFTWARE` of sysexits.h.
-const REFUSED: i32 = 70;
+pub(crate) const REFUSED: i32 = 70;
 
 /// Whether a child of this process would find its way: `init` has run here.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
@@ -72,27 +72,27 @@ fn turn_off(variable: &str) -> ! {
         leave(&format!("the environment has {VARIABLE}={variable}, but that descriptor is no socket of multiproc's"));
     }
     if let Err(error) = settle_in(socket.as_fd()) {
-        refuse(socket.as_fd(), &format!("the new process could not set itself up: {error}"));
+        refuse(socket, &format!("the new process could not set itself up: {error}"));
     }
     match handshake::accept(socket.as_fd()) {
-        Ok(Role::Child { order }) => begin(&order.body, socket, true),
+        Ok(Role::Child { order }) => begin(&order.body, socket, false),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots),
-                Err(error) => refuse(socket.as_fd(), &format!("the server could not answer: {error}")),
+                Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
             (Ok(_), Ok(threads)) => refuse(
-                socket.as_fd(),
+                socket,
                 &format!(
                     "the server that makes processes has {threads} threads already. multiproc::init() must come before anything \
                      that starts a thread: call it first thing in main. If that can't be helped, use StartMethod::Spawn"
                 ),
             ),
             (Err(error), _) | (_, Err(error)) => {
-                refuse(socket.as_fd(), &format!("the server could not set itself up: {error}"));
+                refuse(socket, &format!("the server could not set itself up: {error}"));
             }
         },
-        Err(reason) => refuse(socket.as_fd(), &reason),
+        Err(reason) => refuse(socket, &reason),
     }
 }
 
@@ -108,8 +108,10 @@ fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
 }
 
 /// Tells the parent why this process is of no use, and ends it.
-pub(crate) fn refuse(socket: BorrowedFd<'_>, reason: &str) -> ! {
-    let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
+pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
+    let _ = packet::send(&socket, kind::REFUSED, &[reason.as_bytes()], &[]);
+    // Before anything that may block, such as a full pipe for stderr.
+    drop(socket);
     leave(reason)
 }
 
@@ -118,11 +120,11 @@ fn leave(reason: &str) -> ! {
     std::process::exit(REFUSED)
 }
 
-/// A child's life, from its order to its exit. `announce` if nobody else tells the parent that it lives.
-pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
+/// A child's life, from its order to its exit. With `want_pidfd` its pidfd goes with its answer.
+pub(crate) fn begin(order: &[u8], socket: OwnedFd, want_pidfd: bool) -> ! {
     let (assignment, payload) = match assignment::split::<Assignment>(order) {
         Ok(split) => split,
-        Err(error) => refuse(socket.as_fd(), &format!("the assignment is garbage: {error}")),
+        Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
     };
     if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
         // The parent is gone already.
@@ -130,8 +132,9 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
     }
     let entry = match assignment.entry.function() {
         Ok(entry) => entry,
-        Err(error) => refuse(socket.as_fd(), &error.to_string()),
+        Err(error) => refuse(socket, &error.to_string()),
     };
+    let pid = threads::getpid();
     let name = assignment.identity.name.clone();
     show_name(&name);
     HAS_ENTRY.store(true, Relaxed);
@@ -141,13 +144,18 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: bool) -> ! {
     log::inherit(assignment.log_level);
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
-    if announce {
-        let pid = codec::pack(&threads::getpid());
-        let _ = packet::send(&socket, kind::STARTED, &[&pid], &[]);
-    }
+    let pidfd = if want_pidfd { pidfd::open(pid).ok() } else { None };
+    let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
+    let _ = packet::send(&socket, kind::STARTED, &[], &fds);
+    drop(pidfd);
 
     log::event(log::Level::Info, format_args!("child process calling self.run()"));
-    let report = entry(payload).send(&socket);
+    let report = entry(payload);
+    if threads::getpid() != pid {
+        // The target has forked, and this is the copy: the result is its original's to send.
+        std::process::exit(report.exit_code());
+    }
+    let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
         eprintln!("Process {name}: {}", crate::process::status::JoinErrorKind::from(failure.clone()));
     }
@@ -175,25 +183,26 @@ pub(crate) fn memory_ranges() -> Option<&'static title::Ranges> {
 }
 
 /// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`](super::target::Entry) is the place of one.
+///
+/// All code of the user's is called inside: no panic gets out.
 pub(crate) fn enter<R, Via>(payload: &[u8]) -> Report
 where
     R: Run,
     R::Output: Outcome<Via>,
 {
-    let run = match codec::decode::<R>(payload) {
-        Ok(run) => run,
-        Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
-    };
-    match panic_hook::catch(|| run.run().settle()) {
-        Ok((value, failure)) => {
-            if let Some(failure) = &failure {
-                eprintln!("Process {}:\nError: {failure}", current::current_process().name());
-            }
-            match codec::encode(&value) {
-                Ok(bytes) => Report::Returned { value: Body::Inline(bytes), failed: failure.is_some() },
-                Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
-            }
+    let enter = || {
+        let run = match R::unpack(payload, Private(())) {
+            Ok(run) => run,
+            Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
+        };
+        let (value, failure) = run.run().settle();
+        if let Some(failure) = &failure {
+            eprintln!("Process {}:\nError: {failure}", current::current_process().name());
         }
-        Err(panic) => Report::Failed(Failure::Panicked(panic)),
-    }
+        match codec::encode(&value) {
+            Ok(bytes) => Report::Returned { value: Body::Inline(bytes), failed: failure.is_some() },
+            Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
+        }
+    };
+    panic_hook::catch(enter).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))
 }

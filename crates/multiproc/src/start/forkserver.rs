@@ -5,9 +5,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::credentials::Credentials;
@@ -16,9 +16,9 @@ use multiproc_os::{fd_passing, pidfd, signal, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
-use super::handshake::{Copy, PATIENCE};
+use super::handshake::{self, Copy, PATIENCE};
 use super::report::Report;
-use super::surroundings::{Change, Surroundings};
+use super::surroundings::{self, Surroundings};
 use super::{entry, kind, target};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
@@ -29,9 +29,9 @@ use crate::{Error, Result};
 struct Request {
     /// Where the kernel writes the child's pid.
     slot: u16,
-    /// Whether the child's pidfd is to come with the answer.
+    /// Whether the child's pidfd is to come with its answer.
     want_pidfd: bool,
-    change: Change,
+    surroundings: Surroundings,
 }
 
 /// A server that runs, as far as its parent knows.
@@ -39,27 +39,16 @@ struct Server {
     process: Arc<ServerProcess>,
     /// Slots that no start in flight uses.
     free: Vec<u16>,
-    /// What the server has been told last; none if nothing yet.
-    known: Option<Surroundings>,
-    /// Who its parent was when it started the server. Children of one that has dropped its privileges must not have them.
+    /// The environment that the server has been told last; none if none yet.
+    environment: Option<Vec<u8>>,
+    /// What its parent might do when it started the server. Children of one that has given up some of that must not have it.
     credentials: Credentials,
 }
 
-/// The part of a server that starts in flight share.
+/// The part of a server that starts in flight share. The last of them, and the server is reaped, be it alive or dead.
 struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
-    /// Whose server it is. A copy of that process, made by fork(2) elsewhere, would get siblings for children.
-    parent: i32,
-}
-
-/// The last who had to do with a server, be it alive or dead, reaps it.
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        if self.parent == threads::getpid() {
-            self.copy.end();
-        }
-    }
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
@@ -92,7 +81,7 @@ pub(crate) fn end() {
 /// One attempt; none if the server died before it made the process.
 fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let name = order.name();
-    let fail = |what| move |source| Error::Start { process: name.into(), what, source };
+    let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
     let front = assignment::join(order.assignment);
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
 
@@ -126,19 +115,14 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let outcome = process.await_child(name, ours, slot);
     if outcome.is_err() {
         // Should it have been made all the same, it is of no use to anybody.
-        pidfd::kill_unopened_child(process.slots.get(slot.into()).expect("a slot in range").load(SeqCst));
+        pidfd::kill_unopened_child(process.pid(slot));
     }
     let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, &process)) {
         match &outcome {
             // A dead server, or one that doesn't answer: the next start brings another.
             Ok(None) | Err(Error::Handshake { .. }) => *current = None,
-            Ok(Some(_)) => server.free.push(slot),
-            Err(_) => {
-                server.free.push(slot);
-                // It may have made some of its surroundings like ours, and failed at the rest.
-                server.known = None;
-            }
+            Ok(Some(_)) | Err(_) => server.free.push(slot),
         }
     }
     outcome
@@ -149,7 +133,7 @@ impl Server {
     fn launch(name: &str) -> Result<Server> {
         let (slots, fd) = PidSlots::create().map_err(|source| Error::Start {
             process: name.into(),
-            what: "no memory for its server",
+            what: "no memory for its server".into(),
             source,
         })?;
         let credentials = Credentials::current();
@@ -157,91 +141,106 @@ impl Server {
         copy.send(name, kind::SERVE, &[], &[fd.as_fd()])?;
         match copy.answer(name)?.kind {
             kind::READY => {}
-            other => {
-                return Err(copy.lost(name, &format_args!("it answered with a message of kind {other}")));
-            }
+            other => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
         }
         Ok(Server {
-            process: Arc::new(ServerProcess { copy, slots, parent: threads::getpid() }),
+            process: Arc::new(ServerProcess { copy, slots }),
             free: (0..SLOTS as u16).rev().collect(),
-            known: None,
+            environment: None,
             credentials,
         })
     }
 
     fn is_mine(&self) -> bool {
-        self.process.parent == threads::getpid() && self.credentials == Credentials::current()
+        self.process.copy.is_ours() && self.credentials == Credentials::current()
     }
 
     /// Asks for a child.
     fn request(&mut self, slot: u16, front: &[u8], payload: &[u8], socket: BorrowedFd<'_>) -> io::Result<()> {
-        let now = Surroundings::current();
-        let (change, extra) = now.change_since(self.known.as_ref())?;
-        let request = Request { slot, want_pidfd: signal::children_are_reaped_by_the_kernel(), change };
-        let head = assignment::join(&request);
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(extra.iter().map(AsFd::as_fd)).collect();
-        self.process.slots.get(slot.into()).expect("a slot in range").store(0, SeqCst);
-        packet::send(&self.process.copy.socket, kind::START, &[&head, front, payload], &fds)?;
-        self.known = Some(now);
+        let (surroundings, outgoing) = surroundings::current(self.environment.as_deref())?;
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).collect();
+        let head =
+            assignment::join(&Request { slot, want_pidfd: signal::children_are_reaped_by_the_kernel(), surroundings });
+        self.process.slot(slot).store(0, SeqCst);
+        packet::send(self.process.copy.socket(), kind::START, &[&head, front, payload], &fds)?;
+        self.environment = Some(outgoing.environment);
         Ok(())
     }
 }
 
 impl ServerProcess {
-    /// Waits for the answer to a request on the child's socket. None if the server died before it made the child.
+    fn slot(&self, slot: u16) -> &AtomicI32 {
+        self.slots.get(slot.into()).expect("a slot in range")
+    }
+
+    /// The pid of the child that was made for this slot: the kernel writes it inside the call that makes the child. 0 if none was made.
+    fn pid(&self, slot: u16) -> i32 {
+        self.slot(slot).load(SeqCst)
+    }
+
+    /// Waits for the child's answer. None if the server died before it made the child.
     fn await_child(&self, name: &str, socket: OwnedFd, slot: u16) -> Result<Option<Started>> {
-        let fail = |what| move |source| Error::Start { process: name.into(), what, source };
+        let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let deadline = Instant::now().checked_add(PATIENCE);
         let mut early = None;
         loop {
-            let [_, server_died] = pidfd::wait_any([&socket, &self.copy.pidfd], deadline)
+            let [answered, server_died] = pidfd::wait_any([&socket, self.copy.pidfd()], deadline)
                 .map_err(fail("waiting for its server failed"))?;
-            // After a dead server's last message there is no other, so what is there is looked at first.
+            if !answered && !server_died {
+                return Err(self.copy.useless(name, &"it did not make the child in time"));
+            }
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
-                    let pid: i32 = codec::decode(&packet.body).map_err(|error| self.garbage(name, &error))?;
-                    return started(name, pid, packet.fds.pop(), socket, early).map(Some);
+                    return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
                 }
                 Ok(packet) if packet.kind == kind::NOT_STARTED => {
-                    let (what, errno) =
-                        codec::decode::<(String, i32)>(&packet.body).map_err(|error| self.garbage(name, &error))?;
-                    return Err(match errno {
-                        0 => Error::Handshake { process: name.into(), reason: what },
-                        errno => fail("its server could not make it")(io::Error::from_raw_os_error(errno)),
+                    return Err(match codec::decode::<(String, i32)>(&packet.body) {
+                        Ok((what, 0)) => Error::Handshake { process: name.into(), reason: what },
+                        Ok((what, errno)) => Error::Start {
+                            process: name.into(),
+                            what: format!("its server could not make it: {what}").into(),
+                            source: io::Error::from_raw_os_error(errno),
+                        },
+                        Err(error) => self.garbage(name, &error),
                     });
                 }
+                Ok(packet) if packet.kind == kind::REFUSED => return Err(handshake::refused(name, &packet)),
                 Ok(packet) => {
                     let kind = packet.kind;
                     early = Some(Report::from_packet(packet).ok_or_else(|| {
                         self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"))
                     })?);
                 }
-                Err(PacketError::Empty | PacketError::Closed) if server_died => {
-                    // The kernel writes the pid inside the call that makes the child.
-                    return match self.slots.get(slot.into()).expect("a slot in range").load(SeqCst) {
-                        0 => Ok(None),
+                // Nobody has the other end any more: the child was made and is gone, or the server has dropped the request, or died.
+                Err(PacketError::Closed) => {
+                    return match self.pid(slot) {
+                        0 if server_died || self.is_dying() => Ok(None),
+                        0 => Err(self.garbage(name, &"it dropped the request")),
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
                 }
-                Err(PacketError::Empty) => {
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return Err(self.copy.lost(name, &"it did not make the child in time"));
+                // The server is dead, and somebody still has the other end: the child, which will answer.
+                Err(PacketError::Empty) if server_died => {
+                    let ready = pidfd::wait_any([&socket], deadline).map_err(fail("waiting for it failed"))?;
+                    if ready == [false] {
+                        return Err(self.garbage(name, &"the child does not answer"));
                     }
                 }
-                // Server and child have closed it: both are gone, or nearly so. The server's end tells.
-                Err(PacketError::Closed) => {
-                    pidfd::wait_any([&self.copy.pidfd], deadline).map_err(fail("waiting for its server failed"))?;
-                }
-                Err(PacketError::Io(source)) => {
-                    return Err(fail("its server's answer could not be read")(source));
-                }
+                Err(PacketError::Empty) => {}
+                Err(PacketError::Io(source)) => return Err(fail("its answer could not be read")(source)),
                 Err(error) => return Err(self.garbage(name, &error)),
             }
         }
     }
 
+    /// Whether the server, whose sockets are closed already as it seems, ends within a moment.
+    fn is_dying(&self) -> bool {
+        let moment = Instant::now().checked_add(Duration::from_millis(100));
+        pidfd::wait_any([self.copy.pidfd()], moment).is_ok_and(|ready| ready == [true])
+    }
+
     fn garbage(&self, name: &str, what: &dyn std::fmt::Display) -> Error {
-        self.copy.lost(name, &format_args!("it said something else: {what}"))
+        self.copy.useless(name, &format_args!("it said something else: {what}"))
     }
 }
 
@@ -254,7 +253,11 @@ fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early:
             Ok(pidfd) => Some(pidfd).filter(|pidfd| pidfd::is_child(pidfd)),
             Err(error) if error.raw_os_error() == Some(ESRCH) => None,
             Err(source) => {
-                return Err(Error::Start { process: name.into(), what: "its pidfd could not be opened", source });
+                return Err(Error::Start {
+                    process: name.into(),
+                    what: "its pidfd could not be opened".into(),
+                    source,
+                });
             }
         },
     };
@@ -263,52 +266,62 @@ fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early:
 
 const ESRCH: i32 = 3;
 
-/// The server's life: makes children until its parent is gone. Never returns in the server; in a child it returns never either, because
-/// the child runs its target and exits.
+/// The server's life: makes children until its parent is gone. It never returns; in a child neither, because the child runs its target and
+/// exits.
 pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
     // What every child needs, and finds in its copy.
     let _ = (entry::memory_ranges(), target::image());
+    if let Err(error) = surroundings::let_go() {
+        entry::refuse(control, &format!("the server could not set itself up: {error}"));
+    }
     loop {
         let packet = match packet::receive(&control, true) {
             Ok(packet) if packet.kind == kind::START => packet,
             Err(PacketError::Closed) => std::process::exit(0),
-            Ok(packet) => entry::refuse(control.as_fd(), &format!("the server got a message of kind {}", packet.kind)),
-            // The request's descriptors did not fit. Its sender sees its socket closed, and this server's end.
-            Err(error) => entry::refuse(control.as_fd(), &format!("the server could not take a request: {error}")),
+            Ok(packet) => entry::refuse(control, &format!("the server got a message of kind {}", packet.kind)),
+            // Its descriptors did not fit, say. Its sender sees its socket closed, and this server's end.
+            Err(error) => entry::refuse(control, &format!("the server could not take a request: {error}")),
         };
         let mut fds = packet.fds.into_iter();
-        let Some(socket) = fds.next() else { entry::refuse(control.as_fd(), "a request without a socket") };
-        let answer = (|| {
-            let (request, rest) = assignment::split::<Request>(&packet.body).map_err(|what| (what, 0))?;
+        let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
+        let made = (|| {
+            let (request, order) = assignment::split::<Request>(&packet.body).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
-            // SAFETY: this process has one thread: `entry` has counted, and none is made here.
-            unsafe { request.change.apply(&mut fds) }
-                .map_err(|error| ("its surroundings".to_string(), error.raw_os_error().unwrap_or(0)))?;
+            // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
+            // environment.
+            let handed = unsafe { request.surroundings.receive(fds) }.map_err(|error| no("the environment", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
-            match unsafe { clone::clone_sibling(&thread, slot, request.want_pidfd) } {
-                Ok(Side::Copy) => Ok((None, rest)),
-                Ok(Side::Original(pid, pidfd)) => Ok((Some((pid, pidfd)), rest)),
-                Err(error) => Err(("clone".to_string(), error.raw_os_error().unwrap_or(0))),
+            match unsafe { clone::clone_sibling(&thread, slot) } {
+                Ok(Side::Copy) => Ok(Some((order, handed, request.want_pidfd))),
+                Ok(Side::Original(_)) => Ok(None),
+                Err(error) => Err(no("clone", &error)),
             }
         })();
-        let sent = match answer {
-            Ok((None, rest)) => {
+        match made {
+            Ok(Some((order, handed, want_pidfd))) => {
                 drop(control);
-                entry::begin(rest, socket, false)
+                if let Err(error) = handed.take_on() {
+                    not_started(&socket, &no("the current directory, or stdio", &error));
+                    std::process::exit(entry::REFUSED);
+                }
+                entry::begin(order, socket, want_pidfd)
             }
-            Ok((Some((pid, pidfd)), _)) => {
-                let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
-                let body = codec::pack(&pid);
-                packet::send(&socket, kind::STARTED, &[&body], &fds)
-            }
-            Err(failure) => {
-                let body = codec::pack(&failure);
-                packet::send(&socket, kind::NOT_STARTED, &[&body], &[])
-            }
-        };
-        // A start that nobody waits for any more is no concern of the server's.
-        drop(sent);
+            Ok(None) => {}
+            Err(failure) => not_started(&socket, &failure),
+        }
     }
+}
+
+/// What failed, and the error's number.
+type Failure = (String, i32);
+
+fn no(what: &str, error: &io::Error) -> Failure {
+    (what.to_owned(), error.raw_os_error().unwrap_or(0))
+}
+
+/// Tells the parent. A start that nobody waits for any more is nobody's concern.
+fn not_started(socket: &OwnedFd, failure: &Failure) {
+    let _ = packet::send(socket, kind::NOT_STARTED, &[&codec::pack(failure)], &[]);
 }

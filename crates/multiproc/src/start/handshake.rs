@@ -4,12 +4,14 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use multiproc_os::{exec, fd_passing, pidfd};
+use multiproc_os::credentials::Ids;
+use multiproc_os::{exec, fd_passing, pidfd, threads};
 
 use super::{kind, target};
+use crate::process::family::SIGKILL;
 use crate::process::status::ExitStatus;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::{Error, Result};
@@ -21,76 +23,101 @@ pub(crate) const VARIABLE: &str = "MULTIPROC_ENTRY";
 /// all; without a limit, a stopped process would be waited for for ever.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A copy of the program that has just been exec'd, and has been sent `HELLO`.
+/// A copy of the program that has been exec'd, and has been sent `HELLO`. It is killed and reaped when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
-    pub(crate) socket: OwnedFd,
+    /// Its socket and its pidfd; none once it has been released or buried.
+    ends: Option<(OwnedFd, OwnedFd)>,
+    /// The process that it is a child of. A copy of that process, made by fork(2) elsewhere, has no business with it.
+    parent: i32,
 }
 
 impl Copy {
     /// Execs the program once more, for the sake of the process `name`.
     pub(crate) fn exec(name: &str) -> Result<Copy> {
-        let fail = |what| move |source| Error::Start { process: name.into(), what, source };
+        let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-        let variable = fd_number(theirs.as_fd());
+        let variable = theirs.as_raw_fd().to_string();
         let pid = exec::this_program((VARIABLE, &variable), theirs.as_fd())
             .map_err(fail("the program could not be executed again"))?;
         drop(theirs);
-        // It waits for HELLO, so it is there to be opened; unless somebody has killed it.
-        let pidfd = pidfd::open(pid).inspect_err(|_| pidfd::kill_unopened_child(pid));
-        let pidfd = pidfd.map_err(fail("its pidfd could not be opened"))?;
-        let copy = Copy { pid, pidfd, socket };
-        copy.send(name, kind::HELLO, &[&target::image().build_id], &[])?;
+        // It waits for HELLO, so it is there to be opened; unless somebody has killed it, and somebody else reaped it.
+        let pidfd = match pidfd::open(pid) {
+            Ok(pidfd) if pidfd::is_child(&pidfd) => pidfd,
+            Ok(_) => return Err(fail("it is gone already")(io::Error::from_raw_os_error(ESRCH))),
+            Err(source) => {
+                pidfd::kill_unopened_child(pid);
+                return Err(fail("its pidfd could not be opened")(source));
+            }
+        };
+        let copy = Copy { pid, ends: Some((socket, pidfd)), parent: threads::getpid() };
+        let hello = [&Ids::current().to_bytes()[..], &target::image().build_id].concat();
+        copy.send(name, kind::HELLO, &[&hello], &[])?;
         Ok(copy)
+    }
+
+    fn ends(&self) -> &(OwnedFd, OwnedFd) {
+        self.ends.as_ref().expect("there until it is dropped or released")
+    }
+
+    /// Our end of its socket.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.ends().0
+    }
+
+    /// Readable once it has ended.
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        &self.ends().1
+    }
+
+    /// Its socket and its pidfd; from now on its life is the caller's affair.
+    pub(crate) fn release(mut self) -> (OwnedFd, OwnedFd) {
+        self.ends.take().expect("there until it is dropped or released")
+    }
+
+    /// Whether it is a child of this process.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.parent == threads::getpid()
     }
 
     /// Sends it a message.
     pub(crate) fn send(&self, name: &str, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        packet::send(&self.socket, kind, parts, fds).map_err(|source| match source.kind() {
+        packet::send(self.socket(), kind, parts, fds).map_err(|source| match source.kind() {
             // It has gone; what it said before that is more telling.
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => match self.answer(name) {
                 Err(error) => error,
-                Ok(_) => self.lost(name, &"it closed its connection"),
+                Ok(_) => self.useless(name, &"it closed its connection"),
             },
-            _ => {
-                self.end();
-                Error::Start { process: name.into(), what: "its assignment could not be sent", source }
-            }
+            _ => Error::Start { process: name.into(), what: "its assignment could not be sent".into(), source },
         })
     }
 
     /// Waits for what it answers.
     pub(crate) fn answer(&self, name: &str) -> Result<Packet> {
         let deadline = Instant::now().checked_add(PATIENCE);
-        let ready = pidfd::wait_any([&self.socket, &self.pidfd], deadline).map_err(|source| Error::Start {
+        let ready = pidfd::wait_any([self.socket(), self.pidfd()], deadline).map_err(|source| Error::Start {
             process: name.into(),
-            what: "waiting for its answer failed",
+            what: "waiting for its answer failed".into(),
             source,
         })?;
         if ready == [false, false] {
-            return Err(self.lost(name, &format_args!("it did not answer within {} s", PATIENCE.as_secs())));
+            return Err(self.useless(name, &format_args!("it did not answer within {} s", PATIENCE.as_secs())));
         }
-        match packet::receive(&self.socket, false) {
-            Ok(packet) if packet.kind == kind::REFUSED => {
-                let reason = String::from_utf8_lossy(&packet.body).into_owned();
-                self.bury();
-                Err(Error::Handshake { process: name.into(), reason })
-            }
+        match packet::receive(self.socket(), false) {
+            Ok(packet) if packet.kind == kind::REFUSED => Err(refused(name, &packet)),
             Ok(packet) => Ok(packet),
-            Err(PacketError::Empty | PacketError::Closed) => Err(self.lost(name, &"it ended before it answered")),
-            Err(error) => Err(self.lost(name, &error)),
+            Err(PacketError::Empty | PacketError::Closed) => Err(self.useless(name, &"it ended before it answered")),
+            Err(error) => Err(self.useless(name, &error)),
         }
     }
 
-    /// The error for a copy that is of no use, which is killed if it lives.
-    pub(crate) fn lost(&self, name: &str, why: &dyn fmt::Display) -> Error {
+    /// The error for a copy that is of no use, and the end of it.
+    pub(crate) fn useless(&self, name: &str, why: &dyn fmt::Display) -> Error {
         // What it did by itself tells more than what is done to it now: give it the moment between closing its socket and its end.
         let moment = Instant::now().checked_add(Duration::from_millis(100));
-        let _ = pidfd::wait_any([&self.pidfd], moment);
-        let _ = pidfd::send_signal(&self.pidfd, SIGKILL);
-        let status = self.bury();
+        let _ = pidfd::wait_any([self.pidfd()], moment);
+        let status = self.end();
         let reason = format!(
             "the new process (pid {}) is not a child that multiproc can use: {why} ({status}). Its program must call \
              multiproc::init() first thing in main",
@@ -100,30 +127,33 @@ impl Copy {
     }
 
     /// Kills it, whatever it does, and reaps it.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self) -> ExitStatus {
+        let (socket, pidfd) = self.ends();
         // A server that has more rights than this process has now can't be killed, but leaves by itself.
-        let _ = fd_passing::hang_up(&self.socket);
-        let _ = pidfd::send_signal(&self.pidfd, SIGKILL);
-        self.bury();
-    }
-
-    /// Waits for its end, which must be near.
-    fn bury(&self) -> ExitStatus {
-        let deadline = Instant::now().checked_add(PATIENCE);
-        let _ = pidfd::wait_any([&self.pidfd], deadline);
-        match pidfd::reap(&self.pidfd) {
+        let _ = fd_passing::hang_up(socket);
+        let _ = pidfd::send_signal(pidfd, SIGKILL);
+        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(PATIENCE));
+        match pidfd::reap(pidfd) {
             Ok(Some((end, usage))) => ExitStatus::new(end, Some(usage)),
-            _ => pidfd::end_of_reaped(&self.pidfd).map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
+            _ => pidfd::end_of_reaped(pidfd).map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
         }
     }
 }
 
-const SIGKILL: i32 = crate::process::family::SIGKILL;
-
-fn fd_number(fd: BorrowedFd<'_>) -> String {
-    use std::os::fd::AsRawFd;
-    fd.as_raw_fd().to_string()
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if self.ends.is_some() && self.is_ours() {
+            self.end();
+        }
+    }
 }
+
+/// The error that the other side has put in words.
+pub(crate) fn refused(name: &str, packet: &Packet) -> Error {
+    Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(&packet.body).into_owned() }
+}
+
+const ESRCH: i32 = 3;
 
 /// What the exec'd copy is to be.
 #[derive(Debug)]
@@ -139,8 +169,14 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
     if hello.kind != kind::HELLO {
         return Err(format!("the handshake began with a message of kind {}", hello.kind));
     }
-    if *hello.body != *target::image().build_id {
-        return Err("the program that was executed is another build than the one that runs".into());
+    match hello.body.split_first_chunk() {
+        // An exec gives back what a set-user-id program has given up; its children must not have it.
+        Some((ids, build_id)) if *build_id == *target::image().build_id => {
+            Ids::from_bytes(ids).assume().map_err(|error| {
+                format!("the new process has other user and group ids, and can't give them up: {error}")
+            })?
+        }
+        _ => return Err("the program that was executed is another build than the one that runs".into()),
     }
     let mut role = receive()?;
     match role.kind {
@@ -166,23 +202,28 @@ mod tests {
         accept(theirs.as_fd()).unwrap_err()
     }
 
+    fn hello() -> Vec<u8> {
+        [&Ids::current().to_bytes()[..], &target::image().build_id].concat()
+    }
+
     #[test]
     fn another_build_is_refused() {
-        assert!(talk(&[(kind::HELLO, b"something else"), (kind::START, b"")]).contains("another build"));
+        for other in [&b""[..], b"something else", &hello()[..Ids::BYTES], &[&hello()[..], b"x"].concat()] {
+            assert!(talk(&[(kind::HELLO, other), (kind::START, b"")]).contains("another build"));
+        }
     }
 
     #[test]
     fn a_handshake_out_of_order_is_refused() {
-        let build_id = &target::image().build_id;
         assert!(talk(&[(kind::START, b"")]).contains("kind 5"));
-        assert!(talk(&[(kind::HELLO, build_id), (kind::HELLO, build_id)]).contains("kind 1"));
-        assert!(talk(&[(kind::HELLO, build_id), (kind::SERVE, b"")]).contains("descriptor"));
+        assert!(talk(&[(kind::HELLO, &hello()), (kind::HELLO, &hello())]).contains("kind 1"));
+        assert!(talk(&[(kind::HELLO, &hello()), (kind::SERVE, b"")]).contains("descriptor"));
     }
 
     #[test]
     fn a_parent_that_goes_away_is_noticed() {
         assert!(talk(&[]).contains("closed"));
-        assert!(talk(&[(kind::HELLO, &target::image().build_id)]).contains("closed"));
+        assert!(talk(&[(kind::HELLO, &hello())]).contains("closed"));
     }
 
     #[test]

@@ -14,8 +14,9 @@ pub enum StartMethod {
     /// A clean copy of the program is exec'd at the first start, and makes each process by copying itself: clone3(2). The fastest,
     /// and safe whatever threads and locks the creator has.
     ///
-    /// What else a process hands down (resource limits, umask, niceness, processor affinity, seccomp filters, namespaces) is that of the
-    /// first start, not of the moment; it is of the moment with `Spawn`. A change of user or group is noticed, and brings a new server.
+    /// Resource limits, umask, niceness, processor affinity, namespaces and session are those of the first start, not of the moment; with
+    /// `Spawn` they are of the moment. When the process has changed its user, groups, capabilities, `no_new_privs`, root directory, or has
+    /// gone under seccomp, that is noticed, and a new server is exec'd, which has no more rights than the process has then.
     #[default]
     ForkServer,
     /// The program is exec'd for each process: a fresh image with addresses of its own.

@@ -28,9 +28,10 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
     std::panic::set_hook(Box::new(move |info| {
         let panic =
             Panic { message: message(info.payload()), location: info.location().map(|location| location.to_string()) };
-        print(&name, &panic);
+        let is_target = thread::current().id() == target_thread;
+        print(&name, is_target, &panic);
         if let Some(socket) = &socket
-            && thread::current().id() == target_thread
+            && is_target
         {
             Report::Failed(Failure::Panicked(panic)).send(socket.as_fd());
             std::process::exit(1);
@@ -39,9 +40,9 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
     }));
 }
 
-fn print(name: &str, panic: &Panic) {
+fn print(name: &str, is_target: bool, panic: &Panic) {
     let thread = thread::current();
-    let thread = thread.name().unwrap_or("main");
+    let thread = thread.name().unwrap_or(if is_target { "main" } else { "<unnamed>" });
     let location = panic.location.as_deref().unwrap_or("an unknown place");
     let mut text = format!("Process {name}:\nthread '{thread}' panicked at {location}:\n{}\n", panic.message);
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "0") {
@@ -68,7 +69,11 @@ fn backtrace() -> String {
     let begin = begin + frames[begin..].iter().take_while(|frame| is(frame, &["core::panicking::"])).count();
     let target = ["multiproc::process::run::", "multiproc::start::entry::enter", "multiproc::process::at_exit::"];
     let end = frames[begin..].iter().position(|frame| is(frame, &target)).map_or(frames.len(), |at| begin + at);
-    let shown = if begin < end { &frames[begin..end] } else { &frames[..] };
+    let shown = match frames.iter().any(|frame| is(frame, &["<unknown>"])) {
+        false if begin < end => &frames[begin..end],
+        false => &frames[..],
+        true => return "stack backtrace: none, this program has no symbols\n".into(),
+    };
     let mut text = String::from("stack backtrace:\n");
     for line in shown.iter().flatten() {
         text.push_str(line);

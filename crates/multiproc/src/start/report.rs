@@ -1,5 +1,6 @@
 //! What a child says of its end: the target's value, or why there is none. Its last message on its socket; see `PROTOCOL.md`.
 
+use std::io;
 use std::os::fd::AsFd;
 
 use multiproc_os::pidfd::End;
@@ -67,9 +68,7 @@ impl Report {
         match sent {
             Ok(()) => self,
             // Nobody is there to hear it.
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::NotConnected) => {
-                self
-            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected) => self,
             Err(error) => {
                 let failure = Failure::NotSent(error.to_string());
                 let _ = send_failure(&socket, &failure);
@@ -93,22 +92,23 @@ impl Report {
     }
 }
 
-fn send_failure(socket: impl AsFd, failure: &Failure) -> std::io::Result<()> {
+fn send_failure(socket: impl AsFd, failure: &Failure) -> io::Result<()> {
     packet::send(socket, kind::FAILED, &[&codec::pack(failure)], &[])
 }
 
-/// The report of a child that has ended; none if it left without one.
-pub(crate) fn receive_report(socket: &(impl AsFd + ?Sized)) -> Option<Report> {
+/// The report of a child that has ended; none if it left without one. An error if it is there and can't be taken now.
+pub(crate) fn receive_report(socket: impl AsFd) -> io::Result<Option<Report>> {
     loop {
-        match packet::receive(socket, false) {
+        match packet::receive(&socket, false) {
             Ok(packet) => {
                 // What comes before it concerns the start.
                 if let Some(report) = Report::from_packet(packet) {
-                    return Some(report);
+                    return Ok(Some(report));
                 }
             }
-            Err(PacketError::Empty | PacketError::Closed) => return None,
-            Err(error) => return Some(Report::Garbage(error.to_string())),
+            Err(PacketError::Empty | PacketError::Closed) => return Ok(None),
+            Err(PacketError::Io(error)) => return Err(error),
+            Err(error) => return Ok(Some(Report::Garbage(error.to_string()))),
         }
     }
 }

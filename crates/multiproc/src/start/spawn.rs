@@ -17,10 +17,10 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         kind::STARTED => None,
         other => match Report::from_packet(answer) {
             Some(report) => Some(report),
-            None => {
-                return Err(copy.lost(name, &format_args!("it answered with a message of kind {other}")));
-            }
+            None => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
         },
     };
-    Ok(Started { pid: copy.pid, pidfd: Some(copy.pidfd), socket: copy.socket, early })
+    let pid = copy.pid;
+    let (socket, pidfd) = copy.release();
+    Ok(Started { pid, pidfd: Some(pidfd), socket, early })
 }

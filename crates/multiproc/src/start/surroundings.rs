@@ -1,87 +1,89 @@
 //! What a child shares with its creator at the moment of the start: environment, current directory, descriptors 0 to 2.
 //!
-//! An exec'd child inherits them. The server was exec'd earlier, so it is told: with each request what has changed since the last.
+//! An exec'd child inherits them. To a child of the server they are handed: the environment by way of the server, which is told when it has
+//! changed, the rest by descriptors that come with each request. The server itself keeps none of them: a pipe that is somebody's stdout must
+//! end when its users have ended, and a directory must not be held.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiproc_os::directory::{self, DirectoryId};
-use multiproc_os::environment;
-use multiproc_os::stdio::{self, Stdio};
+use multiproc_os::{directory, environment, stdio};
 use serde::{Deserialize, Serialize};
 
-/// The surroundings at one moment, to be compared with those of another.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What a request says of the surroundings. Descriptors come beside it: the directory, then those of 0 to 2 that are open.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
-    environment: Vec<u8>,
-    /// The current directory; none if it can't be told.
-    directory: Option<DirectoryId>,
-    stdio: Option<Stdio>,
-}
-
-/// What has changed, for the other side. Its descriptors travel beside it, in the order of the fields.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Change {
+    /// The environment, if it is another than the last time.
     #[serde(with = "serde_bytes")]
     environment: Option<Vec<u8>>,
-    directory: bool,
     /// Which of 0 to 2 are open.
-    stdio: Option<[bool; 3]>,
+    streams: [bool; 3],
+}
+
+/// What of the surroundings goes beside the request, or is kept.
+pub(crate) struct Outgoing {
+    /// The environment as it is now.
+    pub(crate) environment: Vec<u8>,
+    directory: OwnedFd,
+    streams: [Option<BorrowedFd<'static>>; 3],
+}
+
+impl Outgoing {
+    /// What goes beside the request.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.directory.as_fd()).chain(self.streams.into_iter().flatten())
+    }
+}
+
+/// The surroundings of this process, now, for somebody who knows of the environment what it was when it was `known`.
+pub(crate) fn current(known: Option<&[u8]>) -> io::Result<(Surroundings, Outgoing)> {
+    let environment = environment::snapshot();
+    let streams = stdio::streams();
+    let surroundings = Surroundings {
+        environment: (known != Some(&environment)).then(|| environment.clone()),
+        streams: streams.map(|stream| stream.is_some()),
+    };
+    Ok((surroundings, Outgoing { environment, directory: directory::open_current()?, streams }))
+}
+
+/// The part of the surroundings that only the child takes on.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    directory: OwnedFd,
+    streams: [Option<OwnedFd>; 3],
 }
 
 impl Surroundings {
-    /// Those of this process, now.
-    pub(crate) fn current() -> Surroundings {
-        Surroundings {
-            environment: environment::snapshot(),
-            directory: directory::current_id().ok(),
-            stdio: Some(Stdio::current()),
+    /// In the server: takes on the environment, and sorts the descriptors that came with the request.
+    ///
+    /// # Safety
+    /// No other thread may run, and nobody may hold a pointer into the environment.
+    pub(crate) unsafe fn receive(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<Handed> {
+        if let Some(environment) = self.environment {
+            // SAFETY: as the caller says.
+            unsafe { environment::replace(environment)? };
         }
-    }
-
-    /// What somebody who knows `known` must be told, and the descriptors that go with it.
-    pub(crate) fn change_since(&self, known: Option<&Surroundings>) -> io::Result<(Change, Vec<OwnedFd>)> {
-        let mut change = Change::default();
-        let mut fds = Vec::new();
-        if known.is_none_or(|known| known.environment != self.environment) {
-            change.environment = Some(self.environment.clone());
+        let mut next =
+            || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing"));
+        let directory = next()?;
+        let mut streams = [None, None, None];
+        for (stream, _) in streams.iter_mut().zip(self.streams).filter(|(_, open)| *open) {
+            *stream = Some(next()?);
         }
-        if self.directory.is_some() && known.is_none_or(|known| known.directory != self.directory) {
-            fds.push(directory::open_current()?);
-            change.directory = true;
-        }
-        if let Some(stdio) = &self.stdio
-            && known.is_none_or(|known| known.stdio != self.stdio)
-        {
-            fds.extend(stdio.duplicates()?);
-            change.stdio = Some(stdio.open());
-        }
-        Ok((change, fds))
+        Ok(Handed { directory, streams })
     }
 }
 
-impl Change {
-    /// Makes the change in this process. `fds` are those that came with it; what is left over stays in the iterator.
-    ///
-    /// # Safety
-    /// No other thread may run.
-    pub(crate) unsafe fn apply(self, fds: &mut impl Iterator<Item = OwnedFd>) -> io::Result<()> {
-        let mut next =
-            || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing"));
-        if let Some(environment) = self.environment {
-            // SAFETY: the caller vouches that nobody else is looking.
-            unsafe { environment::replace(environment)? };
-        }
-        if self.directory {
-            directory::change(next()?)?;
-        }
-        if let Some(open) = self.stdio {
-            let mut streams = [None, None, None];
-            for (stream, _) in streams.iter_mut().zip(open).filter(|(_, open)| *open) {
-                *stream = Some(next()?);
-            }
-            stdio::replace(streams)?;
-        }
-        Ok(())
+impl Handed {
+    /// In the child: takes them on.
+    pub(crate) fn take_on(self) -> io::Result<()> {
+        stdio::replace(self.streams)?;
+        directory::change(self.directory)
     }
+}
+
+/// In the server: lets go of the surroundings that it was exec'd in.
+pub(crate) fn let_go() -> io::Result<()> {
+    stdio::replace([None, None, None])?;
+    std::env::set_current_dir("/")
 }

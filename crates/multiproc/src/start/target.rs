@@ -8,7 +8,7 @@ use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
 use multiproc_os::image::Image;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// The place that distances are measured from.
 static ANCHOR: u8 = 0;
@@ -68,6 +68,9 @@ impl Entry {
     }
 }
 
+/// How many bytes a function travels as.
+pub(crate) const TRAVELS_AS: usize = size_of::<i64>();
+
 /// A function on its way to another process: nothing at all if its type says which it is, the distance of its code if it is a pointer.
 #[derive(Debug)]
 pub(crate) struct Carried<F>(F);
@@ -80,7 +83,7 @@ impl<F> Carried<F> {
     /// address of a function, and nothing but? For a captured number or reference there isn't. What passes beside function pointers
     /// is a closure around one function pointer, which can travel just as well.
     const THE_TARGET_CAPTURES_A_VARIABLE_PASS_IT_AS_AN_ARGUMENT_INSTEAD: Option<ManuallyDrop<F>> = {
-        if size_of::<F>() == 0 {
+        if size_of::<F>() == 0 && !std::mem::needs_drop::<F>() {
             None
         } else {
             assert!(
@@ -116,28 +119,30 @@ impl<F> Carried<F> {
 
 fn nothing() {}
 
-impl<F> Serialize for Carried<F> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl<F> Carried<F> {
+    /// What travels.
+    pub(crate) fn to_bytes(&self) -> Result<[u8; TRAVELS_AS], TargetError> {
         if size_of::<F>() == 0 {
-            return ().serialize(serializer);
+            return Ok([0; TRAVELS_AS]);
         }
         // SAFETY: `new` has made sure that an `F` that has a size is a function's address and nothing else.
         let address = unsafe { std::mem::transmute_copy::<F, usize>(&self.0) };
-        offset(address).map_err(serde::ser::Error::custom)?.serialize(serializer)
+        Ok(offset(address)?.to_le_bytes())
     }
-}
 
-impl<'de, F> Deserialize<'de> for Carried<F> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Carried<F>, D::Error> {
+    /// The function that travelled as `bytes`.
+    ///
+    /// # Safety
+    /// The bytes are from [`to_bytes`](Carried::to_bytes) of the same type, in a process of the same build; and that function goes nowhere
+    /// else, so that one value of `F` becomes one value of `F`.
+    pub(crate) unsafe fn from_bytes(bytes: [u8; TRAVELS_AS]) -> Result<Carried<F>, TargetError> {
         if size_of::<F>() == 0 {
-            <()>::deserialize(deserializer)?;
-            // SAFETY: a value of no size has no bytes to be wrong. That `F` may exist at all: one was given to `new` in the process
-            // that sent this, which has forgotten it, and the contract of a target is that it captures nothing.
+            // SAFETY: a value of no size has no bytes to be wrong, and one of `F` did exist, as the caller says.
             return Ok(Carried(unsafe { std::mem::transmute_copy::<(), F>(&()) }));
         }
-        let address = resolve(i64::deserialize(deserializer)?).map_err(serde::de::Error::custom)?;
-        // SAFETY: `new` has made sure that an `F` that has a size is a function's address; this one came from an `F` in a process of
-        // the same build (the handshake), and lies in the program's code.
+        let address = resolve(i64::from_le_bytes(bytes))?;
+        // SAFETY: `new` has made sure that an `F` that has a size is a function's address; this one came from an `F`, as the caller
+        // says, and lies in the program's code.
         Ok(Carried(unsafe { std::mem::transmute_copy::<usize, F>(&address) }))
     }
 }
@@ -151,8 +156,9 @@ mod tests {
     }
 
     fn carry<F>(function: F) -> F {
-        let bytes = postcard::to_stdvec(&Carried::new(function)).unwrap();
-        postcard::from_bytes::<Carried<F>>(&bytes).unwrap().into_inner()
+        let bytes = Carried::new(function).to_bytes().unwrap();
+        // SAFETY: from the line above.
+        unsafe { Carried::from_bytes(bytes) }.unwrap().into_inner()
     }
 
     #[test]
@@ -167,12 +173,12 @@ mod tests {
 
     #[test]
     fn code_of_a_shared_library_is_refused() {
-        unsafe extern "C" {
-            safe fn getpid() -> i32;
-        }
-        let error = postcard::to_stdvec(&Carried::new(getpid as extern "C" fn() -> i32)).unwrap_err();
-        assert!(matches!(error, postcard::Error::SerdeSerCustom), "{error}");
-        assert!(matches!(offset(getpid as extern "C" fn() -> i32 as usize), Err(TargetError::Foreign)));
+        // SAFETY: it is never called.
+        let getpid = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
+        assert!(matches!(Carried::new(getpid).to_bytes(), Err(TargetError::Foreign)));
+        // SAFETY: from an `fn() -> i32`, as far as anybody can tell from the type; and refused.
+        let outside = unsafe { Carried::<fn() -> i32>::from_bytes([0; 8]) };
+        assert!(matches!(outside, Err(TargetError::NotCode(0))));
     }
 
     #[test]

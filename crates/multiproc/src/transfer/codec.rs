@@ -17,8 +17,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Values up to this many bytes are tried every time, larger ones once for each type.
-const ALWAYS_TRIED: usize = 1024;
+/// Values up to this many bytes are tried every time. Larger ones are believed if a value of their type has passed.
+const ALWAYS_TRIED: usize = 1 << 20;
 
 /// Why a value can't be sent, or what was received is no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct CodecError {
 }
 
 impl CodecError {
-    fn new<T>(what: &str, reason: impl ToString) -> CodecError {
+    pub(crate) fn new<T>(what: &str, reason: impl ToString) -> CodecError {
         CodecError { what: what.into(), type_name: std::any::type_name::<T>().into(), reason: reason.to_string() }
     }
 }

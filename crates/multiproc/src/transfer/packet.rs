@@ -98,23 +98,29 @@ pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[Borrowed
 const EMSGSIZE: i32 = 90;
 
 /// Receives one message. Without `wait`, [`PacketError::Empty`] when there is none.
+///
+/// A message whose body is in a memory file stays where it is if this process has no descriptor left to take it: `EMFILE`.
 pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
-    let received = match fd_passing::receive(socket, HEADER + INLINE, wait) {
-        Ok(received) => received,
+    let mut start = [0; HEADER];
+    let len = match fd_passing::peek(&socket, &mut start, wait) {
+        Ok(0) => return Err(PacketError::Closed),
+        Ok(len) if len > HEADER + INLINE => {
+            return Err(PacketError::Garbage(format!("{len} bytes are more than there may be").into()));
+        }
+        Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(PacketError::Empty),
         // The other end was closed while something of ours lay unread in it.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            return Err(PacketError::Closed);
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(PacketError::Garbage(error.to_string().into()));
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(PacketError::Closed),
         Err(error) => return Err(error.into()),
     };
-    if received.bytes.is_empty() && received.fds.is_empty() {
-        return Err(PacketError::Closed);
+    if start[7] == 1 {
+        fd_passing::has_room(&socket)?;
     }
-    parse(received.bytes, received.fds)
+    match fd_passing::receive(&socket, len) {
+        Ok(received) => parse(received.bytes, received.fds),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(PacketError::Garbage(error.to_string().into())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A message from its bytes and descriptors, none of which are to be trusted.
@@ -191,7 +197,7 @@ mod tests {
     fn garbage_is_an_error() {
         let (a, b) = fd_passing::pair().unwrap();
         send(&a, 1, &[b"body"], &[]).unwrap();
-        let good = fd_passing::receive(&b, 64, true).unwrap().bytes;
+        let good = fd_passing::receive(&b, HEADER + 4).unwrap().bytes;
         assert!(parse(good.clone(), vec![]).is_ok());
         for cut in 0..good.len() {
             assert!(parse(good[..cut].to_vec(), vec![]).is_err(), "cut at {cut}");
