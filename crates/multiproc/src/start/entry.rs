@@ -75,7 +75,7 @@ fn turn_off(variable: &str) -> ! {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
     }
     match handshake::accept(socket.as_fd()) {
-        Ok(Role::Child { order }) => begin(&order.body, socket, false),
+        Ok(Role::Child { order }) => begin(&order.body, socket, Announce::Yes),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots),
@@ -120,8 +120,19 @@ fn leave(reason: &str) -> ! {
     std::process::exit(REFUSED)
 }
 
-/// A child's life, from its order to its exit. With `want_pidfd` its pidfd goes with its answer.
-pub(crate) fn begin(order: &[u8], socket: OwnedFd, want_pidfd: bool) -> ! {
+/// What a child itself says to its parent before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Announce {
+    /// Nothing: the server does.
+    No,
+    /// That it has started.
+    Yes,
+    /// The same, with its pidfd: the parent may not be able to open it, once the kernel has reaped it.
+    WithPidfd,
+}
+
+/// A child's life, from its order to its exit.
+pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: Announce) -> ! {
     let (assignment, payload) = match assignment::split::<Assignment>(order) {
         Ok(split) => split,
         Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
@@ -144,10 +155,11 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, want_pidfd: bool) -> ! {
     log::inherit(assignment.log_level);
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
-    let pidfd = if want_pidfd { pidfd::open(pid).ok() } else { None };
-    let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
-    let _ = packet::send(&socket, kind::STARTED, &[], &fds);
-    drop(pidfd);
+    if announce != Announce::No {
+        let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
+        let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
+        let _ = packet::send(&socket, kind::STARTED, &[], &fds);
+    }
 
     log::event(log::Level::Info, format_args!("child process calling self.run()"));
     let report = entry(payload);

@@ -16,6 +16,7 @@ use multiproc_os::{fd_passing, pidfd, signal, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
+use super::entry::Announce;
 use super::handshake::{self, Copy, PATIENCE};
 use super::report::Report;
 use super::surroundings::{self, Surroundings};
@@ -219,12 +220,9 @@ impl ServerProcess {
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
                 }
-                // The server is dead, and somebody still has the other end: the child, which will answer.
+                // The server is dead, and somebody still has the other end: the child.
                 Err(PacketError::Empty) if server_died => {
-                    let ready = pidfd::wait_any([&socket], deadline).map_err(fail("waiting for it failed"))?;
-                    if ready == [false] {
-                        return Err(self.garbage(name, &"the child does not answer"));
-                    }
+                    return started(name, self.pid(slot), None, socket, early).map(Some);
                 }
                 Err(PacketError::Empty) => {}
                 Err(PacketError::Io(source)) => return Err(fail("its answer could not be read")(source)),
@@ -292,24 +290,29 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
             // environment.
             let handed = unsafe { request.surroundings.receive(fds) }.map_err(|error| no("the environment", &error))?;
+            let (announce, tell) = if request.want_pidfd { (Announce::WithPidfd, false) } else { (Announce::No, true) };
+            handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
-            match unsafe { clone::clone_sibling(&thread, slot) } {
-                Ok(Side::Copy) => Ok(Some((order, handed, request.want_pidfd))),
-                Ok(Side::Original(_)) => Ok(None),
-                Err(error) => Err(no("clone", &error)),
+            let side = unsafe { clone::clone_sibling(&thread, slot) };
+            match side {
+                Ok(Side::Copy) => return Ok(Some((order, handed, announce))),
+                Ok(Side::Original(_)) if tell => drop(packet::send(&socket, kind::STARTED, &[], &[])),
+                _ => {}
             }
+            surroundings::leave().map_err(|error| no("the root directory", &error))?;
+            side.map(|_| None).map_err(|error| no("clone", &error))
         })();
         match made {
-            Ok(Some((order, handed, want_pidfd))) => {
+            Ok(Some((order, handed, announce))) => {
                 drop(control);
                 if let Err(error) = handed.take_on() {
-                    not_started(&socket, &no("the current directory, or stdio", &error));
-                    std::process::exit(entry::REFUSED);
+                    entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(order, socket, want_pidfd)
+                entry::begin(order, socket, announce)
             }
             Ok(None) => {}
-            Err(failure) => not_started(&socket, &failure),
+            // A start that nobody waits for any more is nobody's concern.
+            Err(failure) => drop(packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[])),
         }
     }
 }
@@ -319,9 +322,4 @@ type Failure = (String, i32);
 
 fn no(what: &str, error: &io::Error) -> Failure {
     (what.to_owned(), error.raw_os_error().unwrap_or(0))
-}
-
-/// Tells the parent. A start that nobody waits for any more is nobody's concern.
-fn not_started(socket: &OwnedFd, failure: &Failure) {
-    let _ = packet::send(socket, kind::NOT_STARTED, &[&codec::pack(failure)], &[]);
 }

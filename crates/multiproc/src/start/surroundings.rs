@@ -46,7 +46,7 @@ pub(crate) fn current(known: Option<&[u8]>) -> io::Result<(Surroundings, Outgoin
     Ok((surroundings, Outgoing { environment, directory: directory::open_current()?, streams }))
 }
 
-/// The part of the surroundings that only the child takes on.
+/// The part of the surroundings that the server does not keep.
 #[derive(Debug)]
 pub(crate) struct Handed {
     directory: OwnedFd,
@@ -75,15 +75,24 @@ impl Surroundings {
 }
 
 impl Handed {
-    /// In the child: takes them on.
-    pub(crate) fn take_on(self) -> io::Result<()> {
-        stdio::replace(self.streams)?;
-        directory::change(self.directory)
+    /// In the server, before it copies itself: goes to the directory, where the copy will be.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        directory::change(&self.directory)
     }
+
+    /// In the child: takes on the rest.
+    pub(crate) fn take_on(self) -> io::Result<()> {
+        stdio::replace(self.streams)
+    }
+}
+
+/// In the server, afterwards.
+pub(crate) fn leave() -> io::Result<()> {
+    std::env::set_current_dir("/")
 }
 
 /// In the server: lets go of the surroundings that it was exec'd in.
 pub(crate) fn let_go() -> io::Result<()> {
     stdio::replace([None, None, None])?;
-    std::env::set_current_dir("/")
+    leave()
 }

@@ -9,6 +9,6 @@ impl Drop for Token {
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
     let token = Token;
-    Process::new(move || drop(&token), ()).start()?;
+    Process::new(move || { let _ = &token; }, ()).start()?;
     Ok(())
 }
