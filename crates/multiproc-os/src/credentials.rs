@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 
 use crate::{cvt, cvt_long};
 
@@ -42,6 +43,31 @@ impl Ids {
                 cvt(libc::setresgid(rgid, egid, sgid))?;
                 cvt(libc::setresuid(ruid, euid, suid))?;
             }
+        }
+        Ok(())
+    }
+
+    /// As [`assume`](Ids::assume), in a program that was just executed, on the word of the process that made `socket` (see `SO_PEERCRED` in
+    /// unix(7)); that process can't get more than it had.
+    ///
+    /// Anybody may execute a set-user-id program, or one with capabilities of its own, and talk to it. So a peer with other ids than the
+    /// program has is given its own ids, whatever it asks for, and capabilities that don't come with being root are given up.
+    ///
+    /// # Errors
+    /// As [`assume`](Ids::assume).
+    pub fn assume_for(&self, socket: impl AsFd) -> io::Result<()> {
+        let peer = rustix::net::sockopt::socket_peercred(socket)?;
+        let (uid, gid) = (peer.uid.as_raw(), peer.gid.as_raw());
+        let here = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if (uid, gid) == here {
+            self.assume()?;
+        } else {
+            Ids { users: [uid; 3], groups: [gid; 3] }.assume()?;
+        }
+        // SAFETY: it takes a number and returns one.
+        let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+        if secure && !rustix::process::geteuid().is_root() {
+            give_up_capabilities()?;
         }
         Ok(())
     }
@@ -105,17 +131,31 @@ fn supplementary() -> Vec<u32> {
     }
 }
 
+/// `struct __user_cap_header_struct`, for this process.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+impl CapabilityHeader {
+    /// Version 3 has two structures of three words for data.
+    const VERSION_3: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+}
+
+/// Gives up all capabilities, for ever.
+fn give_up_capabilities() -> io::Result<()> {
+    let mut header = CapabilityHeader::VERSION_3;
+    let data = [0_u32; 6];
+    // SAFETY: the data has as many words as the version says.
+    cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
+
 /// Effective, permitted and inheritable capabilities; see capget(2). All zero where they can't be told.
 fn capabilities() -> [u32; 6] {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut header = CapabilityHeader::VERSION_3;
     let mut data = MaybeUninit::<[u32; 6]>::zeroed();
-    // SAFETY: version 3 has two structures of three words, as many as `data` has.
+    // SAFETY: the data has as many words as the version says.
     let result = cvt_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) });
     // SAFETY: zeroed at first, and any bits are a value.
     if result.is_ok() { unsafe { data.assume_init() } } else { [0; 6] }

@@ -293,6 +293,8 @@ fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
     std::fs::create_dir(&directory).unwrap();
     let program = directory.join("subject");
     std::fs::copy(SUBJECT, &program).unwrap();
+    let plain = directory.join("plain");
+    std::fs::copy(SUBJECT, &plain).unwrap();
     if chown(&program, Some(0), Some(0)).is_ok() {
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
@@ -301,6 +303,12 @@ fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
             command.args(["ids", method]).uid(60_123).gid(60_123).current_dir("/");
             let output = run_command(command);
             assert_eq!(lines(&output), ["[60123, 60123, 60123] [60123, 60123, 60123]"], "{}", stderr(&output));
+
+            // Nor does anybody who executes it get what it has.
+            let mut command = Command::new(&plain);
+            command.args(["attack", method]).arg(&program).uid(60_123).gid(60_123).current_dir("/");
+            let output = run_command(command);
+            assert_eq!(lines(&output), ["Uid: 60123 60123 60123 60123", "70"], "{}", stderr(&output));
         }
     } else {
         eprintln!("not shown: this needs the right to give a file to root");

@@ -38,6 +38,7 @@ fn main() {
         Some("abandon") => abandon(),
         Some("few-descriptors") => few_descriptors(),
         Some("ids") => ids(),
+        Some("attack") => attack(&arguments[3]),
         Some("forked-copy-exits") => forked_copy_exits(),
         other => panic!("no scenario {other:?}"),
     }
@@ -318,4 +319,33 @@ fn forked_copy_exits() {
         unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
     }
     say("all have exited");
+}
+
+/// Executes a set-user-id copy of this very program as if it were a child, and asks to be root in it.
+fn attack(program: &str) {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    let (ours, theirs) = multiproc_os::fd_passing::pair().unwrap();
+    let number = theirs.as_raw_fd();
+    let mut command = std::process::Command::new(program);
+    command.env("MULTIPROC_ENTRY", number.to_string());
+    // SAFETY: fcntl is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::fcntl(number, libc::F_SETFD, 0);
+            Ok(())
+        })
+    };
+    let mut child = command.spawn().unwrap();
+    let build_id = multiproc_os::image::Image::containing(attack as fn(&str) as usize).unwrap().build_id;
+    let ids = [0; multiproc_os::credentials::Ids::BYTES];
+    let len = ((ids.len() + build_id.len()) as u64).to_le_bytes();
+    multiproc_os::fd_passing::send(&ours, &[b"mpkt\x01\x00\x01\x00", &len, &ids, &build_id], &[]).unwrap();
+    // It waits for what it is to be, once it has dealt with that; the next message is nothing that it knows.
+    multiproc_os::fd_passing::send(&ours, &[b"mpkt\x01\x00\x63\x00\0\0\0\0\0\0\0\0"], &[]).unwrap();
+    multiproc_os::pidfd::wait_any([&ours], None).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+    say(&uids.split_whitespace().collect::<Vec<_>>().join(" "));
+    say(&child.wait().unwrap().code().unwrap().to_string());
 }

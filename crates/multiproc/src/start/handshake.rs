@@ -170,9 +170,9 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
         return Err(format!("the handshake began with a message of kind {}", hello.kind));
     }
     match hello.body.split_first_chunk() {
-        // An exec gives back what a set-user-id program has given up; its children must not have it.
+        // An exec gives back what a set-user-id program has given up; its children must not have it, nor whoever plays the parent.
         Some((ids, build_id)) if *build_id == *target::image().build_id => {
-            Ids::from_bytes(ids).assume().map_err(|error| {
+            Ids::from_bytes(ids).assume_for(socket).map_err(|error| {
                 format!("the new process has other user and group ids, and can't give them up: {error}")
             })?
         }
