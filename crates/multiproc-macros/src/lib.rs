@@ -39,6 +39,9 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// It goes with other attributes that make a test, such as `#[tokio::test]`, in either order.
 ///
+/// What a child prints goes to the test binary's stdout: the harness captures only what the test itself prints. Write the attribute with its
+/// path: after `use multiproc::*` a plain `#[test]` could mean either.
+///
 /// The harness owns the `main` of a test binary, so the entry for child processes is a function that the loader calls before it. One such
 /// test in a binary is enough for all tests in it. Processes that a test leaves behind are ended when the whole test binary ends.
 #[proc_macro_attribute]
