@@ -195,10 +195,23 @@ pub fn end_of_reaped(pidfd: impl AsFd) -> Option<End> {
     const PIDFD_GET_INFO: libc::Ioctl =
         (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xFF << 8 | 11) as libc::Ioctl;
 
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-    // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
-    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| End::from_wait_status(info.exit_code))
+    /// A process that the kernel reaps by itself is readable a moment before its status is put down.
+    const MOMENT: Duration = Duration::from_millis(100);
+    let deadline = Instant::now().checked_add(MOMENT);
+    loop {
+        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
+        let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        if result == -1 || info.mask & PIDFD_INFO_EXIT != 0 {
+            return (result == 0).then(|| End::from_wait_status(info.exit_code));
+        }
+        // Once it has been reaped, the descriptor is hung up.
+        let fd = pidfd.as_fd();
+        let mut fds = [PollFd::new(&fd, PollFlags::empty())];
+        if poll_until(&mut fds, deadline).is_err() || fds[0].revents().is_empty() {
+            return None;
+        }
+    }
 }
 
 #[cfg(test)]

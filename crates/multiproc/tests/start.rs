@@ -511,3 +511,65 @@ fn redirected_stdio_is_seen_by_children_started_later() {
         assert_eq!(outer.start().unwrap().join().unwrap(), "to the file\n");
     }
 }
+
+#[multiproc::test]
+fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
+    // In a process of its own, whose only child besides those that it starts is the server.
+    let outer = Process::new(
+        || {
+            let me = std::process::id();
+            // The round that is under way; the last one tells the killer to stop.
+            let current = std::sync::atomic::AtomicU32::new(0);
+            let ordering = std::sync::atomic::Ordering::Relaxed;
+            const ROUNDS: u32 = 300;
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut killed_in = u32::MAX;
+                    while current.load(ordering) < ROUNDS {
+                        let round = current.load(ordering);
+                        let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
+                        // Once in a round. The name tells the server from its children, but for those that have not got theirs yet: one
+                        // that is hit all the same is told apart below.
+                        for pid in list.split_whitespace() {
+                            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                            if killed_in != round
+                                && comm == "multiproc-serve\n"
+                                && let Ok(pidfd) = multiproc_os::pidfd::open(pid.parse().unwrap())
+                            {
+                                let _ = multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL);
+                                killed_in = round;
+                            }
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+                let mut outcomes = std::collections::BTreeMap::new();
+                for round in 0..ROUNDS {
+                    current.store(round, ordering);
+                    let outcome = match Process::new(|n: u32| n + 1, (round,)).start() {
+                        Ok(child) => match child.join() {
+                            Ok(value) => {
+                                assert_eq!(value, round + 1);
+                                "joined".to_string()
+                            }
+                            Err(error) if error.signal() == Some(libc::SIGKILL) => "hit itself".into(),
+                            Err(error) => error.to_string(),
+                        },
+                        Err(error) if error.to_string().contains("times in a row") => "server died too often".into(),
+                        Err(Error::Handshake { .. }) => "server died in the handshake".into(),
+                        Err(error) => error.to_string(),
+                    };
+                    *outcomes.entry(outcome).or_insert(0) += 1;
+                }
+                current.store(ROUNDS, ordering);
+                outcomes
+            })
+        },
+        (),
+    );
+    let outcomes = outer.start().unwrap().join().unwrap();
+    let expected = ["joined", "hit itself", "server died too often", "server died in the handshake"];
+    assert!(outcomes.keys().all(|outcome| expected.contains(&outcome.as_str())), "{outcomes:?}");
+    assert!(outcomes["joined"] > 100, "{outcomes:?}");
+    println!("{outcomes:?}");
+}

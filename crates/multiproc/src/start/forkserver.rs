@@ -212,17 +212,20 @@ impl ServerProcess {
                         self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"))
                     })?);
                 }
-                // Nobody has the other end any more: the child was made and is gone, or the server has dropped the request, or died.
-                Err(PacketError::Closed) => {
+                // A dead server makes no more children, so the slot tells. (Its sockets may linger for a moment.)
+                Err(PacketError::Empty | PacketError::Closed) if server_died => {
                     return match self.pid(slot) {
-                        0 if server_died || self.is_dying() => Ok(None),
-                        0 => Err(self.garbage(name, &"it dropped the request")),
+                        0 => Ok(None),
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
                 }
-                // The server is dead, and somebody still has the other end: the child.
-                Err(PacketError::Empty) if server_died => {
-                    return started(name, self.pid(slot), None, socket, early).map(Some);
+                // Nobody has the other end any more: the child was made and is gone, or the server has dropped the request, or dies.
+                Err(PacketError::Closed) => {
+                    return match self.pid(slot) {
+                        0 if self.is_dying() => Ok(None),
+                        0 => Err(self.garbage(name, &"it dropped the request")),
+                        pid => started(name, pid, None, socket, early).map(Some),
+                    };
                 }
                 Err(PacketError::Empty) => {}
                 Err(PacketError::Io(source)) => return Err(fail("its answer could not be read")(source)),
