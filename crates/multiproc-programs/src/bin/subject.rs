@@ -213,6 +213,7 @@ fn one_child() {
 }
 
 fn child_panics() {
+    #[inline(never)]
     fn boom() {
         panic!("There was an error!");
     }

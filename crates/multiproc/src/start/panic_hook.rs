@@ -71,7 +71,8 @@ fn backtrace() -> String {
     let end = frames[begin..].iter().position(|frame| is(frame, &target)).map_or(frames.len(), |at| begin + at);
     let shown = match frames.iter().any(|frame| is(frame, &["<unknown>"])) {
         false if begin < end => &frames[begin..end],
-        false => &frames[..],
+        // The target has been inlined into what calls it.
+        false => &frames[begin..],
         true => return "stack backtrace: none, this program has no symbols\n".into(),
     };
     let mut text = String::from("stack backtrace:\n");
