@@ -146,8 +146,9 @@ fn exitcode() {
     let traceback = text(&output.stderr);
     assert_eq!(traceback[0], "Process raises:");
     assert!(traceback[1].starts_with("thread 'main' panicked at ") && traceback[1].contains("exitcode.rs:"));
-    assert_eq!(traceback[2..4], ["There was an error!", "stack backtrace:"]);
-    assert!(traceback.len() > 4);
+    assert_eq!(traceback[2], "There was an error!");
+    // A program that has been stripped has no more than this line.
+    assert!(traceback[3].starts_with("stack backtrace:"));
 }
 
 #[test]
