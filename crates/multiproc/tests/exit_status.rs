@@ -5,24 +5,9 @@ mod common;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use common::for_each_method;
+use common::{Unwilling, for_each_method};
 use multiproc::{JoinErrorKind, Process};
 use serde::{Deserialize, Serialize};
-
-#[derive(Debug)]
-struct Unwilling;
-
-impl Serialize for Unwilling {
-    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("not today"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Unwilling {
-    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Unwilling, D::Error> {
-        Ok(Unwilling)
-    }
-}
 
 /// Can be read in the process that made it, and nowhere else.
 #[derive(Debug)]

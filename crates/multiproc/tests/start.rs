@@ -4,24 +4,8 @@ mod common;
 
 use std::sync::Mutex;
 
-use common::{Ends, for_each_method, sleep_long};
+use common::{Ends, Unwilling, for_each_method, sleep_long};
 use multiproc::{Error, Process, StartMethod};
-use serde::{Deserialize, Serialize};
-
-#[derive(Debug)]
-struct Unwilling;
-
-impl Serialize for Unwilling {
-    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("not today"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Unwilling {
-    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Unwilling, D::Error> {
-        Ok(Unwilling)
-    }
-}
 
 /// Environment, directory and descriptors belong to the whole process: tests that change them take turns.
 static SURROUNDINGS: Mutex<()> = Mutex::new(());
@@ -571,5 +555,67 @@ fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
     let expected = ["joined", "hit itself", "server died too often", "server died in the handshake"];
     assert!(outcomes.keys().all(|outcome| expected.contains(&outcome.as_str())), "{outcomes:?}");
     assert!(outcomes["joined"] > 100, "{outcomes:?}");
+    println!("{outcomes:?}");
+}
+
+#[multiproc::test]
+fn a_spawned_process_that_is_killed_in_the_handshake_is_an_error_and_no_zombie() {
+    let outer = Process::new(
+        || {
+            let me = std::process::id();
+            let children = || {
+                let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
+                list.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>()
+            };
+            const ROUNDS: u32 = 60;
+            let current = std::sync::atomic::AtomicU32::new(0);
+            let ordering = std::sync::atomic::Ordering::Relaxed;
+            let outcomes = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut patience = 0;
+                    while current.load(ordering) < ROUNDS {
+                        // Each a little later than the one before: from before its first instruction to after its last.
+                        for pid in children() {
+                            std::thread::sleep(std::time::Duration::from_micros(patience % 20 * 150));
+                            patience += 1;
+                            if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
+                                let _ = multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL);
+                            }
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+                let mut outcomes = std::collections::BTreeMap::new();
+                for round in 0..ROUNDS {
+                    current.store(round, ordering);
+                    let process = Process::new(|n: u32| n + 1, (round,)).start_method(StartMethod::Spawn);
+                    let outcome = match process.start() {
+                        Ok(child) => match child.join() {
+                            Ok(value) => {
+                                assert_eq!(value, round + 1);
+                                "joined".to_string()
+                            }
+                            Err(error) if error.signal() == Some(libc::SIGKILL) => "killed later".into(),
+                            Err(error) => error.to_string(),
+                        },
+                        Err(Error::Handshake { reason, .. }) if reason.contains("SIGKILL") => {
+                            "killed in the handshake".into()
+                        }
+                        Err(error) => error.to_string(),
+                    };
+                    *outcomes.entry(outcome).or_insert(0) += 1;
+                }
+                current.store(ROUNDS, ordering);
+                outcomes
+            });
+            (outcomes, children())
+        },
+        (),
+    );
+    let (outcomes, left) = outer.start().unwrap().join().unwrap();
+    let expected = ["joined", "killed later", "killed in the handshake"];
+    assert!(outcomes.keys().all(|outcome| expected.contains(&outcome.as_str())), "{outcomes:?}");
+    assert!(outcomes.contains_key("killed in the handshake"), "{outcomes:?}");
+    assert_eq!(left, [], "{outcomes:?}");
     println!("{outcomes:?}");
 }

@@ -104,3 +104,19 @@ pub(crate) fn wait_gone(pid: i32) -> Duration {
     }
     start.elapsed()
 }
+
+/// A value that can't be sent.
+#[derive(Debug)]
+pub(crate) struct Unwilling;
+
+impl serde::Serialize for Unwilling {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("not today"))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Unwilling {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Unwilling, D::Error> {
+        Ok(Unwilling)
+    }
+}
