@@ -1,9 +1,11 @@
-//! A copy of this process that is its sibling: clone3(2) with `CLONE_PARENT`.
+//! A copy of this process that is its sibling: clone(2) with `CLONE_PARENT`.
 //!
 //! A plain `fork` makes the copy a child of the caller, so a server would have to wait for it and relay its status. With
 //! `CLONE_PARENT` the copy is the child of the caller's parent, which waits for it as for any child of its own.
 //!
-//! clone3 goes round the C library, which keeps the thread's id in its thread descriptor and the robust-futex list registered
+//! Not clone3: the usual seccomp profile of containers refuses that, since a filter can't look at its flags, and nothing of it is needed.
+//!
+//! The system call goes round the C library, which keeps the thread's id in its thread descriptor and the robust-futex list registered
 //! with the kernel; both are put right here, as the library's own `fork` does.
 
 use std::io;
@@ -16,20 +18,6 @@ pub enum Side {
     Original(i32),
     /// In the new process.
     Copy,
-}
-
-/// `struct clone_args`, version 0 (Linux 5.3).
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
 }
 
 /// What the C library wants to have kept true about the calling thread in a copy of it.
@@ -68,6 +56,7 @@ impl ThreadState {
 ///
 /// The kernel writes the copy's pid to `pid_slot` before the copy runs and before this call returns, so whoever shares the
 /// memory of `pid_slot` knows of the copy even if the caller is killed inside the call.
+///
 /// # Errors
 /// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
 ///
@@ -75,22 +64,25 @@ impl ThreadState {
 /// The process must have one thread, the calling one, and `thread` must be its state: a copy of a process with more threads
 /// has locks that nobody will ever release.
 pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::Result<Side> {
-    let mut flags = libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
+    let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
     if !thread.tid.is_null() {
-        flags |= libc::CLONE_CHILD_SETTID as u64 | libc::CLONE_CHILD_CLEARTID as u64;
+        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
     }
-    let args = CloneArgs {
-        flags,
-        child_tid: thread.tid as u64,
-        parent_tid: pid_slot.as_ptr() as u64,
-        // CLONE_PARENT takes the exit signal of the caller; clone3 insists on 0 here.
-        exit_signal: 0,
-        ..CloneArgs::default()
-    };
+    // The exit signal is that of the caller, which CLONE_PARENT takes.
+    let flags = libc::c_long::from(flags);
+    let (parent_tid, child_tid, stack, tls) = (pid_slot.as_ptr(), thread.tid, 0_usize, 0_usize);
     // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
     // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
     // `parent_tid` is an atomic that the kernel may write at any time.
-    let pid = cvt_clone(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    let result = unsafe {
+        // The last two have changed places on some architectures.
+        #[cfg(target_arch = "x86_64")]
+        let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, child_tid, tls);
+        #[cfg(not(target_arch = "x86_64"))]
+        let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, tls, child_tid);
+        result
+    };
+    let pid = crate::cvt_long(result)? as i32;
     if pid != 0 {
         return Ok(Side::Original(pid));
     }
@@ -99,8 +91,4 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
         unsafe { libc::syscall(libc::SYS_set_robust_list, thread.robust_head, thread.robust_len) };
     }
     Ok(Side::Copy)
-}
-
-fn cvt_clone(result: libc::c_long) -> io::Result<i32> {
-    Ok(crate::cvt_long(result)? as i32)
 }

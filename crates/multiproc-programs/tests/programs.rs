@@ -62,6 +62,12 @@ fn lines(output: &Output) -> Vec<String> {
     stdout(output).lines().map(str::to_owned).collect()
 }
 
+/// Puts a copy of the subject there. By another process: had this one the file open for writing, a child that some other test makes at that
+/// moment would have it too, and nobody could execute it yet ("text file busy").
+fn copy_subject(to: &std::path::Path) {
+    assert!(Command::new("cp").arg(SUBJECT).arg(to).status().unwrap().success());
+}
+
 /// Waits until the process is gone; says how long that took.
 fn wait_gone(pid: i32) -> Duration {
     let start = Instant::now();
@@ -292,9 +298,9 @@ fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
     let directory = std::env::temp_dir().join(format!("multiproc-suid-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     let program = directory.join("subject");
-    std::fs::copy(SUBJECT, &program).unwrap();
+    copy_subject(&program);
     let plain = directory.join("plain");
-    std::fs::copy(SUBJECT, &plain).unwrap();
+    copy_subject(&plain);
     if chown(&program, Some(0), Some(0)).is_ok() {
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
@@ -427,7 +433,7 @@ fn an_executable_that_is_replaced_or_deleted_goes_on_as_it_is() {
                 std::env::temp_dir().join(format!("multiproc-replaced-{}-{method}-{replace}", std::process::id()));
             std::fs::create_dir(&directory).unwrap();
             let program = directory.join("subject");
-            std::fs::copy(SUBJECT, &program).unwrap();
+            copy_subject(&program);
             let mut command = Command::new(&program);
             command.args(["wait-for-word", method]);
             let mut running = Running::start(command);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StartMethod {
-    /// A clean copy of the program is exec'd at the first start, and makes each process by copying itself: clone3(2). The fastest,
+    /// A clean copy of the program is exec'd at the first start, and makes each process by copying itself: clone(2). The fastest,
     /// and safe whatever threads and locks the creator has.
     ///
     /// Resource limits, umask, niceness, processor affinity, namespaces and session are those of the first start, not of the moment; with
