@@ -57,6 +57,19 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
     crate::fd_passing::above_stdio(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Opens the process `pid`, which this one has just made; none if it is gone already, reaped by somebody else in this program. By then its
+/// id may be another's, so what was opened is looked at.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn open_child(pid: i32) -> io::Result<Option<OwnedFd>> {
+    match open(pid) {
+        Ok(pidfd) => Ok(is_child(&pidfd).then_some(pidfd)),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sends `signal` to the process.
 ///
 /// # Errors
@@ -159,7 +172,7 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
 }
 
 /// Whether the process is a child of this one whose status can still be taken.
-pub fn is_child(pidfd: impl AsFd) -> bool {
+fn is_child(pidfd: impl AsFd) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.

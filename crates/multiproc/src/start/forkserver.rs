@@ -249,23 +249,14 @@ impl ServerProcess {
 fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early: Option<Report>) -> Result<Started> {
     let pidfd = match pidfd {
         Some(pidfd) => Some(pidfd),
-        None => match pidfd::open(pid) {
-            // If somebody else in this program has reaped it meanwhile, its id may be another's by now.
-            Ok(pidfd) => Some(pidfd).filter(|pidfd| pidfd::is_child(pidfd)),
-            Err(error) if error.raw_os_error() == Some(ESRCH) => None,
-            Err(source) => {
-                return Err(Error::Start {
-                    process: name.into(),
-                    what: "its pidfd could not be opened".into(),
-                    source,
-                });
-            }
-        },
+        None => pidfd::open_child(pid).map_err(|source| Error::Start {
+            process: name.into(),
+            what: "its pidfd could not be opened".into(),
+            source,
+        })?,
     };
     Ok(Started { pid, pidfd, socket, early })
 }
-
-const ESRCH: i32 = 3;
 
 /// The server's life: makes children until its parent is gone. It never returns; in a child neither, because the child runs its target and
 /// exits.

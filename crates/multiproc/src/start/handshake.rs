@@ -43,13 +43,9 @@ impl Copy {
             .map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // It waits for HELLO, so it is there to be opened; unless somebody has killed it, and somebody else reaped it.
-        let pidfd = match pidfd::open(pid) {
-            Ok(pidfd) if pidfd::is_child(&pidfd) => pidfd,
-            Ok(_) => return Err(fail("it is gone already")(io::Error::from_raw_os_error(ESRCH))),
-            Err(source) => {
-                pidfd::kill_unopened_child(pid);
-                return Err(fail("its pidfd could not be opened")(source));
-            }
+        let pidfd = pidfd::open_child(pid).inspect_err(|_| pidfd::kill_unopened_child(pid));
+        let Some(pidfd) = pidfd.map_err(fail("its pidfd could not be opened"))? else {
+            return Err(fail("it is gone already")(io::Error::from_raw_os_error(ESRCH)));
         };
         let copy = Copy { pid, ends: Some((socket, pidfd)), parent: threads::getpid() };
         let hello = [&Ids::current().to_bytes()[..], &target::image().build_id].concat();
