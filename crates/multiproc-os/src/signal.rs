@@ -54,6 +54,30 @@ pub fn ignore_sigpipe() -> io::Result<()> {
     }
 }
 
+/// Has every signal do in this process what it does in a fresh one, and be blocked no more: the default, `SIGPIPE` ignored as the Rust runtime
+/// does. The handlers of `SIGSEGV` and `SIGBUS` stay: one of them is the runtime's, which tells of stack overflows.
+///
+/// # Errors
+/// None is expected.
+pub fn reset_to_defaults() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGSEGV | libc::SIGBUS | libc::SIGPIPE) {
+            continue;
+        }
+        // The C library keeps a few real-time signals for itself, and refuses.
+        // SAFETY: SIG_DFL is a valid disposition; handlers that it replaces are not called any more.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    ignore_sigpipe()?;
+    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is filled in before it is read.
+    let result = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
 /// Whether a status that a child leaves behind is lost at once: `SIGCHLD` ignored, or `SA_NOCLDWAIT`.
 pub fn children_are_reaped_by_the_kernel() -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();

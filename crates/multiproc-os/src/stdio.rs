@@ -30,6 +30,19 @@ pub fn replace(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes those of `fds` that are there, none of them numbered 0 to 2 itself, the descriptors of their numbers, and leaves the others as they
+/// are.
+///
+/// # Errors
+/// None is expected.
+pub fn replace_some(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
+    for (number, fd) in fds.into_iter().enumerate().filter_map(|(number, fd)| Some((number, fd?))) {
+        // SAFETY: as in `replace`.
+        crate::cvt(unsafe { libc::dup2(fd.as_raw_fd(), number as RawFd) })?;
+    }
+    Ok(())
+}
+
 /// Opens `/dev/null` in place of each of 0 to 2 that is closed, as the Rust runtime does at the start of `main`.
 ///
 /// # Errors
@@ -43,7 +56,11 @@ pub fn ensure_open() -> io::Result<()> {
     Ok(())
 }
 
-fn dev_null() -> io::Result<OwnedFd> {
+/// `/dev/null`, for reading and writing; close-on-exec, its number above 2.
+///
+/// # Errors
+/// When it can't be opened: `EMFILE`, or there is none.
+pub fn dev_null() -> io::Result<OwnedFd> {
     let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     crate::fd_passing::above_stdio(file.into())
 }

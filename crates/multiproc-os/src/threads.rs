@@ -10,6 +10,24 @@ pub fn count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
+/// The threads of this process by id and name, the calling one first.
+///
+/// # Errors
+/// As [`count`].
+pub fn list() -> io::Result<Vec<(i32, String)>> {
+    let this = rustix::thread::gettid().as_raw_nonzero().get();
+    let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/task")?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            // One that has just ended has no name any more, but was there when the folder was read.
+            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            Some((entry.file_name().to_str()?.parse().ok()?, name.trim_end().to_owned()))
+        })
+        .collect();
+    list.sort_by_key(|(id, _)| (*id != this, *id));
+    Ok(list)
+}
+
 /// The process's id as the kernel sees it now; never cached, so it is right after a fork too.
 pub fn getpid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()

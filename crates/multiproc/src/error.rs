@@ -1,6 +1,7 @@
 //! What can go wrong, as one type: every error says what was tried, and for which process.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 
 use crate::transfer::codec::CodecError;
@@ -39,6 +40,20 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) copies this process as it is, and a lock that another thread holds at that moment would be
+    /// held in the copy for ever. So it is refused while there are other threads.
+    #[error(
+        "cannot start {process}: fork refused, this process has {threads} threads ({}). End them first, or use another start method",
+        Tasks(tasks)
+    )]
+    MultiThreaded {
+        /// The process that was to be started.
+        process: String,
+        /// How many threads there are, the calling one included.
+        threads: usize,
+        /// The ids and names of those threads, as in `/proc/self/task`, the calling one first.
+        tasks: Vec<(i32, String)>,
+    },
     /// This process is at its end: it has left `main` or called `exit`, and has ended or waited for its children.
     #[error("cannot start {process}: this process is exiting")]
     Exiting {
@@ -72,6 +87,19 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// The first few of them, for an error's text.
+struct Tasks<'a>(&'a [(i32, String)]);
+
+impl fmt::Display for Tasks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        for (index, (id, name)) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{name} {id}", if index == 0 { "" } else { ", " })?;
+        }
+        if self.0.len() > SHOWN { f.write_str(", …") } else { Ok(()) }
+    }
 }
 
 /// The result of this library's functions.

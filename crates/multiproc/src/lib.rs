@@ -49,11 +49,15 @@ pub use crate::log::{LevelFilter, Logger, get_logger, log_to_stderr};
 pub use crate::process::at_exit::{Finalizer, at_exit};
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
-pub use crate::process::current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
+pub use crate::process::current::{
+    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
+};
 pub use crate::process::family::{active_children, grace_period, set_grace_period};
+pub use crate::process::options::Resource;
 pub use crate::process::outcome::{self, RemoteError};
-pub use crate::process::run::{Call, Run, Target};
+pub use crate::process::run::{Call, Captured, Run, Target};
 pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
+pub use crate::process::stdio::Stdio;
 pub use crate::start::entry::init;
 pub use crate::start::method::{StartMethod, set_start_method, start_method};
 pub use crate::transfer::codec::CodecError;

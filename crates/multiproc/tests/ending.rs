@@ -71,16 +71,20 @@ for_each_method! {
 
     fn signals_start_at_their_default_and_unblocked(method) {
         // What this process blocks and ignores, its children do not.
-        let child = std::thread::spawn(move || {
-            // SAFETY: a set is filled in before it is used; only this thread's mask changes, and it ends here.
+        let start_with_all_blocked = move || {
+            // SAFETY: a set is filled in before it is used; only this thread's mask changes, and it does nothing else.
             unsafe {
                 let mut all: libc::sigset_t = std::mem::zeroed();
                 libc::sigfillset(&raw mut all);
                 libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
             }
             Process::new(|| std::fs::read_to_string("/proc/self/status").unwrap(), ()).start_method(method).start().unwrap()
-        });
-        let status = child.join().unwrap().join().unwrap();
+        };
+        let child = match method {
+            multiproc::StartMethod::Fork => start_with_all_blocked(),
+            _ => std::thread::spawn(start_with_all_blocked).join().unwrap(),
+        };
+        let status = child.join().unwrap();
         let field = |name: &str| {
             let mask = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
             u64::from_str_radix(mask, 16).unwrap()

@@ -24,7 +24,7 @@ fn open_descriptors() -> Vec<(i32, String)> {
 }
 
 for_each_method! {
-    fn many_threads_at_once(method) {
+    fn many_threads_at_once(method) not_fork {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..16_u32)
                 .map(|thread| {
@@ -105,7 +105,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), std::env::args().collect::<Vec<_>>());
     }
 
-    fn no_descriptor_leaks_into_a_child(method) {
+    fn no_descriptor_leaks_into_a_child(method) not_fork {
         // Not close-on-exec: a plain fork and exec would hand it down.
         // SAFETY: a fresh descriptor, closed below.
         let leaky = unsafe { libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY) };
@@ -119,13 +119,13 @@ for_each_method! {
         assert!(others.iter().any(|(_, target)| target.starts_with("socket:")), "{others:?}");
     }
 
-    fn arguments_that_cannot_be_sent_fail_at_the_call(method) {
+    fn arguments_that_cannot_be_sent_fail_at_the_call(method) not_fork {
         let error = Process::new(|_: Unwilling| (), (Unwilling,)).name("p").start_method(method).start().unwrap_err();
         assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("not today"), "{error}");
     }
 
-    fn a_target_in_a_shared_library_is_refused(method) {
+    fn a_target_in_a_shared_library_is_refused(method) not_fork {
         // SAFETY: it is never called.
         let target = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
         let error = Process::new(target, ()).start_method(method).start().unwrap_err();
@@ -311,7 +311,7 @@ for_each_method! {
         }
     }
 
-    fn a_program_that_waits_for_any_child(method) {
+    fn a_program_that_waits_for_any_child(method) not_fork {
         let child = Process::new(
             |method: StartMethod| {
                 std::thread::spawn(|| {

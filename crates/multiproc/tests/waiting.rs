@@ -135,7 +135,7 @@ for_each_method! {
         assert_eq!(handle.wait().unwrap().max_rss().map(|bytes| bytes > 100_000), Some(true));
     }
 
-    fn the_thread_that_starts_may_end(method) {
+    fn the_thread_that_starts_may_end(method) not_fork {
         let scratch = Scratch::new();
         let fifo = common::fifo(&scratch, "go");
         let started = std::thread::spawn({

@@ -89,6 +89,12 @@ pub(crate) fn arrange() -> Result<()> {
     }
 }
 
+/// In a copy of this process that has just been forked: the finalizers are its creator's. They are not dropped either: what they have
+/// captured may be somebody's temporary file.
+pub(crate) fn forget() {
+    std::mem::forget(std::mem::take(&mut *lock()));
+}
+
 /// How many starts are under way.
 static IN_FLIGHT: Mutex<usize> = Mutex::new(0);
 

@@ -1,6 +1,8 @@
 //! [`Process`]: a process that has not been started yet.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use multiproc_os::threads;
@@ -9,13 +11,15 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Child, Shared};
 use super::current::{self, Identity, current_process};
+use super::options::{Options, Resource, Variable};
 use super::outcome::Outcome;
-use super::run::{Call, Private, Run, Target};
-use super::{at_exit, family};
+use super::run::{Call, Captured, Private, Run, Target};
+use super::stdio::{Stdio, Wanted};
+use super::{at_exit, family, out_of_memory};
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
-use crate::start::{entry, forkserver, spawn};
+use crate::start::{entry, fork, forkserver, spawn};
 use crate::{Error, Result, log};
 
 /// A process to be: what it will run, and its properties. [`start`](Process::start) brings it to life.
@@ -39,10 +43,13 @@ use crate::{Error, Result, log};
 pub struct Process<R> {
     run: R,
     numbers: Vec<u32>,
+    seed: u64,
     name: Option<String>,
     daemon: Option<bool>,
     method: Option<StartMethod>,
     outlive_parent: bool,
+    streams: Wanted,
+    options: Options,
 }
 
 impl<F, A> Process<Call<F, A>>
@@ -79,11 +86,44 @@ where
     }
 }
 
+impl<F, T> Process<Captured<F>>
+where
+    F: FnOnce() -> T,
+{
+    /// A process that will call `closure` with all that it has captured, owned or borrowed, in a copy of this process: its start method is
+    /// [`StartMethod::Fork`], see there for what that means. Only what the closure returns has to be a serde type.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let table: Vec<u64> = (0..1_000_000).collect();
+    /// let child = Process::fork(|| table.iter().sum::<u64>()).start()?; // nothing is copied or sent
+    /// assert_eq!(child.join()?, 499_999_500_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fork(closure: F) -> Process<Captured<F>> {
+        Process::from_run(Captured(closure)).start_method(StartMethod::Fork)
+    }
+}
+
 impl<R: Run> Process<R> {
     /// A process that will run `run`. [`Run::process`] is the same.
     pub fn from_run(run: R) -> Process<R> {
-        let numbers = current::next_numbers();
-        Process { run, numbers, name: None, daemon: None, method: None, outlive_parent: false }
+        let (numbers, seed) = current::next_numbers();
+        Process {
+            run,
+            numbers,
+            seed,
+            name: None,
+            daemon: None,
+            method: None,
+            outlive_parent: false,
+            streams: Wanted::default(),
+            options: Options::default(),
+        }
     }
 
     /// Gives it a name. Unless given one it is `Process-1`, `Process-2`, …, in the order in which they were made, and `Process-1:2` if
@@ -125,6 +165,136 @@ impl<R: Run> Process<R> {
         self
     }
 
+    /// Sets an environment variable in it. Whatever else is in the environment is its creator's at the moment of the start.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Process<R> {
+        self.options.environment.push(Variable::set(name.into(), value.into()));
+        self
+    }
+
+    /// Sets several environment variables in it.
+    pub fn envs<N: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Process<R> {
+        for (name, value) in variables {
+            self = self.env(name, value);
+        }
+        self
+    }
+
+    /// Takes a variable out of its environment.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Process<R> {
+        self.options.environment.push(Variable::remove(name.into()));
+        self
+    }
+
+    /// Lets it begin with an empty environment, to which later calls of [`env`](Process::env) add.
+    pub fn env_clear(mut self) -> Process<R> {
+        self.options.environment.push(Variable::Clear);
+        self
+    }
+
+    /// The directory that it begins in; a relative path starts from its creator's directory at the moment of the start.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Process<R> {
+        self.options.set_directory(directory.into());
+        self
+    }
+
+    /// Its standard input. See [`Stdio`].
+    pub fn stdin(self, stdin: impl Into<Stdio>) -> Process<R> {
+        self.stream(0, stdin.into())
+    }
+
+    /// Its standard output.
+    ///
+    /// ```
+    /// use std::fs::File;
+    ///
+    /// use multiproc::{Process, Stdio};
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("multiproc-doc-{}", std::process::id()));
+    /// let quiet = Process::new(|| println!("to the file"), ()).stdout(File::create(&path)?).stdin(Stdio::null());
+    /// quiet.start()?.join()?;
+    /// assert_eq!(std::fs::read_to_string(&path)?, "to the file\n");
+    /// # std::fs::remove_file(path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(self, stdout: impl Into<Stdio>) -> Process<R> {
+        self.stream(1, stdout.into())
+    }
+
+    /// Its standard error.
+    pub fn stderr(self, stderr: impl Into<Stdio>) -> Process<R> {
+        self.stream(2, stderr.into())
+    }
+
+    fn stream(mut self, number: usize, stdio: Stdio) -> Process<R> {
+        self.streams.0[number] = Some(stdio);
+        self
+    }
+
+    /// Its niceness, from -20, the most favoured, to 19; 0 is usual. Less than its creator's takes privileges. See nice(2).
+    pub fn nice(mut self, niceness: i32) -> Process<R> {
+        self.options.niceness = Some(niceness);
+        self
+    }
+
+    /// The processors that it may run on, by number from 0. See sched_setaffinity(2).
+    ///
+    /// ```
+    /// use multiproc::{Process, cpu_count};
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pinned = Process::new(cpu_count, ()).cpu_affinity([0]);
+    /// assert_eq!(pinned.start()?.join()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cpu_affinity(mut self, processors: impl IntoIterator<Item = usize>) -> Process<R> {
+        self.options.affinity = Some(processors.into_iter().collect());
+        self
+    }
+
+    /// The process group that it joins; 0 makes a new one, whose id is its pid. See setpgid(2).
+    pub fn process_group(mut self, group: i32) -> Process<R> {
+        self.options.process_group = Some(group);
+        self
+    }
+
+    /// Limits a resource: the soft limit, which counts, and the hard one, up to which the process may raise it. `u64::MAX` is none. See
+    /// [`Resource`] for units.
+    pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Process<R> {
+        self.options.add_limit(resource, soft, hard);
+        self
+    }
+
+    /// The most memory that it may have, in bytes: private memory that can be written to (`RLIMIT_DATA`), that of its heap and its threads'
+    /// stacks; code, files and shared memory don't count. It has some 1 MB when it begins; with [`Fork`](StartMethod::Fork) what its
+    /// creator has.
+    ///
+    /// If it dies of it, which a Rust program does when an allocation fails, [`join`](Child::join) says
+    /// [`JoinErrorKind::MemoryLimit`](crate::JoinErrorKind::MemoryLimit). Nobody else is touched.
+    ///
+    /// ```
+    /// use multiproc::{JoinErrorKind, Process};
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let greedy = Process::new(|len: usize| vec![1_u8; len].len(), (1 << 30,)).memory_limit(64 << 20);
+    /// let error = greedy.start()?.join().unwrap_err();
+    /// assert!(matches!(error.kind(), JoinErrorKind::MemoryLimit { limit: 67_108_864 }), "{error}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory_limit(mut self, bytes: u64) -> Process<R> {
+        self.options.memory_limit = Some(bytes);
+        self
+    }
+
     /// The name that it will have.
     pub fn get_name(&self) -> String {
         match &self.name {
@@ -148,7 +318,9 @@ impl<R: Run> Process<R> {
     /// # Errors
     /// - [`Error::NoEntry`] in a program that never calls [`init`](crate::init).
     /// - [`Error::Arguments`] for arguments that can't be sent.
-    /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files.
+    /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files; when an option can't be
+    ///   put in place, such as a directory that isn't there.
+    /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
     /// - [`Error::Exiting`] when this process is past its end.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
     pub fn start<V, Via>(self) -> Result<Child<V>>
@@ -156,36 +328,50 @@ impl<R: Run> Process<R> {
         R::Output: Outcome<Via, Value = V>,
     {
         let name = self.get_name();
-        if !entry::exists() {
+        let method = self.method.unwrap_or(start_method());
+        if method != StartMethod::Fork && !entry::exists() {
             return Err(Error::NoEntry { process: name });
         }
         // So that a copy of a process that has done so, made by fork(2) elsewhere, ends its children too.
         at_exit::arrange()?;
+        let fail = |what: String, source| Error::Start { process: name.clone(), what: what.into(), source };
+        self.options.check().map_err(|not_set| fail(not_set.what, not_set.source))?;
         let daemon = self.daemon.unwrap_or(current_process().daemon());
-        let method = self.method.unwrap_or(start_method());
-        let entry = Entry::of(entry::enter::<R, Via>)
-            .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
-        let payload =
-            self.run.pack(Private(())).map_err(|source| Error::Arguments { process: name.clone(), source })?;
-        let assignment = Assignment {
+        let assignment = |entry| Assignment {
             identity: Identity {
                 name: name.clone(),
                 numbers: self.numbers,
+                seed: self.seed,
                 daemon,
                 parent: Some((current_process().name().to_owned(), threads::getpid())),
             },
             entry,
+            options: self.options,
             outlives_parent: self.outlive_parent,
             log_level: log::bequest(),
             start_method: start_method(),
             grace_period: family::grace_period(),
         };
+        let (streams, ends) =
+            self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
+        out_of_memory::take_notice();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         family::sweep();
-        let order = Order { assignment: &assignment, payload: &payload };
-        let started = match method {
-            StartMethod::ForkServer => forkserver::start(&order)?,
-            StartMethod::Spawn => spawn::start(&order)?,
+        let (started, ends) = if method == StartMethod::Fork {
+            let run = self.run;
+            fork::start(assignment(None), streams, ends, || entry::perform(|| Ok(run)))?
+        } else {
+            let entry = Entry::of(entry::enter::<R, Via>)
+                .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
+            let payload =
+                self.run.pack(Private(())).map_err(|source| Error::Arguments { process: name.clone(), source })?;
+            let assignment = assignment(Some(entry));
+            let order = Order { assignment: &assignment, payload: &payload, streams: &streams };
+            let started = match method {
+                StartMethod::Spawn => spawn::start(&order)?,
+                _ => forkserver::start(&order)?,
+            };
+            (started, ends)
         };
         let shared = Arc::new(Shared::new(
             (name, R::type_name(), started.pid),
@@ -196,7 +382,7 @@ impl<R: Run> Process<R> {
         ));
         family::add(&shared);
         drop(in_flight);
-        Ok(Child::new(shared))
+        Ok(Child::new(shared, ends))
     }
 }
 

@@ -1,10 +1,11 @@
 //! A process that has been started: [`Child`], which will give the target's value, and [`ProcessHandle`], for everything else.
 
 use std::fmt;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,9 @@ use multiproc_os::{pidfd, signal, threads};
 use serde::de::DeserializeOwned;
 
 use super::family::{self, SIGINT, SIGKILL, SIGTERM};
+use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
+use super::stdio::Ends;
 use crate::start::report::{Report, receive_report};
 use crate::transfer::codec;
 use crate::{Error, Result};
@@ -29,6 +32,8 @@ pub(crate) struct Shared {
     parent: i32,
     /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
     pidfd: OwnedFd,
+    /// Whether somebody here has sent it SIGKILL, so that it is no riddle where that came from.
+    killed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -38,6 +43,8 @@ enum State {
     Running { socket: OwnedFd, early: Option<Report> },
     /// It has ended and been reaped.
     Ended { status: ExitStatus, report: Last },
+    /// This is a copy of its parent, and has let go of it. It may run or have ended.
+    Disowned,
     /// For a moment only, while one becomes the other.
     Between,
 }
@@ -98,6 +105,7 @@ impl Shared {
             outlives_parent,
             parent: threads::getpid(),
             pidfd,
+            killed: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -136,9 +144,14 @@ impl Shared {
         let report = match std::mem::replace(&mut *state, State::Between) {
             State::Running { early: Some(report), .. } => Last::Said(report),
             State::Running { socket, early: None } => Last::receive(socket),
-            State::Ended { .. } | State::Between => unreachable!("it was running a moment ago, and the lock is held"),
+            State::Ended { .. } | State::Disowned | State::Between => {
+                unreachable!("it was running a moment ago, and the lock is held")
+            }
         };
-        let status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
+        let mut status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
+        if status.signal() == Some(SIGKILL) && !self.killed.load(Relaxed) && out_of_memory::has_struck() {
+            status.set_out_of_memory();
+        }
         *state = State::Ended { status, report };
         drop(state);
         family::remove(self);
@@ -153,7 +166,34 @@ impl Shared {
                 Last::Nothing => Ok(None),
                 Last::Waiting(socket) => receive_report(&socket).inspect_err(|_| *report = Last::Waiting(socket)),
             },
-            State::Running { .. } | State::Between => Ok(None),
+            State::Running { .. } | State::Disowned | State::Between => Ok(None),
+        }
+    }
+
+    /// The value of a process that has ended with this status, or why there is none.
+    pub(crate) fn value<T: DeserializeOwned>(&self, status: ExitStatus) -> Result<T, JoinError> {
+        let fail = |kind| JoinError::new(&self.name, kind);
+        // What the target has returned, it has returned, whatever befell the process on its way out.
+        match self.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
+            Some(Report::Returned { value, .. }) => {
+                codec::decode(&value).map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string())))
+            }
+            Some(Report::Failed(failure)) => Err(fail(failure.into())),
+            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
+            None => Err(fail(match (status.code(), status.signal()) {
+                (Some(code), _) => JoinErrorKind::Exited(code),
+                (_, Some(SIGKILL)) if status.out_of_memory() => JoinErrorKind::OutOfMemory,
+                (_, Some(signal)) => JoinErrorKind::Signalled { signal, core_dumped: status.core_dumped() },
+                (None, None) => JoinErrorKind::Unknown,
+            })),
+        }
+    }
+
+    /// In a copy of the parent: closes its socket, whose being open is its right to live. It is no child of this process.
+    pub(crate) fn disown(&self) {
+        let mut state = self.lock();
+        if let State::Running { .. } = *state {
+            *state = State::Disowned;
         }
     }
 
@@ -177,6 +217,9 @@ impl Shared {
     pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
         if let State::Ended { .. } = &*self.lock() {
             return Ok(());
+        }
+        if signal == SIGKILL {
+            self.killed.store(true, Relaxed);
         }
         match pidfd::send_signal(&self.pidfd, signal) {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
@@ -373,13 +416,21 @@ impl fmt::Debug for ProcessHandle {
 /// # }
 /// ```
 pub struct Child<T> {
+    /// The other end of its standard input, if it was started with [`Stdio::piped`](crate::Stdio::piped). Closing it, that is, dropping
+    /// it, is the end of the child's input.
+    pub stdin: Option<PipeWriter>,
+    /// The other end of its standard output, if that is a pipe.
+    pub stdout: Option<PipeReader>,
+    /// The other end of its standard error, if that is a pipe.
+    pub stderr: Option<PipeReader>,
     handle: ProcessHandle,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> Child<T> {
-    pub(crate) fn new(shared: Arc<Shared>) -> Child<T> {
-        Child { handle: ProcessHandle::new(shared), value: PhantomData }
+    pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Child<T> {
+        let Ends { stdin, stdout, stderr } = ends;
+        Child { stdin, stdout, stderr, handle: ProcessHandle::new(shared), value: PhantomData }
     }
 
     /// A handle to the same process that doesn't say what its target returns, to be kept with others or given to other threads.
@@ -389,30 +440,43 @@ impl<T> Child<T> {
 }
 
 impl<T: DeserializeOwned> Child<T> {
-    /// Waits until the process has ended, and gives what its target returned.
+    /// Waits until the process has ended, and gives what its target returned. If its standard input is a pipe of ours, that is closed first.
     ///
     /// # Errors
     /// [`JoinError`] when there is no value: the target panicked, the process exited before it returned, a signal killed it, the
     /// value could not be sent.
-    pub fn join(self) -> Result<T, JoinError> {
-        let name = self.name();
-        let fail = |kind| JoinError::new(name, kind);
-        let status = match self.handle.shared.wait_until(None) {
-            Ok(status) => status.expect("without a deadline, it waits"),
-            Err(error) => return Err(fail(JoinErrorKind::Wait(error))),
-        };
-        // What the target has returned, it has returned, whatever befell the process on its way out.
-        match self.handle.shared.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
-            Some(Report::Returned { value, .. }) => {
-                codec::decode(&value).map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string())))
-            }
-            Some(Report::Failed(failure)) => Err(fail(failure.into())),
-            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
-            None => Err(fail(match (status.code(), status.signal()) {
-                (Some(code), _) => JoinErrorKind::Exited(code),
-                (_, Some(signal)) => JoinErrorKind::Signalled { signal, core_dumped: status.core_dumped() },
-                (None, None) => JoinErrorKind::Unknown,
-            })),
+    pub fn join(mut self) -> Result<T, JoinError> {
+        self.stdin = None;
+        match self.handle.shared.wait_until(None) {
+            Ok(status) => self.handle.shared.value(status.expect("without a deadline, it waits")),
+            Err(error) => Err(JoinError::new(self.name(), JoinErrorKind::Wait(error))),
+        }
+    }
+
+    /// As [`join`](Child::join), and meanwhile reads what the process writes to its standard output and error, so that it never waits for
+    /// a reader: both in full, as bytes, empty if not [`piped`](crate::Stdio::piped).
+    ///
+    /// Other processes that have inherited the pipes keep nobody waiting: what counts is what is there when this one has ended.
+    ///
+    /// ```
+    /// use multiproc::{Process, Stdio};
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let noisy = Process::new(|| { println!("one"); eprintln!("two"); 3 }, ());
+    /// let child = noisy.stdout(Stdio::piped()).stderr(Stdio::piped()).start()?;
+    /// let (value, stdout, stderr) = child.join_with_output();
+    /// assert_eq!((value.unwrap(), &stdout[..], &stderr[..]), (3, &b"one\n"[..], &b"two\n"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join_with_output(mut self) -> (Result<T, JoinError>, Vec<u8>, Vec<u8>) {
+        self.stdin = None;
+        let pipes = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
+        let (result, [stdout, stderr]) = multiproc_os::pipe::read_until_ended(pipes, self.as_fd());
+        match result {
+            Ok(()) => (self.join(), stdout, stderr),
+            Err(error) => (Err(JoinError::new(self.name(), JoinErrorKind::Wait(error))), stdout, stderr),
         }
     }
 }

@@ -1,43 +1,90 @@
 //! Who this process is, and who started it.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use multiproc_os::threads;
 use serde::{Deserialize, Serialize};
 
-/// What a process knows of itself: set once, before its target runs.
+/// What a process knows of itself: set before its target runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) name: String,
     /// The numbers in `Process-1:2`: those of the creator, then which of its processes this is.
     pub(crate) numbers: Vec<u32>,
+    /// See [`CurrentProcess::seed`].
+    pub(crate) seed: u64,
     pub(crate) daemon: bool,
     /// Name and pid of the process that called `start`.
     pub(crate) parent: Option<(String, i32)>,
 }
 
-static IDENTITY: OnceLock<Identity> = OnceLock::new();
+/// None until somebody asks: then this is the main process. It lives as long as the process: a copy of it gets another.
+static IDENTITY: RwLock<Option<&'static Identity>> = RwLock::new(None);
 
 /// How many processes have been made here; the last number in their names.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 fn identity() -> &'static Identity {
-    IDENTITY.get_or_init(|| Identity { name: "MainProcess".into(), numbers: vec![], daemon: false, parent: None })
+    if let Some(identity) = *IDENTITY.read().unwrap_or_else(PoisonError::into_inner) {
+        return identity;
+    }
+    let main = || Identity {
+        name: "MainProcess".into(),
+        numbers: vec![],
+        seed: multiproc_os::random::seed(),
+        daemon: false,
+        parent: None,
+    };
+    IDENTITY.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Box::leak(Box::new(main())))
 }
 
 /// Makes `identity` that of this process, which has just come to life.
 pub(crate) fn become_child(identity: Identity) {
-    // Set already only if somebody asked before: nobody does before a child's first steps are done.
-    let _ = IDENTITY.set(identity);
+    *IDENTITY.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::leak(Box::new(identity)));
+    MADE.store(0, Relaxed);
+    *SEED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// The numbers of the next process made here.
-pub(crate) fn next_numbers() -> Vec<u32> {
+/// The numbers of the next process made here, and its seed.
+pub(crate) fn next_numbers() -> (Vec<u32>, u64) {
+    let number = MADE.fetch_add(1, Relaxed) + 1;
     let mut numbers = identity().numbers.clone();
-    numbers.push(MADE.fetch_add(1, Relaxed) + 1);
-    numbers
+    numbers.push(number);
+    (numbers, child_seed(current_process().seed(), number))
+}
+
+/// The seed of the child of this number: SplitMix64 (Steele, Lea, Flood 2014) with the parent's as its state, finalised once more so
+/// that a child's children don't come from the same sequence.
+fn child_seed(parent: u64, number: u32) -> u64 {
+    let mix = |mut z: u64| {
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    mix(mix(parent.wrapping_add(u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15))) ^ 0xD1B5_4A32_D192_ED03)
+}
+
+/// The seed that was set here, in place of the one that this process began with.
+static SEED: Mutex<Option<u64>> = Mutex::new(None);
+
+/// Sets the [`seed`](CurrentProcess::seed) of this process, from which those of the processes that are made later follow: a program
+/// that does so first thing has the same random numbers every time.
+///
+/// ```
+/// use multiproc::{Process, current_process};
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// multiproc::set_seed(42);
+/// let child = Process::new(|| current_process().seed(), ()).start()?;
+/// assert_eq!(child.join()?, 0x1FB6_3834_D0A5_CE50);
+/// # Ok(())
+/// # }
+/// ```
+pub fn set_seed(seed: u64) {
+    *SEED.lock().unwrap_or_else(PoisonError::into_inner) = Some(seed);
 }
 
 /// The process that calls this.
@@ -95,6 +142,29 @@ impl CurrentProcess {
     pub fn daemon(&self) -> bool {
         self.identity.daemon
     }
+
+    /// A number to seed a random number generator with, another one in each process. That of a child follows from its parent's and from
+    /// which of its processes it is, whatever its start method; that of the main process is random unless [set](set_seed).
+    ///
+    /// ```
+    /// use multiproc::{Process, current_process};
+    /// # struct StdRng(u64);
+    /// # impl StdRng { fn seed_from_u64(seed: u64) -> StdRng { StdRng(seed) } fn random(&self) -> u64 { self.0 } }
+    ///
+    /// fn roll() -> u64 {
+    ///     StdRng::seed_from_u64(current_process().seed()).random() // as the crate `rand` has it
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (one, two) = (Process::new(roll, ()).start()?, Process::new(roll, ()).start()?);
+    /// assert_ne!(one.join()?, two.join()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn seed(&self) -> u64 {
+        SEED.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(self.identity.seed)
+    }
 }
 
 /// `<CurrentProcess(Process-1, started daemon)>`.
@@ -134,4 +204,24 @@ impl ParentProcess {
 pub fn cpu_count() -> usize {
     // The standard library looks at sched_getaffinity(2) and at cgroups of both versions.
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_of_a_large_family_differ() {
+        let children = |parents: &[u64]| -> Vec<u64> {
+            parents.iter().flat_map(|parent| (1..=30).map(|number| child_seed(*parent, number))).collect()
+        };
+        let first = children(&[0]);
+        let second = children(&first);
+        let third = children(&second);
+        let mut all = [vec![0], first, second, third].concat();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
 }

@@ -69,6 +69,14 @@ fn lock() -> MutexGuard<'static, Family> {
     family
 }
 
+/// In a copy of this process that has just been forked: closes its copies of the children's sockets, which say that their parent is alive.
+pub(crate) fn disown() {
+    let members = std::mem::take(&mut FAMILY.lock().unwrap_or_else(PoisonError::into_inner).members);
+    for child in members {
+        child.disown();
+    }
+}
+
 /// Takes a child in.
 pub(crate) fn add(child: &Arc<Shared>) {
     lock().members.push(child.clone());

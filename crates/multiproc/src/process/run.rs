@@ -177,6 +177,41 @@ where
     }
 }
 
+/// A closure with what it has captured: what [`Process::fork`] has a process run.
+#[derive(Debug)]
+pub struct Captured<F>(pub(crate) F);
+
+impl<F, T> Run for Captured<F>
+where
+    F: FnOnce() -> T,
+{
+    type Output = T;
+
+    fn run(self) -> T {
+        (self.0)()
+    }
+
+    fn type_name() -> &'static str {
+        "Process"
+    }
+}
+
+/// Always an error: it can only be in a copy of its process.
+impl<F> Serialize for Captured<F> {
+    fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom(ONLY_BY_FORK))
+    }
+}
+
+/// Always an error: it can only be in a copy of its process.
+impl<'de, F> Deserialize<'de> for Captured<F> {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Captured<F>, D::Error> {
+        Err(serde::de::Error::custom(ONLY_BY_FORK))
+    }
+}
+
+const ONLY_BY_FORK: &str = "a closure that captures something can only be in a copy of this process: StartMethod::Fork";
+
 /// Shows that this crate is calling.
 #[derive(Debug, Clone, Copy)]
 #[doc(hidden)]

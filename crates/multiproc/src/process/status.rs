@@ -8,6 +8,8 @@ use multiproc_os::pidfd::{End, Usage};
 use multiproc_os::signal;
 use serde::{Deserialize, Serialize};
 
+use super::family::SIGKILL;
+
 /// How a process ended, and what it had used.
 ///
 /// ```
@@ -24,16 +26,17 @@ use serde::{Deserialize, Serialize};
 pub struct ExitStatus {
     end: Option<End>,
     usage: Option<Usage>,
+    out_of_memory: bool,
 }
 
 impl ExitStatus {
     pub(crate) fn new(end: End, usage: Option<Usage>) -> ExitStatus {
-        ExitStatus { end: Some(end), usage }
+        ExitStatus { end: Some(end), usage, out_of_memory: false }
     }
 
     /// For a process that is gone, and whose status somebody else has taken.
     pub(crate) fn unknown() -> ExitStatus {
-        ExitStatus { end: None, usage: None }
+        ExitStatus { end: None, usage: None, out_of_memory: false }
     }
 
     /// 0, the code that it exited with, or minus the signal that killed it.
@@ -71,6 +74,16 @@ impl ExitStatus {
     /// Whether it exited with code 0.
     pub fn success(&self) -> bool {
         self.code() == Some(0)
+    }
+
+    pub(crate) fn set_out_of_memory(&mut self) {
+        self.out_of_memory = true;
+    }
+
+    /// Whether the kernel killed it because there was no memory left: it was killed by SIGKILL, not from here, and the kernel has counted
+    /// such a kill meanwhile, in this process's control group (or on this machine, where the group doesn't tell).
+    pub fn out_of_memory(&self) -> bool {
+        self.out_of_memory
     }
 
     /// The most memory that it had resident at once, in bytes. None when the status is unknown or came from elsewhere.
@@ -178,6 +191,13 @@ pub enum JoinErrorKind {
     Arguments(String),
     /// The target returned a value that can't be sent. Exit code 1.
     NotSent(String),
+    /// The process got no more memory, and died of that: [`memory_limit`](crate::Process::memory_limit). By itself, of SIGABRT or SIGSEGV.
+    MemoryLimit {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The kernel killed the process because there was no memory left, in its control group or on the machine. SIGKILL.
+    OutOfMemory,
     /// What the process sent as its value can't be decoded.
     Undecodable(String),
     /// The process is gone and its status is unknown; see [`ExitStatus::exit_code`].
@@ -215,6 +235,7 @@ impl JoinError {
     pub fn signal(&self) -> Option<i32> {
         match self.kind {
             JoinErrorKind::Signalled { signal, .. } => Some(signal),
+            JoinErrorKind::OutOfMemory => Some(SIGKILL),
             _ => None,
         }
     }
@@ -234,6 +255,12 @@ impl fmt::Display for JoinErrorKind {
             JoinErrorKind::Arguments(reason) => write!(f, "could not take its arguments: {reason}"),
             JoinErrorKind::NotSent(reason) => {
                 write!(f, "has a result that can't be sent: {reason}")
+            }
+            JoinErrorKind::MemoryLimit { limit } => {
+                write!(f, "needed more memory than its limit of {limit} bytes")
+            }
+            JoinErrorKind::OutOfMemory => {
+                f.write_str("was killed by the kernel, SIGKILL, because there was no memory left")
             }
             JoinErrorKind::Undecodable(reason) => {
                 write!(f, "sent a result that can't be decoded: {reason}")

@@ -9,14 +9,17 @@ use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
 use crate::process::current::Identity;
+use crate::process::options::Options;
+use crate::process::stdio::Streams;
 use crate::transfer::codec;
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Assignment {
     pub(crate) identity: Identity,
-    /// The function that makes something of the payload.
-    pub(crate) entry: Entry,
+    /// The function that makes something of the payload; none for a copy of the creator, which has both in its memory.
+    pub(crate) entry: Option<Entry>,
+    pub(crate) options: Options,
     pub(crate) outlives_parent: bool,
     /// The level of [`log_to_stderr`](crate::log_to_stderr), if it is on.
     pub(crate) log_level: Option<u8>,
@@ -28,6 +31,8 @@ pub(crate) struct Assignment {
 pub(crate) struct Order<'a> {
     pub(crate) assignment: &'a Assignment,
     pub(crate) payload: &'a [u8],
+    /// Descriptors 0 to 2, where they are not to be the creator's.
+    pub(crate) streams: &'a Streams,
 }
 
 impl Order<'_> {
@@ -50,7 +55,7 @@ pub(crate) struct Started {
 }
 
 /// The front of a body that has a head and a tail: the length of the encoded head as eight bytes, and the head.
-pub(crate) fn join(head: &impl Serialize) -> Vec<u8> {
+pub(crate) fn join<T: Serialize>(head: &T) -> Vec<u8> {
     let head = codec::pack(head);
     let mut front = Vec::with_capacity(8 + head.len());
     front.extend_from_slice(&(head.len() as u64).to_le_bytes());

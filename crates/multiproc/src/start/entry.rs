@@ -1,23 +1,28 @@
 //! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::panic::UnwindSafe;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{close_fds, fd_passing, lifeline, pidfd, signal, stdio, threads, title};
+use multiproc_os::{close_fds, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
+use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
 use super::handshake::{self, Role, VARIABLE};
 use super::panic_hook;
 use super::report::{Failure, Report};
-use super::{forkserver, kind, method};
+use super::target::Entry;
+use super::{fork, forkserver, kind, method, spawn};
 use crate::log;
+use crate::process::options::{NotSet, Options};
 use crate::process::outcome::Outcome;
 use crate::process::run::{Private, Run};
 use crate::process::{at_exit, current, family};
-use crate::transfer::codec;
+use crate::transfer::codec::{self, CodecError};
 use crate::transfer::packet::{self, Body};
 
 /// The code with which a copy of the program leaves that can't be what it was exec'd for: `EX_SOFTWARE` of sysexits.h.
@@ -75,7 +80,7 @@ fn turn_off(variable: &str) -> ! {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
     }
     match handshake::accept(socket.as_fd()) {
-        Ok(Role::Child { order }) => begin(&order.body, socket, Announce::Yes),
+        Ok(Role::Child { order }) => spawn::begin(order, socket),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots),
@@ -98,7 +103,6 @@ fn turn_off(variable: &str) -> ! {
 
 /// Makes an exec'd copy a clean process: no descriptors but its own, no trace of how it came to be.
 fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
     // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
     unsafe { std::env::remove_var(VARIABLE) };
     close_fds::close_all_but(&[socket.as_raw_fd()])?;
@@ -121,9 +125,9 @@ fn leave(reason: &str) -> ! {
 }
 
 /// What a child itself says to its parent before it begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Announce {
-    /// Nothing: the server does.
+    /// Nothing: it is known, or the server says it.
     No,
     /// That it has started.
     Yes,
@@ -131,41 +135,60 @@ pub(crate) enum Announce {
     WithPidfd,
 }
 
-/// A child's life, from its order to its exit.
+/// The life of a child that was sent its order, up to its exit.
 pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: Announce) -> ! {
     let (assignment, payload) = match assignment::split::<Assignment>(order) {
         Ok(split) => split,
         Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
     };
+    let entry = match assignment.entry.map(Entry::function) {
+        Some(Ok(entry)) => entry,
+        Some(Err(error)) => refuse(socket, &error.to_string()),
+        None => refuse(socket, "the assignment lacks a target"),
+    };
+    HAS_ENTRY.store(true, Relaxed);
+    live(assignment, socket, announce, || entry(payload))
+}
+
+/// A child's life, whichever way it has come: sets itself up, does the task, reports, exits.
+pub(crate) fn live(
+    assignment: Assignment,
+    socket: OwnedFd,
+    announce: Announce,
+    task: impl FnOnce() -> Report + UnwindSafe,
+) -> ! {
     if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
         // The parent is gone already.
-        std::process::exit(REFUSED);
+        leave_with(REFUSED);
     }
-    let entry = match assignment.entry.function() {
-        Ok(entry) => entry,
-        Err(error) => refuse(socket, &error.to_string()),
-    };
     let pid = threads::getpid();
     let name = assignment.identity.name.clone();
     show_name(&name);
-    HAS_ENTRY.store(true, Relaxed);
     current::become_child(assignment.identity);
     family::set_grace_period(assignment.grace_period);
     method::set_start_method(assignment.start_method);
     log::inherit(assignment.log_level);
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
+    let options = assignment.options;
+    // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
+    if let Err(not_set) = unsafe { options.apply() } {
+        fail(socket, &not_set);
+    }
     if announce != Announce::No {
         let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
         let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
         let _ = packet::send(&socket, kind::STARTED, &[], &fds);
     }
+    if let Some(limit) = options.memory_limit {
+        limit_memory(&options, limit, &socket);
+    }
 
     log::event(log::Level::Info, format_args!("child process calling self.run()"));
-    let report = entry(payload);
+    let report = task();
     if threads::getpid() != pid {
         // The target has forked, and this is the copy: the result is its original's to send.
-        std::process::exit(report.exit_code());
+        leave_with(report.exit_code());
     }
     let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
@@ -173,8 +196,38 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: Announce) -> ! {
     }
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
-    std::process::exit(report.exit_code())
+    leave_with(report.exit_code())
 }
+
+/// Ends this process in the way that is right for how it was made: by `exit`, unless it is a forked copy of its creator, whose exit handlers
+/// are not its own.
+pub(crate) fn leave_with(code: i32) -> ! {
+    if fork::is_copy() {
+        let _ = std::io::stdout().flush();
+        multiproc_os::fork::leave(code);
+    }
+    std::process::exit(code)
+}
+
+/// Limits this process's memory, and has it tell if that is what it dies of.
+fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
+    let message = packet::encode(kind::FAILED, &codec::pack(&Failure::MemoryLimit { limit }));
+    if let Err(error) = memory_watch::arm(socket.as_raw_fd(), message) {
+        eprintln!("Process {}: {error}", current::current_process().name());
+    }
+    // The limit of a resource that is within the hard limit, as `Options::apply` has seen, can be set.
+    let _ = options.limit_memory();
+}
+
+/// Tells the parent that the start has failed, and ends this process.
+fn fail(socket: OwnedFd, not_set: &NotSet) -> ! {
+    let failure = (&not_set.what, not_set.source.raw_os_error().unwrap_or(EINVAL));
+    let _ = packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[]);
+    drop(socket);
+    leave_with(REFUSED)
+}
+
+const EINVAL: i32 = 22;
 
 /// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line.
 fn show_name(name: &str) {
@@ -194,7 +247,7 @@ pub(crate) fn memory_ranges() -> Option<&'static title::Ranges> {
     RANGES.get_or_init(|| title::Ranges::current().ok()).as_ref()
 }
 
-/// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`](super::target::Entry) is the place of one.
+/// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`] is the place of one.
 ///
 /// All code of the user's is called inside: no panic gets out.
 pub(crate) fn enter<R, Via>(payload: &[u8]) -> Report
@@ -202,8 +255,17 @@ where
     R: Run,
     R::Output: Outcome<Via>,
 {
-    let enter = || {
-        let run = match R::unpack(payload, Private(())) {
+    perform(|| R::unpack(payload, Private(())))
+}
+
+/// Runs a value, and makes a report of what comes of it.
+pub(crate) fn perform<R, Via>(run: impl FnOnce() -> Result<R, CodecError>) -> Report
+where
+    R: Run,
+    R::Output: Outcome<Via>,
+{
+    let perform = || {
+        let run = match run() {
             Ok(run) => run,
             Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
         };
@@ -216,5 +278,5 @@ where
             Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
         }
     };
-    panic_hook::catch(enter).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))
+    panic_hook::catch(perform).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))
 }

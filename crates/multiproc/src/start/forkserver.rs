@@ -30,8 +30,8 @@ use crate::{Error, Result};
 struct Request {
     /// Where the kernel writes the child's pid.
     slot: u16,
-    /// Whether the child's pidfd is to come with its answer.
-    want_pidfd: bool,
+    /// What the child itself is to say. If nothing, the server says that it has started.
+    announce: Announce,
     surroundings: Surroundings,
 }
 
@@ -79,6 +79,11 @@ pub(crate) fn end() {
     drop(server);
 }
 
+/// In a copy of this process that has just been forked: lets go of the server, which is its creator's.
+pub(crate) fn forget() {
+    end();
+}
+
 /// One attempt; none if the server died before it made the process.
 fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let name = order.name();
@@ -99,7 +104,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        match server.request(slot, &front, order.payload, theirs.as_fd()) {
+        match server.request(slot, &front, order, theirs.as_fd()) {
             Ok(()) => (server.process.clone(), slot),
             Err(source) if matches!(source.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 *current = None;
@@ -157,13 +162,17 @@ impl Server {
     }
 
     /// Asks for a child.
-    fn request(&mut self, slot: u16, front: &[u8], payload: &[u8], socket: BorrowedFd<'_>) -> io::Result<()> {
-        let (surroundings, outgoing) = surroundings::current(self.environment.as_deref())?;
+    fn request(&mut self, slot: u16, front: &[u8], order: &Order<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let (surroundings, outgoing) = surroundings::current(self.environment.as_deref(), order.streams)?;
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).collect();
-        let head =
-            assignment::join(&Request { slot, want_pidfd: signal::children_are_reaped_by_the_kernel(), surroundings });
+        let announce = match signal::children_are_reaped_by_the_kernel() {
+            true => Announce::WithPidfd,
+            false if order.assignment.options.is_empty() => Announce::No,
+            false => Announce::Yes,
+        };
+        let head = assignment::join(&Request { slot, announce, surroundings });
         self.process.slot(slot).store(0, SeqCst);
-        packet::send(self.process.copy.socket(), kind::START, &[&head, front, payload], &fds)?;
+        packet::send(self.process.copy.socket(), kind::START, &[&head, front, order.payload], &fds)?;
         self.environment = Some(outgoing.environment);
         Ok(())
     }
@@ -195,15 +204,7 @@ impl ServerProcess {
                     return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
                 }
                 Ok(packet) if packet.kind == kind::NOT_STARTED => {
-                    return Err(match codec::decode::<(String, i32)>(&packet.body) {
-                        Ok((what, 0)) => Error::Handshake { process: name.into(), reason: what },
-                        Ok((what, errno)) => Error::Start {
-                            process: name.into(),
-                            what: format!("its server could not make it: {what}").into(),
-                            source: io::Error::from_raw_os_error(errno),
-                        },
-                        Err(error) => self.garbage(name, &error),
-                    });
+                    return Err(handshake::not_started(name, &packet));
                 }
                 Ok(packet) if packet.kind == kind::REFUSED => return Err(handshake::refused(name, &packet)),
                 Ok(packet) => {
@@ -284,13 +285,15 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
             // environment.
             let handed = unsafe { request.surroundings.receive(fds) }.map_err(|error| no("the environment", &error))?;
-            let (announce, tell) = if request.want_pidfd { (Announce::WithPidfd, false) } else { (Announce::No, true) };
+            let announce = request.announce;
             handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match side {
                 Ok(Side::Copy) => return Ok(Some((order, handed, announce))),
-                Ok(Side::Original(_)) if tell => drop(packet::send(&socket, kind::STARTED, &[], &[])),
+                Ok(Side::Original(_)) if announce == Announce::No => {
+                    drop(packet::send(&socket, kind::STARTED, &[], &[]))
+                }
                 _ => {}
             }
             surroundings::leave().map_err(|error| no("the root directory", &error))?;
@@ -315,5 +318,5 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
 type Failure = (String, i32);
 
 fn no(what: &str, error: &io::Error) -> Failure {
-    (what.to_owned(), error.raw_os_error().unwrap_or(0))
+    (format!("its server could not make it: {what}"), error.raw_os_error().unwrap_or(0))
 }

@@ -13,6 +13,7 @@ use multiproc_os::{exec, fd_passing, pidfd, threads};
 use super::{kind, target};
 use crate::process::family::SIGKILL;
 use crate::process::status::ExitStatus;
+use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::{Error, Result};
 
@@ -147,6 +148,17 @@ impl Drop for Copy {
 /// The error that the other side has put in words.
 pub(crate) fn refused(name: &str, packet: &Packet) -> Error {
     Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(&packet.body).into_owned() }
+}
+
+/// The error for a start that has failed on the other side: what failed, and the error's number.
+pub(crate) fn not_started(name: &str, packet: &Packet) -> Error {
+    match codec::decode::<(String, i32)>(&packet.body) {
+        Ok((reason, 0)) => Error::Handshake { process: name.into(), reason },
+        Ok((what, errno)) => {
+            Error::Start { process: name.into(), what: what.into(), source: io::Error::from_raw_os_error(errno) }
+        }
+        Err(error) => Error::Handshake { process: name.into(), reason: format!("it said why it failed: {error}") },
+    }
 }
 
 const ESRCH: i32 = 3;

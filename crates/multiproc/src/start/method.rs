@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a new process is made.
 ///
 /// Whichever it is, the process sees the environment, the current directory and descriptors 0 to 2 that its creator has at the
-/// moment of the start, default signal handling, and no other descriptor.
+/// moment of the start, default signal handling, and, but for `Fork`, no other descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StartMethod {
@@ -21,6 +21,14 @@ pub enum StartMethod {
     ForkServer,
     /// The program is exec'd for each process: a fresh image with addresses of its own.
     Spawn,
+    /// This very process is copied: fork(2). Nothing is serialised: arguments and what a closure has captured
+    /// ([`Process::fork`](crate::Process::fork)) are in the copy's memory, and so is everything else, shared until somebody writes to it. Good for
+    /// big data that is there already, to be read.
+    ///
+    /// Refused with [`Error::MultiThreaded`](crate::Error::MultiThreaded) while this process has other threads. The copy has all descriptors that
+    /// the program has opened, and leaves without the exit handlers of its creator, C's included. The larger the process, the longer it takes:
+    /// some 25 ms for each GiB.
+    Fork,
 }
 
 static DEFAULT: AtomicU8 = AtomicU8::new(0);
@@ -43,6 +51,7 @@ pub fn set_start_method(method: StartMethod) {
 pub fn start_method() -> StartMethod {
     match DEFAULT.load(Relaxed) {
         method if method == StartMethod::Spawn as u8 => StartMethod::Spawn,
+        method if method == StartMethod::Fork as u8 => StartMethod::Fork,
         _ => StartMethod::ForkServer,
     }
 }

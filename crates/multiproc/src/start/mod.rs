@@ -5,6 +5,8 @@ pub(crate) mod assignment;
 #[allow(unsafe_code)]
 pub(crate) mod entry;
 #[allow(unsafe_code)]
+pub(crate) mod fork;
+#[allow(unsafe_code)]
 pub(crate) mod forkserver;
 pub(crate) mod handshake;
 pub(crate) mod method;

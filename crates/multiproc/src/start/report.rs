@@ -29,6 +29,7 @@ pub(crate) enum Failure {
     Panicked(Panic),
     Arguments(String),
     NotSent(String),
+    MemoryLimit { limit: u64 },
 }
 
 impl From<Failure> for JoinErrorKind {
@@ -37,6 +38,7 @@ impl From<Failure> for JoinErrorKind {
             Failure::Panicked(panic) => JoinErrorKind::Panicked(panic),
             Failure::Arguments(reason) => JoinErrorKind::Arguments(reason),
             Failure::NotSent(reason) => JoinErrorKind::NotSent(reason),
+            Failure::MemoryLimit { limit } => JoinErrorKind::MemoryLimit { limit },
         }
     }
 }

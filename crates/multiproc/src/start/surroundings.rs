@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiproc_os::{directory, environment, stdio};
 use serde::{Deserialize, Serialize};
 
+use crate::process::stdio::Streams;
+
 /// What a request says of the surroundings. Descriptors come beside it: the directory, then those of 0 to 2 that are open.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
@@ -21,24 +23,28 @@ pub(crate) struct Surroundings {
 }
 
 /// What of the surroundings goes beside the request, or is kept.
-pub(crate) struct Outgoing {
+pub(crate) struct Outgoing<'a> {
     /// The environment as it is now.
     pub(crate) environment: Vec<u8>,
     directory: OwnedFd,
-    streams: [Option<BorrowedFd<'static>>; 3],
+    streams: [Option<BorrowedFd<'a>>; 3],
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     /// What goes beside the request.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(self.directory.as_fd()).chain(self.streams.into_iter().flatten())
     }
 }
 
-/// The surroundings of this process, now, for somebody who knows of the environment what it was when it was `known`.
-pub(crate) fn current(known: Option<&[u8]>) -> io::Result<(Surroundings, Outgoing)> {
+/// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows of the environment what it was when
+/// it was `known`.
+pub(crate) fn current<'a>(known: Option<&[u8]>, given: &'a Streams) -> io::Result<(Surroundings, Outgoing<'a>)> {
     let environment = environment::snapshot();
-    let streams = stdio::streams();
+    let mut streams: [Option<BorrowedFd<'a>>; 3] = stdio::streams();
+    for (stream, given) in streams.iter_mut().zip(&given.0).filter(|(_, given)| given.is_some()) {
+        *stream = given.as_ref().map(AsFd::as_fd);
+    }
     let surroundings = Surroundings {
         environment: (known != Some(&environment)).then(|| environment.clone()),
         streams: streams.map(|stream| stream.is_some()),
@@ -50,7 +56,7 @@ pub(crate) fn current(known: Option<&[u8]>) -> io::Result<(Surroundings, Outgoin
 #[derive(Debug)]
 pub(crate) struct Handed {
     directory: OwnedFd,
-    streams: [Option<OwnedFd>; 3],
+    streams: Streams,
 }
 
 impl Surroundings {
@@ -63,14 +69,9 @@ impl Surroundings {
             // SAFETY: as the caller says.
             unsafe { environment::replace(environment)? };
         }
-        let mut next =
-            || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing"));
-        let directory = next()?;
-        let mut streams = [None, None, None];
-        for (stream, _) in streams.iter_mut().zip(self.streams).filter(|(_, open)| *open) {
-            *stream = Some(next()?);
-        }
-        Ok(Handed { directory, streams })
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
+        let directory = fds.next().ok_or_else(missing)?;
+        Ok(Handed { directory, streams: Streams::from_fds(self.streams, &mut fds)? })
     }
 }
 
@@ -82,7 +83,7 @@ impl Handed {
 
     /// In the child: takes on the rest.
     pub(crate) fn take_on(self) -> io::Result<()> {
-        stdio::replace(self.streams)
+        stdio::replace(self.streams.0)
     }
 }
 

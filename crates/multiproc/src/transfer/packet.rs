@@ -72,11 +72,7 @@ pub(crate) struct Packet {
 /// Sends `parts`, one after the other, as the body of one message, together with `fds`.
 pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
-    let mut header = [0; HEADER];
-    header[..4].copy_from_slice(&MAGIC);
-    header[4..6].copy_from_slice(&VERSION.to_le_bytes());
-    header[6] = kind;
-    header[8..].copy_from_slice(&(len as u64).to_le_bytes());
+    let mut header = header(kind, len);
     if len <= INLINE {
         let mut whole = Vec::with_capacity(1 + parts.len());
         whole.push(&header[..]);
@@ -92,6 +88,21 @@ pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[Borrowed
     let mut fds = fds.to_vec();
     fds.push(memory.as_fd());
     fd_passing::send(&socket, &[&header], &fds)
+}
+
+fn header(kind: u8, len: usize) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    header[6] = kind;
+    header[8..].copy_from_slice(&(len as u64).to_le_bytes());
+    header
+}
+
+/// A message without descriptors and with a short body, for somebody who can't call [`send`]: a signal handler.
+pub(crate) fn encode(kind: u8, body: &[u8]) -> Vec<u8> {
+    debug_assert!(body.len() <= INLINE, "it lies in the message itself");
+    [&header(kind, body.len())[..], body].concat()
 }
 
 /// `EMSGSIZE`, the same number on every architecture that Linux has but MIPS and the like.

@@ -9,9 +9,12 @@ use multiproc::ProcessHandle;
 /// No test waits longer than this for anything; what takes so long does not come.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// Makes a test for each start method of a function that takes one: `name::forkserver`, `name::spawn`.
+/// Makes a test for each start method of a function that takes one: `name::forkserver`, `name::spawn`, `name::fork`.
+///
+/// Fork is refused in a process with threads, as a test harness is, so that test is run by a process of its own. `fn name(method) not_fork {`
+/// leaves it out, for tests that need threads themselves, or are about what travels.
 macro_rules! for_each_method {
-    ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
+    ($($(#[$attribute:meta])* fn $name:ident($method:ident) $($not_fork:ident)? $body:block)*) => {
         $($(#[$attribute])* mod $name {
             #[allow(unused_imports)]
             use super::*;
@@ -27,8 +30,22 @@ macro_rules! for_each_method {
             fn spawn() {
                 check(multiproc::StartMethod::Spawn)
             }
+
+            common::for_each_method!(@fork $($not_fork)?);
         })*
     };
+    (@fork not_fork) => {};
+    (@fork) => {
+        #[multiproc::test]
+        fn fork() {
+            common::in_a_process_with_one_thread(|| check(multiproc::StartMethod::Fork))
+        }
+    };
+}
+
+/// Runs a test there, as the main process of a program would.
+pub(crate) fn in_a_process_with_one_thread(test: fn()) {
+    multiproc::Process::new(test, ()).name("harness").start().unwrap().join().unwrap()
 }
 
 pub(crate) use for_each_method;

@@ -1,0 +1,80 @@
+//! A copy of this process that is its child: fork(2), by way of the C library, so that what others have registered with
+//! pthread_atfork(3) is done.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+pub use crate::clone::Side;
+
+/// Makes a copy of the calling process, as its child. What C's stdio has buffered is written out first, lest both write it. In the copy all
+/// signals are blocked, so that none is taken by a handler that is not meant for it; see
+/// [`reset_to_defaults`](crate::signal::reset_to_defaults).
+///
+/// # Errors
+/// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
+///
+/// # Safety
+/// The process must have one thread, the calling one: in a copy of a process with more of them, whatever lock another thread held is
+/// held for ever.
+pub unsafe fn fork() -> io::Result<Side> {
+    flush_c_stdio();
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the first set is filled in before it is read, the second by the call.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    // SAFETY: as the caller says.
+    let result = crate::cvt(unsafe { libc::fork() });
+    if let Ok(0) = result {
+        return Ok(Side::Copy);
+    }
+    // SAFETY: filled in above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    result.map(Side::Original)
+}
+
+/// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the original's to call. What C's stdio has
+/// buffered is written out.
+pub fn leave(code: i32) -> ! {
+    flush_c_stdio();
+    // SAFETY: it ends the process, and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+fn flush_c_stdio() {
+    // SAFETY: a null pointer means all streams; each is locked by the C library while it is written out.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_is_a_child() {
+        // The harness has threads, so this is done by a child that it forks, which has one. It may do no more than system calls.
+        // SAFETY: the copy calls nothing that could wait for another thread.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: this process has one thread.
+            let code = match unsafe { fork() } {
+                Ok(Side::Copy) => leave(7),
+                Ok(Side::Original(grandchild)) => {
+                    let mut status = 0;
+                    // SAFETY: the status is ours.
+                    unsafe { libc::waitpid(grandchild, &raw mut status, 0) };
+                    libc::WEXITSTATUS(status)
+                }
+                Err(_) => 1,
+            };
+            // SAFETY: it ends the process.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(libc::WEXITSTATUS(status), 7);
+    }
+}

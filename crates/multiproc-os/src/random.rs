@@ -1,0 +1,23 @@
+//! Random numbers from the kernel: getrandom(2).
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// A random number; where the kernel can't give one yet, one made of the time and the process's id.
+pub fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            now.as_nanos() as u64 ^ (crate::threads::getpid() as u64) << 40
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn two_differ() {
+        assert_ne!(super::seed(), super::seed());
+    }
+}

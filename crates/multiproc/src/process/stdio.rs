@@ -1,0 +1,134 @@
+//! [`Stdio`]: what a process has as its standard input, output and error.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use multiproc_os::fd_passing::above_stdio;
+
+/// What a process gets as one of descriptors 0 to 2. See [`Process::stdin`](crate::Process::stdin).
+///
+/// A file, a socket, a pipe's end: whatever is an [`OwnedFd`] becomes one by `From`.
+///
+/// ```
+/// use std::io::Read;
+///
+/// use multiproc::{Process, Stdio};
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut child = Process::new(|| println!("hello"), ()).stdout(Stdio::piped()).start()?;
+/// let mut text = String::new();
+/// child.stdout.take().unwrap().read_to_string(&mut text)?;
+/// assert_eq!(text, "hello\n");
+/// child.join()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Stdio(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Inherit,
+    Null,
+    Piped,
+    Given(OwnedFd),
+}
+
+impl Stdio {
+    /// What the creator has at the moment of the start; `/dev/null` if that is closed. So it is unless something else is said.
+    pub fn inherit() -> Stdio {
+        Stdio(Kind::Inherit)
+    }
+
+    /// `/dev/null`: nothing to read, and what is written is gone.
+    pub fn null() -> Stdio {
+        Stdio(Kind::Null)
+    }
+
+    /// A new pipe. The creator has the other end, in the field of [`Child`](crate::Child) of the same name.
+    ///
+    /// A pipe holds 64 KiB. A process that writes more than that waits until somebody reads, so read before you wait for it, or let
+    /// [`Child::join_with_output`](crate::Child::join_with_output) do both.
+    pub fn piped() -> Stdio {
+        Stdio(Kind::Piped)
+    }
+}
+
+impl<T: Into<OwnedFd>> From<T> for Stdio {
+    fn from(fd: T) -> Stdio {
+        Stdio(Kind::Given(fd.into()))
+    }
+}
+
+/// The three, as they were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted(pub(crate) [Option<Stdio>; 3]);
+
+/// The three, as a start hands them over, none of them numbered 0 to 2: none where the process is to have what its creator has.
+#[derive(Debug, Default)]
+pub(crate) struct Streams(pub(crate) [Option<OwnedFd>; 3]);
+
+/// The creator's ends of the pipes.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+}
+
+impl Wanted {
+    /// Opens what has to be opened.
+    pub(crate) fn open(self) -> io::Result<(Streams, Ends)> {
+        let (mut streams, mut ends) = (Streams::default(), Ends::default());
+        for (number, wanted) in self.0.into_iter().enumerate() {
+            streams.0[number] = match wanted.map_or(Kind::Inherit, |wanted| wanted.0) {
+                Kind::Inherit => None,
+                Kind::Null => Some(multiproc_os::stdio::dev_null()?),
+                Kind::Given(fd) => Some(above_stdio(fd)?),
+                Kind::Piped => {
+                    let (reader, writer) = io::pipe()?;
+                    let (reader, writer) =
+                        (PipeReader::from(above_stdio(reader.into())?), PipeWriter::from(above_stdio(writer.into())?));
+                    Some(match number {
+                        0 => {
+                            ends.stdin = Some(writer);
+                            reader.into()
+                        }
+                        1 => {
+                            ends.stdout = Some(reader);
+                            writer.into()
+                        }
+                        _ => {
+                            ends.stderr = Some(reader);
+                            writer.into()
+                        }
+                    })
+                }
+            };
+        }
+        Ok((streams, ends))
+    }
+}
+
+impl Streams {
+    /// Which of them are there.
+    pub(crate) fn present(&self) -> [bool; 3] {
+        self.0.each_ref().map(Option::is_some)
+    }
+
+    /// Those that are there, in order.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// The other way: which are there, and those that came.
+    pub(crate) fn from_fds(present: [bool; 3], fds: &mut impl Iterator<Item = OwnedFd>) -> io::Result<Streams> {
+        let mut streams = Streams::default();
+        for (stream, _) in streams.0.iter_mut().zip(present).filter(|(_, present)| *present) {
+            let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
+            *stream = Some(fds.next().ok_or_else(missing)?);
+        }
+        Ok(streams)
+    }
+}

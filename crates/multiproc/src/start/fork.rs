@@ -1,0 +1,122 @@
+//! The method `Fork`: this process copies itself, and the copy runs what is in its memory already.
+//!
+//! The copy goes on from here, in the middle of its creator's stack, and never returns from it. It lets go of what its creator has of
+//! multiproc (sockets of other children and of the server, finalizers), and leaves without the creator's exit handlers. What the
+//! program itself has open stays open.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+
+use multiproc_os::fork::{self, Side};
+use multiproc_os::{fd_passing, pidfd, signal, stdio, threads};
+
+use super::assignment::{Assignment, Started};
+use super::entry::{self, Announce, REFUSED};
+use super::handshake::{self, PATIENCE};
+use super::report::Report;
+use super::{forkserver, kind};
+use crate::process::stdio::{Ends, Streams};
+use crate::process::{at_exit, family};
+use crate::transfer::packet::{self, PacketError};
+use crate::{Error, Result};
+
+/// The process that is a forked copy, if this is one: a copy that the user makes of it by other means is none.
+static COPY: AtomicI32 = AtomicI32::new(0);
+
+/// Whether this process was made by this method.
+pub(crate) fn is_copy() -> bool {
+    COPY.load(Relaxed) == threads::getpid()
+}
+
+/// Starts a process that runs `task`. The ends of pipes, `ends`, are this process's alone, and given back.
+pub(crate) fn start(
+    assignment: Assignment,
+    streams: Streams,
+    ends: Ends,
+    task: impl FnOnce() -> Report,
+) -> Result<(Started, Ends)> {
+    let name = assignment.identity.name.clone();
+    let fail = |what: &'static str| {
+        let name = name.clone();
+        move |source| Error::Start { process: name, what: what.into(), source }
+    };
+    let threads = threads::count().map_err(fail("its threads could not be counted"))?;
+    if threads > 1 {
+        let tasks = threads::list().unwrap_or_default();
+        return Err(Error::MultiThreaded { process: name, threads, tasks });
+    }
+    let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let announce = match signal::children_are_reaped_by_the_kernel() {
+        true => Announce::WithPidfd,
+        false => Announce::Yes,
+    };
+    // Read once, and not by each copy.
+    let _ = entry::memory_ranges();
+    // Lest both write what is in the buffer.
+    let _ = std::io::stdout().flush();
+    // SAFETY: there is one thread, as just counted; it is the calling one, so nobody makes another.
+    match unsafe { fork::fork() }.map_err(fail("fork"))? {
+        Side::Copy => {
+            drop((ours, ends));
+            live(assignment, streams, theirs, announce, task)
+        }
+        Side::Original(pid) => {
+            drop((theirs, streams));
+            Ok((started(&name, pid, ours)?, ends))
+        }
+    }
+}
+
+/// The copy's life.
+fn live(
+    assignment: Assignment,
+    streams: Streams,
+    socket: OwnedFd,
+    announce: Announce,
+    task: impl FnOnce() -> Report,
+) -> ! {
+    COPY.store(threads::getpid(), Relaxed);
+    // Nothing may unwind into the frames of the creator.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        if let Err(error) = signal::reset_to_defaults().and_then(|()| stdio::replace_some(streams.0)) {
+            entry::refuse(socket, &format!("the new process could not set itself up: {error}"));
+        }
+        family::disown();
+        forkserver::forget();
+        at_exit::forget();
+        entry::live(assignment, socket, announce, AssertUnwindSafe(task))
+    }));
+    fork::leave(REFUSED)
+}
+
+/// The parent's side, once the copy is there: waits until it says that it has its own signal handling, and so can be ended.
+fn started(name: &str, pid: i32, socket: OwnedFd) -> Result<Started> {
+    let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+    let result = (|| {
+        let deadline = std::time::Instant::now().checked_add(PATIENCE);
+        pidfd::wait_any([&socket], deadline).map_err(fail("waiting for its answer failed"))?;
+        match packet::receive(&socket, false) {
+            Ok(mut packet) if packet.kind == kind::STARTED => Ok(packet.fds.pop()),
+            Ok(packet) if packet.kind == kind::NOT_STARTED => Err(handshake::not_started(name, &packet)),
+            Ok(packet) if packet.kind == kind::REFUSED => Err(handshake::refused(name, &packet)),
+            // It was killed. It has been started, and its status tells the rest.
+            Err(PacketError::Closed) => Ok(None),
+            Ok(packet) => {
+                let reason = format!("it answered with a message of kind {}", packet.kind);
+                Err(Error::Handshake { process: name.into(), reason })
+            }
+            Err(error) => {
+                let reason = format!("it did not answer as it should: {error}");
+                Err(Error::Handshake { process: name.into(), reason })
+            }
+        }
+    })();
+    let pidfd = result.and_then(|pidfd| match pidfd {
+        Some(pidfd) => Ok(Some(pidfd)),
+        None => pidfd::open_child(pid).map_err(fail("its pidfd could not be opened")),
+    });
+    let pidfd = pidfd.inspect_err(|_| pidfd::kill_unopened_child(pid))?;
+    Ok(Started { pid, pidfd, socket, early: None })
+}

@@ -1,0 +1,230 @@
+//! The start method `Fork`: what is inherited, what is not, and when it is refused.
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use common::{Ends, Scratch, Unwilling, in_a_process_with_one_thread, sleep_long};
+use multiproc::{Error, Process, StartMethod};
+
+#[multiproc::test]
+fn refused_while_there_are_threads() {
+    // The harness has at least two: its own, and this test's.
+    let error = Process::fork(|| ()).name("p").start().unwrap_err();
+    let Error::MultiThreaded { process, threads, tasks } = &error else { panic!("{error}") };
+    assert_eq!(process, "p");
+    assert!(*threads >= 2);
+    // SAFETY: it only returns a number.
+    assert_eq!(tasks[0].0, unsafe { libc::gettid() });
+    assert!(error.to_string().starts_with("cannot start p: fork refused, this process has"), "{error}");
+}
+
+#[multiproc::test]
+fn refused_until_the_other_threads_have_ended() {
+    in_a_process_with_one_thread(|| {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || receiver.recv());
+        let error = Process::new(|| 1, ()).start_method(StartMethod::Fork).start().unwrap_err();
+        assert!(matches!(error, Error::MultiThreaded { threads: 2, .. }), "{error}");
+        drop(sender);
+        let _ = thread.join().unwrap();
+        assert_eq!(Process::new(|| 1, ()).start_method(StartMethod::Fork).start().unwrap().join().unwrap(), 1);
+    });
+}
+
+#[multiproc::test]
+fn a_closure_takes_what_it_has_captured() {
+    in_a_process_with_one_thread(|| {
+        let borrowed = vec![1_u64; 1000];
+        let owned = Box::new([2_u64; 10]);
+        let function: &dyn Fn(u64) -> u64 = &|n| n * borrowed[0];
+        let child = Process::fork(move || borrowed_sum(&owned[..]) + function(22)).start().unwrap();
+        assert_eq!(child.join().unwrap(), 42);
+        assert_eq!(borrowed.len(), 1000);
+    });
+    fn borrowed_sum(numbers: &[u64]) -> u64 {
+        numbers.iter().sum()
+    }
+}
+
+#[multiproc::test]
+fn nothing_is_serialised() {
+    in_a_process_with_one_thread(|| {
+        let child = Process::new(|unwilling: Unwilling| format!("{unwilling:?}"), (Unwilling,));
+        assert_eq!(child.start_method(StartMethod::Fork).start().unwrap().join().unwrap(), "Unwilling");
+        // The result is.
+        let child = Process::fork(|| Unwilling).start().unwrap();
+        assert!(matches!(child.join().unwrap_err().kind(), multiproc::JoinErrorKind::NotSent(_)));
+    });
+}
+
+#[multiproc::test]
+fn a_capturing_closure_cannot_be_sent() {
+    let number = 7;
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let error = Process::fork(move || number).start_method(method).start().unwrap_err();
+        assert!(matches!(error, Error::Arguments { .. }), "{error}");
+        assert!(error.to_string().contains("StartMethod::Fork"), "{error}");
+    }
+}
+
+#[multiproc::test]
+fn memory_is_a_copy() {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    in_a_process_with_one_thread(|| {
+        NUMBER.store(1, Ordering::Relaxed);
+        let child = Process::fork(|| NUMBER.fetch_add(1, Ordering::Relaxed)).start().unwrap();
+        assert_eq!(child.join().unwrap(), 1);
+        assert_eq!(NUMBER.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[multiproc::test]
+fn files_of_the_program_stay_open_and_ours_do_not() {
+    fn open_descriptors() -> Vec<String> {
+        let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+        entries.filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned())).collect()
+    }
+    in_a_process_with_one_thread(|| {
+        let scratch = Scratch::new();
+        let path = scratch.path("file");
+        let mut file = File::options().create(true).append(true).open(&path).unwrap();
+        // Some to let go of: a server, and children of all methods.
+        let others: Vec<_> = [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork]
+            .map(|method| Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap()))
+            .into();
+        let child = Process::fork(|| {
+            file.write_all(b"from the child").unwrap();
+            open_descriptors()
+        });
+        let list = child.start().unwrap().join().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "from the child");
+        assert!(list.contains(&path), "{list:?}");
+        // Its own, and that of the harness, which it was made by.
+        assert_eq!(list.iter().filter(|target| target.starts_with("socket:")).count(), 2, "{list:?}");
+        drop(others);
+    });
+}
+
+#[multiproc::test]
+fn siblings_die_with_their_parent() {
+    // Should the second child hold a copy of the first one's socket, the first would outlive the parent.
+    let scratch = Scratch::new();
+    let pids = common::fifo(&scratch, "pids");
+    let parent = Process::new(
+        |pids: String| {
+            let first = Process::fork(sleep_long).start().unwrap();
+            let second = Process::fork(sleep_long).outlive_parent(true).start().unwrap();
+            std::fs::write(pids, format!("{} {}", first.pid(), second.pid())).unwrap();
+            sleep_long();
+        },
+        (pids.clone(),),
+    );
+    let parent = Ends(parent.start().unwrap());
+    let pids = std::fs::read_to_string(pids).unwrap();
+    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    parent.kill().unwrap();
+    common::wait_gone(pids[0]);
+    assert!(common::exists(pids[1]));
+    let free = multiproc_os::pidfd::open(pids[1]).unwrap();
+    multiproc_os::pidfd::send_signal(&free, libc::SIGKILL).unwrap();
+}
+
+#[multiproc::test]
+fn handles_to_siblings_are_only_to_look_at() {
+    in_a_process_with_one_thread(|| {
+        let sibling = Ends(Process::fork(|| sleep_long()).start().unwrap());
+        let child =
+            Process::fork(|| (sibling.is_alive(), sibling.name().to_owned(), multiproc::active_children().len()));
+        assert_eq!(child.start().unwrap().join().unwrap(), (true, sibling.name().to_owned(), 0));
+        assert!(sibling.is_alive());
+    });
+}
+
+#[multiproc::test]
+fn what_is_buffered_is_written_once() {
+    in_a_process_with_one_thread(|| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let program = Process::fork(|| {
+            print!("once ");
+            let child = Process::fork(|| print!("twice ")).start().unwrap();
+            child.join().unwrap();
+            print!("thrice");
+        });
+        program.stdout(writer).start().unwrap().join().unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "once twice thrice");
+    });
+}
+
+#[multiproc::test]
+fn finalizers_are_those_of_the_process_itself() {
+    in_a_process_with_one_thread(|| {
+        let scratch = Scratch::new();
+        let path = scratch.path("log");
+        let log = |path: &str, line: &str| {
+            File::options().create(true).append(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
+        };
+        let own = path.clone();
+        let finalizer = multiproc::at_exit(0, move || log(&own, "parent"));
+        let own = path.clone();
+        let child = Process::fork(move || {
+            multiproc::at_exit(0, move || log(&own, "child"));
+        });
+        child.start().unwrap().join().unwrap();
+        assert!(finalizer.cancel());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "child");
+    });
+}
+
+#[multiproc::test]
+fn exit_handlers_of_the_creator_are_not_called() {
+    extern "C" fn handler() {
+        // SAFETY: it ends the process.
+        unsafe { libc::_exit(66) }
+    }
+    let child = Process::new(
+        || {
+            // SAFETY: the handler lives as long as the program.
+            unsafe { libc::atexit(handler) };
+            Process::fork(|| 5).start().unwrap().wait().unwrap().exit_code()
+        },
+        (),
+    );
+    let child = child.start().unwrap();
+    assert_eq!(child.wait().unwrap().exit_code(), Some(66));
+    assert_eq!(child.join().unwrap(), Some(0));
+}
+
+#[multiproc::test]
+fn forks_of_forks() {
+    in_a_process_with_one_thread(|| {
+        fn depth(left: u32) -> u32 {
+            if left == 0 { 0 } else { 1 + Process::fork(|| depth(left - 1)).start().unwrap().join().unwrap() }
+        }
+        assert_eq!(depth(5), 5);
+        // A forked process may use the other methods, and begins with a server of its own.
+        let child = Process::fork(|| {
+            [StartMethod::ForkServer, StartMethod::Spawn].map(|method| {
+                Process::new(|| std::process::id(), ()).start_method(method).start().unwrap().join().unwrap()
+            })
+        });
+        let [a, b] = child.start().unwrap().join().unwrap();
+        assert_ne!(a, b);
+    });
+}
+
+#[multiproc::test]
+fn handlers_of_the_creator_are_not_inherited() {
+    extern "C" fn handler(_: i32) {}
+    in_a_process_with_one_thread(|| {
+        // SAFETY: the handler does nothing.
+        unsafe { libc::signal(libc::SIGTERM, handler as extern "C" fn(i32) as usize) };
+        let child = Process::fork(sleep_long).start().unwrap();
+        child.terminate().unwrap();
+        assert_eq!(child.exit_code(), Some(-libc::SIGTERM));
+    });
+}
