@@ -14,6 +14,25 @@ pub fn open_current() -> io::Result<OwnedFd> {
     crate::fd_passing::above_stdio(rustix::fs::open(c"/proc/self/cwd", flags, Mode::empty())?)
 }
 
+/// What tells a directory from all others that are there at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Id {
+    device: u64,
+    inode: u64,
+}
+
+/// Which directory is the current one; none if that can't be told.
+pub fn id() -> Option<Id> {
+    let stat = rustix::fs::stat(c".").ok()?;
+    Some(Id { device: stat.st_dev, inode: stat.st_ino })
+}
+
+/// Which directory is behind the handle; none if that can't be told.
+pub fn id_of(directory: impl AsFd) -> Option<Id> {
+    let stat = rustix::fs::fstat(directory).ok()?;
+    Some(Id { device: stat.st_dev, inode: stat.st_ino })
+}
+
 /// Makes the directory behind the handle the current one.
 ///
 /// # Errors

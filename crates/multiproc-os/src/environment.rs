@@ -20,6 +20,12 @@ pub fn snapshot() -> Vec<u8> {
     block
 }
 
+/// As [`snapshot`], but none if the environment is `known`.
+pub fn snapshot_unless(known: Option<&[u8]>) -> Option<Vec<u8>> {
+    let now = snapshot();
+    (known != Some(&now)).then_some(now)
+}
+
 /// What [`replace`] has put in place: the strings, and the array of pointers to them (as numbers, so that it is `Send`).
 static IN_PLACE: Mutex<(Vec<u8>, Vec<usize>)> = Mutex::new((Vec::new(), Vec::new()));
 

@@ -2,9 +2,9 @@
 //! pthread_atfork(3) is done.
 
 use std::io;
-use std::mem::MaybeUninit;
 
 pub use crate::clone::Side;
+use crate::signal::Blocked;
 
 /// Makes a copy of the calling process, as its child. What C's stdio has buffered is written out first, lest both write it. In the copy all
 /// signals are blocked, so that none is taken by a handler that is not meant for it; see
@@ -18,21 +18,15 @@ pub use crate::clone::Side;
 /// held for ever.
 pub unsafe fn fork() -> io::Result<Side> {
     flush_c_stdio();
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the first set is filled in before it is read, the second by the call.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-    }
+    let blocked = Blocked::all();
     // SAFETY: as the caller says.
-    let result = crate::cvt(unsafe { libc::fork() });
-    if let Ok(0) = result {
-        return Ok(Side::Copy);
+    match crate::cvt(unsafe { libc::fork() })? {
+        0 => {
+            std::mem::forget(blocked);
+            Ok(Side::Copy)
+        }
+        pid => Ok(Side::Original(pid)),
     }
-    // SAFETY: filled in above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    result.map(Side::Original)
 }
 
 /// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the original's to call. What C's stdio has

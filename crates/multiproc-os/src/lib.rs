@@ -31,6 +31,7 @@ pub mod oom;
 pub mod pid_slots;
 pub mod pidfd;
 pub mod pipe;
+pub mod prefault;
 pub mod random;
 pub mod signal;
 pub mod stdio;

@@ -54,6 +54,36 @@ pub fn ignore_sigpipe() -> io::Result<()> {
     }
 }
 
+/// All signals are blocked for the calling thread, and for threads that it makes, until this is dropped.
+#[derive(Debug)]
+pub struct Blocked {
+    before: libc::sigset_t,
+    /// It belongs to this thread.
+    thread: std::marker::PhantomData<*const ()>,
+}
+
+impl Blocked {
+    /// Blocks them.
+    pub fn all() -> Blocked {
+        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: the first set is filled in before it is read, the second by the call; all-zero bytes are a value of it.
+        let before = unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            before.assume_init()
+        };
+        Blocked { before, thread: std::marker::PhantomData }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is one that the kernel gave.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+    }
+}
+
 /// Has every signal do in this process what it does in a fresh one, and be blocked no more: the default, `SIGPIPE` ignored as the Rust runtime
 /// does. The handlers of `SIGSEGV` and `SIGBUS` stay: one of them is the runtime's, which tells of stack overflows.
 ///

@@ -135,7 +135,7 @@ fn siblings_die_with_their_parent() {
 #[multiproc::test]
 fn handles_to_siblings_are_only_to_look_at() {
     in_a_process_with_one_thread(|| {
-        let sibling = Ends(Process::fork(|| sleep_long()).start().unwrap());
+        let sibling = Ends(Process::fork(sleep_long).start().unwrap());
         let child =
             Process::fork(|| (sibling.is_alive(), sibling.name().to_owned(), multiproc::active_children().len()));
         assert_eq!(child.start().unwrap().join().unwrap(), (true, sibling.name().to_owned(), 0));

@@ -19,7 +19,7 @@ use super::{at_exit, family, out_of_memory};
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
-use crate::start::{entry, fork, forkserver, spawn};
+use crate::start::{entry, fork, forkserver, spawn, standby};
 use crate::{Error, Result, log};
 
 /// A process to be: what it will run, and its properties. [`start`](Process::start) brings it to life.
@@ -369,7 +369,11 @@ impl<R: Run> Process<R> {
             let order = Order { assignment: &assignment, payload: &payload, streams: &streams };
             let started = match method {
                 StartMethod::Spawn => spawn::start(&order)?,
-                _ => forkserver::start(&order)?,
+                _ => {
+                    let started = forkserver::start(&order)?;
+                    standby::started();
+                    started
+                }
             };
             (started, ends)
         };

@@ -187,6 +187,8 @@ pub enum JoinErrorKind {
         /// Whether a core file was asked for.
         core_dumped: bool,
     },
+    /// The process could not take on what it was to begin with, after it had been started. Exit code 70.
+    NotStarted(String),
     /// The process could not make sense of its arguments. Exit code 1.
     Arguments(String),
     /// The target returned a value that can't be sent. Exit code 1.
@@ -252,6 +254,7 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "was killed by {}", SignalName(*signal))?;
                 if *core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
             }
+            JoinErrorKind::NotStarted(reason) => write!(f, "could not begin: {reason}"),
             JoinErrorKind::Arguments(reason) => write!(f, "could not take its arguments: {reason}"),
             JoinErrorKind::NotSent(reason) => {
                 write!(f, "has a result that can't be sent: {reason}")

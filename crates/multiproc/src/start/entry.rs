@@ -18,7 +18,7 @@ use super::report::{Failure, Report};
 use super::target::Entry;
 use super::{fork, forkserver, kind, method, spawn};
 use crate::log;
-use crate::process::options::{NotSet, Options};
+use crate::process::options::Options;
 use crate::process::outcome::Outcome;
 use crate::process::run::{Private, Run};
 use crate::process::{at_exit, current, family};
@@ -173,7 +173,7 @@ pub(crate) fn live(
     let options = assignment.options;
     // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
     if let Err(not_set) = unsafe { options.apply() } {
-        fail(socket, &not_set);
+        fail(socket, &not_set.what, &not_set.source);
     }
     if announce != Announce::No {
         let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
@@ -220,8 +220,8 @@ fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
 }
 
 /// Tells the parent that the start has failed, and ends this process.
-fn fail(socket: OwnedFd, not_set: &NotSet) -> ! {
-    let failure = (&not_set.what, not_set.source.raw_os_error().unwrap_or(EINVAL));
+pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
+    let failure = (what, error.raw_os_error().unwrap_or(EINVAL));
     let _ = packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[]);
     drop(socket);
     leave_with(REFUSED)

@@ -14,12 +14,11 @@ use multiproc_os::{fd_passing, pidfd, signal, stdio, threads};
 
 use super::assignment::{Assignment, Started};
 use super::entry::{self, Announce, REFUSED};
-use super::handshake::{self, PATIENCE};
+use super::handshake;
 use super::report::Report;
-use super::{forkserver, kind};
+use super::{forkserver, standby};
 use crate::process::stdio::{Ends, Streams};
 use crate::process::{at_exit, family};
-use crate::transfer::packet::{self, PacketError};
 use crate::{Error, Result};
 
 /// The process that is a forked copy, if this is one: a copy that the user makes of it by other means is none.
@@ -42,6 +41,8 @@ pub(crate) fn start(
         let name = name.clone();
         move |source| Error::Start { process: name, what: what.into(), source }
     };
+    // Its keeper is a thread of ours.
+    standby::dismiss();
     let threads = threads::count().map_err(fail("its threads could not be counted"))?;
     if threads > 1 {
         let tasks = threads::list().unwrap_or_default();
@@ -94,29 +95,13 @@ fn live(
 /// The parent's side, once the copy is there: waits until it says that it has its own signal handling, and so can be ended.
 fn started(name: &str, pid: i32, socket: OwnedFd) -> Result<Started> {
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-    let result = (|| {
-        let deadline = std::time::Instant::now().checked_add(PATIENCE);
-        pidfd::wait_any([&socket], deadline).map_err(fail("waiting for its answer failed"))?;
-        match packet::receive(&socket, false) {
-            Ok(mut packet) if packet.kind == kind::STARTED => Ok(packet.fds.pop()),
-            Ok(packet) if packet.kind == kind::NOT_STARTED => Err(handshake::not_started(name, &packet)),
-            Ok(packet) if packet.kind == kind::REFUSED => Err(handshake::refused(name, &packet)),
-            // It was killed. It has been started, and its status tells the rest.
-            Err(PacketError::Closed) => Ok(None),
-            Ok(packet) => {
-                let reason = format!("it answered with a message of kind {}", packet.kind);
-                Err(Error::Handshake { process: name.into(), reason })
-            }
-            Err(error) => {
-                let reason = format!("it did not answer as it should: {error}");
-                Err(Error::Handshake { process: name.into(), reason })
-            }
+    let answer = handshake::answer_of_child(name, &socket).and_then(|answer| match answer.pidfd {
+        Some(pidfd) => Ok((Some(pidfd), answer.early)),
+        None => {
+            let pidfd = pidfd::open_child(pid).map_err(fail("its pidfd could not be opened"))?;
+            Ok((pidfd, answer.early))
         }
-    })();
-    let pidfd = result.and_then(|pidfd| match pidfd {
-        Some(pidfd) => Ok(Some(pidfd)),
-        None => pidfd::open_child(pid).map_err(fail("its pidfd could not be opened")),
     });
-    let pidfd = pidfd.inspect_err(|_| pidfd::kill_unopened_child(pid))?;
-    Ok(Started { pid, pidfd, socket, early: None })
+    let (pidfd, early) = answer.inspect_err(|_| pidfd::kill_unopened_child(pid))?;
+    Ok(Started { pid, pidfd, socket, early })
 }

@@ -19,15 +19,17 @@ use super::assignment::{self, Order, Started};
 use super::entry::Announce;
 use super::handshake::{self, Copy, PATIENCE};
 use super::report::Report;
-use super::surroundings::{self, Surroundings};
-use super::{entry, kind, target};
+use super::standby::Standby;
+use super::surroundings::{self, Known, Surroundings};
+use super::{entry, kind, standby, target};
+use crate::process::stdio::Streams;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::{Error, Result};
 
 /// What comes before the assignment in a request to the server.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
+pub(crate) struct Request {
     /// Where the kernel writes the child's pid.
     slot: u16,
     /// What the child itself is to say. If nothing, the server says that it has started.
@@ -35,19 +37,26 @@ struct Request {
     surroundings: Surroundings,
 }
 
+impl Request {
+    /// A request to a process that is there already.
+    pub(crate) fn to_standby(announce: Announce, surroundings: Surroundings) -> Request {
+        Request { slot: 0, announce, surroundings }
+    }
+}
+
 /// A server that runs, as far as its parent knows.
 struct Server {
     process: Arc<ServerProcess>,
     /// Slots that no start in flight uses.
     free: Vec<u16>,
-    /// The environment that the server has been told last; none if none yet.
-    environment: Option<Vec<u8>>,
+    /// What it has been told of the surroundings.
+    known: Known,
     /// What its parent might do when it started the server. Children of one that has given up some of that must not have it.
     credentials: Credentials,
 }
 
 /// The part of a server that starts in flight share. The last of them, and the server is reaped, be it alive or dead.
-struct ServerProcess {
+pub(crate) struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
 }
@@ -75,27 +84,61 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
 /// Ends this process's server, if it has one: nobody will need it any more. (It would end by itself; but then somebody else has to
 /// reap it, and not every first process of a container does.)
 pub(crate) fn end() {
+    standby::dismiss();
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(server);
 }
 
 /// In a copy of this process that has just been forked: lets go of the server, which is its creator's.
 pub(crate) fn forget() {
-    end();
+    let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    drop(server);
+}
+
+/// Has the server make a process that stands by. None if it can't, now, for whatever reason, or if there is no server.
+pub(crate) fn make_standby() -> Option<Standby> {
+    let (ours, theirs) = fd_passing::pair().ok()?;
+    let (process, slot, known) = {
+        let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = current.as_mut().filter(|server| server.is_mine())?;
+        let slot = server.free.pop()?;
+        match server.request(kind::STAND_BY, slot, Announce::No, &[], None, theirs.as_fd()) {
+            Ok(known) => (server.process.clone(), slot, known),
+            Err(_) => {
+                server.free.push(slot);
+                return None;
+            }
+        }
+    };
+    drop(theirs);
+    let outcome = process.await_child("a process that stands by", ours, slot);
+    process.settle(slot, &outcome);
+    let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
+    Some(Standby { started, server: Arc::downgrade(&process), known })
 }
 
 /// One attempt; none if the server died before it made the process.
 fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let name = order.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-    let front = assignment::join(order.assignment);
-    let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
 
-    let (process, slot) = {
+    let standby = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_none_or(|server| !server.is_mine()) {
             *current = None;
         }
+        current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
+    };
+    if let Some(standby) = standby
+        && let Some(started) = standby.begin(order)?
+    {
+        return Ok(Some(started));
+    }
+
+    let front = assignment::join(order.assignment);
+    let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let (process, slot) = {
+        let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = match &mut *current {
             Some(server) => server,
             none => none.insert(Server::launch(name)?),
@@ -104,9 +147,15 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        match server.request(slot, &front, order, theirs.as_fd()) {
-            Ok(()) => (server.process.clone(), slot),
-            Err(source) if matches!(source.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+        let announce = match signal::children_are_reaped_by_the_kernel() {
+            true => Announce::WithPidfd,
+            false if order.assignment.options.is_empty() => Announce::No,
+            false => Announce::Yes,
+        };
+        let body = [&front[..], order.payload];
+        match server.request(kind::START, slot, announce, &body, Some(order.streams), theirs.as_fd()) {
+            Ok(_) => (server.process.clone(), slot),
+            Err(source) if handshake::is_gone(&source) => {
                 *current = None;
                 return Ok(None);
             }
@@ -117,20 +166,8 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
         }
     };
     drop(theirs);
-
     let outcome = process.await_child(name, ours, slot);
-    if outcome.is_err() {
-        // Should it have been made all the same, it is of no use to anybody.
-        pidfd::kill_unopened_child(process.pid(slot));
-    }
-    let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, &process)) {
-        match &outcome {
-            // A dead server, or one that doesn't answer: the next start brings another.
-            Ok(None) | Err(Error::Handshake { .. }) => *current = None,
-            Ok(Some(_)) | Err(_) => server.free.push(slot),
-        }
-    }
+    process.settle(slot, &outcome);
     outcome
 }
 
@@ -152,7 +189,7 @@ impl Server {
         Ok(Server {
             process: Arc::new(ServerProcess { copy, slots }),
             free: (0..SLOTS as u16).rev().collect(),
-            environment: None,
+            known: Known::default(),
             credentials,
         })
     }
@@ -161,20 +198,24 @@ impl Server {
         self.process.copy.is_ours() && self.credentials == Credentials::current()
     }
 
-    /// Asks for a child.
-    fn request(&mut self, slot: u16, front: &[u8], order: &Order<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let (surroundings, outgoing) = surroundings::current(self.environment.as_deref(), order.streams)?;
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).collect();
-        let announce = match signal::children_are_reaped_by_the_kernel() {
-            true => Announce::WithPidfd,
-            false if order.assignment.options.is_empty() => Announce::No,
-            false => Announce::Yes,
-        };
+    /// Asks for a child. Gives what that will know of its surroundings.
+    fn request(
+        &mut self,
+        kind: u8,
+        slot: u16,
+        announce: Announce,
+        order: &[&[u8]],
+        streams: Option<&Streams>,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<Known> {
+        let (surroundings, outgoing) = surroundings::current(&self.known, streams)?;
         let head = assignment::join(&Request { slot, announce, surroundings });
+        let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(order.iter().copied()).collect();
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).collect();
         self.process.slot(slot).store(0, SeqCst);
-        packet::send(self.process.copy.socket(), kind::START, &[&head, front, order.payload], &fds)?;
-        self.environment = Some(outgoing.environment);
-        Ok(())
+        packet::send(self.process.copy.socket(), kind, &parts, &fds)?;
+        drop(fds);
+        Ok(self.known.learn(outgoing))
     }
 }
 
@@ -235,6 +276,22 @@ impl ServerProcess {
         }
     }
 
+    /// Once a request has come to this end: gives back its slot, or gives up a server that is of no more use.
+    fn settle(self: &Arc<ServerProcess>, slot: u16, outcome: &Result<Option<Started>>) {
+        if outcome.is_err() {
+            // Should it have been made all the same, it is of no use to anybody.
+            pidfd::kill_unopened_child(self.pid(slot));
+        }
+        let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, self)) {
+            match outcome {
+                // A dead server, or one that doesn't answer: the next start brings another.
+                Ok(None) | Err(Error::Handshake { .. }) => *current = None,
+                Ok(Some(_)) | Err(_) => server.free.push(slot),
+            }
+        }
+    }
+
     /// Whether the server, whose sockets are closed already as it seems, ends within a moment.
     fn is_dying(&self) -> bool {
         let moment = Instant::now().checked_add(Duration::from_millis(100));
@@ -271,7 +328,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
     }
     loop {
         let packet = match packet::receive(&control, true) {
-            Ok(packet) if packet.kind == kind::START => packet,
+            Ok(packet) if matches!(packet.kind, kind::START | kind::STAND_BY) => packet,
             Err(PacketError::Closed) => std::process::exit(0),
             Ok(packet) => entry::refuse(control, &format!("the server got a message of kind {}", packet.kind)),
             // Its descriptors did not fit, say. Its sender sees its socket closed, and this server's end.
@@ -300,6 +357,10 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             side.map(|_| None).map_err(|error| no("clone", &error))
         })();
         match made {
+            Ok(Some((_, handed, _))) if packet.kind == kind::STAND_BY => {
+                drop((control, handed));
+                standby::stand_by(socket)
+            }
             Ok(Some((order, handed, announce))) => {
                 drop(control);
                 if let Err(error) = handed.take_on() {
@@ -312,6 +373,20 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             Err(failure) => drop(packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[])),
         }
     }
+}
+
+/// In a process that stood by: takes on what the request says, then lives by the order.
+pub(crate) fn become_child(request: Request, fds: impl Iterator<Item = OwnedFd>, socket: OwnedFd, order: &[u8]) -> ! {
+    // SAFETY: this process is a copy of the server, with its one thread.
+    let handed = unsafe { request.surroundings.receive(fds) };
+    let result = handed.and_then(|handed| {
+        handed.enter()?;
+        handed.take_on()
+    });
+    if let Err(error) = result {
+        entry::fail(socket, "its surroundings could not be taken on", &error);
+    }
+    entry::begin(order, socket, request.announce)
 }
 
 /// What failed, and the error's number.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::credentials::Ids;
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
+use super::report::Report;
 use super::{kind, target};
 use crate::process::family::SIGKILL;
 use crate::process::status::ExitStatus;
@@ -80,13 +81,13 @@ impl Copy {
 
     /// Sends it a message.
     pub(crate) fn send(&self, name: &str, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        packet::send(self.socket(), kind, parts, fds).map_err(|source| match source.kind() {
-            // It has gone; what it said before that is more telling.
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => match self.answer(name) {
+        packet::send(self.socket(), kind, parts, fds).map_err(|source| match is_gone(&source) {
+            // What it said before that is more telling.
+            true => match self.answer(name) {
                 Err(error) => error,
                 Ok(_) => self.useless(name, &"it closed its connection"),
             },
-            _ => Error::Start { process: name.into(), what: "its assignment could not be sent".into(), source },
+            false => Error::Start { process: name.into(), what: "its assignment could not be sent".into(), source },
         })
     }
 
@@ -148,6 +149,46 @@ impl Drop for Copy {
 /// The error that the other side has put in words.
 pub(crate) fn refused(name: &str, packet: &Packet) -> Error {
     Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(&packet.body).into_owned() }
+}
+
+/// Whether this is what comes of sending to somebody who isn't there any more.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+/// What a child has said that was made, and that says itself that it has started. Nothing, if it died first: it has been started, and its
+/// status tells the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Its pidfd, if that was asked for.
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// Its report, if that came in place of an answer.
+    pub(crate) early: Option<Report>,
+}
+
+/// Waits for the answer of a child that is there.
+pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
+    let handshake = |reason: String| Error::Handshake { process: name.into(), reason };
+    let deadline = Instant::now().checked_add(PATIENCE);
+    pidfd::wait_any([socket], deadline).map_err(|source| Error::Start {
+        process: name.into(),
+        what: "waiting for its answer failed".into(),
+        source,
+    })?;
+    match packet::receive(socket, false) {
+        Ok(mut packet) => match packet.kind {
+            kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), early: None }),
+            kind::NOT_STARTED => Err(not_started(name, &packet)),
+            kind::REFUSED => Err(refused(name, &packet)),
+            other => match Report::from_packet(packet) {
+                Some(report) => Ok(Answer { pidfd: None, early: Some(report) }),
+                None => Err(handshake(format!("it answered with a message of kind {other}"))),
+            },
+        },
+        Err(PacketError::Closed) => Ok(Answer::default()),
+        Err(PacketError::Empty) => Err(handshake(format!("it did not answer within {} s", PATIENCE.as_secs()))),
+        Err(error) => Err(handshake(format!("it did not answer as it should: {error}"))),
+    }
 }
 
 /// The error for a start that has failed on the other side: what failed, and the error's number.

@@ -13,6 +13,7 @@ pub(crate) mod method;
 pub(crate) mod panic_hook;
 pub(crate) mod report;
 pub(crate) mod spawn;
+pub(crate) mod standby;
 #[allow(unsafe_code)]
 pub(crate) mod surroundings;
 #[allow(unsafe_code)]
@@ -30,4 +31,5 @@ pub(crate) mod kind {
     pub(crate) const RETURNED: u8 = 8;
     pub(crate) const RETURNED_ERR: u8 = 9;
     pub(crate) const FAILED: u8 = 10;
+    pub(crate) const STAND_BY: u8 = 11;
 }

@@ -30,6 +30,7 @@ pub(crate) enum Failure {
     Arguments(String),
     NotSent(String),
     MemoryLimit { limit: u64 },
+    NotStarted(String),
 }
 
 impl From<Failure> for JoinErrorKind {
@@ -39,6 +40,7 @@ impl From<Failure> for JoinErrorKind {
             Failure::Arguments(reason) => JoinErrorKind::Arguments(reason),
             Failure::NotSent(reason) => JoinErrorKind::NotSent(reason),
             Failure::MemoryLimit { limit } => JoinErrorKind::MemoryLimit { limit },
+            Failure::NotStarted(reason) => JoinErrorKind::NotStarted(reason),
         }
     }
 }
@@ -87,6 +89,15 @@ impl Report {
             }
             kind::FAILED => Some(match codec::decode(&packet.body) {
                 Ok(failure) => Report::Failed(failure),
+                Err(error) => Report::Garbage(error.to_string()),
+            }),
+            // That of a start which was not waited for.
+            kind::REFUSED => Some(Report::Failed(Failure::NotStarted(String::from_utf8_lossy(&packet.body).into()))),
+            kind::NOT_STARTED => Some(match codec::decode::<(String, i32)>(&packet.body) {
+                Ok((what, errno)) => {
+                    let reason = format!("{what}: {}", io::Error::from_raw_os_error(errno));
+                    Report::Failed(Failure::NotStarted(reason))
+                }
                 Err(error) => Report::Garbage(error.to_string()),
             }),
             _ => None,

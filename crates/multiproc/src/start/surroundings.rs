@@ -12,54 +12,86 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::stdio::Streams;
 
-/// What a request says of the surroundings. Descriptors come beside it: the directory, then those of 0 to 2 that are open.
+/// What a request says of the surroundings. Descriptors come beside it: the directory if it is another, then those of 0 to 2 that are open.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     /// The environment, if it is another than the last time.
     #[serde(with = "serde_bytes")]
     environment: Option<Vec<u8>>,
+    /// Whether the directory comes too.
+    directory: bool,
     /// Which of 0 to 2 are open.
     streams: [bool; 3],
 }
 
+/// What the other side has been told already.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The environment.
+    environment: Option<Vec<u8>>,
+    /// Which directory it is in.
+    directory: Option<directory::Id>,
+}
+
 /// What of the surroundings goes beside the request, or is kept.
 pub(crate) struct Outgoing<'a> {
-    /// The environment as it is now.
-    pub(crate) environment: Vec<u8>,
-    directory: OwnedFd,
+    /// The environment, if it is another.
+    environment: Option<Vec<u8>>,
+    directory: Option<OwnedFd>,
     streams: [Option<BorrowedFd<'a>>; 3],
 }
 
 impl Outgoing<'_> {
     /// What goes beside the request.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.directory.as_fd()).chain(self.streams.into_iter().flatten())
+        self.directory.iter().map(AsFd::as_fd).chain(self.streams.into_iter().flatten())
     }
 }
 
-/// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows of the environment what it was when
-/// it was `known`.
-pub(crate) fn current<'a>(known: Option<&[u8]>, given: &'a Streams) -> io::Result<(Surroundings, Outgoing<'a>)> {
-    let environment = environment::snapshot();
-    let mut streams: [Option<BorrowedFd<'a>>; 3] = stdio::streams();
-    for (stream, given) in streams.iter_mut().zip(&given.0).filter(|(_, given)| given.is_some()) {
-        *stream = given.as_ref().map(AsFd::as_fd);
+impl Known {
+    /// The server has been told this; of it, it remembers the environment. Gives what the child that it makes knows.
+    pub(crate) fn learn(&mut self, told: Outgoing<'_>) -> Known {
+        if let Some(environment) = told.environment {
+            self.environment = Some(environment);
+        }
+        Known { environment: self.environment.clone(), directory: told.directory.and_then(directory::id_of) }
     }
+}
+
+/// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. Without `given`,
+/// descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
+pub(crate) fn current<'a>(known: &Known, given: Option<&'a Streams>) -> io::Result<(Surroundings, Outgoing<'a>)> {
+    let environment = environment::snapshot_unless(known.environment.as_deref());
+    let mut streams: [Option<BorrowedFd<'a>>; 3] = [None; 3];
+    if let Some(given) = given {
+        streams = stdio::streams();
+        for (stream, given) in streams.iter_mut().zip(&given.0).filter(|(_, given)| given.is_some()) {
+            *stream = given.as_ref().map(AsFd::as_fd);
+        }
+    }
+    let same = known.directory.is_some() && directory::id() == known.directory;
+    let directory = if same { None } else { Some(directory::open_current()?) };
     let surroundings = Surroundings {
-        environment: (known != Some(&environment)).then(|| environment.clone()),
+        environment: environment.clone(),
+        directory: directory.is_some(),
         streams: streams.map(|stream| stream.is_some()),
     };
-    Ok((surroundings, Outgoing { environment, directory: directory::open_current()?, streams }))
+    Ok((surroundings, Outgoing { environment, directory, streams }))
 }
 
 /// The part of the surroundings that the server does not keep.
 #[derive(Debug)]
 pub(crate) struct Handed {
-    directory: OwnedFd,
+    directory: Option<OwnedFd>,
     streams: Streams,
 }
 
 impl Surroundings {
+    /// Whether there is another directory to go to.
+    pub(crate) fn moves(&self) -> bool {
+        self.directory
+    }
+
     /// In the server: takes on the environment, and sorts the descriptors that came with the request.
     ///
     /// # Safety
@@ -70,7 +102,7 @@ impl Surroundings {
             unsafe { environment::replace(environment)? };
         }
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
-        let directory = fds.next().ok_or_else(missing)?;
+        let directory = if self.directory { Some(fds.next().ok_or_else(missing)?) } else { None };
         Ok(Handed { directory, streams: Streams::from_fds(self.streams, &mut fds)? })
     }
 }
@@ -78,7 +110,7 @@ impl Surroundings {
 impl Handed {
     /// In the server, before it copies itself: goes to the directory, where the copy will be.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        directory::change(&self.directory)
+        self.directory.as_ref().map_or(Ok(()), directory::change)
     }
 
     /// In the child: takes on the rest.

@@ -1,0 +1,241 @@
+//! A child made ahead: it stands by until a start needs it, and then is at its target's first line in the time that a message takes.
+//!
+//! The keeper, a thread of the parent, has the server make one when no start has come for [`QUIET`], so that a burst of starts pays nothing
+//! for it; and ends it, and itself, when none has come for [`IDLE`], so that nothing is left in a program that does something else. Who may
+//! die when is in `PROTOCOL.md`.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use multiproc_os::{pidfd, prefault, signal, threads};
+
+use super::assignment::{self, Order, Started};
+use super::entry::{self, Announce};
+use super::forkserver::{self, Request, ServerProcess};
+use super::surroundings::{self, Known};
+use super::{handshake, kind};
+use crate::process::family::SIGKILL;
+use crate::transfer::packet;
+use crate::{Error, Result};
+
+/// How long no start must have come before a standby is made.
+const QUIET: Duration = Duration::from_millis(2);
+
+/// How long no start must have come before the standby is ended.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A process that waits for its order on its socket.
+pub(crate) struct Standby {
+    pub(crate) started: Started,
+    /// The server that made it. A standby of another one than today's may have rights that this process has given up.
+    pub(crate) server: Weak<ServerProcess>,
+    /// What it knows of the surroundings.
+    pub(crate) known: Known,
+}
+
+/// What keeper and starts share.
+struct State {
+    /// The process that this is the state of. A copy of it, made by fork(2) elsewhere, has neither keeper nor standby.
+    process: i32,
+    keeper: Option<JoinHandle<()>>,
+    standby: Option<Standby>,
+    last_start: Option<Instant>,
+    /// Whether the keeper waits for the end of [`IDLE`], and would not see that its standby has been taken.
+    settled: bool,
+    /// The keeper is to end.
+    stop: bool,
+    /// Whether there is to be a keeper.
+    wanted: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    process: 0,
+    keeper: None,
+    standby: None,
+    last_start: None,
+    settled: false,
+    stop: false,
+    wanted: true,
+});
+
+/// Told when the keeper has something to look at.
+static NEWS: Condvar = Condvar::new();
+
+fn lock() -> MutexGuard<'static, State> {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let this = threads::getpid();
+    if state.process != this {
+        state.process = this;
+        // The thread is not in this copy, so there is nothing to detach; the standby is not ours, and only our copies of its ends go.
+        std::mem::forget(state.keeper.take());
+        state.standby = None;
+        (state.settled, state.stop) = (false, false);
+    }
+    state
+}
+
+/// Whether this process has a child made ahead of the next start by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). On at first.
+///
+/// A start that finds such a standby takes a fraction of the time to its target's first line. It is made by a thread of this process once no
+/// start has come for 2 ms, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
+/// (unshare(2) and setns(2) want some programs to have just one) switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind.
+///
+/// ```
+/// # #[multiproc::main]
+/// # fn main() {
+/// multiproc::set_standby(false);
+/// # }
+/// ```
+pub fn set_standby(enabled: bool) {
+    lock().wanted = enabled;
+    if !enabled {
+        dismiss();
+    }
+}
+
+/// The standby, if there is one, and `server` has made it.
+pub(crate) fn take(server: &Weak<ServerProcess>) -> Option<Standby> {
+    let standby = lock().standby.take()?;
+    if Weak::ptr_eq(&standby.server, server) {
+        return Some(standby);
+    }
+    standby.end();
+    None
+}
+
+/// A process has been started. Sees to it that the next one will be made ahead.
+pub(crate) fn started() {
+    let mut state = lock();
+    state.last_start = Some(Instant::now());
+    if state.wanted && state.keeper.is_none() && !state.stop {
+        // Not a thread that a signal of the program's could come to.
+        let blocked = signal::Blocked::all();
+        // If there can be no thread, starts are just not quicker than that.
+        state.keeper =
+            std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10).spawn(keep).ok();
+        drop(blocked);
+    } else if state.settled && state.standby.is_none() {
+        NEWS.notify_all();
+    }
+}
+
+/// Ends the standby and the keeper, and waits for that: this process has one thread less.
+pub(crate) fn dismiss() {
+    let mut state = lock();
+    state.stop = true;
+    let keeper = state.keeper.take();
+    drop(state);
+    NEWS.notify_all();
+    if let Some(keeper) = keeper {
+        let _ = keeper.join();
+    }
+    let mut state = lock();
+    state.stop = false;
+    let standby = state.standby.take();
+    drop(state);
+    if let Some(standby) = standby {
+        standby.end();
+    }
+}
+
+/// The keeper's life.
+fn keep() {
+    let mut state = lock();
+    while !state.stop {
+        let quiet = state.last_start.map_or(IDLE, |last| last.elapsed());
+        let left = match &state.standby {
+            _ if quiet >= IDLE => break,
+            Some(_) => IDLE - quiet,
+            None if quiet < QUIET => QUIET - quiet,
+            None => {
+                drop(state);
+                let made = forkserver::make_standby();
+                state = lock();
+                match made {
+                    Some(standby) => state.standby = Some(standby),
+                    // The system is at some limit, or the server is gone: the next start will see.
+                    None => break,
+                }
+                continue;
+            }
+        };
+        state.settled = state.standby.is_some();
+        state = NEWS.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        state.settled = false;
+    }
+    let standby = state.standby.take();
+    if !state.stop {
+        // It ends of its own accord, so nobody joins it.
+        drop(state.keeper.take());
+    }
+    drop(state);
+    if let Some(standby) = standby {
+        standby.end();
+    }
+}
+
+impl Standby {
+    /// Has it become what `order` says. None, and it is gone, if it died while it stood by.
+    pub(crate) fn begin(mut self, order: &Order<'_>) -> Result<Option<Started>> {
+        let name = order.name();
+        let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+        let (surroundings, outgoing) = surroundings::current(&self.known, Some(order.streams))
+            .map_err(fail("its surroundings could not be told"))
+            .inspect_err(|_| self.end_in_place())?;
+        // What can fail in the child is waited for.
+        let announce = match order.assignment.options.is_empty() && !surroundings.moves() {
+            true => Announce::No,
+            false => Announce::Yes,
+        };
+        let head = assignment::join(&Request::to_standby(announce, surroundings));
+        let front = assignment::join(order.assignment);
+        let fds: Vec<_> = outgoing.fds().collect();
+        match packet::send(&self.started.socket, kind::START, &[&head, &front, order.payload], &fds) {
+            Ok(()) => {}
+            Err(error) if handshake::is_gone(&error) => {
+                self.end_in_place();
+                return Ok(None);
+            }
+            Err(error) => {
+                self.end_in_place();
+                return Err(fail("the request could not be sent")(error));
+            }
+        }
+        if announce == Announce::Yes {
+            let answer = handshake::answer_of_child(name, &self.started.socket);
+            self.started.early = answer.inspect_err(|_| self.end_in_place())?.early;
+        }
+        Ok(Some(self.started))
+    }
+
+    fn end(self) {
+        self.end_in_place();
+    }
+
+    /// Kills it, and reaps it. There is nothing in it that anybody would miss.
+    fn end_in_place(&self) {
+        if let Some(pidfd) = &self.started.pidfd {
+            let _ = pidfd::send_signal(pidfd, SIGKILL);
+            let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
+            let _ = pidfd::reap(pidfd);
+        }
+    }
+}
+
+/// The child's side: waits for its order, then lives by it. Leaves if there will be none.
+pub(crate) fn stand_by(socket: OwnedFd) -> ! {
+    threads::set_name("multiproc-ready");
+    prefault::touch();
+    let packet = match packet::receive(&socket, true) {
+        Ok(packet) if packet.kind == kind::START => packet,
+        Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),
+        Err(_) => std::process::exit(0),
+    };
+    let (request, order) = match assignment::split::<Request>(&packet.body) {
+        Ok(split) => split,
+        Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
+    };
+    forkserver::become_child(request, packet.fds.into_iter(), socket, order)
+}
