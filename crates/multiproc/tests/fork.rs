@@ -208,9 +208,8 @@ fn forks_of_forks() {
         assert_eq!(depth(5), 5);
         // A forked process may use the other methods, and begins with a server of its own.
         let child = Process::fork(|| {
-            [StartMethod::ForkServer, StartMethod::Spawn].map(|method| {
-                Process::new(|| std::process::id(), ()).start_method(method).start().unwrap().join().unwrap()
-            })
+            [StartMethod::ForkServer, StartMethod::Spawn]
+                .map(|method| Process::new(std::process::id, ()).start_method(method).start().unwrap().join().unwrap())
         });
         let [a, b] = child.start().unwrap().join().unwrap();
         assert_ne!(a, b);
