@@ -37,7 +37,8 @@ pub fn arm(socket: impl AsFd) -> io::Result<bool> {
     }
     // A close that came before O_ASYNC was set sent no signal.
     let mut fds = [PollFd::new(&fd, PollFlags::empty())];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    // Even a poll that doesn't wait is interrupted by a signal that has a handler.
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
     Ok(!fds[0].revents().contains(PollFlags::HUP))
 }
 
