@@ -10,7 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Starts this program again with the arguments that it was given, the environment that it has plus `variable`, the current
-/// directory, descriptors 0 to 2, and `fd`, which keeps its number. Signals start at their default and unblocked.
+/// directory, descriptors 0 to 2, and `fd`, which keeps its number. Signals start at their default and unblocked; but those by which a terminal ends
+/// its foreground group are blocked, until the new process calls [`unblock`](crate::interrupt::unblock).
 ///
 /// Returns the pid of the new process, a child of the caller.
 ///
@@ -85,20 +86,19 @@ impl Drop for Actions {
 struct Attributes(MaybeUninit<libc::posix_spawnattr_t>);
 
 impl Attributes {
-    /// An empty signal mask and every signal at its default.
+    /// Every signal at its default, and none blocked but the terminal's.
     fn defaults() -> io::Result<Attributes> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: init writes the whole object.
         check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         let mut attributes = Attributes(attributes);
         let raw = attributes.0.as_mut_ptr();
-        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+        let blocked = crate::interrupt::from_terminal();
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `raw` is initialised, and the sets are filled in before they are read.
         unsafe {
-            libc::sigemptyset(none.as_mut_ptr());
             libc::sigfillset(all.as_mut_ptr());
-            check(libc::posix_spawnattr_setsigmask(raw, none.as_ptr()))?;
+            check(libc::posix_spawnattr_setsigmask(raw, blocked.as_ptr()))?;
             check(libc::posix_spawnattr_setsigdefault(raw, all.as_ptr()))?;
             let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
             check(libc::posix_spawnattr_setflags(raw, flags as libc::c_short))?;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::interrupt::{self, FROM_TERMINAL_MASK};
+
 /// The names of the signals that have one, by number.
 const NAMES: &[(i32, &str)] = &[
     (libc::SIGHUP, "SIGHUP"),
@@ -84,8 +86,9 @@ impl Drop for Blocked {
     }
 }
 
-/// Has every signal do in this process what it does in a fresh one, and be blocked no more: the default, `SIGPIPE` ignored as the Rust runtime
-/// does. The handlers of `SIGSEGV` and `SIGBUS` stay: one of them is the runtime's, which tells of stack overflows.
+/// Has every signal do in this process what it does in a fresh one: the default, `SIGPIPE` ignored as the Rust runtime does. None is blocked any
+/// more, but those by which a terminal ends its foreground group, until [`unblock`](crate::interrupt::unblock). The handlers of `SIGSEGV` and
+/// `SIGBUS` stay: one of them is the runtime's, which tells of stack overflows.
 ///
 /// # Errors
 /// None is expected.
@@ -99,12 +102,9 @@ pub fn reset_to_defaults() -> io::Result<()> {
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     ignore_sigpipe()?;
-    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the set is filled in before it is read.
-    let result = unsafe {
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
-    };
+    let blocked = interrupt::from_terminal();
+    // SAFETY: the set is filled in.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, blocked.as_ptr(), std::ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
@@ -119,24 +119,72 @@ pub fn children_are_reaped_by_the_kernel() -> bool {
     action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
 }
 
-/// Whether `signal`, just sent to the process `pid`, will end it for certain: it neither handles, ignores nor blocks it, and it is
-/// not stopped. False also when the process can't be looked at any more. See `/proc/pid/status` in proc(5).
-pub fn is_fatal_for(pid: i32, signal: i32) -> bool {
+/// What comes of a signal that is sent to another process, as far as can be seen from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    /// It ends the process for certain.
+    Fatal,
+    /// The process has a handler for it, which will run; or has just come to life, and will see to it in a moment.
+    Handled,
+    /// Nothing that can be told: the process ignores or blocks it, is stopped, or can't be looked at any more; or it is not among the usual
+    /// ways to end a process.
+    Unknown,
+}
+
+/// What will come of `signal` if it is sent to the process `pid` now. See `/proc/pid/status` in proc(5).
+pub fn prospect(pid: i32, signal: i32) -> Prospect {
     if signal == libc::SIGKILL {
-        return true;
+        return Prospect::Fatal;
     }
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return Prospect::Unknown;
+    };
+    let stopped = field(&status, "State:").is_none_or(|state| state.starts_with(['T', 't']));
+    let fatal_by_default =
+        matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGABRT);
+    let bit = bit(signal);
+    if mask(&status, "SigBlk:") == Some(FROM_TERMINAL_MASK) && FROM_TERMINAL_MASK & bit != 0 {
+        return Prospect::Handled;
+    }
+    let [blocked, ignored, caught] =
+        ["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| mask(&status, name).unwrap_or(u64::MAX) & bit != 0);
+    match () {
+        () if !fatal_by_default || stopped || blocked || ignored => Prospect::Unknown,
+        () if caught => Prospect::Handled,
+        () => Prospect::Fatal,
+    }
+}
+
+/// Whether `signal`, which was sent to the process `pid` a moment ago, is still to have its effect there: it waits to be delivered, or the process
+/// is about to end. See `/proc/pid/status` and `/proc/pid/stat` in proc(5).
+pub fn is_under_way(pid: i32, signal: i32) -> bool {
+    /// `PF_EXITING` of the kernel's `include/linux/sched.h`.
+    const EXITING: u32 = 0x4;
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         return false;
     };
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let survives = |name| {
-        let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
-        mask & 1 << (signal - 1) != 0
-    };
-    let stopped = field("State:").is_none_or(|state| state.starts_with(['T', 't']));
-    let fatal_by_default =
-        matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGABRT);
-    fatal_by_default && !stopped && !survives("SigBlk:") && !survives("SigIgn:") && !survives("SigCgt:")
+    // A fatal signal is handed on to each thread as SIGKILL.
+    let due = bit(signal) | bit(libc::SIGKILL);
+    if ["SigPnd:", "ShdPnd:"].iter().any(|name| mask(&status, name).unwrap_or(0) & due != 0) {
+        return true;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program, in parentheses, may hold anything. The flags are the seventh field after it.
+    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+fn mask(status: &str, name: &str) -> Option<u64> {
+    u64::from_str_radix(field(status, name)?, 16).ok()
+}
+
+/// The place of a signal in such a mask. Of what is no signal, none.
+fn bit(signal: i32) -> u64 {
+    u32::try_from(signal - 1).ok().and_then(|place| 1_u64.checked_shl(place)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -154,11 +202,36 @@ mod tests {
     #[test]
     fn what_a_process_would_do_with_a_signal() {
         let mut plain = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        assert!(is_fatal_for(plain.id() as i32, libc::SIGTERM));
-        assert!(!is_fatal_for(plain.id() as i32, libc::SIGUSR1), "only the usual ways to end a process are looked at");
+        let pid = plain.id() as i32;
+        assert_eq!(prospect(pid, libc::SIGTERM), Prospect::Fatal);
+        assert_eq!(
+            prospect(pid, libc::SIGUSR1),
+            Prospect::Unknown,
+            "only the usual ways to end a process are looked at"
+        );
+        assert!(!is_under_way(pid, libc::SIGTERM));
         plain.kill().unwrap();
         plain.wait().unwrap();
         // Rust's runtime ignores SIGPIPE, and the harness does nothing about SIGTERM.
-        assert!(!is_fatal_for(i32::MAX, libc::SIGTERM), "no such process");
+        assert_eq!(prospect(i32::MAX, libc::SIGTERM), Prospect::Unknown, "no such process");
+        assert!(!is_under_way(i32::MAX, libc::SIGTERM));
+
+        // What a stopped process is sent waits.
+        let mut stopped = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = stopped.id() as i32;
+        // SAFETY: signals to a child of this test, which has not been waited for.
+        unsafe {
+            libc::kill(pid, libc::SIGSTOP);
+            let mut info = std::mem::zeroed();
+            libc::waitid(libc::P_PID, pid as u32, &raw mut info, libc::WSTOPPED | libc::WNOWAIT);
+            assert_eq!(prospect(pid, libc::SIGTERM), Prospect::Unknown);
+            libc::kill(pid, libc::SIGTERM);
+        }
+        assert!(is_under_way(pid, libc::SIGTERM));
+        stopped.kill().unwrap();
+        stopped.wait().unwrap();
+        assert!(!is_under_way(pid, libc::SIGTERM));
+
+        assert_eq!([0, 1, 64, 65, -5].map(bit), [0, 1, 1 << 63, 0, 0]);
     }
 }

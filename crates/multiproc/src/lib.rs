@@ -23,7 +23,7 @@
 //!   exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
-//! - [`at_exit`], [`log_to_stderr`], [`set_start_method`].
+//! - [`at_exit`], [`handle_ctrl_c`], [`log_to_stderr`], [`set_start_method`].
 //!
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
@@ -49,6 +49,7 @@ pub use crate::log::{LevelFilter, Logger, get_logger, log_to_stderr};
 pub use crate::process::at_exit::{Finalizer, at_exit};
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
+pub use crate::process::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
 pub use crate::process::current::{
     CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
 };

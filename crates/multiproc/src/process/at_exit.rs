@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use multiproc_os::threads;
+use multiproc_os::{interrupt, threads};
 
 use super::{current, family};
 use crate::start::forkserver;
@@ -112,6 +112,7 @@ pub(crate) struct InFlight(());
 impl InFlight {
     /// None if it is too late to start anything.
     pub(crate) fn begin() -> Option<InFlight> {
+        interrupt::hold();
         let mut in_flight = lock_in_flight();
         (!EXITING.load(Relaxed)).then(|| {
             *in_flight += 1;
@@ -122,6 +123,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        // What a Ctrl-C has done to the start, its caller must not learn any more.
+        interrupt::hold();
         *lock_in_flight() -= 1;
         LANDED.notify_all();
     }
@@ -145,6 +148,7 @@ extern "C" fn on_exit() {
 
 /// Ends this process's part of the world; what is left to its caller is to exit.
 pub(crate) fn run() {
+    interrupt::hold();
     /// The process that has begun its end. A copy made by fork(2) elsewhere has its own to come.
     static ENDING: AtomicI32 = AtomicI32::new(0);
     let first = ENDING.swap(threads::getpid(), Relaxed) != threads::getpid();

@@ -15,7 +15,7 @@ use super::options::{Options, Resource, Variable};
 use super::outcome::Outcome;
 use super::run::{Call, Captured, Private, Run, Target};
 use super::stdio::{Stdio, Wanted};
-use super::{at_exit, family, out_of_memory};
+use super::{at_exit, ctrl_c, family, out_of_memory};
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
@@ -351,11 +351,13 @@ impl<R: Run> Process<R> {
             log_level: log::bequest(),
             start_method: start_method(),
             grace_period: family::grace_period(),
+            handles_ctrl_c: ctrl_c::handles_ctrl_c(),
         };
         let (streams, ends) =
             self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
         out_of_memory::take_notice();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
+        ctrl_c::arm();
         family::sweep();
         let (started, ends) = if method == StartMethod::Fork {
             let run = self.run;

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use multiproc_os::{pidfd, signal, threads};
+use multiproc_os::interrupt::{self, Registered};
+use multiproc_os::signal::{self, Prospect};
+use multiproc_os::{pidfd, threads};
 use serde::de::DeserializeOwned;
 
 use super::family::{self, SIGINT, SIGKILL, SIGTERM};
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) outlives_parent: bool,
     /// The process that started it. In a copy of that, made by fork(2) elsewhere, it is not a child, and its report not ours to take.
     parent: i32,
+    /// For Ctrl-C, which ends it then. None if it is not to be ended by that. Before the descriptor, so that it is dropped first.
+    registered: Option<Registered>,
     /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
     pidfd: OwnedFd,
     /// Whether somebody here has sent it SIGKILL, so that it is no riddle where that came from.
@@ -85,6 +89,7 @@ impl Shared {
         early: Option<Report>,
     ) -> Shared {
         let (name, type_name, pid) = identity;
+        let registered = pidfd.as_ref().filter(|_| !outlives_parent).map(Registered::new);
         let (pidfd, state) = match pidfd {
             Some(pidfd) => (pidfd, State::Running { socket, early }),
             // Somebody has reaped it already.
@@ -104,6 +109,7 @@ impl Shared {
             daemon,
             outlives_parent,
             parent: threads::getpid(),
+            registered,
             pidfd,
             killed: AtomicBool::new(false),
             state: Mutex::new(state),
@@ -139,6 +145,9 @@ impl Shared {
         };
         if self.parent != threads::getpid() {
             return Ok(Some(status.unwrap_or(ExitStatus::unknown())));
+        }
+        if let Some(registered) = &self.registered {
+            registered.withdraw();
         }
         // The process is gone, so what it has sent is there, and a grandchild that has inherited its end can't keep us waiting.
         let report = match std::mem::replace(&mut *state, State::Between) {
@@ -221,7 +230,11 @@ impl Shared {
         if signal == SIGKILL {
             self.killed.store(true, Relaxed);
         }
-        match pidfd::send_signal(&self.pidfd, signal) {
+        let sent = match signal {
+            SIGINT => interrupt::send(&self.pidfd),
+            _ => pidfd::send_signal(&self.pidfd, signal),
+        };
+        match sent {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
             result => result,
         }
@@ -336,8 +349,10 @@ impl ProcessHandle {
         self.end_by(SIGKILL, "kill")
     }
 
-    /// Sends it SIGINT, as Ctrl-C would. As with [`terminate`](ProcessHandle::terminate), it is gone when this returns unless it does
-    /// something about it.
+    /// Sends it SIGINT. As with [`terminate`](ProcessHandle::terminate), it is gone when this returns unless it does something about it.
+    ///
+    /// Ctrl-C is something else: children [leave that to their parent](crate::handle_ctrl_c). A process that has a SIGINT handler of its own is given
+    /// a tenth of a second.
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
@@ -357,10 +372,19 @@ impl ProcessHandle {
     fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
         /// A process that doesn't die of SIGKILL in this time hangs in the kernel.
         const LONGEST: Duration = Duration::from_secs(2);
+        /// A handler doesn't show whose it is. In this time the one that the process was born with has ended it, if it has come to run.
+        const MOMENT: Duration = Duration::from_millis(100);
         // Looked at before: afterwards it may be gone, and something else have its id.
-        let fatal = !self.shared.has_ended() && signal::is_fatal_for(self.pid(), signal);
+        let prospect = if self.shared.has_ended() { Prospect::Unknown } else { signal::prospect(self.pid(), signal) };
         self.shared.send_signal(signal).map_err(|source| self.error(what, source))?;
-        if fatal {
+        let ends = match prospect {
+            Prospect::Fatal => true,
+            Prospect::Handled if signal == SIGINT => {
+                self.wait_timeout(MOMENT)?.is_none() && signal::is_under_way(self.pid(), signal)
+            }
+            Prospect::Handled | Prospect::Unknown => false,
+        };
+        if ends {
             self.wait_timeout(LONGEST)?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use multiproc_os::{pidfd, threads};
+use multiproc_os::{interrupt, pidfd, threads};
 
 use super::child::{ProcessHandle, Shared};
 use crate::log;
@@ -19,10 +19,10 @@ struct Family {
 static FAMILY: Mutex<Family> = Mutex::new(Family { parent: 0, members: Vec::new() });
 
 /// In milliseconds.
-static GRACE: AtomicU64 = AtomicU64::new(5_000);
+pub(super) static GRACE: AtomicU64 = AtomicU64::new(5_000);
 
-/// How long a daemon is given, at the end of the process that started it, between SIGTERM and SIGKILL. 5 seconds at first; processes
-/// started later inherit it.
+/// How long a daemon is given, at the end of the process that started it, between SIGTERM and SIGKILL; at Ctrl-C, any child. 5 seconds at first;
+/// processes started later inherit it.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -65,6 +65,7 @@ fn lock() -> MutexGuard<'static, Family> {
     if family.parent != this {
         family.parent = this;
         family.members.clear();
+        interrupt::forget_registered();
     }
     family
 }

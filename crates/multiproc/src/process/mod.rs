@@ -3,6 +3,7 @@
 pub(crate) mod at_exit;
 pub(crate) mod builder;
 pub(crate) mod child;
+pub(crate) mod ctrl_c;
 pub(crate) mod current;
 pub(crate) mod family;
 pub(crate) mod options;

@@ -25,6 +25,8 @@ pub(crate) struct Assignment {
     pub(crate) log_level: Option<u8>,
     pub(crate) start_method: StartMethod,
     pub(crate) grace_period: Duration,
+    /// Whether it leaves Ctrl-C to its parent.
+    pub(crate) handles_ctrl_c: bool,
 }
 
 /// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.

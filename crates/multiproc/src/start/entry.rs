@@ -12,7 +12,7 @@ use multiproc_os::{close_fds, fd_passing, lifeline, memory_watch, pidfd, signal,
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
-use super::handshake::{self, Role, VARIABLE};
+use super::handshake::{self, Role, Unfit, VARIABLE};
 use super::panic_hook;
 use super::report::{Failure, Report};
 use super::target::Entry;
@@ -21,7 +21,7 @@ use crate::log;
 use crate::process::options::Options;
 use crate::process::outcome::Outcome;
 use crate::process::run::{Private, Run};
-use crate::process::{at_exit, current, family};
+use crate::process::{at_exit, ctrl_c, current, family};
 use crate::transfer::codec::{self, CodecError};
 use crate::transfer::packet::{self, Body};
 
@@ -84,6 +84,7 @@ fn turn_off(variable: &str) -> ! {
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots),
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(REFUSED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
             (Ok(_), Ok(threads)) => refuse(
@@ -97,7 +98,9 @@ fn turn_off(variable: &str) -> ! {
                 refuse(socket, &format!("the server could not set itself up: {error}"));
             }
         },
-        Err(reason) => refuse(socket, &reason),
+        Err(Unfit::Because(reason)) => refuse(socket, &reason),
+        // Silently: a parent that ends while it starts something, of a Ctrl-C for example, is no news.
+        Err(Unfit::Alone) => std::process::exit(REFUSED),
     }
 }
 
@@ -157,6 +160,7 @@ pub(crate) fn live(
     announce: Announce,
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
+    ctrl_c::become_child(assignment.handles_ctrl_c);
     if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
         // The parent is gone already.
         leave_with(REFUSED);

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use multiproc_os::credentials::Ids;
+use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
 use super::report::Report;
@@ -29,6 +30,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) pid: i32,
+    /// For Ctrl-C, which ends it then, be it a server or not yet a child. Before the descriptor, so that it is dropped first.
+    registered: Registered,
     /// Its socket and its pidfd; none once it has been released or buried.
     ends: Option<(OwnedFd, OwnedFd)>,
     /// The process that it is a child of. A copy of that process, made by fork(2) elsewhere, has no business with it.
@@ -38,6 +41,7 @@ pub(crate) struct Copy {
 impl Copy {
     /// Execs the program once more, for the sake of the process `name`.
     pub(crate) fn exec(name: &str) -> Result<Copy> {
+        interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
         let variable = theirs.as_raw_fd().to_string();
@@ -49,7 +53,8 @@ impl Copy {
         let Some(pidfd) = pidfd.map_err(fail("its pidfd could not be opened"))? else {
             return Err(fail("it is gone already")(io::Error::from_raw_os_error(ESRCH)));
         };
-        let copy = Copy { pid, ends: Some((socket, pidfd)), parent: threads::getpid() };
+        let registered = Registered::new(&pidfd);
+        let copy = Copy { pid, registered, ends: Some((socket, pidfd)), parent: threads::getpid() };
         let hello = [&Ids::current().to_bytes()[..], &target::image().build_id].concat();
         copy.send(name, kind::HELLO, &[&hello], &[])?;
         Ok(copy)
@@ -71,6 +76,7 @@ impl Copy {
 
     /// Its socket and its pidfd; from now on its life is the caller's affair.
     pub(crate) fn release(mut self) -> (OwnedFd, OwnedFd) {
+        self.registered.withdraw();
         self.ends.take().expect("there until it is dropped or released")
     }
 
@@ -211,12 +217,36 @@ pub(crate) enum Role {
     Child { order: Packet },
 }
 
-/// The copy's side: takes `HELLO` and what comes after it. The error is for the parent to read, in whole sentences.
-pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
-    let receive = || packet::receive(socket, true).map_err(|error| format!("the handshake failed: {error}"));
+/// Why a copy is of no use.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// The parent has gone, or given up, before it said what is to be done. There is nobody to be told.
+    Alone,
+    /// For the parent to read, in whole sentences.
+    Because(String),
+}
+
+impl From<String> for Unfit {
+    fn from(reason: String) -> Unfit {
+        Unfit::Because(reason)
+    }
+}
+
+impl From<&str> for Unfit {
+    fn from(reason: &str) -> Unfit {
+        Unfit::Because(reason.to_owned())
+    }
+}
+
+/// The copy's side: takes `HELLO` and what comes after it.
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
+    let receive = || match packet::receive(socket, true) {
+        Err(PacketError::Closed) => Err(Unfit::Alone),
+        result => result.map_err(|error| format!("the handshake failed: {error}").into()),
+    };
     let hello = receive()?;
     if hello.kind != kind::HELLO {
-        return Err(format!("the handshake began with a message of kind {}", hello.kind));
+        return Err(format!("the handshake began with a message of kind {}", hello.kind).into());
     }
     match hello.body.split_first_chunk() {
         // An exec gives back what a set-user-id program has given up; its children must not have it, nor whoever plays the parent.
@@ -234,7 +264,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
             None => Err("the handshake lacks a descriptor".into()),
         },
         kind::START => Ok(Role::Child { order: role }),
-        other => Err(format!("the handshake went on with a message of kind {other}")),
+        other => Err(format!("the handshake went on with a message of kind {other}").into()),
     }
 }
 
@@ -242,13 +272,19 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, String> {
 mod tests {
     use super::*;
 
-    fn talk(messages: &[(u8, &[u8])]) -> String {
+    fn talk(messages: &[(u8, &[u8])]) -> Unfit {
         let (ours, theirs) = fd_passing::pair().unwrap();
         for (kind, body) in messages {
             packet::send(&ours, *kind, &[body], &[]).unwrap();
         }
         drop(ours);
         accept(theirs.as_fd()).unwrap_err()
+    }
+
+    impl Unfit {
+        fn contains(&self, text: &str) -> bool {
+            matches!(self, Unfit::Because(reason) if reason.contains(text))
+        }
     }
 
     fn hello() -> Vec<u8> {
@@ -271,8 +307,8 @@ mod tests {
 
     #[test]
     fn a_parent_that_goes_away_is_noticed() {
-        assert!(talk(&[]).contains("closed"));
-        assert!(talk(&[(kind::HELLO, &hello())]).contains("closed"));
+        assert!(matches!(talk(&[]), Unfit::Alone));
+        assert!(matches!(talk(&[(kind::HELLO, &hello())]), Unfit::Alone));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a new process is made.
 ///
 /// Whichever it is, the process sees the environment, the current directory and descriptors 0 to 2 that its creator has at the
-/// moment of the start, default signal handling, and, but for `Fork`, no other descriptor.
+/// moment of the start, default signal handling but for [Ctrl-C](crate::handle_ctrl_c), and, but for `Fork`, no other descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StartMethod {

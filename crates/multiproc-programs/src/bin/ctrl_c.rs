@@ -1,0 +1,408 @@
+//! What a program does when somebody presses Ctrl-C: one scenario of many, by its name, and a shell to run it under.
+
+use std::io::{PipeReader, PipeWriter, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use multiproc::{Child, Process, StartMethod, current_process, handle_ctrl_c};
+use multiproc_programs::{say, sleep_long};
+
+#[multiproc::main]
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["shell", terminal, program @ ..] = &arguments[..] {
+        return shell(terminal, program);
+    }
+    // Whatever goes on after that hasn't gone on because it was time.
+    multiproc::set_grace_period(Duration::from_secs(100_000));
+    let [method, scenario @ ..] = &arguments[..] else { panic!("no method") };
+    multiproc::set_start_method(match *method {
+        "forkserver" => StartMethod::ForkServer,
+        "spawn" => StartMethod::Spawn,
+        "fork" => StartMethod::Fork,
+        other => panic!("no method {other}"),
+    });
+    match scenario {
+        ["family"] => family(),
+        ["orderly"] => orderly(),
+        ["stubborn", grace] => stubborn(grace.parse().unwrap()),
+        ["own-handler", when] => own_handler(when),
+        ["tokio"] => tokio_signal(),
+        ["off"] => off(),
+        ["off-and-on"] => off_and_on(),
+        ["outlive"] => outlive(),
+        ["many", number] => many(number.parse().unwrap()),
+        ["storm", number] => storm(number.parse().unwrap()),
+        ["hail"] => hail(),
+        ["at-the-end"] => at_the_end(),
+        ["copy"] => copy(),
+        other => panic!("no scenario {other:?}"),
+    }
+}
+
+/// Runs a program as a shell with job control does: in a process group of its own, in the foreground of the terminal. Says how it ended, and
+/// stays until its stdin ends, lest the terminal go away.
+fn shell(terminal: &str, program: &[&str]) {
+    // The first that the leader of a session opens becomes its controlling terminal.
+    let terminal = std::fs::File::options().read(true).write(true).open(terminal).unwrap();
+    quieten(&terminal);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let stdio = || terminal.try_clone().unwrap();
+    command.args(program).process_group(0).stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let mut child = command.spawn().unwrap();
+    // SAFETY: touches no memory.
+    assert_eq!(unsafe { libc::tcsetpgrp(terminal.as_raw_fd(), child.id() as i32) }, 0);
+    say("running");
+    let status = child.wait().unwrap();
+    match status.signal() {
+        Some(signal) => say(&format!("signal {signal}")),
+        None => say(&format!("code {}", status.code().unwrap())),
+    }
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// Has the terminal show what is printed and nothing else, all of it. As a rule it shows `^C` too, before or after what the program prints at
+/// that, and throws away what it has been given just before.
+fn quieten(terminal: &std::fs::File) {
+    // SAFETY: the structure is filled in before it is read; all-zero bytes are a value of it.
+    unsafe {
+        let mut settings: libc::termios = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &raw mut settings), 0);
+        settings.c_lflag &= !libc::ECHO;
+        settings.c_lflag |= libc::NOFLSH;
+        assert_eq!(libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, &raw const settings), 0);
+    }
+}
+
+/// Says who this process is. The main process does so when it has started its children: one that is being started when Ctrl-C comes may be killed with
+/// its parent in place of being ended by it.
+fn report(who: &str) {
+    say(&format!("{who} {}", current_process().pid()));
+}
+
+fn report_and_sleep(who: String) {
+    report(&who);
+    sleep_long();
+}
+
+fn sleeper(who: &str) -> Child<()> {
+    Process::new(report_and_sleep, (who.to_owned(),)).start().unwrap()
+}
+
+type Handler = extern "C" fn(i32);
+
+fn on(signal: i32, handler: Handler) {
+    // SAFETY: the handlers below do nothing but write(2) and _exit(2).
+    unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+}
+
+/// Children of every kind, and theirs. Whatever the main process is told of their end would be printed.
+fn family() {
+    fn compute() {
+        report("compute");
+        let mut number = 1_u64;
+        while std::hint::black_box(number) != 0 {
+            number = number.wrapping_mul(3);
+        }
+    }
+    fn branch() {
+        report("branch");
+        for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+            let leaf = Process::new(report_and_sleep, ("leaf".to_owned(),)).start_method(method).start().unwrap();
+            std::thread::spawn(move || leaf.join().unwrap());
+        }
+        sleep_long();
+    }
+    let daemon = Process::new(report_and_sleep, ("daemon".to_owned(),)).daemon(true).start().unwrap();
+    let branch = Process::new(branch, ()).start().unwrap();
+    let compute = Process::new(compute, ()).start().unwrap();
+    std::thread::spawn(|| compute.join().unwrap());
+    std::thread::spawn(|| {
+        branch.join().unwrap();
+        say("has gone on");
+    });
+    multiproc::at_exit(0, || say("a finalizer"));
+    report("main");
+    daemon.wait().unwrap();
+    say("has gone on");
+}
+
+/// What a child does about SIGTERM it can do.
+fn orderly() {
+    extern "C" fn leave(_: i32) {
+        write("in order ");
+        // SAFETY: touches no memory.
+        unsafe { libc::_exit(0) };
+    }
+    let child = Process::new(
+        || {
+            on(libc::SIGTERM, leave);
+            report("child");
+            sleep_long();
+        },
+        (),
+    );
+    let child = child.start().unwrap();
+    report("main");
+    child.wait().unwrap();
+}
+
+/// Async-signal-safe.
+fn write(text: &str) {
+    // SAFETY: the memory is that of the text.
+    unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
+}
+
+/// A child that ignores SIGTERM, and one that doesn't.
+fn stubborn(grace: u64) {
+    multiproc::set_grace_period(Duration::from_millis(grace));
+    let stubborn = Process::new(
+        || {
+            // SAFETY: no handler is installed or replaced.
+            unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+            report_and_sleep("stubborn".into());
+        },
+        (),
+    );
+    let stubborn = stubborn.start().unwrap();
+    let _plain = sleeper("plain");
+    report("main");
+    stubborn.wait().unwrap();
+}
+
+/// Where the program's own handler writes to.
+static HANDLED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn own(_: i32) {
+    // SAFETY: writes one byte of a literal.
+    unsafe { libc::write(HANDLED.load(SeqCst), b"x".as_ptr().cast(), 1) };
+}
+
+/// Installs the program's own handler. A byte comes each time it has run.
+fn install_own() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    HANDLED.store(writer.as_raw_fd(), SeqCst);
+    on(libc::SIGINT, own);
+    (reader, writer)
+}
+
+/// A child that leaves with code 7 at SIGUSR1, if nothing has ended it before.
+fn leaves_at_sigusr1() -> Child<()> {
+    extern "C" fn leave(_: i32) {
+        // SAFETY: touches no memory.
+        unsafe { libc::_exit(7) };
+    }
+    let child = Process::new(
+        || {
+            on(libc::SIGUSR1, leave);
+            report("child");
+            sleep_long();
+        },
+        (),
+    );
+    child.start().unwrap()
+}
+
+/// Ends it so; says with what code it has ended.
+fn code_at_sigusr1(child: &Child<()>) -> i32 {
+    child.signal(libc::SIGUSR1).unwrap();
+    child.wait().unwrap().exit_code().unwrap()
+}
+
+/// The server of this process: the one child that nobody has said anything of.
+fn server(known: &[&Child<()>]) -> Vec<i32> {
+    let pid = current_process().pid();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
+    children.filter(|pid| !known.iter().any(|child| child.pid() == *pid)).collect()
+}
+
+/// The program has a handler of its own, so Ctrl-C is its affair: children live on, the server does.
+fn own_handler(when: &str) {
+    let early = (when == "before").then(install_own);
+    let children = [leaves_at_sigusr1(), leaves_at_sigusr1()];
+    let server_before = server(&children.each_ref());
+    let (mut reader, _writer) = early.unwrap_or_else(install_own);
+    report("main");
+    reader.read_exact(&mut [0]).unwrap();
+    say(&format!("handled, same server: {}", server_before == server(&children.each_ref())));
+    let sum = Process::new(|a: i32, b: i32| a + b, (1, 2)).start().unwrap().join().unwrap();
+    say(&format!("{:?} {sum}", children.each_ref().map(code_at_sigusr1)));
+}
+
+/// tokio's handler calls the one that was there before.
+fn tokio_signal() {
+    let child = leaves_at_sigusr1();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt()).unwrap();
+        report("main");
+        interrupt.recv().await.unwrap();
+        say("handled");
+    });
+    say(&code_at_sigusr1(&child).to_string());
+}
+
+/// Switched off before the first start: children die of Ctrl-C by themselves, and the program must see to itself.
+fn off() {
+    handle_ctrl_c(false);
+    let (mut reader, _writer) = install_own();
+    let branch = Process::new(
+        || {
+            let leaf = leaves_at_sigusr1();
+            say(&leaf.wait().unwrap().exit_code().unwrap().to_string());
+        },
+        (),
+    );
+    // Only the child of this one is interrupted before it has ended.
+    let child = leaves_at_sigusr1();
+    drop(branch);
+    report("main");
+    reader.read_exact(&mut [0]).unwrap();
+    say(&format!("handled {}", child.wait().unwrap().exit_code().unwrap()));
+}
+
+/// Whether this process handles SIGINT, as the kernel shows it.
+fn is_handled() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    u64::from_str_radix(caught, 16).unwrap() & 1 << (libc::SIGINT - 1) != 0
+}
+
+/// What is installed is taken back, and installed again.
+fn off_and_on() {
+    let in_child = || Process::new(is_handled, ()).start().unwrap().join().unwrap();
+    let mut seen = vec![is_handled(), in_child(), is_handled()];
+    handle_ctrl_c(false);
+    seen.extend([is_handled(), in_child(), is_handled()]);
+    handle_ctrl_c(true);
+    seen.extend([is_handled(), in_child(), is_handled()]);
+    say(&format!("{seen:?}"));
+
+    let from_inside = Process::new(
+        || {
+            handle_ctrl_c(false);
+            let off = (is_handled(), Process::new(is_handled, ()).start().unwrap().join().unwrap());
+            handle_ctrl_c(true);
+            (off, is_handled(), Process::new(is_handled, ()).start().unwrap().join().unwrap())
+        },
+        (),
+    );
+    say(&format!("{:?}", from_inside.start().unwrap().join().unwrap()));
+
+    // The program's own handler is nobody's to take.
+    let _pipe = install_own();
+    handle_ctrl_c(false);
+    handle_ctrl_c(true);
+    // SAFETY: only asks.
+    let now = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGINT, std::ptr::null(), &raw mut action);
+        action.sa_sigaction
+    };
+    say(&format!("{}", now == own as Handler as usize));
+    // SAFETY: as by default.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+
+    let _with = sleeper("with");
+    handle_ctrl_c(false);
+    sleeper("without").wait().unwrap();
+}
+
+/// One child that is to go on.
+fn outlive() {
+    let free = Process::new(report_and_sleep, ("free".to_owned(),));
+    free.outlive_parent(true).start().unwrap();
+    let bound = sleeper("bound");
+    report("main");
+    bound.wait().unwrap();
+}
+
+fn many(number: u32) {
+    let children: Vec<_> = (0..number).map(|_| sleeper("child")).collect();
+    report("main");
+    children[0].wait().unwrap();
+}
+
+/// Children are started by many threads at once, some of them to stay; says so after `number` starts, and goes on.
+fn storm(number: usize) {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    for _ in 0..8 {
+        std::thread::spawn(|| {
+            for round in 0.. {
+                if round % 4 == 0 && round < 80 {
+                    Process::new(sleep_long, ()).start().unwrap();
+                } else {
+                    Process::new(|| (), ()).start().unwrap().join().unwrap();
+                }
+                STARTED.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    while STARTED.load(SeqCst) < number {
+        std::thread::yield_now();
+    }
+    report("main");
+    sleep_long();
+}
+
+/// Signals come all the time, and no start fails of them; the program handles them.
+fn hail() {
+    extern "C" fn nothing(_: i32) {}
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        on(signal, nothing);
+    }
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let hail = std::thread::spawn(|| {
+        while !DONE.load(SeqCst) {
+            // SAFETY: touches no memory. To the whole group, as from a terminal.
+            unsafe { libc::kill(0, libc::SIGINT) };
+            std::thread::yield_now();
+        }
+    });
+    for number in 0..20 {
+        // A server is made in each that is not exec'd.
+        let branch = Process::new(
+            |number: u32| Process::new(|number: u32| number * 2, (number,)).start().unwrap().join().unwrap(),
+            (number,),
+        );
+        assert_eq!(branch.start().unwrap().join().unwrap(), number * 2);
+    }
+    DONE.store(true, SeqCst);
+    hail.join().unwrap();
+    say("all well");
+}
+
+/// Main has come to its end, and waits for its child.
+fn at_the_end() {
+    let _child = sleeper("child");
+    multiproc::at_exit(0, || report("end"));
+}
+
+/// Somebody makes a copy of this process by fork(2), and interrupts it: that is not this process, and has none of its children.
+fn copy() {
+    let child = leaves_at_sigusr1();
+    // The test has read that it is there.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    // SAFETY: the copy does nothing but wait for a signal.
+    let copy = unsafe { libc::fork() };
+    if copy == 0 {
+        loop {
+            // SAFETY: touches no memory.
+            unsafe { libc::pause() };
+        }
+    }
+    let mut status = 0;
+    // SAFETY: a child of this process, which has not been waited for.
+    unsafe {
+        libc::kill(copy, libc::SIGINT);
+        libc::waitpid(copy, &raw mut status, 0);
+    }
+    assert!(libc::WIFSIGNALED(status));
+    say(&format!("{} {}", libc::WTERMSIG(status), code_at_sigusr1(&child)));
+}
