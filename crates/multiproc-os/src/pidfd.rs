@@ -135,10 +135,23 @@ fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<(
 /// `ECHILD` when somebody else has taken the status (a wait for any child elsewhere in the program, or `SIGCHLD` ignored); see
 /// [`end_of_reaped`].
 pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
+    wait_id(pidfd, libc::WNOHANG)
+}
+
+/// As [`reap`], for a process that has ended, as its descriptor says. While somebody traces it, its status is the tracer's to take first, and
+/// that is waited for.
+///
+/// # Errors
+/// As [`reap`].
+pub fn reap_ended(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
+    wait_id(pidfd, 0)
+}
+
+fn wait_id(pidfd: impl AsFd, options: libc::c_int) -> io::Result<Option<(End, Usage)>> {
     let fd = pidfd.as_fd().as_raw_fd();
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    let options = options | libc::WEXITED | libc::__WALL;
     loop {
         // The C library's waitid has no place for the usage; the system call has.
         // SAFETY: both structures are ours and as large as the kernel expects.

@@ -136,8 +136,11 @@ impl Copy {
         // A server that has more rights than this process has now can't be killed, but leaves by itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
-        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(PATIENCE));
-        match pidfd::reap(pidfd) {
+        let reaped = match pidfd::wait_any([pidfd], Instant::now().checked_add(PATIENCE)) {
+            Ok([true]) => pidfd::reap_ended(pidfd),
+            _ => pidfd::reap(pidfd),
+        };
+        match reaped {
             Ok(Some((end, usage))) => ExitStatus::new(end, Some(usage)),
             _ => pidfd::end_of_reaped(pidfd).map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
         }
