@@ -13,3 +13,24 @@ pub fn say(line: &str) {
     std::io::stdout().write_all(format!("{line}\n").as_bytes()).unwrap();
     std::io::stdout().flush().unwrap();
 }
+
+/// Numbers that look random, and are the same for the same seed: splitmix64, from Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", 2014.
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// All that follows is decided by `seed`.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}

@@ -1,0 +1,38 @@
+//! Kills a program that starts processes, or one of its processes, at every moment that there is, and looks at what is left.
+//!
+//! - `chaos step METHOD VICTIM cold|warm` walks over a start: the victim is killed at its first system call, then in another run at its
+//!   second, and so on until a run comes to its end unharmed (`step.rs`).
+//! - `chaos storm METHOD STARTS SEED` kills whole programs at random moments, while threads of theirs start processes (`storm.rs`).
+//! - `chaos subject ...` and `chaos starter ...` are the programs that they run.
+//!
+//! Whatever a killed program leaves behind becomes a child of this one (`PR_SET_CHILD_SUBREAPER` of prctl(2)), so nothing can hide: a run
+//! is over when the kernel says that there is no child left (`family.rs`).
+
+mod family;
+mod step;
+mod storm;
+mod subject;
+
+use multiproc::StartMethod;
+
+#[multiproc::main]
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[1..] {
+        ["step", method, victim, state] => step::walk(method, victim, state),
+        ["storm", method, starts, seed] => storm::rounds(method, starts.parse().unwrap(), seed.parse().unwrap()),
+        ["subject", method, state] => subject::run(start_method(method), state == "warm"),
+        ["starter", method] => storm::start_for_ever(start_method(method)),
+        _ => panic!("no such scenario: {arguments:?}"),
+    }
+}
+
+fn start_method(name: &str) -> StartMethod {
+    match name {
+        "forkserver" => StartMethod::ForkServer,
+        "spawn" => StartMethod::Spawn,
+        "fork" => StartMethod::Fork,
+        other => panic!("no method {other}"),
+    }
+}

@@ -1,0 +1,204 @@
+//! A start, stepped through with ptrace(2): in each run the victim is killed at the next of its system calls.
+//!
+//! The program and everything that comes of it is traced (`PTRACE_O_TRACECLONE` and its like), and runs freely but for the victim, which
+//! stops at the beginning and at the end of each system call, and inside of those that make a process. What a process does between two
+//! system calls nobody else sees, but for the memory that it shares; so there are no other moments to be killed at that matter, except
+//! inside of a system call, and those the kernel does wholly or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use multiproc_programs::say;
+
+use super::family::{self, Event};
+use super::subject::MARK;
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The program.
+    Parent,
+    /// The server that makes its processes.
+    Server,
+    /// The process that it starts.
+    Child,
+    /// None of them: one that comes earlier or later.
+    Bystander,
+}
+
+/// Kills the victim at each of its moments. Prints how many there were, and how often what came of it.
+pub(crate) fn walk(method: &str, victim: &str, state: &str) {
+    let victim = match victim {
+        "parent" => Role::Parent,
+        "server" => Role::Server,
+        "child" => Role::Child,
+        other => panic!("no victim {other}"),
+    };
+    family::adopt_orphans();
+    let mut outcomes = BTreeMap::new();
+    for moment in 1.. {
+        let (killed, outcome) = run(method, victim, state, moment);
+        if !killed {
+            say(&format!("moments {}", moment - 1));
+            break;
+        }
+        *outcomes.entry(outcome).or_insert(0) += 1;
+    }
+    family::no_files_are_left();
+    for (outcome, count) in outcomes {
+        say(&format!("{outcome} {count}"));
+    }
+}
+
+/// One run: whether there was such a moment, and what the program says. Returns when nothing is left of it.
+#[expect(clippy::zombie_processes, reason = "`next_event` waits for it, and for all others")]
+fn run(method: &str, victim: Role, state: &str, moment: u32) -> (bool, String) {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["subject", method, state]).env("TMPDIR", family::temporary_directory());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    // SAFETY: ptrace is a system call and nothing else.
+    unsafe {
+        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    };
+    family::begin();
+    let mut program = command.spawn().unwrap();
+    let parent = program.id() as i32;
+    let mut tracer = Tracer {
+        parent,
+        has_server: method == "forkserver",
+        victim,
+        left: moment,
+        armed: false,
+        marks: 0,
+        is_set_up: false,
+        roles: BTreeMap::from([(parent, Role::Parent)]),
+        waiting: BTreeSet::new(),
+    };
+    let mut status = None;
+    while let Some(event) = family::next_event() {
+        if libc::WIFSTOPPED(event.status) {
+            tracer.stopped(event);
+        } else {
+            tracer.roles.remove(&event.pid);
+            tracer.waiting.remove(&event.pid);
+            if event.pid == parent {
+                status = Some(event.status);
+            }
+        }
+    }
+    let killed = tracer.left == 0;
+    let expected = if killed && victim == Role::Parent { libc::SIGKILL } else { 0 };
+    let mut outcome = String::new();
+    // All who could write to it are gone.
+    program.stdout.take().unwrap().read_to_string(&mut outcome).unwrap();
+    assert_eq!(status, Some(expected), "{method} {victim:?} {state}, killed at moment {moment}: {outcome}");
+    let outcome = outcome.trim().to_owned();
+    (killed, if outcome.is_empty() { "nothing".into() } else { outcome })
+}
+
+struct Tracer {
+    parent: i32,
+    /// Whether it is a server that makes the children.
+    has_server: bool,
+    victim: Role,
+    /// How many moments the victim has left.
+    left: u32,
+    /// Whether this is a part of the run in which the victim's moments count.
+    armed: bool,
+    /// How many times the parent has said that a part of it begins.
+    marks: u32,
+    /// Whether the kernel has been told what to stop at.
+    is_set_up: bool,
+    roles: BTreeMap<i32, Role>,
+    /// Those that have stopped for the first time before whoever has made them has: so it is not known yet who they are.
+    waiting: BTreeSet<i32>,
+}
+
+impl Tracer {
+    fn stopped(&mut self, Event { pid, status }: Event) {
+        let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
+        match (signal, event) {
+            (libc::SIGTRAP, libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => {
+                let made = self.event_message(pid);
+                self.is_made(pid, made);
+                self.moment(pid);
+            }
+            (libc::SIGTRAP, 0) if pid == self.parent && !self.is_set_up => {
+                // The first of all stops: it has been executed.
+                self.is_set_up = true;
+                let options = libc::PTRACE_O_TRACESYSGOOD
+                    | libc::PTRACE_O_TRACECLONE
+                    | libc::PTRACE_O_TRACEFORK
+                    | libc::PTRACE_O_TRACEVFORK
+                    | libc::PTRACE_O_TRACEEXEC
+                    | libc::PTRACE_O_EXITKILL;
+                // SAFETY: the process is a stopped tracee of ours.
+                unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, pid, 0, options as usize) };
+                self.resume(pid, 0);
+            }
+            (libc::SIGSTOP, 0) if !self.roles.contains_key(&pid) => {
+                self.waiting.insert(pid);
+            }
+            (MARK, 0) if pid == self.parent => {
+                self.marks += 1;
+                // The last part is the parent's own end.
+                self.armed = self.marks == 1 || (self.marks == 3 && self.victim == Role::Parent);
+                self.resume(pid, 0);
+            }
+            (libc::SIGTRAP, _) | (SYSTEM_CALL, _) => self.moment(pid),
+            (signal, _) => self.resume(pid, signal),
+        }
+    }
+
+    /// A process has come into the world.
+    fn is_made(&mut self, maker: i32, made: i32) {
+        let role = match self.roles.get(&maker) {
+            Some(Role::Parent) if self.has_server => Role::Server,
+            Some(Role::Parent | Role::Server) if self.armed => Role::Child,
+            _ => Role::Bystander,
+        };
+        // The first after the beginning is the one.
+        let taken = self.roles.values().any(|other| *other == role);
+        self.roles.insert(made, if taken { Role::Bystander } else { role });
+        // Its first stop is its birth.
+        if self.waiting.remove(&made) || family::stops(made) {
+            self.moment(made);
+        }
+    }
+
+    /// At a stop: if it is the victim's last moment, that was it; otherwise it goes on.
+    fn moment(&mut self, pid: i32) {
+        if self.armed && self.left > 0 && self.roles.get(&pid) == Some(&self.victim) {
+            self.left -= 1;
+            if self.left == 0 {
+                // SAFETY: the process is a tracee, which is not reaped but by us.
+                assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+                return;
+            }
+        }
+        self.resume(pid, 0);
+    }
+
+    fn resume(&self, pid: i32, signal: libc::c_int) {
+        // The victim is known by its role before its moments count, and may then be inside of a system call.
+        let stepped = self.left > 0 && self.roles.get(&pid) == Some(&self.victim);
+        let request = if stepped { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT };
+        // SAFETY: the process is a stopped tracee of ours. It may have been killed meanwhile, which is no error: its end is told next.
+        unsafe { libc::ptrace(request, pid, 0, signal as usize) };
+    }
+
+    fn event_message(&self, pid: i32) -> i32 {
+        let mut message: libc::c_ulong = 0;
+        // SAFETY: the process is a stopped tracee of ours; the message is written to a variable of ours.
+        unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, pid, 0, &raw mut message) };
+        message as i32
+    }
+}
+
+/// How a stop at a system call is told from a signal, with `PTRACE_O_TRACESYSGOOD`.
+const SYSTEM_CALL: libc::c_int = libc::SIGTRAP | 0x80;

@@ -1,0 +1,53 @@
+//! The program that is stepped through a start. It says what came of it; that nothing is left of it, it sees for itself.
+
+use multiproc::{Child, Error, Process, StartMethod};
+use multiproc_programs::say;
+
+use super::family;
+
+/// Raised where the start that is looked at begins, where it ends, and where the end of the program begins. Whoever traces this process sees
+/// it, and keeps it from being delivered.
+pub(crate) const MARK: libc::c_int = libc::SIGUSR1;
+
+fn mark() {
+    // SAFETY: the tracer takes the signal away; without one, it ends this process.
+    unsafe { libc::raise(MARK) };
+}
+
+fn start(method: StartMethod, number: u32) -> multiproc::Result<Child<u32>> {
+    Process::new(|number: u32| number + 1, (number,)).start_method(method).start()
+}
+
+/// Starts a process, which may fail, and another one, which may not. `warm` after an earlier one, so that a server is there already.
+pub(crate) fn run(method: StartMethod, warm: bool) {
+    // What is opened once and kept: the pages of the server's ids, say, and the server's own two descriptors.
+    let mut kept = family::descriptors().len();
+    if method == StartMethod::ForkServer {
+        kept += 2;
+    }
+    if warm {
+        assert_eq!(start(method, 1).unwrap().join().unwrap(), 2);
+    }
+    mark();
+    let outcome = match start(method, 2).map(Child::join) {
+        Ok(Ok(value)) => {
+            assert_eq!(value, 3);
+            "value"
+        }
+        Ok(Err(error)) if error.signal() == Some(libc::SIGKILL) => "killed",
+        Err(Error::Handshake { .. }) => "handshake",
+        other => panic!("{other:?}"),
+    };
+    mark();
+    // Whatever happened to that one, the next is well.
+    assert_eq!(start(method, 3).unwrap().join().unwrap(), 4);
+    let (descriptors, children) = (family::descriptors(), family::children());
+    assert_eq!(descriptors.len(), kept, "{descriptors:?}");
+    assert_eq!(children.len(), usize::from(method == StartMethod::ForkServer), "{children:?}");
+    assert!(children.iter().all(|child| !child.ends_with('Z') && child.contains("multiproc-serve")), "{children:?}");
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mapped: Vec<_> = maps.lines().filter(|line| line.contains("memfd:")).collect();
+    assert_eq!(mapped.len(), children.len(), "{mapped:?}");
+    say(outcome);
+    mark();
+}

@@ -1,0 +1,73 @@
+//! Programs that start processes, killed at each of their moments, and at random ones. `src/bin/chaos` does it, and sees that nothing is left.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+/// The methods by which processes are started.
+const METHODS: [&str; 2] = ["forkserver", "spawn"];
+
+/// How many starts of each method are under way, or have been, in the programs that are killed at random.
+const STARTS: u32 = 2000;
+
+/// Runs it, and gives the numbers that it prints by their names.
+fn chaos(arguments: &[&str]) -> BTreeMap<String, u32> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));
+    command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("MULTIPROC_ENTRY");
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{arguments:?}: {}\n{stdout}{stderr}", output.status);
+    println!("{arguments:?}: {}", stdout.trim().replace('\n', ", "));
+    let pair = |line: &str| {
+        let (name, number) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), number.parse().unwrap())
+    };
+    stdout.lines().map(pair).collect()
+}
+
+/// What can come of a start whose victim is killed at whichever moment; each has to come at least once.
+fn step(method: &str, victim: &str, state: &str, expected: &[&str]) {
+    let mut numbers = chaos(&["step", method, victim, state]);
+    // Fewer would mean that the victim was not stepped at all.
+    assert!(numbers.remove("moments").unwrap() >= 10, "{method} {victim} {state}");
+    assert!(numbers.keys().eq(expected), "{method} {victim} {state}: {numbers:?}");
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_of_a_start_loses_none() {
+    step("forkserver", "server", "warm", &["value"]);
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_of_its_own_start_is_an_error_and_the_next_start_brings_another() {
+    step("forkserver", "server", "cold", &["handshake", "value"]);
+}
+
+#[test]
+fn a_child_that_is_killed_at_any_moment_has_been_killed_or_has_given_its_value() {
+    step("forkserver", "child", "cold", &["killed", "value"]);
+    step("forkserver", "child", "warm", &["killed", "value"]);
+    step("spawn", "child", "cold", &["handshake", "killed", "value"]);
+}
+
+#[test]
+fn of_a_parent_that_is_killed_at_any_moment_nothing_is_left() {
+    for method in METHODS {
+        for state in ["cold", "warm"] {
+            // It says its value before the last of its moments come.
+            step(method, "parent", state, &["nothing", "value"]);
+        }
+    }
+}
+
+#[test]
+fn of_parents_that_are_killed_at_random_with_starts_under_way_nothing_is_left() {
+    let seed = match std::env::var("MULTIPROC_SEED") {
+        Ok(seed) => seed,
+        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().to_string(),
+    };
+    println!("MULTIPROC_SEED={seed}");
+    for method in METHODS {
+        let numbers = chaos(&["storm", method, &STARTS.to_string(), &seed]);
+        assert!(numbers["starts"] >= STARTS && numbers["programs"] > 20, "{method}: {numbers:?}");
+    }
+}
