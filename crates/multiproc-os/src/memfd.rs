@@ -22,10 +22,26 @@ const SEALS: SealFlags = SealFlags::from_bits_retain(
 pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let fd = crate::fd_passing::above_stdio(fd)?;
-    if len > 0 {
-        rustix::io::retry_on_intr(|| rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len))?;
-    }
+    in_steps(len, |from, len| rustix::fs::fallocate(&fd, FallocateFlags::empty(), from, len))?;
     Ok(fd)
+}
+
+/// Has `allocate` done for all of `len` bytes, from 0 on: at once, unless a signal interrupts it.
+///
+/// Older kernels look for signals between two pages, and then give back what this call has allocated. In a program with a timer, trying
+/// the same again may go on for ever; so less is tried then.
+fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<()>) -> io::Result<()> {
+    const PAGE: u64 = 4096;
+    let (mut done, mut step) = (0, len);
+    while done < len {
+        step = step.min(len - done);
+        match allocate(done, step) {
+            Ok(()) => done += step,
+            Err(rustix::io::Errno::INTR) => step = (step / 2).max(PAGE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A sealed memory file that holds `parts`, one after the other.
@@ -110,6 +126,28 @@ impl Drop for Sealed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_interrupted_over_and_over_is_done_in_the_end() {
+        // A signal comes in time for everything that is larger than this.
+        const LARGEST: u64 = 10_000;
+        let mut done = vec![];
+        let allocate = |from, len| {
+            if len > LARGEST {
+                return Err(rustix::io::Errno::INTR);
+            }
+            done.push((from, len));
+            Ok(())
+        };
+        in_steps(1 << 20 | 1, allocate).unwrap();
+        let end = done.iter().fold(0, |end, (from, len)| {
+            assert_eq!(*from, end, "no gaps");
+            end + len
+        });
+        assert_eq!(end, 1 << 20 | 1);
+        let full = in_steps(1 << 20, |_, _| Err(rustix::io::Errno::NOSPC)).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    }
 
     #[test]
     fn what_is_sealed_is_what_is_mapped() {
