@@ -1,0 +1,303 @@
+//! What a system, a program or a target may do to multiproc: few descriptors, full file systems, interruptions, stops, descriptors that are
+//! closed behind its back, processes that it knows nothing of.
+//!
+//! Elsewhere: limits of processes, `SIGCHLD` ignored, foreign waits for any child, a server that dies (`start.rs`); aborts, exits, overflows
+//! of the stack (`exit_status.rs`); kills (`chaos_start.rs`, and `chaos.rs` of multiproc-programs).
+
+mod common;
+
+use std::ffi::CString;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use common::{Ends, LONG, Scratch, exists, fifo, for_each_method, sleep_long, wait_gone};
+use multiproc::{Error, JoinErrorKind, Process, StartMethod};
+
+fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
+    // SAFETY: both structures are ours.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(resource, &raw mut limit), 0);
+        limit.rlim_cur = soft.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(resource, &raw const limit), 0);
+    }
+}
+
+/// Runs the check in a process of its own: what it does belongs to the whole process.
+fn apart(check: fn(StartMethod), method: StartMethod) {
+    Process::new(check, (method,)).start().unwrap().join().unwrap()
+}
+
+fn with_32_descriptors(method: StartMethod) {
+    set_limit(libc::RLIMIT_NOFILE, 32);
+    let start = || Process::new(sleep_long, ()).name("p").start_method(method).start().map(Ends);
+    for _ in 0..3 {
+        let mut alive = Vec::new();
+        let error = loop {
+            match start() {
+                Ok(child) => alive.push(child),
+                Err(error) => break error.to_string(),
+            }
+        };
+        // Two each: its pidfd, and its socket. A start needs some more for a moment.
+        assert!((8..=14).contains(&alive.len()), "{} {error}", alive.len());
+        assert!(error.starts_with("cannot start p: ") && error.contains("open files"), "{error}");
+        assert!(alive.iter().all(|child| child.is_alive()));
+        // A place that becomes free can be used again.
+        alive.truncate(alive.len() / 2);
+        assert!(start().unwrap().is_alive());
+    }
+}
+
+fn with_small_files(method: StartMethod) {
+    let sum = |len: usize| {
+        let process = Process::new(|list: Vec<u8>| list.len(), (vec![1; len],)).name("p").start_method(method);
+        process.start().map(|child| child.join().unwrap())
+    };
+    assert_eq!(sum(1).unwrap(), 1);
+    // SAFETY: no handler is installed or replaced.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    set_limit(libc::RLIMIT_FSIZE, 1 << 18);
+    let error = sum(1 << 20).unwrap_err();
+    assert!(matches!(&error, Error::Start { process, .. } if process == "p"), "{error}");
+    assert!(error.to_string().contains("File too large"), "{error}");
+    assert_eq!(sum(1 << 17).unwrap(), 1 << 17);
+    assert_eq!(sum(1).unwrap(), 1);
+}
+
+/// A full file system in this place, in this process's own view of the machine.
+struct Full(CString);
+
+impl Full {
+    /// None without the right to do so.
+    fn mount(place: &str) -> Option<Full> {
+        let place = CString::new(place).unwrap();
+        let none = std::ptr::null();
+        // SAFETY: all texts end with a NUL.
+        let mounted = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
+                && libc::mount(c"tmpfs".as_ptr(), place.as_ptr(), c"tmpfs".as_ptr(), 0, c"size=4k".as_ptr().cast()) == 0
+        };
+        let full = mounted.then_some(Full(place))?;
+        let written = std::fs::write(Path::new(full.0.to_str().unwrap()).join("file"), vec![1; 1 << 16]);
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        Some(full)
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        // SAFETY: the text ends with a NUL.
+        unsafe { libc::umount2(self.0.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+fn with_full_file_systems(method: StartMethod) {
+    let scratch = Scratch::new();
+    let directory = scratch.path("full");
+    std::fs::create_dir(&directory).unwrap();
+    // SAFETY: this process has one thread.
+    unsafe { std::env::set_var("TMPDIR", &directory) };
+    let (Some(_temporary), Some(_shared)) = (Full::mount(&directory), Full::mount("/dev/shm")) else {
+        eprintln!("not shown: this needs the right to mount");
+        return;
+    };
+    let child = Process::new(|list: Vec<u8>| list, (vec![1; 1 << 20],)).start_method(method).start().unwrap();
+    assert_eq!(child.join().unwrap(), vec![1; 1 << 20]);
+}
+
+static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Has this process interrupted every so often, in whatever it does.
+fn interrupt_every(time: Duration) {
+    extern "C" fn on_alarm(_: libc::c_int) {
+        INTERRUPTIONS.fetch_add(1, Relaxed);
+    }
+    let time = libc::timeval { tv_sec: 0, tv_usec: time.as_micros() as i64 };
+    // SAFETY: the handler adds to a number. It is installed without SA_RESTART, so system calls are interrupted. The structures are filled in.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_alarm as extern "C" fn(libc::c_int) as usize;
+        assert_eq!(libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()), 0);
+        let timer = libc::itimerval { it_interval: time, it_value: time };
+        assert_eq!(libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const timer, 0), 0);
+    }
+}
+
+fn with_interruptions(method: StartMethod) {
+    interrupt_every(Duration::from_micros(200));
+    for number in 0..100 {
+        let child = Process::new(|number: u32| number + 1, (number,)).start_method(method).start().unwrap();
+        if number % 2 == 0 {
+            assert_eq!(child.wait_timeout(LONG).unwrap().unwrap().exit_code(), Some(0));
+        }
+        assert_eq!(child.join().unwrap(), number + 1);
+    }
+    // So large that no interval is long enough to get memory for all of it.
+    let large = "x".repeat(64 << 20);
+    let child = Process::new(|text: String| text.len(), (large,)).start_method(method).start().unwrap();
+    assert_eq!(child.join().unwrap(), 64 << 20);
+    assert!(INTERRUPTIONS.load(Relaxed) > 100);
+}
+
+/// Starts children one after the other, while it is stopped and continued from outside.
+fn starts_one_after_the_other(method: StartMethod, ready: String) -> u32 {
+    std::fs::write(ready, "now").unwrap();
+    let start = |number| Process::new(|number: u32| number, (number,)).start_method(method).start().unwrap();
+    (0..200).map(|number| start(number).join().unwrap()).sum()
+}
+
+/// Starts a child that says its pid, and sleeps as it does.
+fn has_a_sleeper(method: StartMethod, pid: String) {
+    let sleeper = Process::new(
+        |pid: String| {
+            std::fs::write(pid, std::process::id().to_string()).unwrap();
+            sleep_long();
+        },
+        (pid,),
+    );
+    sleeper.start_method(method).start().unwrap().wait().unwrap();
+}
+
+/// Stops the process, a child of this one, and waits until it has stopped. False if it has ended.
+fn stop<T>(child: &multiproc::Child<T>) -> bool {
+    child.signal(libc::SIGSTOP).unwrap();
+    // SAFETY: all-zero bytes are a value of the structure, and the kernel fills it in. WNOWAIT: the end, if it comes, is not taken.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+        assert_eq!(libc::waitid(libc::P_PID, child.pid() as libc::id_t, &raw mut info, options), 0);
+        info.si_code == libc::CLD_STOPPED
+    }
+}
+
+for_each_method! {
+    fn thirty_two_descriptors(method) {
+        apart(with_32_descriptors, method);
+    }
+
+    fn a_limit_of_file_sizes_is_an_error(method) not_fork {
+        apart(with_small_files, method);
+    }
+
+    fn full_temporary_file_systems_do_not_matter(method) {
+        apart(with_full_file_systems, method);
+    }
+
+    fn a_storm_of_interruptions(method) {
+        apart(with_interruptions, method);
+    }
+
+    fn a_parent_that_is_stopped_now_and_then_loses_nothing(method) {
+        let scratch = Scratch::new();
+        let ready = fifo(&scratch, "ready");
+        let parent = Ends(Process::new(starts_one_after_the_other, (method, ready.clone())).start().unwrap());
+        assert_eq!(std::fs::read_to_string(ready).unwrap(), "now");
+        let mut stops = 0;
+        while stop(&parent) {
+            stops += 1;
+            parent.signal(libc::SIGCONT).unwrap();
+            // Until it has got on: it has used its time.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_micros(stops % 10 * 300) {
+                std::hint::spin_loop();
+            }
+        }
+        assert!(stops > 10, "{stops}");
+        assert_eq!(parent.wait().unwrap().exit_code(), Some(0));
+    }
+
+    fn the_children_of_a_stopped_parent_end_when_it_is_killed(method) {
+        let scratch = Scratch::new();
+        let pid = fifo(&scratch, "pid");
+        let parent = Ends(Process::new(has_a_sleeper, (method, pid.clone())).start().unwrap());
+        let sleeper: i32 = std::fs::read_to_string(pid).unwrap().parse().unwrap();
+        assert!(stop(&parent));
+        assert!(exists(sleeper));
+        parent.kill().unwrap();
+        wait_gone(sleeper);
+    }
+
+    fn a_target_that_closes_all_descriptors(method) {
+        let closes = Process::new(
+            || {
+                // SAFETY: what it breaks is what the test is about.
+                unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+                7
+            },
+            (),
+        );
+        let child = closes.name("p").start_method(method).start().unwrap();
+        assert_eq!(child.wait().unwrap().exit_code(), Some(1), "its value could not be sent");
+        let error = child.join().unwrap_err();
+        assert!(matches!(error.kind(), JoinErrorKind::Exited(1)), "{error}");
+
+        // One that goes on for long after that is waited for all the same.
+        let closes = Process::new(
+            || {
+                // SAFETY: as above.
+                unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+                sleep_long();
+            },
+            (),
+        );
+        let child = Ends(closes.start_method(method).start().unwrap());
+        assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
+        child.terminate().unwrap();
+        assert_eq!(child.exit_code(), Some(-15));
+    }
+
+    fn a_target_that_becomes_a_daemon_is_over_for_its_parent(method) {
+        let scratch = Scratch::new();
+        let path = fifo(&scratch, "pid");
+        let daemonises = Process::new(
+            |path: String| {
+                // SAFETY: this process has one thread, and no memory is touched.
+                unsafe {
+                    if libc::fork() > 0 {
+                        libc::_exit(3);
+                    }
+                    libc::setsid();
+                }
+                std::fs::write(path, std::process::id().to_string()).unwrap();
+                sleep_long();
+            },
+            (path.clone(),),
+        );
+        let child = daemonises.start_method(method).start().unwrap();
+        let daemon: i32 = std::fs::read_to_string(path).unwrap().parse().unwrap();
+        // It has everything that its parent had open, and delays nobody.
+        assert!(matches!(child.join().unwrap_err().kind(), JoinErrorKind::Exited(3)));
+        let pidfd = multiproc_os::pidfd::open(daemon).unwrap();
+        multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+        assert_eq!(multiproc_os::pidfd::wait_any([&pidfd], Some(Instant::now() + LONG)).unwrap(), [true]);
+    }
+
+    fn a_copy_that_a_target_leaves_behind_delays_nobody(method) {
+        let scratch = Scratch::new();
+        let path = fifo(&scratch, "pid");
+        let forks = Process::new(
+            |path: String| {
+                // SAFETY: this process has one thread.
+                match unsafe { libc::fork() } {
+                    0 => {
+                        std::fs::write(path, std::process::id().to_string()).unwrap();
+                        sleep_long();
+                        0
+                    }
+                    copy => copy,
+                }
+            },
+            (path.clone(),),
+        );
+        let child = forks.start_method(method).start().unwrap();
+        let copy: i32 = std::fs::read_to_string(path).unwrap().parse().unwrap();
+        assert_eq!(child.join().unwrap(), copy);
+        assert!(exists(copy));
+        let pidfd = multiproc_os::pidfd::open(copy).unwrap();
+        multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+        assert_eq!(multiproc_os::pidfd::wait_any([&pidfd], Some(Instant::now() + LONG)).unwrap(), [true]);
+    }
+}
