@@ -173,7 +173,23 @@ fn stop<T>(child: &multiproc::Child<T>) -> bool {
     }
 }
 
+fn waits_for_all_children(method: StartMethod) {
+    for _ in 0..3 {
+        let start = |number| Process::new(|number: u32| number, (number,)).start_method(method).start().unwrap();
+        let children: Vec<_> = (0..5).map(start).collect();
+        multiproc::end_fork_server();
+        // SAFETY: no status is asked for.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::ECHILD));
+        assert_eq!(children.into_iter().map(|child| child.join().unwrap()).sum::<u32>(), 10);
+    }
+}
+
 for_each_method! {
+    fn a_program_that_waits_for_all_its_children(method) {
+        apart(waits_for_all_children, method);
+    }
+
     fn thirty_two_descriptors(method) {
         apart(with_32_descriptors, method);
     }

@@ -117,6 +117,32 @@ pub(crate) fn make_standby() -> Option<Standby> {
     Some(Standby { started, server: Arc::downgrade(&process), known })
 }
 
+/// Ends the server that makes processes by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer), if this process has one, and reaps
+/// it, once the starts that are under way in other threads have come to their end. Children are not touched by that, and the next start brings
+/// another server.
+///
+/// For code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
+/// kernel knows no way to hide one that was executed, and ends only when this process does. Such code would wait for ever, unless the server is
+/// ended first.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let child = Process::new(|| 7, ()).start()?;
+/// multiproc::end_fork_server();
+/// // SAFETY: no status is asked for.
+/// while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
+/// // Whoever has reaped it, the value is there.
+/// assert_eq!(child.join()?, 7);
+/// # Ok(())
+/// # }
+/// ```
+pub fn end_fork_server() {
+    end();
+}
+
 /// One attempt; none if the server died before it made the process.
 fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     let name = order.name();

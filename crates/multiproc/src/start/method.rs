@@ -17,6 +17,9 @@ pub enum StartMethod {
     /// Resource limits, umask, niceness, processor affinity, namespaces and session are those of the first start, not of the moment; with
     /// `Spawn` they are of the moment. When the process has changed its user, groups, capabilities, `no_new_privs`, root directory, or has
     /// gone under seccomp, that is noticed, and a new server is exec'd, which has no more rights than the process has then.
+    ///
+    /// The server is a child of the creator, as each of the processes is: code that waits for any child until there is none is to call
+    /// [`end_fork_server`](crate::end_fork_server) first.
     #[default]
     ForkServer,
     /// The program is exec'd for each process: a fresh image with addresses of its own.
