@@ -20,6 +20,10 @@ use serde::{Deserialize, Serialize};
 /// Values up to this many bytes are tried every time. Larger ones are believed if a value of their type has passed.
 const ALWAYS_TRIED: usize = 1 << 20;
 
+/// How deep self-describing values may nest, as in serde_json: each level takes some of the reader's stack, and the reader may be a thread with
+/// little of that.
+const DEEPEST: usize = 128;
+
 /// Why a value can't be sent, or what was received is no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
@@ -140,7 +144,10 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
             Err(error) => Err(cannot(error.to_string())),
         },
         Some((&tag, mut rest)) if tag == Format::MessagePack as u8 => {
-            let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+            let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+            deserializer.set_max_depth(DEEPEST);
+            let value = T::deserialize(&mut deserializer);
+            drop(deserializer);
             match value {
                 Ok(value) if rest.is_empty() => Ok(value),
                 Ok(_) => Err(cannot(format!("{} bytes too many", rest.len()))),
@@ -253,6 +260,20 @@ mod tests {
     #[test]
     fn what_cannot_be_received_fails_in_the_sender() {
         assert!(encode(&OneWay).unwrap_err().to_string().contains("cannot deserialise"));
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_an_error_and_no_overflow_of_the_stack() {
+        // Lists with one element each.
+        let bytes = |depth| [&b"m"[..], &vec![0x91; depth], &[0xCB], &0.5_f64.to_be_bytes()].concat();
+        assert!(decode::<Untagged>(&bytes(DEEPEST - 10)).is_ok());
+        for depth in [DEEPEST + 10, 1000, 100_000] {
+            assert!(decode::<Untagged>(&bytes(depth)).is_err());
+            assert!(decode::<serde_json::Value>(&bytes(depth)).is_err());
+        }
+        let value = (0..200).fold(serde_json::json!(0), |inner, _| serde_json::json!([inner]));
+        let error = encode(&value).unwrap_err().to_string();
+        assert!(error.contains("depth"), "{error}");
     }
 
     #[test]
