@@ -66,8 +66,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, s
     1
 }
 
-/// The build id in a segment of notes.
-fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
+/// The build id in a segment of notes; see elf(5). None if there is none, or the notes are something else.
+pub fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
     let padded = |len: u32| (len as usize).checked_next_multiple_of(4);
     loop {
@@ -75,7 +75,8 @@ fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
         let (name_len, desc_len, kind) = (word(0)?, word(4)?, word(8)?);
         let name_end = 12_usize.checked_add(padded(name_len)?)?;
         let desc_end = name_end.checked_add(padded(desc_len)?)?;
-        if kind == NT_GNU_BUILD_ID && notes.get(12..12 + 4)? == b"GNU\0" && name_len == 4 {
+        // An empty one tells nothing.
+        if kind == NT_GNU_BUILD_ID && notes.get(12..12 + 4)? == b"GNU\0" && name_len == 4 && desc_len > 0 {
             return Some(notes.get(name_end..name_end + desc_len as usize)?.to_vec());
         }
         notes = notes.get(desc_end..)?;
@@ -131,5 +132,7 @@ mod tests {
             assert_eq!(build_id(&note[..cut]), None, "cut at {cut}");
         }
         assert_eq!(build_id(&[0xFF; 64]), None);
+        note[4] = 0;
+        assert_eq!(build_id(&note[..16]), None, "an empty one is none");
     }
 }
