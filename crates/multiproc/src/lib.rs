@@ -36,6 +36,9 @@
 extern crate self as multiproc;
 
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod process;
 mod start;

@@ -415,6 +415,28 @@ pub(crate) fn become_child(request: Request, fds: impl Iterator<Item = OwnedFd>,
     entry::begin(order, socket, request.announce)
 }
 
+/// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
+    let mut known = Known::default();
+    let streams = Streams::default();
+    let room = "there is room for a descriptor";
+    let (mut surroundings, told) = surroundings::current(&known, Some(&streams)).expect(room);
+    if !with_environment {
+        known.learn(told);
+        surroundings = surroundings::current(&known, Some(&streams)).expect(room).0;
+    }
+    assignment::join(&Request { slot: 7, announce: Announce::No, surroundings })
+}
+
+/// For fuzzers: whether the server takes this for a request.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn reads_request(body: &[u8]) -> bool {
+    let Ok((_, order)) = assignment::split::<Request>(body) else { return false };
+    assert!(body.ends_with(order));
+    true
+}
+
 /// What failed, and the error's number.
 type Failure = (String, i32);
 

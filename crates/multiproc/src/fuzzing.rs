@@ -1,0 +1,349 @@
+//! Everything that reads bytes from another process, for a fuzzer to throw bytes at. Built for fuzzers (`--cfg fuzzing`, which cargo-fuzz
+//! sets) and for this crate's own tests, which throw a bounded number of them.
+//!
+//! Each function takes any bytes, panics if a promise is broken, and returns whether they were a message: so that whoever calls it can see
+//! that it isn't shown garbage alone. [`seeds`] are messages as they should be, for a start.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use multiproc_os::credentials::Ids;
+use multiproc_os::{fd_passing, image, memfd};
+
+use crate::process::current::Identity;
+use crate::process::options::{Options, Resource, Variable};
+use crate::process::status::Panic;
+use crate::start::assignment::{self, Assignment};
+use crate::start::method::StartMethod;
+use crate::start::report::{Failure, Report, receive_report};
+use crate::start::target::Entry;
+use crate::start::{entry, forkserver, handshake, kind, target};
+use crate::transfer::codec;
+use crate::transfer::packet::{self, Body, Packet, PacketError};
+
+/// What takes the bytes, by name.
+pub type Parser = fn(&[u8]) -> bool;
+
+/// All of them. The names are those of the fuzz targets, too.
+pub const PARSERS: [(&str, Parser); 7] = [
+    ("packet", packet),
+    ("codec", codec),
+    ("request", request),
+    ("assignment", assignment),
+    ("handshake", handshake),
+    ("report", report),
+    ("image", image),
+];
+
+/// The one of this name.
+pub fn parser(name: &str) -> Parser {
+    let found = PARSERS.iter().find(|(other, _)| *other == name);
+    found.unwrap_or_else(|| panic!("no parser {name}")).1
+}
+
+/// Messages as they should be, for the parser of this name.
+pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
+    let mut options = Options::default();
+    options.environment = vec![Variable::Clear, Variable::set("NAME".into(), "value".into())];
+    options.set_directory("/tmp".into());
+    options.niceness = Some(-5);
+    options.affinity = Some(vec![0, 1]);
+    options.add_limit(Resource::AddressSpace, 16, 32);
+    let assignment = Assignment {
+        identity: Identity {
+            name: "Process-1:2".into(),
+            numbers: vec![1, 2],
+            seed: 7,
+            daemon: true,
+            parent: Some(("MainProcess".into(), 1234)),
+        },
+        entry: Some(Entry::of(entry::enter::<crate::Call<fn(), ()>, _>).expect("a function of this image")),
+        options,
+        outlives_parent: false,
+        log_level: Some(3),
+        start_method: StartMethod::Spawn,
+        grace_period: std::time::Duration::from_secs(5),
+    };
+    let with_tail = |front: Vec<u8>| [front, b"payload".to_vec()].concat();
+    match parser {
+        // The first byte says what descriptors come with it.
+        "packet" => vec![
+            [&[0], &message(kind::START, b"inline")[..]].concat(),
+            [&[5], &in_memory_file(kind::START, 64)[..]].concat(),
+        ],
+        "codec" => vec![
+            codec::pack(&samples::plain()),
+            codec::encode(&samples::SelfDescribing::List(vec![samples::SelfDescribing::Number { n: 7 }]))
+                .expect("it can be sent"),
+        ],
+        "request" => [false, true].map(|first| with_tail(forkserver::sample_request(first))).to_vec(),
+        "assignment" => vec![with_tail(assignment::join(&assignment))],
+        "handshake" => vec![
+            // After a greeting that is right, then without one.
+            [&[1], &message(kind::SERVE, b"")[..]].concat(),
+            [&[1], &message(kind::START, &with_tail(assignment::join(&assignment)))[..]].concat(),
+            [&[0], &message(kind::HELLO, b"ids and build id")[..]].concat(),
+        ],
+        "report" => {
+            vec![
+                [&[kind::RETURNED], &codec::pack(&7_u32)[..]].concat(),
+                [
+                    &[kind::FAILED],
+                    &codec::pack(&Failure::Panicked(Panic {
+                        message: "boom".into(),
+                        location: Some("a.rs:1:2".into()),
+                    }))[..],
+                ]
+                .concat(),
+                [&[kind::FAILED], &codec::pack(&Failure::NotSent("why".into()))[..]].concat(),
+            ]
+        }
+        "image" => vec![
+            b"\x04\0\0\0\x02\0\0\0\x05\0\0\0GNU\0ab\0\0\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0abcdefghijklmnopqrst"
+                .to_vec(),
+        ],
+        other => panic!("no parser {other}"),
+    }
+}
+
+/// A message with its body inside.
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let (ours, theirs) = fd_passing::pair().expect("a socket pair");
+    packet::send(&ours, kind, &[body], &[]).expect("there is room for one");
+    let len = fd_passing::peek(&theirs, &mut [], false).expect("it is there");
+    fd_passing::receive(&theirs, len).expect("it is there").bytes
+}
+
+/// The header of a message whose body is elsewhere.
+fn in_memory_file(kind: u8, len: u64) -> Vec<u8> {
+    let mut header = message(kind, b"");
+    header[7] = 1;
+    header[8..].copy_from_slice(&len.to_le_bytes());
+    header
+}
+
+/// A message and its descriptors. The first byte says which descriptors: none, some, memory files that are sealed or aren't.
+fn packet(data: &[u8]) -> bool {
+    const SIZE: usize = 64;
+    let Some((first, bytes)) = data.split_first() else { return false };
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").expect("it can be opened"));
+    let sealed = || memfd::sealed("fuzz", &[&[7; SIZE]]).expect("a memory file");
+    let fds = || match first % 6 {
+        0 => vec![],
+        1 => vec![null()],
+        2 => vec![memfd::allocate("fuzz", SIZE as u64).expect("a memory file")],
+        3 => vec![sealed(), null()],
+        4 => vec![null(), sealed()],
+        _ => vec![sealed()],
+    };
+    let parsed = packet::parse(bytes.to_vec(), fds());
+    if let Ok(packet) = &parsed {
+        let left = fds().len() - usize::from(matches!(packet.body, Body::Mapped(_)));
+        assert_eq!(packet.fds.len(), left);
+        match &packet.body {
+            Body::Inline(body) => assert!(bytes.ends_with(body)),
+            Body::Mapped(body) => assert!(body.len() <= SIZE && body.iter().all(|byte| *byte == 7)),
+        }
+    }
+    // The same by way of a socket. A message of no bytes can't be told from the end.
+    let (ours, theirs) = fd_passing::pair().expect("a socket pair");
+    let (handed, most) = (fds(), packet::INLINE + 1024);
+    let handed: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
+    if !bytes.is_empty() && bytes.len() <= most && fd_passing::send(&ours, &[bytes], &handed).is_ok() {
+        let received = packet::receive(&theirs, false);
+        assert_eq!(received.is_ok(), parsed.is_ok(), "{received:?} {parsed:?}");
+        assert!(matches!(packet::receive(&theirs, false), Err(PacketError::Empty)), "one message is one");
+    }
+    parsed.is_ok()
+}
+
+/// An encoded value of whatever type.
+fn codec(data: &[u8]) -> bool {
+    fn one<T>(data: &[u8]) -> bool
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        let Ok(value) = codec::decode::<T>(data) else { return false };
+        // What has been read can be sent on, and is the same again.
+        let bytes = codec::encode(&value).expect("a value of this type can be sent");
+        assert_eq!(codec::decode::<T>(&bytes).as_ref(), Ok(&value));
+        true
+    }
+    let plain = one::<samples::Plain>(data);
+    let self_describing = one::<samples::SelfDescribing>(data);
+    let not_started = one::<(String, i32)>(data);
+    plain || self_describing || not_started
+}
+
+/// What the server is asked.
+fn request(data: &[u8]) -> bool {
+    forkserver::reads_request(data)
+}
+
+/// What a child is told. Its entry is an address in the program's code, or an error.
+fn assignment(data: &[u8]) -> bool {
+    let Ok((assignment, payload)) = assignment::split::<Assignment>(data) else { return false };
+    assert!(data.ends_with(payload));
+    match assignment.entry.map(Entry::function) {
+        Some(Ok(function)) => assert!(target::image().is_code(function as usize)),
+        Some(Err(error)) => assert!(!error.to_string().is_empty()),
+        None => {}
+    }
+    true
+}
+
+/// What an exec'd copy hears: the bytes are what comes after a greeting that is right, or in place of it.
+fn handshake(data: &[u8]) -> bool {
+    let build_id = &target::image().build_id;
+    let Some((first, bytes)) = data.split_first() else { return false };
+    // With the right build id anywhere else, it would be asked to take other user ids, and would.
+    if bytes.windows(build_id.len()).any(|window| window == *build_id) {
+        return false;
+    }
+    let (ours, theirs) = fd_passing::pair().expect("a socket pair");
+    if first % 2 == 1 {
+        let hello = [&Ids::current().to_bytes()[..], build_id].concat();
+        packet::send(&ours, kind::HELLO, &[&hello], &[]).expect("there is room for one");
+    }
+    let fds = if first & 2 == 0 { vec![] } else { vec![ours.as_fd()] };
+    if !bytes.is_empty() && fd_passing::send(&ours, &[bytes], &fds).is_err() {
+        return false;
+    }
+    // So that it doesn't wait for more.
+    drop(ours);
+    match handshake::accept(theirs.as_fd()) {
+        Ok(_) => {
+            assert_eq!(first % 2, 1, "nothing goes on without the right build id");
+            true
+        }
+        Err(reason) => {
+            assert!(!reason.is_empty());
+            false
+        }
+    }
+}
+
+/// The last words of a child: the kind, then the body.
+fn report(data: &[u8]) -> bool {
+    let Some((kind, body)) = data.split_first() else { return false };
+    let packet = Packet { kind: *kind, body: Body::Inline(body.to_vec()), fds: vec![] };
+    let report = Report::from_packet(packet);
+    // The same from a socket, where whatever is no report is passed over, or is garbage.
+    let (ours, theirs) = fd_passing::pair().expect("a socket pair");
+    if body.len() <= packet::INLINE && packet::send(&ours, *kind, &[body], &[]).is_ok() {
+        drop(ours);
+        let received = receive_report(&theirs).expect("nothing is wrong with the socket");
+        assert_eq!(received.map(|report| report.exit_code()), report.as_ref().map(Report::exit_code));
+    }
+    matches!(report, Some(Report::Returned { .. } | Report::Failed(_)))
+}
+
+/// The notes of an executable file, and the ids of a greeting.
+fn image(data: &[u8]) -> bool {
+    if let Some((ids, _)) = data.split_first_chunk() {
+        assert_eq!(Ids::from_bytes(ids).to_bytes(), *ids);
+    }
+    match image::build_id(data) {
+        Some(id) => {
+            assert!(!id.is_empty() && data.windows(id.len()).any(|window| window == id));
+            true
+        }
+        None => false,
+    }
+}
+
+/// Types that travel in each of the codec's formats.
+mod samples {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Serialize};
+
+    pub(super) type Plain = (u8, Vec<Option<i64>>, BTreeMap<String, Result<char, String>>, Option<(bool, u128)>);
+
+    pub(super) fn plain() -> Plain {
+        let map = BTreeMap::from([("ok".into(), Ok('ß')), ("error".into(), Err("no".into()))]);
+        (200, vec![Some(-5), None, Some(i64::MAX)], map, Some((true, u128::MAX)))
+    }
+
+    /// One that asks the format what comes next.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    pub(super) enum SelfDescribing {
+        Number { n: u32 },
+        Text(String),
+        List(Vec<SelfDescribing>),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::{RngSeed, TestRunner};
+
+    /// The same bytes each time, unless `PROPTEST_RNG_SEED` says otherwise.
+    fn runner() -> TestRunner {
+        let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+        if config.rng_seed == RngSeed::Random {
+            config.rng_seed = RngSeed::Fixed(0x6d70_6b74);
+        }
+        config.cases = config.cases.max(1000);
+        TestRunner::new(config)
+    }
+
+    /// What is done to a message: at a place in it, bytes are put in place of some of its own.
+    type Change = (prop::sample::Index, usize, Vec<u8>);
+
+    fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
+        for (place, removed, inserted) in changes {
+            let from = place.index(bytes.len() + 1);
+            let to = bytes.len().min(from + removed);
+            bytes.splice(from..to, inserted.iter().copied());
+        }
+        bytes
+    }
+
+    #[test]
+    fn messages_as_they_should_be_are_read() {
+        for (name, parser) in PARSERS {
+            assert!(seeds(name).iter().any(|seed| parser(seed)), "{name}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_message_or_an_error() {
+        for (name, parser) in PARSERS {
+            let result = runner().run(&vec(any::<u8>(), 0..300), |bytes| {
+                parser(&bytes);
+                Ok(())
+            });
+            result.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn changed_messages_are_messages_or_errors() {
+        let change = (any::<prop::sample::Index>(), 0..9_usize, vec(any::<u8>(), 0..9));
+        for (name, parser) in PARSERS {
+            let strategy = (prop::sample::select(seeds(name)), vec(change.clone(), 1..4));
+            let result = runner().run(&strategy, |(seed, changes)| {
+                parser(&changed(seed, &changes));
+                Ok(())
+            });
+            result.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn messages_that_are_cut_off_are_errors() {
+        for (name, parser) in PARSERS.into_iter().filter(|(name, _)| !matches!(*name, "report" | "codec")) {
+            for seed in seeds(name).iter().filter(|seed| parser(seed)) {
+                // A payload may be of any length.
+                let whole = seed.strip_suffix(b"payload").unwrap_or(seed);
+                for cut in 0..whole.len() {
+                    assert!(!parser(&whole[..cut]), "{name} cut at {cut}");
+                }
+            }
+        }
+    }
+}

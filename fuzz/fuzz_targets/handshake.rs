@@ -1,0 +1,7 @@
+//! What an exec'd copy of the program hears first: `start/handshake.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    multiproc::fuzzing::parser("handshake")(data);
+});
