@@ -206,6 +206,11 @@ impl Shared {
         }
     }
 
+    /// Whether it has ended and been reaped, as far as this process knows.
+    pub(crate) fn is_reaped(&self) -> bool {
+        matches!(&*self.lock(), State::Ended { .. })
+    }
+
     /// Whether it has ended; reaps it then. One that can't be waited for counts as ended.
     pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.reap(), Ok(None))

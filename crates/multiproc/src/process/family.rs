@@ -78,9 +78,11 @@ pub(crate) fn disown() {
     }
 }
 
-/// Takes a child in.
+/// Takes a child in, unless it was reaped before anybody could know it: nobody would ever take it out.
 pub(crate) fn add(child: &Arc<Shared>) {
-    lock().members.push(child.clone());
+    if !child.is_reaped() {
+        lock().members.push(child.clone());
+    }
 }
 
 /// Forgets a child that has been reaped.

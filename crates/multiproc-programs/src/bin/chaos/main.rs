@@ -1,6 +1,6 @@
 //! Kills a program that starts processes, or one of its processes, at every moment that there is, and looks at what is left.
 //!
-//! - `chaos step METHOD VICTIM cold|warm` walks over a start: the victim is killed at its first system call, then in another run at its
+//! - `chaos step METHOD VICTIM cold|warm|ignoring` walks over a start: the victim is killed at its first system call, then in another run at its
 //!   second, and so on until a run comes to its end unharmed (`step.rs`).
 //! - `chaos storm METHOD STARTS SEED` kills whole programs at random moments, while threads of theirs start processes (`storm.rs`).
 //! - `chaos subject ...` and `chaos starter ...` are the programs that they run.
@@ -22,7 +22,7 @@ fn main() {
     match arguments[1..] {
         ["step", method, victim, state] => step::walk(method, victim, state),
         ["storm", method, starts, seed] => storm::rounds(method, starts.parse().unwrap(), seed.parse().unwrap()),
-        ["subject", method, state] => subject::run(start_method(method), state == "warm"),
+        ["subject", method, state] => subject::run(start_method(method), state),
         ["starter", method] => storm::start_for_ever(start_method(method)),
         _ => panic!("no such scenario: {arguments:?}"),
     }

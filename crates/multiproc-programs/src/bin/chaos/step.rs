@@ -78,14 +78,14 @@ fn run(method: &str, victim: Role, state: &str, moment: u32) -> (bool, String) {
         is_set_up: false,
         roles: BTreeMap::from([(parent, Role::Parent)]),
         waiting: BTreeSet::new(),
+        held: None,
     };
     let mut status = None;
     while let Some(event) = family::next_event() {
         if libc::WIFSTOPPED(event.status) {
             tracer.stopped(event);
         } else {
-            tracer.roles.remove(&event.pid);
-            tracer.waiting.remove(&event.pid);
+            tracer.ended(event.pid);
             if event.pid == parent {
                 status = Some(event.status);
             }
@@ -117,6 +117,8 @@ struct Tracer {
     roles: BTreeMap<i32, Role>,
     /// Those that have stopped for the first time before whoever has made them has: so it is not known yet who they are.
     waiting: BTreeSet<i32>,
+    /// The child, while it waits for its server to come to all of its moments: a run is over once it has ended.
+    held: Option<i32>,
 }
 
 impl Tracer {
@@ -150,7 +152,14 @@ impl Tracer {
                 self.armed = self.marks == 1 || (self.marks == 3 && self.victim == Role::Parent);
                 self.resume(pid, 0);
             }
-            (libc::SIGTRAP, _) | (SYSTEM_CALL, _) => self.moment(pid),
+            (SYSTEM_CALL, _) => {
+                // The server has done its part when it looks for the next request.
+                if self.held.is_some() && pid != self.parent && begins_system_call(pid, libc::SYS_recvfrom) {
+                    self.release();
+                }
+                self.moment(pid);
+            }
+            (libc::SIGTRAP, _) => self.moment(pid),
             (signal, _) => self.resume(pid, signal),
         }
     }
@@ -167,7 +176,25 @@ impl Tracer {
         self.roles.insert(made, if taken { Role::Bystander } else { role });
         // Its first stop is its birth.
         if self.waiting.remove(&made) || family::stops(made) {
-            self.moment(made);
+            if self.victim == Role::Server && self.left > 0 && self.roles.get(&made) == Some(&Role::Child) {
+                self.held = Some(made);
+            } else {
+                self.moment(made);
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: i32) {
+        self.waiting.remove(&pid);
+        self.held.take_if(|held| *held == pid);
+        if self.roles.remove(&pid) == Some(self.victim) {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.moment(held);
         }
     }
 
@@ -197,6 +224,17 @@ impl Tracer {
         // SAFETY: the process is a stopped tracee of ours; the message is written to a variable of ours.
         unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, pid, 0, &raw mut message) };
         message as i32
+    }
+}
+
+/// Whether this stop is the beginning of that system call.
+fn begins_system_call(pid: i32, number: libc::c_long) -> bool {
+    const ENTRY: u8 = 1;
+    // SAFETY: all-zero bytes are a value of the structure; the process is a stopped tracee of ours, and the kernel writes no more than that.
+    unsafe {
+        let mut info: libc::ptrace_syscall_info = std::mem::zeroed();
+        libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size_of_val(&info), &raw mut info);
+        info.op == ENTRY && info.u.entry.nr == number as u64
     }
 }
 

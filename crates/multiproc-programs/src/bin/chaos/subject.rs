@@ -1,6 +1,6 @@
 //! The program that is stepped through a start. It says what came of it; that nothing is left of it, it sees for itself.
 
-use multiproc::{Child, Error, Process, StartMethod};
+use multiproc::{Child, Error, JoinErrorKind, Process, StartMethod};
 use multiproc_programs::say;
 
 use super::family;
@@ -18,14 +18,19 @@ fn start(method: StartMethod, number: u32) -> multiproc::Result<Child<u32>> {
     Process::new(|number: u32| number + 1, (number,)).start_method(method).start()
 }
 
-/// Starts a process, which may fail, and another one, which may not. `warm` after an earlier one, so that a server is there already.
-pub(crate) fn run(method: StartMethod, warm: bool) {
+/// Starts a process, which may fail, and another one, which may not. It does so `cold`; or `warm`, after an earlier one, so that a server is
+/// there already; or `ignoring`, which is warm with SIGCHLD ignored, so that the kernel reaps its children.
+pub(crate) fn run(method: StartMethod, state: &str) {
+    if state == "ignoring" {
+        // SAFETY: no handler is installed or replaced.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    }
     // What is opened once and kept: the pages of the server's ids, say, and the server's own two descriptors.
     let mut kept = family::descriptors().len();
     if method == StartMethod::ForkServer {
         kept += 2;
     }
-    if warm {
+    if state != "cold" {
         assert_eq!(start(method, 1).unwrap().join().unwrap(), 2);
     }
     mark();
@@ -35,7 +40,12 @@ pub(crate) fn run(method: StartMethod, warm: bool) {
             "value"
         }
         Ok(Err(error)) if error.signal() == Some(libc::SIGKILL) => "killed",
+        // It was gone before its pidfd could be opened: nobody can say any more what ended it.
+        Ok(Err(error)) if matches!(error.kind(), JoinErrorKind::Unknown) && state == "ignoring" => "killed",
         Err(Error::Handshake { .. }) => "handshake",
+        Err(Error::Start { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) && state == "ignoring" => {
+            "handshake"
+        }
         other => panic!("{other:?}"),
     };
     mark();
