@@ -62,6 +62,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         log_level: Some(3),
         start_method: StartMethod::Spawn,
         grace_period: std::time::Duration::from_secs(5),
+        handles_ctrl_c: true,
     };
     let with_tail = |front: Vec<u8>| [front, b"payload".to_vec()].concat();
     match parser {
@@ -215,10 +216,11 @@ fn handshake(data: &[u8]) -> bool {
             assert_eq!(first % 2, 1, "nothing goes on without the right build id");
             true
         }
-        Err(reason) => {
+        Err(handshake::Unfit::Because(reason)) => {
             assert!(!reason.is_empty());
             false
         }
+        Err(handshake::Unfit::Alone) => false,
     }
 }
 
