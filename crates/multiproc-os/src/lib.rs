@@ -19,6 +19,7 @@ pub mod close_fds;
 pub mod credentials;
 pub mod directory;
 pub mod environment;
+pub mod epoll;
 pub mod exec;
 pub mod fd_passing;
 pub mod fork;

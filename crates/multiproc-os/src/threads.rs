@@ -1,4 +1,4 @@
-//! How many threads this process has, and which one is asking.
+//! How many threads this process has, which one is asking, and what it is bothered with.
 
 use std::io;
 
@@ -39,5 +39,16 @@ pub fn set_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(bytes) {
         // Only a bad address can make it fail.
         let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Has the calling thread handle no signals: those that are sent to the process go to its other threads.
+pub fn block_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is filled in before it is used. Which signals a thread takes is no memory, and nobody relies on this one's.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        // Only a bad argument can make it fail.
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
     }
 }
