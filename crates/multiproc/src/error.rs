@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
+use crate::process::child::ProcessHandle;
 use crate::transfer::codec::CodecError;
 
 /// An error of this library, outside the target: starting, waiting for and signalling processes.
@@ -79,6 +81,16 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Some processes had not ended when the time was up. See [`wait_all`](crate::wait_all).
+    #[error("{} of {of} processes still run after {timeout:?}: {}", running.len(), Names(running))]
+    StillRunning {
+        /// Those that run.
+        running: Vec<ProcessHandle>,
+        /// How many were waited for.
+        of: usize,
+        /// How long.
+        timeout: Duration,
+    },
     /// A logger, or an exit handler, could not be put in place.
     #[error("cannot {what}: {source}")]
     Setup {
@@ -99,6 +111,21 @@ impl fmt::Display for Tasks<'_> {
             write!(f, "{}{name} {id}", if index == 0 { "" } else { ", " })?;
         }
         if self.0.len() > SHOWN { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
+/// The names of these processes; the first few, if there are many.
+struct Names<'a>(&'a [ProcessHandle]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 10;
+        let names: Vec<&str> = self.0.iter().take(MOST).map(ProcessHandle::name).collect();
+        f.write_str(&names.join(", "))?;
+        match self.0.len().saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 

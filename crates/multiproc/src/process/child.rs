@@ -18,6 +18,7 @@ use super::family::{self, SIGINT, SIGKILL, SIGTERM};
 use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use super::stdio::Ends;
+use super::wait;
 use crate::start::report::{Report, receive_report};
 use crate::transfer::codec;
 use crate::{Error, Result};
@@ -216,6 +217,14 @@ impl Shared {
         !matches!(self.reap(), Ok(None))
     }
 
+    /// The status, if the process has ended and been reaped.
+    fn known_status(&self) -> Option<ExitStatus> {
+        match &*self.lock() {
+            State::Ended { status, .. } => Some(*status),
+            State::Running { .. } | State::Disowned | State::Between => None,
+        }
+    }
+
     fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.reap()? {
@@ -296,10 +305,7 @@ impl ProcessHandle {
     /// # Errors
     /// [`Error::Child`] if the system refuses; none is expected.
     pub fn wait(&self) -> Result<ExitStatus> {
-        match self.shared.wait_until(None) {
-            Ok(status) => Ok(status.expect("without a deadline, it waits")),
-            Err(source) => Err(self.error("wait for", source)),
-        }
+        Ok(self.wait_until(None)?.expect("without a deadline, it waits"))
     }
 
     /// Waits until it has ended, but no longer than `timeout`; none if it still runs then.
@@ -320,9 +326,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        // A timeout beyond what the clock can tell is none.
-        let deadline = Instant::now().checked_add(timeout);
-        self.shared.wait_until(deadline).map_err(|source| self.error("wait for", source))
+        self.wait_until(wait::deadline(Some(timeout)))
     }
 
     /// Its status if it has ended, without waiting.
@@ -373,6 +377,16 @@ impl ProcessHandle {
         self.shared.send_signal(signal).map_err(|source| self.error("signal", source))
     }
 
+    /// None if it still runs at the deadline.
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+        self.shared.wait_until(deadline).map_err(|source| self.error("wait for", source))
+    }
+
+    /// Its status if it is known to have ended: nobody is asked.
+    pub(crate) fn known_status(&self) -> Option<ExitStatus> {
+        self.shared.known_status()
+    }
+
     /// Sends a signal, and waits for the end if that is sure to come of it: so that what is asked next is told of it.
     fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
         /// A process that doesn't die of SIGKILL in this time hangs in the kernel.
@@ -397,6 +411,13 @@ impl ProcessHandle {
 
     fn error(&self, what: &'static str, source: io::Error) -> Error {
         Error::Child { process: self.name().into(), what, source }
+    }
+}
+
+/// So that functions of many processes take handles and children alike.
+impl AsRef<ProcessHandle> for ProcessHandle {
+    fn as_ref(&self) -> &ProcessHandle {
+        self
     }
 }
 
@@ -514,6 +535,13 @@ impl<T> Deref for Child<T> {
     type Target = ProcessHandle;
 
     fn deref(&self) -> &ProcessHandle {
+        &self.handle
+    }
+}
+
+/// So that functions of many processes take handles and children alike.
+impl<T> AsRef<ProcessHandle> for Child<T> {
+    fn as_ref(&self) -> &ProcessHandle {
         &self.handle
     }
 }

@@ -12,3 +12,4 @@ pub mod outcome;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod stdio;
+pub(crate) mod wait;

@@ -1,0 +1,139 @@
+//! Waiting for several processes at once: poll(2) on their pidfds.
+
+use std::time::{Duration, Instant};
+
+use multiproc_os::pidfd;
+
+use super::child::ProcessHandle;
+use super::status::ExitStatus;
+use crate::{Error, Result};
+
+/// Waits until one of `children` has ended, but no longer than `timeout` (`None`: however long it takes). Gives its place among them and its
+/// status; of several that have ended, the first. None when all run at the end of the timeout, and when there are no children.
+///
+/// The children are anything that has a [`ProcessHandle`]: `&[Child<T>]`, an iterator of `&Child<T>`,
+/// [`active_children()`](crate::active_children). Of different types of children make an array of handles: `[child.handle(), other.handle()]`,
+/// or `[&*child, &*other]`. The same one may be there twice.
+///
+/// One that has ended is given again and again, so a loop that waits for the next takes it out. The others aren't touched: only the one
+/// that is given is reaped. Each call asks the kernel about all of them, which takes some 0.1 ms for a thousand.
+///
+/// ```
+/// use std::time::Duration;
+/// use multiproc::{Process, wait_any};
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut children = Vec::new();
+/// for millis in [30, 10, 20] {
+///     children.push(Process::new(|millis| std::thread::sleep(Duration::from_millis(millis)), (millis,)).start()?);
+/// }
+/// while let Some((index, status)) = wait_any(&children, None)? {
+///     let child = children.swap_remove(index);
+///     println!("{} has ended: {status}", child.name());
+///     child.join()?;
+/// }
+/// # assert!(children.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Child`] if the system refuses; none is expected.
+pub fn wait_any<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Option<(usize, ExitStatus)>>
+where
+    I: IntoIterator,
+    I::Item: AsRef<ProcessHandle>,
+{
+    let deadline = deadline(timeout.into());
+    let children: Vec<I::Item> = children.into_iter().collect();
+    let handles: Vec<&ProcessHandle> = children.iter().map(AsRef::as_ref).collect();
+    first_to_end(&handles, deadline)
+}
+
+/// Waits until all of `children` have ended, but no longer than `timeout` (`None`: however long it takes). Gives their statuses, in the order
+/// of the children.
+///
+/// The children are whatever [`wait_any`] takes. A process that fails doesn't end the wait: look at the statuses, or use
+/// [`scope`](crate::scope).
+///
+/// ```
+/// use std::time::Duration;
+/// use multiproc::{Error, Process, wait_all};
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let quick = Process::new(|| (), ()).start()?;
+/// let slow = Process::new(|| std::thread::sleep(Duration::from_secs(1000)), ()).start()?;
+/// match wait_all([&quick, &slow], Duration::from_millis(100)) {
+///     Err(Error::StillRunning { running, .. }) => {
+///         for child in running {
+///             child.kill()?;
+///         }
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// let statuses = wait_all([&quick, &slow], None)?;
+/// assert_eq!(statuses[1].exit_code(), Some(-9));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::StillRunning`] at the end of the timeout, with those that run; the statuses of the others are there to be asked for.
+/// [`Error::Child`] if the system refuses; none is expected.
+pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>>
+where
+    I: IntoIterator,
+    I::Item: AsRef<ProcessHandle>,
+{
+    let timeout = timeout.into();
+    let deadline = deadline(timeout);
+    let children: Vec<I::Item> = children.into_iter().collect();
+    let mut statuses = Vec::with_capacity(children.len());
+    let mut running = Vec::new();
+    // One after the other, since the last of them counts. After the deadline it is a look at each.
+    for child in &children {
+        match child.as_ref().wait_until(deadline)? {
+            Some(status) => statuses.push(status),
+            None => running.push(child.as_ref().clone()),
+        }
+    }
+    match running.is_empty() {
+        true => Ok(statuses),
+        false => Err(Error::StillRunning { running, of: children.len(), timeout: timeout.unwrap_or(Duration::MAX) }),
+    }
+}
+
+/// A timeout beyond what the clock can tell is none.
+pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result<Option<(usize, ExitStatus)>> {
+    // The kernel is asked about those before the first whose status has been taken already: what stands in for a pidfd that could not be
+    // opened in time may not be readable.
+    let known = handles.iter().enumerate().find_map(|(index, handle)| Some((index, handle.known_status()?)));
+    let (asked, deadline) = match known {
+        Some((index, _)) => (&handles[..index], Some(Instant::now())),
+        None => (handles, deadline),
+    };
+    if asked.is_empty() {
+        return Ok(known);
+    }
+    loop {
+        let ended = pidfd::wait_ended(asked, deadline).map_err(|source| Error::Child {
+            process: format!("any of {} processes", handles.len()),
+            what: "wait for",
+            source,
+        })?;
+        for index in &ended {
+            if let Some(status) = asked[*index].try_wait()? {
+                return Ok(Some((*index, status)));
+            }
+        }
+        if ended.is_empty() || known.is_some() {
+            return Ok(known);
+        }
+    }
+}
