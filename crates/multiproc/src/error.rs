@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::process::child::ProcessHandle;
+use crate::process::scope::ScopeError;
 use crate::transfer::codec::CodecError;
 
 /// An error of this library, outside the target: starting, waiting for and signalling processes.
@@ -91,6 +92,9 @@ pub enum Error {
         /// How long.
         timeout: Duration,
     },
+    /// Processes of a [`scope`](crate::scope) have failed, and nobody had joined them.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// A logger, or an exit handler, could not be put in place.
     #[error("cannot {what}: {source}")]
     Setup {

@@ -60,6 +60,7 @@ pub use crate::process::family::{active_children, grace_period, set_grace_period
 pub use crate::process::options::Resource;
 pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Captured, Run, Target};
+pub use crate::process::scope::{Scope, ScopeError, scope};
 pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
 pub use crate::process::stdio::Stdio;
 pub use crate::process::wait::{wait_all, wait_any};

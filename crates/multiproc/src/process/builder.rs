@@ -143,6 +143,12 @@ impl<R: Run> Process<R> {
         self
     }
 
+    /// As [`daemon`](Process::daemon), if nothing has been said there.
+    pub(crate) fn daemon_if_unsaid(mut self, daemon: bool) -> Process<R> {
+        self.daemon.get_or_insert(daemon);
+        self
+    }
+
     /// How it is made, if not by the program's default ([`set_start_method`](crate::set_start_method)).
     pub fn start_method(mut self, method: StartMethod) -> Process<R> {
         self.method = Some(method);

@@ -5,7 +5,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,9 +37,11 @@ pub(crate) struct Shared {
     registered: Option<Registered>,
     /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
     pidfd: OwnedFd,
-    /// Whether somebody here has sent it SIGKILL, so that it is no riddle where that came from.
-    killed: AtomicBool,
     state: Mutex<State>,
+    /// Whether somebody has got its value, or has been told why there is none.
+    joined: AtomicBool,
+    /// The signals that somebody here has sent it, as bits, so that it is no riddle where they came from.
+    sent: AtomicU64,
 }
 
 enum State {
@@ -112,8 +114,9 @@ impl Shared {
             parent: threads::getpid(),
             registered,
             pidfd,
-            killed: AtomicBool::new(false),
             state: Mutex::new(state),
+            joined: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
         }
     }
 
@@ -159,7 +162,7 @@ impl Shared {
             }
         };
         let mut status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
-        if status.signal() == Some(SIGKILL) && !self.killed.load(Relaxed) && out_of_memory::has_struck() {
+        if status.signal() == Some(SIGKILL) && !self.was_sent(SIGKILL) && out_of_memory::has_struck() {
             status.set_out_of_memory();
         }
         *state = State::Ended { status, report };
@@ -183,6 +186,7 @@ impl Shared {
     /// The value of a process that has ended with this status, or why there is none.
     pub(crate) fn value<T: DeserializeOwned>(&self, status: ExitStatus) -> Result<T, JoinError> {
         let fail = |kind| JoinError::new(&self.name, kind);
+        self.joined.store(true, Relaxed);
         // What the target has returned, it has returned, whatever befell the process on its way out.
         match self.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
             Some(Report::Returned { value, .. }) => {
@@ -190,12 +194,7 @@ impl Shared {
             }
             Some(Report::Failed(failure)) => Err(fail(failure.into())),
             Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
-            None => Err(fail(match (status.code(), status.signal()) {
-                (Some(code), _) => JoinErrorKind::Exited(code),
-                (_, Some(SIGKILL)) if status.out_of_memory() => JoinErrorKind::OutOfMemory,
-                (_, Some(signal)) => JoinErrorKind::Signalled { signal, core_dumped: status.core_dumped() },
-                (None, None) => JoinErrorKind::Unknown,
-            })),
+            None => Err(fail(JoinErrorKind::without_a_word(&status))),
         }
     }
 
@@ -210,6 +209,29 @@ impl Shared {
     /// Whether it has ended and been reaped, as far as this process knows.
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(&*self.lock(), State::Ended { .. })
+    }
+
+    /// What is wrong with a process that has ended, if nobody has joined it; what `join` would say, but for an `Err` that nobody has seen,
+    /// and a signal that was sent from here.
+    fn failure(&self) -> Option<JoinErrorKind> {
+        if self.joined.load(Relaxed) {
+            return None;
+        }
+        let mut state = self.lock();
+        let State::Ended { status, report } = &mut *state else { return None };
+        *report = match std::mem::replace(report, Last::Nothing) {
+            Last::Waiting(socket) => Last::receive(socket),
+            taken => taken,
+        };
+        match report {
+            Last::Said(Report::Returned { failed: false, .. }) => None,
+            Last::Said(Report::Returned { failed: true, .. }) => Some(JoinErrorKind::ReturnedErr),
+            Last::Said(Report::Failed(failure)) => Some(failure.clone().into()),
+            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Undecodable(what.clone())),
+            Last::Waiting(_) | Last::Nothing if status.success() => None,
+            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
+            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(status)),
+        }
     }
 
     /// Whether it has ended; reaps it then. One that can't be waited for counts as ended.
@@ -236,14 +258,18 @@ impl Shared {
         }
     }
 
+    /// Whether somebody here has sent it this signal.
+    fn was_sent(&self, signal: i32) -> bool {
+        self.sent.load(Relaxed) & bit(signal) != 0
+    }
+
     /// Nothing happens to a process that has ended, nor to the one that has its id now.
     pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
         if let State::Ended { .. } = &*self.lock() {
             return Ok(());
         }
-        if signal == SIGKILL {
-            self.killed.store(true, Relaxed);
-        }
+        // Before: what comes of it may be seen at once.
+        self.sent.fetch_or(bit(signal), Relaxed);
         let sent = match signal {
             SIGINT => interrupt::send(&self.pidfd),
             _ => pidfd::send_signal(&self.pidfd, signal),
@@ -253,6 +279,11 @@ impl Shared {
             result => result,
         }
     }
+}
+
+/// A signal's place in a set; none for what is no signal.
+fn bit(signal: i32) -> u64 {
+    1_u64.checked_shl(signal.wrapping_sub(1) as u32).unwrap_or(0)
 }
 
 const ESRCH: i32 = 3;
@@ -385,6 +416,21 @@ impl ProcessHandle {
     /// Its status if it is known to have ended: nobody is asked.
     pub(crate) fn known_status(&self) -> Option<ExitStatus> {
         self.shared.known_status()
+    }
+
+    /// What is wrong with it, if it has ended and nobody has joined it.
+    pub(crate) fn failure(&self) -> Option<JoinError> {
+        self.shared.failure().map(|kind| JoinError::new(self.name(), kind))
+    }
+
+    /// Whether somebody has got its value, or has been told why there is none.
+    pub(crate) fn was_joined(&self) -> bool {
+        self.shared.joined.load(Relaxed)
+    }
+
+    /// Whether nobody else has a handle to this process, which has been reaped: then nobody ever will have one.
+    pub(crate) fn is_the_only_one(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1
     }
 
     /// Sends a signal, and waits for the end if that is sure to come of it: so that what is asked next is told of it.

@@ -10,6 +10,7 @@ pub(crate) mod options;
 pub(crate) mod out_of_memory;
 pub mod outcome;
 pub(crate) mod run;
+pub(crate) mod scope;
 pub(crate) mod status;
 pub(crate) mod stdio;
 pub(crate) mod wait;

@@ -153,6 +153,7 @@ macro_rules! error_chain {
 error_chain!(
     crate::Error,
     crate::JoinError,
+    crate::ScopeError,
     std::char::ParseCharError,
     std::env::VarError,
     std::fmt::Error,

@@ -202,10 +202,25 @@ pub enum JoinErrorKind {
     OutOfMemory,
     /// What the process sent as its value can't be decoded.
     Undecodable(String),
+    /// The target returned an `Err`, which nobody has looked at. Exit code 1. Only a [`ScopeError`](crate::ScopeError) says so: to whoever
+    /// joins the process the `Err` is a value.
+    ReturnedErr,
     /// The process is gone and its status is unknown; see [`ExitStatus::exit_code`].
     Unknown,
     /// Waiting for it failed.
     Wait(io::Error),
+}
+
+impl JoinErrorKind {
+    /// Why there is no value from a process that has left without a word.
+    pub(crate) fn without_a_word(status: &ExitStatus) -> JoinErrorKind {
+        match status.end {
+            Some(End::Exited(code)) => JoinErrorKind::Exited(code),
+            Some(End::Signalled { signal: SIGKILL, .. }) if status.out_of_memory => JoinErrorKind::OutOfMemory,
+            Some(End::Signalled { signal, core_dumped }) => JoinErrorKind::Signalled { signal, core_dumped },
+            None => JoinErrorKind::Unknown,
+        }
+    }
 }
 
 impl JoinError {
@@ -268,6 +283,7 @@ impl fmt::Display for JoinErrorKind {
             JoinErrorKind::Undecodable(reason) => {
                 write!(f, "sent a result that can't be decoded: {reason}")
             }
+            JoinErrorKind::ReturnedErr => f.write_str("returned an error that nobody has looked at"),
             JoinErrorKind::Unknown => {
                 f.write_str("is gone, and its exit status was taken by another part of this program")
             }
