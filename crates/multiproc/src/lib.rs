@@ -57,6 +57,7 @@ pub use crate::process::current::{
     CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
 };
 pub use crate::process::family::{active_children, grace_period, set_grace_period};
+pub use crate::process::future::{JoinFuture, WaitFuture};
 pub use crate::process::options::Resource;
 pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Captured, Run, Target};

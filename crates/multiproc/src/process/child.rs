@@ -130,7 +130,7 @@ impl Shared {
     }
 
     /// The status if the process has ended; reaps it then, and fetches its report.
-    fn reap(&self) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn reap(&self) -> io::Result<Option<ExitStatus>> {
         let mut state = self.lock();
         if let State::Ended { status, .. } = &*state {
             return Ok(Some(*status));
@@ -303,6 +303,10 @@ impl ProcessHandle {
         ProcessHandle { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.shared.name
@@ -455,7 +459,7 @@ impl ProcessHandle {
         Ok(())
     }
 
-    fn error(&self, what: &'static str, source: io::Error) -> Error {
+    pub(crate) fn error(&self, what: &'static str, source: io::Error) -> Error {
         Error::Child { process: self.name().into(), what, source }
     }
 }

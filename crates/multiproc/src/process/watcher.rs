@@ -1,0 +1,168 @@
+//! One thread that waits for the ends of processes on behalf of futures, whichever executor they run on: epoll(7) on the pidfds.
+//!
+//! The first future that has to wait starts it. It sleeps as long as nothing ends, takes no signals, and stays for those to come. What is
+//! the user's (wakers, and with the last of them perhaps a whole task) is called and dropped outside the lock.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use multiproc_os::epoll::Epoll;
+use multiproc_os::threads;
+
+use super::child::Shared;
+
+/// One future's interest in the end of a process.
+pub(crate) struct Watch {
+    process: Arc<Shared>,
+    /// Tells it from other futures of the same process.
+    id: u64,
+}
+
+/// The thread, as those see it who want something from it.
+struct Watcher {
+    /// The process whose thread it is. A copy of that, made by fork(2) elsewhere, has no such thread.
+    process: i32,
+    epoll: Arc<Epoll>,
+    /// What is in the epoll set, by descriptor.
+    watched: HashMap<i32, Watched>,
+}
+
+struct Watched {
+    /// Keeps the descriptor open.
+    process: Arc<Shared>,
+    /// Who is to be woken; at least one.
+    wakers: Vec<(u64, Waker)>,
+}
+
+static WATCHER: Mutex<Option<Watcher>> = Mutex::new(None);
+
+impl Watch {
+    pub(crate) fn new(process: Arc<Shared>) -> Watch {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Watch { process, id: NEXT.fetch_add(1, Relaxed) }
+    }
+
+    /// Has `waker` woken once, when the process has ended; at once if it has. Takes the place of the waker that was given before.
+    ///
+    /// It may be woken without need.
+    ///
+    /// # Errors
+    /// `EMFILE`, or `EAGAIN` at the limit of threads, if the watcher had to be started; `ENOSPC` when the user watches too much.
+    pub(crate) fn wake(&self, waker: &Waker) -> io::Result<()> {
+        let waker = waker.clone();
+        let replaced = {
+            let mut current = lock();
+            let watcher = match &mut *current {
+                Some(watcher) if watcher.is_mine() => watcher,
+                other => {
+                    // What a copy of the process has inherited is somebody else's, down to the epoll set.
+                    std::mem::forget(other.take());
+                    other.insert(Watcher::start()?)
+                }
+            };
+            watcher.watch(&self.process, self.id, waker)
+        };
+        replaced.map(drop)
+    }
+}
+
+/// Nobody is woken any more.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let forgotten = match &mut *lock() {
+            Some(watcher) if watcher.is_mine() => watcher.forget(&self.process, self.id),
+            _ => None,
+        };
+        drop(forgotten);
+    }
+}
+
+fn lock() -> MutexGuard<'static, Option<Watcher>> {
+    WATCHER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watcher {
+    fn start() -> io::Result<Watcher> {
+        let epoll = Arc::new(Epoll::new()?);
+        let its = epoll.clone();
+        std::thread::Builder::new().name("multiproc-async".into()).spawn(move || serve(&its))?;
+        Ok(Watcher { process: threads::getpid(), epoll, watched: HashMap::new() })
+    }
+
+    fn is_mine(&self) -> bool {
+        self.process == threads::getpid()
+    }
+
+    /// Adds a waker, or replaces it, and then gives the one that was there.
+    fn watch(&mut self, process: &Arc<Shared>, id: u64, waker: Waker) -> io::Result<Option<Waker>> {
+        let key = key(process);
+        if let Some(watched) = self.watched.get_mut(&key) {
+            return Ok(match watched.wakers.iter_mut().find(|(other, _)| *other == id) {
+                Some((_, before)) => Some(std::mem::replace(before, waker)),
+                None => {
+                    watched.wakers.push((id, waker));
+                    None
+                }
+            });
+        }
+        self.epoll.add(process.exit_fd(), key as u64)?;
+        self.watched.insert(key, Watched { process: process.clone(), wakers: vec![(id, waker)] });
+        Ok(None)
+    }
+
+    /// Takes a waker out, and the process with the last of them.
+    fn forget(&mut self, process: &Arc<Shared>, id: u64) -> Option<Waker> {
+        let key = key(process);
+        let wakers = &mut self.watched.get_mut(&key)?.wakers;
+        let (_, waker) = wakers.swap_remove(wakers.iter().position(|(other, _)| *other == id)?);
+        if wakers.is_empty() {
+            self.take(key);
+        }
+        Some(waker)
+    }
+
+    /// Takes a process out. By now the number may be another process's, whose futures are then woken without need, and come again.
+    fn take(&mut self, key: i32) -> Option<Watched> {
+        let watched = self.watched.remove(&key)?;
+        // It is in the set, so nothing can make it fail.
+        let _ = self.epoll.remove(watched.process.exit_fd());
+        Some(watched)
+    }
+}
+
+/// What a process is called in the epoll set: nobody else has this number while it is watched.
+fn key(process: &Shared) -> i32 {
+    process.exit_fd().as_raw_fd()
+}
+
+/// The thread's life.
+fn serve(epoll: &Arc<Epoll>) {
+    threads::block_signals();
+    loop {
+        let Ok(keys) = epoll.wait() else {
+            // Somebody has closed its descriptor. Those who wait come again, and start another.
+            let gone = lock().take_if(|watcher| Arc::ptr_eq(&watcher.epoll, epoll));
+            wake(gone.into_iter().flat_map(|watcher| watcher.watched.into_values()));
+            return;
+        };
+        for key in keys {
+            let ended = match &mut *lock() {
+                Some(watcher) if Arc::ptr_eq(&watcher.epoll, epoll) => watcher.take(key as i32),
+                _ => None,
+            };
+            wake(ended);
+        }
+    }
+}
+
+fn wake(ended: impl IntoIterator<Item = Watched>) {
+    for (_, waker) in ended.into_iter().flat_map(|watched| watched.wakers) {
+        // A panic in somebody's executor is no reason not to wake the others.
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
