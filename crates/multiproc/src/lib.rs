@@ -23,6 +23,8 @@
 //!   exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
+//! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end
+//!   with a piece of code.
 //! - [`at_exit`], [`handle_ctrl_c`], [`log_to_stderr`], [`set_start_method`].
 //!
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits

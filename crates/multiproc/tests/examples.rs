@@ -188,6 +188,14 @@ fn subclass() {
 }
 
 #[test]
+fn wait_any() {
+    // Not on the basics page, so not in the tour.
+    let output = Command::new(example("wait_any")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text(&output.stdout), ["found after 1 s"]);
+}
+
+#[test]
 fn tour() {
     let text = lines("tour");
     for title in ["multiprocessing Basics", "Daemon Processes", "Process Exit Status", "Logging", "Subclassing Process"]

@@ -500,7 +500,8 @@ impl fmt::Debug for ProcessHandle {
 /// A process that was started, and whose target will return a `T`.
 ///
 /// Besides [`join`](Child::join) it has all that a [`ProcessHandle`] has: `name`, `pid`, `is_alive`, `wait`, `wait_timeout`,
-/// `terminate`, `kill`, `exit_code`, …
+/// `terminate`, `kill`, `exit_code`, … In `async` code `child.await` joins it, and `(&child).await` waits for it: see
+/// [`JoinFuture`](crate::JoinFuture).
 ///
 /// Dropping it does nothing to the process: at the end of this process it is waited for, or ended if it is a daemon.
 ///

@@ -94,7 +94,11 @@ impl IntoFuture for ProcessHandle {
 /// the future.
 ///
 /// On an executor that is not tokio's, or without the feature `tokio`, the first future that has to wait starts a thread that waits for the
-/// ends of processes, and stays: one for the whole program. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.) With the feature, tokio's own event loop does it (if it has I/O enabled).
+/// ends of processes, and stays: one for the whole program. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.)
+///
+/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked meanwhile. A runtime without I/O is told by a
+/// panic of tokio's, which is caught, and seen once on stderr: in a program that is built with `panic = "abort"`, have the builder
+/// `enable_io`, or leave the feature off.
 ///
 /// # Errors
 /// As [`Child::join`]; also when the thread that would wait can't be started.
