@@ -7,7 +7,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
@@ -61,6 +63,31 @@ pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::R
     }
     rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL))?;
     Ok(())
+}
+
+/// Sends `bytes` as one message if the socket's buffer has room for it now.
+///
+/// # Errors
+/// `WouldBlock` when it has not; otherwise as [`send`].
+pub fn try_send(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::io::retry_on_intr(|| rustix::net::send(&socket, bytes, flags))?;
+    Ok(())
+}
+
+/// Waits until the socket's buffer has room, or the other end is closed, or `deadline` has passed; false in that case.
+///
+/// # Errors
+/// As poll(2); interruptions by signals are not among them.
+pub fn wait_for_room(socket: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+    crate::pidfd::poll_until(&mut fds, deadline)?;
+    Ok(!fds[0].revents().is_empty())
+}
+
+/// Throws the next message away, with what came beside it. Without one, nothing happens.
+pub fn discard(socket: impl AsFd) {
+    let _ = rustix::io::retry_on_intr(|| recv(&socket, &mut [0_u8; 1][..], RecvFlags::DONTWAIT | RecvFlags::TRUNC));
 }
 
 /// Looks at the next message: its first bytes, and how long it is in all. Without `wait`, `WouldBlock` when there is none. A length of 0 is
@@ -155,6 +182,24 @@ mod tests {
         drop(a);
         assert_eq!(peek(&b, &mut [0; 8], true).unwrap(), 0);
         assert_eq!(send(&b, &[b"x"], &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_full_socket_is_waited_for_no_longer_than_told() {
+        let (a, b) = pair().unwrap();
+        assert!(wait_for_room(&a, Some(Instant::now())).unwrap());
+        while let Ok(()) = try_send(&a, &[7; 1000]) {}
+        assert_eq!(try_send(&a, &[7; 1000]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(!wait_for_room(&a, Some(Instant::now())).unwrap());
+        while peek(&b, &mut [], false).is_ok() {
+            discard(&b);
+        }
+        assert!(wait_for_room(&a, None).unwrap());
+        discard(&b);
+        // Not by closing it, which a copy of this process, made by another test at that moment, would put off.
+        hang_up(&b).unwrap();
+        assert!(wait_for_room(&a, None).unwrap(), "there is no more use in waiting");
+        assert_eq!(try_send(&a, b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

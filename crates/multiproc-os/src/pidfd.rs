@@ -54,7 +54,8 @@ pub struct Usage {
 /// # Errors
 /// `ESRCH` when there is none; `EMFILE`.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // A negative number is no pid, and rustix will not have one.
+    let pid = Pid::from_raw(pid.max(0)).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
     crate::fd_passing::above_stdio(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
@@ -112,7 +113,7 @@ pub fn wait_ended<F: AsFd>(pidfds: &[F], deadline: Option<Instant>) -> io::Resul
 }
 
 /// poll(2) with a deadline.
-fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
+pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     until(deadline, |timeout| poll(fds, timeout))
 }
 
@@ -299,6 +300,13 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(reap(&fd).unwrap_err().raw_os_error(), Some(libc::ECHILD));
         assert!(matches!(end_of_reaped(&fd), Some(End::Exited(9)) | None));
+    }
+
+    #[test]
+    fn what_is_no_pid_is_no_process() {
+        for pid in [0, -1, i32::MIN, i32::MAX] {
+            assert_eq!(open(pid).unwrap_err().raw_os_error(), Some(libc::ESRCH), "{pid}");
+        }
     }
 
     #[test]

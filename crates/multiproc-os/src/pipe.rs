@@ -1,9 +1,38 @@
-//! Reading pipes to their end, or to the end of the process that writes to them, whichever comes first.
+//! Pipes: a reader that never waits (pipe2(2), `FIONREAD`), and reading them to their end, or to the end of the process that writes to them.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
+
+/// The two ends of a new pipe, close-on-exec, neither of them numbered 0 to 2. Reading from the first never waits; writing to the second
+/// does while the pipe is full.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (reader, writer) = (crate::fd_passing::above_stdio(reader)?, crate::fd_passing::above_stdio(writer)?);
+    // Of the reader alone: the ends have open file descriptions of their own.
+    rustix::fs::fcntl_setfl(&reader, rustix::fs::fcntl_getfl(&reader)? | rustix::fs::OFlags::NONBLOCK)?;
+    Ok((reader, writer))
+}
+
+/// How many bytes lie in the pipe.
+///
+/// # Errors
+/// None is expected.
+pub fn available(reader: impl AsFd) -> io::Result<usize> {
+    Ok(usize::try_from(rustix::io::ioctl_fionread(reader)?).unwrap_or(usize::MAX))
+}
+
+/// Reads what there is, as far as `buffer` goes. 0 is the end: nobody has the other end open any more.
+///
+/// # Errors
+/// `WouldBlock` when there is nothing now.
+pub fn read(reader: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::read(&reader, &mut *buffer))?)
+}
 
 /// Reads `pipes` until each has come to its end, or the process has ended and what it has written has been read: other processes
 /// that hold them open keep nobody waiting. What was read comes back in any case.
@@ -68,6 +97,19 @@ fn drain(pipe: &OwnedFd, read: &mut Vec<u8>) -> io::Result<bool> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn what_is_there_is_counted_and_read_and_nothing_is_waited_for() {
+        let (reader, writer) = pair().unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(available(&reader).unwrap(), 0);
+        assert_eq!(read(&reader, &mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        rustix::io::write(&writer, b"hello").unwrap();
+        assert_eq!(available(&reader).unwrap(), 5);
+        assert_eq!(read(&reader, &mut buffer).unwrap(), 5);
+        drop(writer);
+        assert_eq!(read(&reader, &mut buffer).unwrap(), 0);
+    }
 
     #[test]
     fn what_was_written_is_read_and_a_grandchild_delays_nobody() {

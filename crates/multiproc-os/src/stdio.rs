@@ -30,6 +30,28 @@ pub fn replace(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes `bytes` to the descriptor `number`, one of 0 to 2, past the standard library's buffer and lock. Waits if it must, even if the
+/// descriptor was set not to.
+///
+/// # Errors
+/// As write(2): `EPIPE`, `EBADF`, `ENOSPC`, `EIO`.
+///
+/// # Panics
+/// For a number that is none of these.
+pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
+    let Some(fd) = streams()[number] else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => drop(crate::fd_passing::wait_for_room(fd, None)?),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Makes those of `fds` that are there, none of them numbered 0 to 2 itself, the descriptors of their numbers, and leaves the others as they
 /// are.
 ///

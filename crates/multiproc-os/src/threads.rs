@@ -33,6 +33,11 @@ pub fn getpid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// The calling thread's id, which no other thread of the system has at the same time.
+pub fn gettid() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
 /// Names the calling thread; of a process's first thread this is the name that `ps` and `top` show. Cut at 15 bytes.
 pub fn set_name(name: &str) {
     let bytes: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
