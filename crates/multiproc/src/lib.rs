@@ -25,7 +25,8 @@
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end
 //!   with a piece of code.
-//! - [`at_exit`], [`handle_ctrl_c`], [`log_to_stderr`], [`set_start_method`].
+//! - [`at_exit`], [`handle_ctrl_c`], [`set_start_method`].
+//! - [`log_to_stderr`]; [`relay_logs`] brings what all processes log to the main process's own logger, [`capture_output`] what they print.
 //!
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
@@ -50,7 +51,11 @@ mod transfer;
 pub mod __private;
 
 pub use crate::error::{Error, Result};
-pub use crate::log::{LevelFilter, Logger, get_logger, log_to_stderr};
+pub use crate::log::LevelFilter;
+pub use crate::log::capture::{CapturedLine, OutputCapture, OutputStream, capture_output};
+pub use crate::log::record::RelayedRecord;
+pub use crate::log::relay::{LogRelay, relay_logs};
+pub use crate::log::stderr::{Logger, get_logger, log_to_stderr};
 pub use crate::process::at_exit::{Finalizer, at_exit};
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};

@@ -141,6 +141,7 @@ extern "C" fn on_exit() {
             // No start takes longer than its patience; and what other threads have started in between is waited for too.
             drop(LANDED.wait_timeout_while(in_flight, PATIENCE, |in_flight| *in_flight > 0));
             family::end();
+            log::flush(false);
             forkserver::end();
         });
     }
@@ -165,6 +166,7 @@ pub(crate) fn run() {
     run_finalizers(i32::MIN);
     // For those that the last finalizers have started.
     family::end();
+    log::flush(first);
     forkserver::end();
 }
 

@@ -49,6 +49,7 @@ pub struct Process<R> {
     method: Option<StartMethod>,
     outlive_parent: bool,
     streams: Wanted,
+    capture_output: Option<bool>,
     options: Options,
 }
 
@@ -122,6 +123,7 @@ impl<R: Run> Process<R> {
             method: None,
             outlive_parent: false,
             streams: Wanted::default(),
+            capture_output: None,
             options: Options::default(),
         }
     }
@@ -301,6 +303,14 @@ impl<R: Run> Process<R> {
         self
     }
 
+    /// Whether what it prints comes to this process's stdout and stderr line by line, with its name in front, as with
+    /// [`capture_output`](crate::capture_output); or does not, where that has been said for all. A stream that has been given something else
+    /// by [`stdout`](Process::stdout) or [`stderr`](Process::stderr) is not captured.
+    pub fn capture_output(mut self, capture: bool) -> Process<R> {
+        self.capture_output = Some(capture);
+        self
+    }
+
     /// The name that it will have.
     pub fn get_name(&self) -> String {
         match &self.name {
@@ -343,6 +353,10 @@ impl<R: Run> Process<R> {
         let fail = |what: String, source| Error::Start { process: name.clone(), what: what.into(), source };
         self.options.check().map_err(|not_set| fail(not_set.what, not_set.source))?;
         let daemon = self.daemon.unwrap_or(current_process().daemon());
+        let (mut streams, ends) =
+            self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
+        let log = log::Bequest::to(&name, self.capture_output, &mut streams)
+            .map_err(|source| fail("no pipes for its output".into(), source))?;
         let assignment = |entry| Assignment {
             identity: Identity {
                 name: name.clone(),
@@ -354,13 +368,11 @@ impl<R: Run> Process<R> {
             entry,
             options: self.options,
             outlives_parent: self.outlive_parent,
-            log_level: log::bequest(),
+            log: log.told(),
             start_method: start_method(),
             grace_period: family::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),
         };
-        let (streams, ends) =
-            self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
         out_of_memory::take_notice();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         ctrl_c::arm();
@@ -374,7 +386,7 @@ impl<R: Run> Process<R> {
             let payload =
                 self.run.pack(Private(())).map_err(|source| Error::Arguments { process: name.clone(), source })?;
             let assignment = assignment(Some(entry));
-            let order = Order { assignment: &assignment, payload: &payload, streams: &streams };
+            let order = Order { assignment: &assignment, payload: &payload, streams: &streams, fds: &log.fds() };
             let started = match method {
                 StartMethod::Spawn => spawn::start(&order)?,
                 _ => {
@@ -388,6 +400,7 @@ impl<R: Run> Process<R> {
         let shared = Arc::new(Shared::new(
             (name, R::type_name(), started.pid),
             (daemon, self.outlive_parent),
+            log.captured,
             started.socket,
             started.pidfd,
             started.early,

@@ -19,9 +19,10 @@ use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use super::stdio::Ends;
 use super::wait;
+use crate::log::capture::CaptureId;
 use crate::start::report::{Report, receive_report};
 use crate::transfer::codec;
-use crate::{Error, Result};
+use crate::{Error, Result, log};
 
 /// What all handles to one process share.
 pub(crate) struct Shared {
@@ -35,6 +36,10 @@ pub(crate) struct Shared {
     parent: i32,
     /// For Ctrl-C, which ends it then. None if it is not to be ended by that. Before the descriptor, so that it is dropped first.
     registered: Option<Registered>,
+    /// What its output is known by, if it is captured.
+    capture: Option<CaptureId>,
+    /// Whether what it has logged and printed before its end has gone where it belongs.
+    heard_out: AtomicBool,
     /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
     pidfd: OwnedFd,
     state: Mutex<State>,
@@ -87,6 +92,7 @@ impl Shared {
     pub(crate) fn new(
         identity: (String, &'static str, i32),
         (daemon, outlives_parent): (bool, bool),
+        capture: Option<CaptureId>,
         socket: OwnedFd,
         pidfd: Option<OwnedFd>,
         early: Option<Report>,
@@ -113,6 +119,8 @@ impl Shared {
             outlives_parent,
             parent: threads::getpid(),
             registered,
+            capture,
+            heard_out: AtomicBool::new(false),
             pidfd,
             state: Mutex::new(state),
             joined: AtomicBool::new(false),
@@ -250,6 +258,7 @@ impl Shared {
     fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.reap()? {
+                self.hear_out(deadline);
                 return Ok(Some(status));
             }
             if pidfd::wait_any([&self.pidfd], deadline)? == [false] {
@@ -261,6 +270,16 @@ impl Shared {
     /// Whether somebody here has sent it this signal.
     fn was_sent(&self, signal: i32) -> bool {
         self.sent.load(Relaxed) & bit(signal) != 0
+    }
+
+    /// Waits for the last records and lines of a process that has ended.
+    fn hear_out(&self, deadline: Option<Instant>) {
+        if !self.heard_out.load(Relaxed) {
+            log::hear_out(self.capture, deadline);
+            // With time to spare it has been done; without, the next one tries again.
+            let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
+            self.heard_out.store(in_time, Relaxed);
+        }
     }
 
     /// Nothing happens to a process that has ended, nor to the one that has its id now.

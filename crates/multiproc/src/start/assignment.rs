@@ -1,6 +1,6 @@
 //! What every method must hand over to a child: who it is and what it does. A method only decides how the process comes to be.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
+use crate::log::Inheritance;
 use crate::process::current::Identity;
 use crate::process::options::Options;
 use crate::process::stdio::Streams;
@@ -21,8 +22,7 @@ pub(crate) struct Assignment {
     pub(crate) entry: Option<Entry>,
     pub(crate) options: Options,
     pub(crate) outlives_parent: bool,
-    /// The level of [`log_to_stderr`](crate::log_to_stderr), if it is on.
-    pub(crate) log_level: Option<u8>,
+    pub(crate) log: Inheritance,
     pub(crate) start_method: StartMethod,
     pub(crate) grace_period: Duration,
     /// Whether it leaves Ctrl-C to its parent.
@@ -35,6 +35,8 @@ pub(crate) struct Order<'a> {
     pub(crate) payload: &'a [u8],
     /// Descriptors 0 to 2, where they are not to be the creator's.
     pub(crate) streams: &'a Streams,
+    /// What else it is given, in the order in which the assignment speaks of it.
+    pub(crate) fds: &'a [BorrowedFd<'a>],
 }
 
 impl Order<'_> {

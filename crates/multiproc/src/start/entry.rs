@@ -138,8 +138,8 @@ pub(crate) enum Announce {
     WithPidfd,
 }
 
-/// The life of a child that was sent its order, up to its exit.
-pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: Announce) -> ! {
+/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings.
+pub(crate) fn begin(order: &[u8], fds: impl Iterator<Item = OwnedFd>, socket: OwnedFd, announce: Announce) -> ! {
     let (assignment, payload) = match assignment::split::<Assignment>(order) {
         Ok(split) => split,
         Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
@@ -150,12 +150,13 @@ pub(crate) fn begin(order: &[u8], socket: OwnedFd, announce: Announce) -> ! {
         None => refuse(socket, "the assignment lacks a target"),
     };
     HAS_ENTRY.store(true, Relaxed);
-    live(assignment, socket, announce, || entry(payload))
+    live(assignment, fds, socket, announce, || entry(payload))
 }
 
 /// A child's life, whichever way it has come: sets itself up, does the task, reports, exits.
 pub(crate) fn live(
     assignment: Assignment,
+    fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
     announce: Announce,
     task: impl FnOnce() -> Report + UnwindSafe,
@@ -171,7 +172,9 @@ pub(crate) fn live(
     current::become_child(assignment.identity);
     family::set_grace_period(assignment.grace_period);
     method::set_start_method(assignment.start_method);
-    log::inherit(assignment.log_level);
+    if let Err(error) = assignment.log.take(fds) {
+        refuse(socket, &format!("the new process could not set up its logging: {error}"));
+    }
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
     let options = assignment.options;

@@ -87,7 +87,8 @@ fn live(
         family::disown();
         forkserver::forget();
         at_exit::forget();
-        entry::live(assignment, socket, announce, AssertUnwindSafe(task))
+        // What there is to be given it has in its memory.
+        entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

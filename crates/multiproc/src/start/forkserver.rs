@@ -102,7 +102,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = current.as_mut().filter(|server| server.is_mine())?;
         let slot = server.free.pop()?;
-        match server.request(kind::STAND_BY, slot, Announce::No, &[], None, theirs.as_fd()) {
+        match server.request(kind::STAND_BY, slot, Announce::No, &[], None, &[], theirs.as_fd()) {
             Ok(known) => (server.process.clone(), slot, known),
             Err(_) => {
                 server.free.push(slot);
@@ -179,7 +179,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             false => Announce::Yes,
         };
         let body = [&front[..], order.payload];
-        match server.request(kind::START, slot, announce, &body, Some(order.streams), theirs.as_fd()) {
+        match server.request(kind::START, slot, announce, &body, Some(order.streams), order.fds, theirs.as_fd()) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *current = None;
@@ -232,12 +232,13 @@ impl Server {
         announce: Announce,
         order: &[&[u8]],
         streams: Option<&Streams>,
+        others: &[BorrowedFd<'_>],
         socket: BorrowedFd<'_>,
     ) -> io::Result<Known> {
         let (surroundings, outgoing) = surroundings::current(&self.known, streams)?;
         let head = assignment::join(&Request { slot, announce, surroundings });
         let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(order.iter().copied()).collect();
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).collect();
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).chain(others.iter().copied()).collect();
         self.process.slot(slot).store(0, SeqCst);
         packet::send(self.process.copy.socket(), kind, &parts, &fds)?;
         drop(fds);
@@ -367,7 +368,8 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
             // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
             // environment.
-            let handed = unsafe { request.surroundings.receive(fds) }.map_err(|error| no("the environment", &error))?;
+            let handed =
+                unsafe { request.surroundings.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
             let announce = request.announce;
             handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
@@ -384,7 +386,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
         })();
         match made {
             Ok(Some((_, handed, _))) if packet.kind == kind::STAND_BY => {
-                drop((control, handed));
+                drop((control, handed, fds));
                 standby::stand_by(socket)
             }
             Ok(Some((order, handed, announce))) => {
@@ -392,7 +394,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(order, socket, announce)
+                entry::begin(order, fds, socket, announce)
             }
             Ok(None) => {}
             // A start that nobody waits for any more is nobody's concern.
@@ -402,9 +404,9 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
 }
 
 /// In a process that stood by: takes on what the request says, then lives by the order.
-pub(crate) fn become_child(request: Request, fds: impl Iterator<Item = OwnedFd>, socket: OwnedFd, order: &[u8]) -> ! {
+pub(crate) fn become_child(request: Request, mut fds: impl Iterator<Item = OwnedFd>, socket: OwnedFd, order: &[u8]) -> ! {
     // SAFETY: this process is a copy of the server, with its one thread.
-    let handed = unsafe { request.surroundings.receive(fds) };
+    let handed = unsafe { request.surroundings.receive(&mut fds) };
     let result = handed.and_then(|handed| {
         handed.enter()?;
         handed.take_on()
@@ -412,7 +414,7 @@ pub(crate) fn become_child(request: Request, fds: impl Iterator<Item = OwnedFd>,
     if let Err(error) = result {
         entry::fail(socket, "its surroundings could not be taken on", &error);
     }
-    entry::begin(order, socket, request.announce)
+    entry::begin(order, fds, socket, request.announce)
 }
 
 /// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.

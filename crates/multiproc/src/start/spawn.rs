@@ -19,7 +19,7 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let name = order.name();
     let head = assignment::join::<Replaced>(&order.streams.present());
     let front = assignment::join(order.assignment);
-    let fds: Vec<BorrowedFd<'_>> = order.streams.fds().collect();
+    let fds: Vec<BorrowedFd<'_>> = order.streams.fds().chain(order.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
     copy.send(name, kind::START, &[&head, &front, order.payload], &fds)?;
     let answer = copy.answer(name)?;
@@ -48,5 +48,5 @@ pub(crate) fn begin(order: Packet, socket: OwnedFd) -> ! {
     if let Err(error) = multiproc_os::stdio::replace_some(streams.0) {
         entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
     }
-    entry::begin(order, socket, Announce::Yes)
+    entry::begin(order, fds, socket, Announce::Yes)
 }

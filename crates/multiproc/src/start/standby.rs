@@ -191,7 +191,7 @@ impl Standby {
         };
         let head = assignment::join(&Request::to_standby(announce, surroundings));
         let front = assignment::join(order.assignment);
-        let fds: Vec<_> = outgoing.fds().collect();
+        let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
         match packet::send(&self.started.socket, kind::START, &[&head, &front, order.payload], &fds) {
             Ok(()) => {}
             Err(error) if handshake::is_gone(&error) => {

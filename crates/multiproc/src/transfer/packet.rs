@@ -90,6 +90,11 @@ pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[Borrowed
     fd_passing::send(&socket, &[&header], &fds)
 }
 
+/// Sends a short message, without descriptors, if the socket has room for it now; `WouldBlock` if it has not.
+pub(crate) fn try_send(socket: impl AsFd, kind: u8, body: &[u8]) -> io::Result<()> {
+    fd_passing::try_send(socket, &encode(kind, body))
+}
+
 fn header(kind: u8, len: usize) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&MAGIC);
@@ -99,7 +104,7 @@ fn header(kind: u8, len: usize) -> [u8; HEADER] {
     header
 }
 
-/// A message without descriptors and with a short body, for somebody who can't call [`send`]: a signal handler.
+/// A message without descriptors and with a short body, for somebody who can't call [`send`]: a signal handler, say.
 pub(crate) fn encode(kind: u8, body: &[u8]) -> Vec<u8> {
     debug_assert!(body.len() <= INLINE, "it lies in the message itself");
     [&header(kind, body.len())[..], body].concat()
@@ -116,6 +121,8 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
     let len = match fd_passing::peek(&socket, &mut start, wait) {
         Ok(0) => return Err(PacketError::Closed),
         Ok(len) if len > HEADER + INLINE => {
+            // Gone, as other garbage is: what comes behind it may be good.
+            fd_passing::discard(&socket);
             return Err(PacketError::Garbage(format!("{len} bytes are more than there may be").into()));
         }
         Ok(len) => len,
@@ -184,6 +191,19 @@ mod tests {
             assert_eq!((packet.kind, packet.fds.len()), (9, 1));
             assert!(*packet.body == body, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn garbage_makes_way_for_what_comes_behind_it() {
+        let (a, b) = fd_passing::pair().unwrap();
+        fd_passing::send(&a, &[&[7; HEADER + INLINE + 1]], &[]).unwrap();
+        fd_passing::send(&a, &[b"short"], &[]).unwrap();
+        try_send(&a, 4, b"good").unwrap();
+        for _ in 0..2 {
+            assert!(matches!(receive(&b, true), Err(PacketError::Garbage(_))));
+        }
+        let packet = receive(&b, true).unwrap();
+        assert_eq!((packet.kind, &*packet.body), (4, &b"good"[..]));
     }
 
     #[test]

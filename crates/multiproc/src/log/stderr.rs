@@ -4,11 +4,11 @@ use std::fmt;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
+use ::log::{Level, LevelFilter};
+
+use super::record::RelayedRecord;
+use super::{OURS, filter};
 use crate::process::current::current_process;
-
-pub use ::log::LevelFilter;
-
-pub(crate) use ::log::Level;
 
 /// Whether [`log_to_stderr`] was called, here or in the process that started this one.
 static TO_STDERR: AtomicBool = AtomicBool::new(false);
@@ -23,6 +23,8 @@ static LOGGER: Logger = Logger(());
 /// These are the records of this library (its target is `multiproc`), and those that the program writes by the macros of the [`log`]
 /// crate. If the program has a logger of its own, that one keeps the program's records, gets the library's too, and only the library's
 /// are printed.
+///
+/// With [`relay_logs`](crate::relay_logs) it is this process that prints the records of all its descendants.
 ///
 /// ```
 /// use multiproc::{LevelFilter, Process};
@@ -74,54 +76,57 @@ impl Logger {
         }
     }
 
-    fn print(&self, level: Level, message: fmt::Arguments<'_>) {
-        let line = format!("[{level}/{}] {message}\n", current_process().name());
-        // In one piece, so that lines of several processes don't mix. That nobody may be reading is no reason to fail.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+    fn prints(&self, level: Level) -> bool {
+        TO_STDERR.load(Relaxed) && level <= self.level()
     }
 }
 
 impl ::log::Log for Logger {
     fn enabled(&self, metadata: &::log::Metadata<'_>) -> bool {
-        TO_STDERR.load(Relaxed) && metadata.level() <= self.level()
+        self.prints(metadata.level())
     }
 
     fn log(&self, record: &::log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.print(record.level(), *record.args());
+            print(record.level(), current_process().name(), *record.args());
         }
     }
 
     fn flush(&self) {}
 }
 
-fn filter(level: usize) -> LevelFilter {
-    LevelFilter::iter().find(|filter| *filter as usize == level).unwrap_or(LevelFilter::Off)
+/// Prints a record of the process `name`.
+pub(crate) fn print(level: Level, name: &str, message: fmt::Arguments<'_>) {
+    let line = format!("[{level}/{name}] {message}\n");
+    // In one piece, so that lines of several processes don't mix. That nobody may be reading is no reason to fail.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Whether the `log` crate's records come here.
-fn is_installed() -> bool {
+pub(crate) fn is_installed() -> bool {
     std::ptr::addr_eq(::log::logger(), &raw const LOGGER)
 }
 
-/// Logs something that the library does.
+/// Prints something that the library does, unless it comes here by way of the `log` crate.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
-    if level <= ::log::max_level() {
-        ::log::log!(target: "multiproc", level, "{message}");
+    if LOGGER.prints(level) && !is_installed() {
+        print(level, current_process().name(), message);
     }
-    if TO_STDERR.load(Relaxed) && level <= LOGGER.level() && !is_installed() {
-        LOGGER.print(level, message);
+}
+
+/// Prints a record of another process, if one of this process would be printed.
+pub(crate) fn relayed(record: &RelayedRecord) {
+    if LOGGER.prints(record.level()) && (is_installed() || record.target() == OURS) {
+        print(record.level(), record.process(), format_args!("{}", record.text()));
     }
+}
+
+/// The level that is printed; `Off` if nothing is.
+pub(crate) fn level() -> LevelFilter {
+    if TO_STDERR.load(Relaxed) { LOGGER.level() } else { LevelFilter::Off }
 }
 
 /// What a child is told of the logging here.
 pub(crate) fn bequest() -> Option<u8> {
     TO_STDERR.load(Relaxed).then(|| LEVEL.load(Relaxed) as u8)
-}
-
-/// In a child: does what its parent did.
-pub(crate) fn inherit(level: Option<u8>) {
-    if let Some(level) = level {
-        log_to_stderr(filter(level.into()));
-    }
 }

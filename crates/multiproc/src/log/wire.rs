@@ -1,0 +1,263 @@
+//! The messages between those who log and the relay: packets (`transfer/packet.rs`) on a socket pair whose writing end all have.
+//!
+//! A record is one message. One that is too large for that comes in pieces: a memory file would take a descriptor at both ends, and at the
+//! limit of open files, of all times, nothing could be logged. Who sends is told by the thread's id in each piece. A process that is killed
+//! half-way leaves pieces that nothing follows; they are dropped when its thread's id comes again, or when there are many and it is gone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+
+use multiproc_os::{pidfd, threads};
+
+use super::record::{Content, RelayedRecord};
+use crate::transfer::codec;
+use crate::transfer::packet::{self, INLINE, Packet};
+
+/// A record.
+const RECORD: u8 = 1;
+/// A part of one: [`PieceHead`], bytes.
+const PIECE: u8 = 2;
+/// A mark of the process that relays, from itself to itself: its number. See `barrier`.
+const MARK: u8 = 3;
+
+/// Sends a record; waits for room.
+pub(crate) fn send(socket: impl AsFd, content: &Content<'_>) -> io::Result<()> {
+    let bytes = codec::pack(content);
+    if bytes.len() <= INLINE {
+        return packet::send(&socket, RECORD, &[&bytes], &[]);
+    }
+    let (pid, thread, total) = (content.pid, threads::gettid(), bytes.len() as u64);
+    let mut at = 0;
+    for piece in bytes.chunks(INLINE - PieceHead::BYTES) {
+        let head = PieceHead { pid, thread, at, total }.to_bytes();
+        packet::send(&socket, PIECE, &[&head, piece], &[])?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Sends a mark if there is room now.
+pub(crate) fn try_send_mark(socket: impl AsFd, mark: u64) -> io::Result<()> {
+    packet::try_send(socket, MARK, &mark.to_le_bytes())
+}
+
+/// What a piece is a piece of.
+#[derive(Debug, Clone, Copy)]
+struct PieceHead {
+    pid: i32,
+    thread: i32,
+    /// How many bytes of the record came before.
+    at: u64,
+    /// How many it has in all.
+    total: u64,
+}
+
+impl PieceHead {
+    const BYTES: usize = 24;
+
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..4].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.thread.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.at.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.total.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; Self::BYTES]) -> PieceHead {
+        let four = |at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let eight = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        PieceHead { pid: four(0), thread: four(4), at: eight(8), total: eight(16) }
+    }
+}
+
+/// What has come in whole.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    Record(Box<RelayedRecord>),
+    Mark(u64),
+}
+
+/// Makes records of what comes in.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    /// Records that have begun, by the thread that sends them.
+    begun: BTreeMap<i32, Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    pid: i32,
+    total: u64,
+    bytes: Vec<u8>,
+}
+
+/// When this many records have begun at once, it is seen whether those who send them are still there.
+const MANY: usize = 16;
+
+impl Inbox {
+    /// Takes a message, which is not to be trusted. None if what it belongs to is not whole yet; an error says what is wrong with it.
+    pub(crate) fn take(&mut self, packet: &Packet) -> Result<Option<Arrived>, String> {
+        let body = &packet.body;
+        match packet.kind {
+            RECORD => record(body).map(Some),
+            PIECE => self.take_piece(body),
+            MARK => match <[u8; 8]>::try_from(&**body) {
+                Ok(mark) => Ok(Some(Arrived::Mark(u64::from_le_bytes(mark)))),
+                Err(_) => Err(format!("a mark of {} bytes", body.len())),
+            },
+            other => Err(format!("a message of kind {other}")),
+        }
+    }
+
+    fn take_piece(&mut self, body: &[u8]) -> Result<Option<Arrived>, String> {
+        let (head, bytes) = body.split_first_chunk().ok_or("a piece that is too short")?;
+        let head = PieceHead::from_bytes(head);
+        if head.at == 0 {
+            if self.begun.len() >= MANY {
+                self.begun.retain(|_, begun| exists(begun.pid));
+            }
+            self.begun.insert(head.thread, Begun { pid: head.pid, total: head.total, bytes: Vec::new() });
+        }
+        let begun = self.begun.get_mut(&head.thread).ok_or("a piece of no record that has begun")?;
+        let fits = begun.pid == head.pid && begun.total == head.total && begun.bytes.len() as u64 == head.at;
+        let len = head.at.saturating_add(bytes.len() as u64);
+        if !fits || bytes.is_empty() || len > head.total {
+            self.begun.remove(&head.thread);
+            return Err("a piece that doesn't fit the one before".into());
+        }
+        begun.bytes.extend_from_slice(bytes);
+        if len < head.total {
+            return Ok(None);
+        }
+        let whole = self.begun.remove(&head.thread).expect("it was there a moment ago");
+        record(&whole.bytes).map(Some)
+    }
+}
+
+/// Whether there is such a process, as far as can be seen.
+fn exists(pid: i32) -> bool {
+    match pidfd::open(pid) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() != Some(ESRCH),
+    }
+}
+
+const ESRCH: i32 = 3;
+
+fn record(bytes: &[u8]) -> Result<Arrived, String> {
+    let content = codec::decode(bytes).map_err(|error| error.to_string())?;
+    let record = RelayedRecord::new(content).ok_or("a record of no level")?;
+    Ok(Arrived::Record(Box::new(record)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::record::Datum;
+    use crate::transfer::packet::Body;
+    use multiproc_os::fd_passing;
+    use std::time::Duration;
+
+    fn content(message: &str) -> Content<'_> {
+        Content {
+            process: "Process-1".into(),
+            pid: threads::getpid(),
+            thread: Some("main".into()),
+            time: Duration::new(1, 2),
+            level: 3,
+            target: "target".into(),
+            module_path: None,
+            file: Some("file.rs".into()),
+            line: Some(7),
+            message: message.into(),
+            pairs: vec![("key".into(), Datum::Float(0.5)), ("none".into(), Datum::Null)],
+            spans: None,
+        }
+    }
+
+    /// A record of this length on its way, message by message.
+    fn packets(len: usize) -> (String, Vec<Packet>) {
+        let message: String = (0..len).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+        let (ours, theirs) = fd_passing::pair().unwrap();
+        let sender = message.clone();
+        let thread = std::thread::spawn(move || send(ours, &content(&sender)).unwrap());
+        let mut packets = Vec::new();
+        while let Ok(packet) = packet::receive(&theirs, true) {
+            packets.push(packet);
+        }
+        thread.join().unwrap();
+        (message, packets)
+    }
+
+    #[test]
+    fn records_of_every_size() {
+        for len in [0, 1, INLINE - 200, INLINE, INLINE + 1, 2 * INLINE, 1_000_000] {
+            let (message, packets) = packets(len);
+            assert!(packets.iter().all(|packet| packet.fds.is_empty() && packet.body.len() <= INLINE));
+            let mut inbox = Inbox::default();
+            let (last, before) = packets.split_last().unwrap();
+            assert_eq!(before.is_empty(), len < INLINE - 199, "{len} bytes");
+            for packet in before {
+                assert!(inbox.take(packet).unwrap().is_none());
+            }
+            let Ok(Some(Arrived::Record(record))) = inbox.take(last) else { panic!("no record of {len} bytes") };
+            assert_eq!(record.message(), message);
+            assert_eq!((record.process(), record.level(), record.line()), ("Process-1", ::log::Level::Info, Some(7)));
+            assert_eq!(record.key_values().next().unwrap().1.to_f64(), Some(0.5));
+            assert!(inbox.begun.is_empty());
+        }
+    }
+
+    #[test]
+    fn pieces_that_nothing_follows_do_not_gather() {
+        let (_, packets) = packets(3 * INLINE);
+        let mut inbox = Inbox::default();
+        let gone = std::process::Command::new("true").spawn().unwrap();
+        let pid = gone.id() as i32;
+        { gone }.wait().unwrap();
+        for thread in 0..10 * MANY as i32 {
+            let head = PieceHead { pid, thread, at: 0, total: 2 };
+            let body = [&head.to_bytes()[..], b"x"].concat();
+            inbox.take(&Packet { kind: PIECE, body: Body::Inline(body), fds: vec![] }).unwrap();
+            assert!(inbox.begun.len() <= MANY);
+        }
+        // A record that begins anew counts from there on, and one that is still coming is kept.
+        for packet in packets[..2].iter().chain(&packets[..packets.len() - 1]) {
+            assert!(inbox.take(packet).unwrap().is_none());
+        }
+        assert!(matches!(inbox.take(packets.last().unwrap()), Ok(Some(Arrived::Record(_)))));
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_more() {
+        let (_, good) = packets(2 * INLINE);
+        let single = packets(10).1.pop().unwrap();
+        let mut inbox = Inbox::default();
+        // A plain generator of numbers (Marsaglia's xorshift), so that what fails once fails again.
+        let mut random = 0x2545_F491_4F6C_DD1D_u64;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below.max(1) as u64) as usize
+        };
+        let mut failed = 0;
+        for round in 0..20_000 {
+            let original = if round % 2 == 0 { &single } else { &good[next(good.len())] };
+            let mut body = original.body.to_vec();
+            // The pieces are long; what matters is in front.
+            body.truncate(next(200));
+            for _ in 0..next(4) {
+                let at = next(body.len());
+                if let Some(byte) = body.get_mut(at) {
+                    *byte = next(256) as u8;
+                }
+            }
+            let packet = Packet { kind: next(5) as u8, body: Body::Inline(body), fds: vec![] };
+            failed += u32::from(inbox.take(&packet).is_err());
+        }
+        assert!(failed > 10_000, "{failed}");
+    }
+}
