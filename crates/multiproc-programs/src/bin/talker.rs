@@ -1,0 +1,589 @@
+//! Processes that log and print, by scenario: what their main process makes of it, for a test to look at from outside.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use log::kv::{Key, Value, VisitSource};
+use multiproc::{LevelFilter, LogRelay, OutputCapture, Process, StartMethod, current_process};
+use multiproc_os::{fd_passing, pidfd};
+use multiproc_programs::{say, sleep_long};
+
+#[multiproc::main]
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(2).is_some_and(|method| method == "spawn") {
+        multiproc::set_start_method(StartMethod::Spawn);
+    }
+    match arguments.get(1).map(String::as_str) {
+        Some("killed") => killed(),
+        Some("family") => family(),
+        Some("threads") => threads(),
+        Some("large") => large(),
+        Some("levels") => levels(),
+        Some("on-stderr") => on_stderr(),
+        Some("without-wait") => without_wait(),
+        Some("slow-reader") => slow_reader(),
+        Some("logger-that-needs-us") => logger_that_needs_us(),
+        Some("handler-that-waits") => handler_that_waits(),
+        Some("handler-that-panics") => handler_that_panics(),
+        Some("orphan") => orphan(),
+        Some("garbage") => garbage(),
+        Some("signals") => signals(),
+        Some("nearest") => nearest(),
+        Some("few-descriptors") => few_descriptors(),
+        Some("partial-lines") => partial_lines(),
+        Some("everything-printed") => everything_printed(),
+        Some("binary") => binary(),
+        Some("held-open") => held_open(),
+        Some("lines") => lines(),
+        other => panic!("no scenario {other:?}"),
+    }
+}
+
+/// The main process's own logger: `LEVEL target message {key=value}`.
+struct Own;
+
+impl log::Log for Own {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        struct Pairs(Vec<String>);
+
+        impl<'kvs> VisitSource<'kvs> for Pairs {
+            fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+                // Whatever it is, it must not be the same in every run of a test.
+                if key.as_str() != "pid" {
+                    self.0.push(format!("{key}={value}"));
+                }
+                Ok(())
+            }
+        }
+
+        let mut pairs = Pairs(Vec::new());
+        record.key_values().visit(&mut pairs).unwrap();
+        say(&format!("{} {} {} {{{}}}", record.level(), record.target(), record.args(), pairs.0.join(" ")));
+    }
+
+    fn flush(&self) {}
+}
+
+fn relay() {
+    log::set_logger(&Own).unwrap();
+    log::set_max_level(LevelFilter::Info);
+    multiproc::relay_logs().unwrap();
+}
+
+/// A relay whose records are printed as they are.
+fn relay_plainly() {
+    LogRelay::new().level(LevelFilter::Warn).handler(|record| say(&record.to_string())).start().unwrap();
+}
+
+fn kill_self() {
+    let this = pidfd::open(current_process().pid()).unwrap();
+    pidfd::send_signal(this, libc::SIGKILL).unwrap();
+    sleep_long();
+}
+
+/// A child that is killed right after it has logged.
+fn killed() {
+    relay();
+    let child = Process::new(
+        || {
+            for number in 0..1000 {
+                log::warn!(target: "child", "{number}");
+            }
+            kill_self();
+        },
+        (),
+    );
+    let child = child.start().unwrap();
+    say(&format!("pid {}", child.pid()));
+    child.wait().unwrap();
+    say("waited");
+}
+
+/// All generations, by all methods; key-values; and the main process's own records.
+fn family() {
+    relay();
+    log::info!(target: "main", "its own");
+    let child = Process::new(
+        || {
+            log::info!(target: "child", number = 7, half = 0.5, text = "a b", yes = true, debug:? = Some(1); "hello");
+            for method in [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork] {
+                let grandchild = Process::new(
+                    || {
+                        log::info!(target: "grandchild", "{:?}", log::set_logger(&Own).is_err());
+                        let last = Process::new(|| log::warn!(target: "its child", "hello"), ());
+                        last.start().unwrap().wait().unwrap();
+                    },
+                    (),
+                );
+                grandchild.start_method(method).start().unwrap().wait().unwrap();
+            }
+        },
+        (),
+    );
+    child.name("child").start().unwrap().wait().unwrap();
+    say("waited");
+    // The relay has a thread.
+    say(&Process::fork(|| ()).name("fork").start().unwrap_err().to_string());
+    LogRelay::new().prefix(false).start().unwrap();
+    Process::new(|| log::info!(target: "child", "no prefix"), ()).name("plain").start().unwrap().wait().unwrap();
+}
+
+/// A child whose threads log, all at once.
+fn threads() {
+    relay_plainly();
+    let child = Process::new(
+        || {
+            let threads: Vec<_> = (0..4)
+                .map(|thread| {
+                    std::thread::spawn(move || {
+                        for number in 0..500 {
+                            // Some are too large for one message.
+                            let filling = "x".repeat(if number % 100 == 0 { 100_000 } else { 10 });
+                            log::warn!("{thread} {number} {filling}");
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        },
+        (),
+    );
+    child.start().unwrap().wait().unwrap();
+    say("waited");
+}
+
+/// Records of all sizes, and a child that is killed after the largest.
+fn large() {
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(|record| {
+            let sum: u64 = record.message().bytes().map(u64::from).sum();
+            say(&format!("{} {sum}", record.message().len()));
+        })
+        .start()
+        .unwrap();
+    let child = Process::new(
+        || {
+            for len in [0, 10, 32_000, 33_000, 70_000, 5_000_000] {
+                log::warn!("{}", "a".repeat(len));
+            }
+            kill_self();
+        },
+        (),
+    );
+    child.start().unwrap().wait().unwrap();
+    say("waited");
+}
+
+/// A message that must not be made.
+struct Untouchable;
+
+impl std::fmt::Display for Untouchable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        say("formatted in vain");
+        f.write_str("touched")
+    }
+}
+
+/// The level of the moment of the start is the child's, and its child's.
+fn levels() {
+    fn child() {
+        log::error!(target: "x", "error");
+        log::warn!(target: "x", "warn");
+        log::info!(target: "x", "{}", Untouchable);
+        if multiproc::parent_process().unwrap().name() == "MainProcess" {
+            Process::new(child, ()).start().unwrap().wait().unwrap();
+        }
+    }
+    relay();
+    log::set_max_level(LevelFilter::Warn);
+    let warns = Process::new(child, ()).start().unwrap();
+    log::set_max_level(LevelFilter::Error);
+    // What this process doesn't want any more it doesn't get, whenever it was started.
+    warns.wait().unwrap();
+    say("waited");
+    log::set_max_level(LevelFilter::Off);
+    Process::new(child, ()).start().unwrap().wait().unwrap();
+    LogRelay::new().level(LevelFilter::Warn).start().unwrap();
+    log::set_max_level(LevelFilter::Trace);
+    Process::new(child, ()).start().unwrap().wait().unwrap();
+}
+
+/// The library's own logger, with a relay: each record is printed once.
+fn on_stderr() {
+    multiproc::log_to_stderr(LevelFilter::Info);
+    multiproc::relay_logs().unwrap();
+    let worker = Process::new(
+        || {
+            log::info!("from a child");
+            log::debug!("not shown");
+            Process::new(|| log::warn!("from its child"), ()).start().unwrap().wait().unwrap();
+        },
+        (),
+    );
+    worker.name("worker").start().unwrap().wait().unwrap();
+}
+
+/// Nobody waits for the child but the end of main; and nothing is handled before the child has ended.
+fn without_wait() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(move |record| {
+            // The second time nobody has anything to send any more.
+            let _ = released.lock().unwrap().recv();
+            say(&record.to_string());
+        })
+        .start()
+        .unwrap();
+    multiproc::capture_output().unwrap();
+    multiproc::at_exit(-1, move || drop(release));
+    let child = Process::new(
+        || {
+            for number in 0..200 {
+                log::warn!("{number}");
+            }
+            print!("no line feed");
+        },
+        (),
+    );
+    child.start().unwrap();
+}
+
+/// The handler does not move until the child has more to say than there is room for.
+fn slow_reader() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let count = Arc::new(AtomicUsize::new(0));
+    let counts = count.clone();
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(move |_| {
+            if counts.fetch_add(1, SeqCst) == 0 {
+                released.lock().unwrap().recv().unwrap();
+            }
+        })
+        .start()
+        .unwrap();
+    let child = Process::new(
+        || {
+            for _ in 0..5000 {
+                log::warn!("{}", "x".repeat(1000));
+            }
+        },
+        (),
+    );
+    let child = child.start().unwrap();
+    // However long this takes: five megabytes don't fit.
+    say(&format!("{:?}", child.wait_timeout(Duration::from_millis(50)).unwrap()));
+    release.send(()).unwrap();
+    child.wait().unwrap();
+    say(&count.load(SeqCst).to_string());
+}
+
+/// The handler wants a lock that is held while the child is waited for.
+fn logger_that_needs_us() {
+    let lock = Arc::new(Mutex::new(()));
+    let its = lock.clone();
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(move |record| {
+            let _held = its.lock().unwrap();
+            say(record.message());
+        })
+        .start()
+        .unwrap();
+    let held = lock.lock().unwrap();
+    let child = Process::new(|| log::warn!("logged"), ()).start().unwrap();
+    // With a deadline, and without one.
+    while child.wait_timeout(Duration::from_millis(20)).unwrap().is_none() {}
+    say("waited with a deadline");
+    child.wait().unwrap();
+    say("waited without");
+    // Nobody waits a second time for somebody who is stuck.
+    Process::new(|| (), ()).start().unwrap().wait().unwrap();
+    drop(held);
+}
+
+/// The handler starts and waits for a process of its own.
+fn handler_that_waits() {
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(|record| {
+            say(record.message());
+            if record.process() == "Process-1" {
+                let child = Process::new(|| log::warn!("from the handler's child"), ()).start().unwrap();
+                child.wait().unwrap();
+            }
+        })
+        .start()
+        .unwrap();
+    Process::new(|| log::warn!("from a child"), ()).start().unwrap().wait().unwrap();
+}
+
+fn handler_that_panics() {
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(|record| match record.message() {
+            "bad" => panic!("as it should"),
+            other => say(other),
+        })
+        .start()
+        .unwrap();
+    let child = Process::new(|| ["one", "bad", "two"].map(|word| log::warn!("{word}")), ()).start().unwrap();
+    child.wait().unwrap();
+    say("waited");
+}
+
+/// A child that goes on after the main process has been killed.
+fn orphan() {
+    relay_plainly();
+    let child = Process::new(
+        || {
+            let parent = pidfd::open(multiproc::parent_process().unwrap().pid()).unwrap();
+            say("ready");
+            pidfd::wait_any([&parent], None).unwrap();
+            for _ in 0..10_000 {
+                log::warn!("nobody listens");
+            }
+            say("survived");
+        },
+        (),
+    );
+    child.outlive_parent(true).start().unwrap();
+    sleep_long();
+}
+
+/// A child that writes nonsense wherever it can.
+fn garbage() {
+    relay();
+    let child = Process::new(
+        || {
+            let sockets: Vec<i32> = (3..100).filter(|number| is_socket(*number)).collect();
+            let messages: [&[u8]; 4] = [
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"mpkt\x01\x00\x01\x00\x02\0\0\0\0\0\0\0ab",
+                b"mpkt\x01\x00\x63\x00\0\0\0\0\0\0\0\0",
+                b"mpkt\x01\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff",
+            ];
+            for number in sockets {
+                // SAFETY: it is open, and nobody closes it.
+                let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+                for message in messages {
+                    fd_passing::send(socket, &[message], &[]).unwrap();
+                }
+                fd_passing::send(socket, &[&[7; 100_000]], &[]).unwrap();
+            }
+            log::warn!(target: "child", "after it all");
+        },
+        (),
+    );
+    child.start().unwrap().wait().unwrap();
+    say("waited");
+}
+
+fn is_socket(number: i32) -> bool {
+    // SAFETY: the number is not -1; what it is open on, if on anything, is asked of the kernel.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    fd_passing::is_packet_socket(fd)
+}
+
+/// Which of the process's threads would take a SIGTERM.
+fn signals() {
+    multiproc::relay_logs().unwrap();
+    multiproc::capture_output().unwrap();
+    // Both have begun once somebody has been waited for.
+    Process::new(|| (), ()).start().unwrap().wait().unwrap();
+    let mut takers: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            let blocked = u64::from_str_radix(&field("SigBlk:"), 16).unwrap();
+            let takes = blocked & 1 << (libc::SIGTERM - 1) == 0;
+            format!("{} {takes}", field("Name:"))
+        })
+        .collect();
+    takers.sort();
+    say(&takers.join(", "));
+}
+
+/// A child that takes its own descendants' records.
+fn nearest() {
+    relay();
+    let child = Process::new(
+        || {
+            // Nothing happens: they are relayed already.
+            multiproc::relay_logs().unwrap();
+            Process::new(|| log::info!(target: "x", "to the top"), ()).start().unwrap().wait().unwrap();
+            LogRelay::new()
+                .level(LevelFilter::Info)
+                .handler(|record| log::info!(target: "x", "{} said {}", record.process(), record.message()))
+                .start()
+                .unwrap();
+            let below = Process::new(|| log::info!(target: "y", "to the next"), ());
+            below.name("below").start().unwrap().wait().unwrap();
+        },
+        (),
+    );
+    child.name("middle").start().unwrap().wait().unwrap();
+}
+
+/// Neither end has a descriptor left while records of all sizes are on their way.
+fn few_descriptors() {
+    LogRelay::new()
+        .level(LevelFilter::Warn)
+        .handler(|record| say(&format!("{}", record.message().len())))
+        .start()
+        .unwrap();
+    multiproc::capture_output().unwrap();
+    let child = Process::new(
+        || {
+            // The first line that is written shows that the parent has none left either.
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            use_up_descriptors();
+            log::warn!("{}", "x".repeat(10));
+            log::warn!("{}", "x".repeat(100_000));
+            println!("printed");
+        },
+        (),
+    );
+    let child = child.start().unwrap();
+    use_up_descriptors();
+    say("go on");
+    child.wait().unwrap();
+    say("waited");
+}
+
+fn use_up_descriptors() {
+    let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
+    // SAFETY: the structure is ours.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    assert!(std::fs::File::open("/dev/null").is_err());
+}
+
+/// Writes to a stream past all buffers.
+fn write_raw(number: i32, bytes: &[u8]) {
+    // SAFETY: the bytes are there.
+    let written = unsafe { libc::write(number, bytes.as_ptr().cast(), bytes.len()) };
+    assert_eq!(written, bytes.len() as isize);
+}
+
+/// Children that print their lines in small pieces, all at the same time.
+fn partial_lines() {
+    multiproc::capture_output().unwrap();
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            let child = Process::new(
+                || {
+                    for line in 0..300 {
+                        for piece in 0..10 {
+                            write_raw(1 + line % 2, format!("{line}.{piece} ").as_bytes());
+                        }
+                        write_raw(1 + line % 2, b"\n");
+                    }
+                },
+                (),
+            );
+            child.start().unwrap()
+        })
+        .collect();
+    for child in children {
+        child.wait().unwrap();
+    }
+    say("waited");
+}
+
+/// All that can write to a process's streams, up to its last moment.
+fn everything_printed() {
+    let talks = || {
+        println!("a line");
+        eprintln!("an error");
+        let status = std::process::Command::new("sh").args(["-c", "echo a program; echo its error >&2"]).status();
+        assert!(status.unwrap().success());
+        print!("no line feed");
+        std::io::stdout().flush().unwrap();
+        kill_self();
+    };
+    let captured = Process::new(talks, ()).name("captured").capture_output(true).start().unwrap();
+    captured.wait().unwrap();
+    say("waited");
+    Process::new(|| println!("as it is"), ()).start().unwrap().wait().unwrap();
+    multiproc::capture_output().unwrap();
+    Process::new(|| println!("as it is too"), ()).capture_output(false).start().unwrap().wait().unwrap();
+    let null =
+        Process::new(|| println!("nowhere"), ()).stdout(multiproc::Stdio::null()).stderr(multiproc::Stdio::null());
+    null.start().unwrap().wait().unwrap();
+    let one = || {
+        println!("nowhere");
+        eprintln!("captured");
+    };
+    Process::new(one, ()).name("one").stdout(multiproc::Stdio::null()).start().unwrap().wait().unwrap();
+    let panics = Process::new(
+        || {
+            Process::new(|| println!("a grandchild"), ()).start().unwrap().wait().unwrap();
+            if current_process().pid() > 0 {
+                panic!("this is why")
+            }
+        },
+        (),
+    );
+    panics.name("panics").start().unwrap().wait().unwrap();
+}
+
+/// Bytes of every value, and a line that is longer than a line may be.
+fn binary() {
+    multiproc::capture_output().unwrap();
+    let child = Process::new(
+        || {
+            let every: Vec<u8> = (0..=255).collect();
+            write_raw(1, &every);
+            write_raw(1, b"\n");
+            std::io::stdout().write_all(&vec![b'x'; 200_000]).unwrap();
+            println!();
+        },
+        (),
+    );
+    child.name("b").start().unwrap().wait().unwrap();
+}
+
+/// A program that outlives the child, and that nobody waits for, holds its pipes.
+#[allow(clippy::zombie_processes)]
+fn held_open() {
+    multiproc::capture_output().unwrap();
+    let child = Process::new(
+        || {
+            print!("begun ");
+            std::io::stdout().flush().unwrap();
+            std::process::Command::new("cat").spawn().unwrap();
+        },
+        (),
+    );
+    child.start().unwrap().wait().unwrap();
+    say("waited");
+}
+
+/// Lines for a function.
+fn lines() {
+    let (sender, lines) = mpsc::channel();
+    OutputCapture::new()
+        .handler(move |line| {
+            sender.send(format!("{line} {:?} {:?}", line.stream(), line.bytes())).unwrap();
+            assert_ne!(line.text(), "2", "as it should");
+        })
+        .start()
+        .unwrap();
+    Process::new(|| println!("1\n2\n3"), ()).start().unwrap().wait().unwrap();
+    Process::new(|| eprint!("4"), ()).start().unwrap().wait().unwrap();
+    for line in lines.try_iter() {
+        say(&line);
+    }
+}

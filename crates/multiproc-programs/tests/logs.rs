@@ -1,0 +1,327 @@
+//! What processes log and print, and what their main process makes of it, seen from outside.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Output, Stdio};
+
+const TALKER: &str = env!("CARGO_BIN_EXE_talker");
+const METHODS: [&str; 2] = ["forkserver", "spawn"];
+
+fn talker(scenario: &str, method: &str) -> Command {
+    let mut command = Command::new(TALKER);
+    command.args([scenario, method]).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+    command
+}
+
+/// Runs a scenario to its end, which must be a good one.
+fn run(scenario: &str, method: &str) -> Output {
+    let output = talker(scenario, method).output().unwrap();
+    assert!(output.status.success(), "{scenario} {method}: {}\n{}", output.status, stderr(&output));
+    output
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_was_logged_before_a_sigkill_arrives_in_order_before_wait_returns() {
+    for method in METHODS {
+        let lines = lines(&run("killed", method));
+        let pid = lines.iter().find_map(|line| line.strip_prefix("pid ")).unwrap();
+        let expected = (0..1000).map(|number| format!("WARN child [Process-1 {pid}] {number} {{process=Process-1}}"));
+        let records: Vec<&String> = lines.iter().filter(|line| line.starts_with("WARN")).collect();
+        assert!(records.into_iter().eq(expected.collect::<Vec<_>>().iter()), "{method}: {lines:?}");
+        let waited = lines.iter().position(|line| line == "waited").unwrap();
+        assert!(lines[waited..].iter().all(|line| !line.starts_with("WARN")), "{method}: {lines:?}");
+    }
+}
+
+#[test]
+fn records_of_all_descendants_arrive_whole() {
+    for method in METHODS {
+        let lines = lines(&run("family", method));
+        let without_pids: Vec<String> = lines
+            .iter()
+            .filter(|line| !line.contains(" multiproc ") && !line.starts_with("cannot start fork"))
+            .map(|line| {
+                let (before, after) = line.split_once(']').unwrap_or((line, ""));
+                let process = before.rsplit_once(' ').filter(|_| !after.is_empty());
+                process.map_or(line.clone(), |(process, _)| format!("{process}]{after}"))
+            })
+            .collect();
+        let expected = [
+            "INFO main its own {}",
+            "INFO child [child] hello {process=child number=7 half=0.5 text=a b yes=true debug=Some(1)}",
+            "INFO grandchild [Process-1:1] true {process=Process-1:1}",
+            "WARN its child [Process-1:1:1] hello {process=Process-1:1:1}",
+            "INFO grandchild [Process-1:2] true {process=Process-1:2}",
+            "WARN its child [Process-1:2:1] hello {process=Process-1:2:1}",
+            "INFO grandchild [Process-1:3] true {process=Process-1:3}",
+            "WARN its child [Process-1:3:1] hello {process=Process-1:3:1}",
+            "waited",
+            "INFO child no prefix {process=plain}",
+        ];
+        assert_eq!(without_pids, expected, "{method}");
+        assert!(
+            lines.iter().any(|line| line.starts_with("cannot start fork") && line.contains("2 threads")),
+            "{lines:?}"
+        );
+        // What the library itself does there comes too.
+        assert!(lines.iter().any(|line| line.contains("multiproc [Process-1:2:1 ") && line.contains("exitcode 0")));
+    }
+}
+
+#[test]
+fn threads_do_not_mix_their_records() {
+    for method in METHODS {
+        let lines = lines(&run("threads", method));
+        assert_eq!(lines.len(), 2001, "{method}");
+        for thread in 0..4 {
+            let start = format!("[WARN/Process-1] {thread} ");
+            let own = lines.iter().filter_map(|line| line.strip_prefix(&start));
+            let mut count = 0;
+            for (number, line) in own.enumerate() {
+                let (said, filling) = line.split_once(' ').unwrap();
+                assert_eq!(said, number.to_string(), "{method}");
+                let expected = if number % 100 == 0 { 100_000 } else { 10 };
+                assert!(filling.len() == expected && filling.bytes().all(|byte| byte == b'x'), "{method}");
+                count += 1;
+            }
+            assert_eq!(count, 500, "{method}");
+        }
+        assert_eq!(lines[2000], "waited");
+    }
+}
+
+#[test]
+fn records_of_every_size_arrive() {
+    for method in METHODS {
+        let mut expected =
+            [0_u64, 10, 32_000, 33_000, 70_000, 5_000_000].map(|len| format!("{len} {}", len * 97)).to_vec();
+        expected.push("waited".into());
+        assert_eq!(lines(&run("large", method)), expected, "{method}");
+    }
+}
+
+#[test]
+fn a_child_logs_what_its_main_process_would() {
+    for method in METHODS {
+        let mut lines = lines(&run("levels", method));
+        lines.retain(|line| line.contains(" x ") || line == "waited" || line.contains("in vain"));
+        let seen: Vec<&str> = lines
+            .iter()
+            .map(|line| line.split_once(" {").map_or(line.as_str(), |(line, _)| line))
+            .map(|line| line.split(' ').next_back().unwrap())
+            .collect();
+        let last = ["error", "warn", "error", "warn"];
+        // When the first child had said how much, the level here may have been lowered already.
+        let (first, rest) = seen.split_at(seen.iter().position(|word| *word == "waited").unwrap());
+        assert!(first.iter().filter(|word| **word == "error").count() == 2, "{lines:?}");
+        assert!(first.iter().all(|word| ["error", "warn"].contains(word)), "{lines:?}");
+        assert_eq!(rest[1..], last, "{lines:?}");
+    }
+}
+
+#[test]
+fn on_stderr_each_record_is_printed_once() {
+    for method in METHODS {
+        let text = stderr(&run("on-stderr", method));
+        let expected = [
+            "[INFO/worker] child process calling self.run()",
+            "[INFO/worker] from a child",
+            "[INFO/Process-1:1] child process calling self.run()",
+            "[WARN/Process-1:1] from its child",
+            "[INFO/Process-1:1] process shutting down",
+            "[INFO/Process-1:1] process exiting with exitcode 0",
+            "[INFO/worker] process shutting down",
+            "[INFO/worker] process exiting with exitcode 0",
+            "[INFO/MainProcess] process shutting down",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected, "{method}");
+    }
+}
+
+#[test]
+fn the_end_of_main_hears_its_children_out() {
+    for method in METHODS {
+        let lines = lines(&run("without-wait", method));
+        let records: Vec<&String> = lines.iter().filter(|line| line.starts_with("[WARN")).collect();
+        let expected: Vec<String> = (0..200).map(|number| format!("[WARN/Process-1] {number}")).collect();
+        assert!(records.into_iter().eq(&expected), "{method}: {lines:?}");
+        assert!(lines.iter().any(|line| line == "[Process-1] no line feed"), "{method}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_child_that_logs_faster_than_it_is_read_waits_and_nothing_is_lost() {
+    for method in METHODS {
+        assert_eq!(lines(&run("slow-reader", method)), ["None", "5000"], "{method}");
+    }
+}
+
+#[test]
+fn a_logger_that_waits_for_who_waits_for_it_stops_nobody() {
+    let expected = ["waited with a deadline", "waited without", "logged"];
+    assert_eq!(lines(&run("logger-that-needs-us", "forkserver")), expected);
+    let expected = ["from a child", "from the handler's child"];
+    assert_eq!(lines(&run("handler-that-waits", "forkserver")), expected);
+}
+
+#[test]
+fn a_handler_that_panics_loses_one_record() {
+    let output = run("handler-that-panics", "forkserver");
+    assert_eq!(lines(&output), ["one", "two", "waited"]);
+    assert!(stderr(&output).contains("as it should"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_child_whose_relay_is_gone_goes_on() {
+    for method in METHODS {
+        let mut main = talker("orphan", method).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.next().as_deref(), Some("ready"));
+        main.kill().unwrap();
+        main.wait().unwrap();
+        assert_eq!(lines.next().as_deref(), Some("survived"), "{method}");
+        assert_eq!(lines.next(), None, "{method}");
+    }
+}
+
+#[test]
+fn garbage_is_complained_of_once() {
+    for method in METHODS {
+        let lines = lines(&run("garbage", method));
+        let complaints = lines.iter().filter(|line| line.contains("got something else")).count();
+        assert_eq!(complaints, 1, "{method}: {lines:?}");
+        let good = lines.iter().position(|line| line.contains("after it all")).unwrap();
+        assert!(good < lines.iter().position(|line| line == "waited").unwrap(), "{method}: {lines:?}");
+    }
+}
+
+#[test]
+fn our_threads_take_no_signals() {
+    assert_eq!(lines(&run("signals", "forkserver")), ["multiproc-logs false, multiproc-outpu false, talker true"]);
+}
+
+#[test]
+fn the_nearest_handler_above_gets_a_record() {
+    for method in METHODS {
+        let lines = lines(&run("nearest", method));
+        let of = |target: &str| {
+            let start = format!("INFO {target} ");
+            lines.iter().filter_map(|line| Some(line.strip_prefix(&start)?.split_once("] ")?.1)).collect::<Vec<_>>()
+        };
+        assert_eq!(of("y"), [""; 0]);
+        let said = of("x");
+        assert_eq!(said[0], "to the top {process=Process-1:1}", "{lines:?}");
+        assert!(said.contains(&"below said to the next {process=middle}"), "{lines:?}");
+    }
+}
+
+#[test]
+fn records_and_lines_need_no_descriptors() {
+    for method in METHODS {
+        let mut main = talker("few-descriptors", method).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.next().as_deref(), Some("go on"));
+        writeln!(main.stdin.take().unwrap(), "go on").unwrap();
+        let mut rest: Vec<String> = lines.collect();
+        assert_eq!(rest.pop().as_deref(), Some("waited"), "{method}: {rest:?}");
+        rest.sort();
+        assert_eq!(rest, ["10", "100000", "[Process-1] printed"], "{method}");
+        assert!(main.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn lines_of_several_processes_never_mix() {
+    for method in METHODS {
+        let output = run("partial-lines", method);
+        let (out, err) = (lines(&output), stderr(&output));
+        assert_eq!(out.last().unwrap(), "waited");
+        let err: Vec<&str> = err.lines().collect();
+        for child in 1..=3 {
+            let start = format!("[Process-{child}] ");
+            for parity in 0..2 {
+                let all: Vec<&str> = if parity == 0 { out.iter().map(String::as_str).collect() } else { err.clone() };
+                let own: Vec<&str> = all.iter().filter_map(|line| line.strip_prefix(&start)).collect();
+                let expected: Vec<String> = (parity..300)
+                    .step_by(2)
+                    .map(|line| (0..10).map(|piece| format!("{line}.{piece} ")).collect())
+                    .collect();
+                assert_eq!(own, expected, "{method}");
+            }
+        }
+        assert_eq!((out.len(), err.len()), (451, 450), "{method}");
+    }
+}
+
+#[test]
+fn everything_that_is_written_to_the_streams_is_captured() {
+    for method in METHODS {
+        let output = run("everything-printed", method);
+        let expected = [
+            "[captured] a line",
+            "[captured] a program",
+            "[captured] no line feed",
+            "waited",
+            "as it is",
+            "as it is too",
+            "[panics] a grandchild",
+        ];
+        assert_eq!(lines(&output), expected, "{method}");
+        let text = stderr(&output);
+        let lines: Vec<&str> = text.lines().collect();
+        let expected = ["[captured] an error", "[captured] its error", "[one] captured", "[panics] Process panics:"];
+        assert_eq!(lines[..4], expected, "{method}");
+        assert!(lines[4].starts_with("[panics] thread 'main' panicked at "), "{text}");
+        assert_eq!(lines[5..], ["[panics] this is why"], "{method}");
+    }
+}
+
+#[test]
+fn every_byte_comes_through_and_long_lines_are_cut() {
+    for method in METHODS {
+        let output = run("binary", method).stdout;
+        let every: Vec<u8> = (0..=255).collect();
+        let (first, second) = every.split_at(usize::from(b'\n'));
+        let mut expected = [b"[b] ", first, b"\n[b] ", &second[1..], b"\n"].concat();
+        let longest = 64 * 1024;
+        for len in [longest, longest, longest, 200_000 - 3 * longest] {
+            expected.extend_from_slice(b"[b] ");
+            expected.resize(expected.len() + len, b'x');
+            expected.push(b'\n');
+        }
+        assert!(output == expected, "{method}: {} bytes, {} expected", output.len(), expected.len());
+    }
+}
+
+#[test]
+fn nobody_waits_for_what_holds_a_pipe_open() {
+    for method in METHODS {
+        let mut main = talker("held-open", method).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
+        // The program that the child has left behind reads from the pipe that is held here.
+        assert_eq!(lines.next().as_deref(), Some("[Process-1] begun "), "{method}");
+        assert_eq!(lines.next().as_deref(), Some("waited"), "{method}");
+        assert!(main.wait().unwrap().success());
+        drop(main.stdin.take());
+    }
+}
+
+#[test]
+fn a_function_gets_the_lines() {
+    let output = run("lines", "forkserver");
+    let expected = [
+        "[Process-1] 1 Stdout [49]",
+        "[Process-1] 2 Stdout [50]",
+        "[Process-1] 3 Stdout [51]",
+        "[Process-2] 4 Stderr [52]",
+    ];
+    assert_eq!(lines(&output), expected);
+    assert!(stderr(&output).contains("as it should"));
+}
