@@ -182,6 +182,33 @@ fn get_logger() {
 }
 
 #[test]
+fn log_relay() {
+    // `[Process-1 4711]` without its pid.
+    let without_pid = |line: String| {
+        let found = line.split_once(" [").and_then(|(level, rest)| Some((level, rest.split_once(' ')?)));
+        match found.and_then(|(level, (name, rest))| Some((level, name, rest.split_once("] ")?))) {
+            Some((level, name, (pid, rest))) if pid.parse::<u32>().is_ok() => format!("{level} [{name}] {rest}"),
+            _ => line,
+        }
+    };
+    // It is no section of the tour.
+    let output = Command::new(example("log_relay")).output().unwrap();
+    let lines: Vec<String> = text(&output.stdout).into_iter().map(without_pid).collect();
+    let (printed, logged): (Vec<&str>, Vec<&str>) =
+        lines.iter().map(String::as_str).partition(|line| line.starts_with('['));
+    let expected = [
+        "INFO  [Process-1] working on task 1",
+        "INFO  process ended: stopped",
+        "INFO  [Process-2] working on task 2",
+        "ERROR [Process-2] something is very wrong",
+        "INFO  process ended: stopped[SIGABRT]",
+    ];
+    assert_eq!(logged, expected);
+    let expected = ["[Process-1] the result of task 1 is 1", "[Process-2] the result of task 2 is 4"];
+    assert_eq!(printed, expected);
+}
+
+#[test]
 fn subclass() {
     let expected: Vec<String> = (1..6).map(|number| format!("In Worker-{number}")).collect();
     assert_eq!(sorted(lines("subclass")), expected);

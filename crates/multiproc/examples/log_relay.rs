@@ -1,0 +1,42 @@
+// What all processes log arrives in the main process's own logger, and what they print comes line by line.
+
+use multiproc::{LevelFilter, Process};
+
+/// Any logger of the `log` crate; env_logger, say.
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target() != "multiproc" {
+            println!("{:5} {}", record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn worker(task: u32) {
+    log::info!("working on task {task}");
+    println!("the result of task {task} is {}", task * task);
+    if task == 2 {
+        log::error!("something is very wrong");
+        std::process::abort(); // even so, what it has said arrives
+    }
+}
+
+#[multiproc::main]
+fn main() -> multiproc::Result<()> {
+    log::set_logger(&Logger).expect("the first logger");
+    log::set_max_level(LevelFilter::Info);
+    multiproc::relay_logs()?;
+    multiproc::capture_output()?;
+    for task in 1..=2 {
+        let child = Process::new(worker, (task,)).start()?;
+        log::info!("process ended: {}", child.wait()?);
+    }
+    Ok(())
+}
