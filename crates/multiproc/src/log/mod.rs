@@ -80,6 +80,12 @@ impl Bequest {
 }
 
 impl Inheritance {
+    /// For fuzzers: one that says everything.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn sample() -> Inheritance {
+        Inheritance { to_stderr: Some(3), relay: Some(4) }
+    }
+
     /// In a child: does what its parent said. `fds` are what came beside it.
     pub(crate) fn take(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<()> {
         // A forked copy of a process that has a way has it too.

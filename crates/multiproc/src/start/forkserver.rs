@@ -238,7 +238,8 @@ impl Server {
         let (surroundings, outgoing) = surroundings::current(&self.known, streams)?;
         let head = assignment::join(&Request { slot, announce, surroundings });
         let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(order.iter().copied()).collect();
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(socket).chain(outgoing.fds()).chain(others.iter().copied()).collect();
+        let fds: Vec<BorrowedFd<'_>> =
+            std::iter::once(socket).chain(outgoing.fds()).chain(others.iter().copied()).collect();
         self.process.slot(slot).store(0, SeqCst);
         packet::send(self.process.copy.socket(), kind, &parts, &fds)?;
         drop(fds);
@@ -404,7 +405,12 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
 }
 
 /// In a process that stood by: takes on what the request says, then lives by the order.
-pub(crate) fn become_child(request: Request, mut fds: impl Iterator<Item = OwnedFd>, socket: OwnedFd, order: &[u8]) -> ! {
+pub(crate) fn become_child(
+    request: Request,
+    mut fds: impl Iterator<Item = OwnedFd>,
+    socket: OwnedFd,
+    order: &[u8],
+) -> ! {
     // SAFETY: this process is a copy of the server, with its one thread.
     let handed = unsafe { request.surroundings.receive(&mut fds) };
     let result = handed.and_then(|handed| {
