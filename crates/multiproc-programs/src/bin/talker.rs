@@ -398,6 +398,8 @@ fn is_socket(number: i32) -> bool {
 
 /// Which of the process's threads would take a SIGTERM.
 fn signals() {
+    // Its thread is there or not, depending on time.
+    multiproc::set_standby(false);
     multiproc::relay_logs().unwrap();
     multiproc::capture_output().unwrap();
     // Both have begun once somebody has been waited for.

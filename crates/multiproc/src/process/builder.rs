@@ -372,6 +372,7 @@ impl<R: Run> Process<R> {
             start_method: start_method(),
             grace_period: family::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),
+            standby: standby::is_wanted(),
         };
         out_of_memory::take_notice();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };

@@ -27,6 +27,8 @@ pub(crate) struct Assignment {
     pub(crate) grace_period: Duration,
     /// Whether it leaves Ctrl-C to its parent.
     pub(crate) handles_ctrl_c: bool,
+    /// Whether it is to have children made ahead.
+    pub(crate) standby: bool,
 }
 
 /// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.

@@ -16,7 +16,7 @@ use super::handshake::{self, Role, Unfit, VARIABLE};
 use super::panic_hook;
 use super::report::{Failure, Report};
 use super::target::Entry;
-use super::{fork, forkserver, kind, method, spawn};
+use super::{fork, forkserver, kind, method, spawn, standby};
 use crate::log;
 use crate::process::options::Options;
 use crate::process::outcome::Outcome;
@@ -172,6 +172,7 @@ pub(crate) fn live(
     current::become_child(assignment.identity);
     family::set_grace_period(assignment.grace_period);
     method::set_start_method(assignment.start_method);
+    standby::set_wanted(assignment.standby);
     if let Err(error) = assignment.log.take(fds) {
         refuse(socket, &format!("the new process could not set up its logging: {error}"));
     }

@@ -102,7 +102,8 @@ pub(crate) fn make_standby() -> Option<Standby> {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = current.as_mut().filter(|server| server.is_mine())?;
         let slot = server.free.pop()?;
-        match server.request(kind::STAND_BY, slot, Announce::No, &[], None, &[], theirs.as_fd()) {
+        let asked = Asked { kind: kind::STAND_BY, announce: Announce::No, order: &[], streams: None, fds: &[] };
+        match server.request(slot, theirs.as_fd(), &asked) {
             Ok(known) => (server.process.clone(), slot, known),
             Err(_) => {
                 server.free.push(slot);
@@ -178,8 +179,14 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             false if order.assignment.options.is_empty() => Announce::No,
             false => Announce::Yes,
         };
-        let body = [&front[..], order.payload];
-        match server.request(kind::START, slot, announce, &body, Some(order.streams), order.fds, theirs.as_fd()) {
+        let asked = Asked {
+            kind: kind::START,
+            announce,
+            order: &[&front[..], order.payload],
+            streams: Some(order.streams),
+            fds: order.fds,
+        };
+        match server.request(slot, theirs.as_fd(), &asked) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *current = None;
@@ -224,27 +231,30 @@ impl Server {
         self.process.copy.is_ours() && self.credentials == Credentials::current()
     }
 
-    /// Asks for a child. Gives what that will know of its surroundings.
-    fn request(
-        &mut self,
-        kind: u8,
-        slot: u16,
-        announce: Announce,
-        order: &[&[u8]],
-        streams: Option<&Streams>,
-        others: &[BorrowedFd<'_>],
-        socket: BorrowedFd<'_>,
-    ) -> io::Result<Known> {
-        let (surroundings, outgoing) = surroundings::current(&self.known, streams)?;
-        let head = assignment::join(&Request { slot, announce, surroundings });
-        let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(order.iter().copied()).collect();
+    /// Asks for a child, whose socket this is. Gives what that will know of its surroundings.
+    fn request(&mut self, slot: u16, socket: BorrowedFd<'_>, asked: &Asked<'_>) -> io::Result<Known> {
+        let (surroundings, outgoing) = surroundings::current(&self.known, asked.streams)?;
+        let head = assignment::join(&Request { slot, announce: asked.announce, surroundings });
+        let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(asked.order.iter().copied()).collect();
         let fds: Vec<BorrowedFd<'_>> =
-            std::iter::once(socket).chain(outgoing.fds()).chain(others.iter().copied()).collect();
+            std::iter::once(socket).chain(outgoing.fds()).chain(asked.fds.iter().copied()).collect();
         self.process.slot(slot).store(0, SeqCst);
-        packet::send(self.process.copy.socket(), kind, &parts, &fds)?;
+        packet::send(self.process.copy.socket(), asked.kind, &parts, &fds)?;
         drop(fds);
         Ok(self.known.learn(outgoing))
     }
+}
+
+/// What a server is asked for.
+struct Asked<'a> {
+    kind: u8,
+    announce: Announce,
+    /// What comes after the request: assignment and payload.
+    order: &'a [&'a [u8]],
+    /// None if the child is to have none of them yet.
+    streams: Option<&'a Streams>,
+    /// What comes beside it, after the surroundings.
+    fds: &'a [BorrowedFd<'a>],
 }
 
 impl ServerProcess {

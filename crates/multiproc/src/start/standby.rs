@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use multiproc_os::{pidfd, prefault, signal, threads};
+use multiproc_os::{fd_passing, pidfd, prefault, signal, threads};
 
 use super::assignment::{self, Order, Started};
 use super::entry::{self, Announce};
@@ -81,6 +81,7 @@ fn lock() -> MutexGuard<'static, State> {
 /// A start that finds such a standby takes a fraction of the time to its target's first line. It is made by a thread of this process once no
 /// start has come for 2 ms, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
 /// (unshare(2) and setns(2) want some programs to have just one) switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind.
+/// Processes that are started later inherit the setting.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -89,10 +90,20 @@ fn lock() -> MutexGuard<'static, State> {
 /// # }
 /// ```
 pub fn set_standby(enabled: bool) {
-    lock().wanted = enabled;
+    set_wanted(enabled);
     if !enabled {
         dismiss();
     }
+}
+
+/// In a child that has just come to life: what its parent has.
+pub(crate) fn set_wanted(wanted: bool) {
+    lock().wanted = wanted;
+}
+
+/// See [`set_standby`].
+pub(crate) fn is_wanted() -> bool {
+    lock().wanted
 }
 
 /// The standby, if there is one, and `server` has made it.
@@ -217,6 +228,8 @@ impl Standby {
     /// Kills it, and reaps it. There is nothing in it that anybody would miss.
     fn end_in_place(&self) {
         if let Some(pidfd) = &self.started.pidfd {
+            // If it has more rights than this process has now, it can't be killed, but leaves by itself.
+            let _ = fd_passing::hang_up(&self.started.socket);
             let _ = pidfd::send_signal(pidfd, SIGKILL);
             let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
             let _ = pidfd::reap(pidfd);

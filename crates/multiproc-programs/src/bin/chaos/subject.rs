@@ -21,6 +21,8 @@ fn start(method: StartMethod, number: u32) -> multiproc::Result<Child<u32>> {
 /// Starts a process, which may fail, and another one, which may not. It does so `cold`; or `warm`, after an earlier one, so that a server is
 /// there already; or `ignoring`, which is warm with SIGCHLD ignored, so that the kernel reaps its children.
 pub(crate) fn run(method: StartMethod, state: &str) {
+    // What is there depends on time otherwise.
+    multiproc::set_standby(false);
     if state == "ignoring" {
         // SAFETY: no handler is installed or replaced.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };

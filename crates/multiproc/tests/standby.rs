@@ -1,0 +1,225 @@
+//! A child that is made ahead: when it is there, who gets it, and that it is gone when nobody wants it.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{LONG, Scratch, in_a_process_with_one_thread, wait_gone};
+use multiproc::{Process, StartMethod, set_standby};
+
+/// The children of this process whose name is this, and their state.
+fn children(name: &str) -> Vec<i32> {
+    let me = std::process::id();
+    let mut list = Vec::new();
+    // A child is listed by the thread that made it, or its server.
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let id = task.unwrap().file_name().into_string().unwrap();
+        let pids = std::fs::read_to_string(format!("/proc/{me}/task/{id}/children")).unwrap_or_default();
+        list.extend(pids.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+    }
+    let is = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+    list.retain(is);
+    list
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Waits until it is so; nothing tells.
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts something, and waits for the child that stands by for the next start.
+fn standby() -> i32 {
+    Process::new(|| (), ()).start().unwrap().join().unwrap();
+    until("a standby", || children("multiproc-ready").len() == 1);
+    // It is listed a moment before the keeper knows of it.
+    until("an idle standby", || {
+        let pid = children("multiproc-ready");
+        pid.first().is_some_and(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S "))
+    });
+    std::thread::sleep(Duration::from_millis(5));
+    children("multiproc-ready")[0]
+}
+
+#[multiproc::test]
+fn the_next_start_takes_it() {
+    in_a_process_with_one_thread(|| {
+        // Should this process come to run only after a second, it is gone; but not every time.
+        let taken = (0..20).any(|_| {
+            let pid = standby();
+            let child = Process::new(|| std::process::id() as i32, ()).start().unwrap();
+            let same = child.pid() == pid;
+            assert_eq!(child.pid(), child.join().unwrap());
+            same
+        });
+        assert!(taken);
+    });
+}
+
+#[multiproc::test]
+fn nothing_is_left_in_an_idle_program() {
+    in_a_process_with_one_thread(|| {
+        let pid = standby();
+        wait_gone(pid);
+        until("one thread", || threads() == 1);
+        // Reaped too: an id that is not ours any more can't be listed.
+        assert_eq!(children("multiproc-ready"), []);
+        assert_eq!(children("multiproc-serve").len(), 1);
+        // And it comes back.
+        standby();
+    });
+}
+
+#[multiproc::test]
+fn one_that_was_killed_is_replaced() {
+    in_a_process_with_one_thread(|| {
+        for _ in 0..10 {
+            let pid = standby();
+            if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
+                multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+            }
+            // Whether it is dead by now or not: this one was started afterwards, and may have been started in it.
+            let child = Process::new(|| 7, ()).start().unwrap();
+            let same = child.pid() == pid;
+            match child.join() {
+                Ok(value) => assert_eq!(value, 7),
+                Err(error) => assert!(same && error.signal() == Some(libc::SIGKILL), "{error}"),
+            }
+            until("it has been reaped", || !children("multiproc-ready").contains(&pid));
+        }
+    });
+}
+
+#[multiproc::test]
+fn one_that_dies_while_it_stands_by_costs_no_start() {
+    in_a_process_with_one_thread(|| {
+        for _ in 0..10 {
+            let pid = standby();
+            if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
+                multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+                multiproc_os::pidfd::wait_any([&pidfd], None).unwrap();
+            }
+            assert_eq!(Process::new(|| 7, ()).start().unwrap().join().unwrap(), 7);
+        }
+    });
+}
+
+#[multiproc::test]
+fn it_sees_the_surroundings_of_the_moment() {
+    in_a_process_with_one_thread(|| {
+        let scratch = Scratch::new();
+        let directory = std::fs::canonicalize(scratch.path(".")).unwrap();
+        let see = || (std::env::var("MULTIPROC_TEST").ok(), std::env::current_dir().unwrap());
+        let home = see().1;
+        for round in 0..5 {
+            standby();
+            // SAFETY: no other code looks at the environment.
+            unsafe { std::env::set_var("MULTIPROC_TEST", round.to_string()) };
+            std::env::set_current_dir(if round % 2 == 0 { &directory } else { &home }).unwrap();
+            assert_eq!(Process::new(see, ()).start().unwrap().join().unwrap(), see());
+        }
+        standby();
+        let error = Process::new(|| (), ()).current_dir("/nowhere").start().unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error}");
+        std::env::set_current_dir(home).unwrap();
+    });
+}
+
+#[multiproc::test]
+fn its_server_may_die() {
+    in_a_process_with_one_thread(|| {
+        for _ in 0..5 {
+            standby();
+            let server = children("multiproc-serve")[0];
+            multiproc_os::pidfd::send_signal(multiproc_os::pidfd::open(server).unwrap(), libc::SIGKILL).unwrap();
+            for value in 0..3 {
+                assert_eq!(Process::new(|n: i32| n, (value,)).start().unwrap().join().unwrap(), value);
+            }
+        }
+        assert_eq!(children("multiproc-serve").len(), 1);
+    });
+}
+
+#[multiproc::test]
+fn a_fork_does_not_mind() {
+    in_a_process_with_one_thread(|| {
+        for _ in 0..10 {
+            standby();
+            let child =
+                Process::fork(|| (threads(), children("multiproc-ready").len(), children("multiproc-serve").len()));
+            assert_eq!(child.start().unwrap().join().unwrap(), (1, 0, 0));
+            let child = Process::fork(|| Process::new(|| 7, ()).start().unwrap().join().unwrap());
+            assert_eq!(child.start().unwrap().join().unwrap(), 7);
+        }
+    });
+}
+
+#[multiproc::test]
+fn switched_off() {
+    in_a_process_with_one_thread(|| {
+        standby();
+        set_standby(false);
+        assert_eq!(threads(), 1);
+        assert_eq!(children("multiproc-ready"), []);
+        Process::new(|| (), ()).start().unwrap().join().unwrap();
+        assert_eq!(threads(), 1);
+        // Children inherit it.
+        let child = Process::new(
+            || {
+                Process::new(|| (), ()).start().unwrap().join().unwrap();
+                threads()
+            },
+            (),
+        );
+        assert_eq!(child.start().unwrap().join().unwrap(), 1);
+        set_standby(true);
+        standby();
+    });
+}
+
+#[multiproc::test]
+fn a_copy_that_somebody_else_forks_has_none() {
+    in_a_process_with_one_thread(|| {
+        standby();
+        // SAFETY: the keeper, the only other thread, sleeps, and holds no lock that the copy needs.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let value = Process::new(|| 7, ()).start().unwrap().join().unwrap();
+            // SAFETY: it ends the copy.
+            unsafe { libc::_exit(value) }
+        }
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(libc::WEXITSTATUS(status), 7);
+        // It is ours still.
+        assert_eq!(Process::new(|| 8, ()).start().unwrap().join().unwrap(), 8);
+    });
+}
+
+#[multiproc::test]
+fn bursts_from_many_threads() {
+    let methods = [StartMethod::ForkServer, StartMethod::Spawn];
+    for _ in 0..5 {
+        std::thread::scope(|scope| {
+            for thread in 0..8_u32 {
+                scope.spawn(move || {
+                    for round in 0..5 {
+                        let child = Process::new(|a: u32, b: u32| (a, b), (thread, round));
+                        let method = methods[usize::from(round == 4)];
+                        assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), (thread, round));
+                    }
+                });
+            }
+        });
+        // Long enough for a standby to be made, or to be about to.
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
