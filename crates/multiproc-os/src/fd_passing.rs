@@ -1,8 +1,9 @@
 //! Messages with file descriptors in them: a `SOCK_SEQPACKET` pair and `SCM_RIGHTS`, see unix(7).
 //!
 //! A sequenced-packet socket keeps the borders of messages, so a reader never sees half of one, and says when the other end is
-//! gone. Three traps are closed here: descriptors that didn't fit (`MSG_CTRUNC`, at the limit of open files they are dropped
-//! without a word), bytes that didn't fit (`MSG_TRUNC`), and a `SIGPIPE` when the other end is gone.
+//! gone. Three traps are closed here: descriptors that didn't fit (`MSG_CTRUNC`: at the limit of open files they are dropped
+//! without a word, so a message is looked at, descriptors and all, before it is taken), bytes that didn't fit (`MSG_TRUNC`), and a
+//! `SIGPIPE` when the other end is gone.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,8 +16,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 
-/// How many descriptors one message may hold. The kernel's own limit is 253.
-pub const MAX_FDS: usize = 32;
+/// How many descriptors one message may hold: `SCM_MAX_FD` of the kernel.
+pub const MAX_FDS: usize = 253;
 
 /// What came with one message.
 #[derive(Debug)]
@@ -49,8 +50,20 @@ pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EPIPE` when the other end is closed; `EMSGSIZE` when the message is larger than the socket's buffer; `InvalidInput` for
-/// more than [`MAX_FDS`] descriptors; `ETOOMANYREFS`.
+/// more than [`MAX_FDS`] descriptors; `QuotaExceeded` (the kernel's `ETOOMANYREFS`) when more descriptors are on their way than may be.
 pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, parts, fds, SendFlags::empty())
+}
+
+/// As [`send`], if the socket's buffer has room for it now.
+///
+/// # Errors
+/// `WouldBlock` when it has not; otherwise as [`send`].
+pub fn try_send_with_fds(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, parts, fds, SendFlags::DONTWAIT)
+}
+
+fn send_with(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {
     if fds.len() > MAX_FDS {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
@@ -61,9 +74,16 @@ pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::R
         let fits = control.push(SendAncillaryMessage::ScmRights(fds));
         debug_assert!(fits, "the buffer is sized for MAX_FDS");
     }
-    rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL))?;
-    Ok(())
+    match rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut control, flags | SendFlags::NOSIGNAL)) {
+        Ok(_) => Ok(()),
+        Err(rustix::io::Errno::TOOMANYREFS) => Err(io::Error::new(io::ErrorKind::QuotaExceeded, TOO_MANY_ON_THEIR_WAY)),
+        Err(error) => Err(error.into()),
+    }
 }
+
+/// See `ETOOMANYREFS` in unix(7). What the kernel's own word for it says ("cannot splice") helps nobody.
+const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are on their way between processes: all those of a user that were sent and not yet \
+                                     received may be as many as one process may have open (RLIMIT_NOFILE)";
 
 /// Sends `bytes` as one message if the socket's buffer has room for it now.
 ///
@@ -101,32 +121,50 @@ pub fn peek(socket: impl AsFd, start: &mut [u8], wait: bool) -> io::Result<usize
     Ok(len)
 }
 
-/// Receives the next message, which has `len` bytes, as [`peek`] has told. (A buffer for the longest possible message would touch that many
-/// pages, and a process that copies itself pays for each of them.)
+/// Receives the next message, which has `len` bytes, as [`peek`] has told, and descriptors if `with_fds` says so. (A buffer for the longest
+/// possible message would touch that many pages, and a process that copies itself pays for each of them.)
+///
+/// None of the descriptors is numbered 0 to 2, even if those are closed in this process.
 ///
 /// # Errors
-/// `EMFILE` when this process could not take all descriptors that came with it, in which case they are lost; `InvalidData` when somebody
-/// else reads from this socket too; otherwise as [`peek`].
-pub fn receive(socket: impl AsFd, len: usize) -> io::Result<Received> {
+/// `EMFILE` when this process can't take all descriptors that come with it, in which case the message stays where it is; `InvalidData` when
+/// there are descriptors and should be none, or somebody else reads from this socket too; otherwise as [`peek`].
+pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Received> {
     let mut bytes = vec![0; len];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let mut fds = Vec::new();
-    for received in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = received {
-            fds.extend(rights);
+    let take = |bytes: &mut [u8], flags: RecvFlags| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control =
+            if with_fds { RecvAncillaryBuffer::new(&mut space) } else { RecvAncillaryBuffer::new(&mut []) };
+        let message = rustix::io::retry_on_intr(|| {
+            recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)
+        })?;
+        let mut fds = Vec::new();
+        for received in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = received {
+                fds.extend(rights);
+            }
         }
+        Ok::<_, io::Error>((message.bytes, message.flags, fds))
+    };
+    let (len, flags, fds) = if with_fds {
+        // The descriptors are copies, and the originals go with the message, which is taken when all copies are here.
+        let (len, flags, fds) = take(&mut bytes, RecvFlags::PEEK)?;
+        if flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let fds = fds.into_iter().map(above_stdio).collect::<io::Result<Vec<OwnedFd>>>()?;
+        rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0][..], RecvFlags::DONTWAIT))?;
+        (len, flags, fds)
+    } else {
+        take(&mut bytes, RecvFlags::empty())?
+    };
+    if !with_fds && flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it came with descriptors that it does not tell of"));
     }
-    if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::from_raw_os_error(libc::EMFILE));
-    }
-    if message.flags.contains(ReturnFlags::TRUNC) {
+    if flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "somebody else reads from this socket"));
     }
-    bytes.truncate(message.bytes);
+    bytes.truncate(len);
     Ok(Received { bytes, fds })
 }
 
@@ -152,12 +190,6 @@ pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
         && rustix::net::sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
-/// Whether this process could take one more descriptor.
-pub fn has_room(socket: impl AsFd) -> io::Result<()> {
-    rustix::io::fcntl_dupfd_cloexec(socket, 3)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,10 +201,10 @@ mod tests {
         send(&a, &[b"next"], &[]).unwrap();
         let mut start = [0; 3];
         assert_eq!((peek(&b, &mut start, true).unwrap(), &start), (7, b"one"));
-        let first = receive(&b, 7).unwrap();
+        let first = receive(&b, 7, true).unwrap();
         assert_eq!((&first.bytes[..], first.fds.len()), (&b"one-two"[..], 2));
         assert_eq!(peek(&b, &mut [], false).unwrap(), 4);
-        assert_eq!(receive(&b, 4).unwrap().bytes, b"next");
+        assert_eq!(receive(&b, 4, false).unwrap().bytes, b"next");
         assert_eq!(peek(&b, &mut [], false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
@@ -206,6 +238,6 @@ mod tests {
     fn a_message_that_is_longer_than_it_was_is_an_error() {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
-        assert_eq!(receive(&b, 8).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(&b, 8, false).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

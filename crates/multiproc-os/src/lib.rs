@@ -34,6 +34,7 @@ pub mod pid_slots;
 pub mod pidfd;
 mod pidfd_list;
 pub mod pipe;
+pub mod plain;
 pub mod poller;
 pub mod prefault;
 pub mod random;

@@ -1,8 +1,10 @@
 //! Bytes in memory behind a file descriptor, that nobody can change any more: memfd_create(2) and file seals.
 //!
 //! A sealed file can neither be written nor shrunk, so a reader may map it and look at it for as long as it likes: no
-//! `SIGBUS`, no value that changes under its hands. The memory is allocated before it is filled, so that a full tmpfs or a
-//! cgroup's limit is an error here.
+//! `SIGBUS`, no value that changes under its hands. The memory is allocated before it is mapped, so that a full tmpfs is an error here.
+//!
+//! The limit on the size of files (`RLIMIT_FSIZE`) holds for memory files too, and the kernel kills who goes past it (`SIGXFSZ`); here
+//! that is an error like others.
 
 use std::io;
 use std::ops::Deref;
@@ -18,10 +20,10 @@ const SEALS: SealFlags = SealFlags::from_bits_retain(
 /// An unsealed, zeroed memory file of `len` bytes, all of them allocated. `name` shows in `/proc/*/fd`.
 ///
 /// # Errors
-/// `ENOSPC`, `ENOMEM`, `EMFILE`.
+/// `ENOSPC`, `ENOMEM`, `EMFILE`; `EFBIG` beyond the limit on the size of files.
 pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let fd = crate::fd_passing::above_stdio(fd)?;
+    let fd = create(name)?;
+    within_limit(len)?;
     in_steps(len, |from, len| rustix::fs::fallocate(&fd, FallocateFlags::empty(), from, len))?;
     Ok(fd)
 }
@@ -44,27 +46,72 @@ fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<(
     Ok(())
 }
 
-/// A sealed memory file that holds `parts`, one after the other.
-///
-/// # Errors
-/// As [`allocate`].
-pub fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
-    let len = parts.iter().map(|part| part.len() as u64).sum();
-    let fd = allocate(name, len)?;
-    let mut at = 0;
-    for part in parts {
-        let mut rest = *part;
-        while !rest.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&fd, rest, at))?;
+fn create(name: &str) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    crate::fd_passing::above_stdio(fd)
+}
+
+/// Whether this process may have a file of `len` bytes: see `RLIMIT_FSIZE` in getrlimit(2).
+fn within_limit(len: u64) -> io::Result<()> {
+    match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        Some(limit) if len > limit => Err(io::Error::from_raw_os_error(libc::EFBIG)),
+        _ => Ok(()),
+    }
+}
+
+/// A memory file that is written from front to back, and sealed when it is complete.
+#[derive(Debug)]
+pub struct Growing {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl Growing {
+    /// An empty one. `name` shows in `/proc/*/fd`.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENOMEM`.
+    pub fn create(name: &str) -> io::Result<Growing> {
+        Ok(Growing { fd: create(name)?, len: 0 })
+    }
+
+    /// Appends `bytes`. Written by call and not by mapping: the kernel needn't clear pages that are filled at once, and takes no faults.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
+    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        within_limit(self.len.saturating_add(bytes.len() as u64))?;
+        while !bytes.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, self.len))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            at += written as u64;
-            rest = &rest[written..];
+            self.len += written as u64;
+            bytes = &bytes[written..];
         }
+        Ok(())
     }
-    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
-    Ok(fd)
+
+    /// The file, sealed, and its length.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn seal(self) -> io::Result<(OwnedFd, u64)> {
+        rustix::fs::fcntl_add_seals(&self.fd, SEALS)?;
+        Ok((self.fd, self.len))
+    }
+}
+
+/// A sealed memory file that holds `parts`, one after the other.
+///
+/// # Errors
+/// As [`Growing::create`] and [`Growing::write`].
+pub fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let mut file = Growing::create(name)?;
+    for part in parts {
+        file.write(part)?;
+    }
+    Ok(file.seal()?.0)
 }
 
 /// A sealed memory file, mapped for reading.

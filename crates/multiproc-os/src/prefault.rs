@@ -54,7 +54,7 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, _
     0
 }
 
-fn populate(start: usize, len: usize, advice: Advice) {
+pub(crate) fn populate(start: usize, len: usize, advice: Advice) {
     let first = start & !(PAGE - 1);
     let len = (start + len).next_multiple_of(PAGE) - first;
     // SAFETY: populating changes no byte; where nothing is mapped, or nothing that can be written, the call fails.

@@ -17,8 +17,10 @@ use crate::start::method::StartMethod;
 use crate::start::report::{Failure, Report, receive_report};
 use crate::start::target::Entry;
 use crate::start::{entry, forkserver, handshake, kind, target};
+use crate::transfer::bundle::Bundle;
 use crate::transfer::codec;
-use crate::transfer::packet::{self, Body, Packet, PacketError};
+use crate::transfer::packet::{self, INLINE, Packet, PacketError};
+use crate::transfer::payload::{Bytes, Payload};
 
 /// What takes the bytes, by name.
 pub type Parser = fn(&[u8]) -> bool;
@@ -73,9 +75,8 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             [&[5], &in_memory_file(kind::START, 64)[..]].concat(),
         ],
         "codec" => vec![
-            codec::pack(&samples::plain()),
-            codec::encode(&samples::SelfDescribing::List(vec![samples::SelfDescribing::Number { n: 7 }]))
-                .expect("it can be sent"),
+            encoded(&samples::plain()),
+            encoded(&samples::SelfDescribing::List(vec![samples::SelfDescribing::Number { n: 7 }])),
         ],
         "request" => [false, true].map(|first| with_tail(forkserver::sample_request(first))).to_vec(),
         "assignment" => vec![with_tail(assignment::join(&assignment))],
@@ -107,19 +108,30 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// A message with its body inside.
+/// A value as it travels.
+fn encoded<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> Vec<u8> {
+    codec::encode(&[], value).expect("it can be sent").bytes.open().expect("it is small").to_vec()
+}
+
+/// Bytes as a payload.
+fn payload(bytes: &[u8]) -> Payload {
+    Payload { bytes: Bytes::Inline(bytes.to_vec()), handles: Bundle::default() }
+}
+
+/// A message with its front inside.
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
     packet::send(&ours, kind, &[body], &[]).expect("there is room for one");
     let len = fd_passing::peek(&theirs, &mut [], false).expect("it is there");
-    fd_passing::receive(&theirs, len).expect("it is there").bytes
+    fd_passing::receive(&theirs, len, false).expect("it is there").bytes
 }
 
-/// The header of a message whose body is elsewhere.
+/// The header of a message whose front is elsewhere.
 fn in_memory_file(kind: u8, len: u64) -> Vec<u8> {
     let mut header = message(kind, b"");
     header[7] = 1;
-    header[8..].copy_from_slice(&len.to_le_bytes());
+    header[8..16].copy_from_slice(&len.to_le_bytes());
+    header[30] = 1;
     header
 }
 
@@ -139,16 +151,20 @@ fn packet(data: &[u8]) -> bool {
     };
     let parsed = packet::parse(bytes.to_vec(), fds());
     if let Ok(packet) = &parsed {
-        let left = fds().len() - usize::from(matches!(packet.body, Body::Mapped(_)));
-        assert_eq!(packet.fds.len(), left);
-        match &packet.body {
-            Body::Inline(body) => assert!(bytes.ends_with(body)),
-            Body::Mapped(body) => assert!(body.len() <= SIZE && body.iter().all(|byte| *byte == 7)),
+        let bodies = [&packet.front, &packet.payload.bytes];
+        let mapped = bodies.iter().filter(|body| matches!(body, Bytes::Mapped(_))).count();
+        assert_eq!(packet.fds.len() + packet.payload.handles.parts().len() + mapped, fds().len());
+        for body in bodies {
+            match body {
+                Bytes::Inline(body) => assert!(body.is_empty() || bytes.windows(body.len()).any(|part| part == body)),
+                Bytes::Mapped(body) => assert!(body.len() <= SIZE && body.iter().all(|byte| *byte == 7)),
+                Bytes::File { .. } => panic!("what was received has been mapped"),
+            }
         }
     }
     // The same by way of a socket. A message of no bytes can't be told from the end.
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
-    let (handed, most) = (fds(), packet::INLINE + 1024);
+    let (handed, most) = (fds(), 2 * INLINE + 1024);
     let handed: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
     if !bytes.is_empty() && bytes.len() <= most && fd_passing::send(&ours, &[bytes], &handed).is_ok() {
         let received = packet::receive(&theirs, false);
@@ -164,10 +180,10 @@ fn codec(data: &[u8]) -> bool {
     where
         T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
     {
-        let Ok(value) = codec::decode::<T>(data) else { return false };
+        let Ok(value) = codec::decode::<T>(payload(data), 0) else { return false };
         // What has been read can be sent on, and is the same again.
-        let bytes = codec::encode(&value).expect("a value of this type can be sent");
-        assert_eq!(codec::decode::<T>(&bytes).as_ref(), Ok(&value));
+        let sent = codec::encode(&[], &value).expect("a value of this type can be sent");
+        assert_eq!(codec::decode::<T>(sent, 0).as_ref(), Ok(&value));
         true
     }
     let plain = one::<samples::Plain>(data);
@@ -225,14 +241,14 @@ fn handshake(data: &[u8]) -> bool {
     }
 }
 
-/// The last words of a child: the kind, then the body.
+/// The last words of a child: the kind, then what is both front and payload.
 fn report(data: &[u8]) -> bool {
     let Some((kind, body)) = data.split_first() else { return false };
-    let packet = Packet { kind: *kind, body: Body::Inline(body.to_vec()), fds: vec![] };
+    let packet = Packet { kind: *kind, front: Bytes::Inline(body.to_vec()), payload: payload(body), fds: vec![] };
     let report = Report::from_packet(packet);
     // The same from a socket, where whatever is no report is passed over, or is garbage.
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
-    if body.len() <= packet::INLINE && packet::send(&ours, *kind, &[body], &[]).is_ok() {
+    if body.len() <= INLINE && packet::send_with(&ours, *kind, &[body], &[], &payload(body)).is_ok() {
         drop(ours);
         let received = receive_report(&theirs).expect("nothing is wrong with the socket");
         assert_eq!(received.map(|report| report.exit_code()), report.as_ref().map(Report::exit_code));

@@ -22,6 +22,7 @@
 //! - [`Process`] is a process to be: name, daemon, start method. [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill,
 //!   exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
+//! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end
 //!   with a piece of code.
@@ -42,6 +43,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod handle;
 mod log;
 mod process;
 mod start;
@@ -51,6 +53,7 @@ mod transfer;
 pub mod __private;
 
 pub use crate::error::{Error, Result};
+pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;
 pub use crate::log::capture::{CapturedLine, OutputCapture, OutputStream, capture_output};
 pub use crate::log::record::RelayedRecord;

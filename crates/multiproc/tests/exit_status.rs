@@ -135,14 +135,14 @@ for_each_method! {
     fn a_result_that_cannot_be_decoded(method) {
         let child = Process::new(|| Homesick(std::process::id()), ()).start_method(method).start().unwrap();
         let error = child.join().unwrap_err();
-        assert!(matches!(error.kind(), JoinErrorKind::Undecodable(reason) if reason.contains("Homesick") && reason.contains("refused")), "{error}");
+        assert!(matches!(error.kind(), JoinErrorKind::Undecodable(reason) if reason.contains("Homesick") && reason.contains("far from home")), "{error}");
     }
 
     fn arguments_that_cannot_be_decoded(method) not_fork {
         let child = Process::new(|_: Homesick| (), (Homesick(std::process::id()),)).start_method(method).start().unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(1));
         let error = child.join().unwrap_err();
-        assert!(matches!(error.kind(), JoinErrorKind::Arguments(reason) if reason.contains("Homesick") && reason.contains("refused")), "{error}");
+        assert!(matches!(error.kind(), JoinErrorKind::Arguments(reason) if reason.contains("Homesick") && reason.contains("far from home")), "{error}");
     }
 
     fn panics_in_serde_are_panics_too(method) not_fork {

@@ -99,11 +99,11 @@ const MANY: usize = 16;
 impl Inbox {
     /// Takes a message, which is not to be trusted. None if what it belongs to is not whole yet; an error says what is wrong with it.
     pub(crate) fn take(&mut self, packet: &Packet) -> Result<Option<Arrived>, String> {
-        let body = &packet.body;
+        let body = packet.front();
         match packet.kind {
             RECORD => record(body).map(Some),
             PIECE => self.take_piece(body),
-            MARK => match <[u8; 8]>::try_from(&**body) {
+            MARK => match <[u8; 8]>::try_from(body) {
                 Ok(mark) => Ok(Some(Arrived::Mark(u64::from_le_bytes(mark)))),
                 Err(_) => Err(format!("a mark of {} bytes", body.len())),
             },
@@ -147,7 +147,7 @@ fn exists(pid: i32) -> bool {
 const ESRCH: i32 = 3;
 
 fn record(bytes: &[u8]) -> Result<Arrived, String> {
-    let content = codec::decode(bytes).map_err(|error| error.to_string())?;
+    let content = codec::unpack(bytes).map_err(|error| error.to_string())?;
     let record = RelayedRecord::new(content).ok_or("a record of no level")?;
     Ok(Arrived::Record(Box::new(record)))
 }
@@ -156,7 +156,7 @@ fn record(bytes: &[u8]) -> Result<Arrived, String> {
 mod tests {
     use super::*;
     use crate::log::record::Datum;
-    use crate::transfer::packet::Body;
+    use crate::transfer::payload::{Bytes, Payload};
     use multiproc_os::fd_passing;
     use std::time::Duration;
 
@@ -177,6 +177,10 @@ mod tests {
         }
     }
 
+    fn packet(kind: u8, front: Vec<u8>) -> Packet {
+        Packet { kind, front: Bytes::Inline(front), payload: Payload::default(), fds: vec![] }
+    }
+
     /// A record of this length on its way, message by message.
     fn packets(len: usize) -> (String, Vec<Packet>) {
         let message: String = (0..len).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
@@ -195,7 +199,7 @@ mod tests {
     fn records_of_every_size() {
         for len in [0, 1, INLINE - 200, INLINE, INLINE + 1, 2 * INLINE, 1_000_000] {
             let (message, packets) = packets(len);
-            assert!(packets.iter().all(|packet| packet.fds.is_empty() && packet.body.len() <= INLINE));
+            assert!(packets.iter().all(|packet| packet.fds.is_empty() && packet.front().len() <= INLINE));
             let mut inbox = Inbox::default();
             let (last, before) = packets.split_last().unwrap();
             assert_eq!(before.is_empty(), len < INLINE - 199, "{len} bytes");
@@ -220,7 +224,7 @@ mod tests {
         for thread in 0..10 * MANY as i32 {
             let head = PieceHead { pid, thread, at: 0, total: 2 };
             let body = [&head.to_bytes()[..], b"x"].concat();
-            inbox.take(&Packet { kind: PIECE, body: Body::Inline(body), fds: vec![] }).unwrap();
+            inbox.take(&packet(PIECE, body)).unwrap();
             assert!(inbox.begun.len() <= MANY);
         }
         // A record that begins anew counts from there on, and one that is still coming is kept.
@@ -246,7 +250,7 @@ mod tests {
         let mut failed = 0;
         for round in 0..20_000 {
             let original = if round % 2 == 0 { &single } else { &good[next(good.len())] };
-            let mut body = original.body.to_vec();
+            let mut body = original.front().to_vec();
             // The pieces are long; what matters is in front.
             body.truncate(next(200));
             for _ in 0..next(4) {
@@ -255,7 +259,7 @@ mod tests {
                     *byte = next(256) as u8;
                 }
             }
-            let packet = Packet { kind: next(5) as u8, body: Body::Inline(body), fds: vec![] };
+            let packet = packet(next(5) as u8, body);
             failed += u32::from(inbox.take(&packet).is_err());
         }
         assert!(failed > 10_000, "{failed}");

@@ -61,8 +61,8 @@ where
     /// A process that will call `target` with the elements of the tuple `args`.
     ///
     /// The target is a `fn` item, a `fn` pointer, or a closure that captures nothing; the arguments, 0 to 8 of them, and what the target
-    /// returns are serde types (see [`Outcome`] for errors). A closure that captures something does not compile: pass the value as an
-    /// argument.
+    /// returns are serde types (see [`Outcome`] for errors, [`Handle`](crate::Handle) for open files and sockets). A closure that captures
+    /// something does not compile: pass the value as an argument.
     ///
     /// ```
     /// use multiproc::Process;

@@ -26,6 +26,8 @@ use serde::de::DeserializeOwned;
 use serde::ser::Impossible;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::transfer::bag;
+
 /// What a target may return. `Via` is [`Serialized`], [`Chained`] or [`Diverging`], and follows from the type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't travel back from the process that returns it",
@@ -95,7 +97,7 @@ impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
     type Value = T;
 
     fn settle(self) -> (T, Option<String>) {
-        let failure = self.serialize(Probe { inside: false }).ok().flatten();
+        let failure = bag::look(|| self.serialize(Probe { inside: false })).ok().flatten();
         (self, failure)
     }
 }

@@ -7,8 +7,9 @@ use super::builder::Process;
 use super::child::Child;
 use super::outcome::Outcome;
 use crate::Result;
-use crate::start::target::Carried;
+use crate::start::target::{Carried, TRAVELS_AS};
 use crate::transfer::codec::{self, CodecError};
+use crate::transfer::payload::Payload;
 
 /// Something that a process can run: its fields travel there, [`run`](Run::run) is called there, and what it returns travels back.
 ///
@@ -57,16 +58,16 @@ pub trait Run: Serialize + DeserializeOwned {
         without_generics.rsplit("::").next().unwrap_or(without_generics)
     }
 
-    /// As bytes, for another process.
+    /// As bytes and descriptors, for another process.
     #[doc(hidden)]
-    fn pack(&self, _: Private) -> std::result::Result<Vec<u8>, CodecError> {
-        codec::encode(self)
+    fn pack(&self, _: Private) -> std::result::Result<Payload, CodecError> {
+        codec::encode(&[], self)
     }
 
     /// The other way, in the process that will run it.
     #[doc(hidden)]
-    fn unpack(bytes: &[u8], _: Private) -> std::result::Result<Self, CodecError> {
-        codec::decode(bytes)
+    fn unpack(payload: Payload, _: Private) -> std::result::Result<Self, CodecError> {
+        codec::decode(payload, 0)
     }
 
     /// A process that will run it, to be given a name and other properties before it is started.
@@ -161,19 +162,20 @@ where
     }
 
     /// The target's place, then the arguments.
-    fn pack(&self, _: Private) -> std::result::Result<Vec<u8>, CodecError> {
+    fn pack(&self, _: Private) -> std::result::Result<Payload, CodecError> {
         let target = self.target.to_bytes().map_err(|error| CodecError::new::<F>("cannot send", error))?;
-        Ok([&target[..], &codec::encode(&self.args)?].concat())
+        codec::encode(&target, &self.args)
     }
 
     #[allow(unsafe_code)]
-    fn unpack(bytes: &[u8], _: Private) -> std::result::Result<Call<F, A>, CodecError> {
+    fn unpack(payload: Payload, _: Private) -> std::result::Result<Call<F, A>, CodecError> {
         let cannot = |reason: String| CodecError::new::<F>("cannot receive", reason);
-        let (target, args) = bytes.split_first_chunk().ok_or(cannot("it is too short".into()))?;
+        let front = payload.bytes.open().map_err(|error| cannot(error.to_string()))?.first_chunk().copied();
+        let target = front.ok_or(cannot("it is too short".into()))?;
         // SAFETY: `Private` can't be made outside this crate, which calls this once in a child, on the bytes that its parent, of the same
         // build, has packed for the entry of this very type, and then forgotten.
-        let target = unsafe { Carried::from_bytes(*target) }.map_err(|error| cannot(error.to_string()))?;
-        Ok(Call { target, args: codec::decode(args)? })
+        let target = unsafe { Carried::from_bytes(target) }.map_err(|error| cannot(error.to_string()))?;
+        Ok(Call { target, args: codec::decode(payload, TRAVELS_AS)? })
     }
 }
 

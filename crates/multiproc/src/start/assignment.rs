@@ -13,6 +13,7 @@ use crate::process::current::Identity;
 use crate::process::options::Options;
 use crate::process::stdio::Streams;
 use crate::transfer::codec;
+use crate::transfer::payload::Payload;
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub(crate) struct Assignment {
 /// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.
 pub(crate) struct Order<'a> {
     pub(crate) assignment: &'a Assignment,
-    pub(crate) payload: &'a [u8],
+    pub(crate) payload: &'a Payload,
     /// Descriptors 0 to 2, where they are not to be the creator's.
     pub(crate) streams: &'a Streams,
     /// What else it is given, in the order in which the assignment speaks of it.
@@ -74,7 +75,7 @@ pub(crate) fn split<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<(T, &
     let (len, rest) = body.split_first_chunk::<8>().ok_or("it is too short")?;
     let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| "its head is too long")?;
     let (head, tail) = rest.split_at_checked(len).ok_or("its head is cut off")?;
-    Ok((codec::decode(head).map_err(|error| error.to_string())?, tail))
+    Ok((codec::unpack(head).map_err(|error| error.to_string())?, tail))
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use crate::process::outcome::Outcome;
 use crate::process::run::{Private, Run};
 use crate::process::{at_exit, ctrl_c, current, family};
 use crate::transfer::codec::{self, CodecError};
-use crate::transfer::packet::{self, Body};
+use crate::transfer::packet;
+use crate::transfer::payload::Payload;
 
 /// The code with which a copy of the program leaves that can't be what it was exec'd for: `EX_SOFTWARE` of sysexits.h.
 pub(crate) const REFUSED: i32 = 70;
@@ -139,9 +140,15 @@ pub(crate) enum Announce {
 }
 
 /// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings.
-pub(crate) fn begin(order: &[u8], fds: impl Iterator<Item = OwnedFd>, socket: OwnedFd, announce: Announce) -> ! {
-    let (assignment, payload) = match assignment::split::<Assignment>(order) {
-        Ok(split) => split,
+pub(crate) fn begin(
+    order: &[u8],
+    payload: Payload,
+    fds: impl Iterator<Item = OwnedFd>,
+    socket: OwnedFd,
+    announce: Announce,
+) -> ! {
+    let assignment = match assignment::split::<Assignment>(order) {
+        Ok((assignment, _)) => assignment,
         Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
     };
     let entry = match assignment.entry.map(Entry::function) {
@@ -258,7 +265,7 @@ pub(crate) fn memory_ranges() -> Option<&'static title::Ranges> {
 /// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`] is the place of one.
 ///
 /// All code of the user's is called inside: no panic gets out.
-pub(crate) fn enter<R, Via>(payload: &[u8]) -> Report
+pub(crate) fn enter<R, Via>(payload: Payload) -> Report
 where
     R: Run,
     R::Output: Outcome<Via>,
@@ -281,8 +288,8 @@ where
         if let Some(failure) = &failure {
             eprintln!("Process {}:\nError: {failure}", current::current_process().name());
         }
-        match codec::encode(&value) {
-            Ok(bytes) => Report::Returned { value: Body::Inline(bytes), failed: failure.is_some() },
+        match codec::encode(&[], &value) {
+            Ok(value) => Report::Returned { value, failed: failure.is_some() },
             Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
         }
     };

@@ -22,9 +22,9 @@ use super::report::Report;
 use super::standby::Standby;
 use super::surroundings::{self, Known, Surroundings};
 use super::{entry, kind, standby, target};
-use crate::process::stdio::Streams;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
+use crate::transfer::payload::Payload;
 use crate::{Error, Result};
 
 /// What comes before the assignment in a request to the server.
@@ -102,8 +102,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = current.as_mut().filter(|server| server.is_mine())?;
         let slot = server.free.pop()?;
-        let asked = Asked { kind: kind::STAND_BY, announce: Announce::No, order: &[], streams: None, fds: &[] };
-        match server.request(slot, theirs.as_fd(), &asked) {
+        match server.request(kind::STAND_BY, slot, Announce::No, None, theirs.as_fd()) {
             Ok(known) => (server.process.clone(), slot, known),
             Err(_) => {
                 server.free.push(slot);
@@ -162,7 +161,6 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
         return Ok(Some(started));
     }
 
-    let front = assignment::join(order.assignment);
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,14 +177,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             false if order.assignment.options.is_empty() => Announce::No,
             false => Announce::Yes,
         };
-        let asked = Asked {
-            kind: kind::START,
-            announce,
-            order: &[&front[..], order.payload],
-            streams: Some(order.streams),
-            fds: order.fds,
-        };
-        match server.request(slot, theirs.as_fd(), &asked) {
+        match server.request(kind::START, slot, announce, Some(order), theirs.as_fd()) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *current = None;
@@ -231,30 +222,27 @@ impl Server {
         self.process.copy.is_ours() && self.credentials == Credentials::current()
     }
 
-    /// Asks for a child, whose socket this is. Gives what that will know of its surroundings.
-    fn request(&mut self, slot: u16, socket: BorrowedFd<'_>, asked: &Asked<'_>) -> io::Result<Known> {
-        let (surroundings, outgoing) = surroundings::current(&self.known, asked.streams)?;
-        let head = assignment::join(&Request { slot, announce: asked.announce, surroundings });
-        let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(asked.order.iter().copied()).collect();
+    /// Asks for a child. Gives what that will know of its surroundings.
+    fn request(
+        &mut self,
+        kind: u8,
+        slot: u16,
+        announce: Announce,
+        order: Option<&Order<'_>>,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<Known> {
+        let (surroundings, outgoing) = surroundings::current(&self.known, order.map(|order| order.streams))?;
+        let head = assignment::join(&Request { slot, announce, surroundings });
+        let front = order.map_or(vec![], |order| assignment::join(order.assignment));
+        let none = Payload::default();
+        let (payload, others) = order.map_or((&none, &[][..]), |order| (order.payload, order.fds));
         let fds: Vec<BorrowedFd<'_>> =
-            std::iter::once(socket).chain(outgoing.fds()).chain(asked.fds.iter().copied()).collect();
+            std::iter::once(socket).chain(outgoing.fds()).chain(others.iter().copied()).collect();
         self.process.slot(slot).store(0, SeqCst);
-        packet::send(self.process.copy.socket(), asked.kind, &parts, &fds)?;
+        packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)?;
         drop(fds);
         Ok(self.known.learn(outgoing))
     }
-}
-
-/// What a server is asked for.
-struct Asked<'a> {
-    kind: u8,
-    announce: Announce,
-    /// What comes after the request: assignment and payload.
-    order: &'a [&'a [u8]],
-    /// None if the child is to have none of them yet.
-    streams: Option<&'a Streams>,
-    /// What comes beside it, after the surroundings.
-    fds: &'a [BorrowedFd<'a>],
 }
 
 impl ServerProcess {
@@ -365,17 +353,17 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
         entry::refuse(control, &format!("the server could not set itself up: {error}"));
     }
     loop {
-        let packet = match packet::receive(&control, true) {
+        let mut packet = match packet::receive(&control, true) {
             Ok(packet) if matches!(packet.kind, kind::START | kind::STAND_BY) => packet,
             Err(PacketError::Closed) => std::process::exit(0),
             Ok(packet) => entry::refuse(control, &format!("the server got a message of kind {}", packet.kind)),
             // Its descriptors did not fit, say. Its sender sees its socket closed, and this server's end.
             Err(error) => entry::refuse(control, &format!("the server could not take a request: {error}")),
         };
-        let mut fds = packet.fds.into_iter();
+        let mut fds = std::mem::take(&mut packet.fds).into_iter();
         let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
         let made = (|| {
-            let (request, order) = assignment::split::<Request>(&packet.body).map_err(|what| (what, 0))?;
+            let (request, order) = assignment::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
             // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
             // environment.
@@ -386,7 +374,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             // SAFETY: as above, and `thread` is the state of this one.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match side {
-                Ok(Side::Copy) => return Ok(Some((order, handed, announce))),
+                Ok(Side::Copy) => return Ok(Some((order.to_vec(), handed, announce))),
                 Ok(Side::Original(_)) if announce == Announce::No => {
                     drop(packet::send(&socket, kind::STARTED, &[], &[]))
                 }
@@ -405,7 +393,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(order, fds, socket, announce)
+                entry::begin(&order, packet.payload, fds, socket, announce)
             }
             Ok(None) => {}
             // A start that nobody waits for any more is nobody's concern.
@@ -420,6 +408,7 @@ pub(crate) fn become_child(
     mut fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
     order: &[u8],
+    payload: Payload,
 ) -> ! {
     // SAFETY: this process is a copy of the server, with its one thread.
     let handed = unsafe { request.surroundings.receive(&mut fds) };
@@ -430,14 +419,14 @@ pub(crate) fn become_child(
     if let Err(error) = result {
         entry::fail(socket, "its surroundings could not be taken on", &error);
     }
-    entry::begin(order, fds, socket, request.announce)
+    entry::begin(order, payload, fds, socket, request.announce)
 }
 
 /// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
-    let streams = Streams::default();
+    let streams = crate::process::stdio::Streams::default();
     let room = "there is room for a descriptor";
     let (mut surroundings, told) = surroundings::current(&known, Some(&streams)).expect(room);
     if !with_environment {

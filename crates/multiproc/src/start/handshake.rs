@@ -17,6 +17,7 @@ use crate::process::family::SIGKILL;
 use crate::process::status::ExitStatus;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
+use crate::transfer::payload::Payload;
 use crate::{Error, Result};
 
 /// The environment variable that makes a copy of the program a child or a server: the number of its socket.
@@ -87,7 +88,19 @@ impl Copy {
 
     /// Sends it a message.
     pub(crate) fn send(&self, name: &str, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        packet::send(self.socket(), kind, parts, fds).map_err(|source| match is_gone(&source) {
+        self.send_with(name, kind, parts, fds, &Payload::default())
+    }
+
+    /// Sends it a message with a payload.
+    pub(crate) fn send_with(
+        &self,
+        name: &str,
+        kind: u8,
+        parts: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+        payload: &Payload,
+    ) -> Result<()> {
+        packet::send_with(self.socket(), kind, parts, fds, payload).map_err(|source| match is_gone(&source) {
             // What it said before that is more telling.
             true => match self.answer(name) {
                 Err(error) => error,
@@ -157,7 +170,7 @@ impl Drop for Copy {
 
 /// The error that the other side has put in words.
 pub(crate) fn refused(name: &str, packet: &Packet) -> Error {
-    Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(&packet.body).into_owned() }
+    Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(packet.front()).into_owned() }
 }
 
 /// Whether this is what comes of sending to somebody who isn't there any more.
@@ -202,7 +215,7 @@ pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
 
 /// The error for a start that has failed on the other side: what failed, and the error's number.
 pub(crate) fn not_started(name: &str, packet: &Packet) -> Error {
-    match codec::decode::<(String, i32)>(&packet.body) {
+    match codec::unpack::<(String, i32)>(packet.front()) {
         Ok((reason, 0)) => Error::Handshake { process: name.into(), reason },
         Ok((what, errno)) => {
             Error::Start { process: name.into(), what: what.into(), source: io::Error::from_raw_os_error(errno) }
@@ -251,7 +264,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
     if hello.kind != kind::HELLO {
         return Err(format!("the handshake began with a message of kind {}", hello.kind).into());
     }
-    match hello.body.split_first_chunk() {
+    match hello.front().split_first_chunk() {
         // An exec gives back what a set-user-id program has given up; its children must not have it, nor whoever plays the parent.
         Some((ids, build_id)) if *build_id == *target::image().build_id => {
             Ids::from_bytes(ids).assume_for(socket).map_err(|error| {

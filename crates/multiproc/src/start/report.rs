@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::status::{ExitStatus, JoinErrorKind, Panic};
 use crate::transfer::codec;
-use crate::transfer::packet::{self, Body, Packet, PacketError};
+use crate::transfer::packet::{self, Packet, PacketError};
+use crate::transfer::payload::Payload;
 
 use super::kind;
 
@@ -16,7 +17,7 @@ use super::kind;
 #[derive(Debug)]
 pub(crate) enum Report {
     /// The target returned: its value, encoded, and whether it is the `Err` of a `Result`.
-    Returned { value: Body, failed: bool },
+    Returned { value: Payload, failed: bool },
     /// There is no value.
     Failed(Failure),
     /// Something else was said.
@@ -64,7 +65,7 @@ impl Report {
         let sent = match &self {
             Report::Returned { value, failed } => {
                 let kind = if *failed { kind::RETURNED_ERR } else { kind::RETURNED };
-                packet::send(&socket, kind, &[value], &[])
+                packet::send_with(&socket, kind, &[], &[], value)
             }
             Report::Failed(failure) => send_failure(&socket, failure),
             Report::Garbage(_) => Ok(()),
@@ -85,15 +86,15 @@ impl Report {
     pub(crate) fn from_packet(packet: Packet) -> Option<Report> {
         match packet.kind {
             kind::RETURNED | kind::RETURNED_ERR => {
-                Some(Report::Returned { value: packet.body, failed: packet.kind == kind::RETURNED_ERR })
+                Some(Report::Returned { value: packet.payload, failed: packet.kind == kind::RETURNED_ERR })
             }
-            kind::FAILED => Some(match codec::decode(&packet.body) {
+            kind::FAILED => Some(match codec::unpack(packet.front()) {
                 Ok(failure) => Report::Failed(failure),
                 Err(error) => Report::Garbage(error.to_string()),
             }),
             // That of a start which was not waited for.
-            kind::REFUSED => Some(Report::Failed(Failure::NotStarted(String::from_utf8_lossy(&packet.body).into()))),
-            kind::NOT_STARTED => Some(match codec::decode::<(String, i32)>(&packet.body) {
+            kind::REFUSED => Some(Report::Failed(Failure::NotStarted(String::from_utf8_lossy(packet.front()).into()))),
+            kind::NOT_STARTED => Some(match codec::unpack::<(String, i32)>(packet.front()) {
                 Ok((what, errno)) => {
                     let reason = format!("{what}: {}", io::Error::from_raw_os_error(errno));
                     Report::Failed(Failure::NotStarted(reason))

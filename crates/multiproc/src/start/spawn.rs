@@ -21,7 +21,7 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let front = assignment::join(order.assignment);
     let fds: Vec<BorrowedFd<'_>> = order.streams.fds().chain(order.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
-    copy.send(name, kind::START, &[&head, &front, order.payload], &fds)?;
+    copy.send_with(name, kind::START, &[&head, &front], &fds, order.payload)?;
     let answer = copy.answer(name)?;
     let early = match answer.kind {
         kind::STARTED => None,
@@ -37,9 +37,10 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
 }
 
 /// The child's side: what the order says, up to the exit.
-pub(crate) fn begin(order: Packet, socket: OwnedFd) -> ! {
-    let mut fds = order.fds.into_iter();
-    let split = assignment::split::<Replaced>(&order.body);
+pub(crate) fn begin(mut packet: Packet, socket: OwnedFd) -> ! {
+    let mut fds = std::mem::take(&mut packet.fds).into_iter();
+    let payload = std::mem::take(&mut packet.payload);
+    let split = assignment::split::<Replaced>(packet.front());
     let (order, streams) = match split.map(|(replaced, order)| (order, Streams::from_fds(replaced, &mut fds))) {
         Ok((order, Ok(streams))) => (order, streams),
         Ok((_, Err(error))) => entry::refuse(socket, &format!("the assignment is incomplete: {error}")),
@@ -48,5 +49,5 @@ pub(crate) fn begin(order: Packet, socket: OwnedFd) -> ! {
     if let Err(error) = multiproc_os::stdio::replace_some(streams.0) {
         entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
     }
-    entry::begin(order, fds, socket, Announce::Yes)
+    entry::begin(order, payload, fds, socket, Announce::Yes)
 }

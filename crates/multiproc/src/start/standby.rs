@@ -203,7 +203,7 @@ impl Standby {
         let head = assignment::join(&Request::to_standby(announce, surroundings));
         let front = assignment::join(order.assignment);
         let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
-        match packet::send(&self.started.socket, kind::START, &[&head, &front, order.payload], &fds) {
+        match packet::send_with(&self.started.socket, kind::START, &[&head, &front], &fds, order.payload) {
             Ok(()) => {}
             Err(error) if handshake::is_gone(&error) => {
                 self.end_in_place();
@@ -241,14 +241,15 @@ impl Standby {
 pub(crate) fn stand_by(socket: OwnedFd) -> ! {
     threads::set_name("multiproc-ready");
     prefault::touch();
-    let packet = match packet::receive(&socket, true) {
+    let mut packet = match packet::receive(&socket, true) {
         Ok(packet) if packet.kind == kind::START => packet,
         Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),
         Err(_) => std::process::exit(0),
     };
-    let (request, order) = match assignment::split::<Request>(&packet.body) {
+    let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
+    let (request, order) = match assignment::split::<Request>(packet.front()) {
         Ok(split) => split,
         Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
     };
-    forkserver::become_child(request, packet.fds.into_iter(), socket, order)
+    forkserver::become_child(request, fds.into_iter(), socket, order, payload)
 }

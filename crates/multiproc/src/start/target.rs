@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 use multiproc_os::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::transfer::payload::Payload;
+
 /// The place that distances are measured from.
 static ANCHOR: u8 = 0;
 
@@ -45,12 +47,12 @@ fn resolve(offset: i64) -> Result<usize, TargetError> {
     if image().is_code(address) { Ok(address) } else { Err(TargetError::NotCode(offset)) }
 }
 
-/// The function that a child calls first with the bytes that it was sent: `start::entry::enter` for its type.
+/// The function that a child calls first with the payload that it was sent: `start::entry::enter` for its type.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Entry(i64);
 
 /// What an [`Entry`] points to.
-pub(crate) type EntryFn = fn(&[u8]) -> super::report::Report;
+pub(crate) type EntryFn = fn(Payload) -> super::report::Report;
 
 impl Entry {
     pub(crate) fn of(function: EntryFn) -> Result<Entry, TargetError> {

@@ -1,7 +1,7 @@
-//! Values to bytes and back: serde, with postcard's format where it will do and MessagePack's where it won't.
+//! Values to payloads and back: serde, with a compact format ([`compact`]) where it will do and MessagePack's where it won't.
 //!
-//! postcard is compact and quick but not self-describing: a type whose `Deserialize` asks the format what comes next (untagged
-//! and internally tagged enums, `#[serde(flatten)]`, `serde_json::Value`) can be written by it and never read back. Such types
+//! The compact format is quick but not self-describing: a type whose `Deserialize` asks the format what comes next (untagged
+//! and internally tagged enums, `#[serde(flatten)]`, `serde_json::Value`) can be written in it and never read back. Such types
 //! go as MessagePack, with field names. Which one a type needs can't be seen from outside, so it is tried: what has been
 //! encoded is decoded once in the sender. The trial also makes true that what can't be received fails in the sender, at the
 //! call.
@@ -9,16 +9,27 @@
 //! MessagePack has one nil for `None`, for `()` and so for `Some(())` and `Some(None)` too. A value that would come back changed
 //! by that is refused.
 //!
+//! Handles inside a value put duplicates of their descriptors into a [`bag`]. The trial uses these up, so that it needs no descriptor that the
+//! value doesn't need on its way; then the value is encoded anew.
+//!
 //! The first byte of an encoded value says which format follows.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Values up to this many bytes are tried every time. Larger ones are believed if a value of their type has passed.
-const ALWAYS_TRIED: usize = 1 << 20;
+use super::bag;
+use super::bundle::Bundle;
+use super::compact::{self, Depth};
+use super::payload::{Bytes, Payload, Sink};
+
+/// Values up to this many bytes are tried every time, to the last. Larger ones are believed if a value of their type has passed, and otherwise
+/// tried without copying what is large in them.
+const ALWAYS_TRIED: u64 = 1 << 20;
 
 /// How deep self-describing values may nest, as in serde_json: each level takes some of the reader's stack, and the reader may be a thread with
 /// little of that.
@@ -42,7 +53,7 @@ impl CodecError {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Format {
-    Postcard = b'p',
+    Compact = b'c',
     MessagePack = b'm',
 }
 
@@ -50,42 +61,85 @@ enum Format {
 /// code share the outcome.)
 static KNOWN: Mutex<BTreeMap<usize, Format>> = Mutex::new(BTreeMap::new());
 
-/// Encodes `value`, such that [`decode`] gives it back in another process of this program.
-pub(crate) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let id = decode::<T> as fn(&[u8]) -> Result<T, CodecError> as usize;
+/// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this program.
+pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, CodecError> {
+    let id = decode_bytes::<T> as fn(&[u8], Depth) -> Result<T, CodecError> as usize;
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
     let mut failure = None;
-    for format in [Format::Postcard, Format::MessagePack] {
-        if format == Format::Postcard && known == Some(Format::MessagePack) {
+    for format in [Format::Compact, Format::MessagePack] {
+        if format == Format::Compact && known == Some(Format::MessagePack) {
             continue;
         }
-        match write(value, format).and_then(|bytes| {
-            let proven = known == Some(format) && format == Format::Postcard && bytes.len() > ALWAYS_TRIED;
-            if !proven {
-                try_out(value, &bytes, format)?;
-            }
-            Ok(bytes)
-        }) {
-            Ok(bytes) => {
+        match write_and_try(front, value, format, known) {
+            Ok((bytes, fds)) => {
                 if known != Some(format) {
                     KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(id, format);
                 }
-                return Ok(bytes);
+                let handles =
+                    Bundle::tie(fds).map_err(|error| CodecError::new::<T>("cannot send the handles in", error))?;
+                return Ok(Payload { bytes, handles });
             }
-            Err(error) => failure = Some(error),
+            Err(Refused::ByFormat(error)) => failure = Some(error),
+            Err(Refused::BySystem(error)) => return Err(error),
         }
     }
     Err(failure.expect("a format was tried"))
 }
 
-/// Encodes a value of one of this library's own types, which postcard can take, for [`decode`].
+/// Encodes a value of one of this library's own types, which the compact format can take, for [`unpack`].
 pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
-    write(value, Format::Postcard).expect("our own messages are made of numbers, texts and lists")
+    let mut bytes = Vec::new();
+    compact::to_output(value, &mut bytes).expect("our own messages are made of numbers, texts and lists");
+    bytes
 }
 
-/// Sees whether `bytes` can be read, and as the same value.
-fn try_out<T: Serialize + DeserializeOwned>(value: &T, bytes: &[u8], format: Format) -> Result<(), CodecError> {
-    let back: T = decode(bytes)?;
+/// The value that [`pack`] was given.
+pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    compact::from_bytes(bytes, Depth::Whole).map_err(|error| CodecError::new::<T>("cannot deserialise", error))
+}
+
+/// Who refuses to take a value.
+enum Refused {
+    /// Another format may take it.
+    ByFormat(CodecError),
+    /// There is no memory, or no descriptor, for it in any format.
+    BySystem(CodecError),
+}
+
+/// Encodes `value`, and sees whether that can be read, and as the same value.
+fn write_and_try<T: Serialize + DeserializeOwned>(
+    front: &[u8],
+    value: &T,
+    format: Format,
+    known: Option<Format>,
+) -> Result<(Bytes, Vec<OwnedFd>), Refused> {
+    let (bytes, fds) = write(front, value, format)?;
+    let large = bytes.len() > ALWAYS_TRIED && format == Format::Compact;
+    if large && known == Some(format) {
+        return Ok((bytes, fds));
+    }
+    let handles = fds.len();
+    {
+        let view = bytes.open().map_err(|error| Refused::BySystem(cannot_write::<T>(error)))?;
+        let view = &view[front.len()..];
+        // What is refused for its emptiness gets a second chance.
+        if !(large && handles == 0 && decode_bytes::<T>(view, Depth::Skim).is_ok()) {
+            try_out(value, view, fds, format).map_err(Refused::ByFormat)?;
+            if handles > 0 {
+                return write(front, value, format);
+            }
+        }
+    }
+    Ok((bytes, Vec::new()))
+}
+
+fn try_out<T: Serialize + DeserializeOwned>(
+    value: &T,
+    bytes: &[u8],
+    fds: Vec<OwnedFd>,
+    format: Format,
+) -> Result<(), CodecError> {
+    let back: T = decode_with(bytes, fds)?;
     if format == Format::MessagePack && Letters::of(value) != Letters::of(&back) {
         let reason = "the type needs a self-describing format, in which this value can't be told from another: \
                       `Some(())` and `Some(None)` are `None` there";
@@ -103,7 +157,7 @@ impl Letters {
     fn of(value: &impl Serialize) -> Letters {
         let mut letters = Letters(Box::new([0; 256]));
         // A value that can't be shown leaves what it has shown so far; its copy does the same.
-        let _ = std::fmt::write(&mut letters, format_args!("{:?}", serde_fmt::to_debug(value)));
+        let _ = bag::look(|| std::fmt::write(&mut letters, format_args!("{:?}", serde_fmt::to_debug(value))));
         letters
     }
 }
@@ -117,32 +171,55 @@ impl std::fmt::Write for Letters {
     }
 }
 
-fn write<T: Serialize>(value: &T, format: Format) -> Result<Vec<u8>, CodecError> {
-    let cannot = |reason: String| CodecError::new::<T>("cannot serialise", reason);
-    let mut bytes = vec![format as u8];
-    match format {
-        Format::Postcard => postcard::to_extend(value, bytes).map_err(|error| cannot(error.to_string())),
-        Format::MessagePack => {
-            let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
-            value.serialize(&mut serializer).map_err(|error| cannot(error.to_string()))?;
-            Ok(bytes)
-        }
-    }
+fn cannot_write<T>(reason: impl ToString) -> CodecError {
+    CodecError::new::<T>("cannot serialise", reason)
 }
 
-/// The value that [`encode`] was given.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+fn write<T: Serialize>(front: &[u8], value: &T, format: Format) -> Result<(Bytes, Vec<OwnedFd>), Refused> {
+    let mut sink = Sink::new();
+    let write = || {
+        // An error of the sink's is asked for below.
+        let _ = sink.extend(front).and_then(|()| sink.extend(&[format as u8]));
+        match format {
+            Format::Compact => compact::to_output(value, &mut sink).map_err(|error| error.to_string()),
+            Format::MessagePack => {
+                let mut serializer = rmp_serde::Serializer::new(&mut sink).with_struct_map();
+                value.serialize(&mut serializer).map_err(|error| error.to_string())
+            }
+        }
+    };
+    let (written, fds) = bag::fill(write);
+    // What the system has refused is said by the serializer in its own way, if at all.
+    let system = |what: &'static str| {
+        move |error: io::Error| Refused::BySystem(cannot_write::<T>(format_args!("{what}: {error}")))
+    };
+    let bytes = sink.finish().map_err(system("no memory file for it"))?;
+    let fds = fds.map_err(system("a handle in it can't be duplicated"))?;
+    written.map_err(|reason| Refused::ByFormat(cannot_write::<T>(reason)))?;
+    Ok((bytes, fds))
+}
+
+/// The value that [`encode`] was given, behind the `front` bytes of the front.
+pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Result<T, CodecError> {
+    let cannot = |reason: &dyn ToString| CodecError::new::<T>("cannot deserialise", reason.to_string());
+    let fds =
+        payload.handles.untie().map_err(|error| cannot(&format_args!("the handles in it can't be taken: {error}")))?;
+    let view = payload.bytes.open().map_err(|error| cannot(&error))?;
+    decode_with(view.get(front..).unwrap_or_default(), fds)
+}
+
+/// The value that is in `bytes` and `fds`.
+fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
+    let again = bytes.first() == Some(&(Format::MessagePack as u8));
+    bag::empty(fds, again, || decode_bytes(bytes, Depth::Whole))
+}
+
+fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], depth: Depth) -> Result<T, CodecError> {
     let cannot = |reason: String| CodecError::new::<T>("cannot deserialise", reason);
     match bytes.split_first() {
-        Some((&tag, rest)) if tag == Format::Postcard as u8 => match postcard::take_from_bytes(rest) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(cannot(format!("{} bytes too many", rest.len()))),
-            // postcard has no place for what the implementation said.
-            Err(postcard::Error::SerdeDeCustom) => {
-                Err(cannot("its Deserialize implementation refused what it read".into()))
-            }
-            Err(error) => Err(cannot(error.to_string())),
-        },
+        Some((&tag, rest)) if tag == Format::Compact as u8 => {
+            compact::from_bytes(rest, depth).map_err(|error| cannot(error.to_string()))
+        }
         Some((&tag, mut rest)) if tag == Format::MessagePack as u8 => {
             let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
             deserializer.set_max_depth(DEEPEST);
@@ -166,7 +243,7 @@ mod tests {
 
     fn there_and_back<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T) {
         for _ in 0..2 {
-            assert_eq!(decode::<T>(&encode(&value).unwrap()).unwrap(), value);
+            assert_eq!(decode::<T>(encode(b"front", &value).unwrap(), 5).unwrap(), value);
         }
     }
 
@@ -215,7 +292,7 @@ mod tests {
     fn a_value_that_would_come_back_changed_is_refused() {
         there_and_back((Untagged::Number(1.0), vec![None::<()>], Some(1), HashMap::from([(1, 2), (3, 4), (5, 6)])));
         for option in [Some(Some(())), Some(None)] {
-            let error = encode(&(Untagged::Number(1.0), option)).unwrap_err().to_string();
+            let error = encode(&[], &(Untagged::Number(1.0), option)).unwrap_err().to_string();
             assert!(error.contains("self-describing"), "{error}");
         }
     }
@@ -237,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_says_why() {
-        let error = encode(&Unwilling).unwrap_err().to_string();
+        let error = encode(&[], &Unwilling).unwrap_err().to_string();
         assert!(error.contains("Unwilling") && error.contains("not today"), "{error}");
     }
 
@@ -259,28 +336,72 @@ mod tests {
 
     #[test]
     fn what_cannot_be_received_fails_in_the_sender() {
-        assert!(encode(&OneWay).unwrap_err().to_string().contains("cannot deserialise"));
+        assert!(encode(&[], &OneWay).unwrap_err().to_string().contains("cannot deserialise"));
+    }
+
+    type Writer = crate::Handle<io::PipeWriter>;
+
+    /// What bytes say of handles, when `count` have come.
+    fn forged<T: DeserializeOwned>(bytes: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
+        let (readers, writers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| io::pipe().unwrap()).map(|(reader, writer)| (reader, OwnedFd::from(writer))).unzip();
+        let handles = Bundle::tie(writers).unwrap();
+        (decode(Payload { bytes: Bytes::Inline(bytes.into()), handles }, 0), readers)
+    }
+
+    #[test]
+    fn a_handle_that_is_missing_or_taken_is_an_error_and_the_others_are_closed() {
+        for (bytes, count, what) in [
+            (b"c\0\0", 1, "number 0 has been taken already"),
+            (b"c\0\x05", 5, "no handle number 5"),
+            (b"c\0\x01", 1, "no handle number 1"),
+            (b"c\0\x64", 100, "no handle number 100"),
+        ] {
+            let (result, readers) = forged::<(Writer, Writer)>(bytes, count);
+            assert!(result.unwrap_err().to_string().contains(what), "{what}");
+            for mut reader in readers {
+                assert_eq!(io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn handles_that_nobody_takes_are_closed() {
+        let (result, mut readers) = forged::<(Writer, Writer)>(b"c\x02\0", 3);
+        let (mut third, mut first) = result.unwrap();
+        for (reader, writer) in [(2, &mut third), (0, &mut first)] {
+            io::Write::write_all(&mut **writer, b"x").unwrap();
+            assert_eq!(io::Read::read(&mut readers[reader], &mut [0]).unwrap(), 1);
+        }
+        assert_eq!(io::Read::read(&mut readers[1], &mut [0]).unwrap(), 0);
     }
 
     #[test]
     fn what_nests_too_deep_is_an_error_and_no_overflow_of_the_stack() {
         // Lists with one element each.
         let bytes = |depth| [&b"m"[..], &vec![0x91; depth], &[0xCB], &0.5_f64.to_be_bytes()].concat();
-        assert!(decode::<Untagged>(&bytes(DEEPEST - 10)).is_ok());
+        assert!(decode_bytes::<Untagged>(&bytes(DEEPEST - 10), Depth::Whole).is_ok());
         for depth in [DEEPEST + 10, 1000, 100_000] {
-            assert!(decode::<Untagged>(&bytes(depth)).is_err());
-            assert!(decode::<serde_json::Value>(&bytes(depth)).is_err());
+            assert!(decode_bytes::<Untagged>(&bytes(depth), Depth::Whole).is_err());
+            assert!(decode_bytes::<serde_json::Value>(&bytes(depth), Depth::Whole).is_err());
         }
         let value = (0..200).fold(serde_json::json!(0), |inner, _| serde_json::json!([inner]));
-        let error = encode(&value).unwrap_err().to_string();
+        let error = encode(&[], &value).unwrap_err().to_string();
         assert!(error.contains("depth"), "{error}");
     }
 
     #[test]
     fn garbage_is_an_error() {
-        for bytes in [&b""[..], b"x", b"p", b"p\xff\xff", b"m", b"m\xc1", b"p\x05\x02a"] {
-            assert!(decode::<(u8, String)>(bytes).is_err(), "{bytes:?}");
+        let decode_all = |bytes: &[u8], front| {
+            let payload = Payload { bytes: Bytes::Inline(bytes.into()), handles: Bundle::default() };
+            decode::<(u8, String)>(payload, front)
+        };
+        for bytes in [&b""[..], b"x", b"c", b"c\xff\xff", b"m", b"m\xc1", b"c\x05\x21a", b"c\x05\x11ab"] {
+            for front in [0, 1, 100] {
+                assert!(decode_all(bytes, front).is_err(), "{bytes:?}");
+            }
         }
-        assert!(decode::<u8>(b"p\x05\x06").unwrap_err().to_string().contains("too many"));
+        assert_eq!(decode_all(b"c\x05\x11a", 0).unwrap(), (5, "a".into()));
+        assert!(decode_all(b"c\x05\x11ab", 0).unwrap_err().to_string().contains("too many"));
     }
 }

@@ -1,7 +1,12 @@
 //! A Rust value ↔ a payload of bytes and file descriptors.
 //!
-//! [`codec`] turns values into bytes and back; [`packet`] carries bytes and descriptors between processes, and knows no
-//! serde, so that other fronts can stand on it.
+//! [`codec`] turns values into payloads and back, with [`compact`] as its own format, and [`bag`] for the descriptors of handles inside the
+//! values. [`payload`], [`bundle`] and [`packet`] carry bytes and descriptors between processes, and know no serde, so that other fronts can
+//! stand on them.
 
+pub(crate) mod bag;
+pub(crate) mod bundle;
 pub(crate) mod codec;
+pub(crate) mod compact;
 pub(crate) mod packet;
+pub(crate) mod payload;

@@ -1,32 +1,40 @@
 //! Bytes and file descriptors from one process to another, as one message on a sequenced-packet socket.
 //!
-//! A message is a header of 16 bytes and a body:
+//! A message is a header of 32 bytes, a front, and a payload: what the message says, and the value that it brings, if it brings one.
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 0..4 | `b"mpkt"` |
-//! | 4..6 | version of this format, little-endian: 1 |
+//! | 4..6 | version of this format, little-endian as all numbers: 2 |
 //! | 6 | kind, the affair of those who talk |
-//! | 7 | 1 if the body is in a sealed memory file, the last of the descriptors; else 0 |
-//! | 8..16 | length of the body, little-endian |
+//! | 7 | 1 if the front is in a sealed memory file, plus 2 if the payload is in one |
+//! | 8..16 | length of the front |
+//! | 16..24 | length of the payload |
+//! | 24..28 | how many descriptors belong to the payload |
+//! | 28..30 | how many of the message's descriptors those are, after the message's own (`bundle.rs` says why that may be another number) |
+//! | 30..32 | how many descriptors the message has in all; the memory files come last |
 //!
-//! A body of more than [`INLINE`] bytes goes by memory file, so a message never fills a socket's buffer: sending blocks nobody, and
-//! there is no limit to the size of a body. Whatever doesn't look like this is a [`PacketError`].
+//! A front or payload of more than [`INLINE`] bytes goes by memory file, so a message never fills a socket's buffer: sending blocks nobody,
+//! and there is no limit to the size of a body. Whatever doesn't look like this is a [`PacketError`].
 
 use std::borrow::Cow;
 use std::io;
-use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use multiproc_os::fd_passing;
 use multiproc_os::memfd::{self, Sealed};
 
-/// Bodies up to this many bytes lie in the message itself.
-pub(crate) const INLINE: usize = 32 * 1024;
+use super::bundle::Bundle;
+pub(crate) use super::payload::INLINE;
+use super::payload::{Bytes, Payload};
 
 const MAGIC: [u8; 4] = *b"mpkt";
-const VERSION: u16 = 1;
-const HEADER: usize = 16;
+const VERSION: u16 = 2;
+const HEADER: usize = 32;
+
+/// In byte 7 of the header.
+const FRONT_IN_FILE: u8 = 1;
+const PAYLOAD_IN_FILE: u8 = 2;
 
 /// What is wrong with a message, or with the way it came.
 #[derive(Debug, thiserror::Error)]
@@ -43,56 +51,93 @@ pub(crate) enum PacketError {
     Io(#[from] io::Error),
 }
 
-/// The bytes of a message, wherever they lie.
-#[derive(Debug)]
-pub(crate) enum Body {
-    Inline(Vec<u8>),
-    Mapped(Sealed),
-}
-
-impl Deref for Body {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Body::Inline(bytes) => bytes,
-            Body::Mapped(bytes) => bytes,
-        }
-    }
-}
-
 /// One message, as it was received.
 #[derive(Debug)]
 pub(crate) struct Packet {
     pub(crate) kind: u8,
-    pub(crate) body: Body,
+    pub(crate) front: Bytes,
+    pub(crate) payload: Payload,
+    /// The message's own descriptors.
     pub(crate) fds: Vec<OwnedFd>,
 }
 
-/// Sends `parts`, one after the other, as the body of one message, together with `fds`.
-pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let len: usize = parts.iter().map(|part| part.len()).sum();
-    let mut header = header(kind, len);
-    if len <= INLINE {
-        let mut whole = Vec::with_capacity(1 + parts.len());
-        whole.push(&header[..]);
-        whole.extend_from_slice(parts);
-        match fd_passing::send(&socket, &whole, fds) {
-            // Somebody made the socket buffers of this system smaller than a message.
-            Err(error) if error.raw_os_error() == Some(EMSGSIZE) => {}
-            result => return result,
+impl Packet {
+    /// What the message says.
+    pub(crate) fn front(&self) -> &[u8] {
+        match &self.front {
+            Bytes::Inline(bytes) => bytes,
+            Bytes::Mapped(bytes) => bytes,
+            Bytes::File { .. } => unreachable!("what was received has been mapped"),
         }
     }
-    header[7] = 1;
-    let memory = memfd::sealed("multiproc-message", parts)?;
-    let mut fds = fds.to_vec();
-    fds.push(memory.as_fd());
-    fd_passing::send(&socket, &[&header], &fds)
 }
 
-/// Sends a short message, without descriptors, if the socket has room for it now; `WouldBlock` if it has not.
-pub(crate) fn try_send(socket: impl AsFd, kind: u8, body: &[u8]) -> io::Result<()> {
-    fd_passing::try_send(socket, &encode(kind, body))
+/// Sends `parts`, one after the other, as the front of a message without payload, together with `fds`.
+pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, kind, parts, fds, &Payload::default())
+}
+
+/// As [`send`], with a payload.
+pub(crate) fn send_with(
+    socket: impl AsFd,
+    kind: u8,
+    parts: &[&[u8]],
+    fds: &[BorrowedFd<'_>],
+    payload: &Payload,
+) -> io::Result<()> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let handles = payload.handles.parts();
+    let mut header = header(kind, len);
+    header[16..24].copy_from_slice(&payload.bytes.len().to_le_bytes());
+    header[24..28].copy_from_slice(&payload.handles.count().to_le_bytes());
+    header[28..30].copy_from_slice(&small(handles.len())?.to_le_bytes());
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().copied().chain(handles.iter().map(AsFd::as_fd)).collect();
+    let mut transmit = |in_files: u8| {
+        let front = if in_files & FRONT_IN_FILE == 0 { None } else { Some(memfd::sealed("multiproc-message", parts)?) };
+        let made = match &payload.bytes {
+            Bytes::Inline(bytes) if in_files & PAYLOAD_IN_FILE != 0 => {
+                Some(memfd::sealed("multiproc-value", &[bytes])?)
+            }
+            // What came from another process goes on to the next; the mapping has no descriptor any more.
+            Bytes::Mapped(bytes) => Some(memfd::sealed("multiproc-value", &[bytes])?),
+            Bytes::Inline(_) | Bytes::File { .. } => None,
+        };
+        let mut whole = vec![];
+        let file = match &payload.bytes {
+            Bytes::File { file, .. } => Some(file),
+            _ => made.as_ref(),
+        };
+        let mut fds = fds.clone();
+        fds.extend(front.iter().chain(file).map(AsFd::as_fd));
+        header[7] = front.as_ref().map_or(0, |_| FRONT_IN_FILE) | file.map_or(0, |_| PAYLOAD_IN_FILE);
+        header[30..].copy_from_slice(&small(fds.len())?.to_le_bytes());
+        whole.push(&header[..]);
+        if front.is_none() {
+            whole.extend_from_slice(parts);
+        }
+        if file.is_none()
+            && let Bytes::Inline(bytes) = &payload.bytes
+        {
+            whole.push(bytes);
+        }
+        fd_passing::send(&socket, &whole, &fds)
+    };
+    let in_files = if len > INLINE { FRONT_IN_FILE } else { 0 };
+    match transmit(in_files) {
+        // Somebody made the socket buffers of this system smaller than a message.
+        Err(error) if error.raw_os_error() == Some(EMSGSIZE) => transmit(FRONT_IN_FILE | PAYLOAD_IN_FILE),
+        result => result,
+    }
+}
+
+fn small(number: usize) -> io::Result<u16> {
+    u16::try_from(number)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"))
+}
+
+/// Sends a short message, without payload and descriptors, if the socket has room for it now; `WouldBlock` if it has not.
+pub(crate) fn try_send(socket: impl AsFd, kind: u8, front: &[u8]) -> io::Result<()> {
+    fd_passing::try_send(socket, &encode(kind, front))
 }
 
 fn header(kind: u8, len: usize) -> [u8; HEADER] {
@@ -100,14 +145,14 @@ fn header(kind: u8, len: usize) -> [u8; HEADER] {
     header[..4].copy_from_slice(&MAGIC);
     header[4..6].copy_from_slice(&VERSION.to_le_bytes());
     header[6] = kind;
-    header[8..].copy_from_slice(&(len as u64).to_le_bytes());
+    header[8..16].copy_from_slice(&(len as u64).to_le_bytes());
     header
 }
 
-/// A message without descriptors and with a short body, for somebody who can't call [`send`]: a signal handler, say.
-pub(crate) fn encode(kind: u8, body: &[u8]) -> Vec<u8> {
-    debug_assert!(body.len() <= INLINE, "it lies in the message itself");
-    [&header(kind, body.len())[..], body].concat()
+/// A message without payload and descriptors and with a short front, for somebody who can't call [`send`]: a signal handler, say.
+pub(crate) fn encode(kind: u8, front: &[u8]) -> Vec<u8> {
+    debug_assert!(front.len() <= INLINE, "it lies in the message itself");
+    [&header(kind, front.len())[..], front].concat()
 }
 
 /// `EMSGSIZE`, the same number on every architecture that Linux has but MIPS and the like.
@@ -115,12 +160,12 @@ const EMSGSIZE: i32 = 90;
 
 /// Receives one message. Without `wait`, [`PacketError::Empty`] when there is none.
 ///
-/// A message whose body is in a memory file stays where it is if this process has no descriptor left to take it: `EMFILE`.
+/// A message with descriptors, those of memory files among them, stays where it is if this process has no room for all of them: `EMFILE`.
 pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
     let mut start = [0; HEADER];
     let len = match fd_passing::peek(&socket, &mut start, wait) {
         Ok(0) => return Err(PacketError::Closed),
-        Ok(len) if len > HEADER + INLINE => {
+        Ok(len) if len > HEADER + 2 * INLINE => {
             // Gone, as other garbage is: what comes behind it may be good.
             fd_passing::discard(&socket);
             return Err(PacketError::Garbage(format!("{len} bytes are more than there may be").into()));
@@ -131,10 +176,8 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(PacketError::Closed),
         Err(error) => return Err(error.into()),
     };
-    if start[7] == 1 {
-        fd_passing::has_room(&socket)?;
-    }
-    match fd_passing::receive(&socket, len) {
+    let with_fds = start[30..] != [0, 0];
+    match fd_passing::receive(&socket, len, with_fds) {
         Ok(received) => parse(received.bytes, received.fds),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(PacketError::Garbage(error.to_string().into())),
         Err(error) => Err(error.into()),
@@ -143,67 +186,110 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
 
 /// A message from its bytes and descriptors, none of which are to be trusted.
 pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet, PacketError> {
-    let Some((header, inline)) = bytes.split_first_chunk::<HEADER>() else {
+    let garbage = |what: &'static str| PacketError::Garbage(what.into());
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(PacketError::Garbage(format!("{} bytes are too short", bytes.len()).into()));
     };
     if header[..4] != MAGIC {
-        return Err(PacketError::Garbage("it starts differently".into()));
+        return Err(garbage("it starts differently"));
     }
     let version = u16::from_le_bytes([header[4], header[5]]);
     if version != VERSION {
         return Err(PacketError::Version(version));
     }
-    let kind = header[6];
-    let len = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
-    let body = match header[7] {
-        0 if inline.len() as u64 == len => {
-            bytes.drain(..HEADER);
-            Body::Inline(bytes)
-        }
-        1 if inline.is_empty() => {
-            let memory = fds.pop().ok_or(PacketError::Garbage("its body is missing".into()))?;
-            match Sealed::map(memory, len) {
-                Ok(mapped) => Body::Mapped(mapped),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Err(PacketError::Garbage(format!("its body is {error}").into()));
-                }
-                Err(error) => return Err(error.into()),
+    let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let (kind, in_files) = (header[6], header[7]);
+    let (front_len, payload_len) = (long(8), long(16));
+    let handles = u32::from_le_bytes(header[24..28].try_into().expect("four bytes"));
+    let parts = usize::from(u16::from_le_bytes([header[28], header[29]]));
+    if usize::from(u16::from_le_bytes([header[30], header[31]])) != fds.len() {
+        return Err(garbage("some of its descriptors are missing"));
+    }
+    if in_files & !(FRONT_IN_FILE | PAYLOAD_IN_FILE) != 0 {
+        return Err(PacketError::Garbage(format!("unknown flags {in_files}").into()));
+    }
+    let inline = |flag: u8, len: u64| if in_files & flag == 0 { len } else { 0 };
+    let (front_inline, payload_inline) = (inline(FRONT_IN_FILE, front_len), inline(PAYLOAD_IN_FILE, payload_len));
+    if front_inline.checked_add(payload_inline) != Some(rest.len() as u64) {
+        return Err(garbage("its length is wrong"));
+    }
+    let mut mapped = |flag: u8, len: u64| match in_files & flag {
+        0 => Ok(None),
+        _ => match Sealed::map(fds.pop().ok_or(garbage("its body is missing"))?, len) {
+            Ok(mapped) => Ok(Some(Bytes::Mapped(mapped))),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(PacketError::Garbage(format!("its body is {error}").into()))
             }
-        }
-        0 | 1 => return Err(PacketError::Garbage("its length is wrong".into())),
-        other => return Err(PacketError::Garbage(format!("unknown flag {other}").into())),
+            Err(error) => Err(error.into()),
+        },
     };
-    Ok(Packet { kind, body, fds })
+    // The last one first.
+    let payload = mapped(PAYLOAD_IN_FILE, payload_len)?;
+    let front = mapped(FRONT_IN_FILE, front_len)?;
+    let payload = payload.unwrap_or_else(|| Bytes::Inline(bytes.split_off(HEADER + front_inline as usize)));
+    let front = front.unwrap_or_else(|| Bytes::Inline(bytes.split_off(HEADER)));
+    let parts = match fds.len().checked_sub(parts) {
+        Some(own) => fds.split_off(own),
+        None => return Err(garbage("its handles are missing")),
+    };
+    let handles = Bundle::received(parts, handles).ok_or(garbage("its handles are miscounted"))?;
+    Ok(Packet { kind, front, payload: Payload { bytes: payload, handles }, fds })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SIZES: [usize; 6] = [0, 1, INLINE - 1, INLINE, INLINE + 1, 3_000_000];
+
+    fn some_bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i % 251) as u8).collect()
+    }
+
+    fn payload(len: usize, handles: usize) -> Payload {
+        let mut sink = super::super::payload::Sink::new();
+        sink.extend(&some_bytes(len)).unwrap();
+        let fds = (0..handles).map(|_| io::pipe().unwrap().0.into()).collect();
+        Payload { bytes: sink.finish().unwrap(), handles: Bundle::tie(fds).unwrap() }
+    }
+
     #[test]
-    fn bodies_of_every_size() {
-        for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 3_000_000] {
-            let (a, b) = fd_passing::pair().unwrap();
-            let body: Vec<u8> = (0..len).map(|i| i as u8).collect();
-            let (left, right) = body.split_at(len / 3);
-            send(&a, 9, &[left, right], &[a.as_fd()]).unwrap();
-            let packet = receive(&b, true).unwrap();
-            assert_eq!((packet.kind, packet.fds.len()), (9, 1));
-            assert!(*packet.body == body, "{len} bytes");
+    fn fronts_and_payloads_of_every_size() {
+        for (front_len, payload_len) in SIZES.into_iter().flat_map(|front| SIZES.map(|payload| (front, payload))) {
+            for handles in [0, 1, 100] {
+                let (a, b) = fd_passing::pair().unwrap();
+                let front = some_bytes(front_len);
+                let (left, right) = front.split_at(front_len / 3);
+                let sent = payload(payload_len, handles);
+                // Twice: a payload can be sent again.
+                for _ in 0..2 {
+                    send_with(&a, 9, &[left, right], &[a.as_fd()], &sent).unwrap();
+                }
+                let packet = receive(&b, true).unwrap();
+                assert_eq!((packet.kind, packet.fds.len()), (9, 1));
+                assert!(packet.front() == front, "{front_len} bytes");
+                assert!(*packet.payload.bytes.open().unwrap() == some_bytes(payload_len), "{payload_len} bytes");
+                assert_eq!(packet.payload.handles.untie().unwrap().len(), handles);
+                // And goes on to others.
+                let packet = receive(&b, true).unwrap();
+                send_with(&a, 9, &[], &[], &packet.payload).unwrap();
+                let packet = receive(&b, true).unwrap();
+                assert!(*packet.payload.bytes.open().unwrap() == some_bytes(payload_len), "{payload_len} bytes");
+            }
         }
     }
 
     #[test]
     fn garbage_makes_way_for_what_comes_behind_it() {
         let (a, b) = fd_passing::pair().unwrap();
-        fd_passing::send(&a, &[&[7; HEADER + INLINE + 1]], &[]).unwrap();
+        fd_passing::send(&a, &[&[7; HEADER + 2 * INLINE + 1]], &[]).unwrap();
         fd_passing::send(&a, &[b"short"], &[]).unwrap();
         try_send(&a, 4, b"good").unwrap();
         for _ in 0..2 {
             assert!(matches!(receive(&b, true), Err(PacketError::Garbage(_))));
         }
         let packet = receive(&b, true).unwrap();
-        assert_eq!((packet.kind, &*packet.body), (4, &b"good"[..]));
+        assert_eq!((packet.kind, packet.front()), (4, &b"good"[..]));
     }
 
     #[test]
@@ -228,8 +314,9 @@ mod tests {
     fn garbage_is_an_error() {
         let (a, b) = fd_passing::pair().unwrap();
         send(&a, 1, &[b"body"], &[]).unwrap();
-        let good = fd_passing::receive(&b, HEADER + 4).unwrap().bytes;
+        let good = fd_passing::receive(&b, HEADER + 4, false).unwrap().bytes;
         assert!(parse(good.clone(), vec![]).is_ok());
+        assert!(matches!(parse(good.clone(), vec![b]), Err(PacketError::Garbage(_))));
         for cut in 0..good.len() {
             assert!(parse(good[..cut].to_vec(), vec![]).is_err(), "cut at {cut}");
         }
@@ -238,9 +325,13 @@ mod tests {
             bad[at] ^= 0x55;
             assert!(parse(bad, vec![]).is_err(), "byte {at}");
         }
-        let mut no_memory = good[..HEADER].to_vec();
-        no_memory[7] = 1;
-        assert!(matches!(parse(no_memory.clone(), vec![]), Err(PacketError::Garbage(_))));
-        assert!(matches!(parse(no_memory, vec![a]), Err(PacketError::Garbage(_))));
+        for in_file in [FRONT_IN_FILE, PAYLOAD_IN_FILE] {
+            let mut no_memory = good[..HEADER].to_vec();
+            (no_memory[7], no_memory[8]) = (in_file, if in_file == FRONT_IN_FILE { 4 } else { 0 });
+            assert!(matches!(parse(no_memory.clone(), vec![]), Err(PacketError::Garbage(_))));
+            no_memory[30] = 1;
+            let file = a.try_clone().unwrap();
+            assert!(matches!(parse(no_memory, vec![file]), Err(PacketError::Garbage(_))));
+        }
     }
 }

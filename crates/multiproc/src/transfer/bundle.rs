@@ -1,0 +1,141 @@
+//! Any number of descriptors in a message that may hold a few: what is too many goes into one end of a socket pair, in as many messages as
+//! it takes, and the other end goes in place of them.
+//!
+//! The kernel keeps what lies in a socket that is itself on its way, and closes it all with the last message that holds the socket. So a
+//! bundle needs no care from anybody: it is delivered, or its descriptors are closed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use multiproc_os::fd_passing::{self, MAX_FDS};
+
+/// Up to this many go as they are. Few enough that everybody on the way, whatever his limit of open files, has room for them.
+pub(crate) const LOOSE: usize = 16;
+
+/// Descriptors, ready to be sent or as they were received.
+#[derive(Debug, Default)]
+pub(crate) struct Bundle {
+    /// The descriptors themselves, if there are no more than [`LOOSE`]; otherwise sockets that they lie in.
+    parts: Vec<OwnedFd>,
+    /// How many descriptors there are in all.
+    count: u32,
+}
+
+impl Bundle {
+    /// Makes a bundle of `fds`.
+    ///
+    /// The errors are those of the system: `EMFILE`, and the limit of descriptors on their way.
+    pub(crate) fn tie(fds: Vec<OwnedFd>) -> io::Result<Bundle> {
+        let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} handles are too many", fds.len()));
+        let count = u32::try_from(fds.len()).map_err(invalid)?;
+        if fds.len() <= LOOSE {
+            return Ok(Bundle { parts: fds, count });
+        }
+        let mut parts = Vec::new();
+        let mut rest = &fds[..];
+        while !rest.is_empty() {
+            let (into, part) = fd_passing::pair()?;
+            let before = rest.len();
+            while let Some(batch) = rest.chunks(MAX_FDS).next() {
+                let batch: Vec<BorrowedFd<'_>> = batch.iter().map(AsFd::as_fd).collect();
+                match fd_passing::try_send_with_fds(&into, &[b"."], &batch) {
+                    Ok(()) => rest = &rest[batch.len()..],
+                    // It is full, which it is after some tens of thousands.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && rest.len() < before => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            parts.push(part);
+        }
+        Ok(Bundle { parts, count })
+    }
+
+    /// A bundle as it was received; none if `count` and `parts` can't belong together.
+    pub(crate) fn received(parts: Vec<OwnedFd>, count: u32) -> Option<Bundle> {
+        let loose = count as usize <= LOOSE;
+        let fits = if loose { parts.len() == count as usize } else { !parts.is_empty() };
+        fits.then_some(Bundle { parts, count })
+    }
+
+    /// What goes with the message.
+    pub(crate) fn parts(&self) -> &[OwnedFd] {
+        &self.parts
+    }
+
+    /// How many descriptors there are in all.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The descriptors, all of them above 2.
+    ///
+    /// The errors are those of the system, `EMFILE` above all, in which case they are closed; `InvalidData` if it is no whole bundle.
+    pub(crate) fn untie(self) -> io::Result<Vec<OwnedFd>> {
+        if self.count as usize <= LOOSE {
+            return Ok(self.parts);
+        }
+        let mut fds = Vec::new();
+        for part in self.parts {
+            loop {
+                match fd_passing::peek(&part, &mut [], false) {
+                    Ok(0) => break,
+                    Ok(len) => fds.extend(fd_passing::receive(&part, len, true)?.fds),
+                    // Whoever tied it has not closed his end.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if fds.len() != self.count as usize {
+            let what = format!("{} handles have come, not {}", fds.len(), self.count);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(fds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// Pipes that can be told apart: each has its number in it.
+    fn numbered(count: usize) -> Vec<OwnedFd> {
+        let one = |number: usize| {
+            let (read, mut write) = io::pipe().unwrap();
+            io::Write::write_all(&mut write, &number.to_le_bytes()).unwrap();
+            OwnedFd::from(read)
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn descriptors_keep_their_order_whatever_their_number() {
+        for count in [0, 1, LOOSE, LOOSE + 1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
+            let bundle = Bundle::tie(numbered(count)).unwrap();
+            assert!(bundle.parts().len() <= LOOSE);
+            let parts = bundle.parts().iter().map(|part| part.try_clone().unwrap()).collect();
+            let received = Bundle::received(parts, bundle.count()).unwrap();
+            drop(bundle);
+            let fds = received.untie().unwrap();
+            assert_eq!(fds.len(), count);
+            for (number, fd) in fds.into_iter().enumerate() {
+                let mut bytes = Vec::new();
+                io::PipeReader::from(fd).read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes, number.to_le_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        assert!(Bundle::received(numbered(1), 2).is_none());
+        assert!(Bundle::received(numbered(2), 1).is_none());
+        assert!(Bundle::received(vec![], 1000).is_none());
+        let no_socket = Bundle::received(numbered(1), 1000).unwrap();
+        assert!(no_socket.untie().is_err());
+        let bundle = Bundle::tie(numbered(100)).unwrap();
+        let short = Bundle { parts: bundle.parts, count: 101 };
+        assert_eq!(short.untie().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,260 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use multiproc_os::plain::Kind;
+use proptest::prelude::*;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::*;
+
+fn written(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    to_output(value, &mut bytes).unwrap();
+    bytes
+}
+
+fn there_and_back<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: &T) {
+    let bytes = written(value);
+    assert_eq!(&from_bytes::<T>(&bytes, Depth::Whole).unwrap(), value);
+    from_bytes::<T>(&bytes, Depth::Skim).unwrap();
+    for cut in 0..bytes.len().min(200) {
+        // Shorter ones are errors, or other values, but never a panic.
+        let _ = from_bytes::<T>(&bytes[..cut], Depth::Whole);
+    }
+}
+
+type Runs = (Vec<i8>, Vec<u16>, Vec<i32>, Vec<u64>, Vec<i128>, Vec<usize>);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Everything {
+    numbers: (u8, i8, u16, i16, u32, i32, u64, i64),
+    long: (u128, i128),
+    flag: bool,
+    letter: char,
+    text: String,
+    bytes: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    other_bytes: Vec<u8>,
+    runs: Runs,
+    boxed: Box<[i64]>,
+    deque: VecDeque<u16>,
+    array: [u8; 5],
+    nested: Vec<Vec<u8>>,
+    map: BTreeMap<String, Option<Vec<u32>>>,
+    choices: Vec<Choice>,
+    unit: (),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Choice {
+    Unit,
+    Newtype(Meters),
+    Tuple(u8, Option<()>),
+    Struct { bytes: Vec<u8> },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Meters(i32);
+
+fn choice() -> impl Strategy<Value = Choice> {
+    prop_oneof![
+        Just(Choice::Unit),
+        any::<i32>().prop_map(|meters| Choice::Newtype(Meters(meters))),
+        any::<(u8, Option<()>)>().prop_map(|(number, option)| Choice::Tuple(number, option)),
+        any::<Vec<u8>>().prop_map(|bytes| Choice::Struct { bytes }),
+    ]
+}
+
+prop_compose! {
+    fn everything()(
+        numbers in any::<(u8, i8, u16, i16, u32, i32, u64, i64)>(),
+        long in any::<(u128, i128)>(),
+        (flag, letter, text) in any::<(bool, char, String)>(),
+        (bytes, other_bytes, nested) in any::<(Vec<u8>, Vec<u8>, Vec<Vec<u8>>)>(),
+        runs in any::<Runs>(),
+        (boxed, deque, array) in any::<(Vec<i64>, Vec<u16>, [u8; 5])>(),
+        map in any::<BTreeMap<String, Option<Vec<u32>>>>(),
+        choices in prop::collection::vec(choice(), 0..8),
+    ) -> Everything {
+        Everything {
+            numbers, long, flag, letter, text, bytes, other_bytes, runs, nested, map, choices, array,
+            boxed: boxed.into(), deque: deque.into(), unit: (),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn anything_comes_back(value in everything()) {
+        there_and_back(&value);
+    }
+
+    #[test]
+    fn garbage_is_no_panic(bytes: Vec<u8>) {
+        let _ = from_bytes::<Everything>(&bytes, Depth::Whole);
+        let _ = from_bytes::<(String, Vec<u32>, Choice)>(&bytes, Depth::Whole);
+        let _ = from_bytes::<BTreeMap<char, i128>>(&bytes, Depth::Skim);
+    }
+
+    #[test]
+    fn floats_are_their_bits(single: Vec<u32>, double: Vec<u64>) {
+        let single: Vec<f32> = single.into_iter().map(f32::from_bits).collect();
+        let double: Vec<f64> = double.into_iter().map(f64::from_bits).collect();
+        let back: (Vec<f32>, Vec<f64>) = from_bytes(&written(&(&single, &double)), Depth::Whole).unwrap();
+        prop_assert!(back.0.iter().map(|n| n.to_bits()).eq(single.iter().map(|n| n.to_bits())));
+        prop_assert!(back.1.iter().map(|n| n.to_bits()).eq(double.iter().map(|n| n.to_bits())));
+    }
+}
+
+#[test]
+fn the_ends_of_the_numbers() {
+    macro_rules! ends {
+        ($($number:ty)*) => {
+            $(there_and_back(&(<$number>::MIN, <$number>::MAX, 0 as $number, 127 as $number, vec![<$number>::MIN, <$number>::MAX]));)*
+        };
+    }
+    ends!(u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize);
+    there_and_back(&('\0', char::MAX, '\u{D7FF}', '\u{E000}'));
+}
+
+#[test]
+fn a_number_that_is_too_large_is_an_error() {
+    let large = written(&u64::from(u32::MAX));
+    assert!(from_bytes::<u32>(&large, Depth::Whole).is_ok());
+    assert!(from_bytes::<u16>(&large, Depth::Whole).is_err());
+    assert!(from_bytes::<i32>(&written(&i64::MIN), Depth::Whole).is_err());
+    assert!(from_bytes::<u64>(&[0xFF; 10], Depth::Whole).is_err());
+    assert!(from_bytes::<u64>(&[0x80; 11], Depth::Whole).is_err());
+    assert!(from_bytes::<u128>(&[0xFF; 20], Depth::Whole).is_err());
+    assert!(from_bytes::<char>(&written(&0xD800_u32), Depth::Whole).is_err());
+}
+
+/// The code that stands with the length at the beginning.
+fn code(value: &impl Serialize) -> u8 {
+    written(value)[0] & 0xF
+}
+
+/// Visits elements one by one, and counts them.
+#[derive(Debug, PartialEq)]
+struct Counted(usize);
+
+impl<'de> Deserialize<'de> for Counted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Counted, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Counted;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of numbers")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Counted, A::Error> {
+                let mut count = 0;
+                while list.next_element::<Meters>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Counted(count))
+            }
+        }
+        deserializer.deserialize_seq(Visitor)
+    }
+}
+
+#[test]
+fn lists_of_numbers_travel_as_a_whole() {
+    assert_eq!(code(&vec![1_u8]), Kind::U8 as u8);
+    assert_eq!(code(&vec![1_i32]), Kind::I32 as u8);
+    assert_eq!(code(&&[1.5_f64][..]), Kind::F64 as u8);
+    assert_eq!(code(&Box::<[u16]>::from([1, 2])), Kind::U16 as u8);
+    assert_eq!(code(&"text"), Kind::U8 as u8);
+    assert_eq!(code(&vec![true]), ELEMENTS);
+    assert_eq!(code(&vec![Meters(1)]), ELEMENTS);
+    assert_eq!(code(&VecDeque::from([1_u8])), ELEMENTS);
+}
+
+#[test]
+fn a_run_can_be_read_by_others_too() {
+    let run = written(&vec![1_i32, 2, 3]);
+    assert_eq!(from_bytes::<Counted>(&run, Depth::Whole).unwrap(), Counted(3));
+    assert_eq!(from_bytes::<VecDeque<i32>>(&run, Depth::Whole).unwrap(), [1, 2, 3]);
+    assert_eq!(from_bytes::<Vec<Meters>>(&run, Depth::Whole).unwrap(), [Meters(1), Meters(2), Meters(3)]);
+    let bytes = written(&b"ab".to_vec());
+    assert_eq!(bytes, written(&serde_bytes::Bytes::new(b"ab")));
+    assert_eq!(bytes, written(&"ab"));
+    let one_by_one = written(&VecDeque::from([b'a', b'b']));
+    assert_eq!(from_bytes::<serde_bytes::ByteBuf>(&one_by_one, Depth::Whole).unwrap(), b"ab");
+    assert_eq!(from_bytes::<Vec<u8>>(&one_by_one, Depth::Whole).unwrap(), b"ab");
+}
+
+/// serde's own visitor for vectors goes by a name that is not promised. Should it get another, large vectors are slow, and this fails.
+#[test]
+fn serdes_visitor_is_known() {
+    struct Asks;
+    impl<'de> Deserializer<'de> for Asks {
+        type Error = Error;
+
+        fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(if read::is_serdes_own::<V>() { "known".into() } else { "unknown".into() })
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
+            seq tuple tuple_struct map struct enum identifier ignored_any
+        }
+    }
+    assert_eq!(Vec::<u8>::deserialize(Asks).unwrap_err().to_string(), "known");
+    assert_eq!(Box::<[f64]>::deserialize(Asks).unwrap_err().to_string(), "known");
+    assert_eq!(Counted::deserialize(Asks).unwrap_err().to_string(), "unknown");
+}
+
+/// A vector of bytes whose visitor does something else than to collect them.
+#[derive(Debug, PartialEq)]
+struct Backwards(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Backwards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Backwards, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u8>, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = list.next_element()? {
+                    bytes.insert(0, byte);
+                }
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_seq(Visitor).map(Backwards)
+    }
+}
+
+#[test]
+fn somebody_elses_visitor_is_asked() {
+    assert_eq!(from_bytes::<Backwards>(&written(&vec![1_u8, 2, 3]), Depth::Whole).unwrap().0, [3, 2, 1]);
+}
+
+#[test]
+fn what_asks_the_format_or_has_no_length_is_an_error() {
+    assert!(from_bytes::<serde_json::Value>(&[1], Depth::Whole).unwrap_err().to_string().contains("what comes next"));
+    struct Unknown;
+    impl Serialize for Unknown {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq((0..9).filter(|n| n % 2 == 0))
+        }
+    }
+    assert!(to_output(&Unknown, &mut Vec::new()).unwrap_err().to_string().contains("length"));
+    struct Displayed;
+    impl Serialize for Displayed {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(&format_args!("{}-{:>5}", 1, "zwölf"))
+        }
+    }
+    assert_eq!(from_bytes::<String>(&written(&Displayed), Depth::Whole).unwrap(), "1-zwölf");
+}

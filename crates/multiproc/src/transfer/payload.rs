@@ -1,0 +1,186 @@
+//! What carries a value from one process to another: bytes, wherever they lie, and descriptors.
+//!
+//! Bytes are written into a [`Sink`]: a few stay in memory and go in the message itself; as soon as there are more, they go into a memory
+//! file, straight from where they are. So a large value is copied once by its sender, and nobody waits for its receiver.
+
+use std::io;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+
+use multiproc_os::memfd::{Growing, Sealed};
+
+use super::bundle::Bundle;
+
+/// Up to this many bytes lie in the message itself.
+pub(crate) const INLINE: usize = 32 * 1024;
+
+/// Bytes and descriptors that belong together.
+#[derive(Debug, Default)]
+#[doc(hidden)]
+pub struct Payload {
+    pub(crate) bytes: Bytes,
+    pub(crate) handles: Bundle,
+}
+
+/// The bytes of a message or of a part of it, wherever they lie.
+#[derive(Debug)]
+pub(crate) enum Bytes {
+    Inline(Vec<u8>),
+    /// In a sealed memory file: as they are sent.
+    File {
+        file: OwnedFd,
+        len: u64,
+    },
+    /// As they were received from a memory file.
+    Mapped(Sealed),
+}
+
+impl Default for Bytes {
+    fn default() -> Bytes {
+        Bytes::Inline(Vec::new())
+    }
+}
+
+impl Bytes {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Bytes::Inline(bytes) => bytes.len() as u64,
+            Bytes::File { len, .. } => *len,
+            Bytes::Mapped(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// A look at them. Fails when there is no memory to map a file.
+    pub(crate) fn open(&self) -> io::Result<View<'_>> {
+        Ok(match self {
+            Bytes::Inline(bytes) => View::Here(bytes),
+            Bytes::File { file, len } => View::Mapped(Sealed::map(file, *len)?),
+            Bytes::Mapped(bytes) => View::Here(bytes),
+        })
+    }
+}
+
+/// See [`Bytes::open`].
+pub(crate) enum View<'a> {
+    Here(&'a [u8]),
+    Mapped(Sealed),
+}
+
+impl Deref for View<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            View::Here(bytes) => bytes,
+            View::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+/// Where a payload's bytes are written to, from front to back.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    /// What has not been written to the file, or all of it as long as there is none.
+    buffer: Vec<u8>,
+    /// How many bytes there may be in the buffer.
+    limit: usize,
+    file: Option<Growing>,
+    /// What went wrong first. Kept here because serde's errors are only text, and this one is not the value's fault.
+    failure: Option<io::Error>,
+}
+
+impl Sink {
+    /// How much is gathered before it is written to the file: so much that the call doesn't count, so little that it stays in the cache.
+    const GATHERED: usize = 256 * 1024;
+
+    /// Pieces of this many bytes are written straight from where they are when the buffer is full.
+    const STRAIGHT: usize = 16 * 1024;
+
+    pub(crate) fn new() -> Sink {
+        Sink { buffer: Vec::new(), limit: INLINE, file: None, failure: None }
+    }
+
+    /// Appends `bytes`. After an error, it is an error for good.
+    #[inline]
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() <= self.limit.saturating_sub(self.buffer.len()) {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.extend_file(bytes)
+    }
+
+    #[inline(never)]
+    fn extend_file(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.failure.is_none() {
+            match self.write(bytes) {
+                Ok(()) => return Ok(()),
+                Err(error) => (self.failure, self.limit) = (Some(error), 0),
+            }
+        }
+        Err(io::Error::other("the bytes could not be written"))
+    }
+
+    /// Empties the buffer into the file, and then there is room.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(Growing::create("multiproc-value")?),
+        };
+        file.write(&self.buffer)?;
+        self.buffer.clear();
+        self.limit = Sink::GATHERED;
+        if bytes.len() >= Sink::STRAIGHT {
+            return file.write(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// All that was written.
+    pub(crate) fn finish(mut self) -> io::Result<Bytes> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let Some(mut file) = self.file.take() else { return Ok(Bytes::Inline(self.buffer)) };
+        file.write(&self.buffer)?;
+        let (file, len) = file.seal()?;
+        Ok(Bytes::File { file, len })
+    }
+}
+
+/// For serializers that write to such.
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_there_in_order_whatever_the_pieces() {
+        for piece in [1, 7, INLINE - 1, INLINE, INLINE + 1, Sink::STRAIGHT - 1, Sink::STRAIGHT, Sink::GATHERED + 1] {
+            for total in [0, 1, INLINE, INLINE + 1, 3 * INLINE, Sink::GATHERED + INLINE + 1, 1_000_003] {
+                let all: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
+                let mut sink = Sink::new();
+                for (number, piece) in all.chunks(piece).enumerate() {
+                    // Small ones and large ones in turn.
+                    let (left, right) = piece.split_at(if number % 2 == 0 { piece.len() / 2 } else { 0 });
+                    sink.extend(left).unwrap();
+                    sink.extend(right).unwrap();
+                }
+                let bytes = sink.finish().unwrap();
+                assert_eq!(bytes.len(), total as u64);
+                assert!(*bytes.open().unwrap() == all, "{total} bytes in pieces of {piece}");
+                assert_eq!(matches!(bytes, Bytes::Inline(_)), total <= INLINE);
+            }
+        }
+    }
+}
