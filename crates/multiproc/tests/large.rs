@@ -103,7 +103,7 @@ for_each_method! {
             };
             let fits = start((1 << 20) - 100).unwrap().join().unwrap();
             let error = start(1 << 20).unwrap_err();
-            assert!(matches!(error, Error::Arguments { .. }), "{error}");
+            assert!(matches!(error, Error::Start { .. }), "{error}");
             // And in the child, which may not be under the limit of its parent's.
             let child = Process::new(
                 |len| {

@@ -384,8 +384,7 @@ impl<R: Run> Process<R> {
         } else {
             let entry = Entry::of(entry::enter::<R, Via>)
                 .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
-            let payload =
-                self.run.pack(Private(())).map_err(|source| Error::Arguments { process: name.clone(), source })?;
+            let payload = self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?;
             let assignment = assignment(Some(entry));
             let order = Order { assignment: &assignment, payload: &payload, streams: &streams, fds: &log.fds() };
             let started = match method {

@@ -8,7 +8,7 @@ use super::child::Child;
 use super::outcome::Outcome;
 use crate::Result;
 use crate::start::target::{Carried, TRAVELS_AS};
-use crate::transfer::codec::{self, CodecError};
+use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::payload::Payload;
 
 /// Something that a process can run: its fields travel there, [`run`](Run::run) is called there, and what it returns travels back.
@@ -60,7 +60,7 @@ pub trait Run: Serialize + DeserializeOwned {
 
     /// As bytes and descriptors, for another process.
     #[doc(hidden)]
-    fn pack(&self, _: Private) -> std::result::Result<Payload, CodecError> {
+    fn pack(&self, _: Private) -> std::result::Result<Payload, Refused> {
         codec::encode(&[], self)
     }
 
@@ -162,7 +162,7 @@ where
     }
 
     /// The target's place, then the arguments.
-    fn pack(&self, _: Private) -> std::result::Result<Payload, CodecError> {
+    fn pack(&self, _: Private) -> std::result::Result<Payload, Refused> {
         let target = self.target.to_bytes().map_err(|error| CodecError::new::<F>("cannot send", error))?;
         codec::encode(&target, &self.args)
     }

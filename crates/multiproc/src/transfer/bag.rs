@@ -40,7 +40,7 @@ pub(crate) enum BagError {
     Taken(u32),
 }
 
-/// Calls `encode`, and gives the descriptors that it has put in; an error if one could not be duplicated.
+/// Calls `encode`, and gives the descriptors that it has put in; an error if there were none left to duplicate one.
 pub(crate) fn fill<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<OwnedFd>>) {
     let mut open = Open::new(Bag::Filling { fds: Vec::new(), failure: None });
     let result = encode();
@@ -74,7 +74,10 @@ pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
             }
             Err(error) => {
                 let text = error.to_string();
-                failure.get_or_insert(error);
+                // Anything else is the handle's own fault.
+                if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+                    failure.get_or_insert(error);
+                }
                 Err(BagError::Duplicate(text))
             }
         },
@@ -82,6 +85,9 @@ pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
         Bag::None | Bag::Emptying { .. } => Err(BagError::Elsewhere),
     })
 }
+
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// Takes out what is at `place`.
 pub(crate) fn take(place: u32) -> Result<OwnedFd, BagError> {

@@ -62,7 +62,7 @@ enum Format {
 static KNOWN: Mutex<BTreeMap<usize, Format>> = Mutex::new(BTreeMap::new());
 
 /// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this program.
-pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, CodecError> {
+pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, Refused> {
     let id = decode_bytes::<T> as fn(&[u8], Depth) -> Result<T, CodecError> as usize;
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
     let mut failure = None;
@@ -75,15 +75,14 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -
                 if known != Some(format) {
                     KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(id, format);
                 }
-                let handles =
-                    Bundle::tie(fds).map_err(|error| CodecError::new::<T>("cannot send the handles in", error))?;
+                let handles = Bundle::tie(fds).map_err(Refused::by_system("its handles could not be put together"))?;
                 return Ok(Payload { bytes, handles });
             }
             Err(Refused::ByFormat(error)) => failure = Some(error),
-            Err(Refused::BySystem(error)) => return Err(error),
+            Err(by_system) => return Err(by_system),
         }
     }
-    Err(failure.expect("a format was tried"))
+    Err(failure.expect("a format was tried").into())
 }
 
 /// Encodes a value of one of this library's own types, which the compact format can take, for [`unpack`].
@@ -99,11 +98,31 @@ pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
 }
 
 /// Who refuses to take a value.
-enum Refused {
-    /// Another format may take it.
-    ByFormat(CodecError),
-    /// There is no memory, or no descriptor, for it in any format.
-    BySystem(CodecError),
+#[derive(Debug, thiserror::Error)]
+#[doc(hidden)]
+pub enum Refused {
+    /// The format: it is the value's own fault.
+    #[error(transparent)]
+    ByFormat(#[from] CodecError),
+    /// There is no memory, or no descriptor, for it.
+    #[error("{what}: {source}")]
+    BySystem { what: &'static str, source: io::Error },
+}
+
+impl Refused {
+    fn by_system(what: &'static str) -> impl FnOnce(io::Error) -> Refused {
+        move |source| Refused::BySystem { what, source }
+    }
+
+    /// As the error of starting the process `name`.
+    pub(crate) fn at_start(self, name: &str) -> crate::Error {
+        match self {
+            Refused::ByFormat(source) => crate::Error::Arguments { process: name.into(), source },
+            Refused::BySystem { what, source } => {
+                crate::Error::Start { process: name.into(), what: what.into(), source }
+            }
+        }
+    }
 }
 
 /// Encodes `value`, and sees whether that can be read, and as the same value.
@@ -120,11 +139,11 @@ fn write_and_try<T: Serialize + DeserializeOwned>(
     }
     let handles = fds.len();
     {
-        let view = bytes.open().map_err(|error| Refused::BySystem(cannot_write::<T>(error)))?;
+        let view = bytes.open().map_err(Refused::by_system("no memory to map it"))?;
         let view = &view[front.len()..];
         // What is refused for its emptiness gets a second chance.
         if !(large && handles == 0 && decode_bytes::<T>(view, Depth::Skim).is_ok()) {
-            try_out(value, view, fds, format).map_err(Refused::ByFormat)?;
+            try_out(value, view, fds, format)?;
             if handles > 0 {
                 return write(front, value, format);
             }
@@ -171,10 +190,6 @@ impl std::fmt::Write for Letters {
     }
 }
 
-fn cannot_write<T>(reason: impl ToString) -> CodecError {
-    CodecError::new::<T>("cannot serialise", reason)
-}
-
 fn write<T: Serialize>(front: &[u8], value: &T, format: Format) -> Result<(Bytes, Vec<OwnedFd>), Refused> {
     let mut sink = Sink::new();
     let write = || {
@@ -190,12 +205,9 @@ fn write<T: Serialize>(front: &[u8], value: &T, format: Format) -> Result<(Bytes
     };
     let (written, fds) = bag::fill(write);
     // What the system has refused is said by the serializer in its own way, if at all.
-    let system = |what: &'static str| {
-        move |error: io::Error| Refused::BySystem(cannot_write::<T>(format_args!("{what}: {error}")))
-    };
-    let bytes = sink.finish().map_err(system("no memory file for it"))?;
-    let fds = fds.map_err(system("a handle in it can't be duplicated"))?;
-    written.map_err(|reason| Refused::ByFormat(cannot_write::<T>(reason)))?;
+    let bytes = sink.finish().map_err(Refused::by_system("no memory file for its value"))?;
+    let fds = fds.map_err(Refused::by_system("no descriptor for a duplicate of a handle"))?;
+    written.map_err(|reason| CodecError::new::<T>("cannot serialise", reason))?;
     Ok((bytes, fds))
 }
 
