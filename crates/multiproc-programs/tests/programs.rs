@@ -386,9 +386,9 @@ fn garbage_on_the_handshake_is_an_error_and_silence_is_not() {
         &[],
         &[b"\0"],
         &[b"GET / HTTP/1.1\r\n\r\n"],
-        &[b"mpkt\x07\x00\x01\x00\0\0\0\0\0\0\0\0"],
-        &[b"mpkt\x01\x00\x01\x00\x02\0\0\0\0\0\0\0ab"],
-        &[b"mpkt\x01\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff"],
+        &[b"mpkt\x07\x00\x01\x00\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"],
+        &[b"mpkt\x02\x00\x01\x00\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0ab"],
+        &[b"mpkt\x02\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"],
     ];
     for message in messages {
         let (ours, theirs) = multiproc_os::fd_passing::pair().unwrap();

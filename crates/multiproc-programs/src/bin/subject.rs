@@ -341,9 +341,9 @@ fn attack(program: &str) {
     let build_id = multiproc_os::image::Image::containing(attack as fn(&str) as usize).unwrap().build_id;
     let ids = [0; multiproc_os::credentials::Ids::BYTES];
     let len = ((ids.len() + build_id.len()) as u64).to_le_bytes();
-    multiproc_os::fd_passing::send(&ours, &[b"mpkt\x01\x00\x01\x00", &len, &ids, &build_id], &[]).unwrap();
+    multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x01\x00", &len, &[0; 16], &ids, &build_id], &[]).unwrap();
     // It waits for what it is to be, once it has dealt with that; the next message is nothing that it knows.
-    multiproc_os::fd_passing::send(&ours, &[b"mpkt\x01\x00\x63\x00\0\0\0\0\0\0\0\0"], &[]).unwrap();
+    multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x63\x00", &[0; 24]], &[]).unwrap();
     multiproc_os::pidfd::wait_any([&ours], None).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();

@@ -370,9 +370,9 @@ fn garbage() {
             let sockets: Vec<i32> = (3..100).filter(|number| is_socket(*number)).collect();
             let messages: [&[u8]; 4] = [
                 b"GET / HTTP/1.1\r\n\r\n",
-                b"mpkt\x01\x00\x01\x00\x02\0\0\0\0\0\0\0ab",
-                b"mpkt\x01\x00\x63\x00\0\0\0\0\0\0\0\0",
-                b"mpkt\x01\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff",
+                b"mpkt\x02\x00\x01\x00\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0ab",
+                b"mpkt\x02\x00\x63\x00\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                b"mpkt\x02\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
             ];
             for number in sockets {
                 // SAFETY: it is open, and nobody closes it.
