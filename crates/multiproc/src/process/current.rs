@@ -79,7 +79,7 @@ static SEED: Mutex<Option<u64>> = Mutex::new(None);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// multiproc::set_seed(42);
 /// let child = Process::new(|| current_process().seed(), ()).start()?;
-/// assert_eq!(child.join()?, 0x1FB6_3834_D0A5_CE50);
+/// assert_eq!(child.join()?, 0x032B_D39E_1A01_CA35);
 /// # Ok(())
 /// # }
 /// ```
