@@ -21,7 +21,7 @@ use crate::transfer::packet;
 use crate::{Error, Result};
 
 /// How long no start must have come before a standby is made.
-const QUIET: Duration = Duration::from_millis(2);
+const QUIET: Duration = Duration::from_micros(500);
 
 /// How long no start must have come before the standby is ended.
 const IDLE: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ fn lock() -> MutexGuard<'static, State> {
 /// Whether this process has a child made ahead of the next start by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). On at first.
 ///
 /// A start that finds such a standby takes a fraction of the time to its target's first line. It is made by a thread of this process once no
-/// start has come for 2 ms, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
+/// start has come for half a millisecond, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
 /// (unshare(2) and setns(2) want some programs to have just one) switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind.
 /// Processes that are started later inherit the setting.
 ///
@@ -135,6 +135,9 @@ pub(crate) fn started() {
 /// Ends the standby and the keeper, and waits for that: this process has one thread less.
 pub(crate) fn dismiss() {
     let mut state = lock();
+    if state.keeper.is_none() && state.standby.is_none() {
+        return;
+    }
     state.stop = true;
     let keeper = state.keeper.take();
     drop(state);
