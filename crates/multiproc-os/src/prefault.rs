@@ -9,14 +9,14 @@ use rustix::mm::Advice;
 
 const PAGE: usize = 4096;
 
-/// The most of one file's code that is mapped. What is larger has most of it elsewhere than where a process begins and ends.
-const MOST_CODE: usize = 8 << 20;
+/// Files with more code than this have most of it elsewhere than where a process begins and ends. What is mapped has to be unmapped.
+const MOST_CODE: usize = 256 << 10;
 
 /// The most of one file's data that is made private.
 const MOST_DATA: usize = 64 << 10;
 
-/// Maps the code of the program and its libraries, and makes their small data, the top of the stack and of the heap this process's own. What
-/// can't be had is left: nothing depends on it.
+/// Maps the code of the small libraries, such as the loader, and makes the small data of all, the top of the stack and of the heap this
+/// process's own. What can't be had is left: nothing depends on it.
 pub fn touch() {
     // SAFETY: `visit` has the right type, and takes no argument.
     unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::null_mut()) };
@@ -45,7 +45,9 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, _
         let start = base.wrapping_add(header.p_vaddr as usize);
         let end = start.wrapping_add(header.p_memsz as usize);
         if header.p_flags & libc::PF_X != 0 {
-            populate(start, (end - start).min(MOST_CODE), Advice::LinuxPopulateRead);
+            if end - start <= MOST_CODE {
+                populate(start, end - start, Advice::LinuxPopulateRead);
+            }
         } else if header.p_flags & libc::PF_W != 0 {
             let start = if (start..end).contains(&protected) { protected } else { start };
             populate(start, (end - start).min(MOST_DATA), Advice::LinuxPopulateWrite);

@@ -42,7 +42,7 @@ pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
 }
 
 /// What a child is told of the logging here. The way to the relay, if there is one, comes beside it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Inheritance {
     /// The level of [`log_to_stderr`](crate::log_to_stderr), if that is how the child logs.
     to_stderr: Option<u8>,

@@ -389,11 +389,7 @@ impl<R: Run> Process<R> {
             let order = Order { assignment: &assignment, payload: &payload, streams: &streams, fds: &log.fds() };
             let started = match method {
                 StartMethod::Spawn => spawn::start(&order)?,
-                _ => {
-                    let started = forkserver::start(&order)?;
-                    standby::started();
-                    started
-                }
+                _ => forkserver::start(&order)?,
             };
             (started, ends)
         };

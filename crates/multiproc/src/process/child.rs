@@ -21,6 +21,7 @@ use super::stdio::Ends;
 use super::wait;
 use crate::log::capture::CaptureId;
 use crate::start::report::{Report, receive_report};
+use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
 
@@ -176,6 +177,7 @@ impl Shared {
         *state = State::Ended { status, report };
         drop(state);
         family::remove(self);
+        standby::child_has_ended();
         Ok(Some(status))
     }
 

@@ -245,7 +245,7 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
 const EINVAL: i32 = 22;
 
 /// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line.
-fn show_name(name: &str) {
+pub(crate) fn show_name(name: &str) {
     threads::set_name(name);
     let mut arguments = std::env::args_os().map(OsStringExt::into_vec);
     let title: Vec<Vec<u8>> =

@@ -158,6 +158,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     if let Some(standby) = standby
         && let Some(started) = standby.begin(order)?
     {
+        standby::started(false);
         return Ok(Some(started));
     }
 
@@ -192,6 +193,9 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
     drop(theirs);
     let outcome = process.await_child(name, ours, slot);
     process.settle(slot, &outcome);
+    if matches!(outcome, Ok(Some(_))) {
+        standby::started(true);
+    }
     outcome
 }
 

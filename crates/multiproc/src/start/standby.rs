@@ -3,6 +3,9 @@
 //! The keeper, a thread of the parent, has the server make one when no start has come for [`QUIET`], so that a burst of starts pays nothing
 //! for it; and ends it, and itself, when none has come for [`IDLE`], so that nothing is left in a program that does something else. Who may
 //! die when is in `PROTOCOL.md`.
+//!
+//! To wake a thread on an idle processor takes some 25 µs, as long as all else that a start does here. So a start that takes the standby doesn't
+//! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,12 +14,18 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::{fd_passing, pidfd, prefault, signal, threads};
 
-use super::assignment::{self, Order, Started};
+use super::assignment::{self, Assignment, Order, Started};
 use super::entry::{self, Announce};
 use super::forkserver::{self, Request, ServerProcess};
+use super::method::StartMethod;
 use super::surroundings::{self, Known};
-use super::{handshake, kind};
+use super::target::Entry;
+use super::{handshake, kind, panic_hook};
+use crate::log::Inheritance;
+use crate::process::current::Identity;
 use crate::process::family::SIGKILL;
+use crate::process::options::Options;
+use crate::process::run::{Call, Private, Run};
 use crate::transfer::packet;
 use crate::{Error, Result};
 
@@ -42,7 +51,7 @@ struct State {
     keeper: Option<JoinHandle<()>>,
     standby: Option<Standby>,
     last_start: Option<Instant>,
-    /// Whether the keeper waits for the end of [`IDLE`], and would not see that its standby has been taken.
+    /// Whether the keeper waits for the end of [`IDLE`], and doesn't see that its standby has been taken.
     settled: bool,
     /// The keeper is to end.
     stop: bool,
@@ -116,8 +125,8 @@ pub(crate) fn take(server: &Weak<ServerProcess>) -> Option<Standby> {
     None
 }
 
-/// A process has been started. Sees to it that the next one will be made ahead.
-pub(crate) fn started() {
+/// A process has been started, by the server or in a standby. Sees to it that the next one will be made ahead.
+pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
     if state.wanted && state.keeper.is_none() && !state.stop {
@@ -127,8 +136,22 @@ pub(crate) fn started() {
         state.keeper =
             std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10).spawn(keep).ok();
         drop(blocked);
-    } else if state.settled && state.standby.is_none() {
-        NEWS.notify_all();
+    } else if by_server {
+        state.wake_keeper();
+    }
+}
+
+/// A child of this process has been reaped: time to think of the next one.
+pub(crate) fn child_has_ended() {
+    lock().wake_keeper();
+}
+
+impl State {
+    /// Wakes the keeper, if it doesn't know yet that there is no standby any more.
+    fn wake_keeper(&self) {
+        if self.settled && self.standby.is_none() {
+            NEWS.notify_all();
+        }
     }
 }
 
@@ -242,7 +265,7 @@ impl Standby {
 
 /// The child's side: waits for its order, then lives by it. Leaves if there will be none.
 pub(crate) fn stand_by(socket: OwnedFd) -> ! {
-    threads::set_name("multiproc-ready");
+    rehearse();
     prefault::touch();
     let mut packet = match packet::receive(&socket, true) {
         Ok(packet) if packet.kind == kind::START => packet,
@@ -255,4 +278,39 @@ pub(crate) fn stand_by(socket: OwnedFd) -> ! {
         Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
     };
     forkserver::become_child(request, fds.into_iter(), socket, order, payload)
+}
+
+/// Does once, for nobody, what a start does: so that the pages of code and data that it takes are there. Nothing comes of it if it fails.
+fn rehearse() {
+    let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
+    entry::show_name(&identity.name);
+    let Ok((ours, theirs)) = fd_passing::pair() else { return };
+    let nothing: fn() = || {};
+    let (Ok(entry), Ok(payload)) =
+        (Entry::of(entry::enter::<Call<fn(), ()>, _>), Call::new(nothing, ()).pack(Private(())))
+    else {
+        return;
+    };
+    let assignment = Assignment {
+        identity,
+        entry: Some(entry),
+        options: Options::default(),
+        outlives_parent: false,
+        log: Inheritance::default(),
+        start_method: StartMethod::ForkServer,
+        grace_period: IDLE,
+        handles_ctrl_c: true,
+        standby: true,
+    };
+    let front = assignment::join(&assignment);
+    if packet::send_with(&ours, kind::START, &[&front], &[], &payload).is_err() {
+        return;
+    }
+    let Ok(packet) = packet::receive(&theirs, false) else { return };
+    panic_hook::install(&assignment.identity.name, &theirs);
+    if let Ok((Assignment { entry: Some(entry), .. }, _)) = assignment::split::<Assignment>(packet.front())
+        && let Ok(entry) = entry.function()
+    {
+        entry(packet.payload).send(&theirs);
+    }
 }
