@@ -317,3 +317,70 @@ for_each_method! {
         assert_eq!(multiproc_os::pidfd::wait_any([&pidfd], Some(Instant::now() + LONG)).unwrap(), [true]);
     }
 }
+
+/// A control group with a limit of memory, gone at the end of the test. None where this process may not make one.
+struct MemoryGroup(std::path::PathBuf);
+
+impl MemoryGroup {
+    fn new(limit: u64) -> Option<MemoryGroup> {
+        let name = format!("multiproc-test-{}", std::process::id());
+        // Version 1, then 2.
+        let candidates = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        candidates.into_iter().find_map(|(mount, file)| {
+            let group = MemoryGroup(std::path::Path::new(mount).join(&name));
+            std::fs::create_dir(&group.0).ok()?;
+            std::fs::write(group.0.join(file), limit.to_string()).ok()?;
+            // Where memory can be swapped out, it isn't short.
+            let _ = std::fs::write(group.0.join("memory.swap.max"), "0");
+            let _ = std::fs::write(group.0.join("memory.memsw.limit_in_bytes"), limit.to_string());
+            Some(group)
+        })
+    }
+
+    fn path(&self) -> String {
+        self.0.join("cgroup.procs").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // Once the last process that was in it has been reaped.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[multiproc::test]
+fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
+    let Some(group) = MemoryGroup::new(64 << 20) else {
+        eprintln!("not shown: this needs the right to make a control group");
+        return;
+    };
+    // The family goes into the group together: who counts must be in it too.
+    let family = Process::new(
+        |procs: String| {
+            if std::fs::write(procs, "0").is_err() {
+                return None;
+            }
+            let ends = |error: multiproc::JoinError| {
+                (matches!(error.kind(), JoinErrorKind::OutOfMemory), error.signal(), error.to_string())
+            };
+            let greedy = Process::new(|bytes: usize| vec![1_u8; bytes].len(), (256 << 20,)).start().unwrap();
+            let status = greedy.wait().unwrap();
+            let greedy = ends(greedy.join().unwrap_err());
+            let killed = Process::new(sleep_long, ()).start().unwrap();
+            let pidfd = multiproc_os::pidfd::open(killed.pid()).unwrap();
+            multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+            Some((status.out_of_memory(), greedy, ends(killed.join().unwrap_err())))
+        },
+        (group.path(),),
+    );
+    let Some((seen, greedy, killed)) = family.start().unwrap().join().unwrap() else {
+        eprintln!("not shown: this needs the right to join a control group");
+        return;
+    };
+    assert!(seen && greedy.0, "{greedy:?}");
+    assert_eq!(greedy.1, Some(libc::SIGKILL));
+    assert!(greedy.2.contains("no memory left"), "{greedy:?}");
+    // From elsewhere, by somebody else: no riddle either.
+    assert_eq!((killed.0, killed.1), (false, Some(libc::SIGKILL)), "{killed:?}");
+}

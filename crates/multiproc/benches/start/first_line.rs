@@ -1,4 +1,5 @@
-//! How long it takes from the call of `start` to the first line of the target.
+//! How long it takes from the call of `start` to the first line of the target, for a start that doesn't come right after another one. (For
+//! those that do, the rates tell.)
 
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use multiproc::{Process, StartMethod};
 use super::bare_server::{BareServer, Task};
 use super::rounds::Contestant;
 use super::{Outcome, sys};
+
+/// How long nothing happens before each.
+const REST: Duration = Duration::from_millis(2);
 
 /// The target: its first line says when it was reached.
 fn first_line() -> Duration {
@@ -18,6 +22,7 @@ pub(crate) fn contestants(server: &BareServer) -> Vec<Contestant<'_>> {
         Contestant::new("forkserver", || multiproc(StartMethod::ForkServer)),
         Contestant::new("spawn", || multiproc(StartMethod::Spawn)),
         Contestant::new("bare-server", || {
+            std::thread::sleep(REST);
             let begin = sys::monotonic();
             server.request(Task::TellTime)?;
             sys::wait_success(server.answer()?)?;
@@ -27,6 +32,7 @@ pub(crate) fn contestants(server: &BareServer) -> Vec<Contestant<'_>> {
 }
 
 fn multiproc(method: StartMethod) -> Outcome<Duration> {
+    std::thread::sleep(REST);
     let begin = sys::monotonic();
     let reached = Process::new(first_line, ()).start_method(method).start()?.join()?;
     Ok(reached - begin)

@@ -88,7 +88,8 @@ fn measure_starts(
     let resident = vec![1_u8; RESIDENT[size]];
     black_box(&resident);
     let copy_every = if size == 0 { 1 } else { plan.copy_every };
-    rounds::run(&mut starts::contestants(server)?, plan.rounds, copy_every, random, &mut figures.start[size])?;
+    rounds::run(&mut starts::contestants(server)?, plan.rounds, 1, random, &mut figures.start[size])?;
+    rounds::run(&mut starts::copies(), plan.rounds, copy_every, random, &mut figures.start[size])?;
     black_box(&resident);
     Ok(())
 }

@@ -20,7 +20,6 @@ pub(crate) fn contestants(server: &BareServer) -> Outcome<Vec<Contestant<'_>>> {
             server.request(Task::Exit)?;
             Ok(sys::wait_success(server.answer()?)?)
         }),
-        Contestant::timed("fork", fork).copies_parent(),
         Contestant::timed("posix_spawn", || Ok(sys::wait_success(sys::spawn_self(c"--exit-at-once")?)?)),
         Contestant::timed("command", move || run(Command::new(&this_program).arg(EXIT_AT_ONCE))),
         Contestant::timed("procspawn", || Ok(procspawn::spawn((), |()| ()).join()?)),
@@ -29,6 +28,14 @@ pub(crate) fn contestants(server: &BareServer) -> Outcome<Vec<Contestant<'_>>> {
         contestants.push(Contestant::timed("command-true", || run(&mut Command::new(TRUE))));
     }
     Ok(contestants)
+}
+
+/// Those that copy this process. By themselves: before it copies itself multiproc ends what stands by for its fork server's next child.
+pub(crate) fn copies<'a>() -> Vec<Contestant<'a>> {
+    vec![
+        Contestant::timed("fork", fork).copies_parent(),
+        Contestant::timed("multiproc-fork", || multiproc(StartMethod::Fork)).copies_parent(),
+    ]
 }
 
 const TRUE: &str = "/bin/true";
