@@ -98,11 +98,12 @@ pub(crate) fn forget() {
 /// Has the server make a process that stands by. None if it can't, now, for whatever reason, or if there is no server.
 pub(crate) fn make_standby() -> Option<Standby> {
     let (ours, theirs) = fd_passing::pair().ok()?;
+    let (order, its_order) = fd_passing::pair().ok()?;
     let (process, slot, known) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = current.as_mut().filter(|server| server.is_mine())?;
         let slot = server.free.pop()?;
-        match server.request(kind::STAND_BY, slot, Announce::No, None, theirs.as_fd()) {
+        match server.request(kind::STAND_BY, slot, Announce::No, None, [theirs.as_fd(), its_order.as_fd()]) {
             Ok(known) => (server.process.clone(), slot, known),
             Err(_) => {
                 server.free.push(slot);
@@ -110,11 +111,11 @@ pub(crate) fn make_standby() -> Option<Standby> {
             }
         }
     };
-    drop(theirs);
+    drop((theirs, its_order));
     let outcome = process.await_child("a process that stands by", ours, slot);
     process.settle(slot, &outcome);
     let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
-    Some(Standby { started, server: Arc::downgrade(&process), known })
+    Some(Standby { started, order, server: Arc::downgrade(&process), known })
 }
 
 /// Ends the server that makes processes by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer), if this process has one, and reaps
@@ -178,7 +179,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             false if order.assignment.options.is_empty() => Announce::No,
             false => Announce::Yes,
         };
-        match server.request(kind::START, slot, announce, Some(order), theirs.as_fd()) {
+        match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *current = None;
@@ -226,14 +227,14 @@ impl Server {
         self.process.copy.is_ours() && self.credentials == Credentials::current()
     }
 
-    /// Asks for a child. Gives what that will know of its surroundings.
-    fn request(
+    /// Asks for a child that gets these sockets. Gives what it will know of its surroundings.
+    fn request<const N: usize>(
         &mut self,
         kind: u8,
         slot: u16,
         announce: Announce,
         order: Option<&Order<'_>>,
-        socket: BorrowedFd<'_>,
+        sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
         let (surroundings, outgoing) = surroundings::current(&self.known, order.map(|order| order.streams))?;
         let head = assignment::join(&Request { slot, announce, surroundings });
@@ -241,7 +242,7 @@ impl Server {
         let none = Payload::default();
         let (payload, others) = order.map_or((&none, &[][..]), |order| (order.payload, order.fds));
         let fds: Vec<BorrowedFd<'_>> =
-            std::iter::once(socket).chain(outgoing.fds()).chain(others.iter().copied()).collect();
+            sockets.into_iter().chain(outgoing.fds()).chain(others.iter().copied()).collect();
         self.process.slot(slot).store(0, SeqCst);
         packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)?;
         drop(fds);
@@ -366,6 +367,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
         };
         let mut fds = std::mem::take(&mut packet.fds).into_iter();
         let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
+        let orders = if packet.kind == kind::STAND_BY { fds.next() } else { None };
         let made = (|| {
             let (request, order) = assignment::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
@@ -388,11 +390,11 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             side.map(|_| None).map_err(|error| no("clone", &error))
         })();
         match made {
-            Ok(Some((_, handed, _))) if packet.kind == kind::STAND_BY => {
-                drop((control, handed, fds));
-                standby::stand_by(socket)
-            }
             Ok(Some((order, handed, announce))) => {
+                if let Some(orders) = orders {
+                    drop((control, handed, fds));
+                    standby::stand_by(orders, socket);
+                }
                 drop(control);
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));

@@ -112,16 +112,44 @@ impl Copy {
 
     /// Waits for what it answers.
     pub(crate) fn answer(&self, name: &str) -> Result<Packet> {
+        self.wait(name, [self.socket(), self.pidfd()])?;
+        self.take_answer(name, self.socket())
+    }
+
+    /// Waits for what it answers on `socket`, the one that it has as a child, or on that of the handshake, if it doesn't come so far.
+    pub(crate) fn answer_on(&self, name: &str, socket: &OwnedFd) -> Result<Packet> {
+        let [answered, handshake, _] = self.wait(name, [socket, self.socket(), self.pidfd()])?;
+        if !answered && handshake {
+            match packet::receive(self.socket(), false) {
+                // It has taken its order, and closed this one.
+                Err(PacketError::Closed) => drop(self.wait(name, [socket, self.pidfd()])?),
+                Ok(packet) if packet.kind == kind::REFUSED => return Err(refused(name, &packet)),
+                Ok(packet) => {
+                    let kind = packet.kind;
+                    return Err(self.useless(name, &format_args!("it answered with a message of kind {kind}")));
+                }
+                Err(error) => return Err(self.useless(name, &error)),
+            }
+        }
+        self.take_answer(name, socket)
+    }
+
+    /// Waits until one of them is ready, but not for ever.
+    fn wait<const N: usize>(&self, name: &str, fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
         let deadline = Instant::now().checked_add(PATIENCE);
-        let ready = pidfd::wait_any([self.socket(), self.pidfd()], deadline).map_err(|source| Error::Start {
+        let ready = pidfd::wait_any(fds, deadline).map_err(|source| Error::Start {
             process: name.into(),
             what: "waiting for its answer failed".into(),
             source,
         })?;
-        if ready == [false, false] {
+        if ready == [false; N] {
             return Err(self.useless(name, &format_args!("it did not answer within {} s", PATIENCE.as_secs())));
         }
-        match packet::receive(self.socket(), false) {
+        Ok(ready)
+    }
+
+    fn take_answer(&self, name: &str, socket: &OwnedFd) -> Result<Packet> {
+        match packet::receive(socket, false) {
             Ok(packet) if packet.kind == kind::REFUSED => Err(refused(name, &packet)),
             Ok(packet) => Ok(packet),
             Err(PacketError::Empty | PacketError::Closed) => Err(self.useless(name, &"it ended before it answered")),

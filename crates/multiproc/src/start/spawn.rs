@@ -1,15 +1,17 @@
 //! The method `Spawn`: the program is exec'd for each child.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use multiproc_os::fd_passing;
 
 use super::assignment::{self, Order, Started};
 use super::entry::{self, Announce};
 use super::handshake::{self, Copy};
 use super::kind;
 use super::report::Report;
-use crate::Result;
 use crate::process::stdio::Streams;
 use crate::transfer::packet::Packet;
+use crate::{Error, Result};
 
 /// Which of descriptors 0 to 2 come with the order, in place of those that the child has by exec.
 type Replaced = [bool; 3];
@@ -19,10 +21,19 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let name = order.name();
     let head = assignment::join::<Replaced>(&order.streams.present());
     let front = assignment::join(order.assignment);
-    let fds: Vec<BorrowedFd<'_>> = order.streams.fds().chain(order.fds.iter().copied()).collect();
+    // A socket of its own, which becomes its lifeline: nothing may ever be sent to that, and its order is.
+    let (ours, theirs) = fd_passing::pair().map_err(|source| Error::Start {
+        process: name.into(),
+        what: "no socket pair".into(),
+        source,
+    })?;
+    let fds: Vec<BorrowedFd<'_>> =
+        std::iter::once(theirs.as_fd()).chain(order.streams.fds()).chain(order.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
     copy.send_with(name, kind::START, &[&head, &front], &fds, order.payload)?;
-    let answer = copy.answer(name)?;
+    drop(fds);
+    drop(theirs);
+    let answer = copy.answer_on(name, &ours)?;
     let early = match answer.kind {
         kind::STARTED => None,
         kind::NOT_STARTED => return Err(handshake::not_started(name, &answer)),
@@ -32,13 +43,15 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         },
     };
     let pid = copy.pid;
-    let (socket, pidfd) = copy.release();
-    Ok(Started { pid, pidfd: Some(pidfd), socket, early })
+    let (_, pidfd) = copy.release();
+    Ok(Started { pid, pidfd: Some(pidfd), socket: ours, early })
 }
 
 /// The child's side: what the order says, up to the exit.
-pub(crate) fn begin(mut packet: Packet, socket: OwnedFd) -> ! {
+pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
     let mut fds = std::mem::take(&mut packet.fds).into_iter();
+    let Some(socket) = fds.next() else { entry::refuse(handshake, "the assignment lacks a socket") };
+    drop(handshake);
     let payload = std::mem::take(&mut packet.payload);
     let split = assignment::split::<Replaced>(packet.front());
     let (order, streams) = match split.map(|(replaced, order)| (order, Streams::from_fds(replaced, &mut fds))) {

@@ -35,9 +35,11 @@ const QUIET: Duration = Duration::from_micros(500);
 /// How long no start must have come before the standby is ended.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// A process that waits for its order on its socket.
+/// A process that waits for its order.
 pub(crate) struct Standby {
     pub(crate) started: Started,
+    /// Where it waits. Not its own socket, which is its lifeline: nothing may ever be sent to that.
+    pub(crate) order: OwnedFd,
     /// The server that made it. A standby of another one than today's may have rights that this process has given up.
     pub(crate) server: Weak<ServerProcess>,
     /// What it knows of the surroundings.
@@ -229,7 +231,7 @@ impl Standby {
         let head = assignment::join(&Request::to_standby(announce, surroundings));
         let front = assignment::join(order.assignment);
         let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
-        match packet::send_with(&self.started.socket, kind::START, &[&head, &front], &fds, order.payload) {
+        match packet::send_with(&self.order, kind::START, &[&head, &front], &fds, order.payload) {
             Ok(()) => {}
             Err(error) if handshake::is_gone(&error) => {
                 self.end_in_place();
@@ -255,7 +257,7 @@ impl Standby {
     fn end_in_place(&self) {
         if let Some(pidfd) = &self.started.pidfd {
             // If it has more rights than this process has now, it can't be killed, but leaves by itself.
-            let _ = fd_passing::hang_up(&self.started.socket);
+            let _ = fd_passing::hang_up(&self.order);
             let _ = pidfd::send_signal(pidfd, SIGKILL);
             let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
             let _ = pidfd::reap(pidfd);
@@ -264,14 +266,15 @@ impl Standby {
 }
 
 /// The child's side: waits for its order, then lives by it. Leaves if there will be none.
-pub(crate) fn stand_by(socket: OwnedFd) -> ! {
+pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
     rehearse();
     prefault::touch();
-    let mut packet = match packet::receive(&socket, true) {
+    let mut packet = match packet::receive(&orders, true) {
         Ok(packet) if packet.kind == kind::START => packet,
         Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),
         Err(_) => std::process::exit(0),
     };
+    drop(orders);
     let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
     let (request, order) = match assignment::split::<Request>(packet.front()) {
         Ok(split) => split,
