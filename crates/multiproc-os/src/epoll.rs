@@ -14,6 +14,15 @@ pub struct Epoll {
     fd: OwnedFd,
 }
 
+/// How often something is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Often {
+    /// The first time that it is so.
+    Once,
+    /// Each time that somebody asks and it is so.
+    Always,
+}
+
 impl Epoll {
     /// An empty set, close-on-exec.
     ///
@@ -23,12 +32,15 @@ impl Epoll {
         Ok(Epoll { fd: crate::fd_passing::above_stdio(epoll::create(epoll::CreateFlags::CLOEXEC)?)? })
     }
 
-    /// Has [`wait`](Epoll::wait) say `key` when `fd` is readable or closed, once. Also if it is so already.
+    /// Has [`wait`](Epoll::wait) say `key` when `fd` is readable or closed, also if it is so already; once, or whenever it is so.
     ///
     /// # Errors
     /// `EEXIST` when it is in the set; `ENOSPC` when the user has too many in such sets; `EPERM` for what can't be waited for, as a file.
-    pub fn add(&self, fd: impl AsFd, key: u64) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+    pub fn add(&self, fd: impl AsFd, key: u64, often: Often) -> io::Result<()> {
+        let flags = match often {
+            Often::Once => epoll::EventFlags::IN | epoll::EventFlags::ONESHOT,
+            Often::Always => epoll::EventFlags::IN,
+        };
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(key), flags)?)
     }
 
@@ -62,16 +74,16 @@ mod tests {
         let epoll = Epoll::new().unwrap();
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         let (other, _keeps_it_quiet) = crate::fd_passing::pair().unwrap();
-        epoll.add(&other, 1).unwrap();
+        epoll.add(&other, 1, Often::Once).unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| epoll.wait().unwrap());
-            epoll.add(&ours, 2).unwrap();
+            epoll.add(&ours, 2, Often::Once).unwrap();
             drop(theirs);
             assert_eq!(waiter.join().unwrap(), [2]);
         });
-        assert_eq!(epoll.add(&ours, 3).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(epoll.add(&ours, 3, Often::Once).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         epoll.remove(&ours).unwrap();
-        epoll.add(&ours, 4).unwrap();
+        epoll.add(&ours, 4, Often::Once).unwrap();
         assert_eq!(epoll.wait().unwrap(), [4], "what is readable already is said too");
     }
 }

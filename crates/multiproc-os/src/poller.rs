@@ -3,11 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, eventfd};
 
-/// How many events are taken at a time.
-const AT_ONCE: usize = 64;
+use crate::epoll::{Epoll, Often};
 
 /// The token of the wake-up.
 const WAKE: u64 = u64::MAX;
@@ -15,7 +13,7 @@ const WAKE: u64 = u64::MAX;
 /// Descriptors that one thread waits for, each with a token of the caller's choice.
 #[derive(Debug)]
 pub struct Poller {
-    epoll: OwnedFd,
+    epoll: Epoll,
     wake: OwnedFd,
 }
 
@@ -25,10 +23,9 @@ impl Poller {
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new() -> io::Result<Poller> {
-        let epoll = crate::fd_passing::above_stdio(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = crate::fd_passing::above_stdio(eventfd(0, flags)?)?;
-        let poller = Poller { epoll, wake };
+        let poller = Poller { epoll: Epoll::new()?, wake };
         poller.add(&poller.wake, WAKE)?;
         Ok(poller)
     }
@@ -38,12 +35,12 @@ impl Poller {
     /// # Errors
     /// `ENOSPC` at the limit of `/proc/sys/fs/epoll/max_user_watches`, `ENOMEM`.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+        self.epoll.add(fd, token, Often::Always)
     }
 
     /// Waits for `fd` no more.
     pub fn remove(&self, fd: impl AsFd) {
-        let _ = epoll::delete(&self.epoll, fd);
+        let _ = self.epoll.remove(fd);
     }
 
     /// Has the thread that waits return, or not wait when it comes to it.
@@ -57,9 +54,7 @@ impl Poller {
     /// # Errors
     /// None is expected; interruptions by signals are not among them.
     pub fn wait(&self) -> io::Result<Vec<u64>> {
-        let mut events = Vec::with_capacity(AT_ONCE);
-        rustix::io::retry_on_intr(|| epoll::wait(&self.epoll, spare_capacity(&mut events), None))?;
-        let mut tokens: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
+        let mut tokens = self.epoll.wait()?;
         if tokens.contains(&WAKE) {
             let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
             tokens.retain(|token| *token != WAKE);

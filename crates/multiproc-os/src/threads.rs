@@ -15,7 +15,7 @@ pub fn count() -> io::Result<usize> {
 /// # Errors
 /// As [`count`].
 pub fn list() -> io::Result<Vec<(i32, String)>> {
-    let this = rustix::thread::gettid().as_raw_nonzero().get();
+    let this = gettid();
     let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/task")?
         .filter_map(|entry| {
             let entry = entry.ok()?;
@@ -44,16 +44,5 @@ pub fn set_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(bytes) {
         // Only a bad address can make it fail.
         let _ = rustix::thread::set_name(&name);
-    }
-}
-
-/// Has the calling thread handle no signals: those that are sent to the process go to its other threads.
-pub fn block_signals() {
-    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the set is filled in before it is used. Which signals a thread takes is no memory, and nobody relies on this one's.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        // Only a bad argument can make it fail.
-        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
     }
 }

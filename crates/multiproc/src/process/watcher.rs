@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use multiproc_os::epoll::Epoll;
-use multiproc_os::threads;
+use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::{signal, threads};
 
 use super::child::Shared;
 
@@ -90,7 +90,9 @@ impl Watcher {
     fn start() -> io::Result<Watcher> {
         let epoll = Arc::new(Epoll::new()?);
         let its = epoll.clone();
-        std::thread::Builder::new().name("multiproc-async".into()).spawn(move || serve(&its))?;
+        signal::with_signals_blocked(|| {
+            std::thread::Builder::new().name("multiproc-async".into()).spawn(move || serve(&its))
+        })?;
         Ok(Watcher { process: threads::getpid(), epoll, watched: HashMap::new() })
     }
 
@@ -110,7 +112,7 @@ impl Watcher {
                 }
             });
         }
-        self.epoll.add(process.exit_fd(), key as u64)?;
+        self.epoll.add(process.exit_fd(), key as u64, Often::Once)?;
         self.watched.insert(key, Watched { process: process.clone(), wakers: vec![(id, waker)] });
         Ok(None)
     }
@@ -142,7 +144,6 @@ fn key(process: &Shared) -> i32 {
 
 /// The thread's life.
 fn serve(epoll: &Arc<Epoll>) {
-    threads::block_signals();
     loop {
         let Ok(keys) = epoll.wait() else {
             // Somebody has closed its descriptor. Those who wait come again, and start another.

@@ -132,12 +132,9 @@ pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
     if state.wanted && state.keeper.is_none() && !state.stop {
-        // Not a thread that a signal of the program's could come to.
-        let blocked = signal::Blocked::all();
+        let thread = std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10);
         // If there can be no thread, starts are just not quicker than that.
-        state.keeper =
-            std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10).spawn(keep).ok();
-        drop(blocked);
+        state.keeper = signal::with_signals_blocked(|| thread.spawn(keep)).ok();
     } else if by_server {
         state.wake_keeper();
     }
