@@ -27,6 +27,11 @@ pub fn id() -> Option<Id> {
     Some(Id { device: stat.st_dev, inode: stat.st_ino })
 }
 
+/// Whether this process may not search its current directory: it is there, but could not go there.
+pub fn is_barred() -> bool {
+    rustix::fs::stat(c".").is_err_and(|error| error == rustix::io::Errno::ACCESS)
+}
+
 /// Which directory is behind the handle; none if that can't be told.
 pub fn id_of(directory: impl AsFd) -> Option<Id> {
     let stat = rustix::fs::fstat(directory).ok()?;

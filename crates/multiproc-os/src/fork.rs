@@ -2,6 +2,7 @@
 //! pthread_atfork(3) is done.
 
 use std::io;
+use std::time::Duration;
 
 pub use crate::clone::Side;
 use crate::signal::Blocked;
@@ -32,7 +33,20 @@ pub unsafe fn fork() -> io::Result<Side> {
 /// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the original's to call. What C's stdio has
 /// buffered is written out.
 pub fn leave(code: i32) -> ! {
-    flush_c_stdio();
+    // A stream may be locked for good by another thread, in the middle of a read say.
+    const MOMENT: Duration = Duration::from_millis(100);
+    if crate::threads::count().is_ok_and(|threads| threads == 1) {
+        flush_c_stdio();
+    } else {
+        let (done, wait) = std::sync::mpsc::channel();
+        let flush = move || {
+            flush_c_stdio();
+            let _ = done.send(());
+        };
+        if std::thread::Builder::new().spawn(flush).is_ok() {
+            let _ = wait.recv_timeout(MOMENT);
+        }
+    }
     // SAFETY: it ends the process, and touches no memory.
     unsafe { libc::_exit(code) }
 }

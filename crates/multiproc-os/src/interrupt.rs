@@ -125,11 +125,13 @@ pub fn reset() {
 }
 
 /// What a terminal sends to its whole foreground group to end it: at Ctrl-C, at Ctrl-\, and when it goes away.
-const FROM_TERMINAL: [i32; 3] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+const FROM_TERMINAL: [i32; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP];
 
 /// A set of signals as the kernel has it, and shows it in `/proc`: bit 0 is signal 1.
-pub(crate) const FROM_TERMINAL_MASK: u64 =
-    1 << (FROM_TERMINAL[0] - 1) | 1 << (FROM_TERMINAL[1] - 1) | 1 << (FROM_TERMINAL[2] - 1);
+pub(crate) const FROM_TERMINAL_MASK: u64 = 1 << (FROM_TERMINAL[0] - 1)
+    | 1 << (FROM_TERMINAL[1] - 1)
+    | 1 << (FROM_TERMINAL[2] - 1)
+    | 1 << (FROM_TERMINAL[3] - 1);
 
 /// The signals that a copy has blocked at first: those of the terminal.
 ///
@@ -152,6 +154,33 @@ pub(crate) fn from_terminal() -> MaybeUninit<libc::sigset_t> {
 pub fn unblock() {
     // SAFETY: the set is filled in.
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, from_terminal().as_ptr(), null_mut()) };
+}
+
+/// Waits until `socket` is readable or closed, and throws away what the terminal sends until then: it is blocked, and would wait to hit whoever
+/// this process is to become. What comes at the same moment as the message is left: it may mean that one already.
+pub fn discard_until_readable(socket: impl AsFd) {
+    // SAFETY: the set is filled in.
+    let signals = unsafe { libc::signalfd(-1, from_terminal().as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+    let pollfd = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // A negative number is passed over.
+    let mut polled = [pollfd(socket.as_fd().as_raw_fd()), pollfd(signals)];
+    loop {
+        // SAFETY: the structures are ours.
+        if unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {
+            match io::Error::last_os_error().kind() {
+                io::ErrorKind::Interrupted => continue,
+                _ => break,
+            }
+        }
+        if polled[0].revents != 0 {
+            break;
+        }
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        // SAFETY: the structure is ours, and as large as said.
+        unsafe { libc::read(signals, info.as_mut_ptr().cast(), size_of::<libc::signalfd_siginfo>()) };
+    }
+    // SAFETY: it is ours, or no descriptor.
+    unsafe { libc::close(signals) };
 }
 
 /// Sends SIGINT to the process in such a way that it is interrupted even if it leaves that signal to its parent.

@@ -14,6 +14,7 @@
 compile_error!("multiproc runs on 64-bit Linux only");
 
 pub mod at_exit;
+pub mod at_fork;
 pub mod clone;
 pub mod close_fds;
 pub mod credentials;

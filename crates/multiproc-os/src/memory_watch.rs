@@ -16,11 +16,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
-use crate::cvt;
+use crate::{cvt, threads};
 
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static MESSAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+/// The process that was armed. A copy of it has the handler too, but nothing to say on its socket.
+static ARMED: AtomicI32 = AtomicI32::new(0);
 
 /// What happened on `SIGSEGV` and `SIGBUS` before: the Rust runtime tells of stack overflows there. Set once, before the handler is.
 static BEFORE: [AtomicPtr<libc::sigaction>; 2] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 2];
@@ -39,28 +42,33 @@ pub fn arm(socket: RawFd, message: Vec<u8>) -> io::Result<()> {
     LENGTH.store(message.len(), Relaxed);
     MESSAGE.store(message.as_mut_ptr(), Relaxed);
     SOCKET.store(socket, Relaxed);
+    ARMED.store(threads::getpid(), Relaxed);
     for (signal, before) in FAULTS.into_iter().zip(&BEFORE) {
-        let old = Box::leak(Box::new(set_handler(signal)?));
-        before.store(old, Relaxed);
+        let old = set_handler(signal)?;
+        // In a copy of a process that was armed too, the handler is there already, and so is what was before it.
+        if old.sa_sigaction != handler as Handler as usize {
+            before.store(Box::leak(Box::new(old)), Relaxed);
+        }
     }
     set_handler(libc::SIGABRT)?;
     Ok(())
 }
+
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
 fn set_handler(signal: c_int) -> io::Result<libc::sigaction> {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: all-zero bytes are a value of the structure; the handler has the type that SA_SIGINFO asks for, and is async-signal-safe.
     unsafe {
         let mut new: libc::sigaction = MaybeUninit::zeroed().assume_init();
-        new.sa_sigaction = handler as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
+        new.sa_sigaction = handler as Handler as usize;
         new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
         cvt(libc::sigaction(signal, &raw const new, old.as_mut_ptr()))?;
         Ok(old.assume_init())
     }
 }
 
-/// Puts back what was there before; says why, if it is for want of memory; and returns: a fault happens again, and abort(3) raises its signal
-/// again.
+/// Puts back what was there before; says why, if it is for want of memory; and has it again: a fault happens again by itself.
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: errno is the thread's own.
     let errno = unsafe { *libc::__errno_location() };
@@ -83,14 +91,20 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void)
         libc::SIGABRT => errno == libc::ENOMEM || called_by(std::alloc::handle_alloc_error as fn(Layout) -> ! as usize),
         _ => errno == libc::ENOMEM && address < FIRST_PAGES,
     };
-    if refused {
+    if refused && ARMED.load(Relaxed) == threads::getpid() {
         let (message, len) = (MESSAGE.load(Relaxed), LENGTH.load(Relaxed));
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: the message was leaked, so it is there; if the descriptor is something else by now, the call fails.
         unsafe { libc::send(SOCKET.load(Relaxed), message.cast(), len, flags) };
     }
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
+    // One that somebody has sent doesn't come again by itself. (That of abort(3) would; this is the same.)
+    // SAFETY: async-signal-safe.
+    unsafe {
+        if signal == libc::SIGABRT {
+            libc::raise(signal);
+        }
+        *libc::__errno_location() = errno;
+    }
 }
 
 unsafe extern "C" {

@@ -26,6 +26,14 @@ pub fn available(reader: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(rustix::io::ioctl_fionread(reader)?).unwrap_or(usize::MAX))
 }
 
+/// Writes as much of `bytes` as there is room for, after waiting for some room.
+///
+/// # Errors
+/// `BrokenPipe` when nobody has the other end open any more.
+pub fn write(writer: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::write(&writer, bytes))?)
+}
+
 /// Reads what there is, as far as `buffer` goes. 0 is the end: nobody has the other end open any more.
 ///
 /// # Errors
@@ -80,17 +88,24 @@ fn fill<const N: usize>(
     Ok(())
 }
 
-/// Reads what is there. True at the end.
+/// Reads what is there now, and not what somebody adds meanwhile. True at the end.
 fn drain(pipe: &OwnedFd, read: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 16 * 1024];
-    loop {
-        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer)) {
+    // Nothing may be the end, which is seen by reading.
+    let mut left = available(pipe)?.max(1);
+    while left > 0 {
+        let part = left.min(buffer.len());
+        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer[..part])) {
             Ok(0) => return Ok(true),
-            Ok(len) => read.extend_from_slice(&buffer[..len]),
+            Ok(len) => {
+                read.extend_from_slice(&buffer[..len]);
+                left -= len;
+            }
             Err(rustix::io::Errno::AGAIN) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -78,6 +78,17 @@ pub fn ensure_open() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes what `fd` is open on, in such a way that the number stays its owner's: `/dev/null` takes the place.
+///
+/// # Errors
+/// As [`dev_null`].
+pub fn replace_by_null(fd: &OwnedFd) -> io::Result<()> {
+    let null = dev_null()?;
+    // SAFETY: both are open, and the number goes on belonging to `fd`.
+    crate::cvt(unsafe { libc::dup3(null.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) })?;
+    Ok(())
+}
+
 /// `/dev/null`, for reading and writing; close-on-exec, its number above 2.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Captured, Run, Target};
 pub use crate::process::scope::{Scope, ScopeError, scope};
 pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
-pub use crate::process::stdio::Stdio;
+pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
 pub use crate::start::entry::init;
 pub use crate::start::forkserver::end_fork_server;

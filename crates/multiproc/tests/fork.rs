@@ -227,3 +227,57 @@ fn handlers_of_the_creator_are_not_inherited() {
         assert_eq!(child.exit_code(), Some(-libc::SIGTERM));
     });
 }
+
+#[multiproc::test]
+fn a_sibling_does_not_keep_an_input_open() {
+    in_a_process_with_one_thread(|| {
+        let read = || std::io::stdin().read_to_string(&mut String::new()).unwrap();
+        let mut reader = Process::fork(read).stdin(multiproc::Stdio::piped()).start().unwrap();
+        let sibling = Ends(Process::fork(sleep_long).start().unwrap());
+        reader.stdin.as_mut().unwrap().write_all(b"four").unwrap();
+        assert_eq!(reader.join().unwrap(), 4);
+        drop(sibling);
+    });
+}
+
+#[multiproc::test]
+fn a_fork_under_a_memory_limit_of_a_process_under_one() {
+    let limited = Process::new(
+        || {
+            let crash = || {
+                // SAFETY: none: a null pointer is followed.
+                unsafe { std::hint::black_box(std::ptr::null_mut::<u8>()).write_volatile(1) }
+            };
+            let child = Ends(Process::fork(crash).memory_limit(512 << 20).start().unwrap());
+            child.wait_timeout(common::LONG).unwrap().map(|status| status.signal())
+        },
+        (),
+    );
+    assert_eq!(limited.memory_limit(1 << 30).start().unwrap().join().unwrap(), Some(Some(libc::SIGSEGV)));
+}
+
+#[multiproc::test]
+fn a_thread_that_holds_a_stream_of_c_does_not_keep_the_copy_from_ending() {
+    in_a_process_with_one_thread(|| {
+        let (input, _open) = std::io::pipe().unwrap();
+        let child = Process::fork(|| {
+            std::thread::spawn(|| {
+                let mut byte = 0_u8;
+                unsafe extern "C" {
+                    static stdin: *mut libc::FILE;
+                }
+                // SAFETY: the stream is C's own, and the byte ours.
+                unsafe { libc::fread((&raw mut byte).cast(), 1, 1, stdin) };
+            });
+            // It has the lock once it reads, which shows in what it waits for.
+            while !std::fs::read_dir("/proc/self/task").unwrap().any(|task| {
+                std::fs::read_to_string(task.unwrap().path().join("syscall"))
+                    .is_ok_and(|call| call.starts_with("0 0x0 "))
+            }) {
+                std::thread::yield_now();
+            }
+        });
+        let child = Ends(child.stdin(input).start().unwrap());
+        assert_eq!(child.wait_timeout(common::LONG).unwrap().expect("it ends").exit_code(), Some(0));
+    });
+}

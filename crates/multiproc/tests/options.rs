@@ -259,6 +259,59 @@ for_each_method! {
         assert_eq!(signals, [libc::SIGABRT, libc::SIGSEGV, 0]);
     }
 
+    fn an_exit_ends_the_input_of_those_that_are_waited_for(method) {
+        let parent = Process::new(
+            |method: StartMethod| {
+                let reader = Process::new(|| drop(std::io::stdin().read_to_string(&mut String::new())), ());
+                let _child = reader.stdin(Stdio::piped()).start_method(method).start().unwrap();
+                // Drops nothing.
+                std::process::exit(5)
+            },
+            (method,),
+        );
+        let parent = Ends(parent.start().unwrap());
+        assert_eq!(parent.wait_timeout(common::LONG).unwrap().expect("it ends").exit_code(), Some(5));
+    }
+
+    fn a_signal_from_elsewhere_under_a_memory_limit(method) {
+        let child = Ends(Process::new(sleep_long, ()).memory_limit(256 << 20).start_method(method).start().unwrap());
+        child.signal(libc::SIGABRT).unwrap();
+        let status = child.wait_timeout(common::LONG).unwrap().expect("it ends");
+        assert_eq!(status.signal(), Some(libc::SIGABRT));
+    }
+
+    fn a_copy_that_dies_of_a_memory_limit_says_nothing_for_its_original(method) {
+        let child = Process::new(
+            || {
+                // SAFETY: the copy has one thread, and aborts.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    std::hint::black_box(vec![1_u8; 1 << 30]);
+                }
+                let mut status = 0;
+                // SAFETY: the status is ours.
+                unsafe { libc::waitpid(pid, &raw mut status, 0) };
+                libc::WTERMSIG(status)
+            },
+            (),
+        );
+        let child = child.memory_limit(256 << 20).start_method(method).start().unwrap();
+        assert_eq!(child.join().unwrap(), libc::SIGABRT);
+    }
+
+    fn a_memory_limit_above_what_may_be_had(method) {
+        // In a process that has a hard limit itself.
+        let limited = Process::new(
+            |method: StartMethod| {
+                let child = Process::new(|| (), ()).memory_limit(2 << 30).start_method(method);
+                child.start().unwrap_err().to_string()
+            },
+            (method,),
+        );
+        let error = limited.rlimit(Resource::Data, 1 << 30, 1 << 30).start().unwrap().join().unwrap();
+        assert!(error.contains("there is a lower limit"), "{error}");
+    }
+
     fn all_of_it_is_forgotten_by_the_next(method) {
         let scratch = Scratch::new();
         let all = Process::new(|| (), ()).env("MULTIPROC_A", "1").current_dir(scratch.path(".")).nice(3);

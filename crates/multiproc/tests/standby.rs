@@ -71,7 +71,7 @@ fn nothing_is_left_in_an_idle_program() {
         until("one thread", || threads() == 1);
         // Reaped too: an id that is not ours any more can't be listed.
         assert_eq!(children("multiproc-ready"), []);
-        assert_eq!(children("multiproc-serve").len(), 1);
+        until("one server", || children("multiproc-serve").len() == 1);
         // And it comes back.
         standby();
     });
@@ -143,7 +143,8 @@ fn its_server_may_die() {
                 assert_eq!(Process::new(|n: i32| n, (value,)).start().unwrap().join().unwrap(), value);
             }
         }
-        assert_eq!(children("multiproc-serve").len(), 1);
+        // One that has just been made to stand by is called so too, for a moment.
+        until("one server", || children("multiproc-serve").len() == 1);
     });
 }
 
@@ -222,4 +223,52 @@ fn bursts_from_many_threads() {
         // Long enough for a standby to be made, or to be about to.
         std::thread::sleep(Duration::from_millis(3));
     }
+}
+
+#[multiproc::test]
+fn signals_of_the_terminal_do_not_wait_for_who_it_becomes() {
+    in_a_process_with_one_thread(|| {
+        for signal in [libc::SIGHUP, libc::SIGQUIT, libc::SIGINT, libc::SIGTSTP] {
+            for _ in 0..3 {
+                let pid = standby();
+                if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
+                    multiproc_os::pidfd::send_signal(&pidfd, signal).unwrap();
+                }
+                // It throws them away when it comes to run.
+                until("nothing is pending", || {
+                    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+                    pending.is_none_or(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() == 0)
+                });
+                assert_eq!(Process::new(|| 7, ()).start().unwrap().join().unwrap(), 7, "{signal}");
+            }
+        }
+    });
+}
+
+#[multiproc::test]
+fn a_copy_that_is_forked_at_any_moment_can_start_processes() {
+    in_a_process_with_one_thread(|| {
+        for round in 0..150_u64 {
+            Process::new(|| (), ()).start().unwrap().join().unwrap();
+            // About when the keeper asks for the next.
+            let moment = Instant::now() + Duration::from_micros(400 + round * 4);
+            while Instant::now() < moment {
+                std::hint::spin_loop();
+            }
+            // SAFETY: the keeper is the only other thread, and holds no lock that the copy needs: that is what is tested.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: it takes a number. The default of SIGALRM ends the copy, should it hang.
+                unsafe { libc::alarm(60) };
+                let value = Process::new(|| 7, ()).start().unwrap().join().unwrap();
+                // SAFETY: it ends the copy.
+                unsafe { libc::_exit(value) }
+            }
+            let mut status = 0;
+            // SAFETY: the status is ours.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!((libc::WTERMSIG(status), libc::WEXITSTATUS(status)), (0, 7), "round {round}");
+        }
+    });
 }

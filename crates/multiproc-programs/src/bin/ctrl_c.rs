@@ -223,6 +223,8 @@ fn server(known: &[&Child<()>]) -> Vec<i32> {
 
 /// The program has a handler of its own, so Ctrl-C is its affair: children live on, the server does.
 fn own_handler(when: &str) {
+    // What stands by is called like the server at first.
+    multiproc::set_standby(false);
     let early = (when == "before").then(install_own);
     let children = [leaves_at_sigusr1(), leaves_at_sigusr1()];
     let server_before = server(&children.each_ref());

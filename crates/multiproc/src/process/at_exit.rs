@@ -135,6 +135,7 @@ extern "C" fn on_exit() {
     if ARRANGED.load(Relaxed) == threads::getpid() {
         // Nothing may unwind into the C library.
         let _ = catch_unwind(|| {
+            family::close_inputs();
             run();
             let in_flight = lock_in_flight();
             EXITING.store(true, Relaxed);

@@ -14,7 +14,7 @@ use super::current::{self, Identity, current_process};
 use super::options::{Options, Resource, Variable};
 use super::outcome::Outcome;
 use super::run::{Call, Captured, Private, Run, Target};
-use super::stdio::{Stdio, Wanted};
+use super::stdio::{ChildStdin, Stdio, Wanted};
 use super::{at_exit, ctrl_c, family, out_of_memory};
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
@@ -375,16 +375,20 @@ impl<R: Run> Process<R> {
             standby: standby::is_wanted(),
         };
         out_of_memory::take_notice();
+        // Before it is under way: this calls code of the user's, which may end the process.
+        let (run, payload) = match method {
+            StartMethod::Fork => (Some(self.run), None),
+            _ => (None, Some(self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?)),
+        };
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         ctrl_c::arm();
         family::sweep();
-        let (started, ends) = if method == StartMethod::Fork {
-            let run = self.run;
+        let (started, ends) = if let Some(run) = run {
             fork::start(assignment(None), streams, ends, || entry::perform(|| Ok(run)))?
         } else {
             let entry = Entry::of(entry::enter::<R, Via>)
                 .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
-            let payload = self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?;
+            let payload = payload.expect("packed above");
             let assignment = assignment(Some(entry));
             let order = Order { assignment: &assignment, payload: &payload, streams: &streams, fds: &log.fds() };
             let started = match method {
@@ -394,12 +398,11 @@ impl<R: Run> Process<R> {
             (started, ends)
         };
         let shared = Arc::new(Shared::new(
-            (name, R::type_name(), started.pid),
+            (name, R::type_name()),
             (daemon, self.outlive_parent),
             log.captured,
-            started.socket,
-            started.pidfd,
-            started.early,
+            ends.stdin.as_ref().map(ChildStdin::closer),
+            started,
         ));
         family::add(&shared);
         drop(in_flight);

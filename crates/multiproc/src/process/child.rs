@@ -1,7 +1,7 @@
 //! A process that has been started: [`Child`], which will give the target's value, and [`ProcessHandle`], for everything else.
 
 use std::fmt;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use super::family::{self, SIGINT, SIGKILL, SIGTERM};
 use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
-use super::stdio::Ends;
+use super::stdio::{ChildStdin, Closer, Ends};
 use super::wait;
 use crate::log::capture::CaptureId;
+use crate::start::assignment::Started;
 use crate::start::report::{Report, receive_report};
 use crate::start::standby;
 use crate::transfer::codec;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
     pidfd: OwnedFd,
     state: Mutex<State>,
+    /// Closes its standard input, if this process has the other end.
+    stdin: Option<Closer>,
     /// Whether somebody has got its value, or has been told why there is none.
     joined: AtomicBool,
     /// The signals that somebody here has sent it, as bits, so that it is no riddle where they came from.
@@ -91,14 +94,13 @@ impl Last {
 impl Shared {
     /// A process that has just been started, with our end of its socket and what has come through it already.
     pub(crate) fn new(
-        identity: (String, &'static str, i32),
+        (name, type_name): (String, &'static str),
         (daemon, outlives_parent): (bool, bool),
         capture: Option<CaptureId>,
-        socket: OwnedFd,
-        pidfd: Option<OwnedFd>,
-        early: Option<Report>,
+        stdin: Option<Closer>,
+        started: Started,
     ) -> Shared {
-        let (name, type_name, pid) = identity;
+        let Started { pid, pidfd, socket, early } = started;
         let registered = pidfd.as_ref().filter(|_| !outlives_parent).map(Registered::new);
         let (pidfd, state) = match pidfd {
             Some(pidfd) => (pidfd, State::Running { socket, early }),
@@ -124,6 +126,7 @@ impl Shared {
             heard_out: AtomicBool::new(false),
             pidfd,
             state: Mutex::new(state),
+            stdin,
             joined: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         }
@@ -210,10 +213,16 @@ impl Shared {
 
     /// In a copy of the parent: closes its socket, whose being open is its right to live. It is no child of this process.
     pub(crate) fn disown(&self) {
+        self.close_stdin();
         let mut state = self.lock();
         if let State::Running { .. } = *state {
             *state = State::Disowned;
         }
+    }
+
+    /// Ends its input, whoever has the other end of that in this process.
+    pub(crate) fn close_stdin(&self) {
+        self.stdin.iter().for_each(Closer::close);
     }
 
     /// Whether it has ended and been reaped, as far as this process knows.
@@ -540,7 +549,7 @@ impl fmt::Debug for ProcessHandle {
 pub struct Child<T> {
     /// The other end of its standard input, if it was started with [`Stdio::piped`](crate::Stdio::piped). Closing it, that is, dropping
     /// it, is the end of the child's input.
-    pub stdin: Option<PipeWriter>,
+    pub stdin: Option<ChildStdin>,
     /// The other end of its standard output, if that is a pipe.
     pub stdout: Option<PipeReader>,
     /// The other end of its standard error, if that is a pipe.

@@ -78,6 +78,12 @@ pub(crate) fn disown() {
     }
 }
 
+/// At `exit`, which drops nothing: ends the input of the children, some of which may wait for that.
+pub(crate) fn close_inputs() {
+    let members = lock().members.clone();
+    members.iter().for_each(|child| child.close_stdin());
+}
+
 /// Takes a child in, unless it was reaped before anybody could know it: nobody would ever take it out.
 pub(crate) fn add(child: &Arc<Shared>) {
     if !child.is_reaped() {

@@ -145,6 +145,12 @@ impl Options {
             limits::set(resource, *soft, *hard)
                 .map_err(not_set(format!("its limit {resource:?} could not be set to {soft} of {hard}")))?;
         }
+        if let Some(bytes) = self.memory_limit
+            && limits::get(Resource::Data).is_ok_and(|(_, hard)| hard < bytes)
+        {
+            let what = format!("its memory could not be limited to {bytes} bytes: there is a lower limit");
+            return Err(NotSet { what, source: io::Error::from_raw_os_error(EPERM) });
+        }
         Ok(())
     }
 
@@ -155,6 +161,8 @@ impl Options {
             .map_err(|source| NotSet { what: format!("its memory could not be limited to {bytes} bytes"), source })
     }
 }
+
+const EPERM: i32 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,8 @@
 //! [`Stdio`]: what a process has as its standard input, output and error.
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
 use multiproc_os::fd_passing::above_stdio;
 
@@ -69,10 +70,83 @@ pub(crate) struct Wanted(pub(crate) [Option<Stdio>; 3]);
 #[derive(Debug, Default)]
 pub(crate) struct Streams(pub(crate) [Option<OwnedFd>; 3]);
 
+/// The creator's end of a process's standard input: what is written to it, the process reads. Dropping it is the end of the input.
+///
+/// That is also so when the process that has it leaves by `exit`, which drops nothing but waits for its children; and it doesn't get into
+/// forked copies, which would keep the input open.
+#[derive(Debug)]
+pub struct ChildStdin(Arc<OwnedFd>);
+
+impl ChildStdin {
+    fn new(pipe: PipeWriter) -> io::Result<ChildStdin> {
+        Ok(ChildStdin(Arc::new(above_stdio(pipe.into())?)))
+    }
+
+    /// For closing it from elsewhere.
+    pub(crate) fn closer(&self) -> Closer {
+        Closer(Arc::downgrade(&self.0))
+    }
+}
+
+/// Closes a standard input that somebody else may have.
+#[derive(Debug, Clone)]
+pub(crate) struct Closer(Weak<OwnedFd>);
+
+impl Closer {
+    /// Closes it, if it is still there. What is written to it then goes nowhere.
+    pub(crate) fn close(&self) {
+        if let Some(pipe) = self.0.upgrade() {
+            // The number stays its owner's. Without a descriptor for it, it stays open.
+            let _ = multiproc_os::stdio::replace_by_null(&pipe);
+        }
+    }
+}
+
+impl Write for ChildStdin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Write for &ChildStdin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        multiproc_os::pipe::write(&self.0, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for ChildStdin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The descriptor itself, for other libraries or as another process's stream.
+impl From<ChildStdin> for OwnedFd {
+    fn from(stdin: ChildStdin) -> OwnedFd {
+        let mut pipe = stdin.0;
+        loop {
+            // Somebody who closes it has it for a moment too.
+            match Arc::try_unwrap(pipe) {
+                Ok(fd) => return fd,
+                Err(shared) => pipe = shared,
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// The creator's ends of the pipes.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
-    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdin: Option<ChildStdin>,
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
 }
@@ -92,7 +166,7 @@ impl Wanted {
                         (PipeReader::from(above_stdio(reader.into())?), PipeWriter::from(above_stdio(writer.into())?));
                     Some(match number {
                         0 => {
-                            ends.stdin = Some(writer);
+                            ends.stdin = Some(ChildStdin::new(writer)?);
                             reader.into()
                         }
                         1 => {

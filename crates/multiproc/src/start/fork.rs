@@ -43,7 +43,15 @@ pub(crate) fn start(
     };
     // Its keeper is a thread of ours.
     standby::dismiss();
-    let threads = threads::count().map_err(fail("its threads could not be counted"))?;
+    // A thread that has been joined is on the kernel's list a moment longer.
+    let mut threads = threads::count().map_err(fail("its threads could not be counted"))?;
+    for _ in 0..10 {
+        if threads == 1 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        threads = threads::count().map_err(fail("its threads could not be counted"))?;
+    }
     if threads > 1 {
         let tasks = threads::list().unwrap_or_default();
         return Err(Error::MultiThreaded { process: name, threads, tasks });
@@ -81,7 +89,10 @@ fn live(
     COPY.store(threads::getpid(), Relaxed);
     // Nothing may unwind into the frames of the creator.
     let _ = catch_unwind(AssertUnwindSafe(|| {
-        if let Err(error) = signal::reset_to_defaults().and_then(|()| stdio::replace_some(streams.0)) {
+        if let Err(error) = signal::reset_to_defaults()
+            .and_then(|()| stdio::replace_some(streams.0))
+            .and_then(|()| stdio::ensure_open())
+        {
             entry::refuse(socket, &format!("the new process could not set itself up: {error}"));
         }
         family::disown();

@@ -21,7 +21,7 @@ use super::handshake::{self, Copy, PATIENCE};
 use super::report::Report;
 use super::standby::Standby;
 use super::surroundings::{self, Known, Surroundings};
-use super::{entry, kind, standby, target};
+use super::{entry, kind, spawn, standby, target};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
@@ -63,11 +63,26 @@ pub(crate) struct ServerProcess {
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
 
+/// Nobody is in the middle of a request to the server while this is there.
+pub(crate) struct Pause(#[allow(dead_code)] std::sync::MutexGuard<'static, Option<Server>>);
+
+/// None if somebody is, and for longer than anybody should wait.
+pub(crate) fn pause() -> Option<Pause> {
+    standby::within_a_moment(&SERVER).map(Pause)
+}
+
+/// How long the keeper waits for a standby: the end of the process waits for the keeper.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// How often a start is tried again after the server has died under it.
 const ATTEMPTS: u32 = 3;
 
 /// Starts the process that `order` describes.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
+    // The server could not go there; a copy that is exec'd is there.
+    if multiproc_os::directory::is_barred() {
+        return spawn::start(order);
+    }
     let mut attempt = 1;
     loop {
         match try_start(order)? {
@@ -112,7 +127,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
         }
     };
     drop((theirs, its_order));
-    let outcome = process.await_child("a process that stands by", ours, slot);
+    let outcome = process.await_child("a process that stands by", ours, slot, MOMENT);
     process.settle(slot, &outcome);
     let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
     Some(Standby { started, order, server: Arc::downgrade(&process), known })
@@ -192,7 +207,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
         }
     };
     drop(theirs);
-    let outcome = process.await_child(name, ours, slot);
+    let outcome = process.await_child(name, ours, slot, PATIENCE);
     process.settle(slot, &outcome);
     if matches!(outcome, Ok(Some(_))) {
         standby::started(true);
@@ -261,9 +276,9 @@ impl ServerProcess {
     }
 
     /// Waits for the child's answer. None if the server died before it made the child.
-    fn await_child(&self, name: &str, socket: OwnedFd, slot: u16) -> Result<Option<Started>> {
+    fn await_child(&self, name: &str, socket: OwnedFd, slot: u16, patience: Duration) -> Result<Option<Started>> {
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        let deadline = Instant::now().checked_add(PATIENCE);
+        let deadline = Instant::now().checked_add(patience);
         let mut early = None;
         loop {
             let [answered, server_died] = pidfd::wait_any([&socket, self.copy.pidfd()], deadline)

@@ -24,6 +24,7 @@ thread_local! {
 pub(crate) fn install(name: &str, socket: &OwnedFd) {
     let name = name.to_owned();
     let target_thread = thread::current().id();
+    let pid = multiproc_os::threads::getpid();
     let socket = if cfg!(panic = "abort") { socket.try_clone().ok() } else { None };
     std::panic::set_hook(Box::new(move |info| {
         let panic =
@@ -32,9 +33,11 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
         print(&name, is_target, &panic);
         if let Some(socket) = &socket
             && is_target
+            && pid == multiproc_os::threads::getpid()
         {
             Report::Failed(Failure::Panicked(panic)).send(socket.as_fd());
-            std::process::exit(1);
+            crate::process::at_exit::run();
+            super::entry::leave_with(1);
         }
         LAST.with_borrow_mut(|last| *last = Some(panic));
     }));

@@ -8,11 +8,11 @@
 //! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use multiproc_os::{fd_passing, pidfd, prefault, signal, threads};
+use multiproc_os::{fd_passing, interrupt, pidfd, prefault, signal, threads};
 
 use super::assignment::{self, Assignment, Order, Started};
 use super::entry::{self, Announce};
@@ -55,8 +55,8 @@ struct State {
     last_start: Option<Instant>,
     /// Whether the keeper waits for the end of [`IDLE`], and doesn't see that its standby has been taken.
     settled: bool,
-    /// The keeper is to end.
-    stop: bool,
+    /// How many wait for the end of the keeper.
+    stop: u32,
     /// Whether there is to be a keeper.
     wanted: bool,
 }
@@ -67,7 +67,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     standby: None,
     last_start: None,
     settled: false,
-    stop: false,
+    stop: 0,
     wanted: true,
 });
 
@@ -82,7 +82,7 @@ fn lock() -> MutexGuard<'static, State> {
         // The thread is not in this copy, so there is nothing to detach; the standby is not ours, and only our copies of its ends go.
         std::mem::forget(state.keeper.take());
         state.standby = None;
-        (state.settled, state.stop) = (false, false);
+        (state.settled, state.stop) = (false, 0);
     }
     state
 }
@@ -131,7 +131,10 @@ pub(crate) fn take(server: &Weak<ServerProcess>) -> Option<Standby> {
 pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
-    if state.wanted && state.keeper.is_none() && !state.stop {
+    if state.wanted && state.keeper.is_none() && state.stop == 0 {
+        // The keeper must not be in the middle of something when somebody copies this process.
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| drop(multiproc_os::at_fork::register(before_fork, after_fork)));
         let thread = std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10);
         // If there can be no thread, starts are just not quicker than that.
         state.keeper = signal::with_signals_blocked(|| thread.spawn(keep)).ok();
@@ -160,7 +163,7 @@ pub(crate) fn dismiss() {
     if state.keeper.is_none() && state.standby.is_none() {
         return;
     }
-    state.stop = true;
+    state.stop += 1;
     let keeper = state.keeper.take();
     drop(state);
     NEWS.notify_all();
@@ -168,7 +171,7 @@ pub(crate) fn dismiss() {
         let _ = keeper.join();
     }
     let mut state = lock();
-    state.stop = false;
+    state.stop -= 1;
     let standby = state.standby.take();
     drop(state);
     if let Some(standby) = standby {
@@ -176,10 +179,42 @@ pub(crate) fn dismiss() {
     }
 }
 
+thread_local! {
+    /// What this thread, which is about to fork, holds.
+    static HELD: std::cell::RefCell<Option<Held>> = const { std::cell::RefCell::new(None) };
+}
+
+/// In the order in which they are let go of.
+struct Held(#[allow(dead_code)] Option<MutexGuard<'static, State>>, #[allow(dead_code)] forkserver::Pause);
+
+extern "C" fn before_fork() {
+    // In the order in which a start locks them.
+    let Some(pause) = forkserver::pause() else { return };
+    let Some(state) = within_a_moment(&STATE) else { return };
+    let _ = HELD.try_with(|slot| *slot.borrow_mut() = Some(Held(Some(state), pause)));
+}
+
+/// Locks, but not at any price: who forks may be a signal handler that has interrupted who holds it.
+pub(super) fn within_a_moment<T>(mutex: &'static Mutex<T>) -> Option<MutexGuard<'static, T>> {
+    let begun = Instant::now();
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > QUIET * 200 => return None,
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+        }
+    }
+}
+
+extern "C" fn after_fork() {
+    let _ = HELD.try_with(|slot| slot.borrow_mut().take());
+}
+
 /// The keeper's life.
 fn keep() {
     let mut state = lock();
-    while !state.stop {
+    while state.stop == 0 {
         let quiet = state.last_start.map_or(IDLE, |last| last.elapsed());
         let left = match &state.standby {
             _ if quiet >= IDLE => break,
@@ -202,7 +237,7 @@ fn keep() {
         state.settled = false;
     }
     let standby = state.standby.take();
-    if !state.stop {
+    if state.stop == 0 {
         // It ends of its own accord, so nobody joins it.
         drop(state.keeper.take());
     }
@@ -264,8 +299,10 @@ impl Standby {
 
 /// The child's side: waits for its order, then lives by it. Leaves if there will be none.
 pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
+    threads::set_name("multiproc-ready");
     rehearse();
     prefault::touch();
+    interrupt::discard_until_readable(&orders);
     let mut packet = match packet::receive(&orders, true) {
         Ok(packet) if packet.kind == kind::START => packet,
         Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),

@@ -7,10 +7,12 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 thread_local! {
-    static BAG: RefCell<Bag> = const { RefCell::new(Bag::None) };
+    /// Never dropped by itself, so that a destructor of another thread-local value may still start a process.
+    static BAG: RefCell<ManuallyDrop<Bag>> = const { RefCell::new(ManuallyDrop::new(Bag::None)) };
 }
 
 enum Bag {
@@ -66,7 +68,7 @@ pub(crate) fn look<R>(look: impl FnOnce() -> R) -> R {
 
 /// Puts in a duplicate of `fd`, and gives its place.
 pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
-    BAG.with_borrow_mut(|bag| match bag {
+    BAG.with_borrow_mut(|bag| match &mut **bag {
         Bag::Filling { fds, failure } => match fd.try_clone_to_owned() {
             Ok(duplicate) => {
                 fds.push(duplicate);
@@ -91,7 +93,7 @@ const EMFILE: i32 = 24;
 
 /// Takes out what is at `place`.
 pub(crate) fn take(place: u32) -> Result<OwnedFd, BagError> {
-    BAG.with_borrow_mut(|bag| match bag {
+    BAG.with_borrow_mut(|bag| match &mut **bag {
         Bag::Emptying { fds, again } => {
             let slot = fds.get_mut(place as usize).ok_or(BagError::Missing(place))?;
             let fd = slot.take().ok_or(BagError::Taken(place))?;
@@ -111,12 +113,16 @@ struct Open {
 
 impl Open {
     fn new(bag: Bag) -> Open {
-        Open { before: Some(BAG.replace(bag)) }
+        Open { before: Some(replace(bag)) }
     }
 
     fn close(&mut self) -> Bag {
-        BAG.replace(self.before.take().expect("it is closed once"))
+        replace(self.before.take().expect("it is closed once"))
     }
+}
+
+fn replace(bag: Bag) -> Bag {
+    ManuallyDrop::into_inner(BAG.replace(ManuallyDrop::new(bag)))
 }
 
 impl Drop for Open {
