@@ -19,8 +19,8 @@
 //! A child is a process of the same program. It must find its way to the target before `main` does anything, so `main` carries
 //! [`#[multiproc::main]`](macro@main) or calls [`init`] first; a test carries [`#[multiproc::test]`](macro@test) in place of `#[test]`.
 //!
-//! - [`Process`] is a process to be: name, daemon, start method. [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill,
-//!   exit code.
+//! - [`Process`] is a process to be: name, daemon, start method, and as with `Command` environment, directory, streams, limits.
+//!   [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill, exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].

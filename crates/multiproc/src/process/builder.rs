@@ -292,7 +292,7 @@ impl<R: Run> Process<R> {
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
-    /// let greedy = Process::new(|len: usize| vec![1_u8; len].len(), (1 << 30,)).memory_limit(64 << 20);
+    /// let greedy = Process::new(|len: usize| std::hint::black_box(vec![1_u8; len]).len(), (1 << 30,)).memory_limit(64 << 20);
     /// let error = greedy.start()?.join().unwrap_err();
     /// assert!(matches!(error.kind(), JoinErrorKind::MemoryLimit { limit: 67_108_864 }), "{error}");
     /// # Ok(())

@@ -365,7 +365,8 @@ impl ProcessHandle {
 
     /// Waits until it has ended. Any number of threads may wait for the same process, any number of times.
     ///
-    /// Only the process itself is waited for: those that it has started and left behind delay nobody.
+    /// Only the process itself is waited for: those that it has started and left behind delay nobody. One that reads its input to the end ends
+    /// when that does: drop [`Child::stdin`] first.
     ///
     /// # Errors
     /// [`Error::Child`] if the system refuses; none is expected.
