@@ -364,7 +364,9 @@ fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
             let ends = |error: multiproc::JoinError| {
                 (matches!(error.kind(), JoinErrorKind::OutOfMemory), error.signal(), error.to_string())
             };
-            let greedy = Process::new(|bytes: usize| vec![1_u8; bytes].len(), (256 << 20,)).start().unwrap();
+            let greedy = Process::new(|bytes: usize| std::hint::black_box(vec![1_u8; bytes]).len(), (256 << 20,))
+                .start()
+                .unwrap();
             let status = greedy.wait().unwrap();
             let greedy = ends(greedy.join().unwrap_err());
             let killed = Process::new(sleep_long, ()).start().unwrap();

@@ -191,7 +191,7 @@ for_each_method! {
 
     fn more_memory_than_the_limit(method) {
         const LIMIT: u64 = 256 << 20;
-        let greedy = |bytes: usize| vec![1_u8; bytes].iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        let greedy = |bytes: usize| std::hint::black_box(vec![1_u8; bytes]).iter().map(|byte| u64::from(*byte)).sum::<u64>();
         let enough = Process::new(greedy, (32 << 20,)).memory_limit(LIMIT).start_method(method).start().unwrap();
         assert_eq!(enough.join().unwrap(), 32 << 20);
 
