@@ -21,21 +21,23 @@ pub struct Id {
     inode: u64,
 }
 
-/// Which directory is the current one; none if that can't be told.
-pub fn id() -> Option<Id> {
-    let stat = rustix::fs::stat(c".").ok()?;
-    Some(Id { device: stat.st_dev, inode: stat.st_ino })
+impl Id {
+    fn of(stat: &rustix::fs::Stat) -> Id {
+        Id { device: stat.st_dev, inode: stat.st_ino }
+    }
 }
 
-/// Whether this process may not search its current directory: it is there, but could not go there.
-pub fn is_barred() -> bool {
-    rustix::fs::stat(c".").is_err_and(|error| error == rustix::io::Errno::ACCESS)
+/// Which directory is the current one.
+///
+/// # Errors
+/// `EACCES` when this process may not search it: it is there, but could not go there.
+pub fn id() -> io::Result<Id> {
+    Ok(Id::of(&rustix::fs::stat(c".")?))
 }
 
 /// Which directory is behind the handle; none if that can't be told.
 pub fn id_of(directory: impl AsFd) -> Option<Id> {
-    let stat = rustix::fs::fstat(directory).ok()?;
-    Some(Id { device: stat.st_dev, inode: stat.st_ino })
+    Some(Id::of(&rustix::fs::fstat(directory).ok()?))
 }
 
 /// Makes the directory behind the handle the current one.

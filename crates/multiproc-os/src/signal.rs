@@ -67,12 +67,19 @@ pub struct Blocked {
 impl Blocked {
     /// Blocks them.
     pub fn all() -> Blocked {
-        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        Blocked::all_but(&[])
+    }
+
+    fn all_but(signals: &[libc::c_int]) -> Blocked {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
         // SAFETY: the first set is filled in before it is read, the second by the call; all-zero bytes are a value of it.
         let before = unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            libc::sigfillset(set.as_mut_ptr());
+            for signal in signals {
+                libc::sigdelset(set.as_mut_ptr(), *signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
             before.assume_init()
         };
         Blocked { before, thread: std::marker::PhantomData }
@@ -111,31 +118,9 @@ pub fn reset_to_defaults() -> io::Result<()> {
 /// Calls `function` with all signals blocked in this thread but those that tell of an error of its own. A thread that is made inside inherits
 /// that, from its first instruction on: no signal that is meant for the process ends up there. See pthread_sigmask(3).
 pub fn with_signals_blocked<T>(function: impl FnOnce() -> T) -> T {
-    /// The mask as it was before, until this is dropped.
-    struct Before(libc::sigset_t);
-
-    impl Drop for Before {
-        fn drop(&mut self) {
-            // SAFETY: the set was filled in by the kernel; nothing is asked back.
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
-        }
-    }
-
-    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the sets are ours, all-zero bytes are a value of the type, and valid numbers and sets are no errors.
-    let before = unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        for own in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, libc::SIGSYS]
-        {
-            libc::sigdelset(all.as_mut_ptr(), own);
-        }
-        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
-        Before(before.assume_init())
-    };
-    let result = function();
-    drop(before);
-    result
+    use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    let _blocked = Blocked::all_but(&[SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS]);
+    function()
 }
 
 /// Whether a status that a child leaves behind is lost at once: `SIGCHLD` ignored, or `SA_NOCLDWAIT`.

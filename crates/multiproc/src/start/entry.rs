@@ -139,6 +139,17 @@ pub(crate) enum Announce {
     WithPidfd,
 }
 
+impl Announce {
+    /// What the parent, which is this process, wants to hear of a child in whose first steps something may fail, or not.
+    pub(crate) fn wanted(may_fail: bool) -> Announce {
+        match signal::children_are_reaped_by_the_kernel() {
+            true => Announce::WithPidfd,
+            false if may_fail => Announce::Yes,
+            false => Announce::No,
+        }
+    }
+}
+
 /// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings.
 pub(crate) fn begin(
     order: &[u8],

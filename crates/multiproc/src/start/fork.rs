@@ -57,10 +57,7 @@ pub(crate) fn start(
         return Err(Error::MultiThreaded { process: name, threads, tasks });
     }
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-    let announce = match signal::children_are_reaped_by_the_kernel() {
-        true => Announce::WithPidfd,
-        false => Announce::Yes,
-    };
+    let announce = Announce::wanted(true);
     // Read once, and not by each copy.
     let _ = entry::memory_ranges();
     // Lest both write what is in the buffer.

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::credentials::Credentials;
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-use multiproc_os::{fd_passing, pidfd, signal, threads};
+use multiproc_os::{directory, fd_passing, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
 use super::entry::Announce;
-use super::handshake::{self, Copy, PATIENCE};
+use super::handshake::{self, Answer, Copy, PATIENCE};
 use super::report::Report;
 use super::standby::Standby;
 use super::surroundings::{self, Known, Surroundings};
@@ -79,13 +79,14 @@ const ATTEMPTS: u32 = 3;
 
 /// Starts the process that `order` describes.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
-    // The server could not go there; a copy that is exec'd is there.
-    if multiproc_os::directory::is_barred() {
-        return spawn::start(order);
-    }
+    let here = match directory::id() {
+        // The server could not go there; a copy that is exec'd is there.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(order),
+        here => here.ok(),
+    };
     let mut attempt = 1;
     loop {
-        match try_start(order)? {
+        match try_start(order, here)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
                 let reason = format!("its server died {ATTEMPTS} times in a row");
@@ -160,7 +161,7 @@ pub fn end_fork_server() {
 }
 
 /// One attempt; none if the server died before it made the process.
-fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
+fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<Started>> {
     let name = order.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
 
@@ -172,7 +173,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
         current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
     };
     if let Some(standby) = standby
-        && let Some(started) = standby.begin(order)?
+        && let Some(started) = standby.begin(order, here)?
     {
         standby::started(false);
         return Ok(Some(started));
@@ -189,11 +190,7 @@ fn try_start(order: &Order<'_>) -> Result<Option<Started>> {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        let announce = match signal::children_are_reaped_by_the_kernel() {
-            true => Announce::WithPidfd,
-            false if order.assignment.options.is_empty() => Announce::No,
-            false => Announce::Yes,
-        };
+        let announce = Announce::wanted(!order.assignment.options.is_empty());
         match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
@@ -251,7 +248,7 @@ impl Server {
         order: Option<&Order<'_>>,
         sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
-        let (surroundings, outgoing) = surroundings::current(&self.known, order.map(|order| order.streams))?;
+        let (surroundings, outgoing) = surroundings::current(&self.known, None, order.map(|order| order.streams))?;
         let head = assignment::join(&Request { slot, announce, surroundings });
         let front = order.map_or(vec![], |order| assignment::join(order.assignment));
         let none = Payload::default();
@@ -290,15 +287,10 @@ impl ServerProcess {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
                     return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
                 }
-                Ok(packet) if packet.kind == kind::NOT_STARTED => {
-                    return Err(handshake::not_started(name, &packet));
-                }
-                Ok(packet) if packet.kind == kind::REFUSED => return Err(handshake::refused(name, &packet)),
                 Ok(packet) => {
-                    let kind = packet.kind;
-                    early = Some(Report::from_packet(packet).ok_or_else(|| {
-                        self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"))
-                    })?);
+                    let garbage =
+                        |kind| self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"));
+                    early = Answer::of(name, packet, garbage)?.early;
                 }
                 // A dead server makes no more children, so the slot tells. (Its sockets may linger for a moment.)
                 Err(PacketError::Empty | PacketError::Closed) if server_died => {
@@ -449,10 +441,10 @@ pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
     let streams = crate::process::stdio::Streams::default();
     let room = "there is room for a descriptor";
-    let (mut surroundings, told) = surroundings::current(&known, Some(&streams)).expect(room);
+    let (mut surroundings, told) = surroundings::current(&known, None, Some(&streams)).expect(room);
     if !with_environment {
         known.learn(told);
-        surroundings = surroundings::current(&known, Some(&streams)).expect(room).0;
+        surroundings = surroundings::current(&known, None, Some(&streams)).expect(room).0;
     }
     assignment::join(&Request { slot: 7, announce: Announce::No, surroundings })
 }

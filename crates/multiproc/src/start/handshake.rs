@@ -197,7 +197,7 @@ impl Drop for Copy {
 }
 
 /// The error that the other side has put in words.
-pub(crate) fn refused(name: &str, packet: &Packet) -> Error {
+fn refused(name: &str, packet: &Packet) -> Error {
     Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(packet.front()).into_owned() }
 }
 
@@ -216,6 +216,21 @@ pub(crate) struct Answer {
     pub(crate) early: Option<Report>,
 }
 
+impl Answer {
+    /// What a message says, if it is one of those; `garbage` makes the error for one of another kind.
+    pub(crate) fn of(name: &str, mut packet: Packet, garbage: impl FnOnce(u8) -> Error) -> Result<Answer> {
+        match packet.kind {
+            kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), early: None }),
+            kind::NOT_STARTED => Err(not_started(name, &packet)),
+            kind::REFUSED => Err(refused(name, &packet)),
+            other => match Report::from_packet(packet) {
+                Some(report) => Ok(Answer { pidfd: None, early: Some(report) }),
+                None => Err(garbage(other)),
+            },
+        }
+    }
+}
+
 /// Waits for the answer of a child that is there.
 pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
     let handshake = |reason: String| Error::Handshake { process: name.into(), reason };
@@ -226,15 +241,7 @@ pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
         source,
     })?;
     match packet::receive(socket, false) {
-        Ok(mut packet) => match packet.kind {
-            kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), early: None }),
-            kind::NOT_STARTED => Err(not_started(name, &packet)),
-            kind::REFUSED => Err(refused(name, &packet)),
-            other => match Report::from_packet(packet) {
-                Some(report) => Ok(Answer { pidfd: None, early: Some(report) }),
-                None => Err(handshake(format!("it answered with a message of kind {other}"))),
-            },
-        },
+        Ok(packet) => Answer::of(name, packet, |kind| handshake(format!("it answered with a message of kind {kind}"))),
         Err(PacketError::Closed) => Ok(Answer::default()),
         Err(PacketError::Empty) => Err(handshake(format!("it did not answer within {} s", PATIENCE.as_secs()))),
         Err(error) => Err(handshake(format!("it did not answer as it should: {error}"))),
@@ -242,7 +249,7 @@ pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
 }
 
 /// The error for a start that has failed on the other side: what failed, and the error's number.
-pub(crate) fn not_started(name: &str, packet: &Packet) -> Error {
+fn not_started(name: &str, packet: &Packet) -> Error {
     match codec::unpack::<(String, i32)>(packet.front()) {
         Ok((reason, 0)) => Error::Handshake { process: name.into(), reason },
         Ok((what, errno)) => {

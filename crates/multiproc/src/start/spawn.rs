@@ -6,9 +6,8 @@ use multiproc_os::fd_passing;
 
 use super::assignment::{self, Order, Started};
 use super::entry::{self, Announce};
-use super::handshake::{self, Copy};
+use super::handshake::{Answer, Copy};
 use super::kind;
-use super::report::Report;
 use crate::process::stdio::Streams;
 use crate::transfer::packet::Packet;
 use crate::{Error, Result};
@@ -33,15 +32,10 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     copy.send_with(name, kind::START, &[&head, &front], &fds, order.payload)?;
     drop(fds);
     drop(theirs);
-    let answer = copy.answer_on(name, &ours)?;
-    let early = match answer.kind {
-        kind::STARTED => None,
-        kind::NOT_STARTED => return Err(handshake::not_started(name, &answer)),
-        other => match Report::from_packet(answer) {
-            Some(report) => Some(report),
-            None => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
-        },
-    };
+    let early = Answer::of(name, copy.answer_on(name, &ours)?, |kind| {
+        copy.useless(name, &format_args!("it answered with a message of kind {kind}"))
+    })?
+    .early;
     let pid = copy.pid;
     let (_, pidfd) = copy.release();
     Ok(Started { pid, pidfd: Some(pidfd), socket: ours, early })

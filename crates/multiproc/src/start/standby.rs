@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use multiproc_os::{fd_passing, interrupt, pidfd, prefault, signal, threads};
+use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
 
 use super::assignment::{self, Assignment, Order, Started};
 use super::entry::{self, Announce};
@@ -249,10 +249,10 @@ fn keep() {
 
 impl Standby {
     /// Has it become what `order` says. None, and it is gone, if it died while it stood by.
-    pub(crate) fn begin(mut self, order: &Order<'_>) -> Result<Option<Started>> {
+    pub(crate) fn begin(mut self, order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<Started>> {
         let name = order.name();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        let (surroundings, outgoing) = surroundings::current(&self.known, Some(order.streams))
+        let (surroundings, outgoing) = surroundings::current(&self.known, here, Some(order.streams))
             .map_err(fail("its surroundings could not be told"))
             .inspect_err(|_| self.end_in_place())?;
         // What can fail in the child is waited for.

@@ -58,9 +58,13 @@ impl Known {
     }
 }
 
-/// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. Without `given`,
-/// descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
-pub(crate) fn current<'a>(known: &Known, given: Option<&'a Streams>) -> io::Result<(Surroundings, Outgoing<'a>)> {
+/// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. The directory goes along
+/// unless it is `here`, and known. Without `given`, descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
+pub(crate) fn current<'a>(
+    known: &Known,
+    here: Option<directory::Id>,
+    given: Option<&'a Streams>,
+) -> io::Result<(Surroundings, Outgoing<'a>)> {
     let environment = environment::snapshot_unless(known.environment.as_deref());
     let mut streams: [Option<BorrowedFd<'a>>; 3] = [None; 3];
     if let Some(given) = given {
@@ -69,7 +73,7 @@ pub(crate) fn current<'a>(known: &Known, given: Option<&'a Streams>) -> io::Resu
             *stream = given.as_ref().map(AsFd::as_fd);
         }
     }
-    let same = known.directory.is_some() && directory::id() == known.directory;
+    let same = here.is_some() && here == known.directory;
     let directory = if same { None } else { Some(directory::open_current()?) };
     let surroundings = Surroundings {
         environment: environment.clone(),
