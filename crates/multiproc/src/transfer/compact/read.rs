@@ -37,6 +37,28 @@ const LARGE: usize = 1 << 20;
 
 const CUT_OFF: &str = "it is cut off";
 
+/// Reads seven bits a byte, the lowest first, until one says that it is the last.
+macro_rules! varint {
+    ($name:ident $number:ty) => {
+        #[inline]
+        fn $name(&mut self) -> Result<$number, Error> {
+            let mut number = 0;
+            for shift in (0..<$number>::BITS).step_by(7) {
+                let byte = self.byte()?;
+                let bits = <$number>::from(byte & 0x7F);
+                if bits << shift >> shift != bits {
+                    break;
+                }
+                number |= bits << shift;
+                if byte & 0x80 == 0 {
+                    return Ok(number);
+                }
+            }
+            Err(OUT_OF_RANGE.into())
+        }
+    };
+}
+
 impl<'de> Deserializer<'de> {
     #[inline]
     fn byte(&mut self) -> Result<u8, Error> {
@@ -59,38 +81,8 @@ impl<'de> Deserializer<'de> {
         Ok(*taken)
     }
 
-    #[inline]
-    fn varint(&mut self) -> Result<u64, Error> {
-        let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7F);
-            if bits << shift >> shift != bits {
-                break;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(OUT_OF_RANGE.into())
-    }
-
-    fn long_varint(&mut self) -> Result<u128, Error> {
-        let mut number = 0;
-        for shift in (0..u128::BITS).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u128::from(byte & 0x7F);
-            if bits << shift >> shift != bits {
-                break;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(OUT_OF_RANGE.into())
-    }
+    varint!(varint u64);
+    varint!(long_varint u128);
 
     #[inline]
     fn unsigned<N: TryFrom<u64>>(&mut self) -> Result<N, Error> {
