@@ -9,15 +9,15 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use multiproc_os::poller::Poller;
-use multiproc_os::{pipe, signal, stdio, threads};
+use multiproc_os::{pipe, stdio};
 
 use super::barrier::Barrier;
 use super::lines::Lines;
+use super::service::Service;
 use crate::process::stdio::Streams;
 use crate::{Error, Result};
 
@@ -101,14 +101,8 @@ impl OutputCapture {
     /// # Errors
     /// As [`capture_output`].
     pub fn start(self) -> Result<()> {
-        let mut current = lock();
-        match &*current {
-            Some(capture) if capture.is_ours() => *capture.options() = self,
-            _ => {
-                let capture = Capture::launch(self);
-                *current = Some(capture.map_err(|source| Error::Setup { what: "capture output", source })?);
-            }
-        }
+        let capture = here_or_launch(&self).map_err(|source| Error::Setup { what: "capture output", source })?;
+        *capture.options() = self;
         Ok(())
     }
 }
@@ -173,20 +167,14 @@ pub(crate) struct CaptureId(u64);
 /// Has a child's `streams` be pipes to here, those that have not been given to it; none if it is not to be captured. Unless said for this one
 /// it is as for all.
 pub(crate) fn begin(name: &str, capture: Option<bool>, streams: &mut Streams) -> io::Result<Option<CaptureId>> {
-    let here = here();
+    let here = CAPTURE.here();
     let wanted = capture.unwrap_or_else(|| here.as_ref().is_some_and(|capture| capture.options().all));
     if !wanted || streams.0[1..].iter().all(Option::is_some) {
         return Ok(None);
     }
     let capture = match here {
         Some(capture) => capture,
-        None => {
-            let mut current = lock();
-            match &*current {
-                Some(capture) if capture.is_ours() => capture.clone(),
-                _ => current.insert(Capture::launch(OutputCapture { all: false, handler: None })?).clone(),
-            }
-        }
+        None => here_or_launch(&OutputCapture { all: false, handler: None })?,
     };
     capture.admit(name, streams).map(Some)
 }
@@ -200,14 +188,14 @@ pub(crate) enum Whose {
 
 /// Has the thread waited for again, if it was stuck; see [`Barrier::forgive`].
 pub(crate) fn forgive() {
-    if let Some(capture) = here() {
+    if let Some(capture) = CAPTURE.here() {
         capture.barrier.forgive();
     }
 }
 
 /// Waits until all that has been printed so far has been written, or handled; see [`Barrier::wait`].
 pub(crate) fn flush(whose: Whose, deadline: Option<Instant>) {
-    let Some(capture) = here() else { return };
+    let Some(capture) = CAPTURE.here() else { return };
     capture.barrier.wait(deadline, |mark, _| {
         capture.commands().push(Command::Flush { mark, whose });
         capture.poller.wake();
@@ -217,8 +205,6 @@ pub(crate) fn flush(whose: Whose, deadline: Option<Instant>) {
 
 /// The capture of this process, shared with its thread.
 struct Capture {
-    /// The process whose thread reads. A copy of it made by fork(2) elsewhere has no such thread.
-    process: i32,
     options: Mutex<OutputCapture>,
     poller: Poller,
     commands: Mutex<Commands>,
@@ -255,46 +241,24 @@ struct Source {
     lines: Lines,
 }
 
-static CAPTURE: Mutex<Option<Arc<Capture>>> = Mutex::new(None);
+static CAPTURE: Service<Capture> = Service::new();
 
-/// The process that [`CAPTURE`] is of; 0 before there is one. To be looked at without a lock by those who mostly find none.
-static CAPTURES: AtomicI32 = AtomicI32::new(0);
-
-fn lock() -> MutexGuard<'static, Option<Arc<Capture>>> {
-    CAPTURE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The capture whose thread is in this process.
-fn here() -> Option<Arc<Capture>> {
-    match CAPTURES.load(Relaxed) {
-        0 => None,
-        process if process != threads::getpid() => None,
-        _ => lock().clone(),
-    }
+/// The capture of this process; launched with these options if there is none.
+fn here_or_launch(options: &OutputCapture) -> io::Result<Arc<Capture>> {
+    CAPTURE.here_or_launch("multiproc-output", || Capture::new(options.clone()), Capture::serve)
 }
 
 /// How many bytes are read at a time.
 const CHUNK: usize = 64 * 1024;
 
 impl Capture {
-    fn launch(options: OutputCapture) -> io::Result<Arc<Capture>> {
-        let capture = Arc::new(Capture {
-            process: threads::getpid(),
+    fn new(options: OutputCapture) -> io::Result<Capture> {
+        Ok(Capture {
             options: Mutex::new(options),
             poller: Poller::new()?,
             commands: Mutex::default(),
             barrier: Barrier::default(),
-        });
-        let thread = capture.clone();
-        signal::with_signals_blocked(|| {
-            std::thread::Builder::new().name("multiproc-output".into()).spawn(move || thread.serve())
-        })?;
-        CAPTURES.store(capture.process, Relaxed);
-        Ok(capture)
-    }
-
-    fn is_ours(&self) -> bool {
-        self.process == threads::getpid()
+        })
     }
 
     fn options(&self) -> MutexGuard<'_, OutputCapture> {

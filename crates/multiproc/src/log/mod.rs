@@ -9,6 +9,7 @@ pub(crate) mod capture;
 mod lines;
 pub(crate) mod record;
 pub(crate) mod relay;
+mod service;
 pub(crate) mod stderr;
 #[cfg(feature = "tracing")]
 mod tracing;

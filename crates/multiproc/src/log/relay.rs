@@ -7,15 +7,16 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ::log::{Level, LevelFilter};
-use multiproc_os::{fd_passing, signal, threads};
+use multiproc_os::fd_passing;
 
 use super::barrier::Barrier;
 use super::record::RelayedRecord;
+use super::service::Service;
 use super::wire::{self, Arrived, Inbox};
 use super::{event, stderr, uplink};
 use crate::transfer::packet::{self, PacketError};
@@ -124,13 +125,13 @@ impl LogRelay {
     /// # Errors
     /// As [`relay_logs`].
     pub fn start(self) -> Result<()> {
-        let setup = |source| Error::Setup { what: "relay logs", source };
-        let mut current = lock();
-        match &*current {
-            Some(relay) if relay.is_ours() => *relay.options() = self,
-            _ if self.handler.is_none() && uplink::way().is_some() => {}
-            _ => *current = Some(Relay::launch(self).map_err(setup)?),
+        if self.handler.is_none() && uplink::way().is_some() && RELAY.here().is_none() {
+            return Ok(());
         }
+        let relay = RELAY
+            .here_or_launch("multiproc-logs", || Relay::new(self.clone()), Relay::serve)
+            .map_err(|source| Error::Setup { what: "relay logs", source })?;
+        *relay.options() = self;
         Ok(())
     }
 }
@@ -148,8 +149,6 @@ impl fmt::Debug for LogRelay {
 
 /// The relay of this process, shared with its thread.
 struct Relay {
-    /// The process whose thread reads. A copy of it made by fork(2) elsewhere has no such thread.
-    process: i32,
     /// What descendants write to; marks too. So the socket never reads as closed, unless somebody shuts it down.
     writer: Arc<OwnedFd>,
     reader: OwnedFd,
@@ -157,27 +156,11 @@ struct Relay {
     barrier: Barrier,
 }
 
-static RELAY: Mutex<Option<Arc<Relay>>> = Mutex::new(None);
-
-/// The process that [`RELAY`] is of; 0 before there is one. To be looked at without a lock by those who mostly find none.
-static RELAYS: AtomicI32 = AtomicI32::new(0);
-
-fn lock() -> MutexGuard<'static, Option<Arc<Relay>>> {
-    RELAY.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The relay whose thread is in this process.
-fn here() -> Option<Arc<Relay>> {
-    match RELAYS.load(Relaxed) {
-        0 => None,
-        process if process != threads::getpid() => None,
-        _ => lock().clone(),
-    }
-}
+static RELAY: Service<Relay> = Service::new();
 
 /// What a child is to send its records by, and from which level on; none if nothing is relayed.
 pub(crate) fn way() -> Option<(Arc<OwnedFd>, LevelFilter)> {
-    match here() {
+    match RELAY.here() {
         Some(relay) => Some((relay.writer.clone(), relay.options().level_now())),
         None => uplink::way().map(|way| (way.clone(), ::log::max_level())),
     }
@@ -185,14 +168,14 @@ pub(crate) fn way() -> Option<(Arc<OwnedFd>, LevelFilter)> {
 
 /// Has the thread waited for again, if it was stuck; see [`Barrier::forgive`].
 pub(crate) fn forgive() {
-    if let Some(relay) = here() {
+    if let Some(relay) = RELAY.here() {
         relay.barrier.forgive();
     }
 }
 
 /// Waits until all that has been sent so far has been handed on; see [`Barrier::wait`].
 pub(crate) fn flush(deadline: Option<Instant>) {
-    let Some(relay) = here() else { return };
+    let Some(relay) = RELAY.here() else { return };
     relay.barrier.wait(deadline, |mark, until| {
         loop {
             match wire::try_send_mark(&relay.writer, mark) {
@@ -244,25 +227,9 @@ pub(crate) fn log_here(record: &RelayedRecord, prefix: bool) {
 }
 
 impl Relay {
-    fn launch(options: LogRelay) -> io::Result<Arc<Relay>> {
+    fn new(options: LogRelay) -> io::Result<Relay> {
         let (writer, reader) = fd_passing::pair()?;
-        let relay = Arc::new(Relay {
-            process: threads::getpid(),
-            writer: Arc::new(writer),
-            reader,
-            options: Mutex::new(options),
-            barrier: Barrier::default(),
-        });
-        let thread = relay.clone();
-        signal::with_signals_blocked(|| {
-            std::thread::Builder::new().name("multiproc-logs".into()).spawn(move || thread.serve())
-        })?;
-        RELAYS.store(relay.process, Relaxed);
-        Ok(relay)
-    }
-
-    fn is_ours(&self) -> bool {
-        self.process == threads::getpid()
+        Ok(Relay { writer: Arc::new(writer), reader, options: Mutex::new(options), barrier: Barrier::default() })
     }
 
     fn options(&self) -> MutexGuard<'_, LogRelay> {
