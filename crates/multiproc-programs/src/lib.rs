@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+use multiproc::StartMethod;
+
+/// The start method of this name, as tests give it to programs.
+pub fn start_method(name: &str) -> StartMethod {
+    match name {
+        "forkserver" => StartMethod::ForkServer,
+        "spawn" => StartMethod::Spawn,
+        "fork" => StartMethod::Fork,
+        other => panic!("no method {other}"),
+    }
+}
+
 /// Sleeps for ever, as far as a test is concerned.
 pub fn sleep_long() {
     std::thread::sleep(Duration::from_secs(100_000));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use multiproc::{Child, Process, StartMethod, current_process, handle_ctrl_c};
-use multiproc_programs::{say, sleep_long};
+use multiproc_programs::{say, sleep_long, start_method};
 
 #[multiproc::main]
 fn main() {
@@ -20,12 +20,7 @@ fn main() {
     // Whatever goes on after that hasn't gone on because it was time.
     multiproc::set_grace_period(Duration::from_secs(100_000));
     let [method, scenario @ ..] = &arguments[..] else { panic!("no method") };
-    multiproc::set_start_method(match *method {
-        "forkserver" => StartMethod::ForkServer,
-        "spawn" => StartMethod::Spawn,
-        "fork" => StartMethod::Fork,
-        other => panic!("no method {other}"),
-    });
+    multiproc::set_start_method(start_method(method));
     match scenario {
         ["family"] => family(),
         ["orderly"] => orderly(),

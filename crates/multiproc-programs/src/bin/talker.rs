@@ -8,13 +8,13 @@ use std::time::Duration;
 use log::kv::{Key, Value, VisitSource};
 use multiproc::{LevelFilter, LogRelay, OutputCapture, Process, StartMethod, current_process};
 use multiproc_os::{fd_passing, pidfd};
-use multiproc_programs::{say, sleep_long};
+use multiproc_programs::{say, sleep_long, start_method};
 
 #[multiproc::main]
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(2).is_some_and(|method| method == "spawn") {
-        multiproc::set_start_method(StartMethod::Spawn);
+    if let Some(method) = arguments.get(2) {
+        multiproc::set_start_method(start_method(method));
     }
     match arguments.get(1).map(String::as_str) {
         Some("killed") => killed(),

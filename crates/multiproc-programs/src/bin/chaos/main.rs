@@ -13,7 +13,7 @@ mod step;
 mod storm;
 mod subject;
 
-use multiproc::StartMethod;
+use multiproc_programs::start_method;
 
 #[multiproc::main]
 fn main() {
@@ -25,14 +25,5 @@ fn main() {
         ["subject", method, state] => subject::run(start_method(method), state),
         ["starter", method] => storm::start_for_ever(start_method(method)),
         _ => panic!("no such scenario: {arguments:?}"),
-    }
-}
-
-fn start_method(name: &str) -> StartMethod {
-    match name {
-        "forkserver" => StartMethod::ForkServer,
-        "spawn" => StartMethod::Spawn,
-        "fork" => StartMethod::Fork,
-        other => panic!("no method {other}"),
     }
 }
