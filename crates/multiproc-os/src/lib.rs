@@ -21,6 +21,7 @@ pub mod credentials;
 pub mod directory;
 pub mod environment;
 pub mod epoll;
+pub mod errno;
 pub mod exec;
 pub mod fd_passing;
 pub mod fork;

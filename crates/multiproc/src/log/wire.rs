@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
+use multiproc_os::errno::ESRCH;
 use multiproc_os::{pidfd, threads};
 
 use super::record::{Content, RelayedRecord};
@@ -143,8 +144,6 @@ fn exists(pid: i32) -> bool {
         Err(error) => error.raw_os_error() != Some(ESRCH),
     }
 }
-
-const ESRCH: i32 = 3;
 
 fn record(bytes: &[u8]) -> Result<Arrived, String> {
     let content = codec::unpack(bytes).map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use multiproc_os::errno::{ECHILD, ESRCH};
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::{self, Prospect};
 use multiproc_os::{pidfd, threads};
@@ -315,9 +316,6 @@ impl Shared {
 fn bit(signal: i32) -> u64 {
     1_u64.checked_shl(signal.wrapping_sub(1) as u32).unwrap_or(0)
 }
-
-const ESRCH: i32 = 3;
-const ECHILD: i32 = 10;
 
 /// A process that was started, whatever its target returns: what [`active_children`](crate::active_children) gives, and what a
 /// [`Child`] has too. Clones are handles to the same process.

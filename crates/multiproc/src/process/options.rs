@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use multiproc_os::errno::EPERM;
 use multiproc_os::limits;
 use serde::{Deserialize, Serialize};
 
@@ -161,8 +162,6 @@ impl Options {
             .map_err(|source| NotSet { what: format!("its memory could not be limited to {bytes} bytes"), source })
     }
 }
-
-const EPERM: i32 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use std::panic::UnwindSafe;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use multiproc_os::errno::EINVAL;
 use multiproc_os::pid_slots::PidSlots;
 use multiproc_os::{close_fds, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
@@ -252,8 +253,6 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     drop(socket);
     leave_with(REFUSED)
 }
-
-const EINVAL: i32 = 22;
 
 /// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line.
 pub(crate) fn show_name(name: &str) {

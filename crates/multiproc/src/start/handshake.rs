@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use multiproc_os::credentials::Ids;
+use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
@@ -258,8 +259,6 @@ fn not_started(name: &str, packet: &Packet) -> Error {
         Err(error) => Error::Handshake { process: name.into(), reason: format!("it said why it failed: {error}") },
     }
 }
-
-const ESRCH: i32 = 3;
 
 /// What the exec'd copy is to be.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use multiproc_os::errno::{EMFILE, ENFILE};
+
 thread_local! {
     /// Never dropped by itself, so that a destructor of another thread-local value may still start a process.
     static BAG: RefCell<ManuallyDrop<Bag>> = const { RefCell::new(ManuallyDrop::new(Bag::None)) };
@@ -87,9 +89,6 @@ pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
         Bag::None | Bag::Emptying { .. } => Err(BagError::Elsewhere),
     })
 }
-
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
 
 /// Takes out what is at `place`.
 pub(crate) fn take(place: u32) -> Result<OwnedFd, BagError> {

@@ -21,6 +21,7 @@ use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use multiproc_os::errno::EMSGSIZE;
 use multiproc_os::fd_passing;
 use multiproc_os::memfd::{self, Sealed};
 
@@ -154,9 +155,6 @@ pub(crate) fn encode(kind: u8, front: &[u8]) -> Vec<u8> {
     debug_assert!(front.len() <= INLINE, "it lies in the message itself");
     [&header(kind, front.len())[..], front].concat()
 }
-
-/// `EMSGSIZE`, the same number on every architecture that Linux has but MIPS and the like.
-const EMSGSIZE: i32 = 90;
 
 /// Receives one message. Without `wait`, [`PacketError::Empty`] when there is none.
 ///
