@@ -15,6 +15,18 @@ pub fn register(prepare: extern "C" fn(), done: extern "C" fn()) -> io::Result<(
     }
 }
 
+/// Has `done` called by the thread that has forked, in the copy alone.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn register_in_copy(done: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: the function lives as long as the program.
+    match unsafe { libc::pthread_atfork(None, None, Some(as_unsafe(done))) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 fn as_unsafe(function: extern "C" fn()) -> unsafe extern "C" fn() {
     function
 }

@@ -32,7 +32,7 @@ pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
 ///
 /// Older kernels look for signals between two pages, and then give back what this call has allocated. In a program with a timer, trying
 /// the same again may go on for ever; so less is tried then.
-fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<()>) -> io::Result<()> {
+pub(crate) fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<()>) -> io::Result<()> {
     const PAGE: u64 = 4096;
     let (mut done, mut step) = (0, len);
     while done < len {
@@ -46,13 +46,13 @@ fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<(
     Ok(())
 }
 
-fn create(name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn create(name: &str) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     crate::fd_passing::above_stdio(fd)
 }
 
 /// Whether this process may have a file of `len` bytes: see `RLIMIT_FSIZE` in getrlimit(2).
-fn within_limit(len: u64) -> io::Result<()> {
+pub(crate) fn within_limit(len: u64) -> io::Result<()> {
     match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
         Some(limit) if len > limit => Err(io::Error::from_raw_os_error(libc::EFBIG)),
         _ => Ok(()),

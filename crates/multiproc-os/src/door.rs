@@ -1,0 +1,190 @@
+//! Where those wait who need somebody else to do something: a pipe through which nothing goes but tokens, and whose other side the kernel counts.
+//!
+//! Each process that could do it holds the pipe open for writing. Who waits holds it open for reading only, and polls it: readable is a token, which says that something
+//! may have happened; a hang-up says that nobody is left who could do it, not even a copy of the descriptor on its way in a message. The kernel closes what a killed process
+//! had open. So there is nothing to register, and nothing to clean up. pipe(7), and `/proc/self/fd` to open the same pipe another way.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+
+/// A descriptor of such a pipe, for reading and writing or for reading only.
+#[derive(Debug)]
+pub struct Door {
+    fd: OwnedFd,
+}
+
+/// What ended [`Door::wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knock {
+    /// There is a token, or one of the other descriptors is readable.
+    Token,
+    /// Nobody has the door open for writing.
+    HungUp,
+    /// The deadline has passed.
+    Late,
+}
+
+impl Door {
+    /// A new door, open both ways.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`; when `/proc` is not mounted.
+    pub fn new() -> io::Result<Door> {
+        let (reader, _writer) = crate::pipe::pair()?;
+        Ok(Door { fd: reopen(&reader, OFlags::RDWR)? })
+    }
+
+    /// One that has come from another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is no pipe that can be written to and read.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Door> {
+        let is_pipe = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        match is_pipe && flags.contains(OFlags::RDWR | OFlags::NONBLOCK) {
+            true => Ok(Door { fd }),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe that is open both ways")),
+        }
+    }
+
+    /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](Door::clear). Does nothing if it is full of them.
+    ///
+    /// # Errors
+    /// `EBADF` if it is open for reading only.
+    pub fn ring(&self) -> io::Result<()> {
+        match rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, &[1])) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes all tokens away.
+    pub fn clear(&self) {
+        let mut tokens = [0_u8; 64];
+        while matches!(rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut tokens)), Ok(64)) {}
+    }
+
+    /// Lets go of the writing side, while the number of the descriptor stays. What waits at it at this moment goes on holding both sides.
+    ///
+    /// # Errors
+    /// `EMFILE`; it is as it was then.
+    pub fn read_only(&mut self) -> io::Result<()> {
+        self.change(OFlags::RDONLY)
+    }
+
+    /// Takes the writing side again.
+    ///
+    /// # Errors
+    /// `EMFILE`; it is as it was then.
+    pub fn read_write(&mut self) -> io::Result<()> {
+        self.change(OFlags::RDWR)
+    }
+
+    fn change(&mut self, flags: OFlags) -> io::Result<()> {
+        let other = reopen(&self.fd, flags)?;
+        Ok(rustix::io::retry_on_intr(|| rustix::io::dup3(&other, &mut self.fd, rustix::io::DupFlags::CLOEXEC))?)
+    }
+
+    /// The same door, open both ways whatever this one is: to be sent to another process.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn open_both_ways(&self) -> io::Result<OwnedFd> {
+        reopen(&self.fd, OFlags::RDWR)
+    }
+
+    /// A descriptor of the same open file, which stays what it is when this one is [changed](Door::read_only).
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn duplicate(&self) -> io::Result<Door> {
+        Ok(Door { fd: self.fd.try_clone()? })
+    }
+
+    /// Waits for a token, for the door to be hung up, for one of `others` to be readable or closed, or for the deadline.
+    ///
+    /// # Errors
+    /// As poll(2); interruptions by signals are not among them.
+    pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(1 + others.len());
+        polled.push(PollFd::new(&self.fd, PollFlags::IN));
+        polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
+        crate::pidfd::poll_until(&mut polled, deadline)?;
+        let door = polled[0].revents();
+        let other = polled[1..].iter().any(|fd| !fd.revents().is_empty());
+        Ok(match () {
+            () if other || door.contains(PollFlags::IN) => Knock::Token,
+            () if door.contains(PollFlags::HUP) => Knock::HungUp,
+            () => Knock::Late,
+        })
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Opens the pipe behind `fd` another way.
+fn reopen(fd: &OwnedFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::io::retry_on_intr(|| rustix::fs::open(path.as_str(), flags, Mode::empty()))?;
+    crate::fd_passing::above_stdio(opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Option<Instant> {
+        Some(Instant::now())
+    }
+
+    #[test]
+    fn a_token_stays_until_it_is_taken_away() {
+        let door = Door::new().unwrap();
+        assert_eq!(door.wait(&[], now()).unwrap(), Knock::Late);
+        for _ in 0..100_000 {
+            door.ring().unwrap();
+        }
+        assert_eq!(door.wait(&[], None).unwrap(), Knock::Token);
+        door.clear();
+        assert_eq!(door.wait(&[], now()).unwrap(), Knock::Late);
+    }
+
+    #[test]
+    fn it_is_hung_up_when_nobody_holds_the_other_side() {
+        let mut one = Door::new().unwrap();
+        let mut two = Door::from_fd(one.open_both_ways().unwrap()).unwrap();
+        one.read_only().unwrap();
+        assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
+        assert!(one.ring().is_err());
+        let on_its_way = two.open_both_ways().unwrap();
+        two.read_only().unwrap();
+        assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
+        drop(on_its_way);
+        assert_eq!(one.wait(&[], None).unwrap(), Knock::HungUp);
+        two.read_write().unwrap();
+        assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
+        two.ring().unwrap();
+        assert_eq!(one.wait(&[], None).unwrap(), Knock::Token);
+        drop(two);
+        one.clear();
+        assert_eq!(one.wait(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn another_descriptor_wakes_too() {
+        let door = Door::new().unwrap();
+        let (reader, writer) = crate::pipe::pair().unwrap();
+        drop(writer);
+        assert_eq!(door.wait(&[reader.as_fd()], None).unwrap(), Knock::Token);
+        assert!(Door::from_fd(reader).is_err());
+    }
+}

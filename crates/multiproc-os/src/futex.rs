@@ -1,0 +1,135 @@
+//! Sleeping on a word of shared memory until somebody says that it has changed: futex(2), between processes.
+
+use std::io;
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use rustix::thread::futex::{self, Flags, Timespec};
+
+/// Why [`wait`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// The word was another, somebody has called [`wake`], or for no reason at all: look again.
+    Perhaps,
+    /// The deadline has passed.
+    Late,
+}
+
+/// Sleeps as long as `word` is `expected`, until it is woken or `deadline` has passed.
+pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken {
+    let timeout = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
+        None => None,
+        Some(None) => return Woken::Late,
+        Some(Some(left)) => Some(Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        }),
+    };
+    match futex::wait(word, Flags::empty(), expected, timeout.as_ref()) {
+        Err(rustix::io::Errno::TIMEDOUT) => Woken::Late,
+        _ => Woken::Perhaps,
+    }
+}
+
+/// Wakes up to `count` of those who sleep on `word`, in this process and in others. Gives how many there were.
+pub fn wake(word: &AtomicU32, count: u32) -> usize {
+    // It fails only for an address that is none.
+    futex::wake(word, Flags::empty(), count.min(i32::MAX as u32)).unwrap_or(0)
+}
+
+/// Sleeps as long as each of `words` is what is expected of it, until one is woken or `deadline` has passed: futex_waitv, Linux 5.16 and later.
+///
+/// # Errors
+/// `ENOSYS` on older kernels; `InvalidInput` for more than 128 words, or none.
+pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::Result<Woken> {
+    const MOST: usize = 128;
+    // The layout of `struct futex_waitv` of linux/futex.h.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Waiter {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const SIZE_U32: u32 = 2;
+    if words.is_empty() || words.len() > MOST {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut waiters = [Waiter { value: 0, address: 0, flags: SIZE_U32, reserved: 0 }; MOST];
+    for (waiter, (word, expected)) in waiters.iter_mut().zip(words) {
+        (waiter.value, waiter.address) = (u64::from(*expected), word.as_ptr() as u64);
+    }
+    // The deadline of this call is a moment of CLOCK_MONOTONIC, which `Instant` doesn't tell.
+    let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    if let Some(deadline) = deadline {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Ok(Woken::Late) };
+        // SAFETY: the time is ours to be written to.
+        crate::cvt(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) })?;
+        let nanos = until.tv_nsec + i64::from(left.subsec_nanos());
+        until.tv_sec = until.tv_sec.saturating_add(i64::try_from(left.as_secs()).unwrap_or(i64::MAX)).saturating_add(nanos / 1_000_000_000);
+        until.tv_nsec = nanos % 1_000_000_000;
+    }
+    let timeout = if deadline.is_some() { &raw const until } else { std::ptr::null() };
+    // SAFETY: the waiters are as many as said, the words are borrowed, and the time outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), words.len(), 0, timeout, libc::CLOCK_MONOTONIC) };
+    match crate::cvt_long(result) {
+        Ok(_) => Ok(Woken::Perhaps),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EINTR) => Ok(Woken::Perhaps),
+            Some(libc::ETIMEDOUT) => Ok(Woken::Late),
+            _ => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::time::Duration;
+
+    #[test]
+    fn another_value_is_not_waited_for() {
+        assert_eq!(wait(&AtomicU32::new(1), 0, None), Woken::Perhaps);
+        assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now())), Woken::Late);
+        assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now() + Duration::from_millis(1))), Woken::Late);
+    }
+
+    #[test]
+    fn who_sleeps_is_woken() {
+        let word = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while word.load(SeqCst) == 0 {
+                        wait(&word, 0, None);
+                    }
+                });
+            }
+            word.store(1, SeqCst);
+            wake(&word, u32::MAX);
+        });
+    }
+
+    #[test]
+    fn any_of_several_words_wakes() {
+        let words = [const { AtomicU32::new(0) }; 3];
+        let expected: Vec<_> = words.iter().map(|word| (word, 0)).collect();
+        match wait_any(&expected, Some(Instant::now() + Duration::from_millis(1))) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return,
+            woken => assert_eq!(woken.unwrap(), Woken::Late),
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while words[2].load(SeqCst) == 0 {
+                    wait_any(&expected, None).unwrap();
+                }
+            });
+            words[2].store(1, SeqCst);
+            wake(&words[2], 1);
+        });
+        assert_eq!(wait_any(&[], None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,130 @@
+//! Which process is meant, even after its pid has been given to another: pid and time of its start, see proc_pid_stat(5).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::{pidfd, threads};
+
+/// A process, in a number that fits into shared memory: the pid, and the lower bits of when it was started, in ticks of the clock since the system
+/// was. 0 is nobody.
+///
+/// A process that sees other pids, of another PID namespace, is not to be told apart so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity(u64);
+
+impl Identity {
+    /// The calling process. Asks the system once.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted.
+    pub fn current() -> io::Result<Identity> {
+        static CURRENT: AtomicU64 = AtomicU64::new(0);
+        let pid = threads::getpid();
+        let known = Identity(CURRENT.load(Relaxed));
+        if known.pid() == pid {
+            return Ok(known);
+        }
+        let identity = Identity::new(pid, started(pid)?.ok_or(io::ErrorKind::NotFound)?);
+        CURRENT.store(identity.0, Relaxed);
+        Ok(identity)
+    }
+
+    fn new(pid: i32, started: u32) -> Identity {
+        Identity(u64::from(started) << 32 | u64::from(pid as u32))
+    }
+
+    /// From what [`to_bits`](Identity::to_bits) gave; whatever else it may be, it is then a process that doesn't live. None for 0.
+    pub fn from_bits(bits: u64) -> Option<Identity> {
+        (bits != 0).then_some(Identity(bits))
+    }
+
+    /// As a number other than 0.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Its pid.
+    pub fn pid(self) -> i32 {
+        self.0 as u32 as i32
+    }
+
+    /// A descriptor that becomes readable when the process ends; none if it has ended.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn watch(self) -> io::Result<Option<OwnedFd>> {
+        if self.pid() <= 0 {
+            return Ok(None);
+        }
+        let pidfd = match pidfd::open(self.pid()) {
+            Ok(pidfd) => pidfd,
+            // As the id of a thread that leads no group: no process of ours.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Looked at after it was opened: if it is the right one now, it was then.
+        let started = started(self.pid())?;
+        Ok((started == Some((self.0 >> 32) as u32)).then_some(pidfd))
+    }
+
+    /// Whether the process has ended. One that is a zombie has.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn has_ended(self) -> io::Result<bool> {
+        match self.watch()? {
+            None => Ok(true),
+            Some(pidfd) => Ok(pidfd::wait_any([&pidfd], Some(std::time::Instant::now()))?[0]),
+        }
+    }
+}
+
+/// When the process was started; none if there is no such.
+fn started(pid: i32) -> io::Result<Option<u32>> {
+    let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && std::path::Path::new("/proc/self/stat").exists() => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // The second field is the name, in parentheses, and may hold anything.
+    let after = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
+    let field = after.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(19);
+    let ticks: u64 = field
+        .and_then(|field| std::str::from_utf8(field).ok()?.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/*/stat is not as proc_pid_stat(5) says"))?;
+    Ok(Some(ticks as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_itself_until_it_ends() {
+        let this = Identity::current().unwrap();
+        assert_eq!(this.pid(), std::process::id() as i32);
+        assert_eq!(Identity::from_bits(this.to_bits()), Some(this));
+        assert!(!this.has_ended().unwrap());
+
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id() as i32;
+        let identity = Identity::new(pid, started(pid).unwrap().unwrap());
+        let watch = identity.watch().unwrap().unwrap();
+        child.kill().unwrap();
+        pidfd::wait_any([&watch], None).unwrap();
+        assert!(identity.has_ended().unwrap(), "a zombie");
+        child.wait().unwrap();
+        assert!(identity.has_ended().unwrap());
+    }
+
+    #[test]
+    fn another_process_with_the_same_pid_is_another() {
+        let this = Identity::current().unwrap();
+        let other = Identity::from_bits(this.to_bits() ^ 1 << 32).unwrap();
+        assert!(other.has_ended().unwrap());
+        assert!(Identity::from_bits(u64::MAX).unwrap().has_ended().unwrap());
+        assert!(Identity::from_bits(0).is_none());
+    }
+}

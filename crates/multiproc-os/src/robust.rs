@@ -1,0 +1,464 @@
+//! Words of shared memory that say which thread owns something, and that the kernel puts right when that thread dies: robust futexes, see
+//! get_robust_list(2) and Documentation/locking/robust-futexes.rst of the kernel.
+//!
+//! Each thread has a list of the words that it owns, in its own memory and through the words' own memory, and one word beside the list that it
+//! is about to take or to give up. When the thread ends, by whatever means and at whatever instruction, the kernel goes through them: where the word
+//! holds the thread's id, it puts [`OWNER_DIED`] in its place, and wakes one of those who sleep on it. So nobody has to watch an owner.
+//!
+//! The C library has registered a list for its own mutexes, and a thread can have only one. Ours is a part of that: between two nodes of this
+//! module's, which the library takes for mutexes that it has nothing to do with. What links our words is known to this thread alone, from an array
+//! of its own; the links in shared memory are for the kernel, and are written, but never read. So whatever others write there, no wild pointer is followed.
+//!
+//! A word that is owned for a moment only, with nothing else being taken meanwhile, needn't be on the list: it is [announced](Thread::announce), and that is all.
+
+use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::mem::offset_of;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, compiler_fence};
+use std::sync::atomic::Ordering::SeqCst;
+
+/// The part of a word that is the owner's thread id.
+pub const OWNER: u32 = 0x3fff_ffff;
+/// Set by the kernel when the owner has died.
+pub const OWNER_DIED: u32 = 0x4000_0000;
+/// Set by whoever sleeps on the word, so that it is woken.
+pub const WAITERS: u32 = 0x8000_0000;
+
+/// How many words a thread may own at a time. The kernel looks at 2048, of which the C library's mutexes are some.
+pub const MOST: usize = 1024;
+
+/// Where the word is, seen from the link. As in the C library's mutexes: the kernel knows one distance for all of a thread's words.
+#[cfg(not(target_env = "musl"))]
+const WORD_AT: usize = 0;
+#[cfg(target_env = "musl")]
+const WORD_AT: usize = 4;
+const LINK_AT: usize = 32;
+
+/// A word in shared memory that a thread can own, and its place on that thread's list.
+#[derive(Debug)]
+#[repr(C, align(8))]
+pub struct Word {
+    #[cfg(target_env = "musl")]
+    _before: u32,
+    word: AtomicU32,
+    /// The kernel finds the word by its distance from the link. The C library writes into what stands before its neighbour's link.
+    _between: [AtomicU32; (LINK_AT - WORD_AT) / 4 - 1],
+    link: AtomicUsize,
+}
+
+const _: () = assert!(offset_of!(Word, word) == WORD_AT && offset_of!(Word, link) == LINK_AT);
+
+impl Word {
+    /// The word itself.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.word
+    }
+}
+
+/// `struct robust_list_head` of linux/futex.h.
+#[repr(C)]
+struct Head {
+    first: Cell<usize>,
+    distance: isize,
+    pending: Cell<usize>,
+}
+
+/// A node of this module's, private to a thread: the links in both directions, as in the C library's mutexes.
+#[repr(C)]
+struct Node {
+    before: Cell<usize>,
+    next: Cell<usize>,
+}
+
+impl Node {
+    const fn new() -> Node {
+        Node { before: Cell::new(0), next: Cell::new(0) }
+    }
+
+    fn link(&self) -> usize {
+        (&raw const self.next) as usize
+    }
+}
+
+/// What this module knows of a thread.
+struct Local {
+    /// [`COPIES`] when this was filled in; 0: never.
+    copy: Cell<u32>,
+    id: Cell<u32>,
+    head: Cell<*const Head>,
+    first: Node,
+    last: Node,
+    /// The words on the list, the newest last; on the list the newest is first.
+    owned: UnsafeCell<[usize; MOST]>,
+    count: Cell<usize>,
+}
+
+thread_local! {
+    /// Without a destructor, so that it is there as long as the thread is.
+    static LOCAL: Local = const {
+        Local {
+            copy: Cell::new(0),
+            id: Cell::new(0),
+            head: Cell::new(std::ptr::null()),
+            first: Node::new(),
+            last: Node::new(),
+            owned: UnsafeCell::new([0; MOST]),
+            count: Cell::new(0),
+        }
+    };
+}
+
+/// Grows by one in a copy of this process: what is known of a thread is not true of its copy.
+static COPIES: AtomicU32 = AtomicU32::new(1);
+
+extern "C" fn copied() {
+    COPIES.fetch_add(1, Relaxed);
+}
+
+/// To be called in a copy of the process that was not made by the C library, with the list head that has been registered there for the calling
+/// thread. The list is the original's as yet.
+///
+/// # Safety
+/// `head` must be the list head of the C library, or of this module, for the thread.
+pub(crate) unsafe fn copy_was_made(head: *mut libc::c_void) {
+    if !head.is_null() {
+        let head = head.cast::<usize>();
+        // SAFETY: as the caller says; before the head is the link in the other direction. The library's fork does the same.
+        unsafe {
+            head.write(head as usize);
+            head.sub(1).write(head as usize);
+        }
+    }
+    copied();
+}
+
+/// The calling thread, as an owner of words.
+#[derive(Clone, Copy)]
+pub struct Thread {
+    local: *const Local,
+}
+
+impl std::fmt::Debug for Thread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Thread({})", self.id())
+    }
+}
+
+impl Thread {
+    /// The calling thread. It is no `Send`, so it stays that.
+    #[inline]
+    pub fn current() -> Thread {
+        LOCAL.with(|local| {
+            if local.copy.get() != COPIES.load(Relaxed) {
+                prepare(local);
+            }
+            Thread { local }
+        })
+    }
+
+    #[inline]
+    fn local(&self) -> &Local {
+        // SAFETY: a `Thread` doesn't leave its thread, whose variable has no destructor.
+        unsafe { &*self.local }
+    }
+
+    #[inline]
+    fn head(&self) -> &Head {
+        // SAFETY: `prepare` has filled it in with what lives as long as the thread.
+        unsafe { &*self.local().head.get() }
+    }
+
+    /// Its id, as it stands in a word that it owns.
+    #[inline]
+    pub fn id(&self) -> u32 {
+        self.local().id.get()
+    }
+
+    /// Tells the kernel that this thread is about to take `word`, owns it or is about to give it up. One word at a time; until
+    /// [`done`](Thread::done). If the thread dies meanwhile with its id in `word`, the kernel acts as the module says; if it dies with no id in there, it
+    /// wakes one who sleeps on the word.
+    #[inline]
+    pub fn announce(&self, word: &AtomicU32) {
+        self.head().pending.set(word.as_ptr() as usize - WORD_AT + LINK_AT);
+        compiler_fence(SeqCst);
+    }
+
+    /// What was announced is done.
+    #[inline]
+    pub fn done(&self) {
+        compiler_fence(SeqCst);
+        self.head().pending.set(0);
+    }
+
+    /// Whether the thread may own one more word.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.local().count.get() < MOST
+    }
+
+    /// Puts a word, which holds this thread's id and is announced, on the list.
+    ///
+    /// # Safety
+    /// `word` must stay mapped until it is taken [off](Thread::let_go) or the thread has ended, and there must be [room](Thread::has_room).
+    #[inline]
+    pub unsafe fn own(&self, word: &Word) {
+        let local = self.local();
+        let count = local.count.get();
+        assert!(count < MOST, "no room");
+        word.link.store(local.first.next.get(), Relaxed);
+        compiler_fence(SeqCst);
+        let link = (&raw const word.link) as usize;
+        local.first.next.set(link);
+        // SAFETY: no reference into the array lives longer than a statement, and it is this thread's.
+        unsafe { (*local.owned.get())[count] = link };
+        local.count.set(count + 1);
+    }
+
+    /// Takes a word off the list, if it is there. It should be announced, as the word still holds the thread's id.
+    #[inline]
+    pub fn let_go(&self, word: &Word) {
+        let local = self.local();
+        let link = (&raw const word.link) as usize;
+        let count = local.count.get();
+        // SAFETY: as above.
+        let owned = unsafe { &mut *local.owned.get() };
+        // Nearly always the last.
+        let Some(place) = owned[..count].iter().rposition(|other| *other == link) else { return };
+        let next = if place == 0 { local.last.link() } else { owned[place - 1] };
+        if place + 1 == count {
+            local.first.next.set(next);
+        } else {
+            // SAFETY: the word that was owned next is mapped, as whoever put it on the list has promised, and its link is an atomic.
+            unsafe { AtomicUsize::from_ptr(owned[place + 1] as *mut usize) }.store(next, Relaxed);
+        }
+        compiler_fence(SeqCst);
+        owned.copy_within(place + 1..count, place);
+        local.count.set(count - 1);
+    }
+
+    /// How many words it owns.
+    pub fn count(&self) -> usize {
+        self.local().count.get()
+    }
+}
+
+/// Finds the thread's list, and puts our two nodes into it.
+#[cold]
+fn prepare(local: &Local) {
+    static REGISTER: Once = Once::new();
+    // It fails for want of memory only. Copies of this process would then take themselves for their original, whose words they don't touch.
+    REGISTER.call_once(|| drop(crate::at_fork::register_in_copy(copied)));
+    local.count.set(0);
+    local.id.set(crate::threads::gettid() as u32);
+    let head = find_head().unwrap_or_else(|_| own_head());
+    // SAFETY: the list head lives as long as the thread.
+    let list = unsafe { &*head };
+    local.head.set(head);
+    // Whatever the links were, in the original of this copy: they are not on this list.
+    local.first.next.set(local.last.link());
+    local.last.before.set(local.first.link());
+    local.last.next.set(list.first.get());
+    local.first.before.set(head as usize);
+    compiler_fence(SeqCst);
+    let neighbour = (list.first.get() & !1) as *mut usize;
+    // SAFETY: the C library's nodes, and its list head, have the link in the other direction right before this one, and belong to this thread. A
+    // list head of our own has that too.
+    unsafe { *neighbour.sub(1) = local.last.link() };
+    list.first.set(local.first.link());
+    compiler_fence(SeqCst);
+    local.copy.set(COPIES.load(Relaxed));
+}
+
+/// The list head that the C library has registered for the calling thread.
+fn find_head() -> io::Result<*const Head> {
+    #[cfg(target_env = "musl")]
+    musl_registers_late();
+    let (mut head, mut len) = (std::ptr::null_mut::<Head>(), 0_usize);
+    // SAFETY: the kernel writes one pointer and one size; 0 is the calling thread.
+    crate::cvt_long(unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) })?;
+    let distance = WORD_AT as isize - LINK_AT as isize;
+    // SAFETY: if there is one, it is the thread's.
+    match unsafe { head.as_ref() } {
+        Some(found) if found.distance == distance => Ok(found),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// There, a thread's list is registered when it first locks a robust mutex.
+#[cfg(target_env = "musl")]
+fn musl_registers_late() {
+    // SAFETY: a mutex of our own, which nobody else sees, and which is initialised before it is used.
+    unsafe {
+        let mut attributes = std::mem::zeroed();
+        libc::pthread_mutexattr_init(&raw mut attributes);
+        libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
+        let mut mutex = std::mem::zeroed();
+        libc::pthread_mutex_init(&raw mut mutex, &raw const attributes);
+        libc::pthread_mutex_lock(&raw mut mutex);
+        libc::pthread_mutex_unlock(&raw mut mutex);
+        libc::pthread_mutex_destroy(&raw mut mutex);
+    }
+}
+
+/// A list head of our own, where the C library has none that would do. The library's robust mutexes aren't robust in this thread then, which they
+/// were not before.
+fn own_head() -> *const Head {
+    #[repr(C)]
+    struct WithBefore {
+        before: Cell<usize>,
+        head: Head,
+    }
+    thread_local! {
+        static OWN: WithBefore = const {
+            WithBefore {
+                before: Cell::new(0),
+                head: Head {
+                    first: Cell::new(0),
+                    distance: WORD_AT as isize - LINK_AT as isize,
+                    pending: Cell::new(0),
+                },
+            }
+        };
+    }
+    OWN.with(|own| {
+        let head = &raw const own.head;
+        own.before.set(head as usize);
+        own.head.first.set(head as usize);
+        // SAFETY: the head is well-formed, and lives as long as the thread.
+        unsafe { libc::syscall(libc::SYS_set_robust_list, head, size_of::<Head>()) };
+        head
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word() -> &'static Word {
+        Box::leak(Box::new(Word {
+            #[cfg(target_env = "musl")]
+            _before: 0,
+            word: AtomicU32::new(0),
+            _between: [const { AtomicU32::new(0) }; _],
+            link: AtomicUsize::new(0),
+        }))
+    }
+
+    fn take(thread: Thread, word: &'static Word) {
+        thread.announce(word.word());
+        word.word().store(thread.id(), SeqCst);
+        // SAFETY: it is leaked.
+        unsafe { thread.own(word) };
+        thread.done();
+    }
+
+    fn give_back(thread: Thread, word: &'static Word) {
+        thread.announce(word.word());
+        thread.let_go(word);
+        word.word().store(0, SeqCst);
+        thread.done();
+    }
+
+    /// Ends when the kernel has put the word right: after the thread is gone for `join`.
+    fn died(word: &Word) -> bool {
+        for _ in 0..10_000_000 {
+            if word.word().load(SeqCst) & OWNER_DIED != 0 {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    #[test]
+    fn what_a_thread_owns_when_it_ends_is_marked_and_nothing_else() {
+        let words: Vec<&'static Word> = (0..6).map(|_| word()).collect();
+        let announced = word();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let thread = Thread::current();
+                words.iter().for_each(|word| take(thread, word));
+                // The newest, the oldest, and one from the middle.
+                for index in [5, 0, 2] {
+                    give_back(thread, words[index]);
+                }
+                // What somebody else has is left to them.
+                words[3].word().store(thread.id() + 1, SeqCst);
+                assert_eq!(thread.count(), 3);
+                thread.announce(announced.word());
+                announced.word().store(thread.id() | WAITERS, SeqCst);
+            });
+        });
+        assert!(died(words[1]) && died(words[4]) && died(announced));
+        assert_eq!(announced.word().load(SeqCst), OWNER_DIED | WAITERS);
+        for index in [0, 2, 5] {
+            assert_eq!(words[index].word().load(SeqCst), 0);
+        }
+        assert_eq!(words[3].word().load(SeqCst) & OWNER_DIED, 0);
+    }
+
+    #[test]
+    fn the_c_library_s_robust_mutexes_go_on_working_beside_ours() {
+        let mutexes = std::thread::spawn(|| {
+            let make = || {
+                // SAFETY: initialised in place, and leaked.
+                unsafe {
+                    let mutex: *mut libc::pthread_mutex_t = Box::leak(Box::new(std::mem::zeroed()));
+                    let mut attributes = std::mem::zeroed();
+                    libc::pthread_mutexattr_init(&raw mut attributes);
+                    libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
+                    libc::pthread_mutex_init(mutex, &raw const attributes);
+                    mutex as usize
+                }
+            };
+            let lock = |mutex: usize| {
+                // SAFETY: made above.
+                assert_eq!(unsafe { libc::pthread_mutex_lock(mutex as *mut _) }, 0);
+            };
+            let unlock = |mutex: usize| {
+                // SAFETY: made above.
+                assert_eq!(unsafe { libc::pthread_mutex_unlock(mutex as *mut _) }, 0);
+            };
+            let (a, b, c, d) = (make(), make(), make(), make());
+            lock(a);
+            lock(b);
+            let thread = Thread::current();
+            let (one, two) = (word(), word());
+            take(thread, one);
+            lock(c);
+            take(thread, two);
+            unlock(a);
+            give_back(thread, one);
+            lock(d);
+            unlock(c);
+            give_back(thread, two);
+            lock(a);
+            let kept = word();
+            take(thread, kept);
+            unlock(d);
+            ([a, b, c, d], kept)
+        });
+        let ([a, b, c, d], kept) = mutexes.join().unwrap();
+        assert!(died(kept));
+        for (mutex, result) in [(a, libc::EOWNERDEAD), (b, libc::EOWNERDEAD), (c, 0), (d, 0)] {
+            // SAFETY: made above.
+            assert_eq!(unsafe { libc::pthread_mutex_lock(mutex as *mut _) }, result);
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_so_many() {
+        std::thread::spawn(|| {
+            let thread = Thread::current();
+            let words: Vec<_> = (0..MOST).map(|_| word()).collect();
+            words.iter().for_each(|word| take(thread, word));
+            assert!(!thread.has_room());
+            words.iter().rev().for_each(|word| give_back(thread, word));
+            assert!(thread.has_room());
+            words
+        })
+        .join()
+        .unwrap();
+    }
+}

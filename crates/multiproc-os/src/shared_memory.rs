@@ -1,0 +1,221 @@
+//! Memory that several processes have at the same time: a memory file that can't shrink, and mappings of it. memfd_create(2), mmap(2).
+//!
+//! A file may be much longer than what is used of it: what has not been [allocated](SharedFile::allocate) takes no memory, and what isn't needed any more can be
+//! [given back](SharedFile::free). It is allocated before it is touched, so that a lack of memory is an error of that call and not a `SIGBUS`.
+//!
+//! Whoever has the file may write to it at any time, so nothing that is mapped may be borrowed as plain bytes by safe code; atomics may.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+
+/// The size of a page: what memory is allocated, given back and mapped in.
+pub const PAGE: usize = 4096;
+
+/// An open memory file, sealed against shrinking.
+#[derive(Debug)]
+pub struct SharedFile {
+    fd: OwnedFd,
+}
+
+impl SharedFile {
+    /// A new one of `len` bytes, all of them zero and none allocated. `name` shows in `/proc/*/fd` and `/proc/*/maps`.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
+    pub fn create(name: &str, len: u64) -> io::Result<SharedFile> {
+        let fd = crate::memfd::create(name)?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK)?;
+        let file = SharedFile { fd };
+        file.grow(len)?;
+        Ok(file)
+    }
+
+    /// One that has come from another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is none, or could shrink.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<SharedFile> {
+        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| invalid("it is no memory file"))?;
+        match seals.contains(SealFlags::SHRINK) {
+            true => Ok(SharedFile { fd }),
+            false => Err(invalid("it is a memory file that could shrink")),
+        }
+    }
+
+    /// How long it is, in bytes.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
+    }
+
+    /// Makes it `len` bytes long, unless it is longer.
+    ///
+    /// # Errors
+    /// `EFBIG` beyond the limit on the size of files, `ENOMEM`.
+    pub fn grow(&self, len: u64) -> io::Result<()> {
+        crate::memfd::within_limit(len)?;
+        match rustix::fs::ftruncate(&self.fd, len) {
+            // It can't shrink: somebody else has made it longer.
+            Err(rustix::io::Errno::PERM) if self.len()? >= len => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Has memory for `len` bytes from `offset` on; what is there stays.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`; `EFBIG`.
+    pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        crate::memfd::in_steps(len, |from, len| {
+            rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset + from, len)
+        })
+    }
+
+    /// Gives back the memory of the whole pages among `len` bytes from `offset` on. They are zero then.
+    pub fn free(&self, offset: u64, len: u64) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // It fails when a signal comes first, and then the memory is given back another time.
+        for _ in 0..3 {
+            if rustix::fs::fallocate(&self.fd, flags, offset, len) != Err(rustix::io::Errno::INTR) {
+                break;
+            }
+        }
+    }
+
+    /// How many bytes of memory it takes.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn allocated(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_blocks as u64 * 512)
+    }
+}
+
+impl AsFd for SharedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A part of a file, mapped to be read and written, by others as well. It is there as long as this value is, even if the file is closed.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it is an address range; who reads or writes there has to see to what that needs.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file`, from `offset` on; a multiple of [`PAGE`] both. They need to be within the file by the time they are touched.
+    ///
+    /// # Errors
+    /// `ENOMEM`: too many mappings, or more than the limit on address space.
+    pub fn new(file: &SharedFile, offset: u64, len: usize) -> io::Result<Mapping> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+        // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, flags, file, offset)? };
+        Ok(Mapping { start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })
+    }
+
+    /// Where it begins.
+    #[inline]
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// How many bytes it has.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none; it always has some.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Makes it `len` bytes long, in place or at another address: nothing of it may be borrowed.
+    ///
+    /// # Errors
+    /// `ENOMEM`; it is as it was then.
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
+        // SAFETY: the mapping is ours, and nobody has borrowed anything of it, since we have it to ourselves.
+        let start =
+            unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), self.len, len, MremapFlags::MAYMOVE)? };
+        self.start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        self.len = len;
+        Ok(())
+    }
+
+    /// Has the pages of `len` bytes from `offset` on mapped to be written, so that they aren't faulted in one by one. What can't be had is left.
+    pub fn populate(&self, offset: usize, len: usize) {
+        let end = (offset + len).min(self.len);
+        if offset < end {
+            crate::prefault::populate(self.start.as_ptr() as usize + offset, end - offset, Advice::LinuxPopulateWrite);
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and the last borrow of it has ended.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+    fn word(mapping: &Mapping, offset: usize) -> &AtomicU64 {
+        assert!(offset + 8 <= mapping.len());
+        // SAFETY: within the mapping, aligned, and only used as an atomic.
+        unsafe { &*mapping.start().as_ptr().add(offset).cast::<AtomicU64>() }
+    }
+
+    #[test]
+    fn two_mappings_are_one_memory() {
+        let file = SharedFile::create("test", 1 << 40).unwrap();
+        file.allocate(1 << 30, 8192).unwrap();
+        assert_eq!(file.allocated().unwrap(), 8192);
+        let one = Mapping::new(&file, 1 << 30, 8192).unwrap();
+        let copy = SharedFile::from_fd(file.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut two = Mapping::new(&copy, 1 << 30, 4096).unwrap();
+        word(&one, 8).store(7, SeqCst);
+        word(&one, 4096).store(8, SeqCst);
+        two.resize(8192).unwrap();
+        two.populate(0, 8192);
+        assert_eq!((word(&two, 8).load(SeqCst), word(&two, 4096).load(SeqCst)), (7, 8));
+        file.free(1 << 30, 4096);
+        assert_eq!(word(&two, 4096).load(SeqCst), 8);
+        assert_eq!(file.allocated().unwrap(), 4096);
+        assert_eq!(word(&two, 8).load(SeqCst), 0);
+    }
+
+    #[test]
+    fn it_grows_and_never_shrinks() {
+        let file = SharedFile::create("test", 4096).unwrap();
+        file.grow(8192).unwrap();
+        file.grow(4096).unwrap();
+        assert_eq!(file.len().unwrap(), 8192);
+    }
+
+    #[test]
+    fn what_could_shrink_is_refused() {
+        for fd in [crate::memfd::allocate("test", 4096).unwrap(), crate::pipe::pair().unwrap().0] {
+            assert_eq!(SharedFile::from_fd(fd).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}
