@@ -43,7 +43,8 @@ impl Door {
     /// # Errors
     /// `InvalidData` when it is no pipe that can be written to and read.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Door> {
-        let is_pipe = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
+        let is_pipe =
+            rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         match is_pipe && flags.contains(OFlags::RDWR | OFlags::NONBLOCK) {
             true => Ok(Door { fd }),
@@ -97,21 +98,21 @@ impl Door {
         reopen(&self.fd, OFlags::RDWR)
     }
 
-    /// A descriptor of the same open file, which stays what it is when this one is [changed](Door::read_only).
-    ///
-    /// # Errors
-    /// `EMFILE`.
-    pub fn duplicate(&self) -> io::Result<Door> {
-        Ok(Door { fd: self.fd.try_clone()? })
-    }
-
     /// Waits for a token, for the door to be hung up, for one of `others` to be readable or closed, or for the deadline.
     ///
     /// # Errors
     /// As poll(2); interruptions by signals are not among them.
     pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+        Door::wait_at(self.as_fd(), others, deadline)
+    }
+
+    /// As [`wait`](Door::wait), by a door's descriptor.
+    ///
+    /// # Errors
+    /// As poll(2); interruptions by signals are not among them.
+    pub fn wait_at(door: BorrowedFd<'_>, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
         let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(1 + others.len());
-        polled.push(PollFd::new(&self.fd, PollFlags::IN));
+        polled.push(PollFd::from_borrowed_fd(door, PollFlags::IN));
         polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         crate::pidfd::poll_until(&mut polled, deadline)?;
         let door = polled[0].revents();

@@ -67,13 +67,17 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
         // SAFETY: the time is ours to be written to.
         crate::cvt(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) })?;
         let nanos = until.tv_nsec + i64::from(left.subsec_nanos());
-        until.tv_sec = until.tv_sec.saturating_add(i64::try_from(left.as_secs()).unwrap_or(i64::MAX)).saturating_add(nanos / 1_000_000_000);
+        until.tv_sec = until
+            .tv_sec
+            .saturating_add(i64::try_from(left.as_secs()).unwrap_or(i64::MAX))
+            .saturating_add(nanos / 1_000_000_000);
         until.tv_nsec = nanos % 1_000_000_000;
     }
     let timeout = if deadline.is_some() { &raw const until } else { std::ptr::null() };
     // SAFETY: the waiters are as many as said, the words are borrowed, and the time outlives the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), words.len(), 0, timeout, libc::CLOCK_MONOTONIC) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), words.len(), 0, timeout, libc::CLOCK_MONOTONIC)
+    };
     match crate::cvt_long(result) {
         Ok(_) => Ok(Woken::Perhaps),
         Err(error) => match error.raw_os_error() {

@@ -84,7 +84,9 @@ impl Identity {
 fn started(pid: i32) -> io::Result<Option<u32>> {
     let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && std::path::Path::new("/proc/self/stat").exists() => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && std::path::Path::new("/proc/self/stat").exists() => {
+            return Ok(None);
+        }
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(error) => return Err(error),
     };

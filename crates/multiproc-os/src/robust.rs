@@ -15,8 +15,8 @@ use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::mem::offset_of;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, compiler_fence};
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, compiler_fence};
 
 /// The part of a word that is the owner's thread id.
 pub const OWNER: u32 = 0x3fff_ffff;

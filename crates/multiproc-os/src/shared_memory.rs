@@ -151,8 +151,7 @@ impl Mapping {
     /// `ENOMEM`; it is as it was then.
     pub fn resize(&mut self, len: usize) -> io::Result<()> {
         // SAFETY: the mapping is ours, and nobody has borrowed anything of it, since we have it to ourselves.
-        let start =
-            unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), self.len, len, MremapFlags::MAYMOVE)? };
+        let start = unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), self.len, len, MremapFlags::MAYMOVE)? };
         self.start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         self.len = len;
         Ok(())

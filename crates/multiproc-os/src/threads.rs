@@ -38,6 +38,13 @@ pub fn gettid() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
+/// Whether there is a thread with this id, in any process.
+pub fn exists(id: i32) -> bool {
+    // Those of other users are there too, though they may not be signalled.
+    let Some(id) = rustix::process::Pid::from_raw(id.max(0)) else { return false };
+    rustix::process::test_kill_process(id) != Err(rustix::io::Errno::SRCH)
+}
+
 /// Names the calling thread; of a process's first thread this is the name that `ps` and `top` show. Cut at 15 bytes.
 pub fn set_name(name: &str) {
     let bytes: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();

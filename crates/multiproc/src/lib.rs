@@ -46,6 +46,7 @@ pub mod fuzzing;
 pub mod handle;
 mod log;
 mod process;
+mod shm;
 mod start;
 mod transfer;
 

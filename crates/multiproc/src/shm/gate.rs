@@ -1,0 +1,235 @@
+//! A process's side of a [`Door`]: how many of its handles could open it, and how many of its threads wait at it.
+//!
+//! As long as one of the handles isn't waiting itself, the process holds the door open for writing: it may yet do what others wait for. When all wait, it lets go of
+//! that side, so that those who wait are told when nobody anywhere is left. `PROTOCOL.md`, "The door".
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use multiproc_os::door::{Door, Knock};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// The number of the door's descriptor, which never changes.
+    number: RawFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    door: Door,
+    read_only: bool,
+    /// Handles of this process through which the door could be opened.
+    openers: usize,
+    /// Threads and futures that wait, and so won't open it.
+    waiting: usize,
+}
+
+impl Gate {
+    /// A new door, and one handle that could open it.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub(crate) fn new() -> io::Result<Gate> {
+        Door::new().map(Gate::of)
+    }
+
+    /// A door that has come from another process, and one handle that could open it.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is none.
+    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Gate> {
+        Door::from_fd(fd).map(Gate::of)
+    }
+
+    fn of(door: Door) -> Gate {
+        let state = State { read_only: false, openers: 1, waiting: 0, door };
+        Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is one more handle that could open it.
+    pub(crate) fn add_opener(&self) {
+        let mut state = self.state();
+        state.openers += 1;
+        state.settle();
+    }
+
+    /// There is one less.
+    pub(crate) fn remove_opener(&self) {
+        let mut state = self.state();
+        state.openers = state.openers.saturating_sub(1);
+        state.settle();
+    }
+
+    /// Puts a token in.
+    pub(crate) fn ring(&self) {
+        let mut state = self.state();
+        // Who rings doesn't wait.
+        if state.read_only {
+            state.open_both_ways();
+        }
+        // It fails only if that wasn't possible, at the limit of open files. Then those who wait look again when it is hung up, or has another token.
+        if state.door.ring().is_err()
+            && let Ok(other) = state.door.open_both_ways()
+            && let Ok(other) = Door::from_fd(other)
+        {
+            let _ = other.ring();
+        }
+    }
+
+    /// Takes the tokens away. Under the latch that those hold who ring, with `armed` set: see `PROTOCOL.md`.
+    pub(crate) fn clear(&self) {
+        self.state().door.clear();
+    }
+
+    /// Counts the caller as waiting, until that is dropped.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        let mut state = self.state();
+        state.waiting += 1;
+        state.settle();
+        Waiting { gate: self }
+    }
+
+    /// A descriptor to send to another process, which can open the door with it.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub(crate) fn to_send(&self) -> io::Result<OwnedFd> {
+        let state = self.state();
+        match state.read_only {
+            true => state.door.open_both_ways(),
+            false => state.door.as_fd().try_clone_to_owned(),
+        }
+    }
+}
+
+impl State {
+    /// Holds the writing side, or not, as the numbers say. At the limit of open files it is as it was, so that somebody may wait for longer than
+    /// necessary, until there are descriptors again.
+    fn settle(&mut self) {
+        let all_wait = self.waiting >= self.openers;
+        if all_wait && !self.read_only {
+            if self.waiting > 1 {
+                // Those who wait already poll what they have been given, and hold it open. They come back for the other.
+                let _ = self.door.ring();
+            }
+            self.read_only = self.door.read_only().is_ok();
+        } else if !all_wait && self.read_only {
+            self.open_both_ways();
+        }
+    }
+
+    fn open_both_ways(&mut self) {
+        self.read_only = self.door.read_write().is_err();
+    }
+}
+
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let state = self.state();
+        let fd = state.door.as_fd();
+        debug_assert_eq!(fd.as_raw_fd(), self.number);
+        borrowed(fd.as_raw_fd())
+    }
+}
+
+/// The door's descriptor, for as long as the gate is borrowed.
+#[allow(unsafe_code)]
+fn borrowed<'a>(number: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the only caller borrows the gate for `'a`, which keeps the descriptor open under this number: what is behind the number is
+    // replaced, but it is never closed.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// Somebody who waits at a gate.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    gate: &'a Gate,
+}
+
+impl Waiting<'_> {
+    /// Sleeps until there is a token, nobody is left who could open the door, one of `others` is readable, or `deadline` has passed.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub(crate) fn sleep(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+        // Not under the lock. The descriptor is there as long as the gate.
+        let knock = Door::wait_at(self.gate.as_fd(), others, deadline)?;
+        match knock {
+            // Another thread of this process has come back meanwhile.
+            Knock::HungUp if !self.gate.state().read_only => Ok(Knock::Token),
+            knock => Ok(knock),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.gate.state();
+        state.waiting -= 1;
+        state.settle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Option<Instant> {
+        Some(Instant::now())
+    }
+
+    #[test]
+    fn when_all_wait_they_are_told() {
+        let here = Gate::new().unwrap();
+        let there = Gate::from_fd(here.to_send().unwrap()).unwrap();
+        let waiting = here.waiting();
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        let also_waiting = there.waiting();
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+        // One that is on its way counts, whoever sends it.
+        let sent = here.to_send().unwrap();
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        drop(sent);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+        drop(waiting);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        here.ring();
+        assert_eq!(also_waiting.sleep(&[], None).unwrap(), Knock::Token);
+        there.clear();
+        drop(here);
+        assert_eq!(also_waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn another_handle_of_the_process_counts_until_it_waits_too() {
+        let gate = Gate::new().unwrap();
+        gate.add_opener();
+        let waiting = gate.waiting();
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        std::thread::scope(|scope| {
+            let one = scope.spawn(|| {
+                loop {
+                    match waiting.sleep(&[], None).unwrap() {
+                        Knock::Token => gate.clear(),
+                        knock => break knock,
+                    }
+                }
+            });
+            let other = gate.waiting();
+            assert_eq!(one.join().unwrap(), Knock::HungUp);
+            drop(other);
+        });
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        gate.remove_opener();
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+    }
+}

@@ -1,0 +1,175 @@
+//! Where those wait for whom it isn't the moment yet, until somebody has changed something. See `PROTOCOL.md`, "The lot" and "The door".
+//!
+//! Three stages, each for a longer wait: a [backoff](super::backoff) of some microseconds; a futex, for some milliseconds; and then the [gate](super::gate), where
+//! a process sleeps for as long as it takes, and is told when nobody is left who could change anything, or when one of those has died on whom it depends.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiproc_os::door::Knock;
+use multiproc_os::futex::{self, Woken};
+
+use super::backoff::Backoff;
+use super::gate::Gate;
+
+/// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
+const SHORT: Duration = Duration::from_millis(3);
+
+/// The shared part of a lot; all zero, nobody is there.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Lot {
+    /// What those sleep on who wait by futex. It changes with each wake-up.
+    turn: AtomicU32,
+    /// Whether somebody may sleep on that.
+    parked: AtomicU32,
+    /// Whether somebody may sleep at the door, so that it has to be rung at before the next change.
+    armed: AtomicU32,
+}
+
+/// Why somebody has waited in vain.
+#[derive(Debug)]
+pub(crate) enum Vain {
+    /// The deadline has passed.
+    Late,
+    /// Nobody is left who could make it come true.
+    Alone,
+    /// The system has refused to wait.
+    System(io::Error),
+}
+
+/// What somebody waits for.
+pub(crate) trait Wish {
+    /// What comes of it.
+    type Outcome;
+
+    /// Makes it true, if it can be; called again and again.
+    fn attempt(&mut self) -> Option<Self::Outcome>;
+
+    /// Whether it may be true now, looked at while nobody can change anything. If not, calls `arm` before anybody can.
+    fn look(&mut self, arm: &mut dyn FnMut()) -> bool;
+
+    /// Those whose death may make it true, as descriptors that become readable then; called after `look`. One who has died is a reason to attempt it again.
+    fn watch(&mut self) -> io::Result<Vec<OwnedFd>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether there may be something in it for another who waits, after it has come true here.
+    fn more(&mut self) -> bool {
+        false
+    }
+}
+
+impl Lot {
+    /// To be called before a change that somebody may wait for, under the latch that guards it.
+    #[inline]
+    pub(crate) fn before_change(&self, gate: &Gate) {
+        if self.armed.load(SeqCst) != 0 {
+            self.ring(gate);
+        }
+    }
+
+    #[cold]
+    fn ring(&self, gate: &Gate) {
+        gate.ring();
+        self.armed.store(0, SeqCst);
+    }
+
+    /// To be called after a change that up to `count` of those who wait may be glad of. What has made the change must be sequentially consistent, or be
+    /// followed by something that is, as the opening of a latch.
+    #[inline]
+    pub(crate) fn after_change(&self, count: u32) {
+        if self.parked.load(SeqCst) != 0 {
+            self.wake(count);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, count: u32) {
+        self.parked.store(0, SeqCst);
+        self.turn.fetch_add(1, SeqCst);
+        futex::wake(&self.turn, count);
+    }
+
+    /// Sets what [`before_change`](Lot::before_change) looks at, and takes the tokens away. Under the latch that guards the change.
+    pub(crate) fn arm(&self, gate: &Gate) {
+        // In this order: if this process dies in between, there is a token too many.
+        self.armed.store(1, SeqCst);
+        gate.clear();
+    }
+
+    /// Waits until `wish` comes true.
+    pub(crate) fn wait<W: Wish>(
+        &self,
+        gate: &Gate,
+        deadline: Option<Instant>,
+        wish: &mut W,
+    ) -> Result<W::Outcome, Vain> {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(outcome) = wish.attempt() {
+                return Ok(outcome);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(Vain::Late);
+            }
+            if !backoff.wait() {
+                return self.wait_asleep(gate, deadline, wish);
+            }
+        }
+    }
+
+    #[cold]
+    fn wait_asleep<W: Wish>(&self, gate: &Gate, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
+        loop {
+            if let Some(outcome) = self.wait_for_a_while(deadline, wish)? {
+                // Of several who sleep, one was woken. The next one is this one's to wake, if there is a reason to.
+                self.parked.store(1, SeqCst);
+                if wish.more() {
+                    self.wake(1);
+                }
+                return Ok(outcome);
+            }
+            let mut alone = false;
+            if !wish.look(&mut || self.arm(gate)) {
+                let watched = wish.watch().map_err(Vain::System)?;
+                let others: Vec<BorrowedFd<'_>> = watched.iter().map(AsFd::as_fd).collect();
+                alone = gate.waiting().sleep(&others, deadline).map_err(Vain::System)? == Knock::HungUp;
+            }
+            if let Some(outcome) = wish.attempt() {
+                return Ok(outcome);
+            }
+            if alone {
+                return Err(Vain::Alone);
+            }
+        }
+    }
+
+    /// Waits by futex. None when that has taken its time.
+    fn wait_for_a_while<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<Option<W::Outcome>, Vain> {
+        let end = Instant::now() + SHORT;
+        let is_last = deadline.is_some_and(|deadline| deadline <= end);
+        let end = deadline.map_or(end, |deadline| deadline.min(end));
+        loop {
+            self.parked.store(1, SeqCst);
+            let turn = self.turn.load(SeqCst);
+            if let Some(outcome) = wish.attempt() {
+                return Ok(Some(outcome));
+            }
+            if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
+                return match wish.attempt() {
+                    None if is_last => Err(Vain::Late),
+                    outcome => Ok(outcome),
+                };
+            }
+        }
+    }
+
+    /// For the state of an object in a debugger or an error.
+    #[allow(dead_code)]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Relaxed) != 0
+    }
+}

@@ -1,0 +1,173 @@
+//! The memory of one object: a memory file, of which the first part is mapped, with a header that says what it is.
+//!
+//! What lies in it is described by a [`Layout`]: a struct of atomics, for which any bytes are valid. So whatever another process writes there, and whatever file
+//! somebody passes off as an object, the worst that comes of it is a wrong number.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
+
+/// The first eight bytes of a segment.
+const MAGIC: u64 = u64::from_ne_bytes(*b"mulproc\x01");
+
+/// Where the layout begins.
+const AT: usize = 64;
+
+/// What lies in the memory of an object. All of it zero must be a sensible state.
+///
+/// # Safety
+/// `#[repr(C)]`, made of atomic integers, and of arrays and structs of such, alone; aligned to 64 bytes at most.
+pub(crate) unsafe trait Layout: Sync + 'static {
+    /// What the object is called in errors, and in `/proc/*/fd`: "lock".
+    const NAME: &'static str;
+    /// Tells layouts of the same size apart.
+    const KIND: u32;
+}
+
+#[repr(C)]
+struct Header {
+    magic: AtomicU64,
+    kind: AtomicU32,
+    /// The size of the layout, which another build of the program may have changed.
+    size: AtomicU32,
+}
+
+/// A segment, with an `L` in it.
+#[derive(Debug)]
+pub(crate) struct Segment<L> {
+    file: SharedFile,
+    mapping: Mapping,
+    layout: PhantomData<fn() -> L>,
+}
+
+impl<L: Layout> Segment<L> {
+    /// How much of the file the header and the layout take, in whole pages.
+    pub(crate) const LEN: usize = {
+        assert!(align_of::<L>() <= AT && size_of::<Header>() <= AT);
+        (AT + size_of::<L>()).next_multiple_of(PAGE)
+    };
+
+    /// A new one, all zero.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENOSPC`, `ENOMEM`.
+    pub(crate) fn create() -> io::Result<Segment<L>> {
+        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), Self::LEN as u64)?;
+        file.allocate(0, Self::LEN as u64)?;
+        let mapping = Mapping::new(&file, 0, Self::LEN)?;
+        let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
+        let header = segment.header();
+        header.kind.store(L::KIND, Relaxed);
+        header.size.store(size_of::<L>() as u32, Relaxed);
+        header.magic.store(MAGIC, Relaxed);
+        Ok(segment)
+    }
+
+    /// One that has come from another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is something else; `ENOMEM`.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Segment<L>> {
+        let invalid = |what: &dyn std::fmt::Display| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
+        };
+        let file = SharedFile::from_fd(fd).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => invalid(&error),
+            _ => error,
+        })?;
+        if file.len()? < Self::LEN as u64 {
+            return Err(invalid(&"it is too short"));
+        }
+        // What somebody has given back without being asked would be a fault of this process.
+        file.allocate(0, Self::LEN as u64)?;
+        let mapping = Mapping::new(&file, 0, Self::LEN)?;
+        let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
+        let header = segment.header();
+        if header.magic.load(Relaxed) != MAGIC || header.kind.load(Relaxed) != L::KIND {
+            return Err(invalid(&"it is something else"));
+        }
+        if header.size.load(Relaxed) as usize != size_of::<L>() {
+            return Err(invalid(&"it is of another build"));
+        }
+        Ok(segment)
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the mapping is at least that long, begins with a page, and the header is made of atomics.
+        unsafe { &*self.mapping.start().as_ptr().cast() }
+    }
+
+    /// The file, to be sent, or to be mapped further.
+    pub(crate) fn file(&self) -> &SharedFile {
+        &self.file
+    }
+}
+
+impl<L: Layout> Deref for Segment<L> {
+    type Target = L;
+
+    #[inline]
+    fn deref(&self) -> &L {
+        // SAFETY: the mapping is long enough, and aligned: see LEN. A layout is made of atomics, so that any bytes will do and others
+        // may write there.
+        unsafe { &*self.mapping.start().as_ptr().add(AT).cast() }
+    }
+}
+
+impl<L> AsFd for Segment<L> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    #[repr(C)]
+    struct Number(AtomicU64);
+    // SAFETY: an atomic.
+    unsafe impl Layout for Number {
+        const NAME: &'static str = "number";
+        const KIND: u32 = 1;
+    }
+
+    #[derive(Debug)]
+    #[repr(C)]
+    struct Other(AtomicU64);
+    // SAFETY: an atomic.
+    unsafe impl Layout for Other {
+        const NAME: &'static str = "other";
+        const KIND: u32 = 2;
+    }
+
+    #[test]
+    fn what_one_writes_the_other_reads() {
+        let one = Segment::<Number>::create().unwrap();
+        let two = Segment::<Number>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        one.0.store(7, Relaxed);
+        assert_eq!(two.0.load(Relaxed), 7);
+    }
+
+    #[test]
+    fn what_is_no_such_object_is_an_error() {
+        let number = Segment::<Number>::create().unwrap();
+        let fd = || number.as_fd().try_clone_to_owned().unwrap();
+        for (result, text) in [
+            (Segment::<Other>::open(fd()).map(drop), "something else"),
+            (Segment::<Number>::open(std::io::pipe().unwrap().0.into()).map(drop), "no memory file"),
+            (Segment::<Number>::open(multiproc_os::memfd::sealed("x", &[b"short"]).unwrap()).map(drop), "too short"),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        number.header().size.store(9, Relaxed);
+        assert!(Segment::<Number>::open(fd()).unwrap_err().to_string().contains("another build"));
+    }
+}
