@@ -32,6 +32,7 @@ pub mod image;
 pub mod interrupt;
 pub mod lifeline;
 pub mod limits;
+pub mod mailbox;
 pub mod memfd;
 pub mod memory_watch;
 pub mod oom;

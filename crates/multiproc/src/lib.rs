@@ -39,6 +39,7 @@
 #[allow(unused_extern_crates)]
 extern crate self as multiproc;
 
+mod channel;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -53,6 +54,9 @@ mod transfer;
 #[doc(hidden)]
 pub mod __private;
 
+pub use crate::channel::error::{GetError, PutError, PutErrorKind};
+pub use crate::channel::joinable::{JoinableQueue, Task};
+pub use crate::channel::queue::{Consumer, Message, Producer, Queue};
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Instant;
 
 use multiproc_os::door::{Door, Knock};
+use multiproc_os::{at_fork, threads};
 
 /// See the module.
 #[derive(Debug)]
@@ -26,7 +28,14 @@ struct State {
     openers: usize,
     /// Threads and futures that wait, and so won't open it.
     waiting: usize,
+    /// Whether there has ever been another handle, here or elsewhere. Until then threads may use the one that there is, and none of them is alone.
+    shared: bool,
+    /// The process in which all this is true.
+    process: i32,
 }
+
+/// Whether this process has ever been copied, and each gate with it.
+static COPIED: AtomicBool = AtomicBool::new(false);
 
 impl Gate {
     /// A new door, and one handle that could open it.
@@ -34,7 +43,7 @@ impl Gate {
     /// # Errors
     /// `EMFILE`, `ENFILE`.
     pub(crate) fn new() -> io::Result<Gate> {
-        Door::new().map(Gate::of)
+        Door::new().map(|door| Gate::of(door, false))
     }
 
     /// A door that has come from another process, and one handle that could open it.
@@ -42,22 +51,38 @@ impl Gate {
     /// # Errors
     /// `InvalidData` when it is none.
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Gate> {
-        Door::from_fd(fd).map(Gate::of)
+        Door::from_fd(fd).map(|door| Gate::of(door, true))
     }
 
-    fn of(door: Door) -> Gate {
-        let state = State { read_only: false, openers: 1, waiting: 0, door };
+    fn of(door: Door, shared: bool) -> Gate {
+        extern "C" fn copied() {
+            COPIED.store(true, Relaxed);
+        }
+        extern "C" fn nothing() {}
+        static REGISTER: Once = Once::new();
+        // It fails for want of memory only.
+        REGISTER.call_once(|| drop(at_fork::register(nothing, copied)));
+        let state = State { read_only: false, openers: 1, waiting: 0, shared, process: threads::getpid(), door };
         Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = threads::getpid();
+        if state.process != process {
+            // A copy of the process that made those handles, with one thread, and nobody who waits. Which of the handles will be used here can't be told:
+            // one, as far as anybody knows.
+            (state.process, state.openers, state.waiting) = (process, 1, 0);
+            state.settle();
+        }
+        state
     }
 
     /// There is one more handle that could open it.
     pub(crate) fn add_opener(&self) {
         let mut state = self.state();
         state.openers += 1;
+        state.shared = true;
         state.settle();
     }
 
@@ -102,7 +127,8 @@ impl Gate {
     /// # Errors
     /// `EMFILE`, `ENFILE`.
     pub(crate) fn to_send(&self) -> io::Result<OwnedFd> {
-        let state = self.state();
+        let mut state = self.state();
+        state.shared = true;
         match state.read_only {
             true => state.door.open_both_ways(),
             false => state.door.as_fd().try_clone_to_owned(),
@@ -114,7 +140,7 @@ impl State {
     /// Holds the writing side, or not, as the numbers say. At the limit of open files it is as it was, so that somebody may wait for longer than
     /// necessary, until there are descriptors again.
     fn settle(&mut self) {
-        let all_wait = self.waiting >= self.openers;
+        let all_wait = self.waiting >= self.openers && (self.shared || COPIED.load(Relaxed));
         if all_wait && !self.read_only {
             if self.waiting > 1 {
                 // Those who wait already poll what they have been given, and hold it open. They come back for the other.

@@ -4,9 +4,16 @@
 //! where those wait for whom it isn't the moment yet. How the two, and the kernel, see to it that nobody hangs because somebody died is in
 //! `PROTOCOL.md` beside this file.
 
+pub(crate) mod arena;
 pub(crate) mod backoff;
+#[allow(unsafe_code)]
+pub(crate) mod block;
+#[allow(unsafe_code)]
+pub(crate) mod expanse;
 pub(crate) mod gate;
 pub(crate) mod latch;
+pub(crate) mod leases;
 pub(crate) mod lot;
 #[allow(unsafe_code)]
 pub(crate) mod segment;
+pub(crate) mod store;

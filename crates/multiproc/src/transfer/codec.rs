@@ -14,6 +14,7 @@
 //!
 //! The first byte of an encoded value says which format follows.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -95,6 +96,144 @@ pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
 /// The value that [`pack`] was given.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     compact::from_bytes(bytes, Depth::Whole).map_err(|error| CodecError::new::<T>("cannot deserialise", error))
+}
+
+/// Where a value is encoded to, piece by piece, by [`encode_into`].
+pub(crate) trait Draft: compact::Output<Error = io::Error> + io::Write {
+    /// Forgets what was written.
+    fn clear(&mut self);
+
+    /// What was written, all of it.
+    fn written(&mut self) -> io::Result<&[u8]>;
+
+    /// What the system has refused, as serializers make a text of it, if anything of it at all.
+    fn failure(&mut self) -> Option<io::Error>;
+}
+
+/// As [`encode`], to be done often: into memory of the caller's, and with less trying. A value is decoded in the sender only if none of the same
+/// type and shape has been in this thread.
+pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
+    value: &T,
+    draft: &mut impl Draft,
+) -> Result<Vec<OwnedFd>, Refused> {
+    let id = decode_bytes::<T> as fn(&[u8], Depth) -> Result<T, CodecError> as usize as u64;
+    let self_describing = Tried::known(id, Format::MessagePack as u64);
+    if !self_describing {
+        match draft_compact(id, value, draft) {
+            Err(Refused::ByFormat(_)) => {}
+            done => return done,
+        }
+    }
+    // Tried each time.
+    let write = |draft: &mut _| {
+        let mut serializer = rmp_serde::Serializer::new(draft).with_struct_map();
+        value.serialize(&mut serializer).map_err(|error| error.to_string())
+    };
+    let (_, fds) = draft_with(draft, write, Format::MessagePack).map_err(Stopped::of::<T>)?;
+    let handles = fds.len();
+    try_out(value, draft.written().map_err(Refused::by_system("no memory to look at it"))?, fds, Format::MessagePack)?;
+    Tried::remember(id, Format::MessagePack as u64);
+    match handles {
+        0 => Ok(Vec::new()),
+        _ => Ok(draft_with(draft, write, Format::MessagePack).map_err(Stopped::of::<T>)?.1),
+    }
+}
+
+#[inline]
+fn draft_compact<T: Serialize + DeserializeOwned>(
+    id: u64,
+    value: &T,
+    draft: &mut impl Draft,
+) -> Result<Vec<OwnedFd>, Refused> {
+    let write = |draft: &mut _| compact::shape_to_output(value, draft).map_err(|error| error.to_string());
+    let (shape, fds) = draft_with(draft, write, Format::Compact).map_err(Stopped::of::<T>)?;
+    if Tried::known(id, shape) {
+        return Ok(fds);
+    }
+    let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
+    let handles = fds.len();
+    if view.len() as u64 <= ALWAYS_TRIED || handles > 0 || decode_bytes::<T>(view, Depth::Skim).is_err() {
+        try_out(value, view, fds, Format::Compact)?;
+    }
+    if handles == 0 {
+        Tried::remember(id, shape);
+        return Ok(Vec::new());
+    }
+    Ok(draft_with(draft, write, Format::Compact).map_err(Stopped::of::<T>)?.1)
+}
+
+/// Why a draft could not be made, of what is not known here.
+enum Stopped {
+    ByFormat(String),
+    BySystem(Refused),
+}
+
+impl Stopped {
+    fn of<T>(self) -> Refused {
+        match self {
+            Stopped::ByFormat(reason) => CodecError::new::<T>("cannot serialise", reason).into(),
+            Stopped::BySystem(refused) => refused,
+        }
+    }
+}
+
+#[inline]
+fn draft_with<D: Draft, R>(
+    draft: &mut D,
+    write: impl FnOnce(&mut D) -> Result<R, String>,
+    format: Format,
+) -> Result<(R, Vec<OwnedFd>), Stopped> {
+    draft.clear();
+    let (written, fds) = bag::fill(|| {
+        // An error of the draft's is asked for below.
+        let _ = draft.extend(&[format as u8]);
+        write(draft)
+    });
+    if let Some(failure) = draft.failure() {
+        return Err(Stopped::BySystem(Refused::by_system("no memory for its value")(failure)));
+    }
+    let duplicates = |error| Stopped::BySystem(Refused::by_system("no descriptor for a duplicate of a handle")(error));
+    let fds = fds.map_err(duplicates)?;
+    Ok((written.map_err(Stopped::ByFormat)?, fds))
+}
+
+/// Which types and shapes have been tried in this thread, and passed; as many as there is room for.
+struct Tried;
+
+impl Tried {
+    const ROOM: usize = 64;
+
+    fn place(id: u64, shape: u64) -> (usize, u64) {
+        let key = (id ^ shape.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        ((key >> 58) as usize % Tried::ROOM, key)
+    }
+
+    #[inline]
+    fn known(id: u64, shape: u64) -> bool {
+        let (place, key) = Tried::place(id, shape);
+        TRIED.with(|tried| tried[place].get() == key)
+    }
+
+    fn remember(id: u64, shape: u64) {
+        let (place, key) = Tried::place(id, shape);
+        TRIED.with(|tried| tried[place].set(key));
+    }
+}
+
+thread_local! {
+    static TRIED: [Cell<u64>; Tried::ROOM] = const { [const { Cell::new(0) }; Tried::ROOM] };
+}
+
+/// The value that [`encode_into`] was given, from what it has written and the descriptors that came with it.
+pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: Bundle) -> Result<T, CodecError> {
+    let fds = match handles.count() {
+        // The usual case.
+        0 => Vec::new(),
+        _ => handles.untie().map_err(|error| {
+            CodecError::new::<T>("cannot deserialise", format_args!("the handles in it can't be taken: {error}"))
+        })?,
+    };
+    decode_with(bytes, fds)
 }
 
 /// Who refuses to take a value.

@@ -15,7 +15,7 @@ mod read;
 mod write;
 
 pub(crate) use read::{Depth, from_bytes};
-pub(crate) use write::to_output;
+pub(crate) use write::{Output, shape_to_output, to_output};
 
 use std::borrow::Cow;
 use std::fmt;

@@ -37,14 +37,31 @@ impl Output for Sink {
 
 /// Writes `value` to `output`.
 pub(crate) fn to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<(), Error> {
-    value.serialize(&mut Serializer { output })
+    shape_to_output(value, output).map(drop)
+}
+
+/// Writes `value` to `output`, and gives its shape: a number that follows from which methods of the serializer its type has called, and in which
+/// order, but neither from the numbers, texts and bytes in it nor from how long they are. Two values of one type and shape are read by the same
+/// calls.
+pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<u64, Error> {
+    let mut serializer = Serializer { output, shape: 0 };
+    value.serialize(&mut serializer)?;
+    Ok(serializer.shape)
 }
 
 struct Serializer<'a, O> {
     output: &'a mut O,
+    /// What has been called so far: see [`shape_to_output`].
+    shape: u64,
 }
 
 impl<O: Output> Serializer<'_, O> {
+    /// Takes one more call into the shape. The step is that of Fowler, Noll and Vo's FNV-1a, with a word in place of a byte.
+    #[inline]
+    fn note(&mut self, call: u64) {
+        self.shape = (self.shape ^ call).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+    }
+
     #[inline]
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.output.extend(bytes).map_err(ser::Error::custom)
@@ -112,7 +129,9 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
     where
         I: IntoIterator<Item: Serialize>,
     {
+        self.note(1);
         if let Some((kind, bytes)) = plain::bytes_of(&list) {
+            self.note(0x100 | kind as u64);
             return self.run(kind, bytes);
         }
         let mut elements = list.into_iter();
@@ -126,77 +145,93 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
 
     #[inline]
     fn serialize_bool(self, value: bool) -> Result<(), Error> {
+        self.note(2);
         self.bytes(&[value.into()])
     }
 
     #[inline]
     fn serialize_i8(self, value: i8) -> Result<(), Error> {
+        self.note(3);
         self.bytes(&value.to_le_bytes())
     }
 
     #[inline]
     fn serialize_i16(self, value: i16) -> Result<(), Error> {
+        self.note(4);
         self.serialize_i64(value.into())
     }
 
     #[inline]
     fn serialize_i32(self, value: i32) -> Result<(), Error> {
+        self.note(5);
         self.serialize_i64(value.into())
     }
 
     #[inline]
     fn serialize_i64(self, value: i64) -> Result<(), Error> {
+        self.note(6);
         self.varint((value << 1 ^ value >> 63) as u64)
     }
 
     fn serialize_i128(self, value: i128) -> Result<(), Error> {
+        self.note(7);
         self.long_varint((value << 1 ^ value >> 127) as u128)
     }
 
     #[inline]
     fn serialize_u8(self, value: u8) -> Result<(), Error> {
+        self.note(8);
         self.bytes(&[value])
     }
 
     #[inline]
     fn serialize_u16(self, value: u16) -> Result<(), Error> {
+        self.note(9);
         self.varint(value.into())
     }
 
     #[inline]
     fn serialize_u32(self, value: u32) -> Result<(), Error> {
+        self.note(10);
         self.varint(value.into())
     }
 
     #[inline]
     fn serialize_u64(self, value: u64) -> Result<(), Error> {
+        self.note(11);
         self.varint(value)
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), Error> {
+        self.note(12);
         self.long_varint(value)
     }
 
     #[inline]
     fn serialize_f32(self, value: f32) -> Result<(), Error> {
+        self.note(13);
         self.bytes(&value.to_le_bytes())
     }
 
     #[inline]
     fn serialize_f64(self, value: f64) -> Result<(), Error> {
+        self.note(14);
         self.bytes(&value.to_le_bytes())
     }
 
     #[inline]
     fn serialize_char(self, value: char) -> Result<(), Error> {
+        self.note(15);
         self.varint(u32::from(value).into())
     }
 
     fn serialize_str(self, text: &str) -> Result<(), Error> {
+        self.note(16);
         self.run(Kind::U8, text.as_bytes())
     }
 
     fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Error> {
+        self.note(17);
         self.run(Kind::U8, bytes)
     }
 
@@ -219,6 +254,7 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
         let fail = |_| Error::from("it can't be displayed");
         let mut count = Count(0);
         write!(count, "{value}").map_err(fail)?;
+        self.note(0x200);
         self.len(count.0, Kind::U8 as u8)?;
         let mut text = Text(self, Ok(()));
         let written = write!(text, "{value}");
@@ -227,25 +263,30 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
 
     #[inline]
     fn serialize_none(self) -> Result<(), Error> {
+        self.note(18);
         self.bytes(&[0])
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
+        self.note(19);
         self.bytes(&[1])?;
         value.serialize(self)
     }
 
     fn serialize_unit(self) -> Result<(), Error> {
+        self.note(20);
         Ok(())
     }
 
     fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
+        self.note(21);
         Ok(())
     }
 
     #[inline]
     fn serialize_unit_variant(self, _: &'static str, index: u32, _: &'static str) -> Result<(), Error> {
+        self.note(22 | u64::from(index) << 8);
         self.varint(index.into())
     }
 
@@ -267,33 +308,40 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self, Error> {
+        self.note(23);
         self.known(len)?;
         Ok(self)
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Self, Error> {
+        self.note(24);
         Ok(self)
     }
 
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
+        self.note(25);
         Ok(self)
     }
 
     fn serialize_tuple_variant(self, _: &'static str, index: u32, _: &'static str, _: usize) -> Result<Self, Error> {
+        self.note(26 | u64::from(index) << 8);
         self.varint(index.into())?;
         Ok(self)
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self, Error> {
+        self.note(27);
         self.known(len)?;
         Ok(self)
     }
 
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
+        self.note(28);
         Ok(self)
     }
 
     fn serialize_struct_variant(self, _: &'static str, index: u32, _: &'static str, _: usize) -> Result<Self, Error> {
+        self.note(29 | u64::from(index) << 8);
         self.varint(index.into())?;
         Ok(self)
     }
@@ -311,8 +359,14 @@ macro_rules! parts {
                 value.serialize(&mut **self)
             }
 
+            $(fn skip_field(&mut self, _: $name) -> Result<(), Error> {
+                self.note(0x400);
+                Ok(())
+            })?
+
             #[inline]
             fn end(self) -> Result<(), Error> {
+        self.note(30);
                 Ok(())
             }
         })*
@@ -343,6 +397,7 @@ impl<O: Output> ser::SerializeMap for &mut Serializer<'_, O> {
     }
 
     fn end(self) -> Result<(), Error> {
+        self.note(31);
         Ok(())
     }
 }

@@ -1,0 +1,175 @@
+//! Descriptors that are kept until somebody takes them: a datagram socket of the Unix family that is connected to itself, see unix(7).
+//!
+//! Several processes have the same open socket; each may put descriptors in, and each may look at the oldest and take it out. The kernel keeps what is in it, and closes that with the
+//! last descriptor of the socket. Its name is an abstract one of the kernel's choice, and nobody else can send to it, as it is connected.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socket_with, sockopt,
+};
+
+use crate::fd_passing::MAX_FDS;
+
+/// So much may be in it, if the system lets it: a few hundred letters.
+const BUFFER: usize = 4 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Mailbox {
+    socket: OwnedFd,
+}
+
+impl Mailbox {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOBUFS`.
+    pub fn new() -> io::Result<Mailbox> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = crate::fd_passing::above_stdio(socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?)?;
+        // The system may give less, or refuse.
+        let _ = sockopt::set_socket_send_buffer_size(&socket, BUFFER);
+        bind_to_any_name(&socket)?;
+        let name = rustix::net::getsockname(&socket)?;
+        rustix::net::connect(&socket, &name)?;
+        Ok(Mailbox { socket })
+    }
+
+    /// One that has come from another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is none.
+    pub fn from_fd(socket: OwnedFd) -> io::Result<Mailbox> {
+        let own = rustix::net::getsockname(&socket);
+        let is_one = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::DGRAM)
+            && sockopt::socket_domain(&socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
+            && matches!((own, rustix::net::getpeername(&socket)), (Ok(own), Ok(Some(peer))) if own == peer);
+        match is_one {
+            true => Ok(Mailbox { socket }),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no socket that is connected to itself")),
+        }
+    }
+
+    /// Puts a letter in: `fds`, with a number on it.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it is full; `QuotaExceeded` (the kernel's `ETOOMANYREFS`) when more descriptors are on their way than may be; `InvalidInput` for
+    /// more than [`MAX_FDS`].
+    pub fn put(&self, number: u64, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if fds.len() > MAX_FDS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size()];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(fds));
+        let bytes = number.to_ne_bytes();
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, flags))?;
+        Ok(())
+    }
+
+    /// The number on the oldest letter; none if it is empty.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn number(&self) -> io::Result<Option<u64>> {
+        let mut bytes = [0_u8; 8];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::io::retry_on_intr(|| recv(&self.socket, &mut bytes[..], flags)) {
+            Ok(_) => Ok(Some(u64::from_ne_bytes(bytes))),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Duplicates of the descriptors in the oldest letter, which stays where it is.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it is empty; `EMFILE` when this process has no room for all of them.
+    pub fn look(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut bytes = [0_u8; 8];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
+        })?;
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(more) = message {
+                fds.extend(more);
+            }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        fds.into_iter().map(crate::fd_passing::above_stdio).collect()
+    }
+
+    /// Throws the oldest letter away.
+    pub fn discard(&self) {
+        let mut bytes = [0_u8; 8];
+        let _ = rustix::io::retry_on_intr(|| recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT));
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Has the kernel choose a name: "Autobind feature" in unix(7).
+fn bind_to_any_name(socket: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    // SAFETY: an address of the family alone, as long as said.
+    let result = unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const family).cast(), size_of::<libc::sa_family_t>() as libc::socklen_t)
+    };
+    crate::cvt(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_stay_in_order_until_they_are_thrown_away() {
+        let mailbox = Mailbox::new().unwrap();
+        let other = Mailbox::from_fd(mailbox.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(other.number().unwrap(), None);
+        let (reader, writer) = crate::pipe::pair().unwrap();
+        mailbox.put(7, &[writer.as_fd(), reader.as_fd()]).unwrap();
+        mailbox.put(8, &[reader.as_fd()]).unwrap();
+        for _ in 0..2 {
+            assert_eq!(other.number().unwrap(), Some(7));
+            assert_eq!(other.look().unwrap().len(), 2);
+        }
+        let fds = other.look().unwrap();
+        rustix::io::write(&fds[0], b"x").unwrap();
+        assert_eq!(crate::pipe::available(&reader).unwrap(), 1);
+        other.discard();
+        assert_eq!(mailbox.number().unwrap(), Some(8));
+        mailbox.discard();
+        assert_eq!(mailbox.look().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn hundreds_of_letters_fit() {
+        let mailbox = Mailbox::new().unwrap();
+        let letters = (0..1_000_000).take_while(|number| mailbox.put(*number, &[mailbox.as_fd()]).is_ok()).count();
+        assert!((200..1_000_000).contains(&letters), "{letters}");
+    }
+
+    #[test]
+    fn another_socket_is_refused() {
+        let (socket, _) = crate::fd_passing::pair().unwrap();
+        assert_eq!(Mailbox::from_fd(socket).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Mailbox::from_fd(crate::pipe::pair().unwrap().0).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,172 @@
+//! Why something could not be put into a queue, or taken from one.
+
+use std::fmt;
+use std::io;
+
+use crate::shm::store::Refusal;
+use crate::transfer::codec::{CodecError, Refused};
+
+/// Why an item was not put into a queue. The item is inside.
+pub struct PutError<T> {
+    item: T,
+    kind: PutErrorKind,
+}
+
+/// See [`PutError`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutErrorKind {
+    /// There are as many items, or bytes, in it as there may be; when [trying](crate::Queue::try_put).
+    #[error("it is full")]
+    Full,
+    /// It was full until the end of the timeout.
+    #[error("it was full all the time")]
+    TimedOut,
+    /// The item has more bytes than the queue may ever hold.
+    #[error("the item is larger than all that may be in it")]
+    TooLarge,
+    /// Somebody has [closed](crate::Queue::close) it.
+    #[error("it is closed")]
+    Closed,
+    /// It is full, and nobody is left who could take anything out: all other handles are gone, or wait as well.
+    #[error("it is full, and nobody is left who could take anything out")]
+    Disconnected,
+    /// The item can't be sent.
+    #[error(transparent)]
+    Unserialisable(CodecError),
+    /// The system has no memory for it (`ENOSPC`, `ENOMEM`), or no descriptors (`EMFILE`).
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody has written garbage into the queue's memory.
+    #[error("its memory is corrupt: {0}")]
+    Corrupt(&'static str),
+}
+
+impl<T> PutError<T> {
+    pub(crate) fn new(item: T, kind: PutErrorKind) -> PutError<T> {
+        PutError { item, kind }
+    }
+
+    /// The reason.
+    pub fn kind(&self) -> &PutErrorKind {
+        &self.kind
+    }
+
+    /// The item that was not put.
+    pub fn into_inner(self) -> T {
+        self.item
+    }
+
+    /// The item and the reason.
+    pub fn into_parts(self) -> (T, PutErrorKind) {
+        (self.item, self.kind)
+    }
+
+    /// Whether there was no room at the moment: to try again makes sense.
+    pub fn is_full(&self) -> bool {
+        matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut)
+    }
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot put into the queue: {}", self.kind)
+    }
+}
+
+impl<T> fmt::Debug for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PutError").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl<T> std::error::Error for PutError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            PutErrorKind::System { source, .. } => Some(source),
+            PutErrorKind::Unserialisable(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Refusal> for PutErrorKind {
+    fn from(refusal: Refusal) -> PutErrorKind {
+        match refusal {
+            Refusal::Full => PutErrorKind::Full,
+            Refusal::TooLarge => PutErrorKind::TooLarge,
+            Refusal::Closed => PutErrorKind::Closed,
+            Refusal::System(what, source) => PutErrorKind::System { what, source },
+            Refusal::Corrupt(what) => PutErrorKind::Corrupt(what),
+            Refusal::Alone => PutErrorKind::Disconnected,
+            Refusal::Late => PutErrorKind::TimedOut,
+        }
+    }
+}
+
+impl From<Refused> for PutErrorKind {
+    fn from(refused: Refused) -> PutErrorKind {
+        match refused {
+            Refused::ByFormat(error) => PutErrorKind::Unserialisable(error),
+            Refused::BySystem { what, source } => PutErrorKind::System { what, source },
+        }
+    }
+}
+
+/// Why nothing was taken from a queue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// There is nothing in it; when [trying](crate::Queue::try_get).
+    #[error("the queue is empty")]
+    Empty,
+    /// There was nothing in it until the end of the timeout.
+    #[error("the queue was empty all the time")]
+    TimedOut,
+    /// It is empty, and nobody is left who could put anything in: all other handles are gone, or wait as well.
+    #[error("the queue is empty, and nobody is left who could put anything in")]
+    Disconnected,
+    /// It is empty, and somebody has [closed](crate::Queue::close) it.
+    #[error("the queue is empty and closed")]
+    Closed,
+    /// An item was taken that can't be turned into a value, because it was put as bytes or as another type, or its type refuses it. It is lost; the next
+    /// one can be taken.
+    #[error("an item was taken from the queue that can't be read: {0}")]
+    Undecodable(CodecError),
+    /// The system has no memory (`ENOMEM`) or no descriptors (`EMFILE`) for the next item. It stays where it is.
+    #[error("cannot take from the queue: {what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody has written garbage into the queue's memory.
+    #[error("cannot take from the queue: its memory is corrupt: {0}")]
+    Corrupt(&'static str),
+}
+
+impl GetError {
+    /// Whether nothing will ever come: the queue is empty, and closed or disconnected.
+    pub fn is_end(&self) -> bool {
+        matches!(self, GetError::Closed | GetError::Disconnected)
+    }
+}
+
+impl From<Refusal> for GetError {
+    fn from(refusal: Refusal) -> GetError {
+        match refusal {
+            Refusal::Full | Refusal::TooLarge => GetError::Corrupt("it is empty and full"),
+            Refusal::Closed => GetError::Closed,
+            Refusal::System(what, source) => GetError::System { what, source },
+            Refusal::Corrupt(what) => GetError::Corrupt(what),
+            Refusal::Alone => GetError::Disconnected,
+            Refusal::Late => GetError::TimedOut,
+        }
+    }
+}

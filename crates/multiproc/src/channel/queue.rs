@@ -1,0 +1,623 @@
+//! [`Queue`]: first in, first out, for any number of processes that put and get.
+//!
+//! The typed skin over [`store`](crate::shm::store), where the work is done. `shm/QUEUE.md` is its protocol: who writes what when, and what is left
+//! if somebody dies in between.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::draft::Draft;
+use super::error::{GetError, PutError, PutErrorKind};
+use crate::shm::block::Block;
+use crate::shm::expanse::Scratch;
+use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
+use crate::transfer::bundle::Bundle;
+use crate::transfer::codec::{self, CodecError};
+use crate::{Error, Handle, Result};
+
+/// A queue for any number of processes and threads that put and get: first in, first out. Python's `multiprocessing.Queue`, with neither a thread nor a
+/// buffer on the way.
+///
+/// ```
+/// use multiproc::{Process, Queue};
+///
+/// fn worker(queue: Queue<String>) {
+///     queue.put("from the worker".to_owned()).unwrap();
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = Queue::new()?;
+/// let child = Process::new(worker, (queue.clone(),)).start()?;
+/// assert_eq!(queue.get()?, "from the worker");
+/// child.join()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A handle can be cloned, shared between threads, and sent to other processes: as an argument, a result, a field, or through another queue.
+///
+/// **What is put is there.** When [`put`](Queue::put) returns, the item is in memory that outlives its producer, which may exit or be killed the next moment. An item is put as a
+/// whole or not at all, whenever somebody is killed; and it is taken by one. Who is killed between taking an item and having worked on it takes it
+/// along; see [`JoinableQueue`](crate::JoinableQueue) for that.
+///
+/// **Nobody waits in vain.** A [`get`](Queue::get) on an empty queue, and a `put` on a full one, end with an error when nobody is left who could help: when all other handles have been
+/// dropped, their processes have ended, or they wait for the same. Handles on their way in messages, and in arguments of processes that are about to start, count as others.
+/// A thread that puts while another waits in `get` needs a handle of its own for that: a clone. (As long as there has never been a second handle, in this process or
+/// another, threads may share the only one.)
+///
+/// **Limits.** Without any, a queue grows as long as there is memory. [`with_capacity`](Queue::with_capacity) and [`with_limits`](Queue::with_limits) bound it.
+/// Memory goes back to the system as items are taken.
+///
+/// A queue takes three descriptors in each process that has it, four if it has a limit. Some hundreds of items with open files in them
+/// (see [`Handle`]) can be in a queue at a time; `put` says so if there are too many.
+pub struct Queue<T> {
+    pub(super) end: End<T>,
+}
+
+/// The end of a [`Queue`] through which items are put, and none taken. See [`Queue::producer`].
+pub struct Producer<T> {
+    end: End<T>,
+}
+
+/// The end of a [`Queue`] through which items are taken, and none put. See [`Queue::consumer`].
+pub struct Consumer<T> {
+    end: End<T>,
+}
+
+/// What a handle can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Role {
+    Both,
+    Put,
+    Get,
+}
+
+impl Role {
+    fn puts(self) -> bool {
+        self != Role::Get
+    }
+
+    fn gets(self) -> bool {
+        self != Role::Put
+    }
+}
+
+/// A handle of whichever kind.
+pub(super) struct End<T> {
+    pub(super) store: Arc<Store>,
+    role: Role,
+    /// Whether somebody has asked for the descriptor.
+    polled: AtomicBool,
+    items: PhantomData<fn(T) -> T>,
+}
+
+impl<T> End<T> {
+    pub(super) fn create(limits: Limits, joinable: bool) -> Result<End<T>> {
+        match Store::create(limits, joinable) {
+            // The one handle that each gate counts at first.
+            Ok(store) => Ok(End::of(Arc::new(store), Role::Both)),
+            Err(source) => Err(Error::Setup { what: "create a queue", source }),
+        }
+    }
+
+    fn of(store: Arc<Store>, role: Role) -> End<T> {
+        End { store, role, polled: AtomicBool::new(false), items: PhantomData }
+    }
+
+    /// Another handle to the same queue.
+    pub(super) fn another(&self, role: Role) -> End<T> {
+        if role.puts() {
+            self.store.items.add_opener();
+        }
+        if role.gets()
+            && let Some(room) = &self.store.room
+        {
+            room.add_opener();
+        }
+        End::of(self.store.clone(), role)
+    }
+
+    /// Sees to it that somebody is told who polls the descriptor, if somebody does. False if there may be something.
+    pub(super) fn arm(&self) -> bool {
+        !self.polled.load(Relaxed) || self.store.arm()
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.polled.store(true, Relaxed);
+        self.store.arm();
+        self.store.items.as_fd()
+    }
+}
+
+impl<T> Drop for End<T> {
+    fn drop(&mut self) {
+        if self.role.puts() {
+            self.store.items.remove_opener();
+        }
+        if self.role.gets()
+            && let Some(room) = &self.store.room
+        {
+            room.remove_opener();
+        }
+    }
+}
+
+impl<T> Serialize for End<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fds = self
+            .store
+            .to_send()
+            .map_err(|error| serde::ser::Error::custom(format_args!("no descriptors to send a queue with: {error}")))?;
+        let fds: Vec<Handle<OwnedFd>> = fds.into_iter().map(Handle::new).collect();
+        (self.role, fds).serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for End<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<End<T>, D::Error> {
+        let (role, fds) = <(Role, Vec<Handle<OwnedFd>>)>::deserialize(deserializer)?;
+        let fds = fds.into_iter().map(Handle::into_inner).collect();
+        let store = Store::open(fds).map_err(serde::de::Error::custom)?;
+        // Each gate counts one handle that could open it.
+        if !role.puts() {
+            store.items.remove_opener();
+        }
+        if !role.gets()
+            && let Some(room) = &store.room
+        {
+            room.remove_opener();
+        }
+        Ok(End::of(Arc::new(store), role))
+    }
+}
+
+/// A moment, or none: a timeout beyond what the clock can tell is none.
+pub(super) fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// Until when, and whether at all, to wait.
+#[derive(Clone, Copy)]
+pub(super) enum Patience {
+    None,
+    Until(Option<Instant>),
+}
+
+impl<T: Serialize + DeserializeOwned> End<T> {
+    #[inline]
+    pub(super) fn put(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
+        let mut draft = Draft::new(&self.store);
+        let put = || -> Result<(), PutErrorKind> {
+            let fds = codec::encode_into(&item, &mut draft)?;
+            self.put_draft(draft, fds, patience)
+        };
+        match put() {
+            Ok(()) => Ok(()),
+            Err(kind) => Err(PutError::new(item, kind)),
+        }
+    }
+
+    #[inline]
+    fn put_draft(&self, mut draft: Draft<'_>, fds: Vec<OwnedFd>, patience: Patience) -> Result<(), PutErrorKind> {
+        let bundle = match fds.is_empty() {
+            true => Bundle::default(),
+            false if self.store.is_joinable() => {
+                let reason = "a handle can't travel in a JoinableQueue, as it could not be delivered again";
+                return Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)));
+            }
+            false => Bundle::tie(fds).map_err(|source| PutErrorKind::System { what: "its handles", source })?,
+        };
+        let body = draft.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
+        let item = Item { body, raw: false, fds: bundle.parts(), handles: bundle.count() };
+        put(&self.store, &item, patience)?;
+        draft.leave();
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn get(&self, patience: Patience) -> Result<T, GetError> {
+        let mut scratch = Scratch::new();
+        let taken = self.take(&mut scratch, patience)?;
+        match taken.block(&*self.store) {
+            Some(block) => decode(taken, block.bytes().map_err(mapping)?),
+            None => decode(taken, scratch.bytes()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn take(&self, scratch: &mut Scratch, patience: Patience) -> Result<Taken, GetError> {
+        match patience {
+            Patience::Until(deadline) => Ok(self.store.take(scratch, deadline)?),
+            Patience::None => loop {
+                match self.store.take_any(scratch)? {
+                    Some(taken) => return Ok(taken),
+                    None if self.arm() => return Err(GetError::Empty),
+                    None => {}
+                }
+            },
+        }
+    }
+
+    pub(super) fn put_bytes(&self, bytes: &[u8], patience: Patience) -> Result<(), PutErrorKind> {
+        if bytes.len() <= INLINE {
+            let item = Item { body: Body::Inline(bytes), raw: true, fds: &[], handles: 0 };
+            return Ok(put(&self.store, &item, patience)?);
+        }
+        let mut block = Block::new(&*self.store, bytes.len() as u64)?;
+        block.fill(bytes).map_err(|source| PutErrorKind::System { what: "no memory for it", source })?;
+        let item = Item { body: Body::Block(block.index(), block.len()), raw: true, fds: &[], handles: 0 };
+        put(&self.store, &item, patience)?;
+        block.leave();
+        Ok(())
+    }
+
+    pub(super) fn get_bytes(&self, patience: Patience) -> Result<Message, GetError> {
+        let mut scratch = Scratch::new();
+        let taken = self.take(&mut scratch, patience)?;
+        Ok(Message(match taken.block(self.store.clone()) {
+            Some(block) => {
+                block.bytes().map_err(mapping)?;
+                Content::Block(block)
+            }
+            None => Content::Small(scratch.bytes().into()),
+        }))
+    }
+}
+
+fn mapping(source: std::io::Error) -> GetError {
+    match source.kind() {
+        std::io::ErrorKind::InvalidData => GetError::Corrupt("a block"),
+        _ => GetError::System { what: "map an item", source },
+    }
+}
+
+#[inline]
+fn put(store: &Store, item: &Item<'_>, patience: Patience) -> Result<(), Refusal> {
+    match patience {
+        Patience::None => store.try_put(item),
+        Patience::Until(deadline) => store.put(item, deadline),
+    }
+}
+
+/// The value in `bytes`, which is what was taken.
+#[inline]
+pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<T, GetError> {
+    let cannot = |reason: &str| GetError::Undecodable(CodecError::new::<T>("cannot deserialise", reason));
+    if taken.raw {
+        return Err(cannot("it was put as bytes"));
+    }
+    let bundle = match taken.handles {
+        0 => Bundle::default(),
+        handles => Bundle::received(taken.fds, handles).ok_or_else(|| cannot("its handles are missing"))?,
+    };
+    codec::decode_from(bytes, bundle).map_err(GetError::Undecodable)
+}
+
+impl<T> Queue<T> {
+    /// A queue without a limit.
+    ///
+    /// # Errors
+    /// [`Error::Setup`]: `EMFILE` at the limit of open files, `ENOSPC` or `ENOMEM` without memory.
+    pub fn new() -> Result<Queue<T>> {
+        Ok(Queue { end: End::create(Limits::NONE, false)? })
+    }
+
+    /// A queue in which there are at most `items` at a time; at least one.
+    ///
+    /// # Errors
+    /// As [`new`](Queue::new).
+    pub fn with_capacity(items: usize) -> Result<Queue<T>> {
+        Queue::with_limits(items, u64::MAX)
+    }
+
+    /// A queue in which there are at most `items`, of at most `bytes` together as they are encoded, at a time. An item of more bytes than that is
+    /// [refused](PutErrorKind::TooLarge).
+    ///
+    /// # Errors
+    /// As [`new`](Queue::new).
+    pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>> {
+        let items = if items == usize::MAX { u64::MAX } else { items.max(1) as u64 };
+        Ok(Queue { end: End::create(Limits { items, bytes }, false)? })
+    }
+
+    /// An end through which items can only be put. Give producers this, and drop the queue, and consumers are told when the last producer has gone.
+    pub fn producer(&self) -> Producer<T> {
+        Producer { end: self.end.another(Role::Put) }
+    }
+
+    /// An end through which items can only be taken. It doesn't keep other consumers waiting for items that nobody will put.
+    pub fn consumer(&self) -> Consumer<T> {
+        Consumer { end: self.end.another(Role::Get) }
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Queue<T> {
+        Queue { end: self.end.another(Role::Both) }
+    }
+}
+
+impl<T> Clone for Producer<T> {
+    fn clone(&self) -> Producer<T> {
+        Producer { end: self.end.another(Role::Put) }
+    }
+}
+
+impl<T> Clone for Consumer<T> {
+    fn clone(&self) -> Consumer<T> {
+        Consumer { end: self.end.another(Role::Get) }
+    }
+}
+
+/// What all ends have.
+macro_rules! any_end {
+    ($($name:ident)*) => { $(
+        impl<T> $name<T> {
+            /// How many items are in it at this moment. Others may put and take at any time.
+            pub fn len(&self) -> usize {
+                usize::try_from(self.end.store.len()).unwrap_or(usize::MAX)
+            }
+
+            /// Whether nothing is in it at this moment.
+            pub fn is_empty(&self) -> bool {
+                self.end.store.is_empty()
+            }
+
+            /// Whether there are as many items in it as there may be, at this moment. One without a limit is never full.
+            pub fn is_full(&self) -> bool {
+                self.end.store.is_full()
+            }
+
+            /// How many items may be in it; none without a limit.
+            pub fn capacity(&self) -> Option<usize> {
+                usize::try_from(self.end.store.limits().items).ok().filter(|items| *items != usize::MAX)
+            }
+
+            /// Lets nobody put anything any more, in whatever process. What is in it can be taken, and then everybody is told that
+            /// this is [the end](GetError::Closed).
+            pub fn close(&self) {
+                self.end.store.close();
+            }
+
+            /// Whether somebody has [closed](Queue::close) it.
+            pub fn is_closed(&self) -> bool {
+                self.end.store.is_closed()
+            }
+        }
+
+        impl<T> fmt::Debug for $name<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let limits = self.end.store.limits();
+                let mut text = f.debug_struct(stringify!($name));
+                text.field("len", &self.len());
+                if limits.items != u64::MAX {
+                    text.field("capacity", &limits.items);
+                }
+                if limits.bytes != u64::MAX {
+                    text.field("bytes", &limits.bytes);
+                }
+                if self.is_closed() {
+                    text.field("closed", &true);
+                }
+                text.finish()
+            }
+        }
+
+        impl<T> Serialize for $name<T> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.end.serialize(serializer)
+            }
+        }
+
+        impl<'de, T> Deserialize<'de> for $name<T> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name<T>, D::Error> {
+                let end = End::deserialize(deserializer)?;
+                match end.store.is_joinable() || end.role != $name::<T>::ROLE {
+                    true => Err(serde::de::Error::custom("it is another kind of queue")),
+                    false => Ok($name { end }),
+                }
+            }
+        }
+    )* };
+}
+
+impl<T> Queue<T> {
+    const ROLE: Role = Role::Both;
+}
+
+impl<T> Producer<T> {
+    const ROLE: Role = Role::Put;
+}
+
+impl<T> Consumer<T> {
+    const ROLE: Role = Role::Get;
+}
+
+any_end!(Queue Producer Consumer);
+
+/// What those have that put.
+macro_rules! putting {
+    ($($name:ident)*) => { $(
+        impl<T: Serialize + DeserializeOwned> $name<T> {
+            /// Puts an item in. Waits while the queue is full, for as long as it takes.
+            ///
+            /// # Errors
+            /// [`PutError`], with the item inside, and a [kind](PutErrorKind): it can't be serialised, there is no memory for it, the queue is closed, or it is full and nobody is left
+            /// who could take anything.
+            #[inline]
+            pub fn put(&self, item: T) -> Result<(), PutError<T>> {
+                self.end.put(item, Patience::Until(None))
+            }
+
+            /// Puts an item in, if there is room for it now.
+            ///
+            /// # Errors
+            /// As [`put`](Self::put); [`PutErrorKind::Full`].
+            #[inline]
+            pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
+                self.end.put(item, Patience::None)
+            }
+
+            /// Puts an item in. Waits while the queue is full, but no longer than `timeout`.
+            ///
+            /// # Errors
+            /// As [`put`](Self::put); [`PutErrorKind::TimedOut`].
+            pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
+                self.end.put(item, Patience::Until(deadline(timeout)))
+            }
+
+            /// Puts bytes in, as they are, for [`get_bytes`](Queue::get_bytes). They are copied once.
+            ///
+            /// # Errors
+            /// As [`put`](Self::put).
+            pub fn put_bytes(&self, bytes: &[u8]) -> Result<(), PutErrorKind> {
+                self.end.put_bytes(bytes, Patience::Until(None))
+            }
+
+            /// Puts bytes in, if there is room for them now.
+            ///
+            /// # Errors
+            /// As [`put`](Self::put); [`PutErrorKind::Full`].
+            pub fn try_put_bytes(&self, bytes: &[u8]) -> Result<(), PutErrorKind> {
+                self.end.put_bytes(bytes, Patience::None)
+            }
+        }
+    )* };
+}
+
+putting!(Queue Producer);
+
+/// What those have that take.
+macro_rules! getting {
+    ($($name:ident)*) => { $(
+        impl<T: Serialize + DeserializeOwned> $name<T> {
+            /// Takes the oldest item. Waits while there is none, for as long as it takes.
+            ///
+            /// # Errors
+            /// [`GetError`]: the queue is empty and closed, or nobody is left who could put anything; or an item was taken that can't be read.
+            #[inline]
+            pub fn get(&self) -> Result<T, GetError> {
+                self.end.get(Patience::Until(None))
+            }
+
+            /// Takes the oldest item, if there is one.
+            ///
+            /// # Errors
+            /// As [`get`](Self::get); [`GetError::Empty`].
+            #[inline]
+            pub fn try_get(&self) -> Result<T, GetError> {
+                self.end.get(Patience::None)
+            }
+
+            /// Takes the oldest item. Waits while there is none, but no longer than `timeout`.
+            ///
+            /// # Errors
+            /// As [`get`](Self::get); [`GetError::TimedOut`].
+            pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
+                self.end.get(Patience::Until(deadline(timeout)))
+            }
+
+            /// Takes the oldest item as bytes: those that were [put](Queue::put_bytes), or a value as it is encoded. Large ones are read in place.
+            ///
+            /// # Errors
+            /// As [`get`](Self::get).
+            pub fn get_bytes(&self) -> Result<Message, GetError> {
+                self.end.get_bytes(Patience::Until(None))
+            }
+
+            /// Takes the oldest item as bytes, if there is one.
+            ///
+            /// # Errors
+            /// As [`get`](Self::get); [`GetError::Empty`].
+            pub fn try_get_bytes(&self) -> Result<Message, GetError> {
+                self.end.get_bytes(Patience::None)
+            }
+
+            /// The items, one after the other, each waited for; up to the end: until the queue is closed or disconnected, and empty.
+            ///
+            /// ```
+            /// # #[multiproc::main]
+            /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+            /// let queue = multiproc::Queue::new()?;
+            /// queue.put(1)?;
+            /// queue.put(2)?;
+            /// queue.close();
+            /// let items: Vec<i32> = queue.iter().collect::<Result<_, _>>()?;
+            /// assert_eq!(items, [1, 2]);
+            /// # Ok(())
+            /// # }
+            /// ```
+            pub fn iter(&self) -> impl Iterator<Item = Result<T, GetError>> + '_ {
+                std::iter::from_fn(|| match self.get() {
+                    Err(error) if error.is_end() => None,
+                    result => Some(result),
+                })
+            }
+        }
+
+        /// A descriptor that polls readable when there may be something to get. After that, [`try_get`](Queue::try_get) until it says
+        /// [`Empty`](GetError::Empty), and then poll again: from then on it becomes readable once more. It may be readable without need. Nothing is to be read from it.
+        impl<T> AsFd for $name<T> {
+            fn as_fd(&self) -> BorrowedFd<'_> {
+                self.end.fd()
+            }
+        }
+    )* };
+}
+
+getting!(Queue Consumer);
+
+/// An item of a queue as bytes. Large ones lie in the queue's own memory, which goes back when this is dropped.
+pub struct Message(Content);
+
+enum Content {
+    Small(Box<[u8]>),
+    Block(Block<Arc<Store>>),
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Content::Small(bytes) => bytes,
+            // It could be mapped once, and so is mapped.
+            Content::Block(block) => block.bytes().unwrap_or_default(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({} bytes)", self.len())
+    }
+}
+
+impl PartialEq<[u8]> for Message {
+    fn eq(&self, other: &[u8]) -> bool {
+        **self == *other
+    }
+}
+
+/// Where an item is that may have to be given up again.
+pub(super) fn lease_of(taken: &Taken) -> Option<u32> {
+    match taken.place {
+        Place::Lease(index) | Place::Block(index, _) => Some(index),
+        Place::Scratch => None,
+    }
+}

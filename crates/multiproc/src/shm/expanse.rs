@@ -1,0 +1,207 @@
+//! A part of a memory file that may become very large, mapped piece by piece as it does: the first piece, and then each as long as all before
+//! it together. A piece that is mapped stays so, at its address, as long as the object is open here.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use multiproc_os::shared_memory::{Mapping, SharedFile};
+
+/// Doublings of the first piece: from 64 KiB to 4 TiB.
+const PIECES: usize = 27;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Expanse {
+    /// Where it begins in the file.
+    base: u64,
+    /// The length of the first piece, as a power of two.
+    first: u32,
+    pieces: [OnceLock<Mapping>; PIECES],
+}
+
+impl Expanse {
+    pub(crate) fn new(base: u64, first: u32) -> Expanse {
+        Expanse { base, first, pieces: [const { OnceLock::new() }; PIECES] }
+    }
+
+    /// Where it begins in the file.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Where the piece ends in which `offset` lies. What is accessed lies within one piece.
+    #[inline]
+    pub(crate) fn end_of_piece(&self, offset: u64) -> u64 {
+        if offset >> self.first == 0 { 1 << self.first } else { 2 << offset.ilog2() }
+    }
+
+    /// Makes the file long enough for the piece in which `offset` lies.
+    ///
+    /// # Errors
+    /// `EFBIG`; `StorageFull` if it would be larger than all there may be.
+    pub(crate) fn extend(&self, file: &SharedFile, offset: u64) -> io::Result<()> {
+        if offset >> self.first >> (PIECES - 1) != 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.grow(self.base + self.end_of_piece(offset))
+    }
+
+    /// The address of `len` bytes at `offset`.
+    ///
+    /// # Errors
+    /// `InvalidData` when they aren't in one piece, or the file is too short; `ENOMEM`.
+    #[inline]
+    pub(crate) fn address(&self, file: &SharedFile, offset: u64, len: u64) -> io::Result<NonNull<u8>> {
+        let index = if offset >> self.first == 0 { 0 } else { (offset.ilog2() - self.first + 1) as usize };
+        let start = if index == 0 { 0 } else { 1 << (self.first as usize + index - 1) };
+        let piece = match self.pieces.get(index).and_then(OnceLock::get) {
+            Some(piece) => piece,
+            None => self.map(file, index, start)?,
+        };
+        let within = offset - start;
+        if within.checked_add(len).is_none_or(|end| end > piece.len() as u64) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // SAFETY: within the mapping, as has just been seen.
+        Ok(unsafe { piece.start().add(within as usize) })
+    }
+
+    #[cold]
+    fn map(&self, file: &SharedFile, index: usize, start: u64) -> io::Result<&Mapping> {
+        let piece = self.pieces.get(index).ok_or(io::ErrorKind::InvalidData)?;
+        let len = if index == 0 { 1 << self.first } else { start };
+        // Beyond the end of the file there is nothing but SIGBUS.
+        if file.len()? < self.base + start + len {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mapping = Mapping::new(file, self.base + start, len as usize)?;
+        // Another thread may have been quicker.
+        Ok(piece.get_or_init(|| mapping))
+    }
+
+    /// The words at `offset`, a multiple of 8, as atomics.
+    ///
+    /// # Errors
+    /// As [`address`](Expanse::address).
+    #[inline]
+    pub(crate) fn words(&self, file: &SharedFile, offset: u64, count: usize) -> io::Result<&[AtomicU64]> {
+        let start = self.address(file, offset & !7, count as u64 * 8)?;
+        // SAFETY: in a mapping that lives as long as `self`, aligned to 8 bytes; atomics may be written by others, and any bytes will do.
+        Ok(unsafe { std::slice::from_raw_parts(start.as_ptr().cast(), count) })
+    }
+
+    /// The struct of atomics at `offset`, a multiple of its size, which is a power of two.
+    ///
+    /// # Errors
+    /// As [`address`](Expanse::address).
+    #[inline]
+    pub(crate) fn get<T: super::segment::Layout>(&self, file: &SharedFile, offset: u64) -> io::Result<&T> {
+        const { assert!(size_of::<T>().is_power_of_two() && align_of::<T>() <= size_of::<T>()) };
+        let start = self.address(file, offset & !(size_of::<T>() as u64 - 1), size_of::<T>() as u64)?;
+        // SAFETY: in a mapping that lives as long as `self`, aligned; a layout is made of atomics, so that any bytes will do.
+        Ok(unsafe { &*start.as_ptr().cast() })
+    }
+}
+
+/// Writes `bytes` into `words`, the last one filled up with zeros.
+#[inline]
+pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
+    let mut chunks = bytes.chunks_exact(8);
+    let mut words = words.iter();
+    for (chunk, word) in chunks.by_ref().zip(words.by_ref()) {
+        word.store(u64::from_ne_bytes(chunk.try_into().expect("eight bytes")), Relaxed);
+    }
+    let rest = chunks.remainder();
+    if let Some(word) = words.next()
+        && !rest.is_empty()
+    {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        word.store(u64::from_ne_bytes(last), Relaxed);
+    }
+}
+
+/// Room for the bytes of a small item, on the stack.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    words: [MaybeUninit<u64>; Scratch::WORDS],
+    /// How many bytes at the beginning aren't of interest.
+    skipped: usize,
+    len: usize,
+}
+
+impl Scratch {
+    const WORDS: usize = 256;
+
+    /// How many bytes fit.
+    pub(crate) const ROOM: usize = Scratch::WORDS * 8;
+
+    #[inline]
+    pub(crate) fn new() -> Scratch {
+        Scratch { words: [MaybeUninit::uninit(); Scratch::WORDS], skipped: 0, len: 0 }
+    }
+
+    /// Takes the first `len` bytes of `words`.
+    #[inline]
+    pub(crate) fn copy(&mut self, words: &[AtomicU64], len: usize) {
+        assert!(len <= Scratch::ROOM && len <= words.len() * 8);
+        for (to, from) in self.words.iter_mut().zip(&words[..len.div_ceil(8)]) {
+            to.write(from.load(Relaxed));
+        }
+        (self.skipped, self.len) = (0, len);
+    }
+
+    /// Leaves out the first `len` of what was taken.
+    pub(crate) fn skip(&mut self, len: usize) {
+        self.skipped = (self.skipped + len).min(self.len);
+    }
+
+    /// What was taken last.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` bytes have been written, and any bytes are such.
+        let bytes: &[u8] = unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) };
+        &bytes[self.skipped..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_double_and_stay() {
+        let file = SharedFile::create("test", 4096).unwrap();
+        let expanse = Expanse::new(4096, 12);
+        for (offset, end) in [(0, 4096), (4095, 4096), (4096, 8192), (8191, 8192), (8192, 16384), (1 << 30, 1 << 31)] {
+            assert_eq!(expanse.end_of_piece(offset), end);
+            if offset & 7 != 0 {
+                continue;
+            }
+            expanse.extend(&file, offset).unwrap();
+            expanse.words(&file, offset, 1).unwrap()[0].store(offset + 1, Relaxed);
+            assert!(expanse.words(&file, end - 8, 2).is_err(), "not in one piece");
+        }
+        let other = Expanse::new(4096, 12);
+        for offset in [0, 4096, 8192, 1 << 30] {
+            assert_eq!(other.words(&file, offset, 1).unwrap()[0].load(Relaxed), offset + 1);
+        }
+        assert!(expanse.extend(&file, u64::MAX).is_err());
+        assert!(expanse.words(&file, u64::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn bytes_come_out_as_they_went_in() {
+        let words = [const { AtomicU64::new(u64::MAX) }; Scratch::WORDS];
+        let bytes: Vec<u8> = (0..Scratch::ROOM).map(|byte| byte as u8).collect();
+        for len in (0..100).chain(Scratch::ROOM - 10..=Scratch::ROOM) {
+            copy_in(&words, &bytes[..len]);
+            let mut scratch = Scratch::new();
+            scratch.copy(&words, len);
+            assert_eq!(scratch.bytes(), &bytes[..len]);
+        }
+    }
+}

@@ -1,0 +1,1230 @@
+//! A queue of bytes and descriptors, in shared memory: what `Queue` and `JoinableQueue` are made of. `QUEUE.md` beside this file is its protocol.
+//!
+//! Small items lie in a ring, one behind the other; larger ones in blocks of their own ([`arena`](super::arena)), with a small record in the ring. The ring grows by doubling, so
+//! that a queue without a limit needs nobody who empties it. Who puts takes a latch; who takes small items takes none, but looks and then moves the head
+//! by one atomic operation (as readers do under a sequence lock, see Boehm, "Can seqlocks get along with programming language memory models?").
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence,
+};
+use std::time::Instant;
+
+use multiproc_os::identity::Identity;
+use multiproc_os::mailbox::Mailbox;
+
+use super::arena::{Arena, Blocks, Books, Descriptor, State};
+use super::block::Block;
+use super::expanse::{Expanse, Scratch, copy_in};
+use super::gate::Gate;
+use super::latch::{Latch, Latched};
+use super::leases::Leases;
+use super::lot::{Lot, Vain, Wish};
+use super::segment::{Layout, Segment};
+
+/// Where the ring begins in the file.
+const RING_AT: u64 = 1 << 20;
+
+/// The size of a ring, as a power of two: at first; up to where it keeps its memory; at most.
+const SMALLEST: u32 = 16;
+const KEPT: u32 = 20;
+const LARGEST: u32 = 40;
+
+/// A larger ring gets memory, and gives it back, in steps of this many bytes.
+const STEP: u64 = 1 << 18;
+
+/// Items up to this many bytes lie in the ring.
+pub(crate) const INLINE: usize = Scratch::ROOM - SPECIAL;
+
+/// What stands before an item in the ring: its length and flags, and its number.
+const HEADER: u64 = 16;
+
+/// What stands before an item that has a block or handles.
+const SPECIAL: usize = 24;
+
+/// Nothing but room up to the next record.
+const PAD: u8 = 1;
+/// The item is in a block.
+const BLOCK: u8 = 2;
+/// Descriptors go with it.
+const HANDLES: u8 = 4;
+/// The item is bytes, and no encoded value.
+const RAW: u8 = 8;
+
+/// What a queue may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) items: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Limits {
+    pub(crate) const NONE: Limits = Limits { items: u64::MAX, bytes: u64::MAX };
+}
+
+const LIMITED: u32 = 1;
+const JOINABLE: u32 = 2;
+
+/// What doesn't change, or seldom.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Nature {
+    flags: AtomicU32,
+    /// How often leases have been given up, and up to which time all have been taken again.
+    returned: AtomicU32,
+    settled: AtomicU32,
+    closed: AtomicU32,
+    /// The size of the ring as a power of two, in the lowest byte; above, how often it has changed.
+    geometry: AtomicU64,
+    items: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What those write who put. Under the latch.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Producers {
+    latch: Latch,
+    _unused: AtomicU32,
+    /// Up to here items are there to be taken. To write this is to have put.
+    tail: AtomicU64,
+    /// How many items have been put, and their bytes.
+    number: AtomicU64,
+    bytes: AtomicU64,
+    /// The same, as they will be after the put that is under way.
+    next_tail: AtomicU64,
+    next_number: AtomicU64,
+    next_bytes: AtomicU64,
+    /// The head, as it was seen last.
+    seen_head: AtomicU64,
+    /// Up to here the ring has memory.
+    memory_until: AtomicU64,
+    /// Up to here it has been given back.
+    freed_until: AtomicU64,
+    /// How much of the ring has kept its memory, from its beginning.
+    kept: AtomicU64,
+    /// Whether a change of the ring's size is under way, plus what it was.
+    _reserved: [AtomicU64; 4],
+}
+
+/// What those write who take.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Consumers {
+    /// From here on items are there to be taken. To move this is to have taken.
+    head: AtomicU64,
+    /// Held by those who take what is no small item of a queue without limits.
+    latch: Latch,
+    _unused: AtomicU32,
+    /// How many items have been taken, and their bytes; of a queue with a limit.
+    number: AtomicU64,
+    bytes: AtomicU64,
+    /// The same, as they will be after the take that is under way.
+    next_head: AtomicU64,
+    next_number: AtomicU64,
+    next_bytes: AtomicU64,
+    /// The block that is about to become a lease, plus one.
+    leasing: AtomicU64,
+}
+
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Line<T>(T);
+
+/// The shared part; all zero but for the first line, the queue is empty.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Shared {
+    nature: Nature,
+    producers: Producers,
+    /// Where those wait who take.
+    items: Line<Lot>,
+    consumers: Consumers,
+    /// Where those wait who put, and those who wait for all work to be done.
+    room: Line<Lot>,
+    books: Line<Books>,
+}
+
+// SAFETY: atomics, and structs of such.
+#[allow(unsafe_code)]
+unsafe impl Layout for Shared {
+    const NAME: &'static str = "queue";
+    const KIND: u32 = u32::from_le_bytes(*b"queu");
+}
+
+/// Why something can't be put or taken.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// There is no room for it now, by the queue's limit.
+    Full,
+    /// There never will be.
+    TooLarge,
+    Closed,
+    /// The system gives no memory, or no descriptors.
+    System(&'static str, io::Error),
+    /// What lies in the shared memory is garbage.
+    Corrupt(&'static str),
+    /// Nobody is left who could make it come true.
+    Alone,
+    Late,
+}
+
+impl Refusal {
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Refusal {
+        move |error| match error.kind() {
+            io::ErrorKind::InvalidData => Refusal::Corrupt(what),
+            _ => Refusal::System(what, error),
+        }
+    }
+}
+
+impl From<Vain> for Refusal {
+    fn from(vain: Vain) -> Refusal {
+        match vain {
+            Vain::Late => Refusal::Late,
+            Vain::Alone => Refusal::Alone,
+            Vain::System(error) => Refusal::System("wait", error),
+        }
+    }
+}
+
+/// What is to be put.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Item<'a> {
+    pub(crate) body: Body<'a>,
+    /// Bytes, and no encoded value.
+    pub(crate) raw: bool,
+    /// The descriptors that go with it, and how many handles they make.
+    pub(crate) fds: &'a [OwnedFd],
+    pub(crate) handles: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Body<'a> {
+    /// No more than [`INLINE`].
+    Inline(&'a [u8]),
+    /// In a block of this process's, of which so many bytes are the item.
+    Block(u32, u64),
+}
+
+/// What was taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) place: Place,
+    pub(crate) raw: bool,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) handles: u32,
+    /// How often it has been taken so far, this time included.
+    pub(crate) deliveries: u32,
+}
+
+impl Taken {
+    /// The block it is in, if it is in one that is no lease.
+    pub(crate) fn block<S: std::ops::Deref<Target = Store>>(&self, store: S) -> Option<Block<S>> {
+        match self.place {
+            Place::Block(index, len) if !store.is_joinable() => Some(Block::taken(store, index, len)),
+            _ => None,
+        }
+    }
+}
+
+/// Where it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// In the scratch.
+    Scratch,
+    /// In the scratch, and in a block that is a lease.
+    Lease(u32),
+    /// In a block, which is to be given back, or is a lease.
+    Block(u32, u64),
+}
+
+/// A process's view of a queue.
+#[derive(Debug)]
+pub(crate) struct Store {
+    shared: Segment<Shared>,
+    ring: Expanse,
+    arena: Arena,
+    mailbox: Mailbox,
+    /// Opened by those who put.
+    pub(crate) items: Gate,
+    /// Opened by those who take.
+    pub(crate) room: Option<Gate>,
+    /// The tail, as it was seen last.
+    seen_tail: AtomicU64,
+    flags: u32,
+    pub(super) leases: Leases,
+}
+
+/// A record of the ring, as it was read.
+struct Record {
+    /// Where it is, and where the next one is.
+    at: u64,
+    next: u64,
+    flags: u8,
+    len: usize,
+    number: u64,
+}
+
+impl Store {
+    pub(crate) fn create(limits: Limits, joinable: bool) -> io::Result<Store> {
+        let shared = Segment::<Shared>::create()?;
+        let ring = Expanse::new(RING_AT, SMALLEST);
+        ring.extend(shared.file(), 0)?;
+        shared.file().allocate(RING_AT, 1 << SMALLEST)?;
+        let limited = limits != Limits::NONE;
+        let flags = if limited { LIMITED } else { 0 } | if joinable { JOINABLE } else { 0 };
+        shared.nature.flags.store(flags, Relaxed);
+        shared.nature.items.store(limits.items, Relaxed);
+        shared.nature.bytes.store(limits.bytes, Relaxed);
+        shared.nature.geometry.store(u64::from(SMALLEST), Relaxed);
+        shared.producers.kept.store(1 << SMALLEST, Relaxed);
+        shared.producers.memory_until.store(u64::MAX, Relaxed);
+        Ok(Store {
+            ring,
+            arena: Arena::new(),
+            mailbox: Mailbox::new()?,
+            items: Gate::new()?,
+            room: (flags != 0).then(Gate::new).transpose()?,
+            seen_tail: AtomicU64::new(0),
+            flags,
+            leases: Leases::default(),
+            shared,
+        })
+    }
+
+    /// From what [`to_send`](Store::to_send) gave.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is something else.
+    pub(crate) fn open(fds: Vec<OwnedFd>) -> io::Result<Store> {
+        let mut fds = fds.into_iter();
+        let mut next =
+            || fds.next().ok_or(io::Error::new(io::ErrorKind::InvalidData, "a part of the queue is missing"));
+        let shared = Segment::<Shared>::open(next()?)?;
+        let flags = shared.nature.flags.load(Relaxed);
+        Ok(Store {
+            ring: Expanse::new(RING_AT, SMALLEST),
+            arena: Arena::new(),
+            mailbox: Mailbox::from_fd(next()?)?,
+            items: Gate::from_fd(next()?)?,
+            room: if flags != 0 { Some(Gate::from_fd(next()?)?) } else { None },
+            seen_tail: AtomicU64::new(0),
+            flags,
+            leases: Leases::default(),
+            shared,
+        })
+    }
+
+    /// The descriptors that make a queue, to be sent to another process.
+    pub(crate) fn to_send(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut fds = vec![
+            self.shared.as_fd().try_clone_to_owned()?,
+            self.mailbox.as_fd().try_clone_to_owned()?,
+            self.items.to_send()?,
+        ];
+        if let Some(room) = &self.room {
+            fds.push(room.to_send()?);
+        }
+        Ok(fds)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { items: self.shared.nature.items.load(Relaxed), bytes: self.shared.nature.bytes.load(Relaxed) }
+    }
+
+    pub(crate) fn is_joinable(&self) -> bool {
+        self.flags & JOINABLE != 0
+    }
+
+    pub(crate) fn blocks(&self) -> Blocks<'_> {
+        Blocks { arena: &self.arena, books: &self.shared.books.0, file: self.shared.file() }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.nature.closed.load(SeqCst) != 0
+    }
+
+    /// Has nothing more put in. Everybody who waits is told.
+    pub(crate) fn close(&self) {
+        {
+            let _producers = self.producers();
+            self.shared.items.0.before_change(&self.items);
+            self.shared.nature.closed.store(1, SeqCst);
+        }
+        self.shared.items.0.after_change(u32::MAX);
+        if let Some(room) = &self.room {
+            {
+                let _consumers = self.consumers();
+                self.shared.room.0.before_change(room);
+            }
+            self.shared.room.0.after_change(u32::MAX);
+        }
+    }
+
+    /// The ring's size and what goes with it: a mask for positions.
+    fn geometry(&self) -> (u64, u64) {
+        let geometry = self.shared.nature.geometry.load(SeqCst);
+        (geometry, (1 << (geometry & 0xff).clamp(u64::from(SMALLEST), u64::from(LARGEST))) - 1)
+    }
+
+    /// Takes the producers' latch, and completes what a dead one has begun.
+    #[inline]
+    fn producers(&self) -> Latched<'_> {
+        let latched = self.shared.producers.latch.lock();
+        if latched.inherited {
+            self.inherit_producers();
+        }
+        latched
+    }
+
+    #[cold]
+    fn inherit_producers(&self) {
+        let own = &self.shared.producers;
+        if own.tail.load(SeqCst) == own.next_tail.load(SeqCst) {
+            own.number.store(own.next_number.load(Relaxed), Relaxed);
+            own.bytes.store(own.next_bytes.load(Relaxed), Relaxed);
+        }
+        self.shared.nature.returned.fetch_add(1, SeqCst);
+        // The next put looks at how things are.
+        own.seen_head.store(self.shared.consumers.head.load(SeqCst), Relaxed);
+    }
+
+    /// Takes the consumers' latch, and puts right what a dead one has left.
+    fn consumers(&self) -> Latched<'_> {
+        let latched = self.shared.consumers.latch.lock();
+        if latched.inherited {
+            self.inherit_consumers();
+        }
+        latched
+    }
+
+    #[cold]
+    fn inherit_consumers(&self) {
+        let own = &self.shared.consumers;
+        let head = own.head.load(SeqCst);
+        if head == own.next_head.load(SeqCst) {
+            own.number.store(own.next_number.load(Relaxed), Relaxed);
+            own.bytes.store(own.next_bytes.load(Relaxed), Relaxed);
+        }
+        // It had marked a block as its own, and not taken the item.
+        if let Some(index) = own.leasing.load(SeqCst).checked_sub(1)
+            && let Ok(descriptor) = self.blocks().descriptor(index as u32)
+            && descriptor.position.load(SeqCst) >= head
+        {
+            match descriptor.state() {
+                // A copy: there is no item in it. Whoever looks for blocks of the dead finds it.
+                State::Leased(owner) if self.is_copy(descriptor) => descriptor.set(State::Building(owner)),
+                State::Leased(_) | State::Reading(_) => {
+                    descriptor.deliveries.store(0, SeqCst);
+                    descriptor.set(State::Queued);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn is_copy(&self, descriptor: &Descriptor) -> bool {
+        descriptor.flags.load(Relaxed) & u32::from(BLOCK) == 0
+    }
+
+    /// Puts an item, if there is room for it.
+    #[inline]
+    pub(crate) fn try_put(&self, item: &Item<'_>) -> Result<(), Refusal> {
+        let (payload, size) = match item.body {
+            Body::Inline(bytes) if item.fds.is_empty() => (bytes.len(), bytes.len() as u64),
+            Body::Inline(bytes) => (SPECIAL + bytes.len(), bytes.len() as u64),
+            Body::Block(_, len) => (SPECIAL, len),
+        };
+        let need = HEADER + payload.next_multiple_of(8) as u64;
+        let own = &self.shared.producers;
+        let latched = self.producers();
+        if self.is_closed() {
+            return Err(Refusal::Closed);
+        }
+        if self.flags & LIMITED != 0 {
+            self.within_limits(size)?;
+        }
+        let tail = own.tail.load(Relaxed);
+        let (at, mask) = self.make_room(tail, need)?;
+        let words =
+            self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Refusal::system("the ring"))?;
+        let mut flags = if item.raw { RAW } else { 0 };
+        let content = &words[2..];
+        match item.body {
+            Body::Inline(bytes) if item.fds.is_empty() => copy_in(content, bytes),
+            Body::Inline(bytes) => {
+                flags |= HANDLES;
+                content[0].store(u64::from(item.handles) << 32, Relaxed);
+                content[1].store(size, Relaxed);
+                copy_in(&content[SPECIAL / 8..], bytes);
+            }
+            Body::Block(index, _) => {
+                flags |= BLOCK | if item.fds.is_empty() { 0 } else { HANDLES };
+                content[0].store(u64::from(item.handles) << 32 | u64::from(index), Relaxed);
+                content[1].store(size, Relaxed);
+                let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
+                descriptor.len.store(size, Relaxed);
+                descriptor.flags.store(u32::from(flags), Relaxed);
+                descriptor.position.store(at, SeqCst);
+            }
+        }
+        let number = own.number.load(Relaxed);
+        words[1].store(number, Relaxed);
+        words[0].store(header(at, flags, payload), Relaxed);
+        if at != tail {
+            let pad = self.ring.words(self.shared.file(), tail & mask, 1).map_err(Refusal::system("the ring"))?;
+            pad[0].store(header(tail, PAD, (at - tail) as usize), Relaxed);
+        }
+        if !item.fds.is_empty() {
+            let fds: Vec<BorrowedFd<'_>> = item.fds.iter().map(AsFd::as_fd).collect();
+            self.mailbox.put(at, &fds).map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Full,
+                _ => Refusal::System("there are too many items with handles in it", error),
+            })?;
+        }
+        if let Body::Block(index, _) = item.body
+            && let Ok(descriptor) = self.blocks().descriptor(index)
+        {
+            descriptor.set(State::Queued);
+        }
+        own.next_number.store(number + 1, Relaxed);
+        let bytes = own.bytes.load(Relaxed).wrapping_add(size);
+        own.next_bytes.store(bytes, Relaxed);
+        own.next_tail.store(at + need, Relaxed);
+        self.shared.items.0.before_change(&self.items);
+        own.tail.store(at + need, SeqCst);
+        own.number.store(number + 1, Relaxed);
+        own.bytes.store(bytes, Relaxed);
+        drop(latched);
+        self.shared.items.0.after_change(1);
+        Ok(())
+    }
+
+    /// Whether one more item of `size` bytes may be put.
+    fn within_limits(&self, size: u64) -> Result<(), Refusal> {
+        let (own, others, limits) = (&self.shared.producers, &self.shared.consumers, self.limits());
+        if size > limits.bytes {
+            return Err(Refusal::TooLarge);
+        }
+        let items = own.number.load(Relaxed).saturating_sub(others.number.load(SeqCst));
+        let bytes = own.bytes.load(Relaxed).saturating_sub(others.bytes.load(SeqCst));
+        match items >= limits.items || bytes.saturating_add(size) > limits.bytes {
+            true => Err(Refusal::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// Where a record of `need` bytes goes, and the mask of positions. Under the producers' latch.
+    #[inline]
+    fn make_room(&self, tail: u64, need: u64) -> Result<(u64, u64), Refusal> {
+        let own = &self.shared.producers;
+        loop {
+            let (_, mask) = self.geometry();
+            let offset = tail & mask;
+            // A record lies within one piece.
+            let end = self.ring.end_of_piece(offset).min(mask + 1);
+            let at = if offset + need <= end { tail } else { tail + (end - offset) };
+            let until = at + need;
+            if until.wrapping_sub(own.seen_head.load(Relaxed)) > mask + 1 {
+                let head = self.shared.consumers.head.load(SeqCst);
+                own.seen_head.store(head, Relaxed);
+                if head > tail {
+                    return Err(Refusal::Corrupt("the head is beyond the tail"));
+                }
+                if head == tail && mask + 1 > 1 << SMALLEST {
+                    self.shrink();
+                    continue;
+                }
+                if until - head > mask + 1 {
+                    self.grow(head, tail)?;
+                    continue;
+                }
+            }
+            if until > own.memory_until.load(Relaxed) {
+                self.give_memory(until, mask)?;
+            }
+            return Ok((at, mask));
+        }
+    }
+
+    /// Doubles the ring. What has been put stays where it is, or goes to the new half, where its position says.
+    #[cold]
+    fn grow(&self, head: u64, tail: u64) -> Result<(), Refusal> {
+        let (own, file) = (&self.shared.producers, self.shared.file());
+        let (geometry, mask) = self.geometry();
+        let (size, order) = (mask + 1, (mask + 1).ilog2());
+        if order >= LARGEST {
+            return Err(Refusal::System("it can't become any larger", io::ErrorKind::StorageFull.into()));
+        }
+        self.ring.extend(file, size).map_err(Refusal::system("no memory for its ring"))?;
+        // Those who put need memory from the tail on, and what is moved needs it in the new half.
+        let kept = own.kept.load(Relaxed);
+        if order < KEPT {
+            if kept < 2 * size {
+                file.allocate(RING_AT + kept, 2 * size - kept).map_err(Refusal::system("no memory for its ring"))?;
+                own.kept.store(2 * size, Relaxed);
+            }
+        }
+        let mut position = head;
+        while position < tail {
+            // Up to where either half ends, or the records do.
+            let until = tail.min((position | mask) + 1);
+            if position & size != 0 {
+                let to = RING_AT + (position & (2 * size - 1));
+                file.allocate(to, until - position).map_err(Refusal::system("no memory for its ring"))?;
+                self.copy(position & mask, position & (2 * size - 1), until - position)
+                    .map_err(Refusal::system("the ring"))?;
+            }
+            position = until;
+        }
+        if order >= KEPT {
+            own.memory_until.store(tail, Relaxed);
+            own.freed_until.store(own.freed_until.load(Relaxed).max(head / STEP * STEP), Relaxed);
+        }
+        let changes = (geometry >> 8) + 1;
+        self.shared.nature.geometry.store(changes << 8 | u64::from(order + 1), SeqCst);
+        fence(SeqCst);
+        Ok(())
+    }
+
+    /// Copies words of the ring.
+    fn copy(&self, mut from: u64, mut to: u64, mut len: u64) -> io::Result<()> {
+        let file = self.shared.file();
+        while len > 0 {
+            let part = len.min(self.ring.end_of_piece(from) - from).min(self.ring.end_of_piece(to) - to);
+            let count = (part / 8) as usize;
+            let (source, target) = (self.ring.words(file, from, count)?, self.ring.words(file, to, count)?);
+            for (source, target) in source.iter().zip(target) {
+                target.store(source.load(Relaxed), Relaxed);
+            }
+            (from, to, len) = (from + part, to + part, len - part);
+        }
+        Ok(())
+    }
+
+    /// Makes the ring as small as it was, when it is empty.
+    #[cold]
+    fn shrink(&self) {
+        let own = &self.shared.producers;
+        let (geometry, mask) = self.geometry();
+        let changes = (geometry >> 8) + 1;
+        self.shared.nature.geometry.store(changes << 8 | u64::from(SMALLEST), SeqCst);
+        fence(SeqCst);
+        if mask + 1 > 1 << KEPT {
+            self.shared.file().free(RING_AT + (1 << KEPT), mask + 1 - (1 << KEPT));
+        }
+        own.memory_until.store(u64::MAX, Relaxed);
+        own.freed_until.store(0, Relaxed);
+    }
+
+    /// Has memory for the ring up to the position `until`, and some more.
+    #[cold]
+    fn give_memory(&self, until: u64, mask: u64) -> Result<(), Refusal> {
+        let own = &self.shared.producers;
+        let mut position = own.memory_until.load(Relaxed);
+        while position < until {
+            let offset = position & mask;
+            let len = (STEP - (position & (STEP - 1))).min(mask + 1 - offset);
+            self.shared.file().allocate(RING_AT + offset, len).map_err(Refusal::system("no memory for its ring"))?;
+            position += len;
+        }
+        own.memory_until.store(position, Relaxed);
+        Ok(())
+    }
+
+    /// Gives back the memory of what has been taken from a large ring, when `head` has come by the end of a step.
+    #[inline]
+    fn give_back(&self, before: u64, head: u64, mask: u64) {
+        if mask >> KEPT != 0 && before / STEP != head / STEP {
+            self.give_back_steps();
+        }
+    }
+
+    #[cold]
+    fn give_back_steps(&self) {
+        let own = &self.shared.producers;
+        let Some(latched) = own.latch.try_lock() else { return };
+        if latched.inherited {
+            self.inherit_producers();
+        }
+        let (_, mask) = self.geometry();
+        let until = self.shared.consumers.head.load(SeqCst) / STEP * STEP;
+        let from = own.freed_until.load(Relaxed).max(until.saturating_sub(mask + 1));
+        let memory_until = own.memory_until.load(Relaxed);
+        if mask >> KEPT == 0 || memory_until == u64::MAX {
+            return;
+        }
+        let mut position = from;
+        while position < until {
+            let offset = position & mask;
+            // Not what is kept, and not what is in use again, a round later.
+            if offset >= 1 << KEPT && memory_until <= position + mask + 1 {
+                self.shared.file().free(RING_AT + offset, STEP);
+            }
+            position += STEP;
+        }
+        own.freed_until.store(until, Relaxed);
+    }
+
+    /// The record at `head`; none if it is garbage, or has been taken meanwhile.
+    #[inline]
+    fn read(&self, head: u64, tail: u64, mask: u64) -> Option<(Record, &[AtomicU64])> {
+        let file = self.shared.file();
+        let mut at = head;
+        let word = self.ring.words(file, at & mask, 1).ok()?[0].load(Relaxed);
+        let (mut flags, mut len) = parse(at, word)?;
+        if flags & PAD != 0 {
+            at += len as u64;
+            if at >= tail {
+                return None;
+            }
+            let word = self.ring.words(file, at & mask, 1).ok()?[0].load(Relaxed);
+            (flags, len) = parse(at, word)?;
+        }
+        let next = at + HEADER + len.next_multiple_of(8) as u64;
+        if next > tail || len > Scratch::ROOM || flags & PAD != 0 {
+            return None;
+        }
+        let words = self.ring.words(file, at & mask, ((next - at) / 8) as usize).ok()?;
+        let number = words[1].load(Relaxed);
+        Some((Record { at, next, flags, len, number }, &words[2..]))
+    }
+
+    /// Takes the oldest item, if there is one. Small ones are copied into `scratch`.
+    #[inline]
+    pub(crate) fn try_take(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+        if self.flags != 0 {
+            return self.take_latched(scratch);
+        }
+        let consumers = &self.shared.consumers;
+        loop {
+            let head = consumers.head.load(SeqCst);
+            let tail = self.tail(head)?;
+            if head == tail {
+                return Ok(None);
+            }
+            let (geometry, mask) = self.geometry();
+            let Some((record, content)) = self.read(head, tail, mask) else {
+                self.is_garbage(head, geometry)?;
+                continue;
+            };
+            if record.flags & (BLOCK | HANDLES) != 0 {
+                return self.take_latched(scratch);
+            }
+            scratch.copy(content, record.len);
+            // If the ring has changed, or somebody has taken the item and another lies in its place, this was garbage.
+            fence(Acquire);
+            if self.shared.nature.geometry.load(Relaxed) != geometry {
+                continue;
+            }
+            if consumers.head.compare_exchange(head, record.next, SeqCst, Relaxed).is_ok() {
+                self.give_back(head, record.next, mask);
+                return Ok(Some(Taken {
+                    place: Place::Scratch,
+                    raw: record.flags & RAW != 0,
+                    fds: Vec::new(),
+                    handles: 0,
+                    deliveries: 1,
+                }));
+            }
+        }
+    }
+
+    /// The tail, or something between `head` and that.
+    #[inline]
+    fn tail(&self, head: u64) -> Result<u64, Refusal> {
+        // Kept here, so that who takes one item after another doesn't disturb those who put.
+        let seen = self.seen_tail.load(Acquire);
+        if seen > head {
+            return Ok(seen);
+        }
+        let tail = self.shared.producers.tail.load(SeqCst);
+        self.seen_tail.store(tail, Release);
+        // Somebody may have taken more meanwhile.
+        if tail < head && self.shared.consumers.head.load(SeqCst) == head {
+            return Err(Refusal::Corrupt("the head is beyond the tail"));
+        }
+        Ok(tail.max(head))
+    }
+
+    /// What could not be read at `head` is garbage if nothing has changed meanwhile.
+    #[cold]
+    fn is_garbage(&self, head: u64, geometry: u64) -> Result<(), Refusal> {
+        fence(SeqCst);
+        let (now, _) = self.geometry();
+        match self.shared.consumers.head.load(SeqCst) == head && now == geometry {
+            true => Err(Refusal::Corrupt("the record at its head")),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the oldest item under the latch: it has a block, or handles, or others wait for what this changes.
+    fn take_latched(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+        // Before the latch, as it takes one itself.
+        let mut lease = match self.is_joinable() && !self.is_empty() {
+            true => Some(self.allocate(Scratch::ROOM as u64)?),
+            false => None,
+        };
+        let taken = {
+            let _latched = self.consumers();
+            self.take_under_latch(scratch, &mut lease)
+        };
+        if let Some(unused) = lease {
+            self.blocks().give_back(unused).map_err(Refusal::system("a block"))?;
+        }
+        let Some((taken, head, next)) = taken? else { return Ok(None) };
+        if self.room.is_some() {
+            self.shared.room.0.after_change(1);
+        }
+        let (_, mask) = self.geometry();
+        self.give_back(head, next, mask);
+        Ok(Some(taken))
+    }
+
+    /// With where the head was, and is.
+    fn take_under_latch(
+        &self,
+        scratch: &mut Scratch,
+        lease: &mut Option<u32>,
+    ) -> Result<Option<(Taken, u64, u64)>, Refusal> {
+        loop {
+            let head = self.shared.consumers.head.load(SeqCst);
+            let tail = self.tail(head)?;
+            // Without one for a lease, it was empty a moment ago.
+            if head == tail || self.is_joinable() && lease.is_none() {
+                return Ok(None);
+            }
+            let (geometry, mask) = self.geometry();
+            let Some((record, content)) = self.read(head, tail, mask) else {
+                self.is_garbage(head, geometry)?;
+                continue;
+            };
+            scratch.copy(content, record.len);
+            fence(Acquire);
+            if self.shared.nature.geometry.load(Relaxed) != geometry {
+                continue;
+            }
+            if let Some(taken) = self.take_record(head, &record, scratch, lease)? {
+                return Ok(Some((taken, head, record.next)));
+            }
+        }
+    }
+
+    /// Takes the item of a record, which is in `scratch`; none if somebody else has.
+    fn take_record(
+        &self,
+        head: u64,
+        record: &Record,
+        scratch: &mut Scratch,
+        lease: &mut Option<u32>,
+    ) -> Result<Option<Taken>, Refusal> {
+        let consumers = &self.shared.consumers;
+        let special = record.flags & (BLOCK | HANDLES) != 0;
+        let (index, handles, size) = match scratch.bytes().first_chunk::<SPECIAL>() {
+            Some(bytes) if special => {
+                let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+                (word(0) as u32, (word(0) >> 32) as u32, word(8))
+            }
+            None if special => return Err(Refusal::Corrupt("the record at its head")),
+            _ => (0, 0, record.len as u64),
+        };
+        let fds = match record.flags & HANDLES != 0 {
+            true => self.letter(record.at).map_err(Refusal::system("the handles of the item at its head"))?,
+            false => Vec::new(),
+        };
+        if special {
+            scratch.skip(SPECIAL);
+        }
+        let me = || Identity::current().map_err(Refusal::system("this process's own identity"));
+        let mut deliveries = 1;
+        let place = if record.flags & BLOCK != 0 {
+            let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
+            if descriptor.state() != State::Queued || descriptor.position.load(SeqCst) != record.at {
+                return Err(Refusal::Corrupt("the block of the item at its head"));
+            }
+            let state = if self.is_joinable() { State::Leased(me()?) } else { State::Reading(me()?) };
+            consumers.leasing.store(u64::from(index) + 1, SeqCst);
+            descriptor.set(state);
+            deliveries = descriptor.deliveries.fetch_add(1, SeqCst) + 1;
+            Place::Block(index, size)
+        } else if let Some(copy) = lease.filter(|_| self.is_joinable()) {
+            let blocks = self.blocks();
+            let descriptor = blocks.descriptor(copy).map_err(Refusal::system("a block"))?;
+            fill(blocks, copy, 0, scratch.bytes()).map_err(Refusal::system("a block"))?;
+            descriptor.len.store(scratch.bytes().len() as u64, Relaxed);
+            descriptor.flags.store(u32::from(record.flags), Relaxed);
+            descriptor.position.store(record.at, SeqCst);
+            descriptor.deliveries.store(1, SeqCst);
+            consumers.leasing.store(u64::from(copy) + 1, SeqCst);
+            descriptor.set(State::Leased(me()?));
+            Place::Lease(copy)
+        } else {
+            Place::Scratch
+        };
+        consumers.next_number.store(record.number + 1, Relaxed);
+        let bytes = consumers.bytes.load(Relaxed).wrapping_add(size);
+        consumers.next_bytes.store(bytes, Relaxed);
+        consumers.next_head.store(record.next, SeqCst);
+        if let Some(room) = &self.room {
+            self.shared.room.0.before_change(room);
+        }
+        if consumers.head.compare_exchange(head, record.next, SeqCst, Relaxed).is_err() {
+            return Ok(None);
+        }
+        consumers.number.store(record.number + 1, Relaxed);
+        consumers.bytes.store(bytes, Relaxed);
+        if record.flags & HANDLES != 0 {
+            self.mailbox.discard();
+        }
+        if matches!(place, Place::Lease(_)) {
+            *lease = None;
+        }
+        Ok(Some(Taken { place, raw: record.flags & RAW != 0, fds, handles, deliveries }))
+    }
+
+    /// The descriptors that belong to the item at `position`. Those of items that have been taken, or never came to be, are thrown away.
+    fn letter(&self, position: u64) -> io::Result<Vec<OwnedFd>> {
+        while let Some(number) = self.mailbox.number()? {
+            if number == position {
+                return self.mailbox.look();
+            }
+            if number > position {
+                break;
+            }
+            self.mailbox.discard();
+        }
+        Ok(Vec::new())
+    }
+
+    /// A block for `len` bytes, this process's to fill.
+    pub(crate) fn allocate(&self, len: u64) -> Result<u32, Refusal> {
+        if self.blocks().is_time_to_look() {
+            self.take_from_the_dead();
+        }
+        self.blocks().allocate(len).map_err(Refusal::system("no memory for an item of its size"))
+    }
+
+    /// Gives back the blocks that nobody will give back any more.
+    #[cold]
+    fn take_from_the_dead(&self) {
+        let blocks = self.blocks();
+        let mut suspects = Vec::new();
+        {
+            // While nobody is about to take an item.
+            let _latched = self.consumers();
+            let head = self.shared.consumers.head.load(SeqCst);
+            for index in 0..blocks.count() {
+                let Ok(descriptor) = blocks.descriptor(index) else { return };
+                let taken = descriptor.position.load(SeqCst) < head;
+                match descriptor.state() {
+                    state @ State::Building(owner) => suspects.push((descriptor, index, state, Some(owner))),
+                    state @ State::Reading(owner) if taken => suspects.push((descriptor, index, state, Some(owner))),
+                    // Its producer has died before it was put.
+                    state @ State::Queued if taken => suspects.push((descriptor, index, state, None)),
+                    _ => {}
+                }
+            }
+        }
+        let Ok(me) = Identity::current() else { return };
+        let mut dead = std::collections::HashMap::new();
+        for (descriptor, index, state, owner) in suspects {
+            let lost = owner.is_none_or(|owner| {
+                owner != me && *dead.entry(owner).or_insert_with(|| owner.has_ended().unwrap_or(false))
+            });
+            if lost && descriptor.change(state, State::Building(me)) {
+                let _ = blocks.give_back(index);
+            }
+        }
+    }
+
+    /// Whether there is nothing to take.
+    pub(crate) fn is_empty(&self) -> bool {
+        let head = self.shared.consumers.head.load(SeqCst);
+        self.shared.producers.tail.load(SeqCst) <= head && self.last_return().is_none()
+    }
+
+    /// How many items there are.
+    pub(crate) fn len(&self) -> u64 {
+        let _latched = self.producers();
+        let returned = if self.is_joinable() { self.count_blocks(|state| state == State::Returned) } else { 0 };
+        loop {
+            let head = self.shared.consumers.head.load(SeqCst);
+            let tail = self.shared.producers.tail.load(SeqCst);
+            if tail <= head {
+                return returned;
+            }
+            let (_, mask) = self.geometry();
+            let number = self.read(head, tail, mask).map(|(record, _)| record.number);
+            if self.shared.consumers.head.load(SeqCst) == head {
+                let number = number.unwrap_or(u64::MAX);
+                return self.shared.producers.number.load(Relaxed).saturating_sub(number) + returned;
+            }
+        }
+    }
+
+    /// Whether an item that is not too large would have to wait: whether there are as many as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        let _latched = self.producers();
+        self.flags & LIMITED != 0 && matches!(self.within_limits(1.min(self.limits().bytes)), Err(Refusal::Full))
+    }
+
+    /// Whether some lease may wait to be taken. If so, when the last one was given up.
+    pub(super) fn last_return(&self) -> Option<u32> {
+        let returned = self.shared.nature.returned.load(SeqCst);
+        (returned != self.shared.nature.settled.load(SeqCst)).then_some(returned)
+    }
+
+    /// All leases have been taken that had been given up by then.
+    pub(super) fn settle_returns(&self, until: u32) {
+        self.shared.nature.settled.store(until, SeqCst);
+    }
+
+    pub(super) fn is_raw(&self, lease: &Descriptor) -> bool {
+        lease.flags.load(Relaxed) & u32::from(RAW) != 0
+    }
+
+    /// Whether a lease is one: its item has been taken.
+    pub(super) fn is_taken(&self, lease: &Descriptor) -> bool {
+        lease.position.load(SeqCst) < self.shared.consumers.head.load(SeqCst)
+    }
+
+    /// Those who have leases.
+    pub(super) fn lease_owners(&self) -> impl Iterator<Item = Identity> {
+        let blocks = self.blocks();
+        (0..blocks.count()).filter_map(move |index| match blocks.descriptor(index).ok()?.state() {
+            State::Leased(owner) => Some(owner),
+            _ => None,
+        })
+    }
+
+    /// Calls `look` with the bytes of a lease of this process's.
+    #[allow(unsafe_code)]
+    pub(crate) fn with_lease<R>(&self, index: u32, len: u64, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
+        // SAFETY: it is this process's until its work is done or it is given up, which the caller doesn't do meanwhile.
+        let bytes = unsafe { bytes_of(self.blocks(), index, len) }.map_err(Refusal::system("a lease"))?;
+        Ok(look(bytes))
+    }
+
+    /// Does what gives up leases, as those must learn of who wait for items.
+    pub(super) fn return_leases(&self, give_up: impl FnOnce() -> bool) {
+        let returned = {
+            let _latched = self.producers();
+            self.shared.items.0.before_change(&self.items);
+            let returned = give_up();
+            // If this process dies in between, whoever inherits the latch does this.
+            self.shared.nature.returned.fetch_add(1, SeqCst);
+            returned
+        };
+        if returned {
+            self.shared.items.0.after_change(1);
+        }
+    }
+
+    /// Does what finishes work, as those must learn of who wait for that.
+    pub(super) fn change_work(&self, finish: impl FnOnce() -> bool) -> bool {
+        let finished = {
+            let _latched = self.consumers();
+            if let Some(room) = &self.room {
+                self.shared.room.0.before_change(room);
+            }
+            finish()
+        };
+        // Both those who put and those who join wait there.
+        self.shared.room.0.after_change(u32::MAX);
+        finished
+    }
+
+    /// How many items have been put on which the work is not done.
+    pub(crate) fn unfinished(&self) -> u64 {
+        loop {
+            let head = self.shared.consumers.head.load(SeqCst);
+            let put = self.shared.producers.number.load(SeqCst);
+            let taken = self.shared.consumers.number.load(SeqCst);
+            let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
+            let waiting = self.shared.producers.tail.load(SeqCst) > head;
+            if self.shared.consumers.head.load(SeqCst) == head {
+                return leased + put.saturating_sub(taken).max(waiting.into());
+            }
+        }
+    }
+
+    pub(super) fn look_at_work(&self, arm: &mut dyn FnMut()) -> bool {
+        let _latched = self.consumers();
+        let done = self.unfinished() == 0;
+        if !done {
+            arm();
+        }
+        done
+    }
+
+    pub(super) fn wait_for_work<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
+        match &self.room {
+            Some(room) => self.shared.room.0.wait(room, deadline, wish),
+            None => Err(Vain::Alone),
+        }
+    }
+
+    fn count_blocks(&self, wanted: impl Fn(State) -> bool) -> u64 {
+        let (blocks, head) = (self.blocks(), self.shared.consumers.head.load(SeqCst));
+        let is_wanted = |descriptor: &Descriptor| wanted(descriptor.state()) && descriptor.position.load(SeqCst) < head;
+        (0..blocks.count()).filter(|index| blocks.descriptor(*index).is_ok_and(is_wanted)).count() as u64
+    }
+
+    /// Puts an item; waits while there is no room for it.
+    pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>) -> Result<(), Refusal> {
+        match (self.try_put(item), &self.room) {
+            (Err(Refusal::Full), Some(room)) => {
+                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item })?
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Takes the oldest item; waits while there is none.
+    #[inline]
+    pub(crate) fn take(&self, scratch: &mut Scratch, deadline: Option<Instant>) -> Result<Taken, Refusal> {
+        match self.take_any(scratch)? {
+            Some(taken) => Ok(taken),
+            None => self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch })?,
+        }
+    }
+
+    /// Takes an item, if there is one; an error if there won't be any more.
+    #[inline]
+    pub(crate) fn take_any(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+        if self.flags & JOINABLE != 0
+            && let Some(taken) = self.take_returned()?
+        {
+            return Ok(Some(taken));
+        }
+        // In this order: what was put before it was closed is seen.
+        let closed = self.is_closed();
+        match self.try_take(scratch)? {
+            None if closed => Err(Refusal::Closed),
+            taken => Ok(taken),
+        }
+    }
+
+    /// Has the door of the items rung at when there may be something to take. False if there may be already.
+    pub(crate) fn arm(&self) -> bool {
+        !Take { store: self, scratch: &mut Scratch::new() }.look(&mut || self.shared.items.0.arm(&self.items))
+    }
+
+    /// As [`arm`](Store::arm), for those who put.
+    pub(crate) fn arm_room(&self, item: &Item<'_>) -> bool {
+        let Some(room) = &self.room else { return false };
+        !Put { store: self, item }.look(&mut || self.shared.room.0.arm(room))
+    }
+}
+
+/// What an item's length and flags look like in a record at `position`. A part of that is in it too, so that something else isn't taken for a record.
+#[inline]
+fn header(position: u64, flags: u8, len: usize) -> u64 {
+    mark(position) | u64::from(flags) << 32 | len as u64
+}
+
+#[inline]
+fn parse(position: u64, word: u64) -> Option<(u8, usize)> {
+    (word & !0xff_ffff_ffff == mark(position)).then_some(((word >> 32) as u8, word as u32 as usize))
+}
+
+#[inline]
+fn mark(position: u64) -> u64 {
+    (position ^ 0x5a_5a5a << 3) << 37 & !0xff_ffff_ffff
+}
+
+/// Writes into a block that is this process's.
+pub(crate) fn fill(blocks: Blocks<'_>, index: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let start = memory(blocks, index, at + bytes.len() as u64)?;
+    // SAFETY: the block is large enough, and this process's alone; a value of another process can't lie in it.
+    #[allow(unsafe_code)]
+    unsafe {
+        start.as_ptr().add(at as usize).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+    }
+    Ok(())
+}
+
+fn memory(blocks: Blocks<'_>, index: u32, len: u64) -> io::Result<NonNull<u8>> {
+    let allocated = blocks.allocated(index)?;
+    if len > allocated {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    blocks.memory(index, len)
+}
+
+/// The bytes of an item in a block that this process has taken.
+///
+/// # Safety
+/// The block must be this process's until the borrow ends.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> io::Result<&'a [u8]> {
+    let start = memory(blocks, index, len)?;
+    // SAFETY: the block is as large, and has memory; nobody writes to it while it is this process's, as the caller says.
+    Ok(unsafe { std::slice::from_raw_parts(start.as_ptr(), len as usize) })
+}
+
+struct Put<'a> {
+    store: &'a Store,
+    item: &'a Item<'a>,
+}
+
+impl Wish for Put<'_> {
+    type Outcome = Result<(), Refusal>;
+
+    fn attempt(&mut self) -> Option<Result<(), Refusal>> {
+        match self.store.try_put(self.item) {
+            Err(Refusal::Full) => None,
+            result => Some(result),
+        }
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+        let _latched = self.store.consumers();
+        let size = match self.item.body {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::Block(_, len) => len,
+        };
+        let is_full = matches!(self.store.within_limits(size), Err(Refusal::Full)) && !self.store.is_closed();
+        if is_full {
+            arm();
+        }
+        !is_full
+    }
+
+    fn more(&mut self) -> bool {
+        !self.store.is_full()
+    }
+}
+
+struct Take<'a> {
+    store: &'a Store,
+    scratch: &'a mut Scratch,
+}
+
+impl Wish for Take<'_> {
+    type Outcome = Result<Taken, Refusal>;
+
+    fn attempt(&mut self) -> Option<Result<Taken, Refusal>> {
+        self.store.take_any(self.scratch).transpose()
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+        let _latched = self.store.producers();
+        let is_empty = self.store.is_empty() && !self.store.is_closed();
+        if is_empty {
+            arm();
+        }
+        !is_empty
+    }
+
+    fn watch(&mut self) -> io::Result<Vec<OwnedFd>> {
+        if self.store.is_joinable() { self.store.watch_leases() } else { Ok(Vec::new()) }
+    }
+
+    fn more(&mut self) -> bool {
+        !self.store.is_empty()
+    }
+}
