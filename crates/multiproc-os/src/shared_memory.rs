@@ -51,7 +51,7 @@ impl SharedFile {
     ///
     /// # Errors
     /// None is expected.
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn size(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
     }
 
@@ -63,7 +63,7 @@ impl SharedFile {
         crate::memfd::within_limit(len)?;
         match rustix::fs::ftruncate(&self.fd, len) {
             // It can't shrink: somebody else has made it longer.
-            Err(rustix::io::Errno::PERM) if self.len()? >= len => Ok(()),
+            Err(rustix::io::Errno::PERM) if self.size()? >= len => Ok(()),
             result => Ok(result?),
         }
     }
@@ -208,7 +208,7 @@ mod tests {
         let file = SharedFile::create("test", 4096).unwrap();
         file.grow(8192).unwrap();
         file.grow(4096).unwrap();
-        assert_eq!(file.len().unwrap(), 8192);
+        assert_eq!(file.size().unwrap(), 8192);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //! - [`Process`] is a process to be: name, daemon, start method, and as with `Command` environment, directory, streams, limits.
 //!   [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill, exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
+//! - [`Queue`] between any number of processes; [`JoinableQueue`] for work that must not be lost.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end

@@ -441,16 +441,6 @@ fn it_grows_wraps_and_gives_its_memory_back() {
     assert!(memory() < 16 << 20, "{} bytes are kept", memory());
 }
 
-#[multiproc::test]
-fn something_else_is_no_queue() {
-    let queue = Queue::<u8>::new().unwrap();
-    let other = Queue::new().unwrap();
-    other.put(queue.producer()).unwrap();
-    // As another type, the bytes are the same but for what they say.
-    let bytes = other.get_bytes().unwrap();
-    assert!(!bytes.is_empty());
-}
-
 fn many(queue: Queue<(u32, u32)>, process: u32, count: u32) {
     for number in 0..count {
         queue.put((process, number)).unwrap();
@@ -510,7 +500,6 @@ for_each_method! {
 
 fn die_with_it(tasks: JoinableQueue<u64>) {
     let _task = tasks.get().unwrap();
-    multiproc::current_process();
     std::process::abort();
 }
 

@@ -151,6 +151,7 @@ impl io::Write for Draft<'_> {
 impl codec::Draft for Draft<'_> {
     #[inline]
     fn clear(&mut self) {
+        // What the system has refused once may be there the next time.
         self.buffer.clear();
         (self.limit, self.block, self.failure) = (INLINE, None, None);
     }

@@ -74,7 +74,7 @@ impl Expanse {
         let piece = self.pieces.get(index).ok_or(io::ErrorKind::InvalidData)?;
         let len = if index == 0 { 1 << self.first } else { start };
         // Beyond the end of the file there is nothing but SIGBUS.
-        if file.len()? < self.base + start + len {
+        if file.size()? < self.base + start + len {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mapping = Mapping::new(file, self.base + start, len as usize)?;

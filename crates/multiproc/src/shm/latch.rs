@@ -63,6 +63,7 @@ impl Latch {
     }
 
     /// Whether somebody holds it at this moment.
+    #[cfg(test)]
     pub(crate) fn is_held(&self) -> bool {
         self.0.load(SeqCst) & OWNER != 0
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use multiproc_os::door::Knock;
@@ -165,11 +165,5 @@ impl Lot {
                 };
             }
         }
-    }
-
-    /// For the state of an object in a debugger or an error.
-    #[allow(dead_code)]
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed.load(Relaxed) != 0
     }
 }

@@ -79,7 +79,7 @@ impl<L: Layout> Segment<L> {
             io::ErrorKind::InvalidData => invalid(&error),
             _ => error,
         })?;
-        if file.len()? < Self::LEN as u64 {
+        if file.size()? < Self::LEN as u64 {
             return Err(invalid(&"it is too short"));
         }
         // What somebody has given back without being asked would be a fault of this process.

@@ -562,11 +562,9 @@ impl Store {
         self.ring.extend(file, size).map_err(Refusal::system("no memory for its ring"))?;
         // Those who put need memory from the tail on, and what is moved needs it in the new half.
         let kept = own.kept.load(Relaxed);
-        if order < KEPT {
-            if kept < 2 * size {
-                file.allocate(RING_AT + kept, 2 * size - kept).map_err(Refusal::system("no memory for its ring"))?;
-                own.kept.store(2 * size, Relaxed);
-            }
+        if order < KEPT && kept < 2 * size {
+            file.allocate(RING_AT + kept, 2 * size - kept).map_err(Refusal::system("no memory for its ring"))?;
+            own.kept.store(2 * size, Relaxed);
         }
         let mut position = head;
         while position < tail {
@@ -1111,12 +1109,6 @@ impl Store {
     /// Has the door of the items rung at when there may be something to take. False if there may be already.
     pub(crate) fn arm(&self) -> bool {
         !Take { store: self, scratch: &mut Scratch::new() }.look(&mut || self.shared.items.0.arm(&self.items))
-    }
-
-    /// As [`arm`](Store::arm), for those who put.
-    pub(crate) fn arm_room(&self, item: &Item<'_>) -> bool {
-        let Some(room) = &self.room else { return false };
-        !Put { store: self, item }.look(&mut || self.shared.room.0.arm(room))
     }
 }
 
