@@ -7,7 +7,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
@@ -16,6 +16,59 @@ const MAGIC: u64 = u64::from_ne_bytes(*b"mulproc\x01");
 
 /// Where the layout begins.
 const AT: usize = 64;
+
+/// What may lie in memory to which others write at any time.
+///
+/// # Safety
+/// Any bytes are a value of it, and they may change while it is borrowed: atomic integers, and what is made of such.
+pub(crate) unsafe trait AnyBytes: Sync + 'static {}
+
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU8 {}
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU32 {}
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU64 {}
+// SAFETY: made of such.
+unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
+
+/// Defines what lies in the memory of an object, of fields that are [`AnyBytes`]: a [`Layout`] if its name in errors and its kind are given.
+///
+/// `layout! { struct Shared: "lock", 0x10 { guarded: Guarded } }`
+macro_rules! layout {
+    (
+        $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal)? {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Debug)]
+        #[repr(C)]
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $type,)*
+        }
+
+        // SAFETY: each of the fields is, which is looked at below, and there is nothing else.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::shm::segment::AnyBytes for $name {}
+
+        const _: () = {
+            const fn any_bytes<T: $crate::shm::segment::AnyBytes>() {}
+            $(any_bytes::<$type>();)*
+        };
+
+        $(
+            // SAFETY: `#[repr(C)]`, and as above.
+            #[allow(unsafe_code)]
+            unsafe impl $crate::shm::segment::Layout for $name {
+                const NAME: &'static str = $called;
+                const KIND: u32 = $kind;
+            }
+        )?
+    };
+}
+
+pub(crate) use layout;
 
 /// What lies in the memory of an object. All of it zero must be a sensible state.
 ///
@@ -99,6 +152,18 @@ impl<L: Layout> Segment<L> {
     fn header(&self) -> &Header {
         // SAFETY: the mapping is at least that long, begins with a page, and the header is made of atomics.
         unsafe { &*self.mapping.start().as_ptr().cast() }
+    }
+
+    /// Closes the file, and leaves its memory mapped for good.
+    pub(crate) fn leave_mapped(self) {
+        std::mem::forget(self.mapping);
+    }
+
+    /// Whether that lies in this segment's memory.
+    #[inline]
+    pub(crate) fn holds<T>(&self, what: &T) -> bool {
+        let offset = (&raw const *what as usize).wrapping_sub(self.mapping.start().as_ptr() as usize);
+        offset < Self::LEN && size_of::<T>() <= Self::LEN - offset
     }
 
     /// The file, to be sent, or to be mapped further.
