@@ -95,6 +95,22 @@ pub enum Error {
     /// Processes of a [`scope`](crate::scope) have failed, and nobody had joined them.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// An object for several processes, a lock say, could not be made: `EMFILE` at the limit of open files, `ENOSPC`, `ENOMEM`.
+    #[error("cannot make a {what}: {source}")]
+    Make {
+        /// The kind of object.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A lock could not be taken as it should be. See [`LockError`](crate::sync::LockError).
+    #[error("cannot take the {what}: {reason}")]
+    Lock {
+        /// The kind of lock.
+        what: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// A logger, or an exit handler, could not be put in place.
     #[error("cannot {what}: {source}")]
     Setup {
