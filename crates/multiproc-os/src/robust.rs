@@ -128,6 +128,13 @@ extern "C" fn copied() {
     COPIES.fetch_add(1, Relaxed);
 }
 
+/// A number that is another in a copy of this process than it was in its original. Some thread must have been asked for before the copy was made
+/// ([`Thread::current`]).
+#[inline]
+pub fn copy_number() -> u32 {
+    COPIES.load(Relaxed)
+}
+
 /// To be called in a copy of the process that was not made by the C library, with the list head that has been registered there for the calling
 /// thread. The list is the original's as yet.
 ///

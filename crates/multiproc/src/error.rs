@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::process::child::ProcessHandle;
 use crate::process::scope::ScopeError;
+use crate::sync::barrier::BarrierError;
+use crate::sync::semaphore::ReleaseError;
+use crate::sync::wait_error::WaitError;
 use crate::transfer::codec::CodecError;
 
 /// An error of this library, outside the target: starting, waiting for and signalling processes.
@@ -111,6 +114,15 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Something was waited for in vain.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// A semaphore would have had too many permits.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A barrier is broken.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
     /// A logger, or an exit handler, could not be put in place.
     #[error("cannot {what}: {source}")]
     Setup {

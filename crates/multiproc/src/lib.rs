@@ -23,7 +23,7 @@
 //!   [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill, exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
-//! - [`sync`] has locks that processes share.
+//! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end
 //!   with a piece of code.

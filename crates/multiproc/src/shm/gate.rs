@@ -2,6 +2,9 @@
 //!
 //! As long as one of the handles isn't waiting itself, the process holds the door open for writing: it may yet do what others wait for. When all wait, it lets go of
 //! that side, so that those who wait are told when nobody anywhere is left. `PROTOCOL.md`, "The door".
+//!
+//! A copy that fork(2) makes of the process has a gate of its own, at which nobody waits, and counts those handles alone that are used in it: the
+//! others were left behind in the original.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use multiproc_os::door::{Door, Knock};
+use multiproc_os::robust::{Thread, copy_number};
+use multiproc_os::{at_fork, threads};
 
 /// See the module.
 #[derive(Debug)]
@@ -22,6 +27,12 @@ pub(crate) struct Gate {
 struct State {
     door: Door,
     read_only: bool,
+    /// Whether others may have the object: threads with a handle of their own, or other processes.
+    shared: bool,
+    /// How often this process had been copied when the door was made.
+    forks: u32,
+    /// The copy of the process that the numbers below are about.
+    copy: u32,
     /// Handles of this process through which the door could be opened.
     openers: usize,
     /// Threads and futures that wait, and so won't open it.
@@ -34,7 +45,7 @@ impl Gate {
     /// # Errors
     /// `EMFILE`, `ENFILE`.
     pub(crate) fn new() -> io::Result<Gate> {
-        Door::new().map(Gate::of)
+        Door::new().map(|door| Gate::of(door, false))
     }
 
     /// A door that has come from another process, and one handle that could open it.
@@ -42,21 +53,29 @@ impl Gate {
     /// # Errors
     /// `InvalidData` when it is none.
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Gate> {
-        Door::from_fd(fd).map(Gate::of)
+        Door::from_fd(fd).map(|door| Gate::of(door, true))
     }
 
-    fn of(door: Door) -> Gate {
-        let state = State { read_only: false, openers: 1, waiting: 0, door };
+    fn of(door: Door, shared: bool) -> Gate {
+        // So that copies are numbered.
+        Thread::current();
+        let (copy, forks) = (copy_number(), at_fork::count());
+        let state = State { read_only: false, shared, forks, copy, openers: 1, waiting: 0, door };
         Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.copy != copy_number() {
+            (state.copy, state.openers, state.waiting, state.shared) = (copy_number(), 0, 0, true);
+        }
+        state
     }
 
     /// There is one more handle that could open it.
     pub(crate) fn add_opener(&self) {
         let mut state = self.state();
+        state.shared = true;
         state.openers += 1;
         state.settle();
     }
@@ -66,6 +85,11 @@ impl Gate {
         let mut state = self.state();
         state.openers = state.openers.saturating_sub(1);
         state.settle();
+    }
+
+    /// How many handles could open it.
+    pub(crate) fn openers(&self) -> usize {
+        self.state().openers
     }
 
     /// Puts a token in.
@@ -97,12 +121,28 @@ impl Gate {
         Waiting { gate: self }
     }
 
+    /// Whether this process has threads that don't wait here, the calling one aside.
+    pub(crate) fn has_others(&self) -> bool {
+        let waiting = self.state().waiting;
+        threads::count().is_ok_and(|threads| threads > waiting + 1)
+    }
+
+    /// Sleeps as [`Waiting::sleep`] does, without being counted: the door is held open, so that it isn't hung up.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub(crate) fn sleep_open(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+        Door::wait_at(self.as_fd(), others, deadline)
+    }
+
     /// A descriptor to send to another process, which can open the door with it.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
     pub(crate) fn to_send(&self) -> io::Result<OwnedFd> {
-        let state = self.state();
+        let mut state = self.state();
+        state.shared = true;
+        state.settle();
         match state.read_only {
             true => state.door.open_both_ways(),
             false => state.door.as_fd().try_clone_to_owned(),
@@ -114,7 +154,7 @@ impl State {
     /// Holds the writing side, or not, as the numbers say. At the limit of open files it is as it was, so that somebody may wait for longer than
     /// necessary, until there are descriptors again.
     fn settle(&mut self) {
-        let all_wait = self.waiting >= self.openers;
+        let all_wait = self.waiting >= self.openers && self.is_shared();
         if all_wait && !self.read_only {
             if self.waiting > 1 {
                 // Those who wait already poll what they have been given, and hold it open. They come back for the other.
@@ -124,6 +164,12 @@ impl State {
         } else if !all_wait && self.read_only {
             self.open_both_ways();
         }
+    }
+
+    /// Whether others may have it. If nobody has, another thread may use the same handle; unless there is none.
+    fn is_shared(&mut self) -> bool {
+        self.shared |= self.forks != at_fork::count();
+        self.shared || threads::count().is_ok_and(|threads| threads == 1)
     }
 
     fn open_both_ways(&mut self) {
@@ -207,6 +253,21 @@ mod tests {
         there.clear();
         drop(here);
         assert_eq!(also_waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn what_was_never_shared_is_not_hung_up_while_there_are_threads() {
+        let gate = Gate::new().unwrap();
+        std::thread::scope(|scope| {
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || wait.recv());
+            let waiting = gate.waiting();
+            assert!(gate.has_others());
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+            drop(gate.to_send().unwrap());
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+            drop(done);
+        });
     }
 
     #[test]

@@ -5,10 +5,15 @@
 //! that nobody hangs because somebody died is in `PROTOCOL.md` beside this file.
 
 pub(crate) mod backoff;
+pub(crate) mod flag;
 pub(crate) mod gate;
 pub(crate) mod latch;
+pub(crate) mod ledger;
 pub(crate) mod lot;
+pub(crate) mod object;
 #[allow(unsafe_code)]
 pub(crate) mod owned;
+pub(crate) mod permits;
+pub(crate) mod rounds;
 #[allow(unsafe_code)]
 pub(crate) mod segment;
