@@ -20,8 +20,10 @@ pub struct Door {
 /// What ended [`Door::wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knock {
-    /// There is a token, or one of the other descriptors is readable.
+    /// There is a token.
     Token,
+    /// One of the other descriptors is readable, or closed.
+    Other,
     /// Nobody has the door open for writing.
     HungUp,
     /// The deadline has passed.
@@ -90,6 +92,14 @@ impl Door {
         Ok(rustix::io::retry_on_intr(|| rustix::io::dup3(&other, &mut self.fd, rustix::io::DupFlags::CLOEXEC))?)
     }
 
+    /// The same door, open for reading only: what is polled there holds nothing of the other side.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn reader(&self) -> io::Result<OwnedFd> {
+        reopen(&self.fd, OFlags::RDONLY)
+    }
+
     /// The same door, open both ways whatever this one is: to be sent to another process.
     ///
     /// # Errors
@@ -118,7 +128,8 @@ impl Door {
         let door = polled[0].revents();
         let other = polled[1..].iter().any(|fd| !fd.revents().is_empty());
         Ok(match () {
-            () if other || door.contains(PollFlags::IN) => Knock::Token,
+            () if other => Knock::Other,
+            () if door.contains(PollFlags::IN) => Knock::Token,
             () if door.contains(PollFlags::HUP) => Knock::HungUp,
             () => Knock::Late,
         })
@@ -185,7 +196,7 @@ mod tests {
         let door = Door::new().unwrap();
         let (reader, writer) = crate::pipe::pair().unwrap();
         drop(writer);
-        assert_eq!(door.wait(&[reader.as_fd()], None).unwrap(), Knock::Token);
+        assert_eq!(door.wait(&[reader.as_fd()], None).unwrap(), Knock::Other);
         assert!(Door::from_fd(reader).is_err());
     }
 }

@@ -68,6 +68,27 @@ impl Identity {
         Ok((started == Some((self.0 >> 32) as u32)).then_some(pidfd))
     }
 
+    /// Whether there is a process of this pid that hasn't ended, as far as can be told quickly: it may be another one that has got the pid.
+    pub fn seems_alive(self) -> bool {
+        match pidfd::open(self.pid()) {
+            Ok(pidfd) => !pidfd::wait_any([&pidfd], Some(std::time::Instant::now())).is_ok_and(|[ended]| ended),
+            Err(error) => !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)),
+        }
+    }
+
+    /// Whether the process has ended, or is about to: the kernel closes what a process had open before it says that it has ended.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted; `EMFILE`, `ENFILE`.
+    pub fn is_ending(self) -> io::Result<bool> {
+        // PF_EXITING of linux/sched.h.
+        const EXITING: u64 = 4;
+        Ok(match stat(self.pid())? {
+            Some(stat) => stat.started != (self.0 >> 32) as u32 || stat.flags & EXITING != 0,
+            None => true,
+        })
+    }
+
     /// Whether the process has ended. One that is a zombie has.
     ///
     /// # Errors
@@ -82,6 +103,16 @@ impl Identity {
 
 /// When the process was started; none if there is no such.
 fn started(pid: i32) -> io::Result<Option<u32>> {
+    Ok(stat(pid)?.map(|stat| stat.started))
+}
+
+/// What proc_pid_stat(5) tells of a process.
+struct Stat {
+    flags: u64,
+    started: u32,
+}
+
+fn stat(pid: i32) -> io::Result<Option<Stat>> {
     let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
         Err(error) if error.kind() == io::ErrorKind::NotFound && std::path::Path::new("/proc/self/stat").exists() => {
@@ -92,11 +123,12 @@ fn started(pid: i32) -> io::Result<Option<u32>> {
     };
     // The second field is the name, in parentheses, and may hold anything.
     let after = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
-    let field = after.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(19);
-    let ticks: u64 = field
-        .and_then(|field| std::str::from_utf8(field).ok()?.parse().ok())
+    let mut fields = after.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    let mut number = |skip| -> Option<u64> { std::str::from_utf8(fields.nth(skip)?).ok()?.parse().ok() };
+    let numbers = number(6).zip(number(12));
+    let (flags, ticks) = numbers
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/*/stat is not as proc_pid_stat(5) says"))?;
-    Ok(Some(ticks as u32))
+    Ok(Some(Stat { flags, started: ticks as u32 }))
 }
 
 #[cfg(test)]
@@ -108,24 +140,25 @@ mod tests {
         let this = Identity::current().unwrap();
         assert_eq!(this.pid(), std::process::id() as i32);
         assert_eq!(Identity::from_bits(this.to_bits()), Some(this));
-        assert!(!this.has_ended().unwrap());
+        assert!(!this.has_ended().unwrap() && this.seems_alive());
 
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = child.id() as i32;
         let identity = Identity::new(pid, started(pid).unwrap().unwrap());
         let watch = identity.watch().unwrap().unwrap();
+        assert!(!identity.is_ending().unwrap());
         child.kill().unwrap();
         pidfd::wait_any([&watch], None).unwrap();
-        assert!(identity.has_ended().unwrap(), "a zombie");
+        assert!(identity.has_ended().unwrap() && identity.is_ending().unwrap() && !identity.seems_alive(), "a zombie");
         child.wait().unwrap();
-        assert!(identity.has_ended().unwrap());
+        assert!(identity.has_ended().unwrap() && identity.is_ending().unwrap() && !identity.seems_alive());
     }
 
     #[test]
     fn another_process_with_the_same_pid_is_another() {
         let this = Identity::current().unwrap();
         let other = Identity::from_bits(this.to_bits() ^ 1 << 32).unwrap();
-        assert!(other.has_ended().unwrap());
+        assert!(other.has_ended().unwrap() && other.is_ending().unwrap());
         assert!(Identity::from_bits(u64::MAX).unwrap().has_ended().unwrap());
         assert!(Identity::from_bits(0).is_none());
     }

@@ -16,7 +16,7 @@ use std::io;
 use std::mem::offset_of;
 use std::sync::Once;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, compiler_fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, compiler_fence};
 
 /// The part of a word that is the owner's thread id.
 pub const OWNER: u32 = 0x3fff_ffff;
@@ -35,24 +35,34 @@ const WORD_AT: usize = 0;
 const WORD_AT: usize = 4;
 const LINK_AT: usize = 32;
 
+/// By how many bits a word is shifted in its [pair](Word::pair).
+pub const WORD_SHIFT: u32 = if cfg!(target_endian = "little") { WORD_AT as u32 * 8 } else { 32 - WORD_AT as u32 * 8 };
+
 /// A word in shared memory that a thread can own, and its place on that thread's list.
 #[derive(Debug)]
 #[repr(C, align(8))]
 pub struct Word {
-    #[cfg(target_env = "musl")]
-    _before: u32,
-    word: AtomicU32,
+    /// The word, and 32 bits beside it.
+    pair: AtomicU64,
     /// The kernel finds the word by its distance from the link. The C library writes into what stands before its neighbour's link.
-    _between: [AtomicU32; (LINK_AT - WORD_AT) / 4 - 1],
+    _between: [AtomicU64; LINK_AT / 8 - 1],
     link: AtomicUsize,
 }
 
-const _: () = assert!(offset_of!(Word, word) == WORD_AT && offset_of!(Word, link) == LINK_AT);
+const _: () = assert!(WORD_AT + 4 <= size_of::<AtomicU64>() && offset_of!(Word, link) == LINK_AT);
 
 impl Word {
-    /// The word itself.
+    /// The word itself, as the kernel sees it: to be announced, and slept on.
+    #[inline]
     pub fn word(&self) -> &AtomicU32 {
-        &self.word
+        // SAFETY: four of the pair's eight bytes, aligned, and borrowed as long as the pair is. They are only used as atomics.
+        unsafe { AtomicU32::from_ptr(self.pair.as_ptr().cast::<u32>().add(WORD_AT / 4)) }
+    }
+
+    /// The word, shifted by [`WORD_SHIFT`], and beside it 32 bits that the kernel doesn't touch: for those who want to change the two at once.
+    #[inline]
+    pub fn pair(&self) -> &AtomicU64 {
+        &self.pair
     }
 }
 
@@ -86,6 +96,7 @@ struct Local {
     /// [`COPIES`] when this was filled in; 0: never.
     copy: Cell<u32>,
     id: Cell<u32>,
+    process: Cell<u32>,
     head: Cell<*const Head>,
     first: Node,
     last: Node,
@@ -100,6 +111,7 @@ thread_local! {
         Local {
             copy: Cell::new(0),
             id: Cell::new(0),
+            process: Cell::new(0),
             head: Cell::new(std::ptr::null()),
             first: Node::new(),
             last: Node::new(),
@@ -114,6 +126,13 @@ static COPIES: AtomicU32 = AtomicU32::new(1);
 
 extern "C" fn copied() {
     COPIES.fetch_add(1, Relaxed);
+}
+
+/// A number that is another in a copy of this process than it was in its original. Some thread must have been asked for before the copy was made
+/// ([`Thread::current`]).
+#[inline]
+pub fn copy_number() -> u32 {
+    COPIES.load(Relaxed)
 }
 
 /// To be called in a copy of the process that was not made by the C library, with the list head that has been registered there for the calling
@@ -175,6 +194,12 @@ impl Thread {
         self.local().id.get()
     }
 
+    /// The id of its process.
+    #[inline]
+    pub fn process(&self) -> u32 {
+        self.local().process.get()
+    }
+
     /// Tells the kernel that this thread is about to take `word`, owns it or is about to give it up. One word at a time; until
     /// [`done`](Thread::done). If the thread dies meanwhile with its id in `word`, the kernel acts as the module says; if it dies with no id in there, it
     /// wakes one who sleeps on the word.
@@ -233,7 +258,9 @@ impl Thread {
             unsafe { AtomicUsize::from_ptr(owned[place + 1] as *mut usize) }.store(next, Relaxed);
         }
         compiler_fence(SeqCst);
-        owned.copy_within(place + 1..count, place);
+        if place + 1 < count {
+            owned.copy_within(place + 1..count, place);
+        }
         local.count.set(count - 1);
     }
 
@@ -251,6 +278,7 @@ fn prepare(local: &Local) {
     REGISTER.call_once(|| drop(crate::at_fork::register_in_copy(copied)));
     local.count.set(0);
     local.id.set(crate::threads::gettid() as u32);
+    local.process.set(crate::threads::getpid() as u32);
     let head = find_head().unwrap_or_else(|_| own_head());
     // SAFETY: the list head lives as long as the thread.
     let list = unsafe { &*head };
@@ -337,10 +365,8 @@ mod tests {
 
     fn word() -> &'static Word {
         Box::leak(Box::new(Word {
-            #[cfg(target_env = "musl")]
-            _before: 0,
-            word: AtomicU32::new(0),
-            _between: [const { AtomicU32::new(0) }; _],
+            pair: AtomicU64::new(0),
+            _between: [const { AtomicU64::new(0) }; _],
             link: AtomicUsize::new(0),
         }))
     }

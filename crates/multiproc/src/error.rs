@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::process::child::ProcessHandle;
 use crate::process::scope::ScopeError;
+use crate::sync::barrier::BarrierError;
+use crate::sync::semaphore::ReleaseError;
+use crate::sync::wait_error::WaitError;
 use crate::transfer::codec::CodecError;
 
 /// An error of this library, outside the target: starting, waiting for and signalling processes.
@@ -95,6 +98,31 @@ pub enum Error {
     /// Processes of a [`scope`](crate::scope) have failed, and nobody had joined them.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// An object for several processes, a lock say, could not be made: `EMFILE` at the limit of open files, `ENOSPC`, `ENOMEM`.
+    #[error("cannot make a {what}: {source}")]
+    Make {
+        /// The kind of object.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A lock could not be taken as it should be. See [`LockError`](crate::sync::LockError).
+    #[error("cannot take the {what}: {reason}")]
+    Lock {
+        /// The kind of lock.
+        what: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// Something was waited for in vain.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// A semaphore would have had too many permits.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A barrier is broken.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
     /// A logger, or an exit handler, could not be put in place.
     #[error("cannot {what}: {source}")]
     Setup {

@@ -156,6 +156,15 @@ pub fn serialize<T: AsFd, S: Serializer>(handle: &T, serializer: S) -> Result<S:
     Place { place }.serialize(serializer)
 }
 
+/// As [`serialize`], of a descriptor that is made to be sent.
+pub(crate) fn serialize_made<S: Serializer>(
+    make: impl FnOnce() -> std::io::Result<OwnedFd>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let place = bag::put_made(make).map_err(serde::ser::Error::custom)?;
+    Place { place }.serialize(serializer)
+}
+
 /// For `#[serde(with = "multiproc::handle")]`: takes what has been sent along.
 ///
 /// # Errors

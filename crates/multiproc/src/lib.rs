@@ -24,6 +24,7 @@
 //! - [`Run`] is what subclassing `Process` is in Python.
 //! - [`Queue`] between any number of processes; [`JoinableQueue`] for work that must not be lost.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
+//! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end
 //!   with a piece of code.
@@ -50,14 +51,15 @@ mod log;
 mod process;
 mod shm;
 mod start;
+pub mod sync;
 mod transfer;
 
 #[doc(hidden)]
 pub mod __private;
 
-pub use crate::channel::error::{GetError, PutError, PutErrorKind};
 pub use crate::channel::joinable::{JoinableQueue, Task};
 pub use crate::channel::queue::{Consumer, Message, Producer, Queue};
+pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::error::{GetError, PutError};
 use super::queue::{End, Patience, Role, deadline, decode, lease_of};
+use super::queue_error::{GetError, PutError};
 use crate::Result;
 use crate::shm::expanse::Scratch;
 use crate::shm::store::{Limits, Place, Store};

@@ -1,6 +1,6 @@
 //! What processes talk through: [`queue`] and [`joinable`], in shared memory.
 
 mod draft;
-pub(crate) mod error;
 pub(crate) mod joinable;
 pub(crate) mod queue;
+pub(crate) mod queue_error;

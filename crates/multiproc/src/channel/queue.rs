@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::draft::Draft;
-use super::error::{GetError, PutError, PutErrorKind};
+use super::queue_error::{GetError, PutError, PutErrorKind};
 use crate::shm::block::Block;
 use crate::shm::expanse::Scratch;
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};

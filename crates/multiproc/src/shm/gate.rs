@@ -2,14 +2,17 @@
 //!
 //! As long as one of the handles isn't waiting itself, the process holds the door open for writing: it may yet do what others wait for. When all wait, it lets go of
 //! that side, so that those who wait are told when nobody anywhere is left. `PROTOCOL.md`, "The door".
+//!
+//! A copy that fork(2) makes of the process has a gate of its own, at which nobody waits, and counts those handles alone that are used in it: the
+//! others were left behind in the original.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use multiproc_os::door::{Door, Knock};
+use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::{at_fork, threads};
 
 /// See the module.
@@ -24,18 +27,19 @@ pub(crate) struct Gate {
 struct State {
     door: Door,
     read_only: bool,
+    /// The reading side by itself, which those poll who wait. So none of them holds the writing side while it sleeps.
+    reader: Option<Arc<OwnedFd>>,
+    /// Whether others may have the object: threads with a handle of their own, or other processes.
+    shared: bool,
+    /// How often this process had been copied when the door was made.
+    forks: u32,
+    /// The copy of the process that the numbers below are about.
+    copy: u32,
     /// Handles of this process through which the door could be opened.
     openers: usize,
     /// Threads and futures that wait, and so won't open it.
     waiting: usize,
-    /// Whether there has ever been another handle, here or elsewhere. Until then threads may use the one that there is, and none of them is alone.
-    shared: bool,
-    /// The process in which all this is true.
-    process: i32,
 }
-
-/// Whether this process has ever been copied, and each gate with it.
-static COPIED: AtomicBool = AtomicBool::new(false);
 
 impl Gate {
     /// A new door, and one handle that could open it.
@@ -55,25 +59,18 @@ impl Gate {
     }
 
     fn of(door: Door, shared: bool) -> Gate {
-        extern "C" fn copied() {
-            COPIED.store(true, Relaxed);
-        }
-        extern "C" fn nothing() {}
-        static REGISTER: Once = Once::new();
-        // It fails for want of memory only.
-        REGISTER.call_once(|| drop(at_fork::register(nothing, copied)));
-        let state = State { read_only: false, openers: 1, waiting: 0, shared, process: threads::getpid(), door };
+        // So that copies are numbered.
+        Thread::current();
+        let (copy, forks) = (copy_number(), at_fork::count());
+        let state = State { read_only: false, reader: None, shared, forks, copy, openers: 1, waiting: 0, door };
         Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = threads::getpid();
-        if state.process != process {
-            // A copy of the process that made those handles, with one thread, and nobody who waits. Which of the handles will be used here can't be told:
-            // one, as far as anybody knows.
-            (state.process, state.openers, state.waiting) = (process, 1, 0);
-            state.settle();
+        if state.copy != copy_number() {
+            (state.copy, state.openers, state.waiting, state.shared) = (copy_number(), 0, 0, true);
+            state.reader = None;
         }
         state
     }
@@ -81,8 +78,8 @@ impl Gate {
     /// There is one more handle that could open it.
     pub(crate) fn add_opener(&self) {
         let mut state = self.state();
-        state.openers += 1;
         state.shared = true;
+        state.openers += 1;
         state.settle();
     }
 
@@ -91,6 +88,11 @@ impl Gate {
         let mut state = self.state();
         state.openers = state.openers.saturating_sub(1);
         state.settle();
+    }
+
+    /// How many handles could open it.
+    pub(crate) fn openers(&self) -> usize {
+        self.state().openers
     }
 
     /// Puts a token in.
@@ -118,8 +120,27 @@ impl Gate {
     pub(crate) fn waiting(&self) -> Waiting<'_> {
         let mut state = self.state();
         state.waiting += 1;
+        if state.reader.is_none() {
+            // At the limit of open files they poll the door as it is.
+            state.reader = state.door.reader().ok().map(Arc::new);
+        }
+        let reader = state.reader.clone();
         state.settle();
-        Waiting { gate: self }
+        Waiting { gate: self, reader }
+    }
+
+    /// Whether this process has threads that don't wait here, the calling one aside.
+    pub(crate) fn has_others(&self) -> bool {
+        let waiting = self.state().waiting;
+        threads::count().is_ok_and(|threads| threads > waiting + 1)
+    }
+
+    /// Sleeps as [`Waiting::sleep`] does, without being counted: the door is held open, so that it isn't hung up.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub(crate) fn sleep_open(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+        Door::wait_at(self.as_fd(), others, deadline)
     }
 
     /// A descriptor to send to another process, which can open the door with it.
@@ -129,6 +150,7 @@ impl Gate {
     pub(crate) fn to_send(&self) -> io::Result<OwnedFd> {
         let mut state = self.state();
         state.shared = true;
+        state.settle();
         match state.read_only {
             true => state.door.open_both_ways(),
             false => state.door.as_fd().try_clone_to_owned(),
@@ -140,16 +162,18 @@ impl State {
     /// Holds the writing side, or not, as the numbers say. At the limit of open files it is as it was, so that somebody may wait for longer than
     /// necessary, until there are descriptors again.
     fn settle(&mut self) {
-        let all_wait = self.waiting >= self.openers && (self.shared || COPIED.load(Relaxed));
+        let all_wait = self.waiting >= self.openers && self.is_shared();
         if all_wait && !self.read_only {
-            if self.waiting > 1 {
-                // Those who wait already poll what they have been given, and hold it open. They come back for the other.
-                let _ = self.door.ring();
-            }
             self.read_only = self.door.read_only().is_ok();
         } else if !all_wait && self.read_only {
             self.open_both_ways();
         }
+    }
+
+    /// Whether others may have it. If nobody has, another thread may use the same handle; unless there is none.
+    fn is_shared(&mut self) -> bool {
+        self.shared |= self.forks != at_fork::count();
+        self.shared || threads::count().is_ok_and(|threads| threads == 1)
     }
 
     fn open_both_ways(&mut self) {
@@ -178,6 +202,7 @@ fn borrowed<'a>(number: RawFd) -> BorrowedFd<'a> {
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     gate: &'a Gate,
+    reader: Option<Arc<OwnedFd>>,
 }
 
 impl Waiting<'_> {
@@ -187,7 +212,8 @@ impl Waiting<'_> {
     /// As poll(2).
     pub(crate) fn sleep(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
         // Not under the lock. The descriptor is there as long as the gate.
-        let knock = Door::wait_at(self.gate.as_fd(), others, deadline)?;
+        let fd = self.reader.as_ref().map_or_else(|| self.gate.as_fd(), |reader| reader.as_fd());
+        let knock = Door::wait_at(fd, others, deadline)?;
         match knock {
             // Another thread of this process has come back meanwhile.
             Knock::HungUp if !self.gate.state().read_only => Ok(Knock::Token),
@@ -199,7 +225,10 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.state();
-        state.waiting -= 1;
+        state.waiting = state.waiting.saturating_sub(1);
+        if state.waiting == 0 {
+            state.reader = None;
+        }
         state.settle();
     }
 }
@@ -233,6 +262,21 @@ mod tests {
         there.clear();
         drop(here);
         assert_eq!(also_waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn what_was_never_shared_is_not_hung_up_while_there_are_threads() {
+        let gate = Gate::new().unwrap();
+        std::thread::scope(|scope| {
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || wait.recv());
+            let waiting = gate.waiting();
+            assert!(gate.has_others());
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+            drop(gate.to_send().unwrap());
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+            drop(done);
+        });
     }
 
     #[test]

@@ -11,6 +11,7 @@ use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS};
 use multiproc_os::threads;
 
 use super::backoff::Backoff;
+use super::segment::AnyBytes;
 
 /// Nobody who runs holds a latch for so long. Who is stopped may.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
@@ -21,6 +22,10 @@ const SUSPICIOUS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Latch(AtomicU32);
+
+// SAFETY: an atomic integer.
+#[allow(unsafe_code)]
+unsafe impl AnyBytes for Latch {}
 
 /// A latch that is held.
 #[must_use]

@@ -72,7 +72,7 @@ impl Store {
     }
 
     /// Returns the leases of those who have died. Not more often than makes sense, unless `now`.
-    fn look_after_owners(&self, now: bool) {
+    pub(super) fn look_after_owners(&self, now: bool) {
         let mut watched = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if !now && watched.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS) {
             return;

@@ -13,20 +13,21 @@ use multiproc_os::futex::{self, Woken};
 
 use super::backoff::Backoff;
 use super::gate::Gate;
+use super::segment::layout;
 
 /// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
 const SHORT: Duration = Duration::from_millis(3);
 
-/// The shared part of a lot; all zero, nobody is there.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Lot {
-    /// What those sleep on who wait by futex. It changes with each wake-up.
-    turn: AtomicU32,
-    /// Whether somebody may sleep on that.
-    parked: AtomicU32,
-    /// Whether somebody may sleep at the door, so that it has to be rung at before the next change.
-    armed: AtomicU32,
+layout! {
+    /// The shared part of a lot; all zero, nobody is there.
+    pub(crate) struct Lot {
+        /// What those sleep on who wait by futex. It changes with each wake-up.
+        turn: AtomicU32,
+        /// Whether somebody may sleep on that.
+        parked: AtomicU32,
+        /// Whether somebody may sleep at the door, so that it has to be rung at before the next change.
+        armed: AtomicU32,
+    }
 }
 
 /// Why somebody has waited in vain.
@@ -40,6 +41,15 @@ pub(crate) enum Vain {
     System(io::Error),
 }
 
+/// Processes whose death is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    /// Pidfds: they become readable.
+    pub(crate) pidfds: Vec<OwnedFd>,
+    /// Set when there are more than can be watched so: then somebody has to look again after this time.
+    pub(crate) look_again: Option<Duration>,
+}
+
 /// What somebody waits for.
 pub(crate) trait Wish {
     /// What comes of it.
@@ -51,9 +61,25 @@ pub(crate) trait Wish {
     /// Whether it may be true now, looked at while nobody can change anything. If not, calls `arm` before anybody can.
     fn look(&mut self, arm: &mut dyn FnMut()) -> bool;
 
-    /// Those whose death may make it true, as descriptors that become readable then; called after `look`. One who has died is a reason to attempt it again.
-    fn watch(&mut self) -> io::Result<Vec<OwnedFd>> {
-        Ok(Vec::new())
+    /// Those whose death may make it true; called after `look`.
+    fn watch(&mut self) -> io::Result<Watched> {
+        Ok(Watched::default())
+    }
+
+    /// One of those has died, or may have. Called before it is attempted again.
+    fn died(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Nobody is left who could make it come true by doing something. Whether one of those who are watched may yet do so by dying.
+    fn depends(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether another thread of this process may make it come true, even if all handles of the process wait.
+    fn has_others(&mut self, gate: &Gate) -> bool {
+        let _ = gate;
+        false
     }
 
     /// Whether there may be something in it for another who waits, after it has come true here.
@@ -134,9 +160,7 @@ impl Lot {
             }
             let mut alone = false;
             if !wish.look(&mut || self.arm(gate)) {
-                let watched = wish.watch().map_err(Vain::System)?;
-                let others: Vec<BorrowedFd<'_>> = watched.iter().map(AsFd::as_fd).collect();
-                alone = gate.waiting().sleep(&others, deadline).map_err(Vain::System)? == Knock::HungUp;
+                alone = self.wait_at_the_door(gate, deadline, wish).map_err(Vain::System)? == Knock::HungUp;
             }
             if let Some(outcome) = wish.attempt() {
                 return Ok(outcome);
@@ -165,5 +189,25 @@ impl Lot {
                 };
             }
         }
+    }
+
+    /// Waits at the door. Hung up is what it says if nobody is left, whoever may die.
+    fn wait_at_the_door<W: Wish>(&self, gate: &Gate, deadline: Option<Instant>, wish: &mut W) -> io::Result<Knock> {
+        let watched = wish.watch()?;
+        let others: Vec<BorrowedFd<'_>> = watched.pidfds.iter().map(AsFd::as_fd).collect();
+        let again = watched.look_again.map(|time| Instant::now() + time);
+        let until = deadline.into_iter().chain(again).min();
+        let mut knock = match wish.has_others(gate) {
+            true => gate.sleep_open(&others, until)?,
+            false => gate.waiting().sleep(&others, until)?,
+        };
+        // What somebody had open is closed before it is said that they have died.
+        if knock == Knock::HungUp && wish.depends()? {
+            knock = gate.sleep_open(&others, until)?;
+        }
+        if knock == Knock::Other || knock == Knock::Late && again.is_some() {
+            wish.died()?;
+        }
+        Ok(knock)
     }
 }

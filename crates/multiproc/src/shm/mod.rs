@@ -1,8 +1,8 @@
 //! Objects made of bytes in shared memory, which outlive any of their users. No serde, no process handling.
 //!
 //! [`segment`] is the memory of an object, with a header that tells what it is. [`latch`] lets one in at a time, for a moment; [`lot`] is
-//! where those wait for whom it isn't the moment yet. How the two, and the kernel, see to it that nobody hangs because somebody died is in
-//! `PROTOCOL.md` beside this file.
+//! where those wait for whom it isn't the moment yet; [`owned`] is what a thread holds for as long as it likes. How these, and the kernel, see to it
+//! that nobody hangs because somebody died is in `PROTOCOL.md` beside this file.
 
 pub(crate) mod arena;
 pub(crate) mod backoff;
@@ -10,10 +10,17 @@ pub(crate) mod backoff;
 pub(crate) mod block;
 #[allow(unsafe_code)]
 pub(crate) mod expanse;
+pub(crate) mod flag;
 pub(crate) mod gate;
 pub(crate) mod latch;
 pub(crate) mod leases;
+pub(crate) mod ledger;
 pub(crate) mod lot;
+pub(crate) mod object;
+#[allow(unsafe_code)]
+pub(crate) mod owned;
+pub(crate) mod permits;
+pub(crate) mod rounds;
 #[allow(unsafe_code)]
 pub(crate) mod segment;
 pub(crate) mod store;

@@ -7,7 +7,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
@@ -16,6 +16,60 @@ const MAGIC: u64 = u64::from_ne_bytes(*b"mulproc\x01");
 
 /// Where the layout begins.
 const AT: usize = 64;
+
+/// What may lie in memory to which others write at any time.
+///
+/// # Safety
+/// Any bytes are a value of it, and they may change while it is borrowed: atomic integers, and what is made of such.
+pub(crate) unsafe trait AnyBytes: Sync + 'static {}
+
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU8 {}
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU32 {}
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU64 {}
+// SAFETY: made of such.
+unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
+
+/// Defines what lies in the memory of an object, of fields that are [`AnyBytes`]: a [`Layout`] if its name in errors and its kind are given.
+///
+/// `layout! { struct Shared: "lock", 0x10 { guarded: Guarded } }`; with [`Layout::MORE`] as the third.
+macro_rules! layout {
+    (
+        $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal $(, $more:path)?)? {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Debug)]
+        #[repr(C)]
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $type,)*
+        }
+
+        // SAFETY: each of the fields is, which is looked at below, and there is nothing else.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::shm::segment::AnyBytes for $name {}
+
+        const _: () = {
+            const fn any_bytes<T: $crate::shm::segment::AnyBytes>() {}
+            $(any_bytes::<$type>();)*
+        };
+
+        $(
+            // SAFETY: `#[repr(C)]`, and as above.
+            #[allow(unsafe_code)]
+            unsafe impl $crate::shm::segment::Layout for $name {
+                const NAME: &'static str = $called;
+                const KIND: u32 = $kind;
+                $(const MORE: usize = $more;)?
+            }
+        )?
+    };
+}
+
+pub(crate) use layout;
 
 /// What lies in the memory of an object. All of it zero must be a sensible state.
 ///
@@ -26,6 +80,8 @@ pub(crate) unsafe trait Layout: Sync + 'static {
     const NAME: &'static str;
     /// Tells layouts of the same size apart.
     const KIND: u32;
+    /// How many numbers there may be behind it, which take no memory until they are [allocated](Segment::allocate_more).
+    const MORE: usize = 0;
 }
 
 #[repr(C)]
@@ -51,14 +107,17 @@ impl<L: Layout> Segment<L> {
         (AT + size_of::<L>()).next_multiple_of(PAGE)
     };
 
+    /// How much of the file is mapped.
+    const MAPPED: usize = Self::LEN + (L::MORE * 8).next_multiple_of(PAGE);
+
     /// A new one, all zero.
     ///
     /// # Errors
     /// `EMFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create() -> io::Result<Segment<L>> {
-        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), Self::LEN as u64)?;
+        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), Self::MAPPED as u64)?;
         file.allocate(0, Self::LEN as u64)?;
-        let mapping = Mapping::new(&file, 0, Self::LEN)?;
+        let mapping = Mapping::new(&file, 0, Self::MAPPED)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
         let header = segment.header();
         header.kind.store(L::KIND, Relaxed);
@@ -79,12 +138,12 @@ impl<L: Layout> Segment<L> {
             io::ErrorKind::InvalidData => invalid(&error),
             _ => error,
         })?;
-        if file.size()? < Self::LEN as u64 {
+        if file.size()? < Self::MAPPED as u64 {
             return Err(invalid(&"it is too short"));
         }
         // What somebody has given back without being asked would be a fault of this process.
         file.allocate(0, Self::LEN as u64)?;
-        let mapping = Mapping::new(&file, 0, Self::LEN)?;
+        let mapping = Mapping::new(&file, 0, Self::MAPPED)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
         let header = segment.header();
         if header.magic.load(Relaxed) != MAGIC || header.kind.load(Relaxed) != L::KIND {
@@ -99,6 +158,34 @@ impl<L: Layout> Segment<L> {
     fn header(&self) -> &Header {
         // SAFETY: the mapping is at least that long, begins with a page, and the header is made of atomics.
         unsafe { &*self.mapping.start().as_ptr().cast() }
+    }
+
+    /// Closes the file, and leaves its memory mapped for good.
+    pub(crate) fn leave_mapped(self) {
+        std::mem::forget(self.mapping);
+    }
+
+    /// Whether that lies in this segment's memory.
+    #[inline]
+    pub(crate) fn holds<T>(&self, what: &T) -> bool {
+        let offset = (&raw const *what as usize).wrapping_sub(self.mapping.start().as_ptr() as usize);
+        offset < Self::LEN && size_of::<T>() <= Self::LEN - offset
+    }
+
+    /// The numbers behind the layout, zero at first. Those that have not been allocated must not be touched.
+    pub(crate) fn more(&self) -> &[AtomicU64] {
+        // SAFETY: so much is mapped behind the layout, which ends with a page; and whatever is there are atomics.
+        unsafe { std::slice::from_raw_parts(self.mapping.start().as_ptr().add(Self::LEN).cast(), L::MORE) }
+    }
+
+    /// Has memory for the page of numbers of which number `index` is one; says where the next page begins.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`.
+    pub(crate) fn allocate_more(&self, index: usize) -> io::Result<usize> {
+        let page = index * 8 / PAGE;
+        self.file.allocate((Self::LEN + page * PAGE) as u64, PAGE as u64)?;
+        Ok(((page + 1) * PAGE / 8).min(L::MORE))
     }
 
     /// The file, to be sent, or to be mapped further.
@@ -152,6 +239,29 @@ mod tests {
         let two = Segment::<Number>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
         one.0.store(7, Relaxed);
         assert_eq!(two.0.load(Relaxed), 7);
+    }
+
+    #[derive(Debug)]
+    #[repr(C)]
+    struct Long(AtomicU64);
+    // SAFETY: an atomic.
+    unsafe impl Layout for Long {
+        const NAME: &'static str = "long";
+        const KIND: u32 = 3;
+        const MORE: usize = 1 << 20;
+    }
+
+    #[test]
+    fn there_is_more_when_it_is_needed() {
+        let one = Segment::<Long>::create().unwrap();
+        let two = Segment::<Long>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(one.file().allocated().unwrap(), PAGE as u64);
+        assert_eq!(one.allocate_more(600).unwrap(), 1024);
+        one.more()[1023].store(7, Relaxed);
+        assert_eq!(two.more()[1023].load(Relaxed), 7);
+        assert_eq!(one.allocate_more(Long::MORE - 1).unwrap(), Long::MORE);
+        two.more()[Long::MORE - 1].store(8, Relaxed);
+        assert_eq!(one.file().allocated().unwrap(), 3 * PAGE as u64);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::expanse::{Expanse, Scratch, copy_in};
 use super::gate::Gate;
 use super::latch::{Latch, Latched};
 use super::leases::Leases;
-use super::lot::{Lot, Vain, Wish};
+use super::lot::{Lot, Vain, Watched, Wish};
 use super::segment::{Layout, Segment};
 
 /// Where the ring begins in the file.
@@ -1212,8 +1212,19 @@ impl Wish for Take<'_> {
         !is_empty
     }
 
-    fn watch(&mut self) -> io::Result<Vec<OwnedFd>> {
-        if self.store.is_joinable() { self.store.watch_leases() } else { Ok(Vec::new()) }
+    fn watch(&mut self) -> io::Result<Watched> {
+        let pidfds = if self.store.is_joinable() { self.store.watch_leases()? } else { Vec::new() };
+        Ok(Watched { pidfds, ..Watched::default() })
+    }
+
+    fn died(&mut self) -> io::Result<()> {
+        self.store.look_after_owners(true);
+        Ok(())
+    }
+
+    fn depends(&mut self) -> io::Result<bool> {
+        let me = Identity::current()?;
+        Ok(self.store.is_joinable() && self.store.lease_owners().any(|owner| owner != me))
     }
 
     fn more(&mut self) -> bool {

@@ -70,10 +70,15 @@ pub(crate) fn look<R>(look: impl FnOnce() -> R) -> R {
 
 /// Puts in a duplicate of `fd`, and gives its place.
 pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
+    put_made(|| fd.try_clone_to_owned())
+}
+
+/// Puts in what `make` gives, which is called only if it is needed, and gives its place.
+pub(crate) fn put_made(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<u32, BagError> {
     BAG.with_borrow_mut(|bag| match &mut **bag {
-        Bag::Filling { fds, failure } => match fd.try_clone_to_owned() {
-            Ok(duplicate) => {
-                fds.push(duplicate);
+        Bag::Filling { fds, failure } => match make() {
+            Ok(made) => {
+                fds.push(made);
                 Ok(fds.len() as u32 - 1)
             }
             Err(error) => {

@@ -1,0 +1,217 @@
+//! Who has what of an object, by process: what the kernel can't give back when a process dies is given back by others, who look it up here.
+//!
+//! A list of pairs of numbers: an [identity](multiproc_os::identity), and what the object notes of that process. It begins with some places beside the object, and goes
+//! on in pages that are allocated when they are needed. A place belongs to nobody if there is no identity in it, or if the object says so. All changes are made under the object's latch.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::time::{Duration, Instant};
+
+use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::identity::Identity;
+use multiproc_os::pidfd;
+use multiproc_os::robust::copy_number;
+
+use super::lot::Watched;
+use super::segment::{Layout, Segment, layout};
+
+/// Places beside the object.
+const NEAR: usize = 32;
+/// Places behind it: as many as there can be processes, by default and with some to spare.
+const FAR: usize = 65536;
+/// What an object with a ledger has for [`Layout::MORE`].
+pub(crate) const MORE: usize = 2 * FAR;
+
+/// So many processes are watched at a time, at most: each takes a descriptor.
+const WATCHED: usize = 128;
+/// If there are more, they are looked at so often; but for no more than a tenth of the time.
+const LOOK: Duration = Duration::from_millis(20);
+
+layout! {
+    /// The shared part; all zero, it is empty.
+    pub(crate) struct Ledger {
+        /// Places that may be in use are below that.
+        used: AtomicU32,
+        /// Places behind the object that have memory.
+        allocated: AtomicU32,
+        near: [[AtomicU64; 2]; NEAR],
+    }
+}
+
+/// A place in a ledger.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    /// Whose it is; 0: nobody's.
+    pub(crate) owner: &'a AtomicU64,
+    /// What is noted of that process.
+    pub(crate) note: &'a AtomicU64,
+}
+
+impl Entry<'_> {
+    /// Whose it is; 0: nobody's.
+    pub(crate) fn owner(self) -> u64 {
+        self.owner.load(Relaxed)
+    }
+
+    /// What is noted of that process.
+    pub(crate) fn note(self) -> u64 {
+        self.note.load(Relaxed)
+    }
+}
+
+/// A ledger, with the segment that it is in.
+pub(crate) struct Book<'a, L> {
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) segment: &'a Segment<L>,
+}
+
+impl<L> Clone for Book<'_, L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L> Copy for Book<'_, L> {}
+
+impl<'a, L: Layout> Book<'a, L> {
+    /// How many places there may be in use.
+    fn used(self) -> usize {
+        (self.ledger.used.load(Relaxed) as usize).min(self.room())
+    }
+
+    /// How many places have memory.
+    fn room(self) -> usize {
+        NEAR + (self.ledger.allocated.load(Relaxed) as usize).min(FAR)
+    }
+
+    /// The place number `index`, if it has memory.
+    #[inline]
+    pub(crate) fn entry(self, index: usize) -> Option<Entry<'a>> {
+        let [owner, note] = match self.ledger.near.get(index) {
+            Some(pair) => pair,
+            None if index < self.room() => &self.segment.more().as_chunks().0[index - NEAR],
+            None => return None,
+        };
+        Some(Entry { owner, note })
+    }
+
+    /// All places that may be in use.
+    pub(crate) fn entries(self) -> impl Iterator<Item = (usize, Entry<'a>)> {
+        (0..self.used()).filter_map(move |index| Some((index, self.entry(index)?)))
+    }
+
+    /// A place of which `is_free` is true; `hint` if possible. None if there is no [room](Book::make_room). Under the latch.
+    #[inline]
+    pub(crate) fn find(self, hint: usize, is_free: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
+        if hint < self.used() && self.entry(hint).is_some_and(&is_free) {
+            return Some(hint);
+        }
+        let used = self.used();
+        if let Some((index, _)) = self.entries().find(|(_, entry)| is_free(*entry)) {
+            return Some(index);
+        }
+        // Before anything is written there.
+        self.entry(used)?;
+        self.ledger.used.store(used as u32 + 1, Release);
+        Some(used)
+    }
+
+    /// Has memory for more places; to be noted by [`add_room`](Book::add_room). Not under the latch: it takes its time.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`; `StorageFull` when there is no room for more processes.
+    pub(crate) fn make_room(self) -> io::Result<usize> {
+        let allocated = (self.ledger.allocated.load(Relaxed) as usize).min(FAR);
+        if allocated == FAR {
+            let error = format!("its list of processes is full: {} of them", NEAR + FAR);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, error));
+        }
+        Ok(self.segment.allocate_more(2 * allocated)? / 2)
+    }
+
+    /// Notes what [`make_room`](Book::make_room) has given. Under the latch.
+    pub(crate) fn add_room(self, allocated: usize) {
+        if allocated > self.ledger.allocated.load(Relaxed) as usize {
+            self.ledger.allocated.store(allocated as u32, Release);
+        }
+    }
+
+    /// Forgets places at the end that `is_free` is true of, so that nobody looks at them any more. Under the latch.
+    pub(crate) fn shorten(self, is_free: impl Fn(Entry<'_>) -> bool) {
+        let mut used = self.used();
+        while used > 0 && self.entry(used - 1).is_some_and(&is_free) {
+            used -= 1;
+        }
+        self.ledger.used.store(used as u32, Release);
+    }
+
+    /// Other processes of which `is_meant` is true, each once. Needs no latch: what it gives may be out of date.
+    pub(crate) fn others(self, is_meant: impl Fn(Entry<'_>) -> bool) -> io::Result<Vec<Identity>> {
+        let me = me()?;
+        let owners = self.entries().filter(|(_, entry)| is_meant(*entry)).map(|(_, entry)| entry.owner());
+        let mut owners: Vec<u64> = owners.filter(|owner| *owner != me).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        Ok(owners.into_iter().filter_map(Identity::from_bits).collect())
+    }
+}
+
+/// The calling process, as it stands in a ledger.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+#[inline]
+pub(crate) fn me() -> io::Result<u64> {
+    /// The copy of the process that the other number is about.
+    static COPY: AtomicU32 = AtomicU32::new(0);
+    static ME: AtomicU64 = AtomicU64::new(0);
+    let copy = copy_number();
+    if COPY.load(Acquire) == copy {
+        return Ok(ME.load(Relaxed));
+    }
+    let me = Identity::current()?.to_bits();
+    ME.store(me, Relaxed);
+    COPY.store(copy, Release);
+    Ok(me)
+}
+
+/// Those of `processes` that have ended, as far as there are descriptors to tell.
+pub(crate) fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
+    processes.retain(|process| process.has_ended().unwrap_or(false));
+    processes
+}
+
+/// Descriptors for the deaths of `processes`, and those that have died already.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub(crate) fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identity>)> {
+    let begun = Instant::now();
+    let (mut pidfds, mut alive, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rest = processes.into_iter().peekable();
+    while let Some(process) = rest.peek() {
+        if pidfds.len() == WATCHED {
+            break;
+        }
+        match process.watch() {
+            Ok(None) => dead.push(*process),
+            Ok(Some(pidfd)) => {
+                pidfds.push(pidfd);
+                alive.push(*process);
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                // So that there is one for looking at the rest, one by one.
+                pidfds.pop();
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        rest.next();
+    }
+    let ended = pidfd::wait_ended(&pidfds, Some(Instant::now()))?;
+    dead.extend(ended.into_iter().map(|index| alive[index]));
+    let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
+    let look_again = (!rest.is_empty()).then(|| LOOK.max(begun.elapsed() * 10));
+    dead.extend(dead_of(rest));
+    Ok((Watched { pidfds, look_again }, dead))
+}

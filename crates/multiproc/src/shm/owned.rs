@@ -1,0 +1,609 @@
+//! Words that threads own for as long as they like, which is what locks are made of: [`Owned`], the word; [`Kept`], the memory that it is in; and
+//! [`Guarded`], a word that knows who has it, and whether somebody has come to grief with it.
+//!
+//! They are on the thread's list of robust futexes (`multiproc_os::robust`), so that the kernel tells the next one when an owner has died. Taking one that is free is one
+//! compare-and-swap and some private stores, giving it up likewise. See `PROTOCOL.md`, "The owned word".
+
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiproc_os::futex::{self, Woken};
+use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word};
+use multiproc_os::threads;
+
+use super::backoff::Backoff;
+use super::segment::{AnyBytes, Layout, Segment, layout};
+
+/// After so long, who sleeps looks for itself: somebody may have been stopped after being woken, or garbage may stand there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long somebody is willing to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    None,
+    /// Until that moment.
+    Until(Instant),
+    /// For as long as it takes.
+    Endless,
+}
+
+impl Patience {
+    /// From now on; endless, if the clock doesn't go so far.
+    pub(crate) fn lasting(timeout: Duration) -> Patience {
+        if timeout.is_zero() {
+            return Patience::None;
+        }
+        Instant::now().checked_add(timeout).map_or(Patience::Endless, Patience::Until)
+    }
+
+    fn is_over(self) -> bool {
+        match self {
+            Patience::None => true,
+            Patience::Until(deadline) => deadline <= Instant::now(),
+            Patience::Endless => false,
+        }
+    }
+}
+
+/// Why a word can't be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Somebody else had it for as long as the caller was willing to wait.
+    Busy,
+    /// The calling thread has it.
+    Mine,
+    /// The calling thread owns as many words as it can.
+    Full,
+}
+
+/// A word that a thread can own; all zero, it is free.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Owned(Word);
+
+// SAFETY: it is made of atomic integers.
+unsafe impl AnyBytes for Owned {}
+
+/// A word and its turn, as they are at one moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Pair(u64);
+
+impl Pair {
+    fn word(self) -> u32 {
+        (self.0 >> WORD_SHIFT) as u32
+    }
+
+    fn owner(self) -> u32 {
+        self.word() & OWNER
+    }
+
+    /// The next turn, with another word.
+    fn next(self, word: u32) -> Pair {
+        let turn = ((self.0 >> (32 - WORD_SHIFT)) as u32).wrapping_add(1);
+        Pair(in_pair(word) | u64::from(turn) << (32 - WORD_SHIFT))
+    }
+}
+
+/// Where a word is in a pair.
+#[inline]
+const fn in_pair(word: u32) -> u64 {
+    (word as u64) << WORD_SHIFT
+}
+
+impl Owned {
+    /// Says whether the one before has died. The caller announces the word, and puts it on its list.
+    #[inline]
+    fn take(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
+        let found = self.0.pair().load(Relaxed);
+        let taken = found | in_pair(thread.id());
+        if found & in_pair(u32::MAX) == 0 && self.change(Pair(found), Pair(taken)) {
+            return Ok(false);
+        }
+        self.take_slowly(thread, patience)
+    }
+
+    #[inline]
+    fn change(&self, from: Pair, to: Pair) -> bool {
+        self.0.pair().compare_exchange(from.0, to.0, SeqCst, Relaxed).is_ok()
+    }
+
+    #[cold]
+    fn take_slowly(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
+        let mut backoff = Backoff::new();
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() == 0 {
+                if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
+                    return Ok(found.word() & OWNER_DIED != 0);
+                }
+                continue;
+            }
+            if found.owner() == thread.id() {
+                return Err(Refusal::Mine);
+            }
+            if patience.is_over() {
+                return Err(Refusal::Busy);
+            }
+            if !backoff.wait() {
+                self.sleep(found, patience);
+            }
+        }
+    }
+
+    /// Sleeps while somebody has it, and not for long. The caller has announced it; whether it was woken or not, it then takes it if it is free.
+    fn sleep(&self, mut found: Pair, patience: Patience) {
+        if found.word() & WAITERS == 0 {
+            let marked = found.next(found.word() | WAITERS);
+            if !self.change(found, marked) {
+                return;
+            }
+            found = marked;
+        }
+        let look = Instant::now() + LOOK;
+        let end = match patience {
+            Patience::Until(deadline) => deadline.min(look),
+            _ => look,
+        };
+        let woken = futex::wait(self.0.word(), found.word(), Some(end));
+        if woken == Woken::Late && end == look && !threads::exists(found.owner() as i32) {
+            self.change(found, found.next(OWNER_DIED | WAITERS));
+        }
+    }
+
+    /// Waits until the owner has given it up or died, without taking it. False when it has waited for too long. For a word on which nobody sleeps who
+    /// wants to take it, and one at a time.
+    #[allow(dead_code)] // For the lock of many readers, which is to come.
+    pub(crate) fn outwait(&self, patience: Patience) -> bool {
+        let mut backoff = Backoff::new();
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() == 0 {
+                if found.word() & WAITERS != 0 {
+                    self.change(found, found.next(found.word() & !WAITERS));
+                }
+                return true;
+            }
+            if patience.is_over() {
+                return false;
+            }
+            if !backoff.wait() {
+                self.sleep(found, patience);
+            }
+        }
+    }
+
+    /// Gives it up, off the list and announced as it is.
+    #[inline]
+    fn give_up(&self, thread: Thread) {
+        let mine = in_pair(thread.id());
+        let left = self.0.pair().fetch_sub(mine, SeqCst).wrapping_sub(mine);
+        if left & in_pair(WAITERS) != 0 {
+            self.wake(Pair(left));
+        }
+    }
+
+    #[cold]
+    fn wake(&self, left: Pair) {
+        if futex::wake(self.0.word(), 1) == 0 {
+            self.change(left, Pair(left.0 & !in_pair(WAITERS)));
+        }
+    }
+
+    /// Who has it at this moment, by thread id.
+    #[inline]
+    pub(crate) fn owner(&self) -> Option<u32> {
+        match Pair(self.0.pair().load(SeqCst)).owner() {
+            0 => None,
+            owner => Some(owner),
+        }
+    }
+
+    /// Whether nobody has it, and nobody has died with it.
+    #[inline]
+    #[allow(dead_code)] // For the lock of many readers, which is to come.
+    pub(crate) fn is_free(&self) -> bool {
+        Pair(self.0.pair().load(SeqCst)).word() & !WAITERS == 0
+    }
+}
+
+/// What [`Kept`] knows of a word.
+mod mark {
+    /// Not taken through this handle.
+    pub(super) const NONE: u8 = 0;
+    /// Taken through this handle, and not given up yet.
+    pub(super) const TAKEN: u8 = 1;
+    /// It is not known whose list it is on.
+    pub(super) const LOST: u8 = 2;
+}
+
+/// A segment with up to `N` words in use by this process, through this handle. It stays mapped when one of them is still owned.
+#[derive(Debug)]
+pub(crate) struct Kept<L: Layout, const N: usize = 1> {
+    segment: ManuallyDrop<Segment<L>>,
+    /// In the order of the `place` that the words are taken by.
+    marks: [AtomicU8; N],
+}
+
+impl<L: Layout, const N: usize> Kept<L, N> {
+    pub(crate) fn new(segment: Segment<L>) -> Kept<L, N> {
+        Kept { segment: ManuallyDrop::new(segment), marks: [const { AtomicU8::new(mark::NONE) }; N] }
+    }
+
+    /// Takes a word of this segment, the one at `place` among those that are taken. Says whether the one before has died.
+    #[inline]
+    pub(crate) fn take(&self, owned: &Owned, place: usize, patience: Patience) -> Result<bool, Refusal> {
+        let thread = Thread::current();
+        if !thread.has_room() {
+            return Err(self.without_room(owned, thread));
+        }
+        assert!(self.segment.holds(owned), "another segment's");
+        thread.announce(owned.0.word());
+        let taken = owned.take(thread, patience);
+        if let Ok(inherited) = taken {
+            // SAFETY: the word is in the segment, which is unmapped in Drop alone, and not there as long as the word is marked; there is room.
+            unsafe { thread.own(&owned.0) };
+            let mark = &self.marks[place];
+            // A thread can't have it if another has it now: unless that was garbage.
+            let lost = !inherited && mark.load(Relaxed) != mark::NONE;
+            mark.store(if lost { mark::LOST } else { mark::TAKEN }, Relaxed);
+        }
+        thread.done();
+        taken
+    }
+
+    #[cold]
+    fn without_room(&self, owned: &Owned, thread: Thread) -> Refusal {
+        if owned.owner() == Some(thread.id()) { Refusal::Mine } else { Refusal::Full }
+    }
+
+    /// Gives up a word that the calling thread has taken by this. Does nothing, and says so, if it hasn't: it is a copy of the process that has.
+    #[inline]
+    pub(crate) fn give_up(&self, owned: &Owned, place: usize) -> bool {
+        let thread = Thread::current();
+        if owned.owner() != Some(thread.id()) {
+            return false;
+        }
+        thread.announce(owned.0.word());
+        thread.let_go(&owned.0);
+        // Before another can have it.
+        if self.marks[place].load(Relaxed) == mark::TAKEN {
+            self.marks[place].store(mark::NONE, Relaxed);
+        }
+        owned.give_up(thread);
+        thread.done();
+        true
+    }
+}
+
+impl<L: Layout, const N: usize> Deref for Kept<L, N> {
+    type Target = Segment<L>;
+
+    #[inline]
+    fn deref(&self) -> &Segment<L> {
+        &self.segment
+    }
+}
+
+impl<L: Layout, const N: usize> AsFd for Kept<L, N> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}
+
+impl<L: Layout, const N: usize> Drop for Kept<L, N> {
+    fn drop(&mut self) {
+        let is_owned = self.marks.iter().any(|mark| mark.load(Relaxed) != mark::NONE);
+        // SAFETY: it isn't used again.
+        let segment = unsafe { ManuallyDrop::take(&mut self.segment) };
+        if is_owned {
+            segment.leave_mapped();
+        }
+    }
+}
+
+/// How somebody came to grief while they held something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grief {
+    /// The process was killed or has ended, or the thread has.
+    Died,
+    /// The thread has panicked.
+    Panicked,
+}
+
+/// A process and a thread of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) pid: i32,
+    pub(crate) tid: i32,
+}
+
+impl Holder {
+    #[inline]
+    fn bits(thread: Thread) -> u64 {
+        u64::from(thread.process()) << 32 | u64::from(thread.id())
+    }
+
+    fn from_bits(bits: u64) -> Option<Holder> {
+        (bits != 0).then_some(Holder { pid: (bits >> 32) as i32, tid: bits as u32 as i32 })
+    }
+}
+
+layout! {
+    /// An [`Owned`] with a memory of who has it, and of the last one who came to grief.
+    pub(crate) struct Guarded {
+        owned: Owned,
+        /// Who has it; 0: nobody, or it isn't known, since they have only just taken it.
+        holder: AtomicU64,
+        /// Who came to grief; 0: it isn't known.
+        culprit: AtomicU64,
+        /// How; 0: nobody did, or it has been put right.
+        grief: AtomicU32,
+        /// So that what comes next is aligned.
+        _reserved: AtomicU32,
+    }
+}
+
+const DIED: u32 = 1;
+const PANICKED: u32 = 2;
+
+impl Guarded {
+    /// Takes it; the word at `place` of `kept`, in which it must be. If the one before has died, and `counts`, that is remembered until it is [forgiven](Guarded::forgive).
+    #[inline]
+    pub(crate) fn take<L: Layout, const N: usize>(
+        &self,
+        kept: &Kept<L, N>,
+        place: usize,
+        patience: Patience,
+        counts: impl FnOnce() -> bool,
+    ) -> Result<(), Refusal> {
+        if kept.take(&self.owned, place, patience)? && counts() {
+            self.inherit();
+        }
+        self.holder.store(Holder::bits(Thread::current()), Relaxed);
+        Ok(())
+    }
+
+    #[cold]
+    fn inherit(&self) {
+        // The holder is the dead one as yet. If this thread dies before it has said so, it is inherited by another, who says as much.
+        self.condemn_bits(self.holder.load(Relaxed), DIED);
+    }
+
+    /// Gives it up, if the calling thread has it.
+    #[inline]
+    pub(crate) fn give_up<L: Layout, const N: usize>(&self, kept: &Kept<L, N>, place: usize) -> bool {
+        if !self.is_mine() {
+            return false;
+        }
+        self.holder.store(0, Relaxed);
+        kept.give_up(&self.owned, place)
+    }
+
+    /// Whether the calling thread has it.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.owned.owner() == Some(Thread::current().id())
+    }
+
+    /// The word in it.
+    #[inline]
+    pub(crate) fn owned(&self) -> &Owned {
+        &self.owned
+    }
+
+    /// Remembers that the calling thread has panicked.
+    #[cold]
+    pub(crate) fn condemn(&self) {
+        self.condemn_bits(Holder::bits(Thread::current()), PANICKED);
+    }
+
+    fn condemn_bits(&self, culprit: u64, grief: u32) {
+        self.culprit.store(culprit, Relaxed);
+        self.grief.store(grief, SeqCst);
+    }
+
+    /// How somebody came to grief, if somebody did and it hasn't been forgiven, and who it was, if that is known.
+    #[inline]
+    pub(crate) fn grief(&self) -> Option<(Grief, Option<Holder>)> {
+        match self.grief.load(SeqCst) {
+            0 => None,
+            grief => {
+                let grief = if grief == PANICKED { Grief::Panicked } else { Grief::Died };
+                Some((grief, Holder::from_bits(self.culprit.load(Relaxed))))
+            }
+        }
+    }
+
+    /// What was left is put right.
+    pub(crate) fn forgive(&self) {
+        self.grief.store(0, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    layout! {
+        struct Words: "words", 0x7fff_0001 {
+            guarded: Guarded,
+            more: [Owned; 8],
+            count: AtomicU64,
+        }
+    }
+
+    fn words() -> Kept<Words, 9> {
+        Kept::new(Segment::create().unwrap())
+    }
+
+    fn take(kept: &Kept<Words, 9>, index: usize) -> Result<bool, Refusal> {
+        kept.take(&kept.more[index], 1 + index, Patience::Endless)
+    }
+
+    fn leave(kept: &Kept<Words, 9>, index: usize) {
+        assert!(kept.give_up(&kept.more[index], 1 + index));
+    }
+
+    #[test]
+    fn one_at_a_time() {
+        let kept = words();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        assert_eq!(take(&kept, 0), Ok(false));
+                        // Not one operation, so that two would be seen.
+                        kept.count.store(kept.count.load(Relaxed) + 1, Relaxed);
+                        leave(&kept, 0);
+                    }
+                });
+            }
+        });
+        assert_eq!(kept.count.load(SeqCst), 80_000);
+        assert!(kept.more[0].is_free());
+        // Nobody sleeps, and that is known.
+        assert_eq!(Pair(kept.more[0].0.pair().load(SeqCst)).word(), 0);
+    }
+
+    #[test]
+    fn several_in_any_order() {
+        let kept = words();
+        let thread = Thread::current();
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+            (0..4).for_each(|index| assert_eq!(take(&kept, index), Ok(false)));
+            order.iter().for_each(|index| leave(&kept, *index));
+            assert!((0..4).all(|index| kept.more[index].is_free()));
+        }
+        assert_eq!(thread.count(), 0);
+        assert!(!kept.give_up(&kept.more[0], 1), "it isn't held");
+    }
+
+    #[test]
+    fn what_a_thread_dies_with_is_inherited_once_and_wakes_those_who_sleep() {
+        for _ in 0..50 {
+            let kept = words();
+            let (taken, go) = std::sync::mpsc::channel();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    take(&kept, 0).unwrap();
+                    taken.send(()).unwrap();
+                    while kept.more[0].0.word().load(SeqCst) & WAITERS == 0 {
+                        std::thread::yield_now();
+                    }
+                });
+                go.recv().unwrap();
+                let one = || {
+                    let inherited = take(&kept, 0).unwrap();
+                    leave(&kept, 0);
+                    inherited
+                };
+                let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(one)).collect();
+                let inherited = sleepers.into_iter().map(|sleeper| sleeper.join().unwrap());
+                assert_eq!(inherited.filter(|inherited| *inherited).count(), 1);
+            });
+        }
+    }
+
+    /// What was wrong with the first draft, as with the C library's: who had slept was forgotten if somebody came in between.
+    #[test]
+    fn waiters_are_known_to_who_comes_in_between() {
+        let kept = words();
+        let thread = Thread::current();
+        let word = &kept.more[0];
+        word.0.pair().store(in_pair(thread.id() | WAITERS), SeqCst);
+        // As far as giving it up, without waking anybody: here the owner is killed.
+        word.0.pair().fetch_sub(in_pair(thread.id()), SeqCst);
+        assert_eq!(take(&kept, 0), Ok(false));
+        assert_eq!(word.0.word().load(SeqCst), thread.id() | WAITERS, "so that it will wake one");
+        leave(&kept, 0);
+        assert_eq!(word.0.word().load(SeqCst), 0, "there was nobody");
+        // But not if somebody has had it since, with whom another may sleep.
+        let left = Pair(word.0.pair().load(SeqCst)).next(WAITERS);
+        word.0.pair().store(left.0, SeqCst);
+        assert_eq!(take(&kept, 0), Ok(false));
+        assert!(!word.change(left, Pair(0)));
+        leave(&kept, 0);
+    }
+
+    #[test]
+    fn patience_ends() {
+        let kept = words();
+        take(&kept, 0).unwrap();
+        let try_it = |patience| kept.take(&kept.more[0], 1, patience);
+        assert_eq!(try_it(Patience::Endless), Err(Refusal::Mine));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(try_it(Patience::None), Err(Refusal::Busy));
+                let begun = Instant::now();
+                assert_eq!(try_it(Patience::lasting(Duration::from_millis(20))), Err(Refusal::Busy));
+                assert!(begun.elapsed() >= Duration::from_millis(20));
+                assert!(!kept.more[0].outwait(Patience::lasting(Duration::from_millis(1))));
+                assert_eq!(Thread::current().count(), 0);
+            });
+        });
+        leave(&kept, 0);
+        assert!(kept.more[0].outwait(Patience::None));
+        assert!(try_it(Patience::None).is_ok());
+        leave(&kept, 0);
+        assert_eq!(Patience::lasting(Duration::MAX), Patience::Endless);
+    }
+
+    #[test]
+    fn garbage_is_taken_for_a_dead_owner() {
+        let kept = words();
+        kept.more[0].0.pair().store(u64::MAX, SeqCst);
+        assert_eq!(take(&kept, 0), Ok(true));
+        leave(&kept, 0);
+    }
+
+    #[test]
+    fn what_is_owned_stays_mapped() {
+        let mapped = |start: usize| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().any(|line| line.starts_with(&format!("{start:x}-")) && line.contains("words"))
+        };
+        std::thread::spawn(move || {
+            let kept = words();
+            let start = &raw const *kept.guarded.owned.0.word() as usize & !4095;
+            take(&kept, 1).unwrap();
+            leave(&kept, 1);
+            assert!(mapped(start));
+            drop(kept);
+            assert!(!mapped(start));
+
+            let kept = words();
+            let start = &raw const *kept.guarded.owned.0.word() as usize & !4095;
+            take(&kept, 1).unwrap();
+            drop(kept);
+            assert!(mapped(start), "it is on this thread's list");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn grief_is_remembered_with_its_culprit() {
+        let kept = words();
+        let guarded = &kept.guarded;
+        let take = |counts: bool| guarded.take(&kept, 0, Patience::Endless, || counts).unwrap();
+        let die =
+            || std::thread::scope(|scope| scope.spawn(|| (take(false), Thread::current().id()).1).join().unwrap());
+        die();
+        take(false);
+        assert_eq!(guarded.grief(), None);
+        assert!(guarded.is_mine());
+        guarded.give_up(&kept, 0);
+        let (pid, tid) = (std::process::id() as i32, die() as i32);
+        take(true);
+        assert_eq!(guarded.grief(), Some((Grief::Died, Some(Holder { pid, tid }))));
+        guarded.forgive();
+        assert_eq!(guarded.grief(), None);
+        guarded.condemn();
+        assert_eq!(guarded.grief().unwrap().0, Grief::Panicked);
+        assert!(guarded.give_up(&kept, 0) && !guarded.give_up(&kept, 0));
+    }
+}

@@ -1,0 +1,331 @@
+//! Permits, and who has how many of them: what a semaphore is made of. `../sync/PROTOCOL.md`, "Semaphore".
+//!
+//! The numbers are changed all at once: a record of what they will be is written first, and who inherits the latch writes them once more.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::time::{Duration, Instant};
+
+use multiproc_os::identity::Identity;
+
+use super::gate::Gate;
+use super::latch::{Latch, Latched};
+use super::ledger::{self, Book, Ledger, me};
+use super::lot::{Lot, Vain, Watched, Wish};
+use super::object::Object;
+use super::segment::layout;
+
+/// More than that there can't be.
+pub(crate) const MOST: usize = usize::MAX >> 3;
+
+layout! {
+    /// The shared part; all zero, it has no permits.
+    pub(crate) struct Permits: "semaphore", 0x20, ledger::MORE {
+        latch: Latch,
+        lot: Lot,
+        /// How many there may be at most, plus one; 0: no bound but [`MOST`].
+        bound: AtomicU64,
+        /// Those that can be had.
+        free: AtomicU64,
+        /// Those, and those on the ledger.
+        total: AtomicU64,
+        /// What is being changed.
+        redo: Redo,
+        /// How many each process has.
+        ledger: Ledger,
+    }
+}
+
+layout! {
+    /// A change as it will be when it is made.
+    struct Redo {
+        /// Whether the rest is valid.
+        valid: AtomicU32,
+        /// The place in the ledger; one that there isn't, if nothing changes there.
+        place: AtomicU32,
+        owner: AtomicU64,
+        note: AtomicU64,
+        free: AtomicU64,
+        total: AtomicU64,
+    }
+}
+
+/// No place in the ledger.
+const NOWHERE: u32 = u32::MAX;
+
+/// Why permits can't be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TooMany {
+    /// There would be more than this bound.
+    Bound(usize),
+    /// There would be more than [`MOST`].
+    Most,
+}
+
+impl Permits {
+    /// A new object with so many permits, and room for no more than `bound`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    pub(crate) fn create(permits: usize, bound: Option<usize>) -> io::Result<Object<Permits>> {
+        if permits > MOST {
+            let error = format!("{permits} permits are more than there can be, {MOST}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        let object = Object::<Permits>::create()?;
+        object.free.store(permits as u64, Relaxed);
+        object.total.store(permits as u64, Relaxed);
+        object.bound.store(bound.map_or(0, |bound| bound as u64 + 1), Relaxed);
+        Ok(object)
+    }
+
+    fn bound(&self) -> Option<usize> {
+        self.bound.load(Relaxed).checked_sub(1).map(|bound| bound as usize)
+    }
+}
+
+impl Object<Permits> {
+    fn book(&self) -> Book<'_, Permits> {
+        Book { ledger: &self.ledger, segment: self.segment() }
+    }
+
+    #[inline]
+    fn lock(&self) -> Latched<'_> {
+        let latched = self.latch.lock();
+        if latched.inherited && self.redo.valid.load(Relaxed) != 0 {
+            self.make();
+        }
+        latched
+    }
+
+    /// Changes what is noted at `place`, and the numbers. Under the latch.
+    fn change(&self, place: u32, owner: u64, note: u64, free: u64, total: u64) {
+        let redo = &self.redo;
+        // Each of these, and of those below, comes after the one before: whoever dies leaves a beginning of them.
+        redo.place.store(place, Release);
+        redo.owner.store(owner, Release);
+        redo.note.store(note, Release);
+        redo.free.store(free, Release);
+        redo.total.store(total, Release);
+        redo.valid.store(1, Release);
+        self.make();
+    }
+
+    fn make(&self) {
+        let redo = &self.redo;
+        if let Some(entry) = self.book().entry(redo.place.load(Relaxed) as usize) {
+            entry.owner.store(redo.owner.load(Relaxed), Release);
+            entry.note.store(redo.note.load(Relaxed), Release);
+        }
+        self.free.store(redo.free.load(Relaxed), Release);
+        self.total.store(redo.total.load(Relaxed), Release);
+        redo.valid.store(0, Release);
+    }
+
+    /// Takes a permit if there is one.
+    ///
+    /// # Errors
+    /// No place for this process on the ledger: `ENOSPC`, `ENOMEM`, `StorageFull`; no `/proc`.
+    #[inline]
+    fn take(&self) -> io::Result<bool> {
+        let me = me()?;
+        loop {
+            if self.free() == 0 {
+                return Ok(false);
+            }
+            let latched = self.lock();
+            let (free, total) = (self.free.load(Relaxed), self.total.load(Relaxed));
+            if free == 0 {
+                return Ok(false);
+            }
+            let book = self.book();
+            let hint = self.place().load(Relaxed);
+            if let Some(place) = book.find(hint as usize, |entry| entry.owner() == 0 || entry.owner() == me)
+                && let Some(entry) = book.entry(place)
+            {
+                let noted = if entry.owner() == me { entry.note() } else { 0 };
+                self.change(place as u32, me, noted.saturating_add(1), free - 1, total);
+                self.place().store(place as u32, Relaxed);
+                return Ok(true);
+            }
+            drop(latched);
+            let room = book.make_room()?;
+            let _latched = self.lock();
+            book.add_room(room);
+        }
+    }
+
+    /// Takes a permit, having waited for it, for as long as it takes or until then. None: it was too late.
+    ///
+    /// # Errors
+    /// As [`take`](Object::take); and [`Vain::Alone`].
+    pub(crate) fn acquire(&self, timeout: Option<Duration>) -> Result<bool, Vain> {
+        if self.take().map_err(Vain::System)? {
+            return Ok(true);
+        }
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut wish = Acquire { object: self, mine: 0 };
+        match self.lot.wait(self.gate(), deadline, &mut wish) {
+            Ok(result) => result.map(|()| true).map_err(Vain::System),
+            Err(Vain::Late) => self.try_acquire().map_err(Vain::System),
+            Err(vain) => Err(vain),
+        }
+    }
+
+    /// Takes a permit if there is one, or if one of those who have died had one.
+    ///
+    /// # Errors
+    /// As [`take`](Object::take).
+    pub(crate) fn try_acquire(&self) -> io::Result<bool> {
+        Ok(self.take()? || self.count_out()? && self.take()?)
+    }
+
+    /// Gives back a permit of this process's.
+    pub(crate) fn give_back(&self) {
+        let gate = self.gate();
+        let latched = self.lock();
+        let Some((place, owner, note)) = self.one_less() else { return };
+        self.lot.before_change(gate);
+        self.change(place, owner, note, self.free.load(Relaxed).saturating_add(1), self.total.load(Relaxed));
+        drop(latched);
+        self.lot.after_change(1);
+    }
+
+    /// Takes a permit of this process's off the ledger: there is one less.
+    pub(crate) fn forget(&self) {
+        let _latched = self.lock();
+        if let Some((place, owner, note)) = self.one_less() {
+            self.change(place, owner, note, self.free.load(Relaxed), self.total.load(Relaxed).saturating_sub(1));
+        }
+    }
+
+    /// What is to be noted of this process when it has one permit less. None if it has none, as far as anybody knows. Under the latch.
+    fn one_less(&self) -> Option<(u32, u64, u64)> {
+        let place = self.place().load(Relaxed);
+        let entry = self.book().entry(place as usize)?;
+        if entry.owner() != me().ok()? {
+            return None;
+        }
+        match entry.note() {
+            0 => None,
+            1 => Some((place, 0, 0)),
+            note => Some((place, entry.owner(), note - 1)),
+        }
+    }
+
+    /// Adds permits, whoever had them.
+    ///
+    /// # Errors
+    /// When there would be too many.
+    pub(crate) fn release(&self, count: usize) -> Result<(), TooMany> {
+        let gate = self.gate();
+        let latched = self.lock();
+        let total = self.total.load(Relaxed);
+        let sum = total.checked_add(count as u64);
+        if let Some(bound) = self.bound()
+            && sum.is_none_or(|sum| sum > bound as u64)
+        {
+            return Err(TooMany::Bound(bound));
+        }
+        let sum = sum.filter(|sum| *sum <= MOST as u64).ok_or(TooMany::Most)?;
+        if count > 0 {
+            self.lot.before_change(gate);
+            self.change(NOWHERE, 0, 0, self.free.load(Relaxed).saturating_add(count as u64), sum);
+            drop(latched);
+            self.lot.after_change(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        Ok(())
+    }
+
+    /// How many can be had.
+    #[inline]
+    pub(crate) fn free(&self) -> usize {
+        self.free.load(Relaxed) as usize
+    }
+
+    /// Those on the ledger, but for this one.
+    fn holders(&self) -> io::Result<Vec<Identity>> {
+        self.book().others(|entry| entry.owner() != 0)
+    }
+
+    /// Gives back what processes had that have died. Whether there was any such.
+    ///
+    /// # Errors
+    /// No `/proc`.
+    pub(crate) fn count_out(&self) -> io::Result<bool> {
+        Ok(self.give_back_of(&ledger::dead_of(self.holders()?)))
+    }
+
+    fn give_back_of(&self, dead: &[Identity]) -> bool {
+        if dead.is_empty() {
+            return false;
+        }
+        let gate = self.gate();
+        let latched = self.lock();
+        let mut count = 0_u64;
+        for (place, entry) in self.book().entries() {
+            if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
+                self.lot.before_change(gate);
+                let note = entry.note();
+                count = count.saturating_add(note);
+                let free = self.free.load(Relaxed).saturating_add(note);
+                self.change(place as u32, 0, 0, free, self.total.load(Relaxed));
+            }
+        }
+        self.book().shorten(|entry| entry.owner() == 0);
+        drop(latched);
+        self.lot.after_change(u32::try_from(count).unwrap_or(u32::MAX));
+        count > 0
+    }
+}
+
+/// The wish to have a permit.
+struct Acquire<'a> {
+    object: &'a Object<Permits>,
+    /// How many this process has itself.
+    mine: u64,
+}
+
+impl Wish for Acquire<'_> {
+    type Outcome = io::Result<()>;
+
+    fn attempt(&mut self) -> Option<io::Result<()>> {
+        self.object.take().map(|taken| taken.then_some(())).transpose()
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+        let object = self.object;
+        let _latched = object.lock();
+        if object.free() > 0 {
+            return true;
+        }
+        self.mine = match object.book().entry(object.place().load(Relaxed) as usize) {
+            Some(entry) if me().is_ok_and(|me| entry.owner() == me) => entry.note(),
+            _ => 0,
+        };
+        arm();
+        false
+    }
+
+    fn watch(&mut self) -> io::Result<Watched> {
+        let (watched, dead) = ledger::watch(self.object.holders()?)?;
+        self.object.give_back_of(&dead);
+        Ok(watched)
+    }
+
+    fn died(&mut self) -> io::Result<()> {
+        self.object.count_out().map(drop)
+    }
+
+    fn depends(&mut self) -> io::Result<bool> {
+        Ok(!self.object.holders()?.is_empty())
+    }
+
+    fn has_others(&mut self, gate: &Gate) -> bool {
+        self.mine > 0 && gate.has_others()
+    }
+
+    fn more(&mut self) -> bool {
+        self.object.free() > 0
+    }
+}

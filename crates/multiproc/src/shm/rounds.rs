@@ -1,0 +1,575 @@
+//! Rounds in which a number of parties wait for each other: what a barrier is made of. `../sync/PROTOCOL.md`, "Barrier".
+//!
+//! Where a round is, is one number. What else belongs to a change is written first, to where nobody looks before that number says so.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
+use std::time::Instant;
+
+use multiproc_os::identity::Identity;
+
+use super::latch::{Latch, Latched};
+use super::ledger::{self, Book, Entry, Ledger, me};
+use super::lot::{Lot, Vain, Watched, Wish};
+use super::object::Object;
+use super::segment::layout;
+
+/// More parties than that there can't be.
+pub(crate) const MOST: usize = u16::MAX as usize;
+
+layout! {
+    /// The shared part; all zero but for the parties, it is in round 0, and nobody has arrived.
+    pub(crate) struct Rounds: "barrier", 0x22, ledger::MORE {
+        /// A [`Moment`].
+        moment: AtomicU64,
+        latch: Latch,
+        lot: Lot,
+        parties: AtomicU32,
+        /// Why the round was broken that this names.
+        cause: AtomicU32,
+        pid: AtomicU32,
+        broken: AtomicU64,
+        /// The process that is at the action of the round.
+        actor: AtomicU64,
+        /// What belongs to even rounds, and what belongs to odd ones.
+        past: [Past; 2],
+        /// In which round each process has arrived last, and how many of its threads: a [`Note`].
+        ledger: Ledger,
+    }
+}
+
+layout! {
+    /// What a round knows of those before.
+    struct Past {
+        /// A bit for each of the last 64 rounds, the lowest for the last: whether it was broken.
+        broken: AtomicU64,
+        /// Who has arrived in that round or since is known, and expected to come again.
+        known_since: AtomicU64,
+    }
+}
+
+/// Why a round is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// This process was known to take part, and has died.
+    Died(i32),
+    /// In this process somebody has waited for too long.
+    Late(i32),
+    /// This process has broken it off.
+    Aborted(i32),
+    /// In this process the action has panicked.
+    Action(i32),
+    /// This process has begun anew. 0: nobody knows any more which.
+    Reset(i32),
+    /// All who have the object were waiting, and they were too few.
+    Alone,
+    /// In this process the system has refused to wait.
+    System(i32),
+}
+
+impl Cause {
+    fn to_numbers(self) -> (u32, i32) {
+        match self {
+            Cause::Died(pid) => (1, pid),
+            Cause::Late(pid) => (2, pid),
+            Cause::Aborted(pid) => (3, pid),
+            Cause::Action(pid) => (4, pid),
+            Cause::Reset(pid) => (5, pid),
+            Cause::Alone => (6, 0),
+            Cause::System(pid) => (7, pid),
+        }
+    }
+
+    fn from_numbers(cause: u32, pid: i32) -> Cause {
+        match cause {
+            1 => Cause::Died(pid),
+            2 => Cause::Late(pid),
+            3 => Cause::Aborted(pid),
+            4 => Cause::Action(pid),
+            6 => Cause::Alone,
+            7 => Cause::System(pid),
+            _ => Cause::Reset(pid),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Some have arrived, others haven't.
+    Filling,
+    /// All have arrived, and one of them is at the action.
+    Acting,
+    /// Nobody waits any more until it is reset.
+    Broken,
+}
+
+/// Where things are: the round, its phase, and how many have arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment(u64);
+
+impl Moment {
+    fn new(round: u64, phase: Phase, arrived: usize) -> Moment {
+        Moment(round << 18 | (phase as u64) << 16 | arrived as u64)
+    }
+
+    fn round(self) -> u64 {
+        self.0 >> 18
+    }
+
+    fn phase(self) -> Phase {
+        match self.0 >> 16 & 3 {
+            0 => Phase::Filling,
+            1 => Phase::Acting,
+            _ => Phase::Broken,
+        }
+    }
+
+    fn arrived(self) -> usize {
+        self.0 as u16 as usize
+    }
+
+    fn with(self, phase: Phase) -> Moment {
+        Moment::new(self.round(), phase, self.arrived())
+    }
+
+    fn next(self) -> Moment {
+        // What is shifted out at the end of days is shifted out of the notes too.
+        Moment::new((self.round() + 1) & (u64::MAX >> 18), Phase::Filling, 0)
+    }
+}
+
+/// What the ledger has of a process: a round, and how many have arrived in it.
+#[derive(Debug, Clone, Copy)]
+struct Note(u64);
+
+impl Note {
+    fn new(round: u64, count: usize) -> Note {
+        Note(round << 16 | count as u64)
+    }
+
+    fn of(entry: Entry<'_>) -> Note {
+        Note(entry.note())
+    }
+
+    fn round(self) -> u64 {
+        self.0 >> 16
+    }
+
+    fn count(self) -> usize {
+        self.0 as u16 as usize
+    }
+}
+
+/// What has come of arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// As the one of this index, and others are missing in this round.
+    Waits(u64, usize),
+    /// As the last one, and the round is over.
+    Last,
+    /// As the last one: the action of this round is the caller's.
+    Acts(u64),
+    /// Not yet: this round isn't over.
+    Early(u64),
+    /// It is broken.
+    Broken(Cause),
+}
+
+impl Rounds {
+    /// A new object.
+    ///
+    /// # Errors
+    /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    pub(crate) fn create(parties: usize) -> io::Result<Object<Rounds>> {
+        if parties == 0 || parties > MOST {
+            let error = format!("{parties} parties, where there can be 1 to {MOST}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        let object = Object::<Rounds>::create()?;
+        object.parties.store(parties as u32, Relaxed);
+        object.moment.store(Moment::new(1, Phase::Filling, 0).0, Relaxed);
+        Ok(object)
+    }
+
+    /// How many wait for each other.
+    pub(crate) fn parties(&self) -> usize {
+        self.parties.load(Relaxed) as usize
+    }
+
+    /// How many have arrived in this round.
+    pub(crate) fn arrived(&self) -> usize {
+        match self.moment() {
+            moment if moment.phase() == Phase::Broken => 0,
+            moment => moment.arrived(),
+        }
+    }
+
+    /// Whether nobody waits until it is reset.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.moment().phase() == Phase::Broken
+    }
+
+    #[inline]
+    fn moment(&self) -> Moment {
+        Moment(self.moment.load(SeqCst))
+    }
+
+    fn past(&self, round: u64) -> &Past {
+        &self.past[(round & 1) as usize]
+    }
+
+    /// Those who have arrived since that round are known.
+    fn known_since(&self) -> u64 {
+        self.past(self.moment().round()).known_since.load(Relaxed)
+    }
+
+    fn is_known(&self, entry: Entry<'_>, since: u64) -> bool {
+        entry.owner() != 0 && Note::of(entry).round() >= since
+    }
+
+    /// Why that round was broken, as far as that is still known. Under the latch.
+    fn cause(&self, round: u64) -> Cause {
+        if self.broken.load(Relaxed) != round {
+            return Cause::Reset(0);
+        }
+        Cause::from_numbers(self.cause.load(Relaxed), self.pid.load(Relaxed) as i32)
+    }
+
+    /// To be written before the moment in which the round is broken.
+    fn write_cause(&self, round: u64, cause: Cause) {
+        let (number, pid) = cause.to_numbers();
+        // Nobody believes it before it is complete.
+        self.broken.store(u64::MAX, Release);
+        self.cause.store(number, Release);
+        self.pid.store(pid as u32, Release);
+        self.broken.store(round, Release);
+    }
+
+    /// To be written before the moment in which the round has ended.
+    fn write_past(&self, round: u64, was_broken: bool, forget: bool) {
+        let (past, next) = (self.past(round), self.past(round + 1));
+        next.broken.store(past.broken.load(Relaxed) << 1 | u64::from(was_broken), Release);
+        next.known_since.store(if forget { round + 1 } else { past.known_since.load(Relaxed) }, Release);
+    }
+
+    fn go_to(&self, moment: Moment) {
+        self.moment.store(moment.0, SeqCst);
+    }
+
+    /// What has come of a round. None if it isn't over. Under the latch.
+    fn outcome(&self, round: u64) -> Option<Result<(), Cause>> {
+        let moment = self.moment();
+        if moment.round() == round {
+            return (moment.phase() == Phase::Broken).then(|| Err(self.cause(round)));
+        }
+        let ago = moment.round().wrapping_sub(round).wrapping_sub(1);
+        let broken = self.past(moment.round()).broken.load(Relaxed);
+        // Who was away for longer than anybody remembers is told so.
+        let was_broken = ago >= 64 || broken >> ago & 1 != 0;
+        Some(if was_broken { Err(self.cause(round)) } else { Ok(()) })
+    }
+}
+
+impl Object<Rounds> {
+    fn book(&self) -> Book<'_, Rounds> {
+        Book { ledger: &self.ledger, segment: self.segment() }
+    }
+
+    fn lock(&self) -> Latched<'_> {
+        let latched = self.latch.lock();
+        if latched.inherited {
+            self.count_again();
+        }
+        latched
+    }
+
+    /// Somebody may have died between putting itself on the ledger and counting itself. It is among those who have arrived then, and has died.
+    fn count_again(&self) {
+        let moment = self.moment();
+        if moment.phase() == Phase::Filling {
+            let notes = self.book().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
+            let arrived: usize = notes.filter(|note| note.round() == moment.round()).map(Note::count).sum();
+            self.go_to(Moment::new(moment.round(), Phase::Filling, arrived.min(self.parties())));
+        }
+    }
+
+    /// Waits for the others. The last one calls `action` before anybody goes on, if that is one; gives the number of those who were there before.
+    ///
+    /// # Errors
+    /// The cause if the round is broken; what the system said, if that was why.
+    pub(crate) fn wait(
+        &self,
+        deadline: Option<Instant>,
+        action: Option<impl FnOnce()>,
+    ) -> Result<usize, (Cause, Option<io::Error>)> {
+        let broken = |cause| (cause, None);
+        loop {
+            match self.arrive(action.is_some()).map_err(|error| self.give_up(Vain::System(error)))? {
+                Arrival::Waits(round, index) => {
+                    return self.wait_for(round, deadline)?.map(|()| index).map_err(broken);
+                }
+                Arrival::Last => return Ok(self.parties() - 1),
+                Arrival::Acts(round) => {
+                    if let Some(action) = action {
+                        let acting = Acting { object: self, round };
+                        action();
+                        std::mem::forget(acting);
+                    }
+                    return self.end_round(round).map(|()| self.parties() - 1).map_err(broken);
+                }
+                Arrival::Early(round) => self.wait_for(round, deadline)?.map_err(broken)?,
+                Arrival::Broken(cause) => return Err(broken(cause)),
+            }
+        }
+    }
+
+    fn arrive(&self, acts: bool) -> io::Result<Arrival> {
+        let (me, gate) = (me()?, self.gate());
+        let mut all_live = None;
+        loop {
+            let latched = self.lock();
+            let moment = self.moment();
+            match moment.phase() {
+                Phase::Broken => return Ok(Arrival::Broken(self.cause(moment.round()))),
+                Phase::Acting => return Ok(Arrival::Early(moment.round())),
+                // One of them is dead, since they have not gone on: whoever waits finds out.
+                Phase::Filling if moment.arrived() >= self.parties() => return Ok(Arrival::Early(moment.round())),
+                Phase::Filling => {}
+            }
+            let is_last = moment.arrived() + 1 == self.parties();
+            // Who was here first may be dead, without anybody having noticed.
+            if is_last && all_live != Some(moment) {
+                drop(latched);
+                let arrived =
+                    self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == moment.round());
+                if let Some(dead) = arrived?.into_iter().find(|process| !process.seems_alive()) {
+                    self.break_round(Some(moment.round()), Cause::Died(dead.pid()));
+                }
+                all_live = Some(moment);
+                continue;
+            }
+            let (book, since) = (self.book(), self.known_since());
+            let hint = self.place().load(Relaxed) as usize;
+            let place = book.find(hint, |entry| entry.owner() == me || !self.is_known(entry, since));
+            let Some((place, entry)) = place.and_then(|place| Some((place, book.entry(place)?))) else {
+                drop(latched);
+                let room = book.make_room()?;
+                let _latched = self.lock();
+                book.add_room(room);
+                continue;
+            };
+            self.place().store(place as u32, Relaxed);
+            let count = match Note::of(entry) {
+                note if entry.owner() == me && note.round() == moment.round() => note.count(),
+                _ => 0,
+            };
+            if entry.owner() != me {
+                entry.note.store(0, Release);
+                entry.owner.store(me, Release);
+            }
+            entry.note.store(Note::new(moment.round(), count + 1).0, Release);
+            return Ok(match (is_last, acts) {
+                (false, _) => {
+                    self.go_to(Moment::new(moment.round(), Phase::Filling, moment.arrived() + 1));
+                    Arrival::Waits(moment.round(), moment.arrived())
+                }
+                (true, true) => {
+                    self.actor.store(me, Release);
+                    self.go_to(Moment::new(moment.round(), Phase::Acting, self.parties()));
+                    Arrival::Acts(moment.round())
+                }
+                (true, false) => {
+                    self.lot.before_change(gate);
+                    self.write_past(moment.round(), false, false);
+                    self.go_to(moment.next());
+                    drop(latched);
+                    self.lot.after_change(u32::MAX);
+                    Arrival::Last
+                }
+            });
+        }
+    }
+
+    /// Ends the round of which the caller has done the action.
+    fn end_round(&self, round: u64) -> Result<(), Cause> {
+        let gate = self.gate();
+        let latched = self.lock();
+        if let Some(outcome) = self.outcome(round) {
+            return outcome;
+        }
+        self.lot.before_change(gate);
+        self.write_past(round, false, false);
+        self.go_to(self.moment().next());
+        drop(latched);
+        self.lot.after_change(u32::MAX);
+        Ok(())
+    }
+
+    /// Waits until that round is over. The outer error is that of this call, which has broken it.
+    fn wait_for(&self, round: u64, deadline: Option<Instant>) -> Result<Result<(), Cause>, (Cause, Option<io::Error>)> {
+        let mut wish = Over { object: self, round };
+        match self.lot.wait(self.gate(), deadline, &mut wish) {
+            Ok(outcome) => Ok(outcome),
+            Err(vain) => {
+                // It may be over by now.
+                let (cause, error) = self.give_up_in(Some(round), vain);
+                let _latched = self.lock();
+                match self.outcome(round) {
+                    Some(Ok(())) => Ok(Ok(())),
+                    Some(Err(known)) if known != cause => Ok(Err(known)),
+                    _ => Err((cause, error)),
+                }
+            }
+        }
+    }
+
+    fn give_up(&self, vain: Vain) -> (Cause, Option<io::Error>) {
+        self.give_up_in(None, vain)
+    }
+
+    /// Breaks the round that the caller can't wait for any more.
+    fn give_up_in(&self, round: Option<u64>, vain: Vain) -> (Cause, Option<io::Error>) {
+        let (cause, error) = match vain {
+            Vain::Late => (Cause::Late(pid()), None),
+            Vain::Alone => (Cause::Alone, None),
+            Vain::System(error) => (Cause::System(pid()), Some(error)),
+        };
+        self.break_round(round, cause);
+        (cause, error)
+    }
+
+    /// Breaks that round, if it isn't over; or the one that there is.
+    pub(crate) fn break_round(&self, round: Option<u64>, cause: Cause) {
+        let gate = self.gate();
+        let latched = self.lock();
+        let moment = self.moment();
+        if moment.phase() == Phase::Broken || round.is_some_and(|round| round != moment.round()) {
+            return;
+        }
+        self.lot.before_change(gate);
+        self.write_cause(moment.round(), cause);
+        self.go_to(moment.with(Phase::Broken));
+        drop(latched);
+        self.lot.after_change(u32::MAX);
+    }
+
+    /// Begins a new round, with parties that are not known yet. Those who wait are told that theirs is broken.
+    pub(crate) fn reset(&self) {
+        let gate = self.gate();
+        let latched = self.lock();
+        let moment = self.moment();
+        let was_broken = moment.phase() == Phase::Broken;
+        self.lot.before_change(gate);
+        if !was_broken {
+            self.write_cause(moment.round(), Cause::Reset(pid()));
+        }
+        self.write_past(moment.round(), was_broken || moment.arrived() > 0, true);
+        self.go_to(moment.next());
+        drop(latched);
+        self.lot.after_change(u32::MAX);
+    }
+
+    /// Takes this process off the ledger: it isn't expected any more. For the last handle.
+    pub(crate) fn leave(&self) {
+        let Ok(me) = me() else { return };
+        let _latched = self.lock();
+        let book = self.book();
+        let round = self.moment().round();
+        if let Some(entry) = book.entry(self.place().load(Relaxed) as usize)
+            && entry.owner() == me
+            && Note::of(entry).round() != round
+        {
+            entry.owner.store(0, Release);
+            book.shorten(|entry| entry.owner() == 0);
+        }
+    }
+
+    /// Those whose death would break that round, but for this process.
+    fn expected(&self, round: u64) -> io::Result<Vec<Identity>> {
+        let since = self.known_since();
+        match self.moment() {
+            moment if moment.round() != round => Ok(Vec::new()),
+            moment if moment.phase() == Phase::Acting => {
+                let me = me()?;
+                Ok(Identity::from_bits(self.actor.load(Relaxed))
+                    .into_iter()
+                    .filter(|actor| actor.to_bits() != me)
+                    .collect())
+            }
+            _ => self.book().others(|entry| self.is_known(entry, since)),
+        }
+    }
+}
+
+fn pid() -> i32 {
+    multiproc_os::threads::getpid()
+}
+
+/// Breaks the round if the action panics.
+struct Acting<'a> {
+    object: &'a Object<Rounds>,
+    round: u64,
+}
+
+impl Drop for Acting<'_> {
+    fn drop(&mut self) {
+        self.object.break_round(Some(self.round), Cause::Action(pid()));
+    }
+}
+
+/// The wish that a round be over.
+struct Over<'a> {
+    object: &'a Object<Rounds>,
+    round: u64,
+}
+
+impl Over<'_> {
+    /// Whether it seems to be.
+    fn seems_over(&self) -> bool {
+        let moment = self.object.moment();
+        moment.round() != self.round || moment.phase() == Phase::Broken
+    }
+
+    fn break_for(&self, dead: &[Identity]) {
+        if let Some(dead) = dead.first() {
+            self.object.break_round(Some(self.round), Cause::Died(dead.pid()));
+        }
+    }
+}
+
+impl Wish for Over<'_> {
+    type Outcome = Result<(), Cause>;
+
+    fn attempt(&mut self) -> Option<Result<(), Cause>> {
+        if !self.seems_over() {
+            return None;
+        }
+        let _latched = self.object.lock();
+        self.object.outcome(self.round)
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+        let _latched = self.object.lock();
+        if self.seems_over() {
+            return true;
+        }
+        arm();
+        false
+    }
+
+    fn watch(&mut self) -> io::Result<Watched> {
+        let (watched, dead) = ledger::watch(self.object.expected(self.round)?)?;
+        self.break_for(&dead);
+        Ok(watched)
+    }
+
+    fn died(&mut self) -> io::Result<()> {
+        self.break_for(&ledger::dead_of(self.object.expected(self.round)?));
+        Ok(())
+    }
+
+    fn depends(&mut self) -> io::Result<bool> {
+        let expected = self.object.expected(self.round)?;
+        Ok(expected.into_iter().any(|process| process.is_ending().unwrap_or(false)))
+    }
+}

@@ -1,0 +1,203 @@
+//! Why something can't be locked as one would like: [`LockError`].
+//!
+//! Whoever holds a lock may be killed at any instruction, and what the lock guards is then as it was left. So the next one is told, as by the locks of the
+//! standard library after a panic, and has the lock all the same.
+
+use std::fmt;
+use std::io;
+
+use crate::error::Error;
+use crate::shm::owned::{Grief, Holder, Refusal};
+
+/// Why a lock isn't simply held now: it is, but somebody has come to grief with it; or it isn't, because the caller has made a mistake.
+///
+/// `?` makes an [`Error`](crate::Error) of it, and drops the guard, so that the lock is free again. To go on with what is there:
+///
+/// ```
+/// use multiproc::sync::{Lock, LockError};
+///
+/// fn count(lock: &Lock) -> multiproc::Result<()> {
+///     let guard = lock.lock().or_else(LockError::into_guard)?;
+///     guard.clear_poison(); // once what the lock guards has been put right
+///     Ok(())
+/// }
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// # count(&Lock::new()?)
+/// # }
+/// ```
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError<G> {
+    /// Somebody has died or panicked while holding it. The caller holds it now.
+    #[error(transparent)]
+    Poisoned(Poisoned<G>),
+    /// It can't be held; nothing has changed.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+}
+
+impl<G> LockError<G> {
+    /// The guard, if it was for poison that there is an error.
+    ///
+    /// # Errors
+    /// What the caller has done wrong, if not.
+    pub fn into_guard(self) -> Result<G, Misuse> {
+        match self {
+            LockError::Poisoned(poisoned) => Ok(poisoned.into_guard()),
+            LockError::Misuse(misuse) => Err(misuse),
+        }
+    }
+
+    /// Whether the lock is held, and somebody has come to grief with it.
+    pub fn is_poisoned(&self) -> bool {
+        matches!(self, LockError::Poisoned(_))
+    }
+}
+
+/// Without the guard, which may not be printable.
+impl<G> fmt::Debug for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::Poisoned(poisoned) => poisoned.fmt(f),
+            LockError::Misuse(misuse) => misuse.fmt(f),
+        }
+    }
+}
+
+/// What somebody has left behind who died or panicked while holding a lock, and the guard of the one who holds it now.
+///
+/// It stays so for all who lock it, until one of them says that it has been put right.
+pub struct Poisoned<G> {
+    guard: G,
+    what: &'static str,
+    cause: PoisonCause,
+    holder: Option<Holder>,
+}
+
+/// How somebody has come to grief while holding a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PoisonCause {
+    /// The process was killed, or has ended, or the thread has, with the guard forgotten.
+    Died,
+    /// The thread has panicked.
+    Panicked,
+}
+
+impl<G> Poisoned<G> {
+    pub(crate) fn new(guard: G, what: &'static str, (grief, holder): (Grief, Option<Holder>)) -> Poisoned<G> {
+        let cause = match grief {
+            Grief::Died => PoisonCause::Died,
+            Grief::Panicked => PoisonCause::Panicked,
+        };
+        Poisoned { guard, what, cause, holder }
+    }
+
+    /// The guard.
+    pub fn into_guard(self) -> G {
+        self.guard
+    }
+
+    /// The guard, borrowed.
+    pub fn guard(&self) -> &G {
+        &self.guard
+    }
+
+    /// The guard, borrowed to change what it guards.
+    pub fn guard_mut(&mut self) -> &mut G {
+        &mut self.guard
+    }
+
+    /// What has happened.
+    pub fn cause(&self) -> PoisonCause {
+        self.cause
+    }
+
+    /// The process that it has happened to. None when it had only just got the lock, and nobody can say.
+    pub fn pid(&self) -> Option<i32> {
+        self.holder.map(|holder| holder.pid)
+    }
+
+    /// The thread of that process.
+    pub fn tid(&self) -> Option<i32> {
+        self.holder.map(|holder| holder.tid)
+    }
+}
+
+impl<G> fmt::Display for Poisoned<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.holder {
+            Some(Holder { pid, tid }) if pid == tid => write!(f, "process {pid}")?,
+            Some(Holder { pid, tid }) => write!(f, "thread {tid} of process {pid}")?,
+            None => f.write_str("somebody")?,
+        }
+        let cause = match self.cause {
+            PoisonCause::Died => "died",
+            PoisonCause::Panicked => "panicked",
+        };
+        write!(f, " has {cause} while holding the {}, and what it guards may have been left half done", self.what)
+    }
+}
+
+/// Without the guard, which may not be printable.
+impl<G> fmt::Debug for Poisoned<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poisoned")
+            .field("cause", &self.cause)
+            .field("pid", &self.pid())
+            .field("tid", &self.tid())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<G> std::error::Error for Poisoned<G> {}
+
+/// A mistake in the program, which without this would be a thread that waits for itself, or worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// The calling thread holds it already, and would wait for itself.
+    #[error("this thread holds the {0} already, and would wait for itself")]
+    HeldHere(&'static str),
+    /// The calling thread holds as many locks as a thread can: 1024.
+    #[error("this thread holds as many locks as a thread can, and can't hold the {0} too")]
+    TooMany(&'static str),
+}
+
+impl Misuse {
+    /// That of taking a word. None if it was only that somebody else has it.
+    pub(crate) fn of(refusal: Refusal, what: &'static str) -> Option<Misuse> {
+        match refusal {
+            Refusal::Busy => None,
+            Refusal::Mine => Some(Misuse::HeldHere(what)),
+            Refusal::Full => Some(Misuse::TooMany(what)),
+        }
+    }
+
+    fn what(&self) -> &'static str {
+        match self {
+            Misuse::HeldHere(what) | Misuse::TooMany(what) => what,
+        }
+    }
+}
+
+impl<G> From<LockError<G>> for Error {
+    fn from(error: LockError<G>) -> Error {
+        match error {
+            LockError::Poisoned(poisoned) => Error::Lock { what: poisoned.what, reason: poisoned.to_string() },
+            LockError::Misuse(misuse) => misuse.into(),
+        }
+    }
+}
+
+impl From<Misuse> for Error {
+    fn from(misuse: Misuse) -> Error {
+        Error::Lock { what: misuse.what(), reason: misuse.to_string() }
+    }
+}
+
+/// For an object that could not be made.
+pub(crate) fn not_made(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Make { what, source }
+}

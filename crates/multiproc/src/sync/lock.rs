@@ -1,0 +1,256 @@
+//! [`Lock`]: one at a time, over all processes that have it.
+//!
+//! A word that the holder's thread owns, and beside it who that is and whether somebody has come to grief. Taking and giving up a free lock makes
+//! no system call. `PROTOCOL.md`, "Lock".
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::error::{LockError, Misuse, Poisoned, not_made};
+use crate::error::Result;
+use crate::handle;
+use crate::shm::owned::{Guarded, Kept, Patience, Refusal};
+use crate::shm::segment::{Layout, Segment, layout};
+
+layout! {
+    /// What lies in shared memory.
+    struct Shared: "lock", 0x10 {
+        guarded: Guarded,
+    }
+}
+
+/// A lock for threads of any processes: Python's `multiprocessing.Lock`, with a guard.
+///
+/// A clone is another handle of the same lock, and so is what arrives where one was sent to: as an argument or a result of a process, a field of a
+/// [`Run`](crate::Run) value, or inside a message. It costs one descriptor, and 4 KiB.
+///
+/// A holder that dies, at whatever instruction, gives it up: the next one has it, and is told ([`LockError::Poisoned`]). So nobody waits for the dead. A
+/// panic while holding it counts as well, as with [`std::sync::Mutex`]. It stays poisoned until [`clear_poison`](Lock::clear_poison).
+///
+/// Unlike Python's, a lock is given up by the thread that has taken it: drop the guard.
+///
+/// ```
+/// use multiproc::Process;
+/// use multiproc::sync::Lock;
+///
+/// fn work(lock: Lock, number: u32) -> multiproc::Result<()> {
+///     let _guard = lock.lock()?;
+///     println!("{number}: nobody else prints now");
+///     Ok(())
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let lock = Lock::new()?;
+/// let children = (0..3).map(|number| Process::new(work, (lock.clone(), number)).start());
+/// for child in children.collect::<Result<Vec<_>, _>>()? {
+///     child.join()??;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It goes to the one who comes first while it is free, not to the one who has waited longest. All processes that use it must be of the same PID namespace.
+///
+/// # Implementation notes
+/// A robust futex (get_robust_list(2)) in a memfd. Who waits tries for some microseconds, and then sleeps.
+#[derive(Clone)]
+pub struct Lock {
+    inner: Arc<Kept<Shared>>,
+}
+
+/// What locking gives if it is waited for as long as it takes.
+type Locked<'a> = Result<LockGuard<'a>, LockError<LockGuard<'a>>>;
+
+impl Lock {
+    /// A new lock, which nobody holds.
+    ///
+    /// # Errors
+    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
+    pub fn new() -> Result<Lock> {
+        let segment = Segment::create().map_err(not_made(Shared::NAME))?;
+        Ok(Lock { inner: Arc::new(Kept::new(segment)) })
+    }
+
+    /// Waits until nobody holds it, and holds it until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`LockError::Poisoned`], with the guard, if somebody has died or panicked while holding it; [`LockError::Misuse`] if the calling thread holds it already,
+    /// or holds 1024 others.
+    #[inline]
+    pub fn lock(&self) -> Locked<'_> {
+        match self.take(Patience::Endless) {
+            Ok(()) => self.guard(),
+            Err(refusal) => Err(self.misuse(refusal)),
+        }
+    }
+
+    /// Holds it if nobody else does; `None` if somebody does.
+    ///
+    /// # Errors
+    /// As [`lock`](Lock::lock).
+    #[inline]
+    pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
+        self.lock_within(Patience::None)
+    }
+
+    /// As [`lock`](Lock::lock), for at most `timeout`; `None` when that is over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use multiproc::sync::Lock;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let lock = Lock::new()?;
+    /// let guard = lock.lock()?;
+    /// std::thread::scope(|scope| {
+    ///     let other = scope.spawn(|| lock.lock_timeout(Duration::from_millis(10)).unwrap().is_some());
+    ///     assert!(!other.join().unwrap());
+    /// });
+    /// drop(guard);
+    /// assert!(lock.lock_timeout(Duration::from_millis(10))?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`lock`](Lock::lock).
+    pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
+        self.lock_within(Patience::lasting(timeout))
+    }
+
+    #[inline]
+    fn lock_within(&self, patience: Patience) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
+        match self.take(patience) {
+            Ok(()) => self.guard().map(Some),
+            Err(Refusal::Busy) => Ok(None),
+            Err(refusal) => Err(self.misuse(refusal)),
+        }
+    }
+
+    #[inline]
+    fn take(&self, patience: Patience) -> Result<(), Refusal> {
+        self.inner.guarded.take(&self.inner, 0, patience, || true)
+    }
+
+    /// Of what has just been taken.
+    #[inline]
+    fn guard(&self) -> Locked<'_> {
+        let guard = LockGuard { lock: self, panicking: thread::panicking(), not_send: PhantomData };
+        match self.inner.guarded.grief() {
+            None => Ok(guard),
+            Some(grief) => Err(LockError::Poisoned(Poisoned::new(guard, Shared::NAME, grief))),
+        }
+    }
+
+    #[cold]
+    fn misuse<G>(&self, refusal: Refusal) -> LockError<G> {
+        Misuse::of(refusal, Shared::NAME).expect("nobody waits for ever in vain").into()
+    }
+
+    /// Whether somebody holds it at this moment.
+    pub fn is_locked(&self) -> bool {
+        self.inner.guarded.owned().owner().is_some()
+    }
+
+    /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
+    pub fn is_poisoned(&self) -> bool {
+        self.inner.guarded.grief().is_some()
+    }
+
+    /// Says that what it guards is in order again: who locks it from now on gets no error.
+    pub fn clear_poison(&self) {
+        self.inner.guarded.forgive();
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("locked", &self.is_locked()).field("poisoned", &self.is_poisoned()).finish()
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+impl Serialize for Lock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lock {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lock, D::Error> {
+        let fd: OwnedFd = handle::deserialize(deserializer)?;
+        let segment = Segment::open(fd).map_err(serde::de::Error::custom)?;
+        Ok(Lock { inner: Arc::new(Kept::new(segment)) })
+    }
+}
+
+/// A [`Lock`] that is held. Dropping it gives the lock up.
+///
+/// In a copy of this process, made by fork, the lock is not the copy's: its copy of the guard does nothing.
+#[must_use = "the lock is given up when this is dropped"]
+pub struct LockGuard<'a> {
+    lock: &'a Lock,
+    /// Whether the thread was panicking before.
+    panicking: bool,
+    /// The thread owns it.
+    not_send: PhantomData<std::sync::MutexGuard<'a, ()>>,
+}
+
+impl<'a> LockGuard<'a> {
+    /// As [`Lock::clear_poison`].
+    pub fn clear_poison(&self) {
+        self.lock.clear_poison();
+    }
+
+    /// The lock that is held.
+    #[allow(dead_code)] // For conditions, which are to come.
+    pub(crate) fn lock(&self) -> &'a Lock {
+        self.lock
+    }
+
+    /// Gives it up while `wait` runs, and waits for it again for as long as it takes. What happens to others meanwhile poisons it; see [`Lock::is_poisoned`].
+    #[allow(dead_code)] // For conditions, which are to come.
+    pub(crate) fn while_given_up<R>(&mut self, wait: impl FnOnce() -> R) -> Result<R, Misuse> {
+        self.give_up();
+        let result = wait();
+        match self.lock.take(Patience::Endless) {
+            Ok(()) => Ok(result),
+            Err(refusal) => Err(Misuse::of(refusal, Shared::NAME).expect("nobody waits for ever in vain")),
+        }
+    }
+
+    #[inline]
+    fn give_up(&self) {
+        self.lock.inner.guarded.give_up(&self.lock.inner, 0);
+    }
+}
+
+impl fmt::Debug for LockGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard").field("poisoned", &self.lock.is_poisoned()).finish()
+    }
+}
+
+impl Drop for LockGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.panicking && thread::panicking() && self.lock.inner.guarded.is_mine() {
+            self.lock.inner.guarded.condemn();
+        }
+        self.give_up();
+    }
+}

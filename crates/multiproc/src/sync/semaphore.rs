@@ -1,0 +1,282 @@
+//! [`Semaphore`] and [`BoundedSemaphore`]: so many at a time.
+//!
+//! Permits, and a list of who has how many. `PROTOCOL.md`, "Semaphore".
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::travel;
+use super::wait_error::WaitError;
+use crate::error::{Error, Result};
+use crate::shm::object::Object;
+use crate::shm::permits::{self, Permits, TooMany};
+
+/// A number of permits that processes take and give back: Python's `multiprocessing.Semaphore`, with a guard.
+///
+/// A [`Permit`] goes back when it is dropped, and also when the process that has it dies, by whatever means: those who wait get it within milliseconds. For signalling,
+/// where one takes what another gives, [`Permit::forget`] what was taken, and [`release`](Semaphore::release) elsewhere.
+///
+/// ```
+/// use multiproc::Process;
+/// use multiproc::sync::Semaphore;
+///
+/// fn download(number: u32, connections: Semaphore) -> multiproc::Result<u32> {
+///     let _permit = connections.acquire()?; // two at a time
+///     Ok(number * number)
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let connections = Semaphore::new(2)?;
+/// let children = (0..5).map(|number| Process::new(download, (number, connections.clone())).start());
+/// for child in children.collect::<Result<Vec<_>, _>>()? {
+///     println!("{}", child.join()??);
+/// }
+/// assert_eq!(connections.available(), 2);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A permit goes to the one who comes first when there is one, not to the one who has waited longest.
+///
+/// # Implementation notes
+/// A counter and a list of holders in a memfd, changed under a robust futex. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and
+/// then in poll(2), on the holders' pidfds among others, for as long as it takes.
+#[derive(Clone)]
+pub struct Semaphore {
+    permits: Object<Permits>,
+}
+
+/// A [`Semaphore`] that never has more permits than it was made with: Python's `multiprocessing.BoundedSemaphore`.
+///
+/// Releasing what nobody has taken and forgotten is an error.
+///
+/// ```
+/// use multiproc::sync::BoundedSemaphore;
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let semaphore = BoundedSemaphore::new(1)?;
+/// semaphore.acquire()?.forget();
+/// semaphore.release()?;
+/// assert!(semaphore.release().is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BoundedSemaphore {
+    permits: Object<Permits>,
+}
+
+/// Why permits can't be added to a semaphore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// A [`BoundedSemaphore`] would have more than it was made with, those that others have among them.
+    #[error("cannot release {count} permits of a bounded semaphore: there would be more than {bound}")]
+    Bound {
+        /// How many were to be released.
+        count: usize,
+        /// How many it was made with.
+        bound: usize,
+    },
+    /// There would be more than there can be.
+    #[error("cannot release {count} permits of a semaphore: there would be more than {}", Semaphore::MAX_PERMITS)]
+    Overflow {
+        /// How many were to be released.
+        count: usize,
+    },
+}
+
+const ACQUIRE: &str = "acquire a permit of a semaphore";
+
+fn create(permits: usize, bound: Option<usize>) -> Result<Object<Permits>> {
+    Permits::create(permits, bound).map_err(|source| Error::Make { what: "semaphore", source })
+}
+
+fn acquire(permits: &Object<Permits>) -> Result<Permit<'_>, WaitError> {
+    let taken = acquire_within(permits, None)?;
+    Ok(taken.expect("without a timeout it is never too late"))
+}
+
+fn acquire_within(permits: &Object<Permits>, timeout: Option<Duration>) -> Result<Option<Permit<'_>>, WaitError> {
+    let taken = WaitError::of(permits.acquire(timeout), ACQUIRE, "release one")?;
+    Ok((taken == Some(true)).then(|| Permit::new(permits)))
+}
+
+fn try_acquire(permits: &Object<Permits>) -> Result<Option<Permit<'_>>, WaitError> {
+    let taken = permits.try_acquire().map_err(|source| WaitError::System { what: ACQUIRE, source })?;
+    Ok(taken.then(|| Permit::new(permits)))
+}
+
+fn release(permits: &Object<Permits>, count: usize) -> Result<(), ReleaseError> {
+    permits.release(count).map_err(|error| match error {
+        TooMany::Bound(bound) => ReleaseError::Bound { count, bound },
+        TooMany::Most => ReleaseError::Overflow { count },
+    })
+}
+
+fn available(permits: &Object<Permits>) -> usize {
+    // If it can't be told who has died, these are counted out by those who need it.
+    let _ = permits.count_out();
+    permits.free()
+}
+
+macro_rules! impl_semaphore {
+    ($name:ident) => {
+        impl $name {
+            /// How many permits there may be at most.
+            pub const MAX_PERMITS: usize = permits::MOST;
+
+            /// Waits until there is a permit, and takes it.
+            ///
+            /// # Errors
+            /// [`WaitError::Disconnected`] when nobody is left who could release one; [`WaitError::System`].
+            #[inline]
+            pub fn acquire(&self) -> Result<Permit<'_>, WaitError> {
+                acquire(&self.permits)
+            }
+
+            /// Takes a permit if there is one; `None` if there is none. Then it has looked whether one of those who have one is dead, which takes some
+            /// microseconds for each.
+            ///
+            /// # Errors
+            /// [`WaitError::System`].
+            #[inline]
+            pub fn try_acquire(&self) -> Result<Option<Permit<'_>>, WaitError> {
+                try_acquire(&self.permits)
+            }
+
+            /// As [`acquire`](Self::acquire), for at most `timeout`; `None` when that is over.
+            ///
+            /// ```
+            /// use std::time::Duration;
+            ///
+            #[doc = concat!("use multiproc::sync::", stringify!($name), ";")]
+            ///
+            /// # #[multiproc::main]
+            /// # fn main() -> multiproc::Result<()> {
+            #[doc = concat!("let semaphore = ", stringify!($name), "::new(1)?;")]
+            /// let permit = semaphore.acquire()?;
+            /// assert!(semaphore.acquire_timeout(Duration::from_millis(1))?.is_none());
+            /// drop(permit);
+            /// assert!(semaphore.acquire_timeout(Duration::from_millis(1))?.is_some());
+            /// # Ok(())
+            /// # }
+            /// ```
+            ///
+            /// # Errors
+            /// As [`acquire`](Self::acquire).
+            pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Permit<'_>>, WaitError> {
+                acquire_within(&self.permits, Some(timeout))
+            }
+
+            /// Adds a permit. Whoever has [forgotten](Permit::forget) one may do that, or anybody else.
+            ///
+            /// # Errors
+            /// [`ReleaseError`], when there would be too many.
+            pub fn release(&self) -> Result<(), ReleaseError> {
+                self.release_many(1)
+            }
+
+            /// Adds `count` permits, or none.
+            ///
+            /// # Errors
+            /// [`ReleaseError`], when there would be too many.
+            pub fn release_many(&self, count: usize) -> Result<(), ReleaseError> {
+                release(&self.permits, count)
+            }
+
+            /// How many permits there are to be had at this moment, those of the dead included.
+            pub fn available(&self) -> usize {
+                available(&self.permits)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).field("available", &self.permits.free()).finish_non_exhaustive()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                travel::serialize(&self.permits, serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                travel::deserialize(deserializer).map(|permits| $name { permits })
+            }
+        }
+    };
+}
+
+impl Semaphore {
+    /// A new semaphore with so many permits; 0 will do.
+    ///
+    /// # Errors
+    /// [`Error::Make`]: no descriptor or no memory is left, or it is more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    pub fn new(permits: usize) -> Result<Semaphore> {
+        Ok(Semaphore { permits: create(permits, None)? })
+    }
+}
+
+impl BoundedSemaphore {
+    /// A new semaphore with so many permits, and never more.
+    ///
+    /// # Errors
+    /// [`Error::Make`]: no descriptor or no memory is left, or it is more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    pub fn new(permits: usize) -> Result<BoundedSemaphore> {
+        Ok(BoundedSemaphore { permits: create(permits, Some(permits))? })
+    }
+}
+
+impl_semaphore!(Semaphore);
+impl_semaphore!(BoundedSemaphore);
+
+/// A permit of a [`Semaphore`]. Dropping it gives it back.
+///
+/// In a copy of this process, made by fork, the permit is not the copy's: its copy of this value does nothing.
+#[must_use = "the permit is given back when this is dropped"]
+pub struct Permit<'a> {
+    permits: &'a Object<Permits>,
+    copy: u32,
+}
+
+impl<'a> Permit<'a> {
+    fn new(permits: &'a Object<Permits>) -> Permit<'a> {
+        Permit { permits, copy: multiproc_os::robust::copy_number() }
+    }
+
+    fn is_mine(&self) -> bool {
+        self.copy == multiproc_os::robust::copy_number()
+    }
+
+    /// Keeps it out: the semaphore has one permit less, until somebody [releases](Semaphore::release) one. The death of this process changes nothing
+    /// about that.
+    pub fn forget(self) {
+        if self.is_mine() {
+            self.permits.forget();
+        }
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Permit<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_mine() {
+            self.permits.give_back();
+        }
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}
