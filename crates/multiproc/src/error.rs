@@ -95,7 +95,7 @@ pub enum Error {
     /// Processes of a [`scope`](crate::scope) have failed, and nobody had joined them.
     #[error(transparent)]
     Scope(#[from] ScopeError),
-    /// A logger, or an exit handler, could not be put in place.
+    /// A logger, an exit handler or a pipe could not be made, or several objects not be waited for.
     #[error("cannot {what}: {source}")]
     Setup {
         /// What was being done.

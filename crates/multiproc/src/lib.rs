@@ -39,6 +39,7 @@
 #[allow(unused_extern_crates)]
 extern crate self as multiproc;
 
+mod channel;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -52,6 +53,11 @@ mod transfer;
 #[doc(hidden)]
 pub mod __private;
 
+pub use crate::channel::address::{Address, Peer};
+pub use crate::channel::connection::{Connection, IntoIter, Iter, Receiver, Sender};
+pub use crate::channel::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
+pub use crate::channel::pipe::{one_way, pipe};
+pub use crate::channel::wait::{Waitable, wait};
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;
