@@ -124,7 +124,7 @@ impl Door {
         let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(1 + others.len());
         polled.push(PollFd::from_borrowed_fd(door, PollFlags::IN));
         polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        crate::pidfd::poll_until(&mut polled, deadline)?;
+        crate::poll::poll_until(&mut polled, deadline)?;
         let door = polled[0].revents();
         let other = polled[1..].iter().any(|fd| !fd.revents().is_empty());
         Ok(match () {

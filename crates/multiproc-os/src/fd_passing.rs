@@ -8,9 +8,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
@@ -95,14 +93,15 @@ pub fn try_send(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the socket's buffer has room, or the other end is closed, or `deadline` has passed; false in that case.
+/// As [`try_send`], of several parts that lie in different places.
 ///
 /// # Errors
-/// As poll(2); interruptions by signals are not among them.
-pub fn wait_for_room(socket: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
-    crate::pidfd::poll_until(&mut fds, deadline)?;
-    Ok(!fds[0].revents().is_empty())
+/// As [`try_send`].
+pub fn try_send_parts<const N: usize>(socket: impl AsFd, parts: [&[u8]; N]) -> io::Result<()> {
+    let slices = parts.map(IoSlice::new);
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut SendAncillaryBuffer::default(), flags))?;
+    Ok(())
 }
 
 /// Throws the next message away, with what came beside it. Without one, nothing happens.
@@ -168,6 +167,57 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
     Ok(Received { bytes, fds })
 }
 
+/// What [`try_take`] has found.
+#[derive(Debug)]
+pub struct Taken {
+    /// How many bytes of the buffers it has filled. 0 is the end: the other side is closed.
+    pub len: usize,
+    /// Whether the message is longer than the buffers.
+    pub cut: bool,
+    /// The descriptors, close-on-exec.
+    pub fds: Vec<OwnedFd>,
+    /// Whether there was no room for some of the descriptors.
+    pub fds_cut: bool,
+}
+
+/// Whether a message is taken or looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// Taken: the next in line is the one behind it.
+    Away,
+    /// Looked at: it stays where it is. Its descriptors are duplicated.
+    Look,
+}
+
+/// Fills `head` and then `body` with the next message, in one system call: of several who do this at once, each gets a message of its own.
+/// None of the descriptors is numbered 0 to 2.
+///
+/// # Errors
+/// `WouldBlock` when there is no message. Otherwise as [`peek`].
+pub fn try_take(socket: impl AsFd, head: &mut [u8], body: &mut [u8], take: Take) -> io::Result<Taken> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    if take == Take::Look {
+        flags |= RecvFlags::PEEK;
+    }
+    let mut buffers = [IoSliceMut::new(head), IoSliceMut::new(body)];
+    let message = rustix::io::retry_on_intr(|| recvmsg(&socket, &mut buffers, &mut control, flags))?;
+    let mut fds = Vec::new();
+    let mut fds_cut = message.flags.contains(ReturnFlags::CTRUNC);
+    for received in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = received {
+            for fd in rights {
+                match above_stdio(fd) {
+                    Ok(fd) => fds.push(fd),
+                    Err(_) => fds_cut = true,
+                }
+            }
+        }
+    }
+    Ok(Taken { len: message.bytes, cut: message.flags.contains(ReturnFlags::TRUNC), fds, fds_cut })
+}
+
 /// Has `fd` closed when this process executes another program.
 ///
 /// # Errors
@@ -193,6 +243,8 @@ pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::poll::wait_for_room;
+    use std::time::Instant;
 
     #[test]
     fn a_message_keeps_its_borders_and_its_descriptors() {
@@ -239,5 +291,23 @@ mod tests {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
         assert_eq!(receive(&b, 8, false).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn what_is_looked_at_stays_and_what_is_taken_is_gone() {
+        let (a, b) = pair().unwrap();
+        try_send_parts(&a, [b"head", b"and body"]).unwrap();
+        send(&a, &[b"fds"], &[a.as_fd(), b.as_fd()]).unwrap();
+        let (mut head, mut body) = ([0; 4], [0; 8]);
+        for take in [Take::Look, Take::Away] {
+            let taken = try_take(&b, &mut head, &mut body, take).unwrap();
+            assert_eq!((taken.len, taken.cut, taken.fds.len()), (12, false, 0));
+            assert_eq!((&head, &body), (b"head", b"and body"));
+        }
+        for take in [Take::Look, Take::Away] {
+            let taken = try_take(&b, &mut head[..1], &mut [], take).unwrap();
+            assert_eq!((taken.len, taken.cut, taken.fds.len(), taken.fds_cut), (1, true, 2, false));
+        }
+        assert_eq!(try_take(&b, &mut head, &mut body, Take::Away).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

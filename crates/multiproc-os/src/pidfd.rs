@@ -8,11 +8,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{FdSetElement, FdSetIter, PollFd, PollFlags, Timespec};
-use rustix::event::{fd_set_insert, fd_set_num_elements, poll, select};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open};
 
 use crate::cvt_long;
+use crate::poll::poll_until;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,63 +96,6 @@ pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) 
     let mut polled = polled.map(|fd| fd.expect("every slot was filled"));
     poll_until(&mut polled, deadline)?;
     Ok(polled.map(|fd| !fd.revents().is_empty()))
-}
-
-/// Waits until one of the processes has ended, or `deadline` has passed. Says which have, as indices into `pidfds`.
-///
-/// # Errors
-/// As poll(2) and select(2); interruptions by signals are not among them.
-pub fn wait_ended<F: AsFd>(pidfds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
-    let mut polled: Vec<PollFd<'_>> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    match poll_until(&mut polled, deadline) {
-        // More than this process may have open: the limit has been lowered since, or the same are there many times.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return select_until(pidfds, deadline),
-        result => result?,
-    }
-    Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
-}
-
-/// poll(2) with a deadline.
-pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
-    until(deadline, |timeout| poll(fds, timeout))
-}
-
-/// What [`wait_ended`] does, by select(2), which doesn't ask how many descriptors a process may have open. The limit of 1,024 that its page
-/// warns of is one of the C library's type: the kernel takes bits for as many as there are.
-fn select_until<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
-    let numbers: Vec<i32> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
-    let bound = numbers.iter().max().map_or(0, |highest| highest + 1);
-    let mut all = vec![FdSetElement::default(); fd_set_num_elements(numbers.len(), bound)];
-    numbers.iter().for_each(|number| fd_set_insert(&mut all, *number));
-    let mut ready = all.clone();
-    until(deadline, |timeout| {
-        ready.copy_from_slice(&all);
-        // SAFETY: the set has room for `bound` bits, and those that are set are descriptors that `fds` keeps open.
-        unsafe { select(bound, Some(&mut ready), None, None, timeout) }.map(|count| count as usize)
-    })?;
-    // In ascending order.
-    let ready: Vec<i32> = FdSetIter::new(&ready).collect();
-    let is_ready = |number: &i32| ready.binary_search(number).is_ok();
-    Ok(numbers.iter().enumerate().filter(|(_, number)| is_ready(number)).map(|(index, _)| index).collect())
-}
-
-/// Calls `wait`, which says how many are ready, until there is one or `deadline` has passed. So signals can't stretch its timeout.
-fn until(
-    deadline: Option<Instant>,
-    mut wait: impl FnMut(Option<&Timespec>) -> rustix::io::Result<usize>,
-) -> io::Result<()> {
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // An hour at a time: a `Duration` may be larger than what the kernel takes.
-        let step = left.map(|left| left.min(Duration::from_secs(3600)));
-        let timeout = step.map(|step| Timespec { tv_sec: step.as_secs() as i64, tv_nsec: step.subsec_nanos().into() });
-        match wait(timeout.as_ref()) {
-            Ok(0) if left != step => {}
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Takes the status of the process if it has ended, and lets the kernel forget it. None while it runs.
@@ -316,34 +259,8 @@ mod tests {
         assert_eq!(wait_any([&fd], Some(Instant::now())).unwrap(), [false]);
         assert_eq!(reap(&fd).unwrap(), None);
         send_signal(&fd, libc::SIGKILL).unwrap();
-        assert_eq!(wait_ended(&[&fd], None).unwrap(), [0]);
+        assert_eq!(wait_any([&fd], None).unwrap(), [true]);
         child.wait().unwrap();
         assert!(send_signal(&fd, libc::SIGKILL).is_err());
-    }
-
-    #[test]
-    fn select_says_what_poll_says() {
-        let mut running = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let alive = open(running.id() as i32).unwrap();
-        let (dead, mut child) = ended(std::process::Command::new("true"));
-        // A number that the C library's type has no bit for.
-        let far = rustix::io::fcntl_dupfd_cloexec(&dead, 3000).unwrap();
-        let now = Some(Instant::now());
-        for (fds, expected) in [
-            (vec![], vec![]),
-            (vec![&alive], vec![]),
-            (vec![&alive, &dead, &alive, &dead], vec![1, 3]),
-            (vec![&far, &alive], vec![0]),
-        ] {
-            assert_eq!(select_until(&fds, now).unwrap(), expected);
-            assert_eq!(wait_ended(&fds, now).unwrap(), expected);
-        }
-        let soon = Instant::now() + Duration::from_millis(20);
-        assert_eq!(select_until(&[&alive], Some(soon)).unwrap(), [0; 0]);
-        assert!(Instant::now() >= soon);
-        running.kill().unwrap();
-        assert_eq!(select_until(&[&alive], None).unwrap(), [0]);
-        running.wait().unwrap();
-        child.wait().unwrap();
     }
 }

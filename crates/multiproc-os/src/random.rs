@@ -14,10 +14,29 @@ pub fn seed() -> u64 {
     }
 }
 
+/// Fills `bytes` with random numbers that nobody can guess. Waits if the kernel can't give such yet, in the first moments after it was booted.
+///
+/// # Errors
+/// None is expected; interruptions by signals are none.
+pub fn fill(bytes: &mut [u8]) -> std::io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::io::retry_on_intr(|| getrandom(&mut bytes[filled..], GetRandomFlags::empty()))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn two_differ() {
         assert_ne!(super::seed(), super::seed());
+    }
+
+    #[test]
+    fn all_is_filled() {
+        let mut bytes = [0; 1000];
+        super::fill(&mut bytes).unwrap();
+        assert!(bytes.chunks(20).all(|chunk| chunk.iter().any(|byte| *byte != 0)));
     }
 }

@@ -123,7 +123,7 @@ pub enum Error {
     /// A barrier is broken.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
-    /// A logger, or an exit handler, could not be put in place.
+    /// A logger, an exit handler or a pipe could not be made, or several objects not be waited for.
     #[error("cannot {what}: {source}")]
     Setup {
         /// What was being done.

@@ -57,9 +57,14 @@ mod transfer;
 #[doc(hidden)]
 pub mod __private;
 
+pub use crate::channel::address::{Address, Peer};
+pub use crate::channel::connection::{Connection, IntoIter, Iter, Receiver, Sender};
+pub use crate::channel::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
 pub use crate::channel::joinable::{JoinableQueue, Task};
+pub use crate::channel::pipe::{one_way, pipe};
 pub use crate::channel::queue::{Consumer, Message, Producer, Queue};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
+pub use crate::channel::wait::{Waitable, wait};
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;

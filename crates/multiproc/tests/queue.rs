@@ -441,6 +441,23 @@ fn it_grows_wraps_and_gives_its_memory_back() {
     assert!(memory() < 16 << 20, "{} bytes are kept", memory());
 }
 
+for_each_method! {
+    fn a_queue_and_a_child_are_waited_for_together(method) {
+        let queue = Queue::new().unwrap();
+        let child = Process::new(number, (queue.clone(), 7)).start_method(method).start().unwrap();
+        let mut got = Vec::new();
+        loop {
+            let ready = multiproc::wait(&[&queue, &child], None).unwrap();
+            got.extend(queue.try_get());
+            if ready.contains(&1) {
+                break;
+            }
+        }
+        assert_eq!(got, [7]);
+        assert!(multiproc::wait(&[&queue], Duration::ZERO).unwrap().is_empty());
+    }
+}
+
 fn many(queue: Queue<(u32, u32)>, process: u32, count: u32) {
     for number in 0..count {
         queue.put((process, number)).unwrap();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::queue::{End, Patience, Role, deadline, decode, lease_of};
 use super::queue_error::{GetError, PutError};
+use super::wait::Waitable;
 use crate::Result;
 use crate::shm::expanse::Scratch;
 use crate::shm::store::{Limits, Place, Store};
@@ -227,6 +228,21 @@ impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
 impl<T> AsFd for JoinableQueue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.fd()
+    }
+}
+
+/// As of a [`Queue`](crate::Queue).
+impl<T> Waitable for JoinableQueue<T> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.end.store.items.as_fd()
+    }
+
+    fn ready(&self) -> std::io::Result<bool> {
+        Ok(!self.end.store.arm())
+    }
+
+    fn woken(&self) -> std::io::Result<bool> {
+        Ok(!self.end.store.arm())
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::draft::Draft;
 use super::queue_error::{GetError, PutError, PutErrorKind};
+use super::wait::Waitable;
 use crate::shm::block::Block;
 use crate::shm::expanse::Scratch;
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
@@ -569,6 +570,21 @@ macro_rules! getting {
         impl<T> AsFd for $name<T> {
             fn as_fd(&self) -> BorrowedFd<'_> {
                 self.end.fd()
+            }
+        }
+
+        /// Ready when there is an item, or it is closed.
+        impl<T> Waitable for $name<T> {
+            fn fd(&self) -> BorrowedFd<'_> {
+                self.end.store.items.as_fd()
+            }
+
+            fn ready(&self) -> std::io::Result<bool> {
+                Ok(!self.end.store.arm())
+            }
+
+            fn woken(&self) -> std::io::Result<bool> {
+                Ok(!self.end.store.arm())
             }
         }
     )* };

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ::log::{Level, LevelFilter};
-use multiproc_os::fd_passing;
+use multiproc_os::{fd_passing, poll};
 
 use super::barrier::Barrier;
 use super::record::RelayedRecord;
@@ -182,7 +182,7 @@ pub(crate) fn flush(deadline: Option<Instant>) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result.map(|()| true),
             }
-            if !fd_passing::wait_for_room(&relay.writer, until)? {
+            if !poll::wait_for_room(&relay.writer, until)? {
                 return Ok(false);
             }
         }

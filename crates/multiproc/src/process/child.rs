@@ -20,6 +20,7 @@ use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use super::stdio::{ChildStdin, Closer, Ends};
 use super::wait;
+use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
 use crate::start::assignment::Started;
 use crate::start::report::{Report, receive_report};
@@ -507,6 +508,18 @@ impl AsFd for ProcessHandle {
     }
 }
 
+/// Ready when the process has ended.
+impl Waitable for ProcessHandle {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    /// What stands in for a pidfd that could not be opened in time may not be readable.
+    fn ready(&self) -> io::Result<bool> {
+        Ok(self.known_status().is_some())
+    }
+}
+
 /// `<Process(Process-1, started)>`, `<Process(Process-1, stopped[SIGTERM])>`.
 impl fmt::Display for ProcessHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -630,6 +643,17 @@ impl<T> AsRef<ProcessHandle> for Child<T> {
 impl<T> AsFd for Child<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
+    }
+}
+
+/// Ready when the process has ended.
+impl<T> Waitable for Child<T> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn ready(&self) -> io::Result<bool> {
+        self.handle.ready()
     }
 }
 

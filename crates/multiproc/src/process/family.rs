@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use multiproc_os::{interrupt, pidfd, threads};
+use multiproc_os::{interrupt, poll, threads};
 
 use super::child::{ProcessHandle, Shared};
 use crate::log;
@@ -128,7 +128,7 @@ pub(crate) fn end() {
         }
         signalled.extend(fresh);
         let fds: Vec<_> = alive.iter().map(|child| child.exit_fd()).collect();
-        let ended = pidfd::wait_ended(&fds, deadline.flatten());
+        let ended = poll::wait_readable(&fds, deadline.flatten());
         if matches!(&ended, Ok(ended) if ended.is_empty()) {
             for child in alive.iter().filter(|child| child.daemon) {
                 log::event(log::Level::Info, format_args!("calling kill() for daemon {}", child.name));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use multiproc_os::pidfd;
+use multiproc_os::poll;
 
 use super::child::ProcessHandle;
 use super::status::ExitStatus;
@@ -122,7 +122,7 @@ fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result
         return Ok(known);
     }
     loop {
-        let ended = pidfd::wait_ended(asked, deadline).map_err(|source| Error::Child {
+        let ended = poll::wait_readable(asked, deadline).map_err(|source| Error::Child {
             process: format!("any of {} processes", handles.len()),
             what: "wait for",
             source,

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
-use multiproc_os::pidfd;
+use multiproc_os::poll;
 
 use super::arena::State;
 use super::lot::Wish;
@@ -93,7 +93,7 @@ impl Store {
         }
         let (of, fds): (Vec<Identity>, Vec<&OwnedFd>) = owners.iter().map(|(owner, fd)| (*owner, fd)).unzip();
         if !fds.is_empty()
-            && let Ok(ended) = pidfd::wait_ended(&fds, Some(Instant::now()))
+            && let Ok(ended) = poll::wait_readable(&fds, Some(Instant::now()))
         {
             dead.extend(ended.into_iter().map(|index| of[index]));
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::identity::Identity;
-use multiproc_os::pidfd;
+use multiproc_os::poll;
 use multiproc_os::robust::copy_number;
 
 use super::lot::Watched;
@@ -208,7 +208,7 @@ pub(crate) fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identi
         }
         rest.next();
     }
-    let ended = pidfd::wait_ended(&pidfds, Some(Instant::now()))?;
+    let ended = poll::wait_readable(&pidfds, Some(Instant::now()))?;
     dead.extend(ended.into_iter().map(|index| alive[index]));
     let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
     let look_again = (!rest.is_empty()).then(|| LOOK.max(begun.elapsed() * 10));

@@ -359,8 +359,8 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Res
     decode_with(view.get(front..).unwrap_or_default(), fds)
 }
 
-/// The value that is in `bytes` and `fds`.
-fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
+/// The value that [`encode`] was given, from its bytes without a front, and the descriptors of its handles.
+pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
     let again = bytes.first() == Some(&(Format::MessagePack as u8));
     bag::empty(fds, again, || decode_bytes(bytes, Depth::Whole))
 }

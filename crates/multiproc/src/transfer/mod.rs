@@ -1,7 +1,7 @@
 //! A Rust value ↔ a payload of bytes and file descriptors.
 //!
 //! [`codec`] turns values into payloads and back, with [`compact`] as its own format, and [`bag`] for the descriptors of handles inside the
-//! values. [`payload`], [`bundle`] and [`packet`] carry bytes and descriptors between processes, and know no serde, so that other fronts can
+//! values. [`payload`], [`bundle`], [`packet`] and [`shared`] carry bytes and descriptors between processes, and know no serde, so that other fronts can
 //! stand on them.
 
 pub(crate) mod bag;
@@ -10,3 +10,4 @@ pub(crate) mod codec;
 pub(crate) mod compact;
 pub(crate) mod packet;
 pub(crate) mod payload;
+pub(crate) mod shared;

@@ -31,7 +31,10 @@ use super::payload::{Bytes, Payload};
 
 const MAGIC: [u8; 4] = *b"mpkt";
 const VERSION: u16 = 2;
-const HEADER: usize = 32;
+pub(crate) const HEADER: usize = 32;
+
+/// See [`try_send_body`].
+const SMALL: usize = 480;
 
 /// In byte 7 of the header.
 const FRONT_IN_FILE: u8 = 1;
@@ -48,6 +51,8 @@ pub(crate) enum PacketError {
     Garbage(Cow<'static, str>),
     #[error("a message of version {0}; this program speaks version {VERSION}")]
     Version(u16),
+    #[error("a message was lost: there was no room for the descriptors that came with it")]
+    Lost,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -86,6 +91,48 @@ pub(crate) fn send_with(
     fds: &[BorrowedFd<'_>],
     payload: &Payload,
 ) -> io::Result<()> {
+    send_by(parts, kind, fds, payload, |whole, fds| fd_passing::send(&socket, whole, fds))
+}
+
+/// As [`send_with`], if the socket has room for it now; `WouldBlock` if it has not.
+pub(crate) fn try_send_with(socket: impl AsFd, kind: u8, front: &[u8], payload: &Payload) -> io::Result<()> {
+    send_by(&[front], kind, &[], payload, |whole, fds| fd_passing::try_send_with_fds(&socket, whole, fds))
+}
+
+/// Sends `body`, of no more than [`INLINE`] bytes, as the payload of a message without front and descriptors, if the socket has room for it now;
+/// `WouldBlock` if it has not. The quickest way for small messages: nothing is allocated.
+pub(crate) fn try_send_body(socket: impl AsFd, kind: u8, body: &[u8]) -> io::Result<()> {
+    debug_assert!(body.len() <= INLINE, "it lies in the message itself");
+    let mut header = header(kind, 0);
+    header[16..24].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    // What is copied here costs less than a list of two places costs the kernel.
+    let mut whole = [0; HEADER + SMALL];
+    let sent = if body.len() <= SMALL {
+        whole[..HEADER].copy_from_slice(&header);
+        whole[HEADER..][..body.len()].copy_from_slice(body);
+        fd_passing::try_send(&socket, &whole[..HEADER + body.len()])
+    } else {
+        fd_passing::try_send_parts(&socket, [&header, body])
+    };
+    match sent {
+        // See `send_by`.
+        Err(error) if error.raw_os_error() == Some(EMSGSIZE) => try_send_with(
+            socket,
+            kind,
+            &[],
+            &Payload { bytes: Bytes::Inline(body.to_vec()), handles: Bundle::default() },
+        ),
+        result => result,
+    }
+}
+
+fn send_by(
+    parts: &[&[u8]],
+    kind: u8,
+    fds: &[BorrowedFd<'_>],
+    payload: &Payload,
+    send: impl Fn(&[&[u8]], &[BorrowedFd<'_>]) -> io::Result<()>,
+) -> io::Result<()> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let handles = payload.handles.parts();
     let mut header = header(kind, len);
@@ -121,7 +168,7 @@ pub(crate) fn send_with(
         {
             whole.push(bytes);
         }
-        fd_passing::send(&socket, &whole, &fds)
+        send(&whole, &fds)
     };
     let in_files = if len > INLINE { FRONT_IN_FILE } else { 0 };
     match transmit(in_files) {
@@ -182,25 +229,58 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
     }
 }
 
+/// What the header of a message says. None of it is to be trusted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) kind: u8,
+    in_files: u8,
+    front_len: u64,
+    payload_len: u64,
+    /// How many descriptors belong to the payload.
+    pub(crate) handles: u32,
+    /// How many of the message's descriptors those are.
+    parts: u16,
+    /// How many descriptors the message has in all.
+    pub(crate) fds: u16,
+}
+
+impl Head {
+    pub(crate) fn read(header: &[u8; HEADER]) -> Result<Head, PacketError> {
+        if header[..4] != MAGIC {
+            return Err(PacketError::Garbage("it starts differently".into()));
+        }
+        let short = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+        if short(4) != VERSION {
+            return Err(PacketError::Version(short(4)));
+        }
+        Ok(Head {
+            kind: header[6],
+            in_files: header[7],
+            front_len: long(8),
+            payload_len: long(16),
+            handles: u32::from_le_bytes(header[24..28].try_into().expect("four bytes")),
+            parts: short(28),
+            fds: short(30),
+        })
+    }
+
+    /// Whether a message with so many bytes after its header is a payload that lies in it, and nothing else.
+    pub(crate) fn is_plain(&self, len: usize) -> bool {
+        let nothing_else =
+            self.in_files == 0 && self.front_len == 0 && (self.handles, self.parts, self.fds) == (0, 0, 0);
+        nothing_else && self.payload_len == len as u64
+    }
+}
+
 /// A message from its bytes and descriptors, none of which are to be trusted.
 pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet, PacketError> {
     let garbage = |what: &'static str| PacketError::Garbage(what.into());
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(PacketError::Garbage(format!("{} bytes are too short", bytes.len()).into()));
     };
-    if header[..4] != MAGIC {
-        return Err(garbage("it starts differently"));
-    }
-    let version = u16::from_le_bytes([header[4], header[5]]);
-    if version != VERSION {
-        return Err(PacketError::Version(version));
-    }
-    let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-    let (kind, in_files) = (header[6], header[7]);
-    let (front_len, payload_len) = (long(8), long(16));
-    let handles = u32::from_le_bytes(header[24..28].try_into().expect("four bytes"));
-    let parts = usize::from(u16::from_le_bytes([header[28], header[29]]));
-    if usize::from(u16::from_le_bytes([header[30], header[31]])) != fds.len() {
+    let Head { kind, in_files, front_len, payload_len, handles, parts, fds: count } = Head::read(header)?;
+    if usize::from(count) != fds.len() {
         return Err(garbage("some of its descriptors are missing"));
     }
     if in_files & !(FRONT_IN_FILE | PAYLOAD_IN_FILE) != 0 {
@@ -226,7 +306,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
     let front = mapped(FRONT_IN_FILE, front_len)?;
     let payload = payload.unwrap_or_else(|| Bytes::Inline(bytes.split_off(HEADER + front_inline as usize)));
     let front = front.unwrap_or_else(|| Bytes::Inline(bytes.split_off(HEADER)));
-    let parts = match fds.len().checked_sub(parts) {
+    let parts = match fds.len().checked_sub(usize::from(parts)) {
         Some(own) => fds.split_off(own),
         None => return Err(garbage("its handles are missing")),
     };

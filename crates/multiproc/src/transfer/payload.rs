@@ -96,8 +96,12 @@ impl Sink {
     /// Pieces of this many bytes are written straight from where they are when the buffer is full.
     const STRAIGHT: usize = 16 * 1024;
 
+    /// Room for a small value.
+    const SMALL: usize = 128;
+
     pub(crate) fn new() -> Sink {
-        Sink { buffer: Vec::new(), limit: INLINE, file: None, failure: None }
+        // Most values are small, and a few bytes at a time would grow it four times.
+        Sink { buffer: Vec::with_capacity(Sink::SMALL), limit: INLINE, file: None, failure: None }
     }
 
     /// Appends `bytes`. After an error, it is an error for good.

@@ -1,0 +1,120 @@
+//! Waiting for descriptors until a point in time: poll(2), and select(2) where poll will not have so many.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{FdSetElement, FdSetIter, PollFd, PollFlags, Timespec};
+use rustix::event::{fd_set_insert, fd_set_num_elements, poll, select};
+
+/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Says which are, as indices into `fds`; there may be any number.
+///
+/// # Errors
+/// As poll(2) and select(2); interruptions by signals are not among them.
+pub fn wait_readable<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    match poll_until(&mut polled, deadline) {
+        // More than this process may have open: the limit has been lowered since, or the same are there many times.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return select_until(fds, deadline),
+        result => result?,
+    }
+    Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
+}
+
+/// Waits until `fd` is readable or closed, or `deadline` has passed; false in that case.
+///
+/// # Errors
+/// As poll(2); interruptions by signals are not among them.
+pub fn wait_for_input(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::IN, deadline)
+}
+
+/// Waits until `fd` has room for more to be written, or is closed, or `deadline` has passed; false in that case.
+///
+/// # Errors
+/// As poll(2); interruptions by signals are not among them.
+pub fn wait_for_room(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::OUT, deadline)
+}
+
+fn wait_for(fd: impl AsFd, what: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&fd, what)];
+    poll_until(&mut fds, deadline)?;
+    Ok(!fds[0].revents().is_empty())
+}
+
+/// poll(2) with a deadline.
+pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    until(deadline, |timeout| poll(fds, timeout))
+}
+
+/// What [`wait_readable`] does, by select(2), which doesn't ask how many descriptors a process may have open. The limit of 1,024 that its page
+/// warns of is one of the C library's type: the kernel takes bits for as many as there are.
+fn select_until<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+    let numbers: Vec<i32> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
+    let bound = numbers.iter().max().map_or(0, |highest| highest + 1);
+    let mut all = vec![FdSetElement::default(); fd_set_num_elements(numbers.len(), bound)];
+    numbers.iter().for_each(|number| fd_set_insert(&mut all, *number));
+    let mut ready = all.clone();
+    until(deadline, |timeout| {
+        ready.copy_from_slice(&all);
+        // SAFETY: the set has room for `bound` bits, and those that are set are descriptors that `fds` keeps open.
+        unsafe { select(bound, Some(&mut ready), None, None, timeout) }.map(|count| count as usize)
+    })?;
+    // In ascending order.
+    let ready: Vec<i32> = FdSetIter::new(&ready).collect();
+    let is_ready = |number: &i32| ready.binary_search(number).is_ok();
+    Ok(numbers.iter().enumerate().filter(|(_, number)| is_ready(number)).map(|(index, _)| index).collect())
+}
+
+/// Calls `wait`, which says how many are ready, until there is one or `deadline` has passed. So signals can't stretch its timeout.
+fn until(
+    deadline: Option<Instant>,
+    mut wait: impl FnMut(Option<&Timespec>) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // An hour at a time: a `Duration` may be larger than what the kernel takes.
+        let step = left.map(|left| left.min(Duration::from_secs(3600)));
+        let timeout = step.map(|step| Timespec { tv_sec: step.as_secs() as i64, tv_nsec: step.subsec_nanos().into() });
+        match wait(timeout.as_ref()) {
+            Ok(0) if left != step => {}
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn select_says_what_poll_says() {
+        let mut running = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let alive = crate::pidfd::open(running.id() as i32).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = crate::pidfd::open(child.id() as i32).unwrap();
+        assert!(wait_for_input(&dead, None).unwrap());
+        // A number that the C library's type has no bit for.
+        let far = rustix::io::fcntl_dupfd_cloexec(&dead, 3000).unwrap();
+        let now = Some(Instant::now());
+        for (fds, expected) in [
+            (vec![], vec![]),
+            (vec![&alive], vec![]),
+            (vec![&alive, &dead, &alive, &dead], vec![1, 3]),
+            (vec![&far, &alive], vec![0]),
+        ] {
+            assert_eq!(select_until(&fds, now).unwrap(), expected);
+            assert_eq!(wait_readable(&fds, now).unwrap(), expected);
+        }
+        let soon = Instant::now() + Duration::from_millis(20);
+        assert_eq!(select_until(&[&alive], Some(soon)).unwrap(), [0; 0]);
+        assert!(Instant::now() >= soon);
+        running.kill().unwrap();
+        assert_eq!(select_until(&[&alive], None).unwrap(), [0]);
+        running.wait().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,117 @@
+//! Where a listener is, and who is at the other end.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use multiproc_os::random;
+use multiproc_os::socket::Place;
+use serde::{Deserialize, Serialize};
+
+/// Where a `Listener` is, and others `connect` to.
+///
+/// It can be sent to other processes. A path, as `&str`, `&Path` or `PathBuf`, and a [`SocketAddr`] turn into one.
+///
+/// ```
+/// use multiproc::Address;
+///
+/// assert_eq!(Address::from("/run/my.socket").to_string(), "/run/my.socket");
+/// let address: std::net::SocketAddr = "127.0.0.1:5000".parse().unwrap();
+/// assert_eq!(Address::from(address), Address::Tcp(address));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Address {
+    /// A Unix socket at this file. Only who may write to the file can connect; a listener makes it with mode 0600. The fastest, with the one
+    /// below: once connected, the two are as the ends of a [`pipe`](crate::pipe).
+    Unix(PathBuf),
+    /// A Unix socket at this abstract name (see unix(7)): no file, so nothing is left of it, and no permissions. Anybody on the machine, or in the
+    /// same network namespace, can connect; without a key, only processes of the same user or of root are accepted.
+    Abstract(Vec<u8>),
+    /// A TCP socket. Port 0 lets the system choose one: `Listener::local_address` says which.
+    Tcp(SocketAddr),
+}
+
+impl Address {
+    /// An abstract name that nobody else has.
+    pub fn unique() -> Address {
+        Address::Abstract(format!("multiproc-{:016x}{:016x}", random::seed(), random::seed()).into_bytes())
+    }
+
+    #[allow(dead_code)] // For listeners, which are to come.
+    pub(crate) fn place(&self) -> Place<'_> {
+        match self {
+            Address::Unix(path) => Place::File(path),
+            Address::Abstract(name) => Place::Abstract(name),
+            Address::Tcp(address) => Place::Internet(*address),
+        }
+    }
+}
+
+/// A path; an abstract name with an @ in front, as tools write it; address and port.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => path.display().fmt(f),
+            Address::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Address::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Address {
+        Address::Unix(path)
+    }
+}
+
+impl From<&Path> for Address {
+    fn from(path: &Path) -> Address {
+        Address::Unix(path.to_owned())
+    }
+}
+
+impl From<&str> for Address {
+    fn from(path: &str) -> Address {
+        Address::Unix(path.into())
+    }
+}
+
+impl From<String> for Address {
+    fn from(path: String) -> Address {
+        Address::Unix(path.into())
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address::Tcp(address)
+    }
+}
+
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Address {
+        address.clone()
+    }
+}
+
+/// Who has made the other end of a connection, as far as that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Peer {
+    /// Whoever has been given the other end of a pipe.
+    Pipe,
+    /// The process of this id has connected or accepted.
+    Process(i32),
+    /// Somebody at this address.
+    Address(SocketAddr),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Pipe => f.write_str("the other end of a pipe"),
+            Peer::Process(pid) => write!(f, "process {pid}"),
+            Peer::Address(address) => address.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Messages between processes of one machine: a direction is a pair of `SOCK_SEQPACKET` sockets, of which one only sends and the other only
+//! receives. See unix(7).
+//!
+//! A message is one record, which is there as a whole or not at all; so any number of threads and processes may send and receive by the same
+//! socket, and one that is killed takes at most the message with it that it was taking. Waiting is poll(2), which wakes everybody: a receive
+//! that blocks in the kernel wakes one, and if that is killed before it has taken the message, the others sleep on beside it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::error::{RecvErrorKind, SendErrorKind};
+use super::patience::Patience;
+use crate::transfer::bundle::Bundle;
+use crate::transfer::packet::{self, INLINE, PacketError};
+use crate::transfer::payload::{Payload, Sink};
+use crate::transfer::shared::{self, Body};
+
+/// Sends bytes.
+pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
+    if bytes.len() <= INLINE {
+        return send_with(socket, patience, || packet::try_send_body(socket, kind, bytes));
+    }
+    let mut sink = Sink::new();
+    let bytes = sink.extend(bytes).and_then(|()| sink.finish()).map_err(SendErrorKind::Io)?;
+    send(socket, kind, &Payload { bytes, handles: Bundle::default() }, patience)
+}
+
+/// Sends a payload.
+pub(crate) fn send(socket: &OwnedFd, kind: u8, payload: &Payload, patience: Patience) -> Result<(), SendErrorKind> {
+    send_with(socket, patience, || shared::try_send(socket, kind, payload))
+}
+
+fn send_with(
+    socket: &OwnedFd,
+    patience: Patience,
+    mut try_send: impl FnMut() -> io::Result<()>,
+) -> Result<(), SendErrorKind> {
+    loop {
+        let error = match try_send() {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::WouldBlock => match patience.wait_for_room(socket) {
+                Ok(true) => {}
+                Ok(false) => return Err(patience.too_late_to_send()),
+                Err(error) => return Err(SendErrorKind::Io(error)),
+            },
+            // The latter if it was closed with something unread in it.
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Err(SendErrorKind::Disconnected),
+            _ => return Err(SendErrorKind::Io(error)),
+        }
+    }
+}
+
+/// Receives the next message, of no more than `limit` bytes, and gives its kind, its bytes and its handles to `consume`.
+pub(crate) fn recv<R>(
+    socket: &OwnedFd,
+    limit: u64,
+    patience: Patience,
+    consume: impl FnOnce(u8, Body<'_>, Bundle) -> Result<R, RecvErrorKind>,
+) -> Result<R, RecvErrorKind> {
+    let mut consume = Some(consume);
+    loop {
+        let taken = shared::try_take(socket, |kind, body, handles| {
+            let len = body.len() as u64;
+            if len > limit {
+                return Err(RecvErrorKind::TooLong { len, limit });
+            }
+            consume.take().expect("one message is taken")(kind, body, handles)
+        });
+        match taken {
+            Ok(result) => return result,
+            Err(PacketError::Empty) => match patience.wait_for_input(socket) {
+                Ok(true) => {}
+                Ok(false) => return Err(patience.too_late_to_receive()),
+                Err(error) => return Err(RecvErrorKind::Io(error)),
+            },
+            Err(PacketError::Closed) => return Err(RecvErrorKind::Disconnected),
+            Err(PacketError::Lost) => return Err(RecvErrorKind::Lost),
+            Err(PacketError::Io(error)) => return Err(RecvErrorKind::Io(error)),
+            Err(error @ (PacketError::Garbage(_) | PacketError::Version(_))) => {
+                return Err(RecvErrorKind::Garbage(error.to_string()));
+            }
+        }
+    }
+}
+
+/// Whether there is a message, or the end, before the time is up.
+pub(crate) fn poll(socket: impl AsFd, patience: Patience) -> io::Result<bool> {
+    multiproc_os::poll::wait_for_input(socket, patience.deadline())
+}

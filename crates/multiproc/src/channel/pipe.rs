@@ -1,0 +1,73 @@
+//! [`pipe`] and [`one_way`]: two ends that messages go between.
+//!
+//! A direction is a pair of sockets of its own, so a pipe in both directions is four of them. With one pair for both, the kernel could not tell
+//! that nobody sends any more as long as somebody receives: the end of a socket is the end of both directions, and shutdown(2) would be that for
+//! all who share it. This way each direction ends when the last of its senders is dropped or dies, in whatever process, and sending fails when the
+//! last of its receivers has.
+
+use multiproc_os::fd_passing;
+
+use super::address::Peer;
+use super::connection::{Connection, Receiver, Sender};
+use crate::{Error, Result};
+
+/// A pipe in both directions, between two processes: what one end sends, the other receives. Python's `Pipe()`.
+///
+/// Give one end to another process, as an argument or a result or inside one, or in a message. The types of what is sent are the first end's
+/// `Connection<what it sends, what it receives>`.
+///
+/// ```
+/// use multiproc::{Connection, Process, RecvError};
+///
+/// fn squares(connection: Connection<u64, u64>) {
+///     while let Ok(number) = connection.recv() {
+///         connection.send(number * number).unwrap();
+///     }
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (ours, theirs) = multiproc::pipe()?;
+/// let child = Process::new(squares, (theirs,)).start()?;
+/// ours.send(12)?;
+/// assert_eq!(ours.recv()?, 144);
+/// drop(ours); // so the child's recv comes to the end
+/// child.join()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Setup`] when there are no descriptors left (`EMFILE`): it takes four of them, two for each end.
+pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>)> {
+    let ((here, there), (back, to)) = (one_way()?, one_way()?);
+    Ok((Connection::join(here, to), Connection::join(back, there)))
+}
+
+/// A pipe in one direction. Python's `Pipe(duplex=False)`, which gives the ends in the other order.
+///
+/// ```
+/// use multiproc::{Process, Sender};
+///
+/// fn count(sender: Sender<u32>) {
+///     for number in 0..3 {
+///         sender.send(number).unwrap();
+///     }
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, receiver) = multiproc::one_way()?;
+/// Process::new(count, (sender,)).start()?;
+/// let numbers: Result<Vec<u32>, _> = receiver.into_iter().collect(); // to the end: the child has the only sender
+/// assert_eq!(numbers?, [0, 1, 2]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Setup`] when there are no descriptors left (`EMFILE`): it takes two.
+pub fn one_way<T>() -> Result<(Sender<T>, Receiver<T>)> {
+    let (sender, receiver) = fd_passing::pair().map_err(|source| Error::Setup { what: "make a pipe", source })?;
+    Ok((Sender::local(sender, Peer::Pipe), Receiver::local(receiver, Peer::Pipe, u64::MAX)))
+}

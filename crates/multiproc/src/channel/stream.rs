@@ -1,0 +1,436 @@
+//! Messages over TCP: a direction is a connection of its own, so that the kernel knows when the last sender or receiver has gone. In it goes
+//! one frame after the other, as [CONNECTION.md](CONNECTION.md) tells.
+//!
+//! A stream has no borders, so what is begun must be finished: the threads of a process take turns, and what one of them has left unfinished
+//! at its deadline the next one carries on. Two processes would mix their bytes. So an end belongs to one process at a time, the first that
+//! uses it (`multiproc_os::record_lock`), and can be handed over between two messages.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use multiproc_os::{record_lock, socket};
+
+use super::error::{RecvErrorKind, SendErrorKind};
+use super::patience::Patience;
+use crate::transfer::payload::{Bytes, Payload};
+use crate::transfer::shared::Body;
+
+const MAGIC: [u8; 4] = *b"mpst";
+const VERSION: u8 = 1;
+const HEADER: usize = 16;
+
+/// What stands behind each message. Its last byte is read together with taking the message: as long as a message waits to be taken, something
+/// is left in the socket, and whoever waits for that sees it.
+const TRAILER: [u8; 8] = *b"mpst-end";
+
+/// How much memory is taken ahead of what has come: a length is only a claim.
+const AHEAD: usize = 1 << 20;
+
+/// Makes `fd` this process's.
+fn claim(fd: impl AsFd) -> io::Result<()> {
+    record_lock::claim(fd)?.map_err(|pid| {
+        let what = format!("process {pid} uses this end of the connection; over TCP, one process can at a time");
+        io::Error::new(io::ErrorKind::ResourceBusy, what)
+    })
+}
+
+/// Whether `error` says that the other end, or the way there, is gone.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionReset
+            | ConnectionAborted
+            | TimedOut
+            | NotConnected
+            | HostUnreachable
+            | NetworkUnreachable
+    )
+}
+
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The end that sends.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    socket: OwnedFd,
+    outbox: Mutex<Outbox>,
+}
+
+/// What is on its way through an end that sends.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// The rest of a message of which a part has gone.
+    rest: Option<Rest>,
+    /// How many messages have been left unfinished so far. The last of them is the one in `rest`.
+    left: u64,
+    /// Nothing goes any more.
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Rest {
+    frame: Frame<Body<'static>>,
+    /// How many bytes of it have gone.
+    gone: usize,
+}
+
+/// Header, body and trailer.
+#[derive(Debug)]
+struct Frame<B> {
+    header: [u8; HEADER],
+    body: B,
+}
+
+impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
+    fn new(kind: u8, body: B) -> Frame<B> {
+        let mut header = [0; HEADER];
+        header[..4].copy_from_slice(&MAGIC);
+        (header[4], header[5]) = (VERSION, kind);
+        header[8..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        Frame { header, body }
+    }
+
+    fn len(&self) -> usize {
+        HEADER + self.body.len() + TRAILER.len()
+    }
+
+    /// Writes what comes after the first `gone` bytes, as far as there is room, and says how many have gone then.
+    fn write(&self, socket: &OwnedFd, mut gone: usize) -> io::Result<usize> {
+        while gone < self.len() {
+            let mut skip = gone;
+            let parts = [&self.header[..], &self.body, &TRAILER].map(|part| {
+                let from = skip.min(part.len());
+                skip -= from;
+                &part[from..]
+            });
+            match socket::try_write(socket, parts) {
+                Ok(written) => gone += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(gone)
+    }
+}
+
+impl Outbox {
+    /// Carries on with what was left unfinished; false if there is no room for all of it yet.
+    fn finish(&mut self, socket: &OwnedFd) -> io::Result<bool> {
+        if let Some(rest) = &mut self.rest {
+            rest.gone = rest.frame.write(socket, rest.gone)?;
+            if rest.gone < rest.frame.len() {
+                return Ok(false);
+            }
+            self.rest = None;
+        }
+        Ok(true)
+    }
+}
+
+impl Tx {
+    pub(crate) fn new(socket: OwnedFd) -> Tx {
+        Tx { socket, outbox: Mutex::default() }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Whether it could go on in another process.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        lock(&self.outbox).rest.is_none()
+    }
+
+    /// Sends a payload. It has no handles.
+    pub(crate) fn send(&self, kind: u8, payload: Payload, patience: Patience) -> Result<(), SendErrorKind> {
+        let body = match payload.bytes {
+            Bytes::Inline(bytes) => Body::Own(bytes),
+            Bytes::Mapped(bytes) => Body::Mapped(bytes),
+            Bytes::File { file, len } => {
+                Body::Mapped(multiproc_os::memfd::Sealed::map(file, len).map_err(SendErrorKind::Io)?)
+            }
+        };
+        let mut frame = Some(Frame::new(kind, body));
+        self.send_with(patience, |socket| {
+            let whole = frame.as_ref().expect("it is begun once");
+            let gone = whole.write(socket, 0)?;
+            Ok(if gone == 0 {
+                Begun::No
+            } else if gone == whole.len() {
+                Begun::Whole
+            } else {
+                frame.take().map_or(Begun::No, |frame| Begun::Part(Rest { frame, gone }))
+            })
+        })
+    }
+
+    /// Sends bytes.
+    pub(crate) fn send_bytes(&self, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
+        let frame = Frame::new(kind, bytes);
+        self.send_with(patience, |socket| {
+            let gone = frame.write(socket, 0)?;
+            Ok(if gone == 0 {
+                Begun::No
+            } else if gone == frame.len() {
+                Begun::Whole
+            } else {
+                let frame = Frame { header: frame.header, body: Body::Own(bytes.to_vec()) };
+                Begun::Part(Rest { frame, gone })
+            })
+        })
+    }
+
+    /// Sends what `begin` begins to send once it is its turn.
+    fn send_with(
+        &self,
+        patience: Patience,
+        mut begin: impl FnMut(&OwnedFd) -> io::Result<Begun>,
+    ) -> Result<(), SendErrorKind> {
+        claim(&self.socket).map_err(SendErrorKind::Io)?;
+        // Which of those that were left unfinished is ours.
+        let mut ours = None;
+        loop {
+            {
+                let mut outbox = lock(&self.outbox);
+                if ours.is_some_and(|ours| ours < outbox.left || outbox.rest.is_none() && !outbox.broken) {
+                    return Ok(());
+                }
+                if outbox.broken {
+                    return Err(SendErrorKind::Disconnected);
+                }
+                match self.step(&mut outbox, ours.is_none(), &mut begin) {
+                    Ok(Begun::Whole) => return Ok(()),
+                    Ok(Begun::Part(rest)) => {
+                        outbox.rest = Some(rest);
+                        outbox.left += 1;
+                        ours = Some(outbox.left);
+                    }
+                    Ok(Begun::No) => {}
+                    Err(error) => {
+                        outbox.broken = true;
+                        outbox.rest = None;
+                        return Err(if is_gone(&error) {
+                            SendErrorKind::Disconnected
+                        } else {
+                            SendErrorKind::Io(error)
+                        });
+                    }
+                }
+            }
+            if !patience.wait_for_room(&self.socket).map_err(SendErrorKind::Io)? {
+                let outbox = lock(&self.outbox);
+                return match ours {
+                    None => Err(patience.too_late_to_send()),
+                    Some(ours) if ours < outbox.left => Ok(()),
+                    Some(_) if outbox.broken => Err(SendErrorKind::Disconnected),
+                    Some(_) if outbox.rest.is_some() => Err(SendErrorKind::Unfinished),
+                    Some(_) => Ok(()),
+                };
+            }
+        }
+    }
+
+    /// Carries on with what is unfinished, and begins another message if there is one to begin. [`Begun::Whole`] says that the caller's is
+    /// finished.
+    fn step(
+        &self,
+        outbox: &mut Outbox,
+        to_begin: bool,
+        begin: &mut impl FnMut(&OwnedFd) -> io::Result<Begun>,
+    ) -> io::Result<Begun> {
+        if !outbox.finish(&self.socket)? {
+            return Ok(Begun::No);
+        }
+        if !to_begin {
+            return Ok(Begun::Whole);
+        }
+        // The kernel takes what is sent to a peer that has closed, if it has not heard of it by being told off. Nobody ever sends this way, so
+        // if there is an end to be read the other is closed.
+        if socket::has_input(&self.socket)?.is_none() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        begin(&self.socket)
+    }
+}
+
+/// How far a message has gone.
+enum Begun {
+    No,
+    Part(Rest),
+    Whole,
+}
+
+/// The end that receives.
+#[derive(Debug)]
+pub(crate) struct Rx {
+    socket: OwnedFd,
+    inbox: Mutex<Inbox>,
+}
+
+/// What has come so far of a message.
+#[derive(Debug)]
+enum Inbox {
+    /// So many bytes of the header.
+    Header([u8; HEADER], usize),
+    /// Of the body, and then of the trailer.
+    Body { kind: u8, len: usize, bytes: Vec<u8> },
+    /// So many bytes are left of a message that nobody wants.
+    Skip(u64),
+    /// Nobody knows where the next message begins.
+    OutOfStep,
+}
+
+impl Inbox {
+    const EMPTY: Inbox = Inbox::Header([0; HEADER], 0);
+}
+
+/// What [`Rx::gather`] has come to.
+enum Gathered {
+    /// The message is here; all but its last byte, if it was not to be taken.
+    Whole(u8, Vec<u8>),
+    /// More has to come.
+    Part,
+}
+
+impl Rx {
+    pub(crate) fn new(socket: OwnedFd) -> Rx {
+        Rx { socket, inbox: Mutex::new(Inbox::EMPTY) }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Whether it could go on in another process.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        matches!(*lock(&self.inbox), Inbox::Header(_, 0))
+    }
+
+    /// Receives the next message, of no more than `limit` bytes: its kind and its bytes.
+    pub(crate) fn recv(&self, limit: u64, patience: Patience) -> Result<(u8, Vec<u8>), RecvErrorKind> {
+        claim(&self.socket).map_err(RecvErrorKind::Io)?;
+        loop {
+            if let Gathered::Whole(kind, bytes) = self.gather(&mut lock(&self.inbox), limit, true)? {
+                return Ok((kind, bytes));
+            }
+            if !patience.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
+                return Err(patience.too_late_to_receive());
+            }
+        }
+    }
+
+    /// Whether there is a message, an error or the end, before the time is up.
+    pub(crate) fn poll(&self, limit: u64, patience: Patience) -> io::Result<bool> {
+        claim(&self.socket)?;
+        loop {
+            match self.gather(&mut lock(&self.inbox), limit, false) {
+                Ok(Gathered::Part) => {}
+                // It is said again to whoever receives.
+                Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
+            }
+            if !patience.wait_for_input(&self.socket)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reads what there is of the next message, and takes it if that is all of it and it is to be taken.
+    fn gather(&self, inbox: &mut Inbox, limit: u64, take: bool) -> Result<Gathered, RecvErrorKind> {
+        loop {
+            match &mut *inbox {
+                Inbox::Header(header, HEADER) => {
+                    let (kind, len) = match read_header(header) {
+                        Ok(known) => known,
+                        Err(what) => {
+                            if take {
+                                *inbox = Inbox::OutOfStep;
+                            }
+                            return Err(RecvErrorKind::Garbage(what));
+                        }
+                    };
+                    if len > limit.min(u64::MAX - TRAILER.len() as u64) {
+                        if take {
+                            *inbox = Inbox::Skip(len.saturating_add(TRAILER.len() as u64));
+                        }
+                        return Err(RecvErrorKind::TooLong { len, limit });
+                    }
+                    let len = len as usize;
+                    *inbox = Inbox::Body { kind, len, bytes: Vec::with_capacity((len + TRAILER.len()).min(AHEAD)) };
+                }
+                Inbox::Body { kind, len, bytes } if bytes.len() == *len + TRAILER.len() => {
+                    let (kind, len, mut bytes) = (*kind, *len, std::mem::take(bytes));
+                    if bytes[len..] != TRAILER {
+                        *inbox = Inbox::OutOfStep;
+                        return Err(RecvErrorKind::Garbage("a message that ends differently".into()));
+                    }
+                    *inbox = Inbox::EMPTY;
+                    bytes.truncate(len);
+                    // When it was begun there may have been another limit.
+                    return match len as u64 {
+                        len if len > limit => Err(RecvErrorKind::TooLong { len, limit }),
+                        _ => Ok(Gathered::Whole(kind, bytes)),
+                    };
+                }
+                Inbox::Body { kind, len, bytes } if !take && bytes.len() + 1 == *len + TRAILER.len() => {
+                    return match socket::has_input(&self.socket) {
+                        Ok(Some(false)) => Ok(Gathered::Part),
+                        Ok(_) | Err(_) => Ok(Gathered::Whole(*kind, Vec::new())),
+                    };
+                }
+                Inbox::Skip(0) => *inbox = Inbox::EMPTY,
+                Inbox::OutOfStep => return Err(RecvErrorKind::Disconnected),
+                Inbox::Header(..) | Inbox::Body { .. } | Inbox::Skip(_) => {}
+            }
+            match self.read(inbox, take) {
+                // Also in the middle of a message: whoever was sending it has died.
+                Ok(0) => return Err(RecvErrorKind::Disconnected),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Gathered::Part),
+                Err(error) if is_gone(&error) => return Err(RecvErrorKind::Disconnected),
+                Err(error) => return Err(RecvErrorKind::Io(error)),
+            }
+        }
+    }
+
+    /// Reads some of what is missing, of which there is something.
+    fn read(&self, inbox: &mut Inbox, take: bool) -> io::Result<usize> {
+        match inbox {
+            Inbox::Header(header, got) => {
+                let read = socket::try_read(&self.socket, &mut header[*got..])?;
+                *got += read;
+                Ok(read)
+            }
+            Inbox::Body { len, bytes, .. } => {
+                let missing = *len + TRAILER.len() - usize::from(!take) - bytes.len();
+                socket::try_append(&self.socket, bytes, missing.min(AHEAD))
+            }
+            Inbox::Skip(left) => {
+                let mut buffer = [0; 16 * 1024];
+                let most = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                let read = socket::try_read(&self.socket, &mut buffer[..most])?;
+                *left -= read as u64;
+                Ok(read)
+            }
+            Inbox::OutOfStep => Ok(0),
+        }
+    }
+}
+
+/// Kind and length.
+fn read_header(header: &[u8; HEADER]) -> Result<(u8, u64), String> {
+    if header[..4] != MAGIC {
+        return Err("not a message of multiproc: it starts differently".into());
+    }
+    if header[4] != VERSION {
+        return Err(format!("a message of version {}; this program speaks version {VERSION}", header[4]));
+    }
+    if header[6..8] != [0; 2] {
+        return Err("not a message of multiproc: unknown flags".into());
+    }
+    Ok((header[5], u64::from_le_bytes(header[8..].try_into().expect("eight bytes"))))
+}

@@ -1,0 +1,263 @@
+//! Messages from a socket that others take from at the same time: other threads, other processes.
+//!
+//! [`packet::receive`] looks at a message first, and then takes it, which may be another by then. Here a message is taken by one system call
+//! that has room for the longest there may be. Descriptors need one thing more: those that find no room in this process are lost with the
+//! message. So one that brings some is looked at, descriptors and all, before it is taken; if there is no room then, it stays where it is. Who
+//! sends puts a number of its own in front of it, by which what was taken is known to be what was looked at.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+
+use multiproc_os::errno::EMFILE;
+use multiproc_os::fd_passing::{self, Take};
+use multiproc_os::memfd::Sealed;
+use multiproc_os::random;
+
+use super::bundle::{Bundle, LOOSE};
+use super::packet::{self, HEADER, Head, INLINE, PacketError};
+use super::payload::{Bytes, Payload};
+
+/// A payload's bytes, wherever they are.
+#[derive(Debug)]
+pub(crate) enum Body<'a> {
+    Here(&'a [u8]),
+    Own(Vec<u8>),
+    Mapped(Sealed),
+}
+
+impl Deref for Body<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Body::Here(bytes) => bytes,
+            Body::Own(bytes) => bytes,
+            Body::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+impl Body<'_> {
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        match self {
+            Body::Own(bytes) => bytes,
+            other => other.to_vec(),
+        }
+    }
+}
+
+/// Sends a payload for [`try_take`], if the socket has room for it now; `WouldBlock` if it has not.
+pub(crate) fn try_send(socket: impl AsFd, kind: u8, payload: &Payload) -> io::Result<()> {
+    match &payload.bytes {
+        Bytes::Inline(bytes) if payload.handles.count() == 0 => packet::try_send_body(socket, kind, bytes),
+        _ => packet::try_send_with(socket, kind, &random::seed().to_le_bytes(), payload),
+    }
+}
+
+/// The number in front of a message with descriptors.
+const NUMBER: usize = 8;
+
+/// Room for the longest message, behind its header.
+const ROOM: usize = NUMBER + INLINE;
+
+thread_local! {
+    /// A place of [`ROOM`] bytes. Whoever uses it takes it away, as a deserializer may receive messages in between.
+    static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// Takes the next message and gives its kind, its payload's bytes and its handles to `consume`. [`PacketError::Empty`] when there is none.
+///
+/// A message with descriptors stays where it is if this process has no room for all of them: `EMFILE`.
+pub(crate) fn try_take<R>(
+    socket: impl AsFd,
+    consume: impl FnOnce(u8, Body<'_>, Bundle) -> R,
+) -> Result<R, PacketError> {
+    // A thread that is at its end has none any more. It is zeroed by the kernel when it is touched, so this is no work.
+    let buffer = BUFFER.try_with(Cell::take).ok().flatten();
+    let mut buffer = buffer.unwrap_or_else(|| vec![0; ROOM].into_boxed_slice());
+    let result = take_with(socket.as_fd(), &mut buffer, consume);
+    let _ = BUFFER.try_with(|place| place.set(Some(buffer)));
+    result
+}
+
+fn take_with<R>(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    consume: impl FnOnce(u8, Body<'_>, Bundle) -> R,
+) -> Result<R, PacketError> {
+    let mut head = [0; HEADER];
+    loop {
+        match fd_passing::peek(&socket, &mut head, false) {
+            Ok(0) => return Err(PacketError::Closed),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Err(PacketError::Empty),
+                // Said once, when the other end was closed with something of this end's unread. What it has sent is still here.
+                io::ErrorKind::ConnectionReset => continue,
+                _ => return Err(error.into()),
+            },
+        }
+        let looked_at = match Head::read(&head) {
+            Ok(expected) if expected.fds > 0 => match look(&socket, buffer, expected.handles)? {
+                Some(looked_at) => Some(looked_at),
+                None => continue,
+            },
+            _ => None,
+        };
+        let taken = match fd_passing::try_take(&socket, &mut head, buffer, Take::Away) {
+            Ok(taken) if taken.len == 0 => return Err(PacketError::Closed),
+            Ok(taken) => taken,
+            // Somebody else has taken it.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => {
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let len = taken.len.saturating_sub(HEADER);
+        if taken.len >= HEADER && !taken.cut && taken.fds.is_empty() && !taken.fds_cut {
+            let head = Head::read(&head)?;
+            if head.is_plain(len) {
+                return Ok(consume(head.kind, Body::Here(&buffer[..len]), Bundle::default()));
+            }
+        }
+        if taken.cut {
+            return Err(PacketError::Garbage(format!("it is longer than {ROOM} bytes").into()));
+        }
+        let bytes = [&head[..taken.len.min(HEADER)], &buffer[..len]].concat();
+        let fds = match looked_at {
+            looked_at if !taken.fds_cut => {
+                // They'd take the room of what is tied up.
+                drop(looked_at);
+                taken.fds
+            }
+            Some((looked_at, fds)) if looked_at == bytes => fds,
+            // Another has taken what was looked at, and this one came with more descriptors than there was room for.
+            _ => return Err(PacketError::Lost),
+        };
+        let packet = packet::parse(bytes, fds)?;
+        let body = match packet.payload.bytes {
+            Bytes::Inline(bytes) => Body::Own(bytes),
+            Bytes::Mapped(bytes) => Body::Mapped(bytes),
+            Bytes::File { .. } => unreachable!("what was received has been mapped"),
+        };
+        return Ok(consume(packet.kind, body, packet.payload.handles));
+    }
+}
+
+/// A message as it lies there, with duplicates of its descriptors; none if another takes it meanwhile. `EMFILE` if there is no room for them.
+type LookedAt = (Vec<u8>, Vec<OwnedFd>);
+
+fn look(socket: impl AsFd, buffer: &mut [u8], handles: u32) -> Result<Option<LookedAt>, PacketError> {
+    let mut head = [0; HEADER];
+    let looked_at = match fd_passing::try_take(&socket, &mut head, buffer, Take::Look) {
+        Ok(looked_at) => looked_at,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if looked_at.fds_cut {
+        return Err(io::Error::from_raw_os_error(EMFILE).into());
+    }
+    // Those that are tied up need their room later, when it is too late to leave them.
+    let rooms = (LOOSE < handles as usize).then(|| (0..handles).map(|_| socket.as_fd().try_clone_to_owned()));
+    let rooms: Vec<OwnedFd> = rooms.into_iter().flatten().collect::<io::Result<_>>()?;
+    drop(rooms);
+    let len = looked_at.len.saturating_sub(HEADER);
+    Ok(Some(([&head[..looked_at.len.min(HEADER)], &buffer[..len]].concat(), looked_at.fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transfer::payload::Sink;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    fn payload(bytes: &[u8], handles: usize) -> Payload {
+        let mut sink = Sink::new();
+        sink.extend(bytes).unwrap();
+        let fds = (0..handles).map(|_| io::pipe().unwrap().0.into()).collect();
+        Payload { bytes: sink.finish().unwrap(), handles: Bundle::tie(fds).unwrap() }
+    }
+
+    fn take(socket: &OwnedFd) -> Result<(u8, Vec<u8>, usize), PacketError> {
+        try_take(socket, |kind, body, handles| (kind, body.into_vec(), handles.untie().unwrap().len()))
+    }
+
+    #[test]
+    fn payloads_of_every_size_with_and_without_handles() {
+        let (a, b) = fd_passing::pair().unwrap();
+        for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 1_000_000] {
+            for handles in [0, 1, LOOSE, LOOSE + 1, 300] {
+                let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+                try_send(&a, 7, &payload(&bytes, handles)).unwrap();
+                let taken = take(&b).unwrap();
+                assert!(taken == (7, bytes, handles), "{len} bytes, {handles} handles");
+            }
+        }
+        assert!(matches!(take(&b), Err(PacketError::Empty)));
+        drop(a);
+        assert!(matches!(take(&b), Err(PacketError::Closed)));
+    }
+
+    #[test]
+    fn garbage_makes_way_for_what_comes_behind_it() {
+        let (a, b) = fd_passing::pair().unwrap();
+        let too_long = vec![7; HEADER + ROOM + 1];
+        let mut good = [0; HEADER];
+        for garbage in [&b"short"[..], &[7; HEADER], &[7; 5000], &too_long] {
+            fd_passing::send(&a, &[garbage], &[]).unwrap();
+            // With descriptors that it doesn't tell of.
+            fd_passing::send(&a, &[garbage], &[a.as_fd(), b.as_fd()]).unwrap();
+            packet::try_send_body(&a, 1, b"x").unwrap();
+            fd_passing::peek(&b, &mut [], false).unwrap();
+            for _ in 0..2 {
+                assert!(matches!(take(&b), Err(PacketError::Garbage(_))), "{} bytes", garbage.len());
+            }
+            fd_passing::peek(&b, &mut good, false).unwrap();
+            assert_eq!(take(&b).unwrap(), (1, b"x".to_vec(), 0));
+        }
+        // With descriptors that it tells of and has not.
+        good[30] = 2;
+        fd_passing::send(&a, &[&good, b"x"], &[a.as_fd()]).unwrap();
+        assert!(matches!(take(&b), Err(PacketError::Garbage(_))));
+        assert!(matches!(take(&b), Err(PacketError::Empty)));
+    }
+
+    #[test]
+    fn each_message_goes_to_one_of_those_who_take() {
+        const MESSAGES: usize = 4000;
+        let (a, b) = fd_passing::pair().unwrap();
+        let taken = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    loop {
+                        match take(&b) {
+                            Ok((kind, bytes, handles)) => {
+                                assert_eq!((usize::from(kind), bytes.len()), (handles, bytes[0].into()));
+                                taken.fetch_add(1, Relaxed);
+                            }
+                            Err(PacketError::Empty) => drop(multiproc_os::poll::wait_for_input(&b, None).unwrap()),
+                            Err(PacketError::Closed) => return,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+            for number in 0..MESSAGES {
+                // Of different lengths, with and without descriptors.
+                let (len, handles) = (1 + number % 200, if number % 3 == 0 { number % 5 } else { 0 });
+                let payload = payload(&vec![len as u8; len], handles);
+                while let Err(error) = try_send(&a, handles as u8, &payload) {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    multiproc_os::poll::wait_for_room(&a, None).unwrap();
+                }
+            }
+            fd_passing::hang_up(&a).unwrap();
+        });
+        assert_eq!(taken.into_inner(), MESSAGES);
+    }
+}
