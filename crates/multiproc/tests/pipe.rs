@@ -229,10 +229,11 @@ for_each_method! {
             loop {
                 match receiver.try_recv() {
                     Ok(number) => numbers.push(number),
-                    Err(error) if error.is_empty() => match multiproc::wait(&[&receiver, &until], LONG).unwrap()[..] {
-                        [1] => return numbers,
-                        _ => {}
-                    },
+                    Err(error) if error.is_empty() => {
+                        if multiproc::wait(&[&receiver, &until], LONG).unwrap() == [1] {
+                            return numbers;
+                        }
+                    }
                     Err(error) => panic!("{error}"),
                 }
             }
