@@ -140,11 +140,7 @@ for_each_method! {
 
     fn a_child_that_dies_before_it_is_ready_is_an_error_of_waiting(method) {
         let ready = Event::new().unwrap();
-        let target = |ready: Event| {
-            std::process::exit(3);
-            #[allow(unreachable_code)]
-            ready.set();
-        };
+        let target = |_ready: Event| -> () { std::process::exit(3) };
         let child = Process::new(target, (ready.clone(),)).start_method(method).start().unwrap();
         let error: Error = ready.wait().unwrap_err().into();
         assert!(matches!(error, Error::Wait(WaitError::Disconnected { .. })), "{error}");
