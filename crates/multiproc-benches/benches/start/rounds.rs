@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Outcome;
-use super::figures::Series;
+use multiproc_benches::Outcome;
+use multiproc_benches::figures::Series;
+use multiproc_benches::random::Random;
 
 /// One way of doing the thing, and how it takes its own time.
 pub(crate) struct Contestant<'a> {
@@ -53,28 +54,4 @@ pub(crate) fn run(
         }
     }
     Ok(())
-}
-
-/// Sebastiano Vigna's SplitMix64: the same orders in every run.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new() -> Random {
-        Random(2026)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Fisher and Yates. The modulo's bias is none that a handful of contestants could notice.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, (self.next() % (last as u64 + 1)) as usize);
-        }
-    }
 }

@@ -10,13 +10,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use multiproc_benches::sys::monotonic;
+
 use super::sys;
 
 /// A server that runs until it is dropped.
 pub(crate) struct BareServer {
     socket: Option<File>,
     pid: i32,
-    /// Where a child leaves the time, in nanoseconds of [`sys::monotonic`].
+    /// Where a child leaves the time, in nanoseconds of [`monotonic`].
     time: &'static AtomicU64,
 }
 
@@ -99,7 +101,7 @@ fn serve(mut socket: File, time: &AtomicU64) -> ! {
 /// A child's life.
 fn perform(task: u8, time: &AtomicU64) -> ! {
     if task == Task::TellTime as u8 {
-        time.store(sys::monotonic().as_nanos() as u64, Relaxed);
+        time.store(monotonic().as_nanos() as u64, Relaxed);
     } else if task == Task::Sleep as u8 {
         sys::sleep()
     }

@@ -5,12 +5,13 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use multiproc::{Process, StartMethod};
+use multiproc_benches::Outcome;
+use multiproc_benches::figures::Series;
+use multiproc_benches::random::Random;
 
 use super::bare_server::{BareServer, Task};
-use super::figures::Series;
-use super::rounds::Random;
 use super::starts::empty;
-use super::{EXIT_AT_ONCE, Outcome, sys};
+use super::{EXIT_AT_ONCE, sys};
 
 /// How many processes are in flight.
 pub(crate) const IN_FLIGHT: [usize; 3] = [1, 2, 16];

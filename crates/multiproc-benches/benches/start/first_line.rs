@@ -4,17 +4,19 @@
 use std::time::Duration;
 
 use multiproc::{Process, StartMethod};
+use multiproc_benches::Outcome;
+use multiproc_benches::sys::monotonic;
 
 use super::bare_server::{BareServer, Task};
 use super::rounds::Contestant;
-use super::{Outcome, sys};
+use super::sys;
 
 /// How long nothing happens before each.
 const REST: Duration = Duration::from_millis(2);
 
 /// The target: its first line says when it was reached.
 fn first_line() -> Duration {
-    sys::monotonic()
+    monotonic()
 }
 
 pub(crate) fn contestants(server: &BareServer) -> Vec<Contestant<'_>> {
@@ -23,7 +25,7 @@ pub(crate) fn contestants(server: &BareServer) -> Vec<Contestant<'_>> {
         Contestant::new("spawn", || multiproc(StartMethod::Spawn)),
         Contestant::new("bare-server", || {
             std::thread::sleep(REST);
-            let begin = sys::monotonic();
+            let begin = monotonic();
             server.request(Task::TellTime)?;
             sys::wait_success(server.answer()?)?;
             Ok(server.time_told() - begin)
@@ -33,7 +35,7 @@ pub(crate) fn contestants(server: &BareServer) -> Vec<Contestant<'_>> {
 
 fn multiproc(method: StartMethod) -> Outcome<Duration> {
     std::thread::sleep(REST);
-    let begin = sys::monotonic();
+    let begin = monotonic();
     let reached = Process::new(first_line, ()).start_method(method).start()?.join()?;
     Ok(reached - begin)
 }

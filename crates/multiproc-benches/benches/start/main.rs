@@ -1,12 +1,7 @@
 //! What a process costs: start and wait of an empty function, by multiproc and by its peers, side by side.
 //!
-//! `cargo bench --bench start` prints tables, then each ratio that multiproc is held to as a line
-//! `RATIO <key> <value> <op> <target>`, and writes every figure to `bench/start.json` in the target directory.
-//! `-- --quick` is for CI: the same, with too few iterations for the figures to mean much.
-//!
-//! Only ratios within one run mean anything, and only if a slow moment of the machine is everybody's. So contestants
-//! take turns, an iteration each, in an order that is shuffled every round; and what can't take turns (a parent of
-//! another size, an interpreter) is done in blocks that come round several times.
+//! Contestants take turns, an iteration each; and what can't take turns (a parent of another size, an interpreter) is done in blocks that come
+//! round several times.
 
 mod bare_server;
 mod figures;
@@ -19,17 +14,15 @@ mod rounds;
 mod starts;
 mod sys;
 
-use std::error::Error;
 use std::hint::black_box;
 use std::time::Duration;
 
 use bare_server::BareServer;
-use figures::{Figures, Host};
-use python::Python;
-use rounds::Random;
-
-/// Whatever goes wrong ends the benchmark: a figure that misses some of its iterations is none.
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use figures::Figures;
+use multiproc_benches::Outcome;
+use multiproc_benches::host::Host;
+use multiproc_benches::python::Python;
+use multiproc_benches::random::Random;
 
 /// How much memory the parent has touched: next to nothing, and enough to make a copy of its page tables slow.
 const RESIDENT: [usize; 2] = [10 << 20, 1 << 30];
@@ -48,9 +41,10 @@ fn main() -> Outcome<()> {
     let server = BareServer::start()?;
 
     let mut figures = Figures { host: Host::look(), quick: plan.quick, ..Figures::default() };
-    let python = Python::find().inspect_err(|error| figures.skip("python3", error)).ok();
+    let python =
+        Python::find(include_str!("python_peer.py")).inspect_err(|error| figures.skipped.add("python3", error)).ok();
     if !starts::has_true() {
-        figures.skip("command-true", &"there is no /bin/true");
+        figures.skipped.add("command-true", &"there is no /bin/true");
     }
     figures.host.python = python.as_ref().map(|python| python.version().to_owned());
 
@@ -70,11 +64,11 @@ fn main() -> Outcome<()> {
         rate::run(&server, plan.slice, &mut random, &mut figures.rate)?;
         if let Err(error) = idle::run(&server, &mut figures.pss) {
             // Some kernels are built without what tells it.
-            figures.skip("PSS", &error);
+            figures.skipped.add("PSS", &error);
         }
     }
     report::print(&figures);
-    report::write(&figures)
+    report::keep(&figures)
 }
 
 /// One block of rounds with `RESIDENT[size]` bytes touched.
@@ -100,9 +94,9 @@ fn measure_python(plan: &Plan, size: usize, python: &Python, random: &mut Random
     random.shuffle(&mut methods);
     for method in methods {
         let iterations = if method.is_fast { plan.python } else { plan.python_spawn };
-        match python.measure(method, RESIDENT[size], iterations) {
+        match python::measure(python, method, RESIDENT[size], iterations) {
             Ok(times) => times.into_iter().for_each(|time| figures.start[size].add(method.contestant, time)),
-            Err(error) => figures.skip(method.contestant, &error),
+            Err(error) => figures.skipped.add(method.contestant, &error),
         }
     }
 }
@@ -126,7 +120,6 @@ struct Plan {
 impl Plan {
     /// None unless cargo bench is asking: `cargo test --all-targets` runs this program too, and wants nothing measured.
     fn from_arguments() -> Option<Plan> {
-        let has = |wanted: &str| std::env::args_os().any(|argument| argument == wanted);
         let full = Plan {
             quick: false,
             blocks: 7,
@@ -145,6 +138,6 @@ impl Plan {
             python_spawn: 1,
             slice: Duration::from_millis(50),
         };
-        has("--bench").then(|| if has("--quick") { quick } else { full })
+        multiproc_benches::is_asked().then(|| if multiproc_benches::is_quick() { quick } else { full })
     }
 }

@@ -1,19 +1,11 @@
-//! The few system calls that the standard library has no name for.
+//! The system calls that the standard library has no name for.
 
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-/// CLOCK_MONOTONIC, which is the same clock in all processes. [`Instant`](std::time::Instant) reads it too, but keeps
-/// it from travelling.
-pub(crate) fn monotonic() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec to the address given.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
+use multiproc_benches::sys::{cvt, map_shared};
 
 /// A pair of connected SOCK_SEQPACKET sockets, close-on-exec.
 pub(crate) fn packet_pair() -> io::Result<[OwnedFd; 2]> {
@@ -27,15 +19,9 @@ pub(crate) fn packet_pair() -> io::Result<[OwnedFd; 2]> {
 
 /// A word that this process shares with all copies that are made of it from now on. It is never given back.
 pub(crate) fn shared_word() -> io::Result<&'static AtomicU64> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-    // SAFETY: a fresh mapping at an address of the kernel's choice.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<AtomicU64>(), protection, flags, -1, 0) };
-    if start == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    let start = map_shared(None, size_of::<AtomicU64>())?;
     // SAFETY: the page is zeroed, aligned, stays mapped for good, and is reached through atomics alone.
-    Ok(unsafe { &*start.cast::<AtomicU64>() })
+    Ok(unsafe { start.cast::<AtomicU64>().as_ref() })
 }
 
 /// fork(2): the child's pid in the parent, 0 in the child.
@@ -117,8 +103,4 @@ pub(crate) fn sleep() -> ! {
         // SAFETY: it has no preconditions.
         unsafe { libc::pause() };
     }
-}
-
-fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

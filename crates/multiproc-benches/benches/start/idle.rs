@@ -4,10 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use multiproc::{Process, StartMethod};
+use multiproc_benches::Outcome;
+use multiproc_benches::figures::Series;
 
 use super::bare_server::{BareServer, Task};
-use super::figures::Series;
-use super::{Outcome, sys};
+use super::sys;
 
 /// Longer than anybody looks at it.
 const LIFE: Duration = Duration::from_secs(1000);

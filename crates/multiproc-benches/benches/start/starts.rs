@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use multiproc::{Process, StartMethod};
+use multiproc_benches::Outcome;
 
 use super::bare_server::{BareServer, Task};
 use super::rounds::Contestant;
-use super::{EXIT_AT_ONCE, Outcome, sys};
+use super::{EXIT_AT_ONCE, sys};
 
 /// All of this program; Python's are in [`python`](super::python).
 pub(crate) fn contestants(server: &BareServer) -> Outcome<Vec<Contestant<'_>>> {

@@ -1,0 +1,289 @@
+//! A page that the participants of a measurement share, be they processes or threads.
+//!
+//! A measurement goes in phases. Each participant has a [`Seat`]; when it is ready it sleeps there until the conductor, which has the [`Board`],
+//! begins the next phase and says how much is to be done in it. When all are ready again the phase is over. So the clock starts when all
+//! sides are there, and nobody measures the start of a process.
+//!
+//! A participant that fails leaves its reason here and wakes the conductor. One that is killed does not: the alarm of its slice ends the rest.
+
+use std::fs::File;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::Outcome;
+use crate::sys::{self, futex_wait, futex_wake};
+
+/// How many participants there may be.
+const SEATS: usize = 16;
+
+/// The page. It travels to other processes as an argument.
+pub struct Board {
+    file: File,
+    page: &'static Page,
+}
+
+/// Fields that are written by different processes while these are measured lie on lines of their own.
+#[repr(C)]
+struct Page {
+    /// Counts phases; those who wait for the next one sleep on it.
+    phase: Line<AtomicU32>,
+    /// How much is to be done in this phase, [`OVER`] when there is none any more.
+    amount: Line<AtomicU64>,
+    /// How many participants are ready for the next phase; the conductor sleeps on it.
+    ready: Line<AtomicU32>,
+    /// Not 0 once those who work until they are told to stop should stop.
+    stop: Line<AtomicU32>,
+    /// What participants agree to count in together.
+    tally: Line<AtomicU64>,
+    /// 0, 1 while a reason is being written, 2 when it has been.
+    failed: Line<AtomicU32>,
+    reason: [AtomicU8; 256],
+    places: [Line<Place>; SEATS],
+}
+
+/// What a participant says of itself.
+#[repr(C)]
+struct Place {
+    thread: AtomicI32,
+    count: AtomicU64,
+    ended: AtomicU64,
+    value: AtomicU64,
+}
+
+/// Two lines of most processors' caches, which they like to fetch together.
+#[repr(C, align(128))]
+struct Line<T>(T);
+
+const OVER: u64 = u64::MAX;
+
+impl Board {
+    /// # Errors
+    /// When there is no memory.
+    pub fn new() -> Outcome<Board> {
+        Ok(Board::map(sys::memory_file(size_of::<Page>())?)?)
+    }
+
+    fn map(file: File) -> std::io::Result<Board> {
+        let start = sys::map_shared(Some(&file), size_of::<Page>())?;
+        // SAFETY: the mapping is as large as the file, page-aligned, stays for good, and is reached through atomics alone, for which any bytes
+        // are a value.
+        let page = unsafe { start.cast::<Page>().as_ref() };
+        Ok(Board { file, page })
+    }
+
+    /// The same page, to be sent to a process.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn again(&self) -> std::io::Result<Board> {
+        Ok(Board { file: self.file.try_clone()?, page: self.page })
+    }
+
+    /// The place of one participant. There are 16.
+    pub fn seat(&self, index: usize) -> Seat<'_> {
+        let place = &self.page.places[index].0;
+        place.thread.store(sys::thread_id(), Relaxed);
+        Seat { board: self, place, phase: 0 }
+    }
+
+    /// Waits until so many participants are ready for the next phase, and so have done with this one.
+    ///
+    /// # Errors
+    /// When one of them failed: for the reason that it gave.
+    pub fn gather(&self, participants: usize) -> Outcome<()> {
+        loop {
+            let ready = self.page.ready.0.load(Acquire);
+            if self.page.failed.0.load(Acquire) != 0 {
+                return Err(self.reason().into());
+            }
+            if ready as usize == participants {
+                return Ok(());
+            }
+            futex_wait(&self.page.ready.0, ready);
+        }
+    }
+
+    /// Begins the next phase, and gives the time.
+    pub fn begin(&self, amount: u64) -> Duration {
+        self.page.ready.0.store(0, Relaxed);
+        self.page.stop.0.store(0, Relaxed);
+        self.page.amount.0.store(amount, Relaxed);
+        let begin = sys::monotonic();
+        self.page.phase.0.fetch_add(1, Release);
+        futex_wake(&self.page.phase.0, u32::MAX >> 1);
+        begin
+    }
+
+    /// Tells those who work until they are told to stop.
+    pub fn stop(&self) {
+        self.page.stop.0.store(1, Relaxed);
+    }
+
+    /// Lets the participants go.
+    pub fn finish(&self) {
+        self.begin(OVER);
+    }
+
+    /// What one participant has counted.
+    pub fn count(&self, index: usize) -> u64 {
+        self.page.places[index].0.count.load(Acquire)
+    }
+
+    /// When one participant has last [said](Seat::ended) that it was done.
+    pub fn ended(&self, index: usize) -> Duration {
+        Duration::from_nanos(self.page.places[index].0.ended.load(Acquire))
+    }
+
+    /// What one participant has found.
+    pub fn value(&self, index: usize) -> f64 {
+        f64::from_bits(self.page.places[index].0.value.load(Acquire))
+    }
+
+    /// A number that anybody may change.
+    pub fn tally(&self) -> &AtomicU64 {
+        &self.page.tally.0
+    }
+
+    /// Leaves the reason why a participant gave up.
+    pub fn fail(&self, reason: &str) {
+        let failed = &self.page.failed.0;
+        if failed.compare_exchange(0, 1, AcqRel, Acquire).is_ok() {
+            for (byte, place) in reason.bytes().zip(&self.page.reason) {
+                place.store(byte, Relaxed);
+            }
+            failed.store(2, Release);
+        }
+        // Those who look at it again see that something has changed.
+        self.page.ready.0.fetch_add(SEATS as u32, Release);
+        futex_wake(&self.page.ready.0, 1);
+    }
+
+    fn reason(&self) -> String {
+        while self.page.failed.0.load(Acquire) != 2 {
+            std::thread::yield_now();
+        }
+        let bytes = self.page.reason.iter().map(|byte| byte.load(Relaxed)).take_while(|byte| *byte != 0);
+        String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
+    }
+}
+
+impl Serialize for Board {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        multiproc::handle::serialize(&self.file, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Board {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Board, D::Error> {
+        let file: File = multiproc::handle::deserialize(deserializer)?;
+        Board::map(file).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where a participant sits.
+pub struct Seat<'a> {
+    board: &'a Board,
+    place: &'a Place,
+    phase: u32,
+}
+
+impl Seat<'_> {
+    /// Says that this participant is ready, waits for the next phase, and gives how much is to be done in it. None: it may go.
+    pub fn next_phase(&mut self) -> Option<u64> {
+        let page = self.board.page;
+        page.ready.0.fetch_add(1, Release);
+        futex_wake(&page.ready.0, 1);
+        while page.phase.0.load(Acquire) == self.phase {
+            futex_wait(&page.phase.0, self.phase);
+        }
+        self.phase += 1;
+        Some(page.amount.0.load(Relaxed)).filter(|amount| *amount != OVER)
+    }
+
+    /// Whether the conductor wants it to stop.
+    #[inline]
+    pub fn is_stopped(&self) -> bool {
+        self.board.page.stop.0.load(Relaxed) != 0
+    }
+
+    /// Says how many there were.
+    pub fn counted(&self, count: u64) {
+        self.place.count.store(count, Release);
+    }
+
+    /// Says that all is done, now.
+    pub fn ended(&self) {
+        self.place.ended.store(sys::nanoseconds(), Release);
+    }
+
+    /// Says what was found.
+    pub fn found(&self, value: f64) {
+        self.place.value.store(value.to_bits(), Release);
+    }
+
+    /// The board, for what others say.
+    pub fn board(&self) -> &Board {
+        self.board
+    }
+
+    /// Waits until another participant has been asleep for a while, in the kernel.
+    ///
+    /// # Errors
+    /// When it doesn't go to sleep.
+    pub fn let_fall_asleep(&self, other: usize, rest: Duration) -> Outcome<()> {
+        let thread = self.board.page.places[other].0.thread.load(Relaxed);
+        let path = format!("/proc/{thread}/stat");
+        std::thread::sleep(rest);
+        for _ in 0..1000 {
+            // The state comes after the name, which is in brackets and may hold anything: see proc_pid_stat(5).
+            let line = std::fs::read_to_string(&path)?;
+            if line.rsplit(") ").next().is_some_and(|after| after.starts_with('S')) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(format!("participant {other} does not go to sleep").into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_over_when_all_have_done_their_part() {
+        let board = Board::new().unwrap();
+        std::thread::scope(|scope| {
+            for index in 0..3 {
+                let board = &board;
+                scope.spawn(move || {
+                    let mut seat = board.seat(index);
+                    let mut sum = 0;
+                    while let Some(amount) = seat.next_phase() {
+                        sum += amount;
+                        seat.counted(sum);
+                    }
+                });
+            }
+            board.gather(3).unwrap();
+            board.begin(5);
+            board.gather(3).unwrap();
+            board.begin(6);
+            board.gather(3).unwrap();
+            assert_eq!([0, 1, 2].map(|index| board.count(index)), [11; 3]);
+            board.finish();
+        });
+    }
+
+    #[test]
+    fn a_reason_reaches_the_conductor() {
+        let board = Board::new().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| board.fail("no more tea"));
+            assert_eq!(board.gather(1).unwrap_err().to_string(), "no more tea");
+        });
+    }
+}

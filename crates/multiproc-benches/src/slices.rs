@@ -1,0 +1,237 @@
+//! Benchmarks whose contestants take turns in slices: each turn is a process of its own, which is gone before the next one begins.
+//!
+//! The process is this program again, with `--slice <contestant> <event> <milliseconds>`, or Python with a script and the same. It prints one
+//! number. So a contestant that hangs or crashes is one that is skipped, threads that its library has made are in nobody's way, and what
+//! it keeps warm is its own. A slice that lasts longer than a minute is ended by its alarm.
+//!
+//! `-- --contestants a,b` and `-- --events x,y` keep to those whose name contains one of the words.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::figures::{Series, Skipped};
+use crate::host::Host;
+use crate::python::{Python, output};
+use crate::random::Random;
+use crate::report::{Ratio, json_of_ratios, print_ratios, write};
+use crate::{Outcome, is_asked, is_quick, sys};
+
+/// Something that is measured of all who can do it.
+pub trait Event: Copy + PartialEq + 'static {
+    /// A word without spaces.
+    fn key(self) -> String;
+
+    /// Of the values.
+    fn unit(self) -> &'static str;
+
+    /// How long a slice is, when it is not for a quick look.
+    fn slice(self) -> Duration;
+}
+
+/// One way of doing it.
+pub struct Contestant<E> {
+    pub name: &'static str,
+    /// Whether a failure is one of multiproc, and ends the benchmark.
+    pub is_ours: bool,
+    /// What it can do.
+    pub fits: fn(E) -> bool,
+    pub run: Run<E>,
+}
+
+impl<E> Contestant<E> {
+    pub fn peer(name: &'static str, fits: fn(E) -> bool, run: fn(E, Duration) -> Outcome<f64>) -> Contestant<E> {
+        Contestant { name, is_ours: false, fits, run: Run::Here(run) }
+    }
+
+    pub fn ours(name: &'static str, fits: fn(E) -> bool, run: fn(E, Duration) -> Outcome<f64>) -> Contestant<E> {
+        Contestant { name, is_ours: true, fits, run: Run::Here(run) }
+    }
+
+    pub fn python(name: &'static str, fits: fn(E) -> bool) -> Contestant<E> {
+        Contestant { name, is_ours: false, fits, run: Run::Script }
+    }
+}
+
+/// Where its slices run.
+pub enum Run<E> {
+    /// In this program, by this function.
+    Here(fn(E, Duration) -> Outcome<f64>),
+    /// In the script.
+    Script,
+}
+
+/// A benchmark.
+pub struct Bench<E> {
+    /// As cargo knows it.
+    pub name: &'static str,
+    pub events: Vec<E>,
+    pub contestants: Vec<Contestant<E>>,
+    /// Of Python's contestants: it takes a contestant, an event, and milliseconds.
+    pub script: &'static str,
+    /// Packages that contestants of the same name need, each with the module that it brings.
+    pub packages: &'static [(&'static str, &'static str)],
+    /// What is known to be missing, and why.
+    pub absent: &'static [(&'static str, &'static str)],
+    pub rounds: u32,
+    /// Prints the tables.
+    pub print: fn(&Figures<E>),
+    pub ratios: fn(&Figures<E>) -> Vec<Ratio>,
+}
+
+/// All that was measured, by event.
+pub struct Figures<E>(Vec<(E, Series)>);
+
+impl<E: Event> Figures<E> {
+    /// The values of one event, if there are any.
+    pub fn of(&self, event: E) -> &Series {
+        const NONE: &Series = &Series::none();
+        self.0.iter().find(|(this, _)| *this == event).map_or(NONE, |(_, series)| series)
+    }
+
+    fn json(&self) -> Value {
+        let object = |(event, series): &(E, Series)| {
+            (event.key(), json!({ "unit": event.unit(), "contestants": series.json() }))
+        };
+        self.0.iter().map(object).collect::<Map<_, _>>().into()
+    }
+}
+
+/// The longest that a slice may take, in seconds.
+const PATIENCE: u32 = 60;
+
+/// The whole of `main`: a slice, if this process is one; the benchmark, if cargo bench is asking; or nothing.
+///
+/// # Errors
+/// When one of multiproc's own contestants fails, or figures can't be written.
+pub fn main<E: Event>(bench: Bench<E>) -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, contestant, event, milliseconds] = &arguments[..]
+        && first == "--slice"
+    {
+        println!("{}", bench.slice(contestant, event, milliseconds)?);
+        return Ok(());
+    }
+    if is_asked() { bench.measure(&arguments) } else { Ok(()) }
+}
+
+impl<E: Event> Bench<E> {
+    /// What a process does that is one turn.
+    fn slice(&self, contestant: &str, event: &str, milliseconds: &str) -> Outcome<f64> {
+        // It would make a child ahead while others are measured.
+        multiproc::set_standby(false);
+        let contestant = self.contestants.iter().find(|one| one.name == contestant).ok_or("no such contestant")?;
+        let event = self.events.iter().find(|one| one.key() == event).ok_or("no such event")?;
+        let slice = Duration::from_millis(milliseconds.parse()?);
+        match contestant.run {
+            Run::Here(run) => run(*event, slice),
+            Run::Script => Err("that one is Python's".into()),
+        }
+    }
+
+    fn measure(mut self, arguments: &[String]) -> Outcome<()> {
+        let is_wanted = |key: &str, name: &str| {
+            let words = arguments.iter().skip_while(|argument| *argument != key).nth(1);
+            words.is_none_or(|words| words.split(',').any(|word| name.contains(word)))
+        };
+        self.contestants.retain(|contestant| is_wanted("--contestants", contestant.name));
+        self.events.retain(|event| is_wanted("--events", &event.key()));
+
+        let mut skipped = Skipped::default();
+        self.absent.iter().for_each(|(name, why)| skipped.add(name, why));
+        let mut host = Host::look();
+        let python = self.find_python(&mut skipped);
+        host.python = python.as_ref().map(|python| python.version().to_owned());
+
+        let mut figures = Figures(self.events.iter().map(|event| (*event, Series::default())).collect());
+        let mut random = Random::new();
+        let rounds = if is_quick() { 1 } else { self.rounds };
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}");
+            let mut order: Vec<usize> = (0..figures.0.len()).collect();
+            random.shuffle(&mut order);
+            for event in order {
+                let (event, series) = &mut figures.0[event];
+                self.turns(*event, python.as_ref(), &mut random, series, &mut skipped)?;
+            }
+        }
+
+        host.print();
+        (self.print)(&figures);
+        let ratios = (self.ratios)(&figures);
+        print_ratios(&skipped, &ratios);
+        let whole = json!({
+            "host": host,
+            "quick": is_quick(),
+            "events": figures.json(),
+            "ratios": json_of_ratios(&ratios),
+            "skipped": skipped.0,
+        });
+        write(self.name, &whole)
+    }
+
+    /// None if there is nobody to use it. Contestants that it can't do are left out.
+    fn find_python(&mut self, skipped: &mut Skipped) -> Option<Python> {
+        if !self.contestants.iter().any(|contestant| matches!(contestant.run, Run::Script)) {
+            return None;
+        }
+        let found = Python::find(self.script);
+        let mut python = match found {
+            Ok(python) => python,
+            Err(error) => {
+                skipped.add("python3", &error);
+                self.contestants.retain(|contestant| !matches!(contestant.run, Run::Script));
+                return None;
+            }
+        };
+        for (package, module) in self.packages {
+            if self.contestants.iter().any(|contestant| contestant.name == *package)
+                && let Err(error) = python.with_package(package, module, !is_quick())
+            {
+                skipped.add(package, &error);
+                self.contestants.retain(|contestant| contestant.name != *package);
+            }
+        }
+        Some(python)
+    }
+
+    /// One of each in one event, in any order.
+    fn turns(
+        &mut self,
+        event: E,
+        python: Option<&Python>,
+        random: &mut Random,
+        series: &mut Series,
+        skipped: &mut Skipped,
+    ) -> Outcome<()> {
+        random.shuffle(&mut self.contestants);
+        let slice = if is_quick() { event.slice() / 10 } else { event.slice() };
+        for contestant in self.contestants.iter().filter(|contestant| (contestant.fits)(event)) {
+            let label = format!("{} {}", event.key(), contestant.name);
+            if skipped.names(&label) {
+                continue;
+            }
+            let arguments = [contestant.name, &event.key(), &slice.as_millis().to_string()];
+            let mut command = match (&contestant.run, python) {
+                (Run::Script, Some(python)) => python.command(arguments),
+                (Run::Script, None) => continue,
+                (Run::Here(_), _) => {
+                    let mut command = Command::new(std::env::current_exe()?);
+                    command.arg("--slice").args(arguments);
+                    command
+                }
+            };
+            sys::keep_short(&mut command, PATIENCE);
+            match output(&mut command).and_then(|text| Ok(text.trim().parse::<f64>()?)) {
+                Ok(value) => series.add(contestant.name, value),
+                Err(error) if contestant.is_ours => return Err(format!("{label}: {error}").into()),
+                Err(error) => {
+                    series.remove(contestant.name);
+                    skipped.add(&label, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+}

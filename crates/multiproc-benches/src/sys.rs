@@ -1,0 +1,93 @@
+//! The few system calls that the standard library has no name for.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+/// CLOCK_MONOTONIC, which is the same clock in all processes. [`Instant`](std::time::Instant) reads it too, but keeps
+/// it from travelling.
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec to the address given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// As [`monotonic`], as a number.
+pub fn nanoseconds() -> u64 {
+    monotonic().as_nanos() as u64
+}
+
+/// An empty memory file of so many bytes.
+///
+/// # Errors
+/// Those of memfd_create(2) and ftruncate(2).
+pub fn memory_file(length: usize) -> io::Result<File> {
+    // SAFETY: the name is a C string.
+    let fd = cvt(unsafe { libc::memfd_create(c"multiproc-bench".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: it is open, and nobody else's.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(length as u64)?;
+    Ok(file)
+}
+
+/// Maps the beginning of a file, shared, for good. Without a file it is fresh zeroed memory, which this process shares with all copies that are
+/// made of it from now on.
+///
+/// # Errors
+/// Those of mmap(2).
+pub fn map_shared(file: Option<&File>, length: usize) -> io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let (anonymous, fd) = file.map_or((libc::MAP_ANONYMOUS, -1), |file| (0, file.as_raw_fd()));
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE | anonymous;
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, fd, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(start.cast()).ok_or_else(|| io::Error::other("memory at address 0"))
+}
+
+/// Sleeps while `word` is `expected`, as futex(2) says; may wake for no reason. The word may be shared with other processes.
+pub fn futex_wait(word: &AtomicU32, expected: u32) {
+    // SAFETY: the kernel reads the word, which lives as long as the call. No timeout.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, std::ptr::null::<u8>()) };
+}
+
+/// Wakes up to `count` of those that sleep on `word`.
+pub fn futex_wake(word: &AtomicU32, count: u32) {
+    // SAFETY: the address is a key; nothing is read or written there.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
+}
+
+/// The kernel's number of this thread.
+pub fn thread_id() -> i32 {
+    // SAFETY: it has no preconditions.
+    unsafe { libc::gettid() }
+}
+
+/// Has the process that `command` will start end with the thread that starts it, and after so many seconds.
+pub fn keep_short(command: &mut Command, seconds: u32) {
+    // SAFETY: the closure makes two system calls, and nothing else.
+    unsafe {
+        command.pre_exec(move || {
+            cvt(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            // Both survive exec.
+            libc::alarm(seconds);
+            Ok(())
+        })
+    };
+}
+
+/// The error in `errno`, if a C function says so by -1.
+///
+/// # Errors
+/// That one.
+pub fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
