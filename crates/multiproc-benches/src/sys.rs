@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::NonNull;
@@ -51,6 +51,19 @@ pub fn map_shared(file: Option<&File>, length: usize) -> io::Result<NonNull<u8>>
         return Err(io::Error::last_os_error());
     }
     NonNull::new(start.cast()).ok_or_else(|| io::Error::other("memory at address 0"))
+}
+
+/// A pair of connected SOCK_SEQPACKET sockets, close-on-exec.
+///
+/// # Errors
+/// Those of socketpair(2).
+pub fn packet_pair() -> io::Result<[OwnedFd; 2]> {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes two descriptors to the array given.
+    cvt(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: both are open, and nobody else's.
+    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Sleeps while `word` is `expected`, as futex(2) says; may wake for no reason. The word may be shared with other processes.

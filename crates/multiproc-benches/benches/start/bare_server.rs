@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use multiproc_benches::sys::monotonic;
+use multiproc_benches::sys::{monotonic, packet_pair};
 
 use super::sys;
 
@@ -36,7 +36,7 @@ pub(crate) enum Task {
 impl BareServer {
     /// To be called while this process has one thread.
     pub(crate) fn start() -> io::Result<BareServer> {
-        let [ours, theirs] = sys::packet_pair()?.map(File::from);
+        let [ours, theirs] = packet_pair()?.map(File::from);
         let time = sys::shared_word()?;
         // SAFETY: there is one thread, so no lock is held.
         match unsafe { sys::fork() }? {

@@ -2,20 +2,9 @@
 
 use std::ffi::{CStr, c_char};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use multiproc_benches::sys::{cvt, map_shared};
-
-/// A pair of connected SOCK_SEQPACKET sockets, close-on-exec.
-pub(crate) fn packet_pair() -> io::Result<[OwnedFd; 2]> {
-    let mut fds = [-1; 2];
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: the kernel writes two descriptors to the array given.
-    cvt(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
-    // SAFETY: both are open, and nobody else's.
-    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
-}
 
 /// A word that this process shares with all copies that are made of it from now on. It is never given back.
 pub(crate) fn shared_word() -> io::Result<&'static AtomicU64> {

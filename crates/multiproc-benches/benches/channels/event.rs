@@ -1,0 +1,104 @@
+//! What is measured.
+
+use std::time::Duration;
+
+use multiproc_benches::slices;
+
+/// Of messages, in bytes.
+pub(crate) const SIZES: [usize; 5] = [64, 1 << 10, 64 << 10, 1 << 20, 64 << 20];
+
+/// Those that four producers send to four consumers: of the largest, eight processes would only measure the memory.
+pub(crate) const SHARED_SIZES: [usize; 4] = [64, 1 << 10, 64 << 10, 1 << 20];
+
+/// How many processes do the work of [`Event::Work`].
+pub(crate) const WORKERS: usize = 8;
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Event {
+    /// Messages per second, from so many to so many.
+    Throughput { size: usize, producers: usize, consumers: usize },
+    /// There and back, in µs: while both sides run, or with the other side asleep each time.
+    RoundTrip { size: usize, asleep: bool },
+    /// A fixed amount of work that one process deals out to [`WORKERS`], in ms.
+    Work,
+}
+
+impl Event {
+    pub(crate) fn all() -> Vec<Event> {
+        let mut all = vec![Event::Work, Event::RoundTrip { size: 64, asleep: true }];
+        for size in SIZES {
+            all.push(Event::Throughput { size, producers: 1, consumers: 1 });
+            all.push(Event::RoundTrip { size, asleep: false });
+        }
+        all.extend(SHARED_SIZES.map(|size| Event::Throughput { size, producers: 4, consumers: 4 }));
+        all
+    }
+
+    /// The size of its messages.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Event::Throughput { size, .. } | Event::RoundTrip { size, .. } => size,
+            Event::Work => 64,
+        }
+    }
+
+    pub(crate) fn is_any(self) -> bool {
+        true
+    }
+
+    /// Whether there is one who sends and one who receives.
+    pub(crate) fn is_for_two(self) -> bool {
+        matches!(self, Event::Throughput { producers: 1, consumers: 1, .. } | Event::RoundTrip { .. })
+    }
+
+    pub(crate) fn is_for_unbounded(self) -> bool {
+        self.size() <= 64 << 10
+    }
+
+    pub(crate) fn is_work(self) -> bool {
+        self == Event::Work
+    }
+
+    /// Python would not be quicker at the work for having it dealt out by Python.
+    pub(crate) fn is_for_scripts(self) -> bool {
+        !self.is_work()
+    }
+}
+
+impl slices::Event for Event {
+    fn key(self) -> String {
+        match self {
+            Event::Throughput { size, producers, consumers } => {
+                format!("throughput.{producers}:{consumers}.{}", name_of(size))
+            }
+            Event::RoundTrip { size, asleep: false } => format!("round-trip.both-run.{}", name_of(size)),
+            Event::RoundTrip { size, asleep: true } => format!("round-trip.asleep.{}", name_of(size)),
+            Event::Work => format!("work.1:{WORKERS}"),
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Event::Throughput { .. } => "messages/s",
+            Event::RoundTrip { .. } => "µs",
+            Event::Work => "ms",
+        }
+    }
+
+    fn slice(self) -> Duration {
+        Duration::from_millis(match self.size() {
+            _ if self == Event::RoundTrip { size: 64, asleep: true } => 200,
+            size if size > 1 << 20 => 250,
+            _ => 100,
+        })
+    }
+}
+
+/// `64B`, `1KiB`, `64MiB`.
+pub(crate) fn name_of(size: usize) -> String {
+    match size {
+        size if size >= 1 << 20 => format!("{}MiB", size >> 20),
+        size if size >= 1 << 10 => format!("{}KiB", size >> 10),
+        size => format!("{size}B"),
+    }
+}

@@ -1,0 +1,179 @@
+//! What participants do.
+
+use std::hint::black_box;
+use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use multiproc_benches::board::Seat;
+use multiproc_benches::figures::median;
+use multiproc_benches::sys::monotonic;
+use multiproc_benches::{Outcome, cast, pace};
+use serde::{Deserialize, Serialize};
+
+use super::channel::{Rx, Tx};
+
+/// The last byte of every message.
+pub(crate) const LAST: u8 = 7;
+
+/// The first byte of a message, and of one after which nothing is left for its receiver to take.
+const GO_ON: u8 = 1;
+const STOP: u8 = 2;
+
+/// How long the one who measures keeps still, so that the other side is asleep.
+pub(crate) const REST: Duration = Duration::from_millis(5);
+
+/// What one participant is to do with its end of a channel.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Part<T, R> {
+    /// Sends as many as are wanted. The last of all producers to be done sends a stop for each consumer.
+    Produce {
+        tx: T,
+        size: usize,
+        producers: u64,
+        consumers: usize,
+    },
+    /// Takes messages until it is stopped, and for each does so many [steps](work) of work. Counts stops too: they are messages.
+    Consume {
+        rx: R,
+        size: usize,
+        steps: u32,
+    },
+    /// Measures round trips: seat 0, with [`Echo`](Part::Echo) on seat 1.
+    Ping {
+        tx: T,
+        rx: R,
+        size: usize,
+        asleep: bool,
+    },
+    Echo {
+        tx: T,
+        rx: R,
+        size: usize,
+    },
+    /// Does as many pieces of work as are wanted, without being told which.
+    Alone {
+        steps: u32,
+    },
+}
+
+impl<T: Tx, R: Rx> cast::Part for Part<T, R> {
+    fn play(self, seat: &mut Seat<'_>) -> Outcome<()> {
+        match self {
+            Part::Produce { tx, size, producers, consumers } => produce(seat, tx, size, producers, consumers),
+            Part::Consume { rx, size, steps } => consume(seat, rx, size, steps),
+            Part::Ping { tx, rx, size, asleep } => ping(seat, tx, rx, size, asleep),
+            Part::Echo { tx, rx, size } => echo(seat, tx, rx, size),
+            Part::Alone { steps } => {
+                while let Some(amount) = seat.next_phase() {
+                    (0..amount).for_each(|_| work(steps));
+                    seat.counted(amount);
+                    seat.ended();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn produce(seat: &mut Seat<'_>, mut tx: impl Tx, size: usize, producers: u64, consumers: usize) -> Outcome<()> {
+    tx.open()?;
+    let (message, stop) = (message(size, GO_ON), message(size, STOP));
+    while let Some(amount) = seat.next_phase() {
+        for _ in 0..amount {
+            tx.send(&message)?;
+        }
+        let done = seat.board().tally();
+        if done.fetch_add(1, AcqRel) + 1 == producers {
+            done.store(0, Relaxed);
+            for _ in 0..consumers {
+                tx.send(&stop)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn consume(seat: &mut Seat<'_>, mut rx: impl Rx, size: usize, steps: u32) -> Outcome<()> {
+    rx.open()?;
+    while seat.next_phase().is_some() {
+        let mut count = 0;
+        loop {
+            let first = rx.recv(|message| check(message, size))??;
+            count += 1;
+            if first == STOP {
+                break;
+            }
+            work(steps);
+        }
+        seat.counted(count);
+        seat.ended();
+    }
+    Ok(())
+}
+
+fn ping(seat: &mut Seat<'_>, mut tx: impl Tx, mut rx: impl Rx, size: usize, asleep: bool) -> Outcome<()> {
+    tx.open()?;
+    rx.open()?;
+    let message = message(size, GO_ON);
+    let mut trip = || {
+        tx.send(&message)?;
+        rx.recv(|message| check(message, size))?
+    };
+    while let Some(amount) = seat.next_phase() {
+        let nanoseconds = if asleep {
+            let mut times = Vec::new();
+            for _ in 0..amount {
+                seat.let_fall_asleep(1, REST)?;
+                let begin = monotonic();
+                trip()?;
+                times.push((monotonic() - begin).as_nanos() as f64);
+            }
+            median(&times)
+        } else {
+            pace::each(amount, |part| (0..part).try_for_each(|_| trip().map(drop)))?
+        };
+        seat.found(nanoseconds / 1000.0);
+        seat.ended();
+    }
+    Ok(())
+}
+
+fn echo(seat: &mut Seat<'_>, mut tx: impl Tx, mut rx: impl Rx, size: usize) -> Outcome<()> {
+    tx.open()?;
+    rx.open()?;
+    let message = message(size, GO_ON);
+    while let Some(amount) = seat.next_phase() {
+        for _ in 0..amount {
+            rx.recv(|message| check(message, size))??;
+            tx.send(&message)?;
+        }
+    }
+    Ok(())
+}
+
+fn message(size: usize, first: u8) -> Vec<u8> {
+    let mut message = vec![LAST; size];
+    message[0] = first;
+    message
+}
+
+/// The first byte of a message that is as it was sent, at its ends.
+#[inline]
+fn check(message: &[u8], size: usize) -> Outcome<u8> {
+    match message {
+        [first @ (GO_ON | STOP), .., LAST] if message.len() == size => Ok(*first),
+        _ => Err(format!("a message of {} bytes is not what was sent: {size} bytes", message.len()).into()),
+    }
+}
+
+/// Keeps the processor busy: a step is a round of George Marsaglia's xorshift.
+fn work(steps: u32) {
+    let mut state = black_box(1_u64);
+    for _ in 0..steps {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    black_box(state);
+}
