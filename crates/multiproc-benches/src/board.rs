@@ -86,7 +86,7 @@ impl Board {
     pub fn seat(&self, index: usize) -> Seat<'_> {
         let place = &self.page.places[index].0;
         place.thread.store(sys::thread_id(), Relaxed);
-        Seat { board: self, place, phase: 0 }
+        Seat { board: self, index, place, phase: 0 }
     }
 
     /// Waits until so many participants are ready for the next phase, and so have done with this one.
@@ -186,6 +186,7 @@ impl<'de> Deserialize<'de> for Board {
 /// Where a participant sits.
 pub struct Seat<'a> {
     board: &'a Board,
+    index: usize,
     place: &'a Place,
     phase: u32,
 }
@@ -201,6 +202,15 @@ impl Seat<'_> {
         }
         self.phase += 1;
         Some(page.amount.0.load(Relaxed)).filter(|amount| *amount != OVER)
+    }
+
+    /// Keeps this participant to a processor, next to that of the participant before: so that a wake-up always crosses from one to the
+    /// other, and two who could run at the same time do, whatever the scheduler would have made of it.
+    ///
+    /// # Errors
+    /// When the kernel does not let it.
+    pub fn keep_to_processor(&self) -> Outcome<()> {
+        Ok(sys::keep_to_processor(self.index)?)
     }
 
     /// Whether the conductor wants it to stop.

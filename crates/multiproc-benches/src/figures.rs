@@ -15,6 +15,10 @@ impl Series {
         Series(Vec::new())
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn add(&mut self, contestant: &'static str, value: f64) {
         match self.0.iter_mut().find(|(name, _)| *name == contestant) {
             Some((_, values)) => values.push(value),

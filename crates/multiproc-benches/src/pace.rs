@@ -1,5 +1,6 @@
 //! How much to do, so that it takes about as long as it should.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use crate::Outcome;
@@ -46,6 +47,18 @@ pub fn each(amount: u64, mut run: impl FnMut(u64) -> Outcome<()>) -> Outcome<f64
         left -= part;
     }
     Ok(median(&times))
+}
+
+/// Keeps the processor busy: a step, some two nanoseconds, is a round of George Marsaglia's xorshift.
+#[inline]
+pub fn work(steps: u32) {
+    let mut state = black_box(1_u64);
+    for _ in 0..steps {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    black_box(state);
 }
 
 #[cfg(test)]

@@ -81,11 +81,16 @@ pub enum First {
 }
 
 /// A line for each contestant, in the order of the first column; who is missing there comes after, in the order of the next.
+/// What nobody has taken part in is left out.
 pub fn table(title: &str, first: First, columns: &[Column<'_>]) {
+    let columns: Vec<_> = columns.iter().filter(|column| !column.series.is_empty()).collect();
+    if columns.is_empty() {
+        return;
+    }
     println!("\n{title}");
     let mut seen = BTreeSet::new();
     let mut names = Vec::new();
-    for column in columns {
+    for column in &columns {
         let mut these = column.series.summaries();
         if first == First::Largest {
             these.reverse();
@@ -95,7 +100,7 @@ pub fn table(title: &str, first: First, columns: &[Column<'_>]) {
     let margin = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
     if columns.iter().any(|column| !column.heading.is_empty()) {
         print!("{:margin$}", "");
-        for column in columns {
+        for column in &columns {
             let width: usize = column.cells.iter().map(|(_, width, _)| width).sum();
             print!("{:>width$}", column.heading);
         }
@@ -108,7 +113,7 @@ pub fn table(title: &str, first: First, columns: &[Column<'_>]) {
     println!();
     for name in names {
         print!("{name:margin$}");
-        for Column { series, cells, .. } in columns {
+        for Column { series, cells, .. } in &columns {
             let summary = series.summary(name);
             for (_, width, show) in *cells {
                 print!("{:>width$}", summary.map_or("-".to_owned(), show));

@@ -4,7 +4,7 @@
 //! number. So a contestant that hangs or crashes is one that is skipped, threads that its library has made are in nobody's way, and what
 //! it keeps warm is its own. A slice that lasts longer than a minute is ended by its alarm.
 //!
-//! `-- --contestants a,b` and `-- --events x,y` keep to those whose name contains one of the words.
+//! `-- --contestants a,b` and `-- --events x,y` keep to those whose name contains one of the words; `-- --rounds 3` to so many rounds.
 
 use std::process::Command;
 use std::time::Duration;
@@ -28,6 +28,11 @@ pub trait Event: Copy + PartialEq + 'static {
 
     /// How long a slice is, when it is not for a quick look.
     fn slice(self) -> Duration;
+
+    /// How often its turn comes in a round, then.
+    fn turns(self) -> u32 {
+        1
+    }
 }
 
 /// One way of doing it.
@@ -131,10 +136,9 @@ impl<E: Event> Bench<E> {
     }
 
     fn measure(mut self, arguments: &[String]) -> Outcome<()> {
-        let is_wanted = |key: &str, name: &str| {
-            let words = arguments.iter().skip_while(|argument| *argument != key).nth(1);
-            words.is_none_or(|words| words.split(',').any(|word| name.contains(word)))
-        };
+        let given = |key: &str| arguments.iter().skip_while(|argument| *argument != key).nth(1);
+        let is_wanted =
+            |key: &str, name: &str| given(key).is_none_or(|words| words.split(',').any(|word| name.contains(word)));
         self.contestants.retain(|contestant| is_wanted("--contestants", contestant.name));
         self.events.retain(|event| is_wanted("--events", &event.key()));
 
@@ -146,10 +150,16 @@ impl<E: Event> Bench<E> {
 
         let mut figures = Figures(self.events.iter().map(|event| (*event, Series::default())).collect());
         let mut random = Random::new();
-        let rounds = if is_quick() { 1 } else { self.rounds };
+        let rounds = match given("--rounds") {
+            Some(rounds) => rounds.parse().map_err(|error| format!("--rounds {rounds}: {error}"))?,
+            None if is_quick() => 1,
+            None => self.rounds,
+        };
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}");
-            let mut order: Vec<usize> = (0..figures.0.len()).collect();
+            let turns = |index: usize| if is_quick() { 1 } else { figures.0[index].0.turns() as usize };
+            let mut order: Vec<usize> =
+                (0..figures.0.len()).flat_map(|index| std::iter::repeat_n(index, turns(index))).collect();
             random.shuffle(&mut order);
             for event in order {
                 let (event, series) = &mut figures.0[event];

@@ -66,6 +66,17 @@ pub fn packet_pair() -> io::Result<[OwnedFd; 2]> {
     Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+/// An eventfd(2), close-on-exec, with a count to begin with.
+///
+/// # Errors
+/// Those of eventfd(2).
+pub fn event_fd(count: u32, flags: libc::c_int) -> io::Result<File> {
+    // SAFETY: no memory is touched.
+    let fd = cvt(unsafe { libc::eventfd(count, flags | libc::EFD_CLOEXEC) })?;
+    // SAFETY: it is open, and nobody else's.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
 /// Sleeps while `word` is `expected`, as futex(2) says; may wake for no reason. The word may be shared with other processes.
 pub fn futex_wait(word: &AtomicU32, expected: u32) {
     // SAFETY: the kernel reads the word, which lives as long as the call. No timeout.
@@ -82,6 +93,23 @@ pub fn futex_wake(word: &AtomicU32, count: u32) {
 pub fn thread_id() -> i32 {
     // SAFETY: it has no preconditions.
     unsafe { libc::gettid() }
+}
+
+/// Keeps this thread to one of the processors that it may use, the same one for the same `index`.
+///
+/// # Errors
+/// Those of sched_getaffinity(2) and sched_setaffinity(2).
+pub fn keep_to_processor(index: usize) -> io::Result<()> {
+    // SAFETY: a set of processors is a plain field of bits. The kernel writes one to the address given, and reads one from there.
+    unsafe {
+        let mut may: libc::cpu_set_t = std::mem::zeroed();
+        cvt(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut may))?;
+        let processors = (0..libc::CPU_SETSIZE as usize).filter(|processor| libc::CPU_ISSET(*processor, &may));
+        let Some(processor) = processors.cycle().nth(index) else { return Ok(()) };
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut one);
+        cvt(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one)).map(drop)
+    }
 }
 
 /// Has the process that `command` will start end with the thread that starts it, and after so many seconds.

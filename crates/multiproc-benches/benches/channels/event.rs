@@ -17,7 +17,7 @@ pub(crate) const WORKERS: usize = 8;
 pub(crate) enum Event {
     /// Messages per second, from so many to so many.
     Throughput { size: usize, producers: usize, consumers: usize },
-    /// There and back, in µs: while both sides run, or with the other side asleep each time.
+    /// There and back between two processors, in µs: while both sides run, or with the other side asleep each time.
     RoundTrip { size: usize, asleep: bool },
     /// A fixed amount of work that one process deals out to [`WORKERS`], in ms.
     Work,
@@ -55,13 +55,19 @@ impl Event {
         self.size() <= 64 << 10
     }
 
+    /// Whether a message is an array that is copied from hand to hand.
+    pub(crate) fn is_for_arrays(self) -> bool {
+        self.size() == 64
+    }
+
     pub(crate) fn is_work(self) -> bool {
         self == Event::Work
     }
 
-    /// Python would not be quicker at the work for having it dealt out by Python.
+    /// Whether it makes sense in Python, whose work would be another one, and whose round trips with the largest messages take the better part
+    /// of a second.
     pub(crate) fn is_for_scripts(self) -> bool {
-        !self.is_work()
+        !matches!(self, Event::Work | Event::RoundTrip { size: 0x400_0000, .. })
     }
 }
 
@@ -91,6 +97,16 @@ impl slices::Event for Event {
             size if size > 1 << 20 => 250,
             _ => 100,
         })
+    }
+
+    /// More often where there is something to keep to.
+    fn turns(self) -> u32 {
+        let often = match self {
+            Event::Throughput { size, consumers: 1, .. } => size == 64 || size == 1 << 20,
+            Event::Throughput { size, .. } | Event::RoundTrip { size, .. } => size == 64,
+            Event::Work => false,
+        };
+        if often { 2 } else { 1 }
     }
 }
 

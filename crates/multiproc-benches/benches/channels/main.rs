@@ -2,7 +2,7 @@
 //!
 //! Messages per second and round trips, in sizes from 64 bytes to 64 MiB, between two processes and between four producers and four
 //! consumers; and a pool's worth of work that comes through a channel, against the same work divided beforehand. Between threads where that
-//! is all that a peer can do.
+//! is all that a peer can do. The two sides of a round trip keep to a processor each.
 //!
 //! Whoever is told to send a list owned by the receiver (`Vec<u8>`) makes a new one for each message, as a program would; "bytes" are sent from
 //! a buffer that stays, and looked at where they arrive if the peer can do that. Bounded channels hold 1024 messages up to 1 KiB, 64
@@ -33,7 +33,7 @@ fn main() -> Outcome<()> {
         script: include_str!("python_peer.py"),
         packages: &[("faster-fifo", "faster_fifo")],
         absent: &[("crossmist", "1.1.2 panics at its first spawn when built by rustc 1.95")],
-        rounds: 6,
+        rounds: 5,
         print: report::print,
         ratios: report::ratios,
     });
@@ -51,6 +51,7 @@ fn contestants() -> Vec<Contestant<Event>> {
         C::peer("iceoryx2-event", Event::is_for_two, measure::forked::<iceoryx::PubSub>),
         C::peer("crossbeam-bounded (threads)", Event::is_any, measure::threads::<crossbeam::Bounded>),
         C::peer("crossbeam-unbounded (threads)", Event::is_for_unbounded, measure::threads::<crossbeam::Unbounded>),
+        C::peer("crossbeam-array (threads)", Event::is_for_arrays, measure::threads::<crossbeam::Array>),
         C::peer("futex", futex::can, measure::forked::<futex::Futex>),
         C::peer("static", Event::is_work, measure::divided),
         C::python("python-queue", Event::is_for_scripts),

@@ -1,8 +1,7 @@
 //! multiproc's own channels.
 //!
 //! A contestant is a [`Channel`](super::channel::Channel) whose ends derive serde's traits, run by
-//! [`measure::started`](super::measure::started). The names that the ratios ask for: [`QUEUE`], [`BOUNDED`], [`BYTES`], [`JOINABLE`], [`PIPE`],
-//! [`PIPE_BYTES`].
+//! [`measure::started`](super::measure::started). The names that the ratios ask for: [`QUEUE`], [`BOUNDED`], [`BYTES`].
 
 use multiproc_benches::slices::Contestant;
 

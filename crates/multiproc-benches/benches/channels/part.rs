@@ -1,6 +1,5 @@
 //! What participants do.
 
-use std::hint::black_box;
 use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -33,7 +32,7 @@ pub(crate) enum Part<T, R> {
         producers: u64,
         consumers: usize,
     },
-    /// Takes messages until it is stopped, and for each does so many [steps](work) of work. Counts stops too: they are messages.
+    /// Takes messages until it is stopped, and for each does so many [steps](pace::work) of work. Counts stops too: they are messages.
     Consume {
         rx: R,
         size: usize,
@@ -66,7 +65,7 @@ impl<T: Tx, R: Rx> cast::Part for Part<T, R> {
             Part::Echo { tx, rx, size } => echo(seat, tx, rx, size),
             Part::Alone { steps } => {
                 while let Some(amount) = seat.next_phase() {
-                    (0..amount).for_each(|_| work(steps));
+                    (0..amount).for_each(|_| pace::work(steps));
                     seat.counted(amount);
                     seat.ended();
                 }
@@ -104,7 +103,7 @@ fn consume(seat: &mut Seat<'_>, mut rx: impl Rx, size: usize, steps: u32) -> Out
             if first == STOP {
                 break;
             }
-            work(steps);
+            pace::work(steps);
         }
         seat.counted(count);
         seat.ended();
@@ -113,6 +112,7 @@ fn consume(seat: &mut Seat<'_>, mut rx: impl Rx, size: usize, steps: u32) -> Out
 }
 
 fn ping(seat: &mut Seat<'_>, mut tx: impl Tx, mut rx: impl Rx, size: usize, asleep: bool) -> Outcome<()> {
+    seat.keep_to_processor()?;
     tx.open()?;
     rx.open()?;
     let message = message(size, GO_ON);
@@ -140,6 +140,7 @@ fn ping(seat: &mut Seat<'_>, mut tx: impl Tx, mut rx: impl Rx, size: usize, asle
 }
 
 fn echo(seat: &mut Seat<'_>, mut tx: impl Tx, mut rx: impl Rx, size: usize) -> Outcome<()> {
+    seat.keep_to_processor()?;
     tx.open()?;
     rx.open()?;
     let message = message(size, GO_ON);
@@ -165,15 +166,4 @@ fn check(message: &[u8], size: usize) -> Outcome<u8> {
         [first @ (GO_ON | STOP), .., LAST] if message.len() == size => Ok(*first),
         _ => Err(format!("a message of {} bytes is not what was sent: {size} bytes", message.len()).into()),
     }
-}
-
-/// Keeps the processor busy: a step is a round of George Marsaglia's xorshift.
-fn work(steps: u32) {
-    let mut state = black_box(1_u64);
-    for _ in 0..steps {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-    }
-    black_box(state);
 }

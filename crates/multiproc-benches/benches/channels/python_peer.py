@@ -41,6 +41,11 @@ def ends(kind, size):
     sys.exit(f"no such contestant: {kind}")
 
 
+def keep_to_processor(index):
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[index % len(processors)]})
+
+
 def start(target, *args):
     def run():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -85,7 +90,11 @@ def throughput(kind, each, size, slice_ns):
         begin = time.monotonic_ns()
         for commands in consumers + producers:
             commands.send(amount)
-        return max(commands.recv() for commands in consumers) - begin
+        try:
+            return max(commands.recv() for commands in consumers) - begin
+        except EOFError:
+            # The child has said why.
+            os._exit(1)
 
     amount, duration = fill(run, 1 if size > 1 << 16 else 16, slice_ns)
     for commands in consumers + producers:
@@ -107,6 +116,7 @@ def fill(run, amount, slice_ns):
 
 
 def echo(put, get):
+    keep_to_processor(1)
     while True:
         put(get())
 
@@ -115,6 +125,7 @@ def round_trip(kind, size, asleep, slice_ns):
     put, their_get, _ = ends(kind, size)
     their_put, get, _ = ends(kind, size)
     process = start(echo, their_put, their_get)
+    keep_to_processor(0)
     message = bytes(size - 1) + LAST
     times = []
     for _ in range(2):

@@ -67,6 +67,8 @@ pub(crate) fn ratios(figures: &All) -> Vec<Ratio> {
         ratio("64B.1:1", one, QUEUE, "ipc-channel", AtLeast(15.0)),
         ratio("64B.1:1", one, QUEUE, "python-queue", AtLeast(60.0)),
         ratio("64B.4:4", four, BOUNDED, CROSSBEAM_BOUNDED, AtLeast(0.4)),
+        // Neither makes a list for each message.
+        ratio("64B.4:4", four, BYTES, "crossbeam-array (threads)", AtLeast(0.4)),
         ratio("64B.4:4", four, QUEUE, "pipe", AtLeast(2.0)),
         ratio("64B.4:4", four, QUEUE, "python-queue", AtLeast(50.0)),
         ratio("1MiB.1:1", large, BYTES, "iceoryx2-event", AtLeast(0.8)),

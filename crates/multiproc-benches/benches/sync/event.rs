@@ -1,0 +1,72 @@
+//! What is measured.
+
+use std::time::Duration;
+
+use multiproc_benches::slices;
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Event {
+    /// Lock and unlock by the only one who does, in ns.
+    Uncontended,
+    /// How often a second two processes get a lock that both want all the time. In it and between two times each does a little.
+    Contended(Length),
+    /// From one process to the other, in µs; see [`HandOver`](super::lock::Part::HandOver).
+    HandOver,
+    /// From setting a signal until the other process, which has slept, runs; in µs.
+    Wake,
+}
+
+/// Of what is done with the lock, and without.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Length {
+    Tiny,
+    /// About a microsecond.
+    Micro,
+}
+
+impl Event {
+    pub(crate) const ALL: [Event; 5] = [
+        Event::Uncontended,
+        Event::Contended(Length::Tiny),
+        Event::Contended(Length::Micro),
+        Event::HandOver,
+        Event::Wake,
+    ];
+
+    pub(crate) fn is_of_locks(self) -> bool {
+        !self.is_of_signals()
+    }
+
+    pub(crate) fn is_of_signals(self) -> bool {
+        self == Event::Wake
+    }
+}
+
+impl slices::Event for Event {
+    fn key(self) -> String {
+        match self {
+            Event::Uncontended => "uncontended",
+            Event::Contended(Length::Tiny) => "contended.tiny",
+            Event::Contended(Length::Micro) => "contended.1us",
+            Event::HandOver => "hand-over",
+            Event::Wake => "wake",
+        }
+        .into()
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Event::Uncontended => "ns",
+            Event::Contended(_) => "acquisitions/s",
+            Event::HandOver | Event::Wake => "µs",
+        }
+    }
+
+    fn slice(self) -> Duration {
+        Duration::from_millis(match self {
+            Event::Uncontended => 50,
+            Event::Contended(_) | Event::HandOver => 150,
+            Event::Wake => 200,
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! What it costs to wait for each other: multiproc's locks and signals, and their peers, side by side.
+//!
+//! A lock that nobody else wants; one that two processes want all the time; one that is handed from one process to another, to and fro; and
+//! how long it takes from the setting of a signal until a process that has slept for it runs. Where there are two, each keeps to a processor of its own.
+
+mod event;
+mod lock;
+mod ours;
+mod parking;
+mod pthread;
+mod report;
+mod signal;
+mod word;
+
+use event::Event;
+use multiproc_benches::Outcome;
+use multiproc_benches::slices::{Bench, Contestant};
+
+fn main() -> Outcome<()> {
+    multiproc::init();
+    multiproc_benches::slices::main(Bench {
+        name: "sync",
+        events: Event::ALL.to_vec(),
+        contestants: contestants(),
+        script: include_str!("python_peer.py"),
+        packages: &[],
+        absent: &[],
+        rounds: 10,
+        print: report::print,
+        ratios: report::ratios,
+    })
+}
+
+fn contestants() -> Vec<Contestant<Event>> {
+    use Contestant as C;
+    let mut all = vec![
+        C::peer("pthread", Event::is_of_locks, lock::forked::<pthread::Mutex<false>>),
+        C::peer("pthread-robust", Event::is_of_locks, lock::forked::<pthread::Mutex<true>>),
+        C::peer("parking_lot (threads)", Event::is_of_locks, lock::threads::<parking::Mutex>),
+        C::peer("eventfd-semaphore", Event::is_of_locks, lock::started::<word::Permit>),
+        C::peer("futex", Event::is_of_signals, signal::forked::<word::Futex>),
+        C::peer("eventfd", Event::is_of_signals, signal::started::<word::EventFd>),
+        C::python("python-lock", Event::is_of_locks),
+        C::python("python-event", Event::is_of_signals),
+        C::python("python-condition", Event::is_of_signals),
+    ];
+    all.extend(ours::contestants());
+    all
+}
