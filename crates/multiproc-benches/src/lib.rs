@@ -13,6 +13,7 @@ pub mod board;
 pub mod cast;
 pub mod figures;
 pub mod host;
+pub mod leftovers;
 pub mod pace;
 pub mod python;
 pub mod random;

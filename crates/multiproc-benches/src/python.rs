@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::{Outcome, report};
+use crate::{Outcome, leftovers, report};
 
 /// An interpreter, and the script that it runs, which goes when this is dropped.
 pub struct Python {
@@ -22,7 +22,7 @@ impl Python {
         let program = PathBuf::from("python3");
         let version = output(Command::new(&program).arg("--version"))?.trim().to_owned();
         // A file, because the methods that start a new interpreter have it import the script.
-        let directory = std::env::temp_dir().join(format!("multiproc-bench-{}", std::process::id()));
+        let directory = Path::new("/tmp").join(leftovers::prefix(std::process::id()) + "python");
         std::fs::create_dir(&directory)?;
         let python = Python { program, version, script: directory.join("peer.py"), directory };
         std::fs::write(&python.script, script)?;

@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::python::{Python, output};
 use crate::random::Random;
 use crate::report::{Ratio, json_of_ratios, print_ratios, write};
-use crate::{Outcome, is_asked, is_quick, sys};
+use crate::{Outcome, is_asked, is_quick, leftovers, sys};
 
 /// Something that is measured of all who can do it.
 pub trait Event: Copy + PartialEq + 'static {
@@ -118,7 +118,13 @@ pub fn main<E: Event>(bench: Bench<E>) -> Outcome<()> {
         println!("{}", bench.slice(contestant, event, milliseconds)?);
         return Ok(());
     }
-    if is_asked() { bench.measure(&arguments) } else { Ok(()) }
+    if !is_asked() {
+        return Ok(());
+    }
+    leftovers::sweep();
+    let result = bench.measure(&arguments);
+    leftovers::sweep();
+    result
 }
 
 impl<E: Event> Bench<E> {

@@ -1,7 +1,7 @@
 //! The crate iceoryx2: publish and subscribe through shared memory, one copy in and none out, with an event beside it that wakes the subscriber.
 //!
-//! Its ports are made where they are used, and find each other by name. Names belong to this run, and go in the end; so nothing is left of
-//! slices that were killed.
+//! Its ports are made where they are used, and find each other by name. What it writes down it does under names of this run, so that
+//! nothing is left of slices that were killed.
 
 use iceoryx2::node::Node;
 use iceoryx2::port::listener::Listener;
@@ -10,6 +10,7 @@ use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 use multiproc_benches::Outcome;
+use multiproc_benches::leftovers::prefix;
 use multiproc_benches::sys::nanoseconds;
 
 use super::channel::{Channel, Ends, Rx, Tx, depth};
@@ -105,7 +106,7 @@ impl Line {
     fn services(&self) -> Outcome<(Node<Service>, Messages, Events)> {
         let mut config = Config::default();
         config.global.prefix = FileName::new(prefix(self.run).as_bytes())?;
-        config.global.set_root_path(&Path::new(root(self.run).as_bytes())?);
+        config.global.set_root_path(&Path::new(format!("/tmp/{}iceoryx2", prefix(self.run)).as_bytes())?);
         let node = NodeBuilder::new().config(&config).create::<Service>()?;
         let messages = node
             .service_builder(&ServiceName::new(&self.name)?)
@@ -117,26 +118,5 @@ impl Line {
         let event = ServiceName::new(&format!("{}-event", self.name))?;
         let events = node.service_builder(&event).event().open_or_create()?;
         Ok((node, messages, events))
-    }
-}
-
-/// Of all names of one run.
-fn prefix(run: u32) -> String {
-    format!("multiproc-bench-{run}_")
-}
-
-/// Where one run keeps what it writes down.
-fn root(run: u32) -> String {
-    format!("/tmp/multiproc-bench-{run}-iceoryx2")
-}
-
-/// Removes what is left of the slices of this process.
-pub(crate) fn sweep() {
-    let run = std::process::id();
-    let _ = std::fs::remove_dir_all(root(run));
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix(run)) {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }

@@ -26,7 +26,7 @@ use multiproc_benches::slices::{Bench, Contestant};
 
 fn main() -> Outcome<()> {
     multiproc::init();
-    let result = multiproc_benches::slices::main(Bench {
+    multiproc_benches::slices::main(Bench {
         name: "channels",
         events: Event::all(),
         contestants: contestants(),
@@ -36,9 +36,7 @@ fn main() -> Outcome<()> {
         rounds: 5,
         print: report::print,
         ratios: report::ratios,
-    });
-    iceoryx::sweep();
-    result
+    })
 }
 
 fn contestants() -> Vec<Contestant<Event>> {

@@ -47,8 +47,12 @@ def keep_to_processor(index):
 
 
 def start(target, *args):
+    parent = os.getpid()
+
     def run():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
         target(*args)
 
     process = context.Process(target=run, daemon=True)

@@ -25,8 +25,12 @@ def keep_to_processor(index):
 
 def start(target):
     """By itself on a processor, as is from now on who calls it."""
+    parent = os.getpid()
+
     def run():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
         os.sched_setaffinity(0, everywhere)
         keep_to_processor(1)
         target()

@@ -1,0 +1,58 @@
+//! What benchmarks write down in places of the system: all of it has a name that begins with the number of its run, and goes with the run, or with
+//! a later one if that was killed.
+
+use std::path::{Path, PathBuf};
+
+/// Where such things lie.
+const PLACES: [&str; 2] = ["/tmp", "/dev/shm"];
+
+const BEGINNING: &str = "multiproc-bench-";
+
+/// How names of a run begin. Its number is that of its process.
+pub fn prefix(run: u32) -> String {
+    format!("{BEGINNING}{run}-")
+}
+
+/// Removes what this run and those that are over have left.
+pub fn sweep() {
+    for path in PLACES.iter().flat_map(|place| leftovers(Path::new(place))) {
+        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
+}
+
+fn leftovers(place: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    entries.filter(|entry| run_of(&entry.file_name().to_string_lossy()).is_some_and(is_over)).map(|entry| entry.path())
+}
+
+/// The run that a name belongs to.
+fn run_of(name: &str) -> Option<u32> {
+    name.strip_prefix(BEGINNING)?.split_once('-')?.0.parse().ok()
+}
+
+/// Whether nothing of a run will be needed any more: nobody calls this in the middle of his own.
+fn is_over(run: u32) -> bool {
+    run == std::process::id() || !Path::new(&format!("/proc/{run}")).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_belong_to_runs() {
+        assert_eq!(run_of(&format!("{}iceoryx2", prefix(123))), Some(123));
+        assert_eq!(run_of("multiproc-bench-x-y"), None);
+        assert_eq!(run_of("something-else-123-y"), None);
+    }
+
+    #[test]
+    fn a_run_is_over_when_its_process_is_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let run = child.id();
+        assert!(!is_over(run), "not waited for yet");
+        child.wait().unwrap();
+        assert!(is_over(run));
+        assert!(!is_over(std::os::unix::process::parent_id()));
+    }
+}
