@@ -53,3 +53,9 @@ pub fn set_name(name: &str) {
         let _ = rustix::thread::set_name(&name);
     }
 }
+
+/// How many processors the machine has that are online; 1 if it doesn't say. See sysconf(3).
+pub fn processors() -> usize {
+    // SAFETY: no memory is touched.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1).max(1)
+}

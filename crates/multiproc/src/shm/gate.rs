@@ -15,12 +15,16 @@ use multiproc_os::door::{Door, Knock};
 use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::{at_fork, threads};
 
+use super::backoff::Habit;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Gate {
     /// The number of the door's descriptor, which never changes.
     number: RawFd,
     state: Mutex<State>,
+    /// How long those who wait here try before they sleep.
+    pub(super) habit: Habit,
 }
 
 #[derive(Debug)]
@@ -63,7 +67,7 @@ impl Gate {
         Thread::current();
         let (copy, forks) = (copy_number(), at_fork::count());
         let state = State { read_only: false, reader: None, shared, forks, copy, openers: 1, waiting: 0, door };
-        Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state) }
+        Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state), habit: Habit::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -133,18 +133,20 @@ impl Lot {
         deadline: Option<Instant>,
         wish: &mut W,
     ) -> Result<W::Outcome, Vain> {
-        let mut backoff = Backoff::new();
-        loop {
+        let mut backoff = Backoff::by(&gate.habit);
+        let outcome = loop {
             if let Some(outcome) = wish.attempt() {
-                return Ok(outcome);
+                break outcome;
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Err(Vain::Late);
             }
             if !backoff.wait() {
-                return self.wait_asleep(gate, deadline, wish);
+                break self.wait_asleep(gate, deadline, wish)?;
             }
-        }
+        };
+        backoff.learn(&gate.habit);
+        Ok(outcome)
     }
 
     #[cold]

@@ -440,6 +440,10 @@ impl Store {
         };
         let need = HEADER + payload.next_multiple_of(8) as u64;
         let own = &self.shared.producers;
+        // First without the latch, so that those who wait for room are not in the way of others.
+        if self.flags & LIMITED != 0 && !self.is_closed() {
+            self.within_limits(size)?;
+        }
         let latched = self.producers();
         if self.is_closed() {
             return Err(Refusal::Closed);
@@ -761,6 +765,11 @@ impl Store {
 
     /// Takes the oldest item under the latch: it has a block, or handles, or others wait for what this changes.
     fn take_latched(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+        // Those who wait are not in the way of others.
+        let head = self.shared.consumers.head.load(SeqCst);
+        if self.tail(head)? == head {
+            return Ok(None);
+        }
         // Before the latch, as it takes one itself.
         let mut lease = match self.is_joinable() && !self.is_empty() {
             true => Some(self.allocate(Scratch::ROOM as u64)?),
