@@ -1,9 +1,9 @@
-//! A value on its way into a queue: a few bytes in a buffer of the thread's, or more in a block of the queue, straight from where they are.
+//! A value on its way into a queue: a few bytes on the stack, or more in a block of the queue, straight from where they are.
 
-use std::cell::Cell;
 use std::io;
 
 use crate::shm::block::Block;
+use crate::shm::scratch::Scratch;
 use crate::shm::store::{Body, INLINE, Refusal, Store};
 use crate::transfer::codec;
 use crate::transfer::compact::Output;
@@ -14,17 +14,15 @@ const GATHERED: usize = 64 * 1024;
 /// Pieces of this many bytes go straight into the block.
 const STRAIGHT: usize = 4 * 1024;
 
-thread_local! {
-    /// Kept, so that putting small items allocates nothing.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
 /// See the module.
 pub(crate) struct Draft<'a> {
     store: &'a Store,
+    /// All that has been written, if it is little; nothing otherwise.
+    small: Scratch,
+    /// Whether it is, or was: then it goes on in a block.
+    is_large: bool,
+    /// What comes next in the block.
     buffer: Vec<u8>,
-    /// How many bytes there may be in the buffer.
-    limit: usize,
     block: Option<Block<&'a Store>>,
     failure: Option<io::Error>,
 }
@@ -32,25 +30,23 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     #[inline]
     pub(crate) fn new(store: &'a Store) -> Draft<'a> {
-        let mut buffer = BUFFER.take();
-        buffer.clear();
-        Draft { store, buffer, limit: INLINE, block: None, failure: None }
+        Draft { store, small: Scratch::new(), is_large: false, buffer: Vec::new(), block: None, failure: None }
     }
 
     /// What is to be put into the queue.
     #[inline]
     pub(crate) fn finish(&mut self) -> io::Result<Body<'_>> {
-        if self.block.is_none() {
-            return Ok(Body::Inline(&self.buffer));
+        if !self.is_large {
+            return Ok(Body::Inline(self.small.bytes()));
         }
         self.flush()?;
-        let block = self.block.as_ref().expect("seen above");
+        let block = self.block.as_ref().expect("what is large has one");
         Ok(Body::Block(block.index(), block.len()))
     }
 
     /// It has been put.
     #[inline]
-    pub(crate) fn leave(mut self) {
+    pub(crate) fn leave(&mut self) {
         if let Some(block) = self.block.take() {
             block.leave();
         }
@@ -61,15 +57,21 @@ impl<'a> Draft<'a> {
         if self.failure.is_none() {
             match self.write(bytes) {
                 Ok(()) => return Ok(()),
-                Err(error) => (self.failure, self.limit) = (Some(error), 0),
+                Err(error) => self.failure = Some(error),
             }
         }
         Err(io::Error::other("the bytes could not be written"))
     }
 
-    /// Empties the buffer into the block, and then there is room.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.limit = GATHERED;
+        if !self.is_large {
+            self.is_large = true;
+            self.buffer.extend_from_slice(self.small.bytes());
+        }
+        if bytes.len() < STRAIGHT && bytes.len() <= GATHERED - self.buffer.len() {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
         let straight = bytes.len() >= STRAIGHT;
         self.make_room(self.buffer.len() + if straight { bytes.len() } else { 0 })?;
         self.flush()?;
@@ -115,23 +117,12 @@ fn system(refusal: Refusal) -> io::Error {
     }
 }
 
-impl Drop for Draft<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // Not if it has grown a lot.
-        if self.buffer.capacity() <= GATHERED {
-            BUFFER.set(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
 impl Output for Draft<'_> {
     type Error = io::Error;
 
     #[inline]
     fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() <= self.limit.saturating_sub(self.buffer.len()) {
-            self.buffer.extend_from_slice(bytes);
+        if !self.is_large && self.small.push(bytes, INLINE) {
             return Ok(());
         }
         self.extend_block(bytes)
@@ -151,19 +142,20 @@ impl io::Write for Draft<'_> {
 impl codec::Draft for Draft<'_> {
     #[inline]
     fn clear(&mut self) {
+        self.small.clear();
         // What the system has refused once may be there the next time.
-        self.buffer.clear();
-        (self.limit, self.block, self.failure) = (INLINE, None, None);
+        if self.is_large {
+            self.buffer.clear();
+            (self.is_large, self.block, self.failure) = (false, None, None);
+        }
     }
 
     fn written(&mut self) -> io::Result<&[u8]> {
-        if self.block.is_some() {
-            Draft::flush(self)?;
+        if !self.is_large {
+            return Ok(self.small.bytes());
         }
-        match &self.block {
-            Some(block) => block.bytes(),
-            None => Ok(&self.buffer),
-        }
+        Draft::flush(self)?;
+        self.block.as_ref().expect("what is large has one").bytes()
     }
 
     fn failure(&mut self) -> Option<io::Error> {

@@ -13,7 +13,7 @@ use super::queue::{End, Patience, Role, deadline, decode, lease_of};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
 use crate::Result;
-use crate::shm::expanse::Scratch;
+use crate::shm::scratch::Scratch;
 use crate::shm::store::{Limits, Place, Store};
 
 /// A [`Queue`](crate::Queue) of work. An item that was taken is somebody's until its work is [done](Task::task_done); if its process dies before that, the item is there to be taken again, and

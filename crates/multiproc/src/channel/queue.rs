@@ -18,7 +18,7 @@ use super::draft::Draft;
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
 use crate::shm::block::Block;
-use crate::shm::expanse::Scratch;
+use crate::shm::scratch::Scratch;
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
 use crate::transfer::bundle::Bundle;
 use crate::transfer::codec::{self, CodecError};
@@ -197,9 +197,9 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     #[inline]
     pub(super) fn put(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
         let mut draft = Draft::new(&self.store);
-        let put = || -> Result<(), PutErrorKind> {
+        let mut put = || -> Result<(), PutErrorKind> {
             let fds = codec::encode_into(&item, &mut draft)?;
-            self.put_draft(draft, fds, patience)
+            self.put_draft(&mut draft, fds, patience)
         };
         match put() {
             Ok(()) => Ok(()),
@@ -208,7 +208,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     }
 
     #[inline]
-    fn put_draft(&self, mut draft: Draft<'_>, fds: Vec<OwnedFd>, patience: Patience) -> Result<(), PutErrorKind> {
+    fn put_draft(&self, draft: &mut Draft<'_>, fds: Vec<OwnedFd>, patience: Patience) -> Result<(), PutErrorKind> {
         let bundle = match fds.is_empty() {
             true => Bundle::default(),
             false if self.store.is_joinable() => {

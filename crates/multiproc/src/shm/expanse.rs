@@ -2,10 +2,9 @@
 //! it together. A piece that is mapped stays so, at its address, as long as the object is open here.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 
 use multiproc_os::shared_memory::{Mapping, SharedFile};
 
@@ -106,71 +105,10 @@ impl Expanse {
     }
 }
 
-/// Writes `bytes` into `words`, the last one filled up with zeros.
-#[inline]
-pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
-    let mut chunks = bytes.chunks_exact(8);
-    let mut words = words.iter();
-    for (chunk, word) in chunks.by_ref().zip(words.by_ref()) {
-        word.store(u64::from_ne_bytes(chunk.try_into().expect("eight bytes")), Relaxed);
-    }
-    let rest = chunks.remainder();
-    if let Some(word) = words.next()
-        && !rest.is_empty()
-    {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        word.store(u64::from_ne_bytes(last), Relaxed);
-    }
-}
-
-/// Room for the bytes of a small item, on the stack.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    words: [MaybeUninit<u64>; Scratch::WORDS],
-    /// How many bytes at the beginning aren't of interest.
-    skipped: usize,
-    len: usize,
-}
-
-impl Scratch {
-    const WORDS: usize = 256;
-
-    /// How many bytes fit.
-    pub(crate) const ROOM: usize = Scratch::WORDS * 8;
-
-    #[inline]
-    pub(crate) fn new() -> Scratch {
-        Scratch { words: [MaybeUninit::uninit(); Scratch::WORDS], skipped: 0, len: 0 }
-    }
-
-    /// Takes the first `len` bytes of `words`.
-    #[inline]
-    pub(crate) fn copy(&mut self, words: &[AtomicU64], len: usize) {
-        assert!(len <= Scratch::ROOM && len <= words.len() * 8);
-        for (to, from) in self.words.iter_mut().zip(&words[..len.div_ceil(8)]) {
-            to.write(from.load(Relaxed));
-        }
-        (self.skipped, self.len) = (0, len);
-    }
-
-    /// Leaves out the first `len` of what was taken.
-    pub(crate) fn skip(&mut self, len: usize) {
-        self.skipped = (self.skipped + len).min(self.len);
-    }
-
-    /// What was taken last.
-    #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes have been written, and any bytes are such.
-        let bytes: &[u8] = unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) };
-        &bytes[self.skipped..]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
 
     #[test]
     fn pieces_double_and_stay() {
@@ -191,17 +129,5 @@ mod tests {
         }
         assert!(expanse.extend(&file, u64::MAX).is_err());
         assert!(expanse.words(&file, u64::MAX, 1).is_err());
-    }
-
-    #[test]
-    fn bytes_come_out_as_they_went_in() {
-        let words = [const { AtomicU64::new(u64::MAX) }; Scratch::WORDS];
-        let bytes: Vec<u8> = (0..Scratch::ROOM).map(|byte| byte as u8).collect();
-        for len in (0..100).chain(Scratch::ROOM - 10..=Scratch::ROOM) {
-            copy_in(&words, &bytes[..len]);
-            let mut scratch = Scratch::new();
-            scratch.copy(&words, len);
-            assert_eq!(scratch.bytes(), &bytes[..len]);
-        }
     }
 }

@@ -22,5 +22,7 @@ pub(crate) mod owned;
 pub(crate) mod permits;
 pub(crate) mod rounds;
 #[allow(unsafe_code)]
+pub(crate) mod scratch;
+#[allow(unsafe_code)]
 pub(crate) mod segment;
 pub(crate) mod store;

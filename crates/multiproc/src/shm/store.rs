@@ -17,11 +17,12 @@ use multiproc_os::mailbox::Mailbox;
 
 use super::arena::{Arena, Blocks, Books, Descriptor, State};
 use super::block::Block;
-use super::expanse::{Expanse, Scratch, copy_in};
+use super::expanse::Expanse;
 use super::gate::Gate;
 use super::latch::{Latch, Latched};
 use super::leases::Leases;
 use super::lot::{Lot, Vain, Watched, Wish};
+use super::scratch::{Scratch, copy_in};
 use super::segment::{Layout, Segment};
 
 /// Where the ring begins in the file.

@@ -5,7 +5,7 @@
 //! one out once. What is left in a bag when it is closed is closed with it. Where no bag is open, the serializer is somebody else's, and a
 //! handle is an error.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,19 +13,40 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use multiproc_os::errno::{EMFILE, ENFILE};
 
 thread_local! {
-    /// Never dropped by itself, so that a destructor of another thread-local value may still start a process.
-    static BAG: RefCell<ManuallyDrop<Bag>> = const { RefCell::new(ManuallyDrop::new(Bag::None)) };
+    static BAG: Cell<Bag> = const { Cell::new(Bag { mode: Mode::None, used: false }) };
+    /// Empty unless the bag is used. Never dropped by itself, so that a destructor of another thread-local value may still start a process.
+    static CONTENT: RefCell<ManuallyDrop<Content>> = const { RefCell::new(ManuallyDrop::new(Content::none())) };
 }
 
-enum Bag {
+/// A bag, apart from what is in it: nearly always nothing.
+#[derive(Clone, Copy)]
+struct Bag {
+    mode: Mode,
+    used: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
     /// No value is on its way.
     None,
     /// A value is being encoded.
-    Filling { fds: Vec<OwnedFd>, failure: Option<io::Error> },
+    Filling,
     /// A value is being decoded.
-    Emptying { fds: Vec<Option<OwnedFd>>, again: bool },
+    Emptying { again: bool },
     /// A value is being looked at.
     Shut,
+}
+
+struct Content {
+    fds: Vec<Option<OwnedFd>>,
+    /// Why one could not be put in.
+    failure: Option<io::Error>,
+}
+
+impl Content {
+    const fn none() -> Content {
+        Content { fds: Vec::new(), failure: None }
+    }
 }
 
 /// Why a handle can't be put in or taken out.
@@ -45,26 +66,29 @@ pub(crate) enum BagError {
 }
 
 /// Calls `encode`, and gives the descriptors that it has put in; an error if there were none left to duplicate one.
+#[inline]
 pub(crate) fn fill<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<OwnedFd>>) {
-    let mut open = Open::new(Bag::Filling { fds: Vec::new(), failure: None });
+    let open = Open::new(Mode::Filling, Content::none());
     let result = encode();
     match open.close() {
-        Bag::Filling { failure: Some(failure), .. } => (result, Err(failure)),
-        Bag::Filling { fds, .. } => (result, Ok(fds)),
-        _ => unreachable!("whoever opens another bag closes it"),
+        None => (result, Ok(Vec::new())),
+        Some(Content { failure: Some(failure), .. }) => (result, Err(failure)),
+        Some(content) => (result, Ok(content.fds.into_iter().flatten().collect())),
     }
 }
 
 /// Calls `decode`, which may take out `fds`. With `again` it may come back for one that it has taken, as deserializers do that try one thing
 /// after another; as far as there are descriptors left for that.
+#[inline]
 pub(crate) fn empty<R>(fds: Vec<OwnedFd>, again: bool, decode: impl FnOnce() -> R) -> R {
-    let _open = Open::new(Bag::Emptying { fds: fds.into_iter().map(Some).collect(), again });
+    let fds = if fds.is_empty() { Vec::new() } else { fds.into_iter().map(Some).collect() };
+    let _open = Open::new(Mode::Emptying { again }, Content { fds, failure: None });
     decode()
 }
 
 /// Calls `look`, which serialises a value to see what is in it, and sends it nowhere.
 pub(crate) fn look<R>(look: impl FnOnce() -> R) -> R {
-    let _open = Open::new(Bag::Shut);
+    let _open = Open::new(Mode::Shut, Content::none());
     look()
 }
 
@@ -75,65 +99,87 @@ pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
 
 /// Puts in what `make` gives, which is called only if it is needed, and gives its place.
 pub(crate) fn put_made(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<u32, BagError> {
-    BAG.with_borrow_mut(|bag| match &mut **bag {
-        Bag::Filling { fds, failure } => match make() {
-            Ok(made) => {
-                fds.push(made);
-                Ok(fds.len() as u32 - 1)
+    match BAG.get().mode {
+        Mode::Filling => {}
+        Mode::Shut => return Ok(0),
+        Mode::None | Mode::Emptying { .. } => return Err(BagError::Elsewhere),
+    }
+    let made = make();
+    BAG.set(Bag { mode: Mode::Filling, used: true });
+    CONTENT.with_borrow_mut(|content| match made {
+        Ok(made) => {
+            content.fds.push(Some(made));
+            Ok(content.fds.len() as u32 - 1)
+        }
+        Err(error) => {
+            let text = error.to_string();
+            // Anything else is the handle's own fault.
+            if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+                content.failure.get_or_insert(error);
             }
-            Err(error) => {
-                let text = error.to_string();
-                // Anything else is the handle's own fault.
-                if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
-                    failure.get_or_insert(error);
-                }
-                Err(BagError::Duplicate(text))
-            }
-        },
-        Bag::Shut => Ok(0),
-        Bag::None | Bag::Emptying { .. } => Err(BagError::Elsewhere),
+            Err(BagError::Duplicate(text))
+        }
     })
 }
 
 /// Takes out what is at `place`.
 pub(crate) fn take(place: u32) -> Result<OwnedFd, BagError> {
-    BAG.with_borrow_mut(|bag| match &mut **bag {
-        Bag::Emptying { fds, again } => {
-            let slot = fds.get_mut(place as usize).ok_or(BagError::Missing(place))?;
-            let fd = slot.take().ok_or(BagError::Taken(place))?;
-            if *again && let Ok(duplicate) = fd.try_clone() {
-                *slot = Some(duplicate);
-            }
-            Ok(fd)
+    let Mode::Emptying { again } = BAG.get().mode else { return Err(BagError::Elsewhere) };
+    CONTENT.with_borrow_mut(|content| {
+        let slot = content.fds.get_mut(place as usize).ok_or(BagError::Missing(place))?;
+        let fd = slot.take().ok_or(BagError::Taken(place))?;
+        if again && let Ok(duplicate) = fd.try_clone() {
+            *slot = Some(duplicate);
         }
-        Bag::None | Bag::Filling { .. } | Bag::Shut => Err(BagError::Elsewhere),
+        Ok(fd)
     })
 }
 
 /// An open bag; the one that was open before is so again when this is dropped, be it by a panic in an implementation of the user's.
 struct Open {
-    before: Option<Bag>,
+    before: Bag,
+    /// What was in that.
+    content: Option<Content>,
+    is_open: bool,
 }
 
 impl Open {
-    fn new(bag: Bag) -> Open {
-        Open { before: Some(replace(bag)) }
+    #[inline]
+    fn new(mode: Mode, content: Content) -> Open {
+        let used = !content.fds.is_empty();
+        let before = BAG.replace(Bag { mode, used });
+        let content = if used || before.used { Some(replace(content)) } else { None };
+        Open { before, content: content.filter(|_| before.used), is_open: true }
     }
 
-    fn close(&mut self) -> Bag {
-        replace(self.before.take().expect("it is closed once"))
+    /// With what is in it.
+    #[inline]
+    fn close(mut self) -> Option<Content> {
+        self.end()
+    }
+
+    #[inline]
+    fn end(&mut self) -> Option<Content> {
+        if !std::mem::take(&mut self.is_open) {
+            return None;
+        }
+        let used = BAG.replace(self.before).used;
+        if used || self.content.is_some() {
+            return Some(replace(self.content.take().unwrap_or(Content::none()))).filter(|_| used);
+        }
+        None
     }
 }
 
-fn replace(bag: Bag) -> Bag {
-    ManuallyDrop::into_inner(BAG.replace(ManuallyDrop::new(bag)))
+#[cold]
+fn replace(content: Content) -> Content {
+    ManuallyDrop::into_inner(CONTENT.replace(ManuallyDrop::new(content)))
 }
 
 impl Drop for Open {
+    #[inline]
     fn drop(&mut self) {
-        if self.before.is_some() {
-            drop(self.close());
-        }
+        drop(self.end());
     }
 }
 

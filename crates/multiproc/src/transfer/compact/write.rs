@@ -69,6 +69,10 @@ impl<O: Output> Serializer<'_, O> {
 
     #[inline]
     fn varint(&mut self, mut number: u64) -> Result<(), Error> {
+        // The usual case.
+        if number < 0x80 {
+            return self.bytes(&[number as u8]);
+        }
         let mut bytes = [0; 10];
         let mut len = 0;
         loop {
@@ -90,6 +94,7 @@ impl<O: Output> Serializer<'_, O> {
         self.bytes(&[number as u8])
     }
 
+    #[inline]
     fn len(&mut self, len: usize, code: u8) -> Result<(), Error> {
         let len = len as u64;
         if len >> (u64::BITS - CODE_BITS) != 0 {
@@ -99,6 +104,7 @@ impl<O: Output> Serializer<'_, O> {
     }
 
     /// Numbers of `kind` as they lie in memory.
+    #[inline]
     fn run(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), Error> {
         self.len(bytes.len() / kind.width(), kind as u8)?;
         self.bytes(bytes)
@@ -125,6 +131,7 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
     }
 
     /// Where slices and vectors, and what stands on them, come by as a whole.
+    #[inline]
     fn collect_seq<I>(self, list: I) -> Result<(), Error>
     where
         I: IntoIterator<Item: Serialize>,
@@ -366,7 +373,7 @@ macro_rules! parts {
 
             #[inline]
             fn end(self) -> Result<(), Error> {
-        self.note(30);
+                self.note(30);
                 Ok(())
             }
         })*

@@ -1,0 +1,127 @@
+//! The bytes of a small item on their way into shared memory and out of it: there they are words, which others may be writing to.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Writes `bytes` into `words`, the last one filled up with zeros.
+#[inline]
+pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
+    let mut chunks = bytes.chunks_exact(8);
+    let mut words = words.iter();
+    for (chunk, word) in chunks.by_ref().zip(words.by_ref()) {
+        word.store(u64::from_ne_bytes(chunk.try_into().expect("eight bytes")), Relaxed);
+    }
+    let rest = chunks.remainder();
+    if let Some(word) = words.next()
+        && !rest.is_empty()
+    {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        word.store(u64::from_ne_bytes(last), Relaxed);
+    }
+}
+
+/// Room for the bytes of a small item, on the stack.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    words: MaybeUninit<[u64; Scratch::WORDS]>,
+    /// How many bytes at the beginning aren't of interest.
+    skipped: usize,
+    /// So many bytes have been written.
+    len: usize,
+}
+
+impl Scratch {
+    const WORDS: usize = 256;
+
+    /// How many bytes fit.
+    pub(crate) const ROOM: usize = Scratch::WORDS * 8;
+
+    #[inline]
+    pub(crate) fn new() -> Scratch {
+        let mut scratch = MaybeUninit::<Scratch>::uninit();
+        let start = scratch.as_mut_ptr();
+        // Field by field: a struct of constants is a constant, which the compiler copies as a whole.
+        // SAFETY: within it; the words may be anything.
+        unsafe {
+            (&raw mut (*start).skipped).write(0);
+            (&raw mut (*start).len).write(0);
+            scratch.assume_init()
+        }
+    }
+
+    /// Takes the first `len` bytes of `words`.
+    #[inline]
+    pub(crate) fn copy(&mut self, words: &[AtomicU64], len: usize) {
+        assert!(len <= Scratch::ROOM && len <= words.len() * 8);
+        let to = self.words.as_mut_ptr().cast::<u64>();
+        for (index, word) in words[..len.div_ceil(8)].iter().enumerate() {
+            // SAFETY: there is room for so many, as has just been seen.
+            unsafe { to.add(index).write(word.load(Relaxed)) };
+        }
+        (self.skipped, self.len) = (0, len);
+    }
+
+    /// Puts `bytes` behind what is there, if there will be no more than `most`; says whether it has.
+    #[inline]
+    pub(crate) fn push(&mut self, bytes: &[u8], most: usize) -> bool {
+        let fits = bytes.len() <= most.min(Scratch::ROOM).saturating_sub(self.len);
+        if fits {
+            // SAFETY: there is room for them behind the first `len` bytes, as has just been seen.
+            unsafe {
+                let to = self.words.as_mut_ptr().cast::<u8>().add(self.len);
+                to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            }
+            self.len += bytes.len();
+        }
+        fits
+    }
+
+    /// Leaves out the first `len` bytes of what is there.
+    pub(crate) fn skip(&mut self, len: usize) {
+        self.skipped = (self.skipped + len).min(self.len);
+    }
+
+    /// Nothing is there.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        (self.skipped, self.len) = (0, 0);
+    }
+
+    /// What is there.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` bytes have been written, and any bytes are such.
+        let bytes: &[u8] = unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) };
+        &bytes[self.skipped..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_as_they_went_in() {
+        let words = [const { AtomicU64::new(u64::MAX) }; Scratch::WORDS];
+        let bytes: Vec<u8> = (0..Scratch::ROOM).map(|byte| byte as u8).collect();
+        for len in (0..100).chain(Scratch::ROOM - 10..=Scratch::ROOM) {
+            copy_in(&words, &bytes[..len]);
+            let mut scratch = Scratch::new();
+            scratch.copy(&words, len);
+            assert_eq!(scratch.bytes(), &bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn no_more_goes_in_than_there_may_be() {
+        let mut scratch = Scratch::new();
+        assert!(scratch.push(b"abc", 5) && !scratch.push(b"def", 5) && scratch.push(b"de", 5) && scratch.push(b"", 0));
+        assert_eq!(scratch.bytes(), b"abcde");
+        scratch.skip(2);
+        assert_eq!(scratch.bytes(), b"cde");
+        scratch.clear();
+        assert!(scratch.push(&[7; Scratch::ROOM], usize::MAX) && !scratch.push(b"x", usize::MAX));
+        assert_eq!(scratch.bytes(), [7; Scratch::ROOM]);
+    }
+}
