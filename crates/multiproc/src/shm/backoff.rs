@@ -17,26 +17,31 @@ const PAUSES: u32 = 7;
 const SHORTEST: Duration = Duration::from_micros(8);
 const LONGEST: Duration = Duration::from_micros(100);
 
+/// Pauses before the first look, at most: about a microsecond.
+const STRIDE: u32 = 24;
+
 /// How far one has got with that.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     round: u32,
     begun: Option<Instant>,
     most: Duration,
+    stride: u32,
 }
 
 impl Backoff {
     /// For what is given up within a moment.
     #[inline]
     pub(crate) fn new() -> Backoff {
-        Backoff { round: 0, begun: None, most: SHORTEST }
+        Backoff { round: 0, begun: None, most: SHORTEST, stride: 1 }
     }
 
     /// As long as it is worth while.
     #[inline]
     pub(crate) fn by(habit: &Habit) -> Backoff {
-        let most = Duration::from_nanos(habit.0.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
-        Backoff { round: 0, begun: None, most }
+        let most = Duration::from_nanos(habit.time.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
+        let stride = habit.stride.load(Relaxed).clamp(1, STRIDE);
+        Backoff { round: 0, begun: None, most, stride }
     }
 
     /// Waits a little. False, at once, when it is time to go to sleep.
@@ -46,7 +51,7 @@ impl Backoff {
             if only_processor() {
                 self.round = PAUSES;
             }
-            std::hint::spin_loop();
+            (0..self.stride).for_each(|_| std::hint::spin_loop());
             return true;
         };
         if begun.elapsed() >= self.most {
@@ -61,24 +66,39 @@ impl Backoff {
         true
     }
 
-    /// What was waited for has come, after as long as this.
+    /// What was waited for has come; `several` says whether more than that.
     #[inline]
-    pub(crate) fn learn(&self, habit: &Habit) {
+    pub(crate) fn learn(&self, habit: &Habit, several: impl FnOnce() -> bool) {
         if let Some(begun) = self.begun {
-            habit.learn(begun.elapsed());
+            habit.learn_time(begun.elapsed());
+            habit.learn_stride(several());
         }
     }
 }
 
-/// How long it is worth while to wait without sleeping, in nanoseconds; of one object in one process.
+/// What has been learnt about waiting for one thing, in one process.
 #[derive(Debug, Default)]
-pub(crate) struct Habit(AtomicU32);
+pub(crate) struct Habit {
+    /// How long it is worth while to wait without sleeping, in nanoseconds.
+    time: AtomicU32,
+    /// How many pauses to make before the first look. Where things come in a stream, who looks all the time is in the way of the one who makes them: memory that
+    /// both use goes to and fro with each. If there are several at once after a little while, it was worth it.
+    stride: AtomicU32,
+}
 
 impl Habit {
+    fn learn_stride(&self, several: bool) {
+        let before = self.stride.load(Relaxed).min(STRIDE);
+        let after = if several { (before + before / 2 + 2).min(STRIDE) } else { before / 2 };
+        if after != before {
+            self.stride.store(after, Relaxed);
+        }
+    }
+
     /// Half as long again as it takes, if that is not too long; else as little as possible. It learns fast that it should try, or that it needn't at all, and
     /// slowly that less would do: who once sleeps, makes the other one wait for longer, and so sleep as well.
-    fn learn(&self, took: Duration) {
-        let before = i64::from(self.0.load(Relaxed));
+    fn learn_time(&self, took: Duration) {
+        let before = i64::from(self.time.load(Relaxed));
         let wanted = match took {
             // It was asleep, and so perhaps was the other: if neither had been, it would not have taken so long.
             took if took <= 3 * LONGEST => (took + took / 2).clamp(SHORTEST, LONGEST),
@@ -88,7 +108,7 @@ impl Habit {
         let is_sudden = wanted > before || took > 3 * LONGEST;
         let after = before + (wanted - before) / if is_sudden { 4 } else { 64 };
         if after != before {
-            self.0.store(after as u32, Relaxed);
+            self.time.store(after as u32, Relaxed);
         }
     }
 }
@@ -104,7 +124,7 @@ mod tests {
     use super::*;
 
     fn after(habit: &Habit, times: usize, took: Duration) -> Duration {
-        (0..times).for_each(|_| habit.learn(took));
+        (0..times).for_each(|_| habit.learn_time(took));
         Backoff::by(habit).most
     }
 
@@ -119,7 +139,8 @@ mod tests {
         assert!(after(&habit, 2000, Duration::from_micros(1)) < 2 * SHORTEST);
         assert!(after(&habit, 20, Duration::from_micros(40)) > Duration::from_micros(50));
         assert!(after(&habit, 20, Duration::from_millis(5)) < 2 * SHORTEST, "it is no use");
-        assert_eq!(after(&Habit(u32::MAX.into()), 0, Duration::ZERO), LONGEST);
+        let garbage = Habit { time: u32::MAX.into(), stride: u32::MAX.into() };
+        assert_eq!((after(&garbage, 0, Duration::ZERO), Backoff::by(&garbage).stride), (LONGEST, STRIDE));
     }
 
     #[test]

@@ -86,6 +86,11 @@ pub(crate) trait Wish {
     fn more(&mut self) -> bool {
         false
     }
+
+    /// Whether it could have come true several times over, as far as is known without looking anew. See [`Habit`](super::backoff::Habit).
+    fn came_with_more(&mut self) -> bool {
+        false
+    }
 }
 
 impl Lot {
@@ -145,7 +150,7 @@ impl Lot {
                 break self.wait_asleep(gate, deadline, wish)?;
             }
         };
-        backoff.learn(&gate.habit);
+        backoff.learn(&gate.habit, || wish.came_with_more());
         Ok(outcome)
     }
 

@@ -89,25 +89,24 @@ struct Nature {
 struct Producers {
     latch: Latch,
     _unused: AtomicU32,
-    /// Up to here items are there to be taken. To write this is to have put.
-    tail: AtomicU64,
     /// How many items have been put, and their bytes.
     number: AtomicU64,
     bytes: AtomicU64,
-    /// The same, as they will be after the put that is under way.
+    /// The same and the tail, as they will be after the put that is under way.
     next_tail: AtomicU64,
     next_number: AtomicU64,
     next_bytes: AtomicU64,
-    /// The head, as it was seen last.
+    /// The head, as it was seen last, and how many items had been taken then, and their bytes. So that who puts one item after another
+    /// doesn't disturb those who take.
     seen_head: AtomicU64,
+    seen_number: AtomicU64,
+    seen_bytes: AtomicU64,
     /// Up to here the ring has memory.
     memory_until: AtomicU64,
     /// Up to here it has been given back.
     freed_until: AtomicU64,
     /// How much of the ring has kept its memory, from its beginning.
     kept: AtomicU64,
-    /// Whether a change of the ring's size is under way, plus what it was.
-    _reserved: [AtomicU64; 4],
 }
 
 /// What those write who take.
@@ -140,6 +139,8 @@ struct Line<T>(T);
 pub(crate) struct Shared {
     nature: Nature,
     producers: Producers,
+    /// Up to here items are there to be taken. To write this is to have put. By itself, as those who wait for items look at it all the time.
+    tail: Line<AtomicU64>,
     /// Where those wait who take.
     items: Line<Lot>,
     consumers: Consumers,
@@ -384,7 +385,7 @@ impl Store {
     #[cold]
     fn inherit_producers(&self) {
         let own = &self.shared.producers;
-        if own.tail.load(SeqCst) == own.next_tail.load(SeqCst) {
+        if self.shared.tail.0.load(SeqCst) == own.next_tail.load(SeqCst) {
             own.number.store(own.next_number.load(Relaxed), Relaxed);
             own.bytes.store(own.next_bytes.load(Relaxed), Relaxed);
         }
@@ -442,8 +443,8 @@ impl Store {
         let need = HEADER + payload.next_multiple_of(8) as u64;
         let own = &self.shared.producers;
         // First without the latch, so that those who wait for room are not in the way of others.
-        if self.flags & LIMITED != 0 && !self.is_closed() {
-            self.within_limits(size)?;
+        if self.flags & LIMITED != 0 {
+            self.seems_within_limits(size)?;
         }
         let latched = self.producers();
         if self.is_closed() {
@@ -452,7 +453,7 @@ impl Store {
         if self.flags & LIMITED != 0 {
             self.within_limits(size)?;
         }
-        let tail = own.tail.load(Relaxed);
+        let tail = self.shared.tail.0.load(Relaxed);
         let (at, mask) = self.make_room(tail, need)?;
         let words =
             self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Refusal::system("the ring"))?;
@@ -500,7 +501,7 @@ impl Store {
         own.next_bytes.store(bytes, Relaxed);
         own.next_tail.store(at + need, Relaxed);
         self.shared.items.0.before_change(&self.items);
-        own.tail.store(at + need, SeqCst);
+        self.shared.tail.0.store(at + need, SeqCst);
         own.number.store(number + 1, Relaxed);
         own.bytes.store(bytes, Relaxed);
         drop(latched);
@@ -508,15 +509,40 @@ impl Store {
         Ok(())
     }
 
-    /// Whether one more item of `size` bytes may be put.
+    /// Whether one more item of `size` bytes may be put: for sure, under the producers' latch.
     fn within_limits(&self, size: u64) -> Result<(), Refusal> {
         let (own, others, limits) = (&self.shared.producers, &self.shared.consumers, self.limits());
         if size > limits.bytes {
             return Err(Refusal::TooLarge);
         }
-        let items = own.number.load(Relaxed).saturating_sub(others.number.load(SeqCst));
-        let bytes = own.bytes.load(Relaxed).saturating_sub(others.bytes.load(SeqCst));
-        match items >= limits.items || bytes.saturating_add(size) > limits.bytes {
+        let fits = |number: u64, taken: u64| {
+            let items = own.number.load(Relaxed).saturating_sub(number);
+            let bytes = own.bytes.load(Relaxed).saturating_sub(taken);
+            items < limits.items && bytes.saturating_add(size) <= limits.bytes
+        };
+        if fits(own.seen_number.load(Relaxed), own.seen_bytes.load(Relaxed)) {
+            return Ok(());
+        }
+        let (number, taken) = (others.number.load(SeqCst), others.bytes.load(SeqCst));
+        match fits(number, taken) {
+            true => {
+                own.seen_number.store(number, Relaxed);
+                own.seen_bytes.store(taken, Relaxed);
+                Ok(())
+            }
+            false => Err(Refusal::Full),
+        }
+    }
+
+    /// As [`within_limits`](Store::within_limits), looked at without the latch. Who wonders looks again under it.
+    fn seems_within_limits(&self, size: u64) -> Result<(), Refusal> {
+        let (own, others, limits) = (&self.shared.producers, &self.shared.consumers, self.limits());
+        let items = |taken: &AtomicU64| own.number.load(SeqCst).saturating_sub(taken.load(SeqCst));
+        let bytes = |taken: &AtomicU64| own.bytes.load(SeqCst).saturating_sub(taken.load(SeqCst)).saturating_add(size);
+        let full = size <= limits.bytes
+            && (items(&own.seen_number) >= limits.items || bytes(&own.seen_bytes) > limits.bytes)
+            && (items(&others.number) >= limits.items || bytes(&others.bytes) > limits.bytes);
+        match full && !self.is_closed() {
             true => Err(Refusal::Full),
             false => Ok(()),
         }
@@ -744,7 +770,7 @@ impl Store {
         if seen > head {
             return Ok(seen);
         }
-        let tail = self.shared.producers.tail.load(SeqCst);
+        let tail = self.shared.tail.0.load(SeqCst);
         self.seen_tail.store(tail, Release);
         // Somebody may have taken more meanwhile.
         if tail < head && self.shared.consumers.head.load(SeqCst) == head {
@@ -951,7 +977,7 @@ impl Store {
     /// Whether there is nothing to take.
     pub(crate) fn is_empty(&self) -> bool {
         let head = self.shared.consumers.head.load(SeqCst);
-        self.shared.producers.tail.load(SeqCst) <= head && self.last_return().is_none()
+        self.shared.tail.0.load(SeqCst) <= head && self.last_return().is_none()
     }
 
     /// How many items there are.
@@ -960,7 +986,7 @@ impl Store {
         let returned = if self.is_joinable() { self.count_blocks(|state| state == State::Returned) } else { 0 };
         loop {
             let head = self.shared.consumers.head.load(SeqCst);
-            let tail = self.shared.producers.tail.load(SeqCst);
+            let tail = self.shared.tail.0.load(SeqCst);
             if tail <= head {
                 return returned;
             }
@@ -1052,7 +1078,7 @@ impl Store {
             let put = self.shared.producers.number.load(SeqCst);
             let taken = self.shared.consumers.number.load(SeqCst);
             let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
-            let waiting = self.shared.producers.tail.load(SeqCst) > head;
+            let waiting = self.shared.tail.0.load(SeqCst) > head;
             if self.shared.consumers.head.load(SeqCst) == head {
                 return leased + put.saturating_sub(taken).max(waiting.into());
             }
@@ -1199,6 +1225,10 @@ impl Wish for Put<'_> {
     fn more(&mut self) -> bool {
         !self.store.is_full()
     }
+
+    fn came_with_more(&mut self) -> bool {
+        self.store.seems_within_limits(1).is_ok()
+    }
 }
 
 struct Take<'a> {
@@ -1239,5 +1269,9 @@ impl Wish for Take<'_> {
 
     fn more(&mut self) -> bool {
         !self.store.is_empty()
+    }
+
+    fn came_with_more(&mut self) -> bool {
+        self.store.seen_tail.load(Relaxed) > self.store.shared.consumers.head.load(Relaxed)
     }
 }
