@@ -15,6 +15,7 @@ compile_error!("multiproc runs on 64-bit Linux only");
 
 pub mod at_exit;
 pub mod at_fork;
+pub mod clock;
 pub mod clone;
 pub mod close_fds;
 pub mod credentials;
@@ -44,6 +45,7 @@ pub mod plain;
 pub mod poll;
 pub mod poller;
 pub mod prefault;
+pub mod prefetch;
 pub mod random;
 pub mod record_lock;
 pub mod robust;

@@ -141,6 +141,7 @@ impl<T> End<T> {
 
 impl<T> Drop for End<T> {
     fn drop(&mut self) {
+        self.store.give_back_kept();
         if self.role.puts() {
             self.store.items.remove_opener();
         }

@@ -1,12 +1,13 @@
 //! Memory for items that are too large for the ring: blocks, each with a descriptor that says whose it is. `QUEUE.md`, "Blocks".
 //!
 //! A block's size is a power of two; it takes as much memory as is written into it. Blocks that are given back are used again, the last one first, as
-//! its pages are mapped and warm. More than a few of them return their memory to the system.
+//! its pages are mapped and warm. Those that nobody is likely to want soon return their memory to the system.
 
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use multiproc_os::clock;
 use multiproc_os::identity::Identity;
 use multiproc_os::shared_memory::{PAGE, SharedFile};
 
@@ -25,8 +26,15 @@ const FIRST_PIECE: u32 = 16;
 const TABLE_AT: u64 = 1 << 41;
 const BLOCKS_AT: u64 = 1 << 42;
 
-/// Free blocks keep this much memory, or as much as the one that was given back last.
+/// Free blocks keep this much memory.
 const KEPT: u64 = 8 << 20;
+
+/// While large items come one after the other, free blocks may keep this much: the next item will want it.
+const KEPT_IN_STREAMS: u64 = 256 << 20;
+
+/// They do if there were two within this time, and the time that it takes to fill one, in milliseconds.
+const STREAM: u64 = 250;
+const TIME_PER_MIB: u64 = 1;
 
 /// Not in the queue.
 pub(crate) const NOWHERE: u64 = u64::MAX;
@@ -44,6 +52,10 @@ pub(crate) struct Books {
     kept: AtomicU64,
     /// When there are so many descriptors, it is time to look for those of the dead.
     next_look: AtomicU32,
+    _unused: AtomicU32,
+    /// When memory for a large item was asked for last, and the time before, in milliseconds of the system's clock.
+    last_large: AtomicU64,
+    large_before: AtomicU64,
     /// The first free block of each size, plus one.
     free: [AtomicU32; (LARGEST + 1) as usize],
 }
@@ -192,10 +204,7 @@ impl<'a> Blocks<'a> {
             let free = &self.books.free[class as usize];
             let index = match free.load(Relaxed).checked_sub(1) {
                 Some(index) => {
-                    let descriptor = self.descriptor(index)?;
-                    free.store(descriptor.next.load(Relaxed), Relaxed);
-                    let kept = self.books.kept.load(Relaxed).saturating_sub(descriptor.allocated.load(Relaxed));
-                    self.books.kept.store(kept, Relaxed);
+                    self.unlist(free, self.descriptor(index)?);
                     index
                 }
                 None => self.create(class)?,
@@ -206,6 +215,9 @@ impl<'a> Blocks<'a> {
             descriptor.set(State::Building(me));
             index
         };
+        if len > KEPT {
+            self.books.large_before.store(self.books.last_large.swap(clock::milliseconds(), Relaxed), Relaxed);
+        }
         match self.give_memory(index, len) {
             Ok(()) => Ok(index),
             Err(error) => {
@@ -265,14 +277,74 @@ impl<'a> Blocks<'a> {
         let descriptor = self.descriptor(index)?;
         descriptor.set(State::Building(Identity::current()?));
         let has = descriptor.allocated.load(Relaxed);
-        if self.books.kept.load(Relaxed).saturating_add(has) > KEPT.max(has) {
-            // First that, so that whoever uses it next has memory for it.
-            descriptor.allocated.store(0, SeqCst);
-            self.file.free(self.arena.blocks.base() + descriptor.offset.load(Relaxed), has);
+        let kept = if has > KEPT && self.are_coming_in(has) { KEPT_IN_STREAMS } else { KEPT };
+        if self.books.kept.load(Relaxed).saturating_add(has) > kept {
+            self.free_memory(descriptor, has);
         }
-        let _latched = self.lock()?;
+        let latched = self.lock()?;
         self.list(index, descriptor);
+        drop(latched);
+        if kept == KEPT { self.free_kept() } else { Ok(()) }
+    }
+
+    /// Whether items of `len` bytes come one after the other.
+    fn are_coming_in(self, len: u64) -> bool {
+        let window = STREAM + (len >> 20) * TIME_PER_MIB;
+        clock::milliseconds().saturating_sub(self.books.large_before.load(Relaxed)) <= window
+    }
+
+    /// Whether free blocks have more memory than they should have for long.
+    pub(crate) fn has_kept_more(self) -> bool {
+        self.books.kept.load(Relaxed) > KEPT
+    }
+
+    /// Gives back the memory that free blocks have had for a stream of large items.
+    ///
+    /// # Errors
+    /// As [`give_back`](Blocks::give_back).
+    pub(crate) fn free_kept(self) -> io::Result<()> {
+        while self.has_kept_more() {
+            let latched = self.lock()?;
+            let Some((index, descriptor)) = self.unlist_largest()? else { return Ok(()) };
+            drop(latched);
+            self.free_memory(descriptor, descriptor.allocated.load(Relaxed));
+            let _latched = self.lock()?;
+            self.list(index, descriptor);
+        }
         Ok(())
+    }
+
+    /// Gives back the memory of a block of this process's.
+    fn free_memory(self, descriptor: &Descriptor, has: u64) {
+        // First that, so that whoever uses it next has memory for it.
+        descriptor.allocated.store(0, SeqCst);
+        self.file.free(self.arena.blocks.base() + descriptor.offset.load(Relaxed), has);
+    }
+
+    /// Takes a block with memory from the lists of large ones. It is this process's. Under the latch.
+    fn unlist_largest(self) -> io::Result<Option<(u32, &'a Descriptor)>> {
+        for free in self.books.free.iter().rev().take((LARGEST - KEPT.ilog2()) as usize + 1) {
+            let mut place = free;
+            // As many as there may be, or else it goes in a circle.
+            for _ in 0..self.count() {
+                let Some(index) = place.load(Relaxed).checked_sub(1) else { break };
+                let descriptor = self.descriptor(index)?;
+                if descriptor.allocated.load(Relaxed) > 0 {
+                    descriptor.set(State::Building(Identity::current()?));
+                    self.unlist(place, descriptor);
+                    return Ok(Some((index, descriptor)));
+                }
+                place = &descriptor.next;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the block at a place of a list of free ones. Under the latch.
+    fn unlist(self, free: &AtomicU32, descriptor: &Descriptor) {
+        free.store(descriptor.next.load(Relaxed), Relaxed);
+        let kept = self.books.kept.load(Relaxed).saturating_sub(descriptor.allocated.load(Relaxed));
+        self.books.kept.store(kept, Relaxed);
     }
 
     /// Puts a block on the list of free ones. Under the latch.
@@ -365,6 +437,32 @@ mod tests {
             assert!(blocks.file.allocated().unwrap() >= before + (60 << 20));
             many.into_iter().for_each(|index| blocks.give_back(index).unwrap());
             assert!(blocks.file.allocated().unwrap() <= before + (10 << 20));
+        });
+    }
+
+    #[test]
+    fn a_large_block_is_kept_in_a_stream_of_such_and_no_longer() {
+        test(|blocks| {
+            let before = blocks.file.allocated().unwrap();
+            let now = || blocks.file.allocated().unwrap() - before;
+            let one = blocks.allocate(64 << 20).unwrap();
+            blocks.give_back(one).unwrap();
+            assert!(now() <= 9 << 20, "{}", now());
+            // A machine that is so slow that this is no stream has nothing to keep.
+            let kept = (0..50).any(|_| {
+                let (one, other) = (blocks.allocate(64 << 20).unwrap(), blocks.allocate(60 << 20).unwrap());
+                blocks.give_back(one).unwrap();
+                blocks.give_back(other).unwrap();
+                now() >= 60 << 20
+            });
+            assert!(kept && blocks.has_kept_more());
+            blocks.free_kept().unwrap();
+            assert!(now() <= 9 << 20 && !blocks.has_kept_more(), "{}", now());
+            let huge = blocks.allocate(300 << 20).unwrap();
+            let _ = blocks.allocate(100);
+            blocks.books.large_before.store(u64::MAX, Relaxed);
+            blocks.give_back(huge).unwrap();
+            assert!(now() <= 10 << 20, "{}", now());
         });
     }
 

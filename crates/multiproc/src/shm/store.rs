@@ -10,10 +10,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{
     AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
 use multiproc_os::mailbox::Mailbox;
+use multiproc_os::prefetch;
 
 use super::arena::{Arena, Blocks, Books, Descriptor, State};
 use super::block::Block;
@@ -41,6 +42,12 @@ pub(crate) const INLINE: usize = Scratch::ROOM - SPECIAL;
 
 /// What stands before an item in the ring: its length and flags, and its number.
 const HEADER: u64 = 16;
+
+/// So long nothing has come when memory is given back that was kept for what comes next.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// The length of a line of the cache, or about so.
+const LINE: usize = 64;
 
 /// What stands before an item that has a block or handles.
 const SPECIAL: usize = 24;
@@ -501,11 +508,16 @@ impl Store {
         own.next_bytes.store(bytes, Relaxed);
         own.next_tail.store(at + need, Relaxed);
         self.shared.items.0.before_change(&self.items);
-        self.shared.tail.0.store(at + need, SeqCst);
+        // The latch is opened by what is sequentially consistent.
+        self.shared.tail.0.store(at + need, Release);
         own.number.store(number + 1, Relaxed);
         own.bytes.store(bytes, Relaxed);
         drop(latched);
         self.shared.items.0.after_change(1);
+        // What is put next will lie behind it, where somebody has read before. Within the ring, or else it is a hint in vain.
+        let behind = words.as_ptr_range().end;
+        prefetch::for_write(behind.wrapping_byte_add(LINE - 1));
+        prefetch::for_write(behind.wrapping_byte_add(2 * LINE - 1));
         Ok(())
     }
 
@@ -974,6 +986,15 @@ impl Store {
         }
     }
 
+    /// Gives back the memory that is kept for a stream of large items, as none have come for a while, or won't.
+    pub(crate) fn give_back_kept(&self) {
+        let blocks = self.blocks();
+        if blocks.has_kept_more() && self.is_empty() {
+            // It fails only if the books are garbage.
+            let _ = blocks.free_kept();
+        }
+    }
+
     /// Whether there is nothing to take.
     pub(crate) fn is_empty(&self) -> bool {
         let head = self.shared.consumers.head.load(SeqCst);
@@ -1254,11 +1275,15 @@ impl Wish for Take<'_> {
 
     fn watch(&mut self) -> io::Result<Watched> {
         let pidfds = if self.store.is_joinable() { self.store.watch_leases()? } else { Vec::new() };
-        Ok(Watched { pidfds, ..Watched::default() })
+        let look_again = self.store.blocks().has_kept_more().then_some(QUIET);
+        Ok(Watched { pidfds, look_again })
     }
 
     fn died(&mut self) -> io::Result<()> {
-        self.store.look_after_owners(true);
+        if self.store.is_joinable() {
+            self.store.look_after_owners(true);
+        }
+        self.store.give_back_kept();
         Ok(())
     }
 

@@ -1,0 +1,19 @@
+//! The time, such that all processes of the machine agree on it.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Milliseconds since some moment in the past, the same for all processes; they don't go back. See clock_gettime(2), `CLOCK_MONOTONIC`.
+pub fn milliseconds() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_goes_on() {
+        let before = super::milliseconds();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert!(super::milliseconds() > before);
+    }
+}
