@@ -1,4 +1,5 @@
-// Every section of the basics page, one after the other: each is an example of its own, run in a process of its own.
+// Every section of the basics page, and then how processes communicate, one after the other: each is an example of its own, run in a process of
+// its own.
 //
 //     cargo run --release --example tour           all of them
 //     cargo run --release --example tour names     one of them
@@ -37,6 +38,11 @@ sections! {
     "Logging": log_to_stderr in "log_to_stderr.rs",
     "Logging, with the Logger": get_logger in "get_logger.rs",
     "Subclassing Process": subclass in "subclass.rs",
+    "Passing Messages to Processes": queue in "queue.rs",
+    "Passing Messages to Processes, and Back": producer_consumer in "producer_consumer.rs",
+    "Signaling between Processes": event in "event.rs",
+    "Controlling Access to Resources": lock in "lock.rs",
+    "Controlling Concurrent Access to Resources": semaphore in "semaphore.rs",
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {

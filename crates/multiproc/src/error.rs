@@ -5,8 +5,12 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::channel::error::{RecvError, SendError};
+use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
 use crate::process::child::ProcessHandle;
+use crate::process::outcome::RemoteError;
 use crate::process::scope::ScopeError;
+use crate::process::status::JoinError;
 use crate::sync::barrier::BarrierError;
 use crate::sync::semaphore::ReleaseError;
 use crate::sync::wait_error::WaitError;
@@ -14,7 +18,7 @@ use crate::transfer::codec::CodecError;
 
 /// An error of this library, outside the target: starting, waiting for and signalling processes.
 ///
-/// What happens *in* a process is told by [`JoinError`](crate::JoinError).
+/// What happens *in* a process is told by [`JoinError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -98,6 +102,12 @@ pub enum Error {
     /// Processes of a [`scope`](crate::scope) have failed, and nobody had joined them.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// A process has ended without a value. See [`JoinError`].
+    #[error(transparent)]
+    Join(Box<JoinError>),
+    /// A target has returned an error.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// An object for several processes, a lock say, could not be made: `EMFILE` at the limit of open files, `ENOSPC`, `ENOMEM`.
     #[error("cannot make a {what}: {source}")]
     Make {
@@ -123,6 +133,18 @@ pub enum Error {
     /// A barrier is broken.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+    /// Something could not be put into a queue. The item is gone: look at the [`PutError`](crate::PutError) itself to have it back.
+    #[error("cannot put into the queue: {0}")]
+    Put(#[from] PutErrorKind),
+    /// Nothing could be taken from a queue.
+    #[error(transparent)]
+    Get(#[from] GetError),
+    /// A message could not be sent. The value is gone: look at the [`SendError`](crate::SendError) itself to have it back.
+    #[error(transparent)]
+    Send(SendError<()>),
+    /// No message could be received.
+    #[error(transparent)]
+    Recv(#[from] RecvError),
     /// A logger, an exit handler or a pipe could not be made, or several objects not be waited for.
     #[error("cannot {what}: {source}")]
     Setup {
@@ -131,6 +153,24 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Error {
+        Error::Join(Box::new(error))
+    }
+}
+
+impl<T> From<PutError<T>> for Error {
+    fn from(error: PutError<T>) -> Error {
+        Error::Put(error.into_parts().1)
+    }
+}
+
+impl<T> From<SendError<T>> for Error {
+    fn from(error: SendError<T>) -> Error {
+        Error::Send(error.without_value())
+    }
 }
 
 /// The first few of them, for an error's text.

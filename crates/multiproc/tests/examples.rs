@@ -215,6 +215,73 @@ fn subclass() {
 }
 
 #[test]
+fn queue() {
+    assert_eq!(lines("queue"), ["Doing something fancy in Process-1 for Fancy Dan!"]);
+}
+
+#[test]
+fn producer_consumer() {
+    let lines = lines("producer_consumer");
+    let consumers: usize =
+        lines[0].strip_prefix("Creating ").unwrap().strip_suffix(" consumers").unwrap().parse().unwrap();
+    let at = |line: &str| {
+        let mut places = lines.iter().enumerate().filter(|(_, other)| **other == *line).map(|(place, _)| place);
+        let first = places.next().unwrap_or_else(|| panic!("no {line:?} in {lines:?}"));
+        assert_eq!(places.next(), None, "{line:?} twice in {lines:?}");
+        first
+    };
+    for number in 0..10 {
+        let work = format!(": {number} * {number}");
+        let begun: Vec<usize> = (0..lines.len()).filter(|place| lines[*place].ends_with(&work)).collect();
+        assert_eq!(begun.len(), 1, "{work:?} in {lines:?}");
+        assert!(lines[begun[0]].starts_with("Consumer-"));
+        assert!(begun[0] < at(&format!("Result: {number} * {number} = {}", number * number)));
+    }
+    // All have exited before the results are looked at, as that was waited for.
+    for number in 1..=consumers {
+        assert!(at(&format!("Consumer-{number}: Exiting")) < lines.len() - 10, "{lines:?}");
+    }
+    assert_eq!(lines.len(), 1 + 10 + consumers + 10);
+}
+
+#[test]
+fn event() {
+    let lines = lines("event");
+    let expected = [
+        "main: event is set",
+        "main: waiting before calling Event.set()",
+        "wait_for_event: e.is_set()-> true",
+        "wait_for_event: starting",
+        "wait_for_event_timeout: e.is_set()-> false",
+        "wait_for_event_timeout: starting",
+    ];
+    assert_eq!(sorted(lines.clone()), expected);
+    let at = |line| lines.iter().position(|other| other == line).unwrap();
+    assert!(at("wait_for_event_timeout: e.is_set()-> false") < at("wait_for_event: e.is_set()-> true"), "{lines:?}");
+}
+
+#[test]
+fn lock() {
+    assert_eq!(sorted(lines("lock")), ["Lock acquired directly", "Lock acquired for the whole function"]);
+}
+
+#[test]
+fn semaphore() {
+    let lines = lines("semaphore");
+    assert_eq!(lines.last().unwrap(), "Now running: 0");
+    let (mut names, active): (Vec<&str>, Vec<u32>) = lines[..lines.len() - 1]
+        .iter()
+        .map(|line| {
+            let (name, active) = line.split_once(" activated, now running at most 3: ").unwrap();
+            (name, active.parse::<u32>().unwrap())
+        })
+        .unzip();
+    names.sort();
+    assert_eq!(names, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    assert!(active.iter().all(|active| (1..=3).contains(active)), "{lines:?}");
+}
+
+#[test]
 fn wait_any() {
     // Not on the basics page, so not in the tour.
     let output = Command::new(example("wait_any")).output().unwrap();
@@ -225,11 +292,17 @@ fn wait_any() {
 #[test]
 fn tour() {
     let text = lines("tour");
-    for title in ["multiprocessing Basics", "Daemon Processes", "Process Exit Status", "Logging", "Subclassing Process"]
-    {
+    for title in [
+        "multiprocessing Basics",
+        "Daemon Processes",
+        "Process Exit Status",
+        "Logging",
+        "Subclassing Process",
+        "Signaling between Processes",
+    ] {
         assert!(text.iter().any(|line| line == title), "{title}");
     }
-    for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 12 sections ran."] {
+    for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 17 sections ran."] {
         assert!(text.iter().any(|other| other == line), "{line}");
     }
     let nothing = command("tour").arg("nonsense").output().unwrap();

@@ -52,6 +52,10 @@ impl<T> SendError<T> {
         self.value
     }
 
+    pub(crate) fn without_value(self) -> SendError<()> {
+        SendError { value: (), kind: self.kind, peer: self.peer }
+    }
+
     /// Whether nobody has the other end any more.
     pub fn is_disconnected(&self) -> bool {
         matches!(self.kind, SendErrorKind::Disconnected)

@@ -154,8 +154,16 @@ macro_rules! error_chain {
 
 error_chain!(
     crate::Error,
+    crate::GetError,
     crate::JoinError,
+    crate::PutErrorKind,
+    crate::RecvError,
     crate::ScopeError,
+    crate::SendErrorKind,
+    crate::sync::BarrierError,
+    crate::sync::Misuse,
+    crate::sync::ReleaseError,
+    crate::sync::WaitError,
     std::char::ParseCharError,
     std::env::VarError,
     std::fmt::Error,
@@ -170,6 +178,20 @@ error_chain!(
     std::sync::mpsc::RecvError,
     std::time::SystemTimeError,
 );
+
+/// Without the item.
+impl<T: 'static> ErrorChain for crate::PutError<T> {
+    fn to_remote(&self) -> RemoteError {
+        RemoteError::new(self)
+    }
+}
+
+/// Without the value.
+impl<T: 'static> ErrorChain for crate::SendError<T> {
+    fn to_remote(&self) -> RemoteError {
+        RemoteError::new(self)
+    }
+}
 
 macro_rules! boxed_error_chain {
     ($($error:ty),* $(,)?) => {
