@@ -42,6 +42,7 @@ sections! {
     "Passing Messages to Processes, and Back": producer_consumer in "producer_consumer.rs",
     "Signaling between Processes": event in "event.rs",
     "Controlling Access to Resources": lock in "lock.rs",
+    "Synchronizing Operations": condition in "condition.rs",
     "Controlling Concurrent Access to Resources": semaphore in "semaphore.rs",
 }
 

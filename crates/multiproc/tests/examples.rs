@@ -266,6 +266,22 @@ fn lock() {
 }
 
 #[test]
+fn condition() {
+    let lines = lines("condition");
+    let expected = [
+        "Starting s1",
+        "Starting stage_2[1]",
+        "Starting stage_2[2]",
+        "s1 done and ready for stage 2",
+        "stage_2[1] running",
+        "stage_2[2] running",
+    ];
+    assert_eq!(sorted(lines.clone()), expected);
+    let at = |line| lines.iter().position(|other| other == line).unwrap();
+    assert!(at("s1 done and ready for stage 2") < at("stage_2[1] running").min(at("stage_2[2] running")), "{lines:?}");
+}
+
+#[test]
 fn semaphore() {
     let lines = lines("semaphore");
     assert_eq!(lines.last().unwrap(), "Now running: 0");
@@ -302,7 +318,7 @@ fn tour() {
     ] {
         assert!(text.iter().any(|line| line == title), "{title}");
     }
-    for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 17 sections ran."] {
+    for line in ["Worker: 4", "Exiting : daemon", "terminated.exitcode = -15", "In Worker-5", "All 18 sections ran."] {
         assert!(text.iter().any(|other| other == line), "{line}");
     }
     let nothing = command("tour").arg("nonsense").output().unwrap();

@@ -161,6 +161,7 @@ error_chain!(
     crate::ScopeError,
     crate::SendErrorKind,
     crate::sync::BarrierError,
+    crate::sync::ConditionError,
     crate::sync::Misuse,
     crate::sync::ReleaseError,
     crate::sync::WaitError,

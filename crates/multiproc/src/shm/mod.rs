@@ -16,6 +16,7 @@ pub(crate) mod latch;
 pub(crate) mod leases;
 pub(crate) mod ledger;
 pub(crate) mod lot;
+pub(crate) mod notices;
 pub(crate) mod object;
 #[allow(unsafe_code)]
 pub(crate) mod owned;

@@ -202,6 +202,12 @@ impl Owned {
         }
     }
 
+    /// Whether the owner has died, and nobody has taken it since.
+    #[inline]
+    pub(crate) fn is_orphaned(&self) -> bool {
+        Pair(self.0.pair().load(SeqCst)).word() & OWNER_DIED != 0
+    }
+
     /// Whether nobody has it, and nobody has died with it.
     #[inline]
     #[allow(dead_code)] // For the lock of many readers, which is to come.

@@ -49,6 +49,19 @@ impl<G> LockError<G> {
         }
     }
 
+    /// With another guard.
+    pub(super) fn map<H>(self, guard: impl FnOnce(G) -> H) -> LockError<H> {
+        match self {
+            LockError::Poisoned(poisoned) => LockError::Poisoned(Poisoned {
+                guard: guard(poisoned.guard),
+                what: poisoned.what,
+                cause: poisoned.cause,
+                holder: poisoned.holder,
+            }),
+            LockError::Misuse(misuse) => LockError::Misuse(misuse),
+        }
+    }
+
     /// Whether the lock is held, and somebody has come to grief with it.
     pub fn is_poisoned(&self) -> bool {
         matches!(self, LockError::Poisoned(_))
@@ -160,6 +173,9 @@ pub enum Misuse {
     /// The calling thread holds it already, and would wait for itself.
     #[error("this thread holds the {0} already, and would wait for itself")]
     HeldHere(&'static str),
+    /// The calling thread doesn't hold it: it is a copy, made by fork, of the process that does.
+    #[error("this thread doesn't hold the {0}: it is in a copy of the process that does")]
+    NotHeld(&'static str),
     /// The calling thread holds as many locks as a thread can: 1024.
     #[error("this thread holds as many locks as a thread can, and can't hold the {0} too")]
     TooMany(&'static str),
@@ -177,7 +193,7 @@ impl Misuse {
 
     fn what(&self) -> &'static str {
         match self {
-            Misuse::HeldHere(what) | Misuse::TooMany(what) => what,
+            Misuse::HeldHere(what) | Misuse::NotHeld(what) | Misuse::TooMany(what) => what,
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::error::{LockError, Misuse, Poisoned, not_made};
 use crate::error::Result;
 use crate::handle;
-use crate::shm::owned::{Guarded, Kept, Patience, Refusal};
+use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
@@ -166,6 +166,17 @@ impl Lock {
         self.inner.guarded.grief().is_some()
     }
 
+    /// Whether a holder has died, and nobody has had it since.
+    #[inline]
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.inner.guarded.owned().is_orphaned()
+    }
+
+    /// How somebody has come to grief with it, if somebody has.
+    pub(crate) fn grief(&self) -> Option<(Grief, Option<Holder>)> {
+        self.inner.guarded.grief()
+    }
+
     /// Says that what it guards is in order again: who locks it from now on gets no error.
     pub fn clear_poison(&self) {
         self.inner.guarded.forgive();
@@ -216,14 +227,12 @@ impl<'a> LockGuard<'a> {
         self.lock.clear_poison();
     }
 
-    /// The lock that is held.
-    #[allow(dead_code)] // For conditions, which are to come.
-    pub(crate) fn lock(&self) -> &'a Lock {
-        self.lock
+    /// Whether the calling thread holds it: not if this is a copy that fork has made.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.lock.inner.guarded.is_mine()
     }
 
     /// Gives it up while `wait` runs, and waits for it again for as long as it takes. What happens to others meanwhile poisons it; see [`Lock::is_poisoned`].
-    #[allow(dead_code)] // For conditions, which are to come.
     pub(crate) fn while_given_up<R>(&mut self, wait: impl FnOnce() -> R) -> Result<R, Misuse> {
         self.give_up();
         let result = wait();

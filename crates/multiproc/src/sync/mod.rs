@@ -3,12 +3,13 @@
 //! A [`Lock`] is one memory file, without a name, that travels to other processes as an argument, a result, a field of a [`Run`](crate::Run) value, or
 //! inside any of them; a clone is another handle of the same. What happens when one of those who use it dies is in `PROTOCOL.md` beside this file.
 //!
-//! A [`Semaphore`], [`BoundedSemaphore`], [`Event`] or [`Barrier`] has a pipe besides, by which those who wait are told when nobody is left for whom they
+//! A [`Semaphore`], [`BoundedSemaphore`], [`Event`], [`Condition`] or [`Barrier`] has a pipe besides, by which those who wait are told when nobody is left for whom they
 //! could wait. For that, those who wait have to be told apart from those who may yet do something, and what is counted are handles: let threads have a clone
 //! each. If several share one handle by reference, and one of them waits, then for all that anybody else can say that handle waits. (An object that has
 //! only one handle, and has never been sent anywhere, is waited for as long as the process has threads.)
 
 pub(crate) mod barrier;
+mod condition;
 mod error;
 pub(crate) mod event;
 mod lock;
@@ -17,6 +18,7 @@ mod travel;
 pub(crate) mod wait_error;
 
 pub use barrier::{Barrier, BarrierError, BarrierWaitResult, BrokenBy};
+pub use condition::{Condition, ConditionError, ConditionGuard};
 pub use error::{LockError, Misuse, PoisonCause, Poisoned};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
