@@ -1,0 +1,252 @@
+//! One process, stepped by ptrace(2) through a call instruction by instruction, and killed on the way.
+//!
+//! A scenario is a function that makes its objects, has [`Run::victim`] make the call in a copy of this process, and looks afterwards at what is left of the
+//! objects. It is run again and again, each time with another moment at which the victim is killed, and once with none.
+//!
+//! A moment is the end of an instruction, or the sleep of a system call: what a system call does otherwise, it does wholly or not at all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use multiproc_programs::{Random, say};
+
+/// A run that takes longer hangs.
+const LONGEST: libc::c_uint = 20;
+
+/// After so many looks at the victim, in vain, it is seen whether it sleeps.
+const LOOKS: u32 = 20;
+
+/// Makes its objects, lets the victim make the call, and says what has come of it.
+pub(crate) type Scenario = fn(&mut Run) -> &'static str;
+
+/// Which moments are tried.
+pub(crate) enum Moments {
+    All,
+    /// Some of them, for so long; 20 at least.
+    Some(Duration, Random),
+}
+
+/// The moment that is being tried.
+static MOMENT: AtomicU64 = AtomicU64::new(0);
+
+/// Kills the victim at those moments, and prints what came of it.
+pub(crate) fn walk(scenario: Scenario, moments: Moments) {
+    has_an_end();
+    stays_on_one_processor();
+    let mut outcomes = BTreeMap::new();
+    let mut run = |moment| {
+        MOMENT.store(moment, Relaxed);
+        // SAFETY: no memory is touched.
+        unsafe { libc::alarm(LONGEST) };
+        let mut run = Run { moment, passed: 0, killed: false, helpers: Vec::new() };
+        let outcome = scenario(&mut run);
+        run.settle();
+        assert!(moment != 0 || !run.killed);
+        *outcomes.entry(outcome).or_insert(0) += 1;
+        run.passed
+    };
+    let all = run(0);
+    let begun = Instant::now();
+    let runs = match moments {
+        // How many there are depends a little on what is at which address, and who comes first.
+        Moments::All => (1..all + 20).map(&mut run).count(),
+        Moments::Some(time, mut random) => {
+            let more = |count: &u32| *count < 20 || begun.elapsed() < time;
+            (0..).take_while(more).map(|_| run(1 + random.below(all))).count()
+        }
+    };
+    say(&format!("instructions {all}\nruns {runs}"));
+    for (outcome, count) in outcomes {
+        say(&format!("{outcome} {count}"));
+    }
+}
+
+/// A run that hangs ends this process, and says where.
+fn has_an_end() {
+    extern "C" fn on_alarm(_: libc::c_int) {
+        let mut text = *b"it hangs; the victim was killed at moment                     \n";
+        let mut moment = MOMENT.load(Relaxed);
+        let mut at = text.len() - 2;
+        while moment > 0 {
+            text[at] = b'0' + (moment % 10) as u8;
+            moment /= 10;
+            at -= 1;
+        }
+        // SAFETY: the bytes are ours, and both may be called in a signal handler.
+        unsafe {
+            libc::write(2, text.as_ptr().cast(), text.len());
+            libc::_exit(3);
+        }
+    }
+    // SAFETY: the handler does what a handler may. The structure is filled in before it is used.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_alarm as extern "C" fn(libc::c_int) as usize;
+        assert_eq!(libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Going from this process to the victim and back takes a twentieth of the time so, and whoever waits for another doesn't spin.
+fn stays_on_one_processor() {
+    // SAFETY: a set is filled in before it is used.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
+    }
+}
+
+/// Has the call that it is given made under the eyes of the tracer.
+pub(crate) type Step<'a> = &'a dyn Fn(&mut dyn FnMut());
+
+/// One run of a scenario.
+pub(crate) struct Run {
+    /// At which moment of the call the victim is killed; 0: not at all.
+    moment: u64,
+    /// How many moments have passed.
+    passed: u64,
+    killed: bool,
+    helpers: Vec<i32>,
+}
+
+impl Run {
+    /// Runs `body` in a copy of this process; it calls what it is given with the call to be stepped. When it has come to that, `ready` is called here; and `asleep`
+    /// when it sleeps in the call, which should make it go on. Returns when the victim is gone, and says whether it was killed.
+    pub(crate) fn victim(
+        &mut self,
+        body: impl FnOnce(Step<'_>),
+        ready: impl FnOnce(&mut Run),
+        asleep: impl FnOnce(),
+    ) -> bool {
+        let victim = copy(|| {
+            // SAFETY: no memory is touched.
+            assert_eq!(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) }, 0);
+            body(&|call| {
+                stop();
+                call();
+                stop();
+            });
+        });
+        assert_eq!(wait_for(victim, 0).map(stop_signal), Some(Some(libc::SIGSTOP)), "it has not come to the call");
+        ready(self);
+        let mut asleep = Some(asleep);
+        loop {
+            resume(victim, libc::PTRACE_SINGLESTEP);
+            let mut looks = 0;
+            let status = loop {
+                if let Some(status) = wait_for(victim, libc::WNOHANG) {
+                    break status;
+                }
+                looks += 1;
+                if looks % LOOKS == 0 && asleep.is_some() && sleeps(victim) {
+                    if self.passes() {
+                        break self.kill(victim);
+                    }
+                    asleep.take().expect("it is there")();
+                }
+                std::thread::yield_now();
+            };
+            match stop_signal(status) {
+                None => break,
+                Some(libc::SIGTRAP) if self.passes() => {
+                    self.kill(victim);
+                    break;
+                }
+                Some(libc::SIGTRAP) => {}
+                Some(libc::SIGSTOP) => {
+                    resume(victim, libc::PTRACE_CONT);
+                    let status = wait_for(victim, 0).expect("it was waited for");
+                    assert_eq!(status, 0, "the victim has failed, without being killed");
+                    break;
+                }
+                Some(other) => panic!("signal {other} in the victim"),
+            }
+        }
+        self.killed
+    }
+
+    /// One more moment is over. Whether it was the victim's last.
+    fn passes(&mut self) -> bool {
+        self.passed += 1;
+        self.passed == self.moment
+    }
+
+    fn kill(&mut self, victim: i32) -> libc::c_int {
+        self.killed = true;
+        // SAFETY: it is a child of ours that has not been waited for.
+        assert_eq!(unsafe { libc::kill(victim, libc::SIGKILL) }, 0);
+        let status = wait_for(victim, 0).expect("it was waited for");
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL, "{status:x}");
+        status
+    }
+
+    /// Runs `body` in another copy of this process, which must come to its end whatever happens to the victim. Returns when it sleeps in a system call.
+    pub(crate) fn beside(&mut self, body: impl FnOnce()) {
+        let helper = copy(body);
+        self.helpers.push(helper);
+        while !sleeps(helper) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits for all that were run beside it.
+    pub(crate) fn settle(&mut self) {
+        for helper in self.helpers.drain(..) {
+            assert_eq!(wait_for(helper, 0), Some(0), "one that ran beside the victim has failed");
+        }
+    }
+}
+
+/// Runs `body` in a copy of this process, which dies with it.
+fn copy(body: impl FnOnce()) -> i32 {
+    // SAFETY: this process has one thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: no memory is touched. The alarm is not the copy's.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::alarm(0);
+            }
+            let result = catch_unwind(AssertUnwindSafe(body));
+            // SAFETY: it ends the copy, without what the original would do at its end.
+            unsafe { libc::_exit(i32::from(result.is_err())) }
+        }
+        -1 => panic!("{}", io::Error::last_os_error()),
+        pid => pid,
+    }
+}
+
+/// Stops this process until the tracer has it go on.
+fn stop() {
+    // SAFETY: no memory is touched.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// What has happened to a child, as waitpid(2) gives it. None if nothing has, and `flags` are not to wait.
+fn wait_for(pid: i32, flags: libc::c_int) -> Option<libc::c_int> {
+    let mut status = 0;
+    // SAFETY: the status is written to a variable of ours.
+    let result = unsafe { libc::waitpid(pid, &raw mut status, flags | libc::__WALL) };
+    assert!(result == pid || result == 0, "{}", io::Error::last_os_error());
+    (result == pid).then_some(status)
+}
+
+/// By which signal it has stopped; none if it has ended.
+fn stop_signal(status: libc::c_int) -> Option<libc::c_int> {
+    libc::WIFSTOPPED(status).then(|| libc::WSTOPSIG(status))
+}
+
+fn resume(pid: i32, request: libc::c_uint) {
+    // SAFETY: it is a stopped tracee of ours.
+    let result = unsafe { libc::ptrace(request, pid, 0, 0) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+/// Whether it sleeps in a system call.
+fn sleeps(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S'))
+}

@@ -1,0 +1,51 @@
+//! Calls on shared objects whose caller is killed after each instruction: others go on. `src/bin/single_step` does it.
+//!
+//! Some instructions are tried here, for a moment. `MULTIPROC_STEP=all` tries all of them, which takes minutes; less with `--release`.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+/// How long each call is looked at, in milliseconds.
+const MOMENT: &str = "700";
+
+/// Steps through the call of this name. What is expected can come of it, and nothing else; all of it, if all instructions are tried.
+fn step(name: &str, expected: &[&str]) {
+    let all = std::env::var("MULTIPROC_STEP").is_ok_and(|value| value == "all");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_single_step"));
+    command.arg(name).env("RUST_BACKTRACE", "0");
+    if all {
+        command.arg("all");
+    } else {
+        let seed = std::env::var("MULTIPROC_SEED");
+        let seed = seed.unwrap_or_else(|_| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().to_string());
+        println!("MULTIPROC_SEED={seed}");
+        command.args([MOMENT, &seed]);
+    }
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name}: {}\n{stdout}{stderr}", output.status);
+    println!("{name}: {}", stdout.trim().replace('\n', ", "));
+    let pair = |line: &str| {
+        let (name, number) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), number.parse().unwrap())
+    };
+    let mut numbers: BTreeMap<String, u32> = stdout.lines().map(pair).collect();
+    let (instructions, runs) = (numbers.remove("instructions").unwrap(), numbers.remove("runs").unwrap());
+    // Fewer would mean that the call was not stepped at all.
+    assert!(instructions >= 20 && runs >= if all { instructions } else { 20 }, "{name}: {instructions}, {runs}");
+    assert!(numbers.keys().all(|outcome| expected.contains(&outcome.as_str())), "{name}: {numbers:?}");
+    assert!(!all || numbers.len() == expected.len(), "{name}: {numbers:?}");
+}
+
+#[test]
+fn a_lock_outlives_those_who_take_it_and_give_it_up() {
+    step("lock", &["free", "poisoned"]);
+    step("unlock", &["free", "poisoned"]);
+}
+
+#[test]
+fn who_waits_for_a_lock_is_not_forgotten() {
+    step("lock_asleep", &["free", "poisoned"]);
+    step("unlock_with_waiters", &["free", "poisoned"]);
+    step("lock_timeout_asleep", &["free"]);
+}
