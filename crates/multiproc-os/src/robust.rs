@@ -264,6 +264,16 @@ impl Thread {
         local.count.set(count - 1);
     }
 
+    /// Whether a word is on the list: by its place in this process's memory, which the same word may be mapped to twice.
+    #[inline]
+    pub fn owns(&self, word: &Word) -> bool {
+        let local = self.local();
+        let link = (&raw const word.link) as usize;
+        // SAFETY: as above.
+        let owned = unsafe { &*local.owned.get() };
+        owned[..local.count.get()].iter().rev().any(|other| *other == link)
+    }
+
     /// How many words it owns.
     pub fn count(&self) -> usize {
         self.local().count.get()

@@ -9,6 +9,8 @@ pub(crate) mod backoff;
 #[allow(unsafe_code)]
 pub(crate) mod block;
 #[allow(unsafe_code)]
+pub(crate) mod cell;
+#[allow(unsafe_code)]
 pub(crate) mod expanse;
 pub(crate) mod flag;
 pub(crate) mod gate;
@@ -21,6 +23,7 @@ pub(crate) mod object;
 #[allow(unsafe_code)]
 pub(crate) mod owned;
 pub(crate) mod permits;
+pub(crate) mod readers;
 pub(crate) mod rounds;
 #[allow(unsafe_code)]
 pub(crate) mod scratch;

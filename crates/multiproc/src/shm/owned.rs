@@ -156,7 +156,6 @@ impl Owned {
 
     /// Waits until the owner has given it up or died, without taking it. False when it has waited for too long. For a word on which nobody sleeps who
     /// wants to take it, and one at a time.
-    #[allow(dead_code)] // For the lock of many readers, which is to come.
     pub(crate) fn outwait(&self, patience: Patience) -> bool {
         let mut backoff = Backoff::new();
         loop {
@@ -210,7 +209,6 @@ impl Owned {
 
     /// Whether nobody has it, and nobody has died with it.
     #[inline]
-    #[allow(dead_code)] // For the lock of many readers, which is to come.
     pub(crate) fn is_free(&self) -> bool {
         Pair(self.0.pair().load(SeqCst)).word() & !WAITERS == 0
     }
@@ -264,6 +262,13 @@ impl<L: Layout, const N: usize> Kept<L, N> {
     #[cold]
     fn without_room(&self, owned: &Owned, thread: Thread) -> Refusal {
         if owned.owner() == Some(thread.id()) { Refusal::Mine } else { Refusal::Full }
+    }
+
+    /// Whether the calling thread has taken this word, and through this handle: it may have another, which maps the same memory elsewhere.
+    #[inline]
+    pub(crate) fn has(&self, owned: &Owned) -> bool {
+        let thread = Thread::current();
+        owned.owner() == Some(thread.id()) && thread.owns(&owned.0)
     }
 
     /// Gives up a word that the calling thread has taken by this. Does nothing, and says so, if it hasn't: it is a copy of the process that has.

@@ -75,11 +75,13 @@ pub(crate) use layout;
 ///
 /// # Safety
 /// `#[repr(C)]`, made of atomic integers, and of arrays and structs of such, alone; aligned to 64 bytes at most.
-pub(crate) unsafe trait Layout: Sync + 'static {
+pub(crate) unsafe trait Layout: Sync + Sized + 'static {
     /// What the object is called in errors, and in `/proc/*/fd`: "lock".
     const NAME: &'static str;
     /// Tells layouts of the same size apart.
     const KIND: u32;
+    /// How many of its bytes have memory from the beginning; the others, once it has been [allocated](Segment::allocate_for) for them.
+    const AT_ONCE: usize = size_of::<Self>();
     /// How many numbers there may be behind it, which take no memory until they are [allocated](Segment::allocate_more).
     const MORE: usize = 0;
 }
@@ -107,6 +109,12 @@ impl<L: Layout> Segment<L> {
         (AT + size_of::<L>()).next_multiple_of(PAGE)
     };
 
+    /// How much of that has memory from the beginning.
+    const AT_ONCE: usize = {
+        assert!(L::AT_ONCE <= size_of::<L>());
+        (AT + L::AT_ONCE).next_multiple_of(PAGE)
+    };
+
     /// How much of the file is mapped.
     const MAPPED: usize = Self::LEN + (L::MORE * 8).next_multiple_of(PAGE);
 
@@ -116,7 +124,7 @@ impl<L: Layout> Segment<L> {
     /// `EMFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create() -> io::Result<Segment<L>> {
         let file = SharedFile::create(&format!("multiproc-{}", L::NAME), Self::MAPPED as u64)?;
-        file.allocate(0, Self::LEN as u64)?;
+        file.allocate(0, Self::AT_ONCE as u64)?;
         let mapping = Mapping::new(&file, 0, Self::MAPPED)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
         let header = segment.header();
@@ -142,7 +150,7 @@ impl<L: Layout> Segment<L> {
             return Err(invalid(&"it is too short"));
         }
         // What somebody has given back without being asked would be a fault of this process.
-        file.allocate(0, Self::LEN as u64)?;
+        file.allocate(0, Self::AT_ONCE as u64)?;
         let mapping = Mapping::new(&file, 0, Self::MAPPED)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
         let header = segment.header();
@@ -170,6 +178,16 @@ impl<L: Layout> Segment<L> {
     pub(crate) fn holds<T>(&self, what: &T) -> bool {
         let offset = (&raw const *what as usize).wrapping_sub(self.mapping.start().as_ptr() as usize);
         offset < Self::LEN && size_of::<T>() <= Self::LEN - offset
+    }
+
+    /// Has memory for a part of the layout that hasn't from the beginning.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`.
+    pub(crate) fn allocate_for<T>(&self, part: &T) -> io::Result<()> {
+        assert!(self.holds(part), "another segment's");
+        let offset = &raw const *part as usize - self.mapping.start().as_ptr() as usize;
+        self.file.allocate(offset as u64, size_of::<T>() as u64)
     }
 
     /// The numbers behind the layout, zero at first. Those that have not been allocated must not be touched.

@@ -98,13 +98,18 @@ pub enum PoisonCause {
     Panicked,
 }
 
-impl<G> Poisoned<G> {
-    pub(crate) fn new(guard: G, what: &'static str, (grief, holder): (Grief, Option<Holder>)) -> Poisoned<G> {
-        let cause = match grief {
+impl From<Grief> for PoisonCause {
+    fn from(grief: Grief) -> PoisonCause {
+        match grief {
             Grief::Died => PoisonCause::Died,
             Grief::Panicked => PoisonCause::Panicked,
-        };
-        Poisoned { guard, what, cause, holder }
+        }
+    }
+}
+
+impl<G> Poisoned<G> {
+    pub(crate) fn new(guard: G, what: &'static str, (grief, holder): (Grief, Option<Holder>)) -> Poisoned<G> {
+        Poisoned { guard, what, cause: grief.into(), holder }
     }
 
     /// The guard.
@@ -166,7 +171,7 @@ impl<G> fmt::Debug for Poisoned<G> {
 
 impl<G> std::error::Error for Poisoned<G> {}
 
-/// A mistake in the program, which without this would be a thread that waits for itself, or worse.
+/// A mistake in the program, which without this would be a thread that waits for itself, or worse; or a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
@@ -176,6 +181,18 @@ pub enum Misuse {
     /// The calling thread doesn't hold it: it is a copy, made by fork, of the process that does.
     #[error("this thread doesn't hold the {0}: it is in a copy of the process that does")]
     NotHeld(&'static str),
+    /// The calling thread reads, and wants to write: it would wait for itself.
+    #[error("this thread reads what the {0} guards, and would wait for itself to write there")]
+    Reads(&'static str),
+    /// The calling thread holds it, through a handle that has come to this process on another way. (Clones count as one handle.)
+    #[error("this thread holds the {0} through another handle, which has come to this process by itself")]
+    OtherHandle(&'static str),
+    /// The calling thread holds it so many times over that it can't be counted: 2^32 - 1.
+    #[error("this thread holds the {0} too many times over")]
+    TooDeep(&'static str),
+    /// There are as many readers as there can be, 4096; or there is no memory for one more.
+    #[error("there are as many readers of the {0} as there can be, or no memory for one more")]
+    TooManyReaders(&'static str),
     /// The calling thread holds as many locks as a thread can: 1024.
     #[error("this thread holds as many locks as a thread can, and can't hold the {0} too")]
     TooMany(&'static str),
@@ -193,7 +210,13 @@ impl Misuse {
 
     fn what(&self) -> &'static str {
         match self {
-            Misuse::HeldHere(what) | Misuse::NotHeld(what) | Misuse::TooMany(what) => what,
+            Misuse::HeldHere(what)
+            | Misuse::NotHeld(what)
+            | Misuse::Reads(what)
+            | Misuse::OtherHandle(what)
+            | Misuse::TooDeep(what)
+            | Misuse::TooManyReaders(what)
+            | Misuse::TooMany(what) => what,
         }
     }
 }

@@ -4,17 +4,13 @@
 //! no system call. `PROTOCOL.md`, "Lock".
 
 use std::fmt;
-use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use super::error::{LockError, Misuse, Poisoned, not_made};
+use super::error::{LockError, Misuse, not_made};
+use super::hold::{Hold, held};
+use super::travel::travels;
 use crate::error::Result;
-use crate::handle;
 use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
@@ -144,11 +140,7 @@ impl Lock {
     /// Of what has just been taken.
     #[inline]
     fn guard(&self) -> Locked<'_> {
-        let guard = LockGuard { lock: self, panicking: thread::panicking(), not_send: PhantomData };
-        match self.inner.guarded.grief() {
-            None => Ok(guard),
-            Some(grief) => Err(LockError::Poisoned(Poisoned::new(guard, Shared::NAME, grief))),
-        }
+        held(&self.inner.guarded, Shared::NAME, LockGuard { lock: self, hold: Hold::new() })
     }
 
     #[cold]
@@ -189,25 +181,7 @@ impl fmt::Debug for Lock {
     }
 }
 
-impl AsFd for Lock {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
-    }
-}
-
-impl Serialize for Lock {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        handle::serialize(self, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Lock {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lock, D::Error> {
-        let fd: OwnedFd = handle::deserialize(deserializer)?;
-        let segment = Segment::open(fd).map_err(serde::de::Error::custom)?;
-        Ok(Lock { inner: Arc::new(Kept::new(segment)) })
-    }
-}
+travels!(Lock, |kept| Ok(Lock { inner: Arc::new(kept) }));
 
 /// A [`Lock`] that is held. Dropping it gives the lock up.
 ///
@@ -215,10 +189,7 @@ impl<'de> Deserialize<'de> for Lock {
 #[must_use = "the lock is given up when this is dropped"]
 pub struct LockGuard<'a> {
     lock: &'a Lock,
-    /// Whether the thread was panicking before.
-    panicking: bool,
-    /// The thread owns it.
-    not_send: PhantomData<std::sync::MutexGuard<'a, ()>>,
+    hold: Hold,
 }
 
 impl<'a> LockGuard<'a> {
@@ -257,9 +228,7 @@ impl fmt::Debug for LockGuard<'_> {
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.panicking && thread::panicking() && self.lock.inner.guarded.is_mine() {
-            self.lock.inner.guarded.condemn();
-        }
+        self.hold.end(&self.lock.inner.guarded);
         self.give_up();
     }
 }

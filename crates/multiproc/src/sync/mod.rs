@@ -12,15 +12,27 @@ pub(crate) mod barrier;
 mod condition;
 mod error;
 pub(crate) mod event;
+mod hold;
 mod lock;
+#[allow(unsafe_code)]
+mod mutex;
+mod once;
+mod rlock;
+#[allow(unsafe_code)]
+mod rwlock;
 pub(crate) mod semaphore;
 mod travel;
 pub(crate) mod wait_error;
 
+pub use crate::shm::cell::Plain;
 pub use barrier::{Barrier, BarrierError, BarrierWaitResult, BrokenBy};
 pub use condition::{Condition, ConditionError, ConditionGuard};
 pub use error::{LockError, Misuse, PoisonCause, Poisoned};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
+pub use mutex::{Mutex, MutexGuard};
+pub use once::{Once, OnceState};
+pub use rlock::{RLock, RLockGuard};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{BoundedSemaphore, Permit, ReleaseError, Semaphore};
 pub use wait_error::WaitError;

@@ -1,4 +1,4 @@
-//! How an object with a gate travels: as two descriptors.
+//! How objects travel: one with a gate as two descriptors, one that is made of owned words as one.
 
 use std::os::fd::OwnedFd;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle;
 use crate::shm::object::Object;
-use crate::shm::segment::Layout;
+use crate::shm::owned::Kept;
+use crate::shm::segment::{Layout, Segment};
 
 #[derive(Serialize)]
 #[serde(rename = "Shared", bound = "")]
@@ -50,3 +51,31 @@ pub(super) fn deserialize<'de, L: Layout, D: Deserializer<'de>>(deserializer: D)
     let Incoming { memory, door } = Incoming::deserialize(deserializer)?;
     Object::open(memory, door).map_err(serde::de::Error::custom)
 }
+
+/// Takes one that has been sent along, as a file alone.
+pub(super) fn deserialize_kept<'de, L: Layout, const N: usize, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Kept<L, N>, D::Error> {
+    let memory: OwnedFd = handle::deserialize(deserializer)?;
+    Segment::open(memory).map(Kept::new).map_err(serde::de::Error::custom)
+}
+
+/// For a type whose `inner` points to what can be borrowed as the descriptor of its memory, and which is made `of` what has been opened: it travels.
+macro_rules! travels {
+    ($name:ident $(<$parameter:ident: $bound:ident>)?, |$kept:ident $(: $type:ty)?| $of:expr) => {
+        impl $(<$parameter: $bound>)? serde::Serialize for $name $(<$parameter>)? {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                $crate::handle::serialize(&*self.inner, serializer)
+            }
+        }
+
+        impl<'de $(, $parameter: $bound)?> serde::Deserialize<'de> for $name $(<$parameter>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                let $kept $(: $type)? = $crate::sync::travel::deserialize_kept(deserializer)?;
+                $of
+            }
+        }
+    };
+}
+
+pub(super) use travels;

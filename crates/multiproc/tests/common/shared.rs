@@ -13,14 +13,22 @@ use crate::common::LONG;
 
 /// Waits until the first thread of this process sleeps in poll(2), as those do who wait for long.
 pub(crate) fn wait_asleep(pid: i32) {
-    let numbers = [libc::SYS_ppoll, if cfg!(target_arch = "x86_64") { 7 } else { libc::SYS_ppoll }];
+    wait_asleep_in(pid, &[libc::SYS_ppoll, if cfg!(target_arch = "x86_64") { 7 } else { libc::SYS_ppoll }]);
+}
+
+/// Waits until it sleeps in futex(2), as those do who wait for a lock.
+pub(crate) fn wait_asleep_in_futex(pid: i32) {
+    wait_asleep_in(pid, &[libc::SYS_futex]);
+}
+
+fn wait_asleep_in(pid: i32, numbers: &[libc::c_long]) {
     let start = Instant::now();
     loop {
         let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
         if numbers.iter().any(|number| call.starts_with(&format!("{number} "))) {
             return;
         }
-        assert!(start.elapsed() < LONG, "process {pid} doesn't sleep in poll(2): {call}");
+        assert!(start.elapsed() < LONG, "process {pid} doesn't sleep in any of {numbers:?}: {call}");
         std::thread::yield_now();
     }
 }

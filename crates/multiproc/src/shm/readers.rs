@@ -1,0 +1,225 @@
+//! Many who read, or one who writes: a turnstile that writers take, and a slot for each reader. `../sync/PROTOCOL.md`, "RwLock".
+//!
+//! A reader says that it reads, then looks whether somebody writes; a writer says that it writes, then waits for each one who reads. So readers meet
+//! nobody as long as nobody writes. As each has a word of its own, the kernel puts a dead one right, and wakes the writer who waits for it. After the idea of
+//! the "big reader" locks of the Linux kernel.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use multiproc_os::robust::Thread;
+
+use super::owned::{Guarded, Kept, Owned, Patience, Refusal};
+use super::segment::{Layout, layout};
+
+/// How many may read at a time.
+pub(crate) const MOST: usize = 4096;
+
+/// How many words there are: the turnstile, and the slots.
+pub(crate) const WORDS: usize = 1 + MOST;
+
+/// The turnstile's place among them.
+const TURNSTILE: usize = 0;
+
+layout! {
+    /// The part that has memory from the beginning.
+    pub(crate) struct Entrance {
+        turnstile: Guarded,
+        /// Whether who has the turnstile has begun to write.
+        writing: AtomicU32,
+        /// How many slots have ever been taken; there is memory for these.
+        used: AtomicU32,
+    }
+}
+
+layout! {
+    /// Where one reader is.
+    pub(crate) struct Slot {
+        owned: Owned,
+        /// How many times over that thread reads. Only it touches this.
+        levels: AtomicU32,
+        _reserved: AtomicU32,
+    }
+}
+
+/// A layout with these in it.
+pub(crate) trait Readers: Layout {
+    /// The turnstile.
+    fn entrance(&self) -> &Entrance;
+    /// The slots: in memory that needn't be there from the beginning.
+    fn slots(&self) -> &[Slot; MOST];
+}
+
+/// Why somebody can't read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// Others read or write.
+    Busy,
+    /// The calling thread reads.
+    Reads,
+    /// The calling thread writes.
+    Writes,
+    /// The calling thread reads through another handle, and a writer waits, maybe for that.
+    OtherHandle,
+    /// The calling thread owns as many words as it can.
+    Full,
+    /// There is no slot left, or no memory for one; or one reader has come to the end of its levels.
+    NoSlot,
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Denial {
+        match refusal {
+            Refusal::Busy => Denial::Busy,
+            Refusal::Mine => Denial::Writes,
+            Refusal::Full => Denial::Full,
+        }
+    }
+}
+
+impl<L: Readers> Kept<L, WORDS> {
+    /// The turnstile, which knows who came to grief while writing.
+    pub(crate) fn turnstile(&self) -> &Guarded {
+        &self.entrance().turnstile
+    }
+
+    /// Begins to read; gives the slot.
+    #[inline]
+    pub(crate) fn read(&self, patience: Patience) -> Result<usize, Denial> {
+        let slot = self.take_slot()?;
+        // After the slot was taken, as the writer looks at the slots after it has taken the turnstile.
+        if self.turnstile().owned().is_free() {
+            return Ok(slot);
+        }
+        self.give_up_slot(slot);
+        self.read_slowly(patience)
+    }
+
+    #[cold]
+    fn read_slowly(&self, patience: Patience) -> Result<usize, Denial> {
+        // A writer may be waiting for this very thread.
+        if self.slots_of_this_thread().next().is_some() {
+            // Who ends it takes it off the thread's list, so it has to be one that was taken through this handle.
+            let mut slots = self.slots_of_this_thread();
+            let slot = slots.find(|slot| self.has(&self.slots()[*slot].owned)).ok_or(Denial::OtherHandle)?;
+            let levels = &self.slots()[slot].levels;
+            levels.store(levels.load(SeqCst).checked_add(1).ok_or(Denial::NoSlot)?, SeqCst);
+            return Ok(slot);
+        }
+        self.take_turnstile(patience)?;
+        let slot = self.take_slot();
+        self.turnstile().give_up(self, TURNSTILE);
+        slot
+    }
+
+    /// Ends reading. Does nothing in a copy of the process that has begun to.
+    #[inline]
+    pub(crate) fn end_reading(&self, slot: usize) {
+        let Slot { owned, levels, .. } = &self.slots()[slot];
+        match levels.load(SeqCst) {
+            level @ 2.. if owned.owner() == Some(Thread::current().id()) => levels.store(level - 1, SeqCst),
+            _ => self.give_up_slot(slot),
+        }
+    }
+
+    /// Begins to write.
+    pub(crate) fn write(&self, patience: Patience) -> Result<(), Denial> {
+        if self.slots_of_this_thread().next().is_some() {
+            return Err(Denial::Reads);
+        }
+        self.take_turnstile(patience)?;
+        if self.slots()[..self.used()].iter().all(|slot| slot.owned.outwait(patience)) {
+            self.entrance().writing.store(1, SeqCst);
+            Ok(())
+        } else {
+            self.turnstile().give_up(self, TURNSTILE);
+            Err(Denial::Busy)
+        }
+    }
+
+    /// Ends writing. Does nothing in a copy of the process that has begun to.
+    pub(crate) fn end_writing(&self) {
+        if self.turnstile().is_mine() {
+            self.entrance().writing.store(0, SeqCst);
+            self.turnstile().give_up(self, TURNSTILE);
+        }
+    }
+
+    /// Whether somebody writes, or is about to.
+    pub(crate) fn is_written(&self) -> bool {
+        self.turnstile().owned().owner().is_some()
+    }
+
+    /// How many read at this moment, or are about to.
+    pub(crate) fn readers(&self) -> usize {
+        self.slots()[..self.used()].iter().filter(|slot| slot.owned.owner().is_some()).count()
+    }
+
+    fn take_turnstile(&self, patience: Patience) -> Result<(), Refusal> {
+        let writing = &self.entrance().writing;
+        self.turnstile().take(self, TURNSTILE, patience, || writing.load(SeqCst) != 0)?;
+        // Whoever has left it is remembered.
+        writing.store(0, SeqCst);
+        Ok(())
+    }
+
+    /// How many slots there are to be looked at.
+    #[inline]
+    fn used(&self) -> usize {
+        (self.entrance().used.load(SeqCst) as usize).min(MOST)
+    }
+
+    /// Where the calling thread reads, through whichever handle.
+    fn slots_of_this_thread(&self) -> impl Iterator<Item = usize> {
+        let this = Some(Thread::current().id());
+        (0..self.used()).filter(move |slot| self.slots()[*slot].owned.owner() == this)
+    }
+
+    #[inline]
+    fn take_slot(&self) -> Result<usize, Denial> {
+        let used = self.used();
+        // Threads that are neighbours begin at different ones.
+        let first = Thread::current().id() as usize % used.max(1);
+        for slot in (first..used).chain(0..first) {
+            if self.try_slot(slot)? {
+                return Ok(slot);
+            }
+        }
+        self.take_new_slot()
+    }
+
+    /// One that nobody has taken before.
+    #[cold]
+    fn take_new_slot(&self) -> Result<usize, Denial> {
+        loop {
+            let used = self.used();
+            let slot = self.slots().get(used).ok_or(Denial::NoSlot)?;
+            self.allocate_for(slot).map_err(|_| Denial::NoSlot)?;
+            // It counts before it is taken, so that no writer overlooks it. If another was quicker, there is one more to be tried.
+            let _ = self.entrance().used.compare_exchange(used as u32, used as u32 + 1, SeqCst, SeqCst);
+            if self.try_slot(used)? {
+                return Ok(used);
+            }
+        }
+    }
+
+    #[inline]
+    fn try_slot(&self, index: usize) -> Result<bool, Denial> {
+        let slot = &self.slots()[index];
+        if slot.owned.owner().is_some() {
+            return Ok(false);
+        }
+        match self.take(&slot.owned, 1 + index, Patience::None) {
+            Ok(_) => {
+                slot.levels.store(1, SeqCst);
+                Ok(true)
+            }
+            Err(Refusal::Full) => Err(Denial::Full),
+            Err(_) => Ok(false),
+        }
+    }
+
+    #[inline]
+    fn give_up_slot(&self, index: usize) {
+        self.give_up(&self.slots()[index].owned, 1 + index);
+    }
+}
