@@ -49,3 +49,59 @@ fn who_waits_for_a_lock_is_not_forgotten() {
     step("unlock_with_waiters", &["free", "poisoned"]);
     step("lock_timeout_asleep", &["free"]);
 }
+
+#[test]
+fn an_item_is_put_or_not() {
+    for name in ["put_small", "put_block", "put_bounded", "put_block_bounded", "put_bounded_in_bytes"] {
+        step(name, &["not_put", "put"]);
+    }
+}
+
+#[test]
+fn an_item_is_put_or_not_into_a_joinable_queue() {
+    for name in ["put_joinable", "put_block_joinable"] {
+        step(name, &["not_put", "put"]);
+    }
+}
+
+#[test]
+fn a_ring_that_grows_and_shrinks_loses_nothing() {
+    step("put_growing", &["put_0", "put_1", "put_2", "put_3", "put_4"]);
+    step("put_shrinking", &["empty", "put"]);
+}
+
+#[test]
+fn an_item_is_taken_or_not() {
+    for name in ["get_small", "get_block", "get_bounded", "get_block_bounded", "get_bounded_in_bytes"] {
+        step(name, &["not_taken", "taken"]);
+    }
+}
+
+#[test]
+fn who_waits_at_a_queue_is_not_forgotten() {
+    step("put_asleep", &["not_put", "put"]);
+    step("get_asleep", &["not_taken", "taken"]);
+    step("get_bounded_asleep", &["not_taken", "taken"]);
+    step("join_asleep", &["done"]);
+}
+
+#[test]
+fn handles_stay_with_their_items() {
+    step("put_handles", &["not_put", "put"]);
+    step("get_handles", &["not_taken", "taken"]);
+}
+
+#[test]
+fn a_task_is_done_or_comes_again() {
+    for name in ["get_joinable", "get_block_joinable", "get_returned"] {
+        step(name, &["not_taken", "returned"]);
+    }
+    step("task_done", &["done", "returned"]);
+    step("task_done_block", &["done", "returned"]);
+    step("task_dropped", &["returned"]);
+}
+
+#[test]
+fn a_queue_is_closed_or_not() {
+    step("close", &["closed", "open"]);
+}

@@ -67,6 +67,12 @@ impl Latch {
         None
     }
 
+    /// Whether an owner has died, and nobody has inherited it yet.
+    #[inline]
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.0.load(SeqCst) & OWNER_DIED != 0
+    }
+
     /// Whether somebody holds it at this moment.
     #[cfg(test)]
     pub(crate) fn is_held(&self) -> bool {

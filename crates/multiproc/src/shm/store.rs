@@ -108,6 +108,8 @@ struct Producers {
     seen_head: AtomicU64,
     seen_number: AtomicU64,
     seen_bytes: AtomicU64,
+    /// How many letters have been put into the mailbox, or begun.
+    letters: AtomicU64,
     /// Up to here the ring has memory.
     memory_until: AtomicU64,
     /// Up to here it has been given back.
@@ -464,6 +466,7 @@ impl Store {
         let (at, mask) = self.make_room(tail, need)?;
         let words =
             self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Refusal::system("the ring"))?;
+        let letter = own.letters.load(Relaxed);
         let mut flags = if item.raw { RAW } else { 0 };
         let content = &words[2..];
         match item.body {
@@ -472,12 +475,14 @@ impl Store {
                 flags |= HANDLES;
                 content[0].store(u64::from(item.handles) << 32, Relaxed);
                 content[1].store(size, Relaxed);
+                content[2].store(letter, Relaxed);
                 copy_in(&content[SPECIAL / 8..], bytes);
             }
             Body::Block(index, _) => {
                 flags |= BLOCK | if item.fds.is_empty() { 0 } else { HANDLES };
                 content[0].store(u64::from(item.handles) << 32 | u64::from(index), Relaxed);
                 content[1].store(size, Relaxed);
+                content[2].store(letter, Relaxed);
                 let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
                 descriptor.len.store(size, Relaxed);
                 descriptor.flags.store(u32::from(flags), Relaxed);
@@ -493,7 +498,9 @@ impl Store {
         }
         if !item.fds.is_empty() {
             let fds: Vec<BorrowedFd<'_>> = item.fds.iter().map(AsFd::as_fd).collect();
-            self.mailbox.put(at, &fds).map_err(|error| match error.kind() {
+            // First that, so that no other has its number, even if this process dies before there is an item.
+            own.letters.store(letter + 1, SeqCst);
+            self.mailbox.put(letter, &fds).map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Full,
                 _ => Refusal::System("there are too many items with handles in it", error),
             })?;
@@ -503,15 +510,16 @@ impl Store {
         {
             descriptor.set(State::Queued);
         }
-        own.next_number.store(number + 1, Relaxed);
-        let bytes = own.bytes.load(Relaxed).wrapping_add(size);
-        own.next_bytes.store(bytes, Relaxed);
+        // First the tail: as long as it is not the tail, the others mean nothing. Each after the other, for whoever inherits this.
         own.next_tail.store(at + need, Relaxed);
+        own.next_number.store(number + 1, Release);
+        let bytes = own.bytes.load(Relaxed).wrapping_add(size);
+        own.next_bytes.store(bytes, Release);
         self.shared.items.0.before_change(&self.items);
         // The latch is opened by what is sequentially consistent.
         self.shared.tail.0.store(at + need, Release);
-        own.number.store(number + 1, Relaxed);
-        own.bytes.store(bytes, Relaxed);
+        own.number.store(number + 1, Release);
+        own.bytes.store(bytes, Release);
         drop(latched);
         self.shared.items.0.after_change(1);
         // What is put next will lie behind it, where somebody has read before. Within the ring, or else it is a hint in vain.
@@ -551,10 +559,15 @@ impl Store {
         let (own, others, limits) = (&self.shared.producers, &self.shared.consumers, self.limits());
         let items = |taken: &AtomicU64| own.number.load(SeqCst).saturating_sub(taken.load(SeqCst));
         let bytes = |taken: &AtomicU64| own.bytes.load(SeqCst).saturating_sub(taken.load(SeqCst)).saturating_add(size);
-        let full = size <= limits.bytes
-            && (items(&own.seen_number) >= limits.items || bytes(&own.seen_bytes) > limits.bytes)
-            && (items(&others.number) >= limits.items || bytes(&others.bytes) > limits.bytes);
-        match full && !self.is_closed() {
+        let is_full = |number, taken| items(number) >= limits.items || bytes(taken) > limits.bytes;
+        if size > limits.bytes || !is_full(&own.seen_number, &own.seen_bytes) {
+            return Ok(());
+        }
+        if others.latch.is_orphaned() {
+            // Somebody has died who has perhaps taken an item that isn't counted yet.
+            drop(self.consumers());
+        }
+        match is_full(&others.number, &others.bytes) && !self.is_closed() {
             true => Err(Refusal::Full),
             false => Ok(()),
         }
@@ -869,16 +882,16 @@ impl Store {
     ) -> Result<Option<Taken>, Refusal> {
         let consumers = &self.shared.consumers;
         let special = record.flags & (BLOCK | HANDLES) != 0;
-        let (index, handles, size) = match scratch.bytes().first_chunk::<SPECIAL>() {
+        let (index, handles, size, letter) = match scratch.bytes().first_chunk::<SPECIAL>() {
             Some(bytes) if special => {
                 let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-                (word(0) as u32, (word(0) >> 32) as u32, word(8))
+                (word(0) as u32, (word(0) >> 32) as u32, word(8), word(16))
             }
             None if special => return Err(Refusal::Corrupt("the record at its head")),
-            _ => (0, 0, record.len as u64),
+            _ => (0, 0, record.len as u64, 0),
         };
         let fds = match record.flags & HANDLES != 0 {
-            true => self.letter(record.at).map_err(Refusal::system("the handles of the item at its head"))?,
+            true => self.letter(letter).map_err(Refusal::system("the handles of the item at its head"))?,
             false => Vec::new(),
         };
         if special {
@@ -910,10 +923,11 @@ impl Store {
         } else {
             Place::Scratch
         };
-        consumers.next_number.store(record.number + 1, Relaxed);
-        let bytes = consumers.bytes.load(Relaxed).wrapping_add(size);
-        consumers.next_bytes.store(bytes, Relaxed);
+        // First the head: as long as it is not the head, the others mean nothing. Each after the other, for whoever inherits this.
         consumers.next_head.store(record.next, SeqCst);
+        consumers.next_number.store(record.number + 1, SeqCst);
+        let bytes = consumers.bytes.load(Relaxed).wrapping_add(size);
+        consumers.next_bytes.store(bytes, SeqCst);
         if let Some(room) = &self.room {
             self.shared.room.0.before_change(room);
         }
@@ -931,13 +945,13 @@ impl Store {
         Ok(Some(Taken { place, raw: record.flags & RAW != 0, fds, handles, deliveries }))
     }
 
-    /// The descriptors that belong to the item at `position`. Those of items that have been taken, or never came to be, are thrown away.
-    fn letter(&self, position: u64) -> io::Result<Vec<OwnedFd>> {
+    /// The descriptors in the letter of this number. Those of items that have been taken, or never came to be, are thrown away.
+    fn letter(&self, wanted: u64) -> io::Result<Vec<OwnedFd>> {
         while let Some(number) = self.mailbox.number()? {
-            if number == position {
+            if number == wanted {
                 return self.mailbox.look();
             }
-            if number > position {
+            if number > wanted {
                 break;
             }
             self.mailbox.discard();
@@ -998,7 +1012,8 @@ impl Store {
     /// Whether there is nothing to take.
     pub(crate) fn is_empty(&self) -> bool {
         let head = self.shared.consumers.head.load(SeqCst);
-        self.shared.tail.0.load(SeqCst) <= head && self.last_return().is_none()
+        self.shared.tail.0.load(SeqCst) <= head
+            && (self.last_return().is_none() || self.count_blocks(|state| state == State::Returned) == 0)
     }
 
     /// How many items there are.

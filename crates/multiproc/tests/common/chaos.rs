@@ -16,6 +16,10 @@ impl Random {
         Random(seed)
     }
 
+    pub(crate) fn of(seed: u64) -> Random {
+        Random(seed)
+    }
+
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

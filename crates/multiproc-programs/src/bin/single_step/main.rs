@@ -7,6 +7,7 @@
 //! object, and listed here; `walk.rs` says how one is written.
 
 mod locks;
+mod queue;
 mod walk;
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use multiproc_programs::Random;
 use walk::{Moments, Scenario};
 
 /// All that can be stepped, by name.
-const SCENARIOS: &[&[(&str, Scenario)]] = &[locks::SCENARIOS];
+const SCENARIOS: &[&[(&str, Scenario)]] = &[locks::SCENARIOS, queue::SCENARIOS];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,0 +1,497 @@
+//! The queues: what a killed process has put is in there or is not, what it has taken is gone or is not, and the counts are right either way.
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::time::Duration;
+
+use multiproc::{GetError, Handle, JoinableQueue, Queue};
+
+use super::walk::{Run, Scenario};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("put_small", |run| put(run, unlimited(), SMALL)),
+    ("put_block", |run| put(run, unlimited(), LARGE)),
+    ("put_bounded", |run| put(run, of_three(), SMALL)),
+    ("put_block_bounded", |run| put(run, of_three(), LARGE)),
+    ("put_bounded_in_bytes", |run| put(run, of_bytes(), SMALL)),
+    ("put_growing", put_growing),
+    ("put_shrinking", put_shrinking),
+    ("put_asleep", put_asleep),
+    ("put_handles", put_handles),
+    ("put_joinable", |run| put_joinable(run, SMALL)),
+    ("put_block_joinable", |run| put_joinable(run, LARGE)),
+    ("get_small", |run| get(run, unlimited(), SMALL)),
+    ("get_block", |run| get(run, unlimited(), LARGE)),
+    ("get_bounded", |run| get(run, of_three(), SMALL)),
+    ("get_block_bounded", |run| get(run, of_three(), LARGE)),
+    ("get_bounded_in_bytes", |run| get(run, of_bytes(), SMALL)),
+    ("get_asleep", |run| get_asleep(run, unlimited())),
+    ("get_bounded_asleep", |run| get_asleep(run, of_three())),
+    ("get_handles", get_handles),
+    ("get_joinable", |run| get_joinable(run, SMALL)),
+    ("get_block_joinable", |run| get_joinable(run, LARGE)),
+    ("get_returned", get_returned),
+    ("task_done", |run| task_done(run, SMALL)),
+    ("task_done_block", |run| task_done(run, LARGE)),
+    ("task_dropped", task_dropped),
+    ("join_asleep", join_asleep),
+    ("close", close),
+];
+
+/// Items of so many bytes lie in the ring, and in a block.
+const SMALL: usize = 10;
+const LARGE: usize = 10_000;
+
+/// Longer than anything takes here.
+const SOON: Duration = Duration::from_secs(10);
+
+type Items = Queue<Vec<u8>>;
+
+fn unlimited() -> Items {
+    Queue::new().unwrap()
+}
+
+fn of_three() -> Items {
+    Queue::with_capacity(3).unwrap()
+}
+
+/// Three small items fit.
+fn of_bytes() -> Items {
+    Queue::with_limits(usize::MAX, 40).unwrap()
+}
+
+/// An item with its number all over.
+fn item(number: u8, size: usize) -> Vec<u8> {
+    vec![number; size]
+}
+
+/// Its number, if it is whole.
+fn number(item: &[u8], size: usize) -> u8 {
+    assert!(item.len() == size && item.iter().all(|byte| *byte == item[0]), "a torn item");
+    item[0]
+}
+
+/// Takes out what is in it.
+fn drain(queue: &Items, size: usize) -> Vec<u8> {
+    let len = queue.len();
+    let mut numbers = Vec::new();
+    loop {
+        match queue.try_get() {
+            Ok(item) => numbers.push(number(&item, size)),
+            Err(GetError::Empty) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(numbers.len(), len, "{numbers:?}");
+    numbers
+}
+
+/// Puts in as many items as there may be, but no more than eight, and takes them out again. Says how many.
+fn room(queue: &Items, size: usize) -> usize {
+    let count = (0..8).take_while(|_| queue.try_put(item(9, size)).is_ok()).count();
+    assert_eq!(drain(queue, size).len(), count);
+    count
+}
+
+/// Has the library do what it does once in a process.
+fn warm() {
+    let (queue, tasks) = (unlimited(), JoinableQueue::new().unwrap());
+    for size in [SMALL, LARGE] {
+        queue.put(item(0, size)).unwrap();
+        queue.get().unwrap();
+        tasks.put(item(0, size)).unwrap();
+        tasks.get().unwrap().task_done();
+    }
+}
+
+fn put(run: &mut Run, queue: Items, size: usize) -> &'static str {
+    let before = room(&queue, size);
+    queue.put(item(1, size)).unwrap();
+    run.victim(
+        |step| {
+            warm();
+            let mut second = Some(item(2, size));
+            step(&mut || queue.put(second.take().unwrap()).unwrap());
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    queue.try_put(item(3, size)).unwrap();
+    let outcome = match drain(&queue, size)[..] {
+        [1, 3] => "not_put",
+        [1, 2, 3] => "put",
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!(room(&queue, size), before);
+    outcome
+}
+
+fn put_growing(run: &mut Run) -> &'static str {
+    const SIZE: usize = 1000;
+    let queue = unlimited();
+    for number in 0..61 {
+        queue.put(item(number, SIZE)).unwrap();
+    }
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || (61..65).for_each(|number| queue.put(item(number, SIZE)).unwrap()));
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    queue.put(item(100, SIZE)).unwrap();
+    let numbers = drain(&queue, SIZE);
+    let count = numbers.len() - 62;
+    assert!(numbers[..61 + count].iter().copied().eq(0..61 + count as u8) && numbers.ends_with(&[100]));
+    ["put_0", "put_1", "put_2", "put_3", "put_4"][count]
+}
+
+fn put_shrinking(run: &mut Run) -> &'static str {
+    const SIZE: usize = 1000;
+    let queue = unlimited();
+    for count in [70, 54] {
+        for number in 0..count {
+            queue.put(item(number, SIZE)).unwrap();
+        }
+        assert_eq!(drain(&queue, SIZE).len(), usize::from(count));
+    }
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || {
+                for number in 0..6 {
+                    queue.put(item(number, SIZE)).unwrap();
+                    queue.get().unwrap();
+                }
+            });
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    for number in 100..200 {
+        queue.put(item(number, SIZE)).unwrap();
+    }
+    let mut numbers = drain(&queue, SIZE);
+    let outcome = if numbers.len() == 100 { "empty" } else { "put" };
+    let last = numbers.split_off(numbers.len() - 100);
+    assert!(last.into_iter().eq(100..200) && numbers.len() <= 1);
+    outcome
+}
+
+fn put_asleep(run: &mut Run) -> &'static str {
+    let queue = of_three();
+    let before = room(&queue, SMALL);
+    (1..=3).for_each(|number| queue.put(item(number, SMALL)).unwrap());
+    let mut taken = false;
+    run.victim(
+        |step| {
+            warm();
+            let mut more = Some(item(4, SMALL));
+            step(&mut || queue.put(more.take().unwrap()).unwrap());
+        },
+        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
+        |run| run.beside(|| queue.put(item(5, SMALL)).unwrap()),
+        || {
+            // Room for both.
+            (1..=2).for_each(|next| assert_eq!(number(&queue.get().unwrap(), SMALL), next));
+            taken = true;
+        },
+    );
+    if !taken {
+        assert_eq!(number(&queue.get().unwrap(), SMALL), 1);
+    }
+    run.settle();
+    let numbers = drain(&queue, SMALL);
+    let mut others = numbers.strip_prefix(if taken { &[3][..] } else { &[2, 3] }).expect("in their order").to_vec();
+    others.sort();
+    assert_eq!(room(&queue, SMALL), before);
+    match others[..] {
+        [5] => "not_put",
+        [4, 5] => "put",
+        ref other => panic!("{other:?}"),
+    }
+}
+
+type Files = Queue<(u8, Handle<PipeWriter>)>;
+
+/// Takes out what is in it, writes each item's number into its pipe, and says what has come out of each of the pipes.
+fn write_and_read<const N: usize>(queue: &Files, readers: [PipeReader; N]) -> [Vec<u8>; N] {
+    loop {
+        match queue.try_get() {
+            Ok((number, mut writer)) => writer.write_all(&[number]).unwrap(),
+            Err(GetError::Empty) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // It is at its end only if nobody has the other end any more, the queue included.
+    readers.map(|mut reader| {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+fn put_handles(run: &mut Run) -> &'static str {
+    let queue: Files = Queue::new().unwrap();
+    let [(one, write_one), (two, write_two)] = [(); 2].map(|()| std::io::pipe().unwrap());
+    run.victim(
+        |step| {
+            warm();
+            let mut first = Some((1, Handle::new(write_one.try_clone().unwrap())));
+            step(&mut || queue.put(first.take().unwrap()).unwrap());
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    drop(write_one);
+    queue.put((2, Handle::new(write_two))).unwrap();
+    match write_and_read(&queue, [one, two]).each_ref().map(Vec::as_slice) {
+        [[], [2]] => "not_put",
+        [[1], [2]] => "put",
+        other => panic!("{other:?}"),
+    }
+}
+
+fn get_handles(run: &mut Run) -> &'static str {
+    let queue: Files = Queue::new().unwrap();
+    let [(one, write_one), (two, write_two)] = [(); 2].map(|()| std::io::pipe().unwrap());
+    queue.put((1, Handle::new(write_one))).unwrap();
+    queue.put((2, Handle::new(write_two))).unwrap();
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || drop(queue.get().unwrap()));
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    match write_and_read(&queue, [one, two]).each_ref().map(Vec::as_slice) {
+        [[], [2]] => "taken",
+        [[1], [2]] => "not_taken",
+        other => panic!("{other:?}"),
+    }
+}
+
+fn get(run: &mut Run, queue: Items, size: usize) -> &'static str {
+    let before = room(&queue, size);
+    (1..=3).for_each(|number| queue.put(item(number, size)).unwrap());
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || drop(queue.get().unwrap()));
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    let is_limited = before == 3;
+    let put = queue.try_put(item(4, size)).is_ok();
+    let outcome = match drain(&queue, size)[..] {
+        [1, 2, 3] if is_limited && !put => "not_taken",
+        [1, 2, 3, 4] if !is_limited && put => "not_taken",
+        [2, 3, 4] if put => "taken",
+        ref other => panic!("{other:?}, put: {put}"),
+    };
+    assert_eq!(room(&queue, size), before);
+    outcome
+}
+
+fn get_asleep(run: &mut Run, queue: Items) -> &'static str {
+    let before = room(&queue, SMALL);
+    let mut put = false;
+    let mut put_both = || {
+        if !std::mem::replace(&mut put, true) {
+            (1..=2).for_each(|number| queue.put(item(number, SMALL)).unwrap());
+        }
+    };
+    let was_killed = run.victim(
+        |step| {
+            warm();
+            step(&mut || drop(queue.get().unwrap()));
+        },
+        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
+        |run| run.beside(|| drop(queue.get().unwrap())),
+        &mut put_both,
+    );
+    // There is one for each of them, but the victim may have died before it could be given its own.
+    put_both();
+    run.settle();
+    let outcome = match drain(&queue, SMALL)[..] {
+        [] => "taken",
+        [_] if was_killed => "not_taken",
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!(room(&queue, SMALL), before);
+    outcome
+}
+
+type Tasks = JoinableQueue<Vec<u8>>;
+
+/// Takes out what is in it, which is so much, and finishes the work. Says the numbers and how often each has been taken.
+fn finish(tasks: &Tasks, count: usize, size: usize) -> Vec<(u8, u32)> {
+    let one = |_| {
+        let task = tasks.get_timeout(SOON).unwrap();
+        let pair = (number(&task, size), task.deliveries());
+        task.task_done();
+        pair
+    };
+    let mut numbers: Vec<(u8, u32)> = (0..count).map(one).collect();
+    numbers.sort();
+    tasks.join_timeout(SOON).unwrap();
+    assert!(tasks.unfinished() == 0 && tasks.is_empty());
+    assert_eq!(tasks.len(), 0);
+    assert!(matches!(tasks.try_get(), Err(GetError::Empty)));
+    numbers
+}
+
+/// A new one, through which something has gone.
+fn tasks(size: usize) -> Tasks {
+    let tasks = JoinableQueue::new().unwrap();
+    (0..2).for_each(|number| tasks.put(item(number, size)).unwrap());
+    finish(&tasks, 2, size);
+    tasks
+}
+
+fn put_joinable(run: &mut Run, size: usize) -> &'static str {
+    let tasks = tasks(size);
+    tasks.put(item(1, size)).unwrap();
+    run.victim(
+        |step| {
+            warm();
+            let mut second = Some(item(2, size));
+            step(&mut || tasks.put(second.take().unwrap()).unwrap());
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    tasks.put(item(3, size)).unwrap();
+    let count = tasks.len();
+    match finish(&tasks, count, size)[..] {
+        [(1, 1), (3, 1)] => "not_put",
+        [(1, 1), (2, 1), (3, 1)] => "put",
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn get_joinable(run: &mut Run, size: usize) -> &'static str {
+    let tasks = tasks(size);
+    (1..=2).for_each(|number| tasks.put(item(number, size)).unwrap());
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || std::mem::forget(tasks.get().unwrap()));
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    match finish(&tasks, 2, size)[..] {
+        [(1, 1), (2, 1)] => "not_taken",
+        [(1, 2), (2, 1)] => "returned",
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn get_returned(run: &mut Run) -> &'static str {
+    let tasks = tasks(SMALL);
+    tasks.put(item(1, SMALL)).unwrap();
+    drop(tasks.get().unwrap());
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || std::mem::forget(tasks.get().unwrap()));
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    match finish(&tasks, 1, SMALL)[..] {
+        [(1, 2)] => "not_taken",
+        [(1, 3)] => "returned",
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn task_done(run: &mut Run, size: usize) -> &'static str {
+    let tasks = tasks(size);
+    tasks.put(item(1, size)).unwrap();
+    run.victim(
+        |step| {
+            warm();
+            let mut task = Some(tasks.get().unwrap());
+            step(&mut || task.take().unwrap().task_done());
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    let left = tasks.unfinished();
+    match finish(&tasks, left, size)[..] {
+        [] => "done",
+        [(1, 2)] => "returned",
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn task_dropped(run: &mut Run) -> &'static str {
+    let tasks = tasks(SMALL);
+    tasks.put(item(1, SMALL)).unwrap();
+    run.victim(
+        |step| {
+            warm();
+            let mut task = Some(tasks.get().unwrap());
+            step(&mut || drop(task.take()));
+        },
+        // Who waits for it is told, whether it is dropped or its owner dies.
+        |run| {
+            run.beside(|| {
+                let task = tasks.get_timeout(SOON).unwrap();
+                assert_eq!((number(&task, SMALL), task.deliveries()), (1, 2));
+                task.task_done();
+            });
+        },
+        || panic!("it sleeps"),
+    );
+    run.settle();
+    finish(&tasks, 0, SMALL);
+    "returned"
+}
+
+fn join_asleep(run: &mut Run) -> &'static str {
+    let tasks = tasks(SMALL);
+    tasks.put(item(1, SMALL)).unwrap();
+    let mut task = Some(tasks.get().unwrap());
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || tasks.join().unwrap());
+        },
+        |run| run.beside(|| tasks.join_timeout(SOON).unwrap()),
+        || task.take().unwrap().task_done(),
+    );
+    if let Some(task) = task {
+        task.task_done();
+    }
+    run.settle();
+    finish(&tasks, 0, SMALL);
+    "done"
+}
+
+fn close(run: &mut Run) -> &'static str {
+    let queue = unlimited();
+    queue.put(item(1, SMALL)).unwrap();
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || queue.close());
+        },
+        |_| (),
+        || panic!("it sleeps"),
+    );
+    let closed = queue.is_closed();
+    assert_eq!(queue.put(item(2, SMALL)).is_err(), closed);
+    assert_eq!(queue.get().unwrap(), item(1, SMALL));
+    match closed {
+        true => {
+            assert!(matches!(queue.get(), Err(GetError::Closed)));
+            "closed"
+        }
+        false => "open",
+    }
+}
