@@ -11,7 +11,9 @@ use crate::shm::owned::{Grief, Holder, Refusal};
 
 /// Why a lock isn't simply held now: it is, but somebody has come to grief with it; or it isn't, because the caller has made a mistake.
 ///
-/// `?` makes an [`Error`](crate::Error) of it, and drops the guard, so that the lock is free again. To go on with what is there:
+/// `?` makes an [`Error`](crate::Error) of it, and drops the guard, so that the lock is free again; so it does in functions that return
+/// [`multiproc::Result`](crate::Result). (As with those of [`std::sync`], a `Box<dyn Error>` can't be made of it while it has a guard, which borrows the lock.) To
+/// go on with what is there:
 ///
 /// ```
 /// use multiproc::sync::{Lock, LockError};

@@ -70,7 +70,7 @@ impl<T: Plain> Readers for Shared<T> {
 /// let rates = RwLock::new([1.0, 2.0, 3.0])?;
 /// let child = Process::new(report, (rates.clone(),)).start()?;
 /// assert_eq!(child.join()??, 6.0);
-/// rates.write()?[0] = 4.0;
+/// rates.set([4.0, 2.0, 3.0])?;
 /// assert_eq!(report(rates)?, 9.0);
 /// # Ok(())
 /// # }
