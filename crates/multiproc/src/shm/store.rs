@@ -1315,3 +1315,6 @@ impl Wish for Take<'_> {
         self.store.seen_tail.load(Relaxed) > self.store.shared.consumers.head.load(Relaxed)
     }
 }
+
+#[cfg(test)]
+mod model;
