@@ -4,7 +4,10 @@
 //! Each function takes any bytes, panics if a promise is broken, and returns whether they were a message: so that whoever calls it can see
 //! that it isn't shown garbage alone. [`seeds`] are messages as they should be, for a start.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 use multiproc_os::credentials::Ids;
 use multiproc_os::{fd_passing, image, memfd};
@@ -12,6 +15,9 @@ use multiproc_os::{fd_passing, image, memfd};
 use crate::process::current::Identity;
 use crate::process::options::{Options, Resource, Variable};
 use crate::process::status::Panic;
+use crate::shm::block::Block;
+use crate::shm::scratch::Scratch;
+use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
 use crate::start::assignment::{self, Assignment};
 use crate::start::method::StartMethod;
 use crate::start::report::{Failure, Report, receive_report};
@@ -26,7 +32,7 @@ use crate::transfer::payload::{Bytes, Payload};
 pub type Parser = fn(&[u8]) -> bool;
 
 /// All of them. The names are those of the fuzz targets, too.
-pub const PARSERS: [(&str, Parser); 7] = [
+pub const PARSERS: [(&str, Parser); 8] = [
     ("packet", packet),
     ("codec", codec),
     ("request", request),
@@ -34,6 +40,7 @@ pub const PARSERS: [(&str, Parser); 7] = [
     ("handshake", handshake),
     ("report", report),
     ("image", image),
+    ("queue", queue),
 ];
 
 /// The one of this name.
@@ -103,6 +110,12 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         "image" => vec![
             b"\x04\0\0\0\x02\0\0\0\x05\0\0\0GNU\0ab\0\0\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0abcdefghijklmnopqrst"
                 .to_vec(),
+        ],
+        // Whatever is put is taken; the second is spoiled in between, where nobody looks any more.
+        "queue" => vec![
+            b"\x00\x00\x10\x00\x02\xf0\x00\x03\x00\x00\x03\x00\x00\x05\x00\x00".to_vec(),
+            b"\x01\x02\xf0\x01\x00\x10\x01\x03\x00\x01\x06\x80\x01\x01\x03\x00\x00".to_vec(),
+            b"\x02\x00\xff\x00\x02\xff\x00\x03\x00\x01\x04\x00\x00\x03\x00\x00\x03\x00\x00".to_vec(),
         ],
         other => panic!("no parser {other}"),
     }
@@ -270,6 +283,100 @@ fn image(data: &[u8]) -> bool {
     }
 }
 
+/// A queue in whose memory others write: the first byte says what kind it is, and then each three bytes are a step, which may be to spoil something. Whatever is there,
+/// nothing panics, hangs or is touched that isn't the queue's. Says whether something came out that had been put.
+fn queue(data: &[u8]) -> bool {
+    let Some((kind, steps)) = data.split_first() else { return false };
+    let limits = if kind & 1 == 0 { Limits::NONE } else { Limits { items: 50, bytes: 1 << 20 } };
+    let one = Store::create(limits, kind & 2 != 0).expect("a queue");
+    let other = Store::open(one.to_send().expect("descriptors")).expect("the same queue");
+    let memory = File::from(one.file().as_fd().try_clone_to_owned().expect("a descriptor"));
+    let mut came = false;
+    let mut leases = Vec::new();
+    for step in steps.chunks_exact(3).take(100) {
+        let [what, size, at] = [step[0], step[1], step[2]];
+        let store = if at & 1 == 0 { &one } else { &other };
+        match what % 16 {
+            0 | 1 => (0..=what >> 4).for_each(|_| {
+                let bytes = vec![7; usize::from(size) * 8 % (STORED + 1)];
+                let _ = store.try_put(&Item { body: Body::Inline(&bytes), raw: true, fds: &[], handles: 0 });
+            }),
+            2 => put_block(store, usize::from(size) * 300),
+            3 => {
+                let mut scratch = Scratch::new();
+                if let Ok(Some(taken)) = store.take_any(&mut scratch) {
+                    match (taken.place, taken.block(store)) {
+                        (_, Some(block)) => {
+                            came |= block.bytes().is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 7))
+                        }
+                        (Place::Scratch, None) => came |= scratch.bytes().iter().all(|byte| *byte == 7),
+                        (Place::Lease(index) | Place::Block(index, _), None) => leases.push((at, index)),
+                    }
+                }
+            }
+            4 => match leases.pop() {
+                Some((at, index)) if size & 1 == 0 => {
+                    came |= if at & 1 == 0 { &one } else { &other }.finish(index).is_ok();
+                }
+                Some((at, index)) => if at & 1 == 0 { &one } else { &other }.return_lease(index),
+                None => {}
+            },
+            5 => drop((store.len(), store.is_empty(), store.is_full(), store.is_closed(), store.unfinished())),
+            6 if size & 0x1f == 0 => store.close(),
+            7 => store.give_back_kept(),
+            // With a deadline that has passed: it doesn't sleep.
+            8 => drop(store.take(&mut Scratch::new(), Some(Instant::now()))),
+            9 => {
+                let _ = store.join(Some(Instant::now()));
+            }
+            // One who comes later.
+            10 => {
+                let _ =
+                    Store::open(one.to_send().expect("descriptors")).map(|store| store.try_take(&mut Scratch::new()));
+            }
+            _ => {
+                let (place, value) = spoiled(what, size, at);
+                memory.write_all_at(&value, place).expect("memory");
+                one.orphan_latches();
+            }
+        }
+    }
+    came
+}
+
+fn put_block(store: &Store, len: usize) {
+    let Ok(mut block) = Block::new(store, len as u64) else { return };
+    if block.fill(&vec![7; len]).is_ok() {
+        let item = Item { body: Body::Block(block.index(), block.len()), raw: true, fds: &[], handles: 0 };
+        if store.try_put(&item).is_ok() {
+            block.leave();
+        }
+    }
+}
+
+/// Where something is written to a queue's memory, and what.
+fn spoiled(what: u8, size: u8, at: u8) -> (u64, Vec<u8>) {
+    // The header and the counts, the ring, the descriptors of blocks, and the blocks.
+    const REGIONS: [(u64, u64); 6] = [(64, 8), (64, 4), (1 << 20, 8), (1 << 41, 8), (64 + 512, 8), (1 << 20, 256)];
+    let (base, step) = REGIONS[usize::from(what >> 4) % REGIONS.len()];
+    let small = u64::from(size & 0x0f);
+    let value = match size >> 4 {
+        0 => small,
+        1 => u64::MAX - small,
+        2 => 1 << (4 * small),
+        3 => (1 << 62) - small,
+        4 => (1 << 40) + small,
+        5 => (1 << 12) << small,
+        6 => u64::from(u32::MAX) - small,
+        7 => small << 32,
+        8 => small << 24,
+        9 => 1 << 63 | small,
+        _ => u64::from(size).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(u32::from(at)),
+    };
+    let len = if size & 1 == 0 { 8 } else { 4 };
+    (base + u64::from(at) * step, value.to_ne_bytes()[..len].to_vec())
+}
+
 /// Types that travel in each of the codec's formats.
 mod samples {
     use std::collections::BTreeMap;
@@ -355,7 +462,7 @@ mod tests {
 
     #[test]
     fn messages_that_are_cut_off_are_errors() {
-        for (name, parser) in PARSERS.into_iter().filter(|(name, _)| !matches!(*name, "report" | "codec")) {
+        for (name, parser) in PARSERS.into_iter().filter(|(name, _)| !matches!(*name, "report" | "codec" | "queue")) {
             for seed in seeds(name).iter().filter(|seed| parser(seed)) {
                 // A payload may be of any length.
                 let whole = seed.strip_suffix(b"payload").unwrap_or(seed);

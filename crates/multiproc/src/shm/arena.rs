@@ -26,6 +26,12 @@ const FIRST_PIECE: u32 = 16;
 const TABLE_AT: u64 = 1 << 41;
 const BLOCKS_AT: u64 = 1 << 42;
 
+/// All blocks lie within so many bytes.
+const BLOCKS: u64 = 1 << 42;
+
+/// Of so many large blocks it is looked at which has memory.
+const MOST_FREE: u32 = 1 << 20;
+
 /// Free blocks keep this much memory.
 const KEPT: u64 = 8 << 20;
 
@@ -58,6 +64,13 @@ pub(crate) struct Books {
     large_before: AtomicU64,
     /// The first free block of each size, plus one.
     free: [AtomicU32; (LARGEST + 1) as usize],
+}
+
+#[cfg(any(test, fuzzing))]
+impl Books {
+    pub(crate) fn orphan_latch(&self) {
+        self.latch.orphan();
+    }
 }
 
 /// What is known of a block.
@@ -186,7 +199,25 @@ impl<'a> Blocks<'a> {
         if index >= self.count() {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        self.arena.table.get(self.file, u64::from(index) * size_of::<Descriptor>() as u64)
+        let descriptor: &Descriptor =
+            self.arena.table.get(self.file, u64::from(index) * size_of::<Descriptor>() as u64)?;
+        // One that has never been made, if it is 0: so there are not as many as is said.
+        match (SMALLEST..=LARGEST).contains(&descriptor.class.load(Relaxed)) {
+            true => Ok(descriptor),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// All descriptors, up to one that is garbage.
+    pub(crate) fn all(self) -> impl Iterator<Item = (u32, &'a Descriptor)> {
+        (0..self.count()).map_while(move |index| Some((index, self.descriptor(index).ok()?)))
+    }
+
+    /// Where a block lies, and its size; looked at anew each time, as others may write there.
+    fn place(self, descriptor: &Descriptor) -> io::Result<(u64, u64)> {
+        let (class, offset) = (descriptor.class.load(Relaxed), descriptor.offset.load(Relaxed));
+        let is_one = (SMALLEST..=LARGEST).contains(&class) && offset < BLOCKS && offset.is_multiple_of(1 << class);
+        if is_one { Ok((offset, 1 << class)) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// A block for at least `len` bytes, with memory for them. It is this process's to fill.
@@ -204,7 +235,12 @@ impl<'a> Blocks<'a> {
             let free = &self.books.free[class as usize];
             let index = match free.load(Relaxed).checked_sub(1) {
                 Some(index) => {
-                    self.unlist(free, self.descriptor(index)?);
+                    let descriptor = self.descriptor(index)?;
+                    // Not one that somebody has.
+                    if descriptor.state() != State::Free || descriptor.class.load(Relaxed) != class {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    self.unlist(free, descriptor);
                     index
                 }
                 None => self.create(class)?,
@@ -238,6 +274,9 @@ impl<'a> Blocks<'a> {
         // A place that is a multiple of its size lies within one piece of the expanse; at the very beginning, if the first piece is so large.
         let size = 1_u64 << class;
         let end = self.books.end.load(Relaxed);
+        if end >= BLOCKS {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let offset = end.max(if class > FIRST_PIECE { size } else { 0 }).next_multiple_of(size);
         self.arena.blocks.extend(self.file, offset + size - 1)?;
         let descriptor: &Descriptor = self.arena.table.get(self.file, at)?;
@@ -262,7 +301,11 @@ impl<'a> Blocks<'a> {
         let descriptor = self.descriptor(index)?;
         let (has, needs) = (descriptor.allocated.load(Relaxed), len.next_multiple_of(PAGE as u64));
         if has < needs {
-            let at = self.arena.blocks.base() + descriptor.offset.load(Relaxed);
+            let (offset, size) = self.place(descriptor)?;
+            if needs > size {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let at = self.arena.blocks.base() + offset;
             self.file.allocate(at + has, needs - has)?;
             descriptor.allocated.store(needs, Relaxed);
         }
@@ -318,7 +361,9 @@ impl<'a> Blocks<'a> {
     fn free_memory(self, descriptor: &Descriptor, has: u64) {
         // First that, so that whoever uses it next has memory for it.
         descriptor.allocated.store(0, SeqCst);
-        self.file.free(self.arena.blocks.base() + descriptor.offset.load(Relaxed), has);
+        if let Ok((offset, size)) = self.place(descriptor) {
+            self.file.free(self.arena.blocks.base() + offset, has.min(size));
+        }
     }
 
     /// Takes a block with memory from the lists of large ones. It is this process's. Under the latch.
@@ -326,7 +371,7 @@ impl<'a> Blocks<'a> {
         for free in self.books.free.iter().rev().take((LARGEST - KEPT.ilog2()) as usize + 1) {
             let mut place = free;
             // As many as there may be, or else it goes in a circle.
-            for _ in 0..self.count() {
+            for _ in 0..self.count().min(MOST_FREE) {
                 let Some(index) = place.load(Relaxed).checked_sub(1) else { break };
                 let descriptor = self.descriptor(index)?;
                 if descriptor.allocated.load(Relaxed) > 0 {
@@ -354,7 +399,8 @@ impl<'a> Blocks<'a> {
         descriptor.set(State::Free);
         descriptor.next.store(free.load(Relaxed), Relaxed);
         free.store(index + 1, Relaxed);
-        self.books.kept.store(self.books.kept.load(Relaxed) + descriptor.allocated.load(Relaxed), Relaxed);
+        let kept = self.books.kept.load(Relaxed).saturating_add(descriptor.allocated.load(Relaxed));
+        self.books.kept.store(kept, Relaxed);
     }
 
     /// Takes the latch. What somebody who has died has left half done is all in the lists, so they are made anew.
@@ -363,8 +409,7 @@ impl<'a> Blocks<'a> {
         if latched.inherited {
             self.books.free.iter().for_each(|free| free.store(0, Relaxed));
             self.books.kept.store(0, Relaxed);
-            for index in 0..self.count() {
-                let descriptor = self.descriptor(index)?;
+            for (index, descriptor) in self.all() {
                 if descriptor.state() == State::Free {
                     self.list(index, descriptor);
                 }
@@ -379,10 +424,11 @@ impl<'a> Blocks<'a> {
     /// `InvalidData` if it isn't that large.
     pub(crate) fn memory(self, index: u32, len: u64) -> io::Result<NonNull<u8>> {
         let descriptor = self.descriptor(index)?;
-        if len > 1_u64.checked_shl(descriptor.class.load(Relaxed)).unwrap_or(0) {
+        let (offset, size) = self.place(descriptor)?;
+        if len > size {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        self.arena.blocks.address(self.file, descriptor.offset.load(Relaxed), len)
+        self.arena.blocks.address(self.file, offset, len)
     }
 
     /// How many bytes of a block have memory.

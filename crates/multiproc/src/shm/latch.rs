@@ -73,6 +73,14 @@ impl Latch {
         self.0.load(SeqCst) & OWNER_DIED != 0
     }
 
+    /// Whoever has it is dead.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn orphan(&self) {
+        if self.0.load(SeqCst) != 0 {
+            self.0.store(OWNER_DIED, SeqCst);
+        }
+    }
+
     /// Whether somebody holds it at this moment.
     #[cfg(test)]
     pub(crate) fn is_held(&self) -> bool {

@@ -38,10 +38,9 @@ impl Store {
         let Some(last) = self.last_return() else { return Ok(None) };
         let me = Identity::current().map_err(|error| Refusal::System("this process's own identity", error))?;
         let blocks = self.blocks();
-        for index in 0..blocks.count() {
-            let Ok(descriptor) = blocks.descriptor(index) else { break };
+        for (index, descriptor) in blocks.all() {
             if descriptor.state() == State::Returned && descriptor.change(State::Returned, State::Leased(me)) {
-                let deliveries = descriptor.deliveries.fetch_add(1, SeqCst) + 1;
+                let deliveries = descriptor.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
                 let raw = self.is_raw(descriptor);
                 let place = Place::Block(index, descriptor.len.load(SeqCst));
                 return Ok(Some(Taken { place, raw, fds: Vec::new(), handles: 0, deliveries }));
@@ -104,10 +103,8 @@ impl Store {
             return;
         }
         self.return_leases(|| {
-            let blocks = self.blocks();
-            let leases = (0..blocks.count()).filter_map(|index| blocks.descriptor(index).ok());
             // All of them.
-            leases.fold(false, |any, lease| {
+            self.blocks().all().fold(false, |any, (_, lease)| {
                 let lost =
                     matches!(lease.state(), State::Leased(owner) if dead.contains(&owner)) && self.is_taken(lease);
                 lost && lease.change(lease.state(), State::Returned) || any

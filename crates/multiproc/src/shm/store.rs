@@ -43,6 +43,12 @@ pub(crate) const INLINE: usize = Scratch::ROOM - SPECIAL;
 /// What stands before an item in the ring: its length and flags, and its number.
 const HEADER: u64 = 16;
 
+/// No position is beyond that: what says so is garbage, and nothing that is reckoned from it overflows.
+const FARTHEST: u64 = 1 << 62;
+
+/// Memory of a ring goes back in so many steps at a time.
+const STEPS: u64 = 4096;
+
 /// So long nothing has come when memory is given back that was kept for what comes next.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -342,6 +348,20 @@ impl Store {
         Ok(fds)
     }
 
+    /// The memory file, to be spoiled.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn file(&self) -> &multiproc_os::shared_memory::SharedFile {
+        self.shared.file()
+    }
+
+    /// Has the owners of those latches be dead that are held.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn orphan_latches(&self) {
+        self.shared.producers.latch.orphan();
+        self.shared.consumers.latch.orphan();
+        self.shared.books.0.orphan_latch();
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits { items: self.shared.nature.items.load(Relaxed), bytes: self.shared.nature.bytes.load(Relaxed) }
     }
@@ -499,7 +519,7 @@ impl Store {
         if !item.fds.is_empty() {
             let fds: Vec<BorrowedFd<'_>> = item.fds.iter().map(AsFd::as_fd).collect();
             // First that, so that no other has its number, even if this process dies before there is an item.
-            own.letters.store(letter + 1, SeqCst);
+            own.letters.store(letter.wrapping_add(1), SeqCst);
             self.mailbox.put(letter, &fds).map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Full,
                 _ => Refusal::System("there are too many items with handles in it", error),
@@ -512,13 +532,13 @@ impl Store {
         }
         // First the tail: as long as it is not the tail, the others mean nothing. Each after the other, for whoever inherits this.
         own.next_tail.store(at + need, Relaxed);
-        own.next_number.store(number + 1, Release);
+        own.next_number.store(number.wrapping_add(1), Release);
         let bytes = own.bytes.load(Relaxed).wrapping_add(size);
         own.next_bytes.store(bytes, Release);
         self.shared.items.0.before_change(&self.items);
         // The latch is opened by what is sequentially consistent.
         self.shared.tail.0.store(at + need, Release);
-        own.number.store(number + 1, Release);
+        own.number.store(number.wrapping_add(1), Release);
         own.bytes.store(bytes, Release);
         drop(latched);
         self.shared.items.0.after_change(1);
@@ -577,6 +597,9 @@ impl Store {
     #[inline]
     fn make_room(&self, tail: u64, need: u64) -> Result<(u64, u64), Refusal> {
         let own = &self.shared.producers;
+        if tail > FARTHEST {
+            return Err(Refusal::Corrupt("the tail"));
+        }
         loop {
             let (_, mask) = self.geometry();
             let offset = tail & mask;
@@ -590,6 +613,9 @@ impl Store {
                 if head > tail {
                     return Err(Refusal::Corrupt("the head is beyond the tail"));
                 }
+                if tail - head > mask + 1 {
+                    return Err(Refusal::Corrupt("there is more in it than fits"));
+                }
                 if head == tail && mask + 1 > 1 << SMALLEST {
                     self.shrink();
                     continue;
@@ -600,7 +626,7 @@ impl Store {
                 }
             }
             if until > own.memory_until.load(Relaxed) {
-                self.give_memory(until, mask)?;
+                self.give_memory(tail, until, mask)?;
             }
             return Ok((at, mask));
         }
@@ -614,6 +640,10 @@ impl Store {
         let (size, order) = (mask + 1, (mask + 1).ilog2());
         if order >= LARGEST {
             return Err(Refusal::System("it can't become any larger", io::ErrorKind::StorageFull.into()));
+        }
+        // Memory is asked for by what head and tail say: so something should be there.
+        if head < tail && self.read(head, tail, mask).is_none() {
+            return Err(Refusal::Corrupt("the record at its head"));
         }
         self.ring.extend(file, size).map_err(Refusal::system("no memory for its ring"))?;
         // Those who put need memory from the tail on, and what is moved needs it in the new half.
@@ -674,11 +704,11 @@ impl Store {
         own.freed_until.store(0, Relaxed);
     }
 
-    /// Has memory for the ring up to the position `until`, and some more.
+    /// Has memory for the ring from `tail` up to the position `until`, and some more.
     #[cold]
-    fn give_memory(&self, until: u64, mask: u64) -> Result<(), Refusal> {
+    fn give_memory(&self, tail: u64, until: u64, mask: u64) -> Result<(), Refusal> {
         let own = &self.shared.producers;
-        let mut position = own.memory_until.load(Relaxed);
+        let mut position = own.memory_until.load(Relaxed).max(tail);
         while position < until {
             let offset = position & mask;
             let len = (STEP - (position & (STEP - 1))).min(mask + 1 - offset);
@@ -711,14 +741,16 @@ impl Store {
         if mask >> KEPT == 0 || memory_until == u64::MAX {
             return;
         }
-        let mut position = from;
+        // Not too many at a time, as others wait; the rest at the next step.
+        let mut position = from / STEP * STEP;
+        let until = until.min(position.saturating_add(STEPS * STEP));
         while position < until {
             let offset = position & mask;
             // Not what is kept, and not what is in use again, a round later.
-            if offset >= 1 << KEPT && memory_until <= position + mask + 1 {
+            if offset >= 1 << KEPT && memory_until <= position.saturating_add(mask + 1) {
                 self.shared.file().free(RING_AT + offset, STEP);
             }
-            position += STEP;
+            position = position.saturating_add(STEP);
         }
         own.freed_until.store(until, Relaxed);
     }
@@ -726,6 +758,9 @@ impl Store {
     /// The record at `head`; none if it is garbage, or has been taken meanwhile.
     #[inline]
     fn read(&self, head: u64, tail: u64, mask: u64) -> Option<(Record, &[AtomicU64])> {
+        if tail > FARTHEST {
+            return None;
+        }
         let file = self.shared.file();
         let mut at = head;
         let word = self.ring.words(file, at & mask, 1).ok()?[0].load(Relaxed);
@@ -738,7 +773,7 @@ impl Store {
             let word = self.ring.words(file, at & mask, 1).ok()?[0].load(Relaxed);
             (flags, len) = parse(at, word)?;
         }
-        let next = at + HEADER + len.next_multiple_of(8) as u64;
+        let next = at + HEADER + (len as u64).next_multiple_of(8);
         if next > tail || len > Scratch::ROOM || flags & PAD != 0 {
             return None;
         }
@@ -796,6 +831,9 @@ impl Store {
             return Ok(seen);
         }
         let tail = self.shared.tail.0.load(SeqCst);
+        if tail > FARTHEST {
+            return Err(Refusal::Corrupt("the tail"));
+        }
         self.seen_tail.store(tail, Release);
         // Somebody may have taken more meanwhile.
         if tail < head && self.shared.consumers.head.load(SeqCst) == head {
@@ -901,13 +939,14 @@ impl Store {
         let mut deliveries = 1;
         let place = if record.flags & BLOCK != 0 {
             let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
-            if descriptor.state() != State::Queued || descriptor.position.load(SeqCst) != record.at {
+            let is_it = descriptor.position.load(SeqCst) == record.at && descriptor.len.load(Relaxed) == size;
+            if descriptor.state() != State::Queued || !is_it {
                 return Err(Refusal::Corrupt("the block of the item at its head"));
             }
             let state = if self.is_joinable() { State::Leased(me()?) } else { State::Reading(me()?) };
             consumers.leasing.store(u64::from(index) + 1, SeqCst);
             descriptor.set(state);
-            deliveries = descriptor.deliveries.fetch_add(1, SeqCst) + 1;
+            deliveries = descriptor.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
             Place::Block(index, size)
         } else if let Some(copy) = lease.filter(|_| self.is_joinable()) {
             let blocks = self.blocks();
@@ -925,7 +964,7 @@ impl Store {
         };
         // First the head: as long as it is not the head, the others mean nothing. Each after the other, for whoever inherits this.
         consumers.next_head.store(record.next, SeqCst);
-        consumers.next_number.store(record.number + 1, SeqCst);
+        consumers.next_number.store(record.number.wrapping_add(1), SeqCst);
         let bytes = consumers.bytes.load(Relaxed).wrapping_add(size);
         consumers.next_bytes.store(bytes, SeqCst);
         if let Some(room) = &self.room {
@@ -934,7 +973,7 @@ impl Store {
         if consumers.head.compare_exchange(head, record.next, SeqCst, Relaxed).is_err() {
             return Ok(None);
         }
-        consumers.number.store(record.number + 1, Relaxed);
+        consumers.number.store(record.number.wrapping_add(1), Relaxed);
         consumers.bytes.store(bytes, Relaxed);
         if record.flags & HANDLES != 0 {
             self.mailbox.discard();
@@ -976,8 +1015,7 @@ impl Store {
             // While nobody is about to take an item.
             let _latched = self.consumers();
             let head = self.shared.consumers.head.load(SeqCst);
-            for index in 0..blocks.count() {
-                let Ok(descriptor) = blocks.descriptor(index) else { return };
+            for (index, descriptor) in blocks.all() {
                 let taken = descriptor.position.load(SeqCst) < head;
                 match descriptor.state() {
                     state @ State::Building(owner) => suspects.push((descriptor, index, state, Some(owner))),
@@ -1030,7 +1068,7 @@ impl Store {
             let number = self.read(head, tail, mask).map(|(record, _)| record.number);
             if self.shared.consumers.head.load(SeqCst) == head {
                 let number = number.unwrap_or(u64::MAX);
-                return self.shared.producers.number.load(Relaxed).saturating_sub(number) + returned;
+                return self.shared.producers.number.load(Relaxed).saturating_sub(number).saturating_add(returned);
             }
         }
     }
@@ -1063,8 +1101,7 @@ impl Store {
 
     /// Those who have leases.
     pub(super) fn lease_owners(&self) -> impl Iterator<Item = Identity> {
-        let blocks = self.blocks();
-        (0..blocks.count()).filter_map(move |index| match blocks.descriptor(index).ok()?.state() {
+        self.blocks().all().filter_map(|(_, descriptor)| match descriptor.state() {
             State::Leased(owner) => Some(owner),
             _ => None,
         })
@@ -1116,7 +1153,7 @@ impl Store {
             let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
             let waiting = self.shared.tail.0.load(SeqCst) > head;
             if self.shared.consumers.head.load(SeqCst) == head {
-                return leased + put.saturating_sub(taken).max(waiting.into());
+                return put.saturating_sub(taken).max(waiting.into()).saturating_add(leased);
             }
         }
     }
@@ -1140,7 +1177,7 @@ impl Store {
     fn count_blocks(&self, wanted: impl Fn(State) -> bool) -> u64 {
         let (blocks, head) = (self.blocks(), self.shared.consumers.head.load(SeqCst));
         let is_wanted = |descriptor: &Descriptor| wanted(descriptor.state()) && descriptor.position.load(SeqCst) < head;
-        (0..blocks.count()).filter(|index| blocks.descriptor(*index).is_ok_and(is_wanted)).count() as u64
+        blocks.all().filter(|(_, descriptor)| is_wanted(descriptor)).count() as u64
     }
 
     /// Puts an item; waits while there is no room for it.
@@ -1203,10 +1240,11 @@ fn mark(position: u64) -> u64 {
 /// Writes into a block that is this process's.
 pub(crate) fn fill(blocks: Blocks<'_>, index: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
     let start = memory(blocks, index, at + bytes.len() as u64)?;
-    // SAFETY: the block is large enough, and this process's alone; a value of another process can't lie in it.
+    // SAFETY: the block is large enough, and this process's alone; a value of another process can't lie in it. Unless the books are garbage, and then
+    // `bytes` may be of another block that overlaps.
     #[allow(unsafe_code)]
     unsafe {
-        start.as_ptr().add(at as usize).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        start.as_ptr().add(at as usize).copy_from(bytes.as_ptr(), bytes.len());
     }
     Ok(())
 }

@@ -1,0 +1,7 @@
+//! A queue whose memory is spoiled while it is used: `shm/store.rs` and `shm/arena.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    multiproc::fuzzing::parser("queue")(data);
+});
