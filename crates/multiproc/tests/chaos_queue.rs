@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 /// So many producers, and so many consumers, at a time.
 const WORKERS: usize = 8;
 
-/// So many producers in all at most, and items of each.
+/// So many series of items in all at most, and items in each.
 const PRODUCERS: usize = 1 << 14;
 const ITEMS: usize = 1 << 13;
 
-/// What all have in mind, whoever is killed: how many items each producer has put, and how often each item has been seen.
+/// What all have in mind, whoever is killed: how many items of each series have been put, and how often each item has been seen.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(from = "Handle<OwnedFd>", into = "Handle<OwnedFd>")]
 struct Board {
@@ -32,7 +32,7 @@ struct Board {
     mapping: Mapping,
 }
 
-/// Where what is in it: a few numbers, one number for each producer, one byte for each item.
+/// Where what is in it: a few numbers, one number for each series, one byte for each item.
 const NUMBERS: usize = PAGE;
 const SEEN: usize = NUMBERS + PRODUCERS * 8;
 const LEN: usize = SEEN + PRODUCERS * ITEMS;
@@ -62,7 +62,12 @@ impl Board {
         self.number(8)
     }
 
-    /// How many items a producer has put, for sure.
+    /// How many series have been begun.
+    fn begun(&self) -> &AtomicU64 {
+        self.number(16)
+    }
+
+    /// How many items of a series have been put, for sure.
     fn put(&self, producer: usize) -> &AtomicU64 {
         self.number(NUMBERS + producer * 8)
     }
@@ -141,14 +146,23 @@ enum Items {
     Joinable(JoinableQueue<Vec<u8>>),
 }
 
-fn produce(items: Items, board: Board, kind: Kind, producer: usize) {
+/// Puts one series of items after another.
+fn produce(items: Items, board: Board, kind: Kind) {
+    while board.stop().load(SeqCst) == 0 {
+        let producer = board.begun().fetch_add(1, SeqCst) as usize;
+        assert!(producer < PRODUCERS);
+        produce_series(&items, &board, kind, producer);
+    }
+}
+
+fn produce_series(items: &Items, board: &Board, kind: Kind, producer: usize) {
     let mut random = Random::of(producer as u64);
     for number in 0..ITEMS {
         if board.stop().load(SeqCst) != 0 {
             return;
         }
         let item = item(producer, number, kind.len(&mut random));
-        match &items {
+        match items {
             Items::Plain(queue) => queue.put(item).unwrap(),
             // Not too much at a time: it has no limit.
             Items::Joinable(tasks) => {
@@ -163,9 +177,6 @@ fn produce(items: Items, board: Board, kind: Kind, producer: usize) {
         if kind == Kind::Small && number % 64 == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-    while board.stop().load(SeqCst) == 0 {
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -200,13 +211,8 @@ fn under_fire(method: StartMethod, kind: Kind, stops: bool) {
         Kind::Large => Items::Plain(Queue::with_limits(1000, 8 << 20).unwrap()),
         Kind::Joinable => Items::Joinable(JoinableQueue::new().unwrap()),
     };
-    let mut started = 0;
-    let mut producer = || {
-        let arguments = (items.clone(), board.clone(), kind, started);
-        started += 1;
-        assert!(started < PRODUCERS);
-        Ends(Process::new(produce, arguments).start_method(method).start().unwrap())
-    };
+    let producer =
+        || Ends(Process::new(produce, (items.clone(), board.clone(), kind)).start_method(method).start().unwrap());
     let consumer = || Ends(Process::new(consume, (items.clone(), board.clone())).start_method(method).start().unwrap());
     let mut producers: Vec<Ends<()>> = (0..WORKERS).map(|_| producer()).collect();
     let mut consumers: Vec<Ends<()>> = (0..WORKERS).map(|_| consumer()).collect();
@@ -255,7 +261,7 @@ fn under_fire(method: StartMethod, kind: Kind, stops: bool) {
     }
 
     let (mut put, mut perhaps, mut unseen, mut again) = (0, 0, 0, 0);
-    for producer in 0..started {
+    for producer in 0..board.begun().load(SeqCst) as usize {
         let certain = board.put(producer).load(SeqCst) as usize;
         put += certain;
         for number in 0..ITEMS {
