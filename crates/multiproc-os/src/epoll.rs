@@ -1,10 +1,10 @@
 //! Waiting for any of many descriptors, to which others may be added meanwhile: epoll(7).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 
 /// A set of descriptors that somebody waits for.
 ///
@@ -57,11 +57,41 @@ impl Epoll {
     /// # Errors
     /// None is expected; interruptions by signals are none.
     pub fn wait(&self) -> io::Result<Vec<u64>> {
+        self.events(None)
+    }
+
+    /// As [`wait`](Epoll::wait), of what there is to say now.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn ready(&self) -> io::Result<Vec<u64>> {
+        self.events(Some(&Timespec::default()))
+    }
+
+    fn events(&self, timeout: Option<&Timespec>) -> io::Result<Vec<u64>> {
         /// As many as are taken at once; the others' turn comes.
         const AT_ONCE: usize = 64;
         let mut events = Vec::with_capacity(AT_ONCE);
-        rustix::io::retry_on_intr(|| epoll::wait(&self.fd, spare_capacity(&mut events), None))?;
+        rustix::io::retry_on_intr(|| epoll::wait(&self.fd, spare_capacity(&mut events), timeout))?;
         Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect())
+    }
+
+    /// Has the descriptor be an empty set, of the same number. In a copy of a process it is the original's set, until somebody does this.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn renew(&self) -> io::Result<()> {
+        let new = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // SAFETY: the number is this object's own, and leads to a set before and after.
+        crate::cvt(unsafe { libc::dup3(new.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
+        Ok(())
+    }
+}
+
+/// Readable when there is something to say.
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -85,5 +115,21 @@ mod tests {
         epoll.remove(&ours).unwrap();
         epoll.add(&ours, 4, Often::Once).unwrap();
         assert_eq!(epoll.wait().unwrap(), [4], "what is readable already is said too");
+    }
+
+    #[test]
+    fn a_set_is_polled_as_its_members_are_and_can_begin_anew() {
+        let epoll = Epoll::new().unwrap();
+        let (ours, theirs) = crate::fd_passing::pair().unwrap();
+        epoll.add(&ours, 5, Often::Always).unwrap();
+        assert_eq!(epoll.ready().unwrap(), []);
+        crate::fd_passing::send(&theirs, &[b"x"], &[]).unwrap();
+        assert!(crate::poll::wait_for_input(&epoll, None).unwrap());
+        assert_eq!((epoll.ready().unwrap(), epoll.ready().unwrap()), (vec![5], vec![5]));
+        let number = epoll.as_fd().as_raw_fd();
+        epoll.renew().unwrap();
+        assert_eq!((epoll.ready().unwrap(), epoll.as_fd().as_raw_fd()), (vec![], number));
+        epoll.add(&ours, 6, Often::Always).unwrap();
+        assert_eq!(epoll.ready().unwrap(), [6]);
     }
 }

@@ -48,6 +48,7 @@ pub mod prefault;
 pub mod prefetch;
 pub mod random;
 pub mod record_lock;
+pub mod rendezvous;
 pub mod robust;
 pub mod shared_memory;
 pub mod signal;

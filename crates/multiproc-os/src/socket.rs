@@ -174,7 +174,7 @@ pub fn connect(place: Place<'_>, deadline: Option<Instant>) -> io::Result<OwnedF
 }
 
 /// Has small messages go at once, and asks after the other host when it has been silent for a minute: one that has lost its power or its
-/// network counts as gone after another minute.
+/// network counts as gone after another minute; and so does one that has not acknowledged for two minutes what was sent to it.
 ///
 /// # Errors
 /// None is expected on a TCP socket.
@@ -184,6 +184,8 @@ pub fn prepare_tcp(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepidle(&socket, Duration::from_secs(60))?;
     sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(10))?;
     sockopt::set_tcp_keepcnt(&socket, 6)?;
+    // In milliseconds. Without it, it is a matter of the system how often something is sent again: about a quarter of an hour.
+    sockopt::set_tcp_user_timeout(&socket, 120_000)?;
     Ok(())
 }
 
@@ -215,6 +217,11 @@ pub fn is_internet_stream(socket: impl AsFd) -> bool {
     sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_domain(&socket)
             .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6))
+}
+
+/// Whether somebody listens by `socket`.
+pub fn is_listening(socket: impl AsFd) -> bool {
+    sockopt::socket_acceptconn(socket).unwrap_or(false)
 }
 
 /// Reads what there is into `buffer`. 0 is the end, unless the buffer is empty.
@@ -309,6 +316,7 @@ mod tests {
         let name = format!("multiproc-test-{}", crate::random::seed());
         let listening = listen(Place::Abstract(name.as_bytes())).unwrap();
         assert!(try_accept(&listening).unwrap().is_none());
+        assert!(is_listening(&listening) && !is_listening(crate::fd_passing::pair().unwrap().0));
         let client = connect(Place::Abstract(name.as_bytes()), None).unwrap();
         let (server, address) = accept(&listening);
         assert!(address.is_none() && local_address(&server).unwrap().is_none());

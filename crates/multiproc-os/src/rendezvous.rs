@@ -1,0 +1,71 @@
+//! A place that a descriptor is brought to by somebody who knows its name: a datagram socket of the Unix family with an abstract name, see unix(7).
+//!
+//! A datagram is there as a whole, with its descriptor, or not at all. Anybody in the same network namespace may bring something, so whoever
+//! looks here must be able to tell what he expects. The name goes with the last copy of the socket's descriptor.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind,
+    sendmsg_addr, socket_with,
+};
+
+use crate::fd_passing::above_stdio;
+
+/// A place of this name, close-on-exec. What is brought is read by [`try_read_with_fds`](crate::socket::try_read_with_fds).
+///
+/// # Errors
+/// `EADDRINUSE`; `EMFILE`, `ENFILE`.
+pub fn open(name: &[u8]) -> io::Result<OwnedFd> {
+    let socket = above_stdio(socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)?;
+    bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    Ok(socket)
+}
+
+/// Brings `bytes` and a copy of `fd` to the place of this name. Does not wait.
+///
+/// # Errors
+/// `ECONNREFUSED` when there is no such place; `WouldBlock` when too much has been brought there; `EMFILE`, `ENFILE`.
+pub fn bring(name: &[u8], bytes: &[u8], fd: impl AsFd) -> io::Result<()> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let address = SocketAddrUnix::new_abstract_name(name)?;
+    let fds = [fd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fits = control.push(SendAncillaryMessage::ScmRights(&fds));
+    debug_assert!(fits, "the buffer is made for one");
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::io::retry_on_intr(|| sendmsg_addr(&socket, &address, &[IoSlice::new(bytes)], &mut control, flags))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::try_read_with_fds;
+
+    #[test]
+    fn what_is_brought_is_there() {
+        let name = format!("multiproc-test-{}", crate::random::seed());
+        let name = name.as_bytes();
+        let (ours, theirs) = crate::fd_passing::pair().unwrap();
+        assert_eq!(bring(name, b"x", &ours).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let place = open(name).unwrap();
+        assert_eq!(open(name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        bring(name, b"with", &ours).unwrap();
+        drop(ours);
+        let (mut buffer, mut fds) = ([0; 8], vec![]);
+        assert_eq!(try_read_with_fds(&place, &mut buffer, &mut fds).unwrap(), 4);
+        crate::fd_passing::send(&fds[0], &[b"through it"], &[]).unwrap();
+        assert_eq!(crate::fd_passing::peek(&theirs, &mut [], false).unwrap(), 10);
+        assert_eq!(try_read_with_fds(&place, &mut buffer, &mut fds).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let full = loop {
+            if let Err(error) = bring(name, b"x", &theirs) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+}
