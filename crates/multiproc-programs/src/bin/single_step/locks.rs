@@ -1,133 +1,342 @@
-//! The locks of `multiproc::sync`.
+//! The locks of `multiproc::sync` that one thread has at a time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use multiproc::sync::{Lock, LockError};
+use multiproc::sync::{
+    Lock, LockError, LockGuard, Mutex, MutexGuard, Once, RLock, RLockGuard, RwLock, RwLockWriteGuard,
+};
 
-use super::walk::{Run, Scenario};
+use super::walk::{Run, Scenario, copy, sleeps, wait_for};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("lock", lock),
-    ("lock_asleep", lock_asleep),
-    ("lock_timeout_asleep", lock_timeout_asleep),
-    ("unlock", unlock),
-    ("unlock_with_waiters", unlock_with_waiters),
+    ("lock", take::<Lock>),
+    ("lock_asleep", take_asleep::<Lock>),
+    ("lock_timeout_asleep", take_within_asleep::<Lock>),
+    ("lock_inherit", inherit::<Lock>),
+    ("unlock", give_up::<Lock>),
+    ("unlock_with_waiters", give_up_with_waiters::<Lock>),
+    ("rlock", take::<RLock>),
+    ("rlock_again", rlock_again),
+    ("rlock_inherit", inherit::<RLock>),
+    ("runlock_once_of_twice", runlock_once_of_twice),
+    ("runlock", give_up::<RLock>),
+    ("mutex_lock", take::<Values>),
+    ("mutex_set", mutex_set),
+    ("mutex_inherit", inherit::<Values>),
+    ("mutex_unlock", give_up::<Values>),
+    ("write", take::<Readable>),
+    ("write_inherit", inherit::<Readable>),
+    ("end_writing", give_up::<Readable>),
+    ("end_writing_with_waiters", give_up_with_waiters::<Readable>),
+    ("call_once", call_once),
+    ("call_once_with_waiters", call_once_with_waiters),
+    ("call_once_inherit", call_once_inherit),
 ];
 
 /// Much longer than anything takes here; a wait that should not be takes a second at least.
-const SOON: Duration = Duration::from_millis(500);
+pub(crate) const SOON: Duration = Duration::from_millis(500);
 
-/// Sees that the lock can be had at once, and says how.
-fn state(lock: &Lock) -> &'static str {
-    let outcome = match lock.lock_timeout(SOON) {
-        Ok(Some(_guard)) => "free",
-        Ok(None) => panic!("nobody holds it, and it can't be had"),
-        Err(LockError::Poisoned(poisoned)) => {
-            poisoned.guard().clear_poison();
-            "poisoned"
-        }
-        Err(error) => panic!("{error}"),
-    };
-    assert!(!lock.is_locked() && matches!(lock.try_lock(), Ok(Some(_))));
-    outcome
-}
+type Values = Mutex<[u64; 3]>;
+type Readable = RwLock<[u64; 3]>;
 
-/// Takes it and gives it up again, as those do who run beside the victim.
-fn pass(lock: &Lock) {
-    drop(lock.lock().or_else(LockError::into_guard).unwrap());
-}
+/// Any of them.
+trait AnyLock: Sized {
+    type Guard<'a>
+    where
+        Self: 'a;
+    fn make() -> Self;
+    fn take(&self) -> Result<Self::Guard<'_>, LockError<Self::Guard<'_>>>;
+    fn take_within(&self, timeout: Duration) -> Result<Option<Self::Guard<'_>>, LockError<Self::Guard<'_>>>;
+    fn is_taken(&self) -> bool;
+    fn was_poisoned(&self) -> bool;
+    fn put_right(&self);
 
-/// A new lock, which this process has waited for: so that what is done once in a process has been done, before there is a copy of it.
-fn new_lock() -> Lock {
-    let lock = Lock::new().unwrap();
-    let guard = lock.lock().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| assert!(lock.lock_timeout(Duration::from_micros(1)).unwrap().is_none()));
-    });
-    drop(guard);
-    lock
-}
+    /// A new one, which this process has waited for: so that what is done once in a process has been done, before there is a copy of it.
+    fn warm() -> Self
+    where
+        Self: Sync,
+    {
+        let lock = Self::make();
+        let guard = lock.take().unwrap_or_else(|error| panic!("{error}"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(lock.take_within(Duration::from_micros(1)).is_ok_and(|taken| taken.is_none())));
+        });
+        drop(guard);
+        lock
+    }
 
-/// Has the library do what it does once in a thread.
-fn warm(lock: &Lock) {
-    assert!(lock.try_lock().is_ok());
-}
+    /// Takes it, whatever has happened.
+    fn hold(&self) -> Self::Guard<'_> {
+        self.take().or_else(LockError::into_guard).unwrap()
+    }
 
-fn lock(run: &mut Run) -> &'static str {
-    let lock = new_lock();
-    run.victim(
-        |step| {
-            warm(&lock);
-            let mut guard = None;
-            step(&mut || guard = Some(lock.lock().unwrap()));
-        },
-        |_| (),
-        || panic!("it sleeps"),
-    );
-    state(&lock)
-}
+    /// Takes it and gives it up again, as those do who run beside the victim; and has the library do what it does once in a thread.
+    fn pass(&self) {
+        drop(self.hold());
+    }
 
-fn lock_asleep(run: &mut Run) -> &'static str {
-    let lock = new_lock();
-    let guard = lock.lock().unwrap();
-    let mut guard = Some(guard);
-    run.victim(
-        |step| {
-            warm(&lock);
-            let mut taken = None;
-            step(&mut || taken = Some(lock.lock().unwrap()));
-        },
-        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
-        |run| run.beside(|| pass(&lock)),
-        || drop(guard.take()),
-    );
-    drop(guard);
-    run.settle();
-    match lock.is_poisoned() {
-        // The one beside has seen it.
-        true => "poisoned",
-        false => state(&lock),
+    /// Sees that it can be had at once, and says how.
+    fn state(&self) -> &'static str {
+        let outcome = match self.take_within(SOON) {
+            Ok(Some(_guard)) => "free",
+            Ok(None) => panic!("nobody holds it, and it can't be had"),
+            Err(LockError::Poisoned(_poisoned)) => {
+                self.put_right();
+                "poisoned"
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert!(!self.is_taken() && matches!(self.take_within(Duration::ZERO), Ok(Some(_))));
+        outcome
     }
 }
 
-fn lock_timeout_asleep(run: &mut Run) -> &'static str {
-    let lock = new_lock();
-    let guard = lock.lock().unwrap();
+macro_rules! any_lock {
+    ($type:ty, $guard:ident $(<$value:ty>)?, $new:expr, $take:ident, $within:ident, $taken:ident) => {
+        impl AnyLock for $type {
+            type Guard<'a> = $guard<'a $(, $value)?>;
+            fn make() -> Self {
+                $new.unwrap()
+            }
+            fn take(&self) -> Result<Self::Guard<'_>, LockError<Self::Guard<'_>>> {
+                self.$take()
+            }
+            fn take_within(&self, timeout: Duration) -> Result<Option<Self::Guard<'_>>, LockError<Self::Guard<'_>>> {
+                self.$within(timeout)
+            }
+            fn is_taken(&self) -> bool {
+                self.$taken()
+            }
+            fn was_poisoned(&self) -> bool {
+                self.is_poisoned()
+            }
+            fn put_right(&self) {
+                self.clear_poison();
+            }
+        }
+    };
+}
+
+any_lock!(Lock, LockGuard, Lock::new(), lock, lock_timeout, is_locked);
+any_lock!(RLock, RLockGuard, RLock::new(), lock, lock_timeout, is_locked);
+any_lock!(Values, MutexGuard<[u64; 3]>, Mutex::new([1; 3]), lock, lock_timeout, is_locked);
+any_lock!(Readable, RwLockWriteGuard<[u64; 3]>, RwLock::new([1; 3]), write, write_timeout, is_write_locked);
+
+/// Has a process die with it.
+fn orphan<L: AnyLock>(lock: &L) {
+    let child = copy(|| std::mem::forget(lock.take().unwrap_or_else(|error| panic!("{error}"))));
+    assert_eq!(wait_for(child, 0), Some(0));
+}
+
+fn never() {
+    panic!("it sleeps");
+}
+
+fn take<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
+    let lock = L::warm();
     run.victim(
         |step| {
-            warm(&lock);
-            step(&mut || assert!(lock.lock_timeout(Duration::from_millis(1)).unwrap().is_none()));
+            lock.pass();
+            let mut guard = None;
+            step(&mut || guard = Some(lock.hold()));
+        },
+        |_| (),
+        never,
+    );
+    lock.state()
+}
+
+fn take_asleep<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
+    let lock = L::warm();
+    let mut guard = Some(lock.hold());
+    run.victim(
+        |step| {
+            assert!(lock.take_within(Duration::ZERO).is_ok());
+            let mut taken = None;
+            step(&mut || taken = Some(lock.hold()));
+        },
+        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
+        |run| run.beside(|| lock.pass()),
+        || drop(guard.take()),
+    );
+    drop(guard);
+    run.settle_soon();
+    // The one beside may have seen it.
+    if lock.was_poisoned() { "poisoned" } else { lock.state() }
+}
+
+fn take_within_asleep<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
+    let lock = L::warm();
+    let guard = lock.hold();
+    run.victim(
+        |step| {
+            assert!(lock.take_within(Duration::ZERO).is_ok());
+            step(&mut || assert!(lock.take_within(Duration::from_millis(1)).is_ok_and(|taken| taken.is_none())));
         },
         |_| (),
         || (),
     );
     drop(guard);
-    state(&lock)
+    lock.state()
 }
 
-fn unlock(run: &mut Run) -> &'static str {
-    let lock = new_lock();
+/// What somebody has died with is never taken for what is in order.
+fn inherit<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
+    let lock = L::warm();
+    orphan(&lock);
     run.victim(
         |step| {
-            let mut guard = Some(lock.lock().unwrap());
+            L::make().pass();
+            let mut guard = None;
+            step(&mut || guard = Some(lock.take().map(drop).is_err_and(|error| error.is_poisoned())));
+            assert_eq!(guard, Some(true));
+        },
+        |_| (),
+        never,
+    );
+    lock.state()
+}
+
+fn give_up<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
+    let lock = L::warm();
+    run.victim(
+        |step| {
+            let mut guard = Some(lock.hold());
             step(&mut || drop(guard.take()));
         },
         |_| (),
-        || panic!("it sleeps"),
+        never,
     );
-    state(&lock)
+    lock.state()
 }
 
-fn unlock_with_waiters(run: &mut Run) -> &'static str {
-    let lock = new_lock();
+fn give_up_with_waiters<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
+    let lock = L::warm();
     run.victim(
         |step| {
-            let mut guard = Some(lock.lock().unwrap());
+            let mut guard = Some(lock.hold());
             step(&mut || drop(guard.take()));
         },
-        |run| (0..2).for_each(|_| run.beside(|| pass(&lock))),
-        || panic!("it sleeps"),
+        |run| (0..2).for_each(|_| run.beside(|| lock.pass())),
+        never,
     );
-    run.settle();
-    if lock.is_poisoned() { "poisoned" } else { state(&lock) }
+    run.settle_soon();
+    if lock.was_poisoned() { "poisoned" } else { lock.state() }
+}
+
+fn rlock_again(run: &mut Run) -> &'static str {
+    let lock = RLock::warm();
+    run.victim(
+        |step| {
+            let mut guards = [Some(lock.hold()), None];
+            step(&mut || guards[1] = Some(lock.hold()));
+        },
+        |run| run.beside(|| lock.pass()),
+        never,
+    );
+    run.settle_soon();
+    if lock.was_poisoned() { "poisoned" } else { lock.state() }
+}
+
+fn runlock_once_of_twice(run: &mut Run) -> &'static str {
+    let lock = RLock::warm();
+    run.victim(
+        |step| {
+            let mut guards = [Some(lock.hold()), Some(lock.hold())];
+            step(&mut || guards[0] = None);
+        },
+        |run| run.beside(|| lock.pass()),
+        never,
+    );
+    run.settle_soon();
+    if lock.was_poisoned() { "poisoned" } else { lock.state() }
+}
+
+/// What is half written is said to be.
+fn mutex_set(run: &mut Run) -> &'static str {
+    let lock = Values::warm();
+    run.victim(
+        |step| {
+            lock.pass();
+            step(&mut || assert_eq!(lock.set([2; 3]).unwrap(), [1; 3]));
+        },
+        |_| (),
+        never,
+    );
+    if lock.lock().is_ok_and(|value| *value != [1; 3] && *value != [2; 3]) {
+        panic!("it is torn, and nobody says so");
+    }
+    lock.state()
+}
+
+/// Sees that it can be done or is done, and says what was found.
+fn end_of(once: &Once) -> &'static str {
+    let mut outcome = "done";
+    once.call_once(|state| outcome = if state.is_poisoned() { "begun" } else { "new" }).unwrap();
+    assert!(once.is_completed() && !once.call_once(|_| unreachable!()).unwrap());
+    outcome
+}
+
+fn new_once() -> Once {
+    Once::new().unwrap().call_once(|_| ()).unwrap();
+    Once::new().unwrap()
+}
+
+fn call_once(run: &mut Run) -> &'static str {
+    let once = new_once();
+    run.victim(
+        |step| {
+            Lock::make().pass();
+            step(&mut || assert!(once.call_once(|_| ()).unwrap()));
+        },
+        |_| (),
+        never,
+    );
+    end_of(&once)
+}
+
+/// The victim is waited for while it does it.
+fn call_once_with_waiters(run: &mut Run) -> &'static str {
+    let (once, go) = (new_once(), Lock::warm());
+    let (mut guard, mut waiter) = (Some(go.hold()), None);
+    run.victim(
+        |step| step(&mut || assert!(once.call_once(|_| go.pass()).unwrap())),
+        |_| (),
+        || {
+            let other = copy(|| assert_ne!(end_of(&once), "new"));
+            while !sleeps(other) {
+                std::thread::yield_now();
+            }
+            waiter = Some(other);
+            drop(guard.take());
+        },
+    );
+    drop(guard);
+    let begun = Instant::now();
+    if let Some(waiter) = waiter {
+        assert_eq!(wait_for(waiter, 0), Some(0));
+        assert!(begun.elapsed() < Duration::from_millis(900), "one that waited was not woken");
+        assert!(once.is_completed());
+    }
+    end_of(&once)
+}
+
+fn call_once_inherit(run: &mut Run) -> &'static str {
+    let once = new_once();
+    let child = copy(|| {
+        let _ = once.call_once(|_| {
+            // SAFETY: it ends the copy.
+            unsafe { libc::_exit(0) }
+        });
+    });
+    assert_eq!(wait_for(child, 0), Some(0));
+    run.victim(
+        |step| {
+            Lock::make().pass();
+            step(&mut || assert!(once.call_once(|state| assert!(state.is_poisoned())).unwrap()));
+        },
+        |_| (),
+        never,
+    );
+    end_of(&once)
 }

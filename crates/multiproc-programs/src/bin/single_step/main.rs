@@ -8,6 +8,8 @@
 
 mod locks;
 mod queue;
+mod readers;
+mod waits;
 mod walk;
 
 use std::time::Duration;
@@ -16,7 +18,7 @@ use multiproc_programs::Random;
 use walk::{Moments, Scenario};
 
 /// All that can be stepped, by name.
-const SCENARIOS: &[&[(&str, Scenario)]] = &[locks::SCENARIOS, queue::SCENARIOS];
+const SCENARIOS: &[&[(&str, Scenario)]] = &[locks::SCENARIOS, queue::SCENARIOS, readers::SCENARIOS, waits::SCENARIOS];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -4,6 +4,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::time::Duration;
 
 use multiproc::{GetError, Handle, JoinableQueue, Queue};
+use serde_bytes::ByteBuf;
 
 use super::walk::{Run, Scenario};
 
@@ -44,7 +45,8 @@ const LARGE: usize = 10_000;
 /// Longer than anything takes here.
 const SOON: Duration = Duration::from_secs(10);
 
-type Items = Queue<Vec<u8>>;
+/// Not bytes one by one, which would be most of the instructions.
+type Items = Queue<ByteBuf>;
 
 fn unlimited() -> Items {
     Queue::new().unwrap()
@@ -60,8 +62,8 @@ fn of_bytes() -> Items {
 }
 
 /// An item with its number all over.
-fn item(number: u8, size: usize) -> Vec<u8> {
-    vec![number; size]
+fn item(number: u8, size: usize) -> ByteBuf {
+    ByteBuf::from(vec![number; size])
 }
 
 /// Its number, if it is whole.
@@ -324,7 +326,7 @@ fn get_asleep(run: &mut Run, queue: Items) -> &'static str {
     outcome
 }
 
-type Tasks = JoinableQueue<Vec<u8>>;
+type Tasks = JoinableQueue<ByteBuf>;
 
 /// Takes out what is in it, which is so much, and finishes the work. Says the numbers and how often each has been taken.
 fn finish(tasks: &Tasks, count: usize, size: usize) -> Vec<(u8, u32)> {

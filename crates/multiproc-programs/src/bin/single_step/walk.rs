@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use multiproc_programs::{Random, say};
 
 /// A run that takes longer hangs.
-const LONGEST: libc::c_uint = 20;
+const LONGEST: libc::c_uint = 60;
+
+/// So many moments are tried, however long that takes.
+const FEWEST: u32 = 4;
 
 /// After so many looks at the victim, in vain, it is seen whether it sleeps.
 const LOOKS: u32 = 20;
@@ -25,7 +28,7 @@ pub(crate) type Scenario = fn(&mut Run) -> &'static str;
 /// Which moments are tried.
 pub(crate) enum Moments {
     All,
-    /// Some of them, for so long; 20 at least.
+    /// Some of them, for so long; [`FEWEST`] at least.
     Some(Duration, Random),
 }
 
@@ -54,7 +57,7 @@ pub(crate) fn walk(scenario: Scenario, moments: Moments) {
         // How many there are depends a little on what is at which address, and who comes first.
         Moments::All => (1..all + 20).map(&mut run).count(),
         Moments::Some(time, mut random) => {
-            let more = |count: &u32| *count < 20 || begun.elapsed() < time;
+            let more = |count: &u32| *count < FEWEST || begun.elapsed() < time;
             (0..).take_while(more).map(|_| run(1 + random.below(all))).count()
         }
     };
@@ -70,10 +73,13 @@ fn has_an_end() {
         let mut text = *b"it hangs; the victim was killed at moment                     \n";
         let mut moment = MOMENT.load(Relaxed);
         let mut at = text.len() - 2;
-        while moment > 0 {
+        loop {
             text[at] = b'0' + (moment % 10) as u8;
             moment /= 10;
             at -= 1;
+            if moment == 0 {
+                break;
+            }
         }
         // SAFETY: the bytes are ours, and both may be called in a signal handler.
         unsafe {
@@ -192,6 +198,13 @@ impl Run {
         }
     }
 
+    /// As [`settle`](Run::settle), when each of them can have what it waits for. They look for themselves after a second, if nobody has woken them.
+    pub(crate) fn settle_soon(&mut self) {
+        let begun = Instant::now();
+        self.settle();
+        assert!(begun.elapsed() < Duration::from_millis(900), "one that ran beside the victim was not woken");
+    }
+
     /// Waits for all that were run beside it.
     pub(crate) fn settle(&mut self) {
         for helper in self.helpers.drain(..) {
@@ -201,7 +214,7 @@ impl Run {
 }
 
 /// Runs `body` in a copy of this process, which dies with it.
-fn copy(body: impl FnOnce()) -> i32 {
+pub(crate) fn copy(body: impl FnOnce()) -> i32 {
     // SAFETY: this process has one thread.
     match unsafe { libc::fork() } {
         0 => {
@@ -226,7 +239,7 @@ fn stop() {
 }
 
 /// What has happened to a child, as waitpid(2) gives it. None if nothing has, and `flags` are not to wait.
-fn wait_for(pid: i32, flags: libc::c_int) -> Option<libc::c_int> {
+pub(crate) fn wait_for(pid: i32, flags: libc::c_int) -> Option<libc::c_int> {
     let mut status = 0;
     // SAFETY: the status is written to a variable of ours.
     let result = unsafe { libc::waitpid(pid, &raw mut status, flags | libc::__WALL) };
@@ -246,7 +259,7 @@ fn resume(pid: i32, request: libc::c_uint) {
 }
 
 /// Whether it sleeps in a system call.
-fn sleeps(pid: i32) -> bool {
+pub(crate) fn sleeps(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S'))
 }
