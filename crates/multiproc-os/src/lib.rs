@@ -56,6 +56,7 @@ pub mod socket;
 pub mod socket_file;
 pub mod stdio;
 pub mod threads;
+pub mod timer;
 pub mod title;
 
 use std::io;

@@ -16,6 +16,7 @@ use crate::process::current::Identity;
 use crate::process::options::{Options, Resource, Variable};
 use crate::process::status::Panic;
 use crate::shm::block::Block;
+use crate::shm::gate::Through;
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
 use crate::start::assignment::{self, Assignment};
@@ -325,9 +326,9 @@ fn queue(data: &[u8]) -> bool {
             6 if size & 0x1f == 0 => store.close(),
             7 => store.give_back_kept(),
             // With a deadline that has passed: it doesn't sleep.
-            8 => drop(store.take(&mut Scratch::new(), Some(Instant::now()))),
+            8 => drop(store.take(&mut Scratch::new(), Some(Instant::now()), Through::Own)),
             9 => {
-                let _ = store.join(Some(Instant::now()));
+                let _ = store.join(Some(Instant::now()), Through::Own);
             }
             // One who comes later.
             10 => {

@@ -53,6 +53,7 @@ mod shm;
 mod start;
 pub mod sync;
 mod transfer;
+mod wake;
 
 #[doc(hidden)]
 pub mod __private;

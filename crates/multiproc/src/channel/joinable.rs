@@ -14,7 +14,7 @@ use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
 use crate::Result;
 use crate::shm::scratch::Scratch;
-use crate::shm::store::{Limits, Place, Store};
+use crate::shm::store::{Limits, Place, Store, Taken};
 
 /// A [`Queue`](crate::Queue) of work. An item that was taken is somebody's until its work is [done](Task::task_done); if its process dies before that, the item is there to be taken again, and
 /// who takes it sees [how often](Task::deliveries) that has happened. [`join`](JoinableQueue::join) waits until all work is done. Python's
@@ -54,7 +54,7 @@ use crate::shm::store::{Limits, Place, Store};
 ///
 /// Items can't have open files in them ([`Handle`](crate::Handle)s, queues, locks), which could not be delivered a second time: `put` says so.
 pub struct JoinableQueue<T> {
-    end: End<T>,
+    pub(super) end: End<T>,
 }
 
 impl<T> JoinableQueue<T> {
@@ -111,7 +111,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`GetError::Disconnected`] when work is left, and nobody to do it: all other handles have been dropped, or their processes have ended. Take it yourself, or start somebody.
     pub fn join(&self) -> Result<(), GetError> {
-        Ok(self.end.store.join(None)?)
+        Ok(self.end.store.join(None, self.end.to_put())?)
     }
 
     /// As [`join`](JoinableQueue::join), but no longer than `timeout`.
@@ -119,7 +119,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`GetError::TimedOut`], [`GetError::Disconnected`].
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), GetError> {
-        Ok(self.end.store.join(deadline(timeout))?)
+        Ok(self.end.store.join(deadline(timeout), self.end.to_put())?)
     }
 }
 
@@ -175,6 +175,11 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
     fn take(&self, patience: Patience) -> Result<Task<T>, GetError> {
         let mut scratch = Scratch::new();
         let taken = self.end.take(&mut scratch, patience)?;
+        self.task(taken, &scratch)
+    }
+
+    /// What was taken, as a task.
+    pub(super) fn task(&self, taken: Taken, scratch: &Scratch) -> Result<Task<T>, GetError> {
         let deliveries = taken.deliveries;
         let index = lease_of(&taken).ok_or(GetError::Corrupt("an item without a lease"))?;
         // From here on it is given back, or done.

@@ -4,6 +4,8 @@
 //! machine, [`stream`] over a byte stream. [`wait`] is for all that can be waited for, here and elsewhere.
 
 pub(crate) mod address;
+#[cfg(feature = "async")]
+mod awaiting;
 pub(crate) mod connection;
 mod draft;
 pub(crate) mod error;

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -18,6 +18,7 @@ use super::draft::Draft;
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
 use crate::shm::block::Block;
+use crate::shm::gate::Through;
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
 use crate::transfer::bundle::Bundle;
@@ -66,12 +67,12 @@ pub struct Queue<T> {
 
 /// The end of a [`Queue`] through which items are put, and none taken. See [`Queue::producer`].
 pub struct Producer<T> {
-    end: End<T>,
+    pub(super) end: End<T>,
 }
 
 /// The end of a [`Queue`] through which items are taken, and none put. See [`Queue::consumer`].
 pub struct Consumer<T> {
-    end: End<T>,
+    pub(super) end: End<T>,
 }
 
 /// What a handle can do.
@@ -98,6 +99,9 @@ pub(super) struct End<T> {
     role: Role,
     /// Whether somebody has asked for the descriptor.
     polled: AtomicBool,
+    /// How many wait through this handle for items, and for room.
+    taking: AtomicUsize,
+    putting: AtomicUsize,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -111,7 +115,14 @@ impl<T> End<T> {
     }
 
     fn of(store: Arc<Store>, role: Role) -> End<T> {
-        End { store, role, polled: AtomicBool::new(false), items: PhantomData }
+        End {
+            store,
+            role,
+            polled: AtomicBool::new(false),
+            taking: AtomicUsize::new(0),
+            putting: AtomicUsize::new(0),
+            items: PhantomData,
+        }
     }
 
     /// Another handle to the same queue.
@@ -125,6 +136,16 @@ impl<T> End<T> {
             room.add_opener();
         }
         End::of(self.store.clone(), role)
+    }
+
+    /// What those who wait for items can't put through meanwhile.
+    pub(super) fn to_take(&self) -> Through<'_> {
+        if self.role.puts() { Through::Handle(&self.taking) } else { Through::Other }
+    }
+
+    /// What those who wait for room can't take through meanwhile.
+    pub(super) fn to_put(&self) -> Through<'_> {
+        if self.role.gets() { Through::Handle(&self.putting) } else { Through::Other }
     }
 
     /// Sees to it that somebody is told who polls the descriptor, if somebody does. False if there may be something.
@@ -210,25 +231,34 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     #[inline]
     fn put_draft(&self, draft: &mut Draft<'_>, fds: Vec<OwnedFd>, patience: Patience) -> Result<(), PutErrorKind> {
-        let bundle = match fds.is_empty() {
-            true => Bundle::default(),
-            false if self.store.is_joinable() => {
-                let reason = "a handle can't travel in a JoinableQueue, as it could not be delivered again";
-                return Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)));
-            }
-            false => Bundle::tie(fds).map_err(|source| PutErrorKind::System { what: "its handles", source })?,
-        };
-        let body = draft.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
-        let item = Item { body, raw: false, fds: bundle.parts(), handles: bundle.count() };
-        put(&self.store, &item, patience)?;
+        let bundle = self.tie(fds)?;
+        self.put_item(&item(draft, &bundle)?, patience)?;
         draft.leave();
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn tie(&self, fds: Vec<OwnedFd>) -> Result<Bundle, PutErrorKind> {
+        match fds.is_empty() {
+            true => Ok(Bundle::default()),
+            false if self.store.is_joinable() => {
+                let reason = "a handle can't travel in a JoinableQueue, as it could not be delivered again";
+                Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)))
+            }
+            false => Bundle::tie(fds).map_err(|source| PutErrorKind::System { what: "its handles", source }),
+        }
     }
 
     #[inline]
     pub(super) fn get(&self, patience: Patience) -> Result<T, GetError> {
         let mut scratch = Scratch::new();
         let taken = self.take(&mut scratch, patience)?;
+        self.value(taken, &scratch)
+    }
+
+    /// The value that was taken.
+    #[inline]
+    pub(super) fn value(&self, taken: Taken, scratch: &Scratch) -> Result<T, GetError> {
         match taken.block(&*self.store) {
             Some(block) => decode(taken, block.bytes().map_err(mapping)?),
             None => decode(taken, scratch.bytes()),
@@ -238,7 +268,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     #[inline]
     pub(super) fn take(&self, scratch: &mut Scratch, patience: Patience) -> Result<Taken, GetError> {
         match patience {
-            Patience::Until(deadline) => Ok(self.store.take(scratch, deadline)?),
+            Patience::Until(deadline) => Ok(self.store.take(scratch, deadline, self.to_take())?),
             Patience::None => loop {
                 match self.store.take_any(scratch)? {
                     Some(taken) => return Ok(taken),
@@ -249,15 +279,23 @@ impl<T: Serialize + DeserializeOwned> End<T> {
         }
     }
 
+    #[inline]
+    fn put_item(&self, item: &Item<'_>, patience: Patience) -> Result<(), Refusal> {
+        match patience {
+            Patience::None => self.store.try_put(item),
+            Patience::Until(deadline) => self.store.put(item, deadline, self.to_put()),
+        }
+    }
+
     pub(super) fn put_bytes(&self, bytes: &[u8], patience: Patience) -> Result<(), PutErrorKind> {
         if bytes.len() <= INLINE {
             let item = Item { body: Body::Inline(bytes), raw: true, fds: &[], handles: 0 };
-            return Ok(put(&self.store, &item, patience)?);
+            return Ok(self.put_item(&item, patience)?);
         }
         let mut block = Block::new(&*self.store, bytes.len() as u64)?;
         block.fill(bytes).map_err(|source| PutErrorKind::System { what: "no memory for it", source })?;
         let item = Item { body: Body::Block(block.index(), block.len()), raw: true, fds: &[], handles: 0 };
-        put(&self.store, &item, patience)?;
+        self.put_item(&item, patience)?;
         block.leave();
         Ok(())
     }
@@ -282,12 +320,11 @@ fn mapping(source: std::io::Error) -> GetError {
     }
 }
 
+/// An encoded value, with what goes with it.
 #[inline]
-fn put(store: &Store, item: &Item<'_>, patience: Patience) -> Result<(), Refusal> {
-    match patience {
-        Patience::None => store.try_put(item),
-        Patience::Until(deadline) => store.put(item, deadline),
-    }
+pub(super) fn item<'a>(draft: &'a mut Draft<'_>, bundle: &'a Bundle) -> Result<Item<'a>, PutErrorKind> {
+    let body = draft.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
+    Ok(Item { body, raw: false, fds: bundle.parts(), handles: bundle.count() })
 }
 
 /// The value in `bytes`, which is what was taken.

@@ -1,21 +1,20 @@
 //! The end of a process as a future: `child.await?` gives the target's value, `(&child).await?` the status.
 //!
-//! A future is woken by the pidfd. Who waits for that: in a tokio runtime, with the feature `tokio`, the runtime itself; everywhere else
-//! the [watcher](super::watcher), a thread that all futures of a program share.
+//! A future is woken by the pidfd; see [`wake`](crate::wake) for who waits for that.
 
 use std::fmt;
 use std::future::IntoFuture;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle, Shared};
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
-use super::watcher::Watch;
 use crate::Result;
+use crate::wake::{Source, Wakeup};
 
 /// Waits for the process and gives what its target returned, as [`Child::join`] does, in `async` code on any executor.
 ///
@@ -160,109 +159,28 @@ impl fmt::Debug for WaitFuture {
 /// What both futures do: wait for the end.
 struct Waiting {
     handle: ProcessHandle,
-    by: By,
-}
-
-/// Who wakes the future.
-enum By {
-    /// Nobody: it has not had to wait yet, or is done.
-    Nobody,
-    Watcher(Watch),
-    #[cfg(feature = "tokio")]
-    Tokio(tokio::Registration),
+    wakeup: Wakeup,
 }
 
 impl Waiting {
     fn new(handle: &ProcessHandle) -> Waiting {
-        Waiting { handle: handle.clone(), by: By::Nobody }
+        Waiting { handle: handle.clone(), wakeup: Wakeup::default() }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
         let process = self.handle.shared();
         loop {
-            // In this order: once somebody is to wake us, no end is missed.
             if let Some(status) = process.reap()? {
-                self.by = By::Nobody;
+                self.wakeup = Wakeup::default();
                 return Poll::Ready(Ok(status));
             }
-            match &mut self.by {
-                By::Nobody => self.by = By::here(process),
-                By::Watcher(watch) => {
-                    watch.wake(context.waker())?;
-                    return Poll::Pending;
-                }
-                #[cfg(feature = "tokio")]
-                By::Tokio(registration) => match ready!(registration.poll(context)) {
-                    Ok(()) => {}
-                    // The runtime is shutting down; the future may well live on in another.
-                    Err(_) => self.by = By::Watcher(Watch::new(process.clone())),
-                },
-            }
+            ready!(self.wakeup.poll(process, context))?;
         }
     }
 }
 
-impl By {
-    /// Whoever is there to do it where the future is polled first.
-    fn here(process: &Arc<Shared>) -> By {
-        #[cfg(feature = "tokio")]
-        if let Some(registration) = tokio::Registration::here(process) {
-            return By::Tokio(registration);
-        }
-        By::Watcher(Watch::new(process.clone()))
-    }
-}
-
-/// Waiting with the runtime that polls the future.
-#[cfg(feature = "tokio")]
-mod tokio {
-    use std::os::fd::OwnedFd;
-    use std::panic::catch_unwind;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-    use std::task::ready;
-
-    use ::tokio::io::Interest;
-    use ::tokio::io::unix::AsyncFd;
-    use ::tokio::runtime::Handle;
-
-    use super::{Context, Poll, Shared, io};
-
-    /// A pidfd in a runtime's event loop.
-    pub(super) struct Registration {
-        /// A copy: the loop takes a descriptor only once, and there may be other futures of the same process.
-        pidfd: AsyncFd<OwnedFd>,
-    }
-
-    /// Whether a runtime without I/O has been seen.
-    static WITHOUT_IO: AtomicBool = AtomicBool::new(false);
-
-    impl Registration {
-        /// None where there is no runtime, or it can't do it: no I/O, no descriptor left.
-        pub(super) fn here(process: &Shared) -> Option<Registration> {
-            if WITHOUT_IO.load(Relaxed) || Handle::try_current().is_err() {
-                return None;
-            }
-            let pidfd = process.exit_fd().try_clone_to_owned().ok()?;
-            // In a runtime whose builder was not told `enable_io` this panics, and there is no way to ask before. Its message is seen once.
-            match catch_unwind(|| register(pidfd)) {
-                Ok(registered) => Some(Registration { pidfd: registered.ok()? }),
-                Err(_) => {
-                    WITHOUT_IO.store(true, Relaxed);
-                    None
-                }
-            }
-        }
-
-        /// Ready when something has happened since the last time.
-        pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            ready!(self.pidfd.poll_read_ready(context))?.clear_ready();
-            Poll::Ready(Ok(()))
-        }
-    }
-    /// Deprecated in favour of an unsafe function, since what it takes might close its descriptor; an `OwnedFd` can't. So there is no need for
-    /// that, nor for the release of tokio that has it.
-    #[allow(deprecated)]
-    fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-        AsyncFd::with_interest(pidfd, Interest::READABLE)
+impl Source for Shared {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.exit_fd()
     }
 }

@@ -15,4 +15,3 @@ pub(crate) mod scope;
 pub(crate) mod status;
 pub(crate) mod stdio;
 pub(crate) mod wait;
-pub(crate) mod watcher;

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -41,8 +42,11 @@ struct State {
     copy: u32,
     /// Handles of this process through which the door could be opened.
     openers: usize,
-    /// Threads and futures that wait, and so won't open it.
+    /// How many of those won't, as somebody waits through them.
     waiting: usize,
+    /// Threads and futures that wait, and how many of them are futures.
+    waiters: usize,
+    futures: usize,
 }
 
 impl Gate {
@@ -66,14 +70,26 @@ impl Gate {
         // So that copies are numbered.
         Thread::current();
         let (copy, forks) = (copy_number(), at_fork::count());
-        let state = State { read_only: false, reader: None, shared, forks, copy, openers: 1, waiting: 0, door };
+        let state = State {
+            read_only: false,
+            reader: None,
+            shared,
+            forks,
+            copy,
+            openers: 1,
+            waiting: 0,
+            waiters: 0,
+            futures: 0,
+            door,
+        };
         Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state), habit: Habit::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.copy != copy_number() {
-            (state.copy, state.openers, state.waiting, state.shared) = (copy_number(), 0, 0, true);
+            (state.copy, state.openers, state.shared) = (copy_number(), 0, true);
+            (state.waiting, state.waiters, state.futures) = (0, 0, 0);
             state.reader = None;
         }
         state
@@ -121,22 +137,36 @@ impl Gate {
     }
 
     /// Counts the caller as waiting, until that is dropped.
-    pub(crate) fn waiting(&self) -> Waiting<'_> {
+    pub(crate) fn waiting<'a>(&'a self, through: Through<'a>) -> Waiting<'a> {
         let mut state = self.state();
-        state.waiting += 1;
         if state.reader.is_none() {
             // At the limit of open files they poll the door as it is.
             state.reader = state.door.reader().ok().map(Arc::new);
         }
         let reader = state.reader.clone();
-        state.settle();
-        Waiting { gate: self, reader }
+        state.enter(through, false);
+        Waiting { gate: self, reader, through, is_future: false }
+    }
+
+    /// As [`waiting`](Gate::waiting), for a future.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    #[cfg(feature = "async")]
+    pub(crate) fn waiting_future<'a>(&'a self, through: Through<'a>) -> io::Result<Waiting<'a>> {
+        let mut state = self.state();
+        if state.reader.is_none() {
+            state.reader = Some(Arc::new(state.door.reader()?));
+        }
+        let reader = state.reader.clone();
+        state.enter(through, true);
+        Ok(Waiting { gate: self, reader, through, is_future: true })
     }
 
     /// Whether this process has threads that don't wait here, the calling one aside.
     pub(crate) fn has_others(&self) -> bool {
-        let waiting = self.state().waiting;
-        threads::count().is_ok_and(|threads| threads > waiting + 1)
+        let waiters = self.state().waiters;
+        threads::count().is_ok_and(|threads| threads > waiters + 1)
     }
 
     /// Sleeps as [`Waiting::sleep`] does, without being counted: the door is held open, so that it isn't hung up.
@@ -163,6 +193,31 @@ impl Gate {
 }
 
 impl State {
+    fn enter(&mut self, through: Through<'_>, is_future: bool) {
+        self.waiters += 1;
+        self.futures += usize::from(is_future);
+        self.waiting += usize::from(match through {
+            Through::Own => true,
+            Through::Handle(waiters) => waiters.fetch_add(1, Relaxed) == 0,
+            Through::Other => false,
+        });
+        self.settle();
+    }
+
+    fn leave(&mut self, through: Through<'_>, is_future: bool) {
+        self.waiters = self.waiters.saturating_sub(1);
+        self.futures = self.futures.saturating_sub(is_future.into());
+        self.waiting = self.waiting.saturating_sub(usize::from(match through {
+            Through::Own => true,
+            Through::Handle(waiters) => waiters.fetch_sub(1, Relaxed) == 1,
+            Through::Other => false,
+        }));
+        if self.waiters == 0 {
+            self.reader = None;
+        }
+        self.settle();
+    }
+
     /// Holds the writing side, or not, as the numbers say. At the limit of open files it is as it was, so that somebody may wait for longer than
     /// necessary, until there are descriptors again.
     fn settle(&mut self) {
@@ -174,10 +229,11 @@ impl State {
         }
     }
 
-    /// Whether others may have it. If nobody has, another thread may use the same handle; unless there is none.
+    /// Whether others may have it. If nobody has, another thread may use the same handle, or another task of a thread with futures; unless there is none,
+    /// or the handle is gone.
     fn is_shared(&mut self) -> bool {
         self.shared |= self.forks != at_fork::count();
-        self.shared || threads::count().is_ok_and(|threads| threads == 1)
+        self.shared || self.openers == 0 || self.futures == 0 && threads::count().is_ok_and(|threads| threads == 1)
     }
 
     fn open_both_ways(&mut self) {
@@ -202,14 +258,33 @@ fn borrowed<'a>(number: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
+/// Through what somebody waits, who so can't open the gate with it meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Through<'a> {
+    /// A handle of its own.
+    Own,
+    /// A handle through which so many wait by now. It can't be used otherwise while somebody does.
+    Handle(&'a AtomicUsize),
+    /// What could not open it anyway.
+    Other,
+}
+
 /// Somebody who waits at a gate.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     gate: &'a Gate,
     reader: Option<Arc<OwnedFd>>,
+    through: Through<'a>,
+    is_future: bool,
 }
 
 impl Waiting<'_> {
+    /// What becomes readable when there is a token, or nobody is left.
+    #[cfg(feature = "async")]
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_ref().map_or_else(|| self.gate.as_fd(), |reader| reader.as_fd())
+    }
+
     /// Sleeps until there is a token, nobody is left who could open the door, one of `others` is readable, or `deadline` has passed.
     ///
     /// # Errors
@@ -228,12 +303,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = self.gate.state();
-        state.waiting = state.waiting.saturating_sub(1);
-        if state.waiting == 0 {
-            state.reader = None;
-        }
-        state.settle();
+        self.gate.state().leave(self.through, self.is_future);
     }
 }
 
@@ -249,9 +319,9 @@ mod tests {
     fn when_all_wait_they_are_told() {
         let here = Gate::new().unwrap();
         let there = Gate::from_fd(here.to_send().unwrap()).unwrap();
-        let waiting = here.waiting();
+        let waiting = here.waiting(Through::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
-        let also_waiting = there.waiting();
+        let also_waiting = there.waiting(Through::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
         // One that is on its way counts, whoever sends it.
@@ -274,7 +344,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
-            let waiting = gate.waiting();
+            let waiting = gate.waiting(Through::Own);
             assert!(gate.has_others());
             assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
             drop(gate.to_send().unwrap());
@@ -287,7 +357,7 @@ mod tests {
     fn another_handle_of_the_process_counts_until_it_waits_too() {
         let gate = Gate::new().unwrap();
         gate.add_opener();
-        let waiting = gate.waiting();
+        let waiting = gate.waiting(Through::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
         std::thread::scope(|scope| {
             let one = scope.spawn(|| {
@@ -298,12 +368,34 @@ mod tests {
                     }
                 }
             });
-            let other = gate.waiting();
+            let other = gate.waiting(Through::Own);
             assert_eq!(one.join().unwrap(), Knock::HungUp);
             drop(other);
         });
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
         gate.remove_opener();
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn several_who_wait_through_one_handle_are_one() {
+        let gate = Gate::new().unwrap();
+        gate.add_opener();
+        let (one, other) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let first = gate.waiting(Through::Handle(&one));
+        let second = gate.waiting(Through::Handle(&one));
+        let third = gate.waiting(Through::Other);
+        assert_eq!(first.sleep(&[], now()).unwrap(), Knock::Late, "the other handle may yet be used");
+        let fourth = gate.waiting(Through::Handle(&other));
+        assert_eq!(first.sleep(&[], now()).unwrap(), Knock::HungUp);
+        drop(second);
+        assert_eq!(third.sleep(&[], now()).unwrap(), Knock::HungUp);
+        drop(first);
+        assert_eq!(third.sleep(&[], now()).unwrap(), Knock::Late);
+        drop(fourth);
+        assert_eq!((one.into_inner(), other.into_inner()), (0, 0));
+        gate.remove_opener();
+        gate.remove_opener();
+        assert_eq!(third.sleep(&[], now()).unwrap(), Knock::HungUp);
     }
 }

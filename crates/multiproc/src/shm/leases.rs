@@ -13,6 +13,7 @@ use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
 use super::arena::State;
+use super::gate::Through;
 use super::lot::Wish;
 use super::store::{Place, Refusal, Store, Taken};
 
@@ -120,16 +121,17 @@ impl Store {
     }
 
     /// Waits until the work on all items is done.
-    pub(crate) fn join(&self, deadline: Option<Instant>) -> Result<(), Refusal> {
+    pub(crate) fn join(&self, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
         if self.unfinished() == 0 {
             return Ok(());
         }
-        Ok(self.wait_for_work(deadline, &mut Join { store: self })?)
+        Ok(self.wait_for_work(deadline, &mut Join { store: self, through })?)
     }
 }
 
 struct Join<'a> {
     store: &'a Store,
+    through: Through<'a>,
 }
 
 impl Wish for Join<'_> {
@@ -141,6 +143,10 @@ impl Wish for Join<'_> {
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
         self.store.look_at_work(arm)
+    }
+
+    fn through(&self) -> Through<'_> {
+        self.through
     }
 
     fn more(&mut self) -> bool {

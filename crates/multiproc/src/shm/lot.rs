@@ -12,7 +12,7 @@ use multiproc_os::door::Knock;
 use multiproc_os::futex::{self, Woken};
 
 use super::backoff::Backoff;
-use super::gate::Gate;
+use super::gate::{Gate, Through};
 use super::segment::layout;
 
 /// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
@@ -80,6 +80,11 @@ pub(crate) trait Wish {
     fn has_others(&mut self, gate: &Gate) -> bool {
         let _ = gate;
         false
+    }
+
+    /// Through what it is waited, as far as the gate is concerned.
+    fn through(&self) -> Through<'_> {
+        Through::Own
     }
 
     /// Whether there may be something in it for another who waits, after it has come true here.
@@ -206,7 +211,7 @@ impl Lot {
         let until = deadline.into_iter().chain(again).min();
         let mut knock = match wish.has_others(gate) {
             true => gate.sleep_open(&others, until)?,
-            false => gate.waiting().sleep(&others, until)?,
+            false => gate.waiting(wish.through()).sleep(&others, until)?,
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {

@@ -30,3 +30,5 @@ pub(crate) mod scratch;
 #[allow(unsafe_code)]
 pub(crate) mod segment;
 pub(crate) mod store;
+#[cfg(feature = "async")]
+mod vigil;

@@ -19,7 +19,7 @@ use multiproc_os::prefetch;
 use super::arena::{Arena, Blocks, Books, Descriptor, State};
 use super::block::Block;
 use super::expanse::Expanse;
-use super::gate::Gate;
+use super::gate::{Gate, Through};
 use super::latch::{Latch, Latched};
 use super::leases::Leases;
 use super::lot::{Lot, Vain, Watched, Wish};
@@ -1181,10 +1181,10 @@ impl Store {
     }
 
     /// Puts an item; waits while there is no room for it.
-    pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>) -> Result<(), Refusal> {
+    pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
             (Err(Refusal::Full), Some(room)) => {
-                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item })?
+                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, through })?
             }
             (result, _) => result,
         }
@@ -1192,11 +1192,33 @@ impl Store {
 
     /// Takes the oldest item; waits while there is none.
     #[inline]
-    pub(crate) fn take(&self, scratch: &mut Scratch, deadline: Option<Instant>) -> Result<Taken, Refusal> {
+    pub(crate) fn take(
+        &self,
+        scratch: &mut Scratch,
+        deadline: Option<Instant>,
+        through: Through<'_>,
+    ) -> Result<Taken, Refusal> {
         match self.take_any(scratch)? {
             Some(taken) => Ok(taken),
-            None => self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch })?,
+            None => self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch, through })?,
         }
+    }
+
+    /// As [`put`](Store::put), as a future.
+    #[cfg(feature = "async")]
+    pub(crate) async fn put_async(&self, item: &Item<'_>, through: Through<'_>) -> Result<(), Refusal> {
+        match (self.try_put(item), &self.room) {
+            (Err(Refusal::Full), Some(room)) => {
+                self.shared.room.0.wait_async(room, &mut Put { store: self, item, through }).await?
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// As [`take`](Store::take), as a future.
+    #[cfg(feature = "async")]
+    pub(crate) async fn take_async(&self, scratch: &mut Scratch, through: Through<'_>) -> Result<Taken, Refusal> {
+        self.shared.items.0.wait_async(&self.items, &mut Take { store: self, scratch, through }).await?
     }
 
     /// Takes an item, if there is one; an error if there won't be any more.
@@ -1217,7 +1239,8 @@ impl Store {
 
     /// Has the door of the items rung at when there may be something to take. False if there may be already.
     pub(crate) fn arm(&self) -> bool {
-        !Take { store: self, scratch: &mut Scratch::new() }.look(&mut || self.shared.items.0.arm(&self.items))
+        let mut take = Take { store: self, scratch: &mut Scratch::new(), through: Through::Other };
+        !take.look(&mut || self.shared.items.0.arm(&self.items))
     }
 }
 
@@ -1271,6 +1294,7 @@ pub(crate) unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> i
 struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
+    through: Through<'a>,
 }
 
 impl Wish for Put<'_> {
@@ -1296,6 +1320,10 @@ impl Wish for Put<'_> {
         !is_full
     }
 
+    fn through(&self) -> Through<'_> {
+        self.through
+    }
+
     fn more(&mut self) -> bool {
         !self.store.is_full()
     }
@@ -1308,6 +1336,7 @@ impl Wish for Put<'_> {
 struct Take<'a> {
     store: &'a Store,
     scratch: &'a mut Scratch,
+    through: Through<'a>,
 }
 
 impl Wish for Take<'_> {
@@ -1343,6 +1372,10 @@ impl Wish for Take<'_> {
     fn depends(&mut self) -> io::Result<bool> {
         let me = Identity::current()?;
         Ok(self.store.is_joinable() && self.store.lease_owners().any(|owner| owner != me))
+    }
+
+    fn through(&self) -> Through<'_> {
+        self.through
     }
 
     fn more(&mut self) -> bool {

@@ -1,6 +1,6 @@
-//! One thread that waits for the ends of processes on behalf of futures, whichever executor they run on: epoll(7) on the pidfds.
+//! One thread that waits for descriptors on behalf of futures, whichever executor they run on: epoll(7).
 //!
-//! The first future that has to wait starts it. It sleeps as long as nothing ends, takes no signals, and stays for those to come. What is
+//! The first future that has to wait starts it. It sleeps as long as nothing happens, takes no signals, and stays for those to come. What is
 //! the user's (wakers, and with the last of them perhaps a whole task) is called and dropped outside the lock.
 
 use std::collections::HashMap;
@@ -14,12 +14,12 @@ use std::task::Waker;
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::{signal, threads};
 
-use super::child::Shared;
+use super::Source;
 
-/// One future's interest in the end of a process.
-pub(crate) struct Watch {
-    process: Arc<Shared>,
-    /// Tells it from other futures of the same process.
+/// One future's interest in a source.
+pub(super) struct Watch {
+    source: Arc<dyn Source>,
+    /// Tells it from other futures that wait for the same.
     id: u64,
 }
 
@@ -34,7 +34,7 @@ struct Watcher {
 
 struct Watched {
     /// Keeps the descriptor open.
-    process: Arc<Shared>,
+    source: Arc<dyn Source>,
     /// Who is to be woken; at least one.
     wakers: Vec<(u64, Waker)>,
 }
@@ -42,18 +42,18 @@ struct Watched {
 static WATCHER: Mutex<Option<Watcher>> = Mutex::new(None);
 
 impl Watch {
-    pub(crate) fn new(process: Arc<Shared>) -> Watch {
+    pub(super) fn new(source: Arc<dyn Source>) -> Watch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Watch { process, id: NEXT.fetch_add(1, Relaxed) }
+        Watch { source, id: NEXT.fetch_add(1, Relaxed) }
     }
 
-    /// Has `waker` woken once, when the process has ended; at once if it has. Takes the place of the waker that was given before.
+    /// Has `waker` woken once, when the source is readable; at once if it is. Takes the place of the waker that was given before.
     ///
     /// It may be woken without need.
     ///
     /// # Errors
     /// `EMFILE`, or `EAGAIN` at the limit of threads, if the watcher had to be started; `ENOSPC` when the user watches too much.
-    pub(crate) fn wake(&self, waker: &Waker) -> io::Result<()> {
+    pub(super) fn wake(&self, waker: &Waker) -> io::Result<()> {
         let waker = waker.clone();
         let replaced = {
             let mut current = lock();
@@ -65,7 +65,7 @@ impl Watch {
                     other.insert(Watcher::start()?)
                 }
             };
-            watcher.watch(&self.process, self.id, waker)
+            watcher.watch(&self.source, self.id, waker)
         };
         replaced.map(drop)
     }
@@ -75,7 +75,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let forgotten = match &mut *lock() {
-            Some(watcher) if watcher.is_mine() => watcher.forget(&self.process, self.id),
+            Some(watcher) if watcher.is_mine() => watcher.forget(&self.source, self.id),
             _ => None,
         };
         drop(forgotten);
@@ -101,8 +101,8 @@ impl Watcher {
     }
 
     /// Adds a waker, or replaces it, and then gives the one that was there.
-    fn watch(&mut self, process: &Arc<Shared>, id: u64, waker: Waker) -> io::Result<Option<Waker>> {
-        let key = key(process);
+    fn watch(&mut self, source: &Arc<dyn Source>, id: u64, waker: Waker) -> io::Result<Option<Waker>> {
+        let key = key(source);
         if let Some(watched) = self.watched.get_mut(&key) {
             return Ok(match watched.wakers.iter_mut().find(|(other, _)| *other == id) {
                 Some((_, before)) => Some(std::mem::replace(before, waker)),
@@ -112,14 +112,14 @@ impl Watcher {
                 }
             });
         }
-        self.epoll.add(process.exit_fd(), key as u64, Often::Once)?;
-        self.watched.insert(key, Watched { process: process.clone(), wakers: vec![(id, waker)] });
+        self.epoll.add(source.fd(), key as u64, Often::Once)?;
+        self.watched.insert(key, Watched { source: source.clone(), wakers: vec![(id, waker)] });
         Ok(None)
     }
 
-    /// Takes a waker out, and the process with the last of them.
-    fn forget(&mut self, process: &Arc<Shared>, id: u64) -> Option<Waker> {
-        let key = key(process);
+    /// Takes a waker out, and the source with the last of them.
+    fn forget(&mut self, source: &Arc<dyn Source>, id: u64) -> Option<Waker> {
+        let key = key(source);
         let wakers = &mut self.watched.get_mut(&key)?.wakers;
         let (_, waker) = wakers.swap_remove(wakers.iter().position(|(other, _)| *other == id)?);
         if wakers.is_empty() {
@@ -128,18 +128,18 @@ impl Watcher {
         Some(waker)
     }
 
-    /// Takes a process out. By now the number may be another process's, whose futures are then woken without need, and come again.
+    /// Takes a source out. By now the number may be another's, whose futures are then woken without need, and come again.
     fn take(&mut self, key: i32) -> Option<Watched> {
         let watched = self.watched.remove(&key)?;
         // It is in the set, so nothing can make it fail.
-        let _ = self.epoll.remove(watched.process.exit_fd());
+        let _ = self.epoll.remove(watched.source.fd());
         Some(watched)
     }
 }
 
-/// What a process is called in the epoll set: nobody else has this number while it is watched.
-fn key(process: &Shared) -> i32 {
-    process.exit_fd().as_raw_fd()
+/// What a source is called in the epoll set: nothing else has this number while it is watched.
+fn key(source: &Arc<dyn Source>) -> i32 {
+    source.fd().as_raw_fd()
 }
 
 /// The thread's life.
@@ -152,17 +152,17 @@ fn serve(epoll: &Arc<Epoll>) {
             return;
         };
         for key in keys {
-            let ended = match &mut *lock() {
+            let ready = match &mut *lock() {
                 Some(watcher) if Arc::ptr_eq(&watcher.epoll, epoll) => watcher.take(key as i32),
                 _ => None,
             };
-            wake(ended);
+            wake(ready);
         }
     }
 }
 
-fn wake(ended: impl IntoIterator<Item = Watched>) {
-    for (_, waker) in ended.into_iter().flat_map(|watched| watched.wakers) {
+fn wake(ready: impl IntoIterator<Item = Watched>) {
+    for (_, waker) in ready.into_iter().flat_map(|watched| watched.wakers) {
         // A panic in somebody's executor is no reason not to wake the others.
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }

@@ -1,0 +1,57 @@
+//! A descriptor that becomes readable after a time: timerfd_create(2).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+/// Readable from a moment on.
+#[derive(Debug)]
+pub struct Timer {
+    fd: OwnedFd,
+}
+
+impl Timer {
+    /// Readable when `time` has passed; close-on-exec.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn after(time: Duration) -> io::Result<Timer> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let fd = crate::fd_passing::above_stdio(timerfd_create(TimerfdClockId::Monotonic, flags)?)?;
+        // A time of zero would be none.
+        let time = time.max(Duration::from_nanos(1));
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() },
+        };
+        timerfd_settime(&fd, TimerfdTimerFlags::empty(), &once)?;
+        Ok(Timer { fd })
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn after_a_time_and_not_before() {
+        let begun = Instant::now();
+        let timer = Timer::after(Duration::from_millis(20)).unwrap();
+        assert!(crate::poll::wait_for_input(&timer, None).unwrap());
+        assert!(begun.elapsed() >= Duration::from_millis(20));
+        assert!(crate::poll::wait_for_input(Timer::after(Duration::ZERO).unwrap(), None).unwrap());
+        assert!(!crate::poll::wait_for_input(Timer::after(Duration::MAX).unwrap(), Some(Instant::now())).unwrap());
+    }
+}

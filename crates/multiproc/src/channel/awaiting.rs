@@ -1,0 +1,137 @@
+//! Putting and getting in `async` code, on any executor. The feature `async`.
+//!
+//! Both try first, as `try_put` and `try_get` do, and then wait without a thread that sleeps ([`vigil`](crate::shm)).
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::draft::Draft;
+use super::joinable::{JoinableQueue, Task};
+use super::queue::{Consumer, End, Producer, Queue, item};
+use super::queue_error::{GetError, PutError, PutErrorKind};
+use crate::shm::scratch::Scratch;
+use crate::shm::store::Taken;
+use crate::transfer::bundle::Bundle;
+use crate::transfer::codec;
+
+impl<T: Serialize + DeserializeOwned> End<T> {
+    async fn put_async(&self, value: T) -> Result<(), PutError<T>> {
+        take_turns().await;
+        let mut draft = Box::new(Draft::new(&self.store));
+        let bundle = match self.encode(&value, &mut draft) {
+            Ok(bundle) => bundle,
+            Err(kind) => return Err(PutError::new(value, kind)),
+        };
+        let result = match item(&mut draft, &bundle) {
+            Ok(item) => self.store.put_async(&item, self.to_put()).await.map_err(PutErrorKind::from),
+            Err(kind) => Err(kind),
+        };
+        match result {
+            Ok(()) => {
+                draft.leave();
+                Ok(())
+            }
+            Err(kind) => Err(PutError::new(value, kind)),
+        }
+    }
+
+    fn encode(&self, value: &T, draft: &mut Draft<'_>) -> Result<Bundle, PutErrorKind> {
+        let fds = codec::encode_into(value, draft)?;
+        self.tie(fds)
+    }
+
+    async fn take_async(&self, scratch: &mut Scratch) -> Result<Taken, GetError> {
+        take_turns().await;
+        Ok(self.store.take_async(scratch, self.to_take()).await?)
+    }
+}
+
+/// Leaves the runtime's thread to others now and then, where there is always something to put or get.
+async fn take_turns() {
+    #[cfg(feature = "tokio")]
+    tokio::task::coop::consume_budget().await;
+}
+
+macro_rules! putting {
+    ($($name:ident)*) => { $(
+        impl<T: Serialize + DeserializeOwned> $name<T> {
+            /// As [`put`](Queue::put), in `async` code on any executor.
+            ///
+            /// ```
+            /// # #[multiproc::main]
+            /// # #[tokio::main(flavor = "current_thread")]
+            /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+            /// let queue = multiproc::Queue::with_capacity(1)?;
+            /// let other = queue.clone();
+            /// let both = tokio::join!(
+            ///     async { for number in 0..3 { queue.put_async(number).await.unwrap() } },
+            ///     async { for number in 0..3 { assert_eq!(other.get_async().await.unwrap(), number) } },
+            /// );
+            /// # let ((), ()) = both;
+            /// # Ok(())
+            /// # }
+            /// ```
+            ///
+            /// If the future is dropped before it is done, the item has not been put, and is gone with it. As with threads, a task that takes while another waits here needs a handle of
+            /// its own: a clone. Who wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes some descriptors while it waits.
+            ///
+            /// # Errors
+            /// As [`put`](Queue::put); `EMFILE` also when there are none to wait with.
+            pub async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
+                self.end.put_async(item).await
+            }
+        }
+    )* };
+}
+
+putting!(Queue Producer JoinableQueue);
+
+macro_rules! getting {
+    ($($name:ident)*) => { $(
+        impl<T: Serialize + DeserializeOwned> $name<T> {
+            /// As [`get`](Queue::get), in `async` code on any executor.
+            ///
+            /// ```
+            /// use multiproc::{Process, Producer, Queue};
+            ///
+            /// fn worker(results: Producer<u32>) {
+            ///     results.put(42).unwrap();
+            /// }
+            ///
+            /// # #[multiproc::main]
+            /// # #[tokio::main(flavor = "current_thread")]
+            /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+            /// let queue = Queue::new()?;
+            /// let _child = Process::new(worker, (queue.producer(),)).start()?;
+            /// assert_eq!(queue.get_async().await?, 42);
+            /// # Ok(())
+            /// # }
+            /// ```
+            ///
+            /// An item is taken by the poll that completes the future: one that is dropped before, in a `select!` or at a timeout, has taken nothing. As with threads, a task that puts
+            /// while another waits here needs a handle of its own: a clone. Who wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes some descriptors while it waits.
+            ///
+            /// # Errors
+            /// As [`get`](Queue::get); `EMFILE` also when there are none to wait with.
+            pub async fn get_async(&self) -> Result<T, GetError> {
+                let mut scratch = Box::new(Scratch::new());
+                let taken = self.end.take_async(&mut scratch).await?;
+                self.end.value(taken, &scratch)
+            }
+        }
+    )* };
+}
+
+getting!(Queue Consumer);
+
+impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
+    /// As [`get`](JoinableQueue::get), in `async` code on any executor. See [`Queue::get_async`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn get_async(&self) -> Result<Task<T>, GetError> {
+        let mut scratch = Box::new(Scratch::new());
+        let taken = self.end.take_async(&mut scratch).await?;
+        self.task(taken, &scratch)
+    }
+}
