@@ -4,6 +4,10 @@
 //! may have happened; a hang-up says that nobody is left who could do it, not even a copy of the descriptor on its way in a message. The kernel closes what a killed process
 //! had open. So there is nothing to register, and nothing to clean up. pipe(7), and `/proc/self/fd` to open the same pipe another way.
 
+//!
+//! A token is seen by those who get to look while it is there. Who must not miss one that somebody else takes away first, or who can't have it taken away because others have not seen it,
+//! [hears](Ear) it instead.
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -11,10 +15,63 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 
+use crate::epoll::{Epoll, Often};
+
 /// A descriptor of such a pipe, for reading and writing or for reading only.
 #[derive(Debug)]
 pub struct Door {
     fd: OwnedFd,
+}
+
+/// Hears what happens at a door from now on: each token, also if it is not the only one that is there, and a hang-up. Nobody may [take tokens away](Door::clear) at a door where somebody
+/// listens; they cost nothing.
+///
+/// It is an edge-triggered member of an epoll(7) set. The kernel then says something when there is news *and* something to be read, which there always is after the first token. (Linux 5.5
+/// to 5.13 may lack the first half of that for pipes in their first releases: fixed in 5.10.60 and 5.13.12.)
+#[derive(Debug)]
+pub struct Ear {
+    set: Epoll,
+}
+
+impl Ear {
+    /// At the door of which `reader` is a descriptor that is open as long as this is.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
+    pub fn new(reader: impl AsFd) -> io::Result<Ear> {
+        let set = Epoll::new()?;
+        set.add(reader, 0, Often::News)?;
+        let ear = Ear { set };
+        // What was there before is no news.
+        ear.heard()?;
+        Ok(ear)
+    }
+
+    /// Whether something has happened since the last call.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn heard(&self) -> io::Result<bool> {
+        Ok(!self.set.ready()?.is_empty())
+    }
+}
+
+/// Readable when something has happened since it was [asked](Ear::heard) last.
+impl AsFd for Ear {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}
+
+/// Which tokens end a wait.
+#[derive(Debug, Clone, Copy)]
+pub enum Tokens<'a> {
+    /// Those that are there.
+    Seen,
+    /// What has come and was not [heard](Ear::heard) yet.
+    Heard(&'a Ear),
+    /// None.
+    Ignored,
 }
 
 /// What ended [`Door::wait`].
@@ -54,21 +111,28 @@ impl Door {
         }
     }
 
-    /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](Door::clear). Does nothing if it is full of them.
+    /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](Door::clear); who [listens](Ear) hears it. Not to be called by two at a time.
     ///
     /// # Errors
     /// `EBADF` if it is open for reading only.
     pub fn ring(&self) -> io::Result<()> {
-        match rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, &[1])) {
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
-            Err(error) => Err(error.into()),
+        loop {
+            return match rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, &[1])) {
+                Ok(_) => Ok(()),
+                // It is full of those that nobody has taken away.
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.clear();
+                    continue;
+                }
+                Err(error) => Err(error.into()),
+            };
         }
     }
 
     /// Takes all tokens away.
     pub fn clear(&self) {
-        let mut tokens = [0_u8; 64];
-        while matches!(rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut tokens)), Ok(64)) {}
+        let mut tokens = [0_u8; 4096];
+        while matches!(rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut tokens)), Ok(4096)) {}
     }
 
     /// Lets go of the writing side, while the number of the descriptor stays. What waits at it at this moment goes on holding both sides.
@@ -113,26 +177,47 @@ impl Door {
     /// # Errors
     /// As poll(2); interruptions by signals are not among them.
     pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
-        Door::wait_at(self.as_fd(), others, deadline)
+        Door::wait_at(self.as_fd(), Tokens::Seen, others, deadline)
     }
 
     /// As [`wait`](Door::wait), by a door's descriptor.
     ///
     /// # Errors
     /// As poll(2); interruptions by signals are not among them.
-    pub fn wait_at(door: BorrowedFd<'_>, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
-        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(1 + others.len());
-        polled.push(PollFd::from_borrowed_fd(door, PollFlags::IN));
+    pub fn wait_at(
+        door: BorrowedFd<'_>,
+        tokens: Tokens<'_>,
+        others: &[BorrowedFd<'_>],
+        deadline: Option<Instant>,
+    ) -> io::Result<Knock> {
+        // A hang-up is always told.
+        let (flags, ear) = match tokens {
+            Tokens::Seen => (PollFlags::IN, None),
+            Tokens::Heard(ear) => (PollFlags::empty(), Some(ear)),
+            Tokens::Ignored => (PollFlags::empty(), None),
+        };
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(2 + others.len());
+        polled.push(PollFd::from_borrowed_fd(door, flags));
         polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        crate::poll::poll_until(&mut polled, deadline)?;
-        let door = polled[0].revents();
-        let other = polled[1..].iter().any(|fd| !fd.revents().is_empty());
-        Ok(match () {
-            () if other => Knock::Other,
-            () if door.contains(PollFlags::IN) => Knock::Token,
-            () if door.contains(PollFlags::HUP) => Knock::HungUp,
-            () => Knock::Late,
-        })
+        polled.extend(ear.map(|ear| PollFd::new(ear, PollFlags::IN)));
+        loop {
+            crate::poll::poll_until(&mut polled, deadline)?;
+            let door = polled[0].revents();
+            let (others, heard) = polled[1..].split_at(others.len());
+            return Ok(match () {
+                () if others.iter().any(|fd| !fd.revents().is_empty()) => Knock::Other,
+                () if door.contains(PollFlags::IN) => Knock::Token,
+                () if door.contains(PollFlags::HUP) => Knock::HungUp,
+                () => match ear {
+                    Some(ear) if !heard[0].revents().is_empty() => match ear.heard()? {
+                        true => Knock::Token,
+                        // Somebody has made room for more tokens at this moment.
+                        false => continue,
+                    },
+                    _ => Knock::Late,
+                },
+            });
+        }
     }
 }
 
@@ -189,6 +274,30 @@ mod tests {
         drop(two);
         one.clear();
         assert_eq!(one.wait(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn each_who_listens_hears_each_token() {
+        let mut door = Door::new().unwrap();
+        let reader = door.reader().unwrap();
+        let first = Ear::new(&reader).unwrap();
+        let at = |ear, deadline| Door::wait_at(reader.as_fd(), Tokens::Heard(ear), &[], deadline).unwrap();
+        assert_eq!(at(&first, now()), Knock::Late);
+        door.ring().unwrap();
+        let second = Ear::new(&reader).unwrap();
+        assert_eq!((at(&second, now()), at(&first, None), at(&first, now())), (Knock::Late, Knock::Token, Knock::Late));
+        // Also when the pipe is full.
+        for _ in 0..70_000 {
+            door.ring().unwrap();
+            assert!(second.heard().unwrap() && !second.heard().unwrap());
+        }
+        assert_eq!((at(&first, None), at(&first, now())), (Knock::Token, Knock::Late));
+        door.read_only().unwrap();
+        assert_eq!(at(&first, None), Knock::HungUp);
+        assert_eq!(at(&first, None), Knock::HungUp, "that lasts");
+        door.read_write().unwrap();
+        door.ring().unwrap();
+        assert_eq!((at(&first, None), at(&first, now())), (Knock::Token, Knock::Late));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Often {
     Once,
     /// Each time that somebody asks and it is so.
     Always,
+    /// The first time that it is so, and whenever something has happened since it was said last and it is so.
+    News,
 }
 
 impl Epoll {
@@ -40,6 +42,7 @@ impl Epoll {
         let flags = match often {
             Often::Once => epoll::EventFlags::IN | epoll::EventFlags::ONESHOT,
             Often::Always => epoll::EventFlags::IN,
+            Often::News => epoll::EventFlags::IN | epoll::EventFlags::ET,
         };
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(key), flags)?)
     }

@@ -1,13 +1,16 @@
 //! [`Queue`]: what one process puts, another gets.
 
 mod common;
+#[path = "common/shared.rs"]
+mod shared;
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::for_each_method;
+use common::{Ends, LONG, for_each_method};
 use multiproc::{Consumer, GetError, Handle, JoinableQueue, Process, Producer, PutErrorKind, Queue, Run};
 use serde::{Deserialize, Serialize};
+use shared::wait_asleep;
 
 /// Long enough for anything that is going to happen.
 const GENEROUS: Duration = Duration::from_secs(60);
@@ -513,6 +516,63 @@ for_each_method! {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+fn put_bytes(queue: Queue<Vec<u8>>, len: usize) {
+    queue.put(vec![1; len]).unwrap();
+}
+
+for_each_method! {
+    fn a_producer_who_wakes_late_has_the_room_that_there_is(method) {
+        let queue = Queue::with_limits(usize::MAX, 1000).unwrap();
+        let producer = |len: usize| {
+            let child = Ends(Process::new(put_bytes, (queue.clone(), len)).start_method(method).start().unwrap());
+            wait_asleep(child.pid());
+            child
+        };
+        queue.put(vec![0; 900]).unwrap();
+        let small = producer(200);
+        small.signal(libc::SIGSTOP).unwrap();
+        queue.get().unwrap();
+        queue.put(vec![0; 700]).unwrap();
+        // For this one there is no room, and it goes to sleep before the other one has woken up.
+        let large = producer(500);
+        small.signal(libc::SIGCONT).unwrap();
+        assert!(small.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(large.is_alive());
+        assert_eq!((queue.get().unwrap().len(), queue.get().unwrap().len()), (700, 200));
+        assert!(large.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    }
+}
+
+#[multiproc::test]
+fn threads_that_wait_through_one_handle_are_not_the_last_as_long_as_there_is_another() {
+    let queue = Queue::new().unwrap();
+    let (producer, consumer) = (queue.producer(), queue.consumer());
+    drop(queue);
+    std::thread::scope(|scope| {
+        let (say, said) = std::sync::mpsc::channel();
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let (say, consumer) = (say.clone(), &consumer);
+                scope.spawn(move || {
+                    say.send(multiproc_os::threads::gettid()).unwrap();
+                    consumer.get()
+                })
+            })
+            .collect();
+        for thread in said.iter().take(3) {
+            wait_asleep(thread);
+        }
+        for item in 0..3 {
+            producer.put(item).unwrap();
+        }
+        let mut items: Vec<i32> = threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect();
+        items.sort();
+        assert_eq!(items, [0, 1, 2]);
+    });
+    drop(producer);
+    assert!(matches!(consumer.get(), Err(GetError::Disconnected)));
 }
 
 fn die_with_it(tasks: JoinableQueue<u64>) {

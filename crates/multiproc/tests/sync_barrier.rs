@@ -1,12 +1,15 @@
 //! Barriers between processes.
 
 mod common;
+#[path = "common/shared.rs"]
+mod shared;
 
 use std::time::Duration;
 
-use common::for_each_method;
+use common::{Ends, LONG, for_each_method};
 use multiproc::sync::{Barrier, BarrierError};
 use multiproc::{Process, Queue};
+use shared::wait_asleep;
 
 /// Says before each round that it is there, and after it that all were.
 fn rounds(barrier: Barrier, said: Queue<u32>) {
@@ -26,6 +29,31 @@ for_each_method! {
         let said: Vec<u32> = said.iter().map(Result::unwrap).collect();
         assert_eq!(said.len(), 100 * PARTIES);
         assert!(said.is_sorted());
+    }
+}
+
+for_each_method! {
+    fn one_who_wakes_late_is_not_forgotten(method) {
+        let barrier = Barrier::new(3).unwrap();
+        let twice = |barrier: Barrier| {
+            barrier.wait().unwrap();
+            barrier.wait().unwrap();
+        };
+        let start = || Ends(Process::new(twice, (barrier.clone(),)).start_method(method).start().unwrap());
+        let children = [start(), start()];
+        children.iter().for_each(|child| wait_asleep(child.pid()));
+        children[0].signal(libc::SIGSTOP).unwrap();
+        barrier.wait().unwrap();
+        // The other one has come again, and sleeps in the next round.
+        while barrier.n_waiting() == 0 {
+            std::thread::yield_now();
+        }
+        wait_asleep(children[1].pid());
+        children[0].signal(libc::SIGCONT).unwrap();
+        barrier.wait_timeout(LONG).expect("it hangs");
+        for child in &children {
+            assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        }
     }
 }
 

@@ -96,6 +96,24 @@ for_each_method! {
         assert!(stopped.wait_timeout(LONG).unwrap().expect("it hangs").success());
     }
 
+    fn one_who_wakes_late_is_not_forgotten(method) {
+        let event = Event::new().unwrap();
+        let waiter = || Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap());
+        let slow = waiter();
+        wait_asleep(slow.pid());
+        slow.signal(libc::SIGSTOP).unwrap();
+        event.set();
+        event.clear();
+        // Waits for the next time, and goes to sleep before the other one has woken up.
+        let late = waiter();
+        wait_asleep(late.pid());
+        slow.signal(libc::SIGCONT).unwrap();
+        assert!(slow.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(late.is_alive());
+        event.set();
+        assert!(late.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    }
+
     fn it_stays_set_when_the_one_who_has_set_it_is_killed(method) {
         let (event, ready) = (Event::new().unwrap(), Event::new().unwrap());
         let waiter = Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap());

@@ -10,17 +10,30 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use multiproc_os::door::{Door, Knock};
+use multiproc_os::door::{self, Door, Knock};
 use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::{at_fork, threads};
 
 use super::backoff::Habit;
 
+/// How often one looks who can't listen.
+const DEAF: Duration = Duration::from_millis(5);
+
+/// What becomes of tokens. `PROTOCOL.md`, "The door".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tokens {
+    /// They are taken away when there is nothing that could be had: the descriptor can be polled by those who know nothing of doors. For a gate where all wait for the same thing.
+    Taken,
+    /// They stay, and each who waits hears those that come after it. For a gate where one may have what it waits for when another hasn't.
+    Heard,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Gate {
+    tokens: Tokens,
     /// The number of the door's descriptor, which never changes.
     number: RawFd,
     state: Mutex<State>,
@@ -54,19 +67,19 @@ impl Gate {
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
-    pub(crate) fn new() -> io::Result<Gate> {
-        Door::new().map(|door| Gate::of(door, false))
+    pub(crate) fn new(tokens: Tokens) -> io::Result<Gate> {
+        Door::new().map(|door| Gate::of(door, tokens, false))
     }
 
     /// A door that has come from another process, and one handle that could open it.
     ///
     /// # Errors
     /// `InvalidData` when it is none.
-    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Gate> {
-        Door::from_fd(fd).map(|door| Gate::of(door, true))
+    pub(crate) fn from_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Gate> {
+        Door::from_fd(fd).map(|door| Gate::of(door, tokens, true))
     }
 
-    fn of(door: Door, shared: bool) -> Gate {
+    fn of(door: Door, tokens: Tokens, shared: bool) -> Gate {
         // So that copies are numbered.
         Thread::current();
         let (copy, forks) = (copy_number(), at_fork::count());
@@ -82,7 +95,7 @@ impl Gate {
             futures: 0,
             door,
         };
-        Gate { number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state), habit: Habit::default() }
+        Gate { tokens, number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state), habit: Habit::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,21 +144,34 @@ impl Gate {
         }
     }
 
-    /// Takes the tokens away. Under the latch that those hold who ring, with `armed` set: see `PROTOCOL.md`.
+    /// Takes the tokens away, if they are to be. Under the latch that those hold who ring, with `armed` set: see `PROTOCOL.md`.
     pub(crate) fn clear(&self) {
-        self.state().door.clear();
+        if self.tokens == Tokens::Taken {
+            self.state().door.clear();
+        }
+    }
+
+    /// For one who may have to wait: what happens at the door from now on is seen or heard with this. Before it is looked, under the latch, whether to wait.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOSPC`; see [`Ear::Deaf`].
+    pub(crate) fn listen(&self) -> io::Result<Ear> {
+        match self.tokens {
+            Tokens::Taken => Ok(Ear::Sees),
+            Tokens::Heard => {
+                let reader = self.state().reader()?;
+                Ok(Ear::Hears(door::Ear::new(&reader)?, reader))
+            }
+        }
     }
 
     /// Counts the caller as waiting, until that is dropped.
-    pub(crate) fn waiting<'a>(&'a self, through: Through<'a>) -> Waiting<'a> {
+    pub(crate) fn waiting<'a>(&'a self, ear: &'a Ear, through: Through<'a>) -> Waiting<'a> {
         let mut state = self.state();
-        if state.reader.is_none() {
-            // At the limit of open files they poll the door as it is.
-            state.reader = state.door.reader().ok().map(Arc::new);
-        }
-        let reader = state.reader.clone();
+        // At the limit of open files they poll the door as it is.
+        let reader = state.reader_for(ear).ok();
         state.enter(through, false);
-        Waiting { gate: self, reader, through, is_future: false }
+        Waiting { gate: self, reader, ear, through, is_future: false }
     }
 
     /// As [`waiting`](Gate::waiting), for a future.
@@ -153,14 +179,11 @@ impl Gate {
     /// # Errors
     /// `EMFILE`, `ENFILE`.
     #[cfg(feature = "async")]
-    pub(crate) fn waiting_future<'a>(&'a self, through: Through<'a>) -> io::Result<Waiting<'a>> {
+    pub(crate) fn waiting_future<'a>(&'a self, ear: &'a Ear, through: Through<'a>) -> io::Result<Waiting<'a>> {
         let mut state = self.state();
-        if state.reader.is_none() {
-            state.reader = Some(Arc::new(state.door.reader()?));
-        }
-        let reader = state.reader.clone();
+        let reader = Some(state.reader_for(ear)?);
         state.enter(through, true);
-        Ok(Waiting { gate: self, reader, through, is_future: true })
+        Ok(Waiting { gate: self, reader, ear, through, is_future: true })
     }
 
     /// Whether this process has threads that don't wait here, the calling one aside.
@@ -173,8 +196,13 @@ impl Gate {
     ///
     /// # Errors
     /// As poll(2).
-    pub(crate) fn sleep_open(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
-        Door::wait_at(self.as_fd(), others, deadline)
+    pub(crate) fn sleep_open(
+        &self,
+        ear: &Ear,
+        others: &[BorrowedFd<'_>],
+        deadline: Option<Instant>,
+    ) -> io::Result<Knock> {
+        ear.wait_at(self.as_fd(), others, deadline)
     }
 
     /// A descriptor to send to another process, which can open the door with it.
@@ -193,6 +221,20 @@ impl Gate {
 }
 
 impl State {
+    /// The reading side.
+    fn reader(&mut self) -> io::Result<Arc<OwnedFd>> {
+        self.reader.clone().map_or_else(|| self.door.reader().map(Arc::new), Ok)
+    }
+
+    /// The same, for all who wait now.
+    fn reader_for(&mut self, ear: &Ear) -> io::Result<Arc<OwnedFd>> {
+        let reader = match ear {
+            Ear::Hears(_, reader) => reader.clone(),
+            Ear::Sees | Ear::Deaf => self.reader()?,
+        };
+        Ok(self.reader.get_or_insert(reader).clone())
+    }
+
     fn enter(&mut self, through: Through<'_>, is_future: bool) {
         self.waiters += 1;
         self.futures += usize::from(is_future);
@@ -269,19 +311,65 @@ pub(crate) enum Through<'a> {
     Other,
 }
 
+/// How one who waits is told of tokens.
+#[derive(Debug)]
+pub(crate) enum Ear {
+    /// By polling the door.
+    Sees,
+    /// By a descriptor that is made for it, of the door's reading side.
+    Hears(door::Ear, Arc<OwnedFd>),
+    /// Not at all: that could not be made. One looks every few milliseconds.
+    Deaf,
+}
+
+impl Ear {
+    /// What is readable when something has happened, if it isn't the door itself.
+    #[cfg(feature = "async")]
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Ear::Hears(ear, _) => Some(ear.as_fd()),
+            Ear::Sees | Ear::Deaf => None,
+        }
+    }
+
+    fn wait_at(&self, door: BorrowedFd<'_>, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+        match self {
+            Ear::Sees => Door::wait_at(door, door::Tokens::Seen, others, deadline),
+            Ear::Hears(ear, _) => Door::wait_at(door, door::Tokens::Heard(ear), others, deadline),
+            Ear::Deaf => {
+                let soon = Instant::now() + DEAF;
+                match Door::wait_at(
+                    door,
+                    door::Tokens::Ignored,
+                    others,
+                    Some(deadline.map_or(soon, |it| it.min(soon))),
+                )? {
+                    Knock::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(Knock::Token),
+                    knock => Ok(knock),
+                }
+            }
+        }
+    }
+}
+
 /// Somebody who waits at a gate.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     gate: &'a Gate,
+    ear: &'a Ear,
     reader: Option<Arc<OwnedFd>>,
     through: Through<'a>,
     is_future: bool,
 }
 
 impl Waiting<'_> {
-    /// What becomes readable when there is a token, or nobody is left.
+    /// What becomes readable when there is a token, or nobody is left, as long as `self.ear` can tell.
     #[cfg(feature = "async")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.ear.fd().unwrap_or_else(|| self.door())
+    }
+
+    fn door(&self) -> BorrowedFd<'_> {
         self.reader.as_ref().map_or_else(|| self.gate.as_fd(), |reader| reader.as_fd())
     }
 
@@ -291,8 +379,7 @@ impl Waiting<'_> {
     /// As poll(2).
     pub(crate) fn sleep(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
         // Not under the lock. The descriptor is there as long as the gate.
-        let fd = self.reader.as_ref().map_or_else(|| self.gate.as_fd(), |reader| reader.as_fd());
-        let knock = Door::wait_at(fd, others, deadline)?;
+        let knock = self.ear.wait_at(self.door(), others, deadline)?;
         match knock {
             // Another thread of this process has come back meanwhile.
             Knock::HungUp if !self.gate.state().read_only => Ok(Knock::Token),
@@ -317,11 +404,11 @@ mod tests {
 
     #[test]
     fn when_all_wait_they_are_told() {
-        let here = Gate::new().unwrap();
-        let there = Gate::from_fd(here.to_send().unwrap()).unwrap();
-        let waiting = here.waiting(Through::Own);
+        let here = Gate::new(Tokens::Taken).unwrap();
+        let there = Gate::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
+        let waiting = here.waiting(&Ear::Sees, Through::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
-        let also_waiting = there.waiting(Through::Own);
+        let also_waiting = there.waiting(&Ear::Sees, Through::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
         // One that is on its way counts, whoever sends it.
@@ -340,11 +427,11 @@ mod tests {
 
     #[test]
     fn what_was_never_shared_is_not_hung_up_while_there_are_threads() {
-        let gate = Gate::new().unwrap();
+        let gate = Gate::new(Tokens::Taken).unwrap();
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
-            let waiting = gate.waiting(Through::Own);
+            let waiting = gate.waiting(&Ear::Sees, Through::Own);
             assert!(gate.has_others());
             assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
             drop(gate.to_send().unwrap());
@@ -355,9 +442,9 @@ mod tests {
 
     #[test]
     fn another_handle_of_the_process_counts_until_it_waits_too() {
-        let gate = Gate::new().unwrap();
+        let gate = Gate::new(Tokens::Taken).unwrap();
         gate.add_opener();
-        let waiting = gate.waiting(Through::Own);
+        let waiting = gate.waiting(&Ear::Sees, Through::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
         std::thread::scope(|scope| {
             let one = scope.spawn(|| {
@@ -368,7 +455,7 @@ mod tests {
                     }
                 }
             });
-            let other = gate.waiting(Through::Own);
+            let other = gate.waiting(&Ear::Sees, Through::Own);
             assert_eq!(one.join().unwrap(), Knock::HungUp);
             drop(other);
         });
@@ -379,14 +466,14 @@ mod tests {
 
     #[test]
     fn several_who_wait_through_one_handle_are_one() {
-        let gate = Gate::new().unwrap();
+        let gate = Gate::new(Tokens::Taken).unwrap();
         gate.add_opener();
         let (one, other) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let first = gate.waiting(Through::Handle(&one));
-        let second = gate.waiting(Through::Handle(&one));
-        let third = gate.waiting(Through::Other);
+        let first = gate.waiting(&Ear::Sees, Through::Handle(&one));
+        let second = gate.waiting(&Ear::Sees, Through::Handle(&one));
+        let third = gate.waiting(&Ear::Sees, Through::Other);
         assert_eq!(first.sleep(&[], now()).unwrap(), Knock::Late, "the other handle may yet be used");
-        let fourth = gate.waiting(Through::Handle(&other));
+        let fourth = gate.waiting(&Ear::Sees, Through::Handle(&other));
         assert_eq!(first.sleep(&[], now()).unwrap(), Knock::HungUp);
         drop(second);
         assert_eq!(third.sleep(&[], now()).unwrap(), Knock::HungUp);

@@ -12,7 +12,7 @@ use multiproc_os::door::Knock;
 use multiproc_os::futex::{self, Woken};
 
 use super::backoff::Backoff;
-use super::gate::{Gate, Through};
+use super::gate::{Ear, Gate, Through};
 use super::segment::layout;
 
 /// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
@@ -129,7 +129,7 @@ impl Lot {
         futex::wake(&self.turn, count);
     }
 
-    /// Sets what [`before_change`](Lot::before_change) looks at, and takes the tokens away. Under the latch that guards the change.
+    /// Sets what [`before_change`](Lot::before_change) looks at, and takes the tokens away where that is done. Under the latch that guards the change.
     pub(crate) fn arm(&self, gate: &Gate) {
         // In this order: if this process dies in between, there is a token too many.
         self.armed.store(1, SeqCst);
@@ -171,8 +171,9 @@ impl Lot {
                 return Ok(outcome);
             }
             let mut alone = false;
+            let ear = gate.listen().unwrap_or(Ear::Deaf);
             if !wish.look(&mut || self.arm(gate)) {
-                alone = self.wait_at_the_door(gate, deadline, wish).map_err(Vain::System)? == Knock::HungUp;
+                alone = self.wait_at_the_door(gate, &ear, deadline, wish).map_err(Vain::System)? == Knock::HungUp;
             }
             if let Some(outcome) = wish.attempt() {
                 return Ok(outcome);
@@ -204,18 +205,24 @@ impl Lot {
     }
 
     /// Waits at the door. Hung up is what it says if nobody is left, whoever may die.
-    fn wait_at_the_door<W: Wish>(&self, gate: &Gate, deadline: Option<Instant>, wish: &mut W) -> io::Result<Knock> {
+    fn wait_at_the_door<W: Wish>(
+        &self,
+        gate: &Gate,
+        ear: &Ear,
+        deadline: Option<Instant>,
+        wish: &mut W,
+    ) -> io::Result<Knock> {
         let watched = wish.watch()?;
         let others: Vec<BorrowedFd<'_>> = watched.pidfds.iter().map(AsFd::as_fd).collect();
         let again = watched.look_again.map(|time| Instant::now() + time);
         let until = deadline.into_iter().chain(again).min();
         let mut knock = match wish.has_others(gate) {
-            true => gate.sleep_open(&others, until)?,
-            false => gate.waiting(wish.through()).sleep(&others, until)?,
+            true => gate.sleep_open(ear, &others, until)?,
+            false => gate.waiting(ear, wish.through()).sleep(&others, until)?,
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {
-            knock = gate.sleep_open(&others, until)?;
+            knock = gate.sleep_open(ear, &others, until)?;
         }
         if knock == Knock::Other || knock == Knock::Late && again.is_some() {
             wish.died()?;

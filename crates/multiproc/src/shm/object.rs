@@ -11,7 +11,7 @@ use std::{fmt, io};
 
 use multiproc_os::robust::copy_number;
 
-use super::gate::Gate;
+use super::gate::{Gate, Tokens};
 use super::segment::{Layout, Segment};
 
 /// A handle of an object with a gate.
@@ -34,7 +34,7 @@ impl<L: Layout> Object<L> {
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create() -> io::Result<Object<L>> {
-        Ok(Object::of(Segment::create()?, Gate::new()?))
+        Ok(Object::of(Segment::create()?, Gate::new(Tokens::Heard)?))
     }
 
     /// One that has come from another process.
@@ -42,7 +42,7 @@ impl<L: Layout> Object<L> {
     /// # Errors
     /// `InvalidData` when it is something else; `ENOMEM`.
     pub(crate) fn open(memory: OwnedFd, door: OwnedFd) -> io::Result<Object<L>> {
-        let gate = Gate::from_fd(door).map_err(|error| match error.kind() {
+        let gate = Gate::from_fd(door, Tokens::Heard).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => {
                 io::Error::new(error.kind(), format!("this is no {} of this program: its door: {error}", L::NAME))
             }

@@ -19,7 +19,7 @@ use multiproc_os::prefetch;
 use super::arena::{Arena, Blocks, Books, Descriptor, State};
 use super::block::Block;
 use super::expanse::Expanse;
-use super::gate::{Gate, Through};
+use super::gate::{Gate, Through, Tokens};
 use super::latch::{Latch, Latched};
 use super::leases::Leases;
 use super::lot::{Lot, Vain, Watched, Wish};
@@ -303,8 +303,8 @@ impl Store {
             ring,
             arena: Arena::new(),
             mailbox: Mailbox::new()?,
-            items: Gate::new()?,
-            room: (flags != 0).then(Gate::new).transpose()?,
+            items: Gate::new(Tokens::Taken)?,
+            room: (flags != 0).then(|| Gate::new(Tokens::Heard)).transpose()?,
             seen_tail: AtomicU64::new(0),
             flags,
             leases: Leases::default(),
@@ -326,8 +326,8 @@ impl Store {
             ring: Expanse::new(RING_AT, SMALLEST),
             arena: Arena::new(),
             mailbox: Mailbox::from_fd(next()?)?,
-            items: Gate::from_fd(next()?)?,
-            room: if flags != 0 { Some(Gate::from_fd(next()?)?) } else { None },
+            items: Gate::from_fd(next()?, Tokens::Taken)?,
+            room: if flags != 0 { Some(Gate::from_fd(next()?, Tokens::Heard)?) } else { None },
             seen_tail: AtomicU64::new(0),
             flags,
             leases: Leases::default(),

@@ -13,7 +13,7 @@ use multiproc_os::door::Knock;
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::timer::Timer;
 
-use super::gate::Gate;
+use super::gate::{Ear, Gate};
 use super::lot::{Lot, Vain, Wish};
 use crate::wake::{Source, Wakeup};
 
@@ -24,12 +24,13 @@ impl Lot {
             if let Some(outcome) = wish.attempt() {
                 return Ok(outcome);
             }
+            let ear = gate.listen().map_err(Vain::System)?;
             if wish.look(&mut || self.arm(gate)) {
                 // Others are at it. They may be tasks of this thread.
                 let_others_run().await;
                 continue;
             }
-            if wait_at_the_door(gate, wish).await.map_err(Vain::System)? == Knock::HungUp {
+            if wait_at_the_door(gate, &ear, wish).await.map_err(Vain::System)? == Knock::HungUp {
                 return wish.attempt().ok_or(Vain::Alone);
             }
         }
@@ -37,7 +38,7 @@ impl Lot {
 }
 
 /// Hung up is what it says if nobody is left, whoever may die.
-async fn wait_at_the_door<W: Wish>(gate: &Gate, wish: &mut W) -> io::Result<Knock> {
+async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W) -> io::Result<Knock> {
     let watched = wish.watch()?;
     let mut others = watched.pidfds;
     let timer = watched.look_again.map(Timer::after).transpose()?;
@@ -45,14 +46,14 @@ async fn wait_at_the_door<W: Wish>(gate: &Gate, wish: &mut W) -> io::Result<Knoc
         others.push(timer.as_fd().try_clone_to_owned()?);
     }
     let mut knock = {
-        let waiting = gate.waiting_future(wish.through())?;
+        let waiting = gate.waiting_future(ear, wish.through())?;
         let door = waiting.fd().try_clone_to_owned()?;
         watch(door, &others, |others| waiting.sleep(others, Some(Instant::now()))).await?
     };
     // What somebody had open is closed before it is said that they have died.
     if knock == Knock::HungUp && wish.depends()? {
-        let door = gate.as_fd().try_clone_to_owned()?;
-        knock = watch(door, &others, |others| gate.sleep_open(others, Some(Instant::now()))).await?;
+        let door = ear.fd().unwrap_or(gate.as_fd()).try_clone_to_owned()?;
+        knock = watch(door, &others, |others| gate.sleep_open(ear, others, Some(Instant::now()))).await?;
     }
     if knock == Knock::Other {
         wish.died()?;
