@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with, statat};
 use crate::socket::{self, Place};
 
 /// A file that this process has made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketFile {
     path: PathBuf,
     /// Device and inode. Another file may be in its place some day.

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::channel::error::{RecvError, SendError};
+use crate::channel::link_error::{ConnectError, ListenError};
 use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
 use crate::process::child::ProcessHandle;
 use crate::process::outcome::RemoteError;
@@ -145,6 +146,12 @@ pub enum Error {
     /// No message could be received.
     #[error(transparent)]
     Recv(#[from] RecvError),
+    /// No connection has come about.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A listener can't be made, or nobody be accepted.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A logger, an exit handler or a pipe could not be made, or several objects not be waited for.
     #[error("cannot {what}: {source}")]
     Setup {

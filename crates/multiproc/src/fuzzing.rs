@@ -12,6 +12,7 @@ use std::time::Instant;
 use multiproc_os::credentials::Ids;
 use multiproc_os::{fd_passing, image, memfd};
 
+use crate::channel::{auth, connect, reception, stream};
 use crate::process::current::Identity;
 use crate::process::options::{Options, Resource, Variable};
 use crate::process::status::Panic;
@@ -33,7 +34,7 @@ use crate::transfer::payload::{Bytes, Payload};
 pub type Parser = fn(&[u8]) -> bool;
 
 /// All of them. The names are those of the fuzz targets, too.
-pub const PARSERS: [(&str, Parser); 8] = [
+pub const PARSERS: [(&str, Parser); 10] = [
     ("packet", packet),
     ("codec", codec),
     ("request", request),
@@ -42,6 +43,8 @@ pub const PARSERS: [(&str, Parser); 8] = [
     ("report", report),
     ("image", image),
     ("queue", queue),
+    ("greeting", greeting),
+    ("frame", frame),
 ];
 
 /// The one of this name.
@@ -117,6 +120,23 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             b"\x00\x00\x10\x00\x02\xf0\x00\x03\x00\x00\x03\x00\x00\x05\x00\x00".to_vec(),
             b"\x01\x02\xf0\x01\x00\x10\x01\x03\x00\x01\x06\x80\x01\x01\x03\x00\x00".to_vec(),
             b"\x02\x00\xff\x00\x02\xff\x00\x03\x00\x01\x04\x00\x00\x03\x00\x00\x03\x00\x00".to_vec(),
+        ],
+        // The first byte says who hears it, and what else is so.
+        "greeting" => {
+            let (nonce, name, mac) = ([1; auth::NONCE], [2; auth::NAME], [3; auth::MAC]);
+            let said = |first: u8, parts: &[&[u8]]| [&[first], &parts.concat()[..]].concat();
+            vec![
+                said(0b100, &[&auth::hello(false, &nonce)]),
+                said(0b101, &[&auth::hello(true, &nonce)]),
+                said(0b000, &[&auth::second(false, &name, &mac)]),
+                said(0b010, &[&auth::answer(false, &nonce), &auth::welcome(false, &name, &mac)]),
+                said(0b011, &[&auth::answer(true, &nonce), &auth::welcome(true, &name, &mac)]),
+                said(0b011, &[&auth::verdict(auth::REFUSED_WRONG_KEY, true)]),
+            ]
+        }
+        "frame" => vec![
+            stream::frames(&[(b'v', b"one"), (b'b', b""), (b'x', &[7; 100])]),
+            stream::frames(&[(b'b', &[0; stream::LIMIT + 1]), (b'b', b"behind a long one")]),
         ],
         other => panic!("no parser {other}"),
     }
@@ -376,6 +396,30 @@ fn spoiled(what: u8, size: u8, at: u8) -> (u64, Vec<u8>) {
     };
     let len = if size & 1 == 0 { 8 } else { 4 };
     (base + u64::from(at) * step, value.to_ne_bytes()[..len].to_vec())
+}
+
+/// What a client or a listener says before the first message. The first byte says who hears it (a listener, or a client), whether there is a key,
+/// and whether a client's right proof stands in for what it would have said.
+fn greeting(data: &[u8]) -> bool {
+    let Some((first, bytes)) = data.split_first() else { return false };
+    let bytes = &bytes[..bytes.len().min(1 << 14)];
+    let (keyed, to_client, proves) = (first & 1 != 0, first & 2 != 0, first & 4 != 0);
+    if to_client { connect::hears(bytes, keyed) } else { reception::hears(bytes, keyed, proves) }
+}
+
+/// Messages over TCP, one after the other. Whether all bytes are such.
+fn frame(data: &[u8]) -> bool {
+    let data = &data[..data.len().min(1 << 14)];
+    let (messages, ended_well) = stream::read_all(data);
+    let short: Vec<(u8, &[u8])> =
+        messages.iter().filter_map(|message| message.as_ref().ok()).map(|(kind, bytes)| (*kind, &bytes[..])).collect();
+    let frames = stream::frames(&short);
+    if messages.iter().all(Result::is_ok) {
+        // What has been read is what was there, to the byte.
+        assert!(data.starts_with(&frames));
+        assert!(!ended_well || frames.len() == data.len());
+    }
+    ended_well && !messages.is_empty()
 }
 
 /// Types that travel in each of the codec's formats.

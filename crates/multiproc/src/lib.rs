@@ -23,6 +23,8 @@
 //!   [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill, exit code.
 //! - [`Run`] is what subclassing `Process` is in Python.
 //! - [`Queue`] between any number of processes; [`JoinableQueue`] for work that must not be lost.
+//! - [`pipe`] between two processes, [`one_way`] too; [`Listener`] and [`connect`] between any two programs, here or over TCP, with a [`Key`].
+//!   [`wait`](wait()) for several of all these.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
@@ -59,9 +61,15 @@ mod wake;
 pub mod __private;
 
 pub use crate::channel::address::{Address, Peer};
+pub use crate::channel::auth::Key;
+pub use crate::channel::connect::{connect, connect_timeout};
 pub use crate::channel::connection::{Connection, IntoIter, Iter, Receiver, Sender};
 pub use crate::channel::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
 pub use crate::channel::joinable::{JoinableQueue, Task};
+pub use crate::channel::link_error::{
+    ConnectError, ConnectErrorKind, ListenError, ListenErrorKind, Refusal, RefusalReason,
+};
+pub use crate::channel::listener::Listener;
 pub use crate::channel::pipe::{one_way, pipe};
 pub use crate::channel::queue::{Consumer, Message, Producer, Queue};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};

@@ -8,7 +8,7 @@ use multiproc_os::random;
 use multiproc_os::socket::Place;
 use serde::{Deserialize, Serialize};
 
-/// Where a `Listener` is, and others `connect` to.
+/// Where a [`Listener`](crate::Listener) is, and others [`connect`](crate::connect) to.
 ///
 /// It can be sent to other processes. A path, as `&str`, `&Path` or `PathBuf`, and a [`SocketAddr`] turn into one.
 ///
@@ -27,7 +27,7 @@ pub enum Address {
     /// A Unix socket at this abstract name (see unix(7)): no file, so nothing is left of it, and no permissions. Anybody on the machine, or in the
     /// same network namespace, can connect; without a key, only processes of the same user or of root are accepted.
     Abstract(Vec<u8>),
-    /// A TCP socket. Port 0 lets the system choose one: `Listener::local_address` says which.
+    /// A TCP socket. Port 0 lets the system choose one: [`Listener::local_address`](crate::Listener::local_address) says which.
     Tcp(SocketAddr),
 }
 
@@ -37,7 +37,6 @@ impl Address {
         Address::Abstract(format!("multiproc-{:016x}{:016x}", random::seed(), random::seed()).into_bytes())
     }
 
-    #[allow(dead_code)] // For listeners, which are to come.
     pub(crate) fn place(&self) -> Place<'_> {
         match self {
             Address::Unix(path) => Place::File(path),
@@ -104,6 +103,15 @@ pub enum Peer {
     Process(i32),
     /// Somebody at this address.
     Address(SocketAddr),
+    /// A process of this machine that this one can't see: it is in another namespace.
+    Hidden,
+}
+
+impl Peer {
+    /// The one of this process id, which is 0 for one that can't be seen.
+    pub(crate) fn process(pid: i32) -> Peer {
+        if pid == 0 { Peer::Hidden } else { Peer::Process(pid) }
+    }
 }
 
 impl fmt::Display for Peer {
@@ -112,6 +120,7 @@ impl fmt::Display for Peer {
             Peer::Pipe => f.write_str("the other end of a pipe"),
             Peer::Process(pid) => write!(f, "process {pid}"),
             Peer::Address(address) => address.fmt(f),
+            Peer::Hidden => f.write_str("a process of another namespace"),
         }
     }
 }

@@ -61,7 +61,7 @@ pub struct Receiver<T> {
     types: PhantomData<fn() -> T>,
 }
 
-/// One end of a [`pipe`](crate::pipe), or of a connection that a `Listener` has accepted or `connect` has
+/// One end of a [`pipe`](crate::pipe), or of a connection that a [`Listener`](crate::Listener) has accepted or [`connect`](crate::connect) has
 /// made. It sends `S` and receives `R`.
 ///
 /// It is a [`Sender`] and a [`Receiver`] in one, and everything that is said there holds: clones, threads, processes, the end. As a
@@ -69,6 +69,20 @@ pub struct Receiver<T> {
 pub struct Connection<S, R> {
     sender: Sender<S>,
     receiver: Receiver<R>,
+}
+
+/// A connection before it is known what goes through it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) peer: Peer,
+    pub(crate) ends: Ends,
+}
+
+/// The sockets: one that sends, and one that receives.
+#[derive(Debug)]
+pub(crate) enum Ends {
+    Local { to: OwnedFd, from: OwnedFd },
+    Tcp { to: OwnedFd, from: OwnedFd },
 }
 
 #[derive(Debug, Clone)]
@@ -316,7 +330,7 @@ impl<T> Receiver<T> {
     }
 
     /// How many bytes a message may have, as it travels; a longer one is an error, and gone. There is no limit for the ends of a pipe; for
-    /// connections between programs see `Listener`.
+    /// connections between programs see [`Listener::max_message`](crate::Listener::max_message).
     pub fn max_message(&self) -> u64 {
         self.limit
     }
@@ -405,6 +419,17 @@ impl<S, R> Connection<S, R> {
     /// The two halves, each of which goes its own way: the other side comes to the end when all senders are gone, whoever still receives.
     pub fn split(self) -> (Sender<S>, Receiver<R>) {
         (self.sender, self.receiver)
+    }
+
+    /// What two have come to who had not been connected.
+    pub(crate) fn of(link: Link, max_message: u64) -> Connection<S, R> {
+        let Link { peer, ends } = link;
+        match ends {
+            Ends::Local { to, from } => {
+                Connection::join(Sender::local(to, peer), Receiver::local(from, peer, max_message))
+            }
+            Ends::Tcp { to, from } => Connection::join(Sender::tcp(to, peer), Receiver::tcp(from, peer, max_message)),
+        }
     }
 
     /// A connection made of two halves, which needn't have been together before.

@@ -1,20 +1,27 @@
 //! What processes talk through.
 //!
 //! [`queue`] and [`joinable`] are in shared memory. [`pipe`] makes the two ends of a [`connection`], under which are two transports: [`local`] on one
-//! machine, [`stream`] over a byte stream. [`wait`] is for all that can be waited for, here and elsewhere.
+//! machine, [`stream`] over a byte stream. [`listener`] and [`connect`](mod@connect) make the same of processes that are no relatives, after each has
+//! proved by [`auth`] that it knows the key; [`reception`] hears those who come. [`wait`] is for all that can be waited for, here and elsewhere.
 
 pub(crate) mod address;
+pub(crate) mod auth;
 #[cfg(feature = "async")]
 mod awaiting;
+pub(crate) mod connect;
 pub(crate) mod connection;
 mod draft;
 pub(crate) mod error;
 pub(crate) mod joinable;
+pub(crate) mod link_error;
+pub(crate) mod listener;
 pub(crate) mod local;
 pub(crate) mod patience;
 pub(crate) mod pipe;
 pub(crate) mod queue;
 pub(crate) mod queue_error;
+pub(crate) mod reception;
+mod socket_files;
 pub(crate) mod stream;
 pub(crate) mod wait;
 

@@ -434,3 +434,166 @@ fn read_header(header: &[u8; HEADER]) -> Result<(u8, u64), String> {
     }
     Ok((header[5], u64::from_le_bytes(header[8..].try_into().expect("eight bytes"))))
 }
+
+/// For fuzzers: how long a message may be that they read.
+#[cfg(any(test, fuzzing))]
+pub(crate) const LIMIT: usize = 1000;
+
+/// For fuzzers: messages as they go through a stream.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn frames(messages: &[(u8, &[u8])]) -> Vec<u8> {
+    let frame = |(kind, bytes): &(u8, &[u8])| {
+        let Frame { header, body } = Frame::new(*kind, *bytes);
+        [&header[..], body, &TRAILER].concat()
+    };
+    messages.iter().flat_map(frame).collect()
+}
+
+/// For fuzzers: what comes of these bytes, that is messages, lengths of messages that are too long, and whether the end came between two of them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Result<(u8, Vec<u8>), u64>>, bool) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    io::Write::write_all(&mut &theirs, bytes).expect("there is room for so few");
+    drop(theirs);
+    let rx = Rx::new(ours.into());
+    let mut messages = Vec::new();
+    loop {
+        assert!(rx.poll(LIMIT as u64, Patience::None).expect("nothing is wrong with the socket"), "the end is there");
+        match rx.recv(LIMIT as u64, Patience::None) {
+            Ok((kind, bytes)) => {
+                assert!(bytes.len() <= LIMIT);
+                messages.push(Ok((kind, bytes)));
+            }
+            Err(RecvErrorKind::TooLong { len, limit }) => {
+                assert!(len > limit && limit == LIMIT as u64);
+                messages.push(Err(len));
+            }
+            Err(RecvErrorKind::Garbage(_)) => {
+                let next = rx.recv(LIMIT as u64, Patience::None);
+                assert!(matches!(next, Err(RecvErrorKind::Disconnected)), "nobody knows where to go on: {next:?}");
+                return (messages, false);
+            }
+            Err(RecvErrorKind::Disconnected) => return (messages, rx.is_between_messages()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (Tx, Rx) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (Tx::new(a.into()), Rx::new(b.into()))
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+        vec((any::<u8>(), vec(any::<u8>(), 0..2000)), 0..8)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_sent_is_received(messages in messages()) {
+            let (tx, rx) = pair();
+            for (index, (kind, bytes)) in messages.iter().enumerate() {
+                if index % 2 == 0 {
+                    tx.send_bytes(*kind, bytes, Patience::None).unwrap();
+                } else {
+                    let payload = Payload { bytes: Bytes::Inline(bytes.clone()), ..Payload::default() };
+                    tx.send(*kind, payload, Patience::None).unwrap();
+                }
+            }
+            drop(tx);
+            for message in messages {
+                prop_assert!(rx.poll(u64::MAX, Patience::None).unwrap());
+                prop_assert_eq!(rx.recv(u64::MAX, Patience::None).unwrap(), message);
+            }
+            prop_assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Disconnected)));
+        }
+
+        #[test]
+        fn in_whatever_pieces_they_come_messages_are_the_same(
+            messages in messages(),
+            limit in 0..2000_u64,
+            cuts in vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let (socket, theirs) = UnixStream::pair().unwrap();
+            let rx = Rx::new(socket.into());
+            let parts: Vec<(u8, &[u8])> = messages.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect();
+            let whole = frames(&parts);
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(whole.len() + 1)).collect();
+            cuts.extend([0, whole.len()]);
+            cuts.sort_unstable();
+            let mut received = Vec::new();
+            for piece in cuts.windows(2) {
+                io::Write::write_all(&mut &theirs, &whole[piece[0]..piece[1]]).unwrap();
+                while rx.poll(limit, Patience::None).unwrap() {
+                    received.push(rx.recv(limit, Patience::None));
+                }
+            }
+            prop_assert_eq!(received.len(), messages.len());
+            for (received, (kind, bytes)) in received.into_iter().zip(messages) {
+                match received {
+                    Ok(message) => prop_assert_eq!(message, (kind, bytes)),
+                    Err(RecvErrorKind::TooLong { len, .. }) => {
+                        prop_assert_eq!(len, bytes.len() as u64);
+                        prop_assert!(len > limit);
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_cut_off_is_the_end(messages in messages(), cut in any::<prop::sample::Index>()) {
+            let parts: Vec<(u8, &[u8])> = messages.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect();
+            let whole = frames(&parts);
+            let (socket, theirs) = UnixStream::pair().unwrap();
+            io::Write::write_all(&mut &theirs, &whole[..cut.index(whole.len() + 1)]).unwrap();
+            drop(theirs);
+            let rx = Rx::new(socket.into());
+            for message in messages {
+                match rx.recv(u64::MAX, Patience::None) {
+                    Ok(received) => prop_assert_eq!(received, message),
+                    Err(RecvErrorKind::Disconnected) => return Ok(()),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            prop_assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Disconnected)));
+        }
+    }
+
+    #[test]
+    fn what_was_left_unfinished_goes_ahead_of_the_next() {
+        let (tx, rx) = pair();
+        let large = vec![7; 3_000_000];
+        let error = tx.send_bytes(b'b', &large, Patience::None).unwrap_err();
+        assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
+        assert!(!tx.is_between_messages());
+        std::thread::scope(|scope| {
+            scope.spawn(|| tx.send_bytes(b'b', b"next", Patience::Endless).unwrap());
+            assert!(rx.recv(u64::MAX, Patience::Endless).unwrap().1 == large);
+            assert_eq!(rx.recv(u64::MAX, Patience::Endless).unwrap().1, b"next");
+        });
+        assert!(tx.is_between_messages() && rx.is_between_messages());
+    }
+
+    #[test]
+    fn a_claimed_length_takes_no_memory() {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        let mut header = Frame::new(b'b', &b""[..]).header;
+        header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+        io::Write::write_all(&mut &theirs, &header).unwrap();
+        let rx = Rx::new(socket.into());
+        assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
+        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)), "it is on its way");
+        let Inbox::Body { bytes, .. } = &*lock(&rx.inbox) else { panic!("the header is there") };
+        assert!(bytes.capacity() <= 4 * AHEAD);
+    }
+}

@@ -1,0 +1,343 @@
+//! What a client and a listener say to each other before the first message: the bytes, and the proof that each knows the [`Key`].
+//! [CONNECTION.md](CONNECTION.md) has the protocol.
+//!
+//! A proof is an HMAC with SHA-256 (RFC 2104) over who gives it and a random number of each side: it is of no use to anybody else, another
+//! time, or in the other direction. Nothing here touches a socket.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use super::link_error::RefusalReason;
+
+/// What both sides of a connection know, and nobody else: any bytes but none at all.
+///
+/// Best they are random: who pretends to be a listener gets a proof of it, and can try out at leisure what words fit. It can be sent to other
+/// processes as an argument or in a message. Its `Debug` does not show it.
+///
+/// ```
+/// use multiproc::Key;
+///
+/// let random = Key::random()?;
+/// assert_ne!(random, Key::random()?);
+/// let shared = Key::new("a secret from a file");
+/// assert_eq!(format!("{shared:?}"), "Key(..)");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Key(#[serde(with = "serde_bytes")] Vec<u8>);
+
+impl Key {
+    /// These bytes. Without any, connecting and listening are errors: it is what a secret is that was forgotten.
+    pub fn new(bytes: impl AsRef<[u8]>) -> Key {
+        Key(bytes.as_ref().to_vec())
+    }
+
+    /// 32 random bytes from the system.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn random() -> std::io::Result<Key> {
+        Ok(Key(random::<32>()?.to_vec()))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// In a time that says nothing of where they differ.
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        let tag = |key: &Key| start(Some(key), b"equal").finalize();
+        // `CtOutput` compares in constant time.
+        tag(self) == tag(other)
+    }
+}
+
+impl Eq for Key {}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// So many random bytes.
+pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    multiproc_os::random::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub(crate) const VERSION: u8 = 1;
+
+const OF_CLIENT: [u8; 4] = *b"mpcl";
+const OF_LISTENER: [u8; 4] = *b"mpls";
+
+/// How many bytes the messages have, in their order.
+pub(crate) const HEADER: usize = 8;
+pub(crate) const HELLO: usize = HEADER + NONCE;
+pub(crate) const ANSWER: usize = HEADER + NONCE;
+pub(crate) const PROOF: usize = MAC;
+pub(crate) const WELCOME: usize = HEADER + NAME + MAC;
+pub(crate) const SECOND: usize = HEADER + NAME + MAC;
+pub(crate) const DONE: usize = HEADER;
+
+pub(crate) const NONCE: usize = 32;
+pub(crate) const NAME: usize = 16;
+pub(crate) const MAC: usize = 32;
+
+/// What a client wants, in byte 5 of its header.
+const FIRST: u8 = 1;
+const OTHER_HALF: u8 = 2;
+
+/// What a listener says, in byte 5 of its header. Anything else but these is a refusal too.
+pub(crate) const GO_ON: u8 = 0;
+pub(crate) const REFUSED_VERSION: u8 = 1;
+pub(crate) const REFUSED_NO_KEY: u8 = 2;
+pub(crate) const REFUSED_KEY: u8 = 3;
+pub(crate) const REFUSED_WRONG_KEY: u8 = 4;
+pub(crate) const REFUSED_USER: u8 = 5;
+pub(crate) const REFUSED_NO_ROOM: u8 = 6;
+
+fn header(from: [u8; 4], word: u8, keyed: bool) -> [u8; HEADER] {
+    let [a, b, c, d] = from;
+    [a, b, c, d, VERSION, word, u8::from(keyed), 0]
+}
+
+fn chain<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    parts.concat().try_into().expect("the parts of a message are as long as it")
+}
+
+/// A client's first words.
+pub(crate) fn hello(keyed: bool, nonce: &[u8; NONCE]) -> [u8; HELLO] {
+    chain(&[&header(OF_CLIENT, FIRST, keyed), nonce])
+}
+
+/// The first words on a client's second connection over TCP.
+pub(crate) fn second(keyed: bool, name: &[u8; NAME], mac: &[u8; MAC]) -> [u8; SECOND] {
+    chain(&[&header(OF_CLIENT, OTHER_HALF, keyed), name, mac])
+}
+
+/// A listener's answer to [`hello`].
+pub(crate) fn answer(keyed: bool, nonce: &[u8; NONCE]) -> [u8; ANSWER] {
+    chain(&[&header(OF_LISTENER, GO_ON, keyed), nonce])
+}
+
+/// A listener's answer to the proof. Over a Unix socket the name is zero.
+pub(crate) fn welcome(keyed: bool, name: &[u8; NAME], mac: &[u8; MAC]) -> [u8; WELCOME] {
+    chain(&[&header(OF_LISTENER, GO_ON, keyed), name, mac])
+}
+
+/// A listener's last words, or, with another word than [`GO_ON`], its refusal.
+pub(crate) fn verdict(word: u8, keyed: bool) -> [u8; DONE] {
+    header(OF_LISTENER, word, keyed)
+}
+
+/// What a client has said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// There is more to come: at least up to this length.
+    More(usize),
+    Hello([u8; NONCE]),
+    /// The name of the place where somebody waits for this connection. Whether it is the right one, he knows.
+    Second([u8; NAME]),
+}
+
+/// Reads what a client has said so far to a listener that has a key, or has none.
+pub(crate) fn read_said(bytes: &[u8], keyed: bool) -> Result<Said, RefusalReason> {
+    let known = bytes.len().min(OF_CLIENT.len());
+    if bytes[..known] != OF_CLIENT[..known] {
+        return Err(RefusalReason::OtherProtocol);
+    }
+    let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(Said::More(HEADER)) };
+    let [.., version, word, has_key, nothing] = *head;
+    if version != VERSION {
+        return Err(RefusalReason::OtherVersion(version));
+    }
+    if !matches!(word, FIRST | OTHER_HALF) || has_key > 1 || nothing != 0 {
+        return Err(RefusalReason::OtherProtocol);
+    }
+    match (has_key == 1, keyed) {
+        (false, true) => return Err(RefusalReason::NoKey),
+        (true, false) => return Err(RefusalReason::UnknownKey),
+        _ => {}
+    }
+    match (word, rest.len()) {
+        (FIRST, NONCE) => Ok(Said::Hello(*rest.first_chunk().expect("it is that long"))),
+        (FIRST, len) if len < NONCE => Ok(Said::More(HELLO)),
+        (OTHER_HALF, len) if len == NAME + MAC => Ok(Said::Second(*rest.first_chunk().expect("it is longer"))),
+        (OTHER_HALF, len) if len < NAME + MAC => Ok(Said::More(SECOND)),
+        _ => Err(RefusalReason::OtherProtocol),
+    }
+}
+
+/// The proof in the first words on a second connection, if that is what the bytes are.
+pub(crate) fn read_second(bytes: &[u8], keyed: bool, name: &[u8; NAME]) -> Option<[u8; MAC]> {
+    match read_said(bytes, keyed) {
+        Ok(Said::Second(named)) if named == *name => bytes.last_chunk().copied(),
+        _ => None,
+    }
+}
+
+/// What is wrong with a header that should be a listener's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    OtherProtocol,
+    /// It is what a client says.
+    Client,
+    Version(u8),
+    /// This word of refusal.
+    Refused(u8),
+}
+
+/// Reads the first bytes of what a listener has said.
+pub(crate) fn read_verdict(head: &[u8; HEADER], keyed: bool) -> Result<(), Unfit> {
+    let [a, b, c, d, version, word, has_key, nothing] = *head;
+    if [a, b, c, d] == OF_CLIENT {
+        return Err(Unfit::Client);
+    }
+    if [a, b, c, d] != OF_LISTENER {
+        return Err(Unfit::OtherProtocol);
+    }
+    // Also that it does not speak ours, which it says in its own.
+    if version != VERSION {
+        return Err(Unfit::Version(version));
+    }
+    if word != GO_ON {
+        return Err(Unfit::Refused(word));
+    }
+    match (has_key, keyed, nothing) {
+        (1, true, 0) | (0, false, 0) => Ok(()),
+        _ => Err(Unfit::OtherProtocol),
+    }
+}
+
+/// Who proves, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Listener,
+    SecondHalf,
+}
+
+/// What has been said, by which the two know this conversation from all others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Transcript {
+    pub(crate) client: [u8; NONCE],
+    pub(crate) listener: [u8; NONCE],
+}
+
+impl Transcript {
+    /// The proof of `role`. The name is zero where there is none yet.
+    pub(crate) fn prove(&self, key: Option<&Key>, role: Role, name: &[u8; NAME]) -> [u8; MAC] {
+        self.mac(key, role, name).finalize().into_bytes().into()
+    }
+
+    /// Whether `proof` is that. It takes the same time wherever it differs.
+    pub(crate) fn is_proof(&self, key: Option<&Key>, role: Role, name: &[u8; NAME], proof: &[u8]) -> bool {
+        self.mac(key, role, name).verify_slice(proof).is_ok()
+    }
+
+    fn mac(&self, key: Option<&Key>, role: Role, name: &[u8; NAME]) -> Hmac<Sha256> {
+        // All of one length, so that no two of them are the beginning of another.
+        let label: &[u8; 20] = match role {
+            Role::Client => b"multiproc 1 client  ",
+            Role::Listener => b"multiproc 1 listener",
+            Role::SecondHalf => b"multiproc 1 second  ",
+        };
+        start(key, label).chain_update(self.client).chain_update(self.listener).chain_update(name)
+    }
+}
+
+/// Without a key it proves nothing but that the other has heard.
+fn start(key: Option<&Key>, label: &[u8]) -> Hmac<Sha256> {
+    let key = key.map_or(&[][..], Key::as_bytes);
+    <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("a key may have any length").chain_update(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transcript() -> Transcript {
+        Transcript { client: [1; NONCE], listener: [2; NONCE] }
+    }
+
+    #[test]
+    fn a_proof_is_one_for_one_role_key_conversation_and_name() {
+        let (key, name) = (Key::new("secret"), [9; NAME]);
+        let proof = transcript().prove(Some(&key), Role::Client, &name);
+        let is_proof = |transcript: &Transcript, key: Option<&Key>, role, name: &[u8; NAME]| {
+            transcript.is_proof(key, role, name, &proof)
+        };
+        assert!(is_proof(&transcript(), Some(&key), Role::Client, &name));
+        for other in [Role::Listener, Role::SecondHalf] {
+            assert!(!is_proof(&transcript(), Some(&key), other, &name), "reflected as {other:?}");
+        }
+        assert!(!is_proof(&transcript(), Some(&Key::new("secret.")), Role::Client, &name));
+        assert!(!is_proof(&transcript(), None, Role::Client, &name));
+        assert!(!is_proof(&transcript(), Some(&key), Role::Client, &[8; NAME]));
+        let swapped = Transcript { client: [2; NONCE], listener: [1; NONCE] };
+        let replayed = Transcript { listener: [3; NONCE], ..transcript() };
+        assert!(!is_proof(&swapped, Some(&key), Role::Client, &name));
+        assert!(!is_proof(&replayed, Some(&key), Role::Client, &name));
+        assert!(!transcript().is_proof(Some(&key), Role::Client, &name, &proof[..31]));
+        assert!(!transcript().is_proof(Some(&key), Role::Client, &name, b""));
+    }
+
+    /// RFC 4231, test case 2.
+    #[test]
+    fn the_proofs_are_what_others_call_by_that_name() {
+        let mac = start(Some(&Key::new("Jefe")), b"what do ya want for nothing?").finalize().into_bytes();
+        let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    }
+
+    #[test]
+    fn what_a_client_says_is_read_as_it_comes() {
+        let (nonce, name, mac) = ([3; NONCE], [4; NAME], [5; MAC]);
+        for keyed in [false, true] {
+            let first = hello(keyed, &nonce);
+            let other = second(keyed, &name, &mac);
+            for (whole, said) in [(&first[..], Said::Hello(nonce)), (&other, Said::Second(name))] {
+                for cut in 0..whole.len() {
+                    match read_said(&whole[..cut], keyed) {
+                        Ok(Said::More(more)) => assert!(more > cut && more <= whole.len()),
+                        other => panic!("{other:?} after {cut} bytes"),
+                    }
+                }
+                assert_eq!(read_said(whole, keyed), Ok(said));
+            }
+            assert_eq!(read_second(&other, keyed, &name), Some(mac));
+            assert_eq!(read_second(&other, keyed, &[0; NAME]), None);
+            assert_eq!(read_second(&first, keyed, &name), None);
+        }
+        assert_eq!(read_said(&hello(false, &nonce), true), Err(RefusalReason::NoKey));
+        assert_eq!(read_said(&hello(true, &nonce), false), Err(RefusalReason::UnknownKey));
+        for foreign in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"\x16\x03\x01", b"mpcL", &answer(true, &nonce)] {
+            assert_eq!(read_said(foreign, true), Err(RefusalReason::OtherProtocol));
+        }
+        let mut newer = hello(true, &nonce);
+        newer[4] = 2;
+        assert_eq!(read_said(&newer, true), Err(RefusalReason::OtherVersion(2)));
+    }
+
+    #[test]
+    fn what_a_listener_says_is_read_or_named() {
+        let head = |bytes: &[u8]| *bytes.first_chunk().unwrap();
+        for keyed in [false, true] {
+            assert_eq!(read_verdict(&head(&answer(keyed, &[0; NONCE])), keyed), Ok(()));
+            assert_eq!(read_verdict(&head(&welcome(keyed, &[0; NAME], &[0; MAC])), keyed), Ok(()));
+            assert_eq!(read_verdict(&verdict(GO_ON, keyed), !keyed), Err(Unfit::OtherProtocol));
+            assert_eq!(read_verdict(&verdict(REFUSED_KEY, keyed), true), Err(Unfit::Refused(REFUSED_KEY)));
+        }
+        assert_eq!(read_verdict(&head(&hello(true, &[0; NONCE])), true), Err(Unfit::Client));
+        assert_eq!(read_verdict(b"HTTP/1.1", true), Err(Unfit::OtherProtocol));
+        assert_eq!(read_verdict(b"mpls\x09\0\0\0", true), Err(Unfit::Version(9)));
+    }
+}

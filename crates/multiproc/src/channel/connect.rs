@@ -1,0 +1,207 @@
+//! [`connect`]: the side that goes to a [`Listener`](crate::Listener). [CONNECTION.md](CONNECTION.md) has the protocol.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use multiproc_os::{fd_passing, poll, socket};
+
+use super::address::{Address, Peer};
+use super::auth::{self, Key, NAME, Role, Transcript, Unfit};
+use super::connection::{Connection, Ends, Link};
+use super::link_error::{ConnectError, ConnectErrorKind};
+use super::listener::MAX_MESSAGE;
+
+/// How long [`connect`] tries.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Connects to a [`Listener`](crate::Listener) at `address`, in whatever process of whatever program, that has the same key. Python's
+/// `multiprocessing.connection.Client`.
+///
+/// The types are those of the other side, the other way round: what this end sends, that end receives. Waits until the listener accepts, for
+/// up to 20 seconds; see [`connect_timeout`].
+///
+/// See [`Listener`](crate::Listener) for an example, and for what a key does and does not do.
+///
+/// # Errors
+/// [`ConnectError`], which says why: nobody listens there, another key, another protocol, no time.
+pub fn connect<S, R>(
+    address: impl Into<Address>,
+    key: impl Into<Option<Key>>,
+) -> Result<Connection<S, R>, ConnectError> {
+    connect_timeout(address, key, PATIENCE)
+}
+
+/// As [`connect`], but waits no longer than `timeout` (`None`: however long it takes).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use multiproc::{Address, Listener, connect_timeout};
+///
+/// let address = Address::unique();
+/// let timeout = Duration::from_millis(10);
+/// assert!(connect_timeout::<u8, u8>(&address, None, timeout).unwrap_err().is_absent());
+/// let listener = Listener::bind(&address, None)?; // which does not accept
+/// let error = connect_timeout::<u8, u8>(&address, None, timeout).unwrap_err();
+/// assert!(error.to_string().ends_with("it was not made in time"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_timeout<S, R>(
+    address: impl Into<Address>,
+    key: impl Into<Option<Key>>,
+    timeout: impl Into<Option<Duration>>,
+) -> Result<Connection<S, R>, ConnectError> {
+    let (address, key) = (address.into(), key.into());
+    let deadline = timeout.into().and_then(|timeout| Instant::now().checked_add(timeout));
+    match link(&address, key.as_ref(), deadline) {
+        Ok(link) => Ok(Connection::of(link, MAX_MESSAGE)),
+        Err(kind) => Err(ConnectError { address, kind }),
+    }
+}
+
+fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Result<Link, ConnectErrorKind> {
+    if key.is_some_and(|key| key.as_bytes().is_empty()) {
+        return Err(ConnectErrorKind::Io(io::Error::new(io::ErrorKind::InvalidInput, "the key is empty")));
+    }
+    let keyed = key.is_some();
+    let dial = || {
+        let socket = socket::connect(address.place(), deadline).map_err(system)?;
+        if let Address::Tcp(_) = address {
+            socket::prepare_tcp(&socket).map_err(system)?;
+        }
+        Ok::<_, ConnectErrorKind>(Line { socket, deadline, keyed })
+    };
+    let line = dial()?;
+    let peer = match address {
+        Address::Tcp(address) => Peer::Address(*address),
+        Address::Unix(_) | Address::Abstract(_) => {
+            let (pid, user) = socket::peer_process(&line.socket).map_err(ConnectErrorKind::Io)?;
+            let is_ours = user == socket::own_user() || user == 0;
+            // Anybody may take such a name. Who may make a file is a matter of its directory.
+            if matches!(address, Address::Abstract(_)) && !keyed && !is_ours {
+                return Err(ConnectErrorKind::OtherUser);
+            }
+            Peer::process(pid)
+        }
+    };
+
+    let client = auth::random().map_err(ConnectErrorKind::Io)?;
+    line.say(&auth::hello(keyed, &client))?;
+    let listener = line.hear(&mut Vec::new())?;
+    let transcript = Transcript { client, listener };
+    line.say(&transcript.prove(key, Role::Client, &[0; NAME]))?;
+
+    let mut fds = Vec::new();
+    let rest: [u8; auth::WELCOME - auth::HEADER] = line.hear(&mut fds)?;
+    let (name, proof) = rest.split_first_chunk::<NAME>().expect("it is longer");
+    if !transcript.is_proof(key, Role::Listener, name, proof) {
+        return Err(ConnectErrorKind::WrongKey);
+    }
+    if let Address::Tcp(_) = address {
+        // The other direction is a connection of its own, see `stream.rs`.
+        let second = dial()?;
+        second.say(&auth::second(keyed, name, &transcript.prove(key, Role::SecondHalf, name)))?;
+        second.hear::<0>(&mut Vec::new())?;
+        return Ok(Link { peer, ends: Ends::Tcp { to: line.socket, from: second.socket } });
+    }
+    match <[OwnedFd; 2]>::try_from(fds) {
+        Ok([to, from]) if [&to, &from].iter().all(|fd| fd_passing::is_packet_socket(std::os::fd::AsFd::as_fd(fd))) => {
+            Ok(Link { peer, ends: Ends::Local { to, from } })
+        }
+        _ => Err(ConnectErrorKind::OtherProtocol("it has not sent two sockets")),
+    }
+}
+
+/// What the system says, with the time and the other side told apart.
+fn system(error: io::Error) -> ConnectErrorKind {
+    use io::ErrorKind::*;
+    match error.kind() {
+        TimedOut => ConnectErrorKind::Timeout,
+        ConnectionReset | ConnectionAborted | BrokenPipe => ConnectErrorKind::Closed,
+        _ => ConnectErrorKind::Io(error),
+    }
+}
+
+/// A connection on which it is being settled who is who.
+struct Line {
+    socket: OwnedFd,
+    deadline: Option<Instant>,
+    keyed: bool,
+}
+
+impl Line {
+    /// Says all of it. That the other side is gone is told when it is heard next: it may have said why.
+    fn say(&self, bytes: &[u8]) -> Result<(), ConnectErrorKind> {
+        let mut gone = 0;
+        while gone < bytes.len() {
+            match socket::try_write(&self.socket, [&bytes[gone..]]) {
+                Ok(written) => gone += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !poll::wait_for_room(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {
+                        return Err(ConnectErrorKind::Timeout);
+                    }
+                }
+                Err(error) => {
+                    return match system(error) {
+                        ConnectErrorKind::Closed => Ok(()),
+                        other => Err(other),
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes behind the next header, with the descriptors.
+    fn hear<const N: usize>(&self, fds: &mut Vec<OwnedFd>) -> Result<[u8; N], ConnectErrorKind> {
+        let mut header = [0; auth::HEADER];
+        self.read(&mut header, fds)?;
+        auth::read_verdict(&header, self.keyed).map_err(|unfit| match unfit {
+            Unfit::Client => ConnectErrorKind::OtherProtocol("it speaks as a client does"),
+            Unfit::OtherProtocol => ConnectErrorKind::OtherProtocol("it speaks differently"),
+            Unfit::Version(version) => ConnectErrorKind::OtherVersion(version),
+            Unfit::Refused(auth::REFUSED_VERSION) => ConnectErrorKind::OtherVersion(header[4]),
+            Unfit::Refused(auth::REFUSED_NO_KEY) => ConnectErrorKind::KeyMissing,
+            Unfit::Refused(auth::REFUSED_KEY) => ConnectErrorKind::KeyUnknown,
+            Unfit::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
+            Unfit::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
+            Unfit::Refused(auth::REFUSED_NO_ROOM) => ConnectErrorKind::Closed,
+            Unfit::Refused(_) => ConnectErrorKind::OtherProtocol("it refuses for an unknown reason"),
+        })?;
+        let mut rest = [0; N];
+        self.read(&mut rest, fds)?;
+        Ok(rest)
+    }
+
+    fn read(&self, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<(), ConnectErrorKind> {
+        let mut got = 0;
+        while got < buffer.len() {
+            match socket::try_read_with_fds(&self.socket, &mut buffer[got..], fds) {
+                Ok(0) => return Err(ConnectErrorKind::Closed),
+                Ok(read) => got += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !poll::wait_for_input(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {
+                        return Err(ConnectErrorKind::Timeout);
+                    }
+                }
+                Err(error) => return Err(system(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For fuzzers: what comes of it when a listener says these bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn hears(bytes: &[u8], keyed: bool) -> bool {
+    let (socket, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    io::Write::write_all(&mut &theirs, bytes).expect("there is room for so few");
+    drop(theirs);
+    let line = Line { socket: socket.into(), deadline: None, keyed };
+    line.hear::<{ auth::ANSWER - auth::HEADER }>(&mut Vec::new()).is_ok()
+        && line.hear::<{ auth::WELCOME - auth::HEADER }>(&mut Vec::new()).is_ok()
+}

@@ -1,0 +1,385 @@
+//! [`Listener`]: where processes that are no relatives come to be connected. [`reception`](super::reception) hears them.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{cmp, fmt};
+
+use multiproc_os::epoll::Epoll;
+use multiproc_os::{poll, socket, socket_file};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::address::Address;
+use super::auth::Key;
+use super::connection::{Connection, Link, Receiver, Sender};
+use super::link_error::{ListenError, ListenErrorKind, Refusal};
+use super::patience::Patience;
+use super::pipe::one_way;
+use super::reception::{House, Reception, Waiting};
+use super::socket_files::Kept;
+use super::wait::Waitable;
+use crate::{Error, handle, log};
+
+/// See [`Listener::max_message`].
+pub(super) const MAX_MESSAGE: u64 = 1 << 30;
+
+/// See [`Listener::handshake_timeout`].
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Where others [`connect`](crate::connect) to: processes of this program or of another, on this machine or, over TCP, anywhere. Python's
+/// `multiprocessing.connection.Listener`.
+///
+/// ```
+/// use multiproc::{Address, Key, Listener, Process, connect};
+///
+/// fn client(address: Address, key: Key) {
+///     let connection = connect::<String, usize>(address, key).unwrap();
+///     connection.send("hello".into()).unwrap();
+///     assert_eq!(connection.recv().unwrap(), 5);
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (address, key) = (Address::unique(), Key::random()?); // or "/run/user/1000/my.socket", or "127.0.0.1:5000".parse::<SocketAddr>()?
+/// let listener = Listener::bind(&address, key.clone())?;
+/// let child = Process::new(client, (address, key)).start()?;
+/// let connection = listener.accept::<usize, String>()?;
+/// connection.send(connection.recv()?.len())?;
+/// child.join()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// **The key.** Both sides prove to each other that they know it, before anything else is read; it does not go over the wire, and what does is of no
+/// use a second time. `None` is for when whoever can reach the address may connect: over a Unix socket its file's mode decides (0600 at first),
+/// with an abstract name only processes of the same user and of root are let in, over TCP it is the whole network. What goes through a connection
+/// is neither encrypted nor signed: who can change what is on its way in the network can take the connection over.
+///
+/// **What comes through it** is read as the type that was asked for, or is an error. The two programs must mean the same types; nothing checks that
+/// but that the bytes fit. Over a Unix socket, handles can be sent, as through a [`pipe`](crate::pipe): files, queues, locks, connections. Over TCP
+/// they are errors at `send`.
+///
+/// **Nobody is delayed.** Any number may connect and say nothing, or slowly: others are accepted meanwhile, and who has not said in 10 seconds what
+/// there is to say has to go. Those who are not let in are told why, and passed over; [`take_refused`](Listener::take_refused) knows of them, and
+/// they are logged as warnings. A machine that vanishes counts as gone after two minutes.
+///
+/// **Several processes** may accept: a listener is cloned, sent as an argument or in a message, or copied by a fork, and each connection goes to
+/// one of them. It is there until the last of them has dropped it; only the socket's file is gone when the process that has made it drops its last
+/// clone or ends. If that process is killed the file stays, and the next one who listens there replaces it.
+///
+/// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when somebody may be there to be accepted;
+/// [`try_accept`](Listener::try_accept) says.
+#[derive(Clone)]
+pub struct Listener {
+    inner: Arc<Inner>,
+    max_message: u64,
+    handshake: Duration,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The socket's file, in the process that has made it. First, so that it goes before the socket is dead: nobody finds a dead one.
+    _file: Option<Kept>,
+    address: Address,
+    house: House,
+    set: Epoll,
+    reception: Mutex<Desk>,
+}
+
+/// Where the guests of this process are heard.
+#[derive(Debug)]
+struct Desk {
+    reception: Reception,
+    /// How many threads are accepting.
+    attending: usize,
+}
+
+impl Listener {
+    /// Listens at `address`, for those who have the same `key`. The socket's file must not be there yet, or be one that nobody listens at any more:
+    /// that is replaced. For TCP, port 0 is one that the system chooses.
+    ///
+    /// # Errors
+    /// [`ListenError`]: somebody else listens there, the file can't be made, this machine has no such address, the key is empty, there are no
+    /// descriptors left (`EMFILE`; it takes four).
+    pub fn bind(address: impl Into<Address>, key: impl Into<Option<Key>>) -> Result<Listener, ListenError> {
+        let address = address.into();
+        Listener::bind_at(address.clone(), key.into())
+            .map_err(|error| ListenError::new(&address, ListenErrorKind::Bind(error)))
+    }
+
+    fn bind_at(mut address: Address, key: Option<Key>) -> io::Result<Listener> {
+        if key.as_ref().is_some_and(|key| key.as_bytes().is_empty()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the key is empty"));
+        }
+        let mut file = None;
+        let listening = match &address {
+            Address::Unix(path) => {
+                // The file has to be found again from another directory.
+                let (socket, made) = socket_file::listen(&std::path::absolute(path)?)?;
+                file = Some(Kept::new(made)?);
+                socket
+            }
+            Address::Abstract(_) | Address::Tcp(_) => socket::listen(address.place())?,
+        };
+        if let Address::Tcp(chosen) = &mut address {
+            *chosen = socket::local_address(&listening)?.unwrap_or(*chosen);
+        }
+        let (to_anteroom, anteroom) = one_way().map_err(|error| match error {
+            Error::Setup { source, .. } => source,
+            other => io::Error::other(other),
+        })?;
+        let parts = Parts { address, key, max_message: MAX_MESSAGE, handshake: HANDSHAKE };
+        Listener::new(parts, listening, (to_anteroom, anteroom), file)
+    }
+
+    fn new(
+        parts: Parts,
+        listening: OwnedFd,
+        (to_anteroom, anteroom): (Sender<Waiting>, Receiver<Waiting>),
+        file: Option<Kept>,
+    ) -> io::Result<Listener> {
+        let Parts { address, key, max_message, handshake } = parts;
+        let tcp = matches!(address, Address::Tcp(_));
+        let same_user = matches!(address, Address::Abstract(_)) && key.is_none();
+        let house = House { listening, key, tcp, same_user, to_anteroom, anteroom };
+        let set = Epoll::new()?;
+        let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0 });
+        Ok(Listener { inner: Arc::new(Inner { address, house, set, reception, _file: file }), max_message, handshake })
+    }
+
+    /// Waits for somebody who connects, and knows the key. The types are what this end sends and what it receives.
+    ///
+    /// # Errors
+    /// `Accept` when there are no descriptors left (`EMFILE`): who has connected stays in line. Those who are not let in are no errors.
+    pub fn accept<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
+        self.accept_with(Patience::Endless)
+    }
+
+    /// As [`accept`](Listener::accept), if somebody is there now.
+    ///
+    /// # Errors
+    /// `Empty` when nobody is, or nobody who has said all there is to say. Otherwise as [`accept`](Listener::accept).
+    pub fn try_accept<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
+        self.accept_with(Patience::None)
+    }
+
+    /// As [`accept`](Listener::accept), but waits no longer than `timeout`.
+    ///
+    /// # Errors
+    /// `Timeout` when nobody has come in time; its text tells of the last one who was not let in. Otherwise as [`accept`](Listener::accept).
+    pub fn accept_timeout<S, R>(&self, timeout: Duration) -> Result<Connection<S, R>, ListenError> {
+        self.accept_with(Patience::of(Some(timeout)))
+    }
+
+    fn accept_with<S, R>(&self, patience: Patience) -> Result<Connection<S, R>, ListenError> {
+        match self.link(patience) {
+            Ok(link) => Ok(Connection::of(link, self.max_message)),
+            Err(kind) => {
+                let last = match kind {
+                    ListenErrorKind::Timeout => self.lock().reception.refusals().back().cloned(),
+                    _ => None,
+                };
+                Err(ListenError { last, ..ListenError::new(&self.inner.address, kind) })
+            }
+        }
+    }
+
+    fn link(&self, patience: Patience) -> Result<Link, ListenErrorKind> {
+        let Inner { house, set, .. } = &*self.inner;
+        let _attending = Attending::begin(self);
+        loop {
+            let mut desk = self.lock();
+            let before = desk.reception.refused();
+            let link = desk.reception.attend(house, set, self.handshake);
+            let deadline = desk.reception.deadline();
+            let refused = desk.reception.refused_since(before);
+            drop(desk);
+            // Not under the lock: the logger is the user's.
+            for refusal in refused {
+                log::event(log::Level::Warn, format_args!("at {}: {refusal}", self.inner.address));
+            }
+            if let Some(link) = link.map_err(ListenErrorKind::Accept)? {
+                return Ok(link);
+            }
+            let until = match (patience.deadline(), deadline) {
+                (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
+                (ours, theirs) => ours.or(theirs),
+            };
+            let come = match patience {
+                Patience::None => false,
+                _ => poll::wait_for_input(set, until).map_err(ListenErrorKind::Accept)?,
+            };
+            if !come && patience.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+                return Err(match patience {
+                    Patience::None => ListenErrorKind::Empty,
+                    _ => ListenErrorKind::Timeout,
+                });
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.inner.reception.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where it listens: as it was told, and for TCP with the port that the system has chosen.
+    pub fn local_address(&self) -> &Address {
+        &self.inner.address
+    }
+
+    /// How many bytes a message may have that comes through a connection that is accepted here; a longer one is an error, and gone. 1 GiB at first, as
+    /// it is for those that [`connect`](crate::connect) makes. See [`Connection::set_max_message`] for one connection.
+    pub fn max_message(&self) -> u64 {
+        self.max_message
+    }
+
+    /// Sets [`max_message`](Listener::max_message) for what is accepted by this handle.
+    pub fn set_max_message(&mut self, bytes: u64) {
+        self.max_message = bytes;
+    }
+
+    /// How long one may take who has connected, until it has said all there is to say. 10 seconds at first. The time counts while somebody accepts.
+    pub fn handshake_timeout(&self) -> Duration {
+        self.handshake
+    }
+
+    /// Sets [`handshake_timeout`](Listener::handshake_timeout) for those who are taken in by this handle.
+    pub fn set_handshake_timeout(&mut self, timeout: Duration) {
+        self.handshake = timeout;
+    }
+
+    /// Those who were not let in, by whatever clone of this listener in this process, since this was called last; the last 64 of them, the oldest
+    /// first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use multiproc::{Address, Key, Listener, RefusalReason, connect};
+    ///
+    /// let address = Address::unique();
+    /// let listener = Listener::bind(&address, Key::new("right"))?;
+    /// let client = std::thread::spawn(move || connect::<u8, u8>(address, Key::new("wrong")));
+    /// while listener.take_refused().iter().all(|refusal| refusal.reason() != RefusalReason::WrongKey) {
+    ///     let _ = listener.accept_timeout::<u8, u8>(Duration::from_millis(10));
+    /// }
+    /// assert!(client.join().unwrap().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_refused(&self) -> Vec<Refusal> {
+        self.lock().reception.take_refusals().into()
+    }
+
+    fn look(&self) -> io::Result<bool> {
+        self.lock().reception.look(&self.inner.house, &self.inner.set, self.handshake)
+    }
+
+    /// Leaves those who are not through to whoever accepts next, unless somebody here does.
+    fn leave(&self, desk: &mut Desk) {
+        if desk.attending == 0 {
+            desk.reception.leave(&self.inner.house, &self.inner.set);
+        }
+    }
+}
+
+/// A thread that accepts.
+struct Attending<'a>(&'a Listener);
+
+impl Attending<'_> {
+    fn begin(listener: &Listener) -> Attending<'_> {
+        listener.lock().attending += 1;
+        Attending(listener)
+    }
+}
+
+impl Drop for Attending<'_> {
+    fn drop(&mut self) {
+        let mut desk = self.0.lock();
+        desk.attending -= 1;
+        self.0.leave(&mut desk);
+    }
+}
+
+/// That of a set of epoll(7), to be polled and not to be used otherwise.
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.set.as_fd()
+    }
+}
+
+/// Ready when [`try_accept`](Listener::try_accept) will give a connection, unless another thread or process is quicker.
+impl Waitable for Listener {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn ready(&self) -> io::Result<bool> {
+        self.look()
+    }
+
+    fn woken(&self) -> io::Result<bool> {
+        self.look()
+    }
+
+    fn finished(&self) {
+        self.leave(&mut self.lock());
+    }
+}
+
+/// With the descriptor's number.
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listener(fd {}, at {})", self.inner.house.listening.as_raw_fd(), self.inner.address)
+    }
+}
+
+/// What a listener is besides its descriptors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Parts {
+    address: Address,
+    key: Option<Key>,
+    max_message: u64,
+    handshake: Duration,
+}
+
+#[derive(Serialize)]
+#[serde(rename = "Listener")]
+struct Leaving<'a> {
+    parts: Parts,
+    #[serde(serialize_with = "handle::serialize")]
+    listening: BorrowedFd<'a>,
+    to_anteroom: &'a Sender<Waiting>,
+    anteroom: &'a Receiver<Waiting>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename = "Listener")]
+struct Arriving {
+    parts: Parts,
+    #[serde(deserialize_with = "handle::deserialize")]
+    listening: OwnedFd,
+    to_anteroom: Sender<Waiting>,
+    anteroom: Receiver<Waiting>,
+}
+
+/// For another process of this program, as [`Handle`](crate::Handle) is. The key goes with it.
+impl Serialize for Listener {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Inner { address, house, .. } = &*self.inner;
+        let (address, key) = (address.clone(), house.key.clone());
+        let parts = Parts { address, key, max_message: self.max_message, handshake: self.handshake };
+        let (to_anteroom, anteroom) = (&house.to_anteroom, &house.anteroom);
+        Leaving { parts, listening: house.listening.as_fd(), to_anteroom, anteroom }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listener {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listener, D::Error> {
+        let Arriving { parts, listening, to_anteroom, anteroom } = Arriving::deserialize(deserializer)?;
+        if !socket::is_listening(&listening) {
+            return Err(D::Error::custom("this is no listener"));
+        }
+        Listener::new(parts, listening, (to_anteroom, anteroom), None).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,574 @@
+//! Those who have connected to a listener and are not through yet: each says what there is to say at its own pace, and none waits for another.
+//! [CONNECTION.md](CONNECTION.md) has the protocol.
+//!
+//! All of them are in one set of epoll(7), beside the socket that listens. Nothing here waits. Whoever leaves puts those who are not through into
+//! a pipe, the anteroom, which all processes that share the listener have; the next who accepts, in whatever process, goes on with them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::{fd_passing, rendezvous, socket, threads};
+use serde::{Deserialize, Serialize};
+
+use super::address::Peer;
+use super::auth::{self, GO_ON, HELLO, Key, MAC, NAME, PROOF, Role, SECOND, Said, Transcript};
+use super::connection::{Ends, Link, Receiver, Sender};
+use super::link_error::{Refusal, RefusalReason};
+use crate::Handle;
+
+/// How many may be in the middle of it in one process; one more, and the first has to go.
+const MOST: usize = 128;
+
+/// How many refusals are kept until somebody asks.
+const REFUSALS: usize = 64;
+
+/// In the set.
+const LISTENING: u64 = 0;
+const ANTEROOM: u64 = 1;
+
+/// What a listener is to those who come.
+#[derive(Debug)]
+pub(super) struct House {
+    pub(super) listening: OwnedFd,
+    pub(super) key: Option<Key>,
+    /// It is over TCP, so a connection is made of two.
+    pub(super) tcp: bool,
+    /// Without a key, others than this user and root are not let in.
+    pub(super) same_user: bool,
+    pub(super) to_anteroom: Sender<Waiting>,
+    pub(super) anteroom: Receiver<Waiting>,
+}
+
+/// How far one has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Stage {
+    /// It has to say what it wants.
+    Hello,
+    /// It has to prove that it knows the key.
+    Proof(Transcript),
+    /// Its second connection is to be brought to the place of this name.
+    Second { transcript: Transcript, name: [u8; NAME] },
+}
+
+/// One who is not through, on the way from one process to another.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Waiting {
+    socket: Handle<OwnedFd>,
+    place: Option<Handle<OwnedFd>>,
+    peer: Peer,
+    stage: Stage,
+    said: Vec<u8>,
+    /// How long it still has. In the anteroom nobody hears it, so there the time stands still.
+    left: Duration,
+}
+
+/// One who is not through.
+#[derive(Debug)]
+struct Guest {
+    socket: OwnedFd,
+    /// Where its second connection is brought to.
+    place: Option<OwnedFd>,
+    peer: Peer,
+    stage: Stage,
+    /// What it has said of what it has to say at this stage.
+    said: Vec<u8>,
+    deadline: Instant,
+}
+
+/// What has come of hearing somebody.
+enum Heard {
+    /// It has more to say.
+    More(Guest),
+    Through(Link),
+    /// It is none of ours any more: it has been handed over, or has left without a word.
+    Nothing,
+    /// It is not let in, and has been told so, if it is one who understands.
+    Refused(Peer, RefusalReason),
+}
+
+/// The guests of one process.
+#[derive(Debug)]
+pub(super) struct Reception {
+    guests: BTreeMap<u64, Guest>,
+    next: u64,
+    /// Those who are through and have not been accepted.
+    through: VecDeque<Link>,
+    refusals: VecDeque<Refusal>,
+    /// How many there were in all.
+    refused: u64,
+    /// The process whose guests these are. A copy of it has none.
+    process: i32,
+}
+
+impl Reception {
+    /// The guests of `house` that are in `set`, which is empty.
+    pub(super) fn open(house: &House, set: &Epoll) -> io::Result<Reception> {
+        watch(house, set)?;
+        let process = threads::getpid();
+        let (guests, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        Ok(Reception { guests, next: 2, through, refusals, refused: 0, process })
+    }
+
+    /// Hears those who have said something, and whoever is next in line, until one is through or there is nothing to hear. Those who have had
+    /// `patience` for it and are not through have to go.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, when not even those who wait can be sent away to make room; `ENOMEM`.
+    pub(super) fn attend(&mut self, house: &House, set: &Epoll, patience: Duration) -> io::Result<Option<Link>> {
+        if self.process != threads::getpid() {
+            // A copy made by fork(2). The set is still the other's.
+            set.renew()?;
+            *self = Reception { refused: self.refused, ..Reception::open(house, set)? };
+        }
+        while self.through.is_empty() {
+            self.send_away_the_late(set);
+            let ready = set.ready()?;
+            if ready.is_empty() {
+                return Ok(None);
+            }
+            for key in ready {
+                match key {
+                    LISTENING => self.take_next(house, set, patience)?,
+                    ANTEROOM => self.take_back(house, set)?,
+                    guest => self.hear(house, set, guest)?,
+                }
+                // The others have their turn with the next who accepts.
+                if !self.through.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok(self.through.pop_front())
+    }
+
+    /// As [`attend`](Reception::attend), but leaves him who is through, and says whether there is one.
+    pub(super) fn look(&mut self, house: &House, set: &Epoll, patience: Duration) -> io::Result<bool> {
+        let link = self.attend(house, set, patience)?;
+        self.through.extend(link);
+        Ok(!self.through.is_empty())
+    }
+
+    /// When the first of those who wait has to go.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.guests.values().map(|guest| guest.deadline).min()
+    }
+
+    /// Leaves those who are not through to whoever accepts next.
+    pub(super) fn leave(&mut self, house: &House, set: &Epoll) {
+        if self.process != threads::getpid() {
+            return;
+        }
+        let now = Instant::now();
+        for (_, guest) in std::mem::take(&mut self.guests) {
+            guest.remove_from(set);
+            let Guest { socket, place, peer, stage, said, deadline } = guest;
+            let left = deadline.saturating_duration_since(now);
+            let waiting = Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left };
+            if let Err(error) = house.to_anteroom.try_send(waiting) {
+                // It is full, or there are no descriptors.
+                self.refuse(error.into_inner().peer, RefusalReason::Crowded);
+            }
+        }
+    }
+
+    /// Takes what has been refused since this was asked last.
+    pub(super) fn take_refusals(&mut self) -> VecDeque<Refusal> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    pub(super) fn refusals(&self) -> &VecDeque<Refusal> {
+        &self.refusals
+    }
+
+    /// How many have been refused so far.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Those who have been refused since there were so many.
+    pub(super) fn refused_since(&self, before: u64) -> Vec<Refusal> {
+        let new = usize::try_from(self.refused - before).map_or(0, |new| new.min(self.refusals.len()));
+        self.refusals.iter().skip(self.refusals.len() - new).cloned().collect()
+    }
+
+    fn refuse(&mut self, peer: Peer, reason: RefusalReason) {
+        self.refused += 1;
+        if self.refusals.len() == REFUSALS {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(Refusal { peer, reason });
+    }
+
+    /// Whoever has been there the longest makes room. False if there is nobody.
+    fn make_room(&mut self, set: &Epoll) -> bool {
+        let Some((_, guest)) = self.guests.pop_first() else { return false };
+        guest.remove_from(set);
+        self.refuse(guest.peer, RefusalReason::Crowded);
+        true
+    }
+
+    fn send_away_the_late(&mut self, set: &Epoll) {
+        let now = Instant::now();
+        let late: Vec<u64> =
+            self.guests.iter().filter(|(_, guest)| guest.deadline <= now).map(|(number, _)| *number).collect();
+        for number in late {
+            if let Some(guest) = self.guests.remove(&number) {
+                guest.remove_from(set);
+                self.refuse(guest.peer, RefusalReason::Silent);
+            }
+        }
+    }
+
+    /// Takes whoever is next in line, if there is one.
+    fn take_next(&mut self, house: &House, set: &Epoll, patience: Duration) -> io::Result<()> {
+        let (socket, address) = loop {
+            match socket::try_accept(&house.listening) {
+                Ok(Some(accepted)) => break accepted,
+                Ok(None) => return Ok(()),
+                Err(error) if is_full(&error) && self.make_room(set) => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let now = Instant::now();
+        let deadline = now.checked_add(patience).unwrap_or(now + Duration::from_secs(1 << 30));
+        let stage = Stage::Hello;
+        let Ok((peer, stranger)) = house.who_is(&socket, address) else { return Ok(()) };
+        if let Some(user) = stranger {
+            say(&socket, &auth::verdict(auth::REFUSED_USER, house.key.is_some()));
+            self.refuse(peer, RefusalReason::OtherUser(user));
+            return Ok(());
+        }
+        self.settle(house, set, Guest { socket, place: None, peer, stage, said: Vec::new(), deadline })
+    }
+
+    /// Takes one whom somebody else has left.
+    fn take_back(&mut self, house: &House, set: &Epoll) -> io::Result<()> {
+        let waiting = loop {
+            match house.anteroom.try_recv() {
+                Ok(waiting) => break waiting,
+                Err(error) => match error.kind {
+                    super::error::RecvErrorKind::Io(error) if is_full(&error) && self.make_room(set) => {}
+                    super::error::RecvErrorKind::Io(error) => return Err(error),
+                    // Somebody was quicker, or it is lost.
+                    _ => return Ok(()),
+                },
+            }
+        };
+        let Waiting { socket, place, peer, stage, said, left } = waiting;
+        let now = Instant::now();
+        let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
+        let (socket, place) = (socket.into_inner(), place.map(Handle::into_inner));
+        self.settle(house, set, Guest { socket, place, peer, stage, said, deadline })
+    }
+
+    /// Makes `guest` one of those who are heard, and hears it.
+    fn settle(&mut self, house: &House, set: &Epoll, guest: Guest) -> io::Result<()> {
+        if self.guests.len() >= MOST {
+            self.make_room(set);
+        }
+        let number = self.next;
+        self.next += 1;
+        // It may have said all there is to say.
+        if let Some(guest) = self.come_to_terms(guest.hear(house)) {
+            guest.add_to(set, number)?;
+            self.guests.insert(number, guest);
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, house: &House, set: &Epoll, number: u64) -> io::Result<()> {
+        // It may have gone since.
+        let Some(guest) = self.guests.remove(&number) else { return Ok(()) };
+        // Whoever closes a socket of the set takes it out before.
+        guest.remove_from(set);
+        if let Some(guest) = self.come_to_terms(guest.hear(house)) {
+            guest.add_to(set, number)?;
+            self.guests.insert(number, guest);
+        }
+        Ok(())
+    }
+
+    /// Gives back him who has more to say.
+    fn come_to_terms(&mut self, heard: Heard) -> Option<Guest> {
+        match heard {
+            Heard::More(guest) => return Some(guest),
+            Heard::Through(link) => self.through.push_back(link),
+            Heard::Nothing => {}
+            Heard::Refused(peer, reason) => self.refuse(peer, reason),
+        }
+        None
+    }
+}
+
+fn watch(house: &House, set: &Epoll) -> io::Result<()> {
+    set.add(&house.listening, LISTENING, Often::Always)?;
+    set.add(&house.anteroom, ANTEROOM, Often::Always)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+/// Says something short. Who does not hear it is gone, or has let his line run full by not listening.
+fn say<const N: usize>(socket: &OwnedFd, bytes: &[u8; N]) -> bool {
+    socket::try_write(socket, [&bytes[..]]).is_ok_and(|written| written == N)
+}
+
+impl House {
+    /// Who has connected, and what user that is if it is one who must not.
+    fn who_is(&self, socket: &OwnedFd, address: Option<SocketAddr>) -> io::Result<(Peer, Option<u32>)> {
+        if let Some(address) = address {
+            socket::prepare_tcp(socket)?;
+            return Ok((Peer::Address(address), None));
+        }
+        let (pid, user) = socket::peer_process(socket)?;
+        let is_ours = user == socket::own_user() || user == 0;
+        Ok((Peer::process(pid), (self.same_user && !is_ours).then_some(user)))
+    }
+}
+
+impl Guest {
+    fn add_to(&self, set: &Epoll, number: u64) -> io::Result<()> {
+        set.add(&self.socket, number, Often::Always)?;
+        match &self.place {
+            Some(place) => set.add(place, number, Often::Always).inspect_err(|_| drop(set.remove(&self.socket))),
+            None => Ok(()),
+        }
+    }
+
+    fn remove_from(&self, set: &Epoll) {
+        let _ = set.remove(&self.socket);
+        if let Some(place) = &self.place {
+            let _ = set.remove(place);
+        }
+    }
+
+    /// Hears what it has said, and answers.
+    fn hear(mut self, house: &House) -> Heard {
+        loop {
+            let step = match &self.stage {
+                Stage::Hello => self.hear_hello(house),
+                Stage::Proof(transcript) => {
+                    let transcript = transcript.clone();
+                    match self.read(PROOF) {
+                        Ok(true) => return self.hear_proof(house, transcript),
+                        Ok(false) => Ok(Step::Wait),
+                        Err(reason) => Err(reason),
+                    }
+                }
+                Stage::Second { transcript, name } => {
+                    let (transcript, name) = (transcript.clone(), *name);
+                    match self.look_for_second(house, &transcript, &name) {
+                        Ok(Some(second)) => {
+                            say(&second, &auth::verdict(GO_ON, house.key.is_some()));
+                            let ends = Ends::Tcp { to: second, from: self.socket };
+                            return Heard::Through(Link { peer: self.peer, ends });
+                        }
+                        Ok(None) => Ok(Step::Wait),
+                        Err(reason) => Err(reason),
+                    }
+                }
+            };
+            match step {
+                Ok(Step::GoOn) => {}
+                Ok(Step::Wait) => return Heard::More(self),
+                Ok(Step::HandedOver) => return Heard::Nothing,
+                // One who looks whether anybody is here, say.
+                Err(RefusalReason::Gone) if self.stage == Stage::Hello && self.said.is_empty() => {
+                    return Heard::Nothing;
+                }
+                Err(reason) => return self.refuse(house, reason),
+            }
+        }
+    }
+
+    fn refuse(self, house: &House, reason: RefusalReason) -> Heard {
+        let word = match reason {
+            RefusalReason::OtherVersion(_) => Some(auth::REFUSED_VERSION),
+            RefusalReason::NoKey => Some(auth::REFUSED_NO_KEY),
+            RefusalReason::UnknownKey => Some(auth::REFUSED_KEY),
+            RefusalReason::WrongKey => Some(auth::REFUSED_WRONG_KEY),
+            RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_ROOM),
+            _ => None,
+        };
+        if let Some(word) = word {
+            say(&self.socket, &auth::verdict(word, house.key.is_some()));
+            // What is closed with something unread in it takes back what was said last.
+            let _ = socket::try_read(&self.socket, &mut [0; 256]);
+        }
+        Heard::Refused(self.peer, reason)
+    }
+
+    /// Reads what is missing of so many bytes, and never more; true if they are there.
+    fn read(&mut self, len: usize) -> Result<bool, RefusalReason> {
+        let mut buffer = [0; SECOND];
+        while self.said.len() < len {
+            match socket::try_read(&self.socket, &mut buffer[..len - self.said.len()]) {
+                Ok(0) => return Err(RefusalReason::Gone),
+                Ok(read) => self.said.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(_) => return Err(RefusalReason::Gone),
+            }
+        }
+        Ok(true)
+    }
+
+    fn hear_hello(&mut self, house: &House) -> Result<Step, RefusalReason> {
+        let keyed = house.key.is_some();
+        match auth::read_said(&self.said, keyed)? {
+            Said::More(len) => {
+                let whole = self.read(len)?;
+                // What it is is told by the first bytes already.
+                auth::read_said(&self.said, keyed)?;
+                Ok(if whole { Step::GoOn } else { Step::Wait })
+            }
+            Said::Hello(client) => {
+                let listener = auth::random().map_err(|_| RefusalReason::NoDescriptors)?;
+                if !say(&self.socket, &auth::answer(keyed, &listener)) {
+                    return Err(RefusalReason::Gone);
+                }
+                self.said.clear();
+                self.stage = Stage::Proof(Transcript { client, listener });
+                Ok(Step::GoOn)
+            }
+            Said::Second(name) if house.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
+                Ok(()) => Ok(Step::HandedOver),
+                Err(error) if is_full(&error) => Err(RefusalReason::NoDescriptors),
+                // Whoever it was to be brought to has let go of the first connection.
+                Err(_) => Err(RefusalReason::Gone),
+            },
+            Said::Second(_) => Err(RefusalReason::OtherProtocol),
+        }
+    }
+
+    /// Lets it in, or sends it away.
+    fn hear_proof(mut self, house: &House, transcript: Transcript) -> Heard {
+        let key = house.key.as_ref();
+        if !transcript.is_proof(key, Role::Client, &[0; NAME], &self.said) {
+            return self.refuse(house, RefusalReason::WrongKey);
+        }
+        self.said.clear();
+        let welcome = |name: &[u8; NAME]| {
+            let proof: [u8; MAC] = transcript.prove(key, Role::Listener, name);
+            auth::welcome(key.is_some(), name, &proof)
+        };
+        if house.tcp {
+            let made = auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&place(&name))?)));
+            let Ok((name, place)) = made else { return self.refuse(house, RefusalReason::NoDescriptors) };
+            if !say(&self.socket, &welcome(&name)) {
+                return Heard::Refused(self.peer, RefusalReason::Gone);
+            }
+            self.place = Some(place);
+            self.stage = Stage::Second { transcript, name };
+            return self.hear(house);
+        }
+        // As `pipe` makes them: two directions.
+        let pairs = fd_passing::pair().and_then(|there| Ok((there, fd_passing::pair()?)));
+        let Ok(((to, theirs_from), (theirs_to, from))) = pairs else {
+            return self.refuse(house, RefusalReason::NoDescriptors);
+        };
+        use std::os::fd::AsFd;
+        let fds = [theirs_to.as_fd(), theirs_from.as_fd()];
+        match fd_passing::try_send_with_fds(&self.socket, &[&welcome(&[0; NAME])], &fds) {
+            Ok(()) => Heard::Through(Link { peer: self.peer, ends: Ends::Local { to, from } }),
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                self.refuse(house, RefusalReason::NoDescriptors)
+            }
+            Err(_) => Heard::Refused(self.peer, RefusalReason::Gone),
+        }
+    }
+
+    /// The second connection, if it has been brought.
+    fn look_for_second(
+        &mut self,
+        house: &House,
+        transcript: &Transcript,
+        name: &[u8; NAME],
+    ) -> Result<Option<OwnedFd>, RefusalReason> {
+        let key = house.key.as_ref();
+        let place = self.place.as_ref().ok_or(RefusalReason::Gone)?;
+        loop {
+            let (mut said, mut fds) = ([0; SECOND], Vec::new());
+            match socket::try_read_with_fds(place, &mut said, &mut fds) {
+                Ok(len) => {
+                    // Anybody on this machine may bring something.
+                    let proof = auth::read_second(&said[..len], key.is_some(), name);
+                    let is_proof = proof.is_some_and(|proof| transcript.is_proof(key, Role::SecondHalf, name, &proof));
+                    match fds.pop() {
+                        Some(second) if is_proof && socket::is_internet_stream(&second) => return Ok(Some(second)),
+                        _ => {}
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return Err(RefusalReason::NoDescriptors),
+            }
+        }
+        match socket::has_input(&self.socket) {
+            Ok(Some(false)) => Ok(None),
+            // It has nothing more to say here until it has been told that all is well.
+            Ok(Some(true)) => Err(RefusalReason::OtherProtocol),
+            Ok(None) | Err(_) => Err(RefusalReason::Gone),
+        }
+    }
+}
+
+/// What comes next for somebody.
+enum Step {
+    GoOn,
+    Wait,
+    HandedOver,
+}
+
+/// The abstract name of the place that goes by `name`.
+fn place(name: &[u8; NAME]) -> Vec<u8> {
+    let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("multiproc/second/{hex}").into_bytes()
+}
+
+const _: () = assert!(HELLO <= SECOND && PROOF <= SECOND, "the buffer has room for the longest of them");
+
+/// For fuzzers: whether one who says these bytes has been let in. After the first [`HELLO`] bytes the right proof is said for it, if it says so.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
+    let key = keyed.then(|| Key::new("key"));
+    let (to_anteroom, anteroom) = crate::one_way().expect("a pipe");
+    let (listening, _) = fd_passing::pair().expect("a socket pair");
+    let house = House { listening, key: key.clone(), tcp: false, same_user: false, to_anteroom, anteroom };
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    let (first, rest) = bytes.split_at(if proves { bytes.len().min(HELLO) } else { bytes.len() });
+    let write = |bytes: &[u8]| io::Write::write_all(&mut &theirs, bytes);
+    write(first).expect("there is room for so few");
+    let guest = Guest {
+        socket: ours.into(),
+        place: None,
+        peer: Peer::Pipe,
+        stage: Stage::Hello,
+        said: Vec::new(),
+        deadline: Instant::now(),
+    };
+    let mut heard = guest.hear(&house);
+    if let Heard::More(guest) = heard {
+        assert!(guest.said.len() < SECOND, "no more is kept than there is to say");
+        if let Stage::Proof(transcript) = &guest.stage
+            && proves
+        {
+            write(&transcript.prove(key.as_ref(), Role::Client, &[0; NAME])).expect("there is room");
+        }
+        // It may be refused already.
+        let _ = write(rest);
+        heard = guest.hear(&house);
+    }
+    match heard {
+        Heard::Through(link) => {
+            assert!(proves, "nobody is let in without a proof");
+            assert!(matches!(link.ends, Ends::Local { .. }));
+            true
+        }
+        Heard::More(_) | Heard::Nothing | Heard::Refused(..) => false,
+    }
+}

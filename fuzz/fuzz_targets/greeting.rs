@@ -1,0 +1,7 @@
+//! What a client or a listener says before the first message: `channel/auth.rs`, `reception.rs`, `connect.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    multiproc::fuzzing::parser("greeting")(data);
+});
