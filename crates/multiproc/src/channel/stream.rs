@@ -449,9 +449,13 @@ pub(crate) fn frames(messages: &[(u8, &[u8])]) -> Vec<u8> {
     messages.iter().flat_map(frame).collect()
 }
 
-/// For fuzzers: what comes of these bytes, that is messages, lengths of messages that are too long, and whether the end came between two of them.
+/// For fuzzers: a message, or the length of one that is too long.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Result<(u8, Vec<u8>), u64>>, bool) {
+pub(crate) type Read = Result<(u8, Vec<u8>), u64>;
+
+/// For fuzzers: what comes of these bytes, and whether the end came between two messages.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
     io::Write::write_all(&mut &theirs, bytes).expect("there is room for so few");
     drop(theirs);
