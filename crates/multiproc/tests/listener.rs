@@ -1,0 +1,559 @@
+//! Listeners, and who connects to them: over Unix and TCP sockets, with and without a key, and what comes of it when one of the two does not
+//! keep to the protocol, or dies.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use common::{Ends, LONG, Scratch, for_each_method, sleep_long};
+use multiproc::{
+    Address, ConnectErrorKind, Connection, Handle, Key, ListenErrorKind, Listener, Process, Queue, RecvErrorKind,
+    Refusal, RefusalReason, StartMethod, connect, connect_timeout, wait,
+};
+
+/// The bytes of the protocol, see CONNECTION.md.
+const HEADER: usize = 8;
+const ANSWER: usize = 40;
+
+fn key() -> Key {
+    Key::new("a key")
+}
+
+fn local() -> Address {
+    Address::Tcp("127.0.0.1:0".parse().unwrap())
+}
+
+/// Sets the soft limit of open files of this process, and gives the one before.
+fn set_limit(soft: u64) -> u64 {
+    // SAFETY: the structures are ours.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        let before = limit.rlim_cur;
+        limit.rlim_cur = soft.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+        before
+    }
+}
+
+fn client(address: Address, key: Option<Key>) {
+    let connection = connect::<String, usize>(address, key).unwrap();
+    connection.send("hello".into()).unwrap();
+    assert_eq!(connection.recv().unwrap(), 5);
+    assert!(connection.recv().unwrap_err().is_disconnected());
+}
+
+/// A client in another process, at a listener there.
+fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
+    let listener = Listener::bind(address, key.clone()).unwrap();
+    let arguments = (listener.local_address().clone(), key);
+    let child = Ends(Process::new(client, arguments).start_method(method).start().unwrap());
+    let connection = listener.accept_timeout::<usize, String>(LONG).unwrap();
+    connection.send(connection.recv().unwrap().len()).unwrap();
+    drop(connection);
+    let status = child.wait_timeout(LONG).unwrap().expect("it hangs");
+    assert!(status.success(), "{status}");
+    assert_eq!(listener.take_refused(), []);
+}
+
+fn serve(listener: Listener) {
+    while let Ok(connection) = listener.accept::<u32, u32>() {
+        let _ = connection.recv().map(|number| connection.send(number + 1));
+    }
+}
+
+for_each_method! {
+    fn at_a_path(method) {
+        let scratch = Scratch::new();
+        let path = scratch.path("socket");
+        for key in [None, Some(key())] {
+            meets(method, &path.as_str().into(), key);
+            assert!(!std::path::Path::new(&path).exists(), "it went with the listener");
+        }
+    }
+
+    fn at_an_abstract_name(method) {
+        for key in [None, Some(key())] {
+            meets(method, &Address::unique(), key);
+        }
+    }
+
+    fn over_tcp(method) {
+        for key in [None, Some(key())] {
+            meets(method, &local(), key);
+        }
+    }
+
+    fn over_tcp_of_version_6(method) {
+        let address: SocketAddr = "[::1]:0".parse().unwrap();
+        // Not every machine has it.
+        if std::net::TcpListener::bind(address).is_ok() {
+            meets(method, &address.into(), Some(key()));
+        }
+    }
+
+    fn of_several_who_accept_one_is_killed(method) {
+        for address in [Address::unique(), local()] {
+            let listener = Listener::bind(&address, key()).unwrap();
+            let address = listener.local_address().clone();
+            let [killed, _other] =
+                [0; 2].map(|_| Ends(Process::new(serve, (listener.clone(),)).start_method(method).start().unwrap()));
+            let ask = |number| {
+                let connection = connect::<u32, u32>(&address, key())?;
+                connection.send(number)?;
+                Ok::<u32, multiproc::Error>(connection.recv()?)
+            };
+            for number in 0..20 {
+                assert_eq!(ask(number).unwrap(), number + 1);
+            }
+            killed.kill().unwrap();
+            killed.wait_timeout(LONG).unwrap().expect("it hangs");
+            for number in 0..20 {
+                assert_eq!(ask(number).unwrap(), number + 1);
+            }
+        }
+    }
+
+    fn copies_leave_the_file_alone(method) {
+        fn holder(listener: Listener) {
+            assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+        }
+        let scratch = Scratch::new();
+        let path = scratch.path("socket");
+        let listener = Listener::bind(path.as_str(), None).unwrap();
+        let child = Process::new(holder, (listener.clone(),)).start_method(method).start().unwrap();
+        child.join().unwrap();
+        assert!(std::path::Path::new(&path).exists());
+        drop(listener);
+        assert!(!std::path::Path::new(&path).exists());
+    }
+}
+
+/// What both sides say when a client comes with one key and the listener has the other.
+fn meet(address: &Address, theirs: Option<Key>, ours: Option<Key>) -> (ConnectErrorKind, RefusalReason) {
+    let listener = Listener::bind(address, ours).unwrap();
+    let address = listener.local_address().clone();
+    let client = std::thread::spawn(move || connect_timeout::<u8, u8>(address, theirs, LONG));
+    let refusal = refused(&listener);
+    let error = client.join().unwrap().unwrap_err();
+    let multiproc_error: multiproc::Error = connect::<u8, u8>(Address::unique(), None).unwrap_err().into();
+    assert!(matches!(multiproc_error, multiproc::Error::Connect(_)), "{multiproc_error}");
+    let reason = refusal.reason();
+    match error {
+        error if error.is_absent() => panic!("{error}"),
+        error => (into_kind(error), reason),
+    }
+}
+
+fn into_kind(error: multiproc::ConnectError) -> ConnectErrorKind {
+    match error.kind() {
+        ConnectErrorKind::WrongKey => ConnectErrorKind::WrongKey,
+        ConnectErrorKind::KeyMissing => ConnectErrorKind::KeyMissing,
+        ConnectErrorKind::KeyUnknown => ConnectErrorKind::KeyUnknown,
+        other => panic!("{other}"),
+    }
+}
+
+/// The next who is not let in.
+fn refused(listener: &Listener) -> Refusal {
+    let begun = Instant::now();
+    loop {
+        if let Some(refusal) = listener.take_refused().pop() {
+            return refusal;
+        }
+        assert!(begun.elapsed() < LONG, "nobody was refused");
+        let accepted = listener.accept_timeout::<u8, u8>(Duration::from_millis(10));
+        assert!(accepted.is_err_and(|error| error.is_empty()));
+    }
+}
+
+#[multiproc::test]
+fn with_another_key_nobody_is_let_in_and_both_are_told() {
+    for address in [Address::unique(), local()] {
+        let other = || Some(Key::new("another"));
+        let (client, listener) = meet(&address, other(), Some(key()));
+        assert!(matches!(client, ConnectErrorKind::WrongKey) && listener == RefusalReason::WrongKey);
+        let (client, listener) = meet(&address, None, Some(key()));
+        assert!(matches!(client, ConnectErrorKind::KeyMissing) && listener == RefusalReason::NoKey);
+        let (client, listener) = meet(&address, other(), None);
+        assert!(matches!(client, ConnectErrorKind::KeyUnknown) && listener == RefusalReason::UnknownKey);
+    }
+}
+
+#[multiproc::test]
+fn an_empty_key_is_an_error() {
+    let error = Listener::bind(Address::unique(), Key::new("")).unwrap_err();
+    assert!(error.to_string().ends_with("the key is empty"), "{error}");
+    let error = connect::<u8, u8>(Address::unique(), Key::new("")).unwrap_err();
+    assert!(error.to_string().ends_with("the key is empty"), "{error}");
+}
+
+/// Somebody who connects without this library.
+fn raw(listener: &Listener) -> UnixStream {
+    let Address::Abstract(name) = listener.local_address() else { panic!("it has a name") };
+    let stream = UnixStream::connect_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+fn hello(keyed: bool) -> Vec<u8> {
+    [&b"mpcl\x01\x01"[..], &[u8::from(keyed), 0], &[7; 32]].concat()
+}
+
+/// Somebody who knows the key comes through, however many others are in the middle of it.
+fn is_open(listener: &Listener) {
+    let address = listener.local_address().clone();
+    let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
+    let connection = listener.accept_timeout::<u8, u8>(LONG).unwrap();
+    connection.send(1).unwrap();
+    assert_eq!(client.join().unwrap().recv().unwrap(), 1);
+}
+
+#[multiproc::test]
+fn other_protocols_and_versions_are_refused() {
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    for said in
+        [&b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"\x16\x03\x01\x02\0\x01\0", b"mpls\x01\0\x01\0", b"m?"]
+    {
+        let mut stream = raw(&listener);
+        stream.write_all(said).unwrap();
+        assert_eq!(refused(&listener).reason(), RefusalReason::OtherProtocol);
+        // To be closed with something unread counts as a reset.
+        assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)));
+    }
+    let mut stream = raw(&listener);
+    stream.write_all(b"mpcl\x09\x01\x01\0").unwrap();
+    assert_eq!(refused(&listener).reason(), RefusalReason::OtherVersion(9));
+    let mut answer = [0; HEADER];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"mpls\x01\x01\x01\0");
+    is_open(&listener);
+}
+
+#[multiproc::test]
+fn who_is_no_listener_is_told_apart() {
+    for (said, text) in [
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it speaks differently"),
+        (b"mpls\x09\0\x01\0", "the listener speaks version 9"),
+        (b"mpls\x01\0", "has closed the connection"),
+        (b"", "has closed the connection"),
+    ] {
+        let address = Address::unique();
+        let Address::Abstract(name) = &address else { panic!("it has a name") };
+        let listener = UnixListener::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 40]).unwrap();
+            stream.write_all(said).unwrap();
+        });
+        let error = connect_timeout::<u8, u8>(address, key(), LONG).unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+        server.join().unwrap();
+    }
+}
+
+/// One who says to a client what it has said itself has not proved anything.
+#[multiproc::test]
+fn reflection_and_replay_prove_nothing() {
+    let address = Address::unique();
+    let Address::Abstract(name) = &address else { panic!("it has a name") };
+    let impostor = UnixListener::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = impostor.accept().unwrap();
+        let (mut hello, mut proof) = ([0; 40], [0; 32]);
+        stream.read_exact(&mut hello).unwrap();
+        stream.write_all(&[&b"mpls\x01\0\x01\0"[..], &hello[HEADER..]].concat()).unwrap();
+        stream.read_exact(&mut proof).unwrap();
+        stream.write_all(&[&b"mpls\x01\0\x01\0"[..], &[0; 16], &proof].concat()).unwrap();
+        (hello, proof)
+    });
+    let error = connect_timeout::<u8, u8>(&address, key(), LONG).unwrap_err();
+    assert!(matches!(error.kind(), ConnectErrorKind::WrongKey), "{error}");
+    let (hello, proof) = server.join().unwrap();
+
+    let listener = Listener::bind(address, key()).unwrap();
+    let mut stream = raw(&listener);
+    stream.write_all(&hello).unwrap();
+    stream.write_all(&proof).unwrap();
+    assert_eq!(refused(&listener).reason(), RefusalReason::WrongKey);
+    let mut said = [0; ANSWER + HEADER];
+    stream.read_exact(&mut said).unwrap();
+    assert_eq!(said[ANSWER + 5], 4, "it is told why");
+    is_open(&listener);
+}
+
+#[multiproc::test]
+fn who_dies_in_the_middle_is_passed_over() {
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    let hello = hello(true);
+    for said in [0, 1, 4, 8, 20, 39, 40, 41, 71] {
+        let bytes = [&hello[..], &[1; 32]].concat();
+        let mut stream = raw(&listener);
+        stream.write_all(&bytes[..said]).unwrap();
+        drop(stream);
+        if said > 0 {
+            assert_eq!(refused(&listener).reason(), RefusalReason::Gone, "after {said} bytes");
+        }
+        is_open(&listener);
+    }
+}
+
+#[multiproc::test]
+fn silent_ones_delay_nobody_and_have_to_go() {
+    let mut listener = Listener::bind(Address::unique(), key()).unwrap();
+    listener.set_handshake_timeout(Duration::from_millis(300));
+    let silent: Vec<_> = (0..60)
+        .map(|index| {
+            let mut stream = raw(&listener);
+            stream.write_all(&hello(true)[..index % 41]).unwrap();
+            stream
+        })
+        .collect();
+    is_open(&listener);
+    let (begun, mut late) = (Instant::now(), Vec::new());
+    while late.len() < silent.len() {
+        assert!(begun.elapsed() < LONG, "{} have gone", late.len());
+        let accepted = listener.accept_timeout::<u8, u8>(Duration::from_millis(10));
+        assert!(accepted.is_err_and(|error| error.is_empty()));
+        late.extend(listener.take_refused());
+    }
+    assert!(late.iter().all(|refusal| refusal.reason() == RefusalReason::Silent), "{late:?}");
+    for mut stream in silent {
+        // The end, behind the answer if there was one.
+        assert!(stream.read_to_end(&mut Vec::new()).is_ok_and(|read| read % ANSWER == 0));
+    }
+    is_open(&listener);
+}
+
+#[multiproc::test]
+fn more_than_there_is_room_for_delay_nobody() {
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.extend((0..100).map(|_| raw(&listener)));
+        is_open(&listener);
+    }
+    let refusals = listener.take_refused();
+    assert!(!refusals.is_empty() && refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+}
+
+/// Passes on what a client and a listener say, byte by byte.
+#[multiproc::test]
+fn byte_by_byte() {
+    let listener = Listener::bind(local(), key()).unwrap();
+    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
+    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = between.local_addr().unwrap();
+    fn pass(mut from: TcpStream, mut to: TcpStream) {
+        let mut byte = [0];
+        while matches!(from.read(&mut byte), Ok(1)) && to.write_all(&byte).is_ok() {}
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    }
+    // A connection is two.
+    let relay = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (client, _) = between.accept().unwrap();
+            let server = TcpStream::connect(there).unwrap();
+            [&client, &server].into_iter().for_each(|stream| stream.set_nodelay(true).unwrap());
+            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || pass(from, to));
+            std::thread::spawn(move || pass(server, client));
+        }
+    });
+    let client = std::thread::spawn(move || connect::<String, String>(Address::Tcp(here), key()).unwrap());
+    let connection = listener.accept_timeout::<String, String>(LONG).unwrap();
+    let client = client.join().unwrap();
+    relay.join().unwrap();
+    client.send("one byte after the other".into()).unwrap();
+    connection.send(connection.recv().unwrap().to_uppercase()).unwrap();
+    assert_eq!(client.recv().unwrap(), "ONE BYTE AFTER THE OTHER");
+    drop(connection);
+    assert!(client.recv().unwrap_err().is_disconnected());
+}
+
+#[multiproc::test]
+fn without_descriptors_accept_is_an_error_and_who_waits_stays_in_line() {
+    common::in_a_process_with_one_thread(|| {
+        let listener = Listener::bind(Address::unique(), key()).unwrap();
+        let stream = raw(&listener);
+        let mut taken = Vec::new();
+        let before = set_limit(64);
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        let begun = Instant::now();
+        let error = listener.accept_timeout::<u8, u8>(LONG).unwrap_err();
+        assert!(begun.elapsed() < LONG);
+        let ListenErrorKind::Accept(cause) = error.kind() else { panic!("{error}") };
+        assert_eq!(cause.raw_os_error(), Some(libc::EMFILE));
+        drop(taken);
+        set_limit(before);
+        drop(stream);
+        is_open(&listener);
+    });
+}
+
+#[multiproc::test]
+fn an_address_in_use_is_an_error() {
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    for address in [Address::from(path.as_str()), Address::unique(), local()] {
+        let listener = Listener::bind(address, None).unwrap();
+        let error = Listener::bind(listener.local_address(), None).unwrap_err();
+        assert!(error.is_in_use(), "{error}");
+    }
+    std::fs::write(&path, "no socket").unwrap();
+    assert!(Listener::bind(path.as_str(), None).unwrap_err().is_in_use());
+    let error: multiproc::Error = Listener::bind(scratch.path("no/where"), None).unwrap_err().into();
+    assert!(error.to_string().contains("no/where"), "{error}");
+}
+
+#[multiproc::test]
+fn a_path_may_be_long() {
+    let scratch = Scratch::new();
+    let directory = scratch.path(&"d".repeat(200));
+    std::fs::create_dir(&directory).unwrap();
+    let path = format!("{directory}/socket");
+    meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
+    assert!(Listener::bind(scratch.path(&"f".repeat(300)), None).is_err());
+}
+
+#[multiproc::test]
+fn the_file_of_a_killed_listener_is_replaced() {
+    fn listen_until_killed(path: String, ready: Queue<()>) {
+        let _listener = Listener::bind(path, None).unwrap();
+        ready.put(()).unwrap();
+        sleep_long();
+    }
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let ready = Queue::new().unwrap();
+    let child = Ends(Process::new(listen_until_killed, (path.clone(), ready.clone())).start().unwrap());
+    ready.get_timeout(LONG).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(Listener::bind(path.as_str(), None).unwrap_err().is_in_use());
+    child.kill().unwrap();
+    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    assert!(std::path::Path::new(&path).exists());
+    assert!(connect::<u8, u8>(path.as_str(), None).unwrap_err().is_absent());
+    meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
+}
+
+/// The two ends of a connection.
+fn connected<S: Send + 'static, R: Send + 'static>(listener: &Listener) -> (Connection<S, R>, Connection<R, S>) {
+    let address = listener.local_address().clone();
+    let client = std::thread::spawn(move || connect::<R, S>(address, key()).unwrap());
+    let connection = listener.accept_timeout(LONG).unwrap();
+    (connection, client.join().unwrap())
+}
+
+#[multiproc::test]
+fn queues_and_files_go_through_unix_sockets_and_not_through_tcp() {
+    type Sent = (Queue<u32>, Handle<std::fs::File>);
+    let scratch = Scratch::new();
+    let make = || {
+        std::fs::write(scratch.path("file"), "text").unwrap();
+        (Queue::new().unwrap(), Handle::new(std::fs::File::open(scratch.path("file")).unwrap()))
+    };
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    let (ours, theirs) = connected::<Sent, ()>(&listener);
+    let (queue, file) = make();
+    queue.put(7).unwrap();
+    ours.send((queue, file)).unwrap();
+    let (queue, mut file) = theirs.recv().unwrap();
+    assert_eq!(queue.get().unwrap(), 7);
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "text");
+
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<Sent, ()>(&listener);
+    assert!(ours.send(make()).is_err());
+    theirs.send(()).unwrap();
+    ours.recv().unwrap();
+}
+
+/// This test is both programs: the second is started as any program is, and knows the first by the address alone.
+#[multiproc::test]
+fn a_queue_goes_to_a_program_that_is_no_relative() {
+    const NAME: &str = "a_queue_goes_to_a_program_that_is_no_relative";
+    const ADDRESS: &str = "MULTIPROC_TEST_ADDRESS";
+    if let Ok(path) = std::env::var(ADDRESS) {
+        let connection = connect::<(), Queue<u32>>(path, key()).unwrap();
+        connection.recv().unwrap().put(std::process::id()).unwrap();
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let listener = Listener::bind(path.as_str(), key()).unwrap();
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut program =
+        command.args(["--exact", NAME]).env(ADDRESS, &path).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let queue = Queue::new().unwrap();
+    let connection = listener.accept_timeout::<Queue<u32>, ()>(LONG).unwrap();
+    connection.send(queue.clone()).unwrap();
+    assert_eq!(queue.get_timeout(LONG).unwrap(), program.id());
+    assert!(program.wait().unwrap().success());
+}
+
+/// Over TCP a client has two connections. Here the second does not get to the listener.
+#[multiproc::test]
+fn half_a_connection_is_none() {
+    let listener = Listener::bind(local(), key()).unwrap();
+    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
+    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = between.local_addr().unwrap();
+    let relay = std::thread::spawn(move || {
+        let (mut client, _) = between.accept().unwrap();
+        let mut server = TcpStream::connect(there).unwrap();
+        for len in [40, 32] {
+            let mut said = vec![0; len];
+            client.read_exact(&mut said).unwrap();
+            server.write_all(&said).unwrap();
+            let mut answer = vec![0; if len == 40 { ANSWER } else { 56 }];
+            server.read_exact(&mut answer).unwrap();
+            client.write_all(&answer).unwrap();
+        }
+        drop(between.accept().unwrap());
+    });
+    let client = std::thread::spawn(move || connect_timeout::<u8, u8>(Address::Tcp(here), key(), LONG));
+    assert_eq!(refused(&listener).reason(), RefusalReason::Gone);
+    let error = client.join().unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ConnectErrorKind::Closed), "{error}");
+    relay.join().unwrap();
+    is_open(&listener);
+}
+
+#[multiproc::test]
+fn messages_have_a_limit() {
+    for address in [Address::unique(), local()] {
+        let mut listener = Listener::bind(address, key()).unwrap();
+        listener.set_max_message(1000);
+        let (ours, theirs) = connected::<(), Vec<u8>>(&listener);
+        theirs.send_bytes(&[1; 5000]).unwrap();
+        theirs.send_bytes(b"short").unwrap();
+        let error = ours.recv_bytes().unwrap_err();
+        assert!(matches!(error.kind(), RecvErrorKind::TooLong { limit: 1000, .. }), "{error}");
+        assert_eq!(ours.recv_bytes().unwrap(), b"short");
+    }
+}
+
+#[multiproc::test]
+fn it_can_be_waited_for() {
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    let queue = Queue::<u8>::new().unwrap();
+    assert!(wait(&[&listener, &queue], Duration::from_millis(1)).unwrap().is_empty());
+    let address = listener.local_address().clone();
+    let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
+    assert_eq!(wait(&[&listener, &queue], LONG).unwrap(), [0]);
+    let connection = listener.try_accept::<u8, u8>().unwrap();
+    drop(client.join().unwrap());
+    assert!(connection.recv().unwrap_err().is_disconnected());
+    let _ = listener.as_fd();
+}
