@@ -324,3 +324,13 @@ fn tour() {
     let nothing = command("tour").arg("nonsense").output().unwrap();
     assert_eq!(nothing.status.code(), Some(1));
 }
+
+#[test]
+fn pipe() {
+    assert_eq!(lines("pipe"), ["1 squared is 1", "2 squared is 4", "3 squared is 9"]);
+}
+
+#[test]
+fn listener() {
+    assert_eq!(lines("listener"), ["one has 3 letters", "two has 3 letters", "three has 5 letters"]);
+}
