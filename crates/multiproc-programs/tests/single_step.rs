@@ -1,6 +1,6 @@
 //! Calls on shared objects whose caller is killed after each instruction: others go on. `src/bin/single_step` does it.
 //!
-//! Some instructions are tried here, for a moment. `MULTIPROC_STEP=all` tries all of them, which takes minutes; less with `--release`.
+//! Some instructions are tried here, for a moment. `MULTIPROC_STEP=all` tries all of them, which takes minutes for most with `--release`, and hours for barriers and those who sleep.
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -28,8 +28,8 @@
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
-//! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. `child.await` in `async` code. [`scope`]: processes that end
-//!   with a piece of code.
+//! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.
+//! - `child.await` in `async` code; with the feature `async`, `put_async` and `get_async` of queues.
 //! - [`at_exit`], [`handle_ctrl_c`], [`set_start_method`].
 //! - [`log_to_stderr`]; [`relay_logs`] brings what all processes log to the main process's own logger, [`capture_output`] what they print.
 //!
