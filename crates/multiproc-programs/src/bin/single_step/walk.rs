@@ -19,6 +19,10 @@ const LONGEST: libc::c_uint = 60;
 /// So many moments are tried, however long that takes.
 const FEWEST: u32 = 4;
 
+/// So many of a call of more instructions than that, which takes seconds.
+const FEWEST_OF_LONG: u32 = 2;
+const LONG: u64 = 200_000;
+
 /// After so many looks at the victim, in vain, it is seen whether it sleeps.
 const LOOKS: u32 = 20;
 
@@ -28,7 +32,7 @@ pub(crate) type Scenario = fn(&mut Run) -> &'static str;
 /// Which moments are tried.
 pub(crate) enum Moments {
     All,
-    /// Some of them, for so long; [`FEWEST`] at least.
+    /// Some of them, for so long; [`FEWEST`] at least, or [`FEWEST_OF_LONG`].
     Some(Duration, Random),
 }
 
@@ -57,7 +61,8 @@ pub(crate) fn walk(scenario: Scenario, moments: Moments) {
         // How many there are depends a little on what is at which address, and who comes first.
         Moments::All => (1..all + 20).map(&mut run).count(),
         Moments::Some(time, mut random) => {
-            let more = |count: &u32| *count < FEWEST || begun.elapsed() < time;
+            let fewest = if all > LONG { FEWEST_OF_LONG } else { FEWEST };
+            let more = |count: &u32| *count < fewest || begun.elapsed() < time;
             (0..).take_while(more).map(|_| run(1 + random.below(all))).count()
         }
     };
