@@ -27,7 +27,7 @@ pub struct Door {
 /// listens; they cost nothing.
 ///
 /// It is an edge-triggered member of an epoll(7) set. The kernel then says something when there is news *and* something to be read, which there always is after the first token. (Linux 5.5
-/// to 5.13 may lack the first half of that for pipes in their first releases: fixed in 5.10.60 and 5.13.12.)
+/// to 5.13 lacked the first half of that for pipes; 5.14 has it again, and stable releases of that summer do.)
 #[derive(Debug)]
 pub struct Ear {
     set: Epoll,

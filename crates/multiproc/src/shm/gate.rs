@@ -426,6 +426,34 @@ mod tests {
     }
 
     #[test]
+    fn who_listens_hears_what_has_come_since_whatever_others_do() {
+        let here = Gate::new(Tokens::Heard).unwrap();
+        let there = Gate::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
+        let early = here.listen().unwrap();
+        there.ring();
+        let late = there.listen().unwrap();
+        there.clear();
+        assert_eq!(there.sleep_open(&late, &[], now()).unwrap(), Knock::Late);
+        let waiting = here.waiting(&early, Through::Own);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::Token);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        drop(there);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
+    fn who_cannot_listen_looks_now_and_then() {
+        let here = Gate::new(Tokens::Heard).unwrap();
+        let there = Gate::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
+        here.ring();
+        let waiting = here.waiting(&Ear::Deaf, Through::Own);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::Token);
+        drop(there);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+    }
+
+    #[test]
     fn what_was_never_shared_is_not_hung_up_while_there_are_threads() {
         let gate = Gate::new(Tokens::Taken).unwrap();
         std::thread::scope(|scope| {
