@@ -45,6 +45,35 @@ pub fn exists(id: i32) -> bool {
     rustix::process::test_kill_process(id) != Err(rustix::io::Errno::SRCH)
 }
 
+/// Whether there may be a thread with this id that has the memory at `address` too, which the calling process has mapped from a file. True where `/proc` doesn't tell.
+pub fn may_share(id: i32, address: *const u8) -> bool {
+    if !exists(id) {
+        return false;
+    }
+    let Ok(ours) = std::fs::read_to_string("/proc/self/maps") else { return true };
+    let Some(file) = ours.lines().find(|line| spans(line, address.addr())).and_then(mapped_file) else { return true };
+    match std::fs::read_to_string(format!("/proc/{id}/maps")) {
+        Ok(theirs) => theirs.lines().any(|line| mapped_file(line) == Some(file)),
+        // A thread of the kernel, or one that has ended by now, has no memory.
+        Err(error) => error.raw_os_error() != Some(libc::ESRCH) && error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// Whether `line` of a `maps` file, proc_pid_maps(5), is that of the memory at `address`.
+fn spans(line: &str, address: usize) -> bool {
+    let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+    let Some((begin, end)) = range else { return false };
+    let number = |digits| usize::from_str_radix(digits, 16);
+    matches!((number(begin), number(end)), (Ok(begin), Ok(end)) if (begin..end).contains(&address))
+}
+
+/// The device and the inode of the file that is mapped there. None for memory without a file.
+fn mapped_file(line: &str) -> Option<(&str, &str)> {
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let (device, inode) = (fields.next()?, fields.next()?);
+    (inode != "0").then_some((device, inode))
+}
+
 /// Names the calling thread; of a process's first thread this is the name that `ps` and `top` show. Cut at 15 bytes.
 pub fn set_name(name: &str) {
     let bytes: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
@@ -58,4 +87,27 @@ pub fn set_name(name: &str) {
 pub fn processors() -> usize {
     // SAFETY: no memory is touched.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared_memory::{Mapping, SharedFile};
+
+    #[test]
+    fn who_has_not_mapped_a_file_does_not_share_it() {
+        let file = SharedFile::create("multiproc-test", 4096).unwrap();
+        let mapping = Mapping::new(&file, 0, 4096).unwrap();
+        let address = mapping.start().as_ptr().cast_const();
+        assert!(may_share(gettid(), address));
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let id = sleeper.id() as i32;
+        assert!(exists(id));
+        assert!(!may_share(id, address));
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(!may_share(id, address));
+        // Nobody knows where such memory came from.
+        assert!(may_share(1, std::ptr::from_ref(&0_u8)));
+    }
 }

@@ -89,11 +89,12 @@ pub trait Waitable {
 ///     if ready.contains(&0) {
 ///         match receiver.recv() {
 ///             Ok(text) => assert_eq!(text, "hello"),
-///             Err(_) => break, // the end
+///             Err(_) => break, // the end: a process's ends of pipes are closed a little before it has ended
 ///         }
 ///     }
 /// }
-/// assert_eq!(wait(&[&receiver, &child], None)?.last(), Some(&1));
+/// child.wait()?;
+/// assert_eq!(wait(&[&receiver, &child], None)?, [0, 1]);
 /// # Ok(())
 /// # }
 /// ```

@@ -109,8 +109,8 @@ impl Latch {
             if word == waited_for || self.0.compare_exchange(word, waited_for, Relaxed, Relaxed).is_ok() {
                 let woken = futex::wait(&self.0, waited_for, Instant::now().checked_add(SUSPICIOUS));
                 slept = WAITERS;
-                // Not the id of any thread: what stands there is garbage.
-                if woken == Woken::Late && !threads::exists((word & OWNER) as i32) {
+                // Not the id of any thread that could have it: what stands there is garbage.
+                if woken == Woken::Late && !threads::may_share((word & OWNER) as i32, (&raw const self.0).cast()) {
                     let _ = self.0.compare_exchange(waited_for, OWNER_DIED | WAITERS, Relaxed, Relaxed);
                 }
             }

@@ -149,7 +149,10 @@ impl Owned {
             _ => look,
         };
         let woken = futex::wait(self.0.word(), found.word(), Some(end));
-        if woken == Woken::Late && end == look && !threads::exists(found.owner() as i32) {
+        if woken == Woken::Late
+            && end == look
+            && !threads::may_share(found.owner() as i32, self.0.word().as_ptr().cast())
+        {
             self.change(found, found.next(OWNER_DIED | WAITERS));
         }
     }

@@ -193,7 +193,7 @@ impl Rounds {
 
     /// How many wait for each other.
     pub(crate) fn parties(&self) -> usize {
-        self.parties.load(Relaxed) as usize
+        (self.parties.load(Relaxed) as usize).clamp(1, MOST)
     }
 
     /// How many have arrived in this round.
