@@ -10,15 +10,21 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::threads;
 
-/// Rounds of pauses, each twice as long as the one before.
+/// Rounds of pauses, each twice as long as the one before; and where one answer is waited for, and every look that comes late is lost, all of one length.
 const PAUSES: u32 = 7;
+const STEADY_PAUSES: u32 = 32;
+const STEADY: u32 = 4;
 
 /// The shortest and the longest time before going to sleep.
 const SHORTEST: Duration = Duration::from_micros(8);
 const LONGEST: Duration = Duration::from_micros(100);
 
-/// Pauses before the first look, at most: about a microsecond.
-const STRIDE: u32 = 24;
+/// Nanoseconds before the first look, at most; and how many it takes to find out whether there is something to be gained by it.
+const STRIDE: u32 = 1500;
+const PROBE: u32 = 150;
+
+/// One of so many waits finds that out.
+const PROBES: u32 = 8;
 
 /// How far one has got with that.
 #[derive(Debug)]
@@ -26,40 +32,46 @@ pub(crate) struct Backoff {
     round: u32,
     begun: Option<Instant>,
     most: Duration,
-    stride: u32,
+    stride: Duration,
+    steady: bool,
 }
 
 impl Backoff {
     /// For what is given up within a moment.
     #[inline]
     pub(crate) fn new() -> Backoff {
-        Backoff { round: 0, begun: None, most: SHORTEST, stride: 1 }
+        Backoff { round: 0, begun: None, most: SHORTEST, stride: Duration::ZERO, steady: false }
     }
 
     /// As long as it is worth while.
     #[inline]
     pub(crate) fn by(habit: &Habit) -> Backoff {
         let most = Duration::from_nanos(habit.time.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
-        let stride = habit.stride.load(Relaxed).clamp(1, STRIDE);
-        Backoff { round: 0, begun: None, most, stride }
+        Backoff { round: 0, begun: None, most, stride: habit.stride(), steady: true }
     }
 
     /// Waits a little. False, at once, when it is time to go to sleep.
     pub(crate) fn wait(&mut self) -> bool {
         let Some(begun) = self.begun else {
-            self.begun = Some(Instant::now());
+            let begun = *self.begun.insert(Instant::now());
             if only_processor() {
-                self.round = PAUSES;
+                self.round = STEADY_PAUSES;
+                return true;
             }
-            (0..self.stride).for_each(|_| std::hint::spin_loop());
+            std::hint::spin_loop();
+            while !self.stride.is_zero() && begun.elapsed() < self.stride {
+                std::hint::spin_loop();
+            }
             return true;
         };
         if begun.elapsed() >= self.most {
             return false;
         }
         self.round += 1;
-        if self.round < PAUSES {
-            (0..1_u32 << self.round).for_each(|_| std::hint::spin_loop());
+        let (rounds, pauses) =
+            if self.steady { (STEADY_PAUSES, STEADY) } else { (PAUSES, 1 << self.round.min(PAUSES)) };
+        if self.round < rounds {
+            (0..pauses).for_each(|_| std::hint::spin_loop());
         } else {
             std::thread::yield_now();
         }
@@ -71,7 +83,7 @@ impl Backoff {
     pub(crate) fn learn(&self, habit: &Habit, several: impl FnOnce() -> bool) {
         if let Some(begun) = self.begun {
             habit.learn_time(begun.elapsed());
-            habit.learn_stride(several());
+            habit.learn_stride(self.stride, several());
         }
     }
 }
@@ -81,15 +93,29 @@ impl Backoff {
 pub(crate) struct Habit {
     /// How long it is worth while to wait without sleeping, in nanoseconds.
     time: AtomicU32,
-    /// How many pauses to make before the first look. Where things come in a stream, who looks all the time is in the way of the one who makes them: memory that
-    /// both use goes to and fro with each. If there are several at once after a little while, it was worth it.
+    /// How many nanoseconds to let pass before the first look. Where things come in a stream, who looks all the time is in the way of the one who makes them: memory that
+    /// both use goes to and fro with each. If there are several at once after a little while, it was worth it. Where each is the answer to another, there never are: so
+    /// now and then somebody waits for a moment to find out which it is.
     stride: AtomicU32,
+    /// How many waits there have been.
+    waits: AtomicU32,
 }
 
 impl Habit {
-    fn learn_stride(&self, several: bool) {
-        let before = self.stride.load(Relaxed).min(STRIDE);
-        let after = if several { (before + before / 2 + 2).min(STRIDE) } else { before / 2 };
+    fn stride(&self) -> Duration {
+        let stride = self.stride.load(Relaxed).min(STRIDE);
+        let waits = self.waits.load(Relaxed).wrapping_add(1);
+        self.waits.store(waits, Relaxed);
+        Duration::from_nanos(if waits % PROBES == 0 { stride.max(PROBE) } else { stride }.into())
+    }
+
+    fn learn_stride(&self, tried: Duration, several: bool) {
+        let before = self.stride.load(Relaxed);
+        let after = match several {
+            true => (2 * tried.as_nanos() as u32).clamp(PROBE, STRIDE),
+            false if before < PROBE => 0,
+            false => before.min(STRIDE) / 2,
+        };
         if after != before {
             self.stride.store(after, Relaxed);
         }
@@ -139,8 +165,30 @@ mod tests {
         assert!(after(&habit, 2000, Duration::from_micros(1)) < 2 * SHORTEST);
         assert!(after(&habit, 20, Duration::from_micros(40)) > Duration::from_micros(50));
         assert!(after(&habit, 20, Duration::from_millis(5)) < 2 * SHORTEST, "it is no use");
-        let garbage = Habit { time: u32::MAX.into(), stride: u32::MAX.into() };
-        assert_eq!((after(&garbage, 0, Duration::ZERO), Backoff::by(&garbage).stride), (LONGEST, STRIDE));
+        let garbage = Habit { time: u32::MAX.into(), stride: u32::MAX.into(), waits: 0.into() };
+        let longest = Duration::from_nanos(STRIDE.into());
+        assert_eq!((after(&garbage, 0, Duration::ZERO), Backoff::by(&garbage).stride), (LONGEST, longest));
+    }
+
+    #[test]
+    fn who_waits_for_a_stream_finds_out_that_it_is_one() {
+        let habit = Habit::default();
+        // How many come at once if each takes so long.
+        let mut wait = |each: u64| {
+            let stride = habit.stride();
+            habit.learn_stride(stride, stride > Duration::from_nanos(each));
+            stride
+        };
+        let total =
+            |waits: u32, wait: &mut dyn FnMut(u64) -> Duration, each| (0..waits).map(|_| wait(each)).sum::<Duration>();
+        assert!(
+            total(800, &mut wait, 10_000) <= Duration::from_nanos(100 * u64::from(PROBE)),
+            "answers are hardly delayed"
+        );
+        total(2 * PROBES, &mut wait, 100);
+        assert_eq!(wait(100), Duration::from_nanos(STRIDE.into()));
+        total(20, &mut wait, 10_000);
+        assert!(wait(10_000) <= Duration::from_nanos(PROBE.into()), "it is a stream no more");
     }
 
     #[test]
