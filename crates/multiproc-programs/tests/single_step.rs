@@ -163,6 +163,8 @@ fn who_waits_at_a_queue_is_not_forgotten() {
     step("put_asleep", &["not_put", "put"]);
     step("get_asleep", &["not_taken", "taken"]);
     step("get_bounded_asleep", &["not_taken", "taken"]);
+    step("get_making_room", &["not_taken", "taken"]);
+    step("get_block_making_room", &["not_taken", "taken"]);
     step("join_asleep", &["done"]);
 }
 

@@ -67,12 +67,6 @@ impl Latch {
         None
     }
 
-    /// Whether an owner has died, and nobody has inherited it yet.
-    #[inline]
-    pub(crate) fn is_orphaned(&self) -> bool {
-        self.0.load(SeqCst) & OWNER_DIED != 0
-    }
-
     /// Whoever has it is dead.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn orphan(&self) {

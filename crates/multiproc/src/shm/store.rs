@@ -31,7 +31,7 @@ const RING_AT: u64 = 1 << 20;
 
 /// The size of a ring, as a power of two: at first; up to where it keeps its memory; at most.
 const SMALLEST: u32 = 16;
-const KEPT: u32 = 20;
+const KEPT: u32 = 22;
 const LARGEST: u32 = 40;
 
 /// A larger ring gets memory, and gives it back, in steps of this many bytes.
@@ -40,8 +40,12 @@ const STEP: u64 = 1 << 18;
 /// Items up to this many bytes lie in the ring.
 pub(crate) const INLINE: usize = Scratch::ROOM - SPECIAL;
 
-/// What stands before an item in the ring: its length and flags, and its number.
+/// What stands before an item in the ring: its length and flags, and its number; in a queue with a limit also how many bytes have been put before it.
 const HEADER: u64 = 16;
+const LIMITED_HEADER: u64 = 24;
+
+/// A bit of the head, beside the position: who takes next rings at the door of those who wait for room.
+const ARMED: u64 = 1;
 
 /// No position is beyond that: what says so is garbage, and nothing that is reckoned from it overflows.
 const FARTHEST: u64 = 1 << 62;
@@ -128,18 +132,11 @@ struct Producers {
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Consumers {
-    /// From here on items are there to be taken. To move this is to have taken.
+    /// From here on items are there to be taken, but for [`ARMED`]. To move this is to have taken.
     head: AtomicU64,
-    /// Held by those who take what is no small item of a queue without limits.
+    /// Held by those who take what is no small item of a queue, and those who have somebody to ring for.
     latch: Latch,
     _unused: AtomicU32,
-    /// How many items have been taken, and their bytes; of a queue with a limit.
-    number: AtomicU64,
-    bytes: AtomicU64,
-    /// The same, as they will be after the take that is under way.
-    next_head: AtomicU64,
-    next_number: AtomicU64,
-    next_bytes: AtomicU64,
     /// The block that is about to become a lease, plus one.
     leasing: AtomicU64,
 }
@@ -283,6 +280,21 @@ struct Record {
     flags: u8,
     len: usize,
     number: u64,
+    /// In a queue with a limit.
+    bytes: u64,
+}
+
+/// How many items, and how many bytes they have.
+#[derive(Clone, Copy)]
+struct Count {
+    number: u64,
+    bytes: u64,
+}
+
+impl Count {
+    fn of(number: &AtomicU64, bytes: &AtomicU64) -> Count {
+        Count { number: number.load(SeqCst), bytes: bytes.load(SeqCst) }
+    }
 }
 
 impl Store {
@@ -401,6 +413,18 @@ impl Store {
         (geometry, (1 << (geometry & 0xff).clamp(u64::from(SMALLEST), u64::from(LARGEST))) - 1)
     }
 
+    /// From here on items are there to be taken.
+    #[inline]
+    fn head(&self) -> u64 {
+        self.shared.consumers.head.load(SeqCst) & !ARMED
+    }
+
+    /// How long the header of a record is.
+    #[inline]
+    fn header_len(&self) -> u64 {
+        if self.flags & LIMITED != 0 { LIMITED_HEADER } else { HEADER }
+    }
+
     /// Takes the producers' latch, and completes what a dead one has begun.
     #[inline]
     fn producers(&self) -> Latched<'_> {
@@ -420,7 +444,7 @@ impl Store {
         }
         self.shared.nature.returned.fetch_add(1, SeqCst);
         // The next put looks at how things are.
-        own.seen_head.store(self.shared.consumers.head.load(SeqCst), Relaxed);
+        own.seen_head.store(self.head(), Relaxed);
     }
 
     /// Takes the consumers' latch, and puts right what a dead one has left.
@@ -435,11 +459,7 @@ impl Store {
     #[cold]
     fn inherit_consumers(&self) {
         let own = &self.shared.consumers;
-        let head = own.head.load(SeqCst);
-        if head == own.next_head.load(SeqCst) {
-            own.number.store(own.next_number.load(Relaxed), Relaxed);
-            own.bytes.store(own.next_bytes.load(Relaxed), Relaxed);
-        }
+        let head = self.head();
         // It had marked a block as its own, and not taken the item.
         if let Some(index) = own.leasing.load(SeqCst).checked_sub(1)
             && let Ok(descriptor) = self.blocks().descriptor(index as u32)
@@ -469,7 +489,8 @@ impl Store {
             Body::Inline(bytes) => (SPECIAL + bytes.len(), bytes.len() as u64),
             Body::Block(_, len) => (SPECIAL, len),
         };
-        let need = HEADER + payload.next_multiple_of(8) as u64;
+        let header_len = self.header_len();
+        let need = header_len + payload.next_multiple_of(8) as u64;
         let own = &self.shared.producers;
         // First without the latch, so that those who wait for room are not in the way of others.
         if self.flags & LIMITED != 0 {
@@ -488,7 +509,7 @@ impl Store {
             self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Refusal::system("the ring"))?;
         let letter = own.letters.load(Relaxed);
         let mut flags = if item.raw { RAW } else { 0 };
-        let content = &words[2..];
+        let content = &words[header_len as usize / 8..];
         match item.body {
             Body::Inline(bytes) if item.fds.is_empty() => copy_in(content, bytes),
             Body::Inline(bytes) => {
@@ -510,7 +531,11 @@ impl Store {
             }
         }
         let number = own.number.load(Relaxed);
+        let bytes = own.bytes.load(Relaxed);
         words[1].store(number, Relaxed);
+        if self.flags & LIMITED != 0 {
+            words[2].store(bytes, Relaxed);
+        }
         words[0].store(header(at, flags, payload), Relaxed);
         if at != tail {
             let pad = self.ring.words(self.shared.file(), tail & mask, 1).map_err(Refusal::system("the ring"))?;
@@ -533,7 +558,7 @@ impl Store {
         // First the tail: as long as it is not the tail, the others mean nothing. Each after the other, for whoever inherits this.
         own.next_tail.store(at + need, Relaxed);
         own.next_number.store(number.wrapping_add(1), Release);
-        let bytes = own.bytes.load(Relaxed).wrapping_add(size);
+        let bytes = bytes.wrapping_add(size);
         own.next_bytes.store(bytes, Release);
         self.shared.items.0.before_change(&self.items);
         // The latch is opened by what is sequentially consistent.
@@ -551,23 +576,24 @@ impl Store {
 
     /// Whether one more item of `size` bytes may be put: for sure, under the producers' latch.
     fn within_limits(&self, size: u64) -> Result<(), Refusal> {
-        let (own, others, limits) = (&self.shared.producers, &self.shared.consumers, self.limits());
+        let (own, limits) = (&self.shared.producers, self.limits());
         if size > limits.bytes {
             return Err(Refusal::TooLarge);
         }
-        let fits = |number: u64, taken: u64| {
-            let items = own.number.load(Relaxed).saturating_sub(number);
-            let bytes = own.bytes.load(Relaxed).saturating_sub(taken);
-            items < limits.items && bytes.saturating_add(size) <= limits.bytes
-        };
-        if fits(own.seen_number.load(Relaxed), own.seen_bytes.load(Relaxed)) {
+        let seen = Count::of(&own.seen_number, &own.seen_bytes);
+        if self.fits(size, seen) {
             return Ok(());
         }
-        let (number, taken) = (others.number.load(SeqCst), others.bytes.load(SeqCst));
-        match fits(number, taken) {
+        let taken = loop {
+            // Nobody writes over what is at the head, as that takes the latch.
+            if let Some(taken) = self.taken_before(self.head())? {
+                break taken;
+            }
+        };
+        match self.fits(size, taken) {
             true => {
-                own.seen_number.store(number, Relaxed);
-                own.seen_bytes.store(taken, Relaxed);
+                own.seen_number.store(taken.number, Relaxed);
+                own.seen_bytes.store(taken.bytes, Relaxed);
                 Ok(())
             }
             false => Err(Refusal::Full),
@@ -576,20 +602,70 @@ impl Store {
 
     /// As [`within_limits`](Store::within_limits), looked at without the latch. Who wonders looks again under it.
     fn seems_within_limits(&self, size: u64) -> Result<(), Refusal> {
-        let (own, others, limits) = (&self.shared.producers, &self.shared.consumers, self.limits());
-        let items = |taken: &AtomicU64| own.number.load(SeqCst).saturating_sub(taken.load(SeqCst));
-        let bytes = |taken: &AtomicU64| own.bytes.load(SeqCst).saturating_sub(taken.load(SeqCst)).saturating_add(size);
-        let is_full = |number, taken| items(number) >= limits.items || bytes(taken) > limits.bytes;
-        if size > limits.bytes || !is_full(&own.seen_number, &own.seen_bytes) {
+        let own = &self.shared.producers;
+        if size > self.limits().bytes || self.fits(size, Count::of(&own.seen_number, &own.seen_bytes)) {
             return Ok(());
         }
-        if others.latch.is_orphaned() {
-            // Somebody has died who has perhaps taken an item that isn't counted yet.
-            drop(self.consumers());
+        match self.taken_before(self.head())? {
+            Some(taken) if !self.fits(size, taken) && !self.is_closed() => Err(Refusal::Full),
+            _ => Ok(()),
         }
-        match is_full(&others.number, &others.bytes) && !self.is_closed() {
-            true => Err(Refusal::Full),
-            false => Ok(()),
+    }
+
+    /// Whether an item of `size` bytes is within the limits if so much has been taken.
+    #[inline]
+    fn fits(&self, size: u64, taken: Count) -> bool {
+        let (own, limits) = (&self.shared.producers, self.limits());
+        let items = own.number.load(SeqCst).saturating_sub(taken.number);
+        let bytes = own.bytes.load(SeqCst).saturating_sub(taken.bytes);
+        items < limits.items && bytes.saturating_add(size) <= limits.bytes
+    }
+
+    /// How much has been taken if that is the head; none if it isn't any more. The record that is there says it.
+    fn taken_before(&self, head: u64) -> Result<Option<Count>, Refusal> {
+        let own = &self.shared.producers;
+        let tail = self.shared.tail.0.load(SeqCst);
+        if tail > head {
+            let (geometry, mask) = self.geometry();
+            let record = self.read(head, tail, mask).map(|(record, _)| record);
+            fence(SeqCst);
+            let same = self.head() == head && self.geometry().0 == geometry;
+            return match record {
+                Some(record) if same => Ok(Some(Count { number: record.number, bytes: record.bytes })),
+                None if same => Err(Refusal::Corrupt("the record at its head")),
+                _ => Ok(None),
+            };
+        }
+        let all = Count::of(&own.number, &own.bytes);
+        match self.head() == head {
+            false => Ok(None),
+            true if tail < head && self.shared.tail.0.load(SeqCst) < head => {
+                Err(Refusal::Corrupt("the head is beyond the tail"))
+            }
+            true => Ok(Some(all)),
+        }
+    }
+
+    /// Sees to it that somebody rings at the door when there is room for `size` bytes. False, without that, if there may be some already.
+    fn arm_for_room(&self, size: u64, arm: &mut dyn FnMut()) -> bool {
+        let head = &self.shared.consumers.head;
+        let _latched = self.consumers();
+        loop {
+            let found = head.load(SeqCst);
+            let is_full = match self.taken_before(found & !ARMED) {
+                Ok(None) => continue,
+                Ok(Some(taken)) => !self.fits(size, taken),
+                // Whoever tries is told.
+                Err(_) => false,
+            };
+            if !is_full || self.is_closed() {
+                return false;
+            }
+            // In this order: who finds the bit rings only if that is set. Under the latch nobody is in the middle of it.
+            arm();
+            if found & ARMED != 0 || head.compare_exchange(found, found | ARMED, SeqCst, Relaxed).is_ok() {
+                return true;
+            }
         }
     }
 
@@ -608,7 +684,7 @@ impl Store {
             let at = if offset + need <= end { tail } else { tail + (end - offset) };
             let until = at + need;
             if until.wrapping_sub(own.seen_head.load(Relaxed)) > mask + 1 {
-                let head = self.shared.consumers.head.load(SeqCst);
+                let head = self.head();
                 own.seen_head.store(head, Relaxed);
                 if head > tail {
                     return Err(Refusal::Corrupt("the head is beyond the tail"));
@@ -735,7 +811,7 @@ impl Store {
             self.inherit_producers();
         }
         let (_, mask) = self.geometry();
-        let until = self.shared.consumers.head.load(SeqCst) / STEP * STEP;
+        let until = self.head() / STEP * STEP;
         let from = own.freed_until.load(Relaxed).max(until.saturating_sub(mask + 1));
         let memory_until = own.memory_until.load(Relaxed);
         if mask >> KEPT == 0 || memory_until == u64::MAX {
@@ -773,24 +849,30 @@ impl Store {
             let word = self.ring.words(file, at & mask, 1).ok()?[0].load(Relaxed);
             (flags, len) = parse(at, word)?;
         }
-        let next = at + HEADER + (len as u64).next_multiple_of(8);
+        let header_len = self.header_len();
+        let next = at + header_len + (len as u64).next_multiple_of(8);
         if next > tail || len > Scratch::ROOM || flags & PAD != 0 {
             return None;
         }
         let words = self.ring.words(file, at & mask, ((next - at) / 8) as usize).ok()?;
         let number = words[1].load(Relaxed);
-        Some((Record { at, next, flags, len, number }, &words[2..]))
+        let content = &words[header_len as usize / 8..];
+        let bytes = if self.flags & LIMITED != 0 { words[2].load(Relaxed) } else { 0 };
+        Some((Record { at, next, flags, len, number, bytes }, content))
     }
 
     /// Takes the oldest item, if there is one. Small ones are copied into `scratch`.
     #[inline]
     pub(crate) fn try_take(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
-        if self.flags != 0 {
+        if self.flags & JOINABLE != 0 {
             return self.take_latched(scratch);
         }
         let consumers = &self.shared.consumers;
         loop {
             let head = consumers.head.load(SeqCst);
+            if head & ARMED != 0 {
+                return self.take_latched(scratch);
+            }
             let tail = self.tail(head)?;
             if head == tail {
                 return Ok(None);
@@ -810,6 +892,9 @@ impl Store {
                 continue;
             }
             if consumers.head.compare_exchange(head, record.next, SeqCst, Relaxed).is_ok() {
+                if self.flags & LIMITED != 0 {
+                    self.shared.room.0.after_change(1);
+                }
                 self.give_back(head, record.next, mask);
                 return Ok(Some(Taken {
                     place: Place::Scratch,
@@ -836,7 +921,7 @@ impl Store {
         }
         self.seen_tail.store(tail, Release);
         // Somebody may have taken more meanwhile.
-        if tail < head && self.shared.consumers.head.load(SeqCst) == head {
+        if tail < head && self.head() == head {
             return Err(Refusal::Corrupt("the head is beyond the tail"));
         }
         Ok(tail.max(head))
@@ -847,7 +932,7 @@ impl Store {
     fn is_garbage(&self, head: u64, geometry: u64) -> Result<(), Refusal> {
         fence(SeqCst);
         let (now, _) = self.geometry();
-        match self.shared.consumers.head.load(SeqCst) == head && now == geometry {
+        match self.head() == head && now == geometry {
             true => Err(Refusal::Corrupt("the record at its head")),
             false => Ok(()),
         }
@@ -856,7 +941,7 @@ impl Store {
     /// Takes the oldest item under the latch: it has a block, or handles, or others wait for what this changes.
     fn take_latched(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
         // Those who wait are not in the way of others.
-        let head = self.shared.consumers.head.load(SeqCst);
+        let head = self.head();
         if self.tail(head)? == head {
             return Ok(None);
         }
@@ -888,7 +973,7 @@ impl Store {
         lease: &mut Option<u32>,
     ) -> Result<Option<(Taken, u64, u64)>, Refusal> {
         loop {
-            let head = self.shared.consumers.head.load(SeqCst);
+            let head = self.head();
             let tail = self.tail(head)?;
             // Without one for a lease, it was empty a moment ago.
             if head == tail || self.is_joinable() && lease.is_none() {
@@ -962,19 +1047,14 @@ impl Store {
         } else {
             Place::Scratch
         };
-        // First the head: as long as it is not the head, the others mean nothing. Each after the other, for whoever inherits this.
-        consumers.next_head.store(record.next, SeqCst);
-        consumers.next_number.store(record.number.wrapping_add(1), SeqCst);
-        let bytes = consumers.bytes.load(Relaxed).wrapping_add(size);
-        consumers.next_bytes.store(bytes, SeqCst);
         if let Some(room) = &self.room {
             self.shared.room.0.before_change(room);
         }
-        if consumers.head.compare_exchange(head, record.next, SeqCst, Relaxed).is_err() {
+        // With the bit or without it: those whom it is for have been told.
+        let found = consumers.head.load(SeqCst);
+        if found & !ARMED != head || consumers.head.compare_exchange(found, record.next, SeqCst, Relaxed).is_err() {
             return Ok(None);
         }
-        consumers.number.store(record.number.wrapping_add(1), Relaxed);
-        consumers.bytes.store(bytes, Relaxed);
         if record.flags & HANDLES != 0 {
             self.mailbox.discard();
         }
@@ -1014,7 +1094,7 @@ impl Store {
         {
             // While nobody is about to take an item.
             let _latched = self.consumers();
-            let head = self.shared.consumers.head.load(SeqCst);
+            let head = self.head();
             for (index, descriptor) in blocks.all() {
                 let taken = descriptor.position.load(SeqCst) < head;
                 match descriptor.state() {
@@ -1049,7 +1129,7 @@ impl Store {
 
     /// Whether there is nothing to take.
     pub(crate) fn is_empty(&self) -> bool {
-        let head = self.shared.consumers.head.load(SeqCst);
+        let head = self.head();
         self.shared.tail.0.load(SeqCst) <= head
             && (self.last_return().is_none() || self.count_blocks(|state| state == State::Returned) == 0)
     }
@@ -1059,14 +1139,14 @@ impl Store {
         let _latched = self.producers();
         let returned = if self.is_joinable() { self.count_blocks(|state| state == State::Returned) } else { 0 };
         loop {
-            let head = self.shared.consumers.head.load(SeqCst);
+            let head = self.head();
             let tail = self.shared.tail.0.load(SeqCst);
             if tail <= head {
                 return returned;
             }
             let (_, mask) = self.geometry();
             let number = self.read(head, tail, mask).map(|(record, _)| record.number);
-            if self.shared.consumers.head.load(SeqCst) == head {
+            if self.head() == head {
                 let number = number.unwrap_or(u64::MAX);
                 return self.shared.producers.number.load(Relaxed).saturating_sub(number).saturating_add(returned);
             }
@@ -1096,7 +1176,7 @@ impl Store {
 
     /// Whether a lease is one: its item has been taken.
     pub(super) fn is_taken(&self, lease: &Descriptor) -> bool {
-        lease.position.load(SeqCst) < self.shared.consumers.head.load(SeqCst)
+        lease.position.load(SeqCst) < self.head()
     }
 
     /// Those who have leases.
@@ -1147,12 +1227,13 @@ impl Store {
     /// How many items have been put on which the work is not done.
     pub(crate) fn unfinished(&self) -> u64 {
         loop {
-            let head = self.shared.consumers.head.load(SeqCst);
+            let head = self.head();
             let put = self.shared.producers.number.load(SeqCst);
-            let taken = self.shared.consumers.number.load(SeqCst);
+            // If there is garbage, something is there.
+            let taken = self.taken_before(head).ok().flatten().map_or(put, |taken| taken.number);
             let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
             let waiting = self.shared.tail.0.load(SeqCst) > head;
-            if self.shared.consumers.head.load(SeqCst) == head {
+            if self.head() == head {
                 return put.saturating_sub(taken).max(waiting.into()).saturating_add(leased);
             }
         }
@@ -1175,7 +1256,7 @@ impl Store {
     }
 
     fn count_blocks(&self, wanted: impl Fn(State) -> bool) -> u64 {
-        let (blocks, head) = (self.blocks(), self.shared.consumers.head.load(SeqCst));
+        let (blocks, head) = (self.blocks(), self.head());
         let is_wanted = |descriptor: &Descriptor| wanted(descriptor.state()) && descriptor.position.load(SeqCst) < head;
         blocks.all().filter(|(_, descriptor)| is_wanted(descriptor)).count() as u64
     }
@@ -1308,16 +1389,11 @@ impl Wish for Put<'_> {
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
-        let _latched = self.store.consumers();
         let size = match self.item.body {
             Body::Inline(bytes) => bytes.len() as u64,
             Body::Block(_, len) => len,
         };
-        let is_full = matches!(self.store.within_limits(size), Err(Refusal::Full)) && !self.store.is_closed();
-        if is_full {
-            arm();
-        }
-        !is_full
+        !self.store.arm_for_room(size, arm)
     }
 
     fn through(&self) -> Through<'_> {

@@ -1,7 +1,7 @@
 //! The queues: what a killed process has put is in there or is not, what it has taken is gone or is not, and the counts are right either way.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiproc::{GetError, Handle, JoinableQueue, Queue};
 use serde_bytes::ByteBuf;
@@ -27,6 +27,8 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("get_bounded_in_bytes", |run| get(run, of_bytes(), SMALL)),
     ("get_asleep", |run| get_asleep(run, unlimited())),
     ("get_bounded_asleep", |run| get_asleep(run, of_three())),
+    ("get_making_room", |run| get_making_room(run, SMALL)),
+    ("get_block_making_room", |run| get_making_room(run, LARGE)),
     ("get_handles", get_handles),
     ("get_joinable", |run| get_joinable(run, SMALL)),
     ("get_block_joinable", |run| get_joinable(run, LARGE)),
@@ -324,6 +326,38 @@ fn get_asleep(run: &mut Run, queue: Items) -> &'static str {
     };
     assert_eq!(room(&queue, SMALL), before);
     outcome
+}
+
+fn get_making_room(run: &mut Run, size: usize) -> &'static str {
+    let queue = of_three();
+    let before = room(&queue, size);
+    (1..=3).for_each(|number| queue.put(item(number, size)).unwrap());
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || drop(queue.get().unwrap()));
+        },
+        // Somebody waits for room, for as long as it takes.
+        |run| run.beside_at_the_door(|| queue.put(item(4, size)).unwrap()),
+        || panic!("it sleeps"),
+    );
+    // If there is room, it is told so by nobody but the victim.
+    let begun = Instant::now();
+    let taken = loop {
+        match (run.polls(), queue.is_full()) {
+            (true, true) => break false,
+            (_, is_full) if is_full && queue.len() == 3 && run.has_ended() => break true,
+            _ => assert!(begun.elapsed() < SOON, "one that waits for room was not told of it"),
+        }
+        std::thread::yield_now();
+    };
+    if !taken {
+        assert_eq!(number(&queue.get().unwrap(), size), 1);
+    }
+    run.settle_soon();
+    assert_eq!(drain(&queue, size), [2, 3, 4]);
+    assert_eq!(room(&queue, size), before);
+    if taken { "taken" } else { "not_taken" }
 }
 
 type Tasks = JoinableQueue<ByteBuf>;

@@ -203,6 +203,29 @@ impl Run {
         }
     }
 
+    /// As [`beside`](Run::beside), but returns when it polls: when it has done with waits that come to an end by themselves.
+    pub(crate) fn beside_at_the_door(&mut self, body: impl FnOnce()) {
+        self.beside(body);
+        while !self.polls() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether the last one that runs beside the victim sleeps in poll(2).
+    pub(crate) fn polls(&self) -> bool {
+        let helper = self.helpers.last().expect("somebody runs beside the victim");
+        let call = std::fs::read_to_string(format!("/proc/{helper}/syscall")).unwrap_or_default();
+        let number = call.split(' ').next().and_then(|number| number.parse().ok());
+        number == Some(libc::SYS_ppoll) || cfg!(target_arch = "x86_64") && number == Some(7)
+    }
+
+    /// Whether the last one that runs beside the victim has come to its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        let helper = self.helpers.last().expect("somebody runs beside the victim");
+        let stat = std::fs::read_to_string(format!("/proc/{helper}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    }
+
     /// As [`settle`](Run::settle), when each of them can have what it waits for. They look for themselves after a second, if nobody has woken them.
     pub(crate) fn settle_soon(&mut self) {
         let begun = Instant::now();

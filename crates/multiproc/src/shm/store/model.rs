@@ -122,7 +122,7 @@ impl Both {
                 let store = &self.views[0];
                 let (_, mask) = store.geometry();
                 let offset = store.shared.tail.0.load(SeqCst) & mask;
-                (store.ring.end_of_piece(offset).min(mask + 1) - offset, by - HEADER as i64)
+                (store.ring.end_of_piece(offset).min(mask + 1) - offset, by - store.header_len() as i64)
             }
             Size::UpToTheLimit(by) => (self.limits.bytes.saturating_sub(self.bytes()), *by),
         };
