@@ -37,6 +37,11 @@ impl Event {
         !self.is_of_signals()
     }
 
+    /// Who only reads waits for nobody, and so hands nothing over.
+    pub(crate) fn is_of_readers(self) -> bool {
+        self.is_of_locks() && self != Event::HandOver
+    }
+
     pub(crate) fn is_of_signals(self) -> bool {
         self == Event::Wake
     }

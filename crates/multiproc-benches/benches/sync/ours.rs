@@ -19,7 +19,7 @@ pub(crate) fn contestants() -> Vec<Contestant<Event>> {
         C::ours("multiproc-rlock", Event::is_of_locks, lock::started::<Recursive>),
         C::ours("multiproc-mutex", Event::is_of_locks, lock::started::<Mutex>),
         C::ours("multiproc-rwlock (write)", Event::is_of_locks, lock::started::<Write>),
-        C::ours("multiproc-rwlock (read)", Event::is_of_locks, lock::started::<Read>),
+        C::ours("multiproc-rwlock (read)", Event::is_of_readers, lock::started::<Read>),
         C::ours("multiproc-semaphore", Event::is_of_locks, lock::started::<Semaphore>),
         C::ours(EVENT, Event::is_of_signals, signal::started::<Set>),
         C::ours("multiproc-condition", Event::is_of_signals, signal::started::<Condition>),
@@ -28,12 +28,14 @@ pub(crate) fn contestants() -> Vec<Contestant<Event>> {
 
 /// A lock that is taken by one call.
 macro_rules! lock {
-    ($name:ident($of:ty), $life:lifetime $guard:ty, $new:expr, $take:ident) => {
+    ($name:ident($of:ty), $life:lifetime $guard:ty, $new:expr, $take:ident $(, exclusive: $exclusive:literal)?) => {
         #[derive(Serialize, Deserialize)]
         struct $name($of);
 
         impl Lock for $name {
             type Guard<$life> = $guard;
+
+            $(const EXCLUSIVE: bool = $exclusive;)?
 
             fn pair() -> Outcome<[$name; 2]> {
                 let lock = $new?;
@@ -53,7 +55,7 @@ lock!(Plain(sync::Lock), 'a LockGuard<'a>, sync::Lock::new(), lock);
 lock!(Recursive(sync::RLock), 'a RLockGuard<'a>, sync::RLock::new(), lock);
 lock!(Mutex(sync::Mutex<u64>), 'a MutexGuard<'a, u64>, sync::Mutex::new(0), lock);
 lock!(Write(sync::RwLock<u64>), 'a RwLockWriteGuard<'a, u64>, sync::RwLock::new(0), write);
-lock!(Read(sync::RwLock<u64>), 'a RwLockReadGuard<'a, u64>, sync::RwLock::new(0), read);
+lock!(Read(sync::RwLock<u64>), 'a RwLockReadGuard<'a, u64>, sync::RwLock::new(0), read, exclusive: false);
 
 /// Of one permit.
 #[derive(Serialize, Deserialize)]

@@ -106,7 +106,7 @@ impl Habit {
         let stride = self.stride.load(Relaxed).min(STRIDE);
         let waits = self.waits.load(Relaxed).wrapping_add(1);
         self.waits.store(waits, Relaxed);
-        Duration::from_nanos(if waits % PROBES == 0 { stride.max(PROBE) } else { stride }.into())
+        Duration::from_nanos(if waits.is_multiple_of(PROBES) { stride.max(PROBE) } else { stride }.into())
     }
 
     fn learn_stride(&self, tried: Duration, several: bool) {
