@@ -303,6 +303,10 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     pub(super) fn get_bytes(&self, patience: Patience) -> Result<Message, GetError> {
         let mut scratch = Scratch::new();
         let taken = self.take(&mut scratch, patience)?;
+        // What is small needs no handle of its own.
+        if let Place::Scratch = taken.place {
+            return Ok(Message(Content::Small(scratch.bytes().into())));
+        }
         Ok(Message(match taken.block(self.store.clone()) {
             Some(block) => {
                 block.bytes().map_err(mapping)?;

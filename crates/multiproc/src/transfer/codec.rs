@@ -112,6 +112,7 @@ pub(crate) trait Draft: compact::Output<Error = io::Error> + io::Write {
 
 /// As [`encode`], to be done often: into memory of the caller's, and with less trying. A value is decoded in the sender only if none of the same
 /// type and shape has been in this thread.
+#[inline]
 pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     value: &T,
     draft: &mut impl Draft,
@@ -124,6 +125,15 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
             done => return done,
         }
     }
+    draft_self_describing(id, value, draft)
+}
+
+#[cold]
+fn draft_self_describing<T: Serialize + DeserializeOwned>(
+    id: u64,
+    value: &T,
+    draft: &mut impl Draft,
+) -> Result<Vec<OwnedFd>, Refused> {
     // Tried each time.
     let write = |draft: &mut _| {
         let mut serializer = rmp_serde::Serializer::new(draft).with_struct_map();
@@ -150,6 +160,18 @@ fn draft_compact<T: Serialize + DeserializeOwned>(
     if Tried::known(id, shape) {
         return Ok(fds);
     }
+    try_compact(id, shape, value, draft, fds)
+}
+
+#[cold]
+fn try_compact<T: Serialize + DeserializeOwned>(
+    id: u64,
+    shape: u64,
+    value: &T,
+    draft: &mut impl Draft,
+    fds: Vec<OwnedFd>,
+) -> Result<Vec<OwnedFd>, Refused> {
+    let write = |draft: &mut _| compact::shape_to_output(value, draft).map_err(|error| error.to_string());
     let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
     let handles = fds.len();
     if view.len() as u64 <= ALWAYS_TRIED || handles > 0 || decode_bytes::<T>(view, Depth::Skim).is_err() {
@@ -225,6 +247,7 @@ thread_local! {
 }
 
 /// The value that [`encode_into`] was given, from what it has written and the descriptors that came with it.
+#[inline]
 pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: Bundle) -> Result<T, CodecError> {
     let fds = match handles.count() {
         // The usual case.
@@ -360,17 +383,25 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Res
 }
 
 /// The value that [`encode`] was given, from its bytes without a front, and the descriptors of its handles.
+#[inline]
 pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
     let again = bytes.first() == Some(&(Format::MessagePack as u8));
     bag::empty(fds, again, || decode_bytes(bytes, Depth::Whole))
 }
 
+#[inline]
 fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], depth: Depth) -> Result<T, CodecError> {
+    match bytes.split_first() {
+        Some((&tag, rest)) if tag == Format::Compact as u8 => compact::from_bytes(rest, depth)
+            .map_err(|error| CodecError::new::<T>("cannot deserialise", error.to_string())),
+        _ => decode_self_describing(bytes),
+    }
+}
+
+#[cold]
+fn decode_self_describing<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let cannot = |reason: String| CodecError::new::<T>("cannot deserialise", reason);
     match bytes.split_first() {
-        Some((&tag, rest)) if tag == Format::Compact as u8 => {
-            compact::from_bytes(rest, depth).map_err(|error| cannot(error.to_string()))
-        }
         Some((&tag, mut rest)) if tag == Format::MessagePack as u8 => {
             let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
             deserializer.set_max_depth(DEEPEST);

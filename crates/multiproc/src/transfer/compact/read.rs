@@ -17,6 +17,7 @@ pub(crate) enum Depth {
 }
 
 /// The value that `bytes` are, all of them.
+#[inline]
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], depth: Depth) -> Result<T, Error> {
     let mut deserializer = Deserializer { bytes, depth };
     let value = T::deserialize(&mut deserializer)?;
@@ -96,6 +97,7 @@ impl<'de> Deserializer<'de> {
     }
 
     /// A length, and the code that tells what it is the length of.
+    #[inline]
     fn len(&mut self) -> Result<(usize, u8), Error> {
         let number = self.varint()?;
         let code = number as u8 & ((1 << CODE_BITS) - 1);
@@ -103,11 +105,13 @@ impl<'de> Deserializer<'de> {
     }
 
     /// The bytes of `len` numbers of a kind.
+    #[inline]
     fn run(&mut self, len: usize, kind: Kind) -> Result<&'de [u8], Error> {
         self.take(len.checked_mul(kind.width()).ok_or(OUT_OF_RANGE)?)
     }
 
     /// Bytes that lie together: they may have been written as a run or one by one, which is the same.
+    #[inline]
     fn byte_run(&mut self) -> Result<&'de [u8], Error> {
         match self.len()? {
             (len, code) if code == ELEMENTS || code == Kind::U8 as u8 => self.take(len),

@@ -43,6 +43,7 @@ pub(crate) fn to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &m
 /// Writes `value` to `output`, and gives its shape: a number that follows from which methods of the serializer its type has called, and in which
 /// order, but neither from the numbers, texts and bytes in it nor from how long they are. Two values of one type and shape are read by the same
 /// calls.
+#[inline]
 pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<u64, Error> {
     let mut serializer = Serializer { output, shape: 0 };
     value.serialize(&mut serializer)?;
