@@ -186,5 +186,7 @@ fn a_task_is_done_or_comes_again() {
 
 #[test]
 fn a_queue_is_closed_or_not() {
-    step("close", &["closed", "open"]);
+    for name in ["close", "close_before_producer", "close_before_consumer", "close_bounded_before_consumer"] {
+        step(name, &["closed", "open"]);
+    }
 }

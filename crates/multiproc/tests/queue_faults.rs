@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs::File;
 use std::time::Duration;
 
 use common::{Ends, LONG, for_each_method};
@@ -161,6 +162,42 @@ for_each_method! {
             assert!(stopped.wait_timeout(LONG).unwrap().expect("it ends").success());
             assert!(other.wait_timeout(LONG).unwrap().expect("it ends").success());
         }
+    }
+}
+
+fn put_files(queue: Queue<Handle<File>>, outcome: Queue<String>) {
+    loop {
+        if let Err(error) = queue.put(Handle::new(File::open("/dev/null").unwrap())) {
+            return outcome.put(error.to_string()).unwrap();
+        }
+    }
+}
+
+for_each_method! {
+    fn who_waits_for_room_for_handles_sleeps_and_is_told(method) {
+        // More than there can be with handles.
+        let queue = Queue::with_capacity(100_000).unwrap();
+        let outcome = Queue::new().unwrap();
+        let child = Process::new(put_files, (queue.clone(), outcome.clone())).start_method(method);
+        let child = Ends(child.start().unwrap());
+        wait_until_asleep(child.pid());
+        let len = queue.len();
+        assert!((10..100_000).contains(&len), "{len}");
+        let error = queue.try_put(Handle::new(File::open("/dev/null").unwrap())).unwrap_err();
+        assert!(matches!(error.kind(), PutErrorKind::Full), "{error}");
+        for _ in 0..3 {
+            queue.get().unwrap();
+            // It has put another.
+            let begin = std::time::Instant::now();
+            while queue.len() < len {
+                assert!(begin.elapsed() < LONG);
+                std::thread::yield_now();
+            }
+        }
+        wait_until_asleep(child.pid());
+        drop(queue);
+        let error = outcome.get_timeout(LONG).unwrap();
+        assert!(error.contains("nobody is left"), "{error}");
     }
 }
 

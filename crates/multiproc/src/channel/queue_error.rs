@@ -98,7 +98,7 @@ impl<T> std::error::Error for PutError<T> {
 impl From<Refusal> for PutErrorKind {
     fn from(refusal: Refusal) -> PutErrorKind {
         match refusal {
-            Refusal::Full => PutErrorKind::Full,
+            Refusal::Full | Refusal::Crowded => PutErrorKind::Full,
             Refusal::TooLarge => PutErrorKind::TooLarge,
             Refusal::Closed => PutErrorKind::Closed,
             Refusal::System(what, source) => PutErrorKind::System { what, source },
@@ -161,7 +161,7 @@ impl GetError {
 impl From<Refusal> for GetError {
     fn from(refusal: Refusal) -> GetError {
         match refusal {
-            Refusal::Full | Refusal::TooLarge => GetError::Corrupt("it is empty and full"),
+            Refusal::Full | Refusal::Crowded | Refusal::TooLarge => GetError::Corrupt("it is empty and full"),
             Refusal::Closed => GetError::Closed,
             Refusal::System(what, source) => GetError::System { what, source },
             Refusal::Corrupt(what) => GetError::Corrupt(what),

@@ -89,6 +89,11 @@ impl Limits {
 const LIMITED: u32 = 1;
 const JOINABLE: u32 = 2;
 
+/// Things can be put. Nothing can be put any more, and whoever finds that out sees to it that those who wait for items are told. They have been.
+const OPEN: u32 = 0;
+const CLOSING: u32 = 1;
+const CLOSED: u32 = 2;
+
 /// What doesn't change, or seldom.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -97,6 +102,7 @@ struct Nature {
     /// How often leases have been given up, and up to which time all have been taken again.
     returned: AtomicU32,
     settled: AtomicU32,
+    /// [`OPEN`], [`CLOSING`] or [`CLOSED`].
     closed: AtomicU32,
     /// The size of the ring as a power of two, in the lowest byte; above, how often it has changed.
     geometry: AtomicU64,
@@ -169,7 +175,7 @@ pub(crate) struct Shared {
 #[allow(unsafe_code)]
 unsafe impl Layout for Shared {
     const NAME: &'static str = "queue";
-    const KIND: u32 = u32::from_le_bytes(*b"queu");
+    const KIND: u32 = u32::from_le_bytes(*b"que2");
 }
 
 /// Why something can't be put or taken.
@@ -177,6 +183,8 @@ unsafe impl Layout for Shared {
 pub(crate) enum Refusal {
     /// There is no room for it now, by the queue's limit.
     Full,
+    /// There is no room for its handles now.
+    Crowded,
     /// There never will be.
     TooLarge,
     Closed,
@@ -273,6 +281,7 @@ pub(crate) struct Store {
     /// The tail, as it was seen last.
     seen_tail: AtomicU64,
     flags: u32,
+    limits: Limits,
     pub(super) leases: Leases,
 }
 
@@ -323,6 +332,7 @@ impl Store {
             room: (flags != 0).then(|| Gate::new(Tokens::Heard)).transpose()?,
             seen_tail: AtomicU64::new(0),
             flags,
+            limits,
             leases: Leases::default(),
             shared,
         })
@@ -338,6 +348,13 @@ impl Store {
             || fds.next().ok_or(io::Error::new(io::ErrorKind::InvalidData, "a part of the queue is missing"));
         let shared = Segment::<Shared>::open(next()?)?;
         let flags = shared.nature.flags.load(Relaxed);
+        let limits = match flags & LIMITED != 0 {
+            true => Limits { items: shared.nature.items.load(Relaxed), bytes: shared.nature.bytes.load(Relaxed) },
+            false => Limits::NONE,
+        };
+        if limits.items == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the limit of the queue is nothing"));
+        }
         Ok(Store {
             ring: Expanse::new(RING_AT, SMALLEST),
             arena: Arena::new(),
@@ -346,6 +363,7 @@ impl Store {
             room: if flags != 0 { Some(Gate::from_fd(next()?, Tokens::Heard)?) } else { None },
             seen_tail: AtomicU64::new(0),
             flags,
+            limits,
             leases: Leases::default(),
             shared,
         })
@@ -379,7 +397,7 @@ impl Store {
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        Limits { items: self.shared.nature.items.load(Relaxed), bytes: self.shared.nature.bytes.load(Relaxed) }
+        self.limits
     }
 
     pub(crate) fn is_joinable(&self) -> bool {
@@ -390,25 +408,46 @@ impl Store {
         Blocks { arena: &self.arena, books: &self.shared.books.0, file: self.shared.file() }
     }
 
+    /// Whether nothing can be put any more.
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared.nature.closed.load(SeqCst) != 0
+        match self.shared.nature.closed.load(SeqCst) {
+            OPEN => false,
+            CLOSED => true,
+            _ => {
+                self.finish_closing();
+                true
+            }
+        }
+    }
+
+    /// The same, for one who holds a latch and so can't tell anybody.
+    fn is_closing(&self) -> bool {
+        self.shared.nature.closed.load(SeqCst) != OPEN
     }
 
     /// Has nothing more put in. Everybody who waits is told.
     pub(crate) fn close(&self) {
-        {
-            let _producers = self.producers();
-            self.shared.items.0.before_change(&self.items);
-            self.shared.nature.closed.store(1, SeqCst);
-        }
-        self.shared.items.0.after_change(u32::MAX);
+        // First those who wait for room: if this process dies after that, they are awake, and the first of them finishes it.
         if let Some(room) = &self.room {
             {
                 let _consumers = self.consumers();
                 self.shared.room.0.before_change(room);
+                let _ = self.shared.nature.closed.compare_exchange(OPEN, CLOSING, SeqCst, Relaxed);
             }
             self.shared.room.0.after_change(u32::MAX);
         }
+        self.finish_closing();
+    }
+
+    #[cold]
+    fn finish_closing(&self) {
+        {
+            let _producers = self.producers();
+            self.shared.items.0.before_change(&self.items);
+            self.shared.nature.closed.store(CLOSED, SeqCst);
+        }
+        self.shared.items.0.after_change(u32::MAX);
     }
 
     /// The ring's size and what goes with it: a mask for positions.
@@ -501,7 +540,9 @@ impl Store {
             self.seems_within_limits(size)?;
         }
         let latched = self.producers();
-        if self.is_closed() {
+        if self.is_closing() {
+            drop(latched);
+            self.is_closed();
             return Err(Refusal::Closed);
         }
         if self.flags & LIMITED != 0 {
@@ -550,7 +591,7 @@ impl Store {
             // First that, so that no other has its number, even if this process dies before there is an item.
             own.letters.store(letter.wrapping_add(1), SeqCst);
             self.mailbox.put(letter, &fds).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Full,
+                io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Crowded,
                 _ => Refusal::System("there are too many items with handles in it", error),
             })?;
         }
@@ -580,12 +621,12 @@ impl Store {
 
     /// Whether one more item of `size` bytes may be put: for sure, under the producers' latch.
     fn within_limits(&self, size: u64) -> Result<(), Refusal> {
-        let (own, limits) = (&self.shared.producers, self.limits());
-        if size > limits.bytes {
+        let own = &self.shared.producers;
+        if size > self.limits.bytes {
             return Err(Refusal::TooLarge);
         }
-        let seen = Count::of(&own.seen_number, &own.seen_bytes);
-        if self.fits(size, seen) {
+        let put = self.put_so_far();
+        if self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
             return Ok(());
         }
         let taken = loop {
@@ -594,7 +635,7 @@ impl Store {
                 break taken;
             }
         };
-        match self.fits(size, taken) {
+        match self.fits(size, put, taken) {
             true => {
                 own.seen_number.store(taken.number, Relaxed);
                 own.seen_bytes.store(taken.bytes, Relaxed);
@@ -607,27 +648,33 @@ impl Store {
     /// As [`within_limits`](Store::within_limits), looked at without the latch. Who wonders looks again under it.
     fn seems_within_limits(&self, size: u64) -> Result<(), Refusal> {
         let own = &self.shared.producers;
-        if size > self.limits().bytes || self.fits(size, Count::of(&own.seen_number, &own.seen_bytes)) {
+        let put = self.put_so_far();
+        if size > self.limits.bytes || self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
             return Ok(());
         }
         match self.taken_before(self.head())? {
-            Some(taken) if !self.fits(size, taken) && !self.is_closed() => Err(Refusal::Full),
+            Some(taken) if !self.fits(size, put, taken) && !self.is_closed() => Err(Refusal::Full),
             _ => Ok(()),
         }
     }
 
-    /// Whether an item of `size` bytes is within the limits if so much has been taken.
+    /// How much has been put, at least. To be looked at before the head: then it is full if it seems so.
     #[inline]
-    fn fits(&self, size: u64, taken: Count) -> bool {
-        let (own, limits) = (&self.shared.producers, self.limits());
-        let items = own.number.load(SeqCst).saturating_sub(taken.number);
-        let bytes = own.bytes.load(SeqCst).saturating_sub(taken.bytes);
-        items < limits.items && bytes.saturating_add(size) <= limits.bytes
+    fn put_so_far(&self) -> Count {
+        Count::of(&self.shared.producers.number, &self.shared.producers.bytes)
     }
 
-    /// How much has been taken if that is the head; none if it isn't any more. The record that is there says it.
+    /// Whether an item of `size` bytes is within the limits if so much has been put, and so much has been taken.
+    #[inline]
+    fn fits(&self, size: u64, put: Count, taken: Count) -> bool {
+        let items = put.number.saturating_sub(taken.number);
+        let bytes = put.bytes.saturating_sub(taken.bytes);
+        items < self.limits.items && bytes.saturating_add(size) <= self.limits.bytes
+    }
+
+    /// How much has been taken if that is the head; none if it isn't any more. The record that is there says it. If there is none, all has been that
+    /// is known to be put.
     fn taken_before(&self, head: u64) -> Result<Option<Count>, Refusal> {
-        let own = &self.shared.producers;
         let tail = self.shared.tail.0.load(SeqCst);
         if tail > head {
             let (geometry, mask) = self.geometry();
@@ -640,7 +687,7 @@ impl Store {
                 _ => Ok(None),
             };
         }
-        let all = Count::of(&own.number, &own.bytes);
+        let all = self.put_so_far();
         match self.head() == head {
             false => Ok(None),
             true if tail < head && self.shared.tail.0.load(SeqCst) < head => {
@@ -650,27 +697,26 @@ impl Store {
         }
     }
 
-    /// Sees to it that somebody rings at the door when there is room for `size` bytes. False, without that, if there may be some already.
-    fn arm_for_room(&self, size: u64, arm: &mut dyn FnMut()) -> bool {
+    /// Sees to it that somebody rings at the door when there may be room for an item: for `size` bytes, and for its handles if there is none for those (`crowded`).
+    /// False, without that, if there may be some already.
+    fn arm_for_room(&self, size: u64, crowded: bool, arm: &mut dyn FnMut()) -> bool {
         let head = &self.shared.consumers.head;
         let _latched = self.consumers();
-        loop {
-            let found = head.load(SeqCst);
-            let is_full = match self.taken_before(found & !ARMED) {
-                Ok(None) => continue,
-                Ok(Some(taken)) => !self.fits(size, taken),
-                // Whoever tries is told.
-                Err(_) => false,
-            };
-            if !is_full || self.is_closed() {
-                return false;
-            }
-            // In this order: who finds the bit rings only if that is set. Under the latch nobody is in the middle of it.
-            arm();
-            if found & ARMED != 0 || head.compare_exchange(found, found | ARMED, SeqCst, Relaxed).is_ok() {
-                return true;
-            }
+        let put = self.put_so_far();
+        let found = head.load(SeqCst);
+        let is_full = match self.taken_before(found & !ARMED) {
+            // Letters go when items do.
+            Ok(Some(_)) if crowded => self.shared.tail.0.load(SeqCst) > found & !ARMED,
+            Ok(Some(taken)) => !self.fits(size, put, taken),
+            // Something has been taken meanwhile; or there is garbage, and whoever tries is told.
+            Ok(None) | Err(_) => false,
+        };
+        if !is_full || self.is_closing() {
+            return false;
         }
+        // In this order: who finds the bit rings only if that is set. Under the latch nobody is in the middle of it.
+        arm();
+        found & ARMED != 0 || head.compare_exchange(found, found | ARMED, SeqCst, Relaxed).is_ok()
     }
 
     /// Where a record of `need` bytes goes, and the mask of positions. Under the producers' latch.
@@ -968,7 +1014,8 @@ impl Store {
         }
         let Some((taken, head, next)) = taken? else { return Ok(None) };
         if self.room.is_some() {
-            self.shared.room.0.after_change(1);
+            // In a joinable one others may wait there for the work to be done, who wouldn't pass it on.
+            self.shared.room.0.after_change(if self.is_joinable() { u32::MAX } else { 1 });
         }
         let (_, mask) = self.geometry();
         self.give_back(head, next, mask);
@@ -1238,8 +1285,12 @@ impl Store {
         loop {
             let head = self.head();
             let put = self.shared.producers.number.load(SeqCst);
-            // If there is garbage, something is there.
-            let taken = self.taken_before(head).ok().flatten().map_or(put, |taken| taken.number);
+            let taken = match self.taken_before(head) {
+                Ok(Some(taken)) => taken.number,
+                Ok(None) => continue,
+                // If there is garbage, something is there.
+                Err(_) => put.saturating_sub(1),
+            };
             let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
             let waiting = self.shared.tail.0.load(SeqCst) > head;
             if self.head() == head {
@@ -1274,8 +1325,9 @@ impl Store {
     #[inline]
     pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
-            (Err(Refusal::Full), Some(room)) => {
-                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, through })?
+            (Err(full @ (Refusal::Full | Refusal::Crowded)), Some(room)) => {
+                let crowded = matches!(full, Refusal::Crowded);
+                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowded, through })?
             }
             (result, _) => result,
         }
@@ -1299,8 +1351,9 @@ impl Store {
     #[cfg(feature = "async")]
     pub(crate) async fn put_async(&self, item: &Item<'_>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
-            (Err(Refusal::Full), Some(room)) => {
-                self.shared.room.0.wait_async(room, &mut Put { store: self, item, through }).await?
+            (Err(full @ (Refusal::Full | Refusal::Crowded)), Some(room)) => {
+                let crowded = matches!(full, Refusal::Crowded);
+                self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowded, through }).await?
             }
             (result, _) => result,
         }
@@ -1385,6 +1438,8 @@ pub(crate) unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> i
 struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
+    /// Whether it was for want of room for its handles that it could not be put.
+    crowded: bool,
     through: Through<'a>,
 }
 
@@ -1393,7 +1448,10 @@ impl Wish for Put<'_> {
 
     fn attempt(&mut self) -> Option<Result<(), Refusal>> {
         match self.store.try_put(self.item) {
-            Err(Refusal::Full) => None,
+            Err(full @ (Refusal::Full | Refusal::Crowded)) => {
+                self.crowded = matches!(full, Refusal::Crowded);
+                None
+            }
             result => Some(result),
         }
     }
@@ -1403,7 +1461,7 @@ impl Wish for Put<'_> {
             Body::Inline(bytes) => bytes.len() as u64,
             Body::Block(_, len) => len,
         };
-        !self.store.arm_for_room(size, arm)
+        !self.store.arm_for_room(size, self.crowded, arm)
     }
 
     fn through(&self) -> Through<'_> {
@@ -1434,7 +1492,7 @@ impl Wish for Take<'_> {
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
         let _latched = self.store.producers();
-        let is_empty = self.store.is_empty() && !self.store.is_closed();
+        let is_empty = self.store.is_empty() && !self.store.is_closing();
         if is_empty {
             arm();
         }

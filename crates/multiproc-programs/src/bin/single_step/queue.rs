@@ -3,7 +3,7 @@
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::time::{Duration, Instant};
 
-use multiproc::{GetError, Handle, JoinableQueue, Queue};
+use multiproc::{GetError, Handle, JoinableQueue, PutErrorKind, Queue};
 use serde_bytes::ByteBuf;
 
 use super::walk::{Run, Scenario};
@@ -38,6 +38,9 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("task_dropped", task_dropped),
     ("join_asleep", join_asleep),
     ("close", close),
+    ("close_before_producer", close_before_producer),
+    ("close_before_consumer", |run| close_before_consumer(run, unlimited())),
+    ("close_bounded_before_consumer", |run| close_before_consumer(run, of_three())),
 ];
 
 /// Items of so many bytes lie in the ring, and in a block.
@@ -530,4 +533,46 @@ fn close(run: &mut Run) -> &'static str {
         }
         false => "open",
     }
+}
+
+fn close_before_producer(run: &mut Run) -> &'static str {
+    let queue = of_three();
+    (1..=3).for_each(|number| queue.put(item(number, SMALL)).unwrap());
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || queue.close());
+        },
+        |run| {
+            run.beside_at_the_door(|| {
+                let error = queue.put(item(4, SMALL)).unwrap_err();
+                assert!(matches!(error.kind(), PutErrorKind::Closed), "{error}");
+            });
+        },
+        || panic!("it sleeps"),
+    );
+    closed(run, &queue)
+}
+
+fn close_before_consumer(run: &mut Run, queue: Items) -> &'static str {
+    run.victim(
+        |step| {
+            warm();
+            step(&mut || queue.close());
+        },
+        |run| run.beside_at_the_door(|| assert!(matches!(queue.get(), Err(GetError::Closed)))),
+        || panic!("it sleeps"),
+    );
+    closed(run, &queue)
+}
+
+/// If it is closed, who waits is told so by nobody else.
+fn closed(run: &mut Run, queue: &Items) -> &'static str {
+    let closed = queue.is_closed();
+    if !closed {
+        queue.close();
+    }
+    run.settle_soon();
+    assert!(queue.is_closed() && queue.put(item(5, SMALL)).is_err());
+    if closed { "closed" } else { "open" }
 }

@@ -246,3 +246,27 @@ fn it_does_what_a_list_does() {
     });
     result.unwrap();
 }
+
+/// A producer that is slow to count what it has put, or dies before it has, doesn't make an empty queue seem full: who believes it would sleep, and nobody would be left to wake it.
+#[test]
+fn what_is_put_and_not_counted_yet_fills_nothing() {
+    let store = Store::create(Limits { items: 1, bytes: 100 }, false).unwrap();
+    store.try_put(&Item { body: Body::Inline(&[7; 10]), raw: true, fds: &[], handles: 0 }).unwrap();
+    assert!(store.take_any(&mut Scratch::new()).unwrap().is_some());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let own = &store.shared.producers;
+            for number in (1..).take_while(|_| !done.load(Relaxed)) {
+                own.number.store(number, SeqCst);
+                own.bytes.store(number * 10, SeqCst);
+            }
+        });
+        for _ in 0..100_000 {
+            let full = store.arm_for_room(95, false, &mut || ()) || store.seems_within_limits(95).is_err();
+            done.fetch_or(full, Relaxed);
+            assert!(!full);
+        }
+        done.store(true, Relaxed);
+    });
+}
