@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 const WORKERS: usize = 8;
 
 /// So many series of items in all at most, and items in each.
-const PRODUCERS: usize = 1 << 14;
+const PRODUCERS: usize = 1 << 16;
 const ITEMS: usize = 1 << 13;
 
 /// What all have in mind, whoever is killed: how many items of each series have been put, and how often each item has been seen.

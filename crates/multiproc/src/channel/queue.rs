@@ -533,6 +533,14 @@ macro_rules! putting {
             pub fn try_put_bytes(&self, bytes: &[u8]) -> Result<(), PutErrorKind> {
                 self.end.put_bytes(bytes, Patience::None)
             }
+
+            /// Puts bytes in. Waits while the queue is full, but no longer than `timeout`.
+            ///
+            /// # Errors
+            /// As [`put`](Self::put); [`PutErrorKind::TimedOut`].
+            pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutErrorKind> {
+                self.end.put_bytes(bytes, Patience::Until(deadline(timeout)))
+            }
         }
     )* };
 }
@@ -583,6 +591,14 @@ macro_rules! getting {
             /// As [`get`](Self::get); [`GetError::Empty`].
             pub fn try_get_bytes(&self) -> Result<Message, GetError> {
                 self.end.get_bytes(Patience::None)
+            }
+
+            /// Takes the oldest item as bytes. Waits while there is none, but no longer than `timeout`.
+            ///
+            /// # Errors
+            /// As [`get`](Self::get); [`GetError::TimedOut`].
+            pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
+                self.end.get_bytes(Patience::Until(deadline(timeout)))
             }
 
             /// The items, one after the other, each waited for; up to the end: until the queue is closed or disconnected, and empty.
