@@ -172,6 +172,17 @@ impl Door {
         reopen(&self.fd, OFlags::RDWR)
     }
 
+    /// Whether nobody has the door open for writing, of which `reader` is a descriptor for reading only. There may be tokens nevertheless.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub fn is_hung_up(reader: BorrowedFd<'_>) -> io::Result<bool> {
+        // A hang-up is always told.
+        let mut polled = [PollFd::from_borrowed_fd(reader, PollFlags::empty())];
+        crate::poll::poll_until(&mut polled, Some(Instant::now()))?;
+        Ok(polled[0].revents().contains(PollFlags::HUP))
+    }
+
     /// Waits for a token, for the door to be hung up, for one of `others` to be readable or closed, or for the deadline.
     ///
     /// # Errors
@@ -265,8 +276,10 @@ mod tests {
         let on_its_way = two.open_both_ways().unwrap();
         two.read_only().unwrap();
         assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
+        assert!(!Door::is_hung_up(one.as_fd()).unwrap());
         drop(on_its_way);
         assert_eq!(one.wait(&[], None).unwrap(), Knock::HungUp);
+        assert!(Door::is_hung_up(one.as_fd()).unwrap());
         two.read_write().unwrap();
         assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
         two.ring().unwrap();

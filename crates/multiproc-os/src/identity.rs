@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use crate::robust::copy_number;
 use crate::{pidfd, threads};
 
 /// A process, in a number that fits into shared memory: the pid, and the lower bits of when it was started, in ticks of the clock since the system
@@ -20,13 +21,16 @@ impl Identity {
     /// When `/proc` is not mounted.
     pub fn current() -> io::Result<Identity> {
         static CURRENT: AtomicU64 = AtomicU64::new(0);
-        let pid = threads::getpid();
+        /// The copy of the process that this is about: its pid alone may be that of a forefather, which has ended since.
+        static COPY: AtomicU32 = AtomicU32::new(0);
+        let (pid, copy) = (threads::getpid(), copy_number());
         let known = Identity(CURRENT.load(Relaxed));
-        if known.pid() == pid {
+        if COPY.load(Acquire) == copy && known.pid() == pid {
             return Ok(known);
         }
         let identity = Identity::new(pid, started(pid)?.ok_or(io::ErrorKind::NotFound)?);
         CURRENT.store(identity.0, Relaxed);
+        COPY.store(copy, Release);
         Ok(identity)
     }
 
@@ -64,8 +68,12 @@ impl Identity {
             Err(error) => return Err(error),
         };
         // Looked at after it was opened: if it is the right one now, it was then.
-        let started = started(self.pid())?;
-        Ok((started == Some((self.0 >> 32) as u32)).then_some(pidfd))
+        let is_meant = match started(self.pid())? {
+            Some(started) => started == (self.0 >> 32) as u32,
+            // It has ended, or is hidden from this one: proc(5), hidepid. Then it may be another, for which is waited as well.
+            None => !pidfd::wait_any([&pidfd], Some(std::time::Instant::now()))?[0],
+        };
+        Ok(is_meant.then_some(pidfd))
     }
 
     /// Whether there is a process of this pid that hasn't ended, as far as can be told quickly: it may be another one that has got the pid.
@@ -85,7 +93,7 @@ impl Identity {
         const EXITING: u64 = 4;
         Ok(match stat(self.pid())? {
             Some(stat) => stat.started != (self.0 >> 32) as u32 || stat.flags & EXITING != 0,
-            None => true,
+            None => self.has_ended()?,
         })
     }
 

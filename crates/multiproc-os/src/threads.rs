@@ -50,12 +50,18 @@ pub fn may_share(id: i32, address: *const u8) -> bool {
     if !exists(id) {
         return false;
     }
+    // That of another PID namespace tells of strangers.
+    if std::fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() != getpid().to_string().as_str()) {
+        return true;
+    }
     let Ok(ours) = std::fs::read_to_string("/proc/self/maps") else { return true };
     let Some(file) = ours.lines().find(|line| spans(line, address.addr())).and_then(mapped_file) else { return true };
     match std::fs::read_to_string(format!("/proc/{id}/maps")) {
         Ok(theirs) => theirs.lines().any(|line| mapped_file(line) == Some(file)),
-        // A thread of the kernel, or one that has ended by now, has no memory.
-        Err(error) => error.raw_os_error() != Some(libc::ESRCH) && error.kind() != io::ErrorKind::NotFound,
+        // A thread of the kernel, or one that has ended by now, has no memory. One that lives may be hidden: proc(5), hidepid.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => exists(id),
+        Err(_) => true,
     }
 }
 

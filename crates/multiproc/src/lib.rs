@@ -65,13 +65,13 @@ pub use crate::channel::auth::Key;
 pub use crate::channel::connect::{connect, connect_timeout};
 pub use crate::channel::connection::{Connection, IntoIter, Iter, Receiver, Sender};
 pub use crate::channel::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
-pub use crate::channel::joinable::{JoinableQueue, Task};
+pub use crate::channel::joinable::{JoinableQueue, Task, Tasks};
 pub use crate::channel::link_error::{
     ConnectError, ConnectErrorKind, ListenError, ListenErrorKind, Refusal, RefusalReason,
 };
 pub use crate::channel::listener::Listener;
 pub use crate::channel::pipe::{one_way, pipe};
-pub use crate::channel::queue::{Consumer, Message, Producer, Queue};
+pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
 pub use crate::channel::wait::{Waitable, wait};
 pub use crate::error::{Error, Result};

@@ -4,7 +4,7 @@ mod common;
 #[path = "common/shared.rs"]
 mod shared;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use common::{Ends, LONG, for_each_method};
@@ -380,7 +380,6 @@ fn types_that_ask_the_format_what_comes_next() {
 fn the_descriptor_is_readable_when_there_is_something() {
     let queue = Queue::new().unwrap();
     let readable = |millis: i32| {
-        use std::os::fd::AsRawFd;
         let mut fds = [libc::pollfd { fd: queue.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         // SAFETY: one descriptor, as said.
         unsafe { libc::poll(fds.as_mut_ptr(), 1, millis) == 1 }
@@ -396,6 +395,109 @@ fn the_descriptor_is_readable_when_there_is_something() {
         assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         assert!(!readable(0));
     }
+}
+
+fn hold(producer: Producer<u8>, ready: Queue<()>) {
+    ready.put(()).unwrap();
+    common::sleep_long();
+    producer.put(1).unwrap();
+}
+
+for_each_method! {
+    fn who_only_takes_is_told_whatever_it_calls_when_nobody_puts_any_more(method) {
+        let (queue, ready) = (Queue::new().unwrap(), Queue::new().unwrap());
+        let child = Process::new(hold, (queue.producer(), ready.clone())).start_method(method).start().unwrap();
+        let child = Ends(child);
+        let consumer = queue.consumer();
+        queue.put(7).unwrap();
+        drop(queue);
+        ready.get_timeout(LONG).unwrap();
+        let soon = Duration::from_millis(1);
+        assert_eq!(consumer.try_get().unwrap(), 7);
+        assert!(consumer.try_get().unwrap_err().is_empty());
+        assert!(matches!(consumer.get_timeout(soon), Err(GetError::TimedOut)));
+        assert!(multiproc::wait(&[&consumer], soon).unwrap().is_empty());
+        child.kill().unwrap();
+        // Not by what the child is, but by what it held.
+        let begin = std::time::Instant::now();
+        assert_eq!(multiproc::wait(&[&consumer], LONG).unwrap(), [0]);
+        assert_eq!(multiproc::wait(&[&consumer, &*child], None).unwrap()[0], 0);
+        assert!(begin.elapsed() < LONG);
+        assert!(matches!(consumer.try_get(), Err(GetError::Disconnected)));
+        assert!(matches!(consumer.get_timeout(soon), Err(GetError::Disconnected)));
+        assert!(matches!(consumer.get_timeout(Duration::ZERO), Err(GetError::Disconnected)));
+        assert!(matches!(consumer.get(), Err(GetError::Disconnected)));
+    }
+}
+
+#[multiproc::test]
+fn who_only_puts_is_told_when_it_is_full_and_nobody_takes_any_more() {
+    let queue = Queue::with_capacity(1).unwrap();
+    let (producer, consumer) = (queue.producer(), queue.consumer());
+    drop(queue);
+    producer.put(1).unwrap();
+    assert!(producer.try_put(2).unwrap_err().is_full());
+    drop(consumer);
+    let error = producer.try_put(2).unwrap_err();
+    assert!(error.is_end() && matches!(error.kind(), PutErrorKind::Disconnected), "{error}");
+    let error = producer.put_timeout(2, Duration::from_millis(1)).unwrap_err();
+    assert!(matches!(error.kind(), PutErrorKind::Disconnected), "{error}");
+}
+
+/// The descriptor is the same whoever waits, comes and goes meanwhile.
+#[multiproc::test]
+fn an_epoll_set_goes_on_telling() {
+    let queue = Queue::new().unwrap();
+    let (producer, consumer) = (queue.producer(), queue.consumer());
+    // SAFETY: the event and the list are ours.
+    let (set, told) = unsafe {
+        let set = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 1 };
+        assert_eq!(libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, consumer.as_fd().as_raw_fd(), &raw mut event), 0);
+        let told = move |millis| {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            libc::epoll_wait(set, &raw mut event, 1, millis) == 1
+        };
+        (set, told)
+    };
+    assert!(!told(0));
+    // This process lets go of the writing side, and takes it again.
+    drop((queue, producer.clone()));
+    let other = Queue::new().unwrap();
+    other.put(producer).unwrap();
+    for number in 0..3 {
+        let producer: Producer<u8> = other.get().unwrap();
+        producer.put(number).unwrap();
+        assert!(told(-1));
+        assert_eq!(consumer.try_get().unwrap(), number);
+        assert!(matches!(consumer.try_get(), Err(GetError::Empty)) && !told(0));
+        other.put(producer).unwrap();
+    }
+    drop(other);
+    assert!(told(-1));
+    assert!(matches!(consumer.try_get(), Err(GetError::Disconnected)));
+    // SAFETY: it is ours, and not used any more.
+    unsafe { libc::close(set) };
+}
+
+#[multiproc::test]
+fn queues_are_gone_through() {
+    let queue = Queue::with_capacity(5).unwrap();
+    (1..=3).for_each(|number| queue.put(number).unwrap());
+    queue.close();
+    let mut sum = 0;
+    for number in &queue {
+        sum += number.unwrap();
+    }
+    assert_eq!(sum, 6);
+    let tasks = JoinableQueue::with_limits(5, 100).unwrap();
+    assert_eq!(tasks.capacity(), Some(5));
+    (1..=3).for_each(|number| tasks.put(number).unwrap());
+    tasks.close();
+    assert_eq!(tasks.iter().map(|task| task.unwrap().into_inner()).sum::<i32>(), 6);
+    assert_eq!(tasks.unfinished(), 0);
+    let error = JoinableQueue::with_limits(5, 3).unwrap().put(vec![0_u8; 100]).unwrap_err();
+    assert!(matches!(error.kind(), PutErrorKind::TooLarge));
 }
 
 /// In a process that has no other queue, so that it is this one's memory that is counted.

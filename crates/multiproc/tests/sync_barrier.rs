@@ -90,3 +90,100 @@ for_each_method! {
         assert!(!barrier.is_broken());
     }
 }
+
+/// Waits in the action for as long as it takes.
+fn act_for_ever(barrier: Barrier, acting: Queue<()>) {
+    let _ = barrier.wait_with(|| {
+        acting.put(()).unwrap();
+        common::sleep_long();
+    });
+}
+
+for_each_method! {
+    /// Those who wait at the door already didn't know of it.
+    fn one_that_comes_for_the_first_time_and_is_killed_in_the_action_breaks_it(method) {
+        let (barrier, acting) = (Barrier::new(2).unwrap(), Queue::new().unwrap());
+        let waits = Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
+        wait_asleep(waits.pid());
+        let acts = Process::new(act_for_ever, (barrier.clone(), acting.clone())).start_method(method).start().unwrap();
+        acting.get_timeout(LONG).unwrap();
+        wait_asleep(waits.pid());
+        acts.kill().unwrap();
+        acts.wait().unwrap();
+        assert!(waits.wait_timeout(LONG).unwrap().is_some(), "it hangs");
+        let error = waits.join().unwrap().unwrap_err();
+        assert!(error.contains(&format!("process {} has died", acts.pid())), "{error}");
+    }
+
+    fn one_that_comes_for_the_first_time_and_is_killed_while_it_waits_breaks_it(method) {
+        let barrier = Barrier::new(3).unwrap();
+        let start = || Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
+        let waits = start();
+        wait_asleep(waits.pid());
+        let comes = start();
+        while barrier.n_waiting() < 2 {
+            std::thread::yield_now();
+        }
+        comes.kill().unwrap();
+        comes.wait().unwrap();
+        assert!(waits.wait_timeout(LONG).unwrap().is_some(), "it hangs");
+        let error = waits.join().unwrap().unwrap_err();
+        assert!(error.contains(&format!("process {} has died", comes.pid())), "{error}");
+    }
+}
+
+/// By the same handle: it is one that can't come, and not two.
+#[multiproc::test]
+fn threads_that_wait_through_one_handle_are_not_all_there_are() {
+    let barrier = Barrier::new(3).unwrap();
+    let third = barrier.clone();
+    std::thread::scope(|scope| {
+        let (say, said) = std::sync::mpsc::channel();
+        let waiting = [(); 2].map(|()| {
+            let (say, barrier) = (say.clone(), &barrier);
+            scope.spawn(move || {
+                // SAFETY: no memory is touched.
+                say.send(unsafe { libc::gettid() }).unwrap();
+                barrier.wait().map(|result| result.index())
+            })
+        });
+        said.iter().take(2).for_each(wait_asleep);
+        assert!(!barrier.is_broken());
+        assert_eq!(third.wait().unwrap().index(), 2);
+        let mut indices = waiting.map(|waiting| waiting.join().unwrap().unwrap());
+        indices.sort_unstable();
+        assert_eq!(indices, [0, 1]);
+    });
+}
+
+fn fork_in_the_action(barrier: Barrier) {
+    // SAFETY: the copy comes back from the barrier, and ends; it is waited for.
+    unsafe {
+        let this = libc::getpid();
+        let result = barrier.wait_with(|| {
+            let copy = libc::fork();
+            if copy != 0 {
+                let mut status = 1;
+                assert_eq!(libc::waitpid(copy, &raw mut status, 0), copy);
+                assert_eq!((status, barrier.n_waiting()), (0, 2), "the round is not over");
+            }
+        });
+        if libc::getpid() != this {
+            libc::_exit(i32::from(result.is_err()));
+        }
+        result.unwrap();
+    }
+}
+
+#[multiproc::test]
+fn a_copy_that_is_made_in_the_action_ends_no_round() {
+    let barrier = Barrier::new(2).unwrap();
+    let waits = Process::new(wait, (barrier.clone(),)).start().unwrap();
+    while barrier.n_waiting() == 0 {
+        std::thread::yield_now();
+    }
+    let acts = Ends(Process::new(fork_in_the_action, (barrier.clone(),)).start().unwrap());
+    assert!(acts.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    assert_eq!(waits.join().unwrap(), Ok(0));
+    assert!(!barrier.is_broken());
+}

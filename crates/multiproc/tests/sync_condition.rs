@@ -344,3 +344,35 @@ fn what_is_no_condition_is_an_error() {
     let child = Process::new(|forged: Forged| drop((forged.lock, forged.notices)), (forged,));
     child.start().unwrap().join().unwrap();
 }
+
+/// Dies with the lock.
+fn hold(condition: Condition, held: Event) {
+    let _guard = condition.lock().unwrap();
+    held.set();
+    sleep_long();
+}
+
+fn wait_or_say(condition: Condition) -> Result<(), String> {
+    condition.lock().map_err(|error| error.to_string())?.wait().map_err(|error| error.to_string())
+}
+
+for_each_method! {
+    fn a_death_is_known_to_those_who_wait_although_another_has_put_it_right(method) {
+        for _ in 0..5 {
+            let (condition, held) = (Condition::new().unwrap(), Event::new().unwrap());
+            let waits = Process::new(wait_or_say, (condition.clone(),)).start_method(method).start().unwrap();
+            wait_asleep(waits.pid());
+            let holds = Process::new(hold, (condition.clone(), held.clone())).start_method(method).start().unwrap();
+            held.wait().unwrap();
+            kill(&holds);
+            // At once, so that nobody else finds the lock poisoned.
+            match condition.lock() {
+                Err(LockError::Poisoned(poisoned)) => poisoned.into_guard().clear_poison(),
+                // It has been quicker.
+                other => drop(other.unwrap()),
+            }
+            assert!(waits.wait_timeout(LONG).unwrap().is_some(), "it hangs");
+            let _ = waits.join().unwrap();
+        }
+    }
+}

@@ -71,7 +71,22 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// As [`Queue::new`](crate::Queue::new).
     pub fn with_capacity(items: usize) -> Result<JoinableQueue<T>> {
-        Ok(JoinableQueue { end: End::create(Limits { items: items.max(1) as u64, bytes: u64::MAX }, true)? })
+        JoinableQueue::with_limits(items, u64::MAX)
+    }
+
+    /// A queue in which there are at most `items`, of at most `bytes` together as they are encoded, at a time. Those that have been taken don't count. An item of more bytes than that is
+    /// [refused](crate::PutErrorKind::TooLarge).
+    ///
+    /// # Errors
+    /// As [`Queue::new`](crate::Queue::new).
+    pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>> {
+        let items = if items == usize::MAX { u64::MAX } else { items.max(1) as u64 };
+        Ok(JoinableQueue { end: End::create(Limits { items, bytes }, true)? })
+    }
+
+    /// How many items may be in it; none without a limit.
+    pub fn capacity(&self) -> Option<usize> {
+        usize::try_from(self.end.store.limits().items).ok().filter(|items| *items != usize::MAX)
     }
 
     /// How many items wait to be taken at this moment.
@@ -172,6 +187,27 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
         self.take(Patience::Until(deadline(timeout)))
     }
 
+    /// The items, one after the other, each waited for; up to the end: until the queue is closed or disconnected, and empty. Each is delivered again if its work
+    /// is not [done](Task::task_done).
+    ///
+    /// ```
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tasks = multiproc::JoinableQueue::new()?;
+    /// tasks.put(1)?;
+    /// tasks.put(2)?;
+    /// tasks.close();
+    /// for task in &tasks {
+    ///     task?.task_done();
+    /// }
+    /// assert_eq!(tasks.unfinished(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn iter(&self) -> Tasks<'_, T> {
+        Tasks { queue: self }
+    }
+
     fn take(&self, patience: Patience) -> Result<Task<T>, GetError> {
         let mut scratch = Scratch::new();
         let taken = self.end.take(&mut scratch, patience)?;
@@ -198,6 +234,32 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
                 Err(error)
             }
         }
+    }
+}
+
+/// What [`JoinableQueue::iter`] gives.
+#[derive(Debug)]
+pub struct Tasks<'a, T> {
+    queue: &'a JoinableQueue<T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Iterator for Tasks<'_, T> {
+    type Item = Result<Task<T>, GetError>;
+
+    fn next(&mut self) -> Option<Result<Task<T>, GetError>> {
+        match self.queue.get() {
+            Err(error) if error.is_end() => None,
+            result => Some(result),
+        }
+    }
+}
+
+impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a JoinableQueue<T> {
+    type Item = Result<Task<T>, GetError>;
+    type IntoIter = Tasks<'a, T>;
+
+    fn into_iter(self) -> Tasks<'a, T> {
+        self.iter()
     }
 }
 
@@ -236,18 +298,18 @@ impl<T> AsFd for JoinableQueue<T> {
     }
 }
 
-/// As of a [`Queue`](crate::Queue).
+/// As of a [`Queue`](crate::Queue). It is not told of items with which somebody dies while nothing else happens: wait for the children, too.
 impl<T> Waitable for JoinableQueue<T> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.end.store.items.as_fd()
+        self.end.store.items.fd_to_poll()
     }
 
     fn ready(&self) -> std::io::Result<bool> {
-        Ok(!self.end.store.arm())
+        Ok(self.end.is_ready())
     }
 
     fn woken(&self) -> std::io::Result<bool> {
-        Ok(!self.end.store.arm())
+        Ok(self.end.is_ready())
     }
 }
 

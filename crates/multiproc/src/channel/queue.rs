@@ -156,7 +156,22 @@ impl<T> End<T> {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.polled.store(true, Relaxed);
         self.store.arm();
-        self.store.items.as_fd()
+        self.store.items.fd_to_poll()
+    }
+
+    /// Whether something can be taken, or nothing ever will.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.store.arm() || self.nobody_puts()
+    }
+
+    /// Whether nobody is left who could put anything. Never so for a handle that could itself.
+    fn nobody_puts(&self) -> bool {
+        !self.role.puts() && self.store.items.is_hung_up()
+    }
+
+    /// Whether nobody is left who could take anything. Never so for a handle that could itself.
+    fn nobody_takes(&self) -> bool {
+        !self.role.gets() && self.store.room.as_ref().is_some_and(|room| room.is_hung_up())
     }
 }
 
@@ -268,12 +283,25 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     #[inline]
     pub(super) fn take(&self, scratch: &mut Scratch, patience: Patience) -> Result<Taken, GetError> {
         match patience {
-            Patience::Until(deadline) => Ok(self.store.take(scratch, deadline, self.to_take())?),
+            Patience::Until(deadline) => match self.store.take(scratch, deadline, self.to_take()) {
+                Err(Refusal::Late) if self.nobody_puts() => match self.store.take_any(scratch)? {
+                    Some(taken) => Ok(taken),
+                    None => Err(GetError::Disconnected),
+                },
+                result => Ok(result?),
+            },
             Patience::None => loop {
-                match self.store.take_any(scratch)? {
-                    Some(taken) => return Ok(taken),
-                    None if self.arm() => return Err(GetError::Empty),
-                    None => {}
+                if let Some(taken) = self.store.take_any(scratch)? {
+                    return Ok(taken);
+                }
+                let nobody_puts = self.nobody_puts();
+                if self.arm() {
+                    // The last of them may have put something before it was gone.
+                    return match self.store.take_any(scratch)? {
+                        Some(taken) => Ok(taken),
+                        None if nobody_puts => Err(GetError::Disconnected),
+                        None => Err(GetError::Empty),
+                    };
                 }
             },
         }
@@ -282,7 +310,13 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     #[inline]
     fn put_item(&self, item: &Item<'_>, patience: Patience) -> Result<(), Refusal> {
         match patience {
-            Patience::None => self.store.try_put(item),
+            Patience::None => match self.store.try_put(item) {
+                Err(Refusal::Full | Refusal::Crowded) if self.nobody_takes() => match self.store.try_put(item) {
+                    Err(Refusal::Full | Refusal::Crowded) => Err(Refusal::Alone),
+                    result => result,
+                },
+                result => result,
+            },
             Patience::Until(deadline) => self.store.put(item, deadline, self.to_put()),
         }
     }
@@ -615,11 +649,17 @@ macro_rules! getting {
             /// # Ok(())
             /// # }
             /// ```
-            pub fn iter(&self) -> impl Iterator<Item = Result<T, GetError>> + '_ {
-                std::iter::from_fn(|| match self.get() {
-                    Err(error) if error.is_end() => None,
-                    result => Some(result),
-                })
+            pub fn iter(&self) -> Items<'_, T> {
+                Items { end: &self.end }
+            }
+        }
+
+        impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a $name<T> {
+            type Item = Result<T, GetError>;
+            type IntoIter = Items<'a, T>;
+
+            fn into_iter(self) -> Items<'a, T> {
+                self.iter()
             }
         }
 
@@ -631,18 +671,18 @@ macro_rules! getting {
             }
         }
 
-        /// Ready when there is an item, or it is closed.
+        /// Ready when there is an item, or it is closed; a [`Consumer`] also when nobody is left who could put anything.
         impl<T> Waitable for $name<T> {
             fn fd(&self) -> BorrowedFd<'_> {
-                self.end.store.items.as_fd()
+                self.end.store.items.fd_to_poll()
             }
 
             fn ready(&self) -> std::io::Result<bool> {
-                Ok(!self.end.store.arm())
+                Ok(self.end.is_ready())
             }
 
             fn woken(&self) -> std::io::Result<bool> {
-                Ok(!self.end.store.arm())
+                Ok(self.end.is_ready())
             }
         }
     )* };
@@ -650,12 +690,44 @@ macro_rules! getting {
 
 getting!(Queue Consumer);
 
+/// What [`Queue::iter`] gives.
+pub struct Items<'a, T> {
+    end: &'a End<T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Iterator for Items<'_, T> {
+    type Item = Result<T, GetError>;
+
+    fn next(&mut self) -> Option<Result<T, GetError>> {
+        match self.end.get(Patience::Until(None)) {
+            Err(error) if error.is_end() => None,
+            result => Some(result),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Items<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Items").finish_non_exhaustive()
+    }
+}
+
 /// An item of a queue as bytes. Large ones lie in the queue's own memory, which goes back when this is dropped.
 pub struct Message(Content);
 
 enum Content {
     Small(Box<[u8]>),
     Block(Block<Arc<Store>>),
+}
+
+impl Message {
+    /// The bytes, as a list of their own. Large ones are copied.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Content::Small(bytes) => bytes.into(),
+            Content::Block(_) => self.to_vec(),
+        }
+    }
 }
 
 impl Deref for Message {

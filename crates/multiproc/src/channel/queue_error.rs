@@ -71,6 +71,11 @@ impl<T> PutError<T> {
     pub fn is_full(&self) -> bool {
         matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut)
     }
+
+    /// Whether nothing can ever be put again: it is closed, or full and nobody is left who could take anything.
+    pub fn is_end(&self) -> bool {
+        matches!(self.kind, PutErrorKind::Closed | PutErrorKind::Disconnected)
+    }
 }
 
 impl<T> fmt::Display for PutError<T> {
@@ -152,6 +157,11 @@ pub enum GetError {
 }
 
 impl GetError {
+    /// Whether there was nothing at the moment: to try again makes sense.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, GetError::Empty | GetError::TimedOut)
+    }
+
     /// Whether nothing will ever come: the queue is empty, and closed or disconnected.
     pub fn is_end(&self) -> bool {
         matches!(self, GetError::Closed | GetError::Disconnected)

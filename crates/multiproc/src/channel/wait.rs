@@ -67,8 +67,10 @@ pub trait Waitable {
 /// Waits until at least one of `objects` is ready, but no longer than `timeout` (`None`: however long it takes; zero: not at all). Gives the places
 /// of all that are, in ascending order; none when the time was up before.
 ///
-/// A connection or receiver is ready when there is a message, or the end; a queue when there is an item, or it is closed; a child when it has ended; a
-/// descriptor when it is readable or closed. It is Python's `multiprocessing.connection.wait`.
+/// A connection or receiver is ready when there is a message, or the end; a queue when there is an item, or it is closed, a [`Consumer`](crate::Consumer) also when nobody is left who could put
+/// anything; a child when it has ended; a descriptor when it is readable or closed. It is Python's `multiprocessing.connection.wait`.
+///
+/// A handle that could put something itself ([`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue)) is never at that end here: wait for a `Consumer`, or for the children too.
 ///
 /// Of objects of one kind make a list first: `let all: Vec<&dyn Waitable> = receivers.iter().map(|receiver| receiver as _).collect();`. With no
 /// objects at all it waits for the timeout; without one it would be for ever, so it returns at once.
@@ -132,7 +134,8 @@ fn wait_until(objects: &[&dyn Waitable], deadline: Option<Instant>) -> io::Resul
         let until = if ready.is_empty() { deadline } else { Some(Instant::now()) };
         let already = ready.len();
         let woken = poll::wait_readable(&fds, until)?;
-        let time_is_up = woken.is_empty();
+        // Not only when nothing is readable: what is may mean nothing.
+        let time_is_up = woken.is_empty() || until.is_some_and(|until| until <= Instant::now());
         for index in woken {
             if ready[..already].binary_search(&index).is_err() && objects[index].woken()? {
                 ready.push(index);

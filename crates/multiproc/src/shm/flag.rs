@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use super::gate::Through;
 use super::latch::Latch;
 use super::lot::{Lot, Vain, Wish};
 use super::object::Object;
@@ -82,7 +83,7 @@ impl Object<Flag> {
 
 /// The wish that it be set: whatever differs from what was found, when it was not, will do.
 struct Set<'a> {
-    flag: &'a Flag,
+    flag: &'a Object<Flag>,
     found: u64,
 }
 
@@ -100,5 +101,9 @@ impl Wish for Set<'_> {
         }
         arm();
         false
+    }
+
+    fn through(&self) -> Through<'_> {
+        self.flag.through()
     }
 }

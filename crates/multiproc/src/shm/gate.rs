@@ -9,12 +9,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::door::{self, Door, Knock};
 use multiproc_os::robust::{Thread, copy_number};
-use multiproc_os::{at_fork, threads};
+use multiproc_os::{at_fork, poll, threads};
 
 use super::backoff::Habit;
 
@@ -37,6 +37,8 @@ pub(crate) struct Gate {
     /// The number of the door's descriptor, which never changes.
     number: RawFd,
     state: Mutex<State>,
+    /// The reading side, for those who poll it by means of their own.
+    polled: OnceLock<OwnedFd>,
     /// How long those who wait here try before they sleep.
     pub(super) habit: Habit,
 }
@@ -60,6 +62,8 @@ struct State {
     /// Threads and futures that wait, and how many of them are futures.
     waiters: usize,
     futures: usize,
+    /// Whether there is a token that could not be put in.
+    owed: bool,
 }
 
 impl Gate {
@@ -93,9 +97,16 @@ impl Gate {
             waiting: 0,
             waiters: 0,
             futures: 0,
+            owed: false,
             door,
         };
-        Gate { tokens, number: state.door.as_fd().as_raw_fd(), state: Mutex::new(state), habit: Habit::default() }
+        Gate {
+            tokens,
+            number: state.door.as_fd().as_raw_fd(),
+            state: Mutex::new(state),
+            polled: OnceLock::new(),
+            habit: Habit::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,32 +127,24 @@ impl Gate {
         state.settle();
     }
 
-    /// There is one less.
-    pub(crate) fn remove_opener(&self) {
+    /// There is one less. Says how many are left.
+    pub(crate) fn remove_opener(&self) -> usize {
         let mut state = self.state();
         state.openers = state.openers.saturating_sub(1);
         state.settle();
+        state.openers
     }
 
-    /// How many handles could open it.
-    pub(crate) fn openers(&self) -> usize {
-        self.state().openers
-    }
-
-    /// Puts a token in.
-    pub(crate) fn ring(&self) {
+    /// Puts a token in; says whether it has. If not, it does so when it has descriptors again.
+    pub(crate) fn ring(&self) -> bool {
         let mut state = self.state();
         // Who rings doesn't wait.
         if state.read_only {
             state.open_both_ways();
         }
-        // It fails only if that wasn't possible, at the limit of open files. Then those who wait look again when it is hung up, or has another token.
-        if state.door.ring().is_err()
-            && let Ok(other) = state.door.open_both_ways()
-            && let Ok(other) = Door::from_fd(other)
-        {
-            let _ = other.ring();
-        }
+        // It fails only if that wasn't possible, at the limit of open files.
+        state.owed = state.door.ring().is_err();
+        !state.owed
     }
 
     /// Takes the tokens away, if they are to be. Under the latch that those hold who ring, with `armed` set: see `PROTOCOL.md`.
@@ -202,7 +205,34 @@ impl Gate {
         others: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
     ) -> io::Result<Knock> {
+        if self.state().read_only {
+            // It could not be opened, at the limit of open files, so that a hang-up says nothing. One looks now and then.
+            let soon = Instant::now() + DEAF;
+            let ended = poll::wait_readable(others, Some(deadline.map_or(soon, |deadline| deadline.min(soon))))?;
+            return Ok(match () {
+                () if !ended.is_empty() => Knock::Other,
+                () if deadline.is_some_and(|deadline| deadline <= Instant::now()) => Knock::Late,
+                () => Knock::Token,
+            });
+        }
         ear.wait_at(self.as_fd(), others, deadline)
+    }
+
+    /// A descriptor to poll for tokens. It is always the same, whoever comes and goes, so that it can be in an epoll set; and it holds nothing of the writing side, in copies neither.
+    /// At the limit of open files it is the door itself.
+    pub(crate) fn fd_to_poll(&self) -> BorrowedFd<'_> {
+        if self.polled.get().is_none()
+            && let Ok(reader) = self.state().door.reader()
+        {
+            // Another thread may have been quicker.
+            let _ = self.polled.set(reader);
+        }
+        self.polled.get().map_or_else(|| self.as_fd(), |reader| reader.as_fd())
+    }
+
+    /// Whether nobody is left anywhere who could open it. (As long as one of this process's handles could, somebody is.)
+    pub(crate) fn is_hung_up(&self) -> bool {
+        Door::is_hung_up(self.fd_to_poll()).unwrap_or(false)
     }
 
     /// A descriptor to send to another process, which can open the door with it.
@@ -280,6 +310,7 @@ impl State {
 
     fn open_both_ways(&mut self) {
         self.read_only = self.door.read_write().is_err();
+        self.owed = self.owed && (self.read_only || self.door.ring().is_err());
     }
 }
 

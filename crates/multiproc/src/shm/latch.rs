@@ -96,6 +96,11 @@ impl Latch {
                 }
                 continue;
             }
+            if word & OWNER == thread.id() {
+                // Nobody waits for what they have: it is garbage.
+                let _ = self.0.compare_exchange(word, OWNER_DIED | word & WAITERS, SeqCst, Relaxed);
+                continue;
+            }
             if backoff.wait() {
                 continue;
             }
@@ -182,6 +187,12 @@ mod tests {
     #[test]
     fn a_word_of_garbage_is_taken_for_that_of_a_dead_owner() {
         let latch = Latch(AtomicU32::new(OWNER));
+        assert!(latch.lock().inherited);
+    }
+
+    #[test]
+    fn nobody_waits_for_themselves() {
+        let latch = Latch(AtomicU32::new(Thread::current().id()));
         assert!(latch.lock().inherited);
     }
 

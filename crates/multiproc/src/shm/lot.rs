@@ -30,6 +30,9 @@ layout! {
     }
 }
 
+/// How often one looks who sleeps without being counted, as another thread of its process may help it.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Why somebody has waited in vain.
 #[derive(Debug)]
 pub(crate) enum Vain {
@@ -98,6 +101,10 @@ pub(crate) trait Wish {
     }
 }
 
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
+}
+
 impl Lot {
     /// To be called before a change that somebody may wait for, under the latch that guards it.
     #[inline]
@@ -109,8 +116,10 @@ impl Lot {
 
     #[cold]
     fn ring(&self, gate: &Gate) {
-        gate.ring();
-        self.armed.store(0, SeqCst);
+        // If it could not be done, the next one tries.
+        if gate.ring() {
+            self.armed.store(0, SeqCst);
+        }
     }
 
     /// To be called after a change that up to `count` of those who wait may be glad of. What has made the change must be sequentially consistent, or be
@@ -144,14 +153,16 @@ impl Lot {
         wish: &mut W,
     ) -> Result<W::Outcome, Vain> {
         let mut backoff = Backoff::by(&gate.habit);
+        if is_over(deadline) {
+            // Who doesn't want to wait isn't told who is left, which takes its time.
+            return wish.attempt().ok_or(Vain::Late);
+        }
         let outcome = loop {
             if let Some(outcome) = wish.attempt() {
                 break outcome;
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Err(Vain::Late);
-            }
-            if !backoff.wait() {
+            // Who has no more time looks once whether anybody is left.
+            if is_over(deadline) || !backoff.wait() {
                 break self.wait_asleep(gate, deadline, wish)?;
             }
         };
@@ -162,7 +173,7 @@ impl Lot {
     #[cold]
     fn wait_asleep<W: Wish>(&self, gate: &Gate, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
         loop {
-            if let Some(outcome) = self.wait_for_a_while(deadline, wish)? {
+            if let Some(outcome) = self.wait_for_a_while(deadline, wish) {
                 // Of several who sleep, one was woken. The next one is this one's to wake, if there is a reason to.
                 self.parked.store(1, SeqCst);
                 if wish.more() {
@@ -181,25 +192,24 @@ impl Lot {
             if alone {
                 return Err(Vain::Alone);
             }
+            if is_over(deadline) {
+                return Err(Vain::Late);
+            }
         }
     }
 
     /// Waits by futex. None when that has taken its time.
-    fn wait_for_a_while<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<Option<W::Outcome>, Vain> {
+    fn wait_for_a_while<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Option<W::Outcome> {
         let end = Instant::now() + SHORT;
-        let is_last = deadline.is_some_and(|deadline| deadline <= end);
         let end = deadline.map_or(end, |deadline| deadline.min(end));
         loop {
             self.parked.store(1, SeqCst);
             let turn = self.turn.load(SeqCst);
             if let Some(outcome) = wish.attempt() {
-                return Ok(Some(outcome));
+                return Some(outcome);
             }
             if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
-                return match wish.attempt() {
-                    None if is_last => Err(Vain::Late),
-                    outcome => Ok(outcome),
-                };
+                return wish.attempt();
             }
         }
     }
@@ -217,12 +227,20 @@ impl Lot {
         let again = watched.look_again.map(|time| Instant::now() + time);
         let until = deadline.into_iter().chain(again).min();
         let mut knock = match wish.has_others(gate) {
-            true => gate.sleep_open(ear, &others, until)?,
+            // They may come to have nothing that this one waits for, which nobody says.
+            true => {
+                let soon = Instant::now() + LOOK;
+                gate.sleep_open(ear, &others, until.or(Some(soon)).map(|until| until.min(soon)))?
+            }
             false => gate.waiting(ear, wish.through()).sleep(&others, until)?,
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {
-            knock = gate.sleep_open(ear, &others, until)?;
+            // Of others, perhaps, than a while ago.
+            let watched = wish.watch()?;
+            let others: Vec<BorrowedFd<'_>> = watched.pidfds.iter().map(AsFd::as_fd).collect();
+            let again = watched.look_again.map(|time| Instant::now() + time);
+            knock = gate.sleep_open(ear, &others, until.into_iter().chain(again).min())?;
         }
         if knock == Knock::Other || knock == Knock::Late && again.is_some() {
             wish.died()?;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use super::gate::Through;
 use super::latch::{Latch, Latched};
 use super::lot::{Lot, Vain, Watched, Wish};
 use super::object::Object;
@@ -148,7 +149,7 @@ impl Object<Notices> {
     pub(crate) fn take(&self, number: u64) -> bool {
         let _latched = self.latched();
         let Some(place) = self.place_for(number) else { return false };
-        self.counts[place].store(self.counts[place].load(Relaxed) - 1, SeqCst);
+        self.counts[place].store(self.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
         self.leave();
         true
     }
@@ -189,6 +190,10 @@ impl<A: Fn() -> bool> Wish for Notice<'_, A> {
 
     fn watch(&mut self) -> io::Result<Watched> {
         Ok(Watched { look_again: Some(LOOK), ..Watched::default() })
+    }
+
+    fn through(&self) -> Through<'_> {
+        self.notices.through()
     }
 
     fn more(&mut self) -> bool {

@@ -6,12 +6,12 @@
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::{fmt, io};
 
 use multiproc_os::robust::copy_number;
 
-use super::gate::{Gate, Tokens};
+use super::gate::{Gate, Through, Tokens};
 use super::segment::{Layout, Segment};
 
 /// A handle of an object with a gate.
@@ -19,6 +19,8 @@ pub(crate) struct Object<L> {
     inner: Arc<Inner<L>>,
     /// The copy of the process in which the gate counts this handle.
     copy: AtomicU32,
+    /// How many wait through it.
+    waiters: AtomicUsize,
 }
 
 struct Inner<L> {
@@ -53,7 +55,7 @@ impl<L: Layout> Object<L> {
 
     fn of(segment: Segment<L>, gate: Gate) -> Object<L> {
         let inner = Arc::new(Inner { segment, gate, place: AtomicU32::new(0) });
-        Object { inner, copy: AtomicU32::new(copy_number()) }
+        Object { inner, copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 
     /// Its gate, for one who is about to use it.
@@ -71,6 +73,8 @@ impl<L: Layout> Object<L> {
         let copy = copy_number();
         // Several threads may use one handle.
         if self.copy.swap(copy, Relaxed) != copy {
+            // Those who wait do so in the original.
+            self.waiters.store(0, Relaxed);
             self.inner.gate.add_opener();
         }
     }
@@ -97,9 +101,15 @@ impl<L: Layout> Object<L> {
         self.gate().to_send()
     }
 
-    /// Whether this is the last handle that counts in this process.
-    pub(crate) fn is_last(&self) -> bool {
-        self.copy.load(Relaxed) == copy_number() && self.inner.gate.openers() == 1
+    /// Through what somebody waits who does so by this handle.
+    pub(crate) fn through(&self) -> Through<'_> {
+        Through::Handle(&self.waiters)
+    }
+
+    /// Has this handle counted no more, which is about to be dropped. Whether it was the last that counted in this process.
+    pub(crate) fn retire(&mut self) -> bool {
+        // Copies are numbered from 1.
+        std::mem::take(self.copy.get_mut()) == copy_number() && self.inner.gate.remove_opener() == 0
     }
 }
 
@@ -115,7 +125,7 @@ impl<L: Layout> Deref for Object<L> {
 impl<L: Layout> Clone for Object<L> {
     fn clone(&self) -> Object<L> {
         self.gate().add_opener();
-        Object { inner: Arc::clone(&self.inner), copy: AtomicU32::new(copy_number()) }
+        Object { inner: Arc::clone(&self.inner), copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 }
 

@@ -126,6 +126,11 @@ impl Owned {
                 return Err(Refusal::Mine);
             }
             if patience.is_over() {
+                // Who only tries isn't to pay for this. The id of no thread is garbage, or that of one who has become another by execve(2).
+                if patience != Patience::None && !threads::exists(found.owner() as i32) {
+                    self.change(found, found.next(OWNER_DIED | found.word() & WAITERS));
+                    continue;
+                }
                 return Err(Refusal::Busy);
             }
             if !backoff.wait() {
@@ -356,8 +361,8 @@ layout! {
         culprit: AtomicU64,
         /// How; 0: nobody did, or it has been put right.
         grief: AtomicU32,
-        /// So that what comes next is aligned.
-        _reserved: AtomicU32,
+        /// How often somebody has, in all.
+        griefs: AtomicU32,
     }
 }
 
@@ -418,6 +423,13 @@ impl Guarded {
     fn condemn_bits(&self, culprit: u64, grief: u32) {
         self.culprit.store(culprit, Relaxed);
         self.grief.store(grief, SeqCst);
+        self.griefs.fetch_add(1, SeqCst);
+    }
+
+    /// Changes whenever somebody has come to grief, forgiven or not.
+    #[inline]
+    pub(crate) fn griefs(&self) -> u32 {
+        self.griefs.load(SeqCst)
     }
 
     /// How somebody came to grief, if somebody did and it hasn't been forgiven, and who it was, if that is known.

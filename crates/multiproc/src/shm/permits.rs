@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
 
-use super::gate::Gate;
+use super::gate::{Gate, Through};
 use super::latch::{Latch, Latched};
 use super::ledger::{self, Book, Ledger, me};
 use super::lot::{Lot, Vain, Watched, Wish};
@@ -319,6 +319,10 @@ impl Wish for Acquire<'_> {
 
     fn depends(&mut self) -> io::Result<bool> {
         Ok(!self.object.holders()?.is_empty())
+    }
+
+    fn through(&self) -> Through<'_> {
+        self.object.through()
     }
 
     fn has_others(&mut self, gate: &Gate) -> bool {

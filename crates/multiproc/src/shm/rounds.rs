@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Relea
 use std::time::Instant;
 
 use multiproc_os::identity::Identity;
+use multiproc_os::robust::copy_number;
 
+use super::gate::Through;
 use super::latch::{Latch, Latched};
 use super::ledger::{self, Book, Entry, Ledger, me};
 use super::lot::{Lot, Vain, Watched, Wish};
@@ -311,9 +313,14 @@ impl Object<Rounds> {
                 Arrival::Last => return Ok(self.parties() - 1),
                 Arrival::Acts(round) => {
                     if let Some(action) = action {
-                        let acting = Acting { object: self, round };
+                        let acting = Acting { object: self, round, copy: copy_number() };
                         action();
+                        let is_copy = acting.is_copy();
                         std::mem::forget(acting);
+                        if is_copy {
+                            // The round is the original's to end.
+                            return Ok(self.parties() - 1);
+                        }
                     }
                     return self.end_round(round).map(|()| self.parties() - 1).map_err(broken);
                 }
@@ -359,6 +366,10 @@ impl Object<Rounds> {
                 continue;
             };
             self.place().store(place as u32, Relaxed);
+            if entry.owner() != me || !self.is_known(entry, since) {
+                // Those who sleep watch the processes that were known. They are to watch this one, too.
+                self.lot.before_change(gate);
+            }
             let count = match Note::of(entry) {
                 note if entry.owner() == me && note.round() == moment.round() => note.count(),
                 _ => 0,
@@ -509,11 +520,22 @@ fn pid() -> i32 {
 struct Acting<'a> {
     object: &'a Object<Rounds>,
     round: u64,
+    /// The copy of the process whose action it is.
+    copy: u32,
+}
+
+impl Acting<'_> {
+    /// Whether this is a copy, made by fork in the action, of the process whose action it is.
+    fn is_copy(&self) -> bool {
+        self.copy != copy_number()
+    }
 }
 
 impl Drop for Acting<'_> {
     fn drop(&mut self) {
-        self.object.break_round(Some(self.round), Cause::Action(pid()));
+        if !self.is_copy() {
+            self.object.break_round(Some(self.round), Cause::Action(pid()));
+        }
     }
 }
 
@@ -566,6 +588,10 @@ impl Wish for Over<'_> {
     fn died(&mut self) -> io::Result<()> {
         self.break_for(&ledger::dead_of(self.object.expected(self.round)?));
         Ok(())
+    }
+
+    fn through(&self) -> Through<'_> {
+        self.object.through()
     }
 
     fn depends(&mut self) -> io::Result<bool> {

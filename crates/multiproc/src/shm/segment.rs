@@ -90,7 +90,7 @@ pub(crate) unsafe trait Layout: Sync + Sized + 'static {
 struct Header {
     magic: AtomicU64,
     kind: AtomicU32,
-    /// The size of the layout, which another build of the program may have changed.
+    /// The size of the layout, or its lowest bits, which another build of the program may have changed.
     size: AtomicU32,
 }
 
@@ -157,7 +157,7 @@ impl<L: Layout> Segment<L> {
         if header.magic.load(Relaxed) != MAGIC || header.kind.load(Relaxed) != L::KIND {
             return Err(invalid(&"it is something else"));
         }
-        if header.size.load(Relaxed) as usize != size_of::<L>() {
+        if header.size.load(Relaxed) != size_of::<L>() as u32 {
             return Err(invalid(&"it is of another build"));
         }
         Ok(segment)

@@ -56,6 +56,9 @@ const STEPS: u64 = 4096;
 /// So long nothing has come when memory is given back that was kept for what comes next.
 const QUIET: Duration = Duration::from_millis(200);
 
+/// So often somebody who waits for items of a joinable queue looks who has some.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The length of a line of the cache, or about so.
 const LINE: usize = 64;
 
@@ -1501,7 +1504,11 @@ impl Wish for Take<'_> {
 
     fn watch(&mut self) -> io::Result<Watched> {
         let pidfds = if self.store.is_joinable() { self.store.watch_leases()? } else { Vec::new() };
-        let look_again = self.store.blocks().has_kept_more().then_some(QUIET);
+        // Others may become owners while this one sleeps, and a token of that is taken away by who looks first.
+        let look_again = match self.store.is_joinable() {
+            true => Some(LOOK),
+            false => self.store.blocks().has_kept_more().then_some(QUIET),
+        };
         Ok(Watched { pidfds, look_again })
     }
 

@@ -40,11 +40,12 @@ impl Lot {
 /// Hung up is what it says if nobody is left, whoever may die.
 async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W) -> io::Result<Knock> {
     let watched = wish.watch()?;
-    let mut others = watched.pidfds;
     let timer = watched.look_again.map(Timer::after).transpose()?;
-    if let Some(timer) = timer {
+    let mut others = Vec::new();
+    if let Some(timer) = &timer {
         others.push(timer.as_fd().try_clone_to_owned()?);
     }
+    others.extend(watched.pidfds);
     let mut knock = {
         let waiting = gate.waiting_future(ear, wish.through())?;
         let door = waiting.fd().try_clone_to_owned()?;
@@ -52,6 +53,10 @@ async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W) -> io::
     };
     // What somebody had open is closed before it is said that they have died.
     if knock == Knock::HungUp && wish.depends()? {
+        // Of others, perhaps, than a while ago.
+        let watched = wish.watch()?;
+        others.truncate(usize::from(timer.is_some()));
+        others.extend(watched.pidfds);
         let door = ear.fd().unwrap_or(gate.as_fd()).try_clone_to_owned()?;
         knock = watch(door, &others, |others| gate.sleep_open(ear, others, Some(Instant::now()))).await?;
     }

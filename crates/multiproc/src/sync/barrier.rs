@@ -183,7 +183,7 @@ impl Clone for Barrier {
 
 impl Drop for Barrier {
     fn drop(&mut self) {
-        if self.rounds.is_last() {
+        if self.rounds.retire() {
             self.rounds.leave();
         }
     }

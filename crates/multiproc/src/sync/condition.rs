@@ -243,6 +243,10 @@ impl ConditionGuard<'_> {
 
     /// Has up to `count` of those who wait go on, and says how many there were to do so (at most: one may have been killed, which is not known yet).
     pub fn notify(&self, count: usize) -> usize {
+        // A copy of the process, made by fork, doesn't hold the lock.
+        if !self.guard.is_mine() {
+            return 0;
+        }
         self.condition.notices.give(count.try_into().unwrap_or(u32::MAX)) as usize
     }
 
@@ -256,8 +260,9 @@ impl ConditionGuard<'_> {
         if !self.guard.is_mine() {
             return Err(ConditionError::Misuse(Misuse::NotHeld("condition")));
         }
-        let was_poisoned = lock.is_poisoned();
-        let alarm = || lock.is_orphaned() || !was_poisoned && lock.is_poisoned();
+        // Not whether it is poisoned: others may have put that right by the time one looks.
+        let griefs = lock.griefs();
+        let alarm = || lock.is_orphaned() || lock.griefs() != griefs;
         let number = notices.enter();
         let outcome = loop {
             let outcome = self.guard.while_given_up(|| notices.wait(number, deadline, alarm))?;
@@ -265,7 +270,7 @@ impl ConditionGuard<'_> {
             if notices.take(number) {
                 break Ok(true);
             }
-            if outcome.is_err() || !was_poisoned && lock.is_poisoned() {
+            if outcome.is_err() || lock.griefs() != griefs {
                 notices.give_up();
                 break outcome.map(|()| true);
             }

@@ -164,6 +164,11 @@ impl Lock {
         self.inner.guarded.owned().is_orphaned()
     }
 
+    /// Changes whenever somebody has come to grief with it, forgiven or not.
+    pub(crate) fn griefs(&self) -> u32 {
+        self.inner.guarded.griefs()
+    }
+
     /// How somebody has come to grief with it, if somebody has.
     pub(crate) fn grief(&self) -> Option<(Grief, Option<Holder>)> {
         self.inner.guarded.grief()
