@@ -1,8 +1,10 @@
 //! Where a listener is, and who is at the other end.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use multiproc_os::random;
 use multiproc_os::socket::Place;
@@ -10,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Where a [`Listener`](crate::Listener) is, and others [`connect`](crate::connect) to.
 ///
-/// It can be sent to other processes. A path, as `&str`, `&Path` or `PathBuf`, and a [`SocketAddr`] turn into one.
+/// It can be sent to other processes. A path, as `&str`, `&Path` or `PathBuf`, and a [`SocketAddr`] (or the pair that is one) turn into one. A text is a path, whatever it looks like; what
+/// may be any of them, as from a command line, is [parsed](str::parse).
 ///
 /// ```
 /// use multiproc::Address;
@@ -18,6 +21,11 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(Address::from("/run/my.socket").to_string(), "/run/my.socket");
 /// let address: std::net::SocketAddr = "127.0.0.1:5000".parse().unwrap();
 /// assert_eq!(Address::from(address), Address::Tcp(address));
+/// assert_eq!(Address::from(([127, 0, 0, 1], 5000)), Address::Tcp(address));
+///
+/// assert_eq!("127.0.0.1:5000".parse(), Ok(Address::Tcp(address)));
+/// assert_eq!("@name".parse(), Ok(Address::Abstract(b"name".to_vec())));
+/// assert_eq!("/run/my.socket".parse(), Ok(Address::Unix("/run/my.socket".into())));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
@@ -84,6 +92,25 @@ impl From<String> for Address {
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Address {
         Address::Tcp(address)
+    }
+}
+
+impl<I: Into<IpAddr>> From<(I, u16)> for Address {
+    fn from(address: (I, u16)) -> Address {
+        Address::Tcp(address.into())
+    }
+}
+
+/// What [`Display`](fmt::Display) writes: an IP address with a port; an abstract name with an @ in front; or else a path.
+impl FromStr for Address {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Address, Infallible> {
+        Ok(match (text.parse(), text.strip_prefix('@')) {
+            (Ok(address), _) => Address::Tcp(address),
+            (_, Some(name)) => Address::Abstract(name.into()),
+            _ => Address::Unix(text.into()),
+        })
     }
 }
 
