@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use crate::robust::copy_number;
+use crate::robust::{Thread, copy_number};
 use crate::{pidfd, threads};
 
 /// A process, in a number that fits into shared memory: the pid, and the lower bits of when it was started, in ticks of the clock since the system
@@ -15,19 +15,21 @@ use crate::{pidfd, threads};
 pub struct Identity(u64);
 
 impl Identity {
-    /// The calling process. Asks the system once.
+    /// The calling process. Asks the system once, and once in each copy of the process.
     ///
     /// # Errors
     /// When `/proc` is not mounted.
     pub fn current() -> io::Result<Identity> {
         static CURRENT: AtomicU64 = AtomicU64::new(0);
-        /// The copy of the process that this is about: its pid alone may be that of a forefather, which has ended since.
+        /// The copy of the process that this is about.
         static COPY: AtomicU32 = AtomicU32::new(0);
-        let (pid, copy) = (threads::getpid(), copy_number());
-        let known = Identity(CURRENT.load(Relaxed));
-        if COPY.load(Acquire) == copy && known.pid() == pid {
-            return Ok(known);
+        // So that copies are numbered.
+        Thread::current();
+        let copy = copy_number();
+        if COPY.load(Acquire) == copy {
+            return Ok(Identity(CURRENT.load(Relaxed)));
         }
+        let pid = threads::getpid();
         let identity = Identity::new(pid, started(pid)?.ok_or(io::ErrorKind::NotFound)?);
         CURRENT.store(identity.0, Relaxed);
         COPY.store(copy, Release);
