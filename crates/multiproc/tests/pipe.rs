@@ -446,7 +446,8 @@ fn at_the_limit_of_open_files_a_message_stays() {
             sender.send(readers).unwrap();
             let open = open_descriptors() as u64;
             for room in [0, handles / 2] {
-                let before = set_limit(open + room);
+                // It would fit if others were closed.
+                let before = set_limit(open + 64);
                 let mut filler = Vec::new();
                 while let Ok(file) = std::fs::File::open("/dev/null") {
                     filler.push(file);
@@ -461,6 +462,25 @@ fn at_the_limit_of_open_files_a_message_stays() {
             assert_eq!(receiver.recv().unwrap().len() as u64, handles);
             assert!(receiver.try_recv().unwrap_err().is_empty());
         }
+    }
+    common::in_a_process_with_one_thread(check);
+}
+
+/// Regression: it stayed where it was, and nothing behind it could be received.
+#[multiproc::test]
+fn a_message_with_more_handles_than_there_can_be_makes_way() {
+    fn check() {
+        let (sender, receiver) = one_way::<Vec<Handle<PipeReader>>>().unwrap();
+        let before = set_limit(4096);
+        let reader = std::io::pipe().unwrap().0;
+        sender.send((0..1000).map(|_| Handle::new(reader.try_clone().unwrap())).collect()).unwrap();
+        sender.send(vec![Handle::new(reader)]).unwrap();
+        set_limit(500);
+        let error = receiver.recv().unwrap_err();
+        assert!(matches!(error.kind(), RecvErrorKind::Lost), "{error}");
+        assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+        assert_eq!(receiver.recv().unwrap().len(), 1);
+        set_limit(before);
     }
     common::in_a_process_with_one_thread(check);
 }

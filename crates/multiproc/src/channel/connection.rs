@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::{fd_passing, socket};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -350,6 +351,15 @@ impl<T> Receiver<T> {
     }
 }
 
+/// The message is gone by then.
+fn not_untied(error: io::Error) -> RecvErrorKind {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::InvalidData, _) => RecvErrorKind::Garbage(format!("its handles are not there: {error}")),
+        (io::ErrorKind::QuotaExceeded, None) | (_, Some(EMFILE | ENFILE)) => RecvErrorKind::Lost,
+        _ => RecvErrorKind::Io(error),
+    }
+}
+
 fn is_bytes(kind: u8) -> Result<(), RecvErrorKind> {
     match kind {
         kind::BYTES => Ok(()),
@@ -389,7 +399,7 @@ impl<T: DeserializeOwned> Receiver<T> {
             kind::VALUE => {
                 let fds = match handles.count() {
                     0 => Vec::new(),
-                    _ => handles.untie().map_err(RecvErrorKind::Io)?,
+                    _ => handles.untie().map_err(not_untied)?,
                 };
                 codec::decode_with(&body, fds).map_err(|error| RecvErrorKind::Garbage(error.to_string()))
             }

@@ -118,11 +118,14 @@ pub enum RecvErrorKind {
         /// How long it may be.
         limit: u64,
     },
-    /// A message with handles was lost: this process has come to its limit of open files (`EMFILE`) at the moment when another took the
-    /// message that there would have been room for.
-    #[error("a message was lost: there was no room for the handles in it")]
+    /// A message with handles was lost: there are more of them than this process may have open files at all (`RLIMIT_NOFILE`), so waiting
+    /// would be in vain; or it has come to that limit at the moment when another took the message that there would have been room for. The
+    /// next one can be received.
+    #[error(
+        "a message was lost: there was no room for the handles in it within this process's limit of open files (RLIMIT_NOFILE)"
+    )]
     Lost,
-    /// The system refused: `EMFILE` when there is no room for the handles in a message, which stays where it is; `ENOMEM`; `ResourceBusy` when
+    /// The system refused: `EMFILE` when there is no room for the handles in a message until others are closed; it stays where it is; `ENOMEM`; `ResourceBusy` when
     /// another process uses this end of a TCP connection.
     #[error(transparent)]
     Io(io::Error),
