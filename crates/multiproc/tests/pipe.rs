@@ -485,6 +485,54 @@ fn a_message_with_more_handles_than_there_can_be_makes_way() {
     common::in_a_process_with_one_thread(check);
 }
 
+/// Regression: it was an error even for who waits.
+#[multiproc::test]
+fn too_many_descriptors_on_their_way_are_waited_for() {
+    /// As somebody without privileges, whom the limit binds.
+    fn check() -> bool {
+        // SAFETY: no memory is touched.
+        if unsafe { libc::setgid(60_126) != 0 || libc::setuid(60_126) != 0 } {
+            return false;
+        }
+        const LARGE: usize = 40_000;
+        set_limit(60);
+        let (sender, receiver) = one_way::<Vec<u8>>().unwrap();
+        let (other, its_receiver) = one_way::<Vec<Handle<PipeReader>>>().unwrap();
+        let full = std::iter::repeat_with(|| sender.try_send(vec![1; LARGE])).find_map(Result::err).unwrap();
+        assert!(matches!(full.kind(), SendErrorKind::Full), "{full}");
+        assert_eq!(full.into_inner(), vec![1; LARGE]);
+        assert!(matches!(sender.try_send_bytes(&[1; LARGE]).unwrap_err().kind(), SendErrorKind::Full));
+        let (start, short) = (Instant::now(), Duration::from_millis(20));
+        let late = sender.send_timeout(vec![1; LARGE], short).unwrap_err();
+        assert!(matches!(late.kind(), SendErrorKind::Timeout) && start.elapsed() >= short, "{late}");
+        // Those that lie in a socket of their own, too.
+        let readers = || (0..20).map(|_| Handle::new(std::io::pipe().unwrap().0)).collect::<Vec<_>>();
+        let full = other.try_send(readers()).unwrap_err();
+        assert!(matches!(full.kind(), SendErrorKind::Full), "{full}");
+        drop(full);
+        // What has none goes through.
+        sender.send(vec![2]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..100).for_each(|_| sender.send(vec![3; LARGE]).unwrap()));
+            scope.spawn(|| other.send(readers()).unwrap());
+            while receiver.recv_timeout(LONG).unwrap() != [2] {}
+            for _ in 0..100 {
+                assert_eq!(receiver.recv_timeout(LONG).unwrap(), vec![3; LARGE]);
+            }
+            assert_eq!(its_receiver.recv_timeout(LONG).unwrap().len(), 20);
+        });
+        // Who waits in vain is told.
+        while sender.try_send(vec![1; LARGE]).is_ok() {}
+        let (gone, nobody) = one_way::<Vec<u8>>().unwrap();
+        drop(nobody);
+        assert!(gone.send(vec![1; LARGE]).unwrap_err().is_disconnected());
+        true
+    }
+    if !Process::new(check, ()).start().unwrap().join().unwrap() {
+        eprintln!("not shown: this needs the right to become another user");
+    }
+}
+
 #[multiproc::test]
 fn no_descriptor_is_left_behind() {
     fn check() {

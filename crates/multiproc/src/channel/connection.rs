@@ -152,8 +152,13 @@ impl<T> Sender<T> {
 
 impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// Sends `value`. Waits while there is no room, that is until the other end has received something, or is gone; use
-    /// [`send_timeout`](Sender::send_timeout) against one that may have stopped reading. There is room for a few hundred messages. Large ones
-    /// go by memory file (not over TCP), so their size does not matter to that.
+    /// [`send_timeout`](Sender::send_timeout) against one that may have stopped reading. There is room for a few hundred small messages, or about
+    /// six that come close to 32 KiB; more where the system's socket buffers are larger (`net.core.wmem_default`). Those above 32 KiB go by memory
+    /// file (not over TCP), and take no more room than small ones.
+    ///
+    /// A memory file is a descriptor, as a handle is. Of a user's descriptors, about as many as one process may have open (`RLIMIT_NOFILE`) can be
+    /// on their way at a time, in all pipes of all of the user's processes together; that doesn't bind who has `CAP_SYS_RESOURCE` or
+    /// `CAP_SYS_ADMIN`, as root has. While there are more, this waits, too: until any of them has been received.
     ///
     /// When this returns, the message is on its way and needs this process no more.
     ///
@@ -188,14 +193,23 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     }
 
     fn encode(&self, value: &T, patience: Patience) -> Result<(), SendErrorKind> {
-        let payload = codec::encode(&[], value).map_err(|refused| match refused {
-            Refused::ByFormat(error) => SendErrorKind::Unsendable(error),
-            Refused::BySystem { what, source } => {
-                // With its number, if it has one, by which others know it.
-                let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
-                SendErrorKind::Io(source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error))
+        let payload = loop {
+            match (codec::encode(&[], value), &self.tx) {
+                (Ok(payload), _) => break payload,
+                (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Unsendable(error)),
+                // Many handles are put into sockets of their own first.
+                (Err(Refused::BySystem { source, .. }), Tx::Local(socket)) if local::is_crowded(&source) => {
+                    local::wait_in_the_crowd(socket, patience)?;
+                }
+                (Err(Refused::BySystem { what, source }), _) => {
+                    // With its number, if it has one, by which others know it.
+                    let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
+                    return Err(SendErrorKind::Io(
+                        source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error),
+                    ));
+                }
             }
-        })?;
+        };
         match &self.tx {
             Tx::Local(socket) => local::send(socket, kind::VALUE, &payload, patience),
             Tx::Tcp(_) if payload.handles.count() > 0 => {

@@ -21,7 +21,8 @@ pub enum SendErrorKind {
     /// Nobody has the other end any more.
     #[error("the other end is closed")]
     Disconnected,
-    /// There is no room now: the other end must receive something first. Of `try_send` alone.
+    /// There is no room now: the other end must receive something first; or too many descriptors of the user's are on their way, in whatever pipe
+    /// (see [`Sender::send`](crate::Sender::send)). Of `try_send` alone.
     #[error("there is no room for it now")]
     Full,
     /// There was no room in time.
