@@ -244,7 +244,8 @@ impl<T> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// `Io` if the system refuses; none is expected.
+    /// `Io`: over TCP `ResourceBusy` when another process uses this end; `ENOMEM`. What is wrong with a message or with the connection is no error
+    /// here: receiving will not wait, and says it.
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
         let patience = Patience::of(timeout.into());
         self.poll_with(patience).map_err(|error| self.error(RecvErrorKind::Io(error)))

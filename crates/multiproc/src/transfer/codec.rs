@@ -37,6 +37,11 @@ const ALWAYS_TRIED: u64 = 1 << 20;
 const DEEPEST: usize = 128;
 
 /// Why a value can't be sent, or what was received is no value.
+///
+/// A value may nest 512 levels deep, as a reader has only so much stack: lists, maps, structs, tuples, enums with contents, options with one and
+/// wrappers count. A list that is a chain of boxes comes to that after 256 links, and is better sent as a `Vec`. Types that need a
+/// self-describing format (`serde_json::Value`, untagged enums, `flatten`) may nest 128 levels deep. A million elements of a value may be empty, as
+/// `()` is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
