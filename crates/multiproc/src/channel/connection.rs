@@ -488,6 +488,22 @@ impl<S, R> Connection<S, R> {
         self.sender.send_bytes(bytes)
     }
 
+    /// See [`Sender::try_send_bytes`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
+        self.sender.try_send_bytes(bytes)
+    }
+
+    /// See [`Sender::send_bytes_timeout`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
+        self.sender.send_bytes_timeout(bytes, timeout)
+    }
+
     /// See [`Receiver::recv_bytes`].
     ///
     /// # Errors
@@ -502,6 +518,30 @@ impl<S, R> Connection<S, R> {
     /// See there.
     pub fn recv_bytes_max(&self, limit: u64) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes_max(limit)
+    }
+
+    /// See [`Receiver::try_recv_bytes`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn try_recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
+        self.receiver.try_recv_bytes()
+    }
+
+    /// See [`Receiver::recv_bytes_timeout`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
+        self.receiver.recv_bytes_timeout(timeout)
+    }
+
+    /// See [`Receiver::recv_bytes_into`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
+        self.receiver.recv_bytes_into(buffer)
     }
 
     /// See [`Receiver::max_message`].
@@ -627,6 +667,16 @@ impl<T: DeserializeOwned> IntoIterator for Receiver<T> {
 
     fn into_iter(self) -> IntoIter<T> {
         IntoIter { receiver: self }
+    }
+}
+
+/// The values that its receiver receives.
+impl<'a, S, R: DeserializeOwned> IntoIterator for &'a Connection<S, R> {
+    type Item = Result<R, RecvError>;
+    type IntoIter = Iter<'a, R>;
+
+    fn into_iter(self) -> Iter<'a, R> {
+        self.iter()
     }
 }
 

@@ -53,6 +53,11 @@ impl<T> SendError<T> {
         self.value
     }
 
+    /// The value and the reason.
+    pub fn into_parts(self) -> (T, SendErrorKind) {
+        (self.value, self.kind)
+    }
+
     pub(crate) fn without_value(self) -> SendError<()> {
         SendError { value: (), kind: self.kind, peer: self.peer }
     }
