@@ -35,7 +35,7 @@ const DEEPEST: u32 = 512;
 
 const TOO_DEEP: &str = "it nests too deep";
 
-/// How many elements of lists and maps may take no bytes, in a value as a whole.
+/// How many elements of lists, and keys of maps, may take no bytes, in a value as a whole.
 const MOST_EMPTY: u64 = 1 << 20;
 
 const TOO_MANY_EMPTY: &str = "too many of its elements are empty";

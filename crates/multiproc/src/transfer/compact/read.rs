@@ -375,16 +375,12 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
 }
 
 /// Elements that come one by one, as many as the bytes say.
-struct List<'a, 'de> {
-    elements: Elements<'a, 'de>,
-    /// How many bytes were left before the last element.
-    before: usize,
-}
+struct List<'a, 'de>(Elements<'a, 'de>);
 
 impl<'a, 'de> List<'a, 'de> {
     #[inline]
     fn of(deserializer: &'a mut Deserializer<'de>, len: usize) -> List<'a, 'de> {
-        List { elements: Elements { deserializer, left: len }, before: usize::MAX }
+        List(Elements { deserializer, left: len })
     }
 }
 
@@ -393,17 +389,17 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        let deserializer = &mut *self.elements.deserializer;
-        let left = deserializer.bytes.len();
-        if left == self.before {
-            deserializer.empty = deserializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
+        let before = self.0.deserializer.bytes.len();
+        let element = self.0.next_element_seed(seed)?;
+        if before == self.0.deserializer.bytes.len() && element.is_some() {
+            let empty = &mut self.0.deserializer.empty;
+            *empty = empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
         }
-        self.before = left;
-        self.elements.next_element_seed(seed)
+        Ok(element)
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.elements.left)
+        Some(self.0.left)
     }
 }
 
@@ -417,11 +413,11 @@ impl<'de> de::MapAccess<'de> for List<'_, 'de> {
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        seed.deserialize(&mut *self.elements.deserializer)
+        seed.deserialize(&mut *self.0.deserializer)
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.elements.left)
+        Some(self.0.left)
     }
 }
 

@@ -342,6 +342,8 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
     fails(from_bytes::<Vec<()>>(&many, Depth::Whole).unwrap_err());
     fails(from_bytes::<Vec<Empty>>(&many, Depth::Skim).unwrap_err());
     fails(from_bytes::<BTreeMap<(), ()>>(&many, Depth::Whole).unwrap_err());
+    // Neither end takes one more than the other.
+    fails(from_bytes::<Vec<()>>(&written(&((MOST_EMPTY + 1) << CODE_BITS)), Depth::Whole).unwrap_err());
     let three = [&[3 << CODE_BITS][..], &written(&((most as u64 / 2 + 2) << CODE_BITS)).repeat(3)].concat();
     fails(from_bytes::<Vec<Vec<()>>>(&three, Depth::Whole).unwrap_err());
     // Those that take some bytes may be more, whatever is in them.
