@@ -131,12 +131,14 @@ pub fn peek(socket: impl AsFd, start: &mut [u8], wait: bool) -> io::Result<usize
 pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Received> {
     let mut bytes = vec![0; len];
     let take = |bytes: &mut [u8], flags: RecvFlags| {
+        // The message has been seen, so there is nothing to wait for.
+        let flags = flags | RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control =
             if with_fds { RecvAncillaryBuffer::new(&mut space) } else { RecvAncillaryBuffer::new(&mut []) };
-        let message = rustix::io::retry_on_intr(|| {
-            recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)
-        })?;
+        let message =
+            rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags));
+        let message = message.map_err(not_there_any_more)?;
         let mut fds = Vec::new();
         for received in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = received {
@@ -152,7 +154,8 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let fds = fds.into_iter().map(above_stdio).collect::<io::Result<Vec<OwnedFd>>>()?;
-        rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0][..], RecvFlags::DONTWAIT))?;
+        let taken = rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0][..], RecvFlags::DONTWAIT));
+        taken.map_err(not_there_any_more)?;
         (len, flags, fds)
     } else {
         take(&mut bytes, RecvFlags::empty())?
@@ -161,10 +164,20 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it came with descriptors that it does not tell of"));
     }
     if flags.contains(ReturnFlags::TRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "somebody else reads from this socket"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, SOMEBODY_ELSE));
     }
     bytes.truncate(len);
     Ok(Received { bytes, fds })
+}
+
+const SOMEBODY_ELSE: &str = "somebody else reads from this socket";
+
+/// What is said when a message that has been seen can't be taken.
+fn not_there_any_more(error: rustix::io::Errno) -> io::Error {
+    match error {
+        rustix::io::Errno::AGAIN => io::Error::new(io::ErrorKind::InvalidData, SOMEBODY_ELSE),
+        error => error.into(),
+    }
 }
 
 /// What [`try_take`] has found.
@@ -291,6 +304,15 @@ mod tests {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
         assert_eq!(receive(&b, 8, false).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    /// Regression: it was waited for.
+    #[test]
+    fn a_message_that_another_has_taken_is_an_error() {
+        let (_a, b) = pair().unwrap();
+        for with_fds in [false, true] {
+            assert_eq!(receive(&b, 1, with_fds).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod epoll;
 pub mod errno;
 pub mod exec;
 pub mod fd_passing;
+pub mod fd_room;
 pub mod fork;
 pub mod futex;
 pub mod identity;

@@ -37,6 +37,14 @@ pub fn wait_for_room(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<boo
     wait_for(fd, PollFlags::OUT, deadline)
 }
 
+/// Waits until the other end of the socket `fd` is closed, or `deadline` has passed; false in that case.
+///
+/// # Errors
+/// As poll(2); interruptions by signals are not among them.
+pub fn wait_for_hangup(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::empty(), deadline)
+}
+
 fn wait_for(fd: impl AsFd, what: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
     let mut fds = [PollFd::new(&fd, what)];
     poll_until(&mut fds, deadline)?;
@@ -89,6 +97,15 @@ fn until(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_end_is_a_hangup() {
+        let (a, b) = crate::fd_passing::pair().unwrap();
+        crate::fd_passing::send(&b, &[b"x"], &[]).unwrap();
+        assert!(!wait_for_hangup(&a, Some(Instant::now())).unwrap());
+        crate::fd_passing::hang_up(&b).unwrap();
+        assert!(wait_for_hangup(&a, None).unwrap());
+    }
 
     #[test]
     fn select_says_what_poll_says() {

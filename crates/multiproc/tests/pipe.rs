@@ -438,6 +438,36 @@ fn bytes_of_every_size() {
 }
 
 #[multiproc::test]
+fn a_connection_does_what_its_halves_do() {
+    let (a, b) = pipe::<u8, u8>().unwrap();
+    let mut buffer = Vec::new();
+    assert!(b.try_recv_bytes().unwrap_err().is_empty());
+    let (start, short) = (Instant::now(), Duration::from_millis(20));
+    assert!(matches!(b.recv_bytes_timeout(short).unwrap_err().kind(), RecvErrorKind::Timeout));
+    assert!(start.elapsed() >= short);
+    for text in [b"one", b"two"] {
+        a.try_send_bytes(text).unwrap();
+        a.send_bytes_timeout(text, LONG).unwrap();
+        a.send_bytes(text).unwrap();
+        assert_eq!(b.try_recv_bytes().unwrap(), text);
+        assert_eq!(b.recv_bytes_timeout(LONG).unwrap(), text);
+        b.recv_bytes_into(&mut buffer).unwrap();
+        assert_eq!(buffer, text);
+    }
+    while a.try_send_bytes(b"x").is_ok() {}
+    assert!(a.try_send_bytes(b"x").unwrap_err().is_full());
+    assert!(matches!(a.send_bytes_timeout(b"x", short).unwrap_err().kind(), SendErrorKind::Timeout));
+    let (value, kind) = a.try_send(7).unwrap_err().into_parts();
+    assert!(value == 7 && matches!(kind, SendErrorKind::Full));
+    for number in 0..3 {
+        b.send(number).unwrap();
+    }
+    drop(b);
+    let received: Vec<u8> = (&a).into_iter().map(Result::unwrap).collect();
+    assert_eq!(received, [0, 1, 2]);
+}
+
+#[multiproc::test]
 fn at_the_limit_of_open_files_a_message_stays() {
     fn check() {
         for handles in [1, 5, 40] {
@@ -446,7 +476,8 @@ fn at_the_limit_of_open_files_a_message_stays() {
             sender.send(readers).unwrap();
             let open = open_descriptors() as u64;
             for room in [0, handles / 2] {
-                let before = set_limit(open + room);
+                // It would fit if others were closed.
+                let before = set_limit(open + 64);
                 let mut filler = Vec::new();
                 while let Ok(file) = std::fs::File::open("/dev/null") {
                     filler.push(file);
@@ -463,6 +494,77 @@ fn at_the_limit_of_open_files_a_message_stays() {
         }
     }
     common::in_a_process_with_one_thread(check);
+}
+
+/// Regression: it stayed where it was, and nothing behind it could be received.
+#[multiproc::test]
+fn a_message_with_more_handles_than_there_can_be_makes_way() {
+    fn check() {
+        let (sender, receiver) = one_way::<Vec<Handle<PipeReader>>>().unwrap();
+        let before = set_limit(4096);
+        let reader = std::io::pipe().unwrap().0;
+        sender.send((0..1000).map(|_| Handle::new(reader.try_clone().unwrap())).collect()).unwrap();
+        sender.send(vec![Handle::new(reader)]).unwrap();
+        set_limit(500);
+        let error = receiver.recv().unwrap_err();
+        assert!(matches!(error.kind(), RecvErrorKind::Lost), "{error}");
+        assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+        assert_eq!(receiver.recv().unwrap().len(), 1);
+        set_limit(before);
+    }
+    common::in_a_process_with_one_thread(check);
+}
+
+/// Regression: it was an error even for who waits.
+#[multiproc::test]
+fn too_many_descriptors_on_their_way_are_waited_for() {
+    /// As somebody without privileges, whom the limit binds.
+    fn check() -> bool {
+        // SAFETY: no memory is touched.
+        if unsafe { libc::setgid(60_126) != 0 || libc::setuid(60_126) != 0 } {
+            return false;
+        }
+        const LARGE: usize = 40_000;
+        set_limit(60);
+        let (sender, receiver) = one_way::<Vec<u8>>().unwrap();
+        let (other, its_receiver) = one_way::<Vec<Handle<PipeReader>>>().unwrap();
+        let full = loop {
+            if let Err(error) = sender.try_send(vec![1; LARGE]) {
+                break error;
+            }
+        };
+        assert!(matches!(full.kind(), SendErrorKind::Full), "{full}");
+        assert_eq!(full.into_inner(), vec![1; LARGE]);
+        assert!(matches!(sender.try_send_bytes(&[1; LARGE]).unwrap_err().kind(), SendErrorKind::Full));
+        let (start, short) = (Instant::now(), Duration::from_millis(20));
+        let late = sender.send_timeout(vec![1; LARGE], short).unwrap_err();
+        assert!(matches!(late.kind(), SendErrorKind::Timeout) && start.elapsed() >= short, "{late}");
+        // Those that lie in a socket of their own, too.
+        let readers = || (0..20).map(|_| Handle::new(std::io::pipe().unwrap().0)).collect::<Vec<_>>();
+        let full = other.try_send(readers()).unwrap_err();
+        assert!(matches!(full.kind(), SendErrorKind::Full), "{full}");
+        drop(full);
+        // What has none goes through.
+        sender.send(vec![2]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..100).for_each(|_| sender.send(vec![3; LARGE]).unwrap()));
+            scope.spawn(|| other.send(readers()).unwrap());
+            while receiver.recv_timeout(LONG).unwrap() != [2] {}
+            for _ in 0..100 {
+                assert_eq!(receiver.recv_timeout(LONG).unwrap(), vec![3; LARGE]);
+            }
+            assert_eq!(its_receiver.recv_timeout(LONG).unwrap().len(), 20);
+        });
+        // Who waits in vain is told.
+        while sender.try_send(vec![1; LARGE]).is_ok() {}
+        let (gone, nobody) = one_way::<Vec<u8>>().unwrap();
+        drop(nobody);
+        assert!(gone.send(vec![1; LARGE]).unwrap_err().is_disconnected());
+        true
+    }
+    if !Process::new(check, ()).start().unwrap().join().unwrap() {
+        eprintln!("not shown: this needs the right to become another user");
+    }
 }
 
 #[multiproc::test]

@@ -120,6 +120,34 @@ fn without_descriptors() {
     outer.get().unwrap().put(7).unwrap();
 }
 
+fn without_descriptors_for_many() {
+    let queue = Queue::<Vec<Handle<File>>>::new().unwrap();
+    let put = |count: usize| queue.put((0..count).map(|_| Handle::new(File::open("/dev/null").unwrap())).collect());
+    for count in [20, 400, 1] {
+        put(count).unwrap();
+    }
+    set_limit(libc::RLIMIT_NOFILE, 300);
+    let mut files = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    // For none of them, for what they lie in, and for some of them.
+    for room in [0, 2, 15] {
+        files.truncate(files.len() - room);
+        match queue.get() {
+            Err(GetError::System { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
+            other => panic!("room for {room}: {:?}", other.map(drop)),
+        }
+        assert_eq!(queue.len(), 3, "it stays where it is");
+    }
+    files.clear();
+    assert_eq!(queue.get().unwrap().len(), 20);
+    // It would be in the way of the others for good.
+    let error = queue.get().unwrap_err();
+    assert!(matches!(error, GetError::Undecodable(_)) && error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+    assert_eq!(queue.get().unwrap().len(), 1);
+}
+
 /// Waits until a process sleeps for as long as it takes: it doesn't wake up by itself for a while. Then it holds no latch.
 fn wait_until_asleep(pid: i32) {
     let switches = || {
@@ -141,6 +169,11 @@ fn wait_until_asleep(pid: i32) {
 for_each_method! {
     fn without_descriptors_what_is_in_it_stays(method) {
         Process::new(without_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
+    }
+
+    // Regression: it was taken when there was room for what many handles lie in, and lost when there was none for them.
+    fn without_descriptors_for_many_handles_they_stay(method) {
+        Process::new(without_descriptors_for_many, ()).start_method(method).start().unwrap().join().unwrap();
     }
 
     fn a_consumer_that_is_stopped_while_it_waits_keeps_nobody_waiting(method) {

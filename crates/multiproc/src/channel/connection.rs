@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::{fd_passing, socket};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -151,8 +152,13 @@ impl<T> Sender<T> {
 
 impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// Sends `value`. Waits while there is no room, that is until the other end has received something, or is gone; use
-    /// [`send_timeout`](Sender::send_timeout) against one that may have stopped reading. There is room for a few hundred messages. Large ones
-    /// go by memory file (not over TCP), so their size does not matter to that.
+    /// [`send_timeout`](Sender::send_timeout) against one that may have stopped reading. There is room for a few hundred small messages, or about
+    /// six that come close to 32 KiB; more where the system's socket buffers are larger (`net.core.wmem_default`). Those above 32 KiB go by memory
+    /// file (not over TCP), and take no more room than small ones.
+    ///
+    /// A memory file is a descriptor, as a handle is. Of a user's descriptors, about as many as one process may have open (`RLIMIT_NOFILE`) can be
+    /// on their way at a time, in all pipes of all of the user's processes together; that doesn't bind who has `CAP_SYS_RESOURCE` or
+    /// `CAP_SYS_ADMIN`, as root has. While there are more, this waits, too: until any of them has been received.
     ///
     /// When this returns, the message is on its way and needs this process no more.
     ///
@@ -187,14 +193,23 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     }
 
     fn encode(&self, value: &T, patience: Patience) -> Result<(), SendErrorKind> {
-        let payload = codec::encode(&[], value).map_err(|refused| match refused {
-            Refused::ByFormat(error) => SendErrorKind::Unsendable(error),
-            Refused::BySystem { what, source } => {
-                // With its number, if it has one, by which others know it.
-                let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
-                SendErrorKind::Io(source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error))
+        let payload = loop {
+            match (codec::encode(&[], value), &self.tx) {
+                (Ok(payload), _) => break payload,
+                (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Unsendable(error)),
+                // Many handles are put into sockets of their own first.
+                (Err(Refused::BySystem { source, .. }), Tx::Local(socket)) if local::is_crowded(&source) => {
+                    local::wait_in_the_crowd(socket, patience)?;
+                }
+                (Err(Refused::BySystem { what, source }), _) => {
+                    // With its number, if it has one, by which others know it.
+                    let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
+                    return Err(SendErrorKind::Io(
+                        source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error),
+                    ));
+                }
             }
-        })?;
+        };
         match &self.tx {
             Tx::Local(socket) => local::send(socket, kind::VALUE, &payload, patience),
             Tx::Tcp(_) if payload.handles.count() > 0 => {
@@ -229,7 +244,8 @@ impl<T> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// `Io` if the system refuses; none is expected.
+    /// `Io`: over TCP `ResourceBusy` when another process uses this end; `ENOMEM`. What is wrong with a message or with the connection is no error
+    /// here: receiving will not wait, and says it.
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
         let patience = Patience::of(timeout.into());
         self.poll_with(patience).map_err(|error| self.error(RecvErrorKind::Io(error)))
@@ -350,6 +366,15 @@ impl<T> Receiver<T> {
     }
 }
 
+/// The message is gone by then.
+fn not_untied(error: io::Error) -> RecvErrorKind {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::InvalidData, _) => RecvErrorKind::Garbage(format!("its handles are not there: {error}")),
+        (io::ErrorKind::QuotaExceeded, None) | (_, Some(EMFILE | ENFILE)) => RecvErrorKind::Lost,
+        _ => RecvErrorKind::Io(error),
+    }
+}
+
 fn is_bytes(kind: u8) -> Result<(), RecvErrorKind> {
     match kind {
         kind::BYTES => Ok(()),
@@ -389,7 +414,7 @@ impl<T: DeserializeOwned> Receiver<T> {
             kind::VALUE => {
                 let fds = match handles.count() {
                     0 => Vec::new(),
-                    _ => handles.untie().map_err(RecvErrorKind::Io)?,
+                    _ => handles.untie().map_err(not_untied)?,
                 };
                 codec::decode_with(&body, fds).map_err(|error| RecvErrorKind::Garbage(error.to_string()))
             }
@@ -463,6 +488,22 @@ impl<S, R> Connection<S, R> {
         self.sender.send_bytes(bytes)
     }
 
+    /// See [`Sender::try_send_bytes`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
+        self.sender.try_send_bytes(bytes)
+    }
+
+    /// See [`Sender::send_bytes_timeout`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
+        self.sender.send_bytes_timeout(bytes, timeout)
+    }
+
     /// See [`Receiver::recv_bytes`].
     ///
     /// # Errors
@@ -477,6 +518,30 @@ impl<S, R> Connection<S, R> {
     /// See there.
     pub fn recv_bytes_max(&self, limit: u64) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes_max(limit)
+    }
+
+    /// See [`Receiver::try_recv_bytes`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn try_recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
+        self.receiver.try_recv_bytes()
+    }
+
+    /// See [`Receiver::recv_bytes_timeout`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
+        self.receiver.recv_bytes_timeout(timeout)
+    }
+
+    /// See [`Receiver::recv_bytes_into`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
+        self.receiver.recv_bytes_into(buffer)
     }
 
     /// See [`Receiver::max_message`].
@@ -602,6 +667,16 @@ impl<T: DeserializeOwned> IntoIterator for Receiver<T> {
 
     fn into_iter(self) -> IntoIter<T> {
         IntoIter { receiver: self }
+    }
+}
+
+/// The values that its receiver receives.
+impl<'a, S, R: DeserializeOwned> IntoIterator for &'a Connection<S, R> {
+    type Item = Result<R, RecvError>;
+    type IntoIter = Iter<'a, R>;
+
+    fn into_iter(self) -> Iter<'a, R> {
+        self.iter()
     }
 }
 

@@ -21,7 +21,8 @@ pub enum SendErrorKind {
     /// Nobody has the other end any more.
     #[error("the other end is closed")]
     Disconnected,
-    /// There is no room now: the other end must receive something first. Of `try_send` alone.
+    /// There is no room now: the other end must receive something first; or too many descriptors of the user's are on their way, in whatever pipe
+    /// (see [`Sender::send`](crate::Sender::send)). Of `try_send` alone.
     #[error("there is no room for it now")]
     Full,
     /// There was no room in time.
@@ -50,6 +51,11 @@ impl<T> SendError<T> {
     /// The value that was to be sent.
     pub fn into_inner(self) -> T {
         self.value
+    }
+
+    /// The value and the reason.
+    pub fn into_parts(self) -> (T, SendErrorKind) {
+        (self.value, self.kind)
     }
 
     pub(crate) fn without_value(self) -> SendError<()> {
@@ -118,11 +124,14 @@ pub enum RecvErrorKind {
         /// How long it may be.
         limit: u64,
     },
-    /// A message with handles was lost: this process has come to its limit of open files (`EMFILE`) at the moment when another took the
-    /// message that there would have been room for.
-    #[error("a message was lost: there was no room for the handles in it")]
+    /// A message with handles was lost: there are more of them than this process may have open files at all (`RLIMIT_NOFILE`), so waiting
+    /// would be in vain; or it has come to that limit at the moment when another took the message that there would have been room for. The
+    /// next one can be received.
+    #[error(
+        "a message was lost: there was no room for the handles in it within this process's limit of open files (RLIMIT_NOFILE)"
+    )]
     Lost,
-    /// The system refused: `EMFILE` when there is no room for the handles in a message, which stays where it is; `ENOMEM`; `ResourceBusy` when
+    /// The system refused: `EMFILE` when there is no room for the handles in a message until others are closed; it stays where it is; `ENOMEM`; `ResourceBusy` when
     /// another process uses this end of a TCP connection.
     #[error(transparent)]
     Io(io::Error),

@@ -4,9 +4,13 @@
 //! A message is one record, which is there as a whole or not at all; so any number of threads and processes may send and receive by the same
 //! socket, and one that is killed takes at most the message with it that it was taking. Waiting is poll(2), which wakes everybody: a receive
 //! that blocks in the kernel wakes one, and if that is killed before it has taken the message, the others sleep on beside it.
+//!
+//! A message with descriptors, one of more than [`INLINE`] bytes among them, may also find that too many of the user's are on their way already
+//! (`ETOOMANYREFS`). Nothing tells when that has passed, so who waits looks again and again.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::error::{RecvErrorKind, SendErrorKind};
 use super::patience::Patience;
@@ -14,6 +18,9 @@ use crate::transfer::bundle::Bundle;
 use crate::transfer::packet::{self, INLINE, PacketError};
 use crate::transfer::payload::{Payload, Sink};
 use crate::transfer::shared::{self, Body};
+
+/// How often somebody looks whether fewer descriptors are on their way.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Sends bytes.
 pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
@@ -46,10 +53,33 @@ fn send_with(
                 Ok(false) => return Err(patience.too_late_to_send()),
                 Err(error) => return Err(SendErrorKind::Io(error)),
             },
+            _ if is_crowded(&error) => wait_in_the_crowd(socket, patience)?,
             // The latter if it was closed with something unread in it.
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Err(SendErrorKind::Disconnected),
             _ => return Err(SendErrorKind::Io(error)),
         }
+    }
+}
+
+/// Whether too many descriptors are on their way between processes: those of a user, whoever has sent them.
+pub(crate) fn is_crowded(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::QuotaExceeded && error.raw_os_error().is_none()
+}
+
+/// Waits until it is worth another try, though [`is_crowded`] was so.
+pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, patience: Patience) -> Result<(), SendErrorKind> {
+    let now = Instant::now();
+    let until = match patience {
+        Patience::None => return Err(SendErrorKind::Full),
+        Patience::Until(deadline) if deadline <= now => return Err(SendErrorKind::Timeout),
+        Patience::Until(deadline) => deadline.min(now + LOOK),
+        Patience::Endless => now + LOOK,
+    };
+    match multiproc_os::poll::wait_for_hangup(socket, Some(until)) {
+        // The kernel looks at the descriptors before it looks whether anybody is there.
+        Ok(true) => Err(SendErrorKind::Disconnected),
+        Ok(false) => Ok(()),
+        Err(error) => Err(SendErrorKind::Io(error)),
     }
 }
 

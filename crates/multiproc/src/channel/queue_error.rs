@@ -139,8 +139,8 @@ pub enum GetError {
     /// It is empty, and somebody has [closed](crate::Queue::close) it.
     #[error("the queue is empty and closed")]
     Closed,
-    /// An item was taken that can't be turned into a value, because it was put as bytes or as another type, or its type refuses it. It is lost; the next
-    /// one can be taken.
+    /// An item was taken that can't be turned into a value, because it was put as bytes or as another type, or its type refuses it, or there are more
+    /// handles in it than this process may have open files at all (`RLIMIT_NOFILE`). It is lost; the next one can be taken.
     #[error("an item was taken from the queue that can't be read: {0}")]
     Undecodable(CodecError),
     /// The system has no memory (`ENOMEM`) or no descriptors (`EMFILE`) for the next item. It stays where it is.

@@ -12,6 +12,7 @@ use std::sync::atomic::{
 };
 use std::time::{Duration, Instant};
 
+use multiproc_os::fd_room;
 use multiproc_os::identity::Identity;
 use multiproc_os::mailbox::Mailbox;
 use multiproc_os::prefetch;
@@ -1073,7 +1074,7 @@ impl Store {
             _ => (0, 0, record.len as u64, 0),
         };
         let fds = match record.flags & HANDLES != 0 {
-            true => self.letter(letter).map_err(Refusal::system("the handles of the item at its head"))?,
+            true => self.letter(letter, handles).map_err(Refusal::system("the handles of the item at its head"))?,
             false => Vec::new(),
         };
         if special {
@@ -1123,11 +1124,17 @@ impl Store {
         Ok(Some(Taken { place, raw: record.flags & RAW != 0, fds, handles, deliveries }))
     }
 
-    /// The descriptors in the letter of this number. Those of items that have been taken, or never came to be, are thrown away.
-    fn letter(&self, wanted: u64) -> io::Result<Vec<OwnedFd>> {
+    /// The descriptors in the letter of this number, in which so many handles are. Those of items that have been taken, or never came to be, are
+    /// thrown away.
+    fn letter(&self, wanted: u64, handles: u32) -> io::Result<Vec<OwnedFd>> {
         while let Some(number) = self.mailbox.number()? {
             if number == wanted {
-                return self.mailbox.look();
+                let fds = self.mailbox.look()?;
+                // They lie in sockets: they need their room when the item has been taken, which is too late to leave it.
+                if handles as usize > fds.len() {
+                    fd_room::look(&fds, handles)?;
+                }
+                return Ok(fds);
             }
             if number > wanted {
                 break;

@@ -7,7 +7,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiproc_os::fd_passing::{self, MAX_FDS};
+use multiproc_os::errno::EMFILE;
+use multiproc_os::fd_passing::{self, MAX_FDS, Take};
+use multiproc_os::fd_room;
 
 /// Up to this many go as they are. Few enough that everybody on the way, whatever his limit of open files, has room for them.
 pub(crate) const LOOSE: usize = 16;
@@ -67,27 +69,42 @@ impl Bundle {
         self.count
     }
 
-    /// The descriptors, all of them above 2.
+    /// The descriptors, all of them above 2. Waits for nobody, and takes no more than there should be, though another may have the other end of
+    /// a part and write to it.
     ///
-    /// The errors are those of the system, `EMFILE` above all, in which case they are closed; `InvalidData` if it is no whole bundle.
+    /// The errors are those of the system, `EMFILE` above all, and `QuotaExceeded` for more than this process may have open; they are closed
+    /// then. `InvalidData` if it is no whole bundle.
     pub(crate) fn untie(self) -> io::Result<Vec<OwnedFd>> {
-        if self.count as usize <= LOOSE {
+        let count = self.count as usize;
+        if count <= LOOSE {
             return Ok(self.parts);
         }
+        fd_room::is_possible(&self.parts, self.count)?;
         let mut fds = Vec::new();
         for part in self.parts {
             loop {
-                match fd_passing::peek(&part, &mut [], false) {
-                    Ok(0) => break,
-                    Ok(len) => fds.extend(fd_passing::receive(&part, len, true)?.fds),
+                let taken = match fd_passing::try_take(&part, &mut [0], &mut [], Take::Away) {
+                    Ok(taken) if taken.len == 0 => break,
+                    Ok(taken) => taken,
                     // Whoever tied it has not closed his end.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
+                };
+                if taken.fds_cut {
+                    return Err(io::Error::from_raw_os_error(EMFILE));
+                }
+                if taken.fds.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without handles is among them"));
+                }
+                fds.extend(taken.fds);
+                if fds.len() > count {
+                    let what = format!("more than {count} handles have come");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                 }
             }
         }
-        if fds.len() != self.count as usize {
-            let what = format!("{} handles have come, not {}", fds.len(), self.count);
+        if fds.len() != count {
+            let what = format!("{} handles have come, not {count}", fds.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(fds)
@@ -137,5 +154,21 @@ mod tests {
         let bundle = Bundle::tie(numbered(100)).unwrap();
         let short = Bundle { parts: bundle.parts, count: 101 };
         assert_eq!(short.untie().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    /// Regression: it took whatever came, for as long as something came.
+    #[test]
+    fn who_goes_on_writing_is_not_read_to_the_end() {
+        for with_descriptors in [false, true] {
+            let (into, part) = fd_passing::pair().unwrap();
+            let one = [into.as_fd()];
+            let fds: &[BorrowedFd<'_>] = if with_descriptors { &one } else { &[] };
+            for _ in 0..100 {
+                fd_passing::send(&into, &[b"."], fds).unwrap();
+            }
+            let bundle = Bundle::received(vec![part.try_clone().unwrap()], 20).unwrap();
+            assert_eq!(bundle.untie().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            fd_passing::peek(&part, &mut [], false).expect("the rest is still there");
+        }
     }
 }

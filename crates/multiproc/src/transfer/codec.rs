@@ -37,6 +37,11 @@ const ALWAYS_TRIED: u64 = 1 << 20;
 const DEEPEST: usize = 128;
 
 /// Why a value can't be sent, or what was received is no value.
+///
+/// A value may nest 512 levels deep, as a reader has only so much stack: lists, maps, structs, tuples, enums with contents, options with one and
+/// wrappers count. A list that is a chain of boxes comes to that after 256 links, and is better sent as a `Vec`. Types that need a
+/// self-describing format (`serde_json::Value`, untagged enums, `flatten`) may nest 128 levels deep. A million elements of a value may be empty, as
+/// `()` is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
@@ -79,8 +84,8 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -
                 let handles = Bundle::tie(fds).map_err(Refused::by_system("its handles could not be put together"))?;
                 return Ok(Payload { bytes, handles });
             }
-            Err(Refused::ByFormat(error)) => failure = Some(error),
-            Err(by_system) => return Err(by_system),
+            Err(Refused::ByFormat(error)) if !compact::is_too_much(&error.reason) => failure = Some(error),
+            Err(refused) => return Err(refused),
         }
     }
     Err(failure.expect("a format was tried").into())
@@ -121,7 +126,7 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     let self_describing = Tried::known(id, Format::MessagePack as u64);
     if !self_describing {
         match draft_compact(id, value, draft) {
-            Err(Refused::ByFormat(_)) => {}
+            Err(Refused::ByFormat(error)) if !compact::is_too_much(&error.reason) => {}
             done => return done,
         }
     }
@@ -570,6 +575,26 @@ mod tests {
         let value = (0..200).fold(serde_json::json!(0), |inner, _| serde_json::json!([inner]));
         let error = encode(&[], &value).unwrap_err().to_string();
         assert!(error.contains("depth"), "{error}");
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Chain(Option<Box<Chain>>);
+
+    #[test]
+    fn what_is_too_much_for_the_compact_format_is_refused_and_not_sent_in_the_other() {
+        let chain = |len| (0..len).fold(Chain(None), |inner, _| Chain(Some(inner.into())));
+        let mut nothing = vec![(); 1 << 20];
+        for _ in 0..2 {
+            there_and_back(chain(200));
+            let error = encode(&[], &chain(300)).unwrap_err().to_string();
+            assert!(error.contains("too deep"), "{error}");
+            there_and_back(nothing.clone());
+            nothing.push(());
+            let error = encode(&[], &nothing).unwrap_err().to_string();
+            assert!(error.contains("empty"), "{error}");
+            nothing.pop();
+        }
+        assert_eq!(encode(&[], &chain(1)).unwrap().bytes.open().unwrap()[0], Format::Compact as u8);
     }
 
     #[test]

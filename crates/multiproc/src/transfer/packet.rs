@@ -265,6 +265,13 @@ impl Head {
         })
     }
 
+    /// Those of the message's descriptors that belong to the payload; none if there can't be so many.
+    pub(crate) fn parts<'a>(&self, fds: &'a [OwnedFd]) -> &'a [OwnedFd] {
+        let files = (self.in_files & (FRONT_IN_FILE | PAYLOAD_IN_FILE)).count_ones() as usize;
+        let end = fds.len().saturating_sub(files);
+        &fds[end.saturating_sub(self.parts.into())..end]
+    }
+
     /// Whether a message with so many bytes after its header is a payload that lies in it, and nothing else.
     pub(crate) fn is_plain(&self, len: usize) -> bool {
         let nothing_else =

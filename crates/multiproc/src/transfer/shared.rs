@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use multiproc_os::errno::EMFILE;
 use multiproc_os::fd_passing::{self, Take};
+use multiproc_os::fd_room;
 use multiproc_os::memfd::Sealed;
 use multiproc_os::random;
 
@@ -59,6 +60,9 @@ pub(crate) fn try_send(socket: impl AsFd, kind: u8, payload: &Payload) -> io::Re
 /// The number in front of a message with descriptors.
 const NUMBER: usize = 8;
 
+/// How many descriptors a message has at most: the handles, or the sockets that they lie in, and two memory files.
+const MOST: usize = LOOSE + 2;
+
 /// Room for the longest message, behind its header.
 const ROOM: usize = NUMBER + INLINE;
 
@@ -69,7 +73,7 @@ thread_local! {
 
 /// Takes the next message and gives its kind, its payload's bytes and its handles to `consume`. [`PacketError::Empty`] when there is none.
 ///
-/// A message with descriptors stays where it is if this process has no room for all of them: `EMFILE`.
+/// A message with descriptors stays where it is if this process has no room for all of them, and could have it: `EMFILE`.
 pub(crate) fn try_take<R>(
     socket: impl AsFd,
     consume: impl FnOnce(u8, Body<'_>, Bundle) -> R,
@@ -100,7 +104,7 @@ fn take_with<R>(
             },
         }
         let looked_at = match Head::read(&head) {
-            Ok(expected) if expected.fds > 0 => match look(&socket, buffer, expected.handles)? {
+            Ok(expected) if expected.fds > 0 => match look(&socket, buffer)? {
                 Some(looked_at) => Some(looked_at),
                 None => continue,
             },
@@ -149,7 +153,7 @@ fn take_with<R>(
 /// A message as it lies there, with duplicates of its descriptors; none if another takes it meanwhile. `EMFILE` if there is no room for them.
 type LookedAt = (Vec<u8>, Vec<OwnedFd>);
 
-fn look(socket: impl AsFd, buffer: &mut [u8], handles: u32) -> Result<Option<LookedAt>, PacketError> {
+fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, PacketError> {
     let mut head = [0; HEADER];
     let looked_at = match fd_passing::try_take(&socket, &mut head, buffer, Take::Look) {
         Ok(looked_at) => looked_at,
@@ -158,15 +162,22 @@ fn look(socket: impl AsFd, buffer: &mut [u8], handles: u32) -> Result<Option<Loo
         }
         Err(error) => return Err(error.into()),
     };
+    let len = looked_at.len.saturating_sub(HEADER);
+    let bytes = [&head[..looked_at.len.min(HEADER)], &buffer[..len]].concat();
+    // What is garbage is taken, and seen to be garbage then.
+    let Ok(head) = Head::read(&head) else { return Ok(Some((bytes, Vec::new()))) };
+    let told = usize::from(head.fds);
     if looked_at.fds_cut {
-        return Err(io::Error::from_raw_os_error(EMFILE).into());
+        return match told > MOST || looked_at.fds.len() >= told {
+            true => Ok(Some((bytes, Vec::new()))),
+            false => Err(io::Error::from_raw_os_error(EMFILE).into()),
+        };
     }
     // Those that are tied up need their room later, when it is too late to leave them.
-    let rooms = (LOOSE < handles as usize).then(|| (0..handles).map(|_| socket.as_fd().try_clone_to_owned()));
-    let rooms: Vec<OwnedFd> = rooms.into_iter().flatten().collect::<io::Result<_>>()?;
-    drop(rooms);
-    let len = looked_at.len.saturating_sub(HEADER);
-    Ok(Some(([&head[..looked_at.len.min(HEADER)], &buffer[..len]].concat(), looked_at.fds)))
+    if head.handles as usize > LOOSE {
+        fd_room::look(head.parts(&looked_at.fds), head.handles)?;
+    }
+    Ok(Some((bytes, looked_at.fds)))
 }
 
 #[cfg(test)]
@@ -224,6 +235,43 @@ mod tests {
         fd_passing::send(&a, &[&good, b"x"], &[a.as_fd()]).unwrap();
         assert!(matches!(take(&b), Err(PacketError::Garbage(_))));
         assert!(matches!(take(&b), Err(PacketError::Empty)));
+    }
+
+    /// Sends a message that tells of so many handles, with `fds` for parts.
+    fn send_forged(socket: &OwnedFd, handles: u32, told: u16, fds: &[std::os::fd::BorrowedFd<'_>]) {
+        let (a, b) = fd_passing::pair().unwrap();
+        packet::try_send_body(&a, 1, b"x").unwrap();
+        let mut bytes = fd_passing::receive(&b, HEADER + 1, false).unwrap().bytes;
+        bytes[24..28].copy_from_slice(&handles.to_le_bytes());
+        bytes[28..30].copy_from_slice(&told.to_le_bytes());
+        bytes[30..32].copy_from_slice(&told.to_le_bytes());
+        fd_passing::send(socket, &[&bytes], fds).unwrap();
+    }
+
+    /// Regression: room was looked for as many handles as a message told of, which wasn't there, so it stayed where it was for good.
+    #[test]
+    fn a_message_that_tells_of_more_handles_than_there_are_makes_way() {
+        let (a, b) = fd_passing::pair().unwrap();
+        let untied = || {
+            try_take(&b, |_, _, handles| handles.untie().map_err(|error| error.kind()))
+                .map_err(|error| panic!("it is a message: {error}"))
+                .unwrap()
+        };
+        let (into, part) = fd_passing::pair().unwrap();
+        let pipe = OwnedFd::from(io::pipe().unwrap().0);
+        for part in [&part, &pipe] {
+            send_forged(&a, u32::MAX, 1, &[part.as_fd()]);
+            assert_eq!(untied().unwrap_err(), io::ErrorKind::InvalidData);
+        }
+        // There could be so many, but not in a process.
+        fd_passing::send(&into, &[&[0; 30_000]], &[]).unwrap();
+        let (limit, _) = multiproc_os::limits::get(multiproc_os::limits::Resource::OpenFiles).unwrap();
+        if limit < 7_000_000 {
+            send_forged(&a, 7_000_000, 1, &[part.as_fd()]);
+            assert_eq!(untied().unwrap_err(), io::ErrorKind::QuotaExceeded);
+        }
+        packet::try_send_body(&a, 1, b"x").unwrap();
+        assert_eq!(take(&b).unwrap(), (1, b"x".to_vec(), 0));
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! lie in memory (little-endian; the parties are processes of one program). Texts and bytes are runs of `u8`. So a `Vec<u8>` or `Vec<f64>`, however deep inside a
 //! value, is copied as a whole, at both ends, and costs no call for each element.
 //!
+//! How deep values nest, and how many elements they have that take no bytes, is limited, at both ends in the same way: a few bytes of somebody
+//! else's must not overflow the reader's stack, or keep it busy for years.
+//!
 //! [`Kind`]: multiproc_os::plain::Kind
 
 mod read;
@@ -25,6 +28,22 @@ const CODE_BITS: u32 = 4;
 
 /// The code of elements that come one by one.
 const ELEMENTS: u8 = 0;
+
+/// How many levels deep values may nest: lists, maps, structs, tuples, enums with contents, options with one, wrappers. Each takes some of the
+/// stack of whoever reads or writes it: without optimisation 1 to 3 KiB, so these fit into the 2 MiB of a thread.
+const DEEPEST: u32 = 512;
+
+const TOO_DEEP: &str = "it nests too deep";
+
+/// How many elements of lists, and keys of maps, may take no bytes, in a value as a whole.
+const MOST_EMPTY: u64 = 1 << 20;
+
+const TOO_MANY_EMPTY: &str = "too many of its elements are empty";
+
+/// Whether a value has been refused with this text because there is too much of it, which it would be in another format, too.
+pub(crate) fn is_too_much(reason: &str) -> bool {
+    [TOO_DEEP, TOO_MANY_EMPTY].contains(&reason)
+}
 
 /// Why something can't be written, or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

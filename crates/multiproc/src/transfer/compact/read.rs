@@ -5,7 +5,7 @@ use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::{CODE_BITS, ELEMENTS, Error};
+use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 
 /// How closely bytes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) enum Depth {
 /// The value that `bytes` are, all of them.
 #[inline]
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], depth: Depth) -> Result<T, Error> {
-    let mut deserializer = Deserializer { bytes, depth };
+    let mut deserializer = Deserializer { bytes, depth, levels: DEEPEST, empty: MOST_EMPTY };
     let value = T::deserialize(&mut deserializer)?;
     match deserializer.bytes.len() {
         0 => Ok(value),
@@ -31,6 +31,10 @@ struct Deserializer<'de> {
     /// What has not been read yet.
     bytes: &'de [u8],
     depth: Depth,
+    /// How many levels deeper it may nest.
+    levels: u32,
+    /// How many more elements may be empty.
+    empty: u64,
 }
 
 /// From this many bytes on a text is copied by us and handed over, which is quicker than to show it and have it copied.
@@ -117,6 +121,15 @@ impl<'de> Deserializer<'de> {
             (len, code) if code == ELEMENTS || code == Kind::U8 as u8 => self.take(len),
             _ => Err("no bytes or text".into()),
         }
+    }
+
+    /// Reads what is one level deeper.
+    #[inline]
+    fn deeper<R>(&mut self, read: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
+        self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
+        let read = read(self);
+        self.levels += 1;
+        read
     }
 
     /// The bytes of a text.
@@ -252,7 +265,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.byte()? {
             0 => visitor.visit_none(),
-            1 => visitor.visit_some(self),
+            1 => self.deeper(|inner| visitor.visit_some(inner)),
             _ => Err("neither something nor nothing".into()),
         }
     }
@@ -267,13 +280,13 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_newtype_struct(self)
+        self.deeper(|inner| visitor.visit_newtype_struct(inner))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let (len, code) = self.len()?;
         if code == ELEMENTS {
-            return visitor.visit_seq(Elements { deserializer: self, left: len });
+            return self.deeper(|inner| visitor.visit_seq(List::of(inner, len)));
         }
         let kind = Kind::from_u8(code).ok_or("numbers of an unknown kind")?;
         let bytes = self.run(len, kind)?;
@@ -291,7 +304,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_seq(Elements { deserializer: self, left: len })
+        self.deeper(|inner| visitor.visit_seq(Elements { deserializer: inner, left: len }))
     }
 
     #[inline]
@@ -306,7 +319,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.len()? {
-            (len, ELEMENTS) => visitor.visit_map(Elements { deserializer: self, left: len }),
+            (len, ELEMENTS) => self.deeper(|inner| visitor.visit_map(List::of(inner, len))),
             _ => Err("no map".into()),
         }
     }
@@ -338,7 +351,7 @@ pub(super) fn is_serdes_own<V>() -> bool {
     std::any::type_name::<V>().starts_with("serde_core::de::impls::")
 }
 
-/// Elements that come one by one.
+/// Elements that come one by one, as many as the type has.
 struct Elements<'a, 'de> {
     deserializer: &'a mut Deserializer<'de>,
     left: usize,
@@ -361,7 +374,36 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
+/// Elements that come one by one, as many as the bytes say.
+struct List<'a, 'de>(Elements<'a, 'de>);
+
+impl<'a, 'de> List<'a, 'de> {
+    #[inline]
+    fn of(deserializer: &'a mut Deserializer<'de>, len: usize) -> List<'a, 'de> {
+        List(Elements { deserializer, left: len })
+    }
+}
+
+impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
+    type Error = Error;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        let before = self.0.deserializer.bytes.len();
+        let element = self.0.next_element_seed(seed)?;
+        if before == self.0.deserializer.bytes.len() && element.is_some() {
+            let empty = &mut self.0.deserializer.empty;
+            *empty = empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
+        }
+        Ok(element)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.0.left)
+    }
+}
+
+impl<'de> de::MapAccess<'de> for List<'_, 'de> {
     type Error = Error;
 
     #[inline]
@@ -371,11 +413,11 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        seed.deserialize(&mut *self.deserializer)
+        seed.deserialize(&mut *self.0.deserializer)
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
+        Some(self.0.left)
     }
 }
 
@@ -400,7 +442,7 @@ impl<'de> de::VariantAccess<'de> for &mut Deserializer<'de> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
-        seed.deserialize(self)
+        self.deeper(|inner| seed.deserialize(inner))
     }
 
     #[inline]

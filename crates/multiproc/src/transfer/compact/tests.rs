@@ -258,3 +258,94 @@ fn what_asks_the_format_or_has_no_length_is_an_error() {
     }
     assert_eq!(from_bytes::<String>(&written(&Displayed), Depth::Whole).unwrap(), "1-zwölf");
 }
+
+/// A list of as many elements as one likes, each in the one before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Chain {
+    name: String,
+    numbers: [u64; 8],
+    next: Option<Box<Chain>>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Expression {
+    Number(f64),
+    Negative(Box<Expression>),
+    Sum(Box<Expression>, Box<Expression>),
+    Call { name: String, arguments: Vec<Expression> },
+    Let(BTreeMap<String, Expression>),
+}
+
+fn deep<T>(levels: u32, innermost: T, wrap: impl Fn(T) -> T) -> T {
+    (0..levels).fold(innermost, |inner, _| wrap(inner))
+}
+
+fn chain(len: u32) -> Chain {
+    let one = |next: Option<Chain>| Chain { name: "x".into(), numbers: [1; 8], next: next.map(Box::new) };
+    deep(len, one(None), |inner| one(Some(inner)))
+}
+
+/// The bytes of a chain, which a writer may refuse to write.
+fn chain_bytes(len: usize) -> Vec<u8> {
+    let one = [&[0x11, b'x'][..], &[1; 8]].concat();
+    [&[&one[..], &[1]].concat().repeat(len)[..], &one, &[0]].concat()
+}
+
+/// Regression: somebody's bytes could overflow the stack.
+#[test]
+fn what_nests_too_deep_is_an_error_at_both_ends() {
+    use Expression::{Call, Let, Negative, Number, Sum};
+    // Each link is a struct and an option, and in the last there is an array.
+    let longest = DEEPEST / 2 - 1;
+    let check = move || {
+        assert_eq!(chain_bytes(3), written(&chain(3)));
+        there_and_back(&chain(longest));
+        assert_eq!(to_output(&chain(longest + 1), &mut Vec::new()).unwrap_err().to_string(), TOO_DEEP);
+        for len in [longest as usize + 1, 100_000] {
+            let error = from_bytes::<Chain>(&chain_bytes(len), Depth::Whole).unwrap_err();
+            assert_eq!(error.to_string(), TOO_DEEP);
+            assert!(from_bytes::<Chain>(&chain_bytes(len), Depth::Skim).is_err());
+        }
+        // The number is one, too.
+        let deepest = DEEPEST - 1;
+        there_and_back(&deep(deepest, Number(1.0), |inner| Negative(inner.into())));
+        there_and_back(&deep(deepest, Number(1.0), |inner| Sum(inner.into(), Number(2.0).into())));
+        there_and_back(&deep(deepest / 2, Number(1.0), |inner| Call { name: "f".into(), arguments: vec![inner] }));
+        there_and_back(&deep(deepest / 2, Number(1.0), |inner| Let([("x".into(), inner)].into())));
+        // It is what is around a value that counts, not what stands beside it.
+        there_and_back(&vec![chain(3); 1000]);
+        for too_deep in [
+            deep(deepest + 1, Number(1.0), |inner| Negative(inner.into())),
+            deep(deepest / 2 + 1, Number(1.0), |inner| Call { name: "f".into(), arguments: vec![inner] }),
+            deep(deepest / 2 + 1, Number(1.0), |inner| Let([("x".into(), inner)].into())),
+        ] {
+            assert_eq!(to_output(&too_deep, &mut Vec::new()).unwrap_err().to_string(), TOO_DEEP);
+        }
+        let bytes = [&[1; 100_000][..], &[0; 9]].concat();
+        assert_eq!(from_bytes::<Expression>(&bytes, Depth::Whole).unwrap_err().to_string(), TOO_DEEP);
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
+}
+
+/// Regression: a list of nothing could keep its reader busy for years.
+#[test]
+fn too_many_empty_elements_are_an_error_at_both_ends() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Empty;
+    let fails = |error: Error| assert_eq!(error.to_string(), TOO_MANY_EMPTY);
+    let most = MOST_EMPTY as usize;
+    there_and_back(&vec![(); most]);
+    fails(to_output(&vec![Empty; most + 1], &mut Vec::new()).unwrap_err());
+    // In a value as a whole.
+    fails(to_output(&vec![vec![(); most / 2]; 3], &mut Vec::new()).unwrap_err());
+    let many = written(&((1_u64 << 56) << CODE_BITS));
+    fails(from_bytes::<Vec<()>>(&many, Depth::Whole).unwrap_err());
+    fails(from_bytes::<Vec<Empty>>(&many, Depth::Skim).unwrap_err());
+    fails(from_bytes::<BTreeMap<(), ()>>(&many, Depth::Whole).unwrap_err());
+    // Neither end takes one more than the other.
+    fails(from_bytes::<Vec<()>>(&written(&((MOST_EMPTY + 1) << CODE_BITS)), Depth::Whole).unwrap_err());
+    let three = [&[3 << CODE_BITS][..], &written(&((most as u64 / 2 + 2) << CODE_BITS)).repeat(3)].concat();
+    fails(from_bytes::<Vec<Vec<()>>>(&three, Depth::Whole).unwrap_err());
+    // Those that take some bytes may be more, whatever is in them.
+    there_and_back(&vec![(true, ()); most + 1]);
+}

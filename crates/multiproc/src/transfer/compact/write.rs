@@ -7,7 +7,7 @@ use std::io;
 use multiproc_os::plain::{self, Kind};
 use serde::ser::{self, Serialize};
 
-use super::{CODE_BITS, ELEMENTS, Error};
+use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 use crate::transfer::payload::Sink;
 
 /// Where bytes can be written to.
@@ -45,7 +45,7 @@ pub(crate) fn to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &m
 /// calls.
 #[inline]
 pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<u64, Error> {
-    let mut serializer = Serializer { output, shape: 0 };
+    let mut serializer = Serializer { output, shape: 0, written: 0, levels: DEEPEST, empty: MOST_EMPTY };
     value.serialize(&mut serializer)?;
     Ok(serializer.shape)
 }
@@ -54,6 +54,12 @@ struct Serializer<'a, O> {
     output: &'a mut O,
     /// What has been called so far: see [`shape_to_output`].
     shape: u64,
+    /// How many bytes.
+    written: u64,
+    /// How many levels deeper it may nest.
+    levels: u32,
+    /// How many more elements may be empty.
+    empty: u64,
 }
 
 impl<O: Output> Serializer<'_, O> {
@@ -65,6 +71,7 @@ impl<O: Output> Serializer<'_, O> {
 
     #[inline]
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.written += bytes.len() as u64;
         self.output.extend(bytes).map_err(ser::Error::custom)
     }
 
@@ -111,6 +118,43 @@ impl<O: Output> Serializer<'_, O> {
         self.bytes(bytes)
     }
 
+    /// Goes a level deeper, until [`up`](Serializer::up).
+    #[inline]
+    fn down(&mut self) -> Result<&mut Self, Error> {
+        self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
+        Ok(self)
+    }
+
+    #[inline]
+    fn up(&mut self) {
+        self.levels += 1;
+    }
+
+    /// Writes what is one level deeper, and no more than one value.
+    #[inline]
+    fn inner(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        value.serialize(self.down()?)?;
+        self.up();
+        Ok(())
+    }
+
+    /// Writes one of the parts that every value of a type has.
+    #[inline]
+    fn part(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        value.serialize(self)
+    }
+
+    /// Writes an element of a list, or a key of a map.
+    #[inline]
+    fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        let before = self.written;
+        value.serialize(&mut *self)?;
+        if self.written == before {
+            self.empty = self.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
+        }
+        Ok(())
+    }
+
     fn known(&mut self, len: Option<usize>) -> Result<(), Error> {
         self.len(len.ok_or("the length is not known beforehand")?, ELEMENTS)
     }
@@ -148,7 +192,10 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
             _ => None,
         };
         self.known(len)?;
-        elements.try_for_each(|element| element.serialize(&mut *self))
+        self.down()?;
+        elements.try_for_each(|element| self.element(&element))?;
+        self.up();
+        Ok(())
     }
 
     #[inline]
@@ -279,7 +326,7 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
         self.note(19);
         self.bytes(&[1])?;
-        value.serialize(self)
+        self.inner(value)
     }
 
     fn serialize_unit(self) -> Result<(), Error> {
@@ -300,7 +347,7 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
 
     #[inline]
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Error> {
-        value.serialize(self)
+        self.inner(value)
     }
 
     #[inline]
@@ -312,59 +359,59 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
         value: &T,
     ) -> Result<(), Error> {
         self.varint(index.into())?;
-        value.serialize(self)
+        self.inner(value)
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self, Error> {
         self.note(23);
         self.known(len)?;
-        Ok(self)
+        self.down()
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Self, Error> {
         self.note(24);
-        Ok(self)
+        self.down()
     }
 
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
         self.note(25);
-        Ok(self)
+        self.down()
     }
 
     fn serialize_tuple_variant(self, _: &'static str, index: u32, _: &'static str, _: usize) -> Result<Self, Error> {
         self.note(26 | u64::from(index) << 8);
         self.varint(index.into())?;
-        Ok(self)
+        self.down()
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self, Error> {
         self.note(27);
         self.known(len)?;
-        Ok(self)
+        self.down()
     }
 
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
         self.note(28);
-        Ok(self)
+        self.down()
     }
 
     fn serialize_struct_variant(self, _: &'static str, index: u32, _: &'static str, _: usize) -> Result<Self, Error> {
         self.note(29 | u64::from(index) << 8);
         self.varint(index.into())?;
-        Ok(self)
+        self.down()
     }
 }
 
 /// The parts of what has parts are written one after the other, and nothing between or after them.
 macro_rules! parts {
-    ($($trait:ident $method:ident($($name:ty)?);)*) => {
+    ($($trait:ident $method:ident($($name:ty)?) $part:ident;)*) => {
         $(impl<O: Output> ser::$trait for &mut Serializer<'_, O> {
             type Ok = ();
             type Error = Error;
 
             #[inline]
             fn $method<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Result<(), Error> {
-                value.serialize(&mut **self)
+                self.$part(value)
             }
 
             $(fn skip_field(&mut self, _: $name) -> Result<(), Error> {
@@ -375,6 +422,7 @@ macro_rules! parts {
             #[inline]
             fn end(self) -> Result<(), Error> {
                 self.note(30);
+                self.up();
                 Ok(())
             }
         })*
@@ -382,12 +430,12 @@ macro_rules! parts {
 }
 
 parts! {
-    SerializeSeq serialize_element();
-    SerializeTuple serialize_element();
-    SerializeTupleStruct serialize_field();
-    SerializeTupleVariant serialize_field();
-    SerializeStruct serialize_field(&'static str);
-    SerializeStructVariant serialize_field(&'static str);
+    SerializeSeq serialize_element() element;
+    SerializeTuple serialize_element() part;
+    SerializeTupleStruct serialize_field() part;
+    SerializeTupleVariant serialize_field() part;
+    SerializeStruct serialize_field(&'static str) part;
+    SerializeStructVariant serialize_field(&'static str) part;
 }
 
 impl<O: Output> ser::SerializeMap for &mut Serializer<'_, O> {
@@ -396,16 +444,17 @@ impl<O: Output> ser::SerializeMap for &mut Serializer<'_, O> {
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        key.serialize(&mut **self)
+        self.element(key)
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        value.serialize(&mut **self)
+        self.part(value)
     }
 
     fn end(self) -> Result<(), Error> {
         self.note(31);
+        self.up();
         Ok(())
     }
 }
