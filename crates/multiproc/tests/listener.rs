@@ -445,6 +445,42 @@ fn the_file_of_a_killed_listener_is_replaced() {
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
 }
 
+/// For an event loop.
+#[multiproc::test]
+fn a_silent_one_does_not_keep_the_descriptor_readable() {
+    let is_readable = |listener: &Listener, wait: Duration| {
+        multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now() + wait)).unwrap()
+    };
+    let mut listener = Listener::bind(Address::unique(), key()).unwrap();
+    listener.set_handshake_timeout(Duration::from_millis(500));
+    let mut silent = raw(&listener);
+    assert!(is_readable(&listener, LONG));
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert!(!is_readable(&listener, Duration::ZERO), "it has said nothing");
+    silent.write_all(b"mpcl").unwrap();
+    assert!(is_readable(&listener, LONG));
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert!(!is_readable(&listener, Duration::ZERO), "it has been heard");
+    // When its time is up it makes itself felt once more.
+    assert!(is_readable(&listener, LONG));
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert_eq!(listener.take_refused().pop().unwrap().reason(), RefusalReason::Silent);
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
+    assert!(!is_readable(&listener, Duration::ZERO));
+    // By its descriptor alone one comes to be accepted.
+    let address = listener.local_address().clone();
+    let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
+    let connection = loop {
+        assert!(is_readable(&listener, LONG));
+        match listener.try_accept::<u8, u8>() {
+            Ok(connection) => break connection,
+            Err(error) => assert!(error.is_empty(), "{error}"),
+        }
+    };
+    drop(client.join().unwrap());
+    assert!(connection.recv().unwrap_err().is_disconnected());
+}
+
 /// The two ends of a connection.
 fn connected<S: Send + 'static, R: Send + 'static>(listener: &Listener) -> (Connection<S, R>, Connection<R, S>) {
     let address = listener.local_address().clone();

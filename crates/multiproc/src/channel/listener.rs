@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{cmp, fmt};
@@ -70,7 +71,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// clone or ends. If that process is killed the file stays, and the next one who listens there replaces it.
 ///
 /// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when somebody may be there to be accepted;
-/// [`try_accept`](Listener::try_accept) says.
+/// [`try_accept`](Listener::try_accept) says. A process that has asked for the descriptor keeps those whom it has begun to hear, and must call that
+/// whenever the descriptor is readable: their time runs on meanwhile.
 #[derive(Clone)]
 pub struct Listener {
     inner: Arc<Inner>,
@@ -85,6 +87,8 @@ struct Inner {
     address: Address,
     house: House,
     set: Epoll,
+    /// Somebody has the set's descriptor, and will come back when one of those who are in the middle of it has said something.
+    is_polled: AtomicBool,
     reception: Mutex<Desk>,
 }
 
@@ -146,7 +150,11 @@ impl Listener {
         let house = House { listening, key, tcp, same_user, to_anteroom, anteroom };
         let set = Epoll::new()?;
         let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0 });
-        Ok(Listener { inner: Arc::new(Inner { address, house, set, reception, _file: file }), max_message, handshake })
+        Ok(Listener {
+            inner: Arc::new(Inner { address, house, set, is_polled: AtomicBool::new(false), reception, _file: file }),
+            max_message,
+            handshake,
+        })
     }
 
     /// Waits for somebody who connects, and knows the key. The types are what this end sends and what it receives.
@@ -277,8 +285,15 @@ impl Listener {
 
     /// Leaves those who are not through to whoever accepts next, unless somebody here does.
     fn leave(&self, desk: &mut Desk) {
-        if desk.attending == 0 {
-            desk.reception.leave(&self.inner.house, &self.inner.set);
+        let Inner { house, set, is_polled, .. } = &*self.inner;
+        if desk.attending > 0 {
+            return;
+        }
+        // In the anteroom they would make the descriptor readable at once, though none of them has said a word.
+        if is_polled.load(Ordering::Relaxed) {
+            desk.reception.keep(set);
+        } else {
+            desk.reception.leave(house, set);
         }
     }
 }
@@ -301,9 +316,18 @@ impl Drop for Attending<'_> {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Others may still accept here.
+        let desk = self.reception.get_mut().unwrap_or_else(PoisonError::into_inner);
+        desk.reception.leave(&self.house, &self.set);
+    }
+}
+
 /// That of a set of epoll(7), to be polled and not to be used otherwise.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.is_polled.store(true, Ordering::Relaxed);
         self.inner.set.as_fd()
     }
 }
@@ -311,7 +335,7 @@ impl AsFd for Listener {
 /// Ready when [`try_accept`](Listener::try_accept) will give a connection, unless another thread or process is quicker.
 impl Waitable for Listener {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.as_fd()
+        self.inner.set.as_fd()
     }
 
     fn ready(&self) -> io::Result<bool> {

@@ -2,7 +2,8 @@
 //! [CONNECTION.md](CONNECTION.md) has the protocol.
 //!
 //! All of them are in one set of epoll(7), beside the socket that listens. Nothing here waits. Whoever leaves puts those who are not through into
-//! a pipe, the anteroom, which all processes that share the listener have; the next who accepts, in whatever process, goes on with them.
+//! a pipe, the anteroom, which all processes that share the listener have; the next who accepts, in whatever process, goes on with them. Who polls
+//! the set keeps them, and a timer in it tells when the time of one of them is up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::timer::Timer;
 use multiproc_os::{fd_passing, rendezvous, socket, threads};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,8 @@ const REFUSALS: usize = 64;
 /// In the set.
 const LISTENING: u64 = 0;
 const ANTEROOM: u64 = 1;
+const TIMER: u64 = 2;
+const FIRST_GUEST: u64 = 3;
 
 /// What a listener is to those who come.
 #[derive(Debug)]
@@ -96,6 +100,8 @@ enum Heard {
 pub(super) struct Reception {
     guests: BTreeMap<u64, Guest>,
     next: u64,
+    /// In the set, while nobody here accepts and guests are kept.
+    timer: Option<Timer>,
     /// Those who are through and have not been accepted.
     through: VecDeque<Link>,
     refusals: VecDeque<Refusal>,
@@ -111,7 +117,7 @@ impl Reception {
         watch(house, set)?;
         let process = threads::getpid();
         let (guests, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        Ok(Reception { guests, next: 2, through, refusals, refused: 0, process })
+        Ok(Reception { guests, next: FIRST_GUEST, timer: None, through, refusals, refused: 0, process })
     }
 
     /// Hears those who have said something, and whoever is next in line, until one is through or there is nothing to hear. Those who have had
@@ -125,6 +131,7 @@ impl Reception {
             set.renew()?;
             *self = Reception { refused: self.refused, ..Reception::open(house, set)? };
         }
+        self.stop_timer(set);
         while self.through.is_empty() {
             self.send_away_the_late(set);
             let ready = set.ready()?;
@@ -135,6 +142,7 @@ impl Reception {
                 match key {
                     LISTENING => self.take_next(house, set, patience)?,
                     ANTEROOM => self.take_back(house, set)?,
+                    TIMER => {}
                     guest => self.hear(house, set, guest)?,
                 }
                 // The others have their turn with the next who accepts.
@@ -173,6 +181,25 @@ impl Reception {
                 // It is full, or there are no descriptors.
                 self.refuse(error.into_inner().peer, RefusalReason::Crowded);
             }
+        }
+    }
+
+    /// Keeps those who are not through. The set is readable when one of them says something, or has to go.
+    pub(super) fn keep(&mut self, set: &Epoll) {
+        if self.process != threads::getpid() {
+            return;
+        }
+        self.stop_timer(set);
+        let Some(deadline) = self.deadline() else { return };
+        // Without a descriptor for it they go when somebody comes to accept.
+        self.timer = Timer::after(deadline.saturating_duration_since(Instant::now()))
+            .and_then(|timer| set.add(&timer, TIMER, Often::Always).map(|()| timer))
+            .ok();
+    }
+
+    fn stop_timer(&mut self, set: &Epoll) {
+        if let Some(timer) = self.timer.take() {
+            let _ = set.remove(&timer);
         }
     }
 
