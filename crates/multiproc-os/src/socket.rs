@@ -219,6 +219,44 @@ pub fn is_internet_stream(socket: impl AsFd) -> bool {
             .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6))
 }
 
+/// A number that no other socket of this machine has, or will have until it is started anew. All descriptors of a socket have the same.
+///
+/// # Errors
+/// None is expected.
+pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
+    Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// Leaves a mark on a TCP socket, or takes it away: one that all its descriptors share, and that outlives the process. It is `TCP_CORK`, see
+/// tcp(7): with it the end of what is written stays here for up to 200 ms, and goes when the mark has been taken away; so whoever has received that
+/// finds none. Other sockets have no marks.
+///
+/// # Errors
+/// None is expected.
+pub fn set_mark(socket: impl AsFd, mark: bool) -> io::Result<()> {
+    match sockopt::set_tcp_cork(socket, mark) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        set => Ok(set?),
+    }
+}
+
+/// Whether [`set_mark`] has left a mark.
+///
+/// # Errors
+/// None is expected.
+pub fn is_marked(socket: impl AsFd) -> io::Result<bool> {
+    match sockopt::tcp_cork(socket) {
+        Err(Errno::OPNOTSUPP) => Ok(false),
+        mark => Ok(mark?),
+    }
+}
+
+/// Ends a connection for all who have it, here and at its other end, whatever copies of the descriptor there are.
+pub fn shut_down(socket: impl AsFd) {
+    // It may have ended already.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
 /// Whether somebody listens by `socket`.
 pub fn is_listening(socket: impl AsFd) -> bool {
     sockopt::socket_acceptconn(socket).unwrap_or(false)
@@ -347,6 +385,25 @@ mod tests {
         assert_eq!(has_input(&b).unwrap(), None);
         assert_eq!((try_append(&b, &mut bytes, 9).unwrap(), try_read(&b, &mut [0; 4]).unwrap()), (0, 0));
         assert_eq!(try_write(&b, [b"x"]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_mark_belongs_to_the_socket() {
+        let listening = listen(Place::Internet(loopback())).unwrap();
+        let address = local_address(&listening).unwrap().unwrap();
+        let client = connect(Place::Internet(address), None).unwrap();
+        let (server, _) = accept(&listening);
+        let copy = client.try_clone().unwrap();
+        set_mark(&copy, true).unwrap();
+        assert_eq!(cookie(&client).unwrap(), cookie(&copy).unwrap());
+        assert_ne!(cookie(&client).unwrap(), cookie(&server).unwrap());
+        drop(copy);
+        assert!(is_marked(&client).unwrap() && !is_marked(&server).unwrap());
+        set_mark(&client, false).unwrap();
+        assert!(!is_marked(&client).unwrap());
+        shut_down(client.try_clone().unwrap());
+        assert!(wait_for_input(&server, None).unwrap());
+        assert_eq!(has_input(&server).unwrap(), None);
     }
 
     #[test]

@@ -580,6 +580,95 @@ fn messages_have_a_limit() {
     }
 }
 
+/// More than there is room for in the sockets.
+fn large() -> Vec<u8> {
+    vec![b'x'; 100_000_000]
+}
+
+/// Over TCP: nothing that is sent afterwards counts as a part of the message that the dead one has begun.
+#[multiproc::test]
+fn a_sender_killed_in_the_middle_ends_the_direction() {
+    fn send(sender: multiproc::Sender<()>) {
+        sender.send_bytes(&large()).unwrap();
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<(), ()>(&listener);
+    let child = Ends(Process::new(send, (ours.sender().clone(),)).start().unwrap());
+    assert!(multiproc_os::poll::wait_for_input(theirs.as_fd(), Some(Instant::now() + LONG)).unwrap());
+    child.kill().unwrap();
+    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    assert!(ours.send_bytes(b"small").unwrap_err().is_disconnected());
+    assert!(theirs.recv_bytes().unwrap_err().is_disconnected());
+    theirs.send_bytes(b"the other direction").unwrap();
+    assert_eq!(ours.recv_bytes().unwrap(), b"the other direction");
+}
+
+/// Over TCP: nobody takes the rest of a message for messages.
+#[multiproc::test]
+fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
+    fn poll(receiver: multiproc::Receiver<()>, polled: Queue<bool>, drops: bool) {
+        let is_there = receiver.poll(Duration::ZERO).unwrap();
+        if drops {
+            drop(receiver);
+        }
+        polled.put(is_there).unwrap();
+        sleep_long();
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    for drops in [true, false] {
+        let (ours, theirs) = connected::<(), ()>(&listener);
+        let error = theirs.sender().try_send_bytes(&large()).unwrap_err();
+        assert!(matches!(error.kind(), multiproc::SendErrorKind::Unfinished), "{error}");
+        assert!(multiproc_os::poll::wait_for_input(ours.as_fd(), Some(Instant::now() + LONG)).unwrap());
+        let polled = Queue::new().unwrap();
+        let child = Ends(Process::new(poll, (ours.receiver().clone(), polled.clone(), drops)).start().unwrap());
+        assert!(!polled.get_timeout(LONG).unwrap(), "it is not all there");
+        if !drops {
+            child.kill().unwrap();
+            child.wait_timeout(LONG).unwrap().expect("it hangs");
+        }
+        assert!(ours.recv_bytes().unwrap_err().is_disconnected());
+        assert!(theirs.send_bytes(b"small").unwrap_err().is_disconnected());
+    }
+}
+
+/// Over TCP.
+#[multiproc::test]
+fn who_is_killed_between_two_messages_takes_nothing_with_it() {
+    fn echo(connection: Connection<String, String>) {
+        connection.send(connection.recv().unwrap()).unwrap();
+        connection.recv().unwrap();
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<String, String>(&listener);
+    let child = Ends(Process::new(echo, (ours.clone(),)).start().unwrap());
+    theirs.send("one".into()).unwrap();
+    assert_eq!(theirs.recv().unwrap(), "one");
+    child.kill().unwrap();
+    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    theirs.send("two".into()).unwrap();
+    assert_eq!(ours.recv().unwrap(), "two");
+    ours.send("three".into()).unwrap();
+    assert_eq!(theirs.recv().unwrap(), "three");
+}
+
+/// Over TCP: both take turns, as clones do.
+#[multiproc::test]
+fn an_end_sent_to_oneself_mixes_no_bytes() {
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<(), ()>(&listener);
+    let ends = Queue::new().unwrap();
+    ends.put((ours.sender().clone(), theirs.receiver().clone())).unwrap();
+    let (second_sender, second_receiver) = ends.get().unwrap();
+    let error = ours.sender().try_send_bytes(&large()).unwrap_err();
+    assert!(matches!(error.kind(), multiproc::SendErrorKind::Unfinished), "{error}");
+    assert!(!theirs.poll(Duration::ZERO).unwrap());
+    let sender = std::thread::spawn(move || second_sender.send_bytes(b"small").unwrap());
+    assert!(second_receiver.recv_bytes().unwrap() == large());
+    assert_eq!(theirs.recv_bytes().unwrap(), b"small");
+    sender.join().unwrap();
+}
+
 #[multiproc::test]
 fn it_can_be_waited_for() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
