@@ -29,6 +29,12 @@ const TRAILER: [u8; 8] = *b"mpst-end";
 /// How much memory is taken ahead of what has come: a length is only a claim.
 const AHEAD: usize = 1 << 20;
 
+/// How much is read before the caller looks at the clock. It is more than waits in a socket, by default.
+const AT_ONCE: usize = 8 << 20;
+
+/// How much is read at once of what nobody wants.
+const SKIPPED: usize = 64 << 10;
+
 /// Makes `fd` this process's.
 fn claim(fd: impl AsFd) -> io::Result<()> {
     record_lock::claim(fd)?.map_err(|pid| {
@@ -407,7 +413,7 @@ impl Coming {
 enum Gathered {
     /// The message is here; all but its last byte, if it was not to be taken.
     Whole(u8, Vec<u8>),
-    /// More has to come.
+    /// More has to come, or is there and a turn is over.
     Part,
 }
 
@@ -433,7 +439,7 @@ impl Rx {
             if let Gathered::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
                 return Ok((kind, bytes));
             }
-            if !patience.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
+            if patience.is_over() || !patience.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
                 return Err(patience.too_late_to_receive());
             }
         }
@@ -447,7 +453,7 @@ impl Rx {
                 // It is said again to whoever receives.
                 Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
             }
-            if !patience.wait_for_input(&self.socket)? {
+            if patience.is_over() || !patience.wait_for_input(&self.socket)? {
                 return Ok(false);
             }
         }
@@ -477,8 +483,9 @@ impl Rx {
         Ok(gathered)
     }
 
-    /// Reads what there is of the next message, and takes it if that is all of it and it is to be taken.
+    /// Reads what there is of the next message, up to [`AT_ONCE`] and a little more, and takes it if that is all of it and it is to be taken.
     fn gather(&self, coming: &mut Coming, limit: u64, take: bool) -> Result<Gathered, RecvErrorKind> {
+        let mut turn = 0;
         loop {
             match &mut *coming {
                 Coming::Header(header, HEADER) => {
@@ -524,10 +531,13 @@ impl Rx {
                 Coming::OutOfStep => return Err(RecvErrorKind::Disconnected),
                 Coming::Header(..) | Coming::Body { .. } | Coming::Skip(_) => {}
             }
+            if turn >= AT_ONCE {
+                return Ok(Gathered::Part);
+            }
             match self.read(coming, take) {
                 // Also in the middle of a message: whoever was sending it has died.
                 Ok(0) => return Err(RecvErrorKind::Disconnected),
-                Ok(_) => {}
+                Ok(read) => turn += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Gathered::Part),
                 Err(error) if is_gone(&error) => return Err(RecvErrorKind::Disconnected),
                 Err(error) => return Err(RecvErrorKind::Io(error)),
@@ -548,9 +558,8 @@ impl Rx {
                 socket::try_append(&self.socket, bytes, missing.min(AHEAD))
             }
             Coming::Skip(left) => {
-                let mut buffer = [0; 16 * 1024];
-                let most = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
-                let read = socket::try_read(&self.socket, &mut buffer[..most])?;
+                let most = usize::try_from(*left).map_or(SKIPPED, |left| left.min(SKIPPED));
+                let read = socket::try_append(&self.socket, &mut Vec::new(), most)?;
                 *left -= read as u64;
                 Ok(read)
             }
@@ -724,6 +733,35 @@ mod tests {
             assert_eq!(rx.recv(u64::MAX, Patience::Endless).unwrap().1, b"next");
         });
         assert!(tx.is_between_messages() && rx.is_between_messages());
+    }
+
+    /// A socket that a thread always has more bytes for, behind `first`.
+    fn endless(first: Vec<u8>) -> UnixStream {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut written = io::Write::write_all(&mut &theirs, &first);
+            let more = vec![0; 1 << 20];
+            while written.is_ok() {
+                written = io::Write::write_all(&mut &theirs, &more);
+            }
+        });
+        socket
+    }
+
+    #[test]
+    fn who_streams_without_end_holds_up_nobody_past_the_deadline() {
+        let mut header = Frame::new(b'b', &b""[..]).header;
+        header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+        // One that is too long, and one that is not. The bytes come faster than they are read here.
+        let rx = Rx::new(endless(header.to_vec()).into());
+        assert!(rx.poll(1000, Patience::Endless).unwrap());
+        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::TooLong { .. })));
+        let soon = || Patience::of(Some(std::time::Duration::from_millis(20)));
+        assert!(matches!(rx.recv(1000, soon()), Err(RecvErrorKind::Timeout)));
+        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)));
+        let rx = Rx::new(endless(header.to_vec()).into());
+        assert!(!rx.poll(u64::MAX, soon()).unwrap());
+        assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
     }
 
     #[test]
