@@ -316,23 +316,40 @@ pub fn try_write<const N: usize>(socket: impl AsFd, parts: [&[u8]; N]) -> io::Re
 /// # Errors
 /// As [`try_read`]; `EMFILE` when this process has no room for them, in which case they are lost.
 pub fn try_read_with_fds(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    match try_read_some_with_fds(socket, buffer, fds)? {
+        (len, true) => Ok(len),
+        (_, false) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+    }
+}
+
+/// As [`try_read_with_fds`], but takes as many descriptors as there is room for, in this process and here, for four at least. Says whether these
+/// are all.
+///
+/// # Errors
+/// As [`try_read`].
+pub fn try_read_some_with_fds(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<(usize, bool)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message = rustix::io::retry_on_intr(|| {
         rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
     })?;
+    let mut all = !message.flags.contains(rustix::net::ReturnFlags::CTRUNC);
     for received in control.drain() {
         if let rustix::net::RecvAncillaryMessage::ScmRights(rights) = received {
             for fd in rights {
-                fds.push(above_stdio(fd)?);
+                match above_stdio(fd) {
+                    Ok(fd) => fds.push(fd),
+                    Err(_) => all = false,
+                }
             }
         }
     }
-    if message.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
-        return Err(io::Error::from_raw_os_error(libc::EMFILE));
-    }
-    Ok(message.bytes)
+    Ok((message.bytes, all))
 }
 
 #[cfg(test)]
@@ -413,6 +430,10 @@ mod tests {
         let (mut buffer, mut fds) = ([0; 8], vec![]);
         assert_eq!(try_read_with_fds(&b, &mut buffer, &mut fds).unwrap(), 3);
         assert_eq!(fds.len(), 2);
+        crate::fd_passing::send(&a, &[b"many"], &[a.as_fd(); 50]).unwrap();
+        fds.clear();
+        assert_eq!(try_read_some_with_fds(&b, &mut buffer, &mut fds).unwrap(), (4, false));
+        assert!((4..50).contains(&fds.len()));
     }
 
     #[test]

@@ -445,6 +445,51 @@ fn the_file_of_a_killed_listener_is_replaced() {
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
 }
 
+/// Nobody is held up by those who keep connecting.
+#[multiproc::test]
+fn of_many_who_come_at_once_some_are_heard_at_a_time() {
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    let is_readable = || multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now())).unwrap();
+    let _many: Vec<_> = (0..100).map(|_| raw(&listener)).collect();
+    assert!(is_readable());
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert!(is_readable(), "all have been heard at once");
+    is_open(&listener);
+    assert!(!is_readable());
+}
+
+/// Those who wait make room for one who has proved that it knows the key.
+#[multiproc::test]
+fn at_the_limit_of_open_files_a_client_comes_through() {
+    fn client(address: Address, go: Queue<()>) {
+        go.get().unwrap();
+        connect::<u8, u8>(address, key()).unwrap().send(7).unwrap();
+    }
+    common::in_a_process_with_one_thread(|| {
+        let listener = Listener::bind(Address::unique(), key()).unwrap();
+        let go = Queue::new().unwrap();
+        let address = listener.local_address().clone();
+        let child = Ends(Process::new(client, (address, go.clone())).start().unwrap());
+        let silent: Vec<_> = (0..8).map(|_| raw(&listener)).collect();
+        // It keeps them.
+        let _ = listener.as_fd();
+        assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+        let before = set_limit(128);
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        go.put(()).unwrap();
+        let connection = listener.accept_timeout::<u8, u8>(LONG).unwrap();
+        assert_eq!(connection.recv().unwrap(), 7);
+        drop((taken, silent));
+        set_limit(before);
+        child.wait_timeout(LONG).unwrap().expect("it hangs");
+        let refusals = listener.take_refused();
+        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+    });
+}
+
 /// For an event loop.
 #[multiproc::test]
 fn a_silent_one_does_not_keep_the_descriptor_readable() {
@@ -564,6 +609,47 @@ fn half_a_connection_is_none() {
     assert!(matches!(error.kind(), ConnectErrorKind::Closed), "{error}");
     relay.join().unwrap();
     is_open(&listener);
+}
+
+/// Over TCP, the second connection is brought to whoever has the first. Anybody may bring something there.
+#[multiproc::test]
+fn what_strangers_bring_is_passed_over() {
+    let listener = Listener::bind(local(), key()).unwrap();
+    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
+    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = between.local_addr().unwrap();
+    let relay = std::thread::spawn(move || {
+        let pass = |from: &mut TcpStream, to: &mut TcpStream, len| {
+            let mut said = vec![0; len];
+            from.read_exact(&mut said).unwrap();
+            to.write_all(&said).unwrap();
+            said
+        };
+        let (mut client, _) = between.accept().unwrap();
+        let mut server = TcpStream::connect(there).unwrap();
+        pass(&mut client, &mut server, 40);
+        pass(&mut server, &mut client, ANSWER);
+        pass(&mut client, &mut server, 32);
+        let welcome = pass(&mut server, &mut client, 56);
+        let name: String = welcome[HEADER..HEADER + 16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let stranger = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let place = UnixAddress::from_abstract_name(format!("multiproc/second/{name}")).unwrap();
+        stranger.connect_addr(&place).unwrap();
+        for fds in [0, 1, 5, 50] {
+            let fds = vec![stranger.as_fd(); fds];
+            multiproc_os::fd_passing::send(&stranger, &[b"something else"], &fds).unwrap();
+        }
+        let (mut second, _) = between.accept().unwrap();
+        let mut server_second = TcpStream::connect(there).unwrap();
+        pass(&mut second, &mut server_second, 56);
+        pass(&mut server_second, &mut second, HEADER);
+        (client, server, second, server_second)
+    });
+    let client = std::thread::spawn(move || connect_timeout::<u8, u8>(Address::Tcp(here), key(), LONG));
+    let _accepted = listener.accept_timeout::<u8, u8>(LONG).unwrap();
+    client.join().unwrap().unwrap();
+    relay.join().unwrap();
+    assert_eq!(listener.take_refused(), []);
 }
 
 #[multiproc::test]

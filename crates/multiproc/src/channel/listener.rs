@@ -64,7 +64,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 ///
 /// **Nobody is delayed.** Any number may connect and say nothing, or slowly: others are accepted meanwhile, and who has not said in 10 seconds what
 /// there is to say has to go. Those who are not let in are told why, and passed over; [`take_refused`](Listener::take_refused) knows of them, and
-/// they are logged as warnings. A machine that vanishes counts as gone after two minutes.
+/// they are logged as warnings, or counted there if they are many. A machine that vanishes counts as gone after two minutes.
 ///
 /// **Several processes** may accept: a listener is cloned, sent as an argument or in a message, or copied by a fork, and each connection goes to
 /// one of them. It is there until the last of them has dropped it; only the socket's file is gone when the process that has made it drops its last
@@ -199,32 +199,24 @@ impl Listener {
         let _attending = Attending::begin(self);
         loop {
             let mut desk = self.lock();
-            let before = desk.reception.refused();
             let link = desk.reception.attend(house, set, self.handshake);
             let deadline = desk.reception.deadline();
-            let refused = desk.reception.refused_since(before);
-            drop(desk);
-            // Not under the lock: the logger is the user's.
-            for refusal in refused {
-                log::event(log::Level::Warn, format_args!("at {}: {refusal}", self.inner.address));
-            }
+            self.log(desk);
             if let Some(link) = link.map_err(ListenErrorKind::Accept)? {
                 return Ok(link);
             }
-            let until = match (patience.deadline(), deadline) {
-                (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
-                (ours, theirs) => ours.or(theirs),
-            };
-            let come = match patience {
-                Patience::None => false,
-                _ => poll::wait_for_input(set, until).map_err(ListenErrorKind::Accept)?,
-            };
-            if !come && patience.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+            // Also when there is always somebody else to be heard.
+            if patience.is_over() {
                 return Err(match patience {
                     Patience::None => ListenErrorKind::Empty,
                     _ => ListenErrorKind::Timeout,
                 });
             }
+            let until = match (patience.deadline(), deadline) {
+                (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
+                (ours, theirs) => ours.or(theirs),
+            };
+            poll::wait_for_input(set, until).map_err(ListenErrorKind::Accept)?;
         }
     }
 
@@ -280,11 +272,23 @@ impl Listener {
     }
 
     fn look(&self) -> io::Result<bool> {
-        self.lock().reception.look(&self.inner.house, &self.inner.set, self.handshake)
+        let mut desk = self.lock();
+        let is_there = desk.reception.look(&self.inner.house, &self.inner.set, self.handshake);
+        self.log(desk);
+        is_there
+    }
+
+    /// Logs who has been refused. Not under the lock: the logger is the user's.
+    fn log(&self, mut desk: MutexGuard<'_, Desk>) {
+        let said = desk.reception.take_unlogged();
+        drop(desk);
+        for line in said {
+            log::event(log::Level::Warn, format_args!("at {}: {line}", self.inner.address));
+        }
     }
 
     /// Leaves those who are not through to whoever accepts next, unless somebody here does.
-    fn leave(&self, desk: &mut Desk) {
+    fn leave(&self, mut desk: MutexGuard<'_, Desk>) {
         let Inner { house, set, is_polled, .. } = &*self.inner;
         if desk.attending > 0 {
             return;
@@ -295,6 +299,7 @@ impl Listener {
         } else {
             desk.reception.leave(house, set);
         }
+        self.log(desk);
     }
 }
 
@@ -312,7 +317,7 @@ impl Drop for Attending<'_> {
     fn drop(&mut self) {
         let mut desk = self.0.lock();
         desk.attending -= 1;
-        self.0.leave(&mut desk);
+        self.0.leave(desk);
     }
 }
 
@@ -347,7 +352,7 @@ impl Waitable for Listener {
     }
 
     fn finished(&self) {
-        self.leave(&mut self.lock());
+        self.leave(self.lock());
     }
 }
 
