@@ -683,8 +683,8 @@ fn a_sender_killed_in_the_middle_ends_the_direction() {
     assert!(multiproc_os::poll::wait_for_input(theirs.as_fd(), Some(Instant::now() + LONG)).unwrap());
     child.kill().unwrap();
     child.wait_timeout(LONG).unwrap().expect("it hangs");
-    assert!(ours.send_bytes(b"small").unwrap_err().is_disconnected());
-    assert!(theirs.recv_bytes().unwrap_err().is_disconnected());
+    assert!(ours.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
+    assert!(theirs.receiver().recv_bytes_timeout(LONG).unwrap_err().is_disconnected());
     theirs.send_bytes(b"the other direction").unwrap();
     assert_eq!(ours.recv_bytes().unwrap(), b"the other direction");
 }
@@ -713,8 +713,8 @@ fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
             child.kill().unwrap();
             child.wait_timeout(LONG).unwrap().expect("it hangs");
         }
-        assert!(ours.recv_bytes().unwrap_err().is_disconnected());
-        assert!(theirs.send_bytes(b"small").unwrap_err().is_disconnected());
+        assert!(ours.receiver().recv_bytes_timeout(LONG).unwrap_err().is_disconnected());
+        assert!(theirs.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
     }
 }
 
