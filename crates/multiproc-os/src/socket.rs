@@ -219,6 +219,44 @@ pub fn is_internet_stream(socket: impl AsFd) -> bool {
             .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6))
 }
 
+/// A number that no other socket of this machine has, or will have until it is started anew. All descriptors of a socket have the same.
+///
+/// # Errors
+/// None is expected.
+pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
+    Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// Leaves a mark on a TCP socket, or takes it away: one that all its descriptors share, and that outlives the process. It is `TCP_CORK`, see
+/// tcp(7): with it the end of what is written stays here for up to 200 ms, and goes when the mark has been taken away; so whoever has received that
+/// finds none. Other sockets have no marks.
+///
+/// # Errors
+/// None is expected.
+pub fn set_mark(socket: impl AsFd, mark: bool) -> io::Result<()> {
+    match sockopt::set_tcp_cork(socket, mark) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        set => Ok(set?),
+    }
+}
+
+/// Whether [`set_mark`] has left a mark.
+///
+/// # Errors
+/// None is expected.
+pub fn is_marked(socket: impl AsFd) -> io::Result<bool> {
+    match sockopt::tcp_cork(socket) {
+        Err(Errno::OPNOTSUPP) => Ok(false),
+        mark => Ok(mark?),
+    }
+}
+
+/// Ends a connection for all who have it, here and at its other end, whatever copies of the descriptor there are.
+pub fn shut_down(socket: impl AsFd) {
+    // It may have ended already.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
 /// Whether somebody listens by `socket`.
 pub fn is_listening(socket: impl AsFd) -> bool {
     sockopt::socket_acceptconn(socket).unwrap_or(false)
@@ -278,23 +316,40 @@ pub fn try_write<const N: usize>(socket: impl AsFd, parts: [&[u8]; N]) -> io::Re
 /// # Errors
 /// As [`try_read`]; `EMFILE` when this process has no room for them, in which case they are lost.
 pub fn try_read_with_fds(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    match try_read_some_with_fds(socket, buffer, fds)? {
+        (len, true) => Ok(len),
+        (_, false) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+    }
+}
+
+/// As [`try_read_with_fds`], but takes as many descriptors as there is room for, in this process and here, for four at least. Says whether these
+/// are all.
+///
+/// # Errors
+/// As [`try_read`].
+pub fn try_read_some_with_fds(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<(usize, bool)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message = rustix::io::retry_on_intr(|| {
         rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
     })?;
+    let mut all = !message.flags.contains(rustix::net::ReturnFlags::CTRUNC);
     for received in control.drain() {
         if let rustix::net::RecvAncillaryMessage::ScmRights(rights) = received {
             for fd in rights {
-                fds.push(above_stdio(fd)?);
+                match above_stdio(fd) {
+                    Ok(fd) => fds.push(fd),
+                    Err(_) => all = false,
+                }
             }
         }
     }
-    if message.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
-        return Err(io::Error::from_raw_os_error(libc::EMFILE));
-    }
-    Ok(message.bytes)
+    Ok((message.bytes, all))
 }
 
 #[cfg(test)]
@@ -350,12 +405,35 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_belongs_to_the_socket() {
+        let listening = listen(Place::Internet(loopback())).unwrap();
+        let address = local_address(&listening).unwrap().unwrap();
+        let client = connect(Place::Internet(address), None).unwrap();
+        let (server, _) = accept(&listening);
+        let copy = client.try_clone().unwrap();
+        set_mark(&copy, true).unwrap();
+        assert_eq!(cookie(&client).unwrap(), cookie(&copy).unwrap());
+        assert_ne!(cookie(&client).unwrap(), cookie(&server).unwrap());
+        drop(copy);
+        assert!(is_marked(&client).unwrap() && !is_marked(&server).unwrap());
+        set_mark(&client, false).unwrap();
+        assert!(!is_marked(&client).unwrap());
+        shut_down(client.try_clone().unwrap());
+        assert!(wait_for_input(&server, None).unwrap());
+        assert_eq!(has_input(&server).unwrap(), None);
+    }
+
+    #[test]
     fn descriptors_come_with_the_bytes() {
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         crate::fd_passing::send(&a, &[b"two"], &[a.as_fd(), b.as_fd()]).unwrap();
         let (mut buffer, mut fds) = ([0; 8], vec![]);
         assert_eq!(try_read_with_fds(&b, &mut buffer, &mut fds).unwrap(), 3);
         assert_eq!(fds.len(), 2);
+        crate::fd_passing::send(&a, &[b"many"], &[a.as_fd(); 50]).unwrap();
+        fds.clear();
+        assert_eq!(try_read_some_with_fds(&b, &mut buffer, &mut fds).unwrap(), (4, false));
+        assert!((4..50).contains(&fds.len()));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with, statat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, open, renameat_with, statat};
+use rustix::io::Errno;
 
 use crate::socket::{self, Place};
 
@@ -50,15 +51,58 @@ fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
     if is_alive(path)? {
         return Err(in_use());
     }
-    // Whoever replaces a dead one holds a name that the kernel lets go of with him: another who has found the same dead one must not replace
-    // what is there by then.
+    // Another who has found the same dead one must not replace what is there by then.
     let dead = identity(path)?;
-    let held = format!("multiproc/replaces/{}/{}", dead.0, dead.1);
-    let _held = socket::listen(Place::Abstract(held.as_bytes()))?;
+    let _turn = Turn::take(path, dead)?;
     if identity(path)? != dead || is_alive(path)? {
         return Err(in_use());
     }
     std::fs::rename(temporary, path)
+}
+
+/// The right to replace a dead socket: a lock of flock(2) on a file beside it that only this user can open. The file goes with it.
+struct Turn {
+    /// None where another user has made a file of this name, as one may in a directory for all: without a lock, two who start at the same
+    /// moment may both replace the dead one, but nobody is kept from it by a stranger.
+    held: Option<(OwnedFd, PathBuf)>,
+}
+
+impl Turn {
+    fn take(path: &Path, dead: (u64, u64)) -> io::Result<Turn> {
+        let name = path.with_file_name(format!(".mp-{:x}-{:x}", dead.0, dead.1));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match open(&name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => crate::fd_passing::above_stdio(file)?,
+            // What a link, a directory, a socket, and a file of somebody else say.
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS | Errno::PERM) => {
+                return Ok(Turn { held: None });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let stat = fstat(&file)?;
+        if stat.st_uid != socket::own_user() {
+            return Ok(Turn { held: None });
+        }
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(in_use()),
+            Err(error) => return Err(error.into()),
+        }
+        // Whoever had it may have removed it in between; then it is another's turn by now.
+        if identity(&name).ok() != Some((stat.st_dev, stat.st_ino)) {
+            return Err(in_use());
+        }
+        Ok(Turn { held: Some((file, name)) })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Before the lock goes.
+        if let Some((_, name)) = &self.held {
+            let _ = std::fs::remove_file(name);
+        }
+    }
 }
 
 fn in_use() -> io::Error {
@@ -151,6 +195,38 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"text");
         assert_eq!(directory.names(), ["file"]);
         assert_eq!(listen(&directory.0.join("no/where")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// What another user can do in a directory for all does not keep one from replacing what has been left there.
+    #[test]
+    fn nobody_keeps_the_place_of_a_dead_one() {
+        let directory = Directory::new("stranger");
+        let path = directory.0.join("socket");
+        drop(listen(&path).unwrap());
+        let (device, inode) = identity(&path).unwrap();
+        let name = format!("multiproc/replaces/{device}/{inode}");
+        let _stranger = socket::listen(Place::Abstract(name.as_bytes())).unwrap();
+        std::os::unix::fs::symlink("/nowhere", directory.0.join(format!(".mp-{device:x}-{inode:x}"))).unwrap();
+        let (_socket, _file) = listen(&path).unwrap();
+    }
+
+    /// It is used once, and found by whoever comes after a process that was killed with it.
+    #[test]
+    fn a_turn_is_one_process_s() {
+        let directory = Directory::new("turn");
+        let path = directory.0.join("socket");
+        drop(listen(&path).unwrap());
+        let dead = identity(&path).unwrap();
+        let turn = Turn::take(&path, dead).unwrap();
+        assert_eq!(Turn::take(&path, dead).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (_, name) = turn.held.as_ref().unwrap();
+        std::fs::write(directory.0.join("left"), "").unwrap();
+        let name = name.clone();
+        drop(turn);
+        std::fs::rename(directory.0.join("left"), &name).unwrap();
+        drop(listen(&path).unwrap());
+        assert_eq!(directory.names(), ["socket"]);
     }
 
     #[test]

@@ -172,7 +172,8 @@ for_each_method! {
         println!("{outcomes:?}");
         assert_eq!(outcomes.values().sum::<u32>(), STARTS);
         assert!(outcomes.keys().all(|outcome| ["value", "killed", "handshake"].contains(&outcome.as_str())), "{outcomes:?}");
-        assert!(outcomes["value"] > STARTS / 10 && outcomes["killed"] > 0, "{outcomes:?}");
+        // On one processor beside others all may be killed before they are in their target.
+        assert!(outcomes["value"] > STARTS / 10 && outcomes["value"] < STARTS, "{outcomes:?}");
     }
 
     fn two_hundred_alive_at_once(method) {

@@ -445,6 +445,87 @@ fn the_file_of_a_killed_listener_is_replaced() {
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
 }
 
+/// Nobody is held up by those who keep connecting.
+#[multiproc::test]
+fn of_many_who_come_at_once_some_are_heard_at_a_time() {
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
+    let is_readable = || multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now())).unwrap();
+    let _many: Vec<_> = (0..100).map(|_| raw(&listener)).collect();
+    assert!(is_readable());
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert!(is_readable(), "all have been heard at once");
+    is_open(&listener);
+    assert!(!is_readable());
+}
+
+/// Those who wait make room for one who has proved that it knows the key.
+#[multiproc::test]
+fn at_the_limit_of_open_files_a_client_comes_through() {
+    fn client(address: Address, go: Queue<()>) {
+        go.get().unwrap();
+        connect::<u8, u8>(address, key()).unwrap().send(7).unwrap();
+    }
+    common::in_a_process_with_one_thread(|| {
+        let listener = Listener::bind(Address::unique(), key()).unwrap();
+        let go = Queue::new().unwrap();
+        let address = listener.local_address().clone();
+        let child = Ends(Process::new(client, (address, go.clone())).start().unwrap());
+        let silent: Vec<_> = (0..8).map(|_| raw(&listener)).collect();
+        // It keeps them.
+        let _ = listener.as_fd();
+        assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+        let before = set_limit(128);
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        go.put(()).unwrap();
+        let connection = listener.accept_timeout::<u8, u8>(LONG).unwrap();
+        assert_eq!(connection.recv().unwrap(), 7);
+        drop((taken, silent));
+        set_limit(before);
+        child.wait_timeout(LONG).unwrap().expect("it hangs");
+        let refusals = listener.take_refused();
+        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+    });
+}
+
+/// For an event loop.
+#[multiproc::test]
+fn a_silent_one_does_not_keep_the_descriptor_readable() {
+    let is_readable = |listener: &Listener, wait: Duration| {
+        multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now() + wait)).unwrap()
+    };
+    let mut listener = Listener::bind(Address::unique(), key()).unwrap();
+    listener.set_handshake_timeout(Duration::from_millis(500));
+    let mut silent = raw(&listener);
+    assert!(is_readable(&listener, LONG));
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert!(!is_readable(&listener, Duration::ZERO), "it has said nothing");
+    silent.write_all(b"mpcl").unwrap();
+    assert!(is_readable(&listener, LONG));
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert!(!is_readable(&listener, Duration::ZERO), "it has been heard");
+    // When its time is up it makes itself felt once more.
+    assert!(is_readable(&listener, LONG));
+    assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
+    assert_eq!(listener.take_refused().pop().unwrap().reason(), RefusalReason::Silent);
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
+    assert!(!is_readable(&listener, Duration::ZERO));
+    // By its descriptor alone one comes to be accepted.
+    let address = listener.local_address().clone();
+    let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
+    let connection = loop {
+        assert!(is_readable(&listener, LONG));
+        match listener.try_accept::<u8, u8>() {
+            Ok(connection) => break connection,
+            Err(error) => assert!(error.is_empty(), "{error}"),
+        }
+    };
+    drop(client.join().unwrap());
+    assert!(connection.recv().unwrap_err().is_disconnected());
+}
+
 /// The two ends of a connection.
 fn connected<S: Send + 'static, R: Send + 'static>(listener: &Listener) -> (Connection<S, R>, Connection<R, S>) {
     let address = listener.local_address().clone();
@@ -530,6 +611,47 @@ fn half_a_connection_is_none() {
     is_open(&listener);
 }
 
+/// Over TCP, the second connection is brought to whoever has the first. Anybody may bring something there.
+#[multiproc::test]
+fn what_strangers_bring_is_passed_over() {
+    let listener = Listener::bind(local(), key()).unwrap();
+    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
+    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = between.local_addr().unwrap();
+    let relay = std::thread::spawn(move || {
+        let pass = |from: &mut TcpStream, to: &mut TcpStream, len| {
+            let mut said = vec![0; len];
+            from.read_exact(&mut said).unwrap();
+            to.write_all(&said).unwrap();
+            said
+        };
+        let (mut client, _) = between.accept().unwrap();
+        let mut server = TcpStream::connect(there).unwrap();
+        pass(&mut client, &mut server, 40);
+        pass(&mut server, &mut client, ANSWER);
+        pass(&mut client, &mut server, 32);
+        let welcome = pass(&mut server, &mut client, 56);
+        let name: String = welcome[HEADER..HEADER + 16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let stranger = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let place = UnixAddress::from_abstract_name(format!("multiproc/second/{name}")).unwrap();
+        stranger.connect_addr(&place).unwrap();
+        for fds in [0, 1, 5, 50] {
+            let fds = vec![stranger.as_fd(); fds];
+            multiproc_os::fd_passing::send(&stranger, &[b"something else"], &fds).unwrap();
+        }
+        let (mut second, _) = between.accept().unwrap();
+        let mut server_second = TcpStream::connect(there).unwrap();
+        pass(&mut second, &mut server_second, 56);
+        pass(&mut server_second, &mut second, HEADER);
+        (client, server, second, server_second)
+    });
+    let client = std::thread::spawn(move || connect_timeout::<u8, u8>(Address::Tcp(here), key(), LONG));
+    let _accepted = listener.accept_timeout::<u8, u8>(LONG).unwrap();
+    client.join().unwrap().unwrap();
+    relay.join().unwrap();
+    assert_eq!(listener.take_refused(), []);
+}
+
 #[multiproc::test]
 fn messages_have_a_limit() {
     for address in [Address::unique(), local()] {
@@ -542,6 +664,95 @@ fn messages_have_a_limit() {
         assert!(matches!(error.kind(), RecvErrorKind::TooLong { limit: 1000, .. }), "{error}");
         assert_eq!(ours.recv_bytes().unwrap(), b"short");
     }
+}
+
+/// More than there is room for in the sockets.
+fn large() -> Vec<u8> {
+    vec![b'x'; 100_000_000]
+}
+
+/// Over TCP: nothing that is sent afterwards counts as a part of the message that the dead one has begun.
+#[multiproc::test]
+fn a_sender_killed_in_the_middle_ends_the_direction() {
+    fn send(sender: multiproc::Sender<()>) {
+        sender.send_bytes(&large()).unwrap();
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<(), ()>(&listener);
+    let child = Ends(Process::new(send, (ours.sender().clone(),)).start().unwrap());
+    assert!(multiproc_os::poll::wait_for_input(theirs.as_fd(), Some(Instant::now() + LONG)).unwrap());
+    child.kill().unwrap();
+    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    assert!(ours.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
+    assert!(theirs.receiver().recv_bytes_timeout(LONG).unwrap_err().is_disconnected());
+    theirs.send_bytes(b"the other direction").unwrap();
+    assert_eq!(ours.recv_bytes().unwrap(), b"the other direction");
+}
+
+/// Over TCP: nobody takes the rest of a message for messages.
+#[multiproc::test]
+fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
+    fn poll(receiver: multiproc::Receiver<()>, polled: Queue<bool>, drops: bool) {
+        let is_there = receiver.poll(Duration::ZERO).unwrap();
+        if drops {
+            drop(receiver);
+        }
+        polled.put(is_there).unwrap();
+        sleep_long();
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    for drops in [true, false] {
+        let (ours, theirs) = connected::<(), ()>(&listener);
+        let error = theirs.sender().try_send_bytes(&large()).unwrap_err();
+        assert!(matches!(error.kind(), multiproc::SendErrorKind::Unfinished), "{error}");
+        assert!(multiproc_os::poll::wait_for_input(ours.as_fd(), Some(Instant::now() + LONG)).unwrap());
+        let polled = Queue::new().unwrap();
+        let child = Ends(Process::new(poll, (ours.receiver().clone(), polled.clone(), drops)).start().unwrap());
+        assert!(!polled.get_timeout(LONG).unwrap(), "it is not all there");
+        if !drops {
+            child.kill().unwrap();
+            child.wait_timeout(LONG).unwrap().expect("it hangs");
+        }
+        assert!(ours.receiver().recv_bytes_timeout(LONG).unwrap_err().is_disconnected());
+        assert!(theirs.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
+    }
+}
+
+/// Over TCP.
+#[multiproc::test]
+fn who_is_killed_between_two_messages_takes_nothing_with_it() {
+    fn echo(connection: Connection<String, String>) {
+        connection.send(connection.recv().unwrap()).unwrap();
+        connection.recv().unwrap();
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<String, String>(&listener);
+    let child = Ends(Process::new(echo, (ours.clone(),)).start().unwrap());
+    theirs.send("one".into()).unwrap();
+    assert_eq!(theirs.recv().unwrap(), "one");
+    child.kill().unwrap();
+    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    theirs.send("two".into()).unwrap();
+    assert_eq!(ours.recv().unwrap(), "two");
+    ours.send("three".into()).unwrap();
+    assert_eq!(theirs.recv().unwrap(), "three");
+}
+
+/// Over TCP: both take turns, as clones do.
+#[multiproc::test]
+fn an_end_sent_to_oneself_mixes_no_bytes() {
+    let listener = Listener::bind(local(), key()).unwrap();
+    let (ours, theirs) = connected::<(), ()>(&listener);
+    let ends = Queue::new().unwrap();
+    ends.put((ours.sender().clone(), theirs.receiver().clone())).unwrap();
+    let (second_sender, second_receiver) = ends.get().unwrap();
+    let error = ours.sender().try_send_bytes(&large()).unwrap_err();
+    assert!(matches!(error.kind(), multiproc::SendErrorKind::Unfinished), "{error}");
+    assert!(!theirs.poll(Duration::ZERO).unwrap());
+    let sender = std::thread::spawn(move || second_sender.send_bytes(b"small").unwrap());
+    assert!(second_receiver.recv_bytes().unwrap() == large());
+    assert_eq!(theirs.recv_bytes().unwrap(), b"small");
+    sender.join().unwrap();
 }
 
 #[multiproc::test]

@@ -39,7 +39,8 @@ use crate::transfer::shared::Body;
 /// else.
 ///
 /// An end over TCP belongs to one process at a time: the first that uses it, until that drops it, dies, or sends it away between two messages. In
-/// another one its methods give `ResourceBusy`.
+/// another one its methods give `ResourceBusy`. Who drops it or dies in the middle of a message takes the direction with it: for all others it is
+/// `Disconnected`.
 pub struct Sender<T> {
     tx: Tx,
     peer: Peer,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{cmp, fmt};
@@ -63,14 +64,15 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 ///
 /// **Nobody is delayed.** Any number may connect and say nothing, or slowly: others are accepted meanwhile, and who has not said in 10 seconds what
 /// there is to say has to go. Those who are not let in are told why, and passed over; [`take_refused`](Listener::take_refused) knows of them, and
-/// they are logged as warnings. A machine that vanishes counts as gone after two minutes.
+/// they are logged as warnings, or counted there if they are many. A machine that vanishes counts as gone after two minutes.
 ///
 /// **Several processes** may accept: a listener is cloned, sent as an argument or in a message, or copied by a fork, and each connection goes to
 /// one of them. It is there until the last of them has dropped it; only the socket's file is gone when the process that has made it drops its last
 /// clone or ends. If that process is killed the file stays, and the next one who listens there replaces it.
 ///
 /// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when somebody may be there to be accepted;
-/// [`try_accept`](Listener::try_accept) says.
+/// [`try_accept`](Listener::try_accept) says. A process that has asked for the descriptor keeps those whom it has begun to hear, and must call that
+/// whenever the descriptor is readable: their time runs on meanwhile.
 #[derive(Clone)]
 pub struct Listener {
     inner: Arc<Inner>,
@@ -85,6 +87,8 @@ struct Inner {
     address: Address,
     house: House,
     set: Epoll,
+    /// Somebody has the set's descriptor, and will come back when one of those who are in the middle of it has said something.
+    is_polled: AtomicBool,
     reception: Mutex<Desk>,
 }
 
@@ -146,7 +150,11 @@ impl Listener {
         let house = House { listening, key, tcp, same_user, to_anteroom, anteroom };
         let set = Epoll::new()?;
         let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0 });
-        Ok(Listener { inner: Arc::new(Inner { address, house, set, reception, _file: file }), max_message, handshake })
+        Ok(Listener {
+            inner: Arc::new(Inner { address, house, set, is_polled: AtomicBool::new(false), reception, _file: file }),
+            max_message,
+            handshake,
+        })
     }
 
     /// Waits for somebody who connects, and knows the key. The types are what this end sends and what it receives.
@@ -191,32 +199,24 @@ impl Listener {
         let _attending = Attending::begin(self);
         loop {
             let mut desk = self.lock();
-            let before = desk.reception.refused();
             let link = desk.reception.attend(house, set, self.handshake);
             let deadline = desk.reception.deadline();
-            let refused = desk.reception.refused_since(before);
-            drop(desk);
-            // Not under the lock: the logger is the user's.
-            for refusal in refused {
-                log::event(log::Level::Warn, format_args!("at {}: {refusal}", self.inner.address));
-            }
+            self.log(desk);
             if let Some(link) = link.map_err(ListenErrorKind::Accept)? {
                 return Ok(link);
             }
-            let until = match (patience.deadline(), deadline) {
-                (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
-                (ours, theirs) => ours.or(theirs),
-            };
-            let come = match patience {
-                Patience::None => false,
-                _ => poll::wait_for_input(set, until).map_err(ListenErrorKind::Accept)?,
-            };
-            if !come && patience.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+            // Also when there is always somebody else to be heard.
+            if patience.is_over() {
                 return Err(match patience {
                     Patience::None => ListenErrorKind::Empty,
                     _ => ListenErrorKind::Timeout,
                 });
             }
+            let until = match (patience.deadline(), deadline) {
+                (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
+                (ours, theirs) => ours.or(theirs),
+            };
+            poll::wait_for_input(set, until).map_err(ListenErrorKind::Accept)?;
         }
     }
 
@@ -272,14 +272,34 @@ impl Listener {
     }
 
     fn look(&self) -> io::Result<bool> {
-        self.lock().reception.look(&self.inner.house, &self.inner.set, self.handshake)
+        let mut desk = self.lock();
+        let is_there = desk.reception.look(&self.inner.house, &self.inner.set, self.handshake);
+        self.log(desk);
+        is_there
+    }
+
+    /// Logs who has been refused. Not under the lock: the logger is the user's.
+    fn log(&self, mut desk: MutexGuard<'_, Desk>) {
+        let said = desk.reception.take_unlogged();
+        drop(desk);
+        for line in said {
+            log::event(log::Level::Warn, format_args!("at {}: {line}", self.inner.address));
+        }
     }
 
     /// Leaves those who are not through to whoever accepts next, unless somebody here does.
-    fn leave(&self, desk: &mut Desk) {
-        if desk.attending == 0 {
-            desk.reception.leave(&self.inner.house, &self.inner.set);
+    fn leave(&self, mut desk: MutexGuard<'_, Desk>) {
+        let Inner { house, set, is_polled, .. } = &*self.inner;
+        if desk.attending > 0 {
+            return;
         }
+        // In the anteroom they would make the descriptor readable at once, though none of them has said a word.
+        if is_polled.load(Ordering::Relaxed) {
+            desk.reception.keep(set);
+        } else {
+            desk.reception.leave(house, set);
+        }
+        self.log(desk);
     }
 }
 
@@ -297,13 +317,22 @@ impl Drop for Attending<'_> {
     fn drop(&mut self) {
         let mut desk = self.0.lock();
         desk.attending -= 1;
-        self.0.leave(&mut desk);
+        self.0.leave(desk);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Others may still accept here.
+        let desk = self.reception.get_mut().unwrap_or_else(PoisonError::into_inner);
+        desk.reception.leave(&self.house, &self.set);
     }
 }
 
 /// That of a set of epoll(7), to be polled and not to be used otherwise.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.is_polled.store(true, Ordering::Relaxed);
         self.inner.set.as_fd()
     }
 }
@@ -311,7 +340,7 @@ impl AsFd for Listener {
 /// Ready when [`try_accept`](Listener::try_accept) will give a connection, unless another thread or process is quicker.
 impl Waitable for Listener {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.as_fd()
+        self.inner.set.as_fd()
     }
 
     fn ready(&self) -> io::Result<bool> {
@@ -323,7 +352,7 @@ impl Waitable for Listener {
     }
 
     fn finished(&self) {
-        self.leave(&mut self.lock());
+        self.leave(self.lock());
     }
 }
 

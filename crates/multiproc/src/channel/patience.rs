@@ -30,6 +30,15 @@ impl Patience {
         }
     }
 
+    /// Whether the time is up.
+    pub(crate) fn is_over(self) -> bool {
+        match self {
+            Patience::None => true,
+            Patience::Until(deadline) => deadline <= Instant::now(),
+            Patience::Endless => false,
+        }
+    }
+
     /// Waits until `fd` is readable or closed; false if the time is up before.
     pub(crate) fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool> {
         match self {

@@ -2,7 +2,8 @@
 //! [CONNECTION.md](CONNECTION.md) has the protocol.
 //!
 //! All of them are in one set of epoll(7), beside the socket that listens. Nothing here waits. Whoever leaves puts those who are not through into
-//! a pipe, the anteroom, which all processes that share the listener have; the next who accepts, in whatever process, goes on with them.
+//! a pipe, the anteroom, which all processes that share the listener have; the next who accepts, in whatever process, goes on with them. Who polls
+//! the set keeps them, and a timer in it tells when the time of one of them is up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::timer::Timer;
 use multiproc_os::{fd_passing, rendezvous, socket, threads};
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +29,21 @@ const MOST: usize = 128;
 /// How many refusals are kept until somebody asks.
 const REFUSALS: usize = 64;
 
+/// How many are heard or taken in at a time, before others get the lock and those who accept look at the clock.
+const AT_A_TIME: usize = 64;
+
+/// How many things are looked at that somebody has brought to a place, before others have their turn.
+const BROUGHT: usize = 16;
+
+/// How many refusals are logged in so much time; of the others there is only their number.
+const LINES: u64 = 16;
+const LINES_TIME: Duration = Duration::from_secs(10);
+
 /// In the set.
 const LISTENING: u64 = 0;
 const ANTEROOM: u64 = 1;
+const TIMER: u64 = 2;
+const FIRST_GUEST: u64 = 3;
 
 /// What a listener is to those who come.
 #[derive(Debug)]
@@ -89,6 +103,18 @@ enum Heard {
     Nothing,
     /// It is not let in, and has been told so, if it is one who understands.
     Refused(Peer, RefusalReason),
+    /// There are no descriptors for it. With some it can be heard again.
+    NoRoom(Guest),
+}
+
+/// What the log has been told of refusals.
+#[derive(Debug, Default)]
+struct Log {
+    /// When the first of `lines` was written.
+    since: Option<Instant>,
+    lines: u64,
+    /// How many have been passed over since a line was written last.
+    omitted: u64,
 }
 
 /// The guests of one process.
@@ -96,11 +122,16 @@ enum Heard {
 pub(super) struct Reception {
     guests: BTreeMap<u64, Guest>,
     next: u64,
+    /// In the set, while nobody here accepts and guests are kept.
+    timer: Option<Timer>,
     /// Those who are through and have not been accepted.
     through: VecDeque<Link>,
     refusals: VecDeque<Refusal>,
     /// How many there were in all.
     refused: u64,
+    /// How many of them have been logged, or passed over in the log.
+    logged: u64,
+    log: Log,
     /// The process whose guests these are. A copy of it has none.
     process: i32,
 }
@@ -111,11 +142,12 @@ impl Reception {
         watch(house, set)?;
         let process = threads::getpid();
         let (guests, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        Ok(Reception { guests, next: 2, through, refusals, refused: 0, process })
+        let (next, timer, log) = (FIRST_GUEST, None, Log::default());
+        Ok(Reception { guests, next, timer, through, refusals, refused: 0, logged: 0, log, process })
     }
 
-    /// Hears those who have said something, and whoever is next in line, until one is through or there is nothing to hear. Those who have had
-    /// `patience` for it and are not through have to go.
+    /// Hears those who have said something, and whoever is next in line, until one is through or there is nothing to hear, or enough has been heard
+    /// for now. Those who have had `patience` for it and are not through have to go.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, when not even those who wait can be sent away to make room; `ENOMEM`.
@@ -123,18 +155,22 @@ impl Reception {
         if self.process != threads::getpid() {
             // A copy made by fork(2). The set is still the other's.
             set.renew()?;
-            *self = Reception { refused: self.refused, ..Reception::open(house, set)? };
+            *self = Reception::open(house, set)?;
         }
-        while self.through.is_empty() {
+        self.stop_timer(set);
+        let mut heard = 0;
+        while self.through.is_empty() && heard < AT_A_TIME {
             self.send_away_the_late(set);
             let ready = set.ready()?;
             if ready.is_empty() {
                 return Ok(None);
             }
             for key in ready {
+                heard += 1;
                 match key {
                     LISTENING => self.take_next(house, set, patience)?,
                     ANTEROOM => self.take_back(house, set)?,
+                    TIMER => {}
                     guest => self.hear(house, set, guest)?,
                 }
                 // The others have their turn with the next who accepts.
@@ -176,6 +212,25 @@ impl Reception {
         }
     }
 
+    /// Keeps those who are not through. The set is readable when one of them says something, or has to go.
+    pub(super) fn keep(&mut self, set: &Epoll) {
+        if self.process != threads::getpid() {
+            return;
+        }
+        self.stop_timer(set);
+        let Some(deadline) = self.deadline() else { return };
+        // Without a descriptor for it they go when somebody comes to accept.
+        self.timer = Timer::after(deadline.saturating_duration_since(Instant::now()))
+            .and_then(|timer| set.add(&timer, TIMER, Often::Always).map(|()| timer))
+            .ok();
+    }
+
+    fn stop_timer(&mut self, set: &Epoll) {
+        if let Some(timer) = self.timer.take() {
+            let _ = set.remove(&timer);
+        }
+    }
+
     /// Takes what has been refused since this was asked last.
     pub(super) fn take_refusals(&mut self) -> VecDeque<Refusal> {
         std::mem::take(&mut self.refusals)
@@ -185,15 +240,28 @@ impl Reception {
         &self.refusals
     }
 
-    /// How many have been refused so far.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    /// Those who have been refused since there were so many.
-    pub(super) fn refused_since(&self, before: u64) -> Vec<Refusal> {
-        let new = usize::try_from(self.refused - before).map_or(0, |new| new.min(self.refusals.len()));
-        self.refusals.iter().skip(self.refusals.len() - new).cloned().collect()
+    /// What is to be logged of those who have been refused since this was asked last.
+    pub(super) fn take_unlogged(&mut self) -> Vec<String> {
+        let new = self.refused - self.logged;
+        if new == 0 {
+            return Vec::new();
+        }
+        self.logged = self.refused;
+        let now = Instant::now();
+        if self.log.since.is_none_or(|since| now.duration_since(since) >= LINES_TIME) {
+            (self.log.since, self.log.lines) = (Some(now), 0);
+        }
+        let known = (self.refusals.len() as u64).min(new);
+        let lines = known.min(LINES - self.log.lines);
+        let mut said = Vec::new();
+        if lines > 0 && self.log.omitted > 0 {
+            said.push(format!("{} others were not let in", std::mem::take(&mut self.log.omitted)));
+        }
+        self.log.lines += lines;
+        self.log.omitted += new - lines;
+        let first = self.refusals.len() - known as usize;
+        said.extend(self.refusals.iter().skip(first).take(lines as usize).map(Refusal::to_string));
+        said
     }
 
     fn refuse(&mut self, peer: Peer, reason: RefusalReason) {
@@ -274,7 +342,7 @@ impl Reception {
         let number = self.next;
         self.next += 1;
         // It may have said all there is to say.
-        if let Some(guest) = self.come_to_terms(guest.hear(house)) {
+        if let Some(guest) = self.come_to_terms(house, set, guest) {
             guest.add_to(set, number)?;
             self.guests.insert(number, guest);
         }
@@ -286,22 +354,32 @@ impl Reception {
         let Some(guest) = self.guests.remove(&number) else { return Ok(()) };
         // Whoever closes a socket of the set takes it out before.
         guest.remove_from(set);
-        if let Some(guest) = self.come_to_terms(guest.hear(house)) {
+        if let Some(guest) = self.come_to_terms(house, set, guest) {
             guest.add_to(set, number)?;
             self.guests.insert(number, guest);
         }
         Ok(())
     }
 
-    /// Gives back him who has more to say.
-    fn come_to_terms(&mut self, heard: Heard) -> Option<Guest> {
-        match heard {
-            Heard::More(guest) => return Some(guest),
-            Heard::Through(link) => self.through.push_back(link),
-            Heard::Nothing => {}
-            Heard::Refused(peer, reason) => self.refuse(peer, reason),
+    /// Hears one who is in neither the set nor the list. Gives back him who has more to say.
+    fn come_to_terms(&mut self, house: &House, set: &Epoll, guest: Guest) -> Option<Guest> {
+        let mut heard = guest.hear(house);
+        loop {
+            heard = match heard {
+                Heard::More(guest) => return Some(guest),
+                Heard::NoRoom(guest) if self.make_room(set) => guest.hear(house),
+                Heard::NoRoom(guest) => guest.refuse(house, RefusalReason::NoDescriptors),
+                Heard::Through(link) => {
+                    self.through.push_back(link);
+                    return None;
+                }
+                Heard::Nothing => return None,
+                Heard::Refused(peer, reason) => {
+                    self.refuse(peer, reason);
+                    return None;
+                }
+            }
         }
-        None
     }
 }
 
@@ -378,6 +456,7 @@ impl Guest {
                 Ok(Step::GoOn) => {}
                 Ok(Step::Wait) => return Heard::More(self),
                 Ok(Step::HandedOver) => return Heard::Nothing,
+                Ok(Step::NoRoom) => return Heard::NoRoom(self),
                 // One who looks whether anybody is here, say.
                 Err(RefusalReason::Gone) if self.stage == Stage::Hello && self.said.is_empty() => {
                     return Heard::Nothing;
@@ -438,7 +517,7 @@ impl Guest {
             }
             Said::Second(name) if house.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
-                Err(error) if is_full(&error) => Err(RefusalReason::NoDescriptors),
+                Err(error) if is_full(&error) => Ok(Step::NoRoom),
                 // Whoever it was to be brought to has let go of the first connection.
                 Err(_) => Err(RefusalReason::Gone),
             },
@@ -452,14 +531,14 @@ impl Guest {
         if !transcript.is_proof(key, Role::Client, &[0; NAME], &self.said) {
             return self.refuse(house, RefusalReason::WrongKey);
         }
-        self.said.clear();
         let welcome = |name: &[u8; NAME]| {
             let proof: [u8; MAC] = transcript.prove(key, Role::Listener, name);
             auth::welcome(key.is_some(), name, &proof)
         };
         if house.tcp {
             let made = auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&place(&name))?)));
-            let Ok((name, place)) = made else { return self.refuse(house, RefusalReason::NoDescriptors) };
+            let Ok((name, place)) = made else { return Heard::NoRoom(self) };
+            self.said.clear();
             if !say(&self.socket, &welcome(&name)) {
                 return Heard::Refused(self.peer, RefusalReason::Gone);
             }
@@ -469,9 +548,7 @@ impl Guest {
         }
         // As `pipe` makes them: two directions.
         let pairs = fd_passing::pair().and_then(|there| Ok((there, fd_passing::pair()?)));
-        let Ok(((to, theirs_from), (theirs_to, from))) = pairs else {
-            return self.refuse(house, RefusalReason::NoDescriptors);
-        };
+        let Ok(((to, theirs_from), (theirs_to, from))) = pairs else { return Heard::NoRoom(self) };
         use std::os::fd::AsFd;
         let fds = [theirs_to.as_fd(), theirs_from.as_fd()];
         match fd_passing::try_send_with_fds(&self.socket, &[&welcome(&[0; NAME])], &fds) {
@@ -492,20 +569,21 @@ impl Guest {
     ) -> Result<Option<OwnedFd>, RefusalReason> {
         let key = house.key.as_ref();
         let place = self.place.as_ref().ok_or(RefusalReason::Gone)?;
-        loop {
+        for _ in 0..BROUGHT {
             let (mut said, mut fds) = ([0; SECOND], Vec::new());
-            match socket::try_read_with_fds(place, &mut said, &mut fds) {
-                Ok(len) => {
+            match socket::try_read_some_with_fds(place, &mut said, &mut fds) {
+                Ok((len, all)) => {
                     // Anybody on this machine may bring something.
                     let proof = auth::read_second(&said[..len], key.is_some(), name);
                     let is_proof = proof.is_some_and(|proof| transcript.is_proof(key, Role::SecondHalf, name, &proof));
                     match fds.pop() {
                         Some(second) if is_proof && socket::is_internet_stream(&second) => return Ok(Some(second)),
+                        None if is_proof && !all => return Err(RefusalReason::NoDescriptors),
                         _ => {}
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return Err(RefusalReason::NoDescriptors),
+                Err(_) => return Err(RefusalReason::Gone),
             }
         }
         match socket::has_input(&self.socket) {
@@ -522,6 +600,7 @@ enum Step {
     GoOn,
     Wait,
     HandedOver,
+    NoRoom,
 }
 
 /// The abstract name of the place that goes by `name`.
@@ -569,6 +648,31 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
             assert!(matches!(link.ends, Ends::Local { .. }));
             true
         }
-        Heard::More(_) | Heard::Nothing | Heard::Refused(..) => false,
+        Heard::More(_) | Heard::Nothing | Heard::Refused(..) | Heard::NoRoom(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_refusals_some_are_logged_and_the_others_counted() {
+        let (to_anteroom, anteroom) = crate::one_way().unwrap();
+        let (listening, _) = fd_passing::pair().unwrap();
+        let house = House { listening, key: None, tcp: false, same_user: false, to_anteroom, anteroom };
+        let mut reception = Reception::open(&house, &Epoll::new().unwrap()).unwrap();
+        for _ in 0..100 {
+            reception.refuse(Peer::Pipe, RefusalReason::Gone);
+        }
+        assert_eq!(reception.take_unlogged().len() as u64, LINES);
+        reception.refuse(Peer::Pipe, RefusalReason::Gone);
+        assert!(reception.take_unlogged().is_empty());
+        // Later.
+        reception.log.since = Instant::now().checked_sub(LINES_TIME);
+        reception.refuse(Peer::Pipe, RefusalReason::Gone);
+        let said = reception.take_unlogged();
+        assert_eq!((said.len(), said[0].as_str()), (2, "85 others were not let in"));
+        assert!(reception.take_unlogged().is_empty());
     }
 }

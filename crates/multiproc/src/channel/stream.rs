@@ -3,13 +3,15 @@
 //!
 //! A stream has no borders, so what is begun must be finished: the threads of a process take turns, and what one of them has left unfinished
 //! at its deadline the next one carries on. Two processes would mix their bytes. So an end belongs to one process at a time, the first that
-//! uses it (`multiproc_os::record_lock`), and can be handed over between two messages.
+//! uses it (`multiproc_os::record_lock`), and can be handed over between two messages. While it is in the middle of one the socket has a mark;
+//! who finds that when the other has gone can't go on, and ends the direction.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use multiproc_os::{record_lock, socket};
+use multiproc_os::{record_lock, socket, threads};
 
 use super::error::{RecvErrorKind, SendErrorKind};
 use super::patience::Patience;
@@ -26,6 +28,12 @@ const TRAILER: [u8; 8] = *b"mpst-end";
 
 /// How much memory is taken ahead of what has come: a length is only a claim.
 const AHEAD: usize = 1 << 20;
+
+/// How much is read before the caller looks at the clock. It is more than waits in a socket, by default.
+const AT_ONCE: usize = 8 << 20;
+
+/// How much is read at once of what nobody wants.
+const SKIPPED: usize = 64 << 10;
 
 /// Makes `fd` this process's.
 fn claim(fd: impl AsFd) -> io::Result<()> {
@@ -54,16 +62,86 @@ fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether this process is in the middle of a message. Then the rest of it is here and nowhere else, and the socket has a mark.
+#[derive(Debug, Default)]
+struct Middle {
+    /// The process, as a copy of it made by fork(2) is not meant.
+    process: Option<i32>,
+}
+
+impl Middle {
+    /// Begins with a message, or goes on. False if another process has left the stream in the middle of one.
+    fn enter(&mut self, socket: &OwnedFd) -> io::Result<bool> {
+        if self.process.is_none() {
+            if socket::is_marked(socket)? {
+                return Ok(false);
+            }
+            // Before the first byte: whoever is killed has no time to do it afterwards.
+            socket::set_mark(socket, true)?;
+            self.process = Some(threads::getpid());
+        }
+        Ok(true)
+    }
+
+    fn leave(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        if self.process.is_some() {
+            socket::set_mark(socket, false)?;
+            self.process = None;
+        }
+        Ok(())
+    }
+
+    /// Whether it was another process, of which this is a copy.
+    fn is_anothers(&self) -> bool {
+        self.process.is_some_and(|process| process != threads::getpid())
+    }
+}
+
+/// What this process has on its way through sockets, by their cookies. An end that comes back to a process that has it is a second one of the
+/// same socket: they take turns as clones do.
+struct States<S>(Mutex<Known<S>>);
+
+struct Known<S> {
+    states: BTreeMap<u64, Weak<Mutex<S>>>,
+    /// With so many, those that are no more in use are thrown out.
+    most: usize,
+}
+
+static OUTBOXES: States<Outbox> = States::new();
+static INBOXES: States<Inbox> = States::new();
+
+impl<S: Default> States<S> {
+    const fn new() -> States<S> {
+        States(Mutex::new(Known { states: BTreeMap::new(), most: 16 }))
+    }
+
+    fn of(&self, socket: &OwnedFd) -> Arc<Mutex<S>> {
+        let Ok(cookie) = socket::cookie(socket) else { return Arc::default() };
+        let mut known = lock(&self.0);
+        if let Some(state) = known.states.get(&cookie).and_then(Weak::upgrade) {
+            return state;
+        }
+        if known.states.len() >= known.most {
+            known.states.retain(|_, state| state.strong_count() > 0);
+            known.most = 2 * known.states.len() + 16;
+        }
+        let state = Arc::default();
+        known.states.insert(cookie, Arc::downgrade(&state));
+        state
+    }
+}
+
 /// The end that sends.
 #[derive(Debug)]
 pub(crate) struct Tx {
     socket: OwnedFd,
-    outbox: Mutex<Outbox>,
+    outbox: Arc<Mutex<Outbox>>,
 }
 
 /// What is on its way through an end that sends.
 #[derive(Debug, Default)]
 struct Outbox {
+    middle: Middle,
     /// The rest of a message of which a part has gone.
     rest: Option<Rest>,
     /// How many messages have been left unfinished so far. The last of them is the one in `rest`.
@@ -119,6 +197,13 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
 }
 
 impl Outbox {
+    /// In a copy of a process: what the other has begun is not ours to finish.
+    fn disown_anothers(&mut self) {
+        if self.middle.is_anothers() {
+            (self.middle, self.rest) = (Middle::default(), None);
+        }
+    }
+
     /// Carries on with what was left unfinished; false if there is no room for all of it yet.
     fn finish(&mut self, socket: &OwnedFd) -> io::Result<bool> {
         if let Some(rest) = &mut self.rest {
@@ -134,7 +219,7 @@ impl Outbox {
 
 impl Tx {
     pub(crate) fn new(socket: OwnedFd) -> Tx {
-        Tx { socket, outbox: Mutex::default() }
+        Tx { outbox: OUTBOXES.of(&socket), socket }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -143,7 +228,9 @@ impl Tx {
 
     /// Whether it could go on in another process.
     pub(crate) fn is_between_messages(&self) -> bool {
-        lock(&self.outbox).rest.is_none()
+        let mut outbox = lock(&self.outbox);
+        outbox.disown_anothers();
+        outbox.middle.process.is_none()
     }
 
     /// Sends a payload. It has no handles.
@@ -191,19 +278,30 @@ impl Tx {
         patience: Patience,
         mut begin: impl FnMut(&OwnedFd) -> io::Result<Begun>,
     ) -> Result<(), SendErrorKind> {
-        claim(&self.socket).map_err(SendErrorKind::Io)?;
         // Which of those that were left unfinished is ours.
         let mut ours = None;
         loop {
             {
                 let mut outbox = lock(&self.outbox);
+                outbox.disown_anothers();
                 if ours.is_some_and(|ours| ours < outbox.left || outbox.rest.is_none() && !outbox.broken) {
                     return Ok(());
                 }
                 if outbox.broken {
                     return Err(SendErrorKind::Disconnected);
                 }
-                match self.step(&mut outbox, ours.is_none(), &mut begin) {
+                claim(&self.socket).map_err(SendErrorKind::Io)?;
+                if !outbox.middle.enter(&self.socket).map_err(SendErrorKind::Io)? {
+                    // What is sent now would count as a part of the message that another has begun.
+                    socket::shut_down(&self.socket);
+                    outbox.broken = true;
+                    return Err(SendErrorKind::Disconnected);
+                }
+                let stepped = self.step(&mut outbox, ours.is_none(), &mut begin);
+                if outbox.rest.is_none() && matches!(stepped, Ok(Begun::Whole | Begun::No)) {
+                    outbox.middle.leave(&self.socket).map_err(SendErrorKind::Io)?;
+                }
+                match stepped {
                     Ok(Begun::Whole) => return Ok(()),
                     Ok(Begun::Part(rest)) => {
                         outbox.rest = Some(rest);
@@ -269,12 +367,34 @@ enum Begun {
 #[derive(Debug)]
 pub(crate) struct Rx {
     socket: OwnedFd,
-    inbox: Mutex<Inbox>,
+    inbox: Arc<Mutex<Inbox>>,
+}
+
+/// What has come through an end that receives, and has not been taken.
+#[derive(Debug)]
+struct Inbox {
+    middle: Middle,
+    coming: Coming,
+}
+
+impl Default for Inbox {
+    fn default() -> Inbox {
+        Inbox { middle: Middle::default(), coming: Coming::NOTHING }
+    }
+}
+
+impl Inbox {
+    /// In a copy of a process: what the other has begun is not ours to finish.
+    fn disown_anothers(&mut self) {
+        if self.middle.is_anothers() {
+            *self = Inbox::default();
+        }
+    }
 }
 
 /// What has come so far of a message.
 #[derive(Debug)]
-enum Inbox {
+enum Coming {
     /// So many bytes of the header.
     Header([u8; HEADER], usize),
     /// Of the body, and then of the trailer.
@@ -285,21 +405,21 @@ enum Inbox {
     OutOfStep,
 }
 
-impl Inbox {
-    const EMPTY: Inbox = Inbox::Header([0; HEADER], 0);
+impl Coming {
+    const NOTHING: Coming = Coming::Header([0; HEADER], 0);
 }
 
 /// What [`Rx::gather`] has come to.
 enum Gathered {
     /// The message is here; all but its last byte, if it was not to be taken.
     Whole(u8, Vec<u8>),
-    /// More has to come.
+    /// More has to come, or is there and a turn is over.
     Part,
 }
 
 impl Rx {
     pub(crate) fn new(socket: OwnedFd) -> Rx {
-        Rx { socket, inbox: Mutex::new(Inbox::EMPTY) }
+        Rx { inbox: INBOXES.of(&socket), socket }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -308,17 +428,18 @@ impl Rx {
 
     /// Whether it could go on in another process.
     pub(crate) fn is_between_messages(&self) -> bool {
-        matches!(*lock(&self.inbox), Inbox::Header(_, 0))
+        let mut inbox = lock(&self.inbox);
+        inbox.disown_anothers();
+        inbox.middle.process.is_none()
     }
 
     /// Receives the next message, of no more than `limit` bytes: its kind and its bytes.
     pub(crate) fn recv(&self, limit: u64, patience: Patience) -> Result<(u8, Vec<u8>), RecvErrorKind> {
-        claim(&self.socket).map_err(RecvErrorKind::Io)?;
         loop {
-            if let Gathered::Whole(kind, bytes) = self.gather(&mut lock(&self.inbox), limit, true)? {
+            if let Gathered::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
                 return Ok((kind, bytes));
             }
-            if !patience.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
+            if patience.is_over() || !patience.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
                 return Err(patience.too_late_to_receive());
             }
         }
@@ -326,49 +447,73 @@ impl Rx {
 
     /// Whether there is a message, an error or the end, before the time is up.
     pub(crate) fn poll(&self, limit: u64, patience: Patience) -> io::Result<bool> {
-        claim(&self.socket)?;
         loop {
-            match self.gather(&mut lock(&self.inbox), limit, false) {
+            match self.step(limit, false)? {
                 Ok(Gathered::Part) => {}
                 // It is said again to whoever receives.
                 Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
             }
-            if !patience.wait_for_input(&self.socket)? {
+            if patience.is_over() || !patience.wait_for_input(&self.socket)? {
                 return Ok(false);
             }
         }
     }
 
-    /// Reads what there is of the next message, and takes it if that is all of it and it is to be taken.
-    fn gather(&self, inbox: &mut Inbox, limit: u64, take: bool) -> Result<Gathered, RecvErrorKind> {
+    /// Gathers if this process may.
+    fn step(&self, limit: u64, take: bool) -> io::Result<Result<Gathered, RecvErrorKind>> {
+        let mut inbox = lock(&self.inbox);
+        inbox.disown_anothers();
+        claim(&self.socket)?;
+        // Whoever is killed while nothing comes takes nothing with it, so has left no mark.
+        if matches!(inbox.coming, Coming::Header(_, 0))
+            && matches!(socket::has_input(&self.socket), Ok(Some(false)))
+            && !socket::is_marked(&self.socket)?
+        {
+            return Ok(Ok(Gathered::Part));
+        }
+        if !matches!(inbox.coming, Coming::OutOfStep) && !inbox.middle.enter(&self.socket)? {
+            // Another has taken the beginning of a message with it. The sender is to know.
+            socket::shut_down(&self.socket);
+            inbox.coming = Coming::OutOfStep;
+        }
+        let gathered = self.gather(&mut inbox.coming, limit, take);
+        if matches!(inbox.coming, Coming::Header(_, 0)) {
+            inbox.middle.leave(&self.socket)?;
+        }
+        Ok(gathered)
+    }
+
+    /// Reads what there is of the next message, up to [`AT_ONCE`] and a little more, and takes it if that is all of it and it is to be taken.
+    fn gather(&self, coming: &mut Coming, limit: u64, take: bool) -> Result<Gathered, RecvErrorKind> {
+        let mut turn = 0;
         loop {
-            match &mut *inbox {
-                Inbox::Header(header, HEADER) => {
+            match &mut *coming {
+                Coming::Header(header, HEADER) => {
                     let (kind, len) = match read_header(header) {
                         Ok(known) => known,
                         Err(what) => {
                             if take {
-                                *inbox = Inbox::OutOfStep;
+                                *coming = Coming::OutOfStep;
                             }
                             return Err(RecvErrorKind::Garbage(what));
                         }
                     };
                     if len > limit.min(u64::MAX - TRAILER.len() as u64) {
                         if take {
-                            *inbox = Inbox::Skip(len.saturating_add(TRAILER.len() as u64));
+                            *coming = Coming::Skip(len.saturating_add(TRAILER.len() as u64));
                         }
                         return Err(RecvErrorKind::TooLong { len, limit });
                     }
                     let len = len as usize;
-                    *inbox = Inbox::Body { kind, len, bytes: Vec::with_capacity((len + TRAILER.len()).min(AHEAD)) };
+                    *coming = Coming::Body { kind, len, bytes: Vec::with_capacity((len + TRAILER.len()).min(AHEAD)) };
                 }
-                Inbox::Body { kind, len, bytes } if bytes.len() == *len + TRAILER.len() => {
+                Coming::Body { kind, len, bytes } if bytes.len() == *len + TRAILER.len() => {
                     let (kind, len, mut bytes) = (*kind, *len, std::mem::take(bytes));
                     if bytes[len..] != TRAILER {
-                        *inbox = Inbox::OutOfStep;
+                        *coming = Coming::OutOfStep;
                         return Err(RecvErrorKind::Garbage("a message that ends differently".into()));
                     }
-                    *inbox = Inbox::EMPTY;
+                    *coming = Coming::NOTHING;
                     bytes.truncate(len);
                     // When it was begun there may have been another limit.
                     return match len as u64 {
@@ -376,20 +521,23 @@ impl Rx {
                         _ => Ok(Gathered::Whole(kind, bytes)),
                     };
                 }
-                Inbox::Body { kind, len, bytes } if !take && bytes.len() + 1 == *len + TRAILER.len() => {
+                Coming::Body { kind, len, bytes } if !take && bytes.len() + 1 == *len + TRAILER.len() => {
                     return match socket::has_input(&self.socket) {
                         Ok(Some(false)) => Ok(Gathered::Part),
                         Ok(_) | Err(_) => Ok(Gathered::Whole(*kind, Vec::new())),
                     };
                 }
-                Inbox::Skip(0) => *inbox = Inbox::EMPTY,
-                Inbox::OutOfStep => return Err(RecvErrorKind::Disconnected),
-                Inbox::Header(..) | Inbox::Body { .. } | Inbox::Skip(_) => {}
+                Coming::Skip(0) => *coming = Coming::NOTHING,
+                Coming::OutOfStep => return Err(RecvErrorKind::Disconnected),
+                Coming::Header(..) | Coming::Body { .. } | Coming::Skip(_) => {}
             }
-            match self.read(inbox, take) {
+            if turn >= AT_ONCE {
+                return Ok(Gathered::Part);
+            }
+            match self.read(coming, take) {
                 // Also in the middle of a message: whoever was sending it has died.
                 Ok(0) => return Err(RecvErrorKind::Disconnected),
-                Ok(_) => {}
+                Ok(read) => turn += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Gathered::Part),
                 Err(error) if is_gone(&error) => return Err(RecvErrorKind::Disconnected),
                 Err(error) => return Err(RecvErrorKind::Io(error)),
@@ -398,25 +546,24 @@ impl Rx {
     }
 
     /// Reads some of what is missing, of which there is something.
-    fn read(&self, inbox: &mut Inbox, take: bool) -> io::Result<usize> {
-        match inbox {
-            Inbox::Header(header, got) => {
+    fn read(&self, coming: &mut Coming, take: bool) -> io::Result<usize> {
+        match coming {
+            Coming::Header(header, got) => {
                 let read = socket::try_read(&self.socket, &mut header[*got..])?;
                 *got += read;
                 Ok(read)
             }
-            Inbox::Body { len, bytes, .. } => {
+            Coming::Body { len, bytes, .. } => {
                 let missing = *len + TRAILER.len() - usize::from(!take) - bytes.len();
                 socket::try_append(&self.socket, bytes, missing.min(AHEAD))
             }
-            Inbox::Skip(left) => {
-                let mut buffer = [0; 16 * 1024];
-                let most = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
-                let read = socket::try_read(&self.socket, &mut buffer[..most])?;
+            Coming::Skip(left) => {
+                let most = usize::try_from(*left).map_or(SKIPPED, |left| left.min(SKIPPED));
+                let read = socket::try_append(&self.socket, &mut Vec::new(), most)?;
                 *left -= read as u64;
                 Ok(read)
             }
-            Inbox::OutOfStep => Ok(0),
+            Coming::OutOfStep => Ok(0),
         }
     }
 }
@@ -588,6 +735,35 @@ mod tests {
         assert!(tx.is_between_messages() && rx.is_between_messages());
     }
 
+    /// A socket that a thread always has more bytes for, behind `first`.
+    fn endless(first: Vec<u8>) -> UnixStream {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut written = io::Write::write_all(&mut &theirs, &first);
+            let more = vec![0; 1 << 20];
+            while written.is_ok() {
+                written = io::Write::write_all(&mut &theirs, &more);
+            }
+        });
+        socket
+    }
+
+    #[test]
+    fn who_streams_without_end_holds_up_nobody_past_the_deadline() {
+        let mut header = Frame::new(b'b', &b""[..]).header;
+        header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+        // One that is too long, and one that is not. The bytes come faster than they are read here.
+        let rx = Rx::new(endless(header.to_vec()).into());
+        assert!(rx.poll(1000, Patience::Endless).unwrap());
+        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::TooLong { .. })));
+        let soon = || Patience::of(Some(std::time::Duration::from_millis(20)));
+        assert!(matches!(rx.recv(1000, soon()), Err(RecvErrorKind::Timeout)));
+        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)));
+        let rx = Rx::new(endless(header.to_vec()).into());
+        assert!(!rx.poll(u64::MAX, soon()).unwrap());
+        assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
+    }
+
     #[test]
     fn a_claimed_length_takes_no_memory() {
         let (socket, theirs) = UnixStream::pair().unwrap();
@@ -597,7 +773,7 @@ mod tests {
         let rx = Rx::new(socket.into());
         assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
         assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)), "it is on its way");
-        let Inbox::Body { bytes, .. } = &*lock(&rx.inbox) else { panic!("the header is there") };
+        let Coming::Body { bytes, .. } = &lock(&rx.inbox).coming else { panic!("the header is there") };
         assert!(bytes.capacity() <= 4 * AHEAD);
     }
 }

@@ -134,7 +134,7 @@ fn wait_until(objects: &[&dyn Waitable], deadline: Option<Instant>) -> io::Resul
         let until = if ready.is_empty() { deadline } else { Some(Instant::now()) };
         let already = ready.len();
         let woken = poll::wait_readable(&fds, until)?;
-        // Not only when nothing is readable: what is may mean nothing.
+        // Also when a descriptor is readable over and over without its object being ready, as with one who sends a long message slowly.
         let time_is_up = woken.is_empty() || until.is_some_and(|until| until <= Instant::now());
         for index in woken {
             if ready[..already].binary_search(&index).is_err() && objects[index].woken()? {
