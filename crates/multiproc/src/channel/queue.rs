@@ -309,15 +309,19 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     #[inline]
     fn put_item(&self, item: &Item<'_>, patience: Patience) -> Result<(), Refusal> {
-        match patience {
-            Patience::None => match self.store.try_put(item) {
-                Err(Refusal::Full | Refusal::Crowded) if self.nobody_takes() => match self.store.try_put(item) {
+        let result = match patience {
+            Patience::None => self.store.try_put(item),
+            Patience::Until(deadline) => self.store.put(item, deadline, self.to_put()),
+        };
+        match result {
+            // The last of them may have taken something before it was gone.
+            Err(Refusal::Full | Refusal::Crowded | Refusal::Late) if self.nobody_takes() => {
+                match self.store.try_put(item) {
                     Err(Refusal::Full | Refusal::Crowded) => Err(Refusal::Alone),
                     result => result,
-                },
-                result => result,
-            },
-            Patience::Until(deadline) => self.store.put(item, deadline, self.to_put()),
+                }
+            }
+            result => result,
         }
     }
 

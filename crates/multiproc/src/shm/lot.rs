@@ -153,16 +153,14 @@ impl Lot {
         wish: &mut W,
     ) -> Result<W::Outcome, Vain> {
         let mut backoff = Backoff::by(&gate.habit);
-        if is_over(deadline) {
-            // Who doesn't want to wait isn't told who is left, which takes its time.
-            return wish.attempt().ok_or(Vain::Late);
-        }
         let outcome = loop {
             if let Some(outcome) = wish.attempt() {
                 break outcome;
             }
-            // Who has no more time looks once whether anybody is left.
-            if is_over(deadline) || !backoff.wait() {
+            if is_over(deadline) {
+                return Err(Vain::Late);
+            }
+            if !backoff.wait() {
                 break self.wait_asleep(gate, deadline, wish)?;
             }
         };
@@ -173,7 +171,7 @@ impl Lot {
     #[cold]
     fn wait_asleep<W: Wish>(&self, gate: &Gate, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
         loop {
-            if let Some(outcome) = self.wait_for_a_while(deadline, wish) {
+            if let Some(outcome) = self.wait_for_a_while(deadline, wish)? {
                 // Of several who sleep, one was woken. The next one is this one's to wake, if there is a reason to.
                 self.parked.store(1, SeqCst);
                 if wish.more() {
@@ -198,18 +196,22 @@ impl Lot {
         }
     }
 
-    /// Waits by futex. None when that has taken its time.
-    fn wait_for_a_while<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Option<W::Outcome> {
+    /// Waits by futex. None when that has taken its time. Who has no more than that isn't told whether anybody is left.
+    fn wait_for_a_while<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<Option<W::Outcome>, Vain> {
         let end = Instant::now() + SHORT;
+        let is_last = deadline.is_some_and(|deadline| deadline <= end);
         let end = deadline.map_or(end, |deadline| deadline.min(end));
         loop {
             self.parked.store(1, SeqCst);
             let turn = self.turn.load(SeqCst);
             if let Some(outcome) = wish.attempt() {
-                return Some(outcome);
+                return Ok(Some(outcome));
             }
             if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
-                return wish.attempt();
+                return match wish.attempt() {
+                    None if is_last => Err(Vain::Late),
+                    outcome => Ok(outcome),
+                };
             }
         }
     }
