@@ -36,6 +36,11 @@ fn sent<T: multiproc::sync::Plain>(lock: &RwLock<T>) -> RwLock<T> {
 
 /// Writes now and then, and otherwise reads: in `numbers`, 0 is how many read and 1 how many write, 2 how many read at most.
 fn read_and_write(lock: RwLock<[u64; 4]>, numbers: Numbers, times: u32) {
+    // All four begin together: one alone would be done before the next has come.
+    numbers.at(3).fetch_add(1, SeqCst);
+    while numbers.at(3).load(SeqCst) < 4 {
+        std::thread::yield_now();
+    }
     for turn in 0..times {
         if turn % 8 == 0 {
             let mut value = lock.write().unwrap();
