@@ -177,10 +177,7 @@ impl Door {
     /// # Errors
     /// As poll(2).
     pub fn is_hung_up(reader: BorrowedFd<'_>) -> io::Result<bool> {
-        // A hang-up is always told.
-        let mut polled = [PollFd::from_borrowed_fd(reader, PollFlags::empty())];
-        crate::poll::poll_until(&mut polled, Some(Instant::now()))?;
-        Ok(polled[0].revents().contains(PollFlags::HUP))
+        crate::poll::wait_for_hangup(reader, Some(Instant::now()))
     }
 
     /// Waits for a token, for the door to be hung up, for one of `others` to be readable or closed, or for the deadline.

@@ -37,11 +37,12 @@ pub fn wait_for_room(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<boo
     wait_for(fd, PollFlags::OUT, deadline)
 }
 
-/// Waits until the other end of the socket `fd` is closed, or `deadline` has passed; false in that case.
+/// Waits until the other end of the socket or pipe `fd` is closed, or `deadline` has passed; false in that case.
 ///
 /// # Errors
 /// As poll(2); interruptions by signals are not among them.
 pub fn wait_for_hangup(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    // It is always told.
     wait_for(fd, PollFlags::empty(), deadline)
 }
 

@@ -326,7 +326,7 @@ fn queue(data: &[u8]) -> bool {
             3 => {
                 let mut scratch = Scratch::new();
                 if let Ok(Some(taken)) = store.take_any(&mut scratch) {
-                    match (taken.place, taken.block(store)) {
+                    match (taken.place, taken.block(|| store)) {
                         (_, Some(block)) => {
                             came |= block.bytes().is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 7))
                         }

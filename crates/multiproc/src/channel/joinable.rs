@@ -80,13 +80,12 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// As [`Queue::new`](crate::Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>> {
-        let items = if items == usize::MAX { u64::MAX } else { items.max(1) as u64 };
-        Ok(JoinableQueue { end: End::create(Limits { items, bytes }, true)? })
+        Ok(JoinableQueue { end: End::create(Limits::new(items, bytes), true)? })
     }
 
     /// How many items may be in it; none without a limit.
     pub fn capacity(&self) -> Option<usize> {
-        usize::try_from(self.end.store.limits().items).ok().filter(|items| *items != usize::MAX)
+        self.end.store.limits().capacity()
     }
 
     /// How many items wait to be taken at this moment.

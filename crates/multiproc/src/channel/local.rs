@@ -68,13 +68,11 @@ pub(crate) fn is_crowded(error: &io::Error) -> bool {
 
 /// Waits until it is worth another try, though [`is_crowded`] was so.
 pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, patience: Patience) -> Result<(), SendErrorKind> {
-    let now = Instant::now();
-    let until = match patience {
-        Patience::None => return Err(SendErrorKind::Full),
-        Patience::Until(deadline) if deadline <= now => return Err(SendErrorKind::Timeout),
-        Patience::Until(deadline) => deadline.min(now + LOOK),
-        Patience::Endless => now + LOOK,
-    };
+    if patience.is_over() {
+        return Err(patience.too_late_to_send());
+    }
+    let soon = Instant::now() + LOOK;
+    let until = patience.deadline().map_or(soon, |deadline| deadline.min(soon));
     match multiproc_os::poll::wait_for_hangup(socket, Some(until)) {
         // The kernel looks at the descriptors before it looks whether anybody is there.
         Ok(true) => Err(SendErrorKind::Disconnected),

@@ -274,7 +274,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     /// The value that was taken.
     #[inline]
     pub(super) fn value(&self, taken: Taken, scratch: &Scratch) -> Result<T, GetError> {
-        match taken.block(&*self.store) {
+        match taken.block(|| &*self.store) {
             Some(block) => decode(taken, block.bytes().map_err(mapping)?),
             None => decode(taken, scratch.bytes()),
         }
@@ -282,28 +282,22 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     #[inline]
     pub(super) fn take(&self, scratch: &mut Scratch, patience: Patience) -> Result<Taken, GetError> {
-        match patience {
-            Patience::Until(deadline) => match self.store.take(scratch, deadline, self.to_take()) {
-                Err(Refusal::Late) if self.nobody_puts() => match self.store.take_any(scratch)? {
-                    Some(taken) => Ok(taken),
-                    None => Err(GetError::Disconnected),
-                },
-                result => Ok(result?),
-            },
+        let result = match patience {
+            Patience::Until(deadline) => self.store.take(scratch, deadline, self.to_take()).map_err(GetError::from),
             Patience::None => loop {
-                if let Some(taken) = self.store.take_any(scratch)? {
-                    return Ok(taken);
-                }
-                let nobody_puts = self.nobody_puts();
-                if self.arm() {
-                    // The last of them may have put something before it was gone.
-                    return match self.store.take_any(scratch)? {
-                        Some(taken) => Ok(taken),
-                        None if nobody_puts => Err(GetError::Disconnected),
-                        None => Err(GetError::Empty),
-                    };
+                match self.store.take_any(scratch)? {
+                    Some(taken) => return Ok(taken),
+                    None if self.arm() => break Err(GetError::Empty),
+                    None => {}
                 }
             },
+        };
+        match result {
+            // The last of them may have put something before it was gone.
+            Err(error) if error.is_empty() && self.nobody_puts() => {
+                self.store.take_any(scratch)?.ok_or(GetError::Disconnected)
+            }
+            result => result,
         }
     }
 
@@ -341,11 +335,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     pub(super) fn get_bytes(&self, patience: Patience) -> Result<Message, GetError> {
         let mut scratch = Scratch::new();
         let taken = self.take(&mut scratch, patience)?;
-        // What is small needs no handle of its own.
-        if let Place::Scratch = taken.place {
-            return Ok(Message(Content::Small(scratch.bytes().into())));
-        }
-        Ok(Message(match taken.block(self.store.clone()) {
+        Ok(Message(match taken.block(|| self.store.clone()) {
             Some(block) => {
                 block.bytes().map_err(mapping)?;
                 Content::Block(block)
@@ -406,8 +396,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// As [`new`](Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>> {
-        let items = if items == usize::MAX { u64::MAX } else { items.max(1) as u64 };
-        Ok(Queue { end: End::create(Limits { items, bytes }, false)? })
+        Ok(Queue { end: End::create(Limits::new(items, bytes), false)? })
     }
 
     /// An end through which items can only be put. Give producers this, and drop the queue, and consumers are told when the last producer has gone.
@@ -460,7 +449,7 @@ macro_rules! any_end {
 
             /// How many items may be in it; none without a limit.
             pub fn capacity(&self) -> Option<usize> {
-                usize::try_from(self.end.store.limits().items).ok().filter(|items| *items != usize::MAX)
+                self.end.store.limits().capacity()
             }
 
             /// Lets nobody put anything any more, in whatever process. What is in it can be taken, and then everybody is told that

@@ -206,13 +206,10 @@ impl Gate {
         deadline: Option<Instant>,
     ) -> io::Result<Knock> {
         if self.state().read_only {
-            // It could not be opened, at the limit of open files, so that a hang-up says nothing. One looks now and then.
-            let soon = Instant::now() + DEAF;
-            let ended = poll::wait_readable(others, Some(deadline.map_or(soon, |deadline| deadline.min(soon))))?;
-            return Ok(match () {
-                () if !ended.is_empty() => Knock::Other,
-                () if deadline.is_some_and(|deadline| deadline <= Instant::now()) => Knock::Late,
-                () => Knock::Token,
+            // It could not be opened, at the limit of open files, so that a hang-up says nothing.
+            return deaf(deadline, |until| {
+                let ended = poll::wait_readable(others, Some(until))?;
+                Ok(if ended.is_empty() { Knock::Late } else { Knock::Other })
             });
         }
         ear.wait_at(self.as_fd(), others, deadline)
@@ -367,20 +364,24 @@ impl Ear {
         match self {
             Ear::Sees => Door::wait_at(door, door::Tokens::Seen, others, deadline),
             Ear::Hears(ear, _) => Door::wait_at(door, door::Tokens::Heard(ear), others, deadline),
-            Ear::Deaf => {
-                let soon = Instant::now() + DEAF;
-                match Door::wait_at(
-                    door,
-                    door::Tokens::Ignored,
-                    others,
-                    Some(deadline.map_or(soon, |it| it.min(soon))),
-                )? {
-                    Knock::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(Knock::Token),
-                    knock => Ok(knock),
-                }
-            }
+            Ear::Deaf => deaf(deadline, |until| Door::wait_at(door, door::Tokens::Ignored, others, Some(until))),
         }
     }
+}
+
+/// Has one sleep who can't be told, and so looks now and then.
+fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<Knock>) -> io::Result<Knock> {
+    let soon = within(DEAF, deadline);
+    match sleep(soon)? {
+        Knock::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(Knock::Token),
+        knock => Ok(knock),
+    }
+}
+
+/// So long from now on, or the deadline if that comes first.
+pub(super) fn within(time: Duration, deadline: Option<Instant>) -> Instant {
+    let soon = Instant::now() + time;
+    deadline.map_or(soon, |deadline| deadline.min(soon))
 }
 
 /// Somebody who waits at a gate.

@@ -4,13 +4,12 @@
 //! on in pages that are allocated when they are needed. A place belongs to nobody if there is no identity in it, or if the object says so. All changes are made under the object's latch.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
 use std::time::{Duration, Instant};
 
 use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::identity::Identity;
 use multiproc_os::poll;
-use multiproc_os::robust::copy_number;
 
 use super::lot::Watched;
 use super::segment::{Layout, Segment, layout};
@@ -162,17 +161,7 @@ impl<'a, L: Layout> Book<'a, L> {
 /// When `/proc` is not mounted.
 #[inline]
 pub(crate) fn me() -> io::Result<u64> {
-    /// The copy of the process that the other number is about.
-    static COPY: AtomicU32 = AtomicU32::new(0);
-    static ME: AtomicU64 = AtomicU64::new(0);
-    let copy = copy_number();
-    if COPY.load(Acquire) == copy {
-        return Ok(ME.load(Relaxed));
-    }
-    let me = Identity::current()?.to_bits();
-    ME.store(me, Relaxed);
-    COPY.store(copy, Release);
-    Ok(me)
+    Identity::current().map(Identity::to_bits)
 }
 
 /// Those of `processes` that have ended, as far as there are descriptors to tell.

@@ -12,7 +12,7 @@ use multiproc_os::door::Knock;
 use multiproc_os::futex::{self, Woken};
 
 use super::backoff::Backoff;
-use super::gate::{Ear, Gate, Through};
+use super::gate::{Ear, Gate, Through, within};
 use super::segment::layout;
 
 /// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
@@ -51,6 +51,17 @@ pub(crate) struct Watched {
     pub(crate) pidfds: Vec<OwnedFd>,
     /// Set when there are more than can be watched so: then somebody has to look again after this time.
     pub(crate) look_again: Option<Duration>,
+}
+
+impl Watched {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.pidfds.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// How long to sleep at most.
+    fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
+        self.look_again.map_or(deadline, |time| Some(within(time, deadline)))
+    }
 }
 
 /// What somebody waits for.
@@ -225,26 +236,19 @@ impl Lot {
         wish: &mut W,
     ) -> io::Result<Knock> {
         let watched = wish.watch()?;
-        let others: Vec<BorrowedFd<'_>> = watched.pidfds.iter().map(AsFd::as_fd).collect();
-        let again = watched.look_again.map(|time| Instant::now() + time);
-        let until = deadline.into_iter().chain(again).min();
+        let until = watched.until(deadline);
         let mut knock = match wish.has_others(gate) {
             // They may come to have nothing that this one waits for, which nobody says.
-            true => {
-                let soon = Instant::now() + LOOK;
-                gate.sleep_open(ear, &others, until.or(Some(soon)).map(|until| until.min(soon)))?
-            }
-            false => gate.waiting(ear, wish.through()).sleep(&others, until)?,
+            true => gate.sleep_open(ear, &watched.fds(), Some(within(LOOK, until)))?,
+            false => gate.waiting(ear, wish.through()).sleep(&watched.fds(), until)?,
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {
             // Of others, perhaps, than a while ago.
             let watched = wish.watch()?;
-            let others: Vec<BorrowedFd<'_>> = watched.pidfds.iter().map(AsFd::as_fd).collect();
-            let again = watched.look_again.map(|time| Instant::now() + time);
-            knock = gate.sleep_open(ear, &others, until.into_iter().chain(again).min())?;
+            knock = gate.sleep_open(ear, &watched.fds(), watched.until(until))?;
         }
-        if knock == Knock::Other || knock == Knock::Late && again.is_some() {
+        if knock == Knock::Other || knock == Knock::Late && watched.look_again.is_some() {
             wish.died()?;
         }
         Ok(knock)

@@ -128,7 +128,7 @@ impl Owned {
             if patience.is_over() {
                 // Who only tries isn't to pay for this. The id of no thread is garbage, or that of one who has become another by execve(2).
                 if patience != Patience::None && !threads::exists(found.owner() as i32) {
-                    self.change(found, found.next(OWNER_DIED | found.word() & WAITERS));
+                    self.orphan(found);
                     continue;
                 }
                 return Err(Refusal::Busy);
@@ -158,8 +158,13 @@ impl Owned {
             && end == look
             && !threads::may_share(found.owner() as i32, self.0.word().as_ptr().cast())
         {
-            self.change(found, found.next(OWNER_DIED | WAITERS));
+            self.orphan(found);
         }
+    }
+
+    /// Takes an owner that there isn't for one that has died.
+    fn orphan(&self, found: Pair) {
+        self.change(found, found.next(OWNER_DIED | found.word() & WAITERS));
     }
 
     /// Waits until the owner has given it up or died, without taking it. False when it has waited for too long. For a word on which nobody sleeps who

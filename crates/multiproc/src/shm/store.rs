@@ -88,6 +88,16 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) const NONE: Limits = Limits { items: u64::MAX, bytes: u64::MAX };
+
+    /// At most so many items, but at least one; as many as there can be are no limit.
+    pub(crate) fn new(items: usize, bytes: u64) -> Limits {
+        Limits { items: if items == usize::MAX { u64::MAX } else { items.max(1) as u64 }, bytes }
+    }
+
+    /// How many items there may be; none without a limit.
+    pub(crate) fn capacity(self) -> Option<usize> {
+        usize::try_from(self.items).ok().filter(|items| *items != usize::MAX)
+    }
 }
 
 const LIMITED: u32 = 1;
@@ -251,12 +261,11 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// The block it is in, if it is in one that is no lease.
-    pub(crate) fn block<S: std::ops::Deref<Target = Store>>(&self, store: S) -> Option<Block<S>> {
-        match self.place {
-            Place::Block(index, len) if !store.is_joinable() => Some(Block::taken(store, index, len)),
-            _ => None,
-        }
+    /// The block it is in, if it is in one that is no lease. `store` is asked for only if it is in one.
+    pub(crate) fn block<S: std::ops::Deref<Target = Store>>(&self, store: impl FnOnce() -> S) -> Option<Block<S>> {
+        let Place::Block(index, len) = self.place else { return None };
+        let store = store();
+        (!store.is_joinable()).then(|| Block::taken(store, index, len))
     }
 }
 
@@ -546,6 +555,7 @@ impl Store {
         let latched = self.producers();
         if self.is_closing() {
             drop(latched);
+            // Those who wait for items may not have been told yet.
             self.is_closed();
             return Err(Refusal::Closed);
         }
@@ -633,12 +643,7 @@ impl Store {
         if self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
             return Ok(());
         }
-        let taken = loop {
-            // Nobody writes over what is at the head, as that takes the latch.
-            if let Some(taken) = self.taken_before(self.head())? {
-                break taken;
-            }
-        };
+        let taken = self.taken()?;
         match self.fits(size, put, taken) {
             true => {
                 own.seen_number.store(taken.number, Relaxed);
@@ -698,6 +703,15 @@ impl Store {
                 Err(Refusal::Corrupt("the head is beyond the tail"))
             }
             true => Ok(Some(all)),
+        }
+    }
+
+    /// How much has been taken. Under the producers' latch, so that nobody writes over what is at the head.
+    fn taken(&self) -> Result<Count, Refusal> {
+        loop {
+            if let Some(taken) = self.taken_before(self.head())? {
+                return Ok(taken);
+            }
         }
     }
 
@@ -1204,19 +1218,9 @@ impl Store {
     pub(crate) fn len(&self) -> u64 {
         let _latched = self.producers();
         let returned = if self.is_joinable() { self.count_blocks(|state| state == State::Returned) } else { 0 };
-        loop {
-            let head = self.head();
-            let tail = self.shared.tail.0.load(SeqCst);
-            if tail <= head {
-                return returned;
-            }
-            let (_, mask) = self.geometry();
-            let number = self.read(head, tail, mask).map(|(record, _)| record.number);
-            if self.head() == head {
-                let number = number.unwrap_or(u64::MAX);
-                return self.shared.producers.number.load(Relaxed).saturating_sub(number).saturating_add(returned);
-            }
-        }
+        // If there is garbage, nothing can be taken.
+        let there = self.taken().map_or(0, |taken| self.put_so_far().number.saturating_sub(taken.number));
+        there.saturating_add(returned)
     }
 
     /// Whether an item that is not too large would have to wait: whether there are as many as there may be.
@@ -1335,9 +1339,8 @@ impl Store {
     #[inline]
     pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
-            (Err(full @ (Refusal::Full | Refusal::Crowded)), Some(room)) => {
-                let crowded = matches!(full, Refusal::Crowded);
-                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowded, through })?
+            (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
+                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowded: false, through })?
             }
             (result, _) => result,
         }
@@ -1361,9 +1364,8 @@ impl Store {
     #[cfg(feature = "async")]
     pub(crate) async fn put_async(&self, item: &Item<'_>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
-            (Err(full @ (Refusal::Full | Refusal::Crowded)), Some(room)) => {
-                let crowded = matches!(full, Refusal::Crowded);
-                self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowded, through }).await?
+            (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
+                self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowded: false, through }).await?
             }
             (result, _) => result,
         }
@@ -1448,7 +1450,7 @@ pub(crate) unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> i
 struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
-    /// Whether it was for want of room for its handles that it could not be put.
+    /// Whether it was for want of room for its handles that it could not be put, at the last attempt.
     crowded: bool,
     through: Through<'a>,
 }

@@ -160,8 +160,8 @@ fn draft_compact<T: Serialize + DeserializeOwned>(
     value: &T,
     draft: &mut impl Draft,
 ) -> Result<Vec<OwnedFd>, Refused> {
-    let write = |draft: &mut _| compact::shape_to_output(value, draft).map_err(|error| error.to_string());
-    let (shape, fds) = draft_with(draft, write, Format::Compact).map_err(Stopped::of::<T>)?;
+    let (shape, fds) =
+        draft_with(draft, |draft| write_compact(value, draft), Format::Compact).map_err(Stopped::of::<T>)?;
     if Tried::known(id, shape) {
         return Ok(fds);
     }
@@ -176,7 +176,6 @@ fn try_compact<T: Serialize + DeserializeOwned>(
     draft: &mut impl Draft,
     fds: Vec<OwnedFd>,
 ) -> Result<Vec<OwnedFd>, Refused> {
-    let write = |draft: &mut _| compact::shape_to_output(value, draft).map_err(|error| error.to_string());
     let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
     let handles = fds.len();
     if view.len() as u64 <= ALWAYS_TRIED || handles > 0 || decode_bytes::<T>(view, Depth::Skim).is_err() {
@@ -186,7 +185,13 @@ fn try_compact<T: Serialize + DeserializeOwned>(
         Tried::remember(id, shape);
         return Ok(Vec::new());
     }
-    Ok(draft_with(draft, write, Format::Compact).map_err(Stopped::of::<T>)?.1)
+    Ok(draft_with(draft, |draft| write_compact(value, draft), Format::Compact).map_err(Stopped::of::<T>)?.1)
+}
+
+/// Gives its shape.
+#[inline]
+fn write_compact<T: Serialize>(value: &T, draft: &mut impl Draft) -> Result<u64, String> {
+    compact::shape_to_output(value, draft).map_err(|error| error.to_string())
 }
 
 /// Why a draft could not be made, of what is not known here.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use multiproc::{GetError, Handle, JoinableQueue, PutErrorKind, Queue};
 use serde_bytes::ByteBuf;
 
-use super::walk::{Run, Scenario};
+use super::walk::{Run, Scenario, Step};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("put_small", |run| put(run, unlimited(), SMALL)),
@@ -108,6 +108,12 @@ fn warm() {
         tasks.put(item(0, size)).unwrap();
         tasks.get().unwrap().task_done();
     }
+}
+
+/// What a victim does that takes an item.
+fn get_one(step: Step<'_>, queue: &Items) {
+    warm();
+    step(&mut || drop(queue.get().unwrap()));
 }
 
 fn put(run: &mut Run, queue: Items, size: usize) -> &'static str {
@@ -282,14 +288,7 @@ fn get_handles(run: &mut Run) -> &'static str {
 fn get(run: &mut Run, queue: Items, size: usize) -> &'static str {
     let before = room(&queue, size);
     (1..=3).for_each(|number| queue.put(item(number, size)).unwrap());
-    run.victim(
-        |step| {
-            warm();
-            step(&mut || drop(queue.get().unwrap()));
-        },
-        |_| (),
-        || panic!("it sleeps"),
-    );
+    run.victim(|step| get_one(step, &queue), |_| (), || panic!("it sleeps"));
     let is_limited = before == 3;
     let put = queue.try_put(item(4, size)).is_ok();
     let outcome = match drain(&queue, size)[..] {
@@ -311,10 +310,7 @@ fn get_asleep(run: &mut Run, queue: Items) -> &'static str {
         }
     };
     let was_killed = run.victim(
-        |step| {
-            warm();
-            step(&mut || drop(queue.get().unwrap()));
-        },
+        |step| get_one(step, &queue),
         // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
         |run| run.beside(|| drop(queue.get().unwrap())),
         &mut put_both,
@@ -336,10 +332,7 @@ fn get_making_room(run: &mut Run, size: usize) -> &'static str {
     let before = room(&queue, size);
     (1..=3).for_each(|number| queue.put(item(number, size)).unwrap());
     run.victim(
-        |step| {
-            warm();
-            step(&mut || drop(queue.get().unwrap()));
-        },
+        |step| get_one(step, &queue),
         // Somebody waits for room, for as long as it takes.
         |run| run.beside_at_the_door(|| queue.put(item(4, size)).unwrap()),
         || panic!("it sleeps"),

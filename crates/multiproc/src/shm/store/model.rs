@@ -183,7 +183,7 @@ impl Both {
                 store.with_lease(index, len, |bytes| assert!(bytes == expected.bytes)).unwrap();
             }
             Place::Block(..) => {
-                assert!(taken.block(store).unwrap().bytes().unwrap() == expected.bytes);
+                assert!(taken.block(|| store).unwrap().bytes().unwrap() == expected.bytes);
             }
             Place::Scratch | Place::Lease(_) => assert!(scratch.bytes() == expected.bytes),
         }
