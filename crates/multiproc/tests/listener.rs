@@ -346,10 +346,7 @@ fn more_than_there_is_room_for_delay_nobody() {
 /// Passes on what a client and a listener say, byte by byte.
 #[multiproc::test]
 fn byte_by_byte() {
-    let listener = Listener::bind(local(), key()).unwrap();
-    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
-    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let here = between.local_addr().unwrap();
+    let (listener, there, between, here) = with_one_between();
     fn pass(mut from: TcpStream, mut to: TcpStream) {
         let mut byte = [0];
         while matches!(from.read(&mut byte), Ok(1)) && to.write_all(&byte).is_ok() {}
@@ -583,13 +580,19 @@ fn a_queue_goes_to_a_program_that_is_no_relative() {
     assert!(program.wait().unwrap().success());
 }
 
-/// Over TCP a client has two connections. Here the second does not get to the listener.
-#[multiproc::test]
-fn half_a_connection_is_none() {
+/// A listener and where it is, and a place before it for one who passes on what is said.
+fn with_one_between() -> (Listener, SocketAddr, std::net::TcpListener, SocketAddr) {
     let listener = Listener::bind(local(), key()).unwrap();
     let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
     let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let here = between.local_addr().unwrap();
+    (listener, there, between, here)
+}
+
+/// Over TCP a client has two connections. Here the second does not get to the listener.
+#[multiproc::test]
+fn half_a_connection_is_none() {
+    let (listener, there, between, here) = with_one_between();
     let relay = std::thread::spawn(move || {
         let (mut client, _) = between.accept().unwrap();
         let mut server = TcpStream::connect(there).unwrap();
@@ -614,10 +617,7 @@ fn half_a_connection_is_none() {
 /// Over TCP, the second connection is brought to whoever has the first. Anybody may bring something there.
 #[multiproc::test]
 fn what_strangers_bring_is_passed_over() {
-    let listener = Listener::bind(local(), key()).unwrap();
-    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
-    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let here = between.local_addr().unwrap();
+    let (listener, there, between, here) = with_one_between();
     let relay = std::thread::spawn(move || {
         let pass = |from: &mut TcpStream, to: &mut TcpStream, len| {
             let mut said = vec![0; len];
