@@ -173,3 +173,23 @@ fn garbage_is_an_error() {
     let error = Process::new(|_: Mistaken| (), (Mistaken(lock),)).start().unwrap_err().to_string();
     assert!(error.contains("this is no once of this program: it is something else"), "{error}");
 }
+
+for_each_method! {
+    fn who_waits_no_longer_than_told_goes_on_without_it(method) {
+        let (once, begun) = (Once::new().unwrap(), Event::new().unwrap());
+        let child = start!(Process::new(begin, (once.clone(), begun.clone())), method);
+        begun.wait().unwrap();
+        let never = |_: &_| panic!("another is doing it");
+        assert_eq!(once.try_call_once(never).unwrap(), None);
+        assert_eq!(once.call_once_timeout(Duration::from_millis(10), never).unwrap(), None);
+        assert!(!once.is_completed());
+        kill(&child);
+        let mut found = None;
+        assert_eq!(once.call_once_timeout(common::LONG, |state| found = state.cause()).unwrap(), Some(true));
+        assert_eq!(found, Some(PoisonCause::Died));
+        assert_eq!(once.try_call_once(|_| panic!("it is done")).unwrap(), Some(false));
+        once.try_call_once(|_| ()).unwrap();
+        let other = Once::new().unwrap();
+        other.call_once(|_| assert!(matches!(other.try_call_once(|_| ()), Err(Misuse::HeldHere(_))))).unwrap();
+    }
+}

@@ -5,12 +5,13 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
 
 use super::error::{Misuse, PoisonCause, not_made};
 use super::hold::Hold;
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience};
+use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
@@ -101,22 +102,64 @@ impl Once {
     /// If it is called from within the closure; or the calling thread holds 1024 locks.
     #[inline]
     pub fn call_once(&self, closure: impl FnOnce(&OnceState)) -> Result<bool, Misuse> {
+        Ok(self.call_within(Patience::Endless, closure)?.expect("nobody waits for ever in vain"))
+    }
+
+    /// As [`call_once`](Once::call_once), but doesn't wait: `None` if another is doing it at this moment.
+    ///
+    /// # Errors
+    /// As [`call_once`](Once::call_once).
+    pub fn try_call_once(&self, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
+        self.call_within(Patience::None, closure)
+    }
+
+    /// As [`call_once`](Once::call_once), but waits for another for at most `timeout`; `None` when that is over. A call of the closure isn't cut short.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use multiproc::sync::Once;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let once = Once::new()?;
+    /// assert_eq!(once.call_once_timeout(Duration::from_millis(10), |_| println!("here"))?, Some(true));
+    /// assert_eq!(once.try_call_once(|_| println!("again"))?, Some(false));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`call_once`](Once::call_once).
+    pub fn call_once_timeout(
+        &self,
+        timeout: Duration,
+        closure: impl FnOnce(&OnceState),
+    ) -> Result<Option<bool>, Misuse> {
+        self.call_within(Patience::lasting(timeout), closure)
+    }
+
+    /// None if the patience has come to its end.
+    #[inline]
+    fn call_within(&self, patience: Patience, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
         if self.is_completed() {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        self.call_slowly(closure)
+        self.call_slowly(patience, closure)
     }
 
     #[cold]
-    fn call_slowly(&self, closure: impl FnOnce(&OnceState)) -> Result<bool, Misuse> {
+    fn call_slowly(&self, patience: Patience, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
         let Shared { guarded, state } = &***self.inner;
-        guarded
-            .take(&self.inner, 0, Patience::Endless, || state.load(SeqCst) == BEGUN)
-            .map_err(|refusal| Misuse::of(refusal, Shared::NAME).expect("nobody waits for ever in vain"))?;
+        match guarded.take(&self.inner, 0, patience, || state.load(SeqCst) == BEGUN) {
+            Ok(()) => {}
+            Err(Refusal::Busy) => return Ok(None),
+            Err(refusal) => return Err(Misuse::of(refusal, Shared::NAME).expect("it isn't that somebody has it")),
+        }
         // Gives the word up, whatever happens.
         let doing = Doing { once: self, hold: Hold::new() };
         let before = match state.load(SeqCst) {
-            COMPLETE => return Ok(false),
+            COMPLETE => return Ok(Some(false)),
             BEGUN => guarded.grief().or(Some((Grief::Died, None))),
             _ => None,
         };
@@ -124,7 +167,7 @@ impl Once {
         closure(&OnceState { before });
         doing.hold.is_held();
         state.store(COMPLETE, SeqCst);
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// Whether it is done.
