@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+const PAGE: usize = 4096;
+
 const SEALS: SealFlags = SealFlags::from_bits_retain(
     SealFlags::WRITE.bits() | SealFlags::SHRINK.bits() | SealFlags::GROW.bits() | SealFlags::SEAL.bits(),
 );
@@ -33,13 +35,12 @@ pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
 /// Older kernels look for signals between two pages, and then give back what this call has allocated. In a program with a timer, trying
 /// the same again may go on for ever; so less is tried then.
 pub(crate) fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<()>) -> io::Result<()> {
-    const PAGE: u64 = 4096;
     let (mut done, mut step) = (0, len);
     while done < len {
         step = step.min(len - done);
         match allocate(done, step) {
             Ok(()) => done += step,
-            Err(rustix::io::Errno::INTR) => step = (step / 2).max(PAGE),
+            Err(rustix::io::Errno::INTR) => step = (step / 2).max(PAGE as u64),
             Err(error) => return Err(error.into()),
         }
     }
@@ -114,11 +115,13 @@ pub fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
     Ok(file.seal()?.0)
 }
 
-/// A sealed memory file, mapped for reading.
+/// A part of a sealed memory file, mapped for reading.
 #[derive(Debug)]
 pub struct Sealed {
     start: *const u8,
     len: usize,
+    /// What is mapped: whole pages.
+    pages: (*const u8, usize),
 }
 
 // SAFETY: the bytes are sealed against writing, so any thread may read them at any time.
@@ -133,29 +136,55 @@ impl Sealed {
     /// `InvalidData` when `fd` is not a memory file, is not sealed against writing and shrinking, or is shorter than `len`;
     /// `ENOMEM`.
     pub fn map(fd: impl AsFd, len: u64) -> io::Result<Sealed> {
+        Sealed::map_part(fd, 0, len)
+    }
+
+    /// Maps `len` bytes of `fd`, from `offset` on.
+    ///
+    /// # Errors
+    /// As [`map`](Sealed::map).
+    pub fn map_part(fd: impl AsFd, offset: u64, len: u64) -> io::Result<Sealed> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| invalid("not a memory file"))?;
         if !seals.contains(SealFlags::WRITE | SealFlags::SHRINK) {
             return Err(invalid("a memory file that is not sealed"));
         }
-        if rustix::fs::fstat(&fd)?.st_size < i64::try_from(len).map_err(|_| invalid("a length out of range"))? {
+        let stat = rustix::fs::fstat(&fd)?;
+        let end = offset.checked_add(len).and_then(|end| i64::try_from(end).ok());
+        if stat.st_size < end.ok_or(invalid("a length out of range"))? {
             return Err(invalid("a memory file shorter than announced"));
         }
         let len = usize::try_from(len).map_err(|_| invalid("a length out of range"))?;
         if len == 0 {
-            return Ok(Sealed { start: std::ptr::NonNull::dangling().as_ptr(), len });
+            // Aligned like a mapping, since it may be looked at as numbers.
+            let nowhere = std::ptr::without_provenance(PAGE);
+            return Ok(Sealed { start: nowhere, len, pages: (nowhere, 0) });
         }
+        let page = (stat.st_blksize as usize).max(PAGE);
+        let before = (offset % page as u64) as usize;
+        let (all, from) = ((before + len).next_multiple_of(page), offset - before as u64);
         // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, &fd, 0)? };
-        Ok(Sealed { start: start.cast(), len })
+        let pages =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), all, ProtFlags::READ, MapFlags::SHARED, &fd, from)? };
+        let pages = pages.cast::<u8>().cast_const();
+        // SAFETY: within the mapping.
+        Ok(Sealed { start: unsafe { pages.add(before) }, len, pages: (pages, all) })
+    }
+
+    /// Has all of it mapped, so that its pages aren't faulted in one by one. What can't be had is left.
+    pub fn populate(&self) {
+        if self.len > 0 {
+            crate::prefault::populate(self.start as usize, self.len, rustix::mm::Advice::LinuxPopulateRead);
+        }
     }
 }
 
 impl Deref for Sealed {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` is a mapping of `len` bytes that lives as long as `self`; the seals keep it from shrinking and its
+        // SAFETY: `start` is in a mapping of `len` bytes from there that lives as long as `self`; the seals keep it from shrinking and its
         // bytes from changing.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
@@ -163,9 +192,10 @@ impl Deref for Sealed {
 
 impl Drop for Sealed {
     fn drop(&mut self) {
-        if self.len > 0 {
+        let (start, len) = self.pages;
+        if len > 0 {
             // SAFETY: the mapping is ours, and the last borrow of it has ended.
-            let _ = unsafe { rustix::mm::munmap(self.start.cast_mut().cast(), self.len) };
+            let _ = unsafe { rustix::mm::munmap(start.cast_mut().cast(), len) };
         }
     }
 }
@@ -173,6 +203,20 @@ impl Drop for Sealed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_part_can_be_mapped() {
+        let bytes: Vec<u8> = (0..3 * PAGE).map(|byte| (byte % 251) as u8).collect();
+        let file = sealed("test", &[&bytes]).unwrap();
+        for (offset, len) in [(0, 3 * PAGE), (1, PAGE), (PAGE, 7), (PAGE + 9, 2 * PAGE - 9), (3 * PAGE, 0), (5, 0)] {
+            let part = Sealed::map_part(&file, offset as u64, len as u64).unwrap();
+            part.populate();
+            assert!(part[..] == bytes[offset..offset + len], "{len} bytes from {offset} on");
+        }
+        for (offset, len) in [(1, 3 * PAGE as u64), (3 * PAGE as u64 + 1, 0), (u64::MAX, 1), (0, u64::MAX)] {
+            assert_eq!(Sealed::map_part(&file, offset, len).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
 
     #[test]
     fn what_is_interrupted_over_and_over_is_done_in_the_end() {

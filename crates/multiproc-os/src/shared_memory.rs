@@ -9,11 +9,24 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use rustix::fs::{FallocateFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 /// The size of a page: what memory is allocated, given back and mapped in.
 pub const PAGE: usize = 4096;
+
+/// From so much on, it is looked first whether there is memory.
+const MUCH: u64 = 64 << 20;
+
+/// How much memory programs can still have, swap included, in bytes: `/proc/meminfo`.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    Some((kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0)) * 1024)
+}
 
 /// An open memory file, sealed against shrinking.
 #[derive(Debug)]
@@ -27,11 +40,68 @@ impl SharedFile {
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
     pub fn create(name: &str, len: u64) -> io::Result<SharedFile> {
-        let fd = crate::memfd::create(name)?;
+        SharedFile::of_len(crate::memfd::create(name)?, len)
+    }
+
+    /// The same, of the huge pages that the system has in reserve (hugetlbpage in the kernel's documentation), of its default size: see
+    /// [`page`](SharedFile::page), of which `len` must be a multiple.
+    ///
+    /// # Errors
+    /// As [`create`](SharedFile::create); `ENODEV` or `ENOSYS` if there are no such pages on this system.
+    pub fn create_of_huge_pages(name: &str, len: u64) -> io::Result<SharedFile> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+        SharedFile::of_len(crate::fd_passing::above_stdio(rustix::fs::memfd_create(name, flags)?)?, len)
+    }
+
+    fn of_len(fd: OwnedFd, len: u64) -> io::Result<SharedFile> {
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK)?;
         let file = SharedFile { fd };
         file.grow(len)?;
         Ok(file)
+    }
+
+    /// The size of its pages, in bytes.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn page(&self) -> io::Result<usize> {
+        Ok((rustix::fs::fstat(&self.fd)?.st_blksize as usize).max(PAGE))
+    }
+
+    /// Another descriptor of the same file, by which it can be read and mapped to be read only. By way of `/proc/self/fd`.
+    ///
+    /// That keeps from mistakes: who has it and is of the same user may open the file once more.
+    ///
+    /// # Errors
+    /// `ENOENT` without `/proc`; `EMFILE`, `ENFILE`.
+    pub fn open_read_only(&self) -> io::Result<OwnedFd> {
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        crate::fd_passing::above_stdio(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Whether it can be written by this descriptor.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn is_writable(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fcntl_getfl(&self.fd)? & OFlags::RWMODE == OFlags::RDWR)
+    }
+
+    /// Seals it against growing.
+    ///
+    /// # Errors
+    /// `EPERM` if nothing can be sealed any more.
+    pub fn fix(&self) -> io::Result<()> {
+        Ok(rustix::fs::fcntl_add_seals(&self.fd, SealFlags::GROW)?)
+    }
+
+    /// Seals it against writing, once and for all.
+    ///
+    /// # Errors
+    /// `EBUSY` if it is mapped anywhere to be written.
+    pub fn freeze(&self) -> io::Result<()> {
+        Ok(rustix::fs::fcntl_add_seals(&self.fd, SealFlags::WRITE | SealFlags::GROW)?)
     }
 
     /// One that has come from another process.
@@ -70,9 +140,14 @@ impl SharedFile {
 
     /// Has memory for `len` bytes from `offset` on; what is there stays.
     ///
+    /// The kernel would give more than there is, and then kill somebody; so what is far beyond what is free is an error before.
+    ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG`.
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len >= MUCH && free_memory().is_some_and(|free| len > free + self.allocated().unwrap_or(0)) {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
         crate::memfd::in_steps(len, |from, len| {
             rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset + from, len)
         })
@@ -122,7 +197,19 @@ impl Mapping {
     /// # Errors
     /// `ENOMEM`: too many mappings, or more than the limit on address space.
     pub fn new(file: &SharedFile, offset: u64, len: usize) -> io::Result<Mapping> {
-        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+        Mapping::with(file, offset, len, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// The same, to be read only: a write there is a `SIGSEGV`.
+    ///
+    /// # Errors
+    /// As [`new`](Mapping::new).
+    pub fn read_only(file: &SharedFile, offset: u64, len: usize) -> io::Result<Mapping> {
+        Mapping::with(file, offset, len, ProtFlags::READ)
+    }
+
+    fn with(file: &SharedFile, offset: u64, len: usize, protection: ProtFlags) -> io::Result<Mapping> {
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, flags, file, offset)? };
         Ok(Mapping { start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })
@@ -155,6 +242,21 @@ impl Mapping {
         self.start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         self.len = len;
         Ok(())
+    }
+
+    /// Asks the kernel for huge pages there, if it makes any for memory files: `MADV_HUGEPAGE` in madvise(2), and
+    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled`. Before they are allocated.
+    pub fn prefer_huge_pages(&self) {
+        // SAFETY: the mapping is ours; this changes none of its bytes.
+        let _ = unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+    }
+
+    /// Has the pages of `len` bytes from `offset` on mapped to be read, so that they aren't faulted in one by one. What can't be had is left.
+    pub fn populate_to_read(&self, offset: usize, len: usize) {
+        let end = (offset + len).min(self.len);
+        if offset < end {
+            crate::prefault::populate(self.start.as_ptr() as usize + offset, end - offset, Advice::LinuxPopulateRead);
+        }
     }
 
     /// Has the pages of `len` bytes from `offset` on mapped to be written, so that they aren't faulted in one by one. What can't be had is left.
@@ -209,6 +311,39 @@ mod tests {
         file.grow(8192).unwrap();
         file.grow(4096).unwrap();
         assert_eq!(file.size().unwrap(), 8192);
+    }
+
+    #[test]
+    fn what_is_to_be_read_only_is() {
+        let file = SharedFile::create("test", 4096).unwrap();
+        let mapping = Mapping::new(&file, 0, 4096).unwrap();
+        word(&mapping, 8).store(7, SeqCst);
+        let read_only = SharedFile::from_fd(file.open_read_only().unwrap()).unwrap();
+        assert!(file.is_writable().unwrap() && !read_only.is_writable().unwrap());
+        let error = Mapping::new(&read_only, 0, 4096).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let view = Mapping::read_only(&read_only, 0, 4096).unwrap();
+        view.populate_to_read(0, 4096);
+        assert_eq!(word(&view, 8).load(SeqCst), 7);
+        assert_eq!(file.freeze().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        drop(mapping);
+        file.freeze().unwrap();
+        Mapping::new(&file, 0, 4096).unwrap_err();
+    }
+
+    #[test]
+    fn a_length_can_be_fixed() {
+        let file = SharedFile::create("test", 4096).unwrap();
+        file.fix().unwrap();
+        assert_eq!(file.grow(8192).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(file.page().unwrap(), PAGE);
+    }
+
+    #[test]
+    fn more_than_there_is_is_an_error() {
+        let file = SharedFile::create("test", 1 << 50).unwrap();
+        assert_eq!(file.allocate(0, 1 << 50).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+        assert_eq!(file.allocated().unwrap(), 0);
     }
 
     #[test]
