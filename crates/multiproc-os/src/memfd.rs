@@ -171,10 +171,12 @@ impl Sealed {
         Ok(Sealed { start: unsafe { pages.add(before) }, len, pages: (pages, all) })
     }
 
-    /// Has all of it mapped, so that its pages aren't faulted in one by one. What can't be had is left.
-    pub fn populate(&self) {
-        if self.len > 0 {
-            crate::prefault::populate(self.start as usize, self.len, rustix::mm::Advice::LinuxPopulateRead);
+    /// Has the pages of these bytes mapped, so that they aren't faulted in one by one. What can't be had is left.
+    pub fn populate(&self, range: std::ops::Range<usize>) {
+        let (begin, end) = (range.start, range.end.min(self.len));
+        if begin < end {
+            let advice = rustix::mm::Advice::LinuxPopulateRead;
+            crate::prefault::populate(self.start as usize + begin, end - begin, advice);
         }
     }
 }
@@ -210,7 +212,7 @@ mod tests {
         let file = sealed("test", &[&bytes]).unwrap();
         for (offset, len) in [(0, 3 * PAGE), (1, PAGE), (PAGE, 7), (PAGE + 9, 2 * PAGE - 9), (3 * PAGE, 0), (5, 0)] {
             let part = Sealed::map_part(&file, offset as u64, len as u64).unwrap();
-            part.populate();
+            part.populate(0..len);
             assert!(part[..] == bytes[offset..offset + len], "{len} bytes from {offset} on");
         }
         for (offset, len) in [(1, 3 * PAGE as u64), (3 * PAGE as u64 + 1, 0), (u64::MAX, 1), (0, u64::MAX)] {

@@ -145,12 +145,21 @@ impl SharedFile {
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG`.
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        if len >= MUCH && free_memory().is_some_and(|free| len > free + self.allocated().unwrap_or(0)) {
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        }
+        self.look_for(len)?;
         crate::memfd::in_steps(len, |from, len| {
             rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset + from, len)
         })
+    }
+
+    /// Looks whether there is memory for so many bytes more, or could be.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn look_for(&self, len: u64) -> io::Result<()> {
+        if len >= MUCH && free_memory().is_some_and(|free| len > free + self.allocated().unwrap_or(0)) {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        Ok(())
     }
 
     /// Gives back the memory of the whole pages among `len` bytes from `offset` on. They are zero then.
@@ -170,6 +179,12 @@ impl SharedFile {
     /// None is expected.
     pub fn allocated(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.fd)?.st_blocks as u64 * 512)
+    }
+}
+
+impl From<SharedFile> for OwnedFd {
+    fn from(file: SharedFile) -> OwnedFd {
+        file.fd
     }
 }
 

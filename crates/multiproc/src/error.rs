@@ -12,6 +12,7 @@ use crate::process::child::ProcessHandle;
 use crate::process::outcome::RemoteError;
 use crate::process::scope::ScopeError;
 use crate::process::status::JoinError;
+use crate::shared::error::MemoryError;
 use crate::sync::barrier::BarrierError;
 use crate::sync::semaphore::ReleaseError;
 use crate::sync::wait_error::WaitError;
@@ -125,6 +126,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Something can't be done with shared memory.
+    #[error(transparent)]
+    Memory(MemoryError),
     /// Something was waited for in vain.
     #[error(transparent)]
     Wait(#[from] WaitError),

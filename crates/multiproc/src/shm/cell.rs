@@ -40,7 +40,7 @@ unsafe impl<T: Plain> AnyBytes for Cell<T> {}
 impl<T: Plain> Cell<T> {
     /// Writes what it is, in memory that nobody else has yet. The value is all zero there.
     pub(crate) fn begin(&self) {
-        let [size, align, name] = Self::kind();
+        let [size, align, name] = kind_of::<T>();
         self.size.store(size, Relaxed);
         self.align.store(align, Relaxed);
         self.name.store(name, Relaxed);
@@ -62,17 +62,10 @@ impl<T: Plain> Cell<T> {
     /// `InvalidData` if not.
     pub(crate) fn check(&self) -> io::Result<()> {
         let kind = [&self.size, &self.align, &self.name].map(|number| number.load(Relaxed));
-        match kind == Self::kind() {
+        match kind == kind_of::<T>() {
             true => Ok(()),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, format!("its value is no {}", type_name::<T>()))),
         }
-    }
-
-    fn kind() -> [u64; 3] {
-        // FNV-1a: Fowler, Noll, Vo.
-        let name = type_name::<T>();
-        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        [size_of::<T>() as u64, align_of::<T>() as u64, name.bytes().fold(0xcbf2_9ce4_8422_2325, mix)]
     }
 
     /// The value.
@@ -95,4 +88,12 @@ impl<T: Plain> Cell<T> {
         // SAFETY: as the caller says; whatever bytes there are, they are a value.
         unsafe { &mut *self.value.get() }
     }
+}
+
+/// Size, alignment and a number made of the name: what tells types apart.
+pub(crate) fn kind_of<T>() -> [u64; 3] {
+    // FNV-1a: Fowler, Noll, Vo.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let name = type_name::<T>().bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+    [size_of::<T>() as u64, align_of::<T>() as u64, name]
 }

@@ -22,8 +22,11 @@ pub(crate) mod notices;
 pub(crate) mod object;
 #[allow(unsafe_code)]
 pub(crate) mod owned;
+pub(crate) mod parts;
 pub(crate) mod permits;
 pub(crate) mod readers;
+#[allow(unsafe_code)]
+pub(crate) mod region;
 pub(crate) mod rounds;
 #[allow(unsafe_code)]
 pub(crate) mod scratch;

@@ -449,6 +449,14 @@ impl Guarded {
         }
     }
 
+    /// Remembers what another does.
+    pub(crate) fn inherit_from(&self, other: &Guarded) {
+        let grief = other.grief.load(SeqCst);
+        if grief != 0 {
+            self.condemn_bits(other.culprit.load(Relaxed), grief);
+        }
+    }
+
     /// What was left is put right.
     pub(crate) fn forgive(&self) {
         self.grief.store(0, SeqCst);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use multiproc_os::robust::Thread;
 
 use super::owned::{Guarded, Kept, Owned, Patience, Refusal};
+use super::parts::{Division, Part};
 use super::segment::{Layout, layout};
 
 /// How many may read at a time.
@@ -18,7 +19,10 @@ pub(crate) const MOST: usize = 4096;
 pub(crate) const WORDS: usize = 1 + MOST;
 
 /// The turnstile's place among them.
-const TURNSTILE: usize = 0;
+pub(super) const TURNSTILE: usize = 0;
+
+/// The place of the first part, if there are any.
+pub(super) const FIRST_PART: usize = WORDS;
 
 layout! {
     /// The part that has memory from the beginning.
@@ -47,6 +51,23 @@ pub(crate) trait Readers: Layout {
     fn entrance(&self) -> &Entrance;
     /// The slots: in memory that needn't be there from the beginning.
     fn slots(&self) -> &[Slot; MOST];
+    /// How it is divided, if it can be: see [`super::parts`].
+    #[inline]
+    fn division(&self) -> Option<&Division> {
+        None
+    }
+    /// As many parts as there can be: in memory that needn't be there from the beginning.
+    #[inline]
+    fn all_parts(&self) -> &[Part] {
+        &[]
+    }
+}
+
+impl Slot {
+    /// Who reads there, by thread id.
+    pub(super) fn owner(&self) -> Option<u32> {
+        self.owned.owner()
+    }
 }
 
 /// Why somebody can't read or write.
@@ -64,6 +85,8 @@ pub(crate) enum Denial {
     Full,
     /// There is no slot left, or no memory for one; or one reader has come to the end of its levels.
     NoSlot,
+    /// There is no such part: it has been divided anew.
+    Stale,
 }
 
 impl From<Refusal> for Denial {
@@ -76,7 +99,7 @@ impl From<Refusal> for Denial {
     }
 }
 
-impl<L: Readers> Kept<L, WORDS> {
+impl<L: Readers, const N: usize> Kept<L, N> {
     /// The turnstile, which knows who came to grief while writing.
     pub(crate) fn turnstile(&self) -> &Guarded {
         &self.entrance().turnstile
@@ -87,7 +110,7 @@ impl<L: Readers> Kept<L, WORDS> {
     pub(crate) fn read(&self, patience: Patience) -> Result<usize, Denial> {
         let slot = self.take_slot()?;
         // After the slot was taken, as the writer looks at the slots after it has taken the turnstile.
-        if self.turnstile().owned().is_free() {
+        if self.turnstile().owned().is_free() && self.parts_are_free() {
             return Ok(slot);
         }
         self.give_up_slot(slot);
@@ -105,8 +128,11 @@ impl<L: Readers> Kept<L, WORDS> {
             levels.store(levels.load(SeqCst).checked_add(1).ok_or(Denial::NoSlot)?, SeqCst);
             return Ok(slot);
         }
+        if self.has_part_besides(None) {
+            return Err(Denial::Writes);
+        }
         self.take_turnstile(patience)?;
-        let slot = self.take_slot();
+        let slot = self.outwait_parts(patience).map_err(Denial::from).and_then(|()| self.take_slot());
         self.turnstile().give_up(self, TURNSTILE);
         slot
     }
@@ -123,17 +149,33 @@ impl<L: Readers> Kept<L, WORDS> {
 
     /// Begins to write.
     pub(crate) fn write(&self, patience: Patience) -> Result<(), Denial> {
+        self.come_in(patience)?;
+        self.entrance().writing.store(1, SeqCst);
+        Ok(())
+    }
+
+    /// Takes the turnstile, and waits until nobody else is in.
+    pub(super) fn come_in(&self, patience: Patience) -> Result<(), Denial> {
         if self.slots_of_this_thread().next().is_some() {
             return Err(Denial::Reads);
         }
-        self.take_turnstile(patience)?;
-        if self.slots()[..self.used()].iter().all(|slot| slot.owned.outwait(patience)) {
-            self.entrance().writing.store(1, SeqCst);
-            Ok(())
-        } else {
-            self.turnstile().give_up(self, TURNSTILE);
-            Err(Denial::Busy)
+        if self.has_part_besides(None) {
+            return Err(Denial::Writes);
         }
+        self.take_turnstile(patience)?;
+        let alone = match self.outwait_readers(patience) {
+            true => self.outwait_parts(patience).map_err(Denial::from),
+            false => Err(Denial::Busy),
+        };
+        if alone.is_err() {
+            self.turnstile().give_up(self, TURNSTILE);
+        }
+        alone
+    }
+
+    /// Waits until nobody reads; false if the patience has come to its end. The caller has the turnstile.
+    pub(super) fn outwait_readers(&self, patience: Patience) -> bool {
+        self.slots_in_use().iter().all(|slot| slot.owned.outwait(patience))
     }
 
     /// Ends writing. Does nothing in a copy of the process that has begun to.
@@ -151,15 +193,24 @@ impl<L: Readers> Kept<L, WORDS> {
 
     /// How many read at this moment, or are about to.
     pub(crate) fn readers(&self) -> usize {
-        self.slots()[..self.used()].iter().filter(|slot| slot.owned.owner().is_some()).count()
+        self.slots_in_use().iter().filter(|slot| slot.owner().is_some()).count()
     }
 
-    fn take_turnstile(&self, patience: Patience) -> Result<(), Refusal> {
+    pub(super) fn take_turnstile(&self, patience: Patience) -> Result<(), Refusal> {
         let writing = &self.entrance().writing;
         self.turnstile().take(self, TURNSTILE, patience, || writing.load(SeqCst) != 0)?;
         // Whoever has left it is remembered.
         writing.store(0, SeqCst);
+        if let Some(division) = self.division() {
+            division.mend();
+        }
         Ok(())
+    }
+
+    /// The slots that are to be looked at.
+    #[inline]
+    pub(super) fn slots_in_use(&self) -> &[Slot] {
+        &self.slots()[..self.used()]
     }
 
     /// How many slots there are to be looked at.

@@ -8,6 +8,7 @@ use std::io;
 
 use crate::error::Error;
 use crate::shm::owned::{Grief, Holder, Refusal};
+use crate::shm::readers::Denial;
 
 /// Why a lock isn't simply held now: it is, but somebody has come to grief with it; or it isn't, because the caller has made a mistake.
 ///
@@ -195,6 +196,12 @@ pub enum Misuse {
     /// There are as many readers as there can be, 4096; or there is no memory for one more.
     #[error("there are as many readers of the {0} as there can be, or no memory for one more")]
     TooManyReaders(&'static str),
+    /// It has no lock: it is used as atomics.
+    #[error("the {0} is used as atomics, and so not under its lock")]
+    Atomics(&'static str),
+    /// It has been divided otherwise since, so there is no such part any more.
+    #[error("the {0} has been divided otherwise since, and has no such part any more")]
+    Divided(&'static str),
     /// The calling thread holds as many locks as a thread can: 1024.
     #[error("this thread holds as many locks as a thread can, and can't hold the {0} too")]
     TooMany(&'static str),
@@ -210,6 +217,20 @@ impl Misuse {
         }
     }
 
+    /// That of reading or writing what many can read. None if it was only that others do.
+    #[inline]
+    pub(crate) fn of_denial(denial: Denial, what: &'static str) -> Option<Misuse> {
+        match denial {
+            Denial::Busy => None,
+            Denial::Reads => Some(Misuse::Reads(what)),
+            Denial::Writes => Some(Misuse::HeldHere(what)),
+            Denial::OtherHandle => Some(Misuse::OtherHandle(what)),
+            Denial::Full => Some(Misuse::TooMany(what)),
+            Denial::NoSlot => Some(Misuse::TooManyReaders(what)),
+            Denial::Stale => Some(Misuse::Divided(what)),
+        }
+    }
+
     fn what(&self) -> &'static str {
         match self {
             Misuse::HeldHere(what)
@@ -218,6 +239,8 @@ impl Misuse {
             | Misuse::OtherHandle(what)
             | Misuse::TooDeep(what)
             | Misuse::TooManyReaders(what)
+            | Misuse::Atomics(what)
+            | Misuse::Divided(what)
             | Misuse::TooMany(what) => what,
         }
     }

@@ -10,9 +10,9 @@
 
 pub(crate) mod barrier;
 mod condition;
-mod error;
+pub(crate) mod error;
 pub(crate) mod event;
-mod hold;
+pub(crate) mod hold;
 mod lock;
 #[allow(unsafe_code)]
 mod mutex;

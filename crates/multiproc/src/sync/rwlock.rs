@@ -243,15 +243,12 @@ impl<T: Plain> RwLock<T> {
 
     #[inline]
     fn granted<R>(result: Result<R, Denial>) -> Result<Option<R>, Misuse> {
-        let what = Shared::<T>::NAME;
         match result {
             Ok(granted) => Ok(Some(granted)),
-            Err(Denial::Busy) => Ok(None),
-            Err(Denial::Reads) => Err(Misuse::Reads(what)),
-            Err(Denial::Writes) => Err(Misuse::HeldHere(what)),
-            Err(Denial::OtherHandle) => Err(Misuse::OtherHandle(what)),
-            Err(Denial::Full) => Err(Misuse::TooMany(what)),
-            Err(Denial::NoSlot) => Err(Misuse::TooManyReaders(what)),
+            Err(denial) => match Misuse::of_denial(denial, Shared::<T>::NAME) {
+                None => Ok(None),
+                Some(misuse) => Err(misuse),
+            },
         }
     }
 

@@ -1,0 +1,102 @@
+//! What can go wrong with shared memory, apart from its lock: [`MemoryError`].
+
+use std::io;
+
+use super::memory::SharedMemory;
+use crate::error::Error;
+use crate::shm::region::Usage;
+use crate::sync::Misuse;
+
+/// Why something can't be done with shared memory. What its lock says is a [`LockError`](crate::sync::LockError).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// It has been used under its lock, or is an array that has one, and so can't be used without.
+    #[error("this memory is used under its lock, and so not as atomics")]
+    Locked,
+    /// It has been used as atomics of another size.
+    #[error("this memory is used as atomics of {size} bytes, and so not of {asked}")]
+    Atomics {
+        /// That size.
+        size: usize,
+        /// The one that was asked for.
+        asked: usize,
+    },
+    /// It can't be taken for values of this type, since some bytes would be left over.
+    #[error("{len} bytes are no whole number of values of {size} bytes")]
+    Length {
+        /// How many bytes there are.
+        len: usize,
+        /// How many a value has.
+        size: usize,
+    },
+    /// It is of another type.
+    #[error("this is no array of {asked}")]
+    Type {
+        /// The type that was asked for.
+        asked: &'static str,
+    },
+    /// There can be 1 to 1024 parts.
+    #[error("it can't be divided into {asked} parts: there can be 1 to 1024")]
+    Parts {
+        /// How many were asked for.
+        asked: usize,
+    },
+    /// It can't be so long.
+    #[error("it can't have {asked} bytes: {most} is the most that was agreed on when it was made")]
+    Limit {
+        /// How many bytes were asked for.
+        asked: usize,
+        /// How many there can be.
+        most: usize,
+    },
+    /// It is mapped elsewhere still, where it could be written: in another process, or by another handle in this.
+    #[error("it can't be frozen: it is still mapped elsewhere, where it could be written")]
+    InUse,
+    /// It can't be held as that would need.
+    #[error(transparent)]
+    Lock(#[from] Misuse),
+    /// The system refused something: `ENOSPC`, `ENOMEM` without memory, `EMFILE` at the limit of open files.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl MemoryError {
+    pub(super) fn io(what: &'static str) -> impl Fn(io::Error) -> MemoryError {
+        move |source| MemoryError::Io { what, source }
+    }
+
+    /// That of memory that is used as `usage`, and should be as atomics of `asked` bytes.
+    pub(super) fn used_as(usage: Usage, asked: usize) -> MemoryError {
+        match usage {
+            Usage::Locked => MemoryError::Locked,
+            Usage::Atomics(size) => MemoryError::Atomics { size, asked },
+        }
+    }
+}
+
+/// Shared memory that could not be frozen, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct FreezeError {
+    pub(super) memory: Option<SharedMemory>,
+    pub(super) error: MemoryError,
+}
+
+impl FreezeError {
+    /// The memory, and what was wrong. There is none if the system has no room to map it any more.
+    pub fn into_parts(self) -> (Option<SharedMemory>, MemoryError) {
+        (self.memory, self.error)
+    }
+}
+
+impl From<FreezeError> for Error {
+    fn from(error: FreezeError) -> Error {
+        Error::Memory(error.error)
+    }
+}

@@ -1,0 +1,393 @@
+//! [`SharedMemory`]: bytes for several processes.
+//!
+//! A region whose memory has a file of its own. `PROTOCOL.md` tells how it is used, grows, and is found by its name.
+
+use std::fmt;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::array::Array;
+use super::error::{FreezeError, MemoryError};
+use super::raw::Atomic;
+use super::read_only::ReadOnlyMemory;
+use super::shared_bytes::SharedBytes;
+use super::travel;
+use crate::error::Result;
+use crate::shm::cell::Plain;
+use crate::shm::region::{Access, Pages, Region, Usage, Wanted};
+use crate::sync::error::not_made;
+
+/// Bytes that several processes read and write: Python's `multiprocessing.shared_memory.SharedMemory`.
+///
+/// It has no name unless it is given one, so nothing is left of it when the last process that has it ends. A clone is another handle of the same memory, and so is what
+/// arrives where one was sent to: as an argument or a result of a process, a field of a [`Run`](crate::Run) value, or inside a message. It costs two descriptors.
+/// All of it has memory from the beginning: a lack of memory is an error of making it, and never a `SIGBUS` later.
+///
+/// It is used in one of these ways:
+///
+/// - Under its lock: it derefs to [`Array<u8>`], with [`lock`](Array::lock), [`read`](Array::read), and parts for workers, [`split`](Array::split) and
+///   [`chunks`](Array::chunks). [`as_array`](SharedMemory::as_array) makes an `Array<f64>` or the like of it.
+/// - [As atomics](SharedMemory::as_atomics), without a lock.
+/// - By [pointer](SharedMemory::as_ptr), or [as a slice](SharedMemory::as_mut_slice), which is `unsafe`.
+///
+/// Who begins with one of the first two decides for all: the other way is an error from then on, since Rust allows no mixture.
+///
+/// ```
+/// use multiproc::{Process, SharedMemory};
+///
+/// fn fill(memory: SharedMemory) -> multiproc::Result<()> {
+///     memory.lock()?[..5].copy_from_slice(b"hello");
+///     Ok(())
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = SharedMemory::new(1 << 20)?;
+/// Process::new(fill, (memory.clone(),)).start()?.join()??;
+/// assert_eq!(memory.to_vec()?[..6], *b"hello\0");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`read_only`](SharedMemory::read_only) is a handle for those who are only to read, [`freeze`](SharedMemory::freeze) makes bytes of it that nobody can change any more.
+pub struct SharedMemory {
+    bytes: Array<u8>,
+}
+
+impl SharedMemory {
+    /// New memory of `len` bytes, all of them zero.
+    ///
+    /// # Errors
+    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
+    pub fn new(len: usize) -> Result<SharedMemory> {
+        SharedMemory::options().create(len)
+    }
+
+    /// New memory that isn't the plainest: which grows, say.
+    pub fn options() -> SharedMemoryOptions {
+        SharedMemoryOptions { most: 0, pages: Pages::Small }
+    }
+
+    pub(super) fn of(region: Arc<Region>) -> SharedMemory {
+        SharedMemory { bytes: Array::of(region) }
+    }
+
+    fn region(&self) -> &Arc<Region> {
+        self.bytes.region()
+    }
+
+    /// How many bytes there can be: as many as there are, unless it was made [growable](SharedMemoryOptions::growable).
+    pub fn max_len(&self) -> usize {
+        self.region().most()
+    }
+
+    /// Has `len` bytes from now on, for all who have it; unless there are more already. Those that are new are zero. Whoever holds it keeps the slice that they have, and
+    /// sees the rest when they lock it the next time. It doesn't move.
+    ///
+    /// ```
+    /// use multiproc::SharedMemory;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let memory = SharedMemory::options().growable(1 << 30).create(4096)?; // only 4096 bytes take memory
+    /// let other = memory.clone();
+    /// memory.grow(1 << 20)?;
+    /// assert_eq!(other.lock()?.len(), 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::Limit`] beyond [`max_len`](SharedMemory::max_len); `ENOSPC`, `ENOMEM`. Then nothing has changed.
+    pub fn grow(&self, len: usize) -> Result<(), MemoryError> {
+        if len > self.max_len() {
+            return Err(MemoryError::Limit { asked: len, most: self.max_len() });
+        }
+        self.region().grow(len as u64).map_err(MemoryError::io("grow shared memory"))
+    }
+
+    /// All of it as atomics: `AtomicU8` to `AtomicU64`, `AtomicI8` to `AtomicI64`, `AtomicUsize` and `AtomicIsize`; as many as there are at this moment. If some bytes
+    /// at the end are too few for one more, they are left out.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// use multiproc::{Process, SharedMemory};
+    ///
+    /// fn count(memory: SharedMemory) -> multiproc::Result<()> {
+    ///     let counters = memory.as_atomics::<AtomicU64>()?;
+    ///     for _ in 0..1000 {
+    ///         counters[3].fetch_add(1, Ordering::Relaxed);
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let memory = SharedMemory::new(4096)?;
+    /// let children = (0..2).map(|_| Process::new(count, (memory.clone(),)).start());
+    /// for child in children.collect::<Result<Vec<_>, _>>()? {
+    ///     child.join()??;
+    /// }
+    /// assert_eq!(memory.as_atomics::<AtomicU64>()?[3].load(Ordering::Relaxed), 2000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::Locked`] if it has been used under its lock, [`MemoryError::Atomics`] if it has been used as atomics of another size, by whomever.
+    pub fn as_atomics<A: Atomic>(&self) -> Result<&[A], MemoryError> {
+        let size = size_of::<A>();
+        self.region().use_as(Usage::Atomics(size)).map_err(|usage| MemoryError::used_as(usage, size))?;
+        // SAFETY: so many bytes are mapped, from a page on, for as long as this handle is there; any bytes are an atomic, and all who touch them do so as such:
+        // it has just been seen that the memory is used so.
+        Ok(unsafe { std::slice::from_raw_parts(self.as_ptr().cast_const().cast(), self.len() / size) })
+    }
+
+    /// The same memory, as an array of values of this type: with the same lock, and as many as there are at this moment and later.
+    ///
+    /// ```
+    /// use multiproc::SharedMemory;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let memory = SharedMemory::new(800)?;
+    /// let numbers = memory.as_array::<f64>()?;
+    /// numbers.lock()?[99] = 1.5;
+    /// assert_eq!(memory.read()?[792..], 1.5_f64.to_ne_bytes());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::Length`] if that is no whole number of values.
+    pub fn as_array<T: Plain>(&self) -> Result<Array<T>, MemoryError> {
+        let (len, size) = (self.len(), size_of::<T>());
+        match len.checked_rem(size) {
+            Some(0) => Ok(Array::of(self.region().clone())),
+            _ => Err(MemoryError::Length { len, size }),
+        }
+    }
+
+    /// A handle by which it can only be read: memory is mapped so that a write to it is a `SIGSEGV` of the process that tries. It travels as this does.
+    ///
+    /// It keeps from mistakes, not from malice: who has it and is of the same user can come by the whole.
+    ///
+    /// ```
+    /// use multiproc::{Process, ReadOnlyMemory, SharedMemory};
+    ///
+    /// fn sum(memory: ReadOnlyMemory) -> multiproc::Result<u32> {
+    ///     Ok(memory.read()?.iter().map(|byte| u32::from(*byte)).sum())
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let memory = SharedMemory::new(1000)?;
+    /// memory.lock()?.fill(2);
+    /// let child = Process::new(sum, (memory.read_only()?,)).start()?;
+    /// assert_eq!(child.join()??, 2000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `EMFILE`; `ENOENT` without `/proc`; `ENOMEM` for one more mapping.
+    pub fn read_only(&self) -> Result<ReadOnlyMemory, MemoryError> {
+        let io = MemoryError::io("open shared memory to be read only");
+        let (control, memory) = self.region().descriptors(Access::ReadOnly).map_err(&io)?;
+        Ok(ReadOnlyMemory::of(Arc::new(Region::open(control, memory).map_err(&io)?)))
+    }
+
+    /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it.
+    ///
+    /// ```
+    /// use multiproc::{Process, SharedBytes, SharedMemory};
+    ///
+    /// fn fill(memory: SharedMemory) -> multiproc::Result<()> {
+    ///     memory.lock()?.fill(7);
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let memory = SharedMemory::new(1000)?;
+    /// Process::new(fill, (memory.clone(),)).start()?.join()??;
+    /// let bytes: SharedBytes = memory.freeze()?;
+    /// assert_eq!(bytes[..], [7; 1000]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one.
+    pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
+        let in_use = |memory| FreezeError { memory, error: MemoryError::InUse };
+        let region =
+            Arc::try_unwrap(self.bytes.into_region()).map_err(|region| in_use(Some(SharedMemory::of(region))))?;
+        let io = |source| MemoryError::Io { what: "freeze shared memory", source };
+        let (control, memory) = match region.descriptors(Access::Write) {
+            Ok((control, Some(memory))) => (control, memory),
+            Ok((_, None)) => unreachable!("it has a file of its own"),
+            Err(error) => {
+                return Err(FreezeError { memory: Some(SharedMemory::of(Arc::new(region))), error: io(error) });
+            }
+        };
+        // Of this handle's, no mapping is left in which it could be written.
+        let (file, len) = region.into_file().unwrap_or_else(|_| unreachable!("it has a file of its own"));
+        match file.freeze() {
+            Ok(()) => {
+                let map = SharedBytes::open(memory, 0, len as u64);
+                map.map_err(|source| FreezeError { memory: None, error: io(source) })
+            }
+            Err(error) => {
+                let memory = Region::open(control, Some(memory)).map(|region| SharedMemory::of(Arc::new(region))).ok();
+                let error = match error.kind() {
+                    std::io::ErrorKind::ResourceBusy => MemoryError::InUse,
+                    _ => io(error),
+                };
+                Err(FreezeError { memory, error })
+            }
+        }
+    }
+
+    /// Maps all of its pages now, and not each when it is touched first: quicker if all of it is about to be used.
+    pub fn prefault(&self) {
+        self.region().populate(0..self.len());
+    }
+
+    /// Where it begins in this process's memory: with a page. It stays there as long as this handle, or a clone of it, does.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.region().start().as_ptr()
+    }
+
+    /// All of it, without asking anybody.
+    ///
+    /// # Safety
+    /// Nobody, in whatever process, may write to it for as long as the slice is there.
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: so many bytes are mapped as long as this handle is there, and nobody changes them, as the caller says.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+
+    /// All of it, to be changed, without asking anybody.
+    ///
+    /// What is written there may be read by others in any order, and torn. For writes that race, go by [`as_ptr`](SharedMemory::as_ptr) and write with
+    /// [`write_volatile`](std::ptr::write_volatile), or use [atomics](SharedMemory::as_atomics).
+    ///
+    /// # Safety
+    /// Nobody else, in whatever process, may read it or write to it for as long as the slice is there.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn as_mut_slice(&self) -> &mut [u8] {
+        // SAFETY: so many bytes are mapped as long as this handle is there, and nobody else touches them, as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
+    }
+}
+
+/// As an array of bytes.
+impl Deref for SharedMemory {
+    type Target = Array<u8>;
+
+    #[inline]
+    fn deref(&self) -> &Array<u8> {
+        &self.bytes
+    }
+}
+
+impl Clone for SharedMemory {
+    fn clone(&self) -> SharedMemory {
+        SharedMemory { bytes: self.bytes.clone() }
+    }
+}
+
+impl fmt::Debug for SharedMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedMemory")
+            .field("len", &self.len())
+            .field("max_len", &self.max_len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The memory file (see memfd_create(2)): for those who know nothing of this library. It begins with the first byte, and is as long as the memory, in whole pages.
+impl AsFd for SharedMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.region().memory().expect("it has a file of its own")
+    }
+}
+
+impl Serialize for SharedMemory {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        travel::serialize(self.region(), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedMemory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SharedMemory, D::Error> {
+        let region = travel::deserialize_to_write(deserializer)?;
+        match region.memory() {
+            Some(_) => Ok(SharedMemory::of(Arc::new(region))),
+            None => Err(serde::de::Error::custom("this is no shared memory but an array")),
+        }
+    }
+}
+
+/// The pages that [`SharedMemory`] is made of, if not of the usual 4 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HugePages {
+    /// Those that the kernel makes by itself, if it does so for memory files: see `/sys/kernel/mm/transparent_hugepage/shmem_enabled`, which has to be `advise` or more. If not, they are of the usual
+    /// size.
+    Transparent,
+    /// Of those that the administrator has put in reserve, of the system's default size: see `/proc/sys/vm/nr_hugepages`. If there are too few, that is an error.
+    Reserved,
+}
+
+/// How shared memory is to be made: of [`SharedMemory::options`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is made before `create`"]
+pub struct SharedMemoryOptions {
+    most: usize,
+    pages: Pages,
+}
+
+impl SharedMemoryOptions {
+    /// It can [grow](SharedMemory::grow) to `max_len` bytes. So much address space is taken at once, by everybody who has it, and no memory.
+    pub fn growable(mut self, max_len: usize) -> SharedMemoryOptions {
+        self.most = max_len;
+        self
+    }
+
+    /// It is made of huge pages, which spares faults and TLB misses where there is much.
+    ///
+    /// ```
+    /// use multiproc::{HugePages, SharedMemory};
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let memory = SharedMemory::options().huge_pages(HugePages::Transparent).create(16 << 20)?;
+    /// memory.lock()?.fill(1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn huge_pages(mut self, pages: HugePages) -> SharedMemoryOptions {
+        self.pages = match pages {
+            HugePages::Transparent => Pages::Transparent,
+            HugePages::Reserved => Pages::Reserved,
+        };
+        self
+    }
+
+    /// New memory of `len` bytes, all of them zero.
+    ///
+    /// # Errors
+    /// [`Error::Make`](crate::Error::Make): no descriptor, no memory, no address space or no huge pages are left.
+    pub fn create(&self, len: usize) -> Result<SharedMemory> {
+        let most = self.most.max(len) as u64;
+        let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
+        let region = Region::create_apart(&wanted).map_err(not_made("shared memory"))?;
+        Ok(SharedMemory::of(Arc::new(region)))
+    }
+}

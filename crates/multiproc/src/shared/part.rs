@@ -1,0 +1,122 @@
+//! [`ArrayPart`]: a part of an array or of shared memory, with a lock of its own.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::array::Array;
+use super::guard::{self, Locked, Tried};
+use crate::error::Result;
+use crate::shm::cell::Plain;
+use crate::shm::owned::Patience;
+use crate::shm::parts::Plan;
+
+/// A part of an [`Array`], or of [`SharedMemory`](crate::SharedMemory), that a process can have to itself while others have other parts:
+/// [`slice::chunks_mut`] over processes.
+///
+/// It comes of [`Array::split`] or [`Array::chunks`], and travels as the array does. If it is sent to several processes, one of them has it at a time. Somebody
+/// who dies with it poisons this part, and the whole, but no other part.
+///
+/// A thread may hold several parts. Who wants to read or lock the whole waits until nobody has a part.
+pub struct ArrayPart<T: Plain> {
+    array: Array<T>,
+    index: u32,
+    /// The number of the division that it is a part of.
+    version: u32,
+    bytes: Range<usize>,
+}
+
+impl<T: Plain> ArrayPart<T> {
+    pub(super) fn of(array: Array<T>, index: u32, version: u32, plan: &Plan) -> ArrayPart<T> {
+        ArrayPart { array, index, version, bytes: plan.range(index) }
+    }
+
+    /// Which part it is, beginning with 0.
+    pub fn index(&self) -> usize {
+        self.index as usize
+    }
+
+    /// Where in the array its values are.
+    pub fn range(&self) -> Range<usize> {
+        self.bytes.start / size_of::<T>()..self.bytes.end / size_of::<T>()
+    }
+
+    /// How many values it has.
+    pub fn len(&self) -> usize {
+        self.range().len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What it is a part of.
+    pub fn array(&self) -> &Array<T> {
+        &self.array
+    }
+
+    /// Waits until nobody else has it, and nobody reads or has the whole; and has it until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`LockError::Poisoned`](crate::sync::LockError::Poisoned), with the guard, if somebody has died or panicked while holding it or the whole;
+    /// [`LockError::Misuse`](crate::sync::LockError::Misuse) if the calling thread has it already, or reads or has the whole, or holds 1024 locks; or if
+    /// the array has been divided otherwise since.
+    #[inline]
+    pub fn lock(&self) -> Locked<'_, T> {
+        self.within(Patience::Endless).map(|guard| guard.expect("nobody waits for ever in vain"))
+    }
+
+    /// Has it if nobody else does, and nobody reads or has the whole, or is about to; `None` if somebody does.
+    ///
+    /// # Errors
+    /// As [`lock`](ArrayPart::lock).
+    pub fn try_lock(&self) -> Tried<'_, T> {
+        self.within(Patience::None)
+    }
+
+    /// As [`lock`](ArrayPart::lock), waiting for at most `timeout`; `None` when that is over.
+    ///
+    /// # Errors
+    /// As [`lock`](ArrayPart::lock).
+    pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
+        self.within(Patience::lasting(timeout))
+    }
+
+    #[inline]
+    fn within(&self, patience: Patience) -> Tried<'_, T> {
+        guard::lock_part(self.array.region(), self.index(), self.version, self.bytes.clone(), patience)
+    }
+}
+
+impl<T: Plain> Clone for ArrayPart<T> {
+    fn clone(&self) -> ArrayPart<T> {
+        ArrayPart { array: self.array.clone(), index: self.index, version: self.version, bytes: self.bytes.clone() }
+    }
+}
+
+impl<T: Plain> fmt::Debug for ArrayPart<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrayPart").field("index", &self.index).field("range", &self.range()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain> Serialize for ArrayPart<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.array, self.index, self.version).serialize(serializer)
+    }
+}
+
+impl<'de, T: Plain> Deserialize<'de> for ArrayPart<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ArrayPart<T>, D::Error> {
+        let (array, index, version) = <(Array<T>, u32, u32)>::deserialize(deserializer)?;
+        // If it has been divided otherwise meanwhile, it is a part of nothing, which locking it tells.
+        let bytes = match array.region().plan() {
+            Some((current, plan)) if current == version => plan.range(index),
+            _ => 0..0,
+        };
+        Ok(ArrayPart { array, index, version, bytes })
+    }
+}

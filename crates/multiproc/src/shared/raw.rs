@@ -1,0 +1,251 @@
+//! [`RawValue`] and [`RawArray`]: atomics for several processes, without a lock.
+
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::error::MemoryError;
+use super::travel;
+use crate::error::Result;
+use crate::shm::cell::kind_of;
+use crate::shm::region::{Region, Usage};
+use crate::sync::error::not_made;
+
+mod sealed {
+    /// # Safety
+    /// An atomic integer: any bytes are one, and all of its methods may be used while others do so.
+    #[allow(unreachable_pub)]
+    pub unsafe trait Sealed: Send + Sync + std::fmt::Debug + 'static {}
+}
+
+/// The atomic integers of [`std::sync::atomic`]: [`AtomicU8`] to [`AtomicU64`], [`AtomicI8`] to [`AtomicI64`], [`AtomicUsize`] and [`AtomicIsize`].
+///
+/// Not `AtomicBool`, as not all bytes are one.
+pub trait Atomic: sealed::Sealed {
+    /// What [`new`](RawValue::new) begins with: `u64` for `AtomicU64`.
+    type Value: Copy;
+
+    #[doc(hidden)]
+    fn begin(&self, value: Self::Value);
+}
+
+macro_rules! atomics {
+    ($($atomic:ident: $value:ty),* $(,)?) => {
+        $(
+            // SAFETY: it is one.
+            unsafe impl sealed::Sealed for $atomic {}
+
+            impl Atomic for $atomic {
+                type Value = $value;
+
+                fn begin(&self, value: $value) {
+                    self.store(value, std::sync::atomic::Ordering::SeqCst);
+                }
+            }
+        )*
+    };
+}
+
+atomics! {
+    AtomicU8: u8, AtomicU16: u16, AtomicU32: u32, AtomicU64: u64, AtomicUsize: usize,
+    AtomicI8: i8, AtomicI16: i16, AtomicI32: i32, AtomicI64: i64, AtomicIsize: isize,
+}
+
+/// Any number of atomics in shared memory, without a lock: Python's `multiprocessing.RawArray`, without its races.
+///
+/// It derefs to a slice of them. A clone is another handle of the same array, and so is what arrives where one was sent to. It costs one descriptor. Nobody waits for
+/// anybody, so nobody's death is anything to others. For what needs more than one number at a time there is [`Array`](crate::Array).
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use multiproc::{Process, RawArray};
+///
+/// fn count(bytes: Vec<u8>, histogram: RawArray<AtomicU32>) {
+///     for byte in bytes {
+///         histogram[usize::from(byte)].fetch_add(1, Ordering::Relaxed);
+///     }
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let histogram = RawArray::<AtomicU32>::new(256)?;
+/// let texts = [b"to be or".to_vec(), b"not to be".to_vec()];
+/// let children = texts.map(|text| Process::new(count, (text, histogram.clone())).start());
+/// for child in children {
+///     child?.join()?;
+/// }
+/// assert_eq!(histogram[usize::from(b'o')].load(Ordering::Relaxed), 4);
+/// # Ok(())
+/// # }
+/// ```
+pub struct RawArray<A: Atomic> {
+    inner: Arc<Region>,
+    of: PhantomData<fn() -> A>,
+}
+
+impl<A: Atomic> RawArray<A> {
+    /// A new one of `len` zeros.
+    ///
+    /// # Errors
+    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
+    pub fn new(len: usize) -> Result<RawArray<A>> {
+        RawArray::named(len, "array of atomics")
+    }
+
+    fn named(len: usize, name: &'static str) -> Result<RawArray<A>> {
+        let bytes = len.checked_mul(size_of::<A>()).map_or(u64::MAX, |bytes| bytes as u64);
+        let region = Region::create(bytes, kind_of::<A>()).map_err(not_made(name))?;
+        Ok(RawArray::of(region).expect("nobody has used it before"))
+    }
+
+    /// A new one, with these values.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicI64, Ordering};
+    ///
+    /// use multiproc::RawArray;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let numbers = RawArray::<AtomicI64>::from_slice(&[1, -2, 3])?;
+    /// assert_eq!(numbers.iter().map(|number| number.load(Ordering::Relaxed)).sum::<i64>(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`new`](RawArray::new).
+    pub fn from_slice(values: &[A::Value]) -> Result<RawArray<A>> {
+        let array = RawArray::<A>::new(values.len())?;
+        for (place, value) in array.iter().zip(values) {
+            place.begin(*value);
+        }
+        Ok(array)
+    }
+
+    fn of(region: Region) -> Result<RawArray<A>, MemoryError> {
+        let size = size_of::<A>();
+        if region.kind() != kind_of::<A>() {
+            return Err(MemoryError::Type { asked: type_name::<A>() });
+        }
+        region.use_as(Usage::Atomics(size)).map_err(|usage| MemoryError::used_as(usage, size))?;
+        Ok(RawArray { inner: Arc::new(region), of: PhantomData })
+    }
+}
+
+impl<A: Atomic> Deref for RawArray<A> {
+    type Target = [A];
+
+    #[inline]
+    fn deref(&self) -> &[A] {
+        // SAFETY: so many bytes are mapped, from a page on, for as long as this handle is there; any bytes are an atomic, and all who touch them do so as such: the
+        // region is used so.
+        unsafe { std::slice::from_raw_parts(self.inner.start().as_ptr().cast(), self.inner.len() / size_of::<A>()) }
+    }
+}
+
+impl<A: Atomic> Clone for RawArray<A> {
+    fn clone(&self) -> RawArray<A> {
+        RawArray { inner: self.inner.clone(), of: PhantomData }
+    }
+}
+
+impl<A: Atomic> fmt::Debug for RawArray<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<A: Atomic> Serialize for RawArray<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        travel::serialize(&self.inner, serializer)
+    }
+}
+
+impl<'de, A: Atomic> Deserialize<'de> for RawArray<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawArray<A>, D::Error> {
+        RawArray::of(travel::deserialize_to_write(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// An atomic in shared memory, without a lock: Python's `multiprocessing.RawValue`, without its races.
+///
+/// It derefs to it. Otherwise as [`RawArray`]; for several numbers at a time there is [`Value`](crate::Value).
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use multiproc::{Process, RawValue};
+///
+/// fn work(done: RawValue<AtomicU64>) {
+///     done.fetch_add(1, Ordering::Relaxed);
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let done = RawValue::<AtomicU64>::new(10)?;
+/// Process::new(work, (done.clone(),)).start()?.join()?;
+/// assert_eq!(done.load(Ordering::Relaxed), 11);
+/// # Ok(())
+/// # }
+/// ```
+pub struct RawValue<A: Atomic> {
+    one: RawArray<A>,
+}
+
+impl<A: Atomic> RawValue<A> {
+    /// A new one, with this value.
+    ///
+    /// # Errors
+    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
+    pub fn new(value: A::Value) -> Result<RawValue<A>> {
+        let one = RawArray::<A>::named(1, "atomic")?;
+        one[0].begin(value);
+        Ok(RawValue { one })
+    }
+}
+
+impl<A: Atomic> Deref for RawValue<A> {
+    type Target = A;
+
+    #[inline]
+    fn deref(&self) -> &A {
+        &self.one[0]
+    }
+}
+
+impl<A: Atomic> Clone for RawValue<A> {
+    fn clone(&self) -> RawValue<A> {
+        RawValue { one: self.one.clone() }
+    }
+}
+
+impl<A: Atomic> fmt::Debug for RawValue<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<A: Atomic> Serialize for RawValue<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.one.serialize(serializer)
+    }
+}
+
+impl<'de, A: Atomic> Deserialize<'de> for RawValue<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawValue<A>, D::Error> {
+        let one = RawArray::<A>::deserialize(deserializer)?;
+        match one.len() {
+            1 => Ok(RawValue { one }),
+            len => Err(serde::de::Error::custom(format_args!("this is no single atomic, but {len} of them"))),
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Parts of what many read or one writes, each for one at a time: a word for each part, beside the turnstile and the slots of [`super::readers`].
+//! `../shared/PROTOCOL.md`, "The lock of a region".
+//!
+//! Who takes a part says so, then looks whether somebody has the turnstile or reads. Who reads or writes the whole says so, then looks at the parts. So at least one of
+//! two who come at the same time sees the other, and it gives way, to wait at the turnstile.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use multiproc_os::robust::Thread;
+
+use super::owned::{Guarded, Kept, Patience, Refusal};
+use super::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
+use super::segment::layout;
+
+/// How many parts there may be.
+pub(crate) const MOST_PARTS: usize = 1024;
+
+layout! {
+    /// One part.
+    pub(crate) struct Part {
+        guarded: Guarded,
+        /// Whether who has it has begun to use it. Others take it for a moment, to wait.
+        begun: AtomicU32,
+        _reserved: AtomicU32,
+    }
+}
+
+layout! {
+    /// Where the parts are. Changed by who has the turnstile, while nobody reads and nobody has a part.
+    pub(crate) struct Division {
+        /// Grows by one before and after each change; odd in between.
+        version: AtomicU32,
+        /// How many parts there are.
+        count: AtomicU32,
+        /// How many bytes each part has, but for the last; 0: as many as the others, give or take a unit.
+        each: AtomicU64,
+        /// How many bytes there are in all.
+        all: AtomicU64,
+        /// How many bytes must stay together.
+        unit: AtomicU64,
+        /// How often a thread has taken a part without looking, since it had another.
+        bypasses: AtomicU32,
+        _reserved: AtomicU32,
+    }
+}
+
+/// How something is to be divided. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) count: u32,
+    pub(crate) each: u64,
+    pub(crate) all: u64,
+    pub(crate) unit: u64,
+}
+
+impl Plan {
+    /// Where part `index` is.
+    pub(crate) fn range(&self, index: u32) -> Range<usize> {
+        let edge = |index: u32| {
+            let [count, each, all, unit, index] =
+                [self.count.into(), self.each, self.all, self.unit, index.into()].map(u128::from);
+            let edge = match each {
+                0 => all.checked_div(unit).unwrap_or(0) * index / count.max(1) * unit,
+                each => each * index,
+            };
+            edge.min(all) as usize
+        };
+        edge(index)..edge(index.saturating_add(1))
+    }
+}
+
+impl Division {
+    /// How it is divided, and a number that tells this division from all others; none while that changes.
+    pub(crate) fn plan(&self) -> Option<(u32, Plan)> {
+        let version = self.version.load(SeqCst);
+        let plan = Plan {
+            count: self.count.load(SeqCst),
+            each: self.each.load(SeqCst),
+            all: self.all.load(SeqCst),
+            unit: self.unit.load(SeqCst),
+        };
+        (version % 2 == 0 && self.version.load(SeqCst) == version).then_some((version, plan))
+    }
+
+    /// Whether it still is the division of this number.
+    pub(crate) fn is(&self, version: u32) -> bool {
+        self.version.load(SeqCst) == version
+    }
+
+    /// How many parts are to be looked at.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        (self.count.load(SeqCst) as usize).min(MOST_PARTS)
+    }
+
+    /// Changes it. The caller has the turnstile, and nobody reads or has a part. Whoever dies in the middle leaves an odd version.
+    fn change(&self, plan: &Plan) -> u32 {
+        let odd = self.version.fetch_add(1, SeqCst).wrapping_add(1);
+        self.count.store(plan.count, SeqCst);
+        self.each.store(plan.each, SeqCst);
+        self.all.store(plan.all, SeqCst);
+        self.unit.store(plan.unit, SeqCst);
+        self.version.store(odd.wrapping_add(1), SeqCst);
+        odd.wrapping_add(1)
+    }
+
+    /// Sees to what somebody has left who died while changing it: there are no parts then. The caller has the turnstile.
+    pub(super) fn mend(&self) {
+        let version = self.version.load(SeqCst);
+        if version % 2 == 1 {
+            self.count.store(0, SeqCst);
+            self.version.store(version.wrapping_add(1), SeqCst);
+        }
+    }
+}
+
+impl<L: Readers, const N: usize> Kept<L, N> {
+    /// The parts that there are.
+    #[inline]
+    fn parts(&self) -> &[Part] {
+        self.division().map_or(&[], |division| &self.all_parts()[..division.count()])
+    }
+
+    /// The word of a part, which knows who came to grief with it.
+    pub(crate) fn part(&self, index: usize) -> Option<&Guarded> {
+        self.all_parts().get(index).map(|part| &part.guarded)
+    }
+
+    /// Whether nobody has a part; and nobody has taken one unseen, by a way around what the caller has shut.
+    #[inline]
+    pub(super) fn parts_are_free(&self) -> bool {
+        let Some(division) = self.division() else { return true };
+        let bypasses = division.bypasses.load(SeqCst);
+        self.parts().iter().all(|part| part.guarded.owned().is_free()) && division.bypasses.load(SeqCst) == bypasses
+    }
+
+    /// Waits until nobody has a part. The caller has the turnstile, so nobody takes one, but those who have another already.
+    pub(super) fn outwait_parts(&self, patience: Patience) -> Result<(), Refusal> {
+        while !self.parts_are_free() {
+            for (index, part) in self.parts().iter().enumerate() {
+                if !part.guarded.owned().is_free() {
+                    self.take_part(index, patience)?;
+                    self.give_up_part(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the calling thread has a part, other than this.
+    pub(super) fn has_part_besides(&self, this: Option<usize>) -> bool {
+        let mine = |(index, part): (usize, &Part)| Some(index) != this && part.guarded.is_mine();
+        self.parts().iter().enumerate().any(mine)
+    }
+
+    fn take_part(&self, index: usize, patience: Patience) -> Result<(), Refusal> {
+        let part = &self.all_parts()[index];
+        part.guarded.take(self, FIRST_PART + index, patience, || part.begun.load(SeqCst) != 0)?;
+        // Whoever has left it is remembered.
+        part.begun.store(0, SeqCst);
+        Ok(())
+    }
+
+    fn give_up_part(&self, index: usize) {
+        self.all_parts()[index].guarded.give_up(self, FIRST_PART + index);
+    }
+
+    /// Has a part of the division of this number to oneself.
+    pub(crate) fn lock_part(&self, index: usize, version: u32, patience: Patience) -> Result<(), Denial> {
+        let division = self.division().ok_or(Denial::Stale)?;
+        let begin = || {
+            // Who changes it waits for whoever has a part, and has the turnstile meanwhile.
+            if !division.is(version) {
+                self.give_up_part(index);
+                return Err(Denial::Stale);
+            }
+            self.all_parts()[index].begun.store(1, SeqCst);
+            Ok(())
+        };
+        loop {
+            // A part that has ever been has memory.
+            if !division.is(version) || index >= self.parts().len() {
+                return Err(Denial::Stale);
+            }
+            self.take_part(index, patience)?;
+            // After the part was taken, as the others look at the parts after they have taken the turnstile, or a slot.
+            if self.turnstile().owned().is_free() && self.readers() == 0 {
+                return begin();
+            }
+            if self.has_part_besides(Some(index)) {
+                // Whoever is at the turnstile waits for this very thread, and has to see that it must look again.
+                division.bypasses.fetch_add(1, SeqCst);
+                return begin();
+            }
+            self.give_up_part(index);
+            if self.reads() {
+                return Err(Denial::Reads);
+            }
+            self.take_turnstile(patience)?;
+            // With the turnstile, the part isn't waited for: others may want other parts.
+            let taken = self.outwait_readers(patience).then(|| self.take_part(index, Patience::None));
+            let result = match taken {
+                Some(Ok(())) => Some(begin()),
+                Some(Err(Refusal::Busy)) => None,
+                Some(Err(refusal)) => Some(Err(refusal.into())),
+                None => Some(Err(Denial::Busy)),
+            };
+            self.turnstile().give_up(self, TURNSTILE);
+            if let Some(result) = result {
+                return result;
+            }
+        }
+    }
+
+    /// Gives a part up. Does nothing in a copy of the process that has it.
+    pub(crate) fn end_part(&self, index: usize) {
+        let Some(part) = self.all_parts().get(index) else { return };
+        if part.guarded.is_mine() {
+            part.begun.store(0, SeqCst);
+            self.give_up_part(index);
+        }
+    }
+
+    /// Divides it anew, unless it is divided so; gives the number of the division. Waits until nobody reads, writes or has a part; `allocate` is to have memory for
+    /// so many parts.
+    pub(crate) fn divide(
+        &self,
+        plan: &Plan,
+        patience: Patience,
+        allocate: impl FnOnce(usize) -> bool,
+    ) -> Result<u32, Denial> {
+        let division = self.division().ok_or(Denial::Stale)?;
+        if let Some((version, current)) = division.plan()
+            && current == *plan
+        {
+            return Ok(version);
+        }
+        self.come_in(patience)?;
+        let result = match division.plan() {
+            // Another was quicker.
+            Some((version, current)) if current == *plan => Ok(version),
+            _ if plan.count as usize > MOST_PARTS || !allocate(plan.count as usize) => Err(Denial::NoSlot),
+            _ => {
+                // Who came to grief with a part did so with the whole, of which there will be other parts.
+                for part in self.parts() {
+                    if part.guarded.grief().is_some() {
+                        self.turnstile().inherit_from(&part.guarded);
+                        part.guarded.forgive();
+                    }
+                }
+                Ok(division.change(plan))
+            }
+        };
+        self.turnstile().give_up(self, TURNSTILE);
+        result
+    }
+
+    /// Who has come to grief with the whole, or with any part of it, or with this part.
+    pub(crate) fn grief_of(&self, part: Option<usize>) -> Option<&Guarded> {
+        let mut parts = match part {
+            Some(index) => self.parts().get(index..=index),
+            None => Some(self.parts()),
+        }
+        .unwrap_or_default()
+        .iter();
+        let whole = Some(self.turnstile()).filter(|turnstile| turnstile.grief().is_some());
+        whole.or_else(|| parts.find_map(|part| Some(&part.guarded).filter(|guarded| guarded.grief().is_some())))
+    }
+
+    /// What was left is put right: all of it, or this part.
+    pub(crate) fn forgive(&self, part: Option<usize>) {
+        match part {
+            Some(index) => self.parts().get(index).into_iter().for_each(|part| part.guarded.forgive()),
+            None => {
+                self.turnstile().forgive();
+                self.parts().iter().for_each(|part| part.guarded.forgive());
+            }
+        }
+    }
+
+    /// Whether the calling thread reads.
+    fn reads(&self) -> bool {
+        let this = Some(Thread::current().id());
+        self.slots_in_use().iter().any(|slot| slot.owner() == this)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_all_and_do_not_overlap() {
+        for (all, unit) in [(0, 8), (8, 8), (80, 8), (1001, 1), (1 << 50, 4096)] {
+            for count in [1, 2, 3, 7, 1000] {
+                let plan = Plan { count, each: 0, all, unit };
+                let ranges: Vec<_> = (0..count).map(|index| plan.range(index)).collect();
+                assert_eq!((ranges[0].start, ranges[count as usize - 1].end), (0, all as usize));
+                assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let lens = ranges.iter().map(|range| range.len() as u64 / unit);
+                assert!(lens.clone().max().unwrap() - lens.min().unwrap() <= 1);
+            }
+            let each = 24 * unit;
+            let count = all.div_ceil(each).min(1000) as u32;
+            let plan = Plan { count, each, all, unit };
+            let lens = (0..count).map(|index| plan.range(index).len() as u64);
+            assert!(lens.clone().rev().skip(1).all(|len| len == each) && lens.clone().all(|len| len > 0));
+        }
+    }
+
+    #[test]
+    fn a_plan_of_garbage_leads_nobody_astray() {
+        for each in [0, 1, u64::MAX] {
+            for unit in [0, 1, u64::MAX] {
+                for count in [0, 1, u32::MAX] {
+                    for index in [0, 1, u32::MAX] {
+                        let range = Plan { count, each, all: 100, unit }.range(index);
+                        assert!(range.start <= range.end && range.end <= 100, "{range:?}");
+                    }
+                }
+            }
+        }
+    }
+}
