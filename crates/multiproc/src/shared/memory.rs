@@ -236,7 +236,7 @@ impl SharedMemory {
             }
         };
         // Of this handle's, no mapping is left in which it could be written.
-        let (file, len) = region.into_file().unwrap_or_else(|_| unreachable!("it has a file of its own"));
+        let (file, len) = region.into_file().expect("it has a file of its own");
         match file.freeze() {
             Ok(()) => {
                 let map = SharedBytes::open(memory, 0, len as u64);

@@ -80,7 +80,7 @@ impl Division {
             all: self.all.load(SeqCst),
             unit: self.unit.load(SeqCst),
         };
-        (version % 2 == 0 && self.version.load(SeqCst) == version).then_some((version, plan))
+        (version.is_multiple_of(2) && self.version.load(SeqCst) == version).then_some((version, plan))
     }
 
     /// Whether it still is the division of this number.

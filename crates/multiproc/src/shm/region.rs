@@ -210,7 +210,7 @@ impl Region {
             None => (control.file(), Region::BEHIND as u64),
         };
         let access = if memory.is_writable()? { Access::Write } else { Access::ReadOnly };
-        let there = memory.size()?.checked_sub(from).unwrap_or(0);
+        let there = memory.size()?.saturating_sub(from);
         let len = control.len.load(SeqCst);
         if len > there || there == 0 {
             return Err(invalid("it is too short"));
@@ -361,13 +361,10 @@ impl Region {
         self.control.division.plan()
     }
 
-    /// Takes the memory's file out, for it to be frozen. Gives the region back if the memory is behind the control.
-    pub(crate) fn into_file(self) -> Result<(SharedFile, usize), Region> {
+    /// Takes the memory's file out, for it to be frozen; none if the memory is behind the control.
+    pub(crate) fn into_file(self) -> Option<(SharedFile, usize)> {
         let len = self.len();
-        match self {
-            Region { file: Some(file), .. } => Ok((file, len)),
-            region => Err(region),
-        }
+        self.file.map(|file| (file, len))
     }
 }
 
