@@ -307,7 +307,9 @@ impl fmt::Debug for SharedMemory {
         f.debug_struct("SharedMemory")
             .field("len", &self.len())
             .field("max_len", &self.max_len())
-            .finish_non_exhaustive()
+            .field("locked", &self.is_locked())
+            .field("poisoned", &self.is_poisoned())
+            .finish()
     }
 }
 

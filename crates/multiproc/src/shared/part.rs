@@ -10,7 +10,7 @@ use super::array::Array;
 use super::guard::{self, Locked, Tried};
 use crate::error::Result;
 use crate::shm::cell::Plain;
-use crate::shm::owned::Patience;
+use crate::shm::owned::{Guarded, Patience};
 use crate::shm::parts::Plan;
 
 /// A part of an [`Array`], or of [`SharedMemory`](crate::SharedMemory), that a process can have to itself while others have other parts:
@@ -85,6 +85,25 @@ impl<T: Plain> ArrayPart<T> {
         self.within(Patience::lasting(timeout))
     }
 
+    /// Whether somebody has it at this moment, or is looking whether they can.
+    pub fn is_locked(&self) -> bool {
+        self.word().is_some_and(|word| word.owned().owner().is_some())
+    }
+
+    /// Whether somebody has died or panicked while holding it or the whole. That a holder has died is known to those who have locked it since.
+    pub fn is_poisoned(&self) -> bool {
+        self.array.region().lock().grief_of(Some(self.index())).is_some()
+    }
+
+    /// Says that it is in order again: who locks it from now on gets no error. What befell the whole is put right by [`Array::clear_poison`].
+    pub fn clear_poison(&self) {
+        self.array.region().lock().forgive(Some(self.index()));
+    }
+
+    fn word(&self) -> Option<&Guarded> {
+        self.array.region().lock().part(self.index())
+    }
+
     #[inline]
     fn within(&self, patience: Patience) -> Tried<'_, T> {
         guard::lock_part(self.array.region(), self.index(), self.version, self.bytes.clone(), patience)
@@ -99,7 +118,11 @@ impl<T: Plain> Clone for ArrayPart<T> {
 
 impl<T: Plain> fmt::Debug for ArrayPart<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ArrayPart").field("index", &self.index).field("range", &self.range()).finish_non_exhaustive()
+        f.debug_struct("ArrayPart")
+            .field("index", &self.index)
+            .field("range", &self.range())
+            .field("poisoned", &self.is_poisoned())
+            .finish_non_exhaustive()
     }
 }
 

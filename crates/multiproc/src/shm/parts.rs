@@ -105,6 +105,13 @@ impl Division {
         odd.wrapping_add(1)
     }
 
+    /// As one who dies while changing it leaves it.
+    #[cfg(test)]
+    pub(super) fn begin_change(&self) {
+        self.version.fetch_add(1, SeqCst);
+        self.count.store(1000, SeqCst);
+    }
+
     /// Sees to what somebody has left who died while changing it: there are no parts then. The caller has the turnstile.
     pub(super) fn mend(&self) {
         let version = self.version.load(SeqCst);

@@ -375,3 +375,80 @@ fn whole_pages(len: u64, page: usize) -> io::Result<usize> {
     let len = len.filter(|len| *len <= isize::MAX as usize - Region::BEHIND);
     len.ok_or_else(|| io::Error::from_raw_os_error(multiproc_os::errno::ENOMEM))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(len: u64) -> Wanted {
+        Wanted { len, most: len, pages: Pages::Small, name: "multiproc-test".into() }
+    }
+
+    fn again(region: &Region, access: Access) -> io::Result<Region> {
+        let (control, file) = region.descriptors(access)?;
+        Region::open(control, file)
+    }
+
+    #[test]
+    fn what_was_given_back_is_there_again() {
+        let len = 10 * PAGE as u64;
+        for region in [Region::create(len, [0; 3]).unwrap(), Region::create_apart(&wanted(len)).unwrap()] {
+            let (file, from) = match &region.file {
+                Some(file) => (file, 0),
+                None => (region.control.file(), Region::BEHIND as u64),
+            };
+            let before = file.allocated().unwrap();
+            file.free(from, len);
+            assert!(file.allocated().unwrap() < len);
+            drop(again(&region, Access::Write).unwrap());
+            assert!(file.allocated().unwrap() >= len && file.allocated().unwrap() <= before);
+        }
+    }
+
+    #[test]
+    fn memory_behind_its_control_is_not_for_reading_alone() {
+        let region = Region::create(1, [0; 3]).unwrap();
+        assert_eq!(again(&region, Access::ReadOnly).unwrap_err().kind(), io::ErrorKind::Unsupported);
+        assert_eq!(region.memory().map(drop), None);
+        let region = Region::create_apart(&wanted(1)).unwrap();
+        let view = again(&region, Access::ReadOnly).unwrap();
+        // One of those is as good as the first.
+        assert_eq!(again(&view, Access::ReadOnly).unwrap().access(), Access::ReadOnly);
+    }
+
+    #[test]
+    fn numbers_of_garbage_lead_nobody_out_of_it() {
+        let region = Region::create(3 * PAGE as u64, [0; 3]).unwrap();
+        for garbage in [u64::MAX, 1 << 63, 4 * PAGE as u64] {
+            region.control.len.store(garbage, SeqCst);
+            region.control.most.store(garbage, SeqCst);
+            assert_eq!((region.len(), region.most()), (3 * PAGE, 3 * PAGE));
+            let error = again(&region, Access::Write).unwrap_err();
+            assert!(error.to_string().contains("too short"), "{error}");
+        }
+        region.control.usage.store(77, SeqCst);
+        assert_eq!(region.use_as(Usage::Locked), Err(Usage::Atomics(77)));
+    }
+
+    #[test]
+    fn parts_are_put_right_when_somebody_has_died_dividing() {
+        let region = Region::create(100, [0; 3]).unwrap();
+        let plan = Plan { count: 4, each: 0, all: 100, unit: 1 };
+        let version = region.divide(&plan).unwrap();
+        assert_eq!(region.divide(&plan), Ok(version));
+        let lock = region.lock();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                lock.write(Patience::Endless).unwrap();
+                lock.division().unwrap().begin_change();
+            });
+        });
+        assert_eq!(region.plan(), None);
+        assert_eq!(lock.lock_part(1, version, Patience::Endless), Err(Denial::Stale));
+        let next = region.divide(&plan).unwrap();
+        assert!(next > version + 1);
+        lock.lock_part(1, next, Patience::None).unwrap();
+        assert_eq!(lock.lock_part(1, version, Patience::None), Err(Denial::Stale));
+        lock.end_part(1);
+    }
+}
