@@ -67,6 +67,43 @@ fn what_somebody_has_died_with_is_poisoned_until_it_is_put_right() {
 }
 
 #[test]
+fn an_array_and_its_parts_outlive_their_holders() {
+    for name in ["array_lock", "array_unlock", "part_lock", "part_unlock"] {
+        step(name, &["free", "poisoned"]);
+    }
+    for name in ["array_inherit", "part_inherit"] {
+        step(name, &["poisoned"]);
+    }
+    for name in ["array_lock_asleep", "array_unlock_with_waiters", "part_lock_asleep", "part_unlock_with_waiters"] {
+        step(name, &["free", "poisoned"]);
+    }
+}
+
+#[test]
+fn who_wants_a_part_and_who_wants_the_whole_wait_for_nobody_who_is_dead() {
+    for name in ["array_read", "array_read_asleep", "array_end_reading_with_parts_waiting"] {
+        step(name, &["free"]);
+    }
+    for name in ["array_lock_with_parts_held", "part_lock_behind_a_reader", "part_unlock_with_all_waiting"] {
+        step(name, &["free", "poisoned"]);
+    }
+    // It has another part in any case.
+    step("part_lock_with_another", &["poisoned"]);
+}
+
+#[test]
+fn an_array_is_divided_or_not() {
+    for name in ["divide", "divide_inherit"] {
+        step(name, &["divided", "not divided"]);
+    }
+}
+
+#[test]
+fn shared_memory_grows_or_not() {
+    step("memory_grow", &["grown", "not grown"]);
+}
+
+#[test]
 fn a_lock_that_is_held_twice_outlives_its_holder() {
     step("rlock_again", &["free", "poisoned"]);
     step("runlock_once_of_twice", &["free", "poisoned"]);

@@ -293,7 +293,7 @@ fn a_lack_of_memory_or_of_anything_is_an_error_of_making_it() {
         let error = queue.put(memory.clone()).unwrap_err();
         assert!(error.to_string().contains("Cannot allocate memory"), "{error}");
         set(libc::RLIMIT_AS, libc::RLIM_INFINITY);
-        drop(queue);
+        drop((queue, error));
         memory.grow(1 << 20).unwrap();
         drop(memory);
         assert_eq!(open_files(), files);

@@ -6,6 +6,8 @@ use multiproc::sync::{
     Lock, LockError, LockGuard, Mutex, MutexGuard, Once, RLock, RLockGuard, RwLock, RwLockWriteGuard,
 };
 
+use multiproc::{Array, ArrayGuard, ArrayPart};
+
 use super::walk::{Run, Scenario, copy, sleeps, wait_for};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
@@ -28,6 +30,16 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("write_inherit", inherit::<Readable>),
     ("end_writing", give_up::<Readable>),
     ("end_writing_with_waiters", give_up_with_waiters::<Readable>),
+    ("array_lock", take::<Numbers>),
+    ("array_lock_asleep", take_asleep::<Numbers>),
+    ("array_inherit", inherit::<Numbers>),
+    ("array_unlock", give_up::<Numbers>),
+    ("array_unlock_with_waiters", give_up_with_waiters::<Numbers>),
+    ("part_lock", take::<Piece>),
+    ("part_lock_asleep", take_asleep::<Piece>),
+    ("part_inherit", inherit::<Piece>),
+    ("part_unlock", give_up::<Piece>),
+    ("part_unlock_with_waiters", give_up_with_waiters::<Piece>),
     ("call_once", call_once),
     ("call_once_with_waiters", call_once_with_waiters),
     ("call_once_inherit", call_once_inherit),
@@ -38,6 +50,8 @@ pub(crate) const SOON: Duration = Duration::from_millis(500);
 
 type Values = Mutex<[u64; 3]>;
 type Readable = RwLock<[u64; 3]>;
+type Numbers = Array<u64>;
+type Piece = ArrayPart<u64>;
 
 /// Any of them.
 trait AnyLock: Sized {
@@ -121,6 +135,13 @@ any_lock!(Lock, LockGuard, Lock::new(), lock, lock_timeout, is_locked);
 any_lock!(RLock, RLockGuard, RLock::new(), lock, lock_timeout, is_locked);
 any_lock!(Values, MutexGuard<[u64; 3]>, Mutex::new([1; 3]), lock, lock_timeout, is_locked);
 any_lock!(Readable, RwLockWriteGuard<[u64; 3]>, RwLock::new([1; 3]), write, write_timeout, is_write_locked);
+
+any_lock!(Numbers, ArrayGuard<u64>, Array::new(3), lock, lock_timeout, is_locked);
+any_lock!(Piece, ArrayGuard<u64>, piece(), lock, lock_timeout, is_locked);
+
+fn piece() -> multiproc::Result<Piece> {
+    Ok(Array::new(9)?.split(3)?.swap_remove(1))
+}
 
 /// Has a process die with it.
 fn orphan<L: AnyLock>(lock: &L) {

@@ -9,6 +9,7 @@
 mod locks;
 mod queue;
 mod readers;
+mod regions;
 mod waits;
 mod walk;
 
@@ -18,7 +19,8 @@ use multiproc_programs::Random;
 use walk::{Moments, Scenario};
 
 /// All that can be stepped, by name.
-const SCENARIOS: &[&[(&str, Scenario)]] = &[locks::SCENARIOS, queue::SCENARIOS, readers::SCENARIOS, waits::SCENARIOS];
+const SCENARIOS: &[&[(&str, Scenario)]] =
+    &[locks::SCENARIOS, queue::SCENARIOS, readers::SCENARIOS, regions::SCENARIOS, waits::SCENARIOS];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,0 +1,247 @@
+//! Arrays of which some want all and some a part, and shared memory that grows.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use multiproc::sync::LockError;
+use multiproc::{Array, ArrayPart, SharedMemory};
+
+use super::locks::SOON;
+use super::walk::{Run, Scenario, copy, wait_for};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("array_read", array_read),
+    ("array_read_asleep", array_read_asleep),
+    ("array_end_reading_with_parts_waiting", array_end_reading_with_parts_waiting),
+    ("array_lock_with_parts_held", array_lock_with_parts_held),
+    ("part_lock_behind_a_reader", part_lock_behind_a_reader),
+    ("part_lock_with_another", part_lock_with_another),
+    ("part_unlock_with_all_waiting", part_unlock_with_all_waiting),
+    ("divide", divide),
+    ("divide_inherit", divide_inherit),
+    ("memory_grow", memory_grow),
+];
+
+/// Four numbers in four parts, all of which somebody has had.
+fn new_array() -> (Array<u64>, Vec<ArrayPart<u64>>) {
+    let array = Array::from_slice(&[1; 4]).unwrap();
+    let parts = array.split(4).unwrap();
+    let guard = array.read().unwrap();
+    std::thread::scope(|scope| {
+        let tries = || parts[0].lock_timeout(std::time::Duration::from_micros(1)).unwrap().is_none();
+        assert!(scope.spawn(tries).join().unwrap());
+    });
+    drop(guard);
+    parts.iter().for_each(|part| drop(part.lock().unwrap()));
+    (array, parts)
+}
+
+/// Adds one to a part, as those do who run beside the victim.
+fn add(part: &ArrayPart<u64>) {
+    part.lock().or_else(LockError::into_guard).unwrap()[0] += 1;
+}
+
+fn look(array: &Array<u64>) -> Vec<u64> {
+    array.read().or_else(LockError::into_guard).unwrap().to_vec()
+}
+
+/// Sees that all of it can be had at once, and says how.
+fn state(array: &Array<u64>) -> &'static str {
+    let outcome = if array.read_timeout(SOON).is_err() { "poisoned" } else { "free" };
+    array.clear_poison();
+    assert!(array.lock_timeout(SOON).unwrap().is_some(), "nobody has it, and it can't be had");
+    assert_eq!(array.readers(), 0);
+    for part in array.split(4).unwrap() {
+        assert!(part.try_lock().unwrap().is_some() && !part.is_locked());
+    }
+    drop((array.try_read().unwrap().expect("nobody has it"), array.try_read().unwrap()));
+    assert!(array.try_lock().unwrap().is_some());
+    outcome
+}
+
+fn never() {
+    panic!("it sleeps");
+}
+
+fn array_read(run: &mut Run) -> &'static str {
+    let (array, _parts) = new_array();
+    run.victim(
+        |step| {
+            drop(array.read().unwrap());
+            let mut guard = None;
+            step(&mut || guard = Some(array.read().unwrap()));
+        },
+        |_| (),
+        never,
+    );
+    state(&array)
+}
+
+/// Somebody has a part, and another wants it.
+fn array_read_asleep(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    let mut guard = Some(parts[1].lock().unwrap());
+    run.victim(
+        |step| {
+            assert!(array.try_read().is_ok());
+            let mut taken = None;
+            step(&mut || taken = Some(array.read().unwrap()));
+        },
+        |run| run.beside(|| add(&parts[1])),
+        || drop(guard.take()),
+    );
+    drop(guard);
+    run.settle_soon();
+    assert_eq!(look(&array), [1, 2, 1, 1]);
+    state(&array)
+}
+
+fn array_end_reading_with_parts_waiting(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    run.victim(
+        |step| {
+            let mut guard = Some(array.read().unwrap());
+            step(&mut || drop(guard.take()));
+        },
+        // One at the slot, and others at the turnstile, one of them for the same part.
+        |run| [0, 0, 3].into_iter().for_each(|part| run.beside(|| add(&parts[part]))),
+        never,
+    );
+    run.settle_soon();
+    assert_eq!(look(&array), [3, 1, 1, 2]);
+    state(&array)
+}
+
+fn array_lock_with_parts_held(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    let mut guards = Some([parts[1].lock().unwrap(), parts[3].lock().unwrap()]);
+    run.victim(
+        |step| {
+            let mut taken = None;
+            step(&mut || taken = Some(array.lock().unwrap()));
+        },
+        |run| run.beside(|| add(&parts[3])),
+        || drop(guards.take()),
+    );
+    drop(guards);
+    run.settle_soon();
+    assert_eq!(look(&array), [1, 1, 1, 2]);
+    state(&array)
+}
+
+fn part_lock_behind_a_reader(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    let mut guard = Some(array.read().unwrap());
+    run.victim(
+        |step| {
+            assert!(parts[1].try_lock().is_ok());
+            let mut taken = None;
+            step(&mut || taken = Some(parts[1].lock().unwrap()));
+        },
+        |run| run.beside(|| add(&parts[2])),
+        || drop(guard.take()),
+    );
+    drop(guard);
+    run.settle_soon();
+    assert_eq!(look(&array), [1, 1, 2, 1]);
+    state(&array)
+}
+
+/// Somebody waits for all of it, for one who has a part and wants one more.
+fn part_lock_with_another(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    run.victim(
+        |step| {
+            let mut guards = [Some(parts[2].lock().unwrap()), None];
+            step(&mut || guards[1] = Some(parts[0].lock().unwrap()));
+        },
+        |run| run.beside(|| array.lock().or_else(LockError::into_guard).unwrap()[0] += 1),
+        never,
+    );
+    run.settle_soon();
+    assert_eq!(look(&array), [2, 1, 1, 1]);
+    state(&array)
+}
+
+fn part_unlock_with_all_waiting(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    run.victim(
+        |step| {
+            let mut guard = Some(parts[1].lock().unwrap());
+            step(&mut || drop(guard.take()));
+        },
+        |run| {
+            run.beside(|| add(&parts[1]));
+            run.beside(|| drop(look(&array)));
+            run.beside(|| array.lock().or_else(LockError::into_guard).unwrap()[1] += 1);
+        },
+        never,
+    );
+    run.settle_soon();
+    assert_eq!(look(&array), [1, 3, 1, 1]);
+    state(&array)
+}
+
+/// It is divided as before, as is said, or not at all; what somebody had died with is so still.
+fn divide(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    let dead = copy(|| std::mem::forget(parts[2].lock().unwrap()));
+    assert_eq!(wait_for(dead, 0), Some(0));
+    run.victim(
+        |step| {
+            let other = new_array();
+            drop(other.0.split(2).unwrap());
+            step(&mut || drop(array.split(2).unwrap()));
+        },
+        |_| (),
+        never,
+    );
+    divided(&array, &parts)
+}
+
+/// The same, when somebody has died while dividing it.
+fn divide_inherit(run: &mut Run) -> &'static str {
+    let (array, parts) = new_array();
+    let dead = copy(|| std::mem::forget(parts[2].lock().unwrap()));
+    assert_eq!(wait_for(dead, 0), Some(0));
+    let dead = copy(|| std::mem::forget(array.lock().or_else(LockError::into_guard).unwrap()));
+    assert_eq!(wait_for(dead, 0), Some(0));
+    run.victim(
+        |step| {
+            let other = new_array();
+            drop(other.0.split(2).unwrap());
+            step(&mut || drop(array.split(2).unwrap()));
+        },
+        |_| (),
+        never,
+    );
+    divided(&array, &parts)
+}
+
+fn divided(array: &Array<u64>, old: &[ArrayPart<u64>]) -> &'static str {
+    assert!(array.read_timeout(SOON).is_err(), "what somebody has died with is forgotten");
+    array.clear_poison();
+    let outcome = if old[3].lock_timeout(SOON).is_err() { "divided" } else { "not divided" };
+    assert_eq!(array.split(2).unwrap()[1].lock_timeout(SOON).unwrap().unwrap().len(), 2);
+    assert!(old[3].lock().is_err());
+    state(array);
+    outcome
+}
+
+fn memory_grow(run: &mut Run) -> &'static str {
+    let memory = SharedMemory::options().growable(1 << 20).create(4096).unwrap();
+    let numbers = memory.as_atomics::<AtomicU64>().unwrap();
+    numbers[511].store(7, SeqCst);
+    run.victim(
+        |step| {
+            SharedMemory::options().growable(1 << 20).create(4096).unwrap().grow(8192).unwrap();
+            step(&mut || memory.grow(8192).unwrap());
+        },
+        |_| (),
+        never,
+    );
+    let outcome = if memory.len() == 8192 { "grown" } else { "not grown" };
+    memory.grow(12_288).unwrap();
+    let numbers = memory.as_atomics::<AtomicU64>().unwrap();
+    assert_eq!([511, 512, 1535].map(|place: usize| numbers[place].load(SeqCst)), [7, 0, 0]);
+    outcome
+}
