@@ -1,0 +1,232 @@
+//! Arrays under fire: eight processes that read all of one, change all of it, change parts of it, and divide it anew, of which one is killed every few milliseconds and
+//! replaced. Nobody changes what another reads or changes, what somebody has died with is poisoned, and nobody hangs. `MULTIPROC_SEED` and
+//! `MULTIPROC_CHAOS_SECONDS` say how, and for how long.
+
+#[path = "common/chaos.rs"]
+mod chaos;
+mod common;
+#[path = "common/shared.rs"]
+mod shared;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use chaos::Random;
+use common::{Ends, LONG};
+use multiproc::sync::{LockError, Misuse};
+use multiproc::{Array, ArrayGuard, ArrayPart, Process, StartMethod};
+use shared::Numbers;
+
+/// So many processes at a time.
+const WORKERS: usize = 8;
+
+/// So many pairs of numbers, which are equal when nobody is at them.
+const PAIRS: usize = 48;
+
+/// Where what is in the numbers that all see. Set when it is time to stop:
+const STOP: usize = 0;
+/// How often something has been done, whatever it is: as a reader, with all of it, with a part, with two parts; and how often it was divided anew.
+const DONE: usize = 1;
+const KINDS: usize = 5;
+/// How often somebody was told that another had died.
+const TOLD: usize = 7;
+/// Who is at each pair.
+const AT: usize = 16;
+
+type Pair = [u64; 2];
+
+struct Worker {
+    array: Array<Pair>,
+    numbers: Numbers,
+    random: Random,
+    me: u64,
+}
+
+impl Worker {
+    fn done(&self, kind: usize) {
+        self.numbers.at(DONE + kind).fetch_add(1, SeqCst);
+    }
+
+    fn pause(&mut self) {
+        if self.random.below(16) == 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Changes pairs, of which the first has this place, and sees that nobody else does.
+    fn change(&mut self, pairs: &mut [Pair], first: usize) {
+        let numbers = self.numbers.clone();
+        let who = |index: usize| numbers.at(AT + first + index);
+        for index in 0..pairs.len() {
+            assert_eq!(who(index).swap(self.me, SeqCst), 0, "somebody is here, or has died here and nobody says so");
+        }
+        self.pause();
+        for (index, pair) in pairs.iter_mut().enumerate() {
+            assert_eq!(pair[0], pair[1], "it is torn, and nobody says so");
+            pair[0] += 1;
+            if index == 3 {
+                self.pause();
+            }
+            pair[1] += 1;
+        }
+        for index in 0..pairs.len() {
+            assert_eq!(who(index).swap(0, SeqCst), self.me, "somebody else is here");
+        }
+    }
+
+    /// Puts right what somebody has died with.
+    fn mend(&self, guard: &mut ArrayGuard<'_, Pair>, first: usize) {
+        self.numbers.at(TOLD).fetch_add(1, SeqCst);
+        for (index, pair) in guard.iter_mut().enumerate() {
+            pair[1] = pair[0];
+            self.numbers.at(AT + first + index).store(0, SeqCst);
+        }
+        guard.clear_poison();
+    }
+
+    /// All of it, in order.
+    fn all<'a>(&self, array: &'a Array<Pair>) -> ArrayGuard<'a, Pair> {
+        array.lock().unwrap_or_else(|error| {
+            let mut guard = error.into_guard().unwrap();
+            self.mend(&mut guard, 0);
+            guard
+        })
+    }
+
+    /// This part; none if it is none any more. If somebody has died with the whole, that is put right first.
+    fn part<'a>(&self, part: &'a ArrayPart<Pair>) -> Option<ArrayGuard<'a, Pair>> {
+        loop {
+            match part.lock() {
+                Ok(guard) => return Some(guard),
+                Err(LockError::Misuse(Misuse::Divided(_))) => return None,
+                Err(error) => {
+                    let mut guard = error.into_guard().unwrap();
+                    self.mend(&mut guard, part.range().start);
+                    if !part.is_poisoned() {
+                        return Some(guard);
+                    }
+                    drop(guard);
+                    drop(self.all(&self.array));
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let array = self.array.clone();
+        match self.random.below(100) {
+            0..30 => match array.read() {
+                Ok(pairs) => {
+                    let before = pairs.to_vec();
+                    assert!(before.iter().all(|pair| pair[0] == pair[1]), "it is torn, and nobody says so");
+                    self.pause();
+                    assert_eq!(*pairs, before, "somebody writes");
+                    self.done(0);
+                }
+                // Whoever reads can't put it right.
+                Err(LockError::Poisoned(guard)) => {
+                    drop(guard);
+                    drop(self.all(&array));
+                }
+                Err(error) => panic!("{error}"),
+            },
+            30..45 => {
+                let mut guard = self.all(&array);
+                self.change(&mut guard, 0);
+                self.done(1);
+            }
+            45..48 => {
+                drop(array.split(1 + self.random.below(12) as usize).unwrap());
+                self.done(4);
+            }
+            turn => {
+                // However it is divided just now, unless it isn't.
+                let parts = array.split(if turn < 90 { 6 } else { 4 }).unwrap();
+                let index = self.random.below(parts.len() as u64) as usize;
+                let Some(mut guard) = self.part(&parts[index]) else { return };
+                let first = parts[index].range().start;
+                self.change(&mut guard, first);
+                self.done(2);
+                // Upwards, lest two wait for each other.
+                if let Some(other) = parts.get(index + 1).filter(|_| turn % 2 == 0) {
+                    // What befell the whole can't be put right by one who has a part.
+                    if let Ok(mut another) = other.lock() {
+                        self.change(&mut another, other.range().start);
+                        self.change(&mut guard, first);
+                        self.done(3);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn work(array: Array<Pair>, numbers: Numbers) {
+    let me = std::process::id().into();
+    let mut worker = Worker { array, numbers, random: Random::of(me), me };
+    while worker.numbers.at(STOP).load(SeqCst) == 0 {
+        worker.turn();
+        worker.pause();
+    }
+}
+
+fn start(method: StartMethod, array: &Array<Pair>, numbers: &Numbers) -> Ends<()> {
+    Ends(Process::new(work, (array.clone(), numbers.clone())).start_method(method).start().unwrap())
+}
+
+/// Something is done, whoever has been killed.
+fn goes_on(numbers: &Numbers, kills: u64) {
+    let done = || (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst)).sum::<u64>();
+    let (before, waited) = (done(), Instant::now());
+    while done() == before {
+        assert!(waited.elapsed() < LONG, "nothing is done any more, after {kills} kills: {numbers:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn under_fire(method: StartMethod) {
+    multiproc::set_standby(false);
+    let (mut random, numbers, array) = (Random::seeded(), Numbers::new(), Array::new(PAIRS).unwrap());
+    let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|_| start(method, &array, &numbers)).collect();
+    goes_on(&numbers, 0);
+    let (begin, mut kills) = (Instant::now(), 0);
+    while begin.elapsed() < chaos::duration() {
+        std::thread::sleep(Duration::from_micros(random.below(6000)));
+        let victim = &mut workers[random.below(WORKERS as u64) as usize];
+        victim.kill().unwrap();
+        let status = victim.wait_timeout(LONG).unwrap().expect("it can't be killed");
+        // It was the shot that has ended it.
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "it had failed before");
+        kills += 1;
+        *victim = start(method, &array, &numbers);
+        goes_on(&numbers, kills);
+    }
+    numbers.at(STOP).store(1, SeqCst);
+    for worker in &workers {
+        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("it hangs: {array:?}, {numbers:?}"));
+        assert!(status.success(), "{status}");
+    }
+    let done: Vec<_> = (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst)).collect();
+    println!("{kills} kills, {done:?} done, {} times told", numbers.at(TOLD).load(SeqCst));
+    assert!(done.iter().all(|done| *done > 0), "{done:?}");
+    // As it was left: nobody holds it.
+    assert_eq!(array.readers(), 0);
+    let worker = Worker { array: array.clone(), numbers, random, me: 0 };
+    drop(worker.all(&array));
+    array.clear_poison();
+    let pairs = array.try_lock().unwrap().expect("nobody has it");
+    assert!(pairs.iter().all(|pair| pair[0] == pair[1]));
+    drop(pairs);
+    let parts = array.split(5).unwrap();
+    assert!(parts.iter().all(|part| part.try_lock().unwrap().is_some()));
+}
+
+#[multiproc::test]
+fn forkserver() {
+    under_fire(StartMethod::ForkServer);
+}
+
+#[multiproc::test]
+fn fork() {
+    common::in_a_process_with_one_thread(|| under_fire(StartMethod::Fork));
+}
