@@ -51,6 +51,7 @@ pub mod fuzzing;
 pub mod handle;
 mod log;
 mod process;
+mod shared;
 mod shm;
 mod start;
 pub mod sync;
