@@ -116,7 +116,14 @@ impl Incumbent {
             }
             Err(_) => return Incumbent::Stays(None),
         };
-        let stays = Incumbent::Stays(socket::peer_process(&socket).ok().and_then(|(pid, _)| seen(pid)));
+        let (owner, user) = match socket::peer_process(&socket) {
+            Ok((pid, user)) => (seen(pid), user),
+            Err(_) => return Incumbent::Stays(None),
+        };
+        let stays = Incumbent::Stays(owner);
+        if !is_trusted(user) {
+            return stays;
+        }
         let _ = fd_passing::try_send(&socket, &Request::Greet.to_bytes());
         let answers = || matches!(socket::try_read(&socket, &mut [0; 1]), Ok(1..));
         match poll::wait_for_input(&socket, Some(patience)) {

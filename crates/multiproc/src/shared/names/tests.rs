@@ -663,7 +663,7 @@ fn an_owner_that_dies_meanwhile_is_found_or_not() {
                     })
                 })
                 .collect();
-            (0..round * 10).for_each(|_| std::thread::yield_now());
+            (0..round * 2).for_each(|_| std::thread::yield_now());
             owner.0.kill().unwrap();
             found += finders.into_iter().map(|finder| finder.join().unwrap()).sum::<u32>();
         });
