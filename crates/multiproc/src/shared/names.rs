@@ -88,7 +88,7 @@ pub(crate) fn withdraw(name: &str, deadline: Instant) -> Result<(), NameError> {
 fn place(name: &str) -> Result<Vec<u8>, NameError> {
     match name.len() {
         0 => return Err(NameError::Empty),
-        len @ LIMIT.. if len > LIMIT => return Err(NameError::TooLong { name: name.into(), len }),
+        len if len > LIMIT => return Err(NameError::TooLong { name: name.into(), len }),
         _ if name.contains('\0') => return Err(NameError::Invalid { name: name.into() }),
         _ => {}
     }
