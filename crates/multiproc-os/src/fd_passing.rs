@@ -80,7 +80,7 @@ fn send_with(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>], flags: 
 }
 
 /// See `ETOOMANYREFS` in unix(7). What the kernel's own word for it says ("cannot splice") helps nobody.
-const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are on their way between processes: all those of a user that were sent and not yet \
+pub const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are on their way between processes: all those of a user that were sent and not yet \
                                      received may be as many as one process may have open (RLIMIT_NOFILE)";
 
 /// Sends `bytes` as one message if the socket's buffer has room for it now.

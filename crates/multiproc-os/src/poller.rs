@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -61,6 +62,17 @@ impl Poller {
         }
         Ok(tokens)
     }
+
+    /// As [`wait`](Poller::wait), until `deadline`. None is then what there is.
+    ///
+    /// # Errors
+    /// As [`wait`](Poller::wait).
+    pub fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Vec<u64>> {
+        match crate::poll::wait_for_input(&self.epoll, deadline)? {
+            true => self.wait(),
+            false => Ok(Vec::new()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +89,7 @@ mod tests {
         poller.add(&full, 2).unwrap();
         rustix::io::write(&writer, b"x").unwrap();
         assert_eq!(poller.wait().unwrap(), [2]);
+        assert_eq!(poller.wait_until(Some(Instant::now())).unwrap(), [2]);
         poller.remove(&full);
         poller.add(&closed, 3).unwrap();
         drop(end);
@@ -89,6 +102,7 @@ mod tests {
         poller.wake();
         poller.wake();
         assert_eq!(poller.wait().unwrap(), []);
+        assert_eq!(poller.wait_until(Some(Instant::now())).unwrap(), [], "the time is up");
         let (reader, writer) = crate::pipe::pair().unwrap();
         poller.add(&reader, 7).unwrap();
         rustix::io::write(&writer, b"x").unwrap();

@@ -1,4 +1,4 @@
-//! Stream sockets that somebody listens at and others connect to: unix(7), tcp(7).
+//! Stream sockets that somebody listens at and others connect to: unix(7), tcp(7). Sequenced-packet sockets too, at abstract names.
 //!
 //! Nothing here raises `SIGPIPE`, and what is said to try does not wait, whatever the descriptor's flags.
 
@@ -124,16 +124,47 @@ pub fn try_accept(listening: impl AsFd) -> io::Result<Option<(OwnedFd, Option<So
     }
 }
 
+/// A sequenced-packet socket of the Unix family, close-on-exec, for [`listen_for_packets`]. It has no name yet.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`, `ENOBUFS`.
+pub fn packet_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    above_stdio(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Has a [`packet_socket`] listen at the abstract name `name`: another than a stream socket of the same name. Accepting from it never waits, and
+/// what is accepted is as one end of [`pair`](crate::fd_passing::pair).
+///
+/// # Errors
+/// `EADDRINUSE`; `EINVAL` when it has a name already.
+pub fn listen_for_packets(socket: impl AsFd, name: &[u8]) -> io::Result<()> {
+    rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    Ok(rustix::net::listen(&socket, BACKLOG)?)
+}
+
+/// As [`connect`], to who listens at the abstract name `name` [for packets](listen_for_packets).
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_for_packets(name: &[u8], deadline: Option<Instant>) -> io::Result<OwnedFd> {
+    connect_with(SocketType::SEQPACKET, Place::Abstract(name), deadline)
+}
+
 /// Connects to who listens at `place`, and waits for that until `deadline`. The socket is close-on-exec.
 ///
 /// # Errors
 /// `TimedOut`; `ECONNREFUSED` and `ENOENT` when nobody listens there; `EMFILE`, `ENFILE`.
 pub fn connect(place: Place<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
+    connect_with(SocketType::STREAM, place, deadline)
+}
+
+fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
     let family = match &place {
         Place::File(_) | Place::Abstract(_) => AddressFamily::UNIX,
         Place::Internet(address) => family_of(address),
     };
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     let socket = above_stdio(socket)?;
     loop {
         if let Some(deadline) = deadline {
@@ -387,6 +418,31 @@ mod tests {
         assert_eq!(peer, local_address(&client).unwrap());
         prepare_tcp(&server).unwrap();
         assert!(is_internet_stream(&server) && !is_internet_stream(crate::fd_passing::pair().unwrap().0));
+    }
+
+    #[test]
+    fn packets_at_a_name() {
+        let name = format!("multiproc-test-{}", crate::random::seed());
+        let name = name.as_bytes();
+        let refused = connect_for_packets(name, None).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // Other tests make copies of this process.
+        let listening = crate::not_in_copies::NotInCopies::make(packet_socket).unwrap();
+        listen_for_packets(&listening, name).unwrap();
+        let taken = listen_for_packets(packet_socket().unwrap(), name).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let client = connect_for_packets(name, None).unwrap();
+        assert!(wait_for_input(&listening, None).unwrap());
+        let (server, _) = try_accept(&listening).unwrap().unwrap();
+        crate::fd_passing::send(&client, &[b"one"], &[]).unwrap();
+        crate::fd_passing::send(&client, &[b"another"], &[]).unwrap();
+        assert_eq!(crate::fd_passing::peek(&server, &mut [], true).unwrap(), 3);
+        assert!(crate::fd_passing::is_packet_socket(server.as_fd()));
+        // Streams have names of their own.
+        let _streams = listen(Place::Abstract(name)).unwrap();
+        // The name goes with the listening socket, whoever is connected.
+        drop(listening);
+        listen_for_packets(packet_socket().unwrap(), name).unwrap();
     }
 
     #[test]

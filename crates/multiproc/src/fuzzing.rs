@@ -16,6 +16,7 @@ use crate::channel::{auth, connect, reception, stream};
 use crate::process::current::Identity;
 use crate::process::options::{Options, Resource, Variable};
 use crate::process::status::Panic;
+use crate::shared::names::wire::{Answer, Request};
 use crate::shm::block::Block;
 use crate::shm::gate::Through;
 use crate::shm::scratch::Scratch;
@@ -34,7 +35,7 @@ use crate::transfer::payload::{Bytes, Payload};
 pub type Parser = fn(&[u8]) -> bool;
 
 /// All of them. The names are those of the fuzz targets, too.
-pub const PARSERS: [(&str, Parser); 10] = [
+pub const PARSERS: [(&str, Parser); 11] = [
     ("packet", packet),
     ("codec", codec),
     ("request", request),
@@ -45,6 +46,7 @@ pub const PARSERS: [(&str, Parser); 10] = [
     ("queue", queue),
     ("greeting", greeting),
     ("frame", frame),
+    ("name", name),
 ];
 
 /// The one of this name.
@@ -138,6 +140,12 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             stream::frames(&[(b'v', b"one"), (b'b', b""), (b'x', &[7; 100])]),
             stream::frames(&[(b'b', &[0; stream::LIMIT + 1]), (b'b', b"behind a long one")]),
         ],
+        "name" => {
+            let requests =
+                [Request::Find(1), Request::Withdraw, Request::Greet].map(|request| request.to_bytes().to_vec());
+            let answers = [Answer::Here { count: 1 }, Answer::Failed(24), Answer::Again];
+            requests.into_iter().chain(answers.map(|answer| answer.to_bytes().to_vec())).collect()
+        }
         other => panic!("no parser {other}"),
     }
 }
@@ -405,6 +413,14 @@ fn greeting(data: &[u8]) -> bool {
     let bytes = &bytes[..bytes.len().min(1 << 14)];
     let (keyed, to_client, proves) = (first & 1 != 0, first & 2 != 0, first & 4 != 0);
     if to_client { connect::hears(bytes, keyed) } else { reception::hears(bytes, keyed, proves) }
+}
+
+/// What one who looks for a name, and its owner, say.
+fn name(data: &[u8]) -> bool {
+    let (request, answer) = (Request::from_bytes(data), Answer::from_bytes(data));
+    assert!(request.is_err() || answer.is_err());
+    // There is one way to say a thing.
+    request.is_ok_and(|request| request.to_bytes() == data) || answer.is_ok_and(|answer| answer.to_bytes() == data)
 }
 
 /// Messages over TCP, one after the other. Whether all bytes are such.

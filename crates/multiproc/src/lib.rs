@@ -102,6 +102,7 @@ pub use crate::shared::array::Array;
 pub use crate::shared::error::{FreezeError, MemoryError};
 pub use crate::shared::guard::{ArrayGuard, ArrayReadGuard};
 pub use crate::shared::memory::{HugePages, SharedMemory, SharedMemoryOptions};
+pub use crate::shared::names::{NameError, NameRefusal};
 pub use crate::shared::part::ArrayPart;
 pub use crate::shared::raw::{Atomic, RawArray, RawValue};
 pub use crate::shared::read_only::ReadOnlyMemory;

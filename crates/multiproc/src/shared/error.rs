@@ -3,6 +3,7 @@
 use std::io;
 
 use super::memory::SharedMemory;
+use super::names::NameError;
 use crate::error::Error;
 use crate::shm::region::Usage;
 use crate::sync::Misuse;
@@ -53,6 +54,12 @@ pub enum MemoryError {
     /// It is mapped elsewhere still, where it could be written: in another process, or by another handle in this.
     #[error("it can't be frozen: it is still mapped elsewhere, where it could be written")]
     InUse,
+    /// Its name can't be had, or nobody has it.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// It has no name, or it isn't known to this handle.
+    #[error("this handle of shared memory knows no name of it")]
+    Nameless,
     /// It can't be held as that would need.
     #[error(transparent)]
     Lock(#[from] Misuse),

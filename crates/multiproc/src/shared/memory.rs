@@ -3,14 +3,19 @@
 //! A region whose memory has a file of its own. `PROTOCOL.md` tells how it is used, grows, and is found by its name.
 
 use std::fmt;
+use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use multiproc_os::shared_memory::SharedFile;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::error::{FreezeError, MemoryError};
+use super::names::{self, NameError, Offer, Published};
 use super::raw::Atomic;
 use super::read_only::ReadOnlyMemory;
 use super::shared_bytes::SharedBytes;
@@ -53,9 +58,61 @@ use crate::sync::error::not_made;
 /// ```
 ///
 /// [`read_only`](SharedMemory::read_only) is a handle for those who are only to read, [`freeze`](SharedMemory::freeze) makes bytes of it that nobody can change any more.
+///
+/// Programs that are no relatives find it by a name, if it is [created](SharedMemory::create) with one:
+///
+/// ```
+/// use multiproc::SharedMemory;
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// # let name = &format!("weather-{}", std::process::id());
+/// // In one program:
+/// let memory = SharedMemory::create(name, 1000)?;
+/// memory.lock()?[0] = 7;
+///
+/// // In another:
+/// let found = SharedMemory::open(name)?;
+/// assert_eq!(found.read()?[0], 7);
+/// # Ok(())
+/// # }
+/// ```
 pub struct SharedMemory {
     bytes: Array<u8>,
+    name: Option<Arc<Name>>,
 }
+
+/// A name that memory is known by.
+struct Name {
+    text: String,
+    /// If it is this process's: the name itself, as long as it is there, and what is handed out.
+    published: Mutex<Option<Published>>,
+    offering: Option<Arc<Offering>>,
+}
+
+/// What is handed out to those who come by the name.
+struct Offering {
+    control: OwnedFd,
+    memory: SharedFile,
+}
+
+/// What can be wished of it.
+const TO_WRITE: u8 = 0;
+const TO_READ: u8 = 1;
+
+impl Offer for Offering {
+    fn offer(&self, wish: u8) -> io::Result<Vec<OwnedFd>> {
+        let memory = match wish {
+            TO_WRITE => self.memory.as_fd().try_clone_to_owned()?,
+            TO_READ => self.memory.open_read_only()?,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        Ok(vec![self.control.try_clone()?, memory])
+    }
+}
+
+/// How long the owner of a name is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl SharedMemory {
     /// New memory of `len` bytes, all of them zero.
@@ -68,11 +125,95 @@ impl SharedMemory {
 
     /// New memory that isn't the plainest: which grows, say.
     pub fn options() -> SharedMemoryOptions {
-        SharedMemoryOptions { most: 0, pages: Pages::Small }
+        SharedMemoryOptions { most: 0, pages: Pages::Small, name: None }
+    }
+
+    /// New memory with a name, by which programs that are no relatives can [open](SharedMemory::open) it: any text of 1 to 79 bytes.
+    ///
+    /// The name is this process's, as long as it has this handle or a clone of it. It goes when it is [unlinked](SharedMemory::unlink), when the last of these handles is dropped, and when the process
+    /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. Whoever has opened the memory by then keeps it. Handles that other processes have been sent don't
+    /// keep the name.
+    ///
+    /// Processes of the same user find it, and those of root with the same name for root; in the same network namespace.
+    ///
+    /// As long as this process has a name, it has a thread that answers those who come, and so can't [`Fork`](crate::StartMethod::Fork).
+    ///
+    /// # Errors
+    /// [`NameError::Taken`] if somebody has the name, and others that are in [`MemoryError::Name`]; [`Error::Make`](crate::Error::Make) as for [`new`](SharedMemory::new).
+    ///
+    /// # Implementation notes
+    /// An abstract Unix socket (see unix(7)) at which the thread listens, and hands out the descriptors.
+    pub fn create(name: &str, len: usize) -> Result<SharedMemory> {
+        SharedMemory::options().name(name).create(len)
+    }
+
+    /// The memory of this name, which another process has [created](SharedMemory::create), or this one. Waits for its owner, for ten seconds at most.
+    ///
+    /// # Errors
+    /// [`MemoryError::Name`]: [`NameError::NotFound`] if there is none, [`NameError::TimedOut`] if its owner is stopped; `EMFILE`, `ENOMEM`.
+    pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
+        let region = find(name, TO_WRITE)?;
+        if region.access() != Access::Write {
+            return Err(NameError::Garbage { name: name.into(), owner: None }.into());
+        }
+        let name = Name { text: name.into(), published: Mutex::new(None), offering: None };
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region)), name: Some(Arc::new(name)) })
+    }
+
+    /// The same, to be read only.
+    ///
+    /// # Errors
+    /// As [`open`](SharedMemory::open).
+    pub fn open_read_only(name: &str) -> Result<ReadOnlyMemory, MemoryError> {
+        let region = find(name, TO_READ)?;
+        match region.access() {
+            Access::ReadOnly => Ok(ReadOnlyMemory::of(Arc::new(region))),
+            Access::Write => Err(NameError::Garbage { name: name.into(), owner: None }.into()),
+        }
+    }
+
+    /// The name by which it was created or opened. A handle that has come from another process in a message knows none.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_ref().map(|name| &*name.text)
+    }
+
+    /// Takes its name away, so that nobody finds it any more, and the name is free for others. Those who have it keep it.
+    ///
+    /// It may be the owner who does so or anybody who has opened it by the name. If the name is somebody else's memory by now, it is gone all the same, unless this process had
+    /// created it.
+    ///
+    /// ```
+    /// use multiproc::SharedMemory;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// # let name = &format!("weather-once-{}", std::process::id());
+    /// let memory = SharedMemory::create(name, 1000)?;
+    /// let other = SharedMemory::open(name)?;
+    /// memory.unlink()?;
+    /// assert!(SharedMemory::open(name).is_err());
+    /// other.lock()?[0] = 7;
+    /// assert_eq!(memory.read()?[0], 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::Nameless`] if this handle knows of no name; [`NameError::NotFound`] if it is gone already.
+    pub fn unlink(&self) -> Result<(), MemoryError> {
+        let name = self.name.as_ref().ok_or(MemoryError::Nameless)?;
+        if name.offering.is_none() {
+            return Ok(names::withdraw(&name.text, Instant::now() + PATIENCE)?);
+        }
+        let published = name.published.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match published.is_some_and(|published| published.is_live()) {
+            true => Ok(()),
+            false => Err(NameError::NotFound { name: name.text.clone() }.into()),
+        }
     }
 
     pub(super) fn of(region: Arc<Region>) -> SharedMemory {
-        SharedMemory { bytes: Array::of(region) }
+        SharedMemory { bytes: Array::of(region), name: None }
     }
 
     fn region(&self) -> &Arc<Region> {
@@ -224,15 +365,19 @@ impl SharedMemory {
     /// # Errors
     /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
-        let in_use = |memory| FreezeError { memory, error: MemoryError::InUse };
-        let region =
-            Arc::try_unwrap(self.bytes.into_region()).map_err(|region| in_use(Some(SharedMemory::of(region))))?;
+        let SharedMemory { bytes, name } = self;
+        let with_name = |region, name| SharedMemory { bytes: Array::of(region), name };
         let io = |source| MemoryError::Io { what: "freeze shared memory", source };
+        let region = match Arc::try_unwrap(bytes.into_region()) {
+            Ok(region) => region,
+            Err(region) => {
+                return Err(FreezeError { memory: Some(with_name(region, name)), error: MemoryError::InUse });
+            }
+        };
         let (control, memory) = match region.descriptors(Access::Write) {
-            Ok((control, Some(memory))) => (control, memory),
-            Ok((_, None)) => unreachable!("it has a file of its own"),
+            Ok((control, memory)) => (control, memory.expect("it has a file of its own")),
             Err(error) => {
-                return Err(FreezeError { memory: Some(SharedMemory::of(Arc::new(region))), error: io(error) });
+                return Err(FreezeError { memory: Some(with_name(Arc::new(region), name)), error: io(error) });
             }
         };
         // Of this handle's, no mapping is left in which it could be written.
@@ -243,12 +388,12 @@ impl SharedMemory {
                 map.map_err(|source| FreezeError { memory: None, error: io(source) })
             }
             Err(error) => {
-                let memory = Region::open(control, Some(memory)).map(|region| SharedMemory::of(Arc::new(region))).ok();
+                let region = Region::open(control, Some(memory));
                 let error = match error.kind() {
-                    std::io::ErrorKind::ResourceBusy => MemoryError::InUse,
+                    io::ErrorKind::ResourceBusy => MemoryError::InUse,
                     _ => io(error),
                 };
-                Err(FreezeError { memory, error })
+                Err(FreezeError { memory: region.ok().map(|region| with_name(Arc::new(region), name)), error })
             }
         }
     }
@@ -298,7 +443,7 @@ impl Deref for SharedMemory {
 
 impl Clone for SharedMemory {
     fn clone(&self) -> SharedMemory {
-        SharedMemory { bytes: self.bytes.clone() }
+        SharedMemory { bytes: self.bytes.clone(), name: self.name.clone() }
     }
 }
 
@@ -353,6 +498,7 @@ pub enum HugePages {
 pub struct SharedMemoryOptions {
     most: usize,
     pages: Pages,
+    name: Option<String>,
 }
 
 impl SharedMemoryOptions {
@@ -382,14 +528,41 @@ impl SharedMemoryOptions {
         self
     }
 
+    /// Others find it by this name: see [`SharedMemory::create`].
+    pub fn name(mut self, name: &str) -> SharedMemoryOptions {
+        self.name = Some(name.into());
+        self
+    }
+
     /// New memory of `len` bytes, all of them zero.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor, no memory, no address space or no huge pages are left.
+    /// [`Error::Make`](crate::Error::Make): no descriptor, no memory, no address space or no huge pages are left. With a name, those of [`SharedMemory::create`].
     pub fn create(&self, len: usize) -> Result<SharedMemory> {
         let most = self.most.max(len) as u64;
         let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
         let region = Region::create_apart(&wanted).map_err(not_made("shared memory"))?;
-        Ok(SharedMemory::of(Arc::new(region)))
+        let name = self.name.as_ref().map(|name| published(name, &region)).transpose()?;
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region)), name: name.map(Arc::new) })
     }
+}
+
+/// Has others find it by this name.
+fn published(name: &str, region: &Region) -> Result<Name, MemoryError> {
+    let fail = |source| NameError::Io { name: name.into(), source };
+    let (control, memory) = region.descriptors(Access::Write).map_err(fail)?;
+    let memory = SharedFile::from_fd(memory.expect("it has a file of its own")).map_err(fail)?;
+    let offering = Arc::new(Offering { control, memory });
+    let offer: Weak<Offering> = Arc::downgrade(&offering);
+    let published = Mutex::new(Some(names::publish(name, offer)?));
+    Ok(Name { text: name.into(), published, offering: Some(offering) })
+}
+
+/// What has this name.
+fn find(name: &str, wish: u8) -> Result<Region, MemoryError> {
+    let mut fds = names::find(name, wish, Instant::now() + PATIENCE)?.into_iter();
+    let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else {
+        return Err(NameError::Garbage { name: name.into(), owner: None }.into());
+    };
+    Region::open(control, Some(memory)).map_err(|source| NameError::Io { name: name.into(), source }.into())
 }

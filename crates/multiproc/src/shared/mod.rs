@@ -1,7 +1,7 @@
 //! Memory that several processes read and write, as what users hold: skins over [`shm::region`](crate::shm::region).
 //!
 //! [`array`] has the lock and the views; [`memory`] is bytes, with all that can be wished of them besides; [`raw`] is for those who want no lock; [`shared_bytes`] is what
-//! nobody changes any more. `PROTOCOL.md` beside this file.
+//! nobody changes any more; [`names`] are how programs find memory that are no relatives. `PROTOCOL.md` beside this file.
 
 #[allow(unsafe_code)]
 pub(crate) mod array;
@@ -10,6 +10,7 @@ pub(crate) mod error;
 pub(crate) mod guard;
 #[allow(unsafe_code)]
 pub(crate) mod memory;
+pub(crate) mod names;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 pub(crate) mod part;

@@ -1,0 +1,95 @@
+//! What a copy of the process, made by fork(2), has anew: a static of which each copy begins with an empty one of its own.
+//!
+//! Another thread may have been in the middle of something when the copy was made, with a lock held that nobody in the copy will ever release.
+//! So nothing is done with what the original had; not even its memory is freed.
+
+use std::fmt;
+use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+
+use crate::robust::{Thread, copy_number};
+
+/// See the module.
+pub struct PerCopy<T: 'static> {
+    current: AtomicPtr<Of<T>>,
+}
+
+/// The value of one copy.
+struct Of<T> {
+    copy: u32,
+    value: T,
+}
+
+impl<T> PerCopy<T> {
+    /// One that nobody has asked for yet.
+    pub const fn new() -> PerCopy<T> {
+        PerCopy { current: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+}
+
+impl<T: Default + Send + Sync> PerCopy<T> {
+    /// The one of this process.
+    pub fn get(&self) -> &'static T {
+        // So that copies are numbered.
+        Thread::current();
+        let copy = copy_number();
+        let mut found = self.current.load(Acquire);
+        loop {
+            // SAFETY: it is null, or has come from `Box::into_raw` below and is never freed.
+            if let Some(of) = unsafe { found.as_ref() }
+                && of.copy == copy
+            {
+                return &of.value;
+            }
+            let new = Box::into_raw(Box::new(Of { copy, value: T::default() }));
+            match self.current.compare_exchange(found, new, Release, Acquire) {
+                // SAFETY: as above.
+                Ok(_) => return unsafe { &(*new).value },
+                Err(other) => {
+                    // SAFETY: it was made right here, and nobody else has seen it.
+                    drop(unsafe { Box::from_raw(new) });
+                    found = other;
+                }
+            }
+        }
+    }
+}
+
+impl<T> Default for PerCopy<T> {
+    fn default() -> PerCopy<T> {
+        PerCopy::new()
+    }
+}
+
+impl<T> fmt::Debug for PerCopy<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PerCopy")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    #[test]
+    fn a_copy_begins_anew() {
+        static COUNT: PerCopy<AtomicU32> = PerCopy::new();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| COUNT.get().fetch_add(1, Relaxed));
+            }
+        });
+        assert_eq!(COUNT.get().load(Relaxed), 8, "all have found the same");
+        // SAFETY: the copy takes memory, which the C library lets it, and ends.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let (first, second) = (COUNT.get().fetch_add(1, Relaxed), COUNT.get().load(Relaxed));
+            // SAFETY: it ends the process.
+            unsafe { libc::_exit(i32::from((first, second) != (0, 1))) };
+        }
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!((status, COUNT.get().load(Relaxed)), (0, 8));
+    }
+}

@@ -1,0 +1,147 @@
+//! What one who looks for a name, and its owner, say to each other: one message each. See `PROTOCOL.md`, "Names".
+
+/// The version of the protocol.
+pub(crate) const VERSION: u8 = 1;
+
+const ASKS: &[u8; 4] = b"mpnq";
+const ANSWERS: &[u8; 4] = b"mpna";
+
+/// What somebody wants of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// What is handed out to those who wish this.
+    Find(u8),
+    /// That the name be given up.
+    Withdraw,
+    /// To know whether there is anybody: somebody else wants to have the name.
+    Greet,
+}
+
+/// What an owner says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Here you are: with so many descriptors. To a greeting, with none.
+    Here { count: u8 },
+    /// The name is given up.
+    Withdrawn,
+    /// The one who asks speaks another version than the owner, which speaks this one.
+    OtherVersion(u8),
+    /// The one who asks is of another user.
+    NotServed,
+    /// There is an error at the owner's: its number.
+    Failed(i32),
+    /// There were too many at once, or it took too long. It may be tried again.
+    Again,
+}
+
+/// Why something is no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It is one of another version.
+    Version(u8),
+    Garbage,
+}
+
+impl Request {
+    pub(crate) const BYTES: usize = 8;
+
+    pub(crate) fn to_bytes(self) -> [u8; Request::BYTES] {
+        let (word, wish) = match self {
+            Request::Find(wish) => (1, wish),
+            Request::Withdraw => (2, 0),
+            Request::Greet => (3, 0),
+        };
+        let [a, b, c, d] = *ASKS;
+        [a, b, c, d, VERSION, word, wish, 0]
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Request, Unfit> {
+        match *body(ASKS, bytes)? {
+            [1, wish, 0] => Ok(Request::Find(wish)),
+            [2, 0, 0] => Ok(Request::Withdraw),
+            [3, 0, 0] => Ok(Request::Greet),
+            _ => Err(Unfit::Garbage),
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) const BYTES: usize = 12;
+
+    pub(crate) fn to_bytes(self) -> [u8; Answer::BYTES] {
+        let (word, count, errno) = match self {
+            Answer::Here { count } => (0, count, 0),
+            Answer::Withdrawn => (1, 0, 0),
+            Answer::OtherVersion(_) => (2, 0, 0),
+            Answer::NotServed => (3, 0, 0),
+            Answer::Failed(errno) => (4, 0, errno),
+            Answer::Again => (5, 0, 0),
+        };
+        let version = if let Answer::OtherVersion(version) = self { version } else { VERSION };
+        let ([a, b, c, d], [e, f, g, h]) = (*ANSWERS, errno.to_le_bytes());
+        [a, b, c, d, version, word, count, 0, e, f, g, h]
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Answer, Unfit> {
+        Ok(match *body(ANSWERS, bytes)? {
+            [0, count, 0, 0, 0, 0, 0] => Answer::Here { count },
+            [1, 0, 0, 0, 0, 0, 0] => Answer::Withdrawn,
+            [2, 0, 0, 0, 0, 0, 0] => Answer::OtherVersion(VERSION),
+            [3, 0, 0, 0, 0, 0, 0] => Answer::NotServed,
+            [4, 0, 0, e, f, g, h] if i32::from_le_bytes([e, f, g, h]) > 0 => {
+                Answer::Failed(i32::from_le_bytes([e, f, g, h]))
+            }
+            [5, 0, 0, 0, 0, 0, 0] => Answer::Again,
+            _ => return Err(Unfit::Garbage),
+        })
+    }
+}
+
+/// What comes behind magic and version.
+fn body<'a>(magic: &[u8; 4], bytes: &'a [u8]) -> Result<&'a [u8], Unfit> {
+    match bytes.strip_prefix(magic).and_then(<[u8]>::split_first) {
+        Some((&VERSION, body)) => Ok(body),
+        Some((other, _)) => Err(Unfit::Version(*other)),
+        None => Err(Unfit::Garbage),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        for request in [Request::Find(0), Request::Find(255), Request::Withdraw, Request::Greet] {
+            assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request));
+        }
+        let answers = [
+            Answer::Here { count: 0 },
+            Answer::Here { count: 253 },
+            Answer::Withdrawn,
+            Answer::NotServed,
+            Answer::Failed(24),
+            Answer::Again,
+        ];
+        for answer in answers {
+            assert_eq!(Answer::from_bytes(&answer.to_bytes()), Ok(answer));
+        }
+        // It is known by the version already.
+        assert_eq!(Answer::from_bytes(&Answer::OtherVersion(9).to_bytes()), Err(Unfit::Version(9)));
+    }
+
+    #[test]
+    fn whatever_is_longer_or_shorter_or_different_is_garbage() {
+        let (request, answer) = (Request::Find(1).to_bytes(), Answer::Here { count: 1 }.to_bytes());
+        for len in 0..request.len() {
+            assert_eq!(Request::from_bytes(&request[..len]), Err(Unfit::Garbage), "{len}");
+        }
+        for len in 0..answer.len() {
+            assert_eq!(Answer::from_bytes(&answer[..len]), Err(Unfit::Garbage), "{len}");
+        }
+        assert_eq!(Request::from_bytes(&[&request[..], b"x"].concat()), Err(Unfit::Garbage));
+        assert_eq!(Answer::from_bytes(&[&answer[..], b"x"].concat()), Err(Unfit::Garbage));
+        assert_eq!(Request::from_bytes(&answer), Err(Unfit::Garbage));
+        assert_eq!(Answer::from_bytes(&Answer::Failed(0).to_bytes()), Err(Unfit::Garbage));
+    }
+}
