@@ -26,6 +26,7 @@
 //! - [`pipe`] between two processes, [`one_way`] too; [`Listener`] and [`connect`] between any two programs, here or over TCP, with a [`Key`].
 //!   [`wait`](wait()) for several of all these.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
+//! - [`ShareableList`]: mixed values that several processes read and change in place.
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.
@@ -51,6 +52,7 @@ pub mod fuzzing;
 pub mod handle;
 mod log;
 mod process;
+mod shared;
 mod shm;
 mod start;
 pub mod sync;
@@ -97,6 +99,7 @@ pub use crate::process::scope::{Scope, ScopeError, scope};
 pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
 pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
+pub use crate::shared::shareable_list::{ShareableItem, ShareableItems, ShareableList, ShareableListError};
 pub use crate::start::entry::init;
 pub use crate::start::forkserver::end_fork_server;
 pub use crate::start::method::{StartMethod, set_start_method, start_method};

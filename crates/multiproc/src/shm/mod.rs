@@ -24,6 +24,7 @@ pub(crate) mod object;
 pub(crate) mod owned;
 pub(crate) mod permits;
 pub(crate) mod readers;
+pub(crate) mod roster;
 pub(crate) mod rounds;
 #[allow(unsafe_code)]
 pub(crate) mod scratch;
