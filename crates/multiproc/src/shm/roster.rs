@@ -334,7 +334,18 @@ impl Roster {
                 return Ok(found);
             }
         }
-        // Others have come first each time.
+        self.write_if_slowly(cell, content, expected, found)
+    }
+
+    /// The same, while nobody else can write: others have come first each time. `found` is memory to be used again.
+    #[cold]
+    fn write_if_slowly(
+        &self,
+        cell: &Cell<'_>,
+        content: Content<'_>,
+        expected: impl Fn(&Found) -> bool,
+        mut found: Found,
+    ) -> Result<Found, Found> {
         found.reserve(cell);
         let _latched = self.segment.latch.lock();
         cell.copy(&mut found);
@@ -483,6 +494,19 @@ mod tests {
         assert_eq!(again(&roster(&[])).snapshot().len(), 0);
     }
 
+    /// A lack of memory is an error of making or opening it, not a SIGBUS later.
+    #[test]
+    fn there_is_memory_for_all_of_it() {
+        let one = roster(&[100_000, 8]);
+        let file = one.segment.file();
+        let allocated = file.allocated().unwrap();
+        assert!(allocated >= one.used as u64 * 8 && allocated < 300_000, "{allocated}");
+        file.free(Segment::<Books>::LEN as u64, 300_000);
+        assert!(file.allocated().unwrap() < allocated);
+        drop(again(&one));
+        assert_eq!(file.allocated().unwrap(), allocated);
+    }
+
     #[test]
     fn replace_and_compare_exchange() {
         let roster = roster(&[16]);
@@ -495,6 +519,14 @@ mod tests {
         }
         assert_eq!(roster.compare_exchange(0, current, content(4, b"")).unwrap().unwrap().content(), current);
         assert_eq!(roster.read(0).unwrap().content(), content(4, b""));
+        // And when others have come first each time.
+        let (cell, new) = (roster.cell(0).unwrap(), content(5, b"more than eight"));
+        let slowly = |expected: bool, new| roster.write_if_slowly(&cell, new, |_| expected, Found::default());
+        assert_eq!(slowly(true, new).unwrap().content(), content(4, b""));
+        assert_eq!(slowly(false, content(6, b"")).unwrap_err().content(), new);
+        assert_eq!(slowly(true, content(6, b"")).unwrap().content(), new);
+        assert_eq!(roster.read(0).unwrap().content(), content(6, b""));
+        assert!(!roster.segment.latch.is_held());
     }
 
     /// Whatever part of writing has been done by one who then dies with the latch, what was there is there.
@@ -566,6 +598,13 @@ mod tests {
                                     roster.compare_exchange(index & 1, found.content(), new).unwrap()
                                 });
                                 assert!(is_whole(&changed.unwrap_or_else(|other| other)));
+                            }
+                            2 => {
+                                let cell = roster.cell(index & 1).unwrap();
+                                let found = with_bytes(&mut state, |new| {
+                                    roster.write_if_slowly(&cell, new, |_| true, Found::default())
+                                });
+                                assert!(is_whole(&found.unwrap()));
                             }
                             _ => with_bytes(&mut state, |new| roster.write(index & 1, new)).unwrap(),
                         }
