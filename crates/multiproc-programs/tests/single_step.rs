@@ -227,3 +227,17 @@ fn a_queue_is_closed_or_not() {
         step(name, &["closed", "open"]);
     }
 }
+
+#[test]
+fn an_item_of_a_list_is_changed_or_not() {
+    for name in ["shareable_set", "shareable_replace", "shareable_compare_exchange"] {
+        step(name, &["new", "old"]);
+    }
+}
+
+#[test]
+fn who_reads_a_list_changes_nothing() {
+    for name in ["shareable_get", "shareable_to_vec"] {
+        step(name, &["old"]);
+    }
+}

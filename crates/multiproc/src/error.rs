@@ -13,6 +13,7 @@ use crate::process::outcome::RemoteError;
 use crate::process::scope::ScopeError;
 use crate::process::status::JoinError;
 use crate::shared::error::MemoryError;
+use crate::shared::shareable_list::ShareableListError;
 use crate::sync::barrier::BarrierError;
 use crate::sync::semaphore::ReleaseError;
 use crate::sync::wait_error::WaitError;
@@ -156,6 +157,9 @@ pub enum Error {
     /// A listener can't be made, or nobody be accepted.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// An item of a [`ShareableList`](crate::ShareableList) could not be changed.
+    #[error(transparent)]
+    ShareableList(#[from] ShareableListError),
     /// A logger, an exit handler or a pipe could not be made, or several objects not be waited for.
     #[error("cannot {what}: {source}")]
     Setup {

@@ -19,6 +19,7 @@ use crate::process::status::Panic;
 use crate::shared::names::wire::{Answer, Request};
 use crate::shm::block::Block;
 use crate::shm::gate::Through;
+use crate::shm::roster::{Content, Roster};
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
 use crate::start::assignment::{self, Assignment};
@@ -35,7 +36,7 @@ use crate::transfer::payload::{Bytes, Payload};
 pub type Parser = fn(&[u8]) -> bool;
 
 /// All of them. The names are those of the fuzz targets, too.
-pub const PARSERS: [(&str, Parser); 11] = [
+pub const PARSERS: [(&str, Parser); 12] = [
     ("packet", packet),
     ("codec", codec),
     ("request", request),
@@ -44,6 +45,7 @@ pub const PARSERS: [(&str, Parser); 11] = [
     ("report", report),
     ("image", image),
     ("queue", queue),
+    ("roster", roster),
     ("greeting", greeting),
     ("frame", frame),
     ("name", name),
@@ -122,6 +124,12 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             b"\x00\x00\x10\x00\x02\xf0\x00\x03\x00\x00\x03\x00\x00\x05\x00\x00".to_vec(),
             b"\x01\x02\xf0\x01\x00\x10\x01\x03\x00\x01\x06\x80\x01\x01\x03\x00\x00".to_vec(),
             b"\x02\x00\xff\x00\x02\xff\x00\x03\x00\x01\x04\x00\x00\x03\x00\x00\x03\x00\x00".to_vec(),
+        ],
+        // Whatever is written is read; then the directory is spoiled, and a head.
+        "roster" => vec![
+            b"\x07\x00\x10\x00\x01\x00\x00\x04\x00\x00".to_vec(),
+            b"\x99\x00\x18\x01\x01\x00\x01\x06\x05\x81\x02\x03\x01\x07\x17\x05\x01\x00\x00\x04\x00\x00".to_vec(),
+            b"\xff\x00\x08\x02\x03\x07\x02\x26\xff\x03\x05\x00\x02\x16\x81\x08\x05\x00\x00".to_vec(),
         ],
         // The first byte says who hears it, and what else is so.
         "greeting" => {
@@ -406,6 +414,51 @@ fn spoiled(what: u8, size: u8, at: u8) -> (u64, Vec<u8>) {
     (base + u64::from(at) * step, value.to_ne_bytes()[..len].to_vec())
 }
 
+/// The cells of a list in whose memory others write: the first byte says how much room they have, and then each three bytes are a step, which may be to spoil
+/// something. Whatever is there, nothing panics, hangs or is touched that isn't the list's. Says whether something came out that had been written.
+fn roster(data: &[u8]) -> bool {
+    const CELLS: usize = 3;
+    let Some((first, steps)) = data.split_first() else { return false };
+    let rooms = [first & 7, first >> 3 & 7, first >> 6].map(|room| usize::from(room) * 8);
+    let none = Content { kind: 0, bytes: &[] };
+    let one = Roster::create(rooms.iter().map(|room| (none, *room))).expect("a list");
+    let fd = || one.as_fd().try_clone_to_owned().expect("a descriptor");
+    let other = Roster::open(fd()).expect("the same list");
+    let memory = File::from(fd());
+    let mut came = false;
+    for step in steps.chunks_exact(3).take(100) {
+        let [what, size, at] = [step[0], step[1], step[2]];
+        let roster = if at & 0x80 == 0 { &one } else { &other };
+        // One more than there are.
+        let index = usize::from(at & 3);
+        let bytes = vec![7; usize::from(size % 64)];
+        let content = Content { kind: 7, bytes: &bytes };
+        match what % 8 {
+            0 => drop(roster.write(index, content)),
+            1 => {
+                if let Ok(found) = roster.read(index) {
+                    came |= found.kind == 7 && found.bytes().iter().all(|byte| *byte == 7);
+                }
+            }
+            2 => assert!(roster.replace(index, content).is_err() || index < CELLS),
+            3 => drop(roster.compare_exchange(index, none, content)),
+            4 => assert_eq!(roster.snapshot().len(), CELLS),
+            // One who comes later.
+            5 => drop(Roster::open(fd()).map(|roster| (roster.read(index), roster.snapshot(), roster.room(index)))),
+            // How many cells and words there are; and from the directory on.
+            6 => {
+                let value = u64::from(size).rotate_right(u32::from(what >> 5));
+                memory.write_all_at(&value.to_ne_bytes(), 64 + 8 + u64::from(at & 1) * 8).expect("memory");
+            }
+            _ => {
+                let value = u64::from(size) << (what >> 3 & 0x18) | u64::from(size & 15) << (what & 0x20);
+                memory.write_all_at(&value.to_ne_bytes(), 4096 + u64::from(at) * 8).expect("memory");
+            }
+        }
+    }
+    came
+}
+
 /// What a client or a listener says before the first message. The first byte says who hears it (a listener, or a client), whether there is a key,
 /// and whether a client's right proof stands in for what it would have said.
 fn greeting(data: &[u8]) -> bool {
@@ -524,7 +577,7 @@ mod tests {
     #[test]
     fn messages_that_are_cut_off_are_errors() {
         for (name, parser) in
-            PARSERS.into_iter().filter(|(name, _)| !matches!(*name, "report" | "codec" | "queue" | "frame"))
+            PARSERS.into_iter().filter(|(name, _)| !matches!(*name, "report" | "codec" | "queue" | "roster" | "frame"))
         {
             for seed in seeds(name).iter().filter(|seed| parser(seed)) {
                 // A payload may be of any length.

@@ -26,6 +26,7 @@
 //! - [`pipe`] between two processes, [`one_way`] too; [`Listener`] and [`connect`] between any two programs, here or over TCP, with a [`Key`].
 //!   [`wait`](wait()) for several of all these.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
+//! - [`ShareableList`]: mixed values that several processes read and change in place.
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.
@@ -106,6 +107,7 @@ pub use crate::shared::names::{NameError, NameRefusal};
 pub use crate::shared::part::ArrayPart;
 pub use crate::shared::raw::{Atomic, RawArray, RawValue};
 pub use crate::shared::read_only::ReadOnlyMemory;
+pub use crate::shared::shareable_list::{ShareableItem, ShareableItems, ShareableList, ShareableListError};
 pub use crate::shared::shared_bytes::{SharedBytes, SharedBytesWriter};
 pub use crate::shared::value::Value;
 pub use crate::start::entry::init;

@@ -27,6 +27,7 @@ pub(crate) mod permits;
 pub(crate) mod readers;
 #[allow(unsafe_code)]
 pub(crate) mod region;
+pub(crate) mod roster;
 pub(crate) mod rounds;
 #[allow(unsafe_code)]
 pub(crate) mod scratch;

@@ -6,6 +6,7 @@
 //! It prints how many instructions the call has, how many runs there were, and how often what came of it. The calls are in the other files, one for each kind of
 //! object, and listed here; `walk.rs` says how one is written.
 
+mod lists;
 mod locks;
 mod queue;
 mod readers;
@@ -20,7 +21,7 @@ use walk::{Moments, Scenario};
 
 /// All that can be stepped, by name.
 const SCENARIOS: &[&[(&str, Scenario)]] =
-    &[locks::SCENARIOS, queue::SCENARIOS, readers::SCENARIOS, regions::SCENARIOS, waits::SCENARIOS];
+    &[lists::SCENARIOS, locks::SCENARIOS, queue::SCENARIOS, readers::SCENARIOS, regions::SCENARIOS, waits::SCENARIOS];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
