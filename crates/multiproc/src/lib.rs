@@ -27,6 +27,8 @@
 //!   [`wait`](wait()) for several of all these.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
 //! - [`ShareableList`]: mixed values that several processes read and change in place.
+//! - [`Value`] and [`Array`] in shared memory, with their lock, or without as [`RawValue`] and [`RawArray`]; [`SharedMemory`] for bytes, with or without a name;
+//!   [`ShareableList`]; [`SharedBytes`] for big data that travels without a copy.
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.

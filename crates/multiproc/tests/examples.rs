@@ -341,3 +341,45 @@ fn pipe() {
 fn listener() {
     assert_eq!(lines_beside_the_tour("listener"), ["one has 3 letters", "two has 3 letters", "three has 5 letters"]);
 }
+
+#[test]
+fn shared_array() {
+    let path = std::env::temp_dir().join(format!("multiproc-{}.png", std::process::id()));
+    let output = Command::new(example("shared_array")).arg(&path).args(["120", "80"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = text(&output.stdout);
+    let filled =
+        lines.iter().filter_map(|line| line.split_once(" filled ")?.1.strip_suffix(" parts")?.parse::<u32>().ok());
+    assert_eq!(filled.sum::<u32>(), 40, "{lines:?}");
+    assert_eq!(lines.last().unwrap(), &format!("written to {}", path.display()));
+    // As anybody would look at it.
+    let mut image =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap())).read_info().unwrap();
+    let mut pixels = vec![1; image.output_buffer_size().unwrap()];
+    let info = image.next_frame(&mut pixels).unwrap();
+    std::fs::remove_file(path).unwrap();
+    assert_eq!((info.width, info.height, info.color_type), (120, 80, png::ColorType::Rgb));
+    let pixel = |x: usize, y: usize| &pixels[3 * (120 * y + x)..][..3];
+    // 0 and -1 are in the set; the corners aren't; and one half mirrors the other.
+    assert_eq!([pixel(84, 40), pixel(52, 40)], [[0; 3]; 2]);
+    assert!([pixel(0, 0), pixel(119, 0), pixel(0, 79)].iter().all(|corner| **corner != [0; 3]));
+    assert!((0..120).all(|x| pixel(x, 41) == pixel(x, 39)));
+}
+
+#[test]
+fn shared_bytes() {
+    let run = |argument: &str| {
+        let output = Command::new(example("shared_bytes")).arg(argument).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        text(&output.stdout)
+    };
+    let sum: u64 = (0..1 << 20).map(|byte: u64| byte % 251).sum();
+    let lines = run("3");
+    assert!(lines[0].starts_with("3145728 bytes, "), "{lines:?}");
+    for (line, way) in lines[1..].iter().zip(["shared", "copied"]) {
+        assert!(line.starts_with(&format!("{way}: {} in ", 3 * sum)), "{lines:?}");
+    }
+    // A file of one's own.
+    let lines = run(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    assert_eq!(lines.len(), 3, "{lines:?}");
+}
