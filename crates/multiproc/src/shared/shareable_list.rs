@@ -266,7 +266,7 @@ pub enum ShareableListError {
 /// don't wait for them, unless there is no end of writing.
 ///
 /// ```
-/// use multiproc::{Process, ShareableItem, ShareableList};
+/// use multiproc::{Process, ShareableItem, ShareableList, shareable_list};
 ///
 /// fn work(list: ShareableList) -> multiproc::Result<()> {
 ///     list.set(0, "hello")?;
@@ -277,8 +277,7 @@ pub enum ShareableListError {
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let items: [ShareableItem; 5] = ["howdy".into(), b"HoWdY".into(), 100.into(), true.into(), 42.into()];
-/// let list = ShareableList::new(items)?;
+/// let list = shareable_list!["howdy", b"HoWdY", 100, true, 42]?;
 /// Process::new(work, (list.clone(),)).start()?.join()??;
 ///
 /// assert_eq!(list.get(0), Some("hello".into()));
@@ -290,9 +289,35 @@ pub enum ShareableListError {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// [`shareable_list!`](crate::shareable_list) makes one of items of several types, [`new`](ShareableList::new) of any number of one type, or of [`ShareableItem`]s.
 #[derive(Clone)]
 pub struct ShareableList {
     inner: Arc<Roster>,
+}
+
+/// A new [`ShareableList`](crate::ShareableList) of these items: whatever turns into a [`ShareableItem`](crate::ShareableItem).
+///
+/// ```
+/// use multiproc::shareable_list;
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let list = shareable_list!["text", 1, 2.5, false, ()]?;
+/// assert_eq!((list.len(), list.position(2.5)), (5, Some(2)));
+/// assert!(shareable_list![]?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`ShareableList::new`](crate::ShareableList::new).
+#[macro_export]
+macro_rules! shareable_list {
+    ($($item:expr),* $(,)?) => {{
+        let items: ::std::vec::Vec<$crate::ShareableItem> = ::std::vec![$($crate::ShareableItem::from($item)),*];
+        $crate::ShareableList::new(items)
+    }};
 }
 
 impl ShareableList {

@@ -39,7 +39,7 @@ layout! {
 // SAFETY: `#[repr(C)]`, of what is made of atomics.
 unsafe impl Layout for Control {
     const NAME: &'static str = "shared memory";
-    const KIND: u32 = 0x20;
+    const KIND: u32 = 0x50;
     const AT_ONCE: usize = offset_of!(Control, slots);
 }
 

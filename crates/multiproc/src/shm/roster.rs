@@ -24,7 +24,7 @@ const TRIES: u32 = 16;
 
 layout! {
     /// What lies in shared memory. In the numbers behind it is the directory, one entry for each cell, and behind that are the cells: see [`Cell`].
-    struct Books: "shareable list", 0x40, MORE {
+    struct Books: "shareable list", 0x40, ..MORE {
         /// Who holds it writes. All that somebody can leave who dies with it is a buffer that isn't the current one, half written.
         latch: Latch,
         /// How many cells there are. Written once, as are the next one and the directory.
@@ -183,7 +183,7 @@ impl Roster {
             let text = format!("its items would take {bytes} bytes of memory, and may take {most}");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
-        let segment: Segment<Books> = Segment::create()?;
+        let segment: Segment<Books> = Segment::create_for(used as usize)?;
         segment.file().allocate(Segment::<Books>::LEN as u64, used * 8)?;
         let count = cells.clone().count();
         segment.cells.store(count as u64, Relaxed);
@@ -207,7 +207,7 @@ impl Roster {
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Roster> {
         let segment: Segment<Books> = Segment::open(fd)?;
         let (cells, used) = (segment.cells.load(Relaxed), segment.used.load(Relaxed));
-        if used > MORE as u64 || cells > used / OVERHEAD {
+        if used > segment.more().len() as u64 || cells > used / OVERHEAD {
             let text = format!("this is no {} of this program: its size is garbage", Books::NAME);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }

@@ -34,10 +34,10 @@ unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
 
 /// Defines what lies in the memory of an object, of fields that are [`AnyBytes`]: a [`Layout`] if its name in errors and its kind are given.
 ///
-/// `layout! { struct Shared: "lock", 0x10 { guarded: Guarded } }`; with [`Layout::MORE`] as the third.
+/// `layout! { struct Shared: "lock", 0x10 { guarded: Guarded } }`; with [`Layout::MORE`] as the third; `..MORE` if there may be [fewer](Layout::FEWER).
 macro_rules! layout {
     (
-        $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal $(, $more:path)?)? {
+        $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal $(, $more:path)? $(, ..$most:path)?)? {
             $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty),* $(,)?
         }
     ) => {
@@ -64,6 +64,10 @@ macro_rules! layout {
                 const NAME: &'static str = $called;
                 const KIND: u32 = $kind;
                 $(const MORE: usize = $more;)?
+                $(
+                    const MORE: usize = $most;
+                    const FEWER: bool = true;
+                )?
             }
         )?
     };
@@ -84,6 +88,8 @@ pub(crate) unsafe trait Layout: Sync + Sized + 'static {
     const AT_ONCE: usize = size_of::<Self>();
     /// How many numbers there may be behind it, which take no memory until they are [allocated](Segment::allocate_more).
     const MORE: usize = 0;
+    /// Whether an object may have been made with fewer than that.
+    const FEWER: bool = false;
 }
 
 #[repr(C)]
@@ -115,17 +121,29 @@ impl<L: Layout> Segment<L> {
         (AT + L::AT_ONCE).next_multiple_of(PAGE)
     };
 
-    /// How much of the file is mapped.
-    const MAPPED: usize = Self::LEN + (L::MORE * 8).next_multiple_of(PAGE);
+    /// How much of the file is mapped, with so many numbers behind the layout.
+    const fn mapped(more: usize) -> usize {
+        Self::LEN + (more * 8).next_multiple_of(PAGE)
+    }
 
     /// A new one, all zero.
     ///
     /// # Errors
     /// `EMFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create() -> io::Result<Segment<L>> {
-        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), Self::MAPPED as u64)?;
+        Segment::create_for(L::MORE)
+    }
+
+    /// The same, of no more than so many numbers behind the layout: for what can do with [`fewer`](Layout::FEWER).
+    ///
+    /// # Errors
+    /// As [`create`](Segment::create).
+    pub(crate) fn create_for(more: usize) -> io::Result<Segment<L>> {
+        assert!(more == L::MORE || L::FEWER && more < L::MORE);
+        let mapped = Self::mapped(more);
+        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), mapped as u64)?;
         file.allocate(0, Self::AT_ONCE as u64)?;
-        let mapping = Mapping::new(&file, 0, Self::MAPPED)?;
+        let mapping = Mapping::new(&file, 0, mapped)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
         let header = segment.header();
         header.kind.store(L::KIND, Relaxed);
@@ -146,12 +164,14 @@ impl<L: Layout> Segment<L> {
             io::ErrorKind::InvalidData => invalid(&error),
             _ => error,
         })?;
-        if file.size()? < Self::MAPPED as u64 {
+        let (size, least) = (file.size()?, Self::mapped(if L::FEWER { 0 } else { L::MORE }));
+        if size < least as u64 {
             return Err(invalid(&"it is too short"));
         }
+        let mapped = (size.min(Self::mapped(L::MORE) as u64) as usize / PAGE) * PAGE;
         // What somebody has given back without being asked would be a fault of this process.
         file.allocate(0, Self::AT_ONCE as u64)?;
-        let mapping = Mapping::new(&file, 0, Self::MAPPED)?;
+        let mapping = Mapping::new(&file, 0, mapped)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
         let header = segment.header();
         if header.magic.load(Relaxed) != MAGIC || header.kind.load(Relaxed) != L::KIND {
@@ -192,8 +212,9 @@ impl<L: Layout> Segment<L> {
 
     /// The numbers behind the layout, zero at first. Those that have not been allocated must not be touched.
     pub(crate) fn more(&self) -> &[AtomicU64] {
+        let more = ((self.mapping.len() - Self::LEN) / 8).min(L::MORE);
         // SAFETY: so much is mapped behind the layout, which ends with a page; and whatever is there are atomics.
-        unsafe { std::slice::from_raw_parts(self.mapping.start().as_ptr().add(Self::LEN).cast(), L::MORE) }
+        unsafe { std::slice::from_raw_parts(self.mapping.start().as_ptr().add(Self::LEN).cast(), more) }
     }
 
     /// Has memory for the page of numbers of which number `index` is one; says where the next page begins.
