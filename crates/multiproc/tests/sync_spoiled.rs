@@ -1,4 +1,4 @@
-//! Locks, semaphores, events and barriers in whose memory somebody else writes. Whatever stands there, a call comes back: with an error, or with what may be wrong; and
+//! Locks, semaphores, events, barriers, arrays and lists in whose memory somebody else writes. Whatever stands there, a call comes back: with an error, or with what may be wrong; and
 //! nothing panics, hangs or is touched that isn't the object's.
 
 mod common;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::LONG;
 use multiproc::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, RLock, RwLock, Semaphore};
+use multiproc::{Array, RawArray, SharedMemory, shareable_list};
 
 /// So many times each.
 const CASES: u64 = 100;
@@ -209,5 +210,58 @@ spoiled! {
     once: Once::new(), |once, again| {
         let _ = (once.is_completed(), once.call_once(|_| again()).is_ok());
         let _ = once.is_completed();
+    }
+
+    array: Array::<u64>::from_slice(&[7; 9]), |array, again| {
+        let mut parts = array.split(4).unwrap_or_default();
+        again();
+        for part in &parts {
+            if let Ok(Some(mut guard)) = part.lock_timeout(SOON) {
+                guard.iter_mut().for_each(|value| *value += 1);
+                again();
+            }
+            let _ = (part.is_locked(), part.is_poisoned(), part.range());
+        }
+        if let Ok(Some(guard)) = array.read_timeout(SOON) {
+            let _ = (guard.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)), array.try_read().is_ok());
+        }
+        again();
+        parts.extend(array.chunks(5).unwrap_or_default());
+        if let Ok(Some(mut guard)) = array.lock_timeout(SOON) {
+            again();
+            guard.fill(1);
+        }
+        let _ = parts.iter().map(|part| part.try_lock().is_ok()).count();
+        let _ = (array.is_locked(), array.is_poisoned(), array.readers(), array.len());
+        array.clear_poison();
+    }
+
+    shared_memory: SharedMemory::options().growable(1 << 20).create(5000), |memory, again| {
+        let _ = (memory.grow(9000), memory.len(), memory.max_len());
+        if let Ok(Some(mut guard)) = memory.lock_timeout(SOON) {
+            again();
+            guard.fill(1);
+        }
+        again();
+        let _ = memory.as_atomics::<std::sync::atomic::AtomicU8>().map(|bytes| bytes.len());
+        if let Ok(view) = memory.read_only() {
+            let _ = view.read_timeout(SOON).map(|guard| guard.map(|bytes| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()));
+        }
+        let _ = (memory.grow(20_000), memory.clone().freeze().is_ok());
+        memory.prefault();
+    }
+
+    raw_array: RawArray::<std::sync::atomic::AtomicU64>::new(9), |array, again| {
+        again();
+        let add = |number: &std::sync::atomic::AtomicU64| number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let _ = array.iter().map(add).count();
+    }
+
+    list: shareable_list![1, "two", 3.0], |list, again| {
+        let _ = (list.set(1, "2"), list.get(0), list.to_vec());
+        again();
+        let _ = (list.replace(2, 1), list.compare_exchange(0, 1, 2), list.room(1), list.position("2"));
+        again();
+        let _ = (list.iter().count(), list.set(0, 7), list.len());
     }
 }
