@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::free_memory::{self, MUCH};
+
 const PAGE: usize = 4096;
 
 const SEALS: SealFlags = SealFlags::from_bits_retain(
@@ -26,6 +28,7 @@ const SEALS: SealFlags = SealFlags::from_bits_retain(
 pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
     let fd = create(name)?;
     within_limit(len)?;
+    free_memory::look_for(len, || 0)?;
     in_steps(len, |from, len| rustix::fs::fallocate(&fd, FallocateFlags::empty(), from, len))?;
     Ok(fd)
 }
@@ -60,6 +63,17 @@ pub(crate) fn within_limit(len: u64) -> io::Result<()> {
     }
 }
 
+/// The size of the pages that a memory file is made of: larger than usual for one of those that are kept in reserve. (`st_blksize` may be larger for others, too, when the
+/// kernel makes huge pages by itself.)
+pub(crate) fn page(fd: impl AsFd) -> io::Result<usize> {
+    const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+    let file_system = rustix::fs::fstatfs(fd)?;
+    match file_system.f_type as u64 & 0xffff_ffff {
+        HUGETLBFS_MAGIC => Ok(file_system.f_bsize as usize),
+        _ => Ok(PAGE),
+    }
+}
+
 /// A memory file that is written from front to back, and sealed when it is complete.
 #[derive(Debug)]
 pub struct Growing {
@@ -81,7 +95,11 @@ impl Growing {
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        within_limit(self.len.saturating_add(bytes.len() as u64))?;
+        let len = self.len.saturating_add(bytes.len() as u64);
+        within_limit(len)?;
+        if len / MUCH != self.len / MUCH {
+            free_memory::look_for(MUCH.max(bytes.len() as u64), || 0)?;
+        }
         while !bytes.is_empty() {
             let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, self.len))?;
             if written == 0 {
@@ -160,7 +178,7 @@ impl Sealed {
             let nowhere = std::ptr::without_provenance(PAGE);
             return Ok(Sealed { start: nowhere, len, pages: (nowhere, 0) });
         }
-        let page = (stat.st_blksize as usize).max(PAGE);
+        let page = page(&fd)?;
         let before = (offset % page as u64) as usize;
         let (all, from) = ((before + len).next_multiple_of(page), offset - before as u64);
         // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.

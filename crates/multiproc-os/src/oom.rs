@@ -4,41 +4,22 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::control_group;
+
 /// The number of kills for want of memory so far, in this process's control group if that tells, else on the machine. None where neither
 /// does.
 pub fn kills() -> Option<u64> {
-    let file = control_group_file().and_then(|path| fs::read_to_string(path).ok());
-    let text = file.or_else(|| fs::read_to_string("/proc/vmstat").ok())?;
-    field(&text)
+    let of_group = |directory: PathBuf| {
+        // The second version, and the first.
+        let texts = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(directory.join(file)));
+        texts.iter().flatten().find_map(|text| field(text))
+    };
+    let group = control_group::directories().into_iter().find_map(of_group);
+    group.or_else(|| field(&fs::read_to_string("/proc/vmstat").ok()?))
 }
 
 fn field(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-}
-
-/// The file in which the memory controller of this process's group counts.
-fn control_group_file() -> Option<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?.trim_start_matches('/'));
-        let candidates: &[(&str, &str)] = match controllers {
-            "" => &[("/sys/fs/cgroup", "memory.events"), ("/sys/fs/cgroup/unified", "memory.events")],
-            controllers if controllers.split(',').any(|controller| controller == "memory") => {
-                &[("/sys/fs/cgroup/memory", "memory.oom_control")]
-            }
-            _ => &[],
-        };
-        for (mount, file) in candidates {
-            // Within a container the path may be that of the outside, and its own group is what is mounted.
-            for candidate in [PathBuf::from(mount).join(path).join(file), PathBuf::from(mount).join(file)] {
-                if fs::read_to_string(&candidate).is_ok_and(|text| field(&text).is_some()) {
-                    return Some(candidate);
-                }
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -9,24 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+use crate::free_memory::MUCH;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 /// The size of a page: what memory is allocated, given back and mapped in.
 pub const PAGE: usize = 4096;
-
-/// From so much on, it is looked first whether there is memory.
-const MUCH: u64 = 64 << 20;
-
-/// How much memory programs can still have, swap included, in bytes: `/proc/meminfo`.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    };
-    Some((kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0)) * 1024)
-}
 
 /// An open memory file, sealed against shrinking.
 #[derive(Debug)]
@@ -65,7 +53,7 @@ impl SharedFile {
     /// # Errors
     /// None is expected.
     pub fn page(&self) -> io::Result<usize> {
-        Ok((rustix::fs::fstat(&self.fd)?.st_blksize as usize).max(PAGE))
+        crate::memfd::page(&self.fd)
     }
 
     /// Another descriptor of the same file, by which it can be read and mapped to be read only. By way of `/proc/self/fd`.
@@ -145,7 +133,10 @@ impl SharedFile {
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG`.
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.look_for(len)?;
+        // Those that are in reserve aren't counted as free.
+        if len >= MUCH && self.page()? == PAGE {
+            self.look_for(len)?;
+        }
         crate::memfd::in_steps(len, |from, len| {
             rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset + from, len)
         })
@@ -156,10 +147,7 @@ impl SharedFile {
     /// # Errors
     /// `ENOMEM`.
     pub fn look_for(&self, len: u64) -> io::Result<()> {
-        if len >= MUCH && free_memory().is_some_and(|free| len > free + self.allocated().unwrap_or(0)) {
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        }
-        Ok(())
+        crate::free_memory::look_for(len, || self.allocated().unwrap_or(0))
     }
 
     /// Gives back the memory of the whole pages among `len` bytes from `offset` on. They are zero then.

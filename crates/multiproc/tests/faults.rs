@@ -7,12 +7,13 @@
 mod common;
 
 use std::ffi::CString;
+use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use common::{Ends, LONG, Scratch, exists, fifo, for_each_method, sleep_long, wait_gone};
-use multiproc::{Error, JoinErrorKind, Process, StartMethod};
+use multiproc::{Error, JoinErrorKind, Process, SharedBytes, SharedMemory, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
     // SAFETY: both structures are ours.
@@ -385,4 +386,36 @@ fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
     assert!(greedy.2.contains("no memory left"), "{greedy:?}");
     // From elsewhere, by somebody else: no riddle either.
     assert_eq!((killed.0, killed.1), (false, Some(libc::SIGKILL)), "{killed:?}");
+}
+
+/// Regression: the kernel would have given it, and killed somebody for it.
+#[multiproc::test]
+fn more_shared_memory_than_the_control_group_has_left_is_an_error() {
+    let Some(group) = MemoryGroup::new(256 << 20) else {
+        eprintln!("not shown: this needs the right to make a control group");
+        return;
+    };
+    let within = Process::new(
+        |procs: String| {
+            std::fs::write(procs, "0").ok()?;
+            let tell = |error: multiproc::Error| error.to_string();
+            let memory = SharedMemory::options().growable(1 << 30).create(70 << 20).map_err(tell);
+            let grown = memory.as_ref().map(|memory| memory.grow(500 << 20).map_err(|error| error.to_string()));
+            let (grown, len) = (grown.unwrap(), memory.as_ref().unwrap().len());
+            let bytes = SharedBytes::with_len(400 << 20, |_| ()).map(drop).map_err(tell);
+            let read = SharedBytes::from_reader(&mut std::io::repeat(1).take(400 << 20)).map(drop).map_err(tell);
+            let all = [memory.map(drop), SharedMemory::new(300 << 20).map(drop).map_err(tell), grown, bytes, read];
+            Some(all.map(|result| (result, len)))
+        },
+        (group.path(),),
+    );
+    let Some(results) = within.start().unwrap().join().unwrap() else {
+        eprintln!("not shown: this needs the right to join a control group");
+        return;
+    };
+    assert_eq!(results[0], (Ok(()), 70 << 20));
+    for (result, _) in &results[1..] {
+        let error = result.as_ref().unwrap_err();
+        assert!(error.contains("Cannot allocate memory"), "{error}");
+    }
 }

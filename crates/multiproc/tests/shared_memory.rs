@@ -249,6 +249,10 @@ fn huge_pages() {
     let memory = SharedMemory::options().huge_pages(HugePages::Transparent).create(5 << 20).unwrap();
     memory.prefault();
     memory.lock().unwrap().fill(1);
+    // Whether there are any is for the kernel to say.
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let huge = smaps.lines().filter(|line| line.starts_with("ShmemPmdMapped:") && !line.ends_with(" 0 kB"));
+    println!("transparent: {:?}", huge.collect::<Vec<_>>());
     assert_eq!(sent(memory).to_vec().unwrap(), vec![1; 5 << 20]);
     // There may be some in reserve or not.
     let reserved = SharedMemory::options().huge_pages(HugePages::Reserved).growable(8 << 20).create(3 << 20);
@@ -256,7 +260,19 @@ fn huge_pages() {
         Ok(memory) => {
             memory.lock().unwrap().fill(1);
             memory.grow(7 << 20).unwrap_or_else(|error| println!("{error}"));
-            assert_eq!(sent(memory).read().unwrap()[..3 << 20], vec![1; 3 << 20]);
+            println!("reserved: {memory:?}");
+            assert_eq!(sent(memory.clone()).read().unwrap()[..3 << 20], vec![1; 3 << 20]);
+            let view = sent(memory.read_only().unwrap());
+            assert_eq!(view.read().unwrap()[..3 << 20], vec![1; 3 << 20]);
+            let len = memory.len();
+            let bytes = memory.freeze().unwrap();
+            let slice = sent(bytes.slice((2 << 20) + 5..3 << 20));
+            drop((bytes, view));
+            assert_eq!(slice, &vec![1; (1 << 20) - 5]);
+            assert!(len >= 3 << 20);
+            // There are never so many.
+            let error = SharedMemory::options().huge_pages(HugePages::Reserved).create(1 << 45).unwrap_err();
+            assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
         }
         Err(error) => assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}"),
     }
