@@ -29,15 +29,40 @@ pub(crate) trait Rx<T> {
     fn recv(&self) -> Outcome<T>;
 }
 
-/// By a pipe of multiproc's. `KEPT`: the worker has the bytes already.
-pub(crate) struct Pipe<B, const KEPT: bool = false>(PhantomData<B>);
+/// Where the bytes are before the clock is started.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Before {
+    /// The lender has made them, and not looked at them since.
+    Unseen,
+    /// The lender has looked at them, so that they are mapped there.
+    Seen,
+    /// The worker has looked at them, and keeps them.
+    Kept,
+}
 
-impl<B: Bytes + Serialize + DeserializeOwned, const KEPT: bool> Way for Pipe<B, KEPT> {
+pub(crate) const UNSEEN: u8 = Before::Unseen as u8;
+pub(crate) const SEEN: u8 = Before::Seen as u8;
+pub(crate) const KEPT: u8 = Before::Kept as u8;
+
+impl Before {
+    const fn of(number: u8) -> Before {
+        match number {
+            UNSEEN => Before::Unseen,
+            SEEN => Before::Seen,
+            _ => Before::Kept,
+        }
+    }
+}
+
+/// By a pipe of multiproc's.
+pub(crate) struct Pipe<B, const BEFORE: u8 = SEEN>(PhantomData<B>);
+
+impl<B: Bytes + Serialize + DeserializeOwned, const BEFORE: u8> Way for Pipe<B, BEFORE> {
     type Lender = Lender<B, Sender<Order<B>>, Receiver<Answer<B>>>;
     type Worker = Worker<B, Sender<Answer<B>>, Receiver<Order<B>>>;
 
     fn pair() -> Outcome<(Self::Lender, Self::Worker)> {
-        Ok(sides(one_way()?, one_way()?, KEPT))
+        Ok(sides(one_way()?, one_way()?, Before::of(BEFORE)))
     }
 }
 
@@ -50,7 +75,7 @@ impl<B: Bytes + Serialize + DeserializeOwned> Way for Queue<B> {
 
     fn pair() -> Outcome<(Self::Lender, Self::Worker)> {
         let (there, back) = (multiproc::Queue::new()?, multiproc::Queue::new()?);
-        Ok(sides((there.producer(), there.consumer()), (back.producer(), back.consumer()), false))
+        Ok(sides((there.producer(), there.consumer()), (back.producer(), back.consumer()), Before::Seen))
     }
 }
 
@@ -62,13 +87,13 @@ impl<B: Bytes + Serialize + DeserializeOwned> Way for Ipc<B> {
     type Worker = Worker<B, IpcSender<Answer<B>>, IpcReceiver<Order<B>>>;
 
     fn pair() -> Outcome<(Self::Lender, Self::Worker)> {
-        Ok(sides(ipc::channel()?, ipc::channel()?, false))
+        Ok(sides(ipc::channel()?, ipc::channel()?, Before::Seen))
     }
 }
 
-fn sides<B, T1, R1, T2, R2>(there: (T1, R1), back: (T2, R2), kept: bool) -> (Lender<B, T1, R2>, Worker<B, T2, R1>) {
-    let lender = Lender { tx: there.0, rx: back.1, kept, bytes: None, next: None };
-    (lender, Worker { tx: back.0, rx: there.1, kept, bytes: None })
+fn sides<B, T1, R1, T2, R2>(there: (T1, R1), back: (T2, R2), before: Before) -> (Lender<B, T1, R2>, Worker<B, T2, R1>) {
+    let lender = Lender { tx: there.0, rx: back.1, before, bytes: None, next: None };
+    (lender, Worker { tx: back.0, rx: there.1, before, bytes: None })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,7 +101,7 @@ fn sides<B, T1, R1, T2, R2>(there: (T1, R1), back: (T2, R2), kept: bool) -> (Len
 pub(crate) struct Lender<B, T, R> {
     tx: T,
     rx: R,
-    kept: bool,
+    before: Before,
     #[serde(skip)]
     bytes: Option<B>,
     /// What is to be sent next.
@@ -87,11 +112,15 @@ pub(crate) struct Lender<B, T, R> {
 impl<B: Bytes, T: Tx<Order<B>>, R: Rx<Answer<B>>> hand_over::Lender for Lender<B, T, R> {
     fn open(&mut self, size: usize) -> Outcome<()> {
         let bytes = self.bytes.insert(B::make(size)?);
-        if self.kept { self.tx.send(Some(bytes.again()?)) } else { Ok(()) }
+        match self.before {
+            Before::Unseen => Ok(()),
+            Before::Seen => bytes.carry_out(Task::Sum).map(drop),
+            Before::Kept => self.tx.send(Some(bytes.again()?)),
+        }
     }
 
     fn renew(&mut self) -> Outcome<()> {
-        if !self.kept {
+        if self.before != Before::Kept {
             self.next = self.bytes.as_ref().map(B::again).transpose()?;
         }
         Ok(())
@@ -101,7 +130,7 @@ impl<B: Bytes, T: Tx<Order<B>>, R: Rx<Answer<B>>> hand_over::Lender for Lender<B
         self.tx.send(self.next.take())?;
         match self.rx.recv()? {
             Answer::Sum(sum) => Ok(sum),
-            Answer::Bytes(bytes) => bytes.look(|bytes| task.look(bytes)),
+            Answer::Bytes(bytes) => bytes.carry_out(task),
         }
     }
 }
@@ -111,15 +140,16 @@ impl<B: Bytes, T: Tx<Order<B>>, R: Rx<Answer<B>>> hand_over::Lender for Lender<B
 pub(crate) struct Worker<B, T, R> {
     tx: T,
     rx: R,
-    kept: bool,
+    before: Before,
     #[serde(skip)]
     bytes: Option<B>,
 }
 
 impl<B: Bytes, T: Tx<Answer<B>>, R: Rx<Order<B>>> hand_over::Worker for Worker<B, T, R> {
     fn open(&mut self) -> Outcome<()> {
-        if self.kept {
-            self.bytes = self.rx.recv()?;
+        if self.before == Before::Kept {
+            let bytes = self.bytes.insert(self.rx.recv()?.ok_or("nothing has come")?);
+            bytes.carry_out(Task::Sum)?;
         }
         Ok(())
     }
@@ -127,7 +157,7 @@ impl<B: Bytes, T: Tx<Answer<B>>, R: Rx<Order<B>>> hand_over::Worker for Worker<B
     fn serve(&mut self, task: Task) -> Outcome<()> {
         let arrived = self.rx.recv()?;
         let bytes = arrived.as_ref().or(self.bytes.as_ref()).ok_or("nothing has come")?;
-        let found = bytes.look(|bytes| task.look(bytes))?;
+        let found = bytes.carry_out(task)?;
         match (task, arrived) {
             (Task::Return, Some(bytes)) => self.tx.send(Answer::Bytes(bytes)),
             (_, arrived) => {

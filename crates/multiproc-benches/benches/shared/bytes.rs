@@ -7,6 +7,8 @@ use multiproc::{Array, SharedBytes, SharedMemory};
 use multiproc_benches::Outcome;
 use serde::{Deserialize, Serialize};
 
+use super::hand_over::Task;
+
 const WORD: usize = size_of::<u64>();
 
 /// Their sum, as numbers of eight bytes. Not inlined, so that it is the same code for all.
@@ -56,8 +58,8 @@ pub(crate) trait Bytes: Sized {
     /// Another handle of the same bytes, or others that are the same.
     fn again(&self) -> Outcome<Self>;
 
-    /// Shows all of them.
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64>;
+    /// Does with them what the task is.
+    fn carry_out(&self, task: Task) -> Outcome<u64>;
 }
 
 impl Bytes for SharedBytes {
@@ -71,27 +73,51 @@ impl Bytes for SharedBytes {
         Ok(self.clone())
     }
 
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64> {
-        Ok(look(self))
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
+        Ok(task.look(self))
     }
+}
+
+fn under_lock(array: &Array<u8>, task: Task) -> Outcome<u64> {
+    Ok(match task {
+        Task::Fill => task.change(&mut array.lock().map_err(|error| error.to_string())?),
+        _ => task.look(&array.read().map_err(|error| error.to_string())?),
+    })
 }
 
 /// Of those who say beforehand that they want all of them.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Prefaulted(SharedBytes);
+pub(crate) struct Prefaulted<B>(B);
 
-impl Bytes for Prefaulted {
-    fn make(size: usize) -> Outcome<Prefaulted> {
-        SharedBytes::make(size).map(Prefaulted)
+/// Has all of them mapped.
+pub(crate) trait Prefault {
+    fn prefault(&self);
+}
+
+impl Prefault for SharedBytes {
+    fn prefault(&self) {
+        SharedBytes::prefault(self);
+    }
+}
+
+impl Prefault for SharedMemory {
+    fn prefault(&self) {
+        SharedMemory::prefault(self);
+    }
+}
+
+impl<B: Bytes + Prefault> Bytes for Prefaulted<B> {
+    fn make(size: usize) -> Outcome<Prefaulted<B>> {
+        B::make(size).map(Prefaulted)
     }
 
-    fn again(&self) -> Outcome<Prefaulted> {
+    fn again(&self) -> Outcome<Prefaulted<B>> {
         self.0.again().map(Prefaulted)
     }
 
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64> {
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
         self.0.prefault();
-        self.0.look(look)
+        self.0.carry_out(task)
     }
 }
 
@@ -107,8 +133,8 @@ impl Bytes for SharedMemory {
         Ok(self.clone())
     }
 
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64> {
-        Ok(look(&self.read().map_err(|error| error.to_string())?))
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
+        under_lock(self, task)
     }
 }
 
@@ -127,8 +153,8 @@ impl Bytes for ViaArray {
         Ok(ViaArray(self.0.clone()))
     }
 
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64> {
-        Ok(look(&self.0.read().map_err(|error| error.to_string())?))
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
+        under_lock(&self.0, task)
     }
 }
 
@@ -143,8 +169,8 @@ impl Bytes for Vec<u8> {
         Ok(self.clone())
     }
 
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64> {
-        Ok(look(self))
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
+        Ok(task.look(self))
     }
 }
 
@@ -157,7 +183,7 @@ impl Bytes for IpcSharedMemory {
         Ok(self.clone())
     }
 
-    fn look(&self, look: impl FnOnce(&[u8]) -> u64) -> Outcome<u64> {
-        Ok(look(self))
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
+        Ok(task.look(self))
     }
 }

@@ -10,10 +10,15 @@ pub(crate) const SIZES: [usize; 3] = [1 << 20, 64 << 20, 1 << 30];
 /// Of those that are handed back: what is measured is what doesn't depend on it.
 pub(crate) const THERE_AND_BACK: [usize; 2] = [1 << 20, 1 << 30];
 
+/// Of those that are written anew.
+pub(crate) const FILLED: [usize; 2] = [64 << 20, 1 << 30];
+
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Event {
     /// So many bytes to a worker that sums them, until the sum is back; in ms.
     Sum { size: usize },
+    /// So many bytes to a worker that writes all of them anew, until it says so; in ms.
+    Fill { size: usize },
     /// To a worker that looks at the first and the last of them, and back to who had them and looks likewise; in µs.
     Back { size: usize },
     /// One more, under a lock if that is what it takes; in ns, or how often a second if two processes do.
@@ -26,16 +31,17 @@ impl Event {
     /// In a quick look, nothing of a gigabyte: a good second is gone before there is one.
     pub(crate) fn all(is_quick: bool) -> Vec<Event> {
         let sums = SIZES.map(|size| Event::Sum { size });
+        let filled = FILLED.map(|size| Event::Fill { size });
         let back = THERE_AND_BACK.map(|size| Event::Back { size });
         let mut all = vec![Event::Increment { contended: false }, Event::Increment { contended: true }, Event::Element];
-        all.extend(sums.into_iter().chain(back).filter(|event| !is_quick || event.size() < 1 << 30));
+        all.extend(sums.into_iter().chain(filled).chain(back).filter(|event| !is_quick || event.size() < 1 << 30));
         all
     }
 
     /// How many bytes are handed over.
     fn size(self) -> usize {
         match self {
-            Event::Sum { size } | Event::Back { size } => size,
+            Event::Sum { size } | Event::Fill { size } | Event::Back { size } => size,
             Event::Increment { .. } | Event::Element => 0,
         }
     }
@@ -44,8 +50,18 @@ impl Event {
         matches!(self, Event::Sum { .. })
     }
 
-    pub(crate) fn is_of_bytes(self) -> bool {
+    /// Whether it is of bytes that are handed over and only read.
+    pub(crate) fn is_of_readers(self) -> bool {
         matches!(self, Event::Sum { .. } | Event::Back { .. })
+    }
+
+    pub(crate) fn is_of_bytes(self) -> bool {
+        self.size() > 0
+    }
+
+    /// Whether all of the bytes are read or written.
+    pub(crate) fn is_of_all_bytes(self) -> bool {
+        matches!(self, Event::Sum { .. } | Event::Fill { .. })
     }
 
     /// A gigabyte there and back would take Python's half a minute for what it has said when it went there.
@@ -71,6 +87,7 @@ impl slices::Event for Event {
     fn key(self) -> String {
         match self {
             Event::Sum { size } => format!("sum.{}", name_of(size)),
+            Event::Fill { size } => format!("fill.{}", name_of(size)),
             Event::Back { size } => format!("back.{}", name_of(size)),
             Event::Increment { contended: false } => "increment".into(),
             Event::Increment { contended: true } => "increment.contended".into(),
@@ -80,7 +97,7 @@ impl slices::Event for Event {
 
     fn unit(self) -> &'static str {
         match self {
-            Event::Sum { .. } => "ms",
+            Event::Sum { .. } | Event::Fill { .. } => "ms",
             Event::Back { .. } => "µs",
             Event::Increment { contended: true } => "increments/s",
             Event::Increment { contended: false } | Event::Element => "ns",
@@ -89,8 +106,8 @@ impl slices::Event for Event {
 
     fn slice(self) -> Duration {
         Duration::from_millis(match self {
-            Event::Sum { size: 0x4000_0000 } => 1000,
-            Event::Sum { .. } | Event::Back { .. } => 200,
+            Event::Sum { size: 0x4000_0000 } | Event::Fill { size: 0x4000_0000 } => 1000,
+            Event::Sum { .. } | Event::Fill { .. } | Event::Back { .. } => 200,
             Event::Increment { contended: true } => 150,
             Event::Increment { contended: false } | Event::Element => 50,
         })

@@ -9,7 +9,7 @@ use multiproc_benches::{Outcome, cast, pace};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::bytes::{ends, expected_ends, expected_sum, sum};
+use super::bytes::{ends, expected_ends, expected_sum, fill, sum};
 use super::event::Event;
 
 /// What the worker is to do with the bytes.
@@ -17,6 +17,8 @@ use super::event::Event;
 pub(crate) enum Task {
     /// Say what they come to.
     Sum,
+    /// Write the same once more.
+    Fill,
     /// Look at both ends of them, and give them back.
     Return,
 }
@@ -26,7 +28,7 @@ impl Task {
     fn expected(self, size: usize) -> u64 {
         match self {
             Task::Sum => expected_sum(size),
-            Task::Return => expected_ends(size),
+            Task::Fill | Task::Return => expected_ends(size),
         }
     }
 
@@ -34,8 +36,16 @@ impl Task {
     pub(crate) fn look(self, bytes: &[u8]) -> u64 {
         match self {
             Task::Sum => sum(bytes),
-            Task::Return => ends(bytes),
+            Task::Fill | Task::Return => ends(bytes),
         }
+    }
+
+    /// The same, where they may be changed.
+    pub(crate) fn change(self, bytes: &mut [u8]) -> u64 {
+        if self == Task::Fill {
+            fill(bytes, 0);
+        }
+        self.look(bytes)
     }
 }
 
@@ -141,6 +151,7 @@ pub(crate) fn forked<W: Way>(event: Event, slice: Duration) -> Outcome<f64> {
 fn parts<W: Way>(event: Event) -> Outcome<Vec<Part<W::Lender, W::Worker>>> {
     let (size, task) = match event {
         Event::Sum { size } => (size, Task::Sum),
+        Event::Fill { size } => (size, Task::Fill),
         Event::Back { size } => (size, Task::Return),
         Event::Increment { .. } | Event::Element => return Err("nothing is handed over there".into()),
     };
@@ -156,5 +167,5 @@ fn conduct(board: &Board, event: Event, slice: Duration) -> Outcome<f64> {
         Ok(board.ended(0) - begin)
     })?;
     let nanoseconds = board.value(0);
-    Ok(if event.is_of_sums() { nanoseconds / 1e6 } else { nanoseconds / 1e3 })
+    Ok(if event.is_of_all_bytes() { nanoseconds / 1e6 } else { nanoseconds / 1e3 })
 }

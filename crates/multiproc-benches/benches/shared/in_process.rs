@@ -1,4 +1,4 @@
-//! Nobody is handed anything: who has the bytes sums them up. The least that it can take.
+//! Nobody is handed anything: who has the bytes does himself what is to be done. The least that it can take.
 
 use multiproc_benches::Outcome;
 use multiproc_benches::sys::{keep_to_processor, map_shared, memory_file};
@@ -16,7 +16,7 @@ pub(crate) struct OfVec;
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Mapped {
     #[serde(skip)]
-    bytes: Option<&'static [u8]>,
+    bytes: Option<&'static mut [u8]>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -50,13 +50,13 @@ impl Lender for Mapped {
         let mut file = memory_file(size)?;
         write(size, &mut file)?;
         let start = map_shared(Some(&file), size)?;
-        // SAFETY: so many bytes are mapped, for good, and nobody writes to the file any more.
-        self.bytes = Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), size) });
+        // SAFETY: so many bytes are mapped, for good, and nobody else has the file.
+        self.bytes = Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), size) });
         Ok(())
     }
 
     fn ask(&mut self, task: Task) -> Outcome<u64> {
-        Ok(task.look(self.bytes.ok_or("there are no bytes")?))
+        Ok(task.change(self.bytes.as_mut().ok_or("there are no bytes")?))
     }
 }
 
@@ -68,7 +68,7 @@ impl Lender for Owned {
     }
 
     fn ask(&mut self, task: Task) -> Outcome<u64> {
-        Ok(task.look(&self.0))
+        Ok(task.change(&mut self.0))
     }
 }
 

@@ -4,7 +4,8 @@
 //! before the clock is started. And one number that processes change, in all the ways in which they can see to it that none of it is lost.
 //!
 //! All who sum do it by the same code, [`bytes::sum`], which is quicker than memory comes; numpy in Python. "mapped" has the bytes in the worker before, so that nothing
-//! travels but the word to begin. The others get at them when they arrive, and let go of them before they answer. The two sides keep to a processor each, and who sums
+//! travels but the word to begin. "unseen" are bytes that nobody has looked at since they were made; the other lenders have their own mapped. Who is not "mapped"
+//! maps them when they arrive, and lets go of them before he answers. The two sides keep to a processor each, and who sums
 //! by himself to that of the workers.
 
 mod by_channel;
@@ -17,7 +18,7 @@ mod numbers;
 mod raw;
 mod report;
 
-use by_channel::{Ipc, Pipe, Queue};
+use by_channel::{Ipc, KEPT, Pipe, Queue, UNSEEN};
 use bytes::{Prefaulted, ViaArray};
 use event::Event;
 use ipc_channel::ipc::IpcSharedMemory;
@@ -53,22 +54,25 @@ fn contestants() -> Vec<Contestant<Event>> {
     use Contestant as C;
     use hand_over::{forked, started};
     let mut all = vec![
-        C::ours(BYTES, Event::is_of_bytes, started::<Pipe<SharedBytes>>),
-        C::ours("multiproc-bytes (queue)", Event::is_of_bytes, started::<Queue<SharedBytes>>),
-        C::ours("multiproc-bytes (prefault)", Event::is_of_bytes, started::<Pipe<Prefaulted>>),
-        C::ours(MAPPED, Event::is_of_sums, started::<Pipe<SharedBytes, true>>),
+        C::ours(BYTES, Event::is_of_readers, started::<Pipe<SharedBytes>>),
+        C::ours("multiproc-bytes (queue)", Event::is_of_readers, started::<Queue<SharedBytes>>),
+        C::ours("multiproc-bytes (unseen)", Event::is_of_sums, started::<Pipe<SharedBytes, UNSEEN>>),
+        C::ours("multiproc-bytes (prefault)", Event::is_of_readers, started::<Pipe<Prefaulted<SharedBytes>>>),
+        C::ours("multiproc-memory (prefault)", Event::is_of_all_bytes, started::<Pipe<Prefaulted<SharedMemory>>>),
+        C::ours(MAPPED, Event::is_of_sums, started::<Pipe<SharedBytes, KEPT>>),
         C::ours(MEMORY, Event::is_of_bytes, started::<Pipe<SharedMemory>>),
         C::ours("multiproc-array", Event::is_of_bytes, started::<Pipe<ViaArray>>),
         C::ours("multiproc-vec", Event::is_of_sums, started::<Queue<Vec<u8>>>),
         C::peer(RAW, Event::is_of_bytes, started::<raw::OnTouch>),
+        C::peer("raw (unseen)", Event::is_of_sums, started::<raw::Unseen>),
         C::peer("raw (MAP_POPULATE)", Event::is_of_bytes, started::<raw::Populated>),
         C::peer("raw (MADV_POPULATE_READ)", Event::is_of_bytes, started::<raw::Advised>),
         C::peer("raw (mapped)", Event::is_of_sums, started::<raw::Kept>),
-        C::peer(IN_PROCESS, Event::is_of_sums, started::<in_process::OfFile>),
-        C::peer("in-process (Vec)", Event::is_of_sums, started::<in_process::OfVec>),
-        C::peer("ipc-channel", Event::is_of_bytes, forked::<Ipc<IpcSharedMemory>>),
+        C::peer(IN_PROCESS, Event::is_of_all_bytes, started::<in_process::OfFile>),
+        C::peer("in-process (Vec)", Event::is_of_all_bytes, started::<in_process::OfVec>),
+        C::peer("ipc-channel", Event::is_of_readers, forked::<Ipc<IpcSharedMemory>>),
         C::python("python-pool", Event::is_for_pools),
-        C::python("python-shared-memory", Event::is_of_bytes),
+        C::python("python-shared-memory", Event::is_of_readers),
         C::python("python-value", Event::is_of_increments),
         C::python("python-array", Event::is_of_elements),
     ];

@@ -17,6 +17,8 @@ use super::hand_over::{self, Task, Way};
 enum Mode {
     /// And touches it.
     OnTouch,
+    /// The same; but nobody has looked at it since it was made.
+    Unseen,
     /// By `MAP_POPULATE`.
     Populated,
     /// By `MADV_POPULATE_READ`.
@@ -43,11 +45,11 @@ macro_rules! ways {
     };
 }
 
-ways!(OnTouch, Populated, Advised, Kept);
+ways!(OnTouch, Unseen, Populated, Advised, Kept);
 
 fn pair(mode: Mode) -> Outcome<(Lender, Worker)> {
     let [one, other] = packet_pair()?.map(|fd| Handle::from(File::from(fd)));
-    let lender = Lender { socket: one, mode, size: 0, file: None };
+    let lender = Lender { socket: one, mode, size: 0, file: None, seen: None };
     Ok((lender, Worker { socket: other, mode, kept: None }))
 }
 
@@ -58,6 +60,8 @@ pub(crate) struct Lender {
     size: usize,
     #[serde(skip)]
     file: Option<File>,
+    #[serde(skip)]
+    seen: Option<Mapping>,
 }
 
 impl hand_over::Lender for Lender {
@@ -68,6 +72,10 @@ impl hand_over::Lender for Lender {
         if self.mode == Mode::Kept {
             send(&self.socket, size as u64, self.file.as_ref())?;
             self.file = None;
+        } else if self.mode != Mode::Unseen {
+            let seen = Mapping::new(file, size, Mode::OnTouch, Task::Sum)?;
+            Task::Sum.look(&seen);
+            self.seen = Some(seen);
         }
         Ok(())
     }
@@ -75,7 +83,7 @@ impl hand_over::Lender for Lender {
     fn ask(&mut self, task: Task) -> Outcome<u64> {
         send(&self.socket, self.size as u64, self.file.as_ref())?;
         match receive(&self.socket)? {
-            (_, Some(file)) => Ok(task.look(&Mapping::new(&file, self.size, self.mode)?)),
+            (_, Some(file)) => Ok(Mapping::new(&file, self.size, self.mode, task)?.carry_out(task)),
             (found, None) => Ok(found),
         }
     }
@@ -93,34 +101,37 @@ impl hand_over::Worker for Worker {
     fn open(&mut self) -> Outcome<()> {
         if self.mode == Mode::Kept {
             let (size, file) = receive(&self.socket)?;
-            self.kept = Some(Mapping::new(&file.ok_or("no descriptor has come")?, size as usize, self.mode)?);
+            let file = file.ok_or("no descriptor has come")?;
+            let kept = self.kept.insert(Mapping::new(&file, size as usize, self.mode, Task::Sum)?);
+            kept.carry_out(Task::Sum);
         }
         Ok(())
     }
 
     fn serve(&mut self, task: Task) -> Outcome<()> {
         let (size, file) = receive(&self.socket)?;
-        let found = match (&file, &self.kept) {
-            (Some(file), _) => task.look(&Mapping::new(file, size as usize, self.mode)?),
-            (None, Some(kept)) => task.look(kept),
+        let found = match (&file, &mut self.kept) {
+            (Some(file), _) => Mapping::new(file, size as usize, self.mode, task)?.carry_out(task),
+            (None, Some(kept)) => kept.carry_out(task),
             (None, None) => return Err("no descriptor has come".into()),
         };
         send(&self.socket, found, file.as_ref().filter(|_| task == Task::Return))
     }
 }
 
-/// A memory file, mapped to be read.
+/// A memory file, mapped to be read, or to be written if that is the task.
 struct Mapping {
     start: *mut libc::c_void,
     len: usize,
 }
 
 impl Mapping {
-    fn new(file: &File, len: usize, mode: Mode) -> io::Result<Mapping> {
+    fn new(file: &File, len: usize, mode: Mode, task: Task) -> io::Result<Mapping> {
+        let protection = if task == Task::Fill { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let populate = if mode == Mode::Populated { libc::MAP_POPULATE } else { 0 };
         let flags = libc::MAP_SHARED | populate;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -131,13 +142,21 @@ impl Mapping {
         }
         Ok(mapping)
     }
+
+    fn carry_out(&mut self, task: Task) -> u64 {
+        match task {
+            // SAFETY: so many bytes are mapped to be written for as long as this is there, and who sent the file waits.
+            Task::Fill => task.change(unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }),
+            _ => task.look(self),
+        }
+    }
 }
 
 impl std::ops::Deref for Mapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped for as long as this is there, and nobody writes to the file any more.
+        // SAFETY: so many bytes are mapped for as long as this is there, and nobody writes to the file meanwhile.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
     }
 }

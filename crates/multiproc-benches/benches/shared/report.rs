@@ -3,7 +3,7 @@
 use multiproc_benches::report::{Bound, Cell, Column, First, Ratio, short, table};
 use multiproc_benches::slices::Figures;
 
-use super::event::{Event, SIZES, THERE_AND_BACK, name_of};
+use super::event::{Event, FILLED, SIZES, THERE_AND_BACK, name_of};
 use super::numbers::{ARRAY, ATOMIC, LOCK, RAW_VALUE, ROBUST, VALUE};
 use super::{BYTES, IN_PROCESS, MAPPED, MEMORY, RAW};
 
@@ -18,6 +18,9 @@ pub(crate) fn print(figures: &Figures<Event>) {
     // The largest decides on the order.
     sums.reverse();
     print("bytes to a worker that sums them, and the sum back, ms", First::Smallest, sums.into());
+    let mut filled = FILLED.map(|size| (name_of(size), Event::Fill { size }));
+    filled.reverse();
+    print("bytes to a worker that writes them anew, and its word back, ms", First::Smallest, filled.into());
     let mut back = THERE_AND_BACK.map(|size| (name_of(size), Event::Back { size }));
     back.reverse();
     print("bytes to a worker that looks at their ends, and back, µs", First::Smallest, back.into());
