@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use ipc_channel::ipc::IpcSharedMemory;
-use multiproc::{Array, SharedBytes, SharedMemory};
+use multiproc::{Array, ReadOnlyMemory, SharedBytes, SharedMemory};
 use multiproc_benches::Outcome;
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +135,20 @@ impl Bytes for SharedMemory {
 
     fn carry_out(&self, task: Task) -> Outcome<u64> {
         under_lock(self, task)
+    }
+}
+
+impl Bytes for ReadOnlyMemory {
+    fn make(size: usize) -> Outcome<ReadOnlyMemory> {
+        Ok(SharedMemory::make(size)?.read_only()?)
+    }
+
+    fn again(&self) -> Outcome<ReadOnlyMemory> {
+        Ok(self.clone())
+    }
+
+    fn carry_out(&self, task: Task) -> Outcome<u64> {
+        Ok(task.look(&self.read().map_err(|error| error.to_string())?))
     }
 }
 

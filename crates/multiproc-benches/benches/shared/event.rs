@@ -13,6 +13,9 @@ pub(crate) const THERE_AND_BACK: [usize; 2] = [1 << 20, 1 << 30];
 /// Of those that are written anew.
 pub(crate) const FILLED: [usize; 2] = [64 << 20, 1 << 30];
 
+/// Of those that are made.
+pub(crate) const MADE: usize = 64 << 20;
+
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Event {
     /// So many bytes to a worker that sums them, until the sum is back; in ms.
@@ -21,6 +24,8 @@ pub(crate) enum Event {
     Fill { size: usize },
     /// To a worker that looks at the first and the last of them, and back to who had them and looks likewise; in µs.
     Back { size: usize },
+    /// So many bytes in shared memory, of others that lie elsewhere; in ms.
+    Make { size: usize },
     /// One more, under a lock if that is what it takes; in ns, or how often a second if two processes do.
     Increment { contended: bool },
     /// The lock of an array: taken, one of its values changed or looked at, and given up; in ns.
@@ -33,15 +38,20 @@ impl Event {
         let sums = SIZES.map(|size| Event::Sum { size });
         let filled = FILLED.map(|size| Event::Fill { size });
         let back = THERE_AND_BACK.map(|size| Event::Back { size });
-        let mut all = vec![Event::Increment { contended: false }, Event::Increment { contended: true }, Event::Element];
+        let mut all = vec![
+            Event::Make { size: MADE },
+            Event::Increment { contended: false },
+            Event::Increment { contended: true },
+            Event::Element,
+        ];
         all.extend(sums.into_iter().chain(filled).chain(back).filter(|event| !is_quick || event.size() < 1 << 30));
         all
     }
 
-    /// How many bytes are handed over.
-    fn size(self) -> usize {
+    /// How many bytes it is about.
+    pub(crate) fn size(self) -> usize {
         match self {
-            Event::Sum { size } | Event::Fill { size } | Event::Back { size } => size,
+            Event::Sum { size } | Event::Fill { size } | Event::Back { size } | Event::Make { size } => size,
             Event::Increment { .. } | Event::Element => 0,
         }
     }
@@ -56,7 +66,11 @@ impl Event {
     }
 
     pub(crate) fn is_of_bytes(self) -> bool {
-        self.size() > 0
+        self.is_of_readers() || self.is_of_all_bytes()
+    }
+
+    pub(crate) fn is_of_making(self) -> bool {
+        matches!(self, Event::Make { .. })
     }
 
     /// Whether all of the bytes are read or written.
@@ -88,6 +102,7 @@ impl slices::Event for Event {
         match self {
             Event::Sum { size } => format!("sum.{}", name_of(size)),
             Event::Fill { size } => format!("fill.{}", name_of(size)),
+            Event::Make { size } => format!("make.{}", name_of(size)),
             Event::Back { size } => format!("back.{}", name_of(size)),
             Event::Increment { contended: false } => "increment".into(),
             Event::Increment { contended: true } => "increment.contended".into(),
@@ -97,7 +112,7 @@ impl slices::Event for Event {
 
     fn unit(self) -> &'static str {
         match self {
-            Event::Sum { .. } | Event::Fill { .. } => "ms",
+            Event::Sum { .. } | Event::Fill { .. } | Event::Make { .. } => "ms",
             Event::Back { .. } => "µs",
             Event::Increment { contended: true } => "increments/s",
             Event::Increment { contended: false } | Event::Element => "ns",
@@ -107,7 +122,7 @@ impl slices::Event for Event {
     fn slice(self) -> Duration {
         Duration::from_millis(match self {
             Event::Sum { size: 0x4000_0000 } | Event::Fill { size: 0x4000_0000 } => 1000,
-            Event::Sum { .. } | Event::Fill { .. } | Event::Back { .. } => 200,
+            Event::Sum { .. } | Event::Fill { .. } | Event::Make { .. } | Event::Back { .. } => 200,
             Event::Increment { contended: true } => 150,
             Event::Increment { contended: false } | Event::Element => 50,
         })

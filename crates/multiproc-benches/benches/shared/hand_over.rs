@@ -153,7 +153,9 @@ fn parts<W: Way>(event: Event) -> Outcome<Vec<Part<W::Lender, W::Worker>>> {
         Event::Sum { size } => (size, Task::Sum),
         Event::Fill { size } => (size, Task::Fill),
         Event::Back { size } => (size, Task::Return),
-        Event::Increment { .. } | Event::Element => return Err("nothing is handed over there".into()),
+        Event::Make { .. } | Event::Increment { .. } | Event::Element => {
+            return Err("nothing is handed over there".into());
+        }
     };
     let (lender, worker) = W::pair()?;
     Ok(vec![Part::Ask { lender, size, task }, Part::Serve { worker, task }])

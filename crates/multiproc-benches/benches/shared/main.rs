@@ -13,6 +13,7 @@ mod bytes;
 mod event;
 mod hand_over;
 mod in_process;
+mod make;
 mod number;
 mod numbers;
 mod raw;
@@ -22,7 +23,7 @@ use by_channel::{Ipc, KEPT, Pipe, Queue, UNSEEN};
 use bytes::{Prefaulted, ViaArray};
 use event::Event;
 use ipc_channel::ipc::IpcSharedMemory;
-use multiproc::{SharedBytes, SharedMemory};
+use multiproc::{ReadOnlyMemory, SharedBytes, SharedMemory};
 use multiproc_benches::slices::{Bench, Contestant};
 use multiproc_benches::{Outcome, is_quick};
 
@@ -48,6 +49,12 @@ const MAPPED: &str = "multiproc-bytes (mapped)";
 /// `SharedMemory`, read under its lock.
 const MEMORY: &str = "multiproc-memory";
 const RAW: &str = "raw";
+/// `SharedMemory` of which all is mapped ahead.
+const PREFAULTED: &str = "multiproc-memory (prefault)";
+/// Mapped ahead.
+const ADVISED: &str = "raw (MADV_POPULATE_READ)";
+/// Mapped so that it could be written too.
+const WRITABLE: &str = "raw (writable)";
 const IN_PROCESS: &str = "in-process";
 
 fn contestants() -> Vec<Contestant<Event>> {
@@ -58,24 +65,27 @@ fn contestants() -> Vec<Contestant<Event>> {
         C::ours("multiproc-bytes (queue)", Event::is_of_readers, started::<Queue<SharedBytes>>),
         C::ours("multiproc-bytes (unseen)", Event::is_of_sums, started::<Pipe<SharedBytes, UNSEEN>>),
         C::ours("multiproc-bytes (prefault)", Event::is_of_readers, started::<Pipe<Prefaulted<SharedBytes>>>),
-        C::ours("multiproc-memory (prefault)", Event::is_of_all_bytes, started::<Pipe<Prefaulted<SharedMemory>>>),
+        C::ours(PREFAULTED, Event::is_of_all_bytes, started::<Pipe<Prefaulted<SharedMemory>>>),
         C::ours(MAPPED, Event::is_of_sums, started::<Pipe<SharedBytes, KEPT>>),
         C::ours(MEMORY, Event::is_of_bytes, started::<Pipe<SharedMemory>>),
+        C::ours("multiproc-memory (read only)", Event::is_of_readers, started::<Pipe<ReadOnlyMemory>>),
         C::ours("multiproc-array", Event::is_of_bytes, started::<Pipe<ViaArray>>),
         C::ours("multiproc-vec", Event::is_of_sums, started::<Queue<Vec<u8>>>),
         C::peer(RAW, Event::is_of_bytes, started::<raw::OnTouch>),
         C::peer("raw (unseen)", Event::is_of_sums, started::<raw::Unseen>),
+        C::peer(WRITABLE, Event::is_of_sums, started::<raw::Writable>),
         C::peer("raw (MAP_POPULATE)", Event::is_of_bytes, started::<raw::Populated>),
-        C::peer("raw (MADV_POPULATE_READ)", Event::is_of_bytes, started::<raw::Advised>),
+        C::peer(ADVISED, Event::is_of_bytes, started::<raw::Advised>),
         C::peer("raw (mapped)", Event::is_of_sums, started::<raw::Kept>),
         C::peer(IN_PROCESS, Event::is_of_all_bytes, started::<in_process::OfFile>),
         C::peer("in-process (Vec)", Event::is_of_all_bytes, started::<in_process::OfVec>),
         C::peer("ipc-channel", Event::is_of_readers, forked::<Ipc<IpcSharedMemory>>),
         C::python("python-pool", Event::is_for_pools),
-        C::python("python-shared-memory", Event::is_of_readers),
+        C::python("python-shared-memory", |event| event.is_of_readers() || event.is_of_making()),
         C::python("python-value", Event::is_of_increments),
         C::python("python-array", Event::is_of_elements),
     ];
     all.extend(numbers::contestants());
+    all.extend(make::contestants());
     all
 }

@@ -19,6 +19,10 @@ now = time.monotonic_ns
 everywhere = os.sched_getaffinity(0)
 
 
+def size_of(name):
+    return int(name[:-3]) * UNITS[name[-3:]]
+
+
 def keep_to_processor(index):
     processors = sorted(everywhere)
     os.sched_setaffinity(0, {processors[index % len(processors)]})
@@ -115,6 +119,21 @@ def bytes_of(name, size):
     return found
 
 
+def make(size, slice_ns):
+    data = bytes(range(256)) * (size // 256)
+    name = f"multiproc-bench-{os.getppid()}-memory-{os.getpid()}"
+    times = []
+    begin = now()
+    while not times or now() - begin < slice_ns:
+        part = now()
+        memory = shared_memory.SharedMemory(name=name, create=True, size=size)
+        memory.buf[:size] = data
+        memory.close()
+        memory.unlink()
+        times.append(now() - part)
+    return statistics.median(times)
+
+
 def increment(slice_ns):
     value = context.Value("Q", 0)
     lock = value.get_lock
@@ -181,8 +200,9 @@ def contended(slice_ns):
 if __name__ == "__main__":
     kind, event, slice_ns = sys.argv[1], sys.argv[2].split("."), int(sys.argv[3]) * 1_000_000
     if event[0] in ("sum", "back"):
-        size = int(event[1][:-3]) * UNITS[event[1][-3:]]
-        value = hand_over(kind, event[0], size, slice_ns) / (1e6 if event[0] == "sum" else 1e3)
+        value = hand_over(kind, event[0], size_of(event[1]), slice_ns) / (1e6 if event[0] == "sum" else 1e3)
+    elif event[0] == "make":
+        value = make(size_of(event[1]), slice_ns) / 1e6
     elif event[0] == "element":
         value = element(slice_ns)
     elif event[1:] == ["contended"]:

@@ -17,7 +17,9 @@ use super::hand_over::{self, Task, Way};
 enum Mode {
     /// And touches it.
     OnTouch,
-    /// The same; but nobody has looked at it since it was made.
+    /// The same, so that it could be written too.
+    Writable,
+    /// As the first; but nobody has looked at it since it was made.
     Unseen,
     /// By `MAP_POPULATE`.
     Populated,
@@ -45,7 +47,7 @@ macro_rules! ways {
     };
 }
 
-ways!(OnTouch, Unseen, Populated, Advised, Kept);
+ways!(OnTouch, Unseen, Writable, Populated, Advised, Kept);
 
 fn pair(mode: Mode) -> Outcome<(Lender, Worker)> {
     let [one, other] = packet_pair()?.map(|fd| Handle::from(File::from(fd)));
@@ -127,7 +129,11 @@ struct Mapping {
 
 impl Mapping {
     fn new(file: &File, len: usize, mode: Mode, task: Task) -> io::Result<Mapping> {
-        let protection = if task == Task::Fill { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let protection = if task == Task::Fill || mode == Mode::Writable {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
         let populate = if mode == Mode::Populated { libc::MAP_POPULATE } else { 0 };
         let flags = libc::MAP_SHARED | populate;
         // SAFETY: a fresh mapping at an address of the kernel's choice.

@@ -3,9 +3,10 @@
 use multiproc_benches::report::{Bound, Cell, Column, First, Ratio, short, table};
 use multiproc_benches::slices::Figures;
 
-use super::event::{Event, FILLED, SIZES, THERE_AND_BACK, name_of};
+use super::event::{Event, FILLED, MADE, SIZES, THERE_AND_BACK, name_of};
+use super::make::{COPY, PWRITE};
 use super::numbers::{ARRAY, ATOMIC, LOCK, RAW_VALUE, ROBUST, VALUE};
-use super::{BYTES, IN_PROCESS, MAPPED, MEMORY, RAW};
+use super::{ADVISED, BYTES, IN_PROCESS, MAPPED, MEMORY, PREFAULTED, RAW, WRITABLE};
 
 pub(crate) fn print(figures: &Figures<Event>) {
     let cells: [Cell<'_>; 2] =
@@ -24,6 +25,8 @@ pub(crate) fn print(figures: &Figures<Event>) {
     let mut back = THERE_AND_BACK.map(|size| (name_of(size), Event::Back { size }));
     back.reverse();
     print("bytes to a worker that looks at their ends, and back, µs", First::Smallest, back.into());
+    let made = vec![(name_of(MADE), Event::Make { size: MADE })];
+    print("bytes in shared memory, made of others, and let go; ms", First::Smallest, made);
     let alone = [(String::new(), Event::Increment { contended: false })];
     print("an increment, nobody else makes any, ns", First::Smallest, alone.into());
     let contended = [(String::new(), Event::Increment { contended: true })];
@@ -45,14 +48,19 @@ pub(crate) fn ratios(figures: &Figures<Event>) -> Vec<Ratio> {
         };
         all.extend([
             sum("bytes/raw", BYTES, RAW, AtMost(1.1)),
-            sum("memory/raw", MEMORY, RAW, AtMost(1.1)),
+            sum("memory/raw-writable", MEMORY, WRITABLE, AtMost(1.1)),
             sum("mapped/in-process", MAPPED, IN_PROCESS, AtMost(1.1)),
-            sum("ipc-channel/bytes", "ipc-channel", BYTES, AtLeast(1.0)),
-            sum("python-shared-memory/bytes", "python-shared-memory", BYTES, AtLeast(1.0)),
-            sum("python-pool/bytes", "python-pool", BYTES, AtLeast(50.0)),
+            sum("bytes/ipc-channel", BYTES, "ipc-channel", AtMost(1.1)),
+            sum("bytes/python-shared-memory", BYTES, "python-shared-memory", AtMost(1.1)),
+            sum("python-pool/bytes", "python-pool", BYTES, AtLeast(20.0)),
         ]);
     }
+    if let Some(size) = FILLED.into_iter().rev().find(|size| !figures.of(Event::Fill { size: *size }).is_empty()) {
+        let name = format!("fill.{}.memory-prefault/raw-populate-read", name_of(size));
+        all.push(ratio(Event::Fill { size }, &name, PREFAULTED, ADVISED, AtMost(1.1)));
+    }
     all.extend([
+        ratio(Event::Make { size: MADE }, "make.bytes/memfd-write", COPY, PWRITE, AtMost(1.1)),
         ratio(increment(false), "increment.python-value/value", "python-value", VALUE, AtLeast(30.0)),
         ratio(increment(false), "increment.value/pthread-robust", VALUE, ROBUST, AtMost(1.3)),
         ratio(increment(false), "increment.raw-value/atomic", RAW_VALUE, ATOMIC, AtMost(1.1)),
