@@ -1,12 +1,13 @@
 //! What it costs to share memory: multiproc's, and its peers, side by side.
 //!
-//! Bytes, up to 1 GiB of them, that a worker is handed to sum them up and say what comes out, or to hand them back; the worker is there already, and the bytes are made
-//! before the clock is started. And one number that processes change, in all the ways in which they can see to it that none of it is lost.
+//! Bytes, up to 1 GiB of them, that a worker is handed to sum them up and say what comes out, to write them anew, or to hand them back; the worker is there already, and the
+//! bytes are made before the clock is started. What it takes to make them. And one number that processes change, in all the ways in which they can see to it that none of
+//! it is lost.
 //!
 //! All who sum do it by the same code, [`bytes::sum`], which is quicker than memory comes; numpy in Python. "mapped" has the bytes in the worker before, so that nothing
-//! travels but the word to begin. "unseen" are bytes that nobody has looked at since they were made; the other lenders have their own mapped. Who is not "mapped"
-//! maps them when they arrive, and lets go of them before he answers. The two sides keep to a processor each, and who sums
-//! by himself to that of the workers.
+//! travels but the word to begin; the others map them when they arrive, and let go of them before they answer. The kernel counts a page when the first process maps it and when
+//! the last one lets go of it, so lenders have looked at their bytes before, and keep them mapped; but for those called "unseen". The two sides keep to a processor each,
+//! and who works by himself to that of the workers.
 
 mod by_channel;
 mod bytes;
@@ -36,7 +37,7 @@ fn main() -> Outcome<()> {
         script: include_str!("python_peer.py"),
         packages: &[("python-pool", "numpy", "numpy"), ("python-shared-memory", "numpy", "numpy")],
         absent: &[],
-        rounds: 5,
+        rounds: 3,
         print: report::print,
         ratios: report::ratios,
     })

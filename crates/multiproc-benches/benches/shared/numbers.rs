@@ -19,8 +19,6 @@ pub(crate) const VALUE: &str = "multiproc-value";
 pub(crate) const RAW_VALUE: &str = "multiproc-raw-value";
 pub(crate) const ROBUST: &str = "pthread-robust";
 pub(crate) const ATOMIC: &str = "atomic";
-pub(crate) const ARRAY: &str = "multiproc-array (lock)";
-pub(crate) const LOCK: &str = "multiproc-lock";
 
 /// How many values the arrays have.
 const LEN: usize = 1000;
@@ -33,10 +31,10 @@ pub(crate) fn contestants() -> Vec<Contestant<Event>> {
     vec![
         C::ours(VALUE, Event::is_of_increments, started::<Value<u64>>),
         C::ours(RAW_VALUE, Event::is_of_increments, started::<RawValue<AtomicU64>>),
-        C::ours(ARRAY, Event::is_of_elements, started::<Whole>),
+        C::ours("multiproc-array (lock)", Event::is_of_elements, started::<Whole>),
         C::ours("multiproc-array (read)", Event::is_of_elements, started::<Read>),
         C::ours("multiproc-array-part", Event::is_of_elements, started::<Parted>),
-        C::ours(LOCK, Event::is_of_elements, started::<Lock>),
+        C::ours("multiproc-lock", Event::is_of_elements, started::<Lock>),
         C::peer(ROBUST, Event::is_of_increments, forked::<Guarded>),
         C::peer(ATOMIC, Event::is_of_increments, forked::<Atomic>),
     ]

@@ -5,7 +5,7 @@ use multiproc_benches::slices::Figures;
 
 use super::event::{Event, FILLED, MADE, SIZES, THERE_AND_BACK, name_of};
 use super::make::{COPY, PWRITE};
-use super::numbers::{ARRAY, ATOMIC, LOCK, RAW_VALUE, ROBUST, VALUE};
+use super::numbers::{ATOMIC, RAW_VALUE, ROBUST, VALUE};
 use super::{ADVISED, BYTES, IN_PROCESS, MAPPED, MEMORY, PREFAULTED, RAW, WRITABLE};
 
 pub(crate) fn print(figures: &Figures<Event>) {
@@ -65,7 +65,6 @@ pub(crate) fn ratios(figures: &Figures<Event>) -> Vec<Ratio> {
         ratio(increment(false), "increment.value/pthread-robust", VALUE, ROBUST, AtMost(1.3)),
         ratio(increment(false), "increment.raw-value/atomic", RAW_VALUE, ATOMIC, AtMost(1.1)),
         ratio(increment(true), "increment.contended.value/python-value", VALUE, "python-value", AtLeast(1.0)),
-        ratio(Event::Element, "element.array/lock", ARRAY, LOCK, AtMost(2.0)),
     ]);
     all
 }
