@@ -15,6 +15,7 @@ pub mod figures;
 pub mod host;
 pub mod leftovers;
 pub mod pace;
+pub mod pthread;
 pub mod python;
 pub mod random;
 pub mod report;

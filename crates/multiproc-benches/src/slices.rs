@@ -75,8 +75,8 @@ pub struct Bench<E> {
     pub contestants: Vec<Contestant<E>>,
     /// Of Python's contestants: it takes a contestant, an event, and milliseconds.
     pub script: &'static str,
-    /// Packages that contestants of the same name need, each with the module that it brings.
-    pub packages: &'static [(&'static str, &'static str)],
+    /// Contestants of Python's that need a package, and the module that it brings.
+    pub packages: &'static [(&'static str, &'static str, &'static str)],
     /// What is known to be missing, and why.
     pub absent: &'static [(&'static str, &'static str)],
     pub rounds: u32,
@@ -201,12 +201,12 @@ impl<E: Event> Bench<E> {
                 return None;
             }
         };
-        for (package, module) in self.packages {
-            if self.contestants.iter().any(|contestant| contestant.name == *package)
+        for (name, package, module) in self.packages {
+            if self.contestants.iter().any(|contestant| contestant.name == *name)
                 && let Err(error) = python.with_package(package, module, !is_quick())
             {
-                skipped.add(package, &error);
-                self.contestants.retain(|contestant| contestant.name != *package);
+                skipped.add(name, &error);
+                self.contestants.retain(|contestant| contestant.name != *name);
             }
         }
         Some(python)

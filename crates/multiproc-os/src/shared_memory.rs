@@ -16,6 +16,9 @@ use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 /// The size of a page: what memory is allocated, given back and mapped in.
 pub const PAGE: usize = 4096;
 
+/// As much as one page table maps, which is looked at as one when it is to be populated.
+const PIECE: usize = 2 << 20;
+
 /// An open memory file, sealed against shrinking.
 #[derive(Debug)]
 pub struct SharedFile {
@@ -263,11 +266,30 @@ impl Mapping {
     }
 
     /// Has the pages of `len` bytes from `offset` on mapped to be written, so that they aren't faulted in one by one. What can't be had is left.
+    ///
+    /// A page of a shared mapping can be written as soon as it has been mapped to be read, and with one that is read the kernel maps 16; with one that is written
+    /// only that. But a page that has been allocated and never touched has yet to be cleared, and the kernel maps no such page unasked: there, a write is quicker. So the
+    /// first page of each piece is looked at.
     pub fn populate(&self, offset: usize, len: usize) {
         let end = (offset + len).min(self.len);
-        if offset < end {
-            crate::prefault::populate(self.start.as_ptr() as usize + offset, end - offset, Advice::LinuxPopulateWrite);
+        let mut begin = offset;
+        while begin < end {
+            let next = (begin + 1).next_multiple_of(PIECE).min(end);
+            let advice = match self.is_in_use(begin) {
+                true => Advice::LinuxPopulateRead,
+                false => Advice::LinuxPopulateWrite,
+            };
+            crate::prefault::populate(self.start.as_ptr() as usize + begin, next - begin, advice);
+            begin = next;
         }
+    }
+
+    /// Whether the page at `offset`, which is within the mapping, holds anything that somebody has written or read. See mincore(2).
+    fn is_in_use(&self, offset: usize) -> bool {
+        let mut page = 0_u8;
+        let start = (self.start.as_ptr() as usize + offset) & !(PAGE - 1);
+        // SAFETY: the kernel writes one byte, for the one page that it is asked about.
+        unsafe { libc::mincore(start as *mut _, PAGE, &raw mut page) == 0 && page & 1 == 1 }
     }
 }
 
@@ -306,6 +328,23 @@ mod tests {
         assert_eq!(word(&two, 4096).load(SeqCst), 8);
         assert_eq!(file.allocated().unwrap(), 4096);
         assert_eq!(word(&two, 8).load(SeqCst), 0);
+    }
+
+    #[test]
+    fn what_is_populated_keeps_what_it_has() {
+        let file = SharedFile::create("test", 3 * PIECE as u64).unwrap();
+        file.allocate(0, 3 * PIECE as u64).unwrap();
+        let one = Mapping::new(&file, 0, 3 * PIECE).unwrap();
+        assert!(!one.is_in_use(PIECE));
+        word(&one, PIECE).store(7, SeqCst);
+        assert!(one.is_in_use(PIECE) && one.is_in_use(PIECE + 4095));
+        let two = Mapping::new(&file, 0, 3 * PIECE).unwrap();
+        two.populate(PIECE / 2 + 1, 2 * PIECE);
+        assert!(!two.is_in_use(0) && two.is_in_use(PIECE / 2) && two.is_in_use(5 * PIECE / 2));
+        assert_eq!((word(&two, PIECE).load(SeqCst), word(&two, PIECE + 4096).load(SeqCst)), (7, 0));
+        word(&two, PIECE + 4096).store(8, SeqCst);
+        two.populate(0, usize::MAX >> 1);
+        assert_eq!(word(&one, PIECE + 4096).load(SeqCst), 8);
     }
 
     #[test]

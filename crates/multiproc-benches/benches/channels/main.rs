@@ -31,7 +31,7 @@ fn main() -> Outcome<()> {
         events: Event::all(),
         contestants: contestants(),
         script: include_str!("python_peer.py"),
-        packages: &[("faster-fifo", "faster_fifo")],
+        packages: &[("faster-fifo", "faster-fifo", "faster_fifo")],
         absent: &[("crossmist", "1.1.2 panics at its first spawn when built by rustc 1.95")],
         rounds: 5,
         print: report::print,

@@ -14,6 +14,7 @@ mod word;
 
 use event::Event;
 use multiproc_benches::Outcome;
+use multiproc_benches::pthread::Mutex;
 use multiproc_benches::slices::{Bench, Contestant};
 
 fn main() -> Outcome<()> {
@@ -34,8 +35,8 @@ fn main() -> Outcome<()> {
 fn contestants() -> Vec<Contestant<Event>> {
     use Contestant as C;
     let mut all = vec![
-        C::peer("pthread", Event::is_of_locks, lock::forked::<pthread::Mutex<false>>),
-        C::peer("pthread-robust", Event::is_of_locks, lock::forked::<pthread::Mutex<true>>),
+        C::peer("pthread", Event::is_of_locks, lock::forked::<Mutex<false>>),
+        C::peer("pthread-robust", Event::is_of_locks, lock::forked::<Mutex<true>>),
         C::peer("parking_lot (threads)", Event::is_of_locks, lock::threads::<parking::Mutex>),
         C::peer("eventfd-semaphore", Event::is_of_locks, lock::started::<word::Permit>),
         C::peer("futex", Event::is_of_signals, signal::forked::<word::Futex>),

@@ -1,58 +1,19 @@
-//! The C library's mutex, shared between processes; robust or not. See pthread_mutexattr_setrobust(3).
-
-use std::io;
-use std::mem::MaybeUninit;
-use std::ptr::NonNull;
+//! The C library's mutex, shared between processes.
 
 use multiproc_benches::Outcome;
-use multiproc_benches::sys::map_shared;
+use multiproc_benches::pthread::{Guard, Mutex};
 
 use super::lock::Lock;
-
-/// It lies in memory that this process shares with its copies, for good.
-#[derive(Clone, Copy)]
-pub(crate) struct Mutex<const ROBUST: bool>(NonNull<libc::pthread_mutex_t>);
 
 impl<const ROBUST: bool> Lock for Mutex<ROBUST> {
     type Guard<'a> = Guard<'a>;
 
     fn pair() -> Outcome<[Self; 2]> {
-        let mutex = map_shared(None, size_of::<libc::pthread_mutex_t>())?.cast();
-        let mut attributes = MaybeUninit::uninit();
-        let attributes = attributes.as_mut_ptr();
-        // SAFETY: the attributes are made before they are changed and used. The mutex lies in memory of its own, and is used only after this.
-        unsafe {
-            check(libc::pthread_mutexattr_init(attributes))?;
-            check(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
-            let robust = if ROBUST { libc::PTHREAD_MUTEX_ROBUST } else { libc::PTHREAD_MUTEX_STALLED };
-            check(libc::pthread_mutexattr_setrobust(attributes, robust))?;
-            check(libc::pthread_mutex_init(mutex.as_ptr(), attributes))?;
-            check(libc::pthread_mutexattr_destroy(attributes))?;
-        }
-        Ok([Mutex(mutex); 2])
+        Ok([Mutex::new()?; 2])
     }
 
     #[inline]
     fn lock(&self) -> Outcome<Guard<'_>> {
-        // SAFETY: `pair` has made it, and it stays.
-        check(unsafe { libc::pthread_mutex_lock(self.0.as_ptr()) })?;
-        Ok(Guard(self.0, std::marker::PhantomData))
+        Ok(Mutex::lock(self)?)
     }
-}
-
-/// Has the mutex.
-pub(crate) struct Guard<'a>(NonNull<libc::pthread_mutex_t>, std::marker::PhantomData<&'a ()>);
-
-impl Drop for Guard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: this thread has it.
-        unsafe { libc::pthread_mutex_unlock(self.0.as_ptr()) };
-    }
-}
-
-/// These functions give the error itself.
-#[inline]
-fn check(error: libc::c_int) -> io::Result<()> {
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }

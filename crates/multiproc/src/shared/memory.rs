@@ -398,7 +398,8 @@ impl SharedMemory {
         }
     }
 
-    /// Maps all of its pages now, and not each when it is touched first: quicker if all of it is about to be used.
+    /// Maps all of its pages now, and not when they are touched: more than twice as quick if all of it is about to be written. If it is about to be read that takes no
+    /// less, and much more if only some of it is.
     pub fn prefault(&self) {
         self.region().populate(0..self.len());
     }

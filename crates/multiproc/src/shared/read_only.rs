@@ -60,7 +60,7 @@ impl ReadOnlyMemory {
         guard::read(&self.inner, Patience::lasting(timeout))
     }
 
-    /// Maps all of its pages now, and not each when it is touched first: quicker if all of it is about to be read.
+    /// Maps all of its pages now, and not when they are touched: as [`SharedBytes::prefault`](crate::SharedBytes::prefault).
     pub fn prefault(&self) {
         self.inner.populate(0..self.len());
     }

@@ -208,7 +208,8 @@ impl SharedBytes {
         })
     }
 
-    /// Maps all of its pages now, and not each when it is touched first: quicker if all of it is about to be read.
+    /// Maps all of its pages now, and not when they are touched, sixteen at a time: who reads them then is not interrupted. All in all that takes no less, and much more
+    /// if only some of them are going to be read.
     pub fn prefault(&self) {
         self.inner.bytes.populate(self.range.clone());
     }
