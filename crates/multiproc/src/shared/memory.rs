@@ -134,7 +134,10 @@ impl SharedMemory {
     /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. Whoever has opened the memory by then keeps it. Handles that other processes have been sent don't
     /// keep the name.
     ///
-    /// Processes of the same user find it, and those of root with the same name for root; in the same network namespace.
+    /// Processes of the same user find it, and those of root with the same name for root; in the same network namespace and PID namespace. The names are this library's: they have nothing to do with those
+    /// of shm_open(3), under `/dev/shm`.
+    ///
+    /// It costs five descriptors, and the first name three more.
     ///
     /// As long as this process has a name, it has a thread that answers those who come, and so can't [`Fork`](crate::StartMethod::Fork).
     ///
