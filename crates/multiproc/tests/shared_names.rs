@@ -108,6 +108,18 @@ fn a_handle_that_has_travelled_knows_no_name() {
 }
 
 #[multiproc::test]
+fn the_name_was_gone_when_only_an_array_or_a_part_of_the_memory_was_left() {
+    let name = name();
+    let array = SharedMemory::create(&name, 80).unwrap().as_array::<f64>().unwrap();
+    assert!(is_found(&name));
+    let part = array.split(2).unwrap().remove(0);
+    drop(array);
+    assert!(is_found(&name));
+    drop(part);
+    assert!(!is_found(&name));
+}
+
+#[multiproc::test]
 fn names_that_are_none() {
     for (name, text) in [("", "is empty"), ("a\0b", "zero byte"), (&*"x".repeat(80), "has 80 bytes, and may have 79")] {
         let error = SharedMemory::create(name, 10).unwrap_err();

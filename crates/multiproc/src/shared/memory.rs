@@ -79,11 +79,10 @@ use crate::sync::error::not_made;
 /// ```
 pub struct SharedMemory {
     bytes: Array<u8>,
-    name: Option<Arc<Name>>,
 }
 
 /// A name that memory is known by.
-struct Name {
+pub(super) struct Name {
     text: String,
     /// If it is this process's: the name itself, as long as it is there, and what is handed out.
     published: Mutex<Option<Published>>,
@@ -130,7 +129,8 @@ impl SharedMemory {
 
     /// New memory with a name, by which programs that are no relatives can [open](SharedMemory::open) it: any text of 1 to 79 bytes.
     ///
-    /// The name is this process's, as long as it has this handle or a clone of it. It goes when it is [unlinked](SharedMemory::unlink), when the last of these handles is dropped, and when the process
+    /// The name is this process's, as long as it has this handle, a clone of it, or what was made of it: an [array](SharedMemory::as_array), a part. It goes when it is
+    /// [unlinked](SharedMemory::unlink), when the last of these is dropped, and when the process
     /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. Whoever has opened the memory by then keeps it. Handles that other processes have been sent don't
     /// keep the name.
     ///
@@ -160,7 +160,7 @@ impl SharedMemory {
             return Err(NameError::Garbage { name: name.into(), owner: None }.into());
         }
         let name = Name { text: name.into(), published: Mutex::new(None), offering: None };
-        Ok(SharedMemory { bytes: Array::of(Arc::new(region)), name: Some(Arc::new(name)) })
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region), Some(Arc::new(name))) })
     }
 
     /// The same, to be read only.
@@ -177,7 +177,7 @@ impl SharedMemory {
 
     /// The name by which it was created or opened. A handle that has come from another process in a message knows none.
     pub fn name(&self) -> Option<&str> {
-        self.name.as_ref().map(|name| &*name.text)
+        self.bytes.name().map(|name| &*name.text)
     }
 
     /// Takes its name away, so that nobody finds it any more, and the name is free for others. Those who have it keep it.
@@ -204,7 +204,7 @@ impl SharedMemory {
     /// # Errors
     /// [`MemoryError::Nameless`] if this handle knows of no name; [`NameError::NotFound`] if it is gone already.
     pub fn unlink(&self) -> Result<(), MemoryError> {
-        let name = self.name.as_ref().ok_or(MemoryError::Nameless)?;
+        let name = self.bytes.name().ok_or(MemoryError::Nameless)?;
         if name.offering.is_none() {
             return Ok(names::withdraw(&name.text, Instant::now() + PATIENCE)?);
         }
@@ -216,7 +216,7 @@ impl SharedMemory {
     }
 
     pub(super) fn of(region: Arc<Region>) -> SharedMemory {
-        SharedMemory { bytes: Array::of(region), name: None }
+        SharedMemory { bytes: Array::of(region, None) }
     }
 
     fn region(&self) -> &Arc<Region> {
@@ -311,7 +311,7 @@ impl SharedMemory {
     pub fn as_array<T: Plain>(&self) -> Result<Array<T>, MemoryError> {
         let (len, size) = (self.len(), size_of::<T>());
         match len.checked_rem(size) {
-            Some(0) => Ok(Array::of(self.region().clone())),
+            Some(0) => Ok(Array::of(self.region().clone(), self.bytes.name().cloned())),
             _ => Err(MemoryError::Length { len, size }),
         }
     }
@@ -368,10 +368,10 @@ impl SharedMemory {
     /// # Errors
     /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
-        let SharedMemory { bytes, name } = self;
-        let with_name = |region, name| SharedMemory { bytes: Array::of(region), name };
+        let (region, name) = self.bytes.into_parts();
+        let with_name = |region, name| SharedMemory { bytes: Array::of(region, name) };
         let io = |source| MemoryError::Io { what: "freeze shared memory", source };
-        let region = match Arc::try_unwrap(bytes.into_region()) {
+        let region = match Arc::try_unwrap(region) {
             Ok(region) => region,
             Err(region) => {
                 return Err(FreezeError { memory: Some(with_name(region, name)), error: MemoryError::InUse });
@@ -446,7 +446,7 @@ impl Deref for SharedMemory {
 
 impl Clone for SharedMemory {
     fn clone(&self) -> SharedMemory {
-        SharedMemory { bytes: self.bytes.clone(), name: self.name.clone() }
+        SharedMemory { bytes: self.bytes.clone() }
     }
 }
 
@@ -546,7 +546,7 @@ impl SharedMemoryOptions {
         let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
         let region = Region::create_apart(&wanted).map_err(not_made("shared memory"))?;
         let name = self.name.as_ref().map(|name| published(name, &region)).transpose()?;
-        Ok(SharedMemory { bytes: Array::of(Arc::new(region)), name: name.map(Arc::new) })
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region), name.map(Arc::new)) })
     }
 }
 
