@@ -136,6 +136,7 @@ impl<T: Plain> Array<T> {
     }
 
     pub(super) fn of(inner: Arc<Region>, name: Option<Arc<Name>>) -> Array<T> {
+        const { assert!(size_of::<T>() > 0, "values without bytes need no memory to share") };
         Array { inner, name, of: PhantomData }
     }
 
