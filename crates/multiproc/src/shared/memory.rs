@@ -22,7 +22,7 @@ use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::error::Result;
 use crate::shm::cell::Plain;
-use crate::shm::region::{Access, Pages, Region, Usage, Wanted};
+use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
 use crate::sync::error::not_made;
 
 /// Bytes that several processes read and write: Python's `multiprocessing.shared_memory.SharedMemory`.
@@ -345,7 +345,10 @@ impl SharedMemory {
         Ok(ReadOnlyMemory::of(Arc::new(Region::open(control, memory).map_err(&io)?)))
     }
 
-    /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it.
+    /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it. Who finds it later in a message, to be written, gets an
+    /// error.
+    ///
+    /// Whether somebody has died while holding it is told by its lock, and not here.
     ///
     /// ```
     /// use multiproc::{Process, SharedBytes, SharedMemory};
@@ -567,5 +570,9 @@ fn find(name: &str, wish: u8) -> Result<Region, MemoryError> {
     let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else {
         return Err(NameError::Garbage { name: name.into(), owner: None }.into());
     };
-    Region::open(control, Some(memory)).map_err(|source| NameError::Io { name: name.into(), source }.into())
+    Region::open(control, Some(memory)).map_err(|source| match source.kind() {
+        // Its owner is about to take the name away.
+        FROZEN => NameError::NotFound { name: name.into() }.into(),
+        _ => NameError::Io { name: name.into(), source }.into(),
+    })
 }
