@@ -361,7 +361,6 @@ impl From<SharedBytes> for arrow_buffer::Buffer {
 }
 
 /// What is written to it becomes [`SharedBytes`].
-#[derive(Debug)]
 pub struct SharedBytesWriter {
     file: Growing,
     /// A few bytes that wait to be more.
@@ -380,6 +379,13 @@ impl SharedBytesWriter {
         self.flush().map_err(not_made)?;
         let (file, len) = self.file.seal().map_err(not_made)?;
         SharedBytes::open(file, 0, len).map_err(not_made)
+    }
+}
+
+/// Without the bytes that it has gathered.
+impl fmt::Debug for SharedBytesWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBytesWriter").finish_non_exhaustive()
     }
 }
 
