@@ -29,43 +29,71 @@ fn in_table(table: &str) -> Vec<PathBuf> {
     found
 }
 
-/// How much memory the groups leave this process, in bytes: what is not used up to the lowest limit, and what the kernel can take back of what is. None without limits.
-pub(crate) fn free_memory() -> Option<u64> {
-    directories().iter().filter_map(|directory| left(|file| fs::read_to_string(directory.join(file)).ok())).min()
+/// How much memory the groups leave this process, in bytes, on a system that has so much swap left: what is not used up to the lowest limit, what the kernel can take back of what is, and
+/// what it may swap out. None without limits.
+pub(crate) fn free_memory(swap: u64) -> Option<u64> {
+    let left = |directory: &PathBuf| left(|file| fs::read_to_string(directory.join(file)).ok(), swap);
+    directories().iter().filter_map(left).min()
 }
 
 /// What these files of one group say.
-fn left(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+fn left(read: impl Fn(&str) -> Option<String>, swap: u64) -> Option<u64> {
     let number = |file| read(file)?.trim().parse::<u64>().ok();
-    // "max" is none; in the first version it is a number that is larger than any memory.
-    let (limit, used, prefix) = match number("memory.max") {
-        Some(limit) => (limit, number("memory.current")?, ""),
-        None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?, "total_"),
-    };
+    let between = |limit, used| Some(number(limit)?.saturating_sub(number(used)?));
     let stat = read("memory.stat").unwrap_or_default();
-    let cached = |name: &str| {
-        let line = stat.lines().find_map(|line| line.strip_prefix(prefix)?.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|text| text.parse().ok()).unwrap_or(0)
+    let cached = |names: &[&str]| {
+        let lines = stat.lines().filter_map(|line| line.split_once(' '));
+        let numbers = lines.filter(|(name, _)| names.contains(name)).filter_map(|(_, text)| text.parse::<u64>().ok());
+        numbers.fold(0, u64::saturating_add)
     };
-    Some(limit.saturating_sub(used).saturating_add(cached("active_file")).saturating_add(cached("inactive_file")))
+    // "max" is no limit; in the first version it is a number that is larger than any memory. There, what limits swap counts memory as well.
+    match between("memory.max", "memory.current") {
+        Some(left) => {
+            let cached = cached(&["active_file", "inactive_file", "slab_reclaimable"]);
+            let swap = between("memory.swap.max", "memory.swap.current").unwrap_or(swap).min(swap);
+            Some(left.saturating_add(cached).saturating_add(swap))
+        }
+        None => {
+            let left = between("memory.limit_in_bytes", "memory.usage_in_bytes")?.saturating_add(swap);
+            let both = between("memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes").unwrap_or(left);
+            Some(left.min(both).saturating_add(cached(&["total_active_file", "total_inactive_file"])))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn files(texts: &[(&str, &str)]) -> Option<u64> {
-        left(|file| texts.iter().find(|(name, _)| *name == file).map(|(_, text)| (*text).to_owned()))
+    fn files(texts: &[(&str, &str)], swap: u64) -> Option<u64> {
+        left(|file| texts.iter().find(|(name, _)| *name == file).map(|(_, text)| (*text).to_owned()), swap)
     }
 
     #[test]
     fn what_is_left_is_reckoned_in_both_versions() {
         let stat = ("memory.stat", "anon 5\nfile 70\nactive_file 3\ninactive_file 4\ntotal_active_file 30\n");
-        assert_eq!(files(&[("memory.max", "100\n"), ("memory.current", "60\n"), stat]), Some(47));
-        assert_eq!(files(&[("memory.limit_in_bytes", "100\n"), ("memory.usage_in_bytes", "60\n"), stat]), Some(70));
-        assert_eq!(files(&[("memory.max", "100\n"), ("memory.current", "160\n")]), Some(0));
-        assert_eq!(files(&[("memory.max", "max\n"), ("memory.current", "60\n"), stat]), None);
-        assert_eq!(files(&[]), None);
+        assert_eq!(files(&[("memory.max", "100\n"), ("memory.current", "60\n"), stat], 0), Some(47));
+        let first = [("memory.limit_in_bytes", "100\n"), ("memory.usage_in_bytes", "60\n"), stat];
+        assert_eq!(files(&first, 0), Some(70));
+        assert_eq!(files(&[("memory.max", "100\n"), ("memory.current", "160\n")], 0), Some(0));
+        assert_eq!(files(&[("memory.max", "max\n"), ("memory.current", "60\n"), stat], 9), None);
+        assert_eq!(files(&[], 9), None);
+    }
+
+    #[test]
+    fn what_a_group_may_swap_out_and_what_the_kernel_keeps_for_it_was_refused() {
+        let second = [("memory.max", "100\n"), ("memory.current", "60\n"), ("memory.stat", "slab_reclaimable 5\n")];
+        let swap = |max| [("memory.swap.max", max), ("memory.swap.current", "10\n")];
+        assert_eq!(files(&second, 1000), Some(1045));
+        assert_eq!(files(&[&second[..], &swap("max\n")].concat(), 1000), Some(1045));
+        assert_eq!(files(&[&second[..], &swap("30\n")].concat(), 1000), Some(65));
+        assert_eq!(files(&[&second[..], &swap("30\n")].concat(), 1), Some(46));
+        assert_eq!(files(&[&second[..], &swap("0\n")].concat(), 1000), Some(45));
+        let first = [("memory.limit_in_bytes", "100\n"), ("memory.usage_in_bytes", "60\n")];
+        let both = [("memory.memsw.limit_in_bytes", "200\n"), ("memory.memsw.usage_in_bytes", "90\n")];
+        assert_eq!(files(&first, 1000), Some(1040));
+        assert_eq!(files(&[&first[..], &both].concat(), 1000), Some(110));
+        assert_eq!(files(&[&first[..], &both].concat(), 0), Some(40));
     }
 
     #[test]
@@ -81,6 +109,6 @@ mod tests {
             "/sys/fs/cgroup/unified",
         ];
         assert_eq!(in_table(table), expected.map(PathBuf::from));
-        println!("{:?}, {:?} left", directories(), free_memory());
+        println!("{:?}, {:?} left", directories(), free_memory(0));
     }
 }

@@ -28,8 +28,9 @@ fn left() -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    let machine = (kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0)) * 1024;
-    Some(control_group::free_memory().unwrap_or(u64::MAX).min(machine))
+    let swap = kib("SwapFree:").unwrap_or(0) * 1024;
+    let machine = kib("MemAvailable:")? * 1024 + swap;
+    Some(control_group::free_memory(swap).unwrap_or(u64::MAX).min(machine))
 }
 
 #[cfg(test)]

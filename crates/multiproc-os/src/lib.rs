@@ -39,6 +39,7 @@ pub mod limits;
 pub mod mailbox;
 pub mod memfd;
 pub mod memory_watch;
+pub mod namespace;
 pub mod not_in_copies;
 pub mod oom;
 pub mod per_copy;

@@ -90,7 +90,7 @@ impl Growing {
         Ok(Growing { fd: create(name)?, len: 0 })
     }
 
-    /// Appends `bytes`. Written by call and not by mapping: the kernel needn't clear pages that are filled at once, and takes no faults.
+    /// Appends `bytes`, all or none of them. Written by call and not by mapping: the kernel needn't clear pages that are filled at once, and takes no faults.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
@@ -100,14 +100,16 @@ impl Growing {
         if len / MUCH != self.len / MUCH {
             free_memory::look_for(MUCH.max(bytes.len() as u64), || 0)?;
         }
+        let mut at = self.len;
         while !bytes.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, self.len))?;
+            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, at))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.len += written as u64;
+            at += written as u64;
             bytes = &bytes[written..];
         }
+        self.len = at;
         Ok(())
     }
 

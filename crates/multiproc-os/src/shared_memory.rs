@@ -79,6 +79,14 @@ impl SharedFile {
         Ok(rustix::fs::fcntl_getfl(&self.fd)? & OFlags::RWMODE == OFlags::RDWR)
     }
 
+    /// Whether it is sealed against writing.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fcntl_get_seals(&self.fd)?.contains(SealFlags::WRITE))
+    }
+
     /// Seals it against growing.
     ///
     /// # Errors
@@ -369,7 +377,9 @@ mod tests {
         assert_eq!(word(&view, 8).load(SeqCst), 7);
         assert_eq!(file.freeze().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
         drop(mapping);
+        assert!(!file.is_frozen().unwrap());
         file.freeze().unwrap();
+        assert!(file.is_frozen().unwrap());
         Mapping::new(&file, 0, 4096).unwrap_err();
     }
 

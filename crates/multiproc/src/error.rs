@@ -112,7 +112,7 @@ pub enum Error {
     #[error(transparent)]
     Remote(#[from] RemoteError),
     /// An object for several processes, a lock say, could not be made: `EMFILE` at the limit of open files, `ENOSPC`, `ENOMEM`.
-    #[error("cannot make a {what}: {source}")]
+    #[error("cannot make {}: {source}", with_article(what))]
     Make {
         /// The kind of object.
         what: &'static str,
@@ -216,5 +216,30 @@ impl fmt::Display for Names<'_> {
     }
 }
 
+/// A kind of object, as one speaks of one of them.
+fn with_article(what: &str) -> String {
+    match what {
+        "shared memory" | "shared bytes" => what.into(),
+        _ if what.starts_with(['a', 'e', 'i', 'o']) => format!("an {what}"),
+        _ => format!("a {what}"),
+    }
+}
+
 /// The result of this library's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_object_had_the_article_that_belongs_to_it() {
+        for (what, text) in [
+            ("array", "cannot make an array: out of memory"),
+            ("semaphore", "cannot make a semaphore: out of memory"),
+            ("shared memory", "cannot make shared memory: out of memory"),
+        ] {
+            assert_eq!(Error::Make { what, source: io::ErrorKind::OutOfMemory.into() }.to_string(), text);
+        }
+    }
+}

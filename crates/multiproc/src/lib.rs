@@ -112,6 +112,7 @@ pub use crate::shared::read_only::ReadOnlyMemory;
 pub use crate::shared::shareable_list::{ShareableItem, ShareableItems, ShareableList, ShareableListError};
 pub use crate::shared::shared_bytes::{SharedBytes, SharedBytesWriter};
 pub use crate::shared::value::Value;
+pub use crate::shm::cell::Plain;
 pub use crate::start::entry::init;
 pub use crate::start::forkserver::end_fork_server;
 pub use crate::start::method::{StartMethod, set_start_method, start_method};

@@ -150,6 +150,9 @@ fn slices_and_comparisons() {
     assert_eq!(format!("{bytes:?}"), "SharedBytes { len: 10, .. }");
     assert_eq!(bytes.split(3).iter().map(|part| part.len()).collect::<Vec<_>>(), [3, 3, 4]);
     assert!(bytes.split(0).is_empty());
+    assert_eq!(bytes.slice(1..).chunks(4), [&b"1234"[..], b"5678", b"9"]);
+    assert_eq!((bytes.chunks(10).len(), bytes.chunks(usize::MAX).len(), bytes.slice(..0).chunks(1).len()), (1, 1, 0));
+    std::panic::catch_unwind(|| bytes.chunks(0)).unwrap_err();
     bytes.slice(3..5).prefault();
 }
 
@@ -161,6 +164,9 @@ fn numbers() {
     assert_eq!(bytes.slice(8..24).values::<f64>().unwrap(), [1.0, 2.0]);
     assert!(matches!(bytes.slice(..9).values::<f64>().unwrap_err(), MemoryError::Length { len: 9, size: 8 }));
     assert!(matches!(bytes.slice(1..9).values::<f64>().unwrap_err(), MemoryError::Io { .. }));
+    // Divided evenly, they aren't whole.
+    assert!(bytes.split(3).iter().any(|part| part.values::<f64>().is_err()));
+    assert_eq!(bytes.chunks(334 * 8).iter().flat_map(|part| part.values().unwrap()).sum::<f64>(), 499_500.0);
     // As far as it is aligned in the file, it is so wherever it is mapped.
     let queue = Queue::new().unwrap();
     queue.put(bytes.slice(16..)).unwrap();

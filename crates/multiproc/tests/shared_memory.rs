@@ -214,6 +214,17 @@ fn one_way_of_use_shuts_out_the_others() {
 }
 
 #[multiproc::test]
+fn what_is_frozen_while_it_is_on_its_way_arrives_as_an_error_that_says_so() {
+    let (memory, queue) = (SharedMemory::new(10).unwrap(), multiproc::Queue::new().unwrap());
+    queue.put(memory.clone()).unwrap();
+    let view = memory.read_only().unwrap();
+    memory.freeze().unwrap();
+    let error = queue.get().unwrap_err().to_string();
+    assert!(error.contains("this shared memory has been frozen"), "{error}");
+    assert_eq!(sent(view).len(), 10);
+}
+
+#[multiproc::test]
 fn bytes_as_values() {
     let memory = SharedMemory::new(24).unwrap();
     let numbers = memory.as_array::<u64>().unwrap();

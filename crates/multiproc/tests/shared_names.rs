@@ -4,6 +4,7 @@ mod common;
 #[path = "common/shared.rs"]
 mod shared;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use common::{Ends, LONG, for_each_method, sleep_long};
@@ -105,6 +106,42 @@ fn a_handle_that_has_travelled_knows_no_name() {
     assert!(!is_found(&name));
     other.lock().unwrap()[0] = 1;
     assert!(matches!(SharedMemory::new(1).unwrap().unlink().unwrap_err(), MemoryError::Nameless));
+}
+
+#[multiproc::test]
+fn the_name_was_gone_when_only_an_array_or_a_part_of_the_memory_was_left() {
+    let name = name();
+    let array = SharedMemory::create(&name, 80).unwrap().as_array::<f64>().unwrap();
+    assert!(is_found(&name));
+    let part = array.split(2).unwrap().remove(0);
+    drop(array);
+    assert!(is_found(&name));
+    drop(part);
+    assert!(!is_found(&name));
+}
+
+#[multiproc::test]
+fn who_came_while_it_was_frozen_was_told_that_it_may_not() {
+    let (name, ended) = (name(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Relaxed) {
+                is_found(&name);
+            }
+        });
+        for _ in 0..1000 {
+            let mut memory = Some(SharedMemory::create(&name, 10).unwrap());
+            // It is there for a moment, in which it is found, and in the middle of that is frozen.
+            while let Some(found) = memory.take() {
+                if let Err(error) = found.freeze() {
+                    let (found, error) = error.into_parts();
+                    assert!(matches!(error, MemoryError::InUse), "{error}");
+                    memory = found;
+                }
+            }
+        }
+        ended.store(true, Relaxed);
+    });
 }
 
 #[multiproc::test]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::MemoryError;
 use super::guard::{self, Locked, Read, Tried, TriedRead};
+use super::memory::Name;
 use super::part::ArrayPart;
 use super::travel;
 use crate::error::{Error, Result};
@@ -85,6 +86,8 @@ use crate::sync::error::not_made;
 /// PID namespace.
 pub struct Array<T: Plain> {
     inner: Arc<Region>,
+    /// If it is shared memory that has one: it is there as long as any of this process's handles.
+    name: Option<Arc<Name>>,
     of: PhantomData<fn() -> T>,
 }
 
@@ -96,7 +99,7 @@ impl<T: Plain> Array<T> {
     pub fn new(len: usize) -> Result<Array<T>> {
         let bytes = len.checked_mul(size_of::<T>()).map_or(u64::MAX, |bytes| bytes as u64);
         let region = Region::create(bytes, kind_of::<T>()).map_err(not_made("array"))?;
-        Ok(Array::of(Arc::new(region)))
+        Ok(Array::of(Arc::new(region), None))
     }
 
     /// A new one, with these values.
@@ -132,16 +135,21 @@ impl<T: Plain> Array<T> {
         Ok(array)
     }
 
-    pub(super) fn of(inner: Arc<Region>) -> Array<T> {
-        Array { inner, of: PhantomData }
+    pub(super) fn of(inner: Arc<Region>, name: Option<Arc<Name>>) -> Array<T> {
+        const { assert!(size_of::<T>() > 0, "values without bytes need no memory to share") };
+        Array { inner, name, of: PhantomData }
+    }
+
+    pub(super) fn name(&self) -> Option<&Arc<Name>> {
+        self.name.as_ref()
     }
 
     pub(super) fn region(&self) -> &Arc<Region> {
         &self.inner
     }
 
-    pub(super) fn into_region(self) -> Arc<Region> {
-        self.inner
+    pub(super) fn into_parts(self) -> (Arc<Region>, Option<Arc<Name>>) {
+        (self.inner, self.name)
     }
 
     /// Whether a region of this kind may be taken for such values.
@@ -329,7 +337,7 @@ impl<T: Plain> Array<T> {
 
 impl<T: Plain> Clone for Array<T> {
     fn clone(&self) -> Array<T> {
-        Array::of(self.inner.clone())
+        Array::of(self.inner.clone(), self.name.clone())
     }
 }
 
@@ -355,7 +363,7 @@ impl<'de, T: Plain> Deserialize<'de> for Array<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Array<T>, D::Error> {
         let region = travel::deserialize_to_write(deserializer)?;
         Array::<T>::fits(region.kind()).map_err(serde::de::Error::custom)?;
-        Ok(Array::of(Arc::new(region)))
+        Ok(Array::of(Arc::new(region), None))
     }
 }
 

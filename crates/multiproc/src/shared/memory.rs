@@ -22,7 +22,7 @@ use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::error::Result;
 use crate::shm::cell::Plain;
-use crate::shm::region::{Access, Pages, Region, Usage, Wanted};
+use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
 use crate::sync::error::not_made;
 
 /// Bytes that several processes read and write: Python's `multiprocessing.shared_memory.SharedMemory`.
@@ -79,11 +79,10 @@ use crate::sync::error::not_made;
 /// ```
 pub struct SharedMemory {
     bytes: Array<u8>,
-    name: Option<Arc<Name>>,
 }
 
 /// A name that memory is known by.
-struct Name {
+pub(super) struct Name {
     text: String,
     /// If it is this process's: the name itself, as long as it is there, and what is handed out.
     published: Mutex<Option<Published>>,
@@ -130,11 +129,15 @@ impl SharedMemory {
 
     /// New memory with a name, by which programs that are no relatives can [open](SharedMemory::open) it: any text of 1 to 79 bytes.
     ///
-    /// The name is this process's, as long as it has this handle or a clone of it. It goes when it is [unlinked](SharedMemory::unlink), when the last of these handles is dropped, and when the process
+    /// The name is this process's, as long as it has this handle, a clone of it, or what was made of it: an [array](SharedMemory::as_array), a part. It goes when it is
+    /// [unlinked](SharedMemory::unlink), when the last of these is dropped, and when the process
     /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. Whoever has opened the memory by then keeps it. Handles that other processes have been sent don't
     /// keep the name.
     ///
-    /// Processes of the same user find it, and those of root with the same name for root; in the same network namespace.
+    /// Processes of the same user find it, and those of root with the same name for root; in the same network namespace and PID namespace. The names are this library's: they have nothing to do with those
+    /// of shm_open(3), under `/dev/shm`.
+    ///
+    /// It costs five descriptors, and the first name three more.
     ///
     /// As long as this process has a name, it has a thread that answers those who come, and so can't [`Fork`](crate::StartMethod::Fork).
     ///
@@ -157,7 +160,7 @@ impl SharedMemory {
             return Err(NameError::Garbage { name: name.into(), owner: None }.into());
         }
         let name = Name { text: name.into(), published: Mutex::new(None), offering: None };
-        Ok(SharedMemory { bytes: Array::of(Arc::new(region)), name: Some(Arc::new(name)) })
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region), Some(Arc::new(name))) })
     }
 
     /// The same, to be read only.
@@ -174,7 +177,7 @@ impl SharedMemory {
 
     /// The name by which it was created or opened. A handle that has come from another process in a message knows none.
     pub fn name(&self) -> Option<&str> {
-        self.name.as_ref().map(|name| &*name.text)
+        self.bytes.name().map(|name| &*name.text)
     }
 
     /// Takes its name away, so that nobody finds it any more, and the name is free for others. Those who have it keep it.
@@ -201,7 +204,7 @@ impl SharedMemory {
     /// # Errors
     /// [`MemoryError::Nameless`] if this handle knows of no name; [`NameError::NotFound`] if it is gone already.
     pub fn unlink(&self) -> Result<(), MemoryError> {
-        let name = self.name.as_ref().ok_or(MemoryError::Nameless)?;
+        let name = self.bytes.name().ok_or(MemoryError::Nameless)?;
         if name.offering.is_none() {
             return Ok(names::withdraw(&name.text, Instant::now() + PATIENCE)?);
         }
@@ -213,7 +216,7 @@ impl SharedMemory {
     }
 
     pub(super) fn of(region: Arc<Region>) -> SharedMemory {
-        SharedMemory { bytes: Array::of(region), name: None }
+        SharedMemory { bytes: Array::of(region, None) }
     }
 
     fn region(&self) -> &Arc<Region> {
@@ -308,7 +311,7 @@ impl SharedMemory {
     pub fn as_array<T: Plain>(&self) -> Result<Array<T>, MemoryError> {
         let (len, size) = (self.len(), size_of::<T>());
         match len.checked_rem(size) {
-            Some(0) => Ok(Array::of(self.region().clone())),
+            Some(0) => Ok(Array::of(self.region().clone(), self.bytes.name().cloned())),
             _ => Err(MemoryError::Length { len, size }),
         }
     }
@@ -342,7 +345,10 @@ impl SharedMemory {
         Ok(ReadOnlyMemory::of(Arc::new(Region::open(control, memory).map_err(&io)?)))
     }
 
-    /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it.
+    /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it. Who finds it later in a message, to be written, gets an
+    /// error.
+    ///
+    /// Whether somebody has died while holding it is told by its lock, and not here.
     ///
     /// ```
     /// use multiproc::{Process, SharedBytes, SharedMemory};
@@ -365,10 +371,10 @@ impl SharedMemory {
     /// # Errors
     /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
-        let SharedMemory { bytes, name } = self;
-        let with_name = |region, name| SharedMemory { bytes: Array::of(region), name };
+        let (region, name) = self.bytes.into_parts();
+        let with_name = |region, name| SharedMemory { bytes: Array::of(region, name) };
         let io = |source| MemoryError::Io { what: "freeze shared memory", source };
-        let region = match Arc::try_unwrap(bytes.into_region()) {
+        let region = match Arc::try_unwrap(region) {
             Ok(region) => region,
             Err(region) => {
                 return Err(FreezeError { memory: Some(with_name(region, name)), error: MemoryError::InUse });
@@ -444,7 +450,7 @@ impl Deref for SharedMemory {
 
 impl Clone for SharedMemory {
     fn clone(&self) -> SharedMemory {
-        SharedMemory { bytes: self.bytes.clone(), name: self.name.clone() }
+        SharedMemory { bytes: self.bytes.clone() }
     }
 }
 
@@ -544,7 +550,7 @@ impl SharedMemoryOptions {
         let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
         let region = Region::create_apart(&wanted).map_err(not_made("shared memory"))?;
         let name = self.name.as_ref().map(|name| published(name, &region)).transpose()?;
-        Ok(SharedMemory { bytes: Array::of(Arc::new(region)), name: name.map(Arc::new) })
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region), name.map(Arc::new)) })
     }
 }
 
@@ -565,5 +571,9 @@ fn find(name: &str, wish: u8) -> Result<Region, MemoryError> {
     let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else {
         return Err(NameError::Garbage { name: name.into(), owner: None }.into());
     };
-    Region::open(control, Some(memory)).map_err(|source| NameError::Io { name: name.into(), source }.into())
+    Region::open(control, Some(memory)).map_err(|source| match source.kind() {
+        // Its owner is about to take the name away.
+        FROZEN => NameError::NotFound { name: name.into() }.into(),
+        _ => NameError::Io { name: name.into(), source }.into(),
+    })
 }

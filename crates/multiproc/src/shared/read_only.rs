@@ -15,7 +15,10 @@ use crate::shm::region::{Access, Region};
 ///
 /// The pages are mapped read-only in the process that has it, so that nothing there, no library in C either, can write to them.
 ///
-/// It travels as that does, and its readers use the same lock. (That, which lies elsewhere, can be written by it.) It costs two descriptors.
+/// It travels as that does, and its readers use the same lock. (That, which lies elsewhere, can be written by it.) It costs two descriptors. What others use as atomics has no lock,
+/// and can only be read [by pointer](ReadOnlyMemory::as_ptr).
+///
+/// Of numbers, say: `bytemuck::cast_slice::<u8, f64>(&memory.read()?)`; it begins with a page, so that they are aligned.
 #[derive(Clone)]
 pub struct ReadOnlyMemory {
     inner: Arc<Region>,

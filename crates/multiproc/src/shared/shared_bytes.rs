@@ -177,10 +177,33 @@ impl SharedBytes {
         SharedBytes { inner: self.inner.clone(), range: self.range.start + begin..self.range.start + end }
     }
 
-    /// As so many slices, which differ in length by one byte at most: for so many workers.
+    /// As so many slices, which differ in length by one byte at most: for so many workers. Where numbers or rows are to stay whole, see [`chunks`](SharedBytes::chunks).
     pub fn split(&self, parts: usize) -> Vec<SharedBytes> {
         let edge = |part: usize| (self.len() as u128 * part as u128 / parts.max(1) as u128) as usize;
         (0..parts).map(|part| self.slice(edge(part)..edge(part + 1))).collect()
+    }
+
+    /// As slices of `len` bytes, the last of which may be shorter.
+    ///
+    /// ```
+    /// use multiproc::SharedBytes;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers: Vec<f64> = (0..1000).map(f64::from).collect();
+    /// let bytes = SharedBytes::copy_from_slice(bytemuck::cast_slice(&numbers))?;
+    /// // For three workers: whole numbers.
+    /// let parts = bytes.chunks(numbers.len().div_ceil(3) * size_of::<f64>());
+    /// assert_eq!(parts[1].values::<f64>()?, &numbers[334..668]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// If `len` is 0.
+    pub fn chunks(&self, len: usize) -> Vec<SharedBytes> {
+        assert!(len > 0, "chunks of no bytes");
+        (0..self.len()).step_by(len).map(|begin| self.slice(begin..self.len().min(begin.saturating_add(len)))).collect()
     }
 
     /// As values of a type for which any bytes will do: numbers, say.
@@ -339,7 +362,6 @@ impl From<SharedBytes> for arrow_buffer::Buffer {
 }
 
 /// What is written to it becomes [`SharedBytes`].
-#[derive(Debug)]
 pub struct SharedBytesWriter {
     file: Growing,
     /// A few bytes that wait to be more.
@@ -358,6 +380,13 @@ impl SharedBytesWriter {
         self.flush().map_err(not_made)?;
         let (file, len) = self.file.seal().map_err(not_made)?;
         SharedBytes::open(file, 0, len).map_err(not_made)
+    }
+}
+
+/// Without the bytes that it has gathered.
+impl fmt::Debug for SharedBytesWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBytesWriter").finish_non_exhaustive()
     }
 }
 

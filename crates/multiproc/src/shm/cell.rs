@@ -15,7 +15,40 @@ use super::segment::AnyBytes;
 /// What can lie in memory that several processes share: any bytes are a value of it, none of its bytes is padding, and nothing in it points anywhere.
 ///
 /// Integers, floats, arrays and tuples without padding of such; and a struct of one's own that is `#[repr(C)]` or `#[repr(transparent)]`, with `#[derive(Clone, Copy,
-/// bytemuck::Pod, bytemuck::Zeroable)]`, the attributes of the crate [`bytemuck`]. Neither `bool` nor `char` nor an enum is, as not all bytes are a value of them.
+/// bytemuck::Pod, bytemuck::Zeroable)]`, the attributes of the crate [`bytemuck`] with its feature `derive`. Neither `bool` nor `char` nor an enum is, as not all bytes are a value of them: take a
+/// `u8` for a `bool`.
+///
+/// The values themselves are never serialised. What is generic over them and derives serde's traits says so:
+///
+/// ```
+/// use multiproc::{Array, Plain, Process, Value};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(bound = "")]
+/// struct Job<T: Plain> {
+///     samples: Array<T>,
+///     largest: Value<T>,
+/// }
+///
+/// #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+/// #[repr(C)]
+/// struct Point {
+///     x: f64,
+///     y: f64,
+/// }
+///
+/// fn count<T: Plain>(job: Job<T>) -> usize {
+///     job.samples.len()
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let job = Job { samples: Array::<Point>::new(100)?, largest: Value::new(Point { x: 0.0, y: 0.0 })? };
+/// assert_eq!(Process::new(count, (job,)).start()?.join()?, 100);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Plain: AnyBitPattern + NoUninit + Send + Sync {}
 
 impl<T: AnyBitPattern + NoUninit + Send + Sync> Plain for T {}

@@ -68,6 +68,9 @@ impl Readers for Control {
 /// The memory is used under its lock.
 const LOCKED: u32 = u32::MAX;
 
+/// The kind of the error when somebody wants to write what has been frozen.
+pub(crate) const FROZEN: io::ErrorKind = io::ErrorKind::ReadOnlyFilesystem;
+
 /// What tells types apart; all zero: bytes, which may be taken for anything.
 pub(crate) type Kind = [u64; 3];
 
@@ -193,7 +196,7 @@ impl Region {
     /// One that has come from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else, or has been cut; `ENOMEM`, `ENOSPC`.
+    /// `InvalidData` when it is something else, or has been cut; `ReadOnlyFilesystem` when it was to be written and has been frozen; `ENOMEM`, `ENOSPC`.
     pub(crate) fn open(control: OwnedFd, file: Option<OwnedFd>) -> io::Result<Region> {
         let invalid =
             |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("this is no shared memory: {what}"));
@@ -210,6 +213,11 @@ impl Region {
             None => (control.file(), Region::BEHIND as u64),
         };
         let access = if memory.is_writable()? { Access::Write } else { Access::ReadOnly };
+        // It may be so at any moment.
+        let or_frozen = |error| match memory.is_frozen() {
+            Ok(true) => io::Error::new(FROZEN, "this shared memory has been frozen, and can't be written any more"),
+            _ => error,
+        };
         let there = memory.size()?.saturating_sub(from);
         let len = control.len.load(SeqCst);
         if len > there || there == 0 {
@@ -217,11 +225,11 @@ impl Region {
         }
         // What somebody has given back without being asked would be a fault of this process.
         if access == Access::Write && memory.allocated()? < len {
-            memory.allocate(from, len)?;
+            memory.allocate(from, len).map_err(or_frozen)?;
         }
         let there = usize::try_from(there).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mapping = match access {
-            Access::Write => Mapping::new(memory, from, there)?,
+            Access::Write => Mapping::new(memory, from, there).map_err(or_frozen)?,
             Access::ReadOnly => Mapping::read_only(memory, from, there)?,
         };
         Ok(Region { control, file, mapping, access })

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use multiproc_os::namespace;
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
 /// The first eight bytes of a segment.
@@ -98,6 +99,8 @@ struct Header {
     kind: AtomicU32,
     /// The size of the layout, or its lowest bits, which another build of the program may have changed.
     size: AtomicU32,
+    /// The PID namespace of who has made it: the ids of threads that lie in it are of that. 0 if it isn't known.
+    namespace: AtomicU32,
 }
 
 /// A segment, with an `L` in it.
@@ -148,6 +151,7 @@ impl<L: Layout> Segment<L> {
         let header = segment.header();
         header.kind.store(L::KIND, Relaxed);
         header.size.store(size_of::<L>() as u32, Relaxed);
+        header.namespace.store(namespace::of_pids().unwrap_or(0), Relaxed);
         header.magic.store(MAGIC, Relaxed);
         Ok(segment)
     }
@@ -155,7 +159,7 @@ impl<L: Layout> Segment<L> {
     /// One that has come from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else; `ENOMEM`.
+    /// `InvalidData` when it is something else; `Unsupported` when it was made in another PID namespace; `ENOMEM`.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Segment<L>> {
         let invalid = |what: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
@@ -179,6 +183,14 @@ impl<L: Layout> Segment<L> {
         }
         if header.size.load(Relaxed) != size_of::<L>() as u32 {
             return Err(invalid(&"it is of another build"));
+        }
+        // Here a thread that holds something there would have another id, or seem not to be: then it would be taken from one who has it.
+        match (header.namespace.load(Relaxed), namespace::of_pids()) {
+            (theirs @ 1.., Some(ours)) if theirs != ours => {
+                let text = format!("the {} belongs to another PID namespace: {theirs}, and this is {ours}", L::NAME);
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+            _ => {}
         }
         Ok(segment)
     }
@@ -318,5 +330,19 @@ mod tests {
         }
         number.header().size.store(9, Relaxed);
         assert!(Segment::<Number>::open(fd()).unwrap_err().to_string().contains("another build"));
+    }
+
+    #[test]
+    fn what_was_held_in_another_pid_namespace_could_be_taken_in_this_one() {
+        let number = Segment::<Number>::create().unwrap();
+        let open = || Segment::<Number>::open(number.as_fd().try_clone_to_owned().unwrap());
+        let ours = number.header().namespace.load(Relaxed);
+        number.header().namespace.store(ours ^ 1, Relaxed);
+        let error = open().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("the number belongs to another PID namespace"), "{error}");
+        // Who has made it did not know.
+        number.header().namespace.store(0, Relaxed);
+        open().unwrap();
     }
 }

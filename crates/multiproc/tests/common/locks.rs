@@ -591,7 +591,9 @@ pub(crate) fn at_the_limit_of_open_files_there_is_an_error<L: AnyLock>() {
     }
     let error = L::make().unwrap_err().to_string();
     assert!(
-        error.starts_with(&format!("cannot make a {}: ", L::NAME)) && error.contains("Too many open files"),
+        error.starts_with("cannot make ")
+            && error.contains(&format!("{}: ", L::NAME))
+            && error.contains("Too many open files"),
         "{error}"
     );
     // What there is can be used.
