@@ -361,6 +361,20 @@ fn a_dead_holder_of_the_whole_is_told_of_to_those_who_want_parts() {
     assert_eq!(array.get(0).unwrap(), Some(0));
 }
 
+/// Regression: a part that is none any more put another one right, which has its place.
+#[multiproc::test]
+fn who_has_an_old_part_says_nothing_of_new_ones() {
+    let array = Array::<u64>::new(4).unwrap();
+    let (old, new) = (array.split(2).unwrap(), array.split(4).unwrap());
+    let dies = new[1].clone();
+    std::thread::spawn(move || std::mem::forget(dies.lock().unwrap())).join().unwrap();
+    assert!(new[1].lock_timeout(LONG).is_err_and(|error| error.is_poisoned()));
+    old[1].clear_poison();
+    assert!(new[1].is_poisoned() && !old[1].is_poisoned());
+    let _guard = new[0].lock().unwrap();
+    assert!(new[0].is_locked() && !old[0].is_locked());
+}
+
 /// The copy holds nothing, and gives nothing up.
 #[multiproc::test]
 fn copied_guards_are_none() {

@@ -7,7 +7,7 @@ mod locks;
 mod shared;
 
 use std::fs::File;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
@@ -40,6 +40,12 @@ fn sent<T: Serialize + DeserializeOwned + Send + 'static>(value: T) -> T {
     let queue = Queue::new().unwrap();
     queue.put(value).unwrap();
     queue.get().unwrap()
+}
+
+/// Its memory file, which nobody writes to.
+fn memory_file_of(memory: &SharedMemory) -> OwnedFd {
+    // SAFETY: as has just been said.
+    unsafe { memory.memory_fd() }.try_clone_to_owned().unwrap()
 }
 
 fn open_files() -> usize {
@@ -118,7 +124,7 @@ for_each_method! {
         drop(guard);
         memory.grow(5).unwrap();
         assert_eq!(memory.lock().unwrap().len(), 2 << 20);
-        let allocated = std::fs::File::from(memory.as_fd().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512;
+        let allocated = std::fs::File::from(memory_file_of(&memory)).metadata().unwrap().blocks() * 512;
         assert_eq!(allocated, 2 << 20, "no more than is needed");
         let error = memory.grow((1 << 40) + 1).unwrap_err();
         assert!(matches!(error, MemoryError::Limit { .. }), "{error}");
@@ -369,7 +375,7 @@ fn what_is_forged_is_an_error() {
 
 fn forge() {
     let memory = SharedMemory::new(3 * 4096).unwrap();
-    let real = || memory.as_fd().try_clone_to_owned().unwrap();
+    let real = || memory_file_of(&memory);
     let pipe = || OwnedFd::from(std::io::pipe().unwrap().0);
     let reject = |control: OwnedFd, other: Option<OwnedFd>, text: &str| {
         let forged = Forged { control: control.into(), memory: other.map(Handle::from) };
@@ -396,7 +402,7 @@ fn forge() {
 
 /// The descriptor of this memory's control, in a process that has no other.
 fn control_of(memory: &SharedMemory) -> OwnedFd {
-    let its = File::from(memory.as_fd().try_clone_to_owned().unwrap()).metadata().unwrap().ino();
+    let its = File::from(memory_file_of(memory)).metadata().unwrap().ino();
     let mut found = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
         let path = entry.unwrap().path();
         let name = std::fs::read_link(&path).ok()?;
@@ -425,4 +431,23 @@ fn nothing_is_left_when_all_have_gone() {
         }
         assert_eq!((open_files(), maps()), (files, mapped));
     });
+}
+
+#[multiproc::test]
+fn what_somebody_has_died_with_is_not_frozen_unseen() {
+    let memory = SharedMemory::new(4096).unwrap();
+    let other = memory.clone();
+    let dies = move || {
+        let mut guard = other.lock().unwrap();
+        guard[0] = 1;
+        std::mem::forget(guard);
+    };
+    std::thread::spawn(dies).join().unwrap();
+    // The kernel may not be done with the thread yet.
+    assert!(memory.lock_timeout(common::LONG).is_err_and(|error| error.is_poisoned()));
+    let (memory, error) = memory.freeze().unwrap_err().into_parts();
+    assert!(matches!(error, MemoryError::Poisoned(_)), "{error}");
+    let memory = memory.unwrap();
+    memory.clear_poison();
+    assert_eq!(memory.freeze().unwrap()[0], 1);
 }

@@ -60,6 +60,9 @@ pub enum MemoryError {
     /// It has no name, or it isn't known to this handle.
     #[error("this handle of shared memory knows no name of it")]
     Nameless,
+    /// Somebody has died or panicked while holding it.
+    #[error("it can't be frozen: {0}")]
+    Poisoned(String),
     /// It can't be held as that would need.
     #[error(transparent)]
     Lock(#[from] Misuse),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::error::{FreezeError, MemoryError};
+use super::guard;
 use super::names::{self, NameError, Offer, Published};
 use super::raw::Atomic;
 use super::read_only::ReadOnlyMemory;
@@ -22,7 +23,9 @@ use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::error::Result;
 use crate::shm::cell::Plain;
+use crate::shm::owned::Patience;
 use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
+use crate::sync::LockError;
 use crate::sync::error::not_made;
 
 /// Bytes that several processes read and write: Python's `multiprocessing.shared_memory.SharedMemory`.
@@ -369,7 +372,8 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one.
+    /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one; and if it is poisoned:
+    /// [`clear_poison`](Array::clear_poison) when it is in order.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
         let (region, name) = self.bytes.into_parts();
         let with_name = |region, name| SharedMemory { bytes: Array::of(region, name) };
@@ -380,6 +384,9 @@ impl SharedMemory {
                 return Err(FreezeError { memory: Some(with_name(region, name)), error: MemoryError::InUse });
             }
         };
+        if let Err(error) = in_order(&region) {
+            return Err(FreezeError { memory: Some(with_name(Arc::new(region), name)), error });
+        }
         let (control, memory) = match region.descriptors(Access::Write) {
             Ok((control, memory)) => (control, memory.expect("it has a file of its own")),
             Err(error) => {
@@ -413,6 +420,15 @@ impl SharedMemory {
     /// Where it begins in this process's memory: with a page. It stays there as long as this handle, or a clone of it, does.
     pub fn as_ptr(&self) -> *mut u8 {
         self.region().start().as_ptr()
+    }
+
+    /// The memory file (see memfd_create(2)), for those who know nothing of this library: a library in C, a device. It begins with the first byte, and has as many as there
+    /// [can be](SharedMemory::max_len), in whole pages.
+    ///
+    /// # Safety
+    /// Whoever reads or writes it, or maps it, must do so as if by [`as_slice`](SharedMemory::as_slice) or [`as_mut_slice`](SharedMemory::as_mut_slice): while others have slices of it, nobody may write.
+    pub unsafe fn memory_fd(&self) -> BorrowedFd<'_> {
+        self.region().memory().expect("it has a file of its own")
     }
 
     /// All of it, without asking anybody.
@@ -462,13 +478,6 @@ impl fmt::Debug for SharedMemory {
             .field("locked", &self.is_locked())
             .field("poisoned", &self.is_poisoned())
             .finish()
-    }
-}
-
-/// The memory file (see memfd_create(2)): for those who know nothing of this library. It begins with the first byte, and is as long as the memory, in whole pages.
-impl AsFd for SharedMemory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.region().memory().expect("it has a file of its own")
     }
 }
 
@@ -551,6 +560,19 @@ impl SharedMemoryOptions {
         let region = Region::create_apart(&wanted).map_err(not_made("shared memory"))?;
         let name = self.name.as_ref().map(|name| published(name, &region)).transpose()?;
         Ok(SharedMemory { bytes: Array::of(Arc::new(region), name.map(Arc::new)) })
+    }
+}
+
+/// Whether nobody holds it, or has come to grief with it; of memory that is used under its lock.
+fn in_order(region: &Region) -> Result<(), MemoryError> {
+    if region.usage() != Some(Usage::Locked) {
+        return Ok(());
+    }
+    match guard::lock::<u8>(region, Patience::None) {
+        Ok(Some(_guard)) => Ok(()),
+        Ok(None) => Err(MemoryError::InUse),
+        Err(LockError::Misuse(misuse)) => Err(misuse.into()),
+        Err(LockError::Poisoned(poisoned)) => Err(MemoryError::Poisoned(poisoned.to_string())),
     }
 }
 

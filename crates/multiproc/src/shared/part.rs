@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::shm::cell::Plain;
 use crate::shm::owned::{Guarded, Patience};
 use crate::shm::parts::Plan;
+use crate::shm::readers::Readers;
 
 /// A part of an [`Array`], or of [`SharedMemory`](crate::SharedMemory), that a process can have to itself while others have other parts:
 /// [`slice::chunks_mut`] over processes.
@@ -92,16 +93,23 @@ impl<T: Plain> ArrayPart<T> {
 
     /// Whether somebody has died or panicked while holding it or the whole. That a holder has died is known to those who have locked it since.
     pub fn is_poisoned(&self) -> bool {
-        self.array.region().lock().grief_of(Some(self.index())).is_some()
+        self.is_current() && self.array.region().lock().grief_of(Some(self.index())).is_some()
     }
 
     /// Says that it is in order again: who locks it from now on gets no error. What befell the whole is put right by [`Array::clear_poison`].
     pub fn clear_poison(&self) {
-        self.array.region().lock().forgive(Some(self.index()));
+        if self.is_current() {
+            self.array.region().lock().forgive(Some(self.index()));
+        }
+    }
+
+    /// Whether it is a part still. Others may have its word otherwise.
+    fn is_current(&self) -> bool {
+        self.array.region().lock().division().is_some_and(|division| division.is(self.version))
     }
 
     fn word(&self) -> Option<&Guarded> {
-        self.array.region().lock().part(self.index())
+        self.array.region().lock().part(self.index()).filter(|_| self.is_current())
     }
 
     #[inline]

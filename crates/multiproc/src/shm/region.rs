@@ -328,6 +328,14 @@ impl Region {
         }
     }
 
+    /// What it is used as, if it has been used.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        match self.control.usage.load(SeqCst) {
+            0 => None,
+            number => Some(Usage::of(number)),
+        }
+    }
+
     /// Sees whether it is used as this, and has it used as this from now on if it hasn't been used yet. What it is used as otherwise, if it is.
     #[inline]
     pub(crate) fn use_as(&self, usage: Usage) -> Result<(), Usage> {
