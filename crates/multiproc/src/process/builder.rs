@@ -94,6 +94,8 @@ where
     /// A process that will call `closure` with all that it has captured, owned or borrowed, in a copy of this process: its start method is
     /// [`StartMethod::Fork`], see there for what that means. Only what the closure returns has to be a serde type.
     ///
+    /// Shared memory is not copied: capture the [`Mutex`](crate::sync::Mutex) or [`Array`](crate::Array) and lock it there, and no slice that a guard has given here.
+    ///
     /// ```
     /// use multiproc::Process;
     ///

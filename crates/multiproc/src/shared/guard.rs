@@ -150,7 +150,8 @@ impl<T: Plain> Drop for ArrayReadGuard<'_, T> {
 /// The one who has an [`Array`](crate::Array), [`SharedMemory`](crate::SharedMemory) or [a part](crate::ArrayPart) of it to itself, until this is dropped: a slice of its values,
 /// to be changed.
 ///
-/// In a copy of this process, made by fork, it is not the copy's: using its copy of the guard is a panic, and dropping that does nothing.
+/// In a copy of this process, made by fork, it is not the copy's: using its copy of the guard is a panic, and dropping that does nothing. A slice that was taken of it before, and used in the copy, is
+/// the same memory, which nothing can see: take none along. Nor let a guard be forgotten whose slice is still used: it ends with its thread.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct ArrayGuard<'a, T: Plain> {
     region: &'a Region,

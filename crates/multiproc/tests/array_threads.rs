@@ -1,0 +1,141 @@
+//! Threads at one array, through one handle and through several, in all ways at once: reading, locking all of it, locking chains of parts and letting go of them in another
+//! order, dividing it anew, with patience and without. Nobody ever has what another has.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiproc::sync::{LockError, Misuse};
+use multiproc::{Array, ArrayGuard, Queue};
+
+/// So many values.
+const VALUES: usize = 24;
+
+/// Another handle of it, as if it had come from another process.
+fn sent(array: &Array<u64>) -> Array<u64> {
+    let queue = Queue::new().unwrap();
+    queue.put(array.clone()).unwrap();
+    queue.get().unwrap()
+}
+
+/// Numbers that look random (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// What is seen of all of them: who has each value, and how often what was done.
+struct Stage {
+    who: [AtomicU64; VALUES],
+    done: [AtomicUsize; 5],
+}
+
+impl Stage {
+    fn enter(&self, me: u64, range: std::ops::Range<usize>) {
+        range.for_each(|value| assert_eq!(self.who[value].swap(me, SeqCst), 0, "somebody has value {value}"));
+    }
+
+    fn leave(&self, me: u64, range: std::ops::Range<usize>) {
+        range.for_each(|value| assert_eq!(self.who[value].swap(0, SeqCst), me, "somebody else has value {value}"));
+    }
+
+    fn done(&self, what: usize) {
+        self.done[what].fetch_add(1, SeqCst);
+    }
+}
+
+fn turn(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stage) {
+    let timeout = Duration::from_micros([0, 1, 50, 300, 2000][random.below(5) as usize]);
+    let patient = random.below(2) == 0;
+    match random.below(100) {
+        0..25 => {
+            let guard = if patient { array.read().map(Some) } else { array.read_timeout(timeout) };
+            let Some(values) = guard.unwrap() else { return };
+            assert!(stage.who.iter().all(|who| who.load(SeqCst) == 0));
+            let before = values.to_vec();
+            if random.below(8) == 0 {
+                std::thread::yield_now();
+                assert_eq!(*array.read().unwrap(), before);
+            }
+            assert_eq!(*values, before);
+            stage.done(0);
+        }
+        25..40 => {
+            let guard = if patient { array.lock().map(Some) } else { array.lock_timeout(timeout) };
+            let Some(mut values) = guard.unwrap() else { return };
+            stage.enter(me, 0..VALUES);
+            values.iter_mut().for_each(|value| *value += 1);
+            if random.below(8) == 0 {
+                std::thread::yield_now();
+            }
+            stage.leave(me, 0..VALUES);
+            stage.done(1);
+        }
+        40..44 => {
+            array.split([4, 6, 12][random.below(3) as usize]).unwrap();
+            stage.done(2);
+        }
+        _ => chain_of_parts(array, me, random, stage, timeout),
+    }
+}
+
+/// Takes parts upwards, lest two wait for each other, and lets go of some before it takes the next.
+fn chain_of_parts(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stage, timeout: Duration) {
+    let other = (random.below(2) == 0).then(|| sent(array));
+    let parts = other.as_ref().unwrap_or(array).split(6).unwrap();
+    let mut guards: Vec<(ArrayGuard<'_, u64>, std::ops::Range<usize>)> = Vec::new();
+    for part in parts.iter().skip(random.below(3) as usize).take(1 + random.below(5) as usize) {
+        let guard = if random.below(2) == 0 { part.lock().map(Some) } else { part.lock_timeout(timeout) };
+        match guard {
+            Ok(Some(mut values)) => {
+                stage.enter(me, part.range());
+                values.iter_mut().for_each(|value| *value += 1);
+                stage.done(if guards.is_empty() { 3 } else { 4 });
+                guards.push((values, part.range()));
+            }
+            Ok(None) => {}
+            // It was divided otherwise before there was a guard.
+            Err(LockError::Misuse(Misuse::Divided(_))) if guards.is_empty() => return,
+            Err(error) => panic!("{error}"),
+        }
+        if random.below(3) == 0 && guards.len() > 1 {
+            let (values, range) = guards.remove(0);
+            stage.leave(me, range);
+            drop(values);
+        }
+    }
+    for (values, range) in guards {
+        stage.leave(me, range);
+        drop(values);
+    }
+}
+
+#[multiproc::test]
+fn nobody_has_what_another_has() {
+    let seconds = std::env::var("MULTIPROC_CHAOS_SECONDS").map_or(2, |seconds| seconds.parse().expect("seconds"));
+    let array = Array::<u64>::new(VALUES).unwrap();
+    array.split(6).unwrap();
+    let stage = Stage { who: [const { AtomicU64::new(0) }; VALUES], done: [const { AtomicUsize::new(0) }; 5] };
+    let end = Instant::now() + Duration::from_secs(seconds);
+    std::thread::scope(|scope| {
+        for me in 1..=6 {
+            let array = if me % 2 == 0 { sent(&array) } else { array.clone() };
+            let stage = &stage;
+            scope.spawn(move || {
+                let mut random = Random(me.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                while Instant::now() < end {
+                    turn(&array, me, &mut random, stage);
+                }
+            });
+        }
+    });
+    let done = stage.done.map(|done| done.into_inner());
+    println!("{done:?} done");
+    assert!(done.iter().all(|done| *done > 0), "{done:?}");
+    assert!(!array.is_poisoned() && array.readers() == 0 && !array.is_locked());
+}
