@@ -123,7 +123,7 @@ fn nobody_has_what_another_has() {
     let stage = Stage { who: [const { AtomicU64::new(0) }; VALUES], done: [const { AtomicUsize::new(0) }; 5] };
     let end = Instant::now() + Duration::from_secs(seconds);
     std::thread::scope(|scope| {
-        for me in 1..=6 {
+        for me in 1..=6_u64 {
             let array = if me % 2 == 0 { sent(&array) } else { array.clone() };
             let stage = &stage;
             scope.spawn(move || {
