@@ -220,6 +220,7 @@ fn values_and_lengths() {
     assert_eq!(text, "Array { of: \"u32\", len: 5, locked: false, poisoned: false }");
     let odd = Array::<[u8; 3]>::new(5000).unwrap();
     odd.lock().unwrap()[4999] = [1, 2, 3];
+    odd.prefault();
     assert_eq!(odd.get(4999).unwrap(), Some([1, 2, 3]));
     for len in [usize::MAX, usize::MAX / 8, 1 << 47] {
         let error = Array::<u64>::new(len).unwrap_err();

@@ -261,6 +261,12 @@ impl<T: Plain> Array<T> {
         Ok(self.read()?.to_vec())
     }
 
+    /// Maps all of its pages now, and not when they are touched: more than twice as quick if all of it is about to be written. If it is about to be read that takes no
+    /// less, and much more if only some of it is.
+    pub fn prefault(&self) {
+        self.inner.populate(0..self.inner.len());
+    }
+
     /// Divides it into so many parts, which differ in length by one value at most; each can be held by another process at the same time.
     ///
     /// It stays divided so, for all who have it. Dividing it in the same way again gives the same parts. Dividing it otherwise waits until nobody reads it or has a

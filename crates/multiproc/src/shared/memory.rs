@@ -411,12 +411,6 @@ impl SharedMemory {
         }
     }
 
-    /// Maps all of its pages now, and not when they are touched: more than twice as quick if all of it is about to be written. If it is about to be read that takes no
-    /// less, and much more if only some of it is.
-    pub fn prefault(&self) {
-        self.region().populate(0..self.len());
-    }
-
     /// Where it begins in this process's memory: with a page. It stays there as long as this handle, or a clone of it, does.
     pub fn as_ptr(&self) -> *mut u8 {
         self.region().start().as_ptr()
