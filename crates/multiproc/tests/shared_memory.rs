@@ -392,7 +392,7 @@ fn forge() {
         (memory_file(1 << 20, 0), "could shrink"),
         (memory_file(4096, libc::F_SEAL_SHRINK), "it is too short"),
         (memory_file(0, libc::F_SEAL_SHRINK), "it is too short"),
-        (memory_file(1 << 20, libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE), "not permitted"),
+        (memory_file(1 << 20, libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE), "has been frozen"),
     ] {
         reject(control.try_clone().unwrap(), Some(other), text);
     }
