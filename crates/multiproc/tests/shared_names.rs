@@ -197,6 +197,12 @@ fn a_stopped_owner_is_an_error_in_the_end() {
     let owner = Ends(process.start().unwrap());
     has.wait().unwrap();
     owner.signal(libc::SIGSTOP).unwrap();
+    // A thread that runs on another processor stops a little later.
+    let stat = |task: std::path::PathBuf| std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    let tasks = || std::fs::read_dir(format!("/proc/{}/task", owner.pid())).unwrap().map(|task| task.unwrap().path());
+    while !tasks().all(|task| stat(task).rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))) {
+        std::thread::yield_now();
+    }
     let begun = Instant::now();
     let error = SharedMemory::open(&name).unwrap_err();
     assert!(matches!(error, MemoryError::Name(NameError::TimedOut { .. })), "{error}");

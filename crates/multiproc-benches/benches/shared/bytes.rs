@@ -102,7 +102,7 @@ impl Prefault for SharedBytes {
 
 impl Prefault for SharedMemory {
     fn prefault(&self) {
-        SharedMemory::prefault(self);
+        multiproc::Array::<u8>::prefault(self);
     }
 }
 

@@ -351,8 +351,6 @@ impl SharedMemory {
     /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it. Who finds it later in a message, to be written, gets an
     /// error.
     ///
-    /// Whether somebody has died while holding it is told by its lock, and not here.
-    ///
     /// ```
     /// use multiproc::{Process, SharedBytes, SharedMemory};
     ///

@@ -229,7 +229,7 @@ impl Region {
         }
         let there = usize::try_from(there).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mapping = match access {
-            Access::Write => Mapping::new(memory, from, there).map_err(or_frozen)?,
+            Access::Write => map_to_write(memory, from, there).map_err(or_frozen)?,
             Access::ReadOnly => Mapping::read_only(memory, from, there)?,
         };
         Ok(Region { control, file, mapping, access })
@@ -382,6 +382,22 @@ impl Region {
         let len = self.len();
         self.file.map(|file| (file, len))
     }
+}
+
+/// Maps it to be written.
+///
+/// While somebody tries to freeze it the kernel refuses that already, a moment before it is frozen, or isn't after all. So it is tried again.
+fn map_to_write(memory: &SharedFile, from: u64, len: usize) -> io::Result<Mapping> {
+    const TRIES: u32 = 10_000;
+    for _ in 0..TRIES {
+        match Mapping::new(memory, from, len) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !memory.is_frozen()? => {
+                std::thread::yield_now();
+            }
+            result => return result,
+        }
+    }
+    Mapping::new(memory, from, len)
 }
 
 /// So many bytes in whole pages, one at least.
