@@ -22,7 +22,7 @@ pub(crate) fn look_for(len: u64, besides: impl FnOnce() -> u64) -> io::Result<()
 }
 
 /// How much this process can still have, swap included.
-fn left() -> Option<u64> {
+pub(crate) fn left() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;

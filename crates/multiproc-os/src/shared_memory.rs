@@ -146,19 +146,20 @@ impl SharedFile {
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         // Those that are in reserve aren't counted as free.
         if len >= MUCH && self.page()? == PAGE {
-            self.look_for(len)?;
+            self.look_for(offset, len)?;
         }
         crate::memfd::in_steps(len, |from, len| {
             rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset + from, len)
         })
     }
 
-    /// Looks whether there is memory for so many bytes more, or could be.
+    /// Looks whether there is memory for `len` bytes from `offset` on, or could be.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn look_for(&self, len: u64) -> io::Result<()> {
-        crate::free_memory::look_for(len, || self.allocated().unwrap_or(0))
+    pub fn look_for(&self, offset: u64, len: u64) -> io::Result<()> {
+        // What lies before them has memory already, as a file grows at its end: that is none of theirs.
+        crate::free_memory::look_for(len, || self.allocated().unwrap_or(0).saturating_sub(offset))
     }
 
     /// Gives back the memory of the whole pages among `len` bytes from `offset` on. They are zero then.
@@ -396,6 +397,17 @@ mod tests {
         let file = SharedFile::create("test", 1 << 50).unwrap();
         assert_eq!(file.allocate(0, 1 << 50).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
         assert_eq!(file.allocated().unwrap(), 0);
+    }
+
+    #[test]
+    fn memory_that_there_is_counts_for_itself_and_not_for_what_is_to_come() {
+        const THERE: u64 = 256 << 20;
+        let file = SharedFile::create("test", 1 << 50).unwrap();
+        file.allocate(0, THERE).unwrap();
+        // With room for what others take and give back meanwhile.
+        let wanted = crate::free_memory::left().unwrap() + THERE / 2;
+        assert_eq!(file.look_for(THERE, wanted).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+        file.look_for(0, wanted).unwrap();
     }
 
     #[test]

@@ -310,7 +310,7 @@ impl Region {
     fn allocate(&self, from: u64, len: u64, pages: Pages) -> io::Result<()> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         if pages == Pages::Transparent {
-            file.look_for(len)?;
+            file.look_for(from, len)?;
             // By a fault, since the kernel knows only there whose pages they are to be.
             self.mapping.populate(from as usize, len as usize);
         }
