@@ -357,6 +357,37 @@ impl<'de> Deserialize<'de> for Forged {
     }
 }
 
+/// A part of bytes, which is a part of numbers where it arrives.
+#[derive(Serialize)]
+struct Bytes(ArrayPart<u8>);
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let part = ArrayPart::<u64>::deserialize(deserializer)?;
+        let values = part.lock().unwrap();
+        assert_eq!((part.len(), part.range().len(), part.is_empty()), (values.len(), values.len(), values.is_empty()));
+        let expected: Vec<u64> = part.range().map(|place| place as u64).collect();
+        assert_eq!(*values, *expected);
+        Err(serde::de::Error::custom(format!("{:?} of u64", part.range())))
+    }
+}
+
+#[multiproc::test]
+fn a_part_of_bytes_has_the_places_of_the_numbers_that_are_whole_in_it() {
+    let memory = SharedMemory::new(64).unwrap();
+    for (place, number) in memory.as_array::<u64>().unwrap().lock().unwrap().iter_mut().enumerate() {
+        *number = place as u64;
+    }
+    for (len, expected) in [(20, ["0..2", "3..5", "5..7", "8..8"]), (3, ["0..0", "0..0", "1..1", "1..1"])] {
+        for (part, expected) in memory.chunks(len).unwrap().into_iter().zip(expected) {
+            // What is put there is read once, to see that it can be.
+            let queue = Queue::new().unwrap();
+            let error = queue.put(Bytes(part)).unwrap_err().to_string();
+            assert!(error.contains(&format!("{expected} of u64")), "{error}, not {expected}");
+        }
+    }
+}
+
 /// A memory file so long, sealed so.
 fn memory_file(len: u64, seals: i32) -> OwnedFd {
     // SAFETY: the name ends with a zero, and the descriptor is new.

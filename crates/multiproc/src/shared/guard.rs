@@ -45,12 +45,18 @@ impl<T: Plain> Values<T> {
     /// Those whose bytes are there, as far as the region goes.
     #[inline]
     fn of(region: &Region, bytes: Range<usize>) -> Values<T> {
-        let end = bytes.end.min(region.len()) / Self::SIZE;
-        let begin = bytes.start.div_ceil(Self::SIZE).min(end);
+        let places = whole_values::<T>(&(bytes.start..bytes.end.min(region.len())));
         // SAFETY: within the region's mapping, which is as long at least, and aligned: it begins with a page.
-        let first = unsafe { region.start().as_ptr().cast::<T>().add(begin) };
-        Values { first, count: end - begin }
+        let first = unsafe { region.start().as_ptr().cast::<T>().add(places.start) };
+        Values { first, count: places.len() }
     }
+}
+
+/// The places of the values of which all bytes are among these: a part may have been made as one of values of another type.
+#[inline]
+pub(super) fn whole_values<T: Plain>(bytes: &Range<usize>) -> Range<usize> {
+    let end = bytes.end / Values::<T>::SIZE;
+    bytes.start.div_ceil(Values::<T>::SIZE).min(end)..end
 }
 
 /// Begins to read all of it; none if the patience has come to its end.

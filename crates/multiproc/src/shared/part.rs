@@ -41,7 +41,7 @@ impl<T: Plain> ArrayPart<T> {
 
     /// Where in the array its values are.
     pub fn range(&self) -> Range<usize> {
-        self.bytes.start / size_of::<T>()..self.bytes.end / size_of::<T>()
+        guard::whole_values::<T>(&self.bytes)
     }
 
     /// How many values it has.
@@ -51,7 +51,7 @@ impl<T: Plain> ArrayPart<T> {
 
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
     /// What it is a part of.
