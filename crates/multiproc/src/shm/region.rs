@@ -366,10 +366,8 @@ impl Region {
     /// # Errors
     /// Those of [`Kept::divide`]; [`Denial::NoSlot`] if there is no memory for so many parts.
     pub(crate) fn divide(&self, plan: &Plan) -> Result<u32, Denial> {
-        self.control.divide(plan, Patience::Endless, |count| {
-            let parts = &self.control.parts[..count];
-            parts.iter().all(|part| self.control.allocate_for(part).is_ok())
-        })
+        self.control
+            .divide(plan, Patience::Endless, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())
     }
 
     /// How it is divided, and the number of that.

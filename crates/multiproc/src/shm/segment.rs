@@ -207,19 +207,19 @@ impl<L: Layout> Segment<L> {
 
     /// Whether that lies in this segment's memory.
     #[inline]
-    pub(crate) fn holds<T>(&self, what: &T) -> bool {
-        let offset = (&raw const *what as usize).wrapping_sub(self.mapping.start().as_ptr() as usize);
-        offset < Self::LEN && size_of::<T>() <= Self::LEN - offset
+    pub(crate) fn holds<T: ?Sized>(&self, what: &T) -> bool {
+        let offset = (&raw const *what).addr().wrapping_sub(self.mapping.start().as_ptr() as usize);
+        offset < Self::LEN && size_of_val(what) <= Self::LEN - offset
     }
 
     /// Has memory for a part of the layout that hasn't from the beginning.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`.
-    pub(crate) fn allocate_for<T>(&self, part: &T) -> io::Result<()> {
+    pub(crate) fn allocate_for<T: ?Sized>(&self, part: &T) -> io::Result<()> {
         assert!(self.holds(part), "another segment's");
-        let offset = &raw const *part as usize - self.mapping.start().as_ptr() as usize;
-        self.file.allocate(offset as u64, size_of::<T>() as u64)
+        let offset = (&raw const *part).addr() - self.mapping.start().as_ptr() as usize;
+        self.file.allocate(offset as u64, size_of_val(part) as u64)
     }
 
     /// The numbers behind the layout, zero at first. Those that have not been allocated must not be touched.
