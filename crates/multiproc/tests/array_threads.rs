@@ -1,9 +1,13 @@
 //! Threads at one array, through one handle and through several, in all ways at once: reading, locking all of it, locking chains of parts and letting go of them in another
 //! order, dividing it anew, with patience and without. Nobody ever has what another has.
 
+#[path = "common/chaos.rs"]
+mod chaos;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use chaos::Random;
 use multiproc::sync::{LockError, Misuse};
 use multiproc::{Array, ArrayGuard, Queue};
 
@@ -15,18 +19,6 @@ fn sent(array: &Array<u64>) -> Array<u64> {
     let queue = Queue::new().unwrap();
     queue.put(array.clone()).unwrap();
     queue.get().unwrap()
-}
-
-/// Numbers that look random (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }
 
 /// What is seen of all of them: who has each value, and how often what was done.
@@ -117,17 +109,16 @@ fn chain_of_parts(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stag
 
 #[multiproc::test]
 fn nobody_has_what_another_has() {
-    let seconds = std::env::var("MULTIPROC_CHAOS_SECONDS").map_or(2, |seconds| seconds.parse().expect("seconds"));
     let array = Array::<u64>::new(VALUES).unwrap();
     array.split(6).unwrap();
     let stage = Stage { who: [const { AtomicU64::new(0) }; VALUES], done: [const { AtomicUsize::new(0) }; 5] };
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let end = Instant::now() + chaos::duration();
     std::thread::scope(|scope| {
         for me in 1..=6_u64 {
             let array = if me % 2 == 0 { sent(&array) } else { array.clone() };
             let stage = &stage;
             scope.spawn(move || {
-                let mut random = Random(me.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                let mut random = Random::of(me);
                 while Instant::now() < end {
                     turn(&array, me, &mut random, stage);
                 }

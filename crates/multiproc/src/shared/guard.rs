@@ -99,13 +99,7 @@ fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, Denial>) -> Resu
     if region.use_as(Usage::Locked).is_err() {
         return Err(Misuse::Atomics(region.name()));
     }
-    match take() {
-        Ok(taken) => Ok(Some(taken)),
-        Err(denial) => match Misuse::of_denial(denial, region.name()) {
-            None => Ok(None),
-            Some(misuse) => Err(misuse),
-        },
-    }
+    Misuse::unless_busy(take(), region.name())
 }
 
 /// The guard of what has just been taken; in an error, if somebody has come to grief with it.

@@ -7,8 +7,6 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use multiproc_os::robust::Thread;
-
 use super::owned::{Guarded, Kept, Patience, Refusal};
 use super::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
 use super::segment::layout;
@@ -284,12 +282,6 @@ impl<L: Readers, const N: usize> Kept<L, N> {
                 self.parts().iter().for_each(|part| part.guarded.forgive());
             }
         }
-    }
-
-    /// Whether the calling thread reads.
-    fn reads(&self) -> bool {
-        let this = Some(Thread::current().id());
-        self.slots_in_use().iter().any(|slot| slot.owner() == this)
     }
 }
 

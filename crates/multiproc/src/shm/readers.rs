@@ -120,7 +120,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     #[cold]
     fn read_slowly(&self, patience: Patience) -> Result<usize, Denial> {
         // A writer may be waiting for this very thread.
-        if self.slots_of_this_thread().next().is_some() {
+        if self.reads() {
             // Who ends it takes it off the thread's list, so it has to be one that was taken through this handle.
             let mut slots = self.slots_of_this_thread();
             let slot = slots.find(|slot| self.has(&self.slots()[*slot].owned)).ok_or(Denial::OtherHandle)?;
@@ -156,7 +156,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
 
     /// Takes the turnstile, and waits until nobody else is in.
     pub(super) fn come_in(&self, patience: Patience) -> Result<(), Denial> {
-        if self.slots_of_this_thread().next().is_some() {
+        if self.reads() {
             return Err(Denial::Reads);
         }
         if self.has_part_besides(None) {
@@ -217,6 +217,11 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     #[inline]
     fn used(&self) -> usize {
         (self.entrance().used.load(SeqCst) as usize).min(MOST)
+    }
+
+    /// Whether the calling thread reads, through whichever handle.
+    pub(super) fn reads(&self) -> bool {
+        self.slots_of_this_thread().next().is_some()
     }
 
     /// Where the calling thread reads, through whichever handle.

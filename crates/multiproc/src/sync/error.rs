@@ -217,6 +217,18 @@ impl Misuse {
         }
     }
 
+    /// What was granted of reading or writing what many can read. None if others do.
+    #[inline]
+    pub(crate) fn unless_busy<R>(result: Result<R, Denial>, what: &'static str) -> Result<Option<R>, Misuse> {
+        match result {
+            Ok(granted) => Ok(Some(granted)),
+            Err(denial) => match Misuse::of_denial(denial, what) {
+                None => Ok(None),
+                Some(misuse) => Err(misuse),
+            },
+        }
+    }
+
     /// That of reading or writing what many can read. None if it was only that others do.
     #[inline]
     pub(crate) fn of_denial(denial: Denial, what: &'static str) -> Option<Misuse> {

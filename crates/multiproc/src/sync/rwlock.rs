@@ -243,13 +243,7 @@ impl<T: Plain> RwLock<T> {
 
     #[inline]
     fn granted<R>(result: Result<R, Denial>) -> Result<Option<R>, Misuse> {
-        match result {
-            Ok(granted) => Ok(Some(granted)),
-            Err(denial) => match Misuse::of_denial(denial, Shared::<T>::NAME) {
-                None => Ok(None),
-                Some(misuse) => Err(misuse),
-            },
-        }
+        Misuse::unless_busy(result, Shared::<T>::NAME)
     }
 
     /// A copy of the value.

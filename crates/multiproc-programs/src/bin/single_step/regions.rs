@@ -58,6 +58,13 @@ fn state(array: &Array<u64>) -> &'static str {
     outcome
 }
 
+/// The same, when those beside the victim have come to their end, and have left these numbers.
+fn settled(run: &mut Run, array: &Array<u64>, numbers: [u64; 4]) -> &'static str {
+    run.settle_soon();
+    assert_eq!(look(array), numbers);
+    state(array)
+}
+
 fn never() {
     panic!("it sleeps");
 }
@@ -90,9 +97,7 @@ fn array_read_asleep(run: &mut Run) -> &'static str {
         || drop(guard.take()),
     );
     drop(guard);
-    run.settle_soon();
-    assert_eq!(look(&array), [1, 2, 1, 1]);
-    state(&array)
+    settled(run, &array, [1, 2, 1, 1])
 }
 
 fn array_end_reading_with_parts_waiting(run: &mut Run) -> &'static str {
@@ -106,9 +111,7 @@ fn array_end_reading_with_parts_waiting(run: &mut Run) -> &'static str {
         |run| [0, 0, 3].into_iter().for_each(|part| run.beside(|| add(&parts[part]))),
         never,
     );
-    run.settle_soon();
-    assert_eq!(look(&array), [3, 1, 1, 2]);
-    state(&array)
+    settled(run, &array, [3, 1, 1, 2])
 }
 
 fn array_lock_with_parts_held(run: &mut Run) -> &'static str {
@@ -123,9 +126,7 @@ fn array_lock_with_parts_held(run: &mut Run) -> &'static str {
         || drop(guards.take()),
     );
     drop(guards);
-    run.settle_soon();
-    assert_eq!(look(&array), [1, 1, 1, 2]);
-    state(&array)
+    settled(run, &array, [1, 1, 1, 2])
 }
 
 fn part_lock_behind_a_reader(run: &mut Run) -> &'static str {
@@ -141,9 +142,7 @@ fn part_lock_behind_a_reader(run: &mut Run) -> &'static str {
         || drop(guard.take()),
     );
     drop(guard);
-    run.settle_soon();
-    assert_eq!(look(&array), [1, 1, 2, 1]);
-    state(&array)
+    settled(run, &array, [1, 1, 2, 1])
 }
 
 /// Somebody waits for all of it, for one who has a part and wants one more.
@@ -157,9 +156,7 @@ fn part_lock_with_another(run: &mut Run) -> &'static str {
         |run| run.beside(|| array.lock().or_else(LockError::into_guard).unwrap()[0] += 1),
         never,
     );
-    run.settle_soon();
-    assert_eq!(look(&array), [2, 1, 1, 1]);
-    state(&array)
+    settled(run, &array, [2, 1, 1, 1])
 }
 
 fn part_unlock_with_all_waiting(run: &mut Run) -> &'static str {
@@ -176,9 +173,7 @@ fn part_unlock_with_all_waiting(run: &mut Run) -> &'static str {
         },
         never,
     );
-    run.settle_soon();
-    assert_eq!(look(&array), [1, 3, 1, 1]);
-    state(&array)
+    settled(run, &array, [1, 3, 1, 1])
 }
 
 /// It is divided as before, as is said, or not at all; what somebody had died with is so still.
