@@ -158,10 +158,7 @@ impl SharedMemory {
     /// # Errors
     /// [`MemoryError::Name`]: [`NameError::NotFound`] if there is none, [`NameError::TimedOut`] if its owner is stopped; `EMFILE`, `ENOMEM`.
     pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
-        let region = find(name, TO_WRITE)?;
-        if region.access() != Access::Write {
-            return Err(NameError::Garbage { name: name.into(), owner: None }.into());
-        }
+        let region = find(name, Access::Write)?;
         let name = Name { text: name.into(), published: Mutex::new(None), offering: None };
         Ok(SharedMemory { bytes: Array::of(Arc::new(region), Some(Arc::new(name))) })
     }
@@ -171,11 +168,7 @@ impl SharedMemory {
     /// # Errors
     /// As [`open`](SharedMemory::open).
     pub fn open_read_only(name: &str) -> Result<ReadOnlyMemory, MemoryError> {
-        let region = find(name, TO_READ)?;
-        match region.access() {
-            Access::ReadOnly => Ok(ReadOnlyMemory::of(Arc::new(region))),
-            Access::Write => Err(NameError::Garbage { name: name.into(), owner: None }.into()),
-        }
+        Ok(ReadOnlyMemory::of(Arc::new(find(name, Access::ReadOnly)?)))
     }
 
     /// The name by which it was created or opened. A handle that has come from another process in a message knows none.
@@ -579,15 +572,20 @@ fn published(name: &str, region: &Region) -> Result<Name, MemoryError> {
     Ok(Name { text: name.into(), published, offering: Some(offering) })
 }
 
-/// What has this name.
-fn find(name: &str, wish: u8) -> Result<Region, MemoryError> {
-    let mut fds = names::find(name, wish, Instant::now() + PATIENCE)?.into_iter();
-    let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else {
-        return Err(NameError::Garbage { name: name.into(), owner: None }.into());
+/// What has this name, with this access.
+fn find(name: &str, access: Access) -> Result<Region, MemoryError> {
+    let wish = match access {
+        Access::Write => TO_WRITE,
+        Access::ReadOnly => TO_READ,
     };
-    Region::open(control, Some(memory)).map_err(|source| match source.kind() {
+    let garbage = || NameError::Garbage { name: name.into(), owner: None }.into();
+    let mut fds = names::find(name, wish, Instant::now() + PATIENCE)?.into_iter();
+    let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else { return Err(garbage()) };
+    match Region::open(control, Some(memory)) {
+        Ok(region) if region.access() == access => Ok(region),
+        Ok(_) => Err(garbage()),
         // Its owner is about to take the name away.
-        FROZEN => NameError::NotFound { name: name.into() }.into(),
-        _ => NameError::Io { name: name.into(), source }.into(),
-    })
+        Err(error) if error.kind() == FROZEN => Err(NameError::NotFound { name: name.into() }.into()),
+        Err(source) => Err(NameError::Io { name: name.into(), source }.into()),
+    }
 }

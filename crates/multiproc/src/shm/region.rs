@@ -168,8 +168,9 @@ impl Region {
         let most = wanted.most.max(wanted.len);
         let file = match wanted.pages {
             Pages::Reserved => {
-                let page = SharedFile::create_of_huge_pages(&wanted.name, 0)?.page()?;
-                SharedFile::create_of_huge_pages(&wanted.name, whole_pages(most, page)? as u64)?
+                let file = SharedFile::create_of_huge_pages(&wanted.name, 0)?;
+                file.grow(whole_pages(most, file.page()?)? as u64)?;
+                file
             }
             _ => SharedFile::create(&wanted.name, whole_pages(most, PAGE)? as u64)?,
         };
