@@ -20,7 +20,27 @@ use crate::shm::readers::Readers;
 /// It comes of [`Array::split`] or [`Array::chunks`], and travels as the array does. If it is sent to several processes, one of them has it at a time. Somebody
 /// who dies with it poisons this part, and the whole, but no other part.
 ///
-/// A thread may hold several parts. Who wants to read or lock the whole waits until nobody has a part.
+/// A thread may hold several parts, if all take them in the same order. Who wants to read or lock the whole waits until nobody has a part. What the memory has grown by since it was divided is in no part.
+///
+/// ```
+/// use multiproc::{Array, ArrayPart, Process};
+///
+/// /// A target that is handed its share of the work.
+/// fn double(part: ArrayPart<u32>) -> multiproc::Result<()> {
+///     part.lock()?.iter_mut().for_each(|value| *value *= 2);
+///     Ok(())
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let array = Array::from_slice(&[1, 2, 3, 4, 5])?;
+/// let [first, second] = &array.split(2)?[..] else { unreachable!("as many as were asked for") };
+/// assert_eq!((first.range(), second.range(), second.index()), (0..2, 2..5, 1));
+/// Process::new(double, (second.clone(),)).start()?.join()??;
+/// assert_eq!(array.to_vec()?, [1, 2, 6, 8, 10]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct ArrayPart<T: Plain> {
     array: Array<T>,
     index: u32,

@@ -18,7 +18,24 @@ use crate::shm::region::{Access, Region};
 /// It travels as that does, and its readers use the same lock. (That, which lies elsewhere, can be written by it.) It costs two descriptors. What others use as atomics has no lock,
 /// and can only be read [by pointer](ReadOnlyMemory::as_ptr).
 ///
-/// Of numbers, say: `bytemuck::cast_slice::<u8, f64>(&memory.read()?)`; it begins with a page, so that they are aligned.
+/// It begins with a page, so that numbers in it are aligned:
+///
+/// ```
+/// use multiproc::{ReadOnlyMemory, SharedMemory};
+///
+/// fn largest(memory: &ReadOnlyMemory) -> multiproc::Result<f64> {
+///     let bytes = memory.read()?;
+///     Ok(bytemuck::cast_slice::<u8, f64>(&bytes).iter().copied().fold(f64::MIN, f64::max))
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let memory = SharedMemory::new(800)?;
+/// memory.as_array::<f64>()?.set(7, 1.5)?;
+/// assert_eq!(largest(&memory.read_only()?)?, 1.5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ReadOnlyMemory {
     inner: Arc<Region>,
