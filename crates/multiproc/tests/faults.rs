@@ -107,6 +107,12 @@ fn with_full_file_systems(method: StartMethod) {
     };
     let child = Process::new(|list: Vec<u8>| list, (vec![1; 1 << 20],)).start_method(method).start().unwrap();
     assert_eq!(child.join().unwrap(), vec![1; 1 << 20]);
+    // Nor do they matter to what is shared: it lies in no file system that anybody could fill.
+    let memory = SharedMemory::new(1 << 20).unwrap();
+    memory.lock().unwrap().fill(2);
+    let child = Process::new(|memory: SharedMemory| memory.to_vec().unwrap(), (memory.clone(),));
+    assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), vec![2; 1 << 20]);
+    assert_eq!(memory.freeze().unwrap(), &vec![2; 1 << 20]);
 }
 
 static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);

@@ -16,7 +16,8 @@ use common::{for_each_method, sleep_long};
 use locks::{any_lock, ends, holding_tests, start};
 use multiproc::sync::{Event, LockError, Misuse};
 use multiproc::{
-    ArrayGuard, ArrayPart, Error, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory, SharedMemory,
+    Array, ArrayGuard, ArrayPart, Error, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory, SharedBytes,
+    SharedMemory,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -481,4 +482,46 @@ fn what_somebody_has_died_with_is_not_frozen_unseen() {
     let memory = memory.unwrap();
     memory.clear_poison();
     assert_eq!(memory.freeze().unwrap()[0], 1);
+}
+
+/// At the limit of mappings (`/proc/sys/vm/max_map_count`) nothing can be made or opened, and nothing is left of the attempt.
+#[multiproc::test]
+fn at_the_limit_of_mappings_there_is_an_error() {
+    common::in_a_process_with_one_thread(|| {
+        let most: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
+        if most > 1 << 20 {
+            eprintln!("not shown: there can be {most} mappings");
+            return;
+        }
+        let (memory, bytes) = (SharedMemory::new(5000).unwrap(), SharedBytes::copy_from_slice(b"abc").unwrap());
+        let files = open_files();
+        // Neighbours that may be read or not in turn, so that the kernel can't make one of two.
+        let mut pages = Vec::with_capacity(most);
+        loop {
+            let protection = if pages.len() % 2 == 0 { libc::PROT_READ } else { libc::PROT_NONE };
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            // SAFETY: new mappings, which nobody uses.
+            let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+            if page == libc::MAP_FAILED {
+                break;
+            }
+            pages.push(page);
+        }
+        for error in [
+            SharedMemory::new(1).unwrap_err().to_string(),
+            Array::<u64>::new(1).unwrap_err().to_string(),
+            SharedBytes::copy_from_slice(b"x").unwrap_err().to_string(),
+            memory.read_only().unwrap_err().to_string(),
+        ] {
+            assert!(error.contains("Cannot allocate memory"), "{error}");
+        }
+        assert_eq!(open_files(), files);
+        // What there is can be used.
+        memory.lock().unwrap()[0] = 1;
+        for page in pages {
+            // SAFETY: it was mapped above, and nobody uses it.
+            assert_eq!(unsafe { libc::munmap(page, 4096) }, 0);
+        }
+        assert_eq!((sent(memory).read().unwrap()[0], sent(bytes)), (1, SharedBytes::copy_from_slice(b"abc").unwrap()));
+    });
 }
