@@ -107,8 +107,11 @@ impl Terminal {
     }
 
     fn shell_says(&mut self) -> String {
-        let ready = pidfd::wait_any([self.says.get_ref()], Some(Instant::now() + LONG)).unwrap();
-        assert_eq!(ready, [true], "nothing happens");
+        // Two lines may have come at once.
+        if self.says.buffer().is_empty() {
+            let ready = pidfd::wait_any([self.says.get_ref()], Some(Instant::now() + LONG)).unwrap();
+            assert_eq!(ready, [true], "nothing happens");
+        }
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -221,7 +224,8 @@ fn what_ignores_sigterm_is_killed_after_the_grace_period() {
         let start = Instant::now();
         terminal.press_ctrl_c();
         assert_eq!(terminal.status(), "signal 2");
-        assert!(start.elapsed() >= Duration::from_millis(300));
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(300), "{method} {took:?}");
         assert!(processes.iter().all(Known::is_gone));
         assert_eq!(terminal.rest(), "");
     }

@@ -48,9 +48,22 @@ fn shell(terminal: &str, program: &[&str]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let stdio = || terminal.try_clone().unwrap();
     command.args(program).process_group(0).stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let foreground = terminal.as_raw_fd();
+    // The program takes the terminal itself, before it is one: were it done from here, it might read before it may, and be stopped for that with all of
+    // its group.
+    // SAFETY: the calls are async-signal-safe, and touch no memory but the set.
+    unsafe {
+        command.pre_exec(move || {
+            // Who takes it from the background is stopped otherwise.
+            let mut stops: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&raw mut stops, libc::SIGTTOU);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const stops, std::ptr::null_mut());
+            let taken = libc::tcsetpgrp(foreground, libc::getpid());
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const stops, std::ptr::null_mut());
+            if taken == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        })
+    };
     let mut child = command.spawn().unwrap();
-    // SAFETY: touches no memory.
-    assert_eq!(unsafe { libc::tcsetpgrp(terminal.as_raw_fd(), child.id() as i32) }, 0);
     say("running");
     let status = child.wait().unwrap();
     match status.signal() {
