@@ -258,7 +258,8 @@ extern "C" fn on_interrupt_in_parent(_: i32, _: *mut libc::siginfo_t, _: *mut li
 fn terminate_children() {
     // SAFETY: null, or a static.
     let grace = unsafe { GRACE.load(SeqCst).as_ref() }.map_or(0, |grace| grace.load(SeqCst));
-    let deadline = now().saturating_add(i64::try_from(grace).unwrap_or(i64::MAX));
+    // What is left of this millisecond comes on top of that.
+    let deadline = now().saturating_add(1).saturating_add(i64::try_from(grace).unwrap_or(i64::MAX));
     loop {
         let mut news = false;
         for (place, fd) in pidfd_list::walk() {
