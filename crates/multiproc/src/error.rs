@@ -67,6 +67,20 @@ pub enum Error {
         /// The ids and names of those threads, as in `/proc/self/task`, the calling one first.
         tasks: Vec<(i32, String)>,
     },
+    /// A closure for [`Process::fork`](crate::Process::fork) may have captured what a guard of this thread has given: a reference to the value of a
+    /// [`Mutex`](crate::sync::Mutex), a slice of an [`Array`](crate::Array). Shared memory is not copied, so two processes would use at the same time what
+    /// only one holds. Refused until the guards are dropped through which anything has been read or written.
+    #[error(
+        "cannot start {process}: fork refused, {guards} of this thread's guards {} lent shared memory. Drop what has locked it first; the closure \
+         can capture the Mutex, RwLock or Array itself and lock that",
+        if *guards == 1 { "has" } else { "have" }
+    )]
+    Lent {
+        /// The process that was to be started.
+        process: String,
+        /// How many there are.
+        guards: usize,
+    },
     /// This process is at its end: it has left `main` or called `exit`, and has ended or waited for its children.
     #[error("cannot start {process}: this process is exiting")]
     Exiting {

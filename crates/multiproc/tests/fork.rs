@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::{Ends, Scratch, Unwilling, in_a_process_with_one_thread, sleep_long};
-use multiproc::{Error, Process, StartMethod};
+use multiproc::sync::{Lock, Mutex, RwLock};
+use multiproc::{Array, Error, Process, StartMethod};
 
 #[multiproc::test]
 fn refused_while_there_are_threads() {
@@ -68,6 +69,81 @@ fn a_capturing_closure_cannot_be_sent() {
         assert!(matches!(error, Error::Arguments { .. }), "{error}");
         assert!(error.to_string().contains("StartMethod::Fork"), "{error}");
     }
+}
+
+/// Two processes would have the same memory, each of them sure to be alone with it.
+#[multiproc::test]
+fn references_that_a_guard_has_given_cannot_be_captured() {
+    fn lent(error: multiproc::Result<multiproc::Child<()>>) -> usize {
+        let error = error.unwrap_err();
+        let Error::Lent { process, guards } = &error else { panic!("{error}") };
+        assert_eq!(process, "p");
+        let text = format!(
+            "cannot start p: fork refused, {guards} of this thread's guards {} lent shared memory. Drop what has locked it first; the closure can \
+             capture the Mutex, RwLock or Array itself and lock that",
+            if *guards == 1 { "has" } else { "have" }
+        );
+        assert_eq!(error.to_string(), text);
+        *guards
+    }
+    in_a_process_with_one_thread(|| {
+        let (mutex, lock) = (Mutex::new(1).unwrap(), RwLock::new(1).unwrap());
+        let array = Array::from_slice(&[1; 8]).unwrap();
+        let parts = array.split(2).unwrap();
+        let mut guard = mutex.lock().unwrap();
+        let number = &mut *guard;
+        assert_eq!(lent(Process::fork(|| *number = 2).name("p").start()), 1);
+        drop(guard);
+        let guard = lock.read().unwrap();
+        let number = &*guard;
+        assert_eq!(lent(Process::fork(|| assert_eq!(*number, 1)).name("p").start()), 1);
+        drop(guard);
+        let mut guard = lock.write().unwrap();
+        let number = &mut *guard;
+        assert_eq!(lent(Process::fork(|| *number = 2).name("p").start()), 1);
+        drop(guard);
+        let (mut left, mut right) = (parts[0].lock().unwrap(), parts[1].lock().unwrap());
+        let slices = (&mut left[..], &mut right[..]);
+        assert_eq!(lent(Process::fork(|| slices.0.swap_with_slice(slices.1)).name("p").start()), 2);
+        drop((left, right));
+        let guard = array.read().unwrap();
+        let slice = &guard[..];
+        assert_eq!(lent(Process::fork(|| assert_eq!(slice, [1; 8])).name("p").start()), 1);
+        drop(guard);
+        // One that is forgotten may have lent it for good.
+        let guard = &mut Box::leak(Box::new(array.lock().unwrap()))[..];
+        assert_eq!(lent(Process::fork(|| guard[0] = 2).name("p").start()), 1);
+        assert_eq!(lent(Process::fork(|| guard[0] = 2).name("p").start()), 1);
+    });
+}
+
+#[multiproc::test]
+fn what_is_locked_can_be_captured() {
+    in_a_process_with_one_thread(|| {
+        let (mutex, lock, array) = (Mutex::new(1).unwrap(), Lock::new().unwrap(), Array::from_slice(&[1; 8]).unwrap());
+        // What has been lent has come back.
+        *mutex.lock().unwrap() += 1;
+        array.lock().unwrap()[0] += 1;
+        assert_eq!((mutex.get().unwrap(), array.read().unwrap()[0]), (2, 2));
+        // None of these has lent anything.
+        let guards = (mutex.lock().unwrap(), lock.lock().unwrap(), array.lock().unwrap());
+        let child = Process::fork(|| {
+            let taken = (mutex.try_lock().unwrap().is_some(), lock.try_lock().unwrap().is_some());
+            (taken, array.try_lock().unwrap().is_some())
+        });
+        assert_eq!(child.start().unwrap().join().unwrap(), ((false, false), false));
+        let child = Process::fork(|| *mutex.lock().unwrap() += array.lock().unwrap()[0]).start().unwrap();
+        drop(guards);
+        child.join().unwrap();
+        assert_eq!(mutex.get().unwrap(), 4);
+        // A target that captures nothing has no reference, whatever has been lent.
+        let guard = mutex.lock().unwrap();
+        assert_eq!(*guard, 4);
+        let is_free = |mutex: Mutex<i32>| mutex.try_lock().unwrap().is_some();
+        let child = Process::new(is_free, (mutex.clone(),)).start_method(StartMethod::Fork);
+        assert!(!child.start().unwrap().join().unwrap());
+        assert!(Process::fork(|| true).start().unwrap().join().unwrap());
+    });
 }
 
 #[multiproc::test]

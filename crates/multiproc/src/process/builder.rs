@@ -20,6 +20,7 @@ use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
 use crate::start::{entry, fork, forkserver, spawn, standby};
+use crate::sync::hold;
 use crate::{Error, Result, log};
 
 /// A process to be: what it will run, and its properties. [`start`](Process::start) brings it to life.
@@ -94,7 +95,8 @@ where
     /// A process that will call `closure` with all that it has captured, owned or borrowed, in a copy of this process: its start method is
     /// [`StartMethod::Fork`], see there for what that means. Only what the closure returns has to be a serde type.
     ///
-    /// Shared memory is not copied: capture the [`Mutex`](crate::sync::Mutex) or [`Array`](crate::Array) and lock it there, and no slice that a guard has given here.
+    /// Shared memory is not copied: capture the [`Mutex`](crate::sync::Mutex) or [`Array`](crate::Array) and lock it there. A reference that a guard has given
+    /// here can't go along: it is refused with [`Error::Lent`] while there is such a guard.
     ///
     /// ```
     /// use multiproc::Process;
@@ -339,6 +341,7 @@ impl<R: Run> Process<R> {
     /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files; when an option can't be
     ///   put in place, such as a directory that isn't there.
     /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
+    /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has lent what it guards.
     /// - [`Error::Exiting`] when this process is past its end.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
     pub fn start<V, Via>(self) -> Result<Child<V>>
@@ -349,6 +352,9 @@ impl<R: Run> Process<R> {
         let method = self.method.unwrap_or(start_method());
         if method != StartMethod::Fork && !entry::exists() {
             return Err(Error::NoEntry { process: name });
+        }
+        if method == StartMethod::Fork && R::borrows(Private(())) && hold::lent() > 0 {
+            return Err(Error::Lent { process: name, guards: hold::lent() });
         }
         // So that a copy of a process that has done so, made by fork(2) elsewhere, ends its children too.
         at_exit::arrange()?;

@@ -70,6 +70,12 @@ pub trait Run: Serialize + DeserializeOwned {
         codec::decode(payload, 0)
     }
 
+    /// Whether it may have references to anything of its creator's.
+    #[doc(hidden)]
+    fn borrows(_: Private) -> bool {
+        false
+    }
+
     /// A process that will run it, to be given a name and other properties before it is started.
     fn process(self) -> Process<Self> {
         Process::from_run(self)
@@ -195,6 +201,10 @@ where
 
     fn type_name() -> &'static str {
         "Process"
+    }
+
+    fn borrows(_: Private) -> bool {
+        size_of::<F>() != 0
     }
 }
 

@@ -127,7 +127,7 @@ impl<T: Plain> Deref for ArrayReadGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: as long as this guard's slot is taken nobody writes, and this guard is borrowed; the values are in the region's mapping, and any bytes
         // are such.
         unsafe { std::slice::from_raw_parts(self.values.first, self.values.count) }
@@ -150,8 +150,8 @@ impl<T: Plain> Drop for ArrayReadGuard<'_, T> {
 /// The one who has an [`Array`](crate::Array), [`SharedMemory`](crate::SharedMemory) or [a part](crate::ArrayPart) of it to itself, until this is dropped: a slice of its values,
 /// to be changed.
 ///
-/// In a copy of this process, made by fork, it is not the copy's: using its copy of the guard is a panic, and dropping that does nothing. A slice that was taken of it before, and used in the copy, is
-/// the same memory, which nothing can see: take none along. Nor let a guard be forgotten whose slice is still used: it ends with its thread.
+/// In a copy of this process, made by fork, it is not the copy's: using its copy of the guard is a panic, and dropping that does nothing. A slice that it has
+/// given can't be taken along: [`Process::fork`](crate::Process::fork) is refused then. Don't let a guard be forgotten whose slice is still used: it ends with its thread.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct ArrayGuard<'a, T: Plain> {
     region: &'a Region,
@@ -173,7 +173,7 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: nobody else has these values as long as this guard is there, and it is borrowed; they are in the region's mapping, and any bytes are such.
         unsafe { std::slice::from_raw_parts(self.values.first, self.values.count) }
     }
@@ -182,7 +182,7 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
 impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: as above, and it is borrowed to be changed; there is no such guard of what can only be read.
         unsafe { std::slice::from_raw_parts_mut(self.values.first.cast_mut(), self.values.count) }
     }

@@ -28,7 +28,8 @@ pub enum StartMethod {
     /// ([`Process::fork`](crate::Process::fork)) are in the copy's memory, and so is everything else, shared until somebody writes to it. Good for
     /// big data that is there already, to be read.
     ///
-    /// Refused with [`Error::MultiThreaded`](crate::Error::MultiThreaded) while this process has other threads. The copy has all descriptors that
+    /// Refused with [`Error::MultiThreaded`](crate::Error::MultiThreaded) while this process has other threads; what a closure captures can't be lent by a guard of
+    /// shared memory ([`Error::Lent`](crate::Error::Lent)). The copy has all descriptors that
     /// the program has opened, and leaves without the exit handlers of its creator, C's included. The larger the process, the longer it takes:
     /// some 25 ms for each GiB.
     Fork,

@@ -1,5 +1,6 @@
 //! What the guards of all locks have in common.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::thread;
 
@@ -8,19 +9,35 @@ use multiproc_os::robust::copy_number;
 use super::error::{LockError, Poisoned};
 use crate::shm::owned::Guarded;
 
+thread_local! {
+    /// How many guards there are on this thread that have lent what they guard.
+    static LENT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many guards this thread has whose references may still be used.
+///
+/// Such a reference knows nothing of processes: in a copy of this one it would reach the same memory, and whoever has it there would read and write what
+/// is held here. So [`Process::fork`](crate::Process::fork), which takes references along, is refused.
+pub(crate) fn lent() -> usize {
+    LENT.get()
+}
+
 /// A part of each guard: it stays on its thread, and knows whether a panic has begun since it was made.
 #[derive(Debug)]
 pub(crate) struct Hold {
     was_panicking: bool,
     /// In which copy of the process it was made.
     copy: u32,
+    /// The same, once it has lent what it guards; [`NOT_LENT`] before.
+    lent: Cell<u32>,
     not_send: PhantomData<std::sync::MutexGuard<'static, ()>>,
 }
 
 impl Hold {
     #[inline]
     pub(crate) fn new() -> Hold {
-        Hold { was_panicking: thread::panicking(), copy: copy_number(), not_send: PhantomData }
+        let lent = Cell::new(NOT_LENT);
+        Hold { was_panicking: thread::panicking(), copy: copy_number(), lent, not_send: PhantomData }
     }
 
     /// Sees to it that nothing is touched by the guard's copy in a copy of the process, which safe code can come by with `Process::fork`.
@@ -32,11 +49,34 @@ impl Hold {
         );
     }
 
+    /// Before a reference to what is guarded is given. As [`is_held`](Hold::is_held); and sees to it that no copy of the process takes the reference
+    /// along.
+    #[inline]
+    pub(crate) fn lend(&self) {
+        if self.lent.get() != copy_number() {
+            self.is_held();
+            self.lent.set(self.copy);
+            LENT.set(LENT.get() + 1);
+        }
+    }
+
     /// Sees to what a panic means for others: called when the guard is dropped, before anything is given up.
     #[inline]
     pub(crate) fn end(&self, guarded: &Guarded) {
         if !self.was_panicking && thread::panicking() && guarded.is_mine() {
             guarded.condemn();
+        }
+    }
+}
+
+/// The number of no copy of a process.
+const NOT_LENT: u32 = u32::MAX;
+
+impl Drop for Hold {
+    #[inline]
+    fn drop(&mut self) {
+        if self.lent.get() != NOT_LENT {
+            LENT.set(LENT.get() - 1);
         }
     }
 }

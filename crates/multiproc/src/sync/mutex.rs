@@ -276,7 +276,7 @@ impl<T: Plain> Deref for MutexGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: the word is this guard's, so nobody else touches the value, and this guard is borrowed.
         unsafe { self.mutex.inner.cell.get() }
     }
@@ -285,7 +285,7 @@ impl<T: Plain> Deref for MutexGuard<'_, T> {
 impl<T: Plain> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: the word is this guard's, so nobody else touches the value, and this guard is borrowed to be changed.
         unsafe { self.mutex.inner.cell.get_mut() }
     }

@@ -329,7 +329,7 @@ impl<T: Plain> Deref for RwLockReadGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: as long as this guard's slot is taken nobody writes, and this guard is borrowed.
         unsafe { self.lock.inner.cell.get() }
     }
@@ -375,7 +375,7 @@ impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: this guard has the turnstile, and nobody reads, so nobody else touches the value; and this guard is borrowed.
         unsafe { self.lock.inner.cell.get() }
     }
@@ -384,7 +384,7 @@ impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
 impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        self.hold.is_held();
+        self.hold.lend();
         // SAFETY: this guard has the turnstile, and nobody reads, so nobody else touches the value; and this guard is borrowed to be changed.
         unsafe { self.lock.inner.cell.get_mut() }
     }
