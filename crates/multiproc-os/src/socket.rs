@@ -151,7 +151,7 @@ pub fn connect_for_packets(name: &[u8], deadline: Option<Instant>) -> io::Result
     connect_with(SocketType::SEQPACKET, Place::Abstract(name), deadline)
 }
 
-/// Connects to who listens at `place`, and waits for that until `deadline`. The socket is close-on-exec.
+/// Connects to who listens at `place`, and waits for that until `deadline`; tries it once if that is over. The socket is close-on-exec.
 ///
 /// # Errors
 /// `TimedOut`; `ECONNREFUSED` and `ENOENT` when nobody listens there; `EMFILE`, `ENFILE`.
@@ -166,15 +166,18 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
     };
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     let socket = above_stdio(socket)?;
+    let mut tried = false;
     loop {
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            // Once in any case: what is said at once needs no time, and this thread may have slept till now.
+            if left.is_zero() && tried {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             // It holds for connect(2) too. Zero would be no limit.
             sockopt::set_socket_timeout(&socket, Timeout::Send, Some(left.max(Duration::from_micros(1))))?;
         }
+        tried = true;
         let result = match place {
             Place::File(path) => {
                 let (address, _directory) = unix_address(path)?;
@@ -509,6 +512,19 @@ mod tests {
         let error = connect(Place::Abstract(name.as_bytes()), Some(soon)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(Instant::now() >= soon);
+    }
+
+    /// One that has slept till its deadline learns all the same what is said at once.
+    #[test]
+    fn it_is_tried_once_however_late_it_is() {
+        let name = format!("multiproc-test-{}", crate::random::seed());
+        let place = Place::Abstract(name.as_bytes());
+        let past = Some(Instant::now());
+        assert_eq!(connect(place, past).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listening = listen(place).unwrap();
+        connect(place, past).unwrap();
+        rustix::net::listen(&listening, 0).unwrap();
+        assert_eq!(connect(place, past).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
