@@ -237,13 +237,13 @@ fn parts_cover_it() {
     assert_eq!(ranges(array.chunks(4).unwrap()), [0..4, 4..8, 8..10]);
     assert_eq!(ranges(array.chunks(99).unwrap()), vec![0..10; 1]);
     assert_eq!(array.split(12).unwrap().iter().filter(|part| part.is_empty()).count(), 2);
-    for result in [array.split(0), array.split(1025), array.chunks(0)] {
-        assert!(matches!(result.unwrap_err(), MemoryError::Parts { asked: 0 | 1025 }));
+    for result in [array.split(0), array.split(4097), array.chunks(0)] {
+        assert!(matches!(result.unwrap_err(), MemoryError::Parts { asked: 0 | 4097 }));
     }
     let many = Array::<u8>::new(5000).unwrap();
-    let parts = many.split(1024).unwrap();
+    let parts = many.split(4096).unwrap();
     let _guards: Vec<_> = parts[..1020].iter().map(|part| part.lock().unwrap()).collect();
-    assert!(std::thread::scope(|scope| scope.spawn(|| parts[1023].try_lock().unwrap().is_some()).join().unwrap()));
+    assert!(std::thread::scope(|scope| scope.spawn(|| parts[4095].try_lock().unwrap().is_some()).join().unwrap()));
     let second = &array.split(2).unwrap()[1];
     assert_eq!((second.index(), second.len(), second.array().len()), (1, 5, 10));
     assert_eq!(format!("{second:?}"), "ArrayPart { index: 1, range: 5..10, poisoned: false, .. }");

@@ -273,7 +273,7 @@ impl<T: Plain> Array<T> {
     /// part of it, and whoever has handles of the old parts can't lock these any more ([`Misuse::Divided`]).
     ///
     /// # Errors
-    /// [`MemoryError::Parts`] unless there are 1 to 1024; [`MemoryError::Lock`] as for [`lock`](Array::lock); `ENOSPC`, `ENOMEM`.
+    /// [`MemoryError::Parts`] unless there are 1 to 4096; [`MemoryError::Lock`] as for [`lock`](Array::lock); `ENOSPC`, `ENOMEM`.
     pub fn split(&self, parts: usize) -> Result<Vec<ArrayPart<T>>, MemoryError> {
         self.divide(parts, 0)
     }

@@ -37,8 +37,8 @@ pub enum MemoryError {
         /// The type that was asked for.
         asked: &'static str,
     },
-    /// There can be 1 to 1024 parts.
-    #[error("it can't be divided into {asked} parts: there can be 1 to 1024")]
+    /// There can be 1 to 4096 parts.
+    #[error("it can't be divided into {asked} parts: there can be 1 to 4096")]
     Parts {
         /// How many were asked for.
         asked: usize,

@@ -12,7 +12,7 @@ use super::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
 use super::segment::layout;
 
 /// How many parts there may be.
-pub(crate) const MOST_PARTS: usize = 1024;
+pub(crate) const MOST_PARTS: usize = 4096;
 
 layout! {
     /// One part.
