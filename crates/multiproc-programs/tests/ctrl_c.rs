@@ -15,7 +15,7 @@ const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
 const WITH_THREADS: [&str; 2] = ["forkserver", "spawn"];
 
 /// No test waits longer than this for anything; what takes so long does not come.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(300);
 
 /// A terminal, and a program in its foreground.
 struct Terminal {

@@ -11,7 +11,7 @@ const SUBJECT: &str = env!("CARGO_BIN_EXE_subject");
 const METHODS: [&str; 2] = ["forkserver", "spawn"];
 
 /// No test waits longer than this for anything; what takes so long does not come.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(300);
 
 /// Runs a program to its end, in a session of its own, and sees that nothing of it is left.
 fn run(program: &str, arguments: &[&str]) -> Output {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use shared::wait_asleep;
 
 /// Long enough for anything that is going to happen.
-const GENEROUS: Duration = Duration::from_secs(60);
+const GENEROUS: Duration = Duration::from_secs(300);
 
 fn number(queue: Queue<u64>, number: u64) {
     queue.put(number).unwrap();

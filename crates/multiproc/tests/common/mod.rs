@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use multiproc::ProcessHandle;
 
 /// No test waits longer than this for anything; what takes so long does not come.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// Makes a test for each start method of a function that takes one: `name::forkserver`, `name::spawn`, `name::fork`.
 ///

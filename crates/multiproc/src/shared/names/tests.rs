@@ -15,7 +15,7 @@ use super::*;
 use crate::{Child, Process, Receiver, Sender, StartMethod, one_way};
 
 /// No test waits longer than this for anything.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(300);
 
 fn late() -> Instant {
     Instant::now() + LONG
@@ -470,6 +470,14 @@ fn an_owner_without_descriptors_says_so_and_can_again_when_it_has_some() {
         assert!((0..3).all(|_| is_told()));
     }
     squeeze(2);
+    // One of the two may be the keeper's spare one, if that was taken while it had none.
+    while let Err(error) = look(&name, 0) {
+        assert!(
+            matches!(&error, NameError::Owner { source, .. } if source.raw_os_error() == Some(libc::EMFILE)),
+            "{error}"
+        );
+        squeeze(2);
+    }
     for _ in 0..3 {
         assert_eq!(look(&name, 0).unwrap(), "one");
     }
