@@ -8,7 +8,6 @@ mod common;
 mod shared;
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::time::{Duration, Instant};
 
 use chaos::Random;
 use common::{Ends, LONG};
@@ -86,21 +85,12 @@ fn under_fire(method: StartMethod) {
     let mut random = Random::seeded();
     let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
     let mut processes: Vec<Ends<()>> = (0..8).map(|place| start(method, &condition, &numbers, place)).collect();
-    let (begin, mut kills) = (Instant::now(), 0);
-    while begin.elapsed() < chaos::duration() {
-        std::thread::sleep(Duration::from_micros(random.below(6000)));
-        let place = random.below(8) as usize;
+    let shoot = |place: usize| {
         processes[place].kill().unwrap();
         processes[place] = start(method, &condition, &numbers, place);
-        kills += 1;
-        // It goes on, whoever has been killed.
-        let before = numbers.at(TAKEN).load(SeqCst);
-        let waited = Instant::now();
-        while numbers.at(TAKEN).load(SeqCst) == before {
-            assert!(waited.elapsed() < LONG, "nobody takes anything any more: {condition:?}, {numbers:?}");
-            std::thread::yield_now();
-        }
-    }
+    };
+    let taken = || numbers.at(TAKEN).load(SeqCst);
+    let kills = chaos::fire(&mut random, 8, shoot, taken, || true, (&condition, &numbers));
     numbers.at(STOP).store(1, SeqCst);
     lock(&condition, &numbers).notify_all();
     for process in &processes {

@@ -9,7 +9,6 @@ mod common;
 mod shared;
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
 
 use chaos::Random;
 use common::{Ends, LONG};
@@ -174,39 +173,24 @@ fn start(method: StartMethod, array: &Array<Pair>, numbers: &Numbers) -> Ends<()
     Ends(Process::new(work, (array.clone(), numbers.clone())).start_method(method).start().unwrap())
 }
 
-/// Something is done, whoever has been killed.
-fn goes_on(numbers: &Numbers, kills: u64) {
-    let done = || (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst)).sum::<u64>();
-    let (before, waited) = (done(), Instant::now());
-    while done() == before {
-        assert!(waited.elapsed() < LONG, "nothing is done any more, after {kills} kills: {numbers:?}");
-        std::thread::yield_now();
-    }
-}
-
 fn under_fire(method: StartMethod) {
     multiproc::set_standby(false);
     let (mut random, numbers, array) = (Random::seeded(), Numbers::new(), Array::new(PAIRS).unwrap());
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|_| start(method, &array, &numbers)).collect();
-    goes_on(&numbers, 0);
-    let (begin, mut kills) = (Instant::now(), 0);
-    while begin.elapsed() < chaos::duration() {
-        std::thread::sleep(Duration::from_micros(random.below(6000)));
-        let victim = &mut workers[random.below(WORKERS as u64) as usize];
+    let done = || (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst));
+    let shoot = |place: usize| {
         // It is the shot that ends it: it has not failed before.
-        kill(victim);
-        kills += 1;
-        *victim = start(method, &array, &numbers);
-        goes_on(&numbers, kills);
-    }
+        kill(&workers[place]);
+        workers[place] = start(method, &array, &numbers);
+    };
+    let is_enough = || done().all(|done| done > 0);
+    let kills = chaos::fire(&mut random, WORKERS, shoot, || done().sum(), is_enough, (&array, &numbers));
     numbers.at(STOP).store(1, SeqCst);
     for worker in &workers {
         let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("it hangs: {array:?}, {numbers:?}"));
         assert!(status.success(), "{status}");
     }
-    let done: Vec<_> = (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst)).collect();
-    println!("{kills} kills, {done:?} done, {} times told", numbers.at(TOLD).load(SeqCst));
-    assert!(done.iter().all(|done| *done > 0), "{done:?}");
+    println!("{kills} kills, {:?} done, {} times told", done().collect::<Vec<_>>(), numbers.at(TOLD).load(SeqCst));
     // As it was left: nobody holds it.
     assert_eq!(array.readers(), 0);
     let worker = Worker { array: array.clone(), numbers, random, me: 0 };

@@ -9,14 +9,14 @@ mod common;
 mod shared;
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chaos::Random;
 use common::{Ends, LONG};
 use multiproc::sync::{Barrier, Event, Lock, LockError, Mutex, RLock, RwLock, Semaphore};
 use multiproc::{Process, StartMethod};
 use serde::{Deserialize, Serialize};
-use shared::Numbers;
+use shared::{Numbers, kill};
 
 /// So many processes at a time.
 const WORKERS: usize = 8;
@@ -223,40 +223,25 @@ fn start(method: StartMethod, object: &Object, numbers: &Numbers, place: usize) 
     Ends(Process::new(work, (object.clone(), numbers.clone(), place)).start_method(method).start().unwrap())
 }
 
-/// Something is done, whoever has been killed.
-fn goes_on(object: &Object, numbers: &Numbers, kills: u64) {
-    let (before, waited) = (numbers.at(DONE).load(SeqCst), Instant::now());
-    while numbers.at(DONE).load(SeqCst) == before {
-        assert!(waited.elapsed() < LONG, "nothing is done any more, after {kills} kills: {object:?}, {numbers:?}");
-        std::thread::yield_now();
-    }
-}
-
 fn under_fire(method: StartMethod, object: &Object) {
     multiproc::set_standby(false);
     let mut random = Random::seeded();
     let numbers = Numbers::new();
     let at = |index: usize| numbers.at(index);
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|place| start(method, object, &numbers, place)).collect();
-    goes_on(object, &numbers, 0);
-    let (begin, mut kills) = (Instant::now(), 0);
-    while begin.elapsed() < chaos::duration() {
-        std::thread::sleep(Duration::from_micros(random.below(6000)));
-        let place = random.below(WORKERS as u64) as usize;
+    let shoot = |place: usize| {
         at(INSIDE).fetch_or(DOOMED << place, SeqCst);
-        workers[place].kill().unwrap();
-        let status = workers[place].wait_timeout(LONG).unwrap().expect("it can't be killed");
-        // It was the shot that has ended it.
-        assert_eq!(status.signal(), Some(libc::SIGKILL), "it had failed before");
+        // It is the shot that ends it: it has not failed before.
+        kill(&workers[place]);
         at(INSIDE).fetch_and(!((DOOMED | ALONE | 1) << place), SeqCst);
-        kills += 1;
         workers[place] = start(method, object, &numbers, place);
         if let Object::Barrier(barrier) = object {
             barrier.reset();
             at(ROUND).fetch_add(1, SeqCst);
         }
-        goes_on(object, &numbers, kills);
-    }
+    };
+    let done = || at(DONE).load(SeqCst);
+    let kills = chaos::fire(&mut random, WORKERS, shoot, done, || true, (object, &numbers));
     at(STOP).store(1, SeqCst);
     if let Object::Barrier(barrier) = object {
         barrier.abort();

@@ -195,28 +195,15 @@ fn under_fire(method: StartMethod) {
         let process = Process::new(work, (list.clone(), numbers.clone(), place)).start_method(method);
         Ends(process.start().unwrap())
     };
-    let done = || (0..WORKERS).map(|place| numbers.at(DONE + place).load(SeqCst)).sum::<u64>();
-    let goes_on = |kills| {
-        let (before, waited) = (done(), Instant::now());
-        while done() == before {
-            assert!(waited.elapsed() < LONG, "nothing is done any more, after {kills} kills: {list:?}");
-            std::thread::yield_now();
-        }
-    };
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(start).collect();
-    let (begin, mut kills) = (Instant::now(), 0);
-    while begin.elapsed() < chaos::duration() {
-        std::thread::sleep(Duration::from_micros(random.below(6000)));
-        let place = random.below(WORKERS as u64) as usize;
-        workers[place].kill().unwrap();
-        let status = workers[place].wait_timeout(LONG).unwrap().expect("it can't be killed");
-        // It was the shot that has ended it.
-        assert_eq!(status.signal(), Some(libc::SIGKILL), "it had failed before");
-        kills += 1;
+    let done = || (0..WORKERS).map(|place| numbers.at(DONE + place).load(SeqCst)).sum::<u64>();
+    let shoot = |place: usize| {
+        // It is the shot that ends it: it has not failed before.
+        kill(&workers[place]);
         workers[place] = start(place);
-        goes_on(kills);
         assert!(list.to_vec()[..2].iter().all(is_monotone));
-    }
+    };
+    let kills = chaos::fire(&mut random, WORKERS, shoot, done, || true, &list);
     numbers.at(STOP).store(1, SeqCst);
     for worker in &workers {
         let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("it hangs: {list:?}"));

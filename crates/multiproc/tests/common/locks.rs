@@ -11,7 +11,7 @@ use multiproc::{Handle, Process, Queue, Run, StartMethod};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{LONG, sleep_long};
+use crate::common::{LONG, sleep_long, time_until};
 use crate::shared::{Numbers, kill, wait_asleep_in_futex};
 
 /// What taking it gives; none if somebody else has it.
@@ -236,16 +236,15 @@ pub(crate) fn of_a_killed_holder_the_next_one_is_told<L: AnyLock>(method: StartM
     let waiters: Vec<_> =
         (0..2).map(|_| Process::new(look::<L>, (lock.clone(),)).start_method(method).start().unwrap()).collect();
     waiters.iter().for_each(|waiter| wait_asleep_in_futex(waiter.pid()));
-    let begun = Instant::now();
     holder.kill().unwrap();
+    let took = time_until(|| waiters.iter().all(|waiter| !waiter.is_alive()));
+    println!("{took:?} from the kill to the end of those who waited");
+    // Asleep, they would look for themselves after a second.
+    assert!(took < Duration::from_millis(900));
     let died = Some((true, Some(holder.pid())));
     for waiter in waiters {
-        ends(&waiter);
         assert_eq!(waiter.join().unwrap(), died);
     }
-    println!("{:?} from the kill to the end of those who waited", begun.elapsed());
-    // Asleep, they would look for themselves after a second.
-    assert!(begun.elapsed() < Duration::from_millis(900));
     assert_eq!(look(lock.clone()), died, "until it is cleared");
     lock.put_right();
     assert_eq!(look(lock.clone()), None);

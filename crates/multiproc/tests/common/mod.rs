@@ -9,6 +9,20 @@ use multiproc::ProcessHandle;
 /// No test waits longer than this for anything; what takes so long does not come.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
+/// Waits until something is so, and says how long that took; of a time in which nobody ran, the machine having stood still, it counts a moment.
+pub(crate) fn time_until(is_so: impl Fn() -> bool) -> Duration {
+    /// Looked at so often; and counted is no more than so much of the time between two looks.
+    const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+    let (begun, mut looked, mut counted) = (Instant::now(), Instant::now(), Duration::ZERO);
+    while !is_so() {
+        assert!(begun.elapsed() < LONG, "it does not come");
+        std::thread::sleep(LOOKS[0]);
+        counted += looked.elapsed().min(LOOKS[1]);
+        looked = Instant::now();
+    }
+    counted
+}
+
 /// Makes a test for each start method of a function that takes one: `name::forkserver`, `name::spawn`, `name::fork`.
 ///
 /// Fork is refused in a process with threads, as a test harness is, so that test is run by a process of its own. `fn name(method) not_fork {`

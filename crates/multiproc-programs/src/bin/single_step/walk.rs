@@ -226,11 +226,9 @@ impl Run {
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
     }
 
-    /// As [`settle`](Run::settle), when each of them can have what it waits for. They look for themselves after a second, if nobody has woken them.
+    /// As [`settle`](Run::settle), when each of them can have what it waits for.
     pub(crate) fn settle_soon(&mut self) {
-        let begun = Instant::now();
-        self.settle();
-        assert!(begun.elapsed() < Duration::from_millis(900), "one that ran beside the victim was not woken");
+        end_soon(std::mem::take(&mut self.helpers));
     }
 
     /// Waits for all that were run beside it.
@@ -273,6 +271,32 @@ pub(crate) fn wait_for(pid: i32, flags: libc::c_int) -> Option<libc::c_int> {
     let result = unsafe { libc::waitpid(pid, &raw mut status, flags | libc::__WALL) };
     assert!(result == pid || result == 0, "{}", io::Error::last_os_error());
     (result == pid).then_some(status)
+}
+
+/// Waits for copies that can have what they wait for, and must end well. They look for themselves after a second, if nobody has woken them.
+pub(crate) fn end_soon(mut pids: Vec<i32>) {
+    /// Of a time in which the machine stands still, only so much is counted.
+    const MOMENT: Duration = Duration::from_millis(20);
+    let (mut looked, mut counted) = (Instant::now(), Duration::ZERO);
+    loop {
+        pids.retain(|pid| match wait_for(*pid, libc::WNOHANG) {
+            Some(status) => {
+                assert_eq!(status, 0, "one that waited has failed");
+                false
+            }
+            None => true,
+        });
+        if pids.is_empty() {
+            return;
+        }
+        assert!(counted < Duration::from_millis(900), "one that waited was not woken");
+        match counted.as_millis() {
+            0 => std::thread::yield_now(),
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+        counted += looked.elapsed().min(MOMENT);
+        looked = Instant::now();
+    }
 }
 
 /// By which signal it has stopped; none if it has ended.
