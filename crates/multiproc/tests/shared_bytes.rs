@@ -137,6 +137,11 @@ fn slices_and_comparisons() {
     assert_eq!(bytes.slice(2..5), b"234");
     assert_eq!(bytes.slice(..).slice(7..).slice(..=1), b"78");
     assert_eq!(bytes.slice(10..), b"");
+    assert_eq!(bytes.slice(..3), vec![b'0', b'1', b'2']);
+    assert_eq!(vec![b'8', b'9'], bytes.slice(8..));
+    assert!(bytes.slice(..1) == [b'0'] && [b'0'] == bytes.slice(..1) && b"0"[..] == bytes.slice(..1));
+    assert_eq!(&b"12"[..], bytes.slice(1..3));
+    assert!(bytes.slice(1..3) != b"12"[..1]);
     #[allow(clippy::reversed_empty_ranges)]
     for range in [5..11, 11..11, 6..5] {
         let slice = std::panic::AssertUnwindSafe(|| bytes.slice(range));

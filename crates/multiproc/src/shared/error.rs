@@ -77,6 +77,43 @@ pub enum MemoryError {
 }
 
 impl MemoryError {
+    /// Whether somebody has the name.
+    ///
+    /// ```
+    /// use multiproc::SharedMemory;
+    ///
+    /// /// The memory of this name, whoever is the first to want it.
+    /// fn whichever(name: &str) -> multiproc::Result<SharedMemory> {
+    ///     loop {
+    ///         match SharedMemory::open(name) {
+    ///             Err(error) if error.is_not_found() => {}
+    ///             opened => return Ok(opened?),
+    ///         }
+    ///         match SharedMemory::create(name, 4096) {
+    ///             Err(multiproc::Error::Memory(error)) if error.is_taken() => {}
+    ///             created => return created,
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// # let name = &format!("whichever-{}", std::process::id());
+    /// let (first, second) = (whichever(name)?, whichever(name)?);
+    /// first.lock()?[0] = 7;
+    /// assert_eq!(second.read()?[0], 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_taken(&self) -> bool {
+        matches!(self, MemoryError::Name(error) if error.is_taken())
+    }
+
+    /// Whether nobody has the name. See [`is_taken`](MemoryError::is_taken).
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, MemoryError::Name(error) if error.is_not_found())
+    }
+
     pub(super) fn io(what: &'static str) -> impl Fn(io::Error) -> MemoryError {
         move |source| MemoryError::Io { what, source }
     }

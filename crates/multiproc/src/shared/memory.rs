@@ -578,8 +578,9 @@ fn find(name: &str, access: Access) -> Result<Region, MemoryError> {
         Access::Write => TO_WRITE,
         Access::ReadOnly => TO_READ,
     };
-    let garbage = || NameError::Garbage { name: name.into(), owner: None }.into();
-    let mut fds = names::find(name, wish, Instant::now() + PATIENCE)?.into_iter();
+    let found = names::find(name, wish, Instant::now() + PATIENCE)?;
+    let garbage = || NameError::Garbage { name: name.into(), owner: found.owner }.into();
+    let mut fds = found.fds.into_iter();
     let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else { return Err(garbage()) };
     match Region::open(control, Some(memory)) {
         Ok(region) if region.access() == access => Ok(region),

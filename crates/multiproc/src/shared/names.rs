@@ -66,12 +66,20 @@ pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, N
     }
 }
 
+/// What somebody has been handed.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) fds: Vec<OwnedFd>,
+    /// The pid of who has handed it out, if it can be seen from here.
+    pub(crate) owner: Option<i32>,
+}
+
 /// What is handed out under `name` to one who wishes this. Waits for the owner, until `deadline`.
 ///
 /// # Errors
 /// `NotFound`, also when the owner dies or withdraws the name meanwhile; `Refused`; `TimedOut` when the owner is stopped; `Owner` when it can't;
 /// `OtherVersion` and `Garbage` when it is another program; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, in which case nothing has been received.
-pub(crate) fn find(name: &str, wish: u8, deadline: Instant) -> Result<Vec<OwnedFd>, NameError> {
+pub(crate) fn find(name: &str, wish: u8, deadline: Instant) -> Result<Found, NameError> {
     ask(name, Request::Find(wish), deadline)
 }
 
@@ -142,13 +150,17 @@ fn seen(pid: i32) -> Option<i32> {
 }
 
 /// Asks the owner of a name for something.
-fn ask(name: &str, request: Request, deadline: Instant) -> Result<Vec<OwnedFd>, NameError> {
+fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameError> {
     let place = place(name)?;
     loop {
         let owner = Owner::reach(name, &place, deadline)?;
         match owner.ask(request, deadline)? {
-            (Answer::Here { .. }, fds) if matches!(request, Request::Find(_)) => return Ok(fds),
-            (Answer::Withdrawn, _) if matches!(request, Request::Withdraw) => return Ok(Vec::new()),
+            (Answer::Here { .. }, fds) if matches!(request, Request::Find(_)) => {
+                return Ok(Found { fds, owner: owner.pid });
+            }
+            (Answer::Withdrawn, fds) if matches!(request, Request::Withdraw) => {
+                return Ok(Found { fds, owner: owner.pid });
+            }
             // There were too many at once, or we were too slow. Now we are the last whom that befalls.
             (Answer::Again, _) => {}
             (Answer::NotServed, _) => return Err(owner.refuses(NameRefusal::NotServed)),

@@ -292,6 +292,37 @@ impl<B: AsRef<[u8]> + ?Sized> PartialEq<&B> for SharedBytes {
     }
 }
 
+/// With bytes by value, and the other way round.
+macro_rules! compare {
+    ($($type:ty $(, $len:ident)?;)*) => {
+        $(
+            impl$(<const $len: usize>)? PartialEq<$type> for SharedBytes {
+                fn eq(&self, other: &$type) -> bool {
+                    **self == other[..]
+                }
+            }
+
+            impl$(<const $len: usize>)? PartialEq<SharedBytes> for $type {
+                fn eq(&self, other: &SharedBytes) -> bool {
+                    self[..] == **other
+                }
+            }
+        )*
+    };
+}
+
+compare! {
+    [u8];
+    Vec<u8>;
+    [u8; N], N;
+}
+
+impl PartialEq<SharedBytes> for &[u8] {
+    fn eq(&self, other: &SharedBytes) -> bool {
+        **self == **other
+    }
+}
+
 impl PartialOrd for SharedBytes {
     fn partial_cmp(&self, other: &SharedBytes) -> Option<Ordering> {
         Some(self.cmp(other))

@@ -98,6 +98,18 @@ pub enum NameError {
     },
 }
 
+impl NameError {
+    /// Whether somebody has the name.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, NameError::Taken { .. })
+    }
+
+    /// Whether nobody has it.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, NameError::NotFound { .. })
+    }
+}
+
 /// Why one doesn't get what it wants from the owner of a name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

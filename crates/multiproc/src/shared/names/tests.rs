@@ -12,7 +12,7 @@ use multiproc_os::limits::{self, Resource};
 use multiproc_os::{memfd, random, threads};
 
 use super::*;
-use crate::{Child, Process, Receiver, Sender, StartMethod, one_way};
+use crate::{Child, MemoryError, Process, Receiver, Sender, SharedMemory, StartMethod, one_way};
 
 /// No test waits longer than this for anything.
 const LONG: Duration = Duration::from_secs(300);
@@ -62,7 +62,7 @@ fn own(name: &str) -> Result<Owned, NameError> {
 
 /// What is found, as a text.
 fn look(name: &str, wish: u8) -> Result<String, NameError> {
-    let fds = find(name, wish, late())?;
+    let fds = find(name, wish, late())?.fds;
     let [fd] = <[OwnedFd; 1]>::try_from(fds).expect("one descriptor");
     let mut bytes = [0; 16];
     let len = File::from(fd).read_at(&mut bytes, 0).expect("a file");
@@ -120,7 +120,8 @@ fn found_until_dropped() {
     assert!(matches!(&taken, NameError::Taken { owner: Some(pid), .. } if *pid == threads::getpid()), "{taken}");
     assert_eq!(taken.to_string(), format!("the name {name:?} is taken, by process {}", threads::getpid()));
     // What has been found stays.
-    let found = find(&name, 0, late()).unwrap();
+    let Found { fds: found, owner } = find(&name, 0, late()).unwrap();
+    assert_eq!(owner, Some(threads::getpid()));
     drop(owned);
     assert_free(&name);
     assert_eq!(File::from(found.into_iter().next().unwrap()).metadata().unwrap().len(), 3);
@@ -185,7 +186,7 @@ fn what_an_offer_says_is_told() {
     }));
     let _published = publish(&name, weak(&offer)).unwrap();
     let this = threads::getpid();
-    assert!(find(&name, 0, late()).unwrap().is_empty());
+    assert!(find(&name, 0, late()).unwrap().fds.is_empty());
     let error = find(&name, 1, late()).unwrap_err();
     assert!(matches!(&error, NameError::Refused { why: NameRefusal::Denied(_), .. }), "{error}");
     assert_eq!(
@@ -197,7 +198,7 @@ fn what_an_offer_says_is_told() {
         let NameError::Owner { owner: Some(pid), source, .. } = &error else { panic!("{error}") };
         assert_eq!((*pid, source.raw_os_error()), (this, Some(errno)));
     }
-    assert_eq!(find(&name, 4, late()).unwrap().len(), 200);
+    assert_eq!(find(&name, 4, late()).unwrap().fds.len(), 200);
 }
 
 #[test]
@@ -315,8 +316,19 @@ fn meets(answers: &[(&[u8], usize)]) -> Result<Vec<OwnedFd>, NameError> {
                 fd_passing::send(&socket, &[bytes], &vec![listening.as_fd(); *fds]).unwrap();
             }
         }
-        finder.join().unwrap()
+        finder.join().unwrap().map(|found| found.fds)
     })
+}
+
+#[test]
+fn what_is_no_memory_is_not_taken_for_any() {
+    let name = unique();
+    let _owned = own(&name).unwrap();
+    for error in [SharedMemory::open(&name).unwrap_err(), SharedMemory::open_read_only(&name).unwrap_err()] {
+        let MemoryError::Name(NameError::Garbage { owner, .. }) = &error else { panic!("{error}") };
+        assert_eq!(*owner, Some(threads::getpid()));
+        assert!(!error.is_not_found() && !error.is_taken());
+    }
 }
 
 #[test]
