@@ -129,16 +129,6 @@ impl Output for Draft<'_> {
     }
 }
 
-impl io::Write for Draft<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.extend(bytes).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl codec::Draft for Draft<'_> {
     #[inline]
     fn clear(&mut self) {

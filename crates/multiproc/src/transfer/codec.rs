@@ -1,97 +1,172 @@
-//! Values to payloads and back: serde, with a compact format ([`compact`]) where it will do and MessagePack's where it won't.
+//! Values to payloads and back. The forms that they travel in are described in FORMAT.md, in this folder.
 //!
-//! The compact format is quick but not self-describing: a type whose `Deserialize` asks the format what comes next (untagged
-//! and internally tagged enums, `#[serde(flatten)]`, `serde_json::Value`) can be written in it and never read back. Such types
-//! go as MessagePack, with field names. Which one a type needs can't be seen from outside, so it is tried: what has been
-//! encoded is decoded once in the sender. The trial also makes true that what can't be received fails in the sender, at the
-//! call.
+//! A value is written in the positional form ([`compact`]), which is quick, if its type reads exactly what it writes; otherwise in
+//! the tagged form ([`tagged`]), with names and types, which everything can be read from that a text format can carry.
 //!
-//! MessagePack has one nil for `None`, for `()` and so for `Some(())` and `Some(None)` too. A value that would come back changed
-//! by that is refused.
+//! Which form a type needs can't be seen from outside, so it is tried: the first value of each shape is read once in the sender,
+//! from what is sent and nothing else. In the positional form the trial compares each call of the type's `Deserialize` with the
+//! call of its `Serialize` before anything is read, so that it is never shown a number that stands for something else. What can't
+//! be read at all fails there, at the call. Later values of the same type and shape are not tried in the same thread.
 //!
-//! Handles inside a value put duplicates of their descriptors into a [`bag`]. The trial uses these up, so that it needs no descriptor that the
-//! value doesn't need on its way; then the value is encoded anew.
+//! Handles inside a value put duplicates of their descriptors into a [`bag`]. The trial uses these up, so that it needs no descriptor
+//! that the value doesn't need on its way; then the value is encoded anew.
 //!
-//! The first byte of an encoded value says which format follows.
+//! A panic in the type's `Serialize` or `Deserialize` is an error of the call.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
+use multiproc_os::memfd::Sealed;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bag;
 use super::bundle::Bundle;
-use super::compact::{self, Depth};
+use super::compact::{self, Output, Shape, Trace};
 use super::payload::{Bytes, Payload, Sink};
-
-/// Values up to this many bytes are tried every time, to the last. Larger ones are believed if a value of their type has passed, and otherwise
-/// tried without copying what is large in them.
-const ALWAYS_TRIED: u64 = 1 << 20;
-
-/// How deep self-describing values may nest, as in serde_json: each level takes some of the reader's stack, and the reader may be a thread with
-/// little of that.
-const DEEPEST: usize = 128;
+use super::tagged::{self, Reading};
 
 /// Why a value can't be sent, or what was received is no value.
 ///
-/// A value may nest 512 levels deep, as a reader has only so much stack: lists, maps, structs, tuples, enums with contents, options with one and
-/// wrappers count. A list that is a chain of boxes comes to that after 256 links, and is better sent as a `Vec`. Types that need a
-/// self-describing format (`serde_json::Value`, untagged enums, `flatten`) may nest 128 levels deep. A million elements of a value may be empty, as
-/// `()` is.
+/// A value may nest 512 levels deep, as a reader has only a limited stack: lists, maps, structs, tuples, enums with contents,
+/// options with one and wrappers count. A list that is a chain of boxes comes to that after 256 links, and is better sent as a
+/// `Vec`. Types that ask the format what comes next (`serde_json::Value`, untagged enums, `flatten`) or that leave fields out may
+/// nest 128 levels deep. A million elements of a value may be empty, as `()` is.
+///
+/// What was received and could not be read is kept in the error: see [`decode_as`](CodecError::decode_as).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
     what: String,
     type_name: String,
     reason: String,
+    #[serde(skip)]
+    bytes: Option<Arc<[u8]>>,
 }
 
 impl CodecError {
     pub(crate) fn new<T>(what: &str, reason: impl ToString) -> CodecError {
-        CodecError { what: what.into(), type_name: std::any::type_name::<T>().into(), reason: reason.to_string() }
+        let type_name = std::any::type_name::<T>().into();
+        CodecError { what: what.into(), type_name, reason: reason.to_string(), bytes: None }
+    }
+
+    fn deserialising<T>(reason: impl ToString) -> CodecError {
+        CodecError::new::<T>("cannot deserialise", reason)
+    }
+
+    fn serialising<T>(reason: impl ToString) -> CodecError {
+        CodecError::new::<T>("cannot serialise", reason)
+    }
+
+    /// Keeps what could not be read, as far as there is memory for it.
+    fn keeping(mut self, bytes: &[u8]) -> CodecError {
+        let mut kept = Vec::new();
+        if kept.try_reserve_exact(bytes.len()).is_ok() {
+            kept.extend_from_slice(bytes);
+            self.bytes = Some(kept.into());
+        }
+        self
+    }
+
+    /// The received value that could not be read, as it was encoded; `None` if there is none, or was no memory to keep it.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.as_deref()
+    }
+
+    /// Reads the received value as another type: one that takes what the first refused. Handles in it are gone.
+    ///
+    /// # Errors
+    /// It can't be read as `U` either, or there is none.
+    ///
+    /// ```
+    /// use multiproc::{GetError, Queue};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Debug, Serialize, Deserialize)]
+    /// #[serde(try_from = "u8", into = "u8")]
+    /// #[derive(Clone)]
+    /// struct Percent(u8);
+    ///
+    /// impl TryFrom<u8> for Percent {
+    ///     type Error = String;
+    ///
+    ///     fn try_from(number: u8) -> Result<Percent, String> {
+    ///         if number <= 100 { Ok(Percent(number)) } else { Err(format!("{number} %")) }
+    ///     }
+    /// }
+    ///
+    /// impl From<Percent> for u8 {
+    ///     fn from(percent: Percent) -> u8 {
+    ///         percent.0
+    ///     }
+    /// }
+    ///
+    /// let queue = Queue::new()?;
+    /// queue.put(Percent(50))?;
+    /// queue.put(Percent(150))?; // its type was tried with the first one
+    /// assert_eq!(queue.get()?.0, 50);
+    /// let Err(GetError::Undecodable(error)) = queue.get() else { panic!() };
+    /// assert_eq!(error.decode_as::<u8>()?, 150);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn decode_as<U: DeserializeOwned>(&self) -> Result<U, CodecError> {
+        match &self.bytes {
+            Some(bytes) => decode_with(bytes, Vec::new()),
+            None => Err(CodecError::deserialising::<U>("nothing was kept that could be read")),
+        }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The form of a value, as the low half of its first byte. The high half is the [version](VERSION) of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Format {
-    Compact = b'c',
-    MessagePack = b'm',
+enum Form {
+    Positional = 1,
+    Tagged = 2,
+    /// The tagged form, [read like text](Reading::LikeText).
+    TaggedLikeText = 3,
 }
 
-/// What earlier trials found out about a type, by the place of its `decode`. (A `TypeId` would want `'static` types. Types that share the
-/// code share the outcome.)
-static KNOWN: Mutex<BTreeMap<usize, Format>> = Mutex::new(BTreeMap::new());
+/// The version of all that FORMAT.md describes.
+const VERSION: u8 = 1;
+
+impl Form {
+    const ALL: [Form; 3] = [Form::Positional, Form::Tagged, Form::TaggedLikeText];
+
+    #[inline]
+    const fn byte(self) -> u8 {
+        VERSION << 4 | self as u8
+    }
+
+    fn of<T>(byte: u8) -> Result<Form, CodecError> {
+        if byte >> 4 != VERSION {
+            let theirs = byte >> 4;
+            return Err(CodecError::deserialising::<T>(format_args!(
+                "it is in version {theirs} of the format, and this program reads version {VERSION}: build both programs with the \
+                 same version of multiproc"
+            )));
+        }
+        let form = Form::ALL.into_iter().find(|form| form.byte() == byte);
+        form.ok_or_else(|| CodecError::deserialising::<T>(format_args!("unknown form {byte:#04x}")))
+    }
+}
 
 /// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this program.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, Refused> {
-    let id = decode_bytes::<T> as fn(&[u8], Depth) -> Result<T, CodecError> as usize;
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
-    let mut failure = None;
-    for format in [Format::Compact, Format::MessagePack] {
-        if format == Format::Compact && known == Some(Format::MessagePack) {
-            continue;
-        }
-        match write_and_try(front, value, format, known) {
-            Ok((bytes, fds)) => {
-                if known != Some(format) {
-                    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(id, format);
-                }
-                let handles = Bundle::tie(fds).map_err(Refused::by_system("its handles could not be put together"))?;
-                return Ok(Payload { bytes, handles });
-            }
-            Err(Refused::ByFormat(error)) if !compact::is_too_much(&error.reason) => failure = Some(error),
-            Err(refused) => return Err(refused),
-        }
-    }
-    Err(failure.expect("a format was tried").into())
+    let mut draft = PayloadDraft::new(front);
+    let fds = encode_into(value, &mut draft)?;
+    let handles = match fds.is_empty() {
+        true => Bundle::default(),
+        false => Bundle::tie(fds).map_err(Refused::by_system("its handles could not be put together"))?,
+    };
+    let bytes = draft.finish().map_err(Refused::by_system("no memory file for its value"))?;
+    Ok(Payload { bytes, handles })
 }
 
-/// Encodes a value of one of this library's own types, which the compact format can take, for [`unpack`].
+/// Encodes a value of one of this library's own types, which the positional form can take, for [`unpack`].
 pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     compact::to_output(value, &mut bytes).expect("our own messages are made of numbers, texts and lists");
@@ -100,98 +175,250 @@ pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
 
 /// The value that [`pack`] was given.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    compact::from_bytes(bytes, Depth::Whole).map_err(|error| CodecError::new::<T>("cannot deserialise", error))
+    compact::from_bytes(bytes, None).map_err(|error| CodecError::deserialising::<T>(error))
 }
 
 /// Where a value is encoded to, piece by piece, by [`encode_into`].
-pub(crate) trait Draft: compact::Output<Error = io::Error> + io::Write {
+pub(crate) trait Draft: Output<Error = io::Error> {
     /// Forgets what was written.
     fn clear(&mut self);
 
-    /// What was written, all of it.
+    /// What was written, all of it. Nothing is written behind it any more, unless all is forgotten.
     fn written(&mut self) -> io::Result<&[u8]>;
 
     /// What the system has refused, as serializers make a text of it, if anything of it at all.
     fn failure(&mut self) -> Option<io::Error>;
 }
 
-/// As [`encode`], to be done often: into memory of the caller's, and with less trying. A value is decoded in the sender only if none of the same
-/// type and shape has been in this thread.
+/// A draft that becomes the bytes of a payload, behind a front of the caller's.
+struct PayloadDraft<'f> {
+    front: &'f [u8],
+    sink: Sink,
+    /// What was written, when it has been looked at.
+    finished: Option<Bytes>,
+    /// A look at it, if it is in a file.
+    view: Option<Sealed>,
+}
+
+impl<'f> PayloadDraft<'f> {
+    fn new(front: &'f [u8]) -> PayloadDraft<'f> {
+        PayloadDraft { front, sink: PayloadDraft::sink(front), finished: None, view: None }
+    }
+
+    fn sink(front: &[u8]) -> Sink {
+        let mut sink = Sink::new();
+        // An error is told with the next one.
+        let _ = sink.extend(front);
+        sink
+    }
+
+    fn finish(self) -> io::Result<Bytes> {
+        match self.finished {
+            Some(bytes) => Ok(bytes),
+            None => self.sink.finish(),
+        }
+    }
+}
+
+impl Output for PayloadDraft<'_> {
+    type Error = io::Error;
+
+    #[inline]
+    fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sink.extend(bytes)
+    }
+}
+
+impl Draft for PayloadDraft<'_> {
+    #[inline]
+    fn clear(&mut self) {
+        if self.finished.is_some() || !self.sink.holds_only(self.front.len()) {
+            (self.sink, self.finished, self.view) = (PayloadDraft::sink(self.front), None, None);
+        }
+    }
+
+    fn written(&mut self) -> io::Result<&[u8]> {
+        if self.finished.is_none() {
+            self.finished = Some(std::mem::replace(&mut self.sink, Sink::new()).finish()?);
+        }
+        let all = match self.finished.as_ref().expect("it is finished") {
+            Bytes::Inline(bytes) => bytes,
+            Bytes::File { file, len } => match &mut self.view {
+                Some(view) => &view[..],
+                none => &none.insert(Sealed::map(file, *len)?)[..],
+            },
+            Bytes::Mapped(bytes) => &bytes[..],
+        };
+        Ok(&all[self.front.len()..])
+    }
+
+    #[inline]
+    fn failure(&mut self) -> Option<io::Error> {
+        self.sink.take_failure()
+    }
+}
+
+/// As [`encode`], into memory of the caller's. Returns the descriptors of the handles in it.
 #[inline]
 pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     value: &T,
     draft: &mut impl Draft,
 ) -> Result<Vec<OwnedFd>, Refused> {
-    let id = decode_bytes::<T> as fn(&[u8], Depth) -> Result<T, CodecError> as usize as u64;
-    let self_describing = Tried::known(id, Format::MessagePack as u64);
-    if !self_describing {
-        match draft_compact(id, value, draft) {
-            Err(Refused::ByFormat(error)) if !compact::is_too_much(&error.reason) => {}
-            done => return done,
-        }
+    let id = id_of::<T>();
+    if Tried::known(id, Tried::NEEDS_TAGS) {
+        return encode_tagged(id, value, draft);
     }
-    draft_self_describing(id, value, draft)
-}
-
-#[cold]
-fn draft_self_describing<T: Serialize + DeserializeOwned>(
-    id: u64,
-    value: &T,
-    draft: &mut impl Draft,
-) -> Result<Vec<OwnedFd>, Refused> {
-    // Tried each time.
-    let write = |draft: &mut _| {
-        let mut serializer = rmp_serde::Serializer::new(draft).with_struct_map();
-        value.serialize(&mut serializer).map_err(|error| error.to_string())
-    };
-    let (_, fds) = draft_with(draft, write, Format::MessagePack).map_err(Stopped::of::<T>)?;
-    let handles = fds.len();
-    try_out(value, draft.written().map_err(Refused::by_system("no memory to look at it"))?, fds, Format::MessagePack)?;
-    Tried::remember(id, Format::MessagePack as u64);
-    match handles {
-        0 => Ok(Vec::new()),
-        _ => Ok(draft_with(draft, write, Format::MessagePack).map_err(Stopped::of::<T>)?.1),
+    let written = write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft));
+    match written {
+        Ok((shape, fds)) if Tried::known(id, shape.number()) => Ok(fds),
+        Ok((shape, fds)) => try_positional(id, shape, value, draft, fds),
+        Err(stopped) => match stopped.of::<T>() {
+            Refused::ByFormat(error) if !error.is_final() => encode_tagged(id, value, draft),
+            refused => Err(refused),
+        },
     }
 }
 
+/// A number that stands for a type: the place of its `decode`. (A `TypeId` would want `'static` types. Types that share the code
+/// share the outcome.)
 #[inline]
-fn draft_compact<T: Serialize + DeserializeOwned>(
-    id: u64,
-    value: &T,
-    draft: &mut impl Draft,
-) -> Result<Vec<OwnedFd>, Refused> {
-    let (shape, fds) =
-        draft_with(draft, |draft| write_compact(value, draft), Format::Compact).map_err(Stopped::of::<T>)?;
-    if Tried::known(id, shape) {
-        return Ok(fds);
-    }
-    try_compact(id, shape, value, draft, fds)
+fn id_of<T: DeserializeOwned>() -> u64 {
+    let decode: fn(&[u8]) -> Result<T, CodecError> = decode_bytes::<T>;
+    decode as usize as u64
 }
 
+/// Reads what was written in the positional form, if a value of this shape is met for the first time.
 #[cold]
-fn try_compact<T: Serialize + DeserializeOwned>(
+fn try_positional<T: Serialize + DeserializeOwned>(
     id: u64,
-    shape: u64,
+    shape: Shape,
     value: &T,
     draft: &mut impl Draft,
     fds: Vec<OwnedFd>,
 ) -> Result<Vec<OwnedFd>, Refused> {
-    let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
+    if reads_what_it_writes(std::any::type_name::<T>()) {
+        return Ok(fds);
+    }
+    if Tried::known(id, !shape.number()) {
+        return encode_tagged(id, value, draft);
+    }
     let handles = fds.len();
-    if view.len() as u64 <= ALWAYS_TRIED || handles > 0 || decode_bytes::<T>(view, Depth::Skim).is_err() {
-        try_out(value, view, fds, Format::Compact)?;
+    let result = {
+        let outline = shielded(|| bag::look(|| tagged::outline(value)));
+        let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
+        outline.and_then(|outline| {
+            let read = || compact::from_bytes::<T>(&view[1..], Some(Trace::new(&outline)));
+            shielded(|| bag::empty(fds, false, read)).map(drop)
+        })
+    };
+    match result {
+        Ok(()) => {
+            Tried::remember(id, shape.number());
+            match handles {
+                0 => Ok(Vec::new()),
+                // The trial has taken them out.
+                _ => write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft))
+                    .map(|(_, fds)| fds)
+                    .map_err(Stopped::of::<T>),
+            }
+        }
+        Err(error) if compact::is_too_much(&error.to_string()) => Err(CodecError::serialising::<T>(error).into()),
+        Err(error) => {
+            let fds = encode_tagged(id, value, draft)?;
+            // Another value of the type may do without.
+            let what = if compact::needs_tags(&error) { Tried::NEEDS_TAGS } else { !shape.number() };
+            Tried::remember(id, what);
+            Ok(fds)
+        }
     }
-    if handles == 0 {
-        Tried::remember(id, shape);
-        return Ok(Vec::new());
-    }
-    Ok(draft_with(draft, |draft| write_compact(value, draft), Format::Compact).map_err(Stopped::of::<T>)?.1)
 }
 
-/// Gives its shape.
-#[inline]
-fn write_compact<T: Serialize>(value: &T, draft: &mut impl Draft) -> Result<u64, String> {
-    compact::shape_to_output(value, draft).map_err(|error| error.to_string())
+#[cold]
+fn encode_tagged<T: Serialize + DeserializeOwned>(
+    id: u64,
+    value: &T,
+    draft: &mut impl Draft,
+) -> Result<Vec<OwnedFd>, Refused> {
+    let write = |draft: &mut _, form| {
+        write_with(draft, form, |draft| tagged::shape_to_output(value, draft)).map_err(Stopped::of::<T>)
+    };
+    let mut refusal = None;
+    for form in [Form::Tagged, Form::TaggedLikeText] {
+        if form == Form::Tagged && Tried::known(id, Tried::LIKE_TEXT) {
+            continue;
+        }
+        let (shape, fds) = write(draft, form)?;
+        let known = shape.number() ^ form as u64;
+        if Tried::known(id, known) {
+            return Ok(fds);
+        }
+        let handles = fds.len();
+        let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
+        match decode_with::<T>(view, fds) {
+            Ok(_) => {
+                if form == Form::TaggedLikeText {
+                    Tried::remember(id, Tried::LIKE_TEXT);
+                }
+                Tried::remember(id, known);
+                return if handles == 0 { Ok(Vec::new()) } else { Ok(write(draft, form)?.1) };
+            }
+            Err(error) if error.is_final() => return Err(error.into()),
+            Err(error) => {
+                refusal.get_or_insert(error);
+            }
+        }
+    }
+    let error = refusal.expect("one form was tried");
+    Err(CodecError { bytes: None, ..error }.into())
+}
+
+impl CodecError {
+    /// Whether another form would fail in the same way.
+    fn is_final(&self) -> bool {
+        compact::is_too_much(&self.reason)
+    }
+}
+
+/// Whether a type of this name is made of types of the standard library's alone that read exactly what they write, and refuse no
+/// value. The name is only a hint, and its only use is to leave out a trial: the receiver compares the shapes all the same.
+fn reads_what_it_writes(name: &str) -> bool {
+    /// Takes one type from the front of `name`.
+    fn one(name: &str) -> Option<&str> {
+        const NUMBERS: [&str; 17] = [
+            "u8",
+            "u16",
+            "u32",
+            "u64",
+            "u128",
+            "usize",
+            "i8",
+            "i16",
+            "i32",
+            "i64",
+            "i128",
+            "isize",
+            "f32",
+            "f64",
+            "bool",
+            "char",
+            "alloc::string::String",
+        ];
+        const WRAPPERS: [&str; 3] = ["alloc::vec::Vec<", "core::option::Option<", "alloc::boxed::Box<"];
+        if let Some(mut rest) = name.strip_prefix('(') {
+            while !rest.starts_with(')') {
+                rest = one(rest)?;
+                rest = rest.strip_prefix(", ").or(rest.strip_prefix(',')).unwrap_or(rest);
+            }
+            return rest.strip_prefix(')');
+        }
+        if let Some(inner) = WRAPPERS.iter().find_map(|wrapper| name.strip_prefix(wrapper)) {
+            return one(inner)?.strip_prefix('>');
+        }
+        let end = name.find([',', ')', '>']).unwrap_or(name.len());
+        let (word, rest) = name.split_at(end);
+        NUMBERS.contains(&word).then_some(rest)
+    }
+    one(name) == Some("")
 }
 
 /// Why a draft could not be made, of what is not known here.
@@ -203,57 +430,81 @@ enum Stopped {
 impl Stopped {
     fn of<T>(self) -> Refused {
         match self {
-            Stopped::ByFormat(reason) => CodecError::new::<T>("cannot serialise", reason).into(),
+            Stopped::ByFormat(reason) => CodecError::serialising::<T>(reason).into(),
             Stopped::BySystem(refused) => refused,
         }
     }
 }
 
 #[inline]
-fn draft_with<D: Draft, R>(
+fn write_with<D: Draft, R>(
     draft: &mut D,
-    write: impl FnOnce(&mut D) -> Result<R, String>,
-    format: Format,
+    form: Form,
+    write: impl FnOnce(&mut D) -> Result<R, compact::Error>,
 ) -> Result<(R, Vec<OwnedFd>), Stopped> {
     draft.clear();
     let (written, fds) = bag::fill(|| {
         // An error of the draft's is asked for below.
-        let _ = draft.extend(&[format as u8]);
-        write(draft)
+        let _ = draft.extend(&[form.byte()]);
+        shielded(|| write(draft))
     });
     if let Some(failure) = draft.failure() {
         return Err(Stopped::BySystem(Refused::by_system("no memory for its value")(failure)));
     }
     let duplicates = |error| Stopped::BySystem(Refused::by_system("no descriptor for a duplicate of a handle")(error));
     let fds = fds.map_err(duplicates)?;
-    Ok((written.map_err(Stopped::ByFormat)?, fds))
+    Ok((written.map_err(|error| Stopped::ByFormat(error.to_string()))?, fds))
+}
+
+/// Calls code of the user's: a panic in it becomes an error.
+#[inline]
+fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
+    // What it was working on is forgotten, or the caller's own, who gets an error.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        let message = message.unwrap_or("no message");
+        Err(serde::ser::Error::custom(format_args!("its code panicked: {message}")))
+    })
 }
 
 /// Which types and shapes have been tried in this thread, and passed; as many as there is room for.
 struct Tried;
 
 impl Tried {
-    const ROOM: usize = 64;
+    /// In place of a shape: the type asks what comes next.
+    const NEEDS_TAGS: u64 = 0x5e1f_de5c_0000_0001;
+
+    /// In place of a shape: the type can only be read like text.
+    const LIKE_TEXT: u64 = 0x5e1f_de5c_0000_0002;
+
+    /// Two places for each of these.
+    const ROWS: usize = 64;
 
     fn place(id: u64, shape: u64) -> (usize, u64) {
         let key = (id ^ shape.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        ((key >> 58) as usize % Tried::ROOM, key)
+        ((key >> 58) as usize % Tried::ROWS, key)
     }
 
     #[inline]
     fn known(id: u64, shape: u64) -> bool {
         let (place, key) = Tried::place(id, shape);
-        TRIED.with(|tried| tried[place].get() == key)
+        TRIED.with(|tried| tried[place][0].get() == key || tried[place][1].get() == key)
     }
 
+    /// The older of two makes room.
     fn remember(id: u64, shape: u64) {
         let (place, key) = Tried::place(id, shape);
-        TRIED.with(|tried| tried[place].set(key));
+        TRIED.with(|tried| {
+            let [newer, older] = &tried[place];
+            if newer.get() != key {
+                older.set(newer.replace(key));
+            }
+        });
     }
 }
 
 thread_local! {
-    static TRIED: [Cell<u64>; Tried::ROOM] = const { [const { Cell::new(0) }; Tried::ROOM] };
+    static TRIED: [[Cell<u64>; 2]; Tried::ROWS] = const { [const { [const { Cell::new(0) }; 2] }; Tried::ROWS] };
 }
 
 /// The value that [`encode_into`] was given, from what it has written and the descriptors that came with it.
@@ -263,17 +514,17 @@ pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: Bundle) ->
         // The usual case.
         0 => Vec::new(),
         _ => handles.untie().map_err(|error| {
-            CodecError::new::<T>("cannot deserialise", format_args!("the handles in it can't be taken: {error}"))
+            CodecError::deserialising::<T>(format_args!("the handles in it can't be taken: {error}"))
         })?,
     };
     decode_with(bytes, fds)
 }
 
-/// Who refuses to take a value.
+/// Why a value is refused.
 #[derive(Debug, thiserror::Error)]
 #[doc(hidden)]
 pub enum Refused {
-    /// The format: it is the value's own fault.
+    /// By the format: it is the value's own fault.
     #[error(transparent)]
     ByFormat(#[from] CodecError),
     /// There is no memory, or no descriptor, for it.
@@ -297,95 +548,9 @@ impl Refused {
     }
 }
 
-/// Encodes `value`, and sees whether that can be read, and as the same value.
-fn write_and_try<T: Serialize + DeserializeOwned>(
-    front: &[u8],
-    value: &T,
-    format: Format,
-    known: Option<Format>,
-) -> Result<(Bytes, Vec<OwnedFd>), Refused> {
-    let (bytes, fds) = write(front, value, format)?;
-    let large = bytes.len() > ALWAYS_TRIED && format == Format::Compact;
-    if large && known == Some(format) {
-        return Ok((bytes, fds));
-    }
-    let handles = fds.len();
-    {
-        let view = bytes.open().map_err(Refused::by_system("no memory to map it"))?;
-        let view = &view[front.len()..];
-        // What is refused for its emptiness gets a second chance.
-        if !(large && handles == 0 && decode_bytes::<T>(view, Depth::Skim).is_ok()) {
-            try_out(value, view, fds, format)?;
-            if handles > 0 {
-                return write(front, value, format);
-            }
-        }
-    }
-    Ok((bytes, Vec::new()))
-}
-
-fn try_out<T: Serialize + DeserializeOwned>(
-    value: &T,
-    bytes: &[u8],
-    fds: Vec<OwnedFd>,
-    format: Format,
-) -> Result<(), CodecError> {
-    let back: T = decode_with(bytes, fds)?;
-    if format == Format::MessagePack && Letters::of(value) != Letters::of(&back) {
-        let reason = "the type needs a self-describing format, in which this value can't be told from another: \
-                      `Some(())` and `Some(None)` are `None` there";
-        return Err(CodecError::new::<T>("cannot serialise", reason));
-    }
-    Ok(())
-}
-
-/// How often each byte occurs in a value's debug text. The order is left out, as a hash map's may differ from its copy's; where a
-/// `Some` has become a `None`, letters are missing.
-#[derive(PartialEq, Eq)]
-struct Letters(Box<[u64; 256]>);
-
-impl Letters {
-    fn of(value: &impl Serialize) -> Letters {
-        let mut letters = Letters(Box::new([0; 256]));
-        // A value that can't be shown leaves what it has shown so far; its copy does the same.
-        let _ = bag::look(|| std::fmt::write(&mut letters, format_args!("{:?}", serde_fmt::to_debug(value))));
-        letters
-    }
-}
-
-impl std::fmt::Write for Letters {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for byte in text.bytes() {
-            self.0[usize::from(byte)] += 1;
-        }
-        Ok(())
-    }
-}
-
-fn write<T: Serialize>(front: &[u8], value: &T, format: Format) -> Result<(Bytes, Vec<OwnedFd>), Refused> {
-    let mut sink = Sink::new();
-    let write = || {
-        // An error of the sink's is asked for below.
-        let _ = sink.extend(front).and_then(|()| sink.extend(&[format as u8]));
-        match format {
-            Format::Compact => compact::to_output(value, &mut sink).map_err(|error| error.to_string()),
-            Format::MessagePack => {
-                let mut serializer = rmp_serde::Serializer::new(&mut sink).with_struct_map();
-                value.serialize(&mut serializer).map_err(|error| error.to_string())
-            }
-        }
-    };
-    let (written, fds) = bag::fill(write);
-    // What the system has refused is said by the serializer in its own way, if at all.
-    let bytes = sink.finish().map_err(Refused::by_system("no memory file for its value"))?;
-    let fds = fds.map_err(Refused::by_system("no descriptor for a duplicate of a handle"))?;
-    written.map_err(|reason| CodecError::new::<T>("cannot serialise", reason))?;
-    Ok((bytes, fds))
-}
-
 /// The value that [`encode`] was given, behind the `front` bytes of the front.
 pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Result<T, CodecError> {
-    let cannot = |reason: &dyn ToString| CodecError::new::<T>("cannot deserialise", reason.to_string());
+    let cannot = |reason: &dyn ToString| CodecError::deserialising::<T>(reason.to_string());
     let fds =
         payload.handles.untie().map_err(|error| cannot(&format_args!("the handles in it can't be taken: {error}")))?;
     let view = payload.bytes.open().map_err(|error| cannot(&error))?;
@@ -395,37 +560,32 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Res
 /// The value that [`encode`] was given, from its bytes without a front, and the descriptors of its handles.
 #[inline]
 pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
-    let again = bytes.first() == Some(&(Format::MessagePack as u8));
-    bag::empty(fds, again, || decode_bytes(bytes, Depth::Whole))
+    let again = bytes.first() != Some(&Form::Positional.byte());
+    bag::empty(fds, again, || decode_bytes(bytes))
 }
 
 #[inline]
-fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], depth: Depth) -> Result<T, CodecError> {
-    match bytes.split_first() {
-        Some((&tag, rest)) if tag == Format::Compact as u8 => compact::from_bytes(rest, depth)
-            .map_err(|error| CodecError::new::<T>("cannot deserialise", error.to_string())),
-        _ => decode_self_describing(bytes),
-    }
+fn decode_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let result = match bytes.split_first() {
+        Some((&form, rest)) if form == Form::Positional.byte() => shielded(|| compact::from_bytes(rest, None)),
+        _ => return decode_tagged(bytes),
+    };
+    result.map_err(|error| undecodable::<T>(bytes, &error))
 }
 
 #[cold]
-fn decode_self_describing<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let cannot = |reason: String| CodecError::new::<T>("cannot deserialise", reason);
-    match bytes.split_first() {
-        Some((&tag, mut rest)) if tag == Format::MessagePack as u8 => {
-            let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
-            deserializer.set_max_depth(DEEPEST);
-            let value = T::deserialize(&mut deserializer);
-            drop(deserializer);
-            match value {
-                Ok(value) if rest.is_empty() => Ok(value),
-                Ok(_) => Err(cannot(format!("{} bytes too many", rest.len()))),
-                Err(error) => Err(cannot(error.to_string())),
-            }
-        }
-        Some((tag, _)) => Err(cannot(format!("unknown format {tag:#04x}"))),
-        None => Err(cannot("no bytes".into())),
-    }
+fn decode_tagged<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let Some((form, rest)) = bytes.split_first() else { return Err(CodecError::deserialising::<T>("no bytes")) };
+    let reading = match Form::of::<T>(*form)? {
+        Form::TaggedLikeText => Reading::LikeText,
+        Form::Tagged | Form::Positional => Reading::Exact,
+    };
+    shielded(|| tagged::from_bytes(rest, reading)).map_err(|error| undecodable::<T>(bytes, &error))
+}
+
+#[cold]
+fn undecodable<T>(bytes: &[u8], error: &compact::Error) -> CodecError {
+    CodecError::deserialising::<T>(error).keeping(bytes)
 }
 
 #[cfg(test)]
@@ -481,11 +641,10 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_would_come_back_changed_is_refused() {
+    fn options_in_options_come_back_in_every_form() {
         there_and_back((Untagged::Number(1.0), vec![None::<()>], Some(1), HashMap::from([(1, 2), (3, 4), (5, 6)])));
-        for option in [Some(Some(())), Some(None)] {
-            let error = encode(&[], &(Untagged::Number(1.0), option)).unwrap_err().to_string();
-            assert!(error.contains("self-describing"), "{error}");
+        for option in [Some(Some(())), Some(None), None] {
+            there_and_back((Untagged::Number(1.0), option));
         }
     }
 
@@ -534,20 +693,23 @@ mod tests {
     type Writer = crate::Handle<io::PipeWriter>;
 
     /// What bytes say of handles, when `count` have come.
-    fn forged<T: DeserializeOwned>(bytes: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
+    fn forged<T: DeserializeOwned>(places: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
         let (readers, writers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| io::pipe().unwrap()).map(|(reader, writer)| (reader, OwnedFd::from(writer))).unzip();
         let handles = Bundle::tie(writers).unwrap();
-        (decode(Payload { bytes: Bytes::Inline(bytes.into()), handles }, 0), readers)
+        let writer = || Writer::new(io::pipe().unwrap().1);
+        let bytes = encode(&[], &(writer(), writer())).unwrap().bytes.open().unwrap().to_vec();
+        let bytes = [&bytes[..1], places, &bytes[3..]].concat();
+        (decode(Payload { bytes: Bytes::Inline(bytes), handles }, 0), readers)
     }
 
     #[test]
     fn a_handle_that_is_missing_or_taken_is_an_error_and_the_others_are_closed() {
         for (bytes, count, what) in [
-            (b"c\0\0", 1, "number 0 has been taken already"),
-            (b"c\0\x05", 5, "no handle number 5"),
-            (b"c\0\x01", 1, "no handle number 1"),
-            (b"c\0\x64", 100, "no handle number 100"),
+            (&[0, 0][..], 1, "number 0 has been taken already"),
+            (&[0, 5], 5, "no handle number 5"),
+            (&[0, 1], 1, "no handle number 1"),
+            (&[0, 100], 100, "no handle number 100"),
         ] {
             let (result, readers) = forged::<(Writer, Writer)>(bytes, count);
             assert!(result.unwrap_err().to_string().contains(what), "{what}");
@@ -559,7 +721,7 @@ mod tests {
 
     #[test]
     fn handles_that_nobody_takes_are_closed() {
-        let (result, mut readers) = forged::<(Writer, Writer)>(b"c\x02\0", 3);
+        let (result, mut readers) = forged::<(Writer, Writer)>(&[2, 0], 3);
         let (mut third, mut first) = result.unwrap();
         for (reader, writer) in [(2, &mut third), (0, &mut first)] {
             io::Write::write_all(&mut **writer, b"x").unwrap();
@@ -570,16 +732,19 @@ mod tests {
 
     #[test]
     fn what_nests_too_deep_is_an_error_and_no_overflow_of_the_stack() {
-        // Lists with one element each.
-        let bytes = |depth| [&b"m"[..], &vec![0x91; depth], &[0xCB], &0.5_f64.to_be_bytes()].concat();
-        assert!(decode_bytes::<Untagged>(&bytes(DEEPEST - 10), Depth::Whole).is_ok());
-        for depth in [DEEPEST + 10, 1000, 100_000] {
-            assert!(decode_bytes::<Untagged>(&bytes(depth), Depth::Whole).is_err());
-            assert!(decode_bytes::<serde_json::Value>(&bytes(depth), Depth::Whole).is_err());
+        // Lists with one element each: the tag of a list is 8, that of an `f64` 0x2c.
+        let bytes = |depth| {
+            [&[Form::Tagged.byte()][..], &vec![8; depth], &[0x2C], &0.5_f64.to_le_bytes(), &vec![0; depth]].concat()
+        };
+        assert!(decode_bytes::<Untagged>(&bytes(100)).is_ok());
+        for depth in [130, 1000, 100_000] {
+            assert!(decode_bytes::<Untagged>(&bytes(depth)).is_err());
+            assert!(decode_bytes::<serde_json::Value>(&bytes(depth)).is_err());
+            assert!(decode_bytes::<serde::de::IgnoredAny>(&bytes(depth)).is_err());
         }
         let value = (0..200).fold(serde_json::json!(0), |inner, _| serde_json::json!([inner]));
         let error = encode(&[], &value).unwrap_err().to_string();
-        assert!(error.contains("depth"), "{error}");
+        assert!(error.contains("too deep"), "{error}");
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -599,7 +764,7 @@ mod tests {
             assert!(error.contains("empty"), "{error}");
             nothing.pop();
         }
-        assert_eq!(encode(&[], &chain(1)).unwrap().bytes.open().unwrap()[0], Format::Compact as u8);
+        assert_eq!(encode(&[], &chain(1)).unwrap().bytes.open().unwrap()[0], Form::Positional.byte());
     }
 
     #[test]
@@ -608,12 +773,48 @@ mod tests {
             let payload = Payload { bytes: Bytes::Inline(bytes.into()), handles: Bundle::default() };
             decode::<(u8, String)>(payload, front)
         };
-        for bytes in [&b""[..], b"x", b"c", b"c\xff\xff", b"m", b"m\xc1", b"c\x05\x21a", b"c\x05\x11ab"] {
+        let good = encode(&[], &(5_u8, "a".to_owned())).unwrap().bytes.open().unwrap().to_vec();
+        assert_eq!(decode_all(&good, 0).unwrap(), (5, "a".into()));
+        let all =
+            [vec![], b"x".to_vec(), vec![0x11], vec![0x12], vec![0x12, 0xC1], [&good[..], b"b"].concat(), vec![0; 9]];
+        for bytes in all.iter().map(Vec::as_slice).chain((0..good.len()).map(|len| &good[..len])) {
             for front in [0, 1, 100] {
                 assert!(decode_all(bytes, front).is_err(), "{bytes:?}");
             }
         }
-        assert_eq!(decode_all(b"c\x05\x11a", 0).unwrap(), (5, "a".into()));
-        assert!(decode_all(b"c\x05\x11ab", 0).unwrap_err().to_string().contains("too many"));
+        for place in 0..good.len() {
+            let mut bytes = good.clone();
+            bytes[place] ^= 0x40;
+            // Either another value of the type, or an error.
+            let _ = decode_all(&bytes, 0);
+        }
+    }
+
+    #[test]
+    fn another_version_of_the_format_is_told_apart() {
+        let mut bytes = encode(&[], &7_u8).unwrap().bytes.open().unwrap().to_vec();
+        bytes[0] = bytes[0] & 0xF | (VERSION + 1) << 4;
+        let error = decode_bytes::<u8>(&bytes).unwrap_err().to_string();
+        assert!(
+            error.contains("version 2 of the format") && error.contains("the same version of multiproc"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn types_of_the_standard_library_are_known_by_name() {
+        fn known<T>() -> bool {
+            reads_what_it_writes(std::any::type_name::<T>())
+        }
+        assert!(known::<()>() && known::<u8>() && known::<String>() && known::<Vec<Vec<f64>>>());
+        assert!(known::<(u8,)>() && known::<(Vec<u8>, Option<Box<(i32, char)>>)>());
+        struct Mine;
+        assert!(!known::<Mine>() && !known::<Vec<Mine>>() && !known::<(u8, Mine)>() && !known::<Option<(Mine,)>>());
+        assert!(
+            !known::<std::num::NonZero<u8>>() && !known::<&str>() && !known::<HashMap<u8, u8>>() && !known::<[u8; 3]>()
+        );
+        for odd in ["", "(", "u8)", "(u8", "alloc::vec::Vec<u8", "alloc::vec::Vec<>", "u8u8", "Vec<u8>"] {
+            assert!(!reads_what_it_writes(odd), "{odd}");
+        }
     }
 }

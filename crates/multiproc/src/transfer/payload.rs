@@ -141,6 +141,18 @@ impl Sink {
         Ok(())
     }
 
+    /// Whether nothing has been written but `len` bytes, without an error.
+    #[inline]
+    pub(crate) fn holds_only(&self, len: usize) -> bool {
+        self.file.is_none() && self.buffer.len() == len && self.failure.is_none()
+    }
+
+    /// What went wrong, if anything did. Then the rest is of no use.
+    #[inline]
+    pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+
     /// All that was written.
     pub(crate) fn finish(mut self) -> io::Result<Bytes> {
         if let Some(failure) = self.failure {
@@ -150,17 +162,6 @@ impl Sink {
         file.write(&self.buffer)?;
         let (file, len) = file.seal()?;
         Ok(Bytes::File { file, len })
-    }
-}
-
-/// For serializers that write to such.
-impl io::Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.extend(bytes).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

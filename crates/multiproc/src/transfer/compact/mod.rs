@@ -1,24 +1,22 @@
-//! The format that values travel in: that of postcard, made quick for what is large.
+//! The positional form of values: see FORMAT.md beside this folder, "The positional form".
 //!
-//! It is compact, knows nothing of names, and is not self-describing, as postcard's (<https://postcard.jamesmunns.com/wire-format>):
-//! integers of more than a byte are varints of seven bits a byte, the signed ones in zigzag; floats are their bytes; an option is 0, or 1 and
-//! the value; an enum is the number of its variant, as a varint, and its contents; structs and tuples are their fields.
+//! It is close to postcard's format (<https://postcard.jamesmunns.com/wire-format>), with runs of numbers that are copied as a
+//! whole. It holds no names and no types. What makes that safe is the *shape*: a hash over the calls that the type's `Serialize`
+//! makes, with the names of fields and variants in it. The writer appends the hash, and the reader computes it again from the
+//! calls that the type's `Deserialize` makes. A reader that asks for anything else than what was written gets an error.
 //!
-//! The difference is in what has a length: sequences, maps, texts and bytes. They begin with the varint `length * 16 + code`. Code 0 means
-//! that the elements follow one by one. Any other code is a [`Kind`] of number: the elements are numbers of that kind and lie there as they
-//! lie in memory (little-endian; the parties are processes of one program). Texts and bytes are runs of `u8`. So a `Vec<u8>` or `Vec<f64>`, however deep inside a
-//! value, is copied as a whole, at both ends, and costs no call for each element.
-//!
-//! How deep values nest, and how many elements they have that take no bytes, is limited, at both ends in the same way: a few bytes of somebody
-//! else's must not overflow the reader's stack, or keep it busy for years.
-//!
-//! [`Kind`]: multiproc_os::plain::Kind
+//! Nesting depth and the number of elements without bytes are limited at both ends in the same way: a few bytes from another
+//! process must not overflow the reader's stack, or keep it busy for years.
 
 mod read;
+mod shape;
 mod write;
 
-pub(crate) use read::{Depth, from_bytes};
+pub(super) use read::{Number, numbers};
+pub(crate) use read::{Trace, from_bytes, needs_tags};
 pub(crate) use write::{Output, shape_to_output, to_output};
+
+pub(super) use shape::{Shape, name_hash};
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,18 +27,19 @@ const CODE_BITS: u32 = 4;
 /// The code of elements that come one by one.
 const ELEMENTS: u8 = 0;
 
-/// How many levels deep values may nest: lists, maps, structs, tuples, enums with contents, options with one, wrappers. Each takes some of the
-/// stack of whoever reads or writes it: without optimisation 1 to 3 KiB, so these fit into the 2 MiB of a thread.
+/// How many levels deep values may nest: lists, maps, structs, tuples, enums with contents, options with one, wrappers. Each takes
+/// some of the stack of the thread that reads or writes it: without optimisation 1 to 3 KiB, so these fit into the 2 MiB of a
+/// thread.
 const DEEPEST: u32 = 512;
 
-const TOO_DEEP: &str = "it nests too deep";
+pub(super) const TOO_DEEP: &str = "it nests too deep";
 
 /// How many elements of lists, and keys of maps, may take no bytes, in a value as a whole.
 const MOST_EMPTY: u64 = 1 << 20;
 
 const TOO_MANY_EMPTY: &str = "too many of its elements are empty";
 
-/// Whether a value has been refused with this text because there is too much of it, which it would be in another format, too.
+/// Whether a value was refused with this text because there is too much of it, which would be so in any form.
 pub(crate) fn is_too_much(reason: &str) -> bool {
     [TOO_DEEP, TOO_MANY_EMPTY].contains(&reason)
 }

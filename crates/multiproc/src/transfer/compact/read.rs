@@ -5,42 +5,142 @@ use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::forward_to_deserialize_any;
 
+use super::shape::{Fields, Shape, name_hash};
 use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
+use crate::transfer::tagged::Tag;
 
-/// How closely bytes are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// All of them.
-    Whole,
-    /// Only to see whether they can be read: of texts and runs of numbers, which can't be wrong, nothing is copied, and they come out empty.
-    Skim,
-}
-
-/// The value that `bytes` are, all of them.
+/// The value that `bytes` are, all of them. With a trace, each call of the type's is compared with it before anything is read.
 #[inline]
-pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], depth: Depth) -> Result<T, Error> {
-    let mut deserializer = Deserializer { bytes, depth, levels: DEEPEST, empty: MOST_EMPTY };
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], trace: Option<Trace<'_>>) -> Result<T, Error> {
+    let (bytes, written) = bytes.split_last_chunk::<{ Shape::LEN }>().ok_or(CUT_OFF)?;
+    let mut deserializer =
+        Deserializer { bytes, shape: Shape::EMPTY, trace, levels: DEEPEST, empty: MOST_EMPTY, fields: NO_FIELDS };
     let value = T::deserialize(&mut deserializer)?;
+    if let Some(trace) = &deserializer.trace {
+        trace.end()?;
+    }
     match deserializer.bytes.len() {
-        0 => Ok(value),
+        0 if deserializer.shape.to_bytes() == *written => Ok(value),
+        0 => Err(OTHER_SHAPE.into()),
         left => Err(de::Error::custom(format_args!("{left} bytes too many"))),
     }
 }
 
-struct Deserializer<'de> {
+/// Whether this is why [`from_bytes`] failed: the type asks the form what comes next, which only the tagged form tells.
+pub(crate) fn needs_tags(error: &Error) -> bool {
+    error.0 == ASKS
+}
+
+struct Deserializer<'de, 't> {
     /// What has not been read yet.
     bytes: &'de [u8],
-    depth: Depth,
+    /// The calls so far.
+    shape: Shape,
+    trace: Option<Trace<'t>>,
     /// How many levels deeper it may nest.
     levels: u32,
     /// How many more elements may be empty.
     empty: u64,
+    /// The fields that were met last, and their hash: those of a list of structs are hashed once.
+    fields: (*const &'static str, usize, Fields),
 }
+
+const NO_FIELDS: (*const &'static str, usize, Fields) = (std::ptr::null(), 0, Fields::NONE);
 
 /// From this many bytes on a text is copied by us and handed over, which is quicker than to show it and have it copied.
 const LARGE: usize = 1 << 20;
 
 const CUT_OFF: &str = "it is cut off";
+
+const OUT_OF_RANGE: &str = "a number is out of range";
+
+const NOT_UTF_8: &str = "a text is not UTF-8";
+
+const ASKS: &str = "the type asks what comes next, which the positional form does not tell";
+
+const IRREGULAR: &str = "the type reads something else than it writes";
+
+const OTHER_SHAPE: &str = "the value was written as another type, or by another version of it";
+
+const LEFT_OVER: &str = "the type has not read all of its elements";
+
+/// What a serializer was called for: the outline that [`outline`](crate::transfer::tagged::outline) has written.
+pub(crate) struct Trace<'t> {
+    /// What is expected next.
+    outline: &'t [u8],
+    /// The tag of a variant whose name has been compared.
+    variant: Option<Tag>,
+    failed: bool,
+}
+
+impl<'t> Trace<'t> {
+    pub(crate) fn new(outline: &'t [u8]) -> Trace<'t> {
+        Trace { outline, variant: None, failed: false }
+    }
+
+    /// Fails for good: the user's code may have passed over an error.
+    fn fail(&mut self) -> Error {
+        self.failed = true;
+        self.outline = &[];
+        IRREGULAR.into()
+    }
+
+    fn next(&mut self) -> Option<Tag> {
+        let (tag, rest) = self.outline.split_first()?;
+        self.outline = rest;
+        Some(Tag(*tag))
+    }
+
+    #[cold]
+    fn expect(&mut self, tag: Tag) -> Result<(), Error> {
+        match self.next() {
+            Some(next) if next == tag => Ok(()),
+            _ => Err(self.fail()),
+        }
+    }
+
+    #[cold]
+    fn expect_name(&mut self, name: &str) -> Result<(), Error> {
+        let (mut len, mut shift) = (0, 0);
+        while let Some((byte, rest)) = self.outline.split_first() {
+            self.outline = rest;
+            len |= usize::from(byte & 0x7F) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        match self.outline.split_at_checked(len) {
+            Some((found, rest)) if found == name.as_bytes() => {
+                self.outline = rest;
+                Ok(())
+            }
+            _ => Err(self.fail()),
+        }
+    }
+
+    #[cold]
+    fn expect_variant(&mut self, name: &str) -> Result<(), Error> {
+        self.variant = self.next();
+        self.expect_name(name)
+    }
+
+    #[cold]
+    fn expect_kind(&mut self, tag: Tag) -> Result<(), Error> {
+        match self.variant.take() {
+            Some(variant) if variant == tag => match tag {
+                Tag::TUPLE_VARIANT => self.expect(Tag::TUPLE),
+                Tag::STRUCT_VARIANT => self.expect(Tag::STRUCT),
+                _ => Ok(()),
+            },
+            _ => Err(self.fail()),
+        }
+    }
+
+    fn end(&self) -> Result<(), Error> {
+        if self.failed || !self.outline.is_empty() { Err(IRREGULAR.into()) } else { Ok(()) }
+    }
+}
 
 /// Reads seven bits a byte, the lowest first, until one says that it is the last.
 macro_rules! varint {
@@ -64,7 +164,36 @@ macro_rules! varint {
     };
 }
 
-impl<'de> Deserializer<'de> {
+impl<'de, 't> Deserializer<'de, 't> {
+    /// Takes a call in, and compares it with what was written.
+    #[inline]
+    fn note(&mut self, tag: Tag) -> Result<(), Error> {
+        self.shape.note_tag(tag);
+        match &mut self.trace {
+            None => Ok(()),
+            Some(trace) => trace.expect(tag),
+        }
+    }
+
+    /// As [`note`](Deserializer::note), of the tag of a variant.
+    #[inline]
+    fn note_kind(&mut self, tag: Tag) -> Result<(), Error> {
+        self.shape.note_tag(tag);
+        match &mut self.trace {
+            None => Ok(()),
+            Some(trace) => trace.expect_kind(tag),
+        }
+    }
+
+    /// The end of what has an end in an outline.
+    #[inline]
+    fn end(&mut self) -> Result<(), Error> {
+        match &mut self.trace {
+            None => Ok(()),
+            Some(trace) => trace.expect(Tag::END),
+        }
+    }
+
     #[inline]
     fn byte(&mut self) -> Result<u8, Error> {
         let (byte, rest) = self.bytes.split_first().ok_or(CUT_OFF)?;
@@ -114,11 +243,12 @@ impl<'de> Deserializer<'de> {
         self.take(len.checked_mul(kind.width()).ok_or(OUT_OF_RANGE)?)
     }
 
-    /// Bytes that lie together: they may have been written as a run or one by one, which is the same.
+    /// The bytes of a text, or bytes.
     #[inline]
-    fn byte_run(&mut self) -> Result<&'de [u8], Error> {
+    fn byte_run(&mut self, tag: Tag) -> Result<&'de [u8], Error> {
+        self.note(tag)?;
         match self.len()? {
-            (len, code) if code == ELEMENTS || code == Kind::U8 as u8 => self.take(len),
+            (len, code) if code == Kind::U8 as u8 => self.take(len),
             _ => Err("no bytes or text".into()),
         }
     }
@@ -132,40 +262,94 @@ impl<'de> Deserializer<'de> {
         read
     }
 
-    /// The bytes of a text.
-    fn text_run(&mut self) -> Result<&'de [u8], Error> {
-        let bytes = self.byte_run()?;
-        Ok(if self.depth == Depth::Whole { bytes } else { &[] })
+    /// Parts that lie one after the other.
+    #[inline]
+    fn parts<V: Visitor<'de>>(&mut self, names: Names, len: usize, visitor: V) -> Result<V::Value, Error> {
+        self.deeper(|inner| {
+            let mut parts = Parts { deserializer: inner, names, next: 0, len };
+            let value = visitor.visit_seq(&mut parts)?;
+            if parts.next != len {
+                return Err(LEFT_OVER.into());
+            }
+            inner.end()?;
+            Ok(value)
+        })
+    }
+
+    #[inline]
+    fn tuple<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
+        self.shape.note(len as u64);
+        self.parts(&[], len, visitor)
+    }
+
+    #[inline]
+    fn fields<V: Visitor<'de>>(&mut self, names: Names, visitor: V) -> Result<V::Value, Error> {
+        let value = self.parts(names, names.len(), visitor)?;
+        let fields = self.hash_of(names);
+        self.shape.note(fields.number());
+        Ok(value)
+    }
+
+    #[inline]
+    fn hash_of(&mut self, names: Names) -> Fields {
+        let (last, len, fields) = self.fields;
+        if (last, len) == (names.as_ptr(), names.len()) {
+            return fields;
+        }
+        let fields = known_hash_of(names);
+        self.fields = (names.as_ptr(), names.len(), fields);
+        fields
     }
 }
 
-const OUT_OF_RANGE: &str = "a number is out of range";
+type Names = &'static [&'static str];
 
-const NOT_UTF_8: &str = "a text is not UTF-8";
+/// The hash of fields. Those that this thread has met before needn't be hashed again.
+#[inline]
+fn known_hash_of(names: Names) -> Fields {
+    use std::cell::Cell;
 
-const NOT_SELF_DESCRIBING: &str = "the type asks what comes next, which the format does not tell";
+    const ROOM: usize = 64;
+    const UNKNOWN: (usize, usize, Fields) = (0, 0, Fields::NONE);
+    thread_local! {
+        static KNOWN: [Cell<(usize, usize, Fields)>; ROOM] = const { [const { Cell::new(UNKNOWN) }; ROOM] };
+    }
+    let key = (names.as_ptr() as usize, names.len());
+    KNOWN.with(|known| {
+        let place = &known[(key.0 >> 4) % ROOM];
+        let (address, len, fields) = place.get();
+        if (address, len) == key && len > 0 {
+            return fields;
+        }
+        let fields = Fields::of(names);
+        place.set((key.0, key.1, fields));
+        fields
+    })
+}
 
-impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
+impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
     type Error = Error;
 
+    /// As in the tagged form, so that a type has one appearance.
     fn is_human_readable(&self) -> bool {
-        false
+        true
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(NOT_SELF_DESCRIBING.into())
+        self.asked()
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(NOT_SELF_DESCRIBING.into())
+        self.asked()
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(NOT_SELF_DESCRIBING.into())
+        self.asked()
     }
 
     #[inline]
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::BOOL)?;
         match self.byte()? {
             0 => visitor.visit_bool(false),
             1 => visitor.visit_bool(true),
@@ -175,74 +359,87 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     #[inline]
     fn deserialize_i8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::I8))?;
         visitor.visit_i8(self.byte()? as i8)
     }
 
     #[inline]
     fn deserialize_i16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::I16))?;
         visitor.visit_i16(self.signed()?)
     }
 
     #[inline]
     fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::I32))?;
         visitor.visit_i32(self.signed()?)
     }
 
     #[inline]
     fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::I64))?;
         visitor.visit_i64(self.signed()?)
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::I128))?;
         let number = self.long_varint()?;
         visitor.visit_i128((number >> 1) as i128 ^ -((number & 1) as i128))
     }
 
     #[inline]
     fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::U8))?;
         visitor.visit_u8(self.byte()?)
     }
 
     #[inline]
     fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::U16))?;
         visitor.visit_u16(self.unsigned()?)
     }
 
     #[inline]
     fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::U32))?;
         visitor.visit_u32(self.unsigned()?)
     }
 
     #[inline]
     fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::U64))?;
         visitor.visit_u64(self.varint()?)
     }
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::U128))?;
         visitor.visit_u128(self.long_varint()?)
     }
 
     #[inline]
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::F32))?;
         visitor.visit_f32(f32::from_le_bytes(self.array()?))
     }
 
     #[inline]
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::number(Kind::F64))?;
         visitor.visit_f64(f64::from_le_bytes(self.array()?))
     }
 
     #[inline]
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::CHAR)?;
         visitor.visit_char(char::from_u32(self.unsigned()?).ok_or("no character")?)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_borrowed_str(str::from_utf8(self.text_run()?).map_err(|_| NOT_UTF_8)?)
+        visitor.visit_borrowed_str(str::from_utf8(self.byte_run(Tag::STR)?).map_err(|_| NOT_UTF_8)?)
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let text = self.text_run()?;
+        let text = self.byte_run(Tag::STR)?;
         if text.len() < LARGE {
             return visitor.visit_borrowed_str(str::from_utf8(text).map_err(|_| NOT_UTF_8)?);
         }
@@ -250,32 +447,37 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_borrowed_bytes(self.byte_run()?)
+        visitor.visit_borrowed_bytes(self.byte_run(Tag::BYTES)?)
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let bytes = self.byte_run()?;
-        visitor.visit_byte_buf(match self.depth {
-            Depth::Whole => plain::copy(bytes),
-            Depth::Skim => Vec::new(),
-        })
+        visitor.visit_byte_buf(plain::copy(self.byte_run(Tag::BYTES)?))
     }
 
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.byte()? {
-            0 => visitor.visit_none(),
-            1 => self.deeper(|inner| visitor.visit_some(inner)),
+            0 => {
+                self.note(Tag::NONE)?;
+                visitor.visit_none()
+            }
+            1 => {
+                self.note(Tag::SOME)?;
+                self.deeper(|inner| visitor.visit_some(inner))
+            }
             _ => Err("neither something nor nothing".into()),
         }
     }
 
+    #[inline]
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::UNIT)?;
         visitor.visit_unit()
     }
 
+    #[inline]
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
+        self.deserialize_unit(visitor)
     }
 
     #[inline]
@@ -283,28 +485,28 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         self.deeper(|inner| visitor.visit_newtype_struct(inner))
     }
 
+    #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let (len, code) = self.len()?;
         if code == ELEMENTS {
-            return self.deeper(|inner| visitor.visit_seq(List::of(inner, len)));
+            self.note(Tag::SEQ)?;
+            return self.deeper(|inner| {
+                let mut list = List::of(inner, len);
+                let value = visitor.visit_seq(&mut list)?;
+                list.finish()?;
+                Ok(value)
+            });
         }
         let kind = Kind::from_u8(code).ok_or("numbers of an unknown kind")?;
+        self.note(Tag::run(kind))?;
         let bytes = self.run(len, kind)?;
-        if is_serdes_own::<V>() {
-            let wanted = match self.depth {
-                Depth::Whole => bytes,
-                Depth::Skim => &[],
-            };
-            if let Some(vec) = plain::vec_of::<V::Value>(kind, wanted) {
-                return Ok(vec);
-            }
-        }
-        visitor.visit_seq(Numbers { kind, bytes })
+        numbers(kind, bytes, visitor)
     }
 
     #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        self.deeper(|inner| visitor.visit_seq(Elements { deserializer: inner, left: len }))
+        self.note(Tag::TUPLE)?;
+        self.tuple(len, visitor)
     }
 
     #[inline]
@@ -318,55 +520,157 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::MAP)?;
         match self.len()? {
-            (len, ELEMENTS) => self.deeper(|inner| visitor.visit_map(List::of(inner, len))),
+            (len, ELEMENTS) => self.deeper(|inner| {
+                let mut list = List::of(inner, len);
+                let value = visitor.visit_map(&mut list)?;
+                list.finish()?;
+                Ok(value)
+            }),
             _ => Err("no map".into()),
         }
     }
 
     #[inline]
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        self.deserialize_tuple(fields.len(), visitor)
+    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value, Error> {
+        self.note(Tag::STRUCT)?;
+        self.fields(names, visitor)
     }
 
+    #[inline]
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        variants: Names,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        visitor.visit_enum(self)
+        visitor.visit_enum(Enum { deserializer: self, variants })
     }
 }
 
-/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers that they are shown: then the vector can be
-/// made without it. The name is only a hint, which a visitor of somebody else's does not have; that `V` makes a vector of such
-/// numbers is seen by its type.
-pub(super) fn is_serdes_own<V>() -> bool {
+impl Deserializer<'_, '_> {
+    #[cold]
+    fn asked<T>(&mut self) -> Result<T, Error> {
+        if let Some(trace) = &mut self.trace {
+            trace.fail();
+        }
+        Err(ASKS.into())
+    }
+}
+
+/// Shows a visitor the numbers of a run: as a vector at once, if that is what it makes of them.
+pub(crate) fn numbers<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], visitor: V) -> Result<V::Value, Error> {
+    if is_serdes_own::<V>()
+        && let Some(vec) = plain::vec_of::<V::Value>(kind, bytes)
+    {
+        return Ok(vec);
+    }
+    let mut numbers = Numbers { kind, bytes };
+    let value = visitor.visit_seq(&mut numbers)?;
+    if numbers.bytes.is_empty() { Ok(value) } else { Err(LEFT_OVER.into()) }
+}
+
+/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers that they are shown: then the
+/// vector can be made without it. The name is only a hint, which a visitor of another crate does not have; that `V` makes a
+/// vector of such numbers is seen by its type.
+pub(crate) fn is_serdes_own<V>() -> bool {
     std::any::type_name::<V>().starts_with("serde_core::de::impls::")
 }
 
-/// Elements that come one by one, as many as the type has.
-struct Elements<'a, 'de> {
-    deserializer: &'a mut Deserializer<'de>,
-    left: usize,
+/// Elements that come one by one, as many as the type has, with a name each if they are fields.
+struct Parts<'a, 'de, 't> {
+    deserializer: &'a mut Deserializer<'de, 't>,
+    names: Names,
+    next: usize,
+    len: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
+impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
     type Error = Error;
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        if self.next == self.len {
+            return Ok(None);
+        }
+        if let Some(trace) = &mut self.deserializer.trace
+            && let Some(name) = self.names.get(self.next)
+        {
+            trace.expect(Tag::FIELD)?;
+            trace.expect_name(name)?;
+        }
+        self.next += 1;
+        seed.deserialize(&mut *self.deserializer).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.len - self.next)
+    }
+}
+
+/// Elements or entries, as many as the bytes say.
+struct List<'a, 'de, 't> {
+    deserializer: &'a mut Deserializer<'de, 't>,
+    left: usize,
+    /// The shape of the one before.
+    last: Shape,
+    /// The shape of what is around the entry that is being read.
+    around: Shape,
+}
+
+impl<'a, 'de, 't> List<'a, 'de, 't> {
+    #[inline]
+    fn of(deserializer: &'a mut Deserializer<'de, 't>, len: usize) -> List<'a, 'de, 't> {
+        let around = deserializer.shape;
+        List { deserializer, left: len, last: Shape::EMPTY, around }
+    }
+
+    /// Reads an element of a list, or the key of an entry.
+    #[inline]
+    fn first<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
         if self.left == 0 {
             return Ok(None);
         }
         self.left -= 1;
-        seed.deserialize(&mut *self.deserializer).map(Some)
+        let deserializer = &mut *self.deserializer;
+        let before = deserializer.bytes.len();
+        self.around = std::mem::replace(&mut deserializer.shape, Shape::EMPTY);
+        let element = seed.deserialize(&mut *deserializer)?;
+        if before == deserializer.bytes.len() {
+            deserializer.empty = deserializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
+        }
+        Ok(Some(element))
+    }
+
+    #[inline]
+    fn complete(&mut self) {
+        let shape = std::mem::replace(&mut self.deserializer.shape, self.around);
+        if shape != self.last {
+            self.deserializer.shape.note(shape.number());
+            self.last = shape;
+        }
+    }
+
+    #[inline]
+    fn finish(self) -> Result<(), Error> {
+        if self.left != 0 {
+            return Err(LEFT_OVER.into());
+        }
+        self.deserializer.note(Tag::END)
+    }
+}
+
+impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
+    type Error = Error;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        let element = self.first(seed)?;
+        if element.is_some() {
+            self.complete();
+        }
+        Ok(element)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -374,89 +678,76 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
     }
 }
 
-/// Elements that come one by one, as many as the bytes say.
-struct List<'a, 'de>(Elements<'a, 'de>);
-
-impl<'a, 'de> List<'a, 'de> {
-    #[inline]
-    fn of(deserializer: &'a mut Deserializer<'de>, len: usize) -> List<'a, 'de> {
-        List(Elements { deserializer, left: len })
-    }
-}
-
-impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
-    type Error = Error;
-
-    #[inline]
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        let before = self.0.deserializer.bytes.len();
-        let element = self.0.next_element_seed(seed)?;
-        if before == self.0.deserializer.bytes.len() && element.is_some() {
-            let empty = &mut self.0.deserializer.empty;
-            *empty = empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
-        }
-        Ok(element)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.0.left)
-    }
-}
-
-impl<'de> de::MapAccess<'de> for List<'_, 'de> {
+impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
     type Error = Error;
 
     #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        de::SeqAccess::next_element_seed(self, seed)
+        self.first(seed)
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        seed.deserialize(&mut *self.0.deserializer)
+        let value = seed.deserialize(&mut *self.deserializer)?;
+        self.complete();
+        Ok(value)
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.0.left)
+        Some(self.left)
     }
 }
 
-impl<'de> de::EnumAccess<'de> for &mut Deserializer<'de> {
+struct Enum<'a, 'de, 't> {
+    deserializer: &'a mut Deserializer<'de, 't>,
+    variants: Names,
+}
+
+impl<'a, 'de, 't> de::EnumAccess<'de> for Enum<'a, 'de, 't> {
     type Error = Error;
-    type Variant = Self;
+    type Variant = &'a mut Deserializer<'de, 't>;
 
     #[inline]
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Error> {
-        let index: u32 = self.unsigned()?;
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Error> {
+        let index: u32 = self.deserializer.unsigned()?;
+        let name = *self.variants.get(index as usize).unwrap_or(&"");
+        self.deserializer.shape.note(name_hash(name));
+        if let Some(trace) = &mut self.deserializer.trace {
+            trace.expect_variant(name)?;
+        }
         let variant: U32Deserializer<Error> = de::IntoDeserializer::into_deserializer(index);
-        Ok((seed.deserialize(variant)?, self))
+        Ok((seed.deserialize(variant)?, self.deserializer))
     }
 }
 
-impl<'de> de::VariantAccess<'de> for &mut Deserializer<'de> {
+impl<'de> de::VariantAccess<'de> for &mut Deserializer<'de, '_> {
     type Error = Error;
 
+    #[inline]
     fn unit_variant(self) -> Result<(), Error> {
-        Ok(())
+        self.note_kind(Tag::UNIT_VARIANT)
     }
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
+        self.note_kind(Tag::NEWTYPE_VARIANT)?;
         self.deeper(|inner| seed.deserialize(inner))
     }
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        de::Deserializer::deserialize_tuple(self, len, visitor)
+        self.note_kind(Tag::TUPLE_VARIANT)?;
+        self.tuple(len, visitor)
     }
 
     #[inline]
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        de::Deserializer::deserialize_tuple(self, fields.len(), visitor)
+    fn struct_variant<V: Visitor<'de>>(self, names: Names, visitor: V) -> Result<V::Value, Error> {
+        self.note_kind(Tag::STRUCT_VARIANT)?;
+        self.fields(names, visitor)
     }
 }
 
-/// The numbers of a run, for whoever wants them one by one.
+/// The numbers of a run, for a visitor that wants them one by one.
 struct Numbers<'de> {
     kind: Kind,
     bytes: &'de [u8],
@@ -477,17 +768,17 @@ impl<'de> de::SeqAccess<'de> for Numbers<'de> {
     }
 }
 
-/// One number of a run.
-struct Number<'de> {
-    kind: Kind,
-    bytes: &'de [u8],
+/// One number, whose type is known.
+pub(crate) struct Number<'de> {
+    pub(crate) kind: Kind,
+    pub(crate) bytes: &'de [u8],
 }
 
 impl<'de> de::Deserializer<'de> for Number<'de> {
     type Error = Error;
 
     fn is_human_readable(&self) -> bool {
-        false
+        true
     }
 
     #[inline]
@@ -513,13 +804,17 @@ impl<'de> de::Deserializer<'de> for Number<'de> {
         }
     }
 
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
     #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::*;
+use crate::transfer::tagged;
 
 fn written(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -15,11 +16,12 @@ fn written(value: &impl Serialize) -> Vec<u8> {
 
 fn there_and_back<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: &T) {
     let bytes = written(value);
-    assert_eq!(&from_bytes::<T>(&bytes, Depth::Whole).unwrap(), value);
-    from_bytes::<T>(&bytes, Depth::Skim).unwrap();
+    assert_eq!(&from_bytes::<T>(&bytes, None).unwrap(), value);
+    let outline = tagged::outline(value).unwrap();
+    assert_eq!(&from_bytes::<T>(&bytes, Some(Trace::new(&outline))).unwrap(), value);
     for cut in 0..bytes.len().min(200) {
         // Shorter ones are errors, or other values, but never a panic.
-        let _ = from_bytes::<T>(&bytes[..cut], Depth::Whole);
+        let _ = from_bytes::<T>(&bytes[..cut], None);
     }
 }
 
@@ -93,16 +95,16 @@ proptest! {
 
     #[test]
     fn garbage_is_no_panic(bytes: Vec<u8>) {
-        let _ = from_bytes::<Everything>(&bytes, Depth::Whole);
-        let _ = from_bytes::<(String, Vec<u32>, Choice)>(&bytes, Depth::Whole);
-        let _ = from_bytes::<BTreeMap<char, i128>>(&bytes, Depth::Skim);
+        let _ = from_bytes::<Everything>(&bytes, None);
+        let _ = from_bytes::<(String, Vec<u32>, Choice)>(&bytes, None);
+        let _ = from_bytes::<BTreeMap<char, i128>>(&bytes, None);
     }
 
     #[test]
     fn floats_are_their_bits(single: Vec<u32>, double: Vec<u64>) {
         let single: Vec<f32> = single.into_iter().map(f32::from_bits).collect();
         let double: Vec<f64> = double.into_iter().map(f64::from_bits).collect();
-        let back: (Vec<f32>, Vec<f64>) = from_bytes(&written(&(&single, &double)), Depth::Whole).unwrap();
+        let back: (Vec<f32>, Vec<f64>) = from_bytes(&written(&(&single, &double)), None).unwrap();
         prop_assert!(back.0.iter().map(|n| n.to_bits()).eq(single.iter().map(|n| n.to_bits())));
         prop_assert!(back.1.iter().map(|n| n.to_bits()).eq(double.iter().map(|n| n.to_bits())));
     }
@@ -119,16 +121,58 @@ fn the_ends_of_the_numbers() {
     there_and_back(&('\0', char::MAX, '\u{D7FF}', '\u{E000}'));
 }
 
+/// Bytes as if they had been written by `T`.
+fn forged<T: Serialize>(like: &T, bytes: &[u8]) -> Vec<u8> {
+    let mut shape = written(like);
+    let shape = shape.split_off(shape.len() - Shape::LEN);
+    [bytes, &shape].concat()
+}
+
 #[test]
 fn a_number_that_is_too_large_is_an_error() {
     let large = written(&u64::from(u32::MAX));
-    assert!(from_bytes::<u32>(&large, Depth::Whole).is_ok());
-    assert!(from_bytes::<u16>(&large, Depth::Whole).is_err());
-    assert!(from_bytes::<i32>(&written(&i64::MIN), Depth::Whole).is_err());
-    assert!(from_bytes::<u64>(&[0xFF; 10], Depth::Whole).is_err());
-    assert!(from_bytes::<u64>(&[0x80; 11], Depth::Whole).is_err());
-    assert!(from_bytes::<u128>(&[0xFF; 20], Depth::Whole).is_err());
-    assert!(from_bytes::<char>(&written(&0xD800_u32), Depth::Whole).is_err());
+    let large = &large[..large.len() - Shape::LEN];
+    assert!(from_bytes::<u32>(&forged(&0_u32, large), None).is_ok());
+    assert!(from_bytes::<u16>(&forged(&0_u16, large), None).is_err());
+    let small = written(&i64::MIN);
+    assert!(from_bytes::<i32>(&forged(&0_i32, &small[..small.len() - Shape::LEN]), None).is_err());
+    assert!(from_bytes::<u64>(&forged(&0_u64, &[0xFF; 10]), None).is_err());
+    assert!(from_bytes::<u64>(&forged(&0_u64, &[0x80; 11]), None).is_err());
+    assert!(from_bytes::<u128>(&forged(&0_u128, &[0xFF; 20]), None).is_err());
+    assert!(from_bytes::<char>(&forged(&'x', &[0x80, 0xB0, 0x03]), None).is_err());
+}
+
+/// Regression: a value of one type was read as another.
+#[test]
+fn another_type_is_an_error() {
+    #[derive(Serialize, Deserialize, Debug)]
+    struct Other(u32);
+    #[derive(Serialize, Deserialize, Debug)]
+    enum Turned {
+        #[serde(rename = "Struct")]
+        Unit,
+        Newtype(Meters),
+    }
+    let fails = |error: Error| assert!(error.to_string().contains("another type"), "{error}");
+    fails(from_bytes::<u32>(&written(&5_u16), None).unwrap_err());
+    fails(from_bytes::<Turned>(&written(&Choice::Unit), None).unwrap_err());
+    assert!(from_bytes::<Turned>(&written(&Choice::Newtype(Meters(1))), None).is_ok());
+    assert!(from_bytes::<Other>(&written(&5_u32), None).is_ok(), "a wrapper is not seen");
+}
+
+#[test]
+fn the_shape_is_that_of_the_calls_and_not_of_the_numbers() {
+    fn of<T: Serialize>(value: T) -> Shape {
+        shape_to_output(&value, &mut Vec::new()).unwrap()
+    }
+    assert_eq!(of(vec![(1_u8, "a")]), of(vec![(2_u8, "bcd"), (3, ""), (4, "e")]));
+    assert_ne!(of(vec![Some(1)]), of(vec![Some(1), None]));
+    assert_eq!(of(vec![Some(1), None]), of(vec![Some(1), Some(2), None, None]));
+    assert_eq!(of(BTreeMap::from([(1, "a")])), of(BTreeMap::from([(1, "a"), (2, "b")])));
+    assert_ne!(of(BTreeMap::<u8, u8>::new()), of(BTreeMap::from([(1_u8, 2_u8)])));
+    assert_ne!(of(Choice::Unit), of(Choice::Newtype(Meters(1))));
+    assert_ne!(of((1_u8, 2_u8)), of((1_u8, 2_u8, 3_u8)));
+    assert_ne!(of("text"), of(b"text".to_vec()));
 }
 
 /// The code that stands with the length at the beginning.
@@ -177,15 +221,15 @@ fn lists_of_numbers_travel_as_a_whole() {
 #[test]
 fn a_run_can_be_read_by_others_too() {
     let run = written(&vec![1_i32, 2, 3]);
-    assert_eq!(from_bytes::<Counted>(&run, Depth::Whole).unwrap(), Counted(3));
-    assert_eq!(from_bytes::<VecDeque<i32>>(&run, Depth::Whole).unwrap(), [1, 2, 3]);
-    assert_eq!(from_bytes::<Vec<Meters>>(&run, Depth::Whole).unwrap(), [Meters(1), Meters(2), Meters(3)]);
-    let bytes = written(&b"ab".to_vec());
-    assert_eq!(bytes, written(&serde_bytes::Bytes::new(b"ab")));
-    assert_eq!(bytes, written(&"ab"));
+    assert_eq!(from_bytes::<Counted>(&run, None).unwrap(), Counted(3));
+    assert_eq!(from_bytes::<VecDeque<i32>>(&run, None).unwrap(), [1, 2, 3]);
+    assert_eq!(from_bytes::<Vec<Meters>>(&run, None).unwrap(), [Meters(1), Meters(2), Meters(3)]);
     let one_by_one = written(&VecDeque::from([b'a', b'b']));
-    assert_eq!(from_bytes::<serde_bytes::ByteBuf>(&one_by_one, Depth::Whole).unwrap(), b"ab");
-    assert_eq!(from_bytes::<Vec<u8>>(&one_by_one, Depth::Whole).unwrap(), b"ab");
+    // A visitor for bytes could be shown a text, which is another type.
+    assert!(from_bytes::<serde_bytes::ByteBuf>(&one_by_one, None).is_err());
+    assert!(from_bytes::<serde_bytes::ByteBuf>(&written(&"ab"), None).is_err());
+    assert_eq!(from_bytes::<serde_bytes::ByteBuf>(&written(&serde_bytes::Bytes::new(b"ab")), None).unwrap(), b"ab");
+    assert_eq!(from_bytes::<Vec<u8>>(&one_by_one, None).unwrap(), b"ab");
 }
 
 /// serde's own visitor for vectors goes by a name that is not promised. Should it get another, large vectors are slow, and this fails.
@@ -237,12 +281,12 @@ impl<'de> Deserialize<'de> for Backwards {
 
 #[test]
 fn somebody_elses_visitor_is_asked() {
-    assert_eq!(from_bytes::<Backwards>(&written(&vec![1_u8, 2, 3]), Depth::Whole).unwrap().0, [3, 2, 1]);
+    assert_eq!(from_bytes::<Backwards>(&written(&vec![1_u8, 2, 3]), None).unwrap().0, [3, 2, 1]);
 }
 
 #[test]
 fn what_asks_the_format_or_has_no_length_is_an_error() {
-    assert!(from_bytes::<serde_json::Value>(&[1], Depth::Whole).unwrap_err().to_string().contains("what comes next"));
+    assert!(from_bytes::<serde_json::Value>(&written(&1), None).unwrap_err().to_string().contains("what comes next"));
     struct Unknown;
     impl Serialize for Unknown {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -256,7 +300,7 @@ fn what_asks_the_format_or_has_no_length_is_an_error() {
             serializer.collect_str(&format_args!("{}-{:>5}", 1, "zwölf"))
         }
     }
-    assert_eq!(from_bytes::<String>(&written(&Displayed), Depth::Whole).unwrap(), "1-zwölf");
+    assert_eq!(from_bytes::<String>(&written(&Displayed), None).unwrap(), "1-zwölf");
 }
 
 /// A list of as many elements as one likes, each in the one before.
@@ -288,7 +332,7 @@ fn chain(len: u32) -> Chain {
 /// The bytes of a chain, which a writer may refuse to write.
 fn chain_bytes(len: usize) -> Vec<u8> {
     let one = [&[0x11, b'x'][..], &[1; 8]].concat();
-    [&[&one[..], &[1]].concat().repeat(len)[..], &one, &[0]].concat()
+    forged(&chain(3), &[&[&one[..], &[1]].concat().repeat(len)[..], &one, &[0]].concat())
 }
 
 /// Regression: somebody's bytes could overflow the stack.
@@ -302,9 +346,9 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
         there_and_back(&chain(longest));
         assert_eq!(to_output(&chain(longest + 1), &mut Vec::new()).unwrap_err().to_string(), TOO_DEEP);
         for len in [longest as usize + 1, 100_000] {
-            let error = from_bytes::<Chain>(&chain_bytes(len), Depth::Whole).unwrap_err();
+            let error = from_bytes::<Chain>(&chain_bytes(len), None).unwrap_err();
             assert_eq!(error.to_string(), TOO_DEEP);
-            assert!(from_bytes::<Chain>(&chain_bytes(len), Depth::Skim).is_err());
+            assert!(from_bytes::<Chain>(&chain_bytes(len), None).is_err());
         }
         // The number is one, too.
         let deepest = DEEPEST - 1;
@@ -321,8 +365,8 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
         ] {
             assert_eq!(to_output(&too_deep, &mut Vec::new()).unwrap_err().to_string(), TOO_DEEP);
         }
-        let bytes = [&[1; 100_000][..], &[0; 9]].concat();
-        assert_eq!(from_bytes::<Expression>(&bytes, Depth::Whole).unwrap_err().to_string(), TOO_DEEP);
+        let bytes = forged(&(), &[&[1; 100_000][..], &[0; 9]].concat());
+        assert_eq!(from_bytes::<Expression>(&bytes, None).unwrap_err().to_string(), TOO_DEEP);
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
 }
@@ -338,14 +382,19 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
     fails(to_output(&vec![Empty; most + 1], &mut Vec::new()).unwrap_err());
     // In a value as a whole.
     fails(to_output(&vec![vec![(); most / 2]; 3], &mut Vec::new()).unwrap_err());
-    let many = written(&((1_u64 << 56) << CODE_BITS));
-    fails(from_bytes::<Vec<()>>(&many, Depth::Whole).unwrap_err());
-    fails(from_bytes::<Vec<Empty>>(&many, Depth::Skim).unwrap_err());
-    fails(from_bytes::<BTreeMap<(), ()>>(&many, Depth::Whole).unwrap_err());
+    let len = |len: u64| {
+        let mut bytes = written(&(len << CODE_BITS));
+        bytes.truncate(bytes.len() - Shape::LEN);
+        bytes
+    };
+    let many = forged(&(), &len(1 << 56));
+    fails(from_bytes::<Vec<()>>(&many, None).unwrap_err());
+    fails(from_bytes::<Vec<Empty>>(&many, None).unwrap_err());
+    fails(from_bytes::<BTreeMap<(), ()>>(&many, None).unwrap_err());
     // Neither end takes one more than the other.
-    fails(from_bytes::<Vec<()>>(&written(&((MOST_EMPTY + 1) << CODE_BITS)), Depth::Whole).unwrap_err());
-    let three = [&[3 << CODE_BITS][..], &written(&((most as u64 / 2 + 2) << CODE_BITS)).repeat(3)].concat();
-    fails(from_bytes::<Vec<Vec<()>>>(&three, Depth::Whole).unwrap_err());
+    fails(from_bytes::<Vec<()>>(&forged(&(), &len(MOST_EMPTY + 1)), None).unwrap_err());
+    let three = forged(&(), &[&[3 << CODE_BITS][..], &len(most as u64 / 2 + 2).repeat(3)].concat());
+    fails(from_bytes::<Vec<Vec<()>>>(&three, None).unwrap_err());
     // Those that take some bytes may be more, whatever is in them.
     there_and_back(&vec![(true, ()); most + 1]);
 }

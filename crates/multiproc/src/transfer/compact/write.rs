@@ -7,8 +7,10 @@ use std::io;
 use multiproc_os::plain::{self, Kind};
 use serde::ser::{self, Serialize};
 
+use super::shape::{Fields, Shape, name_hash};
 use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 use crate::transfer::payload::Sink;
+use crate::transfer::tagged::Tag;
 
 /// Where bytes can be written to.
 pub(crate) trait Output {
@@ -20,6 +22,7 @@ pub(crate) trait Output {
 impl Output for Vec<u8> {
     type Error = Infallible;
 
+    #[inline]
     fn extend(&mut self, bytes: &[u8]) -> Result<(), Infallible> {
         self.extend_from_slice(bytes);
         Ok(())
@@ -40,20 +43,20 @@ pub(crate) fn to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &m
     shape_to_output(value, output).map(drop)
 }
 
-/// Writes `value` to `output`, and gives its shape: a number that follows from which methods of the serializer its type has called, and in which
-/// order, but neither from the numbers, texts and bytes in it nor from how long they are. Two values of one type and shape are read by the same
-/// calls.
+/// Writes `value` to `output`, and returns its shape.
 #[inline]
-pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<u64, Error> {
-    let mut serializer = Serializer { output, shape: 0, written: 0, levels: DEEPEST, empty: MOST_EMPTY };
+pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<Shape, Error> {
+    let mut serializer = Serializer { output, shape: Shape::EMPTY, written: 0, levels: DEEPEST, empty: MOST_EMPTY };
     value.serialize(&mut serializer)?;
-    Ok(serializer.shape)
+    let shape = serializer.shape;
+    serializer.bytes(&shape.to_bytes())?;
+    Ok(shape)
 }
 
 struct Serializer<'a, O> {
     output: &'a mut O,
-    /// What has been called so far: see [`shape_to_output`].
-    shape: u64,
+    /// The calls so far.
+    shape: Shape,
     /// How many bytes.
     written: u64,
     /// How many levels deeper it may nest.
@@ -63,10 +66,9 @@ struct Serializer<'a, O> {
 }
 
 impl<O: Output> Serializer<'_, O> {
-    /// Takes one more call into the shape. The step is that of Fowler, Noll and Vo's FNV-1a, with a word in place of a byte.
     #[inline]
-    fn note(&mut self, call: u64) {
-        self.shape = (self.shape ^ call).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+    fn note(&mut self, tag: Tag) {
+        self.shape.note_tag(tag);
     }
 
     #[inline]
@@ -92,6 +94,11 @@ impl<O: Output> Serializer<'_, O> {
             }
             bytes[len - 1] |= 0x80;
         }
+    }
+
+    #[inline]
+    fn zigzag(&mut self, number: i64) -> Result<(), Error> {
+        self.varint((number << 1 ^ number >> 63) as u64)
     }
 
     fn long_varint(&mut self, mut number: u128) -> Result<(), Error> {
@@ -120,9 +127,9 @@ impl<O: Output> Serializer<'_, O> {
 
     /// Goes a level deeper, until [`up`](Serializer::up).
     #[inline]
-    fn down(&mut self) -> Result<&mut Self, Error> {
+    fn down(&mut self) -> Result<(), Error> {
         self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
-        Ok(self)
+        Ok(())
     }
 
     #[inline]
@@ -133,46 +140,160 @@ impl<O: Output> Serializer<'_, O> {
     /// Writes what is one level deeper, and no more than one value.
     #[inline]
     fn inner(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
-        value.serialize(self.down()?)?;
+        self.down()?;
+        value.serialize(&mut *self)?;
         self.up();
         Ok(())
     }
 
-    /// Writes one of the parts that every value of a type has.
+    /// The variant, before what tells of which kind it is.
     #[inline]
-    fn part(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
-        value.serialize(self)
+    fn variant(&mut self, index: u32, name: &str) -> Result<(), Error> {
+        self.shape.note(name_hash(name));
+        self.varint(index.into())
+    }
+}
+
+/// The elements of a list, or the entries of a map.
+struct List<'a, 'b, O> {
+    serializer: &'a mut Serializer<'b, O>,
+    /// How many have been announced and not been written.
+    left: usize,
+    /// The shape of the one before.
+    last: Shape,
+    /// The shape of what is around the entry that is being written.
+    around: Shape,
+}
+
+impl<'a, 'b, O: Output> List<'a, 'b, O> {
+    #[inline]
+    fn begin(serializer: &'a mut Serializer<'b, O>, tag: Tag, len: Option<usize>) -> Result<Self, Error> {
+        serializer.note(tag);
+        let len = len.ok_or("the length is not known beforehand")?;
+        serializer.len(len, ELEMENTS)?;
+        serializer.down()?;
+        let around = serializer.shape;
+        Ok(List { serializer, left: len, last: Shape::EMPTY, around })
     }
 
-    /// Writes an element of a list, or a key of a map.
+    /// Writes an element of a list, or the key of an entry.
     #[inline]
-    fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
-        let before = self.written;
-        value.serialize(&mut *self)?;
-        if self.written == before {
-            self.empty = self.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
+    fn first(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.left = self.left.checked_sub(1).ok_or(WRONG_LEN)?;
+        let serializer = &mut *self.serializer;
+        let before = serializer.written;
+        self.around = std::mem::replace(&mut serializer.shape, Shape::EMPTY);
+        value.serialize(&mut *serializer)?;
+        if serializer.written == before {
+            serializer.empty = serializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
         }
         Ok(())
     }
 
-    fn known(&mut self, len: Option<usize>) -> Result<(), Error> {
-        self.len(len.ok_or("the length is not known beforehand")?, ELEMENTS)
+    /// Ends an element or an entry: a shape counts where it is another than that of the one before.
+    #[inline]
+    fn complete(&mut self) {
+        let shape = std::mem::replace(&mut self.serializer.shape, self.around);
+        if shape != self.last {
+            self.serializer.shape.note(shape.number());
+            self.last = shape;
+        }
+    }
+
+    #[inline]
+    fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.first(value)?;
+        self.complete();
+        Ok(())
+    }
+
+    #[inline]
+    fn finish(self) -> Result<(), Error> {
+        if self.left != 0 {
+            return Err(WRONG_LEN.into());
+        }
+        self.serializer.note(Tag::END);
+        self.serializer.up();
+        Ok(())
     }
 }
 
-impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
+const WRONG_LEN: &str = "another number of elements than it announced";
+
+/// The parts that a tuple, or a variant that is one, has.
+struct Tuple<'a, 'b, O> {
+    serializer: &'a mut Serializer<'b, O>,
+    /// How many have been announced and not been written.
+    left: usize,
+}
+
+impl<'a, 'b, O: Output> Tuple<'a, 'b, O> {
+    #[inline]
+    fn begin(serializer: &'a mut Serializer<'b, O>, tag: Tag, len: usize) -> Result<Self, Error> {
+        serializer.note(tag);
+        serializer.shape.note(len as u64);
+        serializer.down()?;
+        Ok(Tuple { serializer, left: len })
+    }
+
+    #[inline]
+    fn part(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.left = self.left.checked_sub(1).ok_or(WRONG_LEN)?;
+        value.serialize(&mut *self.serializer)
+    }
+
+    #[inline]
+    fn finish(self) -> Result<(), Error> {
+        if self.left != 0 {
+            return Err(WRONG_LEN.into());
+        }
+        self.serializer.up();
+        Ok(())
+    }
+}
+
+/// The fields of a struct, or of a variant that is one.
+struct Struct<'a, 'b, O> {
+    serializer: &'a mut Serializer<'b, O>,
+    fields: Fields,
+}
+
+impl<'a, 'b, O: Output> Struct<'a, 'b, O> {
+    #[inline]
+    fn begin(serializer: &'a mut Serializer<'b, O>, tag: Tag) -> Result<Self, Error> {
+        serializer.note(tag);
+        serializer.down()?;
+        Ok(Struct { serializer, fields: Fields::NONE })
+    }
+
+    #[inline(always)]
+    fn field(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.fields.add(name);
+        value.serialize(&mut *self.serializer)
+    }
+
+    #[inline]
+    fn finish(self) -> Result<(), Error> {
+        self.serializer.shape.note(self.fields.number());
+        self.serializer.up();
+        Ok(())
+    }
+}
+
+impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
     type Ok = ();
     type Error = Error;
-    type SerializeSeq = Self;
-    type SerializeTuple = Self;
-    type SerializeTupleStruct = Self;
-    type SerializeTupleVariant = Self;
-    type SerializeMap = Self;
-    type SerializeStruct = Self;
-    type SerializeStructVariant = Self;
+    type SerializeSeq = List<'a, 'b, O>;
+    type SerializeTuple = Tuple<'a, 'b, O>;
+    type SerializeTupleStruct = Tuple<'a, 'b, O>;
+    type SerializeTupleVariant = Tuple<'a, 'b, O>;
+    type SerializeMap = List<'a, 'b, O>;
+    type SerializeStruct = Struct<'a, 'b, O>;
+    type SerializeStructVariant = Struct<'a, 'b, O>;
 
+    /// As in the tagged form, so that a type has one appearance.
     fn is_human_readable(&self) -> bool {
-        false
+        true
     }
 
     /// Where slices and vectors, and what stands on them, come by as a whole.
@@ -181,9 +302,8 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
     where
         I: IntoIterator<Item: Serialize>,
     {
-        self.note(1);
         if let Some((kind, bytes)) = plain::bytes_of(&list) {
-            self.note(0x100 | kind as u64);
+            self.note(Tag::run(kind));
             return self.run(kind, bytes);
         }
         let mut elements = list.into_iter();
@@ -191,102 +311,102 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
             (low, Some(high)) if low == high => Some(low),
             _ => None,
         };
-        self.known(len)?;
-        self.down()?;
-        elements.try_for_each(|element| self.element(&element))?;
-        self.up();
-        Ok(())
+        let mut list = List::begin(self, Tag::SEQ, len)?;
+        elements.try_for_each(|element| list.element(&element))?;
+        list.finish()
     }
 
     #[inline]
     fn serialize_bool(self, value: bool) -> Result<(), Error> {
-        self.note(2);
+        self.note(Tag::BOOL);
         self.bytes(&[value.into()])
     }
 
     #[inline]
     fn serialize_i8(self, value: i8) -> Result<(), Error> {
-        self.note(3);
+        self.note(Tag::number(Kind::I8));
         self.bytes(&value.to_le_bytes())
     }
 
     #[inline]
     fn serialize_i16(self, value: i16) -> Result<(), Error> {
-        self.note(4);
-        self.serialize_i64(value.into())
+        self.note(Tag::number(Kind::I16));
+        self.zigzag(value.into())
     }
 
     #[inline]
     fn serialize_i32(self, value: i32) -> Result<(), Error> {
-        self.note(5);
-        self.serialize_i64(value.into())
+        self.note(Tag::number(Kind::I32));
+        self.zigzag(value.into())
     }
 
     #[inline]
     fn serialize_i64(self, value: i64) -> Result<(), Error> {
-        self.note(6);
-        self.varint((value << 1 ^ value >> 63) as u64)
+        self.note(Tag::number(Kind::I64));
+        self.zigzag(value)
     }
 
     fn serialize_i128(self, value: i128) -> Result<(), Error> {
-        self.note(7);
+        self.note(Tag::number(Kind::I128));
         self.long_varint((value << 1 ^ value >> 127) as u128)
     }
 
     #[inline]
     fn serialize_u8(self, value: u8) -> Result<(), Error> {
-        self.note(8);
+        self.note(Tag::number(Kind::U8));
         self.bytes(&[value])
     }
 
     #[inline]
     fn serialize_u16(self, value: u16) -> Result<(), Error> {
-        self.note(9);
+        self.note(Tag::number(Kind::U16));
         self.varint(value.into())
     }
 
     #[inline]
     fn serialize_u32(self, value: u32) -> Result<(), Error> {
-        self.note(10);
+        self.note(Tag::number(Kind::U32));
         self.varint(value.into())
     }
 
     #[inline]
     fn serialize_u64(self, value: u64) -> Result<(), Error> {
-        self.note(11);
+        self.note(Tag::number(Kind::U64));
         self.varint(value)
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), Error> {
-        self.note(12);
+        self.note(Tag::number(Kind::U128));
         self.long_varint(value)
     }
 
     #[inline]
     fn serialize_f32(self, value: f32) -> Result<(), Error> {
-        self.note(13);
+        self.note(Tag::number(Kind::F32));
         self.bytes(&value.to_le_bytes())
     }
 
     #[inline]
     fn serialize_f64(self, value: f64) -> Result<(), Error> {
-        self.note(14);
+        self.note(Tag::number(Kind::F64));
         self.bytes(&value.to_le_bytes())
     }
 
     #[inline]
     fn serialize_char(self, value: char) -> Result<(), Error> {
-        self.note(15);
+        self.note(Tag::CHAR);
         self.varint(u32::from(value).into())
     }
 
+    #[inline]
     fn serialize_str(self, text: &str) -> Result<(), Error> {
-        self.note(16);
+        self.note(Tag::STR);
         self.run(Kind::U8, text.as_bytes())
     }
 
+    #[inline]
     fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Error> {
-        self.note(17);
+        self.note(Tag::BYTES);
         self.run(Kind::U8, bytes)
     }
 
@@ -299,50 +419,65 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
                 Ok(())
             }
         }
-        struct Text<'a, 'b, O>(&'a mut Serializer<'b, O>, Result<(), Error>);
+        struct Text<'a, 'b, O> {
+            serializer: &'a mut Serializer<'b, O>,
+            /// How many bytes have been announced and not been written.
+            left: usize,
+            result: Result<(), Error>,
+        }
         impl<O: Output> fmt::Write for Text<'_, '_, O> {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                self.1 = self.0.bytes(text.as_bytes());
-                self.1.as_ref().map_or(Err(fmt::Error), |()| Ok(()))
+                self.result = match self.left.checked_sub(text.len()) {
+                    Some(left) => {
+                        self.left = left;
+                        self.serializer.bytes(text.as_bytes())
+                    }
+                    None => Err(CHANGED.into()),
+                };
+                self.result.as_ref().map_or(Err(fmt::Error), |()| Ok(()))
             }
         }
+        const CHANGED: &str = "it is displayed differently each time";
         let fail = |_| Error::from("it can't be displayed");
         let mut count = Count(0);
         write!(count, "{value}").map_err(fail)?;
-        self.note(0x200);
+        self.note(Tag::STR);
         self.len(count.0, Kind::U8 as u8)?;
-        let mut text = Text(self, Ok(()));
+        let mut text = Text { serializer: self, left: count.0, result: Ok(()) };
         let written = write!(text, "{value}");
-        text.1.and(written.map_err(fail))
+        text.result.and(written.map_err(fail))?;
+        if text.left != 0 { Err(CHANGED.into()) } else { Ok(()) }
     }
 
     #[inline]
     fn serialize_none(self) -> Result<(), Error> {
-        self.note(18);
+        self.note(Tag::NONE);
         self.bytes(&[0])
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
-        self.note(19);
+        self.note(Tag::SOME);
         self.bytes(&[1])?;
         self.inner(value)
     }
 
+    #[inline]
     fn serialize_unit(self) -> Result<(), Error> {
-        self.note(20);
-        Ok(())
-    }
-
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
-        self.note(21);
+        self.note(Tag::UNIT);
         Ok(())
     }
 
     #[inline]
-    fn serialize_unit_variant(self, _: &'static str, index: u32, _: &'static str) -> Result<(), Error> {
-        self.note(22 | u64::from(index) << 8);
-        self.varint(index.into())
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
+        self.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_unit_variant(self, _: &'static str, index: u32, variant: &'static str) -> Result<(), Error> {
+        self.variant(index, variant)?;
+        self.note(Tag::UNIT_VARIANT);
+        Ok(())
     }
 
     #[inline]
@@ -355,106 +490,144 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
         self,
         _: &'static str,
         index: u32,
-        _: &'static str,
+        variant: &'static str,
         value: &T,
     ) -> Result<(), Error> {
-        self.varint(index.into())?;
+        self.variant(index, variant)?;
+        self.note(Tag::NEWTYPE_VARIANT);
         self.inner(value)
     }
 
-    fn serialize_seq(self, len: Option<usize>) -> Result<Self, Error> {
-        self.note(23);
-        self.known(len)?;
-        self.down()
+    #[inline]
+    fn serialize_seq(self, len: Option<usize>) -> Result<List<'a, 'b, O>, Error> {
+        List::begin(self, Tag::SEQ, len)
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Self, Error> {
-        self.note(24);
-        self.down()
+    #[inline]
+    fn serialize_tuple(self, len: usize) -> Result<Tuple<'a, 'b, O>, Error> {
+        Tuple::begin(self, Tag::TUPLE, len)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
-        self.note(25);
-        self.down()
+    #[inline]
+    fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<Tuple<'a, 'b, O>, Error> {
+        Tuple::begin(self, Tag::TUPLE, len)
     }
 
-    fn serialize_tuple_variant(self, _: &'static str, index: u32, _: &'static str, _: usize) -> Result<Self, Error> {
-        self.note(26 | u64::from(index) << 8);
-        self.varint(index.into())?;
-        self.down()
+    #[inline]
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        index: u32,
+        variant: &'static str,
+        len: usize,
+    ) -> Result<Tuple<'a, 'b, O>, Error> {
+        self.variant(index, variant)?;
+        Tuple::begin(self, Tag::TUPLE_VARIANT, len)
     }
 
-    fn serialize_map(self, len: Option<usize>) -> Result<Self, Error> {
-        self.note(27);
-        self.known(len)?;
-        self.down()
+    #[inline]
+    fn serialize_map(self, len: Option<usize>) -> Result<List<'a, 'b, O>, Error> {
+        List::begin(self, Tag::MAP, len)
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
-        self.note(28);
-        self.down()
+    #[inline]
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Struct<'a, 'b, O>, Error> {
+        Struct::begin(self, Tag::STRUCT)
     }
 
-    fn serialize_struct_variant(self, _: &'static str, index: u32, _: &'static str, _: usize) -> Result<Self, Error> {
-        self.note(29 | u64::from(index) << 8);
-        self.varint(index.into())?;
-        self.down()
+    #[inline]
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        index: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Struct<'a, 'b, O>, Error> {
+        self.variant(index, variant)?;
+        Struct::begin(self, Tag::STRUCT_VARIANT)
     }
 }
 
-/// The parts of what has parts are written one after the other, and nothing between or after them.
+impl<O: Output> ser::SerializeSeq for List<'_, '_, O> {
+    type Ok = ();
+    type Error = Error;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.element(value)
+    }
+
+    #[inline]
+    fn end(self) -> Result<(), Error> {
+        self.finish()
+    }
+}
+
+impl<O: Output> ser::SerializeMap for List<'_, '_, O> {
+    type Ok = ();
+    type Error = Error;
+
+    #[inline]
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
+        self.first(key)
+    }
+
+    #[inline]
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        value.serialize(&mut *self.serializer)?;
+        self.complete();
+        Ok(())
+    }
+
+    #[inline]
+    fn end(self) -> Result<(), Error> {
+        self.finish()
+    }
+}
+
+/// The parts are written one after the other, and nothing between or after them.
 macro_rules! parts {
-    ($($trait:ident $method:ident($($name:ty)?) $part:ident;)*) => {
-        $(impl<O: Output> ser::$trait for &mut Serializer<'_, O> {
+    ($($trait:ident $method:ident;)*) => {
+        $(impl<O: Output> ser::$trait for Tuple<'_, '_, O> {
             type Ok = ();
             type Error = Error;
 
             #[inline]
-            fn $method<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Result<(), Error> {
-                self.$part(value)
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+                self.part(value)
             }
-
-            $(fn skip_field(&mut self, _: $name) -> Result<(), Error> {
-                self.note(0x400);
-                Ok(())
-            })?
 
             #[inline]
             fn end(self) -> Result<(), Error> {
-                self.note(30);
-                self.up();
-                Ok(())
+                self.finish()
             }
         })*
     };
 }
 
 parts! {
-    SerializeSeq serialize_element() element;
-    SerializeTuple serialize_element() part;
-    SerializeTupleStruct serialize_field() part;
-    SerializeTupleVariant serialize_field() part;
-    SerializeStruct serialize_field(&'static str) part;
-    SerializeStructVariant serialize_field(&'static str) part;
+    SerializeTuple serialize_element;
+    SerializeTupleStruct serialize_field;
+    SerializeTupleVariant serialize_field;
 }
 
-impl<O: Output> ser::SerializeMap for &mut Serializer<'_, O> {
-    type Ok = ();
-    type Error = Error;
+macro_rules! fields {
+    ($($trait:ident)*) => {
+        $(impl<O: Output> ser::$trait for Struct<'_, '_, O> {
+            type Ok = ();
+            type Error = Error;
 
-    #[inline]
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        self.element(key)
-    }
+            #[inline(always)]
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
+                self.field(name, value)
+            }
 
-    #[inline]
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.part(value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.note(31);
-        self.up();
-        Ok(())
-    }
+            #[inline]
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        })*
+    };
 }
+
+fields! { SerializeStruct SerializeStructVariant }

@@ -1,0 +1,86 @@
+//! The tagged form of values: see FORMAT.md beside this folder, "The tagged form".
+//!
+//! Each value has its type in front of it, each field and each variant its name, so that a type may ask what comes next, leave
+//! fields out, and number its variants as it likes. What is read is what a text format would give back, in more detail: `Some(())`
+//! is not `None`, and numbers keep their type.
+
+mod read;
+mod write;
+
+pub(crate) use read::{Reading, from_bytes};
+pub(crate) use write::{outline, shape_to_output};
+
+use multiproc_os::plain::Kind;
+
+/// How many levels deep values may nest in this form, as in serde_json: types that need it are read with more of the stack for
+/// each level.
+const DEEPEST: u32 = 128;
+
+/// What stands in front of a value, and at the end of those that have parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag(pub(crate) u8);
+
+impl Tag {
+    /// Ends a list, a tuple, a map, a struct.
+    pub(crate) const END: Tag = Tag(0);
+    pub(crate) const UNIT: Tag = Tag(1);
+    pub(crate) const NONE: Tag = Tag(2);
+    /// The value follows.
+    pub(crate) const SOME: Tag = Tag(3);
+    /// One byte, 0 or 1.
+    pub(crate) const BOOL: Tag = Tag(4);
+    /// Four bytes.
+    pub(crate) const CHAR: Tag = Tag(5);
+    /// A length and the bytes.
+    pub(crate) const STR: Tag = Tag(6);
+    /// A length and the bytes.
+    pub(crate) const BYTES: Tag = Tag(7);
+    /// The elements, and the end.
+    pub(crate) const SEQ: Tag = Tag(8);
+    /// The parts, and the end.
+    pub(crate) const TUPLE: Tag = Tag(9);
+    /// Keys and values in turn, and the end.
+    pub(crate) const MAP: Tag = Tag(10);
+    /// Fields, each a [`Tag::FIELD`], and the end.
+    pub(crate) const STRUCT: Tag = Tag(11);
+    /// A name, and the value follows.
+    pub(crate) const FIELD: Tag = Tag(12);
+    /// A name.
+    pub(crate) const UNIT_VARIANT: Tag = Tag(13);
+    /// A name, and the value follows.
+    pub(crate) const NEWTYPE_VARIANT: Tag = Tag(14);
+    /// A name, and a tuple follows.
+    pub(crate) const TUPLE_VARIANT: Tag = Tag(15);
+    /// A name, and a struct follows.
+    pub(crate) const STRUCT_VARIANT: Tag = Tag(16);
+
+    const NUMBER: u8 = 0x20;
+    const RUN: u8 = 0x30;
+
+    /// A number of this kind, whose bytes follow.
+    #[inline]
+    pub(crate) const fn number(kind: Kind) -> Tag {
+        Tag(Tag::NUMBER | kind as u8)
+    }
+
+    /// Numbers of this kind: their count, and their bytes.
+    #[inline]
+    pub(crate) const fn run(kind: Kind) -> Tag {
+        Tag(Tag::RUN | kind as u8)
+    }
+
+    fn as_number(self) -> Option<Kind> {
+        (self.0 & 0xF0 == Tag::NUMBER).then(|| Kind::from_u8(self.0 & 0xF)).flatten()
+    }
+
+    fn as_run(self) -> Option<Kind> {
+        (self.0 & 0xF0 == Tag::RUN).then(|| Kind::from_u8(self.0 & 0xF)).flatten()
+    }
+
+    fn is_variant(self) -> bool {
+        (Tag::UNIT_VARIANT.0..=Tag::STRUCT_VARIANT.0).contains(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,538 @@
+//! Bytes to values.
+
+use multiproc_os::plain::{self, Kind};
+use serde::de::value::BorrowedStrDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
+
+use super::{DEEPEST, Tag};
+use crate::transfer::compact::{Error, Number, TOO_DEEP, numbers};
+
+/// How a type that asks what comes next is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// With all that was written: `Some`, `None` and `()` are three things, a number has its type, a `char` is one.
+    Exact,
+    /// As by a text format: `Some` is not seen, `None` is `()`, bytes are numbers, a `char` is a text. For types that were written
+    /// with JSON in mind and can't be read otherwise.
+    LikeText,
+}
+
+/// The value that `bytes` are, all of them.
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], reading: Reading) -> Result<T, Error> {
+    let mut deserializer = Deserializer { bytes, reading, levels: DEEPEST };
+    let value = T::deserialize(&mut deserializer)?;
+    match deserializer.bytes.len() {
+        0 => Ok(value),
+        left => Err(de::Error::custom(format_args!("{left} bytes too many"))),
+    }
+}
+
+struct Deserializer<'de> {
+    /// What has not been read yet.
+    bytes: &'de [u8],
+    reading: Reading,
+    /// How many levels deeper it may nest.
+    levels: u32,
+}
+
+const CUT_OFF: &str = "it is cut off";
+
+const OUT_OF_RANGE: &str = "a length is out of range";
+
+const NOT_UTF_8: &str = "a text is not UTF-8";
+
+const NO_VALUE: &str = "there is no value where one should be";
+
+const LEFT_OVER: &str = "the type has not read all of its elements";
+
+/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it and have it copied.
+const LARGE: usize = 1 << 20;
+
+/// What serde_json calls the type that is text as it stands, which its `Deserialize` expects as a map.
+const RAW_JSON: &str = "$serde_json::private::RawValue";
+
+impl<'de> Deserializer<'de> {
+    fn peek(&self) -> Result<Tag, Error> {
+        Ok(Tag(*self.bytes.first().ok_or(CUT_OFF)?))
+    }
+
+    /// Takes the tag that was peeked at.
+    fn tag(&mut self) -> Result<Tag, Error> {
+        let tag = self.peek()?;
+        self.bytes = &self.bytes[1..];
+        Ok(tag)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'de [u8], Error> {
+        let (taken, rest) = self.bytes.split_at_checked(len).ok_or(CUT_OFF)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn len(&mut self) -> Result<usize, Error> {
+        let mut len = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.take(1)?[0];
+            let bits = u64::from(byte & 0x7F);
+            if bits << shift >> shift != bits {
+                break;
+            }
+            len |= bits << shift;
+            if byte & 0x80 == 0 {
+                return usize::try_from(len).map_err(|_| OUT_OF_RANGE.into());
+            }
+        }
+        Err(OUT_OF_RANGE.into())
+    }
+
+    /// A length, and as many bytes.
+    fn byte_run(&mut self) -> Result<&'de [u8], Error> {
+        let len = self.len()?;
+        self.take(len)
+    }
+
+    fn text(&mut self) -> Result<&'de str, Error> {
+        str::from_utf8(self.byte_run()?).map_err(|_| NOT_UTF_8.into())
+    }
+
+    /// A count, and the bytes of as many numbers.
+    fn run(&mut self, kind: Kind) -> Result<&'de [u8], Error> {
+        let count = self.len()?;
+        self.take(count.checked_mul(kind.width()).ok_or(OUT_OF_RANGE)?)
+    }
+
+    /// Reads what is one level deeper.
+    fn deeper<R>(&mut self, read: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
+        self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
+        let read = read(self);
+        self.levels += 1;
+        read
+    }
+
+    /// What comes next. A type that has said what it `expects` need not be shown that it is inside a `Some`.
+    fn value<V: Visitor<'de>>(&mut self, expects: bool, visitor: V) -> Result<V::Value, Error> {
+        let text = self.reading == Reading::LikeText;
+        let mut tag = self.tag()?;
+        while tag == Tag::SOME && (expects || text) {
+            tag = self.tag()?;
+        }
+        if let Some(kind) = tag.as_number() {
+            let bytes = self.take(kind.width())?;
+            return number(kind, bytes, text, visitor);
+        }
+        if let Some(kind) = tag.as_run() {
+            return numbers(kind, self.run(kind)?, visitor);
+        }
+        match tag {
+            Tag::UNIT => visitor.visit_unit(),
+            Tag::NONE if expects || text => visitor.visit_unit(),
+            Tag::NONE => visitor.visit_none(),
+            Tag::SOME => self.deeper(|inner| visitor.visit_some(inner)),
+            Tag::BOOL => match self.take(1)?[0] {
+                0 => visitor.visit_bool(false),
+                1 => visitor.visit_bool(true),
+                _ => Err("neither true nor false".into()),
+            },
+            Tag::CHAR => {
+                let number = u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes"));
+                let char = char::from_u32(number).ok_or("no character")?;
+                if text { visitor.visit_str(char.encode_utf8(&mut [0; 4])) } else { visitor.visit_char(char) }
+            }
+            Tag::STR => visitor.visit_borrowed_str(self.text()?),
+            Tag::BYTES if text => numbers(Kind::U8, self.byte_run()?, visitor),
+            Tag::BYTES => visitor.visit_borrowed_bytes(self.byte_run()?),
+            Tag::SEQ | Tag::TUPLE => self.parts(|parts| visitor.visit_seq(parts)),
+            Tag::MAP | Tag::STRUCT => self.parts(|parts| visitor.visit_map(parts)),
+            Tag::UNIT_VARIANT => visitor.visit_borrowed_str(self.text()?),
+            tag if tag.is_variant() => {
+                let name = Some(self.text()?);
+                self.deeper(|inner| {
+                    let mut entry = OneVariant { name, deserializer: inner, is_read: false };
+                    let value = visitor.visit_map(&mut entry)?;
+                    if entry.is_read { Ok(value) } else { Err(LEFT_OVER.into()) }
+                })
+            }
+            _ => Err(NO_VALUE.into()),
+        }
+    }
+
+    /// What has parts and an end, all of which is to be read.
+    fn parts<R>(&mut self, read: impl FnOnce(&mut Parts<'_, 'de>) -> Result<R, Error>) -> Result<R, Error> {
+        self.deeper(|inner| {
+            let mut parts = Parts { deserializer: inner, ended: false };
+            let value = read(&mut parts)?;
+            if parts.is_at_end()? { Ok(value) } else { Err(LEFT_OVER.into()) }
+        })
+    }
+
+    /// Passes over a value.
+    fn skip(&mut self) -> Result<(), Error> {
+        let tag = self.tag()?;
+        if let Some(kind) = tag.as_number() {
+            return self.take(kind.width()).map(drop);
+        }
+        if let Some(kind) = tag.as_run() {
+            return self.run(kind).map(drop);
+        }
+        match tag {
+            Tag::UNIT | Tag::NONE => Ok(()),
+            Tag::SOME => self.deeper(Self::skip),
+            Tag::BOOL => self.take(1).map(drop),
+            Tag::CHAR => self.take(4).map(drop),
+            Tag::STR | Tag::BYTES | Tag::UNIT_VARIANT => self.byte_run().map(drop),
+            Tag::SEQ | Tag::TUPLE | Tag::MAP | Tag::STRUCT => self.deeper(|inner| {
+                while inner.peek()? != Tag::END {
+                    if inner.peek()? == Tag::FIELD {
+                        inner.tag()?;
+                        inner.byte_run()?;
+                    }
+                    inner.skip()?;
+                }
+                inner.tag().map(drop)
+            }),
+            tag if tag.is_variant() => {
+                self.byte_run()?;
+                self.deeper(Self::skip)
+            }
+            _ => Err(NO_VALUE.into()),
+        }
+    }
+
+    /// Passes over what says that there is a value, for a type that expects one.
+    fn pass_some(&mut self) -> Result<Tag, Error> {
+        while self.peek()? == Tag::SOME {
+            self.tag()?;
+        }
+        self.peek()
+    }
+}
+
+/// A number, as large as it must be for a type that has asked.
+fn number<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], text: bool, visitor: V) -> Result<V::Value, Error> {
+    let wide = match kind {
+        Kind::U128 => {
+            let number = u128::from_le_bytes(bytes.try_into().expect("16 bytes"));
+            return match u64::try_from(number) {
+                Ok(number) => visitor.visit_u64(number),
+                Err(_) => visitor.visit_u128(number),
+            };
+        }
+        Kind::I128 => i128::from_le_bytes(bytes.try_into().expect("16 bytes")),
+        Kind::I8 | Kind::I16 | Kind::I32 | Kind::I64 if text => {
+            // The sign of the last byte goes on.
+            let mut wide = if bytes[bytes.len() - 1] & 0x80 == 0 { [0; 16] } else { [0xFF; 16] };
+            wide[..bytes.len()].copy_from_slice(bytes);
+            i128::from_le_bytes(wide)
+        }
+        _ => return de::Deserializer::deserialize_any(Number { kind, bytes }, visitor),
+    };
+    if let Ok(number) = u64::try_from(wide) {
+        return visitor.visit_u64(number);
+    }
+    match i64::try_from(wide) {
+        Ok(number) => visitor.visit_i64(number),
+        Err(_) => visitor.visit_i128(wide),
+    }
+}
+
+/// Types that say what they expect get what there is, as far as their visitors take it.
+macro_rules! expect {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.value(true, visitor)
+        })*
+    };
+}
+
+/// A type that expects the very number that was written gets it as such, and others as they ask for it.
+macro_rules! exact {
+    ($($method:ident $number:ident $kind:ident $visit:ident;)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            if self.pass_some()? == Tag::number(Kind::$kind) {
+                self.tag()?;
+                let number = self.take(Kind::$kind.width())?;
+                return visitor.$visit($number::from_le_bytes(number.try_into().expect("as many bytes")));
+            }
+            self.value(true, visitor)
+        })*
+    };
+}
+impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
+    type Error = Error;
+
+    /// What serde keeps in between, to try one type after another, says that it is, too.
+    fn is_human_readable(&self) -> bool {
+        true
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.value(false, visitor)
+    }
+
+    expect! {
+        deserialize_bool deserialize_char deserialize_str deserialize_identifier
+        deserialize_f32 deserialize_f64 deserialize_map deserialize_unit
+    }
+
+    exact! {
+        deserialize_i8 i8 I8 visit_i8;
+        deserialize_i16 i16 I16 visit_i16;
+        deserialize_i32 i32 I32 visit_i32;
+        deserialize_i64 i64 I64 visit_i64;
+        deserialize_i128 i128 I128 visit_i128;
+        deserialize_u8 u8 U8 visit_u8;
+        deserialize_u16 u16 U16 visit_u16;
+        deserialize_u32 u32 U32 visit_u32;
+        deserialize_u64 u64 U64 visit_u64;
+        deserialize_u128 u128 U128 visit_u128;
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.pass_some()? != Tag::STR {
+            return self.value(true, visitor);
+        }
+        self.tag()?;
+        let text = self.byte_run()?;
+        if text.len() < LARGE {
+            return visitor.visit_borrowed_str(str::from_utf8(text).map_err(|_| NOT_UTF_8)?);
+        }
+        visitor.visit_string(String::from_utf8(plain::copy(text)).map_err(|_| NOT_UTF_8)?)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.pass_some()? {
+            Tag::BYTES => {
+                self.tag()?;
+                visitor.visit_borrowed_bytes(self.byte_run()?)
+            }
+            tag if tag == Tag::run(Kind::U8) => {
+                self.tag()?;
+                visitor.visit_borrowed_bytes(self.run(Kind::U8)?)
+            }
+            _ => self.value(true, visitor),
+        }
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.pass_some()? {
+            tag if tag == Tag::BYTES || tag == Tag::run(Kind::U8) => {
+                self.tag()?;
+                visitor.visit_byte_buf(plain::copy(self.byte_run()?))
+            }
+            _ => self.value(true, visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.peek()? {
+            Tag::NONE | Tag::UNIT => {
+                self.tag()?;
+                visitor.visit_none()
+            }
+            Tag::SOME => {
+                self.tag()?;
+                self.deeper(|inner| visitor.visit_some(inner))
+            }
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        self.value(true, visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        if name == RAW_JSON && self.peek()? == Tag::STRUCT {
+            return self.value(true, visitor);
+        }
+        self.deeper(|inner| visitor.visit_newtype_struct(inner))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.pass_some()? == Tag::BYTES {
+            self.tag()?;
+            return numbers(Kind::U8, self.byte_run()?, visitor);
+        }
+        self.value(true, visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.value(true, visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.pass_some()? {
+            // As in text, a map with one entry is an enum.
+            Tag::MAP | Tag::STRUCT => {
+                self.tag()?;
+                self.parts(|parts| visitor.visit_enum(parts))
+            }
+            Tag::STR => {
+                self.tag()?;
+                visitor.visit_enum(Variant { tag: Tag::UNIT_VARIANT, deserializer: self })
+            }
+            tag if tag.is_variant() => {
+                self.tag()?;
+                visitor.visit_enum(Variant { tag, deserializer: self })
+            }
+            _ => self.value(true, visitor),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.skip()?;
+        visitor.visit_unit()
+    }
+}
+
+/// Elements, entries or fields, until the end.
+struct Parts<'a, 'de> {
+    deserializer: &'a mut Deserializer<'de>,
+    /// Whether the end has been read.
+    ended: bool,
+}
+
+impl Parts<'_, '_> {
+    fn is_at_end(&mut self) -> Result<bool, Error> {
+        if !self.ended && self.deserializer.peek()? == Tag::END {
+            self.deserializer.tag()?;
+            self.ended = true;
+        }
+        Ok(self.ended)
+    }
+}
+
+impl<'de> de::SeqAccess<'de> for &mut Parts<'_, 'de> {
+    type Error = Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        if self.is_at_end()? {
+            return Ok(None);
+        }
+        seed.deserialize(&mut *self.deserializer).map(Some)
+    }
+}
+
+impl<'de> de::MapAccess<'de> for &mut Parts<'_, 'de> {
+    type Error = Error;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        if self.is_at_end()? {
+            return Ok(None);
+        }
+        if self.deserializer.peek()? != Tag::FIELD {
+            return seed.deserialize(&mut *self.deserializer).map(Some);
+        }
+        self.deserializer.tag()?;
+        let name = self.deserializer.text()?;
+        seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        seed.deserialize(&mut *self.deserializer)
+    }
+}
+
+/// A map that is read as an enum.
+impl<'a, 'de> de::EnumAccess<'de> for &'a mut Parts<'_, 'de> {
+    type Error = Error;
+    type Variant = Variant<'a, 'de>;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Variant<'a, 'de>), Error> {
+        let mut entries = &mut *self;
+        let name = de::MapAccess::next_key_seed(&mut entries, seed)?.ok_or("a map without the name of a variant")?;
+        Ok((name, Variant { tag: Tag::NEWTYPE_VARIANT, deserializer: &mut *self.deserializer }))
+    }
+}
+
+/// A variant whose tag has been read: the name comes next, or has been read too, and then the contents.
+struct Variant<'a, 'de> {
+    tag: Tag,
+    deserializer: &'a mut Deserializer<'de>,
+}
+
+impl<'a, 'de> de::EnumAccess<'de> for Variant<'a, 'de> {
+    type Error = Error;
+    type Variant = Variant<'a, 'de>;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Variant<'a, 'de>), Error> {
+        let name = self.deserializer.text()?;
+        Ok((seed.deserialize(BorrowedStrDeserializer::<Error>::new(name))?, self))
+    }
+}
+
+impl<'a, 'de> Variant<'a, 'de> {
+    /// What is in it.
+    fn contents(self) -> Result<&'a mut Deserializer<'de>, Error> {
+        match self.tag {
+            Tag::UNIT_VARIANT => Err("a variant without contents, where it should have some".into()),
+            _ => Ok(self.deserializer),
+        }
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
+    type Error = Error;
+
+    fn unit_variant(self) -> Result<(), Error> {
+        match self.tag {
+            Tag::UNIT_VARIANT => Ok(()),
+            _ => self.deserializer.deeper(|inner| de::Deserialize::deserialize(inner)),
+        }
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
+        self.contents()?.deeper(|inner| seed.deserialize(inner))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
+        self.contents()?.deeper(|inner| de::Deserializer::deserialize_tuple(inner, len, visitor))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+        self.contents()?.deeper(|inner| de::Deserializer::deserialize_struct(inner, "", names, visitor))
+    }
+}
+
+/// A variant with contents, for a type that asks what comes next: a map with one entry.
+struct OneVariant<'a, 'de> {
+    name: Option<&'de str>,
+    deserializer: &'a mut Deserializer<'de>,
+    is_read: bool,
+}
+
+impl<'de> de::MapAccess<'de> for &mut OneVariant<'_, 'de> {
+    type Error = Error;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        self.name.take().map(|name| seed.deserialize(BorrowedStrDeserializer::new(name))).transpose()
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        self.is_read = true;
+        seed.deserialize(&mut *self.deserializer)
+    }
+}

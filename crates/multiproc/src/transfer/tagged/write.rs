@@ -1,0 +1,387 @@
+//! Values to bytes.
+
+use std::fmt::Display;
+
+use multiproc_os::plain::{self, Kind};
+use serde::ser::{self, Serialize};
+
+use super::{DEEPEST, Tag};
+use crate::transfer::compact::{Error, Output, Shape, TOO_DEEP, name_hash};
+
+/// Writes `value` to `output`, and returns its shape.
+pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<Shape, Error> {
+    let mut serializer = Serializer { output, shape: Shape::EMPTY, levels: DEEPEST, contents: true, is_name: false };
+    value.serialize(&mut serializer)?;
+    Ok(serializer.shape)
+}
+
+/// The tags and names of a value, without numbers, texts and lengths: what its [`Shape`] is a hash of, in full.
+pub(crate) fn outline(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
+    let mut output = Vec::new();
+    // The positional form may nest deeper, and has seen to that.
+    let mut serializer =
+        Serializer { output: &mut output, shape: Shape::EMPTY, levels: u32::MAX, contents: false, is_name: false };
+    value.serialize(&mut serializer)?;
+    Ok(output)
+}
+
+struct Serializer<'a, O> {
+    output: &'a mut O,
+    shape: Shape,
+    /// How many levels deeper it may nest.
+    levels: u32,
+    /// Whether numbers, texts and bytes are written, and not their tags alone.
+    contents: bool,
+    /// Whether the value that is being written is a `str`, and not a type that contains one.
+    is_name: bool,
+}
+
+impl<O: Output> Serializer<'_, O> {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.output.extend(bytes).map_err(ser::Error::custom)
+    }
+
+    fn tag(&mut self, tag: Tag) -> Result<(), Error> {
+        self.shape.note_tag(tag);
+        self.bytes(&[tag.0])
+    }
+
+    fn with_contents(&mut self, tag: Tag, bytes: &[u8]) -> Result<(), Error> {
+        self.tag(tag)?;
+        if self.contents { self.bytes(bytes) } else { Ok(()) }
+    }
+
+    fn len(&mut self, len: usize) -> Result<(), Error> {
+        let mut left = len as u64;
+        while left > 0x7F {
+            self.bytes(&[left as u8 | 0x80])?;
+            left >>= 7;
+        }
+        self.bytes(&[left as u8])
+    }
+
+    /// `count` elements that `bytes` are.
+    fn with_len(&mut self, tag: Tag, count: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.tag(tag)?;
+        if !self.contents {
+            return Ok(());
+        }
+        self.len(count)?;
+        self.bytes(bytes)
+    }
+
+    fn name(&mut self, tag: Tag, name: &str) -> Result<(), Error> {
+        self.tag(tag)?;
+        self.shape.note(name_hash(name));
+        self.len(name.len())?;
+        self.bytes(name.as_bytes())
+    }
+
+    /// Writes a value.
+    ///
+    /// The names of internally tagged variants and of flattened fields come by as values and keys of the type `str`, which fields
+    /// of users rarely have. What they say decides how the rest is read, so it belongs to the shape.
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.is_name = std::any::type_name::<T>() == "str";
+        let result = value.serialize(&mut *self);
+        self.is_name = false;
+        result
+    }
+
+    /// Goes a level deeper, until [`up`](Serializer::up).
+    fn down(&mut self) -> Result<(), Error> {
+        self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
+        Ok(())
+    }
+
+    fn up(&mut self) {
+        self.levels += 1;
+    }
+
+    fn inner(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.down()?;
+        self.value(value)?;
+        self.up();
+        Ok(())
+    }
+}
+
+/// What has parts, until it ends.
+struct Parts<'a, 'b, O> {
+    serializer: &'a mut Serializer<'b, O>,
+    /// The shape of the part before, where only one that differs counts.
+    last: Option<Shape>,
+    /// The shape of what is around the part that is being written.
+    around: Shape,
+}
+
+impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
+    /// Parts of which there are the same in each value of the type.
+    fn fixed(serializer: &'a mut Serializer<'b, O>) -> Result<Self, Error> {
+        serializer.down()?;
+        let around = serializer.shape;
+        Ok(Parts { serializer, last: None, around })
+    }
+
+    /// Elements or entries.
+    fn list(serializer: &'a mut Serializer<'b, O>) -> Result<Self, Error> {
+        Ok(Parts { last: Some(Shape::EMPTY), ..Parts::fixed(serializer)? })
+    }
+
+    fn begin(&mut self) {
+        if self.last.is_some() {
+            self.around = std::mem::replace(&mut self.serializer.shape, Shape::EMPTY);
+        }
+    }
+
+    fn complete(&mut self) {
+        let Some(last) = &mut self.last else { return };
+        let shape = std::mem::replace(&mut self.serializer.shape, self.around);
+        if shape != *last {
+            self.serializer.shape.note(shape.number());
+            *last = shape;
+        }
+    }
+
+    fn part(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.begin();
+        self.serializer.value(value)?;
+        self.complete();
+        Ok(())
+    }
+
+    fn field(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.serializer.name(Tag::FIELD, name)?;
+        self.serializer.value(value)
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        self.serializer.up();
+        self.serializer.tag(Tag::END)
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident $number:ty, $kind:ident;)*) => {
+        $(fn $method(self, value: $number) -> Result<(), Error> {
+            self.with_contents(Tag::number(Kind::$kind), &value.to_le_bytes())
+        })*
+    };
+}
+
+impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
+    type Ok = ();
+    type Error = Error;
+    type SerializeSeq = Parts<'a, 'b, O>;
+    type SerializeTuple = Parts<'a, 'b, O>;
+    type SerializeTupleStruct = Parts<'a, 'b, O>;
+    type SerializeTupleVariant = Parts<'a, 'b, O>;
+    type SerializeMap = Parts<'a, 'b, O>;
+    type SerializeStruct = Parts<'a, 'b, O>;
+    type SerializeStructVariant = Parts<'a, 'b, O>;
+
+    /// What serde keeps in between, to try one type after another, says that it is, too.
+    fn is_human_readable(&self) -> bool {
+        true
+    }
+
+    fn collect_seq<I>(self, list: I) -> Result<(), Error>
+    where
+        I: IntoIterator<Item: Serialize>,
+    {
+        if let Some((kind, bytes)) = plain::bytes_of(&list) {
+            return self.with_len(Tag::run(kind), bytes.len() / kind.width(), bytes);
+        }
+        let mut parts = self.serialize_seq(None)?;
+        list.into_iter().try_for_each(|element| parts.part(&element))?;
+        parts.finish()
+    }
+
+    numbers! {
+        serialize_i8 i8, I8;
+        serialize_i16 i16, I16;
+        serialize_i32 i32, I32;
+        serialize_i64 i64, I64;
+        serialize_i128 i128, I128;
+        serialize_u8 u8, U8;
+        serialize_u16 u16, U16;
+        serialize_u32 u32, U32;
+        serialize_u64 u64, U64;
+        serialize_u128 u128, U128;
+        serialize_f32 f32, F32;
+        serialize_f64 f64, F64;
+    }
+
+    fn serialize_bool(self, value: bool) -> Result<(), Error> {
+        self.with_contents(Tag::BOOL, &[value.into()])
+    }
+
+    fn serialize_char(self, value: char) -> Result<(), Error> {
+        self.with_contents(Tag::CHAR, &u32::from(value).to_le_bytes())
+    }
+
+    fn serialize_str(self, text: &str) -> Result<(), Error> {
+        if self.is_name {
+            self.shape.note(name_hash(text));
+        }
+        self.with_len(Tag::STR, text.len(), text.as_bytes())
+    }
+
+    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Error> {
+        self.with_len(Tag::BYTES, bytes.len(), bytes)
+    }
+
+    fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<(), Error> {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        write!(text, "{value}").map_err(|_| "it can't be displayed")?;
+        self.serialize_str(&text)
+    }
+
+    fn serialize_none(self) -> Result<(), Error> {
+        self.tag(Tag::NONE)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
+        self.tag(Tag::SOME)?;
+        self.inner(value)
+    }
+
+    fn serialize_unit(self) -> Result<(), Error> {
+        self.tag(Tag::UNIT)
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
+        self.tag(Tag::UNIT)
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<(), Error> {
+        self.name(Tag::UNIT_VARIANT, variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Error> {
+        self.inner(value)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        self.name(Tag::NEWTYPE_VARIANT, variant)?;
+        self.inner(value)
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Parts<'a, 'b, O>, Error> {
+        self.tag(Tag::SEQ)?;
+        Parts::list(self)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Parts<'a, 'b, O>, Error> {
+        self.tag(Tag::TUPLE)?;
+        Parts::fixed(self)
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<Parts<'a, 'b, O>, Error> {
+        self.serialize_tuple(len)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Parts<'a, 'b, O>, Error> {
+        self.name(Tag::TUPLE_VARIANT, variant)?;
+        self.tag(Tag::TUPLE)?;
+        Parts::fixed(self)
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Parts<'a, 'b, O>, Error> {
+        self.tag(Tag::MAP)?;
+        Parts::list(self)
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Parts<'a, 'b, O>, Error> {
+        self.tag(Tag::STRUCT)?;
+        Parts::fixed(self)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Parts<'a, 'b, O>, Error> {
+        self.name(Tag::STRUCT_VARIANT, variant)?;
+        self.tag(Tag::STRUCT)?;
+        Parts::fixed(self)
+    }
+}
+
+macro_rules! parts {
+    ($($trait:ident $method:ident;)*) => {
+        $(impl<O: Output> ser::$trait for Parts<'_, '_, O> {
+            type Ok = ();
+            type Error = Error;
+
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+                self.part(value)
+            }
+
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        })*
+    };
+}
+
+parts! {
+    SerializeSeq serialize_element;
+    SerializeTuple serialize_element;
+    SerializeTupleStruct serialize_field;
+    SerializeTupleVariant serialize_field;
+}
+
+impl<O: Output> ser::SerializeMap for Parts<'_, '_, O> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
+        self.begin();
+        self.serializer.value(key)
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.serializer.value(value)?;
+        self.complete();
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Error> {
+        self.finish()
+    }
+}
+
+macro_rules! fields {
+    ($($trait:ident)*) => {
+        $(impl<O: Output> ser::$trait for Parts<'_, '_, O> {
+            type Ok = ();
+            type Error = Error;
+
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
+                self.field(name, value)
+            }
+
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        })*
+    };
+}
+
+fields! { SerializeStruct SerializeStructVariant }
