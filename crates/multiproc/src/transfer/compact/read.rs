@@ -1,5 +1,7 @@
 //! Bytes to values.
 
+use std::marker::PhantomData;
+
 use multiproc_os::plain::{self, Kind};
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
@@ -119,6 +121,16 @@ impl<'t> Trace<'t> {
         }
     }
 
+    /// A field, of those of which `left` have not been read; nothing of a tuple.
+    #[cold]
+    fn expect_field(&mut self, names: Names, left: usize) -> Result<(), Error> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.expect(Tag::FIELD)?;
+        self.expect_name(names[names.len() - left])
+    }
+
     #[cold]
     fn expect_variant(&mut self, name: &str) -> Result<(), Error> {
         self.variant = self.next();
@@ -194,6 +206,15 @@ impl<'de, 't> Deserializer<'de, 't> {
         }
     }
 
+    /// The end of a list of which `left` elements have not been read.
+    #[inline]
+    fn end_of_list(&mut self, left: usize) -> Result<(), Error> {
+        if left != 0 {
+            return Err(LEFT_OVER.into());
+        }
+        self.note(Tag::END)
+    }
+
     #[inline]
     fn byte(&mut self) -> Result<u8, Error> {
         let (byte, rest) = self.bytes.split_first().ok_or(CUT_OFF)?;
@@ -266,9 +287,10 @@ impl<'de, 't> Deserializer<'de, 't> {
     #[inline]
     fn parts<V: Visitor<'de>>(&mut self, names: Names, len: usize, visitor: V) -> Result<V::Value, Error> {
         self.deeper(|inner| {
-            let mut parts = Parts { deserializer: inner, names, next: 0, len };
-            let value = visitor.visit_seq(&mut parts)?;
-            if parts.next != len {
+            let mut left = len;
+            // By value, which compilers see through best.
+            let value = visitor.visit_seq(Parts { deserializer: &mut *inner, names, left: &mut left })?;
+            if left != 0 {
                 return Err(LEFT_OVER.into());
             }
             inner.end()?;
@@ -491,9 +513,9 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         if code == ELEMENTS {
             self.note(Tag::SEQ)?;
             return self.deeper(|inner| {
-                let mut list = List::of(inner, len);
-                let value = visitor.visit_seq(&mut list)?;
-                list.finish()?;
+                let mut left = len;
+                let value = visitor.visit_seq(List::of(inner, &mut left))?;
+                inner.end_of_list(left)?;
                 Ok(value)
             });
         }
@@ -523,9 +545,9 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         self.note(Tag::MAP)?;
         match self.len()? {
             (len, ELEMENTS) => self.deeper(|inner| {
-                let mut list = List::of(inner, len);
-                let value = visitor.visit_map(&mut list)?;
-                list.finish()?;
+                let mut left = len;
+                let value = visitor.visit_map(List::of(inner, &mut left))?;
+                inner.end_of_list(left)?;
                 Ok(value)
             }),
             _ => Err("no map".into()),
@@ -582,8 +604,7 @@ pub(crate) fn is_serdes_own<V>() -> bool {
 struct Parts<'a, 'de, 't> {
     deserializer: &'a mut Deserializer<'de, 't>,
     names: Names,
-    next: usize,
-    len: usize,
+    left: &'a mut usize,
 }
 
 impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
@@ -591,28 +612,31 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        if self.next == self.len {
+        if *self.left == 0 {
             return Ok(None);
         }
-        if let Some(trace) = &mut self.deserializer.trace
-            && let Some(name) = self.names.get(self.next)
-        {
-            trace.expect(Tag::FIELD)?;
-            trace.expect_name(name)?;
+        if let Some(trace) = &mut self.deserializer.trace {
+            trace.expect_field(self.names, *self.left)?;
         }
-        self.next += 1;
+        *self.left -= 1;
         seed.deserialize(&mut *self.deserializer).map(Some)
     }
 
+    /// That of serde isn't seen through everywhere.
+    #[inline(always)]
+    fn next_element<T: de::Deserialize<'de>>(&mut self) -> Result<Option<T>, Error> {
+        self.next_element_seed(PhantomData)
+    }
+
     fn size_hint(&self) -> Option<usize> {
-        Some(self.len - self.next)
+        Some(*self.left)
     }
 }
 
 /// Elements or entries, as many as the bytes say.
 struct List<'a, 'de, 't> {
     deserializer: &'a mut Deserializer<'de, 't>,
-    left: usize,
+    left: &'a mut usize,
     /// The shape of the one before.
     last: Shape,
     /// The shape of what is around the entry that is being read.
@@ -621,18 +645,18 @@ struct List<'a, 'de, 't> {
 
 impl<'a, 'de, 't> List<'a, 'de, 't> {
     #[inline]
-    fn of(deserializer: &'a mut Deserializer<'de, 't>, len: usize) -> List<'a, 'de, 't> {
+    fn of(deserializer: &'a mut Deserializer<'de, 't>, left: &'a mut usize) -> List<'a, 'de, 't> {
         let around = deserializer.shape;
-        List { deserializer, left: len, last: Shape::EMPTY, around }
+        List { deserializer, left, last: Shape::EMPTY, around }
     }
 
     /// Reads an element of a list, or the key of an entry.
     #[inline]
     fn first<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        if self.left == 0 {
+        if *self.left == 0 {
             return Ok(None);
         }
-        self.left -= 1;
+        *self.left -= 1;
         let deserializer = &mut *self.deserializer;
         let before = deserializer.bytes.len();
         self.around = std::mem::replace(&mut deserializer.shape, Shape::EMPTY);
@@ -651,14 +675,6 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
             self.last = shape;
         }
     }
-
-    #[inline]
-    fn finish(self) -> Result<(), Error> {
-        if self.left != 0 {
-            return Err(LEFT_OVER.into());
-        }
-        self.deserializer.note(Tag::END)
-    }
 }
 
 impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
@@ -673,8 +689,13 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
         Ok(element)
     }
 
+    #[inline(always)]
+    fn next_element<T: de::Deserialize<'de>>(&mut self) -> Result<Option<T>, Error> {
+        self.next_element_seed(PhantomData)
+    }
+
     fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
+        Some(*self.left)
     }
 }
 
@@ -694,7 +715,7 @@ impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
+        Some(*self.left)
     }
 }
 

@@ -179,7 +179,8 @@ impl<'a, 'b, O: Output> List<'a, 'b, O> {
     /// Writes an element of a list, or the key of an entry.
     #[inline]
     fn first(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
-        self.left = self.left.checked_sub(1).ok_or(WRONG_LEN)?;
+        // Below zero it is wrong at the end, too.
+        self.left = self.left.wrapping_sub(1);
         let serializer = &mut *self.serializer;
         let before = serializer.written;
         self.around = std::mem::replace(&mut serializer.shape, Shape::EMPTY);
@@ -238,7 +239,7 @@ impl<'a, 'b, O: Output> Tuple<'a, 'b, O> {
 
     #[inline]
     fn part(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
-        self.left = self.left.checked_sub(1).ok_or(WRONG_LEN)?;
+        self.left = self.left.wrapping_sub(1);
         value.serialize(&mut *self.serializer)
     }
 
