@@ -340,6 +340,16 @@ fn a_program_without_an_entry_is_told_what_to_write() {
     for line in &lines[1..] {
         assert!(line.contains("#[multiproc::main]") && line.contains("multiproc::init()"), "{line}");
     }
+    // It ended `main`, or an `unwrap`, as `Error: NoEntry { process: "Process-1" }`.
+    for way in ["result", "boxed", "unwrap"] {
+        let output = run(env!("CARGO_BIN_EXE_no_entry"), &[way]);
+        let text = stderr(&output);
+        assert!(!output.status.success(), "{way}: {text}");
+        for help in ["cannot start Process-1: ", "#[multiproc::main]", "multiproc::init()", "#[multiproc::test]"] {
+            assert!(text.contains(help), "{way}: {text}");
+        }
+        assert!(!text.contains("NoEntry"), "{way}: {text}");
+    }
 }
 
 #[test]

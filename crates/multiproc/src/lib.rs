@@ -48,6 +48,7 @@ extern crate self as multiproc;
 
 mod channel;
 mod error;
+mod error_debug;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

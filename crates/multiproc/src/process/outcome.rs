@@ -214,7 +214,7 @@ impl ErrorChain for anyhow::Error {
 }
 
 /// An error from another process: what it said, and what its sources said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteError {
     message: String,
     source: Option<Box<RemoteError>>,

@@ -242,7 +242,6 @@ impl fmt::Debug for Scope {
 /// assert_eq!(error.to_string(), "a process of the scope failed: quitter exited with code 3 and no value");
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct ScopeError {
     failures: Vec<JoinError>,
 }

@@ -165,7 +165,7 @@ impl fmt::Display for Panic {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{process} {kind}")]
 pub struct JoinError {
     process: String,
@@ -173,7 +173,6 @@ pub struct JoinError {
 }
 
 /// The ways in which a process can end without a value.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum JoinErrorKind {
     /// The target panicked. Exit code 1.

@@ -9,7 +9,7 @@ use crate::shm::region::Usage;
 use crate::sync::Misuse;
 
 /// Why something can't be done with shared memory. What its lock says is a [`LockError`](crate::sync::LockError).
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
     /// It has been used under its lock, or is an array that has one, and so can't be used without.
@@ -128,7 +128,7 @@ impl MemoryError {
 }
 
 /// Shared memory that could not be frozen, and why.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{error}")]
 pub struct FreezeError {
     pub(super) memory: Option<SharedMemory>,

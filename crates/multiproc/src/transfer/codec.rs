@@ -42,7 +42,7 @@ const DEEPEST: usize = 128;
 /// wrappers count. A list that is a chain of boxes comes to that after 256 links, and is better sent as a `Vec`. Types that need a
 /// self-describing format (`serde_json::Value`, untagged enums, `flatten`) may nest 128 levels deep. A million elements of a value may be empty, as
 /// `()` is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
     what: String,
