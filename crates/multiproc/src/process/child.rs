@@ -19,7 +19,7 @@ use super::family::{self, SIGINT, SIGKILL, SIGTERM};
 use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use super::stdio::{ChildStdin, Closer, Ends};
-use super::wait;
+use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
 use crate::start::assignment::Started;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) pid: i32,
     pub(crate) daemon: bool,
     pub(crate) outlives_parent: bool,
+    /// The test on whose thread it was started; 0 for none.
+    pub(crate) test: u64,
     /// The process that started it. In a copy of that, made by fork(2) elsewhere, it is not a child, and its report not ours to take.
     parent: i32,
     /// For Ctrl-C, which ends it then. None if it is not to be ended by that. Before the descriptor, so that it is dropped first.
@@ -122,6 +124,7 @@ impl Shared {
             pid,
             daemon,
             outlives_parent,
+            test: test::current(),
             parent: threads::getpid(),
             registered,
             capture,

@@ -101,6 +101,9 @@ struct Members {
     full: usize,
 }
 
+/// What ends processes here.
+const SCOPE: &str = "a scope";
+
 /// So many are kept before they are looked through for the first time.
 const FEW: usize = 16;
 
@@ -168,7 +171,7 @@ impl Scope {
         let daemons: Vec<_> = handles.iter().filter(|handle| handle.daemon() && handle.is_alive()).collect();
         // How these daemons take their end is nobody's concern.
         failures.extend(handles.iter().filter_map(ProcessHandle::failure));
-        end(daemons);
+        end(daemons, SCOPE);
         failures
     }
 
@@ -176,7 +179,7 @@ impl Scope {
     fn end(self) {
         if self.process == threads::getpid() {
             let members = self.members.into_inner().unwrap_or_else(PoisonError::into_inner);
-            end(members.handles.iter().filter(|handle| handle.is_alive()).collect());
+            end(members.handles.iter().filter(|handle| handle.is_alive()).collect(), SCOPE);
         }
     }
 }
@@ -204,17 +207,17 @@ impl Members {
     }
 }
 
-/// Ends processes: SIGTERM, a time of grace for all together, SIGKILL.
-fn end(running: Vec<&ProcessHandle>) {
+/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL.
+pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) {
     for process in &running {
-        log::event(log::Level::Info, format_args!("calling terminate() for process {} of a scope", process.name()));
+        log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
         let _ = process.signal(SIGTERM);
     }
     let deadline = wait::deadline(Some(grace_period()));
     let stubborn: Vec<_> =
         running.into_iter().filter(|process| matches!(process.wait_until(deadline), Ok(None))).collect();
     for process in &stubborn {
-        log::event(log::Level::Info, format_args!("calling kill() for process {} of a scope", process.name()));
+        log::event(log::Level::Info, format_args!("calling kill() for process {} of {of}", process.name()));
         let _ = process.signal(SIGKILL);
     }
     for process in stubborn {
