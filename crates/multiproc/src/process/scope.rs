@@ -8,16 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use multiproc_os::threads;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
 use super::family::{SIGKILL, SIGTERM, grace_period};
 use super::outcome::Outcome;
-use super::run::{Call, Run, Target};
+use super::run::{CapturesNothing, Run, Target};
 use super::status::{JoinError, JoinErrorKind};
 use super::wait;
+use crate::sendable::Arguments;
 use crate::{Error, Result, log};
 
 /// Calls `body` with a [`Scope`] to start processes in, and returns what it returns, once they have all ended.
@@ -119,9 +118,8 @@ impl Scope {
     /// As [`Process::start`].
     pub fn spawn<F, A, V, Via>(&self, target: F, args: A) -> Result<Child<V>>
     where
-        F: Target<A>,
-        A: Serialize + DeserializeOwned,
-        Call<F, A>: Run<Output: Outcome<Via, Value = V>>,
+        F: Target<A, Output: Outcome<Via, Value = V>> + CapturesNothing,
+        A: Arguments,
     {
         self.start(Process::new(target, args))
     }

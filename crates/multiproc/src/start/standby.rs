@@ -19,7 +19,7 @@ use super::entry::{self, Announce};
 use super::forkserver::{self, Request, ServerProcess};
 use super::method::StartMethod;
 use super::surroundings::{self, Known};
-use super::target::Entry;
+use super::target::{Carried, Entry};
 use super::{handshake, kind, panic_hook};
 use crate::log::Inheritance;
 use crate::process::current::Identity;
@@ -323,9 +323,10 @@ fn rehearse() {
     entry::show_name(&identity.name);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
     let nothing: fn() = || {};
-    let (Ok(entry), Ok(payload)) =
-        (Entry::of(entry::enter::<Call<fn(), ()>, _>), Call::new(nothing, ()).pack(Private(())))
-    else {
+    let (Ok(entry), Ok(payload)) = (
+        Entry::of(entry::enter::<Call<fn(), ()>, _>),
+        Call::new(nothing, (), Carried::<fn()>::CAPTURES_NOTHING).pack(Private(())),
+    ) else {
         return;
     };
     let assignment = Assignment {
