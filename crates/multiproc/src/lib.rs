@@ -26,6 +26,7 @@
 //! - [`pipe`] between two processes, [`one_way`] too; [`Listener`] and [`connect`] between any two programs, here or over TCP, with a [`Key`].
 //!   [`wait`](wait()) for several of all these.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
+//! - [`RemoteFn`] is a function as an argument or an item of a queue.
 //! - [`ShareableList`]: mixed values that several processes read and change in place.
 //! - [`Value`] and [`Array`] in shared memory, with their lock, or without as [`RawValue`] and [`RawArray`]; [`SharedMemory`] for bytes, with or without a name;
 //!   [`ShareableList`]; [`SharedBytes`] for big data that travels without a copy.
@@ -55,6 +56,7 @@ pub mod fuzzing;
 pub mod handle;
 mod log;
 mod process;
+mod remote_fn;
 mod sendable;
 mod shared;
 mod shm;
@@ -103,6 +105,7 @@ pub use crate::process::scope::{Scope, ScopeError, scope};
 pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
 pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
+pub use crate::remote_fn::RemoteFn;
 pub use crate::sendable::{Arguments, Sendable};
 pub use crate::shared::array::Array;
 pub use crate::shared::error::{FreezeError, MemoryError};

@@ -14,6 +14,7 @@ use super::outcome::Outcome;
 use super::run::{Call, Captured, CapturesNothing, Private, Run, Target};
 use super::stdio::{ChildStdin, Stdio, Wanted};
 use super::{at_exit, ctrl_c, family, out_of_memory};
+use crate::remote_fn::Key;
 use crate::sendable::Arguments;
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
@@ -382,6 +383,7 @@ impl<R: Run> Process<R> {
             grace_period: family::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),
             standby: standby::is_wanted(),
+            key: Key::ours(),
         };
         out_of_memory::take_notice();
         // Before it is under way: this calls code of the user's, which may end the process.

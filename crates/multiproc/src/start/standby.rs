@@ -26,6 +26,7 @@ use crate::process::current::Identity;
 use crate::process::family::SIGKILL;
 use crate::process::options::Options;
 use crate::process::run::{Call, Private, Run};
+use crate::remote_fn::Key;
 use crate::transfer::packet;
 use crate::{Error, Result};
 
@@ -339,6 +340,7 @@ fn rehearse() {
         grace_period: IDLE,
         handles_ctrl_c: true,
         standby: true,
+        key: Key::none(),
     };
     let front = assignment::join(&assignment);
     if packet::send_with(&ours, kind::START, &[&front], &[], &payload).is_err() {

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use multiproc_os::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::process::run::Target;
 use crate::transfer::payload::Payload;
 
 /// The place that distances are measured from.
@@ -156,6 +157,73 @@ impl<F> Carried<F> {
         // says, and lies in the program's code.
         Ok(Carried(unsafe { std::mem::transmute_copy::<usize, F>(&address) }))
     }
+}
+
+/// A function that can be called any number of times, by an address if its type doesn't say which it is.
+pub(crate) struct Callable<A, R> {
+    invoke: fn(usize, A) -> R,
+    address: usize,
+}
+
+impl<A, R> Clone for Callable<A, R> {
+    fn clone(&self) -> Callable<A, R> {
+        *self
+    }
+}
+
+impl<A, R> Copy for Callable<A, R> {}
+
+impl<A, R> Callable<A, R> {
+    pub(crate) fn new<F>(function: F, _: Travels<F>) -> Callable<A, R>
+    where
+        F: Target<A, Output = R> + Copy,
+    {
+        if size_of::<F>() == 0 {
+            return Callable { invoke: by_type::<F, A, R>, address: 0 };
+        }
+        // SAFETY: `Travels` has made sure that an `F` that has a size is a function's address and nothing else.
+        let address = unsafe { std::mem::transmute_copy::<F, usize>(&function) };
+        Callable { invoke: by_address::<F, A, R>, address }
+    }
+
+    pub(crate) fn call(&self, args: A) -> R {
+        (self.invoke)(self.address, args)
+    }
+
+    /// Where its code is in this process.
+    pub(crate) fn addresses(&self) -> [usize; 2] {
+        [self.invoke as usize, self.address]
+    }
+
+    /// What travels; 0 for no address, as the anchor is no code.
+    pub(crate) fn places(&self) -> Result<[i64; 2], TargetError> {
+        Ok([offset(self.invoke as usize)?, if self.address == 0 { 0 } else { offset(self.address)? }])
+    }
+
+    /// The function that travelled.
+    ///
+    /// # Safety
+    /// The places are from [`places`](Callable::places) of a value of this very type, in a process of the same build.
+    pub(crate) unsafe fn from_places([invoke, address]: [i64; 2]) -> Result<Callable<A, R>, TargetError> {
+        let invoke = resolve(invoke)?;
+        let address = if address == 0 { 0 } else { resolve(address)? };
+        // SAFETY: the same distance leads to the same function in the same build, and that one was of this type, as the caller says; it
+        // lies in the program's code.
+        let invoke = unsafe { std::mem::transmute::<usize, fn(usize, A) -> R>(invoke) };
+        Ok(Callable { invoke, address })
+    }
+}
+
+/// Calls the function that `F` names. Its address is only ever in a [`Callable`], which is made of an `F`.
+fn by_type<F: Target<A, Output = R> + Copy, A, R>(_: usize, args: A) -> R {
+    // SAFETY: a value of no size has no bytes to be wrong; one of `F` did exist, of which this is a copy.
+    unsafe { std::mem::transmute_copy::<(), F>(&()) }.call(args)
+}
+
+/// Calls the function at `address`. This function's own is only ever in a [`Callable`] beside an address that is an `F`.
+fn by_address<F: Target<A, Output = R> + Copy, A, R>(address: usize, args: A) -> R {
+    // SAFETY: `new` has taken the address out of an `F`, of which this is a copy.
+    unsafe { std::mem::transmute_copy::<usize, F>(&address) }.call(args)
 }
 
 #[cfg(test)]
