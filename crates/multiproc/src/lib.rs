@@ -63,6 +63,7 @@ mod shm;
 mod start;
 pub mod sync;
 mod transfer;
+mod units;
 mod wake;
 
 #[doc(hidden)]

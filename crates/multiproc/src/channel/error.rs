@@ -6,6 +6,7 @@ use std::io;
 
 use super::address::Peer;
 use crate::transfer::codec::CodecError;
+use crate::units::Size;
 
 /// A message that has not been sent. The value is still here: [`into_inner`](SendError::into_inner).
 pub struct SendError<T> {
@@ -109,7 +110,7 @@ pub enum RecvErrorKind {
     #[error("{0}")]
     Garbage(String),
     /// A message is longer than this end takes. It is gone, and the next one can be received.
-    #[error("a message of {len} bytes is longer than the limit of {limit}")]
+    #[error("a message of {} is longer than the limit of {}", Size(*len), Size(*limit))]
     TooLong {
         /// How long it was, in bytes.
         len: u64,

@@ -9,6 +9,7 @@ use multiproc_os::signal;
 use serde::{Deserialize, Serialize};
 
 use super::family::SIGKILL;
+use crate::units::Size;
 
 /// How a process ended, and what it had used.
 ///
@@ -274,7 +275,7 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "has a result that can't be sent: {reason}")
             }
             JoinErrorKind::MemoryLimit { limit } => {
-                write!(f, "needed more memory than its limit of {limit} bytes")
+                write!(f, "needed more memory than its limit of {}", Size(*limit))
             }
             JoinErrorKind::OutOfMemory => {
                 f.write_str("was killed by the kernel, SIGKILL, because there was no memory left")

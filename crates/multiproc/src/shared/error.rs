@@ -7,6 +7,7 @@ use super::names::NameError;
 use crate::error::Error;
 use crate::shm::region::Usage;
 use crate::sync::Misuse;
+use crate::units::Size;
 
 /// Why something can't be done with shared memory. What its lock says is a [`LockError`](crate::sync::LockError).
 #[derive(thiserror::Error)]
@@ -44,7 +45,7 @@ pub enum MemoryError {
         asked: usize,
     },
     /// It can't be so long.
-    #[error("it can't have {asked} bytes: {most} is the most that was agreed on when it was made")]
+    #[error("it can't have {}: {} is the most that was agreed on when it was made", Size::of(*asked), Size::of(*most))]
     Limit {
         /// How many bytes were asked for.
         asked: usize,
