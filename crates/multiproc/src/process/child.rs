@@ -23,7 +23,7 @@ use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
 use crate::start::assignment::Started;
-use crate::start::report::{Report, receive_report};
+use crate::start::report::{Failure, Report, receive_report};
 use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
@@ -182,8 +182,18 @@ impl Shared {
         if status.signal() == Some(SIGKILL) && !self.was_sent(SIGKILL) && out_of_memory::has_struck() {
             status.set_out_of_memory();
         }
+        let end = match &report {
+            Last::Said(Report::Failed(failure @ Failure::MemoryLimit { .. })) => Some(failure.clone().into()),
+            Last::Said(_) => None,
+            // A signal from here is no news.
+            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
+            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(&status)),
+        };
         *state = State::Ended { status, report };
         drop(state);
+        if let Some(end) = end {
+            log::failure::died(&self.name, self.pid, &end);
+        }
         family::remove(self);
         standby::child_has_ended();
         Ok(Some(status))
