@@ -1,5 +1,6 @@
 //! The attributes of `multiproc`, where they are documented and re-exported: `#[multiproc::main]` and `#[multiproc::test]`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 use proc_macro::TokenStream;

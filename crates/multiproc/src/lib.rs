@@ -40,6 +40,23 @@
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
 
+//!
+//! # Features
+//!
+//! None is on unless asked for; all of them work together.
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `anyhow` | targets may return `anyhow::Result`; its errors arrive as their messages |
+//! | `arrow` | [`SharedBytes`] turns into an Arrow `Buffer` without a copy; `bytes` too |
+//! | `async` | `put_async` and `get_async` of queues, on any executor |
+//! | `bytes` | [`SharedBytes`] turns into `bytes::Bytes` without a copy |
+//! | `ndarray` | what is held of an [`Array`] can be looked at as an `ndarray` |
+//! | `tokio` | futures are woken by the tokio runtime that they run in, without a thread of this crate's own |
+//! | `tracing` | [`relay_logs`] takes events of `tracing` too, and gives records to its subscriber |
+
+// Shows on docs.rs which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
