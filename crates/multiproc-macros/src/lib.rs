@@ -115,10 +115,10 @@ fn expand_test(mut function: ItemFn) -> TokenStream2 {
     }
     // Declared before whatever the test has, so that it is dropped after that: a process whose `Child` is a variable has lost it then.
     let block = &function.block;
-    function.block = Box::new(parse_quote!({
+    *function.block = parse_quote!({
         let __multiproc_test = ::multiproc::__private::Test::begin();
         #block
-    }));
+    });
     quote! {
         #test
         #function

@@ -174,15 +174,18 @@ pub(crate) fn way() -> Option<(Arc<OwnedFd>, LevelFilter)> {
 /// Sends a record of this process about another: to the relay here, or up to where this process's own go. There is none of it without a
 /// relay.
 pub(crate) fn send(content: &Content<'_>) {
-    match RELAY.here() {
-        // By way of the thread, which may be busy: the caller may hold a lock that the logger wants.
-        Some(relay) => {
-            if content.level <= relay.options().level_now() as u8 && wire::try_send(&relay.writer, content).is_err() {
-                stderr::print(Level::Error, &content.process, format_args!("{}", content.message));
-            }
+    let Some(relay) = RELAY.here() else {
+        if content.level <= ::log::max_level() as u8 {
+            uplink::send(content);
         }
-        None if content.level <= ::log::max_level() as u8 => uplink::send(content),
-        None => {}
+        return;
+    };
+    if content.level > relay.options().level_now() as u8 {
+        return;
+    }
+    // By way of the thread, which may be busy: the caller may hold a lock that the logger wants.
+    if wire::try_send(&relay.writer, content).is_err() {
+        stderr::print(Level::Error, &content.process, format_args!("{}", content.message));
     }
 }
 
