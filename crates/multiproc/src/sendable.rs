@@ -15,7 +15,7 @@ use crate::process::run::{Call, Run, Target};
 /// use multiproc::{Process, Sendable};
 ///
 /// /// Runs `function` in another process for each item.
-/// fn for_each<T: Sendable>(items: Vec<T>, function: fn(T)) -> multiproc::Result<()> {
+/// fn for_each<T: Sendable + 'static>(items: Vec<T>, function: fn(T)) -> multiproc::Result<()> {
 ///     for item in items {
 ///         Process::new(function, (item,)).start()?.wait()?;
 ///     }

@@ -479,7 +479,7 @@ mod tests {
         for rooms in [&[64 << 20][..], &[usize::MAX], &[usize::MAX, usize::MAX], &[40 << 20, 40 << 20]] {
             let error = Roster::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-            assert!(error.to_string().contains("and may take 134217728"), "{error}");
+            assert!(error.to_string().contains("and may take 128 MiB"), "{error}");
         }
     }
 
