@@ -1,11 +1,12 @@
 //! The attributes of `multiproc`, where they are documented and re-exported: `#[multiproc::main]` and `#[multiproc::test]`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as TokenStream2;
 use quote::quote;
-use syn::{Attribute, ItemFn, parse_macro_input};
+use syn::{Attribute, ItemFn, parse_macro_input, parse_quote};
 
 /// Makes `main` the entry of child processes too: a child turns off to its target before the body begins, and the end of the body ends
 /// this process's children (daemons are terminated, others waited for).
@@ -43,11 +44,26 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// path: after `use multiproc::*` a plain `#[test]` could mean either.
 ///
 /// The harness owns the `main` of a test binary, so the entry for child processes is a function that the loader calls before it. One such
-/// test in a binary is enough for all tests in it. Processes that a test leaves behind are ended when the whole test binary ends.
+/// test in a binary is enough for all tests in it.
+///
+/// A test ends the processes that it leaves behind, whether it passes, fails or panics: when it has ended, those that were started on its
+/// thread, that still run and that nothing has a [`Child`](../multiproc/struct.Child.html) or another handle to, get SIGTERM, and SIGKILL
+/// after the grace period. What other threads of a test have started, what a static has a handle to, and what `#[test]` functions leave
+/// behind is ended in the same way when the whole test binary ends; nothing is waited for there. Only a process that
+/// [outlives its parent](../multiproc/struct.Process.html#method.outlive_parent) is left alone.
+///
+/// ```
+/// #[multiproc::test]
+/// fn answers() {
+///     let server = multiproc::Process::new(|| loop { std::thread::park() }, ()).start().unwrap();
+///     assert!(server.is_alive(), "a server that a failed assertion leaves behind is ended too");
+/// }
+/// # fn main() {}
+/// ```
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
-    no_arguments(&arguments, "test").unwrap_or_else(|| expand_test(&function)).into()
+    no_arguments(&arguments, "test").unwrap_or_else(|| expand_test(function)).into()
 }
 
 fn no_arguments(arguments: &TokenStream, name: &str) -> Option<TokenStream2> {
@@ -84,7 +100,7 @@ fn expand_main(function: ItemFn) -> TokenStream2 {
     }
 }
 
-fn expand_test(function: &ItemFn) -> TokenStream2 {
+fn expand_test(mut function: ItemFn) -> TokenStream2 {
     // `#[tokio::test]` below us, or the `#[test]` that it has expanded to, makes this a test already.
     let is_test = function.attrs.iter().any(|attribute| {
         attribute.path().segments.last().is_some_and(|segment| segment.ident.to_string().ends_with("test"))
@@ -97,10 +113,18 @@ fn expand_test(function: &ItemFn) -> TokenStream2 {
         )
         .to_compile_error();
     }
+    // Declared before whatever the test has, so that it is dropped after that: a process whose `Child` is a variable has lost it then.
+    let block = &function.block;
+    *function.block = parse_quote!({
+        let __multiproc_test = ::multiproc::__private::Test::begin();
+        #block
+    });
     quote! {
         #test
         #function
 
+        // Where there is no harness there are no tests, and nothing runs before `main`.
+        #[cfg(test)]
         const _: () = {
             #[used]
             #[unsafe(link_section = ".init_array")]

@@ -8,6 +8,7 @@
 //!
 //! [rustix]: https://docs.rs/rustix
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

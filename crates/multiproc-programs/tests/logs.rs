@@ -70,8 +70,84 @@ fn records_of_all_descendants_arrive_whole() {
             lines.iter().any(|line| line.starts_with("cannot start fork") && line.contains("2 threads")),
             "{lines:?}"
         );
-        // What the library itself does there comes too.
-        assert!(lines.iter().any(|line| line.contains("multiproc [Process-1:2:1 ") && line.contains("exitcode 0")));
+        // What the library itself does there is no news for this level.
+        assert!(!lines.iter().any(|line| line.contains(" multiproc ")), "{lines:?}");
+    }
+}
+
+/// Without pids, which differ from run to run.
+fn without_pid(line: &str) -> String {
+    match line.split_once(']') {
+        Some((before, after)) => format!("{}]{after}", before.rsplit_once(' ').map_or(before, |(before, _)| before)),
+        None => line.to_owned(),
+    }
+}
+
+#[test]
+fn a_failure_is_one_record() {
+    for method in METHODS {
+        let output = run("failures", method);
+        let lines: Vec<String> = lines(&output).iter().map(|line| without_pid(line)).collect();
+        let place = "crates/multiproc-programs/src/bin/talker.rs:";
+        let mut seen: Vec<String> = Vec::new();
+        for line in &lines {
+            // The place is that of the panic, to the column.
+            match line.split_once(place) {
+                Some((before, after)) => {
+                    let digits = |text: &str| text.trim_start_matches(|char: char| char.is_ascii_digit()).to_owned();
+                    let after = digits(digits(after).strip_prefix(':').unwrap());
+                    seen.push(format!("{before}PLACE{}", after.split(" location=").next().unwrap()));
+                }
+                None => seen.push(line.clone()),
+            }
+        }
+        let expected = [
+            "ERROR multiproc [panics] panicked at PLACE: boom {process=panics failure=panic",
+            "waited for panics",
+            "ERROR multiproc [thread] panicked at PLACE: in a thread {process=thread failure=panic",
+            "waited for thread",
+            "ERROR multiproc [aborts] was killed by SIGABRT {process=aborts failure=signal signal=6}",
+            "waited for aborts",
+            "ERROR multiproc [killed] was killed by SIGKILL {process=killed failure=signal signal=9}",
+            "waited for killed",
+            "ERROR multiproc [greedy] needed more memory than its limit of 64 MiB {process=greedy failure=memory_limit}",
+            "waited for greedy",
+            "waited for exits",
+            "ERROR multiproc [grandchild] was killed by SIGABRT {process=grandchild failure=signal signal=6}",
+            "waited for parent",
+            "ERROR multiproc [unwatched] was killed by SIGABRT {process=unwatched failure=signal signal=6}",
+        ];
+        let seen: Vec<String> = seen.iter().map(|line| line.replace(" (core dumped)", "")).collect();
+        assert_eq!(seen, expected, "{method}");
+        // Whoever reads stderr sees a panic as without a relay, and once.
+        assert_eq!(stderr(&output).matches("boom").count(), 1, "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_panic_is_printed_once_where_log_to_stderr_prints() {
+    for method in METHODS {
+        let output = run("failures-on-stderr", method);
+        let text = stderr(&output);
+        assert_eq!(text.matches("boom").count(), 1, "{text}");
+        assert_eq!(text.matches("[ERROR/aborts] was killed by SIGABRT").count(), 1, "{text}");
+        assert_eq!(text.matches("[ERROR/grandchild] was killed by SIGABRT").count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn what_the_library_does_is_debug_or_trace_to_other_loggers() {
+    for method in METHODS {
+        let lines: Vec<String> = lines(&run("own-lines", method)).iter().map(|line| without_pid(line)).collect();
+        let of = |level: &str| lines.iter().filter(|line| line.starts_with(level)).collect::<Vec<_>>();
+        assert_eq!(of("INFO"), ["INFO child [Process-1] hello {process=Process-1}"], "{lines:?}");
+        for line in ["child process calling self.run()", "process shutting down", "process exiting with exitcode 0"] {
+            let line = format!("DEBUG multiproc [Process-1] {line} {{process=Process-1}}");
+            assert!(lines.contains(&line), "{line}: {lines:?}");
+        }
+        assert!(lines.contains(&"DEBUG multiproc calling terminate() for daemon Process-2 {}".into()), "{lines:?}");
+        assert!(of("TRACE").iter().any(|line| line.contains("running all \"atexit\" finalizers")), "{lines:?}");
+        assert!(of("ERROR").is_empty() && of("WARN").is_empty(), "{lines:?}");
     }
 }
 

@@ -271,7 +271,8 @@ fn the_log_has_the_names_of_the_processes() {
 #[test]
 fn a_program_with_its_own_logger_keeps_it() {
     let output = run(env!("CARGO_BIN_EXE_own_logger"), &[]);
-    assert_eq!(lines(&output), ["own: program hello", "own: multiproc process shutting down"]);
+    // It wants `Info`, and what the library does is `Debug` to it; `log_to_stderr` prints that all the same.
+    assert_eq!(lines(&output), ["own: program hello"]);
     let text = stderr(&output);
     assert!(text.contains("[INFO/Process-1] in the child\n"), "{text}");
     assert!(text.ends_with("[INFO/MainProcess] process shutting down\n"), "{text}");
@@ -339,6 +340,16 @@ fn a_program_without_an_entry_is_told_what_to_write() {
     assert_eq!(lines[0], "main runs");
     for line in &lines[1..] {
         assert!(line.contains("#[multiproc::main]") && line.contains("multiproc::init()"), "{line}");
+    }
+    // It ended `main`, or an `unwrap`, as `Error: NoEntry { process: "Process-1" }`.
+    for way in ["result", "boxed", "unwrap"] {
+        let output = run(env!("CARGO_BIN_EXE_no_entry"), &[way]);
+        let text = stderr(&output);
+        assert!(!output.status.success(), "{way}: {text}");
+        for help in ["cannot start Process-1: ", "#[multiproc::main]", "multiproc::init()", "#[multiproc::test]"] {
+            assert!(text.contains(help), "{way}: {text}");
+        }
+        assert!(!text.contains("NoEntry"), "{way}: {text}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the attributes expand to. Not for use by hand.
 
-use crate::process::at_exit;
+pub use crate::process::test::Test;
+
+use crate::process::{at_exit, test};
 use crate::start::entry;
 
 /// The length of the user's `main`.
@@ -26,4 +28,5 @@ impl Drop for Main {
 /// Called by the loader in a test binary, before its `main`.
 pub extern "C" fn before_harness() {
     entry::init();
+    test::begin_binary();
 }

@@ -22,7 +22,7 @@ use crate::transfer::codec::CodecError;
 /// An error of this library, outside the target: starting, waiting for and signalling processes.
 ///
 /// What happens *in* a process is told by [`JoinError`].
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The program has no entry for its children, so a child would run `main` from the top.

@@ -26,6 +26,7 @@
 //! - [`pipe`] between two processes, [`one_way`] too; [`Listener`] and [`connect`] between any two programs, here or over TCP, with a [`Key`].
 //!   [`wait`](wait()) for several of all these.
 //! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
+//! - [`RemoteFn`] is a function as an argument or an item of a queue.
 //! - [`ShareableList`]: mixed values that several processes read and change in place.
 //! - [`Value`] and [`Array`] in shared memory, with their lock, or without as [`RawValue`] and [`RawArray`]; [`SharedMemory`] for bytes, with or without a name;
 //!   [`ShareableList`]; [`SharedBytes`] for big data that travels without a copy.
@@ -39,6 +40,23 @@
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
 
+//!
+//! # Features
+//!
+//! None is on unless asked for; all of them work together.
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `anyhow` | targets may return `anyhow::Result`; its errors arrive as their messages |
+//! | `arrow` | [`SharedBytes`] turns into an Arrow `Buffer` without a copy; `bytes` too |
+//! | `async` | `put_async` and `get_async` of queues, on any executor |
+//! | `bytes` | [`SharedBytes`] turns into `bytes::Bytes` without a copy |
+//! | `ndarray` | what is held of an [`Array`] can be looked at as an `ndarray` |
+//! | `tokio` | futures are woken by the tokio runtime that they run in, without a thread of this crate's own |
+//! | `tracing` | [`relay_logs`] takes events of `tracing` too, and gives records to its subscriber |
+
+// Shows on docs.rs which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
@@ -48,17 +66,21 @@ extern crate self as multiproc;
 
 mod channel;
 mod error;
+mod error_debug;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handle;
 mod log;
 mod process;
+mod remote_fn;
+mod sendable;
 mod shared;
 mod shm;
 mod start;
 pub mod sync;
 mod transfer;
+mod units;
 mod wake;
 
 #[doc(hidden)]
@@ -101,6 +123,8 @@ pub use crate::process::scope::{Scope, ScopeError, scope};
 pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
 pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
+pub use crate::remote_fn::RemoteFn;
+pub use crate::sendable::{Arguments, Sendable};
 pub use crate::shared::array::Array;
 pub use crate::shared::error::{FreezeError, MemoryError};
 pub use crate::shared::guard::{ArrayGuard, ArrayReadGuard};

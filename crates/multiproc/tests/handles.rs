@@ -377,7 +377,7 @@ fn a_place_that_is_not_there_is_an_error() {
 
 /// What a process of its own, where nobody else opens anything, says of its descriptors. (It is to call `set_standby(false)`: a standby has
 /// descriptors in its parent, and comes and goes.)
-fn alone<T: Serialize + serde::de::DeserializeOwned>(target: fn(StartMethod) -> T) -> [T; 2] {
+fn alone<T: Serialize + serde::de::DeserializeOwned + 'static>(target: fn(StartMethod) -> T) -> [T; 2] {
     [StartMethod::ForkServer, StartMethod::Spawn]
         .map(|method| Process::new(target, (method,)).start().unwrap().join().unwrap())
 }

@@ -199,7 +199,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGABRT));
         let error = child.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::MemoryLimit { limit: LIMIT }), "{error}");
-        assert_eq!(error.to_string(), format!("greedy needed more memory than its limit of {LIMIT} bytes"));
+        assert_eq!(error.to_string(), "greedy needed more memory than its limit of 256 MiB");
     }
 
     fn many_small_pieces_of_memory_and_a_thread(method) {

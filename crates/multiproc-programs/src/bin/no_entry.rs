@@ -1,12 +1,28 @@
-//! A program that has forgotten the entry for its children.
+//! A program that has forgotten the entry for its children. With an argument it ends with the error: `result`, `boxed`, `unwrap`.
 
 use multiproc::{Process, StartMethod};
 use multiproc_programs::say;
 
-fn main() {
+fn start(method: StartMethod) -> multiproc::Result<()> {
+    Process::new(|| say("the target runs"), ()).start_method(method).start()?;
+    Ok(())
+}
+
+fn main() -> multiproc::Result<()> {
     say("main runs");
-    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
-        let error = Process::new(|| say("the target runs"), ()).start_method(method).start().unwrap_err();
-        say(&error.to_string());
+    match std::env::args().nth(1).as_deref() {
+        Some("result") => return start(StartMethod::ForkServer),
+        Some("unwrap") => start(StartMethod::ForkServer).unwrap(),
+        Some("boxed") => {
+            let error: Box<dyn std::error::Error> = start(StartMethod::ForkServer).unwrap_err().into();
+            // As the standard library does with what a `main` returns.
+            eprintln!("Error: {error:?}");
+            std::process::exit(1);
+        }
+        _ => {}
     }
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        say(&start(method).unwrap_err().to_string());
+    }
+    Ok(())
 }

@@ -20,6 +20,9 @@ fn main() {
         Some("killed") => killed(),
         Some("family") => family(),
         Some("threads") => threads(),
+        Some("failures") => failures(false),
+        Some("failures-on-stderr") => failures(true),
+        Some("own-lines") => own_lines(),
         Some("large") => large(),
         Some("levels") => levels(),
         Some("on-stderr") => on_stderr(),
@@ -164,6 +167,9 @@ fn large() {
     LogRelay::new()
         .level(LevelFilter::Warn)
         .handler(|record| {
+            if record.target() == "multiproc" {
+                return;
+            }
             let sum: u64 = record.message().bytes().map(u64::from).sum();
             say(&format!("{} {sum}", record.message().len()));
         })
@@ -214,6 +220,49 @@ fn levels() {
     LogRelay::new().level(LevelFilter::Warn).start().unwrap();
     log::set_max_level(LevelFilter::Trace);
     Process::new(child, ()).start().unwrap().wait().unwrap();
+}
+
+/// Processes that fail, in each way, and some that end as they were told to.
+fn failures(on_stderr: bool) {
+    if on_stderr {
+        multiproc::log_to_stderr(LevelFilter::Warn);
+        multiproc::relay_logs().unwrap();
+    } else {
+        relay();
+    }
+    let run = |name: &str, target: fn()| {
+        let child = Process::new(target, ()).name(name).memory_limit(64 << 20).start().unwrap();
+        child.wait().unwrap();
+        // Each is told once, however often it is asked how it ended.
+        child.wait().unwrap();
+        let _ = child.join();
+        say(&format!("waited for {name}"));
+    };
+    run("panics", || panic!("boom"));
+    run("thread", || {
+        let _ = std::thread::Builder::new().name("helper".into()).spawn(|| panic!("in a thread")).unwrap().join();
+    });
+    run("aborts", || std::process::abort());
+    run("killed", kill_self);
+    run("greedy", || drop(std::hint::black_box(vec![1_u8; 1 << 30])));
+    run("exits", || std::process::exit(3));
+    run("parent", || {
+        let _ = Process::new(|| std::process::abort(), ()).name("grandchild").start().unwrap().wait();
+    });
+    let child = Process::new(sleep_long, ()).name("told").start().unwrap();
+    child.terminate().unwrap();
+    child.wait().unwrap();
+    // Nobody waits for this one but the end of `main`.
+    Process::new(|| std::process::abort(), ()).name("unwatched").start().unwrap();
+}
+
+/// What the library itself logs, to a logger that takes everything and shows its level.
+fn own_lines() {
+    log::set_logger(&Own).unwrap();
+    log::set_max_level(LevelFilter::Trace);
+    multiproc::relay_logs().unwrap();
+    Process::new(|| log::info!(target: "child", "hello"), ()).start().unwrap().wait().unwrap();
+    Process::new(sleep_long, ()).daemon(true).start().unwrap();
 }
 
 /// The library's own logger, with a relay: each record is printed once.

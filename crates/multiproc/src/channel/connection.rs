@@ -21,6 +21,7 @@ use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
 use super::patience::Patience;
 use super::{kind, local, stream};
 use crate::handle;
+use crate::sendable::Sendable;
 use crate::transfer::bundle::Bundle;
 use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::shared::Body;
@@ -151,7 +152,7 @@ impl<T> Sender<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> Sender<T> {
+impl<T: Sendable> Sender<T> {
     /// Sends `value`. Waits while there is no room, that is until the other end has received something, or is gone; use
     /// [`send_timeout`](Sender::send_timeout) against one that may have stopped reading. There is room for a few hundred small messages, or about
     /// six that come close to 32 KiB; more where the system's socket buffers are larger (`net.core.wmem_default`). Those above 32 KiB go by memory

@@ -6,6 +6,7 @@ use std::io;
 
 use super::address::Peer;
 use crate::transfer::codec::CodecError;
+use crate::units::Size;
 
 /// A message that has not been sent. The value is still here: [`into_inner`](SendError::into_inner).
 pub struct SendError<T> {
@@ -15,7 +16,7 @@ pub struct SendError<T> {
 }
 
 /// Why a message has not been sent.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SendErrorKind {
     /// Nobody has the other end any more.
@@ -79,13 +80,6 @@ impl<T> fmt::Display for SendError<T> {
     }
 }
 
-/// Without the value, which may be large, and needn't be `Debug`.
-impl<T> fmt::Debug for SendError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendError").field("kind", &self.kind).field("peer", &self.peer).finish_non_exhaustive()
-    }
-}
-
 impl<T> Error for SendError<T> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.kind.source()
@@ -93,14 +87,13 @@ impl<T> Error for SendError<T> {
 }
 
 /// There is no message, or none that can be read.
-#[derive(Debug)]
 pub struct RecvError {
     pub(crate) kind: RecvErrorKind,
     pub(crate) peer: Peer,
 }
 
 /// Why there is no message.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvErrorKind {
     /// The end: all that was sent has been received, and nobody has the other end any more.
@@ -117,7 +110,7 @@ pub enum RecvErrorKind {
     #[error("{0}")]
     Garbage(String),
     /// A message is longer than this end takes. It is gone, and the next one can be received.
-    #[error("a message of {len} bytes is longer than the limit of {limit}")]
+    #[error("a message of {} is longer than the limit of {}", Size(*len), Size(*limit))]
     TooLong {
         /// How long it was, in bytes.
         len: u64,

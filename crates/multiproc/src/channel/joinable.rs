@@ -13,6 +13,7 @@ use super::queue::{End, Patience, Role, deadline, decode, lease_of};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
 use crate::Result;
+use crate::sendable::Sendable;
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Limits, Place, Store, Taken};
 
@@ -137,7 +138,7 @@ impl<T> JoinableQueue<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
+impl<T: Sendable> JoinableQueue<T> {
     /// As [`Queue::put`](crate::Queue::put).
     ///
     /// # Errors

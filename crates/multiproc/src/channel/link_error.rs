@@ -6,7 +6,6 @@ use std::io;
 use super::address::{Address, Peer};
 
 /// No connection has come about. See [`connect`](crate::connect).
-#[derive(Debug)]
 pub struct ConnectError {
     pub(crate) address: Address,
     pub(crate) kind: ConnectErrorKind,
@@ -47,7 +46,7 @@ impl ConnectError {
 }
 
 /// Why no connection has come about.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectErrorKind {
     /// The two have different keys.
@@ -82,7 +81,6 @@ pub enum ConnectErrorKind {
 }
 
 /// A listener can't be made, or nobody be accepted. See [`Listener`](crate::Listener).
-#[derive(Debug)]
 pub struct ListenError {
     pub(crate) address: Address,
     pub(crate) kind: ListenErrorKind,
@@ -117,7 +115,7 @@ impl ListenError {
 }
 
 /// Why a listener can't be made, or nobody be accepted.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenErrorKind {
     /// The system refused to listen there: `EADDRINUSE`, `EACCES`, `ENOENT` when there is no such directory, `EADDRNOTAVAIL` when this machine
@@ -153,7 +151,7 @@ impl std::error::Error for ListenError {
 }
 
 /// One who has connected to a listener and was not let in. See [`Listener::take_refused`](crate::Listener::take_refused).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub(crate) peer: Peer,
     pub(crate) reason: RefusalReason,
@@ -180,7 +178,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// Why somebody was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefusalReason {
     /// It has another key.

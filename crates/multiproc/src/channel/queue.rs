@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::draft::Draft;
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
+use crate::sendable::Sendable;
 use crate::shm::block::Block;
 use crate::shm::gate::Through;
 use crate::shm::scratch::Scratch;
@@ -517,7 +518,7 @@ any_end!(Queue Producer Consumer);
 /// What those have that put.
 macro_rules! putting {
     ($($name:ident)*) => { $(
-        impl<T: Serialize + DeserializeOwned> $name<T> {
+        impl<T: Sendable> $name<T> {
             /// Puts an item in. Waits while the queue is full, for as long as it takes.
             ///
             /// # Errors
@@ -577,7 +578,7 @@ putting!(Queue Producer);
 /// What those have that take.
 macro_rules! getting {
     ($($name:ident)*) => { $(
-        impl<T: Serialize + DeserializeOwned> $name<T> {
+        impl<T: Sendable> $name<T> {
             /// Takes the oldest item. Waits while there is none, for as long as it takes.
             ///
             /// # Errors

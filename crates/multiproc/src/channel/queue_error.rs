@@ -13,7 +13,7 @@ pub struct PutError<T> {
 }
 
 /// See [`PutError`].
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PutErrorKind {
     /// There are as many items, or bytes, in it as there may be; when [trying](crate::Queue::try_put).
@@ -84,12 +84,6 @@ impl<T> fmt::Display for PutError<T> {
     }
 }
 
-impl<T> fmt::Debug for PutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PutError").field("kind", &self.kind).finish_non_exhaustive()
-    }
-}
-
 impl<T> std::error::Error for PutError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
@@ -124,7 +118,7 @@ impl From<Refused> for PutErrorKind {
 }
 
 /// Why nothing was taken from a queue.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
     /// There is nothing in it; when [trying](crate::Queue::try_get).

@@ -6,6 +6,7 @@
 
 mod barrier;
 pub(crate) mod capture;
+pub(crate) mod failure;
 mod lines;
 pub(crate) mod record;
 pub(crate) mod relay;
@@ -34,12 +35,24 @@ use crate::process::stdio::Streams;
 /// The target of the library's own records.
 const OURS: &str = "multiproc";
 
-/// Logs something that the library does.
+/// Logs something that the library does. [`log_to_stderr`](crate::log_to_stderr) prints it at this level, which is that of Python's
+/// `multiprocessing`; to any other logger it is less serious.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
-    if level <= ::log::max_level() {
-        ::log::log!(target: OURS, level, "{message}");
+    let shown = if stderr::is_installed() || uplink::is_installed() { level } else { elsewhere(level) };
+    if shown <= ::log::max_level() {
+        ::log::log!(target: OURS, shown, "{message}");
     }
     stderr::event(level, message);
+}
+
+/// The level of this library's own records for loggers other than `log_to_stderr`: that a process begins, ends and is waited for matters to
+/// those who look for a fault.
+fn elsewhere(level: Level) -> Level {
+    match level {
+        Level::Error | Level::Warn => level,
+        Level::Info => Level::Debug,
+        Level::Debug | Level::Trace => Level::Trace,
+    }
 }
 
 /// What a child is told of the logging here. The way to the relay, if there is one, comes beside it.

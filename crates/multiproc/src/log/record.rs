@@ -8,13 +8,16 @@ use ::log::kv::{self, Key, Source, Value, VisitSource, VisitValue};
 use ::log::{Level, Record};
 use serde::{Deserialize, Serialize};
 
-use super::relay;
+use super::{OURS, elsewhere, failure, relay};
 
 /// A log record that has come from a descendant of this process. See [`LogRelay::handler`](crate::LogRelay::handler).
 ///
 /// It prints as `[INFO/Process-1] message`.
 #[derive(Debug, Clone)]
 pub struct RelayedRecord {
+    /// As it was logged. Of this library's own records it is that for `log_to_stderr`.
+    original: Level,
+    /// As other loggers see it.
     level: Level,
     content: Content<'static>,
 }
@@ -52,8 +55,9 @@ pub(crate) enum Datum {
 impl RelayedRecord {
     /// None if there is no such level.
     pub(crate) fn new(content: Content<'static>) -> Option<RelayedRecord> {
-        let level = Level::iter().find(|level| *level as usize == usize::from(content.level))?;
-        Some(RelayedRecord { level, content })
+        let original = Level::iter().find(|level| *level as usize == usize::from(content.level))?;
+        let level = if content.target == OURS { elsewhere(original) } else { original };
+        Some(RelayedRecord { original, level, content })
     }
 
     /// The name of the process that logged it.
@@ -76,9 +80,20 @@ impl RelayedRecord {
         UNIX_EPOCH.checked_add(self.content.time).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Its level.
+    /// Its level. That a process begins, ends and is waited for is `Debug` or `Trace`; a panic, and a death by a signal or for want of
+    /// memory, is `Error`.
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// The level at which `log_to_stderr` prints it.
+    pub(crate) fn original_level(&self) -> Level {
+        self.original
+    }
+
+    /// Whether its process has printed the same on its stderr.
+    pub(crate) fn is_printed(&self) -> bool {
+        failure::is_panic(&self.content)
     }
 
     /// Its target: the module, unless the program says otherwise. The library's own records have `multiproc`.

@@ -15,7 +15,7 @@ use ::log::{Level, LevelFilter};
 use multiproc_os::{fd_passing, poll};
 
 use super::barrier::Barrier;
-use super::record::RelayedRecord;
+use super::record::{Content, RelayedRecord};
 use super::service::Service;
 use super::wire::{self, Arrived, Inbox};
 use super::{event, stderr, uplink};
@@ -30,6 +30,11 @@ use crate::{Error, Result};
 /// logged them. A record has left its process when `log::info!` returns there, so it arrives even if the process is killed right after;
 /// and it has been handed to the logger here before `wait` or `join` of that child returns. The same goes for the end of this process.
 /// (Only a logger that is stuck for 5 seconds is not waited for.)
+///
+/// A panic in a descendant, and its death by a signal or for want of memory, is one such record too, of level `ERROR` and with the target
+/// `multiproc`: with the message and place of the panic, and the key-values `failure` (`panic`, `signal`, `out_of_memory` or
+/// `memory_limit`), `location` and `signal`. (The traceback of a panic is on the stderr of its process, as without a relay;
+/// [`log_to_stderr`](crate::log_to_stderr) doesn't repeat it.) Signals that its parent has sent it are no failure.
 ///
 /// In the descendants the logger is ours: `env_logger::init()` in a target would find one there, and panic; use `try_init` in code that runs
 /// in both. They log what this process would: the level is [`log::max_level`] of the moment of their start.
@@ -163,6 +168,24 @@ pub(crate) fn way() -> Option<(Arc<OwnedFd>, LevelFilter)> {
     match RELAY.here() {
         Some(relay) => Some((relay.writer.clone(), relay.options().level_now())),
         None => uplink::way().map(|way| (way.clone(), ::log::max_level())),
+    }
+}
+
+/// Sends a record of this process about another: to the relay here, or up to where this process's own go. There is none of it without a
+/// relay.
+pub(crate) fn send(content: &Content<'_>) {
+    let Some(relay) = RELAY.here() else {
+        if content.level <= ::log::max_level() as u8 {
+            uplink::send(content);
+        }
+        return;
+    };
+    if content.level > relay.options().level_now() as u8 {
+        return;
+    }
+    // By way of the thread, which may be busy: the caller may hold a lock that the logger wants.
+    if wire::try_send(&relay.writer, content).is_err() {
+        stderr::print(Level::Error, &content.process, format_args!("{}", content.message));
     }
 }
 

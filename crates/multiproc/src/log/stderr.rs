@@ -24,6 +24,9 @@ static LOGGER: Logger = Logger(());
 /// crate. If the program has a logger of its own, that one keeps the program's records, gets the library's too, and only the library's
 /// are printed.
 ///
+/// What the library does is printed at the levels of Python's `multiprocessing`: that a process begins and ends is `Info`. To any other logger
+/// that is `Debug`, and what is `Debug` here `Trace`.
+///
 /// With [`relay_logs`](crate::relay_logs) it is this process that prints the records of all its descendants.
 ///
 /// ```
@@ -116,8 +119,9 @@ pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
 
 /// Prints a record of another process, if one of this process would be printed.
 pub(crate) fn relayed(record: &RelayedRecord) {
-    if LOGGER.prints(record.level()) && (is_installed() || record.target() == OURS) {
-        print(record.level(), record.process(), format_args!("{}", record.text()));
+    let level = record.original_level();
+    if LOGGER.prints(level) && (is_installed() || record.target() == OURS) && !record.is_printed() {
+        print(level, record.process(), format_args!("{}", record.text()));
     }
 }
 

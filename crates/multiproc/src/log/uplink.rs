@@ -1,6 +1,7 @@
 //! In a descendant of a process that relays: its logger, which sends each record on its way before `log::info!` returns.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -14,6 +15,14 @@ use crate::process::current::current_process;
 /// The way to the process that relays, if there is one above this.
 static WAY: OnceLock<Arc<OwnedFd>> = OnceLock::new();
 
+/// Whether the `log` crate's records go there.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// See [`INSTALLED`].
+pub(crate) fn is_installed() -> bool {
+    INSTALLED.load(Relaxed)
+}
+
 /// Has the records of this process go by `way`, from this level on.
 pub(crate) fn install(way: OwnedFd, level: LevelFilter) {
     // Set already only in a copy of a process that had it; the copy's is the same.
@@ -21,6 +30,7 @@ pub(crate) fn install(way: OwnedFd, level: LevelFilter) {
     // Nothing of the program has run yet. If something has put a logger there even so, it keeps the records.
     if ::log::set_logger(&Uplink).is_ok() {
         ::log::set_max_level(level);
+        INSTALLED.store(true, Relaxed);
     }
     #[cfg(feature = "tracing")]
     super::tracing::install(level);

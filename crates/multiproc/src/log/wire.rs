@@ -38,6 +38,11 @@ pub(crate) fn send(socket: impl AsFd, content: &Content<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a record that is not long, if there is room now.
+pub(crate) fn try_send(socket: impl AsFd, content: &Content<'_>) -> io::Result<()> {
+    packet::try_send(socket, RECORD, &codec::pack(content))
+}
+
 /// Sends a mark if there is room now.
 pub(crate) fn try_send_mark(socket: impl AsFd, mark: u64) -> io::Result<()> {
     packet::try_send(socket, MARK, &mark.to_le_bytes())

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use multiproc_os::threads;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::child::{Child, Shared};
 use super::current::{self, Identity, current_process};
 use super::options::{Options, Resource, Variable};
 use super::outcome::Outcome;
-use super::run::{Call, Captured, Private, Run, Target};
+use super::run::{Call, Captured, CapturesNothing, Private, Run, Target};
 use super::stdio::{ChildStdin, Stdio, Wanted};
 use super::{at_exit, ctrl_c, family, out_of_memory};
+use crate::remote_fn::Key;
+use crate::sendable::Arguments;
 use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
@@ -54,16 +54,13 @@ pub struct Process<R> {
     options: Options,
 }
 
-impl<F, A> Process<Call<F, A>>
-where
-    F: Target<A>,
-    A: Serialize + DeserializeOwned,
-{
+impl Process<()> {
     /// A process that will call `target` with the elements of the tuple `args`.
     ///
     /// The target is a `fn` item, a `fn` pointer, or a closure that captures nothing; the arguments, 0 to 8 of them, and what the target
     /// returns are serde types (see [`Outcome`] for errors, [`Handle`](crate::Handle) for open files and sockets). A closure that captures
-    /// something does not compile: pass the value as an argument.
+    /// something does not compile: pass the value as an argument. (`cargo check` accepts one that has captured numbers and other `Copy`
+    /// values by `move`; `cargo build` does not.)
     ///
     /// ```
     /// use multiproc::Process;
@@ -82,9 +79,14 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    pub fn new(target: F, args: A) -> Process<Call<F, A>> {
-        const { Carried::<F>::CAPTURES_NOTHING };
-        Process::from_run(Call::new(target, args))
+    pub fn new<F, A, C>(target: F, args: A) -> Process<C>
+    where
+        F: Target<A> + CapturesNothing,
+        A: Arguments<Call<F> = C>,
+        C: Run,
+    {
+        let captures_nothing = const { Carried::<F>::CAPTURES_NOTHING };
+        Process::from_run(A::into_call(Call::new(target, args, captures_nothing)))
     }
 }
 
@@ -381,6 +383,7 @@ impl<R: Run> Process<R> {
             grace_period: family::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),
             standby: standby::is_wanted(),
+            key: Key::ours(),
         };
         out_of_memory::take_notice();
         // Before it is under way: this calls code of the user's, which may end the process.

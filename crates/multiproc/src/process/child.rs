@@ -19,11 +19,11 @@ use super::family::{self, SIGINT, SIGKILL, SIGTERM};
 use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use super::stdio::{ChildStdin, Closer, Ends};
-use super::wait;
+use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
 use crate::start::assignment::Started;
-use crate::start::report::{Report, receive_report};
+use crate::start::report::{Failure, Report, receive_report};
 use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) pid: i32,
     pub(crate) daemon: bool,
     pub(crate) outlives_parent: bool,
+    /// The test on whose thread it was started; 0 for none.
+    pub(crate) test: u64,
     /// The process that started it. In a copy of that, made by fork(2) elsewhere, it is not a child, and its report not ours to take.
     parent: i32,
     /// For Ctrl-C, which ends it then. None if it is not to be ended by that. Before the descriptor, so that it is dropped first.
@@ -122,6 +124,7 @@ impl Shared {
             pid,
             daemon,
             outlives_parent,
+            test: test::current(),
             parent: threads::getpid(),
             registered,
             capture,
@@ -179,8 +182,18 @@ impl Shared {
         if status.signal() == Some(SIGKILL) && !self.was_sent(SIGKILL) && out_of_memory::has_struck() {
             status.set_out_of_memory();
         }
+        let end = match &report {
+            Last::Said(Report::Failed(failure @ Failure::MemoryLimit { .. })) => Some(failure.clone().into()),
+            Last::Said(_) => None,
+            // A signal from here is no news.
+            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
+            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(&status)),
+        };
         *state = State::Ended { status, report };
         drop(state);
+        if let Some(end) = end {
+            log::failure::died(&self.name, self.pid, &end);
+        }
         family::remove(self);
         standby::child_has_ended();
         Ok(Some(status))

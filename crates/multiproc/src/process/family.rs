@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::{interrupt, poll, threads};
 
 use super::child::{ProcessHandle, Shared};
+use super::test;
 use crate::log;
 
 /// The children that have not been reaped, as far as this process knows.
@@ -104,8 +105,20 @@ pub(crate) fn sweep() {
     }
 }
 
-/// Ends the daemons and waits for all the others, as at the end of the process.
+/// The running children that a test has started and that nothing has a handle to any more. A handle may be in a static, for tests that
+/// share a process, or in a thread that still waits for its process.
+pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
+    let abandoned: Vec<_> = {
+        let family = lock();
+        let of_the_test = family.members.iter().filter(|member| member.test == test && !member.outlives_parent);
+        of_the_test.filter(|member| Arc::strong_count(member) == 1).cloned().collect()
+    };
+    abandoned.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
+}
+
+/// Ends the daemons and waits for all the others, as at the end of the process. In a test binary all are ended.
 pub(crate) fn end() {
+    let is_ended = |child: &&Arc<Shared>| child.daemon || test::is_binary();
     let mut deadline = None;
     let mut signalled: Vec<Arc<Shared>> = Vec::new();
     loop {
@@ -118,7 +131,7 @@ pub(crate) fn end() {
         }
         let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
         let fresh: Vec<_> = alive.iter().filter(|member| !known(member, &signalled)).cloned().collect();
-        for child in fresh.iter().filter(|child| child.daemon) {
+        for child in fresh.iter().filter(is_ended) {
             log::event(log::Level::Info, format_args!("calling terminate() for daemon {}", child.name));
             let _ = child.send_signal(SIGTERM);
             deadline.get_or_insert_with(|| Instant::now().checked_add(grace_period()));
@@ -130,7 +143,7 @@ pub(crate) fn end() {
         let fds: Vec<_> = alive.iter().map(|child| child.exit_fd()).collect();
         let ended = poll::wait_readable(&fds, deadline.flatten());
         if matches!(&ended, Ok(ended) if ended.is_empty()) {
-            for child in alive.iter().filter(|child| child.daemon) {
+            for child in alive.iter().filter(is_ended) {
                 log::event(log::Level::Info, format_args!("calling kill() for daemon {}", child.name));
                 let _ = child.send_signal(SIGKILL);
             }

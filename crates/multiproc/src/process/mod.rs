@@ -14,4 +14,5 @@ pub(crate) mod run;
 pub(crate) mod scope;
 pub(crate) mod status;
 pub(crate) mod stdio;
+pub(crate) mod test;
 pub(crate) mod wait;

@@ -10,6 +10,8 @@ use multiproc_os::errno::EPERM;
 use multiproc_os::limits;
 use serde::{Deserialize, Serialize};
 
+use crate::units::Size;
+
 pub use multiproc_os::limits::Resource;
 
 /// The options of one process.
@@ -149,7 +151,7 @@ impl Options {
         if let Some(bytes) = self.memory_limit
             && limits::get(Resource::Data).is_ok_and(|(_, hard)| hard < bytes)
         {
-            let what = format!("its memory could not be limited to {bytes} bytes: there is a lower limit");
+            let what = format!("its memory could not be limited to {}: there is a lower limit", Size(bytes));
             return Err(NotSet { what, source: io::Error::from_raw_os_error(EPERM) });
         }
         Ok(())
@@ -159,7 +161,7 @@ impl Options {
     pub(crate) fn limit_memory(&self) -> Result<(), NotSet> {
         let Some(bytes) = self.memory_limit else { return Ok(()) };
         limits::set(Resource::Data, bytes, bytes)
-            .map_err(|source| NotSet { what: format!("its memory could not be limited to {bytes} bytes"), source })
+            .map_err(|source| NotSet { what: format!("its memory could not be limited to {}", Size(bytes)), source })
     }
 }
 

@@ -35,7 +35,8 @@ use crate::transfer::bag;
     note = "derive `serde::Serialize` and `serde::Deserialize` for it",
     note = "if it is a `Result` and its error type is not a serde type: return `Box<dyn std::error::Error>`, or implement \
             `multiproc::outcome::ErrorChain` for the error, and it arrives as a `multiproc::RemoteError`",
-    note = "if it is a future: a target is no `async fn`; have it build a runtime, and block on the future there"
+    note = "if it is a future: a target is not an `async fn`; have a `fn` build a runtime and block on the future there, as in \
+            `tokio::runtime::Runtime::new()?.block_on(..)`"
 )]
 pub trait Outcome<Via>: Sized {
     /// What arrives.
@@ -93,6 +94,7 @@ impl Outcome<Diverging> for <fn() -> ! as Returns>::Type {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
     type Value = T;
 
@@ -102,6 +104,7 @@ impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned, E: ErrorChain> Outcome<Chained> for Result<T, E> {
     type Value = Result<T, RemoteError>;
 
@@ -214,7 +217,7 @@ impl ErrorChain for anyhow::Error {
 }
 
 /// An error from another process: what it said, and what its sources said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteError {
     message: String,
     source: Option<Box<RemoteError>>,

@@ -1,13 +1,13 @@
 //! What a process runs: [`Run`], the trait in place of subclassing, and a function with its arguments as one implementer of it.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::Process;
 use super::child::Child;
 use super::outcome::Outcome;
 use crate::Result;
-use crate::start::target::{Carried, TRAVELS_AS};
+use crate::sendable::{Arguments, Sendable};
+use crate::start::target::{Carried, TRAVELS_AS, Travels};
 use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::payload::Payload;
 
@@ -43,7 +43,7 @@ use crate::transfer::payload::Payload;
     message = "`{Self}` can't be run in another process",
     note = "implement `multiproc::Run` for it, and derive `serde::Serialize` and `serde::Deserialize`, so that it can travel there"
 )]
-pub trait Run: Serialize + DeserializeOwned {
+pub trait Run: Sendable {
     /// What [`run`](Run::run) returns: a serde type, or a `Result` whose error is one of those that travel as text (see
     /// [`Outcome`]).
     type Output;
@@ -113,6 +113,22 @@ pub trait Target<Args> {
     fn call(self, args: Args) -> Self::Output;
 }
 
+/// A function whose type alone says which it is, or a `fn` pointer.
+///
+/// `Copy` excludes what a closure owns, `'static` what it borrows from a function's variables. No trait tells a closure that has captured a
+/// number from one that has not, so the rest is looked at when code is generated: see `Carried::CAPTURES_NOTHING`.
+#[diagnostic::on_unimplemented(
+    message = "the target `{Self}` captures a variable, which can't travel to another process",
+    label = "captures a variable",
+    note = "pass the value as an argument: `Process::new(|value: T| .., (value,))`",
+    note = "for a closure with what it has captured there is `Process::fork`"
+)]
+#[doc(hidden)]
+pub trait CapturesNothing: Copy + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<F: Copy + 'static> CapturesNothing for F {}
+
 macro_rules! target {
     ($($arg:ident)*) => {
         impl<F, R, $($arg),*> Target<($($arg,)*)> for F
@@ -147,15 +163,15 @@ pub struct Call<F, A> {
 }
 
 impl<F, A> Call<F, A> {
-    pub(crate) fn new(target: F, args: A) -> Call<F, A> {
-        Call { target: Carried::new(target), args }
+    pub(crate) fn new(target: F, args: A, captures_nothing: Travels<F>) -> Call<F, A> {
+        Call { target: Carried::new(target, captures_nothing), args }
     }
 }
 
 impl<F, A> Run for Call<F, A>
 where
     F: Target<A>,
-    A: Serialize + DeserializeOwned,
+    A: Arguments,
 {
     type Output = F::Output;
 

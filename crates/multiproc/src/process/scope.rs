@@ -8,16 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use multiproc_os::threads;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
 use super::family::{SIGKILL, SIGTERM, grace_period};
 use super::outcome::Outcome;
-use super::run::{Call, Run, Target};
+use super::run::{CapturesNothing, Run, Target};
 use super::status::{JoinError, JoinErrorKind};
 use super::wait;
+use crate::sendable::Arguments;
 use crate::{Error, Result, log};
 
 /// Calls `body` with a [`Scope`] to start processes in, and returns what it returns, once they have all ended.
@@ -101,6 +100,9 @@ struct Members {
     full: usize,
 }
 
+/// What ends processes here.
+const SCOPE: &str = "a scope";
+
 /// So many are kept before they are looked through for the first time.
 const FEW: usize = 16;
 
@@ -116,9 +118,8 @@ impl Scope {
     /// As [`Process::start`].
     pub fn spawn<F, A, V, Via>(&self, target: F, args: A) -> Result<Child<V>>
     where
-        F: Target<A>,
-        A: Serialize + DeserializeOwned,
-        Call<F, A>: Run<Output: Outcome<Via, Value = V>>,
+        F: Target<A, Output: Outcome<Via, Value = V>> + CapturesNothing,
+        A: Arguments,
     {
         self.start(Process::new(target, args))
     }
@@ -168,7 +169,7 @@ impl Scope {
         let daemons: Vec<_> = handles.iter().filter(|handle| handle.daemon() && handle.is_alive()).collect();
         // How these daemons take their end is nobody's concern.
         failures.extend(handles.iter().filter_map(ProcessHandle::failure));
-        end(daemons);
+        end(daemons, SCOPE);
         failures
     }
 
@@ -176,7 +177,7 @@ impl Scope {
     fn end(self) {
         if self.process == threads::getpid() {
             let members = self.members.into_inner().unwrap_or_else(PoisonError::into_inner);
-            end(members.handles.iter().filter(|handle| handle.is_alive()).collect());
+            end(members.handles.iter().filter(|handle| handle.is_alive()).collect(), SCOPE);
         }
     }
 }
@@ -204,17 +205,17 @@ impl Members {
     }
 }
 
-/// Ends processes: SIGTERM, a time of grace for all together, SIGKILL.
-fn end(running: Vec<&ProcessHandle>) {
+/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL.
+pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) {
     for process in &running {
-        log::event(log::Level::Info, format_args!("calling terminate() for process {} of a scope", process.name()));
+        log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
         let _ = process.signal(SIGTERM);
     }
     let deadline = wait::deadline(Some(grace_period()));
     let stubborn: Vec<_> =
         running.into_iter().filter(|process| matches!(process.wait_until(deadline), Ok(None))).collect();
     for process in &stubborn {
-        log::event(log::Level::Info, format_args!("calling kill() for process {} of a scope", process.name()));
+        log::event(log::Level::Info, format_args!("calling kill() for process {} of {of}", process.name()));
         let _ = process.signal(SIGKILL);
     }
     for process in stubborn {
@@ -242,7 +243,6 @@ impl fmt::Debug for Scope {
 /// assert_eq!(error.to_string(), "a process of the scope failed: quitter exited with code 3 and no value");
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct ScopeError {
     failures: Vec<JoinError>,
 }

@@ -9,6 +9,7 @@ use multiproc_os::signal;
 use serde::{Deserialize, Serialize};
 
 use super::family::SIGKILL;
+use crate::units::Size;
 
 /// How a process ended, and what it had used.
 ///
@@ -165,7 +166,7 @@ impl fmt::Display for Panic {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{process} {kind}")]
 pub struct JoinError {
     process: String,
@@ -173,7 +174,6 @@ pub struct JoinError {
 }
 
 /// The ways in which a process can end without a value.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum JoinErrorKind {
     /// The target panicked. Exit code 1.
@@ -275,7 +275,7 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "has a result that can't be sent: {reason}")
             }
             JoinErrorKind::MemoryLimit { limit } => {
-                write!(f, "needed more memory than its limit of {limit} bytes")
+                write!(f, "needed more memory than its limit of {}", Size(*limit))
             }
             JoinErrorKind::OutOfMemory => {
                 f.write_str("was killed by the kernel, SIGKILL, because there was no memory left")

@@ -7,9 +7,10 @@ use super::names::NameError;
 use crate::error::Error;
 use crate::shm::region::Usage;
 use crate::sync::Misuse;
+use crate::units::Size;
 
 /// Why something can't be done with shared memory. What its lock says is a [`LockError`](crate::sync::LockError).
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
     /// It has been used under its lock, or is an array that has one, and so can't be used without.
@@ -44,7 +45,7 @@ pub enum MemoryError {
         asked: usize,
     },
     /// It can't be so long.
-    #[error("it can't have {asked} bytes: {most} is the most that was agreed on when it was made")]
+    #[error("it can't have {}: {} is the most that was agreed on when it was made", Size::of(*asked), Size::of(*most))]
     Limit {
         /// How many bytes were asked for.
         asked: usize,
@@ -128,7 +129,7 @@ impl MemoryError {
 }
 
 /// Shared memory that could not be frozen, and why.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{error}")]
 pub struct FreezeError {
     pub(super) memory: Option<SharedMemory>,

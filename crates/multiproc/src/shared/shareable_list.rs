@@ -223,7 +223,7 @@ impl TryFrom<usize> for ShareableItem {
 }
 
 /// Why an item of a [`ShareableList`] is not changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShareableListError {
     /// The list isn't so long.

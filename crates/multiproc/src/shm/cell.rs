@@ -49,8 +49,17 @@ use super::segment::AnyBytes;
 /// # Ok(())
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't lie in memory that processes share",
+    label = "not plain old data",
+    note = "a struct: write `#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]` and `#[repr(C)]` above it",
+    note = "a `bool`, `char` or enum: take a `u8` or `u32` for it; not all bytes are a value of it, and another process may write any",
+    note = "a `String`, a `Vec` or a reference: what it points to is not in the shared memory; take an array `[u8; N]`, \
+            `multiproc::ShareableList`, or send it by a `multiproc::Queue`"
+)]
 pub trait Plain: AnyBitPattern + NoUninit + Send + Sync {}
 
+#[diagnostic::do_not_recommend]
 impl<T: AnyBitPattern + NoUninit + Send + Sync> Plain for T {}
 
 /// See the module.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, fence};
 use super::latch::Latch;
 use super::scratch::copy_in;
 use super::segment::{Layout, Segment, layout};
+use crate::units::Size;
 
 /// So many numbers there may be: 128 MiB.
 const MORE: usize = 1 << 24;
@@ -180,7 +181,7 @@ impl Roster {
         let used = sizes.fold(0, u64::saturating_add);
         if used > MORE as u64 {
             let (bytes, most) = (used.saturating_mul(8), MORE * 8);
-            let text = format!("its items would take {bytes} bytes of memory, and may take {most}");
+            let text = format!("its items would take {} of memory, and may take {}", Size(bytes), Size::of(most));
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
         let segment: Segment<Books> = Segment::create_for(used as usize)?;
@@ -478,7 +479,7 @@ mod tests {
         for rooms in [&[64 << 20][..], &[usize::MAX], &[usize::MAX, usize::MAX], &[40 << 20, 40 << 20]] {
             let error = Roster::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-            assert!(error.to_string().contains("and may take 134217728"), "{error}");
+            assert!(error.to_string().contains("and may take 128 MiB"), "{error}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::log::Inheritance;
 use crate::process::current::Identity;
 use crate::process::options::Options;
 use crate::process::stdio::Streams;
+use crate::remote_fn::Key;
 use crate::transfer::codec;
 use crate::transfer::payload::Payload;
 
@@ -30,6 +31,8 @@ pub(crate) struct Assignment {
     pub(crate) handles_ctrl_c: bool,
     /// Whether it is to have children made ahead.
     pub(crate) standby: bool,
+    /// What functions are signed with that travel as values.
+    pub(crate) key: Key,
 }
 
 /// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.

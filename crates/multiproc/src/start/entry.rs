@@ -192,6 +192,7 @@ pub(crate) fn live(
     family::set_grace_period(assignment.grace_period);
     method::set_start_method(assignment.start_method);
     standby::set_wanted(assignment.standby);
+    assignment.key.inherit();
     if let Err(error) = assignment.log.take(fds) {
         refuse(socket, &format!("the new process could not set up its logging: {error}"));
     }

@@ -31,6 +31,7 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
             Panic { message: message(info.payload()), location: info.location().map(|location| location.to_string()) };
         let is_target = thread::current().id() == target_thread;
         print(&name, is_target, &panic);
+        crate::log::failure::panicked(&panic, info.location());
         if let Some(socket) = &socket
             && is_target
             && pid == multiproc_os::threads::getpid()

@@ -19,13 +19,14 @@ use super::entry::{self, Announce};
 use super::forkserver::{self, Request, ServerProcess};
 use super::method::StartMethod;
 use super::surroundings::{self, Known};
-use super::target::Entry;
+use super::target::{Carried, Entry};
 use super::{handshake, kind, panic_hook};
 use crate::log::Inheritance;
 use crate::process::current::Identity;
 use crate::process::family::SIGKILL;
 use crate::process::options::Options;
 use crate::process::run::{Call, Private, Run};
+use crate::remote_fn::Key;
 use crate::transfer::packet;
 use crate::{Error, Result};
 
@@ -323,9 +324,10 @@ fn rehearse() {
     entry::show_name(&identity.name);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
     let nothing: fn() = || {};
-    let (Ok(entry), Ok(payload)) =
-        (Entry::of(entry::enter::<Call<fn(), ()>, _>), Call::new(nothing, ()).pack(Private(())))
-    else {
+    let (Ok(entry), Ok(payload)) = (
+        Entry::of(entry::enter::<Call<fn(), ()>, _>),
+        Call::new(nothing, (), Carried::<fn()>::CAPTURES_NOTHING).pack(Private(())),
+    ) else {
         return;
     };
     let assignment = Assignment {
@@ -338,6 +340,7 @@ fn rehearse() {
         grace_period: IDLE,
         handles_ctrl_c: true,
         standby: true,
+        key: Key::none(),
     };
     let front = assignment::join(&assignment);
     if packet::send_with(&ours, kind::START, &[&front], &[], &payload).is_err() {

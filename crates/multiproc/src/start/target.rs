@@ -4,12 +4,14 @@
 //! No registry and no annotation: the child is the same file (the same inode, and the handshake compares build ids), so a distance
 //! between two places in it is the same. Before an address is called, it is checked to lie in the program's code.
 
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
 use multiproc_os::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::process::run::Target;
 use crate::transfer::payload::Payload;
 
 /// The place that distances are measured from.
@@ -77,31 +79,24 @@ pub(crate) const TRAVELS_AS: usize = size_of::<i64>();
 #[derive(Debug)]
 pub(crate) struct Carried<F>(F);
 
+/// Shows that a function can travel: only [`Carried::CAPTURES_NOTHING`] is one.
+pub(crate) struct Travels<F>(PhantomData<fn() -> F>);
+
 impl<F> Carried<F> {
-    /// Fails to compile for a closure that captures something. (Where the compiler shows this line, it is the user who reads it.)
-    ///
-    /// A value of no size is told by its type alone. Of the others, function pointers are wanted, and no trait tells a pointer from
-    /// a closure of that size, so the compiler's own check of constants is asked: is there a value of type `F` that holds the
-    /// address of a function, and nothing but? For a captured number or reference there isn't. What passes beside function pointers
-    /// is a closure around one function pointer, which can travel just as well.
-    const THE_TARGET_CAPTURES_A_VARIABLE_PASS_IT_AS_AN_ARGUMENT_INSTEAD: Option<ManuallyDrop<F>> = {
-        if size_of::<F>() == 0 && !std::mem::needs_drop::<F>() {
-            None
-        } else {
-            assert!(
-                Self::MAY_BE_POINTER,
-                "the target is a closure that captures a variable, which can't travel to another process; pass the value \
-                 as an argument instead: `Process::new(|value: T| .., (value,))`"
-            );
-            // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the compiler says so, here.
-            Some(unsafe { std::mem::transmute_copy::<fn(), ManuallyDrop<F>>(&(nothing as fn())) })
-        }
+    /// Does not compile for a closure that captures something. For the public function that takes `F`, so that the compiler names its
+    /// caller.
+    pub(crate) const CAPTURES_NOTHING: Travels<F> = {
+        assert!(
+            Self::IS_NOTHING || Self::MAY_BE_POINTER,
+            "the target is a closure that captures a variable, which can't travel to another process; pass the value as an \
+             argument instead: `Process::new(|value: T| .., (value,))`"
+        );
+        let _ = &Self::THE_TARGET_CAPTURES_A_REFERENCE_PASS_A_VALUE_AS_AN_ARGUMENT_INSTEAD;
+        Travels(PhantomData)
     };
 
-    /// Does not compile unless that is so. For the public function that takes `F`, so that the compiler names its caller.
-    pub(crate) const CAPTURES_NOTHING: () = {
-        let _ = &Self::THE_TARGET_CAPTURES_A_VARIABLE_PASS_IT_AS_AN_ARGUMENT_INSTEAD;
-    };
+    /// A value of no size is told by its type alone.
+    const IS_NOTHING: bool = size_of::<F>() == 0 && !std::mem::needs_drop::<F>();
 
     /// Of a pointer's size and alignment, and never null.
     const MAY_BE_POINTER: bool = size_of::<F>() == size_of::<fn()>()
@@ -109,8 +104,23 @@ impl<F> Carried<F> {
         && size_of::<Option<F>>() == size_of::<fn()>()
         && !std::mem::needs_drop::<F>();
 
-    pub(crate) fn new(function: F) -> Carried<F> {
-        const { Self::CAPTURES_NOTHING };
+    /// Fails to compile for a closure that captures a `&'static T` or a `NonZero<usize>`. (Where the compiler shows this line, it is the user
+    /// who reads it.)
+    ///
+    /// Of values of this size function pointers are wanted, and no trait tells a pointer from a closure of that size, so the compiler's own
+    /// check of constants is asked: is there a value of type `F` that holds the address of a function, and nothing but? For a captured
+    /// number or reference there isn't. What passes beside function pointers is a closure around one function pointer, which can travel
+    /// just as well.
+    const THE_TARGET_CAPTURES_A_REFERENCE_PASS_A_VALUE_AS_AN_ARGUMENT_INSTEAD: Option<ManuallyDrop<F>> = {
+        if Self::MAY_BE_POINTER {
+            // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the compiler says so, here.
+            Some(unsafe { std::mem::transmute_copy::<fn(), ManuallyDrop<F>>(&(nothing as fn())) })
+        } else {
+            None
+        }
+    };
+
+    pub(crate) fn new(function: F, _: Travels<F>) -> Carried<F> {
         Carried(function)
     }
 
@@ -149,6 +159,73 @@ impl<F> Carried<F> {
     }
 }
 
+/// A function that can be called any number of times, by an address if its type doesn't say which it is.
+pub(crate) struct Callable<A, R> {
+    invoke: fn(usize, A) -> R,
+    address: usize,
+}
+
+impl<A, R> Clone for Callable<A, R> {
+    fn clone(&self) -> Callable<A, R> {
+        *self
+    }
+}
+
+impl<A, R> Copy for Callable<A, R> {}
+
+impl<A, R> Callable<A, R> {
+    pub(crate) fn new<F>(function: F, _: Travels<F>) -> Callable<A, R>
+    where
+        F: Target<A, Output = R> + Copy,
+    {
+        if size_of::<F>() == 0 {
+            return Callable { invoke: by_type::<F, A, R>, address: 0 };
+        }
+        // SAFETY: `Travels` has made sure that an `F` that has a size is a function's address and nothing else.
+        let address = unsafe { std::mem::transmute_copy::<F, usize>(&function) };
+        Callable { invoke: by_address::<F, A, R>, address }
+    }
+
+    pub(crate) fn call(&self, args: A) -> R {
+        (self.invoke)(self.address, args)
+    }
+
+    /// Where its code is in this process.
+    pub(crate) fn addresses(&self) -> [usize; 2] {
+        [self.invoke as usize, self.address]
+    }
+
+    /// What travels; 0 for no address, as the anchor is no code.
+    pub(crate) fn places(&self) -> Result<[i64; 2], TargetError> {
+        Ok([offset(self.invoke as usize)?, if self.address == 0 { 0 } else { offset(self.address)? }])
+    }
+
+    /// The function that travelled.
+    ///
+    /// # Safety
+    /// The places are from [`places`](Callable::places) of a value of this very type, in a process of the same build.
+    pub(crate) unsafe fn from_places([invoke, address]: [i64; 2]) -> Result<Callable<A, R>, TargetError> {
+        let invoke = resolve(invoke)?;
+        let address = if address == 0 { 0 } else { resolve(address)? };
+        // SAFETY: the same distance leads to the same function in the same build, and that one was of this type, as the caller says; it
+        // lies in the program's code.
+        let invoke = unsafe { std::mem::transmute::<usize, fn(usize, A) -> R>(invoke) };
+        Ok(Callable { invoke, address })
+    }
+}
+
+/// Calls the function that `F` names. Its address is only ever in a [`Callable`], which is made of an `F`.
+fn by_type<F: Target<A, Output = R> + Copy, A, R>(_: usize, args: A) -> R {
+    // SAFETY: a value of no size has no bytes to be wrong; one of `F` did exist, of which this is a copy.
+    unsafe { std::mem::transmute_copy::<(), F>(&()) }.call(args)
+}
+
+/// Calls the function at `address`. This function's own is only ever in a [`Callable`] beside an address that is an `F`.
+fn by_address<F: Target<A, Output = R> + Copy, A, R>(address: usize, args: A) -> R {
+    // SAFETY: `new` has taken the address out of an `F`, of which this is a copy.
+    unsafe { std::mem::transmute_copy::<usize, F>(&address) }.call(args)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +235,7 @@ mod tests {
     }
 
     fn carry<F>(function: F) -> F {
-        let bytes = Carried::new(function).to_bytes().unwrap();
+        let bytes = Carried::new(function, const { Carried::<F>::CAPTURES_NOTHING }).to_bytes().unwrap();
         // SAFETY: from the line above.
         unsafe { Carried::from_bytes(bytes) }.unwrap().into_inner()
     }
@@ -177,7 +254,10 @@ mod tests {
     fn code_of_a_shared_library_is_refused() {
         // SAFETY: it is never called.
         let getpid = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
-        assert!(matches!(Carried::new(getpid).to_bytes(), Err(TargetError::Foreign)));
+        assert!(matches!(
+            Carried::new(getpid, Carried::<fn() -> i32>::CAPTURES_NOTHING).to_bytes(),
+            Err(TargetError::Foreign)
+        ));
         // SAFETY: from an `fn() -> i32`, as far as anybody can tell from the type; and refused.
         let outside = unsafe { Carried::<fn() -> i32>::from_bytes([0; 8]) };
         assert!(matches!(outside, Err(TargetError::NotCode(0))));

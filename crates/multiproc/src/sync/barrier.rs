@@ -230,7 +230,7 @@ impl BarrierWaitResult {
 }
 
 /// Why nobody goes on at a [`Barrier`].
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
     /// It is broken.

@@ -300,7 +300,7 @@ impl fmt::Debug for ConditionGuard<'_> {
 }
 
 /// Why somebody has waited for a [`Condition`] in vain.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConditionError {
     /// Somebody has died or panicked while holding the lock. The caller holds it now. It stays so for all until it is [cleared](ConditionGuard::clear_poison).

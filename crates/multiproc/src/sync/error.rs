@@ -71,16 +71,6 @@ impl<G> LockError<G> {
     }
 }
 
-/// Without the guard, which may not be printable.
-impl<G> fmt::Debug for LockError<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LockError::Poisoned(poisoned) => poisoned.fmt(f),
-            LockError::Misuse(misuse) => misuse.fmt(f),
-        }
-    }
-}
-
 /// What somebody has left behind who died or panicked while holding a lock, and the guard of the one who holds it now.
 ///
 /// It stays so for all who lock it, until one of them says that it has been put right.
@@ -161,21 +151,10 @@ impl<G> fmt::Display for Poisoned<G> {
     }
 }
 
-/// Without the guard, which may not be printable.
-impl<G> fmt::Debug for Poisoned<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Poisoned")
-            .field("cause", &self.cause)
-            .field("pid", &self.pid())
-            .field("tid", &self.tid())
-            .finish_non_exhaustive()
-    }
-}
-
 impl<G> std::error::Error for Poisoned<G> {}
 
 /// A mistake in the program, which without this would be a thread that waits for itself, or worse; or a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
     /// The calling thread holds it already, and would wait for itself.

@@ -71,7 +71,7 @@ pub struct BoundedSemaphore {
 }
 
 /// Why permits can't be added to a semaphore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
     /// A [`BoundedSemaphore`] would have more than it was made with, those that others have among them.

@@ -5,7 +5,7 @@ use std::io;
 use crate::shm::lot::Vain;
 
 /// Why a wait could not come to its end. That the time was up is no error.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
     /// Nobody is left who could do what is waited for: of those who have the object all wait themselves, or have ended.

@@ -37,7 +37,7 @@ use super::tagged::{self, Reading};
 /// nest 128 levels deep. A million elements of a value may be empty, as `()` is.
 ///
 /// What was received and could not be read is kept in the error: see [`decode_as`](CodecError::decode_as).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
     what: String,

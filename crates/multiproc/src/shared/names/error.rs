@@ -5,7 +5,7 @@ use std::io;
 use super::{LIMIT, wire};
 
 /// Why shared memory can't be created, opened or unlinked by its name.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// Somebody has the name.
@@ -111,7 +111,7 @@ impl NameError {
 }
 
 /// Why one doesn't get what it wants from the owner of a name.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NameRefusal {
     /// This process wants nothing from strangers: the owner is of this user.

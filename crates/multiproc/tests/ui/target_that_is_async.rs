@@ -1,8 +1,11 @@
 use multiproc::Process;
 
+async fn worker(number: u32) -> u32 {
+    number
+}
+
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
-    let list = vec![1, 2, 3];
-    Process::new(move || println!("{list:?}"), ()).start()?;
+    Process::new(worker, (1,)).start()?;
     Ok(())
 }

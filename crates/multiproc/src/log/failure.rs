@@ -1,0 +1,72 @@
+//! Records of processes that fail: a panic, told by the process itself; a death by a signal or for want of memory, told by its parent. They
+//! go to the relay, if there is one, beside what the process has logged itself.
+
+use std::panic::Location;
+use std::time::SystemTime;
+
+use ::log::{Level, LevelFilter};
+
+use super::record::{Content, Datum};
+use super::{OURS, relay, uplink};
+use crate::process::status::{JoinErrorKind, Panic};
+
+/// The key of what kind of failure it was: `panic`, `signal`, `out_of_memory` or `memory_limit`.
+const KIND: &str = "failure";
+
+/// Whether a record is that of a panic, which the process has printed as well.
+pub(crate) fn is_panic(content: &Content<'_>) -> bool {
+    let is = |(key, value): &(String, Datum)| key == KIND && *value == Datum::Text("panic".into());
+    content.target == OURS && content.pairs.iter().any(is)
+}
+
+/// In the panic hook of a process whose records are relayed.
+pub(crate) fn panicked(panic: &Panic, location: Option<&Location<'_>>) {
+    if uplink::way().is_none() || ::log::max_level() == LevelFilter::Off {
+        return;
+    }
+    let thread = std::thread::current();
+    let mut pairs = vec![(KIND.into(), Datum::Text("panic".into()))];
+    let mut message = format!("panicked: {}", panic.message);
+    if let Some(place) = &panic.location {
+        message = format!("panicked at {place}: {}", panic.message);
+        pairs.push(("location".into(), Datum::Text(place.clone())));
+    }
+    uplink::send(&Content {
+        level: Level::Error as u8,
+        target: OURS.into(),
+        file: location.map(|location| location.file().into()),
+        line: location.map(Location::line),
+        message: message.into(),
+        pairs,
+        ..uplink::blank(&thread)
+    });
+}
+
+/// In the parent of a process that has ended in this way, once.
+pub(crate) fn died(process: &str, pid: i32, how: &JoinErrorKind) {
+    let mut pairs = Vec::new();
+    match how {
+        JoinErrorKind::Signalled { signal, .. } => {
+            pairs.push((KIND.into(), Datum::Text("signal".into())));
+            pairs.push(("signal".into(), Datum::Signed(i64::from(*signal))));
+        }
+        JoinErrorKind::OutOfMemory => pairs.push((KIND.into(), Datum::Text("out_of_memory".into()))),
+        JoinErrorKind::MemoryLimit { .. } => pairs.push((KIND.into(), Datum::Text("memory_limit".into()))),
+        // It has exited, and has said itself what there is to say.
+        _ => return,
+    }
+    relay::send(&Content {
+        process: process.into(),
+        pid,
+        thread: None,
+        time: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
+        level: Level::Error as u8,
+        target: OURS.into(),
+        module_path: None,
+        file: None,
+        line: None,
+        message: how.to_string().into(),
+        pairs,
+        spans: None,
+    });
+}

@@ -1,0 +1,123 @@
+//! [`Sendable`] and [`Arguments`]: what can travel to another process, and what the compiler says about what can't.
+//!
+//! The bounds are those of serde. They have a trait of their own so that a missing one is one message that says what to write.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::process::run::{Call, Run, Target};
+
+/// A value that can be sent to another process: a serde type. Implemented for all of them; there is nothing to implement by hand.
+///
+/// ```
+/// use multiproc::{Process, Sendable};
+///
+/// /// Runs `function` in another process for each item.
+/// fn for_each<T: Sendable + 'static>(items: Vec<T>, function: fn(T)) -> multiproc::Result<()> {
+///     for item in items {
+///         Process::new(function, (item,)).start()?.wait()?;
+///     }
+///     Ok(())
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// for_each(vec![1, 2], |number| println!("{number}"))
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be sent to another process",
+    label = "not a type with `serde::Serialize` and `serde::Deserialize`",
+    note = "a struct or an enum: write `#[derive(serde::Serialize, serde::Deserialize)]` above it",
+    note = "a reference or a `&str`: send the value itself, a `String`",
+    note = "an open file or a socket: send `multiproc::Handle::new(file)`",
+    note = "`Arc<Mutex<_>>`, an atomic, a channel: memory isn't shared between processes; send a clone of a `multiproc::sync::Mutex`, \
+            `multiproc::Value`, `multiproc::Array` or `multiproc::Queue`"
+)]
+pub trait Sendable: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> Sendable for T {}
+
+/// The arguments of a target: a tuple of 0 to 8 [`Sendable`] values.
+#[diagnostic::on_unimplemented(
+    message = "the arguments `{Self}` can't be sent to another process",
+    label = "not a tuple of types with `serde::Serialize` and `serde::Deserialize`",
+    note = "a struct or an enum: write `#[derive(serde::Serialize, serde::Deserialize)]` above it",
+    note = "a reference or a `&str`: send the value itself, a `String`",
+    note = "an open file or a socket: send `multiproc::Handle::new(file)`",
+    note = "`Arc<Mutex<_>>`, an atomic, a channel: memory isn't shared between processes; send a clone of a `multiproc::sync::Mutex`, \
+            `multiproc::Value`, `multiproc::Array` or `multiproc::Queue`"
+)]
+pub trait Arguments: Serialize + DeserializeOwned {
+    /// A function with these arguments: [`Call<F, Self>`](Call). By this name, so that where they can't be sent the compiler says that
+    /// alone, and nothing about the methods of a process that can't be.
+    type Call<F: Target<Self>>: Run<Output = F::Output>;
+
+    /// This call, by that name.
+    #[doc(hidden)]
+    fn into_call<F: Target<Self>>(call: Call<F, Self>) -> Self::Call<F>;
+}
+
+/// A type that no argument has.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Nothing {}
+
+/// Whether an argument is [`Nothing`].
+#[doc(hidden)]
+pub trait IsNothing {}
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Argument<T>(PhantomData<T>);
+
+impl IsNothing for Argument<Nothing> {}
+
+macro_rules! arguments {
+    ($first:ident $($arg:ident)*) => {
+        #[diagnostic::do_not_recommend]
+        impl<$first: Sendable, $($arg: Sendable),*> Arguments for ($first, $($arg,)*) {
+            type Call<F: Target<Self>> = Call<F, Self>;
+
+            fn into_call<F: Target<Self>>(call: Call<F, Self>) -> Call<F, Self> {
+                call
+            }
+        }
+
+        // For no type. Where there is one impl to choose from, the compiler chooses it, goes on with a type `Call`, and says of each call
+        // of a method that there is no such method. From two it chooses none if neither fits, and says once why.
+        #[diagnostic::do_not_recommend]
+        impl<$first, $($arg),*> Arguments for ($first, $($arg,)*)
+        where
+            Argument<$first>: IsNothing,
+            Self: Arguments,
+        {
+            type Call<F: Target<Self>> = <Self as Arguments>::Call<F>;
+
+            fn into_call<F: Target<Self>>(call: Call<F, Self>) -> Self::Call<F> {
+                <Self as Arguments>::into_call(call)
+            }
+        }
+    };
+}
+
+arguments!(A);
+arguments!(A B);
+arguments!(A B C);
+arguments!(A B C D);
+arguments!(A B C D E);
+arguments!(A B C D E G);
+arguments!(A B C D E G H);
+arguments!(A B C D E G H I);
+
+#[diagnostic::do_not_recommend]
+impl Arguments for () {
+    type Call<F: Target<()>> = Call<F, ()>;
+
+    fn into_call<F: Target<()>>(call: Call<F, ()>) -> Call<F, ()> {
+        call
+    }
+}
