@@ -341,6 +341,7 @@ impl<R: Run> Process<R> {
     /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files; when an option can't be
     ///   put in place, such as a directory that isn't there.
     /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
+    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that panics, as in a destructor that runs because of a panic.
     /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has lent what it guards.
     /// - [`Error::Exiting`] when this process is past its end.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
@@ -352,6 +353,9 @@ impl<R: Run> Process<R> {
         let method = self.method.unwrap_or(start_method());
         if method != StartMethod::Fork && !entry::exists() {
             return Err(Error::NoEntry { process: name });
+        }
+        if method == StartMethod::Fork && std::thread::panicking() {
+            return Err(Error::Panicking { process: name });
         }
         if method == StartMethod::Fork && R::borrows(Private(())) && hold::lent() > 0 {
             return Err(Error::Lent { process: name, guards: hold::lent() });
