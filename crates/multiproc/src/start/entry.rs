@@ -1,6 +1,5 @@
 //! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
 
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::panic::UnwindSafe;
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::errno::EINVAL;
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{close_fds, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
+use multiproc_os::{fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
@@ -106,11 +105,11 @@ fn turn_off(variable: &str) -> ! {
     }
 }
 
-/// Makes an exec'd copy a clean process: no descriptors but its own, no trace of how it came to be.
+/// Makes an exec'd copy a clean process: no trace of how it came to be. What is open beside the socket and descriptors 0 to 2 it has opened
+/// itself, before it came by here: nothing else is inherited.
 fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
     unsafe { std::env::remove_var(VARIABLE) };
-    close_fds::close_all_but(&[socket.as_raw_fd()])?;
     fd_passing::close_on_exec(socket)?;
     stdio::ensure_open()?;
     signal::ignore_sigpipe()
@@ -125,7 +124,7 @@ pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
 }
 
 fn leave(reason: &str) -> ! {
-    eprintln!("multiproc (pid {}): {reason}", threads::getpid());
+    stdio::tell(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
     std::process::exit(REFUSED)
 }
 
@@ -219,7 +218,8 @@ pub(crate) fn live(
     }
     let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
-        eprintln!("Process {name}: {}", crate::process::status::JoinErrorKind::from(failure.clone()));
+        let reason = crate::process::status::JoinErrorKind::from(failure.clone());
+        stdio::tell(&format!("Process {name}: {reason}\n"));
     }
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
@@ -230,7 +230,6 @@ pub(crate) fn live(
 /// are not its own.
 pub(crate) fn leave_with(code: i32) -> ! {
     if fork::is_copy() {
-        let _ = std::io::stdout().flush();
         multiproc_os::fork::leave(code);
     }
     std::process::exit(code)
@@ -240,7 +239,7 @@ pub(crate) fn leave_with(code: i32) -> ! {
 fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
     let message = packet::encode(kind::FAILED, &codec::pack(&Failure::MemoryLimit { limit }));
     if let Err(error) = memory_watch::arm(socket.as_raw_fd(), message) {
-        eprintln!("Process {}: {error}", current::current_process().name());
+        stdio::tell(&format!("Process {}: {error}\n", current::current_process().name()));
     }
     // The limit of a resource that is within the hard limit, as `Options::apply` has seen, can be set.
     let _ = options.limit_memory();
@@ -296,7 +295,7 @@ where
         };
         let (value, failure) = run.run().settle();
         if let Some(failure) = &failure {
-            eprintln!("Process {}:\nError: {failure}", current::current_process().name());
+            stdio::tell(&format!("Process {}:\nError: {failure}\n", current::current_process().name()));
         }
         match codec::encode(&[], &value) {
             Ok(value) => Report::Returned { value, failed: failure.is_some() },

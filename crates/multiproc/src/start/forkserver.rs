@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::credentials::Credentials;
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-use multiproc_os::{directory, fd_passing, pidfd, threads};
+use multiproc_os::{directory, fd_passing, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
@@ -184,6 +184,11 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = match &mut *current {
             Some(server) => server,
+            // A server there would be the first process of that namespace, which can't make siblings, or would tell pids of that namespace.
+            None if namespace::children_are_elsewhere() => {
+                drop(current);
+                return spawn::start(order).map(Some);
+            }
             none => none.insert(Server::launch(name)?),
         };
         let Some(slot) = server.free.pop() else {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use multiproc_os::credentials::Ids;
@@ -46,9 +46,8 @@ impl Copy {
         interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-        let variable = theirs.as_raw_fd().to_string();
-        let pid = exec::this_program((VARIABLE, &variable), theirs.as_fd())
-            .map_err(fail("the program could not be executed again"))?;
+        let pid =
+            exec::this_program(VARIABLE, theirs.as_fd()).map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // It waits for HELLO, so it is there to be opened; unless somebody has killed it, and somebody else reaped it.
         let pidfd = pidfd::open_child(pid).inspect_err(|_| pidfd::kill_unopened_child(pid));
