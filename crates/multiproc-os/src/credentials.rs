@@ -160,6 +160,13 @@ fn give_up_capabilities() -> io::Result<()> {
     cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
 }
 
+/// Whether this process may take any user: `CAP_SETUID` is among its permitted capabilities.
+pub(crate) fn may_set_user() -> bool {
+    const CAP_SETUID: u32 = 7;
+    const PERMITTED: usize = 1;
+    capabilities()[PERMITTED] & 1 << CAP_SETUID != 0
+}
+
 /// Effective, permitted and inheritable capabilities; see capget(2). All zero where they can't be told.
 fn capabilities() -> [u32; 6] {
     let mut header = CapabilityHeader::VERSION_3;

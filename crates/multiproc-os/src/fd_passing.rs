@@ -272,6 +272,28 @@ pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_sent_is_received_though_the_connection_was_reset() {
+        for wait in [false, true] {
+            let (ours, theirs) = pair().unwrap();
+            send(&ours, &[b"unread"], &[]).unwrap();
+            send(&theirs, &[b"last words"], &[theirs.as_fd()]).unwrap();
+            drop(theirs);
+            let mut start = [0; 4];
+            assert_eq!(peek(&ours, &mut start, wait).unwrap(), 10);
+            let received = receive(&ours, 10, true).unwrap();
+            assert_eq!((received.bytes.as_slice(), received.fds.len()), (&b"last words"[..], 1));
+        }
+        // Closed between the look at a message and the receipt of it.
+        let (ours, theirs) = pair().unwrap();
+        send(&theirs, &[b"last words"], &[]).unwrap();
+        assert_eq!(peek(&ours, &mut [0; 4], false).unwrap(), 10);
+        send(&ours, &[b"unread"], &[]).unwrap();
+        drop(theirs);
+        assert_eq!(receive(&ours, 10, false).unwrap().bytes, b"last words");
+        assert_eq!(peek(&ours, &mut [0; 4], false).unwrap(), 0);
+    }
     use crate::poll::wait_for_room;
     use std::time::Instant;
 

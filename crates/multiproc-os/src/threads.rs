@@ -50,6 +50,12 @@ pub fn getpid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// The id of this process's parent; 0 if that is in another PID namespace.
+pub fn getppid() -> i32 {
+    // SAFETY: it returns a number.
+    unsafe { libc::getppid() }
+}
+
 /// The calling thread's id, which no other thread of the system has at the same time.
 pub fn gettid() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use multiproc_os::threads;
+use multiproc_os::{lifeline, threads};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -380,6 +380,7 @@ impl<R: Run> Process<R> {
             entry,
             options: self.options,
             outlives_parent: self.outlive_parent,
+            by_main_thread: method != StartMethod::ForkServer && threads::gettid() == threads::getpid(),
             log: log.told(),
             start_method: start_method(),
             grace_period: family::grace_period(),
@@ -392,6 +393,7 @@ impl<R: Run> Process<R> {
             StartMethod::Fork => (Some(self.run), None),
             _ => (None, Some(self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?)),
         };
+        lifeline::look();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         ctrl_c::arm();
         family::sweep();

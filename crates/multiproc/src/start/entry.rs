@@ -80,11 +80,12 @@ fn turn_off(variable: &str) -> ! {
     if let Err(error) = settle_in(socket.as_fd()) {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
     }
+    let parent = threads::getppid();
     match handshake::accept(socket.as_fd()) {
         Ok(Role::Child { order }) => spawn::begin(order, socket),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
-                Ok(()) => forkserver::serve(socket, slots),
+                Ok(()) => forkserver::serve(socket, slots, parent),
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(REFUSED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
@@ -117,10 +118,15 @@ fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
 
 /// Tells the parent why this process is of no use, and ends it.
 pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
-    let _ = packet::send(&socket, kind::REFUSED, &[reason.as_bytes()], &[]);
+    say_why(&socket, reason);
     // Before anything that may block, such as a full pipe for stderr.
     drop(socket);
     leave(reason)
+}
+
+/// The message by which a process says why it is of no use.
+pub(crate) fn say_why(socket: &OwnedFd, reason: &str) {
+    let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
 }
 
 fn leave(reason: &str) -> ! {
@@ -180,7 +186,7 @@ pub(crate) fn live(
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
     ctrl_c::become_child(assignment.handles_ctrl_c);
-    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
+    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket, assignment.by_main_thread), Ok(true)) {
         // The parent is gone already.
         leave_with(REFUSED);
     }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use multiproc_os::fork::{self, Side};
-use multiproc_os::{fd_passing, pidfd, signal, stdio, threads};
+use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
 use super::assignment::{Assignment, Started};
 use super::entry::{self, Announce, REFUSED};
@@ -56,6 +56,10 @@ pub(crate) fn start(
         let tasks = threads::list().unwrap_or_default();
         return Err(Error::MultiThreaded { process: name, threads, tasks });
     }
+    let guarded = !assignment.outlives_parent && lifeline::may_change_user_unseen();
+    if guarded {
+        forkserver::guard(&name, None);
+    }
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
     let announce = Announce::wanted(true);
     // Read once, and not by each copy.
@@ -69,6 +73,9 @@ pub(crate) fn start(
             live(assignment, streams, theirs, announce, task)
         }
         Side::Original(pid) => {
+            if guarded {
+                forkserver::guard(&name, Some(pid));
+            }
             drop((theirs, streams));
             Ok((started(&name, pid, ours)?, ends))
         }
@@ -93,7 +100,11 @@ fn live(
             entry::refuse(socket, &format!("the new process could not set itself up: {error}"));
         }
         family::disown();
+        if !assignment.outlives_parent {
+            forkserver::guard_this_copy();
+        }
         forkserver::forget();
+        lifeline::forget_risk();
         at_exit::forget();
         // What there is to be given it has in its memory.
         entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))

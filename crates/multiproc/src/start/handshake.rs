@@ -157,6 +157,12 @@ impl Copy {
         }
     }
 
+    /// Why a copy that has ended after it had answered has done so, if it has said.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let packet = packet::receive(self.socket(), false).ok().filter(|packet| packet.kind == kind::REFUSED)?;
+        Some(String::from_utf8_lossy(packet.front()).into_owned())
+    }
+
     /// The error for a copy that is of no use, and the end of it.
     pub(crate) fn useless(&self, name: &str, why: &dyn fmt::Display) -> Error {
         // What it did by itself tells more than what is done to it now: give it the moment between closing its socket and its end.
@@ -319,6 +325,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry;
     use super::*;
 
     fn talk(messages: &[(u8, &[u8])]) -> Unfit {
@@ -352,6 +359,26 @@ mod tests {
         assert!(talk(&[(kind::START, b"")]).contains("kind 5"));
         assert!(talk(&[(kind::HELLO, &hello()), (kind::HELLO, &hello())]).contains("kind 1"));
         assert!(talk(&[(kind::HELLO, &hello()), (kind::SERVE, b"")]).contains("descriptor"));
+    }
+
+    #[test]
+    fn a_reason_was_lost_when_messages_were_left_unread() {
+        let (ours, theirs) = fd_passing::pair().unwrap();
+        for _ in 0..3 {
+            packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
+        }
+        entry::say_why(&theirs, "not today");
+        drop(theirs);
+        for wait in [false, true] {
+            let (ours, theirs) = fd_passing::pair().unwrap();
+            packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
+            entry::say_why(&theirs, "nor tomorrow");
+            drop(theirs);
+            assert_eq!(packet::receive(&ours, wait).unwrap().front(), b"nor tomorrow");
+            assert!(matches!(packet::receive(&ours, wait), Err(PacketError::Closed)));
+        }
+        assert_eq!(packet::receive(&ours, false).unwrap().front(), b"not today");
+        assert!(matches!(packet::receive(&ours, false), Err(PacketError::Closed)));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiproc_os::fd_passing;
+use multiproc_os::{fd_passing, lifeline};
 
 use super::assignment::{self, Order, Started};
 use super::entry::{self, Announce};
 use super::handshake::{Answer, Copy};
-use super::kind;
+use super::{forkserver, kind};
 use crate::process::stdio::Streams;
 use crate::transfer::packet::Packet;
 use crate::{Error, Result};
@@ -29,6 +29,9 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let fds: Vec<BorrowedFd<'_>> =
         std::iter::once(theirs.as_fd()).chain(order.streams.fds()).chain(order.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
+    if !order.assignment.outlives_parent && lifeline::may_change_user_unseen() {
+        forkserver::guard(name, Some(copy.pid));
+    }
     copy.send_with(name, kind::START, &[&head, &front], &fds, order.payload)?;
     drop(fds);
     drop(theirs);

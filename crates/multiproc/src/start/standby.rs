@@ -260,6 +260,9 @@ impl Standby {
             true => Announce::No,
             false => Announce::Yes,
         };
+        if !order.assignment.outlives_parent {
+            forkserver::guard_if_it_does(self.started.pid);
+        }
         let head = assignment::join(&Request::to_standby(announce, surroundings));
         let front = assignment::join(order.assignment);
         let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
@@ -333,6 +336,7 @@ fn rehearse() {
         entry: Some(entry),
         options: Options::default(),
         outlives_parent: false,
+        by_main_thread: false,
         log: Inheritance::default(),
         start_method: StartMethod::ForkServer,
         grace_period: IDLE,
