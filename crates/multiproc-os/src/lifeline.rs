@@ -24,7 +24,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::{credentials, cvt, namespace, threads};
 
@@ -44,13 +44,21 @@ const UNKNOWN: u8 = 0;
 const NONE: u8 = 1;
 const SOME: u8 = 2;
 
+/// See [`set_made_by_main_thread`].
+static MADE_BY_MAIN_THREAD: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process was made by its parent's main thread, which ends no sooner than the parent: then the signal of `PR_SET_PDEATHSIG`,
+/// where one is needed, can be SIGKILL.
+pub fn set_made_by_main_thread(by_main_thread: bool) {
+    MADE_BY_MAIN_THREAD.store(by_main_thread, Relaxed);
+}
+
 /// Arms `socket`: from now on this process is killed when the other end is closed, or [`cut`]. Returns false if it was already, in which case
-/// the caller should leave at once. `by_main_thread` says whether the process was made by its parent's main thread, which ends no sooner
-/// than the parent itself.
+/// the caller should leave at once.
 ///
 /// # Errors
 /// As fcntl(2); none is expected on a socket.
-pub fn arm(socket: impl AsFd, by_main_thread: bool) -> io::Result<bool> {
+pub fn arm(socket: impl AsFd) -> io::Result<bool> {
     let raw = socket.as_fd().as_raw_fd();
     let pid = threads::getpid();
     let mut signal = libc::SIGKILL;
@@ -65,7 +73,7 @@ pub fn arm(socket: impl AsFd, by_main_thread: bool) -> io::Result<bool> {
         handle(signal, on_signal);
         // Its default does nothing there either.
         handle(libc::SIGTERM, on_terminate);
-        let death = if by_main_thread { libc::SIGKILL } else { signal };
+        let death = if MADE_BY_MAIN_THREAD.load(Relaxed) { libc::SIGKILL } else { signal };
         // SAFETY: this option takes a number.
         cvt(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, death as libc::c_ulong) })?;
     }
@@ -195,7 +203,7 @@ mod tests {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         drop(theirs);
         // Armed after the close, so no signal comes; this test would not survive one.
-        assert!(!arm(&ours, false).unwrap());
+        assert!(!arm(&ours).unwrap());
     }
 
     #[test]
@@ -203,7 +211,7 @@ mod tests {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         crate::fd_passing::send(&ours, &[b"report"], &[]).unwrap();
         cut(&theirs).unwrap();
-        assert!(!arm(&ours, false).unwrap());
+        assert!(!arm(&ours).unwrap());
         let mut start = [0; 6];
         assert_eq!(crate::fd_passing::peek(&theirs, &mut start, false).unwrap(), 6);
         assert_eq!(&start, b"report");

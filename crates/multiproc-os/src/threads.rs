@@ -50,6 +50,11 @@ pub fn getpid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// Whether the calling thread is the one that the process began with.
+pub fn is_main() -> bool {
+    gettid() == getpid()
+}
+
 /// The id of this process's parent; 0 if that is in another PID namespace.
 pub fn getppid() -> i32 {
     // SAFETY: it returns a number.

@@ -76,7 +76,6 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         entry: Some(Entry::of(entry::enter::<crate::Call<fn(), ()>, _>).expect("a function of this image")),
         options,
         outlives_parent: false,
-        by_main_thread: false,
         log: crate::log::Inheritance::sample(),
         start_method: StartMethod::Spawn,
         grace_period: std::time::Duration::from_secs(5),

@@ -380,7 +380,6 @@ impl<R: Run> Process<R> {
             entry,
             options: self.options,
             outlives_parent: self.outlive_parent,
-            by_main_thread: method != StartMethod::ForkServer && threads::gettid() == threads::getpid(),
             log: log.told(),
             start_method: start_method(),
             grace_period: family::grace_period(),

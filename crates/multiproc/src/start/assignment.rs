@@ -23,8 +23,6 @@ pub(crate) struct Assignment {
     pub(crate) entry: Option<Entry>,
     pub(crate) options: Options,
     pub(crate) outlives_parent: bool,
-    /// Whether its creator's main thread makes it, if it is not the server that does.
-    pub(crate) by_main_thread: bool,
     pub(crate) log: Inheritance,
     pub(crate) start_method: StartMethod,
     pub(crate) grace_period: Duration,

@@ -186,7 +186,7 @@ pub(crate) fn live(
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
     ctrl_c::become_child(assignment.handles_ctrl_c);
-    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket, assignment.by_main_thread), Ok(true)) {
+    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
         // The parent is gone already.
         leave_with(REFUSED);
     }

@@ -62,6 +62,7 @@ pub(crate) fn start(
     }
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
     let announce = Announce::wanted(true);
+    let by_main_thread = threads::is_main();
     // Read once, and not by each copy.
     let _ = entry::memory_ranges();
     // Lest both write what is in the buffer.
@@ -70,7 +71,7 @@ pub(crate) fn start(
     match unsafe { fork::fork() }.map_err(fail("fork"))? {
         Side::Copy => {
             drop((ours, ends));
-            live(assignment, streams, theirs, announce, task)
+            live(assignment, streams, theirs, (announce, by_main_thread), task)
         }
         Side::Original(pid) => {
             if guarded {
@@ -87,7 +88,7 @@ fn live(
     assignment: Assignment,
     streams: Streams,
     socket: OwnedFd,
-    announce: Announce,
+    (announce, by_main_thread): (Announce, bool),
     task: impl FnOnce() -> Report,
 ) -> ! {
     COPY.store(threads::getpid(), Relaxed);
@@ -105,6 +106,7 @@ fn live(
         }
         forkserver::forget();
         lifeline::forget_risk();
+        lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
         // What there is to be given it has in its memory.
         entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))

@@ -336,7 +336,6 @@ fn rehearse() {
         entry: Some(entry),
         options: Options::default(),
         outlives_parent: false,
-        by_main_thread: false,
         log: Inheritance::default(),
         start_method: StartMethod::ForkServer,
         grace_period: IDLE,
