@@ -213,6 +213,19 @@ fn a_main_that_gave_up_root_never_ended_for_a_daemon_that_kept_it() {
 }
 
 #[test]
+fn a_daemon_that_main_cannot_end_by_any_means_is_ended_by_the_server() {
+    for method in METHODS {
+        let mut main = Running::start(&["both-change-user", method]);
+        let Some(daemon) = main.pid("daemon ") else { return };
+        let daemon = Watched::new(daemon);
+        let error = main.lines.next().unwrap().unwrap();
+        assert!(error.contains("cannot kill") && error.contains("next call"), "{error}");
+        assert!(main.main.wait().unwrap().success());
+        daemon.wait_gone();
+    }
+}
+
+#[test]
 fn what_may_not_be_signalled_can_be_killed() {
     for method in METHODS {
         let Some(lines) = run(&["gave-up-root-kill", method]) else { return };

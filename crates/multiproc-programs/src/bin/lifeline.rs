@@ -27,6 +27,7 @@ fn main() {
         "first-of-namespace-terminated" => first_of_namespace_terminated(),
         "namespace-with-init" => namespace_with_init(),
         "gave-up-root" => gave_up_root(),
+        "both-change-user" => both_change_user(),
         "gave-up-root-scope" => gave_up_root_in_scope(),
         "gave-up-root-kill" => gave_up_root_and_kills(),
         "refused-call" => refused_call(argument(3)),
@@ -192,6 +193,25 @@ fn gave_up_root() {
     let daemon = Process::new(sleep_long, ()).daemon(true).start().unwrap();
     say(&format!("daemon {}", daemon.pid()));
     become_another_user();
+}
+
+/// In a container, a daemon becomes one user and main another, and ends: neither may signal the other.
+fn both_change_user() {
+    enter_container();
+    multiproc::set_grace_period(Duration::from_millis(50));
+    let (ready, changed) = multiproc::one_way::<()>().map(|(sender, receiver)| (receiver, sender)).unwrap();
+    let target = |changed: multiproc::Sender<()>| {
+        become_another_user();
+        changed.send(()).unwrap();
+        sleep_long();
+    };
+    let daemon = Process::new(target, (changed,)).daemon(true).stdout(Stdio::null()).stderr(Stdio::null());
+    let daemon = daemon.start().unwrap();
+    ready.recv().unwrap();
+    say(&format!("daemon {}", daemon.pid()));
+    // SAFETY: no memory is touched.
+    assert_eq!(unsafe { (libc::setgid(OTHER - 1), libc::setuid(OTHER - 1)) }, (0, 0));
+    say(&daemon.kill().unwrap_err().to_string());
 }
 
 fn gave_up_root_in_scope() {

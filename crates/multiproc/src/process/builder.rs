@@ -164,6 +164,12 @@ impl<R: Run> Process<R> {
     /// Whether it goes on when the process that starts it ends, in whatever way. Otherwise it never does: at an orderly end it is waited
     /// for or terminated, and if that process is killed, the kernel kills it too.
     ///
+    /// That holds for a process that changes its user, too: in a rootless container (a user namespace), where the kernel's signal doesn't
+    /// reach such a process, the server of [`StartMethod::ForkServer`] kills it, and is there for the other methods as well. Two kinds of
+    /// process end only with their next call to this library: one that has changed its user in such a container, and whose server was killed
+    /// together with its parent; and one that has done so and is the first of a PID namespace. A program that the process executes (exec) is
+    /// not ended.
+    ///
     /// ```no_run
     /// # use multiproc::Process;
     /// # #[multiproc::main]

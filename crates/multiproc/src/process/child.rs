@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     stdin: Option<Closer>,
     /// Whether somebody has got its value, or has been told why there is none.
     joined: AtomicBool,
+    /// Whether the end of this process has found that it can't end it.
+    pub(super) given_up: AtomicBool,
     /// The signals that somebody here has sent it, as bits, so that it is no riddle where they came from.
     sent: AtomicU64,
 }
@@ -133,6 +135,7 @@ impl Shared {
             state: Mutex::new(state),
             stdin,
             joined: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         }
     }

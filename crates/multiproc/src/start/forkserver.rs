@@ -108,6 +108,10 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
 /// reap it, and not every first process of a container does.)
 pub(crate) fn end() {
     standby::dismiss();
+    // The server may have the rights that this process lacks: it ends what is left when this process has ended.
+    if family::has_given_up() {
+        return;
+    }
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(server);
 }
