@@ -9,7 +9,7 @@
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// The number, in the new process, of the descriptor that it is given beside 0 to 2.
@@ -46,8 +46,13 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     let envp = pointers(&environment);
 
     let mut actions = Actions::new()?;
-    for stream in crate::stdio::streams().into_iter().flatten() {
-        actions.duplicate(stream, stream.as_raw_fd())?;
+    // The Rust runtime of the new process would open /dev/null in place of one that is closed, and abort without that.
+    let streams = crate::stdio::streams();
+    let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::nothing()?) };
+    for (number, stream) in streams.into_iter().enumerate() {
+        if let Some(stream) = stream.or(nothing.as_ref().map(AsFd::as_fd)) {
+            actions.duplicate(stream, number as RawFd)?;
+        }
     }
     actions.duplicate(fd, GIVEN)?;
     actions.close_from(GIVEN + 1)?;

@@ -54,7 +54,7 @@ pub fn set_made_by_main_thread(by_main_thread: bool) {
 }
 
 /// Arms `socket`: from now on this process is killed when the other end is closed, or [`cut`]. Returns false if it was already, in which case
-/// the caller should leave at once.
+/// the caller should [end](end()) at once.
 ///
 /// # Errors
 /// As fcntl(2); none is expected on a socket.
@@ -136,11 +136,16 @@ fn look_closely() {
     // SAFETY: it takes an int and touches no memory. In this order: a close that comes after the call sends the signal.
     unsafe { libc::fcntl(raw, libc::F_SETOWN, pid) };
     if is_cut(raw) {
-        // SAFETY: neither touches memory. The first process of a PID namespace can't kill itself.
-        unsafe {
-            libc::kill(pid, libc::SIGKILL);
-            libc::_exit(128 + libc::SIGKILL)
-        }
+        end();
+    }
+}
+
+/// Ends this process as the kernel does when its lifeline is cut. Async-signal-safe.
+pub fn end() -> ! {
+    // SAFETY: neither touches memory. The first process of a PID namespace can't kill itself.
+    unsafe {
+        libc::kill(threads::getpid(), libc::SIGKILL);
+        libc::_exit(128 + libc::SIGKILL)
     }
 }
 

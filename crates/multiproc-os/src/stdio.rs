@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{Mode, OFlags};
-
 /// Descriptors 0 to 2 of this process; none for one that is closed.
 pub fn streams() -> [Option<BorrowedFd<'static>>; 3] {
     [0, 1, 2].map(|number: RawFd| {
@@ -116,16 +114,16 @@ pub fn dev_null() -> io::Result<OwnedFd> {
     })
 }
 
-/// What takes the place of a descriptor that nobody is to use: `/dev/null`, or, where that can't be opened, a descriptor that can be neither
-/// read nor written. The standard library takes the `EBADF` that comes of it for a stream that is closed, and goes on.
+/// What takes the place of a descriptor that is not to be used: `/dev/null`, or, where that can't be opened, the reading end of a pipe that
+/// has no other end. Reading from it is the end; the standard library takes the `EBADF` of writing to it for a stream that is closed.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
 pub fn nothing() -> io::Result<OwnedFd> {
     match open_null() {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            crate::fd_passing::above_stdio(rustix::fs::open(c"/", flags, Mode::empty())?)
+            let (reader, _) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            crate::fd_passing::above_stdio(reader)
         }
         opened => opened,
     }

@@ -262,6 +262,7 @@ fn a_root_without_dev_or_proc() {
         let Some(lines) = run(&["bare-root", method, directory, "proc"]) else { return };
         assert_eq!(lines[0], "value Ok(7)", "{method}");
         assert!(lines[1].contains("/dev/null"), "{method}: {}", lines[1]);
+        assert_eq!(lines[2], "value Ok(7)", "{method}, without stdin");
         let Some(lines) = run(&["bare-root", method, directory, "no-proc"]) else { return };
         match method {
             "fork" => assert_eq!(lines[0], "value Ok(7)"),

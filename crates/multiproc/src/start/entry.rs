@@ -186,9 +186,13 @@ pub(crate) fn live(
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
     ctrl_c::become_child(assignment.handles_ctrl_c);
-    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
-        // The parent is gone already.
-        leave_with(REFUSED);
+    if !assignment.outlives_parent {
+        match lifeline::arm(&socket) {
+            Ok(true) => {}
+            // The parent is gone already, or has killed this process by way of its lifeline.
+            Ok(false) => lifeline::end(),
+            Err(_) => leave_with(REFUSED),
+        }
     }
     let pid = threads::getpid();
     let name = assignment.identity.name.clone();
