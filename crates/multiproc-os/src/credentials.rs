@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use crate::{cvt, cvt_long};
 
@@ -56,8 +56,7 @@ impl Ids {
     /// # Errors
     /// As [`assume`](Ids::assume).
     pub fn assume_for(&self, socket: impl AsFd) -> io::Result<()> {
-        let peer = rustix::net::sockopt::socket_peercred(socket)?;
-        let (uid, gid) = (peer.uid.as_raw(), peer.gid.as_raw());
+        let (uid, gid) = peer(socket)?;
         let here = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if (uid, gid) == here {
             self.assume()?;
@@ -86,6 +85,16 @@ impl Ids {
         let id = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"));
         Ids { users: [id(0), id(1), id(2)], groups: [id(3), id(4), id(5)] }
     }
+}
+
+/// User and group of the process that made `socket`. Its pid, which `SO_PEERCRED` tells too, is 0 for a process of another PID namespace.
+fn peer(socket: impl AsFd) -> io::Result<(u32, u32)> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the structure is ours, and as large as said.
+    cvt(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len) })?;
+    Ok((peer.uid, peer.gid))
 }
 
 /// What a process may do, as far as it can be told quickly. Filters of seccomp(2) count only as there or not, and namespaces not at all.
@@ -149,6 +158,13 @@ fn give_up_capabilities() -> io::Result<()> {
     let data = [0_u32; 6];
     // SAFETY: the data has as many words as the version says.
     cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
+
+/// Whether this process may take any user: `CAP_SETUID` is among its permitted capabilities.
+pub(crate) fn may_set_user() -> bool {
+    const CAP_SETUID: u32 = 7;
+    const PERMITTED: usize = 1;
+    capabilities()[PERMITTED] & 1 << CAP_SETUID != 0
 }
 
 /// Effective, permitted and inheritable capabilities; see capget(2). All zero where they can't be told.

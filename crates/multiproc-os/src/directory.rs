@@ -5,13 +5,18 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-/// A handle to the current directory (`O_PATH`), close-on-exec. By way of `/proc`, so that it needs no right to search the directory.
+/// A handle to the current directory (`O_PATH`), close-on-exec. By way of `/proc`, where that is mounted, so that it needs no right to search
+/// the directory.
 ///
 /// # Errors
-/// `EMFILE`; `ENOENT` when `/proc` is not mounted.
+/// `EMFILE`; `EACCES` without `/proc`, when this process may not search the directory.
 pub fn open_current() -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    crate::fd_passing::above_stdio(rustix::fs::open(c"/proc/self/cwd", flags, Mode::empty())?)
+    let directory = match rustix::fs::open(c"/proc/self/cwd", flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => rustix::fs::open(c".", flags, Mode::empty()),
+        opened => opened,
+    };
+    crate::fd_passing::above_stdio(directory?)
 }
 
 /// What tells a directory from all others that are there at the same time.

@@ -112,11 +112,18 @@ pub fn discard(socket: impl AsFd) {
 /// Looks at the next message: its first bytes, and how long it is in all. Without `wait`, `WouldBlock` when there is none. A length of 0 is
 /// the end: the other side is closed.
 ///
+/// When the other end was closed with messages of ours unread, the kernel says so once (`ECONNRESET`), before the messages that it has sent.
+/// Those are there all the same, and come first here; then the end.
+///
 /// # Errors
-/// `ECONNRESET` when the other end was closed with messages of ours unread.
+/// `EBADF`, `ENOTSOCK` and the like: none is expected on a socket of [`pair`].
 pub fn peek(socket: impl AsFd, start: &mut [u8], wait: bool) -> io::Result<usize> {
     let flags = RecvFlags::PEEK | RecvFlags::TRUNC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-    let (_, len) = rustix::io::retry_on_intr(|| recv(&socket, &mut *start, flags))?;
+    let mut look = || rustix::io::retry_on_intr(|| recv(&socket, &mut *start, flags));
+    let (_, len) = match look() {
+        Err(rustix::io::Errno::CONNRESET) => look()?,
+        looked => looked?,
+    };
     Ok(len)
 }
 
@@ -136,8 +143,13 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control =
             if with_fds { RecvAncillaryBuffer::new(&mut space) } else { RecvAncillaryBuffer::new(&mut []) };
-        let message =
-            rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags));
+        let mut take =
+            || rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags));
+        let message = match take() {
+            // Said once, as in `peek`: the other end may have been closed since the message was looked at.
+            Err(rustix::io::Errno::CONNRESET) => take(),
+            taken => taken,
+        };
         let message = message.map_err(not_there_any_more)?;
         let mut fds = Vec::new();
         for received in control.drain() {
@@ -154,7 +166,11 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let fds = fds.into_iter().map(above_stdio).collect::<io::Result<Vec<OwnedFd>>>()?;
-        let taken = rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0][..], RecvFlags::DONTWAIT));
+        let take = || rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0][..], RecvFlags::DONTWAIT));
+        let taken = match take() {
+            Err(rustix::io::Errno::CONNRESET) => take(),
+            taken => taken,
+        };
         taken.map_err(not_there_any_more)?;
         (len, flags, fds)
     } else {
@@ -256,6 +272,28 @@ pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_sent_is_received_though_the_connection_was_reset() {
+        for wait in [false, true] {
+            let (ours, theirs) = pair().unwrap();
+            send(&ours, &[b"unread"], &[]).unwrap();
+            send(&theirs, &[b"last words"], &[theirs.as_fd()]).unwrap();
+            drop(theirs);
+            let mut start = [0; 4];
+            assert_eq!(peek(&ours, &mut start, wait).unwrap(), 10);
+            let received = receive(&ours, 10, true).unwrap();
+            assert_eq!((received.bytes.as_slice(), received.fds.len()), (&b"last words"[..], 1));
+        }
+        // Closed between the look at a message and the receipt of it.
+        let (ours, theirs) = pair().unwrap();
+        send(&theirs, &[b"last words"], &[]).unwrap();
+        assert_eq!(peek(&ours, &mut [0; 4], false).unwrap(), 10);
+        send(&ours, &[b"unread"], &[]).unwrap();
+        drop(theirs);
+        assert_eq!(receive(&ours, 10, false).unwrap().bytes, b"last words");
+        assert_eq!(peek(&ours, &mut [0; 4], false).unwrap(), 0);
+    }
     use crate::poll::wait_for_room;
     use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! A copy of this process that is its child: fork(2), by way of the C library, so that what others have registered with
 //! pthread_atfork(3) is done.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 pub use crate::clone::Side;
@@ -21,7 +21,7 @@ pub unsafe fn fork() -> io::Result<Side> {
     flush_c_stdio();
     let blocked = Blocked::all();
     // SAFETY: as the caller says.
-    match crate::cvt(unsafe { libc::fork() })? {
+    match crate::cvt(unsafe { libc::fork() }).map_err(explained)? {
         0 => {
             std::mem::forget(blocked);
             Ok(Side::Copy)
@@ -30,21 +30,51 @@ pub unsafe fn fork() -> io::Result<Side> {
     }
 }
 
-/// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the original's to call. What C's stdio has
-/// buffered is written out.
+/// What an error of fork(2) or clone(2) means, where its own text would not tell.
+pub fn explained(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) if crate::namespace::first_child_has_ended() => io::Error::new(
+            error.kind(),
+            "the PID namespace that this process has made with unshare(CLONE_NEWPID) takes no more processes: its first one, which was \
+             the first that this process has started since, has ended. Have one that lives as long as all others start them",
+        ),
+        Some(libc::EPERM) => io::Error::new(error.kind(), "a sandbox, as of seccomp(2), refuses clone(2) or execve(2)"),
+        _ => error,
+    }
+}
+
+/// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the original's to call. What Rust's stdout and
+/// C's stdio have buffered is written out, unless another thread holds their locks: std's and C's own exits differ in that, and neither
+/// waits for ever where the other thread doesn't end.
 pub fn leave(code: i32) -> ! {
-    // A stream may be locked for good by another thread, in the middle of a read say.
+    /// How long a lock is waited for. Writing takes as long as it takes.
     const MOMENT: Duration = Duration::from_millis(100);
     if crate::threads::count().is_ok_and(|threads| threads == 1) {
+        // Its one thread may hold the lock itself, which doesn't keep it from flushing.
+        let _ = std::io::stdout().flush();
         flush_c_stdio();
     } else {
-        let (done, wait) = std::sync::mpsc::channel();
-        let flush = move || {
+        let (taken, rust) = std::sync::mpsc::channel();
+        let flush_rust = move || {
+            let mut stdout = std::io::stdout().lock();
+            let _ = taken.send(());
+            let _ = stdout.flush();
+            let _ = taken.send(());
+        };
+        let (done, c) = std::sync::mpsc::channel();
+        let flush_c = move || {
             flush_c_stdio();
             let _ = done.send(());
         };
-        if std::thread::Builder::new().spawn(flush).is_ok() {
-            let _ = wait.recv_timeout(MOMENT);
+        let rust = std::thread::Builder::new().spawn(flush_rust).ok().map(|_| rust);
+        let c = std::thread::Builder::new().spawn(flush_c).ok().map(|_| c);
+        if let Some(rust) = rust
+            && rust.recv_timeout(MOMENT).is_ok()
+        {
+            let _ = rust.recv();
+        }
+        if let Some(c) = c {
+            let _ = c.recv_timeout(MOMENT);
         }
     }
     // SAFETY: it ends the process, and touches no memory.

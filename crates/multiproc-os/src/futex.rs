@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use rustix::thread::futex::{self, Flags, Timespec};
 
+use crate::lifeline;
+
 /// Why [`wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
@@ -25,6 +27,7 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken
             tv_nsec: i64::from(left.subsec_nanos()),
         }),
     };
+    lifeline::look();
     match futex::wait(word, Flags::empty(), expected, timeout.as_ref()) {
         Err(rustix::io::Errno::TIMEDOUT) => Woken::Late,
         _ => Woken::Perhaps,
@@ -56,6 +59,7 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
     if words.is_empty() || words.len() > MOST {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    lifeline::look();
     let mut waiters = [Waiter { value: 0, address: 0, flags: SIZE_U32, reserved: 0 }; MOST];
     for (waiter, (word, expected)) in waiters.iter_mut().zip(words) {
         (waiter.value, waiter.address) = (u64::from(*expected), word.as_ptr() as u64);

@@ -36,6 +36,23 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The process that has the id `pid` now; none if there is none.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted; `EMFILE`, `ENFILE`.
+    pub fn of(pid: i32) -> io::Result<Option<Identity>> {
+        Ok(stat(pid)?.map(|stat| Identity::new(pid, stat.started)))
+    }
+
+    /// As [`of`](Identity::of), if it is a child of the process `parent`.
+    ///
+    /// # Errors
+    /// As [`of`](Identity::of).
+    pub fn of_child(pid: i32, parent: i32) -> io::Result<Option<Identity>> {
+        let stat = stat(pid)?.filter(|stat| i32::try_from(stat.parent) == Ok(parent));
+        Ok(stat.map(|stat| Identity::new(pid, stat.started)))
+    }
+
     fn new(pid: i32, started: u32) -> Identity {
         Identity(u64::from(started) << 32 | u64::from(pid as u32))
     }
@@ -118,6 +135,7 @@ fn started(pid: i32) -> io::Result<Option<u32>> {
 
 /// What proc_pid_stat(5) tells of a process.
 struct Stat {
+    parent: u64,
     flags: u64,
     started: u32,
 }
@@ -135,10 +153,11 @@ fn stat(pid: i32) -> io::Result<Option<Stat>> {
     let after = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
     let mut fields = after.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     let mut number = |skip| -> Option<u64> { std::str::from_utf8(fields.nth(skip)?).ok()?.parse().ok() };
-    let numbers = number(6).zip(number(12));
-    let (flags, ticks) = numbers
+    // The fourth field, the ninth and the twenty-second.
+    let numbers = number(1).zip(number(4)).zip(number(12));
+    let ((parent, flags), ticks) = numbers
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/*/stat is not as proc_pid_stat(5) says"))?;
-    Ok(Some(Stat { flags, started: ticks as u32 }))
+    Ok(Some(Stat { parent, flags, started: ticks as u32 }))
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ pub mod at_exit;
 pub mod at_fork;
 pub mod clock;
 pub mod clone;
-pub mod close_fds;
 mod control_group;
 pub mod credentials;
 pub mod directory;

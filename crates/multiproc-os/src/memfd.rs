@@ -51,8 +51,15 @@ pub(crate) fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::i
 }
 
 pub(crate) fn create(name: &str) -> io::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    crate::fd_passing::above_stdio(fd)
+    match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
+        Ok(fd) => crate::fd_passing::above_stdio(fd),
+        // The kernel itself needs no right for it.
+        Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "memfd_create(2) is refused, as by a seccomp profile; there is no shared memory without it",
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether this process may have a file of `len` bytes: see `RLIMIT_FSIZE` in getrlimit(2).

@@ -21,6 +21,33 @@ pub fn of_pids() -> Option<u32> {
     })
 }
 
+/// Whether processes that this one makes are in another PID namespace than it is, after unshare(2) or setns(2) with `CLONE_NEWPID`. False
+/// without `/proc`.
+pub fn children_are_elsewhere() -> bool {
+    match (inode(c"/proc/self/ns/pid"), inode(c"/proc/self/ns/pid_for_children")) {
+        (Some(own), Some(children)) => own != children,
+        // The file can't be opened as long as that namespace has no process, see pid_namespaces(7).
+        (Some(_), None) => std::fs::symlink_metadata("/proc/self/ns/pid_for_children").is_ok(),
+        (None, _) => false,
+    }
+}
+
+/// Whether processes that this one makes are in another PID namespace, which takes no more of them: its first process has ended.
+pub(crate) fn first_child_has_ended() -> bool {
+    children_are_elsewhere()
+}
+
+/// Whether this process is in the user namespace that the system began with. True without `/proc`.
+pub fn of_users_is_initial() -> bool {
+    // PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h, which every tool relies on.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    inode(c"/proc/self/ns/user").is_none_or(|inode| inode == INITIAL)
+}
+
+fn inode(path: &std::ffi::CStr) -> Option<u64> {
+    Some(rustix::fs::stat(path).ok()?.st_ino)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

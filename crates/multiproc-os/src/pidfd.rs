@@ -56,7 +56,15 @@ pub struct Usage {
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
     // A negative number is no pid, and rustix will not have one.
     let pid = Pid::from_raw(pid.max(0)).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-    crate::fd_passing::above_stdio(pidfd_open(pid, PidfdFlags::empty())?)
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => crate::fd_passing::above_stdio(pidfd),
+        // The kernel itself needs no right for it, and has it since 5.3.
+        Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "pidfd_open(2) is refused, as by the seccomp profile of an old container runtime; processes can't be waited for without it",
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens the process `pid`, which this one has just made; none if it is gone already, reaped by somebody else in this program. By then its

@@ -81,6 +81,7 @@ fn until(
     deadline: Option<Instant>,
     mut wait: impl FnMut(Option<&Timespec>) -> rustix::io::Result<usize>,
 ) -> io::Result<()> {
+    crate::lifeline::look();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // An hour at a time: a `Duration` may be larger than what the kernel takes.

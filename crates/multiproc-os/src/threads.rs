@@ -2,12 +2,29 @@
 
 use std::io;
 
-/// The number of threads of the calling process, itself included, as `/proc/self/task` lists them.
+/// The number of threads of the calling process, itself included, as `/proc/self/task` lists them. Where `/proc` is not mounted, the kernel can
+/// still be asked whether there is one alone.
 ///
 /// # Errors
-/// When `/proc` is not mounted.
+/// When `/proc` is not mounted, and there are several, or a sandbox refuses the question.
 pub fn count() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
+    match std::fs::read_dir("/proc/self/task") {
+        Ok(tasks) => Ok(tasks.count()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_alone() => Ok(1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(io::Error::new(
+            error.kind(),
+            "/proc is not mounted, and without it threads can't be counted unless there is just one. Mount it \
+             (mount -t proc proc /proc), in a new root directory too",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this process has one thread, the calling one, and shares its memory with no other process. With these flags unshare(2) changes
+/// nothing, and fails if it has.
+fn is_alone() -> bool {
+    // SAFETY: nothing is changed, as said.
+    unsafe { libc::unshare(libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) == 0 }
 }
 
 /// The threads of this process by id and name, the calling one first.
@@ -31,6 +48,17 @@ pub fn list() -> io::Result<Vec<(i32, String)>> {
 /// The process's id as the kernel sees it now; never cached, so it is right after a fork too.
 pub fn getpid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// Whether the calling thread is the one that the process began with.
+pub fn is_main() -> bool {
+    gettid() == getpid()
+}
+
+/// The id of this process's parent; 0 if that is in another PID namespace.
+pub fn getppid() -> i32 {
+    // SAFETY: it returns a number.
+    unsafe { libc::getppid() }
 }
 
 /// The calling thread's id, which no other thread of the system has at the same time.

@@ -22,6 +22,58 @@ fn refused_while_there_are_threads() {
     assert!(error.to_string().starts_with("cannot start p: fork refused, this process has"), "{error}");
 }
 
+/// Starts a process of each method when it is dropped, and says what came of that.
+struct StartsOnDrop(std::rc::Rc<std::cell::RefCell<Vec<String>>>);
+
+impl Drop for StartsOnDrop {
+    fn drop(&mut self) {
+        multiproc::set_standby(false);
+        for method in [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork] {
+            let said = match Process::new(|| 7, ()).name("p").start_method(method).start() {
+                Ok(child) => child.join().unwrap().to_string(),
+                Err(error) => error.to_string(),
+            };
+            self.0.borrow_mut().push(said);
+        }
+    }
+}
+
+#[multiproc::test]
+fn refused_while_this_thread_panics() {
+    in_a_process_with_one_thread(|| {
+        let said = std::rc::Rc::default();
+        let starts = StartsOnDrop(std::rc::Rc::clone(&said));
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _starts = starts;
+            panic!("as it should")
+        }));
+        assert!(caught.is_err());
+        {
+            let said = said.borrow();
+            assert_eq!(said[..2], ["7", "7"]);
+            assert!(said[2].starts_with("cannot start p: fork refused, this thread is panicking"), "{}", said[2]);
+        }
+        // The panic is over.
+        drop(StartsOnDrop(std::rc::Rc::clone(&said)));
+        assert_eq!(said.borrow()[3..], ["7", "7", "7"]);
+    });
+}
+
+#[multiproc::test]
+fn refused_in_a_panic_hook() {
+    in_a_process_with_one_thread(|| {
+        static SAID: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+        std::panic::set_hook(Box::new(|_| {
+            let error = Process::new(|| 7, ()).start_method(StartMethod::Fork).start().unwrap_err();
+            *SAID.lock().unwrap() = error.to_string();
+        }));
+        let caught = std::panic::catch_unwind(|| panic!("as it should"));
+        let _ = std::panic::take_hook();
+        assert!(caught.is_err());
+        assert!(SAID.lock().unwrap().contains("panicking"));
+    });
+}
+
 #[multiproc::test]
 fn refused_until_the_other_threads_have_ended() {
     in_a_process_with_one_thread(|| {

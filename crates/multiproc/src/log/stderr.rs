@@ -1,7 +1,6 @@
 //! Logging what the library does, and what the user's `log::info!` says in any process, on stderr: `[INFO/Process-1] message`.
 
 use std::fmt;
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use ::log::{Level, LevelFilter};
@@ -100,9 +99,7 @@ impl ::log::Log for Logger {
 
 /// Prints a record of the process `name`.
 pub(crate) fn print(level: Level, name: &str, message: fmt::Arguments<'_>) {
-    let line = format!("[{level}/{name}] {message}\n");
-    // In one piece, so that lines of several processes don't mix. That nobody may be reading is no reason to fail.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    multiproc_os::stdio::tell(&format!("[{level}/{name}] {message}\n"));
 }
 
 /// Whether the `log` crate's records come here.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use multiproc_os::{interrupt, threads};
+use multiproc_os::{interrupt, lifeline, threads};
 
 use super::{current, family};
 use crate::start::forkserver;
@@ -151,6 +151,7 @@ extern "C" fn on_exit() {
 /// Ends this process's part of the world; what is left to its caller is to exit.
 pub(crate) fn run() {
     interrupt::hold();
+    lifeline::look();
     /// The process that has begun its end. A copy made by fork(2) elsewhere has its own to come.
     static ENDING: AtomicI32 = AtomicI32::new(0);
     let first = ENDING.swap(threads::getpid(), Relaxed) != threads::getpid();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use multiproc_os::threads;
+use multiproc_os::{lifeline, threads};
 
 use super::child::{Child, Shared};
 use super::current::{self, Identity, current_process};
@@ -165,6 +165,12 @@ impl<R: Run> Process<R> {
 
     /// Whether it goes on when the process that starts it ends, in whatever way. Otherwise it never does: at an orderly end it is waited
     /// for or terminated, and if that process is killed, the kernel kills it too.
+    ///
+    /// That holds for a process that changes its user, too: in a rootless container (a user namespace), where the kernel's signal doesn't
+    /// reach such a process, the server of [`StartMethod::ForkServer`] kills it, and is there for the other methods as well. Two kinds of
+    /// process end only with their next call to this library: one that has changed its user in such a container, and whose server was killed
+    /// together with its parent; and one that has done so and is the first of a PID namespace. A program that the process executes (exec) is
+    /// not ended.
     ///
     /// ```no_run
     /// # use multiproc::Process;
@@ -343,6 +349,7 @@ impl<R: Run> Process<R> {
     /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files; when an option can't be
     ///   put in place, such as a directory that isn't there.
     /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
+    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that panics, as in a destructor that runs because of a panic.
     /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has lent what it guards.
     /// - [`Error::Exiting`] when this process is past its end.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
@@ -354,6 +361,9 @@ impl<R: Run> Process<R> {
         let method = self.method.unwrap_or(start_method());
         if method != StartMethod::Fork && !entry::exists() {
             return Err(Error::NoEntry { process: name });
+        }
+        if method == StartMethod::Fork && std::thread::panicking() {
+            return Err(Error::Panicking { process: name });
         }
         if method == StartMethod::Fork && R::borrows(Private(())) && hold::lent() > 0 {
             return Err(Error::Lent { process: name, guards: hold::lent() });
@@ -391,6 +401,7 @@ impl<R: Run> Process<R> {
             StartMethod::Fork => (Some(self.run), None),
             _ => (None, Some(self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?)),
         };
+        lifeline::look();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         ctrl_c::arm();
         family::sweep();

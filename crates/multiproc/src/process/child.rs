@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use multiproc_os::errno::{ECHILD, ESRCH};
+use multiproc_os::errno::{ECHILD, EPERM, ESRCH};
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::{self, Prospect};
-use multiproc_os::{pidfd, threads};
+use multiproc_os::{lifeline, pidfd, threads};
 use serde::de::DeserializeOwned;
 
 use super::family::{self, SIGINT, SIGKILL, SIGTERM};
@@ -27,6 +27,9 @@ use crate::start::report::{Failure, Report, receive_report};
 use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
+
+/// A process that doesn't die of SIGKILL in this time hangs in the kernel.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// What all handles to one process share.
 pub(crate) struct Shared {
@@ -53,6 +56,8 @@ pub(crate) struct Shared {
     stdin: Option<Closer>,
     /// Whether somebody has got its value, or has been told why there is none.
     joined: AtomicBool,
+    /// Whether the end of this process has found that it can't end it.
+    pub(super) given_up: AtomicBool,
     /// The signals that somebody here has sent it, as bits, so that it is no riddle where they came from.
     sent: AtomicU64,
 }
@@ -133,6 +138,7 @@ impl Shared {
             state: Mutex::new(state),
             stdin,
             joined: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         }
     }
@@ -309,6 +315,8 @@ impl Shared {
     }
 
     /// Nothing happens to a process that has ended, nor to the one that has its id now.
+    ///
+    /// Where this process has not the right to signal it, SIGKILL comes by way of its lifeline, and its end is waited for.
     pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
         if let State::Ended { .. } = &*self.lock() {
             return Ok(());
@@ -321,8 +329,42 @@ impl Shared {
         };
         match sent {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(EPERM) => {
+                if signal == SIGKILL && self.cut_lifeline() {
+                    let deadline = Instant::now().checked_add(LONGEST);
+                    if pidfd::wait_any([&self.pidfd], deadline)? == [true] {
+                        return Ok(());
+                    }
+                }
+                Err(self.not_permitted(signal))
+            }
             result => result,
         }
+    }
+
+    /// Has the kernel end a process that this one may not signal. False if it has no lifeline, or none that this process holds.
+    fn cut_lifeline(&self) -> bool {
+        match &*self.lock() {
+            State::Running { socket, .. } if !self.outlives_parent => lifeline::cut(socket).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// The error for a signal that this process may not send.
+    fn not_permitted(&self, signal: i32) -> io::Error {
+        let what = match signal {
+            _ if self.outlives_parent => {
+                "it runs as another user than this process. Only a process with the rights of that user can signal it"
+            }
+            SIGKILL => {
+                "it runs as another user than this process, and has become that user since it was started. It ends with the next call to \
+                 this library that it makes, or by a process with the rights of that user"
+            }
+            _ => {
+                "it runs as another user than this process. kill() needs no right to signal it; or ask it to end by a message"
+            }
+        };
+        io::Error::new(io::ErrorKind::PermissionDenied, format!("Operation not permitted: {what}"))
     }
 }
 
@@ -421,17 +463,20 @@ impl ProcessHandle {
     /// Nothing happens if it has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] with `EPERM` if it has changed its user.
+    /// [`Error::Child`] if it runs as another user, as when this process has given up rights that the other has kept.
+    /// [`kill`](ProcessHandle::kill) ends it all the same.
     pub fn terminate(&self) -> Result<()> {
         self.end_by(SIGTERM, "terminate")
     }
 
     /// Ends it, whatever it does: SIGKILL. It is gone when this returns.
     ///
-    /// Nothing happens if it has ended.
+    /// Nothing happens if it has ended. Where this process has not the right to signal it, the kernel is told to kill it as if this process
+    /// had ended, which needs no right.
     ///
     /// # Errors
-    /// As [`terminate`](ProcessHandle::terminate).
+    /// [`Error::Child`] if it runs as another user, and was to [outlive its parent](crate::Process::outlive_parent), or has changed its user
+    /// where neither it nor this process has been root of the whole system.
     pub fn kill(&self) -> Result<()> {
         self.end_by(SIGKILL, "kill")
     }
@@ -450,7 +495,8 @@ impl ProcessHandle {
     /// Sends it any signal, and doesn't wait for what comes of it. Nothing happens if it has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] with `EINVAL` for a number that is no signal, `EPERM` if it has changed its user.
+    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if it runs as another user; for SIGKILL only as
+    /// with [`kill`](ProcessHandle::kill).
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.shared.send_signal(signal).map_err(|source| self.error("signal", source))
     }
@@ -482,8 +528,6 @@ impl ProcessHandle {
 
     /// Sends a signal, and waits for the end if that is sure to come of it: so that what is asked next is told of it.
     fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
-        /// A process that doesn't die of SIGKILL in this time hangs in the kernel.
-        const LONGEST: Duration = Duration::from_secs(2);
         /// A handler doesn't show whose it is. In this time the one that the process was born with has ended it, if it has come to run.
         const MOMENT: Duration = Duration::from_millis(100);
         // Looked at before: afterwards it may be gone, and something else have its id.

@@ -71,6 +71,16 @@ fn lock() -> MutexGuard<'static, Family> {
     family
 }
 
+/// The pids of the children that end with this process.
+pub(crate) fn bound_to_this_process() -> Vec<i32> {
+    lock().members.iter().filter(|member| !member.outlives_parent).map(|member| member.pid).collect()
+}
+
+/// Whether the end of this process has left a child to itself that it had not the right to end.
+pub(crate) fn has_given_up() -> bool {
+    lock().members.iter().any(|member| member.given_up.load(Relaxed))
+}
+
 /// In a copy of this process that has just been forked: closes its copies of the children's sockets, which say that their parent is alive.
 pub(crate) fn disown() {
     let members = std::mem::take(&mut FAMILY.lock().unwrap_or_else(PoisonError::into_inner).members);
@@ -125,11 +135,12 @@ pub(crate) fn end() {
         // Anew each time: a finalizer or another thread may have started some more.
         let waited_for: Vec<Arc<Shared>> =
             lock().members.iter().filter(|member| !member.outlives_parent).cloned().collect();
-        let alive: Vec<Arc<Shared>> = waited_for.into_iter().filter(|member| !member.has_ended()).collect();
+        let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
+        let waited_for = waited_for.into_iter().filter(|member| !member.given_up.load(Relaxed));
+        let alive: Vec<Arc<Shared>> = waited_for.filter(|member| !member.has_ended()).collect();
         if alive.is_empty() {
             return;
         }
-        let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
         let fresh: Vec<_> = alive.iter().filter(|member| !known(member, &signalled)).cloned().collect();
         for child in fresh.iter().filter(is_ended) {
             log::event(log::Level::Info, format_args!("calling terminate() for daemon {}", child.name));
@@ -145,7 +156,10 @@ pub(crate) fn end() {
         if matches!(&ended, Ok(ended) if ended.is_empty()) {
             for child in alive.iter().filter(is_ended) {
                 log::event(log::Level::Info, format_args!("calling kill() for daemon {}", child.name));
-                let _ = child.send_signal(SIGKILL);
+                if let Err(error) = child.send_signal(SIGKILL) {
+                    log::event(log::Level::Warn, format_args!("daemon {} is left to itself: {error}", child.name));
+                    child.given_up.store(true, Relaxed);
+                }
             }
             // No more deadlines: what SIGKILL doesn't end, nothing does, and daemons that come now get a period of their own.
             deadline = None;

@@ -169,7 +169,7 @@ impl Scope {
         let daemons: Vec<_> = handles.iter().filter(|handle| handle.daemon() && handle.is_alive()).collect();
         // How these daemons take their end is nobody's concern.
         failures.extend(handles.iter().filter_map(ProcessHandle::failure));
-        end(daemons, SCOPE);
+        failures.extend(end(daemons, SCOPE));
         failures
     }
 
@@ -205,22 +205,30 @@ impl Members {
     }
 }
 
-/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL.
-pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) {
+/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL. Says which can't be ended.
+pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
     for process in &running {
         log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
         let _ = process.signal(SIGTERM);
     }
     let deadline = wait::deadline(Some(grace_period()));
-    let stubborn: Vec<_> =
+    let mut stubborn: Vec<_> =
         running.into_iter().filter(|process| matches!(process.wait_until(deadline), Ok(None))).collect();
-    for process in &stubborn {
+    let mut left = Vec::new();
+    stubborn.retain(|process| {
         log::event(log::Level::Info, format_args!("calling kill() for process {} of {of}", process.name()));
-        let _ = process.signal(SIGKILL);
-    }
+        match process.signal(SIGKILL) {
+            Err(Error::Child { source, .. }) => {
+                left.push(JoinError::new(process.name(), JoinErrorKind::NotEnded(source)));
+                false
+            }
+            _ => true,
+        }
+    });
     for process in stubborn {
         let _ = process.wait();
     }
+    left
 }
 
 impl fmt::Debug for Scope {

@@ -209,6 +209,8 @@ pub enum JoinErrorKind {
     Unknown,
     /// Waiting for it failed.
     Wait(io::Error),
+    /// It still runs: its scope could not end it, as it runs as another user.
+    NotEnded(io::Error),
 }
 
 impl JoinErrorKind {
@@ -288,6 +290,7 @@ impl fmt::Display for JoinErrorKind {
                 f.write_str("is gone, and its exit status was taken by another part of this program")
             }
             JoinErrorKind::Wait(error) => write!(f, "can't be waited for: {error}"),
+            JoinErrorKind::NotEnded(error) => write!(f, "could not be ended: {error}"),
         }
     }
 }

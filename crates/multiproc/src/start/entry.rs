@@ -1,6 +1,5 @@
 //! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
 
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::panic::UnwindSafe;
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::errno::EINVAL;
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{close_fds, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
+use multiproc_os::{fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
@@ -81,11 +80,12 @@ fn turn_off(variable: &str) -> ! {
     if let Err(error) = settle_in(socket.as_fd()) {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
     }
+    let parent = threads::getppid();
     match handshake::accept(socket.as_fd()) {
         Ok(Role::Child { order }) => spawn::begin(order, socket),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
-                Ok(()) => forkserver::serve(socket, slots),
+                Ok(()) => forkserver::serve(socket, slots, parent),
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(REFUSED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
@@ -106,11 +106,11 @@ fn turn_off(variable: &str) -> ! {
     }
 }
 
-/// Makes an exec'd copy a clean process: no descriptors but its own, no trace of how it came to be.
+/// Makes an exec'd copy a clean process: no trace of how it came to be. What is open beside the socket and descriptors 0 to 2 it has opened
+/// itself, before it came by here: nothing else is inherited.
 fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
     unsafe { std::env::remove_var(VARIABLE) };
-    close_fds::close_all_but(&[socket.as_raw_fd()])?;
     fd_passing::close_on_exec(socket)?;
     stdio::ensure_open()?;
     signal::ignore_sigpipe()
@@ -118,14 +118,19 @@ fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
 
 /// Tells the parent why this process is of no use, and ends it.
 pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
-    let _ = packet::send(&socket, kind::REFUSED, &[reason.as_bytes()], &[]);
+    say_why(&socket, reason);
     // Before anything that may block, such as a full pipe for stderr.
     drop(socket);
     leave(reason)
 }
 
+/// The message by which a process says why it is of no use.
+pub(crate) fn say_why(socket: &OwnedFd, reason: &str) {
+    let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
+}
+
 fn leave(reason: &str) -> ! {
-    eprintln!("multiproc (pid {}): {reason}", threads::getpid());
+    stdio::tell(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
     std::process::exit(REFUSED)
 }
 
@@ -181,9 +186,13 @@ pub(crate) fn live(
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
     ctrl_c::become_child(assignment.handles_ctrl_c);
-    if !assignment.outlives_parent && !matches!(lifeline::arm(&socket), Ok(true)) {
-        // The parent is gone already.
-        leave_with(REFUSED);
+    if !assignment.outlives_parent {
+        match lifeline::arm(&socket) {
+            Ok(true) => {}
+            // The parent is gone already, or has killed this process by way of its lifeline.
+            Ok(false) => lifeline::end(),
+            Err(_) => leave_with(REFUSED),
+        }
     }
     let pid = threads::getpid();
     let name = assignment.identity.name.clone();
@@ -220,7 +229,8 @@ pub(crate) fn live(
     }
     let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
-        eprintln!("Process {name}: {}", crate::process::status::JoinErrorKind::from(failure.clone()));
+        let reason = crate::process::status::JoinErrorKind::from(failure.clone());
+        stdio::tell(&format!("Process {name}: {reason}\n"));
     }
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
@@ -231,7 +241,6 @@ pub(crate) fn live(
 /// are not its own.
 pub(crate) fn leave_with(code: i32) -> ! {
     if fork::is_copy() {
-        let _ = std::io::stdout().flush();
         multiproc_os::fork::leave(code);
     }
     std::process::exit(code)
@@ -241,7 +250,7 @@ pub(crate) fn leave_with(code: i32) -> ! {
 fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
     let message = packet::encode(kind::FAILED, &codec::pack(&Failure::MemoryLimit { limit }));
     if let Err(error) = memory_watch::arm(socket.as_raw_fd(), message) {
-        eprintln!("Process {}: {error}", current::current_process().name());
+        stdio::tell(&format!("Process {}: {error}\n", current::current_process().name()));
     }
     // The limit of a resource that is within the hard limit, as `Options::apply` has seen, can be set.
     let _ = options.limit_memory();
@@ -297,7 +306,7 @@ where
         };
         let (value, failure) = run.run().settle();
         if let Some(failure) = &failure {
-            eprintln!("Process {}:\nError: {failure}", current::current_process().name());
+            stdio::tell(&format!("Process {}:\nError: {failure}\n", current::current_process().name()));
         }
         match codec::encode(&[], &value) {
             Ok(value) => Report::Returned { value, failed: failure.is_some() },

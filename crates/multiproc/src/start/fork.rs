@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use multiproc_os::fork::{self, Side};
-use multiproc_os::{fd_passing, pidfd, signal, stdio, threads};
+use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
 use super::assignment::{Assignment, Started};
 use super::entry::{self, Announce, REFUSED};
@@ -56,8 +56,13 @@ pub(crate) fn start(
         let tasks = threads::list().unwrap_or_default();
         return Err(Error::MultiThreaded { process: name, threads, tasks });
     }
+    let guarded = !assignment.outlives_parent && lifeline::may_change_user_unseen();
+    if guarded {
+        forkserver::guard(&name, None);
+    }
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
     let announce = Announce::wanted(true);
+    let by_main_thread = threads::is_main();
     // Read once, and not by each copy.
     let _ = entry::memory_ranges();
     // Lest both write what is in the buffer.
@@ -66,9 +71,12 @@ pub(crate) fn start(
     match unsafe { fork::fork() }.map_err(fail("fork"))? {
         Side::Copy => {
             drop((ours, ends));
-            live(assignment, streams, theirs, announce, task)
+            live(assignment, streams, theirs, (announce, by_main_thread), task)
         }
         Side::Original(pid) => {
+            if guarded {
+                forkserver::guard(&name, Some(pid));
+            }
             drop((theirs, streams));
             Ok((started(&name, pid, ours)?, ends))
         }
@@ -80,7 +88,7 @@ fn live(
     assignment: Assignment,
     streams: Streams,
     socket: OwnedFd,
-    announce: Announce,
+    (announce, by_main_thread): (Announce, bool),
     task: impl FnOnce() -> Report,
 ) -> ! {
     COPY.store(threads::getpid(), Relaxed);
@@ -93,7 +101,12 @@ fn live(
             entry::refuse(socket, &format!("the new process could not set itself up: {error}"));
         }
         family::disown();
+        if !assignment.outlives_parent {
+            forkserver::guard_this_copy();
+        }
         forkserver::forget();
+        lifeline::forget_risk();
+        lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
         // What there is to be given it has in its memory.
         entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))

@@ -12,16 +12,18 @@ use std::time::{Duration, Instant};
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::credentials::Credentials;
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-use multiproc_os::{directory, fd_passing, pidfd, threads};
+use multiproc_os::{directory, fd_passing, lifeline, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
 use super::entry::Announce;
+use super::guard::{self, Wards};
 use super::handshake::{self, Answer, Copy, PATIENCE};
 use super::report::Report;
 use super::standby::Standby;
 use super::surroundings::{self, Known, Surroundings};
 use super::{entry, kind, spawn, standby, target};
+use crate::process::family;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
@@ -34,13 +36,15 @@ pub(crate) struct Request {
     slot: u16,
     /// What the child itself is to say. If nothing, the server says that it has started.
     announce: Announce,
+    /// Whether the server is to end it if it outlives its parent. See `guard`.
+    guarded: bool,
     surroundings: Surroundings,
 }
 
 impl Request {
     /// A request to a process that is there already.
     pub(crate) fn to_standby(announce: Announce, surroundings: Surroundings) -> Request {
-        Request { slot: 0, announce, surroundings }
+        Request { slot: 0, announce, guarded: false, surroundings }
     }
 }
 
@@ -51,6 +55,8 @@ struct Server {
     free: Vec<u16>,
     /// What it has been told of the surroundings.
     known: Known,
+    /// Whether it is told which children are to end with this process. See `guard`.
+    guards: bool,
     /// What its parent might do when it started the server. Children of one that has given up some of that must not have it.
     credentials: Credentials,
 }
@@ -85,11 +91,12 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         here => here.ok(),
     };
     let mut attempt = 1;
+    let mut last_words = None;
     loop {
-        match try_start(order, here)? {
+        match try_start(order, here, &mut last_words)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
-                let reason = format!("its server died {ATTEMPTS} times in a row");
+                let reason = last_words.unwrap_or_else(|| format!("its server died {ATTEMPTS} times in a row"));
                 return Err(Error::Handshake { process: order.name().into(), reason });
             }
             None => attempt += 1,
@@ -101,6 +108,10 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
 /// reap it, and not every first process of a container does.)
 pub(crate) fn end() {
     standby::dismiss();
+    // The server may have the rights that this process lacks: it ends what is left when this process has ended.
+    if family::has_given_up() {
+        return;
+    }
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(server);
 }
@@ -109,6 +120,39 @@ pub(crate) fn end() {
 pub(crate) fn forget() {
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(server);
+}
+
+/// Has the server end the process `pid` if it outlives this one, or a process to come if there is none yet: launches a server for that if there is
+/// none. Where that can't be had, the lifeline has to do.
+pub(crate) fn guard(name: &str, pid: Option<i32>) {
+    let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..2 {
+        if current.as_ref().is_none_or(|server| !server.is_mine()) {
+            *current = None;
+            if namespace::children_are_elsewhere() {
+                return;
+            }
+            *current = Server::launch(name).ok();
+        }
+        let (Some(server), Some(pid)) = (&*current, pid) else { return };
+        match server.guard(pid) {
+            Err(error) if handshake::is_gone(&error) => *current = None,
+            _ => return,
+        }
+    }
+}
+
+/// Has the server end the process `pid`, a child that it has made, if that outlives this process; unless its lifeline does by itself.
+pub(crate) fn guard_if_it_does(pid: i32) {
+    let current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = current.as_ref().filter(|server| server.guards) {
+        let _ = server.guard(pid);
+    }
+}
+
+/// In a copy of this process that has just been forked: makes it known to its creator's server.
+pub(crate) fn guard_this_copy() {
+    guard_if_it_does(threads::getpid());
 }
 
 /// Has the server make a process that stands by. None if it can't, now, for whatever reason, or if there is no server.
@@ -160,8 +204,12 @@ pub fn end_fork_server() {
     end();
 }
 
-/// One attempt; none if the server died before it made the process.
-fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<Started>> {
+/// One attempt; none if the server died before it made the process. Then `last_words` is what it has said of that, if anything.
+fn try_start(
+    order: &Order<'_>,
+    here: Option<directory::Id>,
+    last_words: &mut Option<String>,
+) -> Result<Option<Started>> {
     let name = order.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
 
@@ -184,6 +232,11 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = match &mut *current {
             Some(server) => server,
+            // A server there would be the first process of that namespace, which can't make siblings, or would tell pids of that namespace.
+            None if namespace::children_are_elsewhere() => {
+                drop(current);
+                return spawn::start(order).map(Some);
+            }
             none => none.insert(Server::launch(name)?),
         };
         let Some(slot) = server.free.pop() else {
@@ -194,6 +247,7 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
         match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
+                *last_words = server.process.copy.last_words();
                 *current = None;
                 return Ok(None);
             }
@@ -205,6 +259,9 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
     };
     drop(theirs);
     let outcome = process.await_child(name, ours, slot, PATIENCE);
+    if matches!(outcome, Ok(None)) {
+        *last_words = process.copy.last_words();
+    }
     process.settle(slot, &outcome);
     if matches!(outcome, Ok(Some(_))) {
         standby::started(true);
@@ -227,12 +284,24 @@ impl Server {
             kind::READY => {}
             other => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
         }
-        Ok(Server {
+        let server = Server {
             process: Arc::new(ServerProcess { copy, slots }),
             free: (0..SLOTS as u16).rev().collect(),
             known: Known::default(),
+            guards: lifeline::may_change_user_unseen(),
             credentials,
-        })
+        };
+        if server.guards {
+            // Those that an earlier server was told of.
+            for pid in family::bound_to_this_process() {
+                let _ = server.guard(pid);
+            }
+        }
+        Ok(server)
+    }
+
+    fn guard(&self, pid: i32) -> io::Result<()> {
+        packet::send(self.process.copy.socket(), kind::GUARD, &[&guard::front(pid)], &[])
     }
 
     fn is_mine(&self) -> bool {
@@ -249,7 +318,8 @@ impl Server {
         sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
         let (surroundings, outgoing) = surroundings::current(&self.known, None, order.map(|order| order.streams))?;
-        let head = assignment::join(&Request { slot, announce, surroundings });
+        let guarded = self.guards && order.is_some_and(|order| !order.assignment.outlives_parent);
+        let head = assignment::join(&Request { slot, announce, guarded, surroundings });
         let front = order.map_or(vec![], |order| assignment::join(order.assignment));
         let none = Payload::default();
         let (payload, others) = order.map_or((&none, &[][..]), |order| (order.payload, order.fds));
@@ -356,18 +426,28 @@ fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early:
 
 /// The server's life: makes children until its parent is gone. It never returns; in a child neither, because the child runs its target and
 /// exits.
-pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
+///
+/// `parent` is the pid of the parent.
+pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
     // What every child needs, and finds in its copy.
-    let _ = (entry::memory_ranges(), target::image());
+    let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost());
+    let mut wards = Wards::of(parent);
     if let Err(error) = surroundings::let_go() {
         entry::refuse(control, &format!("the server could not set itself up: {error}"));
     }
     loop {
         let mut packet = match packet::receive(&control, true) {
             Ok(packet) if matches!(packet.kind, kind::START | kind::STAND_BY) => packet,
-            Err(PacketError::Closed) => std::process::exit(0),
+            Ok(packet) if packet.kind == kind::GUARD => {
+                guard::pid(packet.front()).into_iter().for_each(|pid| wards.add(pid));
+                continue;
+            }
+            Err(PacketError::Closed) => {
+                wards.end();
+                std::process::exit(0)
+            }
             Ok(packet) => entry::refuse(control, &format!("the server got a message of kind {}", packet.kind)),
             // Its descriptors did not fit, say. Its sender sees its socket closed, and this server's end.
             Err(error) => entry::refuse(control, &format!("the server could not take a request: {error}")),
@@ -382,16 +462,21 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             // environment.
             let handed =
                 unsafe { request.surroundings.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
-            let announce = request.announce;
+            let (announce, guarded) = (request.announce, request.guarded);
             handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match side {
                 Ok(Side::Copy) => return Ok(Some((order.to_vec(), handed, announce))),
-                Ok(Side::Original(_)) if announce == Announce::No => {
-                    drop(packet::send(&socket, kind::STARTED, &[], &[]))
+                Ok(Side::Original(pid)) => {
+                    if guarded {
+                        wards.add(pid);
+                    }
+                    if announce == Announce::No {
+                        drop(packet::send(&socket, kind::STARTED, &[], &[]));
+                    }
                 }
-                _ => {}
+                Err(_) => {}
             }
             surroundings::leave().map_err(|error| no("the root directory", &error))?;
             side.map(|_| None).map_err(|error| no("clone", &error))
@@ -446,7 +531,7 @@ pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
         known.learn(told);
         surroundings = surroundings::current(&known, None, Some(&streams)).expect(room).0;
     }
-    assignment::join(&Request { slot: 7, announce: Announce::No, surroundings })
+    assignment::join(&Request { slot: 7, announce: Announce::No, guarded: false, surroundings })
 }
 
 /// For fuzzers: whether the server takes this for a request.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use multiproc_os::credentials::Ids;
@@ -46,9 +46,8 @@ impl Copy {
         interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-        let variable = theirs.as_raw_fd().to_string();
-        let pid = exec::this_program((VARIABLE, &variable), theirs.as_fd())
-            .map_err(fail("the program could not be executed again"))?;
+        let pid =
+            exec::this_program(VARIABLE, theirs.as_fd()).map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // It waits for HELLO, so it is there to be opened; unless somebody has killed it, and somebody else reaped it.
         let pidfd = pidfd::open_child(pid).inspect_err(|_| pidfd::kill_unopened_child(pid));
@@ -156,6 +155,12 @@ impl Copy {
             Err(PacketError::Empty | PacketError::Closed) => Err(self.useless(name, &"it ended before it answered")),
             Err(error) => Err(self.useless(name, &error)),
         }
+    }
+
+    /// Why a copy that has ended after it had answered has done so, if it has said.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let packet = packet::receive(self.socket(), false).ok().filter(|packet| packet.kind == kind::REFUSED)?;
+        Some(String::from_utf8_lossy(packet.front()).into_owned())
     }
 
     /// The error for a copy that is of no use, and the end of it.
@@ -320,6 +325,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry;
     use super::*;
 
     fn talk(messages: &[(u8, &[u8])]) -> Unfit {
@@ -353,6 +359,26 @@ mod tests {
         assert!(talk(&[(kind::START, b"")]).contains("kind 5"));
         assert!(talk(&[(kind::HELLO, &hello()), (kind::HELLO, &hello())]).contains("kind 1"));
         assert!(talk(&[(kind::HELLO, &hello()), (kind::SERVE, b"")]).contains("descriptor"));
+    }
+
+    #[test]
+    fn a_reason_was_lost_when_messages_were_left_unread() {
+        let (ours, theirs) = fd_passing::pair().unwrap();
+        for _ in 0..3 {
+            packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
+        }
+        entry::say_why(&theirs, "not today");
+        drop(theirs);
+        for wait in [false, true] {
+            let (ours, theirs) = fd_passing::pair().unwrap();
+            packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
+            entry::say_why(&theirs, "nor tomorrow");
+            drop(theirs);
+            assert_eq!(packet::receive(&ours, wait).unwrap().front(), b"nor tomorrow");
+            assert!(matches!(packet::receive(&ours, wait), Err(PacketError::Closed)));
+        }
+        assert_eq!(packet::receive(&ours, false).unwrap().front(), b"not today");
+        assert!(matches!(packet::receive(&ours, false), Err(PacketError::Closed)));
     }
 
     #[test]

@@ -8,6 +8,19 @@ use serde::{Deserialize, Serialize};
 ///
 /// Whichever it is, the process sees the environment, the current directory and descriptors 0 to 2 that its creator has at the
 /// moment of the start, default signal handling but for [Ctrl-C](crate::handle_ctrl_c), and, but for `Fork`, no other descriptor.
+///
+/// # PID namespaces
+///
+/// After unshare(2) or setns(2) with `CLONE_NEWPID`, processes are started in the new namespace. `ForkServer` executes the program for each of
+/// them, as `Spawn` does, unless it has a server already: that makes its processes where it is itself, so call
+/// [`end_fork_server`](crate::end_fork_server) after the call. The first process in the namespace is its init, pid 1 there: when it has ended, the
+/// kernel ends all others in the namespace, and each further start is an error that says so. It is ended with its parent as any other; for
+/// that it has handlers of SIGTERM and of the real-time signal `SIGRTMAX-1`, and leaves with code 143 when it is terminated.
+///
+/// # What a start needs
+///
+/// `/proc`, but for `Fork`: the program is executed as `/proc/self/exe`. Not `/dev/null`, unless [`Stdio::null`](crate::Stdio::null) asks for it.
+/// A program that was started by way of the dynamic loader (`ld.so PROGRAM`) can't be executed so, and starts by `Fork` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StartMethod {
@@ -28,7 +41,8 @@ pub enum StartMethod {
     /// ([`Process::fork`](crate::Process::fork)) are in the copy's memory, and so is everything else, shared until somebody writes to it. Good for
     /// big data that is there already, to be read.
     ///
-    /// Refused with [`Error::MultiThreaded`](crate::Error::MultiThreaded) while this process has other threads; what a closure captures can't be lent by a guard of
+    /// Refused with [`Error::MultiThreaded`](crate::Error::MultiThreaded) while this process has other threads, with
+    /// [`Error::Panicking`](crate::Error::Panicking) while this thread panics; what a closure captures can't be lent by a guard of
     /// shared memory ([`Error::Lent`](crate::Error::Lent)). The copy has all descriptors that
     /// the program has opened, and leaves without the exit handlers of its creator, C's included. The larger the process, the longer it takes:
     /// some 25 ms for each GiB.

@@ -8,6 +8,7 @@ pub(crate) mod entry;
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod forkserver;
+pub(crate) mod guard;
 pub(crate) mod handshake;
 pub(crate) mod method;
 pub(crate) mod panic_hook;
@@ -32,4 +33,5 @@ pub(crate) mod kind {
     pub(crate) const RETURNED_ERR: u8 = 9;
     pub(crate) const FAILED: u8 = 10;
     pub(crate) const STAND_BY: u8 = 11;
+    pub(crate) const GUARD: u8 = 12;
 }

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::RefCell;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -52,8 +51,7 @@ fn print(name: &str, is_target: bool, panic: &Panic) {
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "0") {
         text.push_str(&backtrace());
     }
-    // In one piece, so that two children that panic at once can be read.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    multiproc_os::stdio::tell(&text);
 }
 
 /// The frames between the panic and the target's call, as the standard library's short backtraces have them.

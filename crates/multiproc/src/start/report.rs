@@ -72,8 +72,15 @@ impl Report {
         };
         match sent {
             Ok(()) => self,
-            // Nobody is there to hear it.
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected) => self,
+            // The parent has gone, or has closed its end with a message of this process unread.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                self
+            }
             Err(error) => {
                 let failure = Failure::NotSent(error.to_string());
                 let _ = send_failure(&socket, &failure);
@@ -124,5 +131,19 @@ pub(crate) fn receive_report(socket: impl AsFd) -> io::Result<Option<Report>> {
             Err(PacketError::Io(error)) => return Err(error),
             Err(error) => return Ok(Some(Report::Garbage(error.to_string()))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_that_has_gone_with_messages_unread_was_a_result_that_cannot_be_sent() {
+        let (ours, theirs) = multiproc_os::fd_passing::pair().unwrap();
+        packet::send(&ours, kind::STARTED, &[], &[]).unwrap();
+        drop(theirs);
+        let report = Report::Returned { value: codec::encode(&[], &7).unwrap(), failed: false };
+        assert!(matches!(report.send(&ours), Report::Returned { failed: false, .. }));
     }
 }

@@ -2,23 +2,31 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiproc_os::fd_passing;
+use multiproc_os::{fd_passing, lifeline, threads};
+use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
 use super::entry::{self, Announce};
 use super::handshake::{Answer, Copy};
-use super::kind;
+use super::{forkserver, kind};
 use crate::process::stdio::Streams;
 use crate::transfer::packet::Packet;
 use crate::{Error, Result};
 
-/// Which of descriptors 0 to 2 come with the order, in place of those that the child has by exec.
-type Replaced = [bool; 3];
+/// What comes before the assignment.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    /// Which of descriptors 0 to 2 come with the order, in place of those that the child has by exec.
+    replaced: [bool; 3],
+    /// Whether the child is made by its parent's main thread. See `multiproc_os::lifeline`.
+    by_main_thread: bool,
+}
 
 /// Starts the process that `order` describes.
 pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let name = order.name();
-    let head = assignment::join::<Replaced>(&order.streams.present());
+    let head = Head { replaced: order.streams.present(), by_main_thread: threads::is_main() };
+    let head = assignment::join(&head);
     let front = assignment::join(order.assignment);
     // A socket of its own, which becomes its lifeline: nothing may ever be sent to that, and its order is.
     let (ours, theirs) = fd_passing::pair().map_err(|source| Error::Start {
@@ -29,6 +37,9 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
     let fds: Vec<BorrowedFd<'_>> =
         std::iter::once(theirs.as_fd()).chain(order.streams.fds()).chain(order.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
+    if !order.assignment.outlives_parent && lifeline::may_change_user_unseen() {
+        forkserver::guard(name, Some(copy.pid));
+    }
     copy.send_with(name, kind::START, &[&head, &front], &fds, order.payload)?;
     drop(fds);
     drop(theirs);
@@ -47,8 +58,11 @@ pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
     let Some(socket) = fds.next() else { entry::refuse(handshake, "the assignment lacks a socket") };
     drop(handshake);
     let payload = std::mem::take(&mut packet.payload);
-    let split = assignment::split::<Replaced>(packet.front());
-    let (order, streams) = match split.map(|(replaced, order)| (order, Streams::from_fds(replaced, &mut fds))) {
+    let split = assignment::split::<Head>(packet.front());
+    let (order, streams) = match split.map(|(head, order)| {
+        lifeline::set_made_by_main_thread(head.by_main_thread);
+        (order, Streams::from_fds(head.replaced, &mut fds))
+    }) {
         Ok((order, Ok(streams))) => (order, streams),
         Ok((_, Err(error))) => entry::refuse(socket, &format!("the assignment is incomplete: {error}")),
         Err(error) => entry::refuse(socket, &format!("the assignment is garbage: {error}")),

@@ -261,6 +261,9 @@ impl Standby {
             true => Announce::No,
             false => Announce::Yes,
         };
+        if !order.assignment.outlives_parent {
+            forkserver::guard_if_it_does(self.started.pid);
+        }
         let head = assignment::join(&Request::to_standby(announce, surroundings));
         let front = assignment::join(order.assignment);
         let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();

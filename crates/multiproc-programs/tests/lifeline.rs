@@ -1,0 +1,315 @@
+//! Main processes in places where a start or a lifeline could fail. What this system doesn't let a test make is said on stderr, and passed over.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use multiproc_os::pidfd;
+
+const LIFELINE: &str = env!("CARGO_BIN_EXE_lifeline");
+const EARLY_FILE: &str = env!("CARGO_BIN_EXE_early_file");
+const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
+
+/// No test waits longer than this for anything; what takes so long does not come.
+const LONG: Duration = Duration::from_secs(300);
+
+fn lifeline(arguments: &[&str]) -> Command {
+    let mut command = Command::new(LIFELINE);
+    command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("MULTIPROC_ENTRY").stdin(Stdio::null());
+    command
+}
+
+/// Runs a scenario to its end: its lines. None, with a word on stderr, if the system has refused it.
+fn run(arguments: &[&str]) -> Option<Vec<String>> {
+    lines_of(arguments, lifeline(arguments).output().unwrap())
+}
+
+fn lines_of(arguments: &[&str], output: Output) -> Option<Vec<String>> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if text == "refused\n" {
+        eprintln!("not shown: this system doesn't let the test do {arguments:?}");
+        return None;
+    }
+    assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    Some(text.lines().map(str::to_owned).collect())
+}
+
+/// A scenario that runs until it is killed.
+struct Running {
+    main: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Running {
+        let mut main = lifeline(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(main.stdout.take().unwrap()).lines();
+        Running { main, lines }
+    }
+
+    /// The pid behind this word on the next line; none if the scenario was refused.
+    fn pid(&mut self, word: &str) -> Option<i32> {
+        let line = self.lines.next().expect("another line").unwrap();
+        if line == "refused" {
+            eprintln!("not shown: this system doesn't let the test do that");
+            return None;
+        }
+        Some(line.strip_prefix(word).unwrap_or_else(|| panic!("{line}")).trim().parse().unwrap())
+    }
+
+    fn pid_of_main(&self) -> i32 {
+        self.main.id() as i32
+    }
+
+    fn kill(&mut self) {
+        self.main.kill().unwrap();
+        self.main.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.main.kill();
+        let _ = self.main.wait();
+    }
+}
+
+/// A process that ends when this is dropped, whatever happens in the test.
+struct Watched(std::os::fd::OwnedFd);
+
+impl Watched {
+    fn new(pid: i32) -> Watched {
+        Watched(pidfd::open(pid).unwrap())
+    }
+
+    fn is_alive(&self) -> bool {
+        pidfd::wait_any([&self.0], Some(Instant::now())).unwrap() == [false]
+    }
+
+    fn wait_gone(&self) {
+        let ended = pidfd::wait_any([&self.0], Instant::now().checked_add(LONG)).unwrap();
+        assert_eq!(ended, [true], "it is still there");
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = pidfd::send_signal(&self.0, libc::SIGKILL);
+    }
+}
+
+/// The children of the process `parent` by pid and name.
+fn children(parent: i32) -> Vec<(i32, String)> {
+    let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        let stat = read(pid, "stat")?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(1);
+        (fields.next()? == parent.to_string()).then(|| Some((pid, read(pid, "comm")?.trim().to_owned())))?
+    })
+    .collect()
+}
+
+/// A directory of its own that is gone at the end of the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("multiproc-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn children_that_changed_their_user_in_a_container_outlived_a_killed_main() {
+    for method in METHODS {
+        let mut main = Running::start(&["changes-user", method]);
+        let Some(first) = main.pid("child ") else { return };
+        let rest = [main.pid("child ").unwrap(), main.pid("child ").unwrap()];
+        let watched: Vec<_> = [first].into_iter().chain(rest).map(Watched::new).collect();
+        assert_eq!(main.lines.next().unwrap().unwrap(), "ready");
+        let others: Vec<_> = children(main.pid_of_main()).into_iter().map(|(pid, _)| Watched::new(pid)).collect();
+        assert!(watched.iter().all(Watched::is_alive));
+        main.kill();
+        watched.iter().chain(&others).for_each(Watched::wait_gone);
+    }
+}
+
+#[test]
+fn an_orphan_without_lifeline_and_server_ends_at_its_next_call() {
+    for method in METHODS {
+        let mut main = Running::start(&["changes-user-unguarded", method]);
+        let Some(child) = main.pid("child ") else { return };
+        let child = Watched::new(child);
+        let begun = Instant::now();
+        // It takes its name after it has said that it is ready.
+        let server = loop {
+            let found = children(main.pid_of_main()).into_iter().find(|(_, name)| name == "multiproc-serve");
+            if let Some((pid, _)) = found {
+                break Watched::new(pid);
+            }
+            assert!(begun.elapsed() < LONG, "{method}: there is no server");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        pidfd::send_signal(&server.0, libc::SIGKILL).unwrap();
+        server.wait_gone();
+        assert!(child.is_alive());
+        main.kill();
+        child.wait_gone();
+    }
+}
+
+#[test]
+fn the_first_process_of_a_pid_namespace_outlived_a_killed_main() {
+    for method in METHODS {
+        for blocks in ["", "blocks"] {
+            let mut main = Running::start(&["first-of-namespace", method, blocks]);
+            let Some(child) = main.pid("child ") else { return };
+            let child = Watched::new(child);
+            assert!(main.pid("grandchild ").unwrap() > 1);
+            assert!(child.is_alive());
+            main.kill();
+            child.wait_gone();
+        }
+    }
+}
+
+#[test]
+fn the_first_process_of_a_pid_namespace_can_be_terminated_and_the_next_start_says_that_it_is_gone() {
+    for method in METHODS {
+        let Some(lines) = run(&["first-of-namespace-terminated", method]) else { return };
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines[0], "stopped[143]", "{method}");
+        assert!(lines[1].contains("unshare(CLONE_NEWPID)") && lines[1].contains("has ended"), "{}", lines[1]);
+    }
+}
+
+#[test]
+fn starts_in_a_new_pid_namespace_work_as_long_as_its_first_process_lives() {
+    for method in METHODS {
+        let Some(lines) = run(&["namespace-with-init", method]) else { return };
+        assert_eq!(lines[..3], ["(7, true)"; 3], "{method}");
+        assert!(lines[3].contains("unshare(CLONE_NEWPID)") && lines[3].contains("has ended"), "{}", lines[3]);
+    }
+}
+
+#[test]
+fn a_main_that_gave_up_root_never_ended_for_a_daemon_that_kept_it() {
+    for method in METHODS {
+        let Some(lines) = run(&["gave-up-root", method]) else { return };
+        let daemon: i32 = lines[0].strip_prefix("daemon ").unwrap().parse().unwrap();
+        assert!(!Path::new(&format!("/proc/{daemon}")).exists(), "{method}: it has been reaped");
+        let Some(lines) = run(&["gave-up-root-scope", method]) else { return };
+        assert_eq!(lines, ["the scope has ended", "and another one"], "{method}");
+    }
+}
+
+#[test]
+fn a_daemon_that_main_cannot_end_by_any_means_is_ended_by_the_server() {
+    for method in METHODS {
+        let mut main = Running::start(&["both-change-user", method]);
+        let Some(daemon) = main.pid("daemon ") else { return };
+        let daemon = Watched::new(daemon);
+        let error = main.lines.next().unwrap().unwrap();
+        assert!(error.contains("cannot kill") && error.contains("next call"), "{error}");
+        assert!(main.main.wait().unwrap().success());
+        daemon.wait_gone();
+    }
+}
+
+#[test]
+fn what_may_not_be_signalled_can_be_killed() {
+    for method in METHODS {
+        let Some(lines) = run(&["gave-up-root-kill", method]) else { return };
+        let _free = Watched::new(lines[0].strip_prefix("free ").unwrap().parse().unwrap());
+        assert!(lines[1].contains("cannot terminate") && lines[1].contains("kill()"), "{}", lines[1]);
+        assert_eq!(lines[2], "stopped[SIGKILL]");
+        assert!(lines[3].contains("cannot kill") && lines[3].contains("another user"), "{}", lines[3]);
+    }
+}
+
+#[test]
+fn calls_that_a_sandbox_refuses_are_done_without_or_named() {
+    for method in METHODS {
+        for name in ["close_range", "unshare", "none"] {
+            let Some(lines) = run(&["refused-call", method, name]) else { return };
+            assert_eq!(lines, ["value Ok(7)"], "{method} without {name}");
+        }
+        let Some(lines) = run(&["refused-call", method, "pidfd_open"]) else { return };
+        assert!(lines[0].contains("pidfd_open(2) is refused"), "{method}: {}", lines[0]);
+    }
+    let Some(lines) = run(&["refused-call", "fork", "clone"]) else { return };
+    assert!(lines[0].contains("refuses clone(2)"), "{}", lines[0]);
+    let Some(lines) = run(&["refused-call", "spawn", "memfd_create"]) else { return };
+    assert_eq!(lines, ["value Ok(7)"]);
+    let Some(lines) = run(&["refused-call", "forkserver", "memfd_create"]) else { return };
+    assert!(lines[0].contains("memfd_create(2) is refused"), "{}", lines[0]);
+}
+
+#[test]
+fn a_root_without_dev_or_proc() {
+    for method in METHODS {
+        let root = Scratch::new(&format!("bare-root-{method}"));
+        let directory = root.0.to_str().unwrap();
+        let Some(lines) = run(&["bare-root", method, directory, "proc"]) else { return };
+        assert_eq!(lines[0], "value Ok(7)", "{method}");
+        assert!(lines[1].contains("/dev/null"), "{method}: {}", lines[1]);
+        assert_eq!(lines[2], "value Ok(7)", "{method}, without stdin");
+        let Some(lines) = run(&["bare-root", method, directory, "no-proc"]) else { return };
+        match method {
+            "fork" => assert_eq!(lines[0], "value Ok(7)"),
+            _ => assert!(lines[0].contains("/proc is not mounted") && lines[0].contains("mount"), "{}", lines[0]),
+        }
+    }
+}
+
+#[test]
+fn descriptors_0_to_2_that_are_close_on_exec_were_lost() {
+    for method in METHODS {
+        assert_eq!(run(&["close-on-exec", method]).unwrap(), ["as here"], "{method}");
+    }
+}
+
+#[test]
+fn a_file_that_was_opened_before_init_was_closed() {
+    let scratch = Scratch::new("early-file");
+    let path = scratch.0.join("file");
+    let output = Command::new(EARLY_FILE).arg(&path).env_remove("MULTIPROC_ENTRY").output().unwrap();
+    assert_eq!(lines_of(&["early_file"], output).unwrap(), ["done"]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (line, count) in [("child of ForkServer", 6), ("child of Spawn", 6), ("child of Fork", 6), ("parent", 3)] {
+        assert_eq!(text.lines().filter(|found| *found == line).count(), count, "{text}");
+    }
+    assert_eq!(text.lines().count(), 21);
+}
+
+#[test]
+fn the_loader_was_executed_in_place_of_the_program() {
+    let loaders = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+    let Some(loader) = loaders.iter().find(|path| Path::new(path).exists()) else {
+        eprintln!("not shown: this system has none of {loaders:?}");
+        return;
+    };
+    let scratch = Scratch::new("loader");
+    let trace = scratch.0.join("executed");
+    for method in METHODS {
+        let mut command = Command::new(loader);
+        // The loader would take the first of the arguments for its program.
+        command.args([LIFELINE, "one", method]).env_remove("MULTIPROC_ENTRY").current_dir(&scratch.0);
+        std::fs::write(scratch.0.join("one"), "#!/bin/sh\ntouch executed\n").unwrap();
+        let lines = lines_of(&["one", method], command.output().unwrap()).unwrap();
+        match method {
+            "fork" => assert_eq!(lines, ["value Ok(7)"]),
+            _ => assert!(lines[0].contains("dynamic loader") && lines[0].contains("Fork"), "{method}: {}", lines[0]),
+        }
+        assert!(!trace.exists());
+    }
+}

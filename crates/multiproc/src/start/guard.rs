@@ -1,0 +1,108 @@
+//! Ends the children of a killed parent whose lifelines the kernel holds no more: those that have changed their user, where the parent
+//! is not root of the whole system but may take any user, as in a rootless container. (`multiproc_os::lifeline` says when that is so.)
+//!
+//! The server does it. It has the rights that its parent has, ends no sooner than the parent, and is told of every child before that runs
+//! any code of the user's: of those that it makes it knows, the others are made known to it. See "Lifelines" in `PROTOCOL.md`.
+
+use multiproc_os::identity::Identity;
+use multiproc_os::pidfd;
+
+use crate::process::family::SIGKILL;
+
+/// At how many the list is looked through for the first time for processes that have ended.
+const FEW: usize = 64;
+
+/// In the server: the children that are to end with the parent.
+#[derive(Debug)]
+pub(crate) struct Wards {
+    /// The pid of the parent, as it was when the server came to be.
+    parent: i32,
+    /// The parent and its children; none as long as there are no children to see to.
+    family: Option<(Identity, Vec<Identity>)>,
+    /// At how many they are looked through again.
+    full: usize,
+}
+
+impl Wards {
+    /// None yet, of the process `parent`.
+    pub(crate) fn of(parent: i32) -> Wards {
+        Wards { parent, family: None, full: FEW }
+    }
+
+    /// Takes in the process `pid`, if it is a child of the parent. What can't be seen, without `/proc`, can't be taken in.
+    pub(crate) fn add(&mut self, pid: i32) {
+        let Ok(Some(child)) = Identity::of_child(pid, self.parent) else { return };
+        if self.family.is_none() {
+            let Ok(Some(parent)) = Identity::of(self.parent) else { return };
+            self.family = Some((parent, Vec::new()));
+        }
+        if let Some((_, wards)) = &mut self.family {
+            if wards.len() >= self.full {
+                wards.retain(|ward| !ward.has_ended().unwrap_or(false));
+                self.full = FEW.max(2 * wards.len());
+            }
+            wards.push(child);
+        }
+    }
+
+    /// When the control socket has been closed: kills them all if that is because the parent has ended. A parent that lives has let the
+    /// server go.
+    pub(crate) fn end(self) {
+        let Some((parent, wards)) = self.family else { return };
+        if parent.is_ending().unwrap_or(false) {
+            for pidfd in wards.iter().filter_map(|ward| ward.watch().ok().flatten()) {
+                let _ = pidfd::send_signal(pidfd, SIGKILL);
+            }
+        }
+    }
+}
+
+/// The front of a message that makes a child known.
+pub(crate) fn front(pid: i32) -> [u8; 4] {
+    pid.to_le_bytes()
+}
+
+/// The pid in such a front.
+pub(crate) fn pid(front: &[u8]) -> Option<i32> {
+    Some(i32::from_le_bytes(front.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_of_a_parent_that_lives_are_left_alone() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut wards = Wards::of(std::process::id() as i32);
+        wards.add(child.id() as i32);
+        // The harness is no child of itself.
+        wards.add(std::process::id() as i32);
+        assert_eq!(wards.family.as_ref().unwrap().1.len(), 1);
+        wards.end();
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_and_strangers_are_not_taken_in() {
+        let mut wards = Wards::of(std::process::id() as i32);
+        for _ in 0..3 * FEW {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            wards.add(child.id() as i32);
+            child.wait().unwrap();
+        }
+        assert!(wards.family.as_ref().is_none_or(|(_, wards)| wards.len() <= FEW));
+        wards.add(1);
+        wards.add(-1);
+        wards.end();
+    }
+
+    #[test]
+    fn a_front_there_and_back() {
+        assert_eq!(pid(&front(7)), Some(7));
+        assert_eq!(pid(b""), None);
+        assert_eq!(pid(b"12345"), None);
+    }
+}
