@@ -22,6 +22,7 @@ use super::stdio::{ChildStdin, Closer, Ends};
 use super::wait;
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
+use crate::shm::census;
 use crate::start::assignment::Started;
 use crate::start::report::{Report, receive_report};
 use crate::start::standby;
@@ -183,6 +184,7 @@ impl Shared {
         drop(state);
         family::remove(self);
         standby::child_has_ended();
+        census::changed();
         Ok(Some(status))
     }
 

@@ -69,6 +69,6 @@ impl<S: Deref<Target = Store>> Block<S> {
 impl<S: Deref<Target = Store>> Drop for Block<S> {
     fn drop(&mut self) {
         // It fails only if the books are garbage.
-        let _ = self.store.blocks().give_back(self.index);
+        let _ = self.store.give_back_block(self.index);
     }
 }

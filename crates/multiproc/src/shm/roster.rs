@@ -274,7 +274,7 @@ impl Roster {
     #[cold]
     fn read_slowly(&self, cell: &Cell<'_>, found: &mut Found) -> u64 {
         found.reserve(cell);
-        let _latched = self.segment.latch.lock();
+        let _latched = self.segment.latch.lock_endlessly();
         // It fails only if somebody scribbles there without the latch; there is nothing better to be had then.
         cell.copy(found).unwrap_or_else(|| cell.version.load(Relaxed))
     }
@@ -286,7 +286,7 @@ impl Roster {
     #[inline]
     pub(crate) fn write(&self, index: usize, content: Content<'_>) -> Result<(), Refusal> {
         let cell = self.cell_for(index, content)?;
-        let _latched = self.segment.latch.lock();
+        let _latched = self.segment.latch.lock_endlessly();
         cell.write(content);
         Ok(())
     }
@@ -328,7 +328,7 @@ impl Roster {
             if !expected(&found) {
                 return Err(found);
             }
-            let _latched = self.segment.latch.lock();
+            let _latched = self.segment.latch.lock_endlessly();
             if cell.version.load(Relaxed) == version {
                 cell.write(content);
                 return Ok(found);
@@ -347,7 +347,7 @@ impl Roster {
         mut found: Found,
     ) -> Result<Found, Found> {
         found.reserve(cell);
-        let _latched = self.segment.latch.lock();
+        let _latched = self.segment.latch.lock_endlessly();
         cell.copy(&mut found);
         if !expected(&found) {
             return Err(found);
@@ -392,7 +392,7 @@ impl Roster {
                 found.reserve(&cell);
             }
         }
-        let latched = self.segment.latch.lock();
+        let latched = self.segment.latch.lock_endlessly();
         for (index, ((version, found), spare)) in all.iter_mut().zip(&mut spare).enumerate() {
             if let Ok(cell) = self.cell(index)
                 && cell.version.load(Relaxed) != *version
@@ -535,7 +535,7 @@ mod tests {
         let roster = roster(&[24, 24]);
         roster.write(0, content(1, b"what was there before")).unwrap();
         for written in 0..=4 {
-            std::mem::forget(roster.segment.latch.lock());
+            std::mem::forget(roster.segment.latch.lock_endlessly());
             let cell = roster.cell(0).unwrap();
             let (head, words) = cell.buffer(cell.version.load(Relaxed) + 1);
             let all = std::iter::once(head).chain(words);
@@ -558,7 +558,7 @@ mod tests {
     fn who_is_stopped_while_writing_stops_no_reader() {
         let roster = roster(&[24, 8]);
         roster.write(0, content(1, b"what was there before")).unwrap();
-        let _latched = roster.segment.latch.lock();
+        let _latched = roster.segment.latch.lock_endlessly();
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| (roster.read(0).unwrap(), roster.snapshot()));
             let (found, all) = reader.join().unwrap();
