@@ -161,8 +161,9 @@ pub enum GetError {
         /// Whether it is stopped, as far as `/proc` tells.
         stopped: bool,
     },
-    /// It is empty, and nobody is left who could put anything in: all other handles are gone, or wait as well.
-    #[error("the queue is empty, and nobody is left who could put anything in")]
+    /// Getting: it is empty, and no process is left that could put anything in. Joining: tasks are left, and no process to do them. All other handles are gone, or
+    /// wait as well.
+    #[error("no other process is left that could put an item in, or do the tasks that are left")]
     Disconnected,
     /// It is empty, and somebody has [closed](crate::Queue::close) it.
     #[error("the queue is empty and closed")]
