@@ -59,10 +59,16 @@ use crate::{Error, Handle, Result};
 /// A thread that puts while another waits in `get` needs a handle of its own for that: a clone. (As long as there has never been a second handle, in this process or
 /// another, threads may share the only one.)
 ///
-/// **Limits.** Without any, a queue grows as long as there is memory. [`with_capacity`](Queue::with_capacity) and [`with_limits`](Queue::with_limits) bound it.
+/// A [`Producer`] is also told when no handle is left anywhere that could take anything, whatever the queue holds: [`Disconnected`](PutErrorKind::Disconnected). In a stream of puts it may be told some
+/// hundreds of microseconds late.
+///
+/// **A process that is stopped** (`SIGSTOP`, a debugger) in the middle of an operation delays those calls of others that have no timeout. Calls with a timeout, and those that try, return in
+/// time, and say which process it is: [`Stalled`](PutErrorKind::Stalled).
+///
+/// **Limits.** Without any, a queue grows as long as there is memory, and then `put` is an error, before the kernel has to kill a process. [`with_capacity`](Queue::with_capacity) and [`with_limits`](Queue::with_limits) bound it.
 /// Memory goes back to the system as items are taken.
 ///
-/// A queue takes three descriptors in each process that has it, four if it has a limit. Some hundreds of items with open files in them
+/// A queue takes four descriptors in each process that has it, five if it has a limit. Some hundreds of items with open files in them
 /// (see [`Handle`]) can be in a queue at a time; `put` says so if there are too many.
 pub struct Queue<T> {
     pub(super) end: End<T>,

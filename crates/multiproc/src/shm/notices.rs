@@ -107,11 +107,9 @@ impl Object<Notices> {
     #[cold]
     fn enlist_slowly(&self, me: u64, limit: Limit) {
         // One that can't be on it is a stranger.
-        if within(limit, || self.try_enlist(me)).is_err() {
-            match self.has_strangers.swap(1, SeqCst) {
-                0 => self.lot.after_change(u32::MAX),
-                _ => {}
-            }
+        if within(limit, || self.try_enlist(me)).is_err() && self.has_strangers.swap(1, SeqCst) == 0 {
+            // Without the latch, which may be what could not be had: nobody takes tokens away at this door.
+            self.gate().ring();
         }
     }
 
