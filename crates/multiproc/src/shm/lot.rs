@@ -80,6 +80,7 @@ pub(crate) trait Wish {
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
 
     /// Whether it has come to this because a latch could not be had: to try again later makes sense.
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "a thread waits for the latch instead"))]
     fn has_stalled(outcome: &Self::Outcome) -> bool {
         let _ = outcome;
         false
