@@ -218,16 +218,21 @@ impl<T> End<T> {
 impl<T> Drop for End<T> {
     fn drop(&mut self) {
         self.store.give_back_kept();
-        if self.role.puts() {
-            self.store.items.remove_opener();
+        // The last one closes the doors.
+        if Arc::strong_count(&self.store) > 1 {
+            if self.role.puts() {
+                self.store.items.remove_opener();
+            }
+            if self.role.gets() {
+                if *self.copy.get_mut() == copy_number() {
+                    self.store.takers.remove_opener();
+                }
+                if let Some(room) = &self.store.room {
+                    room.remove_opener();
+                }
+            }
         }
         if self.role.gets() {
-            if *self.copy.get_mut() == copy_number() {
-                self.store.takers.remove_opener();
-            }
-            if let Some(room) = &self.store.room {
-                room.remove_opener();
-            }
             census::changed();
         }
     }
