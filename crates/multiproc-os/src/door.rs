@@ -111,6 +111,21 @@ impl Door {
         }
     }
 
+    /// One that has come from another process, which may be open for reading only; says whether it is.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is no pipe that can be read.
+    pub fn from_any_fd(fd: OwnedFd) -> io::Result<(Door, bool)> {
+        let is_pipe =
+            rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        let mode = flags & OFlags::RWMODE;
+        match is_pipe && flags.contains(OFlags::NONBLOCK) && mode != OFlags::WRONLY {
+            true => Ok((Door { fd }, mode == OFlags::RDONLY)),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe that can be read")),
+        }
+    }
+
     /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](Door::clear); who [listens](Ear) hears it. Not to be called by two at a time.
     ///
     /// # Errors

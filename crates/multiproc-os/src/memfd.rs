@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::free_memory::{self, MUCH};
+use crate::free_memory;
 
 const PAGE: usize = 4096;
 
@@ -104,9 +104,7 @@ impl Growing {
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let len = self.len.saturating_add(bytes.len() as u64);
         within_limit(len)?;
-        if len / MUCH != self.len / MUCH {
-            free_memory::look_for(MUCH.max(bytes.len() as u64), || 0)?;
-        }
+        free_memory::look_for(bytes.len() as u64, || 0)?;
         let mut at = self.len;
         while !bytes.is_empty() {
             let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, at))?;

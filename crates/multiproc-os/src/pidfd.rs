@@ -38,6 +38,17 @@ impl End {
     }
 }
 
+/// Opens the thread `id`, of this process: the descriptor becomes readable when the thread ends. Linux 6.9 and later.
+///
+/// # Errors
+/// `EINVAL` on older kernels; `ESRCH` when there is none; `EMFILE`.
+pub fn open_thread(id: i32) -> io::Result<OwnedFd> {
+    /// `PIDFD_THREAD` of linux/pidfd.h.
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+    let id = Pid::from_raw(id.max(0)).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    crate::fd_passing::above_stdio(pidfd_open(id, THREAD)?)
+}
+
 /// What a process had used when it ended, its own waited-for children included. See getrusage(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {

@@ -139,13 +139,13 @@ impl SharedFile {
 
     /// Has memory for `len` bytes from `offset` on; what is there stays.
     ///
-    /// The kernel would give more than there is, and then kill somebody; so what is far beyond what is free is an error before.
+    /// The kernel would give more than there is, and then kill a process; so what is beyond what is free is an error before, as far as this process has looked: see `free_memory.rs`.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG`.
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         // Those that are in reserve aren't counted as free.
-        if len >= MUCH && self.page()? == PAGE {
+        if len < MUCH || self.page()? == PAGE {
             self.look_for(offset, len)?;
         }
         crate::memfd::in_steps(len, |from, len| {

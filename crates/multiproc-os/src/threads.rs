@@ -27,6 +27,15 @@ fn is_alone() -> bool {
     unsafe { libc::unshare(libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) == 0 }
 }
 
+/// The ids of the threads of this process.
+///
+/// # Errors
+/// As [`count`].
+pub fn ids() -> io::Result<Vec<i32>> {
+    let entries = std::fs::read_dir("/proc/self/task")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
 /// The threads of this process by id and name, the calling one first.
 ///
 /// # Errors
@@ -71,6 +80,35 @@ pub fn exists(id: i32) -> bool {
     // Those of other users are there too, though they may not be signalled.
     let Some(id) = rustix::process::Pid::from_raw(id.max(0)) else { return false };
     rustix::process::test_kill_process(id) != Err(rustix::io::Errno::SRCH)
+}
+
+/// What `/proc` says of a thread: see [`seen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The process that it is of.
+    pub process: i32,
+    /// The letter of its state, proc_pid_status(5): `T` and `t` are stopped ones, by a signal and by a debugger.
+    pub state: u8,
+}
+
+impl Seen {
+    /// Whether it is stopped.
+    pub fn is_stopped(self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
+    /// Whether it runs, or would if there were a processor for it.
+    pub fn is_running(self) -> bool {
+        self.state == b'R'
+    }
+}
+
+/// Looks at a thread of any process. None where `/proc` doesn't tell.
+pub fn seen(id: i32) -> Option<Seen> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let state = *field("State:")?.as_bytes().first()?;
+    Some(Seen { process: field("Tgid:")?.parse().ok()?, state })
 }
 
 /// Whether there may be a thread with this id that has the memory at `address` too, which the calling process has mapped from a file. True where `/proc` doesn't tell.
@@ -138,8 +176,21 @@ mod tests {
         let id = sleeper.id() as i32;
         assert!(exists(id));
         assert!(!may_share(id, address));
+        assert_eq!(seen(gettid()).map(|seen| (seen.process, seen.is_running())), Some((getpid(), true)));
+        let signal = |number| {
+            // SAFETY: no memory is touched.
+            assert_eq!(unsafe { libc::kill(id, number) }, 0);
+            let mut status = 0;
+            // SAFETY: the status is ours.
+            assert_eq!(unsafe { libc::waitpid(id, &raw mut status, libc::WUNTRACED | libc::WCONTINUED) }, id);
+        };
+        signal(libc::SIGSTOP);
+        assert!(seen(id).unwrap().is_stopped());
+        signal(libc::SIGCONT);
+        assert!(!seen(id).unwrap().is_stopped());
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
+        assert_eq!(seen(id), None);
         assert!(!may_share(id, address));
         // Nobody knows where such memory came from.
         assert!(may_share(1, std::ptr::from_ref(&0_u8)));

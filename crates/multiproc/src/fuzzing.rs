@@ -327,7 +327,7 @@ fn queue(data: &[u8]) -> bool {
     let Some((kind, steps)) = data.split_first() else { return false };
     let limits = if kind & 1 == 0 { Limits::NONE } else { Limits { items: 50, bytes: 1 << 20 } };
     let one = Store::create(limits, kind & 2 != 0).expect("a queue");
-    let other = Store::open(one.to_send().expect("descriptors")).expect("the same queue");
+    let other = Store::open(one.to_send(true).expect("descriptors")).expect("the same queue");
     let memory = File::from(one.file().as_fd().try_clone_to_owned().expect("a descriptor"));
     let mut came = false;
     let mut leases = Vec::new();
@@ -369,8 +369,8 @@ fn queue(data: &[u8]) -> bool {
             }
             // One who comes later.
             10 => {
-                let _ =
-                    Store::open(one.to_send().expect("descriptors")).map(|store| store.try_take(&mut Scratch::new()));
+                let _ = Store::open(one.to_send(true).expect("descriptors"))
+                    .map(|store| store.try_take(&mut Scratch::new()));
             }
             _ => {
                 let (place, value) = spoiled(what, size, at);

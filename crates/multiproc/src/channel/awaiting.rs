@@ -9,6 +9,7 @@ use super::draft::Draft;
 use super::joinable::{JoinableQueue, Task};
 use super::queue::{Consumer, End, Producer, Queue, item};
 use super::queue_error::{GetError, PutError, PutErrorKind};
+use crate::shm::latch::{Limit, within};
 use crate::shm::scratch::Scratch;
 use crate::shm::store::Taken;
 use crate::transfer::bundle::Bundle;
@@ -17,8 +18,12 @@ use crate::transfer::codec;
 impl<T: Serialize + DeserializeOwned> End<T> {
     async fn put_async(&self, value: T) -> Result<(), PutError<T>> {
         take_turns().await;
+        if let Err(kind) = self.expect_takers() {
+            return Err(PutError::new(value, kind));
+        }
         let mut draft = Box::new(Draft::new(&self.store));
-        let bundle = match self.encode(&value, &mut draft) {
+        // What is polled must not wait for a process that is stopped.
+        let bundle = match within(Limit::Moment, || self.encode(&value, &mut draft)) {
             Ok(bundle) => bundle,
             Err(kind) => return Err(PutError::new(value, kind)),
         };
@@ -42,6 +47,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     async fn take_async(&self, scratch: &mut Scratch) -> Result<Taken, GetError> {
         take_turns().await;
+        self.count_in_copy();
         Ok(self.store.take_async(scratch, self.to_take()).await?)
     }
 }

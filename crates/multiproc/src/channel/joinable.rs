@@ -210,8 +210,10 @@ impl<T: Sendable> JoinableQueue<T> {
 
     fn take(&self, patience: Patience) -> Result<Task<T>, GetError> {
         let mut scratch = Scratch::new();
-        let taken = self.end.take(&mut scratch, patience)?;
-        self.task(taken, &scratch)
+        patience.limits(|| {
+            let taken = self.end.take(&mut scratch, patience)?;
+            self.task(taken, &scratch)
+        })
     }
 
     /// What was taken, as a task.
@@ -291,17 +293,17 @@ impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
     }
 }
 
-/// As of a [`Queue`](crate::Queue). It does not tell of items with which somebody dies while nothing else happens; `get` does.
+/// As of a [`Queue`](crate::Queue). It is readable also when an item is to be had because a process has died with it.
 impl<T> AsFd for JoinableQueue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.fd()
     }
 }
 
-/// As of a [`Queue`](crate::Queue). It is not told of items with which somebody dies while nothing else happens: wait for the children, too.
+/// As of a [`Queue`](crate::Queue); ready also when an item is to be had because a process has died with it.
 impl<T> Waitable for JoinableQueue<T> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.end.store.items.fd_to_poll()
+        self.end.store.fd_to_sleep_on()
     }
 
     fn ready(&self) -> std::io::Result<bool> {
@@ -310,6 +312,10 @@ impl<T> Waitable for JoinableQueue<T> {
 
     fn woken(&self) -> std::io::Result<bool> {
         Ok(self.end.is_ready())
+    }
+
+    fn finished(&self) {
+        self.end.store.give_back_when_quiet();
     }
 }
 

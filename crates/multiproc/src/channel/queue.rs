@@ -8,9 +8,10 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use multiproc_os::robust::copy_number;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -19,7 +20,9 @@ use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
 use crate::sendable::Sendable;
 use crate::shm::block::Block;
+use crate::shm::census;
 use crate::shm::gate::Through;
+use crate::shm::latch::{self, Limit};
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
 use crate::transfer::bundle::Bundle;
@@ -57,10 +60,16 @@ use crate::{Error, Handle, Result};
 /// A thread that puts while another waits in `get` needs a handle of its own for that: a clone. (As long as there has never been a second handle, in this process or
 /// another, threads may share the only one.)
 ///
-/// **Limits.** Without any, a queue grows as long as there is memory. [`with_capacity`](Queue::with_capacity) and [`with_limits`](Queue::with_limits) bound it.
+/// A [`Producer`] is also told when no handle is left anywhere that could take anything, whatever the queue holds: [`Disconnected`](PutErrorKind::Disconnected). In a stream of puts it may be told some
+/// hundreds of microseconds late.
+///
+/// **A process that is stopped** (`SIGSTOP`, a debugger) in the middle of an operation delays those calls of others that have no timeout. Calls with a timeout, and those that try, return in
+/// time, and say which process it is: [`Stalled`](PutErrorKind::Stalled).
+///
+/// **Limits.** Without any, a queue grows as long as there is memory, and then `put` is an error, before the kernel has to kill a process. [`with_capacity`](Queue::with_capacity) and [`with_limits`](Queue::with_limits) bound it.
 /// Memory goes back to the system as items are taken.
 ///
-/// A queue takes three descriptors in each process that has it, four if it has a limit. Some hundreds of items with open files in them
+/// A queue takes four descriptors in each process that has it, five if it has a limit. Some hundreds of items with open files in them
 /// (see [`Handle`]) can be in a queue at a time; `put` says so if there are too many.
 pub struct Queue<T> {
     pub(super) end: End<T>,
@@ -98,8 +107,8 @@ impl Role {
 pub(super) struct End<T> {
     pub(super) store: Arc<Store>,
     role: Role,
-    /// Whether somebody has asked for the descriptor.
-    polled: AtomicBool,
+    /// The copy of the process in which this handle is counted as one that takes.
+    copy: AtomicU32,
     /// How many wait through this handle for items, and for room.
     taking: AtomicUsize,
     putting: AtomicUsize,
@@ -119,7 +128,7 @@ impl<T> End<T> {
         End {
             store,
             role,
-            polled: AtomicBool::new(false),
+            copy: AtomicU32::new(copy_number()),
             taking: AtomicUsize::new(0),
             putting: AtomicUsize::new(0),
             items: PhantomData,
@@ -131,10 +140,11 @@ impl<T> End<T> {
         if role.puts() {
             self.store.items.add_opener();
         }
-        if role.gets()
-            && let Some(room) = &self.store.room
-        {
-            room.add_opener();
+        if role.gets() {
+            self.store.takers.add_opener();
+            if let Some(room) = &self.store.room {
+                room.add_opener();
+            }
         }
         End::of(self.store.clone(), role)
     }
@@ -149,15 +159,45 @@ impl<T> End<T> {
         if self.role.gets() { Through::Handle(&self.putting) } else { Through::Other }
     }
 
-    /// Sees to it that somebody is told who polls the descriptor, if somebody does. False if there may be something.
-    pub(super) fn arm(&self) -> bool {
-        !self.polled.load(Relaxed) || self.store.arm()
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.store.fd_to_poll()
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.polled.store(true, Relaxed);
-        self.store.arm();
-        self.store.items.fd_to_poll()
+    /// Has this handle, which takes, counted in a copy of the process that fork(2) has made.
+    #[inline]
+    pub(super) fn count_in_copy(&self) {
+        if self.copy.load(Relaxed) != copy_number() {
+            self.count();
+        }
+    }
+
+    #[cold]
+    fn count(&self) {
+        let copy = copy_number();
+        // Several threads may use one handle.
+        if self.copy.swap(copy, Relaxed) != copy && self.role.gets() {
+            self.store.takers.add_opener();
+        }
+    }
+
+    /// An error when no process is left that could take what is about to be put. Never so for a handle that could itself.
+    #[inline]
+    pub(super) fn expect_takers(&self) -> Result<(), PutErrorKind> {
+        match !self.role.gets() && self.store.has_lost_its_takers() {
+            true if self.store.is_closed() => Err(PutErrorKind::Closed),
+            true => Err(PutErrorKind::Disconnected),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether any process is left that could take something.
+    fn has_takers(&self) -> bool {
+        self.role.gets() || !self.store.takers.is_deserted()
+    }
+
+    /// Whether any process is left that could put something.
+    fn has_putters(&self) -> bool {
+        !self.nobody_puts()
     }
 
     /// Whether something can be taken, or nothing ever will.
@@ -179,13 +219,22 @@ impl<T> End<T> {
 impl<T> Drop for End<T> {
     fn drop(&mut self) {
         self.store.give_back_kept();
-        if self.role.puts() {
-            self.store.items.remove_opener();
+        // The last one closes the doors.
+        if Arc::strong_count(&self.store) > 1 {
+            if self.role.puts() {
+                self.store.items.remove_opener();
+            }
+            if self.role.gets() {
+                if *self.copy.get_mut() == copy_number() {
+                    self.store.takers.remove_opener();
+                }
+                if let Some(room) = &self.store.room {
+                    room.remove_opener();
+                }
+            }
         }
-        if self.role.gets()
-            && let Some(room) = &self.store.room
-        {
-            room.remove_opener();
+        if self.role.gets() {
+            census::changed();
         }
     }
 }
@@ -194,7 +243,7 @@ impl<T> Serialize for End<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let fds = self
             .store
-            .to_send()
+            .to_send(self.role.gets())
             .map_err(|error| serde::ser::Error::custom(format_args!("no descriptors to send a queue with: {error}")))?;
         let fds: Vec<Handle<OwnedFd>> = fds.into_iter().map(Handle::new).collect();
         (self.role, fds).serialize(serializer)
@@ -210,10 +259,11 @@ impl<'de, T> Deserialize<'de> for End<T> {
         if !role.puts() {
             store.items.remove_opener();
         }
-        if !role.gets()
-            && let Some(room) = &store.room
-        {
-            room.remove_opener();
+        if !role.gets() {
+            store.takers.remove_opener();
+            if let Some(room) = &store.room {
+                room.remove_opener();
+            }
         }
         Ok(End::of(Arc::new(store), role))
     }
@@ -231,11 +281,29 @@ pub(super) enum Patience {
     Until(Option<Instant>),
 }
 
+impl Patience {
+    /// Calls `action`, in which nothing waits for longer than that, for latches neither.
+    #[inline]
+    pub(super) fn limits<R>(self, action: impl FnOnce() -> R) -> R {
+        match self {
+            Patience::Until(None) => action(),
+            Patience::Until(deadline) => latch::within(deadline.into(), action),
+            Patience::None => latch::within(Limit::Moment, action),
+        }
+    }
+}
+
 impl<T: Serialize + DeserializeOwned> End<T> {
     #[inline]
     pub(super) fn put(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
+        patience.limits(|| self.put_within(item, patience))
+    }
+
+    #[inline]
+    fn put_within(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
         let mut draft = Draft::new(&self.store);
         let mut put = || -> Result<(), PutErrorKind> {
+            self.expect_takers()?;
             let fds = codec::encode_into(&item, &mut draft)?;
             self.put_draft(&mut draft, fds, patience)
         };
@@ -268,8 +336,10 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     #[inline]
     pub(super) fn get(&self, patience: Patience) -> Result<T, GetError> {
         let mut scratch = Scratch::new();
-        let taken = self.take(&mut scratch, patience)?;
-        self.value(taken, &scratch)
+        patience.limits(|| {
+            let taken = self.take(&mut scratch, patience)?;
+            self.value(taken, &scratch)
+        })
     }
 
     /// The value that was taken.
@@ -283,12 +353,19 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     #[inline]
     pub(super) fn take(&self, scratch: &mut Scratch, patience: Patience) -> Result<Taken, GetError> {
+        self.count_in_copy();
         let result = match patience {
-            Patience::Until(deadline) => self.store.take(scratch, deadline, self.to_take()).map_err(GetError::from),
+            Patience::Until(deadline) => match self.store.take(scratch, deadline, self.to_take()) {
+                // What polls the descriptor would find it readable again and again.
+                Err(Refusal::Late) if !self.store.arm_if_polled() => {
+                    self.store.take_any(scratch)?.ok_or(GetError::TimedOut)
+                }
+                result => result.map_err(GetError::from),
+            },
             Patience::None => loop {
                 match self.store.take_any(scratch)? {
                     Some(taken) => return Ok(taken),
-                    None if self.arm() => break Err(GetError::Empty),
+                    None if self.store.arm_if_polled() => break Err(GetError::Empty),
                     None => {}
                 }
             },
@@ -321,6 +398,11 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     }
 
     pub(super) fn put_bytes(&self, bytes: &[u8], patience: Patience) -> Result<(), PutErrorKind> {
+        patience.limits(|| self.put_bytes_within(bytes, patience))
+    }
+
+    fn put_bytes_within(&self, bytes: &[u8], patience: Patience) -> Result<(), PutErrorKind> {
+        self.expect_takers()?;
         if bytes.len() <= INLINE {
             let item = Item { body: Body::Inline(bytes), raw: true, fds: &[], handles: 0 };
             return Ok(self.put_item(&item, patience)?);
@@ -335,7 +417,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     pub(super) fn get_bytes(&self, patience: Patience) -> Result<Message, GetError> {
         let mut scratch = Scratch::new();
-        let taken = self.take(&mut scratch, patience)?;
+        let taken = patience.limits(|| self.take(&mut scratch, patience))?;
         Ok(Message(match taken.block(|| self.store.clone()) {
             Some(block) => {
                 block.bytes().map_err(mapping)?;
@@ -501,6 +583,47 @@ macro_rules! any_end {
     )* };
 }
 
+impl<T> Producer<T> {
+    /// Whether a handle is left, in any process, through which items can be taken; those on their way in messages and in arguments of processes
+    /// that are about to start included.
+    ///
+    /// ```
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let queue = multiproc::Queue::<u32>::new()?;
+    /// let (producer, consumer) = (queue.producer(), queue.consumer());
+    /// drop(queue);
+    /// assert!(producer.has_consumers());
+    /// drop(consumer);
+    /// assert!(!producer.has_consumers());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn has_consumers(&self) -> bool {
+        self.end.has_takers()
+    }
+}
+
+impl<T> Consumer<T> {
+    /// Whether a handle is left, in any process, through which items can be put; those on their way included, as for [`Producer::has_consumers`].
+    ///
+    /// ```
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let queue = multiproc::Queue::<u32>::new()?;
+    /// let (producer, consumer) = (queue.producer(), queue.consumer());
+    /// drop(queue);
+    /// assert!(consumer.has_producers());
+    /// drop(producer);
+    /// assert!(!consumer.has_producers());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn has_producers(&self) -> bool {
+        self.end.has_putters()
+    }
+}
+
 impl<T> Queue<T> {
     const ROLE: Role = Role::Both;
 }
@@ -657,8 +780,9 @@ macro_rules! getting {
             }
         }
 
-        /// A descriptor that polls readable when there may be something to get. After that, [`try_get`](Queue::try_get) until it says
-        /// [`Empty`](GetError::Empty), and then poll again: from then on it becomes readable once more. It may be readable without need. Nothing is to be read from it.
+        /// A descriptor that polls readable while there is something to get, whenever it was asked for; it is the same for all handles of the process that are clones of one
+        /// another, and may be in a set of epoll(7). Call [`try_get`](Queue::try_get) until it says [`Empty`](GetError::Empty), and then poll again. It may be readable without need, as
+        /// when another process has taken the item: the `try_get` that finds nothing puts that right. Nothing is to be read from it.
         impl<T> AsFd for $name<T> {
             fn as_fd(&self) -> BorrowedFd<'_> {
                 self.end.fd()
@@ -668,7 +792,7 @@ macro_rules! getting {
         /// Ready when there is an item, or it is closed; a [`Consumer`] also when nobody is left who could put anything.
         impl<T> Waitable for $name<T> {
             fn fd(&self) -> BorrowedFd<'_> {
-                self.end.store.items.fd_to_poll()
+                self.end.store.fd_to_sleep_on()
             }
 
             fn ready(&self) -> std::io::Result<bool> {
@@ -677,6 +801,10 @@ macro_rules! getting {
 
             fn woken(&self) -> std::io::Result<bool> {
                 Ok(self.end.is_ready())
+            }
+
+            fn finished(&self) {
+                self.end.store.give_back_when_quiet();
             }
         }
     )* };

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::shm::latch::Stalled;
 use crate::shm::store::Refusal;
 use crate::transfer::codec::{CodecError, Refused};
 
@@ -28,9 +29,19 @@ pub enum PutErrorKind {
     /// Somebody has [closed](crate::Queue::close) it.
     #[error("it is closed")]
     Closed,
-    /// It is full, and nobody is left who could take anything out: all other handles are gone, or wait as well.
-    #[error("it is full, and nobody is left who could take anything out")]
+    /// No process is left that could take anything out: all handles that could take are gone, or the queue is full and those that are left wait as well. The items that are in
+    /// the queue stay there.
+    #[error("nobody is left who could take anything out")]
     Disconnected,
+    /// A process is in the middle of an operation on the queue and does not go on: it is stopped (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been
+    /// put; to try again makes sense when the process goes on, or has been killed.
+    #[error("process {pid} {} in the middle of an operation on it", if *stopped { "is stopped" } else { "makes no progress" })]
+    Stalled {
+        /// The process.
+        pid: i32,
+        /// Whether it is stopped, as far as `/proc` tells.
+        stopped: bool,
+    },
     /// The item can't be sent.
     #[error(transparent)]
     Unserialisable(CodecError),
@@ -69,10 +80,10 @@ impl<T> PutError<T> {
 
     /// Whether there was no room at the moment: to try again makes sense.
     pub fn is_full(&self) -> bool {
-        matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut)
+        matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut | PutErrorKind::Stalled { .. })
     }
 
-    /// Whether nothing can ever be put again: it is closed, or full and nobody is left who could take anything.
+    /// Whether nothing can ever be put again: it is closed, or no process is left that could take anything.
     pub fn is_end(&self) -> bool {
         matches!(self.kind, PutErrorKind::Closed | PutErrorKind::Disconnected)
     }
@@ -96,6 +107,9 @@ impl<T> std::error::Error for PutError<T> {
 
 impl From<Refusal> for PutErrorKind {
     fn from(refusal: Refusal) -> PutErrorKind {
+        if let Some(Stalled { pid, is_stopped }) = refusal.stalled() {
+            return PutErrorKind::Stalled { pid, stopped: is_stopped };
+        }
         match refusal {
             Refusal::Full | Refusal::Crowded => PutErrorKind::Full,
             Refusal::TooLarge => PutErrorKind::TooLarge,
@@ -110,6 +124,11 @@ impl From<Refusal> for PutErrorKind {
 
 impl From<Refused> for PutErrorKind {
     fn from(refused: Refused) -> PutErrorKind {
+        if let Refused::BySystem { source, .. } = &refused
+            && let Some(Stalled { pid, is_stopped }) = Stalled::of(source)
+        {
+            return PutErrorKind::Stalled { pid, stopped: is_stopped };
+        }
         match refused {
             Refused::ByFormat(error) => PutErrorKind::Unserialisable(error),
             Refused::BySystem { what, source } => PutErrorKind::System { what, source },
@@ -127,8 +146,18 @@ pub enum GetError {
     /// There was nothing in it until the end of the timeout.
     #[error("the queue was empty all the time")]
     TimedOut,
-    /// It is empty, and nobody is left who could put anything in: all other handles are gone, or wait as well.
-    #[error("the queue is empty, and nobody is left who could put anything in")]
+    /// A process is in the middle of an operation on the queue and does not go on: it is stopped (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been
+    /// taken; to try again makes sense when the process goes on, or has been killed.
+    #[error("cannot take from the queue: process {pid} {} in the middle of an operation on it", if *stopped { "is stopped" } else { "makes no progress" })]
+    Stalled {
+        /// The process.
+        pid: i32,
+        /// Whether it is stopped, as far as `/proc` tells.
+        stopped: bool,
+    },
+    /// Getting: it is empty, and no process is left that could put anything in. Joining: tasks are left, and no process to do them. All other handles are gone, or
+    /// wait as well.
+    #[error("no other process is left that could put an item in, or do the tasks that are left")]
     Disconnected,
     /// It is empty, and somebody has [closed](crate::Queue::close) it.
     #[error("the queue is empty and closed")]
@@ -153,7 +182,7 @@ pub enum GetError {
 impl GetError {
     /// Whether there was nothing at the moment: to try again makes sense.
     pub fn is_empty(&self) -> bool {
-        matches!(self, GetError::Empty | GetError::TimedOut)
+        matches!(self, GetError::Empty | GetError::TimedOut | GetError::Stalled { .. })
     }
 
     /// Whether nothing will ever come: the queue is empty, and closed or disconnected.
@@ -164,6 +193,9 @@ impl GetError {
 
 impl From<Refusal> for GetError {
     fn from(refusal: Refusal) -> GetError {
+        if let Some(Stalled { pid, is_stopped }) = refusal.stalled() {
+            return GetError::Stalled { pid, stopped: is_stopped };
+        }
         match refusal {
             Refusal::Full | Refusal::Crowded | Refusal::TooLarge => GetError::Corrupt("it is empty and full"),
             Refusal::Closed => GetError::Closed,

@@ -22,6 +22,7 @@ use super::stdio::{ChildStdin, Closer, Ends};
 use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
+use crate::shm::census;
 use crate::start::assignment::Started;
 use crate::start::report::{Failure, Report, receive_report};
 use crate::start::standby;
@@ -202,6 +203,7 @@ impl Shared {
         }
         family::remove(self);
         standby::child_has_ended();
+        census::changed();
         Ok(Some(status))
     }
 

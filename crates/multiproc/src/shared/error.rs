@@ -38,10 +38,10 @@ pub enum MemoryError {
         /// The type that was asked for.
         asked: &'static str,
     },
-    /// There can be 1 to 4096 parts.
-    #[error("it can't be divided into {asked} parts: there can be 1 to 4096")]
+    /// There can be 1 to 4096 parts, and a part has at least one value.
+    #[error("{}", no_such_parts(*asked))]
     Parts {
-        /// How many were asked for.
+        /// How many were asked for, or would have been needed for the length that was; 0 for parts of length 0.
         asked: usize,
     },
     /// It can't be so long.
@@ -146,5 +146,13 @@ impl FreezeError {
 impl From<FreezeError> for Error {
     fn from(error: FreezeError) -> Error {
         Error::Memory(error.error)
+    }
+}
+
+fn no_such_parts(asked: usize) -> String {
+    match asked {
+        0 => "it can't be divided into 0 parts, or into parts of length 0: there can be 1 to 4096, of at least 1 value"
+            .into(),
+        asked => format!("it can't be divided into {asked} parts: there can be 1 to 4096"),
     }
 }

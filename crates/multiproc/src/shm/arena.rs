@@ -6,6 +6,7 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Duration;
 
 use multiproc_os::clock;
 use multiproc_os::identity::Identity;
@@ -35,8 +36,9 @@ const MOST_FREE: u32 = 1 << 20;
 /// Free blocks keep this much memory.
 const KEPT: u64 = 8 << 20;
 
-/// While large items come one after the other, free blocks may keep this much: the next item will want it.
+/// While large items come one after the other, free blocks may keep this much, and what so many of the items need: the next ones will want it.
 const KEPT_IN_STREAMS: u64 = 256 << 20;
+const MOST_KEPT: u64 = 3;
 
 /// They do if there were two within this time, and the time that it takes to fill one, in milliseconds.
 const STREAM: u64 = 250;
@@ -89,8 +91,8 @@ pub(crate) struct Descriptor {
     pub(crate) len: AtomicU64,
     /// Its size, as a power of two.
     class: AtomicU32,
-    /// If it is free, the next one of the same size that is, plus one.
-    next: AtomicU32,
+    /// If it is free, the next one of the same size that is, plus one; if its lease has been given up, the next one of which that is so.
+    pub(super) next: AtomicU32,
     /// How often it has been taken by somebody.
     pub(crate) deliveries: AtomicU32,
     /// Its item's flags, for an item that is taken from the block.
@@ -320,7 +322,7 @@ impl<'a> Blocks<'a> {
         let descriptor = self.descriptor(index)?;
         descriptor.set(State::Building(Identity::current()?));
         let has = descriptor.allocated.load(Relaxed);
-        let kept = if has > KEPT && self.are_coming_in(has) { KEPT_IN_STREAMS } else { KEPT };
+        let kept = if has > KEPT && self.are_coming_in(has) { KEPT_IN_STREAMS.min(MOST_KEPT * has) } else { KEPT };
         if self.books.kept.load(Relaxed).saturating_add(has) > kept {
             self.free_memory(descriptor, has);
         }
@@ -334,6 +336,11 @@ impl<'a> Blocks<'a> {
     fn are_coming_in(self, len: u64) -> bool {
         let window = STREAM + (len >> 20) * TIME_PER_MIB;
         clock::milliseconds().saturating_sub(self.books.large_before.load(Relaxed)) <= window
+    }
+
+    /// Whether no memory has been asked for a large item for so long.
+    pub(crate) fn is_quiet(self, time: Duration) -> bool {
+        u128::from(clock::milliseconds().saturating_sub(self.books.last_large.load(Relaxed))) >= time.as_millis()
     }
 
     /// Whether free blocks have more memory than they should have for long.
@@ -405,7 +412,7 @@ impl<'a> Blocks<'a> {
 
     /// Takes the latch. What somebody who has died has left half done is all in the lists, so they are made anew.
     fn lock(self) -> io::Result<Latched<'a>> {
-        let latched = self.books.latch.lock();
+        let latched = self.books.latch.lock()?;
         if latched.inherited {
             self.books.free.iter().for_each(|free| free.store(0, Relaxed));
             self.books.kept.store(0, Relaxed);
@@ -520,7 +527,7 @@ mod tests {
             blocks.give_back(taken[2]).unwrap();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    std::mem::forget(blocks.books.latch.lock());
+                    std::mem::forget(blocks.books.latch.lock().unwrap());
                     blocks.books.free.iter().for_each(|free| free.store(99, Relaxed));
                 });
             });

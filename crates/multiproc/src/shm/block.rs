@@ -4,6 +4,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 
+use super::latch::{Limit, within};
 use super::store::{Refusal, Store, bytes_of, fill};
 
 /// See the module. `S` is how the store is held: borrowed, or shared.
@@ -68,7 +69,7 @@ impl<S: Deref<Target = Store>> Block<S> {
 
 impl<S: Deref<Target = Store>> Drop for Block<S> {
     fn drop(&mut self) {
-        // It fails only if the books are garbage.
-        let _ = self.store.blocks().give_back(self.index);
+        // It fails only if the books are garbage. It does not wait for a process that is stopped: then it is given back later.
+        let _ = within(Limit::Moment, || self.store.give_back_block(self.index));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::gate::Through;
-use super::latch::Latch;
+use super::latch::{Latch, Stalled, within};
 use super::lot::{Lot, Vain, Wish};
 use super::object::Object;
 use super::segment::layout;
@@ -47,7 +47,7 @@ impl Object<Flag> {
         if self.is_set() {
             return;
         }
-        let latched = self.latch.lock();
+        let latched = self.latch.lock_endlessly();
         let changes = self.changes.load(SeqCst);
         if is_set(changes) {
             return;
@@ -60,7 +60,7 @@ impl Object<Flag> {
 
     /// Clears it. Nobody waits for that.
     pub(crate) fn clear(&self) {
-        let _latched = self.latch.lock();
+        let _latched = self.latch.lock_endlessly();
         let changes = self.changes.load(SeqCst);
         if is_set(changes) {
             self.changes.store(changes.wrapping_add(1), SeqCst);
@@ -77,7 +77,7 @@ impl Object<Flag> {
             return Ok(());
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.lot.wait(self.gate(), deadline, &mut Set { flag: self, found })
+        within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut Set { flag: self, found }))
     }
 }
 
@@ -94,13 +94,13 @@ impl Wish for Set<'_> {
         (self.flag.changes.load(SeqCst) != self.found).then_some(())
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
-        let _latched = self.flag.latch.lock();
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _latched = self.flag.latch.lock()?;
         if self.attempt().is_some() {
-            return true;
+            return Ok(true);
         }
         arm();
-        false
+        Ok(false)
     }
 
     fn through(&self) -> Through<'_> {

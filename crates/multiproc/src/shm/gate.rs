@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::door::{self, Door, Knock};
+use multiproc_os::errno::ESRCH;
 use multiproc_os::robust::{Thread, copy_number};
-use multiproc_os::{at_fork, poll, threads};
+use multiproc_os::{at_fork, pidfd, poll, threads};
 
 use super::backoff::Habit;
 
@@ -81,6 +82,17 @@ impl Gate {
     /// `InvalidData` when it is none.
     pub(crate) fn from_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Gate> {
         Door::from_fd(fd).map(|door| Gate::of(door, tokens, true))
+    }
+
+    /// As [`from_fd`](Gate::from_fd), also of a descriptor by which the door can't be opened.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is none.
+    pub(crate) fn from_any_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Gate> {
+        let (door, read_only) = Door::from_any_fd(fd)?;
+        let gate = Gate::of(door, tokens, true);
+        gate.state().read_only = read_only;
+        Ok(gate)
     }
 
     fn of(door: Door, tokens: Tokens, shared: bool) -> Gate {
@@ -195,6 +207,27 @@ impl Gate {
         threads::count().is_ok_and(|threads| threads > waiters + 1)
     }
 
+    /// Descriptors of this process's other threads, which become readable when one of them ends: only they make new ones. None on kernels that don't have such (before Linux 6.9), and when
+    /// there are too many.
+    pub(crate) fn other_threads() -> Option<Vec<OwnedFd>> {
+        const MOST: usize = 128;
+        let this = threads::gettid();
+        let ids = threads::ids().ok()?;
+        if ids.len() > MOST {
+            return None;
+        }
+        let mut fds = Vec::with_capacity(ids.len());
+        for id in ids.into_iter().filter(|id| *id != this) {
+            match pidfd::open_thread(id) {
+                Ok(fd) => fds.push(fd),
+                // It has ended.
+                Err(error) if error.raw_os_error() == Some(ESRCH) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(fds)
+    }
+
     /// Sleeps as [`Waiting::sleep`] does, without being counted: the door is held open, so that it isn't hung up.
     ///
     /// # Errors
@@ -230,6 +263,33 @@ impl Gate {
     /// Whether nobody is left anywhere who could open it. (As long as one of this process's handles could, somebody is.)
     pub(crate) fn is_hung_up(&self) -> bool {
         Door::is_hung_up(self.fd_to_poll()).unwrap_or(false)
+    }
+
+    /// Has the [descriptor to poll](Gate::fd_to_poll) be readable now: there is something to be had already.
+    pub(crate) fn show(&self) {
+        let readable = poll::wait_readable(&[self.fd_to_poll()], Some(Instant::now()));
+        if readable.is_ok_and(|readable| readable.is_empty()) {
+            self.ring();
+            // To ring, the writing side may have been taken by a process that can't open the door.
+            self.state().settle();
+        }
+    }
+
+    /// Whether no handle is left anywhere that could open it, those that wait included: for a gate where none waits. A descriptor on its way in a message counts as a handle.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let mut state = self.state();
+        state.settle();
+        state.read_only && Door::is_hung_up(state.door.as_fd()).unwrap_or(false)
+    }
+
+    /// A descriptor to send to another process, which can't open the door with it, and doesn't count.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub(crate) fn to_send_reader(&self) -> io::Result<OwnedFd> {
+        let mut state = self.state();
+        state.shared = true;
+        state.door.reader()
     }
 
     /// A descriptor to send to another process, which can open the door with it.

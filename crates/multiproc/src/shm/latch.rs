@@ -3,8 +3,10 @@
 //! The algorithm is that of robust mutexes in glibc, see also "Futexes Are Tricky" by Ulrich Drepper; but the word is never on the thread's list of
 //! what it owns. It is announced to the kernel for as long as it is held, which takes two stores.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use multiproc_os::futex::{self, Woken};
 use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS};
@@ -15,6 +17,90 @@ use super::segment::AnyBytes;
 
 /// Nobody who runs holds a latch for so long. Who is stopped may.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
+
+/// How long past its time a caller waits for a latch: for whichever owner; for one that is asleep, in a page fault say, or frozen; for one that would run if there were a processor for
+/// it. For one that is stopped it waits no longer than the first.
+const GRACE: Duration = Duration::from_millis(2);
+const GRACE_FOR_SLEEPERS: Duration = Duration::from_millis(20);
+const GRACE_FOR_RUNNERS: Duration = Duration::from_millis(200);
+
+/// Until when the calling thread waits for latches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit {
+    /// For as long as it takes.
+    Endless,
+    /// Until then.
+    Until(Instant),
+    /// Not at all, but for the moment that an owner that runs needs.
+    Moment,
+}
+
+impl From<Option<Instant>> for Limit {
+    fn from(deadline: Option<Instant>) -> Limit {
+        deadline.map_or(Limit::Endless, Limit::Until)
+    }
+}
+
+thread_local! {
+    static LIMIT: Cell<Limit> = const { Cell::new(Limit::Endless) };
+}
+
+/// Calls `action`, in which the calling thread waits for latches no longer than `limit`: what is called there and has a timeout returns in time, even if
+/// the owner of a latch is stopped. Without a limit, that of the caller holds.
+#[inline]
+pub(crate) fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
+    /// Puts back what was there before, after a panic too.
+    struct Before(Limit);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            LIMIT.set(self.0);
+        }
+    }
+    if let Limit::Endless = limit {
+        return action();
+    }
+    let _before = Before(LIMIT.replace(limit));
+    action()
+}
+
+/// A latch could not be had in time, as its owner didn't go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stalled {
+    /// The process that has it.
+    pub(crate) pid: i32,
+    /// Whether that is stopped, as far as is known.
+    pub(crate) is_stopped: bool,
+}
+
+impl Stalled {
+    fn by(owner: u32) -> Stalled {
+        let seen = threads::seen(owner as i32);
+        Stalled {
+            pid: seen.map_or(owner as i32, |seen| seen.process),
+            is_stopped: seen.is_some_and(threads::Seen::is_stopped),
+        }
+    }
+
+    /// Whether that is why there is such an error.
+    pub(crate) fn of(error: &io::Error) -> Option<Stalled> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.is_stopped { "is stopped" } else { "makes no progress" };
+        write!(f, "process {} {how} in the middle of an operation on it", self.pid)
+    }
+}
+
+impl std::error::Error for Stalled {}
+
+impl From<Stalled> for io::Error {
+    fn from(stalled: Stalled) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, stalled)
+    }
+}
 
 /// A latch; all zero, it is open.
 ///
@@ -44,13 +130,28 @@ impl Latch {
     }
 
     /// Waits until it is open, and takes it.
+    ///
+    /// # Errors
+    /// When the thread's [limit](within) has passed.
     #[inline]
-    pub(crate) fn lock(&self) -> Latched<'_> {
+    pub(crate) fn lock(&self) -> Result<Latched<'_>, Stalled> {
         let thread = Thread::current();
         thread.announce(&self.0);
         let inherited = match self.0.compare_exchange(0, thread.id(), SeqCst, Relaxed) {
             Ok(_) => false,
-            Err(_) => self.lock_slowly(thread),
+            Err(_) => self.lock_slowly(thread, LIMIT.get())?,
+        };
+        Ok(Latched { latch: self, thread, inherited })
+    }
+
+    /// The same, for as long as it takes, whatever the limit: for what can't fail.
+    #[inline]
+    pub(crate) fn lock_endlessly(&self) -> Latched<'_> {
+        let thread = Thread::current();
+        thread.announce(&self.0);
+        let inherited = match self.0.compare_exchange(0, thread.id(), SeqCst, Relaxed) {
+            Ok(_) => false,
+            Err(_) => self.lock_slowly(thread, Limit::Endless).unwrap_or_default(),
         };
         Latched { latch: self, thread, inherited }
     }
@@ -83,8 +184,15 @@ impl Latch {
 
     /// Says whether the one before has died.
     #[cold]
-    fn lock_slowly(&self, thread: Thread) -> bool {
+    fn lock_slowly(&self, thread: Thread, limit: Limit) -> Result<bool, Stalled> {
         let mut backoff = Backoff::new();
+        let end = match limit {
+            Limit::Endless => None,
+            Limit::Until(deadline) => Some(deadline.max(Instant::now())),
+            Limit::Moment => Some(Instant::now()),
+        };
+        // When to look next whether to give up.
+        let mut until = end.map(|end| end + GRACE);
         // Who has slept can't know whether others do.
         let mut slept = 0;
         loop {
@@ -92,7 +200,23 @@ impl Latch {
             if word & OWNER == 0 {
                 let mine = thread.id() | word & WAITERS | slept;
                 if self.0.compare_exchange(word, mine, SeqCst, Relaxed).is_ok() {
-                    return word & OWNER_DIED != 0;
+                    return Ok(word & OWNER_DIED != 0);
+                }
+                continue;
+            }
+            if let (Some(end), Some(time)) = (end, until)
+                && time <= Instant::now()
+            {
+                match patience_with(word & OWNER) {
+                    more if end + more > time => until = Some(end + more),
+                    // One that has slept may have been woken in place of another, which it is the owner's to wake then.
+                    _ if word & WAITERS != slept & WAITERS
+                        && slept != 0
+                        && self.0.compare_exchange(word, word | WAITERS, SeqCst, Relaxed).is_err() => {}
+                    _ => {
+                        thread.done();
+                        return Err(Stalled::by(word & OWNER));
+                    }
                 }
                 continue;
             }
@@ -106,14 +230,28 @@ impl Latch {
             }
             let waited_for = word | WAITERS;
             if word == waited_for || self.0.compare_exchange(word, waited_for, Relaxed, Relaxed).is_ok() {
-                let woken = futex::wait(&self.0, waited_for, Instant::now().checked_add(SUSPICIOUS));
+                let suspicious = Instant::now().checked_add(SUSPICIOUS);
+                let is_limited = until.is_some_and(|until| suspicious.is_none_or(|suspicious| until < suspicious));
+                let woken = futex::wait(&self.0, waited_for, if is_limited { until } else { suspicious });
                 slept = WAITERS;
                 // Not the id of any thread that could have it: what stands there is garbage.
-                if woken == Woken::Late && !threads::may_share((word & OWNER) as i32, (&raw const self.0).cast()) {
+                if woken == Woken::Late
+                    && !is_limited
+                    && !threads::may_share((word & OWNER) as i32, (&raw const self.0).cast())
+                {
                     let _ = self.0.compare_exchange(waited_for, OWNER_DIED | WAITERS, Relaxed, Relaxed);
                 }
             }
         }
+    }
+}
+
+/// How long past its time a caller waits for this owner.
+fn patience_with(owner: u32) -> Duration {
+    match threads::seen(owner as i32) {
+        Some(seen) if seen.is_stopped() => GRACE,
+        Some(seen) if seen.is_running() => GRACE_FOR_RUNNERS,
+        _ => GRACE_FOR_SLEEPERS,
     }
 }
 
@@ -140,7 +278,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let latched = latch.lock();
+                        let latched = latch.lock().unwrap();
                         assert!(!latched.inherited);
                         // Not one operation, so that two would be seen.
                         count.store(count.load(Relaxed) + 1, Relaxed);
@@ -156,11 +294,11 @@ mod tests {
     fn what_a_dead_owner_leaves_is_inherited_once() {
         let latch = Latch::new();
         std::thread::scope(|scope| {
-            scope.spawn(|| std::mem::forget(latch.lock()));
+            scope.spawn(|| std::mem::forget(latch.lock().unwrap()));
         });
         // Waits for the kernel, which puts the word right while the thread ends.
-        assert!(latch.lock().inherited);
-        assert!(!latch.lock().inherited);
+        assert!(latch.lock().unwrap().inherited);
+        assert!(!latch.lock().unwrap().inherited);
     }
 
     #[test]
@@ -170,14 +308,14 @@ mod tests {
             let (locked, go) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    std::mem::forget(latch.lock());
+                    std::mem::forget(latch.lock().unwrap());
                     locked.send(()).unwrap();
                     while latch.0.load(Relaxed) & WAITERS == 0 {
                         std::thread::yield_now();
                     }
                 });
                 go.recv().unwrap();
-                let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(|| latch.lock().inherited)).collect();
+                let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(|| latch.lock().unwrap().inherited)).collect();
                 let inherited = sleepers.into_iter().map(|sleeper| sleeper.join().unwrap());
                 assert_eq!(inherited.filter(|inherited| *inherited).count(), 1);
             });
@@ -187,13 +325,13 @@ mod tests {
     #[test]
     fn a_word_of_garbage_is_taken_for_that_of_a_dead_owner() {
         let latch = Latch(AtomicU32::new(OWNER));
-        assert!(latch.lock().inherited);
+        assert!(latch.lock().unwrap().inherited);
     }
 
     #[test]
     fn nobody_waits_for_themselves() {
         let latch = Latch(AtomicU32::new(Thread::current().id()));
-        assert!(latch.lock().inherited);
+        assert!(latch.lock().unwrap().inherited);
     }
 
     #[test]
@@ -204,5 +342,73 @@ mod tests {
         std::thread::scope(|scope| assert!(scope.spawn(|| latch.try_lock().is_none()).join().unwrap()));
         drop(held);
         assert!(latch.try_lock().is_some());
+    }
+
+    /// A process that holds the latch, which is shared, and is stopped.
+    #[allow(unsafe_code)]
+    fn stopped_owner(latch: &Latch) -> i32 {
+        // SAFETY: the copy calls nothing but what is async-signal-safe.
+        match unsafe { libc::fork() } {
+            0 => {
+                let latched = latch.lock_endlessly();
+                // SAFETY: no memory is touched.
+                unsafe { libc::raise(libc::SIGSTOP) };
+                drop(latched);
+                // SAFETY: leaves at once.
+                unsafe { libc::_exit(0) };
+            }
+            pid => {
+                let mut status = 0;
+                // SAFETY: the status is ours.
+                assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) }, pid);
+                pid
+            }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn end(pid: i32, signal: i32) {
+        // SAFETY: no memory is touched.
+        unsafe { libc::kill(pid, signal) };
+        // SAFETY: it need not say how it ended.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    }
+
+    #[test]
+    fn who_has_a_limit_does_not_wait_for_an_owner_that_is_stopped() {
+        let memory = crate::shm::segment::Segment::<Memory>::create().unwrap();
+        let latch = &memory.latch;
+        let pid = stopped_owner(latch);
+        let wanted = Stalled { pid, is_stopped: true };
+        let begun = Instant::now();
+        assert_eq!(within(Limit::Moment, || latch.lock().map(drop)), Err(wanted));
+        assert!(begun.elapsed() >= GRACE);
+        let deadline = Instant::now() + Duration::from_millis(50);
+        assert_eq!(within(Limit::Until(deadline), || within(Limit::Endless, || latch.lock().map(drop))), Err(wanted));
+        assert!(Instant::now() >= deadline);
+        assert!(wanted.to_string().starts_with(&format!("process {pid} is stopped")), "{wanted}");
+        assert_eq!(Stalled::of(&wanted.into()), Some(wanted));
+        assert_eq!(Stalled::of(&io::ErrorKind::TimedOut.into()), None);
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| latch.lock().unwrap().inherited);
+            let impatient = within(Limit::Until(Instant::now() + Duration::from_millis(5)), || latch.lock().map(drop));
+            assert_eq!(impatient, Err(wanted));
+            end(pid, libc::SIGCONT);
+            assert!(!sleeper.join().unwrap());
+        });
+        let pid = stopped_owner(latch);
+        std::thread::scope(|scope| {
+            let sleeper = scope
+                .spawn(|| within(Limit::Until(Instant::now() + SUSPICIOUS * 60), || latch.lock().unwrap().inherited));
+            end(pid, libc::SIGKILL);
+            assert!(sleeper.join().unwrap());
+        });
+        drop(latch.lock().unwrap());
+    }
+
+    crate::shm::segment::layout! {
+        struct Memory: "latch", 0x7f {
+            latch: Latch,
+        }
     }
 }

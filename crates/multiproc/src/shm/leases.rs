@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,41 +14,54 @@ use multiproc_os::poll;
 
 use super::arena::State;
 use super::gate::Through;
-use super::lot::Wish;
-use super::store::{Place, Refusal, Store, Taken};
+use super::latch::{Stalled, within};
+use super::lot::{Watched, Wish};
+use super::store::{Refusal, Store, Taken};
 
-/// How often somebody who takes one item after another looks whether owners of leases have died.
+/// How often somebody who takes one item after another looks whether owners of leases have died; and for no more than so much of the time, as one in so many.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+const SHARE: u32 = 10;
 
-/// What a process knows of the owners of leases.
+/// How often one looks who could not have all workers watched, at the limit of open files.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What a process knows of those that take items.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    watched: Mutex<Watched>,
+    /// This process, once it is on their list. In a copy it is another.
+    enlisted: AtomicU64,
+    watched: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
-    looked: Option<Instant>,
-    owners: HashMap<Identity, OwnedFd>,
+struct Known {
+    /// When to look next.
+    next: Option<Instant>,
+    workers: HashMap<Identity, OwnedFd>,
+    /// Whether there are others that could not be watched.
+    lacks_some: bool,
+}
+
+impl Leases {
+    #[inline]
+    pub(super) fn is_enlisted(&self, me: u64) -> bool {
+        self.enlisted.load(Relaxed) == me
+    }
+
+    pub(super) fn enlisted_as(&self, me: u64) {
+        self.enlisted.store(me, Relaxed);
+    }
 }
 
 impl Store {
     /// Takes an item whose lease has been given up, or whose owner has died.
     pub(crate) fn take_returned(&self) -> Result<Option<Taken>, Refusal> {
-        self.look_after_owners(false);
-        let Some(last) = self.last_return() else { return Ok(None) };
-        let me = Identity::current().map_err(|error| Refusal::System("this process's own identity", error))?;
-        let blocks = self.blocks();
-        for (index, descriptor) in blocks.all() {
-            if descriptor.state() == State::Returned && descriptor.change(State::Returned, State::Leased(me)) {
-                let deliveries = descriptor.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
-                let raw = self.is_raw(descriptor);
-                let place = Place::Block(index, descriptor.len.load(SeqCst));
-                return Ok(Some(Taken { place, raw, fds: Vec::new(), handles: 0, deliveries }));
-            }
+        self.look_after_workers(false).map_err(|error| Refusal::System("those that have its items", error))?;
+        if !self.has_returned() {
+            return Ok(None);
         }
-        self.settle_returns(last);
-        Ok(None)
+        let me = Identity::current().map_err(|error| Refusal::System("this process's own identity", error))?;
+        self.take_given_up(me)
     }
 
     /// The work on a lease of this process's is done.
@@ -59,65 +72,66 @@ impl Store {
         if !self.change_work(|| descriptor.change(State::Leased(me), State::Building(me))) {
             return Err(Refusal::Corrupt("a lease that is not this process's"));
         }
-        self.blocks().give_back(index).map_err(garbage)
+        self.give_back_block(index).map_err(garbage)
     }
 
     /// A lease of this process's is given up: somebody else may take the item.
     pub(crate) fn return_lease(&self, index: u32) {
         if let Ok(me) = Identity::current() {
-            self.return_leases(|| {
-                self.blocks().descriptor(index).is_ok_and(|lease| lease.change(State::Leased(me), State::Returned))
-            });
+            self.give_up_lease(index, me);
         }
     }
 
-    /// Returns the leases of those who have died. Not more often than makes sense, unless `now`.
-    pub(super) fn look_after_owners(&self, now: bool) {
-        let mut watched = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if !now && watched.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS) {
-            return;
+    /// Gives up the leases of those who have died. Not more often than makes sense, unless `now`.
+    pub(super) fn look_after_workers(&self, now: bool) -> io::Result<()> {
+        let begun = Instant::now();
+        let mut known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !now && known.next.is_some_and(|next| begun < next) {
+            return Ok(());
         }
-        let Ok(me) = Identity::current() else { return };
         let mut dead = Vec::new();
-        let mut owners = HashMap::new();
-        for owner in self.lease_owners() {
-            if owner == me || owners.contains_key(&owner) || dead.contains(&owner) {
-                continue;
-            }
-            match watched.owners.remove(&owner).map_or_else(|| owner.watch(), |known| Ok(Some(known))) {
-                Ok(Some(pidfd)) => drop(owners.insert(owner, pidfd)),
-                Ok(None) => dead.push(owner),
+        let mut workers = HashMap::new();
+        known.lacks_some = false;
+        for worker in self.workers().others(|entry| entry.owner() != 0)? {
+            match known.workers.remove(&worker).map_or_else(|| worker.watch(), |pidfd| Ok(Some(pidfd))) {
+                Ok(Some(pidfd)) => drop(workers.insert(worker, pidfd)),
+                Ok(None) => dead.push(worker),
                 // No descriptor: another time.
-                Err(_) => {}
+                Err(_) => known.lacks_some = true,
             }
         }
-        let (of, fds): (Vec<Identity>, Vec<&OwnedFd>) = owners.iter().map(|(owner, fd)| (*owner, fd)).unzip();
+        let (of, fds): (Vec<Identity>, Vec<&OwnedFd>) = workers.iter().map(|(worker, fd)| (*worker, fd)).unzip();
         if !fds.is_empty()
-            && let Ok(ended) = poll::wait_readable(&fds, Some(Instant::now()))
+            && let Ok(ended) = poll::wait_readable(&fds, Some(begun))
         {
             dead.extend(ended.into_iter().map(|index| of[index]));
         }
-        watched.owners = owners;
-        watched.looked = Some(Instant::now());
-        drop(watched);
-        if dead.is_empty() {
-            return;
+        known.workers = workers;
+        known.next = Some(begun + BETWEEN_LOOKS.max(begun.elapsed() * SHARE));
+        drop(known);
+        if !dead.is_empty() {
+            self.give_up_leases_of(&dead)?;
         }
-        self.return_leases(|| {
-            // All of them.
-            self.blocks().all().fold(false, |any, (_, lease)| {
-                let lost =
-                    matches!(lease.state(), State::Leased(owner) if dead.contains(&owner)) && self.is_taken(lease);
-                lost && lease.change(lease.state(), State::Returned) || any
-            })
-        });
+        Ok(())
     }
 
-    /// Descriptors that become readable when an owner of leases ends.
-    pub(crate) fn watch_leases(&self) -> io::Result<Vec<OwnedFd>> {
-        self.look_after_owners(true);
-        let watched = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.owners.values().map(|pidfd| pidfd.as_fd().try_clone_to_owned()).collect()
+    /// Calls `look` with the processes that take items, and can be watched.
+    pub(super) fn with_workers(&self, look: impl FnOnce(&HashMap<Identity, OwnedFd>)) {
+        look(&self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner).workers);
+    }
+
+    /// Descriptors that become readable when a process ends that takes items.
+    pub(super) fn watch_workers(&self) -> io::Result<Watched> {
+        self.look_after_workers(true)?;
+        let known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = Watched { look_again: known.lacks_some.then_some(LOOK), ..Watched::default() };
+        for pidfd in known.workers.values() {
+            match pidfd.as_fd().try_clone_to_owned() {
+                Ok(pidfd) => watched.pidfds.push(pidfd),
+                Err(_) => watched.look_again = Some(LOOK),
+            }
+        }
+        Ok(watched)
     }
 
     /// Waits until the work on all items is done.
@@ -125,7 +139,7 @@ impl Store {
         if self.unfinished() == 0 {
             return Ok(());
         }
-        Ok(self.wait_for_work(deadline, &mut Join { store: self, through })?)
+        Ok(within(deadline.into(), || self.wait_for_work(deadline, &mut Join { store: self, through }))?)
     }
 }
 
@@ -141,7 +155,7 @@ impl Wish for Join<'_> {
         (self.store.unfinished() == 0).then_some(())
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         self.store.look_at_work(arm)
     }
 

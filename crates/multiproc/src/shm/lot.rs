@@ -13,6 +13,7 @@ use multiproc_os::futex::{self, Woken};
 
 use super::backoff::Backoff;
 use super::gate::{Ear, Gate, Through, within};
+use super::latch::Stalled;
 use super::segment::layout;
 
 /// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
@@ -30,7 +31,7 @@ layout! {
     }
 }
 
-/// How often one looks who sleeps without being counted, as another thread of its process may help it.
+/// How often one looks who sleeps without being counted, as another thread of its process may help it, where the kernel doesn't tell when threads end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Why somebody has waited in vain.
@@ -73,7 +74,17 @@ pub(crate) trait Wish {
     fn attempt(&mut self) -> Option<Self::Outcome>;
 
     /// Whether it may be true now, looked at while nobody can change anything. If not, calls `arm` before anybody can.
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool;
+    ///
+    /// # Errors
+    /// The latch that this needs could not be had within the thread's [limit](super::latch::within).
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
+
+    /// Whether it has come to this because a latch could not be had: to try again later makes sense.
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "a thread waits for the latch instead"))]
+    fn has_stalled(outcome: &Self::Outcome) -> bool {
+        let _ = outcome;
+        false
+    }
 
     /// Those whose death may make it true; called after `look`.
     fn watch(&mut self) -> io::Result<Watched> {
@@ -192,7 +203,7 @@ impl Lot {
             }
             let mut alone = false;
             let ear = gate.listen().unwrap_or(Ear::Deaf);
-            if !wish.look(&mut || self.arm(gate)) {
+            if !wish.look(&mut || self.arm(gate)).map_err(|stalled| Vain::System(stalled.into()))? {
                 alone = self.wait_at_the_door(gate, &ear, deadline, wish).map_err(Vain::System)? == Knock::HungUp;
             }
             if let Some(outcome) = wish.attempt() {
@@ -236,10 +247,18 @@ impl Lot {
         wish: &mut W,
     ) -> io::Result<Knock> {
         let watched = wish.watch()?;
-        let until = watched.until(deadline);
+        let mut until = watched.until(deadline);
         let mut knock = match wish.has_others(gate) {
-            // They may come to have nothing that this one waits for, which nobody says.
-            true => gate.sleep_open(ear, &watched.fds(), Some(within(LOOK, until)))?,
+            // They may end without having done it. One that has ended is not one whose death the wish asks about, but to look again does no harm.
+            true => {
+                let threads = Gate::other_threads();
+                if threads.is_none() {
+                    until = Some(within(LOOK, until));
+                }
+                let mut fds = watched.fds();
+                fds.extend(threads.iter().flatten().map(AsFd::as_fd));
+                gate.sleep_open(ear, &fds, until)?
+            }
             false => gate.waiting(ear, wish.through()).sleep(&watched.fds(), until)?,
         };
         // What somebody had open is closed before it is said that they have died.

@@ -6,10 +6,12 @@
 
 pub(crate) mod arena;
 pub(crate) mod backoff;
+mod bell;
 #[allow(unsafe_code)]
 pub(crate) mod block;
 #[allow(unsafe_code)]
 pub(crate) mod cell;
+pub(crate) mod census;
 #[allow(unsafe_code)]
 pub(crate) mod expanse;
 pub(crate) mod flag;

@@ -4,8 +4,11 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use multiproc_os::identity::Identity;
+
 use super::gate::Through;
-use super::latch::{Latch, Latched};
+use super::latch::{Latch, Latched, Limit, Stalled, within};
+use super::ledger::{self, Book, Ledger, me};
 use super::lot::{Lot, Vain, Watched, Wish};
 use super::object::Object;
 use super::segment::layout;
@@ -13,12 +16,12 @@ use super::segment::layout;
 /// So many notices are told apart by who waited when they were given.
 const ROOM: usize = 8;
 
-/// How often one who sleeps looks whether something has happened that nobody will tell.
+/// How often one that sleeps looks whether somebody has come to grief with the lock, where not all that may take it are known.
 const LOOK: Duration = Duration::from_millis(100);
 
 layout! {
     /// The shared part; all zero, nobody waits.
-    pub(crate) struct Notices: "condition", 0x31 {
+    pub(crate) struct Notices: "condition", 0x31, ledger::MORE {
         /// The number of the next one who waits.
         next: AtomicU64,
         /// How many wait: those who have died as well.
@@ -28,6 +31,10 @@ layout! {
         below: [AtomicU64; ROOM],
         counts: [AtomicU32; ROOM],
         lot: Lot,
+        /// Whether the lock may be taken by processes that are not on the ledger.
+        has_strangers: AtomicU32,
+        /// The processes that take the lock by way of this.
+        ledger: Ledger,
     }
 }
 
@@ -74,9 +81,95 @@ impl Notices {
 }
 
 impl Object<Notices> {
+    fn book(&self) -> Book<'_, Notices> {
+        Book { ledger: &self.ledger, segment: self.segment() }
+    }
+
+    /// Says that the lock may be taken by processes that are not on the ledger.
+    pub(crate) fn expect_strangers(&self) {
+        if self.has_strangers.load(SeqCst) == 0 {
+            let _latched = self.latched_endlessly();
+            self.lot.before_change(self.gate());
+            self.has_strangers.store(1, SeqCst);
+        }
+    }
+
+    /// Puts this process on the ledger, so that all that wait watch it: before it takes the lock for the first time.
+    #[inline]
+    pub(crate) fn enlist(&self, limit: Limit) {
+        let Ok(me) = me() else { return self.expect_strangers() };
+        let place = self.place().load(Relaxed) as usize;
+        if self.book().entry(place).is_none_or(|entry| entry.owner() != me) {
+            self.enlist_slowly(me, limit);
+        }
+    }
+
+    #[cold]
+    fn enlist_slowly(&self, me: u64, limit: Limit) {
+        // One that can't be on it is a stranger.
+        if within(limit, || self.try_enlist(me)).is_err() && self.has_strangers.swap(1, SeqCst) == 0 {
+            // Without the latch, which may be what could not be had: nobody takes tokens away at this door.
+            self.gate().ring();
+        }
+    }
+
+    fn try_enlist(&self, me: u64) -> io::Result<()> {
+        let book = self.book();
+        loop {
+            let latched = self.latched()?;
+            let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(place, _)| place);
+            let place = known.or_else(|| book.find(0, |entry| entry.owner() == 0));
+            if let Some(place) = place
+                && let Some(entry) = book.entry(place)
+            {
+                if known.is_none() {
+                    // Those that sleep watch the processes that were on it. They are to watch this one, too.
+                    self.lot.before_change(self.gate());
+                    entry.owner.store(me, SeqCst);
+                }
+                self.place().store(place as u32, Relaxed);
+                return Ok(());
+            }
+            drop(latched);
+            let room = book.make_room()?;
+            let _latched = self.latched()?;
+            book.add_room(room);
+        }
+    }
+
+    /// Takes processes that have ended off the ledger.
+    fn strike(&self, dead: &[Identity]) {
+        if let Ok(_latched) = self.latched() {
+            let book = self.book();
+            for (_, entry) in book.entries() {
+                if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
+                    entry.owner.store(0, SeqCst);
+                }
+            }
+            book.shorten(|entry| entry.owner() == 0);
+        }
+    }
+
+    /// Has all that wait look whether somebody has come to grief with the lock.
+    #[cold]
+    pub(crate) fn alarm(&self) {
+        {
+            let _latched = self.latched_endlessly();
+            self.lot.before_change(self.gate());
+        }
+        self.lot.after_change(u32::MAX);
+    }
+
     /// Takes the latch. If somebody has died who held it, nobody knows who was to go on: all may.
-    fn latched(&self) -> Latched<'_> {
-        let latched = self.latch.lock();
+    fn latched(&self) -> Result<Latched<'_>, Stalled> {
+        self.latch.lock().map(|latched| self.inherit(latched))
+    }
+
+    fn latched_endlessly(&self) -> Latched<'_> {
+        self.inherit(self.latch.lock_endlessly())
+    }
+
+    fn inherit<'a>(&'a self, latched: Latched<'a>) -> Latched<'a> {
         if latched.inherited {
             self.lot.before_change(self.gate());
             let all = self.waiting.load(Relaxed).saturating_add(1);
@@ -89,12 +182,15 @@ impl Object<Notices> {
     }
 
     /// From now on the caller waits. Its number.
-    pub(crate) fn enter(&self) -> u64 {
-        let _latched = self.latched();
+    ///
+    /// # Errors
+    /// The latch could not be had in time.
+    pub(crate) fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
+        let _latched = within(deadline.into(), || self.latched())?;
         let number = self.next.load(Relaxed);
         self.waiting.store(self.waiting.load(Relaxed).saturating_add(1), Relaxed);
         self.next.store(number.wrapping_add(1), Relaxed);
-        number
+        Ok(number)
     }
 
     /// Has up to `count` of those who wait go on; how many, at most.
@@ -103,7 +199,7 @@ impl Object<Notices> {
         if self.waiting.load(SeqCst) == 0 {
             return 0;
         }
-        let latched = self.latched();
+        let latched = self.latched_endlessly();
         let more = u64::from(self.waiting.load(Relaxed)).saturating_sub(self.given()).min(count.into()) as u32;
         if more == 0 {
             return 0;
@@ -142,22 +238,27 @@ impl Object<Notices> {
     /// # Errors
     /// [`Vain`].
     pub(crate) fn wait(&self, number: u64, deadline: Option<Instant>, alarm: impl Fn() -> bool) -> Result<(), Vain> {
-        self.lot.wait(self.gate(), deadline, &mut Notice { notices: self, number, alarm })
+        within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut Notice { notices: self, number, alarm }))
     }
 
     /// Takes a notice, and waits no longer. False if somebody else has been quicker.
-    pub(crate) fn take(&self, number: u64) -> bool {
-        let _latched = self.latched();
-        let Some(place) = self.place_for(number) else { return false };
+    ///
+    /// # Errors
+    /// The latch could not be had in time.
+    pub(crate) fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
+        let _latched = within(deadline.into(), || self.latched())?;
+        let Some(place) = self.place_for(number) else { return Ok(false) };
         self.counts[place].store(self.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
         self.leave();
-        true
+        Ok(true)
     }
 
     /// Waits no longer, without one.
-    pub(crate) fn give_up(&self) {
-        let _latched = self.latched();
-        self.leave();
+    pub(crate) fn give_up(&self, deadline: Option<Instant>) {
+        // One that can't say so is still counted, as one that was killed.
+        if let Ok(_latched) = within(deadline.into(), || self.latched()) {
+            self.leave();
+        }
     }
 
     /// How many wait.
@@ -179,17 +280,26 @@ impl<A: Fn() -> bool> Wish for Notice<'_, A> {
         (self.notices.place_for(self.number).is_some() || (self.alarm)()).then_some(())
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
-        let _latched = self.notices.latched();
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _latched = self.notices.latched()?;
         if self.attempt().is_some() {
-            return true;
+            return Ok(true);
         }
         arm();
-        false
+        Ok(false)
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
-        Ok(Watched { look_again: Some(LOOK), ..Watched::default() })
+        let owners = self.notices.book().others(|entry| entry.owner() != 0)?;
+        let (mut watched, dead) = ledger::watch(owners)?;
+        if !dead.is_empty() {
+            self.notices.strike(&dead);
+            // One of them may have had the lock.
+            watched.look_again = Some(Duration::ZERO);
+        } else if self.notices.has_strangers.load(SeqCst) != 0 {
+            watched.look_again = Some(LOOK);
+        }
+        Ok(watched)
     }
 
     fn through(&self) -> Through<'_> {
@@ -210,41 +320,41 @@ mod tests {
     fn a_notice_is_for_those_who_waited_when_it_was_given() {
         let notices = Notices::create().unwrap();
         assert_eq!(notices.give(1), 0);
-        let (first, second) = (notices.enter(), notices.enter());
+        let (first, second) = (notices.enter(None).unwrap(), notices.enter(None).unwrap());
         assert_eq!(notices.give(1), 1);
-        let late = notices.enter();
-        assert!(!notices.take(late));
-        assert!(notices.take(second) && !notices.take(first));
+        let late = notices.enter(None).unwrap();
+        assert!(!notices.take(late, None).unwrap());
+        assert!(notices.take(second, None).unwrap() && !notices.take(first, None).unwrap());
         assert_eq!(notices.give(u32::MAX), 2);
-        assert!(notices.take(late) && notices.take(first));
+        assert!(notices.take(late, None).unwrap() && notices.take(first, None).unwrap());
         assert_eq!((notices.waiting(), notices.given()), (0, 0));
     }
 
     #[test]
     fn what_nobody_has_a_use_for_is_not_left_for_those_who_come() {
         let notices = Notices::create().unwrap();
-        let (one, other) = (notices.enter(), notices.enter());
+        let (one, other) = (notices.enter(None).unwrap(), notices.enter(None).unwrap());
         notices.give(2);
-        notices.give_up();
-        assert!(notices.take(other) && !notices.take(one));
-        assert!(!notices.take(notices.enter()));
+        notices.give_up(None);
+        assert!(notices.take(other, None).unwrap() && !notices.take(one, None).unwrap());
+        assert!(!notices.take(notices.enter(None).unwrap(), None).unwrap());
     }
 
     #[test]
     fn when_somebody_has_died_in_the_middle_all_may_go_on() {
         let notices = Notices::create().unwrap();
-        let numbers: Vec<u64> = (0..5).map(|_| notices.enter()).collect();
+        let numbers: Vec<u64> = (0..5).map(|_| notices.enter(None).unwrap()).collect();
         notices.give(1);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                std::mem::forget(notices.latch.lock());
+                std::mem::forget(notices.latch.lock().unwrap());
                 notices.counts.iter().for_each(|count| count.store(0, SeqCst));
             });
         });
         for number in numbers {
-            assert!(notices.take(number));
+            assert!(notices.take(number, None).unwrap());
         }
-        assert!(!notices.take(notices.enter()));
+        assert!(!notices.take(notices.enter(None).unwrap(), None).unwrap());
     }
 
     #[derive(Debug, Clone)]
@@ -273,7 +383,7 @@ mod tests {
             let mut given: Vec<(u64, u32)> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Enter => waiting.push(notices.enter()),
+                    Step::Enter => waiting.push(notices.enter(None).unwrap()),
                     Step::Give(count) => {
                         let more = notices.give(count);
                         let pending: u32 = given.iter().map(|(_, count)| count).sum();
@@ -283,7 +393,7 @@ mod tests {
                     Step::Take(index) if !waiting.is_empty() => {
                         let place = index.index(waiting.len());
                         let found = given.iter_mut().find(|(below, count)| *count > 0 && *below > waiting[place]);
-                        let taken = notices.take(waiting[place]);
+                        let taken = notices.take(waiting[place], None).unwrap();
                         match found {
                             Some((_, count)) => {
                                 prop_assert!(taken);
@@ -297,7 +407,7 @@ mod tests {
                     }
                     Step::GiveUp(index) if !waiting.is_empty() => {
                         waiting.remove(index.index(waiting.len()));
-                        notices.give_up();
+                        notices.give_up(None);
                         let mut more: u32 = given.iter().map(|(_, count)| *count).sum::<u32>().saturating_sub(waiting.len() as u32);
                         for (_, count) in &mut given {
                             let less = more.min(*count);

@@ -17,8 +17,10 @@ use multiproc_os::threads;
 use super::backoff::Backoff;
 use super::segment::{AnyBytes, Layout, Segment, layout};
 
-/// After so long, who sleeps looks for itself: somebody may have been stopped after being woken, or garbage may stand there.
+/// After so long, one that sleeps looks for itself: another may have been stopped just after it was woken, or garbage may stand there. If all is well, it looks again after [`LATER`] times
+/// as long, and so on: once it has looked, what can go wrong is that rare.
 const LOOK: Duration = Duration::from_secs(1);
+const LATER: u32 = 60;
 
 /// How long somebody is willing to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +115,7 @@ impl Owned {
 
     #[cold]
     fn take_slowly(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
             if found.owner() == 0 {
@@ -134,32 +136,34 @@ impl Owned {
                 return Err(Refusal::Busy);
             }
             if !backoff.wait() {
-                self.sleep(found, patience);
+                look = self.sleep(found, patience, look);
             }
         }
     }
 
-    /// Sleeps while somebody has it, and not for long. The caller has announced it; whether it was woken or not, it then takes it if it is free.
-    fn sleep(&self, mut found: Pair, patience: Patience) {
+    /// Sleeps while somebody has it, for `after` at most. The caller has announced it; whether it was woken or not, it then takes it if it is free. Says for how long to sleep the next
+    /// time.
+    fn sleep(&self, mut found: Pair, patience: Patience, after: Duration) -> Duration {
         if found.word() & WAITERS == 0 {
             let marked = found.next(found.word() | WAITERS);
             if !self.change(found, marked) {
-                return;
+                return LOOK;
             }
             found = marked;
         }
-        let look = Instant::now() + LOOK;
+        let look = Instant::now() + after;
         let end = match patience {
             Patience::Until(deadline) => deadline.min(look),
             _ => look,
         };
         let woken = futex::wait(self.0.word(), found.word(), Some(end));
-        if woken == Woken::Late
-            && end == look
-            && !threads::may_share(found.owner() as i32, self.0.word().as_ptr().cast())
-        {
+        if woken != Woken::Late || end != look {
+            return LOOK;
+        }
+        if !threads::may_share(found.owner() as i32, self.0.word().as_ptr().cast()) {
             self.orphan(found);
         }
+        after.saturating_mul(LATER).min(Duration::from_secs(3600))
     }
 
     /// Takes an owner that there isn't for one that has died.
@@ -170,7 +174,7 @@ impl Owned {
     /// Waits until the owner has given it up or died, without taking it. False when it has waited for too long. For a word on which nobody sleeps who
     /// wants to take it, and one at a time.
     pub(crate) fn outwait(&self, patience: Patience) -> bool {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
             if found.owner() == 0 {
@@ -183,7 +187,7 @@ impl Owned {
                 return false;
             }
             if !backoff.wait() {
-                self.sleep(found, patience);
+                look = self.sleep(found, patience, look);
             }
         }
     }

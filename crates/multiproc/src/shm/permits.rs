@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::identity::Identity;
 
 use super::gate::{Gate, Through};
-use super::latch::{Latch, Latched};
+use super::latch::{Latch, Latched, Limit, Stalled, within};
 use super::ledger::{self, Book, Ledger, me};
 use super::lot::{Lot, Vain, Watched, Wish};
 use super::object::Object;
@@ -90,8 +90,17 @@ impl Object<Permits> {
     }
 
     #[inline]
-    fn lock(&self) -> Latched<'_> {
-        let latched = self.latch.lock();
+    fn lock(&self) -> Result<Latched<'_>, Stalled> {
+        self.latch.lock().map(|latched| self.inherit(latched))
+    }
+
+    #[inline]
+    fn lock_endlessly(&self) -> Latched<'_> {
+        self.inherit(self.latch.lock_endlessly())
+    }
+
+    #[inline]
+    fn inherit<'a>(&'a self, latched: Latched<'a>) -> Latched<'a> {
         if latched.inherited && self.redo.valid.load(Relaxed) != 0 {
             self.make();
         }
@@ -133,7 +142,7 @@ impl Object<Permits> {
             if self.free() == 0 {
                 return Ok(false);
             }
-            let latched = self.lock();
+            let latched = self.lock()?;
             let (free, total) = (self.free.load(Relaxed), self.total.load(Relaxed));
             if free == 0 {
                 return Ok(false);
@@ -150,7 +159,7 @@ impl Object<Permits> {
             }
             drop(latched);
             let room = book.make_room()?;
-            let _latched = self.lock();
+            let _latched = self.lock()?;
             book.add_room(room);
         }
     }
@@ -160,10 +169,14 @@ impl Object<Permits> {
     /// # Errors
     /// As [`take`](Object::take); and [`Vain::Alone`].
     pub(crate) fn acquire(&self, timeout: Option<Duration>) -> Result<bool, Vain> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        within(deadline.into(), || self.acquire_until(deadline))
+    }
+
+    fn acquire_until(&self, deadline: Option<Instant>) -> Result<bool, Vain> {
         if self.take().map_err(Vain::System)? {
             return Ok(true);
         }
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut wish = Acquire { object: self, mine: 0 };
         match self.lot.wait(self.gate(), deadline, &mut wish) {
             Ok(result) => result.map(|()| true).map_err(Vain::System),
@@ -177,13 +190,13 @@ impl Object<Permits> {
     /// # Errors
     /// As [`take`](Object::take).
     pub(crate) fn try_acquire(&self) -> io::Result<bool> {
-        Ok(self.take()? || self.count_out()? && self.take()?)
+        within(Limit::Moment, || Ok(self.take()? || self.count_out()? && self.take()?))
     }
 
     /// Gives back a permit of this process's.
     pub(crate) fn give_back(&self) {
         let gate = self.gate();
-        let latched = self.lock();
+        let latched = self.lock_endlessly();
         let Some((place, owner, note)) = self.one_less() else { return };
         self.lot.before_change(gate);
         self.change(place, owner, note, self.free.load(Relaxed).saturating_add(1), self.total.load(Relaxed));
@@ -193,8 +206,11 @@ impl Object<Permits> {
 
     /// Takes a permit of this process's off the ledger: there is one less.
     pub(crate) fn forget(&self) {
-        let _latched = self.lock();
+        let gate = self.gate();
+        let _latched = self.lock_endlessly();
         if let Some((place, owner, note)) = self.one_less() {
+            // Those that wait may have waited for this one.
+            self.lot.before_change(gate);
             self.change(place, owner, note, self.free.load(Relaxed), self.total.load(Relaxed).saturating_sub(1));
         }
     }
@@ -219,7 +235,7 @@ impl Object<Permits> {
     /// When there would be too many.
     pub(crate) fn release(&self, count: usize) -> Result<(), TooMany> {
         let gate = self.gate();
-        let latched = self.lock();
+        let latched = self.lock_endlessly();
         let total = self.total.load(Relaxed);
         let sum = total.checked_add(count as u64);
         if let Some(bound) = self.bound()
@@ -253,15 +269,15 @@ impl Object<Permits> {
     /// # Errors
     /// No `/proc`.
     pub(crate) fn count_out(&self) -> io::Result<bool> {
-        Ok(self.give_back_of(&ledger::dead_of(self.holders()?)))
+        Ok(self.give_back_of(&ledger::dead_of(self.holders()?))?)
     }
 
-    fn give_back_of(&self, dead: &[Identity]) -> bool {
+    fn give_back_of(&self, dead: &[Identity]) -> Result<bool, Stalled> {
         if dead.is_empty() {
-            return false;
+            return Ok(false);
         }
         let gate = self.gate();
-        let latched = self.lock();
+        let latched = self.lock()?;
         let mut count = 0_u64;
         for (place, entry) in self.book().entries() {
             if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
@@ -275,7 +291,7 @@ impl Object<Permits> {
         self.book().shorten(|entry| entry.owner() == 0);
         drop(latched);
         self.lot.after_change(u32::try_from(count).unwrap_or(u32::MAX));
-        count > 0
+        Ok(count > 0)
     }
 }
 
@@ -293,23 +309,23 @@ impl Wish for Acquire<'_> {
         self.object.take().map(|taken| taken.then_some(())).transpose()
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let object = self.object;
-        let _latched = object.lock();
+        let _latched = object.lock()?;
         if object.free() > 0 {
-            return true;
+            return Ok(true);
         }
         self.mine = match object.book().entry(object.place().load(Relaxed) as usize) {
             Some(entry) if me().is_ok_and(|me| entry.owner() == me) => entry.note(),
             _ => 0,
         };
         arm();
-        false
+        Ok(false)
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
         let (watched, dead) = ledger::watch(self.object.holders()?)?;
-        self.object.give_back_of(&dead);
+        self.object.give_back_of(&dead)?;
         Ok(watched)
     }
 

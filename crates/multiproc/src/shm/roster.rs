@@ -275,7 +275,7 @@ impl Roster {
     #[cold]
     fn read_slowly(&self, cell: &Cell<'_>, found: &mut Found) -> u64 {
         found.reserve(cell);
-        let _latched = self.segment.latch.lock();
+        let _latched = self.segment.latch.lock_endlessly();
         // It fails only if somebody scribbles there without the latch; there is nothing better to be had then.
         cell.copy(found).unwrap_or_else(|| cell.version.load(Relaxed))
     }
@@ -287,7 +287,7 @@ impl Roster {
     #[inline]
     pub(crate) fn write(&self, index: usize, content: Content<'_>) -> Result<(), Refusal> {
         let cell = self.cell_for(index, content)?;
-        let _latched = self.segment.latch.lock();
+        let _latched = self.segment.latch.lock_endlessly();
         cell.write(content);
         Ok(())
     }
@@ -329,7 +329,7 @@ impl Roster {
             if !expected(&found) {
                 return Err(found);
             }
-            let _latched = self.segment.latch.lock();
+            let _latched = self.segment.latch.lock_endlessly();
             if cell.version.load(Relaxed) == version {
                 cell.write(content);
                 return Ok(found);
@@ -348,7 +348,7 @@ impl Roster {
         mut found: Found,
     ) -> Result<Found, Found> {
         found.reserve(cell);
-        let _latched = self.segment.latch.lock();
+        let _latched = self.segment.latch.lock_endlessly();
         cell.copy(&mut found);
         if !expected(&found) {
             return Err(found);
@@ -393,7 +393,7 @@ impl Roster {
                 found.reserve(&cell);
             }
         }
-        let latched = self.segment.latch.lock();
+        let latched = self.segment.latch.lock_endlessly();
         for (index, ((version, found), spare)) in all.iter_mut().zip(&mut spare).enumerate() {
             if let Ok(cell) = self.cell(index)
                 && cell.version.load(Relaxed) != *version
@@ -536,7 +536,7 @@ mod tests {
         let roster = roster(&[24, 24]);
         roster.write(0, content(1, b"what was there before")).unwrap();
         for written in 0..=4 {
-            std::mem::forget(roster.segment.latch.lock());
+            std::mem::forget(roster.segment.latch.lock_endlessly());
             let cell = roster.cell(0).unwrap();
             let (head, words) = cell.buffer(cell.version.load(Relaxed) + 1);
             let all = std::iter::once(head).chain(words);
@@ -559,7 +559,7 @@ mod tests {
     fn who_is_stopped_while_writing_stops_no_reader() {
         let roster = roster(&[24, 8]);
         roster.write(0, content(1, b"what was there before")).unwrap();
-        let _latched = roster.segment.latch.lock();
+        let _latched = roster.segment.latch.lock_endlessly();
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| (roster.read(0).unwrap(), roster.snapshot()));
             let (found, all) = reader.join().unwrap();

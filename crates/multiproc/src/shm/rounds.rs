@@ -10,7 +10,7 @@ use multiproc_os::identity::Identity;
 use multiproc_os::robust::copy_number;
 
 use super::gate::Through;
-use super::latch::{Latch, Latched};
+use super::latch::{Latch, Latched, Stalled, within};
 use super::ledger::{self, Book, Entry, Ledger, me};
 use super::lot::{Lot, Vain, Watched, Wish};
 use super::object::Object;
@@ -33,6 +33,9 @@ layout! {
         broken: AtomicU64,
         /// The process that is at the action of the round.
         actor: AtomicU64,
+        /// The round, plus one, that a party wants to be broken which could not have the latch in time; and its process. For the next one that has it.
+        unwanted: AtomicU64,
+        unwanted_by: AtomicU32,
         /// What belongs to even rounds, and what belongs to odd ones.
         past: [Past; 2],
         /// In which round each process has arrived last, and how many of its threads: a [`Note`].
@@ -277,12 +280,37 @@ impl Object<Rounds> {
         Book { ledger: &self.ledger, segment: self.segment() }
     }
 
-    fn lock(&self) -> Latched<'_> {
-        let latched = self.latch.lock();
+    fn lock(&self) -> Result<Latched<'_>, Stalled> {
+        self.latch.lock().map(|latched| self.inherit(latched))
+    }
+
+    fn lock_endlessly(&self) -> Latched<'_> {
+        self.inherit(self.latch.lock_endlessly())
+    }
+
+    fn inherit<'a>(&'a self, latched: Latched<'a>) -> Latched<'a> {
         if latched.inherited {
             self.count_again();
         }
+        if self.unwanted.load(SeqCst) != 0 {
+            self.break_unwanted();
+        }
         latched
+    }
+
+    /// Breaks the round that a party has given up without the latch. Under the latch.
+    #[cold]
+    fn break_unwanted(&self) {
+        let moment = self.moment();
+        let round = self.unwanted.load(SeqCst);
+        if moment.phase() != Phase::Broken && round == moment.round().wrapping_add(1) {
+            self.lot.before_change(self.gate());
+            self.write_cause(moment.round(), Cause::Late(self.unwanted_by.load(Relaxed) as i32));
+            self.go_to(moment.with(Phase::Broken));
+            self.lot.after_change(u32::MAX);
+        }
+        // Last: if this process dies before, the next one does it.
+        let _ = self.unwanted.compare_exchange(round, 0, SeqCst, Relaxed);
     }
 
     /// Somebody may have died between putting itself on the ledger and counting itself. It is among those who have arrived then, and has died.
@@ -300,6 +328,14 @@ impl Object<Rounds> {
     /// # Errors
     /// The cause if the round is broken; what the system said, if that was why.
     pub(crate) fn wait(
+        &self,
+        deadline: Option<Instant>,
+        action: Option<impl FnOnce()>,
+    ) -> Result<usize, (Cause, Option<io::Error>)> {
+        within(deadline.into(), || self.wait_until(deadline, action))
+    }
+
+    fn wait_until(
         &self,
         deadline: Option<Instant>,
         action: Option<impl FnOnce()>,
@@ -322,7 +358,10 @@ impl Object<Rounds> {
                             return Ok(self.parties() - 1);
                         }
                     }
-                    return self.end_round(round).map(|()| self.parties() - 1).map_err(broken);
+                    return match self.end_round(round) {
+                        Ok(outcome) => outcome.map(|()| self.parties() - 1).map_err(broken),
+                        Err(stalled) => Err(self.give_up_in(Some(round), Vain::System(stalled.into()))),
+                    };
                 }
                 Arrival::Early(round) => self.wait_for(round, deadline)?.map_err(broken)?,
                 Arrival::Broken(cause) => return Err(broken(cause)),
@@ -334,7 +373,7 @@ impl Object<Rounds> {
         let (me, gate) = (me()?, self.gate());
         let mut all_live = None;
         loop {
-            let latched = self.lock();
+            let latched = self.lock()?;
             let moment = self.moment();
             match moment.phase() {
                 Phase::Broken => return Ok(Arrival::Broken(self.cause(moment.round()))),
@@ -361,7 +400,7 @@ impl Object<Rounds> {
             let Some((place, entry)) = place.and_then(|place| Some((place, book.entry(place)?))) else {
                 drop(latched);
                 let room = book.make_room()?;
-                let _latched = self.lock();
+                let _latched = self.lock()?;
                 book.add_room(room);
                 continue;
             };
@@ -402,18 +441,18 @@ impl Object<Rounds> {
     }
 
     /// Ends the round of which the caller has done the action.
-    fn end_round(&self, round: u64) -> Result<(), Cause> {
+    fn end_round(&self, round: u64) -> Result<Result<(), Cause>, Stalled> {
         let gate = self.gate();
-        let latched = self.lock();
+        let latched = self.lock()?;
         if let Some(outcome) = self.outcome(round) {
-            return outcome;
+            return Ok(outcome);
         }
         self.lot.before_change(gate);
         self.write_past(round, false, false);
         self.go_to(self.moment().next());
         drop(latched);
         self.lot.after_change(u32::MAX);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Waits until that round is over. The outer error is that of this call, which has broken it.
@@ -424,7 +463,7 @@ impl Object<Rounds> {
             Err(vain) => {
                 // It may be over by now.
                 let (cause, error) = self.give_up_in(Some(round), vain);
-                let _latched = self.lock();
+                let Ok(_latched) = self.lock() else { return Err((cause, error)) };
                 match self.outcome(round) {
                     Some(Ok(())) => Ok(Ok(())),
                     Some(Err(known)) if known != cause => Ok(Err(known)),
@@ -449,10 +488,14 @@ impl Object<Rounds> {
         (cause, error)
     }
 
-    /// Breaks that round, if it isn't over; or the one that there is.
+    /// Breaks that round, if it isn't over; or the one that there is. If the latch can't be had in time, the next one that has it does so.
     pub(crate) fn break_round(&self, round: Option<u64>, cause: Cause) {
         let gate = self.gate();
-        let latched = self.lock();
+        let Ok(latched) = self.lock() else {
+            self.unwanted_by.store(pid() as u32, Relaxed);
+            self.unwanted.store(round.unwrap_or(self.moment().round()).wrapping_add(1), SeqCst);
+            return;
+        };
         let moment = self.moment();
         if moment.phase() == Phase::Broken || round.is_some_and(|round| round != moment.round()) {
             return;
@@ -467,7 +510,7 @@ impl Object<Rounds> {
     /// Begins a new round, with parties that are not known yet. Those who wait are told that theirs is broken.
     pub(crate) fn reset(&self) {
         let gate = self.gate();
-        let latched = self.lock();
+        let latched = self.lock_endlessly();
         let moment = self.moment();
         let was_broken = moment.phase() == Phase::Broken;
         self.lot.before_change(gate);
@@ -483,7 +526,7 @@ impl Object<Rounds> {
     /// Takes this process off the ledger: it isn't expected any more. For the last handle.
     pub(crate) fn leave(&self) {
         let Ok(me) = me() else { return };
-        let _latched = self.lock();
+        let _latched = self.lock_endlessly();
         let book = self.book();
         let round = self.moment().round();
         if let Some(entry) = book.entry(self.place().load(Relaxed) as usize)
@@ -566,17 +609,17 @@ impl Wish for Over<'_> {
         if !self.seems_over() {
             return None;
         }
-        let _latched = self.object.lock();
+        let _latched = self.object.lock().ok()?;
         self.object.outcome(self.round)
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
-        let _latched = self.object.lock();
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _latched = self.object.lock()?;
         if self.seems_over() {
-            return true;
+            return Ok(true);
         }
         arm();
-        false
+        Ok(false)
     }
 
     fn watch(&mut self) -> io::Result<Watched> {

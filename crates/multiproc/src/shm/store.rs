@@ -8,8 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence,
+    AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence,
 };
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::fd_room;
@@ -18,17 +19,20 @@ use multiproc_os::mailbox::Mailbox;
 use multiproc_os::prefetch;
 
 use super::arena::{Arena, Blocks, Books, Descriptor, State};
+use super::bell::Bell;
 use super::block::Block;
+use super::census::Census;
 use super::expanse::Expanse;
 use super::gate::{Gate, Through, Tokens};
-use super::latch::{Latch, Latched};
+use super::latch::{Latch, Latched, Limit, Stalled, within};
 use super::leases::Leases;
+use super::ledger::{self, Book, Ledger};
 use super::lot::{Lot, Vain, Watched, Wish};
 use super::scratch::{Scratch, copy_in};
 use super::segment::{Layout, Segment};
 
 /// Where the ring begins in the file.
-const RING_AT: u64 = 1 << 20;
+const RING_AT: u64 = 2 << 20;
 
 /// The size of a ring, as a power of two: at first; up to where it keeps its memory; at most.
 const SMALLEST: u32 = 16;
@@ -57,8 +61,8 @@ const STEPS: u64 = 4096;
 /// So long nothing has come when memory is given back that was kept for what comes next.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// So often somebody who waits for items of a joinable queue looks who has some.
-const LOOK: Duration = Duration::from_millis(100);
+/// A producer looks at each put of so many whether that is so.
+const BETWEEN_LOOKS: u64 = 64;
 
 /// The length of a line of the cache, or about so.
 const LINE: usize = 64;
@@ -113,9 +117,9 @@ const CLOSED: u32 = 2;
 #[repr(C, align(64))]
 struct Nature {
     flags: AtomicU32,
-    /// How often leases have been given up, and up to which time all have been taken again.
-    returned: AtomicU32,
-    settled: AtomicU32,
+    /// The first and the last block of those whose leases have been given up, plus one; 0: there are none. Under the producers' latch.
+    first_returned: AtomicU32,
+    last_returned: AtomicU32,
     /// [`OPEN`], [`CLOSING`] or [`CLOSED`].
     closed: AtomicU32,
     /// The size of the ring as a power of two, in the lowest byte; above, how often it has changed.
@@ -183,13 +187,16 @@ pub(crate) struct Shared {
     /// Where those wait who put, and those who wait for all work to be done.
     room: Line<Lot>,
     books: Line<Books>,
+    /// The processes that have taken items of a joinable queue. Under the producers' latch.
+    workers: Line<Ledger>,
 }
 
 // SAFETY: atomics, and structs of such.
 #[allow(unsafe_code)]
 unsafe impl Layout for Shared {
     const NAME: &'static str = "queue";
-    const KIND: u32 = u32::from_le_bytes(*b"que2");
+    const KIND: u32 = u32::from_le_bytes(*b"que3");
+    const MORE: usize = ledger::MORE;
 }
 
 /// Why something can't be put or taken.
@@ -217,6 +224,22 @@ impl Refusal {
             io::ErrorKind::InvalidData => Refusal::Corrupt(what),
             _ => Refusal::System(what, error),
         }
+    }
+}
+
+impl Refusal {
+    /// Whether it is that a latch could not be had in time: who has it, then.
+    pub(crate) fn stalled(&self) -> Option<Stalled> {
+        match self {
+            Refusal::System(_, error) => Stalled::of(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<Stalled> for Refusal {
+    fn from(stalled: Stalled) -> Refusal {
+        Refusal::System("the latch", stalled.into())
     }
 }
 
@@ -291,6 +314,16 @@ pub(crate) struct Store {
     pub(crate) items: Gate,
     /// Opened by those who take.
     pub(crate) room: Option<Gate>,
+    /// Held by all that could take, whatever they do: where none waits, so that producers see whether any consumer is left.
+    pub(crate) takers: Gate,
+    /// When producers look at that.
+    pub(crate) census: Census,
+    /// What is polled by those that wait for items by means of their own, once it has been asked for.
+    bell: OnceLock<Bell>,
+    /// Whether it has been.
+    polled: AtomicBool,
+    /// Blocks of this process's that are free, but for the list of those, which could not be had in time.
+    to_give_back: Mutex<Vec<u32>>,
     /// The tail, as it was seen last.
     seen_tail: AtomicU64,
     flags: u32,
@@ -343,6 +376,11 @@ impl Store {
             mailbox: Mailbox::new()?,
             items: Gate::new(Tokens::Taken)?,
             room: (flags != 0).then(|| Gate::new(Tokens::Heard)).transpose()?,
+            takers: Gate::new(Tokens::Heard)?,
+            census: Census::default(),
+            bell: OnceLock::new(),
+            polled: AtomicBool::new(false),
+            to_give_back: Mutex::default(),
             seen_tail: AtomicU64::new(0),
             flags,
             limits,
@@ -373,6 +411,11 @@ impl Store {
             arena: Arena::new(),
             mailbox: Mailbox::from_fd(next()?)?,
             items: Gate::from_fd(next()?, Tokens::Taken)?,
+            takers: Gate::from_any_fd(next()?, Tokens::Heard)?,
+            census: Census::default(),
+            bell: OnceLock::new(),
+            polled: AtomicBool::new(false),
+            to_give_back: Mutex::default(),
             room: if flags != 0 { Some(Gate::from_fd(next()?, Tokens::Heard)?) } else { None },
             seen_tail: AtomicU64::new(0),
             flags,
@@ -382,12 +425,13 @@ impl Store {
         })
     }
 
-    /// The descriptors that make a queue, to be sent to another process.
-    pub(crate) fn to_send(&self) -> io::Result<Vec<OwnedFd>> {
+    /// The descriptors that make a queue, to be sent to another process, which takes items (`takes`) or can't.
+    pub(crate) fn to_send(&self, takes: bool) -> io::Result<Vec<OwnedFd>> {
         let mut fds = vec![
             self.shared.as_fd().try_clone_to_owned()?,
             self.mailbox.as_fd().try_clone_to_owned()?,
             self.items.to_send()?,
+            if takes { self.takers.to_send()? } else { self.takers.to_send_reader()? },
         ];
         if let Some(room) = &self.room {
             fds.push(room.to_send()?);
@@ -428,8 +472,21 @@ impl Store {
             OPEN => false,
             CLOSED => true,
             _ => {
-                self.finish_closing();
+                self.finish_closing(self.producers_endlessly());
                 true
+            }
+        }
+    }
+
+    /// As [`is_closed`](Store::is_closed), within the thread's limit.
+    #[inline]
+    fn is_closed_in_time(&self) -> Result<bool, Refusal> {
+        match self.shared.nature.closed.load(SeqCst) {
+            OPEN => Ok(false),
+            CLOSED => Ok(true),
+            _ => {
+                self.finish_closing(self.producers()?);
+                Ok(true)
             }
         }
     }
@@ -444,22 +501,21 @@ impl Store {
         // First those who wait for room: if this process dies after that, they are awake, and the first of them finishes it.
         if let Some(room) = &self.room {
             {
-                let _consumers = self.consumers();
+                let _consumers = self.consumers_endlessly();
                 self.shared.room.0.before_change(room);
                 let _ = self.shared.nature.closed.compare_exchange(OPEN, CLOSING, SeqCst, Relaxed);
             }
             self.shared.room.0.after_change(u32::MAX);
         }
-        self.finish_closing();
+        self.finish_closing(self.producers_endlessly());
     }
 
+    /// With the producers' latch.
     #[cold]
-    fn finish_closing(&self) {
-        {
-            let _producers = self.producers();
-            self.shared.items.0.before_change(&self.items);
-            self.shared.nature.closed.store(CLOSED, SeqCst);
-        }
+    fn finish_closing(&self, producers: Latched<'_>) {
+        self.shared.items.0.before_change(&self.items);
+        self.shared.nature.closed.store(CLOSED, SeqCst);
+        drop(producers);
         self.shared.items.0.after_change(u32::MAX);
     }
 
@@ -483,8 +539,17 @@ impl Store {
 
     /// Takes the producers' latch, and completes what a dead one has begun.
     #[inline]
-    fn producers(&self) -> Latched<'_> {
-        let latched = self.shared.producers.latch.lock();
+    fn producers(&self) -> Result<Latched<'_>, Stalled> {
+        let latched = self.shared.producers.latch.lock()?;
+        if latched.inherited {
+            self.inherit_producers();
+        }
+        Ok(latched)
+    }
+
+    /// The same, for what can't fail.
+    fn producers_endlessly(&self) -> Latched<'_> {
+        let latched = self.shared.producers.latch.lock_endlessly();
         if latched.inherited {
             self.inherit_producers();
         }
@@ -498,14 +563,25 @@ impl Store {
             own.number.store(own.next_number.load(Relaxed), Relaxed);
             own.bytes.store(own.next_bytes.load(Relaxed), Relaxed);
         }
-        self.shared.nature.returned.fetch_add(1, SeqCst);
+        if self.is_joinable() {
+            self.list_returned();
+        }
         // The next put looks at how things are.
         own.seen_head.store(self.head(), Relaxed);
     }
 
     /// Takes the consumers' latch, and puts right what a dead one has left.
-    fn consumers(&self) -> Latched<'_> {
-        let latched = self.shared.consumers.latch.lock();
+    fn consumers(&self) -> Result<Latched<'_>, Stalled> {
+        let latched = self.shared.consumers.latch.lock()?;
+        if latched.inherited {
+            self.inherit_consumers();
+        }
+        Ok(latched)
+    }
+
+    /// The same, for what can't fail.
+    fn consumers_endlessly(&self) -> Latched<'_> {
+        let latched = self.shared.consumers.latch.lock_endlessly();
         if latched.inherited {
             self.inherit_consumers();
         }
@@ -552,11 +628,11 @@ impl Store {
         if self.flags & LIMITED != 0 {
             self.seems_within_limits(size)?;
         }
-        let latched = self.producers();
+        let latched = self.producers()?;
         if self.is_closing() {
             drop(latched);
             // Those who wait for items may not have been told yet.
-            self.is_closed();
+            self.is_closed_in_time()?;
             return Err(Refusal::Closed);
         }
         if self.flags & LIMITED != 0 {
@@ -626,6 +702,10 @@ impl Store {
         own.bytes.store(bytes, Release);
         drop(latched);
         self.shared.items.0.after_change(1);
+        if number.is_multiple_of(BETWEEN_LOOKS) && self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {
+            // The consumers may not come by again.
+            let _ = within(Limit::Moment, || self.blocks().free_kept());
+        }
         // What is put next will lie behind it, where somebody has read before. Within the ring, or else it is a hint in vain.
         let behind = words.as_ptr_range().end;
         prefetch::for_write(behind.wrapping_byte_add(LINE - 1));
@@ -662,7 +742,7 @@ impl Store {
             return Ok(());
         }
         match self.taken_before(self.head())? {
-            Some(taken) if !self.fits(size, put, taken) && !self.is_closed() => Err(Refusal::Full),
+            Some(taken) if !self.fits(size, put, taken) && !self.is_closing() => Err(Refusal::Full),
             _ => Ok(()),
         }
     }
@@ -717,9 +797,9 @@ impl Store {
 
     /// Sees to it that somebody rings at the door when there may be room for an item: for `size` bytes, and for its handles if there is none for those (`crowded`).
     /// False, without that, if there may be some already.
-    fn arm_for_room(&self, size: u64, crowded: bool, arm: &mut dyn FnMut()) -> bool {
+    fn arm_for_room(&self, size: u64, crowded: bool, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let head = &self.shared.consumers.head;
-        let _latched = self.consumers();
+        let _latched = self.consumers()?;
         let put = self.put_so_far();
         let found = head.load(SeqCst);
         let is_full = match self.taken_before(found & !ARMED) {
@@ -730,11 +810,11 @@ impl Store {
             Ok(None) | Err(_) => false,
         };
         if !is_full || self.is_closing() {
-            return false;
+            return Ok(false);
         }
         // In this order: who finds the bit rings only if that is set. Under the latch nobody is in the middle of it.
         arm();
-        found & ARMED != 0 || head.compare_exchange(found, found | ARMED, SeqCst, Relaxed).is_ok()
+        Ok(found & ARMED != 0 || head.compare_exchange(found, found | ARMED, SeqCst, Relaxed).is_ok())
     }
 
     /// Where a record of `need` bytes goes, and the mask of positions. Under the producers' latch.
@@ -1020,15 +1100,18 @@ impl Store {
         }
         // Before the latch, as it takes one itself.
         let mut lease = match self.is_joinable() && !self.is_empty() {
-            true => Some(self.allocate(Scratch::ROOM as u64)?),
+            true => {
+                self.enlist()?;
+                Some(self.allocate(Scratch::ROOM as u64)?)
+            }
             false => None,
         };
-        let taken = {
-            let _latched = self.consumers();
-            self.take_under_latch(scratch, &mut lease)
+        let taken = match self.consumers() {
+            Ok(_latched) => self.take_under_latch(scratch, &mut lease),
+            Err(stalled) => Err(stalled.into()),
         };
         if let Some(unused) = lease {
-            self.blocks().give_back(unused).map_err(Refusal::system("a block"))?;
+            self.give_back_block(unused).map_err(Refusal::system("a block"))?;
         }
         let Some((taken, head, next)) = taken? else { return Ok(None) };
         if self.room.is_some() {
@@ -1160,20 +1243,44 @@ impl Store {
 
     /// A block for `len` bytes, this process's to fill.
     pub(crate) fn allocate(&self, len: u64) -> Result<u32, Refusal> {
+        self.give_back_what_was_left()?;
         if self.blocks().is_time_to_look() {
-            self.take_from_the_dead();
+            self.take_from_the_dead()?;
         }
         self.blocks().allocate(len).map_err(Refusal::system("no memory for an item of its size"))
     }
 
+    /// Gives back a block that is this process's. If the latch of the blocks can't be had in time, it is done later.
+    ///
+    /// # Errors
+    /// `InvalidData` if the books are garbage.
+    pub(crate) fn give_back_block(&self, index: u32) -> io::Result<()> {
+        match self.blocks().give_back(index) {
+            Err(error) if Stalled::of(&error).is_some() => {
+                self.to_give_back.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Gives back the blocks that could not be given back in time.
+    fn give_back_what_was_left(&self) -> Result<(), Refusal> {
+        let left = match self.to_give_back.lock() {
+            Ok(left) if left.is_empty() => return Ok(()),
+            left => std::mem::take(&mut *left.unwrap_or_else(PoisonError::into_inner)),
+        };
+        left.into_iter().try_for_each(|index| self.give_back_block(index)).map_err(Refusal::system("a block"))
+    }
+
     /// Gives back the blocks that nobody will give back any more.
     #[cold]
-    fn take_from_the_dead(&self) {
+    fn take_from_the_dead(&self) -> Result<(), Refusal> {
         let blocks = self.blocks();
         let mut suspects = Vec::new();
         {
             // While nobody is about to take an item.
-            let _latched = self.consumers();
+            let _latched = self.consumers()?;
             let head = self.head();
             for (index, descriptor) in blocks.all() {
                 let taken = descriptor.position.load(SeqCst) < head;
@@ -1186,58 +1293,145 @@ impl Store {
                 }
             }
         }
-        let Ok(me) = Identity::current() else { return };
+        let Ok(me) = Identity::current() else { return Ok(()) };
         let mut dead = std::collections::HashMap::new();
         for (descriptor, index, state, owner) in suspects {
             let lost = owner.is_none_or(|owner| {
                 owner != me && *dead.entry(owner).or_insert_with(|| owner.has_ended().unwrap_or(false))
             });
             if lost && descriptor.change(state, State::Building(me)) {
-                let _ = blocks.give_back(index);
+                let _ = self.give_back_block(index);
             }
         }
+        Ok(())
     }
 
     /// Gives back the memory that is kept for a stream of large items, as none have come for a while, or won't.
     pub(crate) fn give_back_kept(&self) {
         let blocks = self.blocks();
         if blocks.has_kept_more() && self.is_empty() {
-            // It fails only if the books are garbage.
-            let _ = blocks.free_kept();
+            // It fails only if the books are garbage, or their latch can't be had in time; and then it is done another time.
+            let _ = within(Limit::Moment, || blocks.free_kept());
         }
     }
 
     /// Whether there is nothing to take.
     pub(crate) fn is_empty(&self) -> bool {
         let head = self.head();
-        self.shared.tail.0.load(SeqCst) <= head
-            && (self.last_return().is_none() || self.count_blocks(|state| state == State::Returned) == 0)
+        self.shared.tail.0.load(SeqCst) <= head && !self.has_returned()
     }
 
-    /// How many items there are.
+    /// How many items there are. Without a latch, which a process may hold that is stopped.
     pub(crate) fn len(&self) -> u64 {
-        let _latched = self.producers();
-        let returned = if self.is_joinable() { self.count_blocks(|state| state == State::Returned) } else { 0 };
+        let returned = if self.has_returned() { self.count_blocks(|state| state == State::Returned) } else { 0 };
         // If there is garbage, nothing can be taken.
-        let there = self.taken().map_or(0, |taken| self.put_so_far().number.saturating_sub(taken.number));
+        let there = self.at_one_moment(|put, taken| put.number.saturating_sub(taken.number)).unwrap_or(0);
         there.saturating_add(returned)
     }
 
     /// Whether an item that is not too large would have to wait: whether there are as many as there may be.
     pub(crate) fn is_full(&self) -> bool {
-        let _latched = self.producers();
-        self.flags & LIMITED != 0 && matches!(self.within_limits(1.min(self.limits().bytes)), Err(Refusal::Full))
+        let size = 1.min(self.limits().bytes);
+        self.flags & LIMITED != 0 && self.at_one_moment(|put, taken| !self.fits(size, put, taken)).unwrap_or(false)
     }
 
-    /// Whether some lease may wait to be taken. If so, when the last one was given up.
-    pub(super) fn last_return(&self) -> Option<u32> {
-        let returned = self.shared.nature.returned.load(SeqCst);
-        (returned != self.shared.nature.settled.load(SeqCst)).then_some(returned)
+    /// What `look` makes of how much has been put, and how much has been taken.
+    fn at_one_moment<R>(&self, look: impl Fn(Count, Count) -> R) -> Result<R, Refusal> {
+        loop {
+            let put = self.put_so_far();
+            if let Some(taken) = self.taken_before(self.head())? {
+                return Ok(look(put, taken));
+            }
+        }
     }
 
-    /// All leases have been taken that had been given up by then.
-    pub(super) fn settle_returns(&self, until: u32) {
-        self.shared.nature.settled.store(until, SeqCst);
+    /// Whether some lease has been given up, and waits to be taken.
+    #[inline]
+    pub(super) fn has_returned(&self) -> bool {
+        self.shared.nature.first_returned.load(SeqCst) != 0
+    }
+
+    /// Makes the list of leases that have been given up anew. Under the producers' latch.
+    #[cold]
+    fn list_returned(&self) {
+        self.shared.nature.first_returned.store(0, SeqCst);
+        self.shared.nature.last_returned.store(0, SeqCst);
+        for (index, descriptor) in self.blocks().all() {
+            if descriptor.state() == State::Returned {
+                self.push_returned(index, descriptor);
+            }
+        }
+    }
+
+    /// Puts a lease that has been given up at the end of their list. Under the producers' latch.
+    fn push_returned(&self, index: u32, descriptor: &Descriptor) {
+        let nature = &self.shared.nature;
+        descriptor.next.store(0, SeqCst);
+        let last = nature.last_returned.load(Relaxed).checked_sub(1);
+        match last.and_then(|last| self.blocks().descriptor(last).ok()) {
+            Some(last) if self.has_returned() => last.next.store(index + 1, SeqCst),
+            _ => nature.first_returned.store(index + 1, SeqCst),
+        }
+        nature.last_returned.store(index + 1, SeqCst);
+    }
+
+    /// Takes the first lease of those that have been given up. Under the producers' latch.
+    pub(super) fn pop_returned(&self, me: Identity) -> Option<(u32, &Descriptor)> {
+        let nature = &self.shared.nature;
+        // As many as there may be, or else it goes in a circle.
+        for _ in 0..self.blocks().count() {
+            let index = nature.first_returned.load(SeqCst).checked_sub(1)?;
+            let Ok(descriptor) = self.blocks().descriptor(index) else {
+                // Garbage.
+                self.list_returned();
+                continue;
+            };
+            let next = descriptor.next.load(SeqCst);
+            nature.first_returned.store(next, SeqCst);
+            if next == 0 {
+                nature.last_returned.store(0, SeqCst);
+            }
+            // If this process dies after that, it has the lease, and who inherits the latch makes the list anew.
+            if descriptor.change(State::Returned, State::Leased(me)) {
+                return Some((index, descriptor));
+            }
+        }
+        None
+    }
+
+    /// The processes that have taken items.
+    pub(super) fn workers(&self) -> Book<'_, Shared> {
+        Book { ledger: &self.shared.workers.0, segment: &self.shared }
+    }
+
+    /// Puts this process on the list of those that take items, so that all who wait for items watch it. Before it has a lease for the first time.
+    fn enlist(&self) -> Result<(), Refusal> {
+        let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
+        if self.leases.is_enlisted(me) { Ok(()) } else { self.enlist_slowly(me) }
+    }
+
+    #[cold]
+    fn enlist_slowly(&self, me: u64) -> Result<(), Refusal> {
+        let book = self.workers();
+        loop {
+            {
+                let _latched = self.producers()?;
+                let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
+                let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
+                if let Some(entry) = place.and_then(|place| book.entry(place)) {
+                    // Those who sleep watch the processes that were on it. They are to watch this one, too.
+                    self.shared.items.0.before_change(&self.items);
+                    entry.owner.store(me, SeqCst);
+                }
+                if is_known || place.is_some() {
+                    self.leases.enlisted_as(me);
+                    return Ok(());
+                }
+            }
+            let room = book.make_room().map_err(Refusal::system("its list of processes"))?;
+            let _latched = self.producers()?;
+            book.add_room(room);
+        }
     }
 
     pub(super) fn is_raw(&self, lease: &Descriptor) -> bool {
@@ -1265,14 +1459,17 @@ impl Store {
         Ok(look(bytes))
     }
 
-    /// Does what gives up leases, as those must learn of who wait for items.
-    pub(super) fn return_leases(&self, give_up: impl FnOnce() -> bool) {
+    /// Gives up a lease of this process's, as those must learn of who wait for items.
+    pub(super) fn give_up_lease(&self, index: u32, me: Identity) {
+        let Ok(lease) = self.blocks().descriptor(index) else { return };
         let returned = {
-            let _latched = self.producers();
+            let _latched = self.producers_endlessly();
             self.shared.items.0.before_change(&self.items);
-            let returned = give_up();
-            // If this process dies in between, whoever inherits the latch does this.
-            self.shared.nature.returned.fetch_add(1, SeqCst);
+            let returned = lease.change(State::Leased(me), State::Returned);
+            // If this process dies in between, whoever inherits the latch makes the list anew.
+            if returned {
+                self.push_returned(index, lease);
+            }
             returned
         };
         if returned {
@@ -1280,10 +1477,50 @@ impl Store {
         }
     }
 
+    /// Gives up the leases of processes that have died, and takes those off the list.
+    pub(super) fn give_up_leases_of(&self, dead: &[Identity]) -> Result<(), Stalled> {
+        let mut count = 0;
+        {
+            let _latched = self.producers()?;
+            self.shared.items.0.before_change(&self.items);
+            for (index, lease) in self.blocks().all() {
+                let state = lease.state();
+                if matches!(state, State::Leased(owner) if dead.contains(&owner))
+                    && self.is_taken(lease)
+                    && lease.change(state, State::Returned)
+                {
+                    self.push_returned(index, lease);
+                    count += 1;
+                }
+            }
+            let book = self.workers();
+            for (_, entry) in book.entries() {
+                if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
+                    entry.owner.store(0, SeqCst);
+                }
+            }
+            book.shorten(|entry| entry.owner() == 0);
+        }
+        if count > 0 {
+            self.shared.items.0.after_change(count);
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest lease that has been given up.
+    pub(super) fn take_given_up(&self, me: Identity) -> Result<Option<Taken>, Refusal> {
+        self.enlist()?;
+        let _latched = self.producers()?;
+        let Some((index, lease)) = self.pop_returned(me) else { return Ok(None) };
+        let deliveries = lease.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
+        let place = Place::Block(index, lease.len.load(SeqCst));
+        Ok(Some(Taken { place, raw: self.is_raw(lease), fds: Vec::new(), handles: 0, deliveries }))
+    }
+
     /// Does what finishes work, as those must learn of who wait for that.
     pub(super) fn change_work(&self, finish: impl FnOnce() -> bool) -> bool {
         let finished = {
-            let _latched = self.consumers();
+            let _latched = self.consumers_endlessly();
             if let Some(room) = &self.room {
                 self.shared.room.0.before_change(room);
             }
@@ -1313,13 +1550,13 @@ impl Store {
         }
     }
 
-    pub(super) fn look_at_work(&self, arm: &mut dyn FnMut()) -> bool {
-        let _latched = self.consumers();
+    pub(super) fn look_at_work(&self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _latched = self.consumers()?;
         let done = self.unfinished() == 0;
         if !done {
             arm();
         }
-        done
+        Ok(done)
     }
 
     pub(super) fn wait_for_work<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
@@ -1386,17 +1623,88 @@ impl Store {
             return Ok(Some(taken));
         }
         // In this order: what was put before it was closed is seen.
-        let closed = self.is_closed();
+        let closed = self.is_closed_in_time()?;
         match self.try_take(scratch)? {
             None if closed => Err(Refusal::Closed),
             taken => Ok(taken),
         }
     }
 
+    /// Whether no process is left that could take anything, as far as is known: it is looked only now and then. For a caller that can't itself.
+    #[inline]
+    pub(crate) fn has_lost_its_takers(&self) -> bool {
+        self.census.is_due() && self.look_for_takers()
+    }
+
+    #[cold]
+    fn look_for_takers(&self) -> bool {
+        let is_deserted = self.takers.is_deserted();
+        if is_deserted {
+            self.census.look_again();
+        }
+        is_deserted
+    }
+
+    /// The descriptor that is readable when there may be something to take: from now on, and now if there is.
+    pub(crate) fn fd_to_poll(&self) -> BorrowedFd<'_> {
+        let fd = self.fd_to_sleep_on();
+        self.polled.store(true, SeqCst);
+        if !self.arm() {
+            self.items.show();
+        }
+        fd
+    }
+
+    /// The same descriptor, for one that [arms](Store::arm) it itself.
+    pub(crate) fn fd_to_sleep_on(&self) -> BorrowedFd<'_> {
+        let door = self.items.fd_to_poll();
+        if self.bell.get().is_none()
+            && let Ok(bell) = Bell::new(door)
+        {
+            // Another thread may have been quicker.
+            let _ = self.bell.set(bell);
+        }
+        // At the limit of open files it is the door itself.
+        self.bell.get().map_or(door, Bell::fd)
+    }
+
+    /// Has the descriptor tell of the next item, if it has been asked for. False if there may be something to take already.
+    #[inline]
+    pub(crate) fn arm_if_polled(&self) -> bool {
+        self.give_back_when_quiet();
+        !self.polled.load(Relaxed) || self.arm()
+    }
+
     /// Has the door of the items rung at when there may be something to take. False if there may be already.
     pub(crate) fn arm(&self) -> bool {
         let mut take = Take { store: self, scratch: &mut Scratch::new(), through: Through::Other };
-        !take.look(&mut || self.shared.items.0.arm(&self.items))
+        // If it can't be looked at now, there may be something.
+        let is_empty =
+            !within(Limit::Moment, || take.look(&mut || self.shared.items.0.arm(&self.items))).unwrap_or(true);
+        is_empty && self.bell.get().is_none_or(|bell| self.set(bell))
+    }
+
+    /// Has the bell tell of whatever else may come. False if something has by now.
+    fn set(&self, bell: &Bell) -> bool {
+        if self.is_joinable() {
+            // Those that come later ring at the door.
+            let looked = within(Limit::Moment, || self.look_after_workers(true));
+            self.with_workers(|workers| bell.watch(workers.iter()));
+            if looked.is_err() || self.has_returned() {
+                return false;
+            }
+        }
+        self.give_back_when_quiet();
+        bell.remind(self.blocks().has_kept_more().then_some(QUIET));
+        true
+    }
+
+    /// Gives back the memory that is kept for a stream of large items, if none have come for a while.
+    #[inline]
+    pub(crate) fn give_back_when_quiet(&self) {
+        if self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {
+            self.give_back_kept();
+        }
     }
 }
 
@@ -1468,12 +1776,16 @@ impl Wish for Put<'_> {
         }
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let size = match self.item.body {
             Body::Inline(bytes) => bytes.len() as u64,
             Body::Block(_, len) => len,
         };
-        !self.store.arm_for_room(size, self.crowded, arm)
+        Ok(!self.store.arm_for_room(size, self.crowded, arm)?)
+    }
+
+    fn has_stalled(outcome: &Result<(), Refusal>) -> bool {
+        outcome.as_ref().is_err_and(|refusal| refusal.stalled().is_some())
     }
 
     fn through(&self) -> Through<'_> {
@@ -1502,28 +1814,31 @@ impl Wish for Take<'_> {
         self.store.take_any(self.scratch).transpose()
     }
 
-    fn look(&mut self, arm: &mut dyn FnMut()) -> bool {
-        let _latched = self.store.producers();
+    fn has_stalled(outcome: &Result<Taken, Refusal>) -> bool {
+        outcome.as_ref().is_err_and(|refusal| refusal.stalled().is_some())
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _latched = self.store.producers()?;
         let is_empty = self.store.is_empty() && !self.store.is_closing();
         if is_empty {
             arm();
         }
-        !is_empty
+        Ok(!is_empty)
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
-        let pidfds = if self.store.is_joinable() { self.store.watch_leases()? } else { Vec::new() };
-        // Others may become owners while this one sleeps, and a token of that is taken away by who looks first.
-        let look_again = match self.store.is_joinable() {
-            true => Some(LOOK),
-            false => self.store.blocks().has_kept_more().then_some(QUIET),
-        };
-        Ok(Watched { pidfds, look_again })
+        let mut watched = if self.store.is_joinable() { self.store.watch_workers()? } else { Watched::default() };
+        // Once, to give back what was kept for the next item.
+        if self.store.blocks().has_kept_more() {
+            watched.look_again = Some(watched.look_again.map_or(QUIET, |time| time.min(QUIET)));
+        }
+        Ok(watched)
     }
 
     fn died(&mut self) -> io::Result<()> {
         if self.store.is_joinable() {
-            self.store.look_after_owners(true);
+            self.store.look_after_workers(true)?;
         }
         self.store.give_back_kept();
         Ok(())

@@ -7,31 +7,48 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use multiproc_os::door::Knock;
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::timer::Timer;
 
 use super::gate::{Ear, Gate};
+use super::latch::{Limit, within};
 use super::lot::{Lot, Vain, Wish};
 use crate::wake::{Source, Wakeup};
+
+/// How long a future waits that finds a latch in the hands of a process that is stopped.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Lot {
     /// As [`wait`](Lot::wait), without a thread that sleeps. Dropped before its end, it leaves everything as it was.
     pub(crate) async fn wait_async<W: Wish>(&self, gate: &Gate, wish: &mut W) -> Result<W::Outcome, Vain> {
         loop {
-            if let Some(outcome) = wish.attempt() {
-                return Ok(outcome);
+            // What is polled must not wait for a process that is stopped.
+            match within(Limit::Moment, || wish.attempt()) {
+                Some(outcome) if W::has_stalled(&outcome) => {
+                    pause().await.map_err(Vain::System)?;
+                    continue;
+                }
+                Some(outcome) => return Ok(outcome),
+                None => {}
             }
             let ear = gate.listen().map_err(Vain::System)?;
-            if wish.look(&mut || self.arm(gate)) {
-                // Others are at it. They may be tasks of this thread.
-                let_others_run().await;
-                continue;
+            match within(Limit::Moment, || wish.look(&mut || self.arm(gate))) {
+                Ok(false) => {}
+                Ok(true) => {
+                    // Others are at it. They may be tasks of this thread.
+                    let_others_run().await;
+                    continue;
+                }
+                Err(_) => {
+                    pause().await.map_err(Vain::System)?;
+                    continue;
+                }
             }
             if wait_at_the_door(gate, &ear, wish).await.map_err(Vain::System)? == Knock::HungUp {
-                return wish.attempt().ok_or(Vain::Alone);
+                return within(Limit::Moment, || wish.attempt()).ok_or(Vain::Alone);
             }
         }
     }
@@ -97,6 +114,17 @@ impl Source for Set {
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Waits until it is worth another try to have a latch whose owner is stopped: nothing tells when it goes on.
+async fn pause() -> io::Result<()> {
+    let timer = Timer::after(PAUSE)?.as_fd().try_clone_to_owned()?;
+    watch(timer.try_clone()?, &[timer], |timer| {
+        let over = multiproc_os::poll::wait_readable(timer, Some(Instant::now()))?;
+        Ok(if over.is_empty() { Knock::Late } else { Knock::Other })
+    })
+    .await
+    .map(drop)
 }
 
 async fn let_others_run() {

@@ -12,6 +12,7 @@ use super::lock::{Lock, LockGuard};
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
+use crate::shm::latch::{Limit, Stalled};
 use crate::shm::lot::Vain;
 use crate::shm::notices::Notices;
 use crate::shm::object::Object;
@@ -45,14 +46,14 @@ use crate::shm::object::Object;
 /// ```
 ///
 /// To notify never waits for those who sleep, be they stopped or dead. A notice is for those who waited when it was given. One whom it wakes and who is killed before
-/// it has the lock again leaves it to another; if it is killed after that, the lock is poisoned, and then *all* who wait are told, within a tenth of a second: what
+/// it has the lock again leaves it to another; if it is killed after that, the lock is poisoned, and then *all* who wait are told: what
 /// they wait for may never come. A waiter is also told when nobody is left who could notify.
 ///
 /// It takes three descriptors. All processes that use it must be of the same PID namespace.
 ///
 /// # Implementation notes
-/// A [`Lock`] and a second memfd. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and then in poll(2), from which it looks up ten
-/// times a second.
+/// A [`Lock`] and a second memfd. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have
+/// taken the lock. With a lock that was made elsewhere ([`with_lock`](Condition::with_lock)) it looks up ten times a second.
 #[derive(Clone)]
 pub struct Condition {
     lock: Lock,
@@ -68,14 +69,21 @@ impl Condition {
     /// # Errors
     /// [`Error::Make`]: no descriptor or no memory is left.
     pub fn new() -> Result<Condition> {
-        Condition::with_lock(Lock::new()?)
+        Condition::of(Lock::new()?)
     }
 
-    /// A new condition that uses this lock, which several conditions may do.
+    /// A new condition that uses this lock, which several conditions may do. While the lock may be taken by other ways than this condition, one that waits
+    /// looks ten times a second whether a process has died with it.
     ///
     /// # Errors
     /// As [`new`](Condition::new).
     pub fn with_lock(lock: Lock) -> Result<Condition> {
+        let condition = Condition::of(lock)?;
+        condition.notices.expect_strangers();
+        Ok(condition)
+    }
+
+    fn of(lock: Lock) -> Result<Condition> {
         let notices = Notices::create().map_err(|source| Error::Make { what: "condition", source })?;
         Ok(Condition { lock, notices })
     }
@@ -85,6 +93,7 @@ impl Condition {
     /// # Errors
     /// As [`Lock::lock`].
     pub fn lock(&self) -> Locked<'_> {
+        self.notices.enlist(Limit::Endless);
         let lock = self.lock.lock();
         lock.map(|guard| self.guard(guard)).map_err(|error| self.guarded(error))
     }
@@ -94,6 +103,7 @@ impl Condition {
     /// # Errors
     /// As [`Lock::lock`].
     pub fn try_lock(&self) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
+        self.notices.enlist(Limit::Moment);
         let lock = self.lock.try_lock();
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -103,12 +113,15 @@ impl Condition {
     /// # Errors
     /// As [`Lock::lock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
-        let lock = self.lock.lock_timeout(timeout);
+        let begun = Instant::now();
+        self.notices.enlist(deadline(timeout).into());
+        let lock = self.lock.lock_timeout(timeout.saturating_sub(begun.elapsed()));
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
 
-    /// Its lock.
+    /// Its lock, which can be taken without the condition. From now on, one that waits looks ten times a second whether a process has died with it.
     pub fn as_lock(&self) -> &Lock {
+        self.notices.expect_strangers();
         &self.lock
     }
 
@@ -180,7 +193,7 @@ impl ConditionGuard<'_> {
     /// As [`wait`](ConditionGuard::wait), for at most `timeout`, without the time that it takes to have the lock again. False if there was no notice.
     ///
     /// # Errors
-    /// As [`wait`](ConditionGuard::wait).
+    /// As [`wait`](ConditionGuard::wait); [`ConditionError::Stopped`], without the lock, when the time is up and the process that holds the lock is stopped.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, ConditionError> {
         self.wait_until(deadline(timeout))
     }
@@ -263,15 +276,27 @@ impl ConditionGuard<'_> {
         // Not whether it is poisoned: others may have put that right by the time one looks.
         let griefs = lock.griefs();
         let alarm = || lock.is_orphaned() || lock.griefs() != griefs;
-        let number = notices.enter();
+        let stalled = |stalled: Stalled| {
+            let waited = Err::<(), _>(Vain::System(stalled.into()));
+            ConditionError::Wait(WaitError::of(waited, "wait for a condition", "notify").expect_err("it is an error"))
+        };
+        // The process may be a copy that has never taken the lock.
+        notices.enlist(deadline.into());
+        let number = notices.enter(deadline).map_err(stalled)?;
         let outcome = loop {
-            let outcome = self.guard.while_given_up(|| notices.wait(number, deadline, alarm))?;
+            let outcome = match self.guard.while_given_up(deadline, || notices.wait(number, deadline, alarm)) {
+                Ok(outcome) => outcome?,
+                Err(pid) => {
+                    notices.give_up(deadline);
+                    return Err(ConditionError::Stopped { pid });
+                }
+            };
             // Taken with the lock held: who dies with it leaves a poisoned lock, which others see.
-            if notices.take(number) {
+            if notices.take(number, deadline).map_err(stalled)? {
                 break Ok(true);
             }
             if outcome.is_err() || lock.griefs() != griefs {
-                notices.give_up();
+                notices.give_up(deadline);
                 break outcome.map(|()| true);
             }
         };
@@ -293,6 +318,16 @@ fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
+impl Drop for ConditionGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // The lock is poisoned then, which all that wait are told.
+        if std::thread::panicking() && self.guard.condemn() {
+            self.condition.notices.alarm();
+        }
+    }
+}
+
 impl fmt::Debug for ConditionGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConditionGuard").field("condition", &self.condition).finish()
@@ -309,6 +344,13 @@ pub enum ConditionError {
     /// Nobody is left who could notify, or the system has refused to wait. The caller holds the lock again.
     #[error(transparent)]
     Wait(WaitError),
+    /// The time is up, and process `pid`, which holds the lock, is stopped (`SIGSTOP`, a debugger). The caller does **not** hold the lock any more, and has to
+    /// take it anew: the guard that it has does nothing.
+    #[error("cannot wait for a condition: process {pid}, which holds the lock, is stopped")]
+    Stopped {
+        /// The process.
+        pid: i32,
+    },
     /// The caller doesn't hold the lock: it is a copy, made by fork, of the process that does.
     #[error(transparent)]
     Misuse(#[from] Misuse),
@@ -331,6 +373,10 @@ impl From<ConditionError> for Error {
         match error {
             ConditionError::Poisoned(poisoned) => LockError::Poisoned(poisoned).into(),
             ConditionError::Wait(error) => error.into(),
+            ConditionError::Stopped { pid } => {
+                let source = std::io::Error::from(Stalled { pid, is_stopped: true });
+                WaitError::System { what: "wait for a condition", source }.into()
+            }
             ConditionError::Misuse(misuse) => misuse.into(),
         }
     }

@@ -5,7 +5,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use multiproc_os::threads;
 
 use super::error::{LockError, Misuse, not_made};
 use super::hold::{Hold, held};
@@ -13,6 +15,9 @@ use super::travel::travels;
 use crate::error::Result;
 use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
+
+/// How long after its time one that waits for a condition looks first whether the holder of the lock is stopped.
+const LOOK: Duration = Duration::from_millis(2);
 
 layout! {
     /// What lies in shared memory.
@@ -208,14 +213,42 @@ impl<'a> LockGuard<'a> {
         self.lock.inner.guarded.is_mine()
     }
 
-    /// Gives it up while `wait` runs, and waits for it again for as long as it takes. What happens to others meanwhile poisons it; see [`Lock::is_poisoned`].
-    pub(crate) fn while_given_up<R>(&mut self, wait: impl FnOnce() -> R) -> Result<R, Misuse> {
+    /// Gives it up while `wait` runs, and waits for it again for as long as it takes; after `deadline`, only as long as the process that holds it isn't stopped. What happens to
+    /// others meanwhile poisons it; see [`Lock::is_poisoned`].
+    ///
+    /// # Errors
+    /// The process that holds it, and is stopped. The caller doesn't hold it then.
+    pub(crate) fn while_given_up<R>(
+        &mut self,
+        deadline: Option<Instant>,
+        wait: impl FnOnce() -> R,
+    ) -> Result<Result<R, Misuse>, i32> {
         self.give_up();
         let result = wait();
-        match self.lock.take(Patience::Endless) {
-            Ok(()) => Ok(result),
-            Err(refusal) => Err(Misuse::of(refusal, Shared::NAME).expect("nobody waits for ever in vain")),
+        let mut patience = LOOK;
+        loop {
+            let until =
+                deadline.map_or(Patience::Endless, |deadline| Patience::Until(deadline.max(Instant::now()) + patience));
+            let refusal = match self.lock.take(until) {
+                Ok(()) => return Ok(Ok(result)),
+                Err(refusal) => refusal,
+            };
+            if refusal != Refusal::Busy {
+                return Ok(Err(Misuse::of(refusal, Shared::NAME).expect("it is not that another has it")));
+            }
+            let holder = self.lock.inner.guarded.owned().owner().and_then(|owner| threads::seen(owner as i32));
+            if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
+                return Err(holder.process);
+            }
+            patience = (2 * patience).min(Duration::from_secs(1));
         }
+    }
+
+    /// Poisons it, as the calling thread has panicked while it held it; says whether it has.
+    #[cold]
+    pub(crate) fn condemn(&self) -> bool {
+        self.hold.end(&self.lock.inner.guarded);
+        self.is_mine() && self.lock.is_poisoned()
     }
 
     #[inline]

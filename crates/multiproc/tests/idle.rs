@@ -1,0 +1,193 @@
+//! What waits sleeps: no process wakes up while nothing happens that it waits for.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Ends, LONG, for_each_method};
+use multiproc::sync::{Barrier, Condition, Event, Lock, RwLock, Semaphore};
+use multiproc::{Array, Consumer, JoinableQueue, Process, Queue};
+use serde::{Deserialize, Serialize};
+
+/// All that can be waited for. None of it comes.
+#[derive(Clone, Serialize, Deserialize)]
+struct Things {
+    queue: Queue<u64>,
+    full: Queue<u64>,
+    tasks: JoinableQueue<u64>,
+    condition: Condition,
+    event: Event,
+    semaphore: Semaphore,
+    barrier: Barrier,
+    lock: Lock,
+    rwlock: RwLock<u64>,
+    array: Array<u64>,
+    /// Whoever has begun to wait says so.
+    ready: Queue<u32>,
+}
+
+const KINDS: u32 = 13;
+
+fn wait_for(kind: u32, things: Things, consumer: Consumer<u64>) {
+    things.ready.put(kind).unwrap();
+    match kind {
+        0 => drop(things.queue.get()),
+        1 => drop(things.full.put(7)),
+        2 => drop(things.tasks.get()),
+        3 => drop(things.tasks.join()),
+        4 => drop(things.condition.lock().unwrap().wait()),
+        5 => drop(things.event.wait()),
+        6 => drop(things.semaphore.acquire()),
+        7 => {
+            // Another thread has a permit of the same handle.
+            let semaphore = &things.semaphore;
+            std::thread::scope(|scope| {
+                let (taken, wait) = std::sync::mpsc::channel();
+                scope.spawn(move || {
+                    let _permit = semaphore.acquire().unwrap();
+                    taken.send(()).unwrap();
+                    common::sleep_long();
+                });
+                wait.recv().unwrap();
+                drop(semaphore.acquire());
+            });
+        }
+        8 => drop(things.barrier.wait()),
+        9 => drop(things.lock.lock()),
+        10 => drop(things.rwlock.write()),
+        11 => drop(multiproc::wait(&[&things.tasks, &things.queue], None)),
+        12 => drop(things.array.lock()),
+        _ => drop(consumer.get_timeout(LONG)),
+    }
+    unreachable!("nothing of that has come: {kind}");
+}
+
+/// How often the threads of a process have gone to sleep or been made to, in all.
+fn switches(pid: i32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status =
+        |thread: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(thread.ok()?.path().join("status")).ok();
+    let counts = threads.filter_map(status).map(|status| {
+        let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
+    });
+    counts.sum()
+}
+
+fn hold_a_task(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
+    let _task = tasks.get().unwrap();
+    ready.put(u32::MAX).unwrap();
+    common::sleep_long();
+}
+
+for_each_method! {
+    fn who_waits_does_not_wake_up(method) {
+        let things = Things {
+            queue: Queue::new().unwrap(),
+            full: Queue::with_capacity(1).unwrap(),
+            tasks: JoinableQueue::new().unwrap(),
+            condition: Condition::new().unwrap(),
+            event: Event::new().unwrap(),
+            semaphore: Semaphore::new(1).unwrap(),
+            barrier: Barrier::new(1000).unwrap(),
+            lock: Lock::new().unwrap(),
+            rwlock: RwLock::new(0).unwrap(),
+            array: Array::new(10).unwrap(),
+            ready: Queue::new().unwrap(),
+        };
+        things.full.put(1).unwrap();
+        things.tasks.put(1).unwrap();
+        let ready = || things.ready.get_timeout(LONG).unwrap();
+        let holder = Process::new(hold_a_task, (things.tasks.clone(), things.ready.clone()));
+        let _holder = Ends(holder.start_method(method).start().unwrap());
+        assert_eq!(ready(), u32::MAX);
+        let (_lock, _read) = (things.lock.lock().unwrap(), things.rwlock.read().unwrap());
+        let _array = things.array.lock().unwrap();
+        // The one that has a permit comes first, and the other after it.
+        let kinds = [7, 6].into_iter().chain((0..=KINDS).filter(|kind| ![6, 7].contains(kind)));
+        let children: Vec<_> = kinds
+            .map(|kind| {
+                let child = Process::new(wait_for, (kind, things.clone(), things.queue.consumer()));
+                let child = Ends(child.start_method(method).start().unwrap());
+                assert_eq!(ready(), kind);
+                if kind == 7 {
+                    while things.semaphore.try_acquire().unwrap().is_some() {
+                        std::thread::yield_now();
+                    }
+                }
+                (kind, child)
+            })
+            .collect();
+        let count = || children.iter().map(|(kind, child)| (*kind, switches(child.pid()))).collect::<Vec<_>>();
+        // They are asleep by and by. Each wake-up here would be one of several in a second.
+        let begun = std::time::Instant::now();
+        loop {
+            let before = count();
+            std::thread::sleep(Duration::from_secs(3));
+            let after = count();
+            if before == after {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
+        }
+        assert!(children.iter().all(|(_, child)| child.is_alive()));
+    }
+}
+
+fn take_and_wait(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
+    let task = tasks.get().unwrap();
+    ready.put(*task as u32).unwrap();
+    drop(tasks.get());
+}
+
+for_each_method! {
+    // Nothing but the deaths of those that it watches wakes it, and some become owners of tasks while it sleeps.
+    fn one_that_sleeps_is_told_of_the_death_of_a_worker_that_came_later(method) not_fork {
+        let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
+        std::thread::scope(|scope| {
+            let (other, (name, named)) = (tasks.clone(), std::sync::mpsc::channel());
+            let sleeper = scope.spawn(move || {
+                name.send(multiproc_os::threads::gettid()).unwrap();
+                let task = other.get().unwrap();
+                let seen = (*task, task.deliveries());
+                task.task_done();
+                seen
+            });
+            let tid = named.recv().unwrap();
+            // Asleep at the door, and not by futex, which is for the first milliseconds. If it isn't yet, less is seen.
+            let status = || std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
+            common::time_until(|| status().contains("State:\tS"));
+            std::thread::sleep(Duration::from_millis(30));
+            // It takes what comes, or the sleeper does: then there is nothing to be seen.
+            let worker = Process::new(take_and_wait, (tasks.clone(), ready.clone()));
+            let worker = Ends(worker.start_method(method).start().unwrap());
+            tasks.put(1).unwrap();
+            match ready.get_timeout(Duration::from_secs(2)) {
+                Ok(_) => {
+                    worker.kill().unwrap();
+                    assert_eq!(sleeper.join().unwrap(), (1, 2));
+                }
+                Err(_) => assert_eq!(sleeper.join().unwrap().0, 1),
+            }
+        });
+    }
+
+    fn the_descriptor_tells_of_the_death_of_a_worker(method) {
+        use std::os::fd::AsFd;
+        let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
+        let is_readable = |time| multiproc_os::poll::wait_for_input(tasks.as_fd(), Some(std::time::Instant::now() + time)).unwrap();
+        assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
+        tasks.put(5).unwrap();
+        let worker = Ends(Process::new(take_and_wait, (tasks.clone(), ready.clone())).start_method(method).start().unwrap());
+        assert_eq!(ready.get_timeout(LONG).unwrap(), 5);
+        assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
+        assert!(!is_readable(Duration::from_millis(20)));
+        worker.kill().unwrap();
+        assert!(is_readable(LONG), "by the death alone");
+        let task = tasks.try_get().unwrap();
+        assert_eq!((*task, task.deliveries()), (5, 2));
+        assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
+        assert!(!is_readable(Duration::from_millis(20)), "it is over");
+        task.task_done();
+    }
+}

@@ -1,0 +1,136 @@
+//! The memory of a queue: what it gives back after a burst, and what it says when there is none.
+
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use multiproc::{GetError, Process, PutErrorKind, Queue, wait};
+
+/// How much memory the memory files have that this process has open.
+fn allocated() -> u64 {
+    let mut seen = std::collections::BTreeSet::new();
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(|entry| {
+        std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd"))
+    });
+    let files = files.filter_map(|entry| std::fs::metadata(entry.path()).ok());
+    files.filter(|file| seen.insert(file.ino())).map(|file| file.blocks() * 512).sum()
+}
+
+fn until_it_is_given_back(mut look: impl FnMut()) {
+    let begun = Instant::now();
+    while allocated() > 16 << 20 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes are kept", allocated());
+        look();
+    }
+}
+
+// 205 MB were kept unless a consumer slept in `get`. A process of its own, as others of this test have memory, too.
+fn burst(how: u32) {
+    let queue = Queue::new().unwrap();
+    let other = queue.clone();
+    (0..20).for_each(|_| queue.put(vec![7_u8; 10 << 20]).unwrap());
+    assert!(allocated() > 200 << 20);
+    (0..20).for_each(|_| drop(queue.get().unwrap()));
+    assert!(allocated() < 64 << 20, "most of it goes back at once: {}", allocated());
+    let soon = Duration::from_millis(250);
+    match how {
+        0 => until_it_is_given_back(|| {
+            std::thread::sleep(Duration::from_millis(10));
+            assert!(matches!(queue.try_get(), Err(GetError::Empty)));
+        }),
+        1 => until_it_is_given_back(|| assert!(wait(&[&queue], soon).unwrap().is_empty())),
+        2 => until_it_is_given_back(|| assert!(matches!(queue.get_timeout(soon), Err(GetError::TimedOut)))),
+        3 => until_it_is_given_back(|| {
+            // The descriptor tells when it is time.
+            use std::os::fd::AsFd;
+            let _ = multiproc_os::poll::wait_for_input(queue.as_fd(), None);
+            assert!(matches!(queue.try_get(), Err(GetError::Empty)));
+        }),
+        // A producer goes on, and nobody takes anything.
+        4 => until_it_is_given_back(|| other.put(vec![1]).unwrap()),
+        _ => drop(queue),
+    }
+    if how == 5 {
+        until_it_is_given_back(|| panic!("the handle is dropped"));
+    }
+}
+
+#[multiproc::test]
+fn after_a_burst_memory_goes_back_however_the_consumer_waits() {
+    for how in 0..=5 {
+        Process::new(burst, (how,)).start().unwrap().join().unwrap();
+    }
+}
+
+const LIMIT: u64 = 96 << 20;
+
+/// Moves the calling process to a control group in which there is little memory. None if that can't be had.
+fn confine(name: &str) -> Option<std::path::PathBuf> {
+    let second = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("memory"));
+    let (root, file) = match second {
+        true => ("/sys/fs/cgroup", "memory.max"),
+        false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+    };
+    let group = std::path::Path::new(root).join(name);
+    std::fs::create_dir(&group).ok()?;
+    let enter = std::fs::write(group.join(file), LIMIT.to_string())
+        .and_then(|()| std::fs::write(group.join("cgroup.procs"), std::process::id().to_string()));
+    match enter {
+        Ok(()) => Some(group),
+        Err(_) => {
+            let _ = std::fs::remove_dir(&group);
+            None
+        }
+    }
+}
+
+fn name(size: usize) -> String {
+    format!("multiproc-test-{}-{size}", std::process::id())
+}
+
+fn fill(name: String, size: usize) -> Option<(usize, String)> {
+    confine(&name)?;
+    let queue = Queue::new().unwrap();
+    let mut count = 0;
+    let error = loop {
+        match queue.put(vec![count as u8; size]) {
+            Ok(()) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error.kind(), PutErrorKind::System { .. }), "{error}");
+    let text = error.to_string();
+    drop(error);
+    // Nothing is lost, and when there is room it goes on.
+    let half = count / 2;
+    for number in 0..half {
+        assert_eq!(queue.get().unwrap(), vec![number as u8; size]);
+    }
+    for number in count..count + half / 4 {
+        queue.put(vec![number as u8; size]).unwrap();
+    }
+    for number in half..count + half / 4 {
+        assert_eq!(queue.get().unwrap(), vec![number as u8; size]);
+    }
+    assert!(matches!(queue.try_get(), Err(GetError::Empty)));
+    Some((count, text))
+}
+
+// The kernel killed the process: it was only looked for memory from 64 MiB on.
+#[multiproc::test]
+fn a_queue_that_fills_its_control_group_says_so() {
+    for size in [20, 5000, 3 << 20] {
+        let name = name(size);
+        let filled = Process::new(fill, (name.clone(), size)).start().unwrap().join().unwrap();
+        for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"] {
+            let _ = std::fs::remove_dir(std::path::Path::new(root).join(&name));
+        }
+        match filled {
+            Some((count, text)) => {
+                println!("{count} items of {size} bytes: {text}");
+                assert!(count as u64 * size as u64 > LIMIT / 5, "{count} items of {size} bytes");
+                assert!(text.contains("memory"), "{text}");
+            }
+            None => println!("left out: this process may make no control group"),
+        }
+    }
+}
