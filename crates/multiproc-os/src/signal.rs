@@ -123,17 +123,6 @@ pub fn with_signals_blocked<T>(function: impl FnOnce() -> T) -> T {
     function()
 }
 
-/// Whether a status that a child leaves behind is lost at once: `SIGCHLD` ignored, or `SA_NOCLDWAIT`.
-pub fn children_are_reaped_by_the_kernel() -> bool {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: only the current disposition is asked for; all-zero bytes are a value of the structure.
-    let action = unsafe {
-        libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
-        action.assume_init()
-    };
-    action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
-}
-
 /// What comes of a signal that is sent to another process, as far as can be seen from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {

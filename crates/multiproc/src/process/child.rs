@@ -55,6 +55,10 @@ pub(crate) struct Shared {
     sent: AtomicU64,
 }
 
+/// How long the thread that reaps a child of this process in place of us may take for that. It is inside a system call that doesn't wait; only
+/// on an overloaded machine is it anything that can be measured.
+const REAPED_WITHIN: Duration = Duration::from_secs(10);
+
 enum State {
     /// It runs, or has ended and nobody has looked yet. Our end of its socket, where its report will be; while it is open here,
     /// the process may live.
@@ -153,11 +157,14 @@ impl Shared {
             Ok(None) => return Ok(None),
             Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
             Err(error) if error.raw_os_error() == Some(ECHILD) => {
-                // Somebody else has reaped it. Or it is no child of ours: this is a copy of the process that started it.
+                // Something else has reaped it, or is about to. Or it is no child of ours: this is a copy of the process that started it,
+                // which may not have reaped it.
                 if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
                     return Ok(None);
                 }
-                pidfd::end_of_reaped(&self.pidfd).map(|end| ExitStatus::new(end, None))
+                let is_ours = self.parent == threads::getpid();
+                let patience = if is_ours { REAPED_WITHIN } else { Duration::from_millis(100) };
+                pidfd::end_of_reaped(&self.pidfd, patience).map(|end| ExitStatus::new(end, None))
             }
             Err(error) => return Err(error),
         };
@@ -269,15 +276,26 @@ impl Shared {
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+        let mut has_ended = false;
         loop {
             if let Some(status) = self.reap()? {
                 self.hear_out(deadline);
                 return Ok(Some(status));
             }
-            if pidfd::wait_any([&self.pidfd], deadline)? == [false] {
+            // Its status is a debugger's first.
+            if has_ended && !pidfd::wait_for_status(&self.pidfd, deadline)? {
+                return Ok(None);
+            }
+            [has_ended] = pidfd::wait_any([&self.pidfd], deadline)?;
+            if !has_ended {
                 return Ok(None);
             }
         }
+    }
+
+    /// Waits until the status of a process that has ended can be taken, but no longer than until `deadline`.
+    pub(crate) fn wait_for_status(&self, deadline: Instant) -> io::Result<bool> {
+        pidfd::wait_for_status(&self.pidfd, Some(deadline))
     }
 
     /// Whether somebody here has sent it this signal.

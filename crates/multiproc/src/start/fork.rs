@@ -57,7 +57,6 @@ pub(crate) fn start(
         return Err(Error::MultiThreaded { process: name, threads, tasks });
     }
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-    let announce = Announce::wanted(true);
     // Read once, and not by each copy.
     let _ = entry::memory_ranges();
     // Lest both write what is in the buffer.
@@ -66,7 +65,7 @@ pub(crate) fn start(
     match unsafe { fork::fork() }.map_err(fail("fork"))? {
         Side::Copy => {
             drop((ours, ends));
-            live(assignment, streams, theirs, announce, task)
+            live(assignment, streams, theirs, task)
         }
         Side::Original(pid) => {
             drop((theirs, streams));
@@ -76,13 +75,7 @@ pub(crate) fn start(
 }
 
 /// The copy's life.
-fn live(
-    assignment: Assignment,
-    streams: Streams,
-    socket: OwnedFd,
-    announce: Announce,
-    task: impl FnOnce() -> Report,
-) -> ! {
+fn live(assignment: Assignment, streams: Streams, socket: OwnedFd, task: impl FnOnce() -> Report) -> ! {
     COPY.store(threads::getpid(), Relaxed);
     // Nothing may unwind into the frames of the creator.
     let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -96,7 +89,7 @@ fn live(
         forkserver::forget();
         at_exit::forget();
         // What there is to be given it has in its memory.
-        entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))
+        entry::live(assignment, std::iter::empty(), socket, Announce::WithPidfd, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

@@ -190,7 +190,11 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        let announce = Announce::wanted(!order.assignment.options.is_empty());
+        // What can fail in the child is waited for.
+        let announce = match order.assignment.options.is_empty() {
+            true => Announce::No,
+            false => Announce::WithPidfd,
+        };
         match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
@@ -386,11 +390,14 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
             handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
-            match side {
-                Ok(Side::Copy) => return Ok(Some((order.to_vec(), handed, announce))),
-                Ok(Side::Original(_)) if announce == Announce::No => {
-                    drop(packet::send(&socket, kind::STARTED, &[], &[]))
+            match &side {
+                Ok(Side::Copy { is_open }) => {
+                    if announce == Announce::No && !is_open {
+                        entry::say_started(&socket, pidfd::open(threads::getpid()).ok());
+                    }
+                    return Ok(Some((order.to_vec(), handed, announce)));
                 }
+                Ok(Side::Original(Some(pidfd))) if announce == Announce::No => entry::say_started(&socket, Some(pidfd)),
                 _ => {}
             }
             surroundings::leave().map_err(|error| no("the root directory", &error))?;
