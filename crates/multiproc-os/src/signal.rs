@@ -44,6 +44,12 @@ pub fn name(signal: i32) -> Option<&'static str> {
     NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
 }
 
+/// The number of a real-time signal, counted from `SIGRTMIN`; none for other signals. See signal(7): the C library keeps the first few of the
+/// kernel's to itself.
+pub fn real_time(signal: i32) -> Option<i32> {
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal).then(|| signal - libc::SIGRTMIN())
+}
+
 /// Has this process ignore `SIGPIPE`, as the Rust runtime does at the start of `main`.
 ///
 /// # Errors
@@ -201,6 +207,8 @@ mod tests {
         assert_eq!(name(9), Some("SIGKILL"));
         assert_eq!(name(0), None);
         assert_eq!(name(40), None);
+        let real_time = [libc::SIGRTMIN() - 1, libc::SIGRTMIN(), libc::SIGRTMAX(), libc::SIGRTMAX() + 1].map(real_time);
+        assert_eq!(real_time, [None, Some(0), Some(libc::SIGRTMAX() - libc::SIGRTMIN()), None]);
     }
 
     #[test]
