@@ -9,6 +9,8 @@ use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::{Ends, LONG, Scratch, for_each_method, sleep_long};
@@ -333,14 +335,139 @@ fn silent_ones_delay_nobody_and_have_to_go() {
 
 #[multiproc::test]
 fn more_than_there_is_room_for_delay_nobody() {
-    let listener = Listener::bind(Address::unique(), key()).unwrap();
-    let mut silent = Vec::new();
-    for _ in 0..3 {
-        silent.extend((0..100).map(|_| raw(&listener)));
-        is_open(&listener);
+    fn connect_in_silence(address: Address, go: Queue<()>) {
+        set_limit(2000);
+        let Address::Abstract(name) = &address else { unreachable!("as it was made") };
+        let name = UnixAddress::from_abstract_name(name).unwrap();
+        let _silent: Vec<_> = (0..700).map(|_| UnixStream::connect_addr(&name).unwrap()).collect();
+        go.put(()).unwrap();
+        sleep_long();
     }
-    let refusals = listener.take_refused();
-    assert!(!refusals.is_empty() && refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+    common::in_a_process_with_one_thread(|| {
+        let before = set_limit(600);
+        let listener = Listener::bind(Address::unique(), key()).unwrap();
+        let go = Queue::new().unwrap();
+        let silent = (listener.local_address().clone(), go.clone());
+        let _silent = Ends(Process::new(connect_in_silence, silent).start().unwrap());
+        go.get().unwrap();
+        for _ in 0..3 {
+            is_open(&listener);
+        }
+        let refusals = listener.take_refused();
+        assert!(!refusals.is_empty(), "there was room for all");
+        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+        set_limit(before);
+    });
+}
+
+/// Connects as many clients as threads, at once; all of them have to be let in.
+fn all_in(listener: &Listener, clients: usize, acceptors: usize) {
+    let address = listener.local_address().clone();
+    let go = Arc::new(Barrier::new(clients));
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let (go, address) = (go.clone(), address.clone());
+            let client = move || {
+                go.wait();
+                let connection =
+                    connect_timeout::<u32, u32>(address, key(), LONG).map_err(|error| error.to_string())?;
+                connection.recv().map_err(|error| error.to_string())
+            };
+            std::thread::Builder::new().stack_size(256 << 10).spawn(client).unwrap()
+        })
+        .collect();
+    let done = Arc::new(AtomicBool::new(false));
+    let acceptors: Vec<_> = (0..acceptors)
+        .map(|_| {
+            let (listener, done) = (listener.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut accepted = Vec::new();
+                while !done.load(SeqCst) {
+                    match listener.accept_timeout::<u32, u32>(Duration::from_millis(50)) {
+                        Ok(connection) => {
+                            connection.send(7).unwrap();
+                            accepted.push(connection);
+                        }
+                        Err(error) => assert!(error.is_empty(), "{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let outcomes: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    done.store(true, SeqCst);
+    acceptors.into_iter().for_each(|acceptor| acceptor.join().unwrap());
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| **outcome != Ok(7)).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed.first());
+}
+
+/// A connection takes two descriptors at either end, and both are here.
+const CROWD: usize = 600;
+
+#[multiproc::test]
+fn a_crowd_is_let_in() {
+    fn meet(acceptors: usize) {
+        set_limit(CROWD as u64 * 10);
+        for at in [local(), Address::unique()] {
+            let listener = Listener::bind(at, key()).unwrap();
+            all_in(&listener, CROWD, acceptors);
+            assert_eq!(listener.take_refused(), []);
+        }
+    }
+    for acceptors in [1, 4] {
+        Process::new(meet, (acceptors,)).start().unwrap().join().unwrap();
+    }
+}
+
+/// With few descriptors, clients are told to come again, and do.
+#[multiproc::test]
+fn a_crowd_is_let_in_where_there_is_no_room_for_all() {
+    common::in_a_process_with_one_thread(|| {
+        set_limit(150);
+        for at in [local(), Address::unique()] {
+            let listener = Listener::bind(at, key()).unwrap();
+            let clients = Ends(Process::new(crowd, (listener.local_address().clone(),)).start().unwrap());
+            while clients.is_alive() {
+                match listener.accept_timeout::<u32, u32>(Duration::from_millis(20)) {
+                    Ok(connection) => connection.send(7).unwrap(),
+                    Err(error) => assert!(error.is_empty(), "{error}"),
+                }
+            }
+            assert_eq!(clients.exit_code(), Some(0));
+        }
+    });
+}
+
+/// 300 clients, each of which connects, is told something, and goes.
+fn crowd(address: Address) {
+    set_limit(2000);
+    let go = Barrier::new(300);
+    std::thread::scope(|scope| {
+        for _ in 0..300 {
+            let client = || {
+                go.wait();
+                let connection = connect_timeout::<u32, u32>(address.clone(), key(), LONG).unwrap();
+                assert_eq!(connection.recv().unwrap(), 7);
+            };
+            std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, client).unwrap();
+        }
+    });
+}
+
+/// The same where another process has the listener too, so that those in the middle of it change hands.
+#[multiproc::test]
+fn a_crowd_is_let_in_by_several_processes() {
+    fn accept(listener: Listener) {
+        set_limit(2000);
+        loop {
+            let connection = listener.accept::<u32, u32>().unwrap();
+            connection.send(7).unwrap();
+        }
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    let _acceptors = [(); 2].map(|()| Ends(Process::new(accept, (listener.clone(),)).start().unwrap()));
+    let clients = Ends(Process::new(crowd, (listener.local_address().clone(),)).start().unwrap());
+    assert!(clients.wait_timeout(LONG).unwrap().expect("it hangs").success());
 }
 
 /// Passes on what a client and a listener say, byte by byte.
