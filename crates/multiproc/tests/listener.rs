@@ -545,7 +545,64 @@ fn a_path_may_be_long() {
     std::fs::create_dir(&directory).unwrap();
     let path = format!("{directory}/socket");
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
-    assert!(Listener::bind(scratch.path(&"f".repeat(300)), None).is_err());
+    // What can be made can be connected to, and replaced when it is dead; and what can't be made is as clear an error at either side.
+    let room = 107 - scratch.path("").len();
+    for len in [room - 1, room, room + 1, room + 2, 95, 150, 255, 256] {
+        let path = scratch.path(&"f".repeat(len));
+        let connected = |path: &str| connect_timeout::<u8, u8>(path, None, Duration::ZERO).unwrap_err();
+        match Listener::bind(path.as_str(), None) {
+            Ok(listener) => {
+                assert!(matches!(connected(&path).kind(), ConnectErrorKind::Timeout), "{len}: {}", connected(&path));
+                assert!(Listener::bind(path.as_str(), None).unwrap_err().is_in_use());
+                drop(listener);
+                assert!(connected(&path).is_absent());
+                drop(UnixListener::bind_addr(&UnixAddress::from_pathname(scratch.path("dead")).unwrap()).unwrap());
+                std::fs::rename(scratch.path("dead"), &path).unwrap();
+                assert!(connected(&path).is_absent());
+                drop(Listener::bind(path.as_str(), None).unwrap());
+            }
+            Err(error) => {
+                assert_eq!(len, 256, "{error}");
+                let ListenErrorKind::Bind(bind) = error.kind() else { panic!("{error}") };
+                let connected = connected(&path);
+                let ConnectErrorKind::Io(connect) = connected.kind() else { panic!("{connected}") };
+                assert_eq!(
+                    (bind.raw_os_error(), connect.raw_os_error()),
+                    (Some(libc::ENAMETOOLONG), Some(libc::ENAMETOOLONG))
+                );
+            }
+        }
+    }
+}
+
+#[multiproc::test]
+fn an_address_that_cannot_be_is_the_same_error_at_either_side() {
+    let abstract_name = |len| Address::Abstract(vec![b'n'; len]);
+    for (address, what) in [
+        (Address::from(""), "empty"),
+        (Address::from("zero\0byte"), "zero byte"),
+        (abstract_name(0), "empty"),
+        (abstract_name(108), "107"),
+    ] {
+        let bind = Listener::bind(&address, None).unwrap_err().to_string();
+        let connect = connect::<u8, u8>(&address, None).unwrap_err().to_string();
+        assert!(bind.contains(what) && connect.contains(what), "{bind}; {connect}");
+    }
+    let longest = Address::Abstract([Key::random().unwrap().as_bytes(), &[b'n'; 107]].concat()[..107].to_vec());
+    meets(StartMethod::Spawn, &longest, Some(key()));
+}
+
+#[multiproc::test]
+fn a_symbolic_link_is_followed_and_not_replaced() {
+    let scratch = Scratch::new();
+    let (link, target) = (scratch.path("link"), scratch.path("target"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let error = Listener::bind(link.as_str(), None).unwrap_err();
+    assert!(error.is_in_use() && error.to_string().contains("symbolic link"), "{error}");
+    let listener = Listener::bind(target.as_str(), key()).unwrap();
+    let client = std::thread::spawn(move || connect::<u8, u8>(link.as_str(), key()).map(drop).map_err(|_| link));
+    listener.accept_timeout::<u8, u8>(LONG).unwrap();
+    client.join().unwrap().unwrap();
 }
 
 #[multiproc::test]

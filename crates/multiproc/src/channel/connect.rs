@@ -95,6 +95,7 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
     if key.is_some_and(|key| key.as_bytes().is_empty()) {
         return Err(ConnectErrorKind::Io(io::Error::new(io::ErrorKind::InvalidInput, "the key is empty")));
     }
+    address.check().map_err(ConnectErrorKind::Io)?;
     let keyed = key.is_some();
     let dial = || {
         let socket = socket::connect(address.place(), deadline).map_err(system)?;

@@ -124,6 +124,7 @@ impl Listener {
         if key.as_ref().is_some_and(|key| key.as_bytes().is_empty()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the key is empty"));
         }
+        address.check()?;
         let mut file = None;
         let listening = match &address {
             Address::Unix(path) => {
