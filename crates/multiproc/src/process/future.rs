@@ -95,9 +95,9 @@ impl IntoFuture for ProcessHandle {
 /// On an executor that is not tokio's, or without the feature `tokio`, the first future that has to wait starts a thread that waits for the
 /// ends of processes, and stays: one for the whole program. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.)
 ///
-/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked meanwhile. A runtime without I/O is told by a
-/// panic of tokio's, which is caught, and seen once on stderr: in a program that is built with `panic = "abort"`, have the builder
-/// `enable_io`, or leave the feature off.
+/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked meanwhile. The thread is used all the same where a
+/// runtime has no I/O (its builder was not told `enable_io`), and in programs that are built with `panic = "abort"`: only by a panic does tokio say that
+/// it has none. That panic is caught, and the panic hook of the program doesn't see it.
 ///
 /// # Errors
 /// As [`Child::join`]; also when the thread that would wait can't be started.
