@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::{Ends, LONG, Scratch, for_each_method, sleep_long};
 use multiproc::{
     Address, ConnectErrorKind, Connection, Handle, Key, ListenErrorKind, Listener, Process, Queue, RecvErrorKind,
-    Refusal, RefusalReason, StartMethod, connect, connect_timeout, wait,
+    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait,
 };
 
 /// The bytes of the protocol, see CONNECTION.md.
@@ -62,6 +62,49 @@ fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
     let status = child.wait_timeout(LONG).unwrap().expect("it hangs");
     assert!(status.success(), "{status}");
     assert_eq!(listener.take_refused(), []);
+}
+
+/// Whoever is at the other end may be stopped: nothing lasts longer than it was told to.
+#[multiproc::test]
+fn a_stopped_peer_keeps_nobody_past_the_timeout() {
+    fn hold(address: Address) {
+        let (connection, listener) =
+            (connect::<u32, Vec<u8>>(address, key()).unwrap(), Listener::bind(local(), key()).unwrap());
+        connection
+            .send(match listener.local_address() {
+                Address::Tcp(address) => u32::from(address.port()),
+                _ => unreachable!("it is TCP"),
+            })
+            .unwrap();
+        sleep_long();
+    }
+    const SOON: Duration = Duration::from_millis(20);
+    for at in [local(), Address::unique()] {
+        let listener = Listener::bind(at, key()).unwrap();
+        let child = Ends(Process::new(hold, (listener.local_address().clone(),)).start().unwrap());
+        let connection = listener.accept_timeout::<Vec<u8>, u32>(LONG).unwrap();
+        let port = connection.recv_timeout(LONG).unwrap();
+        child.signal(libc::SIGSTOP).unwrap();
+        let begun = Instant::now();
+        assert!(connection.try_recv().unwrap_err().is_empty());
+        assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
+        assert!(!connection.poll(SOON).unwrap());
+        assert!(wait(&[&connection], SOON).unwrap().is_empty());
+        // Until there is no room any more.
+        let full = (0..10_000).find_map(|_| connection.send_timeout(vec![7; 30_000], SOON).err()).unwrap();
+        assert!(full.is_full() || matches!(full.kind(), SendErrorKind::Unfinished), "{full}");
+        assert!(connection.try_send(vec![7; 30_000]).unwrap_err().is_full());
+        assert!(connection.send_timeout(vec![7; 30_000], SOON).unwrap_err().is_full());
+        let there = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port as u16)));
+        let error = connect_timeout::<u8, u8>(there, key(), SOON).unwrap_err();
+        assert!(matches!(error.kind(), ConnectErrorKind::Timeout), "{error}");
+        assert_eq!(child.wait_timeout(SOON).unwrap(), None);
+        assert!(listener.accept_timeout::<u8, u8>(SOON).unwrap_err().is_empty());
+        child.terminate().unwrap();
+        assert!(begun.elapsed() < LONG);
+        child.kill().unwrap();
+        assert_eq!(child.exit_code(), Some(-9));
+    }
 }
 
 fn serve(listener: Listener) {

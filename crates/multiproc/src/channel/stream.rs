@@ -29,7 +29,7 @@ const TRAILER: [u8; 8] = *b"mpst-end";
 /// How much memory is taken ahead of what has come: a length is only a claim.
 const AHEAD: usize = 1 << 20;
 
-/// How much is read before the caller looks at the clock. It is more than waits in a socket, by default.
+/// How much is read or written before the caller looks at the clock. It is more than waits in a socket, by default.
 const AT_ONCE: usize = 8 << 20;
 
 /// How much is read at once of what nobody wants.
@@ -177,14 +177,19 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
         HEADER + self.body.len() + TRAILER.len()
     }
 
-    /// Writes what comes after the first `gone` bytes, as far as there is room, and says how many have gone then.
+    /// Writes what comes after the first `gone` bytes, as far as there is room, and up to [`AT_ONCE`] of it: the other end may receive as fast as
+    /// this writes. Says how many have gone then.
     fn write(&self, socket: &OwnedFd, mut gone: usize) -> io::Result<usize> {
-        while gone < self.len() {
-            let mut skip = gone;
+        let end = self.len().min(gone.saturating_add(AT_ONCE));
+        while gone < end {
+            let (mut skip, mut left) = (gone, end - gone);
             let parts = [&self.header[..], &self.body, &TRAILER].map(|part| {
                 let from = skip.min(part.len());
                 skip -= from;
-                &part[from..]
+                let part = &part[from..];
+                let part = &part[..part.len().min(left)];
+                left -= part.len();
+                part
             });
             match socket::try_write(socket, parts) {
                 Ok(written) => gone += written,
@@ -733,6 +738,27 @@ mod tests {
             assert_eq!(rx.recv(u64::MAX, Patience::Endless).unwrap().1, b"next");
         });
         assert!(tx.is_between_messages() && rx.is_between_messages());
+    }
+
+    #[test]
+    fn who_receives_without_end_holds_up_nobody_past_the_deadline() {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        // It takes the bytes as fast as they come.
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 20];
+            while io::Read::read(&mut &theirs, &mut buffer).is_ok_and(|read| read > 0) {}
+        });
+        let tx = Tx::new(socket.into());
+        // More than goes in so little time.
+        let large = vec![7; 128 << 20];
+        let soon = Patience::of(Some(std::time::Duration::from_millis(5)));
+        let error = tx.send_bytes(b'b', &large, soon).unwrap_err();
+        assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
+        let gone = lock(&tx.outbox).rest.as_ref().expect("it is unfinished").gone;
+        assert!(gone < large.len() / 2, "{gone} bytes in 5 ms");
+        // The rest goes with the next, in no less time.
+        let error = tx.send_bytes(b'b', b"next", Patience::None).unwrap_err();
+        assert!(matches!(error, SendErrorKind::Full), "{error}");
     }
 
     /// A socket that a thread always has more bytes for, behind `first`.
