@@ -614,6 +614,40 @@ impl<T: DeserializeOwned> Child<T> {
         }
     }
 
+    /// As [`join`](Child::join), but waits at most `timeout`. Gives the child back if the process still runs then.
+    ///
+    /// A standard input that is a pipe of this process is closed first, as `join` does, also if the child comes back.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use multiproc::Process;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let child = Process::new(std::thread::sleep, (Duration::from_secs(1000),)).start()?;
+    /// match child.join_timeout(Duration::from_millis(20)) {
+    ///     Ok(result) => result?,
+    ///     Err(child) => child.kill()?, // it still runs
+    /// }
+    ///
+    /// let child = Process::new(|a: u64, b: u64| a * b, (6, 7)).start()?;
+    /// let result = child.join_timeout(Duration::from_secs(60)).map_err(|child| format!("{child} is late"))?;
+    /// assert_eq!(result?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The outer `Err` is the child, when the process still runs. The inner one is the [`JoinError`] that `join` gives.
+    pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<T, JoinError>, Child<T>> {
+        self.stdin = None;
+        match self.handle.shared.wait_until(wait::deadline(Some(timeout))) {
+            Ok(Some(status)) => Ok(self.handle.shared.value(status)),
+            Ok(None) => Err(self),
+            Err(error) => Ok(Err(JoinError::new(self.name(), JoinErrorKind::Wait(error)))),
+        }
+    }
+
     /// As [`join`](Child::join), and meanwhile reads what the process writes to its standard output and error, so that it never waits for
     /// a reader: both in full, as bytes, empty if not [`piped`](crate::Stdio::piped).
     ///
