@@ -103,8 +103,10 @@ struct Inner {
 #[derive(Debug)]
 struct Desk {
     reception: Reception,
-    /// How many threads are accepting.
+    /// How many threads and futures are accepting.
     attending: usize,
+    /// How many of them are futures, which wait for the set alone.
+    futures: usize,
 }
 
 impl Listener {
@@ -157,7 +159,7 @@ impl Listener {
         let same_user = matches!(address, Address::Abstract(_)) && key.is_none();
         let house = House { listening, key, tcp, same_user, to_anteroom, anteroom };
         let set = Epoll::new()?;
-        let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0 });
+        let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0, futures: 0 });
         let inner = Inner {
             address,
             house,
@@ -307,6 +309,9 @@ impl Listener {
     fn leave(&self, mut desk: MutexGuard<'_, Desk>) {
         let Inner { house, set, is_polled, .. } = &*self.inner;
         if desk.attending > 0 {
+            if desk.futures > 0 {
+                desk.reception.keep(set);
+            }
             return;
         }
         // In the anteroom they would make the descriptor readable at once, though none of them has said a word.
@@ -336,6 +341,57 @@ impl Drop for Attending<'_> {
         let mut desk = self.0.lock();
         desk.attending -= 1;
         self.0.leave(desk);
+    }
+}
+
+/// A future that accepts.
+#[cfg(feature = "async")]
+pub(super) struct Awaiting<'a>(Attending<'a>);
+
+#[cfg(feature = "async")]
+impl Listener {
+    /// Clients are heard as long as this is there.
+    pub(super) fn attend(&self) -> Awaiting<'_> {
+        let attending = Attending::begin(self);
+        self.lock().futures += 1;
+        Awaiting(attending)
+    }
+
+    pub(super) fn not_accepted(&self, error: io::Error) -> ListenError {
+        ListenError::new(&self.inner.address, ListenErrorKind::Accept(error))
+    }
+}
+
+#[cfg(feature = "async")]
+impl Awaiting<'_> {
+    /// A client that is through, if there is one now.
+    pub(super) fn look(&self) -> io::Result<Option<Link>> {
+        let listener = self.0.0;
+        let Inner { house, set, .. } = &*listener.inner;
+        let mut desk = listener.lock();
+        let link = desk.reception.attend(house, set, listener.handshake);
+        desk.reception.keep(set);
+        listener.log(desk);
+        link
+    }
+
+    /// Readable when it is worth another look.
+    pub(super) fn source(&self) -> &Arc<impl crate::wake::Source + use<>> {
+        &self.0.0.inner
+    }
+}
+
+#[cfg(feature = "async")]
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().futures -= 1;
+    }
+}
+
+#[cfg(feature = "async")]
+impl crate::wake::Source for Inner {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
     }
 }
 

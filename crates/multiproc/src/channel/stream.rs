@@ -240,6 +240,11 @@ impl Tx {
 
     /// Sends a payload. It has no handles.
     pub(crate) fn send(&self, kind: u8, payload: Payload, patience: Patience) -> Result<(), SendErrorKind> {
+        self.sending(kind, payload)?.go_on(patience)
+    }
+
+    /// A payload that is to be sent, in several attempts if need be. It has no handles.
+    pub(crate) fn sending(&self, kind: u8, payload: Payload) -> Result<Sending<'_>, SendErrorKind> {
         let body = match payload.bytes {
             Bytes::Inline(bytes) => Body::Own(bytes),
             Bytes::Mapped(bytes) => Body::Mapped(bytes),
@@ -247,24 +252,13 @@ impl Tx {
                 Body::Mapped(multiproc_os::memfd::Sealed::map(file, len).map_err(SendErrorKind::Io)?)
             }
         };
-        let mut frame = Some(Frame::new(kind, body));
-        self.send_with(patience, |socket| {
-            let whole = frame.as_ref().expect("it is begun once");
-            let gone = whole.write(socket, 0)?;
-            Ok(if gone == 0 {
-                Begun::No
-            } else if gone == whole.len() {
-                Begun::Whole
-            } else {
-                frame.take().map_or(Begun::No, |frame| Begun::Part(Rest { frame, gone }))
-            })
-        })
+        Ok(Sending { tx: self, frame: Some(Frame::new(kind, body)), ours: None })
     }
 
     /// Sends bytes.
     pub(crate) fn send_bytes(&self, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
         let frame = Frame::new(kind, bytes);
-        self.send_with(patience, |socket| {
+        self.send_with(&mut None, patience, |socket| {
             let gone = frame.write(socket, 0)?;
             Ok(if gone == 0 {
                 Begun::No
@@ -277,14 +271,13 @@ impl Tx {
         })
     }
 
-    /// Sends what `begin` begins to send once it is its turn.
+    /// Sends what `begin` begins to send once it is its turn. `ours` says which of those that were left unfinished it is, if it has begun.
     fn send_with(
         &self,
+        ours: &mut Option<u64>,
         patience: Patience,
         mut begin: impl FnMut(&OwnedFd) -> io::Result<Begun>,
     ) -> Result<(), SendErrorKind> {
-        // Which of those that were left unfinished is ours.
-        let mut ours = None;
         loop {
             {
                 let mut outbox = lock(&self.outbox);
@@ -311,7 +304,7 @@ impl Tx {
                     Ok(Begun::Part(rest)) => {
                         outbox.rest = Some(rest);
                         outbox.left += 1;
-                        ours = Some(outbox.left);
+                        *ours = Some(outbox.left);
                     }
                     Ok(Begun::No) => {}
                     Err(error) => {
@@ -327,7 +320,7 @@ impl Tx {
             }
             if !patience.wait_for_room(&self.socket).map_err(SendErrorKind::Io)? {
                 let outbox = lock(&self.outbox);
-                return match ours {
+                return match *ours {
                     None => Err(patience.too_late_to_send()),
                     Some(ours) if ours < outbox.left => Ok(()),
                     Some(_) if outbox.broken => Err(SendErrorKind::Disconnected),
@@ -358,6 +351,32 @@ impl Tx {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         begin(&self.socket)
+    }
+}
+
+/// A message on its way.
+pub(crate) struct Sending<'a> {
+    tx: &'a Tx,
+    /// None once it has begun and was left unfinished: then the rest is in the outbox.
+    frame: Option<Frame<Body<'static>>>,
+    ours: Option<u64>,
+}
+
+impl Sending<'_> {
+    /// Sends it, or what is left of it. After `Full`, `Timeout` and `Unfinished` this can be called again.
+    pub(crate) fn go_on(&mut self, patience: Patience) -> Result<(), SendErrorKind> {
+        let frame = &mut self.frame;
+        self.tx.send_with(&mut self.ours, patience, |socket| {
+            let whole = frame.as_ref().expect("it is begun once");
+            let gone = whole.write(socket, 0)?;
+            Ok(if gone == 0 {
+                Begun::No
+            } else if gone == whole.len() {
+                Begun::Whole
+            } else {
+                frame.take().map_or(Begun::No, |frame| Begun::Part(Rest { frame, gone }))
+            })
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle, Shared};
+use super::family::{SIGKILL, SIGTERM};
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::Result;
 use crate::wake::{Source, Wakeup};
@@ -62,6 +63,45 @@ impl<T> IntoFuture for &Child<T> {
 
     fn into_future(self) -> WaitFuture {
         self.as_ref().into_future()
+    }
+}
+
+impl ProcessHandle {
+    /// Sends SIGKILL, and waits until the process has ended, in `async` code on any executor. [`kill`](ProcessHandle::kill) does the same, and blocks the
+    /// thread meanwhile.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use multiproc::Process;
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let child = Process::new(std::thread::sleep, (Duration::from_secs(1000),)).start()?;
+    /// if tokio::time::timeout(Duration::from_secs(5), child.terminate_async()).await.is_err() {
+    ///     child.kill_async().await?; // it does not care for SIGTERM
+    /// }
+    /// assert_eq!(child.exit_code(), Some(-15));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The signal is sent by the first poll. If the future is dropped then, the process ends all the same.
+    ///
+    /// # Errors
+    /// [`Error::Child`](crate::Error::Child) as for [`kill`](ProcessHandle::kill), and as for [`WaitFuture`].
+    pub async fn kill_async(&self) -> Result<ExitStatus> {
+        self.signal(SIGKILL)?;
+        self.await
+    }
+
+    /// Sends SIGTERM, and waits until the process has ended: for ever, if it ignores the signal. See [`kill_async`](ProcessHandle::kill_async).
+    ///
+    /// # Errors
+    /// As [`kill_async`](ProcessHandle::kill_async).
+    pub async fn terminate_async(&self) -> Result<ExitStatus> {
+        self.signal(SIGTERM)?;
+        self.await
     }
 }
 
