@@ -3,22 +3,50 @@
 //! A plain `fork` makes the copy a child of the caller, so a server would have to wait for it and relay its status. With
 //! `CLONE_PARENT` the copy is the child of the caller's parent, which waits for it as for any child of its own.
 //!
-//! Not clone3: the usual seccomp profile of containers refuses that, since a filter can't look at its flags, and nothing of it is needed.
+//! clone3(2) gives a pidfd of the copy from the same call, so that there is one before anything can reap the copy. The usual seccomp profile of
+//! containers refuses clone3, since a filter can't look at its flags; then it is clone(2), whose one argument for both a pidfd and the pid
+//! is needed for the pid, and the copy opens itself.
 //!
 //! The system call goes round the C library, which keeps the thread's id in its thread descriptor and the robust-futex list registered
 //! with the kernel; both are put right here, as the library's own `fork` does.
 
 use std::io;
-use std::sync::atomic::AtomicI32;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
 /// Where [`clone_sibling`] returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Side {
-    /// In the caller; the sibling's pid.
-    Original(i32),
+    /// In the caller.
+    Original {
+        /// The sibling's pid.
+        pid: i32,
+        /// Its pidfd, close-on-exec, if the kernel gives one.
+        pidfd: Option<OwnedFd>,
+    },
     /// In the new process.
-    Copy,
+    Copy {
+        /// Whether the caller has its pidfd.
+        is_open: bool,
+    },
 }
+
+/// `struct clone_args` of clone3(2), as far as version 0 goes.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// Whether clone3(2) has been refused in this process, or in the one that it is a copy of.
+static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
 
 /// What the C library wants to have kept true about the calling thread in a copy of it.
 #[derive(Debug, Clone, Copy)]
@@ -69,22 +97,49 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
         flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
     }
     // The exit signal is that of the caller, which CLONE_PARENT takes.
-    let flags = libc::c_long::from(flags);
-    let (parent_tid, child_tid, stack, tls) = (pid_slot.as_ptr(), thread.tid, 0_usize, 0_usize);
-    // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
-    // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
-    // `parent_tid` is an atomic that the kernel may write at any time.
-    let result = unsafe {
-        // The last two have changed places on some architectures.
-        #[cfg(target_arch = "x86_64")]
-        let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, child_tid, tls);
-        #[cfg(not(target_arch = "x86_64"))]
-        let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, tls, child_tid);
-        result
-    };
-    let pid = crate::cvt_long(result)? as i32;
+    let mut pidfd = -1_i32;
+    let mut result = Err(io::Error::from_raw_os_error(libc::ENOSYS));
+    let mut is_open = !WITHOUT_CLONE3.load(Relaxed);
+    if is_open {
+        let args = CloneArgs {
+            flags: flags as u64 | libc::CLONE_PIDFD as u64,
+            pidfd: (&raw mut pidfd).expose_provenance() as u64,
+            child_tid: thread.tid.expose_provenance() as u64,
+            parent_tid: pid_slot.as_ptr().expose_provenance() as u64,
+            ..CloneArgs::default()
+        };
+        // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
+        // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
+        // `parent_tid` is an atomic that the kernel may write at any time; `pidfd` is ours, and the structure is as large as is said.
+        result = crate::cvt_long(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) });
+        match result.as_ref().map_err(io::Error::raw_os_error) {
+            // A filter of seccomp(2) says EPERM in place of ENOSYS if its author has not thought of this.
+            Err(Some(libc::ENOSYS | libc::EPERM)) => {
+                WITHOUT_CLONE3.store(true, Relaxed);
+                is_open = false;
+            }
+            // There may be room in the copy.
+            Err(Some(libc::EMFILE | libc::ENFILE)) => is_open = false,
+            _ => {}
+        }
+    }
+    if !is_open {
+        let flags = libc::c_long::from(flags);
+        let (parent_tid, child_tid, stack, tls) = (pid_slot.as_ptr(), thread.tid, 0_usize, 0_usize);
+        // SAFETY: as above.
+        result = crate::cvt_long(unsafe {
+            // The last two have changed places on some architectures.
+            #[cfg(target_arch = "x86_64")]
+            let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, child_tid, tls);
+            #[cfg(not(target_arch = "x86_64"))]
+            let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, tls, child_tid);
+            result
+        });
+    }
+    let pid = result? as i32;
     if pid != 0 {
-        return Ok(Side::Original(pid));
+        // SAFETY: the kernel has opened it for this call.
+        return Ok(Side::Original { pid, pidfd: is_open.then(|| unsafe { OwnedFd::from_raw_fd(pidfd) }) });
     }
     if !thread.robust_head.is_null() {
         // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.
@@ -93,5 +148,5 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
     crate::not_in_copies::close_all();
     // SAFETY: as above, or null.
     unsafe { crate::robust::copy_was_made(thread.robust_head) };
-    Ok(Side::Copy)
+    Ok(Side::Copy { is_open })
 }

@@ -47,6 +47,14 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(key), flags)?)
     }
 
+    /// As [`add`](Epoll::add), of what has room or is closed, whenever it is so.
+    ///
+    /// # Errors
+    /// As [`add`](Epoll::add).
+    pub fn add_for_room(&self, fd: impl AsFd, key: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(key), epoll::EventFlags::OUT)?)
+    }
+
     /// Takes `fd` out of the set.
     ///
     /// # Errors

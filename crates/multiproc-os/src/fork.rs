@@ -4,8 +4,16 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-pub use crate::clone::Side;
 use crate::signal::Blocked;
+
+/// Where [`fork`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// In the caller; the copy's pid.
+    Original(i32),
+    /// In the new process.
+    Copy,
+}
 
 /// Makes a copy of the calling process, as its child. What C's stdio has buffered is written out first, lest both write it. In the copy all
 /// signals are blocked, so that none is taken by a handler that is not meant for it; see

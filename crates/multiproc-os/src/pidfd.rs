@@ -172,6 +172,39 @@ fn wait_id(pidfd: impl AsFd, options: libc::c_int) -> io::Result<Option<(End, Us
     Ok(Some((end, usage)))
 }
 
+/// Waits until the status of a child that has ended can be taken, or has been; false if `deadline` passes before. That is at once, unless a
+/// debugger traces the child: then the status is the debugger's first, see "Death under ptrace" in ptrace(2).
+///
+/// Only SIGCHLD tells of that moment. So with a deadline it is looked for every 10 ms.
+///
+/// # Errors
+/// None is expected.
+pub fn wait_for_status(pidfd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    const STEP: Duration = Duration::from_millis(10);
+    let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+    loop {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let fd = pidfd.as_fd().as_raw_fd() as libc::id_t;
+        let options = if deadline.is_some() { options | libc::WNOHANG } else { options };
+        // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.
+        match crate::cvt(unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(true),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        // SAFETY: zeroed at first, and filled in by the kernel or left so; the pid is in it in both cases.
+        if unsafe { info.assume_init().si_pid() } != 0 {
+            return Ok(true);
+        }
+        match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return Ok(false),
+            Some(left) => std::thread::sleep(left.min(STEP)),
+            None => {}
+        }
+    }
+}
+
 /// Whether the process is a child of this one whose status can still be taken.
 fn is_child(pidfd: impl AsFd) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -192,9 +225,13 @@ pub fn kill_unopened_child(pid: i32) {
     }
 }
 
-/// How the process ended, after somebody else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel
-/// doesn't know (any more, or yet).
-pub fn end_of_reaped(pidfd: impl AsFd) -> Option<End> {
+/// How a process that has ended did so, after something else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel
+/// doesn't know, or not within `patience`.
+///
+/// The kernel puts the status down when the process is reaped, which takes a moment: the thread that reaps it, or the process itself where
+/// the kernel does, is in the middle of a system call, and may not be running. So for a process that is being reaped for certain the
+/// patience may be long.
+pub fn end_of_reaped(pidfd: impl AsFd, patience: Duration) -> Option<End> {
     /// `struct pidfd_info`, as far as version 0 goes.
     #[repr(C)]
     #[derive(Default)]
@@ -209,9 +246,7 @@ pub fn end_of_reaped(pidfd: impl AsFd) -> Option<End> {
     const PIDFD_GET_INFO: libc::Ioctl =
         (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xFF << 8 | 11) as libc::Ioctl;
 
-    /// A process that the kernel reaps by itself is readable a moment before its status is put down.
-    const MOMENT: Duration = Duration::from_millis(100);
-    let deadline = Instant::now().checked_add(MOMENT);
+    let deadline = Instant::now().checked_add(patience);
     loop {
         let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
         // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
@@ -261,7 +296,7 @@ mod tests {
         let (fd, mut child) = ended(command);
         child.wait().unwrap();
         assert_eq!(reap(&fd).unwrap_err().raw_os_error(), Some(libc::ECHILD));
-        assert!(matches!(end_of_reaped(&fd), Some(End::Exited(9)) | None));
+        assert!(matches!(end_of_reaped(&fd, Duration::ZERO), Some(End::Exited(9)) | None));
     }
 
     #[test]

@@ -44,6 +44,12 @@ pub fn name(signal: i32) -> Option<&'static str> {
     NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
 }
 
+/// The number of a real-time signal, counted from `SIGRTMIN`; none for other signals. See signal(7): the C library keeps the first few of the
+/// kernel's to itself.
+pub fn real_time(signal: i32) -> Option<i32> {
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal).then(|| signal - libc::SIGRTMIN())
+}
+
 /// Has this process ignore `SIGPIPE`, as the Rust runtime does at the start of `main`.
 ///
 /// # Errors
@@ -121,17 +127,6 @@ pub fn with_signals_blocked<T>(function: impl FnOnce() -> T) -> T {
     use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
     let _blocked = Blocked::all_but(&[SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS]);
     function()
-}
-
-/// Whether a status that a child leaves behind is lost at once: `SIGCHLD` ignored, or `SA_NOCLDWAIT`.
-pub fn children_are_reaped_by_the_kernel() -> bool {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: only the current disposition is asked for; all-zero bytes are a value of the structure.
-    let action = unsafe {
-        libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
-        action.assume_init()
-    };
-    action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
 }
 
 /// What comes of a signal that is sent to another process, as far as can be seen from outside.
@@ -212,6 +207,8 @@ mod tests {
         assert_eq!(name(9), Some("SIGKILL"));
         assert_eq!(name(0), None);
         assert_eq!(name(40), None);
+        let real_time = [libc::SIGRTMIN() - 1, libc::SIGRTMIN(), libc::SIGRTMAX(), libc::SIGRTMAX() + 1].map(real_time);
+        assert_eq!(real_time, [None, Some(0), Some(libc::SIGRTMAX() - libc::SIGRTMIN()), None]);
     }
 
     #[test]

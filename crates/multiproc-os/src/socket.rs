@@ -6,10 +6,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
@@ -45,7 +45,7 @@ pub fn listen(place: Place<'_>) -> io::Result<OwnedFd> {
             let socket = new(AddressFamily::UNIX)?;
             // The file gets the mode that the socket has, so nobody finds it with another.
             rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            let (address, _directory) = unix_address(path)?;
+            let (address, _directory) = new_address(path)?;
             rustix::net::bind(&socket, &address)?;
             socket
         }
@@ -70,8 +70,9 @@ fn family_of(address: &SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-/// The address of a file, and what must stay open while it is used. The kernel takes 107 bytes; a longer path goes by its directory.
-fn unix_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+/// The address of a file that is to be made, and what must stay open while it is used. The kernel takes 108 bytes; a longer path goes by its
+/// directory.
+fn new_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     match SocketAddrUnix::new(path) {
         Err(Errno::NAMETOOLONG) => {
             let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
@@ -79,10 +80,32 @@ fn unix_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
             };
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = rustix::fs::open(directory, flags, Mode::empty())?;
-            let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-            Ok((SocketAddrUnix::new(&short)?, Some(directory)))
+            Ok((SocketAddrUnix::new(by_descriptor(&directory)?.join(name))?, Some(directory)))
         }
         address => Ok((address?, None)),
+    }
+}
+
+/// The address of a file that is there, and what must stay open while it is used. A longer path goes by a descriptor of the file.
+fn present_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+    match SocketAddrUnix::new(path) {
+        Err(Errno::NAMETOOLONG) => {
+            let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            Ok((SocketAddrUnix::new(by_descriptor(&file)?)?, Some(file)))
+        }
+        address => Ok((address?, None)),
+    }
+}
+
+/// A short path to what a descriptor is of, see proc(5).
+fn by_descriptor(fd: &OwnedFd) -> io::Result<PathBuf> {
+    let path = Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string());
+    match rustix::fs::statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+        Ok(_) => Ok(path),
+        Err(_) => {
+            let what = "a path of more than 108 bytes is reached by way of /proc, which is not mounted here";
+            Err(io::Error::new(io::ErrorKind::InvalidFilename, what))
+        }
     }
 }
 
@@ -180,7 +203,7 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
         tried = true;
         let result = match place {
             Place::File(path) => {
-                let (address, _directory) = unix_address(path)?;
+                let (address, _file) = present_address(path)?;
                 rustix::net::connect(&socket, &address)
             }
             Place::Abstract(name) => rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?),

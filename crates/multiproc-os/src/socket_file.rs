@@ -43,16 +43,29 @@ pub fn listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
 }
 
 fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
-    match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
+    /// How often it may be gone again when it is looked at.
+    const ATTEMPTS: u32 = 10;
+    for _ in 0..ATTEMPTS {
+        match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match replace(temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            replaced => return replaced,
+        }
     }
+    Err(in_use())
+}
+
+/// Replaces a dead socket, and nothing else: least of all a symbolic link, which may lead to another program's socket some day.
+fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
+    let dead = identity(path)?;
     if is_alive(path)? {
         return Err(in_use());
     }
     // Another who has found the same dead one must not replace what is there by then.
-    let dead = identity(path)?;
     let _turn = Turn::take(path, dead)?;
     if identity(path)? != dead || is_alive(path)? {
         return Err(in_use());
@@ -109,17 +122,25 @@ fn in_use() -> io::Error {
     io::Error::from_raw_os_error(libc::EADDRINUSE)
 }
 
-/// Whether there is somebody, or something that is none of ours to remove.
+/// Whether somebody listens there.
+///
+/// # Errors
+/// `NotFound`; `AddrInUse` if it is no socket, and none of ours to remove.
 fn is_alive(path: &Path) -> io::Result<bool> {
+    let kind = rustix::fs::FileType::from_raw_mode(statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+    let what = match kind {
+        rustix::fs::FileType::Socket => None,
+        rustix::fs::FileType::Symlink => Some("a symbolic link is there, which is not replaced"),
+        _ => Some("something is there that is no socket, and is not replaced"),
+    };
+    if let Some(what) = what {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+    }
     // Nobody is waited for: whoever has a line of people waiting is alive.
     let soon = std::time::Instant::now() + std::time::Duration::from_millis(1);
     match socket::connect(Place::File(path), Some(soon)) {
-        // It is also what is said of a file that is no socket.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Ok(rustix::fs::FileType::from_raw_mode(statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?.st_mode)
-                != rustix::fs::FileType::Socket)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(error),
         Ok(_) | Err(_) => Ok(true),
     }
@@ -189,6 +210,19 @@ mod tests {
     #[test]
     fn what_is_no_socket_stays() {
         let directory = Directory::new("no-socket");
+        let (link, target) = (directory.0.join("link"), directory.0.join("target"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for dead in [false, true] {
+            if dead {
+                drop(listen(&target).unwrap());
+            }
+            let error = listen(&link).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            assert!(error.to_string().contains("symbolic link"), "{error}");
+            assert_eq!(std::fs::read_link(&link).unwrap(), target);
+        }
+        std::fs::remove_file(&link).unwrap();
+        std::fs::remove_file(&target).unwrap();
         let path = directory.0.join("file");
         std::fs::write(&path, "text").unwrap();
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);

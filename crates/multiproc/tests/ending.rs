@@ -34,6 +34,21 @@ for_each_method! {
         }
     }
 
+    fn real_time_signals_are_named(method) {
+        let shown = [
+            (libc::SIGRTMIN(), "SIGRTMIN".to_owned()),
+            (libc::SIGRTMIN() + 6, "SIGRTMIN+6".to_owned()),
+            (libc::SIGRTMAX(), format!("SIGRTMIN+{}", libc::SIGRTMAX() - libc::SIGRTMIN())),
+        ];
+        for (signal, name) in shown {
+            let child = Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap();
+            child.signal(signal).unwrap();
+            let status = child.wait().unwrap();
+            assert_eq!((status.to_string(), status.exit_code()), (format!("stopped[{name}]"), Some(-signal)));
+            assert_eq!(child.join().unwrap_err().to_string(), format!("p was killed by {name}"));
+        }
+    }
+
     fn what_ignores_sigterm_is_not_waited_for(method) {
         let scratch = Scratch::new();
         let ready = fifo(&scratch, "ready");

@@ -399,3 +399,46 @@ fn a_copy_of_the_process_waits_by_itself() {
     let status = outer.wait_timeout(LONG).unwrap().expect("the copy waits for ever");
     assert_eq!(status.exit_code(), Some(0));
 }
+
+/// With the feature `tokio`, such a runtime says by a panic that it can't wait.
+#[multiproc::test]
+fn a_runtime_without_io_is_no_panic() {
+    fn wait_in_all_kinds() -> (bool, u32) {
+        static SEEN: AtomicUsize = AtomicUsize::new(0);
+        std::panic::set_hook(Box::new(|_| {
+            SEEN.fetch_add(1, SeqCst);
+        }));
+        let kinds: [fn(&mut Builder) -> &mut Builder; 5] =
+            [|it| it, Builder::enable_all, |it| it, Builder::enable_time, Builder::enable_io];
+        let mut sum = 0;
+        for kind in kinds {
+            for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+                let wait = async || {
+                    let child = Process::new(
+                        || {
+                            std::thread::sleep(Duration::from_millis(5));
+                            1
+                        },
+                        (),
+                    )
+                    .start()
+                    .unwrap();
+                    (&child).await.unwrap();
+                    child.await.unwrap()
+                };
+                sum += kind(&mut builder).build().unwrap().block_on(async { wait().await + wait().await });
+            }
+        }
+        // The hook is what it was.
+        let quiet = SEEN.load(SeqCst) == 0;
+        let _ = std::panic::catch_unwind(|| panic!("one that is seen"));
+        (quiet && SEEN.load(SeqCst) == 1, sum)
+    }
+    let child = Process::new(wait_in_all_kinds, ()).stdout(Stdio::piped()).stderr(Stdio::piped()).start().unwrap();
+    let (result, stdout, stderr) = child.join_with_output();
+    assert_eq!(result.unwrap(), (true, 20));
+    assert_eq!(
+        (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap()),
+        (String::new(), String::new())
+    );
+}

@@ -9,12 +9,14 @@ use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::{Ends, LONG, Scratch, for_each_method, sleep_long};
 use multiproc::{
     Address, ConnectErrorKind, Connection, Handle, Key, ListenErrorKind, Listener, Process, Queue, RecvErrorKind,
-    Refusal, RefusalReason, StartMethod, connect, connect_timeout, wait,
+    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait,
 };
 
 /// The bytes of the protocol, see CONNECTION.md.
@@ -60,6 +62,49 @@ fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
     let status = child.wait_timeout(LONG).unwrap().expect("it hangs");
     assert!(status.success(), "{status}");
     assert_eq!(listener.take_refused(), []);
+}
+
+/// Whoever is at the other end may be stopped: nothing lasts longer than it was told to.
+#[multiproc::test]
+fn a_stopped_peer_keeps_nobody_past_the_timeout() {
+    fn hold(address: Address) {
+        let (connection, listener) =
+            (connect::<u32, Vec<u8>>(address, key()).unwrap(), Listener::bind(local(), key()).unwrap());
+        connection
+            .send(match listener.local_address() {
+                Address::Tcp(address) => u32::from(address.port()),
+                _ => unreachable!("it is TCP"),
+            })
+            .unwrap();
+        sleep_long();
+    }
+    const SOON: Duration = Duration::from_millis(20);
+    for at in [local(), Address::unique()] {
+        let listener = Listener::bind(at, key()).unwrap();
+        let child = Ends(Process::new(hold, (listener.local_address().clone(),)).start().unwrap());
+        let connection = listener.accept_timeout::<Vec<u8>, u32>(LONG).unwrap();
+        let port = connection.recv_timeout(LONG).unwrap();
+        child.signal(libc::SIGSTOP).unwrap();
+        let begun = Instant::now();
+        assert!(connection.try_recv().unwrap_err().is_empty());
+        assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
+        assert!(!connection.poll(SOON).unwrap());
+        assert!(wait(&[&connection], SOON).unwrap().is_empty());
+        // Until there is no room any more.
+        let full = (0..10_000).find_map(|_| connection.send_timeout(vec![7; 30_000], SOON).err()).unwrap();
+        assert!(full.is_full() || matches!(full.kind(), SendErrorKind::Unfinished), "{full}");
+        assert!(connection.try_send(vec![7; 30_000]).unwrap_err().is_full());
+        assert!(connection.send_timeout(vec![7; 30_000], SOON).unwrap_err().is_full());
+        let there = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port as u16)));
+        let error = connect_timeout::<u8, u8>(there, key(), SOON).unwrap_err();
+        assert!(matches!(error.kind(), ConnectErrorKind::Timeout), "{error}");
+        assert_eq!(child.wait_timeout(SOON).unwrap(), None);
+        assert!(listener.accept_timeout::<u8, u8>(SOON).unwrap_err().is_empty());
+        child.terminate().unwrap();
+        assert!(begun.elapsed() < LONG);
+        child.kill().unwrap();
+        assert_eq!(child.exit_code(), Some(-9));
+    }
 }
 
 fn serve(listener: Listener) {
@@ -333,14 +378,139 @@ fn silent_ones_delay_nobody_and_have_to_go() {
 
 #[multiproc::test]
 fn more_than_there_is_room_for_delay_nobody() {
-    let listener = Listener::bind(Address::unique(), key()).unwrap();
-    let mut silent = Vec::new();
-    for _ in 0..3 {
-        silent.extend((0..100).map(|_| raw(&listener)));
-        is_open(&listener);
+    fn connect_in_silence(address: Address, go: Queue<()>) {
+        set_limit(2000);
+        let Address::Abstract(name) = &address else { unreachable!("as it was made") };
+        let name = UnixAddress::from_abstract_name(name).unwrap();
+        let _silent: Vec<_> = (0..700).map(|_| UnixStream::connect_addr(&name).unwrap()).collect();
+        go.put(()).unwrap();
+        sleep_long();
     }
-    let refusals = listener.take_refused();
-    assert!(!refusals.is_empty() && refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+    common::in_a_process_with_one_thread(|| {
+        let before = set_limit(600);
+        let listener = Listener::bind(Address::unique(), key()).unwrap();
+        let go = Queue::new().unwrap();
+        let silent = (listener.local_address().clone(), go.clone());
+        let _silent = Ends(Process::new(connect_in_silence, silent).start().unwrap());
+        go.get().unwrap();
+        for _ in 0..3 {
+            is_open(&listener);
+        }
+        let refusals = listener.take_refused();
+        assert!(!refusals.is_empty(), "there was room for all");
+        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+        set_limit(before);
+    });
+}
+
+/// Connects as many clients as threads, at once; all of them have to be let in.
+fn all_in(listener: &Listener, clients: usize, acceptors: usize) {
+    let address = listener.local_address().clone();
+    let go = Arc::new(Barrier::new(clients));
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let (go, address) = (go.clone(), address.clone());
+            let client = move || {
+                go.wait();
+                let connection =
+                    connect_timeout::<u32, u32>(address, key(), LONG).map_err(|error| error.to_string())?;
+                connection.recv().map_err(|error| error.to_string())
+            };
+            std::thread::Builder::new().stack_size(256 << 10).spawn(client).unwrap()
+        })
+        .collect();
+    let done = Arc::new(AtomicBool::new(false));
+    let acceptors: Vec<_> = (0..acceptors)
+        .map(|_| {
+            let (listener, done) = (listener.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut accepted = Vec::new();
+                while !done.load(SeqCst) {
+                    match listener.accept_timeout::<u32, u32>(Duration::from_millis(50)) {
+                        Ok(connection) => {
+                            connection.send(7).unwrap();
+                            accepted.push(connection);
+                        }
+                        Err(error) => assert!(error.is_empty(), "{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let outcomes: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    done.store(true, SeqCst);
+    acceptors.into_iter().for_each(|acceptor| acceptor.join().unwrap());
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| **outcome != Ok(7)).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed.first());
+}
+
+/// A connection takes two descriptors at either end, and both are here.
+const CROWD: usize = 600;
+
+#[multiproc::test]
+fn a_crowd_is_let_in() {
+    fn meet(acceptors: usize) {
+        set_limit(CROWD as u64 * 10);
+        for at in [local(), Address::unique()] {
+            let listener = Listener::bind(at, key()).unwrap();
+            all_in(&listener, CROWD, acceptors);
+            assert_eq!(listener.take_refused(), []);
+        }
+    }
+    for acceptors in [1, 4] {
+        Process::new(meet, (acceptors,)).start().unwrap().join().unwrap();
+    }
+}
+
+/// With few descriptors, clients are told to come again, and do.
+#[multiproc::test]
+fn a_crowd_is_let_in_where_there_is_no_room_for_all() {
+    common::in_a_process_with_one_thread(|| {
+        set_limit(150);
+        for at in [local(), Address::unique()] {
+            let listener = Listener::bind(at, key()).unwrap();
+            let clients = Ends(Process::new(crowd, (listener.local_address().clone(),)).start().unwrap());
+            while clients.is_alive() {
+                match listener.accept_timeout::<u32, u32>(Duration::from_millis(20)) {
+                    Ok(connection) => connection.send(7).unwrap(),
+                    Err(error) => assert!(error.is_empty(), "{error}"),
+                }
+            }
+            assert_eq!(clients.exit_code(), Some(0));
+        }
+    });
+}
+
+/// 300 clients, each of which connects, is told something, and goes.
+fn crowd(address: Address) {
+    set_limit(2000);
+    let go = Barrier::new(300);
+    std::thread::scope(|scope| {
+        for _ in 0..300 {
+            let client = || {
+                go.wait();
+                let connection = connect_timeout::<u32, u32>(address.clone(), key(), LONG).unwrap();
+                assert_eq!(connection.recv().unwrap(), 7);
+            };
+            std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, client).unwrap();
+        }
+    });
+}
+
+/// The same where another process has the listener too, so that those in the middle of it change hands.
+#[multiproc::test]
+fn a_crowd_is_let_in_by_several_processes() {
+    fn accept(listener: Listener) {
+        set_limit(2000);
+        loop {
+            let connection = listener.accept::<u32, u32>().unwrap();
+            connection.send(7).unwrap();
+        }
+    }
+    let listener = Listener::bind(local(), key()).unwrap();
+    let _acceptors = [(); 2].map(|()| Ends(Process::new(accept, (listener.clone(),)).start().unwrap()));
+    let clients = Ends(Process::new(crowd, (listener.local_address().clone(),)).start().unwrap());
+    assert!(clients.wait_timeout(LONG).unwrap().expect("it hangs").success());
 }
 
 /// Passes on what a client and a listener say, byte by byte.
@@ -418,7 +588,64 @@ fn a_path_may_be_long() {
     std::fs::create_dir(&directory).unwrap();
     let path = format!("{directory}/socket");
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
-    assert!(Listener::bind(scratch.path(&"f".repeat(300)), None).is_err());
+    // What can be made can be connected to, and replaced when it is dead; and what can't be made is as clear an error at either side.
+    let room = 107 - scratch.path("").len();
+    for len in [room - 1, room, room + 1, room + 2, 95, 150, 255, 256] {
+        let path = scratch.path(&"f".repeat(len));
+        let connected = |path: &str| connect_timeout::<u8, u8>(path, None, Duration::ZERO).unwrap_err();
+        match Listener::bind(path.as_str(), None) {
+            Ok(listener) => {
+                assert!(matches!(connected(&path).kind(), ConnectErrorKind::Timeout), "{len}: {}", connected(&path));
+                assert!(Listener::bind(path.as_str(), None).unwrap_err().is_in_use());
+                drop(listener);
+                assert!(connected(&path).is_absent());
+                drop(UnixListener::bind_addr(&UnixAddress::from_pathname(scratch.path("dead")).unwrap()).unwrap());
+                std::fs::rename(scratch.path("dead"), &path).unwrap();
+                assert!(connected(&path).is_absent());
+                drop(Listener::bind(path.as_str(), None).unwrap());
+            }
+            Err(error) => {
+                assert_eq!(len, 256, "{error}");
+                let ListenErrorKind::Bind(bind) = error.kind() else { panic!("{error}") };
+                let connected = connected(&path);
+                let ConnectErrorKind::Io(connect) = connected.kind() else { panic!("{connected}") };
+                assert_eq!(
+                    (bind.raw_os_error(), connect.raw_os_error()),
+                    (Some(libc::ENAMETOOLONG), Some(libc::ENAMETOOLONG))
+                );
+            }
+        }
+    }
+}
+
+#[multiproc::test]
+fn an_address_that_cannot_be_is_the_same_error_at_either_side() {
+    let abstract_name = |len| Address::Abstract(vec![b'n'; len]);
+    for (address, what) in [
+        (Address::from(""), "empty"),
+        (Address::from("zero\0byte"), "zero byte"),
+        (abstract_name(0), "empty"),
+        (abstract_name(108), "107"),
+    ] {
+        let bind = Listener::bind(&address, None).unwrap_err().to_string();
+        let connect = connect::<u8, u8>(&address, None).unwrap_err().to_string();
+        assert!(bind.contains(what) && connect.contains(what), "{bind}; {connect}");
+    }
+    let longest = Address::Abstract([Key::random().unwrap().as_bytes(), &[b'n'; 107]].concat()[..107].to_vec());
+    meets(StartMethod::Spawn, &longest, Some(key()));
+}
+
+#[multiproc::test]
+fn a_symbolic_link_is_followed_and_not_replaced() {
+    let scratch = Scratch::new();
+    let (link, target) = (scratch.path("link"), scratch.path("target"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let error = Listener::bind(link.as_str(), None).unwrap_err();
+    assert!(error.is_in_use() && error.to_string().contains("symbolic link"), "{error}");
+    let listener = Listener::bind(target.as_str(), key()).unwrap();
+    let client = std::thread::spawn(move || connect::<u8, u8>(link.as_str(), key()).map(drop).map_err(|_| link));
+    listener.accept_timeout::<u8, u8>(LONG).unwrap();
+    client.join().unwrap().unwrap();
 }
 
 #[multiproc::test]

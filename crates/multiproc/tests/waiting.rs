@@ -40,6 +40,26 @@ for_each_method! {
         assert_eq!(child.wait_timeout(Duration::MAX).unwrap().unwrap().exit_code(), Some(-9));
     }
 
+    fn a_join_that_comes_too_early_gives_the_child_back(method) {
+        let scratch = Scratch::new();
+        let fifo = common::fifo(&scratch, "go");
+        let child = Process::new(|fifo: String| std::fs::read_to_string(fifo).unwrap(), (fifo.clone(),));
+        let child = child.start_method(method).start().unwrap();
+        let child = child.join_timeout(Duration::ZERO).unwrap_err();
+        child.signal(libc::SIGSTOP).unwrap();
+        let start = Instant::now();
+        let child = child.join_timeout(Duration::from_millis(20)).unwrap_err();
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        assert!(child.is_alive());
+        child.signal(libc::SIGCONT).unwrap();
+        std::fs::write(fifo, "the value").unwrap();
+        assert_eq!(child.join_timeout(LONG).unwrap().unwrap(), "the value");
+
+        let child = Process::new(|| std::process::exit(3), ()).name("p").start_method(method).start().unwrap();
+        let error = child.join_timeout(Duration::MAX).unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "p exited with code 3 and no value");
+    }
+
     fn many_threads_wait_for_one_process(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         let ready = Barrier::new(9);

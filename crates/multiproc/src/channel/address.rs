@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -39,10 +41,32 @@ pub enum Address {
     Tcp(SocketAddr),
 }
 
+/// The room in `sockaddr_un`, less the zero in front.
+const LONGEST_NAME: usize = 107;
+
 impl Address {
     /// An abstract name that nobody else has.
     pub fn unique() -> Address {
         Address::Abstract(format!("multiproc-{:016x}{:016x}", random::seed(), random::seed()).into_bytes())
+    }
+
+    /// Says what is wrong with an address at which nobody can ever listen, where the system's own words wouldn't.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `InvalidFilename`.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        let (kind, what) = match self {
+            Address::Unix(path) if path.as_os_str().is_empty() => (io::ErrorKind::InvalidInput, "the path is empty"),
+            Address::Unix(path) if path.as_os_str().as_bytes().contains(&0) => {
+                (io::ErrorKind::InvalidInput, "the path has a zero byte in it")
+            }
+            Address::Abstract(name) if name.is_empty() => (io::ErrorKind::InvalidInput, "the abstract name is empty"),
+            Address::Abstract(name) if name.len() > LONGEST_NAME => {
+                (io::ErrorKind::InvalidFilename, "an abstract name has at most 107 bytes")
+            }
+            _ => return Ok(()),
+        };
+        Err(io::Error::new(kind, what))
     }
 
     pub(crate) fn place(&self) -> Place<'_> {

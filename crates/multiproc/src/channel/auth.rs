@@ -103,6 +103,7 @@ pub(crate) const REFUSED_KEY: u8 = 3;
 pub(crate) const REFUSED_WRONG_KEY: u8 = 4;
 pub(crate) const REFUSED_USER: u8 = 5;
 pub(crate) const REFUSED_NO_ROOM: u8 = 6;
+pub(crate) const REFUSED_CROWDED: u8 = 7;
 
 fn header(from: [u8; 4], word: u8, keyed: bool) -> [u8; HEADER] {
     let [a, b, c, d] = from;

@@ -53,7 +53,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 }
 
 /// Leaves the runtime's thread to others now and then, where there is always something to put or get.
-async fn take_turns() {
+pub(super) async fn take_turns() {
     #[cfg(feature = "tokio")]
     tokio::task::coop::consume_budget().await;
 }

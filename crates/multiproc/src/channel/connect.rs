@@ -9,17 +9,24 @@ use multiproc_os::{fd_passing, poll, socket};
 use super::address::{Address, Peer};
 use super::auth::{self, Key, NAME, Role, Transcript, Unfit};
 use super::connection::{Connection, Ends, Link};
-use super::link_error::{ConnectError, ConnectErrorKind};
+use super::link_error::{ConnectError, ConnectErrorKind, is_absent};
 use super::listener::MAX_MESSAGE;
 
 /// How long [`connect`] tries.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long one waits that was told to try again, the first time, and later at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often a connection that is lost in the middle of the handshake is tried again: the listener may have said that it has no room.
+const RESETS: u32 = 10;
+
 /// Connects to a [`Listener`](crate::Listener) at `address`, in whatever process of whatever program, that has the same key. Python's
 /// `multiprocessing.connection.Client`.
 ///
 /// The types are those of the other side, the other way round: what this end sends, that end receives. Waits until the listener accepts, for
-/// up to 20 seconds; see [`connect_timeout`].
+/// up to 20 seconds; see [`connect_timeout`]. If the listener has no room for another client at the moment, this tries again meanwhile.
 ///
 /// See [`Listener`](crate::Listener) for an example, and for what a key does and does not do.
 ///
@@ -57,9 +64,30 @@ pub fn connect_timeout<S, R>(
 ) -> Result<Connection<S, R>, ConnectError> {
     let (address, key) = (address.into(), key.into());
     let deadline = timeout.into().and_then(|timeout| Instant::now().checked_add(timeout));
-    match link(&address, key.as_ref(), deadline) {
-        Ok(link) => Ok(Connection::of(link, MAX_MESSAGE)),
-        Err(kind) => Err(ConnectError { address, kind }),
+    let (mut pause, mut resets) = (FIRST_PAUSE, 0);
+    loop {
+        let kind = match link(&address, key.as_ref(), deadline) {
+            Ok(link) => return Ok(Connection::of(link, MAX_MESSAGE)),
+            Err(kind) => kind,
+        };
+        let (kind, is_worth_it) = match kind {
+            ConnectErrorKind::Crowded => (kind, true),
+            ConnectErrorKind::Io(error) if is_reset(&error) => {
+                resets += 1;
+                (ConnectErrorKind::Closed, resets < RESETS)
+            }
+            // It was there a moment ago.
+            ConnectErrorKind::Io(error) if resets > 0 && is_absent(&error) => (ConnectErrorKind::Closed, false),
+            other => (other, false),
+        };
+        let now = Instant::now();
+        let is_over = deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) <= pause);
+        if !is_worth_it || is_over {
+            return Err(ConnectError { address, kind });
+        }
+        // No event tells when there is room. Clients that were sent away at once come back one after the other.
+        std::thread::sleep(pause.mul_f64(0.5 + (multiproc_os::random::seed() % 1024) as f64 / 2048.0));
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -67,6 +95,7 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
     if key.is_some_and(|key| key.as_bytes().is_empty()) {
         return Err(ConnectErrorKind::Io(io::Error::new(io::ErrorKind::InvalidInput, "the key is empty")));
     }
+    address.check().map_err(ConnectErrorKind::Io)?;
     let keyed = key.is_some();
     let dial = || {
         let socket = socket::connect(address.place(), deadline).map_err(system)?;
@@ -105,7 +134,11 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
         // The other direction is a connection of its own, see `stream.rs`.
         let second = dial()?;
         second.say(&auth::second(keyed, name, &transcript.prove(key, Role::SecondHalf, name)))?;
-        second.hear::<0>(&mut Vec::new())?;
+        second.hear::<0>(&mut Vec::new()).map_err(|kind| match kind {
+            // The listener had no descriptor for this one, and could only tell so on the other.
+            ConnectErrorKind::Closed => ConnectErrorKind::Io(io::ErrorKind::ConnectionReset.into()),
+            other => other,
+        })?;
         return Ok(Link { peer, ends: Ends::Tcp { to: line.socket, from: second.socket } });
     }
     match <[OwnedFd; 2]>::try_from(fds) {
@@ -121,9 +154,14 @@ fn system(error: io::Error) -> ConnectErrorKind {
     use io::ErrorKind::*;
     match error.kind() {
         TimedOut => ConnectErrorKind::Timeout,
-        ConnectionReset | ConnectionAborted | BrokenPipe => ConnectErrorKind::Closed,
         _ => ConnectErrorKind::Io(error),
     }
+}
+
+/// Whether the connection was lost, with whatever the listener had said last: over TCP, what is said to one who has closed takes that away.
+fn is_reset(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
 /// A connection on which it is being settled who is who.
@@ -145,12 +183,8 @@ impl Line {
                         return Err(ConnectErrorKind::Timeout);
                     }
                 }
-                Err(error) => {
-                    return match system(error) {
-                        ConnectErrorKind::Closed => Ok(()),
-                        other => Err(other),
-                    };
-                }
+                Err(error) if is_reset(&error) => return Ok(()),
+                Err(error) => return Err(system(error)),
             }
         }
         Ok(())
@@ -169,7 +203,7 @@ impl Line {
             Unfit::Refused(auth::REFUSED_KEY) => ConnectErrorKind::KeyUnknown,
             Unfit::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
             Unfit::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
-            Unfit::Refused(auth::REFUSED_NO_ROOM) => ConnectErrorKind::Closed,
+            Unfit::Refused(auth::REFUSED_NO_ROOM | auth::REFUSED_CROWDED) => ConnectErrorKind::Crowded,
             Unfit::Refused(_) => ConnectErrorKind::OtherProtocol("it refuses for an unknown reason"),
         })?;
         let mut rest = [0; N];

@@ -24,6 +24,7 @@ use crate::handle;
 use crate::sendable::Sendable;
 use crate::transfer::bundle::Bundle;
 use crate::transfer::codec::{self, CodecError, Refused};
+use crate::transfer::payload::Payload;
 use crate::transfer::shared::Body;
 
 /// The end of a pipe that sends. See [`one_way`](crate::one_way).
@@ -43,7 +44,7 @@ use crate::transfer::shared::Body;
 /// another one its methods give `ResourceBusy`. Who drops it or dies in the middle of a message takes the direction with it: for all others it is
 /// `Disconnected`.
 pub struct Sender<T> {
-    tx: Tx,
+    pub(super) tx: Tx,
     peer: Peer,
     types: PhantomData<fn(T)>,
 }
@@ -58,7 +59,7 @@ pub struct Sender<T> {
 /// As a descriptor ([`AsFd`]) it is readable when a message or the end is there. (Over TCP: or a part of a message. [`poll`](Receiver::poll)
 /// and [`wait`](crate::wait()) tell.)
 pub struct Receiver<T> {
-    rx: Rx,
+    pub(super) rx: Rx,
     peer: Peer,
     limit: u64,
     types: PhantomData<fn() -> T>,
@@ -89,13 +90,13 @@ pub(crate) enum Ends {
 }
 
 #[derive(Debug, Clone)]
-enum Tx {
+pub(super) enum Tx {
     Local(Arc<OwnedFd>),
     Tcp(Arc<stream::Tx>),
 }
 
 #[derive(Debug, Clone)]
-enum Rx {
+pub(super) enum Rx {
     Local(Arc<OwnedFd>),
     Tcp(Arc<stream::Rx>),
 }
@@ -147,7 +148,7 @@ impl<T> Sender<T> {
         self.peer
     }
 
-    fn error<V>(&self, value: V, kind: SendErrorKind) -> SendError<V> {
+    pub(super) fn error<V>(&self, value: V, kind: SendErrorKind) -> SendError<V> {
         SendError { value, kind, peer: self.peer }
     }
 }
@@ -196,29 +197,37 @@ impl<T: Sendable> Sender<T> {
 
     fn encode(&self, value: &T, patience: Patience) -> Result<(), SendErrorKind> {
         let payload = loop {
-            match (codec::encode(&[], value), &self.tx) {
-                (Ok(payload), _) => break payload,
-                (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Unsendable(error)),
-                // Many handles are put into sockets of their own first.
-                (Err(Refused::BySystem { source, .. }), Tx::Local(socket)) if local::is_crowded(&source) => {
-                    local::wait_in_the_crowd(socket, patience)?;
-                }
-                (Err(Refused::BySystem { what, source }), _) => {
-                    // With its number, if it has one, by which others know it.
-                    let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
-                    return Err(SendErrorKind::Io(
-                        source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error),
-                    ));
-                }
+            match (self.payload(value)?, &self.tx) {
+                (Some(payload), _) => break payload,
+                (None, Tx::Local(socket)) => local::wait_in_the_crowd(socket, patience)?,
+                (None, Tx::Tcp(_)) => return Err(patience.too_late_to_send()),
             }
         };
         match &self.tx {
             Tx::Local(socket) => local::send(socket, kind::VALUE, &payload, patience),
+            Tx::Tcp(tx) => tx.send(kind::VALUE, payload, patience),
+        }
+    }
+
+    /// The value as it travels. None if too many descriptors are on their way for it to be put together.
+    pub(super) fn payload(&self, value: &T) -> Result<Option<Payload>, SendErrorKind> {
+        let payload = match (codec::encode(&[], value), &self.tx) {
+            (Ok(payload), _) => payload,
+            (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Unsendable(error)),
+            // Many handles are put into sockets of their own first.
+            (Err(Refused::BySystem { source, .. }), Tx::Local(_)) if local::is_crowded(&source) => return Ok(None),
+            (Err(Refused::BySystem { what, source }), _) => {
+                // With its number, if it has one, by which others know it.
+                let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
+                return Err(SendErrorKind::Io(source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error)));
+            }
+        };
+        match &self.tx {
             Tx::Tcp(_) if payload.handles.count() > 0 => {
                 let reason = "it has handles in it, which can't leave this machine, and this connection goes over TCP";
                 Err(SendErrorKind::Unsendable(CodecError::new::<T>("cannot send", reason)))
             }
-            Tx::Tcp(tx) => tx.send(kind::VALUE, payload, patience),
+            _ => Ok(Some(payload)),
         }
     }
 }

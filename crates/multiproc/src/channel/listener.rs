@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{cmp, fmt};
 
 use multiproc_os::epoll::Epoll;
-use multiproc_os::{poll, socket, socket_file};
+use multiproc_os::{at_fork, poll, socket, socket_file};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -66,6 +66,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// there is to say has to go. Those who are not let in are told why, and passed over; [`take_refused`](Listener::take_refused) knows of them, and
 /// they are logged as warnings, or counted there if they are many. A machine that vanishes counts as gone after two minutes.
 ///
+/// **A crowd** is let in one after the other: clients wait in line, up to the system's limit of `net.core.somaxconn`, and where there is no room
+/// (at the limit of open descriptors) one is told to come again, which [`connect`](crate::connect) does until its time is up.
+///
 /// **Several processes** may accept: a listener is cloned, sent as an argument or in a message, or copied by a fork, and each connection goes to
 /// one of them. It is there until the last of them has dropped it; only the socket's file is gone when the process that has made it drops its last
 /// clone or ends. If that process is killed the file stays, and the next one who listens there replaces it.
@@ -89,6 +92,10 @@ struct Inner {
     set: Epoll,
     /// Somebody has the set's descriptor, and will come back when one of those who are in the middle of it has said something.
     is_polled: AtomicBool,
+    /// It was sent to another process, or has come from one.
+    was_sent: AtomicBool,
+    /// How many copies this process had made when it came to be here.
+    forks: u32,
     reception: Mutex<Desk>,
 }
 
@@ -96,8 +103,10 @@ struct Inner {
 #[derive(Debug)]
 struct Desk {
     reception: Reception,
-    /// How many threads are accepting.
+    /// How many threads and futures are accepting.
     attending: usize,
+    /// How many of them are futures, which wait for the set alone.
+    futures: usize,
 }
 
 impl Listener {
@@ -117,6 +126,7 @@ impl Listener {
         if key.as_ref().is_some_and(|key| key.as_bytes().is_empty()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the key is empty"));
         }
+        address.check()?;
         let mut file = None;
         let listening = match &address {
             Address::Unix(path) => {
@@ -149,12 +159,18 @@ impl Listener {
         let same_user = matches!(address, Address::Abstract(_)) && key.is_none();
         let house = House { listening, key, tcp, same_user, to_anteroom, anteroom };
         let set = Epoll::new()?;
-        let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0 });
-        Ok(Listener {
-            inner: Arc::new(Inner { address, house, set, is_polled: AtomicBool::new(false), reception, _file: file }),
-            max_message,
-            handshake,
-        })
+        let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0, futures: 0 });
+        let inner = Inner {
+            address,
+            house,
+            set,
+            is_polled: AtomicBool::new(false),
+            was_sent: AtomicBool::new(false),
+            forks: at_fork::count(),
+            reception,
+            _file: file,
+        };
+        Ok(Listener { inner: Arc::new(inner), max_message, handshake })
     }
 
     /// Waits for somebody who connects, and knows the key. The types are what this end sends and what it receives.
@@ -274,6 +290,8 @@ impl Listener {
     fn look(&self) -> io::Result<bool> {
         let mut desk = self.lock();
         let is_there = desk.reception.look(&self.inner.house, &self.inner.set, self.handshake);
+        // Whoever waits now waits for the set alone.
+        desk.reception.keep(&self.inner.set);
         self.log(desk);
         is_there
     }
@@ -291,13 +309,18 @@ impl Listener {
     fn leave(&self, mut desk: MutexGuard<'_, Desk>) {
         let Inner { house, set, is_polled, .. } = &*self.inner;
         if desk.attending > 0 {
+            if desk.futures > 0 {
+                desk.reception.keep(set);
+            }
             return;
         }
         // In the anteroom they would make the descriptor readable at once, though none of them has said a word.
         if is_polled.load(Ordering::Relaxed) {
             desk.reception.keep(set);
-        } else {
+        } else if self.inner.is_shared() {
             desk.reception.leave(house, set);
+        } else {
+            desk.reception.stop();
         }
         self.log(desk);
     }
@@ -321,11 +344,72 @@ impl Drop for Attending<'_> {
     }
 }
 
+/// A future that accepts.
+#[cfg(feature = "async")]
+pub(super) struct Awaiting<'a>(Attending<'a>);
+
+#[cfg(feature = "async")]
+impl Listener {
+    /// Clients are heard as long as this is there.
+    pub(super) fn attend(&self) -> Awaiting<'_> {
+        let attending = Attending::begin(self);
+        self.lock().futures += 1;
+        Awaiting(attending)
+    }
+
+    pub(super) fn not_accepted(&self, error: io::Error) -> ListenError {
+        ListenError::new(&self.inner.address, ListenErrorKind::Accept(error))
+    }
+}
+
+#[cfg(feature = "async")]
+impl Awaiting<'_> {
+    /// A client that is through, if there is one now.
+    pub(super) fn look(&self) -> io::Result<Option<Link>> {
+        let listener = self.0.0;
+        let Inner { house, set, .. } = &*listener.inner;
+        let mut desk = listener.lock();
+        let link = desk.reception.attend(house, set, listener.handshake);
+        desk.reception.keep(set);
+        listener.log(desk);
+        link
+    }
+
+    /// Readable when it is worth another look.
+    pub(super) fn source(&self) -> &Arc<impl crate::wake::Source + use<>> {
+        &self.0.0.inner
+    }
+}
+
+#[cfg(feature = "async")]
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().futures -= 1;
+    }
+}
+
+#[cfg(feature = "async")]
+impl crate::wake::Source for Inner {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}
+
+impl Inner {
+    /// Whether other processes may have it.
+    fn is_shared(&self) -> bool {
+        self.was_sent.load(Ordering::Relaxed) || at_fork::count() != self.forks
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
+        if !self.is_shared() {
+            return;
+        }
         // Others may still accept here.
         let desk = self.reception.get_mut().unwrap_or_else(PoisonError::into_inner);
-        desk.reception.leave(&self.house, &self.set);
+        desk.reception.close(&self.house, &self.set);
     }
 }
 
@@ -395,7 +479,11 @@ struct Arriving {
 /// For another process of this program, as [`Handle`](crate::Handle) is. The key goes with it.
 impl Serialize for Listener {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Inner { address, house, .. } = &*self.inner;
+        let Inner { address, house, was_sent, .. } = &*self.inner;
+        if !was_sent.swap(true, Ordering::Relaxed) {
+            // From now on another process may accept who is being heard here.
+            self.leave(self.lock());
+        }
         let (address, key) = (address.clone(), house.key.clone());
         let parts = Parts { address, key, max_message: self.max_message, handshake: self.handshake };
         let (to_anteroom, anteroom) = (&house.to_anteroom, &house.anteroom);
@@ -409,6 +497,8 @@ impl<'de> Deserialize<'de> for Listener {
         if !socket::is_listening(&listening) {
             return Err(D::Error::custom("this is no listener"));
         }
-        Listener::new(parts, listening, (to_anteroom, anteroom), None).map_err(D::Error::custom)
+        let listener = Listener::new(parts, listening, (to_anteroom, anteroom), None).map_err(D::Error::custom)?;
+        listener.inner.was_sent.store(true, Ordering::Relaxed);
+        Ok(listener)
     }
 }

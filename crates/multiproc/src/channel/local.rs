@@ -20,7 +20,7 @@ use crate::transfer::payload::{Payload, Sink};
 use crate::transfer::shared::{self, Body};
 
 /// How often somebody looks whether fewer descriptors are on their way.
-const LOOK: Duration = Duration::from_millis(5);
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 /// Sends bytes.
 pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {

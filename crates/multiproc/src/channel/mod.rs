@@ -16,6 +16,8 @@ pub(crate) mod joinable;
 pub(crate) mod link_error;
 pub(crate) mod listener;
 pub(crate) mod local;
+#[cfg(feature = "async")]
+mod meeting;
 pub(crate) mod patience;
 pub(crate) mod pipe;
 pub(crate) mod queue;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::limits::{self, Resource};
 use multiproc_os::timer::Timer;
 use multiproc_os::{fd_passing, rendezvous, socket, threads};
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,16 @@ use super::connection::{Ends, Link, Receiver, Sender};
 use super::link_error::{Refusal, RefusalReason};
 use crate::Handle;
 
-/// How many may be in the middle of it in one process; one more, and the first has to go.
-const MOST: usize = 128;
+/// How many may be in the middle of the handshake in one process, and get on with it, before the next is taken in. The others wait in the
+/// kernel's line, where they cost nothing. Clients that are silent, or whose second connection is still in that line, don't count.
+const AT_WORK: usize = 128;
+
+/// A client that has said nothing for this long doesn't count as getting on with it, and may have to go to make room for others.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// How many descriptors the clients may take up that are in the middle of it: half of what this process may have open, within these bounds.
+const LEAST_FDS: u64 = 256;
+const MOST_FDS: u64 = 8192;
 
 /// How many refusals are kept until somebody asks.
 const REFUSALS: usize = 64;
@@ -79,6 +88,8 @@ pub(super) struct Waiting {
     said: Vec<u8>,
     /// How long it still has. In the anteroom nobody hears it, so there the time stands still.
     left: Duration,
+    /// How long it had been idle.
+    idle: Duration,
 }
 
 /// One who is not through.
@@ -92,6 +103,8 @@ struct Guest {
     /// What it has said of what it has to say at this stage.
     said: Vec<u8>,
     deadline: Instant,
+    /// When it came, or got on with it last.
+    since: Instant,
 }
 
 /// What has come of hearing somebody.
@@ -122,6 +135,12 @@ struct Log {
 pub(super) struct Reception {
     guests: BTreeMap<u64, Guest>,
     next: u64,
+    /// Nobody is taken in at the moment: the socket that listens and the anteroom are not in the set.
+    is_paused: bool,
+    /// How many descriptors the guests may take up.
+    most_fds: usize,
+    /// Guests for whom there was no room in the anteroom are here while nobody accepts, since then. Their time stands still.
+    left: Option<Instant>,
     /// In the set, while nobody here accepts and guests are kept.
     timer: Option<Timer>,
     /// Those who are through and have not been accepted.
@@ -142,8 +161,21 @@ impl Reception {
         watch(house, set)?;
         let process = threads::getpid();
         let (guests, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        let (next, timer, log) = (FIRST_GUEST, None, Log::default());
-        Ok(Reception { guests, next, timer, through, refusals, refused: 0, logged: 0, log, process })
+        let open = limits::get(Resource::OpenFiles).map_or(LEAST_FDS, |(soft, _)| soft);
+        Ok(Reception {
+            guests,
+            next: FIRST_GUEST,
+            is_paused: false,
+            most_fds: (open / 2).clamp(LEAST_FDS, MOST_FDS) as usize,
+            left: None,
+            timer: None,
+            through,
+            refusals,
+            refused: 0,
+            logged: 0,
+            log: Log::default(),
+            process,
+        })
     }
 
     /// Hears those who have said something, and whoever is next in line, until one is through or there is nothing to hear, or enough has been heard
@@ -158,18 +190,32 @@ impl Reception {
             *self = Reception::open(house, set)?;
         }
         self.stop_timer(set);
+        self.come_back();
         let mut heard = 0;
         while self.through.is_empty() && heard < AT_A_TIME {
-            self.send_away_the_late(set);
+            self.send_away_the_late(house, set);
+            if self.is_paused && self.takes_in(Instant::now()) {
+                watch(house, set)?;
+                self.is_paused = false;
+            }
             let ready = set.ready()?;
             if ready.is_empty() {
                 return Ok(None);
             }
+            // Who has been left in the anteroom has come before those in line.
+            let has_left_some = ready.contains(&ANTEROOM);
             for key in ready {
                 heard += 1;
                 match key {
+                    LISTENING | ANTEROOM if self.is_paused => {}
+                    LISTENING | ANTEROOM if !self.takes_in(Instant::now()) => self.pause(house, set),
+                    LISTENING if has_left_some => {}
                     LISTENING => self.take_next(house, set, patience)?,
-                    ANTEROOM => self.take_back(house, set)?,
+                    ANTEROOM => {
+                        while self.through.is_empty() && heard < AT_A_TIME && self.take_back(house, set)? {
+                            heard += 1;
+                        }
+                    }
                     TIMER => {}
                     guest => self.hear(house, set, guest)?,
                 }
@@ -189,9 +235,48 @@ impl Reception {
         Ok(!self.through.is_empty())
     }
 
-    /// When the first of those who wait has to go.
+    /// When the first of those who wait has to go, or others can be taken in again.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.guests.values().map(|guest| guest.deadline).min()
+        let late = self.guests.values().map(|guest| guest.deadline).min();
+        let now = Instant::now();
+        let idle =
+            self.guests.values().map(|guest| guest.since + IDLE).filter(|idle| self.is_paused && *idle > now).min();
+        late.into_iter().chain(idle).min()
+    }
+
+    /// Whether there is room for another guest.
+    fn takes_in(&self, now: Instant) -> bool {
+        let at_work = self.guests.values().filter(|guest| guest.is_at_work(now)).count();
+        let fds: usize = self.guests.values().map(Guest::fds).sum();
+        at_work < AT_WORK && (fds < self.most_fds || self.guests.values().any(|guest| guest.is_idle(now)))
+    }
+
+    /// Leaves those who come where they are, until [`takes_in`](Reception::takes_in) says so.
+    fn pause(&mut self, house: &House, set: &Epoll) {
+        if !self.is_paused {
+            let _ = set.remove(&house.listening);
+            let _ = set.remove(&house.anteroom);
+            self.is_paused = true;
+        }
+    }
+
+    /// Somebody accepts again.
+    fn come_back(&mut self) {
+        if let Some(left) = self.left.take() {
+            let away = left.elapsed();
+            for guest in self.guests.values_mut() {
+                guest.deadline += away;
+                guest.since += away;
+            }
+        }
+    }
+
+    /// Keeps those who are not through, until this process accepts again: there is no other that could.
+    pub(super) fn stop(&mut self) {
+        if self.process == threads::getpid() {
+            self.come_back();
+            self.left = Some(Instant::now());
+        }
     }
 
     /// Leaves those who are not through to whoever accepts next.
@@ -199,15 +284,41 @@ impl Reception {
         if self.process != threads::getpid() {
             return;
         }
+        self.come_back();
         let now = Instant::now();
-        for (_, guest) in std::mem::take(&mut self.guests) {
+        let mut is_full = false;
+        for (number, guest) in std::mem::take(&mut self.guests) {
+            if is_full {
+                self.guests.insert(number, guest);
+                continue;
+            }
             guest.remove_from(set);
-            let Guest { socket, place, peer, stage, said, deadline } = guest;
-            let left = deadline.saturating_duration_since(now);
-            let waiting = Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left };
+            let Guest { socket, place, peer, stage, said, deadline, since } = guest;
+            let (left, idle) = (deadline.saturating_duration_since(now), now.saturating_duration_since(since));
+            let waiting =
+                Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left, idle };
             if let Err(error) = house.to_anteroom.try_send(waiting) {
-                // It is full, or there are no descriptors.
-                self.refuse(error.into_inner().peer, RefusalReason::Crowded);
+                // There is no room for it, or no descriptors. It stays, until this process accepts again.
+                is_full = true;
+                let guest = Guest::coming_back(error.into_inner(), now);
+                if guest.add_to(set, number).is_ok() {
+                    self.guests.insert(number, guest);
+                }
+            }
+        }
+        self.left = (!self.guests.is_empty()).then_some(now);
+        if self.is_paused && watch(house, set).is_ok() {
+            self.is_paused = false;
+        }
+    }
+
+    /// The same when there will be no set any more.
+    pub(super) fn close(&mut self, house: &House, set: &Epoll) {
+        self.leave(house, set);
+        if self.process == threads::getpid() {
+            for (_, guest) in std::mem::take(&mut self.guests) {
+                let refused = guest.refuse(house, RefusalReason::Crowded);
+                self.note(refused);
             }
         }
     }
@@ -272,22 +383,34 @@ impl Reception {
         self.refusals.push_back(Refusal { peer, reason });
     }
 
-    /// Whoever has been there the longest makes room. False if there is nobody.
-    fn make_room(&mut self, set: &Epoll) -> bool {
-        let Some((_, guest)) = self.guests.pop_first() else { return false };
+    fn note(&mut self, heard: Heard) {
+        if let Heard::Refused(peer, reason) = heard {
+            self.refuse(peer, reason);
+        }
+    }
+
+    /// One who has been idle for this long makes room: of those who have come the least far, the one who has been idle the longest. It is told
+    /// to come again. False if there is nobody.
+    fn make_room(&mut self, house: &House, set: &Epoll, idle: Duration) -> bool {
+        let now = Instant::now();
+        let candidates = self.guests.iter().filter(|(_, guest)| now.saturating_duration_since(guest.since) >= idle);
+        let first = candidates.min_by_key(|(_, guest)| (guest.stage.rank(), guest.since)).map(|(number, _)| *number);
+        let Some(guest) = first.and_then(|number| self.guests.remove(&number)) else { return false };
         guest.remove_from(set);
-        self.refuse(guest.peer, RefusalReason::Crowded);
+        let refused = guest.refuse(house, RefusalReason::Crowded);
+        self.note(refused);
         true
     }
 
-    fn send_away_the_late(&mut self, set: &Epoll) {
+    fn send_away_the_late(&mut self, house: &House, set: &Epoll) {
         let now = Instant::now();
         let late: Vec<u64> =
             self.guests.iter().filter(|(_, guest)| guest.deadline <= now).map(|(number, _)| *number).collect();
         for number in late {
             if let Some(guest) = self.guests.remove(&number) {
                 guest.remove_from(set);
-                self.refuse(guest.peer, RefusalReason::Silent);
+                let refused = guest.refuse(house, RefusalReason::Silent);
+                self.note(refused);
             }
         }
     }
@@ -298,7 +421,12 @@ impl Reception {
             match socket::try_accept(&house.listening) {
                 Ok(Some(accepted)) => break accepted,
                 Ok(None) => return Ok(()),
-                Err(error) if is_full(&error) && self.make_room(set) => {}
+                Err(error) if is_full(&error) && self.make_room(house, set, IDLE) => {}
+                // Soon some of them are through, or idle.
+                Err(error) if is_full(&error) && !self.guests.is_empty() => {
+                    self.pause(house, set);
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         };
@@ -311,33 +439,35 @@ impl Reception {
             self.refuse(peer, RefusalReason::OtherUser(user));
             return Ok(());
         }
-        self.settle(house, set, Guest { socket, place: None, peer, stage, said: Vec::new(), deadline })
+        self.settle(house, set, Guest { socket, place: None, peer, stage, said: Vec::new(), deadline, since: now })
     }
 
-    /// Takes one whom somebody else has left.
-    fn take_back(&mut self, house: &House, set: &Epoll) -> io::Result<()> {
+    /// Takes one whom somebody else has left. False if there is none, or no room.
+    fn take_back(&mut self, house: &House, set: &Epoll) -> io::Result<bool> {
         let waiting = loop {
             match house.anteroom.try_recv() {
                 Ok(waiting) => break waiting,
                 Err(error) => match error.kind {
-                    super::error::RecvErrorKind::Io(error) if is_full(&error) && self.make_room(set) => {}
+                    super::error::RecvErrorKind::Io(error) if is_full(&error) && self.make_room(house, set, IDLE) => {}
+                    super::error::RecvErrorKind::Io(error) if is_full(&error) && !self.guests.is_empty() => {
+                        self.pause(house, set);
+                        return Ok(false);
+                    }
                     super::error::RecvErrorKind::Io(error) => return Err(error),
                     // Somebody was quicker, or it is lost.
-                    _ => return Ok(()),
+                    _ => return Ok(false),
                 },
             }
         };
-        let Waiting { socket, place, peer, stage, said, left } = waiting;
-        let now = Instant::now();
-        let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
-        let (socket, place) = (socket.into_inner(), place.map(Handle::into_inner));
-        self.settle(house, set, Guest { socket, place, peer, stage, said, deadline })
+        self.settle(house, set, Guest::coming_back(waiting, Instant::now()))?;
+        Ok(true)
     }
 
     /// Makes `guest` one of those who are heard, and hears it.
     fn settle(&mut self, house: &House, set: &Epoll, guest: Guest) -> io::Result<()> {
-        if self.guests.len() >= MOST {
-            self.make_room(set);
+        let fds: usize = self.guests.values().map(Guest::fds).sum();
+        if fds >= self.most_fds {
+            self.make_room(house, set, IDLE);
         }
         let number = self.next;
         self.next += 1;
@@ -367,7 +497,8 @@ impl Reception {
         loop {
             heard = match heard {
                 Heard::More(guest) => return Some(guest),
-                Heard::NoRoom(guest) if self.make_room(set) => guest.hear(house),
+                // It has proved that it knows the key.
+                Heard::NoRoom(guest) if self.make_room(house, set, Duration::ZERO) => guest.hear(house),
                 Heard::NoRoom(guest) => guest.refuse(house, RefusalReason::NoDescriptors),
                 Heard::Through(link) => {
                     self.through.push_back(link);
@@ -410,7 +541,46 @@ impl House {
     }
 }
 
+impl Stage {
+    /// The further one has come, the more has been done for it.
+    fn rank(&self) -> u8 {
+        match self {
+            Stage::Hello => 0,
+            Stage::Proof(_) => 1,
+            Stage::Second { .. } => 2,
+        }
+    }
+}
+
 impl Guest {
+    /// One whom a process has left behind.
+    fn coming_back(waiting: Waiting, now: Instant) -> Guest {
+        let Waiting { socket, place, peer, stage, said, left, idle } = waiting;
+        let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
+        let since = now.checked_sub(idle).unwrap_or(now);
+        let (socket, place) = (socket.into_inner(), place.map(Handle::into_inner));
+        Guest { socket, place, peer, stage, said, deadline, since }
+    }
+
+    fn fds(&self) -> usize {
+        1 + usize::from(self.place.is_some())
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= IDLE
+    }
+
+    /// Whether it has said something, and is about to say more.
+    fn is_at_work(&self, now: Instant) -> bool {
+        let has_begun = match self.stage {
+            Stage::Hello => !self.said.is_empty(),
+            Stage::Proof(_) => true,
+            // Its second connection may be at the end of the line.
+            Stage::Second { .. } => false,
+        };
+        has_begun && !self.is_idle(now)
+    }
+
     fn add_to(&self, set: &Epoll, number: u64) -> io::Result<()> {
         set.add(&self.socket, number, Often::Always)?;
         match &self.place {
@@ -473,6 +643,8 @@ impl Guest {
             RefusalReason::UnknownKey => Some(auth::REFUSED_KEY),
             RefusalReason::WrongKey => Some(auth::REFUSED_WRONG_KEY),
             RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_ROOM),
+            // One that has not said a word yet may not be a client. It wouldn't be told if it had said something that is not.
+            RefusalReason::Crowded => Some(auth::REFUSED_CROWDED),
             _ => None,
         };
         if let Some(word) = word {
@@ -489,7 +661,10 @@ impl Guest {
         while self.said.len() < len {
             match socket::try_read(&self.socket, &mut buffer[..len - self.said.len()]) {
                 Ok(0) => return Err(RefusalReason::Gone),
-                Ok(read) => self.said.extend_from_slice(&buffer[..read]),
+                Ok(read) => {
+                    self.said.extend_from_slice(&buffer[..read]);
+                    self.since = Instant::now();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(_) => return Err(RefusalReason::Gone),
             }
@@ -518,8 +693,11 @@ impl Guest {
             Said::Second(name) if house.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
-                // Whoever it was to be brought to has let go of the first connection.
-                Err(_) => Err(RefusalReason::Gone),
+                // Whoever it was to be brought to has let go of the first connection, for want of room most likely.
+                Err(_) => {
+                    say(&self.socket, &auth::verdict(auth::REFUSED_CROWDED, keyed));
+                    Err(RefusalReason::Gone)
+                }
             },
             Said::Second(_) => Err(RefusalReason::OtherProtocol),
         }
@@ -629,6 +807,7 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
         stage: Stage::Hello,
         said: Vec::new(),
         deadline: Instant::now(),
+        since: Instant::now(),
     };
     let mut heard = guest.hear(&house);
     if let Heard::More(guest) = heard {

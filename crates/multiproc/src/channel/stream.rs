@@ -29,7 +29,7 @@ const TRAILER: [u8; 8] = *b"mpst-end";
 /// How much memory is taken ahead of what has come: a length is only a claim.
 const AHEAD: usize = 1 << 20;
 
-/// How much is read before the caller looks at the clock. It is more than waits in a socket, by default.
+/// How much is read or written before the caller looks at the clock. It is more than waits in a socket, by default.
 const AT_ONCE: usize = 8 << 20;
 
 /// How much is read at once of what nobody wants.
@@ -177,14 +177,19 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
         HEADER + self.body.len() + TRAILER.len()
     }
 
-    /// Writes what comes after the first `gone` bytes, as far as there is room, and says how many have gone then.
+    /// Writes what comes after the first `gone` bytes, as far as there is room, and up to [`AT_ONCE`] of it: the other end may receive as fast as
+    /// this writes. Says how many have gone then.
     fn write(&self, socket: &OwnedFd, mut gone: usize) -> io::Result<usize> {
-        while gone < self.len() {
-            let mut skip = gone;
+        let end = self.len().min(gone.saturating_add(AT_ONCE));
+        while gone < end {
+            let (mut skip, mut left) = (gone, end - gone);
             let parts = [&self.header[..], &self.body, &TRAILER].map(|part| {
                 let from = skip.min(part.len());
                 skip -= from;
-                &part[from..]
+                let part = &part[from..];
+                let part = &part[..part.len().min(left)];
+                left -= part.len();
+                part
             });
             match socket::try_write(socket, parts) {
                 Ok(written) => gone += written,
@@ -235,6 +240,11 @@ impl Tx {
 
     /// Sends a payload. It has no handles.
     pub(crate) fn send(&self, kind: u8, payload: Payload, patience: Patience) -> Result<(), SendErrorKind> {
+        self.sending(kind, payload)?.go_on(patience)
+    }
+
+    /// A payload that is to be sent, in several attempts if need be. It has no handles.
+    pub(crate) fn sending(&self, kind: u8, payload: Payload) -> Result<Sending<'_>, SendErrorKind> {
         let body = match payload.bytes {
             Bytes::Inline(bytes) => Body::Own(bytes),
             Bytes::Mapped(bytes) => Body::Mapped(bytes),
@@ -242,24 +252,13 @@ impl Tx {
                 Body::Mapped(multiproc_os::memfd::Sealed::map(file, len).map_err(SendErrorKind::Io)?)
             }
         };
-        let mut frame = Some(Frame::new(kind, body));
-        self.send_with(patience, |socket| {
-            let whole = frame.as_ref().expect("it is begun once");
-            let gone = whole.write(socket, 0)?;
-            Ok(if gone == 0 {
-                Begun::No
-            } else if gone == whole.len() {
-                Begun::Whole
-            } else {
-                frame.take().map_or(Begun::No, |frame| Begun::Part(Rest { frame, gone }))
-            })
-        })
+        Ok(Sending { tx: self, frame: Some(Frame::new(kind, body)), ours: None })
     }
 
     /// Sends bytes.
     pub(crate) fn send_bytes(&self, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
         let frame = Frame::new(kind, bytes);
-        self.send_with(patience, |socket| {
+        self.send_with(&mut None, patience, |socket| {
             let gone = frame.write(socket, 0)?;
             Ok(if gone == 0 {
                 Begun::No
@@ -272,14 +271,13 @@ impl Tx {
         })
     }
 
-    /// Sends what `begin` begins to send once it is its turn.
+    /// Sends what `begin` begins to send once it is its turn. `ours` says which of those that were left unfinished it is, if it has begun.
     fn send_with(
         &self,
+        ours: &mut Option<u64>,
         patience: Patience,
         mut begin: impl FnMut(&OwnedFd) -> io::Result<Begun>,
     ) -> Result<(), SendErrorKind> {
-        // Which of those that were left unfinished is ours.
-        let mut ours = None;
         loop {
             {
                 let mut outbox = lock(&self.outbox);
@@ -306,7 +304,7 @@ impl Tx {
                     Ok(Begun::Part(rest)) => {
                         outbox.rest = Some(rest);
                         outbox.left += 1;
-                        ours = Some(outbox.left);
+                        *ours = Some(outbox.left);
                     }
                     Ok(Begun::No) => {}
                     Err(error) => {
@@ -322,7 +320,7 @@ impl Tx {
             }
             if !patience.wait_for_room(&self.socket).map_err(SendErrorKind::Io)? {
                 let outbox = lock(&self.outbox);
-                return match ours {
+                return match *ours {
                     None => Err(patience.too_late_to_send()),
                     Some(ours) if ours < outbox.left => Ok(()),
                     Some(_) if outbox.broken => Err(SendErrorKind::Disconnected),
@@ -353,6 +351,32 @@ impl Tx {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         begin(&self.socket)
+    }
+}
+
+/// A message on its way.
+pub(crate) struct Sending<'a> {
+    tx: &'a Tx,
+    /// None once it has begun and was left unfinished: then the rest is in the outbox.
+    frame: Option<Frame<Body<'static>>>,
+    ours: Option<u64>,
+}
+
+impl Sending<'_> {
+    /// Sends it, or what is left of it. After `Full`, `Timeout` and `Unfinished` this can be called again.
+    pub(crate) fn go_on(&mut self, patience: Patience) -> Result<(), SendErrorKind> {
+        let frame = &mut self.frame;
+        self.tx.send_with(&mut self.ours, patience, |socket| {
+            let whole = frame.as_ref().expect("it is begun once");
+            let gone = whole.write(socket, 0)?;
+            Ok(if gone == 0 {
+                Begun::No
+            } else if gone == whole.len() {
+                Begun::Whole
+            } else {
+                frame.take().map_or(Begun::No, |frame| Begun::Part(Rest { frame, gone }))
+            })
+        })
     }
 }
 
@@ -733,6 +757,27 @@ mod tests {
             assert_eq!(rx.recv(u64::MAX, Patience::Endless).unwrap().1, b"next");
         });
         assert!(tx.is_between_messages() && rx.is_between_messages());
+    }
+
+    #[test]
+    fn who_receives_without_end_holds_up_nobody_past_the_deadline() {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        // It takes the bytes as fast as they come.
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 20];
+            while io::Read::read(&mut &theirs, &mut buffer).is_ok_and(|read| read > 0) {}
+        });
+        let tx = Tx::new(socket.into());
+        // More than goes in so little time.
+        let large = vec![7; 128 << 20];
+        let soon = Patience::of(Some(std::time::Duration::from_millis(5)));
+        let error = tx.send_bytes(b'b', &large, soon).unwrap_err();
+        assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
+        let gone = lock(&tx.outbox).rest.as_ref().expect("it is unfinished").gone;
+        assert!(gone < large.len() / 2, "{gone} bytes in 5 ms");
+        // The rest goes with the next, in no less time.
+        let error = tx.send_bytes(b'b', b"next", Patience::None).unwrap_err();
+        assert!(matches!(error, SendErrorKind::Full), "{error}");
     }
 
     /// A socket that a thread always has more bytes for, behind `first`.

@@ -3,6 +3,7 @@
 //! The end comes when `main` returns or panics (the guard that `#[multiproc::main]` puts there), when a child's target has returned,
 //! and at `std::process::exit` (atexit(3)). Whichever comes first does the work; what is added later is done by those that follow.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,28 +17,33 @@ use crate::{Error, Result, log};
 
 type Function = Box<dyn FnOnce() + Send>;
 
-struct Registered {
-    priority: i32,
-    id: u64,
-    function: Function,
+/// Priority and id: the greatest runs first.
+type Key = (i32, u64);
+
+struct Finalizers {
+    /// Those that have been registered and are not due yet.
+    registered: BTreeMap<Key, Function>,
+    /// Those of the round that is under way.
+    round: BTreeMap<Key, Function>,
 }
 
-static FINALIZERS: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
+static FINALIZERS: Mutex<Finalizers> = Mutex::new(Finalizers { registered: BTreeMap::new(), round: BTreeMap::new() });
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// A function that will run at the end of this process. Dropping this changes nothing; see [`cancel`](Finalizer::cancel).
 #[derive(Debug)]
 pub struct Finalizer {
-    id: u64,
+    key: Key,
 }
 
 impl Finalizer {
     /// Takes the function back. False when it has run, or is running.
     pub fn cancel(self) -> bool {
         let mut finalizers = lock();
-        let before = finalizers.len();
-        finalizers.retain(|registered| registered.id != self.id);
-        finalizers.len() < before
+        let function = finalizers.registered.remove(&self.key).or_else(|| finalizers.round.remove(&self.key));
+        // What the function has captured is the user's, and may register finalizers when it is dropped.
+        drop(finalizers);
+        function.is_some()
     }
 }
 
@@ -46,6 +52,11 @@ impl Finalizer {
 ///
 /// Those of priority 0 and above run before this process's children are ended or waited for, the others after; the higher priority
 /// first, and of the same priority the later registered. A panic in one doesn't keep the others from running.
+///
+/// A finalizer may start processes, and register further finalizers. A finalizer that is registered during the end runs after those that were
+/// registered before the end, whatever its priority, and there is a fixed number of such rounds: a finalizer that registers itself
+/// again doesn't keep the process from ending. Finalizers that are left after the last round are neither called nor dropped, and a warning is
+/// logged.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -58,12 +69,12 @@ impl Finalizer {
 pub fn at_exit(priority: i32, function: impl FnOnce() + Send + 'static) -> Finalizer {
     // Without a place at exit(3), which is a matter of memory, the guards of main and of the targets still run it.
     let _ = arrange();
-    let id = NEXT_ID.fetch_add(1, Relaxed);
-    lock().push(Registered { priority, id, function: Box::new(function) });
-    Finalizer { id }
+    let key = (priority, NEXT_ID.fetch_add(1, Relaxed));
+    lock().registered.insert(key, Box::new(function));
+    Finalizer { key }
 }
 
-fn lock() -> MutexGuard<'static, Vec<Registered>> {
+fn lock() -> MutexGuard<'static, Finalizers> {
     FINALIZERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -92,7 +103,8 @@ pub(crate) fn arrange() -> Result<()> {
 /// In a copy of this process that has just been forked: the finalizers are its creator's. They are not dropped either: what they have
 /// captured may be somebody's temporary file.
 pub(crate) fn forget() {
-    std::mem::forget(std::mem::take(&mut *lock()));
+    let mut finalizers = lock();
+    std::mem::forget((std::mem::take(&mut finalizers.registered), std::mem::take(&mut finalizers.round)));
 }
 
 /// How many starts are under way.
@@ -137,6 +149,7 @@ extern "C" fn on_exit() {
         let _ = catch_unwind(|| {
             family::close_inputs();
             run();
+            tell_of_the_rest();
             let in_flight = lock_in_flight();
             EXITING.store(true, Relaxed);
             // No start takes longer than its patience; and what other threads have started in between is waited for too.
@@ -172,29 +185,52 @@ pub(crate) fn run() {
     forkserver::end();
 }
 
-/// Runs those of at least this priority, in order, with those that they register.
+/// Runs those of at least this priority, in order; then those that have been registered meanwhile. No more than that: they may always register
+/// others, and so may other threads.
 fn run_finalizers(lowest: i32) {
-    loop {
-        let next = {
-            let mut finalizers = lock();
-            let highest = finalizers
-                .iter()
-                .enumerate()
-                .filter(|(_, registered)| registered.priority >= lowest)
-                .max_by_key(|(_, registered)| (registered.priority, registered.id))
-                .map(|(index, _)| index);
-            highest.map(|index| finalizers.remove(index))
-        };
-        let Some(registered) = next else { return };
-        if catch_unwind(AssertUnwindSafe(registered.function)).is_err() {
-            log::event(
-                log::Level::Warn,
-                format_args!(
-                    "a finalizer of priority {} panicked in {}",
-                    registered.priority,
-                    current::current_process().name()
-                ),
-            );
+    for _ in 0..2 {
+        begin_round(lowest);
+        while let Some((priority, function)) = take_next(lowest) {
+            run_finalizer(priority, function);
         }
+    }
+}
+
+/// From now on those of at least this priority are due that are there now.
+fn begin_round(lowest: i32) {
+    let mut finalizers = lock();
+    let mut due = finalizers.registered.split_off(&(lowest, 0));
+    // There are some already if one of them has called `exit`.
+    finalizers.round.append(&mut due);
+}
+
+/// The next one in order of those that are due.
+fn take_next(lowest: i32) -> Option<(i32, Function)> {
+    let mut finalizers = lock();
+    let first = finalizers.round.last_entry().filter(|entry| entry.key().0 >= lowest)?;
+    let ((priority, _), function) = first.remove_entry();
+    Some((priority, function))
+}
+
+fn run_finalizer(priority: i32, function: Function) {
+    let Err(panic) = catch_unwind(AssertUnwindSafe(function)) else { return };
+    // It is the user's, and may panic when it is dropped.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    let process = current::current_process();
+    log::event(log::Level::Warn, format_args!("a finalizer of priority {priority} panicked in {}", process.name()));
+}
+
+/// Says how many finalizers there are that nobody will run.
+fn tell_of_the_rest() {
+    let left = lock().registered.len();
+    if left > 0 {
+        let (process, them) = (current::current_process(), if left == 1 { "it was" } else { "they were" });
+        log::event(
+            log::Level::Warn,
+            format_args!(
+                "{left} finalizers of {} do not run: {them} registered by finalizers that finalizers had registered",
+                process.name()
+            ),
+        );
     }
 }

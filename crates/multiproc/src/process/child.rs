@@ -63,6 +63,10 @@ pub(crate) struct Shared {
     sent: AtomicU64,
 }
 
+/// How long the thread that reaps a child of this process in place of us may take for that. It is inside a system call that doesn't wait; only
+/// on an overloaded machine is it anything that can be measured.
+const REAPED_WITHIN: Duration = Duration::from_secs(10);
+
 enum State {
     /// It runs, or has ended and nobody has looked yet. Our end of its socket, where its report will be; while it is open here,
     /// the process may live.
@@ -163,11 +167,14 @@ impl Shared {
             Ok(None) => return Ok(None),
             Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
             Err(error) if error.raw_os_error() == Some(ECHILD) => {
-                // Somebody else has reaped it. Or it is no child of ours: this is a copy of the process that started it.
+                // Something else has reaped it, or is about to. Or it is no child of ours: this is a copy of the process that started it,
+                // which may not have reaped it.
                 if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
                     return Ok(None);
                 }
-                pidfd::end_of_reaped(&self.pidfd).map(|end| ExitStatus::new(end, None))
+                let is_ours = self.parent == threads::getpid();
+                let patience = if is_ours { REAPED_WITHIN } else { Duration::from_millis(100) };
+                pidfd::end_of_reaped(&self.pidfd, patience).map(|end| ExitStatus::new(end, None))
             }
             Err(error) => return Err(error),
         };
@@ -290,15 +297,26 @@ impl Shared {
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+        let mut has_ended = false;
         loop {
             if let Some(status) = self.reap()? {
                 self.hear_out(deadline);
                 return Ok(Some(status));
             }
-            if pidfd::wait_any([&self.pidfd], deadline)? == [false] {
+            // Its status is a debugger's first.
+            if has_ended && !pidfd::wait_for_status(&self.pidfd, deadline)? {
+                return Ok(None);
+            }
+            [has_ended] = pidfd::wait_any([&self.pidfd], deadline)?;
+            if !has_ended {
                 return Ok(None);
             }
         }
+    }
+
+    /// Waits until the status of a process that has ended can be taken, but no longer than until `deadline`.
+    pub(crate) fn wait_for_status(&self, deadline: Instant) -> io::Result<bool> {
+        pidfd::wait_for_status(&self.pidfd, Some(deadline))
     }
 
     /// Whether somebody here has sent it this signal.
@@ -652,6 +670,40 @@ impl<T: DeserializeOwned> Child<T> {
         match self.handle.shared.wait_until(None) {
             Ok(status) => self.handle.shared.value(status.expect("without a deadline, it waits")),
             Err(error) => Err(JoinError::new(self.name(), JoinErrorKind::Wait(error))),
+        }
+    }
+
+    /// As [`join`](Child::join), but waits at most `timeout`. Gives the child back if the process still runs then.
+    ///
+    /// A standard input that is a pipe of this process is closed first, as `join` does, also if the child comes back.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use multiproc::Process;
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let child = Process::new(std::thread::sleep, (Duration::from_secs(1000),)).start()?;
+    /// match child.join_timeout(Duration::from_millis(20)) {
+    ///     Ok(result) => result?,
+    ///     Err(child) => child.kill()?, // it still runs
+    /// }
+    ///
+    /// let child = Process::new(|a: u64, b: u64| a * b, (6, 7)).start()?;
+    /// let result = child.join_timeout(Duration::from_secs(60)).map_err(|child| format!("{child} is late"))?;
+    /// assert_eq!(result?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The outer `Err` is the child, when the process still runs. The inner one is the [`JoinError`] that `join` gives.
+    pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<T, JoinError>, Child<T>> {
+        self.stdin = None;
+        match self.handle.shared.wait_until(wait::deadline(Some(timeout))) {
+            Ok(Some(status)) => Ok(self.handle.shared.value(status)),
+            Ok(None) => Err(self),
+            Err(error) => Ok(Err(JoinError::new(self.name(), JoinErrorKind::Wait(error)))),
         }
     }
 

@@ -131,13 +131,15 @@ pub(crate) fn end() {
     let is_ended = |child: &&Arc<Shared>| child.daemon || test::is_binary();
     let mut deadline = None;
     let mut signalled: Vec<Arc<Shared>> = Vec::new();
+    // Those that have ended and whose status a debugger holds. The first process of the system will reap them.
+    let mut held: Vec<Arc<Shared>> = Vec::new();
     loop {
         // Anew each time: a finalizer or another thread may have started some more.
         let waited_for: Vec<Arc<Shared>> =
             lock().members.iter().filter(|member| !member.outlives_parent).cloned().collect();
         let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
         let waited_for = waited_for.into_iter().filter(|member| !member.given_up.load(Relaxed));
-        let alive: Vec<Arc<Shared>> = waited_for.filter(|member| !member.has_ended()).collect();
+        let alive: Vec<Arc<Shared>> = waited_for.filter(|member| !known(member, &held) && !member.has_ended()).collect();
         if alive.is_empty() {
             return;
         }
@@ -164,8 +166,11 @@ pub(crate) fn end() {
             // No more deadlines: what SIGKILL doesn't end, nothing does, and daemons that come now get a period of their own.
             deadline = None;
         }
-        if ended.is_err() {
-            return;
+        match ended {
+            Ok(ended) => {
+                held.extend(ended.into_iter().map(|index| &alive[index]).filter(|child| !child.has_ended()).cloned())
+            }
+            Err(_) => return,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle, Shared};
+use super::family::{SIGKILL, SIGTERM};
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::Result;
 use crate::wake::{Source, Wakeup};
@@ -65,6 +66,45 @@ impl<T> IntoFuture for &Child<T> {
     }
 }
 
+impl ProcessHandle {
+    /// Sends SIGKILL, and waits until the process has ended, in `async` code on any executor. [`kill`](ProcessHandle::kill) does the same, and blocks the
+    /// thread meanwhile.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use multiproc::Process;
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let child = Process::new(std::thread::sleep, (Duration::from_secs(1000),)).start()?;
+    /// if tokio::time::timeout(Duration::from_secs(5), child.terminate_async()).await.is_err() {
+    ///     child.kill_async().await?; // it does not care for SIGTERM
+    /// }
+    /// assert_eq!(child.exit_code(), Some(-15));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The signal is sent by the first poll. If the future is dropped then, the process ends all the same.
+    ///
+    /// # Errors
+    /// [`Error::Child`](crate::Error::Child) as for [`kill`](ProcessHandle::kill), and as for [`WaitFuture`].
+    pub async fn kill_async(&self) -> Result<ExitStatus> {
+        self.signal(SIGKILL)?;
+        self.await
+    }
+
+    /// Sends SIGTERM, and waits until the process has ended: for ever, if it ignores the signal. See [`kill_async`](ProcessHandle::kill_async).
+    ///
+    /// # Errors
+    /// As [`kill_async`](ProcessHandle::kill_async).
+    pub async fn terminate_async(&self) -> Result<ExitStatus> {
+        self.signal(SIGTERM)?;
+        self.await
+    }
+}
+
 /// As for a reference to a [`Child`].
 impl IntoFuture for &ProcessHandle {
     type Output = Result<ExitStatus>;
@@ -95,9 +135,9 @@ impl IntoFuture for ProcessHandle {
 /// On an executor that is not tokio's, or without the feature `tokio`, the first future that has to wait starts a thread that waits for the
 /// ends of processes, and stays: one for the whole program. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.)
 ///
-/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked meanwhile. A runtime without I/O is told by a
-/// panic of tokio's, which is caught, and seen once on stderr: in a program that is built with `panic = "abort"`, have the builder
-/// `enable_io`, or leave the feature off.
+/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked meanwhile. The thread is used all the same where a
+/// runtime has no I/O (its builder was not told `enable_io`), and in programs that are built with `panic = "abort"`: only by a panic does tokio say that
+/// it has none. That panic is caught, and the panic hook of the program doesn't see it.
 ///
 /// # Errors
 /// As [`Child::join`]; also when the thread that would wait can't be started.

@@ -108,7 +108,8 @@ impl ExitStatus {
     }
 }
 
-/// As in `<Process(Process-1, stopped[SIGTERM])>`: `stopped`, `stopped[1]`, `stopped[SIGTERM]`.
+/// As in `<Process(Process-1, stopped[SIGTERM])>`: `stopped`, `stopped[1]`, `stopped[SIGTERM]`,
+/// `stopped[SIGRTMIN+6]`.
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.end {
@@ -120,14 +121,16 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// A signal by name if it has one, else by number.
+/// A signal by name, as in kill(1): `SIGTERM`, `SIGRTMIN+6`; `signal 32` where it has none.
 struct SignalName(i32);
 
 impl fmt::Display for SignalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match signal::name(self.0) {
-            Some(name) => f.write_str(name),
-            None => write!(f, "-{}", self.0),
+        match (signal::name(self.0), signal::real_time(self.0)) {
+            (Some(name), _) => f.write_str(name),
+            (None, Some(0)) => f.write_str("SIGRTMIN"),
+            (None, Some(number)) => write!(f, "SIGRTMIN+{number}"),
+            (None, None) => write!(f, "signal {}", self.0),
         }
     }
 }
@@ -291,6 +294,24 @@ impl fmt::Display for JoinErrorKind {
             }
             JoinErrorKind::Wait(error) => write!(f, "can't be waited for: {error}"),
             JoinErrorKind::NotEnded(error) => write!(f, "could not be ended: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_or_are_called_signals() {
+        let first = libc::SIGRTMIN();
+        let names =
+            [(15, "SIGTERM"), (first, "SIGRTMIN"), (first + 6, "SIGRTMIN+6"), (32, "signal 32"), (99, "signal 99")];
+        for (signal, name) in names {
+            let status = ExitStatus::new(End::Signalled { signal, core_dumped: false }, None);
+            assert_eq!(status.to_string(), format!("stopped[{name}]"));
+            let error = JoinError::new("p", JoinErrorKind::without_a_word(&status));
+            assert_eq!(error.to_string(), format!("p was killed by {name}"));
         }
     }
 }

@@ -110,6 +110,9 @@ pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
+/// How long one is waited for that has ended, and that a debugger holds, before the others are looked at again.
+const DEBUGGED: Duration = Duration::from_millis(50);
+
 fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result<Option<(usize, ExitStatus)>> {
     // The kernel is asked about those before the first whose status has been taken already: what stands in for a pidfd that could not be
     // opened in time may not be readable.
@@ -121,19 +124,24 @@ fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result
     if asked.is_empty() {
         return Ok(known);
     }
+    let fail =
+        |source| Error::Child { process: format!("any of {} processes", handles.len()), what: "wait for", source };
     loop {
-        let ended = poll::wait_readable(asked, deadline).map_err(|source| Error::Child {
-            process: format!("any of {} processes", handles.len()),
-            what: "wait for",
-            source,
-        })?;
+        let ended = poll::wait_readable(asked, deadline).map_err(fail)?;
         for index in &ended {
             if let Some(status) = asked[*index].try_wait()? {
                 return Ok(Some((*index, status)));
             }
         }
-        if ended.is_empty() || known.is_some() {
-            return Ok(known);
+        let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        match ended.first() {
+            Some(index) if known.is_none() && !is_over => {
+                // Its status is a debugger's first. Meanwhile another may end.
+                let soon = Instant::now() + DEBUGGED;
+                let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+                asked[*index].shared().wait_for_status(until).map_err(fail)?;
+            }
+            _ => return Ok(known),
         }
     }
 }

@@ -141,19 +141,8 @@ pub(crate) enum Announce {
     No,
     /// That it has started.
     Yes,
-    /// The same, with its pidfd: the parent may not be able to open it, once the kernel has reaped it.
+    /// The same, with its pidfd: the parent may not be able to open it, once the kernel or another part of the program has reaped it.
     WithPidfd,
-}
-
-impl Announce {
-    /// What the parent, which is this process, wants to hear of a child in whose first steps something may fail, or not.
-    pub(crate) fn wanted(may_fail: bool) -> Announce {
-        match signal::children_are_reaped_by_the_kernel() {
-            true => Announce::WithPidfd,
-            false if may_fail => Announce::Yes,
-            false => Announce::No,
-        }
-    }
 }
 
 /// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings.
@@ -214,8 +203,7 @@ pub(crate) fn live(
     }
     if announce != Announce::No {
         let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
-        let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
-        let _ = packet::send(&socket, kind::STARTED, &[], &fds);
+        say_started(&socket, pidfd);
     }
     if let Some(limit) = options.memory_limit {
         limit_memory(&options, limit, &socket);
@@ -235,6 +223,16 @@ pub(crate) fn live(
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
     leave_with(report.exit_code())
+}
+
+/// Tells the parent that the child is there, and what its pidfd is: by the time that the parent could open it, another part of the parent's
+/// program may have reaped it.
+pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
+    let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
+    if packet::send(socket, kind::STARTED, &[], &fds).is_err() && !fds.is_empty() {
+        // Too many descriptors of this user are on their way. The parent opens it.
+        let _ = packet::send(socket, kind::STARTED, &[], &[]);
+    }
 }
 
 /// Ends this process in the way that is right for how it was made: by `exit`, unless it is a forked copy of its creator, whose exit handlers

@@ -61,7 +61,6 @@ pub(crate) fn start(
         forkserver::guard(&name, None);
     }
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-    let announce = Announce::wanted(true);
     let by_main_thread = threads::is_main();
     // Read once, and not by each copy.
     let _ = entry::memory_ranges();
@@ -71,7 +70,7 @@ pub(crate) fn start(
     match unsafe { fork::fork() }.map_err(fail("fork"))? {
         Side::Copy => {
             drop((ours, ends));
-            live(assignment, streams, theirs, (announce, by_main_thread), task)
+            live(assignment, streams, theirs, by_main_thread, task)
         }
         Side::Original(pid) => {
             if guarded {
@@ -88,7 +87,7 @@ fn live(
     assignment: Assignment,
     streams: Streams,
     socket: OwnedFd,
-    (announce, by_main_thread): (Announce, bool),
+    by_main_thread: bool,
     task: impl FnOnce() -> Report,
 ) -> ! {
     COPY.store(threads::getpid(), Relaxed);
@@ -109,7 +108,7 @@ fn live(
         lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
         // What there is to be given it has in its memory.
-        entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))
+        entry::live(assignment, std::iter::empty(), socket, Announce::WithPidfd, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

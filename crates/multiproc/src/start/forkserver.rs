@@ -243,7 +243,11 @@ fn try_start(
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        let announce = Announce::wanted(!order.assignment.options.is_empty());
+        // What can fail in the child is waited for.
+        let announce = match order.assignment.options.is_empty() {
+            true => Announce::No,
+            false => Announce::WithPidfd,
+        };
         match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
@@ -466,14 +470,19 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
             handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
-            match side {
-                Ok(Side::Copy) => return Ok(Some((order.to_vec(), handed, announce))),
-                Ok(Side::Original(pid)) => {
-                    if guarded {
-                        wards.add(pid);
+            match &side {
+                Ok(Side::Copy { is_open }) => {
+                    if announce == Announce::No && !is_open {
+                        entry::say_started(&socket, pidfd::open(threads::getpid()).ok());
                     }
-                    if announce == Announce::No {
-                        drop(packet::send(&socket, kind::STARTED, &[], &[]));
+                    return Ok(Some((order.to_vec(), handed, announce)));
+                }
+                Ok(Side::Original { pid, pidfd }) => {
+                    if guarded {
+                        wards.add(*pid);
+                    }
+                    if let (Announce::No, Some(pidfd)) = (announce, pidfd) {
+                        entry::say_started(&socket, Some(pidfd));
                     }
                 }
                 Err(_) => {}

@@ -189,7 +189,8 @@ impl Copy {
         };
         match reaped {
             Ok(Some((end, usage))) => ExitStatus::new(end, Some(usage)),
-            _ => pidfd::end_of_reaped(pidfd).map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
+            _ => pidfd::end_of_reaped(pidfd, Duration::from_millis(100))
+                .map_or(ExitStatus::unknown(), |end| ExitStatus::new(end, None)),
         }
     }
 }

@@ -1,0 +1,248 @@
+//! Pipes, connections and listeners in `async` code, on any executor. The feature `async`.
+//!
+//! Each future tries first, as the `try_` method does, and then waits for a descriptor ([`wake`](crate::wake)). Nothing is registered with the
+//! object itself, so a future that is dropped leaves nothing behind but what it says.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::poll;
+use multiproc_os::timer::Timer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::awaiting::take_turns;
+use super::connection::{Connection, Receiver, Rx, Sender, Tx};
+use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
+use super::link_error::ListenError;
+use super::listener::Listener;
+use super::patience::Patience;
+use super::{kind, local};
+use crate::wake::{Source, Wakeup};
+
+/// Waits until it is worth another look whether a source is readable: it is, or the task was polled for another reason.
+async fn readable<S: Source>(wakeup: &mut Wakeup, source: &Arc<S>) -> io::Result<()> {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if has_waited {
+            return Poll::Ready(Ok(()));
+        }
+        has_waited = true;
+        wakeup.poll(source, context)
+    })
+    .await
+}
+
+impl Source for Rx {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Rx::Local(socket) => socket.as_fd(),
+            Rx::Tcp(rx) => rx.socket().as_fd(),
+        }
+    }
+}
+
+/// Readable when there is room in a socket, or a time has passed.
+struct Room(Epoll);
+
+impl Source for Room {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits until it is worth another try to send.
+async fn room(socket: &OwnedFd) -> io::Result<()> {
+    let set = Epoll::new()?;
+    // Where there is room, it is the user's descriptors that are too many, and nothing tells when they are fewer.
+    let timer = match poll::wait_for_room(socket, Some(Instant::now()))? {
+        true => Some(Timer::after(local::LOOK)?),
+        false => None,
+    };
+    match &timer {
+        Some(timer) => set.add(timer, 0, Often::Always)?,
+        None => set.add_for_room(socket, 0)?,
+    }
+    let set = Arc::new(Room(set));
+    let mut wakeup = Wakeup::default();
+    loop {
+        readable(&mut wakeup, &set).await?;
+        if !set.0.ready()?.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Receiver<T> {
+    /// As [`recv`](Receiver::recv), in `async` code on any executor.
+    ///
+    /// ```
+    /// use multiproc::{Process, Sender, one_way};
+    ///
+    /// fn worker(results: Sender<u32>) {
+    ///     results.send(42).unwrap();
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, receiver) = one_way()?;
+    /// let _child = Process::new(worker, (sender,)).start()?;
+    /// assert_eq!(receiver.recv_async().await?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A message is taken by the poll that completes the future: a future that is dropped before, in a `select!` or at a timeout, has taken nothing.
+    /// [`JoinFuture`](crate::JoinFuture) says what wakes it.
+    ///
+    /// # Errors
+    /// As [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait with.
+    pub async fn recv_async(&self) -> Result<T, RecvError> {
+        take_turns().await;
+        let mut waiting: Option<(Wakeup, Arc<Rx>)> = None;
+        loop {
+            match self.try_recv() {
+                Err(error) if matches!(error.kind, RecvErrorKind::Empty) => {}
+                received => return received,
+            }
+            let (wakeup, source) = waiting.get_or_insert_with(|| (Wakeup::default(), Arc::new(self.rx.clone())));
+            let woken = readable(wakeup, source).await;
+            woken.map_err(|error| RecvError { kind: RecvErrorKind::Io(error), peer: self.peer() })?;
+        }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Sender<T> {
+    /// As [`send`](Sender::send), in `async` code on any executor.
+    ///
+    /// ```
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, receiver) = multiproc::one_way()?;
+    /// let both = tokio::join!(
+    ///     async { for _ in 0..100 { sender.send_async(vec![7_u8; 30_000]).await.unwrap() } },
+    ///     async { for _ in 0..100 { assert_eq!(receiver.recv_async().await.unwrap().len(), 30_000) } },
+    /// );
+    /// # let ((), ()) = both;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// If the future is dropped before it is done, the message has not been sent, and is gone with it. Over TCP a part of it may have gone by then;
+    /// the rest goes ahead of whatever is sent next, and the message arrives with that, as after
+    /// [`Unfinished`](crate::SendErrorKind::Unfinished). It takes two descriptors while it waits.
+    ///
+    /// # Errors
+    /// As [`send`](Sender::send); `Io` also when there is no descriptor or thread to wait with.
+    pub async fn send_async(&self, value: T) -> Result<(), SendError<T>> {
+        take_turns().await;
+        match self.send_value(&value).await {
+            Ok(()) => Ok(()),
+            Err(kind) => Err(self.error(value, kind)),
+        }
+    }
+
+    async fn send_value(&self, value: &T) -> Result<(), SendErrorKind> {
+        let socket = match &self.tx {
+            Tx::Local(socket) => &**socket,
+            Tx::Tcp(tx) => tx.socket(),
+        };
+        let payload = loop {
+            match self.payload(value)? {
+                Some(payload) => break payload,
+                None => room(socket).await.map_err(SendErrorKind::Io)?,
+            }
+        };
+        match &self.tx {
+            Tx::Local(_) => loop {
+                match local::send(socket, kind::VALUE, &payload, Patience::None) {
+                    Err(SendErrorKind::Full) => room(socket).await.map_err(SendErrorKind::Io)?,
+                    sent => return sent,
+                }
+            },
+            Tx::Tcp(tx) => {
+                let mut sending = tx.sending(kind::VALUE, payload)?;
+                loop {
+                    match sending.go_on(Patience::None) {
+                        Err(SendErrorKind::Full | SendErrorKind::Unfinished) => {
+                            // The peer may receive as fast as this sends.
+                            take_turns().await;
+                            room(socket).await.map_err(SendErrorKind::Io)?;
+                        }
+                        sent => return sent,
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
+    /// See [`Sender::send_async`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn send_async(&self, value: S) -> Result<(), SendError<S>> {
+        self.sender().send_async(value).await
+    }
+}
+
+impl<S, R: DeserializeOwned> Connection<S, R> {
+    /// See [`Receiver::recv_async`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn recv_async(&self) -> Result<R, RecvError> {
+        self.receiver().recv_async().await
+    }
+}
+
+impl Listener {
+    /// As [`accept`](Listener::accept), in `async` code on any executor.
+    ///
+    /// ```
+    /// use multiproc::{Address, Key, Listener, Process, connect};
+    ///
+    /// fn client(address: Address, key: Key) {
+    ///     connect::<u32, u32>(address, key).unwrap().send(7).unwrap();
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (address, key) = (Address::unique(), Key::random()?);
+    /// let listener = Listener::bind(&address, key.clone())?;
+    /// let _child = Process::new(client, (address, key)).start()?;
+    /// let connection = listener.accept_async::<u32, u32>().await?;
+    /// assert_eq!(connection.recv_async().await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A connection is taken by the poll that completes the future: a future that is dropped before has taken none, and clients that it has begun to hear
+    /// go on with the next accept.
+    ///
+    /// # Errors
+    /// As [`accept`](Listener::accept); `Accept` also when there is no descriptor or thread to wait with.
+    pub async fn accept_async<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
+        take_turns().await;
+        let attending = self.attend();
+        let mut wakeup = Wakeup::default();
+        loop {
+            match attending.look() {
+                Ok(Some(link)) => return Ok(Connection::of(link, self.max_message())),
+                Ok(None) => {}
+                Err(error) => return Err(self.not_accepted(error)),
+            }
+            let woken = readable(&mut wakeup, attending.source()).await;
+            woken.map_err(|error| self.not_accepted(error))?;
+        }
+    }
+}
