@@ -339,7 +339,8 @@ fn attack(program: &str) {
     };
     let mut child = command.spawn().unwrap();
     let build_id = multiproc_os::image::Image::containing(attack as fn(&str) as usize).unwrap().build_id;
-    let ids = [0; multiproc_os::credentials::Ids::BYTES];
+    // And no capabilities.
+    let ids = [0; multiproc_os::credentials::Ids::BYTES + multiproc_os::credentials::Capabilities::BYTES];
     let len = ((ids.len() + build_id.len()) as u64).to_le_bytes();
     multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x01\x00", &len, &[0; 16], &ids, &build_id], &[]).unwrap();
     // It waits for what it is to be, once it has dealt with that; the next message is nothing that it knows.

@@ -1,6 +1,7 @@
 //! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
 
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::panic::UnwindSafe;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::errno::EINVAL;
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{close_fds, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
+use multiproc_os::{close_fds, environment, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
@@ -187,7 +188,7 @@ pub(crate) fn live(
     }
     let pid = threads::getpid();
     let name = assignment.identity.name.clone();
-    show_name(&name);
+    show_name(&name, Some(environment::place()).filter(|place| !place.is_empty()));
     current::become_child(assignment.identity);
     family::set_grace_period(assignment.grace_period);
     method::set_start_method(assignment.start_method);
@@ -201,6 +202,11 @@ pub(crate) fn live(
     // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
     if let Err(not_set) = unsafe { options.apply() } {
         fail(socket, &not_set.what, &not_set.source);
+    }
+    if !options.environment.is_empty() || fork::is_copy() {
+        // What was removed is in the strings that the program was executed with, or was told of.
+        let environment = environment::snapshot().leak().as_ptr_range();
+        show_name(&name, Some(environment.start as usize..environment.end as usize));
     }
     if announce != Announce::No {
         let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
@@ -254,15 +260,24 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     leave_with(REFUSED)
 }
 
-/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line.
-pub(crate) fn show_name(name: &str) {
+/// Tells the parent that this child of the server can't have a setting of its own, because it isn't allowed to take it on, and ends
+/// this process.
+pub(crate) fn unfit(socket: OwnedFd) -> ! {
+    let _ = packet::send(&socket, kind::UNFIT, &[], &[]);
+    drop(socket);
+    leave_with(REFUSED)
+}
+
+/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line. And
+/// has `/proc/PID/environ` show the strings at `environment`, if that is given; they stay there.
+pub(crate) fn show_name(name: &str, environment: Option<Range<usize>>) {
     threads::set_name(name);
     let mut arguments = std::env::args_os().map(OsStringExt::into_vec);
     let title: Vec<Vec<u8>> =
         arguments.next().into_iter().chain([format!("[{name}]").into_bytes()]).chain(arguments).collect();
     if let Some(ranges) = memory_ranges() {
         // Not every kernel can do it, and nothing depends on it.
-        let _ = title::set(ranges, &title);
+        let _ = title::set(ranges, &title, environment);
     }
 }
 

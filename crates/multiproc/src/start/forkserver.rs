@@ -6,16 +6,18 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::clone::{self, Side, ThreadState};
-use multiproc_os::credentials::Credentials;
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-use multiproc_os::{directory, fd_passing, pidfd, threads};
+#[cfg(any(test, fuzzing))]
+use multiproc_os::settings::Settings;
+use multiproc_os::{directory, environment, fd_passing, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
+use super::confinement::{Fit, Made, Moment};
 use super::entry::Announce;
 use super::handshake::{self, Answer, Copy, PATIENCE};
 use super::report::Report;
@@ -51,8 +53,8 @@ struct Server {
     free: Vec<u16>,
     /// What it has been told of the surroundings.
     known: Known,
-    /// What its parent might do when it started the server. Children of one that has given up some of that must not have it.
-    credentials: Credentials,
+    /// What the thread had that executed it. Children of one that has given up some of that must not have it.
+    made: Made,
 }
 
 /// The part of a server that starts in flight share. The last of them, and the server is reaped, be it alive or dead.
@@ -84,9 +86,10 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(order),
         here => here.ok(),
     };
+    let moment = Moment::now();
     let mut attempt = 1;
     loop {
-        match try_start(order, here)? {
+        match try_start(order, here, &moment)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
                 let reason = format!("its server died {ATTEMPTS} times in a row");
@@ -117,7 +120,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
     let (order, its_order) = fd_passing::pair().ok()?;
     let (process, slot, known) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = current.as_mut().filter(|server| server.is_mine())?;
+        let server = current.as_mut().filter(|server| server.process.copy.is_ours())?;
         let slot = server.free.pop()?;
         match server.request(kind::STAND_BY, slot, Announce::No, None, [theirs.as_fd(), its_order.as_fd()]) {
             Ok(known) => (server.process.clone(), slot, known),
@@ -160,20 +163,24 @@ pub fn end_fork_server() {
     end();
 }
 
-/// One attempt; none if the server died before it made the process.
-fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<Started>> {
+/// One attempt; none if the server died before it made the process, or made one that can't have what this moment's should.
+fn try_start(order: &Order<'_>, here: Option<directory::Id>, moment: &Moment) -> Result<Option<Started>> {
     let name = order.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
 
-    let standby = {
+    let (standby, seen) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|server| !server.is_mine()) {
-            *current = None;
+        match current.as_ref().map(|server| server.fit(moment)) {
+            Some(Fit::Same) | None => {}
+            Some(Fit::Other) => *current = None,
+            // What is executed has what this thread has.
+            Some(Fit::Unknown) => return spawn::start(order).map(Some),
         }
-        current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
+        let seen = current.as_ref().map(|server| Arc::downgrade(&server.process));
+        (seen.as_ref().and_then(standby::take), seen)
     };
     if let Some(standby) = standby
-        && let Some(started) = standby.begin(order, here)?
+        && let Some(started) = standby.begin(order, here, moment)?
     {
         standby::started(false);
         return Ok(Some(started));
@@ -182,16 +189,22 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = match &mut *current {
-            Some(server) => server,
-            none => none.insert(Server::launch(name)?),
+        // Another thread, with other rights, may have replaced it meanwhile.
+        let is_seen = |server: &Server| {
+            seen.as_ref().is_some_and(|seen| Weak::ptr_eq(seen, &Arc::downgrade(&server.process)))
+                || server.fit(moment) == Fit::Same
+        };
+        let server = match current.take().filter(is_seen) {
+            Some(server) => current.insert(server),
+            None => current.insert(Server::launch(name, moment)?),
         };
         let Some(slot) = server.free.pop() else {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        let announce = Announce::wanted(!order.assignment.options.is_empty());
-        match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
+        let announce =
+            Announce::wanted(!order.assignment.options.is_empty() || server.known.differs_from(&moment.settings));
+        match server.request(kind::START, slot, announce, Some((order, moment)), [theirs.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *current = None;
@@ -214,29 +227,30 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<St
 
 impl Server {
     /// Execs a server, for the sake of the process `name`.
-    fn launch(name: &str) -> Result<Server> {
+    fn launch(name: &str, moment: &Moment) -> Result<Server> {
         let (slots, fd) = PidSlots::create().map_err(|source| Error::Start {
             process: name.into(),
             what: "no memory for its server".into(),
             source,
         })?;
-        let credentials = Credentials::current();
         let copy = Copy::exec(name)?;
         copy.send(name, kind::SERVE, &[], &[fd.as_fd()])?;
         match copy.answer(name)?.kind {
             kind::READY => {}
             other => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
         }
+        let made = Made::new(moment, copy.pid);
         Ok(Server {
             process: Arc::new(ServerProcess { copy, slots }),
             free: (0..SLOTS as u16).rev().collect(),
-            known: Known::default(),
-            credentials,
+            known: Known::inherited(moment.settings.clone()),
+            made,
         })
     }
 
-    fn is_mine(&self) -> bool {
-        self.process.copy.is_ours() && self.credentials == Credentials::current()
+    /// Whether it is of use to the calling thread, whose moment this is.
+    fn fit(&self, moment: &Moment) -> Fit {
+        if self.process.copy.is_ours() { self.made.fit(moment, self.process.copy.pid) } else { Fit::Other }
     }
 
     /// Asks for a child that gets these sockets. Gives what it will know of its surroundings.
@@ -245,10 +259,12 @@ impl Server {
         kind: u8,
         slot: u16,
         announce: Announce,
-        order: Option<&Order<'_>>,
+        order: Option<(&Order<'_>, &Moment)>,
         sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
-        let (surroundings, outgoing) = surroundings::current(&self.known, None, order.map(|order| order.streams))?;
+        let (order, settings) = order.map(|(order, moment)| (order, &moment.settings)).unzip();
+        let streams = order.map(|order| order.streams);
+        let (surroundings, outgoing) = surroundings::current(&self.known, None, streams, settings)?;
         let head = assignment::join(&Request { slot, announce, surroundings });
         let front = order.map_or(vec![], |order| assignment::join(order.assignment));
         let none = Payload::default();
@@ -286,6 +302,11 @@ impl ServerProcess {
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
                     return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
+                }
+                // It has never run anything of ours, and ends; a server that this thread executes has what it lacks.
+                Ok(packet) if packet.kind == kind::UNFIT => {
+                    pidfd::kill_unopened_child(self.pid(slot));
+                    return Ok(None);
                 }
                 Ok(packet) => {
                     let garbage =
@@ -361,6 +382,11 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
     let thread = ThreadState::of_this_thread();
     // What every child needs, and finds in its copy.
     let _ = (entry::memory_ranges(), target::image());
+    // It is told what is in the environment when it is told to make a child.
+    if let Some(ranges) = entry::memory_ranges() {
+        // SAFETY: this process has one thread, and no code of the user's has run that could look into the environment.
+        unsafe { environment::wipe(ranges.environment()) };
+    }
     if let Err(error) = surroundings::let_go() {
         entry::refuse(control, &format!("the server could not set itself up: {error}"));
     }
@@ -403,6 +429,9 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
                     standby::stand_by(orders, socket);
                 }
                 drop(control);
+                if handed.take_on_settings().is_err() {
+                    entry::unfit(socket);
+                }
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
@@ -427,8 +456,14 @@ pub(crate) fn become_child(
     let handed = unsafe { request.surroundings.receive(&mut fds) };
     let result = handed.and_then(|handed| {
         handed.enter()?;
-        handed.take_on()
+        if handed.take_on_settings().is_err() {
+            return Ok(None);
+        }
+        handed.take_on().map(Some)
     });
+    if let Ok(None) = result {
+        entry::unfit(socket);
+    }
     if let Err(error) = result {
         entry::fail(socket, "its surroundings could not be taken on", &error);
     }
@@ -441,10 +476,11 @@ pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
     let streams = crate::process::stdio::Streams::default();
     let room = "there is room for a descriptor";
-    let (mut surroundings, told) = surroundings::current(&known, None, Some(&streams)).expect(room);
+    let settings = Settings::current(Some(0o22));
+    let (mut surroundings, told) = surroundings::current(&known, None, Some(&streams), Some(&settings)).expect(room);
     if !with_environment {
         known.learn(told);
-        surroundings = surroundings::current(&known, None, Some(&streams)).expect(room).0;
+        surroundings = surroundings::current(&known, None, Some(&streams), None).expect(room).0;
     }
     assignment::join(&Request { slot: 7, announce: Announce::No, surroundings })
 }

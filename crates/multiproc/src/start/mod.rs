@@ -2,6 +2,7 @@
 //! dies in between, is in `PROTOCOL.md` beside this file.
 
 pub(crate) mod assignment;
+pub(crate) mod confinement;
 #[allow(unsafe_code)]
 pub(crate) mod entry;
 #[allow(unsafe_code)]
@@ -32,4 +33,5 @@ pub(crate) mod kind {
     pub(crate) const RETURNED_ERR: u8 = 9;
     pub(crate) const FAILED: u8 = 10;
     pub(crate) const STAND_BY: u8 = 11;
+    pub(crate) const UNFIT: u8 = 12;
 }

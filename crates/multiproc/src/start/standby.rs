@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
 
 use super::assignment::{self, Assignment, Order, Started};
+use super::confinement::Moment;
 use super::entry::{self, Announce};
 use super::forkserver::{self, Request, ServerProcess};
 use super::method::StartMethod;
@@ -249,14 +250,21 @@ fn keep() {
 
 impl Standby {
     /// Has it become what `order` says. None, and it is gone, if it died while it stood by.
-    pub(crate) fn begin(mut self, order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<Started>> {
+    /// None also if it may not take on the settings of this moment.
+    pub(crate) fn begin(
+        mut self,
+        order: &Order<'_>,
+        here: Option<directory::Id>,
+        moment: &Moment,
+    ) -> Result<Option<Started>> {
         let name = order.name();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        let (surroundings, outgoing) = surroundings::current(&self.known, here, Some(order.streams))
-            .map_err(fail("its surroundings could not be told"))
-            .inspect_err(|_| self.end_in_place())?;
+        let (surroundings, outgoing) =
+            surroundings::current(&self.known, here, Some(order.streams), Some(&moment.settings))
+                .map_err(fail("its surroundings could not be told"))
+                .inspect_err(|_| self.end_in_place())?;
         // What can fail in the child is waited for.
-        let announce = match order.assignment.options.is_empty() && !surroundings.moves() {
+        let announce = match order.assignment.options.is_empty() && !surroundings.may_fail() {
             true => Announce::No,
             false => Announce::Yes,
         };
@@ -275,8 +283,12 @@ impl Standby {
             }
         }
         if announce == Announce::Yes {
-            let answer = handshake::answer_of_child(name, &self.started.socket);
-            self.started.early = answer.inspect_err(|_| self.end_in_place())?.early;
+            let answer = handshake::answer_of_child(name, &self.started.socket).inspect_err(|_| self.end_in_place())?;
+            if answer.unfit {
+                self.end_in_place();
+                return Ok(None);
+            }
+            self.started.early = answer.early;
         }
         Ok(Some(self.started))
     }
@@ -320,7 +332,7 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
 /// Does once, for nobody, what a start does: so that the pages of code and data that it takes are there. Nothing comes of it if it fails.
 fn rehearse() {
     let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
-    entry::show_name(&identity.name);
+    entry::show_name(&identity.name, None);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
     let nothing: fn() = || {};
     let (Ok(entry), Ok(payload)) =
