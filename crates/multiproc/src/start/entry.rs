@@ -14,6 +14,7 @@ use multiproc_os::{close_fds, environment, fd_passing, lifeline, memory_watch, p
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
+use super::confinement::{self, Word};
 use super::handshake::{self, Role, Unfit, VARIABLE};
 use super::panic_hook;
 use super::report::{Failure, Report};
@@ -152,13 +153,15 @@ impl Announce {
     }
 }
 
-/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings.
+/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings; on `go` it is
+/// given the go-ahead, if it needs one.
 pub(crate) fn begin(
     order: &[u8],
     payload: Payload,
     fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
     announce: Announce,
+    go: Option<OwnedFd>,
 ) -> ! {
     let assignment = match assignment::split::<Assignment>(order) {
         Ok((assignment, _)) => assignment,
@@ -170,7 +173,7 @@ pub(crate) fn begin(
         None => refuse(socket, "the assignment lacks a target"),
     };
     HAS_ENTRY.store(true, Relaxed);
-    live(assignment, fds, socket, announce, || entry(payload))
+    live(assignment, fds, socket, announce, go, || entry(payload))
 }
 
 /// A child's life, whichever way it has come: sets itself up, does the task, reports, exits.
@@ -178,7 +181,8 @@ pub(crate) fn live(
     assignment: Assignment,
     fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
-    announce: Announce,
+    mut announce: Announce,
+    go: Option<OwnedFd>,
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
     ctrl_c::become_child(assignment.handles_ctrl_c);
@@ -198,6 +202,14 @@ pub(crate) fn live(
     }
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
+    // As late as can be, since it is on its way meanwhile; and before anything of the user's, or what overrides it.
+    match go.map_or(Word::Go, confinement::await_word) {
+        Word::Go => {}
+        Word::GoAndTell if announce == Announce::No => announce = Announce::Yes,
+        Word::GoAndTell => {}
+        Word::Unfit => unfit(socket),
+        Word::Leave => leave_with(REFUSED),
+    }
     let options = assignment.options;
     // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
     if let Err(not_set) = unsafe { options.apply() } {

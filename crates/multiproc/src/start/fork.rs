@@ -96,7 +96,7 @@ fn live(
         forkserver::forget();
         at_exit::forget();
         // What there is to be given it has in its memory.
-        entry::live(assignment, std::iter::empty(), socket, announce, AssertUnwindSafe(task))
+        entry::live(assignment, std::iter::empty(), socket, announce, None, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

@@ -6,13 +6,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-#[cfg(any(test, fuzzing))]
-use multiproc_os::settings::Settings;
 use multiproc_os::{directory, environment, fd_passing, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
@@ -53,14 +51,14 @@ struct Server {
     free: Vec<u16>,
     /// What it has been told of the surroundings.
     known: Known,
-    /// What the thread had that executed it. Children of one that has given up some of that must not have it.
-    made: Made,
 }
 
 /// The part of a server that starts in flight share. The last of them, and the server is reaped, be it alive or dead.
 pub(crate) struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
+    /// What the thread had that executed it. Children of one that has given up some of that must not have it.
+    made: Made,
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
@@ -86,7 +84,7 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(order),
         here => here.ok(),
     };
-    let moment = Moment::now();
+    let moment = Moment::default();
     let mut attempt = 1;
     loop {
         match try_start(order, here, &moment)? {
@@ -168,16 +166,21 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>, moment: &Moment) ->
     let name = order.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
 
-    let (standby, seen) = {
+    let standby = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        match current.as_ref().map(|server| server.fit(moment)) {
-            Some(Fit::Same) | None => {}
-            Some(Fit::Other) => *current = None,
-            // What is executed has what this thread has.
-            Some(Fit::Unknown) => return spawn::start(order).map(Some),
+        if current.as_ref().is_some_and(|server| !server.process.copy.is_ours()) {
+            *current = None;
         }
-        let seen = current.as_ref().map(|server| Arc::downgrade(&server.process));
-        (seen.as_ref().and_then(standby::take), seen)
+        if let Some(server) = &*current
+            && server.process.made.is_blind()
+            && server.process.fit(moment) == Fit::Unknown
+        {
+            // What is executed has what this thread has.
+            return spawn::start(order).map(Some);
+        }
+        // One that is known to be of no use, since this is not the first attempt.
+        current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
+        current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
     };
     if let Some(standby) = standby
         && let Some(started) = standby.begin(order, here, moment)?
@@ -187,24 +190,22 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>, moment: &Moment) ->
     }
 
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let (go, its_go) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let announce;
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another thread, with other rights, may have replaced it meanwhile.
-        let is_seen = |server: &Server| {
-            seen.as_ref().is_some_and(|seen| Weak::ptr_eq(seen, &Arc::downgrade(&server.process)))
-                || server.fit(moment) == Fit::Same
-        };
-        let server = match current.take().filter(is_seen) {
-            Some(server) => current.insert(server),
-            None => current.insert(Server::launch(name, moment)?),
+        // As above; the one that stood by has shown it, or another thread has brought this one.
+        current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
+        let server = match &mut *current {
+            Some(server) => server,
+            none => none.insert(Server::launch(name, moment)?),
         };
         let Some(slot) = server.free.pop() else {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
-        let announce =
-            Announce::wanted(!order.assignment.options.is_empty() || server.known.differs_from(&moment.settings));
-        match server.request(kind::START, slot, announce, Some((order, moment)), [theirs.as_fd()]) {
+        announce = Announce::wanted(!order.assignment.options.is_empty());
+        match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd(), its_go.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *current = None;
@@ -216,13 +217,50 @@ fn try_start(order: &Order<'_>, here: Option<directory::Id>, moment: &Moment) ->
             }
         }
     };
-    drop(theirs);
+    drop((theirs, its_go));
+    // While the server makes it.
+    let fit = process.fit(moment);
+    let said = match fit {
+        Fit::Same => process.made.go_ahead(moment, &go),
+        // It waits for nothing any more, and leaves.
+        Fit::Other | Fit::Unknown => fd_passing::hang_up(&go).map(|()| false),
+    };
     let outcome = process.await_child(name, ours, slot, PATIENCE);
     process.settle(slot, &outcome);
-    if matches!(outcome, Ok(Some(_))) {
-        standby::started(true);
+    let Some(mut started) = outcome? else { return Ok(None) };
+    match fit {
+        Fit::Same => {}
+        Fit::Other => {
+            standby::end(&started, &go);
+            process.replace();
+            return Ok(None);
+        }
+        Fit::Unknown => {
+            standby::end(&started, &go);
+            return spawn::start(order).map(Some);
+        }
     }
-    outcome
+    let told = match said {
+        Ok(told) => told,
+        // It has died already.
+        Err(error) if handshake::is_gone(&error) => false,
+        Err(error) => {
+            standby::end(&started, &go);
+            return Err(fail("its go-ahead could not be sent")(error));
+        }
+    };
+    // Otherwise it is the child that has said it.
+    if told && announce == Announce::No && started.early.is_none() {
+        let answer = handshake::answer_of_child(name, &started.socket).inspect_err(|_| standby::end(&started, &go))?;
+        if answer.unfit {
+            standby::end(&started, &go);
+            process.replace();
+            return Ok(None);
+        }
+        started.early = answer.early;
+    }
+    standby::started(true);
+    Ok(Some(started))
 }
 
 impl Server {
@@ -233,6 +271,7 @@ impl Server {
             what: "no memory for its server".into(),
             source,
         })?;
+        moment.look();
         let copy = Copy::exec(name)?;
         copy.send(name, kind::SERVE, &[], &[fd.as_fd()])?;
         match copy.answer(name)?.kind {
@@ -241,16 +280,10 @@ impl Server {
         }
         let made = Made::new(moment, copy.pid);
         Ok(Server {
-            process: Arc::new(ServerProcess { copy, slots }),
+            process: Arc::new(ServerProcess { copy, slots, made }),
             free: (0..SLOTS as u16).rev().collect(),
-            known: Known::inherited(moment.settings.clone()),
-            made,
+            known: Known::default(),
         })
-    }
-
-    /// Whether it is of use to the calling thread, whose moment this is.
-    fn fit(&self, moment: &Moment) -> Fit {
-        if self.process.copy.is_ours() { self.made.fit(moment, self.process.copy.pid) } else { Fit::Other }
     }
 
     /// Asks for a child that gets these sockets. Gives what it will know of its surroundings.
@@ -259,12 +292,10 @@ impl Server {
         kind: u8,
         slot: u16,
         announce: Announce,
-        order: Option<(&Order<'_>, &Moment)>,
+        order: Option<&Order<'_>>,
         sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
-        let (order, settings) = order.map(|(order, moment)| (order, &moment.settings)).unzip();
-        let streams = order.map(|order| order.streams);
-        let (surroundings, outgoing) = surroundings::current(&self.known, None, streams, settings)?;
+        let (surroundings, outgoing) = surroundings::current(&self.known, None, order.map(|order| order.streams))?;
         let head = assignment::join(&Request { slot, announce, surroundings });
         let front = order.map_or(vec![], |order| assignment::join(order.assignment));
         let none = Payload::default();
@@ -279,6 +310,22 @@ impl Server {
 }
 
 impl ServerProcess {
+    /// Whether it is of use to the calling thread, whose moment this is.
+    pub(crate) fn fit(&self, moment: &Moment) -> Fit {
+        self.made.fit(moment, self.copy.pid)
+    }
+
+    /// What it has been made with.
+    pub(crate) fn made(&self) -> &Made {
+        &self.made
+    }
+
+    /// Has the next start bring another one.
+    fn replace(self: &Arc<ServerProcess>) {
+        let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        current.take_if(|server| Arc::ptr_eq(&server.process, self));
+    }
+
     fn slot(&self, slot: u16) -> &AtomicI32 {
         self.slots.get(slot.into()).expect("a slot in range")
     }
@@ -400,7 +447,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
         };
         let mut fds = std::mem::take(&mut packet.fds).into_iter();
         let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
-        let orders = if packet.kind == kind::STAND_BY { fds.next() } else { None };
+        let Some(go) = fds.next() else { entry::refuse(control, "a request with one socket") };
         let made = (|| {
             let (request, order) = assignment::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
@@ -424,18 +471,15 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots) -> ! {
         })();
         match made {
             Ok(Some((order, handed, announce))) => {
-                if let Some(orders) = orders {
+                if packet.kind == kind::STAND_BY {
                     drop((control, handed, fds));
-                    standby::stand_by(orders, socket);
+                    standby::stand_by(go, socket);
                 }
                 drop(control);
-                if handed.take_on_settings().is_err() {
-                    entry::unfit(socket);
-                }
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(&order, packet.payload, fds, socket, announce)
+                entry::begin(&order, packet.payload, fds, socket, announce, Some(go))
             }
             Ok(None) => {}
             // A start that nobody waits for any more is nobody's concern.
@@ -449,6 +493,7 @@ pub(crate) fn become_child(
     request: Request,
     mut fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
+    go: OwnedFd,
     order: &[u8],
     payload: Payload,
 ) -> ! {
@@ -456,18 +501,12 @@ pub(crate) fn become_child(
     let handed = unsafe { request.surroundings.receive(&mut fds) };
     let result = handed.and_then(|handed| {
         handed.enter()?;
-        if handed.take_on_settings().is_err() {
-            return Ok(None);
-        }
-        handed.take_on().map(Some)
+        handed.take_on()
     });
-    if let Ok(None) = result {
-        entry::unfit(socket);
-    }
     if let Err(error) = result {
         entry::fail(socket, "its surroundings could not be taken on", &error);
     }
-    entry::begin(order, payload, fds, socket, request.announce)
+    entry::begin(order, payload, fds, socket, request.announce, Some(go))
 }
 
 /// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.
@@ -476,11 +515,10 @@ pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
     let streams = crate::process::stdio::Streams::default();
     let room = "there is room for a descriptor";
-    let settings = Settings::current(Some(0o22));
-    let (mut surroundings, told) = surroundings::current(&known, None, Some(&streams), Some(&settings)).expect(room);
+    let (mut surroundings, told) = surroundings::current(&known, None, Some(&streams)).expect(room);
     if !with_environment {
         known.learn(told);
-        surroundings = surroundings::current(&known, None, Some(&streams), None).expect(room).0;
+        surroundings = surroundings::current(&known, None, Some(&streams)).expect(room).0;
     }
     assignment::join(&Request { slot: 7, announce: Announce::No, surroundings })
 }

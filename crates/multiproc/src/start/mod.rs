@@ -34,4 +34,5 @@ pub(crate) mod kind {
     pub(crate) const FAILED: u8 = 10;
     pub(crate) const STAND_BY: u8 = 11;
     pub(crate) const UNFIT: u8 = 12;
+    pub(crate) const GO_AHEAD: u8 = 13;
 }

@@ -7,6 +7,7 @@
 //! To wake a thread on an idle processor takes some 25 µs, as long as all else that a start does here. So a start that takes the standby doesn't
 //! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
 
 use super::assignment::{self, Assignment, Order, Started};
-use super::confinement::Moment;
+use super::confinement::{Fit, Moment};
 use super::entry::{self, Announce};
 use super::forkserver::{self, Request, ServerProcess};
 use super::method::StartMethod;
@@ -249,8 +250,7 @@ fn keep() {
 }
 
 impl Standby {
-    /// Has it become what `order` says. None, and it is gone, if it died while it stood by.
-    /// None also if it may not take on the settings of this moment.
+    /// Has it become what `order` says. None, and it is gone, if it died while it stood by, or is of no use at this moment.
     pub(crate) fn begin(
         mut self,
         order: &Order<'_>,
@@ -259,12 +259,11 @@ impl Standby {
     ) -> Result<Option<Started>> {
         let name = order.name();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        let (surroundings, outgoing) =
-            surroundings::current(&self.known, here, Some(order.streams), Some(&moment.settings))
-                .map_err(fail("its surroundings could not be told"))
-                .inspect_err(|_| self.end_in_place())?;
+        let (surroundings, outgoing) = surroundings::current(&self.known, here, Some(order.streams))
+            .map_err(fail("its surroundings could not be told"))
+            .inspect_err(|_| self.end_in_place())?;
         // What can fail in the child is waited for.
-        let announce = match order.assignment.options.is_empty() && !surroundings.may_fail() {
+        let announce = match order.assignment.options.is_empty() && !surroundings.moves() {
             true => Announce::No,
             false => Announce::Yes,
         };
@@ -282,7 +281,16 @@ impl Standby {
                 return Err(fail("the request could not be sent")(error));
             }
         }
-        if announce == Announce::Yes {
+        // While it gets ready.
+        let told = match self.server.upgrade().map(|server| (server.fit(moment), server)) {
+            Some((Fit::Same, server)) => server.made().go_ahead(moment, &self.order),
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        let Ok(told) = told else {
+            self.end_in_place();
+            return Ok(None);
+        };
+        if told || announce == Announce::Yes {
             let answer = handshake::answer_of_child(name, &self.started.socket).inspect_err(|_| self.end_in_place())?;
             if answer.unfit {
                 self.end_in_place();
@@ -297,15 +305,19 @@ impl Standby {
         self.end_in_place();
     }
 
-    /// Kills it, and reaps it. There is nothing in it that anybody would miss.
     fn end_in_place(&self) {
-        if let Some(pidfd) = &self.started.pidfd {
-            // If it has more rights than this process has now, it can't be killed, but leaves by itself.
-            let _ = fd_passing::hang_up(&self.order);
-            let _ = pidfd::send_signal(pidfd, SIGKILL);
-            let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
-            let _ = pidfd::reap(pidfd);
-        }
+        end(&self.started, &self.order);
+    }
+}
+
+/// Kills a process that waits on the other end of `socket`, and reaps it. There is nothing in it that anybody would miss.
+pub(crate) fn end(process: &Started, socket: &OwnedFd) {
+    if let Some(pidfd) = &process.pidfd {
+        // If it has more rights than this process has now, it can't be killed, but leaves by itself.
+        let _ = fd_passing::hang_up(socket);
+        let _ = pidfd::send_signal(pidfd, SIGKILL);
+        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
+        let _ = pidfd::reap(pidfd);
     }
 }
 
@@ -320,13 +332,12 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
         Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),
         Err(_) => std::process::exit(0),
     };
-    drop(orders);
     let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
     let (request, order) = match assignment::split::<Request>(packet.front()) {
         Ok(split) => split,
         Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
     };
-    forkserver::become_child(request, fds.into_iter(), socket, order, payload)
+    forkserver::become_child(request, fds.into_iter(), socket, orders, order, payload)
 }
 
 /// Does once, for nobody, what a start does: so that the pages of code and data that it takes are there. Nothing comes of it if it fails.

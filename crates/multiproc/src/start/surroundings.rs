@@ -1,5 +1,5 @@
-//! What a child shares with its creator at the moment of the start: environment, current directory, descriptors 0 to 2, and the settings of
-//! the thread that starts it (umask, priorities, limits).
+//! What a child shares with its creator at the moment of the start: environment, current directory, descriptors 0 to 2. (Its settings, as umask and
+//! priorities, come with the go-ahead: `confinement.rs`.)
 //!
 //! An exec'd child inherits them. To a child of the server they are handed: the environment by way of the server, which is told when it has
 //! changed, the rest by descriptors that come with each request. The server itself keeps none of them: a pipe that is somebody's stdout must
@@ -8,7 +8,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiproc_os::settings::Settings;
 use multiproc_os::{directory, environment, stdio};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +19,6 @@ pub(crate) struct Surroundings {
     /// The environment, if it is another than the last time.
     #[serde(with = "serde_bytes")]
     environment: Option<Vec<u8>>,
-    /// The settings, if they are others than those that the server was made with: [`Settings::to_bytes`].
-    #[serde(with = "serde_bytes")]
-    settings: Option<Vec<u8>>,
     /// Whether the directory comes too.
     directory: bool,
     /// Which of 0 to 2 are open.
@@ -32,8 +28,6 @@ pub(crate) struct Surroundings {
 /// What the other side has been told already.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    /// The settings that it was made with.
-    settings: Option<Settings>,
     /// The environment.
     environment: Option<Vec<u8>>,
     /// Which directory it is in.
@@ -56,34 +50,21 @@ impl Outgoing<'_> {
 }
 
 impl Known {
-    /// What a server knows that was made by a thread with these settings.
-    pub(crate) fn inherited(settings: Settings) -> Known {
-        Known { settings: Some(settings), ..Known::default() }
-    }
-
-    /// Whether a child must be told of these.
-    pub(crate) fn differs_from(&self, settings: &Settings) -> bool {
-        self.settings.as_ref() != Some(settings)
-    }
-
     /// The server has been told this; of it, it remembers the environment. Gives what the child that it makes knows.
     pub(crate) fn learn(&mut self, told: Outgoing<'_>) -> Known {
         if let Some(environment) = told.environment {
             self.environment = Some(environment);
         }
-        let (settings, environment) = (self.settings.clone(), self.environment.clone());
-        Known { settings, environment, directory: told.directory.and_then(directory::id_of) }
+        Known { environment: self.environment.clone(), directory: told.directory.and_then(directory::id_of) }
     }
 }
 
 /// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. The directory goes along
-/// unless it is `here`, and known. Without `given`, descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them; and so are
-/// `settings`, which are those of a thread.
+/// unless it is `here`, and known. Without `given`, descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
 pub(crate) fn current<'a>(
     known: &Known,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
-    settings: Option<&Settings>,
 ) -> io::Result<(Surroundings, Outgoing<'a>)> {
     let environment = environment::snapshot_unless(known.environment.as_deref());
     let mut streams: [Option<BorrowedFd<'a>>; 3] = [None; 3];
@@ -97,7 +78,6 @@ pub(crate) fn current<'a>(
     let directory = if same { None } else { Some(directory::open_current()?) };
     let surroundings = Surroundings {
         environment: environment.clone(),
-        settings: settings.filter(|settings| known.differs_from(settings)).map(Settings::to_bytes),
         directory: directory.is_some(),
         streams: streams.map(|stream| stream.is_some()),
     };
@@ -107,15 +87,14 @@ pub(crate) fn current<'a>(
 /// The part of the surroundings that the server does not keep.
 #[derive(Debug)]
 pub(crate) struct Handed {
-    settings: Option<Settings>,
     directory: Option<OwnedFd>,
     streams: Streams,
 }
 
 impl Surroundings {
-    /// Whether there is something that the child must do and could fail to do: another directory to go to, or other settings.
-    pub(crate) fn may_fail(&self) -> bool {
-        self.directory || self.settings.is_some()
+    /// Whether there is another directory to go to.
+    pub(crate) fn moves(&self) -> bool {
+        self.directory
     }
 
     /// In the server: takes on the environment, and sorts the descriptors that came with the request.
@@ -127,14 +106,9 @@ impl Surroundings {
             // SAFETY: as the caller says.
             unsafe { environment::replace(environment)? };
         }
-        let garbage = || io::Error::new(io::ErrorKind::InvalidData, "the settings are garbage");
-        let settings = match self.settings {
-            Some(bytes) => Some(Settings::from_bytes(&bytes).ok_or_else(garbage)?),
-            None => None,
-        };
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
         let directory = if self.directory { Some(fds.next().ok_or_else(missing)?) } else { None };
-        Ok(Handed { settings, directory, streams: Streams::from_fds(self.streams, &mut fds)? })
+        Ok(Handed { directory, streams: Streams::from_fds(self.streams, &mut fds)? })
     }
 }
 
@@ -142,12 +116,6 @@ impl Handed {
     /// In the server, before it copies itself: goes to the directory, where the copy will be.
     pub(crate) fn enter(&self) -> io::Result<()> {
         self.directory.as_ref().map_or(Ok(()), directory::change)
-    }
-
-    /// In the child: takes on the settings.
-    pub(crate) fn take_on_settings(&self) -> io::Result<()> {
-        // The umask is set without a look: to look is to set it.
-        self.settings.as_ref().map_or(Ok(()), |settings| settings.take_on(&Settings::current(None)))
     }
 
     /// In the child: takes on the rest.
