@@ -84,8 +84,8 @@ impl Made {
         }
     }
 
-    /// Sends a child of the server the go-ahead, on the socket that it waits on, and what it must have that the server has not. Says whether there is such,
-    /// and the child tells when it has it.
+    /// Sends a child of the server the go-ahead, on the socket that it waits on, with the settings if they differ from the server's.
+    /// Returns whether they do; then the child tells when it has taken them on.
     pub(crate) fn go_ahead(&self, moment: &Moment, socket: impl AsFd) -> io::Result<bool> {
         let (_, settings) = moment.get();
         let differs = self.settings != *settings;

@@ -139,7 +139,9 @@ pub(crate) fn make_standby() -> Option<Standby> {
 /// it, once the starts that are under way in other threads have come to their end. Children are not touched by that, and the next start brings
 /// another server.
 ///
-/// For code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
+/// For a program that has given up something that can't be compared with what the server has; see [Confinement](crate::StartMethod#confinement).
+///
+/// And for code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
 /// kernel knows no way to hide one that was executed, and ends only when this process does. Such code would wait for ever, unless the server is
 /// ended first.
 ///
