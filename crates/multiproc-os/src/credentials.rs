@@ -7,26 +7,29 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::{cvt, cvt_long};
 
-/// Real, effective and saved user ids, and the same of group ids.
+/// Real, effective, saved and file-system user ids, and the same of group ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
-    users: [u32; 3],
-    groups: [u32; 3],
+    users: [u32; 4],
+    groups: [u32; 4],
 }
 
 impl Ids {
     /// How many bytes [`to_bytes`](Ids::to_bytes) gives.
-    pub const BYTES: usize = 24;
+    pub const BYTES: usize = 32;
 
     /// Those of this process, now.
     pub fn current() -> Ids {
-        let mut ids = Ids { users: [0; 3], groups: [0; 3] };
-        let [ruid, euid, suid] = &mut ids.users;
-        let [rgid, egid, sgid] = &mut ids.groups;
-        // SAFETY: the kernel writes one id to each of the addresses. It fails for bad addresses alone.
+        let mut ids = Ids { users: [0; 4], groups: [0; 4] };
+        let [ruid, euid, suid, fsuid] = &mut ids.users;
+        let [rgid, egid, sgid, fsgid] = &mut ids.groups;
+        // SAFETY: the kernel writes one id to each of the addresses. It fails for bad addresses alone. To ask for an impossible
+        // file-system id changes nothing, and gives the present one.
         unsafe {
             libc::getresuid(ruid, euid, suid);
             libc::getresgid(rgid, egid, sgid);
+            *fsuid = libc::setfsuid(u32::MAX) as u32;
+            *fsgid = libc::setfsgid(u32::MAX) as u32;
         }
         ids
     }
@@ -37,11 +40,17 @@ impl Ids {
     /// `EPERM` when the process has other ids and may not take these.
     pub fn assume(&self) -> io::Result<()> {
         if *self != Ids::current() {
-            let ([rgid, egid, sgid], [ruid, euid, suid]) = (self.groups, self.users);
+            let ([rgid, egid, sgid, fsgid], [ruid, euid, suid, fsuid]) = (self.groups, self.users);
             // SAFETY: no memory is touched. Groups come first: afterwards the right to change them may be gone.
             unsafe {
                 cvt(libc::setresgid(rgid, egid, sgid))?;
+                // The call says nothing of failure; the file-system ids follow the effective ones until then.
+                libc::setfsgid(fsgid);
                 cvt(libc::setresuid(ruid, euid, suid))?;
+                libc::setfsuid(fsuid);
+            }
+            if *self != Ids::current() {
+                return Err(io::Error::from_raw_os_error(libc::EPERM));
             }
         }
         Ok(())
@@ -61,12 +70,12 @@ impl Ids {
         if (uid, gid) == here {
             self.assume()?;
         } else {
-            Ids { users: [uid; 3], groups: [gid; 3] }.assume()?;
+            Ids { users: [uid; 4], groups: [gid; 4] }.assume()?;
         }
         // SAFETY: it takes a number and returns one.
         let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
         if secure && !rustix::process::geteuid().is_root() {
-            give_up_capabilities()?;
+            Capabilities::NONE.set()?;
         }
         Ok(())
     }
@@ -83,7 +92,7 @@ impl Ids {
     /// The other way.
     pub fn from_bytes(bytes: &[u8; Ids::BYTES]) -> Ids {
         let id = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"));
-        Ids { users: [id(0), id(1), id(2)], groups: [id(3), id(4), id(5)] }
+        Ids { users: [id(0), id(1), id(2), id(3)], groups: [id(4), id(5), id(6), id(7)] }
     }
 }
 
@@ -97,32 +106,115 @@ fn peer(socket: impl AsFd) -> io::Result<(u32, u32)> {
     Ok((peer.uid, peer.gid))
 }
 
-/// What a process may do, as far as it can be told quickly. Filters of seccomp(2) count only as there or not, and namespaces not at all.
+/// Effective, permitted and inheritable capabilities of a thread: capabilities(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities([u32; 6]);
+
+impl Capabilities {
+    /// How many bytes [`to_bytes`](Capabilities::to_bytes) gives.
+    pub const BYTES: usize = 24;
+
+    const NONE: Capabilities = Capabilities([0; 6]);
+
+    /// Those of the calling thread. None where the kernel doesn't tell.
+    pub fn current() -> Capabilities {
+        let mut header = CapabilityHeader::VERSION_3;
+        let mut data = MaybeUninit::<[u32; 6]>::zeroed();
+        // SAFETY: the data has as many words as the version says.
+        let result = cvt_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) });
+        // SAFETY: zeroed at first, and any bits are a value.
+        if result.is_ok() { Capabilities(unsafe { data.assume_init() }) } else { Capabilities::NONE }
+    }
+
+    /// Gives up what the calling thread has beyond these. An exec as root brings back all that the bounding set has, however little the
+    /// thread had that executed.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn reduce_to(&self) -> io::Result<()> {
+        let current = Capabilities::current();
+        let mut common = current;
+        common.0.iter_mut().zip(self.0).for_each(|(word, allowed)| *word &= allowed);
+        if common == current { Ok(()) } else { common.set() }
+    }
+
+    fn set(&self) -> io::Result<()> {
+        let mut header = CapabilityHeader::VERSION_3;
+        // SAFETY: the data has as many words as the version says.
+        cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, self.0.as_ptr()) }).map(drop)
+    }
+
+    /// As bytes, for another process.
+    pub fn to_bytes(&self) -> [u8; Capabilities::BYTES] {
+        let mut bytes = [0; Capabilities::BYTES];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(self.0) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The other way.
+    pub fn from_bytes(bytes: &[u8; Capabilities::BYTES]) -> Capabilities {
+        let mut words = [0; 6];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_le_bytes(chunk.try_into().expect("four bytes"));
+        }
+        Capabilities(words)
+    }
+
+    /// Whether this one is among the permitted, by its number: below 64.
+    pub(crate) fn permits(&self, capability: u32) -> bool {
+        self.0[if capability < 32 { 1 } else { 4 }] & 1 << (capability % 32) != 0
+    }
+}
+
+/// What the calling thread may do, as far as it can be asked without `/proc`. Filters of seccomp(2) count only as there or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     ids: Ids,
     supplementary: Vec<u32>,
-    capabilities: [u32; 6],
-    no_new_privileges: i32,
-    seccomp_mode: i32,
-    root: Option<(u64, u64)>,
+    capabilities: Capabilities,
+    /// A bit for each.
+    bounding: u64,
+    ambient: u64,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp_mode: i32,
 }
 
 impl Credentials {
-    /// Those of this process, now.
+    /// Those of the calling thread, now.
     pub fn current() -> Credentials {
         // SAFETY: these two options take no pointers.
         let (no_new_privileges, seccomp_mode) =
             unsafe { (libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), libc::prctl(libc::PR_GET_SECCOMP)) };
+        // SAFETY: as above.
+        let bounding = bits(|number| unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) });
+        // SAFETY: as above.
+        let ambient = bits(|number| unsafe {
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong, number, 0, 0)
+        });
         Credentials {
             ids: Ids::current(),
             supplementary: supplementary(),
-            capabilities: capabilities(),
-            no_new_privileges,
+            capabilities: Capabilities::current(),
+            bounding,
+            ambient,
+            no_new_privileges: no_new_privileges == 1,
             seccomp_mode,
-            root: rustix::fs::stat(c"/").ok().map(|stat| (stat.st_dev, stat.st_ino)),
         }
     }
+
+    pub(crate) fn permits(&self, capability: u32) -> bool {
+        self.capabilities.permits(capability)
+    }
+}
+
+/// A set of capabilities, of which the kernel tells one at a time, and fails for numbers that it doesn't know.
+fn bits(is_set: impl Fn(libc::c_ulong) -> libc::c_int) -> u64 {
+    (0..64)
+        .map(|number| (number, is_set(number)))
+        .take_while(|(_, set)| *set >= 0)
+        .fold(0, |bits, (number, set)| bits | u64::from(set == 1) << number)
 }
 
 fn supplementary() -> Vec<u32> {
@@ -152,29 +244,10 @@ impl CapabilityHeader {
     const VERSION_3: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
 }
 
-/// Gives up all capabilities, for ever.
-fn give_up_capabilities() -> io::Result<()> {
-    let mut header = CapabilityHeader::VERSION_3;
-    let data = [0_u32; 6];
-    // SAFETY: the data has as many words as the version says.
-    cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
-}
-
 /// Whether this process may take any user: `CAP_SETUID` is among its permitted capabilities.
 pub(crate) fn may_set_user() -> bool {
     const CAP_SETUID: u32 = 7;
-    const PERMITTED: usize = 1;
-    capabilities()[PERMITTED] & 1 << CAP_SETUID != 0
-}
-
-/// Effective, permitted and inheritable capabilities; see capget(2). All zero where they can't be told.
-fn capabilities() -> [u32; 6] {
-    let mut header = CapabilityHeader::VERSION_3;
-    let mut data = MaybeUninit::<[u32; 6]>::zeroed();
-    // SAFETY: the data has as many words as the version says.
-    let result = cvt_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) });
-    // SAFETY: zeroed at first, and any bits are a value.
-    if result.is_ok() { unsafe { data.assume_init() } } else { [0; 6] }
+    Capabilities::current().permits(CAP_SETUID)
 }
 
 #[cfg(test)]
@@ -183,9 +256,22 @@ mod tests {
 
     #[test]
     fn ids_there_and_back() {
-        let ids = Ids { users: [1, 2, 3], groups: [4, 5, u32::MAX] };
+        let ids = Ids { users: [1, 2, 3, 4], groups: [5, 6, 7, u32::MAX] };
         assert_eq!(Ids::from_bytes(&ids.to_bytes()), ids);
         Ids::current().assume().unwrap();
+    }
+
+    #[test]
+    fn capabilities_there_and_back() {
+        let capabilities = Capabilities([1, 2, 3, 4, 5, u32::MAX]);
+        assert_eq!(Capabilities::from_bytes(&capabilities.to_bytes()), capabilities);
+        assert!(Capabilities([0, 2, 0, 0, 1, 0]).permits(1) && Capabilities([0, 2, 0, 0, 1, 0]).permits(32));
+        assert!(
+            !Capabilities([!0, !2, !0, !0, !1, !0]).permits(1) && !Capabilities([!0, !2, !0, !0, !1, !0]).permits(32)
+        );
+        let current = Capabilities::current();
+        current.reduce_to().unwrap();
+        assert_eq!(Capabilities::current(), current);
     }
 
     #[test]

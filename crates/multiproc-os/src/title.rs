@@ -5,6 +5,7 @@
 //! distributions have); the call takes all such ranges at once, so the others are read first, and handed back as they were.
 
 use std::io;
+use std::ops::Range;
 
 use crate::cvt;
 
@@ -67,11 +68,19 @@ impl Ranges {
     }
 }
 
-/// Has the command line of this process, whose memory has these ranges, read as `arguments`. The program itself does not see it.
+impl Ranges {
+    /// Where the strings of the environment lie that the program was executed with.
+    pub fn environment(&self) -> Range<usize> {
+        self.0.env_start as usize..self.0.env_end as usize
+    }
+}
+
+/// Has the command line of this process, whose memory has these ranges, read as `arguments`, and `/proc/PID/environ` show the strings that
+/// lie at `environment`, if that is given. The program itself does not see it.
 ///
 /// # Errors
 /// `EINVAL` on a kernel without the call.
-pub fn set(ranges: &Ranges, arguments: &[Vec<u8>]) -> io::Result<()> {
+pub fn set(ranges: &Ranges, arguments: &[Vec<u8>], environment: Option<Range<usize>>) -> io::Result<()> {
     const PR_SET_MM: libc::c_int = 35;
     const PR_SET_MM_MAP: libc::c_ulong = 14;
     let mut text = Vec::new();
@@ -83,9 +92,12 @@ pub fn set(ranges: &Ranges, arguments: &[Vec<u8>]) -> io::Result<()> {
     let text: &'static [u8] = text.leak();
     let range = text.as_ptr_range();
     let mut map = MemoryMap { arg_start: range.start as u64, arg_end: range.end as u64, ..ranges.0 };
+    if let Some(environment) = environment {
+        (map.env_start, map.env_end) = (environment.start as u64, environment.end as u64);
+    }
     // SAFETY: asks where the heap ends, and moves nothing.
     map.brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
-    // SAFETY: the structure is as large as said. All ranges but one are as they were, and they only tell what others are shown.
+    // SAFETY: the structure is as large as said. All ranges but these two are as they were, and they only tell what others are shown.
     cvt(unsafe { libc::prctl(PR_SET_MM, PR_SET_MM_MAP, &raw const map, size_of::<MemoryMap>(), 0) }).map(drop)
 }
 
@@ -96,11 +108,20 @@ mod tests {
     #[test]
     fn the_command_line_is_what_was_set_and_the_arguments_stay() {
         let before: Vec<_> = std::env::args_os().collect();
-        set(&Ranges::current().unwrap(), &[b"a title".to_vec(), b"and\0 more".to_vec()]).unwrap();
+        set(&Ranges::current().unwrap(), &[b"a title".to_vec(), b"and\0 more".to_vec()], None).unwrap();
         assert_eq!(std::fs::read("/proc/self/cmdline").unwrap(), b"a title\0and more\0");
         assert_eq!(std::env::args_os().collect::<Vec<_>>(), before);
         // The heap goes on growing where it was.
         let vectors: Vec<Vec<u8>> = (0..1000).map(|i| vec![i as u8; 1000]).collect();
         assert!(vectors.iter().all(|vector| vector.len() == 1000));
+    }
+
+    #[test]
+    fn the_environment_that_others_are_shown() {
+        let block: &'static [u8] = b"A=1\0B=2\0";
+        let start = block.as_ptr() as usize;
+        set(&Ranges::current().unwrap(), &[b"a title".to_vec()], Some(start..start + block.len())).unwrap();
+        assert_eq!(std::fs::read("/proc/self/environ").unwrap(), block);
+        assert!(std::env::var_os("PATH").is_some(), "the program's own is as it was");
     }
 }

@@ -325,6 +325,41 @@ fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
 }
 
 #[test]
+fn a_program_that_may_not_be_read_is_confined_as_one_that_may() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = std::env::temp_dir().join(format!("multiproc-unreadable-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
+    let program = directory.join("subject");
+    copy_subject(&program);
+    // SAFETY: it takes nothing.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    // The second can't be looked into by another user that executes it, and Landlock can't be seen so.
+    for mode in [0o755, 0o711] {
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
+        for method in METHODS {
+            let mut command = Command::new(&program);
+            command.args(["confines-itself", method]).current_dir("/");
+            if is_root {
+                command.uid(60_123).gid(60_123);
+            } else if mode == 0o711 {
+                eprintln!("not shown: a file that may not be read, for want of another user");
+                continue;
+            }
+            let output = run_command(command);
+            match &lines(&output)[..] {
+                [first, second, no] if no == "no Landlock" => assert_eq!([first, second], ["true", "true"]),
+                lines => {
+                    let expected = ["true", "true", "false", "false"];
+                    assert_eq!(lines, expected, "{mode:o}, {method}, {}", stderr(&output));
+                }
+            }
+        }
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn copies_made_by_fork_exit_whatever_other_threads_were_doing() {
     for method in METHODS {
         assert_eq!(lines(&run(SUBJECT, &["forked-copy-exits", method])), ["all have exited"]);

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use multiproc_os::credentials::Ids;
+use multiproc_os::credentials::{Capabilities, Ids};
+use multiproc_os::settings::Settings;
 use multiproc_os::{fd_passing, image, memfd};
 
 use crate::channel::{auth, connect, reception, stream};
@@ -270,8 +271,7 @@ fn handshake(data: &[u8]) -> bool {
     }
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
     if first % 2 == 1 {
-        let hello = [&Ids::current().to_bytes()[..], build_id].concat();
-        packet::send(&ours, kind::HELLO, &[&hello], &[]).expect("there is room for one");
+        packet::send(&ours, kind::HELLO, &[&handshake::hello()], &[]).expect("there is room for one");
     }
     let fds = if first & 2 == 0 { vec![] } else { vec![ours.as_fd()] };
     if !bytes.is_empty() && fd_passing::send(&ours, &[bytes], &fds).is_err() {
@@ -307,10 +307,16 @@ fn report(data: &[u8]) -> bool {
     matches!(report, Some(Report::Returned { .. } | Report::Failed(_)))
 }
 
-/// The notes of an executable file, and the ids of a greeting.
+/// The notes of an executable file, the ids and capabilities of a greeting, and the settings in a request.
 fn image(data: &[u8]) -> bool {
     if let Some((ids, _)) = data.split_first_chunk() {
         assert_eq!(Ids::from_bytes(ids).to_bytes(), *ids);
+    }
+    if let Some((capabilities, _)) = data.split_first_chunk() {
+        assert_eq!(Capabilities::from_bytes(capabilities).to_bytes(), *capabilities);
+    }
+    if let Some(settings) = Settings::from_bytes(data) {
+        assert_eq!(settings.to_bytes(), data);
     }
     match image::build_id(data) {
         Some(id) => {

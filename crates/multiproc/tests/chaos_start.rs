@@ -87,12 +87,12 @@ fn spin(time: Duration) {
 fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
     let me = std::process::id() as i32;
     let scratch = Scratch::new();
-    let (directory, token) = (scratch.path("tmp"), format!("{me}-{seed}"));
+    let directory = scratch.path("tmp");
     std::fs::create_dir(&directory).unwrap();
     // SAFETY: this process has one thread.
     unsafe {
         std::env::set_var("TMPDIR", &directory);
-        std::env::set_var("MULTIPROC_CHAOS", &token);
+        assert_eq!(libc::setsid(), me);
     }
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
@@ -151,19 +151,16 @@ fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
     assert_eq!(descriptors(), before + 2 * servers);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     assert_eq!(maps.lines().filter(|line| line.contains("memfd:")).count(), servers, "the page that is shared with it");
-    assert_eq!(bearers(&token), left, "nobody else was begun in this environment");
+    assert_eq!(others_in_session(me), left, "nothing else was begun here");
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
     outcomes.into_inner().unwrap()
 }
 
-/// The processes that were executed with this token in their environment, and their copies.
-fn bearers(token: &str) -> Vec<i32> {
+/// The processes of the session that `leader` leads, but for itself.
+fn others_in_session(leader: i32) -> Vec<i32> {
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let bears = |pid: &i32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|entry| entry == format!("MULTIPROC_CHAOS={token}").as_bytes())
-    };
-    pids.filter(bears).collect()
+    // SAFETY: it takes a number.
+    pids.filter(|pid| *pid != leader && unsafe { libc::getsid(*pid) } == leader).collect()
 }
 
 for_each_method! {

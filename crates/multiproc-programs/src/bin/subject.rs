@@ -39,6 +39,7 @@ fn main() {
         Some("few-descriptors") => few_descriptors(),
         Some("ids") => ids(),
         Some("attack") => attack(&arguments[3]),
+        Some("confines-itself") => confines_itself(),
         Some("forked-copy-exits") => forked_copy_exits(),
         other => panic!("no scenario {other:?}"),
     }
@@ -339,7 +340,8 @@ fn attack(program: &str) {
     };
     let mut child = command.spawn().unwrap();
     let build_id = multiproc_os::image::Image::containing(attack as fn(&str) as usize).unwrap().build_id;
-    let ids = [0; multiproc_os::credentials::Ids::BYTES];
+    // And no capabilities.
+    let ids = [0; multiproc_os::credentials::Ids::BYTES + multiproc_os::credentials::Capabilities::BYTES];
     let len = ((ids.len() + build_id.len()) as u64).to_le_bytes();
     multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x01\x00", &len, &[0; 16], &ids, &build_id], &[]).unwrap();
     // It waits for what it is to be, once it has dealt with that; the next message is nothing that it knows.
@@ -349,4 +351,29 @@ fn attack(program: &str) {
     let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
     say(&uids.split_whitespace().collect::<Vec<_>>().join(" "));
     say(&child.wait().unwrap().code().unwrap().to_string());
+}
+
+/// Says whether a child may make a directory, before and after this process has given that up by Landlock. Nothing else changes: `no_new_privs`
+/// is there from the start.
+fn confines_itself() {
+    let may_make = || {
+        let directory = std::env::temp_dir().join(format!("multiproc-confined-{}", std::process::id()));
+        let made = std::fs::create_dir(&directory).is_ok();
+        let _ = std::fs::remove_dir(&directory);
+        made
+    };
+    let tell = || say(&Process::new(may_make, ()).start().unwrap().join().unwrap().to_string());
+    let make_dir: u64 = 1 << 7;
+    // SAFETY: the attributes are as large as said; nothing else is a pointer.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        tell();
+        tell();
+        let ruleset = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const make_dir, 8, 0);
+        if ruleset < 0 || libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) != 0 {
+            return say("no Landlock");
+        }
+    }
+    tell();
+    tell();
 }

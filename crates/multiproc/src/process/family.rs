@@ -139,7 +139,8 @@ pub(crate) fn end() {
             lock().members.iter().filter(|member| !member.outlives_parent).cloned().collect();
         let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
         let waited_for = waited_for.into_iter().filter(|member| !member.given_up.load(Relaxed));
-        let alive: Vec<Arc<Shared>> = waited_for.filter(|member| !known(member, &held) && !member.has_ended()).collect();
+        let alive: Vec<Arc<Shared>> =
+            waited_for.filter(|member| !known(member, &held) && !member.has_ended()).collect();
         if alive.is_empty() {
             return;
         }

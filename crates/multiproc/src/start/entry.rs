@@ -1,5 +1,6 @@
 //! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::panic::UnwindSafe;
@@ -8,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::errno::EINVAL;
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
+use multiproc_os::{environment, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Assignment};
+use super::confinement::{self, Word};
 use super::handshake::{self, Role, Unfit, VARIABLE};
 use super::panic_hook;
 use super::report::{Failure, Report};
@@ -145,13 +147,15 @@ pub(crate) enum Announce {
     WithPidfd,
 }
 
-/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings.
+/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings; on `go` it is
+/// given the go-ahead, if it needs one.
 pub(crate) fn begin(
     order: &[u8],
     payload: Payload,
     fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
     announce: Announce,
+    go: Option<OwnedFd>,
 ) -> ! {
     let assignment = match assignment::split::<Assignment>(order) {
         Ok((assignment, _)) => assignment,
@@ -163,7 +167,7 @@ pub(crate) fn begin(
         None => refuse(socket, "the assignment lacks a target"),
     };
     HAS_ENTRY.store(true, Relaxed);
-    live(assignment, fds, socket, announce, || entry(payload))
+    live(assignment, fds, socket, announce, go, || entry(payload))
 }
 
 /// A child's life, whichever way it has come: sets itself up, does the task, reports, exits.
@@ -171,7 +175,8 @@ pub(crate) fn live(
     assignment: Assignment,
     fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
-    announce: Announce,
+    mut announce: Announce,
+    go: Option<OwnedFd>,
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
     ctrl_c::become_child(assignment.handles_ctrl_c);
@@ -185,7 +190,7 @@ pub(crate) fn live(
     }
     let pid = threads::getpid();
     let name = assignment.identity.name.clone();
-    show_name(&name);
+    show_name(&name, Some(environment::place()).filter(|place| !place.is_empty()));
     current::become_child(assignment.identity);
     family::set_grace_period(assignment.grace_period);
     method::set_start_method(assignment.start_method);
@@ -196,10 +201,23 @@ pub(crate) fn live(
     }
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
+    // As late as can be, since it is on its way meanwhile; and before anything of the user's, or what overrides it.
+    match go.map_or(Word::Go, confinement::await_word) {
+        Word::Go => {}
+        Word::GoAndTell if announce == Announce::No => announce = Announce::Yes,
+        Word::GoAndTell => {}
+        Word::Unfit => unfit(socket),
+        Word::Leave => leave_with(REFUSED),
+    }
     let options = assignment.options;
     // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
     if let Err(not_set) = unsafe { options.apply() } {
         fail(socket, &not_set.what, &not_set.source);
+    }
+    if !options.environment.is_empty() || fork::is_copy() {
+        // What was removed is in the strings that the program was executed with, or was told of.
+        let environment = environment::snapshot().leak().as_ptr_range();
+        show_name(&name, Some(environment.start as usize..environment.end as usize));
     }
     if announce != Announce::No {
         let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
@@ -262,15 +280,24 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     leave_with(REFUSED)
 }
 
-/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line.
-pub(crate) fn show_name(name: &str) {
+/// Tells the parent that this child of the server can't have a setting of its own, because it isn't allowed to take it on, and ends
+/// this process.
+pub(crate) fn unfit(socket: OwnedFd) -> ! {
+    let _ = packet::send(&socket, kind::UNFIT, &[], &[]);
+    drop(socket);
+    leave_with(REFUSED)
+}
+
+/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line. And
+/// has `/proc/PID/environ` show the strings at `environment`, if that is given; they stay there.
+pub(crate) fn show_name(name: &str, environment: Option<Range<usize>>) {
     threads::set_name(name);
     let mut arguments = std::env::args_os().map(OsStringExt::into_vec);
     let title: Vec<Vec<u8>> =
         arguments.next().into_iter().chain([format!("[{name}]").into_bytes()]).chain(arguments).collect();
     if let Some(ranges) = memory_ranges() {
         // Not every kernel can do it, and nothing depends on it.
-        let _ = title::set(ranges, &title);
+        let _ = title::set(ranges, &title, environment);
     }
 }
 

@@ -108,7 +108,7 @@ fn live(
         lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
         // What there is to be given it has in its memory.
-        entry::live(assignment, std::iter::empty(), socket, Announce::WithPidfd, AssertUnwindSafe(task))
+        entry::live(assignment, std::iter::empty(), socket, Announce::WithPidfd, None, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

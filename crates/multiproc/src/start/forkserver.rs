@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::clone::{self, Side, ThreadState};
-use multiproc_os::credentials::Credentials;
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-use multiproc_os::{directory, fd_passing, lifeline, namespace, pidfd, threads};
+use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{self, Order, Started};
+use super::confinement::{Fit, Made, Moment};
 use super::entry::Announce;
 use super::guard::{self, Wards};
 use super::handshake::{self, Answer, Copy, PATIENCE};
@@ -57,14 +57,14 @@ struct Server {
     known: Known,
     /// Whether it is told which children are to end with this process. See `guard`.
     guards: bool,
-    /// What its parent might do when it started the server. Children of one that has given up some of that must not have it.
-    credentials: Credentials,
 }
 
 /// The part of a server that starts in flight share. The last of them, and the server is reaped, be it alive or dead.
 pub(crate) struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
+    /// What the thread had that executed it. Children of one that has given up some of that must not have it.
+    made: Made,
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
@@ -90,10 +90,11 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(order),
         here => here.ok(),
     };
+    let moment = Moment::default();
     let mut attempt = 1;
     let mut last_words = None;
     loop {
-        match try_start(order, here, &mut last_words)? {
+        match try_start(order, here, &mut last_words, &moment)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
                 let reason = last_words.unwrap_or_else(|| format!("its server died {ATTEMPTS} times in a row"));
@@ -127,12 +128,13 @@ pub(crate) fn forget() {
 pub(crate) fn guard(name: &str, pid: Option<i32>) {
     let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..2 {
-        if current.as_ref().is_none_or(|server| !server.is_mine()) {
+        // One that this process has started before it gave up rights can end what has kept them.
+        if current.as_ref().is_none_or(|server| !server.process.copy.is_ours()) {
             *current = None;
             if namespace::children_are_elsewhere() {
                 return;
             }
-            *current = Server::launch(name).ok();
+            *current = Server::launch(name, &Moment::default()).ok();
         }
         let (Some(server), Some(pid)) = (&*current, pid) else { return };
         match server.guard(pid) {
@@ -161,7 +163,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
     let (order, its_order) = fd_passing::pair().ok()?;
     let (process, slot, known) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = current.as_mut().filter(|server| server.is_mine())?;
+        let server = current.as_mut().filter(|server| server.process.copy.is_ours())?;
         let slot = server.free.pop()?;
         match server.request(kind::STAND_BY, slot, Announce::No, None, [theirs.as_fd(), its_order.as_fd()]) {
             Ok(known) => (server.process.clone(), slot, known),
@@ -182,7 +184,9 @@ pub(crate) fn make_standby() -> Option<Standby> {
 /// it, once the starts that are under way in other threads have come to their end. Children are not touched by that, and the next start brings
 /// another server.
 ///
-/// For code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
+/// For a program that has given up something that can't be compared with what the server has; see [Confinement](crate::StartMethod#confinement).
+///
+/// And for code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
 /// kernel knows no way to hide one that was executed, and ends only when this process does. Such code would wait for ever, unless the server is
 /// ended first.
 ///
@@ -204,32 +208,47 @@ pub fn end_fork_server() {
     end();
 }
 
-/// One attempt; none if the server died before it made the process. Then `last_words` is what it has said of that, if anything.
+/// One attempt; none if the server died before it made the process, or made one that can't have what this moment's should. Then `last_words` is
+/// what it has said of that, if anything.
 fn try_start(
     order: &Order<'_>,
     here: Option<directory::Id>,
     last_words: &mut Option<String>,
+    moment: &Moment,
 ) -> Result<Option<Started>> {
     let name = order.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
 
     let standby = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|server| !server.is_mine()) {
+        if current.as_ref().is_some_and(|server| !server.process.copy.is_ours()) {
             *current = None;
         }
+        if let Some(server) = &*current
+            && server.process.made.is_blind()
+            && server.process.fit(moment) == Fit::Unknown
+        {
+            // What is executed has what this thread has.
+            return spawn::start(order).map(Some);
+        }
+        // One that is known to be of no use, since this is not the first attempt.
+        current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
         current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
     };
     if let Some(standby) = standby
-        && let Some(started) = standby.begin(order, here)?
+        && let Some(started) = standby.begin(order, here, moment)?
     {
         standby::started(false);
         return Ok(Some(started));
     }
 
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let (go, its_go) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let announce;
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        // As above; the one that stood by has shown it, or another thread has brought this one.
+        current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
         let server = match &mut *current {
             Some(server) => server,
             // A server there would be the first process of that namespace, which can't make siblings, or would tell pids of that namespace.
@@ -237,18 +256,18 @@ fn try_start(
                 drop(current);
                 return spawn::start(order).map(Some);
             }
-            none => none.insert(Server::launch(name)?),
+            none => none.insert(Server::launch(name, moment)?),
         };
         let Some(slot) = server.free.pop() else {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
             return Err(fail("more starts at once than the server has room for")(source));
         };
         // What can fail in the child is waited for.
-        let announce = match order.assignment.options.is_empty() {
+        announce = match order.assignment.options.is_empty() {
             true => Announce::No,
             false => Announce::WithPidfd,
         };
-        match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd()]) {
+        match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd(), its_go.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *last_words = server.process.copy.last_words();
@@ -261,39 +280,76 @@ fn try_start(
             }
         }
     };
-    drop(theirs);
+    drop((theirs, its_go));
+    // While the server makes it.
+    let fit = process.fit(moment);
+    let said = match fit {
+        Fit::Same => process.made.go_ahead(moment, &go),
+        // It waits for nothing any more, and leaves.
+        Fit::Other | Fit::Unknown => fd_passing::hang_up(&go).map(|()| false),
+    };
     let outcome = process.await_child(name, ours, slot, PATIENCE);
     if matches!(outcome, Ok(None)) {
         *last_words = process.copy.last_words();
     }
     process.settle(slot, &outcome);
-    if matches!(outcome, Ok(Some(_))) {
-        standby::started(true);
+    let Some(mut started) = outcome? else { return Ok(None) };
+    match fit {
+        Fit::Same => {}
+        Fit::Other => {
+            standby::end(&started, &go);
+            process.replace();
+            return Ok(None);
+        }
+        Fit::Unknown => {
+            standby::end(&started, &go);
+            return spawn::start(order).map(Some);
+        }
     }
-    outcome
+    let told = match said {
+        Ok(told) => told,
+        // It has died already.
+        Err(error) if handshake::is_gone(&error) => false,
+        Err(error) => {
+            standby::end(&started, &go);
+            return Err(fail("its go-ahead could not be sent")(error));
+        }
+    };
+    // Otherwise it is the child that has said it.
+    if told && announce == Announce::No && started.early.is_none() {
+        let answer = handshake::answer_of_child(name, &started.socket).inspect_err(|_| standby::end(&started, &go))?;
+        if answer.unfit {
+            standby::end(&started, &go);
+            process.replace();
+            return Ok(None);
+        }
+        started.early = answer.early;
+    }
+    standby::started(true);
+    Ok(Some(started))
 }
 
 impl Server {
     /// Execs a server, for the sake of the process `name`.
-    fn launch(name: &str) -> Result<Server> {
+    fn launch(name: &str, moment: &Moment) -> Result<Server> {
         let (slots, fd) = PidSlots::create().map_err(|source| Error::Start {
             process: name.into(),
             what: "no memory for its server".into(),
             source,
         })?;
-        let credentials = Credentials::current();
+        moment.look();
         let copy = Copy::exec(name)?;
         copy.send(name, kind::SERVE, &[], &[fd.as_fd()])?;
         match copy.answer(name)?.kind {
             kind::READY => {}
             other => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
         }
+        let made = Made::new(moment, copy.pid);
         let server = Server {
-            process: Arc::new(ServerProcess { copy, slots }),
+            process: Arc::new(ServerProcess { copy, slots, made }),
             free: (0..SLOTS as u16).rev().collect(),
             known: Known::default(),
             guards: lifeline::may_change_user_unseen(),
-            credentials,
         };
         if server.guards {
             // Those that an earlier server was told of.
@@ -306,10 +362,6 @@ impl Server {
 
     fn guard(&self, pid: i32) -> io::Result<()> {
         packet::send(self.process.copy.socket(), kind::GUARD, &[&guard::front(pid)], &[])
-    }
-
-    fn is_mine(&self) -> bool {
-        self.process.copy.is_ours() && self.credentials == Credentials::current()
     }
 
     /// Asks for a child that gets these sockets. Gives what it will know of its surroundings.
@@ -337,6 +389,22 @@ impl Server {
 }
 
 impl ServerProcess {
+    /// Whether it is of use to the calling thread, whose moment this is.
+    pub(crate) fn fit(&self, moment: &Moment) -> Fit {
+        self.made.fit(moment, self.copy.pid)
+    }
+
+    /// What it has been made with.
+    pub(crate) fn made(&self) -> &Made {
+        &self.made
+    }
+
+    /// Has the next start bring another one.
+    fn replace(self: &Arc<ServerProcess>) {
+        let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        current.take_if(|server| Arc::ptr_eq(&server.process, self));
+    }
+
     fn slot(&self, slot: u16) -> &AtomicI32 {
         self.slots.get(slot.into()).expect("a slot in range")
     }
@@ -360,6 +428,11 @@ impl ServerProcess {
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
                     return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
+                }
+                // It has never run anything of ours, and ends; a server that this thread executes has what it lacks.
+                Ok(packet) if packet.kind == kind::UNFIT => {
+                    pidfd::kill_unopened_child(self.pid(slot));
+                    return Ok(None);
                 }
                 Ok(packet) => {
                     let garbage =
@@ -437,6 +510,11 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
     let thread = ThreadState::of_this_thread();
     // What every child needs, and finds in its copy.
     let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost());
+    // It is told what is in the environment when it is told to make a child.
+    if let Some(ranges) = entry::memory_ranges() {
+        // SAFETY: this process has one thread, and no code of the user's has run that could look into the environment.
+        unsafe { environment::wipe(ranges.environment()) };
+    }
     let mut wards = Wards::of(parent);
     if let Err(error) = surroundings::let_go() {
         entry::refuse(control, &format!("the server could not set itself up: {error}"));
@@ -458,7 +536,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
         };
         let mut fds = std::mem::take(&mut packet.fds).into_iter();
         let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
-        let orders = if packet.kind == kind::STAND_BY { fds.next() } else { None };
+        let Some(go) = fds.next() else { entry::refuse(control, "a request with one socket") };
         let made = (|| {
             let (request, order) = assignment::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
@@ -492,15 +570,15 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
         })();
         match made {
             Ok(Some((order, handed, announce))) => {
-                if let Some(orders) = orders {
+                if packet.kind == kind::STAND_BY {
                     drop((control, handed, fds));
-                    standby::stand_by(orders, socket);
+                    standby::stand_by(go, socket);
                 }
                 drop(control);
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(&order, packet.payload, fds, socket, announce)
+                entry::begin(&order, packet.payload, fds, socket, announce, Some(go))
             }
             Ok(None) => {}
             // A start that nobody waits for any more is nobody's concern.
@@ -514,6 +592,7 @@ pub(crate) fn become_child(
     request: Request,
     mut fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
+    go: OwnedFd,
     order: &[u8],
     payload: Payload,
 ) -> ! {
@@ -526,7 +605,7 @@ pub(crate) fn become_child(
     if let Err(error) = result {
         entry::fail(socket, "its surroundings could not be taken on", &error);
     }
-    entry::begin(order, payload, fds, socket, request.announce)
+    entry::begin(order, payload, fds, socket, request.announce, Some(go))
 }
 
 /// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.

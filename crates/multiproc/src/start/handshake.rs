@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use multiproc_os::credentials::Ids;
+use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::{exec, fd_passing, pidfd, threads};
@@ -56,8 +56,7 @@ impl Copy {
         };
         let registered = Registered::new(&pidfd);
         let copy = Copy { pid, registered, ends: Some((socket, pidfd)), parent: threads::getpid() };
-        let hello = [&Ids::current().to_bytes()[..], &target::image().build_id].concat();
-        copy.send(name, kind::HELLO, &[&hello], &[])?;
+        copy.send(name, kind::HELLO, &[&hello()], &[])?;
         Ok(copy)
     }
 
@@ -221,17 +220,20 @@ pub(crate) struct Answer {
     pub(crate) pidfd: Option<OwnedFd>,
     /// Its report, if that came in place of an answer.
     pub(crate) early: Option<Report>,
+    /// Whether it may not take on the settings that it is to have, and ends.
+    pub(crate) unfit: bool,
 }
 
 impl Answer {
     /// What a message says, if it is one of those; `garbage` makes the error for one of another kind.
     pub(crate) fn of(name: &str, mut packet: Packet, garbage: impl FnOnce(u8) -> Error) -> Result<Answer> {
         match packet.kind {
-            kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), early: None }),
+            kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), ..Answer::default() }),
+            kind::UNFIT => Ok(Answer { unfit: true, ..Answer::default() }),
             kind::NOT_STARTED => Err(not_started(name, &packet)),
             kind::REFUSED => Err(refused(name, &packet)),
             other => match Report::from_packet(packet) {
-                Some(report) => Ok(Answer { pidfd: None, early: Some(report) }),
+                Some(report) => Ok(Answer { early: Some(report), ..Answer::default() }),
                 None => Err(garbage(other)),
             },
         }
@@ -294,6 +296,19 @@ impl From<&str> for Unfit {
     }
 }
 
+/// The front of `HELLO`: user and group ids, capabilities, the build id.
+pub(crate) fn hello() -> Vec<u8> {
+    let (ids, capabilities) = (Ids::current().to_bytes(), Capabilities::current().to_bytes());
+    [&ids[..], &capabilities, &target::image().build_id].concat()
+}
+
+/// What `HELLO` says; none if it is too short.
+fn split_hello(front: &[u8]) -> Option<(Ids, Capabilities, &[u8])> {
+    let (ids, rest) = front.split_first_chunk()?;
+    let (capabilities, build_id) = rest.split_first_chunk()?;
+    Some((Ids::from_bytes(ids), Capabilities::from_bytes(capabilities), build_id))
+}
+
 /// The copy's side: takes `HELLO` and what comes after it.
 pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
     let receive = || match packet::receive(socket, true) {
@@ -304,12 +319,16 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
     if hello.kind != kind::HELLO {
         return Err(format!("the handshake began with a message of kind {}", hello.kind).into());
     }
-    match hello.front().split_first_chunk() {
-        // An exec gives back what a set-user-id program has given up; its children must not have it, nor whoever plays the parent.
-        Some((ids, build_id)) if *build_id == *target::image().build_id => {
-            Ids::from_bytes(ids).assume_for(socket).map_err(|error| {
+    match split_hello(hello.front()) {
+        // An exec gives back what a set-user-id program has given up, and what root has; its children must not have it, nor whoever plays
+        // the parent.
+        Some((ids, capabilities, build_id)) if *build_id == *target::image().build_id => {
+            ids.assume_for(socket).map_err(|error| {
                 format!("the new process has other user and group ids, and can't give them up: {error}")
-            })?
+            })?;
+            capabilities
+                .reduce_to()
+                .map_err(|error| format!("the new process can't give up its capabilities: {error}"))?;
         }
         _ => return Err("the program that was executed is another build than the one that runs".into()),
     }
@@ -342,10 +361,6 @@ mod tests {
         fn contains(&self, text: &str) -> bool {
             matches!(self, Unfit::Because(reason) if reason.contains(text))
         }
-    }
-
-    fn hello() -> Vec<u8> {
-        [&Ids::current().to_bytes()[..], &target::image().build_id].concat()
     }
 
     #[test]

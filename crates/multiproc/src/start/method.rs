@@ -9,6 +9,31 @@ use serde::{Deserialize, Serialize};
 /// Whichever it is, the process sees the environment, the current directory and descriptors 0 to 2 that its creator has at the
 /// moment of the start, default signal handling but for [Ctrl-C](crate::handle_ctrl_c), and, but for `Fork`, no other descriptor.
 ///
+/// # Confinement
+///
+/// A process never has more rights than the thread that calls `start` has at that moment: user and group ids, capabilities, bounding
+/// set, securebits, `no_new_privs`, memory-deny-write-execute, seccomp filters, the Landlock domain, the label of AppArmor or SELinux, control group,
+/// namespaces, session and root directory. `Spawn` and `Fork` inherit them. With `ForkServer` they are compared at each start; where
+/// they differ from what the server was started with, the thread executes another server, once, which takes as long as `Spawn`.
+/// Threads that are confined in different ways and start processes in turn pay for that each time; `Spawn` is the better method for them.
+///
+/// Umask, process group, niceness and scheduling policy, I/O priority, timer slack, personality, `oom_score_adj`, processor affinity
+/// and resource limits are those of the calling thread at that moment, too, unless the builder sets them.
+///
+/// Landlock domains can't be read. The kernel lets no thread look into a process outside its own domain, and each start tries to look
+/// into the server. That tells nothing where the memory of the program is nobody's to read: a set-user-id program, or
+/// an executable file without read permission. There, and where the filters of seccomp can't be counted (before Linux 5.9, or if
+/// `/proc` can't be read), a process is made as with `Spawn` if the thread has `no_new_privs` or `CAP_SYS_ADMIN`, without which nothing can
+/// have been added unseen.
+///
+/// What isn't compared: keyrings, the NUMA memory policy, filters of seccomp of which two threads have installed different ones, but the
+/// same number. A program that changes one of these after its first start calls [`end_fork_server`](crate::end_fork_server) afterwards: the next start
+/// brings a server that has them. A process that has been confined so far that it can't execute its own program again (a filter without
+/// `execve`, a Landlock domain without the right to execute the file) can start processes by `Fork` only; otherwise `start` is an error.
+///
+/// `/proc/PID/environ` of a process shows the environment that it has been started with, nothing that was removed before. The
+/// memory of a `Fork` still has what its creator's has.
+///
 /// # PID namespaces
 ///
 /// After unshare(2) or setns(2) with `CLONE_NEWPID`, processes are started in the new namespace. `ForkServer` executes the program for each of
@@ -27,9 +52,8 @@ pub enum StartMethod {
     /// A clean copy of the program is exec'd at the first start, and makes each process by copying itself: clone(2). The fastest,
     /// and safe whatever threads and locks the creator has.
     ///
-    /// Resource limits, umask, niceness, processor affinity, namespaces and session are those of the first start, not of the moment; with
-    /// `Spawn` they are of the moment. When the process has changed its user, groups, capabilities, `no_new_privs`, root directory, or has
-    /// gone under seccomp, that is noticed, and a new server is exec'd, which has no more rights than the process has then.
+    /// A process has the rights and the settings that the thread calling `start` has at that moment; see
+    /// [Confinement](#confinement).
     ///
     /// The server is a child of the creator, as each of the processes is: code that waits for any child until there is none is to call
     /// [`end_fork_server`](crate::end_fork_server) first.

@@ -2,6 +2,7 @@
 //! dies in between, is in `PROTOCOL.md` beside this file.
 
 pub(crate) mod assignment;
+pub(crate) mod confinement;
 #[allow(unsafe_code)]
 pub(crate) mod entry;
 #[allow(unsafe_code)]
@@ -34,4 +35,6 @@ pub(crate) mod kind {
     pub(crate) const FAILED: u8 = 10;
     pub(crate) const STAND_BY: u8 = 11;
     pub(crate) const GUARD: u8 = 12;
+    pub(crate) const UNFIT: u8 = 13;
+    pub(crate) const GO_AHEAD: u8 = 14;
 }

@@ -70,5 +70,5 @@ pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
     if let Err(error) = multiproc_os::stdio::replace_some(streams.0) {
         entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
     }
-    entry::begin(order, payload, fds, socket, Announce::Yes)
+    entry::begin(order, payload, fds, socket, Announce::Yes, None)
 }

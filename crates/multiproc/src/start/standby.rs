@@ -7,6 +7,7 @@
 //! To wake a thread on an idle processor takes some 25 µs, as long as all else that a start does here. So a start that takes the standby doesn't
 //! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
 
 use super::assignment::{self, Assignment, Order, Started};
+use super::confinement::{Fit, Moment};
 use super::entry::{self, Announce};
 use super::forkserver::{self, Request, ServerProcess};
 use super::method::StartMethod;
@@ -249,8 +251,13 @@ fn keep() {
 }
 
 impl Standby {
-    /// Has it become what `order` says. None, and it is gone, if it died while it stood by.
-    pub(crate) fn begin(mut self, order: &Order<'_>, here: Option<directory::Id>) -> Result<Option<Started>> {
+    /// Has it become what `order` says. None, and it is gone, if it died while it stood by, or is of no use at this moment.
+    pub(crate) fn begin(
+        mut self,
+        order: &Order<'_>,
+        here: Option<directory::Id>,
+        moment: &Moment,
+    ) -> Result<Option<Started>> {
         let name = order.name();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (surroundings, outgoing) = surroundings::current(&self.known, here, Some(order.streams))
@@ -278,9 +285,22 @@ impl Standby {
                 return Err(fail("the request could not be sent")(error));
             }
         }
-        if announce == Announce::Yes {
-            let answer = handshake::answer_of_child(name, &self.started.socket);
-            self.started.early = answer.inspect_err(|_| self.end_in_place())?.early;
+        // While it gets ready.
+        let told = match self.server.upgrade().map(|server| (server.fit(moment), server)) {
+            Some((Fit::Same, server)) => server.made().go_ahead(moment, &self.order),
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        let Ok(told) = told else {
+            self.end_in_place();
+            return Ok(None);
+        };
+        if told || announce == Announce::Yes {
+            let answer = handshake::answer_of_child(name, &self.started.socket).inspect_err(|_| self.end_in_place())?;
+            if answer.unfit {
+                self.end_in_place();
+                return Ok(None);
+            }
+            self.started.early = answer.early;
         }
         Ok(Some(self.started))
     }
@@ -289,15 +309,19 @@ impl Standby {
         self.end_in_place();
     }
 
-    /// Kills it, and reaps it. There is nothing in it that anybody would miss.
     fn end_in_place(&self) {
-        if let Some(pidfd) = &self.started.pidfd {
-            // If it has more rights than this process has now, it can't be killed, but leaves by itself.
-            let _ = fd_passing::hang_up(&self.order);
-            let _ = pidfd::send_signal(pidfd, SIGKILL);
-            let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
-            let _ = pidfd::reap(pidfd);
-        }
+        end(&self.started, &self.order);
+    }
+}
+
+/// Kills a process that waits on the other end of `socket`, and reaps it. There is nothing in it that anybody would miss.
+pub(crate) fn end(process: &Started, socket: &OwnedFd) {
+    if let Some(pidfd) = &process.pidfd {
+        // If it has more rights than this process has now, it can't be killed, but leaves by itself.
+        let _ = fd_passing::hang_up(socket);
+        let _ = pidfd::send_signal(pidfd, SIGKILL);
+        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
+        let _ = pidfd::reap(pidfd);
     }
 }
 
@@ -312,19 +336,18 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
         Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),
         Err(_) => std::process::exit(0),
     };
-    drop(orders);
     let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
     let (request, order) = match assignment::split::<Request>(packet.front()) {
         Ok(split) => split,
         Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
     };
-    forkserver::become_child(request, fds.into_iter(), socket, order, payload)
+    forkserver::become_child(request, fds.into_iter(), socket, orders, order, payload)
 }
 
 /// Does once, for nobody, what a start does: so that the pages of code and data that it takes are there. Nothing comes of it if it fails.
 fn rehearse() {
     let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
-    entry::show_name(&identity.name);
+    entry::show_name(&identity.name, None);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
     let nothing: fn() = || {};
     let (Ok(entry), Ok(payload)) = (

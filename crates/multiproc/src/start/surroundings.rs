@@ -1,4 +1,5 @@
-//! What a child shares with its creator at the moment of the start: environment, current directory, descriptors 0 to 2.
+//! What a child shares with its creator at the moment of the start: environment, current directory, descriptors 0 to 2. (Its settings, as umask and
+//! priorities, come with the go-ahead: `confinement.rs`.)
 //!
 //! An exec'd child inherits them. To a child of the server they are handed: the environment by way of the server, which is told when it has
 //! changed, the rest by descriptors that come with each request. The server itself keeps none of them: a pipe that is somebody's stdout must
