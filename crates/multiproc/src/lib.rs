@@ -39,7 +39,8 @@
 //!
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
-
+//!
+//! Longer pages: [which values travel, and how](guide::values); [what a child may do, and when it ends](guide::confinement).
 //!
 //! # Features
 //!
@@ -143,6 +144,15 @@ pub use crate::start::method::{StartMethod, set_start_method, start_method};
 pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;
 pub use multiproc_macros::{main, test};
+
+/// Longer pages than an item has.
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #[doc = include_str!("../guide/confinement.md")]
+    pub mod confinement {}
+    #[doc = include_str!("../guide/values.md")]
+    pub mod values {}
+}
 
 /// The README's program runs as written.
 #[cfg(doctest)]
