@@ -1,8 +1,10 @@
 //! Bytes to values.
 
+use std::mem;
+
 use multiproc_os::plain::{self, Kind};
-use serde::de::value::U32Deserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
+use serde::de::value::{BorrowedStrDeserializer, U32Deserializer};
+use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::shape::{Fields, Shape, name_hash};
@@ -13,9 +15,20 @@ use crate::transfer::tagged::Tag;
 #[inline]
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], trace: Option<Trace<'_>>) -> Result<T, Error> {
     let (bytes, written) = bytes.split_last_chunk::<{ Shape::LEN }>().ok_or(CUT_OFF)?;
-    let mut deserializer =
-        Deserializer { bytes, shape: Shape::EMPTY, trace, levels: DEEPEST, empty: MOST_EMPTY, fields: NO_FIELDS };
+    let mut deserializer = Deserializer {
+        bytes,
+        shape: Shape::EMPTY,
+        trace,
+        levels: DEEPEST,
+        empty: MOST_EMPTY,
+        is_between: false,
+        failure: None,
+        fields: NO_FIELDS,
+    };
     let value = T::deserialize(&mut deserializer)?;
+    if let Some(failure) = deserializer.failure {
+        return Err(failure);
+    }
     if let Some(trace) = &deserializer.trace {
         trace.end()?;
     }
@@ -41,6 +54,10 @@ struct Deserializer<'de, 't> {
     levels: u32,
     /// How many more elements may be empty.
     empty: u64,
+    /// Whether a variant has been read, and its contents have not.
+    is_between: bool,
+    /// Why nothing is read any more.
+    failure: Option<Error>,
     /// The fields that were met last, and their hash: those of a list of structs are hashed once.
     fields: (*const &'static str, usize, Fields),
 }
@@ -178,6 +195,7 @@ impl<'de, 't> Deserializer<'de, 't> {
     /// As [`note`](Deserializer::note), of the tag of a variant.
     #[inline]
     fn note_kind(&mut self, tag: Tag) -> Result<(), Error> {
+        self.is_between = false;
         self.shape.note_tag(tag);
         match &mut self.trace {
             None => Ok(()),
@@ -267,10 +285,11 @@ impl<'de, 't> Deserializer<'de, 't> {
     fn parts<V: Visitor<'de>>(&mut self, names: Names, len: usize, visitor: V) -> Result<V::Value, Error> {
         self.deeper(|inner| {
             let mut parts = Parts { deserializer: inner, names, next: 0, len };
-            let value = visitor.visit_seq(&mut parts)?;
+            let value = visitor.visit_seq(&mut parts);
             if parts.next != len {
-                return Err(LEFT_OVER.into());
+                return Err(inner.give_up(value.err().unwrap_or(LEFT_OVER.into())));
             }
+            let value = value?;
             inner.end()?;
             Ok(value)
         })
@@ -492,9 +511,8 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
             self.note(Tag::SEQ)?;
             return self.deeper(|inner| {
                 let mut list = List::of(inner, len);
-                let value = visitor.visit_seq(&mut list)?;
-                list.finish()?;
-                Ok(value)
+                let value = visitor.visit_seq(&mut list);
+                list.finish(value)
             });
         }
         let kind = Kind::from_u8(code).ok_or("numbers of an unknown kind")?;
@@ -524,9 +542,8 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         match self.len()? {
             (len, ELEMENTS) => self.deeper(|inner| {
                 let mut list = List::of(inner, len);
-                let value = visitor.visit_map(&mut list)?;
-                list.finish()?;
-                Ok(value)
+                let value = visitor.visit_map(&mut list);
+                list.finish(value)
             }),
             _ => Err("no map".into()),
         }
@@ -545,11 +562,29 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         variants: Names,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        visitor.visit_enum(Enum { deserializer: self, variants })
+        let value = visitor.visit_enum(Enum { deserializer: &mut *self, variants });
+        if self.is_between {
+            return Err(self.give_up(value.err().unwrap_or(LEFT_OVER.into())));
+        }
+        value
     }
 }
 
 impl Deserializer<'_, '_> {
+    /// Reads nothing any more after an error in the middle of a value: a type that passes over the error would be shown
+    /// something else than what belongs to it.
+    #[cold]
+    fn give_up(&mut self, error: Error) -> Error {
+        self.failure.get_or_insert_with(|| error.clone());
+        self.bytes = &[];
+        error
+    }
+
+    #[cold]
+    fn irregular(&mut self) -> Error {
+        self.trace.as_mut().map_or(IRREGULAR.into(), Trace::fail)
+    }
+
     #[cold]
     fn asked<T>(&mut self) -> Result<T, Error> {
         if let Some(trace) = &mut self.trace {
@@ -613,6 +648,8 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
 struct List<'a, 'de, 't> {
     deserializer: &'a mut Deserializer<'de, 't>,
     left: usize,
+    /// Whether a key has been read, and its value has not.
+    is_between: bool,
     /// The shape of the one before.
     last: Shape,
     /// The shape of what is around the entry that is being read.
@@ -623,7 +660,7 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
     #[inline]
     fn of(deserializer: &'a mut Deserializer<'de, 't>, len: usize) -> List<'a, 'de, 't> {
         let around = deserializer.shape;
-        List { deserializer, left: len, last: Shape::EMPTY, around }
+        List { deserializer, left: len, is_between: false, last: Shape::EMPTY, around }
     }
 
     /// Reads an element of a list, or the key of an entry.
@@ -635,7 +672,7 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
         self.left -= 1;
         let deserializer = &mut *self.deserializer;
         let before = deserializer.bytes.len();
-        self.around = std::mem::replace(&mut deserializer.shape, Shape::EMPTY);
+        self.around = mem::replace(&mut deserializer.shape, Shape::EMPTY);
         let element = seed.deserialize(&mut *deserializer)?;
         if before == deserializer.bytes.len() {
             deserializer.empty = deserializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
@@ -645,19 +682,22 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
 
     #[inline]
     fn complete(&mut self) {
-        let shape = std::mem::replace(&mut self.deserializer.shape, self.around);
+        let shape = mem::replace(&mut self.deserializer.shape, self.around);
         if shape != self.last {
             self.deserializer.shape.note(shape.number());
             self.last = shape;
         }
     }
 
+    /// Ends it, with what the visitor has made of it.
     #[inline]
-    fn finish(self) -> Result<(), Error> {
-        if self.left != 0 {
-            return Err(LEFT_OVER.into());
+    fn finish<R>(self, value: Result<R, Error>) -> Result<R, Error> {
+        if self.left != 0 || self.is_between {
+            return Err(self.deserializer.give_up(value.err().unwrap_or(LEFT_OVER.into())));
         }
-        self.deserializer.note(Tag::END)
+        let value = value?;
+        self.deserializer.note(Tag::END)?;
+        Ok(value)
     }
 }
 
@@ -683,11 +723,17 @@ impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
 
     #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        if mem::replace(&mut self.is_between, self.left > 0) {
+            return Err(self.deserializer.give_up(LEFT_OVER.into()));
+        }
         self.first(seed)
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        if !mem::take(&mut self.is_between) {
+            return Err(self.deserializer.give_up("a value was read without its key".into()));
+        }
         let value = seed.deserialize(&mut *self.deserializer)?;
         self.complete();
         Ok(value)
@@ -703,20 +749,49 @@ struct Enum<'a, 'de, 't> {
     variants: Names,
 }
 
+impl Enum<'_, '_, '_> {
+    /// The number of the variant, and its name as the reader has it.
+    #[inline]
+    fn number(&mut self) -> Result<(u32, &'static str), Error> {
+        let deserializer = &mut *self.deserializer;
+        let index: u32 = deserializer.unsigned()?;
+        let name = *self.variants.get(index as usize).unwrap_or(&"");
+        deserializer.shape.note(name_hash(name));
+        if let Some(trace) = &mut deserializer.trace {
+            trace.expect_variant(name)?;
+        }
+        deserializer.is_between = true;
+        Ok((index, name))
+    }
+}
+
+fn number_of_variant(index: u32) -> U32Deserializer<Error> {
+    de::IntoDeserializer::into_deserializer(index)
+}
+
 impl<'a, 'de, 't> de::EnumAccess<'de> for Enum<'a, 'de, 't> {
     type Error = Error;
     type Variant = &'a mut Deserializer<'de, 't>;
 
     #[inline]
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Error> {
-        let index: u32 = self.deserializer.unsigned()?;
-        let name = *self.variants.get(index as usize).unwrap_or(&"");
-        self.deserializer.shape.note(name_hash(name));
-        if let Some(trace) = &mut self.deserializer.trace {
-            trace.expect_variant(name)?;
+    fn variant_seed<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<(S::Value, Self::Variant), Error> {
+        let (index, _) = self.number()?;
+        Ok((seed.deserialize(number_of_variant(index))?, self.deserializer))
+    }
+
+    /// A trial compares the variant that has the number with the variant that has the name. Where some have aliases, there are
+    /// more names than variants, and the name at the place of the number may belong to another one.
+    #[inline]
+    fn variant<V: Deserialize<'de>>(mut self) -> Result<(V, Self::Variant), Error> {
+        let (index, name) = self.number()?;
+        let variant = V::deserialize(number_of_variant(index))?;
+        if self.deserializer.trace.is_some()
+            && let Ok(named) = V::deserialize(BorrowedStrDeserializer::<Error>::new(name))
+            && mem::discriminant(&named) != mem::discriminant(&variant)
+        {
+            return Err(self.deserializer.irregular());
         }
-        let variant: U32Deserializer<Error> = de::IntoDeserializer::into_deserializer(index);
-        Ok((seed.deserialize(variant)?, self.deserializer))
+        Ok((variant, self.deserializer))
     }
 }
 
