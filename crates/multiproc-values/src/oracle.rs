@@ -56,3 +56,11 @@ pub fn judge<T: Serialize + DeserializeOwned + PartialEq + Debug>(
         Err(lost) => Err(format!("{value:?} was accepted and lost: {lost}\n  JSON: {:?}", by_json(value))),
     }
 }
+
+/// Says what is wrong with `arrived`, which should be `value`.
+///
+/// # Errors
+/// It is neither that nor what JSON, or else CBOR, gives back.
+pub fn compare<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, arrived: T) -> Result<(), String> {
+    judge(value, Ok(()), || Ok(arrived)).map(drop)
+}

@@ -110,11 +110,3 @@ fn types_in_turn() {
     }
     faults.check();
 }
-
-/// A value beside much else.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Beside<T> {
-    before: Vec<u8>,
-    value: T,
-    text: String,
-}
