@@ -9,7 +9,6 @@ use multiproc::Queue;
 use multiproc_values::Rng;
 use multiproc_values::oracle::{Value, judge};
 use multiproc_values::types::*;
-use serde::{Deserialize, Serialize};
 
 /// The faults of a run; each kind of them once.
 #[derive(Default)]

@@ -289,9 +289,9 @@ impl<'de, 't> Deserializer<'de, 't> {
             if parts.next != len {
                 return Err(inner.give_up(value.err().unwrap_or(LEFT_OVER.into())));
             }
-            let value = value?;
+            // All of it has been read, whatever the visitor thinks of it.
             inner.end()?;
-            Ok(value)
+            value
         })
     }
 
@@ -303,10 +303,10 @@ impl<'de, 't> Deserializer<'de, 't> {
 
     #[inline]
     fn fields<V: Visitor<'de>>(&mut self, names: Names, visitor: V) -> Result<V::Value, Error> {
-        let value = self.parts(names, names.len(), visitor)?;
+        let value = self.parts(names, names.len(), visitor);
         let fields = self.hash_of(names);
         self.shape.note(fields.number());
-        Ok(value)
+        value
     }
 
     #[inline]
@@ -695,9 +695,8 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
         if self.left != 0 || self.is_between {
             return Err(self.deserializer.give_up(value.err().unwrap_or(LEFT_OVER.into())));
         }
-        let value = value?;
         self.deserializer.note(Tag::END)?;
-        Ok(value)
+        value
     }
 }
 
@@ -706,11 +705,11 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        let element = self.first(seed)?;
-        if element.is_some() {
+        let element = self.first(seed);
+        if !matches!(element, Ok(None)) {
             self.complete();
         }
-        Ok(element)
+        element
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -734,9 +733,9 @@ impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
         if !mem::take(&mut self.is_between) {
             return Err(self.deserializer.give_up("a value was read without its key".into()));
         }
-        let value = seed.deserialize(&mut *self.deserializer)?;
+        let value = seed.deserialize(&mut *self.deserializer);
         self.complete();
-        Ok(value)
+        value
     }
 
     fn size_hint(&self) -> Option<usize> {

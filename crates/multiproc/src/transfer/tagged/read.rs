@@ -293,11 +293,13 @@ macro_rules! expect {
     };
 }
 
-/// A type that expects the very number that was written gets it as such, and others as they ask for it.
+/// A type that expects the very number that was written gets it as such, and others as they ask for it. Text tells a number of
+/// 64 bits and less by its sign alone.
 macro_rules! exact {
     ($($method:ident $number:ident $kind:ident $visit:ident;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            if self.pass_some()? == Tag::number(Kind::$kind) {
+            let is_shown = self.reading == Reading::Exact || Kind::$kind.width() == 16;
+            if self.pass_some()? == Tag::number(Kind::$kind) && is_shown {
                 self.tag()?;
                 let number = self.take(Kind::$kind.width())?;
                 return visitor.$visit($number::from_le_bytes(number.try_into().expect("as many bytes")));
