@@ -91,10 +91,18 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             [&[0], &message(kind::START, b"inline")[..]].concat(),
             [&[5], &in_memory_file(kind::START, 64)[..]].concat(),
         ],
-        "codec" => vec![
-            encoded(&samples::plain()),
-            encoded(&samples::SelfDescribing::List(vec![samples::SelfDescribing::Number { n: 7 }])),
-        ],
+        "codec" => {
+            let mut seeds = vec![
+                encoded(&samples::plain()),
+                encoded(&samples::SelfDescribing::List(vec![samples::SelfDescribing::Number { n: 7 }])),
+                encoded(&samples::Unlike { word: Some("x".into()) }),
+            ];
+            seeds.extend(samples::structs().iter().map(encoded));
+            seeds.extend(samples::variants().iter().map(encoded));
+            seeds.extend(samples::tagged().iter().map(encoded));
+            seeds.extend(samples::flat().iter().map(encoded));
+            seeds
+        }
         "request" => [false, true].map(|first| with_tail(forkserver::sample_request(first))).to_vec(),
         "assignment" => vec![with_tail(assignment::join(&assignment))],
         "handshake" => vec![
@@ -238,10 +246,17 @@ fn codec(data: &[u8]) -> bool {
         assert_eq!(codec::decode::<T>(sent, 0).as_ref(), Ok(&value));
         true
     }
-    let plain = one::<samples::Plain>(data);
-    let self_describing = one::<samples::SelfDescribing>(data);
-    let not_started = one::<(String, i32)>(data);
-    plain || self_describing || not_started
+    let all = [
+        one::<samples::Plain>(data),
+        one::<samples::SelfDescribing>(data),
+        one::<(String, i32)>(data),
+        one::<samples::Struct>(data),
+        one::<samples::Variant>(data),
+        one::<samples::Tagged>(data),
+        one::<samples::Flat>(data),
+        one::<samples::Unlike>(data),
+    ];
+    all.contains(&true)
 }
 
 /// What the server is asked.
@@ -518,6 +533,126 @@ mod samples {
         Number { n: u32 },
         Text(String),
         List(Vec<SelfDescribing>),
+    }
+
+    /// Fields that are left out.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct Struct {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u8>,
+        #[serde(skip)]
+        skipped: u8,
+        #[serde(alias = "number")]
+        count: u32,
+        inner: Option<Box<Struct>>,
+    }
+
+    pub(super) fn structs() -> Vec<Struct> {
+        let inner = Struct { limit: None, skipped: 0, count: 300, inner: None };
+        vec![
+            Struct { limit: Some(1), skipped: 0, count: 1, inner: Some(inner.into()) },
+            Struct { limit: None, skipped: 0, count: 7, inner: None },
+        ]
+    }
+
+    /// Variants that are left out.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) enum Variant {
+        Unit,
+        #[serde(skip)]
+        #[allow(dead_code)]
+        Skipped(u8),
+        Newtype(i16),
+        #[serde(alias = "Other")]
+        Tuple(u8, Vec<u16>),
+        Struct {
+            address: std::net::IpAddr,
+            deep: Vec<Variant>,
+        },
+    }
+
+    pub(super) fn variants() -> Vec<Variant> {
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        vec![
+            Variant::Newtype(-1),
+            Variant::Tuple(1, vec![2, 300]),
+            Variant::Struct { address, deep: vec![Variant::Unit, Variant::Newtype(7)] },
+        ]
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "type")]
+    pub(super) enum Tagged {
+        Unit,
+        Struct {
+            a: u8,
+            b: Adjacent,
+        },
+        #[serde(other)]
+        Other,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "t", content = "c")]
+    pub(super) enum Adjacent {
+        Unit,
+        Newtype(Option<char>),
+        Tuple(u8, String),
+    }
+
+    pub(super) fn tagged() -> Vec<Tagged> {
+        vec![
+            Tagged::Unit,
+            Tagged::Struct { a: 1, b: Adjacent::Unit },
+            Tagged::Struct { a: 2, b: Adjacent::Newtype(Some('ß')) },
+            Tagged::Struct { a: 3, b: Adjacent::Tuple(4, "x".into()) },
+            Tagged::Other,
+        ]
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct Flat {
+        own: u8,
+        #[serde(flatten)]
+        inner: Option<Inner>,
+        #[serde(flatten)]
+        rest: BTreeMap<String, Option<i64>>,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Inner {
+        x: String,
+        y: [u8; 2],
+    }
+
+    pub(super) fn flat() -> Vec<Flat> {
+        let inner = Some(Inner { x: "x".into(), y: [1, 2] });
+        vec![
+            Flat { own: 1, inner: None, rest: BTreeMap::from([("a".into(), Some(-1)), ("b".into(), None)]) },
+            Flat { own: 2, inner, rest: BTreeMap::new() },
+        ]
+    }
+
+    /// Written as a character in a map of numbers, read as texts: only like text.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(from = "BTreeMap<String, SelfDescribing>", into = "BTreeMap<u8, Option<String>>")]
+    pub(super) struct Unlike {
+        pub(super) word: Option<String>,
+    }
+
+    impl From<BTreeMap<String, SelfDescribing>> for Unlike {
+        fn from(mut map: BTreeMap<String, SelfDescribing>) -> Unlike {
+            match map.remove("1") {
+                Some(SelfDescribing::Text(word)) => Unlike { word: Some(word) },
+                _ => Unlike { word: None },
+            }
+        }
+    }
+
+    impl From<Unlike> for BTreeMap<u8, Option<String>> {
+        fn from(unlike: Unlike) -> BTreeMap<u8, Option<String>> {
+            unlike.word.map(|word| (1, Some(word))).into_iter().collect()
+        }
     }
 }
 

@@ -266,7 +266,11 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
 ) -> Result<Vec<OwnedFd>, Refused> {
     let id = id_of::<T>();
     if Tried::known(id, Tried::NEEDS_TAGS) {
-        return encode_tagged(id, value, draft);
+        match encode_tagged(id, value, draft) {
+            // Some values of the type may do without tags, and nest deeper then.
+            Err(Refused::ByFormat(error)) if error.is_final() => {}
+            done => return done,
+        }
     }
     let written = write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft));
     match written {
@@ -318,9 +322,11 @@ fn try_positional<T: Serialize + DeserializeOwned>(
             match handles {
                 0 => Ok(Vec::new()),
                 // The trial has taken them out.
-                _ => write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft))
-                    .map(|(_, fds)| fds)
-                    .map_err(Stopped::of::<T>),
+                _ => match write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft)) {
+                    Ok((again, fds)) if again == shape => Ok(fds),
+                    Ok(_) => Err(changed::<T>()),
+                    Err(stopped) => Err(stopped.of::<T>()),
+                },
             }
         }
         Err(error) if compact::is_too_much(&error.to_string()) => Err(CodecError::serialising::<T>(error).into()),
@@ -343,11 +349,15 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
     let write = |draft: &mut _, form| {
         write_with(draft, form, |draft| tagged::shape_to_output(value, draft)).map_err(Stopped::of::<T>)
     };
+    // Most values of a type are read in the same way; and each of them is, whatever was sent before.
+    if Tried::known(id, Tried::LIKE_TEXT) {
+        let (shape, fds) = write(draft, Form::TaggedLikeText)?;
+        if Tried::known(id, shape.number() ^ Form::TaggedLikeText as u64) {
+            return Ok(fds);
+        }
+    }
     let mut refusal = None;
     for form in [Form::Tagged, Form::TaggedLikeText] {
-        if form == Form::Tagged && Tried::known(id, Tried::LIKE_TEXT) {
-            continue;
-        }
         let (shape, fds) = write(draft, form)?;
         let known = shape.number() ^ form as u64;
         if Tried::known(id, known) {
@@ -361,7 +371,11 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
                     Tried::remember(id, Tried::LIKE_TEXT);
                 }
                 Tried::remember(id, known);
-                return if handles == 0 { Ok(Vec::new()) } else { Ok(write(draft, form)?.1) };
+                if handles == 0 {
+                    return Ok(Vec::new());
+                }
+                let (again, fds) = write(draft, form)?;
+                return if again == shape { Ok(fds) } else { Err(changed::<T>()) };
             }
             Err(error) if error.is_final() => return Err(error.into()),
             Err(error) => {
@@ -371,6 +385,11 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
     }
     let error = refusal.expect("one form was tried");
     Err(CodecError { bytes: None, ..error }.into())
+}
+
+/// The refusal of a value that was tried, and had to be written once more.
+fn changed<T>() -> Refused {
+    CodecError::serialising::<T>("it is written differently each time").into()
 }
 
 impl CodecError {

@@ -1,10 +1,11 @@
 //! Bytes to values.
 
 use std::marker::PhantomData;
+use std::mem;
 
 use multiproc_os::plain::{self, Kind};
-use serde::de::value::U32Deserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
+use serde::de::value::{BorrowedStrDeserializer, U32Deserializer};
+use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::shape::{Fields, Shape, name_hash};
@@ -15,9 +16,20 @@ use crate::transfer::tagged::Tag;
 #[inline]
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], trace: Option<Trace<'_>>) -> Result<T, Error> {
     let (bytes, written) = bytes.split_last_chunk::<{ Shape::LEN }>().ok_or(CUT_OFF)?;
-    let mut deserializer =
-        Deserializer { bytes, shape: Shape::EMPTY, trace, levels: DEEPEST, empty: MOST_EMPTY, fields: NO_FIELDS };
+    let mut deserializer = Deserializer {
+        bytes,
+        shape: Shape::EMPTY,
+        trace,
+        levels: DEEPEST,
+        empty: MOST_EMPTY,
+        is_between: false,
+        failure: None,
+        fields: NO_FIELDS,
+    };
     let value = T::deserialize(&mut deserializer)?;
+    if let Some(failure) = deserializer.failure {
+        return Err(failure);
+    }
     if let Some(trace) = &deserializer.trace {
         trace.end()?;
     }
@@ -43,6 +55,10 @@ struct Deserializer<'de, 't> {
     levels: u32,
     /// How many more elements may be empty.
     empty: u64,
+    /// Whether a variant has been read, and its contents have not.
+    is_between: bool,
+    /// Why nothing is read any more.
+    failure: Option<Error>,
     /// The fields that were met last, and their hash: those of a list of structs are hashed once.
     fields: (*const &'static str, usize, Fields),
 }
@@ -190,6 +206,7 @@ impl<'de, 't> Deserializer<'de, 't> {
     /// As [`note`](Deserializer::note), of the tag of a variant.
     #[inline]
     fn note_kind(&mut self, tag: Tag) -> Result<(), Error> {
+        self.is_between = false;
         self.shape.note_tag(tag);
         match &mut self.trace {
             None => Ok(()),
@@ -206,13 +223,14 @@ impl<'de, 't> Deserializer<'de, 't> {
         }
     }
 
-    /// The end of a list of which `left` elements have not been read.
+    /// The end of a list or a map, with what the visitor has made of it.
     #[inline]
-    fn end_of_list(&mut self, left: usize) -> Result<(), Error> {
-        if left != 0 {
-            return Err(LEFT_OVER.into());
+    fn end_of_list<R>(&mut self, progress: Progress, value: Result<R, Error>) -> Result<R, Error> {
+        if progress.left != 0 || progress.is_between {
+            return Err(self.give_up(value.err().unwrap_or(LEFT_OVER.into())));
         }
-        self.note(Tag::END)
+        self.note(Tag::END)?;
+        value
     }
 
     #[inline]
@@ -289,12 +307,13 @@ impl<'de, 't> Deserializer<'de, 't> {
         self.deeper(|inner| {
             let mut left = len;
             // By value, which compilers see through best.
-            let value = visitor.visit_seq(Parts { deserializer: &mut *inner, names, left: &mut left })?;
+            let value = visitor.visit_seq(Parts { deserializer: &mut *inner, names, left: &mut left });
             if left != 0 {
-                return Err(LEFT_OVER.into());
+                return Err(inner.give_up(value.err().unwrap_or(LEFT_OVER.into())));
             }
+            // All of it has been read, whatever the visitor thinks of it.
             inner.end()?;
-            Ok(value)
+            value
         })
     }
 
@@ -306,10 +325,10 @@ impl<'de, 't> Deserializer<'de, 't> {
 
     #[inline]
     fn fields<V: Visitor<'de>>(&mut self, names: Names, visitor: V) -> Result<V::Value, Error> {
-        let value = self.parts(names, names.len(), visitor)?;
+        let value = self.parts(names, names.len(), visitor);
         let fields = self.hash_of(names);
         self.shape.note(fields.number());
-        Ok(value)
+        value
     }
 
     #[inline]
@@ -513,10 +532,9 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         if code == ELEMENTS {
             self.note(Tag::SEQ)?;
             return self.deeper(|inner| {
-                let mut left = len;
-                let value = visitor.visit_seq(List::of(inner, &mut left))?;
-                inner.end_of_list(left)?;
-                Ok(value)
+                let mut progress = Progress::of(len);
+                let value = visitor.visit_seq(List::of(inner, &mut progress));
+                inner.end_of_list(progress, value)
             });
         }
         let kind = Kind::from_u8(code).ok_or("numbers of an unknown kind")?;
@@ -545,10 +563,9 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         self.note(Tag::MAP)?;
         match self.len()? {
             (len, ELEMENTS) => self.deeper(|inner| {
-                let mut left = len;
-                let value = visitor.visit_map(List::of(inner, &mut left))?;
-                inner.end_of_list(left)?;
-                Ok(value)
+                let mut progress = Progress::of(len);
+                let value = visitor.visit_map(List::of(inner, &mut progress));
+                inner.end_of_list(progress, value)
             }),
             _ => Err("no map".into()),
         }
@@ -567,11 +584,29 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         variants: Names,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        visitor.visit_enum(Enum { deserializer: self, variants })
+        let value = visitor.visit_enum(Enum { deserializer: &mut *self, variants });
+        if self.is_between {
+            return Err(self.give_up(value.err().unwrap_or(LEFT_OVER.into())));
+        }
+        value
     }
 }
 
 impl Deserializer<'_, '_> {
+    /// Reads nothing any more after an error in the middle of a value: a type that passes over the error would be shown
+    /// something else than what belongs to it.
+    #[cold]
+    fn give_up(&mut self, error: Error) -> Error {
+        self.failure.get_or_insert_with(|| error.clone());
+        self.bytes = &[];
+        error
+    }
+
+    #[cold]
+    fn irregular(&mut self) -> Error {
+        self.trace.as_mut().map_or(IRREGULAR.into(), Trace::fail)
+    }
+
     #[cold]
     fn asked<T>(&mut self) -> Result<T, Error> {
         if let Some(trace) = &mut self.trace {
@@ -633,10 +668,24 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
     }
 }
 
+/// How far a list or a map has been read.
+struct Progress {
+    left: usize,
+    /// Whether a key has been read, and its value has not.
+    is_between: bool,
+}
+
+impl Progress {
+    #[inline]
+    fn of(len: usize) -> Progress {
+        Progress { left: len, is_between: false }
+    }
+}
+
 /// Elements or entries, as many as the bytes say.
 struct List<'a, 'de, 't> {
     deserializer: &'a mut Deserializer<'de, 't>,
-    left: &'a mut usize,
+    progress: &'a mut Progress,
     /// The shape of the one before.
     last: Shape,
     /// The shape of what is around the entry that is being read.
@@ -645,21 +694,21 @@ struct List<'a, 'de, 't> {
 
 impl<'a, 'de, 't> List<'a, 'de, 't> {
     #[inline]
-    fn of(deserializer: &'a mut Deserializer<'de, 't>, left: &'a mut usize) -> List<'a, 'de, 't> {
+    fn of(deserializer: &'a mut Deserializer<'de, 't>, progress: &'a mut Progress) -> List<'a, 'de, 't> {
         let around = deserializer.shape;
-        List { deserializer, left, last: Shape::EMPTY, around }
+        List { deserializer, progress, last: Shape::EMPTY, around }
     }
 
     /// Reads an element of a list, or the key of an entry.
     #[inline]
     fn first<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        if *self.left == 0 {
+        if self.progress.left == 0 {
             return Ok(None);
         }
-        *self.left -= 1;
+        self.progress.left -= 1;
         let deserializer = &mut *self.deserializer;
         let before = deserializer.bytes.len();
-        self.around = std::mem::replace(&mut deserializer.shape, Shape::EMPTY);
+        self.around = mem::replace(&mut deserializer.shape, Shape::EMPTY);
         let element = seed.deserialize(&mut *deserializer)?;
         if before == deserializer.bytes.len() {
             deserializer.empty = deserializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
@@ -669,7 +718,7 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
 
     #[inline]
     fn complete(&mut self) {
-        let shape = std::mem::replace(&mut self.deserializer.shape, self.around);
+        let shape = mem::replace(&mut self.deserializer.shape, self.around);
         if shape != self.last {
             self.deserializer.shape.note(shape.number());
             self.last = shape;
@@ -682,11 +731,11 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        let element = self.first(seed)?;
-        if element.is_some() {
+        let element = self.first(seed);
+        if !matches!(element, Ok(None)) {
             self.complete();
         }
-        Ok(element)
+        element
     }
 
     #[inline(always)]
@@ -695,7 +744,7 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(*self.left)
+        Some(self.progress.left)
     }
 }
 
@@ -704,18 +753,24 @@ impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
 
     #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        if mem::replace(&mut self.progress.is_between, self.progress.left > 0) {
+            return Err(self.deserializer.give_up(LEFT_OVER.into()));
+        }
         self.first(seed)
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        let value = seed.deserialize(&mut *self.deserializer)?;
+        if !mem::take(&mut self.progress.is_between) {
+            return Err(self.deserializer.give_up("a value was read without its key".into()));
+        }
+        let value = seed.deserialize(&mut *self.deserializer);
         self.complete();
-        Ok(value)
+        value
     }
 
     fn size_hint(&self) -> Option<usize> {
-        Some(*self.left)
+        Some(self.progress.left)
     }
 }
 
@@ -724,20 +779,49 @@ struct Enum<'a, 'de, 't> {
     variants: Names,
 }
 
+impl Enum<'_, '_, '_> {
+    /// The number of the variant, and its name as the reader has it.
+    #[inline]
+    fn number(&mut self) -> Result<(u32, &'static str), Error> {
+        let deserializer = &mut *self.deserializer;
+        let index: u32 = deserializer.unsigned()?;
+        let name = *self.variants.get(index as usize).unwrap_or(&"");
+        deserializer.shape.note(name_hash(name));
+        if let Some(trace) = &mut deserializer.trace {
+            trace.expect_variant(name)?;
+        }
+        deserializer.is_between = true;
+        Ok((index, name))
+    }
+}
+
+fn number_of_variant(index: u32) -> U32Deserializer<Error> {
+    de::IntoDeserializer::into_deserializer(index)
+}
+
 impl<'a, 'de, 't> de::EnumAccess<'de> for Enum<'a, 'de, 't> {
     type Error = Error;
     type Variant = &'a mut Deserializer<'de, 't>;
 
     #[inline]
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Error> {
-        let index: u32 = self.deserializer.unsigned()?;
-        let name = *self.variants.get(index as usize).unwrap_or(&"");
-        self.deserializer.shape.note(name_hash(name));
-        if let Some(trace) = &mut self.deserializer.trace {
-            trace.expect_variant(name)?;
+    fn variant_seed<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<(S::Value, Self::Variant), Error> {
+        let (index, _) = self.number()?;
+        Ok((seed.deserialize(number_of_variant(index))?, self.deserializer))
+    }
+
+    /// A trial compares the variant that has the number with the variant that has the name. Where some have aliases, there are
+    /// more names than variants, and the name at the place of the number may belong to another one.
+    #[inline]
+    fn variant<V: Deserialize<'de>>(mut self) -> Result<(V, Self::Variant), Error> {
+        let (index, name) = self.number()?;
+        let variant = V::deserialize(number_of_variant(index))?;
+        if self.deserializer.trace.is_some()
+            && let Ok(named) = V::deserialize(BorrowedStrDeserializer::<Error>::new(name))
+            && mem::discriminant(&named) != mem::discriminant(&variant)
+        {
+            return Err(self.deserializer.irregular());
         }
-        let variant: U32Deserializer<Error> = de::IntoDeserializer::into_deserializer(index);
-        Ok((seed.deserialize(variant)?, self.deserializer))
+        Ok((variant, self.deserializer))
     }
 }
 

@@ -398,3 +398,98 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
     // Those that take some bytes may be more, whatever is in them.
     there_and_back(&vec![(true, ()); most + 1]);
 }
+
+/// Reads `value` as `T` in a trial, as the first value of its shape is.
+fn tried<T: DeserializeOwned>(value: &impl Serialize) -> Result<T, Error> {
+    let outline = tagged::outline(value).unwrap();
+    from_bytes(&written(value), Some(Trace::new(&outline)))
+}
+
+/// Regression: with aliases there are more names than variants, and the name at the place of the number was that of another one.
+#[test]
+fn a_variant_that_is_another_by_its_name_is_seen() {
+    #[derive(Debug, PartialEq, Serialize)]
+    enum Written {
+        P(u8),
+        Q(u8),
+        R(u8),
+    }
+    #[derive(Debug, PartialEq, Deserialize)]
+    enum Read {
+        #[serde(alias = "Q")]
+        P(u8),
+        R(u8),
+    }
+    assert_eq!(tried::<Read>(&Written::P(5)), Ok(Read::P(5)));
+    assert!(tried::<Read>(&Written::Q(5)).is_err());
+    assert!(tried::<Read>(&Written::R(5)).is_err());
+
+    /// Goes by numbers alone.
+    #[derive(Debug, PartialEq)]
+    struct ByNumber(u32, u8);
+    impl<'de> Deserialize<'de> for ByNumber {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ByNumber, D::Error> {
+            struct Eye;
+            impl<'de> serde::de::Visitor<'de> for Eye {
+                type Value = ByNumber;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a variant")
+                }
+
+                fn visit_enum<A: serde::de::EnumAccess<'de>>(self, access: A) -> Result<ByNumber, A::Error> {
+                    let (number, contents) = access.variant()?;
+                    Ok(ByNumber(number, serde::de::VariantAccess::newtype_variant(contents)?))
+                }
+            }
+            deserializer.deserialize_enum("Written", &["P", "Q", "R"], Eye)
+        }
+    }
+    assert_eq!(tried::<ByNumber>(&Written::R(5)), Ok(ByNumber(2, 5)));
+}
+
+/// Regression: what was left of a value that could not be read was taken for what comes behind it.
+#[test]
+fn nothing_is_read_behind_an_error_in_the_middle_of_a_value() {
+    use std::num::NonZero;
+
+    #[derive(Debug, PartialEq)]
+    struct Lenient<T>(Option<T>);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Ok(Lenient(T::deserialize(deserializer).ok()))
+        }
+    }
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct NeverShown(NeverOther);
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(from = "u8")]
+    struct NeverOther(u8);
+    impl From<u8> for NeverOther {
+        fn from(number: u8) -> NeverOther {
+            assert_eq!(number, 77, "nobody has sent this");
+            NeverOther(number)
+        }
+    }
+    #[derive(Serialize)]
+    struct Newtype(u8);
+
+    type Read<T> = (Lenient<T>, NeverShown);
+    fn check<T: DeserializeOwned + fmt::Debug>(value: impl Serialize, is_whole: bool) {
+        let bytes = written(&(value, Newtype(77)));
+        assert_eq!(from_bytes::<Read<T>>(&bytes, None).is_ok(), is_whole, "{bytes:?}");
+    }
+    type Some8 = NonZero<u8>;
+    check::<(Some8, Some8)>((1_u8, 1_u8), true);
+    check::<(Some8, Some8)>((1_u8, 0_u8), true);
+    check::<(Some8, Some8)>((0_u8, 1_u8), false);
+    check::<Vec<(Some8, Some8)>>(vec![(1_u8, 1_u8), (1, 0)], true);
+    check::<Vec<(Some8, Some8)>>(vec![(1_u8, 0_u8), (1, 1)], false);
+    check::<Vec<Some8>>(vec![0_u8, 1], true);
+    check::<BTreeMap<Some8, Some8>>(BTreeMap::from([(1_u8, 1_u8)]), true);
+    check::<BTreeMap<Some8, Some8>>(BTreeMap::from([(1_u8, 0_u8)]), true);
+    check::<BTreeMap<Some8, Some8>>(BTreeMap::from([(0_u8, 1_u8)]), false);
+    check::<Option<(Some8, Some8)>>(Some((0_u8, 1_u8)), false);
+    check::<Result<Some8, ()>>(Ok::<u8, ()>(0), true);
+    check::<Result<(Some8, u8), ()>>(Ok::<_, ()>((0_u8, 1_u8)), false);
+}

@@ -1,8 +1,12 @@
 //! Bytes to values.
 
+use std::marker::PhantomData;
+use std::mem;
+
 use multiproc_os::plain::{self, Kind};
-use serde::de::value::BorrowedStrDeserializer;
+use serde::de::value::{BorrowedStrDeserializer, StringDeserializer};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
+use serde::forward_to_deserialize_any;
 
 use super::{DEEPEST, Tag};
 use crate::transfer::compact::{Error, Number, TOO_DEEP, numbers};
@@ -19,8 +23,8 @@ pub(crate) enum Reading {
 
 /// The value that `bytes` are, all of them.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], reading: Reading) -> Result<T, Error> {
-    let mut deserializer = Deserializer { bytes, reading, levels: DEEPEST };
-    let value = T::deserialize(&mut deserializer)?;
+    let mut deserializer = Deserializer { bytes, reading, levels: DEEPEST, is_astray: false, is_between: false };
+    let value = deserializer.one(PhantomData::<T>)?;
     match deserializer.bytes.len() {
         0 => Ok(value),
         left => Err(de::Error::custom(format_args!("{left} bytes too many"))),
@@ -33,6 +37,10 @@ struct Deserializer<'de> {
     reading: Reading,
     /// How many levels deeper it may nest.
     levels: u32,
+    /// Whether an error has ended a value before all of it was read.
+    is_astray: bool,
+    /// Whether a variant has been read, and its contents have not.
+    is_between: bool,
 }
 
 const CUT_OFF: &str = "it is cut off";
@@ -103,10 +111,26 @@ impl<'de> Deserializer<'de> {
 
     /// Reads what is one level deeper.
     fn deeper<R>(&mut self, read: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
-        self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
+        let Some(levels) = self.levels.checked_sub(1) else {
+            self.is_astray = true;
+            return Err(TOO_DEEP.into());
+        };
+        self.levels = levels;
         let read = read(self);
         self.levels += 1;
+        self.is_astray |= read.is_err();
         read
+    }
+
+    /// Reads a value. A type may pass over an error in the middle of it: what comes next is behind its end all the same.
+    fn one<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        let start = self.bytes;
+        let value = seed.deserialize(&mut *self);
+        if value.is_ok() && mem::take(&mut self.is_astray) {
+            self.bytes = start;
+            self.skip()?;
+        }
+        value
     }
 
     /// What comes next. A type that has said what it `expects` need not be shown that it is inside a `Some`.
@@ -159,9 +183,9 @@ impl<'de> Deserializer<'de> {
     /// What has parts and an end, all of which is to be read.
     fn parts<R>(&mut self, read: impl FnOnce(&mut Parts<'_, 'de>) -> Result<R, Error>) -> Result<R, Error> {
         self.deeper(|inner| {
-            let mut parts = Parts { deserializer: inner, ended: false };
+            let mut parts = Parts { deserializer: inner, ended: false, is_between: false };
             let value = read(&mut parts)?;
-            if parts.is_at_end()? { Ok(value) } else { Err(LEFT_OVER.into()) }
+            if !parts.is_between && parts.is_at_end()? { Ok(value) } else { Err(LEFT_OVER.into()) }
         })
     }
 
@@ -196,6 +220,31 @@ impl<'de> Deserializer<'de> {
             }
             _ => Err(NO_VALUE.into()),
         }
+    }
+
+    /// The text that a text format makes of a key that is a number or a flag, if it is to be read like text.
+    fn key_text(&mut self) -> Result<Option<String>, Error> {
+        if self.reading == Reading::Exact {
+            return Ok(None);
+        }
+        let tag = self.pass_some()?;
+        if tag == Tag::BOOL {
+            self.tag()?;
+            return Ok(Some((self.take(1)?[0] != 0).to_string()));
+        }
+        let Some(kind) = tag.as_number() else { return Ok(None) };
+        self.tag()?;
+        let bytes = self.take(kind.width())?;
+        macro_rules! text {
+            ($($kind:ident $number:ident;)*) => {
+                match kind {
+                    $(Kind::$kind => format!("{:?}", $number::from_le_bytes(bytes.try_into().expect("as many bytes"))),)*
+                }
+            };
+        }
+        Ok(Some(text! {
+            U8 u8; I8 i8; U16 u16; I16 i16; U32 u32; I32 i32; U64 u64; I64 i64; U128 u128; I128 i128; F32 f32; F64 f64;
+        }))
     }
 
     /// Passes over what says that there is a value, for a type that expects one.
@@ -244,11 +293,13 @@ macro_rules! expect {
     };
 }
 
-/// A type that expects the very number that was written gets it as such, and others as they ask for it.
+/// A type that expects the very number that was written gets it as such, and others as they ask for it. Text tells a number of
+/// 64 bits and less by its sign alone.
 macro_rules! exact {
     ($($method:ident $number:ident $kind:ident $visit:ident;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            if self.pass_some()? == Tag::number(Kind::$kind) {
+            let is_shown = self.reading == Reading::Exact || Kind::$kind.width() == 16;
+            if self.pass_some()? == Tag::number(Kind::$kind) && is_shown {
                 self.tag()?;
                 let number = self.take(Kind::$kind.width())?;
                 return visitor.$visit($number::from_le_bytes(number.try_into().expect("as many bytes")));
@@ -396,7 +447,12 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
             }
             tag if tag.is_variant() => {
                 self.tag()?;
-                visitor.visit_enum(Variant { tag, deserializer: self })
+                let value = visitor.visit_enum(Variant { tag, deserializer: &mut *self });
+                if mem::take(&mut self.is_between) {
+                    self.is_astray = true;
+                    return Err(value.err().unwrap_or(LEFT_OVER.into()));
+                }
+                value
             }
             _ => self.value(true, visitor),
         }
@@ -413,6 +469,8 @@ struct Parts<'a, 'de> {
     deserializer: &'a mut Deserializer<'de>,
     /// Whether the end has been read.
     ended: bool,
+    /// Whether a key has been read, and its value has not.
+    is_between: bool,
 }
 
 impl Parts<'_, '_> {
@@ -432,7 +490,7 @@ impl<'de> de::SeqAccess<'de> for &mut Parts<'_, 'de> {
         if self.is_at_end()? {
             return Ok(None);
         }
-        seed.deserialize(&mut *self.deserializer).map(Some)
+        self.deserializer.one(seed).map(Some)
     }
 }
 
@@ -440,19 +498,91 @@ impl<'de> de::MapAccess<'de> for &mut Parts<'_, 'de> {
     type Error = Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+        if self.is_between {
+            return Err(LEFT_OVER.into());
+        }
         if self.is_at_end()? {
             return Ok(None);
         }
-        if self.deserializer.peek()? != Tag::FIELD {
-            return seed.deserialize(&mut *self.deserializer).map(Some);
+        self.is_between = true;
+        let deserializer = &mut *self.deserializer;
+        match deserializer.peek()? {
+            Tag::FIELD => {
+                deserializer.tag()?;
+                seed.deserialize(BorrowedStrDeserializer::new(deserializer.text()?)).map(Some)
+            }
+            _ => match deserializer.key_text()? {
+                Some(text) => seed.deserialize(TextKey(text)).map(Some),
+                None => deserializer.one(seed).map(Some),
+            },
         }
-        self.deserializer.tag()?;
-        let name = self.deserializer.text()?;
-        seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        seed.deserialize(&mut *self.deserializer)
+        if !mem::take(&mut self.is_between) {
+            return Err("a value was read without its key".into());
+        }
+        self.deserializer.one(seed)
+    }
+}
+
+/// A key that has become text: a number again for a type that expects one.
+struct TextKey(String);
+
+macro_rules! parsed {
+    ($($method:ident $number:ident $visit:ident;)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            match self.0.parse::<$number>() {
+                Ok(number) => visitor.$visit(number),
+                Err(_) => visitor.visit_string(self.0),
+            }
+        })*
+    };
+}
+
+impl<'de> de::Deserializer<'de> for TextKey {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_string(self.0)
+    }
+
+    parsed! {
+        deserialize_bool bool visit_bool;
+        deserialize_i8 i64 visit_i64;
+        deserialize_i16 i64 visit_i64;
+        deserialize_i32 i64 visit_i64;
+        deserialize_i64 i64 visit_i64;
+        deserialize_i128 i128 visit_i128;
+        deserialize_u8 u64 visit_u64;
+        deserialize_u16 u64 visit_u64;
+        deserialize_u32 u64 visit_u64;
+        deserialize_u64 u64 visit_u64;
+        deserialize_u128 u128 visit_u128;
+        deserialize_f32 f64 visit_f64;
+        deserialize_f64 f64 visit_f64;
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let text: StringDeserializer<Error> = de::IntoDeserializer::into_deserializer(self.0);
+        text.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }
 
@@ -464,6 +594,7 @@ impl<'a, 'de> de::EnumAccess<'de> for &'a mut Parts<'_, 'de> {
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Variant<'a, 'de>), Error> {
         let mut entries = &mut *self;
         let name = de::MapAccess::next_key_seed(&mut entries, seed)?.ok_or("a map without the name of a variant")?;
+        self.is_between = false;
         Ok((name, Variant { tag: Tag::NEWTYPE_VARIANT, deserializer: &mut *self.deserializer }))
     }
 }
@@ -480,6 +611,7 @@ impl<'a, 'de> de::EnumAccess<'de> for Variant<'a, 'de> {
 
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Variant<'a, 'de>), Error> {
         let name = self.deserializer.text()?;
+        self.deserializer.is_between = self.tag != Tag::UNIT_VARIANT;
         Ok((seed.deserialize(BorrowedStrDeserializer::<Error>::new(name))?, self))
     }
 }
@@ -489,7 +621,10 @@ impl<'a, 'de> Variant<'a, 'de> {
     fn contents(self) -> Result<&'a mut Deserializer<'de>, Error> {
         match self.tag {
             Tag::UNIT_VARIANT => Err("a variant without contents, where it should have some".into()),
-            _ => Ok(self.deserializer),
+            _ => {
+                self.deserializer.is_between = false;
+                Ok(self.deserializer)
+            }
         }
     }
 }
@@ -500,7 +635,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
     fn unit_variant(self) -> Result<(), Error> {
         match self.tag {
             Tag::UNIT_VARIANT => Ok(()),
-            _ => self.deserializer.deeper(|inner| de::Deserialize::deserialize(inner)),
+            _ => self.contents()?.deeper(|inner| de::Deserialize::deserialize(inner)),
         }
     }
 
@@ -532,7 +667,9 @@ impl<'de> de::MapAccess<'de> for &mut OneVariant<'_, 'de> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        self.is_read = true;
-        seed.deserialize(&mut *self.deserializer)
+        if self.name.is_some() || mem::replace(&mut self.is_read, true) {
+            return Err("a value was read without its key".into());
+        }
+        self.deserializer.one(seed)
     }
 }

@@ -10,7 +10,15 @@ use crate::transfer::compact::{Error, Output, Shape, TOO_DEEP, name_hash};
 
 /// Writes `value` to `output`, and returns its shape.
 pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<Shape, Error> {
-    let mut serializer = Serializer { output, shape: Shape::EMPTY, levels: DEEPEST, contents: true, is_name: false };
+    let mut serializer = Serializer {
+        output,
+        shape: Shape::EMPTY,
+        levels: DEEPEST,
+        contents: true,
+        is_name: false,
+        is_key: false,
+        key: None,
+    };
     value.serialize(&mut serializer)?;
     Ok(serializer.shape)
 }
@@ -19,8 +27,15 @@ pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), outp
 pub(crate) fn outline(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     let mut output = Vec::new();
     // The positional form may nest deeper, and has seen to that.
-    let mut serializer =
-        Serializer { output: &mut output, shape: Shape::EMPTY, levels: u32::MAX, contents: false, is_name: false };
+    let mut serializer = Serializer {
+        output: &mut output,
+        shape: Shape::EMPTY,
+        levels: u32::MAX,
+        contents: false,
+        is_name: false,
+        is_key: false,
+        key: None,
+    };
     value.serialize(&mut serializer)?;
     Ok(output)
 }
@@ -34,6 +49,10 @@ struct Serializer<'a, O> {
     contents: bool,
     /// Whether the value that is being written is a `str`, and not a type that contains one.
     is_name: bool,
+    /// Whether the value that is being written is a key.
+    is_key: bool,
+    /// The hash of the last key, if it was a text.
+    key: Option<u64>,
 }
 
 impl<O: Output> Serializer<'_, O> {
@@ -113,6 +132,10 @@ struct Parts<'a, 'b, O> {
     last: Option<Shape>,
     /// The shape of what is around the part that is being written.
     around: Shape,
+    /// Of a map the hashes of the keys that are texts.
+    keys: Vec<u64>,
+    /// Whether some of them are names: those of a flattened struct, or of an internally tagged enum.
+    has_names: bool,
 }
 
 impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
@@ -120,7 +143,7 @@ impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
     fn fixed(serializer: &'a mut Serializer<'b, O>) -> Result<Self, Error> {
         serializer.down()?;
         let around = serializer.shape;
-        Ok(Parts { serializer, last: None, around })
+        Ok(Parts { serializer, last: None, around, keys: Vec::new(), has_names: false })
     }
 
     /// Elements or entries.
@@ -150,12 +173,25 @@ impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
         Ok(())
     }
 
+    /// A flattened map may have a key that is the name of a field, too. Most types refuse that, so it belongs to the shape.
+    fn note_duplicates(&mut self) {
+        self.keys.sort_unstable();
+        for pair in self.keys.windows(2) {
+            if pair[0] == pair[1] {
+                self.serializer.shape.note(pair[0]);
+            }
+        }
+    }
+
     fn field(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
         self.serializer.name(Tag::FIELD, name)?;
         self.serializer.value(value)
     }
 
-    fn finish(self) -> Result<(), Error> {
+    fn finish(mut self) -> Result<(), Error> {
+        if self.has_names {
+            self.note_duplicates();
+        }
         self.serializer.up();
         self.serializer.tag(Tag::END)
     }
@@ -221,8 +257,12 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
     }
 
     fn serialize_str(self, text: &str) -> Result<(), Error> {
-        if self.is_name {
-            self.shape.note(name_hash(text));
+        if self.is_name || self.is_key {
+            let hash = name_hash(text);
+            if self.is_name {
+                self.shape.note(hash);
+            }
+            self.key = Some(hash);
         }
         self.with_len(Tag::STR, text.len(), text.as_bytes())
     }
@@ -353,7 +393,13 @@ impl<O: Output> ser::SerializeMap for Parts<'_, '_, O> {
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
         self.begin();
-        self.serializer.value(key)
+        self.has_names |= std::any::type_name::<T>() == "str";
+        let before = std::mem::replace(&mut self.serializer.is_key, true);
+        self.serializer.key = None;
+        let result = self.serializer.value(key);
+        self.serializer.is_key = before;
+        self.keys.extend(self.serializer.key.take());
+        result
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
