@@ -325,7 +325,7 @@ where
     R::Output: Outcome<Via>,
 {
     let perform = || {
-        let run = match run() {
+        let run = match codec::let_panics_pass(run) {
             Ok(run) => run,
             Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
         };
@@ -333,7 +333,7 @@ where
         if let Some(failure) = &failure {
             stdio::tell(&format!("Process {}:\nError: {failure}\n", current::current_process().name()));
         }
-        match codec::encode(&[], &value) {
+        match codec::let_panics_pass(|| codec::encode(&[], &value)) {
             Ok(value) => Report::Returned { value, failed: failure.is_some() },
             Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
         }

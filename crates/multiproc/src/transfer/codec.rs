@@ -16,7 +16,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use multiproc_os::memfd::Sealed;
@@ -476,11 +476,31 @@ fn write_with<D: Draft, R>(
     Ok((written.map_err(|error| Stopped::ByFormat(error.to_string()))?, fds))
 }
 
+thread_local! {
+    static PANICS_PASS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `call`, in which a panic of the user's code is none of the caller's errors: in a child, which reports it as such, with its
+/// place.
+pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
+    struct Reset(bool);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            PANICS_PASS.set(self.0);
+        }
+    }
+    let _reset = Reset(PANICS_PASS.replace(true));
+    call()
+}
+
 /// Calls code of the user's: a panic in it becomes an error.
 #[inline]
 fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
     // What it was working on is forgotten, or the caller's own, who gets an error.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        if PANICS_PASS.get() {
+            resume_unwind(panic);
+        }
         let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         let message = message.unwrap_or("no message");
         Err(serde::ser::Error::custom(format_args!("its code panicked: {message}")))
