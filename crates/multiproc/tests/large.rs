@@ -75,16 +75,19 @@ for_each_method! {
     }
 
     fn what_the_receiver_refuses_is_an_error_whatever_its_size(method) not_fork {
-        // At the call if it is small, and at the latest when the receiver has it.
-        let error = Process::new(|_: Even| (), (Even(bytes(11)),)).start_method(method).start().unwrap_err();
-        assert!(error.to_string().contains("an odd number"), "{error}");
+        // The first value of its kind at the call, and later ones at the latest when the receiver has them.
+        for len in [11, (10 << 20) + 1] {
+            let error = Process::new(|_: Even| (), (Even(bytes(len)),)).start_method(method).start().unwrap_err();
+            assert!(error.to_string().contains("an odd number"), "{error}");
+        }
+        Process::new(|_: Even| (), (Even(bytes(10)),)).start_method(method).start().unwrap().join().unwrap();
         let large = Process::new(|_: Even| (), (Even(bytes((10 << 20) + 1)),)).start_method(method).start().unwrap();
         let error = large.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::Arguments(why) if why.contains("an odd number")), "{error}");
     }
 
     fn a_type_that_refuses_to_be_empty_can_be_large(method) {
-        // The first value of its type is tried, and a large one at first without its contents.
+        // The first value of its type is tried, with all its contents.
         let child = Process::new(|list: NotEmpty| list.0.len(), (NotEmpty(bytes(10 << 20)),));
         assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), 10 << 20);
     }
