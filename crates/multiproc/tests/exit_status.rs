@@ -136,6 +136,8 @@ for_each_method! {
         let child = Process::new(|| Homesick(std::process::id()), ()).start_method(method).start().unwrap();
         let error = child.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::Undecodable(reason) if reason.contains("Homesick") && reason.contains("far from home")), "{error}");
+        let kept = error.undecodable().expect("the value is not lost").decode_as::<u32>().unwrap();
+        assert_ne!(kept, std::process::id());
     }
 
     fn arguments_that_cannot_be_decoded(method) not_fork {

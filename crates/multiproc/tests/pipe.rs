@@ -391,6 +391,7 @@ fn garbage_is_an_error_and_the_next_message_can_be_received() {
     let len = unsafe { libc::recv(number.as_fd().as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     raw(&bytes[..len as usize]);
     let error = receiver.recv().unwrap_err();
+    assert_eq!(error.undecodable().expect("it is not lost").decode_as::<(u8, u64)>().unwrap(), (200, 1 << 60));
     assert!(matches!(error.kind(), RecvErrorKind::Garbage(_)), "{error}");
     // Bytes for a value, a value for bytes.
     sender.send_bytes(b"bytes").unwrap();

@@ -373,7 +373,7 @@ impl<T> Receiver<T> {
     }
 
     fn error(&self, kind: RecvErrorKind) -> RecvError {
-        RecvError { kind, peer: self.peer }
+        RecvError { kind, peer: self.peer, undecodable: None }
     }
 }
 
@@ -421,16 +421,20 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 
     fn value(&self, patience: Patience) -> Result<T, RecvError> {
-        self.receive(self.limit, patience, |kind, body, handles| match kind {
+        let received = self.receive(self.limit, patience, |kind, body, handles| match kind {
             kind::VALUE => {
                 let fds = match handles.count() {
                     0 => Vec::new(),
                     _ => handles.untie().map_err(not_untied)?,
                 };
-                codec::decode_with(&body, fds).map_err(|error| RecvErrorKind::Garbage(error.to_string()))
+                Ok(codec::decode_with(&body, fds))
             }
             kind::BYTES => Err(RecvErrorKind::Garbage("bytes have come, not a value".into())),
             other => Err(RecvErrorKind::Garbage(format!("a message of the unknown kind {other}"))),
+        })?;
+        received.map_err(|error| {
+            let kind = RecvErrorKind::Garbage(error.to_string());
+            RecvError { undecodable: Some(Box::new(error)), ..self.error(kind) }
         })
     }
 

@@ -90,6 +90,7 @@ impl<T> Error for SendError<T> {
 pub struct RecvError {
     pub(crate) kind: RecvErrorKind,
     pub(crate) peer: Peer,
+    pub(crate) undecodable: Option<Box<CodecError>>,
 }
 
 /// Why there is no message.
@@ -134,6 +135,11 @@ impl RecvError {
     /// What went wrong.
     pub fn kind(&self) -> &RecvErrorKind {
         &self.kind
+    }
+
+    /// The value that has come and could not be read: [`CodecError::decode_as`] reads it as another type.
+    pub fn undecodable(&self) -> Option<&CodecError> {
+        self.undecodable.as_deref()
     }
 
     /// Whether this is the end: nobody has the other end any more.

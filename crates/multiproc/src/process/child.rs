@@ -233,7 +233,7 @@ impl Shared {
         // What the target has returned, it has returned, whatever befell the process on its way out.
         match self.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
             Some(Report::Returned { value, .. }) => {
-                codec::decode(value, 0).map_err(|error| fail(JoinErrorKind::Undecodable(error.to_string())))
+                codec::decode(value, 0).map_err(|error| JoinError::of_value(&self.name, error))
             }
             Some(Report::Failed(failure)) => Err(fail(failure.into())),
             Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),

@@ -9,6 +9,7 @@ use multiproc_os::signal;
 use serde::{Deserialize, Serialize};
 
 use super::family::SIGKILL;
+use crate::transfer::codec::CodecError;
 use crate::units::Size;
 
 /// How a process ended, and what it had used.
@@ -174,6 +175,7 @@ impl fmt::Display for Panic {
 pub struct JoinError {
     process: String,
     kind: JoinErrorKind,
+    undecodable: Option<Box<CodecError>>,
 }
 
 /// The ways in which a process can end without a value.
@@ -230,7 +232,18 @@ impl JoinErrorKind {
 
 impl JoinError {
     pub(crate) fn new(process: &str, kind: JoinErrorKind) -> JoinError {
-        JoinError { process: process.into(), kind }
+        JoinError { process: process.into(), kind, undecodable: None }
+    }
+
+    /// There is a value, which can't be read.
+    pub(crate) fn of_value(process: &str, error: CodecError) -> JoinError {
+        let kind = JoinErrorKind::Undecodable(error.to_string());
+        JoinError { undecodable: Some(Box::new(error)), ..JoinError::new(process, kind) }
+    }
+
+    /// The result that has come and could not be read: [`CodecError::decode_as`] reads it as another type.
+    pub fn undecodable(&self) -> Option<&CodecError> {
+        self.undecodable.as_deref()
     }
 
     /// The name of the process.
