@@ -319,7 +319,10 @@ fn those_that_outlive_their_parent_do() {
         // What it was sent before this one it has got before: signals come in the order of their numbers.
         pidfd::send_signal(free, libc::SIGTERM).unwrap();
         processes[1].wait_gone();
-        assert_eq!(pidfd::end_of_reaped(free, Duration::from_millis(100)).map_or(libc::SIGTERM, signal_of), libc::SIGTERM);
+        assert_eq!(
+            pidfd::end_of_reaped(free, Duration::from_millis(100)).map_or(libc::SIGTERM, signal_of),
+            libc::SIGTERM
+        );
         assert_eq!(terminal.rest(), "");
     }
 }
