@@ -90,11 +90,17 @@ fn a_stopped_peer_keeps_nobody_past_the_timeout() {
         assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
         assert!(!connection.poll(SOON).unwrap());
         assert!(wait(&[&connection], SOON).unwrap().is_empty());
-        // Until there is no room any more.
+        // Until there is no room any more. Over TCP the kernels may make some more room between them.
+        let is_late = |error: &SendErrorKind| {
+            matches!(error, SendErrorKind::Full | SendErrorKind::Timeout | SendErrorKind::Unfinished)
+        };
         let full = (0..10_000).find_map(|_| connection.send_timeout(vec![7; 30_000], SOON).err()).unwrap();
-        assert!(full.is_full() || matches!(full.kind(), SendErrorKind::Unfinished), "{full}");
-        assert!(connection.try_send(vec![7; 30_000]).unwrap_err().is_full());
-        assert!(connection.send_timeout(vec![7; 30_000], SOON).unwrap_err().is_full());
+        assert!(is_late(full.kind()), "{full}");
+        for _ in 0..3 {
+            for sent in [connection.try_send(vec![7; 30_000]), connection.send_timeout(vec![7; 30_000], SOON)] {
+                assert!(sent.as_ref().err().is_none_or(|error| is_late(error.kind())), "{sent:?}");
+            }
+        }
         let there = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port as u16)));
         let error = connect_timeout::<u8, u8>(there, key(), SOON).unwrap_err();
         assert!(matches!(error.kind(), ConnectErrorKind::Timeout), "{error}");

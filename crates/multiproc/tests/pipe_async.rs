@@ -10,11 +10,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use common::{Ends, LONG, for_each_method, sleep_long};
+use futures::channel::oneshot;
 use futures::executor::block_on;
-use futures::future::{join, join_all};
+use futures::future::{Either, join, join_all, select};
 use multiproc::{
-    Address, Connection, Key, Listener, Process, Receiver, RecvErrorKind, Sender, connect, connect_timeout, one_way,
-    pipe,
+    Address, Connection, Key, Listener, Process, Receiver, RecvErrorKind, RefusalReason, Sender, connect,
+    connect_timeout, one_way, pipe,
 };
 use tokio::runtime::Builder;
 
@@ -195,8 +196,7 @@ fn each_message_goes_to_one_of_many() {
 fn clients_are_accepted() {
     on_each(|| async {
         for at in [Address::unique(), ([127, 0, 0, 1], 0).into()] {
-            let mut listener = Listener::bind(at, key()).unwrap();
-            listener.set_handshake_timeout(Duration::from_millis(50));
+            let listener = Listener::bind(at, key()).unwrap();
             let clients: Vec<_> = (0..10_u32)
                 .map(|number| {
                     let address = listener.local_address().clone();
@@ -217,7 +217,7 @@ fn clients_are_accepted() {
             }));
             accepted.await;
             clients.into_iter().for_each(|client| client.join().unwrap());
-            // A future that is dropped has taken none, and a silent client has to go though nothing else happens.
+            // A future that is dropped has taken none.
             let address = listener.local_address().clone();
             let client = {
                 let mut accepting = pin!(listener.accept_async::<u32, u32>());
@@ -227,5 +227,26 @@ fn clients_are_accepted() {
             listener.accept_async::<u32, u32>().await.unwrap().send_async(9).await.unwrap();
             assert_eq!(client.join().unwrap(), 9);
         }
+    });
+}
+
+/// Though nothing else happens.
+#[multiproc::test]
+fn a_silent_client_has_to_go_while_a_future_waits() {
+    on_each(|| async {
+        let mut listener = Listener::bind(([127, 0, 0, 1], 0), key()).unwrap();
+        listener.set_handshake_timeout(Duration::from_millis(50));
+        let Address::Tcp(address) = *listener.local_address() else { unreachable!("it is TCP") };
+        let (tell, told) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut silent = std::net::TcpStream::connect(address).unwrap();
+            let _ = std::io::Read::read(&mut silent, &mut [0]);
+            tell.send(()).unwrap();
+        });
+        match select(pin!(listener.accept_async::<u8, u8>()), told).await {
+            Either::Left(_) => panic!("nobody has proved anything"),
+            Either::Right((told, _)) => told.unwrap(),
+        }
+        assert_eq!(listener.take_refused()[0].reason(), RefusalReason::Silent);
     });
 }
