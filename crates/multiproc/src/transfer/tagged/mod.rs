@@ -77,6 +77,39 @@ impl Tag {
         (self.0 & 0xF0 == Tag::RUN).then(|| Kind::from_u8(self.0 & 0xF)).flatten()
     }
 
+    fn is_number(self) -> bool {
+        self.as_number().is_some()
+    }
+
+    /// What is a text in a text format.
+    fn is_text(self) -> bool {
+        [Tag::STR, Tag::CHAR, Tag::UNIT_VARIANT].contains(&self)
+    }
+
+    /// What is a list in a text format.
+    fn is_list(self) -> bool {
+        [Tag::SEQ, Tag::TUPLE, Tag::BYTES].contains(&self) || self.as_run().is_some()
+    }
+
+    /// What is a map in a text format.
+    fn is_map(self) -> bool {
+        [Tag::MAP, Tag::STRUCT].contains(&self) || self.is_variant() && self != Tag::UNIT_VARIANT
+    }
+
+    /// For an error.
+    fn name(self) -> &'static str {
+        match self {
+            Tag::UNIT | Tag::NONE => "nothing",
+            Tag::BOOL => "a flag",
+            Tag::UNIT_VARIANT => "the name of a variant",
+            _ if self.is_number() => "a number",
+            _ if self.is_text() => "a text",
+            _ if self.is_list() => "a list",
+            _ if self.is_map() => "a map",
+            _ => "something unknown",
+        }
+    }
+
     fn is_variant(self) -> bool {
         (Tag::UNIT_VARIANT.0..=Tag::STRUCT_VARIANT.0).contains(&self.0)
     }

@@ -5,7 +5,7 @@ use std::mem;
 
 use multiproc_os::plain::{self, Kind};
 use serde::de::value::{BorrowedStrDeserializer, StringDeserializer};
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Visitor};
+use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::{DEEPEST, Tag};
@@ -180,6 +180,16 @@ impl<'de> Deserializer<'de> {
         }
     }
 
+    /// What comes next, if it is of a type that the visitor may see.
+    fn expected<V: Visitor<'de>>(&mut self, accepts: impl Fn(Tag) -> bool, visitor: V) -> Result<V::Value, Error> {
+        let tag = self.pass_some()?;
+        if accepts(tag) {
+            return self.value(true, visitor);
+        }
+        self.is_astray = true;
+        Err(de::Error::invalid_type(Unexpected::Other(tag.name()), &visitor))
+    }
+
     /// What has parts and an end, all of which is to be read.
     fn parts<R>(&mut self, read: impl FnOnce(&mut Parts<'_, 'de>) -> Result<R, Error>) -> Result<R, Error> {
         self.deeper(|inner| {
@@ -284,11 +294,12 @@ fn number<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], text: bool, visito
     }
 }
 
-/// Types that say what they expect get what there is, as far as their visitors take it.
+/// Types that say what they expect get that, or what a text format writes in the same way. Anything else would be shown to visitors
+/// that make something of it, though no other format shows it to them.
 macro_rules! expect {
-    ($($method:ident)*) => {
+    ($($method:ident $accepts:expr;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            self.value(true, visitor)
+            self.expected($accepts, visitor)
         })*
     };
 }
@@ -304,7 +315,7 @@ macro_rules! exact {
                 let number = self.take(Kind::$kind.width())?;
                 return visitor.$visit($number::from_le_bytes(number.try_into().expect("as many bytes")));
             }
-            self.value(true, visitor)
+            self.expected(Tag::is_number, visitor)
         })*
     };
 }
@@ -321,8 +332,13 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 
     expect! {
-        deserialize_bool deserialize_char deserialize_str deserialize_identifier
-        deserialize_f32 deserialize_f64 deserialize_map deserialize_unit
+        deserialize_bool |tag| tag == Tag::BOOL;
+        deserialize_char Tag::is_text;
+        deserialize_str Tag::is_text;
+        deserialize_f32 Tag::is_number;
+        deserialize_f64 Tag::is_number;
+        deserialize_map Tag::is_map;
+        deserialize_unit |tag| tag == Tag::UNIT || tag == Tag::NONE;
     }
 
     exact! {
@@ -338,9 +354,14 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         deserialize_u128 u128 U128 visit_u128;
     }
 
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let takes_bytes = self.reading == Reading::Exact;
+        self.expected(|tag| tag.is_text() || takes_bytes && tag == Tag::BYTES, visitor)
+    }
+
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         if self.pass_some()? != Tag::STR {
-            return self.value(true, visitor);
+            return self.expected(Tag::is_text, visitor);
         }
         self.tag()?;
         let text = self.byte_run()?;
@@ -352,6 +373,8 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.pass_some()? {
+            // In a text format they are a list.
+            tag if self.reading == Reading::LikeText && tag.is_list() => self.value(true, visitor),
             Tag::BYTES => {
                 self.tag()?;
                 visitor.visit_borrowed_bytes(self.byte_run()?)
@@ -360,17 +383,22 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
                 self.tag()?;
                 visitor.visit_borrowed_bytes(self.run(Kind::U8)?)
             }
-            _ => self.value(true, visitor),
+            Tag::STR | Tag::UNIT_VARIANT => {
+                self.tag()?;
+                visitor.visit_borrowed_bytes(self.text()?.as_bytes())
+            }
+            Tag::CHAR => visitor.visit_bytes(char::deserialize(self)?.encode_utf8(&mut [0; 4]).as_bytes()),
+            _ => self.expected(Tag::is_list, visitor),
         }
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.pass_some()? {
-            tag if tag == Tag::BYTES || tag == Tag::run(Kind::U8) => {
+            tag if self.reading == Reading::Exact && (tag == Tag::BYTES || tag == Tag::run(Kind::U8)) => {
                 self.tag()?;
                 visitor.visit_byte_buf(plain::copy(self.byte_run()?))
             }
-            _ => self.value(true, visitor),
+            _ => self.deserialize_bytes(visitor),
         }
     }
 
@@ -389,7 +417,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
-        self.value(true, visitor)
+        self.deserialize_unit(visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
@@ -404,7 +432,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
             self.tag()?;
             return numbers(Kind::U8, self.byte_run()?, visitor);
         }
-        self.value(true, visitor)
+        self.expected(Tag::is_list, visitor)
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
@@ -426,7 +454,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.value(true, visitor)
+        self.expected(|tag| tag.is_map() || tag.is_list(), visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -454,7 +482,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
                 }
                 value
             }
-            _ => self.value(true, visitor),
+            _ => self.expected(|_| false, visitor),
         }
     }
 
