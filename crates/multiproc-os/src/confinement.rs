@@ -142,7 +142,9 @@ impl Confinement {
             credentials,
             secure_bits: secure_bits & !KEEP_CAPS,
             memory_deny,
-            session: rustix::process::getsid(None).map_or(-1, |session| session.as_raw_nonzero().get()),
+            // Of a session that began outside of this PID namespace it is 0.
+            // SAFETY: it takes no pointers.
+            session: unsafe { libc::getsid(0) },
             root,
             label: label(&thread),
             control_groups: thread.read(c"cgroup").ok(),

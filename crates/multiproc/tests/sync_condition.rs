@@ -334,15 +334,14 @@ fn what_is_no_condition_is_an_error() {
     }
     impl<'de> Deserialize<'de> for Forged {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Forged, D::Error> {
-            let condition = Condition::deserialize(deserializer);
-            let error = condition.expect_err("an event is no condition").to_string();
-            assert!(error.contains("this is no condition of this program"), "{error}");
-            Ok(Forged { lock: Lock::new().unwrap(), notices: Event::new().unwrap() })
+            Condition::deserialize(deserializer)?;
+            panic!("an event is no condition");
         }
     }
     let forged = Forged { lock: Lock::new().unwrap(), notices: Event::new().unwrap() };
     let child = Process::new(|forged: Forged| drop((forged.lock, forged.notices)), (forged,));
-    child.start().unwrap().join().unwrap();
+    let error = child.start().unwrap_err().to_string();
+    assert!(error.contains("this is no condition of this program"), "{error}");
 }
 
 /// Dies with the lock.

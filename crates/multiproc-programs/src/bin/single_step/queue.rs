@@ -62,8 +62,9 @@ fn of_three() -> Items {
 }
 
 /// Three small items fit.
+/// Room for three small items: each has seven bytes beside its contents.
 fn of_bytes() -> Items {
-    Queue::with_limits(usize::MAX, 40).unwrap()
+    Queue::with_limits(usize::MAX, 3 * (SMALL as u64 + 7)).unwrap()
 }
 
 /// An item with its number all over.
