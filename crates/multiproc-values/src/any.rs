@@ -39,7 +39,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -49,7 +49,7 @@ impl Rng {
 
     /// A number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        (self.number() % end as u64) as usize
     }
 
     /// Makes a part of a value.
@@ -91,11 +91,11 @@ macro_rules! numbers {
                         0 => 0,
                         1 => $number::MAX,
                         2 => $number::MIN,
-                        3 => rng.next() as $number,
-                        4 => (u128::from(rng.next()) << 64 | u128::from(rng.next())) as $number,
-                        5 => rng.next() as u8 as $number,
-                        6 => (rng.next() as $number) >> rng.below($number::BITS as usize),
-                        _ => (rng.next() % 4) as $number,
+                        3 => rng.number() as $number,
+                        4 => (u128::from(rng.number()) << 64 | u128::from(rng.number())) as $number,
+                        5 => rng.number() as u8 as $number,
+                        6 => (rng.number() as $number) >> rng.below($number::BITS as usize),
+                        _ => (rng.number() % 4) as $number,
                     }
                 }
             }
@@ -122,7 +122,7 @@ impl Any for char {
         match rng.below(3) {
             0 => char::from(b' ' + rng.below(95) as u8),
             1 => ['\0', 'ß', '\u{D7FF}', '\u{E000}', char::MAX, '\u{1F600}'][rng.below(6)],
-            _ => char::from_u32(rng.next() as u32 % 0x11_0000).unwrap_or('?'),
+            _ => char::from_u32(rng.number() as u32 % 0x11_0000).unwrap_or('?'),
         }
     }
 }
@@ -177,7 +177,7 @@ macro_rules! floats {
                         4 => $inner::MIN_POSITIVE / 2.0,
                         5 => rng.below(1000) as $inner,
                         // No signalling NaN: the processor may make it a quiet one on its way through `f32` and `f64`.
-                        _ => match $inner::from_bits(rng.next() as $bits) {
+                        _ => match $inner::from_bits(rng.number() as $bits) {
                             odd if odd.is_nan() => -0.5,
                             float => float,
                         },
@@ -348,7 +348,7 @@ impl Any for Duration {
 
 impl Any for SystemTime {
     fn any(rng: &mut Rng) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::new(rng.next() >> 30, rng.below(1_000_000_000) as u32)
+        SystemTime::UNIX_EPOCH + Duration::new(rng.number() >> 30, rng.below(1_000_000_000) as u32)
     }
 }
 

@@ -213,7 +213,7 @@ enum Kind {
 }
 
 fn beside(rng: &mut Rng, size: usize) -> Beside {
-    let number = |rng: &mut Rng| Twice(rng.next() as u16);
+    let number = |rng: &mut Rng| Twice(rng.number() as u16);
     Beside {
         limit: (rng.below(2) == 0).then_some(7),
         bytes: Summed((0..size).map(|place| place as u8).collect()),
@@ -830,7 +830,7 @@ fn readers_and_writers_of_all_kinds_meet() {
                 let taken = match rng.below(3) {
                     0 => (1 << (TAKEN - 1)) - 1,
                     1 => 1 << rng.below(12) | (rng.below(2) as u16) << 12,
-                    _ => rng.next() as u16 & ((1 << TAKEN) - 1),
+                    _ => rng.number() as u16 & ((1 << TAKEN) - 1),
                 };
                 let colours = Colours { written, read, taken };
                 let numbers: Vec<i64> = [5, 0, -1, 200, 70_000, i64::MIN, 33].into_iter().collect();
@@ -925,7 +925,7 @@ impl<'de> Deserialize<'de> for Dependent {
 fn readers_may_depend_on_what_they_have_read() {
     let mut rng = Rng::from_env();
     let mut any = || match rng.below(3) {
-        0 => Dependent::Number(rng.next() as u32),
+        0 => Dependent::Number(rng.number() as u32),
         1 => Dependent::Text("x".repeat(rng.below(3))),
         _ => Dependent::List(vec![300; rng.below(3)]),
     };

@@ -96,7 +96,7 @@ fn check(sent: &Every, size: usize, arrived: Inside) -> Result<(), String> {
 /// Random values of a type that can be sent, and the seeds that they are made of.
 fn carried(make: fn(u64) -> Every, rng: &mut Rng, many: usize) -> Vec<(u64, Every)> {
     let queue = Queue::new().unwrap();
-    let values = (0..200).map(|_| rng.next()).map(|seed| (seed, make(seed)));
+    let values = (0..200).map(|_| rng.number()).map(|seed| (seed, make(seed)));
     values.filter(|(_, value)| value.is_for_json() || queue.put(value.clone()).is_ok()).take(many).collect()
 }
 

@@ -40,9 +40,9 @@ use super::tagged::{self, Reading};
 #[derive(Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
-    what: String,
-    type_name: String,
-    reason: String,
+    what: Box<str>,
+    type_name: Box<str>,
+    reason: Box<str>,
     #[serde(skip)]
     bytes: Option<Arc<[u8]>>,
 }
@@ -50,7 +50,7 @@ pub struct CodecError {
 impl CodecError {
     pub(crate) fn new<T>(what: &str, reason: impl ToString) -> CodecError {
         let type_name = std::any::type_name::<T>().into();
-        CodecError { what: what.into(), type_name, reason: reason.to_string(), bytes: None }
+        CodecError { what: what.into(), type_name, reason: reason.to_string().into(), bytes: None }
     }
 
     fn deserialising<T>(reason: impl ToString) -> CodecError {
