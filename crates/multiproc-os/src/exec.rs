@@ -9,7 +9,7 @@
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// The number, in the new process, of the descriptor that it is given beside 0 to 2.
@@ -45,33 +45,51 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     let argv = pointers(&arguments);
     let envp = pointers(&environment);
 
-    let mut actions = Actions::new()?;
-    // The Rust runtime of the new process would open /dev/null in place of one that is closed, and abort without that.
-    let streams = crate::stdio::streams();
-    let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::nothing()?) };
-    for (number, stream) in streams.into_iter().enumerate() {
-        if let Some(stream) = stream.or(nothing.as_ref().map(AsFd::as_fd)) {
-            actions.duplicate(stream, number as RawFd)?;
+    let attributes = Attributes::defaults()?;
+    let mut attempts = 0;
+    loop {
+        let actions = Actions::with(crate::stdio::streams(), fd)?;
+        let mut pid = 0;
+        // SAFETY: all pointers are to initialised objects that outlive the call; argv and envp end with a null pointer.
+        let result = unsafe {
+            libc::posix_spawn(
+                &raw mut pid,
+                PROGRAM.as_ptr(),
+                actions.list.0.as_ptr(),
+                attributes.0.as_ptr(),
+                argv.as_ptr(),
+                envp.as_ptr(),
+            )
+        };
+        match result {
+            0 => return Ok(pid),
+            // One of the streams was another thread's, and is closed by now.
+            libc::EBADF if attempts < crate::stdio::ATTEMPTS => attempts += 1,
+            errno => return Err(explained(errno)),
         }
     }
-    actions.duplicate(fd, GIVEN)?;
-    actions.close_from(GIVEN + 1)?;
-    let attributes = Attributes::defaults()?;
-    let mut pid = 0;
-    // SAFETY: all pointers are to initialised objects that outlive the call; argv and envp end with a null pointer.
-    let result = unsafe {
-        libc::posix_spawn(
-            &raw mut pid,
-            PROGRAM.as_ptr(),
-            actions.0.as_ptr(),
-            attributes.0.as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-        )
-    };
-    match result {
-        0 => Ok(pid),
-        errno => Err(explained(errno)),
+}
+
+/// What the new process does with its descriptors.
+struct Actions {
+    list: ActionList,
+    /// Takes the place of the streams that are closed.
+    _nothing: Option<OwnedFd>,
+}
+
+impl Actions {
+    fn with(streams: [Option<BorrowedFd<'_>>; 3], given: BorrowedFd<'_>) -> io::Result<Actions> {
+        let mut list = ActionList::new()?;
+        // The Rust runtime of the new process would open /dev/null in place of one that is closed, and abort without that.
+        let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::nothing()?) };
+        for (number, stream) in streams.into_iter().enumerate() {
+            if let Some(stream) = stream.or(nothing.as_ref().map(AsFd::as_fd)) {
+                list.duplicate(stream, number as RawFd)?;
+            }
+        }
+        list.duplicate(given, GIVEN)?;
+        list.close_from(GIVEN + 1)?;
+        Ok(Actions { list, _nothing: nothing })
     }
 }
 
@@ -105,14 +123,14 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
 }
 
 /// `posix_spawn_file_actions_t`, initialised.
-struct Actions(MaybeUninit<libc::posix_spawn_file_actions_t>);
+struct ActionList(MaybeUninit<libc::posix_spawn_file_actions_t>);
 
-impl Actions {
-    fn new() -> io::Result<Actions> {
+impl ActionList {
+    fn new() -> io::Result<ActionList> {
         let mut actions = MaybeUninit::uninit();
         // SAFETY: init writes the whole object.
         check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
-        Ok(Actions(actions))
+        Ok(ActionList(actions))
     }
 
     /// Has the new process have `fd` under this number. A dup2 onto itself clears close-on-exec (POSIX 2024).
@@ -153,7 +171,7 @@ fn inheritable(first: RawFd) -> io::Result<Vec<RawFd>> {
         .collect())
 }
 
-impl Drop for Actions {
+impl Drop for ActionList {
     fn drop(&mut self) {
         // SAFETY: the object is initialised and not used again.
         unsafe { libc::posix_spawn_file_actions_destroy(self.0.as_mut_ptr()) };

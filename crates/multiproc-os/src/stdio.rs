@@ -13,6 +13,15 @@ pub fn streams() -> [Option<BorrowedFd<'static>>; 3] {
     })
 }
 
+/// How often a call is repeated that [found one of the streams closed](is_closed).
+pub const ATTEMPTS: usize = 1000;
+
+/// Whether a call that was given descriptors of [`streams`] failed because one of them was closed in the meantime. The number of a stream
+/// that is closed goes to whatever any thread opens next, perhaps for a moment only.
+pub fn is_closed(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADF)
+}
+
 /// Makes `fds` the descriptors 0 to 2 of this process; [`nothing`] where there is none.
 ///
 /// # Errors

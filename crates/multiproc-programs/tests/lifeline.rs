@@ -272,6 +272,14 @@ fn a_root_without_dev_or_proc() {
 }
 
 #[test]
+fn the_number_of_a_closed_stream_is_in_use_for_a_moment() {
+    // A program with threads can't be forked.
+    for method in ["forkserver", "spawn"] {
+        assert_eq!(run(&["number-in-use", method]).unwrap(), ["started"], "{method}");
+    }
+}
+
+#[test]
 fn descriptors_0_to_2_that_are_close_on_exec_were_lost() {
     for method in METHODS {
         assert_eq!(run(&["close-on-exec", method]).unwrap(), ["as here"], "{method}");

@@ -2,9 +2,12 @@
 //! scenario of many, by its name. "refused" on stdout if the system doesn't let this process make such a place.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::ptr::null;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use multiproc::sync::Event;
@@ -33,6 +36,7 @@ fn main() {
         "refused-call" => refused_call(argument(3)),
         "bare-root" => bare_root(argument(3), argument(4)),
         "close-on-exec" => close_on_exec(),
+        "number-in-use" => number_in_use(),
         "one" => one(),
         other => panic!("no scenario {other}"),
     }
@@ -319,6 +323,27 @@ fn bare_root(directory: &str, proc: &str) {
 fn close_stdin() {
     // SAFETY: the standard library uses the number alone, and takes what is closed for the end.
     assert_eq!(unsafe { libc::close(0) }, 0);
+}
+
+/// Starts children while descriptor 0 is closed for good, and another thread's files get its number for a moment each.
+fn number_in_use() {
+    close_stdin();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                drop(File::open("/dev/null").unwrap());
+            }
+        });
+        for n in 0..100 {
+            match Process::new(|n: i32| n, (n,)).start() {
+                Ok(child) => assert_eq!(child.join().unwrap(), n),
+                Err(error) => say(&format!("error {error}")),
+            }
+        }
+        done.store(true, Relaxed);
+    });
+    say("started");
 }
 
 /// Descriptors 0 to 2 are close-on-exec here, and a child has them all the same.

@@ -373,17 +373,18 @@ impl Server {
         order: Option<&Order<'_>>,
         sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
-        let (surroundings, outgoing) = surroundings::current(&self.known, None, order.map(|order| order.streams))?;
         let guarded = self.guards && order.is_some_and(|order| !order.assignment.outlives_parent);
-        let head = assignment::join(&Request { slot, announce, guarded, surroundings });
         let front = order.map_or(vec![], |order| assignment::join(order.assignment));
         let none = Payload::default();
         let (payload, others) = order.map_or((&none, &[][..]), |order| (order.payload, order.fds));
-        let fds: Vec<BorrowedFd<'_>> =
-            sockets.into_iter().chain(outgoing.fds()).chain(others.iter().copied()).collect();
         self.process.slot(slot).store(0, SeqCst);
-        packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)?;
-        drop(fds);
+        let outgoing =
+            surroundings::send(&self.known, None, order.map(|order| order.streams), |surroundings, outgoing| {
+                let head = assignment::join(&Request { slot, announce, guarded, surroundings });
+                let fds: Vec<BorrowedFd<'_>> =
+                    sockets.iter().copied().chain(outgoing.fds()).chain(others.iter().copied()).collect();
+                packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)
+            })?;
         Ok(self.known.learn(outgoing))
     }
 }

@@ -260,22 +260,23 @@ impl Standby {
     ) -> Result<Option<Started>> {
         let name = order.name();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        let (surroundings, outgoing) = surroundings::current(&self.known, here, Some(order.streams))
-            .map_err(fail("its surroundings could not be told"))
-            .inspect_err(|_| self.end_in_place())?;
-        // What can fail in the child is waited for.
-        let announce = match order.assignment.options.is_empty() && !surroundings.moves() {
-            true => Announce::No,
-            false => Announce::Yes,
-        };
         if !order.assignment.outlives_parent {
             forkserver::guard_if_it_does(self.started.pid);
         }
-        let head = assignment::join(&Request::to_standby(announce, surroundings));
         let front = assignment::join(order.assignment);
-        let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
-        match packet::send_with(&self.order, kind::START, &[&head, &front], &fds, order.payload) {
-            Ok(()) => {}
+        let mut announce = Announce::No;
+        let sent = surroundings::send(&self.known, here, Some(order.streams), |surroundings, outgoing| {
+            // What can fail in the child is waited for.
+            announce = match order.assignment.options.is_empty() && !surroundings.moves() {
+                true => Announce::No,
+                false => Announce::Yes,
+            };
+            let head = assignment::join(&Request::to_standby(announce, surroundings));
+            let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
+            packet::send_with(&self.order, kind::START, &[&head, &front], &fds, order.payload)
+        });
+        match sent {
+            Ok(_) => {}
             Err(error) if handshake::is_gone(&error) => {
                 self.end_in_place();
                 return Ok(None);

@@ -61,7 +61,7 @@ impl Known {
 
 /// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. The directory goes along
 /// unless it is `here`, and known. Without `given`, descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
-pub(crate) fn current<'a>(
+fn current<'a>(
     known: &Known,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
@@ -82,6 +82,27 @@ pub(crate) fn current<'a>(
         streams: streams.map(|stream| stream.is_some()),
     };
     Ok((surroundings, Outgoing { environment, directory, streams }))
+}
+
+/// Sends the surroundings of this process beside a request, with `send`, as [`current`] collects them.
+///
+/// A number of 0 to 2 that the program has closed is the first that any thread's next descriptor gets. One that is open when it is looked at
+/// may be closed when it is sent, and nothing is sent then: so the streams are looked at again.
+pub(crate) fn send<'a>(
+    known: &Known,
+    here: Option<directory::Id>,
+    given: Option<&'a Streams>,
+    mut send: impl FnMut(Surroundings, &Outgoing<'a>) -> io::Result<()>,
+) -> io::Result<Outgoing<'a>> {
+    let mut attempts = 0;
+    loop {
+        let (surroundings, outgoing) = current(known, here, given)?;
+        match send(surroundings, &outgoing) {
+            Ok(()) => return Ok(outgoing),
+            Err(error) if stdio::is_closed(&error) && attempts < stdio::ATTEMPTS => attempts += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The part of the surroundings that the server does not keep.
