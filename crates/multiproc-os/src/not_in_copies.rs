@@ -67,10 +67,14 @@ extern "C" fn made() {
 /// To be called in a copy, before anything else; may do no more than a signal handler.
 pub(crate) extern "C" fn close_all() {
     // Other threads may have been about to make copies too. They are not here.
-    MADE.store(BEGUN.load(SeqCst), SeqCst);
+    let begun = BEGUN.load(SeqCst);
+    // What is stored costs the copy a page of its own.
+    if MADE.load(SeqCst) != begun {
+        MADE.store(begun, SeqCst);
+    }
     let mut chunk = Some(&FIRST);
     while let Some(Places { places, .. }) = chunk {
-        for place in places {
+        for place in places.iter().filter(|place| place.fd.load(SeqCst) != FREE) {
             let fd = place.fd.swap(FREE, SeqCst);
             if fd >= 0 && inode(fd).is_ok_and(|inode| inode == place.inode.load(SeqCst)) {
                 // SAFETY: it is the socket that was written down, whose owner doesn't use it in a copy.

@@ -137,8 +137,12 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         // What a Ctrl-C has done to the start, its caller must not learn any more.
         interrupt::hold();
-        *lock_in_flight() -= 1;
-        LANDED.notify_all();
+        let mut in_flight = lock_in_flight();
+        *in_flight -= 1;
+        // The exit says under the same lock that it waits.
+        if EXITING.load(Relaxed) {
+            LANDED.notify_all();
+        }
     }
 }
 

@@ -193,7 +193,7 @@ where
     fn unpack(payload: Payload, _: Private) -> std::result::Result<Call<F, A>, CodecError> {
         let cannot = |reason: String| CodecError::new::<F>("cannot receive", reason);
         let front = payload.bytes.open().map_err(|error| cannot(error.to_string()))?.first_chunk().copied();
-        let target = front.ok_or(cannot("it is too short".into()))?;
+        let target = front.ok_or_else(|| cannot("it is too short".into()))?;
         // SAFETY: `Private` can't be made outside this crate, which calls this once in a child, on the bytes that its parent, of the same
         // build, has packed for the entry of this very type, and then forgotten.
         let target = unsafe { Carried::from_bytes(target) }.map_err(|error| cannot(error.to_string()))?;

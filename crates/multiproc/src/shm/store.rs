@@ -396,7 +396,7 @@ impl Store {
     pub(crate) fn open(fds: Vec<OwnedFd>) -> io::Result<Store> {
         let mut fds = fds.into_iter();
         let mut next =
-            || fds.next().ok_or(io::Error::new(io::ErrorKind::InvalidData, "a part of the queue is missing"));
+            || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a part of the queue is missing"));
         let shared = Segment::<Shared>::open(next()?)?;
         let flags = shared.nature.flags.load(Relaxed);
         let limits = match flags & LIMITED != 0 {

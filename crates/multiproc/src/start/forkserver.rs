@@ -540,7 +540,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
         let Some(go) = fds.next() else { entry::refuse(control, "a request with one socket") };
         let made = (|| {
             let (request, order) = assignment::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
-            let slot = slots.get(request.slot.into()).ok_or(("there is no such slot".to_string(), 0))?;
+            let slot = slots.get(request.slot.into()).ok_or_else(|| ("there is no such slot".to_string(), 0))?;
             // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
             // environment.
             let handed =

@@ -1,8 +1,8 @@
 //! A child made ahead: it stands by until a start needs it, and then is at its target's first line in the time that a message takes.
 //!
-//! The keeper, a thread of the parent, has the server make one when no start has come for [`QUIET`], so that a burst of starts pays nothing
-//! for it; and ends it, and itself, when none has come for [`IDLE`], so that nothing is left in a program that does something else. Who may
-//! die when is in `PROTOCOL.md`.
+//! The keeper, a thread of the parent, makes the server make one when neither a start nor the end of a child has come for
+//! [`QUIET`], so that a burst of starts pays nothing for it; and ends it, and itself, when no start has come for [`IDLE`], so
+//! that nothing is left in a program that does something else. `PROTOCOL.md` says what happens when one of them dies.
 //!
 //! To wake a thread on an idle processor takes some 25 µs, as long as all else that a start does here. So a start that takes the standby doesn't
 //! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
@@ -32,7 +32,8 @@ use crate::remote_fn::Key;
 use crate::transfer::packet;
 use crate::{Error, Result};
 
-/// How long no start must have come before a standby is made.
+/// How long no start and no end of a child must have come before a standby is made. A program that starts and waits, one child after
+/// the other, starts the next one right after the end of the last: a standby that is made in between costs more than it gains.
 const QUIET: Duration = Duration::from_micros(500);
 
 /// How long no start must have come before the standby is ended.
@@ -56,6 +57,8 @@ struct State {
     keeper: Option<JoinHandle<()>>,
     standby: Option<Standby>,
     last_start: Option<Instant>,
+    /// When a child was reaped last.
+    last_end: Option<Instant>,
     /// Whether the keeper waits for the end of [`IDLE`], and doesn't see that its standby has been taken.
     settled: bool,
     /// How many wait for the end of the keeper.
@@ -69,6 +72,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     keeper: None,
     standby: None,
     last_start: None,
+    last_end: None,
     settled: false,
     stop: 0,
     wanted: true,
@@ -93,7 +97,7 @@ fn lock() -> MutexGuard<'static, State> {
 /// Whether this process has a child made ahead of the next start by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). On at first.
 ///
 /// A start that finds such a standby takes a fraction of the time to its target's first line. It is made by a thread of this process once no
-/// start has come for half a millisecond, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
+/// start and no end of a child has come for half a millisecond, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
 /// (unshare(2) and setns(2) want some programs to have just one) switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind.
 /// Processes that are started later inherit the setting.
 ///
@@ -142,21 +146,27 @@ pub(crate) fn started(by_server: bool) {
         // If there can be no thread, starts are just not quicker than that.
         state.keeper = signal::with_signals_blocked(|| thread.spawn(keep)).ok();
     } else if by_server {
-        state.wake_keeper();
+        wake_keeper(state);
     }
 }
 
 /// A child of this process has been reaped: time to think of the next one.
 pub(crate) fn child_has_ended() {
-    lock().wake_keeper();
+    let mut state = lock();
+    state.last_end = Some(Instant::now());
+    wake_keeper(state);
 }
 
-impl State {
-    /// Wakes the keeper, if it doesn't know yet that there is no standby any more.
-    fn wake_keeper(&self) {
-        if self.settled && self.standby.is_none() {
-            NEWS.notify_all();
-        }
+/// Wakes the keeper, if it doesn't know yet that there is no standby any more. Unlocks first: the keeper locks as soon as it is awake.
+fn wake_keeper(mut state: MutexGuard<'static, State>) {
+    let wake = state.settled && state.standby.is_none();
+    if wake {
+        // Once is enough.
+        state.settled = false;
+    }
+    drop(state);
+    if wake {
+        NEWS.notify_all();
     }
 }
 
@@ -218,10 +228,11 @@ extern "C" fn after_fork() {
 fn keep() {
     let mut state = lock();
     while state.stop == 0 {
-        let quiet = state.last_start.map_or(IDLE, |last| last.elapsed());
+        let idle = state.last_start.map_or(IDLE, |last| last.elapsed());
+        let quiet = state.last_end.map_or(idle, |last| idle.min(last.elapsed()));
         let left = match &state.standby {
-            _ if quiet >= IDLE => break,
-            Some(_) => IDLE - quiet,
+            _ if idle >= IDLE => break,
+            Some(_) => IDLE - idle,
             None if quiet < QUIET => QUIET - quiet,
             None => {
                 drop(state);

@@ -61,7 +61,7 @@ impl Known {
 
 /// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. The directory goes along
 /// unless it is `here`, and known. Without `given`, descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
-fn current<'a>(
+pub(crate) fn current<'a>(
     known: &Known,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,

@@ -300,7 +300,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
     }
     let mut mapped = |flag: u8, len: u64| match in_files & flag {
         0 => Ok(None),
-        _ => match Sealed::map(fds.pop().ok_or(garbage("its body is missing"))?, len) {
+        _ => match Sealed::map(fds.pop().ok_or_else(|| garbage("its body is missing"))?, len) {
             Ok(mapped) => Ok(Some(Bytes::Mapped(mapped))),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(PacketError::Garbage(format!("its body is {error}").into()))
@@ -317,7 +317,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
         Some(own) => fds.split_off(own),
         None => return Err(garbage("its handles are missing")),
     };
-    let handles = Bundle::received(parts, handles).ok_or(garbage("its handles are miscounted"))?;
+    let handles = Bundle::received(parts, handles).ok_or_else(|| garbage("its handles are miscounted"))?;
     Ok(Packet { kind, front, payload: Payload { bytes: payload, handles }, fds })
 }
 
