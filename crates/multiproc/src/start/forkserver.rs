@@ -560,6 +560,8 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                     if guarded {
                         wards.add(*pid);
                     }
+                    // A queue counts the processes that have it open. When `start` returns, this one is none of them.
+                    fds.by_ref().for_each(drop);
                     if let (Announce::No, Some(pidfd)) = (announce, pidfd) {
                         entry::say_started(&socket, Some(pidfd));
                     }
