@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
@@ -68,7 +68,8 @@ struct Has {
     admin: bool,
     no_new_privileges: bool,
     filters: bool,
-    filters_are_counted: bool,
+    /// How many, where that is told.
+    filter_count: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +128,7 @@ impl Confinement {
                     admin: asked.permits(CAP_SYS_ADMIN),
                     no_new_privileges: asked.no_new_privileges,
                     filters: asked.seccomp_mode != 0,
-                    filters_are_counted: false,
+                    filter_count: None,
                 };
                 (Told::Asked(Box::new(asked)), has, None)
             }
@@ -157,8 +158,14 @@ impl Confinement {
     /// Whether the thread can have entered a Landlock domain, or have added a filter where filters aren't counted (before Linux 5.9), without
     /// any difference to read: both take `no_new_privs` or `CAP_SYS_ADMIN`. `may_look` says whether [`may_look_into`] tells of domains.
     pub fn may_tighten_unseen(&self, may_look: bool) -> bool {
-        let unseen = !may_look || self.has.filters && !self.has.filters_are_counted;
+        let unseen = !may_look || self.has.filters && self.has.filter_count.is_none();
         unseen && (self.has.admin || self.has.no_new_privileges)
+    }
+
+    /// Whether the thread has seccomp filters beside those that all threads of this process have: more than there were when
+    /// [`note_start`] was called. Another thread with as many may have others.
+    pub fn has_filters_of_its_own(&self) -> bool {
+        self.has.filter_count.is_some_and(|count| count > FILTERS_AT_START.load(Relaxed))
     }
 
     /// Takes what the PID namespace of the thread's children is called, if it had no process, and so no name, when this was made. `later`
@@ -168,6 +175,21 @@ impl Confinement {
             self.namespaces[PID_FOR_CHILDREN] = later().namespaces[PID_FOR_CHILDREN];
         }
     }
+}
+
+/// How many seccomp filters this process had at its start.
+static FILTERS_AT_START: AtomicU32 = AtomicU32::new(0);
+
+/// To be called before this process has a second thread: its filters of now are those of all threads, which can only add some.
+pub fn note_start() {
+    // SAFETY: it takes no pointers. With a filter that kills for this call, the process would not have come this far: /proc tells the same, but
+    // takes longer.
+    if unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } == 0 {
+        return;
+    }
+    let status = Directory::of_this_thread().read(c"status");
+    let has = status.ok().and_then(|status| parse_status(&status)).map(|(_, has, _)| has);
+    FILTERS_AT_START.store(has.and_then(|has| has.filter_count).unwrap_or(0), Relaxed);
 }
 
 /// Whether the calling thread may look into the process `pid` of the same user, with the same capabilities: into one that it has executed, say.
@@ -235,7 +257,7 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
 fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
     let mut lines = Vec::with_capacity(512);
     let mut umask = None;
-    let (mut permitted, mut no_new_privileges, mut mode, mut counted) = (None, None, None, false);
+    let (mut permitted, mut no_new_privileges, mut mode, mut count) = (None, None, None, None);
     for line in status.split(|byte| *byte == b'\n') {
         let value = |radix| {
             let text = std::str::from_utf8(line.split(|byte| *byte == b':').nth(1)?).ok()?;
@@ -254,7 +276,7 @@ fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
                 _ if line.starts_with(b"CapPrm:") => permitted = value(16),
                 _ if line.starts_with(b"NoNewPrivs:") => no_new_privileges = value(10),
                 _ if line.starts_with(b"Seccomp:") => mode = value(10),
-                _ if line.starts_with(b"Seccomp_filters:") => counted = true,
+                _ if line.starts_with(b"Seccomp_filters:") => count = value(10),
                 _ => {}
             }
         }
@@ -264,7 +286,7 @@ fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
         no_new_privileges: no_new_privileges? != 0,
         // A kernel without it doesn't show it.
         filters: mode.unwrap_or(0) != 0,
-        filters_are_counted: counted,
+        filter_count: count.and_then(|count| u32::try_from(count).ok()),
     };
     Some((lines, has, umask))
 }
@@ -362,7 +384,7 @@ mod tests {
         assert_eq!((has, umask), (Has { admin: true, ..Has::default() }, None));
         let new = b"Umask:\t0027\nCapPrm:\t000001ffffdfffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
         let (_, has, umask) = parse_status(new).unwrap();
-        let all = Has { admin: false, no_new_privileges: true, filters: true, filters_are_counted: true };
+        let all = Has { admin: false, no_new_privileges: true, filters: true, filter_count: Some(3) };
         assert_eq!((has, umask), (all, Some(0o27)));
         assert!(parse_status(b"CapPrm:\tx\nNoNewPrivs:\t1\n").is_none());
         assert!(parse_status(b"").is_none());

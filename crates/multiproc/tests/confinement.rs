@@ -649,6 +649,42 @@ fn a_child_is_confined_as_the_thread_that_starts_it() {
     }
 }
 
+/// In a process of its own: two threads have as many filters each, but others, and start children in turn.
+fn threads_with_as_many_filters() -> Result<Vec<(String, String)>, String> {
+    warm_up(true);
+    let turn = std::sync::Barrier::new(2);
+    let start = || Process::new(deeds, ()).start_method(StartMethod::ForkServer).start().unwrap().join().unwrap();
+    let work = |is_first: bool, call| {
+        let forbidden = forbid(call);
+        let mut seen = vec![];
+        for round in 0..6 {
+            turn.wait();
+            if (round % 2 == 0) == is_first {
+                seen.push((deeds(), start()));
+            }
+        }
+        forbidden.map(|()| seen)
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| work(false, libc::SYS_mkdir));
+        let mut seen = work(true, libc::SYS_uname)?;
+        seen.extend(other.join().unwrap()?);
+        Ok(seen)
+    })
+}
+
+#[multiproc::test]
+#[cfg(target_arch = "x86_64")] // Others have no mkdir(2).
+fn a_child_has_the_filters_of_the_thread_that_starts_it_and_not_as_many() {
+    match Process::new(threads_with_as_many_filters, ()).start().unwrap().join().unwrap() {
+        Ok(pairs) => {
+            pairs.iter().for_each(|(here, child)| assert_eq!(here, child));
+            assert_ne!(pairs[0].0, pairs[3].0);
+        }
+        Err(why) => eprintln!("not shown: {why}"),
+    }
+}
+
 /// Whether `/proc/PID/environ` of this process shows a variable of this name.
 fn shows(name: &str) -> bool {
     let text = fs::read("/proc/self/environ").unwrap();

@@ -8,6 +8,7 @@
 use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread::{self, ThreadId};
 
 use multiproc_os::confinement::{self, Confinement};
 use multiproc_os::settings::Settings;
@@ -44,6 +45,8 @@ pub(crate) struct Made {
     settings: Settings,
     /// Whether the thread that made it could look into it. If not, that says nothing later either.
     may_look: bool,
+    /// The thread that made it.
+    maker: ThreadId,
 }
 
 /// Whether a server is of use to the calling thread.
@@ -62,12 +65,18 @@ impl Made {
     pub(crate) fn new(moment: &Moment, pid: i32) -> Made {
         let (mut confinement, settings) = moment.get().clone();
         confinement.complete(|| Confinement::current().0);
-        Made { confinement, settings, may_look: confinement::may_look_into(pid).unwrap_or(false) }
+        let may_look = confinement::may_look_into(pid).unwrap_or(false);
+        Made { confinement, settings, may_look, maker: thread::current().id() }
     }
 
     /// Whether it can't be seen if a thread has less than the server, unless it has something else too.
     pub(crate) fn is_blind(&self) -> bool {
-        self.confinement.may_tighten_unseen(self.may_look)
+        self.confinement.may_tighten_unseen(self.may_look) || self.has_filters_of_another_thread()
+    }
+
+    /// Whether it has filters that one of this process's threads has added, and not the calling one: that may have added others, as many.
+    fn has_filters_of_another_thread(&self) -> bool {
+        self.confinement.has_filters_of_its_own() && self.maker != thread::current().id()
     }
 
     /// Whether the server `pid`, of which this is told, is of use to the calling thread, whose moment this is.
@@ -80,6 +89,7 @@ impl Made {
             // A server that is gone is none of those that can be looked into.
             true if !confinement::may_look_into(pid).unwrap_or(false) => Fit::Other,
             may_look if now.may_tighten_unseen(may_look) => Fit::Unknown,
+            _ if self.has_filters_of_another_thread() => Fit::Unknown,
             _ => Fit::Same,
         }
     }

@@ -51,6 +51,7 @@ pub fn init() {
     if HAS_ENTRY.load(Relaxed) {
         return;
     }
+    multiproc_os::confinement::note_start();
     match std::env::var_os(VARIABLE) {
         None => {
             HAS_ENTRY.store(true, Relaxed);

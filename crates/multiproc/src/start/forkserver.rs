@@ -188,7 +188,8 @@ pub(crate) fn make_standby() -> Option<Standby> {
 ///
 /// And for code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
 /// kernel knows no way to hide one that was executed, and ends only when this process does. Such code would wait for ever, unless the server is
-/// ended first.
+/// ended first. A program that starts its processes by another method has a server too where it may change its user in a container: the
+/// server ends what the kernel's own lifeline could lose there (see [`Process::outlive_parent`](crate::Process::outlive_parent)).
 ///
 /// ```
 /// use multiproc::Process;

@@ -26,9 +26,11 @@ use serde::{Deserialize, Serialize};
 /// `/proc` can't be read), a process is made as with `Spawn` if the thread has `no_new_privs` or `CAP_SYS_ADMIN`, without which nothing can
 /// have been added unseen.
 ///
-/// What isn't compared: keyrings, the NUMA memory policy, filters of seccomp of which two threads have installed different ones, but the
-/// same number. A program that changes one of these after its first start calls [`end_fork_server`](crate::end_fork_server) afterwards: the next start
-/// brings a server that has them. A process that has been confined so far that it can't execute its own program again (a filter without
+/// Filters of seccomp are compared by their number. Where a thread has added filters, and the server has as many that another thread has
+/// added, a process is made as with `Spawn`.
+///
+/// What isn't compared: keyrings and the NUMA memory policy. A program that changes one of these after its first start calls
+/// [`end_fork_server`](crate::end_fork_server) afterwards: the next start brings a server that has them. A process that has been confined so far that it can't execute its own program again (a filter without
 /// `execve`, a Landlock domain without the right to execute the file) can start processes by `Fork` only; otherwise `start` is an error.
 ///
 /// `/proc/PID/environ` of a process shows the environment that it has been started with, nothing that was removed before. The
