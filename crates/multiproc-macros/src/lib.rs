@@ -46,10 +46,12 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// The harness owns the `main` of a test binary, so the entry for child processes is a function that the loader calls before it. One such
 /// test in a binary is enough for all tests in it.
 ///
-/// A test ends the processes that it leaves behind, whether it passes, fails or panics: when it has ended, those that were started on its
-/// thread, that still run and that nothing has a [`Child`](../multiproc/struct.Child.html) or another handle to, get SIGTERM, and SIGKILL
-/// after the grace period. What other threads of a test have started, what a static has a handle to, and what `#[test]` functions leave
-/// behind is ended in the same way when the whole test binary ends; nothing is waited for there. Only a process that
+/// A test ends the processes that it leaves behind, whether it passes, fails or panics: when it has
+/// ended, those that were started on its thread, that still run and that nothing has a
+/// [`Child`](../multiproc/struct.Child.html) or another handle to, get SIGTERM, and SIGKILL after
+/// the grace period. What other threads of a test have started, what a static has a handle to, and
+/// what `#[test]` functions leave behind is ended in the same way when the whole test binary ends;
+/// nothing is waited for there. Only a process that
 /// [outlives its parent](../multiproc/struct.Process.html#method.outlive_parent) is left alone.
 ///
 /// ```
@@ -113,7 +115,8 @@ fn expand_test(mut function: ItemFn) -> TokenStream2 {
         )
         .to_compile_error();
     }
-    // Declared before whatever the test has, so that it is dropped after that: a process whose `Child` is a variable has lost it then.
+    // Declared before whatever the test has, so that it is dropped after that: a process whose
+    // `Child` is a variable has lost it then.
     let block = &function.block;
     *function.block = parse_quote!({
         let __multiproc_test = ::multiproc::__private::Test::begin();

@@ -3,9 +3,10 @@
 //! A plain `fork` makes the copy a child of the caller, so a server would have to wait for it and relay its status. With
 //! `CLONE_PARENT` the copy is the child of the caller's parent, which waits for it as for any child of its own.
 //!
-//! clone3(2) gives a pidfd of the copy from the same call, so that there is one before anything can reap the copy. The usual seccomp profile of
-//! containers refuses clone3, since a filter can't look at its flags; then it is clone(2), whose one argument for both a pidfd and the pid
-//! is needed for the pid, and the copy opens itself.
+//! clone3(2) gives a pidfd of the copy from the same call, so that there is one before anything can
+//! reap the copy. The usual seccomp profile of containers refuses clone3, since a filter can't look
+//! at its flags; then it is clone(2), whose one argument for both a pidfd and the pid is needed for
+//! the pid, and the copy opens itself.
 //!
 //! The system call goes round the C library, which keeps the thread's id in its thread descriptor and the robust-futex list registered
 //! with the kernel; both are put right here, as the library's own `fork` does.
@@ -108,12 +109,15 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
             parent_tid: pid_slot.as_ptr().expose_provenance() as u64,
             ..CloneArgs::default()
         };
-        // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of this stack, as after fork(2). The
-        // caller vouches for the single thread. `child_tid` is null or the word that the C library gave the kernel for this;
-        // `parent_tid` is an atomic that the kernel may write at any time; `pidfd` is ours, and the structure is as large as is said.
+        // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of
+        // this stack, as after fork(2). The caller vouches for the single thread. `child_tid` is
+        // null or the word that the C library gave the kernel for this; `parent_tid` is an atomic
+        // that the kernel may write at any time; `pidfd` is ours, and the structure is as large as
+        // is said.
         result = crate::cvt_long(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) });
         match result.as_ref().map_err(io::Error::raw_os_error) {
-            // A filter of seccomp(2) says EPERM in place of ENOSYS if its author has not thought of this.
+            // A filter of seccomp(2) says EPERM in place of ENOSYS if its author has not thought of
+            // this.
             Err(Some(libc::ENOSYS | libc::EPERM)) => {
                 WITHOUT_CLONE3.store(true, Relaxed);
                 is_open = false;

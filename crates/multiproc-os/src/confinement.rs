@@ -1,9 +1,10 @@
-//! How the calling thread is confined, to be compared with what another process was made with: credentials, seccomp(2), landlock(7), namespaces(7),
-//! cgroups(7), root directory.
+//! How the calling thread is confined, to be compared with what another process was made with:
+//! credentials, seccomp(2), landlock(7), namespaces(7), cgroups(7), root directory.
 //!
-//! Most of it is an attribute of a thread, not of a process, and is inherited by what that thread clones or executes. One read of
-//! `/proc/thread-self/status` tells nearly all; what isn't there is asked for by itself. Landlock tells nothing. But it lets no thread look
-//! into a process that is outside the thread's own domain, and [`may_look_into`] tries to.
+//! Most of it is an attribute of a thread, not of a process, and is inherited by what that thread
+//! clones or executes. One read of `/proc/thread-self/status` tells nearly all; what isn't there is
+//! asked for by itself. Landlock tells nothing. But it lets no thread look into a process that is
+//! outside the thread's own domain, and [`may_look_into`] tries to.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -35,8 +36,8 @@ const LINES: [&[u8]; 13] = [
     b"SpeculationIndirectBranch:",
 ];
 
-/// How a thread is confined. Two that are equal have the same rights, as far as they can be read; see also
-/// [`may_tighten_unseen`](Confinement::may_tighten_unseen).
+/// How a thread is confined. Two that are equal have the same rights, as far as they can be read;
+/// see also [`may_tighten_unseen`](Confinement::may_tighten_unseen).
 #[derive(Debug, Clone)]
 pub struct Confinement {
     credentials: Told,
@@ -75,7 +76,8 @@ struct Has {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Root {
     inode: Option<(u32, u32, u64)>,
-    /// Each mount is in one mount namespace, and a copy of a namespace has mounts of its own. Linux 5.8.
+    /// Each mount is in one mount namespace, and a copy of a namespace has mounts of its own. Linux
+    /// 5.8.
     mount: Option<u64>,
 }
 
@@ -115,9 +117,10 @@ impl PartialEq for Confinement {
 impl Confinement {
     /// That of the calling thread, now; and the umask, which is in the same file.
     ///
-    /// A thread that has `CAP_SYS_ADMIN` can enter another namespace at any time, and its namespaces are looked at. One that hasn't can do so
-    /// only by way of a new user namespace, in which it has all capabilities at first; so it is enough to look once, unless there is another
-    /// user namespace than then, which costs one look.
+    /// A thread that has `CAP_SYS_ADMIN` can enter another namespace at any time, and its
+    /// namespaces are looked at. One that hasn't can do so only by way of a new user namespace, in
+    /// which it has all capabilities at first; so it is enough to look once, unless there is
+    /// another user namespace than then, which costs one look.
     pub fn current() -> (Confinement, Option<u32>) {
         let thread = Directory::of_this_thread();
         let (credentials, has, umask) = match thread.read(c"status").ok().and_then(|status| parse_status(&status)) {
@@ -155,21 +158,24 @@ impl Confinement {
         (confinement, umask)
     }
 
-    /// Whether the thread can have entered a Landlock domain, or have added a filter where filters aren't counted (before Linux 5.9), without
-    /// any difference to read: both take `no_new_privs` or `CAP_SYS_ADMIN`. `may_look` says whether [`may_look_into`] tells of domains.
+    /// Whether the thread can have entered a Landlock domain, or have added a filter where filters
+    /// aren't counted (before Linux 5.9), without any difference to read: both take `no_new_privs`
+    /// or `CAP_SYS_ADMIN`. `may_look` says whether [`may_look_into`] tells of domains.
     pub fn may_tighten_unseen(&self, may_look: bool) -> bool {
         let unseen = !may_look || self.has.filters && self.has.filter_count.is_none();
         unseen && (self.has.admin || self.has.no_new_privileges)
     }
 
-    /// Whether the thread has seccomp filters beside those that all threads of this process have: more than there were when
-    /// [`note_start`] was called. Another thread with as many may have others.
+    /// Whether the thread has seccomp filters beside those that all threads of this process have:
+    /// more than there were when [`note_start`] was called. Another thread with as many may have
+    /// others.
     pub fn has_filters_of_its_own(&self) -> bool {
         self.has.filter_count.is_some_and(|count| count > FILTERS_AT_START.load(Relaxed))
     }
 
-    /// Takes what the PID namespace of the thread's children is called, if it had no process, and so no name, when this was made. `later`
-    /// gives what the same thread reads once it has made a process.
+    /// Takes what the PID namespace of the thread's children is called, if it had no process, and
+    /// so no name, when this was made. `later` gives what the same thread reads once it has made a
+    /// process.
     pub fn complete(&mut self, later: impl FnOnce() -> Confinement) {
         if self.namespaces[PID_FOR_CHILDREN].is_none() {
             self.namespaces[PID_FOR_CHILDREN] = later().namespaces[PID_FOR_CHILDREN];
@@ -180,10 +186,11 @@ impl Confinement {
 /// How many seccomp filters this process had at its start.
 static FILTERS_AT_START: AtomicU32 = AtomicU32::new(0);
 
-/// To be called before this process has a second thread: its filters of now are those of all threads, which can only add some.
+/// To be called before this process has a second thread: its filters of now are those of all
+/// threads, which can only add some.
 pub fn note_start() {
-    // SAFETY: it takes no pointers. With a filter that kills for this call, the process would not have come this far: /proc tells the same, but
-    // takes longer.
+    // SAFETY: it takes no pointers. With a filter that kills for this call, the process would not
+    // have come this far: /proc tells the same, but takes longer.
     if unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } == 0 {
         return;
     }
@@ -192,17 +199,19 @@ pub fn note_start() {
     FILTERS_AT_START.store(has.and_then(|has| has.filter_count).unwrap_or(0), Relaxed);
 }
 
-/// Whether the calling thread may look into the process `pid` of the same user, with the same capabilities: into one that it has executed, say.
-/// Not if it has entered a Landlock domain or a user namespace that the process isn't in (ptrace(2), "Ptrace access mode checking").
+/// Whether the calling thread may look into the process `pid` of the same user, with the same
+/// capabilities: into one that it has executed, say. Not if it has entered a Landlock domain or a
+/// user namespace that the process isn't in (ptrace(2), "Ptrace access mode checking").
 ///
-/// It also isn't allowed into a process whose memory isn't anybody's to read: a set-user-id program, or one whose file may not be read.
+/// It also isn't allowed into a process whose memory isn't anybody's to read: a set-user-id
+/// program, or one whose file may not be read.
 ///
 /// # Errors
 /// `ESRCH` when there is no such process.
 pub fn may_look_into(pid: i32) -> io::Result<bool> {
     let (mut head, mut len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
-    // It asks for PTRACE_MODE_READ, and for nothing else. The least of its kind, and containers allow it.
-    // SAFETY: the kernel writes one pointer and one size.
+    // It asks for PTRACE_MODE_READ, and for nothing else. The least of its kind, and containers
+    // allow it. SAFETY: the kernel writes one pointer and one size.
     let asked = crate::cvt_long(unsafe { libc::syscall(libc::SYS_get_robust_list, pid, &raw mut head, &raw mut len) });
     match asked.map_err(|error| (error.raw_os_error(), error)) {
         Ok(_) => Ok(true),
@@ -235,7 +244,8 @@ impl Directory {
     }
 }
 
-/// Reads a small file whole, with one call as a rule: proc files have no size, and a reader can't know that it has read all but by reading nothing.
+/// Reads a small file whole, with one call as a rule: proc files have no size, and a reader can't
+/// know that it has read all but by reading nothing.
 fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     loop {
@@ -253,7 +263,8 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The lines that count, what follows from them, and the umask. None if one is missing that has always been there.
+/// The lines that count, what follows from them, and the umask. None if one is missing that has
+/// always been there.
 fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
     let mut lines = Vec::with_capacity(512);
     let mut umask = None;
@@ -324,7 +335,8 @@ fn label(thread: &Directory) -> Option<Vec<u8>> {
 /// The namespaces of the calling thread. It can have changed if it `may_enter` others.
 fn namespaces(thread: &Directory, may_enter: bool, mount_is_known: bool) -> Namespaces {
     thread_local! {
-        /// What was found when this thread could not enter others any more. A copy of the thread is in the same.
+        /// What was found when this thread could not enter others any more. A copy of the thread is
+        /// in the same.
         static SETTLED: Cell<Option<Namespaces>> = const { Cell::new(None) };
     }
     if !may_enter

@@ -23,8 +23,9 @@ impl Ids {
         let mut ids = Ids { users: [0; 4], groups: [0; 4] };
         let [ruid, euid, suid, fsuid] = &mut ids.users;
         let [rgid, egid, sgid, fsgid] = &mut ids.groups;
-        // SAFETY: the kernel writes one id to each of the addresses. It fails for bad addresses alone. To ask for an impossible
-        // file-system id changes nothing, and gives the present one.
+        // SAFETY: the kernel writes one id to each of the addresses. It fails for bad addresses
+        // alone. To ask for an impossible file-system id changes nothing, and gives the present
+        // one.
         unsafe {
             libc::getresuid(ruid, euid, suid);
             libc::getresgid(rgid, egid, sgid);
@@ -44,7 +45,8 @@ impl Ids {
             // SAFETY: no memory is touched. Groups come first: afterwards the right to change them may be gone.
             unsafe {
                 cvt(libc::setresgid(rgid, egid, sgid))?;
-                // The call says nothing of failure; the file-system ids follow the effective ones until then.
+                // The call says nothing of failure; the file-system ids follow the effective ones
+                // until then.
                 libc::setfsgid(fsgid);
                 cvt(libc::setresuid(ruid, euid, suid))?;
                 libc::setfsuid(fsuid);
@@ -96,7 +98,8 @@ impl Ids {
     }
 }
 
-/// User and group of the process that made `socket`. Its pid, which `SO_PEERCRED` tells too, is 0 for a process of another PID namespace.
+/// User and group of the process that made `socket`. Its pid, which `SO_PEERCRED` tells too, is 0
+/// for a process of another PID namespace.
 fn peer(socket: impl AsFd) -> io::Result<(u32, u32)> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -126,8 +129,8 @@ impl Capabilities {
         if result.is_ok() { Capabilities(unsafe { data.assume_init() }) } else { Capabilities::NONE }
     }
 
-    /// Gives up what the calling thread has beyond these. An exec as root brings back all that the bounding set has, however little the
-    /// thread had that executed.
+    /// Gives up what the calling thread has beyond these. An exec as root brings back all that the
+    /// bounding set has, however little the thread had that executed.
     ///
     /// # Errors
     /// None is expected.
@@ -168,7 +171,8 @@ impl Capabilities {
     }
 }
 
-/// What the calling thread may do, as far as it can be asked without `/proc`. Filters of seccomp(2) count only as there or not.
+/// What the calling thread may do, as far as it can be asked without `/proc`. Filters of seccomp(2)
+/// count only as there or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     ids: Ids,
@@ -209,7 +213,8 @@ impl Credentials {
     }
 }
 
-/// A set of capabilities, of which the kernel tells one at a time, and fails for numbers that it doesn't know.
+/// A set of capabilities, of which the kernel tells one at a time, and fails for numbers that it
+/// doesn't know.
 fn bits(is_set: impl Fn(libc::c_ulong) -> libc::c_int) -> u64 {
     (0..64)
         .map(|number| (number, is_set(number)))

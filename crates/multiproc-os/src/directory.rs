@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-/// A handle to the current directory (`O_PATH`), close-on-exec. By way of `/proc`, where that is mounted, so that it needs no right to search
-/// the directory.
+/// A handle to the current directory (`O_PATH`), close-on-exec. By way of `/proc`, where that is
+/// mounted, so that it needs no right to search the directory.
 ///
 /// # Errors
 /// `EMFILE`; `EACCES` without `/proc`, when this process may not search the directory.

@@ -51,24 +51,27 @@ pub unsafe fn replace(block: Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the block lies that [`replace`] has put in place, as long as it isn't called again; empty, somewhere, if it never was or the block is empty.
+/// Where the block lies that [`replace`] has put in place, as long as it isn't called again; empty,
+/// somewhere, if it never was or the block is empty.
 pub fn place() -> Range<usize> {
     let in_place = IN_PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = in_place.0.as_ptr_range();
     bytes.start as usize..bytes.end as usize
 }
 
-/// Overwrites the strings that this program was executed with, which lie at `initial` and which `/proc/PID/environ` shows, with zeros: here and in
-/// the copies that are made of this process later. The environment is empty afterwards, until [`replace`] is called.
+/// Overwrites the strings that this program was executed with, which lie at `initial` and which
+/// `/proc/PID/environ` shows, with zeros: here and in the copies that are made of this process
+/// later. The environment is empty afterwards, until [`replace`] is called.
 ///
 /// # Safety
-/// As [`replace`], and `initial` must be the place of those strings: [`Ranges::environment`](crate::title::Ranges::environment).
+/// As [`replace`], and `initial` must be the place of those strings:
+/// [`Ranges::environment`](crate::title::Ranges::environment).
 pub unsafe fn wipe(initial: Range<usize>) {
     // SAFETY: as the caller says; an empty block has no end to lack.
     let emptied = unsafe { replace(Vec::new()) };
     if emptied.is_ok() && !initial.is_empty() {
-        // SAFETY: as the caller says: it is the part of the first thread's stack where the kernel has put the strings, and nothing
-        // points there any more.
+        // SAFETY: as the caller says: it is the part of the first thread's stack where the kernel
+        // has put the strings, and nothing points there any more.
         unsafe { std::ptr::write_bytes(initial.start as *mut u8, 0, initial.len()) };
     }
 }

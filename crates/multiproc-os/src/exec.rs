@@ -3,8 +3,9 @@
 //! `/proc/self/exe` is the inode that runs, so the new process has the same code even when the file was replaced or deleted
 //! since. posix_spawn doesn't copy the caller's memory, and is safe while other threads run.
 //!
-//! The new process has descriptors 0 to 2 and one more. The others are closed before its first instruction, so that whatever else
-//! is open in it has been opened by its own code, which may run before the library's, and stays open.
+//! The new process has descriptors 0 to 2 and one more. The others are closed before its first
+//! instruction, so that whatever else is open in it has been opened by its own code, which may run
+//! before the library's, and stays open.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
@@ -17,17 +18,19 @@ const GIVEN: RawFd = 3;
 
 const PROGRAM: &CStr = c"/proc/self/exe";
 
-/// Starts this program again with the arguments that it was given, the environment that it has, the current directory, descriptors
-/// 0 to 2 (close-on-exec or not), and `fd`, under the number that the environment variable `variable` tells. Signals start at
-/// their default and unblocked; but those by which a terminal ends its foreground group are blocked, until the new process calls
+/// Starts this program again with the arguments that it was given, the environment that it has, the
+/// current directory, descriptors 0 to 2 (close-on-exec or not), and `fd`, under the number that
+/// the environment variable `variable` tells. Signals start at their default and unblocked; but
+/// those by which a terminal ends its foreground group are blocked, until the new process calls
 /// [`unblock`](crate::interrupt::unblock).
 ///
 /// Returns the pid of the new process, a child of the caller.
 ///
 /// # Errors
-/// As fork(2) and execve(2): `EAGAIN`, `ENOMEM`, `EACCES`. An error that says what to do when `/proc` is not mounted, when a
-/// sandbox refuses, when this program was loaded by the dynamic loader and not executed itself, so that `/proc/self/exe` is the
-/// loader, and when the first process of the PID namespace that children of this one belong to has ended.
+/// As fork(2) and execve(2): `EAGAIN`, `ENOMEM`, `EACCES`. An error that says what to do when
+/// `/proc` is not mounted, when a sandbox refuses, when this program was loaded by the dynamic
+/// loader and not executed itself, so that `/proc/self/exe` is the loader, and when the first
+/// process of the PID namespace that children of this one belong to has ended.
 pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     if is_loaded_by_hand() {
         return Err(io::Error::other(
@@ -50,7 +53,8 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     loop {
         let actions = Actions::with(crate::stdio::streams(), fd)?;
         let mut pid = 0;
-        // SAFETY: all pointers are to initialised objects that outlive the call; argv and envp end with a null pointer.
+        // SAFETY: all pointers are to initialised objects that outlive the call; argv and envp end
+        // with a null pointer.
         let result = unsafe {
             libc::posix_spawn(
                 &raw mut pid,
@@ -80,7 +84,8 @@ struct Actions {
 impl Actions {
     fn with(streams: [Option<BorrowedFd<'_>>; 3], given: BorrowedFd<'_>) -> io::Result<Actions> {
         let mut list = ActionList::new()?;
-        // The Rust runtime of the new process would open /dev/null in place of one that is closed, and abort without that.
+        // The Rust runtime of the new process would open /dev/null in place of one that is closed,
+        // and abort without that.
         let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::nothing()?) };
         for (number, stream) in streams.into_iter().enumerate() {
             if let Some(stream) = stream.or(nothing.as_ref().map(AsFd::as_fd)) {
@@ -106,8 +111,8 @@ fn explained(errno: i32) -> io::Error {
     }
 }
 
-/// Whether the loader was executed with this program as its argument: the kernel has loaded no interpreter (`AT_BASE` of
-/// getauxval(3)), though the program asks for one.
+/// Whether the loader was executed with this program as its argument: the kernel has loaded no
+/// interpreter (`AT_BASE` of getauxval(3)), though the program asks for one.
 fn is_loaded_by_hand() -> bool {
     // SAFETY: it takes a number and returns one.
     let base = unsafe { libc::getauxval(libc::AT_BASE) };
@@ -133,15 +138,17 @@ impl ActionList {
         Ok(ActionList(actions))
     }
 
-    /// Has the new process have `fd` under this number. A dup2 onto itself clears close-on-exec (POSIX 2024).
+    /// Has the new process have `fd` under this number. A dup2 onto itself clears close-on-exec
+    /// (POSIX 2024).
     fn duplicate(&mut self, fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
         // SAFETY: the object is initialised.
         check(unsafe { libc::posix_spawn_file_actions_adddup2(self.0.as_mut_ptr(), fd.as_raw_fd(), number) })
     }
 
-    /// Has the new process have no descriptor from `first` on: by the C library (glibc 2.34), which does without close_range(2) where
-    /// that is missing or refused. Others are told which descriptors of this process would be inherited; one that another thread
-    /// opens at this moment may be missing.
+    /// Has the new process have no descriptor from `first` on: by the C library (glibc 2.34), which
+    /// does without close_range(2) where that is missing or refused. Others are told which
+    /// descriptors of this process would be inherited; one that another thread opens at this moment
+    /// may be missing.
     fn close_from(&mut self, first: RawFd) -> io::Result<()> {
         type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, libc::c_int) -> libc::c_int;
         let name = c"posix_spawn_file_actions_addclosefrom_np";
@@ -166,7 +173,8 @@ fn inheritable(first: RawFd) -> io::Result<Vec<RawFd>> {
     let listed = std::fs::read_dir("/proc/self/fd")?;
     Ok(listed
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        // SAFETY: the kernel looks whether there is a descriptor of that number; no memory is touched.
+        // SAFETY: the kernel looks whether there is a descriptor of that number; no memory is
+        // touched.
         .filter(|fd| *fd >= first && unsafe { libc::fcntl(*fd, libc::F_GETFD) } == 0)
         .collect())
 }

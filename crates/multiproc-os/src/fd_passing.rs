@@ -112,8 +112,9 @@ pub fn discard(socket: impl AsFd) {
 /// Looks at the next message: its first bytes, and how long it is in all. Without `wait`, `WouldBlock` when there is none. A length of 0 is
 /// the end: the other side is closed.
 ///
-/// When the other end was closed with messages of ours unread, the kernel says so once (`ECONNRESET`), before the messages that it has sent.
-/// Those are there all the same, and come first here; then the end.
+/// When the other end was closed with messages of ours unread, the kernel says so once
+/// (`ECONNRESET`), before the messages that it has sent. Those are there all the same, and come
+/// first here; then the end.
 ///
 /// # Errors
 /// `EBADF`, `ENOTSOCK` and the like: none is expected on a socket of [`pair`].
@@ -146,7 +147,8 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
         let mut take =
             || rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags));
         let message = match take() {
-            // Said once, as in `peek`: the other end may have been closed since the message was looked at.
+            // Said once, as in `peek`: the other end may have been closed since the message was
+            // looked at.
             Err(rustix::io::Errno::CONNRESET) => take(),
             taken => taken,
         };

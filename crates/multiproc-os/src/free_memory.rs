@@ -1,8 +1,11 @@
 //! How much memory there is to be had: `MemAvailable` in `/proc/meminfo`, see proc(5), and what the control group leaves.
 //!
-//! The kernel gives a memory file more pages than there are, and then kills a process to have them. So this process looks before it asks for much; and before it asks for a
-//! little, if what it has asked for since it looked last is a good part of what there was then. The closer the end, the more often it looks: in a control group of 400 MB, each time that some
-//! 25 MB have been taken, and in the end after each MiB. Others that take memory at the same time have what is left then, and the [`MARGIN`].
+//! The kernel gives a memory file more pages than there are, and then kills a process to have them.
+//! So this process looks before it asks for much; and before it asks for a little, if what it has
+//! asked for since it looked last is a good part of what there was then. The closer the end, the
+//! more often it looks: in a control group of 400 MB, each time that some 25 MB have been taken,
+//! and in the end after each MiB. Others that take memory at the same time have what is left then,
+//! and the [`MARGIN`].
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{fs, io};
@@ -15,14 +18,16 @@ pub(crate) const MUCH: u64 = 64 << 20;
 /// What is left to others, and to what the kernel needs for itself.
 const MARGIN: u64 = 8 << 20;
 
-/// This process looks when it has asked for one of so many parts of what there was; but not before [`LEAST`].
+/// This process looks when it has asked for one of so many parts of what there was; but not before
+/// [`LEAST`].
 const PARTS: u64 = 16;
 const LEAST: u64 = 1 << 20;
 
 /// How many bytes this process may ask for before it looks again.
 static BUDGET: AtomicU64 = AtomicU64::new(LEAST);
 
-/// To be called before so many bytes are asked for: looks whether they are there, if that is to be looked at. `besides` is what is there for it already, which is asked for much only.
+/// To be called before so many bytes are asked for: looks whether they are there, if that is to be
+/// looked at. `besides` is what is there for it already, which is asked for much only.
 ///
 /// # Errors
 /// `ENOMEM`.

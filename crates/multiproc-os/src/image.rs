@@ -27,7 +27,8 @@ impl Image {
     }
 }
 
-/// Whether the program, the first of the loaded files, asks for an interpreter, that is, a dynamic loader.
+/// Whether the program, the first of the loaded files, asks for an interpreter, that is, a dynamic
+/// loader.
 pub(crate) fn asks_for_a_loader() -> bool {
     let mut asks = false;
     // SAFETY: `look` has the right type and is called, before this returns, with the pointer given.
@@ -37,7 +38,8 @@ pub(crate) fn asks_for_a_loader() -> bool {
 
 /// Called for the first loaded file.
 unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: libc::size_t, asks: *mut libc::c_void) -> c_int {
-    // SAFETY: dl_iterate_phdr calls with a valid `info`, whose table has that many headers, and the pointer that was passed.
+    // SAFETY: dl_iterate_phdr calls with a valid `info`, whose table has that many headers, and the
+    // pointer that was passed.
     unsafe {
         let headers = std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum));
         *asks.cast::<bool>() = headers.iter().any(|header| header.p_type == libc::PT_INTERP);

@@ -4,8 +4,9 @@
 //! process is gone, however it went, its end is closed, and the kernel sends the signal: no thread watches, and nothing can be
 //! blocked or ignored.
 //!
-//! Why not `PR_SET_PDEATHSIG`: it fires when the *thread* that made the child ends, though its process lives on; it is lost
-//! if the parent dies before the call, and when the child changes its user; and it needs the parent's right to signal the child.
+//! Why not `PR_SET_PDEATHSIG`: it fires when the *thread* that made the child ends, though its
+//! process lives on; it is lost if the parent dies before the call, and when the child changes its
+//! user; and it needs the parent's right to signal the child.
 //!
 //! The signal comes with whatever makes the socket readable, so nothing may ever be sent to a socket that is to be armed. Not before it is armed
 //! either: the kernel first wakes the receiver and then looks whether it wants a signal (`sock_def_readable`), and a receiver that is quick
@@ -14,13 +15,15 @@
 //!
 //! # Where it does not hold
 //!
-//! The kernel compares the user that called `F_SETOWN` with the user that the process is when the signal comes (`sigio_perm` of the kernel's
-//! `fs/fcntl.c`): the signal is sent if the former was root of the initial user namespace, or one of its ids is one of the latter's. So a
-//! process loses its lifeline by a change of its user only if it may take any user, by `CAP_SETUID`, without being that root: in a
-//! rootless container, say. [`look`] sees to such a process.
+//! The kernel compares the user that called `F_SETOWN` with the user that the process is when the
+//! signal comes (`sigio_perm` of the kernel's `fs/fcntl.c`): the signal is sent if the former was
+//! root of the initial user namespace, or one of its ids is one of the latter's. So a process loses
+//! its lifeline by a change of its user only if it may take any user, by `CAP_SETUID`, without
+//! being that root: in a rootless container, say. [`look`] sees to such a process.
 //!
-//! The first process of a PID namespace is not killed by this signal, as it does not come from another process. There, a signal with a handler
-//! does the work, and `PR_SET_PDEATHSIG` besides, whose signal comes from the parent, that is, from outside of the namespace.
+//! The first process of a PID namespace is not killed by this signal, as it does not come from
+//! another process. There, a signal with a handler does the work, and `PR_SET_PDEATHSIG` besides,
+//! whose signal comes from the parent, that is, from outside of the namespace.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -31,7 +34,8 @@ use crate::{credentials, cvt, namespace, threads};
 /// `F_SETSIG` of fcntl(2), the same on every architecture.
 const F_SETSIG: libc::c_int = 10;
 
-/// The socket that was armed, and its inode: the program may close any descriptor, and then another file has the number.
+/// The socket that was armed, and its inode: the program may close any descriptor, and then another
+/// file has the number.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static INODE: AtomicU64 = AtomicU64::new(0);
 
@@ -47,14 +51,14 @@ const SOME: u8 = 2;
 /// See [`set_made_by_main_thread`].
 static MADE_BY_MAIN_THREAD: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process was made by its parent's main thread, which ends no sooner than the parent: then the signal of `PR_SET_PDEATHSIG`,
-/// where one is needed, can be SIGKILL.
+/// Whether this process was made by its parent's main thread, which ends no sooner than the parent:
+/// then the signal of `PR_SET_PDEATHSIG`, where one is needed, can be SIGKILL.
 pub fn set_made_by_main_thread(by_main_thread: bool) {
     MADE_BY_MAIN_THREAD.store(by_main_thread, Relaxed);
 }
 
-/// Arms `socket`: from now on this process is killed when the other end is closed, or [`cut`]. Returns false if it was already, in which case
-/// the caller should [end](end()) at once.
+/// Arms `socket`: from now on this process is killed when the other end is closed, or [`cut`].
+/// Returns false if it was already, in which case the caller should [end](end()) at once.
 ///
 /// # Errors
 /// As fcntl(2); none is expected on a socket.
@@ -88,8 +92,8 @@ pub fn arm(socket: impl AsFd) -> io::Result<bool> {
     Ok(!is_cut(raw))
 }
 
-/// Ends the process that has armed the other end, as a close would. What it has sent can still be received. Needs no right to signal that
-/// process.
+/// Ends the process that has armed the other end, as a close would. What it has sent can still be
+/// received. Needs no right to signal that process.
 ///
 /// # Errors
 /// `ENOTCONN` when the other end is closed.
@@ -97,7 +101,8 @@ pub fn cut(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)
 }
 
-/// Whether a child of this process might lose its lifeline by a change of its user. Asked once; copies inherit the answer until they
+/// Whether a child of this process might lose its lifeline by a change of its user. Asked once;
+/// copies inherit the answer until they
 /// [forget](forget_risk) it.
 pub fn might_be_lost() -> bool {
     if RISK.load(Relaxed) == UNKNOWN {
@@ -111,14 +116,16 @@ pub fn may_change_user_unseen() -> bool {
     credentials::may_set_user() && !(rustix::process::geteuid().is_root() && namespace::of_users_is_initial())
 }
 
-/// In a copy of a process: what [`might_be_lost`] says is to be found out anew, and the original's lifeline is not its own.
+/// In a copy of a process: what [`might_be_lost`] says is to be found out anew, and the original's
+/// lifeline is not its own.
 pub fn forget_risk() {
     RISK.store(UNKNOWN, Relaxed);
     OWNER.store(0, Relaxed);
 }
 
-/// Ends this process if its lifeline has been cut and it was not told, and otherwise arms it anew with the user that it is now. Costs nothing
-/// in a process whose lifeline can't be lost. To be called where the process is about to wait, or to make another one.
+/// Ends this process if its lifeline has been cut and it was not told, and otherwise arms it anew
+/// with the user that it is now. Costs nothing in a process whose lifeline can't be lost. To be
+/// called where the process is about to wait, or to make another one.
 #[inline]
 pub fn look() {
     if RISK.load(Relaxed) == SOME {
@@ -133,7 +140,8 @@ fn look_closely() {
     if OWNER.load(Relaxed) != pid || !is_the_socket(raw) {
         return;
     }
-    // SAFETY: it takes an int and touches no memory. In this order: a close that comes after the call sends the signal.
+    // SAFETY: it takes an int and touches no memory. In this order: a close that comes after the
+    // call sends the signal.
     unsafe { libc::fcntl(raw, libc::F_SETOWN, pid) };
     if is_cut(raw) {
         end();
@@ -151,7 +159,8 @@ pub fn end() -> ! {
 
 fn is_the_socket(raw: RawFd) -> bool {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the structure is ours, and all-zero bytes are a value of it. The kernel looks whether there is such a descriptor.
+    // SAFETY: the structure is ours, and all-zero bytes are a value of it. The kernel looks whether
+    // there is such a descriptor.
     unsafe { libc::fstat(raw, stat.as_mut_ptr()) == 0 && stat.assume_init().st_ino == INODE.load(Relaxed) }
 }
 
@@ -173,7 +182,8 @@ fn signal_of_first_process() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
-/// In the first process of a PID namespace: its lifeline may have been cut, or the thread that made it has ended.
+/// In the first process of a PID namespace: its lifeline may have been cut, or the thread that made
+/// it has ended.
 extern "C" fn on_signal(_: libc::c_int) {
     look_closely();
 }
@@ -186,7 +196,8 @@ extern "C" fn on_terminate(_: libc::c_int) {
 
 /// Has `handler`, which is async-signal-safe, called at `signal`, and lets it in.
 fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) {
-    // SAFETY: all-zero bytes are a value of the structure; the sets are filled in before they are read.
+    // SAFETY: all-zero bytes are a value of the structure; the sets are filled in before they are
+    // read.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;

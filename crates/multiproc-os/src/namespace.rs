@@ -21,8 +21,8 @@ pub fn of_pids() -> Option<u32> {
     })
 }
 
-/// Whether processes that this one makes are in another PID namespace than it is, after unshare(2) or setns(2) with `CLONE_NEWPID`. False
-/// without `/proc`.
+/// Whether processes that this one makes are in another PID namespace than it is, after unshare(2)
+/// or setns(2) with `CLONE_NEWPID`. False without `/proc`.
 pub fn children_are_elsewhere() -> bool {
     match (inode(c"/proc/self/ns/pid"), inode(c"/proc/self/ns/pid_for_children")) {
         (Some(own), Some(children)) => own != children,
@@ -32,7 +32,8 @@ pub fn children_are_elsewhere() -> bool {
     }
 }
 
-/// Whether processes that this one makes are in another PID namespace, which takes no more of them: its first process has ended.
+/// Whether processes that this one makes are in another PID namespace, which takes no more of them:
+/// its first process has ended.
 pub(crate) fn first_child_has_ended() -> bool {
     children_are_elsewhere()
 }

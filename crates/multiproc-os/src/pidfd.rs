@@ -38,7 +38,8 @@ impl End {
     }
 }
 
-/// Opens the thread `id`, of this process: the descriptor becomes readable when the thread ends. Linux 6.9 and later.
+/// Opens the thread `id`, of this process: the descriptor becomes readable when the thread ends.
+/// Linux 6.9 and later.
 ///
 /// # Errors
 /// `EINVAL` on older kernels; `ESRCH` when there is none; `EMFILE`.
@@ -172,8 +173,9 @@ fn wait_id(pidfd: impl AsFd, options: libc::c_int) -> io::Result<Option<(End, Us
     Ok(Some((end, usage)))
 }
 
-/// Waits until the status of a child that has ended can be taken, or has been; false if `deadline` passes before. That is at once, unless a
-/// debugger traces the child: then the status is the debugger's first, see "Death under ptrace" in ptrace(2).
+/// Waits until the status of a child that has ended can be taken, or has been; false if `deadline`
+/// passes before. That is at once, unless a debugger traces the child: then the status is the
+/// debugger's first, see "Death under ptrace" in ptrace(2).
 ///
 /// Only SIGCHLD tells of that moment. So with a deadline it is looked for every 10 ms.
 ///
@@ -186,14 +188,16 @@ pub fn wait_for_status(pidfd: impl AsFd, deadline: Option<Instant>) -> io::Resul
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         let fd = pidfd.as_fd().as_raw_fd() as libc::id_t;
         let options = if deadline.is_some() { options | libc::WNOHANG } else { options };
-        // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.
+        // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the
+        // status where it is.
         match crate::cvt(unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) }) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(true),
             Err(error) => return Err(error),
             Ok(_) => {}
         }
-        // SAFETY: zeroed at first, and filled in by the kernel or left so; the pid is in it in both cases.
+        // SAFETY: zeroed at first, and filled in by the kernel or left so; the pid is in it in both
+        // cases.
         if unsafe { info.assume_init().si_pid() } != 0 {
             return Ok(true);
         }
@@ -225,12 +229,14 @@ pub fn kill_unopened_child(pid: i32) {
     }
 }
 
-/// How a process that has ended did so, after something else has taken its status: `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel
-/// doesn't know, or not within `patience`.
+/// How a process that has ended did so, after something else has taken its status:
+/// `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel doesn't know, or not within
+/// `patience`.
 ///
-/// The kernel puts the status down when the process is reaped, which takes a moment: the thread that reaps it, or the process itself where
-/// the kernel does, is in the middle of a system call, and may not be running. So for a process that is being reaped for certain the
-/// patience may be long.
+/// The kernel puts the status down when the process is reaped, which takes a moment: the thread
+/// that reaps it, or the process itself where the kernel does, is in the middle of a system call,
+/// and may not be running. So for a process that is being reaped for certain the patience may be
+/// long.
 pub fn end_of_reaped(pidfd: impl AsFd, patience: Duration) -> Option<End> {
     /// `struct pidfd_info`, as far as version 0 goes.
     #[repr(C)]

@@ -1,5 +1,6 @@
-//! What a thread hands down to the processes that it makes, beside its rights: umask(2), process group, sched(7), ioprio_get(2), timer slack,
-//! personality(2), `/proc/PID/oom_score_adj`, setrlimit(2).
+//! What a thread hands down to the processes that it makes, beside its rights: umask(2), process
+//! group, sched(7), ioprio_get(2), timer slack, personality(2), `/proc/PID/oom_score_adj`,
+//! setrlimit(2).
 
 use std::io;
 
@@ -11,7 +12,8 @@ const LIMITS: usize = 16;
 /// As many processors as the C library's own set has, in words.
 const PROCESSORS: usize = 16;
 
-/// What there is but limits and processors, and in which order: what comes last needs rights that nothing before it takes away.
+/// What there is but limits and processors, and in which order: what comes last needs rights that
+/// nothing before it takes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Setting {
     Umask,
@@ -47,7 +49,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of the calling thread, whose umask is known from elsewhere: to ask for it takes a change of it.
+    /// Those of the calling thread, whose umask is known from elsewhere: to ask for it takes a
+    /// change of it.
     pub fn current(umask: Option<u32>) -> Settings {
         let mut values = SETTINGS.map(|setting| setting.current().unwrap_or(UNKNOWN));
         values[Setting::Umask as usize] = umask.map_or(UNKNOWN, i64::from);
@@ -110,11 +113,13 @@ impl Settings {
     /// Makes those that differ from `known`, which the calling process has, its own.
     ///
     /// # Errors
-    /// `EPERM` or `EACCES` where a setting is in the process's favour, and it may not take it on; `EINVAL`.
+    /// `EPERM` or `EACCES` where a setting is in the process's favour, and it may not take it on;
+    /// `EINVAL`.
     pub fn take_on(&self, known: &Settings) -> io::Result<()> {
         for setting in SETTINGS {
             let (value, known) = (self.values[setting as usize], known.values[setting as usize]);
-            // Without one of its own, a thread's I/O priority follows its niceness, which it may just have taken on.
+            // Without one of its own, a thread's I/O priority follows its niceness, which it may
+            // just have taken on.
             let follows = || setting == Setting::IoPriority && setting.current().is_ok_and(|current| current == value);
             if value != known && value != UNKNOWN && !follows() {
                 setting.take_on(value)?;
@@ -163,7 +168,8 @@ impl Setting {
                 Setting::IoPriority => {
                     cvt_long(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value)).map(drop)
                 }
-                // 0 would mean the default; it is what a thread with a real-time policy reads, for which there is none.
+                // 0 would mean the default; it is what a thread with a real-time policy reads, for
+                // which there is none.
                 Setting::TimerSlack if value == 0 => Ok(()),
                 Setting::TimerSlack => {
                     cvt_long(libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, value, 0, 0, 0)).map(drop)
@@ -178,7 +184,8 @@ impl Setting {
 /// For the calling thread.
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 
-/// What is told of a thread's scheduling; not the times of `SCHED_DEADLINE`, since such a thread can make no process.
+/// What is told of a thread's scheduling; not the times of `SCHED_DEADLINE`, since such a thread
+/// can make no process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Scheduling {
     policy: u8,
@@ -203,7 +210,8 @@ impl Scheduling {
         })
     }
 
-    /// What the kernel gives to what a thread with these makes: sched(7), "Reset scheduling policy for child processes".
+    /// What the kernel gives to what a thread with these makes: sched(7), "Reset scheduling policy
+    /// for child processes".
     fn of_a_child(self) -> Scheduling {
         const REAL_TIME: [u8; 3] = [libc::SCHED_FIFO as u8, libc::SCHED_RR as u8, libc::SCHED_DEADLINE as u8];
         match self.reset_on_fork {

@@ -139,7 +139,8 @@ impl SharedFile {
 
     /// Has memory for `len` bytes from `offset` on; what is there stays.
     ///
-    /// The kernel would give more than there is, and then kill a process; so what is beyond what is free is an error before, as far as this process has looked: see `free_memory.rs`.
+    /// The kernel would give more than there is, and then kill a process; so what is beyond what is
+    /// free is an error before, as far as this process has looked: see `free_memory.rs`.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG`.

@@ -44,8 +44,8 @@ pub fn name(signal: i32) -> Option<&'static str> {
     NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
 }
 
-/// The number of a real-time signal, counted from `SIGRTMIN`; none for other signals. See signal(7): the C library keeps the first few of the
-/// kernel's to itself.
+/// The number of a real-time signal, counted from `SIGRTMIN`; none for other signals. See
+/// signal(7): the C library keeps the first few of the kernel's to itself.
 pub fn real_time(signal: i32) -> Option<i32> {
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal).then(|| signal - libc::SIGRTMIN())
 }

@@ -70,8 +70,8 @@ fn family_of(address: &SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-/// The address of a file that is to be made, and what must stay open while it is used. The kernel takes 108 bytes; a longer path goes by its
-/// directory.
+/// The address of a file that is to be made, and what must stay open while it is used. The kernel
+/// takes 108 bytes; a longer path goes by its directory.
 fn new_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     match SocketAddrUnix::new(path) {
         Err(Errno::NAMETOOLONG) => {
@@ -86,7 +86,8 @@ fn new_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     }
 }
 
-/// The address of a file that is there, and what must stay open while it is used. A longer path goes by a descriptor of the file.
+/// The address of a file that is there, and what must stay open while it is used. A longer path
+/// goes by a descriptor of the file.
 fn present_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     match SocketAddrUnix::new(path) {
         Err(Errno::NAMETOOLONG) => {

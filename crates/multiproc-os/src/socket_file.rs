@@ -59,7 +59,8 @@ fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
     Err(in_use())
 }
 
-/// Replaces a dead socket, and nothing else: least of all a symbolic link, which may lead to another program's socket some day.
+/// Replaces a dead socket, and nothing else: least of all a symbolic link, which may lead to
+/// another program's socket some day.
 fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
     let dead = identity(path)?;
     if is_alive(path)? {

@@ -16,8 +16,9 @@ pub fn streams() -> [Option<BorrowedFd<'static>>; 3] {
 /// How often a call is repeated that [found one of the streams closed](is_closed).
 pub const ATTEMPTS: usize = 1000;
 
-/// Whether a call that was given descriptors of [`streams`] failed because one of them was closed in the meantime. The number of a stream
-/// that is closed goes to whatever any thread opens next, perhaps for a moment only.
+/// Whether a call that was given descriptors of [`streams`] failed because one of them was closed
+/// in the meantime. The number of a stream that is closed goes to whatever any thread opens next,
+/// perhaps for a moment only.
 pub fn is_closed(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
 }
@@ -61,8 +62,9 @@ pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a message to stderr as the standard library writes that of a panic: past the lock of [`std::io::Stderr`], which another
-/// thread may hold for ever, and without a word if it can't be written. In one piece, so that the messages of two processes don't mix.
+/// Writes a message to stderr as the standard library writes that of a panic: past the lock of
+/// [`std::io::Stderr`], which another thread may hold for ever, and without a word if it can't be
+/// written. In one piece, so that the messages of two processes don't mix.
 pub fn tell(message: &str) {
     let Some(fd) = streams()[2] else { return };
     let mut bytes = message.as_bytes();
@@ -88,7 +90,8 @@ pub fn replace_some(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens [`nothing`] in place of each of 0 to 2 that is closed, as the Rust runtime does at the start of `main`.
+/// Opens [`nothing`] in place of each of 0 to 2 that is closed, as the Rust runtime does at the
+/// start of `main`.
 ///
 /// # Errors
 /// As [`nothing`].
@@ -101,7 +104,8 @@ pub fn ensure_open() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes what `fd` is open on, in such a way that the number stays its owner's: [`nothing`] takes the place.
+/// Closes what `fd` is open on, in such a way that the number stays its owner's: [`nothing`] takes
+/// the place.
 ///
 /// # Errors
 /// As [`nothing`].
@@ -115,7 +119,8 @@ pub fn replace_by_null(fd: &OwnedFd) -> io::Result<()> {
 /// `/dev/null`, for reading and writing; close-on-exec, its number above 2.
 ///
 /// # Errors
-/// `EMFILE`, `ENFILE`; an error that names the file when it can't be opened, as in a root directory without `/dev`.
+/// `EMFILE`, `ENFILE`; an error that names the file when it can't be opened, as in a root directory
+/// without `/dev`.
 pub fn dev_null() -> io::Result<OwnedFd> {
     open_null().map_err(|error| match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => error,
@@ -123,8 +128,9 @@ pub fn dev_null() -> io::Result<OwnedFd> {
     })
 }
 
-/// What takes the place of a descriptor that is not to be used: `/dev/null`, or, where that can't be opened, the reading end of a pipe that
-/// has no other end. Reading from it is the end; the standard library takes the `EBADF` of writing to it for a stream that is closed.
+/// What takes the place of a descriptor that is not to be used: `/dev/null`, or, where that can't
+/// be opened, the reading end of a pipe that has no other end. Reading from it is the end; the
+/// standard library takes the `EBADF` of writing to it for a stream that is closed.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.

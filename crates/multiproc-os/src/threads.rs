@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// The number of threads of the calling process, itself included, as `/proc/self/task` lists them. Where `/proc` is not mounted, the kernel can
-/// still be asked whether there is one alone.
+/// The number of threads of the calling process, itself included, as `/proc/self/task` lists them.
+/// Where `/proc` is not mounted, the kernel can still be asked whether there is one alone.
 ///
 /// # Errors
 /// When `/proc` is not mounted, and there are several, or a sandbox refuses the question.
@@ -20,8 +20,8 @@ pub fn count() -> io::Result<usize> {
     }
 }
 
-/// Whether this process has one thread, the calling one, and shares its memory with no other process. With these flags unshare(2) changes
-/// nothing, and fails if it has.
+/// Whether this process has one thread, the calling one, and shares its memory with no other
+/// process. With these flags unshare(2) changes nothing, and fails if it has.
 fn is_alone() -> bool {
     // SAFETY: nothing is changed, as said.
     unsafe { libc::unshare(libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) == 0 }
@@ -87,7 +87,8 @@ pub fn exists(id: i32) -> bool {
 pub struct Seen {
     /// The process that it is of.
     pub process: i32,
-    /// The letter of its state, proc_pid_status(5): `T` and `t` are stopped ones, by a signal and by a debugger.
+    /// The letter of its state, proc_pid_status(5): `T` and `t` are stopped ones, by a signal and
+    /// by a debugger.
     pub state: u8,
 }
 

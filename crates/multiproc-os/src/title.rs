@@ -75,8 +75,9 @@ impl Ranges {
     }
 }
 
-/// Has the command line of this process, whose memory has these ranges, read as `arguments`, and `/proc/PID/environ` show the strings that
-/// lie at `environment`, if that is given. The program itself does not see it.
+/// Has the command line of this process, whose memory has these ranges, read as `arguments`, and
+/// `/proc/PID/environ` show the strings that lie at `environment`, if that is given. The program
+/// itself does not see it.
 ///
 /// # Errors
 /// `EINVAL` on a kernel without the call.
@@ -97,7 +98,8 @@ pub fn set(ranges: &Ranges, arguments: &[Vec<u8>], environment: Option<Range<usi
     }
     // SAFETY: asks where the heap ends, and moves nothing.
     map.brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
-    // SAFETY: the structure is as large as said. All ranges but these two are as they were, and they only tell what others are shown.
+    // SAFETY: the structure is as large as said. All ranges but these two are as they were, and
+    // they only tell what others are shown.
     cvt(unsafe { libc::prctl(PR_SET_MM, PR_SET_MM_MAP, &raw const map, size_of::<MemoryMap>(), 0) }).map(drop)
 }
 

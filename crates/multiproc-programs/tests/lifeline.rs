@@ -1,4 +1,5 @@
-//! Main processes in places where a start or a lifeline could fail. What this system doesn't let a test make is said on stderr, and passed over.
+//! Main processes in places where a start or a lifeline could fail. What this system doesn't let a
+//! test make is said on stderr, and passed over.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ fn lifeline(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a scenario to its end: its lines. None, with a word on stderr, if the system has refused it.
+/// Runs a scenario to its end: its lines. None, with a word on stderr, if the system has refused
+/// it.
 fn run(arguments: &[&str]) -> Option<Vec<String>> {
     lines_of(arguments, lifeline(arguments).output().unwrap())
 }

@@ -271,7 +271,8 @@ fn the_log_has_the_names_of_the_processes() {
 #[test]
 fn a_program_with_its_own_logger_keeps_it() {
     let output = run(env!("CARGO_BIN_EXE_own_logger"), &[]);
-    // It wants `Info`, and what the library does is `Debug` to it; `log_to_stderr` prints that all the same.
+    // It wants `Info`, and what the library does is `Debug` to it; `log_to_stderr` prints that all
+    // the same.
     assert_eq!(lines(&output), ["own: program hello"]);
     let text = stderr(&output);
     assert!(text.contains("[INFO/Process-1] in the child\n"), "{text}");
@@ -334,7 +335,8 @@ fn a_program_that_may_not_be_read_is_confined_as_one_that_may() {
     copy_subject(&program);
     // SAFETY: it takes nothing.
     let is_root = unsafe { libc::geteuid() } == 0;
-    // The second can't be looked into by another user that executes it, and Landlock can't be seen so.
+    // The second can't be looked into by another user that executes it, and Landlock can't be seen
+    // so.
     for mode in [0o755, 0o711] {
         std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
         for method in METHODS {

@@ -16,7 +16,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// SplitMix64 (Steele, Lea and Flood, 2014), which knows how deep the value nests that is being made.
+/// SplitMix64 (Steele, Lea and Flood, 2014), which knows how deep the value nests that is being
+/// made.
 #[derive(Debug, Clone)]
 pub struct Rng {
     state: u64,
@@ -176,7 +177,8 @@ macro_rules! floats {
                         3 => $inner::INFINITY,
                         4 => $inner::MIN_POSITIVE / 2.0,
                         5 => rng.below(1000) as $inner,
-                        // No signalling NaN: the processor may make it a quiet one on its way through `f32` and `f64`.
+                        // No signalling NaN: the processor may make it a quiet one on its way
+                        // through `f32` and `f64`.
                         _ => match $inner::from_bits(rng.number() as $bits) {
                             odd if odd.is_nan() => -0.5,
                             float => float,

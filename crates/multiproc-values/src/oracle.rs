@@ -29,7 +29,8 @@ pub fn by_cbor<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, String> 
     ciborium::from_reader(&bytes[..]).map_err(|error| error.to_string())
 }
 
-/// Says what is wrong with what came of sending `value`: the outcome of sending, and of receiving if it was sent.
+/// Says what is wrong with what came of sending `value`: the outcome of sending, and of receiving
+/// if it was sent.
 ///
 /// # Errors
 /// A value arrives as another one, is accepted and lost, or is refused though JSON carries it.

@@ -1,4 +1,5 @@
-//! The corpus: every attribute of serde's derive macros, alone and in pairs, and the types of the standard library.
+//! The corpus: every attribute of serde's derive macros, alone and in pairs, and the types of the
+//! standard library.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -482,7 +483,8 @@ corpus!(@one struct Generic [A, B] { a: A, b: Vec<B>, c: Option<(A, B)> });
 corpus!(@one struct FlatGeneric [A, B] { #[serde(flatten)] one: A, #[serde(flatten)] two: B });
 corpus!(@one #[serde(bound(serialize = "T: Serialize + Default", deserialize = "T: DeserializeOwned"))] struct Bounded [T] { #[serde(skip_serializing_if = "Vec::is_empty", default)] a: Vec<T>, b: Option<T> });
 
-/// Fields of all those forms in one value, of types that take part in the choice of the form and of types that don't.
+/// Fields of all those forms in one value, of types that take part in the choice of the form and of
+/// types that don't.
 pub type Mixture = (Plain, Option<Skip>, Vec<SkipVariantMiddle>, HashMap<String, Untagged>, Result<FlatMap, Key2>);
 
 /// Types as generic arguments of others.

@@ -1,6 +1,8 @@
-//! What arrives is what was sent: every type of the corpus, by every way, compared with what a self-describing format gives back.
+//! What arrives is what was sent: every type of the corpus, by every way, compared with what a
+//! self-describing format gives back.
 //!
-//! `MULTIPROC_VALUES` says how many values each of the tests of the queue sends in all, `MULTIPROC_SEED` which.
+//! `MULTIPROC_VALUES` says how many values each of the tests of the queue sends in all,
+//! `MULTIPROC_SEED` which.
 
 use std::any::type_name;
 use std::collections::HashMap;

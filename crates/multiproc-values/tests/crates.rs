@@ -1,4 +1,5 @@
-//! Types of crates in wide use, which implement serde by hand, by themselves and where they are read from what was kept.
+//! Types of crates in wide use, which implement serde by hand, by themselves and where they are
+//! read from what was kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -78,7 +79,8 @@ fn send<T: Value>(values: &[T]) -> usize {
     arrived
 }
 
-/// Sends values by themselves and inside others, in threads that know nothing yet. By themselves each arrives as it was.
+/// Sends values by themselves and inside others, in threads that know nothing yet. By themselves
+/// each arrives as it was.
 fn check<T: Value>(values: &[T]) {
     std::thread::scope(|scope| {
         scope.spawn(|| assert_eq!(send(values), values.len(), "{values:?}"));

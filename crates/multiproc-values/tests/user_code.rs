@@ -1,4 +1,5 @@
-//! Implementations of serde's traits by hand: what panics, lies, changes its mind or is particular about what it is shown.
+//! Implementations of serde's traits by hand: what panics, lies, changes its mind or is particular
+//! about what it is shown.
 
 #[path = "../../multiproc/tests/common/mod.rs"]
 mod common;
@@ -557,7 +558,8 @@ fn around(one: u8, other: u8) -> Around {
     Around { before: Twice(1), numbers: Numbers::Pair(one, other), after: Twice(2), text: Quoted("x".into()) }
 }
 
-/// With names each part is found again; without them nothing is shown that belongs to another part, and what was sent is kept.
+/// With names each part is found again; without them nothing is shown that belongs to another part,
+/// and what was sent is kept.
 #[test]
 fn what_comes_after_an_error_that_was_passed_over_is_not_confused() {
     let queue = Queue::<Around>::new().unwrap();
@@ -848,7 +850,8 @@ fn readers_and_writers_of_all_kinds_meet() {
                                 Ok(came) => u32::from(came),
                                 // The visitor refuses some numbers and not others, in JSON too.
                                 Err(fault) if fault.contains("lost") && by_json(&value).is_err() => 0,
-                                // What is written does not tell the number: JSON and CBOR may differ, or read nothing.
+                                // What is written does not tell the number: JSON and CBOR may
+                                // differ, or read nothing.
                                 Err(fault) if is_sent && !fault.contains("lost") && colours.is_lossy() => {
                                     let (json, cbor) = (by_json(&value), by_cbor(&value));
                                     let is_as_cbor =
@@ -933,7 +936,8 @@ fn readers_may_depend_on_what_they_have_read() {
     sends(&values);
 }
 
-/// Regression: `u8` is written and `u32` is read; the first value that takes one byte as both was accepted, and the next lost.
+/// Regression: `u8` is written and `u32` is read; the first value that takes one byte as both was
+/// accepted, and the next lost.
 #[test]
 fn a_number_that_is_read_as_a_wider_one_arrives() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

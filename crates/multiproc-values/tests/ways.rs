@@ -1,7 +1,9 @@
-//! Every type of the corpus by every way: queue, pipe, argument and result, inside other values, beside and inside much else.
+//! Every type of the corpus by every way: queue, pipe, argument and result, inside other values,
+//! beside and inside much else.
 //!
-//! The types are variants of one enum, so that queues, pipes and processes are compiled for one type and not for a hundred. Each is
-//! sent by a thread of its own: what the sender remembers of a type, it remembers by thread.
+//! The types are variants of one enum, so that queues, pipes and processes are compiled for one
+//! type and not for a hundred. Each is sent by a thread of its own: what the sender remembers of a
+//! type, it remembers by thread.
 
 #[path = "../../multiproc/tests/common/mod.rs"]
 mod common;

@@ -67,8 +67,10 @@ pub enum Error {
         /// The ids and names of those threads, as in `/proc/self/task`, the calling one first.
         tasks: Vec<(i32, String)>,
     },
-    /// [`StartMethod::Fork`](crate::StartMethod::Fork) copies this process as it is, and this thread is in the middle of a panic: `start` was called by
-    /// a destructor that runs because of it, or by a panic hook. In the copy that panic would go on, and the first of its own would abort it.
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) copies this process as it is, and this
+    /// thread is in the middle of a panic: `start` was called by a destructor that runs because of
+    /// it, or by a panic hook. In the copy that panic would go on, and the first of its own would
+    /// abort it.
     #[error(
         "cannot start {process}: fork refused, this thread is panicking. Start it once the panic has been caught, or use another start \
          method"

@@ -1,15 +1,17 @@
 //! How every public error prints with `{:?}`: as its message.
 //!
-//! `fn main() -> Result<(), E>` and `Result::unwrap` print an error with [`Debug`](fmt::Debug), and what is printed there should help the
-//! user: the text of [`Display`](fmt::Display), then the causes whose text is not part of it, one on each line. What a derived `Debug` shows
-//! beside that is in the variant and its fields, which a program reads by matching.
+//! `fn main() -> Result<(), E>` and `Result::unwrap` print an error with [`Debug`](fmt::Debug), and
+//! what is printed there should help the user: the text of [`Display`](fmt::Display), then the
+//! causes whose text is not part of it, one on each line. What a derived `Debug` shows beside that
+//! is in the variant and its fields, which a program reads by matching.
 //!
 //! All errors are listed here, so that the test below can tell when one is missing.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Implements `Debug` for error types. Those with a value inside them don't show it, and don't ask for its `Debug`.
+/// Implements `Debug` for error types. Those with a value inside them don't show it, and don't ask
+/// for its `Debug`.
 macro_rules! debug_as_message {
     ($($([$parameter:ident])? $name:ident: $error:ty),* $(,)?) => {
         $(

@@ -322,7 +322,8 @@ fn report(data: &[u8]) -> bool {
     matches!(report, Some(Report::Returned { .. } | Report::Failed(_)))
 }
 
-/// The notes of an executable file, the ids and capabilities of a greeting, and the settings in a request.
+/// The notes of an executable file, the ids and capabilities of a greeting, and the settings in a
+/// request.
 fn image(data: &[u8]) -> bool {
     if let Some((ids, _)) = data.split_first_chunk() {
         assert_eq!(Ids::from_bytes(ids).to_bytes(), *ids);

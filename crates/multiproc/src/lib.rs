@@ -40,7 +40,8 @@
 //! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
 //! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
 //!
-//! Longer pages: [which values travel, and how](guide::values); [what a child may do, and when it ends](guide::confinement).
+//! Longer pages: [which values travel, and how](guide::values); [what a child may do, and when it
+//! ends](guide::confinement).
 //!
 //! # Features
 //!

@@ -1,16 +1,20 @@
 //! [`RemoteFn`]: a function as a value that can be sent.
 //!
-//! It travels as a target does: as the place of its code relative to this program's image (`start/target.rs`). A target's place is read once,
-//! in a child, from its own parent. These come in messages of any kind, so what arrives may be anything, and safe code must not be able to
-//! have it called. So the places are signed, and nothing is called that is not:
+//! It travels as a target does: as the place of its code relative to this program's image
+//! (`start/target.rs`). A target's place is read once, in a child, from its own parent. These come
+//! in messages of any kind, so what arrives may be anything, and safe code must not be able to have
+//! it called. So the places are signed, and nothing is called that is not:
 //!
-//! - The key is made at random in the first process of a program and handed to each child in its assignment, so all its descendants have it,
-//!   and nothing else has. They are all of one build, as the handshake has made sure, so a place means the same in all of them.
-//! - What is signed is the places together with the type, arguments and result. Only [`RemoteFn::new`] makes a value, from a function of that
-//!   type, so a signature says that there is such a function at that place. Garbage, the message of another program or of another run, and a
-//!   `RemoteFn` of another type have none, but for one chance in 2^128.
-//! - A valid one that comes twice, or late, is still a function of that type at that place: code doesn't change while a program runs. One whose
-//!   code is in a library that can be unloaded is refused when it is sent.
+//! - The key is made at random in the first process of a program and handed to each child in its
+//!   assignment, so all its descendants have it, and nothing else has. They are all of one build,
+//!   as the handshake has made sure, so a place means the same in all of them.
+//! - What is signed is the places together with the type, arguments and result. Only
+//!   [`RemoteFn::new`] makes a value, from a function of that type, so a signature says that there
+//!   is such a function at that place. Garbage, the message of another program or of another run,
+//!   and a `RemoteFn` of another type have none, but for one chance in 2^128.
+//! - A valid one that comes twice, or late, is still a function of that type at that place: code
+//!   doesn't change while a program runs. One whose code is in a library that can be unloaded is
+//!   refused when it is sent.
 
 use std::any::{TypeId, type_name};
 use std::fmt;
@@ -24,14 +28,17 @@ use sha2::Sha256;
 use crate::process::run::{CapturesNothing, Target};
 use crate::start::target::{Callable, Carried};
 
-/// A function that can be sent to another process of this program: as an argument, a field, a result, or an item of a queue.
+/// A function that can be sent to another process of this program: as an argument, a field, a
+/// result, or an item of a queue.
 ///
-/// It is made of what a [target](crate::Target) can be: a `fn` item, a `fn` pointer, or a closure that captures nothing. `A` is the tuple of
-/// its 0 to 8 arguments and `R` what it returns; as it is called where it arrives, neither has to be a serde type.
+/// It is made of what a [target](crate::Target) can be: a `fn` item, a `fn` pointer, or a closure
+/// that captures nothing. `A` is the tuple of its 0 to 8 arguments and `R` what it returns; as it
+/// is called where it arrives, neither has to be a serde type.
 ///
-/// What travels is the place of its code, 32 bytes, signed with a key that the processes of one run of a program share: whatever else arrives,
-/// garbage or a function of another type, is an error when it is read, and never called. Between programs that [meet](crate::Listener), and
-/// by way of a file, no function can travel.
+/// What travels is the place of its code, 32 bytes, signed with a key that the processes of one run
+/// of a program share: whatever else arrives, garbage or a function of another type, is an error
+/// when it is read, and never called. Between programs that [meet](crate::Listener), and by way of
+/// a file, no function can travel.
 ///
 /// ```
 /// use multiproc::{Process, Queue, RemoteFn};
@@ -61,7 +68,8 @@ pub struct RemoteFn<A, R> {
 }
 
 impl<A, R> RemoteFn<A, R> {
-    /// Makes a value of a function. One that captures something does not compile, as with [`Process::new`](crate::Process::new).
+    /// Makes a value of a function. One that captures something does not compile, as with
+    /// [`Process::new`](crate::Process::new).
     pub fn new<F>(function: F) -> RemoteFn<A, R>
     where
         F: Target<A, Output = R> + CapturesNothing,
@@ -87,7 +95,8 @@ impl<A, R> Clone for RemoteFn<A, R> {
 
 impl<A, R> Copy for RemoteFn<A, R> {}
 
-/// Whether it is the same code. As with `fn` pointers, functions that do the same may be one, and one function two.
+/// Whether it is the same code. As with `fn` pointers, functions that do the same may be one, and
+/// one function two.
 impl<A, R> PartialEq for RemoteFn<A, R> {
     fn eq(&self, other: &RemoteFn<A, R>) -> bool {
         self.callable.addresses() == other.callable.addresses()
@@ -161,7 +170,8 @@ impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
                 type_name::<R>()
             )));
         }
-        // SAFETY: the signature is right, so they are the places of a `Callable` of this type, in a process of this build.
+        // SAFETY: the signature is right, so they are the places of a `Callable` of this type, in a
+        // process of this build.
         let callable = unsafe { Callable::from_places(places) }.map_err(serde::de::Error::custom)?;
         Ok(RemoteFn { callable })
     }
@@ -203,8 +213,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// HMAC-SHA-256 (RFC 2104), cut to 128 bits, over the places and the type. A type's id is 128 bits long, of which its hash has 64; the name
-/// makes up for the rest.
+/// HMAC-SHA-256 (RFC 2104), cut to 128 bits, over the places and the type. A type's id is 128 bits
+/// long, of which its hash has 64; the name makes up for the rest.
 fn sign<A: 'static, R: 'static>(key: Key, places: [i64; 2]) -> [u64; 2] {
     let key: Vec<u8> = key.0.iter().flat_map(|part| part.to_ne_bytes()).collect();
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key).expect("a key may have any length");
@@ -297,7 +307,8 @@ mod tests {
         assert!(serde_json::from_slice::<RemoteFn<(u32, u32), u32>>(&function).is_err());
     }
 
-    /// Types of one name: those that are declared inside a function have no path that tells them apart.
+    /// Types of one name: those that are declared inside a function have no path that tells them
+    /// apart.
     #[test]
     fn another_type_of_the_same_name_is_an_error() {
         fn of<T: 'static>(_: &T) -> RemoteFn<(T,), T> {

@@ -1,6 +1,8 @@
-//! [`Sendable`] and [`Arguments`]: what can travel to another process, and what the compiler says about what can't.
+//! [`Sendable`] and [`Arguments`]: what can travel to another process, and what the compiler says
+//! about what can't.
 //!
-//! The bounds are those of serde. They have a trait of their own so that a missing one is one message that says what to write.
+//! The bounds are those of serde. They have a trait of their own so that a missing one is one
+//! message that says what to write.
 
 use std::marker::PhantomData;
 
@@ -9,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::process::run::{Call, Run, Target};
 
-/// A value that can be sent to another process: a serde type. Implemented for all of them; there is nothing to implement by hand.
+/// A value that can be sent to another process: a serde type. Implemented for all of them; there is
+/// nothing to implement by hand.
 ///
 /// ```
 /// use multiproc::{Process, Sendable};
@@ -52,8 +55,9 @@ impl<T: Serialize + DeserializeOwned> Sendable for T {}
             `multiproc::Value`, `multiproc::Array` or `multiproc::Queue`"
 )]
 pub trait Arguments: Serialize + DeserializeOwned {
-    /// A function with these arguments: [`Call<F, Self>`](Call). By this name, so that where they can't be sent the compiler says that
-    /// alone, and nothing about the methods of a process that can't be.
+    /// A function with these arguments: [`Call<F, Self>`](Call). By this name, so that where they
+    /// can't be sent the compiler says that alone, and nothing about the methods of a process that
+    /// can't be.
     type Call<F: Target<Self>>: Run<Output = F::Output>;
 
     /// This call, by that name.
@@ -87,8 +91,9 @@ macro_rules! arguments {
             }
         }
 
-        // For no type. Where there is one impl to choose from, the compiler chooses it, goes on with a type `Call`, and says of each call
-        // of a method that there is no such method. From two it chooses none if neither fits, and says once why.
+        // For no type. Where there is one impl to choose from, the compiler chooses it, goes on
+        // with a type `Call`, and says of each call of a method that there is no such method. From
+        // two it chooses none if neither fits, and says once why.
         #[diagnostic::do_not_recommend]
         impl<$first, $($arg),*> Arguments for ($first, $($arg,)*)
         where

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A number of bytes. It prints as `256 MiB` where that is what it is, as `1.5 GiB (1610612737 bytes)` where it is not, and as `512 bytes`
-/// below a KiB.
+/// A number of bytes. It prints as `256 MiB` where that is what it is, as `1.5 GiB (1610612737
+/// bytes)` where it is not, and as `512 bytes` below a KiB.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size(pub(crate) u64);
 

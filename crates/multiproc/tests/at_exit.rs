@@ -122,7 +122,8 @@ for_each_method! {
         });
         assert_eq!(code, Some(9));
         assert_eq!(told[0], "3");
-        // A forked copy leaves without the exit handlers of its creator, and `exit` runs none of the C library's there.
+        // A forked copy leaves without the exit handlers of its creator, and `exit` runs none of
+        // the C library's there.
         assert!(told == ["3", "0", "-3"] || method == StartMethod::Fork, "{told:?}");
     }
 }

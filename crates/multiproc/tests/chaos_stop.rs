@@ -1,5 +1,6 @@
-//! Processes that are stopped, wherever they are: what others call with a timeout, or to try, returns in time. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` say when they are
-//! stopped, and for how long that goes on.
+//! Processes that are stopped, wherever they are: what others call with a timeout, or to try,
+//! returns in time. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` say when they are stopped, and
+//! for how long that goes on.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 /// The timeout of each call.
 const TIMEOUT: Duration = Duration::from_millis(10);
 
-/// What comes after that has not come in time. A call that waits for a process that is stopped never returns: so it need not be exact.
+/// What comes after that has not come in time. A call that waits for a process that is stopped
+/// never returns: so it need not be exact.
 const IN_TIME: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Serialize, Deserialize)]

@@ -11,7 +11,8 @@ fn check() {
     cases.compile_fail("tests/ui/captures_something_that_is_dropped.rs");
     // Arguments and results.
     cases.compile_fail("tests/ui/argument_that_is_a_file.rs");
-    // A reference differs from a serde type in its lifetime alone, which no attribute of a trait can speak of.
+    // A reference differs from a serde type in its lifetime alone, which no attribute of a trait
+    // can speak of.
     cases.compile_fail("tests/ui/argument_that_is_a_str.rs");
     cases.compile_fail("tests/ui/argument_that_is_an_arc_mutex.rs");
     cases.compile_fail("tests/ui/argument_that_is_no_serde_type.rs");
@@ -31,7 +32,8 @@ fn check() {
     cases.compile_fail("tests/ui/main_with_arguments.rs");
 }
 
-/// What `cargo build` finds, when code is generated: no trait tells a closure that has captured a number from a function.
+/// What `cargo build` finds, when code is generated: no trait tells a closure that has captured a
+/// number from a function.
 #[test]
 fn build() {
     let cases = trybuild::TestCases::new();

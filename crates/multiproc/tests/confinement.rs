@@ -1,4 +1,5 @@
-//! A child has the rights and the settings that its creator has at the moment of the start, whatever it had when it started its first child.
+//! A child has the rights and the settings that its creator has at the moment of the start,
+//! whatever it had when it started its first child.
 
 mod common;
 
@@ -7,7 +8,8 @@ use std::fs;
 
 use multiproc::{Process, StartMethod};
 
-/// What a process is started from: by a server that has started others, or by a child that stands by, if the method has such.
+/// What a process is started from: by a server that has started others, or by a child that stands
+/// by, if the method has such.
 const STANDBY: [bool; 2] = [false, true];
 
 fn check(result: libc::c_long) -> Result<(), String> {
@@ -34,7 +36,8 @@ fn rights() -> String {
 
 /// The number of the mount that the root directory is on.
 fn mount_of_root() -> u64 {
-    // SAFETY: all-zero bytes are a value of it, the path ends with a zero, and the structure is ours.
+    // SAFETY: all-zero bytes are a value of it, the path ends with a zero, and the structure is
+    // ours.
     unsafe {
         let mut stat: libc::statx = std::mem::zeroed();
         libc::statx(libc::AT_FDCWD, c"/".as_ptr(), 0, libc::STATX_MNT_ID, &raw mut stat);
@@ -108,7 +111,8 @@ fn warm_up(standby: bool) {
     }
 }
 
-/// A change that a process makes to itself between two starts, and what is to be the same in its children afterwards.
+/// A change that a process makes to itself between two starts, and what is to be the same in its
+/// children afterwards.
 struct Case {
     name: &'static str,
     /// What it does before it starts anything.
@@ -364,7 +368,8 @@ const CONFINEMENTS: &[Case] = &[
     },
 ];
 
-/// The directory of this process's control group of version 2; none if nothing is mounted where it is usual.
+/// The directory of this process's control group of version 2; none if nothing is mounted where it
+/// is usual.
 fn control_group() -> Option<std::path::PathBuf> {
     let table = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = table.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
@@ -587,7 +592,8 @@ mod a_child_has_the_settings_of_the_moment {
     }
 }
 
-/// In a process of its own, of a user that can't lower its niceness again: what a thread with less and one with more has, and their children.
+/// In a process of its own, of a user that can't lower its niceness again: what a thread with less
+/// and one with more has, and their children.
 fn threads_that_are_scheduled_differently() -> Result<Vec<(String, String)>, String> {
     become_user(USER)?;
     multiproc::set_standby(false);
@@ -613,7 +619,8 @@ fn a_child_of_a_less_favoured_threads_server_is_as_favoured_as_its_creator() {
     }
 }
 
-/// In a process of its own: a thread confines itself, another doesn't, and both start children in turn.
+/// In a process of its own: a thread confines itself, another doesn't, and both start children in
+/// turn.
 fn threads_that_are_confined_differently(method: StartMethod) -> Result<Vec<(String, String)>, String> {
     warm_up(false);
     let (turn, turns) = (std::sync::Barrier::new(2), 0..3);
@@ -649,7 +656,8 @@ fn a_child_is_confined_as_the_thread_that_starts_it() {
     }
 }
 
-/// In a process of its own: two threads have as many filters each, but others, and start children in turn.
+/// In a process of its own: two threads have as many filters each, but others, and start children
+/// in turn.
 fn threads_with_as_many_filters() -> Result<Vec<(String, String)>, String> {
     warm_up(true);
     let turn = std::sync::Barrier::new(2);
@@ -696,7 +704,8 @@ fn shown() -> Vec<bool> {
 }
 
 fn with_a_secret_for_a_while(method: StartMethod, standby: bool) -> (Vec<Vec<bool>>, Vec<String>) {
-    // SAFETY: no other thread looks into the environment by itself; those of multiproc go by the standard library.
+    // SAFETY: no other thread looks into the environment by itself; those of multiproc go by the
+    // standard library.
     unsafe { std::env::set_var("MULTIPROC_TEST_SECRET", "hidden") };
     warm_up(standby);
     let start = |child: Process<_>| child.start_method(method).start().unwrap().join().unwrap();

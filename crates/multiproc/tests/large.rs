@@ -75,7 +75,8 @@ for_each_method! {
     }
 
     fn what_the_receiver_refuses_is_an_error_whatever_its_size(method) not_fork {
-        // The first value of its kind at the call, and later ones at the latest when the receiver has them.
+        // The first value of its kind at the call, and later ones at the latest when the receiver
+        // has them.
         for len in [11, (10 << 20) + 1] {
             let error = Process::new(|_: Even| (), (Even(bytes(len)),)).start_method(method).start().unwrap_err();
             assert!(error.to_string().contains("an odd number"), "{error}");

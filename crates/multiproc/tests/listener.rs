@@ -90,7 +90,8 @@ fn a_stopped_peer_keeps_nobody_past_the_timeout() {
         assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
         assert!(!connection.poll(SOON).unwrap());
         assert!(wait(&[&connection], SOON).unwrap().is_empty());
-        // Until there is no room any more. Over TCP the kernels may make some more room between them.
+        // Until there is no room any more. Over TCP the kernels may make some more room between
+        // them.
         let is_late = |error: &SendErrorKind| {
             matches!(error, SendErrorKind::Full | SendErrorKind::Timeout | SendErrorKind::Unfinished)
         };
@@ -503,7 +504,8 @@ fn crowd(address: Address) {
     });
 }
 
-/// The same where another process has the listener too, so that those in the middle of it change hands.
+/// The same where another process has the listener too, so that those in the middle of it change
+/// hands.
 #[multiproc::test]
 fn a_crowd_is_let_in_by_several_processes() {
     fn accept(listener: Listener) {
@@ -594,7 +596,8 @@ fn a_path_may_be_long() {
     std::fs::create_dir(&directory).unwrap();
     let path = format!("{directory}/socket");
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
-    // What can be made can be connected to, and replaced when it is dead; and what can't be made is as clear an error at either side.
+    // What can be made can be connected to, and replaced when it is dead; and what can't be made is
+    // as clear an error at either side.
     let room = 107 - scratch.path("").len();
     for len in [room - 1, room, room + 1, room + 2, 95, 150, 255, 256] {
         let path = scratch.path(&"f".repeat(len));

@@ -23,7 +23,8 @@ fn until_it_is_given_back(mut look: impl FnMut()) {
     }
 }
 
-// 205 MB were kept unless a consumer slept in `get`. A process of its own, as others of this test have memory, too.
+// 205 MB were kept unless a consumer slept in `get`. A process of its own, as others of this test
+// have memory, too.
 fn burst(how: u32) {
     let queue = Queue::new().unwrap();
     let other = queue.clone();
@@ -63,7 +64,8 @@ fn after_a_burst_memory_goes_back_however_the_consumer_waits() {
 
 const LIMIT: u64 = 96 << 20;
 
-/// Moves the calling process to a control group in which there is little memory. None if that can't be had.
+/// Moves the calling process to a control group in which there is little memory. None if that can't
+/// be had.
 fn confine(name: &str) -> Option<std::path::PathBuf> {
     let second = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("memory"));
     let (root, file) = match second {

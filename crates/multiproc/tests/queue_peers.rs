@@ -1,4 +1,5 @@
-//! What a queue tells of its other side: that no consumer is left, by its descriptor that there is something, and how it hands out again what was given back.
+//! What a queue tells of its other side: that no consumer is left, by its descriptor that there is
+//! something, and how it hands out again what was given back.
 
 mod common;
 

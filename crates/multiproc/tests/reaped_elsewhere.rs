@@ -1,5 +1,6 @@
-//! Children whose status something else takes: another part of the program that waits for any child, the kernel, a debugger. How they ended is
-//! known all the same where the kernel keeps it, and no wait outlasts its timeout.
+//! Children whose status something else takes: another part of the program that waits for any
+//! child, the kernel, a debugger. How they ended is known all the same where the kernel keeps it,
+//! and no wait outlasts its timeout.
 
 mod common;
 
@@ -55,7 +56,8 @@ fn ask_in_every_way(method: StartMethod) {
     is_code(sleeper.exit_code(), -9);
 }
 
-/// Has this thread, and what it makes from now on, do without clone3(2), as the usual seccomp profile of containers does.
+/// Has this thread, and what it makes from now on, do without clone3(2), as the usual seccomp
+/// profile of containers does.
 fn refuse_clone3() {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
@@ -155,7 +157,8 @@ for_each_method! {
                 let begun = Instant::now();
                 // The child may not have allowed it yet.
                 let is_traced = loop {
-                    // SAFETY: another process is attached to, and nothing of this one's memory is touched.
+                    // SAFETY: another process is attached to, and nothing of this one's memory is
+                    // touched.
                     if unsafe { libc::ptrace(PTRACE_SEIZE as _, pid, 0, 0) } == 0 {
                         break true;
                     }

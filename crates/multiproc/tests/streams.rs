@@ -1,4 +1,5 @@
-//! What a child's end and its value don't depend on: whether its stdout and stderr can be written, and which of its threads holds their locks.
+//! What a child's end and its value don't depend on: whether its stdout and stderr can be written,
+//! and which of its threads holds their locks.
 
 mod common;
 
@@ -13,7 +14,8 @@ fn fails() -> std::io::Result<u8> {
 }
 
 fn fails_with_stderr_closed() -> std::io::Result<u8> {
-    // SAFETY: no memory is touched, and the standard library takes a closed stderr for one that nobody reads.
+    // SAFETY: no memory is touched, and the standard library takes a closed stderr for one that
+    // nobody reads.
     unsafe { libc::close(2) };
     fails()
 }

@@ -1,7 +1,7 @@
 //! `#[multiproc::test]` ends what a test leaves behind.
 //!
-//! The tests that leave something behind do so only in a test binary that a test of this file runs: this one, with `LEAVE` in its
-//! environment.
+//! The tests that leave something behind do so only in a test binary that a test of this file runs:
+//! this one, with `LEAVE` in its environment.
 
 mod common;
 
@@ -44,7 +44,8 @@ fn run(tests: &[&str], threads: usize) -> Run {
 }
 
 impl Run {
-    /// Checks that it ended in the right way, and that this many processes were started in it, and are gone.
+    /// Checks that it ended in the right way, and that this many processes were started in it, and
+    /// are gone.
     fn check(self, code: i32, processes: usize) {
         assert_eq!((self.code, self.pids.len()), (Some(code), processes), "{}", self.text);
         // They had been reaped before the binary ended, by the test or at the exit.

@@ -1,5 +1,6 @@
-//! Main processes in places where a start or a lifeline could fail: user and PID namespaces, other users, sandboxes, bare root directories. One
-//! scenario of many, by its name. "refused" on stdout if the system doesn't let this process make such a place.
+//! Main processes in places where a start or a lifeline could fail: user and PID namespaces, other
+//! users, sandboxes, bare root directories. One scenario of many, by its name. "refused" on stdout
+//! if the system doesn't let this process make such a place.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -55,11 +56,13 @@ fn refused() -> ! {
     std::process::exit(0)
 }
 
-/// Makes this process root of a user namespace with 65,536 users, none of which is root outside: a rootless container.
+/// Makes this process root of a user namespace with 65,536 users, none of which is root outside: a
+/// rootless container.
 fn enter_container() {
     let (mut told, mut tell) = std::io::pipe().unwrap();
     let (mut heard, mut hear) = std::io::pipe().unwrap();
-    // SAFETY: there is one thread. The copy, which stays outside to write the maps, leaves without the original's handlers.
+    // SAFETY: there is one thread. The copy, which stays outside to write the maps, leaves without
+    // the original's handlers.
     unsafe {
         let main = libc::getpid();
         let helper = libc::fork();
@@ -90,7 +93,8 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Children that change their user: the first, one that may have been made ahead, and one of another method. Then waits to be killed.
+/// Children that change their user: the first, one that may have been made ahead, and one of
+/// another method. Then waits to be killed.
 fn changes_user() {
     enter_container();
     let method = multiproc::start_method();
@@ -136,7 +140,8 @@ fn unshare_pids() {
     }
 }
 
-/// A child that is the first process of a PID namespace, its own child, and then waits to be killed.
+/// A child that is the first process of a PID namespace, its own child, and then waits to be
+/// killed.
 fn first_of_namespace(method: StartMethod, blocks: bool) {
     unshare_pids();
     let (ready, word) = multiproc::one_way::<i32>().map(|(sender, receiver)| (receiver, sender)).unwrap();
@@ -199,7 +204,8 @@ fn gave_up_root() {
     become_another_user();
 }
 
-/// In a container, a daemon becomes one user and main another, and ends: neither may signal the other.
+/// In a container, a daemon becomes one user and main another, and ends: neither may signal the
+/// other.
 fn both_change_user() {
     enter_container();
     multiproc::set_grace_period(Duration::from_millis(50));
@@ -288,10 +294,12 @@ fn refused_call(name: &str) {
     one();
 }
 
-/// Goes to a root directory that has what the program needs of /usr and /lib, and /proc if `proc` says so.
+/// Goes to a root directory that has what the program needs of /usr and /lib, and /proc if `proc`
+/// says so.
 fn bare_root(directory: &str, proc: &str) {
     let c = |path: String| CString::new(path).unwrap();
-    // SAFETY: all paths end with a zero; the process has one thread, and a mount namespace of its own.
+    // SAFETY: all paths end with a zero; the process has one thread, and a mount namespace of its
+    // own.
     unsafe {
         if libc::unshare(libc::CLONE_NEWNS) != 0 {
             refused();
@@ -325,7 +333,8 @@ fn close_stdin() {
     assert_eq!(unsafe { libc::close(0) }, 0);
 }
 
-/// Starts children while descriptor 0 is closed for good, and another thread's files get its number for a moment each.
+/// Starts children while descriptor 0 is closed for good, and another thread's files get its number
+/// for a moment each.
 fn number_in_use() {
     close_stdin();
     let done = AtomicBool::new(false);

@@ -1,4 +1,5 @@
-//! A program that has forgotten the entry for its children. With an argument it ends with the error: `result`, `boxed`, `unwrap`.
+//! A program that has forgotten the entry for its children. With an argument it ends with the
+//! error: `result`, `boxed`, `unwrap`.
 
 use multiproc::{Process, StartMethod};
 use multiproc_programs::say;

@@ -353,8 +353,8 @@ fn attack(program: &str) {
     say(&child.wait().unwrap().code().unwrap().to_string());
 }
 
-/// Says whether a child may make a directory, before and after this process has given that up by Landlock. Nothing else changes: `no_new_privs`
-/// is there from the start.
+/// Says whether a child may make a directory, before and after this process has given that up by
+/// Landlock. Nothing else changes: `no_new_privs` is there from the start.
 fn confines_itself() {
     let may_make = || {
         let directory = std::env::temp_dir().join(format!("multiproc-confined-{}", std::process::id()));

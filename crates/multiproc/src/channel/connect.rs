@@ -19,14 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often a connection that is lost in the middle of the handshake is tried again: the listener may have said that it has no room.
+/// How often a connection that is lost in the middle of the handshake is tried again: the listener
+/// may have said that it has no room.
 const RESETS: u32 = 10;
 
 /// Connects to a [`Listener`](crate::Listener) at `address`, in whatever process of whatever program, that has the same key. Python's
 /// `multiprocessing.connection.Client`.
 ///
-/// The types are those of the other side, the other way round: what this end sends, that end receives. Waits until the listener accepts, for
-/// up to 20 seconds; see [`connect_timeout`]. If the listener has no room for another client at the moment, this tries again meanwhile.
+/// The types are those of the other side, the other way round: what this end sends, that end
+/// receives. Waits until the listener accepts, for up to 20 seconds; see [`connect_timeout`]. If
+/// the listener has no room for another client at the moment, this tries again meanwhile.
 ///
 /// See [`Listener`](crate::Listener) for an example, and for what a key does and does not do.
 ///
@@ -85,7 +87,8 @@ pub fn connect_timeout<S, R>(
         if !is_worth_it || is_over {
             return Err(ConnectError { address, kind });
         }
-        // No event tells when there is room. Clients that were sent away at once come back one after the other.
+        // No event tells when there is room. Clients that were sent away at once come back one
+        // after the other.
         std::thread::sleep(pause.mul_f64(0.5 + (multiproc_os::random::seed() % 1024) as f64 / 2048.0));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -158,7 +161,8 @@ fn system(error: io::Error) -> ConnectErrorKind {
     }
 }
 
-/// Whether the connection was lost, with whatever the listener had said last: over TCP, what is said to one who has closed takes that away.
+/// Whether the connection was lost, with whatever the listener had said last: over TCP, what is
+/// said to one who has closed takes that away.
 fn is_reset(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)

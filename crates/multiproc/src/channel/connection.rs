@@ -209,7 +209,8 @@ impl<T: Sendable> Sender<T> {
         }
     }
 
-    /// The value as it travels. None if too many descriptors are on their way for it to be put together.
+    /// The value as it travels. None if too many descriptors are on their way for it to be put
+    /// together.
     pub(super) fn payload(&self, value: &T) -> Result<Option<Payload>, SendErrorKind> {
         let payload = match (codec::encode(&[], value), &self.tx) {
             (Ok(payload), _) => payload,

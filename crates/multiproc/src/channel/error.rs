@@ -137,7 +137,8 @@ impl RecvError {
         &self.kind
     }
 
-    /// The value that has come and could not be read: [`CodecError::decode_as`] reads it as another type.
+    /// The value that has come and could not be read: [`CodecError::decode_as`] reads it as another
+    /// type.
     pub fn undecodable(&self) -> Option<&CodecError> {
         self.undecodable.as_deref()
     }

@@ -293,14 +293,16 @@ impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
     }
 }
 
-/// As of a [`Queue`](crate::Queue). It is readable also when an item is to be had because a process has died with it.
+/// As of a [`Queue`](crate::Queue). It is readable also when an item is to be had because a process
+/// has died with it.
 impl<T> AsFd for JoinableQueue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.fd()
     }
 }
 
-/// As of a [`Queue`](crate::Queue); ready also when an item is to be had because a process has died with it.
+/// As of a [`Queue`](crate::Queue); ready also when an item is to be had because a process has died
+/// with it.
 impl<T> Waitable for JoinableQueue<T> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.end.store.fd_to_sleep_on()

@@ -70,10 +70,12 @@ pub enum ConnectErrorKind {
     /// An abstract name, without a key: the other process belongs to another user than this one and root.
     #[error("the other process belongs to another user, and there is no key")]
     OtherUser,
-    /// The listener has let go of this connection before it was made: it is gone, or has found this side too slow. It may be tried again.
+    /// The listener has let go of this connection before it was made: it is gone, or has found this
+    /// side too slow. It may be tried again.
     #[error("the listener has closed the connection before it was made")]
     Closed,
-    /// The listener had no room for another client until the time was up: more clients than it can hear at once, or no descriptors left.
+    /// The listener had no room for another client until the time was up: more clients than it can
+    /// hear at once, or no descriptors left.
     #[error("the listener has no room for another client at the moment")]
     Crowded,
     /// The time was up: nobody accepts there, or the way is too long.
@@ -210,7 +212,8 @@ pub enum RefusalReason {
     /// It has not said in time what there is to say.
     #[error("it was silent for too long")]
     Silent,
-    /// It had been idle in the middle of it for the longest time, and its place was needed for others. It has been told to try again.
+    /// It had been idle in the middle of it for the longest time, and its place was needed for
+    /// others. It has been told to try again.
     #[error("there were too many at once")]
     Crowded,
     /// There were no descriptors left for the connection.

@@ -66,8 +66,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// there is to say has to go. Those who are not let in are told why, and passed over; [`take_refused`](Listener::take_refused) knows of them, and
 /// they are logged as warnings, or counted there if they are many. A machine that vanishes counts as gone after two minutes.
 ///
-/// **A crowd** is let in one after the other: clients wait in line, up to the system's limit of `net.core.somaxconn`, and where there is no room
-/// (at the limit of open descriptors) one is told to come again, which [`connect`](crate::connect) does until its time is up.
+/// **A crowd** is let in one after the other: clients wait in line, up to the system's limit of
+/// `net.core.somaxconn`, and where there is no room (at the limit of open descriptors) one is told
+/// to come again, which [`connect`](crate::connect) does until its time is up.
 ///
 /// **Several processes** may accept: a listener is cloned, sent as an argument or in a message, or copied by a fork, and each connection goes to
 /// one of them. It is there until the last of them has dropped it; only the socket's file is gone when the process that has made it drops its last

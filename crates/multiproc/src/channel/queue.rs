@@ -60,17 +60,21 @@ use crate::{Error, Handle, Result};
 /// A thread that puts while another waits in `get` needs a handle of its own for that: a clone. (As long as there has never been a second handle, in this process or
 /// another, threads may share the only one.)
 ///
-/// A [`Producer`] is also told when no handle is left anywhere that could take anything, whatever the queue holds: [`Disconnected`](PutErrorKind::Disconnected). In a stream of puts it may be told some
-/// hundreds of microseconds late.
+/// A [`Producer`] is also told when no handle is left anywhere that could take anything, whatever
+/// the queue holds: [`Disconnected`](PutErrorKind::Disconnected). In a stream of puts it may be
+/// told some hundreds of microseconds late.
 ///
-/// **A process that is stopped** (`SIGSTOP`, a debugger) in the middle of an operation delays those calls of others that have no timeout. Calls with a timeout, and those that try, return in
-/// time, and say which process it is: [`Stalled`](PutErrorKind::Stalled).
+/// **A process that is stopped** (`SIGSTOP`, a debugger) in the middle of an operation delays those
+/// calls of others that have no timeout. Calls with a timeout, and those that try, return in time,
+/// and say which process it is: [`Stalled`](PutErrorKind::Stalled).
 ///
-/// **Limits.** Without any, a queue grows as long as there is memory, and then `put` is an error, before the kernel has to kill a process. [`with_capacity`](Queue::with_capacity) and [`with_limits`](Queue::with_limits) bound it.
-/// Memory goes back to the system as items are taken.
+/// **Limits.** Without any, a queue grows as long as there is memory, and then `put` is an error,
+/// before the kernel has to kill a process. [`with_capacity`](Queue::with_capacity) and
+/// [`with_limits`](Queue::with_limits) bound it. Memory goes back to the system as items are taken.
 ///
-/// A queue takes four descriptors in each process that has it, five if it has a limit. Some hundreds of items with open files in them
-/// (see [`Handle`]) can be in a queue at a time; `put` says so if there are too many.
+/// A queue takes four descriptors in each process that has it, five if it has a limit. Some
+/// hundreds of items with open files in them (see [`Handle`]) can be in a queue at a time; `put`
+/// says so if there are too many.
 pub struct Queue<T> {
     pub(super) end: End<T>,
 }
@@ -180,7 +184,8 @@ impl<T> End<T> {
         }
     }
 
-    /// An error when no process is left that could take what is about to be put. Never so for a handle that could itself.
+    /// An error when no process is left that could take what is about to be put. Never so for a
+    /// handle that could itself.
     #[inline]
     pub(super) fn expect_takers(&self) -> Result<(), PutErrorKind> {
         match !self.role.gets() && self.store.has_lost_its_takers() {
@@ -584,8 +589,8 @@ macro_rules! any_end {
 }
 
 impl<T> Producer<T> {
-    /// Whether a handle is left, in any process, through which items can be taken; those on their way in messages and in arguments of processes
-    /// that are about to start included.
+    /// Whether a handle is left, in any process, through which items can be taken; those on their
+    /// way in messages and in arguments of processes that are about to start included.
     ///
     /// ```
     /// # #[multiproc::main]
@@ -605,7 +610,8 @@ impl<T> Producer<T> {
 }
 
 impl<T> Consumer<T> {
-    /// Whether a handle is left, in any process, through which items can be put; those on their way included, as for [`Producer::has_consumers`].
+    /// Whether a handle is left, in any process, through which items can be put; those on their way
+    /// included, as for [`Producer::has_consumers`].
     ///
     /// ```
     /// # #[multiproc::main]
@@ -780,9 +786,12 @@ macro_rules! getting {
             }
         }
 
-        /// A descriptor that polls readable while there is something to get, whenever it was asked for; it is the same for all handles of the process that are clones of one
-        /// another, and may be in a set of epoll(7). Call [`try_get`](Queue::try_get) until it says [`Empty`](GetError::Empty), and then poll again. It may be readable without need, as
-        /// when another process has taken the item: the `try_get` that finds nothing puts that right. Nothing is to be read from it.
+        /// A descriptor that polls readable while there is something to get, whenever it was asked
+        /// for; it is the same for all handles of the process that are clones of one another, and
+        /// may be in a set of epoll(7). Call [`try_get`](Queue::try_get) until it says
+        /// [`Empty`](GetError::Empty), and then poll again. It may be readable without need, as
+        /// when another process has taken the item: the `try_get` that finds nothing puts that
+        /// right. Nothing is to be read from it.
         impl<T> AsFd for $name<T> {
             fn as_fd(&self) -> BorrowedFd<'_> {
                 self.end.fd()

@@ -29,12 +29,14 @@ pub enum PutErrorKind {
     /// Somebody has [closed](crate::Queue::close) it.
     #[error("it is closed")]
     Closed,
-    /// No process is left that could take anything out: all handles that could take are gone, or the queue is full and those that are left wait as well. The items that are in
-    /// the queue stay there.
+    /// No process is left that could take anything out: all handles that could take are gone, or
+    /// the queue is full and those that are left wait as well. The items that are in the queue stay
+    /// there.
     #[error("nobody is left who could take anything out")]
     Disconnected,
-    /// A process is in the middle of an operation on the queue and does not go on: it is stopped (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been
-    /// put; to try again makes sense when the process goes on, or has been killed.
+    /// A process is in the middle of an operation on the queue and does not go on: it is stopped
+    /// (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been put; to
+    /// try again makes sense when the process goes on, or has been killed.
     #[error("process {pid} {} in the middle of an operation on it", if *stopped { "is stopped" } else { "makes no progress" })]
     Stalled {
         /// The process.
@@ -83,7 +85,8 @@ impl<T> PutError<T> {
         matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut | PutErrorKind::Stalled { .. })
     }
 
-    /// Whether nothing can ever be put again: it is closed, or no process is left that could take anything.
+    /// Whether nothing can ever be put again: it is closed, or no process is left that could take
+    /// anything.
     pub fn is_end(&self) -> bool {
         matches!(self.kind, PutErrorKind::Closed | PutErrorKind::Disconnected)
     }
@@ -146,8 +149,9 @@ pub enum GetError {
     /// There was nothing in it until the end of the timeout.
     #[error("the queue was empty all the time")]
     TimedOut,
-    /// A process is in the middle of an operation on the queue and does not go on: it is stopped (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been
-    /// taken; to try again makes sense when the process goes on, or has been killed.
+    /// A process is in the middle of an operation on the queue and does not go on: it is stopped
+    /// (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been taken;
+    /// to try again makes sense when the process goes on, or has been killed.
     #[error("cannot take from the queue: process {pid} {} in the middle of an operation on it", if *stopped { "is stopped" } else { "makes no progress" })]
     Stalled {
         /// The process.
@@ -155,8 +159,8 @@ pub enum GetError {
         /// Whether it is stopped, as far as `/proc` tells.
         stopped: bool,
     },
-    /// Getting: it is empty, and no process is left that could put anything in. Joining: tasks are left, and no process to do them. All other handles are gone, or
-    /// wait as well.
+    /// Getting: it is empty, and no process is left that could put anything in. Joining: tasks are
+    /// left, and no process to do them. All other handles are gone, or wait as well.
     #[error("no other process is left that could put an item in, or do the tasks that are left")]
     Disconnected,
     /// It is empty, and somebody has [closed](crate::Queue::close) it.

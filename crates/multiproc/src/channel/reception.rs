@@ -24,14 +24,17 @@ use super::connection::{Ends, Link, Receiver, Sender};
 use super::link_error::{Refusal, RefusalReason};
 use crate::Handle;
 
-/// How many may be in the middle of the handshake in one process, and get on with it, before the next is taken in. The others wait in the
-/// kernel's line, where they cost nothing. Clients that are silent, or whose second connection is still in that line, don't count.
+/// How many may be in the middle of the handshake in one process, and get on with it, before the
+/// next is taken in. The others wait in the kernel's line, where they cost nothing. Clients that
+/// are silent, or whose second connection is still in that line, don't count.
 const AT_WORK: usize = 128;
 
-/// A client that has said nothing for this long doesn't count as getting on with it, and may have to go to make room for others.
+/// A client that has said nothing for this long doesn't count as getting on with it, and may have
+/// to go to make room for others.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// How many descriptors the clients may take up that are in the middle of it: half of what this process may have open, within these bounds.
+/// How many descriptors the clients may take up that are in the middle of it: half of what this
+/// process may have open, within these bounds.
 const LEAST_FDS: u64 = 256;
 const MOST_FDS: u64 = 8192;
 
@@ -135,11 +138,13 @@ struct Log {
 pub(super) struct Reception {
     guests: BTreeMap<u64, Guest>,
     next: u64,
-    /// Nobody is taken in at the moment: the socket that listens and the anteroom are not in the set.
+    /// Nobody is taken in at the moment: the socket that listens and the anteroom are not in the
+    /// set.
     is_paused: bool,
     /// How many descriptors the guests may take up.
     most_fds: usize,
-    /// Guests for whom there was no room in the anteroom are here while nobody accepts, since then. Their time stands still.
+    /// Guests for whom there was no room in the anteroom are here while nobody accepts, since then.
+    /// Their time stands still.
     left: Option<Instant>,
     /// In the set, while nobody here accepts and guests are kept.
     timer: Option<Timer>,
@@ -271,7 +276,8 @@ impl Reception {
         }
     }
 
-    /// Keeps those who are not through, until this process accepts again: there is no other that could.
+    /// Keeps those who are not through, until this process accepts again: there is no other that
+    /// could.
     pub(super) fn stop(&mut self) {
         if self.process == threads::getpid() {
             self.come_back();
@@ -298,7 +304,8 @@ impl Reception {
             let waiting =
                 Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left, idle };
             if let Err(error) = house.to_anteroom.try_send(waiting) {
-                // There is no room for it, or no descriptors. It stays, until this process accepts again.
+                // There is no room for it, or no descriptors. It stays, until this process accepts
+                // again.
                 is_full = true;
                 let guest = Guest::coming_back(error.into_inner(), now);
                 if guest.add_to(set, number).is_ok() {
@@ -389,8 +396,8 @@ impl Reception {
         }
     }
 
-    /// One who has been idle for this long makes room: of those who have come the least far, the one who has been idle the longest. It is told
-    /// to come again. False if there is nobody.
+    /// One who has been idle for this long makes room: of those who have come the least far, the
+    /// one who has been idle the longest. It is told to come again. False if there is nobody.
     fn make_room(&mut self, house: &House, set: &Epoll, idle: Duration) -> bool {
         let now = Instant::now();
         let candidates = self.guests.iter().filter(|(_, guest)| now.saturating_duration_since(guest.since) >= idle);
@@ -643,7 +650,8 @@ impl Guest {
             RefusalReason::UnknownKey => Some(auth::REFUSED_KEY),
             RefusalReason::WrongKey => Some(auth::REFUSED_WRONG_KEY),
             RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_ROOM),
-            // One that has not said a word yet may not be a client. It wouldn't be told if it had said something that is not.
+            // One that has not said a word yet may not be a client. It wouldn't be told if it had
+            // said something that is not.
             RefusalReason::Crowded => Some(auth::REFUSED_CROWDED),
             _ => None,
         };
@@ -693,7 +701,8 @@ impl Guest {
             Said::Second(name) if house.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
-                // Whoever it was to be brought to has let go of the first connection, for want of room most likely.
+                // Whoever it was to be brought to has let go of the first connection, for want of
+                // room most likely.
                 Err(_) => {
                     say(&self.socket, &auth::verdict(auth::REFUSED_CROWDED, keyed));
                     Err(RefusalReason::Gone)

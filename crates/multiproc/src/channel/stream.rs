@@ -29,7 +29,8 @@ const TRAILER: [u8; 8] = *b"mpst-end";
 /// How much memory is taken ahead of what has come: a length is only a claim.
 const AHEAD: usize = 1 << 20;
 
-/// How much is read or written before the caller looks at the clock. It is more than waits in a socket, by default.
+/// How much is read or written before the caller looks at the clock. It is more than waits in a
+/// socket, by default.
 const AT_ONCE: usize = 8 << 20;
 
 /// How much is read at once of what nobody wants.
@@ -177,8 +178,9 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
         HEADER + self.body.len() + TRAILER.len()
     }
 
-    /// Writes what comes after the first `gone` bytes, as far as there is room, and up to [`AT_ONCE`] of it: the other end may receive as fast as
-    /// this writes. Says how many have gone then.
+    /// Writes what comes after the first `gone` bytes, as far as there is room, and up to
+    /// [`AT_ONCE`] of it: the other end may receive as fast as this writes. Says how many have gone
+    /// then.
     fn write(&self, socket: &OwnedFd, mut gone: usize) -> io::Result<usize> {
         let end = self.len().min(gone.saturating_add(AT_ONCE));
         while gone < end {
@@ -271,7 +273,8 @@ impl Tx {
         })
     }
 
-    /// Sends what `begin` begins to send once it is its turn. `ours` says which of those that were left unfinished it is, if it has begun.
+    /// Sends what `begin` begins to send once it is its turn. `ours` says which of those that were
+    /// left unfinished it is, if it has begun.
     fn send_with(
         &self,
         ours: &mut Option<u64>,
@@ -363,7 +366,8 @@ pub(crate) struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Sends it, or what is left of it. After `Full`, `Timeout` and `Unfinished` this can be called again.
+    /// Sends it, or what is left of it. After `Full`, `Timeout` and `Unfinished` this can be called
+    /// again.
     pub(crate) fn go_on(&mut self, patience: Patience) -> Result<(), SendErrorKind> {
         let frame = &mut self.frame;
         self.tx.send_with(&mut self.ours, patience, |socket| {

@@ -1,5 +1,6 @@
-//! Records of processes that fail: a panic, told by the process itself; a death by a signal or for want of memory, told by its parent. They
-//! go to the relay, if there is one, beside what the process has logged itself.
+//! Records of processes that fail: a panic, told by the process itself; a death by a signal or for
+//! want of memory, told by its parent. They go to the relay, if there is one, beside what the
+//! process has logged itself.
 
 use std::panic::Location;
 use std::time::SystemTime;

@@ -35,8 +35,8 @@ use crate::process::stdio::Streams;
 /// The target of the library's own records.
 const OURS: &str = "multiproc";
 
-/// Logs something that the library does. [`log_to_stderr`](crate::log_to_stderr) prints it at this level, which is that of Python's
-/// `multiprocessing`; to any other logger it is less serious.
+/// Logs something that the library does. [`log_to_stderr`](crate::log_to_stderr) prints it at this
+/// level, which is that of Python's `multiprocessing`; to any other logger it is less serious.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     let shown = if stderr::is_installed() || uplink::is_installed() { level } else { elsewhere(level) };
     if shown <= ::log::max_level() {
@@ -45,8 +45,8 @@ pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     stderr::event(level, message);
 }
 
-/// The level of this library's own records for loggers other than `log_to_stderr`: that a process begins, ends and is waited for matters to
-/// those who look for a fault.
+/// The level of this library's own records for loggers other than `log_to_stderr`: that a process
+/// begins, ends and is waited for matters to those who look for a fault.
 fn elsewhere(level: Level) -> Level {
     match level {
         Level::Error | Level::Warn => level,

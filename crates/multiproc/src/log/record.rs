@@ -80,8 +80,8 @@ impl RelayedRecord {
         UNIX_EPOCH.checked_add(self.content.time).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Its level. That a process begins, ends and is waited for is `Debug` or `Trace`; a panic, and a death by a signal or for want of
-    /// memory, is `Error`.
+    /// Its level. That a process begins, ends and is waited for is `Debug` or `Trace`; a panic, and
+    /// a death by a signal or for want of memory, is `Error`.
     pub fn level(&self) -> Level {
         self.level
     }

@@ -31,10 +31,12 @@ use crate::{Error, Result};
 /// and it has been handed to the logger here before `wait` or `join` of that child returns. The same goes for the end of this process.
 /// (Only a logger that is stuck for 5 seconds is not waited for.)
 ///
-/// A panic in a descendant, and its death by a signal or for want of memory, is one such record too, of level `ERROR` and with the target
-/// `multiproc`: with the message and place of the panic, and the key-values `failure` (`panic`, `signal`, `out_of_memory` or
-/// `memory_limit`), `location` and `signal`. (The traceback of a panic is on the stderr of its process, as without a relay;
-/// [`log_to_stderr`](crate::log_to_stderr) doesn't repeat it.) Signals that its parent has sent it are no failure.
+/// A panic in a descendant, and its death by a signal or for want of memory, is one such record
+/// too, of level `ERROR` and with the target `multiproc`: with the message and place of the panic,
+/// and the key-values `failure` (`panic`, `signal`, `out_of_memory` or `memory_limit`), `location`
+/// and `signal`. (The traceback of a panic is on the stderr of its process, as without a relay;
+/// [`log_to_stderr`](crate::log_to_stderr) doesn't repeat it.) Signals that its parent has sent it
+/// are no failure.
 ///
 /// In the descendants the logger is ours: `env_logger::init()` in a target would find one there, and panic; use `try_init` in code that runs
 /// in both. They log what this process would: the level is [`log::max_level`] of the moment of their start.
@@ -171,8 +173,8 @@ pub(crate) fn way() -> Option<(Arc<OwnedFd>, LevelFilter)> {
     }
 }
 
-/// Sends a record of this process about another: to the relay here, or up to where this process's own go. There is none of it without a
-/// relay.
+/// Sends a record of this process about another: to the relay here, or up to where this process's
+/// own go. There is none of it without a relay.
 pub(crate) fn send(content: &Content<'_>) {
     let Some(relay) = RELAY.here() else {
         if content.level <= ::log::max_level() as u8 {

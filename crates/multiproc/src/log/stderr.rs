@@ -23,8 +23,9 @@ static LOGGER: Logger = Logger(());
 /// crate. If the program has a logger of its own, that one keeps the program's records, gets the library's too, and only the library's
 /// are printed.
 ///
-/// What the library does is printed at the levels of Python's `multiprocessing`: that a process begins and ends is `Info`. To any other logger
-/// that is `Debug`, and what is `Debug` here `Trace`.
+/// What the library does is printed at the levels of Python's `multiprocessing`: that a process
+/// begins and ends is `Info`. To any other logger that is `Debug`, and what is `Debug` here
+/// `Trace`.
 ///
 /// With [`relay_logs`](crate::relay_logs) it is this process that prints the records of all its descendants.
 ///

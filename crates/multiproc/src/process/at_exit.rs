@@ -41,7 +41,8 @@ impl Finalizer {
     pub fn cancel(self) -> bool {
         let mut finalizers = lock();
         let function = finalizers.registered.remove(&self.key).or_else(|| finalizers.round.remove(&self.key));
-        // What the function has captured is the user's, and may register finalizers when it is dropped.
+        // What the function has captured is the user's, and may register finalizers when it is
+        // dropped.
         drop(finalizers);
         function.is_some()
     }
@@ -53,10 +54,11 @@ impl Finalizer {
 /// Those of priority 0 and above run before this process's children are ended or waited for, the others after; the higher priority
 /// first, and of the same priority the later registered. A panic in one doesn't keep the others from running.
 ///
-/// A finalizer may start processes, and register further finalizers. A finalizer that is registered during the end runs after those that were
-/// registered before the end, whatever its priority, and there is a fixed number of such rounds: a finalizer that registers itself
-/// again doesn't keep the process from ending. Finalizers that are left after the last round are neither called nor dropped, and a warning is
-/// logged.
+/// A finalizer may start processes, and register further finalizers. A finalizer that is registered
+/// during the end runs after those that were registered before the end, whatever its priority, and
+/// there is a fixed number of such rounds: a finalizer that registers itself again doesn't keep the
+/// process from ending. Finalizers that are left after the last round are neither called nor
+/// dropped, and a warning is logged.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -189,8 +191,8 @@ pub(crate) fn run() {
     forkserver::end();
 }
 
-/// Runs those of at least this priority, in order; then those that have been registered meanwhile. No more than that: they may always register
-/// others, and so may other threads.
+/// Runs those of at least this priority, in order; then those that have been registered meanwhile.
+/// No more than that: they may always register others, and so may other threads.
 fn run_finalizers(lowest: i32) {
     for _ in 0..2 {
         begin_round(lowest);

@@ -57,10 +57,11 @@ pub struct Process<R> {
 impl Process<()> {
     /// A process that will call `target` with the elements of the tuple `args`.
     ///
-    /// The target is a `fn` item, a `fn` pointer, or a closure that captures nothing; the arguments, 0 to 8 of them, and what the target
-    /// returns are serde types (see [`Outcome`] for errors, [`Handle`](crate::Handle) for open files and sockets). A closure that captures
-    /// something does not compile: pass the value as an argument. (`cargo check` accepts one that has captured numbers and other `Copy`
-    /// values by `move`; `cargo build` does not.)
+    /// The target is a `fn` item, a `fn` pointer, or a closure that captures nothing; the
+    /// arguments, 0 to 8 of them, and what the target returns are serde types (see [`Outcome`] for
+    /// errors, [`Handle`](crate::Handle) for open files and sockets). A closure that captures
+    /// something does not compile: pass the value as an argument. (`cargo check` accepts one that
+    /// has captured numbers and other `Copy` values by `move`; `cargo build` does not.)
     ///
     /// ```
     /// use multiproc::Process;
@@ -166,10 +167,12 @@ impl<R: Run> Process<R> {
     /// Whether it goes on when the process that starts it ends, in whatever way. Otherwise it never does: at an orderly end it is waited
     /// for or terminated, and if that process is killed, the kernel kills it too.
     ///
-    /// That holds for a process that changes its user, too: in a rootless container (a user namespace), where the kernel's signal doesn't
-    /// reach such a process, the server of [`StartMethod::ForkServer`] kills it, and is there for the other methods as well. Two kinds of
-    /// process end only with their next call to this library: one that has changed its user in such a container, and whose server was killed
-    /// together with its parent; and one that has done so and is the first of a PID namespace. A program that the process executes (exec) is
+    /// That holds for a process that changes its user, too: in a rootless container (a user
+    /// namespace), where the kernel's signal doesn't reach such a process, the server of
+    /// [`StartMethod::ForkServer`] kills it, and is there for the other methods as well. Two kinds
+    /// of process end only with their next call to this library: one that has changed its user in
+    /// such a container, and whose server was killed together with its parent; and one that has
+    /// done so and is the first of a PID namespace. A program that the process executes (exec) is
     /// not ended.
     ///
     /// ```no_run
@@ -349,7 +352,8 @@ impl<R: Run> Process<R> {
     /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files; when an option can't be
     ///   put in place, such as a directory that isn't there.
     /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
-    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that panics, as in a destructor that runs because of a panic.
+    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that panics, as in a destructor
+    ///   that runs because of a panic.
     /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has lent what it guards.
     /// - [`Error::Exiting`] when this process is past its end.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.

@@ -63,8 +63,9 @@ pub(crate) struct Shared {
     sent: AtomicU64,
 }
 
-/// How long the thread that reaps a child of this process in place of us may take for that. It is inside a system call that doesn't wait; only
-/// on an overloaded machine is it anything that can be measured.
+/// How long the thread that reaps a child of this process in place of us may take for that. It is
+/// inside a system call that doesn't wait; only on an overloaded machine is it anything that can be
+/// measured.
 const REAPED_WITHIN: Duration = Duration::from_secs(10);
 
 enum State {
@@ -167,8 +168,8 @@ impl Shared {
             Ok(None) => return Ok(None),
             Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
             Err(error) if error.raw_os_error() == Some(ECHILD) => {
-                // Something else has reaped it, or is about to. Or it is no child of ours: this is a copy of the process that started it,
-                // which may not have reaped it.
+                // Something else has reaped it, or is about to. Or it is no child of ours: this is
+                // a copy of the process that started it, which may not have reaped it.
                 if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
                     return Ok(None);
                 }
@@ -314,7 +315,8 @@ impl Shared {
         }
     }
 
-    /// Waits until the status of a process that has ended can be taken, but no longer than until `deadline`.
+    /// Waits until the status of a process that has ended can be taken, but no longer than until
+    /// `deadline`.
     pub(crate) fn wait_for_status(&self, deadline: Instant) -> io::Result<bool> {
         pidfd::wait_for_status(&self.pidfd, Some(deadline))
     }
@@ -336,7 +338,8 @@ impl Shared {
 
     /// Nothing happens to a process that has ended, nor to the one that has its id now.
     ///
-    /// Where this process has not the right to signal it, SIGKILL comes by way of its lifeline, and its end is waited for.
+    /// Where this process has not the right to signal it, SIGKILL comes by way of its lifeline, and
+    /// its end is waited for.
     pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
         if let State::Ended { .. } = &*self.lock() {
             return Ok(());
@@ -362,7 +365,8 @@ impl Shared {
         }
     }
 
-    /// Has the kernel end a process that this one may not signal. False if it has no lifeline, or none that this process holds.
+    /// Has the kernel end a process that this one may not signal. False if it has no lifeline, or
+    /// none that this process holds.
     fn cut_lifeline(&self) -> bool {
         match &*self.lock() {
             State::Running { socket, .. } if !self.outlives_parent => lifeline::cut(socket).is_ok(),
@@ -483,20 +487,21 @@ impl ProcessHandle {
     /// Nothing happens if it has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] if it runs as another user, as when this process has given up rights that the other has kept.
-    /// [`kill`](ProcessHandle::kill) ends it all the same.
+    /// [`Error::Child`] if it runs as another user, as when this process has given up rights that
+    /// the other has kept. [`kill`](ProcessHandle::kill) ends it all the same.
     pub fn terminate(&self) -> Result<()> {
         self.end_by(SIGTERM, "terminate")
     }
 
     /// Ends it, whatever it does: SIGKILL. It is gone when this returns.
     ///
-    /// Nothing happens if it has ended. Where this process has not the right to signal it, the kernel is told to kill it as if this process
-    /// had ended, which needs no right.
+    /// Nothing happens if it has ended. Where this process has not the right to signal it, the
+    /// kernel is told to kill it as if this process had ended, which needs no right.
     ///
     /// # Errors
-    /// [`Error::Child`] if it runs as another user, and was to [outlive its parent](crate::Process::outlive_parent), or has changed its user
-    /// where neither it nor this process has been root of the whole system.
+    /// [`Error::Child`] if it runs as another user, and was to [outlive its
+    /// parent](crate::Process::outlive_parent), or has changed its user where neither it nor this
+    /// process has been root of the whole system.
     pub fn kill(&self) -> Result<()> {
         self.end_by(SIGKILL, "kill")
     }
@@ -515,8 +520,8 @@ impl ProcessHandle {
     /// Sends it any signal, and doesn't wait for what comes of it. Nothing happens if it has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if it runs as another user; for SIGKILL only as
-    /// with [`kill`](ProcessHandle::kill).
+    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if it runs
+    /// as another user; for SIGKILL only as with [`kill`](ProcessHandle::kill).
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.shared.send_signal(signal).map_err(|source| self.error("signal", source))
     }
@@ -673,9 +678,11 @@ impl<T: DeserializeOwned> Child<T> {
         }
     }
 
-    /// As [`join`](Child::join), but waits at most `timeout`. Gives the child back if the process still runs then.
+    /// As [`join`](Child::join), but waits at most `timeout`. Gives the child back if the process
+    /// still runs then.
     ///
-    /// A standard input that is a pipe of this process is closed first, as `join` does, also if the child comes back.
+    /// A standard input that is a pipe of this process is closed first, as `join` does, also if the
+    /// child comes back.
     ///
     /// ```
     /// use std::time::Duration;
@@ -697,7 +704,8 @@ impl<T: DeserializeOwned> Child<T> {
     /// ```
     ///
     /// # Errors
-    /// The outer `Err` is the child, when the process still runs. The inner one is the [`JoinError`] that `join` gives.
+    /// The outer `Err` is the child, when the process still runs. The inner one is the
+    /// [`JoinError`] that `join` gives.
     pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<T, JoinError>, Child<T>> {
         self.stdin = None;
         match self.handle.shared.wait_until(wait::deadline(Some(timeout))) {

@@ -115,8 +115,9 @@ pub(crate) fn sweep() {
     }
 }
 
-/// The running children that a test has started and that nothing has a handle to any more. A handle may be in a static, for tests that
-/// share a process, or in a thread that still waits for its process.
+/// The running children that a test has started and that nothing has a handle to any more. A handle
+/// may be in a static, for tests that share a process, or in a thread that still waits for its
+/// process.
 pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
     let abandoned: Vec<_> = {
         let family = lock();
@@ -126,12 +127,14 @@ pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
     abandoned.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
 }
 
-/// Ends the daemons and waits for all the others, as at the end of the process. In a test binary all are ended.
+/// Ends the daemons and waits for all the others, as at the end of the process. In a test binary
+/// all are ended.
 pub(crate) fn end() {
     let is_ended = |child: &&Arc<Shared>| child.daemon || test::is_binary();
     let mut deadline = None;
     let mut signalled: Vec<Arc<Shared>> = Vec::new();
-    // Those that have ended and whose status a debugger holds. The first process of the system will reap them.
+    // Those that have ended and whose status a debugger holds. The first process of the system will
+    // reap them.
     let mut held: Vec<Arc<Shared>> = Vec::new();
     loop {
         // Anew each time: a finalizer or another thread may have started some more.

@@ -67,8 +67,8 @@ impl<T> IntoFuture for &Child<T> {
 }
 
 impl ProcessHandle {
-    /// Sends SIGKILL, and waits until the process has ended, in `async` code on any executor. [`kill`](ProcessHandle::kill) does the same, and blocks the
-    /// thread meanwhile.
+    /// Sends SIGKILL, and waits until the process has ended, in `async` code on any executor.
+    /// [`kill`](ProcessHandle::kill) does the same, and blocks the thread meanwhile.
     ///
     /// ```
     /// use std::time::Duration;
@@ -86,16 +86,19 @@ impl ProcessHandle {
     /// # }
     /// ```
     ///
-    /// The signal is sent by the first poll. If the future is dropped then, the process ends all the same.
+    /// The signal is sent by the first poll. If the future is dropped then, the process ends all
+    /// the same.
     ///
     /// # Errors
-    /// [`Error::Child`](crate::Error::Child) as for [`kill`](ProcessHandle::kill), and as for [`WaitFuture`].
+    /// [`Error::Child`](crate::Error::Child) as for [`kill`](ProcessHandle::kill), and as for
+    /// [`WaitFuture`].
     pub async fn kill_async(&self) -> Result<ExitStatus> {
         self.signal(SIGKILL)?;
         self.await
     }
 
-    /// Sends SIGTERM, and waits until the process has ended: for ever, if it ignores the signal. See [`kill_async`](ProcessHandle::kill_async).
+    /// Sends SIGTERM, and waits until the process has ended: for ever, if it ignores the signal.
+    /// See [`kill_async`](ProcessHandle::kill_async).
     ///
     /// # Errors
     /// As [`kill_async`](ProcessHandle::kill_async).
@@ -135,9 +138,10 @@ impl IntoFuture for ProcessHandle {
 /// On an executor that is not tokio's, or without the feature `tokio`, the first future that has to wait starts a thread that waits for the
 /// ends of processes, and stays: one for the whole program. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.)
 ///
-/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked meanwhile. The thread is used all the same where a
-/// runtime has no I/O (its builder was not told `enable_io`), and in programs that are built with `panic = "abort"`: only by a panic does tokio say that
-/// it has none. That panic is caught, and the panic hook of the program doesn't see it.
+/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked
+/// meanwhile. The thread is used all the same where a runtime has no I/O (its builder was not told
+/// `enable_io`), and in programs that are built with `panic = "abort"`: only by a panic does tokio
+/// say that it has none. That panic is caught, and the panic hook of the program doesn't see it.
 ///
 /// # Errors
 /// As [`Child::join`]; also when the thread that would wait can't be started.

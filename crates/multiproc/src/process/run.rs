@@ -115,8 +115,9 @@ pub trait Target<Args> {
 
 /// A function whose type alone says which it is, or a `fn` pointer.
 ///
-/// `Copy` excludes what a closure owns, `'static` what it borrows from a function's variables. No trait tells a closure that has captured a
-/// number from one that has not, so the rest is looked at when code is generated: see `Carried::CAPTURES_NOTHING`.
+/// `Copy` excludes what a closure owns, `'static` what it borrows from a function's variables. No
+/// trait tells a closure that has captured a number from one that has not, so the rest is looked at
+/// when code is generated: see `Carried::CAPTURES_NOTHING`.
 #[diagnostic::on_unimplemented(
     message = "the target `{Self}` captures a variable, which can't travel to another process",
     label = "captures a variable",

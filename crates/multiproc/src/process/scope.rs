@@ -205,7 +205,8 @@ impl Members {
     }
 }
 
-/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL. Says which can't be ended.
+/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL.
+/// Says which can't be ended.
 pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
     for process in &running {
         log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));

@@ -241,7 +241,8 @@ impl JoinError {
         JoinError { undecodable: Some(Box::new(error)), ..JoinError::new(process, kind) }
     }
 
-    /// The result that has come and could not be read: [`CodecError::decode_as`] reads it as another type.
+    /// The result that has come and could not be read: [`CodecError::decode_as`] reads it as
+    /// another type.
     pub fn undecodable(&self) -> Option<&CodecError> {
         self.undecodable.as_deref()
     }

@@ -37,8 +37,8 @@ enum Kind {
 }
 
 impl Stdio {
-    /// What the creator has at the moment of the start, close-on-exec or not; `/dev/null` if that is closed. So it is unless something else is
-    /// said.
+    /// What the creator has at the moment of the start, close-on-exec or not; `/dev/null` if that
+    /// is closed. So it is unless something else is said.
     pub fn inherit() -> Stdio {
         Stdio(Kind::Inherit)
     }

@@ -1,8 +1,10 @@
-//! Tests: what one of them has started and left behind is ended with it, and the rest with the test binary.
+//! Tests: what one of them has started and left behind is ended with it, and the rest with the test
+//! binary.
 //!
-//! A test is told from others by the thread that runs it, since the harness of `cargo test` runs many at once. A process belongs to the test
-//! on whose thread it was started. Those that other threads of a test start belong to none, and are ended when the binary ends: `exit` treats
-//! all processes as daemons there, so that a test binary always ends.
+//! A test is told from others by the thread that runs it, since the harness of `cargo test` runs
+//! many at once. A process belongs to the test on whose thread it was started. Those that other
+//! threads of a test start belong to none, and are ended when the binary ends: `exit` treats all
+//! processes as daemons there, so that a test binary always ends.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
@@ -11,7 +13,8 @@ use multiproc_os::threads;
 
 use super::{family, scope};
 
-/// The process that is a test binary, if this is one: 0 if not. Copies of it, made by fork, are ordinary processes.
+/// The process that is a test binary, if this is one: 0 if not. Copies of it, made by fork, are
+/// ordinary processes.
 static BINARY: AtomicI32 = AtomicI32::new(0);
 
 /// The number of the next test.
@@ -37,7 +40,8 @@ pub(crate) fn current() -> u64 {
     RUNNING.try_with(Cell::get).unwrap_or(0)
 }
 
-/// The length of a test. Dropping it, at the end of the test or in a panic there, ends what the test has left behind.
+/// The length of a test. Dropping it, at the end of the test or in a panic there, ends what the
+/// test has left behind.
 #[derive(Debug)]
 pub struct Test {
     number: u64,

@@ -110,7 +110,8 @@ pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// How long one is waited for that has ended, and that a debugger holds, before the others are looked at again.
+/// How long one is waited for that has ended, and that a debugger holds, before the others are
+/// looked at again.
 const DEBUGGED: Duration = Duration::from_millis(50);
 
 fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result<Option<(usize, ExitStatus)>> {

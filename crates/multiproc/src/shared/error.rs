@@ -41,7 +41,8 @@ pub enum MemoryError {
     /// There can be 1 to 4096 parts, and a part has at least one value.
     #[error("{}", no_such_parts(*asked))]
     Parts {
-        /// How many were asked for, or would have been needed for the length that was; 0 for parts of length 0.
+        /// How many were asked for, or would have been needed for the length that was; 0 for parts
+        /// of length 0.
         asked: usize,
     },
     /// It can't be so long.

@@ -36,7 +36,8 @@ const MOST_FREE: u32 = 1 << 20;
 /// Free blocks keep this much memory.
 const KEPT: u64 = 8 << 20;
 
-/// While large items come one after the other, free blocks may keep this much, and what so many of the items need: the next ones will want it.
+/// While large items come one after the other, free blocks may keep this much, and what so many of
+/// the items need: the next ones will want it.
 const KEPT_IN_STREAMS: u64 = 256 << 20;
 const MOST_KEPT: u64 = 3;
 
@@ -91,7 +92,8 @@ pub(crate) struct Descriptor {
     pub(crate) len: AtomicU64,
     /// Its size, as a power of two.
     class: AtomicU32,
-    /// If it is free, the next one of the same size that is, plus one; if its lease has been given up, the next one of which that is so.
+    /// If it is free, the next one of the same size that is, plus one; if its lease has been given
+    /// up, the next one of which that is so.
     pub(super) next: AtomicU32,
     /// How often it has been taken by somebody.
     pub(crate) deliveries: AtomicU32,

@@ -1,8 +1,11 @@
-//! What is polled by those that wait for items of a queue by means of their own: poll(2), epoll(7), a runtime. One descriptor, which is always the same.
+//! What is polled by those that wait for items of a queue by means of their own: poll(2), epoll(7),
+//! a runtime. One descriptor, which is always the same.
 //!
-//! It is an epoll set (a set can be polled, and be in another). In it are the reading side of the [door](super::gate), which is readable while there may be something to take; the
-//! pidfds of the processes that take items of a joinable queue, since what one of them has is there to be taken when it dies; and a timer, after which memory goes back that was kept for
-//! the next item. All of it is looked after when somebody has found the queue empty, and is about to sleep.
+//! It is an epoll set (a set can be polled, and be in another). In it are the reading side of the
+//! [door](super::gate), which is readable while there may be something to take; the pidfds of the
+//! processes that take items of a joinable queue, since what one of them has is there to be taken
+//! when it dies; and a timer, after which memory goes back that was kept for the next item. All of
+//! it is looked after when somebody has found the queue empty, and is about to sleep.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +23,8 @@ use multiproc_os::timer::Timer;
 pub(super) struct Bell {
     set: Epoll,
     members: Mutex<Members>,
-    /// The copy of the process that has made it. In another it is the original's as well, and is left alone.
+    /// The copy of the process that has made it. In another it is the original's as well, and is
+    /// left alone.
     copy: u32,
 }
 
@@ -54,7 +58,8 @@ impl Bell {
         self.copy == copy_number()
     }
 
-    /// Has it tell of the ends of these processes, and of no others. What can't be watched, at the limit of open files, is left out.
+    /// Has it tell of the ends of these processes, and of no others. What can't be watched, at the
+    /// limit of open files, is left out.
     pub(super) fn watch<'a>(&self, workers: impl Iterator<Item = (&'a Identity, &'a OwnedFd)>) {
         if !self.is_mine() {
             return;
@@ -62,7 +67,8 @@ impl Bell {
         let mut members = self.members();
         let mut before = std::mem::take(&mut members.workers);
         for (worker, pidfd) in workers {
-            // A descriptor that is closed leaves the set by itself, as it is the only one of its kind.
+            // A descriptor that is closed leaves the set by itself, as it is the only one of its
+            // kind.
             let watched = before.remove(worker).map_or_else(|| self.add(pidfd), Ok);
             if let Ok(pidfd) = watched {
                 members.workers.insert(*worker, pidfd);

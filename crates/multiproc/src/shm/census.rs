@@ -1,8 +1,10 @@
-//! When a producer looks whether any consumer is left: rarely enough to cost nothing, and soon enough after something has changed.
+//! When a producer looks whether any consumer is left: rarely enough to cost nothing, and soon
+//! enough after something has changed.
 //!
-//! To look is a system call, and a put is a few dozen nanoseconds. So a producer counts its puts and looks at the clock at some of them: at each while they
-//! come slowly, at every [`STRIDE`]th in a stream. It looks for consumers when [`BETWEEN`] has passed since it did last, or when this process has learnt of the end of another or
-//! has dropped a handle.
+//! To look is a system call, and a put is a few dozen nanoseconds. So a producer counts its puts
+//! and looks at the clock at some of them: at each while they come slowly, at every [`STRIDE`]th in
+//! a stream. It looks for consumers when [`BETWEEN`] has passed since it did last, or when this
+//! process has learnt of the end of another or has dropped a handle.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -25,7 +27,8 @@ pub(crate) fn changed() {
     CHANGES.fetch_add(1, Relaxed);
 }
 
-/// What the producers of one queue in this process know of the time. Threads may write it at the same time: what is lost is a look.
+/// What the producers of one queue in this process know of the time. Threads may write it at the
+/// same time: what is lost is a look.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
     /// How many puts are left before the next look at the clock.

@@ -18,8 +18,9 @@ use super::segment::AnyBytes;
 /// Nobody who runs holds a latch for so long. Who is stopped may.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
-/// How long past its time a caller waits for a latch: for whichever owner; for one that is asleep, in a page fault say, or frozen; for one that would run if there were a processor for
-/// it. For one that is stopped it waits no longer than the first.
+/// How long past its time a caller waits for a latch: for whichever owner; for one that is asleep,
+/// in a page fault say, or frozen; for one that would run if there were a processor for it. For one
+/// that is stopped it waits no longer than the first.
 const GRACE: Duration = Duration::from_millis(2);
 const GRACE_FOR_SLEEPERS: Duration = Duration::from_millis(20);
 const GRACE_FOR_RUNNERS: Duration = Duration::from_millis(200);
@@ -45,8 +46,9 @@ thread_local! {
     static LIMIT: Cell<Limit> = const { Cell::new(Limit::Endless) };
 }
 
-/// Calls `action`, in which the calling thread waits for latches no longer than `limit`: what is called there and has a timeout returns in time, even if
-/// the owner of a latch is stopped. Without a limit, that of the caller holds.
+/// Calls `action`, in which the calling thread waits for latches no longer than `limit`: what is
+/// called there and has a timeout returns in time, even if the owner of a latch is stopped. Without
+/// a limit, that of the caller holds.
 #[inline]
 pub(crate) fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     /// Puts back what was there before, after a panic too.
@@ -209,7 +211,8 @@ impl Latch {
             {
                 match patience_with(word & OWNER) {
                     more if end + more > time => until = Some(end + more),
-                    // One that has slept may have been woken in place of another, which it is the owner's to wake then.
+                    // One that has slept may have been woken in place of another, which it is the
+                    // owner's to wake then.
                     _ if word & WAITERS != slept & WAITERS
                         && slept != 0
                         && self.0.compare_exchange(word, word | WAITERS, SeqCst, Relaxed).is_err() => {}

@@ -16,7 +16,8 @@ use super::segment::layout;
 /// So many notices are told apart by who waited when they were given.
 const ROOM: usize = 8;
 
-/// How often one that sleeps looks whether somebody has come to grief with the lock, where not all that may take it are known.
+/// How often one that sleeps looks whether somebody has come to grief with the lock, where not all
+/// that may take it are known.
 const LOOK: Duration = Duration::from_millis(100);
 
 layout! {
@@ -94,7 +95,8 @@ impl Object<Notices> {
         }
     }
 
-    /// Puts this process on the ledger, so that all that wait watch it: before it takes the lock for the first time.
+    /// Puts this process on the ledger, so that all that wait watch it: before it takes the lock
+    /// for the first time.
     #[inline]
     pub(crate) fn enlist(&self, limit: Limit) {
         let Ok(me) = me() else { return self.expect_strangers() };
@@ -108,7 +110,8 @@ impl Object<Notices> {
     fn enlist_slowly(&self, me: u64, limit: Limit) {
         // One that can't be on it is a stranger.
         if within(limit, || self.try_enlist(me)).is_err() && self.has_strangers.swap(1, SeqCst) == 0 {
-            // Without the latch, which may be what could not be had: nobody takes tokens away at this door.
+            // Without the latch, which may be what could not be had: nobody takes tokens away at
+            // this door.
             self.gate().ring();
         }
     }
@@ -123,7 +126,8 @@ impl Object<Notices> {
                 && let Some(entry) = book.entry(place)
             {
                 if known.is_none() {
-                    // Those that sleep watch the processes that were on it. They are to watch this one, too.
+                    // Those that sleep watch the processes that were on it. They are to watch this
+                    // one, too.
                     self.lot.before_change(self.gate());
                     entry.owner.store(me, SeqCst);
                 }

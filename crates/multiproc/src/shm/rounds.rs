@@ -33,7 +33,8 @@ layout! {
         broken: AtomicU64,
         /// The process that is at the action of the round.
         actor: AtomicU64,
-        /// The round, plus one, that a party wants to be broken which could not have the latch in time; and its process. For the next one that has it.
+        /// The round, plus one, that a party wants to be broken which could not have the latch in
+        /// time; and its process. For the next one that has it.
         unwanted: AtomicU64,
         unwanted_by: AtomicU32,
         /// What belongs to even rounds, and what belongs to odd ones.
@@ -488,7 +489,8 @@ impl Object<Rounds> {
         (cause, error)
     }
 
-    /// Breaks that round, if it isn't over; or the one that there is. If the latch can't be had in time, the next one that has it does so.
+    /// Breaks that round, if it isn't over; or the one that there is. If the latch can't be had in
+    /// time, the next one that has it does so.
     pub(crate) fn break_round(&self, round: Option<u64>, cause: Cause) {
         let gate = self.gate();
         let Ok(latched) = self.lock() else {

@@ -117,7 +117,8 @@ const CLOSED: u32 = 2;
 #[repr(C, align(64))]
 struct Nature {
     flags: AtomicU32,
-    /// The first and the last block of those whose leases have been given up, plus one; 0: there are none. Under the producers' latch.
+    /// The first and the last block of those whose leases have been given up, plus one; 0: there
+    /// are none. Under the producers' latch.
     first_returned: AtomicU32,
     last_returned: AtomicU32,
     /// [`OPEN`], [`CLOSING`] or [`CLOSED`].
@@ -314,15 +315,18 @@ pub(crate) struct Store {
     pub(crate) items: Gate,
     /// Opened by those who take.
     pub(crate) room: Option<Gate>,
-    /// Held by all that could take, whatever they do: where none waits, so that producers see whether any consumer is left.
+    /// Held by all that could take, whatever they do: where none waits, so that producers see
+    /// whether any consumer is left.
     pub(crate) takers: Gate,
     /// When producers look at that.
     pub(crate) census: Census,
-    /// What is polled by those that wait for items by means of their own, once it has been asked for.
+    /// What is polled by those that wait for items by means of their own, once it has been asked
+    /// for.
     bell: OnceLock<Bell>,
     /// Whether it has been.
     polled: AtomicBool,
-    /// Blocks of this process's that are free, but for the list of those, which could not be had in time.
+    /// Blocks of this process's that are free, but for the list of those, which could not be had in
+    /// time.
     to_give_back: Mutex<Vec<u32>>,
     /// The tail, as it was seen last.
     seen_tail: AtomicU64,
@@ -425,7 +429,8 @@ impl Store {
         })
     }
 
-    /// The descriptors that make a queue, to be sent to another process, which takes items (`takes`) or can't.
+    /// The descriptors that make a queue, to be sent to another process, which takes items
+    /// (`takes`) or can't.
     pub(crate) fn to_send(&self, takes: bool) -> io::Result<Vec<OwnedFd>> {
         let mut fds = vec![
             self.shared.as_fd().try_clone_to_owned()?,
@@ -1250,7 +1255,8 @@ impl Store {
         self.blocks().allocate(len).map_err(Refusal::system("no memory for an item of its size"))
     }
 
-    /// Gives back a block that is this process's. If the latch of the blocks can't be had in time, it is done later.
+    /// Gives back a block that is this process's. If the latch of the blocks can't be had in time,
+    /// it is done later.
     ///
     /// # Errors
     /// `InvalidData` if the books are garbage.
@@ -1310,7 +1316,8 @@ impl Store {
     pub(crate) fn give_back_kept(&self) {
         let blocks = self.blocks();
         if blocks.has_kept_more() && self.is_empty() {
-            // It fails only if the books are garbage, or their latch can't be had in time; and then it is done another time.
+            // It fails only if the books are garbage, or their latch can't be had in time; and then
+            // it is done another time.
             let _ = within(Limit::Moment, || blocks.free_kept());
         }
     }
@@ -1391,7 +1398,8 @@ impl Store {
             if next == 0 {
                 nature.last_returned.store(0, SeqCst);
             }
-            // If this process dies after that, it has the lease, and who inherits the latch makes the list anew.
+            // If this process dies after that, it has the lease, and who inherits the latch makes
+            // the list anew.
             if descriptor.change(State::Returned, State::Leased(me)) {
                 return Some((index, descriptor));
             }
@@ -1404,7 +1412,8 @@ impl Store {
         Book { ledger: &self.shared.workers.0, segment: &self.shared }
     }
 
-    /// Puts this process on the list of those that take items, so that all who wait for items watch it. Before it has a lease for the first time.
+    /// Puts this process on the list of those that take items, so that all who wait for items watch
+    /// it. Before it has a lease for the first time.
     fn enlist(&self) -> Result<(), Refusal> {
         let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
         if self.leases.is_enlisted(me) { Ok(()) } else { self.enlist_slowly(me) }
@@ -1419,7 +1428,8 @@ impl Store {
                 let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
                 let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
                 if let Some(entry) = place.and_then(|place| book.entry(place)) {
-                    // Those who sleep watch the processes that were on it. They are to watch this one, too.
+                    // Those who sleep watch the processes that were on it. They are to watch this
+                    // one, too.
                     self.shared.items.0.before_change(&self.items);
                     entry.owner.store(me, SeqCst);
                 }
@@ -1630,7 +1640,8 @@ impl Store {
         }
     }
 
-    /// Whether no process is left that could take anything, as far as is known: it is looked only now and then. For a caller that can't itself.
+    /// Whether no process is left that could take anything, as far as is known: it is looked only
+    /// now and then. For a caller that can't itself.
     #[inline]
     pub(crate) fn has_lost_its_takers(&self) -> bool {
         self.census.is_due() && self.look_for_takers()
@@ -1645,7 +1656,8 @@ impl Store {
         is_deserted
     }
 
-    /// The descriptor that is readable when there may be something to take: from now on, and now if there is.
+    /// The descriptor that is readable when there may be something to take: from now on, and now if
+    /// there is.
     pub(crate) fn fd_to_poll(&self) -> BorrowedFd<'_> {
         let fd = self.fd_to_sleep_on();
         self.polled.store(true, SeqCst);
@@ -1668,7 +1680,8 @@ impl Store {
         self.bell.get().map_or(door, Bell::fd)
     }
 
-    /// Has the descriptor tell of the next item, if it has been asked for. False if there may be something to take already.
+    /// Has the descriptor tell of the next item, if it has been asked for. False if there may be
+    /// something to take already.
     #[inline]
     pub(crate) fn arm_if_polled(&self) -> bool {
         self.give_back_when_quiet();
@@ -1699,7 +1712,8 @@ impl Store {
         true
     }
 
-    /// Gives back the memory that is kept for a stream of large items, if none have come for a while.
+    /// Gives back the memory that is kept for a stream of large items, if none have come for a
+    /// while.
     #[inline]
     pub(crate) fn give_back_when_quiet(&self) {
         if self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {

@@ -1,9 +1,11 @@
-//! Whether the server's children have the rights of the thread that calls `start`, and no more; and the go-ahead.
+//! Whether the server's children have the rights of the thread that calls `start`, and no more; and
+//! the go-ahead.
 //!
-//! A server has the rights of the thread that executed it, at that moment. Each start compares those with the rights that the calling thread
-//! has now. That takes some 30 system calls, so it is done while the child comes to life: the child waits for the parent's go-ahead before it
-//! does anything of the user's, and gets none if the server is of no use. `PROTOCOL.md`, "Confinement", says what is compared, how, and what
-//! is done where nothing can be read.
+//! A server has the rights of the thread that executed it, at that moment. Each start compares
+//! those with the rights that the calling thread has now. That takes some 30 system calls, so it is
+//! done while the child comes to life: the child waits for the parent's go-ahead before it does
+//! anything of the user's, and gets none if the server is of no use. `PROTOCOL.md`, "Confinement",
+//! says what is compared, how, and what is done where nothing can be read.
 
 use std::cell::OnceCell;
 use std::io;
@@ -16,7 +18,8 @@ use multiproc_os::settings::Settings;
 use super::kind;
 use crate::transfer::packet;
 
-/// What the calling thread hands down to a process that it makes now. Looked at when it is first asked for.
+/// What the calling thread hands down to a process that it makes now. Looked at when it is first
+/// asked for.
 #[derive(Default)]
 pub(crate) struct Moment(OnceCell<(Confinement, Settings)>);
 
@@ -69,17 +72,20 @@ impl Made {
         Made { confinement, settings, may_look, maker: thread::current().id() }
     }
 
-    /// Whether it can't be seen if a thread has less than the server, unless it has something else too.
+    /// Whether it can't be seen if a thread has less than the server, unless it has something else
+    /// too.
     pub(crate) fn is_blind(&self) -> bool {
         self.confinement.may_tighten_unseen(self.may_look) || self.has_filters_of_another_thread()
     }
 
-    /// Whether it has filters that one of this process's threads has added, and not the calling one: that may have added others, as many.
+    /// Whether it has filters that one of this process's threads has added, and not the calling
+    /// one: that may have added others, as many.
     fn has_filters_of_another_thread(&self) -> bool {
         self.confinement.has_filters_of_its_own() && self.maker != thread::current().id()
     }
 
-    /// Whether the server `pid`, of which this is told, is of use to the calling thread, whose moment this is.
+    /// Whether the server `pid`, of which this is told, is of use to the calling thread, whose
+    /// moment this is.
     pub(crate) fn fit(&self, moment: &Moment, pid: i32) -> Fit {
         let (now, _) = moment.get();
         if self.confinement != *now {
@@ -94,8 +100,9 @@ impl Made {
         }
     }
 
-    /// Sends a child of the server the go-ahead, on the socket that it waits on, with the settings if they differ from the server's.
-    /// Returns whether they do; then the child tells when it has taken them on.
+    /// Sends a child of the server the go-ahead, on the socket that it waits on, with the settings
+    /// if they differ from the server's. Returns whether they do; then the child tells when it has
+    /// taken them on.
     pub(crate) fn go_ahead(&self, moment: &Moment, socket: impl AsFd) -> io::Result<bool> {
         let (_, settings) = moment.get();
         let differs = self.settings != *settings;

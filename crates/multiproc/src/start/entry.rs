@@ -109,8 +109,9 @@ fn turn_off(variable: &str) -> ! {
     }
 }
 
-/// Makes an exec'd copy a clean process: no trace of how it came to be. What is open beside the socket and descriptors 0 to 2 it has opened
-/// itself, before it came by here: nothing else is inherited.
+/// Makes an exec'd copy a clean process: no trace of how it came to be. What is open beside the
+/// socket and descriptors 0 to 2 it has opened itself, before it came by here: nothing else is
+/// inherited.
 fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
     unsafe { std::env::remove_var(VARIABLE) };
@@ -144,12 +145,13 @@ pub(crate) enum Announce {
     No,
     /// That it has started.
     Yes,
-    /// The same, with its pidfd: the parent may not be able to open it, once the kernel or another part of the program has reaped it.
+    /// The same, with its pidfd: the parent may not be able to open it, once the kernel or another
+    /// part of the program has reaped it.
     WithPidfd,
 }
 
-/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it is given beside its surroundings; on `go` it is
-/// given the go-ahead, if it needs one.
+/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it
+/// is given beside its surroundings; on `go` it is given the go-ahead, if it needs one.
 pub(crate) fn begin(
     order: &[u8],
     payload: Payload,
@@ -202,7 +204,8 @@ pub(crate) fn live(
     }
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
-    // As late as can be, since it is on its way meanwhile; and before anything of the user's, or what overrides it.
+    // As late as can be, since it is on its way meanwhile; and before anything of the user's, or
+    // what overrides it.
     match go.map_or(Word::Go, confinement::await_word) {
         Word::Go => {}
         Word::GoAndTell if announce == Announce::No => announce = Announce::Yes,
@@ -244,8 +247,8 @@ pub(crate) fn live(
     leave_with(report.exit_code())
 }
 
-/// Tells the parent that the child is there, and what its pidfd is: by the time that the parent could open it, another part of the parent's
-/// program may have reaped it.
+/// Tells the parent that the child is there, and what its pidfd is: by the time that the parent
+/// could open it, another part of the parent's program may have reaped it.
 pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
     if packet::send(socket, kind::STARTED, &[], &fds).is_err() && !fds.is_empty() {
@@ -281,16 +284,17 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     leave_with(REFUSED)
 }
 
-/// Tells the parent that this child of the server can't have a setting of its own, because it isn't allowed to take it on, and ends
-/// this process.
+/// Tells the parent that this child of the server can't have a setting of its own, because it isn't
+/// allowed to take it on, and ends this process.
 pub(crate) fn unfit(socket: OwnedFd) -> ! {
     let _ = packet::send(&socket, kind::UNFIT, &[], &[]);
     drop(socket);
     leave_with(REFUSED)
 }
 
-/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it where they show the command line. And
-/// has `/proc/PID/environ` show the strings at `environment`, if that is given; they stay there.
+/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it
+/// where they show the command line. And has `/proc/PID/environ` show the strings at `environment`,
+/// if that is given; they stay there.
 pub(crate) fn show_name(name: &str, environment: Option<Range<usize>>) {
     threads::set_name(name);
     let mut arguments = std::env::args_os().map(OsStringExt::into_vec);

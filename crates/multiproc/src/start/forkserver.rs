@@ -63,7 +63,8 @@ struct Server {
 pub(crate) struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
-    /// What the thread had that executed it. Children of one that has given up some of that must not have it.
+    /// What the thread had that executed it. Children of one that has given up some of that must
+    /// not have it.
     made: Made,
 }
 
@@ -109,7 +110,8 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
 /// reap it, and not every first process of a container does.)
 pub(crate) fn end() {
     standby::dismiss();
-    // The server may have the rights that this process lacks: it ends what is left when this process has ended.
+    // The server may have the rights that this process lacks: it ends what is left when this
+    // process has ended.
     if family::has_given_up() {
         return;
     }
@@ -123,8 +125,9 @@ pub(crate) fn forget() {
     drop(server);
 }
 
-/// Has the server end the process `pid` if it outlives this one, or a process to come if there is none yet: launches a server for that if there is
-/// none. Where that can't be had, the lifeline has to do.
+/// Has the server end the process `pid` if it outlives this one, or a process to come if there is
+/// none yet: launches a server for that if there is none. Where that can't be had, the lifeline has
+/// to do.
 pub(crate) fn guard(name: &str, pid: Option<i32>) {
     let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..2 {
@@ -144,7 +147,8 @@ pub(crate) fn guard(name: &str, pid: Option<i32>) {
     }
 }
 
-/// Has the server end the process `pid`, a child that it has made, if that outlives this process; unless its lifeline does by itself.
+/// Has the server end the process `pid`, a child that it has made, if that outlives this process;
+/// unless its lifeline does by itself.
 pub(crate) fn guard_if_it_does(pid: i32) {
     let current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(server) = current.as_ref().filter(|server| server.guards) {
@@ -184,12 +188,15 @@ pub(crate) fn make_standby() -> Option<Standby> {
 /// it, once the starts that are under way in other threads have come to their end. Children are not touched by that, and the next start brings
 /// another server.
 ///
-/// For a program that has given up something that can't be compared with what the server has; see [Confinement](crate::StartMethod#confinement).
+/// For a program that has given up something that can't be compared with what the server has; see
+/// [Confinement](crate::StartMethod#confinement).
 ///
-/// And for code that waits for *any* child of this process until there is none left (`waitpid(-1)`): the server is a child like others, as the
-/// kernel knows no way to hide one that was executed, and ends only when this process does. Such code would wait for ever, unless the server is
-/// ended first. A program that starts its processes by another method has a server too where it may change its user in a container: the
-/// server ends what the kernel's own lifeline could lose there (see [`Process::outlive_parent`](crate::Process::outlive_parent)).
+/// And for code that waits for *any* child of this process until there is none left
+/// (`waitpid(-1)`): the server is a child like others, as the kernel knows no way to hide one that
+/// was executed, and ends only when this process does. Such code would wait for ever, unless the
+/// server is ended first. A program that starts its processes by another method has a server too
+/// where it may change its user in a container: the server ends what the kernel's own lifeline
+/// could lose there (see [`Process::outlive_parent`](crate::Process::outlive_parent)).
 ///
 /// ```
 /// use multiproc::Process;
@@ -209,8 +216,8 @@ pub fn end_fork_server() {
     end();
 }
 
-/// One attempt; none if the server died before it made the process, or made one that can't have what this moment's should. Then `last_words` is
-/// what it has said of that, if anything.
+/// One attempt; none if the server died before it made the process, or made one that can't have
+/// what this moment's should. Then `last_words` is what it has said of that, if anything.
 fn try_start(
     order: &Order<'_>,
     here: Option<directory::Id>,
@@ -252,7 +259,8 @@ fn try_start(
         current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
         let server = match &mut *current {
             Some(server) => server,
-            // A server there would be the first process of that namespace, which can't make siblings, or would tell pids of that namespace.
+            // A server there would be the first process of that namespace, which can't make
+            // siblings, or would tell pids of that namespace.
             None if namespace::children_are_elsewhere() => {
                 drop(current);
                 return spawn::start(order).map(Some);
@@ -431,7 +439,8 @@ impl ServerProcess {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
                     return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
                 }
-                // It has never run anything of ours, and ends; a server that this thread executes has what it lacks.
+                // It has never run anything of ours, and ends; a server that this thread executes
+                // has what it lacks.
                 Ok(packet) if packet.kind == kind::UNFIT => {
                     pidfd::kill_unopened_child(self.pid(slot));
                     return Ok(None);
@@ -514,7 +523,8 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
     let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost());
     // It is told what is in the environment when it is told to make a child.
     if let Some(ranges) = entry::memory_ranges() {
-        // SAFETY: this process has one thread, and no code of the user's has run that could look into the environment.
+        // SAFETY: this process has one thread, and no code of the user's has run that could look
+        // into the environment.
         unsafe { environment::wipe(ranges.environment()) };
     }
     let mut wards = Wards::of(parent);
@@ -561,7 +571,8 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                     if guarded {
                         wards.add(*pid);
                     }
-                    // A queue counts the processes that have it open. When `start` returns, this one is none of them.
+                    // A queue counts the processes that have it open. When `start` returns, this
+                    // one is none of them.
                     fds.by_ref().for_each(drop);
                     if let (Announce::No, Some(pidfd)) = (announce, pidfd) {
                         entry::say_started(&socket, Some(pidfd));

@@ -1,8 +1,10 @@
-//! Ends the children of a killed parent whose lifelines the kernel holds no more: those that have changed their user, where the parent
-//! is not root of the whole system but may take any user, as in a rootless container. (`multiproc_os::lifeline` says when that is so.)
+//! Ends the children of a killed parent whose lifelines the kernel holds no more: those that have
+//! changed their user, where the parent is not root of the whole system but may take any user, as
+//! in a rootless container. (`multiproc_os::lifeline` says when that is so.)
 //!
-//! The server does it. It has the rights that its parent has, ends no sooner than the parent, and is told of every child before that runs
-//! any code of the user's: of those that it makes it knows, the others are made known to it. See "Lifelines" in `PROTOCOL.md`.
+//! The server does it. It has the rights that its parent has, ends no sooner than the parent, and
+//! is told of every child before that runs any code of the user's: of those that it makes it knows,
+//! the others are made known to it. See "Lifelines" in `PROTOCOL.md`.
 
 use multiproc_os::identity::Identity;
 use multiproc_os::pidfd;
@@ -29,7 +31,8 @@ impl Wards {
         Wards { parent, family: None, full: FEW }
     }
 
-    /// Takes in the process `pid`, if it is a child of the parent. What can't be seen, without `/proc`, can't be taken in.
+    /// Takes in the process `pid`, if it is a child of the parent. What can't be seen, without
+    /// `/proc`, can't be taken in.
     pub(crate) fn add(&mut self, pid: i32) {
         let Ok(Some(child)) = Identity::of_child(pid, self.parent) else { return };
         if self.family.is_none() {
@@ -45,8 +48,8 @@ impl Wards {
         }
     }
 
-    /// When the control socket has been closed: kills them all if that is because the parent has ended. A parent that lives has let the
-    /// server go.
+    /// When the control socket has been closed: kills them all if that is because the parent has
+    /// ended. A parent that lives has let the server go.
     pub(crate) fn end(self) {
         let Some((parent, wards)) = self.family else { return };
         if parent.is_ending().unwrap_or(false) {

@@ -320,8 +320,8 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
         return Err(format!("the handshake began with a message of kind {}", hello.kind).into());
     }
     match split_hello(hello.front()) {
-        // An exec gives back what a set-user-id program has given up, and what root has; its children must not have it, nor whoever plays
-        // the parent.
+        // An exec gives back what a set-user-id program has given up, and what root has; its
+        // children must not have it, nor whoever plays the parent.
         Some((ids, capabilities, build_id)) if *build_id == *target::image().build_id => {
             ids.assume_for(socket).map_err(|error| {
                 format!("the new process has other user and group ids, and can't give them up: {error}")

@@ -16,7 +16,8 @@ use crate::{Error, Result};
 /// What comes before the assignment.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
-    /// Which of descriptors 0 to 2 come with the order, in place of those that the child has by exec.
+    /// Which of descriptors 0 to 2 come with the order, in place of those that the child has by
+    /// exec.
     replaced: [bool; 3],
     /// Whether the child is made by its parent's main thread. See `multiproc_os::lifeline`.
     by_main_thread: bool,

@@ -1,8 +1,9 @@
 //! A child made ahead: it stands by until a start needs it, and then is at its target's first line in the time that a message takes.
 //!
-//! The keeper, a thread of the parent, makes the server make one when neither a start nor the end of a child has come for
-//! [`QUIET`], so that a burst of starts pays nothing for it; and ends it, and itself, when no start has come for [`IDLE`], so
-//! that nothing is left in a program that does something else. `PROTOCOL.md` says what happens when one of them dies.
+//! The keeper, a thread of the parent, makes the server make one when neither a start nor the end
+//! of a child has come for [`QUIET`], so that a burst of starts pays nothing for it; and ends it,
+//! and itself, when no start has come for [`IDLE`], so that nothing is left in a program that does
+//! something else. `PROTOCOL.md` says what happens when one of them dies.
 //!
 //! To wake a thread on an idle processor takes some 25 µs, as long as all else that a start does here. So a start that takes the standby doesn't
 //! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
@@ -32,8 +33,9 @@ use crate::remote_fn::Key;
 use crate::transfer::packet;
 use crate::{Error, Result};
 
-/// How long no start and no end of a child must have come before a standby is made. A program that starts and waits, one child after
-/// the other, starts the next one right after the end of the last: a standby that is made in between costs more than it gains.
+/// How long no start and no end of a child must have come before a standby is made. A program that
+/// starts and waits, one child after the other, starts the next one right after the end of the
+/// last: a standby that is made in between costs more than it gains.
 const QUIET: Duration = Duration::from_micros(500);
 
 /// How long no start must have come before the standby is ended.
@@ -96,10 +98,12 @@ fn lock() -> MutexGuard<'static, State> {
 
 /// Whether this process has a child made ahead of the next start by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). On at first.
 ///
-/// A start that finds such a standby takes a fraction of the time to its target's first line. It is made by a thread of this process once no
-/// start and no end of a child has come for half a millisecond, and both are gone once none has come for a second. A program that must not have a thread it hasn't made itself
-/// (unshare(2) and setns(2) want some programs to have just one) switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind.
-/// Processes that are started later inherit the setting.
+/// A start that finds such a standby takes a fraction of the time to its target's first line. It is
+/// made by a thread of this process once no start and no end of a child has come for half a
+/// millisecond, and both are gone once none has come for a second. A program that must not have a
+/// thread it hasn't made itself (unshare(2) and setns(2) want some programs to have just one)
+/// switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind. Processes that
+/// are started later inherit the setting.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -157,7 +161,8 @@ pub(crate) fn child_has_ended() {
     wake_keeper(state);
 }
 
-/// Wakes the keeper, if it doesn't know yet that there is no standby any more. Unlocks first: the keeper locks as soon as it is awake.
+/// Wakes the keeper, if it doesn't know yet that there is no standby any more. Unlocks first: the
+/// keeper locks as soon as it is awake.
 fn wake_keeper(mut state: MutexGuard<'static, State>) {
     let wake = state.settled && state.standby.is_none();
     if wake {
@@ -262,7 +267,8 @@ fn keep() {
 }
 
 impl Standby {
-    /// Has it become what `order` says. None, and it is gone, if it died while it stood by, or is of no use at this moment.
+    /// Has it become what `order` says. None, and it is gone, if it died while it stood by, or is
+    /// of no use at this moment.
     pub(crate) fn begin(
         mut self,
         order: &Order<'_>,
@@ -326,10 +332,12 @@ impl Standby {
     }
 }
 
-/// Kills a process that waits on the other end of `socket`, and reaps it. There is nothing in it that anybody would miss.
+/// Kills a process that waits on the other end of `socket`, and reaps it. There is nothing in it
+/// that anybody would miss.
 pub(crate) fn end(process: &Started, socket: &OwnedFd) {
     if let Some(pidfd) = &process.pidfd {
-        // If it has more rights than this process has now, it can't be killed, but leaves by itself.
+        // If it has more rights than this process has now, it can't be killed, but leaves by
+        // itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
         let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));

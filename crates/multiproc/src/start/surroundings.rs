@@ -1,5 +1,6 @@
-//! What a child shares with its creator at the moment of the start: environment, current directory, descriptors 0 to 2. (Its settings, as umask and
-//! priorities, come with the go-ahead: `confinement.rs`.)
+//! What a child shares with its creator at the moment of the start: environment, current directory,
+//! descriptors 0 to 2. (Its settings, as umask and priorities, come with the go-ahead:
+//! `confinement.rs`.)
 //!
 //! An exec'd child inherits them. To a child of the server they are handed: the environment by way of the server, which is told when it has
 //! changed, the rest by descriptors that come with each request. The server itself keeps none of them: a pipe that is somebody's stdout must
@@ -84,10 +85,12 @@ pub(crate) fn current<'a>(
     Ok((surroundings, Outgoing { environment, directory, streams }))
 }
 
-/// Sends the surroundings of this process beside a request, with `send`, as [`current`] collects them.
+/// Sends the surroundings of this process beside a request, with `send`, as [`current`] collects
+/// them.
 ///
-/// A number of 0 to 2 that the program has closed is the first that any thread's next descriptor gets. One that is open when it is looked at
-/// may be closed when it is sent, and nothing is sent then: so the streams are looked at again.
+/// A number of 0 to 2 that the program has closed is the first that any thread's next descriptor
+/// gets. One that is open when it is looked at may be closed when it is sent, and nothing is sent
+/// then: so the streams are looked at again.
 pub(crate) fn send<'a>(
     known: &Known,
     here: Option<directory::Id>,

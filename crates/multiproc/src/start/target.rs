@@ -83,8 +83,8 @@ pub(crate) struct Carried<F>(F);
 pub(crate) struct Travels<F>(PhantomData<fn() -> F>);
 
 impl<F> Carried<F> {
-    /// Does not compile for a closure that captures something. For the public function that takes `F`, so that the compiler names its
-    /// caller.
+    /// Does not compile for a closure that captures something. For the public function that takes
+    /// `F`, so that the compiler names its caller.
     pub(crate) const CAPTURES_NOTHING: Travels<F> = {
         assert!(
             Self::IS_NOTHING || Self::MAY_BE_POINTER,
@@ -104,16 +104,18 @@ impl<F> Carried<F> {
         && size_of::<Option<F>>() == size_of::<fn()>()
         && !std::mem::needs_drop::<F>();
 
-    /// Fails to compile for a closure that captures a `&'static T` or a `NonZero<usize>`. (Where the compiler shows this line, it is the user
-    /// who reads it.)
+    /// Fails to compile for a closure that captures a `&'static T` or a `NonZero<usize>`. (Where
+    /// the compiler shows this line, it is the user who reads it.)
     ///
-    /// Of values of this size function pointers are wanted, and no trait tells a pointer from a closure of that size, so the compiler's own
-    /// check of constants is asked: is there a value of type `F` that holds the address of a function, and nothing but? For a captured
-    /// number or reference there isn't. What passes beside function pointers is a closure around one function pointer, which can travel
-    /// just as well.
+    /// Of values of this size function pointers are wanted, and no trait tells a pointer from a
+    /// closure of that size, so the compiler's own check of constants is asked: is there a value of
+    /// type `F` that holds the address of a function, and nothing but? For a captured number or
+    /// reference there isn't. What passes beside function pointers is a closure around one function
+    /// pointer, which can travel just as well.
     const THE_TARGET_CAPTURES_A_REFERENCE_PASS_A_VALUE_AS_AN_ARGUMENT_INSTEAD: Option<ManuallyDrop<F>> = {
         if Self::MAY_BE_POINTER {
-            // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the compiler says so, here.
+            // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the
+            // compiler says so, here.
             Some(unsafe { std::mem::transmute_copy::<fn(), ManuallyDrop<F>>(&(nothing as fn())) })
         } else {
             None
@@ -159,7 +161,8 @@ impl<F> Carried<F> {
     }
 }
 
-/// A function that can be called any number of times, by an address if its type doesn't say which it is.
+/// A function that can be called any number of times, by an address if its type doesn't say which
+/// it is.
 pub(crate) struct Callable<A, R> {
     invoke: fn(usize, A) -> R,
     address: usize,
@@ -181,7 +184,8 @@ impl<A, R> Callable<A, R> {
         if size_of::<F>() == 0 {
             return Callable { invoke: by_type::<F, A, R>, address: 0 };
         }
-        // SAFETY: `Travels` has made sure that an `F` that has a size is a function's address and nothing else.
+        // SAFETY: `Travels` has made sure that an `F` that has a size is a function's address and
+        // nothing else.
         let address = unsafe { std::mem::transmute_copy::<F, usize>(&function) };
         Callable { invoke: by_address::<F, A, R>, address }
     }
@@ -203,24 +207,28 @@ impl<A, R> Callable<A, R> {
     /// The function that travelled.
     ///
     /// # Safety
-    /// The places are from [`places`](Callable::places) of a value of this very type, in a process of the same build.
+    /// The places are from [`places`](Callable::places) of a value of this very type, in a process
+    /// of the same build.
     pub(crate) unsafe fn from_places([invoke, address]: [i64; 2]) -> Result<Callable<A, R>, TargetError> {
         let invoke = resolve(invoke)?;
         let address = if address == 0 { 0 } else { resolve(address)? };
-        // SAFETY: the same distance leads to the same function in the same build, and that one was of this type, as the caller says; it
-        // lies in the program's code.
+        // SAFETY: the same distance leads to the same function in the same build, and that one was
+        // of this type, as the caller says; it lies in the program's code.
         let invoke = unsafe { std::mem::transmute::<usize, fn(usize, A) -> R>(invoke) };
         Ok(Callable { invoke, address })
     }
 }
 
-/// Calls the function that `F` names. Its address is only ever in a [`Callable`], which is made of an `F`.
+/// Calls the function that `F` names. Its address is only ever in a [`Callable`], which is made of
+/// an `F`.
 fn by_type<F: Target<A, Output = R> + Copy, A, R>(_: usize, args: A) -> R {
-    // SAFETY: a value of no size has no bytes to be wrong; one of `F` did exist, of which this is a copy.
+    // SAFETY: a value of no size has no bytes to be wrong; one of `F` did exist, of which this is a
+    // copy.
     unsafe { std::mem::transmute_copy::<(), F>(&()) }.call(args)
 }
 
-/// Calls the function at `address`. This function's own is only ever in a [`Callable`] beside an address that is an `F`.
+/// Calls the function at `address`. This function's own is only ever in a [`Callable`] beside an
+/// address that is an `F`.
 fn by_address<F: Target<A, Output = R> + Copy, A, R>(address: usize, args: A) -> R {
     // SAFETY: `new` has taken the address out of an `F`, of which this is a copy.
     unsafe { std::mem::transmute_copy::<usize, F>(&address) }.call(args)

@@ -45,15 +45,19 @@ use crate::shm::object::Object;
 /// # }
 /// ```
 ///
-/// To notify never waits for those who sleep, be they stopped or dead. A notice is for those who waited when it was given. One whom it wakes and who is killed before
-/// it has the lock again leaves it to another; if it is killed after that, the lock is poisoned, and then *all* who wait are told: what
-/// they wait for may never come. A waiter is also told when nobody is left who could notify.
+/// To notify never waits for those who sleep, be they stopped or dead. A notice is for those who
+/// waited when it was given. One whom it wakes and who is killed before it has the lock again
+/// leaves it to another; if it is killed after that, the lock is poisoned, and then *all* who wait
+/// are told: what they wait for may never come. A waiter is also told when nobody is left who could
+/// notify.
 ///
 /// It takes three descriptors. All processes that use it must be of the same PID namespace.
 ///
 /// # Implementation notes
-/// A [`Lock`] and a second memfd. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have
-/// taken the lock. With a lock that was made elsewhere ([`with_lock`](Condition::with_lock)) it looks up ten times a second.
+/// A [`Lock`] and a second memfd. Who waits tries for some microseconds, sleeps on a futex for some
+/// milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have taken the
+/// lock. With a lock that was made elsewhere ([`with_lock`](Condition::with_lock)) it looks up ten
+/// times a second.
 #[derive(Clone)]
 pub struct Condition {
     lock: Lock,
@@ -72,8 +76,9 @@ impl Condition {
         Condition::of(Lock::new()?)
     }
 
-    /// A new condition that uses this lock, which several conditions may do. While the lock may be taken by other ways than this condition, one that waits
-    /// looks ten times a second whether a process has died with it.
+    /// A new condition that uses this lock, which several conditions may do. While the lock may be
+    /// taken by other ways than this condition, one that waits looks ten times a second whether a
+    /// process has died with it.
     ///
     /// # Errors
     /// As [`new`](Condition::new).
@@ -119,7 +124,8 @@ impl Condition {
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
 
-    /// Its lock, which can be taken without the condition. From now on, one that waits looks ten times a second whether a process has died with it.
+    /// Its lock, which can be taken without the condition. From now on, one that waits looks ten
+    /// times a second whether a process has died with it.
     pub fn as_lock(&self) -> &Lock {
         self.notices.expect_strangers();
         &self.lock
@@ -193,7 +199,8 @@ impl ConditionGuard<'_> {
     /// As [`wait`](ConditionGuard::wait), for at most `timeout`, without the time that it takes to have the lock again. False if there was no notice.
     ///
     /// # Errors
-    /// As [`wait`](ConditionGuard::wait); [`ConditionError::Stopped`], without the lock, when the time is up and the process that holds the lock is stopped.
+    /// As [`wait`](ConditionGuard::wait); [`ConditionError::Stopped`], without the lock, when the
+    /// time is up and the process that holds the lock is stopped.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, ConditionError> {
         self.wait_until(deadline(timeout))
     }
@@ -344,8 +351,9 @@ pub enum ConditionError {
     /// Nobody is left who could notify, or the system has refused to wait. The caller holds the lock again.
     #[error(transparent)]
     Wait(WaitError),
-    /// The time is up, and process `pid`, which holds the lock, is stopped (`SIGSTOP`, a debugger). The caller does **not** hold the lock any more, and has to
-    /// take it anew: the guard that it has does nothing.
+    /// The time is up, and process `pid`, which holds the lock, is stopped (`SIGSTOP`, a debugger).
+    /// The caller does **not** hold the lock any more, and has to take it anew: the guard that it
+    /// has does nothing.
     #[error("cannot wait for a condition: process {pid}, which holds the lock, is stopped")]
     Stopped {
         /// The process.

@@ -1,7 +1,8 @@
 //! Waiting with the tokio runtime that polls the future.
 //!
-//! A runtime whose builder was not told `enable_io` can't do it, and there is no way to ask: to register a descriptor there panics. So this is tried
-//! once for each runtime, with the panic hook silenced for this thread, and what came of it is remembered. In a program that is built with
+//! A runtime whose builder was not told `enable_io` can't do it, and there is no way to ask: to
+//! register a descriptor there panics. So this is tried once for each runtime, with the panic hook
+//! silenced for this thread, and what came of it is remembered. In a program that is built with
 //! `panic = "abort"` it can't be tried, and tokio is left alone.
 
 use std::collections::VecDeque;
@@ -71,7 +72,8 @@ fn remember(runtime: Id, has_io: bool) {
     tried.push_front((runtime, has_io));
 }
 
-/// Calls `function`, and has a panic of this thread inside print nothing. Those of other threads go to the panic hook of before.
+/// Calls `function`, and has a panic of this thread inside print nothing. Those of other threads go
+/// to the panic hook of before.
 fn in_silence<T>(function: impl FnOnce() -> T) -> T {
     static TURN: Mutex<()> = Mutex::new(());
     /// Tells when the hook has been dropped.
