@@ -203,7 +203,7 @@ pub fn note_start() {
 /// capabilities: into one that it has executed, say. Not if it has entered a Landlock domain or a
 /// user namespace that the process isn't in (ptrace(2), "Ptrace access mode checking").
 ///
-/// It also isn't allowed into a process whose memory isn't anybody's to read: a set-user-id
+/// It also isn't allowed into a process whose memory no other may read: a set-user-id
 /// program, or one whose file may not be read.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ pub(crate) const MUCH: u64 = 64 << 20;
 /// What is left to others, and to what the kernel needs for itself.
 const MARGIN: u64 = 8 << 20;
 
-/// This process looks when it has asked for one of so many parts of what there was; but not before
+/// This process looks when it has asked for a fixed part of what there was; but not before
 /// [`LEAST`].
 const PARTS: u64 = 16;
 const LEAST: u64 = 1 << 20;
@@ -26,7 +26,7 @@ const LEAST: u64 = 1 << 20;
 /// How many bytes this process may ask for before it looks again.
 static BUDGET: AtomicU64 = AtomicU64::new(LEAST);
 
-/// To be called before so many bytes are asked for: looks whether they are there, if that is to be
+/// To be called before this many bytes are asked for: looks whether they are there, if that is to be
 /// looked at. `besides` is what is there for it already, which is asked for much only.
 ///
 /// # Errors

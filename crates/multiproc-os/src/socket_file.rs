@@ -123,7 +123,7 @@ fn in_use() -> io::Error {
     io::Error::from_raw_os_error(libc::EADDRINUSE)
 }
 
-/// Whether somebody listens there.
+/// Whether a process listens there.
 ///
 /// # Errors
 /// `NotFound`; `AddrInUse` if it is no socket, and none of ours to remove.

@@ -119,7 +119,7 @@ fn a_failure_is_one_record() {
         ];
         let seen: Vec<String> = seen.iter().map(|line| line.replace(" (core dumped)", "")).collect();
         assert_eq!(seen, expected, "{method}");
-        // Whoever reads stderr sees a panic as without a relay, and once.
+        // Stderr shows a panic as without a relay, and once.
         assert_eq!(stderr(&output).matches("boom").count(), 1, "{}", stderr(&output));
     }
 }

@@ -126,7 +126,7 @@ for_each_method! {
     }
 }
 
-// What nobody sent.
+// What was not sent.
 
 /// Bytes whose first is the sum of the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

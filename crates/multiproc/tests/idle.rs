@@ -22,7 +22,7 @@ struct Things {
     lock: Lock,
     rwlock: RwLock<u64>,
     array: Array<u64>,
-    /// Whoever has begun to wait says so.
+    /// A process that has begun to wait says so.
     ready: Queue<u32>,
 }
 

@@ -64,7 +64,7 @@ fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
     assert_eq!(listener.take_refused(), []);
 }
 
-/// Whoever is at the other end may be stopped: nothing lasts longer than it was told to.
+/// The process at the other end may be stopped: nothing lasts longer than it was told to.
 #[multiproc::test]
 fn a_stopped_peer_keeps_nobody_past_the_timeout() {
     fn hold(address: Address) {

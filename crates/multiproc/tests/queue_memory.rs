@@ -46,7 +46,7 @@ fn burst(how: u32) {
             let _ = multiproc_os::poll::wait_for_input(queue.as_fd(), None);
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         }),
-        // A producer goes on, and nobody takes anything.
+        // A producer goes on, and no process takes anything.
         4 => until_it_is_given_back(|| other.put(vec![1]).unwrap()),
         _ => drop(queue),
     }

@@ -15,7 +15,7 @@ fn fails() -> std::io::Result<u8> {
 
 fn fails_with_stderr_closed() -> std::io::Result<u8> {
     // SAFETY: no memory is touched, and the standard library takes a closed stderr for one that
-    // nobody reads.
+    // no process reads.
     unsafe { libc::close(2) };
     fails()
 }

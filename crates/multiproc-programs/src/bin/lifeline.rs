@@ -249,7 +249,7 @@ fn gave_up_root_and_kills() {
         refused();
     }
     let child = Process::new(sleep_long, ()).start().unwrap();
-    // Whoever reads what this process writes is not to wait for that one.
+    // The reader of this process's output is not to wait for that one.
     let free = Process::new(sleep_long, ()).outlive_parent(true).stdout(Stdio::null()).stderr(Stdio::null());
     let free = free.start().unwrap();
     say(&format!("free {}", free.pid()));
@@ -318,7 +318,7 @@ fn bare_root(directory: &str, proc: &str) {
         assert_eq!(libc::chdir(c"/".as_ptr()), 0);
     }
     one();
-    // Nobody asks for /dev/null but this.
+    // Only this asks for /dev/null.
     match Process::new(|| 7, ()).stdout(Stdio::null()).start() {
         Ok(child) => say(&format!("value {:?}", child.join())),
         Err(error) => say(&format!("error {error}")),

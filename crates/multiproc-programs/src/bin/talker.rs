@@ -252,7 +252,7 @@ fn failures(on_stderr: bool) {
     let child = Process::new(sleep_long, ()).name("told").start().unwrap();
     child.terminate().unwrap();
     child.wait().unwrap();
-    // Nobody waits for this one but the end of `main`.
+    // Only the end of `main` waits for this one.
     Process::new(|| std::process::abort(), ()).name("unwatched").start().unwrap();
 }
 

@@ -162,7 +162,7 @@ fn system(error: io::Error) -> ConnectErrorKind {
 }
 
 /// Whether the connection was lost, with whatever the listener had said last: over TCP, what is
-/// said to one who has closed takes that away.
+/// said to a peer that has closed takes that away.
 fn is_reset(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)

@@ -43,7 +43,7 @@ impl ConnectError {
     }
 }
 
-/// Whether this says that nobody listens there.
+/// Whether this says that no process listens there.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }

@@ -291,7 +291,7 @@ impl Listener {
     fn look(&self) -> io::Result<bool> {
         let mut desk = self.lock();
         let is_there = desk.reception.look(&self.inner.house, &self.inner.set, self.handshake);
-        // Whoever waits now waits for the set alone.
+        // From now on a waiter waits for the set alone.
         desk.reception.keep(&self.inner.set);
         self.log(desk);
         is_there
@@ -482,7 +482,7 @@ impl Serialize for Listener {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Inner { address, house, was_sent, .. } = &*self.inner;
         if !was_sent.swap(true, Ordering::Relaxed) {
-            // From now on another process may accept who is being heard here.
+            // From now on another process may accept the clients that are being heard here.
             self.leave(self.lock());
         }
         let (address, key) = (address.clone(), house.key.clone());

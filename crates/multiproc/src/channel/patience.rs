@@ -40,14 +40,14 @@ impl Patience {
     }
 
     /// Waits until `fd` is readable or closed; false if the time is up, before that or already:
-    /// whoever asks has just tried, and the next try may be as vain, again and again, if others are
+    /// the caller has just tried, and the next try may be as vain, again and again, if others are
     /// quicker.
     pub(crate) fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool> {
         Ok(!self.is_over() && poll::wait_for_input(fd, self.deadline())?)
     }
 
     /// Waits until `fd` has room, or is closed; false if the time is up, as for
-    /// [`wait_for_input`](Patience::wait_for_input). Without that, one who sends would go on as
+    /// [`wait_for_input`](Patience::wait_for_input). Without that, a sender would go on as
     /// long as there is always some room.
     pub(crate) fn wait_for_room(self, fd: impl AsFd) -> io::Result<bool> {
         Ok(!self.is_over() && poll::wait_for_room(fd, self.deadline())?)

@@ -138,12 +138,12 @@ struct Log {
 pub(super) struct Reception {
     guests: BTreeMap<u64, Guest>,
     next: u64,
-    /// Nobody is taken in at the moment: the socket that listens and the anteroom are not in the
+    /// No client is taken in at the moment: the socket that listens and the anteroom are not in the
     /// set.
     is_paused: bool,
     /// How many descriptors the guests may take up.
     most_fds: usize,
-    /// Guests for whom there was no room in the anteroom are here while nobody accepts, since then.
+    /// Since when clients that found no room in the anteroom are here while no thread accepts.
     /// Their time stands still.
     left: Option<Instant>,
     /// In the set, while nobody here accepts and guests are kept.
@@ -207,7 +207,7 @@ impl Reception {
             if ready.is_empty() {
                 return Ok(None);
             }
-            // Who has been left in the anteroom has come before those in line.
+            // Clients that were left in the anteroom have come before those in line.
             let has_left_some = ready.contains(&ANTEROOM);
             for key in ready {
                 heard += 1;
@@ -240,7 +240,7 @@ impl Reception {
         Ok(!self.through.is_empty())
     }
 
-    /// When the first of those who wait has to go, or others can be taken in again.
+    /// When the first client that waits has to go, or others can be taken in again.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let late = self.guests.values().map(|guest| guest.deadline).min();
         let now = Instant::now();
@@ -256,7 +256,7 @@ impl Reception {
         at_work < AT_WORK && (fds < self.most_fds || self.guests.values().any(|guest| guest.is_idle(now)))
     }
 
-    /// Leaves those who come where they are, until [`takes_in`](Reception::takes_in) says so.
+    /// Leaves clients that come where they are, until [`takes_in`](Reception::takes_in) says so.
     fn pause(&mut self, house: &House, set: &Epoll) {
         if !self.is_paused {
             let _ = set.remove(&house.listening);
@@ -265,7 +265,7 @@ impl Reception {
         }
     }
 
-    /// Somebody accepts again.
+    /// A thread accepts again.
     fn come_back(&mut self) {
         if let Some(left) = self.left.take() {
             let away = left.elapsed();
@@ -276,7 +276,7 @@ impl Reception {
         }
     }
 
-    /// Keeps those who are not through, until this process accepts again: there is no other that
+    /// Keeps the clients that are not through, until this process accepts again: there is no other that
     /// could.
     pub(super) fn stop(&mut self) {
         if self.process == threads::getpid() {
@@ -330,7 +330,7 @@ impl Reception {
         }
     }
 
-    /// Keeps those who are not through. The set is readable when one of them says something, or has to go.
+    /// Keeps the clients that are not through. The set is readable when one of them says something, or has to go.
     pub(super) fn keep(&mut self, set: &Epoll) {
         if self.process != threads::getpid() {
             return;
@@ -396,8 +396,8 @@ impl Reception {
         }
     }
 
-    /// One who has been idle for this long makes room: of those who have come the least far, the
-    /// one who has been idle the longest. It is told to come again. False if there is nobody.
+    /// A client that has been idle for this long makes room: of those that have come the least far, the
+    /// one that has been idle the longest. It is told to come again. False if there is none.
     fn make_room(&mut self, house: &House, set: &Epoll, idle: Duration) -> bool {
         let now = Instant::now();
         let candidates = self.guests.iter().filter(|(_, guest)| now.saturating_duration_since(guest.since) >= idle);
@@ -449,7 +449,7 @@ impl Reception {
         self.settle(house, set, Guest { socket, place: None, peer, stage, said: Vec::new(), deadline, since: now })
     }
 
-    /// Takes one whom somebody else has left. False if there is none, or no room.
+    /// Takes one that another process has left. False if there is none, or no room.
     fn take_back(&mut self, house: &House, set: &Epoll) -> io::Result<bool> {
         let waiting = loop {
             match house.anteroom.try_recv() {
@@ -560,7 +560,7 @@ impl Stage {
 }
 
 impl Guest {
-    /// One whom a process has left behind.
+    /// One that a process has left behind.
     fn coming_back(waiting: Waiting, now: Instant) -> Guest {
         let Waiting { socket, place, peer, stage, said, left, idle } = waiting;
         let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
@@ -701,7 +701,7 @@ impl Guest {
             Said::Second(name) if house.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
-                // Whoever it was to be brought to has let go of the first connection, for want of
+                // The process that was to have it has let go of the first connection, for want of
                 // room most likely.
                 Err(_) => {
                     say(&self.socket, &auth::verdict(auth::REFUSED_CROWDED, keyed));

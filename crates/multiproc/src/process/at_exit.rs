@@ -226,7 +226,7 @@ fn run_finalizer(priority: i32, function: Function) {
     log::event(log::Level::Warn, format_args!("a finalizer of priority {priority} panicked in {}", process.name()));
 }
 
-/// Says how many finalizers there are that nobody will run.
+/// Says how many finalizers there are that will not run.
 fn tell_of_the_rest() {
     let left = lock().registered.len();
     if left > 0 {

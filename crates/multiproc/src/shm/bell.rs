@@ -5,7 +5,7 @@
 //! [door](super::gate), which is readable while there may be something to take; the pidfds of the
 //! processes that take items of a joinable queue, since what one of them has is there to be taken
 //! when it dies; and a timer, after which memory goes back that was kept for the next item. All of
-//! it is looked after when somebody has found the queue empty, and is about to sleep.
+//! it is looked after when a consumer has found the queue empty, and is about to sleep.
 
 use std::collections::HashMap;
 use std::io;

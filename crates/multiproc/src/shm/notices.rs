@@ -16,7 +16,7 @@ use super::segment::layout;
 /// So many notices are told apart by who waited when they were given.
 const ROOM: usize = 8;
 
-/// How often one that sleeps looks whether somebody has come to grief with the lock, where not all
+/// How often one that sleeps looks whether an owner has come to grief with the lock, where not all
 /// that may take it are known.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -110,7 +110,7 @@ impl Object<Notices> {
     fn enlist_slowly(&self, me: u64, limit: Limit) {
         // One that can't be on it is a stranger.
         if within(limit, || self.try_enlist(me)).is_err() && self.has_strangers.swap(1, SeqCst) == 0 {
-            // Without the latch, which may be what could not be had: nobody takes tokens away at
+            // Without the latch, which may be what could not be had: no process takes tokens away at
             // this door.
             self.gate().ring();
         }
@@ -154,7 +154,7 @@ impl Object<Notices> {
         }
     }
 
-    /// Has all that wait look whether somebody has come to grief with the lock.
+    /// Makes all that wait look whether an owner has come to grief with the lock.
     #[cold]
     pub(crate) fn alarm(&self) {
         {

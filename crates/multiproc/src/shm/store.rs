@@ -61,7 +61,7 @@ const STEPS: u64 = 4096;
 /// So long nothing has come when memory is given back that was kept for what comes next.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A producer looks at each put of so many whether that is so.
+/// A producer looks at each put of this many whether that is so.
 const BETWEEN_LOOKS: u64 = 64;
 
 /// The length of a line of the cache, or about so.
@@ -1398,7 +1398,7 @@ impl Store {
             if next == 0 {
                 nature.last_returned.store(0, SeqCst);
             }
-            // If this process dies after that, it has the lease, and who inherits the latch makes
+            // If this process dies after that, it has the lease, and the process that inherits the latch makes
             // the list anew.
             if descriptor.change(State::Returned, State::Leased(me)) {
                 return Some((index, descriptor));
@@ -1412,7 +1412,7 @@ impl Store {
         Book { ledger: &self.shared.workers.0, segment: &self.shared }
     }
 
-    /// Puts this process on the list of those that take items, so that all who wait for items watch
+    /// Puts this process on the list of those that take items, so that all that wait for items watch
     /// it. Before it has a lease for the first time.
     fn enlist(&self) -> Result<(), Refusal> {
         let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
@@ -1428,7 +1428,7 @@ impl Store {
                 let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
                 let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
                 if let Some(entry) = place.and_then(|place| book.entry(place)) {
-                    // Those who sleep watch the processes that were on it. They are to watch this
+                    // Waiters that sleep watch the processes that were on it. They are to watch this
                     // one, too.
                     self.shared.items.0.before_change(&self.items);
                     entry.owner.store(me, SeqCst);
@@ -1469,14 +1469,14 @@ impl Store {
         Ok(look(bytes))
     }
 
-    /// Gives up a lease of this process's, as those must learn of who wait for items.
+    /// Gives up a lease of this process's, as the processes that wait for items must learn of it.
     pub(super) fn give_up_lease(&self, index: u32, me: Identity) {
         let Ok(lease) = self.blocks().descriptor(index) else { return };
         let returned = {
             let _latched = self.producers_endlessly();
             self.shared.items.0.before_change(&self.items);
             let returned = lease.change(State::Leased(me), State::Returned);
-            // If this process dies in between, whoever inherits the latch makes the list anew.
+            // If this process dies in between, the process that inherits the latch makes the list anew.
             if returned {
                 self.push_returned(index, lease);
             }

@@ -36,7 +36,7 @@ impl Moment {
         self.0.get().is_some()
     }
 
-    /// Looks, if nobody has yet: before the process is made that it is about.
+    /// Looks, unless it has been looked at: before the process is made that it is about.
     pub(crate) fn look(&self) {
         self.get();
     }

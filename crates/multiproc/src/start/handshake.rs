@@ -321,7 +321,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
     }
     match split_hello(hello.front()) {
         // An exec gives back what a set-user-id program has given up, and what root has; its
-        // children must not have it, nor whoever plays the parent.
+        // children must not have it, nor a process that plays the parent.
         Some((ids, capabilities, build_id)) if *build_id == *target::image().build_id => {
             ids.assume_for(socket).map_err(|error| {
                 format!("the new process has other user and group ids, and can't give them up: {error}")

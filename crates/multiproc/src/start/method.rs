@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Landlock domains can't be read. The kernel lets no thread look into a process outside its own
 /// domain, and each start tries to look into the server. That tells nothing where the memory of the
-/// program is nobody's to read: a set-user-id program, or an executable file without read
+/// program can't be read: a set-user-id program, or an executable file without read
 /// permission. There, and where the filters of seccomp can't be counted (before Linux 5.9, or if
 /// `/proc` can't be read), a process is made as with `Spawn` if the thread has `no_new_privs` or
 /// `CAP_SYS_ADMIN`, without which nothing can have been added unseen.

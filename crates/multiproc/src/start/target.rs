@@ -105,7 +105,7 @@ impl<F> Carried<F> {
         && !std::mem::needs_drop::<F>();
 
     /// Fails to compile for a closure that captures a `&'static T` or a `NonZero<usize>`. (Where
-    /// the compiler shows this line, it is the user who reads it.)
+    /// the compiler shows this line, it is read by the user.)
     ///
     /// Of values of this size function pointers are wanted, and no trait tells a pointer from a
     /// closure of that size, so the compiler's own check of constants is asked: is there a value of

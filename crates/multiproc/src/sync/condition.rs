@@ -45,16 +45,16 @@ use crate::shm::object::Object;
 /// # }
 /// ```
 ///
-/// To notify never waits for those who sleep, be they stopped or dead. A notice is for those who
-/// waited when it was given. One whom it wakes and who is killed before it has the lock again
-/// leaves it to another; if it is killed after that, the lock is poisoned, and then *all* who wait
-/// are told: what they wait for may never come. A waiter is also told when nobody is left who could
+/// To notify never waits for the waiters, be they stopped or dead. A notice is for those that
+/// waited when it was given. A waiter that it wakes and that is killed before it has the lock again
+/// leaves it to another; if it is killed after that, the lock is poisoned, and then *all* waiters
+/// are told: what they wait for may never come. A waiter is also told when no process is left that could
 /// notify.
 ///
 /// It takes three descriptors. All processes that use it must be of the same PID namespace.
 ///
 /// # Implementation notes
-/// A [`Lock`] and a second memfd. Who waits tries for some microseconds, sleeps on a futex for some
+/// A [`Lock`] and a second memfd. A waiter tries for some microseconds, sleeps on a futex for some
 /// milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have taken the
 /// lock. With a lock that was made elsewhere ([`with_lock`](Condition::with_lock)) it looks up ten
 /// times a second.

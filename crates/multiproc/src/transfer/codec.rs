@@ -496,7 +496,7 @@ pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
 /// Calls code of the user's: a panic in it becomes an error.
 #[inline]
 fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
-    // What it was working on is forgotten, or the caller's own, who gets an error.
+    // What it was working on is forgotten, or the caller's own, which gets an error.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         if PANICS_PASS.get() {
             resume_unwind(panic);
