@@ -175,7 +175,7 @@ pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
 
 /// The value that [`pack`] was given.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    compact::from_bytes(bytes, None).map_err(|error| CodecError::deserialising::<T>(error))
+    compact::from_bytes(bytes).map_err(|error| CodecError::deserialising::<T>(error))
 }
 
 /// Where a value is encoded to, piece by piece, by [`encode_into`].
@@ -312,7 +312,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
         let outline = shielded(|| bag::look(|| tagged::outline(value)));
         let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
         outline.and_then(|outline| {
-            let read = || compact::from_bytes::<T>(&view[1..], Some(Trace::new(&outline)));
+            let read = || compact::from_bytes_traced::<T>(&view[1..], Trace::new(&outline));
             shielded(|| bag::empty(fds, false, read)).map(drop)
         })
     };
@@ -607,7 +607,7 @@ pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) 
 #[inline]
 fn decode_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let result = match bytes.split_first() {
-        Some((&form, rest)) if form == Form::Positional.byte() => shielded(|| compact::from_bytes(rest, None)),
+        Some((&form, rest)) if form == Form::Positional.byte() => shielded(|| compact::from_bytes(rest)),
         _ => return decode_tagged(bytes),
     };
     result.map_err(|error| undecodable::<T>(bytes, &error))

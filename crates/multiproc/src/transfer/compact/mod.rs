@@ -13,7 +13,7 @@ mod shape;
 mod write;
 
 pub(super) use read::{Number, numbers};
-pub(crate) use read::{Trace, from_bytes, needs_tags};
+pub(crate) use read::{Trace, from_bytes, from_bytes_traced, needs_tags};
 pub(crate) use write::{Output, shape_to_output, to_output};
 
 pub(super) use shape::{Shape, name_hash};
@@ -45,25 +45,31 @@ pub(crate) fn is_too_much(reason: &str) -> bool {
 }
 
 /// Why something can't be written, or read.
+///
+/// A pointer, as most results that have room for one are nothing else, and pass in a register.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Error(Cow<'static, str>);
+pub(crate) struct Error(Box<Cow<'static, str>>);
 
 impl serde::ser::Error for Error {
+    #[cold]
     fn custom<T: fmt::Display>(message: T) -> Error {
-        Error(message.to_string().into())
+        Error(Box::new(message.to_string().into()))
     }
 }
 
 impl serde::de::Error for Error {
+    #[cold]
     fn custom<T: fmt::Display>(message: T) -> Error {
-        Error(message.to_string().into())
+        Error(Box::new(message.to_string().into()))
     }
 }
 
 impl From<&'static str> for Error {
+    #[cold]
+    #[inline(never)]
     fn from(message: &'static str) -> Error {
-        Error(message.into())
+        Error(Box::new(message.into()))
     }
 }
 

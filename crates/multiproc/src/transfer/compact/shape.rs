@@ -10,16 +10,19 @@ use crate::transfer::tagged::Tag;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape(u64);
 
+/// The factor of the polynomial: an odd number without a pattern that fits into an instruction.
+const STEP: u64 = 0x4f1b_bcdd;
+
 /// An odd number without a pattern: 2^64 divided by the golden ratio.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Shape {
     pub(crate) const EMPTY: Shape = Shape(0);
 
-    /// Takes one more call in: a step of a polynomial hash, which takes an addition and a multiplication.
+    /// Takes one more call in: a step of a polynomial hash, which takes a multiplication and an addition.
     #[inline]
     pub(crate) fn note(&mut self, call: u64) {
-        self.0 = self.0.wrapping_add(call).wrapping_mul(FACTOR);
+        self.0 = self.0.wrapping_mul(STEP).wrapping_add(call);
     }
 
     #[inline]
@@ -33,10 +36,10 @@ impl Shape {
         self.0
     }
 
-    /// What of it goes into a message: the bits that depend on all others.
+    /// What of it goes into a message: the bits of a product that depend on all of its bits.
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; Shape::LEN] {
-        ((self.0 >> 32) as u32).to_le_bytes()
+        ((self.0.wrapping_mul(FACTOR) >> 32) as u32).to_le_bytes()
     }
 
     pub(crate) const LEN: usize = 4;
@@ -141,6 +144,6 @@ mod tests {
         let mut shape = Shape::EMPTY;
         shape.note_tag(Tag::STRUCT);
         shape.note(Fields::of(&["name", "a_longer_name", "a_name_of_more_than_sixteen_bytes"]).number());
-        assert_eq!(shape.to_bytes(), [80, 65, 232, 160]);
+        assert_eq!(shape.to_bytes(), [179, 108, 83, 92]);
     }
 }
