@@ -406,18 +406,20 @@ mod known {
     const VARIANT: usize = usize::MAX;
 
     #[inline]
-    fn look_up(names: *const &'static str, count: usize, hash: impl FnOnce() -> u64) -> u64 {
-        KNOWN.with(|known| {
-            // Names are two words.
-            let place = &known[(names as usize >> 4) % ROOM];
-            let entry = place.get();
-            if entry.0 == names && entry.1 == count {
-                return entry.2;
-            }
-            let hash = hash();
-            place.set(Entry(names, count, hash));
-            hash
-        })
+    fn place_of<'k>(known: &'k [Cell<Entry>; ROOM], names: *const &'static str) -> &'k Cell<Entry> {
+        // Names are two words.
+        &known[(names as usize >> 4) % ROOM]
+    }
+
+    #[inline]
+    fn look_up(names: *const &'static str, count: usize) -> Option<u64> {
+        let entry = KNOWN.with(|known| place_of(known, names).get());
+        (entry.0 == names && entry.1 == count).then_some(entry.2)
+    }
+
+    fn remember(names: *const &'static str, count: usize, hash: u64) -> u64 {
+        KNOWN.with(|known| place_of(known, names).set(Entry(names, count, hash)));
+        hash
     }
 
     /// The hash of the fields of a struct.
@@ -426,9 +428,9 @@ mod known {
         #[cold]
         #[inline(never)]
         fn hash(names: Names) -> u64 {
-            Fields::of(names).number()
+            remember(names.as_ptr(), names.len(), Fields::of(names).number())
         }
-        look_up(names.as_ptr(), names.len(), || hash(names))
+        look_up(names.as_ptr(), names.len()).unwrap_or_else(|| hash(names))
     }
 
     /// The hash of a variant's name.
@@ -436,10 +438,10 @@ mod known {
     pub(super) fn variant(name: &'static &'static str) -> u64 {
         #[cold]
         #[inline(never)]
-        fn hash(name: &str) -> u64 {
-            name_hash(name)
+        fn hash(name: &'static &'static str) -> u64 {
+            remember(name, VARIANT, name_hash(name))
         }
-        look_up(name, VARIANT, || hash(name))
+        look_up(name, VARIANT).unwrap_or_else(|| hash(name))
     }
 }
 
