@@ -19,7 +19,8 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> 
     read(bytes, Unchecked)
 }
 
-/// Reads the value that `bytes` are, all of them. Each call of the type's is compared with the trace before anything is read.
+/// Reads the value that `bytes` are, all of them. Each call of the type's is compared with the
+/// trace before anything is read.
 #[cold]
 pub(crate) fn from_bytes_traced<T: DeserializeOwned>(bytes: &[u8], trace: Trace<'_>) -> Result<T, Error> {
     read(bytes, trace)
@@ -49,7 +50,8 @@ fn read<T: DeserializeOwned, C: Check>(bytes: &[u8], check: C) -> Result<T, Erro
     }
 }
 
-/// Whether this is why [`from_bytes`] failed: the type asks the form what comes next, which only the tagged form tells.
+/// Whether this is why [`from_bytes`] failed: the type asks the form what comes next, which only
+/// the tagged form tells.
 pub(crate) fn needs_tags(error: &Error) -> bool {
     *error.0 == ASKS
 }
@@ -70,7 +72,8 @@ struct Deserializer<'de, C> {
     failure: Option<Error>,
 }
 
-/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it and have it copied.
+/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it
+/// and have it copied.
 const LARGE: usize = 1 << 20;
 
 const CUT_OFF: &str = "it is cut off";
@@ -147,7 +150,8 @@ impl Check for Unchecked {
     }
 }
 
-/// What a serializer was called for: the outline that [`outline`](crate::transfer::tagged::outline) has written.
+/// What a serializer was called for: the outline that [`outline`](crate::transfer::tagged::outline)
+/// has written.
 pub(crate) struct Trace<'t> {
     /// What is expected next.
     outline: &'t [u8],
@@ -385,8 +389,8 @@ impl<'de, C: Check> Deserializer<'de, C> {
 
 type Names = &'static [&'static str];
 
-/// Hashes of names that this thread has met before, which needn't be hashed again. Names that are `'static` are known by their
-/// address.
+/// Hashes of names that this thread has met before, which needn't be hashed again. Names that are
+/// `'static` are known by their address.
 mod known {
     use std::cell::Cell;
 
@@ -670,8 +674,8 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
 }
 
 impl<C: Check> Deserializer<'_, C> {
-    /// Reads nothing any more after an error in the middle of a value: a type that passes over the error would be shown
-    /// something else than what belongs to it.
+    /// Reads nothing any more after an error in the middle of a value: a type that passes over the
+    /// error would be shown something else than what belongs to it.
     #[cold]
     fn give_up(&mut self, error: Error) -> Error {
         self.failure.get_or_insert_with(|| error.clone());
@@ -698,9 +702,10 @@ pub(crate) fn numbers<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], visito
     if numbers.bytes.is_empty() { Ok(value) } else { Err(LEFT_OVER.into()) }
 }
 
-/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers that they are shown: then the
-/// vector can be made without it. The name is only a hint, which a visitor of another crate does not have; that `V` makes a
-/// vector of such numbers is seen by its type.
+/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers
+/// that they are shown: then the vector can be made without it. The name is only a hint, which a
+/// visitor of another crate does not have; that `V` makes a vector of such numbers is seen by its
+/// type.
 pub(crate) fn is_serdes_own<V>() -> bool {
     std::any::type_name::<V>().starts_with("serde_core::de::impls::")
 }
@@ -886,8 +891,9 @@ impl<'a, 'de, C: Check> de::EnumAccess<'de> for Enum<'a, 'de, C> {
         Ok((seed.deserialize(number_of_variant(index))?, self.deserializer))
     }
 
-    /// A trial compares the variant that has the number with the variant that has the name. Where some have aliases, there are
-    /// more names than variants, and the name at the place of the number may belong to another one.
+    /// A trial compares the variant that has the number with the variant that has the name. Where
+    /// some have aliases, there are more names than variants, and the name at the place of the
+    /// number may belong to another one.
     #[inline]
     fn variant<V: Deserialize<'de>>(mut self) -> Result<(V, Self::Variant), Error> {
         let (index, name) = self.number()?;

@@ -1,8 +1,9 @@
 //! The shape of a value: a hash over the calls of its serializer, or of its deserializer.
 //!
-//! Two values of one type and one shape are written, and read, by the same calls with the same names. Numbers, texts and bytes
-//! don't count, nor how long they are, nor how many elements of equal shape follow each other in a list. The hash is the same in
-//! every process and every build, as it is made of names and not of their addresses.
+//! Two values of one type and one shape are written, and read, by the same calls with the same
+//! names. Numbers, texts and bytes don't count, nor how long they are, nor how many elements of
+//! equal shape follow each other in a list. The hash is the same in every process and every build,
+//! as it is made of names and not of their addresses.
 
 use crate::transfer::tagged::Tag;
 
@@ -19,7 +20,8 @@ const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 impl Shape {
     pub(crate) const EMPTY: Shape = Shape(0);
 
-    /// Takes one more call in: a step of a polynomial hash, which takes a multiplication and an addition.
+    /// Takes one more call in: a step of a polynomial hash, which takes a multiplication and an
+    /// addition.
     #[inline]
     pub(crate) fn note(&mut self, call: u64) {
         self.0 = self.0.wrapping_mul(STEP).wrapping_add(call);
@@ -30,8 +32,9 @@ impl Shape {
         self.note(tag.0 as u64 + 1);
     }
 
-    /// A number for it, in a table and in the shape of a list: the hash of a few calls is small, and
-    /// could be that of others with something added to it. Shapes that differ have other numbers.
+    /// A number for it, in a table and in the shape of a list: the hash of a few calls is small,
+    /// and could be that of others with something added to it. Shapes that differ have other
+    /// numbers.
     #[inline]
     pub(crate) fn number(self) -> u64 {
         let product = self.0.wrapping_mul(FACTOR);

@@ -232,7 +232,8 @@ fn a_run_can_be_read_by_others_too() {
     assert_eq!(from_bytes::<Vec<u8>>(&one_by_one).unwrap(), b"ab");
 }
 
-/// serde's own visitor for vectors goes by a name that is not promised. Should it get another, large vectors are slow, and this fails.
+/// serde's own visitor for vectors goes by a name that is not promised. Should it get another,
+/// large vectors are slow, and this fails.
 #[test]
 fn serdes_visitor_is_known() {
     struct Asks;
@@ -335,7 +336,7 @@ fn chain_bytes(len: usize) -> Vec<u8> {
     forged(&chain(3), &[&[&one[..], &[1]].concat().repeat(len)[..], &one, &[0]].concat())
 }
 
-/// Regression: somebody's bytes could overflow the stack.
+/// Regression: the bytes of another process could overflow the stack.
 #[test]
 fn what_nests_too_deep_is_an_error_at_both_ends() {
     use Expression::{Call, Let, Negative, Number, Sum};
@@ -405,7 +406,8 @@ fn tried<T: DeserializeOwned>(value: &impl Serialize) -> Result<T, Error> {
     from_bytes_traced(&written(value), Trace::new(&outline))
 }
 
-/// Regression: with aliases there are more names than variants, and the name at the place of the number was that of another one.
+/// Regression: with aliases there are more names than variants, and the name at the place of the
+/// number was that of another one.
 #[test]
 fn a_variant_that_is_another_by_its_name_is_seen() {
     #[derive(Debug, PartialEq, Serialize)]
@@ -467,7 +469,7 @@ fn nothing_is_read_behind_an_error_in_the_middle_of_a_value() {
     struct NeverOther(u8);
     impl From<u8> for NeverOther {
         fn from(number: u8) -> NeverOther {
-            assert_eq!(number, 77, "nobody has sent this");
+            assert_eq!(number, 77, "this was never sent");
             NeverOther(number)
         }
     }

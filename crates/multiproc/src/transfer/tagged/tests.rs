@@ -313,7 +313,8 @@ fn reading_like_text_knows_no_options_characters_bytes_or_integer_keys() {
     assert!(exact::<BTreeMap<String, u8>>(&written(&map)).is_err());
 }
 
-/// Regression: text tells of a number that it is positive, and not of which type it is, also to those that expect a type.
+/// Regression: text tells of a number that it is positive, and not of which type it is, also to
+/// those that expect a type.
 #[test]
 fn positive_numbers_are_unsigned_like_text() {
     #[derive(Debug, PartialEq)]
