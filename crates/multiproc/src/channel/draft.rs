@@ -17,11 +17,11 @@ const STRAIGHT: usize = 4 * 1024;
 /// See the module.
 pub(crate) struct Draft<'a> {
     store: &'a Store,
-    /// All that has been written, if it is little; nothing otherwise.
+    /// All that has been written, if it is little, and otherwise what was written last: each call of a serializer writes a few bytes.
     small: Scratch,
-    /// Whether it is, or was: then it goes on in a block.
+    /// Whether there is, or was, more: then it goes on in a block.
     is_large: bool,
-    /// What comes next in the block.
+    /// What comes next in the block, before what is in `small`.
     buffer: Vec<u8>,
     block: Option<Block<&'a Store>>,
     failure: Option<io::Error>,
@@ -64,25 +64,39 @@ impl<'a> Draft<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !self.is_large {
-            self.is_large = true;
-            self.buffer.extend_from_slice(self.small.bytes());
-        }
-        if bytes.len() < STRAIGHT && bytes.len() <= GATHERED - self.buffer.len() {
-            self.buffer.extend_from_slice(bytes);
-            return Ok(());
-        }
-        let straight = bytes.len() >= STRAIGHT;
-        self.make_room(self.buffer.len() + if straight { bytes.len() } else { 0 })?;
-        self.flush()?;
-        if straight {
+        self.is_large = true;
+        self.gather()?;
+        if bytes.len() >= STRAIGHT {
+            self.make_room(self.buffer.len() + bytes.len())?;
+            self.flush_buffer()?;
             return self.block.as_mut().expect("there is room in it").fill(bytes);
         }
-        self.buffer.extend_from_slice(bytes);
+        if !self.small.push(bytes, INLINE) {
+            self.reserve(bytes.len())?;
+            self.buffer.extend_from_slice(bytes);
+        }
         Ok(())
     }
 
+    /// Moves what was written last into the buffer.
+    fn gather(&mut self) -> io::Result<()> {
+        self.reserve(self.small.bytes().len())?;
+        self.buffer.extend_from_slice(self.small.bytes());
+        self.small.clear();
+        Ok(())
+    }
+
+    /// Empties the buffer if `more` bytes would be too many for it.
+    fn reserve(&mut self, more: usize) -> io::Result<()> {
+        if more > GATHERED - self.buffer.len() { self.flush_buffer() } else { Ok(()) }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
+        self.gather()?;
+        self.flush_buffer()
+    }
+
+    fn flush_buffer(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
             self.make_room(self.buffer.len())?;
             self.block.as_mut().expect("there is room in it").fill(&self.buffer)?;
@@ -122,7 +136,7 @@ impl Output for Draft<'_> {
 
     #[inline]
     fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !self.is_large && self.small.push(bytes, INLINE) {
+        if self.small.push(bytes, INLINE) {
             return Ok(());
         }
         self.extend_block(bytes)

@@ -1,15 +1,20 @@
-//! Values to payloads and back. The forms that they travel in are described in FORMAT.md, in this folder.
+//! Values to payloads and back. The forms that they travel in are described in FORMAT.md, in this
+//! folder.
 //!
-//! A value is written in the positional form ([`compact`]), which is quick, if its type reads exactly what it writes; otherwise in
-//! the tagged form ([`tagged`]), with names and types, which everything can be read from that a text format can carry.
+//! A value is written in the positional form ([`compact`]), which is quick, if its type reads
+//! exactly what it writes; otherwise in the tagged form ([`tagged`]), with names and types, which
+//! everything can be read from that a text format can carry.
 //!
-//! Which form a type needs can't be seen from outside, so it is tried: the first value of each shape is read once in the sender,
-//! from what is sent and nothing else. In the positional form the trial compares each call of the type's `Deserialize` with the
-//! call of its `Serialize` before anything is read, so that it is never shown a number that stands for something else. What can't
-//! be read at all fails there, at the call. Later values of the same type and shape are not tried in the same thread.
+//! Which form a type needs can't be seen from outside, so it is tried: the first value of each
+//! shape is read once in the sender, from what is sent and nothing else. In the positional form the
+//! trial compares each call of the type's `Deserialize` with the call of its `Serialize` before
+//! anything is read, so that it is never shown a number that stands for something else. What can't
+//! be read at all fails there, at the call. Later values of the same type and shape are not tried
+//! in the same thread.
 //!
-//! Handles inside a value put duplicates of their descriptors into a [`bag`]. The trial uses these up, so that it needs no descriptor
-//! that the value doesn't need on its way; then the value is encoded anew.
+//! Handles inside a value put duplicates of their descriptors into a [`bag`]. The trial uses these
+//! up, so that it needs no descriptor that the value doesn't need on its way; then the value is
+//! encoded anew.
 //!
 //! A panic in the type's `Serialize` or `Deserialize` is an error of the call.
 
@@ -31,12 +36,14 @@ use super::tagged::{self, Reading};
 
 /// Why a value can't be sent, or what was received is no value.
 ///
-/// A value may nest 512 levels deep, as a reader has only a limited stack: lists, maps, structs, tuples, enums with contents,
-/// options with one and wrappers count. A list that is a chain of boxes comes to that after 256 links, and is better sent as a
-/// `Vec`. Types that ask the format what comes next (`serde_json::Value`, untagged enums, `flatten`) or that leave fields out may
+/// A value may nest 512 levels deep, as a reader has only a limited stack: lists, maps, structs,
+/// tuples, enums with contents, options with one and wrappers count. A list that is a chain of
+/// boxes comes to that after 256 links, and is better sent as a `Vec`. Types that ask the format
+/// what comes next (`serde_json::Value`, untagged enums, `flatten`) or that leave fields out may
 /// nest 128 levels deep. A million elements of a value may be empty, as `()` is.
 ///
-/// What was received and could not be read is kept in the error: see [`decode_as`](CodecError::decode_as).
+/// What was received and could not be read is kept in the error: see
+/// [`decode_as`](CodecError::decode_as).
 #[derive(Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
 pub struct CodecError {
@@ -71,7 +78,8 @@ impl CodecError {
         self
     }
 
-    /// The received value that could not be read, as it was encoded; `None` if there is none, or was no memory to keep it.
+    /// The received value that could not be read, as it was encoded; `None` if there is none, or
+    /// was no memory to keep it.
     pub fn bytes(&self) -> Option<&[u8]> {
         self.bytes.as_deref()
     }
@@ -120,7 +128,8 @@ impl CodecError {
     }
 }
 
-/// The form of a value, as the low half of its first byte. The high half is the [version](VERSION) of the format.
+/// The form of a value, as the low half of its first byte. The high half is the [version](VERSION)
+/// of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Form {
@@ -154,7 +163,8 @@ impl Form {
     }
 }
 
-/// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this program.
+/// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this
+/// program.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, Refused> {
     let mut draft = PayloadDraft::new(front);
     let fds = encode_into(value, &mut draft)?;
@@ -166,7 +176,8 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -
     Ok(Payload { bytes, handles })
 }
 
-/// Encodes a value of one of this library's own types, which the positional form can take, for [`unpack`].
+/// Encodes a value of one of this library's own types, which the positional form can take, for
+/// [`unpack`].
 pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     compact::to_output(value, &mut bytes).expect("our own messages are made of numbers, texts and lists");
@@ -175,7 +186,7 @@ pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
 
 /// The value that [`pack`] was given.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    compact::from_bytes(bytes, None).map_err(|error| CodecError::deserialising::<T>(error))
+    compact::from_bytes(bytes).map_err(|error| CodecError::deserialising::<T>(error))
 }
 
 /// Where a value is encoded to, piece by piece, by [`encode_into`].
@@ -283,15 +294,16 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// A number that stands for a type: the place of its `decode`. (A `TypeId` would want `'static` types. Types that share the code
-/// share the outcome.)
+/// A number that stands for a type: the place of its `decode`. (A `TypeId` would want `'static`
+/// types. Types that share the code share the outcome.)
 #[inline]
 fn id_of<T: DeserializeOwned>() -> u64 {
     let decode: fn(&[u8]) -> Result<T, CodecError> = decode_bytes::<T>;
     decode as usize as u64
 }
 
-/// Reads what was written in the positional form, if a value of this shape is met for the first time.
+/// Reads what was written in the positional form, if a value of this shape is met for the first
+/// time.
 #[cold]
 fn try_positional<T: Serialize + DeserializeOwned>(
     id: u64,
@@ -312,7 +324,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
         let outline = shielded(|| bag::look(|| tagged::outline(value)));
         let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
         outline.and_then(|outline| {
-            let read = || compact::from_bytes::<T>(&view[1..], Some(Trace::new(&outline)));
+            let read = || compact::from_bytes_traced::<T>(&view[1..], Trace::new(&outline));
             shielded(|| bag::empty(fds, false, read)).map(drop)
         })
     };
@@ -349,7 +361,8 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
     let write = |draft: &mut _, form| {
         write_with(draft, form, |draft| tagged::shape_to_output(value, draft)).map_err(Stopped::of::<T>)
     };
-    // Most values of a type are read in the same way; and each of them is, whatever was sent before.
+    // Most values of a type are read in the same way; and each of them is, whatever was sent
+    // before.
     if Tried::known(id, Tried::LIKE_TEXT) {
         let (shape, fds) = write(draft, Form::TaggedLikeText)?;
         if Tried::known(id, shape.number() ^ Form::TaggedLikeText as u64) {
@@ -399,8 +412,9 @@ impl CodecError {
     }
 }
 
-/// Whether a type of this name is made of types of the standard library's alone that read exactly what they write, and refuse no
-/// value. The name is only a hint, and its only use is to leave out a trial: the receiver compares the shapes all the same.
+/// Whether a type of this name is made of types of the standard library's alone that read exactly
+/// what they write, and refuse no value. The name is only a hint, and its only use is to leave out
+/// a trial: the receiver compares the shapes all the same.
 fn reads_what_it_writes(name: &str) -> bool {
     /// Takes one type from the front of `name`.
     fn one(name: &str) -> Option<&str> {
@@ -480,8 +494,8 @@ thread_local! {
     static PANICS_PASS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls `call`, in which a panic of the user's code is none of the caller's errors: in a child, which reports it as such, with its
-/// place.
+/// Calls `call`, in which a panic of the user's code is none of the caller's errors: in a child,
+/// which reports it as such, with its place.
 pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
     struct Reset(bool);
     impl Drop for Reset {
@@ -496,7 +510,7 @@ pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
 /// Calls code of the user's: a panic in it becomes an error.
 #[inline]
 fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
-    // What it was working on is forgotten, or the caller's own, which gets an error.
+    // What it was working on is forgotten, or belongs to the caller, which gets an error.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         if PANICS_PASS.get() {
             resume_unwind(panic);
@@ -547,7 +561,8 @@ thread_local! {
     static TRIED: [[Cell<u64>; 2]; Tried::ROWS] = const { [const { [const { Cell::new(0) }; 2] }; Tried::ROWS] };
 }
 
-/// The value that [`encode_into`] was given, from what it has written and the descriptors that came with it.
+/// The value that [`encode_into`] was given, from what it has written and the descriptors that came
+/// with it.
 #[inline]
 pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: Bundle) -> Result<T, CodecError> {
     let fds = match handles.count() {
@@ -597,7 +612,8 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Res
     decode_with(view.get(front..).unwrap_or_default(), fds)
 }
 
-/// The value that [`encode`] was given, from its bytes without a front, and the descriptors of its handles.
+/// The value that [`encode`] was given, from its bytes without a front, and the descriptors of its
+/// handles.
 #[inline]
 pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
     let again = bytes.first() != Some(&Form::Positional.byte());
@@ -607,7 +623,7 @@ pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) 
 #[inline]
 fn decode_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let result = match bytes.split_first() {
-        Some((&form, rest)) if form == Form::Positional.byte() => shielded(|| compact::from_bytes(rest, None)),
+        Some((&form, rest)) if form == Form::Positional.byte() => shielded(|| compact::from_bytes(rest)),
         _ => return decode_tagged(bytes),
     };
     result.map_err(|error| undecodable::<T>(bytes, &error))

@@ -80,7 +80,7 @@ impl Deref for View<'_> {
 /// Where a payload's bytes are written to, from front to back.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    /// What has not been written to the file, or all of it as long as there is none.
+    /// What has not been written to the file, or all of it as long as there is none. Its capacity is at most `limit`.
     buffer: Vec<u8>,
     /// How many bytes there may be in the buffer.
     limit: usize,
@@ -107,19 +107,26 @@ impl Sink {
     /// Appends `bytes`. After an error, it is an error for good.
     #[inline]
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() <= self.limit.saturating_sub(self.buffer.len()) {
+        // The test that the vector makes, too, which is therefore made once.
+        if bytes.len() <= self.buffer.capacity() - self.buffer.len() {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
         }
-        self.extend_file(bytes)
+        self.extend_further(bytes)
     }
 
     #[inline(never)]
-    fn extend_file(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn extend_further(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() <= self.limit.saturating_sub(self.buffer.len()) {
+            let capacity = (2 * self.buffer.capacity()).max(self.buffer.len() + bytes.len()).min(self.limit);
+            self.buffer.reserve_exact(capacity - self.buffer.len());
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
         if self.failure.is_none() {
             match self.write(bytes) {
                 Ok(()) => return Ok(()),
-                Err(error) => (self.failure, self.limit) = (Some(error), 0),
+                Err(error) => (self.failure, self.limit, self.buffer) = (Some(error), 0, Vec::new()),
             }
         }
         Err(io::Error::other("the bytes could not be written"))

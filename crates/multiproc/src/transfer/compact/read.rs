@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::mem;
+use std::slice;
 
 use multiproc_os::plain::{self, Kind};
 use serde::de::value::{BorrowedStrDeserializer, U32Deserializer};
@@ -12,27 +13,36 @@ use super::shape::{Fields, Shape, name_hash};
 use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 use crate::transfer::tagged::Tag;
 
-/// The value that `bytes` are, all of them. With a trace, each call of the type's is compared with it before anything is read.
+/// Reads the value that `bytes` are, all of them.
 #[inline]
-pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], trace: Option<Trace<'_>>) -> Result<T, Error> {
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    read(bytes, Unchecked)
+}
+
+/// Reads the value that `bytes` are, all of them. Each call of the type's is compared with the
+/// trace before anything is read.
+#[cold]
+pub(crate) fn from_bytes_traced<T: DeserializeOwned>(bytes: &[u8], trace: Trace<'_>) -> Result<T, Error> {
+    read(bytes, trace)
+}
+
+#[inline]
+fn read<T: DeserializeOwned, C: Check>(bytes: &[u8], check: C) -> Result<T, Error> {
     let (bytes, written) = bytes.split_last_chunk::<{ Shape::LEN }>().ok_or(CUT_OFF)?;
     let mut deserializer = Deserializer {
-        bytes,
+        bytes: bytes.iter(),
         shape: Shape::EMPTY,
-        trace,
+        check,
         levels: DEEPEST,
         empty: MOST_EMPTY,
         is_between: false,
         failure: None,
-        fields: NO_FIELDS,
     };
     let value = T::deserialize(&mut deserializer)?;
     if let Some(failure) = deserializer.failure {
         return Err(failure);
     }
-    if let Some(trace) = &deserializer.trace {
-        trace.end()?;
-    }
+    deserializer.check.end()?;
     match deserializer.bytes.len() {
         0 if deserializer.shape.to_bytes() == *written => Ok(value),
         0 => Err(OTHER_SHAPE.into()),
@@ -40,17 +50,18 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], trace: Option<Trace<
     }
 }
 
-/// Whether this is why [`from_bytes`] failed: the type asks the form what comes next, which only the tagged form tells.
+/// Whether this is why [`from_bytes`] failed: the type asks the form what comes next, which only
+/// the tagged form tells.
 pub(crate) fn needs_tags(error: &Error) -> bool {
-    error.0 == ASKS
+    *error.0 == ASKS
 }
 
-struct Deserializer<'de, 't> {
-    /// What has not been read yet.
-    bytes: &'de [u8],
+struct Deserializer<'de, C> {
+    /// What has not been read yet. Of an iterator only the front moves, of a slice the length too.
+    bytes: slice::Iter<'de, u8>,
     /// The calls so far.
     shape: Shape,
-    trace: Option<Trace<'t>>,
+    check: C,
     /// How many levels deeper it may nest.
     levels: u32,
     /// How many more elements may be empty.
@@ -59,13 +70,10 @@ struct Deserializer<'de, 't> {
     is_between: bool,
     /// Why nothing is read any more.
     failure: Option<Error>,
-    /// The fields that were met last, and their hash: those of a list of structs are hashed once.
-    fields: (*const &'static str, usize, Fields),
 }
 
-const NO_FIELDS: (*const &'static str, usize, Fields) = (std::ptr::null(), 0, Fields::NONE);
-
-/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it and have it copied.
+/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it
+/// and have it copied.
 const LARGE: usize = 1 << 20;
 
 const CUT_OFF: &str = "it is cut off";
@@ -82,7 +90,68 @@ const OTHER_SHAPE: &str = "the value was written as another type, or by another 
 
 const LEFT_OVER: &str = "the type has not read all of its elements";
 
-/// What a serializer was called for: the outline that [`outline`](crate::transfer::tagged::outline) has written.
+/// What is told of each call of the type's, before anything is read for it.
+///
+/// A type of its own for each way to read: without a comparison there is no test either.
+trait Check {
+    /// Whether calls are compared with anything.
+    const COMPARES: bool;
+
+    fn expect(&mut self, tag: Tag) -> Result<(), Error>;
+
+    /// A field, of those of which `left` have not been read; nothing of a tuple.
+    fn expect_field(&mut self, names: Names, left: usize) -> Result<(), Error>;
+
+    /// The name of a variant, before [what it is](Check::expect_kind).
+    fn expect_variant(&mut self, name: &str) -> Result<(), Error>;
+
+    fn expect_kind(&mut self, tag: Tag) -> Result<(), Error>;
+
+    /// Fails for good: the user's code may pass over an error.
+    fn fail(&mut self) -> Error;
+
+    /// The end of the value.
+    fn end(&self) -> Result<(), Error>;
+}
+
+/// The usual case: the shape at the end tells enough.
+struct Unchecked;
+
+impl Check for Unchecked {
+    const COMPARES: bool = false;
+
+    #[inline(always)]
+    fn expect(&mut self, _: Tag) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn expect_field(&mut self, _: Names, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn expect_variant(&mut self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn expect_kind(&mut self, _: Tag) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn fail(&mut self) -> Error {
+        IRREGULAR.into()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// What a serializer was called for: the outline that [`outline`](crate::transfer::tagged::outline)
+/// has written.
 pub(crate) struct Trace<'t> {
     /// What is expected next.
     outline: &'t [u8],
@@ -96,28 +165,12 @@ impl<'t> Trace<'t> {
         Trace { outline, variant: None, failed: false }
     }
 
-    /// Fails for good: the user's code may have passed over an error.
-    fn fail(&mut self) -> Error {
-        self.failed = true;
-        self.outline = &[];
-        IRREGULAR.into()
-    }
-
     fn next(&mut self) -> Option<Tag> {
         let (tag, rest) = self.outline.split_first()?;
         self.outline = rest;
         Some(Tag(*tag))
     }
 
-    #[cold]
-    fn expect(&mut self, tag: Tag) -> Result<(), Error> {
-        match self.next() {
-            Some(next) if next == tag => Ok(()),
-            _ => Err(self.fail()),
-        }
-    }
-
-    #[cold]
     fn expect_name(&mut self, name: &str) -> Result<(), Error> {
         let (mut len, mut shift) = (0, 0);
         while let Some((byte, rest)) = self.outline.split_first() {
@@ -136,9 +189,24 @@ impl<'t> Trace<'t> {
             _ => Err(self.fail()),
         }
     }
+}
 
-    /// A field, of those of which `left` have not been read; nothing of a tuple.
-    #[cold]
+impl Check for Trace<'_> {
+    const COMPARES: bool = true;
+
+    fn fail(&mut self) -> Error {
+        self.failed = true;
+        self.outline = &[];
+        IRREGULAR.into()
+    }
+
+    fn expect(&mut self, tag: Tag) -> Result<(), Error> {
+        match self.next() {
+            Some(next) if next == tag => Ok(()),
+            _ => Err(self.fail()),
+        }
+    }
+
     fn expect_field(&mut self, names: Names, left: usize) -> Result<(), Error> {
         if names.is_empty() {
             return Ok(());
@@ -147,13 +215,11 @@ impl<'t> Trace<'t> {
         self.expect_name(names[names.len() - left])
     }
 
-    #[cold]
     fn expect_variant(&mut self, name: &str) -> Result<(), Error> {
         self.variant = self.next();
         self.expect_name(name)
     }
 
-    #[cold]
     fn expect_kind(&mut self, tag: Tag) -> Result<(), Error> {
         match self.variant.take() {
             Some(variant) if variant == tag => match tag {
@@ -172,11 +238,18 @@ impl<'t> Trace<'t> {
 
 /// Reads seven bits a byte, the lowest first, until one says that it is the last.
 macro_rules! varint {
-    ($name:ident $number:ty) => {
-        #[inline]
+    ($name:ident $rest:ident $number:ty) => {
+        /// The usual case is one byte.
+        #[inline(always)]
         fn $name(&mut self) -> Result<$number, Error> {
-            let mut number = 0;
-            for shift in (0..<$number>::BITS).step_by(7) {
+            let byte = self.byte()?;
+            if byte < 0x80 { Ok(byte.into()) } else { self.$rest(byte) }
+        }
+
+        #[inline(never)]
+        fn $rest(&mut self, first: u8) -> Result<$number, Error> {
+            let mut number = <$number>::from(first & 0x7F);
+            for shift in (7..<$number>::BITS).step_by(7) {
                 let byte = self.byte()?;
                 let bits = <$number>::from(byte & 0x7F);
                 if bits << shift >> shift != bits {
@@ -192,15 +265,12 @@ macro_rules! varint {
     };
 }
 
-impl<'de, 't> Deserializer<'de, 't> {
+impl<'de, C: Check> Deserializer<'de, C> {
     /// Takes a call in, and compares it with what was written.
     #[inline]
     fn note(&mut self, tag: Tag) -> Result<(), Error> {
         self.shape.note_tag(tag);
-        match &mut self.trace {
-            None => Ok(()),
-            Some(trace) => trace.expect(tag),
-        }
+        self.check.expect(tag)
     }
 
     /// As [`note`](Deserializer::note), of the tag of a variant.
@@ -208,19 +278,7 @@ impl<'de, 't> Deserializer<'de, 't> {
     fn note_kind(&mut self, tag: Tag) -> Result<(), Error> {
         self.is_between = false;
         self.shape.note_tag(tag);
-        match &mut self.trace {
-            None => Ok(()),
-            Some(trace) => trace.expect_kind(tag),
-        }
-    }
-
-    /// The end of what has an end in an outline.
-    #[inline]
-    fn end(&mut self) -> Result<(), Error> {
-        match &mut self.trace {
-            None => Ok(()),
-            Some(trace) => trace.expect(Tag::END),
-        }
+        self.check.expect_kind(tag)
     }
 
     /// The end of a list or a map, with what the visitor has made of it.
@@ -235,27 +293,25 @@ impl<'de, 't> Deserializer<'de, 't> {
 
     #[inline]
     fn byte(&mut self) -> Result<u8, Error> {
-        let (byte, rest) = self.bytes.split_first().ok_or(CUT_OFF)?;
-        self.bytes = rest;
-        Ok(*byte)
+        Ok(*self.bytes.next().ok_or(CUT_OFF)?)
     }
 
     #[inline]
     fn take(&mut self, len: usize) -> Result<&'de [u8], Error> {
-        let (taken, rest) = self.bytes.split_at_checked(len).ok_or(CUT_OFF)?;
-        self.bytes = rest;
+        let (taken, rest) = self.bytes.as_slice().split_at_checked(len).ok_or(CUT_OFF)?;
+        self.bytes = rest.iter();
         Ok(taken)
     }
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let (taken, rest) = self.bytes.split_first_chunk().ok_or(CUT_OFF)?;
-        self.bytes = rest;
-        Ok(*taken)
+        let taken = *self.bytes.as_slice().first_chunk().ok_or(CUT_OFF)?;
+        self.bytes.nth(N - 1);
+        Ok(taken)
     }
 
-    varint!(varint u64);
-    varint!(long_varint u128);
+    varint!(varint varint_rest u64);
+    varint!(long_varint long_varint_rest u128);
 
     #[inline]
     fn unsigned<N: TryFrom<u64>>(&mut self) -> Result<N, Error> {
@@ -312,7 +368,7 @@ impl<'de, 't> Deserializer<'de, 't> {
                 return Err(inner.give_up(value.err().unwrap_or(LEFT_OVER.into())));
             }
             // All of it has been read, whatever the visitor thinks of it.
-            inner.end()?;
+            inner.check.expect(Tag::END)?;
             value
         })
     }
@@ -326,49 +382,74 @@ impl<'de, 't> Deserializer<'de, 't> {
     #[inline]
     fn fields<V: Visitor<'de>>(&mut self, names: Names, visitor: V) -> Result<V::Value, Error> {
         let value = self.parts(names, names.len(), visitor);
-        let fields = self.hash_of(names);
-        self.shape.note(fields.number());
+        self.shape.note(known::fields(names));
         value
-    }
-
-    #[inline]
-    fn hash_of(&mut self, names: Names) -> Fields {
-        let (last, len, fields) = self.fields;
-        if (last, len) == (names.as_ptr(), names.len()) {
-            return fields;
-        }
-        let fields = known_hash_of(names);
-        self.fields = (names.as_ptr(), names.len(), fields);
-        fields
     }
 }
 
 type Names = &'static [&'static str];
 
-/// The hash of fields. Those that this thread has met before needn't be hashed again.
-#[inline]
-fn known_hash_of(names: Names) -> Fields {
+/// Hashes of names that this thread has met before, which needn't be hashed again. Names that are
+/// `'static` are known by their address.
+mod known {
     use std::cell::Cell;
 
-    const ROOM: usize = 64;
-    const UNKNOWN: (usize, usize, Fields) = (0, 0, Fields::NONE);
+    use super::{Fields, Names, name_hash};
+
+    const ROOM: usize = 128;
+
+    /// Where names are, how many, and their hash.
+    #[derive(Clone, Copy)]
+    struct Entry(*const &'static str, usize, u64);
+
     thread_local! {
-        static KNOWN: [Cell<(usize, usize, Fields)>; ROOM] = const { [const { Cell::new(UNKNOWN) }; ROOM] };
+        static KNOWN: [Cell<Entry>; ROOM] = const { [const { Cell::new(Entry(std::ptr::null(), 0, 0)) }; ROOM] };
     }
-    let key = (names.as_ptr() as usize, names.len());
-    KNOWN.with(|known| {
-        let place = &known[(key.0 >> 4) % ROOM];
-        let (address, len, fields) = place.get();
-        if (address, len) == key && len > 0 {
-            return fields;
+
+    /// In place of a number of names: one of them, by itself.
+    const VARIANT: usize = usize::MAX;
+
+    #[inline]
+    fn place_of<'k>(known: &'k [Cell<Entry>; ROOM], names: *const &'static str) -> &'k Cell<Entry> {
+        // Names are two words.
+        &known[(names as usize >> 4) % ROOM]
+    }
+
+    #[inline]
+    fn look_up(names: *const &'static str, count: usize) -> Option<u64> {
+        let entry = KNOWN.with(|known| place_of(known, names).get());
+        (entry.0 == names && entry.1 == count).then_some(entry.2)
+    }
+
+    fn remember(names: *const &'static str, count: usize, hash: u64) -> u64 {
+        KNOWN.with(|known| place_of(known, names).set(Entry(names, count, hash)));
+        hash
+    }
+
+    /// The hash of the fields of a struct.
+    #[inline]
+    pub(super) fn fields(names: Names) -> u64 {
+        #[cold]
+        #[inline(never)]
+        fn hash(names: Names) -> u64 {
+            remember(names.as_ptr(), names.len(), Fields::of(names).number())
         }
-        let fields = Fields::of(names);
-        place.set((key.0, key.1, fields));
-        fields
-    })
+        look_up(names.as_ptr(), names.len()).unwrap_or_else(|| hash(names))
+    }
+
+    /// The hash of a variant's name.
+    #[inline]
+    pub(super) fn variant(name: &'static &'static str) -> u64 {
+        #[cold]
+        #[inline(never)]
+        fn hash(name: &'static &'static str) -> u64 {
+            remember(name, VARIANT, name_hash(name))
+        }
+        look_up(name, VARIANT).unwrap_or_else(|| hash(name))
+    }
 }
 
-impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
+impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
     type Error = Error;
 
     /// As in the tagged form, so that a type has one appearance.
@@ -592,26 +673,19 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
     }
 }
 
-impl Deserializer<'_, '_> {
-    /// Reads nothing any more after an error in the middle of a value: a type that passes over the error would be shown
-    /// something else than what belongs to it.
+impl<C: Check> Deserializer<'_, C> {
+    /// Reads nothing any more after an error in the middle of a value: a type that passes over the
+    /// error would be shown something else than what belongs to it.
     #[cold]
     fn give_up(&mut self, error: Error) -> Error {
         self.failure.get_or_insert_with(|| error.clone());
-        self.bytes = &[];
+        self.bytes = [].iter();
         error
     }
 
     #[cold]
-    fn irregular(&mut self) -> Error {
-        self.trace.as_mut().map_or(IRREGULAR.into(), Trace::fail)
-    }
-
-    #[cold]
     fn asked<T>(&mut self) -> Result<T, Error> {
-        if let Some(trace) = &mut self.trace {
-            trace.fail();
-        }
+        self.check.fail();
         Err(ASKS.into())
     }
 }
@@ -628,21 +702,22 @@ pub(crate) fn numbers<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], visito
     if numbers.bytes.is_empty() { Ok(value) } else { Err(LEFT_OVER.into()) }
 }
 
-/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers that they are shown: then the
-/// vector can be made without it. The name is only a hint, which a visitor of another crate does not have; that `V` makes a
-/// vector of such numbers is seen by its type.
+/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers
+/// that they are shown: then the vector can be made without it. The name is only a hint, which a
+/// visitor of another crate does not have; that `V` makes a vector of such numbers is seen by its
+/// type.
 pub(crate) fn is_serdes_own<V>() -> bool {
     std::any::type_name::<V>().starts_with("serde_core::de::impls::")
 }
 
 /// Elements that come one by one, as many as the type has, with a name each if they are fields.
-struct Parts<'a, 'de, 't> {
-    deserializer: &'a mut Deserializer<'de, 't>,
+struct Parts<'a, 'de, C> {
+    deserializer: &'a mut Deserializer<'de, C>,
     names: Names,
     left: &'a mut usize,
 }
 
-impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
+impl<'de, C: Check> de::SeqAccess<'de> for Parts<'_, 'de, C> {
     type Error = Error;
 
     #[inline]
@@ -650,9 +725,7 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
         if *self.left == 0 {
             return Ok(None);
         }
-        if let Some(trace) = &mut self.deserializer.trace {
-            trace.expect_field(self.names, *self.left)?;
-        }
+        self.deserializer.check.expect_field(self.names, *self.left)?;
         *self.left -= 1;
         seed.deserialize(&mut *self.deserializer).map(Some)
     }
@@ -669,6 +742,7 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de, '_> {
 }
 
 /// How far a list or a map has been read.
+#[derive(Clone, Copy)]
 struct Progress {
     left: usize,
     /// Whether a key has been read, and its value has not.
@@ -683,20 +757,23 @@ impl Progress {
 }
 
 /// Elements or entries, as many as the bytes say.
-struct List<'a, 'de, 't> {
-    deserializer: &'a mut Deserializer<'de, 't>,
-    progress: &'a mut Progress,
+struct List<'a, 'de, C> {
+    deserializer: &'a mut Deserializer<'de, C>,
+    progress: Progress,
+    /// How far it has been read in the end.
+    end: &'a mut Progress,
     /// The shape of the one before.
     last: Shape,
     /// The shape of what is around the entry that is being read.
     around: Shape,
 }
 
-impl<'a, 'de, 't> List<'a, 'de, 't> {
+impl<'a, 'de, C: Check> List<'a, 'de, C> {
     #[inline]
-    fn of(deserializer: &'a mut Deserializer<'de, 't>, progress: &'a mut Progress) -> List<'a, 'de, 't> {
+    fn of(deserializer: &'a mut Deserializer<'de, C>, progress: &'a mut Progress) -> List<'a, 'de, C> {
         let around = deserializer.shape;
-        List { deserializer, progress, last: Shape::EMPTY, around }
+        let (progress, end) = (mem::replace(progress, Progress::of(usize::MAX)), progress);
+        List { deserializer, progress, end, last: Shape::EMPTY, around }
     }
 
     /// Reads an element of a list, or the key of an entry.
@@ -726,7 +803,14 @@ impl<'a, 'de, 't> List<'a, 'de, 't> {
     }
 }
 
-impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
+impl<C> Drop for List<'_, '_, C> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        *self.end = self.progress;
+    }
+}
+
+impl<'de, C: Check> de::SeqAccess<'de> for List<'_, 'de, C> {
     type Error = Error;
 
     #[inline]
@@ -748,7 +832,7 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
+impl<'de, C: Check> de::MapAccess<'de> for List<'_, 'de, C> {
     type Error = Error;
 
     #[inline]
@@ -774,22 +858,20 @@ impl<'de> de::MapAccess<'de> for List<'_, 'de, '_> {
     }
 }
 
-struct Enum<'a, 'de, 't> {
-    deserializer: &'a mut Deserializer<'de, 't>,
+struct Enum<'a, 'de, C> {
+    deserializer: &'a mut Deserializer<'de, C>,
     variants: Names,
 }
 
-impl Enum<'_, '_, '_> {
+impl<C: Check> Enum<'_, '_, C> {
     /// The number of the variant, and its name as the reader has it.
     #[inline]
-    fn number(&mut self) -> Result<(u32, &'static str), Error> {
+    fn number(&mut self) -> Result<(u32, &'static &'static str), Error> {
         let deserializer = &mut *self.deserializer;
         let index: u32 = deserializer.unsigned()?;
-        let name = *self.variants.get(index as usize).unwrap_or(&"");
-        deserializer.shape.note(name_hash(name));
-        if let Some(trace) = &mut deserializer.trace {
-            trace.expect_variant(name)?;
-        }
+        let name = self.variants.get(index as usize).unwrap_or(&"");
+        deserializer.shape.note(known::variant(name));
+        deserializer.check.expect_variant(name)?;
         deserializer.is_between = true;
         Ok((index, name))
     }
@@ -799,9 +881,9 @@ fn number_of_variant(index: u32) -> U32Deserializer<Error> {
     de::IntoDeserializer::into_deserializer(index)
 }
 
-impl<'a, 'de, 't> de::EnumAccess<'de> for Enum<'a, 'de, 't> {
+impl<'a, 'de, C: Check> de::EnumAccess<'de> for Enum<'a, 'de, C> {
     type Error = Error;
-    type Variant = &'a mut Deserializer<'de, 't>;
+    type Variant = &'a mut Deserializer<'de, C>;
 
     #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<(S::Value, Self::Variant), Error> {
@@ -809,23 +891,24 @@ impl<'a, 'de, 't> de::EnumAccess<'de> for Enum<'a, 'de, 't> {
         Ok((seed.deserialize(number_of_variant(index))?, self.deserializer))
     }
 
-    /// A trial compares the variant that has the number with the variant that has the name. Where some have aliases, there are
-    /// more names than variants, and the name at the place of the number may belong to another one.
+    /// A trial compares the variant that has the number with the variant that has the name. Where
+    /// some have aliases, there are more names than variants, and the name at the place of the
+    /// number may belong to another one.
     #[inline]
     fn variant<V: Deserialize<'de>>(mut self) -> Result<(V, Self::Variant), Error> {
         let (index, name) = self.number()?;
         let variant = V::deserialize(number_of_variant(index))?;
-        if self.deserializer.trace.is_some()
+        if C::COMPARES
             && let Ok(named) = V::deserialize(BorrowedStrDeserializer::<Error>::new(name))
             && mem::discriminant(&named) != mem::discriminant(&variant)
         {
-            return Err(self.deserializer.irregular());
+            return Err(self.deserializer.check.fail());
         }
         Ok((variant, self.deserializer))
     }
 }
 
-impl<'de> de::VariantAccess<'de> for &mut Deserializer<'de, '_> {
+impl<'de, C: Check> de::VariantAccess<'de> for &mut Deserializer<'de, C> {
     type Error = Error;
 
     #[inline]

@@ -16,12 +16,12 @@ fn written(value: &impl Serialize) -> Vec<u8> {
 
 fn there_and_back<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: &T) {
     let bytes = written(value);
-    assert_eq!(&from_bytes::<T>(&bytes, None).unwrap(), value);
+    assert_eq!(&from_bytes::<T>(&bytes).unwrap(), value);
     let outline = tagged::outline(value).unwrap();
-    assert_eq!(&from_bytes::<T>(&bytes, Some(Trace::new(&outline))).unwrap(), value);
+    assert_eq!(&from_bytes_traced::<T>(&bytes, Trace::new(&outline)).unwrap(), value);
     for cut in 0..bytes.len().min(200) {
         // Shorter ones are errors, or other values, but never a panic.
-        let _ = from_bytes::<T>(&bytes[..cut], None);
+        let _ = from_bytes::<T>(&bytes[..cut]);
     }
 }
 
@@ -95,16 +95,16 @@ proptest! {
 
     #[test]
     fn garbage_is_no_panic(bytes: Vec<u8>) {
-        let _ = from_bytes::<Everything>(&bytes, None);
-        let _ = from_bytes::<(String, Vec<u32>, Choice)>(&bytes, None);
-        let _ = from_bytes::<BTreeMap<char, i128>>(&bytes, None);
+        let _ = from_bytes::<Everything>(&bytes);
+        let _ = from_bytes::<(String, Vec<u32>, Choice)>(&bytes);
+        let _ = from_bytes::<BTreeMap<char, i128>>(&bytes);
     }
 
     #[test]
     fn floats_are_their_bits(single: Vec<u32>, double: Vec<u64>) {
         let single: Vec<f32> = single.into_iter().map(f32::from_bits).collect();
         let double: Vec<f64> = double.into_iter().map(f64::from_bits).collect();
-        let back: (Vec<f32>, Vec<f64>) = from_bytes(&written(&(&single, &double)), None).unwrap();
+        let back: (Vec<f32>, Vec<f64>) = from_bytes(&written(&(&single, &double))).unwrap();
         prop_assert!(back.0.iter().map(|n| n.to_bits()).eq(single.iter().map(|n| n.to_bits())));
         prop_assert!(back.1.iter().map(|n| n.to_bits()).eq(double.iter().map(|n| n.to_bits())));
     }
@@ -132,14 +132,14 @@ fn forged<T: Serialize>(like: &T, bytes: &[u8]) -> Vec<u8> {
 fn a_number_that_is_too_large_is_an_error() {
     let large = written(&u64::from(u32::MAX));
     let large = &large[..large.len() - Shape::LEN];
-    assert!(from_bytes::<u32>(&forged(&0_u32, large), None).is_ok());
-    assert!(from_bytes::<u16>(&forged(&0_u16, large), None).is_err());
+    assert!(from_bytes::<u32>(&forged(&0_u32, large)).is_ok());
+    assert!(from_bytes::<u16>(&forged(&0_u16, large)).is_err());
     let small = written(&i64::MIN);
-    assert!(from_bytes::<i32>(&forged(&0_i32, &small[..small.len() - Shape::LEN]), None).is_err());
-    assert!(from_bytes::<u64>(&forged(&0_u64, &[0xFF; 10]), None).is_err());
-    assert!(from_bytes::<u64>(&forged(&0_u64, &[0x80; 11]), None).is_err());
-    assert!(from_bytes::<u128>(&forged(&0_u128, &[0xFF; 20]), None).is_err());
-    assert!(from_bytes::<char>(&forged(&'x', &[0x80, 0xB0, 0x03]), None).is_err());
+    assert!(from_bytes::<i32>(&forged(&0_i32, &small[..small.len() - Shape::LEN])).is_err());
+    assert!(from_bytes::<u64>(&forged(&0_u64, &[0xFF; 10])).is_err());
+    assert!(from_bytes::<u64>(&forged(&0_u64, &[0x80; 11])).is_err());
+    assert!(from_bytes::<u128>(&forged(&0_u128, &[0xFF; 20])).is_err());
+    assert!(from_bytes::<char>(&forged(&'x', &[0x80, 0xB0, 0x03])).is_err());
 }
 
 /// Regression: a value of one type was read as another.
@@ -154,10 +154,10 @@ fn another_type_is_an_error() {
         Newtype(Meters),
     }
     let fails = |error: Error| assert!(error.to_string().contains("another type"), "{error}");
-    fails(from_bytes::<u32>(&written(&5_u16), None).unwrap_err());
-    fails(from_bytes::<Turned>(&written(&Choice::Unit), None).unwrap_err());
-    assert!(from_bytes::<Turned>(&written(&Choice::Newtype(Meters(1))), None).is_ok());
-    assert!(from_bytes::<Other>(&written(&5_u32), None).is_ok(), "a wrapper is not seen");
+    fails(from_bytes::<u32>(&written(&5_u16)).unwrap_err());
+    fails(from_bytes::<Turned>(&written(&Choice::Unit)).unwrap_err());
+    assert!(from_bytes::<Turned>(&written(&Choice::Newtype(Meters(1)))).is_ok());
+    assert!(from_bytes::<Other>(&written(&5_u32)).is_ok(), "a wrapper is not seen");
 }
 
 #[test]
@@ -221,18 +221,19 @@ fn lists_of_numbers_travel_as_a_whole() {
 #[test]
 fn a_run_can_be_read_by_others_too() {
     let run = written(&vec![1_i32, 2, 3]);
-    assert_eq!(from_bytes::<Counted>(&run, None).unwrap(), Counted(3));
-    assert_eq!(from_bytes::<VecDeque<i32>>(&run, None).unwrap(), [1, 2, 3]);
-    assert_eq!(from_bytes::<Vec<Meters>>(&run, None).unwrap(), [Meters(1), Meters(2), Meters(3)]);
+    assert_eq!(from_bytes::<Counted>(&run).unwrap(), Counted(3));
+    assert_eq!(from_bytes::<VecDeque<i32>>(&run).unwrap(), [1, 2, 3]);
+    assert_eq!(from_bytes::<Vec<Meters>>(&run).unwrap(), [Meters(1), Meters(2), Meters(3)]);
     let one_by_one = written(&VecDeque::from([b'a', b'b']));
     // A visitor for bytes could be shown a text, which is another type.
-    assert!(from_bytes::<serde_bytes::ByteBuf>(&one_by_one, None).is_err());
-    assert!(from_bytes::<serde_bytes::ByteBuf>(&written(&"ab"), None).is_err());
-    assert_eq!(from_bytes::<serde_bytes::ByteBuf>(&written(&serde_bytes::Bytes::new(b"ab")), None).unwrap(), b"ab");
-    assert_eq!(from_bytes::<Vec<u8>>(&one_by_one, None).unwrap(), b"ab");
+    assert!(from_bytes::<serde_bytes::ByteBuf>(&one_by_one).is_err());
+    assert!(from_bytes::<serde_bytes::ByteBuf>(&written(&"ab")).is_err());
+    assert_eq!(from_bytes::<serde_bytes::ByteBuf>(&written(&serde_bytes::Bytes::new(b"ab"))).unwrap(), b"ab");
+    assert_eq!(from_bytes::<Vec<u8>>(&one_by_one).unwrap(), b"ab");
 }
 
-/// serde's own visitor for vectors goes by a name that is not promised. Should it get another, large vectors are slow, and this fails.
+/// serde's own visitor for vectors goes by a name that is not promised. Should it get another,
+/// large vectors are slow, and this fails.
 #[test]
 fn serdes_visitor_is_known() {
     struct Asks;
@@ -281,12 +282,12 @@ impl<'de> Deserialize<'de> for Backwards {
 
 #[test]
 fn somebody_elses_visitor_is_asked() {
-    assert_eq!(from_bytes::<Backwards>(&written(&vec![1_u8, 2, 3]), None).unwrap().0, [3, 2, 1]);
+    assert_eq!(from_bytes::<Backwards>(&written(&vec![1_u8, 2, 3])).unwrap().0, [3, 2, 1]);
 }
 
 #[test]
 fn what_asks_the_format_or_has_no_length_is_an_error() {
-    assert!(from_bytes::<serde_json::Value>(&written(&1), None).unwrap_err().to_string().contains("what comes next"));
+    assert!(from_bytes::<serde_json::Value>(&written(&1)).unwrap_err().to_string().contains("what comes next"));
     struct Unknown;
     impl Serialize for Unknown {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -300,7 +301,7 @@ fn what_asks_the_format_or_has_no_length_is_an_error() {
             serializer.collect_str(&format_args!("{}-{:>5}", 1, "zwölf"))
         }
     }
-    assert_eq!(from_bytes::<String>(&written(&Displayed), None).unwrap(), "1-zwölf");
+    assert_eq!(from_bytes::<String>(&written(&Displayed)).unwrap(), "1-zwölf");
 }
 
 /// A list of as many elements as one likes, each in the one before.
@@ -335,7 +336,7 @@ fn chain_bytes(len: usize) -> Vec<u8> {
     forged(&chain(3), &[&[&one[..], &[1]].concat().repeat(len)[..], &one, &[0]].concat())
 }
 
-/// Regression: somebody's bytes could overflow the stack.
+/// Regression: the bytes of another process could overflow the stack.
 #[test]
 fn what_nests_too_deep_is_an_error_at_both_ends() {
     use Expression::{Call, Let, Negative, Number, Sum};
@@ -346,9 +347,9 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
         there_and_back(&chain(longest));
         assert_eq!(to_output(&chain(longest + 1), &mut Vec::new()).unwrap_err().to_string(), TOO_DEEP);
         for len in [longest as usize + 1, 100_000] {
-            let error = from_bytes::<Chain>(&chain_bytes(len), None).unwrap_err();
+            let error = from_bytes::<Chain>(&chain_bytes(len)).unwrap_err();
             assert_eq!(error.to_string(), TOO_DEEP);
-            assert!(from_bytes::<Chain>(&chain_bytes(len), None).is_err());
+            assert!(from_bytes::<Chain>(&chain_bytes(len)).is_err());
         }
         // The number is one, too.
         let deepest = DEEPEST - 1;
@@ -366,7 +367,7 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
             assert_eq!(to_output(&too_deep, &mut Vec::new()).unwrap_err().to_string(), TOO_DEEP);
         }
         let bytes = forged(&(), &[&[1; 100_000][..], &[0; 9]].concat());
-        assert_eq!(from_bytes::<Expression>(&bytes, None).unwrap_err().to_string(), TOO_DEEP);
+        assert_eq!(from_bytes::<Expression>(&bytes).unwrap_err().to_string(), TOO_DEEP);
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
 }
@@ -388,13 +389,13 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
         bytes
     };
     let many = forged(&(), &len(1 << 56));
-    fails(from_bytes::<Vec<()>>(&many, None).unwrap_err());
-    fails(from_bytes::<Vec<Empty>>(&many, None).unwrap_err());
-    fails(from_bytes::<BTreeMap<(), ()>>(&many, None).unwrap_err());
+    fails(from_bytes::<Vec<()>>(&many).unwrap_err());
+    fails(from_bytes::<Vec<Empty>>(&many).unwrap_err());
+    fails(from_bytes::<BTreeMap<(), ()>>(&many).unwrap_err());
     // Neither end takes one more than the other.
-    fails(from_bytes::<Vec<()>>(&forged(&(), &len(MOST_EMPTY + 1)), None).unwrap_err());
+    fails(from_bytes::<Vec<()>>(&forged(&(), &len(MOST_EMPTY + 1))).unwrap_err());
     let three = forged(&(), &[&[3 << CODE_BITS][..], &len(most as u64 / 2 + 2).repeat(3)].concat());
-    fails(from_bytes::<Vec<Vec<()>>>(&three, None).unwrap_err());
+    fails(from_bytes::<Vec<Vec<()>>>(&three).unwrap_err());
     // Those that take some bytes may be more, whatever is in them.
     there_and_back(&vec![(true, ()); most + 1]);
 }
@@ -402,10 +403,11 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
 /// Reads `value` as `T` in a trial, as the first value of its shape is.
 fn tried<T: DeserializeOwned>(value: &impl Serialize) -> Result<T, Error> {
     let outline = tagged::outline(value).unwrap();
-    from_bytes(&written(value), Some(Trace::new(&outline)))
+    from_bytes_traced(&written(value), Trace::new(&outline))
 }
 
-/// Regression: with aliases there are more names than variants, and the name at the place of the number was that of another one.
+/// Regression: with aliases there are more names than variants, and the name at the place of the
+/// number was that of another one.
 #[test]
 fn a_variant_that_is_another_by_its_name_is_seen() {
     #[derive(Debug, PartialEq, Serialize)]
@@ -467,7 +469,7 @@ fn nothing_is_read_behind_an_error_in_the_middle_of_a_value() {
     struct NeverOther(u8);
     impl From<u8> for NeverOther {
         fn from(number: u8) -> NeverOther {
-            assert_eq!(number, 77, "nobody has sent this");
+            assert_eq!(number, 77, "this was never sent");
             NeverOther(number)
         }
     }
@@ -477,7 +479,7 @@ fn nothing_is_read_behind_an_error_in_the_middle_of_a_value() {
     type Read<T> = (Lenient<T>, NeverShown);
     fn check<T: DeserializeOwned + fmt::Debug>(value: impl Serialize, is_whole: bool) {
         let bytes = written(&(value, Newtype(77)));
-        assert_eq!(from_bytes::<Read<T>>(&bytes, None).is_ok(), is_whole, "{bytes:?}");
+        assert_eq!(from_bytes::<Read<T>>(&bytes).is_ok(), is_whole, "{bytes:?}");
     }
     type Some8 = NonZero<u8>;
     check::<(Some8, Some8)>((1_u8, 1_u8), true);

@@ -46,7 +46,8 @@ pub(crate) fn to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &m
 /// Writes `value` to `output`, and returns its shape.
 #[inline]
 pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<Shape, Error> {
-    let mut serializer = Serializer { output, shape: Shape::EMPTY, written: 0, levels: DEEPEST, empty: MOST_EMPTY };
+    let mut serializer =
+        Serializer { output, shape: Shape::EMPTY, has_written: false, levels: DEEPEST, empty: MOST_EMPTY };
     value.serialize(&mut serializer)?;
     let shape = serializer.shape;
     serializer.bytes(&shape.to_bytes())?;
@@ -57,8 +58,8 @@ struct Serializer<'a, O> {
     output: &'a mut O,
     /// The calls so far.
     shape: Shape,
-    /// How many bytes.
-    written: u64,
+    /// Whether there are bytes of the element that is being written.
+    has_written: bool,
     /// How many levels deeper it may nest.
     levels: u32,
     /// How many more elements may be empty.
@@ -73,7 +74,7 @@ impl<O: Output> Serializer<'_, O> {
 
     #[inline]
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.written += bytes.len() as u64;
+        self.has_written = true;
         self.output.extend(bytes).map_err(ser::Error::custom)
     }
 
@@ -182,12 +183,14 @@ impl<'a, 'b, O: Output> List<'a, 'b, O> {
         // Below zero it is wrong at the end, too.
         self.left = self.left.wrapping_sub(1);
         let serializer = &mut *self.serializer;
-        let before = serializer.written;
+        serializer.has_written = false;
         self.around = std::mem::replace(&mut serializer.shape, Shape::EMPTY);
         value.serialize(&mut *serializer)?;
-        if serializer.written == before {
+        if !serializer.has_written {
             serializer.empty = serializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
         }
+        // Of an element that this list is in: the length at least.
+        serializer.has_written = true;
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! The tagged form of values: see FORMAT.md beside this folder, "The tagged form".
 //!
-//! Each value has its type in front of it, each field and each variant its name, so that a type may ask what comes next, leave
-//! fields out, and number its variants as it likes. What is read is what a text format would give back, in more detail: `Some(())`
-//! is not `None`, and numbers keep their type.
+//! Each value has its type in front of it, each field and each variant its name, so that a type may
+//! ask what comes next, leave fields out, and number its variants as it likes. What is read is what
+//! a text format would give back, in more detail: `Some(())` is not `None`, and numbers keep their
+//! type.
 
 mod read;
 mod write;
@@ -12,8 +13,8 @@ pub(crate) use write::{outline, shape_to_output};
 
 use multiproc_os::plain::Kind;
 
-/// How many levels deep values may nest in this form, as in serde_json: types that need it are read with more of the stack for
-/// each level.
+/// How many levels deep values may nest in this form, as in serde_json: types that need it are read
+/// with more of the stack for each level.
 const DEEPEST: u32 = 128;
 
 /// What stands in front of a value, and at the end of those that have parts.

@@ -14,10 +14,11 @@ use crate::transfer::compact::{Error, Number, TOO_DEEP, numbers};
 /// How a type that asks what comes next is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// With all that was written: `Some`, `None` and `()` are three things, a number has its type, a `char` is one.
+    /// With all that was written: `Some`, `None` and `()` are three things, a number has its type,
+    /// a `char` is one.
     Exact,
-    /// As by a text format: `Some` is not seen, `None` is `()`, bytes are numbers, a `char` is a text. For types that were written
-    /// with JSON in mind and can't be read otherwise.
+    /// As by a text format: `Some` is not seen, `None` is `()`, bytes are numbers, a `char` is a
+    /// text. For types that were written with JSON in mind and can't be read otherwise.
     LikeText,
 }
 
@@ -53,10 +54,12 @@ const NO_VALUE: &str = "there is no value where one should be";
 
 const LEFT_OVER: &str = "the type has not read all of its elements";
 
-/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it and have it copied.
+/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it
+/// and have it copied.
 const LARGE: usize = 1 << 20;
 
-/// What serde_json calls the type that is text as it stands, which its `Deserialize` expects as a map.
+/// What serde_json calls the type that is text as it stands, which its `Deserialize` expects as a
+/// map.
 const RAW_JSON: &str = "$serde_json::private::RawValue";
 
 impl<'de> Deserializer<'de> {
@@ -122,7 +125,8 @@ impl<'de> Deserializer<'de> {
         read
     }
 
-    /// Reads a value. A type may pass over an error in the middle of it: what comes next is behind its end all the same.
+    /// Reads a value. A type may pass over an error in the middle of it: what comes next is behind
+    /// its end all the same.
     fn one<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
         let start = self.bytes;
         let value = seed.deserialize(&mut *self);
@@ -133,7 +137,8 @@ impl<'de> Deserializer<'de> {
         value
     }
 
-    /// What comes next. A type that has said what it `expects` need not be shown that it is inside a `Some`.
+    /// What comes next. A type that has said what it `expects` need not be shown that it is inside
+    /// a `Some`.
     fn value<V: Visitor<'de>>(&mut self, expects: bool, visitor: V) -> Result<V::Value, Error> {
         let text = self.reading == Reading::LikeText;
         let mut tag = self.tag()?;
@@ -232,7 +237,8 @@ impl<'de> Deserializer<'de> {
         }
     }
 
-    /// The text that a text format makes of a key that is a number or a flag, if it is to be read like text.
+    /// The text that a text format makes of a key that is a number or a flag, if it is to be read
+    /// like text.
     fn key_text(&mut self) -> Result<Option<String>, Error> {
         if self.reading == Reading::Exact {
             return Ok(None);
@@ -294,8 +300,9 @@ fn number<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], text: bool, visito
     }
 }
 
-/// Types that say what they expect get that, or what a text format writes in the same way. Anything else would be shown to visitors
-/// that make something of it, though no other format shows it to them.
+/// Types that say what they expect get that, or what a text format writes in the same way. Anything
+/// else would be shown to visitors that make something of it, though no other format shows it to
+/// them.
 macro_rules! expect {
     ($($method:ident $accepts:expr;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -304,8 +311,8 @@ macro_rules! expect {
     };
 }
 
-/// A type that expects the very number that was written gets it as such, and others as they ask for it. Text tells a number of
-/// 64 bits and less by its sign alone.
+/// A type that expects the very number that was written gets it as such, and others as they ask for
+/// it. Text tells a number of 64 bits and less by its sign alone.
 macro_rules! exact {
     ($($method:ident $number:ident $kind:ident $visit:ident;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -627,7 +634,8 @@ impl<'a, 'de> de::EnumAccess<'de> for &'a mut Parts<'_, 'de> {
     }
 }
 
-/// A variant whose tag has been read: the name comes next, or has been read too, and then the contents.
+/// A variant whose tag has been read: the name comes next, or has been read too, and then the
+/// contents.
 struct Variant<'a, 'de> {
     tag: Tag,
     deserializer: &'a mut Deserializer<'de>,

@@ -23,7 +23,8 @@ pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), outp
     Ok(serializer.shape)
 }
 
-/// The tags and names of a value, without numbers, texts and lengths: what its [`Shape`] is a hash of, in full.
+/// The tags and names of a value, without numbers, texts and lengths: what its [`Shape`] is a hash
+/// of, in full.
 pub(crate) fn outline(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     let mut output = Vec::new();
     // The positional form may nest deeper, and has seen to that.
@@ -98,8 +99,9 @@ impl<O: Output> Serializer<'_, O> {
 
     /// Writes a value.
     ///
-    /// The names of internally tagged variants and of flattened fields come by as values and keys of the type `str`, which fields
-    /// of users rarely have. What they say decides how the rest is read, so it belongs to the shape.
+    /// The names of internally tagged variants and of flattened fields come by as values and keys
+    /// of the type `str`, which fields of users rarely have. What they say decides how the rest is
+    /// read, so it belongs to the shape.
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
         self.is_name = std::any::type_name::<T>() == "str";
         let result = value.serialize(&mut *self);
@@ -134,7 +136,8 @@ struct Parts<'a, 'b, O> {
     around: Shape,
     /// Of a map the hashes of the keys that are texts.
     keys: Vec<u64>,
-    /// Whether some of them are names: those of a flattened struct, or of an internally tagged enum.
+    /// Whether some of them are names: those of a flattened struct, or of an internally tagged
+    /// enum.
     has_names: bool,
 }
 
@@ -173,7 +176,8 @@ impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
         Ok(())
     }
 
-    /// A flattened map may have a key that is the name of a field, too. Most types refuse that, so it belongs to the shape.
+    /// A flattened map may have a key that is the name of a field, too. Most types refuse that, so
+    /// it belongs to the shape.
     fn note_duplicates(&mut self) {
         self.keys.sort_unstable();
         for pair in self.keys.windows(2) {
