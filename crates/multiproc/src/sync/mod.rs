@@ -8,6 +8,8 @@
 //! each. If several share one handle by reference, and one of them waits, then for all that anybody else can say that handle waits. (An object that has
 //! only one handle, and has never been sent anywhere, is waited for as long as the process has threads.)
 
+#[cfg(feature = "async")]
+mod awaiting;
 pub(crate) mod barrier;
 mod condition;
 pub(crate) mod error;
