@@ -270,9 +270,14 @@ impl Lot {
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {
+            // The ear has heard the hang-up, and would hear nothing else: it listens anew, and so looks anew.
+            let ear = gate.listen().unwrap_or(Ear::Deaf);
+            if wish.look(&mut || self.arm(gate))? {
+                return Ok(Knock::Token);
+            }
             // Of others, perhaps, than a while ago.
             let watched = wish.watch()?;
-            knock = gate.sleep_open(ear, &watched.fds(), watched.until(until))?;
+            knock = gate.sleep_open(&ear, &watched.fds(), watched.until(until))?;
         }
         if knock == Knock::Other || knock == Knock::Late && watched.look_again.is_some() {
             wish.died()?;
