@@ -98,14 +98,24 @@ fn descriptors() -> usize {
 
 /// How often the threads of this process have gone to sleep or been made to, but for the calling one.
 fn switches() -> u64 {
-    let this = multiproc_os::threads::gettid().to_string();
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
-    let counts = tasks.filter(|task| task.file_name() != *this).map(|task| {
-        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-        lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
-    });
-    counts.sum()
+    switches_but(std::process::id() as i32, Some(multiproc_os::threads::gettid()))
+}
+
+fn switches_of(pid: i32) -> u64 {
+    switches_but(pid, None)
+}
+
+fn switches_but(pid: i32, thread: Option<i32>) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap());
+    let left_out = thread.map(|thread| thread.to_string());
+    let counted = tasks.filter(|task| left_out.as_ref().is_none_or(|thread| task.file_name() != **thread));
+    counted.map(|task| switches_at(task.path())).sum()
+}
+
+fn switches_at(task: impl AsRef<std::path::Path>) -> u64 {
+    let status = std::fs::read_to_string(task.as_ref().join("status")).unwrap_or_default();
+    let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+    lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
 }
 
 /// What a process does with a lock: in which way it takes it, and how often.
@@ -258,7 +268,7 @@ for_each_method! {
         asked.set();
         block_on(answered.wait_async()).unwrap();
         ends(&child);
-        // Nobody is left who could set it.
+        // No process is left that could set it.
         other.kill().unwrap();
         assert!(block_on(others_answer.wait_async()).unwrap_err().is_disconnected());
     }
@@ -302,8 +312,8 @@ fn hold_on(lock: Lock, waits: Event, again: bool) {
     let told = Told::new();
     let waker = Waker::from(told.clone());
     assert!(locking.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    // Its stand-in sleeps on the word before anything else does.
-    time_until(|| is_asleep_on_the_word());
+    // Its waiter thread sleeps on the word before anything else does.
+    time_until(is_asleep_on_the_word);
     waits.set();
     if again {
         while told.times() == 0 {
@@ -325,7 +335,7 @@ fn is_asleep_on_the_word() -> bool {
 }
 
 #[multiproc::test]
-fn whether_anybody_else_has_it_or_not() {
+fn with_and_without_contention() {
     on_each(|| async {
         let (lock, mutex) = (Lock::new().unwrap(), Mutex::new(7_u32).unwrap());
         drop(lock.lock_async().await.unwrap());
@@ -364,7 +374,7 @@ fn tasks_of_one_thread_take_turns_and_may_wait_while_they_hold_it() {
 }
 
 #[multiproc::test]
-fn who_holds_it_as_a_thread_is_told_so() {
+fn a_thread_that_holds_it_is_told_so() {
     on_each(|| async {
         let lock = Lock::new().unwrap();
         let guard = lock.lock().unwrap();
@@ -557,6 +567,80 @@ for_each_method! {
     }
 }
 
+/// Takes the lock again as soon as it has given it up.
+fn hold_again_and_again(lock: Lock) {
+    loop {
+        let _guard = lock.lock().or_else(LockError::into_guard).unwrap();
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+for_each_method! {
+    fn a_future_has_it_beside_processes_that_hardly_let_go(method) {
+        let lock = Lock::new().unwrap();
+        let _others = [0; 2].map(|_| start!(Process::new(hold_again_and_again, (lock.clone(),)), method));
+        time_until(|| lock.is_locked());
+        for way in [Way::Bare, Way::TokioThreads] {
+            let child = start!(Process::new(take_some, (way, lock.clone())), method);
+            ends(&child);
+        }
+    }
+}
+
+fn take_some(way: Way, lock: Lock) {
+    let some = async {
+        for _ in 0..5 {
+            drop(lock.lock_async().await.unwrap());
+        }
+    };
+    match way {
+        Way::Bare => block_on(some),
+        _ => Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(some),
+    }
+}
+
+/// Has a permit, and waits for another one.
+fn hold_a_permit_and_wait(semaphore: Semaphore, ready: Queue<u32>, go: Event) {
+    block_on(async {
+        let _permit = semaphore.acquire_async().await.unwrap();
+        ready.put(1).unwrap();
+        go.wait_async().await.unwrap();
+        drop(semaphore.acquire_async().await.unwrap());
+    });
+}
+
+for_each_method! {
+    fn a_future_that_waits_for_a_death_alone_does_not_wake_up(method) {
+        let (semaphore, ready, go) = (Semaphore::new(3).unwrap(), Queue::new().unwrap(), Event::new().unwrap());
+        let permit = semaphore.acquire().unwrap();
+        let children = [0; 2].map(|_| {
+            start!(Process::new(hold_a_permit_and_wait, (semaphore.clone(), ready.clone(), go.clone())), method)
+        });
+        for _ in 0..2 {
+            assert_eq!(ready.get_timeout(LONG).unwrap(), 1);
+        }
+        go.set();
+        let counts = || children.iter().map(|child| switches_of(child.pid())).collect::<Vec<_>>();
+        let settle = |pause| {
+            let begun = std::time::Instant::now();
+            loop {
+                let before = counts();
+                std::thread::sleep(pause);
+                if before == counts() {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again");
+            }
+        };
+        settle(Duration::from_millis(500));
+        permit.forget();
+        drop(semaphore);
+        settle(Duration::from_secs(3));
+        kill(&children[0]);
+        ends(&children[1]);
+    }
+}
+
 #[multiproc::test]
 fn a_timeout_of_the_runtime_ends_a_wait_and_leaves_nothing() {
     common::in_a_process_with_one_thread(|| {
@@ -627,7 +711,7 @@ fn an_event_set_before_after_and_for_a_moment() {
         waiting.await.unwrap();
         other.set();
         thread.join().unwrap();
-        // Nobody is left.
+        // No handle is left that could set it.
         drop(setter);
         event.clear();
         assert!(matches!(event.wait_async().await, Err(WaitError::Disconnected { .. })));

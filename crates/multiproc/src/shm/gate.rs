@@ -53,7 +53,7 @@ struct State {
     read_only: bool,
     /// The reading side by itself, which those poll who wait. So none of them holds the writing side while it sleeps.
     reader: Option<Arc<OwnedFd>>,
-    /// The one by which those listen who have begun last.
+    /// The descriptor that the latest listeners use.
     heard_by: Weak<OwnedFd>,
     /// Whether others may have the object: threads with a handle of their own, or other processes.
     shared: bool,
@@ -472,7 +472,7 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// What becomes readable when there is a token, or nobody is left, for one that [sees](Ear::Sees).
+    /// What becomes readable when there is a token, or a hang-up, for a waiter that [sees](Ear::Sees).
     #[cfg(feature = "async")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.door()

@@ -175,7 +175,7 @@ pub(crate) fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
     processes
 }
 
-/// A pidfd of it, which all of this process share who watch it. None if it has ended.
+/// A pidfd of it, which all waiters of this process share. None if it has ended.
 fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
     static SHARED: LazyLock<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = LazyLock::new(Mutex::default);
     // In a copy of this process it may be locked for good.

@@ -179,9 +179,9 @@ impl Owned {
         after.saturating_mul(LATER).min(Duration::from_secs(3600))
     }
 
-    /// As [`sleep_by`](Owned::sleep_by), without a deadline, if somebody has it. For a thread that has it announced and won't take it.
+    /// As [`sleep_by`](Owned::sleep_by), without a deadline, if it has an owner. For a thread that has it announced and won't take it.
     #[cfg(feature = "async")]
-    pub(super) fn stand_by(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
+    pub(super) fn sleep_while_owned(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
         let found = Pair(self.0.pair().load(SeqCst));
         match found.owner() {
             0 => LOOK,
@@ -189,7 +189,57 @@ impl Owned {
         }
     }
 
-    /// Wakes one of those who sleep, if it is to be had. For a thread that may have been woken in place of another.
+    /// Takes it if it has no owner, without putting it on the list: for a thread that has it announced until it is [given up](Owned::give_up_announced) or [adopted](Kept::adopt).
+    /// Says whether the owner before has died.
+    #[cfg(feature = "async")]
+    pub(super) fn take_announced(&self, thread: Thread) -> Option<bool> {
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() != 0 {
+                return None;
+            }
+            if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
+                return Some(found.word() & OWNER_DIED != 0);
+            }
+        }
+    }
+
+    /// Gives up what was [taken](Owned::take_announced) so. With the death of an owner before that, if that is not known yet.
+    #[cfg(feature = "async")]
+    pub(super) fn give_up_announced(&self, thread: Thread, inherited: bool) {
+        if !inherited {
+            return self.give_up(thread);
+        }
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() != thread.id() {
+                return;
+            }
+            let left = found.next(OWNER_DIED | found.word() & WAITERS);
+            if self.change(found, left) {
+                if left.word() & WAITERS != 0 {
+                    futex::wake(self.0.word(), 1);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Makes `thread`, which has it announced, the owner in place of another thread.
+    #[cfg(feature = "async")]
+    fn hand_over(&self, from: u32, thread: Thread) -> bool {
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() != from {
+                return false;
+            }
+            if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
+                return true;
+            }
+        }
+    }
+
+    /// Wakes one of the waiters that sleep, if it has no owner. For a thread that may have been woken in place of another.
     #[cfg(feature = "async")]
     pub(super) fn wake_next(&self) {
         let found = Pair(self.0.pair().load(SeqCst));
@@ -367,6 +417,26 @@ impl<L: Layout> Kept<L> {
         &self.waiters
     }
 
+    /// Makes the calling thread the owner of the word, in place of the thread `from` of this process, which [took](Owned::take_announced) it for this one. False if that doesn't own it, or
+    /// there is no room for one more.
+    pub(super) fn adopt(&self, owned: &Owned, from: u32, inherited: bool) -> bool {
+        let thread = Thread::current();
+        if !thread.has_room() {
+            return false;
+        }
+        assert!(self.segment.holds(owned), "another segment's");
+        thread.announce(owned.0.word());
+        let is_owner = owned.hand_over(from, thread);
+        if is_owner {
+            // SAFETY: as in `take`; and it is on no other list, as `from` has it announced alone.
+            unsafe { thread.own(&owned.0) };
+            let lost = !inherited && self.marks[0].load(Relaxed) != mark::NONE;
+            self.marks[0].store(if lost { mark::LOST } else { mark::TAKEN }, Relaxed);
+        }
+        thread.done();
+        is_owner
+    }
+
     /// Remembers that the word, which the calling thread has just taken, was taken by a future.
     pub(super) fn note_future(&self) {
         let _ = self.marks[0].compare_exchange(mark::TAKEN, mark::TAKEN_IN_FUTURE, Relaxed, Relaxed);
@@ -464,6 +534,19 @@ impl Guarded {
         }
         self.holder.store(Holder::bits(Thread::current()), Relaxed);
         Ok(())
+    }
+
+    /// Takes it over from another thread of this process, as [`Kept::adopt`] says; `inherited` from an owner that died.
+    #[cfg(feature = "async")]
+    pub(super) fn adopt<L: Layout>(&self, kept: &Kept<L>, from: u32, inherited: bool) -> bool {
+        let is_owner = kept.adopt(&self.owned, from, inherited);
+        if is_owner {
+            if inherited {
+                self.inherit();
+            }
+            self.holder.store(Holder::bits(Thread::current()), Relaxed);
+        }
+        is_owner
     }
 
     #[cold]

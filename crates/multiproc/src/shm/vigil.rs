@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Lot {
     /// As [`wait`](Lot::wait), without a thread that sleeps. Dropped before its end, it leaves everything as it was.
     pub(crate) async fn wait_async<W: Wish>(&self, gate: &Gate, wish: &mut W) -> Result<W::Outcome, Vain> {
-        // Whether nobody is left but those whose death may help.
+        // Whether the door was hung up, and only the death of a process on the ledger may help.
         let mut is_alone = false;
         loop {
             // What is polled must not wait for a process that is stopped.
@@ -50,14 +50,14 @@ impl Lot {
                 }
             }
             match wait_at_the_door(gate, &ear, wish, is_alone).await {
-                // What somebody had open is closed before it is said that they have died.
+                // What a process had open is closed before its pidfd tells of its death.
                 Ok(Knock::HungUp) => match wish.depends() {
                     Ok(true) => is_alone = true,
                     Ok(false) => return within(Limit::Moment, || wish.attempt()).ok_or(Vain::Alone),
                     Err(error) => return Err(Vain::System(error)),
                 },
                 Ok(_) => is_alone = false,
-                // The latch is needed to see to those who have died.
+                // The latch is needed to see to the dead.
                 Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(Vain::System)?,
                 Err(error) => return Err(Vain::System(error)),
             }
@@ -65,7 +65,7 @@ impl Lot {
     }
 }
 
-/// Hung up is what it says if nobody is left, whoever may die; unless that is known, and it waits for deaths and tokens alone.
+/// Says that the door is hung up, whatever deaths may still help; unless `is_alone` says that this is known: then it waits for deaths and tokens alone.
 async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W, is_alone: bool) -> io::Result<Knock> {
     let watched = within(Limit::Moment, || wish.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;

@@ -13,11 +13,14 @@ use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::signal;
 
 use super::backoff::Backoff;
-use super::owned::{Kept, LOOK, Owned, Refusal};
+use super::owned::{Guarded, Kept, LOOK, Owned, Patience, Refusal};
 use super::segment::Layout;
 
-/// How long a future that has been told is waited for before the next one is told.
-const GRACE: Duration = Duration::from_millis(2);
+/// How long a future that has been told is waited for before others are told. A task may need a time slice or two to be polled on a busy machine.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// When the word has been missed so often, the waiter thread takes it for a future, as soon as it is woken: to wake a task first takes longer than a busy owner is away.
+const LOSSES: u32 = 3;
 
 /// How long a thread sleeps at most where it can't be told that no future waits any more.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -29,14 +32,14 @@ const MOST_IDLE: usize = 4;
 /// A segment with one word that futures wait for.
 pub(crate) trait Site: Layout {
     /// The word.
-    fn owned(&self) -> &Owned;
+    fn guarded(&self) -> &Guarded;
 }
 
 /// The futures that wait for a word through one handle.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     state: Mutex<State>,
-    /// Changes when the stand-in has to look again. Written under the mutex.
+    /// Changes when the waiter thread has to look again. Written under the mutex.
     signal: AtomicU32,
 }
 
@@ -48,10 +51,27 @@ struct State {
     futures: VecDeque<Waiter>,
     /// The number of the next future.
     next: u64,
-    /// Whether there is a stand-in.
+    /// Whether there is a waiter thread.
     is_served: bool,
-    /// Whether the stand-in sleeps on the word, or is about to.
+    /// Whether the waiter thread sleeps on the word, or is about to.
     is_at_word: bool,
+    /// How often the word has been given up, and had another owner when a future or the waiter thread came for it, since a future has left.
+    losses: u32,
+    /// What the waiter thread has taken for a future.
+    reserved: Option<Reserved>,
+}
+
+/// A word that the waiter thread has taken for a future.
+#[derive(Debug)]
+struct Reserved {
+    /// The future's.
+    number: u64,
+    /// The waiter thread's id.
+    thread: u32,
+    /// Whether the owner before has died.
+    inherited: bool,
+    /// When it is given up, if the future has not come for it.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -65,6 +85,8 @@ struct Waiter {
 enum Next {
     /// It has been told meanwhile: it tries again.
     Try,
+    /// The word has been taken for it, and is now its own.
+    Taken,
     /// It waits for its waker.
     Wait,
 }
@@ -80,7 +102,7 @@ impl Waiters {
         state
     }
 
-    /// Has the stand-in look again, which doesn't sleep on the word or has nothing left to do there.
+    /// Has the waiter thread look again, which doesn't sleep on the word or has nothing left to do there.
     fn signal(&self, state: &State) {
         if state.is_served && (state.futures.is_empty() || !state.is_at_word) {
             self.signal.fetch_add(1, SeqCst);
@@ -96,15 +118,24 @@ impl Waiters {
         &self,
         number: &mut Option<u64>,
         waker: &Waker,
+        adopt: impl FnOnce(&Reserved) -> bool,
         serve: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Next> {
         // What is the user's is cloned and dropped outside the mutex.
         let waker = waker.clone();
         let mut state = self.state();
+        // What can't be adopted is given up when the future leaves.
+        if let Some(reserved) = state.reserved.take_if(|reserved| Some(reserved.number) == *number) {
+            if adopt(&reserved) {
+                return Ok(Next::Taken);
+            }
+            state.reserved = Some(reserved);
+        }
         if let Some(waiter) = state.futures.iter_mut().find(|waiter| Some(waiter.number) == *number) {
             let before = waiter.waker.replace(waker);
             let next = if before.is_some() { Next::Wait } else { Next::Try };
             if let Next::Try = next {
+                state.losses = state.losses.saturating_add(1);
                 self.signal(&state);
             }
             drop(state);
@@ -129,12 +160,13 @@ impl Waiters {
         Ok(Next::Wait)
     }
 
-    /// Takes a future out. One that was told and has not taken the word leaves that to the stand-in.
+    /// Takes a future out. One that was told and has not taken the word leaves that to the waiter thread.
     fn leave(&self, number: u64) {
         let mut state = self.state();
         let place = state.futures.iter().position(|waiter| waiter.number == number);
         let waiter = place.and_then(|place| state.futures.remove(place));
         if waiter.is_some() {
+            state.losses = 0;
             self.signal(&state);
         }
         drop(state);
@@ -163,41 +195,42 @@ impl<'a, L: Site> Wait<'a, L> {
         Wait { kept, number: None }
     }
 
-    /// Takes the word, for the calling thread, with `take`; or has the task woken when it is worth another try. Whoever has taken it from a future of the same thread is waited for.
-    pub(crate) fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        mut take: impl FnMut() -> Result<(), Refusal>,
-    ) -> Poll<Result<(), Denied>> {
-        let mut try_once = || match take() {
+    /// Takes the word, for the calling thread, or has the task woken when it is worth another try. If another future has taken it in the same thread, that is waited for as well.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
+        let guarded = self.kept.guarded();
+        let try_once = || match guarded.take(self.kept, 0, Patience::None, || true) {
             Err(Refusal::Mine) if self.kept.is_taken_in_future() => Err(Refusal::Busy),
             taken => taken,
         };
         let mut was_told = false;
         loop {
             let mut result = try_once();
-            // As a thread that was woken does: others may have it for a moment.
+            // As a thread that was woken does: another may have it for a moment.
             let mut backoff = Backoff::new();
             while was_told && matches!(result, Err(Refusal::Busy)) && backoff.wait() {
                 result = try_once();
             }
             match result {
                 Err(Refusal::Busy) => {}
-                result => {
-                    if result.is_ok() {
-                        self.kept.note_future();
-                    }
-                    self.leave();
-                    return Poll::Ready(result.map_err(Denied::Refused));
-                }
+                result => return Poll::Ready(self.done(result.map_err(Denied::Refused))),
             }
-            let serve = || stand_in(self.kept.clone());
-            match self.kept.waiters().wait(&mut self.number, context.waker(), serve) {
+            let adopt = |reserved: &Reserved| guarded.adopt(self.kept, reserved.thread, reserved.inherited);
+            let serve = || start_waiter(self.kept.clone());
+            match self.kept.waiters().wait(&mut self.number, context.waker(), adopt, serve) {
+                Ok(Next::Taken) => return Poll::Ready(self.done(Ok(()))),
                 Ok(Next::Try) => was_told = true,
                 Ok(Next::Wait) => return Poll::Pending,
                 Err(_) => return Poll::Ready(Err(Denied::NoThread)),
             }
         }
+    }
+
+    fn done(&mut self, result: Result<(), Denied>) -> Result<(), Denied> {
+        if result.is_ok() {
+            self.kept.note_future();
+        }
+        self.leave();
+        result
     }
 
     fn leave(&mut self) {
@@ -213,7 +246,7 @@ impl<L: Site> Drop for Wait<'_, L> {
     }
 }
 
-/// What a stand-in serves, whatever it lies in.
+/// What a waiter thread serves, whatever it lies in.
 trait Served: Send + Sync {
     fn word(&self) -> &Owned;
     fn waiters(&self) -> &Waiters;
@@ -221,7 +254,7 @@ trait Served: Send + Sync {
 
 impl<L: Site> Served for Kept<L> {
     fn word(&self) -> &Owned {
-        self.owned()
+        self.guarded().owned()
     }
 
     fn waiters(&self) -> &Waiters {
@@ -233,47 +266,108 @@ impl<L: Site> Served for Kept<L> {
 fn serve(served: &dyn Served) {
     let (thread, word, waiters) = (Thread::current(), served.word(), served.waiters());
     let mut look = LOOK;
-    // Whether the next waiter elsewhere has been woken, since nobody here takes the word.
+    // Whether the next waiter elsewhere has been woken, since no future takes the word.
     let mut has_passed_on = false;
+    // What has been taken for a future, and whether the owner before has died.
+    let mut taken: Option<bool> = None;
     word.announce(thread);
     loop {
-        let owner = word.owner();
         let mut state = waiters.state();
         state.is_at_word = false;
+        if let Some(inherited) = taken.take() {
+            let Some(told) = state.futures.iter_mut().find(|waiter| waiter.waker.is_some()) else {
+                drop(state);
+                word.give_up_announced(thread, inherited);
+                continue;
+            };
+            let (number, waker) = (told.number, told.waker.take());
+            state.reserved = Some(Reserved { number, thread: thread.id(), inherited, until: Instant::now() + GRACE });
+            drop(state);
+            tell(waker);
+            // The waker may have announced an object of its own.
+            word.announce(thread);
+            continue;
+        }
+        let signal = waiters.signal.load(SeqCst);
+        if let Some(reserved) = &state.reserved {
+            let (until, inherited) = (reserved.until, reserved.inherited);
+            let is_waited_for = state.futures.iter().any(|waiter| waiter.number == reserved.number);
+            if is_waited_for && Instant::now() < until {
+                drop(state);
+                futex::wait(&waiters.signal, signal, Some(until));
+            } else {
+                state.reserved = None;
+                drop(state);
+                word.give_up_announced(thread, inherited);
+            }
+            continue;
+        }
         if state.futures.is_empty() {
             state.is_served = false;
             break;
         }
-        let signal = waiters.signal.load(SeqCst);
-        if owner.is_some() {
+        let takes_itself = state.losses >= LOSSES;
+        if word.owner().is_some() {
             has_passed_on = false;
             state.is_at_word = true;
             drop(state);
-            look = word.stand_by(look, |value, until| sleep(word.futex(), value, (&waiters.signal, signal), until));
+            let sleep = |value, until| sleep(word.futex(), value, (&waiters.signal, signal), until);
+            look = word.sleep_while_owned(look, sleep);
+            if takes_itself {
+                taken = take_soon(word, thread);
+            } else if word.owner().is_some() {
+                let mut state = waiters.state();
+                state.losses = state.losses.saturating_add(1);
+            }
             if is_without_waitv() {
                 look = look.min(LONGEST_LOOK);
             }
             continue;
         }
         look = LOOK;
-        let told = state.futures.iter_mut().find_map(|waiter| waiter.waker.take());
-        drop(state);
-        let until = told.is_some().then(|| Instant::now() + GRACE);
-        match told {
-            // A panic in somebody's executor is no reason not to tell the others.
-            Some(waker) => {
-                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-                // It may have used objects of its own.
-                word.announce(thread);
-            }
-            None if !std::mem::replace(&mut has_passed_on, true) => word.wake_next(),
-            None => {}
+        // One that was told has not come.
+        let is_late = state.futures.iter().any(|waiter| waiter.waker.is_none());
+        if is_late && !std::mem::replace(&mut has_passed_on, true) {
+            word.wake_next();
         }
-        futex::wait(&waiters.signal, signal, until);
+        let Some(told) = state.futures.iter_mut().find(|waiter| waiter.waker.is_some()) else {
+            drop(state);
+            futex::wait(&waiters.signal, signal, None);
+            continue;
+        };
+        if takes_itself {
+            drop(state);
+            taken = take_soon(word, thread);
+            continue;
+        }
+        let waker = told.waker.take();
+        drop(state);
+        tell(waker);
+        // The waker may have announced an object of its own.
+        word.announce(thread);
+        futex::wait(&waiters.signal, signal, Some(Instant::now() + GRACE));
     }
     word.wake_next();
     // Before it may be unmapped.
     thread.done();
+}
+
+/// Takes the word as a thread does that was woken, for which it is free now or within some microseconds.
+fn take_soon(word: &Owned, thread: Thread) -> Option<bool> {
+    let mut backoff = Backoff::new();
+    loop {
+        if let Some(inherited) = word.take_announced(thread) {
+            return Some(inherited);
+        }
+        if !backoff.wait() {
+            return None;
+        }
+    }
+}
+
+fn tell(waker: Option<Waker>) {
+    // A panic in an executor is no reason not to tell the others.
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake)));
 }
 
 /// Whether futex_waitv is missing, or refused.
@@ -296,7 +390,7 @@ fn sleep(word: &AtomicU32, value: u32, signal: (&AtomicU32, u32), until: Instant
 
 /// Threads that serve, and what they are to serve.
 struct Threads {
-    /// The copy of the process whose threads these are.
+    /// The copy of the process that has these threads.
     copy: u32,
     idle: usize,
     jobs: VecDeque<Arc<dyn Served>>,
@@ -320,7 +414,7 @@ fn threads() -> MutexGuard<'static, Threads> {
 ///
 /// # Errors
 /// `EAGAIN`, at the limit of threads.
-fn stand_in(served: Arc<dyn Served>) -> io::Result<()> {
+fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
     let mut threads = threads();
     threads.are_dismissed = false;
     if threads.idle > 0 {
@@ -351,7 +445,7 @@ fn next_job() -> Option<Arc<dyn Served>> {
     threads.idle += 1;
     let end = Instant::now() + LINGER;
     loop {
-        // Whoever has left it has counted this thread, or another one, out.
+        // The caller that has left it has counted this thread, or another one, out.
         if let Some(job) = threads.jobs.pop_front() {
             return Some(job);
         }
@@ -378,7 +472,6 @@ mod tests {
     use futures::executor::block_on;
 
     use super::*;
-    use crate::shm::owned::{Guarded, Patience};
     use crate::shm::segment::{Segment, layout};
 
     layout! {
@@ -388,8 +481,8 @@ mod tests {
     }
 
     impl Site for One {
-        fn owned(&self) -> &Owned {
-            self.guarded.owned()
+        fn guarded(&self) -> &Guarded {
+            &self.guarded
         }
     }
 
@@ -401,18 +494,23 @@ mod tests {
 
     async fn take_async(kept: &Word) {
         let mut wait = Wait::new(kept);
-        poll_fn(|context| wait.poll(context, || take(kept, Patience::None))).await.unwrap();
+        poll_fn(|context| wait.poll(context)).await.unwrap();
     }
 
     /// A thread that has the word until it is told to give it up.
     fn holder(kept: &Word) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        holder_that(kept, false)
+    }
+
+    /// The same, which ends without giving it up if it `dies`.
+    fn holder_that(kept: &Word, dies: bool) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
         let ((taken, is_taken), (go, wait)) = (mpsc::channel(), mpsc::channel());
         let kept = kept.clone();
         let thread = std::thread::spawn(move || {
             take(&kept, Patience::Endless).unwrap();
             taken.send(()).unwrap();
             wait.recv().unwrap();
-            assert!(kept.guarded.give_up(&kept, 0));
+            assert!(dies || kept.guarded.give_up(&kept, 0));
         });
         is_taken.recv().unwrap();
         (go, thread)
@@ -431,7 +529,7 @@ mod tests {
         let (go, thread) = holder(&kept);
         let mut dropped = Wait::new(&kept);
         let mut context = Context::from_waker(Waker::noop());
-        assert!(dropped.poll(&mut context, || take(&kept, Patience::None)).is_pending());
+        assert!(dropped.poll(&mut context).is_pending());
         wait_for(|| kept.waiters().state().is_at_word);
         drop(dropped);
         assert!(kept.waiters().state().futures.is_empty());
@@ -445,7 +543,7 @@ mod tests {
             waiter.join().unwrap();
         });
         thread.join().unwrap();
-        // Nobody waits, and the stand-in has gone, with its part of the handle.
+        // No future waits, and the waiter thread has gone, with its part of the handle.
         wait_for(|| !kept.waiters().state().is_served && Arc::strong_count(&kept) == 1);
         take(&kept, Patience::None).unwrap();
         assert!(!kept.is_taken_in_future() && kept.guarded.give_up(&kept, 0));
@@ -460,6 +558,52 @@ mod tests {
         WITHOUT_WAITV.store(false, Relaxed);
     }
 
+    /// Waits until the waiter thread has taken the word for the future.
+    fn wait_for_reservation(kept: &Word) {
+        wait_for(|| kept.waiters().state().reserved.is_some());
+    }
+
+    #[test]
+    fn what_is_missed_again_and_again_is_taken_for_a_future() {
+        for round in 0..60 {
+            let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
+            let dies = round % 2 == 0;
+            let (go, thread) = holder_that(&kept, dies);
+            let mut context = Context::from_waker(Waker::noop());
+            let mut wait = Wait::new(&kept);
+            assert!(wait.poll(&mut context).is_pending());
+            kept.waiters().state().losses = LOSSES;
+            // It decides with the next look.
+            kept.waiters().signal.fetch_add(1, SeqCst);
+            futex::wake(&kept.waiters().signal, 1);
+            go.send(()).unwrap();
+            thread.join().unwrap();
+            wait_for_reservation(&kept);
+            match round % 3 {
+                0 => {
+                    // It may have been given up again, if this thread was kept waiting.
+                    while wait.poll(&mut context).is_pending() {}
+                    assert!(kept.is_taken_in_future());
+                    assert_eq!(kept.guarded.grief().is_some(), dies);
+                    assert!(kept.guarded.give_up(&kept, 0));
+                }
+                1 => drop(wait),
+                _ => {
+                    // It isn't polled, so that others have the word.
+                    take(&kept, Patience::Endless).unwrap();
+                    assert_eq!(kept.guarded.grief().is_some(), dies);
+                    assert!(kept.guarded.give_up(&kept, 0));
+                    drop(wait);
+                }
+            }
+            take(&kept, Patience::Endless).unwrap();
+            assert_eq!(kept.guarded.grief().is_some(), dies, "the death is not forgotten");
+            assert!(kept.guarded.give_up(&kept, 0));
+            wait_for(|| !kept.waiters().state().is_served);
+        }
+        assert_eq!(Thread::current().count(), 0);
+    }
+
     #[test]
     fn tasks_that_are_not_polled_keep_it_from_nobody() {
         let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
@@ -467,7 +611,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let mut stuck = [Wait::new(&kept), Wait::new(&kept), Wait::new(&kept)];
         for wait in &mut stuck {
-            assert!(wait.poll(&mut context, || take(&kept, Patience::None)).is_pending());
+            assert!(wait.poll(&mut context).is_pending());
         }
         wait_for(|| kept.waiters().state().is_at_word);
         std::thread::scope(|scope| {

@@ -13,26 +13,25 @@ use super::mutex::{self, Mutex, MutexGuard};
 use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
 use super::wait_error::WaitError;
 use crate::shm::cell::Plain;
-use crate::shm::owned::{Guarded, Kept, Owned, Patience};
+use crate::shm::owned::{Guarded, Kept};
 use crate::shm::waiters::{Denied, Site, Wait};
 
 impl Site for lock::Shared {
-    fn owned(&self) -> &Owned {
-        self.guarded.owned()
+    fn guarded(&self) -> &Guarded {
+        &self.guarded
     }
 }
 
 impl<T: Plain> Site for mutex::Shared<T> {
-    fn owned(&self) -> &Owned {
-        self.guarded.owned()
+    fn guarded(&self) -> &Guarded {
+        &self.guarded
     }
 }
 
 /// Takes the word of a lock, for the thread that polls this to its end.
-async fn take<L: Site>(kept: &Arc<Kept<L>>, guarded: impl Fn(&L) -> &Guarded) -> Result<(), Misuse> {
+async fn take<L: Site>(kept: &Arc<Kept<L>>) -> Result<(), Misuse> {
     let mut wait = Wait::new(kept);
-    let taken = poll_fn(|context| wait.poll(context, || guarded(kept).take(kept, 0, Patience::None, || true)));
-    taken.await.map_err(|denied| match denied {
+    poll_fn(|context| wait.poll(context)).await.map_err(|denied| match denied {
         Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("what another has is waited for"),
         Denied::NoThread => Misuse::NoThread(L::NAME),
     })
@@ -77,17 +76,17 @@ impl Lock {
     ///
     /// The lock is taken by the poll that completes the future. One that is dropped before, in a `select!` or at a timeout, has taken nothing, and the next waiter is woken in its place.
     ///
-    /// All futures that wait through one handle and its clones take part in the waiting of threads and processes as one thread does, which sleeps for them, and of which there is one for each lock
-    /// that is waited for. When it is woken, in the order in which the system wakes waiters, the future that has waited longest has the first try; another waiter is woken if none of the futures has taken the lock within
-    /// 2 ms each, so that a task that isn't polled delays others by that much. As with [`lock`](Lock::lock), whoever comes while the lock is free has it: no number of turns is promised after which a
-    /// future has the lock, nor is any to a thread.
+    /// All futures that wait through one handle and its clones take part in the waiting of threads and processes as one thread does. That thread sleeps for them; there is one for each lock that is
+    /// waited for, as long as it is. When the lock is given up to it, the future that has waited longest has the first try, and if others are quicker again and again, the thread takes the lock for it. Futures of
+    /// one handle so have it in the order of their first polls, but for those that find the lock free when they come. Between them and other threads and processes there is no order, as there is none with
+    /// [`lock`](Lock::lock): the first to come while the lock is free has it, and a future has the chances of a thread. A task that isn't polled delays others by 20 ms at most.
     ///
     /// # Errors
     /// As [`lock`](Lock::lock), the holder's death included; [`Misuse::HeldHere`] if the calling thread holds the lock by one of the other methods;
     /// [`Misuse::NoThread`] if the system has no thread left to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
-        take(&self.inner, |shared| &shared.guarded).await?;
+        take(&self.inner).await?;
         self.guard()
     }
 }
@@ -120,7 +119,7 @@ impl<T: Plain> Mutex<T> {
     /// As [`Lock::lock_async`].
     pub async fn lock_async(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         take_turns().await;
-        take(&self.inner, |shared| &shared.guarded).await?;
+        take(&self.inner).await?;
         self.guard()
     }
 }
@@ -153,9 +152,10 @@ macro_rules! acquiring {
             /// ```
             ///
             /// A permit belongs to the process, not to a thread: it may be held across an `.await`, and dropped in another thread. It is taken by the poll that completes the future: one that is
-            /// dropped before, in a `select!` or at a timeout, has taken none. All futures and threads that wait are told of a permit, and the one that comes first has it; the others
-            /// wait again, with no order among them. A task that releases a permit while another waits here needs no handle of its own. Who wakes the future is said at
-            /// [`JoinFuture`](crate::JoinFuture); it takes some descriptors while it waits.
+            /// dropped before, in a `select!` or at a timeout, has taken none. All futures and threads that wait are told of a permit, and the first to come has it; the others
+            /// wait again, with no order among them. A task that gives a permit back while another waits here needs no handle of its own. A task that waits for
+            /// a permit that it holds itself waits for ever. What wakes the future is said at
+            /// [`JoinFuture`](crate::JoinFuture); it takes one or two descriptors while it waits.
             ///
             /// # Errors
             /// As [`acquire`](Self::acquire); [`WaitError::System`] also when there is no descriptor or thread to wait with.
@@ -193,7 +193,7 @@ impl Event {
     /// ```
     ///
     /// It counts from the first poll: a future goes on if the event has been set since then, even if it was cleared at once. One that is dropped leaves nothing behind. As with threads, a task that
-    /// sets the event while another waits here needs a handle of its own: a clone. Who wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes some descriptors while it waits.
+    /// sets the event while another waits here needs a handle of its own: a clone. What wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes one or two descriptors while it waits.
     ///
     /// # Errors
     /// As [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or thread to wait with.
