@@ -567,6 +567,43 @@ for_each_method! {
     }
 }
 
+/// Takes the lock again and again, in several tasks, whatever has happened to others.
+fn take_for_ever(lock: Lock) {
+    block_on(join_all((0..3).map(|_| async {
+        loop {
+            drop(lock.lock_async().await.or_else(LockError::into_guard).unwrap());
+            yield_now().await;
+        }
+    })));
+}
+
+for_each_method! {
+    // At whatever moment it is killed, a process takes no wake-up along.
+    fn killed_processes_keep_it_from_no_other(method) not_fork {
+        let lock = Lock::new().unwrap();
+        let start = || start!(Process::new(take_for_ever, (lock.clone(),)), method);
+        let mut children = [start(), start()];
+        let mut slow = 0;
+        for round in 0..40 {
+            for _ in 0..20 {
+                drop(lock.lock().or_else(LockError::into_guard).unwrap());
+            }
+            // So that they wait, and one is woken about when it is killed.
+            let guard = lock.lock().or_else(LockError::into_guard).unwrap();
+            std::thread::sleep(Duration::from_millis(round % 4));
+            drop(guard);
+            kill(&children[round as usize % 2]);
+            let took = std::time::Instant::now();
+            drop(lock.lock().or_else(LockError::into_guard).unwrap());
+            slow += u32::from(took.elapsed() > Duration::from_millis(900));
+            children[round as usize % 2] = start();
+        }
+        assert!(slow < 10, "those that wait had to look for themselves {slow} times");
+        drop(children);
+        drop(block_on(lock.lock_async()).or_else(LockError::into_guard).unwrap());
+    }
+}
+
 /// Takes the lock again as soon as it has given it up.
 fn hold_again_and_again(lock: Lock) {
     loop {
