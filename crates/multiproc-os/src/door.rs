@@ -34,13 +34,16 @@ pub struct Ear {
 }
 
 impl Ear {
+    const DOOR: u64 = 0;
+    const OTHER: u64 = 1;
+
     /// At the door of which `reader` is a descriptor that is open as long as this is.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
     pub fn new(reader: impl AsFd) -> io::Result<Ear> {
         let set = Epoll::new()?;
-        set.add(reader, 0, Often::News)?;
+        set.add(reader, Ear::DOOR, Often::News)?;
         let ear = Ear { set };
         // What was there before is no news.
         ear.heard()?;
@@ -52,7 +55,15 @@ impl Ear {
     /// # Errors
     /// None is expected.
     pub fn heard(&self) -> io::Result<bool> {
-        Ok(!self.set.ready()?.is_empty())
+        Ok(self.set.ready()?.contains(&Ear::DOOR))
+    }
+
+    /// Has its descriptor be readable also as long as `other` is, until that is closed.
+    ///
+    /// # Errors
+    /// `ENOSPC` when the user has too many in such sets; `EINVAL` when `other` is in hundreds of them.
+    pub fn add(&self, other: impl AsFd) -> io::Result<()> {
+        self.set.add(other, Ear::OTHER, Often::Always)
     }
 }
 

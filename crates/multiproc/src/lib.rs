@@ -33,7 +33,7 @@
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.
-//! - `child.await` in `async` code; with the feature `async`, `put_async` and `get_async` of queues.
+//! - `child.await` in `async` code; with the feature `async`, queues, pipes, listeners, locks, semaphores and events too.
 //! - [`at_exit`], [`handle_ctrl_c`], [`set_start_method`].
 //! - [`log_to_stderr`]; [`relay_logs`] brings what all processes log to the main process's own logger, [`capture_output`] what they print.
 //!
@@ -51,7 +51,7 @@
 //! | --- | --- |
 //! | `anyhow` | targets may return `anyhow::Result`; its errors arrive as their messages |
 //! | `arrow` | [`SharedBytes`] turns into an Arrow `Buffer` without a copy; `bytes` too |
-//! | `async` | `put_async` and `get_async` of queues, on any executor |
+//! | `async` | methods for `async` code, on any executor: of queues (`put_async`, `get_async`), pipes (`send_async`, `recv_async`, `send_bytes_async`, `recv_bytes_async`), listeners (`accept_async`), locks (`lock_async`), semaphores (`acquire_async`) and events (`wait_async`); those of processes (`.await`, `terminate_async`, `kill_async`) are always there |
 //! | `bytes` | [`SharedBytes`] turns into `bytes::Bytes` without a copy |
 //! | `ndarray` | what is held of an [`Array`] can be looked at as an `ndarray` |
 //! | `tokio` | futures are woken by the tokio runtime that they run in, without a thread of this crate's own |

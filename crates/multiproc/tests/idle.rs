@@ -191,3 +191,47 @@ for_each_method! {
         task.task_done();
     }
 }
+
+fn take_one_and_wait(semaphore: Semaphore, ready: Queue<u32>, go: Event) {
+    let _one = semaphore.acquire().unwrap();
+    ready.put(1).unwrap();
+    go.wait().unwrap();
+    drop(semaphore.acquire());
+}
+
+for_each_method! {
+    // It had heard the hang-up, and looked again and again.
+    fn what_waits_for_a_death_alone_does_not_wake_up(method) {
+        let (semaphore, ready, go) = (Semaphore::new(3).unwrap(), Queue::new().unwrap(), Event::new().unwrap());
+        let permit = semaphore.acquire().unwrap();
+        let children = [0; 2].map(|_| {
+            let child = Process::new(take_one_and_wait, (semaphore.clone(), ready.clone(), go.clone()));
+            Ends(child.start_method(method).start().unwrap())
+        });
+        for _ in 0..2 {
+            assert_eq!(ready.get_timeout(LONG).unwrap(), 1);
+        }
+        go.set();
+        let counts = || children.iter().map(|child| switches(child.pid())).collect::<Vec<_>>();
+        let settle = |pause| {
+            let begun = std::time::Instant::now();
+            loop {
+                let before = counts();
+                std::thread::sleep(pause);
+                let after = counts();
+                if before == after {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
+            }
+        };
+        // They are at the door when a token comes, which is there from then on. Then only the two are left.
+        settle(Duration::from_millis(500));
+        permit.forget();
+        drop(semaphore);
+        settle(Duration::from_secs(3));
+        assert!(children.iter().all(|child| child.is_alive()));
+        children[0].kill().unwrap();
+        assert!(children[1].wait_timeout(LONG).unwrap().unwrap().success());
+    }
+}

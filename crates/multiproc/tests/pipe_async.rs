@@ -170,6 +170,97 @@ fn what_has_begun_over_tcp_goes_with_the_next() {
     });
 }
 
+fn double_bytes(connection: Connection<(), ()>) {
+    block_on(async {
+        while let Ok(bytes) = connection.recv_bytes_async().await {
+            connection.send_bytes_async(&[&bytes[..], &bytes[..]].concat()).await.unwrap();
+        }
+    });
+}
+
+for_each_method! {
+    fn bytes_go_and_come(method) not_fork {
+        on_each(|| async {
+            let (ours, theirs) = pipe::<(), ()>().unwrap();
+            let child = Process::new(double_bytes, (theirs,)).start_method(method).start().unwrap();
+            for len in [0, 1, 1000, 32 << 10, (32 << 10) + 1, 3_000_000] {
+                ours.send_bytes_async(&vec![7; len]).await.unwrap();
+                assert!(ours.recv_bytes_async().await.unwrap() == vec![7; 2 * len]);
+            }
+            drop(ours);
+            child.await.unwrap();
+        });
+    }
+
+    fn for_bytes_a_death_is_the_end(method) not_fork {
+        on_each(|| async {
+            let (sender, receiver) = one_way::<()>().unwrap();
+            let (full, theirs) = one_way::<()>().unwrap();
+            let child = Ends(Process::new(hold, ((sender, theirs),)).start_method(method).start().unwrap());
+            let mut receiving = pin!(receiver.recv_bytes_async());
+            poll_in_vain(receiving.as_mut()).await;
+            while full.try_send_bytes(&[7; 30_000]).is_ok() {}
+            let mut sending = pin!(full.send_bytes_async(&[7; 30_000]));
+            poll_in_vain(sending.as_mut()).await;
+            let mut by_file = pin!(full.send_bytes_async(&[7; 100_000]));
+            poll_in_vain(by_file.as_mut()).await;
+            assert_eq!(child.kill_async().await.unwrap().exit_code(), Some(-9));
+            assert!(matches!(receiving.await.unwrap_err().kind(), RecvErrorKind::Disconnected));
+            assert!(sending.await.unwrap_err().is_disconnected());
+            assert!(by_file.await.unwrap_err().is_disconnected());
+        });
+    }
+}
+
+#[multiproc::test]
+fn bytes_wait_for_room() {
+    on_each(|| async {
+        let (sender, receiver) = one_way::<()>().unwrap();
+        let (one, other) = over_tcp::<(), ()>().await;
+        for (to, from) in [(&sender, &receiver), (one.sender(), other.receiver())] {
+            let len = |index: usize| [100, 30_000, 200_000, 6_000_000][index % 4];
+            let send = async {
+                for index in 0..60 {
+                    to.send_bytes_async(&vec![index as u8; len(index)]).await.unwrap();
+                }
+            };
+            let receive = async {
+                for index in 0..60 {
+                    assert!(from.recv_bytes_async().await.unwrap() == vec![index as u8; len(index)]);
+                }
+            };
+            join(send, receive).await;
+        }
+    });
+}
+
+#[multiproc::test]
+fn bytes_of_a_future_that_is_dropped_are_not_lost() {
+    on_each(|| async {
+        let (sender, receiver) = one_way::<()>().unwrap();
+        for number in 0..20 {
+            {
+                let mut receiving = pin!(receiver.recv_bytes_async());
+                poll_in_vain(receiving.as_mut()).await;
+                sender.send_bytes(&[number]).unwrap();
+            }
+            assert_eq!(receiver.recv_bytes_async().await.unwrap(), [number]);
+        }
+        let mut sent = 0;
+        while sender.try_send_bytes(&[7; 30_000]).is_ok() {
+            sent += 1;
+        }
+        poll_in_vain(pin!(sender.send_bytes_async(&[8; 30_000]))).await;
+        for _ in 0..sent {
+            assert_eq!(receiver.recv_bytes_async().await.unwrap()[0], 7);
+        }
+        assert!(receiver.try_recv_bytes().unwrap_err().is_empty(), "what was not sent has come");
+        // A value is none.
+        sender.send(()).unwrap();
+        assert!(matches!(receiver.recv_bytes_async().await.unwrap_err().kind(), RecvErrorKind::Garbage(_)));
+    });
+}
+
 #[multiproc::test]
 fn each_message_goes_to_one_of_many() {
     on_each(|| async {

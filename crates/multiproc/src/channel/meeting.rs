@@ -23,6 +23,9 @@ use super::link_error::ListenError;
 use super::listener::Listener;
 use super::patience::Patience;
 use super::{kind, local};
+use crate::transfer::bundle::Bundle;
+use crate::transfer::packet::INLINE;
+use crate::transfer::payload::{Payload, Sink};
 use crate::wake::{Source, Wakeup};
 
 /// Waits until it is worth another look whether a source is readable: it is, or the task was polled for another reason.
@@ -104,10 +107,43 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// As [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait with.
     pub async fn recv_async(&self) -> Result<T, RecvError> {
+        self.receive_async(|| self.try_recv()).await
+    }
+}
+
+impl<T> Receiver<T> {
+    /// As [`recv_bytes`](Receiver::recv_bytes), in `async` code on any executor.
+    ///
+    /// ```
+    /// use multiproc::{Process, Sender, one_way};
+    ///
+    /// fn worker(results: Sender<()>) {
+    ///     results.send_bytes(b"done").unwrap();
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, receiver) = one_way()?;
+    /// let _child = Process::new(worker, (sender,)).start()?;
+    /// assert_eq!(receiver.recv_bytes_async().await?, b"done");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A future that is dropped before it completes has taken nothing, as with [`recv_async`](Receiver::recv_async).
+    ///
+    /// # Errors
+    /// As [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or thread to wait with.
+    pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
+        self.receive_async(|| self.try_recv_bytes()).await
+    }
+
+    async fn receive_async<M>(&self, try_receive: impl Fn() -> Result<M, RecvError>) -> Result<M, RecvError> {
         take_turns().await;
         let mut waiting: Option<(Wakeup, Arc<Rx>)> = None;
         loop {
-            match self.try_recv() {
+            match try_receive() {
                 Err(error) if matches!(error.kind, RecvErrorKind::Empty) => {}
                 received => return received,
             }
@@ -154,31 +190,85 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     }
 
     async fn send_value(&self, value: &T) -> Result<(), SendErrorKind> {
-        let socket = match &self.tx {
-            Tx::Local(socket) => &**socket,
-            Tx::Tcp(tx) => tx.socket(),
-        };
         let payload = loop {
             match self.payload(value)? {
                 Some(payload) => break payload,
-                None => room(socket).await.map_err(SendErrorKind::Io)?,
+                None => room(self.socket()).await.map_err(SendErrorKind::Io)?,
             }
         };
+        self.send_payload(kind::VALUE, payload).await
+    }
+}
+
+impl<T> Sender<T> {
+    /// As [`send_bytes`](Sender::send_bytes), in `async` code on any executor.
+    ///
+    /// ```
+    /// use multiproc::{Process, Receiver};
+    ///
+    /// fn worker(receiver: Receiver<()>) -> usize {
+    ///     receiver.recv_bytes().unwrap().len()
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, receiver) = multiproc::one_way::<()>()?;
+    /// let child = Process::new(worker, (receiver,)).start()?;
+    /// sender.send_bytes_async(&vec![7; 1_000_000]).await?;
+    /// assert_eq!(child.await?, 1_000_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// If the future is dropped before it is done, the message has not been sent; over TCP, a part of it may have gone, as is said at [`send_async`](Sender::send_async).
+    ///
+    /// # Errors
+    /// As [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or thread to wait with.
+    pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
+        take_turns().await;
+        self.send_bytes_as_a_whole(bytes).await.map_err(|kind| self.error((), kind))
+    }
+
+    async fn send_bytes_as_a_whole(&self, bytes: &[u8]) -> Result<(), SendErrorKind> {
+        if let Tx::Local(socket) = &self.tx
+            && bytes.len() <= INLINE
+        {
+            loop {
+                match local::send_bytes(socket, kind::BYTES, bytes, Patience::None) {
+                    Err(SendErrorKind::Full) => room(socket).await.map_err(SendErrorKind::Io)?,
+                    sent => return sent,
+                }
+            }
+        }
+        let mut sink = Sink::new();
+        let bytes = sink.extend(bytes).and_then(|()| sink.finish()).map_err(SendErrorKind::Io)?;
+        self.send_payload(kind::BYTES, Payload { bytes, handles: Bundle::default() }).await
+    }
+
+    fn socket(&self) -> &OwnedFd {
         match &self.tx {
-            Tx::Local(_) => loop {
-                match local::send(socket, kind::VALUE, &payload, Patience::None) {
+            Tx::Local(socket) => socket,
+            Tx::Tcp(tx) => tx.socket(),
+        }
+    }
+
+    async fn send_payload(&self, kind: u8, payload: Payload) -> Result<(), SendErrorKind> {
+        match &self.tx {
+            Tx::Local(socket) => loop {
+                match local::send(socket, kind, &payload, Patience::None) {
                     Err(SendErrorKind::Full) => room(socket).await.map_err(SendErrorKind::Io)?,
                     sent => return sent,
                 }
             },
             Tx::Tcp(tx) => {
-                let mut sending = tx.sending(kind::VALUE, payload)?;
+                let mut sending = tx.sending(kind, payload)?;
                 loop {
                     match sending.go_on(Patience::None) {
                         Err(SendErrorKind::Full | SendErrorKind::Unfinished) => {
                             // The peer may receive as fast as this sends.
                             take_turns().await;
-                            room(socket).await.map_err(SendErrorKind::Io)?;
+                            room(tx.socket()).await.map_err(SendErrorKind::Io)?;
                         }
                         sent => return sent,
                     }
@@ -195,6 +285,24 @@ impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
     /// See there.
     pub async fn send_async(&self, value: S) -> Result<(), SendError<S>> {
         self.sender().send_async(value).await
+    }
+}
+
+impl<S, R> Connection<S, R> {
+    /// See [`Sender::send_bytes_async`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
+        self.sender().send_bytes_async(bytes).await
+    }
+
+    /// See [`Receiver::recv_bytes_async`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
+        self.receiver().recv_bytes_async().await
     }
 }
 

@@ -101,6 +101,24 @@ pub trait Waitable {
 /// # }
 /// ```
 ///
+/// # What can be waited for, and how
+///
+/// | what | blocking | with a timeout | by descriptor: [`wait`](crate::wait()), `as_fd` and poll(2) | in `async` code |
+/// | --- | --- | --- | --- | --- |
+/// | a process | `wait`, `join` | `wait_timeout`, `join_timeout`, [`wait_any`](crate::wait_any), [`wait_all`](crate::wait_all) | [`Child`](crate::Child), [`ProcessHandle`](crate::ProcessHandle) | `.await`; `terminate_async`, `kill_async` |
+/// | an item of a queue | `get` | `get_timeout` | [`Queue`](crate::Queue), [`Consumer`](crate::Consumer), [`JoinableQueue`](crate::JoinableQueue) | `get_async` |
+/// | room in a queue | `put` | `put_timeout` | – | `put_async` |
+/// | the end of all tasks | `join` of a `JoinableQueue` | `join_timeout` | – | – |
+/// | a message, or the end | `recv`, `recv_bytes` | `recv_timeout`, `recv_bytes_timeout` | [`Receiver`](crate::Receiver), [`Connection`](crate::Connection) | `recv_async`, `recv_bytes_async` |
+/// | room in a pipe | `send`, `send_bytes` | `send_timeout`, `send_bytes_timeout` | – | `send_async`, `send_bytes_async` |
+/// | a client | `accept` | `accept_timeout` | [`Listener`](crate::Listener) | `accept_async` |
+/// | a lock, a mutex | `lock` | `lock_timeout` | – | `lock_async` |
+/// | a permit | `acquire` | `acquire_timeout` | – | `acquire_async` |
+/// | an event | `wait` | `wait_timeout` | – | `wait_async` |
+/// | a barrier, a condition, other locks | yes | yes | – | –; see [`sync`](crate::sync) |
+///
+/// What is in the last column needs the feature `async`, but for processes; a timeout there is the runtime's, as in `tokio::time::timeout`.
+///
 /// # Errors
 /// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if another process uses one end of a TCP connection among them.
 pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {

@@ -79,6 +79,19 @@ impl Object<Flag> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut Set { flag: self, found }))
     }
+
+    /// As [`wait`](Object::wait), for as long as it takes, as a future.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(feature = "async")]
+    pub(crate) async fn wait_async(&self) -> Result<(), Vain> {
+        let found = self.changes.load(SeqCst);
+        if is_set(found) {
+            return Ok(());
+        }
+        self.lot.wait_async(self.gate(), &mut Set { flag: self, found }).await
+    }
 }
 
 /// The wish that it be set: whatever differs from what was found, when it was not, will do.

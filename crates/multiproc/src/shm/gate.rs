@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::door::{self, Door, Knock};
@@ -21,6 +21,9 @@ use super::backoff::Habit;
 
 /// How often one looks who can't listen.
 const DEAF: Duration = Duration::from_millis(5);
+
+/// How many listen by one open file: the kernel refuses (`EINVAL`) to have more than 500 epoll sets, themselves members of sets, watch the same.
+const LISTENERS: usize = 256;
 
 /// What becomes of tokens. `PROTOCOL.md`, "The door".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,8 @@ struct State {
     read_only: bool,
     /// The reading side by itself, which those poll who wait. So none of them holds the writing side while it sleeps.
     reader: Option<Arc<OwnedFd>>,
+    /// The descriptor that the latest listeners use.
+    heard_by: Weak<OwnedFd>,
     /// Whether others may have the object: threads with a handle of their own, or other processes.
     shared: bool,
     /// How often this process had been copied when the door was made.
@@ -102,6 +107,7 @@ impl Gate {
         let state = State {
             read_only: false,
             reader: None,
+            heard_by: Weak::new(),
             shared,
             forks,
             copy,
@@ -126,7 +132,7 @@ impl Gate {
         if state.copy != copy_number() {
             (state.copy, state.openers, state.shared) = (copy_number(), 0, true);
             (state.waiting, state.waiters, state.futures) = (0, 0, 0);
-            state.reader = None;
+            (state.reader, state.heard_by) = (None, Weak::new());
         }
         state
     }
@@ -175,7 +181,7 @@ impl Gate {
             Tokens::Taken => Ok(Ear::Sees),
             Tokens::Heard => {
                 let reader = self.state().reader()?;
-                Ok(Ear::Hears(door::Ear::new(&reader)?, reader))
+                Ok(Ear::Hears(Arc::new(door::Ear::new(&reader)?), reader))
             }
         }
     }
@@ -308,9 +314,17 @@ impl Gate {
 }
 
 impl State {
-    /// The reading side.
+    /// The reading side, of which no more than [`LISTENERS`] hear by one descriptor.
     fn reader(&mut self) -> io::Result<Arc<OwnedFd>> {
-        self.reader.clone().map_or_else(|| self.door.reader().map(Arc::new), Ok)
+        let before = self.heard_by.upgrade().or_else(|| self.reader.clone());
+        match before.filter(|reader| Arc::strong_count(reader) < LISTENERS) {
+            Some(reader) => Ok(reader),
+            None => {
+                let reader = Arc::new(self.door.reader()?);
+                self.heard_by = Arc::downgrade(&reader);
+                Ok(reader)
+            }
+        }
     }
 
     /// The same, for all who wait now.
@@ -405,18 +419,21 @@ pub(crate) enum Ear {
     /// By polling the door.
     Sees,
     /// By a descriptor that is made for it, of the door's reading side.
-    Hears(door::Ear, Arc<OwnedFd>),
+    Hears(Arc<door::Ear>, Arc<OwnedFd>),
     /// Not at all: that could not be made. One looks every few milliseconds.
     Deaf,
 }
 
 impl Ear {
-    /// What is readable when something has happened, if it isn't the door itself.
+    /// Whether it has heard something, or one of `others` is readable. Only for one that [hears](Ear::Hears).
     #[cfg(feature = "async")]
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<Knock> {
+        if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
+            return Ok(Knock::Other);
+        }
         match self {
-            Ear::Hears(ear, _) => Some(ear.as_fd()),
-            Ear::Sees | Ear::Deaf => None,
+            Ear::Hears(ear, _) if ear.heard()? => Ok(Knock::Token),
+            _ => Ok(Knock::Late),
         }
     }
 
@@ -455,10 +472,10 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// What becomes readable when there is a token, or nobody is left, as long as `self.ear` can tell.
+    /// What becomes readable when there is a token, or a hang-up, for a waiter that [sees](Ear::Sees).
     #[cfg(feature = "async")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.ear.fd().unwrap_or_else(|| self.door())
+        self.door()
     }
 
     fn door(&self) -> BorrowedFd<'_> {

@@ -127,7 +127,7 @@ impl Store {
         let mut watched = Watched { look_again: known.lacks_some.then_some(LOOK), ..Watched::default() };
         for pidfd in known.workers.values() {
             match pidfd.as_fd().try_clone_to_owned() {
-                Ok(pidfd) => watched.pidfds.push(pidfd),
+                Ok(pidfd) => watched.pidfds.push(pidfd.into()),
                 Err(_) => watched.look_again = Some(LOOK),
             }
         }

@@ -3,8 +3,11 @@
 //! A list of pairs of numbers: an [identity](multiproc_os::identity), and what the object notes of that process. It begins with some places beside the object, and goes
 //! on in pages that are allocated when they are needed. A place belongs to nobody if there is no identity in it, or if the object says so. All changes are made under the object's latch.
 
+use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::errno::{EMFILE, ENFILE};
@@ -23,6 +26,8 @@ pub(crate) const MORE: usize = 2 * FAR;
 
 /// So many processes are watched at a time, at most: each takes a descriptor.
 const WATCHED: usize = 128;
+/// How many share a descriptor of a process: the kernel refuses (`EINVAL`) to have more than 500 epoll sets, themselves members of sets, watch the same.
+const SHARED_BY: usize = 256;
 /// If there are more, they are looked at so often; but for no more than a tenth of the time.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -170,6 +175,24 @@ pub(crate) fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
     processes
 }
 
+/// A pidfd of it, which all waiters of this process share. None if it has ended.
+fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
+    static SHARED: LazyLock<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = LazyLock::new(Mutex::default);
+    // In a copy of this process it may be locked for good.
+    let Ok(mut shared) = SHARED.try_lock() else {
+        return Ok(process.watch()?.map(Arc::new));
+    };
+    if let Some(pidfd) = shared.get(&process).and_then(Weak::upgrade)
+        && Arc::strong_count(&pidfd) <= SHARED_BY
+    {
+        return Ok(Some(pidfd));
+    }
+    let Some(pidfd) = process.watch()?.map(Arc::new) else { return Ok(None) };
+    shared.retain(|_, pidfd| pidfd.strong_count() > 0);
+    shared.insert(process, Arc::downgrade(&pidfd));
+    Ok(Some(pidfd))
+}
+
 /// Descriptors for the deaths of `processes`, and those that have died already.
 ///
 /// # Errors
@@ -182,7 +205,7 @@ pub(crate) fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identi
         if pidfds.len() == WATCHED {
             break;
         }
-        match process.watch() {
+        match pidfd_of(*process) {
             Ok(None) => dead.push(*process),
             Ok(Some(pidfd)) => {
                 pidfds.push(pidfd);

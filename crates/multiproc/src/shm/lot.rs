@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -49,14 +50,14 @@ pub(crate) enum Vain {
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     /// Pidfds: they become readable.
-    pub(crate) pidfds: Vec<OwnedFd>,
+    pub(crate) pidfds: Vec<Arc<OwnedFd>>,
     /// Set when there are more than can be watched so: then somebody has to look again after this time.
     pub(crate) look_again: Option<Duration>,
 }
 
 impl Watched {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.pidfds.iter().map(AsFd::as_fd).collect()
+        self.pidfds.iter().map(|pidfd| pidfd.as_fd()).collect()
     }
 
     /// How long to sleep at most.
@@ -104,6 +105,12 @@ pub(crate) trait Wish {
     /// Whether another thread of this process may make it come true, even if all handles of the process wait.
     fn has_others(&mut self, gate: &Gate) -> bool {
         let _ = gate;
+        false
+    }
+
+    /// Whether another task of this process may make it come true, even if all handles of the process wait.
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "tasks wait as futures"))]
+    fn has_other_tasks(&mut self) -> bool {
         false
     }
 
@@ -263,9 +270,14 @@ impl Lot {
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {
+            // The ear has heard the hang-up, and would hear nothing else: it listens anew, and so looks anew.
+            let ear = gate.listen().unwrap_or(Ear::Deaf);
+            if wish.look(&mut || self.arm(gate))? {
+                return Ok(Knock::Token);
+            }
             // Of others, perhaps, than a while ago.
             let watched = wish.watch()?;
-            knock = gate.sleep_open(ear, &watched.fds(), watched.until(until))?;
+            knock = gate.sleep_open(&ear, &watched.fds(), watched.until(until))?;
         }
         if knock == Knock::Other || knock == Knock::Late && watched.look_again.is_some() {
             wish.died()?;

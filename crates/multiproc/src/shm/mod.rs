@@ -38,3 +38,5 @@ pub(crate) mod segment;
 pub(crate) mod store;
 #[cfg(feature = "async")]
 mod vigil;
+#[cfg(feature = "async")]
+pub(crate) mod waiters;

@@ -16,10 +16,12 @@ use multiproc_os::threads;
 
 use super::backoff::Backoff;
 use super::segment::{AnyBytes, Layout, Segment, layout};
+#[cfg(feature = "async")]
+use super::waiters::Waiters;
 
 /// After so long, one that sleeps looks for itself: another may have been stopped just after it was woken, or garbage may stand there. If all is well, it looks again after [`LATER`] times
 /// as long, and so on: once it has looked, what can go wrong is that rare.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 const LATER: u32 = 60;
 
 /// How long somebody is willing to wait.
@@ -143,7 +145,18 @@ impl Owned {
 
     /// Sleeps while somebody has it, for `after` at most. The caller has announced it; whether it was woken or not, it then takes it if it is free. Says for how long to sleep the next
     /// time.
-    fn sleep(&self, mut found: Pair, patience: Patience, after: Duration) -> Duration {
+    fn sleep(&self, found: Pair, patience: Patience, after: Duration) -> Duration {
+        self.sleep_by(found, patience, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
+    }
+
+    /// As [`sleep`](Owned::sleep), for a while or until the word isn't that value any more, as `sleep` is told.
+    fn sleep_by(
+        &self,
+        mut found: Pair,
+        patience: Patience,
+        after: Duration,
+        sleep: impl FnOnce(u32, Instant) -> Woken,
+    ) -> Duration {
         if found.word() & WAITERS == 0 {
             let marked = found.next(found.word() | WAITERS);
             if !self.change(found, marked) {
@@ -156,7 +169,7 @@ impl Owned {
             Patience::Until(deadline) => deadline.min(look),
             _ => look,
         };
-        let woken = futex::wait(self.0.word(), found.word(), Some(end));
+        let woken = sleep(found.word(), end);
         if woken != Woken::Late || end != look {
             return LOOK;
         }
@@ -164,6 +177,86 @@ impl Owned {
             self.orphan(found);
         }
         after.saturating_mul(LATER).min(Duration::from_secs(3600))
+    }
+
+    /// As [`sleep_by`](Owned::sleep_by), without a deadline, if it has an owner. For a thread that has it announced and won't take it.
+    #[cfg(feature = "async")]
+    pub(super) fn sleep_while_owned(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
+        let found = Pair(self.0.pair().load(SeqCst));
+        match found.owner() {
+            0 => LOOK,
+            _ => self.sleep_by(found, Patience::Endless, after, sleep),
+        }
+    }
+
+    /// Takes it if it has no owner, without putting it on the list: for a thread that has it announced until it is [given up](Owned::give_up_announced) or [adopted](Kept::adopt).
+    /// Says whether the owner before has died.
+    #[cfg(feature = "async")]
+    pub(super) fn take_announced(&self, thread: Thread) -> Option<bool> {
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() != 0 {
+                return None;
+            }
+            if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
+                return Some(found.word() & OWNER_DIED != 0);
+            }
+        }
+    }
+
+    /// Gives up what was [taken](Owned::take_announced) so. With the death of an owner before that, if that is not known yet.
+    #[cfg(feature = "async")]
+    pub(super) fn give_up_announced(&self, thread: Thread, inherited: bool) {
+        if !inherited {
+            return self.give_up(thread);
+        }
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() != thread.id() {
+                return;
+            }
+            let left = found.next(OWNER_DIED | found.word() & WAITERS);
+            if self.change(found, left) {
+                if left.word() & WAITERS != 0 {
+                    futex::wake(self.0.word(), 1);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Makes `thread`, which has it announced, the owner in place of another thread.
+    #[cfg(feature = "async")]
+    fn hand_over(&self, from: u32, thread: Thread) -> bool {
+        loop {
+            let found = Pair(self.0.pair().load(SeqCst));
+            if found.owner() != from {
+                return false;
+            }
+            if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
+                return true;
+            }
+        }
+    }
+
+    /// Wakes one of the waiters that sleep, if it has no owner. For a thread that may have been woken in place of another.
+    #[cfg(feature = "async")]
+    pub(super) fn wake_next(&self) {
+        let found = Pair(self.0.pair().load(SeqCst));
+        if found.owner() == 0 && found.word() & WAITERS != 0 {
+            self.wake(found);
+        }
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn announce(&self, thread: Thread) {
+        thread.announce(self.0.word());
+    }
+
+    /// What one sleeps on.
+    #[cfg(feature = "async")]
+    pub(super) fn futex(&self) -> &AtomicU32 {
+        self.0.word()
     }
 
     /// Takes an owner that there isn't for one that has died.
@@ -239,6 +332,9 @@ mod mark {
     pub(super) const TAKEN: u8 = 1;
     /// It is not known whose list it is on.
     pub(super) const LOST: u8 = 2;
+    /// As [`TAKEN`], by a future.
+    #[cfg(feature = "async")]
+    pub(super) const TAKEN_IN_FUTURE: u8 = 3;
 }
 
 /// A segment with up to `N` words in use by this process, through this handle. It stays mapped when one of them is still owned.
@@ -247,11 +343,18 @@ pub(crate) struct Kept<L: Layout, const N: usize = 1> {
     segment: ManuallyDrop<Segment<L>>,
     /// In the order of the `place` that the words are taken by.
     marks: [AtomicU8; N],
+    #[cfg(feature = "async")]
+    waiters: Waiters,
 }
 
 impl<L: Layout, const N: usize> Kept<L, N> {
     pub(crate) fn new(segment: Segment<L>) -> Kept<L, N> {
-        Kept { segment: ManuallyDrop::new(segment), marks: [const { AtomicU8::new(mark::NONE) }; N] }
+        Kept {
+            segment: ManuallyDrop::new(segment),
+            marks: [const { AtomicU8::new(mark::NONE) }; N],
+            #[cfg(feature = "async")]
+            waiters: Waiters::default(),
+        }
     }
 
     /// Takes a word of this segment, the one at `place` among those that are taken. Says whether the one before has died.
@@ -298,12 +401,50 @@ impl<L: Layout, const N: usize> Kept<L, N> {
         thread.announce(owned.0.word());
         thread.let_go(&owned.0);
         // Before another can have it.
-        if self.marks[place].load(Relaxed) == mark::TAKEN {
+        if self.marks[place].load(Relaxed) != mark::LOST {
             self.marks[place].store(mark::NONE, Relaxed);
         }
         owned.give_up(thread);
         thread.done();
         true
+    }
+}
+
+#[cfg(feature = "async")]
+impl<L: Layout> Kept<L> {
+    /// The futures that wait for the word through this handle.
+    pub(super) fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
+    /// Makes the calling thread the owner of the word, in place of the thread `from` of this process, which [took](Owned::take_announced) it for this one. False if that doesn't own it, or
+    /// there is no room for one more.
+    pub(super) fn adopt(&self, owned: &Owned, from: u32, inherited: bool) -> bool {
+        let thread = Thread::current();
+        if !thread.has_room() {
+            return false;
+        }
+        assert!(self.segment.holds(owned), "another segment's");
+        thread.announce(owned.0.word());
+        let is_owner = owned.hand_over(from, thread);
+        if is_owner {
+            // SAFETY: as in `take`; and it is on no other list, as `from` has it announced alone.
+            unsafe { thread.own(&owned.0) };
+            let lost = !inherited && self.marks[0].load(Relaxed) != mark::NONE;
+            self.marks[0].store(if lost { mark::LOST } else { mark::TAKEN }, Relaxed);
+        }
+        thread.done();
+        is_owner
+    }
+
+    /// Remembers that the word, which the calling thread has just taken, was taken by a future.
+    pub(super) fn note_future(&self) {
+        let _ = self.marks[0].compare_exchange(mark::TAKEN, mark::TAKEN_IN_FUTURE, Relaxed, Relaxed);
+    }
+
+    /// Whether the calling thread, which has the word, has taken it through this handle by a future.
+    pub(super) fn is_taken_in_future(&self) -> bool {
+        self.marks[0].load(Relaxed) == mark::TAKEN_IN_FUTURE
     }
 }
 
@@ -393,6 +534,19 @@ impl Guarded {
         }
         self.holder.store(Holder::bits(Thread::current()), Relaxed);
         Ok(())
+    }
+
+    /// Takes it over from another thread of this process, as [`Kept::adopt`] says; `inherited` from an owner that died.
+    #[cfg(feature = "async")]
+    pub(super) fn adopt<L: Layout>(&self, kept: &Kept<L>, from: u32, inherited: bool) -> bool {
+        let is_owner = kept.adopt(&self.owned, from, inherited);
+        if is_owner {
+            if inherited {
+                self.inherit();
+            }
+            self.holder.store(Holder::bits(Thread::current()), Relaxed);
+        }
+        is_owner
     }
 
     #[cold]

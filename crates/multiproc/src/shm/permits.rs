@@ -185,6 +185,16 @@ impl Object<Permits> {
         }
     }
 
+    /// As [`acquire`](Object::acquire), for as long as it takes, as a future.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(feature = "async")]
+    pub(crate) async fn acquire_async(&self) -> Result<(), Vain> {
+        let mut wish = Acquire { object: self, mine: 0 };
+        self.lot.wait_async(self.gate(), &mut wish).await?.map_err(Vain::System)
+    }
+
     /// Takes a permit if there is one, or if one of those who have died had one.
     ///
     /// # Errors
@@ -309,6 +319,10 @@ impl Wish for Acquire<'_> {
         self.object.take().map(|taken| taken.then_some(())).transpose()
     }
 
+    fn has_stalled(outcome: &io::Result<()>) -> bool {
+        outcome.as_ref().is_err_and(|error| Stalled::of(error).is_some())
+    }
+
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let object = self.object;
         let _latched = object.lock()?;
@@ -343,6 +357,10 @@ impl Wish for Acquire<'_> {
 
     fn has_others(&mut self, gate: &Gate) -> bool {
         self.mine > 0 && gate.has_others()
+    }
+
+    fn has_other_tasks(&mut self) -> bool {
+        self.mine > 0
     }
 
     fn more(&mut self) -> bool {

@@ -4,17 +4,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use multiproc_os::door::Knock;
+use multiproc_os::door::{self, Knock};
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::timer::Timer;
 
-use super::gate::{Ear, Gate};
-use super::latch::{Limit, within};
+use super::gate::{Ear, Gate, Waiting};
+use super::latch::{Limit, Stalled, within};
 use super::lot::{Lot, Vain, Wish};
 use crate::wake::{Source, Wakeup};
 
@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Lot {
     /// As [`wait`](Lot::wait), without a thread that sleeps. Dropped before its end, it leaves everything as it was.
     pub(crate) async fn wait_async<W: Wish>(&self, gate: &Gate, wish: &mut W) -> Result<W::Outcome, Vain> {
+        // Whether the door was hung up, and only the death of a process on the ledger may help.
+        let mut is_alone = false;
         loop {
             // What is polled must not wait for a process that is stopped.
             match within(Limit::Moment, || wish.attempt()) {
@@ -47,59 +49,69 @@ impl Lot {
                     continue;
                 }
             }
-            if wait_at_the_door(gate, &ear, wish).await.map_err(Vain::System)? == Knock::HungUp {
-                return within(Limit::Moment, || wish.attempt()).ok_or(Vain::Alone);
+            match wait_at_the_door(gate, &ear, wish, is_alone).await {
+                // What a process had open is closed before its pidfd tells of its death.
+                Ok(Knock::HungUp) => match wish.depends() {
+                    Ok(true) => is_alone = true,
+                    Ok(false) => return within(Limit::Moment, || wish.attempt()).ok_or(Vain::Alone),
+                    Err(error) => return Err(Vain::System(error)),
+                },
+                Ok(_) => is_alone = false,
+                // The latch is needed to see to the dead.
+                Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(Vain::System)?,
+                Err(error) => return Err(Vain::System(error)),
             }
         }
     }
 }
 
-/// Hung up is what it says if nobody is left, whoever may die.
-async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W) -> io::Result<Knock> {
-    let watched = wish.watch()?;
+/// Says that the door is hung up, whatever deaths may still help; unless `is_alone` says that this is known: then it waits for deaths and tokens alone.
+async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W, is_alone: bool) -> io::Result<Knock> {
+    let watched = within(Limit::Moment, || wish.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;
-    let mut others = Vec::new();
-    if let Some(timer) = &timer {
-        others.push(timer.as_fd().try_clone_to_owned()?);
-    }
-    others.extend(watched.pidfds);
-    let mut knock = {
-        let waiting = gate.waiting_future(ear, wish.through())?;
-        let door = waiting.fd().try_clone_to_owned()?;
-        watch(door, &others, |others| waiting.sleep(others, Some(Instant::now()))).await?
+    let others: Vec<BorrowedFd<'_>> =
+        timer.iter().map(AsFd::as_fd).chain(watched.pidfds.iter().map(|pidfd| pidfd.as_fd())).collect();
+    // It isn't counted where a hang-up would say nothing.
+    let is_counted = !is_alone && !wish.has_other_tasks();
+    let now = || Some(Instant::now());
+    let waiting = is_counted.then(|| gate.waiting_future(ear, wish.through())).transpose()?;
+    let look = || match &waiting {
+        Some(waiting) => waiting.sleep(&others, now()),
+        None => match ear {
+            Ear::Hears(..) => ear.glance(&others),
+            Ear::Sees | Ear::Deaf => gate.sleep_open(ear, &others, now()),
+        },
     };
-    // What somebody had open is closed before it is said that they have died.
-    if knock == Knock::HungUp && wish.depends()? {
-        // Of others, perhaps, than a while ago.
-        let watched = wish.watch()?;
-        others.truncate(usize::from(timer.is_some()));
-        others.extend(watched.pidfds);
-        let door = ear.fd().unwrap_or(gate.as_fd()).try_clone_to_owned()?;
-        knock = watch(door, &others, |others| gate.sleep_open(ear, others, Some(Instant::now()))).await?;
-    }
+    let knock = match ear {
+        Ear::Hears(ear, _) => {
+            for other in &others {
+                ear.add(other)?;
+            }
+            watch(ear, look).await?
+        }
+        Ear::Sees | Ear::Deaf => {
+            let set = Epoll::new()?;
+            set.add(waiting.as_ref().map_or_else(|| gate.as_fd(), Waiting::fd), 0, Often::Always)?;
+            for other in &others {
+                set.add(other, 0, Often::Always)?;
+            }
+            watch(&Arc::new(Set(set)), look).await?
+        }
+    };
+    drop(waiting);
     if knock == Knock::Other {
-        wish.died()?;
+        within(Limit::Moment, || wish.died())?;
     }
     Ok(knock)
 }
 
-/// Waits until `look` sees something, which it can when `door` or one of `others` is readable.
-async fn watch(
-    door: OwnedFd,
-    others: &[OwnedFd],
-    look: impl Fn(&[BorrowedFd<'_>]) -> io::Result<Knock>,
-) -> io::Result<Knock> {
-    let set = Arc::new(Set(Epoll::new()?));
-    set.0.add(&door, 0, Often::Always)?;
-    for other in others {
-        set.0.add(other, 0, Often::Always)?;
-    }
-    let others: Vec<BorrowedFd<'_>> = others.iter().map(AsFd::as_fd).collect();
+/// Waits until `look` sees something, which it can when `source` is readable.
+async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<Knock>) -> io::Result<Knock> {
     let mut wakeup = Wakeup::default();
     poll_fn(|context| {
         loop {
-            match look(&others)? {
-                Knock::Late => ready!(wakeup.poll(&set, context))?,
+            match look()? {
+                Knock::Late => ready!(wakeup.poll(source, context))?,
                 knock => return Poll::Ready(Ok(knock)),
             }
         }
@@ -116,11 +128,23 @@ impl Source for Set {
     }
 }
 
+impl Source for door::Ear {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+impl Source for Timer {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
 /// Waits until it is worth another try to have a latch whose owner is stopped: nothing tells when it goes on.
 async fn pause() -> io::Result<()> {
-    let timer = Timer::after(PAUSE)?.as_fd().try_clone_to_owned()?;
-    watch(timer.try_clone()?, &[timer], |timer| {
-        let over = multiproc_os::poll::wait_readable(timer, Some(Instant::now()))?;
+    let timer = Arc::new(Timer::after(PAUSE)?);
+    watch(&timer, || {
+        let over = multiproc_os::poll::wait_readable(&[timer.as_fd()], Some(Instant::now()))?;
         Ok(if over.is_empty() { Knock::Late } else { Knock::Other })
     })
     .await

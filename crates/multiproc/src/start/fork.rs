@@ -43,6 +43,8 @@ pub(crate) fn start(
     };
     // Its keeper is a thread of ours.
     standby::dismiss();
+    #[cfg(feature = "async")]
+    crate::shm::waiters::dismiss();
     // A thread that has been joined is on the kernel's list a moment longer.
     let mut threads = threads::count().map_err(fail("its threads could not be counted"))?;
     for _ in 0..10 {

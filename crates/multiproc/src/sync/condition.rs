@@ -53,6 +53,9 @@ use crate::shm::object::Object;
 ///
 /// It takes three descriptors. All processes that use it must be of the same PID namespace.
 ///
+/// There is no method for `async` code: the guard belongs to a thread, and would have to be kept while the task waits. Use an [`Event`](super::Event) or a
+/// [`Semaphore`](super::Semaphore) there.
+///
 /// # Implementation notes
 /// A [`Lock`] and a second memfd. A waiter tries for some microseconds, sleeps on a futex for some
 /// milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have taken the

@@ -41,7 +41,7 @@ use crate::shm::object::Object;
 /// A counter in a memfd. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and then in poll(2), for as long as it takes.
 #[derive(Clone)]
 pub struct Event {
-    flag: Object<Flag>,
+    pub(super) flag: Object<Flag>,
 }
 
 impl Event {

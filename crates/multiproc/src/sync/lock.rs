@@ -21,8 +21,8 @@ const LOOK: Duration = Duration::from_millis(2);
 
 layout! {
     /// What lies in shared memory.
-    struct Shared: "lock", 0x10 {
-        guarded: Guarded,
+    pub(super) struct Shared: "lock", 0x10 {
+        pub(super) guarded: Guarded,
     }
 }
 
@@ -63,11 +63,11 @@ layout! {
 /// A robust futex (get_robust_list(2)) in a memfd. Who waits tries for some microseconds, and then sleeps.
 #[derive(Clone)]
 pub struct Lock {
-    inner: Arc<Kept<Shared>>,
+    pub(super) inner: Arc<Kept<Shared>>,
 }
 
 /// What locking gives if it is waited for as long as it takes.
-type Locked<'a> = Result<LockGuard<'a>, LockError<LockGuard<'a>>>;
+pub(super) type Locked<'a> = Result<LockGuard<'a>, LockError<LockGuard<'a>>>;
 
 impl Lock {
     /// A new lock, which nobody holds.
@@ -144,7 +144,7 @@ impl Lock {
 
     /// Of what has just been taken.
     #[inline]
-    fn guard(&self) -> Locked<'_> {
+    pub(super) fn guard(&self) -> Locked<'_> {
         held(&self.inner.guarded, Shared::NAME, LockGuard { lock: self, hold: Hold::new() })
     }
 

@@ -7,7 +7,19 @@
 //! could wait. For that, those who wait have to be told apart from those who may yet do something, and what is counted are handles: let threads have a clone
 //! each. If several share one handle by reference, and one of them waits, then for all that anybody else can say that handle waits. (An object that has
 //! only one handle, and has never been sent anywhere, is waited for as long as the process has threads.)
+//!
+//! # In `async` code
+//!
+//! With the feature `async`, a [`Lock`] and a [`Mutex`] have `lock_async`, a [`Semaphore`] and a [`BoundedSemaphore`] have `acquire_async`, and an [`Event`] has `wait_async`, on any executor. The others have no such
+//! methods, and are waited for in a thread that may block (`tokio::task::spawn_blocking`):
+//!
+//! - [`RLock`]: its holder is a thread, which may take it again. Tasks of one thread would all enter it at once.
+//! - [`Condition`]: its guard belongs to a thread, and would have to be kept while the task waits. An [`Event`] or a [`Semaphore`] tells a task of a change.
+//! - [`Barrier`]: a party that has come can't be taken back, as the drop of a future would have to.
+//! - [`RwLock`] and [`Once`]: a thread waits for readers, or runs the closure, while it holds a lock. A [`Mutex`] can stand in for the first.
 
+#[cfg(feature = "async")]
+mod awaiting;
 pub(crate) mod barrier;
 mod condition;
 pub(crate) mod error;

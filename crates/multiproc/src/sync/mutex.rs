@@ -18,8 +18,8 @@ use crate::shm::segment::{Layout, Segment};
 /// What lies in shared memory.
 #[derive(Debug)]
 #[repr(C)]
-struct Shared<T> {
-    guarded: Guarded,
+pub(super) struct Shared<T> {
+    pub(super) guarded: Guarded,
     cell: Cell<T>,
 }
 
@@ -87,11 +87,11 @@ unsafe impl<T: Plain> Layout for Shared<T> {
 /// # }
 /// ```
 pub struct Mutex<T: Plain> {
-    inner: Arc<Kept<Shared<T>>>,
+    pub(super) inner: Arc<Kept<Shared<T>>>,
 }
 
 /// What locking gives if it is waited for as long as it takes.
-type Locked<'a, T> = Result<MutexGuard<'a, T>, LockError<MutexGuard<'a, T>>>;
+pub(super) type Locked<'a, T> = Result<MutexGuard<'a, T>, LockError<MutexGuard<'a, T>>>;
 
 /// What it gives otherwise.
 type Tried<'a, T> = Result<Option<MutexGuard<'a, T>>, LockError<MutexGuard<'a, T>>>;
@@ -195,7 +195,7 @@ impl<T: Plain> Mutex<T> {
 
     /// Of what has just been taken.
     #[inline]
-    fn guard(&self) -> Locked<'_, T> {
+    pub(super) fn guard(&self) -> Locked<'_, T> {
         held(&self.inner.guarded, Shared::<T>::NAME, MutexGuard { mutex: self, hold: Hold::new() })
     }
 

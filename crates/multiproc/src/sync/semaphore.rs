@@ -46,7 +46,7 @@ use crate::shm::permits::{self, Permits, TooMany};
 /// then in poll(2), on the holders' pidfds among others, for as long as it takes.
 #[derive(Clone)]
 pub struct Semaphore {
-    permits: Object<Permits>,
+    pub(super) permits: Object<Permits>,
 }
 
 /// A [`Semaphore`] that never has more permits than it was made with: Python's `multiprocessing.BoundedSemaphore`.
@@ -67,7 +67,7 @@ pub struct Semaphore {
 /// ```
 #[derive(Clone)]
 pub struct BoundedSemaphore {
-    permits: Object<Permits>,
+    pub(super) permits: Object<Permits>,
 }
 
 /// Why permits can't be added to a semaphore.
@@ -90,7 +90,7 @@ pub enum ReleaseError {
     },
 }
 
-const ACQUIRE: &str = "acquire a permit of a semaphore";
+pub(super) const ACQUIRE: &str = "acquire a permit of a semaphore";
 
 fn create(permits: usize, bound: Option<usize>) -> Result<Object<Permits>> {
     Permits::create(permits, bound).map_err(|source| Error::Make { what: "semaphore", source })
@@ -248,7 +248,7 @@ pub struct Permit<'a> {
 }
 
 impl<'a> Permit<'a> {
-    fn new(permits: &'a Object<Permits>) -> Permit<'a> {
+    pub(super) fn new(permits: &'a Object<Permits>) -> Permit<'a> {
         Permit { permits, copy: multiproc_os::robust::copy_number() }
     }
 

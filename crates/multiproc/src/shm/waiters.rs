@@ -1,0 +1,637 @@
+//! Futures that wait for an [`Owned`] word: they have a thread sleep on it, and take it themselves. `PROTOCOL.md`, "Futures that wait for an owned word".
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use multiproc_os::futex::{self, Woken};
+use multiproc_os::robust::{Thread, copy_number};
+use multiproc_os::signal;
+
+use super::backoff::Backoff;
+use super::owned::{Guarded, Kept, LOOK, Owned, Patience, Refusal};
+use super::segment::Layout;
+
+/// How long a future that has been told is waited for before others are told. A task may need a time slice or two to be polled on a busy machine.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// When the word has been missed so often, the waiter thread takes it for a future, as soon as it is woken: to wake a task first takes longer than a busy owner is away.
+const LOSSES: u32 = 3;
+
+/// How long a thread sleeps at most where it can't be told that no future waits any more.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// How long a thread without work stays, and how many such threads there are at most.
+const LINGER: Duration = Duration::from_secs(1);
+const MOST_IDLE: usize = 4;
+
+/// A segment with one word that futures wait for.
+pub(crate) trait Site: Layout {
+    /// The word.
+    fn guarded(&self) -> &Guarded;
+}
+
+/// The futures that wait for a word through one handle.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    state: Mutex<State>,
+    /// Changes when the waiter thread has to look again. Written under the mutex.
+    signal: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The copy of the process that the rest is about.
+    copy: u32,
+    /// Those that wait, the longest first.
+    futures: VecDeque<Waiter>,
+    /// The number of the next future.
+    next: u64,
+    /// Whether there is a waiter thread.
+    is_served: bool,
+    /// Whether the waiter thread sleeps on the word, or is about to.
+    is_at_word: bool,
+    /// How often the word has been given up, and had another owner when a future or the waiter thread came for it, since a future has left.
+    losses: u32,
+    /// What the waiter thread has taken for a future.
+    reserved: Option<Reserved>,
+}
+
+/// A word that the waiter thread has taken for a future.
+#[derive(Debug)]
+struct Reserved {
+    /// The future's.
+    number: u64,
+    /// The waiter thread's id.
+    thread: u32,
+    /// Whether the owner before has died.
+    inherited: bool,
+    /// When it is given up, if the future has not come for it.
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    /// None: the future has been told that the word was free, and has not tried since.
+    waker: Option<Waker>,
+}
+
+/// What a future does that couldn't take the word.
+enum Next {
+    /// It has been told meanwhile: it tries again.
+    Try,
+    /// The word has been taken for it, and is now its own.
+    Taken,
+    /// It waits for its waker.
+    Wait,
+}
+
+impl Waiters {
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.copy != copy_number() {
+            // They are the original's, and so is what their wakers belong to.
+            std::mem::forget(std::mem::take(&mut state.futures));
+            *state = State { copy: copy_number(), next: state.next, ..State::default() };
+        }
+        state
+    }
+
+    /// Has the waiter thread look again, which doesn't sleep on the word or has nothing left to do there.
+    fn signal(&self, state: &State) {
+        if state.is_served && (state.futures.is_empty() || !state.is_at_word) {
+            self.signal.fetch_add(1, SeqCst);
+            futex::wake(&self.signal, 1);
+        }
+    }
+
+    /// Enters a future that has found the word taken, or goes on waiting.
+    ///
+    /// # Errors
+    /// `EAGAIN`, at the limit of threads.
+    fn wait(
+        &self,
+        number: &mut Option<u64>,
+        waker: &Waker,
+        adopt: impl FnOnce(&Reserved) -> bool,
+        serve: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Next> {
+        // What is the user's is cloned and dropped outside the mutex.
+        let waker = waker.clone();
+        let mut state = self.state();
+        // What can't be adopted is given up when the future leaves.
+        if let Some(reserved) = state.reserved.take_if(|reserved| Some(reserved.number) == *number) {
+            if adopt(&reserved) {
+                return Ok(Next::Taken);
+            }
+            state.reserved = Some(reserved);
+        }
+        if let Some(waiter) = state.futures.iter_mut().find(|waiter| Some(waiter.number) == *number) {
+            let before = waiter.waker.replace(waker);
+            let next = if before.is_some() { Next::Wait } else { Next::Try };
+            if let Next::Try = next {
+                state.losses = state.losses.saturating_add(1);
+                self.signal(&state);
+            }
+            drop(state);
+            drop(before);
+            return Ok(next);
+        }
+        let new = state.next;
+        state.next += 1;
+        state.futures.push_back(Waiter { number: new, waker: Some(waker) });
+        if !state.is_served {
+            if let Err(error) = serve() {
+                let waiter = state.futures.pop_back();
+                drop(state);
+                drop(waiter);
+                return Err(error);
+            }
+            state.is_served = true;
+        } else {
+            self.signal(&state);
+        }
+        *number = Some(new);
+        Ok(Next::Wait)
+    }
+
+    /// Takes a future out. One that was told and has not taken the word leaves that to the waiter thread.
+    fn leave(&self, number: u64) {
+        let mut state = self.state();
+        let place = state.futures.iter().position(|waiter| waiter.number == number);
+        let waiter = place.and_then(|place| state.futures.remove(place));
+        if waiter.is_some() {
+            state.losses = 0;
+            self.signal(&state);
+        }
+        drop(state);
+        drop(waiter);
+    }
+}
+
+/// A future's wait for a word.
+pub(crate) struct Wait<'a, L: Site> {
+    kept: &'a Arc<Kept<L>>,
+    /// Under which it is among the [`Waiters`].
+    number: Option<u64>,
+}
+
+/// Why a future couldn't take a word.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// As a thread.
+    Refused(Refusal),
+    /// There is no thread to wait with.
+    NoThread,
+}
+
+impl<'a, L: Site> Wait<'a, L> {
+    pub(crate) fn new(kept: &'a Arc<Kept<L>>) -> Wait<'a, L> {
+        Wait { kept, number: None }
+    }
+
+    /// Takes the word, for the calling thread, or has the task woken when it is worth another try. If another future has taken it in the same thread, that is waited for as well.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
+        let guarded = self.kept.guarded();
+        let try_once = || match guarded.take(self.kept, 0, Patience::None, || true) {
+            Err(Refusal::Mine) if self.kept.is_taken_in_future() => Err(Refusal::Busy),
+            taken => taken,
+        };
+        let mut was_told = false;
+        loop {
+            let mut result = try_once();
+            // As a thread that was woken does: another may have it for a moment.
+            let mut backoff = Backoff::new();
+            while was_told && matches!(result, Err(Refusal::Busy)) && backoff.wait() {
+                result = try_once();
+            }
+            match result {
+                Err(Refusal::Busy) => {}
+                result => return Poll::Ready(self.done(result.map_err(Denied::Refused))),
+            }
+            let adopt = |reserved: &Reserved| guarded.adopt(self.kept, reserved.thread, reserved.inherited);
+            let serve = || start_waiter(self.kept.clone());
+            match self.kept.waiters().wait(&mut self.number, context.waker(), adopt, serve) {
+                Ok(Next::Taken) => return Poll::Ready(self.done(Ok(()))),
+                Ok(Next::Try) => was_told = true,
+                Ok(Next::Wait) => return Poll::Pending,
+                Err(_) => return Poll::Ready(Err(Denied::NoThread)),
+            }
+        }
+    }
+
+    fn done(&mut self, result: Result<(), Denied>) -> Result<(), Denied> {
+        if result.is_ok() {
+            self.kept.note_future();
+        }
+        self.leave();
+        result
+    }
+
+    fn leave(&mut self) {
+        if let Some(number) = self.number.take() {
+            self.kept.waiters().leave(number);
+        }
+    }
+}
+
+impl<L: Site> Drop for Wait<'_, L> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// What a waiter thread serves, whatever it lies in.
+trait Served: Send + Sync {
+    fn word(&self) -> &Owned;
+    fn waiters(&self) -> &Waiters;
+}
+
+impl<L: Site> Served for Kept<L> {
+    fn word(&self) -> &Owned {
+        self.guarded().owned()
+    }
+
+    fn waiters(&self) -> &Waiters {
+        Kept::waiters(self)
+    }
+}
+
+/// Sleeps in place of futures, and tells them, until none is left.
+fn serve(served: &dyn Served) {
+    let (thread, word, waiters) = (Thread::current(), served.word(), served.waiters());
+    let mut look = LOOK;
+    // Whether the next waiter elsewhere has been woken, since no future takes the word.
+    let mut has_passed_on = false;
+    // What has been taken for a future, and whether the owner before has died.
+    let mut taken: Option<bool> = None;
+    word.announce(thread);
+    loop {
+        let mut state = waiters.state();
+        state.is_at_word = false;
+        if let Some(inherited) = taken.take() {
+            let Some(told) = state.futures.iter_mut().find(|waiter| waiter.waker.is_some()) else {
+                drop(state);
+                word.give_up_announced(thread, inherited);
+                continue;
+            };
+            let (number, waker) = (told.number, told.waker.take());
+            state.reserved = Some(Reserved { number, thread: thread.id(), inherited, until: Instant::now() + GRACE });
+            drop(state);
+            tell(waker);
+            // The waker may have announced an object of its own.
+            word.announce(thread);
+            continue;
+        }
+        let signal = waiters.signal.load(SeqCst);
+        if let Some(reserved) = &state.reserved {
+            let (until, inherited) = (reserved.until, reserved.inherited);
+            let is_waited_for = state.futures.iter().any(|waiter| waiter.number == reserved.number);
+            if is_waited_for && Instant::now() < until {
+                drop(state);
+                futex::wait(&waiters.signal, signal, Some(until));
+            } else {
+                state.reserved = None;
+                drop(state);
+                word.give_up_announced(thread, inherited);
+            }
+            continue;
+        }
+        if state.futures.is_empty() {
+            state.is_served = false;
+            break;
+        }
+        let takes_itself = state.losses >= LOSSES;
+        if word.owner().is_some() {
+            has_passed_on = false;
+            state.is_at_word = true;
+            drop(state);
+            let sleep = |value, until| sleep(word.futex(), value, (&waiters.signal, signal), until);
+            look = word.sleep_while_owned(look, sleep);
+            if takes_itself {
+                taken = take_soon(word, thread);
+            } else if word.owner().is_some() {
+                let mut state = waiters.state();
+                state.losses = state.losses.saturating_add(1);
+            }
+            if is_without_waitv() {
+                look = look.min(LONGEST_LOOK);
+            }
+            continue;
+        }
+        look = LOOK;
+        // One that was told has not come.
+        let is_late = state.futures.iter().any(|waiter| waiter.waker.is_none());
+        if is_late && !std::mem::replace(&mut has_passed_on, true) {
+            word.wake_next();
+        }
+        let Some(told) = state.futures.iter_mut().find(|waiter| waiter.waker.is_some()) else {
+            drop(state);
+            futex::wait(&waiters.signal, signal, None);
+            continue;
+        };
+        if takes_itself {
+            drop(state);
+            taken = take_soon(word, thread);
+            continue;
+        }
+        let waker = told.waker.take();
+        drop(state);
+        tell(waker);
+        // The waker may have announced an object of its own.
+        word.announce(thread);
+        futex::wait(&waiters.signal, signal, Some(Instant::now() + GRACE));
+    }
+    word.wake_next();
+    // Before it may be unmapped.
+    thread.done();
+}
+
+/// Takes the word as a thread does that was woken, for which it is free now or within some microseconds.
+fn take_soon(word: &Owned, thread: Thread) -> Option<bool> {
+    let mut backoff = Backoff::new();
+    loop {
+        if let Some(inherited) = word.take_announced(thread) {
+            return Some(inherited);
+        }
+        if !backoff.wait() {
+            return None;
+        }
+    }
+}
+
+fn tell(waker: Option<Waker>) {
+    // A panic in an executor is no reason not to tell the others.
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake)));
+}
+
+/// Whether futex_waitv is missing, or refused.
+static WITHOUT_WAITV: AtomicBool = AtomicBool::new(false);
+
+fn is_without_waitv() -> bool {
+    WITHOUT_WAITV.load(Relaxed)
+}
+
+/// Sleeps while both words have these values, as far as the system can watch both.
+fn sleep(word: &AtomicU32, value: u32, signal: (&AtomicU32, u32), until: Instant) -> Woken {
+    if !is_without_waitv() {
+        match futex::wait_any(&[(word, value), signal], Some(until)) {
+            Ok(woken) => return woken,
+            Err(_) => WITHOUT_WAITV.store(true, Relaxed),
+        }
+    }
+    futex::wait(word, value, Some(until))
+}
+
+/// Threads that serve, and what they are to serve.
+struct Threads {
+    /// The copy of the process that has these threads.
+    copy: u32,
+    idle: usize,
+    jobs: VecDeque<Arc<dyn Served>>,
+    /// Whether all that have nothing to do are to end, until there is something again.
+    are_dismissed: bool,
+}
+
+static THREADS: Mutex<Threads> = Mutex::new(Threads { copy: 0, idle: 0, jobs: VecDeque::new(), are_dismissed: false });
+static JOB: Condvar = Condvar::new();
+
+fn threads() -> MutexGuard<'static, Threads> {
+    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    if threads.copy != copy_number() {
+        std::mem::forget(std::mem::take(&mut threads.jobs));
+        (threads.copy, threads.idle) = (copy_number(), 0);
+    }
+    threads
+}
+
+/// Has a thread serve it.
+///
+/// # Errors
+/// `EAGAIN`, at the limit of threads.
+fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
+    let mut threads = threads();
+    threads.are_dismissed = false;
+    if threads.idle > 0 {
+        threads.idle -= 1;
+        threads.jobs.push_back(served);
+        JOB.notify_one();
+        return Ok(());
+    }
+    drop(threads);
+    signal::with_signals_blocked(|| {
+        std::thread::Builder::new().name("multiproc-lock".into()).spawn(move || {
+            serve(&*served);
+            drop(served);
+            while let Some(served) = next_job() {
+                serve(&*served);
+            }
+        })
+    })?;
+    Ok(())
+}
+
+/// What an idle thread is to serve next. None when it is to end.
+fn next_job() -> Option<Arc<dyn Served>> {
+    let mut threads = threads();
+    if threads.idle >= MOST_IDLE {
+        return None;
+    }
+    threads.idle += 1;
+    let end = Instant::now() + LINGER;
+    loop {
+        // The caller that has left it has counted this thread, or another one, out.
+        if let Some(job) = threads.jobs.pop_front() {
+            return Some(job);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || threads.are_dismissed {
+            threads.idle = threads.idle.saturating_sub(1);
+            return None;
+        }
+        threads = JOB.wait_timeout(threads, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+/// Ends the threads that have nothing to do.
+pub(crate) fn dismiss() {
+    threads().are_dismissed = true;
+    JOB.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::mpsc;
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::shm::segment::{Segment, layout};
+
+    layout! {
+        struct One: "one word", 0x7fff_0002 {
+            guarded: Guarded,
+        }
+    }
+
+    impl Site for One {
+        fn guarded(&self) -> &Guarded {
+            &self.guarded
+        }
+    }
+
+    type Word = Arc<Kept<One>>;
+
+    fn take(kept: &Word, patience: Patience) -> Result<(), Refusal> {
+        kept.guarded.take(kept, 0, patience, || true)
+    }
+
+    async fn take_async(kept: &Word) {
+        let mut wait = Wait::new(kept);
+        poll_fn(|context| wait.poll(context)).await.unwrap();
+    }
+
+    /// A thread that has the word until it is told to give it up.
+    fn holder(kept: &Word) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        holder_that(kept, false)
+    }
+
+    /// The same, which ends without giving it up if it `dies`.
+    fn holder_that(kept: &Word, dies: bool) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        let ((taken, is_taken), (go, wait)) = (mpsc::channel(), mpsc::channel());
+        let kept = kept.clone();
+        let thread = std::thread::spawn(move || {
+            take(&kept, Patience::Endless).unwrap();
+            taken.send(()).unwrap();
+            wait.recv().unwrap();
+            assert!(dies || kept.guarded.give_up(&kept, 0));
+        });
+        is_taken.recv().unwrap();
+        (go, thread)
+    }
+
+    fn wait_for(is_so: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(300), "it does not come");
+            std::thread::yield_now();
+        }
+    }
+
+    fn a_wait_a_dropped_one_and_another() {
+        let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
+        let (go, thread) = holder(&kept);
+        let mut dropped = Wait::new(&kept);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(dropped.poll(&mut context).is_pending());
+        wait_for(|| kept.waiters().state().is_at_word);
+        drop(dropped);
+        assert!(kept.waiters().state().futures.is_empty());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                block_on(take_async(&kept));
+                assert!(kept.is_taken_in_future() && kept.guarded.give_up(&kept, 0));
+            });
+            wait_for(|| !kept.waiters().state().futures.is_empty());
+            go.send(()).unwrap();
+            waiter.join().unwrap();
+        });
+        thread.join().unwrap();
+        // No future waits, and the waiter thread has gone, with its part of the handle.
+        wait_for(|| !kept.waiters().state().is_served && Arc::strong_count(&kept) == 1);
+        take(&kept, Patience::None).unwrap();
+        assert!(!kept.is_taken_in_future() && kept.guarded.give_up(&kept, 0));
+    }
+
+    #[test]
+    fn with_and_without_futex_waitv() {
+        for without in [false, true] {
+            WITHOUT_WAITV.store(without, Relaxed);
+            (0..20).for_each(|_| a_wait_a_dropped_one_and_another());
+        }
+        WITHOUT_WAITV.store(false, Relaxed);
+    }
+
+    /// Waits until the waiter thread has taken the word for the future.
+    fn wait_for_reservation(kept: &Word) {
+        wait_for(|| kept.waiters().state().reserved.is_some());
+    }
+
+    #[test]
+    fn what_is_missed_again_and_again_is_taken_for_a_future() {
+        for round in 0..60 {
+            let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
+            let dies = round % 2 == 0;
+            let (go, thread) = holder_that(&kept, dies);
+            let mut context = Context::from_waker(Waker::noop());
+            let mut wait = Wait::new(&kept);
+            assert!(wait.poll(&mut context).is_pending());
+            kept.waiters().state().losses = LOSSES;
+            // It decides with the next look.
+            kept.waiters().signal.fetch_add(1, SeqCst);
+            futex::wake(&kept.waiters().signal, 1);
+            go.send(()).unwrap();
+            thread.join().unwrap();
+            wait_for_reservation(&kept);
+            match round % 3 {
+                0 => {
+                    // It may have been given up again, if this thread was kept waiting.
+                    while wait.poll(&mut context).is_pending() {}
+                    assert!(kept.is_taken_in_future());
+                    assert_eq!(kept.guarded.grief().is_some(), dies);
+                    assert!(kept.guarded.give_up(&kept, 0));
+                }
+                1 => drop(wait),
+                _ => {
+                    // It isn't polled, so that others have the word.
+                    take(&kept, Patience::Endless).unwrap();
+                    assert_eq!(kept.guarded.grief().is_some(), dies);
+                    assert!(kept.guarded.give_up(&kept, 0));
+                    drop(wait);
+                }
+            }
+            take(&kept, Patience::Endless).unwrap();
+            assert_eq!(kept.guarded.grief().is_some(), dies, "the death is not forgotten");
+            assert!(kept.guarded.give_up(&kept, 0));
+            wait_for(|| !kept.waiters().state().is_served);
+        }
+        assert_eq!(Thread::current().count(), 0);
+    }
+
+    #[test]
+    fn tasks_that_are_not_polled_keep_it_from_nobody() {
+        let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
+        let (go, thread) = holder(&kept);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut stuck = [Wait::new(&kept), Wait::new(&kept), Wait::new(&kept)];
+        for wait in &mut stuck {
+            assert!(wait.poll(&mut context).is_pending());
+        }
+        wait_for(|| kept.waiters().state().is_at_word);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                take(&kept, Patience::Endless).unwrap();
+                assert!(kept.guarded.give_up(&kept, 0));
+            });
+            let task = scope.spawn(|| {
+                block_on(take_async(&kept));
+                assert!(kept.guarded.give_up(&kept, 0));
+            });
+            go.send(()).unwrap();
+            task.join().unwrap();
+            other.join().unwrap();
+        });
+        thread.join().unwrap();
+        let state = kept.waiters().state();
+        assert_eq!((state.futures.len(), state.is_served), (3, true));
+        drop(state);
+        drop(stuck);
+        wait_for(|| !kept.waiters().state().is_served);
+    }
+}

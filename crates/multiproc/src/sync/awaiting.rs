@@ -1,0 +1,204 @@
+//! Waiting for locks, semaphores and events in `async` code, on any executor. The feature `async`.
+//!
+//! A lock is waited for by way of a thread that sleeps on its word ([`waiters`](crate::shm::waiters)), and taken by the thread that polls the future; semaphores and events
+//! as queues are ([`vigil`](crate::shm)).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use super::error::{LockError, Misuse};
+use super::event::Event;
+use super::lock::{self, Lock, LockGuard};
+use super::mutex::{self, Mutex, MutexGuard};
+use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
+use super::wait_error::WaitError;
+use crate::shm::cell::Plain;
+use crate::shm::owned::{Guarded, Kept};
+use crate::shm::waiters::{Denied, Site, Wait};
+
+impl Site for lock::Shared {
+    fn guarded(&self) -> &Guarded {
+        &self.guarded
+    }
+}
+
+impl<T: Plain> Site for mutex::Shared<T> {
+    fn guarded(&self) -> &Guarded {
+        &self.guarded
+    }
+}
+
+/// Takes the word of a lock, for the thread that polls this to its end.
+async fn take<L: Site>(kept: &Arc<Kept<L>>) -> Result<(), Misuse> {
+    let mut wait = Wait::new(kept);
+    poll_fn(|context| wait.poll(context)).await.map_err(|denied| match denied {
+        Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("what another has is waited for"),
+        Denied::NoThread => Misuse::NoThread(L::NAME),
+    })
+}
+
+/// Leaves the runtime's thread to others now and then, where everything is there at once.
+async fn take_turns() {
+    #[cfg(feature = "tokio")]
+    tokio::task::coop::consume_budget().await;
+}
+
+impl Lock {
+    /// As [`lock`](Lock::lock), in `async` code on any executor.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    /// use multiproc::sync::Lock;
+    ///
+    /// fn work(lock: Lock, number: u32) -> multiproc::Result<()> {
+    ///     let _guard = lock.lock()?;
+    ///     println!("{number}: no other process prints now");
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lock = Lock::new()?;
+    /// let child = Process::new(work, (lock.clone(), 1)).start()?;
+    /// {
+    ///     let _guard = lock.lock_async().await.map_err(multiproc::Error::from)?;
+    ///     println!("nor now");
+    /// }
+    /// child.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The lock belongs to the thread that polls the future to its end, so the guard is not [`Send`]: a task that may be moved between threads can't hold it across an `.await`, and the compiler
+    /// says so. A task that stays on one thread can; other tasks of the thread then wait for it here. A task that awaits the lock while it has a guard of this method waits for itself, for ever,
+    /// as with any lock for tasks.
+    ///
+    /// The lock is taken by the poll that completes the future. One that is dropped before, in a `select!` or at a timeout, has taken nothing, and the next waiter is woken in its place.
+    ///
+    /// All futures that wait through one handle and its clones take part in the waiting of threads and processes as one thread does. That thread sleeps for them; there is one for each lock that is
+    /// waited for, as long as it is. When the lock is given up to it, the future that has waited longest has the first try, and if others are quicker again and again, the thread takes the lock for it. Futures of
+    /// one handle so have it in the order of their first polls, but for those that find the lock free when they come. Between them and other threads and processes there is no order, as there is none with
+    /// [`lock`](Lock::lock): the first to come while the lock is free has it, and a future has the chances of a thread. A task that isn't polled delays others by 20 ms at most.
+    ///
+    /// # Errors
+    /// As [`lock`](Lock::lock), the holder's death included; [`Misuse::HeldHere`] if the calling thread holds the lock by one of the other methods;
+    /// [`Misuse::NoThread`] if the system has no thread left to wait with.
+    pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
+        take_turns().await;
+        take(&self.inner).await?;
+        self.guard()
+    }
+}
+
+impl<T: Plain> Mutex<T> {
+    /// As [`lock`](Mutex::lock), in `async` code on any executor. What is said at [`Lock::lock_async`] holds here too.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    /// use multiproc::sync::Mutex;
+    ///
+    /// fn add(total: Mutex<u64>, number: u64) -> multiproc::Result<()> {
+    ///     *total.lock()? += number;
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let total = Mutex::new(0)?;
+    /// let child = Process::new(add, (total.clone(), 3)).start()?;
+    /// *total.lock_async().await.map_err(multiproc::Error::from)? += 4;
+    /// child.await??;
+    /// assert_eq!(total.get()?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Lock::lock_async`].
+    pub async fn lock_async(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
+        take_turns().await;
+        take(&self.inner).await?;
+        self.guard()
+    }
+}
+
+macro_rules! acquiring {
+    ($($name:ident)*) => { $(
+        impl $name {
+            /// As [`acquire`](Self::acquire), in `async` code on any executor.
+            ///
+            /// ```
+            /// use multiproc::Process;
+            #[doc = concat!("use multiproc::sync::", stringify!($name), ";")]
+            ///
+            #[doc = concat!("fn download(number: u32, connections: ", stringify!($name), ") -> multiproc::Result<u32> {")]
+            ///     let _permit = connections.acquire()?;
+            ///     Ok(number * number)
+            /// }
+            ///
+            /// # #[multiproc::main]
+            /// # #[tokio::main(flavor = "current_thread")]
+            /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+            #[doc = concat!("let connections = ", stringify!($name), "::new(1)?;")]
+            /// let child = Process::new(download, (3, connections.clone())).start()?;
+            /// let permit = connections.acquire_async().await?;
+            /// println!("the child downloads nothing now");
+            /// drop(permit);
+            /// assert_eq!(child.await??, 9);
+            /// # Ok(())
+            /// # }
+            /// ```
+            ///
+            /// A permit belongs to the process, not to a thread: it may be held across an `.await`, and dropped in another thread. It is taken by the poll that completes the future: one that is
+            /// dropped before, in a `select!` or at a timeout, has taken none. All futures and threads that wait are told of a permit, and the first to come has it; the others
+            /// wait again, with no order among them. A task that gives a permit back while another waits here needs no handle of its own. A task that waits for
+            /// a permit that it holds itself waits for ever. What wakes the future is said at
+            /// [`JoinFuture`](crate::JoinFuture); it takes one or two descriptors while it waits.
+            ///
+            /// # Errors
+            /// As [`acquire`](Self::acquire); [`WaitError::System`] also when there is no descriptor or thread to wait with.
+            pub async fn acquire_async(&self) -> Result<Permit<'_>, WaitError> {
+                take_turns().await;
+                WaitError::of(self.permits.acquire_async().await, ACQUIRE, "release one")?;
+                Ok(Permit::new(&self.permits))
+            }
+        }
+    )* };
+}
+
+acquiring!(Semaphore BoundedSemaphore);
+
+impl Event {
+    /// As [`wait`](Event::wait), in `async` code on any executor.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    /// use multiproc::sync::Event;
+    ///
+    /// fn work(ready: Event) {
+    ///     ready.set();
+    /// }
+    ///
+    /// # #[multiproc::main]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ready = Event::new()?;
+    /// let child = Process::new(work, (ready.clone(),)).start()?;
+    /// ready.wait_async().await?;
+    /// child.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It counts from the first poll: a future goes on if the event has been set since then, even if it was cleared at once. One that is dropped leaves nothing behind. As with threads, a task that
+    /// sets the event while another waits here needs a handle of its own: a clone. What wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes one or two descriptors while it waits.
+    ///
+    /// # Errors
+    /// As [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or thread to wait with.
+    pub async fn wait_async(&self) -> Result<(), WaitError> {
+        take_turns().await;
+        WaitError::of(self.flag.wait_async().await, "wait for an event", "set it").map(drop)
+    }
+}
