@@ -61,7 +61,8 @@ impl Ear {
     /// Has its descriptor be readable also as long as `other` is, until that is closed.
     ///
     /// # Errors
-    /// `ENOSPC` when the user has too many in such sets; `EINVAL` when `other` is in hundreds of them.
+    /// `ENOSPC` when the user has too many in such sets; `EINVAL` when `other` is in hundreds of
+    /// them.
     pub fn add(&self, other: impl AsFd) -> io::Result<()> {
         self.set.add(other, Ear::OTHER, Often::Always)
     }
@@ -122,7 +123,8 @@ impl Door {
         }
     }
 
-    /// One that has come from another process, which may be open for reading only; says whether it is.
+    /// One that has come from another process, which may be open for reading only; says whether it
+    /// is.
     ///
     /// # Errors
     /// `InvalidData` when it is no pipe that can be read.

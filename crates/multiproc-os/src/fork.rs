@@ -51,9 +51,10 @@ pub fn explained(error: io::Error) -> io::Error {
     }
 }
 
-/// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the original's to call. What Rust's stdout and
-/// C's stdio have buffered is written out, unless another thread holds their locks: std's and C's own exits differ in that, and neither
-/// waits for ever where the other thread doesn't end.
+/// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the
+/// original's to call. What Rust's stdout and C's stdio have buffered is written out, unless
+/// another thread holds their locks: std's and C's own exits differ in that, and neither waits for
+/// ever where the other thread doesn't end.
 pub fn leave(code: i32) -> ! {
     /// How long a lock is waited for. Writing takes as long as it takes.
     const MOMENT: Duration = Duration::from_millis(100);

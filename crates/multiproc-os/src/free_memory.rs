@@ -26,8 +26,8 @@ const LEAST: u64 = 1 << 20;
 /// How many bytes this process may ask for before it looks again.
 static BUDGET: AtomicU64 = AtomicU64::new(LEAST);
 
-/// To be called before this many bytes are asked for: looks whether they are there, if that is to be
-/// looked at. `besides` is what is there for it already, which is asked for much only.
+/// To be called before this many bytes are asked for: looks whether they are there, if that is to
+/// be looked at. `besides` is what is there for it already, which is asked for much only.
 ///
 /// # Errors
 /// `ENOMEM`.

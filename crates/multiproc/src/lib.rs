@@ -33,7 +33,8 @@
 //! - [`sync`] has locks that processes share, and what else they wait for each other with.
 //! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
 //! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.
-//! - `child.await` in `async` code; with the feature `async`, queues, pipes, listeners, locks, semaphores and events too.
+//! - `child.await` in `async` code; with the feature `async`, queues, pipes, listeners, locks,
+//!   semaphores and events too.
 //! - [`at_exit`], [`handle_ctrl_c`], [`set_start_method`].
 //! - [`log_to_stderr`]; [`relay_logs`] brings what all processes log to the main process's own logger, [`capture_output`] what they print.
 //!

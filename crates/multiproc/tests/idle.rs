@@ -141,7 +141,8 @@ fn take_and_wait(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
 }
 
 for_each_method! {
-    // Nothing but the deaths of those that it watches wakes it, and some become owners of tasks while it sleeps.
+    // Nothing but the deaths of those that it watches wakes it, and some become owners of tasks
+    // while it sleeps.
     fn one_that_sleeps_is_told_of_the_death_of_a_worker_that_came_later(method) not_fork {
         let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
         std::thread::scope(|scope| {
@@ -154,7 +155,8 @@ for_each_method! {
                 seen
             });
             let tid = named.recv().unwrap();
-            // Asleep at the door, and not by futex, which is for the first milliseconds. If it isn't yet, less is seen.
+            // Asleep at the door, and not by futex, which is for the first milliseconds. If it
+            // isn't yet, less is seen.
             let status = || std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
             common::time_until(|| status().contains("State:\tS"));
             std::thread::sleep(Duration::from_millis(30));
@@ -225,7 +227,8 @@ for_each_method! {
                 assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
             }
         };
-        // They are at the door when a token comes, which is there from then on. Then only the two are left.
+        // They are at the door when a token comes, which is there from then on. Then only the two
+        // are left.
         settle(Duration::from_millis(500));
         permit.forget();
         drop(semaphore);

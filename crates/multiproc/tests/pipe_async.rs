@@ -1,4 +1,5 @@
-//! Pipes, connections and listeners in `async` code: on tokio, which with the feature `tokio` wakes the futures itself, and on another executor.
+//! Pipes, connections and listeners in `async` code: on tokio, which with the feature `tokio` wakes
+//! the futures itself, and on another executor.
 
 #![cfg(feature = "async")]
 

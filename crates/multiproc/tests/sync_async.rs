@@ -1,4 +1,5 @@
-//! Locks, mutexes, semaphores and events in `async` code: on tokio, with and without I/O and on several threads, and on another executor.
+//! Locks, mutexes, semaphores and events in `async` code: on tokio, with and without I/O and on
+//! several threads, and on another executor.
 
 #![cfg(feature = "async")]
 
@@ -96,7 +97,8 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// How often the threads of this process have gone to sleep or been made to, but for the calling one.
+/// How often the threads of this process have gone to sleep or been made to, but for the calling
+/// one.
 fn switches() -> u64 {
     switches_but(std::process::id() as i32, Some(multiproc_os::threads::gettid()))
 }
@@ -280,7 +282,8 @@ fn take_and_say(lock: Lock, taken: Event) {
 }
 
 for_each_method! {
-    // The wake-up of a future that is told, but never polled again, or of a process that is killed before it is, is the next waiter's.
+    // The wake-up of a future that is told, but never polled again, or of a process that is killed
+    // before it is, is the next waiter's.
     fn a_wake_up_that_is_not_used_is_passed_on(method) {
         let lock = Lock::new().unwrap();
         for round in 0..10 {
@@ -478,7 +481,8 @@ fn a_future_that_was_moved_to_another_thread_takes_it_there() {
 
 #[multiproc::test]
 fn a_future_that_is_dropped_passes_its_wake_up_on() {
-    // Of many futures in one process, some are dropped: before they are told, when they have been told, or at once.
+    // Of many futures in one process, some are dropped: before they are told, when they have been
+    // told, or at once.
     on_each(|| async {
         let lock = Lock::new().unwrap();
         let mut turns = 0;

@@ -50,8 +50,8 @@ impl Address {
         Address::Abstract(format!("multiproc-{:016x}{:016x}", random::seed(), random::seed()).into_bytes())
     }
 
-    /// Says what is wrong with an address at which no process can ever listen, where the system's own
-    /// words wouldn't.
+    /// Says what is wrong with an address at which no process can ever listen, where the system's
+    /// own words wouldn't.
     ///
     /// # Errors
     /// `InvalidInput`, `InvalidFilename`.

@@ -17,7 +17,8 @@ const STRAIGHT: usize = 4 * 1024;
 /// See the module.
 pub(crate) struct Draft<'a> {
     store: &'a Store,
-    /// All that has been written, if it is little, and otherwise what was written last: each call of a serializer writes a few bytes.
+    /// All that has been written, if it is little, and otherwise what was written last: each call
+    /// of a serializer writes a few bytes.
     small: Scratch,
     /// Whether there is, or was, more: then it goes on in a block.
     is_large: bool,

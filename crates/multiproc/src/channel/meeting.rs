@@ -1,7 +1,8 @@
 //! Pipes, connections and listeners in `async` code, on any executor. The feature `async`.
 //!
-//! Each future tries first, as the `try_` method does, and then waits for a descriptor ([`wake`](crate::wake)). Nothing is registered with the
-//! object itself, so a future that is dropped leaves nothing behind but what it says.
+//! Each future tries first, as the `try_` method does, and then waits for a descriptor
+//! ([`wake`](crate::wake)). Nothing is registered with the object itself, so a future that is
+//! dropped leaves nothing behind but what it says.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,7 +29,8 @@ use crate::transfer::packet::INLINE;
 use crate::transfer::payload::{Payload, Sink};
 use crate::wake::{Source, Wakeup};
 
-/// Waits until it is worth another look whether a source is readable: it is, or the task was polled for another reason.
+/// Waits until it is worth another look whether a source is readable: it is, or the task was polled
+/// for another reason.
 async fn readable<S: Source>(wakeup: &mut Wakeup, source: &Arc<S>) -> io::Result<()> {
     let mut has_waited = false;
     poll_fn(|context| {
@@ -62,7 +64,8 @@ impl Source for Room {
 /// Waits until it is worth another try to send.
 async fn room(socket: &OwnedFd) -> io::Result<()> {
     let set = Epoll::new()?;
-    // Where there is room, it is the user's descriptors that are too many, and nothing tells when they are fewer.
+    // Where there is room, it is the user's descriptors that are too many, and nothing tells when
+    // they are fewer.
     let timer = match poll::wait_for_room(socket, Some(Instant::now()))? {
         true => Some(Timer::after(local::LOOK)?),
         false => None,
@@ -101,8 +104,9 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # }
     /// ```
     ///
-    /// A message is taken by the poll that completes the future: a future that is dropped before, in a `select!` or at a timeout, has taken nothing.
-    /// [`JoinFuture`](crate::JoinFuture) says what wakes it.
+    /// A message is taken by the poll that completes the future: a future that is dropped before,
+    /// in a `select!` or at a timeout, has taken nothing. [`JoinFuture`](crate::JoinFuture) says
+    /// what wakes it.
     ///
     /// # Errors
     /// As [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait with.
@@ -131,10 +135,12 @@ impl<T> Receiver<T> {
     /// # }
     /// ```
     ///
-    /// A future that is dropped before it completes has taken nothing, as with [`recv_async`](Receiver::recv_async).
+    /// A future that is dropped before it completes has taken nothing, as with
+    /// [`recv_async`](Receiver::recv_async).
     ///
     /// # Errors
-    /// As [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or thread to wait with.
+    /// As [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or thread to
+    /// wait with.
     pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
         self.receive_async(|| self.try_recv_bytes()).await
     }
@@ -175,8 +181,9 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// # }
     /// ```
     ///
-    /// If the future is dropped before it is done, the message has not been sent, and is gone with it. Over TCP a part of it may have gone by then;
-    /// the rest goes ahead of whatever is sent next, and the message arrives with that, as after
+    /// If the future is dropped before it is done, the message has not been sent, and is gone with
+    /// it. Over TCP a part of it may have gone by then; the rest goes ahead of whatever is sent
+    /// next, and the message arrives with that, as after
     /// [`Unfinished`](crate::SendErrorKind::Unfinished). It takes two descriptors while it waits.
     ///
     /// # Errors
@@ -221,10 +228,12 @@ impl<T> Sender<T> {
     /// # }
     /// ```
     ///
-    /// If the future is dropped before it is done, the message has not been sent; over TCP, a part of it may have gone, as is said at [`send_async`](Sender::send_async).
+    /// If the future is dropped before it is done, the message has not been sent; over TCP, a part
+    /// of it may have gone, as is said at [`send_async`](Sender::send_async).
     ///
     /// # Errors
-    /// As [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or thread to wait with.
+    /// As [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or thread to
+    /// wait with.
     pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         take_turns().await;
         self.send_bytes_as_a_whole(bytes).await.map_err(|kind| self.error((), kind))
@@ -338,11 +347,12 @@ impl Listener {
     /// # }
     /// ```
     ///
-    /// A connection is taken by the poll that completes the future: a future that is dropped before has taken none, and clients that it has begun to hear
-    /// go on with the next accept.
+    /// A connection is taken by the poll that completes the future: a future that is dropped before
+    /// has taken none, and clients that it has begun to hear go on with the next accept.
     ///
     /// # Errors
-    /// As [`accept`](Listener::accept); `Accept` also when there is no descriptor or thread to wait with.
+    /// As [`accept`](Listener::accept); `Accept` also when there is no descriptor or thread to wait
+    /// with.
     pub async fn accept_async<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
         take_turns().await;
         let attending = self.attend();

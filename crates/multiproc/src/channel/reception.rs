@@ -276,8 +276,8 @@ impl Reception {
         }
     }
 
-    /// Keeps the clients that are not through, until this process accepts again: there is no other that
-    /// could.
+    /// Keeps the clients that are not through, until this process accepts again: there is no other
+    /// that could.
     pub(super) fn stop(&mut self) {
         if self.process == threads::getpid() {
             self.come_back();
@@ -330,7 +330,8 @@ impl Reception {
         }
     }
 
-    /// Keeps the clients that are not through. The set is readable when one of them says something, or has to go.
+    /// Keeps the clients that are not through. The set is readable when one of them says something,
+    /// or has to go.
     pub(super) fn keep(&mut self, set: &Epoll) {
         if self.process != threads::getpid() {
             return;
@@ -396,8 +397,8 @@ impl Reception {
         }
     }
 
-    /// A client that has been idle for this long makes room: of those that have come the least far, the
-    /// one that has been idle the longest. It is told to come again. False if there is none.
+    /// A client that has been idle for this long makes room: of those that have come the least far,
+    /// the one that has been idle the longest. It is told to come again. False if there is none.
     fn make_room(&mut self, house: &House, set: &Epoll, idle: Duration) -> bool {
         let now = Instant::now();
         let candidates = self.guests.iter().filter(|(_, guest)| now.saturating_duration_since(guest.since) >= idle);

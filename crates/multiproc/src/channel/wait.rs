@@ -117,7 +117,8 @@ pub trait Waitable {
 /// | an event | `wait` | `wait_timeout` | – | `wait_async` |
 /// | a barrier, a condition, other locks | yes | yes | – | –; see [`sync`](crate::sync) |
 ///
-/// What is in the last column needs the feature `async`, but for processes; a timeout there is the runtime's, as in `tokio::time::timeout`.
+/// What is in the last column needs the feature `async`, but for processes; a timeout there is the
+/// runtime's, as in `tokio::time::timeout`.
 ///
 /// # Errors
 /// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if another process uses one end of a TCP connection among them.

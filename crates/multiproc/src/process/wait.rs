@@ -38,7 +38,8 @@ use crate::{Error, Result};
 /// # }
 /// ```
 ///
-/// What else can be waited for, and with what, is in a table at [`wait`](crate::wait()#what-can-be-waited-for-and-how).
+/// What else can be waited for, and with what, is in a table at
+/// [`wait`](crate::wait()#what-can-be-waited-for-and-how).
 ///
 /// # Errors
 /// [`Error::Child`] if the system refuses; none is expected.

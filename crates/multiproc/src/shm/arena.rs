@@ -36,8 +36,8 @@ const MOST_FREE: u32 = 1 << 20;
 /// Free blocks keep this much memory.
 const KEPT: u64 = 8 << 20;
 
-/// While large items come one after the other, free blocks may keep this much, and what this many of
-/// the items need: the next ones will want it.
+/// While large items come one after the other, free blocks may keep this much, and what this many
+/// of the items need: the next ones will want it.
 const KEPT_IN_STREAMS: u64 = 256 << 20;
 const MOST_KEPT: u64 = 3;
 

@@ -69,7 +69,8 @@ impl<S: Deref<Target = Store>> Block<S> {
 
 impl<S: Deref<Target = Store>> Drop for Block<S> {
     fn drop(&mut self) {
-        // It fails only if the books are garbage. It does not wait for a process that is stopped: then it is given back later.
+        // It fails only if the books are garbage. It does not wait for a process that is stopped:
+        // then it is given back later.
         let _ = within(Limit::Moment, || self.store.give_back_block(self.index));
     }
 }

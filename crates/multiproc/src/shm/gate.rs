@@ -22,7 +22,8 @@ use super::backoff::Habit;
 /// How often one looks who can't listen.
 const DEAF: Duration = Duration::from_millis(5);
 
-/// How many listen by one open file: the kernel refuses (`EINVAL`) to have more than 500 epoll sets, themselves members of sets, watch the same.
+/// How many listen by one open file: the kernel refuses (`EINVAL`) to have more than 500 epoll
+/// sets, themselves members of sets, watch the same.
 const LISTENERS: usize = 256;
 
 /// What becomes of tokens. `PROTOCOL.md`, "The door".
@@ -213,7 +214,8 @@ impl Gate {
         threads::count().is_ok_and(|threads| threads > waiters + 1)
     }
 
-    /// Descriptors of this process's other threads, which become readable when one of them ends: only they make new ones. None on kernels that don't have such (before Linux 6.9), and when
+    /// Descriptors of this process's other threads, which become readable when one of them ends:
+    /// only they make new ones. None on kernels that don't have such (before Linux 6.9), and when
     /// there are too many.
     pub(crate) fn other_threads() -> Option<Vec<OwnedFd>> {
         const MOST: usize = 128;
@@ -271,7 +273,8 @@ impl Gate {
         Door::is_hung_up(self.fd_to_poll()).unwrap_or(false)
     }
 
-    /// Has the [descriptor to poll](Gate::fd_to_poll) be readable now: there is something to be had already.
+    /// Has the [descriptor to poll](Gate::fd_to_poll) be readable now: there is something to be had
+    /// already.
     pub(crate) fn show(&self) {
         let readable = poll::wait_readable(&[self.fd_to_poll()], Some(Instant::now()));
         if readable.is_ok_and(|readable| readable.is_empty()) {
@@ -281,14 +284,16 @@ impl Gate {
         }
     }
 
-    /// Whether no handle is left anywhere that could open it, those that wait included: for a gate where none waits. A descriptor on its way in a message counts as a handle.
+    /// Whether no handle is left anywhere that could open it, those that wait included: for a gate
+    /// where none waits. A descriptor on its way in a message counts as a handle.
     pub(crate) fn is_deserted(&self) -> bool {
         let mut state = self.state();
         state.settle();
         state.read_only && Door::is_hung_up(state.door.as_fd()).unwrap_or(false)
     }
 
-    /// A descriptor to send to another process, which can't open the door with it, and doesn't count.
+    /// A descriptor to send to another process, which can't open the door with it, and doesn't
+    /// count.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -425,7 +430,8 @@ pub(crate) enum Ear {
 }
 
 impl Ear {
-    /// Whether it has heard something, or one of `others` is readable. Only for one that [hears](Ear::Hears).
+    /// Whether it has heard something, or one of `others` is readable. Only for one that
+    /// [hears](Ear::Hears).
     #[cfg(feature = "async")]
     pub(crate) fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<Knock> {
         if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
@@ -472,7 +478,8 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// What becomes readable when there is a token, or a hang-up, for a waiter that [sees](Ear::Sees).
+    /// What becomes readable when there is a token, or a hang-up, for a waiter that
+    /// [sees](Ear::Sees).
     #[cfg(feature = "async")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.door()

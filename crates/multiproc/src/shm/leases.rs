@@ -18,7 +18,8 @@ use super::latch::{Stalled, within};
 use super::lot::{Watched, Wish};
 use super::store::{Refusal, Store, Taken};
 
-/// How often somebody who takes one item after another looks whether owners of leases have died; and for no more than so much of the time, as one in so many.
+/// How often somebody who takes one item after another looks whether owners of leases have died;
+/// and for no more than so much of the time, as one in so many.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 const SHARE: u32 = 10;
 

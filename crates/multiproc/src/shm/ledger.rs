@@ -26,7 +26,8 @@ pub(crate) const MORE: usize = 2 * FAR;
 
 /// So many processes are watched at a time, at most: each takes a descriptor.
 const WATCHED: usize = 128;
-/// How many share a descriptor of a process: the kernel refuses (`EINVAL`) to have more than 500 epoll sets, themselves members of sets, watch the same.
+/// How many share a descriptor of a process: the kernel refuses (`EINVAL`) to have more than 500
+/// epoll sets, themselves members of sets, watch the same.
 const SHARED_BY: usize = 256;
 /// If there are more, they are looked at so often; but for no more than a tenth of the time.
 const LOOK: Duration = Duration::from_millis(20);

@@ -32,7 +32,8 @@ layout! {
     }
 }
 
-/// How often one looks who sleeps without being counted, as another thread of its process may help it, where the kernel doesn't tell when threads end.
+/// How often one looks who sleeps without being counted, as another thread of its process may help
+/// it, where the kernel doesn't tell when threads end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Why somebody has waited in vain.
@@ -77,10 +78,12 @@ pub(crate) trait Wish {
     /// Whether it may be true now, looked at while nobody can change anything. If not, calls `arm` before anybody can.
     ///
     /// # Errors
-    /// The latch that this needs could not be had within the thread's [limit](super::latch::within).
+    /// The latch that this needs could not be had within the thread's
+    /// [limit](super::latch::within).
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
 
-    /// Whether it has come to this because a latch could not be had: to try again later makes sense.
+    /// Whether it has come to this because a latch could not be had: to try again later makes
+    /// sense.
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "a thread waits for the latch instead"))]
     fn has_stalled(outcome: &Self::Outcome) -> bool {
         let _ = outcome;
@@ -108,7 +111,8 @@ pub(crate) trait Wish {
         false
     }
 
-    /// Whether another task of this process may make it come true, even if all handles of the process wait.
+    /// Whether another task of this process may make it come true, even if all handles of the
+    /// process wait.
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "tasks wait as futures"))]
     fn has_other_tasks(&mut self) -> bool {
         false
@@ -256,7 +260,8 @@ impl Lot {
         let watched = wish.watch()?;
         let mut until = watched.until(deadline);
         let mut knock = match wish.has_others(gate) {
-            // They may end without having done it. One that has ended is not one whose death the wish asks about, but to look again does no harm.
+            // They may end without having done it. One that has ended is not one whose death the
+            // wish asks about, but to look again does no harm.
             true => {
                 let threads = Gate::other_threads();
                 if threads.is_none() {
@@ -270,7 +275,8 @@ impl Lot {
         };
         // What somebody had open is closed before it is said that they have died.
         if knock == Knock::HungUp && wish.depends()? {
-            // The ear has heard the hang-up, and would hear nothing else: it listens anew, and so looks anew.
+            // The ear has heard the hang-up, and would hear nothing else: it listens anew, and so
+            // looks anew.
             let ear = gate.listen().unwrap_or(Ear::Deaf);
             if wish.look(&mut || self.arm(gate))? {
                 return Ok(Knock::Token);

@@ -110,8 +110,8 @@ impl Object<Notices> {
     fn enlist_slowly(&self, me: u64, limit: Limit) {
         // One that can't be on it is a stranger.
         if within(limit, || self.try_enlist(me)).is_err() && self.has_strangers.swap(1, SeqCst) == 0 {
-            // Without the latch, which may be what could not be had: no process takes tokens away at
-            // this door.
+            // Without the latch, which may be what could not be had: no process takes tokens away
+            // at this door.
             self.gate().ring();
         }
     }

@@ -19,8 +19,9 @@ use super::segment::{AnyBytes, Layout, Segment, layout};
 #[cfg(feature = "async")]
 use super::waiters::Waiters;
 
-/// After so long, one that sleeps looks for itself: another may have been stopped just after it was woken, or garbage may stand there. If all is well, it looks again after [`LATER`] times
-/// as long, and so on: once it has looked, what can go wrong is that rare.
+/// After so long, one that sleeps looks for itself: another may have been stopped just after it was
+/// woken, or garbage may stand there. If all is well, it looks again after [`LATER`] times as long,
+/// and so on: once it has looked, what can go wrong is that rare.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 const LATER: u32 = 60;
 
@@ -143,13 +144,14 @@ impl Owned {
         }
     }
 
-    /// Sleeps while somebody has it, for `after` at most. The caller has announced it; whether it was woken or not, it then takes it if it is free. Says for how long to sleep the next
-    /// time.
+    /// Sleeps while somebody has it, for `after` at most. The caller has announced it; whether it
+    /// was woken or not, it then takes it if it is free. Says for how long to sleep the next time.
     fn sleep(&self, found: Pair, patience: Patience, after: Duration) -> Duration {
         self.sleep_by(found, patience, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
     }
 
-    /// As [`sleep`](Owned::sleep), for a while or until the word isn't that value any more, as `sleep` is told.
+    /// As [`sleep`](Owned::sleep), for a while or until the word isn't that value any more, as
+    /// `sleep` is told.
     fn sleep_by(
         &self,
         mut found: Pair,
@@ -179,7 +181,8 @@ impl Owned {
         after.saturating_mul(LATER).min(Duration::from_secs(3600))
     }
 
-    /// As [`sleep_by`](Owned::sleep_by), without a deadline, if it has an owner. For a thread that has it announced and won't take it.
+    /// As [`sleep_by`](Owned::sleep_by), without a deadline, if it has an owner. For a thread that
+    /// has it announced and won't take it.
     #[cfg(feature = "async")]
     pub(super) fn sleep_while_owned(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
         let found = Pair(self.0.pair().load(SeqCst));
@@ -189,8 +192,9 @@ impl Owned {
         }
     }
 
-    /// Takes it if it has no owner, without putting it on the list: for a thread that has it announced until it is [given up](Owned::give_up_announced) or [adopted](Kept::adopt).
-    /// Says whether the owner before has died.
+    /// Takes it if it has no owner, without putting it on the list: for a thread that has it
+    /// announced until it is [given up](Owned::give_up_announced) or [adopted](Kept::adopt). Says
+    /// whether the owner before has died.
     #[cfg(feature = "async")]
     pub(super) fn take_announced(&self, thread: Thread) -> Option<bool> {
         loop {
@@ -204,7 +208,8 @@ impl Owned {
         }
     }
 
-    /// Gives up what was [taken](Owned::take_announced) so. With the death of an owner before that, if that is not known yet.
+    /// Gives up what was [taken](Owned::take_announced) so. With the death of an owner before that,
+    /// if that is not known yet.
     #[cfg(feature = "async")]
     pub(super) fn give_up_announced(&self, thread: Thread, inherited: bool) {
         if !inherited {
@@ -239,7 +244,8 @@ impl Owned {
         }
     }
 
-    /// Wakes one of the waiters that sleep, if it has no owner. For a thread that may have been woken in place of another.
+    /// Wakes one of the waiters that sleep, if it has no owner. For a thread that may have been
+    /// woken in place of another.
     #[cfg(feature = "async")]
     pub(super) fn wake_next(&self) {
         let found = Pair(self.0.pair().load(SeqCst));
@@ -417,8 +423,9 @@ impl<L: Layout> Kept<L> {
         &self.waiters
     }
 
-    /// Makes the calling thread the owner of the word, in place of the thread `from` of this process, which [took](Owned::take_announced) it for this one. False if that doesn't own it, or
-    /// there is no room for one more.
+    /// Makes the calling thread the owner of the word, in place of the thread `from` of this
+    /// process, which [took](Owned::take_announced) it for this one. False if that doesn't own it,
+    /// or there is no room for one more.
     pub(super) fn adopt(&self, owned: &Owned, from: u32, inherited: bool) -> bool {
         let thread = Thread::current();
         if !thread.has_room() {
@@ -442,7 +449,8 @@ impl<L: Layout> Kept<L> {
         let _ = self.marks[0].compare_exchange(mark::TAKEN, mark::TAKEN_IN_FUTURE, Relaxed, Relaxed);
     }
 
-    /// Whether the calling thread, which has the word, has taken it through this handle by a future.
+    /// Whether the calling thread, which has the word, has taken it through this handle by a
+    /// future.
     pub(super) fn is_taken_in_future(&self) -> bool {
         self.marks[0].load(Relaxed) == mark::TAKEN_IN_FUTURE
     }
@@ -536,7 +544,8 @@ impl Guarded {
         Ok(())
     }
 
-    /// Takes it over from another thread of this process, as [`Kept::adopt`] says; `inherited` from an owner that died.
+    /// Takes it over from another thread of this process, as [`Kept::adopt`] says; `inherited` from
+    /// an owner that died.
     #[cfg(feature = "async")]
     pub(super) fn adopt<L: Layout>(&self, kept: &Kept<L>, from: u32, inherited: bool) -> bool {
         let is_owner = kept.adopt(&self.owned, from, inherited);

@@ -1398,8 +1398,8 @@ impl Store {
             if next == 0 {
                 nature.last_returned.store(0, SeqCst);
             }
-            // If this process dies after that, it has the lease, and the process that inherits the latch makes
-            // the list anew.
+            // If this process dies after that, it has the lease, and the process that inherits the
+            // latch makes the list anew.
             if descriptor.change(State::Returned, State::Leased(me)) {
                 return Some((index, descriptor));
             }
@@ -1412,8 +1412,8 @@ impl Store {
         Book { ledger: &self.shared.workers.0, segment: &self.shared }
     }
 
-    /// Puts this process on the list of those that take items, so that all that wait for items watch
-    /// it. Before it has a lease for the first time.
+    /// Puts this process on the list of those that take items, so that all that wait for items
+    /// watch it. Before it has a lease for the first time.
     fn enlist(&self) -> Result<(), Refusal> {
         let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
         if self.leases.is_enlisted(me) { Ok(()) } else { self.enlist_slowly(me) }
@@ -1428,8 +1428,8 @@ impl Store {
                 let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
                 let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
                 if let Some(entry) = place.and_then(|place| book.entry(place)) {
-                    // Waiters that sleep watch the processes that were on it. They are to watch this
-                    // one, too.
+                    // Waiters that sleep watch the processes that were on it. They are to watch
+                    // this one, too.
                     self.shared.items.0.before_change(&self.items);
                     entry.owner.store(me, SeqCst);
                 }
@@ -1476,7 +1476,8 @@ impl Store {
             let _latched = self.producers_endlessly();
             self.shared.items.0.before_change(&self.items);
             let returned = lease.change(State::Leased(me), State::Returned);
-            // If this process dies in between, the process that inherits the latch makes the list anew.
+            // If this process dies in between, the process that inherits the latch makes the list
+            // anew.
             if returned {
                 self.push_returned(index, lease);
             }

@@ -65,7 +65,8 @@ impl Lot {
     }
 }
 
-/// Says that the door is hung up, whatever deaths may still help; unless `is_alone` says that this is known: then it waits for deaths and tokens alone.
+/// Says that the door is hung up, whatever deaths may still help; unless `is_alone` says that this
+/// is known: then it waits for deaths and tokens alone.
 async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W, is_alone: bool) -> io::Result<Knock> {
     let watched = within(Limit::Moment, || wish.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;
@@ -140,7 +141,8 @@ impl Source for Timer {
     }
 }
 
-/// Waits until it is worth another try to have a latch whose owner is stopped: nothing tells when it goes on.
+/// Waits until it is worth another try to have a latch whose owner is stopped: nothing tells when
+/// it goes on.
 async fn pause() -> io::Result<()> {
     let timer = Arc::new(Timer::after(PAUSE)?);
     watch(&timer, || {

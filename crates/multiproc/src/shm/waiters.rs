@@ -1,4 +1,5 @@
-//! Futures that wait for an [`Owned`] word: they have a thread sleep on it, and take it themselves. `PROTOCOL.md`, "Futures that wait for an owned word".
+//! Futures that wait for an [`Owned`] word: they have a thread sleep on it, and take it themselves.
+//! `PROTOCOL.md`, "Futures that wait for an owned word".
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,10 +17,12 @@ use super::backoff::Backoff;
 use super::owned::{Guarded, Kept, LOOK, Owned, Patience, Refusal};
 use super::segment::Layout;
 
-/// How long a future that has been told is waited for before others are told. A task may need a time slice or two to be polled on a busy machine.
+/// How long a future that has been told is waited for before others are told. A task may need a
+/// time slice or two to be polled on a busy machine.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// When the word has been missed so often, the waiter thread takes it for a future, as soon as it is woken: to wake a task first takes longer than a busy owner is away.
+/// When the word has been missed so often, the waiter thread takes it for a future, as soon as it
+/// is woken: to wake a task first takes longer than a busy owner is away.
 const LOSSES: u32 = 3;
 
 /// How long a thread sleeps at most where it can't be told that no future waits any more.
@@ -55,7 +58,8 @@ struct State {
     is_served: bool,
     /// Whether the waiter thread sleeps on the word, or is about to.
     is_at_word: bool,
-    /// How often the word has been given up, and had another owner when a future or the waiter thread came for it, since a future has left.
+    /// How often the word has been given up, and had another owner when a future or the waiter
+    /// thread came for it, since a future has left.
     losses: u32,
     /// What the waiter thread has taken for a future.
     reserved: Option<Reserved>,
@@ -102,7 +106,8 @@ impl Waiters {
         state
     }
 
-    /// Has the waiter thread look again, which doesn't sleep on the word or has nothing left to do there.
+    /// Has the waiter thread look again, which doesn't sleep on the word or has nothing left to do
+    /// there.
     fn signal(&self, state: &State) {
         if state.is_served && (state.futures.is_empty() || !state.is_at_word) {
             self.signal.fetch_add(1, SeqCst);
@@ -160,7 +165,8 @@ impl Waiters {
         Ok(Next::Wait)
     }
 
-    /// Takes a future out. One that was told and has not taken the word leaves that to the waiter thread.
+    /// Takes a future out. One that was told and has not taken the word leaves that to the waiter
+    /// thread.
     fn leave(&self, number: u64) {
         let mut state = self.state();
         let place = state.futures.iter().position(|waiter| waiter.number == number);
@@ -195,7 +201,8 @@ impl<'a, L: Site> Wait<'a, L> {
         Wait { kept, number: None }
     }
 
-    /// Takes the word, for the calling thread, or has the task woken when it is worth another try. If another future has taken it in the same thread, that is waited for as well.
+    /// Takes the word, for the calling thread, or has the task woken when it is worth another try.
+    /// If another future has taken it in the same thread, that is waited for as well.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
         let guarded = self.kept.guarded();
         let try_once = || match guarded.take(self.kept, 0, Patience::None, || true) {
@@ -352,7 +359,8 @@ fn serve(served: &dyn Served) {
     thread.done();
 }
 
-/// Takes the word as a thread does that was woken, for which it is free now or within some microseconds.
+/// Takes the word as a thread does that was woken, for which it is free now or within some
+/// microseconds.
 fn take_soon(word: &Owned, thread: Thread) -> Option<bool> {
     let mut backoff = Backoff::new();
     loop {

@@ -1,7 +1,8 @@
 //! Waiting for locks, semaphores and events in `async` code, on any executor. The feature `async`.
 //!
-//! A lock is waited for by way of a thread that sleeps on its word ([`waiters`](crate::shm::waiters)), and taken by the thread that polls the future; semaphores and events
-//! as queues are ([`vigil`](crate::shm)).
+//! A lock is waited for by way of a thread that sleeps on its word
+//! ([`waiters`](crate::shm::waiters)), and taken by the thread that polls the future; semaphores
+//! and events as queues are ([`vigil`](crate::shm)).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -70,20 +71,29 @@ impl Lock {
     /// # }
     /// ```
     ///
-    /// The lock belongs to the thread that polls the future to its end, so the guard is not [`Send`]: a task that may be moved between threads can't hold it across an `.await`, and the compiler
-    /// says so. A task that stays on one thread can; other tasks of the thread then wait for it here. A task that awaits the lock while it has a guard of this method waits for itself, for ever,
-    /// as with any lock for tasks.
+    /// The lock belongs to the thread that polls the future to its end, so the guard is not
+    /// [`Send`]: a task that may be moved between threads can't hold it across an `.await`, and the
+    /// compiler says so. A task that stays on one thread can; other tasks of the thread then wait
+    /// for it here. A task that awaits the lock while it has a guard of this method waits for
+    /// itself, for ever, as with any lock for tasks.
     ///
-    /// The lock is taken by the poll that completes the future. One that is dropped before, in a `select!` or at a timeout, has taken nothing, and the next waiter is woken in its place.
+    /// The lock is taken by the poll that completes the future. One that is dropped before, in a
+    /// `select!` or at a timeout, has taken nothing, and the next waiter is woken in its place.
     ///
-    /// All futures that wait through one handle and its clones take part in the waiting of threads and processes as one thread does. That thread sleeps for them; there is one for each lock that is
-    /// waited for, as long as it is. When the lock is given up to it, the future that has waited longest has the first try, and if others are quicker again and again, the thread takes the lock for it. Futures of
-    /// one handle so have it in the order of their first polls, but for those that find the lock free when they come. Between them and other threads and processes there is no order, as there is none with
-    /// [`lock`](Lock::lock): the first to come while the lock is free has it, and a future has the chances of a thread. A task that isn't polled delays others by 20 ms at most.
+    /// All futures that wait through one handle and its clones take part in the waiting of threads
+    /// and processes as one thread does. That thread sleeps for them; there is one for each lock
+    /// that is waited for, as long as it is. When the lock is given up to it, the future that has
+    /// waited longest has the first try, and if others are quicker again and again, the thread
+    /// takes the lock for it. Futures of one handle so have it in the order of their first polls,
+    /// but for those that find the lock free when they come. Between them and other threads and
+    /// processes there is no order, as there is none with [`lock`](Lock::lock): the first to come
+    /// while the lock is free has it, and a future has the chances of a thread. A task that isn't
+    /// polled delays others by 20 ms at most.
     ///
     /// # Errors
-    /// As [`lock`](Lock::lock), the holder's death included; [`Misuse::HeldHere`] if the calling thread holds the lock by one of the other methods;
-    /// [`Misuse::NoThread`] if the system has no thread left to wait with.
+    /// As [`lock`](Lock::lock), the holder's death included; [`Misuse::HeldHere`] if the calling
+    /// thread holds the lock by one of the other methods; [`Misuse::NoThread`] if the system has no
+    /// thread left to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
         take(&self.inner).await?;
@@ -92,7 +102,8 @@ impl Lock {
 }
 
 impl<T: Plain> Mutex<T> {
-    /// As [`lock`](Mutex::lock), in `async` code on any executor. What is said at [`Lock::lock_async`] holds here too.
+    /// As [`lock`](Mutex::lock), in `async` code on any executor. What is said at
+    /// [`Lock::lock_async`] holds here too.
     ///
     /// ```
     /// use multiproc::Process;
@@ -192,11 +203,15 @@ impl Event {
     /// # }
     /// ```
     ///
-    /// It counts from the first poll: a future goes on if the event has been set since then, even if it was cleared at once. One that is dropped leaves nothing behind. As with threads, a task that
-    /// sets the event while another waits here needs a handle of its own: a clone. What wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes one or two descriptors while it waits.
+    /// It counts from the first poll: a future goes on if the event has been set since then, even
+    /// if it was cleared at once. One that is dropped leaves nothing behind. As with threads, a
+    /// task that sets the event while another waits here needs a handle of its own: a clone. What
+    /// wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes one or two
+    /// descriptors while it waits.
     ///
     /// # Errors
-    /// As [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or thread to wait with.
+    /// As [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or thread
+    /// to wait with.
     pub async fn wait_async(&self) -> Result<(), WaitError> {
         take_turns().await;
         WaitError::of(self.flag.wait_async().await, "wait for an event", "set it").map(drop)

@@ -44,7 +44,8 @@ use crate::shm::rounds::{self, Cause, Rounds};
 /// # }
 /// ```
 ///
-/// There is no method for `async` code: a party that has come can't be taken back, as the drop of a future would have to. Wait in a thread that may block.
+/// There is no method for `async` code: a party that has come can't be taken back, as the drop of a
+/// future would have to. Wait in a thread that may block.
 ///
 /// # Implementation notes
 /// A word with the round, and a list of processes, in a memfd, changed under a robust futex. Who waits tries for some microseconds, sleeps on a futex for some

@@ -48,13 +48,13 @@ use crate::shm::object::Object;
 /// To notify never waits for the waiters, be they stopped or dead. A notice is for those that
 /// waited when it was given. A waiter that it wakes and that is killed before it has the lock again
 /// leaves it to another; if it is killed after that, the lock is poisoned, and then *all* waiters
-/// are told: what they wait for may never come. A waiter is also told when no process is left that could
-/// notify.
+/// are told: what they wait for may never come. A waiter is also told when no process is left that
+/// could notify.
 ///
 /// It takes three descriptors. All processes that use it must be of the same PID namespace.
 ///
-/// There is no method for `async` code: the guard belongs to a thread, and would have to be kept while the task waits. Use an [`Event`](super::Event) or a
-/// [`Semaphore`](super::Semaphore) there.
+/// There is no method for `async` code: the guard belongs to a thread, and would have to be kept
+/// while the task waits. Use an [`Event`](super::Event) or a [`Semaphore`](super::Semaphore) there.
 ///
 /// # Implementation notes
 /// A [`Lock`] and a second memfd. A waiter tries for some microseconds, sleeps on a futex for some

@@ -184,7 +184,8 @@ pub enum Misuse {
     /// The calling thread holds as many locks as a thread can: 1024.
     #[error("this thread holds as many locks as a thread can, and can't hold the {0} too")]
     TooMany(&'static str),
-    /// The system has refused the thread that waits for it on behalf of futures: `RLIMIT_NPROC`, or the limit of a control group.
+    /// The system has refused the thread that waits for it on behalf of futures: `RLIMIT_NPROC`, or
+    /// the limit of a control group.
     #[error("the system has no thread left to wait with for the {0}")]
     NoThread(&'static str),
 }

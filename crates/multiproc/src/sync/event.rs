@@ -72,8 +72,10 @@ impl Event {
 
     /// Waits until it is set; not at all if it is.
     ///
-    /// An event of which there has never been a second handle, here or in another process, may yet be set by another thread through this one. So it is waited for as long as
-    /// this process has other threads, and then for ever if none of them sets it: give threads a clone each, and the wait ends when the last clone is dropped.
+    /// An event of which there has never been a second handle, here or in another process, may yet
+    /// be set by another thread through this one. So it is waited for as long as this process has
+    /// other threads, and then for ever if none of them sets it: give threads a clone each, and the
+    /// wait ends when the last clone is dropped.
     ///
     /// # Errors
     /// [`WaitError::Disconnected`] when nobody is left who could set it; [`WaitError::System`].

@@ -16,7 +16,8 @@ use crate::error::Result;
 use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
-/// How long after its time one that waits for a condition looks first whether the holder of the lock is stopped.
+/// How long after its time one that waits for a condition looks first whether the holder of the
+/// lock is stopped.
 const LOOK: Duration = Duration::from_millis(2);
 
 layout! {
@@ -213,8 +214,9 @@ impl<'a> LockGuard<'a> {
         self.lock.inner.guarded.is_mine()
     }
 
-    /// Gives it up while `wait` runs, and waits for it again for as long as it takes; after `deadline`, only as long as the process that holds it isn't stopped. What happens to
-    /// others meanwhile poisons it; see [`Lock::is_poisoned`].
+    /// Gives it up while `wait` runs, and waits for it again for as long as it takes; after
+    /// `deadline`, only as long as the process that holds it isn't stopped. What happens to others
+    /// meanwhile poisons it; see [`Lock::is_poisoned`].
     ///
     /// # Errors
     /// The process that holds it, and is stopped. The caller doesn't hold it then.

@@ -10,13 +10,18 @@
 //!
 //! # In `async` code
 //!
-//! With the feature `async`, a [`Lock`] and a [`Mutex`] have `lock_async`, a [`Semaphore`] and a [`BoundedSemaphore`] have `acquire_async`, and an [`Event`] has `wait_async`, on any executor. The others have no such
-//! methods, and are waited for in a thread that may block (`tokio::task::spawn_blocking`):
+//! With the feature `async`, a [`Lock`] and a [`Mutex`] have `lock_async`, a [`Semaphore`] and a
+//! [`BoundedSemaphore`] have `acquire_async`, and an [`Event`] has `wait_async`, on any executor.
+//! The others have no such methods, and are waited for in a thread that may block
+//! (`tokio::task::spawn_blocking`):
 //!
-//! - [`RLock`]: its holder is a thread, which may take it again. Tasks of one thread would all enter it at once.
-//! - [`Condition`]: its guard belongs to a thread, and would have to be kept while the task waits. An [`Event`] or a [`Semaphore`] tells a task of a change.
+//! - [`RLock`]: its holder is a thread, which may take it again. Tasks of one thread would all
+//!   enter it at once.
+//! - [`Condition`]: its guard belongs to a thread, and would have to be kept while the task waits.
+//!   An [`Event`] or a [`Semaphore`] tells a task of a change.
 //! - [`Barrier`]: a party that has come can't be taken back, as the drop of a future would have to.
-//! - [`RwLock`] and [`Once`]: a thread waits for readers, or runs the closure, while it holds a lock. A [`Mutex`] can stand in for the first.
+//! - [`RwLock`] and [`Once`]: a thread waits for readers, or runs the closure, while it holds a
+//!   lock. A [`Mutex`] can stand in for the first.
 
 #[cfg(feature = "async")]
 mod awaiting;

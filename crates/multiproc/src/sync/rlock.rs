@@ -58,7 +58,8 @@ layout! {
 /// A thread that holds it can take it again through the same handle, or a clone of that. If the process has been sent the same lock twice, these are two handles, and
 /// taking it through the other one is an error.
 ///
-/// There is no `lock_async`: the holder is a thread, and tasks that the same thread polls would all hold the lock at once. Use a [`Lock`](super::Lock) in `async` code.
+/// There is no `lock_async`: the holder is a thread, and tasks that the same thread polls would all
+/// hold the lock at once. Use a [`Lock`](super::Lock) in `async` code.
 #[derive(Clone)]
 pub struct RLock {
     inner: Arc<Inner>,

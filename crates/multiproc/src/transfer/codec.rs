@@ -84,7 +84,8 @@ impl CodecError {
         self.bytes.as_deref()
     }
 
-    /// Reads the received value as another type: one that takes what the first refused. Handles in it are gone.
+    /// Reads the received value as another type: one that takes what the first refused. Handles in
+    /// it are gone.
     ///
     /// # Errors
     /// It can't be read as `U` either, or there is none.

@@ -80,7 +80,8 @@ impl Deref for View<'_> {
 /// Where a payload's bytes are written to, from front to back.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    /// What has not been written to the file, or all of it as long as there is none. Its capacity is at most `limit`.
+    /// What has not been written to the file, or all of it as long as there is none. Its capacity
+    /// is at most `limit`.
     buffer: Vec<u8>,
     /// How many bytes there may be in the buffer.
     limit: usize,
