@@ -288,13 +288,13 @@ pub(super) enum Patience {
 
 impl Patience {
     /// Calls `action`, in which nothing waits for longer than that, for latches neither.
-    #[inline]
+    #[inline(always)]
     pub(super) fn limits<R>(self, action: impl FnOnce() -> R) -> R {
-        match self {
-            Patience::Until(None) => action(),
-            Patience::Until(deadline) => latch::within(deadline.into(), action),
-            Patience::None => latch::within(Limit::Moment, action),
-        }
+        let limit = match self {
+            Patience::Until(deadline) => deadline.into(),
+            Patience::None => Limit::Moment,
+        };
+        latch::within(limit, action)
     }
 }
 

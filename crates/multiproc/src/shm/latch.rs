@@ -49,7 +49,7 @@ thread_local! {
 /// Calls `action`, in which the calling thread waits for latches no longer than `limit`: what is
 /// called there and has a timeout returns in time, even if the owner of a latch is stopped. Without
 /// a limit, that of the caller holds.
-#[inline]
+#[inline(always)]
 pub(crate) fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     /// Puts back what was there before, after a panic too.
     struct Before(Limit);
@@ -58,10 +58,11 @@ pub(crate) fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
             LIMIT.set(self.0);
         }
     }
-    if let Limit::Endless = limit {
-        return action();
-    }
-    let _before = Before(LIMIT.replace(limit));
+    // Called in one place, `action` becomes part of the caller.
+    let _before = match limit {
+        Limit::Endless => None,
+        limit => Some(Before(LIMIT.replace(limit))),
+    };
     action()
 }
 

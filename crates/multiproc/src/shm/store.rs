@@ -484,7 +484,7 @@ impl Store {
     }
 
     /// As [`is_closed`](Store::is_closed), within the thread's limit.
-    #[inline]
+    #[cold]
     fn is_closed_in_time(&self) -> Result<bool, Refusal> {
         match self.shared.nature.closed.load(SeqCst) {
             OPEN => Ok(false),
@@ -1634,7 +1634,10 @@ impl Store {
             return Ok(Some(taken));
         }
         // In this order: what was put before it was closed is seen.
-        let closed = self.is_closed_in_time()?;
+        let closed = match self.shared.nature.closed.load(SeqCst) {
+            OPEN => false,
+            _ => self.is_closed_in_time()?,
+        };
         match self.try_take(scratch)? {
             None if closed => Err(Refusal::Closed),
             taken => Ok(taken),
