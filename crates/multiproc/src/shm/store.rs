@@ -800,17 +800,21 @@ impl Store {
         }
     }
 
-    /// Sees to it that somebody rings at the door when there may be room for an item: for `size` bytes, and for its handles if there is none for those (`crowded`).
-    /// False, without that, if there may be some already.
-    fn arm_for_room(&self, size: u64, crowded: bool, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+    /// Makes a consumer ring at the door when there may be room for an item: for `size` bytes, and
+    /// for its handles if there was none for those `behind` the oldest letter. False,
+    /// without that, if there may be some already.
+    fn arm_for_room(&self, size: u64, behind: Option<Option<u64>>, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let head = &self.shared.consumers.head;
         let _latched = self.consumers()?;
         let put = self.put_so_far();
         let found = head.load(SeqCst);
         let is_full = match self.taken_before(found & !ARMED) {
-            // Letters go when items do.
-            Ok(Some(_)) if crowded => self.shared.tail.0.load(SeqCst) > found & !ARMED,
-            Ok(Some(taken)) => !self.fits(size, put, taken),
+            // Letters go when items do, under the latch, but after the head has moved: so it may have moved
+            // before the attempt that found no room, and the letter have gone after it.
+            Ok(Some(taken)) => match behind {
+                Some(oldest) => self.shared.tail.0.load(SeqCst) > found & !ARMED && self.oldest_letter() == oldest,
+                None => !self.fits(size, put, taken),
+            },
             // Something has been taken meanwhile; or there is garbage, and whoever tries is told.
             Ok(None) | Err(_) => false,
         };
@@ -1246,6 +1250,12 @@ impl Store {
         Ok(Vec::new())
     }
 
+    /// The number of the oldest letter, if there is one.
+    #[cold]
+    fn oldest_letter(&self) -> Option<u64> {
+        self.mailbox.number().ok().flatten()
+    }
+
     /// A block for `len` bytes, this process's to fill.
     pub(crate) fn allocate(&self, len: u64) -> Result<u32, Refusal> {
         self.give_back_what_was_left()?;
@@ -1588,7 +1598,7 @@ impl Store {
     pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
             (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
-                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowded: false, through })?
+                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowd: Crowd::No, through })?
             }
             (result, _) => result,
         }
@@ -1613,7 +1623,7 @@ impl Store {
     pub(crate) async fn put_async(&self, item: &Item<'_>, through: Through<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
             (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
-                self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowded: false, through }).await?
+                self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowd: Crowd::No, through }).await?
             }
             (result, _) => result,
         }
@@ -1776,18 +1786,37 @@ pub(crate) unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> i
 struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
-    /// Whether it was for want of room for its handles that it could not be put, at the last attempt.
-    crowded: bool,
+    crowd: Crowd,
     through: Through<'a>,
+}
+
+/// Whether it was for want of room for its handles that an item could not be put, at the last
+/// attempt.
+#[derive(Clone, Copy)]
+enum Crowd {
+    No,
+    /// It was; what was in the mailbox before the attempt is not known.
+    Unseen,
+    /// It was, and this was the number of the oldest letter before the attempt.
+    Behind(Option<u64>),
 }
 
 impl Wish for Put<'_> {
     type Outcome = Result<(), Refusal>;
 
     fn attempt(&mut self) -> Option<Result<(), Refusal>> {
+        // Before the attempt: what is taken out of the mailbox after that makes room.
+        let crowd = match self.crowd {
+            Crowd::No => Crowd::Unseen,
+            Crowd::Unseen | Crowd::Behind(_) => Crowd::Behind(self.store.oldest_letter()),
+        };
         match self.store.try_put(self.item) {
-            Err(full @ (Refusal::Full | Refusal::Crowded)) => {
-                self.crowded = matches!(full, Refusal::Crowded);
+            Err(Refusal::Full) => {
+                self.crowd = Crowd::No;
+                None
+            }
+            Err(Refusal::Crowded) => {
+                self.crowd = crowd;
                 None
             }
             result => Some(result),
@@ -1799,7 +1828,13 @@ impl Wish for Put<'_> {
             Body::Inline(bytes) => bytes.len() as u64,
             Body::Block(_, len) => len,
         };
-        Ok(!self.store.arm_for_room(size, self.crowded, arm)?)
+        let behind = match self.crowd {
+            Crowd::No => None,
+            // Another attempt, before which it is seen what is in the mailbox.
+            Crowd::Unseen => return Ok(true),
+            Crowd::Behind(oldest) => Some(oldest),
+        };
+        Ok(!self.store.arm_for_room(size, behind, arm)?)
     }
 
     fn has_stalled(outcome: &Result<(), Refusal>) -> bool {
