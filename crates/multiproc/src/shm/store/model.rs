@@ -263,7 +263,7 @@ fn what_is_put_and_not_counted_yet_fills_nothing() {
             }
         });
         for _ in 0..100_000 {
-            let full = store.arm_for_room(95, false, &mut || ()).unwrap() || store.seems_within_limits(95).is_err();
+            let full = store.arm_for_room(95, None, &mut || ()).unwrap() || store.seems_within_limits(95).is_err();
             done.fetch_or(full, Relaxed);
             assert!(!full);
         }
