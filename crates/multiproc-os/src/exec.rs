@@ -49,8 +49,7 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     let envp = pointers(&environment);
 
     let attributes = Attributes::defaults()?;
-    let mut attempts = 0;
-    loop {
+    crate::stdio::again_if_closed(|| {
         let actions = Actions::with(crate::stdio::streams(), fd)?;
         let mut pid = 0;
         // SAFETY: all pointers are to initialised objects that outlive the call; argv and envp end
@@ -66,12 +65,10 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
             )
         };
         match result {
-            0 => return Ok(pid),
-            // One of the streams was another thread's, and is closed by now.
-            libc::EBADF if attempts < crate::stdio::ATTEMPTS => attempts += 1,
-            errno => return Err(explained(errno)),
+            0 => Ok(pid),
+            errno => Err(explained(errno)),
         }
-    }
+    })
 }
 
 /// What the new process does with its descriptors.

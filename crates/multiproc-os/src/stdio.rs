@@ -13,14 +13,22 @@ pub fn streams() -> [Option<BorrowedFd<'static>>; 3] {
     })
 }
 
-/// How often a call is repeated that [found one of the streams closed](is_closed).
-pub const ATTEMPTS: usize = 1000;
-
-/// Whether a call that was given descriptors of [`streams`] failed because one of them was closed
-/// in the meantime. The number of a stream that is closed goes to whatever any thread opens next,
-/// perhaps for a moment only.
-pub fn is_closed(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EBADF)
+/// Calls `attempt`, which uses what [`streams`] returns in a system call, again for as long as the
+/// call fails with `EBADF`: the number of a stream that is closed goes to whatever any thread
+/// opens next, perhaps for a moment only, so that it may be open when it is looked at and closed
+/// when it is used.
+///
+/// # Errors
+/// Those of `attempt`; `EBADF` after 1000 attempts.
+pub fn again_if_closed<R>(mut attempt: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    const ATTEMPTS: usize = 1000;
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            result => return result,
+        }
+    }
+    attempt()
 }
 
 /// Makes `fds` the descriptors 0 to 2 of this process; [`nothing`] where there is none.

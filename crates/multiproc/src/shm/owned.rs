@@ -197,13 +197,21 @@ impl Owned {
     /// whether the owner before has died.
     #[cfg(feature = "async")]
     pub(super) fn take_announced(&self, thread: Thread) -> Option<bool> {
+        self.pass(0, thread.id()).map(|found| found.word() & OWNER_DIED != 0)
+    }
+
+    /// Makes `to`, an owner or [`OWNER_DIED`], what stands there in place of the owner `from`, or
+    /// of none (0). Returns what was found there; none, and nothing is changed, if it is another
+    /// owner.
+    #[cfg(feature = "async")]
+    fn pass(&self, from: u32, to: u32) -> Option<Pair> {
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
-            if found.owner() != 0 {
+            if found.owner() != from {
                 return None;
             }
-            if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
-                return Some(found.word() & OWNER_DIED != 0);
+            if self.change(found, found.next(to | found.word() & WAITERS)) {
+                return Some(found);
             }
         }
     }
@@ -215,32 +223,8 @@ impl Owned {
         if !inherited {
             return self.give_up(thread);
         }
-        loop {
-            let found = Pair(self.0.pair().load(SeqCst));
-            if found.owner() != thread.id() {
-                return;
-            }
-            let left = found.next(OWNER_DIED | found.word() & WAITERS);
-            if self.change(found, left) {
-                if left.word() & WAITERS != 0 {
-                    futex::wake(self.0.word(), 1);
-                }
-                return;
-            }
-        }
-    }
-
-    /// Makes `thread`, which has it announced, the owner in place of another thread.
-    #[cfg(feature = "async")]
-    fn hand_over(&self, from: u32, thread: Thread) -> bool {
-        loop {
-            let found = Pair(self.0.pair().load(SeqCst));
-            if found.owner() != from {
-                return false;
-            }
-            if self.change(found, found.next(thread.id() | found.word() & WAITERS)) {
-                return true;
-            }
+        if self.pass(thread.id(), OWNER_DIED).is_some_and(|found| found.word() & WAITERS != 0) {
+            futex::wake(self.0.word(), 1);
         }
     }
 
@@ -433,7 +417,7 @@ impl<L: Layout> Kept<L> {
         }
         assert!(self.segment.holds(owned), "another segment's");
         thread.announce(owned.0.word());
-        let is_owner = owned.hand_over(from, thread);
+        let is_owner = owned.pass(from, thread.id()).is_some();
         if is_owner {
             // SAFETY: as in `take`; and it is on no other list, as `from` has it announced alone.
             unsafe { thread.own(&owned.0) };

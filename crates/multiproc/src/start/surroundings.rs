@@ -88,24 +88,16 @@ pub(crate) fn current<'a>(
 /// Sends the surroundings of this process beside a request, with `send`, as [`current`] collects
 /// them.
 ///
-/// A number of 0 to 2 that the program has closed is the first that any thread's next descriptor
-/// gets. One that is open when it is looked at may be closed when it is sent, and nothing is sent
-/// then: so the streams are looked at again.
 pub(crate) fn send<'a>(
     known: &Known,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
     mut send: impl FnMut(Surroundings, &Outgoing<'a>) -> io::Result<()>,
 ) -> io::Result<Outgoing<'a>> {
-    let mut attempts = 0;
-    loop {
+    stdio::again_if_closed(|| {
         let (surroundings, outgoing) = current(known, here, given)?;
-        match send(surroundings, &outgoing) {
-            Ok(()) => return Ok(outgoing),
-            Err(error) if stdio::is_closed(&error) && attempts < stdio::ATTEMPTS => attempts += 1,
-            Err(error) => return Err(error),
-        }
-    }
+        send(surroundings, &outgoing).map(|()| outgoing)
+    })
 }
 
 /// The part of the surroundings that the server does not keep.
