@@ -14,6 +14,7 @@ use crate::shm::scratch::Scratch;
 use crate::shm::store::Taken;
 use crate::transfer::bundle::Bundle;
 use crate::transfer::codec;
+use crate::wake::take_turns;
 
 impl<T: Serialize + DeserializeOwned> End<T> {
     async fn put_async(&self, value: T) -> Result<(), PutError<T>> {
@@ -50,12 +51,6 @@ impl<T: Serialize + DeserializeOwned> End<T> {
         self.count_in_copy();
         Ok(self.store.take_async(scratch, self.to_take()).await?)
     }
-}
-
-/// Leaves the runtime's thread to others now and then, where there is always something to put or get.
-pub(super) async fn take_turns() {
-    #[cfg(feature = "tokio")]
-    tokio::task::coop::consume_budget().await;
 }
 
 macro_rules! putting {

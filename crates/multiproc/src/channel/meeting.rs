@@ -17,7 +17,6 @@ use multiproc_os::timer::Timer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::awaiting::take_turns;
 use super::connection::{Connection, Receiver, Rx, Sender, Tx};
 use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
 use super::link_error::ListenError;
@@ -27,7 +26,7 @@ use super::{kind, local};
 use crate::transfer::bundle::Bundle;
 use crate::transfer::packet::INLINE;
 use crate::transfer::payload::{Payload, Sink};
-use crate::wake::{Source, Wakeup};
+use crate::wake::{Source, Wakeup, take_turns};
 
 /// Waits until it is worth another look whether a source is readable: it is, or the task was polled
 /// for another reason.

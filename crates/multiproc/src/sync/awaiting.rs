@@ -16,6 +16,7 @@ use super::wait_error::WaitError;
 use crate::shm::cell::Plain;
 use crate::shm::owned::{Guarded, Kept};
 use crate::shm::waiters::{Denied, Site, Wait};
+use crate::wake::take_turns;
 
 impl Site for lock::Shared {
     fn guarded(&self) -> &Guarded {
@@ -36,12 +37,6 @@ async fn take<L: Site>(kept: &Arc<Kept<L>>) -> Result<(), Misuse> {
         Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("what another has is waited for"),
         Denied::NoThread => Misuse::NoThread(L::NAME),
     })
-}
-
-/// Leaves the runtime's thread to others now and then, where everything is there at once.
-async fn take_turns() {
-    #[cfg(feature = "tokio")]
-    tokio::task::coop::consume_budget().await;
 }
 
 impl Lock {

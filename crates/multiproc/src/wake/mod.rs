@@ -17,6 +17,14 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn fd(&self) -> BorrowedFd<'_>;
 }
 
+/// Leaves the runtime's thread to other tasks now and then, where everything that is waited for is
+/// there at once.
+#[cfg(feature = "async")]
+pub(crate) async fn take_turns() {
+    #[cfg(feature = "tokio")]
+    tokio::task::coop::consume_budget().await;
+}
+
 /// What wakes one future.
 #[derive(Default)]
 pub(crate) struct Wakeup(By);
