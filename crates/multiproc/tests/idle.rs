@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Ends, LONG, for_each_method};
+use common::{Ends, LONG, for_each_method, switches, until_nothing_wakes};
 use multiproc::sync::{Barrier, Condition, Event, Lock, RwLock, Semaphore};
 use multiproc::{Array, Consumer, JoinableQueue, Process, Queue};
 use serde::{Deserialize, Serialize};
@@ -62,18 +62,6 @@ fn wait_for(kind: u32, things: Things, consumer: Consumer<u64>) {
     unreachable!("nothing of that has come: {kind}");
 }
 
-/// How often the threads of a process have gone to sleep or been made to, in all.
-fn switches(pid: i32) -> u64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let status =
-        |thread: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(thread.ok()?.path().join("status")).ok();
-    let counts = threads.filter_map(status).map(|status| {
-        let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-        lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
-    });
-    counts.sum()
-}
-
 fn hold_a_task(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
     let _task = tasks.get().unwrap();
     ready.put(u32::MAX).unwrap();
@@ -120,16 +108,7 @@ for_each_method! {
             .collect();
         let count = || children.iter().map(|(kind, child)| (*kind, switches(child.pid()))).collect::<Vec<_>>();
         // They are asleep by and by. Each wake-up here would be one of several in a second.
-        let begun = std::time::Instant::now();
-        loop {
-            let before = count();
-            std::thread::sleep(Duration::from_secs(3));
-            let after = count();
-            if before == after {
-                break;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
-        }
+        until_nothing_wakes(count, Duration::from_secs(3));
         assert!(children.iter().all(|(_, child)| child.is_alive()));
     }
 }
@@ -215,24 +194,12 @@ for_each_method! {
         }
         go.set();
         let counts = || children.iter().map(|child| switches(child.pid())).collect::<Vec<_>>();
-        let settle = |pause| {
-            let begun = std::time::Instant::now();
-            loop {
-                let before = counts();
-                std::thread::sleep(pause);
-                let after = counts();
-                if before == after {
-                    break;
-                }
-                assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
-            }
-        };
         // They are at the door when a token comes, which is there from then on. Then only the two
         // are left.
-        settle(Duration::from_millis(500));
+        until_nothing_wakes(counts, Duration::from_millis(500));
         permit.forget();
         drop(semaphore);
-        settle(Duration::from_secs(3));
+        until_nothing_wakes(counts, Duration::from_secs(3));
         assert!(children.iter().all(|child| child.is_alive()));
         children[0].kill().unwrap();
         assert!(children[1].wait_timeout(LONG).unwrap().unwrap().success());

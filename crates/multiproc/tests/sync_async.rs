@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use common::{Ends, LONG, for_each_method, time_until};
+use common::{Ends, LONG, for_each_method, switches, switches_at, time_until, until_nothing_wakes};
 use futures::executor::block_on;
 use futures::future::{join, join_all};
 use locks::{ends, start};
@@ -99,25 +99,23 @@ fn descriptors() -> usize {
 
 /// How often the threads of this process have gone to sleep or been made to, but for the calling
 /// one.
-fn switches() -> u64 {
-    switches_but(std::process::id() as i32, Some(multiproc_os::threads::gettid()))
+fn switches_of_others() -> u64 {
+    let this = multiproc_os::threads::gettid().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
+    tasks.filter(|task| task.file_name() != *this).map(|task| switches_at(task.path())).sum()
 }
 
-fn switches_of(pid: i32) -> u64 {
-    switches_but(pid, None)
-}
-
-fn switches_but(pid: i32, thread: Option<i32>) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap());
-    let left_out = thread.map(|thread| thread.to_string());
-    let counted = tasks.filter(|task| left_out.as_ref().is_none_or(|thread| task.file_name() != **thread));
-    counted.map(|task| switches_at(task.path())).sum()
-}
-
-fn switches_at(task: impl AsRef<std::path::Path>) -> u64 {
-    let status = std::fs::read_to_string(task.as_ref().join("status")).unwrap_or_default();
-    let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-    lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
+/// Holds locks in another thread, which sets the first event when it has them all, until the second
+/// is set.
+fn hold_in_a_thread(locks: Vec<Lock>) -> (std::thread::JoinHandle<()>, Event, Event) {
+    let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
+    let (say, wait) = (held.clone(), go.clone());
+    let thread = std::thread::spawn(move || {
+        let _guards: Vec<_> = locks.iter().map(|lock| lock.lock().unwrap()).collect();
+        say.set();
+        wait.wait().unwrap();
+    });
+    (thread, held, go)
 }
 
 /// What a process does with a lock: in which way it takes it, and how often.
@@ -487,13 +485,7 @@ fn a_future_that_is_dropped_passes_its_wake_up_on() {
         let lock = Lock::new().unwrap();
         let mut turns = 0;
         for round in 0..100 {
-            let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
-            let (other, say, wait) = (lock.clone(), held.clone(), go.clone());
-            let holder = std::thread::spawn(move || {
-                let _guard = other.lock().unwrap();
-                say.set();
-                wait.wait().unwrap();
-            });
+            let (holder, held, go) = hold_in_a_thread(vec![lock.clone()]);
             held.wait_async().await.unwrap();
             let told = [0; 3].map(|_| Told::new());
             let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lock.lock_async())).collect();
@@ -661,22 +653,11 @@ for_each_method! {
             assert_eq!(ready.get_timeout(LONG).unwrap(), 1);
         }
         go.set();
-        let counts = || children.iter().map(|child| switches_of(child.pid())).collect::<Vec<_>>();
-        let settle = |pause| {
-            let begun = std::time::Instant::now();
-            loop {
-                let before = counts();
-                std::thread::sleep(pause);
-                if before == counts() {
-                    break;
-                }
-                assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again");
-            }
-        };
-        settle(Duration::from_millis(500));
+        let counts = || children.iter().map(|child| switches(child.pid())).collect::<Vec<_>>();
+        until_nothing_wakes(counts, Duration::from_millis(500));
         permit.forget();
         drop(semaphore);
-        settle(Duration::from_secs(3));
+        until_nothing_wakes(counts, Duration::from_secs(3));
         kill(&children[0]);
         ends(&children[1]);
     }
@@ -825,13 +806,7 @@ fn two_hundred(kind: u32) {
         let done = AtomicUsize::new(0);
         let setter = event.clone();
         let permit = semaphore.acquire().unwrap();
-        let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
-        let (other, say, wait) = (lock.clone(), held.clone(), go.clone());
-        let holder = std::thread::spawn(move || {
-            let _guard = other.lock().unwrap();
-            say.set();
-            wait.wait().unwrap();
-        });
+        let (holder, held, go) = hold_in_a_thread(vec![lock.clone()]);
         held.wait_async().await.unwrap();
         let mut waiting: Vec<_> = (0..200)
             .map(|_| {
@@ -862,13 +837,7 @@ fn two_hundred(kind: u32) {
 fn as_many_locks_are_waited_for_at_once() {
     on_each(|| async {
         let locks: Vec<_> = (0..50).map(|_| Lock::new().unwrap()).collect();
-        let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
-        let (others, say, wait) = (locks.clone(), held.clone(), go.clone());
-        let holder = std::thread::spawn(move || {
-            let _guards: Vec<_> = others.iter().map(|lock| lock.lock().unwrap()).collect();
-            say.set();
-            wait.wait().unwrap();
-        });
+        let (holder, held, go) = hold_in_a_thread(locks.clone());
         held.wait_async().await.unwrap();
         let mut all = Box::pin(join_all(locks.iter().map(|lock| async { drop(lock.lock_async().await.unwrap()) })));
         poll_in_vain(all.as_mut()).await;
@@ -908,9 +877,9 @@ fn wait_idly(things: Things, tokio: bool) {
     // They sleep by and by. Each wake-up here would be one of several in a second.
     let begun = std::time::Instant::now();
     loop {
-        let before = switches();
+        let before = switches_of_others();
         std::thread::sleep(Duration::from_secs(3));
-        if before == switches() {
+        if before == switches_of_others() {
             break;
         }
         assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again");
@@ -943,13 +912,7 @@ for_each_method! {
 fn a_copy_of_the_process_waits_anew() {
     common::in_a_process_with_one_thread(|| {
         let lock = Lock::new().unwrap();
-        let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
-        let (other, say, wait) = (lock.clone(), held.clone(), go.clone());
-        let holder = std::thread::spawn(move || {
-            let _guard = other.lock().unwrap();
-            say.set();
-            wait.wait().unwrap();
-        });
+        let (holder, held, go) = hold_in_a_thread(vec![lock.clone()]);
         held.wait().unwrap();
         let mut locking = pin!(lock.lock_async());
         let told = Told::new();

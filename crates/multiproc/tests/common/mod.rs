@@ -141,6 +141,33 @@ pub(crate) fn wait_gone(pid: i32) -> Duration {
     start.elapsed()
 }
 
+/// How often the threads of a process have gone to sleep or been made to, in all.
+pub(crate) fn switches(pid: i32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.filter_map(|thread| Some(switches_at(thread.ok()?.path()))).sum()
+}
+
+/// The same, of the thread whose directory in `/proc` this is.
+pub(crate) fn switches_at(task: impl AsRef<std::path::Path>) -> u64 {
+    let status = std::fs::read_to_string(task.as_ref().join("status")).unwrap_or_default();
+    let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+    lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
+}
+
+/// Waits for a `pause` in which what `counts` returns does not change.
+pub(crate) fn until_nothing_wakes<C: PartialEq + std::fmt::Debug>(counts: impl Fn() -> C, pause: Duration) {
+    let begun = Instant::now();
+    loop {
+        let before = counts();
+        std::thread::sleep(pause);
+        let after = counts();
+        if before == after {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
+    }
+}
+
 /// A value that can't be sent.
 #[derive(Debug)]
 pub(crate) struct Unwilling;
