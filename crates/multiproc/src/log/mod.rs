@@ -46,7 +46,7 @@ pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
 }
 
 /// The level of this library's own records for loggers other than `log_to_stderr`: that a process
-/// begins, ends and is waited for matters to those who look for a fault.
+/// begins, ends and is waited for matters in the search for a fault.
 fn elsewhere(level: Level) -> Level {
     match level {
         Level::Error | Level::Warn => level,

@@ -18,12 +18,12 @@ use super::latch::{Stalled, within};
 use super::lot::{Watched, Wish};
 use super::store::{Refusal, Store, Taken};
 
-/// How often somebody who takes one item after another looks whether owners of leases have died;
-/// and for no more than so much of the time, as one in so many.
+/// How often a process that takes one item after another looks whether owners of leases have died;
+/// and for at most one [`SHARE`]th of the time.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 const SHARE: u32 = 10;
 
-/// How often one looks who could not have all workers watched, at the limit of open files.
+/// How often a waiter looks that could not have all workers watched, at the limit of open files.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What a process knows of those that take items.
@@ -83,7 +83,7 @@ impl Store {
         }
     }
 
-    /// Gives up the leases of those who have died. Not more often than makes sense, unless `now`.
+    /// Gives up the leases of processes that have died. Not more often than makes sense, unless `now`.
     pub(super) fn look_after_workers(&self, now: bool) -> io::Result<()> {
         let begun = Instant::now();
         let mut known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);

@@ -32,8 +32,8 @@ layout! {
     }
 }
 
-/// How often one looks who sleeps without being counted, as another thread of its process may help
-/// it, where the kernel doesn't tell when threads end.
+/// How often a waiter looks that sleeps without being counted, as another thread of its process may
+/// help it, where the kernel doesn't tell when threads end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Why somebody has waited in vain.

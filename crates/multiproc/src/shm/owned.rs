@@ -144,7 +144,7 @@ impl Owned {
         }
     }
 
-    /// Sleeps while somebody has it, for `after` at most. The caller has announced it; whether it
+    /// Sleeps while it has an owner, for `after` at most. The caller has announced it; whether it
     /// was woken or not, it then takes it if it is free. Says for how long to sleep the next time.
     fn sleep(&self, found: Pair, patience: Patience, after: Duration) -> Duration {
         self.sleep_by(found, patience, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
@@ -243,7 +243,7 @@ impl Owned {
         thread.announce(self.0.word());
     }
 
-    /// What one sleeps on.
+    /// What a waiter sleeps on.
     #[cfg(feature = "async")]
     pub(super) fn futex(&self) -> &AtomicU32 {
         self.0.word()

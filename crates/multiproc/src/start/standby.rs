@@ -333,7 +333,7 @@ impl Standby {
 }
 
 /// Kills a process that waits on the other end of `socket`, and reaps it. There is nothing in it
-/// that anybody would miss.
+/// that would be missed.
 pub(crate) fn end(process: &Started, socket: &OwnedFd) {
     if let Some(pidfd) = &process.pidfd {
         // If it has more rights than this process has now, it can't be killed, but leaves by
