@@ -823,7 +823,8 @@ fn two_hundred(kind: u32) {
         for future in &mut waiting {
             poll_in_vain(future.as_mut()).await;
         }
-        assert!(threads("multiproc-lock") <= 1);
+        // A thread of the round before may still linger.
+        time_until(|| threads("multiproc-lock") <= 1);
         drop(permit);
         setter.set();
         go.set();
