@@ -1,6 +1,6 @@
 //! The executable file as it lies in memory: where its code is, and which build it is. See dl_iterate_phdr(3) and elf(5).
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 use std::ops::Range;
 
 /// One loaded file: the program or a shared library.
@@ -43,6 +43,140 @@ unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: libc::size_t, as
     unsafe {
         let headers = std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum));
         *asks.cast::<bool>() = headers.iter().any(|header| header.p_type == libc::PT_INTERP);
+    }
+    1
+}
+
+/// The loader's list of the files that it has loaded, as debuggers find it: by an entry in the
+/// dynamic section of the program. See dlinfo(3) and the header `link.h`.
+pub(crate) struct LoadedFiles(*const List);
+
+// SAFETY: the place is the loader's own, and stays; what is read there is read by functions that
+// say when they may be called.
+unsafe impl Send for LoadedFiles {}
+// SAFETY: as above.
+unsafe impl Sync for LoadedFiles {}
+
+#[repr(C)]
+struct List {
+    version: c_int,
+    first: *const LoadedFile,
+}
+
+/// One of those files, the program being the first.
+#[repr(C)]
+pub(crate) struct LoadedFile {
+    base: usize,
+    name: *const c_char,
+    dynamic: *const Entry,
+    next: *const LoadedFile,
+}
+
+/// An entry of a dynamic section; see elf(5).
+#[repr(C)]
+struct Entry {
+    tag: i64,
+    value: usize,
+}
+
+/// How many functions a file has that are called when it is loaded and unloaded.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrays {
+    /// Of the program, before all other files' functions.
+    pub(crate) before_init: usize,
+    pub(crate) init: usize,
+    pub(crate) fini: usize,
+}
+
+/// Tags of entries. A null tag ends the section.
+const DT_DEBUG: i64 = 21;
+const DT_INIT_ARRAYSZ: i64 = 27;
+const DT_FINI_ARRAYSZ: i64 = 28;
+const DT_PREINIT_ARRAYSZ: i64 = 33;
+
+impl LoadedFiles {
+    /// None in a static program.
+    pub(crate) fn current() -> Option<LoadedFiles> {
+        let mut dynamic = std::ptr::null::<Entry>();
+        // SAFETY: `find_dynamic` has the right type and is called, before this returns, with the
+        // pointer given.
+        unsafe { libc::dl_iterate_phdr(Some(find_dynamic), (&raw mut dynamic).cast()) };
+        // SAFETY: that is the program's section, or null.
+        let address = unsafe { entries(dynamic) }.find(|entry| entry.tag == DT_DEBUG)?.value;
+        (address != 0).then_some(LoadedFiles(address as *const List))
+    }
+
+    /// Whether no other list exists: dlmopen(3) has not been called.
+    ///
+    /// # Safety
+    /// Nothing may load or unload a file meanwhile.
+    pub(crate) unsafe fn are_all(&self) -> bool {
+        // SAFETY: the place is the loader's own, and stays.
+        unsafe { (*self.0).version == 1 }
+    }
+
+    /// # Safety
+    /// Nothing may load or unload a file meanwhile.
+    pub(crate) unsafe fn iter(&self) -> impl Iterator<Item = &LoadedFile> {
+        // SAFETY: each is null, or an element of the list, which doesn't change, as the caller says.
+        let first = unsafe { (*self.0).first.as_ref() };
+        std::iter::successors(first, |file| {
+            // SAFETY: as above.
+            unsafe { file.next.as_ref() }
+        })
+    }
+}
+
+impl LoadedFile {
+    /// The name of the file, without its path. Empty for the program.
+    pub(crate) fn name(&self) -> &[u8] {
+        // SAFETY: the loader's own string, or null.
+        let path = if self.name.is_null() { c"" } else { unsafe { CStr::from_ptr(self.name) } };
+        path.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+    }
+
+    pub(crate) fn arrays(&self) -> Arrays {
+        let mut arrays = Arrays::default();
+        // SAFETY: the loader has put the address of the section there, or null.
+        for entry in unsafe { entries(self.dynamic) } {
+            let count = entry.value / size_of::<usize>();
+            match entry.tag {
+                DT_PREINIT_ARRAYSZ => arrays.before_init = count,
+                DT_INIT_ARRAYSZ => arrays.init = count,
+                DT_FINI_ARRAYSZ => arrays.fini = count,
+                _ => {}
+            }
+        }
+        arrays
+    }
+}
+
+/// # Safety
+/// `dynamic` is null, or the place of a dynamic section that stays.
+unsafe fn entries(dynamic: *const Entry) -> impl Iterator<Item = &'static Entry> {
+    let mut next = dynamic;
+    std::iter::from_fn(move || {
+        // SAFETY: as the caller says; this is no further than the entry that ends the section.
+        let entry = unsafe { next.as_ref() }.filter(|entry| entry.tag != 0)?;
+        next = next.wrapping_add(1);
+        Some(entry)
+    })
+}
+
+/// Called for the first loaded file.
+unsafe extern "C" fn find_dynamic(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    dynamic: *mut libc::c_void,
+) -> c_int {
+    // SAFETY: dl_iterate_phdr calls with a valid `info`, whose table has that many headers, and the
+    // pointer that was passed.
+    unsafe {
+        let base = (*info).dlpi_addr as usize;
+        let headers = std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum));
+        if let Some(header) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) {
+            *dynamic.cast::<*const Entry>() = base.wrapping_add(header.p_vaddr as usize) as *const Entry;
+        }
     }
     1
 }
@@ -130,6 +264,20 @@ mod tests {
         assert!(!image.is_code(&raw const DATA as usize));
         assert_eq!(Image::containing(&raw const DATA as usize), Some(image.clone()));
         assert!(!image.build_id.is_empty());
+    }
+
+    #[test]
+    fn the_loaded_files_and_their_arrays() {
+        let files = LoadedFiles::current().expect("a program that the loader has loaded");
+        // SAFETY: no test of this crate loads a file.
+        let files: Vec<&LoadedFile> = unsafe { files.iter() }.collect();
+        assert_eq!(files[0].name(), b"", "the program");
+        // One of the compiler's, and one of the standard library's.
+        assert!(files[0].arrays().init >= 2);
+        assert_eq!(files[0].arrays().before_init, 0);
+        let is_loaded = |name: &str| files.iter().any(|file| file.name() == name.as_bytes());
+        assert!(is_loaded("libc.so.6") || cfg!(not(target_env = "gnu")));
+        assert!(!is_loaded("libnone.so"));
     }
 
     #[test]

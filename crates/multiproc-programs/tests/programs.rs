@@ -406,6 +406,76 @@ fn an_entry_that_comes_too_late_or_never_is_an_error() {
     }
 }
 
+/// What the program `exit_handlers` prints, line by line.
+fn exit_handlers(case: &str, method: &str, library: &str) -> Vec<String> {
+    let output = run(env!("CARGO_BIN_EXE_exit_handlers"), &[case, method, library]);
+    assert!(output.status.success(), "{case} by {method}: {}", stderr(&output));
+    lines(&output)
+}
+
+#[test]
+fn the_end_of_a_child_is_short_where_there_is_nothing_to_do() {
+    for method in METHODS {
+        assert_eq!(exit_handlers("nothing", method, ""), ["short", "Some(0)"], "{method}");
+    }
+}
+
+#[test]
+fn all_that_is_registered_in_a_child_is_done_at_its_end() {
+    for (case, code) in [("handlers", 0), ("exit", 7)] {
+        for method in METHODS {
+            let mut told = exit_handlers(case, method, "");
+            let all = told.join("\n");
+            assert!(told.remove(0).starts_with("buffered by Rust, "), "{case} by {method}: {all}");
+            for line in ["thread-local", "handler", "finalizer", "buffered by C"] {
+                assert_eq!(all.matches(line).count(), 1, "{line}, {case} by {method}: {all}");
+            }
+            assert!(all.ends_with(&format!("Some({code})")), "{case} by {method}: {all}");
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_holds_a_stream_of_c_does_not_keep_a_child_from_ending() {
+    for method in METHODS {
+        assert_eq!(exit_handlers("thread", method, ""), ["whole", "Some(0)"], "{method}");
+        assert_eq!(exit_handlers("thread that has ended", method, "").last().unwrap(), "Some(0)", "{method}");
+    }
+}
+
+#[test]
+fn the_destructors_of_a_library_that_a_child_has_loaded_are_called() {
+    let directory = std::env::temp_dir().join(format!("multiproc-library-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (source, library) = (directory.join("says.c"), directory.join("says.so"));
+    let code = "#include <unistd.h>\n\
+        __attribute__((destructor)) static void end(void) { (void)!write(1, \"destructor\\n\", 11); }\n";
+    std::fs::write(&source, code).unwrap();
+    // The linker of Rust's toolchain.
+    let cc = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(cc.success());
+    let library = library.to_str().unwrap();
+    for method in METHODS {
+        assert_eq!(exit_handlers("library", method, library), ["whole", "destructor", "Some(0)"], "{method}");
+        let unloaded = exit_handlers("library that is unloaded", method, library);
+        assert_eq!(unloaded, ["destructor", "unloaded", "short", "Some(0)"], "{method}");
+    }
+    // Loaded with the program.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exit_handlers"));
+    command.args(["nothing", "forkserver"]).env("LD_PRELOAD", library);
+    let output = run_command(command);
+    assert_eq!(lines(&output), ["whole", "destructor", "Some(0)", "destructor"], "{}", stderr(&output));
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn what_is_registered_before_main_or_init_is_done_at_the_end_of_a_child() {
+    let output = run(env!("CARGO_BIN_EXE_exit_constructor"), &[]);
+    assert_eq!(lines(&output), ["target", "handler", "destructor"], "{}", stderr(&output));
+    let output = run(env!("CARGO_BIN_EXE_early_handler"), &[]);
+    assert_eq!(lines(&output), ["target", "handler"], "{}", stderr(&output));
+}
+
 #[test]
 fn nothing_runs_before_main() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_before_main"));

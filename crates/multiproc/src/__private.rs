@@ -13,7 +13,7 @@ impl Main {
     /// Turns off to the target in a child; goes on in the main process.
     #[allow(clippy::new_without_default)]
     pub fn begin() -> Main {
-        entry::init();
+        entry::begin_program(true);
         Main(())
     }
 }

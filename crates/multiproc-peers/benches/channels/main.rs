@@ -24,8 +24,8 @@ use event::Event;
 use multiproc_benches::Outcome;
 use multiproc_benches::slices::{Bench, Contestant};
 
+#[multiproc::main]
 fn main() -> Outcome<()> {
-    multiproc::init();
     multiproc_benches::slices::main(Bench {
         name: "channels",
         events: Event::all(),

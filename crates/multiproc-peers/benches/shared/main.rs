@@ -28,8 +28,8 @@ use multiproc::{ReadOnlyMemory, SharedBytes, SharedMemory};
 use multiproc_benches::slices::{Bench, Contestant};
 use multiproc_benches::{Outcome, is_quick};
 
+#[multiproc::main]
 fn main() -> Outcome<()> {
-    multiproc::init();
     multiproc_benches::slices::main(Bench {
         name: "shared",
         events: Event::all(is_quick()),

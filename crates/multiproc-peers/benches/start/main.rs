@@ -30,8 +30,8 @@ const RESIDENT: [usize; 2] = [10 << 20, 1 << 30];
 /// The argument with which this program exits first thing in `main`.
 const EXIT_AT_ONCE: &str = "--exit-at-once";
 
+#[multiproc::main]
 fn main() -> Outcome<()> {
-    multiproc::init();
     if std::env::args_os().nth(1).is_some_and(|argument| argument == EXIT_AT_ONCE) {
         return Ok(());
     }

@@ -17,8 +17,8 @@ use multiproc_benches::Outcome;
 use multiproc_benches::pthread::Mutex;
 use multiproc_benches::slices::{Bench, Contestant};
 
+#[multiproc::main]
 fn main() -> Outcome<()> {
-    multiproc::init();
     multiproc_benches::slices::main(Bench {
         name: "sync",
         events: Event::ALL.to_vec(),

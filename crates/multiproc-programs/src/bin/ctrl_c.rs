@@ -54,6 +54,10 @@ fn shell(terminal: &str, program: &[&str]) {
     // SAFETY: the calls are async-signal-safe, and touch no memory but the set.
     unsafe {
         command.pre_exec(move || {
+            // As a shell does: this one may run in the background of another, and so ignore them.
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             // Who takes it from the background is stopped otherwise.
             let mut stops: libc::sigset_t = std::mem::zeroed();
             libc::sigaddset(&raw mut stops, libc::SIGTTOU);

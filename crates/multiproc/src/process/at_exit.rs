@@ -102,6 +102,14 @@ pub(crate) fn arrange() -> Result<()> {
     }
 }
 
+/// In a process that does nothing but make copies of itself: spares each of them the place at
+/// exit(3), which they inherit.
+pub(crate) fn arrange_for_copies() {
+    if multiproc_os::at_exit::register(on_exit).is_ok() {
+        ARRANGED.store(-1, Relaxed);
+    }
+}
+
 /// In a copy of this process that has just been forked: the finalizers are its creator's. They are not dropped either: what they have
 /// captured may be somebody's temporary file.
 pub(crate) fn forget() {
@@ -148,6 +156,17 @@ impl Drop for InFlight {
     }
 }
 
+/// Lets no start begin any more, and waits for those that are under way.
+fn begin_exit() {
+    let in_flight = lock_in_flight();
+    EXITING.store(true, Relaxed);
+    if *in_flight > 0 {
+        // No start takes longer than its patience; and what other threads have started in between
+        // is waited for too.
+        drop(LANDED.wait_timeout_while(in_flight, PATIENCE, |in_flight| *in_flight > 0));
+    }
+}
+
 extern "C" fn on_exit() {
     // A copy that has had nothing to do with multiproc has nothing to end; and any lock may be held in it for ever.
     if ARRANGED.load(Relaxed) == threads::getpid() {
@@ -156,10 +175,7 @@ extern "C" fn on_exit() {
             family::close_inputs();
             run();
             tell_of_the_rest();
-            let in_flight = lock_in_flight();
-            EXITING.store(true, Relaxed);
-            // No start takes longer than its patience; and what other threads have started in between is waited for too.
-            drop(LANDED.wait_timeout_while(in_flight, PATIENCE, |in_flight| *in_flight > 0));
+            begin_exit();
             family::end();
             log::flush(false);
             forkserver::end();

@@ -23,7 +23,7 @@ use super::report::Report;
 use super::standby::Standby;
 use super::surroundings::{self, Known, Surroundings};
 use super::{entry, kind, spawn, standby, target};
-use crate::process::family;
+use crate::process::{at_exit, family};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
@@ -520,7 +520,8 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
     // What every child needs, and finds in its copy.
-    let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost());
+    let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost(), std::thread::current());
+    at_exit::arrange_for_copies();
     // It is told what is in the environment when it is told to make a child.
     if let Some(ranges) = entry::memory_ranges() {
         // SAFETY: this process has one thread, and no code of the user's has run that could look

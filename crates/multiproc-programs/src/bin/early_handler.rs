@@ -1,0 +1,23 @@
+//! Registers an exit handler before `init`, which so is registered in each child.
+
+use multiproc::{Process, StartMethod};
+use multiproc_os::at_exit;
+use multiproc_programs::say;
+
+/// The main process, and the server, exit too.
+fn say_in_child(line: &str) {
+    if multiproc::parent_process().is_some() {
+        say(line);
+    }
+}
+
+extern "C" fn handler() {
+    say_in_child("handler");
+}
+
+fn main() {
+    at_exit::register(handler).unwrap();
+    multiproc::init();
+    let child = Process::new(|| say("target"), ()).start_method(StartMethod::ForkServer).start().unwrap();
+    assert!(child.wait().unwrap().success());
+}
