@@ -34,6 +34,7 @@ mod free_memory;
 pub mod futex;
 pub mod identity;
 pub mod image;
+pub mod inotify;
 pub mod interrupt;
 pub mod lifeline;
 pub mod limits;

@@ -2,11 +2,14 @@
 //! whatever it had when it started its first child.
 
 mod common;
+#[path = "common/seccomp.rs"]
+mod seccomp;
 
 use std::ffi::CString;
 use std::fs;
 
 use multiproc::{Process, StartMethod};
+use seccomp::forbid;
 
 /// What a process is started from: by a server that has started others, or by a child that stands
 /// by, if the method has such.
@@ -42,23 +45,6 @@ fn mount_of_root() -> u64 {
         let mut stat: libc::statx = std::mem::zeroed();
         libc::statx(libc::AT_FDCWD, c"/".as_ptr(), 0, libc::STATX_MNT_ID, &raw mut stat);
         stat.stx_mnt_id
-    }
-}
-
-/// Has a call fail with `EPERM` from now on, in the calling thread.
-fn forbid(call: libc::c_long) -> Result<(), String> {
-    let filter = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filters = [
-        filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filters.len() as u16, filter: filters.as_mut_ptr() };
-    // SAFETY: the program outlives the calls, and is as long as it says.
-    unsafe {
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
-        check(libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program))
     }
 }
 

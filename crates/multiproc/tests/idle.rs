@@ -16,6 +16,8 @@ struct Things {
     full: Queue<u64>,
     tasks: JoinableQueue<u64>,
     condition: Condition,
+    /// Of one lock, which another process has had without them.
+    conditions: [Condition; 2],
     event: Event,
     semaphore: Semaphore,
     barrier: Barrier,
@@ -26,7 +28,7 @@ struct Things {
     ready: Queue<u32>,
 }
 
-const KINDS: u32 = 13;
+const KINDS: u32 = 15;
 
 fn wait_for(kind: u32, things: Things, consumer: Consumer<u64>) {
     things.ready.put(kind).unwrap();
@@ -57,12 +59,14 @@ fn wait_for(kind: u32, things: Things, consumer: Consumer<u64>) {
         10 => drop(things.rwlock.write()),
         11 => drop(multiproc::wait(&[&things.tasks, &things.queue], None)),
         12 => drop(things.array.lock()),
+        13 | 14 => drop(things.conditions[kind as usize % 2].lock().unwrap().wait()),
         _ => drop(consumer.get_timeout(LONG)),
     }
     unreachable!("nothing of that has come: {kind}");
 }
 
-fn hold_a_task(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
+fn hold_a_task(tasks: JoinableQueue<u64>, shared: Lock, ready: Queue<u32>) {
+    drop(shared.lock().unwrap());
     let _task = tasks.get().unwrap();
     ready.put(u32::MAX).unwrap();
     common::sleep_long();
@@ -70,11 +74,13 @@ fn hold_a_task(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
 
 for_each_method! {
     fn who_waits_does_not_wake_up(method) {
+        let shared = Lock::new().unwrap();
         let things = Things {
             queue: Queue::new().unwrap(),
             full: Queue::with_capacity(1).unwrap(),
             tasks: JoinableQueue::new().unwrap(),
             condition: Condition::new().unwrap(),
+            conditions: [(); 2].map(|()| Condition::with_lock(shared.clone()).unwrap()),
             event: Event::new().unwrap(),
             semaphore: Semaphore::new(1).unwrap(),
             barrier: Barrier::new(1000).unwrap(),
@@ -86,7 +92,7 @@ for_each_method! {
         things.full.put(1).unwrap();
         things.tasks.put(1).unwrap();
         let ready = || things.ready.get_timeout(LONG).unwrap();
-        let holder = Process::new(hold_a_task, (things.tasks.clone(), things.ready.clone()));
+        let holder = Process::new(hold_a_task, (things.tasks.clone(), shared, things.ready.clone()));
         let _holder = Ends(holder.start_method(method).start().unwrap());
         assert_eq!(ready(), u32::MAX);
         let (_lock, _read) = (things.lock.lock().unwrap(), things.rwlock.read().unwrap());

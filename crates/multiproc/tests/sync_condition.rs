@@ -1,6 +1,8 @@
 //! Conditions between processes.
 
 mod common;
+#[path = "common/seccomp.rs"]
+mod seccomp;
 #[path = "common/shared.rs"]
 mod shared;
 
@@ -237,6 +239,90 @@ for_each_method! {
         }
         child.join().unwrap();
     }
+}
+
+/// Has nothing of a condition but its lock: has it when `go` is set, says so, and then comes to
+/// grief with it.
+fn come_to_grief(lock: Lock, numbers: Numbers, go: Event, panics: bool) {
+    go.wait().unwrap();
+    let _guard = lock.lock().unwrap();
+    assert!(!panics, "on purpose");
+    numbers.at(1).store(1, SeqCst);
+    sleep_long();
+}
+
+/// Waits for a notice that doesn't come, and is told that the lock is poisoned, long before it
+/// would have looked for itself, which is once a minute.
+fn wait_for_grief(condition: Condition) {
+    let mut guard = condition.lock().unwrap();
+    let begun = Instant::now();
+    let result = guard.wait_timeout(LONG);
+    assert!(matches!(result, Err(ConditionError::Poisoned(_))), "{result:?}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+/// A process that waits for grief, and sleeps at the door, as those do that wait for long.
+fn sleeper(method: StartMethod, condition: &Condition) -> Ends<()> {
+    let child = Ends(Process::new(wait_for_grief, (condition.clone(),)).start_method(method).start().unwrap());
+    wait_asleep(child.pid());
+    child
+}
+
+for_each_method! {
+    fn all_conditions_of_a_lock_are_told_of_the_death_of_one_that_has_the_lock_alone(method) {
+        let (lock, numbers, go) = (Lock::new().unwrap(), Numbers::new(), Event::new().unwrap());
+        // It has its handle from before there is a condition.
+        let target = (lock.clone(), numbers.clone(), go.clone(), false);
+        let stranger = Ends(Process::new(come_to_grief, target).start_method(method).start().unwrap());
+        let conditions = [(); 2].map(|()| Condition::with_lock(lock.clone()).unwrap());
+        let sleepers = conditions.each_ref().map(|condition| sleeper(method, condition));
+        go.set();
+        until("it has the lock", || numbers.at(1).load(SeqCst) == 1);
+        kill(&stranger);
+        sleepers.iter().for_each(|sleeper| ends_well(sleeper));
+    }
+
+    fn all_conditions_of_a_lock_are_told_of_a_panic_of_one_that_has_the_lock_alone(method) {
+        let (lock, numbers, go) = (Lock::new().unwrap(), Numbers::new(), Event::new().unwrap());
+        let target = (lock.clone(), numbers.clone(), go.clone(), true);
+        let stranger = Ends(Process::new(come_to_grief, target).start_method(method).start().unwrap());
+        let conditions = [(); 2].map(|()| Condition::with_lock(lock.clone()).unwrap());
+        let sleepers = conditions.each_ref().map(|condition| sleeper(method, condition));
+        go.set();
+        sleepers.iter().for_each(|sleeper| ends_well(sleeper));
+        assert!(!stranger.wait_timeout(LONG).unwrap().unwrap().success());
+    }
+
+    fn one_that_sleeps_when_the_lock_is_asked_for_is_told(method) {
+        let (condition, numbers, go) = (Condition::new().unwrap(), Numbers::new(), Event::new().unwrap());
+        let sleeping = sleeper(method, &condition);
+        let lock = condition.as_lock().clone();
+        let target = (lock, numbers.clone(), go.clone(), false);
+        let stranger = Ends(Process::new(come_to_grief, target).start_method(method).start().unwrap());
+        go.set();
+        until("it has the lock", || numbers.at(1).load(SeqCst) == 1);
+        wait_asleep(sleeping.pid());
+        kill(&stranger);
+        ends_well(&sleeping);
+    }
+}
+
+#[multiproc::test]
+fn where_no_process_can_be_told_they_look() {
+    let (lock, numbers, go) = (Lock::new().unwrap(), Numbers::new(), Event::new().unwrap());
+    let target = (lock.clone(), numbers.clone(), go.clone(), false);
+    let stranger = Ends(Process::new(come_to_grief, target).start().unwrap());
+    let condition = Condition::with_lock(lock).unwrap();
+    let waits = |condition: Condition| {
+        seccomp::forbid(libc::SYS_inotify_init1).unwrap();
+        wait_for_grief(condition);
+    };
+    let sleeping = Ends(Process::new(waits, (condition.clone(),)).start().unwrap());
+    wait_asleep(sleeping.pid());
+    go.set();
+    until("it has the lock", || numbers.at(1).load(SeqCst) == 1);
+    kill(&stranger);
+    ends_well(&sleeping);
 }
 
 #[multiproc::test]

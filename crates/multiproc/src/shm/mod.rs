@@ -36,6 +36,7 @@ pub(crate) mod scratch;
 #[allow(unsafe_code)]
 pub(crate) mod segment;
 pub(crate) mod store;
+pub(crate) mod users;
 #[cfg(feature = "async")]
 mod vigil;
 #[cfg(feature = "async")]

@@ -1,10 +1,12 @@
 //! Who waits for a notice, and how many may go on: what a condition is made of, apart from its lock. `../sync/PROTOCOL.md`, "Condition".
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
+use multiproc_os::inotify;
 
 use super::gate::Through;
 use super::latch::{Latch, Latched, Limit, Stalled, within};
@@ -12,6 +14,7 @@ use super::ledger::{self, Book, Ledger, me};
 use super::lot::{Lot, Vain, Watched, Wish};
 use super::object::Object;
 use super::segment::layout;
+use super::users::Shared;
 
 /// So many notices are told apart by who waited when they were given.
 const ROOM: usize = 8;
@@ -19,6 +22,10 @@ const ROOM: usize = 8;
 /// How often one that sleeps looks whether an owner has come to grief with the lock, where not all
 /// that may take it are known.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// The same, where all are known but a process that was between two instructions when the first
+/// condition came to share the lock, and was killed two instructions later.
+const RARE_LOOK: Duration = Duration::from_secs(60);
 
 layout! {
     /// The shared part; all zero, nobody waits.
@@ -238,11 +245,19 @@ impl Object<Notices> {
     }
 
     /// Waits until there is a notice for the one with this number, without taking it, or `alarm` says that there is no more sense in waiting.
+    /// `lock` is the lock, which others may share.
     ///
     /// # Errors
     /// [`Vain`].
-    pub(crate) fn wait(&self, number: u64, deadline: Option<Instant>, alarm: impl Fn() -> bool) -> Result<(), Vain> {
-        within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut Notice { notices: self, number, alarm }))
+    pub(crate) fn wait(
+        &self,
+        number: u64,
+        deadline: Option<Instant>,
+        lock: Shared<'_>,
+        alarm: impl Fn() -> bool,
+    ) -> Result<(), Vain> {
+        let mut notice = Notice { notices: self, number, lock, alarm };
+        within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut notice))
     }
 
     /// Takes a notice, and waits no longer. False if somebody else has been quicker.
@@ -274,6 +289,7 @@ impl Object<Notices> {
 struct Notice<'a, A> {
     notices: &'a Object<Notices>,
     number: u64,
+    lock: Shared<'a>,
     alarm: A,
 }
 
@@ -294,14 +310,29 @@ impl<A: Fn() -> bool> Wish for Notice<'_, A> {
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
-        let owners = self.notices.book().others(|entry| entry.owner() != 0)?;
+        let mut owners = self.notices.book().others(|entry| entry.owner() != 0)?;
+        let (mut told, mut look_again) = (None, None);
+        if self.notices.has_strangers.load(SeqCst) != 0 {
+            told = inotify::watch(self.lock.file).ok();
+            let me = me()?;
+            owners.extend(self.lock.users.known().filter(|process| process.to_bits() != me));
+            owners.sort_unstable();
+            owners.dedup();
+            look_again = Some(match (self.alarm)() {
+                // It was told of before it was listened for.
+                true => Duration::ZERO,
+                false if told.is_none() || self.lock.users.are_incomplete() => LOOK,
+                false => RARE_LOOK,
+            });
+        }
         let (mut watched, dead) = ledger::watch(owners)?;
+        watched.pidfds.extend(told.map(Arc::new));
+        watched.look_again = watched.look_again.into_iter().chain(look_again).min();
         if !dead.is_empty() {
             self.notices.strike(&dead);
+            self.lock.users.strike(&dead);
             // One of them may have had the lock.
             watched.look_again = Some(Duration::ZERO);
-        } else if self.notices.has_strangers.load(SeqCst) != 0 {
-            watched.look_again = Some(LOOK);
         }
         Ok(watched)
     }

@@ -91,7 +91,9 @@ impl Lock {
     /// thread left to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
+        let (is_entered, griefs) = (self.enter(), self.griefs());
         take(&self.inner).await?;
+        self.taken(is_entered, self.griefs() != griefs);
         self.guard()
     }
 }

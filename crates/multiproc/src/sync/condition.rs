@@ -59,8 +59,9 @@ use crate::shm::object::Object;
 /// # Implementation notes
 /// A [`Lock`] and a second memfd. A waiter tries for some microseconds, sleeps on a futex for some
 /// milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have taken the
-/// lock. With a lock that was made elsewhere ([`with_lock`](Condition::with_lock)) it looks up ten
-/// times a second.
+/// lock. With a lock that can be taken without the condition ([`with_lock`](Condition::with_lock)),
+/// it sleeps on an inotify instance too, by which other processes tell that they take the lock for
+/// the first time; where none is to be had, it looks up ten times a second.
 #[derive(Clone)]
 pub struct Condition {
     lock: Lock,
@@ -79,15 +80,28 @@ impl Condition {
         Condition::of(Lock::new()?)
     }
 
-    /// A new condition that uses this lock, which several conditions may do. While the lock may be
-    /// taken by other ways than this condition, one that waits looks ten times a second whether a
-    /// process has died with it.
+    /// A new condition that uses this lock, which several conditions may do. The lock can still be
+    /// taken without them: a waiter learns all the same that a process has died with it.
+    ///
+    /// ```
+    /// use multiproc::sync::{Condition, Lock};
+    ///
+    /// # #[multiproc::main]
+    /// # fn main() -> multiproc::Result<()> {
+    /// let lock = Lock::new()?;
+    /// let not_empty = Condition::with_lock(lock.clone())?;
+    /// let not_full = Condition::with_lock(lock)?;
+    /// assert_eq!(not_empty.lock()?.notify_one(), 0, "no process waits");
+    /// assert_eq!(not_full.lock()?.notify_one(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`new`](Condition::new).
     pub fn with_lock(lock: Lock) -> Result<Condition> {
         let condition = Condition::of(lock)?;
-        condition.notices.expect_strangers();
+        condition.share_lock();
         Ok(condition)
     }
 
@@ -127,11 +141,16 @@ impl Condition {
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
 
-    /// Its lock, which can be taken without the condition. From now on, one that waits looks ten
-    /// times a second whether a process has died with it.
+    /// Its lock, which can be taken without the condition.
     pub fn as_lock(&self) -> &Lock {
-        self.notices.expect_strangers();
+        self.share_lock();
         &self.lock
+    }
+
+    /// The lock may be taken without this condition.
+    fn share_lock(&self) {
+        self.lock.share();
+        self.notices.expect_strangers();
     }
 
     fn guard<'a>(&'a self, guard: LockGuard<'a>) -> ConditionGuard<'a> {
@@ -294,13 +313,14 @@ impl ConditionGuard<'_> {
         notices.enlist(deadline.into());
         let number = notices.enter(deadline).map_err(stalled)?;
         let outcome = loop {
-            let outcome = match self.guard.while_given_up(deadline, || notices.wait(number, deadline, alarm)) {
-                Ok(outcome) => outcome?,
-                Err(pid) => {
-                    notices.give_up(deadline);
-                    return Err(ConditionError::Stopped { pid });
-                }
-            };
+            let outcome =
+                match self.guard.while_given_up(deadline, || notices.wait(number, deadline, lock.users(), alarm)) {
+                    Ok(outcome) => outcome?,
+                    Err(pid) => {
+                        notices.give_up(deadline);
+                        return Err(ConditionError::Stopped { pid });
+                    }
+                };
             // Taken with the lock held: who dies with it leaves a poisoned lock, which others see.
             if notices.take(number, deadline).map_err(stalled)? {
                 break Ok(true);

@@ -4,6 +4,7 @@
 //! no system call. `PROTOCOL.md`, "Lock".
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use super::travel::travels;
 use crate::error::Result;
 use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
+use crate::shm::users::{self, Users};
 
 /// How long after its time one that waits for a condition looks first whether the holder of the
 /// lock is stopped.
@@ -24,6 +26,7 @@ layout! {
     /// What lies in shared memory.
     pub(super) struct Shared: "lock", 0x10 {
         pub(super) guarded: Guarded,
+        users: Users,
     }
 }
 
@@ -140,7 +143,57 @@ impl Lock {
 
     #[inline]
     fn take(&self, patience: Patience) -> Result<(), Refusal> {
-        self.inner.guarded.take(&self.inner, 0, patience, || true)
+        let is_entered = self.enter();
+        let mut inherited = false;
+        self.inner.guarded.take(&self.inner, 0, patience, || {
+            inherited = true;
+            true
+        })?;
+        self.taken(is_entered, inherited);
+        Ok(())
+    }
+
+    /// Before it is taken: if conditions share it, makes this process known to those that wait for
+    /// them. Says whether it has.
+    #[inline]
+    pub(super) fn enter(&self) -> bool {
+        let are_asked_for = self.inner.users.are_asked_for();
+        if are_asked_for {
+            self.users().enter();
+        }
+        are_asked_for
+    }
+
+    /// After it was taken, and [`enter`](Lock::enter) has said that; `inherited` from a holder that
+    /// has died.
+    #[inline]
+    pub(super) fn taken(&self, is_entered: bool, inherited: bool) {
+        // The first condition may have come in between.
+        if !is_entered {
+            self.enter();
+        }
+        if inherited {
+            self.tell_of_grief();
+        }
+    }
+
+    /// Makes those that wait for conditions which share it look whether somebody has come to grief
+    /// with it.
+    #[cold]
+    fn tell_of_grief(&self) {
+        if self.inner.users.are_asked_for() {
+            self.users().tell();
+        }
+    }
+
+    /// The processes that take it, if conditions share it.
+    pub(super) fn users(&self) -> users::Shared<'_> {
+        users::Shared { users: &self.inner.users, file: self.inner.as_fd() }
+    }
+
+    /// A condition shares it: processes that take it from now on make themselves known.
+    pub(super) fn share(&self) {
+        self.inner.users.ask();
     }
 
     /// Of what has just been taken.
@@ -269,6 +322,9 @@ impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         self.hold.end(&self.lock.inner.guarded);
+        if std::thread::panicking() {
+            self.lock.tell_of_grief();
+        }
         self.give_up();
     }
 }

@@ -1,0 +1,155 @@
+//! The processes that take a lock which conditions share, in the lock's own memory: waiters of
+//! those conditions have to learn that one of them has died with the lock. See
+//! `../sync/PROTOCOL.md`, "A lock that conditions share".
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use multiproc_os::identity::Identity;
+use multiproc_os::inotify;
+
+use super::ledger::me;
+use super::segment::layout;
+
+/// Places for processes: with the rest of a lock they take one page.
+const ROOM: usize = 448;
+
+layout! {
+    /// The shared part; all zero, no condition shares the lock.
+    pub(crate) struct Users {
+        /// Whether conditions share the lock: processes enter themselves here before they take it.
+        are_asked_for: AtomicU32,
+        /// Whether there is one that could not be entered.
+        are_incomplete: AtomicU32,
+        /// Identities, in no order. 0: a free place.
+        processes: [AtomicU64; ROOM],
+    }
+}
+
+/// A lock's users, and the file that they are in, by which waiters are told of changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) users: &'a Users,
+    pub(crate) file: BorrowedFd<'a>,
+}
+
+impl Users {
+    #[inline]
+    pub(crate) fn are_asked_for(&self) -> bool {
+        self.are_asked_for.load(SeqCst) != 0
+    }
+
+    /// From now on, a process makes itself known before it takes the lock.
+    pub(crate) fn ask(&self) {
+        self.are_asked_for.store(1, SeqCst);
+    }
+
+    /// Whether there may be others than those that are known.
+    pub(crate) fn are_incomplete(&self) -> bool {
+        self.are_incomplete.load(SeqCst) != 0
+    }
+
+    /// Those that are known, more or less often.
+    pub(crate) fn known(&self) -> impl Iterator<Item = Identity> {
+        self.processes.iter().filter_map(|process| Identity::from_bits(process.load(SeqCst)))
+    }
+
+    /// Forgets processes that have ended.
+    pub(crate) fn strike(&self, dead: &[Identity]) {
+        for process in &self.processes {
+            let found = process.load(Relaxed);
+            if Identity::from_bits(found).is_some_and(|process| dead.contains(&process)) {
+                let _ = process.compare_exchange(found, 0, SeqCst, Relaxed);
+            }
+        }
+    }
+
+    /// Whether this process was not known before. None if there is no place for it.
+    fn add(&self, process: Identity) -> Option<bool> {
+        let bits = process.to_bits();
+        if self.processes.iter().any(|place| place.load(Relaxed) == bits) {
+            return Some(false);
+        }
+        let take = |place: &AtomicU64, from| place.compare_exchange(from, bits, SeqCst, Relaxed).is_ok();
+        if self.processes.iter().any(|place| take(place, 0)) {
+            return Some(true);
+        }
+        let has_ended = |bits| Identity::from_bits(bits).is_some_and(|process| process.has_ended().unwrap_or(false));
+        let of_dead = |place: &AtomicU64| {
+            let found = place.load(Relaxed);
+            has_ended(found) && take(place, found)
+        };
+        self.processes.iter().any(of_dead).then_some(true)
+    }
+}
+
+impl Shared<'_> {
+    /// Makes the calling process known.
+    #[cold]
+    pub(crate) fn enter(self) {
+        let is_new = match me().ok().and_then(Identity::from_bits).and_then(|me| self.users.add(me)) {
+            Some(is_new) => is_new,
+            None => self.users.are_incomplete.swap(1, SeqCst) == 0,
+        };
+        if is_new {
+            self.tell();
+        }
+    }
+
+    /// Makes all that wait look what has changed. Best effort: without it they look once a minute.
+    #[cold]
+    pub(crate) fn tell(self) {
+        let _ = inotify::touch(self.file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::segment::Segment;
+    use std::os::fd::AsFd;
+
+    layout! {
+        struct Alone: "users", 0x7fff_0003 {
+            users: Users,
+        }
+    }
+
+    fn dead(number: u64) -> Identity {
+        // A pid that no system gives.
+        Identity::from_bits((number + 1) << 32 | 0x7fff_ffff).unwrap()
+    }
+
+    #[test]
+    fn each_is_known_once_and_the_dead_make_room() {
+        let segment = Segment::<Alone>::create().unwrap();
+        let users = &segment.users;
+        for number in 0..ROOM as u64 {
+            assert_eq!(users.add(dead(number)), Some(true));
+            assert_eq!(users.add(dead(number)), Some(false));
+        }
+        assert_eq!(users.known().count(), ROOM);
+        let this = Identity::current().unwrap();
+        assert_eq!(users.add(this), Some(true));
+        assert_eq!(users.add(this), Some(false));
+        users.strike(&users.known().filter(|process| *process != this).collect::<Vec<_>>());
+        assert_eq!(users.known().collect::<Vec<_>>(), [this]);
+    }
+
+    #[test]
+    fn where_there_is_no_room_that_is_known() {
+        let segment = Segment::<Alone>::create().unwrap();
+        let shared = Shared { users: &segment.users, file: segment.as_fd() };
+        let alive = Identity::of(std::os::unix::process::parent_id() as i32).unwrap().unwrap();
+        segment.users.processes.iter().for_each(|place| place.store(alive.to_bits(), SeqCst));
+        let told = inotify::watch(segment.as_fd()).unwrap();
+        let is_told =
+            |fd| !multiproc_os::poll::wait_readable(&[fd], Some(std::time::Instant::now())).unwrap().is_empty();
+        assert!(!segment.users.are_incomplete());
+        shared.enter();
+        assert!(segment.users.are_incomplete() && is_told(&told));
+        let told = inotify::watch(segment.as_fd()).unwrap();
+        shared.enter();
+        assert!(!is_told(&told), "once is enough");
+    }
+}
