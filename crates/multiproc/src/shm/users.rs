@@ -15,7 +15,9 @@ use super::segment::layout;
 const ROOM: usize = 448;
 
 layout! {
-    /// The shared part; all zero, no condition shares the lock.
+    /// The shared part; all zero, no condition shares the lock. In cache lines of its own: a look at
+    /// the flag must not take the line of the lock's word from its owner.
+    #[repr(align(64))]
     pub(crate) struct Users {
         /// Whether conditions share the lock: processes enter themselves here before they take it.
         are_asked_for: AtomicU32,
