@@ -43,7 +43,7 @@ mod tests {
         let (one, other) = (watch(&file).unwrap(), watch(&file).unwrap());
         let readable = || poll::wait_readable(&[&one, &other], Some(Instant::now())).unwrap();
         assert_eq!(readable(), []);
-        // Through another description of the same file.
+        // ViaHandle another description of the same file.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         touch(std::fs::File::options().write(true).open(path).unwrap()).unwrap();
         assert_eq!(readable(), [0, 1]);

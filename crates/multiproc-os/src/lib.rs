@@ -22,7 +22,6 @@ pub mod confinement;
 mod control_group;
 pub mod credentials;
 pub mod directory;
-pub mod door;
 pub mod environment;
 pub mod epoll;
 pub mod errno;
@@ -67,6 +66,7 @@ pub mod stdio;
 pub mod threads;
 pub mod timer;
 pub mod title;
+pub mod wake_pipe;
 
 use std::io;
 

@@ -19,9 +19,9 @@ use crate::process::options::{Options, Resource, Variable};
 use crate::process::status::Panic;
 use crate::shared::names::wire::{Answer, Request};
 use crate::shm::block::Block;
-use crate::shm::gate::Through;
-use crate::shm::roster::{Content, Roster};
+use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
+use crate::shm::slot_table::{Content, SlotTable};
 use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
 use crate::start::assignment::{self, Assignment};
 use crate::start::method::StartMethod;
@@ -46,7 +46,7 @@ pub const PARSERS: [(&str, Parser); 12] = [
     ("report", report),
     ("image", image),
     ("queue", queue),
-    ("roster", roster),
+    ("roster", slot_table),
     ("greeting", greeting),
     ("frame", frame),
     ("name", name),
@@ -385,9 +385,9 @@ fn queue(data: &[u8]) -> bool {
             6 if size & 0x1f == 0 => store.close(),
             7 => store.give_back_kept(),
             // With a deadline that has passed: it doesn't sleep.
-            8 => drop(store.take(&mut Scratch::new(), Some(Instant::now()), Through::Own)),
+            8 => drop(store.take(&mut Scratch::new(), Some(Instant::now()), ViaHandle::Own)),
             9 => {
-                let _ = store.join(Some(Instant::now()), Through::Own);
+                let _ = store.join(Some(Instant::now()), ViaHandle::Own);
             }
             // One who comes later.
             10 => {
@@ -439,35 +439,38 @@ fn spoiled(what: u8, size: u8, at: u8) -> (u64, Vec<u8>) {
 
 /// The cells of a list in whose memory others write: the first byte says how much room they have, and then each three bytes are a step, which may be to spoil
 /// something. Whatever is there, nothing panics, hangs or is touched that isn't the list's. Says whether something came out that had been written.
-fn roster(data: &[u8]) -> bool {
+fn slot_table(data: &[u8]) -> bool {
     const CELLS: usize = 3;
     let Some((first, steps)) = data.split_first() else { return false };
     let rooms = [first & 7, first >> 3 & 7, first >> 6].map(|room| usize::from(room) * 8);
     let none = Content { kind: 0, bytes: &[] };
-    let one = Roster::create(rooms.iter().map(|room| (none, *room))).expect("a list");
+    let one = SlotTable::create(rooms.iter().map(|room| (none, *room))).expect("a list");
     let fd = || one.as_fd().try_clone_to_owned().expect("a descriptor");
-    let other = Roster::open(fd()).expect("the same list");
+    let other = SlotTable::open(fd()).expect("the same list");
     let memory = File::from(fd());
     let mut came = false;
     for step in steps.chunks_exact(3).take(100) {
         let [what, size, at] = [step[0], step[1], step[2]];
-        let roster = if at & 0x80 == 0 { &one } else { &other };
+        let slot_table = if at & 0x80 == 0 { &one } else { &other };
         // One more than there are.
         let index = usize::from(at & 3);
         let bytes = vec![7; usize::from(size % 64)];
         let content = Content { kind: 7, bytes: &bytes };
         match what % 8 {
-            0 => drop(roster.write(index, content)),
+            0 => drop(slot_table.write(index, content)),
             1 => {
-                if let Ok(found) = roster.read(index) {
+                if let Ok(found) = slot_table.read(index) {
                     came |= found.kind == 7 && found.bytes().iter().all(|byte| *byte == 7);
                 }
             }
-            2 => assert!(roster.replace(index, content).is_err() || index < CELLS),
-            3 => drop(roster.compare_exchange(index, none, content)),
-            4 => assert_eq!(roster.snapshot().len(), CELLS),
+            2 => assert!(slot_table.replace(index, content).is_err() || index < CELLS),
+            3 => drop(slot_table.compare_exchange(index, none, content)),
+            4 => assert_eq!(slot_table.snapshot().len(), CELLS),
             // One who comes later.
-            5 => drop(Roster::open(fd()).map(|roster| (roster.read(index), roster.snapshot(), roster.room(index)))),
+            5 => drop(
+                SlotTable::open(fd())
+                    .map(|slot_table| (slot_table.read(index), slot_table.snapshot(), slot_table.room(index))),
+            ),
             // How many cells and words there are; and from the directory on.
             6 => {
                 let value = u64::from(size).rotate_right(u32::from(what >> 5));

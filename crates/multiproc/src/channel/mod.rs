@@ -6,8 +6,6 @@
 
 pub(crate) mod address;
 pub(crate) mod auth;
-#[cfg(feature = "async")]
-mod awaiting;
 pub(crate) mod connect;
 pub(crate) mod connection;
 mod draft;
@@ -21,6 +19,8 @@ mod meeting;
 pub(crate) mod patience;
 pub(crate) mod pipe;
 pub(crate) mod queue;
+#[cfg(feature = "async")]
+mod queue_async;
 pub(crate) mod queue_error;
 pub(crate) mod reception;
 mod socket_files;

@@ -20,10 +20,10 @@ use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
 use crate::sendable::Sendable;
 use crate::shm::block::Block;
-use crate::shm::census;
-use crate::shm::gate::Through;
-use crate::shm::latch::{self, Limit};
+use crate::shm::change_rate;
+use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
+use crate::shm::spin_lock::{self, Limit};
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
 use crate::transfer::bundle::Bundle;
 use crate::transfer::codec::{self, CodecError};
@@ -154,13 +154,13 @@ impl<T> End<T> {
     }
 
     /// What those who wait for items can't put through meanwhile.
-    pub(super) fn to_take(&self) -> Through<'_> {
-        if self.role.puts() { Through::Handle(&self.taking) } else { Through::Other }
+    pub(super) fn to_take(&self) -> ViaHandle<'_> {
+        if self.role.puts() { ViaHandle::Handle(&self.taking) } else { ViaHandle::Other }
     }
 
     /// What those who wait for room can't take through meanwhile.
-    pub(super) fn to_put(&self) -> Through<'_> {
-        if self.role.gets() { Through::Handle(&self.putting) } else { Through::Other }
+    pub(super) fn to_put(&self) -> ViaHandle<'_> {
+        if self.role.gets() { ViaHandle::Handle(&self.putting) } else { ViaHandle::Other }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -239,7 +239,7 @@ impl<T> Drop for End<T> {
             }
         }
         if self.role.gets() {
-            census::changed();
+            change_rate::changed();
         }
     }
 }
@@ -294,7 +294,7 @@ impl Patience {
             Patience::Until(deadline) => deadline.into(),
             Patience::None => Limit::Moment,
         };
-        latch::within(limit, action)
+        spin_lock::within(limit, action)
     }
 }
 

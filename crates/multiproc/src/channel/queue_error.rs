@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::shm::latch::Stalled;
+use crate::shm::spin_lock::Stalled;
 use crate::shm::store::Refusal;
 use crate::transfer::codec::{CodecError, Refused};
 

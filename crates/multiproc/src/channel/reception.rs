@@ -114,7 +114,7 @@ struct Guest {
 enum Heard {
     /// It has more to say.
     More(Guest),
-    Through(Link),
+    ViaHandle(Link),
     /// It is none of ours any more: it has been handed over, or has left without a word.
     Nothing,
     /// It is not let in, and has been told so, if it is one who understands.
@@ -508,7 +508,7 @@ impl Reception {
                 // It has proved that it knows the key.
                 Heard::NoRoom(guest) if self.make_room(house, set, Duration::ZERO) => guest.hear(house),
                 Heard::NoRoom(guest) => guest.refuse(house, RefusalReason::NoDescriptors),
-                Heard::Through(link) => {
+                Heard::ViaHandle(link) => {
                     self.through.push_back(link);
                     return None;
                 }
@@ -623,7 +623,7 @@ impl Guest {
                         Ok(Some(second)) => {
                             say(&second, &auth::verdict(GO_ON, house.key.is_some()));
                             let ends = Ends::Tcp { to: second, from: self.socket };
-                            return Heard::Through(Link { peer: self.peer, ends });
+                            return Heard::ViaHandle(Link { peer: self.peer, ends });
                         }
                         Ok(None) => Ok(Step::Wait),
                         Err(reason) => Err(reason),
@@ -740,7 +740,7 @@ impl Guest {
         use std::os::fd::AsFd;
         let fds = [theirs_to.as_fd(), theirs_from.as_fd()];
         match fd_passing::try_send_with_fds(&self.socket, &[&welcome(&[0; NAME])], &fds) {
-            Ok(()) => Heard::Through(Link { peer: self.peer, ends: Ends::Local { to, from } }),
+            Ok(()) => Heard::ViaHandle(Link { peer: self.peer, ends: Ends::Local { to, from } }),
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
                 self.refuse(house, RefusalReason::NoDescriptors)
             }
@@ -832,7 +832,7 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
         heard = guest.hear(&house);
     }
     match heard {
-        Heard::Through(link) => {
+        Heard::ViaHandle(link) => {
             assert!(proves, "nobody is let in without a proof");
             assert!(matches!(link.ends, Ends::Local { .. }));
             true

@@ -83,7 +83,7 @@ impl Barrier {
     }
 
     /// Has a thread that was stuck waited for again: what it was stuck on may have gone, and it may not have noticed yet.
-    pub(crate) fn forgive(&self) {
+    pub(crate) fn ignore_poison(&self) {
         self.lock().stuck_at = None;
     }
 
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(moves, 5);
         barrier.wait(None, |_, _| Ok(true));
         barrier.wait(None, |_, _| panic!("it has not moved"));
-        barrier.forgive();
+        barrier.ignore_poison();
         barrier.wait(None, |mark, _| {
             barrier.pass(mark);
             Ok(true)

@@ -186,10 +186,10 @@ pub(crate) enum Whose {
     All,
 }
 
-/// Has the thread waited for again, if it was stuck; see [`Barrier::forgive`].
-pub(crate) fn forgive() {
+/// Has the thread waited for again, if it was stuck; see [`Barrier::ignore_poison`].
+pub(crate) fn ignore_poison() {
     if let Some(capture) = CAPTURE.here() {
-        capture.barrier.forgive();
+        capture.barrier.ignore_poison();
     }
 }
 

@@ -128,8 +128,8 @@ pub(crate) fn hear_out(capture: Option<CaptureId>, deadline: Option<Instant>) {
 /// The same for all that there is, at the end of this process. The first time somebody who was stuck gets another chance.
 pub(crate) fn flush(first: bool) {
     if first {
-        capture::forgive();
-        relay::forgive();
+        capture::ignore_poison();
+        relay::ignore_poison();
     }
     capture::flush(capture::Whose::All, None);
     relay::flush(None);

@@ -191,10 +191,10 @@ pub(crate) fn send(content: &Content<'_>) {
     }
 }
 
-/// Has the thread waited for again, if it was stuck; see [`Barrier::forgive`].
-pub(crate) fn forgive() {
+/// Has the thread waited for again, if it was stuck; see [`Barrier::ignore_poison`].
+pub(crate) fn ignore_poison() {
     if let Some(relay) = RELAY.here() {
-        relay.barrier.forgive();
+        relay.barrier.ignore_poison();
     }
 }
 

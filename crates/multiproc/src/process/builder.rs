@@ -20,7 +20,7 @@ use crate::start::assignment::{Assignment, Order};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
 use crate::start::{entry, fork, forkserver, spawn, standby};
-use crate::sync::hold;
+use crate::sync::guard_state;
 use crate::{Error, Result, log};
 
 /// A process to be: what it will run, and its properties. [`start`](Process::start) brings it to life.
@@ -369,8 +369,8 @@ impl<R: Run> Process<R> {
         if method == StartMethod::Fork && std::thread::panicking() {
             return Err(Error::Panicking { process: name });
         }
-        if method == StartMethod::Fork && R::borrows(Private(())) && hold::lent() > 0 {
-            return Err(Error::Lent { process: name, guards: hold::lent() });
+        if method == StartMethod::Fork && R::borrows(Private(())) && guard_state::borrowed() > 0 {
+            return Err(Error::Lent { process: name, guards: guard_state::borrowed() });
         }
         // So that a copy of a process that has done so, made by fork(2) elsewhere, ends its children too.
         at_exit::arrange()?;

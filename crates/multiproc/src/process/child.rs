@@ -22,7 +22,7 @@ use super::stdio::{ChildStdin, Closer, Ends};
 use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
-use crate::shm::census;
+use crate::shm::change_rate;
 use crate::start::assignment::Started;
 use crate::start::report::{Failure, Report, receive_report};
 use crate::start::standby;
@@ -211,7 +211,7 @@ impl Shared {
         }
         family::remove(self);
         standby::child_has_ended();
-        census::changed();
+        change_rate::changed();
         Ok(Some(status))
     }
 

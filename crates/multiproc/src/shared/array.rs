@@ -17,10 +17,10 @@ use super::part::ArrayPart;
 use super::travel;
 use crate::error::{Error, Result};
 use crate::shm::cell::{Plain, kind_of};
-use crate::shm::owned::Patience;
 use crate::shm::parts::{MOST_PARTS, Plan};
 use crate::shm::readers::Denial;
 use crate::shm::region::{Kind, Region};
+use crate::shm::robust_word::Patience;
 use crate::sync::Misuse;
 use crate::sync::error::not_made;
 
@@ -332,12 +332,12 @@ impl<T: Plain> Array<T> {
 
     /// Whether somebody has died or panicked while holding it or a part of it. That a holder has died is known to those who have locked it since.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.lock().grief_of(None).is_some()
+        self.inner.lock().poison_of(None).is_some()
     }
 
     /// Says that all of it is in order again: who locks it or a part of it from now on gets no error.
     pub fn clear_poison(&self) {
-        self.inner.lock().forgive(None);
+        self.inner.lock().clear_poison(None);
     }
 }
 

@@ -5,10 +5,10 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
 use crate::shm::cell::Plain;
-use crate::shm::owned::Patience;
 use crate::shm::readers::Denial;
 use crate::shm::region::{Region, Usage};
-use crate::sync::hold::Hold;
+use crate::shm::robust_word::Patience;
+use crate::sync::guard_state::GuardState;
 use crate::sync::{LockError, Misuse, Poisoned};
 
 /// What reading gives if it is waited for as long as it takes.
@@ -63,7 +63,7 @@ pub(super) fn whole_values<T: Plain>(bytes: &Range<usize>) -> Range<usize> {
 #[inline]
 pub(super) fn read<T: Plain>(region: &Region, patience: Patience) -> TriedRead<'_, T> {
     let Some(slot) = allowed(region, || region.lock().read(patience))? else { return Ok(None) };
-    let guard = ArrayReadGuard { region, slot, values: Values::of(region, 0..usize::MAX), hold: Hold::new() };
+    let guard = ArrayReadGuard { region, slot, values: Values::of(region, 0..usize::MAX), state: GuardState::new() };
     told(region, None, guard).map(Some)
 }
 
@@ -90,7 +90,7 @@ pub(super) fn lock_part<T: Plain>(
 #[inline]
 fn guard<T: Plain>(region: &Region, part: Option<usize>, bytes: Range<usize>) -> ArrayGuard<'_, T> {
     let values = Values::of(region, bytes);
-    ArrayGuard { region, part, values, hold: Hold::new(), unique: PhantomData }
+    ArrayGuard { region, part, values, state: GuardState::new(), unique: PhantomData }
 }
 
 /// What the lock says to this, if it is used; none if that is only that others hold it.
@@ -105,9 +105,9 @@ fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, Denial>) -> Resu
 /// The guard of what has just been taken; in an error, if somebody has come to grief with it.
 #[inline]
 fn told<G>(region: &Region, part: Option<usize>, guard: G) -> Result<G, LockError<G>> {
-    match region.lock().grief_of(part).and_then(|guarded| guarded.grief()) {
+    match region.lock().poison_of(part).and_then(|poisonable| poisonable.poison()) {
         None => Ok(guard),
-        Some(grief) => Err(LockError::Poisoned(Poisoned::new(guard, region.name(), grief))),
+        Some(poison) => Err(LockError::Poisoned(Poisoned::new(guard, region.name(), poison))),
     }
 }
 
@@ -119,7 +119,7 @@ pub struct ArrayReadGuard<'a, T: Plain> {
     region: &'a Region,
     slot: usize,
     values: Values<T>,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl<T: Plain> Deref for ArrayReadGuard<'_, T> {
@@ -127,7 +127,7 @@ impl<T: Plain> Deref for ArrayReadGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: as long as this guard's slot is taken nobody writes, and this guard is borrowed; the values are in the region's mapping, and any bytes
         // are such.
         unsafe { std::slice::from_raw_parts(self.values.first, self.values.count) }
@@ -157,14 +157,14 @@ pub struct ArrayGuard<'a, T: Plain> {
     region: &'a Region,
     part: Option<usize>,
     values: Values<T>,
-    hold: Hold,
+    state: GuardState,
     unique: PhantomData<&'a mut [T]>,
 }
 
 impl<T: Plain> ArrayGuard<'_, T> {
     /// Says that what is held is in order again: who locks it from now on gets no error. The guard of a part says so of that part, and not of what befell the whole.
     pub fn clear_poison(&self) {
-        self.region.lock().forgive(self.part);
+        self.region.lock().clear_poison(self.part);
     }
 }
 
@@ -173,7 +173,7 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: nobody else has these values as long as this guard is there, and it is borrowed; they are in the region's mapping, and any bytes are such.
         unsafe { std::slice::from_raw_parts(self.values.first, self.values.count) }
     }
@@ -182,7 +182,7 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
 impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: as above, and it is borrowed to be changed; there is no such guard of what can only be read.
         unsafe { std::slice::from_raw_parts_mut(self.values.first.cast_mut(), self.values.count) }
     }
@@ -200,12 +200,12 @@ impl<T: Plain> Drop for ArrayGuard<'_, T> {
         let lock = self.region.lock();
         match self.part {
             None => {
-                self.hold.end(lock.turnstile());
+                self.state.end(lock.turnstile());
                 lock.end_writing();
             }
             Some(index) => {
-                if let Some(guarded) = lock.part(index) {
-                    self.hold.end(guarded);
+                if let Some(poisonable) = lock.part(index) {
+                    self.state.end(poisonable);
                 }
                 lock.end_part(index);
             }

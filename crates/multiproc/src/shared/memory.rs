@@ -23,8 +23,8 @@ use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::error::Result;
 use crate::shm::cell::Plain;
-use crate::shm::owned::Patience;
 use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
+use crate::shm::robust_word::Patience;
 use crate::sync::LockError;
 use crate::sync::error::not_made;
 

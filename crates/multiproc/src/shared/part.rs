@@ -10,9 +10,9 @@ use super::array::Array;
 use super::guard::{self, Locked, Tried};
 use crate::error::Result;
 use crate::shm::cell::Plain;
-use crate::shm::owned::{Guarded, Patience};
 use crate::shm::parts::Plan;
 use crate::shm::readers::Readers;
+use crate::shm::robust_word::{Patience, PoisonableWord};
 
 /// A part of an [`Array`], or of [`SharedMemory`](crate::SharedMemory), that a process can have to itself while others have other parts:
 /// [`slice::chunks_mut`] over processes.
@@ -108,18 +108,18 @@ impl<T: Plain> ArrayPart<T> {
 
     /// Whether somebody has it at this moment, or is looking whether they can.
     pub fn is_locked(&self) -> bool {
-        self.word().is_some_and(|word| word.owned().owner().is_some())
+        self.word().is_some_and(|word| word.word().owner().is_some())
     }
 
     /// Whether somebody has died or panicked while holding it or the whole. That a holder has died is known to those who have locked it since.
     pub fn is_poisoned(&self) -> bool {
-        self.is_current() && self.array.region().lock().grief_of(Some(self.index())).is_some()
+        self.is_current() && self.array.region().lock().poison_of(Some(self.index())).is_some()
     }
 
     /// Says that it is in order again: who locks it from now on gets no error. What befell the whole is put right by [`Array::clear_poison`].
     pub fn clear_poison(&self) {
         if self.is_current() {
-            self.array.region().lock().forgive(Some(self.index()));
+            self.array.region().lock().clear_poison(Some(self.index()));
         }
     }
 
@@ -128,7 +128,7 @@ impl<T: Plain> ArrayPart<T> {
         self.array.region().lock().division().is_some_and(|division| division.is(self.version))
     }
 
-    fn word(&self) -> Option<&Guarded> {
+    fn word(&self) -> Option<&PoisonableWord> {
         self.array.region().lock().part(self.index()).filter(|_| self.is_current())
     }
 

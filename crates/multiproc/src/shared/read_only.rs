@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::guard::{self, Read, TriedRead};
 use super::travel;
-use crate::shm::owned::Patience;
 use crate::shm::region::{Access, Region};
+use crate::shm::robust_word::Patience;
 
 /// [`SharedMemory`](crate::SharedMemory) that can only be read by this handle: [`SharedMemory::read_only`](crate::SharedMemory::read_only).
 ///

@@ -1,6 +1,6 @@
 //! [`ShareableList`]: small values of mixed kinds, which several processes read and change in place.
 //!
-//! The values are the cells of a [`Roster`], which says how they are read and written, and what is left of one who dies in the middle of that. Here is what the
+//! The values are the cells of a [`SlotTable`], which says how they are read and written, and what is left of one who dies in the middle of that. Here is what the
 //! bytes in a cell mean. `PROTOCOL.md`, "ShareableList".
 
 use std::fmt;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::handle;
-use crate::shm::roster::{Content, Found, Refusal, Roster};
+use crate::shm::slot_table::{Content, Found, Refusal, SlotTable};
 
 /// A value in a [`ShareableList`].
 ///
@@ -293,7 +293,7 @@ pub enum ShareableListError {
 /// [`shareable_list!`](crate::shareable_list) makes one of items of several types, [`new`](ShareableList::new) of any number of one type, or of [`ShareableItem`]s.
 #[derive(Clone)]
 pub struct ShareableList {
-    inner: Arc<Roster>,
+    inner: Arc<SlotTable>,
 }
 
 /// A new [`ShareableList`](crate::ShareableList) of these items: whatever turns into a [`ShareableItem`](crate::ShareableItem).
@@ -364,9 +364,9 @@ impl ShareableList {
         let mut numbers = vec![[0; 8]; items.len()];
         let contents = items.iter().zip(&mut numbers).map(|(item, number)| (item.content(number), bytes.max(8)));
         let contents: Vec<_> = contents.collect();
-        let roster = Roster::create(contents.iter().copied());
-        let roster = roster.map_err(|source| Error::Make { what: "shareable list", source })?;
-        Ok(ShareableList { inner: Arc::new(roster) })
+        let slot_table = SlotTable::create(contents.iter().copied());
+        let slot_table = slot_table.map_err(|source| Error::Make { what: "shareable list", source })?;
+        Ok(ShareableList { inner: Arc::new(slot_table) })
     }
 
     /// How many items there are.
@@ -531,8 +531,8 @@ impl Serialize for ShareableList {
 impl<'de> Deserialize<'de> for ShareableList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<ShareableList, D::Error> {
         let memory: OwnedFd = handle::deserialize(deserializer)?;
-        let roster = Roster::open(memory).map_err(serde::de::Error::custom)?;
-        Ok(ShareableList { inner: Arc::new(roster) })
+        let slot_table = SlotTable::open(memory).map_err(serde::de::Error::custom)?;
+        Ok(ShareableList { inner: Arc::new(slot_table) })
     }
 }
 
@@ -584,8 +584,8 @@ mod tests {
 
     /// A list of one item that has this kind and these bytes.
     fn list(kind: u8, bytes: &[u8]) -> ShareableList {
-        let roster = Roster::create([(Content { kind, bytes }, 0)].into_iter()).unwrap();
-        ShareableList { inner: Arc::new(roster) }
+        let slot_table = SlotTable::create([(Content { kind, bytes }, 0)].into_iter()).unwrap();
+        ShareableList { inner: Arc::new(slot_table) }
     }
 
     #[test]

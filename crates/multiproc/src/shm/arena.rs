@@ -12,9 +12,9 @@ use multiproc_os::clock;
 use multiproc_os::identity::Identity;
 use multiproc_os::shared_memory::{PAGE, SharedFile};
 
-use super::expanse::Expanse;
-use super::latch::{Latch, Latched};
+use super::growable_mapping::GrowableMapping;
 use super::segment::Layout;
+use super::spin_lock::{RobustSpinGuard, RobustSpinLock};
 
 /// The smallest block, and the largest, as powers of two.
 const SMALLEST: u32 = 12;
@@ -51,8 +51,8 @@ pub(crate) const NOWHERE: u64 = u64::MAX;
 /// The shared part; all zero, there are no blocks.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Books {
-    latch: Latch,
+pub(crate) struct ArenaHeader {
+    spin_lock: RobustSpinLock,
     /// How many descriptors there are.
     count: AtomicU32,
     /// Where the next block may lie, counted from the first.
@@ -70,9 +70,9 @@ pub(crate) struct Books {
 }
 
 #[cfg(any(test, fuzzing))]
-impl Books {
+impl ArenaHeader {
     pub(crate) fn orphan_latch(&self) {
-        self.latch.orphan();
+        self.spin_lock.orphan();
     }
 }
 
@@ -171,21 +171,21 @@ impl Descriptor {
 /// A process's view of it.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    table: Expanse,
-    blocks: Expanse,
+    table: GrowableMapping,
+    blocks: GrowableMapping,
 }
 
 /// The arena with what it lies in.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'a> {
     pub(crate) arena: &'a Arena,
-    pub(crate) books: &'a Books,
+    pub(crate) books: &'a ArenaHeader,
     pub(crate) file: &'a SharedFile,
 }
 
 impl Arena {
     pub(crate) fn new() -> Arena {
-        Arena { table: Expanse::new(TABLE_AT, SMALLEST), blocks: Expanse::new(BLOCKS_AT, FIRST_PIECE) }
+        Arena { table: GrowableMapping::new(TABLE_AT, SMALLEST), blocks: GrowableMapping::new(BLOCKS_AT, FIRST_PIECE) }
     }
 }
 
@@ -235,7 +235,7 @@ impl<'a> Blocks<'a> {
         }
         let me = Identity::current()?;
         let index = {
-            let _latched = self.lock()?;
+            let _guard = self.lock()?;
             let free = &self.books.free[class as usize];
             let index = match free.load(Relaxed).checked_sub(1) {
                 Some(index) => {
@@ -328,9 +328,9 @@ impl<'a> Blocks<'a> {
         if self.books.kept.load(Relaxed).saturating_add(has) > kept {
             self.free_memory(descriptor, has);
         }
-        let latched = self.lock()?;
+        let guard = self.lock()?;
         self.list(index, descriptor);
-        drop(latched);
+        drop(guard);
         if kept == KEPT { self.free_kept() } else { Ok(()) }
     }
 
@@ -356,11 +356,11 @@ impl<'a> Blocks<'a> {
     /// As [`give_back`](Blocks::give_back).
     pub(crate) fn free_kept(self) -> io::Result<()> {
         while self.has_kept_more() {
-            let latched = self.lock()?;
+            let guard = self.lock()?;
             let Some((index, descriptor)) = self.unlist_largest()? else { return Ok(()) };
-            drop(latched);
+            drop(guard);
             self.free_memory(descriptor, descriptor.allocated.load(Relaxed));
-            let _latched = self.lock()?;
+            let _guard = self.lock()?;
             self.list(index, descriptor);
         }
         Ok(())
@@ -413,9 +413,9 @@ impl<'a> Blocks<'a> {
     }
 
     /// Takes the latch. What somebody who has died has left half done is all in the lists, so they are made anew.
-    fn lock(self) -> io::Result<Latched<'a>> {
-        let latched = self.books.latch.lock()?;
-        if latched.inherited {
+    fn lock(self) -> io::Result<RobustSpinGuard<'a>> {
+        let guard = self.books.spin_lock.lock()?;
+        if guard.inherited {
             self.books.free.iter().for_each(|free| free.store(0, Relaxed));
             self.books.kept.store(0, Relaxed);
             for (index, descriptor) in self.all() {
@@ -424,7 +424,7 @@ impl<'a> Blocks<'a> {
                 }
             }
         }
-        Ok(latched)
+        Ok(guard)
     }
 
     /// The memory of a block, of which `len` bytes are asked for.
@@ -458,13 +458,13 @@ mod tests {
 
     // SAFETY: atomics.
     #[allow(unsafe_code)]
-    unsafe impl Layout for Books {
+    unsafe impl Layout for ArenaHeader {
         const NAME: &'static str = "books";
         const KIND: u32 = 0;
     }
 
     fn test(test: impl FnOnce(Blocks<'_>)) {
-        let (segment, arena) = (Segment::<Books>::create().unwrap(), Arena::new());
+        let (segment, arena) = (Segment::<ArenaHeader>::create().unwrap(), Arena::new());
         test(Blocks { arena: &arena, books: &segment, file: segment.file() });
     }
 
@@ -529,7 +529,7 @@ mod tests {
             blocks.give_back(taken[2]).unwrap();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    std::mem::forget(blocks.books.latch.lock().unwrap());
+                    std::mem::forget(blocks.books.spin_lock.lock().unwrap());
                     blocks.books.free.iter().for_each(|free| free.store(99, Relaxed));
                 });
             });

@@ -1,7 +1,7 @@
 //! How to wait for what another process is about to do anyway: pause a little, let others run now and then, and in the end go to sleep.
 //!
 //! A wake-up across processors takes tens of microseconds, and what is waited for often less than one. But who pauses takes time from others, so how
-//! long it is tried is learnt from how long it took before ([`Habit`]): long enough where answers come that soon, and next to nothing where
+//! long it is tried is learnt from how long it took before ([`SpinHistory`]): long enough where answers come that soon, and next to nothing where
 //! they don't. Time that somebody else could use is given to them: after the first microseconds, each try is followed by a sched_yield(2).
 
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::threads;
 
-/// Rounds of pauses, each twice as long as the one before; and where one answer is waited for, and every look that comes late is lost, all of one length.
+/// BarrierState of pauses, each twice as long as the one before; and where one answer is waited for, and every look that comes late is lost, all of one length.
 const PAUSES: u32 = 7;
 const STEADY_PAUSES: u32 = 32;
 const STEADY: u32 = 4;
@@ -45,9 +45,9 @@ impl Backoff {
 
     /// As long as it is worth while.
     #[inline]
-    pub(crate) fn by(habit: &Habit) -> Backoff {
-        let most = Duration::from_nanos(habit.time.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
-        Backoff { round: 0, begun: None, most, stride: habit.stride(), steady: true }
+    pub(crate) fn by(spin_history: &SpinHistory) -> Backoff {
+        let most = Duration::from_nanos(spin_history.time.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
+        Backoff { round: 0, begun: None, most, stride: spin_history.stride(), steady: true }
     }
 
     /// Waits a little. False, at once, when it is time to go to sleep.
@@ -68,9 +68,9 @@ impl Backoff {
             return false;
         }
         self.round += 1;
-        let (rounds, pauses) =
+        let (barrier_state, pauses) =
             if self.steady { (STEADY_PAUSES, STEADY) } else { (PAUSES, 1 << self.round.min(PAUSES)) };
-        if self.round < rounds {
+        if self.round < barrier_state {
             (0..pauses).for_each(|_| std::hint::spin_loop());
         } else {
             std::thread::yield_now();
@@ -80,17 +80,17 @@ impl Backoff {
 
     /// What was waited for has come; `several` says whether more than that.
     #[inline]
-    pub(crate) fn learn(&self, habit: &Habit, several: impl FnOnce() -> bool) {
+    pub(crate) fn learn(&self, spin_history: &SpinHistory, several: impl FnOnce() -> bool) {
         if let Some(begun) = self.begun {
-            habit.learn_time(begun.elapsed());
-            habit.learn_stride(self.stride, several());
+            spin_history.learn_time(begun.elapsed());
+            spin_history.learn_stride(self.stride, several());
         }
     }
 }
 
 /// What has been learnt about waiting for one thing, in one process.
 #[derive(Debug, Default)]
-pub(crate) struct Habit {
+pub(crate) struct SpinHistory {
     /// How long it is worth while to wait without sleeping, in nanoseconds.
     time: AtomicU32,
     /// How many nanoseconds to let pass before the first look. Where things come in a stream, who looks all the time is in the way of the one who makes them: memory that
@@ -101,7 +101,7 @@ pub(crate) struct Habit {
     waits: AtomicU32,
 }
 
-impl Habit {
+impl SpinHistory {
     fn stride(&self) -> Duration {
         let stride = self.stride.load(Relaxed).min(STRIDE);
         let waits = self.waits.load(Relaxed).wrapping_add(1);
@@ -149,34 +149,37 @@ fn only_processor() -> bool {
 mod tests {
     use super::*;
 
-    fn after(habit: &Habit, times: usize, took: Duration) -> Duration {
-        (0..times).for_each(|_| habit.learn_time(took));
-        Backoff::by(habit).most
+    fn after(spin_history: &SpinHistory, times: usize, took: Duration) -> Duration {
+        (0..times).for_each(|_| spin_history.learn_time(took));
+        Backoff::by(spin_history).most
     }
 
     #[test]
     fn what_is_learnt() {
-        let habit = Habit::default();
-        assert_eq!(Backoff::by(&habit).most, SHORTEST);
-        assert_eq!(after(&habit, 1000, Duration::from_micros(1)), SHORTEST);
+        let spin_history = SpinHistory::default();
+        assert_eq!(Backoff::by(&spin_history).most, SHORTEST);
+        assert_eq!(after(&spin_history, 1000, Duration::from_micros(1)), SHORTEST);
         // Two who wake each other.
-        assert!(after(&habit, 20, Duration::from_micros(120)) > LONGEST * 9 / 10);
-        assert!(after(&habit, 20, Duration::from_micros(1)) > LONGEST / 2, "one who answers sooner changes little");
-        assert!(after(&habit, 2000, Duration::from_micros(1)) < 2 * SHORTEST);
-        assert!(after(&habit, 20, Duration::from_micros(40)) > Duration::from_micros(50));
-        assert!(after(&habit, 20, Duration::from_millis(5)) < 2 * SHORTEST, "it is no use");
-        let garbage = Habit { time: u32::MAX.into(), stride: u32::MAX.into(), waits: 0.into() };
+        assert!(after(&spin_history, 20, Duration::from_micros(120)) > LONGEST * 9 / 10);
+        assert!(
+            after(&spin_history, 20, Duration::from_micros(1)) > LONGEST / 2,
+            "one who answers sooner changes little"
+        );
+        assert!(after(&spin_history, 2000, Duration::from_micros(1)) < 2 * SHORTEST);
+        assert!(after(&spin_history, 20, Duration::from_micros(40)) > Duration::from_micros(50));
+        assert!(after(&spin_history, 20, Duration::from_millis(5)) < 2 * SHORTEST, "it is no use");
+        let garbage = SpinHistory { time: u32::MAX.into(), stride: u32::MAX.into(), waits: 0.into() };
         let longest = Duration::from_nanos(STRIDE.into());
         assert_eq!((after(&garbage, 0, Duration::ZERO), Backoff::by(&garbage).stride), (LONGEST, longest));
     }
 
     #[test]
     fn who_waits_for_a_stream_finds_out_that_it_is_one() {
-        let habit = Habit::default();
+        let spin_history = SpinHistory::default();
         // How many come at once if each takes so long.
         let mut wait = |each: u64| {
-            let stride = habit.stride();
-            habit.learn_stride(stride, stride > Duration::from_nanos(each));
+            let stride = spin_history.stride();
+            spin_history.learn_stride(stride, stride > Duration::from_nanos(each));
             stride
         };
         let total =

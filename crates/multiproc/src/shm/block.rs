@@ -4,7 +4,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 
-use super::latch::{Limit, within};
+use super::spin_lock::{Limit, within};
 use super::store::{Refusal, Store, bytes_of, fill};
 
 /// See the module. `S` is how the store is held: borrowed, or shared.

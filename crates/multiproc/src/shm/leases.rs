@@ -13,10 +13,10 @@ use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
 use super::arena::State;
-use super::gate::Through;
-use super::latch::{Stalled, within};
-use super::lot::{Watched, Wish};
+use super::notifier::ViaHandle;
+use super::spin_lock::{Stalled, within};
 use super::store::{Refusal, Store, Taken};
+use super::wait_queue::{WaitOp, Watched};
 
 /// How often a process that takes one item after another looks whether owners of leases have died;
 /// and for at most one [`SHARE`]th of the time.
@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Waits until the work on all items is done.
-    pub(crate) fn join(&self, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
+    pub(crate) fn join(&self, deadline: Option<Instant>, through: ViaHandle<'_>) -> Result<(), Refusal> {
         if self.unfinished() == 0 {
             return Ok(());
         }
@@ -146,10 +146,10 @@ impl Store {
 
 struct Join<'a> {
     store: &'a Store,
-    through: Through<'a>,
+    through: ViaHandle<'a>,
 }
 
-impl Wish for Join<'_> {
+impl WaitOp for Join<'_> {
     type Outcome = ();
 
     fn attempt(&mut self) -> Option<()> {
@@ -160,7 +160,7 @@ impl Wish for Join<'_> {
         self.store.look_at_work(arm)
     }
 
-    fn through(&self) -> Through<'_> {
+    fn through(&self) -> ViaHandle<'_> {
         self.through
     }
 

@@ -14,8 +14,8 @@ use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
-use super::lot::Watched;
 use super::segment::{Layout, Segment, layout};
+use super::wait_queue::Watched;
 
 /// Places beside the object.
 const NEAR: usize = 32;

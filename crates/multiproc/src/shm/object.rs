@@ -11,7 +11,7 @@ use std::{fmt, io};
 
 use multiproc_os::robust::copy_number;
 
-use super::gate::{Gate, Through, Tokens};
+use super::notifier::{Notifier, Tokens, ViaHandle};
 use super::segment::{Layout, Segment};
 
 /// A handle of an object with a gate.
@@ -25,7 +25,7 @@ pub(crate) struct Object<L> {
 
 struct Inner<L> {
     segment: Segment<L>,
-    gate: Gate,
+    notifier: Notifier,
     /// Where in the object's ledger this process was last.
     place: AtomicU32,
 }
@@ -36,35 +36,35 @@ impl<L: Layout> Object<L> {
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create() -> io::Result<Object<L>> {
-        Ok(Object::of(Segment::create()?, Gate::new(Tokens::Heard)?))
+        Ok(Object::of(Segment::create()?, Notifier::new(Tokens::Heard)?))
     }
 
     /// One that has come from another process.
     ///
     /// # Errors
     /// `InvalidData` when it is something else; `ENOMEM`.
-    pub(crate) fn open(memory: OwnedFd, door: OwnedFd) -> io::Result<Object<L>> {
-        let gate = Gate::from_fd(door, Tokens::Heard).map_err(|error| match error.kind() {
+    pub(crate) fn open(memory: OwnedFd, wake_pipe: OwnedFd) -> io::Result<Object<L>> {
+        let notifier = Notifier::from_fd(wake_pipe, Tokens::Heard).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => {
                 io::Error::new(error.kind(), format!("this is no {} of this program: its door: {error}", L::NAME))
             }
             _ => error,
         });
-        Ok(Object::of(Segment::open(memory)?, gate?))
+        Ok(Object::of(Segment::open(memory)?, notifier?))
     }
 
-    fn of(segment: Segment<L>, gate: Gate) -> Object<L> {
-        let inner = Arc::new(Inner { segment, gate, place: AtomicU32::new(0) });
+    fn of(segment: Segment<L>, notifier: Notifier) -> Object<L> {
+        let inner = Arc::new(Inner { segment, notifier, place: AtomicU32::new(0) });
         Object { inner, copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 
     /// Its gate, for one who is about to use it.
     #[inline]
-    pub(crate) fn gate(&self) -> &Gate {
+    pub(crate) fn notifier(&self) -> &Notifier {
         if self.copy.load(Relaxed) != copy_number() {
             self.show();
         }
-        &self.inner.gate
+        &self.inner.notifier
     }
 
     /// Has this handle counted in a copy of the process.
@@ -75,7 +75,7 @@ impl<L: Layout> Object<L> {
         if self.copy.swap(copy, Relaxed) != copy {
             // Those who wait do so in the original.
             self.waiters.store(0, Relaxed);
-            self.inner.gate.add_opener();
+            self.inner.notifier.add_opener();
         }
     }
 
@@ -97,19 +97,19 @@ impl<L: Layout> Object<L> {
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
-    pub(crate) fn door(&self) -> io::Result<OwnedFd> {
-        self.gate().to_send()
+    pub(crate) fn wake_pipe(&self) -> io::Result<OwnedFd> {
+        self.notifier().to_send()
     }
 
-    /// Through what somebody waits who does so by this handle.
-    pub(crate) fn through(&self) -> Through<'_> {
-        Through::Handle(&self.waiters)
+    /// ViaHandle what somebody waits who does so by this handle.
+    pub(crate) fn through(&self) -> ViaHandle<'_> {
+        ViaHandle::Handle(&self.waiters)
     }
 
     /// Has this handle counted no more, which is about to be dropped. Whether it was the last that counted in this process.
     pub(crate) fn retire(&mut self) -> bool {
         // Copies are numbered from 1.
-        std::mem::take(self.copy.get_mut()) == copy_number() && self.inner.gate.remove_opener() == 0
+        std::mem::take(self.copy.get_mut()) == copy_number() && self.inner.notifier.remove_opener() == 0
     }
 }
 
@@ -124,7 +124,7 @@ impl<L: Layout> Deref for Object<L> {
 
 impl<L: Layout> Clone for Object<L> {
     fn clone(&self) -> Object<L> {
-        self.gate().add_opener();
+        self.notifier().add_opener();
         Object { inner: Arc::clone(&self.inner), copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 }
@@ -133,13 +133,13 @@ impl<L> Drop for Object<L> {
     fn drop(&mut self) {
         // The last one closes the door.
         if Arc::strong_count(&self.inner) > 1 && *self.copy.get_mut() == copy_number() {
-            self.inner.gate.remove_opener();
+            self.inner.notifier.remove_opener();
         }
     }
 }
 
 impl<L: Layout> fmt::Debug for Object<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(L::NAME).field("memory", &self.memory()).field("door", &self.inner.gate.as_fd()).finish()
+        f.debug_struct(L::NAME).field("memory", &self.memory()).field("door", &self.inner.notifier.as_fd()).finish()
     }
 }

@@ -7,8 +7,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::owned::{Guarded, Kept, Patience, Refusal};
 use super::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
+use super::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use super::segment::layout;
 
 /// How many parts there may be.
@@ -17,7 +17,7 @@ pub(crate) const MOST_PARTS: usize = 4096;
 layout! {
     /// One part.
     pub(crate) struct Part {
-        guarded: Guarded,
+        poisonable: PoisonableWord,
         /// Whether who has it has begun to use it. Others take it for a moment, to wait.
         begun: AtomicU32,
         _reserved: AtomicU32,
@@ -120,7 +120,7 @@ impl Division {
     }
 }
 
-impl<L: Readers, const N: usize> Kept<L, N> {
+impl<L: Readers, const N: usize> LockMapping<L, N> {
     /// The parts that there are.
     #[inline]
     fn parts(&self) -> &[Part] {
@@ -128,8 +128,8 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     }
 
     /// The word of a part, which knows who came to grief with it.
-    pub(crate) fn part(&self, index: usize) -> Option<&Guarded> {
-        self.all_parts().get(index).map(|part| &part.guarded)
+    pub(crate) fn part(&self, index: usize) -> Option<&PoisonableWord> {
+        self.all_parts().get(index).map(|part| &part.poisonable)
     }
 
     /// Whether nobody has a part; and nobody has taken one unseen, by a way around what the caller has shut.
@@ -137,14 +137,14 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     pub(super) fn parts_are_free(&self) -> bool {
         let Some(division) = self.division() else { return true };
         let bypasses = division.bypasses.load(SeqCst);
-        self.parts().iter().all(|part| part.guarded.owned().is_free()) && division.bypasses.load(SeqCst) == bypasses
+        self.parts().iter().all(|part| part.poisonable.word().is_free()) && division.bypasses.load(SeqCst) == bypasses
     }
 
     /// Waits until nobody has a part. The caller has the turnstile, so nobody takes one, but those who have another already.
     pub(super) fn outwait_parts(&self, patience: Patience) -> Result<(), Refusal> {
         while !self.parts_are_free() {
             for (index, part) in self.parts().iter().enumerate() {
-                if !part.guarded.owned().is_free() {
+                if !part.poisonable.word().is_free() {
                     self.take_part(index, patience)?;
                     self.give_up_part(index);
                 }
@@ -155,20 +155,20 @@ impl<L: Readers, const N: usize> Kept<L, N> {
 
     /// Whether the calling thread has a part, other than this.
     pub(super) fn has_part_besides(&self, this: Option<usize>) -> bool {
-        let mine = |(index, part): (usize, &Part)| Some(index) != this && part.guarded.is_mine();
+        let mine = |(index, part): (usize, &Part)| Some(index) != this && part.poisonable.is_mine();
         self.parts().iter().enumerate().any(mine)
     }
 
     fn take_part(&self, index: usize, patience: Patience) -> Result<(), Refusal> {
         let part = &self.all_parts()[index];
-        part.guarded.take(self, FIRST_PART + index, patience, || part.begun.load(SeqCst) != 0)?;
+        part.poisonable.take(self, FIRST_PART + index, patience, || part.begun.load(SeqCst) != 0)?;
         // Whoever has left it is remembered.
         part.begun.store(0, SeqCst);
         Ok(())
     }
 
     fn give_up_part(&self, index: usize) {
-        self.all_parts()[index].guarded.give_up(self, FIRST_PART + index);
+        self.all_parts()[index].poisonable.give_up(self, FIRST_PART + index);
     }
 
     /// Has a part of the division of this number to oneself.
@@ -190,7 +190,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
             }
             self.take_part(index, patience)?;
             // After the part was taken, as the others look at the parts after they have taken the turnstile, or a slot.
-            if self.turnstile().owned().is_free() && self.readers() == 0 {
+            if self.turnstile().word().is_free() && self.readers() == 0 {
                 return begin();
             }
             if self.has_part_besides(Some(index)) {
@@ -221,7 +221,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     /// Gives a part up. Does nothing in a copy of the process that has it.
     pub(crate) fn end_part(&self, index: usize) {
         let Some(part) = self.all_parts().get(index) else { return };
-        if part.guarded.is_mine() {
+        if part.poisonable.is_mine() {
             part.begun.store(0, SeqCst);
             self.give_up_part(index);
         }
@@ -249,9 +249,9 @@ impl<L: Readers, const N: usize> Kept<L, N> {
             _ => {
                 // Who came to grief with a part did so with the whole, of which there will be other parts.
                 for part in self.parts() {
-                    if part.guarded.grief().is_some() {
-                        self.turnstile().inherit_from(&part.guarded);
-                        part.guarded.forgive();
+                    if part.poisonable.poison().is_some() {
+                        self.turnstile().inherit_from(&part.poisonable);
+                        part.poisonable.clear_poison();
                     }
                 }
                 Ok(division.change(plan))
@@ -262,24 +262,26 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     }
 
     /// Who has come to grief with the whole, or with any part of it, or with this part.
-    pub(crate) fn grief_of(&self, part: Option<usize>) -> Option<&Guarded> {
+    pub(crate) fn poison_of(&self, part: Option<usize>) -> Option<&PoisonableWord> {
         let mut parts = match part {
             Some(index) => self.parts().get(index..=index),
             None => Some(self.parts()),
         }
         .unwrap_or_default()
         .iter();
-        let whole = Some(self.turnstile()).filter(|turnstile| turnstile.grief().is_some());
-        whole.or_else(|| parts.find_map(|part| Some(&part.guarded).filter(|guarded| guarded.grief().is_some())))
+        let whole = Some(self.turnstile()).filter(|turnstile| turnstile.poison().is_some());
+        whole.or_else(|| {
+            parts.find_map(|part| Some(&part.poisonable).filter(|poisonable| poisonable.poison().is_some()))
+        })
     }
 
     /// What was left is put right: all of it, or this part.
-    pub(crate) fn forgive(&self, part: Option<usize>) {
+    pub(crate) fn clear_poison(&self, part: Option<usize>) {
         match part {
-            Some(index) => self.parts().get(index).into_iter().for_each(|part| part.guarded.forgive()),
+            Some(index) => self.parts().get(index).into_iter().for_each(|part| part.poisonable.clear_poison()),
             None => {
-                self.turnstile().forgive();
-                self.parts().iter().for_each(|part| part.guarded.forgive());
+                self.turnstile().clear_poison();
+                self.parts().iter().for_each(|part| part.poisonable.clear_poison());
             }
         }
     }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
 
-use super::gate::{Gate, Through};
-use super::latch::{Latch, Latched, Limit, Stalled, within};
 use super::ledger::{self, Book, Ledger, me};
-use super::lot::{Lot, Vain, Watched, Wish};
+use super::notifier::{Notifier, ViaHandle};
 use super::object::Object;
 use super::segment::layout;
+use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
+use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// More than that there can't be.
 pub(crate) const MOST: usize = usize::MAX >> 3;
@@ -21,8 +21,8 @@ pub(crate) const MOST: usize = usize::MAX >> 3;
 layout! {
     /// The shared part; all zero, it has no permits.
     pub(crate) struct Permits: "semaphore", 0x20, ledger::MORE {
-        latch: Latch,
-        lot: Lot,
+        spin_lock: RobustSpinLock,
+        wait_queue: WaitQueue,
         /// How many there may be at most, plus one; 0: no bound but [`MOST`].
         bound: AtomicU64,
         /// Those that can be had.
@@ -90,21 +90,21 @@ impl Object<Permits> {
     }
 
     #[inline]
-    fn lock(&self) -> Result<Latched<'_>, Stalled> {
-        self.latch.lock().map(|latched| self.inherit(latched))
+    fn lock(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        self.spin_lock.lock().map(|guard| self.inherit(guard))
     }
 
     #[inline]
-    fn lock_endlessly(&self) -> Latched<'_> {
-        self.inherit(self.latch.lock_endlessly())
+    fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
+        self.inherit(self.spin_lock.lock_endlessly())
     }
 
     #[inline]
-    fn inherit<'a>(&'a self, latched: Latched<'a>) -> Latched<'a> {
-        if latched.inherited && self.redo.valid.load(Relaxed) != 0 {
+    fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
+        if guard.inherited && self.redo.valid.load(Relaxed) != 0 {
             self.make();
         }
-        latched
+        guard
     }
 
     /// Changes what is noted at `place`, and the numbers. Under the latch.
@@ -142,7 +142,7 @@ impl Object<Permits> {
             if self.free() == 0 {
                 return Ok(false);
             }
-            let latched = self.lock()?;
+            let guard = self.lock()?;
             let (free, total) = (self.free.load(Relaxed), self.total.load(Relaxed));
             if free == 0 {
                 return Ok(false);
@@ -157,9 +157,9 @@ impl Object<Permits> {
                 self.place().store(place as u32, Relaxed);
                 return Ok(true);
             }
-            drop(latched);
+            drop(guard);
             let room = book.make_room()?;
-            let _latched = self.lock()?;
+            let _guard = self.lock()?;
             book.add_room(room);
         }
     }
@@ -167,20 +167,20 @@ impl Object<Permits> {
     /// Takes a permit, having waited for it, for as long as it takes or until then. None: it was too late.
     ///
     /// # Errors
-    /// As [`take`](Object::take); and [`Vain::Alone`].
-    pub(crate) fn acquire(&self, timeout: Option<Duration>) -> Result<bool, Vain> {
+    /// As [`take`](Object::take); and [`WaitFailure::Alone`].
+    pub(crate) fn acquire(&self, timeout: Option<Duration>) -> Result<bool, WaitFailure> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         within(deadline.into(), || self.acquire_until(deadline))
     }
 
-    fn acquire_until(&self, deadline: Option<Instant>) -> Result<bool, Vain> {
-        if self.take().map_err(Vain::System)? {
+    fn acquire_until(&self, deadline: Option<Instant>) -> Result<bool, WaitFailure> {
+        if self.take().map_err(WaitFailure::System)? {
             return Ok(true);
         }
         let mut wish = Acquire { object: self, mine: 0 };
-        match self.lot.wait(self.gate(), deadline, &mut wish) {
-            Ok(result) => result.map(|()| true).map_err(Vain::System),
-            Err(Vain::Late) => self.try_acquire().map_err(Vain::System),
+        match self.wait_queue.wait(self.notifier(), deadline, &mut wish) {
+            Ok(result) => result.map(|()| true).map_err(WaitFailure::System),
+            Err(WaitFailure::Late) => self.try_acquire().map_err(WaitFailure::System),
             Err(vain) => Err(vain),
         }
     }
@@ -190,9 +190,9 @@ impl Object<Permits> {
     /// # Errors
     /// As there.
     #[cfg(feature = "async")]
-    pub(crate) async fn acquire_async(&self) -> Result<(), Vain> {
+    pub(crate) async fn acquire_async(&self) -> Result<(), WaitFailure> {
         let mut wish = Acquire { object: self, mine: 0 };
-        self.lot.wait_async(self.gate(), &mut wish).await?.map_err(Vain::System)
+        self.wait_queue.wait_async(self.notifier(), &mut wish).await?.map_err(WaitFailure::System)
     }
 
     /// Takes a permit if there is one, or if one of those who have died had one.
@@ -205,22 +205,22 @@ impl Object<Permits> {
 
     /// Gives back a permit of this process's.
     pub(crate) fn give_back(&self) {
-        let gate = self.gate();
-        let latched = self.lock_endlessly();
+        let notifier = self.notifier();
+        let guard = self.lock_endlessly();
         let Some((place, owner, note)) = self.one_less() else { return };
-        self.lot.before_change(gate);
+        self.wait_queue.before_change(notifier);
         self.change(place, owner, note, self.free.load(Relaxed).saturating_add(1), self.total.load(Relaxed));
-        drop(latched);
-        self.lot.after_change(1);
+        drop(guard);
+        self.wait_queue.after_change(1);
     }
 
     /// Takes a permit of this process's off the ledger: there is one less.
     pub(crate) fn forget(&self) {
-        let gate = self.gate();
-        let _latched = self.lock_endlessly();
+        let notifier = self.notifier();
+        let _guard = self.lock_endlessly();
         if let Some((place, owner, note)) = self.one_less() {
             // Those that wait may have waited for this one.
-            self.lot.before_change(gate);
+            self.wait_queue.before_change(notifier);
             self.change(place, owner, note, self.free.load(Relaxed), self.total.load(Relaxed).saturating_sub(1));
         }
     }
@@ -244,8 +244,8 @@ impl Object<Permits> {
     /// # Errors
     /// When there would be too many.
     pub(crate) fn release(&self, count: usize) -> Result<(), TooMany> {
-        let gate = self.gate();
-        let latched = self.lock_endlessly();
+        let notifier = self.notifier();
+        let guard = self.lock_endlessly();
         let total = self.total.load(Relaxed);
         let sum = total.checked_add(count as u64);
         if let Some(bound) = self.bound()
@@ -255,10 +255,10 @@ impl Object<Permits> {
         }
         let sum = sum.filter(|sum| *sum <= MOST as u64).ok_or(TooMany::Most)?;
         if count > 0 {
-            self.lot.before_change(gate);
+            self.wait_queue.before_change(notifier);
             self.change(NOWHERE, 0, 0, self.free.load(Relaxed).saturating_add(count as u64), sum);
-            drop(latched);
-            self.lot.after_change(u32::try_from(count).unwrap_or(u32::MAX));
+            drop(guard);
+            self.wait_queue.after_change(u32::try_from(count).unwrap_or(u32::MAX));
         }
         Ok(())
     }
@@ -286,12 +286,12 @@ impl Object<Permits> {
         if dead.is_empty() {
             return Ok(false);
         }
-        let gate = self.gate();
-        let latched = self.lock()?;
+        let notifier = self.notifier();
+        let guard = self.lock()?;
         let mut count = 0_u64;
         for (place, entry) in self.book().entries() {
             if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
-                self.lot.before_change(gate);
+                self.wait_queue.before_change(notifier);
                 let note = entry.note();
                 count = count.saturating_add(note);
                 let free = self.free.load(Relaxed).saturating_add(note);
@@ -299,8 +299,8 @@ impl Object<Permits> {
             }
         }
         self.book().shorten(|entry| entry.owner() == 0);
-        drop(latched);
-        self.lot.after_change(u32::try_from(count).unwrap_or(u32::MAX));
+        drop(guard);
+        self.wait_queue.after_change(u32::try_from(count).unwrap_or(u32::MAX));
         Ok(count > 0)
     }
 }
@@ -312,7 +312,7 @@ struct Acquire<'a> {
     mine: u64,
 }
 
-impl Wish for Acquire<'_> {
+impl WaitOp for Acquire<'_> {
     type Outcome = io::Result<()>;
 
     fn attempt(&mut self) -> Option<io::Result<()>> {
@@ -325,7 +325,7 @@ impl Wish for Acquire<'_> {
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let object = self.object;
-        let _latched = object.lock()?;
+        let _guard = object.lock()?;
         if object.free() > 0 {
             return Ok(true);
         }
@@ -351,12 +351,12 @@ impl Wish for Acquire<'_> {
         Ok(!self.object.holders()?.is_empty())
     }
 
-    fn through(&self) -> Through<'_> {
+    fn through(&self) -> ViaHandle<'_> {
         self.object.through()
     }
 
-    fn has_others(&mut self, gate: &Gate) -> bool {
-        self.mine > 0 && gate.has_others()
+    fn has_others(&mut self, notifier: &Notifier) -> bool {
+        self.mine > 0 && notifier.has_others()
     }
 
     fn has_other_tasks(&mut self) -> bool {

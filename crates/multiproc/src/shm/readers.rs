@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use multiproc_os::robust::Thread;
 
-use super::owned::{Guarded, Kept, Owned, Patience, Refusal};
 use super::parts::{Division, Part};
+use super::robust_word::{LockMapping, Patience, PoisonableWord, Refusal, RobustWord};
 use super::segment::{Layout, layout};
 
 /// How many may read at a time.
@@ -27,7 +27,7 @@ pub(super) const FIRST_PART: usize = WORDS;
 layout! {
     /// The part that has memory from the beginning.
     pub(crate) struct Entrance {
-        turnstile: Guarded,
+        turnstile: PoisonableWord,
         /// Whether who has the turnstile has begun to write.
         writing: AtomicU32,
         /// How many slots have ever been taken; there is memory for these.
@@ -38,7 +38,7 @@ layout! {
 layout! {
     /// Where one reader is.
     pub(crate) struct Slot {
-        owned: Owned,
+        word: RobustWord,
         /// How many times over that thread reads. Only it touches this.
         levels: AtomicU32,
         _reserved: AtomicU32,
@@ -66,7 +66,7 @@ pub(crate) trait Readers: Layout {
 impl Slot {
     /// Who reads there, by thread id.
     pub(super) fn owner(&self) -> Option<u32> {
-        self.owned.owner()
+        self.word.owner()
     }
 }
 
@@ -99,9 +99,9 @@ impl From<Refusal> for Denial {
     }
 }
 
-impl<L: Readers, const N: usize> Kept<L, N> {
+impl<L: Readers, const N: usize> LockMapping<L, N> {
     /// The turnstile, which knows who came to grief while writing.
-    pub(crate) fn turnstile(&self) -> &Guarded {
+    pub(crate) fn turnstile(&self) -> &PoisonableWord {
         &self.entrance().turnstile
     }
 
@@ -110,7 +110,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     pub(crate) fn read(&self, patience: Patience) -> Result<usize, Denial> {
         let slot = self.take_slot()?;
         // After the slot was taken, as the writer looks at the slots after it has taken the turnstile.
-        if self.turnstile().owned().is_free() && self.parts_are_free() {
+        if self.turnstile().word().is_free() && self.parts_are_free() {
             return Ok(slot);
         }
         self.give_up_slot(slot);
@@ -123,7 +123,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
         if self.reads() {
             // Who ends it takes it off the thread's list, so it has to be one that was taken through this handle.
             let mut slots = self.slots_of_this_thread();
-            let slot = slots.find(|slot| self.has(&self.slots()[*slot].owned)).ok_or(Denial::OtherHandle)?;
+            let slot = slots.find(|slot| self.has(&self.slots()[*slot].word)).ok_or(Denial::OtherHandle)?;
             let levels = &self.slots()[slot].levels;
             levels.store(levels.load(SeqCst).checked_add(1).ok_or(Denial::NoSlot)?, SeqCst);
             return Ok(slot);
@@ -140,9 +140,9 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     /// Ends reading. Does nothing in a copy of the process that has begun to.
     #[inline]
     pub(crate) fn end_reading(&self, slot: usize) {
-        let Slot { owned, levels, .. } = &self.slots()[slot];
+        let Slot { word, levels, .. } = &self.slots()[slot];
         match levels.load(SeqCst) {
-            level @ 2.. if owned.owner() == Some(Thread::current().id()) => levels.store(level - 1, SeqCst),
+            level @ 2.. if word.owner() == Some(Thread::current().id()) => levels.store(level - 1, SeqCst),
             _ => self.give_up_slot(slot),
         }
     }
@@ -175,7 +175,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
 
     /// Waits until nobody reads; false if the patience has come to its end. The caller has the turnstile.
     pub(super) fn outwait_readers(&self, patience: Patience) -> bool {
-        self.slots_in_use().iter().all(|slot| slot.owned.outwait(patience))
+        self.slots_in_use().iter().all(|slot| slot.word.outwait(patience))
     }
 
     /// Ends writing. Does nothing in a copy of the process that has begun to.
@@ -188,7 +188,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
 
     /// Whether somebody writes, or is about to.
     pub(crate) fn is_written(&self) -> bool {
-        self.turnstile().owned().owner().is_some()
+        self.turnstile().word().owner().is_some()
     }
 
     /// How many read at this moment, or are about to.
@@ -227,7 +227,7 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     /// Where the calling thread reads, through whichever handle.
     fn slots_of_this_thread(&self) -> impl Iterator<Item = usize> {
         let this = Some(Thread::current().id());
-        (0..self.used()).filter(move |slot| self.slots()[*slot].owned.owner() == this)
+        (0..self.used()).filter(move |slot| self.slots()[*slot].word.owner() == this)
     }
 
     #[inline]
@@ -261,10 +261,10 @@ impl<L: Readers, const N: usize> Kept<L, N> {
     #[inline]
     fn try_slot(&self, index: usize) -> Result<bool, Denial> {
         let slot = &self.slots()[index];
-        if slot.owned.owner().is_some() {
+        if slot.word.owner().is_some() {
             return Ok(false);
         }
-        match self.take(&slot.owned, 1 + index, Patience::None) {
+        match self.take(&slot.word, 1 + index, Patience::None) {
             Ok(_) => {
                 slot.levels.store(1, SeqCst);
                 Ok(true)
@@ -276,6 +276,6 @@ impl<L: Readers, const N: usize> Kept<L, N> {
 
     #[inline]
     fn give_up_slot(&self, index: usize) {
-        self.give_up(&self.slots()[index].owned, 1 + index);
+        self.give_up(&self.slots()[index].word, 1 + index);
     }
 }

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
-use super::owned::{Kept, Patience};
 use super::parts::{Division, MOST_PARTS, Part, Plan};
 use super::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
+use super::robust_word::{LockMapping, Patience};
 use super::segment::{Layout, Segment, layout};
 
 layout! {
@@ -133,7 +133,7 @@ pub(crate) enum Access {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Region {
-    control: Kept<Control, { WORDS + MOST_PARTS }>,
+    control: LockMapping<Control, { WORDS + MOST_PARTS }>,
     /// Where the memory lies, if not behind the control.
     file: Option<SharedFile>,
     mapping: Mapping,
@@ -155,7 +155,7 @@ impl Region {
         segment.file().allocate(behind, len)?;
         segment.file().fix()?;
         let mapping = Mapping::new(segment.file(), behind, pages)?;
-        let region = Region { control: Kept::new(segment), file: None, mapping, access: Access::Write };
+        let region = Region { control: LockMapping::new(segment), file: None, mapping, access: Access::Write };
         region.begin(len, len, kind);
         Ok(region)
     }
@@ -177,7 +177,7 @@ impl Region {
         file.fix()?;
         let mapping = Mapping::new(&file, 0, file.size()? as usize)?;
         let region =
-            Region { control: Kept::new(Segment::create()?), file: Some(file), mapping, access: Access::Write };
+            Region { control: LockMapping::new(Segment::create()?), file: Some(file), mapping, access: Access::Write };
         if wanted.pages == Pages::Transparent {
             region.mapping.prefer_huge_pages();
         }
@@ -201,7 +201,7 @@ impl Region {
     pub(crate) fn open(control: OwnedFd, file: Option<OwnedFd>) -> io::Result<Region> {
         let invalid =
             |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("this is no shared memory: {what}"));
-        let control: Kept<Control, _> = Kept::new(Segment::open(control)?);
+        let control: LockMapping<Control, _> = LockMapping::new(Segment::open(control)?);
         let file = file.map(|file| {
             SharedFile::from_fd(file).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => invalid(&error.to_string()),
@@ -358,14 +358,14 @@ impl Region {
 
     /// The lock, as [`Readers`] and [`super::parts`] have it.
     #[inline]
-    pub(crate) fn lock(&self) -> &Kept<Control, { WORDS + MOST_PARTS }> {
+    pub(crate) fn lock(&self) -> &LockMapping<Control, { WORDS + MOST_PARTS }> {
         &self.control
     }
 
     /// Has it divided so.
     ///
     /// # Errors
-    /// Those of [`Kept::divide`]; [`Denial::NoSlot`] if there is no memory for so many parts.
+    /// Those of [`LockMapping::divide`]; [`Denial::NoSlot`] if there is no memory for so many parts.
     pub(crate) fn divide(&self, plan: &Plan) -> Result<u32, Denial> {
         self.control
             .divide(plan, Patience::Endless, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())

@@ -35,7 +35,7 @@ unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
 
 /// Defines what lies in the memory of an object, of fields that are [`AnyBytes`]: a [`Layout`] if its name in errors and its kind are given.
 ///
-/// `layout! { struct Shared: "lock", 0x10 { guarded: Guarded } }`; with [`Layout::MORE`] as the third; `..MORE` if there may be [fewer](Layout::FEWER).
+/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::MORE`] as the third; `..MORE` if there may be [fewer](Layout::FEWER).
 macro_rules! layout {
     (
         $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal $(, $more:path)? $(, ..$most:path)?)? {

@@ -18,18 +18,18 @@ use multiproc_os::identity::Identity;
 use multiproc_os::mailbox::Mailbox;
 use multiproc_os::prefetch;
 
-use super::arena::{Arena, Blocks, Books, Descriptor, State};
-use super::bell::Bell;
+use super::arena::{Arena, ArenaHeader, Blocks, Descriptor, State};
 use super::block::Block;
-use super::census::Census;
-use super::expanse::Expanse;
-use super::gate::{Gate, Through, Tokens};
-use super::latch::{Latch, Latched, Limit, Stalled, within};
+use super::change_rate::ChangeRate;
+use super::growable_mapping::GrowableMapping;
 use super::leases::Leases;
 use super::ledger::{self, Book, Ledger};
-use super::lot::{Lot, Vain, Watched, Wish};
+use super::notifier::{Notifier, Tokens, ViaHandle};
+use super::ready_fd::ReadyFd;
 use super::scratch::{Scratch, copy_in};
 use super::segment::{Layout, Segment};
+use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
+use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// Where the ring begins in the file.
 const RING_AT: u64 = 2 << 20;
@@ -115,7 +115,7 @@ const CLOSED: u32 = 2;
 /// What doesn't change, or seldom.
 #[derive(Debug)]
 #[repr(C, align(64))]
-struct Nature {
+struct Config {
     flags: AtomicU32,
     /// The first and the last block of those whose leases have been given up, plus one; 0: there
     /// are none. Under the producers' latch.
@@ -133,7 +133,7 @@ struct Nature {
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Producers {
-    latch: Latch,
+    spin_lock: RobustSpinLock,
     _unused: AtomicU32,
     /// How many items have been put, and their bytes.
     number: AtomicU64,
@@ -164,7 +164,7 @@ struct Consumers {
     /// From here on items are there to be taken, but for [`ARMED`]. To move this is to have taken.
     head: AtomicU64,
     /// Held by those who take what is no small item of a queue, and those who have somebody to ring for.
-    latch: Latch,
+    spin_lock: RobustSpinLock,
     _unused: AtomicU32,
     /// The block that is about to become a lease, plus one.
     leasing: AtomicU64,
@@ -178,16 +178,16 @@ struct Line<T>(T);
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Shared {
-    nature: Nature,
+    nature: Config,
     producers: Producers,
     /// Up to here items are there to be taken. To write this is to have put. By itself, as those who wait for items look at it all the time.
     tail: Line<AtomicU64>,
     /// Where those wait who take.
-    items: Line<Lot>,
+    items: Line<WaitQueue>,
     consumers: Consumers,
     /// Where those wait who put, and those who wait for all work to be done.
-    room: Line<Lot>,
-    books: Line<Books>,
+    room: Line<WaitQueue>,
+    books: Line<ArenaHeader>,
     /// The processes that have taken items of a joinable queue. Under the producers' latch.
     workers: Line<Ledger>,
 }
@@ -240,16 +240,16 @@ impl Refusal {
 
 impl From<Stalled> for Refusal {
     fn from(stalled: Stalled) -> Refusal {
-        Refusal::System("the latch", stalled.into())
+        Refusal::System("its lock", stalled.into())
     }
 }
 
-impl From<Vain> for Refusal {
-    fn from(vain: Vain) -> Refusal {
+impl From<WaitFailure> for Refusal {
+    fn from(vain: WaitFailure) -> Refusal {
         match vain {
-            Vain::Late => Refusal::Late,
-            Vain::Alone => Refusal::Alone,
-            Vain::System(error) => Refusal::System("wait", error),
+            WaitFailure::Late => Refusal::Late,
+            WaitFailure::Alone => Refusal::Alone,
+            WaitFailure::System(error) => Refusal::System("wait", error),
         }
     }
 }
@@ -308,21 +308,21 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Store {
     shared: Segment<Shared>,
-    ring: Expanse,
+    ring: GrowableMapping,
     arena: Arena,
     mailbox: Mailbox,
     /// Opened by those who put.
-    pub(crate) items: Gate,
+    pub(crate) items: Notifier,
     /// Opened by those who take.
-    pub(crate) room: Option<Gate>,
+    pub(crate) room: Option<Notifier>,
     /// Held by all that could take, whatever they do: where none waits, so that producers see
     /// whether any consumer is left.
-    pub(crate) takers: Gate,
+    pub(crate) takers: Notifier,
     /// When producers look at that.
-    pub(crate) census: Census,
+    pub(crate) change_rate: ChangeRate,
     /// What is polled by those that wait for items by means of their own, once it has been asked
     /// for.
-    bell: OnceLock<Bell>,
+    ready_fd: OnceLock<ReadyFd>,
     /// Whether it has been.
     polled: AtomicBool,
     /// Blocks of this process's that are free, but for the list of those, which could not be had in
@@ -363,7 +363,7 @@ impl Count {
 impl Store {
     pub(crate) fn create(limits: Limits, joinable: bool) -> io::Result<Store> {
         let shared = Segment::<Shared>::create()?;
-        let ring = Expanse::new(RING_AT, SMALLEST);
+        let ring = GrowableMapping::new(RING_AT, SMALLEST);
         ring.extend(shared.file(), 0)?;
         shared.file().allocate(RING_AT, 1 << SMALLEST)?;
         let limited = limits != Limits::NONE;
@@ -378,11 +378,11 @@ impl Store {
             ring,
             arena: Arena::new(),
             mailbox: Mailbox::new()?,
-            items: Gate::new(Tokens::Taken)?,
-            room: (flags != 0).then(|| Gate::new(Tokens::Heard)).transpose()?,
-            takers: Gate::new(Tokens::Heard)?,
-            census: Census::default(),
-            bell: OnceLock::new(),
+            items: Notifier::new(Tokens::Taken)?,
+            room: (flags != 0).then(|| Notifier::new(Tokens::Heard)).transpose()?,
+            takers: Notifier::new(Tokens::Heard)?,
+            change_rate: ChangeRate::default(),
+            ready_fd: OnceLock::new(),
             polled: AtomicBool::new(false),
             to_give_back: Mutex::default(),
             seen_tail: AtomicU64::new(0),
@@ -411,16 +411,16 @@ impl Store {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the limit of the queue is nothing"));
         }
         Ok(Store {
-            ring: Expanse::new(RING_AT, SMALLEST),
+            ring: GrowableMapping::new(RING_AT, SMALLEST),
             arena: Arena::new(),
             mailbox: Mailbox::from_fd(next()?)?,
-            items: Gate::from_fd(next()?, Tokens::Taken)?,
-            takers: Gate::from_any_fd(next()?, Tokens::Heard)?,
-            census: Census::default(),
-            bell: OnceLock::new(),
+            items: Notifier::from_fd(next()?, Tokens::Taken)?,
+            takers: Notifier::from_any_fd(next()?, Tokens::Heard)?,
+            change_rate: ChangeRate::default(),
+            ready_fd: OnceLock::new(),
             polled: AtomicBool::new(false),
             to_give_back: Mutex::default(),
-            room: if flags != 0 { Some(Gate::from_fd(next()?, Tokens::Heard)?) } else { None },
+            room: if flags != 0 { Some(Notifier::from_fd(next()?, Tokens::Heard)?) } else { None },
             seen_tail: AtomicU64::new(0),
             flags,
             limits,
@@ -453,8 +453,8 @@ impl Store {
     /// Has the owners of those latches be dead that are held.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn orphan_latches(&self) {
-        self.shared.producers.latch.orphan();
-        self.shared.consumers.latch.orphan();
+        self.shared.producers.spin_lock.orphan();
+        self.shared.consumers.spin_lock.orphan();
         self.shared.books.0.orphan_latch();
     }
 
@@ -517,7 +517,7 @@ impl Store {
 
     /// With the producers' latch.
     #[cold]
-    fn finish_closing(&self, producers: Latched<'_>) {
+    fn finish_closing(&self, producers: RobustSpinGuard<'_>) {
         self.shared.items.0.before_change(&self.items);
         self.shared.nature.closed.store(CLOSED, SeqCst);
         drop(producers);
@@ -544,21 +544,21 @@ impl Store {
 
     /// Takes the producers' latch, and completes what a dead one has begun.
     #[inline]
-    fn producers(&self) -> Result<Latched<'_>, Stalled> {
-        let latched = self.shared.producers.latch.lock()?;
-        if latched.inherited {
+    fn producers(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        let guard = self.shared.producers.spin_lock.lock()?;
+        if guard.inherited {
             self.inherit_producers();
         }
-        Ok(latched)
+        Ok(guard)
     }
 
     /// The same, for what can't fail.
-    fn producers_endlessly(&self) -> Latched<'_> {
-        let latched = self.shared.producers.latch.lock_endlessly();
-        if latched.inherited {
+    fn producers_endlessly(&self) -> RobustSpinGuard<'_> {
+        let guard = self.shared.producers.spin_lock.lock_endlessly();
+        if guard.inherited {
             self.inherit_producers();
         }
-        latched
+        guard
     }
 
     #[cold]
@@ -576,21 +576,21 @@ impl Store {
     }
 
     /// Takes the consumers' latch, and puts right what a dead one has left.
-    fn consumers(&self) -> Result<Latched<'_>, Stalled> {
-        let latched = self.shared.consumers.latch.lock()?;
-        if latched.inherited {
+    fn consumers(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        let guard = self.shared.consumers.spin_lock.lock()?;
+        if guard.inherited {
             self.inherit_consumers();
         }
-        Ok(latched)
+        Ok(guard)
     }
 
     /// The same, for what can't fail.
-    fn consumers_endlessly(&self) -> Latched<'_> {
-        let latched = self.shared.consumers.latch.lock_endlessly();
-        if latched.inherited {
+    fn consumers_endlessly(&self) -> RobustSpinGuard<'_> {
+        let guard = self.shared.consumers.spin_lock.lock_endlessly();
+        if guard.inherited {
             self.inherit_consumers();
         }
-        latched
+        guard
     }
 
     #[cold]
@@ -633,9 +633,9 @@ impl Store {
         if self.flags & LIMITED != 0 {
             self.seems_within_limits(size)?;
         }
-        let latched = self.producers()?;
+        let guard = self.producers()?;
         if self.is_closing() {
-            drop(latched);
+            drop(guard);
             // Those who wait for items may not have been told yet.
             self.is_closed_in_time()?;
             return Err(Refusal::Closed);
@@ -705,7 +705,7 @@ impl Store {
         self.shared.tail.0.store(at + need, Release);
         own.number.store(number.wrapping_add(1), Release);
         own.bytes.store(bytes, Release);
-        drop(latched);
+        drop(guard);
         self.shared.items.0.after_change(1);
         if number.is_multiple_of(BETWEEN_LOOKS) && self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {
             // The consumers may not come by again.
@@ -805,7 +805,7 @@ impl Store {
     /// without that, if there may be some already.
     fn arm_for_room(&self, size: u64, behind: Option<Option<u64>>, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let head = &self.shared.consumers.head;
-        let _latched = self.consumers()?;
+        let _guard = self.consumers()?;
         let put = self.put_so_far();
         let found = head.load(SeqCst);
         let is_full = match self.taken_before(found & !ARMED) {
@@ -963,8 +963,8 @@ impl Store {
     #[cold]
     fn give_back_steps(&self) {
         let own = &self.shared.producers;
-        let Some(latched) = own.latch.try_lock() else { return };
-        if latched.inherited {
+        let Some(guard) = own.spin_lock.try_lock() else { return };
+        if guard.inherited {
             self.inherit_producers();
         }
         let (_, mask) = self.geometry();
@@ -1116,7 +1116,7 @@ impl Store {
             false => None,
         };
         let taken = match self.consumers() {
-            Ok(_latched) => self.take_under_latch(scratch, &mut lease),
+            Ok(_guard) => self.take_locked(scratch, &mut lease),
             Err(stalled) => Err(stalled.into()),
         };
         if let Some(unused) = lease {
@@ -1133,7 +1133,7 @@ impl Store {
     }
 
     /// With where the head was, and is.
-    fn take_under_latch(
+    fn take_locked(
         &self,
         scratch: &mut Scratch,
         lease: &mut Option<u32>,
@@ -1296,7 +1296,7 @@ impl Store {
         let mut suspects = Vec::new();
         {
             // While nobody is about to take an item.
-            let _latched = self.consumers()?;
+            let _guard = self.consumers()?;
             let head = self.head();
             for (index, descriptor) in blocks.all() {
                 let taken = descriptor.position.load(SeqCst) < head;
@@ -1434,7 +1434,7 @@ impl Store {
         let book = self.workers();
         loop {
             {
-                let _latched = self.producers()?;
+                let _guard = self.producers()?;
                 let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
                 let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
                 if let Some(entry) = place.and_then(|place| book.entry(place)) {
@@ -1449,7 +1449,7 @@ impl Store {
                 }
             }
             let room = book.make_room().map_err(Refusal::system("its list of processes"))?;
-            let _latched = self.producers()?;
+            let _guard = self.producers()?;
             book.add_room(room);
         }
     }
@@ -1483,7 +1483,7 @@ impl Store {
     pub(super) fn give_up_lease(&self, index: u32, me: Identity) {
         let Ok(lease) = self.blocks().descriptor(index) else { return };
         let returned = {
-            let _latched = self.producers_endlessly();
+            let _guard = self.producers_endlessly();
             self.shared.items.0.before_change(&self.items);
             let returned = lease.change(State::Leased(me), State::Returned);
             // If this process dies in between, the process that inherits the latch makes the list
@@ -1502,7 +1502,7 @@ impl Store {
     pub(super) fn give_up_leases_of(&self, dead: &[Identity]) -> Result<(), Stalled> {
         let mut count = 0;
         {
-            let _latched = self.producers()?;
+            let _guard = self.producers()?;
             self.shared.items.0.before_change(&self.items);
             for (index, lease) in self.blocks().all() {
                 let state = lease.state();
@@ -1531,7 +1531,7 @@ impl Store {
     /// Takes the oldest lease that has been given up.
     pub(super) fn take_given_up(&self, me: Identity) -> Result<Option<Taken>, Refusal> {
         self.enlist()?;
-        let _latched = self.producers()?;
+        let _guard = self.producers()?;
         let Some((index, lease)) = self.pop_returned(me) else { return Ok(None) };
         let deliveries = lease.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
         let place = Place::Block(index, lease.len.load(SeqCst));
@@ -1541,7 +1541,7 @@ impl Store {
     /// Does what finishes work, as those must learn of who wait for that.
     pub(super) fn change_work(&self, finish: impl FnOnce() -> bool) -> bool {
         let finished = {
-            let _latched = self.consumers_endlessly();
+            let _guard = self.consumers_endlessly();
             if let Some(room) = &self.room {
                 self.shared.room.0.before_change(room);
             }
@@ -1572,7 +1572,7 @@ impl Store {
     }
 
     pub(super) fn look_at_work(&self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _latched = self.consumers()?;
+        let _guard = self.consumers()?;
         let done = self.unfinished() == 0;
         if !done {
             arm();
@@ -1580,10 +1580,14 @@ impl Store {
         Ok(done)
     }
 
-    pub(super) fn wait_for_work<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
+    pub(super) fn wait_for_work<W: WaitOp>(
+        &self,
+        deadline: Option<Instant>,
+        wish: &mut W,
+    ) -> Result<W::Outcome, WaitFailure> {
         match &self.room {
             Some(room) => self.shared.room.0.wait(room, deadline, wish),
-            None => Err(Vain::Alone),
+            None => Err(WaitFailure::Alone),
         }
     }
 
@@ -1595,7 +1599,12 @@ impl Store {
 
     /// Puts an item; waits while there is no room for it.
     #[inline]
-    pub(crate) fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: Through<'_>) -> Result<(), Refusal> {
+    pub(crate) fn put(
+        &self,
+        item: &Item<'_>,
+        deadline: Option<Instant>,
+        through: ViaHandle<'_>,
+    ) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
             (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
                 self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowd: Crowd::No, through })?
@@ -1610,7 +1619,7 @@ impl Store {
         &self,
         scratch: &mut Scratch,
         deadline: Option<Instant>,
-        through: Through<'_>,
+        through: ViaHandle<'_>,
     ) -> Result<Taken, Refusal> {
         match self.take_any(scratch)? {
             Some(taken) => Ok(taken),
@@ -1620,7 +1629,7 @@ impl Store {
 
     /// As [`put`](Store::put), as a future.
     #[cfg(feature = "async")]
-    pub(crate) async fn put_async(&self, item: &Item<'_>, through: Through<'_>) -> Result<(), Refusal> {
+    pub(crate) async fn put_async(&self, item: &Item<'_>, through: ViaHandle<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
             (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
                 self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowd: Crowd::No, through }).await?
@@ -1631,7 +1640,7 @@ impl Store {
 
     /// As [`take`](Store::take), as a future.
     #[cfg(feature = "async")]
-    pub(crate) async fn take_async(&self, scratch: &mut Scratch, through: Through<'_>) -> Result<Taken, Refusal> {
+    pub(crate) async fn take_async(&self, scratch: &mut Scratch, through: ViaHandle<'_>) -> Result<Taken, Refusal> {
         self.shared.items.0.wait_async(&self.items, &mut Take { store: self, scratch, through }).await?
     }
 
@@ -1658,14 +1667,14 @@ impl Store {
     /// now and then. For a caller that can't itself.
     #[inline]
     pub(crate) fn has_lost_its_takers(&self) -> bool {
-        self.census.is_due() && self.look_for_takers()
+        self.change_rate.is_due() && self.look_for_takers()
     }
 
     #[cold]
     fn look_for_takers(&self) -> bool {
         let is_deserted = self.takers.is_deserted();
         if is_deserted {
-            self.census.look_again();
+            self.change_rate.look_again();
         }
         is_deserted
     }
@@ -1683,15 +1692,15 @@ impl Store {
 
     /// The same descriptor, for one that [arms](Store::arm) it itself.
     pub(crate) fn fd_to_sleep_on(&self) -> BorrowedFd<'_> {
-        let door = self.items.fd_to_poll();
-        if self.bell.get().is_none()
-            && let Ok(bell) = Bell::new(door)
+        let wake_pipe = self.items.fd_to_poll();
+        if self.ready_fd.get().is_none()
+            && let Ok(ready_fd) = ReadyFd::new(wake_pipe)
         {
             // Another thread may have been quicker.
-            let _ = self.bell.set(bell);
+            let _ = self.ready_fd.set(ready_fd);
         }
         // At the limit of open files it is the door itself.
-        self.bell.get().map_or(door, Bell::fd)
+        self.ready_fd.get().map_or(wake_pipe, ReadyFd::fd)
     }
 
     /// Has the descriptor tell of the next item, if it has been asked for. False if there may be
@@ -1704,25 +1713,25 @@ impl Store {
 
     /// Has the door of the items rung at when there may be something to take. False if there may be already.
     pub(crate) fn arm(&self) -> bool {
-        let mut take = Take { store: self, scratch: &mut Scratch::new(), through: Through::Other };
+        let mut take = Take { store: self, scratch: &mut Scratch::new(), through: ViaHandle::Other };
         // If it can't be looked at now, there may be something.
         let is_empty =
             !within(Limit::Moment, || take.look(&mut || self.shared.items.0.arm(&self.items))).unwrap_or(true);
-        is_empty && self.bell.get().is_none_or(|bell| self.set(bell))
+        is_empty && self.ready_fd.get().is_none_or(|ready_fd| self.set(ready_fd))
     }
 
     /// Has the bell tell of whatever else may come. False if something has by now.
-    fn set(&self, bell: &Bell) -> bool {
+    fn set(&self, ready_fd: &ReadyFd) -> bool {
         if self.is_joinable() {
             // Those that come later ring at the door.
             let looked = within(Limit::Moment, || self.look_after_workers(true));
-            self.with_workers(|workers| bell.watch(workers.iter()));
+            self.with_workers(|workers| ready_fd.watch(workers.iter()));
             if looked.is_err() || self.has_returned() {
                 return false;
             }
         }
         self.give_back_when_quiet();
-        bell.remind(self.blocks().has_kept_more().then_some(QUIET));
+        ready_fd.remind(self.blocks().has_kept_more().then_some(QUIET));
         true
     }
 
@@ -1787,7 +1796,7 @@ struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
     crowd: Crowd,
-    through: Through<'a>,
+    through: ViaHandle<'a>,
 }
 
 /// Whether it was for want of room for its handles that an item could not be put, at the last
@@ -1801,7 +1810,7 @@ enum Crowd {
     Behind(Option<u64>),
 }
 
-impl Wish for Put<'_> {
+impl WaitOp for Put<'_> {
     type Outcome = Result<(), Refusal>;
 
     fn attempt(&mut self) -> Option<Result<(), Refusal>> {
@@ -1841,7 +1850,7 @@ impl Wish for Put<'_> {
         outcome.as_ref().is_err_and(|refusal| refusal.stalled().is_some())
     }
 
-    fn through(&self) -> Through<'_> {
+    fn through(&self) -> ViaHandle<'_> {
         self.through
     }
 
@@ -1857,10 +1866,10 @@ impl Wish for Put<'_> {
 struct Take<'a> {
     store: &'a Store,
     scratch: &'a mut Scratch,
-    through: Through<'a>,
+    through: ViaHandle<'a>,
 }
 
-impl Wish for Take<'_> {
+impl WaitOp for Take<'_> {
     type Outcome = Result<Taken, Refusal>;
 
     fn attempt(&mut self) -> Option<Result<Taken, Refusal>> {
@@ -1872,7 +1881,7 @@ impl Wish for Take<'_> {
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _latched = self.store.producers()?;
+        let _guard = self.store.producers()?;
         let is_empty = self.store.is_empty() && !self.store.is_closing();
         if is_empty {
             arm();
@@ -1902,7 +1911,7 @@ impl Wish for Take<'_> {
         Ok(self.store.is_joinable() && self.store.lease_owners().any(|owner| owner != me))
     }
 
-    fn through(&self) -> Through<'_> {
+    fn through(&self) -> ViaHandle<'_> {
         self.through
     }
 

@@ -1,4 +1,4 @@
-//! Futures that wait for an [`Owned`] word: they have a thread sleep on it, and take it themselves.
+//! Futures that wait for an [`RobustWord`] word: they have a thread sleep on it, and take it themselves.
 //! `PROTOCOL.md`, "Futures that wait for an owned word".
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::signal;
 
 use super::backoff::Backoff;
-use super::owned::{Guarded, Kept, LOOK, Owned, Patience, Refusal};
+use super::robust_word::{LOOK, LockMapping, Patience, PoisonableWord, Refusal, RobustWord};
 use super::segment::Layout;
 
 /// How long a future that has been told is waited for before others are told. A task may need a
@@ -35,7 +35,7 @@ const MOST_IDLE: usize = 4;
 /// A segment with one word that futures wait for.
 pub(crate) trait Site: Layout {
     /// The word.
-    fn guarded(&self) -> &Guarded;
+    fn poisonable(&self) -> &PoisonableWord;
 }
 
 /// The futures that wait for a word through one handle.
@@ -182,7 +182,7 @@ impl Waiters {
 
 /// A future's wait for a word.
 pub(crate) struct Wait<'a, L: Site> {
-    kept: &'a Arc<Kept<L>>,
+    mapping: &'a Arc<LockMapping<L>>,
     /// Under which it is among the [`Waiters`].
     number: Option<u64>,
 }
@@ -197,16 +197,16 @@ pub(crate) enum Denied {
 }
 
 impl<'a, L: Site> Wait<'a, L> {
-    pub(crate) fn new(kept: &'a Arc<Kept<L>>) -> Wait<'a, L> {
-        Wait { kept, number: None }
+    pub(crate) fn new(mapping: &'a Arc<LockMapping<L>>) -> Wait<'a, L> {
+        Wait { mapping, number: None }
     }
 
     /// Takes the word, for the calling thread, or has the task woken when it is worth another try.
     /// If another future has taken it in the same thread, that is waited for as well.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
-        let guarded = self.kept.guarded();
-        let try_once = || match guarded.take(self.kept, 0, Patience::None, || true) {
-            Err(Refusal::Mine) if self.kept.is_taken_in_future() => Err(Refusal::Busy),
+        let poisonable = self.mapping.poisonable();
+        let try_once = || match poisonable.take(self.mapping, 0, Patience::None, || true) {
+            Err(Refusal::Mine) if self.mapping.is_taken_in_future() => Err(Refusal::Busy),
             taken => taken,
         };
         let mut was_told = false;
@@ -221,9 +221,9 @@ impl<'a, L: Site> Wait<'a, L> {
                 Err(Refusal::Busy) => {}
                 result => return Poll::Ready(self.done(result.map_err(Denied::Refused))),
             }
-            let adopt = |reserved: &Reserved| guarded.adopt(self.kept, reserved.thread, reserved.inherited);
-            let serve = || start_waiter(self.kept.clone());
-            match self.kept.waiters().wait(&mut self.number, context.waker(), adopt, serve) {
+            let adopt = |reserved: &Reserved| poisonable.adopt(self.mapping, reserved.thread, reserved.inherited);
+            let serve = || start_waiter(self.mapping.clone());
+            match self.mapping.waiters().wait(&mut self.number, context.waker(), adopt, serve) {
                 Ok(Next::Taken) => return Poll::Ready(self.done(Ok(()))),
                 Ok(Next::Try) => was_told = true,
                 Ok(Next::Wait) => return Poll::Pending,
@@ -234,7 +234,7 @@ impl<'a, L: Site> Wait<'a, L> {
 
     fn done(&mut self, result: Result<(), Denied>) -> Result<(), Denied> {
         if result.is_ok() {
-            self.kept.note_future();
+            self.mapping.note_future();
         }
         self.leave();
         result
@@ -242,7 +242,7 @@ impl<'a, L: Site> Wait<'a, L> {
 
     fn leave(&mut self) {
         if let Some(number) = self.number.take() {
-            self.kept.waiters().leave(number);
+            self.mapping.waiters().leave(number);
         }
     }
 }
@@ -255,17 +255,17 @@ impl<L: Site> Drop for Wait<'_, L> {
 
 /// What a waiter thread serves, whatever it lies in.
 trait Served: Send + Sync {
-    fn word(&self) -> &Owned;
+    fn word(&self) -> &RobustWord;
     fn waiters(&self) -> &Waiters;
 }
 
-impl<L: Site> Served for Kept<L> {
-    fn word(&self) -> &Owned {
-        self.guarded().owned()
+impl<L: Site> Served for LockMapping<L> {
+    fn word(&self) -> &RobustWord {
+        self.poisonable().word()
     }
 
     fn waiters(&self) -> &Waiters {
-        Kept::waiters(self)
+        LockMapping::waiters(self)
     }
 }
 
@@ -361,7 +361,7 @@ fn serve(served: &dyn Served) {
 
 /// Takes the word as a thread does that was woken, for which it is free now or within some
 /// microseconds.
-fn take_soon(word: &Owned, thread: Thread) -> Option<bool> {
+fn take_soon(word: &RobustWord, thread: Thread) -> Option<bool> {
     let mut backoff = Backoff::new();
     loop {
         if let Some(inherited) = word.take_announced(thread) {
@@ -484,41 +484,41 @@ mod tests {
 
     layout! {
         struct One: "one word", 0x7fff_0002 {
-            guarded: Guarded,
+            poisonable: PoisonableWord,
         }
     }
 
     impl Site for One {
-        fn guarded(&self) -> &Guarded {
-            &self.guarded
+        fn poisonable(&self) -> &PoisonableWord {
+            &self.poisonable
         }
     }
 
-    type Word = Arc<Kept<One>>;
+    type Word = Arc<LockMapping<One>>;
 
-    fn take(kept: &Word, patience: Patience) -> Result<(), Refusal> {
-        kept.guarded.take(kept, 0, patience, || true)
+    fn take(mapping: &Word, patience: Patience) -> Result<(), Refusal> {
+        mapping.poisonable.take(mapping, 0, patience, || true)
     }
 
-    async fn take_async(kept: &Word) {
-        let mut wait = Wait::new(kept);
+    async fn take_async(mapping: &Word) {
+        let mut wait = Wait::new(mapping);
         poll_fn(|context| wait.poll(context)).await.unwrap();
     }
 
     /// A thread that has the word until it is told to give it up.
-    fn holder(kept: &Word) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
-        holder_that(kept, false)
+    fn holder(mapping: &Word) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        holder_that(mapping, false)
     }
 
     /// The same, which ends without giving it up if it `dies`.
-    fn holder_that(kept: &Word, dies: bool) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+    fn holder_that(mapping: &Word, dies: bool) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
         let ((taken, is_taken), (go, wait)) = (mpsc::channel(), mpsc::channel());
-        let kept = kept.clone();
+        let mapping = mapping.clone();
         let thread = std::thread::spawn(move || {
-            take(&kept, Patience::Endless).unwrap();
+            take(&mapping, Patience::Endless).unwrap();
             taken.send(()).unwrap();
             wait.recv().unwrap();
-            assert!(dies || kept.guarded.give_up(&kept, 0));
+            assert!(dies || mapping.poisonable.give_up(&mapping, 0));
         });
         is_taken.recv().unwrap();
         (go, thread)
@@ -533,28 +533,28 @@ mod tests {
     }
 
     fn a_wait_a_dropped_one_and_another() {
-        let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
-        let (go, thread) = holder(&kept);
-        let mut dropped = Wait::new(&kept);
+        let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
+        let (go, thread) = holder(&mapping);
+        let mut dropped = Wait::new(&mapping);
         let mut context = Context::from_waker(Waker::noop());
         assert!(dropped.poll(&mut context).is_pending());
-        wait_for(|| kept.waiters().state().is_at_word);
+        wait_for(|| mapping.waiters().state().is_at_word);
         drop(dropped);
-        assert!(kept.waiters().state().futures.is_empty());
+        assert!(mapping.waiters().state().futures.is_empty());
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                block_on(take_async(&kept));
-                assert!(kept.is_taken_in_future() && kept.guarded.give_up(&kept, 0));
+                block_on(take_async(&mapping));
+                assert!(mapping.is_taken_in_future() && mapping.poisonable.give_up(&mapping, 0));
             });
-            wait_for(|| !kept.waiters().state().futures.is_empty());
+            wait_for(|| !mapping.waiters().state().futures.is_empty());
             go.send(()).unwrap();
             waiter.join().unwrap();
         });
         thread.join().unwrap();
         // No future waits, and the waiter thread has gone, with its part of the handle.
-        wait_for(|| !kept.waiters().state().is_served && Arc::strong_count(&kept) == 1);
-        take(&kept, Patience::None).unwrap();
-        assert!(!kept.is_taken_in_future() && kept.guarded.give_up(&kept, 0));
+        wait_for(|| !mapping.waiters().state().is_served && Arc::strong_count(&mapping) == 1);
+        take(&mapping, Patience::None).unwrap();
+        assert!(!mapping.is_taken_in_future() && mapping.poisonable.give_up(&mapping, 0));
     }
 
     #[test]
@@ -567,79 +567,79 @@ mod tests {
     }
 
     /// Waits until the waiter thread has taken the word for the future.
-    fn wait_for_reservation(kept: &Word) {
-        wait_for(|| kept.waiters().state().reserved.is_some());
+    fn wait_for_reservation(mapping: &Word) {
+        wait_for(|| mapping.waiters().state().reserved.is_some());
     }
 
     #[test]
     fn what_is_missed_again_and_again_is_taken_for_a_future() {
         for round in 0..60 {
-            let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
+            let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
             let dies = round % 2 == 0;
-            let (go, thread) = holder_that(&kept, dies);
+            let (go, thread) = holder_that(&mapping, dies);
             let mut context = Context::from_waker(Waker::noop());
-            let mut wait = Wait::new(&kept);
+            let mut wait = Wait::new(&mapping);
             assert!(wait.poll(&mut context).is_pending());
-            kept.waiters().state().losses = LOSSES;
+            mapping.waiters().state().losses = LOSSES;
             // It decides with the next look.
-            kept.waiters().signal.fetch_add(1, SeqCst);
-            futex::wake(&kept.waiters().signal, 1);
+            mapping.waiters().signal.fetch_add(1, SeqCst);
+            futex::wake(&mapping.waiters().signal, 1);
             go.send(()).unwrap();
             thread.join().unwrap();
-            wait_for_reservation(&kept);
+            wait_for_reservation(&mapping);
             match round % 3 {
                 0 => {
                     // It may have been given up again, if this thread was kept waiting.
                     while wait.poll(&mut context).is_pending() {}
-                    assert!(kept.is_taken_in_future());
-                    assert_eq!(kept.guarded.grief().is_some(), dies);
-                    assert!(kept.guarded.give_up(&kept, 0));
+                    assert!(mapping.is_taken_in_future());
+                    assert_eq!(mapping.poisonable.poison().is_some(), dies);
+                    assert!(mapping.poisonable.give_up(&mapping, 0));
                 }
                 1 => drop(wait),
                 _ => {
                     // It isn't polled, so that others have the word.
-                    take(&kept, Patience::Endless).unwrap();
-                    assert_eq!(kept.guarded.grief().is_some(), dies);
-                    assert!(kept.guarded.give_up(&kept, 0));
+                    take(&mapping, Patience::Endless).unwrap();
+                    assert_eq!(mapping.poisonable.poison().is_some(), dies);
+                    assert!(mapping.poisonable.give_up(&mapping, 0));
                     drop(wait);
                 }
             }
-            take(&kept, Patience::Endless).unwrap();
-            assert_eq!(kept.guarded.grief().is_some(), dies, "the death is not forgotten");
-            assert!(kept.guarded.give_up(&kept, 0));
-            wait_for(|| !kept.waiters().state().is_served);
+            take(&mapping, Patience::Endless).unwrap();
+            assert_eq!(mapping.poisonable.poison().is_some(), dies, "the death is not forgotten");
+            assert!(mapping.poisonable.give_up(&mapping, 0));
+            wait_for(|| !mapping.waiters().state().is_served);
         }
         assert_eq!(Thread::current().count(), 0);
     }
 
     #[test]
     fn tasks_that_are_not_polled_keep_it_from_nobody() {
-        let kept: Word = Arc::new(Kept::new(Segment::create().unwrap()));
-        let (go, thread) = holder(&kept);
+        let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
+        let (go, thread) = holder(&mapping);
         let mut context = Context::from_waker(Waker::noop());
-        let mut stuck = [Wait::new(&kept), Wait::new(&kept), Wait::new(&kept)];
+        let mut stuck = [Wait::new(&mapping), Wait::new(&mapping), Wait::new(&mapping)];
         for wait in &mut stuck {
             assert!(wait.poll(&mut context).is_pending());
         }
-        wait_for(|| kept.waiters().state().is_at_word);
+        wait_for(|| mapping.waiters().state().is_at_word);
         std::thread::scope(|scope| {
             let other = scope.spawn(|| {
-                take(&kept, Patience::Endless).unwrap();
-                assert!(kept.guarded.give_up(&kept, 0));
+                take(&mapping, Patience::Endless).unwrap();
+                assert!(mapping.poisonable.give_up(&mapping, 0));
             });
             let task = scope.spawn(|| {
-                block_on(take_async(&kept));
-                assert!(kept.guarded.give_up(&kept, 0));
+                block_on(take_async(&mapping));
+                assert!(mapping.poisonable.give_up(&mapping, 0));
             });
             go.send(()).unwrap();
             task.join().unwrap();
             other.join().unwrap();
         });
         thread.join().unwrap();
-        let state = kept.waiters().state();
+        let state = mapping.waiters().state();
         assert_eq!((state.futures.len(), state.is_served), (3, true));
         drop(state);
         drop(stuck);
-        wait_for(|| !kept.waiters().state().is_served);
+        wait_for(|| !mapping.waiters().state().is_served);
     }
 }

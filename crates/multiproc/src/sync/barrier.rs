@@ -1,6 +1,6 @@
 //! [`Barrier`]: nobody goes on before all have come.
 //!
-//! Rounds, and a list of who has arrived. `PROTOCOL.md`, "Barrier".
+//! BarrierState, and a list of who has arrived. `PROTOCOL.md`, "Barrier".
 
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use crate::error::{Error, Result};
+use crate::shm::barrier_state::{self, BarrierState, Cause};
 use crate::shm::object::Object;
-use crate::shm::rounds::{self, Cause, Rounds};
 
 /// A place where a number of parties wait for each other, again and again: Python's `multiprocessing.Barrier`.
 ///
@@ -51,7 +51,7 @@ use crate::shm::rounds::{self, Cause, Rounds};
 /// A word with the round, and a list of processes, in a memfd, changed under a robust futex. Who waits tries for some microseconds, sleeps on a futex for some
 /// milliseconds, and then in poll(2), on the pidfds of the other parties among others, for as long as it takes.
 pub struct Barrier {
-    rounds: Object<Rounds>,
+    barrier_state: Object<BarrierState>,
 }
 
 impl Barrier {
@@ -60,12 +60,12 @@ impl Barrier {
     /// # Errors
     /// [`Error::Make`]: no party, or more than [`MAX_PARTIES`](Barrier::MAX_PARTIES); no descriptor or no memory is left.
     pub fn new(parties: usize) -> Result<Barrier> {
-        let rounds = Rounds::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
-        Ok(Barrier { rounds })
+        let barrier_state = BarrierState::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
+        Ok(Barrier { barrier_state })
     }
 
     /// How many parties there may be at most.
-    pub const MAX_PARTIES: usize = rounds::MOST;
+    pub const MAX_PARTIES: usize = barrier_state::MOST;
 
     /// Waits until all have come.
     ///
@@ -145,7 +145,7 @@ impl Barrier {
         action: Option<impl FnOnce()>,
     ) -> Result<BarrierWaitResult, BarrierError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        match self.rounds.wait(deadline, action) {
+        match self.barrier_state.wait(deadline, action) {
             Ok(index) => Ok(BarrierWaitResult { index }),
             Err((_, Some(error))) => Err(BarrierError::System(error)),
             Err((cause, None)) => Err(BarrierError::Broken(cause.into())),
@@ -154,40 +154,40 @@ impl Barrier {
 
     /// Breaks it: all who wait or come are told so, until it is reset.
     pub fn abort(&self) {
-        self.rounds.break_round(None, Cause::Aborted(multiproc_os::threads::getpid()));
+        self.barrier_state.break_round(None, Cause::Aborted(multiproc_os::threads::getpid()));
     }
 
     /// Makes it as it was when it was new. Those who wait are told that it is broken; no process is expected any more because it was there before.
     pub fn reset(&self) {
-        self.rounds.reset();
+        self.barrier_state.reset();
     }
 
     /// How many parties wait for each other.
     pub fn parties(&self) -> usize {
-        self.rounds.parties()
+        self.barrier_state.parties()
     }
 
     /// How many have come and wait at this moment.
     pub fn n_waiting(&self) -> usize {
-        self.rounds.arrived()
+        self.barrier_state.arrived()
     }
 
     /// Whether it is broken.
     pub fn is_broken(&self) -> bool {
-        self.rounds.is_broken()
+        self.barrier_state.is_broken()
     }
 }
 
 impl Clone for Barrier {
     fn clone(&self) -> Barrier {
-        Barrier { rounds: self.rounds.clone() }
+        Barrier { barrier_state: self.barrier_state.clone() }
     }
 }
 
 impl Drop for Barrier {
     fn drop(&mut self) {
-        if self.rounds.retire() {
-            self.rounds.leave();
+        if self.barrier_state.retire() {
+            self.barrier_state.leave();
         }
     }
 }
@@ -204,13 +204,13 @@ impl fmt::Debug for Barrier {
 
 impl Serialize for Barrier {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        travel::serialize(&self.rounds, serializer)
+        travel::serialize(&self.barrier_state, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Barrier {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Barrier, D::Error> {
-        travel::deserialize(deserializer).map(|rounds| Barrier { rounds })
+        travel::deserialize(deserializer).map(|barrier_state| Barrier { barrier_state })
     }
 }
 

@@ -12,10 +12,10 @@ use super::lock::{Lock, LockGuard};
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
-use crate::shm::latch::{Limit, Stalled};
-use crate::shm::lot::Vain;
-use crate::shm::notices::Notices;
 use crate::shm::object::Object;
+use crate::shm::spin_lock::{Limit, Stalled};
+use crate::shm::tickets::Tickets;
+use crate::shm::wait_queue::WaitFailure;
 
 /// A lock with which to wait for what others do: Python's `multiprocessing.Condition`.
 ///
@@ -65,7 +65,7 @@ use crate::shm::object::Object;
 #[derive(Clone)]
 pub struct Condition {
     lock: Lock,
-    notices: Object<Notices>,
+    tickets: Object<Tickets>,
 }
 
 /// What locking gives if it is waited for as long as it takes.
@@ -106,8 +106,8 @@ impl Condition {
     }
 
     fn of(lock: Lock) -> Result<Condition> {
-        let notices = Notices::create().map_err(|source| Error::Make { what: "condition", source })?;
-        Ok(Condition { lock, notices })
+        let tickets = Tickets::create().map_err(|source| Error::Make { what: "condition", source })?;
+        Ok(Condition { lock, tickets })
     }
 
     /// Waits until nobody holds the lock, and holds it until the guard is dropped.
@@ -115,7 +115,7 @@ impl Condition {
     /// # Errors
     /// As [`Lock::lock`].
     pub fn lock(&self) -> Locked<'_> {
-        self.notices.enlist(Limit::Endless);
+        self.tickets.enlist(Limit::Endless);
         let lock = self.lock.lock();
         lock.map(|guard| self.guard(guard)).map_err(|error| self.guarded(error))
     }
@@ -125,7 +125,7 @@ impl Condition {
     /// # Errors
     /// As [`Lock::lock`].
     pub fn try_lock(&self) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
-        self.notices.enlist(Limit::Moment);
+        self.tickets.enlist(Limit::Moment);
         let lock = self.lock.try_lock();
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -136,7 +136,7 @@ impl Condition {
     /// As [`Lock::lock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
         let begun = Instant::now();
-        self.notices.enlist(deadline(timeout).into());
+        self.tickets.enlist(deadline(timeout).into());
         let lock = self.lock.lock_timeout(timeout.saturating_sub(begun.elapsed()));
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -150,7 +150,7 @@ impl Condition {
     /// The lock may be taken without this condition.
     fn share_lock(&self) {
         self.lock.share();
-        self.notices.expect_strangers();
+        self.tickets.expect_others();
     }
 
     fn guard<'a>(&'a self, guard: LockGuard<'a>) -> ConditionGuard<'a> {
@@ -164,7 +164,7 @@ impl Condition {
 
 impl fmt::Debug for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Condition").field("lock", &self.lock).field("waiting", &self.notices.waiting()).finish()
+        f.debug_struct("Condition").field("lock", &self.lock).field("waiting", &self.tickets.waiting()).finish()
     }
 }
 
@@ -173,11 +173,11 @@ impl fmt::Debug for Condition {
 struct Outgoing<'a> {
     lock: &'a Lock,
     #[serde(serialize_with = "serialize_notices")]
-    notices: &'a Object<Notices>,
+    tickets: &'a Object<Tickets>,
 }
 
-fn serialize_notices<S: Serializer>(notices: &&Object<Notices>, serializer: S) -> Result<S::Ok, S::Error> {
-    travel::serialize(notices, serializer)
+fn serialize_notices<S: Serializer>(tickets: &&Object<Tickets>, serializer: S) -> Result<S::Ok, S::Error> {
+    travel::serialize(tickets, serializer)
 }
 
 #[derive(Deserialize)]
@@ -185,19 +185,19 @@ fn serialize_notices<S: Serializer>(notices: &&Object<Notices>, serializer: S) -
 struct Incoming {
     lock: Lock,
     #[serde(deserialize_with = "travel::deserialize")]
-    notices: Object<Notices>,
+    tickets: Object<Tickets>,
 }
 
 impl Serialize for Condition {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Outgoing { lock: &self.lock, notices: &self.notices }.serialize(serializer)
+        Outgoing { lock: &self.lock, tickets: &self.tickets }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Condition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Condition, D::Error> {
-        let Incoming { lock, notices } = Incoming::deserialize(deserializer)?;
-        Ok(Condition { lock, notices })
+        let Incoming { lock, tickets } = Incoming::deserialize(deserializer)?;
+        Ok(Condition { lock, tickets })
     }
 }
 
@@ -289,7 +289,7 @@ impl ConditionGuard<'_> {
         if !self.guard.is_mine() {
             return 0;
         }
-        self.condition.notices.give(count.try_into().unwrap_or(u32::MAX)) as usize
+        self.condition.tickets.give(count.try_into().unwrap_or(u32::MAX)) as usize
     }
 
     /// As [`Lock::clear_poison`].
@@ -298,43 +298,43 @@ impl ConditionGuard<'_> {
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool, ConditionError> {
-        let Condition { lock, notices } = self.condition;
+        let Condition { lock, tickets } = self.condition;
         if !self.guard.is_mine() {
             return Err(ConditionError::Misuse(Misuse::NotHeld("condition")));
         }
         // Not whether it is poisoned: others may have put that right by the time one looks.
-        let griefs = lock.griefs();
-        let alarm = || lock.is_orphaned() || lock.griefs() != griefs;
+        let poison_count = lock.poison_count();
+        let alarm = || lock.is_orphaned() || lock.poison_count() != poison_count;
         let stalled = |stalled: Stalled| {
-            let waited = Err::<(), _>(Vain::System(stalled.into()));
+            let waited = Err::<(), _>(WaitFailure::System(stalled.into()));
             ConditionError::Wait(WaitError::of(waited, "wait for a condition", "notify").expect_err("it is an error"))
         };
         // The process may be a copy that has never taken the lock.
-        notices.enlist(deadline.into());
-        let number = notices.enter(deadline).map_err(stalled)?;
+        tickets.enlist(deadline.into());
+        let number = tickets.enter(deadline).map_err(stalled)?;
         let outcome = loop {
             let outcome =
-                match self.guard.while_given_up(deadline, || notices.wait(number, deadline, lock.users(), alarm)) {
+                match self.guard.while_given_up(deadline, || tickets.wait(number, deadline, lock.users(), alarm)) {
                     Ok(outcome) => outcome?,
                     Err(pid) => {
-                        notices.give_up(deadline);
+                        tickets.give_up(deadline);
                         return Err(ConditionError::Stopped { pid });
                     }
                 };
             // Taken with the lock held: who dies with it leaves a poisoned lock, which others see.
-            if notices.take(number, deadline).map_err(stalled)? {
+            if tickets.take(number, deadline).map_err(stalled)? {
                 break Ok(true);
             }
-            if outcome.is_err() || lock.griefs() != griefs {
-                notices.give_up(deadline);
+            if outcome.is_err() || lock.poison_count() != poison_count {
+                tickets.give_up(deadline);
                 break outcome.map(|()| true);
             }
         };
-        if let Some(grief) = lock.grief() {
-            return Err(ConditionError::Poisoned(Poisoned::new((), "condition", grief)));
+        if let Some(poison) = lock.poison() {
+            return Err(ConditionError::Poisoned(Poisoned::new((), "condition", poison)));
         }
         match outcome {
-            Err(Vain::Late) => Ok(false),
+            Err(WaitFailure::Late) => Ok(false),
             outcome => {
                 WaitError::of(outcome, "wait for a condition", "notify").map_err(ConditionError::Wait)?;
                 Ok(true)
@@ -352,8 +352,8 @@ impl Drop for ConditionGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // The lock is poisoned then, which all that wait are told.
-        if std::thread::panicking() && self.guard.condemn() {
-            self.condition.notices.alarm();
+        if std::thread::panicking() && self.guard.set_poisoned() {
+            self.condition.tickets.alarm();
         }
     }
 }

@@ -7,8 +7,8 @@ use std::fmt;
 use std::io;
 
 use crate::error::Error;
-use crate::shm::owned::{Grief, Holder, Refusal};
 use crate::shm::readers::Denial;
+use crate::shm::robust_word::{Holder, Poison, Refusal};
 
 /// Why a lock isn't simply held now: it is, but somebody has come to grief with it; or it isn't, because the caller has made a mistake.
 ///
@@ -91,18 +91,18 @@ pub enum PoisonCause {
     Panicked,
 }
 
-impl From<Grief> for PoisonCause {
-    fn from(grief: Grief) -> PoisonCause {
-        match grief {
-            Grief::Died => PoisonCause::Died,
-            Grief::Panicked => PoisonCause::Panicked,
+impl From<Poison> for PoisonCause {
+    fn from(poison: Poison) -> PoisonCause {
+        match poison {
+            Poison::Died => PoisonCause::Died,
+            Poison::Panicked => PoisonCause::Panicked,
         }
     }
 }
 
 impl<G> Poisoned<G> {
-    pub(crate) fn new(guard: G, what: &'static str, (grief, holder): (Grief, Option<Holder>)) -> Poisoned<G> {
-        Poisoned { guard, what, cause: grief.into(), holder }
+    pub(crate) fn new(guard: G, what: &'static str, (poison, holder): (Poison, Option<Holder>)) -> Poisoned<G> {
+        Poisoned { guard, what, cause: poison.into(), holder }
     }
 
     /// The guard.

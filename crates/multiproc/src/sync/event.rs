@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
-use crate::shm::flag::Flag;
+use crate::shm::event_state::Flag;
 use crate::shm::object::Object;
 
 /// A flag that processes can wait for: Python's `multiprocessing.Event`.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use multiproc_os::threads;
 
 use super::error::{LockError, Misuse, not_made};
-use super::hold::{Hold, held};
+use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
+use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 use crate::shm::users::{self, Users};
 
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(2);
 layout! {
     /// What lies in shared memory.
     pub(super) struct Shared: "lock", 0x10 {
-        pub(super) guarded: Guarded,
+        pub(super) poisonable: PoisonableWord,
         users: Users,
     }
 }
@@ -67,7 +67,7 @@ layout! {
 /// A robust futex (get_robust_list(2)) in a memfd. Who waits tries for some microseconds, and then sleeps.
 #[derive(Clone)]
 pub struct Lock {
-    pub(super) inner: Arc<Kept<Shared>>,
+    pub(super) inner: Arc<LockMapping<Shared>>,
 }
 
 /// What locking gives if it is waited for as long as it takes.
@@ -80,7 +80,7 @@ impl Lock {
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
     pub fn new() -> Result<Lock> {
         let segment = Segment::create().map_err(not_made(Shared::NAME))?;
-        Ok(Lock { inner: Arc::new(Kept::new(segment)) })
+        Ok(Lock { inner: Arc::new(LockMapping::new(segment)) })
     }
 
     /// Waits until nobody holds it, and holds it until the guard is dropped.
@@ -145,7 +145,7 @@ impl Lock {
     fn take(&self, patience: Patience) -> Result<(), Refusal> {
         let is_entered = self.enter();
         let mut inherited = false;
-        self.inner.guarded.take(&self.inner, 0, patience, || {
+        self.inner.poisonable.take(&self.inner, 0, patience, || {
             inherited = true;
             true
         })?;
@@ -173,14 +173,14 @@ impl Lock {
             self.enter();
         }
         if inherited {
-            self.tell_of_grief();
+            self.announce_poison();
         }
     }
 
     /// Makes those that wait for conditions which share it look whether somebody has come to grief
     /// with it.
     #[cold]
-    fn tell_of_grief(&self) {
+    fn announce_poison(&self) {
         if self.inner.users.are_asked_for() {
             self.users().tell();
         }
@@ -199,7 +199,7 @@ impl Lock {
     /// Of what has just been taken.
     #[inline]
     pub(super) fn guard(&self) -> Locked<'_> {
-        held(&self.inner.guarded, Shared::NAME, LockGuard { lock: self, hold: Hold::new() })
+        held(&self.inner.poisonable, Shared::NAME, LockGuard { lock: self, state: GuardState::new() })
     }
 
     #[cold]
@@ -209,33 +209,33 @@ impl Lock {
 
     /// Whether somebody holds it at this moment.
     pub fn is_locked(&self) -> bool {
-        self.inner.guarded.owned().owner().is_some()
+        self.inner.poisonable.word().owner().is_some()
     }
 
     /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.guarded.grief().is_some()
+        self.inner.poisonable.poison().is_some()
     }
 
     /// Whether a holder has died, and nobody has had it since.
     #[inline]
     pub(crate) fn is_orphaned(&self) -> bool {
-        self.inner.guarded.owned().is_orphaned()
+        self.inner.poisonable.word().is_orphaned()
     }
 
     /// Changes whenever somebody has come to grief with it, forgiven or not.
-    pub(crate) fn griefs(&self) -> u32 {
-        self.inner.guarded.griefs()
+    pub(crate) fn poison_count(&self) -> u32 {
+        self.inner.poisonable.poison_count()
     }
 
     /// How somebody has come to grief with it, if somebody has.
-    pub(crate) fn grief(&self) -> Option<(Grief, Option<Holder>)> {
-        self.inner.guarded.grief()
+    pub(crate) fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.inner.poisonable.poison()
     }
 
     /// Says that what it guards is in order again: who locks it from now on gets no error.
     pub fn clear_poison(&self) {
-        self.inner.guarded.forgive();
+        self.inner.poisonable.clear_poison();
     }
 }
 
@@ -245,7 +245,7 @@ impl fmt::Debug for Lock {
     }
 }
 
-travels!(Lock, |kept| Ok(Lock { inner: Arc::new(kept) }));
+travels!(Lock, |mapping| Ok(Lock { inner: Arc::new(mapping) }));
 
 /// A [`Lock`] that is held. Dropping it gives the lock up.
 ///
@@ -253,7 +253,7 @@ travels!(Lock, |kept| Ok(Lock { inner: Arc::new(kept) }));
 #[must_use = "the lock is given up when this is dropped"]
 pub struct LockGuard<'a> {
     lock: &'a Lock,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl<'a> LockGuard<'a> {
@@ -264,7 +264,7 @@ impl<'a> LockGuard<'a> {
 
     /// Whether the calling thread holds it: not if this is a copy that fork has made.
     pub(crate) fn is_mine(&self) -> bool {
-        self.lock.inner.guarded.is_mine()
+        self.lock.inner.poisonable.is_mine()
     }
 
     /// Gives it up while `wait` runs, and waits for it again for as long as it takes; after
@@ -291,7 +291,7 @@ impl<'a> LockGuard<'a> {
             if refusal != Refusal::Busy {
                 return Ok(Err(Misuse::of(refusal, Shared::NAME).expect("it is not that another has it")));
             }
-            let holder = self.lock.inner.guarded.owned().owner().and_then(|owner| threads::seen(owner as i32));
+            let holder = self.lock.inner.poisonable.word().owner().and_then(|owner| threads::seen(owner as i32));
             if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
                 return Err(holder.process);
             }
@@ -301,14 +301,14 @@ impl<'a> LockGuard<'a> {
 
     /// Poisons it, as the calling thread has panicked while it held it; says whether it has.
     #[cold]
-    pub(crate) fn condemn(&self) -> bool {
-        self.hold.end(&self.lock.inner.guarded);
+    pub(crate) fn set_poisoned(&self) -> bool {
+        self.state.end(&self.lock.inner.poisonable);
         self.is_mine() && self.lock.is_poisoned()
     }
 
     #[inline]
     fn give_up(&self) {
-        self.lock.inner.guarded.give_up(&self.lock.inner, 0);
+        self.lock.inner.poisonable.give_up(&self.lock.inner, 0);
     }
 }
 
@@ -321,9 +321,9 @@ impl fmt::Debug for LockGuard<'_> {
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.hold.end(&self.lock.inner.guarded);
+        self.state.end(&self.lock.inner.poisonable);
         if std::thread::panicking() {
-            self.lock.tell_of_grief();
+            self.lock.announce_poison();
         }
         self.give_up();
     }

@@ -24,12 +24,12 @@
 //!   lock. A [`Mutex`] can stand in for the first.
 
 #[cfg(feature = "async")]
-mod awaiting;
+mod async_locks;
 pub(crate) mod barrier;
 mod condition;
 pub(crate) mod error;
 pub(crate) mod event;
-pub(crate) mod hold;
+pub(crate) mod guard_state;
 mod lock;
 #[allow(unsafe_code)]
 mod mutex;

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{LockError, Misuse, not_made};
-use super::hold::{Hold, held};
+use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::cell::{Cell, Plain};
-use crate::shm::owned::{Guarded, Kept, Patience, Refusal};
+use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment};
 
 /// What lies in shared memory.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Shared<T> {
-    pub(super) guarded: Guarded,
+    pub(super) poisonable: PoisonableWord,
     cell: Cell<T>,
 }
 
@@ -87,7 +87,7 @@ unsafe impl<T: Plain> Layout for Shared<T> {
 /// # }
 /// ```
 pub struct Mutex<T: Plain> {
-    pub(super) inner: Arc<Kept<Shared<T>>>,
+    pub(super) inner: Arc<LockMapping<Shared<T>>>,
 }
 
 /// What locking gives if it is waited for as long as it takes.
@@ -105,7 +105,7 @@ impl<T: Plain> Mutex<T> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
         // SAFETY: it is new, so nobody else has it.
         unsafe { segment.cell.begin_with(value) };
-        Ok(Mutex { inner: Arc::new(Kept::new(segment)) })
+        Ok(Mutex { inner: Arc::new(LockMapping::new(segment)) })
     }
 
     /// A new one, with a value that is all zero; without that having been anywhere else before, as a large one might have no place on the stack.
@@ -126,7 +126,7 @@ impl<T: Plain> Mutex<T> {
     pub fn zeroed() -> Result<Mutex<T>> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
         segment.cell.begin();
-        Ok(Mutex { inner: Arc::new(Kept::new(segment)) })
+        Ok(Mutex { inner: Arc::new(LockMapping::new(segment)) })
     }
 
     /// Waits until nobody holds it, and holds it until the guard is dropped.
@@ -186,7 +186,7 @@ impl<T: Plain> Mutex<T> {
     /// False if the patience has come to its end.
     #[inline]
     fn take(&self, patience: Patience) -> Result<bool, Misuse> {
-        match self.inner.guarded.take(&self.inner, 0, patience, || true) {
+        match self.inner.poisonable.take(&self.inner, 0, patience, || true) {
             Ok(()) => Ok(true),
             Err(Refusal::Busy) => Ok(false),
             Err(refusal) => Err(Misuse::of(refusal, Shared::<T>::NAME).expect("it isn't that somebody has it")),
@@ -196,7 +196,7 @@ impl<T: Plain> Mutex<T> {
     /// Of what has just been taken.
     #[inline]
     pub(super) fn guard(&self) -> Locked<'_, T> {
-        held(&self.inner.guarded, Shared::<T>::NAME, MutexGuard { mutex: self, hold: Hold::new() })
+        held(&self.inner.poisonable, Shared::<T>::NAME, MutexGuard { mutex: self, state: GuardState::new() })
     }
 
     /// A copy of the value.
@@ -217,17 +217,17 @@ impl<T: Plain> Mutex<T> {
 
     /// Whether somebody holds it at this moment.
     pub fn is_locked(&self) -> bool {
-        self.inner.guarded.owned().owner().is_some()
+        self.inner.poisonable.word().owner().is_some()
     }
 
     /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.guarded.grief().is_some()
+        self.inner.poisonable.poison().is_some()
     }
 
     /// Says that the value is in order again: who locks it from now on gets no error.
     pub fn clear_poison(&self) {
-        self.inner.guarded.forgive();
+        self.inner.poisonable.clear_poison();
     }
 }
 
@@ -250,9 +250,9 @@ impl<T: Plain + fmt::Debug> fmt::Debug for Mutex<T> {
     }
 }
 
-travels!(Mutex<T: Plain>, |kept: Kept<Shared<T>>| {
-    kept.cell.check().map_err(serde::de::Error::custom)?;
-    Ok(Mutex { inner: Arc::new(kept) })
+travels!(Mutex<T: Plain>, |mapping: LockMapping<Shared<T>>| {
+    mapping.cell.check().map_err(serde::de::Error::custom)?;
+    Ok(Mutex { inner: Arc::new(mapping) })
 });
 
 /// A [`Mutex`] that is held, and by which its value is read and written. Dropping it gives the mutex up.
@@ -261,7 +261,7 @@ travels!(Mutex<T: Plain>, |kept: Kept<Shared<T>>| {
 #[must_use = "the mutex is given up when this is dropped"]
 pub struct MutexGuard<'a, T: Plain> {
     mutex: &'a Mutex<T>,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl<T: Plain> MutexGuard<'_, T> {
@@ -276,7 +276,7 @@ impl<T: Plain> Deref for MutexGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: the word is this guard's, so nobody else touches the value, and this guard is borrowed.
         unsafe { self.mutex.inner.cell.get() }
     }
@@ -285,7 +285,7 @@ impl<T: Plain> Deref for MutexGuard<'_, T> {
 impl<T: Plain> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: the word is this guard's, so nobody else touches the value, and this guard is borrowed to be changed.
         unsafe { self.mutex.inner.cell.get_mut() }
     }
@@ -306,7 +306,7 @@ impl<T: Plain + fmt::Display> fmt::Display for MutexGuard<'_, T> {
 impl<T: Plain> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.hold.end(&self.mutex.inner.guarded);
-        self.mutex.inner.guarded.give_up(&self.mutex.inner, 0);
+        self.state.end(&self.mutex.inner.poisonable);
+        self.mutex.inner.poisonable.give_up(&self.mutex.inner, 0);
     }
 }

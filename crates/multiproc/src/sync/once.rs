@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::error::{Misuse, PoisonCause, not_made};
-use super::hold::Hold;
+use super::guard_state::GuardState;
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::owned::{Grief, Guarded, Holder, Kept, Patience, Refusal};
+use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
     /// What lies in shared memory.
     struct Shared: "once", 0x14 {
-        guarded: Guarded,
+        poisonable: PoisonableWord,
         /// 0: nobody has begun.
         state: AtomicU32,
     }
@@ -58,13 +58,13 @@ const COMPLETE: u32 = 2;
 /// ```
 #[derive(Clone)]
 pub struct Once {
-    inner: Arc<Kept<Shared>>,
+    inner: Arc<LockMapping<Shared>>,
 }
 
 /// What was found by the closure of [`Once::call_once`].
 #[derive(Debug)]
 pub struct OnceState {
-    before: Option<(Grief, Option<Holder>)>,
+    before: Option<(Poison, Option<Holder>)>,
 }
 
 impl OnceState {
@@ -75,7 +75,7 @@ impl OnceState {
 
     /// What has happened to the last one who has begun.
     pub fn cause(&self) -> Option<PoisonCause> {
-        self.before.map(|(grief, _)| grief.into())
+        self.before.map(|(poison, _)| poison.into())
     }
 
     /// The process that it has happened to, if that is known.
@@ -91,7 +91,7 @@ impl Once {
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
     pub fn new() -> Result<Once> {
         let segment = Segment::create().map_err(not_made(Shared::NAME))?;
-        Ok(Once { inner: Arc::new(Kept::new(segment)) })
+        Ok(Once { inner: Arc::new(LockMapping::new(segment)) })
     }
 
     /// Calls `closure` unless it is done already, or waits until another has done it. When this returns, it is done; says whether it was by this call.
@@ -150,22 +150,22 @@ impl Once {
 
     #[cold]
     fn call_slowly(&self, patience: Patience, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
-        let Shared { guarded, state } = &***self.inner;
-        match guarded.take(&self.inner, 0, patience, || state.load(SeqCst) == BEGUN) {
+        let Shared { poisonable, state } = &***self.inner;
+        match poisonable.take(&self.inner, 0, patience, || state.load(SeqCst) == BEGUN) {
             Ok(()) => {}
             Err(Refusal::Busy) => return Ok(None),
             Err(refusal) => return Err(Misuse::of(refusal, Shared::NAME).expect("it isn't that somebody has it")),
         }
         // Gives the word up, whatever happens.
-        let doing = Doing { once: self, hold: Hold::new() };
+        let doing = Doing { once: self, state: GuardState::new() };
         let before = match state.load(SeqCst) {
             COMPLETE => return Ok(Some(false)),
-            BEGUN => guarded.grief().or(Some((Grief::Died, None))),
+            BEGUN => poisonable.poison().or(Some((Poison::Died, None))),
             _ => None,
         };
         state.store(BEGUN, SeqCst);
         closure(&OnceState { before });
-        doing.hold.is_held();
+        doing.state.is_held();
         state.store(COMPLETE, SeqCst);
         Ok(Some(true))
     }
@@ -180,14 +180,14 @@ impl Once {
 /// One who has the word.
 struct Doing<'a> {
     once: &'a Once,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl Drop for Doing<'_> {
     fn drop(&mut self) {
         let inner = &self.once.inner;
-        self.hold.end(&inner.guarded);
-        inner.guarded.give_up(inner, 0);
+        self.state.end(&inner.poisonable);
+        inner.poisonable.give_up(inner, 0);
     }
 }
 
@@ -197,4 +197,4 @@ impl fmt::Debug for Once {
     }
 }
 
-travels!(Once, |kept| Ok(Once { inner: Arc::new(kept) }));
+travels!(Once, |mapping| Ok(Once { inner: Arc::new(mapping) }));

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::error::{LockError, Misuse, not_made};
-use super::hold::{Hold, held};
+use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::owned::{Guarded, Kept, Patience, Refusal};
+use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
     /// What lies in shared memory.
     struct Shared: "reentrant lock", 0x11 {
-        guarded: Guarded,
+        poisonable: PoisonableWord,
     }
 }
 
@@ -66,14 +66,14 @@ pub struct RLock {
 }
 
 struct Inner {
-    kept: Kept<Shared>,
+    mapping: LockMapping<Shared>,
     /// How many guards the thread has that has taken the lock through this handle. Nobody else touches this meanwhile.
     levels: AtomicU32,
 }
 
 impl AsFd for Inner {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.kept.as_fd()
+        self.mapping.as_fd()
     }
 }
 
@@ -89,11 +89,11 @@ impl RLock {
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
     pub fn new() -> Result<RLock> {
-        Ok(RLock::of(Kept::new(Segment::create().map_err(not_made(Shared::NAME))?)))
+        Ok(RLock::of(LockMapping::new(Segment::create().map_err(not_made(Shared::NAME))?)))
     }
 
-    fn of(kept: Kept<Shared>) -> RLock {
-        RLock { inner: Arc::new(Inner { kept, levels: AtomicU32::new(0) }) }
+    fn of(mapping: LockMapping<Shared>) -> RLock {
+        RLock { inner: Arc::new(Inner { mapping, levels: AtomicU32::new(0) }) }
     }
 
     /// Waits until no other thread holds it, and holds it until the guard is dropped.
@@ -155,11 +155,11 @@ impl RLock {
     /// False if the patience has come to its end.
     #[inline]
     fn take(&self, patience: Patience) -> Result<bool, Misuse> {
-        let Inner { kept, levels } = &*self.inner;
-        if kept.guarded.is_mine() {
+        let Inner { mapping, levels } = &*self.inner;
+        if mapping.poisonable.is_mine() {
             return self.take_again().map(|()| true);
         }
-        match kept.guarded.take(kept, 0, patience, || true) {
+        match mapping.poisonable.take(mapping, 0, patience, || true) {
             Ok(()) => {
                 levels.store(1, Relaxed);
                 Ok(true)
@@ -170,8 +170,8 @@ impl RLock {
     }
 
     fn take_again(&self) -> Result<(), Misuse> {
-        let Inner { kept, levels } = &*self.inner;
-        if !kept.has(kept.guarded.owned()) {
+        let Inner { mapping, levels } = &*self.inner;
+        if !mapping.has(mapping.poisonable.word()) {
             return Err(Misuse::OtherHandle(Shared::NAME));
         }
         let more = levels.load(Relaxed).checked_add(1).ok_or(Misuse::TooDeep(Shared::NAME))?;
@@ -182,22 +182,22 @@ impl RLock {
     /// Of what has just been taken.
     #[inline]
     fn guard(&self) -> Locked<'_> {
-        held(&self.inner.kept.guarded, Shared::NAME, RLockGuard { lock: self, hold: Hold::new() })
+        held(&self.inner.mapping.poisonable, Shared::NAME, RLockGuard { lock: self, state: GuardState::new() })
     }
 
     /// Whether somebody holds it at this moment.
     pub fn is_locked(&self) -> bool {
-        self.inner.kept.guarded.owned().owner().is_some()
+        self.inner.mapping.poisonable.word().owner().is_some()
     }
 
     /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.kept.guarded.grief().is_some()
+        self.inner.mapping.poisonable.poison().is_some()
     }
 
     /// Says that what it guards is in order again: who locks it from now on gets no error.
     pub fn clear_poison(&self) {
-        self.inner.kept.guarded.forgive();
+        self.inner.mapping.poisonable.clear_poison();
     }
 }
 
@@ -207,7 +207,7 @@ impl fmt::Debug for RLock {
     }
 }
 
-travels!(RLock, |kept| Ok(RLock::of(kept)));
+travels!(RLock, |mapping| Ok(RLock::of(mapping)));
 
 /// An [`RLock`] that is held, one time of perhaps many. When the last guard of its thread is dropped, the lock is given up.
 ///
@@ -215,7 +215,7 @@ travels!(RLock, |kept| Ok(RLock::of(kept)));
 #[must_use = "the lock is given up when this is dropped"]
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl RLockGuard<'_> {
@@ -234,15 +234,15 @@ impl fmt::Debug for RLockGuard<'_> {
 impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        let Inner { kept, levels } = &*self.lock.inner;
-        if !kept.guarded.is_mine() {
+        let Inner { mapping, levels } = &*self.lock.inner;
+        if !mapping.poisonable.is_mine() {
             return;
         }
-        self.hold.end(&kept.guarded);
+        self.state.end(&mapping.poisonable);
         match levels.load(Relaxed) {
             level @ 2.. => levels.store(level - 1, Relaxed),
             _ => {
-                kept.guarded.give_up(kept, 0);
+                mapping.poisonable.give_up(mapping, 0);
             }
         }
     }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{LockError, Misuse, not_made};
-use super::hold::{Hold, held};
+use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::cell::{Cell, Plain};
-use crate::shm::owned::{Kept, Patience};
 use crate::shm::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
+use crate::shm::robust_word::{LockMapping, Patience};
 use crate::shm::segment::{Layout, Segment};
 
 /// What lies in shared memory.
@@ -78,7 +78,7 @@ impl<T: Plain> Readers for Shared<T> {
 ///
 /// All processes that use it must be of the same PID namespace.
 pub struct RwLock<T: Plain = ()> {
-    inner: Arc<Kept<Shared<T>, WORDS>>,
+    inner: Arc<LockMapping<Shared<T>, WORDS>>,
 }
 
 /// What reading gives if it is waited for as long as it takes.
@@ -102,7 +102,7 @@ impl<T: Plain> RwLock<T> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
         // SAFETY: it is new, so nobody else has it.
         unsafe { segment.cell.begin_with(value) };
-        Ok(RwLock { inner: Arc::new(Kept::new(segment)) })
+        Ok(RwLock { inner: Arc::new(LockMapping::new(segment)) })
     }
 
     /// A new one, with a value that is all zero; without that having been anywhere else before, as a large one might have no place on the stack.
@@ -123,7 +123,7 @@ impl<T: Plain> RwLock<T> {
     pub fn zeroed() -> Result<RwLock<T>> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
         segment.cell.begin();
-        Ok(RwLock { inner: Arc::new(Kept::new(segment)) })
+        Ok(RwLock { inner: Arc::new(LockMapping::new(segment)) })
     }
 
     /// Waits until nobody writes or is about to, and reads until the guard is dropped.
@@ -178,7 +178,7 @@ impl<T: Plain> RwLock<T> {
 
     #[inline]
     fn reader(&self, slot: usize) -> Read<'_, T> {
-        let guard = RwLockReadGuard { lock: self, slot, hold: Hold::new() };
+        let guard = RwLockReadGuard { lock: self, slot, state: GuardState::new() };
         held(self.inner.turnstile(), Shared::<T>::NAME, guard)
     }
 
@@ -238,7 +238,7 @@ impl<T: Plain> RwLock<T> {
 
     #[inline]
     fn writer(&self) -> Written<'_, T> {
-        held(self.inner.turnstile(), Shared::<T>::NAME, RwLockWriteGuard { lock: self, hold: Hold::new() })
+        held(self.inner.turnstile(), Shared::<T>::NAME, RwLockWriteGuard { lock: self, state: GuardState::new() })
     }
 
     #[inline]
@@ -274,12 +274,12 @@ impl<T: Plain> RwLock<T> {
 
     /// Whether somebody has died or panicked while writing. That a writer has died is known to those who have read or written since.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.turnstile().grief().is_some()
+        self.inner.turnstile().poison().is_some()
     }
 
     /// Says that the value is in order again: who reads or writes from now on gets no error.
     pub fn clear_poison(&self) {
-        self.inner.turnstile().forgive();
+        self.inner.turnstile().clear_poison();
     }
 }
 
@@ -302,9 +302,9 @@ impl<T: Plain + fmt::Debug> fmt::Debug for RwLock<T> {
     }
 }
 
-travels!(RwLock<T: Plain>, |kept: Kept<Shared<T>, WORDS>| {
-    kept.cell.check().map_err(serde::de::Error::custom)?;
-    Ok(RwLock { inner: Arc::new(kept) })
+travels!(RwLock<T: Plain>, |mapping: LockMapping<Shared<T>, WORDS>| {
+    mapping.cell.check().map_err(serde::de::Error::custom)?;
+    Ok(RwLock { inner: Arc::new(mapping) })
 });
 
 /// One who reads the value of a [`RwLock`], until this is dropped.
@@ -314,7 +314,7 @@ travels!(RwLock<T: Plain>, |kept: Kept<Shared<T>, WORDS>| {
 pub struct RwLockReadGuard<'a, T: Plain = ()> {
     lock: &'a RwLock<T>,
     slot: usize,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl<T: Plain> RwLockReadGuard<'_, T> {
@@ -329,7 +329,7 @@ impl<T: Plain> Deref for RwLockReadGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: as long as this guard's slot is taken nobody writes, and this guard is borrowed.
         unsafe { self.lock.inner.cell.get() }
     }
@@ -360,7 +360,7 @@ impl<T: Plain> Drop for RwLockReadGuard<'_, T> {
 #[must_use = "the lock is given up when this is dropped"]
 pub struct RwLockWriteGuard<'a, T: Plain = ()> {
     lock: &'a RwLock<T>,
-    hold: Hold,
+    state: GuardState,
 }
 
 impl<T: Plain> RwLockWriteGuard<'_, T> {
@@ -375,7 +375,7 @@ impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: this guard has the turnstile, and nobody reads, so nobody else touches the value; and this guard is borrowed.
         unsafe { self.lock.inner.cell.get() }
     }
@@ -384,7 +384,7 @@ impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
 impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        self.hold.lend();
+        self.state.mark_borrowed();
         // SAFETY: this guard has the turnstile, and nobody reads, so nobody else touches the value; and this guard is borrowed to be changed.
         unsafe { self.lock.inner.cell.get_mut() }
     }
@@ -405,7 +405,7 @@ impl<T: Plain + fmt::Display> fmt::Display for RwLockWriteGuard<'_, T> {
 impl<T: Plain> Drop for RwLockWriteGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.hold.end(self.lock.inner.turnstile());
+        self.state.end(self.lock.inner.turnstile());
         self.lock.inner.end_writing();
     }
 }

@@ -6,14 +6,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle;
 use crate::shm::object::Object;
-use crate::shm::owned::Kept;
+use crate::shm::robust_word::LockMapping;
 use crate::shm::segment::{Layout, Segment};
 
 #[derive(Serialize)]
 #[serde(rename = "Shared", bound = "")]
 struct Outgoing<'a, L: Layout> {
     memory: Memory<'a, L>,
-    door: Door<'a, L>,
+    wake_pipe: WakePipe<'a, L>,
 }
 
 struct Memory<'a, L>(&'a Object<L>);
@@ -24,11 +24,11 @@ impl<L: Layout> Serialize for Memory<'_, L> {
     }
 }
 
-struct Door<'a, L>(&'a Object<L>);
+struct WakePipe<'a, L>(&'a Object<L>);
 
-impl<L: Layout> Serialize for Door<'_, L> {
+impl<L: Layout> Serialize for WakePipe<'_, L> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        handle::serialize_made(|| self.0.door(), serializer)
+        handle::serialize_made(|| self.0.wake_pipe(), serializer)
     }
 }
 
@@ -38,31 +38,31 @@ struct Incoming {
     #[serde(with = "crate::handle")]
     memory: OwnedFd,
     #[serde(with = "crate::handle")]
-    door: OwnedFd,
+    wake_pipe: OwnedFd,
 }
 
 /// Sends another handle of it along.
 pub(super) fn serialize<L: Layout, S: Serializer>(object: &Object<L>, serializer: S) -> Result<S::Ok, S::Error> {
-    Outgoing { memory: Memory(object), door: Door(object) }.serialize(serializer)
+    Outgoing { memory: Memory(object), wake_pipe: WakePipe(object) }.serialize(serializer)
 }
 
 /// Takes one that has been sent along.
 pub(super) fn deserialize<'de, L: Layout, D: Deserializer<'de>>(deserializer: D) -> Result<Object<L>, D::Error> {
-    let Incoming { memory, door } = Incoming::deserialize(deserializer)?;
-    Object::open(memory, door).map_err(serde::de::Error::custom)
+    let Incoming { memory, wake_pipe } = Incoming::deserialize(deserializer)?;
+    Object::open(memory, wake_pipe).map_err(serde::de::Error::custom)
 }
 
 /// Takes one that has been sent along, as a file alone.
 pub(super) fn deserialize_kept<'de, L: Layout, const N: usize, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Kept<L, N>, D::Error> {
+) -> Result<LockMapping<L, N>, D::Error> {
     let memory: OwnedFd = handle::deserialize(deserializer)?;
-    Segment::open(memory).map(Kept::new).map_err(serde::de::Error::custom)
+    Segment::open(memory).map(LockMapping::new).map_err(serde::de::Error::custom)
 }
 
 /// For a type whose `inner` points to what can be borrowed as the descriptor of its memory, and which is made `of` what has been opened: it travels.
 macro_rules! travels {
-    ($name:ident $(<$parameter:ident: $bound:ident>)?, |$kept:ident $(: $type:ty)?| $of:expr) => {
+    ($name:ident $(<$parameter:ident: $bound:ident>)?, |$mapping:ident $(: $type:ty)?| $of:expr) => {
         impl $(<$parameter: $bound>)? serde::Serialize for $name $(<$parameter>)? {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
                 $crate::handle::serialize(&*self.inner, serializer)
@@ -71,7 +71,7 @@ macro_rules! travels {
 
         impl<'de $(, $parameter: $bound)?> serde::Deserialize<'de> for $name $(<$parameter>)? {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-                let $kept $(: $type)? = $crate::sync::travel::deserialize_kept(deserializer)?;
+                let $mapping $(: $type)? = $crate::sync::travel::deserialize_kept(deserializer)?;
                 $of
             }
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::shm::lot::Vain;
+use crate::shm::wait_queue::WaitFailure;
 
 /// Why a wait could not come to its end. That the time was up is no error.
 #[derive(thiserror::Error)]
@@ -34,15 +34,15 @@ impl WaitError {
 
     /// What has come of waiting: none if it was too late.
     pub(super) fn of<T>(
-        result: Result<T, Vain>,
+        result: Result<T, WaitFailure>,
         what: &'static str,
         whom: &'static str,
     ) -> Result<Option<T>, WaitError> {
         match result {
             Ok(outcome) => Ok(Some(outcome)),
-            Err(Vain::Late) => Ok(None),
-            Err(Vain::Alone) => Err(WaitError::Disconnected { what, whom }),
-            Err(Vain::System(source)) => Err(WaitError::System { what, source }),
+            Err(WaitFailure::Late) => Ok(None),
+            Err(WaitFailure::Alone) => Err(WaitError::Disconnected { what, whom }),
+            Err(WaitFailure::System(source)) => Err(WaitError::System { what, source }),
         }
     }
 }

@@ -20,7 +20,7 @@ use multiproc_os::timer::Timer;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Bell {
+pub(super) struct ReadyFd {
     set: Epoll,
     members: Mutex<Members>,
     /// The copy of the process that has made it. In another it is the original's as well, and is
@@ -34,15 +34,15 @@ struct Members {
     timer: Option<Timer>,
 }
 
-impl Bell {
+impl ReadyFd {
     /// With the reading side of a door.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
-    pub(super) fn new(door: BorrowedFd<'_>) -> io::Result<Bell> {
+    pub(super) fn new(wake_pipe: BorrowedFd<'_>) -> io::Result<ReadyFd> {
         let set = Epoll::new()?;
-        set.add(door, 0, Often::Always)?;
-        Ok(Bell { set, members: Mutex::default(), copy: copy_number() })
+        set.add(wake_pipe, 0, Often::Always)?;
+        Ok(ReadyFd { set, members: Mutex::default(), copy: copy_number() })
     }
 
     /// What is polled.

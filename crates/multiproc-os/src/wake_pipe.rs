@@ -6,7 +6,7 @@
 
 //!
 //! A token is seen by those who get to look while it is there. Who must not miss one that somebody else takes away first, or who can't have it taken away because others have not seen it,
-//! [hears](Ear) it instead.
+//! [hears](Subscription) it instead.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,21 +19,21 @@ use crate::epoll::{Epoll, Often};
 
 /// A descriptor of such a pipe, for reading and writing or for reading only.
 #[derive(Debug)]
-pub struct Door {
+pub struct WakePipe {
     fd: OwnedFd,
 }
 
-/// Hears what happens at a door from now on: each token, also if it is not the only one that is there, and a hang-up. Nobody may [take tokens away](Door::clear) at a door where somebody
+/// Hears what happens at a door from now on: each token, also if it is not the only one that is there, and a hang-up. Nobody may [take tokens away](WakePipe::clear) at a door where somebody
 /// listens; they cost nothing.
 ///
 /// It is an edge-triggered member of an epoll(7) set. The kernel then says something when there is news *and* something to be read, which there always is after the first token. (Linux 5.5
 /// to 5.13 lacked the first half of that for pipes; 5.14 has it again, and stable releases of that summer do.)
 #[derive(Debug)]
-pub struct Ear {
+pub struct Subscription {
     set: Epoll,
 }
 
-impl Ear {
+impl Subscription {
     const DOOR: u64 = 0;
     const OTHER: u64 = 1;
 
@@ -41,13 +41,13 @@ impl Ear {
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
-    pub fn new(reader: impl AsFd) -> io::Result<Ear> {
+    pub fn new(reader: impl AsFd) -> io::Result<Subscription> {
         let set = Epoll::new()?;
-        set.add(reader, Ear::DOOR, Often::News)?;
-        let ear = Ear { set };
+        set.add(reader, Subscription::DOOR, Often::News)?;
+        let subscription = Subscription { set };
         // What was there before is no news.
-        ear.heard()?;
-        Ok(ear)
+        subscription.heard()?;
+        Ok(subscription)
     }
 
     /// Whether something has happened since the last call.
@@ -55,7 +55,7 @@ impl Ear {
     /// # Errors
     /// None is expected.
     pub fn heard(&self) -> io::Result<bool> {
-        Ok(self.set.ready()?.contains(&Ear::DOOR))
+        Ok(self.set.ready()?.contains(&Subscription::DOOR))
     }
 
     /// Has its descriptor be readable also as long as `other` is, until that is closed.
@@ -64,12 +64,12 @@ impl Ear {
     /// `ENOSPC` when the user has too many in such sets; `EINVAL` when `other` is in hundreds of
     /// them.
     pub fn add(&self, other: impl AsFd) -> io::Result<()> {
-        self.set.add(other, Ear::OTHER, Often::Always)
+        self.set.add(other, Subscription::OTHER, Often::Always)
     }
 }
 
-/// Readable when something has happened since it was [asked](Ear::heard) last.
-impl AsFd for Ear {
+/// Readable when something has happened since it was [asked](Subscription::heard) last.
+impl AsFd for Subscription {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
     }
@@ -80,15 +80,15 @@ impl AsFd for Ear {
 pub enum Tokens<'a> {
     /// Those that are there.
     Seen,
-    /// What has come and was not [heard](Ear::heard) yet.
-    Heard(&'a Ear),
+    /// What has come and was not [heard](Subscription::heard) yet.
+    Heard(&'a Subscription),
     /// None.
     Ignored,
 }
 
-/// What ended [`Door::wait`].
+/// What ended [`WakePipe::wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Knock {
+pub enum WakeReason {
     /// There is a token.
     Token,
     /// One of the other descriptors is readable, or closed.
@@ -99,26 +99,26 @@ pub enum Knock {
     Late,
 }
 
-impl Door {
+impl WakePipe {
     /// A new door, open both ways.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`; when `/proc` is not mounted.
-    pub fn new() -> io::Result<Door> {
+    pub fn new() -> io::Result<WakePipe> {
         let (reader, _writer) = crate::pipe::pair()?;
-        Ok(Door { fd: reopen(&reader, OFlags::RDWR)? })
+        Ok(WakePipe { fd: reopen(&reader, OFlags::RDWR)? })
     }
 
     /// One that has come from another process.
     ///
     /// # Errors
     /// `InvalidData` when it is no pipe that can be written to and read.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Door> {
+    pub fn from_fd(fd: OwnedFd) -> io::Result<WakePipe> {
         let is_pipe =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         match is_pipe && flags.contains(OFlags::RDWR | OFlags::NONBLOCK) {
-            true => Ok(Door { fd }),
+            true => Ok(WakePipe { fd }),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe that is open both ways")),
         }
     }
@@ -128,22 +128,22 @@ impl Door {
     ///
     /// # Errors
     /// `InvalidData` when it is no pipe that can be read.
-    pub fn from_any_fd(fd: OwnedFd) -> io::Result<(Door, bool)> {
+    pub fn from_any_fd(fd: OwnedFd) -> io::Result<(WakePipe, bool)> {
         let is_pipe =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         let mode = flags & OFlags::RWMODE;
         match is_pipe && flags.contains(OFlags::NONBLOCK) && mode != OFlags::WRONLY {
-            true => Ok((Door { fd }, mode == OFlags::RDONLY)),
+            true => Ok((WakePipe { fd }, mode == OFlags::RDONLY)),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe that can be read")),
         }
     }
 
-    /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](Door::clear); who [listens](Ear) hears it. Not to be called by two at a time.
+    /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](WakePipe::clear); who [listens](Subscription) hears it. Not to be called by two at a time.
     ///
     /// # Errors
     /// `EBADF` if it is open for reading only.
-    pub fn ring(&self) -> io::Result<()> {
+    pub fn notify(&self) -> io::Result<()> {
         loop {
             return match rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, &[1])) {
                 Ok(_) => Ok(()),
@@ -212,52 +212,52 @@ impl Door {
     ///
     /// # Errors
     /// As poll(2); interruptions by signals are not among them.
-    pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
-        Door::wait_at(self.as_fd(), Tokens::Seen, others, deadline)
+    pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<WakeReason> {
+        WakePipe::wait_at(self.as_fd(), Tokens::Seen, others, deadline)
     }
 
-    /// As [`wait`](Door::wait), by a door's descriptor.
+    /// As [`wait`](WakePipe::wait), by a door's descriptor.
     ///
     /// # Errors
     /// As poll(2); interruptions by signals are not among them.
     pub fn wait_at(
-        door: BorrowedFd<'_>,
+        wake_pipe: BorrowedFd<'_>,
         tokens: Tokens<'_>,
         others: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
-    ) -> io::Result<Knock> {
+    ) -> io::Result<WakeReason> {
         // A hang-up is always told.
-        let (flags, ear) = match tokens {
+        let (flags, subscription) = match tokens {
             Tokens::Seen => (PollFlags::IN, None),
-            Tokens::Heard(ear) => (PollFlags::empty(), Some(ear)),
+            Tokens::Heard(subscription) => (PollFlags::empty(), Some(subscription)),
             Tokens::Ignored => (PollFlags::empty(), None),
         };
         let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(2 + others.len());
-        polled.push(PollFd::from_borrowed_fd(door, flags));
+        polled.push(PollFd::from_borrowed_fd(wake_pipe, flags));
         polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        polled.extend(ear.map(|ear| PollFd::new(ear, PollFlags::IN)));
+        polled.extend(subscription.map(|subscription| PollFd::new(subscription, PollFlags::IN)));
         loop {
             crate::poll::poll_until(&mut polled, deadline)?;
-            let door = polled[0].revents();
+            let wake_pipe = polled[0].revents();
             let (others, heard) = polled[1..].split_at(others.len());
             return Ok(match () {
-                () if others.iter().any(|fd| !fd.revents().is_empty()) => Knock::Other,
-                () if door.contains(PollFlags::IN) => Knock::Token,
-                () if door.contains(PollFlags::HUP) => Knock::HungUp,
-                () => match ear {
-                    Some(ear) if !heard[0].revents().is_empty() => match ear.heard()? {
-                        true => Knock::Token,
+                () if others.iter().any(|fd| !fd.revents().is_empty()) => WakeReason::Other,
+                () if wake_pipe.contains(PollFlags::IN) => WakeReason::Token,
+                () if wake_pipe.contains(PollFlags::HUP) => WakeReason::HungUp,
+                () => match subscription {
+                    Some(subscription) if !heard[0].revents().is_empty() => match subscription.heard()? {
+                        true => WakeReason::Token,
                         // Somebody has made room for more tokens at this moment.
                         false => continue,
                     },
-                    _ => Knock::Late,
+                    _ => WakeReason::Late,
                 },
             });
         }
     }
 }
 
-impl AsFd for Door {
+impl AsFd for WakePipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -281,69 +281,74 @@ mod tests {
 
     #[test]
     fn a_token_stays_until_it_is_taken_away() {
-        let door = Door::new().unwrap();
-        assert_eq!(door.wait(&[], now()).unwrap(), Knock::Late);
+        let wake_pipe = WakePipe::new().unwrap();
+        assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Late);
         for _ in 0..100_000 {
-            door.ring().unwrap();
+            wake_pipe.notify().unwrap();
         }
-        assert_eq!(door.wait(&[], None).unwrap(), Knock::Token);
-        door.clear();
-        assert_eq!(door.wait(&[], now()).unwrap(), Knock::Late);
+        assert_eq!(wake_pipe.wait(&[], None).unwrap(), WakeReason::Token);
+        wake_pipe.clear();
+        assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Late);
     }
 
     #[test]
     fn it_is_hung_up_when_nobody_holds_the_other_side() {
-        let mut one = Door::new().unwrap();
-        let mut two = Door::from_fd(one.open_both_ways().unwrap()).unwrap();
+        let mut one = WakePipe::new().unwrap();
+        let mut two = WakePipe::from_fd(one.open_both_ways().unwrap()).unwrap();
         one.read_only().unwrap();
-        assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
-        assert!(one.ring().is_err());
+        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert!(one.notify().is_err());
         let on_its_way = two.open_both_ways().unwrap();
         two.read_only().unwrap();
-        assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
-        assert!(!Door::is_hung_up(one.as_fd()).unwrap());
+        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert!(!WakePipe::is_hung_up(one.as_fd()).unwrap());
         drop(on_its_way);
-        assert_eq!(one.wait(&[], None).unwrap(), Knock::HungUp);
-        assert!(Door::is_hung_up(one.as_fd()).unwrap());
+        assert_eq!(one.wait(&[], None).unwrap(), WakeReason::HungUp);
+        assert!(WakePipe::is_hung_up(one.as_fd()).unwrap());
         two.read_write().unwrap();
-        assert_eq!(one.wait(&[], now()).unwrap(), Knock::Late);
-        two.ring().unwrap();
-        assert_eq!(one.wait(&[], None).unwrap(), Knock::Token);
+        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Late);
+        two.notify().unwrap();
+        assert_eq!(one.wait(&[], None).unwrap(), WakeReason::Token);
         drop(two);
         one.clear();
-        assert_eq!(one.wait(&[], None).unwrap(), Knock::HungUp);
+        assert_eq!(one.wait(&[], None).unwrap(), WakeReason::HungUp);
     }
 
     #[test]
     fn each_who_listens_hears_each_token() {
-        let mut door = Door::new().unwrap();
-        let reader = door.reader().unwrap();
-        let first = Ear::new(&reader).unwrap();
-        let at = |ear, deadline| Door::wait_at(reader.as_fd(), Tokens::Heard(ear), &[], deadline).unwrap();
-        assert_eq!(at(&first, now()), Knock::Late);
-        door.ring().unwrap();
-        let second = Ear::new(&reader).unwrap();
-        assert_eq!((at(&second, now()), at(&first, None), at(&first, now())), (Knock::Late, Knock::Token, Knock::Late));
+        let mut wake_pipe = WakePipe::new().unwrap();
+        let reader = wake_pipe.reader().unwrap();
+        let first = Subscription::new(&reader).unwrap();
+        let at = |subscription, deadline| {
+            WakePipe::wait_at(reader.as_fd(), Tokens::Heard(subscription), &[], deadline).unwrap()
+        };
+        assert_eq!(at(&first, now()), WakeReason::Late);
+        wake_pipe.notify().unwrap();
+        let second = Subscription::new(&reader).unwrap();
+        assert_eq!(
+            (at(&second, now()), at(&first, None), at(&first, now())),
+            (WakeReason::Late, WakeReason::Token, WakeReason::Late)
+        );
         // Also when the pipe is full.
         for _ in 0..70_000 {
-            door.ring().unwrap();
+            wake_pipe.notify().unwrap();
             assert!(second.heard().unwrap() && !second.heard().unwrap());
         }
-        assert_eq!((at(&first, None), at(&first, now())), (Knock::Token, Knock::Late));
-        door.read_only().unwrap();
-        assert_eq!(at(&first, None), Knock::HungUp);
-        assert_eq!(at(&first, None), Knock::HungUp, "that lasts");
-        door.read_write().unwrap();
-        door.ring().unwrap();
-        assert_eq!((at(&first, None), at(&first, now())), (Knock::Token, Knock::Late));
+        assert_eq!((at(&first, None), at(&first, now())), (WakeReason::Token, WakeReason::Late));
+        wake_pipe.read_only().unwrap();
+        assert_eq!(at(&first, None), WakeReason::HungUp);
+        assert_eq!(at(&first, None), WakeReason::HungUp, "that lasts");
+        wake_pipe.read_write().unwrap();
+        wake_pipe.notify().unwrap();
+        assert_eq!((at(&first, None), at(&first, now())), (WakeReason::Token, WakeReason::Late));
     }
 
     #[test]
     fn another_descriptor_wakes_too() {
-        let door = Door::new().unwrap();
+        let wake_pipe = WakePipe::new().unwrap();
         let (reader, writer) = crate::pipe::pair().unwrap();
         drop(writer);
-        assert_eq!(door.wait(&[reader.as_fd()], None).unwrap(), Knock::Other);
-        assert!(Door::from_fd(reader).is_err());
+        assert_eq!(wake_pipe.wait(&[reader.as_fd()], None).unwrap(), WakeReason::Other);
+        assert!(WakePipe::from_fd(reader).is_err());
     }
 }

@@ -4,19 +4,19 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use super::gate::Through;
-use super::latch::{Latch, Stalled, within};
-use super::lot::{Lot, Vain, Wish};
+use super::notifier::ViaHandle;
 use super::object::Object;
 use super::segment::layout;
+use super::spin_lock::{RobustSpinLock, Stalled, within};
+use super::wait_queue::{WaitFailure, WaitOp, WaitQueue};
 
 layout! {
     /// The shared part; all zero, it is not set.
     pub(crate) struct Flag: "event", 0x21 {
         /// How often it has been set and cleared, in all. Odd: it is set.
         changes: AtomicU64,
-        latch: Latch,
-        lot: Lot,
+        spin_lock: RobustSpinLock,
+        wait_queue: WaitQueue,
     }
 }
 
@@ -43,24 +43,24 @@ impl Flag {
 impl Object<Flag> {
     /// Sets it, and wakes all who wait.
     pub(crate) fn set(&self) {
-        let gate = self.gate();
+        let notifier = self.notifier();
         if self.is_set() {
             return;
         }
-        let latched = self.latch.lock_endlessly();
+        let guard = self.spin_lock.lock_endlessly();
         let changes = self.changes.load(SeqCst);
         if is_set(changes) {
             return;
         }
-        self.lot.before_change(gate);
+        self.wait_queue.before_change(notifier);
         self.changes.store(changes.wrapping_add(1), SeqCst);
-        drop(latched);
-        self.lot.after_change(u32::MAX);
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
     }
 
     /// Clears it. Nobody waits for that.
     pub(crate) fn clear(&self) {
-        let _latched = self.latch.lock_endlessly();
+        let _guard = self.spin_lock.lock_endlessly();
         let changes = self.changes.load(SeqCst);
         if is_set(changes) {
             self.changes.store(changes.wrapping_add(1), SeqCst);
@@ -70,14 +70,14 @@ impl Object<Flag> {
     /// Waits until it is set, or has been meanwhile.
     ///
     /// # Errors
-    /// [`Vain`].
-    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Result<(), Vain> {
+    /// [`WaitFailure`].
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Result<(), WaitFailure> {
         let found = self.changes.load(SeqCst);
         if is_set(found) {
             return Ok(());
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut Set { flag: self, found }))
+        within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut Set { flag: self, found }))
     }
 
     /// As [`wait`](Object::wait), for as long as it takes, as a future.
@@ -85,12 +85,12 @@ impl Object<Flag> {
     /// # Errors
     /// As there.
     #[cfg(feature = "async")]
-    pub(crate) async fn wait_async(&self) -> Result<(), Vain> {
+    pub(crate) async fn wait_async(&self) -> Result<(), WaitFailure> {
         let found = self.changes.load(SeqCst);
         if is_set(found) {
             return Ok(());
         }
-        self.lot.wait_async(self.gate(), &mut Set { flag: self, found }).await
+        self.wait_queue.wait_async(self.notifier(), &mut Set { flag: self, found }).await
     }
 }
 
@@ -100,7 +100,7 @@ struct Set<'a> {
     found: u64,
 }
 
-impl Wish for Set<'_> {
+impl WaitOp for Set<'_> {
     type Outcome = ();
 
     fn attempt(&mut self) -> Option<()> {
@@ -108,7 +108,7 @@ impl Wish for Set<'_> {
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _latched = self.flag.latch.lock()?;
+        let _guard = self.flag.spin_lock.lock()?;
         if self.attempt().is_some() {
             return Ok(true);
         }
@@ -116,7 +116,7 @@ impl Wish for Set<'_> {
         Ok(false)
     }
 
-    fn through(&self) -> Through<'_> {
+    fn through(&self) -> ViaHandle<'_> {
         self.flag.through()
     }
 }

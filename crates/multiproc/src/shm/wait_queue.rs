@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use multiproc_os::door::Knock;
 use multiproc_os::futex::{self, Woken};
+use multiproc_os::wake_pipe::WakeReason;
 
 use super::backoff::Backoff;
-use super::gate::{Ear, Gate, Through, within};
-use super::latch::Stalled;
+use super::notifier::{Notifier, Subscription, ViaHandle, within};
 use super::segment::layout;
+use super::spin_lock::Stalled;
 
 /// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
 const SHORT: Duration = Duration::from_millis(3);
 
 layout! {
     /// The shared part of a lot; all zero, nobody is there.
-    pub(crate) struct Lot {
+    pub(crate) struct WaitQueue {
         /// What those sleep on who wait by futex. It changes with each wake-up.
         turn: AtomicU32,
         /// Whether somebody may sleep on that.
@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Why somebody has waited in vain.
 #[derive(Debug)]
-pub(crate) enum Vain {
+pub(crate) enum WaitFailure {
     /// The deadline has passed.
     Late,
     /// Nobody is left who could make it come true.
@@ -68,7 +68,7 @@ impl Watched {
 }
 
 /// What somebody waits for.
-pub(crate) trait Wish {
+pub(crate) trait WaitOp {
     /// What comes of it.
     type Outcome;
 
@@ -79,7 +79,7 @@ pub(crate) trait Wish {
     ///
     /// # Errors
     /// The latch that this needs could not be had within the thread's
-    /// [limit](super::latch::within).
+    /// [limit](super::spin_lock::within).
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
 
     /// Whether it has come to this because a latch could not be had: to try again later makes
@@ -106,8 +106,8 @@ pub(crate) trait Wish {
     }
 
     /// Whether another thread of this process may make it come true, even if all handles of the process wait.
-    fn has_others(&mut self, gate: &Gate) -> bool {
-        let _ = gate;
+    fn has_others(&mut self, notifier: &Notifier) -> bool {
+        let _ = notifier;
         false
     }
 
@@ -118,9 +118,9 @@ pub(crate) trait Wish {
         false
     }
 
-    /// Through what it is waited, as far as the gate is concerned.
-    fn through(&self) -> Through<'_> {
-        Through::Own
+    /// ViaHandle what it is waited, as far as the gate is concerned.
+    fn through(&self) -> ViaHandle<'_> {
+        ViaHandle::Own
     }
 
     /// Whether there may be something in it for another who waits, after it has come true here.
@@ -128,7 +128,7 @@ pub(crate) trait Wish {
         false
     }
 
-    /// Whether it could have come true several times over, as far as is known without looking anew. See [`Habit`](super::backoff::Habit).
+    /// Whether it could have come true several times over, as far as is known without looking anew. See [`SpinHistory`](super::backoff::SpinHistory).
     fn came_with_more(&mut self) -> bool {
         false
     }
@@ -138,19 +138,19 @@ fn is_over(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-impl Lot {
+impl WaitQueue {
     /// To be called before a change that somebody may wait for, under the latch that guards it.
     #[inline]
-    pub(crate) fn before_change(&self, gate: &Gate) {
+    pub(crate) fn before_change(&self, notifier: &Notifier) {
         if self.armed.load(SeqCst) != 0 {
-            self.ring(gate);
+            self.notify(notifier);
         }
     }
 
     #[cold]
-    fn ring(&self, gate: &Gate) {
+    fn notify(&self, notifier: &Notifier) {
         // If it could not be done, the next one tries.
-        if gate.ring() {
+        if notifier.notify() {
             self.armed.store(0, SeqCst);
         }
     }
@@ -171,40 +171,45 @@ impl Lot {
         futex::wake(&self.turn, count);
     }
 
-    /// Sets what [`before_change`](Lot::before_change) looks at, and takes the tokens away where that is done. Under the latch that guards the change.
-    pub(crate) fn arm(&self, gate: &Gate) {
+    /// Sets what [`before_change`](WaitQueue::before_change) looks at, and takes the tokens away where that is done. Under the latch that guards the change.
+    pub(crate) fn arm(&self, notifier: &Notifier) {
         // In this order: if this process dies in between, there is a token too many.
         self.armed.store(1, SeqCst);
-        gate.clear();
+        notifier.clear();
     }
 
     /// Waits until `wish` comes true.
-    pub(crate) fn wait<W: Wish>(
+    pub(crate) fn wait<W: WaitOp>(
         &self,
-        gate: &Gate,
+        notifier: &Notifier,
         deadline: Option<Instant>,
         wish: &mut W,
-    ) -> Result<W::Outcome, Vain> {
-        let mut backoff = Backoff::by(&gate.habit);
+    ) -> Result<W::Outcome, WaitFailure> {
+        let mut backoff = Backoff::by(&notifier.spin_history);
         let outcome = loop {
             if let Some(outcome) = wish.attempt() {
                 break outcome;
             }
             if is_over(deadline) {
-                return Err(Vain::Late);
+                return Err(WaitFailure::Late);
             }
             if !backoff.wait() {
-                break self.wait_asleep(gate, deadline, wish)?;
+                break self.wait_asleep(notifier, deadline, wish)?;
             }
         };
-        backoff.learn(&gate.habit, || wish.came_with_more());
+        backoff.learn(&notifier.spin_history, || wish.came_with_more());
         Ok(outcome)
     }
 
     #[cold]
-    fn wait_asleep<W: Wish>(&self, gate: &Gate, deadline: Option<Instant>, wish: &mut W) -> Result<W::Outcome, Vain> {
+    fn wait_asleep<W: WaitOp>(
+        &self,
+        notifier: &Notifier,
+        deadline: Option<Instant>,
+        wish: &mut W,
+    ) -> Result<W::Outcome, WaitFailure> {
         loop {
-            if let Some(outcome) = self.wait_for_a_while(deadline, wish)? {
+            if let Some(outcome) = self.wait_on_futex(deadline, wish)? {
                 // Of several who sleep, one was woken. The next one is this one's to wake, if there is a reason to.
                 self.parked.store(1, SeqCst);
                 if wish.more() {
@@ -213,24 +218,29 @@ impl Lot {
                 return Ok(outcome);
             }
             let mut alone = false;
-            let ear = gate.listen().unwrap_or(Ear::Deaf);
-            if !wish.look(&mut || self.arm(gate)).map_err(|stalled| Vain::System(stalled.into()))? {
-                alone = self.wait_at_the_door(gate, &ear, deadline, wish).map_err(Vain::System)? == Knock::HungUp;
+            let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
+            if !wish.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::System(stalled.into()))? {
+                alone = self.wait_on_pipe(notifier, &subscription, deadline, wish).map_err(WaitFailure::System)?
+                    == WakeReason::HungUp;
             }
             if let Some(outcome) = wish.attempt() {
                 return Ok(outcome);
             }
             if alone {
-                return Err(Vain::Alone);
+                return Err(WaitFailure::Alone);
             }
             if is_over(deadline) {
-                return Err(Vain::Late);
+                return Err(WaitFailure::Late);
             }
         }
     }
 
     /// Waits by futex. None when that has taken its time. Who has no more than that isn't told whether anybody is left.
-    fn wait_for_a_while<W: Wish>(&self, deadline: Option<Instant>, wish: &mut W) -> Result<Option<W::Outcome>, Vain> {
+    fn wait_on_futex<W: WaitOp>(
+        &self,
+        deadline: Option<Instant>,
+        wish: &mut W,
+    ) -> Result<Option<W::Outcome>, WaitFailure> {
         let end = Instant::now() + SHORT;
         let is_last = deadline.is_some_and(|deadline| deadline <= end);
         let end = deadline.map_or(end, |deadline| deadline.min(end));
@@ -242,7 +252,7 @@ impl Lot {
             }
             if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
                 return match wish.attempt() {
-                    None if is_last => Err(Vain::Late),
+                    None if is_last => Err(WaitFailure::Late),
                     outcome => Ok(outcome),
                 };
             }
@@ -250,44 +260,44 @@ impl Lot {
     }
 
     /// Waits at the door. Hung up is what it says if nobody is left, whoever may die.
-    fn wait_at_the_door<W: Wish>(
+    fn wait_on_pipe<W: WaitOp>(
         &self,
-        gate: &Gate,
-        ear: &Ear,
+        notifier: &Notifier,
+        subscription: &Subscription,
         deadline: Option<Instant>,
         wish: &mut W,
-    ) -> io::Result<Knock> {
+    ) -> io::Result<WakeReason> {
         let watched = wish.watch()?;
         let mut until = watched.until(deadline);
-        let mut knock = match wish.has_others(gate) {
+        let mut reason = match wish.has_others(notifier) {
             // They may end without having done it. One that has ended is not one whose death the
             // wish asks about, but to look again does no harm.
             true => {
-                let threads = Gate::other_threads();
+                let threads = Notifier::other_threads();
                 if threads.is_none() {
                     until = Some(within(LOOK, until));
                 }
                 let mut fds = watched.fds();
                 fds.extend(threads.iter().flatten().map(AsFd::as_fd));
-                gate.sleep_open(ear, &fds, until)?
+                notifier.sleep_open(subscription, &fds, until)?
             }
-            false => gate.waiting(ear, wish.through()).sleep(&watched.fds(), until)?,
+            false => notifier.waiting(subscription, wish.through()).sleep(&watched.fds(), until)?,
         };
         // What somebody had open is closed before it is said that they have died.
-        if knock == Knock::HungUp && wish.depends()? {
+        if reason == WakeReason::HungUp && wish.depends()? {
             // The ear has heard the hang-up, and would hear nothing else: it listens anew, and so
             // looks anew.
-            let ear = gate.listen().unwrap_or(Ear::Deaf);
-            if wish.look(&mut || self.arm(gate))? {
-                return Ok(Knock::Token);
+            let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
+            if wish.look(&mut || self.arm(notifier))? {
+                return Ok(WakeReason::Token);
             }
             // Of others, perhaps, than a while ago.
             let watched = wish.watch()?;
-            knock = gate.sleep_open(&ear, &watched.fds(), watched.until(until))?;
+            reason = notifier.sleep_open(&subscription, &watched.fds(), watched.until(until))?;
         }
-        if knock == Knock::Other || knock == Knock::Late && watched.look_again.is_some() {
+        if reason == WakeReason::Other || reason == WakeReason::Late && watched.look_again.is_some() {
             wish.died()?;
         }
-        Ok(knock)
+        Ok(reason)
     }
 }

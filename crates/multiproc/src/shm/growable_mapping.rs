@@ -13,7 +13,7 @@ const PIECES: usize = 27;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Expanse {
+pub(crate) struct GrowableMapping {
     /// Where it begins in the file.
     base: u64,
     /// The length of the first piece, as a power of two.
@@ -21,9 +21,9 @@ pub(crate) struct Expanse {
     pieces: [OnceLock<Mapping>; PIECES],
 }
 
-impl Expanse {
-    pub(crate) fn new(base: u64, first: u32) -> Expanse {
-        Expanse { base, first, pieces: [const { OnceLock::new() }; PIECES] }
+impl GrowableMapping {
+    pub(crate) fn new(base: u64, first: u32) -> GrowableMapping {
+        GrowableMapping { base, first, pieces: [const { OnceLock::new() }; PIECES] }
     }
 
     /// Where it begins in the file.
@@ -84,7 +84,7 @@ impl Expanse {
     /// The words at `offset`, a multiple of 8, as atomics.
     ///
     /// # Errors
-    /// As [`address`](Expanse::address).
+    /// As [`address`](GrowableMapping::address).
     #[inline]
     pub(crate) fn words(&self, file: &SharedFile, offset: u64, count: usize) -> io::Result<&[AtomicU64]> {
         let start = self.address(file, offset & !7, count as u64 * 8)?;
@@ -95,7 +95,7 @@ impl Expanse {
     /// The struct of atomics at `offset`, a multiple of its size, which is a power of two.
     ///
     /// # Errors
-    /// As [`address`](Expanse::address).
+    /// As [`address`](GrowableMapping::address).
     #[inline]
     pub(crate) fn get<T: super::segment::Layout>(&self, file: &SharedFile, offset: u64) -> io::Result<&T> {
         const { assert!(size_of::<T>().is_power_of_two() && align_of::<T>() <= size_of::<T>()) };
@@ -113,21 +113,21 @@ mod tests {
     #[test]
     fn pieces_double_and_stay() {
         let file = SharedFile::create("test", 4096).unwrap();
-        let expanse = Expanse::new(4096, 12);
+        let growable_mapping = GrowableMapping::new(4096, 12);
         for (offset, end) in [(0, 4096), (4095, 4096), (4096, 8192), (8191, 8192), (8192, 16384), (1 << 30, 1 << 31)] {
-            assert_eq!(expanse.end_of_piece(offset), end);
+            assert_eq!(growable_mapping.end_of_piece(offset), end);
             if offset & 7 != 0 {
                 continue;
             }
-            expanse.extend(&file, offset).unwrap();
-            expanse.words(&file, offset, 1).unwrap()[0].store(offset + 1, Relaxed);
-            assert!(expanse.words(&file, end - 8, 2).is_err(), "not in one piece");
+            growable_mapping.extend(&file, offset).unwrap();
+            growable_mapping.words(&file, offset, 1).unwrap()[0].store(offset + 1, Relaxed);
+            assert!(growable_mapping.words(&file, end - 8, 2).is_err(), "not in one piece");
         }
-        let other = Expanse::new(4096, 12);
+        let other = GrowableMapping::new(4096, 12);
         for offset in [0, 4096, 8192, 1 << 30] {
             assert_eq!(other.words(&file, offset, 1).unwrap()[0].load(Relaxed), offset + 1);
         }
-        assert!(expanse.extend(&file, u64::MAX).is_err());
-        assert!(expanse.words(&file, u64::MAX, 1).is_err());
+        assert!(growable_mapping.extend(&file, u64::MAX).is_err());
+        assert!(growable_mapping.words(&file, u64::MAX, 1).is_err());
     }
 }

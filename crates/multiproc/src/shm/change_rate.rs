@@ -30,7 +30,7 @@ pub(crate) fn changed() {
 /// What the producers of one queue in this process know of the time. Threads may write it at the
 /// same time: what is lost is a look.
 #[derive(Debug, Default)]
-pub(crate) struct Census {
+pub(crate) struct ChangeRate {
     /// How many puts are left before the next look at the clock.
     puts: AtomicU32,
     /// How many there were.
@@ -42,7 +42,7 @@ pub(crate) struct Census {
     changes: AtomicU32,
 }
 
-impl Census {
+impl ChangeRate {
     /// Whether it is time to look. To be called at each put.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
@@ -88,23 +88,23 @@ mod tests {
 
     #[test]
     fn a_slow_producer_looks_at_each_put_and_a_fast_one_seldom() {
-        let census = Census::default();
-        census.changes.store(CHANGES.load(Relaxed), Relaxed);
-        assert!(census.look_at_the_clock(1_000_000), "the first one");
-        assert!(census.look_at_the_clock(2_000_000) && census.puts.load(Relaxed) == 0);
-        assert!(!census.look_at_the_clock(2_000_100), "that was a moment ago");
-        assert_eq!(census.puts.load(Relaxed), STRIDE - 1, "a stream");
-        assert!(!census.look_at_the_clock(2_002_000) && census.look_at_the_clock(2_300_000));
-        assert_eq!(census.puts.load(Relaxed), 0, "no stream any more");
+        let change_rate = ChangeRate::default();
+        change_rate.changes.store(CHANGES.load(Relaxed), Relaxed);
+        assert!(change_rate.look_at_the_clock(1_000_000), "the first one");
+        assert!(change_rate.look_at_the_clock(2_000_000) && change_rate.puts.load(Relaxed) == 0);
+        assert!(!change_rate.look_at_the_clock(2_000_100), "that was a moment ago");
+        assert_eq!(change_rate.puts.load(Relaxed), STRIDE - 1, "a stream");
+        assert!(!change_rate.look_at_the_clock(2_002_000) && change_rate.look_at_the_clock(2_300_000));
+        assert_eq!(change_rate.puts.load(Relaxed), 0, "no stream any more");
     }
 
     #[test]
     fn a_change_is_looked_at_once() {
-        let census = Census::default();
-        census.look_at_the_clock(1_000_000);
+        let change_rate = ChangeRate::default();
+        change_rate.look_at_the_clock(1_000_000);
         changed();
-        assert!(census.is_due(), "something has changed");
-        census.look_again();
-        assert!(census.is_due(), "and it was no good");
+        assert!(change_rate.is_due(), "something has changed");
+        change_rate.look_again();
+        assert!(change_rate.is_due(), "and it was no good");
     }
 }

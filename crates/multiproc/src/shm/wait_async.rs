@@ -9,35 +9,39 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use multiproc_os::door::{self, Knock};
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::timer::Timer;
+use multiproc_os::wake_pipe::{self, WakeReason};
 
-use super::gate::{Ear, Gate, Waiting};
-use super::latch::{Limit, Stalled, within};
-use super::lot::{Lot, Vain, Wish};
+use super::notifier::{Notifier, Subscription, Waiting};
+use super::spin_lock::{Limit, Stalled, within};
+use super::wait_queue::{WaitFailure, WaitOp, WaitQueue};
 use crate::wake::{Source, Wakeup};
 
 /// How long a future waits that finds a latch in the hands of a process that is stopped.
 const PAUSE: Duration = Duration::from_millis(5);
 
-impl Lot {
-    /// As [`wait`](Lot::wait), without a thread that sleeps. Dropped before its end, it leaves everything as it was.
-    pub(crate) async fn wait_async<W: Wish>(&self, gate: &Gate, wish: &mut W) -> Result<W::Outcome, Vain> {
+impl WaitQueue {
+    /// As [`wait`](WaitQueue::wait), without a thread that sleeps. Dropped before its end, it leaves everything as it was.
+    pub(crate) async fn wait_async<W: WaitOp>(
+        &self,
+        notifier: &Notifier,
+        wish: &mut W,
+    ) -> Result<W::Outcome, WaitFailure> {
         // Whether the door was hung up, and only the death of a process on the ledger may help.
         let mut is_alone = false;
         loop {
             // What is polled must not wait for a process that is stopped.
             match within(Limit::Moment, || wish.attempt()) {
                 Some(outcome) if W::has_stalled(&outcome) => {
-                    pause().await.map_err(Vain::System)?;
+                    pause().await.map_err(WaitFailure::System)?;
                     continue;
                 }
                 Some(outcome) => return Ok(outcome),
                 None => {}
             }
-            let ear = gate.listen().map_err(Vain::System)?;
-            match within(Limit::Moment, || wish.look(&mut || self.arm(gate))) {
+            let subscription = notifier.listen().map_err(WaitFailure::System)?;
+            match within(Limit::Moment, || wish.look(&mut || self.arm(notifier))) {
                 Ok(false) => {}
                 Ok(true) => {
                     // Others are at it. They may be tasks of this thread.
@@ -45,21 +49,21 @@ impl Lot {
                     continue;
                 }
                 Err(_) => {
-                    pause().await.map_err(Vain::System)?;
+                    pause().await.map_err(WaitFailure::System)?;
                     continue;
                 }
             }
-            match wait_at_the_door(gate, &ear, wish, is_alone).await {
+            match wait_on_pipe(notifier, &subscription, wish, is_alone).await {
                 // What a process had open is closed before its pidfd tells of its death.
-                Ok(Knock::HungUp) => match wish.depends() {
+                Ok(WakeReason::HungUp) => match wish.depends() {
                     Ok(true) => is_alone = true,
-                    Ok(false) => return within(Limit::Moment, || wish.attempt()).ok_or(Vain::Alone),
-                    Err(error) => return Err(Vain::System(error)),
+                    Ok(false) => return within(Limit::Moment, || wish.attempt()).ok_or(WaitFailure::Alone),
+                    Err(error) => return Err(WaitFailure::System(error)),
                 },
                 Ok(_) => is_alone = false,
                 // The latch is needed to see to the dead.
-                Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(Vain::System)?,
-                Err(error) => return Err(Vain::System(error)),
+                Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(WaitFailure::System)?,
+                Err(error) => return Err(WaitFailure::System(error)),
             }
         }
     }
@@ -67,7 +71,12 @@ impl Lot {
 
 /// Says that the door is hung up, whatever deaths may still help; unless `is_alone` says that this
 /// is known: then it waits for deaths and tokens alone.
-async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W, is_alone: bool) -> io::Result<Knock> {
+async fn wait_on_pipe<W: WaitOp>(
+    notifier: &Notifier,
+    subscription: &Subscription,
+    wish: &mut W,
+    is_alone: bool,
+) -> io::Result<WakeReason> {
     let watched = within(Limit::Moment, || wish.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;
     let others: Vec<BorrowedFd<'_>> =
@@ -75,24 +84,24 @@ async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W, is_alon
     // It isn't counted where a hang-up would say nothing.
     let is_counted = !is_alone && !wish.has_other_tasks();
     let now = || Some(Instant::now());
-    let waiting = is_counted.then(|| gate.waiting_future(ear, wish.through())).transpose()?;
+    let waiting = is_counted.then(|| notifier.waiting_future(subscription, wish.through())).transpose()?;
     let look = || match &waiting {
         Some(waiting) => waiting.sleep(&others, now()),
-        None => match ear {
-            Ear::Hears(..) => ear.glance(&others),
-            Ear::Sees | Ear::Deaf => gate.sleep_open(ear, &others, now()),
+        None => match subscription {
+            Subscription::Hears(..) => subscription.glance(&others),
+            Subscription::Sees | Subscription::Deaf => notifier.sleep_open(subscription, &others, now()),
         },
     };
-    let knock = match ear {
-        Ear::Hears(ear, _) => {
+    let reason = match subscription {
+        Subscription::Hears(subscription, _) => {
             for other in &others {
-                ear.add(other)?;
+                subscription.add(other)?;
             }
-            watch(ear, look).await?
+            watch(subscription, look).await?
         }
-        Ear::Sees | Ear::Deaf => {
+        Subscription::Sees | Subscription::Deaf => {
             let set = Epoll::new()?;
-            set.add(waiting.as_ref().map_or_else(|| gate.as_fd(), Waiting::fd), 0, Often::Always)?;
+            set.add(waiting.as_ref().map_or_else(|| notifier.as_fd(), Waiting::fd), 0, Often::Always)?;
             for other in &others {
                 set.add(other, 0, Often::Always)?;
             }
@@ -100,20 +109,20 @@ async fn wait_at_the_door<W: Wish>(gate: &Gate, ear: &Ear, wish: &mut W, is_alon
         }
     };
     drop(waiting);
-    if knock == Knock::Other {
+    if reason == WakeReason::Other {
         within(Limit::Moment, || wish.died())?;
     }
-    Ok(knock)
+    Ok(reason)
 }
 
 /// Waits until `look` sees something, which it can when `source` is readable.
-async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<Knock>) -> io::Result<Knock> {
+async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<WakeReason>) -> io::Result<WakeReason> {
     let mut wakeup = Wakeup::default();
     poll_fn(|context| {
         loop {
             match look()? {
-                Knock::Late => ready!(wakeup.poll(source, context))?,
-                knock => return Poll::Ready(Ok(knock)),
+                WakeReason::Late => ready!(wakeup.poll(source, context))?,
+                reason => return Poll::Ready(Ok(reason)),
             }
         }
     })
@@ -129,7 +138,7 @@ impl Source for Set {
     }
 }
 
-impl Source for door::Ear {
+impl Source for wake_pipe::Subscription {
     fn fd(&self) -> BorrowedFd<'_> {
         self.as_fd()
     }
@@ -147,7 +156,7 @@ async fn pause() -> io::Result<()> {
     let timer = Arc::new(Timer::after(PAUSE)?);
     watch(&timer, || {
         let over = multiproc_os::poll::wait_readable(&[timer.as_fd()], Some(Instant::now()))?;
-        Ok(if over.is_empty() { Knock::Late } else { Knock::Other })
+        Ok(if over.is_empty() { WakeReason::Late } else { WakeReason::Other })
     })
     .await
     .map(drop)

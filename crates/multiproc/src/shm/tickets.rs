@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use multiproc_os::identity::Identity;
 use multiproc_os::inotify;
 
-use super::gate::Through;
-use super::latch::{Latch, Latched, Limit, Stalled, within};
 use super::ledger::{self, Book, Ledger, me};
-use super::lot::{Lot, Vain, Watched, Wish};
+use super::notifier::ViaHandle;
 use super::object::Object;
 use super::segment::layout;
+use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use super::users::Shared;
+use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// So many notices are told apart by who waited when they were given.
 const ROOM: usize = 8;
@@ -29,29 +29,29 @@ const RARE_LOOK: Duration = Duration::from_secs(60);
 
 layout! {
     /// The shared part; all zero, nobody waits.
-    pub(crate) struct Notices: "condition", 0x31, ledger::MORE {
+    pub(crate) struct Tickets: "condition", 0x31, ledger::MORE {
         /// The number of the next one who waits.
         next: AtomicU64,
         /// How many wait: those who have died as well.
         waiting: AtomicU32,
-        latch: Latch,
-        /// Notices, the oldest first: how many of those whose number is below may go on.
+        spin_lock: RobustSpinLock,
+        /// Tickets, the oldest first: how many of those whose number is below may go on.
         below: [AtomicU64; ROOM],
         counts: [AtomicU32; ROOM],
-        lot: Lot,
+        wait_queue: WaitQueue,
         /// Whether the lock may be taken by processes that are not on the ledger.
-        has_strangers: AtomicU32,
+        has_others_beside: AtomicU32,
         /// The processes that take the lock by way of this.
         ledger: Ledger,
     }
 }
 
-impl Notices {
+impl Tickets {
     /// A new one.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub(crate) fn create() -> io::Result<Object<Notices>> {
+    pub(crate) fn create() -> io::Result<Object<Tickets>> {
         Object::create()
     }
 
@@ -88,17 +88,17 @@ impl Notices {
     }
 }
 
-impl Object<Notices> {
-    fn book(&self) -> Book<'_, Notices> {
+impl Object<Tickets> {
+    fn book(&self) -> Book<'_, Tickets> {
         Book { ledger: &self.ledger, segment: self.segment() }
     }
 
     /// Says that the lock may be taken by processes that are not on the ledger.
-    pub(crate) fn expect_strangers(&self) {
-        if self.has_strangers.load(SeqCst) == 0 {
-            let _latched = self.latched_endlessly();
-            self.lot.before_change(self.gate());
-            self.has_strangers.store(1, SeqCst);
+    pub(crate) fn expect_others(&self) {
+        if self.has_others_beside.load(SeqCst) == 0 {
+            let _guard = self.lock_endlessly();
+            self.wait_queue.before_change(self.notifier());
+            self.has_others_beside.store(1, SeqCst);
         }
     }
 
@@ -106,7 +106,7 @@ impl Object<Notices> {
     /// for the first time.
     #[inline]
     pub(crate) fn enlist(&self, limit: Limit) {
-        let Ok(me) = me() else { return self.expect_strangers() };
+        let Ok(me) = me() else { return self.expect_others() };
         let place = self.place().load(Relaxed) as usize;
         if self.book().entry(place).is_none_or(|entry| entry.owner() != me) {
             self.enlist_slowly(me, limit);
@@ -116,17 +116,17 @@ impl Object<Notices> {
     #[cold]
     fn enlist_slowly(&self, me: u64, limit: Limit) {
         // One that can't be on it is a stranger.
-        if within(limit, || self.try_enlist(me)).is_err() && self.has_strangers.swap(1, SeqCst) == 0 {
+        if within(limit, || self.try_enlist(me)).is_err() && self.has_others_beside.swap(1, SeqCst) == 0 {
             // Without the latch, which may be what could not be had: no process takes tokens away
             // at this door.
-            self.gate().ring();
+            self.notifier().notify();
         }
     }
 
     fn try_enlist(&self, me: u64) -> io::Result<()> {
         let book = self.book();
         loop {
-            let latched = self.latched()?;
+            let guard = self.guard()?;
             let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(place, _)| place);
             let place = known.or_else(|| book.find(0, |entry| entry.owner() == 0));
             if let Some(place) = place
@@ -135,22 +135,22 @@ impl Object<Notices> {
                 if known.is_none() {
                     // Those that sleep watch the processes that were on it. They are to watch this
                     // one, too.
-                    self.lot.before_change(self.gate());
+                    self.wait_queue.before_change(self.notifier());
                     entry.owner.store(me, SeqCst);
                 }
                 self.place().store(place as u32, Relaxed);
                 return Ok(());
             }
-            drop(latched);
+            drop(guard);
             let room = book.make_room()?;
-            let _latched = self.latched()?;
+            let _guard = self.guard()?;
             book.add_room(room);
         }
     }
 
     /// Takes processes that have ended off the ledger.
     fn strike(&self, dead: &[Identity]) {
-        if let Ok(_latched) = self.latched() {
+        if let Ok(_guard) = self.guard() {
             let book = self.book();
             for (_, entry) in book.entries() {
                 if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
@@ -165,31 +165,31 @@ impl Object<Notices> {
     #[cold]
     pub(crate) fn alarm(&self) {
         {
-            let _latched = self.latched_endlessly();
-            self.lot.before_change(self.gate());
+            let _guard = self.lock_endlessly();
+            self.wait_queue.before_change(self.notifier());
         }
-        self.lot.after_change(u32::MAX);
+        self.wait_queue.after_change(u32::MAX);
     }
 
     /// Takes the latch. If somebody has died who held it, nobody knows who was to go on: all may.
-    fn latched(&self) -> Result<Latched<'_>, Stalled> {
-        self.latch.lock().map(|latched| self.inherit(latched))
+    fn guard(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        self.spin_lock.lock().map(|guard| self.inherit(guard))
     }
 
-    fn latched_endlessly(&self) -> Latched<'_> {
-        self.inherit(self.latch.lock_endlessly())
+    fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
+        self.inherit(self.spin_lock.lock_endlessly())
     }
 
-    fn inherit<'a>(&'a self, latched: Latched<'a>) -> Latched<'a> {
-        if latched.inherited {
-            self.lot.before_change(self.gate());
+    fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
+        if guard.inherited {
+            self.wait_queue.before_change(self.notifier());
             let all = self.waiting.load(Relaxed).saturating_add(1);
             self.waiting.store(all, Relaxed);
             self.counts.iter().for_each(|count| count.store(0, SeqCst));
             self.below[0].store(self.next.load(Relaxed), SeqCst);
             self.counts[0].store(all, SeqCst);
         }
-        latched
+        guard
     }
 
     /// From now on the caller waits. Its number.
@@ -197,7 +197,7 @@ impl Object<Notices> {
     /// # Errors
     /// The latch could not be had in time.
     pub(crate) fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
-        let _latched = within(deadline.into(), || self.latched())?;
+        let _guard = within(deadline.into(), || self.guard())?;
         let number = self.next.load(Relaxed);
         self.waiting.store(self.waiting.load(Relaxed).saturating_add(1), Relaxed);
         self.next.store(number.wrapping_add(1), Relaxed);
@@ -210,14 +210,14 @@ impl Object<Notices> {
         if self.waiting.load(SeqCst) == 0 {
             return 0;
         }
-        let latched = self.latched_endlessly();
+        let guard = self.lock_endlessly();
         let more = u64::from(self.waiting.load(Relaxed)).saturating_sub(self.given()).min(count.into()) as u32;
         if more == 0 {
             return 0;
         }
         let next = self.next.load(Relaxed);
         let used = self.counts.iter().take_while(|count| count.load(Relaxed) > 0).count();
-        self.lot.before_change(self.gate());
+        self.wait_queue.before_change(self.notifier());
         match used {
             _ if used > 0 && self.below[used - 1].load(Relaxed) == next => {
                 let count = &self.counts[used - 1];
@@ -239,8 +239,8 @@ impl Object<Notices> {
                 self.counts[used].store(more, SeqCst);
             }
         }
-        drop(latched);
-        self.lot.after_change(more);
+        drop(guard);
+        self.wait_queue.after_change(more);
         more
     }
 
@@ -248,16 +248,16 @@ impl Object<Notices> {
     /// `lock` is the lock, which others may share.
     ///
     /// # Errors
-    /// [`Vain`].
+    /// [`WaitFailure`].
     pub(crate) fn wait(
         &self,
         number: u64,
         deadline: Option<Instant>,
         lock: Shared<'_>,
         alarm: impl Fn() -> bool,
-    ) -> Result<(), Vain> {
-        let mut notice = Notice { notices: self, number, lock, alarm };
-        within(deadline.into(), || self.lot.wait(self.gate(), deadline, &mut notice))
+    ) -> Result<(), WaitFailure> {
+        let mut notice = TicketWait { tickets: self, number, lock, alarm };
+        within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut notice))
     }
 
     /// Takes a notice, and waits no longer. False if somebody else has been quicker.
@@ -265,7 +265,7 @@ impl Object<Notices> {
     /// # Errors
     /// The latch could not be had in time.
     pub(crate) fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
-        let _latched = within(deadline.into(), || self.latched())?;
+        let _guard = within(deadline.into(), || self.guard())?;
         let Some(place) = self.place_for(number) else { return Ok(false) };
         self.counts[place].store(self.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
         self.leave();
@@ -275,7 +275,7 @@ impl Object<Notices> {
     /// Waits no longer, without one.
     pub(crate) fn give_up(&self, deadline: Option<Instant>) {
         // One that can't say so is still counted, as one that was killed.
-        if let Ok(_latched) = within(deadline.into(), || self.latched()) {
+        if let Ok(_guard) = within(deadline.into(), || self.guard()) {
             self.leave();
         }
     }
@@ -286,22 +286,22 @@ impl Object<Notices> {
     }
 }
 
-struct Notice<'a, A> {
-    notices: &'a Object<Notices>,
+struct TicketWait<'a, A> {
+    tickets: &'a Object<Tickets>,
     number: u64,
     lock: Shared<'a>,
     alarm: A,
 }
 
-impl<A: Fn() -> bool> Wish for Notice<'_, A> {
+impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     type Outcome = ();
 
     fn attempt(&mut self) -> Option<()> {
-        (self.notices.place_for(self.number).is_some() || (self.alarm)()).then_some(())
+        (self.tickets.place_for(self.number).is_some() || (self.alarm)()).then_some(())
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _latched = self.notices.latched()?;
+        let _guard = self.tickets.guard()?;
         if self.attempt().is_some() {
             return Ok(true);
         }
@@ -310,9 +310,9 @@ impl<A: Fn() -> bool> Wish for Notice<'_, A> {
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
-        let mut owners = self.notices.book().others(|entry| entry.owner() != 0)?;
+        let mut owners = self.tickets.book().others(|entry| entry.owner() != 0)?;
         let (mut told, mut look_again) = (None, None);
-        if self.notices.has_strangers.load(SeqCst) != 0 {
+        if self.tickets.has_others_beside.load(SeqCst) != 0 {
             told = inotify::watch(self.lock.file).ok();
             let me = me()?;
             owners.extend(self.lock.users.known().filter(|process| process.to_bits() != me));
@@ -329,7 +329,7 @@ impl<A: Fn() -> bool> Wish for Notice<'_, A> {
         watched.pidfds.extend(told.map(Arc::new));
         watched.look_again = watched.look_again.into_iter().chain(look_again).min();
         if !dead.is_empty() {
-            self.notices.strike(&dead);
+            self.tickets.strike(&dead);
             self.lock.users.strike(&dead);
             // One of them may have had the lock.
             watched.look_again = Some(Duration::ZERO);
@@ -337,12 +337,12 @@ impl<A: Fn() -> bool> Wish for Notice<'_, A> {
         Ok(watched)
     }
 
-    fn through(&self) -> Through<'_> {
-        self.notices.through()
+    fn through(&self) -> ViaHandle<'_> {
+        self.tickets.through()
     }
 
     fn more(&mut self) -> bool {
-        self.notices.given() > 1
+        self.tickets.given() > 1
     }
 }
 
@@ -353,43 +353,43 @@ mod tests {
 
     #[test]
     fn a_notice_is_for_those_who_waited_when_it_was_given() {
-        let notices = Notices::create().unwrap();
-        assert_eq!(notices.give(1), 0);
-        let (first, second) = (notices.enter(None).unwrap(), notices.enter(None).unwrap());
-        assert_eq!(notices.give(1), 1);
-        let late = notices.enter(None).unwrap();
-        assert!(!notices.take(late, None).unwrap());
-        assert!(notices.take(second, None).unwrap() && !notices.take(first, None).unwrap());
-        assert_eq!(notices.give(u32::MAX), 2);
-        assert!(notices.take(late, None).unwrap() && notices.take(first, None).unwrap());
-        assert_eq!((notices.waiting(), notices.given()), (0, 0));
+        let tickets = Tickets::create().unwrap();
+        assert_eq!(tickets.give(1), 0);
+        let (first, second) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
+        assert_eq!(tickets.give(1), 1);
+        let late = tickets.enter(None).unwrap();
+        assert!(!tickets.take(late, None).unwrap());
+        assert!(tickets.take(second, None).unwrap() && !tickets.take(first, None).unwrap());
+        assert_eq!(tickets.give(u32::MAX), 2);
+        assert!(tickets.take(late, None).unwrap() && tickets.take(first, None).unwrap());
+        assert_eq!((tickets.waiting(), tickets.given()), (0, 0));
     }
 
     #[test]
     fn what_nobody_has_a_use_for_is_not_left_for_those_who_come() {
-        let notices = Notices::create().unwrap();
-        let (one, other) = (notices.enter(None).unwrap(), notices.enter(None).unwrap());
-        notices.give(2);
-        notices.give_up(None);
-        assert!(notices.take(other, None).unwrap() && !notices.take(one, None).unwrap());
-        assert!(!notices.take(notices.enter(None).unwrap(), None).unwrap());
+        let tickets = Tickets::create().unwrap();
+        let (one, other) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
+        tickets.give(2);
+        tickets.give_up(None);
+        assert!(tickets.take(other, None).unwrap() && !tickets.take(one, None).unwrap());
+        assert!(!tickets.take(tickets.enter(None).unwrap(), None).unwrap());
     }
 
     #[test]
     fn when_somebody_has_died_in_the_middle_all_may_go_on() {
-        let notices = Notices::create().unwrap();
-        let numbers: Vec<u64> = (0..5).map(|_| notices.enter(None).unwrap()).collect();
-        notices.give(1);
+        let tickets = Tickets::create().unwrap();
+        let numbers: Vec<u64> = (0..5).map(|_| tickets.enter(None).unwrap()).collect();
+        tickets.give(1);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                std::mem::forget(notices.latch.lock().unwrap());
-                notices.counts.iter().for_each(|count| count.store(0, SeqCst));
+                std::mem::forget(tickets.spin_lock.lock().unwrap());
+                tickets.counts.iter().for_each(|count| count.store(0, SeqCst));
             });
         });
         for number in numbers {
-            assert!(notices.take(number, None).unwrap());
+            assert!(tickets.take(number, None).unwrap());
         }
-        assert!(!notices.take(notices.enter(None).unwrap(), None).unwrap());
+        assert!(!tickets.take(tickets.enter(None).unwrap(), None).unwrap());
     }
 
     #[derive(Debug, Clone)]
@@ -413,22 +413,22 @@ mod tests {
         /// Whoever takes one has waited when it was given, as long as there is room to tell them apart; and no notice is lost while one waits for whom it was.
         #[test]
         fn they_are_given_out_rightly(steps in prop::collection::vec(step(), 0..200)) {
-            let notices = Notices::create().unwrap();
+            let tickets = Tickets::create().unwrap();
             let mut waiting: Vec<u64> = Vec::new();
             let mut given: Vec<(u64, u32)> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Enter => waiting.push(notices.enter(None).unwrap()),
+                    Step::Enter => waiting.push(tickets.enter(None).unwrap()),
                     Step::Give(count) => {
-                        let more = notices.give(count);
+                        let more = tickets.give(count);
                         let pending: u32 = given.iter().map(|(_, count)| count).sum();
                         prop_assert_eq!(more, count.min(waiting.len() as u32 - pending));
-                        given.push((notices.next.load(SeqCst), more));
+                        given.push((tickets.next.load(SeqCst), more));
                     }
                     Step::Take(index) if !waiting.is_empty() => {
                         let place = index.index(waiting.len());
                         let found = given.iter_mut().find(|(below, count)| *count > 0 && *below > waiting[place]);
-                        let taken = notices.take(waiting[place], None).unwrap();
+                        let taken = tickets.take(waiting[place], None).unwrap();
                         match found {
                             Some((_, count)) => {
                                 prop_assert!(taken);
@@ -442,7 +442,7 @@ mod tests {
                     }
                     Step::GiveUp(index) if !waiting.is_empty() => {
                         waiting.remove(index.index(waiting.len()));
-                        notices.give_up(None);
+                        tickets.give_up(None);
                         let mut more: u32 = given.iter().map(|(_, count)| *count).sum::<u32>().saturating_sub(waiting.len() as u32);
                         for (_, count) in &mut given {
                             let less = more.min(*count);
@@ -452,8 +452,8 @@ mod tests {
                     Step::Take(_) | Step::GiveUp(_) => {}
                 }
                 given.retain(|(_, count)| *count > 0);
-                prop_assert_eq!(notices.waiting() as usize, waiting.len());
-                prop_assert_eq!(notices.given(), given.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
+                prop_assert_eq!(tickets.waiting() as usize, waiting.len());
+                prop_assert_eq!(tickets.given(), given.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Rounds in which a number of parties wait for each other: what a barrier is made of. `../sync/PROTOCOL.md`, "Barrier".
+//! BarrierState in which a number of parties wait for each other: what a barrier is made of. `../sync/PROTOCOL.md`, "Barrier".
 //!
 //! Where a round is, is one number. What else belongs to a change is written first, to where nobody looks before that number says so.
 
@@ -9,23 +9,23 @@ use std::time::Instant;
 use multiproc_os::identity::Identity;
 use multiproc_os::robust::copy_number;
 
-use super::gate::Through;
-use super::latch::{Latch, Latched, Stalled, within};
 use super::ledger::{self, Book, Entry, Ledger, me};
-use super::lot::{Lot, Vain, Watched, Wish};
+use super::notifier::ViaHandle;
 use super::object::Object;
 use super::segment::layout;
+use super::spin_lock::{RobustSpinGuard, RobustSpinLock, Stalled, within};
+use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// More parties than that there can't be.
 pub(crate) const MOST: usize = u16::MAX as usize;
 
 layout! {
     /// The shared part; all zero but for the parties, it is in round 0, and nobody has arrived.
-    pub(crate) struct Rounds: "barrier", 0x22, ledger::MORE {
-        /// A [`Moment`].
+    pub(crate) struct BarrierState: "barrier", 0x22, ledger::MORE {
+        /// A [`Phase`].
         moment: AtomicU64,
-        latch: Latch,
-        lot: Lot,
+        spin_lock: RobustSpinLock,
+        wait_queue: WaitQueue,
         parties: AtomicU32,
         /// Why the round was broken that this names.
         cause: AtomicU32,
@@ -38,7 +38,7 @@ layout! {
         unwanted: AtomicU64,
         unwanted_by: AtomicU32,
         /// What belongs to even rounds, and what belongs to odd ones.
-        past: [Past; 2],
+        past: [History; 2],
         /// In which round each process has arrived last, and how many of its threads: a [`Note`].
         ledger: Ledger,
     }
@@ -46,7 +46,7 @@ layout! {
 
 layout! {
     /// What a round knows of those before.
-    struct Past {
+    struct History {
         /// A bit for each of the last 64 rounds, the lowest for the last: whether it was broken.
         broken: AtomicU64,
         /// Who has arrived in that round or since is known, and expected to come again.
@@ -100,7 +100,7 @@ impl Cause {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     /// Some have arrived, others haven't.
     Filling,
     /// All have arrived, and one of them is at the action.
@@ -111,22 +111,22 @@ enum Phase {
 
 /// Where things are: the round, its phase, and how many have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Moment(u64);
+struct Phase(u64);
 
-impl Moment {
-    fn new(round: u64, phase: Phase, arrived: usize) -> Moment {
-        Moment(round << 18 | (phase as u64) << 16 | arrived as u64)
+impl Phase {
+    fn new(round: u64, phase: Stage, arrived: usize) -> Phase {
+        Phase(round << 18 | (phase as u64) << 16 | arrived as u64)
     }
 
     fn round(self) -> u64 {
         self.0 >> 18
     }
 
-    fn phase(self) -> Phase {
+    fn phase(self) -> Stage {
         match self.0 >> 16 & 3 {
-            0 => Phase::Filling,
-            1 => Phase::Acting,
-            _ => Phase::Broken,
+            0 => Stage::Filling,
+            1 => Stage::Acting,
+            _ => Stage::Broken,
         }
     }
 
@@ -134,13 +134,13 @@ impl Moment {
         self.0 as u16 as usize
     }
 
-    fn with(self, phase: Phase) -> Moment {
-        Moment::new(self.round(), phase, self.arrived())
+    fn with(self, phase: Stage) -> Phase {
+        Phase::new(self.round(), phase, self.arrived())
     }
 
-    fn next(self) -> Moment {
+    fn next(self) -> Phase {
         // What is shifted out at the end of days is shifted out of the notes too.
-        Moment::new((self.round() + 1) & (u64::MAX >> 18), Phase::Filling, 0)
+        Phase::new((self.round() + 1) & (u64::MAX >> 18), Stage::Filling, 0)
     }
 }
 
@@ -181,19 +181,19 @@ enum Arrival {
     Broken(Cause),
 }
 
-impl Rounds {
+impl BarrierState {
     /// A new object.
     ///
     /// # Errors
     /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub(crate) fn create(parties: usize) -> io::Result<Object<Rounds>> {
+    pub(crate) fn create(parties: usize) -> io::Result<Object<BarrierState>> {
         if parties == 0 || parties > MOST {
             let error = format!("{parties} parties, where there can be 1 to {MOST}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
-        let object = Object::<Rounds>::create()?;
+        let object = Object::<BarrierState>::create()?;
         object.parties.store(parties as u32, Relaxed);
-        object.moment.store(Moment::new(1, Phase::Filling, 0).0, Relaxed);
+        object.moment.store(Phase::new(1, Stage::Filling, 0).0, Relaxed);
         Ok(object)
     }
 
@@ -205,22 +205,22 @@ impl Rounds {
     /// How many have arrived in this round.
     pub(crate) fn arrived(&self) -> usize {
         match self.moment() {
-            moment if moment.phase() == Phase::Broken => 0,
+            moment if moment.phase() == Stage::Broken => 0,
             moment => moment.arrived(),
         }
     }
 
     /// Whether nobody waits until it is reset.
     pub(crate) fn is_broken(&self) -> bool {
-        self.moment().phase() == Phase::Broken
+        self.moment().phase() == Stage::Broken
     }
 
     #[inline]
-    fn moment(&self) -> Moment {
-        Moment(self.moment.load(SeqCst))
+    fn moment(&self) -> Phase {
+        Phase(self.moment.load(SeqCst))
     }
 
-    fn past(&self, round: u64) -> &Past {
+    fn past(&self, round: u64) -> &History {
         &self.past[(round & 1) as usize]
     }
 
@@ -258,7 +258,7 @@ impl Rounds {
         next.known_since.store(if forget { round + 1 } else { past.known_since.load(Relaxed) }, Release);
     }
 
-    fn go_to(&self, moment: Moment) {
+    fn go_to(&self, moment: Phase) {
         self.moment.store(moment.0, SeqCst);
     }
 
@@ -266,7 +266,7 @@ impl Rounds {
     fn outcome(&self, round: u64) -> Option<Result<(), Cause>> {
         let moment = self.moment();
         if moment.round() == round {
-            return (moment.phase() == Phase::Broken).then(|| Err(self.cause(round)));
+            return (moment.phase() == Stage::Broken).then(|| Err(self.cause(round)));
         }
         let ago = moment.round().wrapping_sub(round).wrapping_sub(1);
         let broken = self.past(moment.round()).broken.load(Relaxed);
@@ -276,27 +276,27 @@ impl Rounds {
     }
 }
 
-impl Object<Rounds> {
-    fn book(&self) -> Book<'_, Rounds> {
+impl Object<BarrierState> {
+    fn book(&self) -> Book<'_, BarrierState> {
         Book { ledger: &self.ledger, segment: self.segment() }
     }
 
-    fn lock(&self) -> Result<Latched<'_>, Stalled> {
-        self.latch.lock().map(|latched| self.inherit(latched))
+    fn lock(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        self.spin_lock.lock().map(|guard| self.inherit(guard))
     }
 
-    fn lock_endlessly(&self) -> Latched<'_> {
-        self.inherit(self.latch.lock_endlessly())
+    fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
+        self.inherit(self.spin_lock.lock_endlessly())
     }
 
-    fn inherit<'a>(&'a self, latched: Latched<'a>) -> Latched<'a> {
-        if latched.inherited {
+    fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
+        if guard.inherited {
             self.count_again();
         }
         if self.unwanted.load(SeqCst) != 0 {
             self.break_unwanted();
         }
-        latched
+        guard
     }
 
     /// Breaks the round that a party has given up without the latch. Under the latch.
@@ -304,11 +304,11 @@ impl Object<Rounds> {
     fn break_unwanted(&self) {
         let moment = self.moment();
         let round = self.unwanted.load(SeqCst);
-        if moment.phase() != Phase::Broken && round == moment.round().wrapping_add(1) {
-            self.lot.before_change(self.gate());
+        if moment.phase() != Stage::Broken && round == moment.round().wrapping_add(1) {
+            self.wait_queue.before_change(self.notifier());
             self.write_cause(moment.round(), Cause::Late(self.unwanted_by.load(Relaxed) as i32));
-            self.go_to(moment.with(Phase::Broken));
-            self.lot.after_change(u32::MAX);
+            self.go_to(moment.with(Stage::Broken));
+            self.wait_queue.after_change(u32::MAX);
         }
         // Last: if this process dies before, the next one does it.
         let _ = self.unwanted.compare_exchange(round, 0, SeqCst, Relaxed);
@@ -317,10 +317,10 @@ impl Object<Rounds> {
     /// Somebody may have died between putting itself on the ledger and counting itself. It is among those who have arrived then, and has died.
     fn count_again(&self) {
         let moment = self.moment();
-        if moment.phase() == Phase::Filling {
+        if moment.phase() == Stage::Filling {
             let notes = self.book().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
             let arrived: usize = notes.filter(|note| note.round() == moment.round()).map(Note::count).sum();
-            self.go_to(Moment::new(moment.round(), Phase::Filling, arrived.min(self.parties())));
+            self.go_to(Phase::new(moment.round(), Stage::Filling, arrived.min(self.parties())));
         }
     }
 
@@ -343,7 +343,7 @@ impl Object<Rounds> {
     ) -> Result<usize, (Cause, Option<io::Error>)> {
         let broken = |cause| (cause, None);
         loop {
-            match self.arrive(action.is_some()).map_err(|error| self.give_up(Vain::System(error)))? {
+            match self.arrive(action.is_some()).map_err(|error| self.give_up(WaitFailure::System(error)))? {
                 Arrival::Waits(round, index) => {
                     return self.wait_for(round, deadline)?.map(|()| index).map_err(broken);
                 }
@@ -361,7 +361,7 @@ impl Object<Rounds> {
                     }
                     return match self.end_round(round) {
                         Ok(outcome) => outcome.map(|()| self.parties() - 1).map_err(broken),
-                        Err(stalled) => Err(self.give_up_in(Some(round), Vain::System(stalled.into()))),
+                        Err(stalled) => Err(self.give_up_in(Some(round), WaitFailure::System(stalled.into()))),
                     };
                 }
                 Arrival::Early(round) => self.wait_for(round, deadline)?.map_err(broken)?,
@@ -371,22 +371,22 @@ impl Object<Rounds> {
     }
 
     fn arrive(&self, acts: bool) -> io::Result<Arrival> {
-        let (me, gate) = (me()?, self.gate());
+        let (me, notifier) = (me()?, self.notifier());
         let mut all_live = None;
         loop {
-            let latched = self.lock()?;
+            let guard = self.lock()?;
             let moment = self.moment();
             match moment.phase() {
-                Phase::Broken => return Ok(Arrival::Broken(self.cause(moment.round()))),
-                Phase::Acting => return Ok(Arrival::Early(moment.round())),
+                Stage::Broken => return Ok(Arrival::Broken(self.cause(moment.round()))),
+                Stage::Acting => return Ok(Arrival::Early(moment.round())),
                 // One of them is dead, since they have not gone on: whoever waits finds out.
-                Phase::Filling if moment.arrived() >= self.parties() => return Ok(Arrival::Early(moment.round())),
-                Phase::Filling => {}
+                Stage::Filling if moment.arrived() >= self.parties() => return Ok(Arrival::Early(moment.round())),
+                Stage::Filling => {}
             }
             let is_last = moment.arrived() + 1 == self.parties();
             // Who was here first may be dead, without anybody having noticed.
             if is_last && all_live != Some(moment) {
-                drop(latched);
+                drop(guard);
                 let arrived =
                     self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == moment.round());
                 if let Some(dead) = arrived?.into_iter().find(|process| !process.seems_alive()) {
@@ -399,16 +399,16 @@ impl Object<Rounds> {
             let hint = self.place().load(Relaxed) as usize;
             let place = book.find(hint, |entry| entry.owner() == me || !self.is_known(entry, since));
             let Some((place, entry)) = place.and_then(|place| Some((place, book.entry(place)?))) else {
-                drop(latched);
+                drop(guard);
                 let room = book.make_room()?;
-                let _latched = self.lock()?;
+                let _guard = self.lock()?;
                 book.add_room(room);
                 continue;
             };
             self.place().store(place as u32, Relaxed);
             if entry.owner() != me || !self.is_known(entry, since) {
                 // Those who sleep watch the processes that were known. They are to watch this one, too.
-                self.lot.before_change(gate);
+                self.wait_queue.before_change(notifier);
             }
             let count = match Note::of(entry) {
                 note if entry.owner() == me && note.round() == moment.round() => note.count(),
@@ -421,20 +421,20 @@ impl Object<Rounds> {
             entry.note.store(Note::new(moment.round(), count + 1).0, Release);
             return Ok(match (is_last, acts) {
                 (false, _) => {
-                    self.go_to(Moment::new(moment.round(), Phase::Filling, moment.arrived() + 1));
+                    self.go_to(Phase::new(moment.round(), Stage::Filling, moment.arrived() + 1));
                     Arrival::Waits(moment.round(), moment.arrived())
                 }
                 (true, true) => {
                     self.actor.store(me, Release);
-                    self.go_to(Moment::new(moment.round(), Phase::Acting, self.parties()));
+                    self.go_to(Phase::new(moment.round(), Stage::Acting, self.parties()));
                     Arrival::Acts(moment.round())
                 }
                 (true, false) => {
-                    self.lot.before_change(gate);
+                    self.wait_queue.before_change(notifier);
                     self.write_past(moment.round(), false, false);
                     self.go_to(moment.next());
-                    drop(latched);
-                    self.lot.after_change(u32::MAX);
+                    drop(guard);
+                    self.wait_queue.after_change(u32::MAX);
                     Arrival::Last
                 }
             });
@@ -443,28 +443,28 @@ impl Object<Rounds> {
 
     /// Ends the round of which the caller has done the action.
     fn end_round(&self, round: u64) -> Result<Result<(), Cause>, Stalled> {
-        let gate = self.gate();
-        let latched = self.lock()?;
+        let notifier = self.notifier();
+        let guard = self.lock()?;
         if let Some(outcome) = self.outcome(round) {
             return Ok(outcome);
         }
-        self.lot.before_change(gate);
+        self.wait_queue.before_change(notifier);
         self.write_past(round, false, false);
         self.go_to(self.moment().next());
-        drop(latched);
-        self.lot.after_change(u32::MAX);
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
         Ok(Ok(()))
     }
 
     /// Waits until that round is over. The outer error is that of this call, which has broken it.
     fn wait_for(&self, round: u64, deadline: Option<Instant>) -> Result<Result<(), Cause>, (Cause, Option<io::Error>)> {
         let mut wish = Over { object: self, round };
-        match self.lot.wait(self.gate(), deadline, &mut wish) {
+        match self.wait_queue.wait(self.notifier(), deadline, &mut wish) {
             Ok(outcome) => Ok(outcome),
             Err(vain) => {
                 // It may be over by now.
                 let (cause, error) = self.give_up_in(Some(round), vain);
-                let Ok(_latched) = self.lock() else { return Err((cause, error)) };
+                let Ok(_guard) = self.lock() else { return Err((cause, error)) };
                 match self.outcome(round) {
                     Some(Ok(())) => Ok(Ok(())),
                     Some(Err(known)) if known != cause => Ok(Err(known)),
@@ -474,16 +474,16 @@ impl Object<Rounds> {
         }
     }
 
-    fn give_up(&self, vain: Vain) -> (Cause, Option<io::Error>) {
+    fn give_up(&self, vain: WaitFailure) -> (Cause, Option<io::Error>) {
         self.give_up_in(None, vain)
     }
 
     /// Breaks the round that the caller can't wait for any more.
-    fn give_up_in(&self, round: Option<u64>, vain: Vain) -> (Cause, Option<io::Error>) {
+    fn give_up_in(&self, round: Option<u64>, vain: WaitFailure) -> (Cause, Option<io::Error>) {
         let (cause, error) = match vain {
-            Vain::Late => (Cause::Late(pid()), None),
-            Vain::Alone => (Cause::Alone, None),
-            Vain::System(error) => (Cause::System(pid()), Some(error)),
+            WaitFailure::Late => (Cause::Late(pid()), None),
+            WaitFailure::Alone => (Cause::Alone, None),
+            WaitFailure::System(error) => (Cause::System(pid()), Some(error)),
         };
         self.break_round(round, cause);
         (cause, error)
@@ -492,43 +492,43 @@ impl Object<Rounds> {
     /// Breaks that round, if it isn't over; or the one that there is. If the latch can't be had in
     /// time, the next one that has it does so.
     pub(crate) fn break_round(&self, round: Option<u64>, cause: Cause) {
-        let gate = self.gate();
-        let Ok(latched) = self.lock() else {
+        let notifier = self.notifier();
+        let Ok(guard) = self.lock() else {
             self.unwanted_by.store(pid() as u32, Relaxed);
             self.unwanted.store(round.unwrap_or(self.moment().round()).wrapping_add(1), SeqCst);
             return;
         };
         let moment = self.moment();
-        if moment.phase() == Phase::Broken || round.is_some_and(|round| round != moment.round()) {
+        if moment.phase() == Stage::Broken || round.is_some_and(|round| round != moment.round()) {
             return;
         }
-        self.lot.before_change(gate);
+        self.wait_queue.before_change(notifier);
         self.write_cause(moment.round(), cause);
-        self.go_to(moment.with(Phase::Broken));
-        drop(latched);
-        self.lot.after_change(u32::MAX);
+        self.go_to(moment.with(Stage::Broken));
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
     }
 
     /// Begins a new round, with parties that are not known yet. Those who wait are told that theirs is broken.
     pub(crate) fn reset(&self) {
-        let gate = self.gate();
-        let latched = self.lock_endlessly();
+        let notifier = self.notifier();
+        let guard = self.lock_endlessly();
         let moment = self.moment();
-        let was_broken = moment.phase() == Phase::Broken;
-        self.lot.before_change(gate);
+        let was_broken = moment.phase() == Stage::Broken;
+        self.wait_queue.before_change(notifier);
         if !was_broken {
             self.write_cause(moment.round(), Cause::Reset(pid()));
         }
         self.write_past(moment.round(), was_broken || moment.arrived() > 0, true);
         self.go_to(moment.next());
-        drop(latched);
-        self.lot.after_change(u32::MAX);
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
     }
 
     /// Takes this process off the ledger: it isn't expected any more. For the last handle.
     pub(crate) fn leave(&self) {
         let Ok(me) = me() else { return };
-        let _latched = self.lock_endlessly();
+        let _guard = self.lock_endlessly();
         let book = self.book();
         let round = self.moment().round();
         if let Some(entry) = book.entry(self.place().load(Relaxed) as usize)
@@ -545,7 +545,7 @@ impl Object<Rounds> {
         let since = self.known_since();
         match self.moment() {
             moment if moment.round() != round => Ok(Vec::new()),
-            moment if moment.phase() == Phase::Acting => {
+            moment if moment.phase() == Stage::Acting => {
                 let me = me()?;
                 Ok(Identity::from_bits(self.actor.load(Relaxed))
                     .into_iter()
@@ -563,7 +563,7 @@ fn pid() -> i32 {
 
 /// Breaks the round if the action panics.
 struct Acting<'a> {
-    object: &'a Object<Rounds>,
+    object: &'a Object<BarrierState>,
     round: u64,
     /// The copy of the process whose action it is.
     copy: u32,
@@ -586,7 +586,7 @@ impl Drop for Acting<'_> {
 
 /// The wish that a round be over.
 struct Over<'a> {
-    object: &'a Object<Rounds>,
+    object: &'a Object<BarrierState>,
     round: u64,
 }
 
@@ -594,7 +594,7 @@ impl Over<'_> {
     /// Whether it seems to be.
     fn seems_over(&self) -> bool {
         let moment = self.object.moment();
-        moment.round() != self.round || moment.phase() == Phase::Broken
+        moment.round() != self.round || moment.phase() == Stage::Broken
     }
 
     fn break_for(&self, dead: &[Identity]) {
@@ -604,19 +604,19 @@ impl Over<'_> {
     }
 }
 
-impl Wish for Over<'_> {
+impl WaitOp for Over<'_> {
     type Outcome = Result<(), Cause>;
 
     fn attempt(&mut self) -> Option<Result<(), Cause>> {
         if !self.seems_over() {
             return None;
         }
-        let _latched = self.object.lock().ok()?;
+        let _guard = self.object.lock().ok()?;
         self.object.outcome(self.round)
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _latched = self.object.lock()?;
+        let _guard = self.object.lock()?;
         if self.seems_over() {
             return Ok(true);
         }
@@ -635,7 +635,7 @@ impl Wish for Over<'_> {
         Ok(())
     }
 
-    fn through(&self) -> Through<'_> {
+    fn through(&self) -> ViaHandle<'_> {
         self.object.through()
     }
 

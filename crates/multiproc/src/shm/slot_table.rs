@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
-use super::latch::Latch;
 use super::scratch::copy_in;
 use super::segment::{Layout, Segment, layout};
+use super::spin_lock::RobustSpinLock;
 use crate::units::Size;
 
 /// So many numbers there may be: 128 MiB.
@@ -24,10 +24,10 @@ const OVERHEAD: u64 = 4;
 const TRIES: u32 = 16;
 
 layout! {
-    /// What lies in shared memory. In the numbers behind it is the directory, one entry for each cell, and behind that are the cells: see [`Cell`].
-    struct Books: "shareable list", 0x40, ..MORE {
+    /// What lies in shared memory. In the numbers behind it is the directory, one entry for each cell, and behind that are the cells: see [`Slot`].
+    struct TableHeader: "shareable list", 0x40, ..MORE {
         /// Who holds it writes. All that somebody can leave who dies with it is a buffer that isn't the current one, half written.
-        latch: Latch,
+        spin_lock: RobustSpinLock,
         /// How many cells there are. Written once, as are the next one and the directory.
         cells: AtomicU64,
         /// How many numbers are in use.
@@ -37,8 +37,8 @@ layout! {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Roster {
-    segment: Segment<Books>,
+pub(crate) struct SlotTable {
+    segment: Segment<TableHeader>,
     /// How many cells there are, and in how many numbers: no more than have memory.
     cells: usize,
     used: usize,
@@ -78,7 +78,7 @@ impl Found {
     }
 
     /// Has memory for whatever can be in that cell, so that copying it allocates nothing.
-    fn reserve(&mut self, cell: &Cell<'_>) {
+    fn reserve(&mut self, cell: &Slot<'_>) {
         self.long.clear();
         self.long.reserve_exact(cell.room());
     }
@@ -112,26 +112,26 @@ pub(crate) enum Refusal {
 }
 
 /// A cell as it lies in memory: the version, and two buffers.
-struct Cell<'a> {
+struct Slot<'a> {
     /// How often it was written. The lowest bit says which buffer is the current one.
     version: &'a AtomicU64,
     /// Each: what it is and how many bytes it has, then the bytes.
     buffers: [&'a [AtomicU64]; 2],
 }
 
-impl<'a> Cell<'a> {
+impl<'a> Slot<'a> {
     /// What stands in the directory.
     fn entry(at: u64, room: u64) -> u64 {
         room << 32 | at
     }
 
     /// The one of that entry. None if that is no place among these words.
-    fn of(entry: u64, words: &'a [AtomicU64]) -> Option<Cell<'a>> {
+    fn of(entry: u64, words: &'a [AtomicU64]) -> Option<Slot<'a>> {
         let (at, room) = ((entry & u64::from(u32::MAX)) as usize, (entry >> 32) as usize);
         let words = words.get(at..)?.get(..room.checked_mul(2)?.checked_add(3)?)?;
         let (version, buffers) = words.split_first()?;
         let (first, second) = buffers.split_at(1 + room);
-        Some(Cell { version, buffers: [first, second] })
+        Some(Slot { version, buffers: [first, second] })
     }
 
     /// In bytes.
@@ -170,12 +170,12 @@ impl<'a> Cell<'a> {
     }
 }
 
-impl Roster {
+impl SlotTable {
     /// A new one, of cells with these contents, each with room for so many bytes and for what is in it.
     ///
     /// # Errors
     /// `FileTooLarge` if there is more than there may be; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub(crate) fn create<'a>(cells: impl Iterator<Item = (Content<'a>, usize)> + Clone) -> io::Result<Roster> {
+    pub(crate) fn create<'a>(cells: impl Iterator<Item = (Content<'a>, usize)> + Clone) -> io::Result<SlotTable> {
         let words = |(content, room): &(Content<'a>, usize)| (*room).max(content.bytes.len()).div_ceil(8) as u64;
         let sizes = cells.clone().map(|cell| words(&cell).saturating_mul(2).saturating_add(OVERHEAD));
         let used = sizes.fold(0, u64::saturating_add);
@@ -184,37 +184,37 @@ impl Roster {
             let text = format!("its items would take {} of memory, and may take {}", Size(bytes), Size::of(most));
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
-        let segment: Segment<Books> = Segment::create_for(used as usize)?;
-        segment.file().allocate(Segment::<Books>::LEN as u64, used * 8)?;
+        let segment: Segment<TableHeader> = Segment::create_for(used as usize)?;
+        segment.file().allocate(Segment::<TableHeader>::LEN as u64, used * 8)?;
         let count = cells.clone().count();
         segment.cells.store(count as u64, Relaxed);
         segment.used.store(used, Relaxed);
-        let roster = Roster { segment, cells: count, used: used as usize };
+        let slot_table = SlotTable { segment, cells: count, used: used as usize };
         let mut at = count as u64;
         for (index, cell) in cells.enumerate() {
             let room = words(&cell);
-            roster.segment.more()[index].store(Cell::entry(at, room), Relaxed);
+            slot_table.segment.more()[index].store(Slot::entry(at, room), Relaxed);
             at += 2 * room + OVERHEAD - 1;
             // Nobody else has it yet.
-            roster.cell(index).expect("it has just been made").write(cell.0);
+            slot_table.cell(index).expect("it has just been made").write(cell.0);
         }
-        Ok(roster)
+        Ok(slot_table)
     }
 
     /// One that has come from another process.
     ///
     /// # Errors
     /// `InvalidData` when it is something else; `ENOSPC`, `ENOMEM`.
-    pub(crate) fn open(fd: OwnedFd) -> io::Result<Roster> {
-        let segment: Segment<Books> = Segment::open(fd)?;
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<SlotTable> {
+        let segment: Segment<TableHeader> = Segment::open(fd)?;
         let (cells, used) = (segment.cells.load(Relaxed), segment.used.load(Relaxed));
         if used > segment.more().len() as u64 || cells > used / OVERHEAD {
-            let text = format!("this is no {} of this program: its size is garbage", Books::NAME);
+            let text = format!("this is no {} of this program: its size is garbage", TableHeader::NAME);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         // As the segment does with its own: what somebody has given back without being asked would be a fault of this process.
-        segment.file().allocate(Segment::<Books>::LEN as u64, used * 8)?;
-        Ok(Roster { segment, cells: cells as usize, used: used as usize })
+        segment.file().allocate(Segment::<TableHeader>::LEN as u64, used * 8)?;
+        Ok(SlotTable { segment, cells: cells as usize, used: used as usize })
     }
 
     /// How many cells there are.
@@ -231,16 +231,16 @@ impl Roster {
         }
     }
 
-    fn cell(&self, index: usize) -> Result<Cell<'_>, Refusal> {
+    fn cell(&self, index: usize) -> Result<Slot<'_>, Refusal> {
         if index >= self.cells {
             return Err(Refusal::NoCell);
         }
         let words = &self.segment.more()[..self.used];
-        Cell::of(words[index].load(Relaxed), words).ok_or(Refusal::Corrupt)
+        Slot::of(words[index].load(Relaxed), words).ok_or(Refusal::Corrupt)
     }
 
     /// The same, with room for what is to be written.
-    fn cell_for(&self, index: usize, content: Content<'_>) -> Result<Cell<'_>, Refusal> {
+    fn cell_for(&self, index: usize, content: Content<'_>) -> Result<Slot<'_>, Refusal> {
         let cell = self.cell(index)?;
         match content.bytes.len() <= cell.room() {
             true => Ok(cell),
@@ -261,7 +261,7 @@ impl Roster {
 
     /// Reads it, and says which version it is.
     #[inline]
-    fn read_version(&self, cell: &Cell<'_>, found: &mut Found) -> u64 {
+    fn read_version(&self, cell: &Slot<'_>, found: &mut Found) -> u64 {
         for _ in 0..TRIES {
             if let Some(version) = cell.copy(found) {
                 return version;
@@ -273,9 +273,9 @@ impl Roster {
 
     /// The same, while nobody can write.
     #[cold]
-    fn read_slowly(&self, cell: &Cell<'_>, found: &mut Found) -> u64 {
+    fn read_slowly(&self, cell: &Slot<'_>, found: &mut Found) -> u64 {
         found.reserve(cell);
-        let _latched = self.segment.latch.lock_endlessly();
+        let _guard = self.segment.spin_lock.lock_endlessly();
         // It fails only if somebody scribbles there without the latch; there is nothing better to be had then.
         cell.copy(found).unwrap_or_else(|| cell.version.load(Relaxed))
     }
@@ -287,7 +287,7 @@ impl Roster {
     #[inline]
     pub(crate) fn write(&self, index: usize, content: Content<'_>) -> Result<(), Refusal> {
         let cell = self.cell_for(index, content)?;
-        let _latched = self.segment.latch.lock_endlessly();
+        let _guard = self.segment.spin_lock.lock_endlessly();
         cell.write(content);
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Roster {
     /// The same, and gives what was there before.
     ///
     /// # Errors
-    /// As [`write`](Roster::write).
+    /// As [`write`](SlotTable::write).
     pub(crate) fn replace(&self, index: usize, content: Content<'_>) -> Result<Found, Refusal> {
         let cell = self.cell_for(index, content)?;
         Ok(self.write_if(&cell, content, |_| true).expect("whatever is there is replaced"))
@@ -304,7 +304,7 @@ impl Roster {
     /// The same, if what is there is `current`; gives what is there if it isn't.
     ///
     /// # Errors
-    /// As [`write`](Roster::write), whatever is there.
+    /// As [`write`](SlotTable::write), whatever is there.
     pub(crate) fn compare_exchange(
         &self,
         index: usize,
@@ -318,7 +318,7 @@ impl Roster {
     /// Writes to it if what is there is `expected`. Gives what is or was there.
     fn write_if(
         &self,
-        cell: &Cell<'_>,
+        cell: &Slot<'_>,
         content: Content<'_>,
         expected: impl Fn(&Found) -> bool,
     ) -> Result<Found, Found> {
@@ -329,7 +329,7 @@ impl Roster {
             if !expected(&found) {
                 return Err(found);
             }
-            let _latched = self.segment.latch.lock_endlessly();
+            let _guard = self.segment.spin_lock.lock_endlessly();
             if cell.version.load(Relaxed) == version {
                 cell.write(content);
                 return Ok(found);
@@ -342,13 +342,13 @@ impl Roster {
     #[cold]
     fn write_if_slowly(
         &self,
-        cell: &Cell<'_>,
+        cell: &Slot<'_>,
         content: Content<'_>,
         expected: impl Fn(&Found) -> bool,
         mut found: Found,
     ) -> Result<Found, Found> {
         found.reserve(cell);
-        let _latched = self.segment.latch.lock_endlessly();
+        let _guard = self.segment.spin_lock.lock_endlessly();
         cell.copy(&mut found);
         if !expected(&found) {
             return Err(found);
@@ -393,7 +393,7 @@ impl Roster {
                 found.reserve(&cell);
             }
         }
-        let latched = self.segment.latch.lock_endlessly();
+        let guard = self.segment.spin_lock.lock_endlessly();
         for (index, ((version, found), spare)) in all.iter_mut().zip(&mut spare).enumerate() {
             if let Ok(cell) = self.cell(index)
                 && cell.version.load(Relaxed) != *version
@@ -402,12 +402,12 @@ impl Roster {
                 std::mem::swap(found, spare);
             }
         }
-        drop(latched);
+        drop(guard);
         all.into_iter().map(|(_, found)| found).collect()
     }
 }
 
-impl AsFd for Roster {
+impl AsFd for SlotTable {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.as_fd()
     }
@@ -424,12 +424,12 @@ mod tests {
     }
 
     /// Cells with so much room each, in bytes; empty.
-    fn roster(rooms: &[usize]) -> Roster {
-        Roster::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap()
+    fn slot_table(rooms: &[usize]) -> SlotTable {
+        SlotTable::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap()
     }
 
-    fn again(roster: &Roster) -> Roster {
-        Roster::open(roster.as_fd().try_clone_to_owned().unwrap()).unwrap()
+    fn again(slot_table: &SlotTable) -> SlotTable {
+        SlotTable::open(slot_table.as_fd().try_clone_to_owned().unwrap()).unwrap()
     }
 
     /// Numbers that look random: splitmix64.
@@ -445,7 +445,7 @@ mod tests {
     fn what_one_writes_the_other_reads() {
         let bytes: Vec<u8> = (1..=100).collect();
         let first = [(content(7, b"first"), 0), (content(8, &bytes), 0), (content(9, b""), 100)];
-        let one = Roster::create(first.into_iter()).unwrap();
+        let one = SlotTable::create(first.into_iter()).unwrap();
         let two = again(&one);
         assert_eq!((two.len(), two.room(0), two.room(1), two.room(2)), (3, Some(8), Some(104), Some(104)));
         assert!(first.iter().zip(two.snapshot()).all(|((content, _), found)| found.content() == *content));
@@ -461,8 +461,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let roster = roster(&[8, 0, 17]);
-        assert_eq!([0, 1, 2, 3].map(|index| roster.room(index)), [Some(8), Some(0), Some(24), None]);
+        let slot_table = slot_table(&[8, 0, 17]);
+        assert_eq!([0, 1, 2, 3].map(|index| slot_table.room(index)), [Some(8), Some(0), Some(24), None]);
         for (index, len, refusal) in [
             (0, 9, Refusal::NoRoom(8)),
             (1, 1, Refusal::NoRoom(0)),
@@ -470,14 +470,14 @@ mod tests {
             (usize::MAX, 0, Refusal::NoCell),
         ] {
             let new = content(1, &[7; 9][..len]);
-            assert_eq!(roster.write(index, new), Err(refusal));
-            assert_eq!(roster.replace(index, new).map(drop), Err(refusal));
-            assert_eq!(roster.compare_exchange(index, new, new).map(drop), Err(refusal));
+            assert_eq!(slot_table.write(index, new), Err(refusal));
+            assert_eq!(slot_table.replace(index, new).map(drop), Err(refusal));
+            assert_eq!(slot_table.compare_exchange(index, new, new).map(drop), Err(refusal));
         }
-        assert_eq!(roster.read(3).map(drop), Err(Refusal::NoCell));
-        assert!(roster.snapshot().iter().all(|found| found.content() == content(0, b"")));
+        assert_eq!(slot_table.read(3).map(drop), Err(Refusal::NoCell));
+        assert!(slot_table.snapshot().iter().all(|found| found.content() == content(0, b"")));
         for rooms in [&[64 << 20][..], &[usize::MAX], &[usize::MAX, usize::MAX], &[40 << 20, 40 << 20]] {
-            let error = Roster::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap_err();
+            let error = SlotTable::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
             assert!(error.to_string().contains("and may take 128 MiB"), "{error}");
         }
@@ -486,23 +486,23 @@ mod tests {
     #[test]
     fn as_much_as_there_may_be() {
         let most = (MORE - OVERHEAD as usize) / 2 * 8;
-        let one = roster(&[most]);
+        let one = slot_table(&[most]);
         let bytes: Vec<u8> = (0..most).map(|index| (index % 251) as u8).collect();
         (0..2).for_each(|kind| one.write(0, content(kind, &bytes)).unwrap());
         assert_eq!(again(&one).read(0).unwrap().content(), content(1, &bytes));
-        assert!(Roster::create([(content(0, b""), most + 1)].into_iter()).is_err());
+        assert!(SlotTable::create([(content(0, b""), most + 1)].into_iter()).is_err());
         // And of none.
-        assert_eq!(again(&roster(&[])).snapshot().len(), 0);
+        assert_eq!(again(&slot_table(&[])).snapshot().len(), 0);
     }
 
     /// A lack of memory is an error of making or opening it, not a SIGBUS later.
     #[test]
     fn there_is_memory_for_all_of_it() {
-        let one = roster(&[100_000, 8]);
+        let one = slot_table(&[100_000, 8]);
         let file = one.segment.file();
         let allocated = file.allocated().unwrap();
         assert!(allocated >= one.used as u64 * 8 && allocated < 300_000, "{allocated}");
-        file.free(Segment::<Books>::LEN as u64, 300_000);
+        file.free(Segment::<TableHeader>::LEN as u64, 300_000);
         assert!(file.allocated().unwrap() < allocated);
         drop(again(&one));
         assert_eq!(file.allocated().unwrap(), allocated);
@@ -510,58 +510,58 @@ mod tests {
 
     #[test]
     fn replace_and_compare_exchange() {
-        let roster = roster(&[16]);
-        assert_eq!(roster.replace(0, content(1, b"one")).unwrap().content(), content(0, b""));
-        assert_eq!(roster.replace(0, content(2, b"more than eight")).unwrap().content(), content(1, b"one"));
+        let slot_table = slot_table(&[16]);
+        assert_eq!(slot_table.replace(0, content(1, b"one")).unwrap().content(), content(0, b""));
+        assert_eq!(slot_table.replace(0, content(2, b"more than eight")).unwrap().content(), content(1, b"one"));
         let current = content(2, b"more than eight");
         for other in [content(3, b"more than eight"), content(2, b"more than seven"), content(2, b"")] {
-            let found = roster.compare_exchange(0, other, content(4, b"")).unwrap().unwrap_err();
+            let found = slot_table.compare_exchange(0, other, content(4, b"")).unwrap().unwrap_err();
             assert_eq!(found.content(), current);
         }
-        assert_eq!(roster.compare_exchange(0, current, content(4, b"")).unwrap().unwrap().content(), current);
-        assert_eq!(roster.read(0).unwrap().content(), content(4, b""));
+        assert_eq!(slot_table.compare_exchange(0, current, content(4, b"")).unwrap().unwrap().content(), current);
+        assert_eq!(slot_table.read(0).unwrap().content(), content(4, b""));
         // And when others have come first each time.
-        let (cell, new) = (roster.cell(0).unwrap(), content(5, b"more than eight"));
-        let slowly = |expected: bool, new| roster.write_if_slowly(&cell, new, |_| expected, Found::default());
+        let (cell, new) = (slot_table.cell(0).unwrap(), content(5, b"more than eight"));
+        let slowly = |expected: bool, new| slot_table.write_if_slowly(&cell, new, |_| expected, Found::default());
         assert_eq!(slowly(true, new).unwrap().content(), content(4, b""));
         assert_eq!(slowly(false, content(6, b"")).unwrap_err().content(), new);
         assert_eq!(slowly(true, content(6, b"")).unwrap().content(), new);
-        assert_eq!(roster.read(0).unwrap().content(), content(6, b""));
-        assert!(!roster.segment.latch.is_held());
+        assert_eq!(slot_table.read(0).unwrap().content(), content(6, b""));
+        assert!(!slot_table.segment.spin_lock.is_held());
     }
 
     /// Whatever part of writing has been done by one who then dies with the latch, what was there is there.
     #[test]
     fn who_dies_while_writing_leaves_what_was_there() {
-        let roster = roster(&[24, 24]);
-        roster.write(0, content(1, b"what was there before")).unwrap();
+        let slot_table = slot_table(&[24, 24]);
+        slot_table.write(0, content(1, b"what was there before")).unwrap();
         for written in 0..=4 {
-            std::mem::forget(roster.segment.latch.lock_endlessly());
-            let cell = roster.cell(0).unwrap();
+            std::mem::forget(slot_table.segment.spin_lock.lock_endlessly());
+            let cell = slot_table.cell(0).unwrap();
             let (head, words) = cell.buffer(cell.version.load(Relaxed) + 1);
             let all = std::iter::once(head).chain(words);
             all.take(written).for_each(|word| word.store(u64::from_ne_bytes([b'x'; 8]), Relaxed));
-            roster.segment.latch.orphan();
-            assert_eq!(roster.read(0).unwrap().content(), content(1, b"what was there before"));
+            slot_table.segment.spin_lock.orphan();
+            assert_eq!(slot_table.read(0).unwrap().content(), content(1, b"what was there before"));
             // It is inherited in one way or another.
             match written % 3 {
-                0 => roster.write(1, content(2, b"works")).unwrap(),
-                1 => drop(roster.replace(0, content(1, b"what was there before")).unwrap()),
-                _ => drop(roster.read_slowly(&cell, &mut Found::default())),
+                0 => slot_table.write(1, content(2, b"works")).unwrap(),
+                1 => drop(slot_table.replace(0, content(1, b"what was there before")).unwrap()),
+                _ => drop(slot_table.read_slowly(&cell, &mut Found::default())),
             }
-            assert!(!roster.segment.latch.is_held());
-            assert_eq!(roster.read(0).unwrap().content(), content(1, b"what was there before"));
+            assert!(!slot_table.segment.spin_lock.is_held());
+            assert_eq!(slot_table.read(0).unwrap().content(), content(1, b"what was there before"));
         }
     }
 
     /// Nobody who reads waits for one who has the latch and sleeps.
     #[test]
     fn who_is_stopped_while_writing_stops_no_reader() {
-        let roster = roster(&[24, 8]);
-        roster.write(0, content(1, b"what was there before")).unwrap();
-        let _latched = roster.segment.latch.lock_endlessly();
+        let slot_table = slot_table(&[24, 8]);
+        slot_table.write(0, content(1, b"what was there before")).unwrap();
+        let _guard = slot_table.segment.spin_lock.lock_endlessly();
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| (roster.read(0).unwrap(), roster.snapshot()));
+            let reader = scope.spawn(|| (slot_table.read(0).unwrap(), slot_table.snapshot()));
             let (found, all) = reader.join().unwrap();
             assert_eq!(found.bytes(), b"what was there before");
             assert_eq!(all[0].content(), found.content());
@@ -582,32 +582,32 @@ mod tests {
 
     #[test]
     fn nothing_is_torn() {
-        let (one, ended) = (roster(&[255 * 3, 255 * 3]), AtomicBool::new(false));
+        let (one, ended) = (slot_table(&[255 * 3, 255 * 3]), AtomicBool::new(false));
         let two = again(&one);
         std::thread::scope(|scope| {
             for seed in 0..2 {
-                let (roster, ended, mut state) = ([&one, &two][seed], &ended, seed as u64);
+                let (slot_table, ended, mut state) = ([&one, &two][seed], &ended, seed as u64);
                 scope.spawn(move || {
                     for index in 0..20_000 {
                         match index % 5 {
                             0 => assert!(is_whole(
-                                &with_bytes(&mut state, |new| roster.replace(index & 1, new)).unwrap()
+                                &with_bytes(&mut state, |new| slot_table.replace(index & 1, new)).unwrap()
                             )),
                             1 => {
-                                let found = roster.read(index & 1).unwrap();
+                                let found = slot_table.read(index & 1).unwrap();
                                 let changed = with_bytes(&mut state, |new| {
-                                    roster.compare_exchange(index & 1, found.content(), new).unwrap()
+                                    slot_table.compare_exchange(index & 1, found.content(), new).unwrap()
                                 });
                                 assert!(is_whole(&changed.unwrap_or_else(|other| other)));
                             }
                             2 => {
-                                let cell = roster.cell(index & 1).unwrap();
+                                let cell = slot_table.cell(index & 1).unwrap();
                                 let found = with_bytes(&mut state, |new| {
-                                    roster.write_if_slowly(&cell, new, |_| true, Found::default())
+                                    slot_table.write_if_slowly(&cell, new, |_| true, Found::default())
                                 });
                                 assert!(is_whole(&found.unwrap()));
                             }
-                            _ => with_bytes(&mut state, |new| roster.write(index & 1, new)).unwrap(),
+                            _ => with_bytes(&mut state, |new| slot_table.write(index & 1, new)).unwrap(),
                         }
                     }
                     ended.store(true, Relaxed);
@@ -626,31 +626,31 @@ mod tests {
     /// One writes ever larger numbers to one cell after the other: at each moment they are in order, and none is two behind another.
     #[test]
     fn a_snapshot_is_of_one_moment() {
-        const CELLS: usize = 10;
-        let (one, ended) = (roster(&[16; CELLS]), AtomicBool::new(false));
+        const SLOTS: usize = 10;
+        let (one, ended) = (slot_table(&[16; SLOTS]), AtomicBool::new(false));
         let two = again(&one);
         // As long a text as the cell has room for, so that it is allocated.
         let text = |number: usize| format!("{number:016}");
-        (0..CELLS).for_each(|index| one.write(index, content(0, text(0).as_bytes())).unwrap());
+        (0..SLOTS).for_each(|index| one.write(index, content(0, text(0).as_bytes())).unwrap());
         let check = |all: Vec<Found>| {
             let number = |found: &Found| str::from_utf8(found.bytes()).unwrap().parse::<u64>().unwrap();
             let numbers: Vec<u64> = all.iter().map(number).collect();
             assert!(
-                numbers.is_sorted_by(|one, other| one >= other) && numbers[0] - numbers[CELLS - 1] <= 1,
+                numbers.is_sorted_by(|one, other| one >= other) && numbers[0] - numbers[SLOTS - 1] <= 1,
                 "{numbers:?}"
             );
         };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 1..5000 {
-                    (0..CELLS).for_each(|index| two.write(index, content(0, text(number).as_bytes())).unwrap());
+                    (0..SLOTS).for_each(|index| two.write(index, content(0, text(number).as_bytes())).unwrap());
                 }
                 ended.store(true, Relaxed);
             });
             while !ended.load(Relaxed) {
                 check(one.snapshot());
                 // What has been read before, and anything else of it is old by now.
-                let old = (0..CELLS).map(|index| {
+                let old = (0..SLOTS).map(|index| {
                     let mut found = Found::default();
                     (one.read_version(&one.cell(index).unwrap(), &mut found), found)
                 });
@@ -661,16 +661,16 @@ mod tests {
 
     #[test]
     fn what_is_no_roster_is_an_error() {
-        let error = Roster::open(std::io::pipe().unwrap().0.into()).unwrap_err();
+        let error = SlotTable::open(std::io::pipe().unwrap().0.into()).unwrap_err();
         assert!(
             error.to_string().contains("this is no shareable list of this program: it is no memory file"),
             "{error}"
         );
         for (cells, used) in [(1, 0), (0, MORE as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
-            let roster = roster(&[8]);
-            roster.segment.cells.store(cells, Relaxed);
-            roster.segment.used.store(used, Relaxed);
-            let error = Roster::open(roster.as_fd().try_clone_to_owned().unwrap()).unwrap_err();
+            let slot_table = slot_table(&[8]);
+            slot_table.segment.cells.store(cells, Relaxed);
+            slot_table.segment.used.store(used, Relaxed);
+            let error = SlotTable::open(slot_table.as_fd().try_clone_to_owned().unwrap()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             assert!(error.to_string().contains("its size is garbage"), "{error}");
         }
@@ -681,14 +681,14 @@ mod tests {
     fn garbage_leads_nobody_astray() {
         let mut state = 0x6c69_7374;
         for _ in 0..300 {
-            let one = roster(&[8, 30, 0, 100]);
+            let one = slot_table(&[8, 30, 0, 100]);
             let two = again(&one);
             for _ in 0..20 {
                 let at = random(&mut state) as usize % one.used;
                 let value = match random(&mut state) % 5 {
                     0 => random(&mut state),
                     1 => random(&mut state) % 64,
-                    2 => Cell::entry(random(&mut state) % 64, random(&mut state) % 16),
+                    2 => Slot::entry(random(&mut state) % 64, random(&mut state) % 16),
                     3 => u64::MAX - random(&mut state) % 3,
                     _ => random(&mut state) << (random(&mut state) % 64),
                 };
@@ -696,19 +696,19 @@ mod tests {
                     .store(value, Relaxed);
                 let index = random(&mut state) as usize % 5;
                 let bytes = vec![7; random(&mut state) as usize % 64];
-                for roster in [&one, &two] {
-                    let room = roster.room(index).unwrap_or(0);
-                    assert_eq!(roster.snapshot().len(), 4);
-                    match roster.read(index) {
+                for slot_table in [&one, &two] {
+                    let room = slot_table.room(index).unwrap_or(0);
+                    assert_eq!(slot_table.snapshot().len(), 4);
+                    match slot_table.read(index) {
                         Ok(found) => assert!(found.bytes().len() <= room),
                         Err(refusal) => assert_eq!(refusal == Refusal::NoCell, index == 4),
                     }
-                    let written = roster.write(index, content(3, &bytes));
+                    let written = slot_table.write(index, content(3, &bytes));
                     assert!(written.is_err() || bytes.len() <= room);
-                    let _ = roster.replace(index, content(4, &bytes));
-                    let _ = roster.compare_exchange(index, content(4, &bytes), content(5, b""));
+                    let _ = slot_table.replace(index, content(4, &bytes));
+                    let _ = slot_table.compare_exchange(index, content(4, &bytes), content(5, b""));
                     let old = (0..4).map(|_| (random(&mut state), Found::default())).collect();
-                    assert_eq!(roster.snapshot_slowly(old).len(), 4);
+                    assert_eq!(slot_table.snapshot_slowly(old).len(), 4);
                 }
             }
         }

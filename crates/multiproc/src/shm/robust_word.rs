@@ -1,5 +1,5 @@
-//! Words that threads own for as long as they like, which is what locks are made of: [`Owned`], the word; [`Kept`], the memory that it is in; and
-//! [`Guarded`], a word that knows who has it, and whether somebody has come to grief with it.
+//! Words that threads own for as long as they like, which is what locks are made of: [`RobustWord`], the word; [`LockMapping`], the memory that it is in; and
+//! [`PoisonableWord`], a word that knows who has it, and whether somebody has come to grief with it.
 //!
 //! They are on the thread's list of robust futexes (`multiproc_os::robust`), so that the kernel tells the next one when an owner has died. Taking one that is free is one
 //! compare-and-swap and some private stores, giving it up likewise. See `PROTOCOL.md`, "The owned word".
@@ -68,10 +68,10 @@ pub(crate) enum Refusal {
 /// A word that a thread can own; all zero, it is free.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Owned(Word);
+pub(crate) struct RobustWord(Word);
 
 // SAFETY: it is made of atomic integers.
-unsafe impl AnyBytes for Owned {}
+unsafe impl AnyBytes for RobustWord {}
 
 /// A word and its turn, as they are at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ const fn in_pair(word: u32) -> u64 {
     (word as u64) << WORD_SHIFT
 }
 
-impl Owned {
+impl RobustWord {
     /// Says whether the one before has died. The caller announces the word, and puts it on its list.
     #[inline]
     fn take(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
@@ -150,7 +150,7 @@ impl Owned {
         self.sleep_by(found, patience, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
     }
 
-    /// As [`sleep`](Owned::sleep), for a while or until the word isn't that value any more, as
+    /// As [`sleep`](RobustWord::sleep), for a while or until the word isn't that value any more, as
     /// `sleep` is told.
     fn sleep_by(
         &self,
@@ -181,7 +181,7 @@ impl Owned {
         after.saturating_mul(LATER).min(Duration::from_secs(3600))
     }
 
-    /// As [`sleep_by`](Owned::sleep_by), without a deadline, if it has an owner. For a thread that
+    /// As [`sleep_by`](RobustWord::sleep_by), without a deadline, if it has an owner. For a thread that
     /// has it announced and won't take it.
     #[cfg(feature = "async")]
     pub(super) fn sleep_while_owned(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
@@ -193,7 +193,7 @@ impl Owned {
     }
 
     /// Takes it if it has no owner, without putting it on the list: for a thread that has it
-    /// announced until it is [given up](Owned::give_up_announced) or [adopted](Kept::adopt). Says
+    /// announced until it is [given up](RobustWord::give_up_announced) or [adopted](LockMapping::adopt). Says
     /// whether the owner before has died.
     #[cfg(feature = "async")]
     pub(super) fn take_announced(&self, thread: Thread) -> Option<bool> {
@@ -216,7 +216,7 @@ impl Owned {
         }
     }
 
-    /// Gives up what was [taken](Owned::take_announced) so. With the death of an owner before that,
+    /// Gives up what was [taken](RobustWord::take_announced) so. With the death of an owner before that,
     /// if that is not known yet.
     #[cfg(feature = "async")]
     pub(super) fn give_up_announced(&self, thread: Thread, inherited: bool) {
@@ -314,7 +314,7 @@ impl Owned {
     }
 }
 
-/// What [`Kept`] knows of a word.
+/// What [`LockMapping`] knows of a word.
 mod mark {
     /// Not taken through this handle.
     pub(super) const NONE: u8 = 0;
@@ -329,7 +329,7 @@ mod mark {
 
 /// A segment with up to `N` words in use by this process, through this handle. It stays mapped when one of them is still owned.
 #[derive(Debug)]
-pub(crate) struct Kept<L: Layout, const N: usize = 1> {
+pub(crate) struct LockMapping<L: Layout, const N: usize = 1> {
     segment: ManuallyDrop<Segment<L>>,
     /// In the order of the `place` that the words are taken by.
     marks: [AtomicU8; N],
@@ -337,9 +337,9 @@ pub(crate) struct Kept<L: Layout, const N: usize = 1> {
     waiters: Waiters,
 }
 
-impl<L: Layout, const N: usize> Kept<L, N> {
-    pub(crate) fn new(segment: Segment<L>) -> Kept<L, N> {
-        Kept {
+impl<L: Layout, const N: usize> LockMapping<L, N> {
+    pub(crate) fn new(segment: Segment<L>) -> LockMapping<L, N> {
+        LockMapping {
             segment: ManuallyDrop::new(segment),
             marks: [const { AtomicU8::new(mark::NONE) }; N],
             #[cfg(feature = "async")]
@@ -349,17 +349,17 @@ impl<L: Layout, const N: usize> Kept<L, N> {
 
     /// Takes a word of this segment, the one at `place` among those that are taken. Says whether the one before has died.
     #[inline]
-    pub(crate) fn take(&self, owned: &Owned, place: usize, patience: Patience) -> Result<bool, Refusal> {
+    pub(crate) fn take(&self, word: &RobustWord, place: usize, patience: Patience) -> Result<bool, Refusal> {
         let thread = Thread::current();
         if !thread.has_room() {
-            return Err(self.without_room(owned, thread));
+            return Err(self.without_room(word, thread));
         }
-        assert!(self.segment.holds(owned), "another segment's");
-        thread.announce(owned.0.word());
-        let taken = owned.take(thread, patience);
+        assert!(self.segment.holds(word), "another segment's");
+        thread.announce(word.0.word());
+        let taken = word.take(thread, patience);
         if let Ok(inherited) = taken {
             // SAFETY: the word is in the segment, which is unmapped in Drop alone, and not there as long as the word is marked; there is room.
-            unsafe { thread.own(&owned.0) };
+            unsafe { thread.own(&word.0) };
             let mark = &self.marks[place];
             // A thread can't have it if another has it now: unless that was garbage.
             let lost = !inherited && mark.load(Relaxed) != mark::NONE;
@@ -370,57 +370,57 @@ impl<L: Layout, const N: usize> Kept<L, N> {
     }
 
     #[cold]
-    fn without_room(&self, owned: &Owned, thread: Thread) -> Refusal {
-        if owned.owner() == Some(thread.id()) { Refusal::Mine } else { Refusal::Full }
+    fn without_room(&self, word: &RobustWord, thread: Thread) -> Refusal {
+        if word.owner() == Some(thread.id()) { Refusal::Mine } else { Refusal::Full }
     }
 
     /// Whether the calling thread has taken this word, and through this handle: it may have another, which maps the same memory elsewhere.
     #[inline]
-    pub(crate) fn has(&self, owned: &Owned) -> bool {
+    pub(crate) fn has(&self, word: &RobustWord) -> bool {
         let thread = Thread::current();
-        owned.owner() == Some(thread.id()) && thread.owns(&owned.0)
+        word.owner() == Some(thread.id()) && thread.owns(&word.0)
     }
 
     /// Gives up a word that the calling thread has taken by this. Does nothing, and says so, if it hasn't: it is a copy of the process that has.
     #[inline]
-    pub(crate) fn give_up(&self, owned: &Owned, place: usize) -> bool {
+    pub(crate) fn give_up(&self, word: &RobustWord, place: usize) -> bool {
         let thread = Thread::current();
-        if owned.owner() != Some(thread.id()) {
+        if word.owner() != Some(thread.id()) {
             return false;
         }
-        thread.announce(owned.0.word());
-        thread.let_go(&owned.0);
+        thread.announce(word.0.word());
+        thread.let_go(&word.0);
         // Before another can have it.
         if self.marks[place].load(Relaxed) != mark::LOST {
             self.marks[place].store(mark::NONE, Relaxed);
         }
-        owned.give_up(thread);
+        word.give_up(thread);
         thread.done();
         true
     }
 }
 
 #[cfg(feature = "async")]
-impl<L: Layout> Kept<L> {
+impl<L: Layout> LockMapping<L> {
     /// The futures that wait for the word through this handle.
     pub(super) fn waiters(&self) -> &Waiters {
         &self.waiters
     }
 
     /// Makes the calling thread the owner of the word, in place of the thread `from` of this
-    /// process, which [took](Owned::take_announced) it for this one. False if that doesn't own it,
+    /// process, which [took](RobustWord::take_announced) it for this one. False if that doesn't own it,
     /// or there is no room for one more.
-    pub(super) fn adopt(&self, owned: &Owned, from: u32, inherited: bool) -> bool {
+    pub(super) fn adopt(&self, word: &RobustWord, from: u32, inherited: bool) -> bool {
         let thread = Thread::current();
         if !thread.has_room() {
             return false;
         }
-        assert!(self.segment.holds(owned), "another segment's");
-        thread.announce(owned.0.word());
-        let is_owner = owned.pass(from, thread.id()).is_some();
+        assert!(self.segment.holds(word), "another segment's");
+        thread.announce(word.0.word());
+        let is_owner = word.pass(from, thread.id()).is_some();
         if is_owner {
             // SAFETY: as in `take`; and it is on no other list, as `from` has it announced alone.
-            unsafe { thread.own(&owned.0) };
+            unsafe { thread.own(&word.0) };
             let lost = !inherited && self.marks[0].load(Relaxed) != mark::NONE;
             self.marks[0].store(if lost { mark::LOST } else { mark::TAKEN }, Relaxed);
         }
@@ -440,7 +440,7 @@ impl<L: Layout> Kept<L> {
     }
 }
 
-impl<L: Layout, const N: usize> Deref for Kept<L, N> {
+impl<L: Layout, const N: usize> Deref for LockMapping<L, N> {
     type Target = Segment<L>;
 
     #[inline]
@@ -449,13 +449,13 @@ impl<L: Layout, const N: usize> Deref for Kept<L, N> {
     }
 }
 
-impl<L: Layout, const N: usize> AsFd for Kept<L, N> {
+impl<L: Layout, const N: usize> AsFd for LockMapping<L, N> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.as_fd()
     }
 }
 
-impl<L: Layout, const N: usize> Drop for Kept<L, N> {
+impl<L: Layout, const N: usize> Drop for LockMapping<L, N> {
     fn drop(&mut self) {
         let is_owned = self.marks.iter().any(|mark| mark.load(Relaxed) != mark::NONE);
         // SAFETY: it isn't used again.
@@ -468,7 +468,7 @@ impl<L: Layout, const N: usize> Drop for Kept<L, N> {
 
 /// How somebody came to grief while they held something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Grief {
+pub(crate) enum Poison {
     /// The process was killed or has ended, or the thread has.
     Died,
     /// The thread has panicked.
@@ -494,45 +494,45 @@ impl Holder {
 }
 
 layout! {
-    /// An [`Owned`] with a memory of who has it, and of the last one who came to grief.
-    pub(crate) struct Guarded {
-        owned: Owned,
+    /// An [`RobustWord`] with a memory of who has it, and of the last one who came to grief.
+    pub(crate) struct PoisonableWord {
+        word: RobustWord,
         /// Who has it; 0: nobody, or it isn't known, since they have only just taken it.
         holder: AtomicU64,
         /// Who came to grief; 0: it isn't known.
-        culprit: AtomicU64,
+        poisoned_by: AtomicU64,
         /// How; 0: nobody did, or it has been put right.
-        grief: AtomicU32,
+        poison: AtomicU32,
         /// How often somebody has, in all.
-        griefs: AtomicU32,
+        poison_count: AtomicU32,
     }
 }
 
 const DIED: u32 = 1;
 const PANICKED: u32 = 2;
 
-impl Guarded {
-    /// Takes it; the word at `place` of `kept`, in which it must be. If the one before has died, and `counts`, that is remembered until it is [forgiven](Guarded::forgive).
+impl PoisonableWord {
+    /// Takes it; the word at `place` of `mapping`, in which it must be. If the one before has died, and `counts`, that is remembered until it is [forgiven](PoisonableWord::forgive).
     #[inline]
     pub(crate) fn take<L: Layout, const N: usize>(
         &self,
-        kept: &Kept<L, N>,
+        mapping: &LockMapping<L, N>,
         place: usize,
         patience: Patience,
         counts: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
-        if kept.take(&self.owned, place, patience)? && counts() {
+        if mapping.take(&self.word, place, patience)? && counts() {
             self.inherit();
         }
         self.holder.store(Holder::bits(Thread::current()), Relaxed);
         Ok(())
     }
 
-    /// Takes it over from another thread of this process, as [`Kept::adopt`] says; `inherited` from
+    /// Takes it over from another thread of this process, as [`LockMapping::adopt`] says; `inherited` from
     /// an owner that died.
     #[cfg(feature = "async")]
-    pub(super) fn adopt<L: Layout>(&self, kept: &Kept<L>, from: u32, inherited: bool) -> bool {
-        let is_owner = kept.adopt(&self.owned, from, inherited);
+    pub(super) fn adopt<L: Layout>(&self, mapping: &LockMapping<L>, from: u32, inherited: bool) -> bool {
+        let is_owner = mapping.adopt(&self.word, from, inherited);
         if is_owner {
             if inherited {
                 self.inherit();
@@ -545,72 +545,72 @@ impl Guarded {
     #[cold]
     fn inherit(&self) {
         // The holder is the dead one as yet. If this thread dies before it has said so, it is inherited by another, who says as much.
-        self.condemn_bits(self.holder.load(Relaxed), DIED);
+        self.poison_by(self.holder.load(Relaxed), DIED);
     }
 
     /// Gives it up, if the calling thread has it.
     #[inline]
-    pub(crate) fn give_up<L: Layout, const N: usize>(&self, kept: &Kept<L, N>, place: usize) -> bool {
+    pub(crate) fn give_up<L: Layout, const N: usize>(&self, mapping: &LockMapping<L, N>, place: usize) -> bool {
         if !self.is_mine() {
             return false;
         }
         self.holder.store(0, Relaxed);
-        kept.give_up(&self.owned, place)
+        mapping.give_up(&self.word, place)
     }
 
     /// Whether the calling thread has it.
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
-        self.owned.owner() == Some(Thread::current().id())
+        self.word.owner() == Some(Thread::current().id())
     }
 
     /// The word in it.
     #[inline]
-    pub(crate) fn owned(&self) -> &Owned {
-        &self.owned
+    pub(crate) fn word(&self) -> &RobustWord {
+        &self.word
     }
 
     /// Remembers that the calling thread has panicked.
     #[cold]
-    pub(crate) fn condemn(&self) {
-        self.condemn_bits(Holder::bits(Thread::current()), PANICKED);
+    pub(crate) fn set_poisoned(&self) {
+        self.poison_by(Holder::bits(Thread::current()), PANICKED);
     }
 
-    fn condemn_bits(&self, culprit: u64, grief: u32) {
-        self.culprit.store(culprit, Relaxed);
-        self.grief.store(grief, SeqCst);
-        self.griefs.fetch_add(1, SeqCst);
+    fn poison_by(&self, poisoned_by: u64, poison: u32) {
+        self.poisoned_by.store(poisoned_by, Relaxed);
+        self.poison.store(poison, SeqCst);
+        self.poison_count.fetch_add(1, SeqCst);
     }
 
     /// Changes whenever somebody has come to grief, forgiven or not.
     #[inline]
-    pub(crate) fn griefs(&self) -> u32 {
-        self.griefs.load(SeqCst)
+    pub(crate) fn poison_count(&self) -> u32 {
+        self.poison_count.load(SeqCst)
     }
 
     /// How somebody came to grief, if somebody did and it hasn't been forgiven, and who it was, if that is known.
     #[inline]
-    pub(crate) fn grief(&self) -> Option<(Grief, Option<Holder>)> {
-        match self.grief.load(SeqCst) {
+    pub(crate) fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        match self.poison.load(SeqCst) {
             0 => None,
-            grief => {
-                let grief = if grief == PANICKED { Grief::Panicked } else { Grief::Died };
-                Some((grief, Holder::from_bits(self.culprit.load(Relaxed))))
+            poison => {
+                let poison = if poison == PANICKED { Poison::Panicked } else { Poison::Died };
+                Some((poison, Holder::from_bits(self.poisoned_by.load(Relaxed))))
             }
         }
     }
 
     /// Remembers what another does.
-    pub(crate) fn inherit_from(&self, other: &Guarded) {
-        let grief = other.grief.load(SeqCst);
-        if grief != 0 {
-            self.condemn_bits(other.culprit.load(Relaxed), grief);
+    pub(crate) fn inherit_from(&self, other: &PoisonableWord) {
+        let poison = other.poison.load(SeqCst);
+        if poison != 0 {
+            self.poison_by(other.poisoned_by.load(Relaxed), poison);
         }
     }
 
     /// What was left is put right.
-    pub(crate) fn forgive(&self) {
-        self.grief.store(0, SeqCst);
+    pub(crate) fn clear_poison(&self) {
+        self.poison.store(0, SeqCst);
     }
 }
 
@@ -620,75 +620,75 @@ mod tests {
 
     layout! {
         struct Words: "words", 0x7fff_0001 {
-            guarded: Guarded,
-            more: [Owned; 8],
+            poisonable: PoisonableWord,
+            more: [RobustWord; 8],
             count: AtomicU64,
         }
     }
 
-    fn words() -> Kept<Words, 9> {
-        Kept::new(Segment::create().unwrap())
+    fn words() -> LockMapping<Words, 9> {
+        LockMapping::new(Segment::create().unwrap())
     }
 
-    fn take(kept: &Kept<Words, 9>, index: usize) -> Result<bool, Refusal> {
-        kept.take(&kept.more[index], 1 + index, Patience::Endless)
+    fn take(mapping: &LockMapping<Words, 9>, index: usize) -> Result<bool, Refusal> {
+        mapping.take(&mapping.more[index], 1 + index, Patience::Endless)
     }
 
-    fn leave(kept: &Kept<Words, 9>, index: usize) {
-        assert!(kept.give_up(&kept.more[index], 1 + index));
+    fn leave(mapping: &LockMapping<Words, 9>, index: usize) {
+        assert!(mapping.give_up(&mapping.more[index], 1 + index));
     }
 
     #[test]
     fn one_at_a_time() {
-        let kept = words();
+        let mapping = words();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        assert_eq!(take(&kept, 0), Ok(false));
+                        assert_eq!(take(&mapping, 0), Ok(false));
                         // Not one operation, so that two would be seen.
-                        kept.count.store(kept.count.load(Relaxed) + 1, Relaxed);
-                        leave(&kept, 0);
+                        mapping.count.store(mapping.count.load(Relaxed) + 1, Relaxed);
+                        leave(&mapping, 0);
                     }
                 });
             }
         });
-        assert_eq!(kept.count.load(SeqCst), 80_000);
-        assert!(kept.more[0].is_free());
+        assert_eq!(mapping.count.load(SeqCst), 80_000);
+        assert!(mapping.more[0].is_free());
         // Nobody sleeps, and that is known.
-        assert_eq!(Pair(kept.more[0].0.pair().load(SeqCst)).word(), 0);
+        assert_eq!(Pair(mapping.more[0].0.pair().load(SeqCst)).word(), 0);
     }
 
     #[test]
     fn several_in_any_order() {
-        let kept = words();
+        let mapping = words();
         let thread = Thread::current();
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
-            (0..4).for_each(|index| assert_eq!(take(&kept, index), Ok(false)));
-            order.iter().for_each(|index| leave(&kept, *index));
-            assert!((0..4).all(|index| kept.more[index].is_free()));
+            (0..4).for_each(|index| assert_eq!(take(&mapping, index), Ok(false)));
+            order.iter().for_each(|index| leave(&mapping, *index));
+            assert!((0..4).all(|index| mapping.more[index].is_free()));
         }
         assert_eq!(thread.count(), 0);
-        assert!(!kept.give_up(&kept.more[0], 1), "it isn't held");
+        assert!(!mapping.give_up(&mapping.more[0], 1), "it isn't held");
     }
 
     #[test]
     fn what_a_thread_dies_with_is_inherited_once_and_wakes_those_who_sleep() {
         for _ in 0..50 {
-            let kept = words();
+            let mapping = words();
             let (taken, go) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    take(&kept, 0).unwrap();
+                    take(&mapping, 0).unwrap();
                     taken.send(()).unwrap();
-                    while kept.more[0].0.word().load(SeqCst) & WAITERS == 0 {
+                    while mapping.more[0].0.word().load(SeqCst) & WAITERS == 0 {
                         std::thread::yield_now();
                     }
                 });
                 go.recv().unwrap();
                 let one = || {
-                    let inherited = take(&kept, 0).unwrap();
-                    leave(&kept, 0);
+                    let inherited = take(&mapping, 0).unwrap();
+                    leave(&mapping, 0);
                     inherited
                 };
                 let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(one)).collect();
@@ -701,29 +701,29 @@ mod tests {
     /// What was wrong with the first draft, as with the C library's: who had slept was forgotten if somebody came in between.
     #[test]
     fn waiters_are_known_to_who_comes_in_between() {
-        let kept = words();
+        let mapping = words();
         let thread = Thread::current();
-        let word = &kept.more[0];
+        let word = &mapping.more[0];
         word.0.pair().store(in_pair(thread.id() | WAITERS), SeqCst);
         // As far as giving it up, without waking anybody: here the owner is killed.
         word.0.pair().fetch_sub(in_pair(thread.id()), SeqCst);
-        assert_eq!(take(&kept, 0), Ok(false));
+        assert_eq!(take(&mapping, 0), Ok(false));
         assert_eq!(word.0.word().load(SeqCst), thread.id() | WAITERS, "so that it will wake one");
-        leave(&kept, 0);
+        leave(&mapping, 0);
         assert_eq!(word.0.word().load(SeqCst), 0, "there was nobody");
         // But not if somebody has had it since, with whom another may sleep.
         let left = Pair(word.0.pair().load(SeqCst)).next(WAITERS);
         word.0.pair().store(left.0, SeqCst);
-        assert_eq!(take(&kept, 0), Ok(false));
+        assert_eq!(take(&mapping, 0), Ok(false));
         assert!(!word.change(left, Pair(0)));
-        leave(&kept, 0);
+        leave(&mapping, 0);
     }
 
     #[test]
     fn patience_ends() {
-        let kept = words();
-        take(&kept, 0).unwrap();
-        let try_it = |patience| kept.take(&kept.more[0], 1, patience);
+        let mapping = words();
+        take(&mapping, 0).unwrap();
+        let try_it = |patience| mapping.take(&mapping.more[0], 1, patience);
         assert_eq!(try_it(Patience::Endless), Err(Refusal::Mine));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -731,23 +731,23 @@ mod tests {
                 let begun = Instant::now();
                 assert_eq!(try_it(Patience::lasting(Duration::from_millis(20))), Err(Refusal::Busy));
                 assert!(begun.elapsed() >= Duration::from_millis(20));
-                assert!(!kept.more[0].outwait(Patience::lasting(Duration::from_millis(1))));
+                assert!(!mapping.more[0].outwait(Patience::lasting(Duration::from_millis(1))));
                 assert_eq!(Thread::current().count(), 0);
             });
         });
-        leave(&kept, 0);
-        assert!(kept.more[0].outwait(Patience::None));
+        leave(&mapping, 0);
+        assert!(mapping.more[0].outwait(Patience::None));
         assert!(try_it(Patience::None).is_ok());
-        leave(&kept, 0);
+        leave(&mapping, 0);
         assert_eq!(Patience::lasting(Duration::MAX), Patience::Endless);
     }
 
     #[test]
     fn garbage_is_taken_for_a_dead_owner() {
-        let kept = words();
-        kept.more[0].0.pair().store(u64::MAX, SeqCst);
-        assert_eq!(take(&kept, 0), Ok(true));
-        leave(&kept, 0);
+        let mapping = words();
+        mapping.more[0].0.pair().store(u64::MAX, SeqCst);
+        assert_eq!(take(&mapping, 0), Ok(true));
+        leave(&mapping, 0);
     }
 
     #[test]
@@ -757,18 +757,18 @@ mod tests {
             maps.lines().any(|line| line.starts_with(&format!("{start:x}-")) && line.contains("words"))
         };
         std::thread::spawn(move || {
-            let kept = words();
-            let start = &raw const *kept.guarded.owned.0.word() as usize & !4095;
-            take(&kept, 1).unwrap();
-            leave(&kept, 1);
+            let mapping = words();
+            let start = &raw const *mapping.poisonable.word.0.word() as usize & !4095;
+            take(&mapping, 1).unwrap();
+            leave(&mapping, 1);
             assert!(mapped(start));
-            drop(kept);
+            drop(mapping);
             assert!(!mapped(start));
 
-            let kept = words();
-            let start = &raw const *kept.guarded.owned.0.word() as usize & !4095;
-            take(&kept, 1).unwrap();
-            drop(kept);
+            let mapping = words();
+            let start = &raw const *mapping.poisonable.word.0.word() as usize & !4095;
+            take(&mapping, 1).unwrap();
+            drop(mapping);
             assert!(mapped(start), "it is on this thread's list");
         })
         .join()
@@ -777,23 +777,23 @@ mod tests {
 
     #[test]
     fn grief_is_remembered_with_its_culprit() {
-        let kept = words();
-        let guarded = &kept.guarded;
-        let take = |counts: bool| guarded.take(&kept, 0, Patience::Endless, || counts).unwrap();
+        let mapping = words();
+        let poisonable = &mapping.poisonable;
+        let take = |counts: bool| poisonable.take(&mapping, 0, Patience::Endless, || counts).unwrap();
         let die =
             || std::thread::scope(|scope| scope.spawn(|| (take(false), Thread::current().id()).1).join().unwrap());
         die();
         take(false);
-        assert_eq!(guarded.grief(), None);
-        assert!(guarded.is_mine());
-        guarded.give_up(&kept, 0);
+        assert_eq!(poisonable.poison(), None);
+        assert!(poisonable.is_mine());
+        poisonable.give_up(&mapping, 0);
         let (pid, tid) = (std::process::id() as i32, die() as i32);
         take(true);
-        assert_eq!(guarded.grief(), Some((Grief::Died, Some(Holder { pid, tid }))));
-        guarded.forgive();
-        assert_eq!(guarded.grief(), None);
-        guarded.condemn();
-        assert_eq!(guarded.grief().unwrap().0, Grief::Panicked);
-        assert!(guarded.give_up(&kept, 0) && !guarded.give_up(&kept, 0));
+        assert_eq!(poisonable.poison(), Some((Poison::Died, Some(Holder { pid, tid }))));
+        poisonable.clear_poison();
+        assert_eq!(poisonable.poison(), None);
+        poisonable.set_poisoned();
+        assert_eq!(poisonable.poison().unwrap().0, Poison::Panicked);
+        assert!(poisonable.give_up(&mapping, 0) && !poisonable.give_up(&mapping, 0));
     }
 }

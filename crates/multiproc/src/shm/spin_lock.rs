@@ -110,26 +110,26 @@ impl From<Stalled> for io::Error {
 /// Who holds one must neither take another nor own or give up a robust word: a thread can announce one thing at a time.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Latch(AtomicU32);
+pub(crate) struct RobustSpinLock(AtomicU32);
 
 // SAFETY: an atomic integer.
 #[allow(unsafe_code)]
-unsafe impl AnyBytes for Latch {}
+unsafe impl AnyBytes for RobustSpinLock {}
 
 /// A latch that is held.
 #[must_use]
 #[derive(Debug)]
-pub(crate) struct Latched<'a> {
-    latch: &'a Latch,
+pub(crate) struct RobustSpinGuard<'a> {
+    spin_lock: &'a RobustSpinLock,
     thread: Thread,
     /// Whether the one before has died in the middle: who takes it then sees to the state that was left.
     pub(crate) inherited: bool,
 }
 
-impl Latch {
+impl RobustSpinLock {
     #[cfg(test)]
-    pub(crate) const fn new() -> Latch {
-        Latch(AtomicU32::new(0))
+    pub(crate) const fn new() -> RobustSpinLock {
+        RobustSpinLock(AtomicU32::new(0))
     }
 
     /// Waits until it is open, and takes it.
@@ -137,35 +137,35 @@ impl Latch {
     /// # Errors
     /// When the thread's [limit](within) has passed.
     #[inline]
-    pub(crate) fn lock(&self) -> Result<Latched<'_>, Stalled> {
+    pub(crate) fn lock(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
         let thread = Thread::current();
         thread.announce(&self.0);
         let inherited = match self.0.compare_exchange(0, thread.id(), SeqCst, Relaxed) {
             Ok(_) => false,
             Err(_) => self.lock_slowly(thread, LIMIT.get())?,
         };
-        Ok(Latched { latch: self, thread, inherited })
+        Ok(RobustSpinGuard { spin_lock: self, thread, inherited })
     }
 
     /// The same, for as long as it takes, whatever the limit: for what can't fail.
     #[inline]
-    pub(crate) fn lock_endlessly(&self) -> Latched<'_> {
+    pub(crate) fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
         let thread = Thread::current();
         thread.announce(&self.0);
         let inherited = match self.0.compare_exchange(0, thread.id(), SeqCst, Relaxed) {
             Ok(_) => false,
             Err(_) => self.lock_slowly(thread, Limit::Endless).unwrap_or_default(),
         };
-        Latched { latch: self, thread, inherited }
+        RobustSpinGuard { spin_lock: self, thread, inherited }
     }
 
     /// Takes it if it is open.
-    pub(crate) fn try_lock(&self) -> Option<Latched<'_>> {
+    pub(crate) fn try_lock(&self) -> Option<RobustSpinGuard<'_>> {
         let thread = Thread::current();
         thread.announce(&self.0);
         let word = self.0.load(Relaxed);
         if word & OWNER == 0 && self.0.compare_exchange(word, thread.id() | word & WAITERS, SeqCst, Relaxed).is_ok() {
-            return Some(Latched { latch: self, thread, inherited: word & OWNER_DIED != 0 });
+            return Some(RobustSpinGuard { spin_lock: self, thread, inherited: word & OWNER_DIED != 0 });
         }
         thread.done();
         None
@@ -259,12 +259,12 @@ fn patience_with(owner: u32) -> Duration {
     }
 }
 
-impl Drop for Latched<'_> {
+impl Drop for RobustSpinGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // If this thread dies between the two, the kernel wakes: the word is announced.
-        if self.latch.0.swap(0, SeqCst) & WAITERS != 0 {
-            futex::wake(&self.latch.0, 1);
+        if self.spin_lock.0.swap(0, SeqCst) & WAITERS != 0 {
+            futex::wake(&self.spin_lock.0, 1);
         }
         self.thread.done();
     }
@@ -277,13 +277,13 @@ mod tests {
 
     #[test]
     fn one_at_a_time() {
-        let (latch, count) = (Latch::new(), AtomicU64::new(0));
+        let (spin_lock, count) = (RobustSpinLock::new(), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let latched = latch.lock().unwrap();
-                        assert!(!latched.inherited);
+                        let guard = spin_lock.lock().unwrap();
+                        assert!(!guard.inherited);
                         // Not one operation, so that two would be seen.
                         count.store(count.load(Relaxed) + 1, Relaxed);
                     }
@@ -291,35 +291,35 @@ mod tests {
             }
         });
         assert_eq!(count.load(SeqCst), 80_000);
-        assert!(!latch.is_held());
+        assert!(!spin_lock.is_held());
     }
 
     #[test]
     fn what_a_dead_owner_leaves_is_inherited_once() {
-        let latch = Latch::new();
+        let spin_lock = RobustSpinLock::new();
         std::thread::scope(|scope| {
-            scope.spawn(|| std::mem::forget(latch.lock().unwrap()));
+            scope.spawn(|| std::mem::forget(spin_lock.lock().unwrap()));
         });
         // Waits for the kernel, which puts the word right while the thread ends.
-        assert!(latch.lock().unwrap().inherited);
-        assert!(!latch.lock().unwrap().inherited);
+        assert!(spin_lock.lock().unwrap().inherited);
+        assert!(!spin_lock.lock().unwrap().inherited);
     }
 
     #[test]
     fn who_sleeps_is_woken_by_the_kernel_when_the_owner_dies() {
         for _ in 0..50 {
-            let latch = Latch::new();
+            let spin_lock = RobustSpinLock::new();
             let (locked, go) = std::sync::mpsc::channel();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    std::mem::forget(latch.lock().unwrap());
+                    std::mem::forget(spin_lock.lock().unwrap());
                     locked.send(()).unwrap();
-                    while latch.0.load(Relaxed) & WAITERS == 0 {
+                    while spin_lock.0.load(Relaxed) & WAITERS == 0 {
                         std::thread::yield_now();
                     }
                 });
                 go.recv().unwrap();
-                let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(|| latch.lock().unwrap().inherited)).collect();
+                let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(|| spin_lock.lock().unwrap().inherited)).collect();
                 let inherited = sleepers.into_iter().map(|sleeper| sleeper.join().unwrap());
                 assert_eq!(inherited.filter(|inherited| *inherited).count(), 1);
             });
@@ -328,36 +328,36 @@ mod tests {
 
     #[test]
     fn a_word_of_garbage_is_taken_for_that_of_a_dead_owner() {
-        let latch = Latch(AtomicU32::new(OWNER));
-        assert!(latch.lock().unwrap().inherited);
+        let spin_lock = RobustSpinLock(AtomicU32::new(OWNER));
+        assert!(spin_lock.lock().unwrap().inherited);
     }
 
     #[test]
     fn nobody_waits_for_themselves() {
-        let latch = Latch(AtomicU32::new(Thread::current().id()));
-        assert!(latch.lock().unwrap().inherited);
+        let spin_lock = RobustSpinLock(AtomicU32::new(Thread::current().id()));
+        assert!(spin_lock.lock().unwrap().inherited);
     }
 
     #[test]
     fn who_only_tries_does_not_wait() {
-        let latch = Latch::new();
-        let held = latch.try_lock().unwrap();
-        assert!(latch.is_held());
-        std::thread::scope(|scope| assert!(scope.spawn(|| latch.try_lock().is_none()).join().unwrap()));
+        let spin_lock = RobustSpinLock::new();
+        let held = spin_lock.try_lock().unwrap();
+        assert!(spin_lock.is_held());
+        std::thread::scope(|scope| assert!(scope.spawn(|| spin_lock.try_lock().is_none()).join().unwrap()));
         drop(held);
-        assert!(latch.try_lock().is_some());
+        assert!(spin_lock.try_lock().is_some());
     }
 
     /// A process that holds the latch, which is shared, and is stopped.
     #[allow(unsafe_code)]
-    fn stopped_owner(latch: &Latch) -> i32 {
+    fn stopped_owner(spin_lock: &RobustSpinLock) -> i32 {
         // SAFETY: the copy calls nothing but what is async-signal-safe.
         match unsafe { libc::fork() } {
             0 => {
-                let latched = latch.lock_endlessly();
+                let guard = spin_lock.lock_endlessly();
                 // SAFETY: no memory is touched.
                 unsafe { libc::raise(libc::SIGSTOP) };
-                drop(latched);
+                drop(guard);
                 // SAFETY: leaves at once.
                 unsafe { libc::_exit(0) };
             }
@@ -381,38 +381,43 @@ mod tests {
     #[test]
     fn who_has_a_limit_does_not_wait_for_an_owner_that_is_stopped() {
         let memory = crate::shm::segment::Segment::<Memory>::create().unwrap();
-        let latch = &memory.latch;
-        let pid = stopped_owner(latch);
+        let spin_lock = &memory.spin_lock;
+        let pid = stopped_owner(spin_lock);
         let wanted = Stalled { pid, is_stopped: true };
         let begun = Instant::now();
-        assert_eq!(within(Limit::Moment, || latch.lock().map(drop)), Err(wanted));
+        assert_eq!(within(Limit::Moment, || spin_lock.lock().map(drop)), Err(wanted));
         assert!(begun.elapsed() >= GRACE);
         let deadline = Instant::now() + Duration::from_millis(50);
-        assert_eq!(within(Limit::Until(deadline), || within(Limit::Endless, || latch.lock().map(drop))), Err(wanted));
+        assert_eq!(
+            within(Limit::Until(deadline), || within(Limit::Endless, || spin_lock.lock().map(drop))),
+            Err(wanted)
+        );
         assert!(Instant::now() >= deadline);
         assert!(wanted.to_string().starts_with(&format!("process {pid} is stopped")), "{wanted}");
         assert_eq!(Stalled::of(&wanted.into()), Some(wanted));
         assert_eq!(Stalled::of(&io::ErrorKind::TimedOut.into()), None);
         std::thread::scope(|scope| {
-            let sleeper = scope.spawn(|| latch.lock().unwrap().inherited);
-            let impatient = within(Limit::Until(Instant::now() + Duration::from_millis(5)), || latch.lock().map(drop));
+            let sleeper = scope.spawn(|| spin_lock.lock().unwrap().inherited);
+            let impatient =
+                within(Limit::Until(Instant::now() + Duration::from_millis(5)), || spin_lock.lock().map(drop));
             assert_eq!(impatient, Err(wanted));
             end(pid, libc::SIGCONT);
             assert!(!sleeper.join().unwrap());
         });
-        let pid = stopped_owner(latch);
+        let pid = stopped_owner(spin_lock);
         std::thread::scope(|scope| {
-            let sleeper = scope
-                .spawn(|| within(Limit::Until(Instant::now() + SUSPICIOUS * 60), || latch.lock().unwrap().inherited));
+            let sleeper = scope.spawn(|| {
+                within(Limit::Until(Instant::now() + SUSPICIOUS * 60), || spin_lock.lock().unwrap().inherited)
+            });
             end(pid, libc::SIGKILL);
             assert!(sleeper.join().unwrap());
         });
-        drop(latch.lock().unwrap());
+        drop(spin_lock.lock().unwrap());
     }
 
     crate::shm::segment::layout! {
         struct Memory: "latch", 0x7f {
-            latch: Latch,
+            spin_lock: RobustSpinLock,
         }
     }
 }

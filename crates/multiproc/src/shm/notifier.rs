@@ -1,4 +1,4 @@
-//! A process's side of a [`Door`]: how many of its handles could open it, and how many of its threads wait at it.
+//! A process's side of a [`WakePipe`]: how many of its handles could open it, and how many of its threads wait at it.
 //!
 //! As long as one of the handles isn't waiting itself, the process holds the door open for writing: it may yet do what others wait for. When all wait, it lets go of
 //! that side, so that those who wait are told when nobody anywhere is left. `PROTOCOL.md`, "The door".
@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use multiproc_os::door::{self, Door, Knock};
 use multiproc_os::errno::ESRCH;
 use multiproc_os::robust::{Thread, copy_number};
+use multiproc_os::wake_pipe::{self, WakePipe, WakeReason};
 use multiproc_os::{at_fork, pidfd, poll, threads};
 
-use super::backoff::Habit;
+use super::backoff::SpinHistory;
 
 /// How often one looks who can't listen.
 const DEAF: Duration = Duration::from_millis(5);
@@ -37,7 +37,7 @@ pub(crate) enum Tokens {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Notifier {
     tokens: Tokens,
     /// The number of the door's descriptor, which never changes.
     number: RawFd,
@@ -45,12 +45,12 @@ pub(crate) struct Gate {
     /// The reading side, for those who poll it by means of their own.
     polled: OnceLock<OwnedFd>,
     /// How long those who wait here try before they sleep.
-    pub(super) habit: Habit,
+    pub(super) spin_history: SpinHistory,
 }
 
 #[derive(Debug)]
 struct State {
-    door: Door,
+    wake_pipe: WakePipe,
     read_only: bool,
     /// The reading side by itself, which those poll who wait. So none of them holds the writing side while it sleeps.
     reader: Option<Arc<OwnedFd>>,
@@ -73,35 +73,35 @@ struct State {
     owed: bool,
 }
 
-impl Gate {
+impl Notifier {
     /// A new door, and one handle that could open it.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
-    pub(crate) fn new(tokens: Tokens) -> io::Result<Gate> {
-        Door::new().map(|door| Gate::of(door, tokens, false))
+    pub(crate) fn new(tokens: Tokens) -> io::Result<Notifier> {
+        WakePipe::new().map(|wake_pipe| Notifier::of(wake_pipe, tokens, false))
     }
 
     /// A door that has come from another process, and one handle that could open it.
     ///
     /// # Errors
     /// `InvalidData` when it is none.
-    pub(crate) fn from_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Gate> {
-        Door::from_fd(fd).map(|door| Gate::of(door, tokens, true))
+    pub(crate) fn from_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Notifier> {
+        WakePipe::from_fd(fd).map(|wake_pipe| Notifier::of(wake_pipe, tokens, true))
     }
 
-    /// As [`from_fd`](Gate::from_fd), also of a descriptor by which the door can't be opened.
+    /// As [`from_fd`](Notifier::from_fd), also of a descriptor by which the door can't be opened.
     ///
     /// # Errors
     /// `InvalidData` when it is none.
-    pub(crate) fn from_any_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Gate> {
-        let (door, read_only) = Door::from_any_fd(fd)?;
-        let gate = Gate::of(door, tokens, true);
-        gate.state().read_only = read_only;
-        Ok(gate)
+    pub(crate) fn from_any_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Notifier> {
+        let (wake_pipe, read_only) = WakePipe::from_any_fd(fd)?;
+        let notifier = Notifier::of(wake_pipe, tokens, true);
+        notifier.state().read_only = read_only;
+        Ok(notifier)
     }
 
-    fn of(door: Door, tokens: Tokens, shared: bool) -> Gate {
+    fn of(wake_pipe: WakePipe, tokens: Tokens, shared: bool) -> Notifier {
         // So that copies are numbered.
         Thread::current();
         let (copy, forks) = (copy_number(), at_fork::count());
@@ -117,14 +117,14 @@ impl Gate {
             waiters: 0,
             futures: 0,
             owed: false,
-            door,
+            wake_pipe,
         };
-        Gate {
+        Notifier {
             tokens,
-            number: state.door.as_fd().as_raw_fd(),
+            number: state.wake_pipe.as_fd().as_raw_fd(),
             state: Mutex::new(state),
             polled: OnceLock::new(),
-            habit: Habit::default(),
+            spin_history: SpinHistory::default(),
         }
     }
 
@@ -155,57 +155,61 @@ impl Gate {
     }
 
     /// Puts a token in; says whether it has. If not, it does so when it has descriptors again.
-    pub(crate) fn ring(&self) -> bool {
+    pub(crate) fn notify(&self) -> bool {
         let mut state = self.state();
         // Who rings doesn't wait.
         if state.read_only {
             state.open_both_ways();
         }
         // It fails only if that wasn't possible, at the limit of open files.
-        state.owed = state.door.ring().is_err();
+        state.owed = state.wake_pipe.notify().is_err();
         !state.owed
     }
 
     /// Takes the tokens away, if they are to be. Under the latch that those hold who ring, with `armed` set: see `PROTOCOL.md`.
     pub(crate) fn clear(&self) {
         if self.tokens == Tokens::Taken {
-            self.state().door.clear();
+            self.state().wake_pipe.clear();
         }
     }
 
     /// For one who may have to wait: what happens at the door from now on is seen or heard with this. Before it is looked, under the latch, whether to wait.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`, `ENOSPC`; see [`Ear::Deaf`].
-    pub(crate) fn listen(&self) -> io::Result<Ear> {
+    /// `EMFILE`, `ENFILE`, `ENOSPC`; see [`Subscription::Deaf`].
+    pub(crate) fn listen(&self) -> io::Result<Subscription> {
         match self.tokens {
-            Tokens::Taken => Ok(Ear::Sees),
+            Tokens::Taken => Ok(Subscription::Sees),
             Tokens::Heard => {
                 let reader = self.state().reader()?;
-                Ok(Ear::Hears(Arc::new(door::Ear::new(&reader)?), reader))
+                Ok(Subscription::Hears(Arc::new(wake_pipe::Subscription::new(&reader)?), reader))
             }
         }
     }
 
     /// Counts the caller as waiting, until that is dropped.
-    pub(crate) fn waiting<'a>(&'a self, ear: &'a Ear, through: Through<'a>) -> Waiting<'a> {
+    pub(crate) fn waiting<'a>(&'a self, subscription: &'a Subscription, through: ViaHandle<'a>) -> Waiting<'a> {
         let mut state = self.state();
         // At the limit of open files they poll the door as it is.
-        let reader = state.reader_for(ear).ok();
+        let reader = state.reader_for(subscription).ok();
         state.enter(through, false);
-        Waiting { gate: self, reader, ear, through, is_future: false }
+        Waiting { notifier: self, reader, subscription, through, is_future: false }
     }
 
-    /// As [`waiting`](Gate::waiting), for a future.
+    /// As [`waiting`](Notifier::waiting), for a future.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
     #[cfg(feature = "async")]
-    pub(crate) fn waiting_future<'a>(&'a self, ear: &'a Ear, through: Through<'a>) -> io::Result<Waiting<'a>> {
+    pub(crate) fn waiting_future<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+        through: ViaHandle<'a>,
+    ) -> io::Result<Waiting<'a>> {
         let mut state = self.state();
-        let reader = Some(state.reader_for(ear)?);
+        let reader = Some(state.reader_for(subscription)?);
         state.enter(through, true);
-        Ok(Waiting { gate: self, reader, ear, through, is_future: true })
+        Ok(Waiting { notifier: self, reader, subscription, through, is_future: true })
     }
 
     /// Whether this process has threads that don't wait here, the calling one aside.
@@ -242,25 +246,25 @@ impl Gate {
     /// As poll(2).
     pub(crate) fn sleep_open(
         &self,
-        ear: &Ear,
+        subscription: &Subscription,
         others: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
-    ) -> io::Result<Knock> {
+    ) -> io::Result<WakeReason> {
         if self.state().read_only {
             // It could not be opened, at the limit of open files, so that a hang-up says nothing.
             return deaf(deadline, |until| {
                 let ended = poll::wait_readable(others, Some(until))?;
-                Ok(if ended.is_empty() { Knock::Late } else { Knock::Other })
+                Ok(if ended.is_empty() { WakeReason::Late } else { WakeReason::Other })
             });
         }
-        ear.wait_at(self.as_fd(), others, deadline)
+        subscription.wait_at(self.as_fd(), others, deadline)
     }
 
     /// A descriptor to poll for tokens. It is always the same, whoever comes and goes, so that it can be in an epoll set; and it holds nothing of the writing side, in copies neither.
     /// At the limit of open files it is the door itself.
     pub(crate) fn fd_to_poll(&self) -> BorrowedFd<'_> {
         if self.polled.get().is_none()
-            && let Ok(reader) = self.state().door.reader()
+            && let Ok(reader) = self.state().wake_pipe.reader()
         {
             // Another thread may have been quicker.
             let _ = self.polled.set(reader);
@@ -270,15 +274,15 @@ impl Gate {
 
     /// Whether nobody is left anywhere who could open it. (As long as one of this process's handles could, somebody is.)
     pub(crate) fn is_hung_up(&self) -> bool {
-        Door::is_hung_up(self.fd_to_poll()).unwrap_or(false)
+        WakePipe::is_hung_up(self.fd_to_poll()).unwrap_or(false)
     }
 
-    /// Has the [descriptor to poll](Gate::fd_to_poll) be readable now: there is something to be had
+    /// Has the [descriptor to poll](Notifier::fd_to_poll) be readable now: there is something to be had
     /// already.
     pub(crate) fn show(&self) {
         let readable = poll::wait_readable(&[self.fd_to_poll()], Some(Instant::now()));
         if readable.is_ok_and(|readable| readable.is_empty()) {
-            self.ring();
+            self.notify();
             // To ring, the writing side may have been taken by a process that can't open the door.
             self.state().settle();
         }
@@ -289,7 +293,7 @@ impl Gate {
     pub(crate) fn is_deserted(&self) -> bool {
         let mut state = self.state();
         state.settle();
-        state.read_only && Door::is_hung_up(state.door.as_fd()).unwrap_or(false)
+        state.read_only && WakePipe::is_hung_up(state.wake_pipe.as_fd()).unwrap_or(false)
     }
 
     /// A descriptor to send to another process, which can't open the door with it, and doesn't
@@ -300,7 +304,7 @@ impl Gate {
     pub(crate) fn to_send_reader(&self) -> io::Result<OwnedFd> {
         let mut state = self.state();
         state.shared = true;
-        state.door.reader()
+        state.wake_pipe.reader()
     }
 
     /// A descriptor to send to another process, which can open the door with it.
@@ -312,8 +316,8 @@ impl Gate {
         state.shared = true;
         state.settle();
         match state.read_only {
-            true => state.door.open_both_ways(),
-            false => state.door.as_fd().try_clone_to_owned(),
+            true => state.wake_pipe.open_both_ways(),
+            false => state.wake_pipe.as_fd().try_clone_to_owned(),
         }
     }
 }
@@ -325,7 +329,7 @@ impl State {
         match before.filter(|reader| Arc::strong_count(reader) < LISTENERS) {
             Some(reader) => Ok(reader),
             None => {
-                let reader = Arc::new(self.door.reader()?);
+                let reader = Arc::new(self.wake_pipe.reader()?);
                 self.heard_by = Arc::downgrade(&reader);
                 Ok(reader)
             }
@@ -333,32 +337,32 @@ impl State {
     }
 
     /// The same, for all who wait now.
-    fn reader_for(&mut self, ear: &Ear) -> io::Result<Arc<OwnedFd>> {
-        let reader = match ear {
-            Ear::Hears(_, reader) => reader.clone(),
-            Ear::Sees | Ear::Deaf => self.reader()?,
+    fn reader_for(&mut self, subscription: &Subscription) -> io::Result<Arc<OwnedFd>> {
+        let reader = match subscription {
+            Subscription::Hears(_, reader) => reader.clone(),
+            Subscription::Sees | Subscription::Deaf => self.reader()?,
         };
         Ok(self.reader.get_or_insert(reader).clone())
     }
 
-    fn enter(&mut self, through: Through<'_>, is_future: bool) {
+    fn enter(&mut self, through: ViaHandle<'_>, is_future: bool) {
         self.waiters += 1;
         self.futures += usize::from(is_future);
         self.waiting += usize::from(match through {
-            Through::Own => true,
-            Through::Handle(waiters) => waiters.fetch_add(1, Relaxed) == 0,
-            Through::Other => false,
+            ViaHandle::Own => true,
+            ViaHandle::Handle(waiters) => waiters.fetch_add(1, Relaxed) == 0,
+            ViaHandle::Other => false,
         });
         self.settle();
     }
 
-    fn leave(&mut self, through: Through<'_>, is_future: bool) {
+    fn leave(&mut self, through: ViaHandle<'_>, is_future: bool) {
         self.waiters = self.waiters.saturating_sub(1);
         self.futures = self.futures.saturating_sub(is_future.into());
         self.waiting = self.waiting.saturating_sub(usize::from(match through {
-            Through::Own => true,
-            Through::Handle(waiters) => waiters.fetch_sub(1, Relaxed) == 1,
-            Through::Other => false,
+            ViaHandle::Own => true,
+            ViaHandle::Handle(waiters) => waiters.fetch_sub(1, Relaxed) == 1,
+            ViaHandle::Other => false,
         }));
         if self.waiters == 0 {
             self.reader = None;
@@ -371,7 +375,7 @@ impl State {
     fn settle(&mut self) {
         let all_wait = self.waiting >= self.openers && self.is_shared();
         if all_wait && !self.read_only {
-            self.read_only = self.door.read_only().is_ok();
+            self.read_only = self.wake_pipe.read_only().is_ok();
         } else if !all_wait && self.read_only {
             self.open_both_ways();
         }
@@ -385,15 +389,15 @@ impl State {
     }
 
     fn open_both_ways(&mut self) {
-        self.read_only = self.door.read_write().is_err();
-        self.owed = self.owed && (self.read_only || self.door.ring().is_err());
+        self.read_only = self.wake_pipe.read_write().is_err();
+        self.owed = self.owed && (self.read_only || self.wake_pipe.notify().is_err());
     }
 }
 
-impl AsFd for Gate {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         let state = self.state();
-        let fd = state.door.as_fd();
+        let fd = state.wake_pipe.as_fd();
         debug_assert_eq!(fd.as_raw_fd(), self.number);
         borrowed(fd.as_raw_fd())
     }
@@ -407,9 +411,9 @@ fn borrowed<'a>(number: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// Through what somebody waits, who so can't open the gate with it meanwhile.
+/// ViaHandle what somebody waits, who so can't open the gate with it meanwhile.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Through<'a> {
+pub(crate) enum ViaHandle<'a> {
     /// A handle of its own.
     Own,
     /// A handle through which so many wait by now. It can't be used otherwise while somebody does.
@@ -420,44 +424,53 @@ pub(crate) enum Through<'a> {
 
 /// How one who waits is told of tokens.
 #[derive(Debug)]
-pub(crate) enum Ear {
+pub(crate) enum Subscription {
     /// By polling the door.
     Sees,
     /// By a descriptor that is made for it, of the door's reading side.
-    Hears(Arc<door::Ear>, Arc<OwnedFd>),
+    Hears(Arc<wake_pipe::Subscription>, Arc<OwnedFd>),
     /// Not at all: that could not be made. One looks every few milliseconds.
     Deaf,
 }
 
-impl Ear {
+impl Subscription {
     /// Whether it has heard something, or one of `others` is readable. Only for one that
-    /// [hears](Ear::Hears).
+    /// [hears](Subscription::Hears).
     #[cfg(feature = "async")]
-    pub(crate) fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<Knock> {
+    pub(crate) fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
         if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
-            return Ok(Knock::Other);
+            return Ok(WakeReason::Other);
         }
         match self {
-            Ear::Hears(ear, _) if ear.heard()? => Ok(Knock::Token),
-            _ => Ok(Knock::Late),
+            Subscription::Hears(subscription, _) if subscription.heard()? => Ok(WakeReason::Token),
+            _ => Ok(WakeReason::Late),
         }
     }
 
-    fn wait_at(&self, door: BorrowedFd<'_>, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+    fn wait_at(
+        &self,
+        wake_pipe: BorrowedFd<'_>,
+        others: &[BorrowedFd<'_>],
+        deadline: Option<Instant>,
+    ) -> io::Result<WakeReason> {
         match self {
-            Ear::Sees => Door::wait_at(door, door::Tokens::Seen, others, deadline),
-            Ear::Hears(ear, _) => Door::wait_at(door, door::Tokens::Heard(ear), others, deadline),
-            Ear::Deaf => deaf(deadline, |until| Door::wait_at(door, door::Tokens::Ignored, others, Some(until))),
+            Subscription::Sees => WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Seen, others, deadline),
+            Subscription::Hears(subscription, _) => {
+                WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Heard(subscription), others, deadline)
+            }
+            Subscription::Deaf => {
+                deaf(deadline, |until| WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until)))
+            }
         }
     }
 }
 
 /// Has one sleep who can't be told, and so looks now and then.
-fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<Knock>) -> io::Result<Knock> {
+fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<WakeReason>) -> io::Result<WakeReason> {
     let soon = within(DEAF, deadline);
     match sleep(soon)? {
-        Knock::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(Knock::Token),
-        knock => Ok(knock),
+        WakeReason::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(WakeReason::Token),
+        reason => Ok(reason),
     }
 }
 
@@ -470,43 +483,43 @@ pub(super) fn within(time: Duration, deadline: Option<Instant>) -> Instant {
 /// Somebody who waits at a gate.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
-    gate: &'a Gate,
-    ear: &'a Ear,
+    notifier: &'a Notifier,
+    subscription: &'a Subscription,
     reader: Option<Arc<OwnedFd>>,
-    through: Through<'a>,
+    through: ViaHandle<'a>,
     is_future: bool,
 }
 
 impl Waiting<'_> {
     /// What becomes readable when there is a token, or a hang-up, for a waiter that
-    /// [sees](Ear::Sees).
+    /// [sees](Subscription::Sees).
     #[cfg(feature = "async")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.door()
+        self.wake_pipe()
     }
 
-    fn door(&self) -> BorrowedFd<'_> {
-        self.reader.as_ref().map_or_else(|| self.gate.as_fd(), |reader| reader.as_fd())
+    fn wake_pipe(&self) -> BorrowedFd<'_> {
+        self.reader.as_ref().map_or_else(|| self.notifier.as_fd(), |reader| reader.as_fd())
     }
 
     /// Sleeps until there is a token, nobody is left who could open the door, one of `others` is readable, or `deadline` has passed.
     ///
     /// # Errors
     /// As poll(2).
-    pub(crate) fn sleep(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Knock> {
+    pub(crate) fn sleep(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<WakeReason> {
         // Not under the lock. The descriptor is there as long as the gate.
-        let knock = self.ear.wait_at(self.door(), others, deadline)?;
-        match knock {
+        let reason = self.subscription.wait_at(self.wake_pipe(), others, deadline)?;
+        match reason {
             // Another thread of this process has come back meanwhile.
-            Knock::HungUp if !self.gate.state().read_only => Ok(Knock::Token),
-            knock => Ok(knock),
+            WakeReason::HungUp if !self.notifier.state().read_only => Ok(WakeReason::Token),
+            reason => Ok(reason),
         }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.gate.state().leave(self.through, self.is_future);
+        self.notifier.state().leave(self.through, self.is_future);
     }
 }
 
@@ -520,113 +533,113 @@ mod tests {
 
     #[test]
     fn when_all_wait_they_are_told() {
-        let here = Gate::new(Tokens::Taken).unwrap();
-        let there = Gate::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
-        let waiting = here.waiting(&Ear::Sees, Through::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
-        let also_waiting = there.waiting(&Ear::Sees, Through::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
-        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+        let here = Notifier::new(Tokens::Taken).unwrap();
+        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
+        let waiting = here.waiting(&Subscription::Sees, ViaHandle::Own);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        let also_waiting = there.waiting(&Subscription::Sees, ViaHandle::Own);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         // One that is on its way counts, whoever sends it.
         let sent = here.to_send().unwrap();
-        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
         drop(sent);
-        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(waiting);
-        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), Knock::Late);
-        here.ring();
-        assert_eq!(also_waiting.sleep(&[], None).unwrap(), Knock::Token);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        here.notify();
+        assert_eq!(also_waiting.sleep(&[], None).unwrap(), WakeReason::Token);
         there.clear();
         drop(here);
-        assert_eq!(also_waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+        assert_eq!(also_waiting.sleep(&[], None).unwrap(), WakeReason::HungUp);
     }
 
     #[test]
     fn who_listens_hears_what_has_come_since_whatever_others_do() {
-        let here = Gate::new(Tokens::Heard).unwrap();
-        let there = Gate::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
+        let here = Notifier::new(Tokens::Heard).unwrap();
+        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
         let early = here.listen().unwrap();
-        there.ring();
+        there.notify();
         let late = there.listen().unwrap();
         there.clear();
-        assert_eq!(there.sleep_open(&late, &[], now()).unwrap(), Knock::Late);
-        let waiting = here.waiting(&early, Through::Own);
-        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::Token);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        assert_eq!(there.sleep_open(&late, &[], now()).unwrap(), WakeReason::Late);
+        let waiting = here.waiting(&early, ViaHandle::Own);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::Token);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
         drop(there);
-        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::HungUp);
     }
 
     #[test]
     fn who_cannot_listen_looks_now_and_then() {
-        let here = Gate::new(Tokens::Heard).unwrap();
-        let there = Gate::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
-        here.ring();
-        let waiting = here.waiting(&Ear::Deaf, Through::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
-        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::Token);
+        let here = Notifier::new(Tokens::Heard).unwrap();
+        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
+        here.notify();
+        let waiting = here.waiting(&Subscription::Deaf, ViaHandle::Own);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::Token);
         drop(there);
-        assert_eq!(waiting.sleep(&[], None).unwrap(), Knock::HungUp);
+        assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::HungUp);
     }
 
     #[test]
     fn what_was_never_shared_is_not_hung_up_while_there_are_threads() {
-        let gate = Gate::new(Tokens::Taken).unwrap();
+        let notifier = Notifier::new(Tokens::Taken).unwrap();
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
-            let waiting = gate.waiting(&Ear::Sees, Through::Own);
-            assert!(gate.has_others());
-            assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
-            drop(gate.to_send().unwrap());
-            assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+            let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
+            assert!(notifier.has_others());
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+            drop(notifier.to_send().unwrap());
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
             drop(done);
         });
     }
 
     #[test]
     fn another_handle_of_the_process_counts_until_it_waits_too() {
-        let gate = Gate::new(Tokens::Taken).unwrap();
-        gate.add_opener();
-        let waiting = gate.waiting(&Ear::Sees, Through::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
+        let notifier = Notifier::new(Tokens::Taken).unwrap();
+        notifier.add_opener();
+        let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
         std::thread::scope(|scope| {
             let one = scope.spawn(|| {
                 loop {
                     match waiting.sleep(&[], None).unwrap() {
-                        Knock::Token => gate.clear(),
-                        knock => break knock,
+                        WakeReason::Token => notifier.clear(),
+                        reason => break reason,
                     }
                 }
             });
-            let other = gate.waiting(&Ear::Sees, Through::Own);
-            assert_eq!(one.join().unwrap(), Knock::HungUp);
+            let other = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
+            assert_eq!(one.join().unwrap(), WakeReason::HungUp);
             drop(other);
         });
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::Late);
-        gate.remove_opener();
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), Knock::HungUp);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        notifier.remove_opener();
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
     }
 
     #[test]
     fn several_who_wait_through_one_handle_are_one() {
-        let gate = Gate::new(Tokens::Taken).unwrap();
-        gate.add_opener();
+        let notifier = Notifier::new(Tokens::Taken).unwrap();
+        notifier.add_opener();
         let (one, other) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let first = gate.waiting(&Ear::Sees, Through::Handle(&one));
-        let second = gate.waiting(&Ear::Sees, Through::Handle(&one));
-        let third = gate.waiting(&Ear::Sees, Through::Other);
-        assert_eq!(first.sleep(&[], now()).unwrap(), Knock::Late, "the other handle may yet be used");
-        let fourth = gate.waiting(&Ear::Sees, Through::Handle(&other));
-        assert_eq!(first.sleep(&[], now()).unwrap(), Knock::HungUp);
+        let first = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&one));
+        let second = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&one));
+        let third = notifier.waiting(&Subscription::Sees, ViaHandle::Other);
+        assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::Late, "the other handle may yet be used");
+        let fourth = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&other));
+        assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(second);
-        assert_eq!(third.sleep(&[], now()).unwrap(), Knock::HungUp);
+        assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(first);
-        assert_eq!(third.sleep(&[], now()).unwrap(), Knock::Late);
+        assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::Late);
         drop(fourth);
         assert_eq!((one.into_inner(), other.into_inner()), (0, 0));
-        gate.remove_opener();
-        gate.remove_opener();
-        assert_eq!(third.sleep(&[], now()).unwrap(), Knock::HungUp);
+        notifier.remove_opener();
+        notifier.remove_opener();
+        assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::HungUp);
     }
 }

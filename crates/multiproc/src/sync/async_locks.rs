@@ -14,25 +14,25 @@ use super::mutex::{self, Mutex, MutexGuard};
 use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
 use super::wait_error::WaitError;
 use crate::shm::cell::Plain;
-use crate::shm::owned::{Guarded, Kept};
+use crate::shm::robust_word::{LockMapping, PoisonableWord};
 use crate::shm::waiters::{Denied, Site, Wait};
 use crate::wake::take_turns;
 
 impl Site for lock::Shared {
-    fn guarded(&self) -> &Guarded {
-        &self.guarded
+    fn poisonable(&self) -> &PoisonableWord {
+        &self.poisonable
     }
 }
 
 impl<T: Plain> Site for mutex::Shared<T> {
-    fn guarded(&self) -> &Guarded {
-        &self.guarded
+    fn poisonable(&self) -> &PoisonableWord {
+        &self.poisonable
     }
 }
 
 /// Takes the word of a lock, for the thread that polls this to its end.
-async fn take<L: Site>(kept: &Arc<Kept<L>>) -> Result<(), Misuse> {
-    let mut wait = Wait::new(kept);
+async fn take<L: Site>(mapping: &Arc<LockMapping<L>>) -> Result<(), Misuse> {
+    let mut wait = Wait::new(mapping);
     poll_fn(|context| wait.poll(context)).await.map_err(|denied| match denied {
         Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("what another has is waited for"),
         Denied::NoThread => Misuse::NoThread(L::NAME),
@@ -91,9 +91,9 @@ impl Lock {
     /// thread left to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
-        let (is_entered, griefs) = (self.enter(), self.griefs());
+        let (is_entered, poison_count) = (self.enter(), self.poison_count());
         take(&self.inner).await?;
-        self.taken(is_entered, self.griefs() != griefs);
+        self.taken(is_entered, self.poison_count() != poison_count);
         self.guard()
     }
 }
