@@ -1,4 +1,4 @@
-//! What a client or a listener says before the first message: `channel/auth.rs`, `reception.rs`, `connect.rs`.
+//! What a client or a listener says before the first message: `channel/auth.rs`, `handshakes.rs`, `connect.rs`.
 
 #![no_main]
 

@@ -149,7 +149,7 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
         // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.
         unsafe { libc::syscall(libc::SYS_set_robust_list, thread.robust_head, thread.robust_len) };
     }
-    crate::not_in_copies::close_all();
+    crate::close_on_fork::close_all();
     // SAFETY: as above, or null.
     unsafe { crate::robust::copy_was_made(thread.robust_head) };
     Ok(Side::Copy { is_open })

@@ -3,12 +3,12 @@
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
-use crate::per_copy::PerCopy;
+use crate::fork_local::ForkLocal;
 
 /// A number that tells PID namespaces of this system apart; None without `/proc`. Asks the system once, and once in each copy of the process, which may be in another
 /// one (unshare(2)).
 pub fn of_pids() -> Option<u32> {
-    static FOUND: PerCopy<OnceLock<Option<u32>>> = PerCopy::new();
+    static FOUND: ForkLocal<OnceLock<Option<u32>>> = ForkLocal::new();
     *FOUND.get().get_or_init(|| {
         let mut stat = MaybeUninit::<libc::stat>::zeroed();
         // SAFETY: the path ends with a zero, the structure is ours, and all-zero bytes are a value of it.

@@ -454,7 +454,7 @@ mod tests {
         let refused = connect_for_packets(name, None).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         // Other tests make copies of this process.
-        let listening = crate::not_in_copies::NotInCopies::make(packet_socket).unwrap();
+        let listening = crate::close_on_fork::CloseOnFork::make(packet_socket).unwrap();
         listen_for_packets(&listening, name).unwrap();
         let taken = listen_for_packets(packet_socket().unwrap(), name).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);

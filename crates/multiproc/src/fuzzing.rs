@@ -13,7 +13,7 @@ use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::settings::Settings;
 use multiproc_os::{fd_passing, image, memfd};
 
-use crate::channel::{auth, connect, reception, stream};
+use crate::channel::{auth, connect, handshakes, stream};
 use crate::process::current::Identity;
 use crate::process::options::{Options, Resource, Variable};
 use crate::process::status::Panic;
@@ -23,13 +23,13 @@ use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
 use crate::shm::slot_table::{Content, SlotTable};
 use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
-use crate::start::assignment::{self, Assignment};
+use crate::start::child_spec::{self, ChildSpec};
 use crate::start::method::StartMethod;
 use crate::start::report::{Failure, Report, receive_report};
 use crate::start::target::Entry;
 use crate::start::{entry, forkserver, handshake, kind, target};
-use crate::transfer::bundle::Bundle;
 use crate::transfer::codec;
+use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, Packet, PacketError};
 use crate::transfer::payload::{Bytes, Payload};
 
@@ -41,12 +41,12 @@ pub const PARSERS: [(&str, Parser); 12] = [
     ("packet", packet),
     ("codec", codec),
     ("request", request),
-    ("assignment", assignment),
+    ("child_spec", spec),
     ("handshake", handshake),
     ("report", report),
     ("image", image),
     ("queue", queue),
-    ("roster", slot_table),
+    ("slot_table", slot_table),
     ("greeting", greeting),
     ("frame", frame),
     ("name", name),
@@ -66,7 +66,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
     options.niceness = Some(-5);
     options.affinity = Some(vec![0, 1]);
     options.add_limit(Resource::AddressSpace, 16, 32);
-    let assignment = Assignment {
+    let spec = ChildSpec {
         identity: Identity {
             name: "Process-1:2".into(),
             numbers: vec![1, 2],
@@ -77,7 +77,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         entry: Some(Entry::of(entry::enter::<crate::Call<fn(), ()>, _>).expect("a function of this image")),
         options,
         outlives_parent: false,
-        log: crate::log::Inheritance::sample(),
+        log: crate::log::LogConfig::sample(),
         start_method: StartMethod::Spawn,
         grace_period: std::time::Duration::from_secs(5),
         handles_ctrl_c: true,
@@ -104,11 +104,11 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             seeds
         }
         "request" => [false, true].map(|first| with_tail(forkserver::sample_request(first))).to_vec(),
-        "assignment" => vec![with_tail(assignment::join(&assignment))],
+        "child_spec" => vec![with_tail(child_spec::join(&spec))],
         "handshake" => vec![
             // After a greeting that is right, then without one.
             [&[1], &message(kind::SERVE, b"")[..]].concat(),
-            [&[1], &message(kind::START, &with_tail(assignment::join(&assignment)))[..]].concat(),
+            [&[1], &message(kind::START, &with_tail(child_spec::join(&spec)))[..]].concat(),
             [&[0], &message(kind::HELLO, b"ids and build id")[..]].concat(),
         ],
         "report" => {
@@ -136,7 +136,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             b"\x02\x00\xff\x00\x02\xff\x00\x03\x00\x01\x04\x00\x00\x03\x00\x00\x03\x00\x00".to_vec(),
         ],
         // Whatever is written is read; then the directory is spoiled, and a head.
-        "roster" => vec![
+        "slot_table" => vec![
             b"\x07\x00\x10\x00\x01\x00\x00\x04\x00\x00".to_vec(),
             b"\x99\x00\x18\x01\x01\x00\x01\x06\x05\x81\x02\x03\x01\x07\x17\x05\x01\x00\x00\x04\x00\x00".to_vec(),
             b"\xff\x00\x08\x02\x03\x07\x02\x26\xff\x03\x05\x00\x02\x16\x81\x08\x05\x00\x00".to_vec(),
@@ -175,7 +175,7 @@ fn encoded<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> Vec<
 
 /// Bytes as a payload.
 fn payload(bytes: &[u8]) -> Payload {
-    Payload { bytes: Bytes::Inline(bytes.to_vec()), handles: Bundle::default() }
+    Payload { bytes: Bytes::Inline(bytes.to_vec()), handles: FdBundle::default() }
 }
 
 /// A message with its front inside.
@@ -265,10 +265,10 @@ fn request(data: &[u8]) -> bool {
 }
 
 /// What a child is told. Its entry is an address in the program's code, or an error.
-fn assignment(data: &[u8]) -> bool {
-    let Ok((assignment, payload)) = assignment::split::<Assignment>(data) else { return false };
+fn spec(data: &[u8]) -> bool {
+    let Ok((spec, payload)) = child_spec::split::<ChildSpec>(data) else { return false };
     assert!(data.ends_with(payload));
-    match assignment.entry.map(Entry::function) {
+    match spec.entry.map(Entry::function) {
         Some(Ok(function)) => assert!(target::image().is_code(function as usize)),
         Some(Err(error)) => assert!(!error.to_string().is_empty()),
         None => {}
@@ -491,7 +491,7 @@ fn greeting(data: &[u8]) -> bool {
     let Some((first, bytes)) = data.split_first() else { return false };
     let bytes = &bytes[..bytes.len().min(1 << 14)];
     let (keyed, to_client, proves) = (first & 1 != 0, first & 2 != 0, first & 4 != 0);
-    if to_client { connect::hears(bytes, keyed) } else { reception::hears(bytes, keyed, proves) }
+    if to_client { connect::hears(bytes, keyed) } else { handshakes::hears(bytes, keyed, proves) }
 }
 
 /// What one who looks for a name, and its owner, say.
@@ -722,8 +722,9 @@ mod tests {
 
     #[test]
     fn messages_that_are_cut_off_are_errors() {
-        for (name, parser) in
-            PARSERS.into_iter().filter(|(name, _)| !matches!(*name, "report" | "codec" | "queue" | "roster" | "frame"))
+        for (name, parser) in PARSERS
+            .into_iter()
+            .filter(|(name, _)| !matches!(*name, "report" | "codec" | "queue" | "slot_table" | "frame"))
         {
             for seed in seeds(name).iter().filter(|seed| parser(seed)) {
                 // A payload may be of any length.

@@ -45,7 +45,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::transfer::bag;
+use crate::transfer::fd_table;
 
 /// An open file, pipe end or socket that can travel to another process of this program: as an argument or a result, or anywhere inside one
 /// (in a `Vec`, a `HashMap`, an `Option`, a field of a struct or enum, a tuple).
@@ -152,7 +152,7 @@ struct Place {
 /// # Errors
 /// When the serializer is none of multiproc's, or no descriptor is left for the duplicate (`EMFILE`).
 pub fn serialize<T: AsFd, S: Serializer>(handle: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    let place = bag::put(handle.as_fd()).map_err(serde::ser::Error::custom)?;
+    let place = fd_table::insert(handle.as_fd()).map_err(serde::ser::Error::custom)?;
     Place { place }.serialize(serializer)
 }
 
@@ -161,7 +161,7 @@ pub(crate) fn serialize_made<S: Serializer>(
     make: impl FnOnce() -> std::io::Result<OwnedFd>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let place = bag::put_made(make).map_err(serde::ser::Error::custom)?;
+    let place = fd_table::insert_with(make).map_err(serde::ser::Error::custom)?;
     Place { place }.serialize(serializer)
 }
 
@@ -171,5 +171,5 @@ pub(crate) fn serialize_made<S: Serializer>(
 /// When the deserializer is none of multiproc's.
 pub fn deserialize<'de, T: From<OwnedFd>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let Place { place } = Place::deserialize(deserializer)?;
-    bag::take(place).map(T::from).map_err(serde::de::Error::custom)
+    fd_table::take(place).map(T::from).map_err(serde::de::Error::custom)
 }

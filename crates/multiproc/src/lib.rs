@@ -113,11 +113,11 @@ pub use crate::log::stderr::{Logger, get_logger, log_to_stderr};
 pub use crate::process::at_exit::{Finalizer, at_exit};
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
+pub use crate::process::children::{active_children, grace_period, set_grace_period};
 pub use crate::process::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
 pub use crate::process::current::{
     CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
 };
-pub use crate::process::family::{active_children, grace_period, set_grace_period};
 pub use crate::process::future::{JoinFuture, WaitFuture};
 pub use crate::process::options::Resource;
 pub use crate::process::outcome::{self, RemoteError};

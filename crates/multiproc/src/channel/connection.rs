@@ -22,8 +22,8 @@ use super::patience::Patience;
 use super::{kind, local, stream};
 use crate::handle;
 use crate::sendable::Sendable;
-use crate::transfer::bundle::Bundle;
 use crate::transfer::codec::{self, CodecError, Refused};
+use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::payload::Payload;
 use crate::transfer::shared::Body;
 
@@ -346,12 +346,12 @@ impl<T> Receiver<T> {
         &self,
         limit: u64,
         patience: Patience,
-        consume: impl FnOnce(u8, Body<'_>, Bundle) -> Result<V, RecvErrorKind>,
+        consume: impl FnOnce(u8, Body<'_>, FdBundle) -> Result<V, RecvErrorKind>,
     ) -> Result<V, RecvError> {
         let received = match &self.rx {
             Rx::Local(socket) => local::recv(socket, limit, patience, consume),
             Rx::Tcp(rx) => {
-                rx.recv(limit, patience).and_then(|(kind, bytes)| consume(kind, Body::Own(bytes), Bundle::default()))
+                rx.recv(limit, patience).and_then(|(kind, bytes)| consume(kind, Body::Own(bytes), FdBundle::default()))
             }
         };
         received.map_err(|kind| self.error(kind))
@@ -379,7 +379,7 @@ impl<T> Receiver<T> {
 }
 
 /// The message is gone by then.
-fn not_untied(error: io::Error) -> RecvErrorKind {
+fn not_unpacked(error: io::Error) -> RecvErrorKind {
     match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::InvalidData, _) => RecvErrorKind::Garbage(format!("its handles are not there: {error}")),
         (io::ErrorKind::QuotaExceeded, None) | (_, Some(EMFILE | ENFILE)) => RecvErrorKind::Lost,
@@ -426,7 +426,7 @@ impl<T: DeserializeOwned> Receiver<T> {
             kind::VALUE => {
                 let fds = match handles.count() {
                     0 => Vec::new(),
-                    _ => handles.untie().map_err(not_untied)?,
+                    _ => handles.unpack().map_err(not_unpacked)?,
                 };
                 Ok(codec::decode_with(&body, fds))
             }

@@ -1,4 +1,4 @@
-//! [`Listener`]: where processes that are no relatives come to be connected. [`reception`](super::reception) hears them.
+//! [`Listener`]: where processes that are no relatives come to be connected. [`handshakes`](super::reception) hears them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,10 +15,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::address::Address;
 use super::auth::Key;
 use super::connection::{Connection, Link, Receiver, Sender};
+use super::handshakes::{Handshakes, ListenerShared, Waiting};
 use super::link_error::{ListenError, ListenErrorKind, Refusal};
 use super::patience::Patience;
 use super::pipe::one_way;
-use super::reception::{House, Reception, Waiting};
 use super::socket_files::Kept;
 use super::wait::Waitable;
 use crate::{Error, handle, log};
@@ -89,7 +89,7 @@ struct Inner {
     /// The socket's file, in the process that has made it. First, so that it goes before the socket is dead: nobody finds a dead one.
     _file: Option<Kept>,
     address: Address,
-    house: House,
+    shared: ListenerShared,
     set: Epoll,
     /// Somebody has the set's descriptor, and will come back when one of those who are in the middle of it has said something.
     is_polled: AtomicBool,
@@ -97,13 +97,13 @@ struct Inner {
     was_sent: AtomicBool,
     /// How many copies this process had made when it came to be here.
     forks: u32,
-    reception: Mutex<Desk>,
+    handshakes: Mutex<State>,
 }
 
 /// Where the guests of this process are heard.
 #[derive(Debug)]
-struct Desk {
-    reception: Reception,
+struct State {
+    handshakes: Handshakes,
     /// How many threads and futures are accepting.
     attending: usize,
     /// How many of them are futures, which wait for the set alone.
@@ -141,34 +141,34 @@ impl Listener {
         if let Address::Tcp(chosen) = &mut address {
             *chosen = socket::local_address(&listening)?.unwrap_or(*chosen);
         }
-        let (to_anteroom, anteroom) = one_way().map_err(|error| match error {
+        let (to_backlog, backlog) = one_way().map_err(|error| match error {
             Error::Setup { source, .. } => source,
             other => io::Error::other(other),
         })?;
         let parts = Parts { address, key, max_message: MAX_MESSAGE, handshake: HANDSHAKE };
-        Listener::new(parts, listening, (to_anteroom, anteroom), file)
+        Listener::new(parts, listening, (to_backlog, backlog), file)
     }
 
     fn new(
         parts: Parts,
         listening: OwnedFd,
-        (to_anteroom, anteroom): (Sender<Waiting>, Receiver<Waiting>),
+        (to_backlog, backlog): (Sender<Waiting>, Receiver<Waiting>),
         file: Option<Kept>,
     ) -> io::Result<Listener> {
         let Parts { address, key, max_message, handshake } = parts;
         let tcp = matches!(address, Address::Tcp(_));
         let same_user = matches!(address, Address::Abstract(_)) && key.is_none();
-        let house = House { listening, key, tcp, same_user, to_anteroom, anteroom };
+        let shared = ListenerShared { listening, key, tcp, same_user, to_backlog, backlog };
         let set = Epoll::new()?;
-        let reception = Mutex::new(Desk { reception: Reception::open(&house, &set)?, attending: 0, futures: 0 });
+        let handshakes = Mutex::new(State { handshakes: Handshakes::open(&shared, &set)?, attending: 0, futures: 0 });
         let inner = Inner {
             address,
-            house,
+            shared,
             set,
             is_polled: AtomicBool::new(false),
             was_sent: AtomicBool::new(false),
             forks: at_fork::count(),
-            reception,
+            handshakes,
             _file: file,
         };
         Ok(Listener { inner: Arc::new(inner), max_message, handshake })
@@ -203,7 +203,7 @@ impl Listener {
             Ok(link) => Ok(Connection::of(link, self.max_message)),
             Err(kind) => {
                 let last = match kind {
-                    ListenErrorKind::Timeout => self.lock().reception.refusals().back().cloned(),
+                    ListenErrorKind::Timeout => self.lock().handshakes.refusals().back().cloned(),
                     _ => None,
                 };
                 Err(ListenError { last, ..ListenError::new(&self.inner.address, kind) })
@@ -212,13 +212,13 @@ impl Listener {
     }
 
     fn link(&self, patience: Patience) -> Result<Link, ListenErrorKind> {
-        let Inner { house, set, .. } = &*self.inner;
+        let Inner { shared, set, .. } = &*self.inner;
         let _attending = Attending::begin(self);
         loop {
-            let mut desk = self.lock();
-            let link = desk.reception.attend(house, set, self.handshake);
-            let deadline = desk.reception.deadline();
-            self.log(desk);
+            let mut state = self.lock();
+            let link = state.handshakes.attend(shared, set, self.handshake);
+            let deadline = state.handshakes.deadline();
+            self.log(state);
             if let Some(link) = link.map_err(ListenErrorKind::Accept)? {
                 return Ok(link);
             }
@@ -237,8 +237,8 @@ impl Listener {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Desk> {
-        self.inner.reception.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it listens: as it was told, and for TCP with the port that the system has chosen.
@@ -285,45 +285,45 @@ impl Listener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take_refused(&self) -> Vec<Refusal> {
-        self.lock().reception.take_refusals().into()
+        self.lock().handshakes.take_refusals().into()
     }
 
     fn look(&self) -> io::Result<bool> {
-        let mut desk = self.lock();
-        let is_there = desk.reception.look(&self.inner.house, &self.inner.set, self.handshake);
+        let mut state = self.lock();
+        let is_there = state.handshakes.look(&self.inner.shared, &self.inner.set, self.handshake);
         // From now on a waiter waits for the set alone.
-        desk.reception.keep(&self.inner.set);
-        self.log(desk);
+        state.handshakes.keep(&self.inner.set);
+        self.log(state);
         is_there
     }
 
     /// Logs who has been refused. Not under the lock: the logger is the user's.
-    fn log(&self, mut desk: MutexGuard<'_, Desk>) {
-        let said = desk.reception.take_unlogged();
-        drop(desk);
+    fn log(&self, mut state: MutexGuard<'_, State>) {
+        let said = state.handshakes.take_unlogged();
+        drop(state);
         for line in said {
             log::event(log::Level::Warn, format_args!("at {}: {line}", self.inner.address));
         }
     }
 
     /// Leaves those who are not through to whoever accepts next, unless somebody here does.
-    fn leave(&self, mut desk: MutexGuard<'_, Desk>) {
-        let Inner { house, set, is_polled, .. } = &*self.inner;
-        if desk.attending > 0 {
-            if desk.futures > 0 {
-                desk.reception.keep(set);
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        let Inner { shared, set, is_polled, .. } = &*self.inner;
+        if state.attending > 0 {
+            if state.futures > 0 {
+                state.handshakes.keep(set);
             }
             return;
         }
         // In the anteroom they would make the descriptor readable at once, though none of them has said a word.
         if is_polled.load(Ordering::Relaxed) {
-            desk.reception.keep(set);
+            state.handshakes.keep(set);
         } else if self.inner.is_shared() {
-            desk.reception.leave(house, set);
+            state.handshakes.leave(shared, set);
         } else {
-            desk.reception.stop();
+            state.handshakes.stop();
         }
-        self.log(desk);
+        self.log(state);
     }
 }
 
@@ -339,9 +339,9 @@ impl Attending<'_> {
 
 impl Drop for Attending<'_> {
     fn drop(&mut self) {
-        let mut desk = self.0.lock();
-        desk.attending -= 1;
-        self.0.leave(desk);
+        let mut state = self.0.lock();
+        state.attending -= 1;
+        self.0.leave(state);
     }
 }
 
@@ -368,11 +368,11 @@ impl Awaiting<'_> {
     /// A client that is through, if there is one now.
     pub(super) fn look(&self) -> io::Result<Option<Link>> {
         let listener = self.0.0;
-        let Inner { house, set, .. } = &*listener.inner;
-        let mut desk = listener.lock();
-        let link = desk.reception.attend(house, set, listener.handshake);
-        desk.reception.keep(set);
-        listener.log(desk);
+        let Inner { shared, set, .. } = &*listener.inner;
+        let mut state = listener.lock();
+        let link = state.handshakes.attend(shared, set, listener.handshake);
+        state.handshakes.keep(set);
+        listener.log(state);
         link
     }
 
@@ -409,8 +409,8 @@ impl Drop for Inner {
             return;
         }
         // Others may still accept here.
-        let desk = self.reception.get_mut().unwrap_or_else(PoisonError::into_inner);
-        desk.reception.close(&self.house, &self.set);
+        let state = self.handshakes.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.handshakes.close(&self.shared, &self.set);
     }
 }
 
@@ -444,7 +444,7 @@ impl Waitable for Listener {
 /// With the descriptor's number.
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Listener(fd {}, at {})", self.inner.house.listening.as_raw_fd(), self.inner.address)
+        write!(f, "Listener(fd {}, at {})", self.inner.shared.listening.as_raw_fd(), self.inner.address)
     }
 }
 
@@ -463,8 +463,8 @@ struct Leaving<'a> {
     parts: Parts,
     #[serde(serialize_with = "handle::serialize")]
     listening: BorrowedFd<'a>,
-    to_anteroom: &'a Sender<Waiting>,
-    anteroom: &'a Receiver<Waiting>,
+    to_backlog: &'a Sender<Waiting>,
+    backlog: &'a Receiver<Waiting>,
 }
 
 #[derive(Deserialize)]
@@ -473,32 +473,32 @@ struct Arriving {
     parts: Parts,
     #[serde(deserialize_with = "handle::deserialize")]
     listening: OwnedFd,
-    to_anteroom: Sender<Waiting>,
-    anteroom: Receiver<Waiting>,
+    to_backlog: Sender<Waiting>,
+    backlog: Receiver<Waiting>,
 }
 
 /// For another process of this program, as [`Handle`](crate::Handle) is. The key goes with it.
 impl Serialize for Listener {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Inner { address, house, was_sent, .. } = &*self.inner;
+        let Inner { address, shared, was_sent, .. } = &*self.inner;
         if !was_sent.swap(true, Ordering::Relaxed) {
             // From now on another process may accept the clients that are being heard here.
             self.leave(self.lock());
         }
-        let (address, key) = (address.clone(), house.key.clone());
+        let (address, key) = (address.clone(), shared.key.clone());
         let parts = Parts { address, key, max_message: self.max_message, handshake: self.handshake };
-        let (to_anteroom, anteroom) = (&house.to_anteroom, &house.anteroom);
-        Leaving { parts, listening: house.listening.as_fd(), to_anteroom, anteroom }.serialize(serializer)
+        let (to_backlog, backlog) = (&shared.to_backlog, &shared.backlog);
+        Leaving { parts, listening: shared.listening.as_fd(), to_backlog, backlog }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Listener {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listener, D::Error> {
-        let Arriving { parts, listening, to_anteroom, anteroom } = Arriving::deserialize(deserializer)?;
+        let Arriving { parts, listening, to_backlog, backlog } = Arriving::deserialize(deserializer)?;
         if !socket::is_listening(&listening) {
             return Err(D::Error::custom("this is no listener"));
         }
-        let listener = Listener::new(parts, listening, (to_anteroom, anteroom), None).map_err(D::Error::custom)?;
+        let listener = Listener::new(parts, listening, (to_backlog, backlog), None).map_err(D::Error::custom)?;
         listener.inner.was_sent.store(true, Ordering::Relaxed);
         Ok(listener)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{RecvErrorKind, SendErrorKind};
 use super::patience::Patience;
-use crate::transfer::bundle::Bundle;
+use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, PacketError};
 use crate::transfer::payload::{Payload, Sink};
 use crate::transfer::shared::{self, Body};
@@ -29,7 +29,7 @@ pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Pat
     }
     let mut sink = Sink::new();
     let bytes = sink.extend(bytes).and_then(|()| sink.finish()).map_err(SendErrorKind::Io)?;
-    send(socket, kind, &Payload { bytes, handles: Bundle::default() }, patience)
+    send(socket, kind, &Payload { bytes, handles: FdBundle::default() }, patience)
 }
 
 /// Sends a payload.
@@ -86,7 +86,7 @@ pub(crate) fn recv<R>(
     socket: &OwnedFd,
     limit: u64,
     patience: Patience,
-    consume: impl FnOnce(u8, Body<'_>, Bundle) -> Result<R, RecvErrorKind>,
+    consume: impl FnOnce(u8, Body<'_>, FdBundle) -> Result<R, RecvErrorKind>,
 ) -> Result<R, RecvErrorKind> {
     let mut consume = Some(consume);
     loop {

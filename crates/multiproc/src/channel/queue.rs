@@ -15,7 +15,7 @@ use multiproc_os::robust::copy_number;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::draft::Draft;
+use super::encode_buffer::EncodeBuffer;
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
 use crate::sendable::Sendable;
@@ -25,8 +25,8 @@ use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
 use crate::shm::spin_lock::{self, Limit};
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
-use crate::transfer::bundle::Bundle;
 use crate::transfer::codec::{self, CodecError};
+use crate::transfer::fd_bundle::FdBundle;
 use crate::{Error, Handle, Result};
 
 /// A queue for any number of processes and threads that put and get: first in, first out. Python's `multiprocessing.Queue`, with neither a thread nor a
@@ -306,11 +306,11 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 
     #[inline]
     fn put_within(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
-        let mut draft = Draft::new(&self.store);
+        let mut buffer = EncodeBuffer::new(&self.store);
         let mut put = || -> Result<(), PutErrorKind> {
             self.expect_takers()?;
-            let fds = codec::encode_into(&item, &mut draft)?;
-            self.put_draft(&mut draft, fds, patience)
+            let fds = codec::encode_into(&item, &mut buffer)?;
+            self.put_encoded(&mut buffer, fds, patience)
         };
         match put() {
             Ok(()) => Ok(()),
@@ -319,22 +319,27 @@ impl<T: Serialize + DeserializeOwned> End<T> {
     }
 
     #[inline]
-    fn put_draft(&self, draft: &mut Draft<'_>, fds: Vec<OwnedFd>, patience: Patience) -> Result<(), PutErrorKind> {
-        let bundle = self.tie(fds)?;
-        self.put_item(&item(draft, &bundle)?, patience)?;
-        draft.leave();
+    fn put_encoded(
+        &self,
+        buffer: &mut EncodeBuffer<'_>,
+        fds: Vec<OwnedFd>,
+        patience: Patience,
+    ) -> Result<(), PutErrorKind> {
+        let bundle = self.pack(fds)?;
+        self.put_item(&item(buffer, &bundle)?, patience)?;
+        buffer.leave();
         Ok(())
     }
 
     #[inline]
-    pub(super) fn tie(&self, fds: Vec<OwnedFd>) -> Result<Bundle, PutErrorKind> {
+    pub(super) fn pack(&self, fds: Vec<OwnedFd>) -> Result<FdBundle, PutErrorKind> {
         match fds.is_empty() {
-            true => Ok(Bundle::default()),
+            true => Ok(FdBundle::default()),
             false if self.store.is_joinable() => {
                 let reason = "a handle can't travel in a JoinableQueue, as it could not be delivered again";
                 Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)))
             }
-            false => Bundle::tie(fds).map_err(|source| PutErrorKind::System { what: "its handles", source }),
+            false => FdBundle::pack(fds).map_err(|source| PutErrorKind::System { what: "its handles", source }),
         }
     }
 
@@ -442,8 +447,8 @@ fn mapping(source: std::io::Error) -> GetError {
 
 /// An encoded value, with what goes with it.
 #[inline]
-pub(super) fn item<'a>(draft: &'a mut Draft<'_>, bundle: &'a Bundle) -> Result<Item<'a>, PutErrorKind> {
-    let body = draft.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
+pub(super) fn item<'a>(buffer: &'a mut EncodeBuffer<'_>, bundle: &'a FdBundle) -> Result<Item<'a>, PutErrorKind> {
+    let body = buffer.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
     Ok(Item { body, raw: false, fds: bundle.parts(), handles: bundle.count() })
 }
 
@@ -455,8 +460,8 @@ pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<
         return Err(cannot("it was put as bytes"));
     }
     let bundle = match taken.handles {
-        0 => Bundle::default(),
-        handles => Bundle::received(taken.fds, handles).ok_or_else(|| cannot("its handles are missing"))?,
+        0 => FdBundle::default(),
+        handles => FdBundle::received(taken.fds, handles).ok_or_else(|| cannot("its handles are missing"))?,
     };
     codec::decode_from(bytes, bundle).map_err(GetError::Undecodable)
 }

@@ -5,15 +5,15 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::draft::Draft;
+use super::encode_buffer::EncodeBuffer;
 use super::joinable::{JoinableQueue, Task};
 use super::queue::{Consumer, End, Producer, Queue, item};
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use crate::shm::scratch::Scratch;
 use crate::shm::spin_lock::{Limit, within};
 use crate::shm::store::Taken;
-use crate::transfer::bundle::Bundle;
 use crate::transfer::codec;
+use crate::transfer::fd_bundle::FdBundle;
 use crate::wake::take_turns;
 
 impl<T: Serialize + DeserializeOwned> End<T> {
@@ -22,28 +22,28 @@ impl<T: Serialize + DeserializeOwned> End<T> {
         if let Err(kind) = self.expect_takers() {
             return Err(PutError::new(value, kind));
         }
-        let mut draft = Box::new(Draft::new(&self.store));
+        let mut buffer = Box::new(EncodeBuffer::new(&self.store));
         // What is polled must not wait for a process that is stopped.
-        let bundle = match within(Limit::Moment, || self.encode(&value, &mut draft)) {
+        let bundle = match within(Limit::Moment, || self.encode(&value, &mut buffer)) {
             Ok(bundle) => bundle,
             Err(kind) => return Err(PutError::new(value, kind)),
         };
-        let result = match item(&mut draft, &bundle) {
+        let result = match item(&mut buffer, &bundle) {
             Ok(item) => self.store.put_async(&item, self.to_put()).await.map_err(PutErrorKind::from),
             Err(kind) => Err(kind),
         };
         match result {
             Ok(()) => {
-                draft.leave();
+                buffer.leave();
                 Ok(())
             }
             Err(kind) => Err(PutError::new(value, kind)),
         }
     }
 
-    fn encode(&self, value: &T, draft: &mut Draft<'_>) -> Result<Bundle, PutErrorKind> {
-        let fds = codec::encode_into(value, draft)?;
-        self.tie(fds)
+    fn encode(&self, value: &T, buffer: &mut EncodeBuffer<'_>) -> Result<FdBundle, PutErrorKind> {
+        let fds = codec::encode_into(value, buffer)?;
+        self.pack(fds)
     }
 
     async fn take_async(&self, scratch: &mut Scratch) -> Result<Taken, GetError> {

@@ -57,7 +57,7 @@ fn elsewhere(level: Level) -> Level {
 
 /// What a child is told of the logging here. The way to the relay, if there is one, comes beside it.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Inheritance {
+pub(crate) struct LogConfig {
     /// The level of [`log_to_stderr`](crate::log_to_stderr), if that is how the child logs.
     to_stderr: Option<u8>,
     /// The level of the records that it sends to a relay, if there is one.
@@ -66,23 +66,23 @@ pub(crate) struct Inheritance {
 
 /// What a child is given of the logging here.
 #[derive(Debug)]
-pub(crate) struct Bequest {
+pub(crate) struct LogSetup {
     relay: Option<(Arc<OwnedFd>, LevelFilter)>,
     /// What its output is known by here, if it is captured.
     pub(crate) captured: Option<CaptureId>,
 }
 
-impl Bequest {
+impl LogSetup {
     /// For the child `name`, whose output is captured or not, or as it is done for all; its `streams` are changed for that.
-    pub(crate) fn to(name: &str, capture: Option<bool>, streams: &mut Streams) -> io::Result<Bequest> {
-        Ok(Bequest { relay: relay::way(), captured: capture::begin(name, capture, streams)? })
+    pub(crate) fn to(name: &str, capture: Option<bool>, streams: &mut Streams) -> io::Result<LogSetup> {
+        Ok(LogSetup { relay: relay::way(), captured: capture::begin(name, capture, streams)? })
     }
 
     /// What the child is told.
-    pub(crate) fn told(&self) -> Inheritance {
-        Inheritance {
+    pub(crate) fn told(&self) -> LogConfig {
+        LogConfig {
             // With a relay the process at its other end does that, too.
-            to_stderr: if self.relay.is_some() { None } else { stderr::bequest() },
+            to_stderr: if self.relay.is_some() { None } else { stderr::shown_level() },
             relay: self.relay.as_ref().map(|(_, level)| *level as u8),
         }
     }
@@ -93,11 +93,11 @@ impl Bequest {
     }
 }
 
-impl Inheritance {
+impl LogConfig {
     /// For fuzzers: one that says everything.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn sample() -> Inheritance {
-        Inheritance { to_stderr: Some(3), relay: Some(4) }
+    pub(crate) fn sample() -> LogConfig {
+        LogConfig { to_stderr: Some(3), relay: Some(4) }
     }
 
     /// In a child: does what its parent said. `fds` are what came beside it.

@@ -129,6 +129,6 @@ pub(crate) fn level() -> LevelFilter {
 }
 
 /// What a child is told of the logging here.
-pub(crate) fn bequest() -> Option<u8> {
+pub(crate) fn shown_level() -> Option<u8> {
     TO_STDERR.load(Relaxed).then(|| LEVEL.load(Relaxed) as u8)
 }

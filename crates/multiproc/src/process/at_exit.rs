@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use multiproc_os::{interrupt, lifeline, threads};
 
-use super::{current, family};
+use super::{children, current};
 use crate::start::forkserver;
 use crate::start::handshake::PATIENCE;
 use crate::{Error, Result, log};
@@ -172,11 +172,11 @@ extern "C" fn on_exit() {
     if ARRANGED.load(Relaxed) == threads::getpid() {
         // Nothing may unwind into the C library.
         let _ = catch_unwind(|| {
-            family::close_inputs();
+            children::close_inputs();
             run();
             tell_of_the_rest();
             begin_exit();
-            family::end();
+            children::end();
             log::flush(false);
             forkserver::end();
         });
@@ -198,11 +198,11 @@ pub(crate) fn run() {
     say(log::Level::Info, "process shutting down");
     say(log::Level::Debug, "running all \"atexit\" finalizers with priority >= 0");
     run_finalizers(0);
-    family::end();
+    children::end();
     say(log::Level::Debug, "running the remaining \"atexit\" finalizers");
     run_finalizers(i32::MIN);
     // For those that the last finalizers have started.
-    family::end();
+    children::end();
     log::flush(first);
     forkserver::end();
 }

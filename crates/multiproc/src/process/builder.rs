@@ -13,10 +13,10 @@ use super::options::{Options, Resource, Variable};
 use super::outcome::Outcome;
 use super::run::{Call, Captured, CapturesNothing, Private, Run, Target};
 use super::stdio::{ChildStdin, Stdio, Wanted};
-use super::{at_exit, ctrl_c, family, out_of_memory};
+use super::{at_exit, children, ctrl_c, out_of_memory};
 use crate::remote_fn::Key;
 use crate::sendable::Arguments;
-use crate::start::assignment::{Assignment, Order};
+use crate::start::child_spec::{ChildSpec, Launch};
 use crate::start::method::{StartMethod, start_method};
 use crate::start::target::{Carried, Entry};
 use crate::start::{entry, fork, forkserver, spawn, standby};
@@ -379,9 +379,9 @@ impl<R: Run> Process<R> {
         let daemon = self.daemon.unwrap_or(current_process().daemon());
         let (mut streams, ends) =
             self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
-        let log = log::Bequest::to(&name, self.capture_output, &mut streams)
+        let log = log::LogSetup::to(&name, self.capture_output, &mut streams)
             .map_err(|source| fail("no pipes for its output".into(), source))?;
-        let assignment = |entry| Assignment {
+        let spec = |entry| ChildSpec {
             identity: Identity {
                 name: name.clone(),
                 numbers: self.numbers,
@@ -394,7 +394,7 @@ impl<R: Run> Process<R> {
             outlives_parent: self.outlive_parent,
             log: log.told(),
             start_method: start_method(),
-            grace_period: family::grace_period(),
+            grace_period: children::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),
             standby: standby::is_wanted(),
             key: Key::ours(),
@@ -408,18 +408,18 @@ impl<R: Run> Process<R> {
         lifeline::look();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
         ctrl_c::arm();
-        family::sweep();
+        children::sweep();
         let (started, ends) = if let Some(run) = run {
-            fork::start(assignment(None), streams, ends, || entry::perform(|| Ok(run)))?
+            fork::start(spec(None), streams, ends, || entry::perform(|| Ok(run)))?
         } else {
             let entry = Entry::of(entry::enter::<R, Via>)
                 .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
             let payload = payload.expect("packed above");
-            let assignment = assignment(Some(entry));
-            let order = Order { assignment: &assignment, payload: &payload, streams: &streams, fds: &log.fds() };
+            let spec = spec(Some(entry));
+            let launch = Launch { spec: &spec, payload: &payload, streams: &streams, fds: &log.fds() };
             let started = match method {
-                StartMethod::Spawn => spawn::start(&order)?,
-                _ => forkserver::start(&order)?,
+                StartMethod::Spawn => spawn::start(&launch)?,
+                _ => forkserver::start(&launch)?,
             };
             (started, ends)
         };
@@ -430,7 +430,7 @@ impl<R: Run> Process<R> {
             ends.stdin.as_ref().map(ChildStdin::closer),
             started,
         ));
-        family::add(&shared);
+        children::add(&shared);
         drop(in_flight);
         Ok(Child::new(shared, ends))
     }

@@ -15,7 +15,7 @@ use multiproc_os::signal::{self, Prospect};
 use multiproc_os::{lifeline, pidfd, threads};
 use serde::de::DeserializeOwned;
 
-use super::family::{self, SIGINT, SIGKILL, SIGTERM};
+use super::children::{self, SIGINT, SIGKILL, SIGTERM};
 use super::out_of_memory;
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use super::stdio::{ChildStdin, Closer, Ends};
@@ -23,7 +23,7 @@ use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
 use crate::shm::change_rate;
-use crate::start::assignment::Started;
+use crate::start::child_spec::Started;
 use crate::start::report::{Failure, Report, receive_report};
 use crate::start::standby;
 use crate::transfer::codec;
@@ -209,7 +209,7 @@ impl Shared {
         if let Some(end) = end {
             log::failure::died(&self.name, self.pid, &end);
         }
-        family::remove(self);
+        children::remove(self);
         standby::child_has_ended();
         change_rate::changed();
         Ok(Some(status))

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
 use multiproc_os::{interrupt, threads};
 
+use super::children;
 use super::current::parent_process;
-use super::family;
 
 static HANDLED: AtomicBool = AtomicBool::new(true);
 
@@ -69,7 +69,7 @@ pub(crate) fn arm() {
 }
 
 fn install() {
-    interrupt::end_children(&family::GRACE);
+    interrupt::end_children(&children::GRACE);
     if !handles_ctrl_c() {
         // Another thread has changed its mind meanwhile.
         interrupt::take_back();

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle, Shared};
-use super::family::{SIGKILL, SIGTERM};
+use super::children::{SIGKILL, SIGTERM};
 use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::Result;
 use crate::wake::{Source, Wakeup};

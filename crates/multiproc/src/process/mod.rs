@@ -3,9 +3,9 @@
 pub(crate) mod at_exit;
 pub(crate) mod builder;
 pub(crate) mod child;
+pub(crate) mod children;
 pub(crate) mod ctrl_c;
 pub(crate) mod current;
-pub(crate) mod family;
 pub(crate) mod future;
 pub(crate) mod options;
 pub(crate) mod out_of_memory;

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::ser::Impossible;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::transfer::bag;
+use crate::transfer::fd_table;
 
 /// What a target may return. `Via` is [`Serialized`], [`Chained`] or [`Diverging`], and follows from the type.
 #[diagnostic::on_unimplemented(
@@ -99,7 +99,7 @@ impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
     type Value = T;
 
     fn settle(self) -> (T, Option<String>) {
-        let failure = bag::look(|| self.serialize(Probe { inside: false })).ok().flatten();
+        let failure = fd_table::dry_run(|| self.serialize(Probe { inside: false })).ok().flatten();
         (self, failure)
     }
 }

@@ -11,7 +11,7 @@ use multiproc_os::threads;
 
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
-use super::family::{SIGKILL, SIGTERM, grace_period};
+use super::children::{SIGKILL, SIGTERM, grace_period};
 use super::outcome::Outcome;
 use super::run::{CapturesNothing, Run, Target};
 use super::status::{JoinError, JoinErrorKind};

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use multiproc_os::threads;
 
-use super::{family, scope};
+use super::{children, scope};
 
 /// The process that is a test binary, if this is one: 0 if not. Copies of it, made by fork, are
 /// ordinary processes.
@@ -70,7 +70,7 @@ impl Drop for Test {
         });
         // A copy of the process, made by fork in the test, has none of its children.
         if self.process == threads::getpid() {
-            let abandoned = family::abandoned_by(self.number);
+            let abandoned = children::abandoned_by(self.number);
             scope::end(abandoned.iter().collect(), "a test");
         }
     }

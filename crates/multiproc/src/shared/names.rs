@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use multiproc_os::close_on_fork::CloseOnFork;
 use multiproc_os::errno::{EMFILE, ESRCH, ETOOMANYREFS};
 use multiproc_os::fd_passing::{self, Take};
-use multiproc_os::not_in_copies::NotInCopies;
 use multiproc_os::{pidfd, poll, socket};
 
 pub(crate) mod error;
@@ -51,7 +51,7 @@ pub(crate) trait Offer: Send + Sync + 'static {
 pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, NameError> {
     let place = place(name)?;
     let fail = |source| NameError::Io { name: name.into(), source };
-    let socket = NotInCopies::make(socket::packet_socket).map_err(fail)?;
+    let socket = CloseOnFork::make(socket::packet_socket).map_err(fail)?;
     let patience = Instant::now() + MOMENT;
     loop {
         match socket::listen_for_packets(&socket, &place) {

@@ -13,9 +13,9 @@ use std::sync::atomic::{
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use multiproc_os::fd_room;
+use multiproc_os::fd_budget;
+use multiproc_os::fd_queue::FdQueue;
 use multiproc_os::identity::Identity;
-use multiproc_os::mailbox::Mailbox;
 use multiproc_os::prefetch;
 
 use super::arena::{Arena, ArenaHeader, Blocks, Descriptor, State};
@@ -310,7 +310,7 @@ pub(crate) struct Store {
     shared: Segment<Shared>,
     ring: GrowableMapping,
     arena: Arena,
-    mailbox: Mailbox,
+    mailbox: FdQueue,
     /// Opened by those who put.
     pub(crate) items: Notifier,
     /// Opened by those who take.
@@ -377,7 +377,7 @@ impl Store {
         Ok(Store {
             ring,
             arena: Arena::new(),
-            mailbox: Mailbox::new()?,
+            mailbox: FdQueue::new()?,
             items: Notifier::new(Tokens::Taken)?,
             room: (flags != 0).then(|| Notifier::new(Tokens::Heard)).transpose()?,
             takers: Notifier::new(Tokens::Heard)?,
@@ -413,7 +413,7 @@ impl Store {
         Ok(Store {
             ring: GrowableMapping::new(RING_AT, SMALLEST),
             arena: Arena::new(),
-            mailbox: Mailbox::from_fd(next()?)?,
+            mailbox: FdQueue::from_fd(next()?)?,
             items: Notifier::from_fd(next()?, Tokens::Taken)?,
             takers: Notifier::from_any_fd(next()?, Tokens::Heard)?,
             change_rate: ChangeRate::default(),
@@ -1238,7 +1238,7 @@ impl Store {
                 let fds = self.mailbox.look()?;
                 // They lie in sockets: they need their room when the item has been taken, which is too late to leave it.
                 if handles as usize > fds.len() {
-                    fd_room::look(&fds, handles)?;
+                    fd_budget::look(&fds, handles)?;
                 }
                 return Ok(fds);
             }

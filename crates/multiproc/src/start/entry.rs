@@ -12,7 +12,7 @@ use multiproc_os::pid_slots::PidSlots;
 use multiproc_os::{environment, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
-use super::assignment::{self, Assignment};
+use super::child_spec::{self, ChildSpec};
 use super::confinement::{self, Word};
 use super::handshake::{self, Role, Unfit, VARIABLE};
 use super::panic_hook;
@@ -23,7 +23,7 @@ use crate::log;
 use crate::process::options::Options;
 use crate::process::outcome::Outcome;
 use crate::process::run::{Private, Run};
-use crate::process::{at_exit, ctrl_c, current, family};
+use crate::process::{at_exit, children, ctrl_c, current};
 use crate::transfer::codec::{self, CodecError};
 use crate::transfer::packet;
 use crate::transfer::payload::Payload;
@@ -68,7 +68,7 @@ pub(crate) fn begin_program(is_first: bool) {
             // Without it, `exit` would not end the children; they'd be ended by the kernel.
             let _ = at_exit::arrange();
         }
-        Some(value) => turn_off(&value.to_string_lossy(), is_first),
+        Some(value) => dispatch(&value.to_string_lossy(), is_first),
     }
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn exists() -> bool {
 }
 
 /// In an exec'd copy: becomes what the parent says.
-fn turn_off(variable: &str, is_first: bool) -> ! {
+fn dispatch(variable: &str, is_first: bool) -> ! {
     let socket = match variable.parse::<RawFd>() {
         // SAFETY: the parent has handed this descriptor down for us alone; if it is not open, or is something else, the next check
         // says so, and the process ends.
@@ -90,7 +90,7 @@ fn turn_off(variable: &str, is_first: bool) -> ! {
         std::mem::forget(socket);
         leave(&format!("the environment has {VARIABLE}={variable}, but that descriptor is no socket of multiproc's"));
     }
-    if let Err(error) = settle_in(socket.as_fd()) {
+    if let Err(error) = sanitize(socket.as_fd()) {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
     }
     if is_first {
@@ -98,7 +98,7 @@ fn turn_off(variable: &str, is_first: bool) -> ! {
     }
     let parent = threads::getppid();
     match handshake::accept(socket.as_fd()) {
-        Ok(Role::Child { order }) => spawn::begin(order, socket),
+        Ok(Role::Child { launch }) => spawn::begin(launch, socket),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots, parent),
@@ -125,7 +125,7 @@ fn turn_off(variable: &str, is_first: bool) -> ! {
 /// Makes an exec'd copy a clean process: no trace of how it came to be. What is open beside the
 /// socket and descriptors 0 to 2 it has opened itself, before it came by here: nothing else is
 /// inherited.
-fn settle_in(socket: BorrowedFd<'_>) -> std::io::Result<()> {
+fn sanitize(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
     unsafe { std::env::remove_var(VARIABLE) };
     fd_passing::close_on_exec(socket)?;
@@ -153,7 +153,7 @@ fn leave(reason: &str) -> ! {
 
 /// What a child itself says to its parent before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Announce {
+pub(crate) enum StartAck {
     /// Nothing: it is known, or the server says it.
     No,
     /// That it has started.
@@ -166,37 +166,37 @@ pub(crate) enum Announce {
 /// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it
 /// is given beside its surroundings; on `go` it is given the go-ahead, if it needs one.
 pub(crate) fn begin(
-    order: &[u8],
+    launch: &[u8],
     payload: Payload,
     fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
-    announce: Announce,
+    ack: StartAck,
     go: Option<OwnedFd>,
 ) -> ! {
-    let assignment = match assignment::split::<Assignment>(order) {
-        Ok((assignment, _)) => assignment,
+    let spec = match child_spec::split::<ChildSpec>(launch) {
+        Ok((spec, _)) => spec,
         Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
     };
-    let entry = match assignment.entry.map(Entry::function) {
+    let entry = match spec.entry.map(Entry::function) {
         Some(Ok(entry)) => entry,
         Some(Err(error)) => refuse(socket, &error.to_string()),
         None => refuse(socket, "the assignment lacks a target"),
     };
     HAS_ENTRY.store(true, Relaxed);
-    live(assignment, fds, socket, announce, go, || entry(payload))
+    run_child(spec, fds, socket, ack, go, || entry(payload))
 }
 
 /// A child's life, whichever way it has come: sets itself up, does the task, reports, exits.
-pub(crate) fn live(
-    assignment: Assignment,
+pub(crate) fn run_child(
+    spec: ChildSpec,
     fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
-    mut announce: Announce,
+    mut ack: StartAck,
     go: Option<OwnedFd>,
     task: impl FnOnce() -> Report + UnwindSafe,
 ) -> ! {
-    ctrl_c::become_child(assignment.handles_ctrl_c);
-    if !assignment.outlives_parent {
+    ctrl_c::become_child(spec.handles_ctrl_c);
+    if !spec.outlives_parent {
         match lifeline::arm(&socket) {
             Ok(true) => {}
             // The parent is gone already, or has killed this process by way of its lifeline.
@@ -205,14 +205,14 @@ pub(crate) fn live(
         }
     }
     let pid = threads::getpid();
-    let name = assignment.identity.name.clone();
+    let name = spec.identity.name.clone();
     show_name(&name, Some(environment::place()).filter(|place| !place.is_empty()));
-    current::become_child(assignment.identity);
-    family::set_grace_period(assignment.grace_period);
-    method::set_start_method(assignment.start_method);
-    standby::set_wanted(assignment.standby);
-    assignment.key.inherit();
-    if let Err(error) = assignment.log.take(fds) {
+    current::become_child(spec.identity);
+    children::set_grace_period(spec.grace_period);
+    method::set_start_method(spec.start_method);
+    standby::set_wanted(spec.standby);
+    spec.key.inherit();
+    if let Err(error) = spec.log.take(fds) {
         refuse(socket, &format!("the new process could not set up its logging: {error}"));
     }
     let _ = at_exit::arrange();
@@ -221,12 +221,12 @@ pub(crate) fn live(
     // what overrides it.
     match go.map_or(Word::Go, confinement::await_word) {
         Word::Go => {}
-        Word::GoAndTell if announce == Announce::No => announce = Announce::Yes,
+        Word::GoAndTell if ack == StartAck::No => ack = StartAck::Yes,
         Word::GoAndTell => {}
         Word::Unfit => unfit(socket),
         Word::Leave => leave_with(REFUSED),
     }
-    let options = assignment.options;
+    let options = spec.options;
     // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
     if let Err(not_set) = unsafe { options.apply() } {
         fail(socket, &not_set.what, &not_set.source);
@@ -236,8 +236,8 @@ pub(crate) fn live(
         let environment = environment::snapshot().leak().as_ptr_range();
         show_name(&name, Some(environment.start as usize..environment.end as usize));
     }
-    if announce != Announce::No {
-        let pidfd = if announce == Announce::WithPidfd { pidfd::open(pid).ok() } else { None };
+    if ack != StartAck::No {
+        let pidfd = if ack == StartAck::WithPidfd { pidfd::open(pid).ok() } else { None };
         say_started(&socket, pidfd);
     }
     if let Some(limit) = options.memory_limit {

@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use multiproc_os::fork::{self, Side};
 use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
-use super::assignment::{Assignment, Started};
-use super::entry::{self, Announce, REFUSED};
+use super::child_spec::{ChildSpec, Started};
+use super::entry::{self, REFUSED, StartAck};
 use super::handshake;
 use super::report::Report;
 use super::{forkserver, standby};
 use crate::process::stdio::{Ends, Streams};
-use crate::process::{at_exit, family};
+use crate::process::{at_exit, children};
 use crate::{Error, Result};
 
 /// The process that is a forked copy, if this is one: a copy that the user makes of it by other means is none.
@@ -31,12 +31,12 @@ pub(crate) fn is_copy() -> bool {
 
 /// Starts a process that runs `task`. The ends of pipes, `ends`, are this process's alone, and given back.
 pub(crate) fn start(
-    assignment: Assignment,
+    spec: ChildSpec,
     streams: Streams,
     ends: Ends,
     task: impl FnOnce() -> Report,
 ) -> Result<(Started, Ends)> {
-    let name = assignment.identity.name.clone();
+    let name = spec.identity.name.clone();
     let fail = |what: &'static str| {
         let name = name.clone();
         move |source| Error::Start { process: name, what: what.into(), source }
@@ -58,7 +58,7 @@ pub(crate) fn start(
         let tasks = threads::list().unwrap_or_default();
         return Err(Error::MultiThreaded { process: name, threads, tasks });
     }
-    let guarded = !assignment.outlives_parent && lifeline::may_change_user_unseen();
+    let guarded = !spec.outlives_parent && lifeline::may_change_user_unseen();
     if guarded {
         forkserver::guard(&name, None);
     }
@@ -72,7 +72,7 @@ pub(crate) fn start(
     match unsafe { fork::fork() }.map_err(fail("fork"))? {
         Side::Copy => {
             drop((ours, ends));
-            live(assignment, streams, theirs, by_main_thread, task)
+            run_child(spec, streams, theirs, by_main_thread, task)
         }
         Side::Original(pid) => {
             if guarded {
@@ -85,8 +85,8 @@ pub(crate) fn start(
 }
 
 /// The copy's life.
-fn live(
-    assignment: Assignment,
+fn run_child(
+    spec: ChildSpec,
     streams: Streams,
     socket: OwnedFd,
     by_main_thread: bool,
@@ -101,8 +101,8 @@ fn live(
         {
             entry::refuse(socket, &format!("the new process could not set itself up: {error}"));
         }
-        family::disown();
-        if !assignment.outlives_parent {
+        children::disown();
+        if !spec.outlives_parent {
             forkserver::guard_this_copy();
         }
         forkserver::forget();
@@ -110,7 +110,7 @@ fn live(
         lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
         // What there is to be given it has in its memory.
-        entry::live(assignment, std::iter::empty(), socket, Announce::WithPidfd, None, AssertUnwindSafe(task))
+        entry::run_child(spec, std::iter::empty(), socket, StartAck::WithPidfd, None, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

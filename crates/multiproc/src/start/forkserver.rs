@@ -14,16 +14,16 @@ use multiproc_os::pid_slots::{PidSlots, SLOTS};
 use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
-use super::assignment::{self, Order, Started};
+use super::child_spec::{self, Launch, Started};
 use super::confinement::{Fit, Made, Moment};
-use super::entry::Announce;
-use super::guard::{self, Wards};
+use super::context::{self, Context, Known};
+use super::entry::StartAck;
+use super::guard::{self, OrphanGuard};
 use super::handshake::{self, Answer, Copy, PATIENCE};
 use super::report::Report;
 use super::standby::Standby;
-use super::surroundings::{self, Known, Surroundings};
 use super::{entry, kind, spawn, standby, target};
-use crate::process::{at_exit, family};
+use crate::process::{at_exit, children};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
@@ -35,16 +35,16 @@ pub(crate) struct Request {
     /// Where the kernel writes the child's pid.
     slot: u16,
     /// What the child itself is to say. If nothing, the server says that it has started.
-    announce: Announce,
+    ack: StartAck,
     /// Whether the server is to end it if it outlives its parent. See `guard`.
     guarded: bool,
-    surroundings: Surroundings,
+    context: Context,
 }
 
 impl Request {
     /// A request to a process that is there already.
-    pub(crate) fn to_standby(announce: Announce, surroundings: Surroundings) -> Request {
-        Request { slot: 0, announce, guarded: false, surroundings }
+    pub(crate) fn to_standby(ack: StartAck, context: Context) -> Request {
+        Request { slot: 0, ack, guarded: false, context }
     }
 }
 
@@ -84,22 +84,22 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// How often a start is tried again after the server has died under it.
 const ATTEMPTS: u32 = 3;
 
-/// Starts the process that `order` describes.
-pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
+/// Starts the process that `launch` describes.
+pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let here = match directory::id() {
         // The server could not go there; a copy that is exec'd is there.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(order),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(launch),
         here => here.ok(),
     };
     let moment = Moment::default();
     let mut attempt = 1;
     let mut last_words = None;
     loop {
-        match try_start(order, here, &mut last_words, &moment)? {
+        match try_start(launch, here, &mut last_words, &moment)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
                 let reason = last_words.unwrap_or_else(|| format!("its server died {ATTEMPTS} times in a row"));
-                return Err(Error::Handshake { process: order.name().into(), reason });
+                return Err(Error::Handshake { process: launch.name().into(), reason });
             }
             None => attempt += 1,
         }
@@ -112,7 +112,7 @@ pub(crate) fn end() {
     standby::dismiss();
     // The server may have the rights that this process lacks: it ends what is left when this
     // process has ended.
-    if family::has_given_up() {
+    if children::has_given_up() {
         return;
     }
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -164,12 +164,12 @@ pub(crate) fn guard_this_copy() {
 /// Has the server make a process that stands by. None if it can't, now, for whatever reason, or if there is no server.
 pub(crate) fn make_standby() -> Option<Standby> {
     let (ours, theirs) = fd_passing::pair().ok()?;
-    let (order, its_order) = fd_passing::pair().ok()?;
+    let (launch, its_order) = fd_passing::pair().ok()?;
     let (process, slot, known) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = current.as_mut().filter(|server| server.process.copy.is_ours())?;
         let slot = server.free.pop()?;
-        match server.request(kind::STAND_BY, slot, Announce::No, None, [theirs.as_fd(), its_order.as_fd()]) {
+        match server.request(kind::STAND_BY, slot, StartAck::No, None, [theirs.as_fd(), its_order.as_fd()]) {
             Ok(known) => (server.process.clone(), slot, known),
             Err(_) => {
                 server.free.push(slot);
@@ -181,7 +181,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
     let outcome = process.await_child("a process that stands by", ours, slot, MOMENT);
     process.settle(slot, &outcome);
     let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
-    Some(Standby { started, order, server: Arc::downgrade(&process), known })
+    Some(Standby { started, launch, server: Arc::downgrade(&process), known })
 }
 
 /// Ends the server that makes processes by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer), if this process has one, and reaps
@@ -219,12 +219,12 @@ pub fn end_fork_server() {
 /// One attempt; none if the server died before it made the process, or made one that can't have
 /// what this moment's should. Then `last_words` is what it has said of that, if anything.
 fn try_start(
-    order: &Order<'_>,
+    launch: &Launch<'_>,
     here: Option<directory::Id>,
     last_words: &mut Option<String>,
     moment: &Moment,
 ) -> Result<Option<Started>> {
-    let name = order.name();
+    let name = launch.name();
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
 
     let standby = {
@@ -237,14 +237,14 @@ fn try_start(
             && server.process.fit(moment) == Fit::Unknown
         {
             // What is executed has what this thread has.
-            return spawn::start(order).map(Some);
+            return spawn::start(launch).map(Some);
         }
         // One that is known to be of no use, since this is not the first attempt.
         current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
         current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
     };
     if let Some(standby) = standby
-        && let Some(started) = standby.begin(order, here, moment)?
+        && let Some(started) = standby.begin(launch, here, moment)?
     {
         standby::started(false);
         return Ok(Some(started));
@@ -252,7 +252,7 @@ fn try_start(
 
     let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
     let (go, its_go) = fd_passing::pair().map_err(fail("no socket pair"))?;
-    let announce;
+    let ack;
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         // As above; the one that stood by has shown it, or another thread has brought this one.
@@ -263,7 +263,7 @@ fn try_start(
             // siblings, or would tell pids of that namespace.
             None if namespace::children_are_elsewhere() => {
                 drop(current);
-                return spawn::start(order).map(Some);
+                return spawn::start(launch).map(Some);
             }
             none => none.insert(Server::launch(name, moment)?),
         };
@@ -272,11 +272,11 @@ fn try_start(
             return Err(fail("more starts at once than the server has room for")(source));
         };
         // What can fail in the child is waited for.
-        announce = match order.assignment.options.is_empty() {
-            true => Announce::No,
-            false => Announce::WithPidfd,
+        ack = match launch.spec.options.is_empty() {
+            true => StartAck::No,
+            false => StartAck::WithPidfd,
         };
-        match server.request(kind::START, slot, announce, Some(order), [theirs.as_fd(), its_go.as_fd()]) {
+        match server.request(kind::START, slot, ack, Some(launch), [theirs.as_fd(), its_go.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
                 *last_words = server.process.copy.last_words();
@@ -312,7 +312,7 @@ fn try_start(
         }
         Fit::Unknown => {
             standby::end(&started, &go);
-            return spawn::start(order).map(Some);
+            return spawn::start(launch).map(Some);
         }
     }
     let told = match said {
@@ -325,7 +325,7 @@ fn try_start(
         }
     };
     // Otherwise it is the child that has said it.
-    if told && announce == Announce::No && started.early.is_none() {
+    if told && ack == StartAck::No && started.early.is_none() {
         let answer = handshake::answer_of_child(name, &started.socket).inspect_err(|_| standby::end(&started, &go))?;
         if answer.unfit {
             standby::end(&started, &go);
@@ -362,7 +362,7 @@ impl Server {
         };
         if server.guards {
             // Those that an earlier server was told of.
-            for pid in family::bound_to_this_process() {
+            for pid in children::bound_to_this_process() {
                 let _ = server.guard(pid);
             }
         }
@@ -378,22 +378,21 @@ impl Server {
         &mut self,
         kind: u8,
         slot: u16,
-        announce: Announce,
-        order: Option<&Order<'_>>,
+        ack: StartAck,
+        launch: Option<&Launch<'_>>,
         sockets: [BorrowedFd<'_>; N],
     ) -> io::Result<Known> {
-        let guarded = self.guards && order.is_some_and(|order| !order.assignment.outlives_parent);
-        let front = order.map_or(vec![], |order| assignment::join(order.assignment));
+        let guarded = self.guards && launch.is_some_and(|launch| !launch.spec.outlives_parent);
+        let front = launch.map_or(vec![], |launch| child_spec::join(launch.spec));
         let none = Payload::default();
-        let (payload, others) = order.map_or((&none, &[][..]), |order| (order.payload, order.fds));
+        let (payload, others) = launch.map_or((&none, &[][..]), |launch| (launch.payload, launch.fds));
         self.process.slot(slot).store(0, SeqCst);
-        let outgoing =
-            surroundings::send(&self.known, None, order.map(|order| order.streams), |surroundings, outgoing| {
-                let head = assignment::join(&Request { slot, announce, guarded, surroundings });
-                let fds: Vec<BorrowedFd<'_>> =
-                    sockets.iter().copied().chain(outgoing.fds()).chain(others.iter().copied()).collect();
-                packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)
-            })?;
+        let outgoing = context::send(&self.known, None, launch.map(|launch| launch.streams), |context, outgoing| {
+            let head = child_spec::join(&Request { slot, ack, guarded, context });
+            let fds: Vec<BorrowedFd<'_>> =
+                sockets.iter().copied().chain(outgoing.fds()).chain(others.iter().copied()).collect();
+            packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)
+        })?;
         Ok(self.known.learn(outgoing))
     }
 }
@@ -528,19 +527,19 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
         // into the environment.
         unsafe { environment::wipe(ranges.environment()) };
     }
-    let mut wards = Wards::of(parent);
-    if let Err(error) = surroundings::let_go() {
+    let mut orphans = OrphanGuard::of(parent);
+    if let Err(error) = context::let_go() {
         entry::refuse(control, &format!("the server could not set itself up: {error}"));
     }
     loop {
         let mut packet = match packet::receive(&control, true) {
             Ok(packet) if matches!(packet.kind, kind::START | kind::STAND_BY) => packet,
             Ok(packet) if packet.kind == kind::GUARD => {
-                guard::pid(packet.front()).into_iter().for_each(|pid| wards.add(pid));
+                guard::pid(packet.front()).into_iter().for_each(|pid| orphans.add(pid));
                 continue;
             }
             Err(PacketError::Closed) => {
-                wards.end();
+                orphans.end();
                 std::process::exit(0)
             }
             Ok(packet) => entry::refuse(control, &format!("the server got a message of kind {}", packet.kind)),
@@ -551,41 +550,40 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
         let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
         let Some(go) = fds.next() else { entry::refuse(control, "a request with one socket") };
         let made = (|| {
-            let (request, order) = assignment::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
+            let (request, launch) = child_spec::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or_else(|| ("there is no such slot".to_string(), 0))?;
             // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
             // environment.
-            let handed =
-                unsafe { request.surroundings.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
-            let (announce, guarded) = (request.announce, request.guarded);
+            let handed = unsafe { request.context.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
+            let (ack, guarded) = (request.ack, request.guarded);
             handed.enter().map_err(|error| no("the current directory", &error))?;
             // SAFETY: as above, and `thread` is the state of this one.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match &side {
                 Ok(Side::Copy { is_open }) => {
-                    if announce == Announce::No && !is_open {
+                    if ack == StartAck::No && !is_open {
                         entry::say_started(&socket, pidfd::open(threads::getpid()).ok());
                     }
-                    return Ok(Some((order.to_vec(), handed, announce)));
+                    return Ok(Some((launch.to_vec(), handed, ack)));
                 }
                 Ok(Side::Original { pid, pidfd }) => {
                     if guarded {
-                        wards.add(*pid);
+                        orphans.add(*pid);
                     }
                     // A queue counts the processes that have it open. When `start` returns, this
                     // one is none of them.
                     fds.by_ref().for_each(drop);
-                    if let (Announce::No, Some(pidfd)) = (announce, pidfd) {
+                    if let (StartAck::No, Some(pidfd)) = (ack, pidfd) {
                         entry::say_started(&socket, Some(pidfd));
                     }
                 }
                 Err(_) => {}
             }
-            surroundings::leave().map_err(|error| no("the root directory", &error))?;
+            context::leave().map_err(|error| no("the root directory", &error))?;
             side.map(|_| None).map_err(|error| no("clone", &error))
         })();
         match made {
-            Ok(Some((order, handed, announce))) => {
+            Ok(Some((launch, handed, ack))) => {
                 if packet.kind == kind::STAND_BY {
                     drop((control, handed, fds));
                     standby::stand_by(go, socket);
@@ -594,7 +592,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                 if let Err(error) = handed.take_on() {
                     entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(&order, packet.payload, fds, socket, announce, Some(go))
+                entry::begin(&launch, packet.payload, fds, socket, ack, Some(go))
             }
             Ok(None) => {}
             // A start that nobody waits for any more is nobody's concern.
@@ -609,11 +607,11 @@ pub(crate) fn become_child(
     mut fds: impl Iterator<Item = OwnedFd>,
     socket: OwnedFd,
     go: OwnedFd,
-    order: &[u8],
+    launch: &[u8],
     payload: Payload,
 ) -> ! {
     // SAFETY: this process is a copy of the server, with its one thread.
-    let handed = unsafe { request.surroundings.receive(&mut fds) };
+    let handed = unsafe { request.context.receive(&mut fds) };
     let result = handed.and_then(|handed| {
         handed.enter()?;
         handed.take_on()
@@ -621,7 +619,7 @@ pub(crate) fn become_child(
     if let Err(error) = result {
         entry::fail(socket, "its surroundings could not be taken on", &error);
     }
-    entry::begin(order, payload, fds, socket, request.announce, Some(go))
+    entry::begin(launch, payload, fds, socket, request.ack, Some(go))
 }
 
 /// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.
@@ -630,19 +628,19 @@ pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
     let streams = crate::process::stdio::Streams::default();
     let room = "there is room for a descriptor";
-    let (mut surroundings, told) = surroundings::current(&known, None, Some(&streams)).expect(room);
+    let (mut context, told) = context::current(&known, None, Some(&streams)).expect(room);
     if !with_environment {
         known.learn(told);
-        surroundings = surroundings::current(&known, None, Some(&streams)).expect(room).0;
+        context = context::current(&known, None, Some(&streams)).expect(room).0;
     }
-    assignment::join(&Request { slot: 7, announce: Announce::No, guarded: false, surroundings })
+    child_spec::join(&Request { slot: 7, ack: StartAck::No, guarded: false, context })
 }
 
 /// For fuzzers: whether the server takes this for a request.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn reads_request(body: &[u8]) -> bool {
-    let Ok((_, order)) = assignment::split::<Request>(body) else { return false };
-    assert!(body.ends_with(order));
+    let Ok((_, launch)) = child_spec::split::<Request>(body) else { return false };
+    assert!(body.ends_with(launch));
     true
 }
 

@@ -9,14 +9,14 @@
 use multiproc_os::identity::Identity;
 use multiproc_os::pidfd;
 
-use crate::process::family::SIGKILL;
+use crate::process::children::SIGKILL;
 
 /// At how many the list is looked through for the first time for processes that have ended.
 const FEW: usize = 64;
 
 /// In the server: the children that are to end with the parent.
 #[derive(Debug)]
-pub(crate) struct Wards {
+pub(crate) struct OrphanGuard {
     /// The pid of the parent, as it was when the server came to be.
     parent: i32,
     /// The parent and its children; none as long as there are no children to see to.
@@ -25,10 +25,10 @@ pub(crate) struct Wards {
     full: usize,
 }
 
-impl Wards {
+impl OrphanGuard {
     /// None yet, of the process `parent`.
-    pub(crate) fn of(parent: i32) -> Wards {
-        Wards { parent, family: None, full: FEW }
+    pub(crate) fn of(parent: i32) -> OrphanGuard {
+        OrphanGuard { parent, family: None, full: FEW }
     }
 
     /// Takes in the process `pid`, if it is a child of the parent. What can't be seen, without
@@ -39,21 +39,21 @@ impl Wards {
             let Ok(Some(parent)) = Identity::of(self.parent) else { return };
             self.family = Some((parent, Vec::new()));
         }
-        if let Some((_, wards)) = &mut self.family {
-            if wards.len() >= self.full {
-                wards.retain(|ward| !ward.has_ended().unwrap_or(false));
-                self.full = FEW.max(2 * wards.len());
+        if let Some((_, orphans)) = &mut self.family {
+            if orphans.len() >= self.full {
+                orphans.retain(|ward| !ward.has_ended().unwrap_or(false));
+                self.full = FEW.max(2 * orphans.len());
             }
-            wards.push(child);
+            orphans.push(child);
         }
     }
 
     /// When the control socket has been closed: kills them all if that is because the parent has
     /// ended. A parent that lives has let the server go.
     pub(crate) fn end(self) {
-        let Some((parent, wards)) = self.family else { return };
+        let Some((parent, orphans)) = self.family else { return };
         if parent.is_ending().unwrap_or(false) {
-            for pidfd in wards.iter().filter_map(|ward| ward.watch().ok().flatten()) {
+            for pidfd in orphans.iter().filter_map(|ward| ward.watch().ok().flatten()) {
                 let _ = pidfd::send_signal(pidfd, SIGKILL);
             }
         }
@@ -77,12 +77,12 @@ mod tests {
     #[test]
     fn children_of_a_parent_that_lives_are_left_alone() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let mut wards = Wards::of(std::process::id() as i32);
-        wards.add(child.id() as i32);
+        let mut orphans = OrphanGuard::of(std::process::id() as i32);
+        orphans.add(child.id() as i32);
         // The harness is no child of itself.
-        wards.add(std::process::id() as i32);
-        assert_eq!(wards.family.as_ref().unwrap().1.len(), 1);
-        wards.end();
+        orphans.add(std::process::id() as i32);
+        assert_eq!(orphans.family.as_ref().unwrap().1.len(), 1);
+        orphans.end();
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -90,16 +90,16 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_forgotten_and_strangers_are_not_taken_in() {
-        let mut wards = Wards::of(std::process::id() as i32);
+        let mut orphans = OrphanGuard::of(std::process::id() as i32);
         for _ in 0..3 * FEW {
             let mut child = std::process::Command::new("true").spawn().unwrap();
-            wards.add(child.id() as i32);
+            orphans.add(child.id() as i32);
             child.wait().unwrap();
         }
-        assert!(wards.family.as_ref().is_none_or(|(_, wards)| wards.len() <= FEW));
-        wards.add(1);
-        wards.add(-1);
-        wards.end();
+        assert!(orphans.family.as_ref().is_none_or(|(_, orphans)| orphans.len() <= FEW));
+        orphans.add(1);
+        orphans.add(-1);
+        orphans.end();
     }
 
     #[test]

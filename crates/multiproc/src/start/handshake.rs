@@ -14,7 +14,7 @@ use multiproc_os::{exec, fd_passing, pidfd, threads};
 
 use super::report::Report;
 use super::{kind, target};
-use crate::process::family::SIGKILL;
+use crate::process::children::SIGKILL;
 use crate::process::status::ExitStatus;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
@@ -272,7 +272,7 @@ fn not_started(name: &str, packet: &Packet) -> Error {
 #[derive(Debug)]
 pub(crate) enum Role {
     Server { slots: OwnedFd },
-    Child { order: Packet },
+    Child { launch: Packet },
 }
 
 /// Why a copy is of no use.
@@ -338,7 +338,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
             Some(slots) => Ok(Role::Server { slots }),
             None => Err("the handshake lacks a descriptor".into()),
         },
-        kind::START => Ok(Role::Child { order: role }),
+        kind::START => Ok(Role::Child { launch: role }),
         other => Err(format!("the handshake went on with a message of kind {other}").into()),
     }
 }

@@ -1,8 +1,10 @@
 //! How a child comes to life, by whichever method, and what it does first. Who sends what to whom, and what happens when somebody
 //! dies in between, is in `PROTOCOL.md` beside this file.
 
-pub(crate) mod assignment;
+pub(crate) mod child_spec;
 pub(crate) mod confinement;
+#[allow(unsafe_code)]
+pub(crate) mod context;
 #[allow(unsafe_code)]
 pub(crate) mod entry;
 #[allow(unsafe_code)]
@@ -16,8 +18,6 @@ pub(crate) mod panic_hook;
 pub(crate) mod report;
 pub(crate) mod spawn;
 pub(crate) mod standby;
-#[allow(unsafe_code)]
-pub(crate) mod surroundings;
 #[allow(unsafe_code)]
 pub(crate) mod target;
 

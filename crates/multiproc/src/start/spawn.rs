@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiproc_os::{fd_passing, lifeline, threads};
 use serde::{Deserialize, Serialize};
 
-use super::assignment::{self, Order, Started};
-use super::entry::{self, Announce};
+use super::child_spec::{self, Launch, Started};
+use super::entry::{self, StartAck};
 use super::handshake::{Answer, Copy};
 use super::{forkserver, kind};
 use crate::process::stdio::Streams;
@@ -23,12 +23,12 @@ struct Head {
     by_main_thread: bool,
 }
 
-/// Starts the process that `order` describes.
-pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
-    let name = order.name();
-    let head = Head { replaced: order.streams.present(), by_main_thread: threads::is_main() };
-    let head = assignment::join(&head);
-    let front = assignment::join(order.assignment);
+/// Starts the process that `launch` describes.
+pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
+    let name = launch.name();
+    let head = Head { replaced: launch.streams.present(), by_main_thread: threads::is_main() };
+    let head = child_spec::join(&head);
+    let front = child_spec::join(launch.spec);
     // A socket of its own, which becomes its lifeline: nothing may ever be sent to that, and its order is.
     let (ours, theirs) = fd_passing::pair().map_err(|source| Error::Start {
         process: name.into(),
@@ -36,12 +36,12 @@ pub(crate) fn start(order: &Order<'_>) -> Result<Started> {
         source,
     })?;
     let fds: Vec<BorrowedFd<'_>> =
-        std::iter::once(theirs.as_fd()).chain(order.streams.fds()).chain(order.fds.iter().copied()).collect();
+        std::iter::once(theirs.as_fd()).chain(launch.streams.fds()).chain(launch.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
-    if !order.assignment.outlives_parent && lifeline::may_change_user_unseen() {
+    if !launch.spec.outlives_parent && lifeline::may_change_user_unseen() {
         forkserver::guard(name, Some(copy.pid));
     }
-    copy.send_with(name, kind::START, &[&head, &front], &fds, order.payload)?;
+    copy.send_with(name, kind::START, &[&head, &front], &fds, launch.payload)?;
     drop(fds);
     drop(theirs);
     let early = Answer::of(name, copy.answer_on(name, &ours)?, |kind| {
@@ -59,17 +59,17 @@ pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
     let Some(socket) = fds.next() else { entry::refuse(handshake, "the assignment lacks a socket") };
     drop(handshake);
     let payload = std::mem::take(&mut packet.payload);
-    let split = assignment::split::<Head>(packet.front());
-    let (order, streams) = match split.map(|(head, order)| {
+    let split = child_spec::split::<Head>(packet.front());
+    let (launch, streams) = match split.map(|(head, launch)| {
         lifeline::set_made_by_main_thread(head.by_main_thread);
-        (order, Streams::from_fds(head.replaced, &mut fds))
+        (launch, Streams::from_fds(head.replaced, &mut fds))
     }) {
-        Ok((order, Ok(streams))) => (order, streams),
+        Ok((launch, Ok(streams))) => (launch, streams),
         Ok((_, Err(error))) => entry::refuse(socket, &format!("the assignment is incomplete: {error}")),
         Err(error) => entry::refuse(socket, &format!("the assignment is garbage: {error}")),
     };
     if let Err(error) = multiproc_os::stdio::replace_some(streams.0) {
         entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
     }
-    entry::begin(order, payload, fds, socket, Announce::Yes, None)
+    entry::begin(launch, payload, fds, socket, StartAck::Yes, None)
 }

@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
 
-use super::assignment::{self, Assignment, Order, Started};
+use super::child_spec::{self, ChildSpec, Launch, Started};
 use super::confinement::{Fit, Moment};
-use super::entry::{self, Announce};
+use super::context::{self, Known};
+use super::entry::{self, StartAck};
 use super::forkserver::{self, Request, ServerProcess};
 use super::method::StartMethod;
-use super::surroundings::{self, Known};
 use super::target::{Carried, Entry};
 use super::{handshake, kind, panic_hook};
-use crate::log::Inheritance;
+use crate::log::LogConfig;
+use crate::process::children::SIGKILL;
 use crate::process::current::Identity;
-use crate::process::family::SIGKILL;
 use crate::process::options::Options;
 use crate::process::run::{Call, Private, Run};
 use crate::remote_fn::Key;
@@ -45,7 +45,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) struct Standby {
     pub(crate) started: Started,
     /// Where it waits. Not its own socket, which is its lifeline: nothing may ever be sent to that.
-    pub(crate) order: OwnedFd,
+    pub(crate) launch: OwnedFd,
     /// The server that made it. A standby of another one than today's may have rights that this process has given up.
     pub(crate) server: Weak<ServerProcess>,
     /// What it knows of the surroundings.
@@ -267,30 +267,30 @@ fn keep() {
 }
 
 impl Standby {
-    /// Has it become what `order` says. None, and it is gone, if it died while it stood by, or is
+    /// Has it become what `launch` says. None, and it is gone, if it died while it stood by, or is
     /// of no use at this moment.
     pub(crate) fn begin(
         mut self,
-        order: &Order<'_>,
+        launch: &Launch<'_>,
         here: Option<directory::Id>,
         moment: &Moment,
     ) -> Result<Option<Started>> {
-        let name = order.name();
+        let name = launch.name();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        if !order.assignment.outlives_parent {
+        if !launch.spec.outlives_parent {
             forkserver::guard_if_it_does(self.started.pid);
         }
-        let front = assignment::join(order.assignment);
-        let mut announce = Announce::No;
-        let sent = surroundings::send(&self.known, here, Some(order.streams), |surroundings, outgoing| {
+        let front = child_spec::join(launch.spec);
+        let mut ack = StartAck::No;
+        let sent = context::send(&self.known, here, Some(launch.streams), |context, outgoing| {
             // What can fail in the child is waited for.
-            announce = match order.assignment.options.is_empty() && !surroundings.moves() {
-                true => Announce::No,
-                false => Announce::Yes,
+            ack = match launch.spec.options.is_empty() && !context.moves() {
+                true => StartAck::No,
+                false => StartAck::Yes,
             };
-            let head = assignment::join(&Request::to_standby(announce, surroundings));
-            let fds: Vec<_> = outgoing.fds().chain(order.fds.iter().copied()).collect();
-            packet::send_with(&self.order, kind::START, &[&head, &front], &fds, order.payload)
+            let head = child_spec::join(&Request::to_standby(ack, context));
+            let fds: Vec<_> = outgoing.fds().chain(launch.fds.iter().copied()).collect();
+            packet::send_with(&self.launch, kind::START, &[&head, &front], &fds, launch.payload)
         });
         match sent {
             Ok(_) => {}
@@ -305,14 +305,14 @@ impl Standby {
         }
         // While it gets ready.
         let told = match self.server.upgrade().map(|server| (server.fit(moment), server)) {
-            Some((Fit::Same, server)) => server.made().go_ahead(moment, &self.order),
+            Some((Fit::Same, server)) => server.made().go_ahead(moment, &self.launch),
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         };
         let Ok(told) = told else {
             self.end_in_place();
             return Ok(None);
         };
-        if told || announce == Announce::Yes {
+        if told || ack == StartAck::Yes {
             let answer = handshake::answer_of_child(name, &self.started.socket).inspect_err(|_| self.end_in_place())?;
             if answer.unfit {
                 self.end_in_place();
@@ -328,7 +328,7 @@ impl Standby {
     }
 
     fn end_in_place(&self) {
-        end(&self.started, &self.order);
+        end(&self.started, &self.launch);
     }
 }
 
@@ -357,11 +357,11 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
         Err(_) => std::process::exit(0),
     };
     let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
-    let (request, order) = match assignment::split::<Request>(packet.front()) {
+    let (request, launch) = match child_spec::split::<Request>(packet.front()) {
         Ok(split) => split,
         Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
     };
-    forkserver::become_child(request, fds.into_iter(), socket, orders, order, payload)
+    forkserver::become_child(request, fds.into_iter(), socket, orders, launch, payload)
 }
 
 /// Does once, for nobody, what a start does: so that the pages of code and data that it takes are there. Nothing comes of it if it fails.
@@ -376,25 +376,25 @@ fn rehearse() {
     ) else {
         return;
     };
-    let assignment = Assignment {
+    let spec = ChildSpec {
         identity,
         entry: Some(entry),
         options: Options::default(),
         outlives_parent: false,
-        log: Inheritance::default(),
+        log: LogConfig::default(),
         start_method: StartMethod::ForkServer,
         grace_period: IDLE,
         handles_ctrl_c: true,
         standby: true,
         key: Key::none(),
     };
-    let front = assignment::join(&assignment);
+    let front = child_spec::join(&spec);
     if packet::send_with(&ours, kind::START, &[&front], &[], &payload).is_err() {
         return;
     }
     let Ok(packet) = packet::receive(&theirs, false) else { return };
-    panic_hook::install(&assignment.identity.name, &theirs);
-    if let Ok((Assignment { entry: Some(entry), .. }, _)) = assignment::split::<Assignment>(packet.front())
+    panic_hook::install(&spec.identity.name, &theirs);
+    if let Ok((ChildSpec { entry: Some(entry), .. }, _)) = child_spec::split::<ChildSpec>(packet.front())
         && let Ok(entry) = entry.function()
     {
         entry(packet.payload).send(&theirs);

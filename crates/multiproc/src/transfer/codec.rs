@@ -28,9 +28,9 @@ use multiproc_os::memfd::Sealed;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::bag;
-use super::bundle::Bundle;
 use super::compact::{self, Output, Shape, Trace};
+use super::fd_bundle::FdBundle;
+use super::fd_table;
 use super::payload::{Bytes, Payload, Sink};
 use super::tagged::{self, Reading};
 
@@ -167,13 +167,13 @@ impl Form {
 /// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this
 /// program.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, Refused> {
-    let mut draft = PayloadDraft::new(front);
-    let fds = encode_into(value, &mut draft)?;
+    let mut buffer = PayloadBuffer::new(front);
+    let fds = encode_into(value, &mut buffer)?;
     let handles = match fds.is_empty() {
-        true => Bundle::default(),
-        false => Bundle::tie(fds).map_err(Refused::by_system("its handles could not be put together"))?,
+        true => FdBundle::default(),
+        false => FdBundle::pack(fds).map_err(Refused::by_system("its handles could not be put together"))?,
     };
-    let bytes = draft.finish().map_err(Refused::by_system("no memory file for its value"))?;
+    let bytes = buffer.finish().map_err(Refused::by_system("no memory file for its value"))?;
     Ok(Payload { bytes, handles })
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
 }
 
 /// Where a value is encoded to, piece by piece, by [`encode_into`].
-pub(crate) trait Draft: Output<Error = io::Error> {
+pub(crate) trait Buffer: Output<Error = io::Error> {
     /// Forgets what was written.
     fn clear(&mut self);
 
@@ -203,7 +203,7 @@ pub(crate) trait Draft: Output<Error = io::Error> {
 }
 
 /// A draft that becomes the bytes of a payload, behind a front of the caller's.
-struct PayloadDraft<'f> {
+struct PayloadBuffer<'f> {
     front: &'f [u8],
     sink: Sink,
     /// What was written, when it has been looked at.
@@ -212,9 +212,9 @@ struct PayloadDraft<'f> {
     view: Option<Sealed>,
 }
 
-impl<'f> PayloadDraft<'f> {
-    fn new(front: &'f [u8]) -> PayloadDraft<'f> {
-        PayloadDraft { front, sink: PayloadDraft::sink(front), finished: None, view: None }
+impl<'f> PayloadBuffer<'f> {
+    fn new(front: &'f [u8]) -> PayloadBuffer<'f> {
+        PayloadBuffer { front, sink: PayloadBuffer::sink(front), finished: None, view: None }
     }
 
     fn sink(front: &[u8]) -> Sink {
@@ -232,7 +232,7 @@ impl<'f> PayloadDraft<'f> {
     }
 }
 
-impl Output for PayloadDraft<'_> {
+impl Output for PayloadBuffer<'_> {
     type Error = io::Error;
 
     #[inline]
@@ -241,11 +241,11 @@ impl Output for PayloadDraft<'_> {
     }
 }
 
-impl Draft for PayloadDraft<'_> {
+impl Buffer for PayloadBuffer<'_> {
     #[inline]
     fn clear(&mut self) {
         if self.finished.is_some() || !self.sink.holds_only(self.front.len()) {
-            (self.sink, self.finished, self.view) = (PayloadDraft::sink(self.front), None, None);
+            (self.sink, self.finished, self.view) = (PayloadBuffer::sink(self.front), None, None);
         }
     }
 
@@ -274,22 +274,22 @@ impl Draft for PayloadDraft<'_> {
 #[inline]
 pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     value: &T,
-    draft: &mut impl Draft,
+    buffer: &mut impl Buffer,
 ) -> Result<Vec<OwnedFd>, Refused> {
     let id = id_of::<T>();
     if Tried::known(id, Tried::NEEDS_TAGS) {
-        match encode_tagged(id, value, draft) {
+        match encode_tagged(id, value, buffer) {
             // Some values of the type may do without tags, and nest deeper then.
             Err(Refused::ByFormat(error)) if error.is_final() => {}
             done => return done,
         }
     }
-    let written = write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft));
+    let written = write_with(buffer, Form::Positional, |buffer| compact::shape_to_output(value, buffer));
     match written {
         Ok((shape, fds)) if Tried::known(id, shape.number()) => Ok(fds),
-        Ok((shape, fds)) => try_positional(id, shape, value, draft, fds),
+        Ok((shape, fds)) => try_positional(id, shape, value, buffer, fds),
         Err(stopped) => match stopped.of::<T>() {
-            Refused::ByFormat(error) if !error.is_final() => encode_tagged(id, value, draft),
+            Refused::ByFormat(error) if !error.is_final() => encode_tagged(id, value, buffer),
             refused => Err(refused),
         },
     }
@@ -310,7 +310,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
     id: u64,
     shape: Shape,
     value: &T,
-    draft: &mut impl Draft,
+    buffer: &mut impl Buffer,
     fds: Vec<OwnedFd>,
 ) -> Result<Vec<OwnedFd>, Refused> {
     if reads_what_it_writes(std::any::type_name::<T>()) {
@@ -318,15 +318,15 @@ fn try_positional<T: Serialize + DeserializeOwned>(
         return Ok(fds);
     }
     if Tried::known(id, !shape.number()) {
-        return encode_tagged(id, value, draft);
+        return encode_tagged(id, value, buffer);
     }
     let handles = fds.len();
     let result = {
-        let outline = shielded(|| bag::look(|| tagged::outline(value)));
-        let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
+        let outline = shielded(|| fd_table::dry_run(|| tagged::outline(value)));
+        let view = buffer.written().map_err(Refused::by_system("no memory to look at it"))?;
         outline.and_then(|outline| {
             let read = || compact::from_bytes_traced::<T>(&view[1..], Trace::new(&outline));
-            shielded(|| bag::empty(fds, false, read)).map(drop)
+            shielded(|| fd_table::decoding(fds, false, read)).map(drop)
         })
     };
     match result {
@@ -335,7 +335,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
             match handles {
                 0 => Ok(Vec::new()),
                 // The trial has taken them out.
-                _ => match write_with(draft, Form::Positional, |draft| compact::shape_to_output(value, draft)) {
+                _ => match write_with(buffer, Form::Positional, |buffer| compact::shape_to_output(value, buffer)) {
                     Ok((again, fds)) if again == shape => Ok(fds),
                     Ok(_) => Err(changed::<T>()),
                     Err(stopped) => Err(stopped.of::<T>()),
@@ -344,7 +344,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
         }
         Err(error) if compact::is_too_much(&error.to_string()) => Err(CodecError::serialising::<T>(error).into()),
         Err(error) => {
-            let fds = encode_tagged(id, value, draft)?;
+            let fds = encode_tagged(id, value, buffer)?;
             // Another value of the type may do without.
             let what = if compact::needs_tags(&error) { Tried::NEEDS_TAGS } else { !shape.number() };
             Tried::remember(id, what);
@@ -357,28 +357,28 @@ fn try_positional<T: Serialize + DeserializeOwned>(
 fn encode_tagged<T: Serialize + DeserializeOwned>(
     id: u64,
     value: &T,
-    draft: &mut impl Draft,
+    buffer: &mut impl Buffer,
 ) -> Result<Vec<OwnedFd>, Refused> {
-    let write = |draft: &mut _, form| {
-        write_with(draft, form, |draft| tagged::shape_to_output(value, draft)).map_err(Stopped::of::<T>)
+    let write = |buffer: &mut _, form| {
+        write_with(buffer, form, |buffer| tagged::shape_to_output(value, buffer)).map_err(Stopped::of::<T>)
     };
     // Most values of a type are read in the same way; and each of them is, whatever was sent
     // before.
     if Tried::known(id, Tried::LIKE_TEXT) {
-        let (shape, fds) = write(draft, Form::TaggedLikeText)?;
+        let (shape, fds) = write(buffer, Form::TaggedLikeText)?;
         if Tried::known(id, shape.number() ^ Form::TaggedLikeText as u64) {
             return Ok(fds);
         }
     }
     let mut refusal = None;
     for form in [Form::Tagged, Form::TaggedLikeText] {
-        let (shape, fds) = write(draft, form)?;
+        let (shape, fds) = write(buffer, form)?;
         let known = shape.number() ^ form as u64;
         if Tried::known(id, known) {
             return Ok(fds);
         }
         let handles = fds.len();
-        let view = draft.written().map_err(Refused::by_system("no memory to look at it"))?;
+        let view = buffer.written().map_err(Refused::by_system("no memory to look at it"))?;
         match decode_with::<T>(view, fds) {
             Ok(_) => {
                 if form == Form::TaggedLikeText {
@@ -388,7 +388,7 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
                 if handles == 0 {
                     return Ok(Vec::new());
                 }
-                let (again, fds) = write(draft, form)?;
+                let (again, fds) = write(buffer, form)?;
                 return if again == shape { Ok(fds) } else { Err(changed::<T>()) };
             }
             Err(error) if error.is_final() => return Err(error.into()),
@@ -472,18 +472,18 @@ impl Stopped {
 }
 
 #[inline]
-fn write_with<D: Draft, R>(
-    draft: &mut D,
+fn write_with<D: Buffer, R>(
+    buffer: &mut D,
     form: Form,
     write: impl FnOnce(&mut D) -> Result<R, compact::Error>,
 ) -> Result<(R, Vec<OwnedFd>), Stopped> {
-    draft.clear();
-    let (written, fds) = bag::fill(|| {
+    buffer.clear();
+    let (written, fds) = fd_table::encoding(|| {
         // An error of the draft's is asked for below.
-        let _ = draft.extend(&[form.byte()]);
-        shielded(|| write(draft))
+        let _ = buffer.extend(&[form.byte()]);
+        shielded(|| write(buffer))
     });
-    if let Some(failure) = draft.failure() {
+    if let Some(failure) = buffer.failure() {
         return Err(Stopped::BySystem(Refused::by_system("no memory for its value")(failure)));
     }
     let duplicates = |error| Stopped::BySystem(Refused::by_system("no descriptor for a duplicate of a handle")(error));
@@ -565,11 +565,11 @@ thread_local! {
 /// The value that [`encode_into`] was given, from what it has written and the descriptors that came
 /// with it.
 #[inline]
-pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: Bundle) -> Result<T, CodecError> {
+pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: FdBundle) -> Result<T, CodecError> {
     let fds = match handles.count() {
         // The usual case.
         0 => Vec::new(),
-        _ => handles.untie().map_err(|error| {
+        _ => handles.unpack().map_err(|error| {
             CodecError::deserialising::<T>(format_args!("the handles in it can't be taken: {error}"))
         })?,
     };
@@ -608,7 +608,7 @@ impl Refused {
 pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Result<T, CodecError> {
     let cannot = |reason: &dyn ToString| CodecError::deserialising::<T>(reason.to_string());
     let fds =
-        payload.handles.untie().map_err(|error| cannot(&format_args!("the handles in it can't be taken: {error}")))?;
+        payload.handles.unpack().map_err(|error| cannot(&format_args!("the handles in it can't be taken: {error}")))?;
     let view = payload.bytes.open().map_err(|error| cannot(&error))?;
     decode_with(view.get(front..).unwrap_or_default(), fds)
 }
@@ -618,7 +618,7 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Res
 #[inline]
 pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
     let again = bytes.first() != Some(&Form::Positional.byte());
-    bag::empty(fds, again, || decode_bytes(bytes))
+    fd_table::decoding(fds, again, || decode_bytes(bytes))
 }
 
 #[inline]
@@ -753,7 +753,7 @@ mod tests {
     fn forged<T: DeserializeOwned>(places: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
         let (readers, writers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| io::pipe().unwrap()).map(|(reader, writer)| (reader, OwnedFd::from(writer))).unzip();
-        let handles = Bundle::tie(writers).unwrap();
+        let handles = FdBundle::pack(writers).unwrap();
         let writer = || Writer::new(io::pipe().unwrap().1);
         let bytes = encode(&[], &(writer(), writer())).unwrap().bytes.open().unwrap().to_vec();
         let bytes = [&bytes[..1], places, &bytes[3..]].concat();
@@ -827,7 +827,7 @@ mod tests {
     #[test]
     fn garbage_is_an_error() {
         let decode_all = |bytes: &[u8], front| {
-            let payload = Payload { bytes: Bytes::Inline(bytes.into()), handles: Bundle::default() };
+            let payload = Payload { bytes: Bytes::Inline(bytes.into()), handles: FdBundle::default() };
             decode::<(u8, String)>(payload, front)
         };
         let good = encode(&[], &(5_u8, "a".to_owned())).unwrap().bytes.open().unwrap().to_vec();

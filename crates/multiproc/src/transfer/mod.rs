@@ -5,10 +5,10 @@
 //! and [`shared`] carry bytes and descriptors between processes, and know no serde, so that other
 //! fronts can stand on them.
 
-pub(crate) mod bag;
-pub(crate) mod bundle;
 pub(crate) mod codec;
 pub(crate) mod compact;
+pub(crate) mod fd_bundle;
+pub(crate) mod fd_table;
 pub(crate) mod packet;
 pub(crate) mod payload;
 pub(crate) mod shared;

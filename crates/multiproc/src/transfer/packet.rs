@@ -11,7 +11,7 @@
 //! | 8..16 | length of the front |
 //! | 16..24 | length of the payload |
 //! | 24..28 | how many descriptors belong to the payload |
-//! | 28..30 | how many of the message's descriptors those are, after the message's own (`bundle.rs` says why that may be another number) |
+//! | 28..30 | how many of the message's descriptors those are, after the message's own (`fd_bundle.rs` says why that may be another number) |
 //! | 30..32 | how many descriptors the message has in all; the memory files come last |
 //!
 //! A front or payload of more than [`INLINE`] bytes goes by memory file, so a message never fills a socket's buffer: sending blocks nobody,
@@ -25,7 +25,7 @@ use multiproc_os::errno::EMSGSIZE;
 use multiproc_os::fd_passing;
 use multiproc_os::memfd::{self, Sealed};
 
-use super::bundle::Bundle;
+use super::fd_bundle::FdBundle;
 pub(crate) use super::payload::INLINE;
 use super::payload::{Bytes, Payload};
 
@@ -120,7 +120,7 @@ pub(crate) fn try_send_body(socket: impl AsFd, kind: u8, body: &[u8]) -> io::Res
             socket,
             kind,
             &[],
-            &Payload { bytes: Bytes::Inline(body.to_vec()), handles: Bundle::default() },
+            &Payload { bytes: Bytes::Inline(body.to_vec()), handles: FdBundle::default() },
         ),
         result => result,
     }
@@ -317,7 +317,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
         Some(own) => fds.split_off(own),
         None => return Err(garbage("its handles are missing")),
     };
-    let handles = Bundle::received(parts, handles).ok_or_else(|| garbage("its handles are miscounted"))?;
+    let handles = FdBundle::received(parts, handles).ok_or_else(|| garbage("its handles are miscounted"))?;
     Ok(Packet { kind, front, payload: Payload { bytes: payload, handles }, fds })
 }
 
@@ -335,7 +335,7 @@ mod tests {
         let mut sink = super::super::payload::Sink::new();
         sink.extend(&some_bytes(len)).unwrap();
         let fds = (0..handles).map(|_| io::pipe().unwrap().0.into()).collect();
-        Payload { bytes: sink.finish().unwrap(), handles: Bundle::tie(fds).unwrap() }
+        Payload { bytes: sink.finish().unwrap(), handles: FdBundle::pack(fds).unwrap() }
     }
 
     #[test]
@@ -354,7 +354,7 @@ mod tests {
                 assert_eq!((packet.kind, packet.fds.len()), (9, 1));
                 assert!(packet.front() == front, "{front_len} bytes");
                 assert!(*packet.payload.bytes.open().unwrap() == some_bytes(payload_len), "{payload_len} bytes");
-                assert_eq!(packet.payload.handles.untie().unwrap().len(), handles);
+                assert_eq!(packet.payload.handles.unpack().unwrap().len(), handles);
                 // And goes on to others.
                 let packet = receive(&b, true).unwrap();
                 send_with(&a, 9, &[], &[], &packet.payload).unwrap();

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use multiproc_os::memfd::{Growing, Sealed};
 
-use super::bundle::Bundle;
+use super::fd_bundle::FdBundle;
 
 /// Up to this many bytes lie in the message itself.
 pub(crate) const INLINE: usize = 32 * 1024;
@@ -19,7 +19,7 @@ pub(crate) const INLINE: usize = 32 * 1024;
 #[doc(hidden)]
 pub struct Payload {
     pub(crate) bytes: Bytes,
-    pub(crate) handles: Bundle,
+    pub(crate) handles: FdBundle,
 }
 
 /// The bytes of a message or of a part of it, wherever they lie.

@@ -11,12 +11,12 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 
 use multiproc_os::errno::EMFILE;
+use multiproc_os::fd_budget;
 use multiproc_os::fd_passing::{self, Take};
-use multiproc_os::fd_room;
 use multiproc_os::memfd::Sealed;
 use multiproc_os::random;
 
-use super::bundle::{Bundle, LOOSE};
+use super::fd_bundle::{FdBundle, LOOSE};
 use super::packet::{self, HEADER, Head, INLINE, PacketError};
 use super::payload::{Bytes, Payload};
 
@@ -76,7 +76,7 @@ thread_local! {
 /// A message with descriptors stays where it is if this process has no room for all of them, and could have it: `EMFILE`.
 pub(crate) fn try_take<R>(
     socket: impl AsFd,
-    consume: impl FnOnce(u8, Body<'_>, Bundle) -> R,
+    consume: impl FnOnce(u8, Body<'_>, FdBundle) -> R,
 ) -> Result<R, PacketError> {
     // A thread that is at its end has none any more. It is zeroed by the kernel when it is touched, so this is no work.
     let buffer = BUFFER.try_with(Cell::take).ok().flatten();
@@ -89,7 +89,7 @@ pub(crate) fn try_take<R>(
 fn take_with<R>(
     socket: impl AsFd,
     buffer: &mut [u8],
-    consume: impl FnOnce(u8, Body<'_>, Bundle) -> R,
+    consume: impl FnOnce(u8, Body<'_>, FdBundle) -> R,
 ) -> Result<R, PacketError> {
     let mut head = [0; HEADER];
     loop {
@@ -123,7 +123,7 @@ fn take_with<R>(
         if taken.len >= HEADER && !taken.cut && taken.fds.is_empty() && !taken.fds_cut {
             let head = Head::read(&head)?;
             if head.is_plain(len) {
-                return Ok(consume(head.kind, Body::Here(&buffer[..len]), Bundle::default()));
+                return Ok(consume(head.kind, Body::Here(&buffer[..len]), FdBundle::default()));
             }
         }
         if taken.cut {
@@ -175,7 +175,7 @@ fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, Packet
     }
     // Those that are tied up need their room later, when it is too late to leave them.
     if head.handles as usize > LOOSE {
-        fd_room::look(head.parts(&looked_at.fds), head.handles)?;
+        fd_budget::look(head.parts(&looked_at.fds), head.handles)?;
     }
     Ok(Some((bytes, looked_at.fds)))
 }
@@ -190,11 +190,11 @@ mod tests {
         let mut sink = Sink::new();
         sink.extend(bytes).unwrap();
         let fds = (0..handles).map(|_| io::pipe().unwrap().0.into()).collect();
-        Payload { bytes: sink.finish().unwrap(), handles: Bundle::tie(fds).unwrap() }
+        Payload { bytes: sink.finish().unwrap(), handles: FdBundle::pack(fds).unwrap() }
     }
 
     fn take(socket: &OwnedFd) -> Result<(u8, Vec<u8>, usize), PacketError> {
-        try_take(socket, |kind, body, handles| (kind, body.into_vec(), handles.untie().unwrap().len()))
+        try_take(socket, |kind, body, handles| (kind, body.into_vec(), handles.unpack().unwrap().len()))
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
     fn a_message_that_tells_of_more_handles_than_there_are_makes_way() {
         let (a, b) = fd_passing::pair().unwrap();
         let untied = || {
-            try_take(&b, |_, _, handles| handles.untie().map_err(|error| error.kind()))
+            try_take(&b, |_, _, handles| handles.unpack().map_err(|error| error.kind()))
                 .map_err(|error| panic!("it is a message: {error}"))
                 .unwrap()
         };

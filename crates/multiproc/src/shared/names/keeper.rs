@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use multiproc_os::close_on_fork::CloseOnFork;
 use multiproc_os::epoll::Epoll;
 use multiproc_os::errno::{EACCES, EINVAL, EIO, EMFILE, ENFILE, ETOOMANYREFS};
-use multiproc_os::not_in_copies::NotInCopies;
-use multiproc_os::per_copy::PerCopy;
+use multiproc_os::fork_local::ForkLocal;
 use multiproc_os::poller::Poller;
 use multiproc_os::robust::copy_number;
 use multiproc_os::{fd_passing, signal, socket};
@@ -38,10 +38,10 @@ const AT_A_TIME: usize = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Set in the key of a guest, and not in that of a name.
-const GUEST: u64 = 1 << 62;
+const CLIENT: u64 = 1 << 62;
 
 /// The names of this process, and their keeper. A copy of the process has none.
-static NAMES: PerCopy<Mutex<Names>> = PerCopy::new();
+static NAMES: ForkLocal<Mutex<Names>> = ForkLocal::new();
 
 #[derive(Default)]
 struct Names {
@@ -62,7 +62,7 @@ struct Keeper {
 
 struct Name {
     /// Listens. It is in the poller's set, but for a while if there are no descriptors.
-    socket: NotInCopies,
+    socket: CloseOnFork,
     offer: Weak<dyn Offer>,
     is_live: Arc<AtomicBool>,
 }
@@ -121,7 +121,7 @@ fn lock() -> MutexGuard<'static, Names> {
 ///
 /// # Errors
 /// `EMFILE`, `EAGAIN` at the limit of threads, `ENOSPC` at that of watches.
-pub(super) fn keep(socket: NotInCopies, offer: Weak<dyn Offer>) -> io::Result<Published> {
+pub(super) fn keep(socket: CloseOnFork, offer: Weak<dyn Offer>) -> io::Result<Published> {
     let mut names = lock();
     let key = names.next_key;
     names.next_key += 1;
@@ -178,7 +178,7 @@ impl Names {
 fn serve(poller: &Arc<Poller>) {
     IS_KEEPER.set(true);
     let mut reception =
-        Reception { poller, guests: BTreeMap::new(), next_key: GUEST, spare: spare(), paused: Vec::new() };
+        Requests { poller, clients: BTreeMap::new(), next_key: CLIENT, spare: spare(), paused: Vec::new() };
     while let Some(deadline) = reception.deadline() {
         let Ok(keys) = poller.wait_until(deadline) else {
             // Somebody has closed its descriptor. Rather than that nobody is ever answered, there is nobody.
@@ -192,7 +192,7 @@ fn serve(poller: &Arc<Poller>) {
             return;
         };
         for key in keys {
-            match key & GUEST {
+            match key & CLIENT {
                 0 => reception.take_in(key),
                 _ => reception.hear_again(key),
             }
@@ -203,18 +203,18 @@ fn serve(poller: &Arc<Poller>) {
 }
 
 /// One who has connected.
-struct Guest {
-    socket: NotInCopies,
+struct Client {
+    socket: CloseOnFork,
     /// Which name it has come to.
     name: u64,
     deadline: Instant,
 }
 
 /// The thread's own: those who have connected.
-struct Reception<'a> {
+struct Requests<'a> {
     poller: &'a Arc<Poller>,
     /// Those who have not said anything yet, the oldest first.
-    guests: BTreeMap<u64, Guest>,
+    clients: BTreeMap<u64, Client>,
     next_key: u64,
     /// A descriptor that is given up to tell somebody that there is none.
     spare: Option<Epoll>,
@@ -227,11 +227,11 @@ fn spare() -> Option<Epoll> {
     Epoll::new().ok()
 }
 
-impl Reception<'_> {
+impl Requests<'_> {
     /// Until when there is nothing to do, if nobody says anything. None when the thread has been dismissed.
     fn deadline(&self) -> Option<Option<Instant>> {
         lock().of(self.poller)?;
-        let silent = self.guests.values().next().map(|guest| guest.deadline);
+        let silent = self.clients.values().next().map(|client| client.deadline);
         Some(silent.into_iter().chain(self.paused.iter().map(|(_, until)| *until)).min())
     }
 
@@ -266,69 +266,69 @@ impl Reception<'_> {
             say(&socket, Answer::NotServed);
             return;
         }
-        let Ok(socket) = NotInCopies::new(socket) else { return };
-        let guest = Guest { socket, name, deadline: Instant::now() + PATIENCE };
+        let Ok(socket) = CloseOnFork::new(socket) else { return };
+        let client = Client { socket, name, deadline: Instant::now() + PATIENCE };
         // Nearly always it has said already what it wants.
-        let Some(guest) = self.hear(guest) else { return };
-        if self.guests.len() == MOST {
+        let Some(client) = self.hear(client) else { return };
+        if self.clients.len() == MOST {
             self.send_away_the_oldest();
         }
         let key = self.next_key;
         self.next_key += 1;
-        match self.poller.add(&guest.socket, key) {
-            Ok(()) => drop(self.guests.insert(key, guest)),
-            Err(error) => say(&guest.socket, Answer::Failed(error.raw_os_error().unwrap_or(EIO))),
+        match self.poller.add(&client.socket, key) {
+            Ok(()) => drop(self.clients.insert(key, client)),
+            Err(error) => say(&client.socket, Answer::Failed(error.raw_os_error().unwrap_or(EIO))),
         }
     }
 
     /// One who was silent has said something.
     fn hear_again(&mut self, key: u64) {
-        if let Some(guest) = self.take_out(key)
-            && let Some(guest) = self.hear(guest)
-            && self.poller.add(&guest.socket, key).is_ok()
+        if let Some(client) = self.take_out(key)
+            && let Some(client) = self.hear(client)
+            && self.poller.add(&client.socket, key).is_ok()
         {
-            self.guests.insert(key, guest);
+            self.clients.insert(key, client);
         }
     }
 
-    fn take_out(&mut self, key: u64) -> Option<Guest> {
-        let guest = self.guests.remove(&key)?;
-        self.poller.remove(&guest.socket);
-        Some(guest)
+    fn take_out(&mut self, key: u64) -> Option<Client> {
+        let client = self.clients.remove(&key)?;
+        self.poller.remove(&client.socket);
+        Some(client)
     }
 
     /// Does what a guest says. Gives it back if it has said nothing yet.
-    fn hear(&mut self, guest: Guest) -> Option<Guest> {
+    fn hear(&mut self, client: Client) -> Option<Client> {
         // One byte more, to see whether there is more. Descriptors that come with it are dropped by the kernel.
         let mut bytes = [0; Request::BYTES + 1];
-        let len = match socket::try_read(&guest.socket, &mut bytes) {
+        let len = match socket::try_read(&client.socket, &mut bytes) {
             Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(guest),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(client),
             Err(_) => return None,
         };
         match Request::from_bytes(&bytes[..len]) {
-            Ok(Request::Find(wish)) => self.hand_over(&guest, wish),
+            Ok(Request::Find(wish)) => self.hand_over(&client, wish),
             Ok(Request::Withdraw) => {
                 // Another name is not given up in its place.
-                if self.with_name(guest.name, |_| ()).is_some() {
-                    lock().give_up(guest.name);
-                    say(&guest.socket, Answer::Withdrawn);
+                if self.with_name(client.name, |_| ()).is_some() {
+                    lock().give_up(client.name);
+                    say(&client.socket, Answer::Withdrawn);
                 }
             }
             Ok(Request::Greet) => {
-                if self.with_name(guest.name, |_| ()).is_some() {
-                    say(&guest.socket, Answer::Here { count: 0 });
+                if self.with_name(client.name, |_| ()).is_some() {
+                    say(&client.socket, Answer::Here { count: 0 });
                 }
             }
-            Err(Unfit::Version(_)) => say(&guest.socket, Answer::OtherVersion(wire::VERSION)),
+            Err(Unfit::Version(_)) => say(&client.socket, Answer::OtherVersion(wire::VERSION)),
             Err(Unfit::Garbage) => {}
         }
         None
     }
 
     /// Gives a guest what it wishes. Without a word if there is no such name any more.
-    fn hand_over(&mut self, guest: &Guest, wish: u8) {
-        let Some(offer) = self.with_name(guest.name, |name| name.offer.clone()) else { return };
+    fn hand_over(&mut self, client: &Client, wish: u8) {
+        let Some(offer) = self.with_name(client.name, |name| name.offer.clone()) else { return };
         let offered = catch_unwind(AssertUnwindSafe(|| {
             // It may be dropped right here, if others have done so meanwhile.
             Some(offer.upgrade()?.offer(wish))
@@ -338,28 +338,28 @@ impl Reception<'_> {
             Ok(Some(offered)) => offered.and_then(|fds| {
                 let count = u8::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidData)?;
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                fd_passing::try_send_with_fds(&guest.socket, &[&Answer::Here { count }.to_bytes()], &fds)
+                fd_passing::try_send_with_fds(&client.socket, &[&Answer::Here { count }.to_bytes()], &fds)
             }),
             Err(_panic) => Err(io::ErrorKind::Other.into()),
         };
         if let Err(error) = sent {
             // If it has gone, there is nobody to hear it.
-            say(&guest.socket, Answer::Failed(number_of(&error)));
+            say(&client.socket, Answer::Failed(number_of(&error)));
         }
     }
 
     /// False if there is nobody.
     fn send_away_the_oldest(&mut self) -> bool {
-        let Some(key) = self.guests.keys().next().copied() else { return false };
-        if let Some(guest) = self.take_out(key) {
-            say(&guest.socket, Answer::Again);
+        let Some(key) = self.clients.keys().next().copied() else { return false };
+        if let Some(client) = self.take_out(key) {
+            say(&client.socket, Answer::Again);
         }
         true
     }
 
     fn send_away_the_late(&mut self) {
         let now = Instant::now();
-        while self.guests.values().next().is_some_and(|guest| guest.deadline <= now) {
+        while self.clients.values().next().is_some_and(|client| client.deadline <= now) {
             self.send_away_the_oldest();
         }
     }

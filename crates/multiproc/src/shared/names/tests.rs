@@ -77,15 +77,15 @@ fn assert_free(name: &str) {
 }
 
 /// A guest that has connected and not said anything.
-fn guest(name: &str) -> OwnedFd {
+fn client(name: &str) -> OwnedFd {
     socket::connect_for_packets(&place(name).unwrap(), Some(late())).unwrap()
 }
 
 /// What a guest is told; none if it has been left without a word.
-fn told(guest: &OwnedFd) -> Option<Result<Answer, Unfit>> {
-    assert!(poll::wait_for_input(guest, Some(late())).unwrap());
+fn told(client: &OwnedFd) -> Option<Result<Answer, Unfit>> {
+    assert!(poll::wait_for_input(client, Some(late())).unwrap());
     let mut bytes = [0; 64];
-    match socket::try_read(guest, &mut bytes) {
+    match socket::try_read(client, &mut bytes) {
         Ok(0) => None,
         Err(error) if is_end(&error) => None,
         Ok(len) => Some(Answer::from_bytes(&bytes[..len])),
@@ -253,18 +253,18 @@ fn an_offer_may_hold_its_own_name_and_be_dropped_while_it_is_asked_for() {
 fn guests_who_say_nothing_or_garbage_delay_nobody() {
     let name = unique();
     let _owned = own(&name).unwrap();
-    let silent = guest(&name);
+    let silent = client(&name);
     for garbage in [&b"x"[..], &[7; 100], &[0; 8], b"mpnq\x01\x04\0\0", b"mpnq\x01\x01\0\x01", b"mpnq\x01\x02\x01\0"] {
-        let guest = guest(&name);
-        fd_passing::send(&guest, &[garbage], &[silent.as_fd(); 20]).unwrap();
-        assert_eq!(told(&guest), None, "{garbage:?}");
+        let client = client(&name);
+        fd_passing::send(&client, &[garbage], &[silent.as_fd(); 20]).unwrap();
+        assert_eq!(told(&client), None, "{garbage:?}");
     }
-    let newer = guest(&name);
+    let newer = client(&name);
     fd_passing::send(&newer, &[b"mpnq\x02whatever there is in version 2"], &[]).unwrap();
     assert_eq!(told(&newer), Some(Ok(Answer::OtherVersion(1))));
     // One that doesn't listen.
     for _ in 0..100 {
-        fd_passing::send(guest(&name), &[&Request::Find(0).to_bytes()], &[]).unwrap();
+        fd_passing::send(client(&name), &[&Request::Find(0).to_bytes()], &[]).unwrap();
     }
     assert_eq!(look(&name, 0).unwrap(), "one");
     assert_eq!(told(&silent), Some(Ok(Answer::Again)), "its time is up");
@@ -274,13 +274,13 @@ fn guests_who_say_nothing_or_garbage_delay_nobody() {
 fn of_very_many_guests_the_oldest_have_to_go() {
     let name = unique();
     let _owned = own(&name).unwrap();
-    let guests: Vec<OwnedFd> = (0..300).map(|_| guest(&name)).collect();
+    let clients: Vec<OwnedFd> = (0..300).map(|_| client(&name)).collect();
     for _ in 0..10 {
         assert_eq!(look(&name, 1).unwrap(), "two");
     }
-    assert!(guests[..150].iter().all(|guest| told(guest) == Some(Ok(Answer::Again))));
+    assert!(clients[..150].iter().all(|client| told(client) == Some(Ok(Answer::Again))));
     // One that is late to speak, but not too late.
-    let last = guest(&name);
+    let last = client(&name);
     assert_eq!(look(&name, 0).unwrap(), "one");
     fd_passing::send(&last, &[&Request::Find(1).to_bytes()], &[]).unwrap();
     assert_eq!(told(&last), Some(Ok(Answer::Here { count: 1 })));
@@ -291,20 +291,20 @@ fn guests_of_a_name_that_is_given_up_are_left_without_a_word() {
     let (name, other) = (unique(), unique());
     let _other = own(&other).unwrap();
     let owned = own(&name).unwrap();
-    let guests: Vec<OwnedFd> = (0..3).map(|_| guest(&name)).collect();
+    let clients: Vec<OwnedFd> = (0..3).map(|_| client(&name)).collect();
     assert_eq!(look(&name, 0).unwrap(), "one", "they have been accepted");
     drop(owned);
-    for guest in guests {
+    for client in clients {
         // It may have been closed already.
-        let _ = fd_passing::send(&guest, &[&Request::Find(0).to_bytes()], &[]);
-        assert_eq!(told(&guest), None);
+        let _ = fd_passing::send(&client, &[&Request::Find(0).to_bytes()], &[]);
+        assert_eq!(told(&client), None);
     }
 }
 
 /// What one finds who meets somebody at the name that says this to each of those who come, one after the other.
 fn meets(answers: &[(&[u8], usize)]) -> Result<Vec<OwnedFd>, NameError> {
     let name = unique();
-    let listening = NotInCopies::make(socket::packet_socket).unwrap();
+    let listening = CloseOnFork::make(socket::packet_socket).unwrap();
     socket::listen_for_packets(&listening, &place(&name).unwrap()).unwrap();
     std::thread::scope(|scope| {
         let finder = scope.spawn(|| find(&name, 0, late()));
@@ -466,7 +466,7 @@ fn an_owner_without_descriptors_says_so_and_can_again_when_it_has_some() {
         done.recv().unwrap();
     };
     squeeze(50);
-    let silent = guest(&name);
+    let silent = client(&name);
     assert_eq!(look(&name, 0).unwrap(), "one");
     for room in [0, 1, 0] {
         let is_told = || match look(&name, 0) {
@@ -732,7 +732,7 @@ fn a_copy_that_lives_on_does_not_keep_the_name() {
     fn copied(name: String, ready: Sender<i32>) {
         let owned = own(&name).unwrap();
         // In the middle of it, too.
-        let _guest = guest(&name);
+        let _guest = client(&name);
         assert_eq!(look(&name, 0).unwrap(), "one");
         ready.send(copy(pause)).unwrap();
         pause();
@@ -845,10 +845,10 @@ fn strangers_are_not_served() {
             return;
         }
         assert!(matches!(look(&name, 0), Err(NameError::NotFound { .. })), "names of its own");
-        let guest = socket::connect_for_packets(&place, Some(late())).unwrap();
-        let _ = fd_passing::send(&guest, &[&Request::Find(0).to_bytes()], &[]);
+        let client = socket::connect_for_packets(&place, Some(late())).unwrap();
+        let _ = fd_passing::send(&client, &[&Request::Find(0).to_bytes()], &[]);
         // An error first, if it was closed with something unread.
-        let answer = told(&guest).or_else(|| told(&guest));
+        let answer = told(&client).or_else(|| told(&client));
         assert_eq!(answer, Some(Ok(Answer::NotServed)));
     };
     Process::new(stranger, (name.clone(), place(&name).unwrap())).start().unwrap().join().unwrap();

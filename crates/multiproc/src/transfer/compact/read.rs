@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::slice;
 
-use multiproc_os::plain::{self, Kind};
+use multiproc_os::numeric_slice::{self, Kind};
 use serde::de::value::{BorrowedStrDeserializer, U32Deserializer};
 use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::forward_to_deserialize_any;
@@ -565,7 +565,7 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
         if text.len() < LARGE {
             return visitor.visit_borrowed_str(str::from_utf8(text).map_err(|_| NOT_UTF_8)?);
         }
-        visitor.visit_string(String::from_utf8(plain::copy(text)).map_err(|_| NOT_UTF_8)?)
+        visitor.visit_string(String::from_utf8(numeric_slice::copy(text)).map_err(|_| NOT_UTF_8)?)
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -573,7 +573,7 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_byte_buf(plain::copy(self.byte_run(Tag::BYTES)?))
+        visitor.visit_byte_buf(numeric_slice::copy(self.byte_run(Tag::BYTES)?))
     }
 
     #[inline]
@@ -693,7 +693,7 @@ impl<C: Check> Deserializer<'_, C> {
 /// Shows a visitor the numbers of a run: as a vector at once, if that is what it makes of them.
 pub(crate) fn numbers<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], visitor: V) -> Result<V::Value, Error> {
     if is_serdes_own::<V>()
-        && let Some(vec) = plain::vec_of::<V::Value>(kind, bytes)
+        && let Some(vec) = numeric_slice::vec_of::<V::Value>(kind, bytes)
     {
         return Ok(vec);
     }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
-use multiproc_os::plain::Kind;
+use multiproc_os::numeric_slice::Kind;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt::{self, Display, Write as _};
 use std::io;
 
-use multiproc_os::plain::{self, Kind};
+use multiproc_os::numeric_slice::{self, Kind};
 use serde::ser::{self, Serialize};
 
 use super::shape::{Fields, Shape, name_hash};
@@ -306,7 +306,7 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
     where
         I: IntoIterator<Item: Serialize>,
     {
-        if let Some((kind, bytes)) = plain::bytes_of(&list) {
+        if let Some((kind, bytes)) = numeric_slice::bytes_of(&list) {
             self.note(Tag::run(kind));
             return self.run(kind, bytes);
         }

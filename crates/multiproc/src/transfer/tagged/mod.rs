@@ -11,7 +11,7 @@ mod write;
 pub(crate) use read::{Reading, from_bytes};
 pub(crate) use write::{outline, shape_to_output};
 
-use multiproc_os::plain::Kind;
+use multiproc_os::numeric_slice::Kind;
 
 /// How many levels deep values may nest in this form, as in serde_json: types that need it are read
 /// with more of the stack for each level.

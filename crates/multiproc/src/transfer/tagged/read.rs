@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::mem;
 
-use multiproc_os::plain::{self, Kind};
+use multiproc_os::numeric_slice::{self, Kind};
 use serde::de::value::{BorrowedStrDeserializer, StringDeserializer};
 use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
@@ -375,7 +375,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         if text.len() < LARGE {
             return visitor.visit_borrowed_str(str::from_utf8(text).map_err(|_| NOT_UTF_8)?);
         }
-        visitor.visit_string(String::from_utf8(plain::copy(text)).map_err(|_| NOT_UTF_8)?)
+        visitor.visit_string(String::from_utf8(numeric_slice::copy(text)).map_err(|_| NOT_UTF_8)?)
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -403,7 +403,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         match self.pass_some()? {
             tag if self.reading == Reading::Exact && (tag == Tag::BYTES || tag == Tag::run(Kind::U8)) => {
                 self.tag()?;
-                visitor.visit_byte_buf(plain::copy(self.byte_run()?))
+                visitor.visit_byte_buf(numeric_slice::copy(self.byte_run()?))
             }
             _ => self.deserialize_bytes(visitor),
         }

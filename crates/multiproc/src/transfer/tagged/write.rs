@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use multiproc_os::plain::{self, Kind};
+use multiproc_os::numeric_slice::{self, Kind};
 use serde::ser::{self, Serialize};
 
 use super::{DEEPEST, Tag};
@@ -229,7 +229,7 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
     where
         I: IntoIterator<Item: Serialize>,
     {
-        if let Some((kind, bytes)) = plain::bytes_of(&list) {
+        if let Some((kind, bytes)) = numeric_slice::bytes_of(&list) {
             return self.with_len(Tag::run(kind), bytes.len() / kind.width(), bytes);
         }
         let mut parts = self.serialize_seq(None)?;

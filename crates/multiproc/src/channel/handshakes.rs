@@ -53,21 +53,21 @@ const LINES_TIME: Duration = Duration::from_secs(10);
 
 /// In the set.
 const LISTENING: u64 = 0;
-const ANTEROOM: u64 = 1;
+const BACKLOG: u64 = 1;
 const TIMER: u64 = 2;
-const FIRST_GUEST: u64 = 3;
+const FIRST_PENDING: u64 = 3;
 
 /// What a listener is to those who come.
 #[derive(Debug)]
-pub(super) struct House {
+pub(super) struct ListenerShared {
     pub(super) listening: OwnedFd,
     pub(super) key: Option<Key>,
     /// It is over TCP, so a connection is made of two.
     pub(super) tcp: bool,
     /// Without a key, others than this user and root are not let in.
     pub(super) same_user: bool,
-    pub(super) to_anteroom: Sender<Waiting>,
-    pub(super) anteroom: Receiver<Waiting>,
+    pub(super) to_backlog: Sender<Waiting>,
+    pub(super) backlog: Receiver<Waiting>,
 }
 
 /// How far one has come.
@@ -97,7 +97,7 @@ pub(super) struct Waiting {
 
 /// One who is not through.
 #[derive(Debug)]
-struct Guest {
+struct Pending {
     socket: OwnedFd,
     /// Where its second connection is brought to.
     place: Option<OwnedFd>,
@@ -113,14 +113,14 @@ struct Guest {
 /// What has come of hearing somebody.
 enum Heard {
     /// It has more to say.
-    More(Guest),
+    More(Pending),
     ViaHandle(Link),
     /// It is none of ours any more: it has been handed over, or has left without a word.
     Nothing,
     /// It is not let in, and has been told so, if it is one who understands.
     Refused(Peer, RefusalReason),
     /// There are no descriptors for it. With some it can be heard again.
-    NoRoom(Guest),
+    NoRoom(Pending),
 }
 
 /// What the log has been told of refusals.
@@ -135,8 +135,8 @@ struct Log {
 
 /// The guests of one process.
 #[derive(Debug)]
-pub(super) struct Reception {
-    guests: BTreeMap<u64, Guest>,
+pub(super) struct Handshakes {
+    pending: BTreeMap<u64, Pending>,
     next: u64,
     /// No client is taken in at the moment: the socket that listens and the anteroom are not in the
     /// set.
@@ -160,16 +160,16 @@ pub(super) struct Reception {
     process: i32,
 }
 
-impl Reception {
-    /// The guests of `house` that are in `set`, which is empty.
-    pub(super) fn open(house: &House, set: &Epoll) -> io::Result<Reception> {
-        watch(house, set)?;
+impl Handshakes {
+    /// The guests of `shared` that are in `set`, which is empty.
+    pub(super) fn open(shared: &ListenerShared, set: &Epoll) -> io::Result<Handshakes> {
+        watch(shared, set)?;
         let process = threads::getpid();
-        let (guests, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        let (pending, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let open = limits::get(Resource::OpenFiles).map_or(LEAST_FDS, |(soft, _)| soft);
-        Ok(Reception {
-            guests,
-            next: FIRST_GUEST,
+        Ok(Handshakes {
+            pending,
+            next: FIRST_PENDING,
             is_paused: false,
             most_fds: (open / 2).clamp(LEAST_FDS, MOST_FDS) as usize,
             left: None,
@@ -188,19 +188,24 @@ impl Reception {
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, when not even those who wait can be sent away to make room; `ENOMEM`.
-    pub(super) fn attend(&mut self, house: &House, set: &Epoll, patience: Duration) -> io::Result<Option<Link>> {
+    pub(super) fn attend(
+        &mut self,
+        shared: &ListenerShared,
+        set: &Epoll,
+        patience: Duration,
+    ) -> io::Result<Option<Link>> {
         if self.process != threads::getpid() {
             // A copy made by fork(2). The set is still the other's.
             set.renew()?;
-            *self = Reception::open(house, set)?;
+            *self = Handshakes::open(shared, set)?;
         }
         self.stop_timer(set);
         self.come_back();
         let mut heard = 0;
         while self.through.is_empty() && heard < AT_A_TIME {
-            self.send_away_the_late(house, set);
+            self.send_away_the_late(shared, set);
             if self.is_paused && self.takes_in(Instant::now()) {
-                watch(house, set)?;
+                watch(shared, set)?;
                 self.is_paused = false;
             }
             let ready = set.ready()?;
@@ -208,21 +213,21 @@ impl Reception {
                 return Ok(None);
             }
             // Clients that were left in the anteroom have come before those in line.
-            let has_left_some = ready.contains(&ANTEROOM);
+            let has_left_some = ready.contains(&BACKLOG);
             for key in ready {
                 heard += 1;
                 match key {
-                    LISTENING | ANTEROOM if self.is_paused => {}
-                    LISTENING | ANTEROOM if !self.takes_in(Instant::now()) => self.pause(house, set),
+                    LISTENING | BACKLOG if self.is_paused => {}
+                    LISTENING | BACKLOG if !self.takes_in(Instant::now()) => self.pause(shared, set),
                     LISTENING if has_left_some => {}
-                    LISTENING => self.take_next(house, set, patience)?,
-                    ANTEROOM => {
-                        while self.through.is_empty() && heard < AT_A_TIME && self.take_back(house, set)? {
+                    LISTENING => self.take_next(shared, set, patience)?,
+                    BACKLOG => {
+                        while self.through.is_empty() && heard < AT_A_TIME && self.take_back(shared, set)? {
                             heard += 1;
                         }
                     }
                     TIMER => {}
-                    guest => self.hear(house, set, guest)?,
+                    client => self.hear(shared, set, client)?,
                 }
                 // The others have their turn with the next who accepts.
                 if !self.through.is_empty() {
@@ -233,34 +238,34 @@ impl Reception {
         Ok(self.through.pop_front())
     }
 
-    /// As [`attend`](Reception::attend), but leaves him who is through, and says whether there is one.
-    pub(super) fn look(&mut self, house: &House, set: &Epoll, patience: Duration) -> io::Result<bool> {
-        let link = self.attend(house, set, patience)?;
+    /// As [`attend`](Handshakes::attend), but leaves him who is through, and says whether there is one.
+    pub(super) fn look(&mut self, shared: &ListenerShared, set: &Epoll, patience: Duration) -> io::Result<bool> {
+        let link = self.attend(shared, set, patience)?;
         self.through.extend(link);
         Ok(!self.through.is_empty())
     }
 
     /// When the first client that waits has to go, or others can be taken in again.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let late = self.guests.values().map(|guest| guest.deadline).min();
+        let late = self.pending.values().map(|client| client.deadline).min();
         let now = Instant::now();
         let idle =
-            self.guests.values().map(|guest| guest.since + IDLE).filter(|idle| self.is_paused && *idle > now).min();
+            self.pending.values().map(|client| client.since + IDLE).filter(|idle| self.is_paused && *idle > now).min();
         late.into_iter().chain(idle).min()
     }
 
     /// Whether there is room for another guest.
     fn takes_in(&self, now: Instant) -> bool {
-        let at_work = self.guests.values().filter(|guest| guest.is_at_work(now)).count();
-        let fds: usize = self.guests.values().map(Guest::fds).sum();
-        at_work < AT_WORK && (fds < self.most_fds || self.guests.values().any(|guest| guest.is_idle(now)))
+        let at_work = self.pending.values().filter(|client| client.is_at_work(now)).count();
+        let fds: usize = self.pending.values().map(Pending::fds).sum();
+        at_work < AT_WORK && (fds < self.most_fds || self.pending.values().any(|client| client.is_idle(now)))
     }
 
-    /// Leaves clients that come where they are, until [`takes_in`](Reception::takes_in) says so.
-    fn pause(&mut self, house: &House, set: &Epoll) {
+    /// Leaves clients that come where they are, until [`takes_in`](Handshakes::takes_in) says so.
+    fn pause(&mut self, shared: &ListenerShared, set: &Epoll) {
         if !self.is_paused {
-            let _ = set.remove(&house.listening);
-            let _ = set.remove(&house.anteroom);
+            let _ = set.remove(&shared.listening);
+            let _ = set.remove(&shared.backlog);
             self.is_paused = true;
         }
     }
@@ -269,9 +274,9 @@ impl Reception {
     fn come_back(&mut self) {
         if let Some(left) = self.left.take() {
             let away = left.elapsed();
-            for guest in self.guests.values_mut() {
-                guest.deadline += away;
-                guest.since += away;
+            for client in self.pending.values_mut() {
+                client.deadline += away;
+                client.since += away;
             }
         }
     }
@@ -286,45 +291,45 @@ impl Reception {
     }
 
     /// Leaves those who are not through to whoever accepts next.
-    pub(super) fn leave(&mut self, house: &House, set: &Epoll) {
+    pub(super) fn leave(&mut self, shared: &ListenerShared, set: &Epoll) {
         if self.process != threads::getpid() {
             return;
         }
         self.come_back();
         let now = Instant::now();
         let mut is_full = false;
-        for (number, guest) in std::mem::take(&mut self.guests) {
+        for (number, client) in std::mem::take(&mut self.pending) {
             if is_full {
-                self.guests.insert(number, guest);
+                self.pending.insert(number, client);
                 continue;
             }
-            guest.remove_from(set);
-            let Guest { socket, place, peer, stage, said, deadline, since } = guest;
+            client.remove_from(set);
+            let Pending { socket, place, peer, stage, said, deadline, since } = client;
             let (left, idle) = (deadline.saturating_duration_since(now), now.saturating_duration_since(since));
             let waiting =
                 Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left, idle };
-            if let Err(error) = house.to_anteroom.try_send(waiting) {
+            if let Err(error) = shared.to_backlog.try_send(waiting) {
                 // There is no room for it, or no descriptors. It stays, until this process accepts
                 // again.
                 is_full = true;
-                let guest = Guest::coming_back(error.into_inner(), now);
-                if guest.add_to(set, number).is_ok() {
-                    self.guests.insert(number, guest);
+                let client = Pending::coming_back(error.into_inner(), now);
+                if client.add_to(set, number).is_ok() {
+                    self.pending.insert(number, client);
                 }
             }
         }
-        self.left = (!self.guests.is_empty()).then_some(now);
-        if self.is_paused && watch(house, set).is_ok() {
+        self.left = (!self.pending.is_empty()).then_some(now);
+        if self.is_paused && watch(shared, set).is_ok() {
             self.is_paused = false;
         }
     }
 
     /// The same when there will be no set any more.
-    pub(super) fn close(&mut self, house: &House, set: &Epoll) {
-        self.leave(house, set);
+    pub(super) fn close(&mut self, shared: &ListenerShared, set: &Epoll) {
+        self.leave(shared, set);
         if self.process == threads::getpid() {
-            for (_, guest) in std::mem::take(&mut self.guests) {
-                let refused = guest.refuse(house, RefusalReason::Crowded);
+            for (_, client) in std::mem::take(&mut self.pending) {
+                let refused = client.refuse(shared, RefusalReason::Crowded);
                 self.note(refused);
             }
         }
@@ -399,40 +404,40 @@ impl Reception {
 
     /// A client that has been idle for this long makes room: of those that have come the least far,
     /// the one that has been idle the longest. It is told to come again. False if there is none.
-    fn make_room(&mut self, house: &House, set: &Epoll, idle: Duration) -> bool {
+    fn make_room(&mut self, shared: &ListenerShared, set: &Epoll, idle: Duration) -> bool {
         let now = Instant::now();
-        let candidates = self.guests.iter().filter(|(_, guest)| now.saturating_duration_since(guest.since) >= idle);
-        let first = candidates.min_by_key(|(_, guest)| (guest.stage.rank(), guest.since)).map(|(number, _)| *number);
-        let Some(guest) = first.and_then(|number| self.guests.remove(&number)) else { return false };
-        guest.remove_from(set);
-        let refused = guest.refuse(house, RefusalReason::Crowded);
+        let candidates = self.pending.iter().filter(|(_, client)| now.saturating_duration_since(client.since) >= idle);
+        let first = candidates.min_by_key(|(_, client)| (client.stage.rank(), client.since)).map(|(number, _)| *number);
+        let Some(client) = first.and_then(|number| self.pending.remove(&number)) else { return false };
+        client.remove_from(set);
+        let refused = client.refuse(shared, RefusalReason::Crowded);
         self.note(refused);
         true
     }
 
-    fn send_away_the_late(&mut self, house: &House, set: &Epoll) {
+    fn send_away_the_late(&mut self, shared: &ListenerShared, set: &Epoll) {
         let now = Instant::now();
         let late: Vec<u64> =
-            self.guests.iter().filter(|(_, guest)| guest.deadline <= now).map(|(number, _)| *number).collect();
+            self.pending.iter().filter(|(_, client)| client.deadline <= now).map(|(number, _)| *number).collect();
         for number in late {
-            if let Some(guest) = self.guests.remove(&number) {
-                guest.remove_from(set);
-                let refused = guest.refuse(house, RefusalReason::Silent);
+            if let Some(client) = self.pending.remove(&number) {
+                client.remove_from(set);
+                let refused = client.refuse(shared, RefusalReason::Silent);
                 self.note(refused);
             }
         }
     }
 
     /// Takes whoever is next in line, if there is one.
-    fn take_next(&mut self, house: &House, set: &Epoll, patience: Duration) -> io::Result<()> {
+    fn take_next(&mut self, shared: &ListenerShared, set: &Epoll, patience: Duration) -> io::Result<()> {
         let (socket, address) = loop {
-            match socket::try_accept(&house.listening) {
+            match socket::try_accept(&shared.listening) {
                 Ok(Some(accepted)) => break accepted,
                 Ok(None) => return Ok(()),
-                Err(error) if is_full(&error) && self.make_room(house, set, IDLE) => {}
+                Err(error) if is_full(&error) && self.make_room(shared, set, IDLE) => {}
                 // Soon some of them are through, or idle.
-                Err(error) if is_full(&error) && !self.guests.is_empty() => {
-                    self.pause(house, set);
+                Err(error) if is_full(&error) && !self.pending.is_empty() => {
+                    self.pause(shared, set);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -441,24 +446,24 @@ impl Reception {
         let now = Instant::now();
         let deadline = now.checked_add(patience).unwrap_or(now + Duration::from_secs(1 << 30));
         let stage = Stage::Hello;
-        let Ok((peer, stranger)) = house.who_is(&socket, address) else { return Ok(()) };
+        let Ok((peer, stranger)) = shared.who_is(&socket, address) else { return Ok(()) };
         if let Some(user) = stranger {
-            say(&socket, &auth::verdict(auth::REFUSED_USER, house.key.is_some()));
+            say(&socket, &auth::verdict(auth::REFUSED_USER, shared.key.is_some()));
             self.refuse(peer, RefusalReason::OtherUser(user));
             return Ok(());
         }
-        self.settle(house, set, Guest { socket, place: None, peer, stage, said: Vec::new(), deadline, since: now })
+        self.settle(shared, set, Pending { socket, place: None, peer, stage, said: Vec::new(), deadline, since: now })
     }
 
     /// Takes one that another process has left. False if there is none, or no room.
-    fn take_back(&mut self, house: &House, set: &Epoll) -> io::Result<bool> {
+    fn take_back(&mut self, shared: &ListenerShared, set: &Epoll) -> io::Result<bool> {
         let waiting = loop {
-            match house.anteroom.try_recv() {
+            match shared.backlog.try_recv() {
                 Ok(waiting) => break waiting,
                 Err(error) => match error.kind {
-                    super::error::RecvErrorKind::Io(error) if is_full(&error) && self.make_room(house, set, IDLE) => {}
-                    super::error::RecvErrorKind::Io(error) if is_full(&error) && !self.guests.is_empty() => {
-                        self.pause(house, set);
+                    super::error::RecvErrorKind::Io(error) if is_full(&error) && self.make_room(shared, set, IDLE) => {}
+                    super::error::RecvErrorKind::Io(error) if is_full(&error) && !self.pending.is_empty() => {
+                        self.pause(shared, set);
                         return Ok(false);
                     }
                     super::error::RecvErrorKind::Io(error) => return Err(error),
@@ -467,47 +472,47 @@ impl Reception {
                 },
             }
         };
-        self.settle(house, set, Guest::coming_back(waiting, Instant::now()))?;
+        self.settle(shared, set, Pending::coming_back(waiting, Instant::now()))?;
         Ok(true)
     }
 
-    /// Makes `guest` one of those who are heard, and hears it.
-    fn settle(&mut self, house: &House, set: &Epoll, guest: Guest) -> io::Result<()> {
-        let fds: usize = self.guests.values().map(Guest::fds).sum();
+    /// Makes `client` one of those who are heard, and hears it.
+    fn settle(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> io::Result<()> {
+        let fds: usize = self.pending.values().map(Pending::fds).sum();
         if fds >= self.most_fds {
-            self.make_room(house, set, IDLE);
+            self.make_room(shared, set, IDLE);
         }
         let number = self.next;
         self.next += 1;
         // It may have said all there is to say.
-        if let Some(guest) = self.come_to_terms(house, set, guest) {
-            guest.add_to(set, number)?;
-            self.guests.insert(number, guest);
+        if let Some(client) = self.come_to_terms(shared, set, client) {
+            client.add_to(set, number)?;
+            self.pending.insert(number, client);
         }
         Ok(())
     }
 
-    fn hear(&mut self, house: &House, set: &Epoll, number: u64) -> io::Result<()> {
+    fn hear(&mut self, shared: &ListenerShared, set: &Epoll, number: u64) -> io::Result<()> {
         // It may have gone since.
-        let Some(guest) = self.guests.remove(&number) else { return Ok(()) };
+        let Some(client) = self.pending.remove(&number) else { return Ok(()) };
         // Whoever closes a socket of the set takes it out before.
-        guest.remove_from(set);
-        if let Some(guest) = self.come_to_terms(house, set, guest) {
-            guest.add_to(set, number)?;
-            self.guests.insert(number, guest);
+        client.remove_from(set);
+        if let Some(client) = self.come_to_terms(shared, set, client) {
+            client.add_to(set, number)?;
+            self.pending.insert(number, client);
         }
         Ok(())
     }
 
     /// Hears one who is in neither the set nor the list. Gives back him who has more to say.
-    fn come_to_terms(&mut self, house: &House, set: &Epoll, guest: Guest) -> Option<Guest> {
-        let mut heard = guest.hear(house);
+    fn come_to_terms(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> Option<Pending> {
+        let mut heard = client.hear(shared);
         loop {
             heard = match heard {
-                Heard::More(guest) => return Some(guest),
+                Heard::More(client) => return Some(client),
                 // It has proved that it knows the key.
-                Heard::NoRoom(guest) if self.make_room(house, set, Duration::ZERO) => guest.hear(house),
-                Heard::NoRoom(guest) => guest.refuse(house, RefusalReason::NoDescriptors),
+                Heard::NoRoom(client) if self.make_room(shared, set, Duration::ZERO) => client.hear(shared),
+                Heard::NoRoom(client) => client.refuse(shared, RefusalReason::NoDescriptors),
                 Heard::ViaHandle(link) => {
                     self.through.push_back(link);
                     return None;
@@ -522,9 +527,9 @@ impl Reception {
     }
 }
 
-fn watch(house: &House, set: &Epoll) -> io::Result<()> {
-    set.add(&house.listening, LISTENING, Often::Always)?;
-    set.add(&house.anteroom, ANTEROOM, Often::Always)
+fn watch(shared: &ListenerShared, set: &Epoll) -> io::Result<()> {
+    set.add(&shared.listening, LISTENING, Often::Always)?;
+    set.add(&shared.backlog, BACKLOG, Often::Always)
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -536,7 +541,7 @@ fn say<const N: usize>(socket: &OwnedFd, bytes: &[u8; N]) -> bool {
     socket::try_write(socket, [&bytes[..]]).is_ok_and(|written| written == N)
 }
 
-impl House {
+impl ListenerShared {
     /// Who has connected, and what user that is if it is one who must not.
     fn who_is(&self, socket: &OwnedFd, address: Option<SocketAddr>) -> io::Result<(Peer, Option<u32>)> {
         if let Some(address) = address {
@@ -560,14 +565,14 @@ impl Stage {
     }
 }
 
-impl Guest {
+impl Pending {
     /// One that a process has left behind.
-    fn coming_back(waiting: Waiting, now: Instant) -> Guest {
+    fn coming_back(waiting: Waiting, now: Instant) -> Pending {
         let Waiting { socket, place, peer, stage, said, left, idle } = waiting;
         let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
         let since = now.checked_sub(idle).unwrap_or(now);
         let (socket, place) = (socket.into_inner(), place.map(Handle::into_inner));
-        Guest { socket, place, peer, stage, said, deadline, since }
+        Pending { socket, place, peer, stage, said, deadline, since }
     }
 
     fn fds(&self) -> usize {
@@ -605,23 +610,23 @@ impl Guest {
     }
 
     /// Hears what it has said, and answers.
-    fn hear(mut self, house: &House) -> Heard {
+    fn hear(mut self, shared: &ListenerShared) -> Heard {
         loop {
             let step = match &self.stage {
-                Stage::Hello => self.hear_hello(house),
+                Stage::Hello => self.hear_hello(shared),
                 Stage::Proof(transcript) => {
                     let transcript = transcript.clone();
                     match self.read(PROOF) {
-                        Ok(true) => return self.hear_proof(house, transcript),
+                        Ok(true) => return self.hear_proof(shared, transcript),
                         Ok(false) => Ok(Step::Wait),
                         Err(reason) => Err(reason),
                     }
                 }
                 Stage::Second { transcript, name } => {
                     let (transcript, name) = (transcript.clone(), *name);
-                    match self.look_for_second(house, &transcript, &name) {
+                    match self.look_for_second(shared, &transcript, &name) {
                         Ok(Some(second)) => {
-                            say(&second, &auth::verdict(GO_ON, house.key.is_some()));
+                            say(&second, &auth::verdict(GO_ON, shared.key.is_some()));
                             let ends = Ends::Tcp { to: second, from: self.socket };
                             return Heard::ViaHandle(Link { peer: self.peer, ends });
                         }
@@ -639,12 +644,12 @@ impl Guest {
                 Err(RefusalReason::Gone) if self.stage == Stage::Hello && self.said.is_empty() => {
                     return Heard::Nothing;
                 }
-                Err(reason) => return self.refuse(house, reason),
+                Err(reason) => return self.refuse(shared, reason),
             }
         }
     }
 
-    fn refuse(self, house: &House, reason: RefusalReason) -> Heard {
+    fn refuse(self, shared: &ListenerShared, reason: RefusalReason) -> Heard {
         let word = match reason {
             RefusalReason::OtherVersion(_) => Some(auth::REFUSED_VERSION),
             RefusalReason::NoKey => Some(auth::REFUSED_NO_KEY),
@@ -657,7 +662,7 @@ impl Guest {
             _ => None,
         };
         if let Some(word) = word {
-            say(&self.socket, &auth::verdict(word, house.key.is_some()));
+            say(&self.socket, &auth::verdict(word, shared.key.is_some()));
             // What is closed with something unread in it takes back what was said last.
             let _ = socket::try_read(&self.socket, &mut [0; 256]);
         }
@@ -681,8 +686,8 @@ impl Guest {
         Ok(true)
     }
 
-    fn hear_hello(&mut self, house: &House) -> Result<Step, RefusalReason> {
-        let keyed = house.key.is_some();
+    fn hear_hello(&mut self, shared: &ListenerShared) -> Result<Step, RefusalReason> {
+        let keyed = shared.key.is_some();
         match auth::read_said(&self.said, keyed)? {
             Said::More(len) => {
                 let whole = self.read(len)?;
@@ -699,7 +704,7 @@ impl Guest {
                 self.stage = Stage::Proof(Transcript { client, listener });
                 Ok(Step::GoOn)
             }
-            Said::Second(name) if house.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
+            Said::Second(name) if shared.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
                 // The process that was to have it has let go of the first connection, for want of
@@ -714,16 +719,16 @@ impl Guest {
     }
 
     /// Lets it in, or sends it away.
-    fn hear_proof(mut self, house: &House, transcript: Transcript) -> Heard {
-        let key = house.key.as_ref();
+    fn hear_proof(mut self, shared: &ListenerShared, transcript: Transcript) -> Heard {
+        let key = shared.key.as_ref();
         if !transcript.is_proof(key, Role::Client, &[0; NAME], &self.said) {
-            return self.refuse(house, RefusalReason::WrongKey);
+            return self.refuse(shared, RefusalReason::WrongKey);
         }
         let welcome = |name: &[u8; NAME]| {
             let proof: [u8; MAC] = transcript.prove(key, Role::Listener, name);
             auth::welcome(key.is_some(), name, &proof)
         };
-        if house.tcp {
+        if shared.tcp {
             let made = auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&place(&name))?)));
             let Ok((name, place)) = made else { return Heard::NoRoom(self) };
             self.said.clear();
@@ -732,7 +737,7 @@ impl Guest {
             }
             self.place = Some(place);
             self.stage = Stage::Second { transcript, name };
-            return self.hear(house);
+            return self.hear(shared);
         }
         // As `pipe` makes them: two directions.
         let pairs = fd_passing::pair().and_then(|there| Ok((there, fd_passing::pair()?)));
@@ -742,7 +747,7 @@ impl Guest {
         match fd_passing::try_send_with_fds(&self.socket, &[&welcome(&[0; NAME])], &fds) {
             Ok(()) => Heard::ViaHandle(Link { peer: self.peer, ends: Ends::Local { to, from } }),
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
-                self.refuse(house, RefusalReason::NoDescriptors)
+                self.refuse(shared, RefusalReason::NoDescriptors)
             }
             Err(_) => Heard::Refused(self.peer, RefusalReason::Gone),
         }
@@ -751,11 +756,11 @@ impl Guest {
     /// The second connection, if it has been brought.
     fn look_for_second(
         &mut self,
-        house: &House,
+        shared: &ListenerShared,
         transcript: &Transcript,
         name: &[u8; NAME],
     ) -> Result<Option<OwnedFd>, RefusalReason> {
-        let key = house.key.as_ref();
+        let key = shared.key.as_ref();
         let place = self.place.as_ref().ok_or(RefusalReason::Gone)?;
         for _ in 0..BROUGHT {
             let (mut said, mut fds) = ([0; SECOND], Vec::new());
@@ -803,14 +808,14 @@ const _: () = assert!(HELLO <= SECOND && PROOF <= SECOND, "the buffer has room f
 #[cfg(any(test, fuzzing))]
 pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
     let key = keyed.then(|| Key::new("key"));
-    let (to_anteroom, anteroom) = crate::one_way().expect("a pipe");
+    let (to_backlog, backlog) = crate::one_way().expect("a pipe");
     let (listening, _) = fd_passing::pair().expect("a socket pair");
-    let house = House { listening, key: key.clone(), tcp: false, same_user: false, to_anteroom, anteroom };
+    let shared = ListenerShared { listening, key: key.clone(), tcp: false, same_user: false, to_backlog, backlog };
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
     let (first, rest) = bytes.split_at(if proves { bytes.len().min(HELLO) } else { bytes.len() });
     let write = |bytes: &[u8]| io::Write::write_all(&mut &theirs, bytes);
     write(first).expect("there is room for so few");
-    let guest = Guest {
+    let client = Pending {
         socket: ours.into(),
         place: None,
         peer: Peer::Pipe,
@@ -819,17 +824,17 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
         deadline: Instant::now(),
         since: Instant::now(),
     };
-    let mut heard = guest.hear(&house);
-    if let Heard::More(guest) = heard {
-        assert!(guest.said.len() < SECOND, "no more is kept than there is to say");
-        if let Stage::Proof(transcript) = &guest.stage
+    let mut heard = client.hear(&shared);
+    if let Heard::More(client) = heard {
+        assert!(client.said.len() < SECOND, "no more is kept than there is to say");
+        if let Stage::Proof(transcript) = &client.stage
             && proves
         {
             write(&transcript.prove(key.as_ref(), Role::Client, &[0; NAME])).expect("there is room");
         }
         // It may be refused already.
         let _ = write(rest);
-        heard = guest.hear(&house);
+        heard = client.hear(&shared);
     }
     match heard {
         Heard::ViaHandle(link) => {
@@ -847,21 +852,21 @@ mod tests {
 
     #[test]
     fn of_many_refusals_some_are_logged_and_the_others_counted() {
-        let (to_anteroom, anteroom) = crate::one_way().unwrap();
+        let (to_backlog, backlog) = crate::one_way().unwrap();
         let (listening, _) = fd_passing::pair().unwrap();
-        let house = House { listening, key: None, tcp: false, same_user: false, to_anteroom, anteroom };
-        let mut reception = Reception::open(&house, &Epoll::new().unwrap()).unwrap();
+        let shared = ListenerShared { listening, key: None, tcp: false, same_user: false, to_backlog, backlog };
+        let mut handshakes = Handshakes::open(&shared, &Epoll::new().unwrap()).unwrap();
         for _ in 0..100 {
-            reception.refuse(Peer::Pipe, RefusalReason::Gone);
+            handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
         }
-        assert_eq!(reception.take_unlogged().len() as u64, LINES);
-        reception.refuse(Peer::Pipe, RefusalReason::Gone);
-        assert!(reception.take_unlogged().is_empty());
+        assert_eq!(handshakes.take_unlogged().len() as u64, LINES);
+        handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
+        assert!(handshakes.take_unlogged().is_empty());
         // Later.
-        reception.log.since = Instant::now().checked_sub(LINES_TIME);
-        reception.refuse(Peer::Pipe, RefusalReason::Gone);
-        let said = reception.take_unlogged();
+        handshakes.log.since = Instant::now().checked_sub(LINES_TIME);
+        handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
+        let said = handshakes.take_unlogged();
         assert_eq!((said.len(), said[0].as_str()), (2, "85 others were not let in"));
-        assert!(reception.take_unlogged().is_empty());
+        assert!(handshakes.take_unlogged().is_empty());
     }
 }

@@ -19,16 +19,16 @@ const BUFFER: usize = 4 << 20;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Mailbox {
+pub struct FdQueue {
     socket: OwnedFd,
 }
 
-impl Mailbox {
+impl FdQueue {
     /// An empty one.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOBUFS`.
-    pub fn new() -> io::Result<Mailbox> {
+    pub fn new() -> io::Result<FdQueue> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = crate::fd_passing::above_stdio(socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?)?;
         // The system may give less, or refuse.
@@ -36,20 +36,20 @@ impl Mailbox {
         bind_to_any_name(&socket)?;
         let name = rustix::net::getsockname(&socket)?;
         rustix::net::connect(&socket, &name)?;
-        Ok(Mailbox { socket })
+        Ok(FdQueue { socket })
     }
 
     /// One that has come from another process.
     ///
     /// # Errors
     /// `InvalidData` when it is none.
-    pub fn from_fd(socket: OwnedFd) -> io::Result<Mailbox> {
+    pub fn from_fd(socket: OwnedFd) -> io::Result<FdQueue> {
         let own = rustix::net::getsockname(&socket);
         let is_one = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::DGRAM)
             && sockopt::socket_domain(&socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
             && matches!((own, rustix::net::getpeername(&socket)), (Ok(own), Ok(Some(peer))) if own == peer);
         match is_one {
-            true => Ok(Mailbox { socket }),
+            true => Ok(FdQueue { socket }),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no socket that is connected to itself")),
         }
     }
@@ -117,7 +117,7 @@ impl Mailbox {
     }
 }
 
-impl AsFd for Mailbox {
+impl AsFd for FdQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn letters_stay_in_order_until_they_are_thrown_away() {
-        let mailbox = Mailbox::new().unwrap();
-        let other = Mailbox::from_fd(mailbox.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mailbox = FdQueue::new().unwrap();
+        let other = FdQueue::from_fd(mailbox.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(other.number().unwrap(), None);
         let (reader, writer) = crate::pipe::pair().unwrap();
         mailbox.put(7, &[writer.as_fd(), reader.as_fd()]).unwrap();
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn hundreds_of_letters_fit() {
-        let mailbox = Mailbox::new().unwrap();
+        let mailbox = FdQueue::new().unwrap();
         let letters = (0..1_000_000).take_while(|number| mailbox.put(*number, &[mailbox.as_fd()]).is_ok()).count();
         assert!((200..1_000_000).contains(&letters), "{letters}");
     }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn another_socket_is_refused() {
         let (socket, _) = crate::fd_passing::pair().unwrap();
-        assert_eq!(Mailbox::from_fd(socket).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(Mailbox::from_fd(crate::pipe::pair().unwrap().0).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(FdQueue::from_fd(socket).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(FdQueue::from_fd(crate::pipe::pair().unwrap().0).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -15,7 +15,7 @@ const GATHERED: usize = 64 * 1024;
 const STRAIGHT: usize = 4 * 1024;
 
 /// See the module.
-pub(crate) struct Draft<'a> {
+pub(crate) struct EncodeBuffer<'a> {
     store: &'a Store,
     /// All that has been written, if it is little, and otherwise what was written last: each call
     /// of a serializer writes a few bytes.
@@ -28,10 +28,10 @@ pub(crate) struct Draft<'a> {
     failure: Option<io::Error>,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> EncodeBuffer<'a> {
     #[inline]
-    pub(crate) fn new(store: &'a Store) -> Draft<'a> {
-        Draft { store, small: Scratch::new(), is_large: false, buffer: Vec::new(), block: None, failure: None }
+    pub(crate) fn new(store: &'a Store) -> EncodeBuffer<'a> {
+        EncodeBuffer { store, small: Scratch::new(), is_large: false, buffer: Vec::new(), block: None, failure: None }
     }
 
     /// What is to be put into the queue.
@@ -132,7 +132,7 @@ fn system(refusal: Refusal) -> io::Error {
     }
 }
 
-impl Output for Draft<'_> {
+impl Output for EncodeBuffer<'_> {
     type Error = io::Error;
 
     #[inline]
@@ -144,7 +144,7 @@ impl Output for Draft<'_> {
     }
 }
 
-impl codec::Draft for Draft<'_> {
+impl codec::Buffer for EncodeBuffer<'_> {
     #[inline]
     fn clear(&mut self) {
         self.small.clear();
@@ -159,7 +159,7 @@ impl codec::Draft for Draft<'_> {
         if !self.is_large {
             return Ok(self.small.bytes());
         }
-        Draft::flush(self)?;
+        EncodeBuffer::flush(self)?;
         self.block.as_ref().expect("what is large has one").bytes()
     }
 

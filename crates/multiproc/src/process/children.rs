@@ -11,13 +11,13 @@ use super::test;
 use crate::log;
 
 /// The children that have not been reaped, as far as this process knows.
-struct Family {
+struct Children {
     /// The process whose children these are. A copy of it made by fork(2) elsewhere has none of them.
     parent: i32,
     members: Vec<Arc<Shared>>,
 }
 
-static FAMILY: Mutex<Family> = Mutex::new(Family { parent: 0, members: Vec::new() });
+static FAMILY: Mutex<Children> = Mutex::new(Children { parent: 0, members: Vec::new() });
 
 /// In milliseconds.
 pub(super) static GRACE: AtomicU64 = AtomicU64::new(5_000);
@@ -60,7 +60,7 @@ pub fn active_children() -> Vec<ProcessHandle> {
     members.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
 }
 
-fn lock() -> MutexGuard<'static, Family> {
+fn lock() -> MutexGuard<'static, Children> {
     let mut family = FAMILY.lock().unwrap_or_else(PoisonError::into_inner);
     let this = threads::getpid();
     if family.parent != this {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
-use crate::log::Inheritance;
+use crate::log::LogConfig;
 use crate::process::current::Identity;
 use crate::process::options::Options;
 use crate::process::stdio::Streams;
@@ -18,13 +18,13 @@ use crate::transfer::payload::Payload;
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Assignment {
+pub(crate) struct ChildSpec {
     pub(crate) identity: Identity,
     /// The function that makes something of the payload; none for a copy of the creator, which has both in its memory.
     pub(crate) entry: Option<Entry>,
     pub(crate) options: Options,
     pub(crate) outlives_parent: bool,
-    pub(crate) log: Inheritance,
+    pub(crate) log: LogConfig,
     pub(crate) start_method: StartMethod,
     pub(crate) grace_period: Duration,
     /// Whether it leaves Ctrl-C to its parent.
@@ -36,8 +36,8 @@ pub(crate) struct Assignment {
 }
 
 /// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.
-pub(crate) struct Order<'a> {
-    pub(crate) assignment: &'a Assignment,
+pub(crate) struct Launch<'a> {
+    pub(crate) spec: &'a ChildSpec,
     pub(crate) payload: &'a Payload,
     /// Descriptors 0 to 2, where they are not to be the creator's.
     pub(crate) streams: &'a Streams,
@@ -45,10 +45,10 @@ pub(crate) struct Order<'a> {
     pub(crate) fds: &'a [BorrowedFd<'a>],
 }
 
-impl Order<'_> {
+impl Launch<'_> {
     /// The name of the process, for errors.
     pub(crate) fn name(&self) -> &str {
-        &self.assignment.identity.name
+        &self.spec.identity.name
     }
 }
 

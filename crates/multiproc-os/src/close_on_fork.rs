@@ -20,7 +20,7 @@ const FREE: i32 = -1;
 /// A place that is somebody's who hasn't written the number down yet.
 const TAKEN: i32 = -2;
 
-/// How long [`NotInCopies::make`] waits for a moment in which nobody copies this process. Nearly always it is there.
+/// How long [`CloseOnFork::make`] waits for a moment in which nobody copies this process. Nearly always it is there.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Where a descriptor is written down.
@@ -114,7 +114,7 @@ fn inode(fd: i32) -> io::Result<u64> {
 ///
 /// In a copy this is an empty shell: it must not be used, and dropping it does nothing.
 #[derive(Debug)]
-pub struct NotInCopies {
+pub struct CloseOnFork {
     fd: ManuallyDrop<OwnedFd>,
     /// Where its number is written down.
     place: &'static AtomicI32,
@@ -122,13 +122,13 @@ pub struct NotInCopies {
     copy: u32,
 }
 
-impl NotInCopies {
+impl CloseOnFork {
     /// The one that `make` makes. A copy that is made at the same time could have it before it is written down here; then it is closed, and another made. So
     /// a copy may have it only if `make` has done with it what concerns others, or if this process makes one copy after the other, for 100 ms.
     ///
     /// # Errors
     /// Those of `make`; `ENOTSOCK`; `ENOMEM`.
-    pub fn make(mut make: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<NotInCopies> {
+    pub fn make(mut make: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<CloseOnFork> {
         arrange()?;
         let patience = Instant::now() + MOMENT;
         loop {
@@ -138,7 +138,7 @@ impl NotInCopies {
                 std::thread::yield_now();
                 continue;
             }
-            let made = NotInCopies::new(make()?)?;
+            let made = CloseOnFork::new(make()?)?;
             // A copy that is begun from here on finds it written down.
             if BEGUN.load(SeqCst) == before || is_late {
                 return Ok(made);
@@ -150,7 +150,7 @@ impl NotInCopies {
     ///
     /// # Errors
     /// `ENOTSOCK`; `ENOMEM`.
-    pub fn new(fd: OwnedFd) -> io::Result<NotInCopies> {
+    pub fn new(fd: OwnedFd) -> io::Result<CloseOnFork> {
         arrange()?;
         // So that copies are numbered.
         Thread::current();
@@ -163,7 +163,7 @@ impl NotInCopies {
             }
         }
         place.fd.store(fd.as_raw_fd(), SeqCst);
-        Ok(NotInCopies { fd: ManuallyDrop::new(fd), place: &place.fd, copy: copy_number() })
+        Ok(CloseOnFork { fd: ManuallyDrop::new(fd), place: &place.fd, copy: copy_number() })
     }
 }
 
@@ -194,7 +194,7 @@ fn take_place() -> &'static Place {
     }
 }
 
-impl Drop for NotInCopies {
+impl Drop for CloseOnFork {
     fn drop(&mut self) {
         if self.copy != copy_number() {
             return;
@@ -206,7 +206,7 @@ impl Drop for NotInCopies {
     }
 }
 
-impl AsFd for NotInCopies {
+impl AsFd for CloseOnFork {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_copy_does_not_have_them_and_may_drop_them() {
         // More than one chunk of places.
-        let mut sockets: Vec<_> = (0..200).map(|_| NotInCopies::make(socket).unwrap()).collect();
+        let mut sockets: Vec<_> = (0..200).map(|_| CloseOnFork::make(socket).unwrap()).collect();
         let plain = socket().unwrap();
         let numbers: Vec<i32> = sockets.iter().map(|socket| socket.as_fd().as_raw_fd()).collect();
         assert!(in_a_copy(|| {
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn in_the_original_they_are_closed_when_dropped_and_the_number_is_another_s() {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
-        drop(NotInCopies::new(ours).unwrap());
+        drop(CloseOnFork::new(ours).unwrap());
         assert!(crate::poll::wait_for_hangup(&theirs, None).unwrap());
         // Somebody has closed the socket without a word, or it is being dropped, and the number is another's: that stays open in the copy.
         let (place, other) = (take_place(), socket().unwrap());
@@ -274,6 +274,6 @@ mod tests {
     #[test]
     fn only_sockets() {
         let (reader, _) = crate::pipe::pair().unwrap();
-        assert_eq!(NotInCopies::new(reader).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+        assert_eq!(CloseOnFork::new(reader).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
     }
 }

@@ -23,7 +23,7 @@ use super::link_error::ListenError;
 use super::listener::Listener;
 use super::patience::Patience;
 use super::{kind, local};
-use crate::transfer::bundle::Bundle;
+use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::INLINE;
 use crate::transfer::payload::{Payload, Sink};
 use crate::wake::{Source, Wakeup, take_turns};
@@ -251,7 +251,7 @@ impl<T> Sender<T> {
         }
         let mut sink = Sink::new();
         let bytes = sink.extend(bytes).and_then(|()| sink.finish()).map_err(SendErrorKind::Io)?;
-        self.send_payload(kind::BYTES, Payload { bytes, handles: Bundle::default() }).await
+        self.send_payload(kind::BYTES, Payload { bytes, handles: FdBundle::default() }).await
     }
 
     fn socket(&self) -> &OwnedFd {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 use crate::robust::{Thread, copy_number};
 
 /// See the module.
-pub struct PerCopy<T: 'static> {
+pub struct ForkLocal<T: 'static> {
     current: AtomicPtr<Of<T>>,
 }
 
@@ -19,14 +19,14 @@ struct Of<T> {
     value: T,
 }
 
-impl<T> PerCopy<T> {
+impl<T> ForkLocal<T> {
     /// One that nobody has asked for yet.
-    pub const fn new() -> PerCopy<T> {
-        PerCopy { current: AtomicPtr::new(std::ptr::null_mut()) }
+    pub const fn new() -> ForkLocal<T> {
+        ForkLocal { current: AtomicPtr::new(std::ptr::null_mut()) }
     }
 }
 
-impl<T: Default + Send + Sync> PerCopy<T> {
+impl<T: Default + Send + Sync> ForkLocal<T> {
     /// The one of this process.
     pub fn get(&self) -> &'static T {
         // So that copies are numbered.
@@ -54,15 +54,15 @@ impl<T: Default + Send + Sync> PerCopy<T> {
     }
 }
 
-impl<T> Default for PerCopy<T> {
-    fn default() -> PerCopy<T> {
-        PerCopy::new()
+impl<T> Default for ForkLocal<T> {
+    fn default() -> ForkLocal<T> {
+        ForkLocal::new()
     }
 }
 
-impl<T> fmt::Debug for PerCopy<T> {
+impl<T> fmt::Debug for ForkLocal<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PerCopy")
+        f.write_str("ForkLocal")
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_copy_begins_anew() {
-        static COUNT: PerCopy<AtomicU32> = PerCopy::new();
+        static COUNT: ForkLocal<AtomicU32> = ForkLocal::new();
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| COUNT.get().fetch_add(1, Relaxed));

@@ -13,14 +13,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use multiproc_os::errno::{EMFILE, ENFILE};
 
 thread_local! {
-    static BAG: Cell<Bag> = const { Cell::new(Bag { mode: Mode::None, used: false }) };
+    static TABLE: Cell<FdTable> = const { Cell::new(FdTable { mode: Mode::None, used: false }) };
     /// Empty unless the bag is used. Never dropped by itself, so that a destructor of another thread-local value may still start a process.
     static CONTENT: RefCell<ManuallyDrop<Content>> = const { RefCell::new(ManuallyDrop::new(Content::none())) };
 }
 
 /// A bag, apart from what is in it: nearly always nothing.
 #[derive(Clone, Copy)]
-struct Bag {
+struct FdTable {
     mode: Mode,
     used: bool,
 }
@@ -30,11 +30,11 @@ enum Mode {
     /// No value is on its way.
     None,
     /// A value is being encoded.
-    Filling,
+    Encoding,
     /// A value is being decoded.
-    Emptying { again: bool },
+    Decoding { again: bool },
     /// A value is being looked at.
-    Shut,
+    DryRun,
 }
 
 struct Content {
@@ -51,7 +51,7 @@ impl Content {
 
 /// Why a handle can't be put in or taken out.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BagError {
+pub(crate) enum FdTableError {
     #[error(
         "a handle can only travel to another process of this program, as an argument or a result or inside one; this serializer is \
          not multiproc's"
@@ -67,8 +67,8 @@ pub(crate) enum BagError {
 
 /// Calls `encode`, and gives the descriptors that it has put in; an error if there were none left to duplicate one.
 #[inline]
-pub(crate) fn fill<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<OwnedFd>>) {
-    let open = Open::new(Mode::Filling, Content::none());
+pub(crate) fn encoding<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<OwnedFd>>) {
+    let open = Open::new(Mode::Encoding, Content::none());
     let result = encode();
     match open.close() {
         None => (result, Ok(Vec::new())),
@@ -80,32 +80,32 @@ pub(crate) fn fill<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<OwnedFd>
 /// Calls `decode`, which may take out `fds`. With `again` it may come back for one that it has taken, as deserializers do that try one thing
 /// after another; as far as there are descriptors left for that.
 #[inline]
-pub(crate) fn empty<R>(fds: Vec<OwnedFd>, again: bool, decode: impl FnOnce() -> R) -> R {
+pub(crate) fn decoding<R>(fds: Vec<OwnedFd>, again: bool, decode: impl FnOnce() -> R) -> R {
     let fds = if fds.is_empty() { Vec::new() } else { fds.into_iter().map(Some).collect() };
-    let _open = Open::new(Mode::Emptying { again }, Content { fds, failure: None });
+    let _open = Open::new(Mode::Decoding { again }, Content { fds, failure: None });
     decode()
 }
 
-/// Calls `look`, which serialises a value to see what is in it, and sends it nowhere.
-pub(crate) fn look<R>(look: impl FnOnce() -> R) -> R {
-    let _open = Open::new(Mode::Shut, Content::none());
-    look()
+/// Calls `dry_run`, which serialises a value to see what is in it, and sends it nowhere.
+pub(crate) fn dry_run<R>(dry_run: impl FnOnce() -> R) -> R {
+    let _open = Open::new(Mode::DryRun, Content::none());
+    dry_run()
 }
 
 /// Puts in a duplicate of `fd`, and gives its place.
-pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, BagError> {
-    put_made(|| fd.try_clone_to_owned())
+pub(crate) fn insert(fd: BorrowedFd<'_>) -> Result<u32, FdTableError> {
+    insert_with(|| fd.try_clone_to_owned())
 }
 
 /// Puts in what `make` gives, which is called only if it is needed, and gives its place.
-pub(crate) fn put_made(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<u32, BagError> {
-    match BAG.get().mode {
-        Mode::Filling => {}
-        Mode::Shut => return Ok(0),
-        Mode::None | Mode::Emptying { .. } => return Err(BagError::Elsewhere),
+pub(crate) fn insert_with(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<u32, FdTableError> {
+    match TABLE.get().mode {
+        Mode::Encoding => {}
+        Mode::DryRun => return Ok(0),
+        Mode::None | Mode::Decoding { .. } => return Err(FdTableError::Elsewhere),
     }
     let made = make();
-    BAG.set(Bag { mode: Mode::Filling, used: true });
+    TABLE.set(FdTable { mode: Mode::Encoding, used: true });
     CONTENT.with_borrow_mut(|content| match made {
         Ok(made) => {
             content.fds.push(Some(made));
@@ -117,17 +117,17 @@ pub(crate) fn put_made(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<u32
             if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
                 content.failure.get_or_insert(error);
             }
-            Err(BagError::Duplicate(text))
+            Err(FdTableError::Duplicate(text))
         }
     })
 }
 
 /// Takes out what is at `place`.
-pub(crate) fn take(place: u32) -> Result<OwnedFd, BagError> {
-    let Mode::Emptying { again } = BAG.get().mode else { return Err(BagError::Elsewhere) };
+pub(crate) fn take(place: u32) -> Result<OwnedFd, FdTableError> {
+    let Mode::Decoding { again } = TABLE.get().mode else { return Err(FdTableError::Elsewhere) };
     CONTENT.with_borrow_mut(|content| {
-        let slot = content.fds.get_mut(place as usize).ok_or(BagError::Missing(place))?;
-        let fd = slot.take().ok_or(BagError::Taken(place))?;
+        let slot = content.fds.get_mut(place as usize).ok_or(FdTableError::Missing(place))?;
+        let fd = slot.take().ok_or(FdTableError::Taken(place))?;
         if again && let Ok(duplicate) = fd.try_clone() {
             *slot = Some(duplicate);
         }
@@ -137,7 +137,7 @@ pub(crate) fn take(place: u32) -> Result<OwnedFd, BagError> {
 
 /// An open bag; the one that was open before is so again when this is dropped, be it by a panic in an implementation of the user's.
 struct Open {
-    before: Bag,
+    before: FdTable,
     /// What was in that.
     content: Option<Content>,
     is_open: bool,
@@ -147,7 +147,7 @@ impl Open {
     #[inline]
     fn new(mode: Mode, content: Content) -> Open {
         let used = !content.fds.is_empty();
-        let before = BAG.replace(Bag { mode, used });
+        let before = TABLE.replace(FdTable { mode, used });
         let content = if used || before.used { Some(replace(content)) } else { None };
         Open { before, content: content.filter(|_| before.used), is_open: true }
     }
@@ -163,7 +163,7 @@ impl Open {
         if !std::mem::take(&mut self.is_open) {
             return None;
         }
-        let used = BAG.replace(self.before).used;
+        let used = TABLE.replace(self.before).used;
         if used || self.content.is_some() {
             return Some(replace(self.content.take().unwrap_or(Content::none()))).filter(|_| used);
         }
@@ -194,35 +194,35 @@ mod tests {
 
     #[test]
     fn each_is_taken_once() {
-        empty(vec![pipe(), pipe()], false, || {
+        decoding(vec![pipe(), pipe()], false, || {
             assert!(take(1).is_ok());
-            assert!(matches!(take(1), Err(BagError::Taken(1))));
-            assert!(matches!(take(2), Err(BagError::Missing(2))));
-            assert!(matches!(take(u32::MAX), Err(BagError::Missing(_))));
+            assert!(matches!(take(1), Err(FdTableError::Taken(1))));
+            assert!(matches!(take(2), Err(FdTableError::Missing(2))));
+            assert!(matches!(take(u32::MAX), Err(FdTableError::Missing(_))));
         });
-        empty(vec![pipe()], true, || assert!(take(0).is_ok() && take(0).is_ok()));
+        decoding(vec![pipe()], true, || assert!(take(0).is_ok() && take(0).is_ok()));
     }
 
     #[test]
     fn outside_it_is_an_error() {
         let fd = pipe();
-        assert!(matches!(put(fd.as_fd()), Err(BagError::Elsewhere)));
-        assert!(matches!(take(0), Err(BagError::Elsewhere)));
-        let _ = fill(|| assert!(matches!(take(0), Err(BagError::Elsewhere))));
-        empty(vec![pipe()], false, || assert!(matches!(put(fd.as_fd()), Err(BagError::Elsewhere))));
+        assert!(matches!(insert(fd.as_fd()), Err(FdTableError::Elsewhere)));
+        assert!(matches!(take(0), Err(FdTableError::Elsewhere)));
+        let _ = encoding(|| assert!(matches!(take(0), Err(FdTableError::Elsewhere))));
+        decoding(vec![pipe()], false, || assert!(matches!(insert(fd.as_fd()), Err(FdTableError::Elsewhere))));
     }
 
     #[test]
     fn one_inside_another_is_another() {
         let fd = pipe();
-        let (_, outer) = fill(|| {
-            put(fd.as_fd()).unwrap();
-            let (_, inner) = fill(|| assert_eq!(put(fd.as_fd()).unwrap(), 0));
+        let (_, outer) = encoding(|| {
+            insert(fd.as_fd()).unwrap();
+            let (_, inner) = encoding(|| assert_eq!(insert(fd.as_fd()).unwrap(), 0));
             assert_eq!(inner.unwrap().len(), 1);
-            let panicked = std::panic::catch_unwind(|| fill(|| panic!("in the user's code")));
+            let panicked = std::panic::catch_unwind(|| encoding(|| panic!("in the user's code")));
             assert!(panicked.is_err());
-            assert_eq!(look(|| put(fd.as_fd())).unwrap(), 0);
-            assert_eq!(put(fd.as_fd()).unwrap(), 1);
+            assert_eq!(dry_run(|| insert(fd.as_fd())).unwrap(), 0);
+            assert_eq!(insert(fd.as_fd()).unwrap(), 1);
         });
         assert_eq!(outer.unwrap().len(), 2);
     }

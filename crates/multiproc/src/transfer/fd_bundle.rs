@@ -8,30 +8,30 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use multiproc_os::errno::EMFILE;
+use multiproc_os::fd_budget;
 use multiproc_os::fd_passing::{self, MAX_FDS, Take};
-use multiproc_os::fd_room;
 
 /// Up to this many go as they are. Few enough that everybody on the way, whatever his limit of open files, has room for them.
 pub(crate) const LOOSE: usize = 16;
 
 /// Descriptors, ready to be sent or as they were received.
 #[derive(Debug, Default)]
-pub(crate) struct Bundle {
+pub(crate) struct FdBundle {
     /// The descriptors themselves, if there are no more than [`LOOSE`]; otherwise sockets that they lie in.
     parts: Vec<OwnedFd>,
     /// How many descriptors there are in all.
     count: u32,
 }
 
-impl Bundle {
+impl FdBundle {
     /// Makes a bundle of `fds`.
     ///
     /// The errors are those of the system: `EMFILE`, and the limit of descriptors on their way.
-    pub(crate) fn tie(fds: Vec<OwnedFd>) -> io::Result<Bundle> {
+    pub(crate) fn pack(fds: Vec<OwnedFd>) -> io::Result<FdBundle> {
         let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} handles are too many", fds.len()));
         let count = u32::try_from(fds.len()).map_err(invalid)?;
         if fds.len() <= LOOSE {
-            return Ok(Bundle { parts: fds, count });
+            return Ok(FdBundle { parts: fds, count });
         }
         let mut parts = Vec::new();
         let mut rest = &fds[..];
@@ -49,14 +49,14 @@ impl Bundle {
             }
             parts.push(part);
         }
-        Ok(Bundle { parts, count })
+        Ok(FdBundle { parts, count })
     }
 
     /// A bundle as it was received; none if `count` and `parts` can't belong together.
-    pub(crate) fn received(parts: Vec<OwnedFd>, count: u32) -> Option<Bundle> {
+    pub(crate) fn received(parts: Vec<OwnedFd>, count: u32) -> Option<FdBundle> {
         let loose = count as usize <= LOOSE;
         let fits = if loose { parts.len() == count as usize } else { !parts.is_empty() };
-        fits.then_some(Bundle { parts, count })
+        fits.then_some(FdBundle { parts, count })
     }
 
     /// What goes with the message.
@@ -74,12 +74,12 @@ impl Bundle {
     ///
     /// The errors are those of the system, `EMFILE` above all, and `QuotaExceeded` for more than this process may have open; they are closed
     /// then. `InvalidData` if it is no whole bundle.
-    pub(crate) fn untie(self) -> io::Result<Vec<OwnedFd>> {
+    pub(crate) fn unpack(self) -> io::Result<Vec<OwnedFd>> {
         let count = self.count as usize;
         if count <= LOOSE {
             return Ok(self.parts);
         }
-        fd_room::is_possible(&self.parts, self.count)?;
+        fd_budget::is_possible(&self.parts, self.count)?;
         let mut fds = Vec::new();
         for part in self.parts {
             loop {
@@ -129,12 +129,12 @@ mod tests {
     #[test]
     fn descriptors_keep_their_order_whatever_their_number() {
         for count in [0, 1, LOOSE, LOOSE + 1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
-            let bundle = Bundle::tie(numbered(count)).unwrap();
+            let bundle = FdBundle::pack(numbered(count)).unwrap();
             assert!(bundle.parts().len() <= LOOSE);
             let parts = bundle.parts().iter().map(|part| part.try_clone().unwrap()).collect();
-            let received = Bundle::received(parts, bundle.count()).unwrap();
+            let received = FdBundle::received(parts, bundle.count()).unwrap();
             drop(bundle);
-            let fds = received.untie().unwrap();
+            let fds = received.unpack().unwrap();
             assert_eq!(fds.len(), count);
             for (number, fd) in fds.into_iter().enumerate() {
                 let mut bytes = Vec::new();
@@ -146,14 +146,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_together_is_refused() {
-        assert!(Bundle::received(numbered(1), 2).is_none());
-        assert!(Bundle::received(numbered(2), 1).is_none());
-        assert!(Bundle::received(vec![], 1000).is_none());
-        let no_socket = Bundle::received(numbered(1), 1000).unwrap();
-        assert!(no_socket.untie().is_err());
-        let bundle = Bundle::tie(numbered(100)).unwrap();
-        let short = Bundle { parts: bundle.parts, count: 101 };
-        assert_eq!(short.untie().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(FdBundle::received(numbered(1), 2).is_none());
+        assert!(FdBundle::received(numbered(2), 1).is_none());
+        assert!(FdBundle::received(vec![], 1000).is_none());
+        let no_socket = FdBundle::received(numbered(1), 1000).unwrap();
+        assert!(no_socket.unpack().is_err());
+        let bundle = FdBundle::pack(numbered(100)).unwrap();
+        let short = FdBundle { parts: bundle.parts, count: 101 };
+        assert_eq!(short.unpack().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     /// Regression: it took whatever came, for as long as something came.
@@ -166,8 +166,8 @@ mod tests {
             for _ in 0..100 {
                 fd_passing::send(&into, &[b"."], fds).unwrap();
             }
-            let bundle = Bundle::received(vec![part.try_clone().unwrap()], 20).unwrap();
-            assert_eq!(bundle.untie().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            let bundle = FdBundle::received(vec![part.try_clone().unwrap()], 20).unwrap();
+            assert_eq!(bundle.unpack().unwrap_err().kind(), io::ErrorKind::InvalidData);
             fd_passing::peek(&part, &mut [], false).expect("the rest is still there");
         }
     }

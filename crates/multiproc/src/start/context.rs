@@ -16,7 +16,7 @@ use crate::process::stdio::Streams;
 
 /// What a request says of the surroundings. Descriptors come beside it: the directory if it is another, then those of 0 to 2 that are open.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Surroundings {
+pub(crate) struct Context {
     /// The environment, if it is another than the last time.
     #[serde(with = "serde_bytes")]
     environment: Option<Vec<u8>>,
@@ -66,7 +66,7 @@ pub(crate) fn current<'a>(
     known: &Known,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
-) -> io::Result<(Surroundings, Outgoing<'a>)> {
+) -> io::Result<(Context, Outgoing<'a>)> {
     let environment = environment::snapshot_unless(known.environment.as_deref());
     let mut streams: [Option<BorrowedFd<'a>>; 3] = [None; 3];
     if let Some(given) = given {
@@ -77,12 +77,12 @@ pub(crate) fn current<'a>(
     }
     let same = here.is_some() && here == known.directory;
     let directory = if same { None } else { Some(directory::open_current()?) };
-    let surroundings = Surroundings {
+    let context = Context {
         environment: environment.clone(),
         directory: directory.is_some(),
         streams: streams.map(|stream| stream.is_some()),
     };
-    Ok((surroundings, Outgoing { environment, directory, streams }))
+    Ok((context, Outgoing { environment, directory, streams }))
 }
 
 /// Sends the surroundings of this process beside a request, with `send`, as [`current`] collects
@@ -92,11 +92,11 @@ pub(crate) fn send<'a>(
     known: &Known,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
-    mut send: impl FnMut(Surroundings, &Outgoing<'a>) -> io::Result<()>,
+    mut send: impl FnMut(Context, &Outgoing<'a>) -> io::Result<()>,
 ) -> io::Result<Outgoing<'a>> {
     stdio::again_if_closed(|| {
-        let (surroundings, outgoing) = current(known, here, given)?;
-        send(surroundings, &outgoing).map(|()| outgoing)
+        let (context, outgoing) = current(known, here, given)?;
+        send(context, &outgoing).map(|()| outgoing)
     })
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct Handed {
     streams: Streams,
 }
 
-impl Surroundings {
+impl Context {
     /// Whether there is another directory to go to.
     pub(crate) fn moves(&self) -> bool {
         self.directory

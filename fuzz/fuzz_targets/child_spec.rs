@@ -1,0 +1,7 @@
+//! What a child is told, and its entry's address: `start/child_spec.rs`, `start/target.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    multiproc::fuzzing::parser("child_spec")(data);
+});

@@ -1,7 +1,0 @@
-//! The cells of a `ShareableList` whose memory is spoiled while it is used: `shm/roster.rs`.
-
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    multiproc::fuzzing::parser("roster")(data);
-});

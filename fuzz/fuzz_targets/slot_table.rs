@@ -1,0 +1,7 @@
+//! The cells of a `ShareableList` whose memory is spoiled while it is used: `shm/slot_table.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    multiproc::fuzzing::parser("slot_table")(data);
+});
