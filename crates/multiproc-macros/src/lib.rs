@@ -1,4 +1,5 @@
-//! The attributes of `multiproc`, where they are documented and re-exported: `#[multiproc::main]` and `#[multiproc::test]`.
+//! The attributes `#[multiproc::main]` and `#[multiproc::test]`, which the crate `multiproc`
+//! re-exports and documents.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
@@ -8,8 +9,9 @@ use proc_macro2::TokenStream as TokenStream2;
 use quote::quote;
 use syn::{Attribute, ItemFn, parse_macro_input, parse_quote};
 
-/// Makes `main` the entry of child processes too: a child turns off to its target before the body begins, and the end of the body ends
-/// this process's children (daemons are terminated, others waited for).
+/// Makes `main` the entry point of child processes too: a child runs its target in place of the
+/// body. When the body ends, so do this process's children: daemons are terminated, others are
+/// waited for.
 ///
 /// ```
 /// #[multiproc::main]
@@ -19,15 +21,16 @@ use syn::{Attribute, ItemFn, parse_macro_input, parse_quote};
 /// }
 /// ```
 ///
-/// It goes with other attributes that make a `main`, such as `#[tokio::main]`, in either order: the child turns off before any runtime
-/// is built.
+/// It can be combined with other attributes for `main`, such as `#[tokio::main]`, in either order:
+/// a child runs its target before any runtime is built.
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
     no_arguments(&arguments, "main").unwrap_or_else(|| expand_main(function)).into()
 }
 
-/// A test that may start processes; in place of `#[test]`, with `cargo test` and `cargo nextest`.
+/// Marks a test that may start processes; replaces `#[test]`, under `cargo test` and
+/// `cargo nextest`.
 ///
 /// ```
 /// #[multiproc::test]
@@ -38,20 +41,22 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// # fn main() {}
 /// ```
 ///
-/// It goes with other attributes that make a test, such as `#[tokio::test]`, in either order.
+/// It can be combined with other attributes for tests, such as `#[tokio::test]`, in either order.
 ///
-/// What a child prints goes to the test binary's stdout: the harness captures only what the test itself prints. Write the attribute with its
-/// path: after `use multiproc::*` a plain `#[test]` could mean either.
+/// What a child prints goes to the test binary's stdout: the harness captures only what the test
+/// itself prints. Write the attribute with its path: after `use multiproc::*`, a plain `#[test]` is
+/// ambiguous.
 ///
-/// The harness owns the `main` of a test binary, so the entry for child processes is a function that the loader calls before it. One such
-/// test in a binary is enough for all tests in it.
+/// The harness owns the `main` of a test binary, so the entry point of child processes is a
+/// function that the loader calls before `main`. One such test in a binary is enough for all of its
+/// tests.
 ///
-/// A test ends the processes that it leaves behind, whether it passes, fails or panics: when it has
-/// ended, those that were started on its thread, that still run and that nothing has a
-/// [`Child`](../multiproc/struct.Child.html) or another handle to, get SIGTERM, and SIGKILL after
-/// the grace period. What other threads of a test have started, what a static has a handle to, and
-/// what `#[test]` functions leave behind is ended in the same way when the whole test binary ends;
-/// nothing is waited for there. Only a process that
+/// A test ends the processes that it leaves behind, whether it passes, fails or panics. When the
+/// test has ended, each process that was started on its thread, is still running and has no
+/// [`Child`](../multiproc/struct.Child.html) or other handle left gets SIGTERM, and SIGKILL after
+/// the grace period. Processes that other threads of a test have started, processes with a handle
+/// in a static, and processes left behind by `#[test]` functions are ended in the same way when the
+/// whole test binary ends; it doesn't wait for them to finish on their own. Only a process that
 /// [outlives its parent](../multiproc/struct.Process.html#method.outlive_parent) is left alone.
 ///
 /// ```
@@ -79,7 +84,7 @@ fn expand_main(function: ItemFn) -> TokenStream2 {
     if !function.sig.inputs.is_empty() {
         return syn::Error::new_spanned(&function.sig.inputs, "main takes no arguments").to_compile_error();
     }
-    // What is left of the attributes belongs to the body, an async runtime's `main` above all.
+    // The remaining attributes, such as that of an async runtime, belong to the body.
     let (docs, others): (Vec<Attribute>, Vec<Attribute>) =
         function.attrs.into_iter().partition(|attribute| attribute.path().is_ident("doc"));
     if function.sig.asyncness.is_some() && others.is_empty() {
@@ -103,7 +108,8 @@ fn expand_main(function: ItemFn) -> TokenStream2 {
 }
 
 fn expand_test(mut function: ItemFn) -> TokenStream2 {
-    // `#[tokio::test]` below us, or the `#[test]` that it has expanded to, makes this a test already.
+    // `#[tokio::test]` below this attribute, or the `#[test]` that it expanded to, makes this a
+    // test already.
     let is_test = function.attrs.iter().any(|attribute| {
         attribute.path().segments.last().is_some_and(|segment| segment.ident.to_string().ends_with("test"))
     });
@@ -115,8 +121,8 @@ fn expand_test(mut function: ItemFn) -> TokenStream2 {
         )
         .to_compile_error();
     }
-    // Declared before whatever the test has, so that it is dropped after that: a process whose
-    // `Child` is a variable has lost it then.
+    // Declared before any variable of the test, so it is dropped after them: a process with its
+    // `Child` in a variable has lost that handle by then.
     let block = &function.block;
     *function.block = parse_quote!({
         let __multiproc_test = ::multiproc::__private::Test::begin();
@@ -126,7 +132,7 @@ fn expand_test(mut function: ItemFn) -> TokenStream2 {
         #test
         #function
 
-        // Where there is no harness there are no tests, and nothing runs before `main`.
+        // Without a harness there are no tests, and nothing runs before `main`.
         #[cfg(test)]
         const _: () = {
             #[used]

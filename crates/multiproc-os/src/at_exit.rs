@@ -1,9 +1,10 @@
-//! The end of a process by exit(3): a function that runs then, and a shorter way to the same end.
+//! The end of a process by exit(3): functions to be called then, and a faster exit for copies made
+//! by fork(2).
 //!
-//! exit(3) is what both ways out of a Rust program pass through: the end of `main` and
-//! `std::process::exit`. It calls the handlers that have been registered, the last one first, and
-//! at the very end the destructors of the program and of its shared libraries; see atexit(3). None
-//! of that happens at `_exit`, `abort` or a signal.
+//! Both regular ends of a Rust program, a return from `main` and `std::process::exit`, go through
+//! exit(3). It calls the registered handlers in reverse order of registration, and last of all the
+//! destructors of the program and of its shared libraries; see atexit(3). None of that happens on
+//! `_exit`, `abort` or a fatal signal.
 
 use std::io;
 use std::sync::OnceLock;
@@ -12,26 +13,29 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use crate::image::{Arrays, LoadedFile, LoadedFiles};
 use crate::threads;
 
-/// Registers a function to be called at `exit(3)`, in the thread that exits, after the handlers
-/// that are registered later.
+/// Registers a function to be called by `exit(3)` on the exiting thread. Handlers registered later
+/// are called earlier.
 ///
 /// # Errors
-/// `ENOMEM` when the C library has no room for another handler.
+/// `ENOMEM` when the C library has no memory for another handler.
 pub fn register(handler: extern "C" fn()) -> io::Result<()> {
-    // SAFETY: `handler` is a function of the program with C's calling convention; it lives as long as the program.
+    // SAFETY: `handler` is a function of the program with C's calling convention; it lives as long
+    // as the program.
     match unsafe { libc::atexit(handler) } {
         0 => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
     }
 }
 
-/// Ends this process as `std::process::exit` does. After [`prepare`], in this process or in the one
-/// that it is a copy of, leaves out the last step where there is nothing to do in it.
+/// Ends this process as `std::process::exit` does, but without the last step of exit(3) if that
+/// step would do nothing. [`prepare`] must have been called, in this process or in the process that
+/// it was forked from; otherwise the step is never skipped.
 ///
-/// What is left out are the destructors of the program and its shared libraries: to find out that
-/// there are none, the loader writes to four of its pages and maps as many, each a fault in a
-/// process that has just been copied. Everything else is done: the destructors of this thread's
-/// variables, every registered handler, and what the streams of Rust and C have buffered.
+/// The step that is skipped runs the destructors of the program and of its shared libraries. To
+/// find out that there are none, the loader writes to four of its pages and maps four others, and
+/// each of these accesses is a page fault in a process that was just forked. Everything else is
+/// done: the destructors of this thread's thread-local variables, all registered handlers, and the
+/// flush of Rust's and C's buffered streams.
 pub fn exit(code: i32) -> ! {
     if is_short() {
         DUE.store(due(code), Relaxed);
@@ -39,22 +43,25 @@ pub fn exit(code: i32) -> ! {
     std::process::exit(code)
 }
 
-/// Whether [`exit`] would leave out the last step now.
+/// Returns whether [`exit`] would skip the last step if it were called now.
 pub fn is_short() -> bool {
     PREPARED.get().is_some_and(|prepared| prepared.as_ref().is_some_and(Prepared::holds))
 }
 
-/// Finds out whether [`exit`] may leave out the last step, for this process and its copies. Nothing
-/// of the program may have run but its constructors, lest it has registered a handler: the handler
-/// that is registered here has to be the first, and so the last to be called.
+/// Determines whether [`exit`] may skip the last step, in this process and in copies made by
+/// fork(2).
+///
+/// Must be called before any code of the program has run other than its constructors. The handler
+/// that this function registers must be the first one, so that it is called last; code that ran
+/// earlier might have registered one.
 pub fn prepare() {
     PREPARED.get_or_init(|| Prepared::new().filter(|_| register(cut_short).is_ok()));
 }
 
 static PREPARED: OnceLock<Option<Prepared>> = OnceLock::new();
 
-/// The process that leaves out the last step, and its exit code. A copy that a handler makes of it
-/// is another process.
+/// The process that skips the last step, in the upper half, and its exit code. With the pid, a
+/// process that another exit handler forks can tell that the value isn't its own.
 static DUE: AtomicU64 = AtomicU64::new(0);
 
 fn due(code: i32) -> u64 {
@@ -67,31 +74,32 @@ extern "C" fn cut_short() {
     if due_now == 0 || due_now != due(code) {
         return;
     }
-    // SAFETY: a null pointer means all streams. There is one thread, so none of them is locked by
-    // another. The second call ends the process, and touches no memory.
+    // SAFETY: a null pointer means all streams. The process has a single thread, so no other thread
+    // holds the lock of a stream. The second call ends the process, and touches no memory.
     unsafe {
         libc::fflush(std::ptr::null_mut());
         libc::_exit(code)
     }
 }
 
-/// What tells that a process still has nothing to do in the last step of exit(3).
+/// The state of the process when it was found to have nothing to do in the last step of exit(3).
 struct Prepared {
     files: LoadedFiles,
     count: usize,
-    /// The C library's own note of whether there is one thread.
+    /// The C library's flag that the process has a single thread.
     is_single_threaded: &'static AtomicU8,
 }
 
 impl Prepared {
-    /// None if there may be something to do.
+    /// Returns `None` if the last step may have something to do.
     fn new() -> Option<Prepared> {
         // SAFETY: the name is a C string.
         let note = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-        // SAFETY: that symbol is a `char` of the C library's (sys/single_threaded.h), which stays.
+        // SAFETY: the symbol is a `char` of the C library (sys/single_threaded.h), valid as long as
+        // the program.
         let is_single_threaded = unsafe { note.cast::<AtomicU8>().as_ref() }?;
         let mut prepared = Prepared { files: LoadedFiles::current()?, count: 0, is_single_threaded };
-        // SAFETY: with one thread, nothing changes the list meanwhile.
+        // SAFETY: no other thread can change the list, since there is none.
         for file in unsafe { prepared.files.iter() } {
             if !does_nothing_at_exit(file, prepared.count == 0) {
                 return None;
@@ -101,16 +109,18 @@ impl Prepared {
         prepared.holds().then_some(prepared)
     }
 
-    /// Whether there is one thread, and no file has been loaded since.
+    /// Returns whether the process has a single thread, and has loaded no file since
+    /// [`Prepared::new`].
     fn holds(&self) -> bool {
-        // SAFETY: with one thread, nothing changes the list meanwhile.
+        // SAFETY: no other thread can change the list, since there is none.
         let are_those = || unsafe { self.files.are_all() && self.files.iter().count() == self.count };
         self.is_single_threaded.load(Relaxed) != 0 && are_those()
     }
 }
 
-/// Whether a file, the program itself or a shared library, has no constructors and destructors but
-/// those that compilers and Rust's runtime put into each, which have nothing to do with exit.
+/// Returns whether a loaded file, the program itself or a shared library, has no constructors and
+/// destructors except those that compilers and Rust's runtime add to each file. Those do nothing at
+/// exit.
 fn does_nothing_at_exit(file: &LoadedFile, is_program: bool) -> bool {
     let is_runtime =
         [&b"libc.so."[..], b"libgcc_s.so.", b"ld-linux"].iter().any(|start| file.name().starts_with(start));

@@ -1,11 +1,13 @@
-//! pthread_atfork(3): what a thread of this library may hold while another thread copies the process.
+//! pthread_atfork(3): functions that run when a thread forks, before and after, for state that
+//! another thread may be changing at that moment.
 
 use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// Has `prepare` called before any fork(2) of this process by way of the C library, and `done` afterwards, in the process and in its copy, by the
-/// thread that forks.
+/// Registers `prepare` to be called before every fork(2) of this process that goes through the C
+/// library, and `done` to be called afterwards, both in this process and in the copy. The forking
+/// thread calls them.
 ///
 /// # Errors
 /// `ENOMEM`.
@@ -17,7 +19,7 @@ pub fn register(prepare: extern "C" fn(), done: extern "C" fn()) -> io::Result<(
     }
 }
 
-/// Has `done` called by the thread that has forked, in the copy alone.
+/// Registers `done` to be called after fork(2) by the forking thread, in the copy only.
 ///
 /// # Errors
 /// `ENOMEM`.
@@ -29,10 +31,11 @@ pub(crate) fn register_in_copy(done: extern "C" fn()) -> io::Result<()> {
     }
 }
 
-/// How many copies this process, and those that it is a copy of, have made by way of the C library, since this was asked first.
+/// Returns the number of copies that this process and its ancestors have made through the C
+/// library's fork(2). Counting starts at the first call of this function.
 pub fn count() -> u32 {
     static REGISTER: Once = Once::new();
-    // It fails for want of memory only; then there are none, as far as anybody knows.
+    // The registration fails only if memory is short. Then no copies are counted.
     REGISTER.call_once(|| drop(register(nothing, one_more)));
     COUNT.load(Relaxed)
 }

@@ -1,8 +1,9 @@
-//! The time, such that all processes of the machine agree on it.
+//! A clock that all processes of the machine share.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Milliseconds since some moment in the past, the same for all processes; they don't go back. See clock_gettime(2), `CLOCK_MONOTONIC`.
+/// Returns the milliseconds since a fixed point in the past, the same for all processes of the
+/// machine. The value never decreases. See clock_gettime(2), `CLOCK_MONOTONIC`.
 pub fn milliseconds() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000

@@ -1,38 +1,40 @@
 //! A copy of this process that is its sibling: clone(2) with `CLONE_PARENT`.
 //!
-//! A plain `fork` makes the copy a child of the caller, so a server would have to wait for it and relay its status. With
-//! `CLONE_PARENT` the copy is the child of the caller's parent, which waits for it as for any child of its own.
+//! A plain fork(2) makes the copy a child of the caller, so a fork server would have to wait for it
+//! and relay its exit status. With `CLONE_PARENT` the copy is a child of the caller's parent, which
+//! waits for it as for any other of its children.
 //!
-//! clone3(2) gives a pidfd of the copy from the same call, so that there is one before anything can
-//! reap the copy. The usual seccomp profile of containers refuses clone3, since a filter can't look
-//! at its flags; then it is clone(2), whose one argument for both a pidfd and the pid is needed for
-//! the pid, and the copy opens itself.
+//! clone3(2) returns a pidfd of the copy from the same call, before any process can have reaped the
+//! copy. Seccomp profiles of containers usually refuse clone3(2), since a seccomp filter can't read
+//! flags that are passed in memory. Then clone(2) is used. It has a single argument for both the
+//! pidfd and the pid; it is used for the pid here, and the copy opens a pidfd of itself.
 //!
-//! The system call goes round the C library, which keeps the thread's id in its thread descriptor and the robust-futex list registered
-//! with the kernel; both are put right here, as the library's own `fork` does.
+//! The system call bypasses the C library, which keeps the thread's id in its thread descriptor and
+//! has registered the thread's robust-futex list with the kernel. This module updates both, as the
+//! C library's own `fork` does.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
-/// Where [`clone_sibling`] returned.
+/// The process in which [`clone_sibling`] returned.
 #[derive(Debug)]
 pub enum Side {
-    /// In the caller.
+    /// The caller.
     Original {
         /// The sibling's pid.
         pid: i32,
-        /// Its pidfd, close-on-exec, if the kernel gives one.
+        /// The sibling's pidfd, close-on-exec, if the kernel returned one.
         pidfd: Option<OwnedFd>,
     },
-    /// In the new process.
+    /// The new process.
     Copy {
-        /// Whether the caller has its pidfd.
+        /// Whether the caller has a pidfd of this process.
         is_open: bool,
     },
 }
 
-/// `struct clone_args` of clone3(2), as far as version 0 goes.
+/// Version 0 of `struct clone_args` of clone3(2).
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -46,10 +48,10 @@ struct CloneArgs {
     tls: u64,
 }
 
-/// Whether clone3(2) has been refused in this process, or in the one that it is a copy of.
+/// Whether clone3(2) was refused in this process or in the process that it was forked from.
 static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
 
-/// What the C library wants to have kept true about the calling thread in a copy of it.
+/// The state that the C library keeps about the calling thread, and that a copy must restore.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadState {
     /// The word of the thread descriptor that holds the thread's id; null when it can't be found.
@@ -59,20 +61,23 @@ pub struct ThreadState {
 }
 
 impl ThreadState {
-    /// Reads it for the calling thread. Costs two system calls, and holds for as long as the thread lives.
+    /// Reads the state of the calling thread, with two system calls. It stays valid for the
+    /// thread's lifetime.
     pub fn of_this_thread() -> ThreadState {
         const PR_GET_TID_ADDRESS: libc::c_int = 40;
         let mut tid: *mut i32 = std::ptr::null_mut();
         // SAFETY: the kernel writes one pointer to the address given.
         let found = unsafe { libc::prctl(PR_GET_TID_ADDRESS, &raw mut tid) } == 0 && !tid.is_null();
-        // glibc registers its descriptor's `tid` with set_tid_address(2); another C library may register some other word,
-        // which must not be overwritten.
-        // SAFETY: the address was registered by the C library for the kernel to write an int to, so it is mapped and aligned.
+        // glibc registers the `tid` field of its thread descriptor with set_tid_address(2). Another
+        // C library may register another word, which must not be overwritten.
+        // SAFETY: the C library registered the address as one to which the kernel writes an int, so
+        // it is mapped and aligned.
         if !found || unsafe { tid.read() } != rustix::thread::gettid().as_raw_nonzero().get() {
             tid = std::ptr::null_mut();
         }
         let (mut robust_head, mut robust_len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
-        // SAFETY: the kernel writes one pointer and one size to the addresses given; pid 0 is the calling thread.
+        // SAFETY: the kernel writes one pointer and one size to the addresses given; pid 0 is the
+        // calling thread.
         let got = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut robust_head, &raw mut robust_len) };
         if got != 0 {
             robust_head = std::ptr::null_mut();
@@ -81,23 +86,24 @@ impl ThreadState {
     }
 }
 
-/// Makes a copy of the calling process, as the child of this process's parent.
+/// Makes a copy of the calling process, as a child of this process's parent.
 ///
-/// The kernel writes the copy's pid to `pid_slot` before the copy runs and before this call returns, so whoever shares the
-/// memory of `pid_slot` knows of the copy even if the caller is killed inside the call.
+/// The kernel writes the copy's pid to `pid_slot` before the copy runs and before this call
+/// returns. So a process that shares the memory of `pid_slot` learns of the copy even if the caller
+/// is killed inside the call.
 ///
 /// # Errors
 /// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
 ///
 /// # Safety
-/// The process must have one thread, the calling one, and `thread` must be its state: a copy of a process with more threads
-/// has locks that nobody will ever release.
+/// The process must have a single thread, the calling one, and `thread` must be its state. In the
+/// copy of a process with more threads, locks that those threads held are never released.
 pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::Result<Side> {
     let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
     if !thread.tid.is_null() {
         flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
     }
-    // The exit signal is that of the caller, which CLONE_PARENT takes.
+    // CLONE_PARENT gives the copy the caller's exit signal, so none is passed.
     let mut pidfd = -1_i32;
     let mut result = Err(io::Error::from_raw_os_error(libc::ENOSYS));
     let mut is_open = !WITHOUT_CLONE3.load(Relaxed);
@@ -109,20 +115,20 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
             parent_tid: pid_slot.as_ptr().expose_provenance() as u64,
             ..CloneArgs::default()
         };
-        // SAFETY: without CLONE_VM the copy has its own memory and goes on with its own copy of
+        // SAFETY: without CLONE_VM the copy has its own memory and continues on its own copy of
         // this stack, as after fork(2). The caller vouches for the single thread. `child_tid` is
-        // null or the word that the C library gave the kernel for this; `parent_tid` is an atomic
-        // that the kernel may write at any time; `pidfd` is ours, and the structure is as large as
-        // is said.
+        // null or the word that the C library registered with the kernel for this purpose;
+        // `parent_tid` is an atomic that the kernel may write at any time; `pidfd` is a local
+        // variable, and the structure has the size that is passed.
         result = crate::cvt_long(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) });
         match result.as_ref().map_err(io::Error::raw_os_error) {
-            // A filter of seccomp(2) says EPERM in place of ENOSYS if its author has not thought of
-            // this.
+            // A seccomp(2) filter returns EPERM instead of ENOSYS if its author didn't know about
+            // clone3(2).
             Err(Some(libc::ENOSYS | libc::EPERM)) => {
                 WITHOUT_CLONE3.store(true, Relaxed);
                 is_open = false;
             }
-            // There may be room in the copy.
+            // At the limit of descriptors, the copy may still be able to open one.
             Err(Some(libc::EMFILE | libc::ENFILE)) => is_open = false,
             _ => {}
         }
@@ -132,7 +138,7 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
         let (parent_tid, child_tid, stack, tls) = (pid_slot.as_ptr(), thread.tid, 0_usize, 0_usize);
         // SAFETY: as above.
         result = crate::cvt_long(unsafe {
-            // The last two have changed places on some architectures.
+            // Some architectures swap the last two arguments.
             #[cfg(target_arch = "x86_64")]
             let result = libc::syscall(libc::SYS_clone, flags, stack, parent_tid, child_tid, tls);
             #[cfg(not(target_arch = "x86_64"))]
@@ -142,11 +148,12 @@ pub unsafe fn clone_sibling(thread: &ThreadState, pid_slot: &AtomicI32) -> io::R
     }
     let pid = result? as i32;
     if pid != 0 {
-        // SAFETY: the kernel has opened it for this call.
+        // SAFETY: the kernel opened the descriptor for this call.
         return Ok(Side::Original { pid, pidfd: is_open.then(|| unsafe { OwnedFd::from_raw_fd(pidfd) }) });
     }
     if !thread.robust_head.is_null() {
-        // SAFETY: the list head is the one that the C library registered for this thread, at the same address in the copy.
+        // SAFETY: the C library registered this list head for this thread; in the copy it is at the
+        // same address.
         unsafe { libc::syscall(libc::SYS_set_robust_list, thread.robust_head, thread.robust_len) };
     }
     crate::close_on_fork::close_all();

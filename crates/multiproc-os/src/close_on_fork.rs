@@ -1,8 +1,11 @@
-//! Sockets that copies of this process don't have: in a copy made by fork(2), or by [`clone`](crate::clone), they are closed before it does
-//! anything else. So what the kernel keeps as long as anybody has the socket (an abstract name, see unix(7)) goes when this process dies.
+//! Sockets that are closed in copies of this process: a copy made by fork(2), or by
+//! [`clone`](crate::clone), closes them before it does anything else. So a resource that the kernel
+//! keeps while any process has the socket open (an abstract name, see unix(7)) is released when
+//! this process dies.
 //!
-//! In a copy there may be no more than what is async-signal-safe: the numbers are in a list that grows and needs no lock, and the copy closes
-//! them. A copy that is made by clone(2) in somebody else's code, round the C library, isn't told of, and has the sockets.
+//! Only async-signal-safe functions may be called in a copy. The descriptor numbers are therefore
+//! kept in a lock-free list that only grows, which the copy walks to close them. A copy that other
+//! code makes with clone(2), bypassing the C library, runs no such function, and keeps the sockets.
 
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -15,22 +18,24 @@ use std::time::{Duration, Instant};
 use crate::at_fork;
 use crate::robust::{Thread, copy_number};
 
-/// A place that is nobody's.
+/// The value of a free slot.
 const FREE: i32 = -1;
-/// A place that is somebody's who hasn't written the number down yet.
+/// The value of a slot that is taken, with its descriptor number not yet stored.
 const TAKEN: i32 = -2;
 
-/// How long [`CloseOnFork::make`] waits for a moment in which nobody copies this process. Nearly always it is there.
+/// Time that [`CloseOnFork::make`] waits for a moment at which no thread is forking this process.
+/// It rarely has to wait at all.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Where a descriptor is written down.
+/// A slot of the list, for one socket.
 struct Place {
     fd: AtomicI32,
-    /// That of the socket. Somebody may close the number between two steps of ours, or at any time, and then it may be another's.
+    /// The inode of the socket. Other code may close the descriptor at any time, even between two
+    /// steps here, and then the number may be that of another file.
     inode: AtomicU64,
 }
 
-/// Some places, and where there are more.
+/// A chunk of slots, and the next chunk.
 struct Places {
     places: [Place; 64],
     next: AtomicPtr<Places>,
@@ -45,14 +50,14 @@ impl Places {
     }
 
     fn next(&self) -> Option<&'static Places> {
-        // SAFETY: it is null, or has come from `Box::into_raw` and is never freed.
+        // SAFETY: it is null, or comes from `Box::into_raw` and is never freed.
         unsafe { self.next.load(Acquire).as_ref() }
     }
 }
 
 static FIRST: Places = Places::new();
 
-/// How many copies somebody has begun to make, and how many of them are made.
+/// The number of forks that have begun in this process, and the number of those that are complete.
 static BEGUN: AtomicU32 = AtomicU32::new(0);
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -64,11 +69,13 @@ extern "C" fn made() {
     MADE.fetch_add(1, SeqCst);
 }
 
-/// To be called in a copy, before anything else; may do no more than a signal handler.
+/// Closes all sockets of the list. Must be called in a copy before anything else;
+/// async-signal-safe.
 pub(crate) extern "C" fn close_all() {
-    // Other threads may have been about to make copies too. They are not here.
+    // Forks that other threads had begun don't complete here, as those threads don't exist in the
+    // copy.
     let begun = BEGUN.load(SeqCst);
-    // What is stored costs the copy a page of its own.
+    // Skipped if there is nothing to change: a store makes the kernel copy the page.
     if MADE.load(SeqCst) != begun {
         MADE.store(begun, SeqCst);
     }
@@ -77,7 +84,8 @@ pub(crate) extern "C" fn close_all() {
         for place in places.iter().filter(|place| place.fd.load(SeqCst) != FREE) {
             let fd = place.fd.swap(FREE, SeqCst);
             if fd >= 0 && inode(fd).is_ok_and(|inode| inode == place.inode.load(SeqCst)) {
-                // SAFETY: it is the socket that was written down, whose owner doesn't use it in a copy.
+                // SAFETY: it is the socket that was registered, and its owner doesn't use it in a
+                // copy.
                 unsafe { libc::close(fd) };
             }
         }
@@ -85,7 +93,7 @@ pub(crate) extern "C" fn close_all() {
     }
 }
 
-/// Sees to it that all this is done.
+/// Registers the functions of this module with pthread_atfork(3), once.
 fn arrange() -> io::Result<()> {
     static ARRANGED: OnceLock<Option<i32>> = OnceLock::new();
     let failed = ARRANGED.get_or_init(|| {
@@ -95,36 +103,42 @@ fn arrange() -> io::Result<()> {
     failed.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
 }
 
-/// The inode of a socket; those of other kinds of descriptors don't tell them apart.
+/// Returns the inode of a socket. For other kinds of descriptors, the inode may not be unique.
 fn inode(fd: i32) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the structure is ours, and all-zero bytes are a value of it.
+    // SAFETY: the structure is a local variable, and all-zero bytes are a valid value of it.
     let stat = unsafe {
         crate::cvt(libc::fstat(fd, stat.as_mut_ptr()))?;
         stat.assume_init()
     };
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFSOCK => Ok(stat.st_ino),
-        // Without memory, in a copy.
+        // Made from an error number, which allocates nothing: in a copy, allocation is not allowed.
         _ => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
     }
 }
 
-/// A socket that copies of this process don't have. See the module.
+/// A socket that copies of this process don't have. See the [module](self).
 ///
-/// In a copy this is an empty shell: it must not be used, and dropping it does nothing.
+/// In a copy this value is an empty shell: it must not be used, and dropping it does nothing.
 #[derive(Debug)]
 pub struct CloseOnFork {
     fd: ManuallyDrop<OwnedFd>,
-    /// Where its number is written down.
+    /// The slot's descriptor number.
     place: &'static AtomicI32,
-    /// The copy of the process whose socket it is.
+    /// The number of the fork copy that owns the socket; see [`copy_number`].
     copy: u32,
 }
 
 impl CloseOnFork {
-    /// The one that `make` makes. A copy that is made at the same time could have it before it is written down here; then it is closed, and another made. So
-    /// a copy may have it only if `make` has done with it what concerns others, or if this process makes one copy after the other, for 100 ms.
+    /// Creates a socket by calling `make`, and registers it. If a fork begins before the socket is
+    /// registered, its copy may have the socket, so the socket is closed and `make` is called
+    /// again.
+    ///
+    /// A copy can keep a socket that was discarded, which matters only if `make` has already made
+    /// it visible to other processes, by a name for example. It can keep the socket that is
+    /// returned only if this process forks over and over, so that no attempt succeeds within 100
+    /// ms.
     ///
     /// # Errors
     /// Those of `make`; `ENOTSOCK`; `ENOMEM`.
@@ -139,20 +153,20 @@ impl CloseOnFork {
                 continue;
             }
             let made = CloseOnFork::new(make()?)?;
-            // A copy that is begun from here on finds it written down.
+            // A fork that begins from now on finds the socket in the list.
             if BEGUN.load(SeqCst) == before || is_late {
                 return Ok(made);
             }
         }
     }
 
-    /// One that is there already. A copy that is being made at this moment may have it.
+    /// Registers an existing socket. A copy that is being made at this moment may keep it.
     ///
     /// # Errors
     /// `ENOTSOCK`; `ENOMEM`.
     pub fn new(fd: OwnedFd) -> io::Result<CloseOnFork> {
         arrange()?;
-        // So that copies are numbered.
+        // Makes sure that copies are numbered.
         Thread::current();
         let place = take_place();
         match inode(fd.as_raw_fd()) {
@@ -167,7 +181,7 @@ impl CloseOnFork {
     }
 }
 
-/// A free place, which is taken now.
+/// Takes a free slot, and adds a chunk if there is none.
 fn take_place() -> &'static Place {
     let mut chunk = &FIRST;
     loop {
@@ -180,12 +194,13 @@ fn take_place() -> &'static Place {
             None => {
                 let new = Box::into_raw(Box::new(Places::new()));
                 match chunk.next.compare_exchange(std::ptr::null_mut(), new, Release, Acquire) {
-                    // SAFETY: it has come from `Box::into_raw`, and is never freed.
+                    // SAFETY: it comes from `Box::into_raw`, and is never freed.
                     Ok(_) => unsafe { &*new },
                     Err(other) => {
-                        // SAFETY: it was made right here, and nobody else has seen it.
+                        // SAFETY: it was allocated above, and no other thread has seen it.
                         drop(unsafe { Box::from_raw(new) });
-                        // SAFETY: as above, by another thread.
+                        // SAFETY: another thread added it, also from `Box::into_raw`; it is never
+                        // freed.
                         unsafe { &*other }
                     }
                 }
@@ -199,8 +214,9 @@ impl Drop for CloseOnFork {
         if self.copy != copy_number() {
             return;
         }
-        // In this order: a copy that is made in between finds that the number is no longer the socket's. The other way round it would have the socket.
-        // SAFETY: it isn't used afterwards.
+        // The socket is closed before its slot is freed. A copy made in between finds that the
+        // number is no longer the socket's; in the other order, it would keep the socket.
+        // SAFETY: the socket is not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.fd) };
         self.place.store(FREE, SeqCst);
     }
@@ -216,9 +232,9 @@ impl AsFd for CloseOnFork {
 mod tests {
     use super::*;
 
-    /// What `check` says in a copy of this process.
+    /// Returns the result of `check` in a copy of this process.
     fn in_a_copy(check: impl FnOnce() -> bool) -> bool {
-        // SAFETY: what is checked needs no lock.
+        // SAFETY: the code that the copy runs needs no lock.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let code = i32::from(!check());
@@ -226,7 +242,7 @@ mod tests {
             unsafe { libc::_exit(code) };
         }
         let mut status = 0;
-        // SAFETY: the status is ours.
+        // SAFETY: the status is a local variable.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         status == 0
     }
@@ -242,13 +258,13 @@ mod tests {
 
     #[test]
     fn a_copy_does_not_have_them_and_may_drop_them() {
-        // More than one chunk of places.
+        // Enough to need more than one chunk of slots.
         let mut sockets: Vec<_> = (0..200).map(|_| CloseOnFork::make(socket).unwrap()).collect();
         let plain = socket().unwrap();
         let numbers: Vec<i32> = sockets.iter().map(|socket| socket.as_fd().as_raw_fd()).collect();
         assert!(in_a_copy(|| {
             let all_closed = numbers.iter().all(|fd| !is_open(*fd));
-            // Numbers that are another's now.
+            // The lowest of these numbers now belongs to another file.
             // SAFETY: no memory is touched.
             let other = unsafe { libc::dup(plain.as_raw_fd()) };
             let is_first = other == *numbers.iter().min().unwrap();
@@ -263,7 +279,8 @@ mod tests {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         drop(CloseOnFork::new(ours).unwrap());
         assert!(crate::poll::wait_for_hangup(&theirs, None).unwrap());
-        // Somebody has closed the socket without a word, or it is being dropped, and the number is another's: that stays open in the copy.
+        // As if other code had closed the socket, or it were being dropped, and the number were
+        // another file's. That file stays open in the copy.
         let (place, other) = (take_place(), socket().unwrap());
         place.inode.store(inode(other.as_raw_fd()).unwrap() ^ 1, SeqCst);
         place.fd.store(other.as_raw_fd(), SeqCst);

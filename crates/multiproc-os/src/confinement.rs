@@ -1,10 +1,11 @@
-//! How the calling thread is confined, to be compared with what another process was made with:
-//! credentials, seccomp(2), landlock(7), namespaces(7), cgroups(7), root directory.
+//! The confinement of the calling thread, for comparison with that of the thread that created
+//! another process: credentials, seccomp(2), landlock(7), namespaces(7), cgroups(7), root
+//! directory.
 //!
-//! Most of it is an attribute of a thread, not of a process, and is inherited by what that thread
-//! clones or executes. One read of `/proc/thread-self/status` tells nearly all; what isn't there is
-//! asked for by itself. Landlock tells nothing. But it lets no thread look into a process that is
-//! outside the thread's own domain, and [`may_look_into`] tries to.
+//! Most of these are attributes of a thread, not of a process, and are inherited by what the thread
+//! clones or executes. A single read of `/proc/thread-self/status` tells nearly all of them; the
+//! others are queried one by one. A Landlock domain can't be queried. But a thread in a domain may
+//! not inspect a process outside that domain, and [`may_look_into`] tests for this.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -19,7 +20,7 @@ use crate::credentials::Credentials;
 /// See capabilities(7).
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// The lines of `/proc/PID/status` that count; see proc_pid_status(5).
+/// The lines of `/proc/PID/status` that are compared; see proc_pid_status(5).
 const LINES: [&[u8]; 13] = [
     b"Uid:",
     b"Gid:",
@@ -36,52 +37,52 @@ const LINES: [&[u8]; 13] = [
     b"SpeculationIndirectBranch:",
 ];
 
-/// How a thread is confined. Two that are equal have the same rights, as far as they can be read;
-/// see also [`may_tighten_unseen`](Confinement::may_tighten_unseen).
+/// The confinement of a thread. Equal values mean that the threads have the same rights, as far as
+/// rights can be read; see also [`may_tighten_unseen`](Confinement::may_tighten_unseen).
 #[derive(Debug, Clone)]
 pub struct Confinement {
     credentials: Told,
-    /// `PR_GET_SECUREBITS`, without what an exec clears.
+    /// `PR_GET_SECUREBITS`, without the bit that an exec clears.
     secure_bits: i32,
     /// `PR_GET_MDWE`.
     memory_deny: i32,
     session: i32,
     root: Root,
-    /// Of the security module that has labels, such as AppArmor or SELinux.
+    /// The label of a security module that has labels, such as AppArmor or SELinux.
     label: Option<Vec<u8>>,
     control_groups: Option<Vec<u8>>,
     namespaces: Namespaces,
     has: Has,
 }
 
-/// Ids, groups, capabilities, seccomp.
+/// Ids, groups, capabilities and seccomp mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
-    /// The lines of the file.
+    /// The lines of `/proc/thread-self/status`.
     File(Vec<u8>),
-    /// Without the file.
+    /// The results of system calls, when the file can't be read.
     Asked(Box<Credentials>),
 }
 
-/// What decides whether a thread can confine itself further in a way that can't be read.
+/// What decides whether a thread can confine itself further in a way that can't be read afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Has {
     admin: bool,
     no_new_privileges: bool,
     filters: bool,
-    /// How many, where that is told.
+    /// The number of filters, if the kernel shows it.
     filter_count: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Root {
     inode: Option<(u32, u32, u64)>,
-    /// Each mount is in one mount namespace, and a copy of a namespace has mounts of its own. Linux
-    /// 5.8.
+    /// The id of the root's mount, which also identifies the mount namespace: each mount is in one
+    /// mount namespace, and a copy of a namespace has mounts of its own. Since Linux 5.8.
     mount: Option<u64>,
 }
 
-/// The numbers of namespaces; see [`NAMES`].
+/// The inode numbers of the namespaces, in the order of [`NAMES`].
 type Namespaces = [Option<u64>; NAMES.len()];
 
 const NAMES: [&CStr; 8] = [
@@ -95,13 +96,13 @@ const NAMES: [&CStr; 8] = [
     c"ns/mnt",
 ];
 
-/// The place in [`NAMES`] of one that is not there until it has a process.
+/// Index in [`NAMES`] of the namespace that can't be opened until it has a process.
 const PID_FOR_CHILDREN: usize = 3;
 
-/// The place in [`NAMES`] of the one that owns the others.
+/// Index in [`NAMES`] of the namespace that owns the others.
 const USER: usize = 6;
 
-/// The place in [`NAMES`] of the one that the root directory tells of, as a rule.
+/// Index in [`NAMES`] of the namespace that the mount of the root directory usually identifies.
 const MOUNT: usize = 7;
 
 impl PartialEq for Confinement {
@@ -115,12 +116,13 @@ impl PartialEq for Confinement {
 }
 
 impl Confinement {
-    /// That of the calling thread, now; and the umask, which is in the same file.
+    /// Returns the confinement of the calling thread at this moment, and its umask, which is in the
+    /// same file.
     ///
-    /// A thread that has `CAP_SYS_ADMIN` can enter another namespace at any time, and its
-    /// namespaces are looked at. One that hasn't can do so only by way of a new user namespace, in
-    /// which it has all capabilities at first; so it is enough to look once, unless there is
-    /// another user namespace than then, which costs one look.
+    /// A thread with `CAP_SYS_ADMIN` can enter another namespace at any time, so its namespaces are
+    /// read on each call. A thread without it can do so only through a new user namespace, in which
+    /// it has all capabilities at first. So for such a thread it is enough to read the namespaces
+    /// once, and then only to check, with one read, that the user namespace is still the same.
     pub fn current() -> (Confinement, Option<u32>) {
         let thread = Directory::of_this_thread();
         let (credentials, has, umask) = match thread.read(c"status").ok().and_then(|status| parse_status(&status)) {
@@ -146,7 +148,7 @@ impl Confinement {
             credentials,
             secure_bits: secure_bits & !KEEP_CAPS,
             memory_deny,
-            // Of a session that began outside of this PID namespace it is 0.
+            // 0 if the session began outside of this PID namespace.
             // SAFETY: it takes no pointers.
             session: unsafe { libc::getsid(0) },
             root,
@@ -158,24 +160,25 @@ impl Confinement {
         (confinement, umask)
     }
 
-    /// Whether the thread can have entered a Landlock domain, or have added a filter where filters
-    /// aren't counted (before Linux 5.9), without any difference to read: both take `no_new_privs`
-    /// or `CAP_SYS_ADMIN`. `may_look` says whether [`may_look_into`] tells of domains.
+    /// Returns whether the thread may have confined itself further without a difference that can be
+    /// read: by a Landlock domain, or by another seccomp filter on kernels that don't count filters
+    /// (before Linux 5.9). Both require `no_new_privs` or `CAP_SYS_ADMIN`. `may_look` is whether
+    /// [`may_look_into`] can detect domains.
     pub fn may_tighten_unseen(&self, may_look: bool) -> bool {
         let unseen = !may_look || self.has.filters && self.has.filter_count.is_none();
         unseen && (self.has.admin || self.has.no_new_privileges)
     }
 
-    /// Whether the thread has seccomp filters beside those that all threads of this process have:
-    /// more than there were when [`note_start`] was called. Another thread with as many may have
-    /// others.
+    /// Returns whether the thread has seccomp filters beyond those that all threads of this process
+    /// have, that is, more than when [`note_start`] was called. Two threads with equal numbers of
+    /// filters may have different ones.
     pub fn has_filters_of_its_own(&self) -> bool {
         self.has.filter_count.is_some_and(|count| count > FILTERS_AT_START.load(Relaxed))
     }
 
-    /// Takes what the PID namespace of the thread's children is called, if it had no process, and
-    /// so no name, when this was made. `later` gives what the same thread reads once it has made a
-    /// process.
+    /// Fills in the PID namespace of the thread's children, if it had no process when `self` was
+    /// read and so could not be identified. `later` returns what the same thread reads once it has
+    /// created a process.
     pub fn complete(&mut self, later: impl FnOnce() -> Confinement) {
         if self.namespaces[PID_FOR_CHILDREN].is_none() {
             self.namespaces[PID_FOR_CHILDREN] = later().namespaces[PID_FOR_CHILDREN];
@@ -183,14 +186,14 @@ impl Confinement {
     }
 }
 
-/// How many seccomp filters this process had at its start.
+/// The number of seccomp filters that this process had at its start.
 static FILTERS_AT_START: AtomicU32 = AtomicU32::new(0);
 
-/// To be called before this process has a second thread: its filters of now are those of all
-/// threads, which can only add some.
+/// Records the seccomp filters that this process has now. Must be called before it has a second
+/// thread: then all threads have these filters, since a thread can only add filters.
 pub fn note_start() {
-    // SAFETY: it takes no pointers. With a filter that kills for this call, the process would not
-    // have come this far: /proc tells the same, but takes longer.
+    // SAFETY: it takes no pointers. A filter that kills the process for this call would have done
+    // so before this point. Reading /proc would give the same answer, but takes longer.
     if unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } == 0 {
         return;
     }
@@ -199,29 +202,31 @@ pub fn note_start() {
     FILTERS_AT_START.store(has.and_then(|has| has.filter_count).unwrap_or(0), Relaxed);
 }
 
-/// Whether the calling thread may look into the process `pid` of the same user, with the same
-/// capabilities: into one that it has executed, say. Not if it has entered a Landlock domain or a
-/// user namespace that the process isn't in (ptrace(2), "Ptrace access mode checking").
+/// Returns whether the calling thread may inspect the process `pid`, which must have the same user
+/// and the same capabilities; for example, a process that this one has executed. The answer is
+/// false if the thread has entered a Landlock domain or a user namespace that the process isn't in
+/// (ptrace(2), "Ptrace access mode checking").
 ///
-/// It also isn't allowed into a process whose memory no other may read: a set-user-id
-/// program, or one whose file may not be read.
+/// It is also false for a process with memory that no other process may read: a set-user-id
+/// program, or a program with a file that may not be read.
 ///
 /// # Errors
 /// `ESRCH` when there is no such process.
 pub fn may_look_into(pid: i32) -> io::Result<bool> {
     let (mut head, mut len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
-    // It asks for PTRACE_MODE_READ, and for nothing else. The least of its kind, and containers
-    // allow it. SAFETY: the kernel writes one pointer and one size.
+    // get_robust_list(2) checks PTRACE_MODE_READ and nothing else. It is the least powerful call of
+    // this kind, and containers allow it.
+    // SAFETY: the kernel writes one pointer and one size.
     let asked = crate::cvt_long(unsafe { libc::syscall(libc::SYS_get_robust_list, pid, &raw mut head, &raw mut len) });
     match asked.map_err(|error| (error.raw_os_error(), error)) {
         Ok(_) => Ok(true),
         Err((Some(libc::ESRCH), error)) => Err(error),
-        // Not allowed; or a filter doesn't allow the call.
+        // The access was refused, or a seccomp filter refused the call.
         Err(_) => Ok(rustix::fs::readlink(format!("/proc/{pid}/exe"), Vec::new()).is_ok()),
     }
 }
 
-/// `/proc/thread-self`; looked up once for several files. None where there is no such thing.
+/// `/proc/thread-self`, opened once for several files. `None` where it doesn't exist.
 struct Directory(Option<OwnedFd>);
 
 impl Directory {
@@ -235,7 +240,7 @@ impl Directory {
         read_all(&rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// The number in a link as `net:[4026531840]`.
+    /// Returns the number in a link such as `net:[4026531840]`.
     fn number(&self, name: &CStr) -> Option<u64> {
         let mut buffer = [0; 64];
         let length = rustix::fs::readlinkat_raw(self.0.as_ref()?, name, &mut buffer[..]).ok()?;
@@ -244,8 +249,8 @@ impl Directory {
     }
 }
 
-/// Reads a small file whole, with one call as a rule: proc files have no size, and a reader can't
-/// know that it has read all but by reading nothing.
+/// Reads all of a small file, usually with one system call. Files in /proc report no size, and a
+/// reader learns that it has reached the end only by a read that returns nothing.
 fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     loop {
@@ -255,7 +260,7 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         };
-        // These files are made by one read if there is room for all.
+        // The kernel generates these files in a single read if the buffer is large enough.
         if count == 0 || count < room / 2 {
             return Ok(bytes);
         }
@@ -263,8 +268,8 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The lines that count, what follows from them, and the umask. None if one is missing that has
-/// always been there.
+/// Returns the lines to compare, the `Has` that follows from them, and the umask. `None` if a line
+/// is missing that all kernels write.
 fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
     let mut lines = Vec::with_capacity(512);
     let mut umask = None;
@@ -274,7 +279,7 @@ fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
             let text = std::str::from_utf8(line.split(|byte| *byte == b':').nth(1)?).ok()?;
             u64::from_str_radix(text.trim(), radix).ok()
         };
-        // Most of the lines are others.
+        // Skips most of the other lines cheaply.
         if !matches!(line.first(), Some(b'U' | b'G' | b'C' | b'N' | b'S')) {
             continue;
         }
@@ -295,7 +300,7 @@ fn parse_status(status: &[u8]) -> Option<(Vec<u8>, Has, Option<u32>)> {
     let has = Has {
         admin: permitted? & 1 << CAP_SYS_ADMIN != 0,
         no_new_privileges: no_new_privileges? != 0,
-        // A kernel without it doesn't show it.
+        // A kernel without seccomp doesn't write the line.
         filters: mode.unwrap_or(0) != 0,
         filter_count: count.and_then(|count| u32::try_from(count).ok()),
     };
@@ -309,7 +314,7 @@ fn root() -> Root {
             inode: Some((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)),
             mount: (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id),
         },
-        // Filters that are older than the call.
+        // Seccomp filters that predate statx(2) refuse it.
         Err(_) => {
             let stat = rustix::fs::stat(c"/").ok();
             let device = |stat: &rustix::fs::Stat| (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
@@ -319,7 +324,8 @@ fn root() -> Root {
     }
 }
 
-/// None, and nothing is asked after the first time, where no security module has labels.
+/// Returns the label of the calling thread. Where no security module has labels, returns `None`,
+/// and reads nothing after the first call.
 fn label(thread: &Directory) -> Option<Vec<u8>> {
     static NONE: AtomicBool = AtomicBool::new(false);
     if NONE.load(Relaxed) {
@@ -332,11 +338,12 @@ fn label(thread: &Directory) -> Option<Vec<u8>> {
     label.ok()
 }
 
-/// The namespaces of the calling thread. It can have changed if it `may_enter` others.
+/// Returns the namespaces of the calling thread. They are read again if the thread `may_enter`
+/// others.
 fn namespaces(thread: &Directory, may_enter: bool, mount_is_known: bool) -> Namespaces {
     thread_local! {
-        /// What was found when this thread could not enter others any more. A copy of the thread is
-        /// in the same.
+        /// The namespaces found when this thread could no longer enter others. A copy of the thread
+        /// is in the same ones.
         static SETTLED: Cell<Option<Namespaces>> = const { Cell::new(None) };
     }
     if !may_enter
@@ -345,7 +352,7 @@ fn namespaces(thread: &Directory, may_enter: bool, mount_is_known: bool) -> Name
     {
         return settled;
     }
-    // The mount that the root directory is on tells the last one.
+    // The root directory's mount already identifies the mount namespace.
     let found = NAMES.map(|name| if mount_is_known && name == NAMES[MOUNT] { None } else { thread.number(name) });
     let _ = SETTLED.try_with(|settled| settled.set((!may_enter).then_some(found)));
     found
@@ -367,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_gives_something_up_differs() {
-        // Threads, since these are theirs alone.
+        // In a thread of its own, since these attributes belong to a thread.
         let before = Confinement::current().0;
         let same = before.clone();
         std::thread::spawn(move || {
@@ -380,7 +387,7 @@ mod tests {
             if unsafe { libc::unshare(libc::CLONE_NEWUTS) } == 0 {
                 assert_ne!(after, Confinement::current().0);
             } else {
-                eprintln!("not shown: namespaces, for want of the right to make one");
+                eprintln!("not shown: namespaces, since this process may not create one");
             }
         })
         .join()

@@ -1,10 +1,12 @@
-//! The control group that this process is in, as far as it concerns memory: cgroups(7), and the kernel's pages on both versions of the controller.
+//! The memory limits of this process's control group; see cgroups(7) and the kernel's documentation
+//! of both versions of the memory controller.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directories of this process's group, and of those that it is in; its own first. Several, since within a container the path may be that of the outside, and its own
-/// group is what is mounted.
+/// Returns the directories of this process's control group and of its ancestors, the process's own
+/// group first. There are several candidates: inside a container, `/proc/self/cgroup` may show the
+/// path as the host sees it, while the process's own group is what is mounted.
 pub(crate) fn directories() -> Vec<PathBuf> {
     in_table(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
 }
@@ -29,14 +31,15 @@ fn in_table(table: &str) -> Vec<PathBuf> {
     found
 }
 
-/// How much memory the groups leave this process, in bytes, on a system that has so much swap left: what is not used up to the lowest limit, what the kernel can take back of what is, and
-/// what it may swap out. None without limits.
+/// Returns the bytes of memory that the groups still allow this process, on a system with `swap`
+/// bytes of free swap: the unused part of the lowest limit, plus what the kernel can reclaim of the
+/// used part, plus what it may swap out. `None` without limits.
 pub(crate) fn free_memory(swap: u64) -> Option<u64> {
     let left = |directory: &PathBuf| left(|file| fs::read_to_string(directory.join(file)).ok(), swap);
     directories().iter().filter_map(left).min()
 }
 
-/// What these files of one group say.
+/// Computes the same for one group, from the contents of its files.
 fn left(read: impl Fn(&str) -> Option<String>, swap: u64) -> Option<u64> {
     let number = |file| read(file)?.trim().parse::<u64>().ok();
     let between = |limit, used| Some(number(limit)?.saturating_sub(number(used)?));
@@ -46,7 +49,8 @@ fn left(read: impl Fn(&str) -> Option<String>, swap: u64) -> Option<u64> {
         let numbers = lines.filter(|(name, _)| names.contains(name)).filter_map(|(_, text)| text.parse::<u64>().ok());
         numbers.fold(0, u64::saturating_add)
     };
-    // "max" is no limit; in the first version it is a number that is larger than any memory. There, what limits swap counts memory as well.
+    // "max" means no limit; version 1 writes a number that is larger than any memory instead. In
+    // version 1, the limit on swap covers memory and swap together.
     match between("memory.max", "memory.current") {
         Some(left) => {
             let cached = cached(&["active_file", "inactive_file", "slab_reclaimable"]);

@@ -1,5 +1,6 @@
-//! What this process may do: its ids, groups, capabilities and confinement. A helper process that was started earlier may no longer share
-//! them, and an exec may give back what was given up (a set-user-id program).
+//! The rights of this process: ids, groups and capabilities. A helper process that was started
+//! earlier may no longer have the same ones, and an exec may restore rights that were given up (a
+//! set-user-id program).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -7,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::{cvt, cvt_long};
 
-/// Real, effective, saved and file-system user ids, and the same of group ids.
+/// The real, effective, saved and file-system user ids, and the four corresponding group ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     users: [u32; 4],
@@ -15,17 +16,17 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// How many bytes [`to_bytes`](Ids::to_bytes) gives.
+    /// The number of bytes that [`to_bytes`](Ids::to_bytes) returns.
     pub const BYTES: usize = 32;
 
-    /// Those of this process, now.
+    /// Returns the ids of this process.
     pub fn current() -> Ids {
         let mut ids = Ids { users: [0; 4], groups: [0; 4] };
         let [ruid, euid, suid, fsuid] = &mut ids.users;
         let [rgid, egid, sgid, fsgid] = &mut ids.groups;
-        // SAFETY: the kernel writes one id to each of the addresses. It fails for bad addresses
-        // alone. To ask for an impossible file-system id changes nothing, and gives the present
-        // one.
+        // SAFETY: the kernel writes one id to each of the addresses. The calls fail only for bad
+        // addresses. A request for an invalid file-system id changes nothing, and returns the
+        // current one.
         unsafe {
             libc::getresuid(ruid, euid, suid);
             libc::getresgid(rgid, egid, sgid);
@@ -35,18 +36,19 @@ impl Ids {
         ids
     }
 
-    /// Makes them those of this process, or sees that they are.
+    /// Changes the ids of this process to these, unless it has them already.
     ///
     /// # Errors
-    /// `EPERM` when the process has other ids and may not take these.
+    /// `EPERM` when the process has other ids and may not change to these.
     pub fn assume(&self) -> io::Result<()> {
         if *self != Ids::current() {
             let ([rgid, egid, sgid, fsgid], [ruid, euid, suid, fsuid]) = (self.groups, self.users);
-            // SAFETY: no memory is touched. Groups come first: afterwards the right to change them may be gone.
+            // SAFETY: no memory is touched. Groups come first: after the change of the user, the
+            // process may no longer be allowed to change them.
             unsafe {
                 cvt(libc::setresgid(rgid, egid, sgid))?;
-                // The call says nothing of failure; the file-system ids follow the effective ones
-                // until then.
+                // The call doesn't report failure. File-system ids follow the effective ids, so
+                // they are set after those.
                 libc::setfsgid(fsgid);
                 cvt(libc::setresuid(ruid, euid, suid))?;
                 libc::setfsuid(fsuid);
@@ -58,11 +60,14 @@ impl Ids {
         Ok(())
     }
 
-    /// As [`assume`](Ids::assume), in a program that was just executed, on the word of the process that made `socket` (see `SO_PEERCRED` in
-    /// unix(7)); that process can't get more than it had.
+    /// Does what [`assume`](Ids::assume) does, in a program that was just executed, on behalf of
+    /// the process that made `socket` (see `SO_PEERCRED` in unix(7)). That process can't gain
+    /// rights by this.
     ///
-    /// Anybody may execute a set-user-id program, or one with capabilities of its own, and talk to it. So a peer with other ids than the
-    /// program has is given its own ids, whatever it asks for, and capabilities that don't come with being root are given up.
+    /// Any process may execute a set-user-id program, or a program with file capabilities, and talk
+    /// to it. So if the peer's ids differ from those of this program, this process changes to the
+    /// peer's ids, regardless of `self`, and capabilities that don't come from being root are given
+    /// up.
     ///
     /// # Errors
     /// As [`assume`](Ids::assume).
@@ -82,7 +87,7 @@ impl Ids {
         Ok(())
     }
 
-    /// As bytes, for another process.
+    /// Encodes the ids, for another process.
     pub fn to_bytes(&self) -> [u8; Ids::BYTES] {
         let mut bytes = [0; Ids::BYTES];
         for (chunk, id) in bytes.chunks_exact_mut(4).zip(self.users.iter().chain(&self.groups)) {
@@ -91,46 +96,46 @@ impl Ids {
         bytes
     }
 
-    /// The other way.
+    /// Decodes what [`to_bytes`](Ids::to_bytes) returned.
     pub fn from_bytes(bytes: &[u8; Ids::BYTES]) -> Ids {
         let id = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"));
         Ids { users: [id(0), id(1), id(2), id(3)], groups: [id(4), id(5), id(6), id(7)] }
     }
 }
 
-/// User and group of the process that made `socket`. Its pid, which `SO_PEERCRED` tells too, is 0
-/// for a process of another PID namespace.
+/// Returns the user and the group of the process that made `socket`. The pid in `SO_PEERCRED` isn't
+/// used: it is 0 for a process of another PID namespace.
 fn peer(socket: impl AsFd) -> io::Result<(u32, u32)> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the structure is ours, and as large as said.
+    // SAFETY: the structure is a local variable, and its size is passed.
     cvt(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len) })?;
     Ok((peer.uid, peer.gid))
 }
 
-/// Effective, permitted and inheritable capabilities of a thread: capabilities(7).
+/// The effective, permitted and inheritable capabilities of a thread: capabilities(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities([u32; 6]);
 
 impl Capabilities {
-    /// How many bytes [`to_bytes`](Capabilities::to_bytes) gives.
+    /// The number of bytes that [`to_bytes`](Capabilities::to_bytes) returns.
     pub const BYTES: usize = 24;
 
     const NONE: Capabilities = Capabilities([0; 6]);
 
-    /// Those of the calling thread. None where the kernel doesn't tell.
+    /// Returns the capabilities of the calling thread. Empty if the kernel refuses to tell them.
     pub fn current() -> Capabilities {
         let mut header = CapabilityHeader::VERSION_3;
         let mut data = MaybeUninit::<[u32; 6]>::zeroed();
-        // SAFETY: the data has as many words as the version says.
+        // SAFETY: the data has as many words as the version requires.
         let result = cvt_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) });
-        // SAFETY: zeroed at first, and any bits are a value.
+        // SAFETY: the array was zeroed, and any bits are a valid value.
         if result.is_ok() { Capabilities(unsafe { data.assume_init() }) } else { Capabilities::NONE }
     }
 
-    /// Gives up what the calling thread has beyond these. An exec as root brings back all that the
-    /// bounding set has, however little the thread had that executed.
+    /// Removes the calling thread's capabilities that `self` doesn't have. An exec as root restores
+    /// all capabilities of the bounding set, no matter how few the executing thread had.
     ///
     /// # Errors
     /// None is expected.
@@ -143,11 +148,11 @@ impl Capabilities {
 
     fn set(&self) -> io::Result<()> {
         let mut header = CapabilityHeader::VERSION_3;
-        // SAFETY: the data has as many words as the version says.
+        // SAFETY: the data has as many words as the version requires.
         cvt_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, self.0.as_ptr()) }).map(drop)
     }
 
-    /// As bytes, for another process.
+    /// Encodes the capabilities, for another process.
     pub fn to_bytes(&self) -> [u8; Capabilities::BYTES] {
         let mut bytes = [0; Capabilities::BYTES];
         for (chunk, word) in bytes.chunks_exact_mut(4).zip(self.0) {
@@ -156,7 +161,7 @@ impl Capabilities {
         bytes
     }
 
-    /// The other way.
+    /// Decodes what [`to_bytes`](Capabilities::to_bytes) returned.
     pub fn from_bytes(bytes: &[u8; Capabilities::BYTES]) -> Capabilities {
         let mut words = [0; 6];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -165,20 +170,21 @@ impl Capabilities {
         Capabilities(words)
     }
 
-    /// Whether this one is among the permitted, by its number: below 64.
+    /// Returns whether the capability with this number, which must be below 64, is in the permitted
+    /// set.
     pub(crate) fn permits(&self, capability: u32) -> bool {
         self.0[if capability < 32 { 1 } else { 4 }] & 1 << (capability % 32) != 0
     }
 }
 
-/// What the calling thread may do, as far as it can be asked without `/proc`. Filters of seccomp(2)
-/// count only as there or not.
+/// The rights of the calling thread, as far as they can be queried without `/proc`. Of seccomp(2),
+/// only the mode is known, not the filters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     ids: Ids,
     supplementary: Vec<u32>,
     capabilities: Capabilities,
-    /// A bit for each.
+    /// One bit for each capability.
     bounding: u64,
     ambient: u64,
     pub(crate) no_new_privileges: bool,
@@ -186,7 +192,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Those of the calling thread, now.
+    /// Returns the credentials of the calling thread.
     pub fn current() -> Credentials {
         // SAFETY: these two options take no pointers.
         let (no_new_privileges, seccomp_mode) =
@@ -213,8 +219,8 @@ impl Credentials {
     }
 }
 
-/// A set of capabilities, of which the kernel tells one at a time, and fails for numbers that it
-/// doesn't know.
+/// Reads a capability set through a call that tells one capability at a time, and that fails for
+/// numbers unknown to the kernel.
 fn bits(is_set: impl Fn(libc::c_ulong) -> libc::c_int) -> u64 {
     (0..64)
         .map(|number| (number, is_set(number)))
@@ -225,9 +231,9 @@ fn bits(is_set: impl Fn(libc::c_ulong) -> libc::c_int) -> u64 {
 fn supplementary() -> Vec<u32> {
     let mut groups = vec![0; 64];
     loop {
-        // SAFETY: the kernel writes at most as many ids as there is room for.
+        // SAFETY: the kernel writes at most as many ids as the array holds.
         match unsafe { libc::getgroups(groups.len() as libc::c_int, groups.as_mut_ptr()) } {
-            // There is no room for all.
+            // The array is too small.
             -1 if groups.len() < 1 << 17 => groups.resize(groups.len() * 8, 0),
             count => {
                 groups.truncate(count.max(0) as usize);
@@ -237,7 +243,7 @@ fn supplementary() -> Vec<u32> {
     }
 }
 
-/// `struct __user_cap_header_struct`, for this process.
+/// `struct __user_cap_header_struct`, for the calling thread.
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,
@@ -245,11 +251,12 @@ struct CapabilityHeader {
 }
 
 impl CapabilityHeader {
-    /// Version 3 has two structures of three words for data.
+    /// In version 3, the data consists of two structures of three words each.
     const VERSION_3: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
 }
 
-/// Whether this process may take any user: `CAP_SETUID` is among its permitted capabilities.
+/// Returns whether this process may change to any user: whether `CAP_SETUID` is in its permitted
+/// set.
 pub(crate) fn may_set_user() -> bool {
     const CAP_SETUID: u32 = 7;
     Capabilities::current().permits(CAP_SETUID)

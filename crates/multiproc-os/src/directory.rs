@@ -1,12 +1,13 @@
-//! The current directory, as a handle and not as a path: the directory may have been renamed or deleted.
+//! The current directory as a handle instead of a path, since the directory may be renamed or
+//! deleted.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-/// A handle to the current directory (`O_PATH`), close-on-exec. By way of `/proc`, where that is
-/// mounted, so that it needs no right to search the directory.
+/// Opens a handle to the current directory (`O_PATH`), close-on-exec. It is opened through `/proc`
+/// if that is mounted, which needs no search permission on the directory.
 ///
 /// # Errors
 /// `EMFILE`; `EACCES` without `/proc`, when this process may not search the directory.
@@ -19,7 +20,7 @@ pub fn open_current() -> io::Result<OwnedFd> {
     crate::fd_passing::above_stdio(directory?)
 }
 
-/// What tells a directory from all others that are there at the same time.
+/// Identifies a directory among all those that exist at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Id {
     device: u64,
@@ -32,15 +33,16 @@ impl Id {
     }
 }
 
-/// Which directory is the current one.
+/// Returns the id of the current directory.
 ///
 /// # Errors
-/// `EACCES` when this process may not search it: it is there, but could not go there.
+/// `EACCES` when this process may not search the current directory: it is in it, but could not
+/// change to it now.
 pub fn id() -> io::Result<Id> {
     Ok(Id::of(&rustix::fs::stat(c".")?))
 }
 
-/// Which directory is behind the handle; none if that can't be told.
+/// Returns the id of the directory behind the handle; `None` if it can't be determined.
 pub fn id_of(directory: impl AsFd) -> Option<Id> {
     Some(Id::of(&rustix::fs::fstat(directory).ok()?))
 }

@@ -1,4 +1,4 @@
-//! The environment of the process as one block of bytes: taken here, put in place there.
+//! The environment of a process as one block of bytes, to be copied from one process to another.
 
 use std::io;
 use std::ops::Range;
@@ -9,7 +9,8 @@ unsafe extern "C" {
     static mut environ: *mut *mut libc::c_char;
 }
 
-/// The environment of this process now, as `NAME=value` strings, each ended by a NUL.
+/// Returns the current environment of this process as `NAME=value` strings, each terminated by a
+/// NUL.
 pub fn snapshot() -> Vec<u8> {
     let mut block = Vec::with_capacity(4096);
     for (name, value) in std::env::vars_os() {
@@ -21,57 +22,62 @@ pub fn snapshot() -> Vec<u8> {
     block
 }
 
-/// As [`snapshot`], but none if the environment is `known`.
+/// Returns what [`snapshot`] returns, or `None` if that is equal to `known`.
 pub fn snapshot_unless(known: Option<&[u8]>) -> Option<Vec<u8>> {
     let now = snapshot();
     (known != Some(&now)).then_some(now)
 }
 
-/// What [`replace`] has put in place: the strings, and the array of pointers to them (as numbers, so that it is `Send`).
+/// What [`replace`] installed last: the strings, and the array of pointers to them (as numbers, so
+/// that it is `Send`).
 static IN_PLACE: Mutex<(Vec<u8>, Vec<usize>)> = Mutex::new((Vec::new(), Vec::new()));
 
-/// Makes `block`, as [`snapshot`] gives it, the whole environment of this process. What an earlier call has put in place is freed.
+/// Makes `block`, in the form that [`snapshot`] returns, the whole environment of this process.
+/// Frees the block that an earlier call installed.
 ///
 /// # Errors
 /// `InvalidInput` when the block doesn't end with a NUL.
 ///
 /// # Safety
-/// No other thread may read or change the environment meanwhile, and nobody may hold a pointer into it (as getenv(3) returns).
+/// No other thread may read or change the environment during the call, and no pointer into it (as
+/// getenv(3) returns) may be used afterwards.
 pub unsafe fn replace(block: Vec<u8>) -> io::Result<()> {
     if block.last().is_some_and(|last| *last != 0) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the environment's last string has no end"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the environment block doesn't end with a NUL"));
     }
     let strings = block.split_inclusive(|byte| *byte == 0).map(|string| string.as_ptr() as usize);
     let pointers: Vec<usize> = strings.chain([0]).collect();
     let mut in_place = IN_PLACE.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: the caller vouches that nobody else is looking. The array and the strings stay where they are until the next call, and are
-    // ended as environ(7) wants them.
+    // SAFETY: the caller vouches that no other thread accesses the environment. The array and the
+    // strings stay at their addresses until the next call, and are terminated as environ(7)
+    // requires.
     unsafe { environ = pointers.as_ptr().cast_mut().cast() };
     *in_place = (block, pointers);
     Ok(())
 }
 
-/// Where the block lies that [`replace`] has put in place, as long as it isn't called again; empty,
-/// somewhere, if it never was or the block is empty.
+/// Returns the address range of the block that [`replace`] installed, valid until the next call of
+/// `replace`. The range is empty, at an arbitrary address, if none was installed or the block is
+/// empty.
 pub fn place() -> Range<usize> {
     let in_place = IN_PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = in_place.0.as_ptr_range();
     bytes.start as usize..bytes.end as usize
 }
 
-/// Overwrites the strings that this program was executed with, which lie at `initial` and which
-/// `/proc/PID/environ` shows, with zeros: here and in the copies that are made of this process
-/// later. The environment is empty afterwards, until [`replace`] is called.
+/// Overwrites with zeros the strings that this program was executed with, which lie at `initial`
+/// and which `/proc/PID/environ` shows, for this process and for copies that are made of it later.
+/// The environment is empty afterwards, until [`replace`] is called.
 ///
 /// # Safety
-/// As [`replace`], and `initial` must be the place of those strings:
+/// As [`replace`], and `initial` must be the range of those strings:
 /// [`Ranges::environment`](crate::title::Ranges::environment).
 pub unsafe fn wipe(initial: Range<usize>) {
-    // SAFETY: as the caller says; an empty block has no end to lack.
+    // SAFETY: by the caller's contract. An empty block can't lack its final NUL.
     let emptied = unsafe { replace(Vec::new()) };
     if emptied.is_ok() && !initial.is_empty() {
-        // SAFETY: as the caller says: it is the part of the first thread's stack where the kernel
-        // has put the strings, and nothing points there any more.
+        // SAFETY: by the caller's contract, this is the part of the first thread's stack to which
+        // the kernel copied the strings, and no pointer into it is left.
         unsafe { std::ptr::write_bytes(initial.start as *mut u8, 0, initial.len()) };
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for any of many descriptors, to which others may be added meanwhile: epoll(7).
+//! Waiting for any of many descriptors, with additions and removals during the wait: epoll(7).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -6,27 +6,29 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-/// A set of descriptors that somebody waits for.
+/// A set of descriptors to wait for.
 ///
-/// The kernel keeps a descriptor in the set while *any* copy of it is open, in whatever process: take it out before it is closed.
+/// The kernel keeps a descriptor in the set while *any* duplicate of it is open, in any process. So
+/// remove a descriptor from the set before you close it.
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
 }
 
-/// How often something is said.
+/// How often [`Epoll::wait`] reports a descriptor that is readable or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Often {
-    /// The first time that it is so.
+    /// Once, the first time that it is ready (`EPOLLONESHOT`).
     Once,
-    /// Each time that somebody asks and it is so.
+    /// On each call while it is ready (level-triggered).
     Always,
-    /// The first time that it is so, and whenever something has happened since it was said last and it is so.
+    /// The first time that it is ready, and again when new input has arrived since the last report
+    /// (edge-triggered, `EPOLLET`).
     News,
 }
 
 impl Epoll {
-    /// An empty set, close-on-exec.
+    /// Creates an empty set, close-on-exec.
     ///
     /// # Errors
     /// `EMFILE`.
@@ -34,10 +36,12 @@ impl Epoll {
         Ok(Epoll { fd: crate::fd_passing::above_stdio(epoll::create(epoll::CreateFlags::CLOEXEC)?)? })
     }
 
-    /// Has [`wait`](Epoll::wait) say `key` when `fd` is readable or closed, also if it is so already; once, or whenever it is so.
+    /// Adds `fd`: [`wait`](Epoll::wait) returns `key` when `fd` is readable or closed, also if it
+    /// is so already. `often` says whether it is reported again.
     ///
     /// # Errors
-    /// `EEXIST` when it is in the set; `ENOSPC` when the user has too many in such sets; `EPERM` for what can't be waited for, as a file.
+    /// `EEXIST` when it is in the set; `ENOSPC` when the user has too many descriptors in such
+    /// sets; `EPERM` for a descriptor that can't be waited for, such as a file.
     pub fn add(&self, fd: impl AsFd, key: u64, often: Often) -> io::Result<()> {
         let flags = match often {
             Often::Once => epoll::EventFlags::IN | epoll::EventFlags::ONESHOT,
@@ -47,7 +51,8 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(key), flags)?)
     }
 
-    /// As [`add`](Epoll::add), of what has room or is closed, whenever it is so.
+    /// Adds `fd` for writing: [`wait`](Epoll::wait) returns `key` on each call while `fd` has room
+    /// or is closed.
     ///
     /// # Errors
     /// As [`add`](Epoll::add).
@@ -55,23 +60,24 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(key), epoll::EventFlags::OUT)?)
     }
 
-    /// Takes `fd` out of the set.
+    /// Removes `fd` from the set.
     ///
     /// # Errors
-    /// `ENOENT` when it is not in it.
+    /// `ENOENT` when it is not in the set.
     pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.fd, fd)?)
     }
 
-    /// Waits until there is something to say, and gives the keys. What another thread has taken out at this moment may still be among them.
+    /// Waits until at least one descriptor is ready, and returns the keys of those that are. A
+    /// descriptor that another thread removes at the same moment may still be among them.
     ///
     /// # Errors
-    /// None is expected; interruptions by signals are none.
+    /// None is expected; the wait is restarted after a signal.
     pub fn wait(&self) -> io::Result<Vec<u64>> {
         self.events(None)
     }
 
-    /// As [`wait`](Epoll::wait), of what there is to say now.
+    /// Returns the keys of the descriptors that are ready now, without waiting.
     ///
     /// # Errors
     /// None is expected.
@@ -80,26 +86,28 @@ impl Epoll {
     }
 
     fn events(&self, timeout: Option<&Timespec>) -> io::Result<Vec<u64>> {
-        /// As many as are taken at once; the others' turn comes.
+        /// The number of events per call. The kernel reports the remaining ones on the next calls.
         const AT_ONCE: usize = 64;
         let mut events = Vec::with_capacity(AT_ONCE);
         rustix::io::retry_on_intr(|| epoll::wait(&self.fd, spare_capacity(&mut events), timeout))?;
         Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect())
     }
 
-    /// Has the descriptor be an empty set, of the same number. In a copy of a process it is the original's set, until somebody does this.
+    /// Replaces the set by an empty one, under the same descriptor number. In a process made by
+    /// fork(2), the descriptor refers to the parent's set until this is called.
     ///
     /// # Errors
     /// `EMFILE`.
     pub fn renew(&self) -> io::Result<()> {
         let new = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // SAFETY: the number is this object's own, and leads to a set before and after.
+        // SAFETY: the number belongs to this object, and refers to an epoll instance before and
+        // after.
         crate::cvt(unsafe { libc::dup3(new.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
         Ok(())
     }
 }
 
-/// Readable when there is something to say.
+/// Readable when at least one descriptor of the set is ready.
 impl AsFd for Epoll {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -125,7 +133,7 @@ mod tests {
         assert_eq!(epoll.add(&ours, 3, Often::Once).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         epoll.remove(&ours).unwrap();
         epoll.add(&ours, 4, Often::Once).unwrap();
-        assert_eq!(epoll.wait().unwrap(), [4], "what is readable already is said too");
+        assert_eq!(epoll.wait().unwrap(), [4], "what is already readable is reported too");
     }
 
     #[test]

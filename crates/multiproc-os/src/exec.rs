@@ -1,11 +1,12 @@
-//! A fresh copy of this very program: posix_spawn(3) of `/proc/self/exe`.
+//! A new process that runs this program from its start: posix_spawn(3) of `/proc/self/exe`.
 //!
-//! `/proc/self/exe` is the inode that runs, so the new process has the same code even when the file was replaced or deleted
-//! since. posix_spawn doesn't copy the caller's memory, and is safe while other threads run.
+//! `/proc/self/exe` is the inode that is running, so the new process has the same code even if the
+//! file was replaced or deleted since. posix_spawn doesn't copy the caller's memory, and is safe
+//! while other threads run.
 //!
-//! The new process has descriptors 0 to 2 and one more. The others are closed before its first
-//! instruction, so that whatever else is open in it has been opened by its own code, which may run
-//! before the library's, and stays open.
+//! The new process has descriptors 0 to 2 and one more. All others are closed before its first
+//! instruction. So any other open descriptor in it was opened by its own code, which may run before
+//! the library's code, and is left open.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
@@ -13,29 +14,29 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
-/// The number, in the new process, of the descriptor that it is given beside 0 to 2.
+/// The number, in the new process, of the descriptor that is passed in addition to 0 to 2.
 const GIVEN: RawFd = 3;
 
 const PROGRAM: &CStr = c"/proc/self/exe";
 
-/// Starts this program again with the arguments that it was given, the environment that it has, the
-/// current directory, descriptors 0 to 2 (close-on-exec or not), and `fd`, under the number that
-/// the environment variable `variable` tells. Signals start at their default and unblocked; but
-/// those by which a terminal ends its foreground group are blocked, until the new process calls
-/// [`unblock`](crate::interrupt::unblock).
+/// Starts this program again. The new process has the same arguments, environment, current
+/// directory and descriptors 0 to 2 (whether close-on-exec or not), and also `fd`, under the number
+/// that the environment variable `variable` holds. Signals have their default actions and are
+/// unblocked, except those that a terminal sends to end its foreground process group: they are
+/// blocked until the new process calls [`unblock`](crate::interrupt::unblock).
 ///
 /// Returns the pid of the new process, a child of the caller.
 ///
 /// # Errors
-/// As fork(2) and execve(2): `EAGAIN`, `ENOMEM`, `EACCES`. An error that says what to do when
-/// `/proc` is not mounted, when a sandbox refuses, when this program was loaded by the dynamic
-/// loader and not executed itself, so that `/proc/self/exe` is the loader, and when the first
-/// process of the PID namespace that children of this one belong to has ended.
+/// As fork(2) and execve(2): `EAGAIN`, `ENOMEM`, `EACCES`. The error text explains what to do when
+/// `/proc` is not mounted; when a sandbox refuses the calls; when this program was started by
+/// executing the dynamic loader, so that `/proc/self/exe` is the loader; and when this process
+/// creates children in another PID namespace, and the first process of that namespace has ended.
 pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     if is_loaded_by_hand() {
         return Err(io::Error::other(
-            "this program was started by way of the dynamic loader (ld.so PROGRAM), so /proc/self/exe is the loader, which would \
-             execute the program's first argument. Execute the program itself, or use StartMethod::Fork",
+            "this program was started through the dynamic loader (ld.so PROGRAM), so /proc/self/exe is the loader, \
+             which would execute the program's first argument. Execute the program directly, or use StartMethod::Fork",
         ));
     }
     let arguments = c_strings(std::env::args_os())?;
@@ -71,18 +72,18 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
     })
 }
 
-/// What the new process does with its descriptors.
+/// The operations on descriptors in the new process.
 struct Actions {
     list: ActionList,
-    /// Takes the place of the streams that are closed.
+    /// Replaces those of descriptors 0 to 2 that are closed. Must stay open until the spawn.
     _nothing: Option<OwnedFd>,
 }
 
 impl Actions {
     fn with(streams: [Option<BorrowedFd<'_>>; 3], given: BorrowedFd<'_>) -> io::Result<Actions> {
         let mut list = ActionList::new()?;
-        // The Rust runtime of the new process would open /dev/null in place of one that is closed,
-        // and abort without that.
+        // For a closed one, the Rust runtime of the new process would open /dev/null itself, and
+        // would abort where that doesn't exist.
         let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::nothing()?) };
         for (number, stream) in streams.into_iter().enumerate() {
             if let Some(stream) = stream.or(nothing.as_ref().map(AsFd::as_fd)) {
@@ -95,21 +96,21 @@ impl Actions {
     }
 }
 
-/// What an error of posix_spawn means here, where its own text would not tell.
+/// Replaces the text of an error of posix_spawn where it wouldn't tell the user the cause.
 fn explained(errno: i32) -> io::Error {
     let error = io::Error::from_raw_os_error(errno);
     match errno {
         libc::ENOENT | libc::ENOTDIR if !std::path::Path::new("/proc/self/exe").exists() => io::Error::new(
             error.kind(),
-            "/proc is not mounted, and the program is executed as /proc/self/exe. Mount it (mount -t proc proc /proc), in a new root \
-             directory too, or use StartMethod::Fork",
+            "/proc is not mounted, but the program must be executed as /proc/self/exe. Mount it (mount -t proc proc \
+             /proc), also inside a new root directory, or use StartMethod::Fork",
         ),
         _ => crate::fork::explained(error),
     }
 }
 
-/// Whether the loader was executed with this program as its argument: the kernel has loaded no
-/// interpreter (`AT_BASE` of getauxval(3)), though the program asks for one.
+/// Returns whether the dynamic loader was executed with this program as its argument: the kernel
+/// has loaded no interpreter (`AT_BASE` of getauxval(3)), though the program asks for one.
 fn is_loaded_by_hand() -> bool {
     // SAFETY: it takes a number and returns one.
     let base = unsafe { libc::getauxval(libc::AT_BASE) };
@@ -135,21 +136,21 @@ impl ActionList {
         Ok(ActionList(actions))
     }
 
-    /// Has the new process have `fd` under this number. A dup2 onto itself clears close-on-exec
-    /// (POSIX 2024).
+    /// Duplicates `fd` to this number in the new process. A dup2 onto the same number clears
+    /// close-on-exec (POSIX 2024).
     fn duplicate(&mut self, fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
         // SAFETY: the object is initialised.
         check(unsafe { libc::posix_spawn_file_actions_adddup2(self.0.as_mut_ptr(), fd.as_raw_fd(), number) })
     }
 
-    /// Has the new process have no descriptor from `first` on: by the C library (glibc 2.34), which
-    /// does without close_range(2) where that is missing or refused. Others are told which
-    /// descriptors of this process would be inherited; one that another thread opens at this moment
-    /// may be missing.
+    /// Closes all descriptors from `first` on in the new process. glibc 2.34 and later have a call
+    /// for this, which also works where close_range(2) is missing or refused. For other C
+    /// libraries, each descriptor of this process that would be inherited is closed by number; one
+    /// that another thread opens at this moment may be missed.
     fn close_from(&mut self, first: RawFd) -> io::Result<()> {
         type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, libc::c_int) -> libc::c_int;
         let name = c"posix_spawn_file_actions_addclosefrom_np";
-        // SAFETY: the name ends with a zero.
+        // SAFETY: the name ends with a NUL.
         let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
         if !function.is_null() {
             // SAFETY: the C library's function of this name has this type.
@@ -158,19 +159,20 @@ impl ActionList {
             return check(unsafe { close_from(self.0.as_mut_ptr(), first) });
         }
         for fd in inheritable(first)? {
-            // SAFETY: the object is initialised. A number that is closed by then is passed over.
+            // SAFETY: the object is initialised. If the number is already closed, the operation is
+            // ignored.
             check(unsafe { libc::posix_spawn_file_actions_addclose(self.0.as_mut_ptr(), fd) })?;
         }
         Ok(())
     }
 }
 
-/// The descriptors of this process from `first` on that an exec would not close.
+/// Returns the descriptors of this process, from `first` on, that an exec would not close.
 fn inheritable(first: RawFd) -> io::Result<Vec<RawFd>> {
     let listed = std::fs::read_dir("/proc/self/fd")?;
     Ok(listed
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        // SAFETY: the kernel looks whether there is a descriptor of that number; no memory is
+        // SAFETY: the kernel checks whether there is a descriptor of this number; no memory is
         // touched.
         .filter(|fd| *fd >= first && unsafe { libc::fcntl(*fd, libc::F_GETFD) } == 0)
         .collect())
@@ -187,7 +189,7 @@ impl Drop for ActionList {
 struct Attributes(MaybeUninit<libc::posix_spawnattr_t>);
 
 impl Attributes {
-    /// Every signal at its default, and none blocked but the terminal's.
+    /// All signals have their default actions, and only those of the terminal are blocked.
     fn defaults() -> io::Result<Attributes> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: init writes the whole object.
@@ -215,7 +217,7 @@ impl Drop for Attributes {
     }
 }
 
-/// The posix_spawn family returns the error number itself.
+/// Converts the result of the posix_spawn functions, which return the error number itself.
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }

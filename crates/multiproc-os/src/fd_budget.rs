@@ -1,7 +1,9 @@
-//! Whether this process has room for the descriptors that lie in sockets it has: `RLIMIT_NOFILE`, see getrlimit(2).
+//! Checks whether this process has room for the descriptors that are waiting in its sockets:
+//! `RLIMIT_NOFILE`, see getrlimit(2).
 //!
-//! How many those are is said by somebody else, who may say anything. So before room is looked for, it is seen whether there can be so many
-//! in the sockets at all, and whether this process could ever have so many open.
+//! The number of descriptors comes from a peer, which may claim any number. So before room is
+//! looked for, [`is_possible`] checks whether the sockets can hold that number at all, and whether
+//! this process could ever have that number open.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,30 +11,35 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::fd_passing::{self, MAX_FDS};
 use crate::limits::{self, Resource};
 
-/// An error if `count` descriptors will never come out of `sockets` in this process, whatever it closes.
+/// Returns an error if this process can never receive `count` descriptors from `sockets`, even if
+/// it closes others.
 ///
 /// # Errors
-/// `InvalidData` when there can't be so many in them, `QuotaExceeded` when they are more than this process may have open.
+/// `InvalidData` when the sockets can't hold that number; `QuotaExceeded` when it is more than this
+/// process may have open.
 pub fn is_possible(sockets: &[OwnedFd], count: u32) -> io::Result<()> {
     let count = count as usize;
-    // Each message there has a byte at least, or it would be the end.
+    // A message has at least one byte, since an empty one would mean the end.
     let most = |socket: &OwnedFd| match fd_passing::is_packet_socket(socket.as_fd()) {
         true => crate::pipe::available(socket).unwrap_or(0).saturating_mul(MAX_FDS),
         false => 0,
     };
     if sockets.iter().map(most).fold(0, usize::saturating_add) < count {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("there are no {count} handles in it")));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("its sockets hold fewer than {count} handles")));
     }
     let (limit, _) = limits::get(Resource::OpenFiles)?;
-    // Beside them are those numbered 0 to 2, the sockets, and what the sockets came by.
+    // Also open are those numbered 0 to 2, the sockets, and the socket that the sockets came
+    // through.
     if (count + sockets.len() + 4) as u64 > limit {
-        let what = format!("{count} handles are more than this process may have open files ({limit}, RLIMIT_NOFILE)");
+        let what = format!("{count} handles exceed this process's limit of open files ({limit}, RLIMIT_NOFILE)");
         return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
     }
     Ok(())
 }
 
-/// Sees whether there is room now for `count` descriptors that lie in `sockets`; an error only if that may be another time.
+/// Checks whether there is room at this moment for the `count` descriptors waiting in `sockets`.
+/// Returns an error only if there may be room later; if not, the caller learns of it from
+/// [`is_possible`].
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
@@ -54,7 +61,7 @@ mod tests {
         fd_passing::send(&a, &[b"."], &[a.as_fd()]).unwrap();
         assert_eq!((kind(1), kind(MAX_FDS as u32)), (Ok(()), Ok(())));
         assert_eq!(kind(MAX_FDS as u32 + 1), Err(io::ErrorKind::InvalidData));
-        // Enough bytes for all that this process may have.
+        // Enough bytes for as many descriptors as this process may have open.
         let (limit, _) = limits::get(Resource::OpenFiles).unwrap();
         fd_passing::send(&a, &[&vec![0; limit as usize / MAX_FDS + 1]], &[]).unwrap();
         assert_eq!(kind(limit as u32), Err(io::ErrorKind::QuotaExceeded));

@@ -1,9 +1,11 @@
-//! Messages with file descriptors in them: a `SOCK_SEQPACKET` pair and `SCM_RIGHTS`, see unix(7).
+//! Messages that carry file descriptors: a `SOCK_SEQPACKET` socket pair and `SCM_RIGHTS`, see
+//! unix(7).
 //!
-//! A sequenced-packet socket keeps the borders of messages, so a reader never sees half of one, and says when the other end is
-//! gone. Three traps are closed here: descriptors that didn't fit (`MSG_CTRUNC`: at the limit of open files they are dropped
-//! without a word, so a message is looked at, descriptors and all, before it is taken), bytes that didn't fit (`MSG_TRUNC`), and a
-//! `SIGPIPE` when the other end is gone.
+//! A sequenced-packet socket keeps message boundaries, so a reader never sees half a message, and
+//! it reports that the other end is closed. This module avoids three pitfalls. Descriptors that
+//! don't fit (`MSG_CTRUNC`): at the limit of open files the kernel silently drops them, so a
+//! message is peeked at, descriptors included, before it is taken. Bytes that don't fit
+//! (`MSG_TRUNC`). And `SIGPIPE` when the other end is closed.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,19 +16,20 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 
-/// How many descriptors one message may hold: `SCM_MAX_FD` of the kernel.
+/// Maximum number of descriptors in one message: the kernel's `SCM_MAX_FD`.
 pub const MAX_FDS: usize = 253;
 
-/// What came with one message.
+/// A received message.
 #[derive(Debug)]
 pub struct Received {
-    /// Its bytes; none, and no descriptors, is the end: the other side is closed.
+    /// The bytes of the message. If they and the descriptors are empty, the other end is closed.
     pub bytes: Vec<u8>,
     /// The descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
 }
 
-/// Two connected sockets, close-on-exec, neither of them numbered 0 to 2 even if those are closed in this process.
+/// Creates two connected sockets, close-on-exec. Neither has a number from 0 to 2, even if those
+/// descriptors are closed in this process.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`, `ENOBUFS`.
@@ -35,7 +38,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(a)?, above_stdio(b)?))
 }
 
-/// Moves a descriptor away from the numbers 0 to 2, which somebody will sooner or later write to or close.
+/// Moves a descriptor away from the numbers 0 to 2, which other code is likely to write to or
+/// close.
 ///
 /// # Errors
 /// `EMFILE`.
@@ -44,19 +48,21 @@ pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?) }
 }
 
-/// Sends `parts`, one after the other, as one message together with `fds`. Blocks while the socket's buffer is full.
+/// Sends the concatenation of `parts` as one message, together with `fds`. Blocks while the
+/// socket's buffer is full.
 ///
 /// # Errors
-/// `EPIPE` when the other end is closed; `EMSGSIZE` when the message is larger than the socket's buffer; `InvalidInput` for
-/// more than [`MAX_FDS`] descriptors; `QuotaExceeded` (the kernel's `ETOOMANYREFS`) when more descriptors are on their way than may be.
+/// `EPIPE` when the other end is closed; `EMSGSIZE` when the message is larger than the socket's
+/// buffer; `InvalidInput` for more than [`MAX_FDS`] descriptors; `QuotaExceeded` (the kernel's
+/// `ETOOMANYREFS`) when the user has too many descriptors in flight.
 pub fn send(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_with(socket, parts, fds, SendFlags::empty())
 }
 
-/// As [`send`], if the socket's buffer has room for it now.
+/// Does what [`send`] does, but doesn't block.
 ///
 /// # Errors
-/// `WouldBlock` when it has not; otherwise as [`send`].
+/// `WouldBlock` when the socket's buffer has no room for the message; otherwise as [`send`].
 pub fn try_send_with_fds(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_with(socket, parts, fds, SendFlags::DONTWAIT)
 }
@@ -79,21 +85,23 @@ fn send_with(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>], flags: 
     }
 }
 
-/// See `ETOOMANYREFS` in unix(7). What the kernel's own word for it says ("cannot splice") helps nobody.
-pub const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are on their way between processes: all those of a user that were sent and not yet \
-                                     received may be as many as one process may have open (RLIMIT_NOFILE)";
+/// Replaces the kernel's text for `ETOOMANYREFS` ("Too many references: cannot splice"), which
+/// doesn't tell the cause; see unix(7).
+pub const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are in flight between processes: a user may have at \
+                                     most as many sent and not yet received as one process may have open \
+                                     (RLIMIT_NOFILE)";
 
-/// Sends `bytes` as one message if the socket's buffer has room for it now.
+/// Sends `bytes` as one message, without blocking.
 ///
 /// # Errors
-/// `WouldBlock` when it has not; otherwise as [`send`].
+/// `WouldBlock` when the socket's buffer has no room for the message; otherwise as [`send`].
 pub fn try_send(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     rustix::io::retry_on_intr(|| rustix::net::send(&socket, bytes, flags))?;
     Ok(())
 }
 
-/// As [`try_send`], of several parts that lie in different places.
+/// Does what [`try_send`] does, for a message in several parts.
 ///
 /// # Errors
 /// As [`try_send`].
@@ -104,20 +112,22 @@ pub fn try_send_parts<const N: usize>(socket: impl AsFd, parts: [&[u8]; N]) -> i
     Ok(())
 }
 
-/// Throws the next message away, with what came beside it. Without one, nothing happens.
+/// Discards the next message and its descriptors. Does nothing if there is no message.
 pub fn discard(socket: impl AsFd) {
     let _ = rustix::io::retry_on_intr(|| recv(&socket, &mut [0_u8; 1][..], RecvFlags::DONTWAIT | RecvFlags::TRUNC));
 }
 
-/// Looks at the next message: its first bytes, and how long it is in all. Without `wait`, `WouldBlock` when there is none. A length of 0 is
-/// the end: the other side is closed.
+/// Peeks at the next message: copies its first bytes to `start`, and returns its total length. A
+/// length of 0 means that the other end is closed. Blocks until there is a message only if `wait`
+/// is set.
 ///
-/// When the other end was closed with messages of ours unread, the kernel says so once
-/// (`ECONNRESET`), before the messages that it has sent. Those are there all the same, and come
-/// first here; then the end.
+/// When the other end was closed before it had read all messages sent to it, the kernel reports
+/// this once (`ECONNRESET`), before the messages that the other end had sent. Those are still
+/// there: this function returns them first, and then the end.
 ///
 /// # Errors
-/// `EBADF`, `ENOTSOCK` and the like: none is expected on a socket of [`pair`].
+/// `WouldBlock` when there is no message and `wait` is not set. `EBADF`, `ENOTSOCK` and the like;
+/// none is expected on a socket of [`pair`].
 pub fn peek(socket: impl AsFd, start: &mut [u8], wait: bool) -> io::Result<usize> {
     let flags = RecvFlags::PEEK | RecvFlags::TRUNC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
     let mut look = || rustix::io::retry_on_intr(|| recv(&socket, &mut *start, flags));
@@ -128,18 +138,20 @@ pub fn peek(socket: impl AsFd, start: &mut [u8], wait: bool) -> io::Result<usize
     Ok(len)
 }
 
-/// Receives the next message, which has `len` bytes, as [`peek`] has told, and descriptors if `with_fds` says so. (A buffer for the longest
-/// possible message would touch that many pages, and a process that copies itself pays for each of them.)
+/// Receives the next message, which must have `len` bytes, as [`peek`] returned, and which may have
+/// descriptors if `with_fds` is set. (The length is needed because a buffer for the longest
+/// possible message would touch all of its pages, and a process that forks pays for each of them.)
 ///
-/// None of the descriptors is numbered 0 to 2, even if those are closed in this process.
+/// No received descriptor has a number from 0 to 2, even if those are closed in this process.
 ///
 /// # Errors
-/// `EMFILE` when this process can't take all descriptors that come with it, in which case the message stays where it is; `InvalidData` when
-/// there are descriptors and should be none, or somebody else reads from this socket too; otherwise as [`peek`].
+/// `EMFILE` when this process has no room for all descriptors of the message, which then stays in
+/// the socket; `InvalidData` when the message has descriptors and `with_fds` is not set, or when
+/// another thread or process reads from this socket too; otherwise as [`peek`].
 pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Received> {
     let mut bytes = vec![0; len];
     let take = |bytes: &mut [u8], flags: RecvFlags| {
-        // The message has been seen, so there is nothing to wait for.
+        // The message has been peeked at, so there is nothing to wait for.
         let flags = flags | RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control =
@@ -147,8 +159,8 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
         let mut take =
             || rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags));
         let message = match take() {
-            // Said once, as in `peek`: the other end may have been closed since the message was
-            // looked at.
+            // `ECONNRESET` is reported once, as in `peek`: the other end may have been closed since
+            // the message was peeked at.
             Err(rustix::io::Errno::CONNRESET) => take(),
             taken => taken,
         };
@@ -162,7 +174,8 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
         Ok::<_, io::Error>((message.bytes, message.flags, fds))
     };
     let (len, flags, fds) = if with_fds {
-        // The descriptors are copies, and the originals go with the message, which is taken when all copies are here.
+        // Peeking duplicates the descriptors. The originals stay with the message, which is taken
+        // only once all duplicates have arrived.
         let (len, flags, fds) = take(&mut bytes, RecvFlags::PEEK)?;
         if flags.contains(ReturnFlags::CTRUNC) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -179,7 +192,10 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
         take(&mut bytes, RecvFlags::empty())?
     };
     if !with_fds && flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it came with descriptors that it does not tell of"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the message has descriptors that it does not announce",
+        ));
     }
     if flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, SOMEBODY_ELSE));
@@ -188,9 +204,9 @@ pub fn receive(socket: impl AsFd, len: usize, with_fds: bool) -> io::Result<Rece
     Ok(Received { bytes, fds })
 }
 
-const SOMEBODY_ELSE: &str = "somebody else reads from this socket";
+const SOMEBODY_ELSE: &str = "another thread or process reads from this socket too";
 
-/// What is said when a message that has been seen can't be taken.
+/// The error for a message that was peeked at and then can't be taken.
 fn not_there_any_more(error: rustix::io::Errno) -> io::Error {
     match error {
         rustix::io::Errno::AGAIN => io::Error::new(io::ErrorKind::InvalidData, SOMEBODY_ELSE),
@@ -198,33 +214,34 @@ fn not_there_any_more(error: rustix::io::Errno) -> io::Error {
     }
 }
 
-/// What [`try_take`] has found.
+/// The result of [`try_take`].
 #[derive(Debug)]
 pub struct Taken {
-    /// How many bytes of the buffers it has filled. 0 is the end: the other side is closed.
+    /// The number of bytes written to the buffers. 0 means that the other end is closed.
     pub len: usize,
     /// Whether the message is longer than the buffers.
     pub cut: bool,
     /// The descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
-    /// Whether there was no room for some of the descriptors.
+    /// Whether some of the descriptors didn't fit into this process.
     pub fds_cut: bool,
 }
 
-/// Whether a message is taken or looked at.
+/// Whether [`try_take`] removes the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Take {
-    /// Taken: the next in line is the one behind it.
+    /// The message is removed; the next call finds the one behind it.
     Away,
-    /// Looked at: it stays where it is. Its descriptors are duplicated.
+    /// The message stays in the socket. Its descriptors are duplicated.
     Look,
 }
 
-/// Fills `head` and then `body` with the next message, in one system call: of several who do this at once, each gets a message of its own.
-/// None of the descriptors is numbered 0 to 2.
+/// Receives the next message into `head` and then `body`, with one system call: of several callers
+/// that do this at the same time, each gets a different message. No received descriptor has a
+/// number from 0 to 2.
 ///
 /// # Errors
-/// `WouldBlock` when there is no message. Otherwise as [`peek`].
+/// `WouldBlock` when there is no message; otherwise as [`peek`].
 pub fn try_take(socket: impl AsFd, head: &mut [u8], body: &mut [u8], take: Take) -> io::Result<Taken> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -249,7 +266,7 @@ pub fn try_take(socket: impl AsFd, head: &mut [u8], body: &mut [u8], take: Take)
     Ok(Taken { len: message.bytes, cut: message.flags.contains(ReturnFlags::TRUNC), fds, fds_cut })
 }
 
-/// Has `fd` closed when this process executes another program.
+/// Marks `fd` to be closed when this process executes another program.
 ///
 /// # Errors
 /// None is expected on an open descriptor.
@@ -257,7 +274,8 @@ pub fn close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?)
 }
 
-/// Ends the conversation: the other side reads the end, as if this one were closed.
+/// Shuts the connection down in both directions: the peer reads the end, as if this end were
+/// closed.
 ///
 /// # Errors
 /// `ENOTCONN`.
@@ -265,7 +283,8 @@ pub fn hang_up(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)
 }
 
-/// Whether `fd` is a sequenced-packet socket of the Unix family, that is, one that [`pair`] could have made.
+/// Returns whether `fd` is a sequenced-packet socket of the Unix domain, as the sockets of [`pair`]
+/// are.
 pub fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::SEQPACKET)
         && rustix::net::sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
@@ -287,7 +306,7 @@ mod tests {
             let received = receive(&ours, 10, true).unwrap();
             assert_eq!((received.bytes.as_slice(), received.fds.len()), (&b"last words"[..], 1));
         }
-        // Closed between the look at a message and the receipt of it.
+        // The other end is closed after the peek and before the receipt.
         let (ours, theirs) = pair().unwrap();
         send(&theirs, &[b"last words"], &[]).unwrap();
         assert_eq!(peek(&ours, &mut [0; 4], false).unwrap(), 10);
@@ -333,9 +352,10 @@ mod tests {
         }
         assert!(wait_for_room(&a, None).unwrap());
         discard(&b);
-        // Not by closing it, which a copy of this process, made by another test at that moment, would put off.
+        // `hang_up` and not a close: another test may fork this process at this moment, and its
+        // copy would keep the socket open.
         hang_up(&b).unwrap();
-        assert!(wait_for_room(&a, None).unwrap(), "there is no more use in waiting");
+        assert!(wait_for_room(&a, None).unwrap(), "a hang-up ends the wait");
         assert_eq!(try_send(&a, b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
@@ -346,7 +366,7 @@ mod tests {
         assert_eq!(receive(&b, 8, false).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
-    /// Regression: it was waited for.
+    /// Regression: this call waited for another message.
     #[test]
     fn a_message_that_another_has_taken_is_an_error() {
         let (_a, b) = pair().unwrap();

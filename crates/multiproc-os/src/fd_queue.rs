@@ -1,7 +1,10 @@
-//! Descriptors that are kept until somebody takes them: a datagram socket of the Unix family that is connected to itself, see unix(7).
+//! A queue of file descriptors in the kernel: a Unix datagram socket that is connected to itself,
+//! see unix(7).
 //!
-//! Several processes have the same open socket; each may put descriptors in, and each may look at the oldest and take it out. The kernel keeps what is in it, and closes that with the
-//! last descriptor of the socket. Its name is an abstract one of the kernel's choice, and nobody else can send to it, as it is connected.
+//! Several processes share the same open socket. Each of them can add an entry, inspect the oldest
+//! entry and remove it. The kernel keeps the entries, and closes their descriptors when the last
+//! descriptor of the socket is closed. The socket has an abstract name that the kernel chose; other
+//! processes can't send to it, since it is connected.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,24 +17,24 @@ use rustix::net::{
 
 use crate::fd_passing::MAX_FDS;
 
-/// So much may be in it, if the system lets it: a few hundred letters.
+/// Requested buffer size in bytes: enough for several hundred entries, if the system allows it.
 const BUFFER: usize = 4 << 20;
 
-/// See the module.
+/// A queue of file descriptors; see the [module](self).
 #[derive(Debug)]
 pub struct FdQueue {
     socket: OwnedFd,
 }
 
 impl FdQueue {
-    /// An empty one.
+    /// Creates an empty queue.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOBUFS`.
     pub fn new() -> io::Result<FdQueue> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = crate::fd_passing::above_stdio(socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?)?;
-        // The system may give less, or refuse.
+        // The system may grant less, or refuse.
         let _ = sockopt::set_socket_send_buffer_size(&socket, BUFFER);
         bind_to_any_name(&socket)?;
         let name = rustix::net::getsockname(&socket)?;
@@ -39,10 +42,10 @@ impl FdQueue {
         Ok(FdQueue { socket })
     }
 
-    /// One that has come from another process.
+    /// Wraps the socket of a queue that came from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is none.
+    /// `InvalidData` when it isn't the socket of a queue.
     pub fn from_fd(socket: OwnedFd) -> io::Result<FdQueue> {
         let own = rustix::net::getsockname(&socket);
         let is_one = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::DGRAM)
@@ -50,15 +53,15 @@ impl FdQueue {
             && matches!((own, rustix::net::getpeername(&socket)), (Ok(own), Ok(Some(peer))) if own == peer);
         match is_one {
             true => Ok(FdQueue { socket }),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no socket that is connected to itself")),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a socket that is connected to itself")),
         }
     }
 
-    /// Puts a letter in: `fds`, with a number on it.
+    /// Appends an entry: `fds`, labelled with `number`.
     ///
     /// # Errors
-    /// `WouldBlock` when it is full; `QuotaExceeded` (the kernel's `ETOOMANYREFS`) when more descriptors are on their way than may be; `InvalidInput` for
-    /// more than [`MAX_FDS`].
+    /// `WouldBlock` when the queue is full; `QuotaExceeded` (the kernel's `ETOOMANYREFS`) when the
+    /// user has too many descriptors in flight; `InvalidInput` for more than [`MAX_FDS`].
     pub fn put(&self, number: u64, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if fds.len() > MAX_FDS {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -72,7 +75,7 @@ impl FdQueue {
         Ok(())
     }
 
-    /// The number on the oldest letter; none if it is empty.
+    /// Returns the number of the oldest entry; `None` if the queue is empty.
     ///
     /// # Errors
     /// None is expected.
@@ -86,10 +89,11 @@ impl FdQueue {
         }
     }
 
-    /// Duplicates of the descriptors in the oldest letter, which stays where it is.
+    /// Returns duplicates of the oldest entry's descriptors. The entry stays in the queue.
     ///
     /// # Errors
-    /// `WouldBlock` if it is empty; `EMFILE` when this process has no room for all of them.
+    /// `WouldBlock` if the queue is empty; `EMFILE` when this process has no room for all
+    /// descriptors.
     pub fn look(&self) -> io::Result<Vec<OwnedFd>> {
         let mut bytes = [0_u8; 8];
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -110,7 +114,7 @@ impl FdQueue {
         fds.into_iter().map(crate::fd_passing::above_stdio).collect()
     }
 
-    /// Throws the oldest letter away.
+    /// Removes the oldest entry, if there is one.
     pub fn discard(&self) {
         let mut bytes = [0_u8; 8];
         let _ = rustix::io::retry_on_intr(|| recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT));
@@ -123,11 +127,11 @@ impl AsFd for FdQueue {
     }
 }
 
-/// Has the kernel choose a name: "Autobind feature" in unix(7).
+/// Binds the socket to an abstract name that the kernel chooses: "Autobind feature" in unix(7).
 fn bind_to_any_name(socket: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let family = libc::AF_UNIX as libc::sa_family_t;
-    // SAFETY: an address of the family alone, as long as said.
+    // SAFETY: the address consists of the address family only, and its size is passed.
     let result = unsafe {
         libc::bind(socket.as_raw_fd(), (&raw const family).cast(), size_of::<libc::sa_family_t>() as libc::socklen_t)
     };
@@ -140,12 +144,12 @@ mod tests {
 
     #[test]
     fn letters_stay_in_order_until_they_are_thrown_away() {
-        let mailbox = FdQueue::new().unwrap();
-        let other = FdQueue::from_fd(mailbox.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let queue = FdQueue::new().unwrap();
+        let other = FdQueue::from_fd(queue.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(other.number().unwrap(), None);
         let (reader, writer) = crate::pipe::pair().unwrap();
-        mailbox.put(7, &[writer.as_fd(), reader.as_fd()]).unwrap();
-        mailbox.put(8, &[reader.as_fd()]).unwrap();
+        queue.put(7, &[writer.as_fd(), reader.as_fd()]).unwrap();
+        queue.put(8, &[reader.as_fd()]).unwrap();
         for _ in 0..2 {
             assert_eq!(other.number().unwrap(), Some(7));
             assert_eq!(other.look().unwrap().len(), 2);
@@ -154,16 +158,16 @@ mod tests {
         rustix::io::write(&fds[0], b"x").unwrap();
         assert_eq!(crate::pipe::available(&reader).unwrap(), 1);
         other.discard();
-        assert_eq!(mailbox.number().unwrap(), Some(8));
-        mailbox.discard();
-        assert_eq!(mailbox.look().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(queue.number().unwrap(), Some(8));
+        queue.discard();
+        assert_eq!(queue.look().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
     fn hundreds_of_letters_fit() {
-        let mailbox = FdQueue::new().unwrap();
-        let letters = (0..1_000_000).take_while(|number| mailbox.put(*number, &[mailbox.as_fd()]).is_ok()).count();
-        assert!((200..1_000_000).contains(&letters), "{letters}");
+        let queue = FdQueue::new().unwrap();
+        let entries = (0..1_000_000).take_while(|number| queue.put(*number, &[queue.as_fd()]).is_ok()).count();
+        assert!((200..1_000_000).contains(&entries), "{entries}");
     }
 
     #[test]

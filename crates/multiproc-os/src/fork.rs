@@ -1,34 +1,35 @@
-//! A copy of this process that is its child: fork(2), by way of the C library, so that what others have registered with
-//! pthread_atfork(3) is done.
+//! A copy of this process that is its child: fork(2) through the C library, so that the functions
+//! that other code registered with pthread_atfork(3) are called.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::signal::Blocked;
 
-/// Where [`fork`] returned.
+/// The process in which [`fork`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// In the caller; the copy's pid.
+    /// The caller; holds the copy's pid.
     Original(i32),
-    /// In the new process.
+    /// The new process.
     Copy,
 }
 
-/// Makes a copy of the calling process, as its child. What C's stdio has buffered is written out first, lest both write it. In the copy all
-/// signals are blocked, so that none is taken by a handler that is not meant for it; see
+/// Makes a copy of the calling process, as its child. Flushes C's stdio first, since otherwise both
+/// processes would write its buffers. In the copy all signals are blocked, so that none runs a
+/// handler that was meant for the original; see
 /// [`reset_to_defaults`](crate::signal::reset_to_defaults).
 ///
 /// # Errors
 /// As fork(2): `EAGAIN` at the limit of processes, `ENOMEM`.
 ///
 /// # Safety
-/// The process must have one thread, the calling one: in a copy of a process with more of them, whatever lock another thread held is
-/// held for ever.
+/// The process must have a single thread, the calling one. In the copy of a process with more
+/// threads, locks that those threads held are never released.
 pub unsafe fn fork() -> io::Result<Side> {
     flush_c_stdio();
     let blocked = Blocked::all();
-    // SAFETY: as the caller says.
+    // SAFETY: by the caller's contract.
     match crate::cvt(unsafe { libc::fork() }).map_err(explained)? {
         0 => {
             std::mem::forget(blocked);
@@ -38,28 +39,29 @@ pub unsafe fn fork() -> io::Result<Side> {
     }
 }
 
-/// What an error of fork(2) or clone(2) means, where its own text would not tell.
+/// Replaces the text of an error of fork(2) or clone(2) where it wouldn't tell the user the cause.
 pub fn explained(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENOMEM) if crate::namespace::first_child_has_ended() => io::Error::new(
             error.kind(),
-            "the PID namespace that this process has made with unshare(CLONE_NEWPID) takes no more processes: its first one, which was \
-             the first that this process has started since, has ended. Have one that lives as long as all others start them",
+            "the PID namespace that this process created with unshare(CLONE_NEWPID) accepts no more processes: its \
+             first process, the first that this process started afterwards, has ended. Start the others from a \
+             process that outlives them",
         ),
-        Some(libc::EPERM) => io::Error::new(error.kind(), "a sandbox, as of seccomp(2), refuses clone(2) or execve(2)"),
+        Some(libc::EPERM) => io::Error::new(error.kind(), "a sandbox (e.g. seccomp(2)) refuses clone(2) or execve(2)"),
         _ => error,
     }
 }
 
-/// Ends this process without the handlers of atexit(3): in a copy that fork made, those are the
-/// original's to call. What Rust's stdout and C's stdio have buffered is written out, unless
-/// another thread holds their locks: std's and C's own exits differ in that, and neither waits for
-/// ever where the other thread doesn't end.
+/// Ends this process without calling the handlers of atexit(3): in a copy made by fork(2), they are
+/// the original's to call. Flushes Rust's stdout and C's stdio, unless another thread holds their
+/// locks for more than 100 ms. The exit functions of std and of C handle held locks differently
+/// from each other; this one never waits forever for a thread that doesn't end.
 pub fn leave(code: i32) -> ! {
-    /// How long a lock is waited for. Writing takes as long as it takes.
+    /// How long to wait for a lock. The write itself may take any time.
     const MOMENT: Duration = Duration::from_millis(100);
     if crate::threads::count().is_ok_and(|threads| threads == 1) {
-        // Its one thread may hold the lock itself, which doesn't keep it from flushing.
+        // The only thread may hold the lock itself, which doesn't keep it from flushing.
         let _ = std::io::stdout().flush();
         flush_c_stdio();
     } else {
@@ -91,7 +93,7 @@ pub fn leave(code: i32) -> ! {
 }
 
 fn flush_c_stdio() {
-    // SAFETY: a null pointer means all streams; each is locked by the C library while it is written out.
+    // SAFETY: a null pointer means all streams; the C library locks each while it flushes it.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
@@ -101,11 +103,12 @@ mod tests {
 
     #[test]
     fn the_copy_is_a_child() {
-        // The harness has threads, so this is done by a child that it forks, which has one. It may do no more than system calls.
+        // The test harness has threads, so the test runs in a child made by fork(2), which has one
+        // thread and may only make system calls.
         // SAFETY: the copy calls nothing that could wait for another thread.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            // SAFETY: this process has one thread.
+            // SAFETY: this process has a single thread.
             let code = match unsafe { fork() } {
                 Ok(Side::Copy) => leave(7),
                 Ok(Side::Original(grandchild)) => {

@@ -1,35 +1,36 @@
-//! What a copy of the process, made by fork(2), has anew: a static of which each copy begins with an empty one of its own.
+//! A static that is not shared with copies made by fork(2): each copy starts with a fresh value.
 //!
-//! Another thread may have been in the middle of something when the copy was made, with a lock held that nobody in the copy will ever release.
-//! So nothing is done with what the original had; not even its memory is freed.
+//! When the copy is made, another thread of the original may be changing the value, with a lock
+//! held that is never released in the copy. So the copy doesn't touch the original's value, and
+//! doesn't even free its memory.
 
 use std::fmt;
 use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use crate::robust::{Thread, copy_number};
 
-/// See the module.
+/// A static with one value per fork copy; see the [module](self).
 pub struct ForkLocal<T: 'static> {
     current: AtomicPtr<Of<T>>,
 }
 
-/// The value of one copy.
+/// The value of one fork copy.
 struct Of<T> {
     copy: u32,
     value: T,
 }
 
 impl<T> ForkLocal<T> {
-    /// One that nobody has asked for yet.
+    /// Creates an empty one. The value is created at the first [`get`](ForkLocal::get).
     pub const fn new() -> ForkLocal<T> {
         ForkLocal { current: AtomicPtr::new(std::ptr::null_mut()) }
     }
 }
 
 impl<T: Default + Send + Sync> ForkLocal<T> {
-    /// The one of this process.
+    /// Returns the value of this process.
     pub fn get(&self) -> &'static T {
-        // So that copies are numbered.
+        // Makes sure that copies are numbered.
         Thread::current();
         let copy = copy_number();
         let mut found = self.current.load(Acquire);
@@ -45,7 +46,7 @@ impl<T: Default + Send + Sync> ForkLocal<T> {
                 // SAFETY: as above.
                 Ok(_) => return unsafe { &(*new).value },
                 Err(other) => {
-                    // SAFETY: it was made right here, and nobody else has seen it.
+                    // SAFETY: it was allocated above, and no other thread has seen it.
                     drop(unsafe { Box::from_raw(new) });
                     found = other;
                 }
@@ -79,8 +80,8 @@ mod tests {
                 scope.spawn(|| COUNT.get().fetch_add(1, Relaxed));
             }
         });
-        assert_eq!(COUNT.get().load(Relaxed), 8, "all have found the same");
-        // SAFETY: the copy takes memory, which the C library lets it, and ends.
+        assert_eq!(COUNT.get().load(Relaxed), 8, "all threads get the same value");
+        // SAFETY: the copy allocates memory, which the C library allows there, and ends.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let (first, second) = (COUNT.get().fetch_add(1, Relaxed), COUNT.get().load(Relaxed));

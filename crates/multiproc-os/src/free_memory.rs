@@ -1,33 +1,35 @@
-//! How much memory there is to be had: `MemAvailable` in `/proc/meminfo`, see proc(5), and what the control group leaves.
+//! The amount of memory that is still available: `MemAvailable` in `/proc/meminfo`, see proc(5),
+//! and what the control group leaves.
 //!
-//! The kernel gives a memory file more pages than there are, and then kills a process to have them.
-//! So this process looks before it asks for much; and before it asks for a little, if what it has
-//! asked for since it looked last is a good part of what there was then. The closer the end, the
-//! more often it looks: in a control group of 400 MB, each time that some 25 MB have been taken,
-//! and in the end after each MiB. Others that take memory at the same time have what is left then,
-//! and the [`MARGIN`].
+//! The kernel grants a memory file more pages than exist, and later kills a process to obtain them.
+//! So this process checks before each large request. It also checks before a small one if its
+//! requests since the last check add up to a sizeable part of what was available then. The closer
+//! to the limit, the more frequent the checks: in a control group of 400 MB, after every 25 MB or
+//! so, and near the end after each MiB. Other processes that allocate at the same time are covered
+//! by what each check leaves unrequested, and by the [`MARGIN`].
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{fs, io};
 
 use crate::control_group;
 
-/// From so many bytes on, it is looked first whether there is memory.
+/// Size of a large request in bytes: before it, the available memory is always checked.
 pub(crate) const MUCH: u64 = 64 << 20;
 
-/// What is left to others, and to what the kernel needs for itself.
+/// Bytes that are left to other processes and to the kernel.
 const MARGIN: u64 = 8 << 20;
 
-/// This process looks when it has asked for a fixed part of what there was; but not before
-/// [`LEAST`].
+/// After a check, requests for 1 / `PARTS` of the available memory need no other check, but always
+/// for at least `LEAST` bytes.
 const PARTS: u64 = 16;
 const LEAST: u64 = 1 << 20;
 
-/// How many bytes this process may ask for before it looks again.
+/// Bytes that this process may request before it checks again.
 static BUDGET: AtomicU64 = AtomicU64::new(LEAST);
 
-/// To be called before this many bytes are asked for: looks whether they are there, if that is to
-/// be looked at. `besides` is what is there for it already, which is asked for much only.
+/// Must be called before `len` bytes are requested: checks that they are available, if a check is
+/// due. `besides` returns the bytes of the request that are already allocated; it is called for
+/// large requests only.
 ///
 /// # Errors
 /// `ENOMEM`.
@@ -35,7 +37,8 @@ static BUDGET: AtomicU64 = AtomicU64::new(LEAST);
 pub(crate) fn look_for(len: u64, besides: impl FnOnce() -> u64) -> io::Result<()> {
     let budget = BUDGET.load(Relaxed);
     if len < MUCH && len <= budget {
-        // Another thread may do so at the same time. It makes little of a difference.
+        // Another thread may do the same at this moment, and its update be lost. The error is
+        // small.
         BUDGET.store(budget - len, Relaxed);
         return Ok(());
     }
@@ -53,7 +56,7 @@ fn look_now(len: u64, besides: impl FnOnce() -> u64) -> io::Result<()> {
     if is_enough { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOMEM)) }
 }
 
-/// What may be asked for after `len` bytes, before one looks again; and whether those are there.
+/// Returns the budget until the next check, after `len` bytes, and whether those are available.
 fn reckon(len: u64, left: u64, besides: impl FnOnce() -> u64) -> (u64, bool) {
     let spare = left.saturating_sub(MARGIN);
     match len > spare && len > spare.saturating_add(besides()) {
@@ -62,7 +65,7 @@ fn reckon(len: u64, left: u64, besides: impl FnOnce() -> u64) -> (u64, bool) {
     }
 }
 
-/// How much this process can still have, swap included.
+/// Returns the bytes that this process can still get, swap included.
 pub(crate) fn left() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let kib = |name: &str| {
@@ -81,8 +84,8 @@ mod tests {
     #[test]
     fn there_is_some_and_not_any_amount() {
         look_for(MUCH, || 0).unwrap();
-        look_for(MUCH - 1, || unreachable!("that isn't much")).unwrap();
-        look_for(1, || unreachable!("that isn't much")).unwrap();
+        look_for(MUCH - 1, || unreachable!("a small request")).unwrap();
+        look_for(1, || unreachable!("a small request")).unwrap();
         assert_eq!(look_for(1 << 60, || 0).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
         look_for(1 << 60, || 1 << 60).unwrap();
     }

@@ -1,4 +1,5 @@
-//! Sleeping on a word of shared memory until somebody says that it has changed: futex(2), between processes.
+//! Sleeping on a word of shared memory until another thread or process changes it and wakes the
+//! sleepers: futex(2), between processes.
 
 use std::io;
 use std::sync::atomic::AtomicU32;
@@ -11,13 +12,14 @@ use crate::lifeline;
 /// Why [`wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// The word was another, somebody has called [`wake`], or for no reason at all: look again.
+    /// The word had another value, [`wake`] was called, or the wake-up was spurious: check the
+    /// condition again.
     Perhaps,
     /// The deadline has passed.
     Late,
 }
 
-/// Sleeps as long as `word` is `expected`, until it is woken or `deadline` has passed.
+/// Sleeps while `word` is `expected`, until a wake-up or `deadline`.
 pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken {
     let timeout = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
         None => None,
@@ -34,13 +36,15 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken
     }
 }
 
-/// Wakes up to `count` of those who sleep on `word`, in this process and in others. Gives how many there were.
+/// Wakes at most `count` of the threads that sleep on `word`, in this process and in others.
+/// Returns the number of threads that were woken.
 pub fn wake(word: &AtomicU32, count: u32) -> usize {
-    // It fails only for an address that is none.
+    // It fails only for an invalid address.
     futex::wake(word, Flags::empty(), count.min(i32::MAX as u32)).unwrap_or(0)
 }
 
-/// Sleeps as long as each of `words` is what is expected of it, until one is woken or `deadline` has passed: futex_waitv, Linux 5.16 and later.
+/// Sleeps while each of `words` has its expected value, until a wake-up on one of them or
+/// `deadline`: futex_waitv, Linux 5.16 and later.
 ///
 /// # Errors
 /// `ENOSYS` on older kernels; `InvalidInput` for more than 128 words, or none.
@@ -64,11 +68,11 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
     for (waiter, (word, expected)) in waiters.iter_mut().zip(words) {
         (waiter.value, waiter.address) = (u64::from(*expected), word.as_ptr() as u64);
     }
-    // The deadline of this call is a moment of CLOCK_MONOTONIC, which `Instant` doesn't tell.
+    // The system call takes an absolute time of CLOCK_MONOTONIC, which `Instant` doesn't expose.
     let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     if let Some(deadline) = deadline {
         let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Ok(Woken::Late) };
-        // SAFETY: the time is ours to be written to.
+        // SAFETY: the kernel writes to a local variable.
         crate::cvt(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) })?;
         let nanos = until.tv_nsec + i64::from(left.subsec_nanos());
         until.tv_sec = until
@@ -78,7 +82,8 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
         until.tv_nsec = nanos % 1_000_000_000;
     }
     let timeout = if deadline.is_some() { &raw const until } else { std::ptr::null() };
-    // SAFETY: the waiters are as many as said, the words are borrowed, and the time outlives the call.
+    // SAFETY: the array has at least `words.len()` waiters, the words are borrowed, and the time
+    // outlives the call.
     let result = unsafe {
         libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), words.len(), 0, timeout, libc::CLOCK_MONOTONIC)
     };

@@ -1,4 +1,5 @@
-//! Which process is meant, even after its pid has been given to another: pid and time of its start, see proc_pid_stat(5).
+//! Identifies a process even after its pid was given to another one: by its pid and start time, see
+//! proc_pid_stat(5).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,23 +8,25 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relax
 use crate::robust::{Thread, copy_number};
 use crate::{pidfd, threads};
 
-/// A process, in a number that fits into shared memory: the pid, and the lower bits of when it was started, in ticks of the clock since the system
-/// was. 0 is nobody.
+/// A process, as a number that fits into shared memory: its pid, and the lower 32 bits of its start
+/// time in clock ticks since boot. 0 means no process.
 ///
-/// A process that sees other pids, of another PID namespace, is not to be told apart so.
+/// Processes that see different pids, because they are in different PID namespaces, can't exchange
+/// identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity(u64);
 
 impl Identity {
-    /// The calling process. Asks the system once, and once in each copy of the process.
+    /// Returns the identity of the calling process. Reads `/proc` once, and once in each copy of
+    /// the process.
     ///
     /// # Errors
     /// When `/proc` is not mounted.
     pub fn current() -> io::Result<Identity> {
         static CURRENT: AtomicU64 = AtomicU64::new(0);
-        /// The copy of the process that this is about.
+        /// The number of the fork copy that `CURRENT` belongs to.
         static COPY: AtomicU32 = AtomicU32::new(0);
-        // So that copies are numbered.
+        // Makes sure that copies are numbered.
         Thread::current();
         let copy = copy_number();
         if COPY.load(Acquire) == copy {
@@ -36,7 +39,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The process that has the id `pid` now; none if there is none.
+    /// Returns the process that has the id `pid` now; `None` if there is none.
     ///
     /// # Errors
     /// When `/proc` is not mounted; `EMFILE`, `ENFILE`.
@@ -44,7 +47,8 @@ impl Identity {
         Ok(stat(pid)?.map(|stat| Identity::new(pid, stat.started)))
     }
 
-    /// As [`of`](Identity::of), if it is a child of the process `parent`.
+    /// Returns what [`of`](Identity::of) returns if the process is a child of `parent`, and
+    /// otherwise `None`.
     ///
     /// # Errors
     /// As [`of`](Identity::of).
@@ -57,22 +61,23 @@ impl Identity {
         Identity(u64::from(started) << 32 | u64::from(pid as u32))
     }
 
-    /// From what [`to_bits`](Identity::to_bits) gave; whatever else it may be, it is then a process that doesn't live. None for 0.
+    /// Converts the result of [`to_bits`](Identity::to_bits) back. `None` for 0. Any other number
+    /// that isn't such a result counts as a process that has ended.
     pub fn from_bits(bits: u64) -> Option<Identity> {
         (bits != 0).then_some(Identity(bits))
     }
 
-    /// As a number other than 0.
+    /// Returns the identity as a number other than 0.
     pub fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// Its pid.
+    /// Returns the pid.
     pub fn pid(self) -> i32 {
         self.0 as u32 as i32
     }
 
-    /// A descriptor that becomes readable when the process ends; none if it has ended.
+    /// Returns a descriptor that becomes readable when the process ends; `None` if it has ended.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -82,20 +87,24 @@ impl Identity {
         }
         let pidfd = match pidfd::open(self.pid()) {
             Ok(pidfd) => pidfd,
-            // As the id of a thread that leads no group: no process of ours.
+            // The id now belongs to a thread that doesn't lead a thread group (`EINVAL`), or to no
+            // process.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        // Looked at after it was opened: if it is the right one now, it was then.
+        // Checked after the open: if the process with this pid is the right one now, it was the
+        // right one then.
         let is_meant = match started(self.pid())? {
             Some(started) => started == (self.0 >> 32) as u32,
-            // It has ended, or is hidden from this one: proc(5), hidepid. Then it may be another, for which is waited as well.
+            // The process has ended, or `/proc` hides it from this process: proc(5), hidepid. If it
+            // is hidden, it may be a different one, which is then waited for as well.
             None => !pidfd::wait_any([&pidfd], Some(std::time::Instant::now()))?[0],
         };
         Ok(is_meant.then_some(pidfd))
     }
 
-    /// Whether there is a process of this pid that hasn't ended, as far as can be told quickly: it may be another one that has got the pid.
+    /// Returns whether a process with this pid exists and hasn't ended. This is a quick check: it
+    /// may be another process that was given the same pid.
     pub fn seems_alive(self) -> bool {
         match pidfd::open(self.pid()) {
             Ok(pidfd) => !pidfd::wait_any([&pidfd], Some(std::time::Instant::now())).is_ok_and(|[ended]| ended),
@@ -103,7 +112,8 @@ impl Identity {
         }
     }
 
-    /// Whether the process has ended, or is about to: the kernel closes what a process had open before it says that it has ended.
+    /// Returns whether the process has ended or is ending. The kernel closes a process's
+    /// descriptors before it reports the process as ended.
     ///
     /// # Errors
     /// When `/proc` is not mounted; `EMFILE`, `ENFILE`.
@@ -116,7 +126,7 @@ impl Identity {
         })
     }
 
-    /// Whether the process has ended. One that is a zombie has.
+    /// Returns whether the process has ended. A zombie has ended.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -128,12 +138,12 @@ impl Identity {
     }
 }
 
-/// When the process was started; none if there is no such.
+/// Returns the start time of the process; `None` if there is no such process.
 fn started(pid: i32) -> io::Result<Option<u32>> {
     Ok(stat(pid)?.map(|stat| stat.started))
 }
 
-/// What proc_pid_stat(5) tells of a process.
+/// The fields of proc_pid_stat(5) that are used here.
 struct Stat {
     parent: u64,
     flags: u64,
@@ -149,14 +159,14 @@ fn stat(pid: i32) -> io::Result<Option<Stat>> {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(error) => return Err(error),
     };
-    // The second field is the name, in parentheses, and may hold anything.
+    // The second field is the name, in parentheses, which may contain any characters.
     let after = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
     let mut fields = after.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     let mut number = |skip| -> Option<u64> { std::str::from_utf8(fields.nth(skip)?).ok()?.parse().ok() };
-    // The fourth field, the ninth and the twenty-second.
+    // Fields 4, 9 and 22.
     let numbers = number(1).zip(number(4)).zip(number(12));
     let ((parent, flags), ticks) = numbers
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/*/stat is not as proc_pid_stat(5) says"))?;
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/*/stat is not as in proc_pid_stat(5)"))?;
     Ok(Some(Stat { parent, flags, started: ticks as u32 }))
 }
 

@@ -1,45 +1,48 @@
-//! The executable file as it lies in memory: where its code is, and which build it is. See dl_iterate_phdr(3) and elf(5).
+//! The executable file as it is loaded in memory: the addresses of its code, and its build id. See
+//! dl_iterate_phdr(3) and elf(5).
 
 use std::ffi::{CStr, c_char, c_int};
 use std::ops::Range;
 
-/// One loaded file: the program or a shared library.
+/// A loaded file: the program or a shared library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The ranges of its executable segments.
+    /// The address ranges of its executable segments.
     pub code: Vec<Range<usize>>,
-    /// What tells this build from any other: the linker's build id, or a digest of the program headers where there is none.
+    /// Identifies this build: the linker's build id, or a digest of the program headers where there
+    /// is none.
     pub build_id: Vec<u8>,
 }
 
 impl Image {
-    /// The image that `address` lies in; none if it is in no loaded file.
+    /// Returns the image that contains `address`; `None` if no loaded file does.
     pub fn containing(address: usize) -> Option<Image> {
         let mut search = Search { address, found: None };
-        // SAFETY: `visit` has the right type and is called, before this returns, with the pointer given.
+        // SAFETY: `visit` has the right type, and is called with the given pointer before this
+        // returns.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
         search.found
     }
 
-    /// Whether `address` is in one of the executable segments.
+    /// Returns whether `address` is in one of the executable segments.
     pub fn is_code(&self, address: usize) -> bool {
         self.code.iter().any(|range| range.contains(&address))
     }
 }
 
-/// Whether the program, the first of the loaded files, asks for an interpreter, that is, a dynamic
-/// loader.
+/// Returns whether the program, the first of the loaded files, requests an interpreter, that is, a
+/// dynamic loader.
 pub(crate) fn asks_for_a_loader() -> bool {
     let mut asks = false;
-    // SAFETY: `look` has the right type and is called, before this returns, with the pointer given.
+    // SAFETY: `look` has the right type, and is called with the given pointer before this returns.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut asks).cast()) };
     asks
 }
 
-/// Called for the first loaded file.
+/// Callback of dl_iterate_phdr(3), for the first loaded file only.
 unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: libc::size_t, asks: *mut libc::c_void) -> c_int {
-    // SAFETY: dl_iterate_phdr calls with a valid `info`, whose table has that many headers, and the
-    // pointer that was passed.
+    // SAFETY: dl_iterate_phdr calls with a valid `info`, with a table of `dlpi_phnum` headers, and
+    // with the pointer that was passed.
     unsafe {
         let headers = std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum));
         *asks.cast::<bool>() = headers.iter().any(|header| header.p_type == libc::PT_INTERP);
@@ -47,12 +50,12 @@ unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: libc::size_t, as
     1
 }
 
-/// The loader's list of the files that it has loaded, as debuggers find it: by an entry in the
-/// dynamic section of the program. See dlinfo(3) and the header `link.h`.
+/// The loader's list of loaded files, found as debuggers find it: through an entry in the dynamic
+/// section of the program. See dlinfo(3) and the header `link.h`.
 pub(crate) struct LoadedFiles(*const List);
 
-// SAFETY: the place is the loader's own, and stays; what is read there is read by functions that
-// say when they may be called.
+// SAFETY: the list belongs to the loader and is never freed; the functions that read it state when
+// they may be called.
 unsafe impl Send for LoadedFiles {}
 // SAFETY: as above.
 unsafe impl Sync for LoadedFiles {}
@@ -63,7 +66,7 @@ struct List {
     first: *const LoadedFile,
 }
 
-/// One of those files, the program being the first.
+/// An element of the list. The first one is the program.
 #[repr(C)]
 pub(crate) struct LoadedFile {
     base: usize,
@@ -79,46 +82,50 @@ struct Entry {
     value: usize,
 }
 
-/// How many functions a file has that are called when it is loaded and unloaded.
+/// The numbers of functions that a file has the loader call when it is loaded and unloaded.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrays {
-    /// Of the program, before all other files' functions.
+    /// Functions of the program that run before those of all other files.
     pub(crate) before_init: usize,
     pub(crate) init: usize,
     pub(crate) fini: usize,
 }
 
-/// Tags of entries. A null tag ends the section.
+/// Tags of entries. Tag 0 ends the section.
 const DT_DEBUG: i64 = 21;
 const DT_INIT_ARRAYSZ: i64 = 27;
 const DT_FINI_ARRAYSZ: i64 = 28;
 const DT_PREINIT_ARRAYSZ: i64 = 33;
 
 impl LoadedFiles {
-    /// None in a static program.
+    /// Returns the list; `None` in a static program.
     pub(crate) fn current() -> Option<LoadedFiles> {
         let mut dynamic = std::ptr::null::<Entry>();
-        // SAFETY: `find_dynamic` has the right type and is called, before this returns, with the
-        // pointer given.
+        // SAFETY: `find_dynamic` has the right type, and is called with the given pointer before
+        // this returns.
         unsafe { libc::dl_iterate_phdr(Some(find_dynamic), (&raw mut dynamic).cast()) };
-        // SAFETY: that is the program's section, or null.
+        // SAFETY: the pointer is the program's dynamic section, or null.
         let address = unsafe { entries(dynamic) }.find(|entry| entry.tag == DT_DEBUG)?.value;
         (address != 0).then_some(LoadedFiles(address as *const List))
     }
 
-    /// Whether no other list exists: dlmopen(3) has not been called.
+    /// Returns whether this list has all loaded files: whether dlmopen(3) has not been called,
+    /// which makes further lists.
     ///
     /// # Safety
-    /// Nothing may load or unload a file meanwhile.
+    /// No thread may load or unload a file during the call.
     pub(crate) unsafe fn are_all(&self) -> bool {
-        // SAFETY: the place is the loader's own, and stays.
+        // SAFETY: the list belongs to the loader and is never freed.
         unsafe { (*self.0).version == 1 }
     }
 
+    /// Iterates over the list.
+    ///
     /// # Safety
-    /// Nothing may load or unload a file meanwhile.
+    /// No thread may load or unload a file during the iteration.
     pub(crate) unsafe fn iter(&self) -> impl Iterator<Item = &LoadedFile> {
-        // SAFETY: each is null, or an element of the list, which doesn't change, as the caller says.
+        // SAFETY: each pointer is null or an element of the list, which doesn't change, by the
+        // caller's contract.
         let first = unsafe { (*self.0).first.as_ref() };
         std::iter::successors(first, |file| {
             // SAFETY: as above.
@@ -128,16 +135,16 @@ impl LoadedFiles {
 }
 
 impl LoadedFile {
-    /// The name of the file, without its path. Empty for the program.
+    /// Returns the name of the file, without its path. Empty for the program.
     pub(crate) fn name(&self) -> &[u8] {
-        // SAFETY: the loader's own string, or null.
+        // SAFETY: a C string that belongs to the loader; null is handled.
         let path = if self.name.is_null() { c"" } else { unsafe { CStr::from_ptr(self.name) } };
         path.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default()
     }
 
     pub(crate) fn arrays(&self) -> Arrays {
         let mut arrays = Arrays::default();
-        // SAFETY: the loader has put the address of the section there, or null.
+        // SAFETY: the loader stored the address of the dynamic section there, or null.
         for entry in unsafe { entries(self.dynamic) } {
             let count = entry.value / size_of::<usize>();
             match entry.tag {
@@ -151,26 +158,28 @@ impl LoadedFile {
     }
 }
 
+/// Iterates over the entries of a dynamic section.
+///
 /// # Safety
-/// `dynamic` is null, or the place of a dynamic section that stays.
+/// `dynamic` is null, or the address of a dynamic section that stays loaded.
 unsafe fn entries(dynamic: *const Entry) -> impl Iterator<Item = &'static Entry> {
     let mut next = dynamic;
     std::iter::from_fn(move || {
-        // SAFETY: as the caller says; this is no further than the entry that ends the section.
+        // SAFETY: by the caller's contract; the iteration stops at the entry that ends the section.
         let entry = unsafe { next.as_ref() }.filter(|entry| entry.tag != 0)?;
         next = next.wrapping_add(1);
         Some(entry)
     })
 }
 
-/// Called for the first loaded file.
+/// Callback of dl_iterate_phdr(3), for the first loaded file only.
 unsafe extern "C" fn find_dynamic(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
     dynamic: *mut libc::c_void,
 ) -> c_int {
-    // SAFETY: dl_iterate_phdr calls with a valid `info`, whose table has that many headers, and the
-    // pointer that was passed.
+    // SAFETY: dl_iterate_phdr calls with a valid `info`, with a table of `dlpi_phnum` headers, and
+    // with the pointer that was passed.
     unsafe {
         let base = (*info).dlpi_addr as usize;
         let headers = std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum));
@@ -186,11 +195,12 @@ struct Search {
     found: Option<Image>,
 }
 
-/// Called for each loaded file, until it returns other than 0.
+/// Callback of dl_iterate_phdr(3), for each loaded file until it returns a value other than 0.
 unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, search: *mut libc::c_void) -> c_int {
-    // SAFETY: dl_iterate_phdr calls with a valid `info` and the pointer that `containing` passed.
+    // SAFETY: dl_iterate_phdr calls with a valid `info` and with the pointer that `containing`
+    // passed.
     let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
-    // SAFETY: the loader's table of that many program headers, which stays where it is during the call.
+    // SAFETY: the loader's table has `dlpi_phnum` program headers, and stays valid during the call.
     let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let base = info.dlpi_addr as usize;
     let range = |header: &libc::Elf64_Phdr| {
@@ -203,7 +213,7 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, s
     }
     let code = headers.iter().filter(loaded).filter(|header| header.p_flags & libc::PF_X != 0).map(range).collect();
     let notes = headers.iter().filter(|header| header.p_type == libc::PT_NOTE).filter(|note| {
-        // A note that isn't loaded can't be read here.
+        // A note outside the loaded segments can't be read.
         headers
             .iter()
             .filter(loaded)
@@ -211,7 +221,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, s
     });
     let build_id = notes
         .filter_map(|note| {
-            // SAFETY: the range lies in a loaded segment, as just checked; notes are never written to.
+            // SAFETY: the range lies in a loaded segment, as just checked; notes are never written
+            // to.
             let bytes = unsafe { std::slice::from_raw_parts(range(note).start as *const u8, note.p_memsz as usize) };
             build_id(bytes)
         })
@@ -220,7 +231,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, s
     1
 }
 
-/// The build id in a segment of notes; see elf(5). None if there is none, or the notes are something else.
+/// Returns the build id in a segment of notes; see elf(5). `None` if there is none, or the bytes
+/// are not notes.
 pub fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
     let padded = |len: u32| (len as usize).checked_next_multiple_of(4);
@@ -229,7 +241,7 @@ pub fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
         let (name_len, desc_len, kind) = (word(0)?, word(4)?, word(8)?);
         let name_end = 12_usize.checked_add(padded(name_len)?)?;
         let desc_end = name_end.checked_add(padded(desc_len)?)?;
-        // An empty one tells nothing.
+        // An empty build id identifies nothing.
         if kind == NT_GNU_BUILD_ID && notes.get(12..12 + 4)? == b"GNU\0" && name_len == 4 && desc_len > 0 {
             return Some(notes.get(name_end..name_end + desc_len as usize)?.to_vec());
         }
@@ -237,8 +249,8 @@ pub fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// FNV-1a over the addresses and sizes of the segments: two builds of any size rarely share them. It is the second line of
-/// defence; the first is that the child runs the same inode.
+/// FNV-1a over the addresses and sizes of the segments, which rarely are the same in two builds of
+/// any size. This is only a second check; the first is that the child runs the same inode.
 fn digest(headers: &[libc::Elf64_Phdr]) -> Vec<u8> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for header in headers {
@@ -268,11 +280,11 @@ mod tests {
 
     #[test]
     fn the_loaded_files_and_their_arrays() {
-        let files = LoadedFiles::current().expect("a program that the loader has loaded");
+        let files = LoadedFiles::current().expect("a dynamically linked program");
         // SAFETY: no test of this crate loads a file.
         let files: Vec<&LoadedFile> = unsafe { files.iter() }.collect();
         assert_eq!(files[0].name(), b"", "the program");
-        // One of the compiler's, and one of the standard library's.
+        // A constructor of the compiler, and one of the standard library.
         assert!(files[0].arrays().init >= 2);
         assert_eq!(files[0].arrays().before_init, 0);
         let is_loaded = |name: &str| files.iter().any(|file| file.name() == name.as_bytes());
@@ -301,6 +313,6 @@ mod tests {
         }
         assert_eq!(build_id(&[0xFF; 64]), None);
         note[4] = 0;
-        assert_eq!(build_id(&note[..16]), None, "an empty one is none");
+        assert_eq!(build_id(&note[..16]), None, "an empty build id is none");
     }
 }

@@ -1,8 +1,8 @@
-//! One process tells others that share a file with it that there is something to look at:
-//! inotify(7), and futimens(2) on the file. Nothing is changed but the file's times.
+//! Notification between processes that share a file: inotify(7), triggered by futimens(2) on the
+//! file. Only the file's timestamps change.
 //!
-//! An inotify instance can be waited for with poll(2), beside pidfds and pipes, which a futex
-//! can't; and the process that tells needs nothing but the file.
+//! Unlike a futex, an inotify instance can be waited for with poll(2), together with pidfds and
+//! pipes. The notifying process needs nothing but the file.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 
-/// A descriptor that becomes readable when the file is [touched](touch) from now on.
+/// Returns a descriptor that becomes readable when the file is [touched](touch) after this call.
 ///
 /// # Errors
 /// `EMFILE` when this user has as many instances as `/proc/sys/fs/inotify/max_user_instances`
@@ -22,10 +22,10 @@ pub fn watch(file: impl AsFd) -> io::Result<OwnedFd> {
     Ok(instance)
 }
 
-/// Tells all that [watch](watch()) the file.
+/// Notifies all processes that [watch](watch()) the file.
 ///
 /// # Errors
-/// `EPERM` when the file can't be written to by the calling process.
+/// `EPERM` when the calling process may not write to the file.
 pub fn touch(file: impl AsFd) -> io::Result<()> {
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     Ok(rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now })?)
@@ -43,7 +43,7 @@ mod tests {
         let (one, other) = (watch(&file).unwrap(), watch(&file).unwrap());
         let readable = || poll::wait_readable(&[&one, &other], Some(Instant::now())).unwrap();
         assert_eq!(readable(), []);
-        // ViaHandle another description of the same file.
+        // Through another open file description of the same file.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         touch(std::fs::File::options().write(true).open(path).unwrap()).unwrap();
         assert_eq!(readable(), [0, 1]);

@@ -1,10 +1,11 @@
-//! The Linux mechanisms that `multiproc` is built on, one file each.
+//! The Linux mechanisms that `multiproc` is built on, one per module.
 //!
-//! Safe functions over [rustix], over libc where rustix has none. No policy, no serialisation, no process model: what a
-//! function does is what its man page says, with the traps that the page mentions taken care of. This is the only crate
-//! of the workspace that makes system calls.
+//! Safe functions over [rustix], and over libc where rustix has no binding. The crate has no
+//! policy, no serialisation and no process model: each function does what its man page says, and
+//! takes care of the pitfalls that the page mentions. This is the only crate of the workspace that
+//! makes system calls.
 //!
-//! It is published because `multiproc` needs it, and makes no promise of its own about stability.
+//! It is published because `multiproc` depends on it, and promises no stability of its own.
 //!
 //! [rustix]: https://docs.rs/rustix
 
@@ -70,12 +71,12 @@ pub mod wake_pipe;
 
 use std::io;
 
-/// Turns the `-1` of a C function into the error that `errno` holds.
+/// Converts the `-1` of a C function into the error in `errno`.
 fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// As [`cvt`], for what `libc::syscall` returns.
+/// Does what [`cvt`] does for the result of `libc::syscall`.
 fn cvt_long(result: libc::c_long) -> io::Result<libc::c_long> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -1,4 +1,5 @@
-//! What a process may use, and how it is scheduled: setrlimit(2), setpriority(2), sched_setaffinity(2), setpgid(2).
+//! Resource limits and scheduling of a process: setrlimit(2), setpriority(2), sched_setaffinity(2),
+//! setpgid(2).
 
 use std::io;
 
@@ -8,15 +9,15 @@ use crate::cvt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Resource {
-    /// Virtual memory, in bytes.
+    /// The size of virtual memory, in bytes.
     AddressSpace = libc::RLIMIT_AS,
-    /// Private memory that can be written to, in bytes.
+    /// The size of private writable memory, in bytes.
     Data = libc::RLIMIT_DATA,
-    /// The first thread's stack, in bytes.
+    /// The size of the first thread's stack, in bytes.
     Stack = libc::RLIMIT_STACK,
-    /// A core file, in bytes.
+    /// The size of a core file, in bytes.
     CoreFile = libc::RLIMIT_CORE,
-    /// Files that are written, in bytes.
+    /// The size of files that are written, in bytes.
     FileSize = libc::RLIMIT_FSIZE,
     /// Processor time, in seconds.
     CpuTime = libc::RLIMIT_CPU,
@@ -28,41 +29,41 @@ pub enum Resource {
     LockedMemory = libc::RLIMIT_MEMLOCK,
 }
 
-/// Limits a resource of this process: the soft limit, which counts, and the hard limit, up to which it can be raised again.
-/// `u64::MAX` is none.
+/// Limits a resource of this process. The soft limit is enforced; the hard limit is the maximum to
+/// which the soft limit can be raised later. `u64::MAX` means no limit.
 ///
 /// # Errors
-/// `EPERM` above the present hard limit; `EINVAL` for a soft limit above the hard one.
+/// `EPERM` above the current hard limit; `EINVAL` for a soft limit above the hard limit.
 pub fn set(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the structure is ours and is only read.
+    // SAFETY: the structure is a local variable and is only read.
     cvt(unsafe { libc::setrlimit(resource as libc::__rlimit_resource_t, &raw const limit) }).map(drop)
 }
 
-/// The soft and the hard limit of this process.
+/// Returns the soft and the hard limit of this process.
 ///
 /// # Errors
 /// None is expected.
 pub fn get(resource: Resource) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is ours.
+    // SAFETY: the structure is a local variable.
     cvt(unsafe { libc::getrlimit(resource as libc::__rlimit_resource_t, &raw mut limit) })?;
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-/// Sets the niceness of this process: -20, the most favoured, to 19.
+/// Sets the nice value of this process: from -20, the highest priority, to 19.
 ///
 /// # Errors
-/// `EACCES` or `EPERM` for less than it has now, without the right to.
+/// `EACCES` or `EPERM` for a lower value than the current one, without the permission for that.
 pub fn set_niceness(niceness: i32) -> io::Result<()> {
     // SAFETY: it takes numbers.
     cvt(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) }).map(drop)
 }
 
-/// Has this process run on these processors alone.
+/// Restricts this process to these processors.
 ///
 /// # Errors
-/// `EINVAL` when none of them exists, or may be used by it; also for a number above 1023.
+/// `EINVAL` when none of them exists or is allowed for this process; also for a number above 1023.
 pub fn set_affinity(processors: &[usize]) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     for processor in processors {
@@ -74,7 +75,7 @@ pub fn set_affinity(processors: &[usize]) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Puts this process into the process group `group`; a new one of its own for 0.
+/// Moves this process into the process group `group`, or into a new group of its own for 0.
 ///
 /// # Errors
 /// `EPERM` when there is no such group in the session.

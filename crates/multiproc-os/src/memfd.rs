@@ -1,10 +1,12 @@
-//! Bytes in memory behind a file descriptor, that nobody can change any more: memfd_create(2) and file seals.
+//! Memory files that can no longer change: memfd_create(2) and file seals.
 //!
-//! A sealed file can neither be written nor shrunk, so a reader may map it and look at it for as long as it likes: no
-//! `SIGBUS`, no value that changes under its hands. The memory is allocated before it is mapped, so that a full tmpfs is an error here.
+//! A sealed file can neither be written nor shrunk, so a reader may map it and read it for as long
+//! as it likes, without `SIGBUS` and without values that change while it reads. The memory is
+//! allocated before it is mapped, so that a full tmpfs is reported as an error here.
 //!
-//! The limit on the size of files (`RLIMIT_FSIZE`) holds for memory files too, and the kernel kills who goes past it (`SIGXFSZ`); here
-//! that is an error like others.
+//! The limit on the size of files (`RLIMIT_FSIZE`) applies to memory files too, and the kernel
+//! sends `SIGXFSZ`, which kills, to a process that exceeds it. The functions here return an error
+//! instead.
 
 use std::io;
 use std::ops::Deref;
@@ -21,7 +23,8 @@ const SEALS: SealFlags = SealFlags::from_bits_retain(
     SealFlags::WRITE.bits() | SealFlags::SHRINK.bits() | SealFlags::GROW.bits() | SealFlags::SEAL.bits(),
 );
 
-/// An unsealed, zeroed memory file of `len` bytes, all of them allocated. `name` shows in `/proc/*/fd`.
+/// Creates an unsealed, zeroed memory file of `len` bytes, all of them allocated. `name` is shown
+/// in `/proc/*/fd`.
 ///
 /// # Errors
 /// `ENOSPC`, `ENOMEM`, `EMFILE`; `EFBIG` beyond the limit on the size of files.
@@ -33,10 +36,12 @@ pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Has `allocate` done for all of `len` bytes, from 0 on: at once, unless a signal interrupts it.
+/// Calls `allocate` until all of `len` bytes, from 0 on, are allocated: with one call, unless a
+/// signal interrupts it.
 ///
-/// Older kernels look for signals between two pages, and then give back what this call has allocated. In a program with a timer, trying
-/// the same again may go on for ever; so less is tried then.
+/// Older kernels check for signals between pages, and then free what the interrupted call has
+/// allocated. In a program with a timer, repeating the same call might never succeed; so the next
+/// call is for a smaller part.
 pub(crate) fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::io::Result<()>) -> io::Result<()> {
     let (mut done, mut step) = (0, len);
     while done < len {
@@ -53,16 +58,16 @@ pub(crate) fn in_steps(len: u64, mut allocate: impl FnMut(u64, u64) -> rustix::i
 pub(crate) fn create(name: &str) -> io::Result<OwnedFd> {
     match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
         Ok(fd) => crate::fd_passing::above_stdio(fd),
-        // The kernel itself needs no right for it.
+        // The kernel itself requires no privilege for this call.
         Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "memfd_create(2) is refused, as by a seccomp profile; there is no shared memory without it",
+            "memfd_create(2) is refused, for example by a seccomp profile; shared memory needs this call",
         )),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Whether this process may have a file of `len` bytes: see `RLIMIT_FSIZE` in getrlimit(2).
+/// Checks that this process may have a file of `len` bytes: see `RLIMIT_FSIZE` in getrlimit(2).
 pub(crate) fn within_limit(len: u64) -> io::Result<()> {
     match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
         Some(limit) if len > limit => Err(io::Error::from_raw_os_error(libc::EFBIG)),
@@ -70,8 +75,9 @@ pub(crate) fn within_limit(len: u64) -> io::Result<()> {
     }
 }
 
-/// The size of the pages that a memory file is made of: larger than usual for one of those that are kept in reserve. (`st_blksize` may be larger for others, too, when the
-/// kernel makes huge pages by itself.)
+/// Returns the size of the pages that a memory file consists of: larger than usual if it was made
+/// of reserved huge pages (hugetlbfs). (`st_blksize` doesn't tell this: it may be larger for other
+/// files too, when the kernel uses transparent huge pages.)
 pub(crate) fn page(fd: impl AsFd) -> io::Result<usize> {
     const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
     let file_system = rustix::fs::fstatfs(fd)?;
@@ -81,7 +87,7 @@ pub(crate) fn page(fd: impl AsFd) -> io::Result<usize> {
     }
 }
 
-/// A memory file that is written from front to back, and sealed when it is complete.
+/// A memory file that is written sequentially, and sealed when it is complete.
 #[derive(Debug)]
 pub struct Growing {
     fd: OwnedFd,
@@ -89,7 +95,7 @@ pub struct Growing {
 }
 
 impl Growing {
-    /// An empty one. `name` shows in `/proc/*/fd`.
+    /// Creates an empty file. `name` is shown in `/proc/*/fd`.
     ///
     /// # Errors
     /// `EMFILE`, `ENOMEM`.
@@ -97,7 +103,9 @@ impl Growing {
         Ok(Growing { fd: create(name)?, len: 0 })
     }
 
-    /// Appends `bytes`, all or none of them. Written by call and not by mapping: the kernel needn't clear pages that are filled at once, and takes no faults.
+    /// Appends all of `bytes`, or none of them on error. They are written with pwrite(2) and not
+    /// through a mapping: then the kernel needn't zero pages that are filled completely, and there
+    /// are no page faults.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
@@ -118,7 +126,7 @@ impl Growing {
         Ok(())
     }
 
-    /// The file, sealed, and its length.
+    /// Seals the file, and returns it with its length.
     ///
     /// # Errors
     /// None is expected.
@@ -128,7 +136,7 @@ impl Growing {
     }
 }
 
-/// A sealed memory file that holds `parts`, one after the other.
+/// Creates a sealed memory file that holds the concatenation of `parts`.
 ///
 /// # Errors
 /// As [`Growing::create`] and [`Growing::write`].
@@ -145,7 +153,7 @@ pub fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
 pub struct Sealed {
     start: *const u8,
     len: usize,
-    /// What is mapped: whole pages.
+    /// The mapping, which consists of whole pages.
     pages: (*const u8, usize),
 }
 
@@ -158,8 +166,8 @@ impl Sealed {
     /// Maps the first `len` bytes of `fd`. The mapping outlives the descriptor.
     ///
     /// # Errors
-    /// `InvalidData` when `fd` is not a memory file, is not sealed against writing and shrinking, or is shorter than `len`;
-    /// `ENOMEM`.
+    /// `InvalidData` when `fd` is not a memory file, is not sealed against writing and shrinking,
+    /// or is shorter than `len`; `ENOMEM`.
     pub fn map(fd: impl AsFd, len: u64) -> io::Result<Sealed> {
         Sealed::map_part(fd, 0, len)
     }
@@ -181,14 +189,14 @@ impl Sealed {
         }
         let len = usize::try_from(len).map_err(|_| invalid("a length out of range"))?;
         if len == 0 {
-            // Aligned like a mapping, since it may be looked at as numbers.
+            // Aligned like a mapping, since the bytes may be read as numbers.
             let nowhere = std::ptr::without_provenance(PAGE);
             return Ok(Sealed { start: nowhere, len, pages: (nowhere, 0) });
         }
         let page = page(&fd)?;
         let before = (offset % page as u64) as usize;
         let (all, from) = ((before + len).next_multiple_of(page), offset - before as u64);
-        // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
+        // SAFETY: a fresh mapping at an address of the kernel's choice; only Drop unmaps it.
         let pages =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), all, ProtFlags::READ, MapFlags::SHARED, &fd, from)? };
         let pages = pages.cast::<u8>().cast_const();
@@ -196,7 +204,8 @@ impl Sealed {
         Ok(Sealed { start: unsafe { pages.add(before) }, len, pages: (pages, all) })
     }
 
-    /// Has the pages of these bytes mapped, so that they aren't faulted in one by one. What can't be had is left.
+    /// Maps the pages of these bytes in advance, so that they don't fault one by one. Does nothing
+    /// where this fails.
     pub fn populate(&self, range: std::ops::Range<usize>) {
         let (begin, end) = (range.start, range.end.min(self.len));
         if begin < end {
@@ -211,8 +220,8 @@ impl Deref for Sealed {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` is in a mapping of `len` bytes from there that lives as long as `self`; the seals keep it from shrinking and its
-        // bytes from changing.
+        // SAFETY: `start` is in a mapping of `len` bytes from there that lives as long as `self`;
+        // the seals keep the file from shrinking and its bytes from changing.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
@@ -221,7 +230,7 @@ impl Drop for Sealed {
     fn drop(&mut self) {
         let (start, len) = self.pages;
         if len > 0 {
-            // SAFETY: the mapping is ours, and the last borrow of it has ended.
+            // SAFETY: the mapping belongs to `self`, and the last borrow of it has ended.
             let _ = unsafe { rustix::mm::munmap(start.cast_mut().cast(), len) };
         }
     }
@@ -247,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_is_interrupted_over_and_over_is_done_in_the_end() {
-        // A signal comes in time for everything that is larger than this.
+        // A signal interrupts each call that is for more than this.
         const LARGEST: u64 = 10_000;
         let mut done = vec![];
         let allocate = |from, len| {

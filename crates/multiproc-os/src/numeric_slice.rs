@@ -1,7 +1,9 @@
-//! Lists of plain numbers as bytes, found behind a generic type: so that a vector of a billion bytes is one copy and not a billion calls.
+//! Vectors and slices of plain numbers, recognised behind a generic type and copied as bytes: a
+//! vector of a billion bytes is then one copy and not a billion calls.
 //!
-//! Code that is generic over a value can't ask "are you a `Vec<u8>`?" of a type that may hold references, since [`TypeId`] is for `'static`
-//! types. What is compared here is the id of the type with its lifetimes erased, as the crates `typeid` and `erased-serde` do.
+//! [`TypeId`] is for `'static` types only, so code that is generic over a value that may hold
+//! references can't ask whether its type is `Vec<u8>`. This module compares the id of the type with
+//! its lifetimes erased, as the crates `typeid` and `erased-serde` do.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -9,7 +11,7 @@ use std::mem::{self, ManuallyDrop};
 
 use crate::prefault;
 
-/// A type of number. The values are part of what travels between processes of one program.
+/// A type of number. The discriminants travel between processes of one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -44,12 +46,12 @@ impl Kind {
         Kind::F64,
     ];
 
-    /// The kind that has this value.
+    /// Returns the kind with this discriminant.
     pub fn from_u8(value: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u8 == value)
     }
 
-    /// How many bytes one number has.
+    /// The size of one number, in bytes.
     pub fn width(self) -> usize {
         match self {
             Kind::U8 | Kind::I8 => 1,
@@ -61,7 +63,7 @@ impl Kind {
     }
 }
 
-/// Calls a macro with each kind and the types that are of it.
+/// Calls a macro with each kind and the types that it stands for.
 macro_rules! for_each_number {
     ($callback:ident) => {
         $callback! {
@@ -71,14 +73,16 @@ macro_rules! for_each_number {
     };
 }
 
-/// The bytes of `list` in memory, and what they are, if it is a `&[N]` or a `&Vec<N>` of some plain number `N`.
+/// Returns the kind and the bytes in memory of `list`, if `I` is `&[N]` or `&Vec<N>` for a plain
+/// number type `N`.
 pub fn bytes_of<I>(list: &I) -> Option<(Kind, &[u8])> {
     let id = id_of::<I>();
     macro_rules! try_each {
         ($($kind:ident $number:ty;)*) => {
             $(
                 let numbers: Option<&[$number]> = if id == TypeId::of::<&'static [$number]>() {
-                    // SAFETY: `I` is `&[$number]`, for some lifetime that lasts as long as the borrow of `list`.
+                    // SAFETY: `I` is `&[$number]`, with a lifetime that outlasts the borrow of
+                    // `list`.
                     Some(unsafe { *(&raw const *list).cast::<&[$number]>() })
                 } else if id == TypeId::of::<&'static Vec<$number>>() {
                     // SAFETY: as above, `I` is `&Vec<$number>`.
@@ -98,8 +102,8 @@ pub fn bytes_of<I>(list: &I) -> Option<(Kind, &[u8])> {
     None
 }
 
-/// A `V` made of `bytes`, which are numbers of the kind `kind` as [`bytes_of`] gave them, if `V` is a `Vec` of such numbers. Bytes at the end
-/// that are no whole number are left out.
+/// Makes a `V` of `bytes`, numbers of the kind `kind` as [`bytes_of`] returned them, if `V` is a
+/// `Vec` of such numbers. Bytes at the end that don't make up a whole number are left out.
 pub fn vec_of<V>(kind: Kind, bytes: &[u8]) -> Option<V> {
     let id = id_of::<V>();
     macro_rules! try_each {
@@ -109,10 +113,11 @@ pub fn vec_of<V>(kind: Kind, bytes: &[u8]) -> Option<V> {
                     let len = bytes.len() / size_of::<$number>();
                     let mut vec: Vec<$number> = Vec::with_capacity(len);
                     if bytes.len() >= POPULATED {
-                        // A fault for each page costs more than the copy.
+                        // One page fault per page would cost more than the copy.
                         prefault::populate(vec.as_ptr() as usize, bytes.len(), rustix::mm::Advice::LinuxPopulateWrite);
                     }
-                    // SAFETY: there is room for `len` numbers, apart from `bytes`, and any bytes are numbers.
+                    // SAFETY: the vector has room for `len` numbers and doesn't overlap `bytes`,
+                    // and any bytes are valid numbers.
                     unsafe {
                         let whole = len * size_of::<$number>();
                         std::ptr::copy_nonoverlapping(bytes.as_ptr(), vec.as_mut_ptr().cast::<u8>(), whole);
@@ -129,15 +134,18 @@ pub fn vec_of<V>(kind: Kind, bytes: &[u8]) -> Option<V> {
     None
 }
 
-/// A copy of `bytes`. Where it is large it takes half the time of `to_vec`: its pages come in one go.
+/// Copies `bytes`. Takes half the time of `to_vec` for large slices, since all pages are populated
+/// with one call.
 pub fn copy(bytes: &[u8]) -> Vec<u8> {
-    vec_of(Kind::U8, bytes).expect("a vector of bytes is one of numbers")
+    vec_of(Kind::U8, bytes).expect("u8 is a number type")
 }
 
-/// From this many bytes on, pages are asked for ahead: one call costs as much as a few page faults.
+/// Minimum size, in bytes, for which pages are populated ahead: that call costs as much as a few
+/// page faults.
 const POPULATED: usize = 1 << 20;
 
-/// The id of a type, whatever lifetimes are in it: types that differ in nothing else have the same.
+/// The id of a type with its lifetimes erased: types that differ only in lifetimes have the same
+/// id.
 fn id_of<T: ?Sized>() -> TypeId {
     trait Erased {
         fn id(&self) -> TypeId
@@ -154,8 +162,8 @@ fn id_of<T: ?Sized>() -> TypeId {
     }
     let here = PhantomData::<T>;
     let erased: &dyn Erased = &here;
-    // SAFETY: only the bound in the object's type changes. The method that is called knows lifetimes as little as any code that has been
-    // generated does, and touches no `T`.
+    // SAFETY: only the lifetime bound of the object's type changes. The method called depends on
+    // lifetimes no more than any generated code does, and touches no `T`.
     unsafe { mem::transmute::<&dyn Erased, &(dyn Erased + 'static)>(erased) }.id()
 }
 

@@ -1,16 +1,17 @@
-//! How often the kernel has killed for want of memory: `oom_kill` in the memory controller's files, see cgroups(7) and the kernel's
-//! cgroup-v2 page, or that of the whole machine in `/proc/vmstat`.
+//! Counts the kernel's out-of-memory kills: the field `oom_kill` in the files of the memory
+//! controller, see cgroups(7) and the kernel's cgroup-v2 page, or for the whole machine in
+//! `/proc/vmstat`.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::control_group;
 
-/// The number of kills for want of memory so far, in this process's control group if that tells, else on the machine. None where neither
-/// does.
+/// The number of out-of-memory kills so far in this process's control group, or on the whole
+/// machine if the group's files don't say. None if neither is available.
 pub fn kills() -> Option<u64> {
     let of_group = |directory: PathBuf| {
-        // The second version, and the first.
+        // The files of cgroup v2 and v1.
         let texts = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(directory.join(file)));
         texts.iter().flatten().find_map(|text| field(text))
     };

@@ -1,7 +1,8 @@
-//! One page of process ids that two processes share, for the kernel to write to.
+//! A page of process ids, shared between two processes, that the kernel itself writes to.
 //!
-//! A server that is killed right after it made a process can tell nobody the process's id. So the id goes into shared memory by
-//! the kernel's own hand (`CLONE_PARENT_SETTID`), inside the very call that makes the process.
+//! A server that is killed right after it made a process can't report the process's id to its
+//! client. So the kernel writes the id into shared memory (`CLONE_PARENT_SETTID` of clone(2))
+//! within the system call that makes the process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,24 +10,24 @@ use std::sync::atomic::AtomicI32;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-/// How many slots the page has.
+/// The number of slots in the page.
 pub const SLOTS: usize = 1024;
 
 const BYTES: usize = SLOTS * size_of::<AtomicI32>();
 
-/// The page, mapped. 0 in a slot means that no process was made for it.
+/// The mapped page. A slot holds 0 until a process was made for it.
 #[derive(Debug)]
 pub struct PidSlots {
     start: *const AtomicI32,
 }
 
-// SAFETY: nothing but atomics is reached through it.
+// SAFETY: only atomics are reached through the pointer.
 unsafe impl Send for PidSlots {}
 // SAFETY: as above.
 unsafe impl Sync for PidSlots {}
 
 impl PidSlots {
-    /// A new page of zeroes, and the descriptor by which another process maps it.
+    /// Makes a page of zeroes, and the descriptor through which another process maps it.
     ///
     /// # Errors
     /// `ENOMEM`, `ENOSPC`, `EMFILE`.
@@ -36,28 +37,31 @@ impl PidSlots {
         Ok((PidSlots::map(&fd)?, fd))
     }
 
-    /// Maps the page that [`create`](PidSlots::create) made in another process. Copies of this process don't have it.
+    /// Maps the page that [`create`](PidSlots::create) made in another process. Fork copies of this
+    /// process don't inherit the mapping.
     ///
     /// # Errors
-    /// `InvalidData` when `fd` is something else.
+    /// `InvalidData` when `fd` is not such a page.
     pub fn map(fd: impl AsFd) -> io::Result<PidSlots> {
         let sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(rustix::fs::SealFlags::SHRINK));
         if !sealed || rustix::fs::fstat(&fd)?.st_size != BYTES as i64 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a page of process ids"));
         }
-        // SAFETY: a fresh mapping at an address of the kernel's choice, of a file that can't shrink.
+        // SAFETY: a new mapping, at an address that the kernel chooses, of a file that can't
+        // shrink.
         let start = unsafe {
             let protection = ProtFlags::READ | ProtFlags::WRITE;
             rustix::mm::mmap(std::ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &fd, 0)?
         };
-        // SAFETY: the range is the mapping just made; DontFork only keeps it out of copies of this process.
+        // SAFETY: the range is the mapping just made; DontFork only keeps it out of fork copies of
+        // this process.
         unsafe { rustix::mm::madvise(start, BYTES, Advice::LinuxDontFork)? };
         Ok(PidSlots { start: start.cast() })
     }
 
-    /// The slot of this number; none at or above [`SLOTS`].
+    /// The slot with this index; None from [`SLOTS`] on.
     pub fn get(&self, index: usize) -> Option<&AtomicI32> {
-        // SAFETY: the mapping has SLOTS aligned words, zeroed at first, and lives as long as `self`.
+        // SAFETY: the mapping has SLOTS aligned words, zero at first, and lives as long as `self`.
         (index < SLOTS).then(|| unsafe { &*self.start.add(index) })
     }
 }

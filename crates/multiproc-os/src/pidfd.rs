@@ -1,7 +1,8 @@
-//! A process by descriptor: pidfd_open(2), pidfd_send_signal(2), waitid(2) with `P_PIDFD`.
+//! Processes referred to by a descriptor: pidfd_open(2), pidfd_send_signal(2), waitid(2) with
+//! `P_PIDFD`.
 //!
-//! A descriptor is this process and no other, even when its id has been given to somebody else; it becomes readable when the
-//! process has ended, so waiting for it is poll(2).
+//! A pidfd refers to one process for good, even after the process's id has been reused. It becomes
+//! readable when the process has ended, so poll(2) waits for that.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,13 +24,13 @@ pub enum End {
     Signalled {
         /// The signal's number.
         signal: i32,
-        /// Whether a core file was asked for.
+        /// Whether the kernel reports a core dump.
         core_dumped: bool,
     },
 }
 
 impl End {
-    /// From the status word of wait(2).
+    /// Converts the status word of wait(2).
     fn from_wait_status(status: i32) -> End {
         match libc::WIFSIGNALED(status) {
             true => End::Signalled { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) },
@@ -38,11 +39,11 @@ impl End {
     }
 }
 
-/// Opens the thread `id`, of this process: the descriptor becomes readable when the thread ends.
-/// Linux 6.9 and later.
+/// Opens the thread `id` of this process: the descriptor becomes readable when the thread ends.
+/// Needs Linux 6.9.
 ///
 /// # Errors
-/// `EINVAL` on older kernels; `ESRCH` when there is none; `EMFILE`.
+/// `EINVAL` on older kernels; `ESRCH` when there is no such thread; `EMFILE`.
 pub fn open_thread(id: i32) -> io::Result<OwnedFd> {
     /// `PIDFD_THREAD` of linux/pidfd.h.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
@@ -50,7 +51,8 @@ pub fn open_thread(id: i32) -> io::Result<OwnedFd> {
     crate::fd_passing::above_stdio(pidfd_open(id, THREAD)?)
 }
 
-/// What a process had used when it ended, its own waited-for children included. See getrusage(2).
+/// The resources that a process had used when it ended, including those of children that it waited
+/// for. See getrusage(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// The largest resident set, in bytes.
@@ -61,16 +63,16 @@ pub struct Usage {
     pub system_time: Duration,
 }
 
-/// Opens the process `pid`, close-on-exec.
+/// Opens the process `pid`; the descriptor is close-on-exec.
 ///
 /// # Errors
-/// `ESRCH` when there is none; `EMFILE`.
+/// `ESRCH` when there is no such process; `EMFILE`.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
-    // A negative number is no pid, and rustix will not have one.
+    // A negative number is not a pid, and rustix doesn't accept one.
     let pid = Pid::from_raw(pid.max(0)).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => crate::fd_passing::above_stdio(pidfd),
-        // The kernel itself needs no right for it, and has it since 5.3.
+        // The kernel requires no privilege for it, and has the call since Linux 5.3.
         Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             "pidfd_open(2) is refused, as by the seccomp profile of an old container runtime; processes can't be waited for without it",
@@ -79,8 +81,9 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Opens the process `pid`, which this one has just made; none if it is gone already, reaped by somebody else in this program. By then its
-/// id may be another's, so what was opened is looked at.
+/// Opens the process `pid`, which this process has just made. Returns None if another part of this
+/// program has reaped it already: its id may have been reused by then, so the opened process is
+/// checked to be a child.
 ///
 /// # Errors
 /// `EMFILE`.
@@ -95,18 +98,19 @@ pub fn open_child(pid: i32) -> io::Result<Option<OwnedFd>> {
 /// Sends `signal` to the process.
 ///
 /// # Errors
-/// `ESRCH` when it has been reaped; `EPERM`; `EINVAL` for no such signal.
+/// `ESRCH` when the process has been reaped; `EPERM`; `EINVAL` if `signal` is not a signal.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     let fd = pidfd.as_fd().as_raw_fd();
     let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the info is null, as allowed; no memory is touched.
+    // SAFETY: a null info is allowed, and no memory is touched.
     cvt_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) }).map(drop)
 }
 
-/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Says which are, in the order given.
+/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Returns which of them
+/// are, in the order of `fds`.
 ///
 /// # Errors
-/// As poll(2); interruptions by signals are not among them.
+/// Those of poll(2), except interruptions by signals.
 pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
     let borrowed = fds.map(|fd| fd.as_fd());
     let mut polled = [const { None }; N];
@@ -118,17 +122,18 @@ pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) 
     Ok(polled.map(|fd| !fd.revents().is_empty()))
 }
 
-/// Takes the status of the process if it has ended, and lets the kernel forget it. None while it runs.
+/// Takes the status of the process if it has ended, which lets the kernel discard it. None while it
+/// runs.
 ///
 /// # Errors
-/// `ECHILD` when somebody else has taken the status (a wait for any child elsewhere in the program, or `SIGCHLD` ignored); see
-/// [`end_of_reaped`].
+/// `ECHILD` when the status was taken elsewhere in the program (by a wait for any child), or
+/// `SIGCHLD` is ignored; see [`end_of_reaped`].
 pub fn reap(pidfd: impl AsFd) -> io::Result<Option<(End, Usage)>> {
     wait_id(pidfd, libc::WNOHANG)
 }
 
-/// As [`reap`], for a process that has ended, as its descriptor says. While somebody traces it, its status is the tracer's to take first, and
-/// that is waited for.
+/// As [`reap`], for a process that has ended according to its descriptor. If a debugger traces the
+/// process, the tracer takes the status first, and this call waits for that.
 ///
 /// # Errors
 /// As [`reap`].
@@ -142,7 +147,7 @@ fn wait_id(pidfd: impl AsFd, options: libc::c_int) -> io::Result<Option<(End, Us
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let options = options | libc::WEXITED | libc::__WALL;
     loop {
-        // The C library's waitid has no place for the usage; the system call has.
+        // The C library's waitid has no parameter for the usage; the system call has one.
         // SAFETY: both structures are ours and as large as the kernel expects.
         let result = cvt_long(unsafe {
             libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info.as_mut_ptr(), options, usage.as_mut_ptr())
@@ -153,9 +158,10 @@ fn wait_id(pidfd: impl AsFd, options: libc::c_int) -> io::Result<Option<(End, Us
             Err(error) => return Err(error),
         }
     }
-    // SAFETY: zeroed at first and filled in by the kernel; all-zero bytes are a value of both types.
+    // SAFETY: zeroed first, then filled in by the kernel; all-zero bytes are a value of both types.
     let (info, usage) = unsafe { (info.assume_init(), usage.assume_init()) };
-    // SAFETY: waitid fills in these fields of the union, or leaves them zero when there was nothing to report.
+    // SAFETY: waitid fills in these fields of the union, or leaves them zero when there is nothing
+    // to report.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     if pid == 0 {
         return Ok(None);
@@ -173,11 +179,11 @@ fn wait_id(pidfd: impl AsFd, options: libc::c_int) -> io::Result<Option<(End, Us
     Ok(Some((end, usage)))
 }
 
-/// Waits until the status of a child that has ended can be taken, or has been; false if `deadline`
-/// passes before. That is at once, unless a debugger traces the child: then the status is the
-/// debugger's first, see "Death under ptrace" in ptrace(2).
+/// Waits until the status of a child that has ended can be taken, or has been taken; returns false
+/// if `deadline` passes first. It can be taken at once unless a debugger traces the child: the
+/// debugger takes the status first then, see "Death under ptrace" in ptrace(2).
 ///
-/// Only SIGCHLD tells of that moment. So with a deadline it is looked for every 10 ms.
+/// Only SIGCHLD announces that moment, so with a deadline the status is checked every 10 ms.
 ///
 /// # Errors
 /// None is expected.
@@ -196,8 +202,8 @@ pub fn wait_for_status(pidfd: impl AsFd, deadline: Option<Instant>) -> io::Resul
             Err(error) => return Err(error),
             Ok(_) => {}
         }
-        // SAFETY: zeroed at first, and filled in by the kernel or left so; the pid is in it in both
-        // cases.
+        // SAFETY: zeroed first, and filled in by the kernel or left zero; the field holds the pid
+        // in both cases.
         if unsafe { info.assume_init().si_pid() } != 0 {
             return Ok(true);
         }
@@ -209,36 +215,35 @@ pub fn wait_for_status(pidfd: impl AsFd, deadline: Option<Instant>) -> io::Resul
     }
 }
 
-/// Whether the process is a child of this one whose status can still be taken.
+/// Returns whether the process is a child of this one with a status that can still be taken.
 fn is_child(pidfd: impl AsFd) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status where it is.
+    // SAFETY: the structure is ours and as large as the kernel expects; WNOWAIT leaves the status
+    // in place.
     unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_fd().as_raw_fd() as libc::id_t, info.as_mut_ptr(), options) == 0 }
 }
 
-/// Kills and reaps a child that can't be opened, as at the limit of open files. Nothing happens if `pid` is no child of this process, or has
-/// been reaped.
+/// Kills and reaps a child that can't be opened, for example at the limit of open files. Does
+/// nothing if `pid` is not a child of this process, or has been reaped.
 pub fn kill_unopened_child(pid: i32) {
     let Some(child) = Pid::from_raw(pid) else { return };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    // Until it is reaped, its id is nobody else's.
+    // Its id can't be reused until it is reaped.
     if rustix::process::waitid(WaitId::Pid(child), options).is_ok() {
         let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
         let _ = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED));
     }
 }
 
-/// How a process that has ended did so, after something else has taken its status:
-/// `PIDFD_GET_INFO`, Linux 6.15 and later. None when the kernel doesn't know, or not within
-/// `patience`.
+/// Returns how an ended process ended after something else has taken its status: `PIDFD_GET_INFO`,
+/// Linux 6.15 and later. None when the kernel doesn't know, or not within `patience`.
 ///
-/// The kernel puts the status down when the process is reaped, which takes a moment: the thread
-/// that reaps it, or the process itself where the kernel does, is in the middle of a system call,
-/// and may not be running. So for a process that is being reaped for certain the patience may be
-/// long.
+/// The kernel records the status when the process is reaped, which takes a moment: the reaping
+/// thread, or the process itself where the kernel reaps it, is in the middle of a system call and
+/// may not be running. So for a process that is certainly being reaped, `patience` may be long.
 pub fn end_of_reaped(pidfd: impl AsFd, patience: Duration) -> Option<End> {
-    /// `struct pidfd_info`, as far as version 0 goes.
+    /// `struct pidfd_info`, the fields of version 0.
     #[repr(C)]
     #[derive(Default)]
     struct PidfdInfo {
@@ -255,12 +260,13 @@ pub fn end_of_reaped(pidfd: impl AsFd, patience: Duration) -> Option<End> {
     let deadline = Instant::now().checked_add(patience);
     loop {
         let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-        // SAFETY: the request's number holds the size of the structure, and the kernel writes no further.
+        // SAFETY: the request's number holds the size of the structure, and the kernel writes at
+        // most that.
         let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
         if result == -1 || info.mask & PIDFD_INFO_EXIT != 0 {
             return (result == 0).then(|| End::from_wait_status(info.exit_code));
         }
-        // Once it has been reaped, the descriptor is hung up.
+        // The descriptor hangs up once the process has been reaped.
         let fd = pidfd.as_fd();
         let mut fds = [PollFd::new(&fd, PollFlags::empty())];
         if poll_until(&mut fds, deadline).is_err() || fds[0].revents().is_empty() {

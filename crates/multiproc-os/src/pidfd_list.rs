@@ -1,27 +1,30 @@
-//! Pidfds that a signal handler can find, whatever it has interrupted: a list of atomics that only grows.
+//! A lock-free list of pidfds that a signal handler can walk whatever it has interrupted: atomics
+//! in blocks that are only ever added.
 //!
-//! There is no lock in it, nothing moves and nothing is freed, so a handler may walk over it while any thread, the one that it has interrupted
-//! included, is in the middle of a change. A place of the list is a number: of a descriptor, or [`FREE`].
+//! There is no lock, no entry moves and no memory is freed, so a handler may walk the list while
+//! any thread, including the interrupted one, is in the middle of a change. An entry ([`Place`])
+//! holds the number of a descriptor, or [`FREE`].
 //!
-//! A number is only as good as the descriptor behind it. Who closes one takes it off the list first, and looks whether a walk has begun:
-//! `interrupt` has the other half of that agreement.
+//! A number is only valid while its descriptor is open. Before a caller closes a descriptor, it
+//! takes it off the list and then checks whether a walk has begun; the module `interrupt`
+//! implements the other half of this protocol.
 
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::SeqCst};
 
-/// What stands in a place that nobody uses.
+/// The value of an unused entry.
 const FREE: i32 = -1;
 
-/// Set beside the number once [`Place::mark`] was called.
+/// The bit set beside the number after [`Place::mark`].
 const MARKED: i32 = 1 << 30;
 
-/// A place of the list.
+/// An entry of the list.
 #[derive(Debug)]
 pub(crate) struct Place(AtomicI32);
 
 impl Place {
-    /// The descriptor that stands here.
+    /// The descriptor in this entry.
     pub(crate) fn fd(&self) -> Option<RawFd> {
         match self.0.load(SeqCst) {
             FREE => None,
@@ -29,17 +32,19 @@ impl Place {
         }
     }
 
-    /// Remembers that something has been done to `fd`, which stands here. False if that is known already, or it is not here any more.
+    /// Records that `fd`, which is in this entry, has been handled. Returns false if it was marked
+    /// already, or is no longer in this entry.
     pub(crate) fn mark(&self, fd: RawFd) -> bool {
         self.0.compare_exchange(fd, fd | MARKED, SeqCst, SeqCst).is_ok()
     }
 
-    /// Whether that was done.
+    /// Whether `fd` is in this entry and marked.
     pub(crate) fn is_marked(&self, fd: RawFd) -> bool {
         self.0.load(SeqCst) == fd | MARKED
     }
 
-    /// Takes `fd` off the list, if it stands here. Another one may, but not of the same number, as long as `fd` is open.
+    /// Takes `fd` off the list if it is in this entry. The entry may hold another descriptor by
+    /// now, but none with the same number as long as `fd` is open.
     pub(crate) fn clear(&self, fd: RawFd) {
         for number in [fd, fd | MARKED] {
             let _ = self.0.compare_exchange(number, FREE, SeqCst, SeqCst);
@@ -47,10 +52,10 @@ impl Place {
     }
 }
 
-/// Places that came into being together: 256 bytes of them.
+/// Entries that were allocated together: 256 bytes.
 struct Block {
     places: [Place; 64],
-    /// Those that came next.
+    /// The block that was allocated next.
     next: AtomicPtr<Block>,
 }
 
@@ -60,21 +65,21 @@ impl Block {
     }
 
     fn next(&self) -> Option<&'static Block> {
-        // SAFETY: null, or a block that was leaked for this.
+        // SAFETY: null, or a block that was leaked for this list.
         unsafe { self.next.load(SeqCst).as_ref() }
     }
 
-    /// The one after this; makes it if there is none.
+    /// Returns the next block; allocates it if there is none.
     fn next_or_new(&self) -> &'static Block {
         if let Some(next) = self.next() {
             return next;
         }
         let new = Box::into_raw(Box::new(Block::new()));
         match self.next.compare_exchange(null_mut(), new, SeqCst, SeqCst) {
-            // SAFETY: it is valid, and from now on never freed.
+            // SAFETY: the pointer is valid, and from now on never freed.
             Ok(_) => unsafe { &*new },
             Err(other) => {
-                // SAFETY: nobody else has seen the new one; the other is there for good.
+                // SAFETY: no other thread has seen the new block; the other one is never freed.
                 unsafe {
                     drop(Box::from_raw(new));
                     &*other
@@ -84,12 +89,14 @@ impl Block {
     }
 }
 
-/// The process has one list. A copy made by fork(2) has a copy of it, which it should [`forget`].
+/// The first block of the process's only list. A fork copy has a copy of the list, which it must
+/// [`forget`].
 static FIRST: Block = Block::new();
 
 /// Puts a descriptor on the list.
 ///
-/// Looks at the places one after the other. With a thousand children alive that takes less than a microsecond, and each of them took hundreds.
+/// Searches the entries linearly: with a thousand living children that takes less than a
+/// microsecond, while making each of them took hundreds.
 pub(crate) fn put(fd: RawFd) -> &'static Place {
     let mut block = &FIRST;
     loop {
@@ -102,14 +109,14 @@ pub(crate) fn put(fd: RawFd) -> &'static Place {
     }
 }
 
-/// All places in use, each with its descriptor. What is put there meanwhile may be among them or not.
+/// Iterates over the used entries, with their descriptors. Entries added meanwhile may be missed.
 pub(crate) fn walk() -> impl Iterator<Item = (&'static Place, RawFd)> {
     std::iter::successors(Some(&FIRST), |block| block.next())
         .flat_map(|block| &block.places)
         .filter_map(|place| Some((place, place.fd()?)))
 }
 
-/// Takes everything off the list.
+/// Takes all descriptors off the list.
 pub(crate) fn forget() {
     for (place, fd) in walk() {
         place.clear(fd);
@@ -121,7 +128,8 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// The list is one for the process, and so is this test. The numbers are those of no descriptor.
+    /// The process has only one list, so this is its only test. The numbers are not those of open
+    /// descriptors.
     #[test]
     fn what_is_put_is_found_until_it_is_cleared() {
         const THREADS: i32 = 4;
@@ -146,14 +154,14 @@ mod tests {
             (0..THREADS).flat_map(|thread| (0..EACH).step_by(2).map(move |index| number(thread, index))).collect();
         assert_eq!(listed(), even);
 
-        // Marks are taken once, and go with the number.
+        // A mark can be set once, and goes when the number is cleared.
         let marked = walk().filter(|(place, fd)| even.contains(fd) && place.mark(*fd)).count();
         assert_eq!(marked, even.len());
         assert!(walk().filter(|(_, fd)| even.contains(fd)).all(|(place, fd)| place.is_marked(fd)));
         assert!(!walk().any(|(place, fd)| even.contains(&fd) && place.mark(fd)));
         assert_eq!(listed(), even);
 
-        // A place has a new user: the one before can't take that off.
+        // An entry that was reused: its previous user can't clear the new descriptor.
         let (place, fd) = walk().find(|(_, fd)| even.contains(fd)).unwrap();
         place.clear(fd);
         let reused = put(2_000_000);

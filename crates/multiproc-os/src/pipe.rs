@@ -1,24 +1,25 @@
-//! Pipes: a reader that never waits (pipe2(2), `FIONREAD`), and reading them to their end, or to the end of the process that writes to them.
+//! Pipes: a non-blocking reader (pipe2(2), `FIONREAD`), and reading pipes until their end or until
+//! their writing process has ended.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// The two ends of a new pipe, close-on-exec, neither of them numbered 0 to 2. Reading from the first never waits; writing to the second
-/// does while the pipe is full.
+/// Makes a pipe and returns its reader and writer, close-on-exec and numbered above 2. Reads never
+/// block; writes block while the pipe is full.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (reader, writer) = (crate::fd_passing::above_stdio(reader)?, crate::fd_passing::above_stdio(writer)?);
-    // Of the reader alone: the ends have open file descriptions of their own.
+    // Set for the reader only: the ends have separate open file descriptions.
     rustix::fs::fcntl_setfl(&reader, rustix::fs::fcntl_getfl(&reader)? | rustix::fs::OFlags::NONBLOCK)?;
     Ok((reader, writer))
 }
 
-/// How many bytes lie in the pipe.
+/// The number of bytes in the pipe.
 ///
 /// # Errors
 /// None is expected.
@@ -26,27 +27,29 @@ pub fn available(reader: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(rustix::io::ioctl_fionread(reader)?).unwrap_or(usize::MAX))
 }
 
-/// Writes as much of `bytes` as there is room for, after waiting for some room.
+/// Waits until the pipe has room, then writes as much of `bytes` as fits.
 ///
 /// # Errors
-/// `BrokenPipe` when nobody has the other end open any more.
+/// `BrokenPipe` when no process has the reading end open any more.
 pub fn write(writer: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::io::retry_on_intr(|| rustix::io::write(&writer, bytes))?)
 }
 
-/// Reads what there is, as far as `buffer` goes. 0 is the end: nobody has the other end open any more.
+/// Reads the available bytes, up to the length of `buffer`. Returns 0 at the end: no process has
+/// the writing end open any more.
 ///
 /// # Errors
-/// `WouldBlock` when there is nothing now.
+/// `WouldBlock` when the pipe is empty.
 pub fn read(reader: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::retry_on_intr(|| rustix::io::read(&reader, &mut *buffer))?)
 }
 
-/// Reads `pipes` until each has come to its end, or the process has ended and what it has written has been read: other processes
-/// that hold them open keep nobody waiting. What was read comes back in any case.
+/// Reads each of `pipes` until its end, or until the process has ended and all that it wrote has
+/// been read: other processes that hold the pipes open don't delay the return. The bytes read are
+/// returned in any case.
 ///
 /// # Errors
-/// As poll(2), read(2) and fcntl(2); none is expected.
+/// Those of poll(2), read(2) and fcntl(2); none is expected.
 pub fn read_until_ended<const N: usize>(
     mut pipes: [Option<OwnedFd>; N],
     pidfd: impl AsFd,
@@ -80,7 +83,7 @@ fn fill<const N: usize>(
                 *pipe = None;
             }
         }
-        // It had ended before they were emptied, so that was all of it.
+        // The process had ended before the pipes were drained, so these were its last bytes.
         if ended {
             return Ok(());
         }
@@ -88,10 +91,10 @@ fn fill<const N: usize>(
     Ok(())
 }
 
-/// Reads what is there now, and not what somebody adds meanwhile. True at the end.
+/// Reads the bytes available now, but not those written meanwhile. Returns true at the end.
 fn drain(pipe: &OwnedFd, read: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 16 * 1024];
-    // Nothing may be the end, which is seen by reading.
+    // An empty pipe may be at its end, which only a read reveals.
     let mut left = available(pipe)?.max(1);
     while left > 0 {
         let part = left.min(buffer.len());
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_a_grandchild_delays_nobody() {
-        // The sleeper holds the pipe open for longer than anybody waits.
+        // The sleeper holds the pipe open for longer than the test may wait.
         let mut child = Command::new("sh")
             .args(["-c", "head -c 200000 /dev/zero; sleep 1000 & echo $!"])
             .stdout(Stdio::piped())

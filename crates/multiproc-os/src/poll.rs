@@ -1,4 +1,5 @@
-//! Waiting for descriptors until a point in time: poll(2), and select(2) where poll will not have so many.
+//! Waiting for descriptors until a deadline: poll(2), and select(2) where poll refuses the number
+//! of descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,42 +8,45 @@ use std::time::{Duration, Instant};
 use rustix::event::{FdSetElement, FdSetIter, PollFd, PollFlags, Timespec};
 use rustix::event::{fd_set_insert, fd_set_num_elements, poll, select};
 
-/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Says which are, as indices into `fds`; there may be any number.
+/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Returns the indices
+/// into `fds` of those that are; `fds` may have any length.
 ///
 /// # Errors
-/// As poll(2) and select(2); interruptions by signals are not among them.
+/// Those of poll(2) and select(2), except interruptions by signals.
 pub fn wait_readable<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
     let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     match poll_until(&mut polled, deadline) {
-        // More than this process may have open: the limit has been lowered since, or the same are there many times.
+        // More entries than this process may have open: the limit has been lowered since, or `fds`
+        // holds duplicates.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return select_until(fds, deadline),
         result => result?,
     }
     Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
 }
 
-/// Waits until `fd` is readable or closed, or `deadline` has passed; false in that case.
+/// Waits until `fd` is readable or closed; returns false if `deadline` passes first.
 ///
 /// # Errors
-/// As poll(2); interruptions by signals are not among them.
+/// Those of poll(2), except interruptions by signals.
 pub fn wait_for_input(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
     wait_for(fd, PollFlags::IN, deadline)
 }
 
-/// Waits until `fd` has room for more to be written, or is closed, or `deadline` has passed; false in that case.
+/// Waits until `fd` is writable or closed; returns false if `deadline` passes first.
 ///
 /// # Errors
-/// As poll(2); interruptions by signals are not among them.
+/// Those of poll(2), except interruptions by signals.
 pub fn wait_for_room(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
     wait_for(fd, PollFlags::OUT, deadline)
 }
 
-/// Waits until the other end of the socket or pipe `fd` is closed, or `deadline` has passed; false in that case.
+/// Waits until the other end of the socket or pipe `fd` is closed; returns false if `deadline`
+/// passes first.
 ///
 /// # Errors
-/// As poll(2); interruptions by signals are not among them.
+/// Those of poll(2), except interruptions by signals.
 pub fn wait_for_hangup(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
-    // It is always told.
+    // poll(2) always reports a hang-up.
     wait_for(fd, PollFlags::empty(), deadline)
 }
 
@@ -57,8 +61,9 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> i
     until(deadline, |timeout| poll(fds, timeout))
 }
 
-/// What [`wait_readable`] does, by select(2), which doesn't ask how many descriptors a process may have open. The limit of 1,024 that its page
-/// warns of is one of the C library's type: the kernel takes bits for as many as there are.
+/// Implements [`wait_readable`] with select(2), which doesn't check how many descriptors the
+/// process may have open. The limit of 1,024 that its man page warns of is one of the C library's
+/// type; the kernel accepts a set of any size.
 fn select_until<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
     let numbers: Vec<i32> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
     let bound = numbers.iter().max().map_or(0, |highest| highest + 1);
@@ -67,16 +72,18 @@ fn select_until<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec
     let mut ready = all.clone();
     until(deadline, |timeout| {
         ready.copy_from_slice(&all);
-        // SAFETY: the set has room for `bound` bits, and those that are set are descriptors that `fds` keeps open.
+        // SAFETY: the set has room for `bound` bits, and each bit set is a descriptor that `fds`
+        // keeps open.
         unsafe { select(bound, Some(&mut ready), None, None, timeout) }.map(|count| count as usize)
     })?;
-    // In ascending order.
+    // The iterator returns ascending numbers.
     let ready: Vec<i32> = FdSetIter::new(&ready).collect();
     let is_ready = |number: &i32| ready.binary_search(number).is_ok();
     Ok(numbers.iter().enumerate().filter(|(_, number)| is_ready(number)).map(|(index, _)| index).collect())
 }
 
-/// Calls `wait`, which says how many are ready, until there is one or `deadline` has passed. So signals can't stretch its timeout.
+/// Calls `wait`, which returns the number of ready descriptors, until there is one or `deadline`
+/// has passed. Computes the timeout anew for each call, so signals can't prolong the wait.
 fn until(
     deadline: Option<Instant>,
     mut wait: impl FnMut(Option<&Timespec>) -> rustix::io::Result<usize>,
@@ -84,7 +91,7 @@ fn until(
     crate::lifeline::look();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // An hour at a time: a `Duration` may be larger than what the kernel takes.
+        // At most an hour at a time: a `Duration` may be larger than the kernel accepts.
         let step = left.map(|left| left.min(Duration::from_secs(3600)));
         let timeout = step.map(|step| Timespec { tv_sec: step.as_secs() as i64, tv_nsec: step.subsec_nanos().into() });
         match wait(timeout.as_ref()) {
@@ -116,7 +123,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let dead = crate::pidfd::open(child.id() as i32).unwrap();
         assert!(wait_for_input(&dead, None).unwrap());
-        // A number that the C library's type has no bit for.
+        // A number beyond the C library's `fd_set`.
         let far = rustix::io::fcntl_dupfd_cloexec(&dead, 3000).unwrap();
         let now = Some(Instant::now());
         for (fds, expected) in [

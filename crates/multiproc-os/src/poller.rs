@@ -1,4 +1,4 @@
-//! Waiting for any of many descriptors to become readable, and being woken: epoll(7) and eventfd(2).
+//! A poller for many descriptors that other threads can wake: epoll(7) and eventfd(2).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,10 +8,10 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::epoll::{Epoll, Often};
 
-/// The token of the wake-up.
+/// The token of the descriptor behind [`Poller::wake`].
 const WAKE: u64 = u64::MAX;
 
-/// Descriptors that one thread waits for, each with a token of the caller's choice.
+/// A set of descriptors that one thread waits for, each with a token that the caller chooses.
 #[derive(Debug)]
 pub struct Poller {
     epoll: Epoll,
@@ -19,7 +19,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// One that waits for nothing yet but [`wake`](Poller::wake).
+    /// Makes a poller that waits only for [`wake`](Poller::wake) so far.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOMEM`.
@@ -31,7 +31,8 @@ impl Poller {
         Ok(poller)
     }
 
-    /// Waits for `fd` too. It stays in as long as it is open and [`remove`](Poller::remove) has not been called. `u64::MAX` is no token.
+    /// Adds `fd` to the set, where it stays while it is open, until [`remove`](Poller::remove).
+    /// `token` must not be `u64::MAX`.
     ///
     /// # Errors
     /// `ENOSPC` at the limit of `/proc/sys/fs/epoll/max_user_watches`, `ENOMEM`.
@@ -39,21 +40,22 @@ impl Poller {
         self.epoll.add(fd, token, Often::Always)
     }
 
-    /// Waits for `fd` no more.
+    /// Removes `fd` from the set.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = self.epoll.remove(fd);
     }
 
-    /// Has the thread that waits return, or not wait when it comes to it.
+    /// Makes the current wait return, or the next one if no thread is waiting.
     pub fn wake(&self) {
-        // It fails only when it has been woken 2⁶⁴ times.
+        // The write fails only after 2⁶⁴ pending wake-ups.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// Waits until something is readable, closed, or it is woken. Gives the tokens of what is; none if it was woken alone.
+    /// Waits until a descriptor is readable or closed, or [`wake`](Poller::wake) is called. Returns
+    /// the tokens of the ready descriptors; none if only `wake` was called.
     ///
     /// # Errors
-    /// None is expected; interruptions by signals are not among them.
+    /// None is expected; interruptions by signals are not reported.
     pub fn wait(&self) -> io::Result<Vec<u64>> {
         let mut tokens = self.epoll.wait()?;
         if tokens.contains(&WAKE) {
@@ -63,7 +65,7 @@ impl Poller {
         Ok(tokens)
     }
 
-    /// As [`wait`](Poller::wait), until `deadline`. None is then what there is.
+    /// As [`wait`](Poller::wait), but at most until `deadline`; returns no tokens then.
     ///
     /// # Errors
     /// As [`wait`](Poller::wait).

@@ -1,7 +1,9 @@
-//! Touching memory ahead of time: `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` of madvise(2), Linux 5.14 and later.
+//! Touches memory ahead of time: `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` of madvise(2),
+//! Linux 5.14 and later.
 //!
-//! A copy that clone(2) makes has the pages of its files unmapped and its own pages write-protected, and pays a fault for each that it
-//! touches. One that has time can pay beforehand.
+//! In a copy of a process made by clone(2), file pages are unmapped and private pages are
+//! write-protected, so each page costs a fault when it is first touched. A process that has time
+//! can take these faults in advance.
 
 use std::ffi::c_int;
 
@@ -9,19 +11,21 @@ use rustix::mm::Advice;
 
 const PAGE: usize = 4096;
 
-/// Files with more code than this have most of it elsewhere than where a process begins and ends. What is mapped has to be unmapped.
+/// The largest code segment of a file that is mapped, in bytes. A process's start and end need
+/// little of a larger one, and each mapped page must be unmapped again.
 const MOST_CODE: usize = 256 << 10;
 
-/// The most of one file's data that is made private.
+/// The most data of one file that is made private, in bytes.
 const MOST_DATA: usize = 64 << 10;
 
-/// Maps the code of the small libraries, such as the loader, and makes the small data of all, the top of the stack and of the heap this
-/// process's own. What can't be had is left: nothing depends on it.
+/// Maps the code of the small libraries, such as the loader, and makes the first pages of each
+/// file's data, the top of the stack and the top of the heap private. Failures are ignored: nothing
+/// depends on it.
 pub fn touch() {
     // SAFETY: `visit` has the right type, and takes no argument.
     unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::null_mut()) };
     let local = 0_u8;
-    // The pages below are those of the calls to come.
+    // The pages below are used by the calls to come.
     let stack = (&raw const local as usize) & !(PAGE - 1);
     populate(stack - 3 * PAGE, 4 * PAGE, Advice::LinuxPopulateWrite);
     let mut heap = Vec::<u8>::with_capacity(4 * PAGE);
@@ -29,14 +33,15 @@ pub fn touch() {
     std::hint::black_box(heap);
 }
 
-/// Called for each loaded file.
+/// Called by dl_iterate_phdr for each loaded file.
 unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, _: *mut libc::c_void) -> c_int {
-    // SAFETY: dl_iterate_phdr calls with a valid `info`, whose table is that long and stays where it is.
+    // SAFETY: dl_iterate_phdr passes a valid `info`, with a table of that length that stays in
+    // place.
     let (base, headers) = unsafe {
         let info = &*info;
         (info.dlpi_addr as usize, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
     };
-    // What the loader has relocated and then protected can't be written.
+    // The loader has write-protected the part that it relocated (RELRO).
     let protected = headers
         .iter()
         .find(|header| header.p_type == libc::PT_GNU_RELRO)
@@ -59,7 +64,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, _
 pub(crate) fn populate(start: usize, len: usize, advice: Advice) {
     let first = start & !(PAGE - 1);
     let len = (start + len).next_multiple_of(PAGE) - first;
-    // SAFETY: populating changes no byte; where nothing is mapped, or nothing that can be written, the call fails.
+    // SAFETY: populating changes no byte; where nothing is mapped, or the mapping isn't writable,
+    // the call fails.
     let _ = unsafe { rustix::mm::madvise(first as *mut _, len, advice) };
 }
 

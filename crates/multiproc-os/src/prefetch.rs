@@ -1,10 +1,12 @@
-//! Asks the processor for memory ahead of time. A hint, which changes nothing but how long things take.
+//! Prefetches cache lines. A hint to the processor, which affects only timing.
 
-/// The line of the cache that `address` is in is about to be written to: it is fetched such that nobody else has it. It need not be mapped.
+/// Announces a write to the cache line at `address`: the processor fetches it with exclusive
+/// ownership. The address need not be mapped.
 #[inline]
 pub fn for_write<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction accesses nothing as far as the program can tell, and does nothing where it isn't known.
+    // SAFETY: the instruction has no effect visible to the program, and does nothing where it isn't
+    // known.
     unsafe {
         std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }

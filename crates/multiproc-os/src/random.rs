@@ -2,7 +2,8 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// A random number; where the kernel can't give one yet, one made of the time and the process's id.
+/// Returns a random number; one made of the time and the process id when the kernel can't provide
+/// random numbers yet.
 pub fn seed() -> u64 {
     let mut bytes = [0; 8];
     match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {
@@ -14,10 +15,11 @@ pub fn seed() -> u64 {
     }
 }
 
-/// Fills `bytes` with random numbers that nobody can guess. Waits if the kernel can't give such yet, in the first moments after it was booted.
+/// Fills `bytes` with unpredictable random numbers. Blocks while the kernel can't provide them yet,
+/// in the first moments after boot.
 ///
 /// # Errors
-/// None is expected; interruptions by signals are none.
+/// None is expected; interruptions by signals are not reported.
 pub fn fill(bytes: &mut [u8]) -> std::io::Result<()> {
     let mut filled = 0;
     while filled < bytes.len() {

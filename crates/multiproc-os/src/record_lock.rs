@@ -1,15 +1,18 @@
-//! One process at a time: record locks of fcntl(2), which belong to a process and not to a descriptor, and end with it.
+//! A lock that one process at a time can hold on a file: record locks of fcntl(2), which belong to
+//! a process and not to a descriptor, and end with it.
 //!
-//! A descriptor that has travelled to another process leads to the same open file there, so locks of open files (`flock`, `F_OFD_SETLK`) can't
-//! tell the two apart. These can. The kernel drops one when its process closes *any* descriptor of the file, so it has to be taken anew for
-//! each use, which costs a tenth of a microsecond.
+//! A descriptor sent to another process refers to the same open file description there, so locks of
+//! open file descriptions (`flock`, `F_OFD_SETLK`) can't tell the two processes apart. Record locks
+//! can. The kernel drops them when their process closes *any* descriptor of the file, so the lock
+//! must be claimed anew for each use, which takes a tenth of a microsecond.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use crate::cvt;
 
-/// Makes `fd` this process's. Gives the id of the process that has it, if another has.
+/// Locks the file of `fd` for this process. If another process holds the lock, returns the id of
+/// that process as the inner error.
 ///
 /// # Errors
 /// `ENOLCK`; none is expected.
@@ -17,7 +20,7 @@ pub fn claim(fd: impl AsFd) -> io::Result<Result<(), i32>> {
     let fd = fd.as_fd().as_raw_fd();
     loop {
         let mut lock = whole();
-        // SAFETY: the structure is ours, and of the type that the request takes.
+        // SAFETY: the structure is ours, and of the type that the request expects.
         let error = match cvt(unsafe { libc::fcntl(fd, libc::F_SETLK, &raw mut lock) }) {
             Ok(_) => return Ok(Ok(())),
             Err(error) => error,
@@ -30,11 +33,11 @@ pub fn claim(fd: impl AsFd) -> io::Result<Result<(), i32>> {
         if i32::from(lock.l_type) != libc::F_UNLCK {
             return Ok(Err(lock.l_pid));
         }
-        // It has been given up in between.
+        // The lock has been released in between.
     }
 }
 
-/// All of a file.
+/// A write lock on the whole file.
 fn whole() -> libc::flock {
     // SAFETY: all-zero bytes are a value of this type.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
@@ -53,7 +56,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(claim(&socket).unwrap(), Ok(()));
         }
-        // Whoever closes a duplicate gives it up, and may claim it again.
+        // Closing a duplicate releases the lock; it can be claimed again.
         drop(socket.try_clone().unwrap());
         assert_eq!(claim(&socket).unwrap(), Ok(()));
     }

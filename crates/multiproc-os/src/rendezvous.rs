@@ -1,7 +1,9 @@
-//! A place that a descriptor is brought to by somebody who knows its name: a datagram socket of the Unix family with an abstract name, see unix(7).
+//! A named rendezvous socket, to which another process sends a descriptor: a Unix datagram socket
+//! with an abstract name, see unix(7).
 //!
-//! A datagram is there as a whole, with its descriptor, or not at all. Anybody in the same network namespace may bring something, so whoever
-//! looks here must be able to tell what he expects. The name goes with the last copy of the socket's descriptor.
+//! A datagram arrives whole, with its descriptor, or not at all. Any process in the same network
+//! namespace may send to the name, so the receiver must be able to recognise what it expects. The
+//! name disappears with the last copy of the socket's descriptor.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -14,7 +16,8 @@ use rustix::net::{
 
 use crate::fd_passing::above_stdio;
 
-/// A place of this name, close-on-exec. What is brought is read by [`try_read_with_fds`](crate::socket::try_read_with_fds).
+/// Makes the receiving socket of this name, close-on-exec.
+/// [`try_read_with_fds`](crate::socket::try_read_with_fds) reads what was sent to it.
 ///
 /// # Errors
 /// `EADDRINUSE`; `EMFILE`, `ENFILE`.
@@ -24,10 +27,11 @@ pub fn open(name: &[u8]) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Brings `bytes` and a copy of `fd` to the place of this name. Does not wait.
+/// Sends `bytes` and a copy of `fd` to the socket of this name. Does not block.
 ///
 /// # Errors
-/// `ECONNREFUSED` when there is no such place; `WouldBlock` when too much has been brought there; `EMFILE`, `ENFILE`.
+/// `ECONNREFUSED` when there is no such socket; `WouldBlock` when its queue is full; `EMFILE`,
+/// `ENFILE`.
 pub fn bring(name: &[u8], bytes: &[u8], fd: impl AsFd) -> io::Result<()> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let address = SocketAddrUnix::new_abstract_name(name)?;
@@ -35,7 +39,7 @@ pub fn bring(name: &[u8], bytes: &[u8], fd: impl AsFd) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fits = control.push(SendAncillaryMessage::ScmRights(&fds));
-    debug_assert!(fits, "the buffer is made for one");
+    debug_assert!(fits, "the buffer has room for one descriptor");
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     rustix::io::retry_on_intr(|| sendmsg_addr(&socket, &address, &[IoSlice::new(bytes)], &mut control, flags))?;
     Ok(())

@@ -1,15 +1,21 @@
-//! Words of shared memory that say which thread owns something, and that the kernel puts right when that thread dies: robust futexes, see
-//! get_robust_list(2) and Documentation/locking/robust-futexes.rst of the kernel.
+//! Robust words: words of shared memory that say which thread owns something, and that the kernel
+//! marks when that thread dies. These are robust futexes, see get_robust_list(2) and
+//! Documentation/locking/robust-futexes.rst of the kernel.
 //!
-//! Each thread has a list of the words that it owns, in its own memory and through the words' own memory, and one word beside the list that it
-//! is about to take or to give up. When the thread ends, by whatever means and at whatever instruction, the kernel goes through them: where the word
-//! holds the thread's id, it puts [`OWNER_DIED`] in its place, and wakes one of those who sleep on it. So nobody has to watch an owner.
+//! Each thread has a list of the words that it owns, with its head in the thread's memory and its
+//! links in the words' memory, and beside the head one pending word that the thread is about to
+//! take or to release. When the thread ends, by whatever means and at whatever instruction, the
+//! kernel walks them: in each word that holds the thread's id it replaces the id with
+//! [`OWNER_DIED`], and wakes one thread that sleeps on it. So no process has to watch an owner.
 //!
-//! The C library has registered a list for its own mutexes, and a thread can have only one. Ours is a part of that: between two nodes of this
-//! module's, which the library takes for mutexes that it has nothing to do with. What links our words is known to this thread alone, from an array
-//! of its own; the links in shared memory are for the kernel, and are written, but never read. So whatever others write there, no wild pointer is followed.
+//! The C library registers a list for its own mutexes, and a thread can have only one. The list
+//! here is a section of that list: it lies between two nodes of this module, which the library
+//! takes for mutexes that it isn't concerned with. The owning thread keeps the order of its words
+//! in an array of its own; the links in shared memory are for the kernel, and are written here but
+//! never read. So whatever other processes write there, this process follows no wild pointer.
 //!
-//! A word that is owned for a moment only, with nothing else being taken meanwhile, needn't be on the list: it is [announced](Thread::announce), and that is all.
+//! A word that is owned only for a moment, with no other word taken meanwhile, needn't be on the
+//! list: it is enough to [announce](Thread::announce) it.
 
 use std::cell::{Cell, UnsafeCell};
 use std::io;
@@ -18,33 +24,36 @@ use std::sync::Once;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, compiler_fence};
 
-/// The part of a word that is the owner's thread id.
+/// The bits of a word that hold the owner's thread id.
 pub const OWNER: u32 = 0x3fff_ffff;
 /// Set by the kernel when the owner has died.
 pub const OWNER_DIED: u32 = 0x4000_0000;
-/// Set by whoever sleeps on the word, so that it is woken.
+/// Set by a thread before it sleeps on the word, so that it is woken.
 pub const WAITERS: u32 = 0x8000_0000;
 
-/// How many words a thread may own at a time. The kernel looks at 2048, of which the C library's mutexes are some.
+/// The number of words that a thread may own at a time. The kernel walks at most 2048, and the C
+/// library's mutexes count among them.
 pub const MOST: usize = 1024;
 
-/// Where the word is, seen from the link. As in the C library's mutexes: the kernel knows one distance for all of a thread's words.
+/// The offset of the word in [`Word`]. Its distance from the link is that of the C library's
+/// mutexes, since the kernel knows one distance for all words of a thread.
 #[cfg(not(target_env = "musl"))]
 const WORD_AT: usize = 0;
 #[cfg(target_env = "musl")]
 const WORD_AT: usize = 4;
 const LINK_AT: usize = 32;
 
-/// By how many bits a word is shifted in its [pair](Word::pair).
+/// The number of bits by which a word is shifted in its [pair](Word::pair).
 pub const WORD_SHIFT: u32 = if cfg!(target_endian = "little") { WORD_AT as u32 * 8 } else { 32 - WORD_AT as u32 * 8 };
 
-/// A word in shared memory that a thread can own, and its place on that thread's list.
+/// A word in shared memory that a thread can own, with its link in that thread's list.
 #[derive(Debug)]
 #[repr(C, align(8))]
 pub struct Word {
     /// The word, and 32 bits beside it.
     pair: AtomicU64,
-    /// The kernel finds the word by its distance from the link. The C library writes into what stands before its neighbour's link.
+    /// Padding: the kernel finds the word by its distance from the link. The C library writes into
+    /// the word before the link of its neighbour in the list.
     _between: [AtomicU64; LINK_AT / 8 - 1],
     link: AtomicUsize,
 }
@@ -52,14 +61,16 @@ pub struct Word {
 const _: () = assert!(WORD_AT + 4 <= size_of::<AtomicU64>() && offset_of!(Word, link) == LINK_AT);
 
 impl Word {
-    /// The word itself, as the kernel sees it: to be announced, and slept on.
+    /// The word itself, as the kernel sees it: threads announce it and sleep on it.
     #[inline]
     pub fn word(&self) -> &AtomicU32 {
-        // SAFETY: four of the pair's eight bytes, aligned, and borrowed as long as the pair is. They are only used as atomics.
+        // SAFETY: four aligned bytes of the pair, borrowed for as long as the pair, and only used
+        // as atomics.
         unsafe { AtomicU32::from_ptr(self.pair.as_ptr().cast::<u32>().add(WORD_AT / 4)) }
     }
 
-    /// The word, shifted by [`WORD_SHIFT`], and beside it 32 bits that the kernel doesn't touch: for those who want to change the two at once.
+    /// The word, shifted by [`WORD_SHIFT`], together with 32 bits that the kernel doesn't touch, so
+    /// that both can be changed at once.
     #[inline]
     pub fn pair(&self) -> &AtomicU64 {
         &self.pair
@@ -74,7 +85,8 @@ struct Head {
     pending: Cell<usize>,
 }
 
-/// A node of this module's, private to a thread: the links in both directions, as in the C library's mutexes.
+/// A node of this module in a thread's list, with links in both directions, as in the C library's
+/// mutexes.
 #[repr(C)]
 struct Node {
     before: Cell<usize>,
@@ -91,22 +103,22 @@ impl Node {
     }
 }
 
-/// What this module knows of a thread.
+/// The state of this module for one thread.
 struct Local {
-    /// [`COPIES`] when this was filled in; 0: never.
+    /// The value of [`COPIES`] when this was filled in; 0 if it never was.
     copy: Cell<u32>,
     id: Cell<u32>,
     process: Cell<u32>,
     head: Cell<*const Head>,
     first: Node,
     last: Node,
-    /// The words on the list, the newest last; on the list the newest is first.
+    /// The links of the owned words, the newest last. In the kernel's list the newest comes first.
     owned: UnsafeCell<[usize; MOST]>,
     count: Cell<usize>,
 }
 
 thread_local! {
-    /// Without a destructor, so that it is there as long as the thread is.
+    /// It has no destructor, so it lives as long as the thread.
     static LOCAL: Local = const {
         Local {
             copy: Cell::new(0),
@@ -121,29 +133,30 @@ thread_local! {
     };
 }
 
-/// Grows by one in a copy of this process: what is known of a thread is not true of its copy.
+/// Incremented in each fork copy of this process, where a thread's state must be filled in anew.
 static COPIES: AtomicU32 = AtomicU32::new(1);
 
 extern "C" fn copied() {
     COPIES.fetch_add(1, Relaxed);
 }
 
-/// A number that is another in a copy of this process than it was in its original. Some thread must have been asked for before the copy was made
-/// ([`Thread::current`]).
+/// A number that differs between a process and its fork copies. This holds only if
+/// [`Thread::current`] was called before the copy was made.
 #[inline]
 pub fn copy_number() -> u32 {
     COPIES.load(Relaxed)
 }
 
-/// To be called in a copy of the process that was not made by the C library, with the list head that has been registered there for the calling
-/// thread. The list is the original's as yet.
+/// Resets the thread's list in a fork copy that was not made by the C library, where it is still
+/// the original's list. `head` is the list head registered there for the calling thread.
 ///
 /// # Safety
-/// `head` must be the list head of the C library, or of this module, for the thread.
+/// `head` must be the list head of the C library, or of this module, for the calling thread.
 pub(crate) unsafe fn copy_was_made(head: *mut libc::c_void) {
     if !head.is_null() {
         let head = head.cast::<usize>();
-        // SAFETY: as the caller says; before the head is the link in the other direction. The library's fork does the same.
+        // SAFETY: the caller guarantees it; the link in the other direction is right before the
+        // head. The library's fork does the same.
         unsafe {
             head.write(head as usize);
             head.sub(1).write(head as usize);
@@ -165,7 +178,7 @@ impl std::fmt::Debug for Thread {
 }
 
 impl Thread {
-    /// The calling thread. It is no `Send`, so it stays that.
+    /// The calling thread. `Thread` is not `Send`, so the value stays on it.
     #[inline]
     pub fn current() -> Thread {
         LOCAL.with(|local| {
@@ -178,69 +191,72 @@ impl Thread {
 
     #[inline]
     fn local(&self) -> &Local {
-        // SAFETY: a `Thread` doesn't leave its thread, whose variable has no destructor.
+        // SAFETY: a `Thread` stays on its thread, and the thread-local has no destructor.
         unsafe { &*self.local }
     }
 
     #[inline]
     fn head(&self) -> &Head {
-        // SAFETY: `prepare` has filled it in with what lives as long as the thread.
+        // SAFETY: `prepare` has set the pointer to a head that lives as long as the thread.
         unsafe { &*self.local().head.get() }
     }
 
-    /// Its id, as it stands in a word that it owns.
+    /// The thread's id, as in a word that it owns.
     #[inline]
     pub fn id(&self) -> u32 {
         self.local().id.get()
     }
 
-    /// The id of its process.
+    /// The id of the thread's process.
     #[inline]
     pub fn process(&self) -> u32 {
         self.local().process.get()
     }
 
-    /// Tells the kernel that this thread is about to take `word`, owns it or is about to give it up. One word at a time; until
-    /// [`done`](Thread::done). If the thread dies meanwhile with its id in `word`, the kernel acts as the module says; if it dies with no id in there, it
-    /// wakes one who sleeps on the word.
+    /// Tells the kernel that this thread is about to take `word`, owns it or is about to release
+    /// it. One word at a time, until [`done`](Thread::done). If the thread dies meanwhile with its
+    /// id in `word`, the kernel acts as the module's documentation says; if it dies while `word`
+    /// holds no id, the kernel wakes one thread that sleeps on the word.
     #[inline]
     pub fn announce(&self, word: &AtomicU32) {
         self.head().pending.set(word.as_ptr() as usize - WORD_AT + LINK_AT);
         compiler_fence(SeqCst);
     }
 
-    /// What was announced is done.
+    /// Ends the announcement.
     #[inline]
     pub fn done(&self) {
         compiler_fence(SeqCst);
         self.head().pending.set(0);
     }
 
-    /// Whether the thread may own one more word.
+    /// Whether the thread may own another word.
     #[inline]
     pub fn has_room(&self) -> bool {
         self.local().count.get() < MOST
     }
 
-    /// Puts a word, which holds this thread's id and is announced, on the list.
+    /// Puts an announced word, which holds this thread's id, on the list.
     ///
     /// # Safety
-    /// `word` must stay mapped until it is taken [off](Thread::let_go) or the thread has ended, and there must be [room](Thread::has_room).
+    /// `word` must stay mapped until it is [taken off](Thread::let_go) or the thread has ended, and
+    /// the thread must [have room](Thread::has_room).
     #[inline]
     pub unsafe fn own(&self, word: &Word) {
         let local = self.local();
         let count = local.count.get();
-        assert!(count < MOST, "no room");
+        assert!(count < MOST, "the thread owns too many words");
         word.link.store(local.first.next.get(), Relaxed);
         compiler_fence(SeqCst);
         let link = (&raw const word.link) as usize;
         local.first.next.set(link);
-        // SAFETY: no reference into the array lives longer than a statement, and it is this thread's.
+        // SAFETY: the array belongs to this thread, and no reference into it outlives a statement.
         unsafe { (*local.owned.get())[count] = link };
         local.count.set(count + 1);
     }
 
-    /// Takes a word off the list, if it is there. It should be announced, as the word still holds the thread's id.
+    /// Takes a word off the list, if it is there. The word should be announced, as it still holds
+    /// the thread's id.
     #[inline]
     pub fn let_go(&self, word: &Word) {
         let local = self.local();
@@ -248,13 +264,14 @@ impl Thread {
         let count = local.count.get();
         // SAFETY: as above.
         let owned = unsafe { &mut *local.owned.get() };
-        // Nearly always the last.
+        // It is nearly always the last.
         let Some(place) = owned[..count].iter().rposition(|other| *other == link) else { return };
         let next = if place == 0 { local.last.link() } else { owned[place - 1] };
         if place + 1 == count {
             local.first.next.set(next);
         } else {
-            // SAFETY: the word that was owned next is mapped, as whoever put it on the list has promised, and its link is an atomic.
+            // SAFETY: the next newer word is mapped, as the caller of `own` guaranteed, and its
+            // link is an atomic.
             unsafe { AtomicUsize::from_ptr(owned[place + 1] as *mut usize) }.store(next, Relaxed);
         }
         compiler_fence(SeqCst);
@@ -264,7 +281,8 @@ impl Thread {
         local.count.set(count - 1);
     }
 
-    /// Whether a word is on the list: by its place in this process's memory, which the same word may be mapped to twice.
+    /// Whether a word is on the list at its address in this process; the same word may be mapped
+    /// twice.
     #[inline]
     pub fn owns(&self, word: &Word) -> bool {
         let local = self.local();
@@ -274,17 +292,18 @@ impl Thread {
         owned[..local.count.get()].iter().rev().any(|other| *other == link)
     }
 
-    /// How many words it owns.
+    /// The number of words that the thread owns.
     pub fn count(&self) -> usize {
         self.local().count.get()
     }
 }
 
-/// Finds the thread's list, and puts our two nodes into it.
+/// Finds the thread's list, and inserts the two nodes of this module into it.
 #[cold]
 fn prepare(local: &Local) {
     static REGISTER: Once = Once::new();
-    // It fails for want of memory only. Copies of this process would then take themselves for their original, whose words they don't touch.
+    // It fails only for want of memory. A fork copy would then continue with its original's state,
+    // and never touch the original's words.
     REGISTER.call_once(|| drop(crate::at_fork::register_in_copy(copied)));
     local.count.set(0);
     local.id.set(crate::threads::gettid() as u32);
@@ -293,15 +312,15 @@ fn prepare(local: &Local) {
     // SAFETY: the list head lives as long as the thread.
     let list = unsafe { &*head };
     local.head.set(head);
-    // Whatever the links were, in the original of this copy: they are not on this list.
+    // In a fork copy the links are those of the original.
     local.first.next.set(local.last.link());
     local.last.before.set(local.first.link());
     local.last.next.set(list.first.get());
     local.first.before.set(head as usize);
     compiler_fence(SeqCst);
     let neighbour = (list.first.get() & !1) as *mut usize;
-    // SAFETY: the C library's nodes, and its list head, have the link in the other direction right before this one, and belong to this thread. A
-    // list head of our own has that too.
+    // SAFETY: the C library's nodes and its list head have the link in the other direction right
+    // before this one, and belong to this thread. So does a list head of our own.
     unsafe { *neighbour.sub(1) = local.last.link() };
     list.first.set(local.first.link());
     compiler_fence(SeqCst);
@@ -316,17 +335,17 @@ fn find_head() -> io::Result<*const Head> {
     // SAFETY: the kernel writes one pointer and one size; 0 is the calling thread.
     crate::cvt_long(unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) })?;
     let distance = WORD_AT as isize - LINK_AT as isize;
-    // SAFETY: if there is one, it is the thread's.
+    // SAFETY: null, or the thread's list head.
     match unsafe { head.as_ref() } {
         Some(found) if found.distance == distance => Ok(found),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
-/// There, a thread's list is registered when it first locks a robust mutex.
+/// musl registers a thread's list when the thread first locks a robust mutex.
 #[cfg(target_env = "musl")]
 fn musl_registers_late() {
-    // SAFETY: a mutex of our own, which nobody else sees, and which is initialised before it is used.
+    // SAFETY: a mutex of our own, which no other thread sees, initialised before it is used.
     unsafe {
         let mut attributes = std::mem::zeroed();
         libc::pthread_mutexattr_init(&raw mut attributes);
@@ -339,8 +358,8 @@ fn musl_registers_late() {
     }
 }
 
-/// A list head of our own, where the C library has none that would do. The library's robust mutexes aren't robust in this thread then, which they
-/// were not before.
+/// A list head of our own, for when the C library has no suitable one. The library's own robust
+/// mutexes aren't robust in this thread then, as they weren't before.
 fn own_head() -> *const Head {
     #[repr(C)]
     struct WithBefore {
@@ -396,7 +415,7 @@ mod tests {
         thread.done();
     }
 
-    /// Ends when the kernel has put the word right: after the thread is gone for `join`.
+    /// Waits until the kernel has marked the word, which it may do only after `join` has returned.
     fn died(word: &Word) -> bool {
         for _ in 0..10_000_000 {
             if word.word().load(SeqCst) & OWNER_DIED != 0 {
@@ -419,7 +438,7 @@ mod tests {
                 for index in [5, 0, 2] {
                     give_back(thread, words[index]);
                 }
-                // What somebody else has is left to them.
+                // A word that another thread owns is left alone.
                 words[3].word().store(thread.id() + 1, SeqCst);
                 assert_eq!(thread.count(), 3);
                 thread.announce(announced.word());

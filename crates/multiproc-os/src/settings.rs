@@ -1,24 +1,24 @@
-//! What a thread hands down to the processes that it makes, beside its rights: umask(2), process
-//! group, sched(7), ioprio_get(2), timer slack, personality(2), `/proc/PID/oom_score_adj`,
-//! setrlimit(2).
+//! The settings that a thread passes on to the processes it makes, apart from its privileges:
+//! umask(2), process group, sched(7), ioprio_get(2), timer slack, personality(2),
+//! `/proc/PID/oom_score_adj`, setrlimit(2).
 
 use std::io;
 
 use crate::{cvt, cvt_long};
 
-/// How many limits there are: up to `RLIMIT_RTTIME`.
+/// The number of resource limits: up to `RLIMIT_RTTIME`.
 const LIMITS: usize = 16;
 
-/// As many processors as the C library's own set has, in words.
+/// The size of the processor set, in words; it is as large as the C library's.
 const PROCESSORS: usize = 16;
 
-/// What there is but limits and processors, and in which order: what comes last needs rights that
-/// nothing before it takes away.
+/// The settings other than limits and processors, in the order in which they are applied: the later
+/// ones need privileges that none of the earlier ones takes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Setting {
     Umask,
     ProcessGroup,
-    /// Policy and priority in one; see [`Scheduling`].
+    /// Policy and priority together; see [`Scheduling`].
     Scheduling,
     IoPriority,
     TimerSlack,
@@ -36,26 +36,26 @@ const SETTINGS: [Setting; 7] = [
     Setting::OomScore,
 ];
 
-/// A setting that could not be read, and is left as it is.
+/// Marks a setting that could not be read, and is left unchanged.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The settings of a thread, as a process that it makes has them.
+/// The settings of a thread, as a process made by it would inherit them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     values: [i64; SETTINGS.len()],
-    /// Empty if it could not be read.
+    /// None if it could not be read.
     processors: Option<[u64; PROCESSORS]>,
     limits: [Option<[u64; 2]>; LIMITS],
 }
 
 impl Settings {
-    /// Those of the calling thread, whose umask is known from elsewhere: to ask for it takes a
-    /// change of it.
+    /// Reads the settings of the calling thread. The caller passes the umask, since reading it
+    /// would require changing it.
     pub fn current(umask: Option<u32>) -> Settings {
         let mut values = SETTINGS.map(|setting| setting.current().unwrap_or(UNKNOWN));
         values[Setting::Umask as usize] = umask.map_or(UNKNOWN, i64::from);
         let mut limits = [None; LIMITS];
-        // The kernel has long forgotten what these two meant.
+        // Limits that the kernel no longer enforces.
         const IDLE: [u32; 2] = [libc::RLIMIT_RSS, libc::RLIMIT_LOCKS];
         for (resource, limit) in (0..).zip(&mut limits).filter(|(resource, _)| !IDLE.contains(resource)) {
             *limit = current_limit(resource).ok();
@@ -63,7 +63,7 @@ impl Settings {
         Settings { values, processors: processors().ok(), limits }
     }
 
-    /// As bytes, for another process.
+    /// Encodes the settings for another process.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         self.values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
@@ -76,7 +76,7 @@ impl Settings {
         bytes
     }
 
-    /// The other way. None if they aren't what [`to_bytes`](Settings::to_bytes) gives.
+    /// Decodes what [`to_bytes`](Settings::to_bytes) returned. None if `bytes` is anything else.
     pub fn from_bytes(mut bytes: &[u8]) -> Option<Settings> {
         fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
             let (first, rest) = bytes.split_first_chunk::<N>()?;
@@ -110,16 +110,16 @@ impl Settings {
         rest.is_empty().then_some(settings)
     }
 
-    /// Makes those that differ from `known`, which the calling process has, its own.
+    /// Applies to the calling process the settings that differ from `known`, which it has already.
     ///
     /// # Errors
-    /// `EPERM` or `EACCES` where a setting is in the process's favour, and it may not take it on;
+    /// `EPERM` or `EACCES` when the process lacks the privilege for a setting that favours it;
     /// `EINVAL`.
     pub fn take_on(&self, known: &Settings) -> io::Result<()> {
         for setting in SETTINGS {
             let (value, known) = (self.values[setting as usize], known.values[setting as usize]);
-            // Without one of its own, a thread's I/O priority follows its niceness, which it may
-            // just have taken on.
+            // Unless it was set, a thread's I/O priority follows its niceness, which may just have
+            // been applied.
             let follows = || setting == Setting::IoPriority && setting.current().is_ok_and(|current| current == value);
             if value != known && value != UNKNOWN && !follows() {
                 setting.take_on(value)?;
@@ -168,8 +168,8 @@ impl Setting {
                 Setting::IoPriority => {
                     cvt_long(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value)).map(drop)
                 }
-                // 0 would mean the default; it is what a thread with a real-time policy reads, for
-                // which there is none.
+                // 0 would mean the default. A thread with a real-time policy reads 0, since it has
+                // no timer slack.
                 Setting::TimerSlack if value == 0 => Ok(()),
                 Setting::TimerSlack => {
                     cvt_long(libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, value, 0, 0, 0)).map(drop)
@@ -181,11 +181,11 @@ impl Setting {
     }
 }
 
-/// For the calling thread.
+/// The target is one thread: 0 is the calling thread.
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 
-/// What is told of a thread's scheduling; not the times of `SCHED_DEADLINE`, since such a thread
-/// can make no process.
+/// The scheduling of a thread, without the times of `SCHED_DEADLINE`: a thread with that policy
+/// can't make a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Scheduling {
     policy: u8,
@@ -200,7 +200,7 @@ impl Scheduling {
     fn current() -> io::Result<Scheduling> {
         let mut attributes = Attributes::default();
         let size = size_of::<Attributes>();
-        // SAFETY: the structure is as large as said, and 0 is the calling thread.
+        // SAFETY: the structure has the size passed, and 0 is the calling thread.
         cvt_long(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
         Ok(Scheduling {
             policy: attributes.policy as u8,
@@ -210,8 +210,8 @@ impl Scheduling {
         })
     }
 
-    /// What the kernel gives to what a thread with these makes: sched(7), "Reset scheduling policy
-    /// for child processes".
+    /// Returns what the kernel gives to a child of a thread with this scheduling: sched(7), "Reset
+    /// scheduling policy for child processes".
     fn of_a_child(self) -> Scheduling {
         const REAL_TIME: [u8; 3] = [libc::SCHED_FIFO as u8, libc::SCHED_RR as u8, libc::SCHED_DEADLINE as u8];
         match self.reset_on_fork {
@@ -231,7 +231,7 @@ impl Scheduling {
             priority: self.priority.into(),
             ..Attributes::default()
         };
-        // SAFETY: the structure is ours, and as large as it says.
+        // SAFETY: the structure is ours, and has the size that it states.
         cvt_long(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) }).map(drop)
     }
 
@@ -245,7 +245,7 @@ impl Scheduling {
     }
 }
 
-/// `struct sched_attr`, as it was at first.
+/// The first version of `struct sched_attr`.
 #[repr(C)]
 #[derive(Debug, Default)]
 struct Attributes {
@@ -273,19 +273,20 @@ fn oom_score() -> io::Result<i64> {
 
 fn processors() -> io::Result<[u64; PROCESSORS]> {
     let mut words = [0_u64; PROCESSORS];
-    // SAFETY: the kernel writes no more than the set is large.
+    // SAFETY: the kernel writes at most the size of the set.
     cvt_long(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&words), words.as_mut_ptr()) })?;
     Ok(words)
 }
 
 fn take_on_processors(words: &[u64; PROCESSORS]) -> io::Result<()> {
-    // SAFETY: the kernel reads no more than the set is large.
+    // SAFETY: the kernel reads at most the size of the set.
     cvt_long(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(words), words.as_ptr()) }).map(drop)
 }
 
 fn current_limit(resource: u32) -> io::Result<[u64; 2]> {
     let mut limit = [0_u64; 2];
-    // Not prlimit(2), as the C library's does, which is for other processes too, and takes longer.
+    // Unlike the C library's getrlimit, this is not prlimit(2), which works on other processes too
+    // and takes longer.
     // SAFETY: on 64-bit systems the structure is two words.
     cvt_long(unsafe { libc::syscall(libc::SYS_getrlimit, resource, limit.as_mut_ptr()) })?;
     Ok(limit)

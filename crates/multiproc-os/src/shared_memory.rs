@@ -1,9 +1,13 @@
-//! Memory that several processes have at the same time: a memory file that can't shrink, and mappings of it. memfd_create(2), mmap(2).
+//! Memory shared by several processes: a memory file that can't shrink, and mappings of it.
+//! memfd_create(2), mmap(2).
 //!
-//! A file may be much longer than what is used of it: what has not been [allocated](SharedFile::allocate) takes no memory, and what isn't needed any more can be
-//! [given back](SharedFile::free). It is allocated before it is touched, so that a lack of memory is an error of that call and not a `SIGBUS`.
+//! A file may be much longer than its used part: a part that has not been
+//! [allocated](SharedFile::allocate) takes no memory, and a part no longer needed can be
+//! [freed](SharedFile::free). Memory is allocated before it is touched, so that a lack of memory is
+//! an error of that call and not a `SIGBUS`.
 //!
-//! Whoever has the file may write to it at any time, so nothing that is mapped may be borrowed as plain bytes by safe code; atomics may.
+//! Any process that has the file may write to it at any time, so safe code may not borrow mapped
+//! memory as plain bytes; atomics are fine.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,10 +17,11 @@ use crate::free_memory::MUCH;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
-/// The size of a page: what memory is allocated, given back and mapped in.
+/// The size of a page in bytes: the unit in which memory is allocated, freed and mapped.
 pub const PAGE: usize = 4096;
 
-/// As much as one page table maps, which is looked at as one when it is to be populated.
+/// The range that one page table maps, in bytes; [`Mapping::populate`] decides per range how to map
+/// it.
 const PIECE: usize = 2 << 20;
 
 /// An open memory file, sealed against shrinking.
@@ -26,7 +31,8 @@ pub struct SharedFile {
 }
 
 impl SharedFile {
-    /// A new one of `len` bytes, all of them zero and none allocated. `name` shows in `/proc/*/fd` and `/proc/*/maps`.
+    /// Makes a file of `len` zero bytes, none of them allocated. `name` shows in `/proc/*/fd` and
+    /// `/proc/*/maps`.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOMEM`; `EFBIG` beyond the limit on the size of files.
@@ -34,11 +40,12 @@ impl SharedFile {
         SharedFile::of_len(crate::memfd::create(name)?, len)
     }
 
-    /// The same, of the huge pages that the system has in reserve (hugetlbpage in the kernel's documentation), of its default size: see
-    /// [`page`](SharedFile::page), of which `len` must be a multiple.
+    /// Makes a file of huge pages from the system's reserve (hugetlbpage in the kernel's
+    /// documentation), of the default huge page size. `len` must be a multiple of
+    /// [`page`](SharedFile::page).
     ///
     /// # Errors
-    /// As [`create`](SharedFile::create); `ENODEV` or `ENOSYS` if there are no such pages on this system.
+    /// As [`create`](SharedFile::create); `ENODEV` or `ENOSYS` if the system has no such pages.
     pub fn create_of_huge_pages(name: &str, len: u64) -> io::Result<SharedFile> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
         SharedFile::of_len(crate::fd_passing::above_stdio(rustix::fs::memfd_create(name, flags)?)?, len)
@@ -51,7 +58,7 @@ impl SharedFile {
         Ok(file)
     }
 
-    /// The size of its pages, in bytes.
+    /// The size of the file's pages, in bytes.
     ///
     /// # Errors
     /// None is expected.
@@ -59,9 +66,11 @@ impl SharedFile {
         crate::memfd::page(&self.fd)
     }
 
-    /// Another descriptor of the same file, by which it can be read and mapped to be read only. By way of `/proc/self/fd`.
+    /// Opens another descriptor of the same file, through which it can only be read and mapped
+    /// read-only. Needs `/proc/self/fd`.
     ///
-    /// That keeps from mistakes: who has it and is of the same user may open the file once more.
+    /// It protects against mistakes only: a process of the same user that has the descriptor can
+    /// reopen the file for writing.
     ///
     /// # Errors
     /// `ENOENT` without `/proc`; `EMFILE`, `ENFILE`.
@@ -71,7 +80,7 @@ impl SharedFile {
         crate::fd_passing::above_stdio(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// Whether it can be written by this descriptor.
+    /// Whether the file can be written through this descriptor.
     ///
     /// # Errors
     /// None is expected.
@@ -79,7 +88,7 @@ impl SharedFile {
         Ok(rustix::fs::fcntl_getfl(&self.fd)? & OFlags::RWMODE == OFlags::RDWR)
     }
 
-    /// Whether it is sealed against writing.
+    /// Whether the file is sealed against writing.
     ///
     /// # Errors
     /// None is expected.
@@ -87,26 +96,26 @@ impl SharedFile {
         Ok(rustix::fs::fcntl_get_seals(&self.fd)?.contains(SealFlags::WRITE))
     }
 
-    /// Seals it against growing.
+    /// Seals the file against growing.
     ///
     /// # Errors
-    /// `EPERM` if nothing can be sealed any more.
+    /// `EPERM` if the file accepts no more seals.
     pub fn fix(&self) -> io::Result<()> {
         Ok(rustix::fs::fcntl_add_seals(&self.fd, SealFlags::GROW)?)
     }
 
-    /// Seals it against writing, once and for all.
+    /// Seals the file against writing, for good.
     ///
     /// # Errors
-    /// `EBUSY` if it is mapped anywhere to be written.
+    /// `EBUSY` if a writable mapping exists in any process.
     pub fn freeze(&self) -> io::Result<()> {
         Ok(rustix::fs::fcntl_add_seals(&self.fd, SealFlags::WRITE | SealFlags::GROW)?)
     }
 
-    /// One that has come from another process.
+    /// Wraps a file received from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is none, or could shrink.
+    /// `InvalidData` when `fd` is not a memory file, or could shrink.
     pub fn from_fd(fd: OwnedFd) -> io::Result<SharedFile> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| invalid("it is no memory file"))?;
@@ -116,7 +125,7 @@ impl SharedFile {
         }
     }
 
-    /// How long it is, in bytes.
+    /// The length of the file, in bytes.
     ///
     /// # Errors
     /// None is expected.
@@ -124,28 +133,29 @@ impl SharedFile {
         Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
     }
 
-    /// Makes it `len` bytes long, unless it is longer.
+    /// Extends the file to `len` bytes, unless it is longer.
     ///
     /// # Errors
     /// `EFBIG` beyond the limit on the size of files, `ENOMEM`.
     pub fn grow(&self, len: u64) -> io::Result<()> {
         crate::memfd::within_limit(len)?;
         match rustix::fs::ftruncate(&self.fd, len) {
-            // It can't shrink: somebody else has made it longer.
+            // It can't shrink: another process has made it longer.
             Err(rustix::io::Errno::PERM) if self.size()? >= len => Ok(()),
             result => Ok(result?),
         }
     }
 
-    /// Has memory for `len` bytes from `offset` on; what is there stays.
+    /// Allocates memory for `len` bytes from `offset` on; contents are kept.
     ///
-    /// The kernel would give more than there is, and then kill a process; so what is beyond what is
-    /// free is an error before, as far as this process has looked: see `free_memory.rs`.
+    /// The kernel would grant more than there is, and then kill a process. So a request for more
+    /// than the free memory is an error up front, as far as this process can tell: see
+    /// `free_memory.rs`.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `EFBIG`.
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        // Those that are in reserve aren't counted as free.
+        // Reserved huge pages don't count as free memory.
         if len < MUCH || self.page()? == PAGE {
             self.look_for(offset, len)?;
         }
@@ -154,19 +164,21 @@ impl SharedFile {
         })
     }
 
-    /// Looks whether there is memory for `len` bytes from `offset` on, or could be.
+    /// Checks that memory for `len` bytes from `offset` on is there or can be allocated.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub fn look_for(&self, offset: u64, len: u64) -> io::Result<()> {
-        // What lies before them has memory already, as a file grows at its end: that is none of theirs.
+        // A file grows at its end, so memory allocated before `offset` doesn't count for this
+        // range.
         crate::free_memory::look_for(len, || self.allocated().unwrap_or(0).saturating_sub(offset))
     }
 
-    /// Gives back the memory of the whole pages among `len` bytes from `offset` on. They are zero then.
+    /// Frees the memory of the whole pages within `len` bytes from `offset` on. They read as zero
+    /// afterwards.
     pub fn free(&self, offset: u64, len: u64) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // It fails when a signal comes first, and then the memory is given back another time.
+        // It fails when a signal interrupts it; the memory is then freed another time.
         for _ in 0..3 {
             if rustix::fs::fallocate(&self.fd, flags, offset, len) != Err(rustix::io::Errno::INTR) {
                 break;
@@ -174,7 +186,7 @@ impl SharedFile {
         }
     }
 
-    /// How many bytes of memory it takes.
+    /// The memory that the file occupies, in bytes.
     ///
     /// # Errors
     /// None is expected.
@@ -195,28 +207,30 @@ impl AsFd for SharedFile {
     }
 }
 
-/// A part of a file, mapped to be read and written, by others as well. It is there as long as this value is, even if the file is closed.
+/// A part of a file, mapped for reading and writing, by other processes as well. It stays mapped
+/// for as long as this value exists, even if the file is closed.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: it is an address range; who reads or writes there has to see to what that needs.
+// SAFETY: it is an address range; code that reads or writes there is responsible for its accesses.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of `file`, from `offset` on; a multiple of [`PAGE`] both. They need to be within the file by the time they are touched.
+    /// Maps `len` bytes of `file` from `offset` on, both multiples of [`PAGE`]. The range must be
+    /// within the file by the time it is touched.
     ///
     /// # Errors
-    /// `ENOMEM`: too many mappings, or more than the limit on address space.
+    /// `ENOMEM`: too many mappings, or the limit on address space is exceeded.
     pub fn new(file: &SharedFile, offset: u64, len: usize) -> io::Result<Mapping> {
         Mapping::with(file, offset, len, ProtFlags::READ | ProtFlags::WRITE)
     }
 
-    /// The same, to be read only: a write there is a `SIGSEGV`.
+    /// As [`new`](Mapping::new), but read-only: a write there raises `SIGSEGV`.
     ///
     /// # Errors
     /// As [`new`](Mapping::new).
@@ -226,48 +240,51 @@ impl Mapping {
 
     fn with(file: &SharedFile, offset: u64, len: usize, protection: ProtFlags) -> io::Result<Mapping> {
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped in Drop alone.
+        // SAFETY: a new mapping, at an address that the kernel chooses; only Drop unmaps it.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, flags, file, offset)? };
         Ok(Mapping { start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })
     }
 
-    /// Where it begins.
+    /// The address of the first byte.
     #[inline]
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// How many bytes it has.
+    /// The length in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none; it always has some.
+    /// Always false; a mapping is never empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Makes it `len` bytes long, in place or at another address: nothing of it may be borrowed.
+    /// Resizes the mapping to `len` bytes, in place or at another address: no part of it may be
+    /// borrowed.
     ///
     /// # Errors
-    /// `ENOMEM`; it is as it was then.
+    /// `ENOMEM`; the mapping is unchanged then.
     pub fn resize(&mut self, len: usize) -> io::Result<()> {
-        // SAFETY: the mapping is ours, and nobody has borrowed anything of it, since we have it to ourselves.
+        // SAFETY: the mapping is ours, and `&mut self` means that nothing of it is borrowed.
         let start = unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), self.len, len, MremapFlags::MAYMOVE)? };
         self.start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         self.len = len;
         Ok(())
     }
 
-    /// Asks the kernel for huge pages there, if it makes any for memory files: `MADV_HUGEPAGE` in madvise(2), and
-    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled`. Before they are allocated.
+    /// Asks the kernel for huge pages in this mapping, if it makes any for memory files:
+    /// `MADV_HUGEPAGE` in madvise(2), and `/sys/kernel/mm/transparent_hugepage/shmem_enabled`. Must
+    /// be called before the pages are allocated.
     pub fn prefer_huge_pages(&self) {
         // SAFETY: the mapping is ours; this changes none of its bytes.
         let _ = unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
     }
 
-    /// Has the pages of `len` bytes from `offset` on mapped to be read, so that they aren't faulted in one by one. What can't be had is left.
+    /// Maps the pages of `len` bytes from `offset` on for reading, so that they aren't faulted in
+    /// one by one. Failures are ignored.
     pub fn populate_to_read(&self, offset: usize, len: usize) {
         let end = (offset + len).min(self.len);
         if offset < end {
@@ -275,11 +292,14 @@ impl Mapping {
         }
     }
 
-    /// Has the pages of `len` bytes from `offset` on mapped to be written, so that they aren't faulted in one by one. What can't be had is left.
+    /// Maps the pages of `len` bytes from `offset` on for writing, so that they aren't faulted in
+    /// one by one. Failures are ignored.
     ///
-    /// A page of a shared mapping can be written as soon as it has been mapped to be read, and with one that is read the kernel maps 16; with one that is written
-    /// only that. But a page that has been allocated and never touched has yet to be cleared, and the kernel maps no such page unasked: there, a write is quicker. So the
-    /// first page of each piece is looked at.
+    /// In a shared mapping, a page that is mapped for reading can be written as well, and on a read
+    /// fault the kernel maps 16 pages, on a write fault only one. But a page that was allocated and
+    /// never touched must still be cleared, and the kernel doesn't map such a page along with
+    /// others: there, write faults are quicker. So the first page of each range of one page table
+    /// decides which is used.
     pub fn populate(&self, offset: usize, len: usize) {
         let end = (offset + len).min(self.len);
         let mut begin = offset;
@@ -294,11 +314,12 @@ impl Mapping {
         }
     }
 
-    /// Whether the page at `offset`, which is within the mapping, holds anything that somebody has written or read. See mincore(2).
+    /// Whether the page at `offset`, which must be within the mapping, has been written or read by
+    /// any process. See mincore(2).
     fn is_in_use(&self, offset: usize) -> bool {
         let mut page = 0_u8;
         let start = (self.start.as_ptr() as usize + offset) & !(PAGE - 1);
-        // SAFETY: the kernel writes one byte, for the one page that it is asked about.
+        // SAFETY: the kernel writes one byte, for the one page asked about.
         unsafe { libc::mincore(start as *mut _, PAGE, &raw mut page) == 0 && page & 1 == 1 }
     }
 }
@@ -405,7 +426,7 @@ mod tests {
         const THERE: u64 = 256 << 20;
         let file = SharedFile::create("test", 1 << 50).unwrap();
         file.allocate(0, THERE).unwrap();
-        // With room for what others take and give back meanwhile.
+        // Leaves room for what other processes allocate and free meanwhile.
         let wanted = crate::free_memory::left().unwrap() + THERE / 2;
         assert_eq!(file.look_for(THERE, wanted).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
         file.look_for(0, wanted).unwrap();

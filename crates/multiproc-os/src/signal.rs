@@ -1,10 +1,10 @@
-//! Signals: their names, what a process would do with one, and keeping them from a thread.
+//! Signals: their names, how another process would react to one, and blocking them in a thread.
 
 use std::io;
 
 use crate::interrupt::{self, FROM_TERMINAL_MASK};
 
-/// The names of the signals that have one, by number.
+/// The names of the standard signals, by number.
 const NAMES: &[(i32, &str)] = &[
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),
@@ -39,39 +39,39 @@ const NAMES: &[(i32, &str)] = &[
     (libc::SIGSYS, "SIGSYS"),
 ];
 
-/// The signal's name, `SIGTERM` for 15; none for real-time signals and numbers that are no signal.
+/// The signal's name, `SIGTERM` for 15; None for real-time signals and numbers that aren't signals.
 pub fn name(signal: i32) -> Option<&'static str> {
     NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
 }
 
-/// The number of a real-time signal, counted from `SIGRTMIN`; none for other signals. See
-/// signal(7): the C library keeps the first few of the kernel's to itself.
+/// The number of a real-time signal, counted from `SIGRTMIN`; None for other signals. See
+/// signal(7): the C library reserves the first few of the kernel's for itself.
 pub fn real_time(signal: i32) -> Option<i32> {
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal).then(|| signal - libc::SIGRTMIN())
 }
 
-/// Has this process ignore `SIGPIPE`, as the Rust runtime does at the start of `main`.
+/// Makes this process ignore `SIGPIPE`, as the Rust runtime does at the start of `main`.
 ///
 /// # Errors
 /// None is expected.
 pub fn ignore_sigpipe() -> io::Result<()> {
-    // SAFETY: SIG_IGN is a valid disposition, and no handler of ours is replaced by it.
+    // SAFETY: SIG_IGN is a valid disposition, and it replaces no handler of ours.
     match unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// All signals are blocked for the calling thread, and for threads that it makes, until this is dropped.
+/// Blocks all signals in the calling thread, and in threads that it makes, until dropped.
 #[derive(Debug)]
 pub struct Blocked {
     before: libc::sigset_t,
-    /// It belongs to this thread.
+    /// Not `Send`: the mask belongs to this thread.
     thread: std::marker::PhantomData<*const ()>,
 }
 
 impl Blocked {
-    /// Blocks them.
+    /// Blocks all signals.
     pub fn all() -> Blocked {
         Blocked::all_but(&[])
     }
@@ -79,7 +79,8 @@ impl Blocked {
     fn all_but(signals: &[libc::c_int]) -> Blocked {
         let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the first set is filled in before it is read, the second by the call; all-zero bytes are a value of it.
+        // SAFETY: the first set is filled in before it is read, the second by the call; all-zero
+        // bytes are a value of the type.
         let before = unsafe {
             libc::sigfillset(set.as_mut_ptr());
             for signal in signals {
@@ -94,14 +95,16 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // SAFETY: the set is one that the kernel gave.
+        // SAFETY: the set is one that the kernel returned.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
     }
 }
 
-/// Has every signal do in this process what it does in a fresh one: the default, `SIGPIPE` ignored as the Rust runtime does. None is blocked any
-/// more, but those by which a terminal ends its foreground group, until [`unblock`](crate::interrupt::unblock). The handlers of `SIGSEGV` and
-/// `SIGBUS` stay: one of them is the runtime's, which tells of stack overflows.
+/// Resets every signal in this process to its disposition in a new process: the default, but
+/// `SIGPIPE` ignored as the Rust runtime does. Unblocks all signals but those by which a terminal
+/// ends its foreground group, which stay blocked until [`unblock`](crate::interrupt::unblock). The
+/// handlers of `SIGSEGV` and `SIGBUS` stay: one of them is the runtime's, which reports stack
+/// overflows.
 ///
 /// # Errors
 /// None is expected.
@@ -110,38 +113,42 @@ pub fn reset_to_defaults() -> io::Result<()> {
         if matches!(signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGSEGV | libc::SIGBUS | libc::SIGPIPE) {
             continue;
         }
-        // The C library keeps a few real-time signals for itself, and refuses.
-        // SAFETY: SIG_DFL is a valid disposition; handlers that it replaces are not called any more.
+        // The C library reserves a few real-time signals for itself, and refuses them.
+        // SAFETY: SIG_DFL is a valid disposition; a handler that it replaces is not called any
+        // more.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     ignore_sigpipe()?;
     let blocked = interrupt::from_terminal();
-    // SAFETY: the set is filled in.
+    // SAFETY: the set is initialised.
     let result = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, blocked.as_ptr(), std::ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
-/// Calls `function` with all signals blocked in this thread but those that tell of an error of its own. A thread that is made inside inherits
-/// that, from its first instruction on: no signal that is meant for the process ends up there. See pthread_sigmask(3).
+/// Calls `function` with all signals blocked in this thread, except those that report an error of
+/// the thread itself. A thread made inside inherits the mask from its first instruction on, so no
+/// signal sent to the process is delivered to it. See pthread_sigmask(3).
 pub fn with_signals_blocked<T>(function: impl FnOnce() -> T) -> T {
     use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
     let _blocked = Blocked::all_but(&[SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS]);
     function()
 }
 
-/// What comes of a signal that is sent to another process, as far as can be seen from outside.
+/// The effect of a signal sent to another process, as far as it can be predicted from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
-    /// It ends the process for certain.
+    /// The signal certainly ends the process.
     Fatal,
-    /// The process has a handler for it, which will run; or has just come to life, and will see to it in a moment.
+    /// The process has a handler for the signal, which will run; or it has just started, and will
+    /// handle the signal in a moment.
     Handled,
-    /// Nothing that can be told: the process ignores or blocks it, is stopped, or can't be looked at any more; or it is not among the usual
-    /// ways to end a process.
+    /// Unpredictable: the process ignores or blocks the signal, is stopped, or can't be inspected
+    /// any more; or the signal isn't a usual way to end a process.
     Unknown,
 }
 
-/// What will come of `signal` if it is sent to the process `pid` now. See `/proc/pid/status` in proc(5).
+/// Predicts the effect of sending `signal` to the process `pid` now. See `/proc/pid/status` in
+/// proc(5).
 pub fn prospect(pid: i32, signal: i32) -> Prospect {
     if signal == libc::SIGKILL {
         return Prospect::Fatal;
@@ -165,21 +172,22 @@ pub fn prospect(pid: i32, signal: i32) -> Prospect {
     }
 }
 
-/// Whether `signal`, which was sent to the process `pid` a moment ago, is still to have its effect there: it waits to be delivered, or the process
-/// is about to end. See `/proc/pid/status` and `/proc/pid/stat` in proc(5).
+/// Whether `signal`, sent to the process `pid` a moment ago, has yet to take effect: it is pending,
+/// or the process is about to end. See `/proc/pid/status` and `/proc/pid/stat` in proc(5).
 pub fn is_under_way(pid: i32, signal: i32) -> bool {
     /// `PF_EXITING` of the kernel's `include/linux/sched.h`.
     const EXITING: u32 = 0x4;
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         return false;
     };
-    // A fatal signal is handed on to each thread as SIGKILL.
+    // The kernel passes a fatal signal on to each thread as SIGKILL.
     let due = bit(signal) | bit(libc::SIGKILL);
     if ["SigPnd:", "ShdPnd:"].iter().any(|name| mask(&status, name).unwrap_or(0) & due != 0) {
         return true;
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name of the program, in parentheses, may hold anything. The flags are the seventh field after it.
+    // The program's name, in parentheses, may contain anything. The flags are the seventh field
+    // after it.
     let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
     flags.is_none_or(|flags| flags & EXITING != 0)
 }
@@ -192,7 +200,7 @@ fn mask(status: &str, name: &str) -> Option<u64> {
     u64::from_str_radix(field(status, name)?, 16).ok()
 }
 
-/// The place of a signal in such a mask. Of what is no signal, none.
+/// The bit of a signal in such a mask; 0 if the number isn't a signal.
 fn bit(signal: i32) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|place| 1_u64.checked_shl(place)).unwrap_or(0)
 }
@@ -244,7 +252,7 @@ mod tests {
         assert_eq!(prospect(i32::MAX, libc::SIGTERM), Prospect::Unknown, "no such process");
         assert!(!is_under_way(i32::MAX, libc::SIGTERM));
 
-        // What a stopped process is sent waits.
+        // A signal sent to a stopped process stays pending.
         let mut stopped = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = stopped.id() as i32;
         // SAFETY: signals to a child of this test, which has not been waited for.

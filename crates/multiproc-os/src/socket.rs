@@ -1,6 +1,8 @@
-//! Stream sockets that somebody listens at and others connect to: unix(7), tcp(7). Sequenced-packet sockets too, at abstract names.
+//! Listening and connected stream sockets: unix(7), tcp(7); also Unix sequenced-packet sockets with
+//! abstract names.
 //!
-//! Nothing here raises `SIGPIPE`, and what is said to try does not wait, whatever the descriptor's flags.
+//! No function here raises `SIGPIPE`, and the functions named `try_…` don't block, whatever the
+//! flags of the descriptor.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,31 +21,33 @@ use rustix::net::{
 
 use crate::fd_passing::above_stdio;
 
-/// Where somebody listens.
+/// The address of a listening socket.
 #[derive(Debug, Clone, Copy)]
 pub enum Place<'a> {
-    /// At a file.
+    /// A Unix socket with a file.
     File(&'a Path),
-    /// At an abstract name.
+    /// A Unix socket with an abstract name.
     Abstract(&'a [u8]),
-    /// At an address of the internet protocols.
+    /// A TCP socket.
     Internet(SocketAddr),
 }
 
-/// How many may stand in line to be accepted. The kernel has a limit of its own (`/proc/sys/net/core/somaxconn`).
+/// The length of the queue of connections waiting to be accepted. The kernel has a limit of its own
+/// (`/proc/sys/net/core/somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// A socket that listens at `place`, close-on-exec; accepting from it never waits. A file must not be there yet, and is made with mode 0600.
+/// Makes a socket that listens at `place`, close-on-exec; accepting from it never blocks. A file
+/// must not exist yet, and is made with mode 0600.
 ///
 /// # Errors
-/// `EADDRINUSE`; for a file also what mknod(2) says; `EMFILE`, `ENFILE`.
+/// `EADDRINUSE`; for a file also those of mknod(2); `EMFILE`, `ENFILE`.
 pub fn listen(place: Place<'_>) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let new = |family| above_stdio(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?);
     let socket = match place {
         Place::File(path) => {
             let socket = new(AddressFamily::UNIX)?;
-            // The file gets the mode that the socket has, so nobody finds it with another.
+            // The file gets the mode of the socket, so it never exists with another mode.
             rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
             let (address, _directory) = new_address(path)?;
             rustix::net::bind(&socket, &address)?;
@@ -56,7 +60,7 @@ pub fn listen(place: Place<'_>) -> io::Result<OwnedFd> {
         }
         Place::Internet(address) => {
             let socket = new(family_of(&address))?;
-            // Connections of the last one who listened there may linger on.
+            // Connections of the previous listener may linger.
             sockopt::set_socket_reuseaddr(&socket, true)?;
             rustix::net::bind(&socket, &address)?;
             socket
@@ -70,8 +74,9 @@ fn family_of(address: &SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-/// The address of a file that is to be made, and what must stay open while it is used. The kernel
-/// takes 108 bytes; a longer path goes by its directory.
+/// The address of a file to be made, and a descriptor that must stay open while the address is
+/// used. The kernel accepts at most 108 bytes; a longer path goes through a descriptor of its
+/// directory.
 fn new_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     match SocketAddrUnix::new(path) {
         Err(Errno::NAMETOOLONG) => {
@@ -86,8 +91,8 @@ fn new_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     }
 }
 
-/// The address of a file that is there, and what must stay open while it is used. A longer path
-/// goes by a descriptor of the file.
+/// The address of an existing file, and a descriptor that must stay open while the address is used.
+/// A path that is too long goes through a descriptor of the file.
 fn present_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     match SocketAddrUnix::new(path) {
         Err(Errno::NAMETOOLONG) => {
@@ -98,19 +103,20 @@ fn present_address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)>
     }
 }
 
-/// A short path to what a descriptor is of, see proc(5).
+/// A short path to the file behind a descriptor, see proc(5).
 fn by_descriptor(fd: &OwnedFd) -> io::Result<PathBuf> {
     let path = Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string());
     match rustix::fs::statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Ok(_) => Ok(path),
         Err(_) => {
-            let what = "a path of more than 108 bytes is reached by way of /proc, which is not mounted here";
+            let what = "a path of more than 108 bytes is reached through /proc, which is not mounted here";
             Err(io::Error::new(io::ErrorKind::InvalidFilename, what))
         }
     }
 }
 
-/// The internet address that a socket has, with the port that the kernel chose. None for another kind of socket.
+/// The socket's own internet address, with the port that the kernel chose. None for other kinds of
+/// socket.
 ///
 /// # Errors
 /// None is expected.
@@ -118,10 +124,11 @@ pub fn local_address(socket: impl AsFd) -> io::Result<Option<SocketAddr>> {
     Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?).ok())
 }
 
-/// Accepts one who has connected, with his internet address if he has one; none when nobody stands in line. The socket is close-on-exec.
+/// Accepts a connection, with the internet address of the client if it has one; None when no
+/// connection is waiting. The socket is close-on-exec.
 ///
 /// # Errors
-/// `EMFILE`, `ENFILE`, `ENOMEM`, in which case he stays in line.
+/// `EMFILE`, `ENFILE`, `ENOMEM`; the connection stays in the queue then.
 pub fn try_accept(listening: impl AsFd) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
     loop {
         match rustix::net::acceptfrom_with(&listening, SocketFlags::CLOEXEC) {
@@ -130,7 +137,8 @@ pub fn try_accept(listening: impl AsFd) -> io::Result<Option<(OwnedFd, Option<So
                 return Ok(Some((above_stdio(socket)?, address)));
             }
             Err(Errno::AGAIN) => return Ok(None),
-            // He has gone again, or the network has failed him: see "Error handling" in accept(2).
+            // The client has disconnected, or the network failed: see "Error handling" in
+            // accept(2).
             Err(
                 Errno::INTR
                 | Errno::CONNABORTED
@@ -148,7 +156,8 @@ pub fn try_accept(listening: impl AsFd) -> io::Result<Option<(OwnedFd, Option<So
     }
 }
 
-/// A sequenced-packet socket of the Unix family, close-on-exec, for [`listen_for_packets`]. It has no name yet.
+/// Makes a Unix sequenced-packet socket, close-on-exec, for [`listen_for_packets`]. It has no name
+/// yet.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`, `ENOBUFS`.
@@ -157,17 +166,19 @@ pub fn packet_socket() -> io::Result<OwnedFd> {
     above_stdio(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Has a [`packet_socket`] listen at the abstract name `name`: another than a stream socket of the same name. Accepting from it never waits, and
-/// what is accepted is as one end of [`pair`](crate::fd_passing::pair).
+/// Makes a [`packet_socket`] listen at the abstract name `name`; stream sockets have a separate set
+/// of names. Accepting from it never blocks, and an accepted socket works like one end of
+/// [`pair`](crate::fd_passing::pair).
 ///
 /// # Errors
-/// `EADDRINUSE`; `EINVAL` when it has a name already.
+/// `EADDRINUSE`; `EINVAL` when the socket has a name already.
 pub fn listen_for_packets(socket: impl AsFd, name: &[u8]) -> io::Result<()> {
     rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
     Ok(rustix::net::listen(&socket, BACKLOG)?)
 }
 
-/// As [`connect`], to who listens at the abstract name `name` [for packets](listen_for_packets).
+/// As [`connect`], to the socket that [listens for packets](listen_for_packets) at the abstract
+/// name `name`.
 ///
 /// # Errors
 /// As [`connect`].
@@ -175,10 +186,11 @@ pub fn connect_for_packets(name: &[u8], deadline: Option<Instant>) -> io::Result
     connect_with(SocketType::SEQPACKET, Place::Abstract(name), deadline)
 }
 
-/// Connects to who listens at `place`, and waits for that until `deadline`; tries it once if that is over. The socket is close-on-exec.
+/// Connects to the socket that listens at `place`, waiting until `deadline` at most; tries once if
+/// the deadline has passed already. The socket is close-on-exec.
 ///
 /// # Errors
-/// `TimedOut`; `ECONNREFUSED` and `ENOENT` when nobody listens there; `EMFILE`, `ENFILE`.
+/// `TimedOut`; `ECONNREFUSED` and `ENOENT` when no process listens there; `EMFILE`, `ENFILE`.
 pub fn connect(place: Place<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
     connect_with(SocketType::STREAM, place, deadline)
 }
@@ -194,11 +206,12 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
     loop {
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            // Once in any case: what is said at once needs no time, and this thread may have slept till now.
+            // It is tried at least once: an immediate result needs no time, and this thread may
+            // have slept until now.
             if left.is_zero() && tried {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // It holds for connect(2) too. Zero would be no limit.
+            // The timeout applies to connect(2) too. Zero would mean no limit.
             sockopt::set_socket_timeout(&socket, Timeout::Send, Some(left.max(Duration::from_micros(1))))?;
         }
         tried = true;
@@ -212,7 +225,7 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
         };
         match (result, place) {
             (Ok(()), _) => break,
-            // A signal. Over the internet it goes on by itself.
+            // A signal. A TCP connection goes on being established.
             (Err(Errno::INTR), Place::Internet(_)) => {
                 if !crate::poll::wait_for_room(&socket, deadline)? {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -221,7 +234,7 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
                 break;
             }
             (Err(Errno::INTR), _) => {}
-            // The kernel counts in ticks, and may be some milliseconds early.
+            // The kernel counts in ticks, and may return some milliseconds early.
             (Err(Errno::AGAIN), Place::File(_) | Place::Abstract(_)) if deadline.is_some() => {}
             (Err(Errno::AGAIN | Errno::INPROGRESS), _) => return Err(io::ErrorKind::TimedOut.into()),
             (Err(error), _) => return Err(error.into()),
@@ -233,8 +246,9 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
     Ok(socket)
 }
 
-/// Has small messages go at once, and asks after the other host when it has been silent for a minute: one that has lost its power or its
-/// network counts as gone after another minute; and so does one that has not acknowledged for two minutes what was sent to it.
+/// Configures a TCP socket: small messages are sent at once, and keepalive probes start after a
+/// minute of silence. A peer host that has lost its power or its network counts as gone after
+/// another minute, and one that hasn't acknowledged sent data for two minutes does as well.
 ///
 /// # Errors
 /// None is expected on a TCP socket.
@@ -244,13 +258,15 @@ pub fn prepare_tcp(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepidle(&socket, Duration::from_secs(60))?;
     sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(10))?;
     sockopt::set_tcp_keepcnt(&socket, 6)?;
-    // In milliseconds. Without it, it is a matter of the system how often something is sent again: about a quarter of an hour.
+    // In milliseconds. Otherwise the system's number of retransmissions decides: about a quarter of
+    // an hour.
     sockopt::set_tcp_user_timeout(&socket, 120_000)?;
     Ok(())
 }
 
-/// Process id and user id of who made the other end of a Unix socket, or listens there. The id is 0 if it is a process that this one can't
-/// see, in another namespace.
+/// The process id and user id of the process that made the other end of a Unix socket, or listens
+/// there. The process id is 0 if that process isn't visible to this one because it is in another
+/// namespace.
 ///
 /// # Errors
 /// None is expected on a Unix socket.
@@ -258,8 +274,8 @@ pub fn peer_process(socket: impl AsFd) -> io::Result<(i32, u32)> {
     let length = size_of::<libc::ucred>();
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut filled = length as libc::socklen_t;
-    // By hand: rustix has no way to say that the id is 0.
-    // SAFETY: the structure is ours, and as large as is said.
+    // A direct system call, since rustix can't represent a pid of 0.
+    // SAFETY: the structure is ours, and has the size passed.
     crate::cvt(unsafe {
         let place = (&raw mut peer).cast();
         libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &raw mut filled)
@@ -272,14 +288,15 @@ pub fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Whether `socket` is a stream socket of the internet protocols.
+/// Whether `socket` is a TCP stream socket.
 pub fn is_internet_stream(socket: impl AsFd) -> bool {
     sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_domain(&socket)
             .is_ok_and(|domain| matches!(domain, AddressFamily::INET | AddressFamily::INET6))
 }
 
-/// A number that no other socket of this machine has, or will have until it is started anew. All descriptors of a socket have the same.
+/// A number that no other socket of this machine has, or will have until the machine is rebooted.
+/// All descriptors of a socket have the same.
 ///
 /// # Errors
 /// None is expected.
@@ -287,9 +304,10 @@ pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
 }
 
-/// Leaves a mark on a TCP socket, or takes it away: one that all its descriptors share, and that outlives the process. It is `TCP_CORK`, see
-/// tcp(7): with it the end of what is written stays here for up to 200 ms, and goes when the mark has been taken away; so whoever has received that
-/// finds none. Other sockets have no marks.
+/// Sets or removes a mark on a TCP socket. All descriptors of the socket share it, and it outlives
+/// the process. The mark is `TCP_CORK`, see tcp(7): while it is set, the kernel holds back the end
+/// of the data written for up to 200 ms, and removing the mark sends that data; so by the time the
+/// peer has received all of it, the mark is gone. Other sockets have no marks.
 ///
 /// # Errors
 /// None is expected.
@@ -300,7 +318,7 @@ pub fn set_mark(socket: impl AsFd, mark: bool) -> io::Result<()> {
     }
 }
 
-/// Whether [`set_mark`] has left a mark.
+/// Whether the socket has the mark that [`set_mark`] sets.
 ///
 /// # Errors
 /// None is expected.
@@ -311,27 +329,27 @@ pub fn is_marked(socket: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Ends a connection for all who have it, here and at its other end, whatever copies of the descriptor there are.
+/// Ends a connection at both ends, whatever other descriptors of it exist.
 pub fn shut_down(socket: impl AsFd) {
     // It may have ended already.
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
-/// Whether somebody listens by `socket`.
+/// Whether `socket` is a listening socket.
 pub fn is_listening(socket: impl AsFd) -> bool {
     sockopt::socket_acceptconn(socket).unwrap_or(false)
 }
 
-/// Reads what there is into `buffer`. 0 is the end, unless the buffer is empty.
+/// Reads the available bytes into `buffer`. Returns 0 at the end, or if the buffer is empty.
 ///
 /// # Errors
-/// `WouldBlock` when there is nothing now; `ECONNRESET` and the like when the connection is lost.
+/// `WouldBlock` when no bytes are available; `ECONNRESET` and the like when the connection is lost.
 pub fn try_read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let (len, _) = rustix::io::retry_on_intr(|| recv(&socket, &mut *buffer, RecvFlags::DONTWAIT))?;
     Ok(len)
 }
 
-/// Appends up to `most` bytes of what there is to `bytes`. 0 is the end.
+/// Appends at most `most` of the available bytes to `bytes`. Returns 0 at the end.
 ///
 /// # Errors
 /// As [`try_read`].
@@ -342,12 +360,12 @@ pub fn try_append(socket: impl AsFd, bytes: &mut Vec<u8>, most: usize) -> io::Re
         let (read, _) = recv(&socket, &mut bytes.spare_capacity_mut()[..most], RecvFlags::DONTWAIT)?;
         Ok((0, read.0.len()))
     })?;
-    // SAFETY: the kernel has filled so many bytes of the spare capacity.
+    // SAFETY: the kernel has filled `len` bytes of the spare capacity.
     unsafe { bytes.set_len(start + len) };
     Ok(len)
 }
 
-/// Whether there is something to be read; none at the end, which a peer that has closed its end makes.
+/// Whether bytes are available; None at the end, after the peer has closed its end.
 ///
 /// # Errors
 /// As [`try_read`].
@@ -361,20 +379,22 @@ pub fn has_input(socket: impl AsFd) -> io::Result<Option<bool>> {
     }
 }
 
-/// Writes as much of `parts`, one after the other, as there is room for.
+/// Writes as much of `parts`, in order, as there is room for.
 ///
 /// # Errors
-/// `WouldBlock` when there is no room now; `EPIPE` and `ECONNRESET` when the other end is gone.
+/// `WouldBlock` when there is no room; `EPIPE` and `ECONNRESET` when the other end is gone.
 pub fn try_write<const N: usize>(socket: impl AsFd, parts: [&[u8]; N]) -> io::Result<usize> {
     let slices = parts.map(IoSlice::new);
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut SendAncillaryBuffer::default(), flags))?)
 }
 
-/// Reads up to the length of `buffer`, and takes the descriptors that come with it: no more than `fds`, into that.
+/// Reads at most the length of `buffer`, and appends the descriptors that come with the bytes to
+/// `fds`.
 ///
 /// # Errors
-/// As [`try_read`]; `EMFILE` when this process has no room for them, in which case they are lost.
+/// As [`try_read`]; `EMFILE` when not all of the descriptors could be received: the others are
+/// lost.
 pub fn try_read_with_fds(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
     match try_read_some_with_fds(socket, buffer, fds)? {
         (len, true) => Ok(len),
@@ -382,8 +402,9 @@ pub fn try_read_with_fds(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<Own
     }
 }
 
-/// As [`try_read_with_fds`], but takes as many descriptors as there is room for, in this process and here, for four at least. Says whether these
-/// are all.
+/// As [`try_read_with_fds`], but not an error when some of the descriptors can't be received.
+/// Receives as many as this process and a buffer, which holds at least four, have room for; returns
+/// the number of bytes, and whether these descriptors are all.
 ///
 /// # Errors
 /// As [`try_read`].
@@ -453,7 +474,7 @@ mod tests {
         let name = name.as_bytes();
         let refused = connect_for_packets(name, None).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        // Other tests make copies of this process.
+        // Other tests fork this process.
         let listening = crate::close_on_fork::CloseOnFork::make(packet_socket).unwrap();
         listen_for_packets(&listening, name).unwrap();
         let taken = listen_for_packets(packet_socket().unwrap(), name).unwrap_err();
@@ -465,9 +486,9 @@ mod tests {
         crate::fd_passing::send(&client, &[b"another"], &[]).unwrap();
         assert_eq!(crate::fd_passing::peek(&server, &mut [], true).unwrap(), 3);
         assert!(crate::fd_passing::is_packet_socket(server.as_fd()));
-        // Streams have names of their own.
+        // Stream sockets have names of their own.
         let _streams = listen(Place::Abstract(name)).unwrap();
-        // The name goes with the listening socket, whoever is connected.
+        // The name goes with the listening socket, despite open connections.
         drop(listening);
         listen_for_packets(packet_socket().unwrap(), name).unwrap();
     }
@@ -527,7 +548,7 @@ mod tests {
             connect(Place::Abstract(b"multiproc-nobody"), None).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
         );
-        // With nobody to accept, and nobody more to stand in line.
+        // No process accepts, and the queue has no room.
         let name = format!("multiproc-test-{}", crate::random::seed());
         let listening = listen(Place::Abstract(name.as_bytes())).unwrap();
         rustix::net::listen(&listening, 0).unwrap();
@@ -538,7 +559,7 @@ mod tests {
         assert!(Instant::now() >= soon);
     }
 
-    /// One that has slept till its deadline learns all the same what is said at once.
+    /// A caller that has slept past its deadline still gets an immediate result.
     #[test]
     fn it_is_tried_once_however_late_it_is() {
         let name = format!("multiproc-test-{}", crate::random::seed());

@@ -1,8 +1,10 @@
-//! The file of a Unix socket that somebody listens at: put in place only when it is live, in place of one that is dead, and taken away only by
-//! its owner. See unix(7), and `RENAME_NOREPLACE` in rename(2).
+//! The file of a listening Unix socket: put in place only once the socket listens, replacing only
+//! the file of a dead one, and removed only by its owner. See unix(7), and `RENAME_NOREPLACE` in
+//! rename(2).
 //!
-//! A socket that was bound and does not listen yet can't be told from one whose process is dead: to connect is refused in both cases. So it
-//! comes to be under another name in the same directory, and gets its own when it listens.
+//! A socket that is bound and doesn't listen yet can't be told from one with a dead process:
+//! connecting is refused in both cases. So the socket is bound under a temporary name in the same
+//! directory, and renamed once it listens.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,18 +15,20 @@ use rustix::io::Errno;
 
 use crate::socket::{self, Place};
 
-/// A file that this process has made.
+/// A socket file that this process has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode. Another file may be in its place some day.
+    /// Device and inode, since another file may have the path later.
     identity: (u64, u64),
 }
 
-/// Listens at `path`. A file that is there is replaced if it is a socket that nobody listens at any more.
+/// Listens at `path`. An existing file is replaced if it is a socket at which no process listens
+/// any more.
 ///
 /// # Errors
-/// `EADDRINUSE` when somebody listens there, or it is no socket; what mknod(2) and rename(2) say; `EMFILE`.
+/// `EADDRINUSE` when a process listens there, or the file is not a socket; those of mknod(2) and
+/// rename(2); `EMFILE`.
 pub fn listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     let name = format!(".mp-{:016x}", crate::random::seed());
     let temporary = path.with_file_name(name);
@@ -43,7 +47,7 @@ pub fn listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
 }
 
 fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
-    /// How often it may be gone again when it is looked at.
+    /// The number of times that the existing file may have vanished before it is examined.
     const ATTEMPTS: u32 = 10;
     for _ in 0..ATTEMPTS {
         match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
@@ -59,14 +63,14 @@ fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
     Err(in_use())
 }
 
-/// Replaces a dead socket, and nothing else: least of all a symbolic link, which may lead to
-/// another program's socket some day.
+/// Replaces a dead socket, and nothing else: in particular no symbolic link, which may lead to
+/// another program's socket later.
 fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
     let dead = identity(path)?;
     if is_alive(path)? {
         return Err(in_use());
     }
-    // Another who has found the same dead one must not replace what is there by then.
+    // Another process that has found the same dead socket must not replace the new one.
     let _turn = Turn::take(path, dead)?;
     if identity(path)? != dead || is_alive(path)? {
         return Err(in_use());
@@ -74,10 +78,12 @@ fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
     std::fs::rename(temporary, path)
 }
 
-/// The right to replace a dead socket: a lock of flock(2) on a file beside it that only this user can open. The file goes with it.
+/// The right to replace a dead socket: a lock of flock(2) on a file beside it that only this user
+/// can open. Dropping it removes the file.
 struct Turn {
-    /// None where another user has made a file of this name, as one may in a directory for all: without a lock, two who start at the same
-    /// moment may both replace the dead one, but nobody is kept from it by a stranger.
+    /// None where another user has made a file of this name, which is possible in a world-writable
+    /// directory. Without the lock, two processes that start at the same moment may both replace
+    /// the dead socket, but no stranger can prevent the replacement.
     held: Option<(OwnedFd, PathBuf)>,
 }
 
@@ -87,7 +93,7 @@ impl Turn {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match open(&name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => crate::fd_passing::above_stdio(file)?,
-            // What a link, a directory, a socket, and a file of somebody else say.
+            // The errors for a symbolic link, a directory, a socket, and a file of another user.
             Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS | Errno::PERM) => {
                 return Ok(Turn { held: None });
             }
@@ -102,7 +108,8 @@ impl Turn {
             Err(Errno::WOULDBLOCK) => return Err(in_use()),
             Err(error) => return Err(error.into()),
         }
-        // Whoever had it may have removed it in between; then it is another's turn by now.
+        // The previous holder may have removed the file in between; another process may hold a lock
+        // on a new one then.
         if identity(&name).ok() != Some((stat.st_dev, stat.st_ino)) {
             return Err(in_use());
         }
@@ -112,7 +119,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Before the lock goes.
+        // The file is removed while the lock is still held.
         if let Some((_, name)) = &self.held {
             let _ = std::fs::remove_file(name);
         }
@@ -123,21 +130,21 @@ fn in_use() -> io::Error {
     io::Error::from_raw_os_error(libc::EADDRINUSE)
 }
 
-/// Whether a process listens there.
+/// Whether a process listens at `path`.
 ///
 /// # Errors
-/// `NotFound`; `AddrInUse` if it is no socket, and none of ours to remove.
+/// `NotFound`; `AddrInUse` if the file is not a socket, and so may not be replaced.
 fn is_alive(path: &Path) -> io::Result<bool> {
     let kind = rustix::fs::FileType::from_raw_mode(statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
     let what = match kind {
         rustix::fs::FileType::Socket => None,
-        rustix::fs::FileType::Symlink => Some("a symbolic link is there, which is not replaced"),
-        _ => Some("something is there that is no socket, and is not replaced"),
+        rustix::fs::FileType::Symlink => Some("the path is a symbolic link, which is not replaced"),
+        _ => Some("the path exists and is no socket, so it is not replaced"),
     };
     if let Some(what) = what {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     }
-    // Nobody is waited for: whoever has a line of people waiting is alive.
+    // A short deadline suffices: a socket with a full backlog is alive.
     let soon = std::time::Instant::now() + std::time::Duration::from_millis(1);
     match socket::connect(Place::File(path), Some(soon)) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
@@ -153,14 +160,14 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl SocketFile {
-    /// Removes it, if it is still the one that was made.
+    /// Removes the file, if it is still the file that [`listen`] made.
     pub fn remove(&self) {
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -200,7 +207,7 @@ mod tests {
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(live);
         let (_socket, second) = listen(&path).unwrap();
-        // The first is not the one that is there now.
+        // The first file is no longer the one at the path.
         first.remove();
         assert_eq!(directory.names(), ["socket"]);
         second.remove();
@@ -232,7 +239,7 @@ mod tests {
         assert_eq!(listen(&directory.0.join("no/where")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
-    /// What another user can do in a directory for all does not keep one from replacing what has been left there.
+    /// Whatever another user does in a world-writable directory, a dead socket can be replaced.
     #[test]
     fn nobody_keeps_the_place_of_a_dead_one() {
         let directory = Directory::new("stranger");
@@ -245,7 +252,8 @@ mod tests {
         let (_socket, _file) = listen(&path).unwrap();
     }
 
-    /// It is used once, and found by whoever comes after a process that was killed with it.
+    /// A lock file is used once, and one left behind by a killed process doesn't hinder its
+    /// successors.
     #[test]
     fn a_turn_is_one_process_s() {
         let directory = Directory::new("turn");
@@ -269,7 +277,7 @@ mod tests {
         let directory = Directory::new("race");
         let path = directory.0.join("socket");
         for _ in 0..50 {
-            // What a dead one has left.
+            // The file left behind by a dead process.
             drop(listen(&path).unwrap());
             let won: Vec<_> = std::thread::scope(|scope| {
                 let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| listen(&path))).collect();

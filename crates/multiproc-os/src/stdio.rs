@@ -1,22 +1,21 @@
-//! Descriptors 0 to 2: which of them are open, and putting others in their place.
+//! The standard streams, descriptors 0 to 2: which of them are open, and replacing them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// Descriptors 0 to 2 of this process; none for one that is closed.
+/// The descriptors 0 to 2 of this process; None for a closed one.
 pub fn streams() -> [Option<BorrowedFd<'static>>; 3] {
     [0, 1, 2].map(|number: RawFd| {
-        // SAFETY: the number is not -1, and the kernel checks it whenever it is used. The standard library takes it for granted that these
-        // three may be used by number at any time.
+        // SAFETY: the number is not -1, and the kernel checks it whenever it is used. The standard
+        // library assumes that these three may be used by number at any time.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         rustix::io::fcntl_getfd(fd).is_ok().then_some(fd)
     })
 }
 
-/// Calls `attempt`, which uses what [`streams`] returns in a system call, again for as long as the
-/// call fails with `EBADF`: the number of a stream that is closed goes to whatever any thread
-/// opens next, perhaps for a moment only, so that it may be open when it is looked at and closed
-/// when it is used.
+/// Calls `attempt`, which uses the result of [`streams`] in a system call, until it doesn't fail
+/// with `EBADF`. The number of a closed stream goes to the next file that any thread opens, perhaps
+/// only for a moment, so a stream may be open when it is checked and closed when it is used.
 ///
 /// # Errors
 /// Those of `attempt`; `EBADF` after 1000 attempts.
@@ -31,7 +30,7 @@ pub fn again_if_closed<R>(mut attempt: impl FnMut() -> io::Result<R>) -> io::Res
     attempt()
 }
 
-/// Makes `fds` the descriptors 0 to 2 of this process; [`nothing`] where there is none.
+/// Makes `fds` the descriptors 0 to 2 of this process, with [`nothing`] in place of a None.
 ///
 /// # Errors
 /// As [`nothing`].
@@ -41,21 +40,21 @@ pub fn replace(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
             Some(fd) => fd,
             None => nothing()?,
         };
-        // SAFETY: both numbers are open or free, and dup2 touches no memory. What 0 to 2 were open on belongs to nobody: the
-        // standard library uses the numbers alone.
+        // SAFETY: both numbers are open or free, and dup2 touches no memory. The files that 0 to 2
+        // referred to have no owner in Rust: the standard library uses only the numbers.
         crate::cvt(unsafe { libc::dup2(fd.as_raw_fd(), number as RawFd) })?;
     }
     Ok(())
 }
 
-/// Writes `bytes` to the descriptor `number`, one of 0 to 2, past the standard library's buffer and lock. Waits if it must, even if the
-/// descriptor was set not to.
+/// Writes `bytes` to the descriptor `number`, one of 0 to 2, bypassing the standard library's
+/// buffer and lock. Blocks while there is no room, even if the descriptor is non-blocking.
 ///
 /// # Errors
-/// As write(2): `EPIPE`, `EBADF`, `ENOSPC`, `EIO`.
+/// Those of write(2): `EPIPE`, `EBADF`, `ENOSPC`, `EIO`.
 ///
 /// # Panics
-/// For a number that is none of these.
+/// If `number` is above 2.
 pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
     let Some(fd) = streams()[number] else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
     while !bytes.is_empty() {
@@ -70,9 +69,9 @@ pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a message to stderr as the standard library writes that of a panic: past the lock of
-/// [`std::io::Stderr`], which another thread may hold for ever, and without a word if it can't be
-/// written. In one piece, so that the messages of two processes don't mix.
+/// Writes a message to stderr as the standard library writes a panic message: without the lock of
+/// [`std::io::Stderr`], which another thread may hold forever, and ignoring errors. In one piece,
+/// so that the messages of two processes don't mix.
 pub fn tell(message: &str) {
     let Some(fd) = streams()[2] else { return };
     let mut bytes = message.as_bytes();
@@ -85,8 +84,8 @@ pub fn tell(message: &str) {
     }
 }
 
-/// Makes those of `fds` that are there, none of them numbered 0 to 2 itself, the descriptors of their numbers, and leaves the others as they
-/// are.
+/// Makes the given descriptors the ones with their index, 0 to 2, and leaves the others as they
+/// are. The number of each of `fds` must be above 2.
 ///
 /// # Errors
 /// None is expected.
@@ -112,23 +111,23 @@ pub fn ensure_open() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes what `fd` is open on, in such a way that the number stays its owner's: [`nothing`] takes
-/// the place.
+/// Closes the file that `fd` refers to, and makes its number refer to [`nothing`], so that the
+/// owner of the number still has a valid descriptor.
 ///
 /// # Errors
 /// As [`nothing`].
 pub fn replace_by_null(fd: &OwnedFd) -> io::Result<()> {
     let null = nothing()?;
-    // SAFETY: both are open, and the number goes on belonging to `fd`.
+    // SAFETY: both are open, and `fd` still owns its number.
     crate::cvt(unsafe { libc::dup3(null.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) })?;
     Ok(())
 }
 
-/// `/dev/null`, for reading and writing; close-on-exec, its number above 2.
+/// Opens `/dev/null` for reading and writing; close-on-exec, numbered above 2.
 ///
 /// # Errors
-/// `EMFILE`, `ENFILE`; an error that names the file when it can't be opened, as in a root directory
-/// without `/dev`.
+/// `EMFILE`, `ENFILE`; an error that names the file when it can't be opened, for example in a root
+/// directory without `/dev`.
 pub fn dev_null() -> io::Result<OwnedFd> {
     open_null().map_err(|error| match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => error,
@@ -136,9 +135,9 @@ pub fn dev_null() -> io::Result<OwnedFd> {
     })
 }
 
-/// What takes the place of a descriptor that is not to be used: `/dev/null`, or, where that can't
-/// be opened, the reading end of a pipe that has no other end. Reading from it is the end; the
-/// standard library takes the `EBADF` of writing to it for a stream that is closed.
+/// The replacement for a descriptor that must not be used: `/dev/null`, or, where that can't be
+/// opened, the reading end of a pipe with no writing end. A read reports the end of the file; a
+/// write fails with `EBADF`, which the standard library treats as a closed stream.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.

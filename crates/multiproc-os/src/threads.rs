@@ -1,12 +1,14 @@
-//! How many threads this process has, which one is asking, and what it is bothered with.
+//! The threads of this process and of others: their number, ids, names and states, as `/proc` shows
+//! them.
 
 use std::io;
 
-/// The number of threads of the calling process, itself included, as `/proc/self/task` lists them.
-/// Where `/proc` is not mounted, the kernel can still be asked whether there is one alone.
+/// The number of threads of the calling process, including the caller, as listed in
+/// `/proc/self/task`. Where `/proc` is not mounted, the kernel can only tell whether there is
+/// exactly one.
 ///
 /// # Errors
-/// When `/proc` is not mounted, and there are several, or a sandbox refuses the question.
+/// When `/proc` is not mounted, and there are several threads or a sandbox refuses the system call.
 pub fn count() -> io::Result<usize> {
     match std::fs::read_dir("/proc/self/task") {
         Ok(tasks) => Ok(tasks.count()),
@@ -20,10 +22,10 @@ pub fn count() -> io::Result<usize> {
     }
 }
 
-/// Whether this process has one thread, the calling one, and shares its memory with no other
-/// process. With these flags unshare(2) changes nothing, and fails if it has.
+/// Whether the calling thread is the only one of this process, and the process shares its memory
+/// with no other. With these flags unshare(2) changes nothing, and fails if there are others.
 fn is_alone() -> bool {
-    // SAFETY: nothing is changed, as said.
+    // SAFETY: the call changes nothing, as described above.
     unsafe { libc::unshare(libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) == 0 }
 }
 
@@ -36,7 +38,7 @@ pub fn ids() -> io::Result<Vec<i32>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// The threads of this process by id and name, the calling one first.
+/// The ids and names of the threads of this process, the calling thread first.
 ///
 /// # Errors
 /// As [`count`].
@@ -45,7 +47,7 @@ pub fn list() -> io::Result<Vec<(i32, String)>> {
     let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/task")?
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            // One that has just ended has no name any more, but was there when the folder was read.
+            // A thread that has just ended has no name any more, but is in the directory listing.
             let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             Some((entry.file_name().to_str()?.parse().ok()?, name.trim_end().to_owned()))
         })
@@ -54,57 +56,57 @@ pub fn list() -> io::Result<Vec<(i32, String)>> {
     Ok(list)
 }
 
-/// The process's id as the kernel sees it now; never cached, so it is right after a fork too.
+/// The id of this process, asked from the kernel each time, so it is right after a fork too.
 pub fn getpid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Whether the calling thread is the one that the process began with.
+/// Whether the calling thread is the process's first thread.
 pub fn is_main() -> bool {
     gettid() == getpid()
 }
 
-/// The id of this process's parent; 0 if that is in another PID namespace.
+/// The id of this process's parent; 0 if the parent is in another PID namespace.
 pub fn getppid() -> i32 {
-    // SAFETY: it returns a number.
+    // SAFETY: it only returns a number.
     unsafe { libc::getppid() }
 }
 
-/// The calling thread's id, which no other thread of the system has at the same time.
+/// The calling thread's id, which is unique in the system while the thread lives.
 pub fn gettid() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-/// Whether there is a thread with this id, in any process.
+/// Whether a thread with this id exists, in any process.
 pub fn exists(id: i32) -> bool {
-    // Those of other users are there too, though they may not be signalled.
+    // A thread of another user exists too, even if this process may not signal it.
     let Some(id) = rustix::process::Pid::from_raw(id.max(0)) else { return false };
     rustix::process::test_kill_process(id) != Err(rustix::io::Errno::SRCH)
 }
 
-/// What `/proc` says of a thread: see [`seen`].
+/// The state of a thread according to `/proc`: see [`seen`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// The process that it is of.
+    /// The id of the thread's process.
     pub process: i32,
-    /// The letter of its state, proc_pid_status(5): `T` and `t` are stopped ones, by a signal and
-    /// by a debugger.
+    /// The letter of the thread's state, proc_pid_status(5): `T` is stopped by a signal, `t` by a
+    /// debugger.
     pub state: u8,
 }
 
 impl Seen {
-    /// Whether it is stopped.
+    /// Whether the thread is stopped.
     pub fn is_stopped(self) -> bool {
         matches!(self.state, b'T' | b't')
     }
 
-    /// Whether it runs, or would if there were a processor for it.
+    /// Whether the thread runs, or is ready to run.
     pub fn is_running(self) -> bool {
         self.state == b'R'
     }
 }
 
-/// Looks at a thread of any process. None where `/proc` doesn't tell.
+/// Reads the state of a thread of any process. None if `/proc` doesn't show it.
 pub fn seen(id: i32) -> Option<Seen> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -112,12 +114,13 @@ pub fn seen(id: i32) -> Option<Seen> {
     Some(Seen { process: field("Tgid:")?.parse().ok()?, state })
 }
 
-/// Whether there may be a thread with this id that has the memory at `address` too, which the calling process has mapped from a file. True where `/proc` doesn't tell.
+/// Whether a thread with this id may exist and share the memory at `address`, which the calling
+/// process has mapped from a file. True if `/proc` doesn't tell.
 pub fn may_share(id: i32, address: *const u8) -> bool {
     if !exists(id) {
         return false;
     }
-    // That of another PID namespace tells of strangers.
+    // A `/proc` mounted for another PID namespace shows other processes under these ids.
     if std::fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() != getpid().to_string().as_str()) {
         return true;
     }
@@ -125,14 +128,15 @@ pub fn may_share(id: i32, address: *const u8) -> bool {
     let Some(file) = ours.lines().find(|line| spans(line, address.addr())).and_then(mapped_file) else { return true };
     match std::fs::read_to_string(format!("/proc/{id}/maps")) {
         Ok(theirs) => theirs.lines().any(|line| mapped_file(line) == Some(file)),
-        // A thread of the kernel, or one that has ended by now, has no memory. One that lives may be hidden: proc(5), hidepid.
+        // A kernel thread, or a thread that has just ended, has no memory. A living thread may be
+        // hidden: proc(5), hidepid.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
         Err(error) if error.kind() == io::ErrorKind::NotFound => exists(id),
         Err(_) => true,
     }
 }
 
-/// Whether `line` of a `maps` file, proc_pid_maps(5), is that of the memory at `address`.
+/// Whether `line` of a `maps` file, proc_pid_maps(5), describes the memory at `address`.
 fn spans(line: &str, address: usize) -> bool {
     let range = line.split(' ').next().and_then(|range| range.split_once('-'));
     let Some((begin, end)) = range else { return false };
@@ -140,25 +144,26 @@ fn spans(line: &str, address: usize) -> bool {
     matches!((number(begin), number(end)), (Ok(begin), Ok(end)) if (begin..end).contains(&address))
 }
 
-/// The device and the inode of the file that is mapped there. None for memory without a file.
+/// The device and inode of the mapped file. None for memory without a file.
 fn mapped_file(line: &str) -> Option<(&str, &str)> {
     let mut fields = line.split_ascii_whitespace().skip(3);
     let (device, inode) = (fields.next()?, fields.next()?);
     (inode != "0").then_some((device, inode))
 }
 
-/// Names the calling thread; of a process's first thread this is the name that `ps` and `top` show. Cut at 15 bytes.
+/// Names the calling thread, cutting the name at 15 bytes; `ps` and `top` show the name of a
+/// process's first thread.
 pub fn set_name(name: &str) {
     let bytes: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
     if let Ok(name) = std::ffi::CString::new(bytes) {
-        // Only a bad address can make it fail.
+        // It fails only for a bad address.
         let _ = rustix::thread::set_name(&name);
     }
 }
 
-/// How many processors the machine has that are online; 1 if it doesn't say. See sysconf(3).
+/// The number of online processors; 1 if the system doesn't tell. See sysconf(3).
 pub fn processors() -> usize {
-    // SAFETY: no memory is touched.
+    // SAFETY: it touches no memory.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1).max(1)
 }
 
@@ -179,7 +184,7 @@ mod tests {
         assert!(!may_share(id, address));
         assert_eq!(seen(gettid()).map(|seen| (seen.process, seen.is_running())), Some((getpid(), true)));
         let signal = |number| {
-            // SAFETY: no memory is touched.
+            // SAFETY: it touches no memory.
             assert_eq!(unsafe { libc::kill(id, number) }, 0);
             let mut status = 0;
             // SAFETY: the status is ours.
@@ -193,7 +198,7 @@ mod tests {
         sleeper.wait().unwrap();
         assert_eq!(seen(id), None);
         assert!(!may_share(id, address));
-        // Nobody knows where such memory came from.
+        // Memory without a file can't be compared.
         assert!(may_share(1, std::ptr::from_ref(&0_u8)));
     }
 }

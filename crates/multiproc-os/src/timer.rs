@@ -1,4 +1,4 @@
-//! A descriptor that becomes readable after a time: timerfd_create(2).
+//! A timer behind a descriptor that becomes readable when it expires: timerfd_create(2).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,21 +8,21 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-/// Readable from a moment on.
+/// A one-shot timer; its descriptor stays readable once it has expired.
 #[derive(Debug)]
 pub struct Timer {
     fd: OwnedFd,
 }
 
 impl Timer {
-    /// Readable when `time` has passed; close-on-exec.
+    /// Starts a timer that expires after `time`; its descriptor is close-on-exec.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn after(time: Duration) -> io::Result<Timer> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = crate::fd_passing::above_stdio(timerfd_create(TimerfdClockId::Monotonic, flags)?)?;
-        // A time of zero would be none.
+        // A time of zero would disarm the timer.
         let time = time.max(Duration::from_nanos(1));
         let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let once = Itimerspec {

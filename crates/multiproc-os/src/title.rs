@@ -1,8 +1,9 @@
-//! What `ps` and `top` show as a process's command line: `PR_SET_MM_MAP` of prctl(2).
+//! Sets the command line that `ps` and `top` show for this process: `PR_SET_MM_MAP` of prctl(2).
 //!
-//! The kernel reads a command line from a range of the process's own memory. Here that range is moved to a text of ours, so that the
-//! arguments themselves stay as they are. It needs no privilege, only a kernel with checkpoint support (`CONFIG_CHECKPOINT_RESTORE`, which
-//! distributions have); the call takes all such ranges at once, so the others are read first, and handed back as they were.
+//! The kernel reads a command line from a range of the process's own memory. This module moves that
+//! range to a text of its own, so the arguments themselves are unchanged. It needs no privilege,
+//! only a kernel with checkpoint support (`CONFIG_CHECKPOINT_RESTORE`, which distributions enable).
+//! The call sets all such ranges at once, so the others are read first and passed back unchanged.
 
 use std::io;
 use std::ops::Range;
@@ -29,18 +30,20 @@ struct MemoryMap {
     exe_fd: u32,
 }
 
-/// The ranges of this process's memory that the kernel keeps account of. They are the same in copies of the process.
+/// The ranges of this process's memory that the kernel keeps a record of. They are the same in its
+/// fork copies.
 #[derive(Debug, Clone, Copy)]
 pub struct Ranges(MemoryMap);
 
 impl Ranges {
-    /// Reads them from `/proc/self/stat`.
+    /// Reads the ranges from `/proc/self/stat`.
     ///
     /// # Errors
-    /// When it can't be read, or says something else than proc(5) has it say.
+    /// When the file can't be read, or doesn't have the format of proc(5).
     pub fn current() -> io::Result<Ranges> {
         let stat = std::fs::read_to_string("/proc/self/stat")?;
-        // The second field, the name, may hold anything; what comes after its closing bracket is numbers, from the third field on.
+        // The second field, the program's name, may contain anything; numbers follow its closing
+        // bracket, from the third field on.
         let numbers: Vec<u64> = match stat.rsplit_once(')') {
             Some((_, rest)) => rest.split_whitespace().map(|number| number.parse().unwrap_or(0)).collect(),
             None => vec![],
@@ -69,18 +72,18 @@ impl Ranges {
 }
 
 impl Ranges {
-    /// Where the strings of the environment lie that the program was executed with.
+    /// The range of the environment strings with which the program was executed.
     pub fn environment(&self) -> Range<usize> {
         self.0.env_start as usize..self.0.env_end as usize
     }
 }
 
-/// Has the command line of this process, whose memory has these ranges, read as `arguments`, and
-/// `/proc/PID/environ` show the strings that lie at `environment`, if that is given. The program
-/// itself does not see it.
+/// Sets the command line that other processes see for this one to `arguments`, and, if
+/// `environment` is given, what `/proc/PID/environ` shows to the strings in that range. `ranges`
+/// must be those of this process. The program's own arguments and environment are unchanged.
 ///
 /// # Errors
-/// `EINVAL` on a kernel without the call.
+/// `EINVAL` on a kernel without checkpoint support.
 pub fn set(ranges: &Ranges, arguments: &[Vec<u8>], environment: Option<Range<usize>>) -> io::Result<()> {
     const PR_SET_MM: libc::c_int = 35;
     const PR_SET_MM_MAP: libc::c_ulong = 14;
@@ -96,10 +99,10 @@ pub fn set(ranges: &Ranges, arguments: &[Vec<u8>], environment: Option<Range<usi
     if let Some(environment) = environment {
         (map.env_start, map.env_end) = (environment.start as u64, environment.end as u64);
     }
-    // SAFETY: asks where the heap ends, and moves nothing.
+    // SAFETY: the call asks where the heap ends, and doesn't move it.
     map.brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
-    // SAFETY: the structure is as large as said. All ranges but these two are as they were, and
-    // they only tell what others are shown.
+    // SAFETY: the structure has the size passed. All ranges but these two are unchanged, and these
+    // two only determine what other processes are shown.
     cvt(unsafe { libc::prctl(PR_SET_MM, PR_SET_MM_MAP, &raw const map, size_of::<MemoryMap>(), 0) }).map(drop)
 }
 
@@ -113,14 +116,14 @@ mod tests {
         set(&Ranges::current().unwrap(), &[b"a title".to_vec(), b"and\0 more".to_vec()], None).unwrap();
         assert_eq!(std::fs::read("/proc/self/cmdline").unwrap(), b"a title\0and more\0");
         assert_eq!(std::env::args_os().collect::<Vec<_>>(), before);
-        // The heap goes on growing where it was.
+        // The heap still grows where it was.
         let vectors: Vec<Vec<u8>> = (0..1000).map(|i| vec![i as u8; 1000]).collect();
         assert!(vectors.iter().all(|vector| vector.len() == 1000));
     }
 
     #[test]
     fn the_environment_that_others_are_shown() {
-        // Not of the program's file, which the kernel shows nothing of here.
+        // Not a static of the program's file, which the kernel doesn't show here.
         let block: &'static [u8] = b"A=1\0B=2\0".to_vec().leak();
         let start = block.as_ptr() as usize;
         set(&Ranges::current().unwrap(), &[b"a title".to_vec()], Some(start..start + block.len())).unwrap();

@@ -1,12 +1,16 @@
-//! Where those wait who need somebody else to do something: a pipe through which nothing goes but tokens, and whose other side the kernel counts.
+//! Wake pipes: a pipe through which only wake-up *tokens* go, and which hangs up when no process is
+//! left that could change the state that others wait for.
 //!
-//! Each process that could do it holds the pipe open for writing. Who waits holds it open for reading only, and polls it: readable is a token, which says that something
-//! may have happened; a hang-up says that nobody is left who could do it, not even a copy of the descriptor on its way in a message. The kernel closes what a killed process
-//! had open. So there is nothing to register, and nothing to clean up. pipe(7), and `/proc/self/fd` to open the same pipe another way.
-
+//! Each process that could change that state holds the pipe open for writing. A waiter holds it
+//! open for reading only, and polls it: it is readable while it holds a token, which says that the
+//! state may have changed; it hangs up when no writer is left, not even a copy of the descriptor in
+//! a message under way. The kernel closes the descriptors of a killed process, so there is nothing
+//! to register and nothing to clean up. See pipe(7); a descriptor is reopened with another access
+//! mode through `/proc/self/fd`.
 //!
-//! A token is seen by those who get to look while it is there. Who must not miss one that somebody else takes away first, or who can't have it taken away because others have not seen it,
-//! [hears](Subscription) it instead.
+//! A waiter sees a token only if it polls while the token is in the pipe. A waiter that must not
+//! miss a token removed by another, or must not remove one that others have not seen, uses a
+//! [`Subscription`] instead.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -17,58 +21,63 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::epoll::{Epoll, Often};
 
-/// A descriptor of such a pipe, for reading and writing or for reading only.
+/// A descriptor of a wake pipe, for reading and writing or for reading only.
 #[derive(Debug)]
 pub struct WakePipe {
     fd: OwnedFd,
 }
 
-/// Hears what happens at a door from now on: each token, also if it is not the only one that is there, and a hang-up. Nobody may [take tokens away](WakePipe::clear) at a door where somebody
-/// listens; they cost nothing.
+/// Reports each token written from now on, even if others are still in the pipe, and a hang-up.
+/// Tokens must not be [removed](WakePipe::clear) from a pipe that has subscriptions; they cost
+/// nothing.
 ///
-/// It is an edge-triggered member of an epoll(7) set. The kernel then says something when there is news *and* something to be read, which there always is after the first token. (Linux 5.5
-/// to 5.13 lacked the first half of that for pipes; 5.14 has it again, and stable releases of that summer do.)
+/// A subscription is an edge-triggered member of an epoll(7) set. The kernel reports it when
+/// something was written *and* the pipe is readable, which it always is after the first token.
+/// (Linux 5.5 to 5.13 lacked the first half of that for pipes; 5.14 has it again, as do the stable
+/// releases of that summer.)
 #[derive(Debug)]
 pub struct Subscription {
     set: Epoll,
 }
 
 impl Subscription {
-    const DOOR: u64 = 0;
+    const WAKE_PIPE: u64 = 0;
     const OTHER: u64 = 1;
 
-    /// At the door of which `reader` is a descriptor that is open as long as this is.
+    /// Subscribes to the pipe behind `reader`, which must stay open for as long as the subscription
+    /// exists.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
+    /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many descriptors in such sets.
     pub fn new(reader: impl AsFd) -> io::Result<Subscription> {
         let set = Epoll::new()?;
-        set.add(reader, Subscription::DOOR, Often::News)?;
+        set.add(reader, Subscription::WAKE_PIPE, Often::News)?;
         let subscription = Subscription { set };
-        // What was there before is no news.
+        // Tokens written before don't count.
         subscription.heard()?;
         Ok(subscription)
     }
 
-    /// Whether something has happened since the last call.
+    /// Whether a token was written since the last call.
     ///
     /// # Errors
     /// None is expected.
     pub fn heard(&self) -> io::Result<bool> {
-        Ok(self.set.ready()?.contains(&Subscription::DOOR))
+        Ok(self.set.ready()?.contains(&Subscription::WAKE_PIPE))
     }
 
-    /// Has its descriptor be readable also as long as `other` is, until that is closed.
+    /// Makes the subscription's descriptor readable also while `other` is readable, until `other`
+    /// is closed.
     ///
     /// # Errors
-    /// `ENOSPC` when the user has too many in such sets; `EINVAL` when `other` is in hundreds of
-    /// them.
+    /// `ENOSPC` when the user has too many descriptors in such sets; `EINVAL` when `other` is in
+    /// hundreds of them.
     pub fn add(&self, other: impl AsFd) -> io::Result<()> {
         self.set.add(other, Subscription::OTHER, Often::Always)
     }
 }
 
-/// Readable when something has happened since it was [asked](Subscription::heard) last.
+/// Readable when a token was written since the last call of [`heard`](Subscription::heard).
 impl AsFd for Subscription {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
@@ -78,56 +87,56 @@ impl AsFd for Subscription {
 /// Which tokens end a wait.
 #[derive(Debug, Clone, Copy)]
 pub enum Tokens<'a> {
-    /// Those that are there.
+    /// Those in the pipe.
     Seen,
-    /// What has come and was not [heard](Subscription::heard) yet.
+    /// Those that the [subscription](Subscription) has not reported yet.
     Heard(&'a Subscription),
     /// None.
     Ignored,
 }
 
-/// What ended [`WakePipe::wait`].
+/// The reason why [`WakePipe::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WakeReason {
-    /// There is a token.
+    /// There is a token: one of the [`Tokens`] that end the wait.
     Token,
-    /// One of the other descriptors is readable, or closed.
+    /// Another descriptor is readable or closed.
     Other,
-    /// Nobody has the door open for writing.
+    /// No process has the pipe open for writing.
     HungUp,
     /// The deadline has passed.
     Late,
 }
 
 impl WakePipe {
-    /// A new door, open both ways.
+    /// Makes a wake pipe, open for reading and writing.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`; when `/proc` is not mounted.
+    /// `EMFILE`, `ENFILE`; an error when `/proc` is not mounted.
     pub fn new() -> io::Result<WakePipe> {
         let (reader, _writer) = crate::pipe::pair()?;
         Ok(WakePipe { fd: reopen(&reader, OFlags::RDWR)? })
     }
 
-    /// One that has come from another process.
+    /// Wraps a descriptor received from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is no pipe that can be written to and read.
+    /// `InvalidData` when it is not a pipe that is open for reading and writing.
     pub fn from_fd(fd: OwnedFd) -> io::Result<WakePipe> {
         let is_pipe =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         match is_pipe && flags.contains(OFlags::RDWR | OFlags::NONBLOCK) {
             true => Ok(WakePipe { fd }),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe that is open both ways")),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe open for reading and writing")),
         }
     }
 
-    /// One that has come from another process, which may be open for reading only; says whether it
-    /// is.
+    /// Wraps a descriptor received from another process, which may be open for reading only; the
+    /// second value is true if it is.
     ///
     /// # Errors
-    /// `InvalidData` when it is no pipe that can be read.
+    /// `InvalidData` when it is not a pipe that can be read.
     pub fn from_any_fd(fd: OwnedFd) -> io::Result<(WakePipe, bool)> {
         let is_pipe =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
@@ -139,15 +148,17 @@ impl WakePipe {
         }
     }
 
-    /// Puts a token in. Who waits is woken, and goes on being so until it is [taken away](WakePipe::clear); who [listens](Subscription) hears it. Not to be called by two at a time.
+    /// Writes a token. Waiters are woken, and keep finding the pipe readable until the token is
+    /// [removed](WakePipe::clear); each [`Subscription`] reports it. Calls for the same pipe must
+    /// not overlap.
     ///
     /// # Errors
-    /// `EBADF` if it is open for reading only.
+    /// `EBADF` if the pipe is open for reading only.
     pub fn notify(&self) -> io::Result<()> {
         loop {
             return match rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, &[1])) {
                 Ok(_) => Ok(()),
-                // It is full of those that nobody has taken away.
+                // It is full of tokens that no waiter has removed.
                 Err(rustix::io::Errno::AGAIN) => {
                     self.clear();
                     continue;
@@ -157,24 +168,25 @@ impl WakePipe {
         }
     }
 
-    /// Takes all tokens away.
+    /// Removes all tokens.
     pub fn clear(&self) {
         let mut tokens = [0_u8; 4096];
         while matches!(rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut tokens)), Ok(4096)) {}
     }
 
-    /// Lets go of the writing side, while the number of the descriptor stays. What waits at it at this moment goes on holding both sides.
+    /// Closes the writing side, while the descriptor keeps its number. A call of poll(2) in
+    /// progress on the descriptor goes on holding both sides.
     ///
     /// # Errors
-    /// `EMFILE`; it is as it was then.
+    /// `EMFILE`; the pipe is unchanged then.
     pub fn read_only(&mut self) -> io::Result<()> {
         self.change(OFlags::RDONLY)
     }
 
-    /// Takes the writing side again.
+    /// Opens the writing side again.
     ///
     /// # Errors
-    /// `EMFILE`; it is as it was then.
+    /// `EMFILE`; the pipe is unchanged then.
     pub fn read_write(&mut self) -> io::Result<()> {
         self.change(OFlags::RDWR)
     }
@@ -184,7 +196,8 @@ impl WakePipe {
         Ok(rustix::io::retry_on_intr(|| rustix::io::dup3(&other, &mut self.fd, rustix::io::DupFlags::CLOEXEC))?)
     }
 
-    /// The same door, open for reading only: what is polled there holds nothing of the other side.
+    /// Opens the pipe for reading only: polling the new descriptor doesn't hold the writing side
+    /// open.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -192,7 +205,8 @@ impl WakePipe {
         reopen(&self.fd, OFlags::RDONLY)
     }
 
-    /// The same door, open both ways whatever this one is: to be sent to another process.
+    /// Opens the pipe for reading and writing, whatever the mode of this descriptor: to be sent to
+    /// another process.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -200,33 +214,34 @@ impl WakePipe {
         reopen(&self.fd, OFlags::RDWR)
     }
 
-    /// Whether nobody has the door open for writing, of which `reader` is a descriptor for reading only. There may be tokens nevertheless.
+    /// Whether no process has the pipe open for writing. `reader` must be a descriptor of it for
+    /// reading only. There may be tokens nevertheless.
     ///
     /// # Errors
-    /// As poll(2).
+    /// Those of poll(2).
     pub fn is_hung_up(reader: BorrowedFd<'_>) -> io::Result<bool> {
         crate::poll::wait_for_hangup(reader, Some(Instant::now()))
     }
 
-    /// Waits for a token, for the door to be hung up, for one of `others` to be readable or closed, or for the deadline.
+    /// Waits for a token, a hang-up, one of `others` to be readable or closed, or `deadline`.
     ///
     /// # Errors
-    /// As poll(2); interruptions by signals are not among them.
+    /// Those of poll(2), except interruptions by signals.
     pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<WakeReason> {
         WakePipe::wait_at(self.as_fd(), Tokens::Seen, others, deadline)
     }
 
-    /// As [`wait`](WakePipe::wait), by a door's descriptor.
+    /// As [`wait`](WakePipe::wait), with a descriptor of the pipe and a choice of tokens.
     ///
     /// # Errors
-    /// As poll(2); interruptions by signals are not among them.
+    /// Those of poll(2), except interruptions by signals.
     pub fn wait_at(
         wake_pipe: BorrowedFd<'_>,
         tokens: Tokens<'_>,
         others: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
     ) -> io::Result<WakeReason> {
-        // A hang-up is always told.
+        // poll(2) always reports a hang-up.
         let (flags, subscription) = match tokens {
             Tokens::Seen => (PollFlags::IN, None),
             Tokens::Heard(subscription) => (PollFlags::empty(), Some(subscription)),
@@ -247,7 +262,8 @@ impl WakePipe {
                 () => match subscription {
                     Some(subscription) if !heard[0].revents().is_empty() => match subscription.heard()? {
                         true => WakeReason::Token,
-                        // Somebody has made room for more tokens at this moment.
+                        // At this moment the notifier has removed tokens from a full pipe to make
+                        // room.
                         false => continue,
                     },
                     _ => WakeReason::Late,
@@ -263,7 +279,7 @@ impl AsFd for WakePipe {
     }
 }
 
-/// Opens the pipe behind `fd` another way.
+/// Opens the pipe behind `fd` again with another access mode.
 fn reopen(fd: &OwnedFd, flags: OFlags) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;

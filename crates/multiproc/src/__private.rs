@@ -1,16 +1,17 @@
-//! What the attributes expand to. Not for use by hand.
+//! Support for the code that `#[multiproc::main]` and `#[multiproc::test]` generate. Not a public
+//! interface.
 
 pub use crate::process::test::Test;
 
 use crate::process::{at_exit, test};
 use crate::start::entry;
 
-/// The length of the user's `main`.
+/// A guard that lives as long as the user's `main`.
 #[derive(Debug)]
 pub struct Main(());
 
 impl Main {
-    /// Turns off to the target in a child; goes on in the main process.
+    /// Runs the target in a child and never returns there; returns in the main process.
     #[allow(clippy::new_without_default)]
     pub fn begin() -> Main {
         entry::begin_program(true);
@@ -18,7 +19,7 @@ impl Main {
     }
 }
 
-/// The end of `main`, by return or by panic.
+/// Runs the exit steps at the end of `main`, whether it returns or panics.
 impl Drop for Main {
     fn drop(&mut self) {
         at_exit::run();

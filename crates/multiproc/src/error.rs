@@ -1,4 +1,5 @@
-//! What can go wrong, as one type: every error says what was tried, and for which process.
+//! [`Error`]: all errors of this library as one type. Each says what was tried, and for which
+//! process.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,16 +20,17 @@ use crate::sync::semaphore::ReleaseError;
 use crate::sync::wait_error::WaitError;
 use crate::transfer::codec::CodecError;
 
-/// An error of this library, outside the target: starting, waiting for and signalling processes.
+/// An error of this library: starting a process, waiting for one, signalling one, or using an
+/// object that processes share.
 ///
-/// What happens *in* a process is told by [`JoinError`].
+/// What goes wrong *inside* a child process is described by [`JoinError`].
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The program has no entry for its children, so a child would run `main` from the top.
     #[error(
-        "cannot start {process}: this program has no entry for child processes. Put #[multiproc::main] on `fn main`, or call \
-         multiproc::init() first thing in it; in a test binary put #[multiproc::test] on the test in place of #[test]"
+        "cannot start {process}: this program has no entry for child processes. Put #[multiproc::main] on `fn main` or call \
+         multiproc::init() as its first statement; in a test binary, put #[multiproc::test] on the test in place of #[test]"
     )]
     NoEntry {
         /// The process that was to be started.
@@ -39,22 +41,24 @@ pub enum Error {
     Arguments {
         /// The process that was to be started.
         process: String,
-        /// Why they can't.
+        /// Why they can't be sent.
         source: CodecError,
     },
-    /// The system refused something on the way to the new process: `EAGAIN` at the limit of processes, `EMFILE` at the limit of
-    /// open files, `ENOMEM`, `ENOSPC`; `EACCES` when the current directory may not be entered.
+    /// The system refused a step of the start: `EAGAIN` at the limit of processes, `EMFILE` at the
+    /// limit of open files, `ENOMEM`, `ENOSPC`; `EACCES` if the child may not enter its current
+    /// directory.
     #[error("cannot start {process}: {what}: {source}")]
     Start {
         /// The process that was to be started.
         process: String,
-        /// What was being done.
+        /// The step that failed.
         what: Cow<'static, str>,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// [`StartMethod::Fork`](crate::StartMethod::Fork) copies this process as it is, and a lock that another thread holds at that moment would be
-    /// held in the copy for ever. So it is refused while there are other threads.
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) was refused because this process has other
+    /// threads. It copies the process as it is, and a lock that another thread holds at that moment
+    /// would stay held in the copy for ever.
     #[error(
         "cannot start {process}: fork refused, this process has {threads} threads ({}). End them first, or use another start method",
         Tasks(tasks)
@@ -62,15 +66,15 @@ pub enum Error {
     MultiThreaded {
         /// The process that was to be started.
         process: String,
-        /// How many threads there are, the calling one included.
+        /// The number of threads, including the calling one.
         threads: usize,
-        /// The ids and names of those threads, as in `/proc/self/task`, the calling one first.
+        /// The ids and names of the threads, as in `/proc/self/task`, the calling thread first.
         tasks: Vec<(i32, String)>,
     },
-    /// [`StartMethod::Fork`](crate::StartMethod::Fork) copies this process as it is, and this
-    /// thread is in the middle of a panic: `start` was called by a destructor that runs because of
-    /// it, or by a panic hook. In the copy that panic would go on, and the first of its own would
-    /// abort it.
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) was refused because this thread is
+    /// panicking: `start` was called by a destructor that runs during unwinding, or by a panic
+    /// hook. In the copy, that panic would go on, and the first further panic would abort the
+    /// process.
     #[error(
         "cannot start {process}: fork refused, this thread is panicking. Start it once the panic has been caught, or use another start \
          method"
@@ -79,33 +83,37 @@ pub enum Error {
         /// The process that was to be started.
         process: String,
     },
-    /// A closure for [`Process::fork`](crate::Process::fork) may have captured what a guard of this thread has given: a reference to the value of a
-    /// [`Mutex`](crate::sync::Mutex), a slice of an [`Array`](crate::Array). Shared memory is not copied, so two processes would use at the same time what
-    /// only one holds. Refused until the guards are dropped through which anything has been read or written.
+    /// A closure for [`Process::fork`](crate::Process::fork) may have captured a reference that one
+    /// of this thread's lock guards has given out: a reference to the value of a
+    /// [`Mutex`](crate::sync::Mutex), a slice of an [`Array`](crate::Array). Shared memory is not
+    /// copied, so two processes would access memory that only the lock's owner may access. The
+    /// start is refused until all guards through which this thread has read or written anything are
+    /// dropped.
     #[error(
-        "cannot start {process}: fork refused, {guards} of this thread's guards {} lent shared memory. Drop what has locked it first; the closure \
-         can capture the Mutex, RwLock or Array itself and lock that",
+        "cannot start {process}: fork refused, {guards} of this thread's guards {} given out references to shared memory. Drop the guards \
+         first; the closure can capture the Mutex, RwLock or Array itself and lock it",
         if *guards == 1 { "has" } else { "have" }
     )]
     Lent {
         /// The process that was to be started.
         process: String,
-        /// How many there are.
+        /// The number of such guards.
         guards: usize,
     },
-    /// This process is at its end: it has left `main` or called `exit`, and has ended or waited for its children.
+    /// This process is exiting: it has left `main` or called `exit`, and has already ended or
+    /// waited for its children.
     #[error("cannot start {process}: this process is exiting")]
     Exiting {
         /// The process that was to be started.
         process: String,
     },
-    /// The new process, or the server that was to make it, did not answer as it should: it died, it is another build, or something
-    /// else talks on its connection.
+    /// The new process, or the fork server that should have made it, did not answer as expected: it
+    /// died, it is another build, or something else uses its connection.
     #[error("cannot start {process}: {reason}")]
     Handshake {
         /// The process that was to be started.
         process: String,
-        /// What happened in place of the answer.
+        /// What happened instead.
         reason: String,
     },
     /// Waiting for a process or sending it a signal failed.
@@ -113,85 +121,89 @@ pub enum Error {
     Child {
         /// The process.
         process: String,
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Some processes had not ended when the time was up. See [`wait_all`](crate::wait_all).
+    /// Some processes had not ended at the timeout. See [`wait_all`](crate::wait_all).
     #[error("{} of {of} processes still run after {timeout:?}: {}", running.len(), Names(running))]
     StillRunning {
-        /// Those that run.
+        /// The processes that still run.
         running: Vec<ProcessHandle>,
-        /// How many were waited for.
+        /// How many processes were waited for.
         of: usize,
-        /// How long.
+        /// The timeout.
         timeout: Duration,
     },
-    /// Processes of a [`scope`](crate::scope) have failed, and nobody had joined them.
+    /// Processes of a [`scope`](crate::scope) failed and were not joined.
     #[error(transparent)]
     Scope(#[from] ScopeError),
-    /// A process has ended without a value. See [`JoinError`].
+    /// A process ended without a value. See [`JoinError`].
     #[error(transparent)]
     Join(Box<JoinError>),
-    /// A target has returned an error.
+    /// A target returned an error.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// An object for several processes, a lock say, could not be made: `EMFILE` at the limit of open files, `ENOSPC`, `ENOMEM`.
+    /// An object that processes share, such as a lock, could not be made: `EMFILE` at the limit of
+    /// open files, `ENOSPC`, `ENOMEM`.
     #[error("cannot make {}: {source}", with_article(what))]
     Make {
         /// The kind of object.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A lock could not be taken as it should be. See [`LockError`](crate::sync::LockError).
+    /// A lock could not be acquired. See [`LockError`](crate::sync::LockError).
     #[error("cannot take the {what}: {reason}")]
     Lock {
         /// The kind of lock.
         what: &'static str,
-        /// Why not.
+        /// Why it could not be acquired.
         reason: String,
     },
-    /// Something can't be done with shared memory.
+    /// An operation on shared memory failed.
     #[error(transparent)]
     Memory(MemoryError),
-    /// Something was waited for in vain.
+    /// A wait failed.
     #[error(transparent)]
     Wait(#[from] WaitError),
-    /// A semaphore would have had too many permits.
+    /// A release would have given a semaphore too many permits.
     #[error(transparent)]
     Release(#[from] ReleaseError),
     /// A barrier is broken.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
-    /// Something could not be put into a queue. The item is gone: look at the [`PutError`](crate::PutError) itself to have it back.
+    /// An item could not be put into a queue. The item is dropped; [`PutError`](crate::PutError)
+    /// itself gives it back.
     #[error("cannot put into the queue: {0}")]
     Put(#[from] PutErrorKind),
-    /// Nothing could be taken from a queue.
+    /// No item could be taken from a queue.
     #[error(transparent)]
     Get(#[from] GetError),
-    /// A message could not be sent. The value is gone: look at the [`SendError`](crate::SendError) itself to have it back.
+    /// A message could not be sent. The value is dropped; [`SendError`](crate::SendError) itself
+    /// gives it back.
     #[error(transparent)]
     Send(SendError<()>),
     /// No message could be received.
     #[error(transparent)]
     Recv(#[from] RecvError),
-    /// No connection has come about.
+    /// A connection could not be made.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A listener can't be made, or nobody be accepted.
+    /// A listener could not be made, or could not accept a connection.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// An item of a [`ShareableList`](crate::ShareableList) could not be changed.
     #[error(transparent)]
     ShareableList(#[from] ShareableListError),
-    /// A logger, an exit handler or a pipe could not be made, or several objects not be waited for.
+    /// A logger, an exit handler or a pipe could not be made, or waiting for several objects
+    /// failed.
     #[error("cannot {what}: {source}")]
     Setup {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -214,7 +226,7 @@ impl<T> From<SendError<T>> for Error {
     }
 }
 
-/// The first few of them, for an error's text.
+/// The first few threads, for an error's text.
 struct Tasks<'a>(&'a [(i32, String)]);
 
 impl fmt::Display for Tasks<'_> {
@@ -227,7 +239,7 @@ impl fmt::Display for Tasks<'_> {
     }
 }
 
-/// The names of these processes; the first few, if there are many.
+/// The names of the processes; only the first few if there are many.
 struct Names<'a>(&'a [ProcessHandle]);
 
 impl fmt::Display for Names<'_> {
@@ -242,7 +254,7 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// A kind of object, as one speaks of one of them.
+/// The kind of object with its indefinite article, if it takes one.
 fn with_article(what: &str) -> String {
     match what {
         "shared memory" | "shared bytes" => what.into(),

@@ -1,17 +1,17 @@
-//! How every public error prints with `{:?}`: as its message.
+//! `Debug` of all public errors, which prints the error's message.
 //!
 //! `fn main() -> Result<(), E>` and `Result::unwrap` print an error with [`Debug`](fmt::Debug), and
-//! what is printed there should help the user: the text of [`Display`](fmt::Display), then the
-//! causes whose text is not part of it, one on each line. What a derived `Debug` shows beside that
-//! is in the variant and its fields, which a program reads by matching.
+//! that output should help the user: the text of [`Display`](fmt::Display), then the causes that
+//! this text doesn't contain, one on each line. What a derived `Debug` would show in addition is
+//! available in the variant and its fields, by matching.
 //!
 //! All errors are listed here, so that the test below can tell when one is missing.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Implements `Debug` for error types. Those with a value inside them don't show it, and don't ask
-/// for its `Debug`.
+/// Implements `Debug` for error types. Errors that hold a value don't show it, and don't require
+/// its `Debug`.
 macro_rules! debug_as_message {
     ($($([$parameter:ident])? $name:ident: $error:ty),* $(,)?) => {
         $(
@@ -63,20 +63,20 @@ debug_as_message! {
     BarrierError: crate::sync::BarrierError,
 }
 
-/// Not an error by itself, but printed as one.
+/// This is not an error itself, but is printed like one.
 impl fmt::Debug for crate::JoinErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write(f, self, None)
     }
 }
 
-/// Writes the message, and what its causes say beyond that.
+/// Writes the message, and the causes that it doesn't contain.
 fn write(
     f: &mut fmt::Formatter<'_>,
     message: &dyn fmt::Display,
     cause: Option<&(dyn StdError + 'static)>,
 ) -> fmt::Result {
-    /// The most causes that are followed: a chain that comes from elsewhere need not end.
+    /// How many causes are followed at most: a chain of a foreign error type need not end.
     const DEPTH: usize = 64;
 
     let mut said = message.to_string();
@@ -173,9 +173,10 @@ mod tests {
         assert_eq!(format!("{error:?}"), error.to_string());
         assert!(error.to_string().contains("#[multiproc::main]") && error.to_string().contains("multiproc::init()"));
         assert!(error.to_string().contains("#[multiproc::test]"));
-        // Pretty-printed as well: an application prints its own error around this one so.
+        // Also when pretty-printed, because an application may print its own error around this one
+        // so.
         assert_eq!(format!("{:#?}", GetError::Empty), "the queue is empty");
-        // The cause is part of the message, and not said again.
+        // The cause is part of the message, so it isn't repeated.
         let source = io::Error::from_raw_os_error(libc::EMFILE);
         let error = Error::Start { process: "p".into(), what: "its pipe".into(), source };
         assert_eq!(format!("{error:?}"), "cannot start p: its pipe: Too many open files (os error 24)");

@@ -1,8 +1,10 @@
-//! Everything that reads bytes from another process, for a fuzzer to throw bytes at. Built for fuzzers (`--cfg fuzzing`, which cargo-fuzz
-//! sets) and for this crate's own tests, which throw a bounded number of them.
+//! Entry points for fuzzers: everything that decodes bytes from another process. Built for fuzzers
+//! (`--cfg fuzzing`, which cargo-fuzz sets) and for this crate's own tests, which try a bounded
+//! number of inputs.
 //!
-//! Each function takes any bytes, panics if a promise is broken, and returns whether they were a message: so that whoever calls it can see
-//! that it isn't shown garbage alone. [`seeds`] are messages as they should be, for a start.
+//! Each function accepts any bytes, panics if a guarantee is broken, and returns whether the bytes
+//! were a valid message, so that the caller can see that it doesn't only send garbage. [`seeds`]
+//! returns valid messages to start from.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,10 +35,10 @@ use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, Packet, PacketError};
 use crate::transfer::payload::{Bytes, Payload};
 
-/// What takes the bytes, by name.
+/// A function that decodes the bytes.
 pub type Parser = fn(&[u8]) -> bool;
 
-/// All of them. The names are those of the fuzz targets, too.
+/// All parsers, with their names, which are also the names of the fuzz targets.
 pub const PARSERS: [(&str, Parser); 12] = [
     ("packet", packet),
     ("codec", codec),
@@ -52,13 +54,13 @@ pub const PARSERS: [(&str, Parser); 12] = [
     ("name", name),
 ];
 
-/// The one of this name.
+/// Returns the parser of this name.
 pub fn parser(name: &str) -> Parser {
     let found = PARSERS.iter().find(|(other, _)| *other == name);
     found.unwrap_or_else(|| panic!("no parser {name}")).1
 }
 
-/// Messages as they should be, for the parser of this name.
+/// Returns valid messages for the parser of this name.
 pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
     let mut options = Options::default();
     options.environment = vec![Variable::Clear, Variable::set("NAME".into(), "value".into())];
@@ -86,7 +88,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
     };
     let with_tail = |front: Vec<u8>| [front, b"payload".to_vec()].concat();
     match parser {
-        // The first byte says what descriptors come with it.
+        // The first byte selects the descriptors that are sent along.
         "packet" => vec![
             [&[0], &message(kind::START, b"inline")[..]].concat(),
             [&[5], &in_memory_file(kind::START, 64)[..]].concat(),
@@ -106,7 +108,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         "request" => [false, true].map(|first| with_tail(forkserver::sample_request(first))).to_vec(),
         "child_spec" => vec![with_tail(child_spec::join(&spec))],
         "handshake" => vec![
-            // After a greeting that is right, then without one.
+            // After a valid greeting, then without one.
             [&[1], &message(kind::SERVE, b"")[..]].concat(),
             [&[1], &message(kind::START, &with_tail(child_spec::join(&spec)))[..]].concat(),
             [&[0], &message(kind::HELLO, b"ids and build id")[..]].concat(),
@@ -129,19 +131,20 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             b"\x04\0\0\0\x02\0\0\0\x05\0\0\0GNU\0ab\0\0\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0abcdefghijklmnopqrst"
                 .to_vec(),
         ],
-        // Whatever is put is taken; the second is spoiled in between, where nobody looks any more.
+        // Whatever is put is taken. The second seed changes memory in between that is not read any
+        // more.
         "queue" => vec![
             b"\x00\x00\x10\x00\x02\xf0\x00\x03\x00\x00\x03\x00\x00\x05\x00\x00".to_vec(),
             b"\x01\x02\xf0\x01\x00\x10\x01\x03\x00\x01\x06\x80\x01\x01\x03\x00\x00".to_vec(),
             b"\x02\x00\xff\x00\x02\xff\x00\x03\x00\x01\x04\x00\x00\x03\x00\x00\x03\x00\x00".to_vec(),
         ],
-        // Whatever is written is read; then the directory is spoiled, and a head.
+        // Whatever is written is read. After that, the directory is changed, and a head.
         "slot_table" => vec![
             b"\x07\x00\x10\x00\x01\x00\x00\x04\x00\x00".to_vec(),
             b"\x99\x00\x18\x01\x01\x00\x01\x06\x05\x81\x02\x03\x01\x07\x17\x05\x01\x00\x00\x04\x00\x00".to_vec(),
             b"\xff\x00\x08\x02\x03\x07\x02\x26\xff\x03\x05\x00\x02\x16\x81\x08\x05\x00\x00".to_vec(),
         ],
-        // The first byte says who hears it, and what else is so.
+        // The first byte selects the receiver and its options, see [`greeting`].
         "greeting" => {
             let (nonce, name, mac) = ([1; auth::NONCE], [2; auth::NAME], [3; auth::MAC]);
             let said = |first: u8, parts: &[&[u8]]| [&[first], &parts.concat()[..]].concat();
@@ -168,17 +171,17 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// A value as it travels.
+/// The encoded form of a value.
 fn encoded<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> Vec<u8> {
     codec::encode(&[], value).expect("it can be sent").bytes.open().expect("it is small").to_vec()
 }
 
-/// Bytes as a payload.
+/// A payload of these bytes.
 fn payload(bytes: &[u8]) -> Payload {
     Payload { bytes: Bytes::Inline(bytes.to_vec()), handles: FdBundle::default() }
 }
 
-/// A message with its front inside.
+/// A message with its front inside the packet.
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
     packet::send(&ours, kind, &[body], &[]).expect("there is room for one");
@@ -186,7 +189,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     fd_passing::receive(&theirs, len, false).expect("it is there").bytes
 }
 
-/// The header of a message whose front is elsewhere.
+/// The header of a message with its front in a memory file.
 fn in_memory_file(kind: u8, len: u64) -> Vec<u8> {
     let mut header = message(kind, b"");
     header[7] = 1;
@@ -195,7 +198,8 @@ fn in_memory_file(kind: u8, len: u64) -> Vec<u8> {
     header
 }
 
-/// A message and its descriptors. The first byte says which descriptors: none, some, memory files that are sealed or aren't.
+/// Parses a message with descriptors. The first byte selects them: none, some, memory files that
+/// are sealed or not.
 fn packet(data: &[u8]) -> bool {
     const SIZE: usize = 64;
     let Some((first, bytes)) = data.split_first() else { return false };
@@ -218,30 +222,30 @@ fn packet(data: &[u8]) -> bool {
             match body {
                 Bytes::Inline(body) => assert!(body.is_empty() || bytes.windows(body.len()).any(|part| part == body)),
                 Bytes::Mapped(body) => assert!(body.len() <= SIZE && body.iter().all(|byte| *byte == 7)),
-                Bytes::File { .. } => panic!("what was received has been mapped"),
+                Bytes::File { .. } => panic!("a received memory file is mapped"),
             }
         }
     }
-    // The same by way of a socket. A message of no bytes can't be told from the end.
+    // The same through a socket. An empty message can't be told from the end of the stream.
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
     let (handed, most) = (fds(), 2 * INLINE + 1024);
     let handed: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
     if !bytes.is_empty() && bytes.len() <= most && fd_passing::send(&ours, &[bytes], &handed).is_ok() {
         let received = packet::receive(&theirs, false);
         assert_eq!(received.is_ok(), parsed.is_ok(), "{received:?} {parsed:?}");
-        assert!(matches!(packet::receive(&theirs, false), Err(PacketError::Empty)), "one message is one");
+        assert!(matches!(packet::receive(&theirs, false), Err(PacketError::Empty)), "a message is received once");
     }
     parsed.is_ok()
 }
 
-/// An encoded value of whatever type.
+/// Decodes a value as several types.
 fn codec(data: &[u8]) -> bool {
     fn one<T>(data: &[u8]) -> bool
     where
         T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
     {
         let Ok(value) = codec::decode::<T>(payload(data), 0) else { return false };
-        // What has been read can be sent on, and is the same again.
+        // What was decoded can be encoded again, and decodes to the same value.
         let sent = codec::encode(&[], &value).expect("a value of this type can be sent");
         assert_eq!(codec::decode::<T>(sent, 0).as_ref(), Ok(&value));
         true
@@ -259,12 +263,12 @@ fn codec(data: &[u8]) -> bool {
     all.contains(&true)
 }
 
-/// What the server is asked.
+/// Decodes a request to the forkserver.
 fn request(data: &[u8]) -> bool {
     forkserver::reads_request(data)
 }
 
-/// What a child is told. Its entry is an address in the program's code, or an error.
+/// Decodes a child spec. Its entry is either an address in the program's code, or an error.
 fn spec(data: &[u8]) -> bool {
     let Ok((spec, payload)) = child_spec::split::<ChildSpec>(data) else { return false };
     assert!(data.ends_with(payload));
@@ -276,11 +280,12 @@ fn spec(data: &[u8]) -> bool {
     true
 }
 
-/// What an exec'd copy hears: the bytes are what comes after a greeting that is right, or in place of it.
+/// Runs the handshake of an exec'd process: the bytes follow a valid greeting, or replace it.
 fn handshake(data: &[u8]) -> bool {
     let build_id = &target::image().build_id;
     let Some((first, bytes)) = data.split_first() else { return false };
-    // With the right build id anywhere else, it would be asked to take other user ids, and would.
+    // With the right build id in another position, the handshake could succeed and really change
+    // the user ids of this process.
     if bytes.windows(build_id.len()).any(|window| window == *build_id) {
         return false;
     }
@@ -292,11 +297,11 @@ fn handshake(data: &[u8]) -> bool {
     if !bytes.is_empty() && fd_passing::send(&ours, &[bytes], &fds).is_err() {
         return false;
     }
-    // So that it doesn't wait for more.
+    // So that `accept` doesn't wait for more.
     drop(ours);
     match handshake::accept(theirs.as_fd()) {
         Ok(_) => {
-            assert_eq!(first % 2, 1, "nothing goes on without the right build id");
+            assert_eq!(first % 2, 1, "no handshake succeeds without the right build id");
             true
         }
         Err(handshake::Unfit::Because(reason)) => {
@@ -307,12 +312,12 @@ fn handshake(data: &[u8]) -> bool {
     }
 }
 
-/// The last words of a child: the kind, then what is both front and payload.
+/// Decodes a child's last message: the kind, then bytes that serve as both front and payload.
 fn report(data: &[u8]) -> bool {
     let Some((kind, body)) = data.split_first() else { return false };
     let packet = Packet { kind: *kind, front: Bytes::Inline(body.to_vec()), payload: payload(body), fds: vec![] };
     let report = Report::from_packet(packet);
-    // The same from a socket, where whatever is no report is passed over, or is garbage.
+    // The same through a socket, where anything that is not a report is skipped, or is garbage.
     let (ours, theirs) = fd_passing::pair().expect("a socket pair");
     if body.len() <= INLINE && packet::send_with(&ours, *kind, &[body], &[], &payload(body)).is_ok() {
         drop(ours);
@@ -322,8 +327,8 @@ fn report(data: &[u8]) -> bool {
     matches!(report, Some(Report::Returned { .. } | Report::Failed(_)))
 }
 
-/// The notes of an executable file, the ids and capabilities of a greeting, and the settings in a
-/// request.
+/// Decodes the notes of an executable file, the ids and capabilities of a greeting, and the
+/// settings in a request.
 fn image(data: &[u8]) -> bool {
     if let Some((ids, _)) = data.split_first_chunk() {
         assert_eq!(Ids::from_bytes(ids).to_bytes(), *ids);
@@ -343,8 +348,10 @@ fn image(data: &[u8]) -> bool {
     }
 }
 
-/// A queue in whose memory others write: the first byte says what kind it is, and then each three bytes are a step, which may be to spoil something. Whatever is there,
-/// nothing panics, hangs or is touched that isn't the queue's. Says whether something came out that had been put.
+/// Uses a queue while other processes write to its memory. The first byte selects the kind of
+/// queue, and then each three bytes are a step, which may be to change some memory. Whatever the
+/// memory holds, nothing panics or hangs, and no memory outside the queue is touched. Returns
+/// whether an item came out as it had been put.
 fn queue(data: &[u8]) -> bool {
     let Some((kind, steps)) = data.split_first() else { return false };
     let limits = if kind & 1 == 0 { Limits::NONE } else { Limits { items: 50, bytes: 1 << 20 } };
@@ -384,12 +391,12 @@ fn queue(data: &[u8]) -> bool {
             5 => drop((store.len(), store.is_empty(), store.is_full(), store.is_closed(), store.unfinished())),
             6 if size & 0x1f == 0 => store.close(),
             7 => store.give_back_kept(),
-            // With a deadline that has passed: it doesn't sleep.
+            // With a deadline that has passed, it doesn't sleep.
             8 => drop(store.take(&mut Scratch::new(), Some(Instant::now()), ViaHandle::Own)),
             9 => {
                 let _ = store.join(Some(Instant::now()), ViaHandle::Own);
             }
-            // One who comes later.
+            // Another process opens the queue later.
             10 => {
                 let _ = Store::open(one.to_send(true).expect("descriptors"))
                     .map(|store| store.try_take(&mut Scratch::new()));
@@ -414,7 +421,7 @@ fn put_block(store: &Store, len: usize) {
     }
 }
 
-/// Where something is written to a queue's memory, and what.
+/// Returns a position in a queue's memory and the bytes to write there.
 fn spoiled(what: u8, size: u8, at: u8) -> (u64, Vec<u8>) {
     // The header and the counts, the ring, the descriptors of blocks, and the blocks.
     const REGIONS: [(u64, u64); 6] = [(64, 8), (64, 4), (1 << 20, 8), (1 << 41, 8), (64 + 512, 8), (1 << 20, 256)];
@@ -437,8 +444,10 @@ fn spoiled(what: u8, size: u8, at: u8) -> (u64, Vec<u8>) {
     (base + u64::from(at) * step, value.to_ne_bytes()[..len].to_vec())
 }
 
-/// The cells of a list in whose memory others write: the first byte says how much room they have, and then each three bytes are a step, which may be to spoil
-/// something. Whatever is there, nothing panics, hangs or is touched that isn't the list's. Says whether something came out that had been written.
+/// Uses a slot table while other processes write to its memory. The first byte selects how much
+/// room the slots have, and then each three bytes are a step, which may be to change some memory.
+/// Whatever the memory holds, nothing panics or hangs, and no memory outside the table is touched.
+/// Returns whether a content came out as it had been written.
 fn slot_table(data: &[u8]) -> bool {
     const CELLS: usize = 3;
     let Some((first, steps)) = data.split_first() else { return false };
@@ -452,7 +461,7 @@ fn slot_table(data: &[u8]) -> bool {
     for step in steps.chunks_exact(3).take(100) {
         let [what, size, at] = [step[0], step[1], step[2]];
         let slot_table = if at & 0x80 == 0 { &one } else { &other };
-        // One more than there are.
+        // One index more than there are slots.
         let index = usize::from(at & 3);
         let bytes = vec![7; usize::from(size % 64)];
         let content = Content { kind: 7, bytes: &bytes };
@@ -466,12 +475,12 @@ fn slot_table(data: &[u8]) -> bool {
             2 => assert!(slot_table.replace(index, content).is_err() || index < CELLS),
             3 => drop(slot_table.compare_exchange(index, none, content)),
             4 => assert_eq!(slot_table.snapshot().len(), CELLS),
-            // One who comes later.
+            // Another process opens the table later.
             5 => drop(
                 SlotTable::open(fd())
                     .map(|slot_table| (slot_table.read(index), slot_table.snapshot(), slot_table.room(index))),
             ),
-            // How many cells and words there are; and from the directory on.
+            // The numbers of slots and of words; below, the memory from the directory on.
             6 => {
                 let value = u64::from(size).rotate_right(u32::from(what >> 5));
                 memory.write_all_at(&value.to_ne_bytes(), 64 + 8 + u64::from(at & 1) * 8).expect("memory");
@@ -485,8 +494,9 @@ fn slot_table(data: &[u8]) -> bool {
     came
 }
 
-/// What a client or a listener says before the first message. The first byte says who hears it (a listener, or a client), whether there is a key,
-/// and whether a client's right proof stands in for what it would have said.
+/// Runs the handshake of a connection on the bytes. The first byte selects the receiver (a listener
+/// or a client), whether there is a key, and whether a valid proof is sent in place of the
+/// client's.
 fn greeting(data: &[u8]) -> bool {
     let Some((first, bytes)) = data.split_first() else { return false };
     let bytes = &bytes[..bytes.len().min(1 << 14)];
@@ -494,15 +504,15 @@ fn greeting(data: &[u8]) -> bool {
     if to_client { connect::hears(bytes, keyed) } else { handshakes::hears(bytes, keyed, proves) }
 }
 
-/// What one who looks for a name, and its owner, say.
+/// Decodes what a process that looks up a name, and the name's owner, send.
 fn name(data: &[u8]) -> bool {
     let (request, answer) = (Request::from_bytes(data), Answer::from_bytes(data));
     assert!(request.is_err() || answer.is_err());
-    // There is one way to say a thing.
+    // A message has only one encoding.
     request.is_ok_and(|request| request.to_bytes() == data) || answer.is_ok_and(|answer| answer.to_bytes() == data)
 }
 
-/// Messages over TCP, one after the other. Whether all bytes are such.
+/// Decodes messages over TCP, one after the other. Returns whether all bytes were messages.
 fn frame(data: &[u8]) -> bool {
     let data = &data[..data.len().min(1 << 14)];
     let (messages, ended_well) = stream::read_all(data);
@@ -510,14 +520,14 @@ fn frame(data: &[u8]) -> bool {
         messages.iter().filter_map(|message| message.as_ref().ok()).map(|(kind, bytes)| (*kind, &bytes[..])).collect();
     let frames = stream::frames(&short);
     if messages.iter().all(Result::is_ok) {
-        // What has been read is what was there, to the byte.
+        // Encoding the messages that were read gives the same bytes.
         assert!(data.starts_with(&frames));
         assert!(!ended_well || frames.len() == data.len());
     }
     ended_well && !messages.is_empty()
 }
 
-/// Types that travel in each of the codec's formats.
+/// Types that use each of the codec's formats.
 mod samples {
     use std::collections::BTreeMap;
 
@@ -530,7 +540,7 @@ mod samples {
         (200, vec![Some(-5), None, Some(i64::MAX)], map, Some((true, u128::MAX)))
     }
 
-    /// One that asks the format what comes next.
+    /// A type that needs a self-describing format.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
     pub(super) enum SelfDescribing {
@@ -539,7 +549,7 @@ mod samples {
         List(Vec<SelfDescribing>),
     }
 
-    /// Fields that are left out.
+    /// A type with fields that are left out.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     pub(super) struct Struct {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -559,7 +569,7 @@ mod samples {
         ]
     }
 
-    /// Variants that are left out.
+    /// A type with variants that are left out.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     pub(super) enum Variant {
         Unit,
@@ -637,7 +647,8 @@ mod samples {
         ]
     }
 
-    /// Written as a character in a map of numbers, read as texts: only like text.
+    /// Serialised as a map with numbers as keys, deserialised as one with strings: only a text
+    /// format such as JSON allows that.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     #[serde(from = "BTreeMap<String, SelfDescribing>", into = "BTreeMap<u8, Option<String>>")]
     pub(super) struct Unlike {
@@ -667,7 +678,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::{RngSeed, TestRunner};
 
-    /// The same bytes each time, unless `PROPTEST_RNG_SEED` says otherwise.
+    /// Uses the same bytes each time, unless `PROPTEST_RNG_SEED` is set.
     fn runner() -> TestRunner {
         let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
         if config.rng_seed == RngSeed::Random {
@@ -677,7 +688,7 @@ mod tests {
         TestRunner::new(config)
     }
 
-    /// What is done to a message: at a place in it, bytes are put in place of some of its own.
+    /// A change of a message: at an index, a number of bytes are replaced with others.
     type Change = (prop::sample::Index, usize, Vec<u8>);
 
     fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {

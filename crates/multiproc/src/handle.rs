@@ -1,11 +1,13 @@
-//! Open files, pipe ends and sockets in arguments and results: [`Handle`], and this module for `#[serde(with = "multiproc::handle")]`.
+//! Open files, pipe ends and sockets in arguments and results: [`Handle`], and this module for
+//! `#[serde(with = "multiproc::handle")]`.
 //!
-//! A descriptor means something in its own process only, so what travels is a duplicate, which the kernel gives to the other process
-//! (`SCM_RIGHTS`, unix(7)) beside the bytes of the value. Anything that can be borrowed as a descriptor and made from one can go: `File`,
-//! `TcpStream`, `TcpListener`, `UdpSocket`, `UnixStream`, `UnixListener`, `UnixDatagram`, `PipeReader`, `PipeWriter`, `OwnedFd`, what
-//! `ChildStdin` and the like turn into, and types of other crates.
+//! A descriptor is valid only in its own process, so a duplicate is sent, which the kernel passes
+//! to the other process (`SCM_RIGHTS`, unix(7)) along with the bytes of the value. Any type that
+//! can be borrowed as a descriptor and made from one can be sent: `File`, `TcpStream`,
+//! `TcpListener`, `UdpSocket`, `UnixStream`, `UnixListener`, `UnixDatagram`, `PipeReader`,
+//! `PipeWriter`, `OwnedFd`, what `ChildStdin` and the like convert into, and types of other crates.
 //!
-//! In a struct of one's own, the attribute spares the wrapper:
+//! In your own structs, the attribute makes the wrapper unnecessary:
 //!
 //! ```
 //! use std::fs::File;
@@ -47,12 +49,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::transfer::fd_table;
 
-/// An open file, pipe end or socket that can travel to another process of this program: as an argument or a result, or anywhere inside one
-/// (in a `Vec`, a `HashMap`, an `Option`, a field of a struct or enum, a tuple).
+/// An open file, pipe end or socket that can be sent to another process of this program: as an
+/// argument or a result, or anywhere inside one (in a `Vec`, a `HashMap`, an `Option`, a field of a
+/// struct or enum, a tuple).
 ///
-/// It derefs to what it holds. The sender keeps its own until it drops it; the receiver gets a descriptor of its own, close-on-exec, for the
-/// same open file: the two share its position, its locks and its end. So the reader of a pipe comes to the end when *all* who have been
-/// given the writer have dropped it, or died.
+/// It derefs to the value it holds. The sender keeps its own descriptor until it drops it; the
+/// receiver gets a descriptor of its own, close-on-exec, for the same open file: the two share its
+/// position and its locks. So the reader of a pipe sees the end of the stream only when *all*
+/// processes that have been given the writer have dropped it, or died.
 ///
 /// ```
 /// use std::io::{PipeWriter, Read, Write};
@@ -75,20 +79,22 @@ use crate::transfer::fd_table;
 /// # }
 /// ```
 ///
-/// There may be any number of them in a value, as far as the limit of open files (`RLIMIT_NOFILE`) allows: while a value is sent, its sender
-/// has two of each. Serialising one to anywhere else, to JSON say, is an error.
+/// A value may contain any number of handles, as far as the limit of open files (`RLIMIT_NOFILE`)
+/// allows: while a value is sent, its sender has two descriptors for each. Serialising a handle to
+/// anything else, such as JSON, is an error.
 ///
-/// Sending makes and closes duplicates in the sender, and with any of them the kernel lets go of record locks of the old kind (`F_SETLK` of
-/// fcntl(2), which belong to a process and not to a descriptor). Those of `File::lock` stay.
+/// Sending makes and closes duplicates in the sender, and closing any of them makes the kernel
+/// release the process's traditional record locks on that file (`F_SETLK` of fcntl(2), which belong
+/// to a process and not to a descriptor). Locks of `File::lock` are kept.
 pub struct Handle<T>(T);
 
 impl<T> Handle<T> {
-    /// A handle that holds `inner`. `From` does the same.
+    /// Makes a handle that holds `inner`. `From` does the same.
     pub fn new(inner: T) -> Handle<T> {
         Handle(inner)
     }
 
-    /// What it holds.
+    /// Returns the value it holds.
     pub fn into_inner(self) -> T {
         self.0
     }
@@ -120,7 +126,7 @@ impl<T: AsFd> AsFd for Handle<T> {
     }
 }
 
-/// As that of what it holds.
+/// The `Debug` output of the value it holds.
 impl<T: fmt::Debug> fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -139,7 +145,8 @@ impl<'de, T: From<OwnedFd>> Deserialize<'de> for Handle<T> {
     }
 }
 
-/// What stands in the bytes for a handle. It has a name, lest a self-describing format take it for a number.
+/// The encoded form of a handle: its index among the descriptors of the message. The field has a
+/// name so that a self-describing format doesn't take it for a number.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "Handle", deny_unknown_fields)]
 struct Place {
@@ -147,16 +154,17 @@ struct Place {
     place: u32,
 }
 
-/// For `#[serde(with = "multiproc::handle")]`: sends a duplicate along, and writes down which it is.
+/// For `#[serde(with = "multiproc::handle")]`: sends a duplicate of the descriptor along, and
+/// serialises its index.
 ///
 /// # Errors
-/// When the serializer is none of multiproc's, or no descriptor is left for the duplicate (`EMFILE`).
+/// If the serializer is not multiproc's, or no descriptor is left for the duplicate (`EMFILE`).
 pub fn serialize<T: AsFd, S: Serializer>(handle: &T, serializer: S) -> Result<S::Ok, S::Error> {
     let place = fd_table::insert(handle.as_fd()).map_err(serde::ser::Error::custom)?;
     Place { place }.serialize(serializer)
 }
 
-/// As [`serialize`], of a descriptor that is made to be sent.
+/// Like [`serialize`], for a descriptor that `make` creates for sending.
 pub(crate) fn serialize_made<S: Serializer>(
     make: impl FnOnce() -> std::io::Result<OwnedFd>,
     serializer: S,
@@ -165,10 +173,10 @@ pub(crate) fn serialize_made<S: Serializer>(
     Place { place }.serialize(serializer)
 }
 
-/// For `#[serde(with = "multiproc::handle")]`: takes what has been sent along.
+/// For `#[serde(with = "multiproc::handle")]`: takes the descriptor that was sent along.
 ///
 /// # Errors
-/// When the deserializer is none of multiproc's.
+/// If the deserializer is not multiproc's.
 pub fn deserialize<'de, T: From<OwnedFd>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let Place { place } = Place::deserialize(deserializer)?;
     fd_table::take(place).map(T::from).map_err(serde::de::Error::custom)

@@ -1,5 +1,5 @@
-//! Processes used the way threads are used: a target function and its arguments run in another process. Python's `multiprocessing`,
-//! in the shape that Rust gives it, on Linux.
+//! Runs functions in child processes the way `std::thread` runs them in threads: Python's
+//! `multiprocessing` for Rust, on Linux.
 //!
 //! ```
 //! use multiproc::{Process, current_process};
@@ -16,54 +16,68 @@
 //! }
 //! ```
 //!
-//! A child is a process of the same program. It must find its way to the target before `main` does anything, so `main` carries
-//! [`#[multiproc::main]`](macro@main) or calls [`init`] first; a test carries [`#[multiproc::test]`](macro@test) in place of `#[test]`.
+//! A child process runs the same program as its parent. It must reach its target before `main` does
+//! anything else, so `main` carries [`#[multiproc::main]`](macro@main) or calls [`init`] first; a
+//! test carries [`#[multiproc::test]`](macro@test) in place of `#[test]`.
 //!
-//! - [`Process`] is a process to be: name, daemon, start method, and as with `Command` environment, directory, streams, limits.
-//!   [`Process::start`] makes a [`Child`] of it: wait, join, terminate, kill, exit code.
-//! - [`Run`] is what subclassing `Process` is in Python.
-//! - [`Queue`] between any number of processes; [`JoinableQueue`] for work that must not be lost.
-//! - [`pipe`] between two processes, [`one_way`] too; [`Listener`] and [`connect`] between any two programs, here or over TCP, with a [`Key`].
-//!   [`wait`](wait()) for several of all these.
-//! - [`Handle`] takes an open file, a pipe end or a socket along, as an argument or a result or inside one.
-//! - [`RemoteFn`] is a function as an argument or an item of a queue.
-//! - [`ShareableList`]: mixed values that several processes read and change in place.
-//! - [`Value`] and [`Array`] in shared memory, with their lock, or without as [`RawValue`] and [`RawArray`]; [`SharedMemory`] for bytes, with or without a name;
-//!   [`ShareableList`]; [`SharedBytes`] for big data that travels without a copy.
-//! - [`sync`] has locks that processes share, and what else they wait for each other with.
-//! - [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`].
-//! - [`wait_any`], [`wait_all`]: several children at once, with a timeout. [`scope`]: processes that end with a piece of code.
-//! - `child.await` in `async` code; with the feature `async`, queues, pipes, listeners, locks,
-//!   semaphores and events too.
-//! - [`at_exit`], [`handle_ctrl_c`], [`set_start_method`].
-//! - [`log_to_stderr`]; [`relay_logs`] brings what all processes log to the main process's own logger, [`capture_output`] what they print.
+//! - [`Process`] builds a process: its name, whether it is a daemon, its start method, and, as with
+//!   `Command`, its environment, directory, standard streams and limits. [`Process::start`] starts
+//!   it and returns a [`Child`]: wait, join, terminate, kill, exit code.
+//! - [`Run`] takes the role that subclassing `Process` has in Python.
+//! - [`Queue`] connects any number of processes; [`JoinableQueue`] is for work that must not be
+//!   lost.
+//! - [`pipe`] and [`one_way`] connect two processes; [`Listener`] and [`connect`] connect any two
+//!   programs, on one machine or over TCP, with a [`Key`]. [`wait`](wait()) waits for several of
+//!   all these.
+//! - [`Handle`] sends an open file, a pipe end or a socket to another process, as an argument, as a
+//!   result, or inside one.
+//! - [`RemoteFn`] is a function that can be an argument or a queue item.
+//! - [`Value`] and [`Array`] are in shared memory, with a lock, or without one as [`RawValue`] and
+//!   [`RawArray`]; [`SharedMemory`] holds bytes, with or without a name; [`ShareableList`] holds
+//!   mixed values that several processes read and change in place; [`SharedBytes`] is for large
+//!   data that is sent without a copy.
+//! - [`sync`] has the locks and other synchronization primitives that processes share.
+//! - [`current_process`], [`parent_process`], [`active_children`] and [`cpu_count`] tell about
+//!   processes and processors.
+//! - [`wait_any`] and [`wait_all`] wait for several children at once, with a timeout. [`scope`]
+//!   starts processes that end when a closure has returned.
+//! - `child.await` joins a child in `async` code; with the feature `async`, queues, pipes,
+//!   listeners, locks, semaphores and events have `async` methods too.
+//! - [`at_exit`], [`handle_ctrl_c`] and [`set_start_method`] configure the whole process.
+//! - [`log_to_stderr`] logs what the library does; [`relay_logs`] sends the log records of all
+//!   processes to the main process's own logger, and [`capture_output`] their output.
 //!
-//! What to expect when something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if it gives no value. Nobody waits
-//! for a dead process, and no process outlives the one that started it, unless [told to](Process::outlive_parent).
+//! When something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if a process
+//! ends without a value. No call waits for a dead process, and no process outlives its parent
+//! unless [told to](Process::outlive_parent).
 //!
-//! Longer pages: [which values travel, and how](guide::values); [what a child may do, and when it
-//! ends](guide::confinement).
+//! Guides: [start here](guide::start_here), [coming from Python](guide::python),
+//! [choosing between queue, pipe and shared memory](guide::choosing), [values](guide::values),
+//! [async and tokio](guide::async_code), [logging](guide::logging),
+//! [supervising workers](guide::supervising), [when a process dies](guide::death),
+//! [confinement](guide::confinement), [performance](guide::performance).
 //!
 //! # Features
 //!
-//! None is on unless asked for; all of them work together.
+//! None is enabled by default; they can be combined freely.
 //!
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `anyhow` | targets may return `anyhow::Result`; its errors arrive as their messages |
 //! | `arrow` | [`SharedBytes`] turns into an Arrow `Buffer` without a copy; `bytes` too |
-//! | `async` | methods for `async` code, on any executor: of queues (`put_async`, `get_async`), pipes (`send_async`, `recv_async`, `send_bytes_async`, `recv_bytes_async`), listeners (`accept_async`), locks (`lock_async`), semaphores (`acquire_async`) and events (`wait_async`); those of processes (`.await`, `terminate_async`, `kill_async`) are always there |
+//! | `async` | methods for `async` code, on any executor: of queues (`put_async`, `get_async`), pipes (`send_async`, `recv_async`, `send_bytes_async`, `recv_bytes_async`), listeners (`accept_async`), locks (`lock_async`), semaphores (`acquire_async`) and events (`wait_async`); those of processes (`.await`, `terminate_async`, `kill_async`) need no feature |
 //! | `bytes` | [`SharedBytes`] turns into `bytes::Bytes` without a copy |
-//! | `ndarray` | what is held of an [`Array`] can be looked at as an `ndarray` |
-//! | `tokio` | futures are woken by the tokio runtime that they run in, without a thread of this crate's own |
-//! | `tracing` | [`relay_logs`] takes events of `tracing` too, and gives records to its subscriber |
+//! | `ndarray` | the elements of a locked [`Array`] can be viewed as an `ndarray` |
+//! | `tokio` | futures are woken by the tokio runtime they run in, not by a thread of this crate |
+//! | `tracing` | [`relay_logs`] relays `tracing` events too, and gives records to its subscriber |
 
 // Shows on docs.rs which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
-// So that the attributes, which write `::multiproc`, work in this crate too.
+// Makes the paths in the attributes' output, which begin with `::multiproc`, resolve in this crate
+// too.
 #[allow(unused_extern_crates)]
 extern crate self as multiproc;
 
@@ -147,16 +161,32 @@ pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;
 pub use multiproc_macros::{main, test};
 
-/// Longer pages than an item has.
+/// Guides that are longer than an item's documentation.
 #[cfg(any(doc, doctest))]
 pub mod guide {
+    #[doc = include_str!("../guide/async.md")]
+    pub mod async_code {}
+    #[doc = include_str!("../guide/choosing.md")]
+    pub mod choosing {}
     #[doc = include_str!("../guide/confinement.md")]
     pub mod confinement {}
+    #[doc = include_str!("../guide/death.md")]
+    pub mod death {}
+    #[doc = include_str!("../guide/logging.md")]
+    pub mod logging {}
+    #[doc = include_str!("../guide/performance.md")]
+    pub mod performance {}
+    #[doc = include_str!("../guide/python.md")]
+    pub mod python {}
+    #[doc = include_str!("../guide/start_here.md")]
+    pub mod start_here {}
+    #[doc = include_str!("../guide/supervising.md")]
+    pub mod supervising {}
     #[doc = include_str!("../guide/values.md")]
     pub mod values {}
 }
 
-/// The README's program runs as written.
+/// Compiles and runs the program in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -1,20 +1,21 @@
 //! [`RemoteFn`]: a function as a value that can be sent.
 //!
-//! It travels as a target does: as the place of its code relative to this program's image
-//! (`start/target.rs`). A target's place is read once, in a child, from its own parent. These come
-//! in messages of any kind, so what arrives may be anything, and safe code must not be able to have
-//! it called. So the places are signed, and nothing is called that is not:
+//! It is sent in the form of a target: as the offset of its code in this program's image
+//! (`start/target.rs`). The offset of a target is read only once, by a child, from its own parent.
+//! A `RemoteFn`, however, may be in any message, so the received bytes may be anything, and safe
+//! code must not be able to make them a call to an arbitrary address. So the offsets are signed,
+//! and only a function with a valid signature is accepted:
 //!
 //! - The key is made at random in the first process of a program and handed to each child in its
-//!   assignment, so all its descendants have it, and nothing else has. They are all of one build,
-//!   as the handshake has made sure, so a place means the same in all of them.
-//! - What is signed is the places together with the type, arguments and result. Only
+//!   `ChildSpec`. So all descendants have it, and no other process. They all run the same build, as
+//!   the handshake at their start has checked, so an offset means the same in all of them.
+//! - The signature covers the offsets together with the type, that is arguments and result. Only
 //!   [`RemoteFn::new`] makes a value, from a function of that type, so a signature says that there
-//!   is such a function at that place. Garbage, the message of another program or of another run,
-//!   and a `RemoteFn` of another type have none, but for one chance in 2^128.
-//! - A valid one that comes twice, or late, is still a function of that type at that place: code
-//!   doesn't change while a program runs. One whose code is in a library that can be unloaded is
-//!   refused when it is sent.
+//!   is such a function at that offset. Garbage, a message of another program or another run, and a
+//!   `RemoteFn` of another type have no valid signature, except by a chance of 1 in 2^128.
+//! - A valid `RemoteFn` that is received twice, or late, is still a function of that type at that
+//!   offset: code doesn't change while a program runs. Sending a function of a library that can be
+//!   unloaded is an error.
 
 use std::any::{TypeId, type_name};
 use std::fmt;
@@ -31,14 +32,14 @@ use crate::start::target::{Callable, Carried};
 /// A function that can be sent to another process of this program: as an argument, a field, a
 /// result, or an item of a queue.
 ///
-/// It is made of what a [target](crate::Target) can be: a `fn` item, a `fn` pointer, or a closure
-/// that captures nothing. `A` is the tuple of its 0 to 8 arguments and `R` what it returns; as it
-/// is called where it arrives, neither has to be a serde type.
+/// It is made from anything that can be a [target](crate::Target): a `fn` item, a `fn` pointer, or
+/// a closure that captures nothing. `A` is the tuple of its 0 to 8 arguments and `R` its result.
+/// The function is called in the process that receives it, so neither has to be a serde type.
 ///
-/// What travels is the place of its code, 32 bytes, signed with a key that the processes of one run
-/// of a program share: whatever else arrives, garbage or a function of another type, is an error
-/// when it is read, and never called. Between programs that [meet](crate::Listener), and by way of
-/// a file, no function can travel.
+/// What is sent is the offset of its code in the program, signed with a key that the processes of
+/// one run of a program share, 32 bytes in all. Anything else that is received, such as garbage or
+/// a function of another type, is an error when it is decoded, and is never called. Functions can't
+/// be sent to other programs, through [connections](crate::Listener), or through files.
 ///
 /// ```
 /// use multiproc::{Process, Queue, RemoteFn};
@@ -68,7 +69,7 @@ pub struct RemoteFn<A, R> {
 }
 
 impl<A, R> RemoteFn<A, R> {
-    /// Makes a value of a function. One that captures something does not compile, as with
+    /// Makes a value of a function. A closure that captures something does not compile, as with
     /// [`Process::new`](crate::Process::new).
     pub fn new<F>(function: F) -> RemoteFn<A, R>
     where
@@ -81,7 +82,7 @@ impl<A, R> RemoteFn<A, R> {
     /// Calls the function with the elements of the tuple.
     ///
     /// # Panics
-    /// When the function does.
+    /// If the function panics.
     pub fn call(&self, args: A) -> R {
         self.callable.call(args)
     }
@@ -95,8 +96,8 @@ impl<A, R> Clone for RemoteFn<A, R> {
 
 impl<A, R> Copy for RemoteFn<A, R> {}
 
-/// Whether it is the same code. As with `fn` pointers, functions that do the same may be one, and
-/// one function two.
+/// Compares the code's addresses. As for `fn` pointers, the compiler may give different functions
+/// with the same code one address, or one function two.
 impl<A, R> PartialEq for RemoteFn<A, R> {
     fn eq(&self, other: &RemoteFn<A, R>) -> bool {
         self.callable.addresses() == other.callable.addresses()
@@ -105,14 +106,14 @@ impl<A, R> PartialEq for RemoteFn<A, R> {
 
 impl<A, R> Eq for RemoteFn<A, R> {}
 
-/// By the same code as `==`.
+/// Hashes the same addresses as `==` compares.
 impl<A, R> Hash for RemoteFn<A, R> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.callable.addresses().hash(state);
     }
 }
 
-/// `RemoteFn<(u32,), u32>`.
+/// Shows `RemoteFn<(u32,), u32>`.
 impl<A, R> fmt::Debug for RemoteFn<A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RemoteFn<{}, {}>", type_name::<A>(), type_name::<R>())
@@ -139,7 +140,7 @@ from_pointer!(A B C D E G);
 from_pointer!(A B C D E G H);
 from_pointer!(A B C D E G H I);
 
-/// What travels.
+/// The encoded form of a function.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "RemoteFn")]
 struct Signed {
@@ -148,7 +149,8 @@ struct Signed {
 }
 
 /// # Errors
-/// A function whose code is in a shared library: its place differs between processes.
+/// For a function with its code in a shared library: the library's address differs between
+/// processes.
 impl<A: 'static, R: 'static> Serialize for RemoteFn<A, R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let places = self.callable.places().map_err(serde::ser::Error::custom)?;
@@ -157,38 +159,40 @@ impl<A: 'static, R: 'static> Serialize for RemoteFn<A, R> {
 }
 
 /// # Errors
-/// What was not sent by a process of this run of this program, as a function of this type.
+/// For anything but a function of this type that was sent by a process of this run of this program.
 impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
     #[allow(unsafe_code)]
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RemoteFn<A, R>, D::Error> {
         let Signed { places, signature } = Signed::deserialize(deserializer)?;
         if !is_same(sign::<A, R>(Key::ours(), places), signature) {
             return Err(serde::de::Error::custom(format_args!(
-                "this is no function of the type RemoteFn<{}, {}> that a process of this run of the program has sent; between other \
-                 programs, and by way of a file, functions can't travel",
+                "this is not a function of the type RemoteFn<{}, {}> that a process of this run of the program has sent; functions \
+                 can't be sent to other programs or through files",
                 type_name::<A>(),
                 type_name::<R>()
             )));
         }
-        // SAFETY: the signature is right, so they are the places of a `Callable` of this type, in a
-        // process of this build.
+        // SAFETY: the signature is right, so they are the offsets of a `Callable` of this type, in
+        // a process of this build.
         let callable = unsafe { Callable::from_places(places) }.map_err(serde::de::Error::custom)?;
         Ok(RemoteFn { callable })
     }
 }
 
-/// The key that functions are signed with in this process and its relatives.
+/// The key with which functions are signed in this process and its relatives.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Key([u64; 2]);
 
 static KEY: OnceLock<Key> = OnceLock::new();
 
 impl Key {
-    /// That of this process. The first process of a program makes one, before its first child.
+    /// Returns the key of this process. The first process of a program makes one, before its first
+    /// child.
     pub(crate) fn ours() -> Key {
         *KEY.get_or_init(|| {
             let mut bytes = [0; 16];
-            // Where the kernel refuses random numbers, it is one that garbage doesn't have either.
+            // If the kernel refuses random numbers, use seeds that garbage still can't be expected
+            // to match.
             match multiproc_os::random::fill(&mut bytes) {
                 Ok(()) => Key([0, 8].map(|at| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes")))),
                 Err(_) => Key([multiproc_os::random::seed(), multiproc_os::random::seed()]),
@@ -196,12 +200,12 @@ impl Key {
         })
     }
 
-    /// In a child: its parent's becomes this process's own. A forked copy has it already.
+    /// In a child: adopts the key of the parent. A fork copy has it already.
     pub(crate) fn inherit(self) {
         let _ = KEY.set(self);
     }
 
-    /// One that signs nothing: for a rehearsal, and for fuzzers.
+    /// A key that doesn't sign anything: for dry runs, and for fuzzers.
     pub(crate) fn none() -> Key {
         Key([0; 2])
     }
@@ -213,11 +217,11 @@ impl fmt::Debug for Key {
     }
 }
 
-/// HMAC-SHA-256 (RFC 2104), cut to 128 bits, over the places and the type. A type's id is 128 bits
-/// long, of which its hash has 64; the name makes up for the rest.
+/// HMAC-SHA-256 (RFC 2104), cut to 128 bits, over the offsets and the type. A `TypeId` is 128 bits
+/// long, but only 64 of them go into its hash; the type's name makes up for the rest.
 fn sign<A: 'static, R: 'static>(key: Key, places: [i64; 2]) -> [u64; 2] {
     let key: Vec<u8> = key.0.iter().flat_map(|part| part.to_ne_bytes()).collect();
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key).expect("a key may have any length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key).expect("an HMAC key may have any length");
     mac.update(b"multiproc RemoteFn 1");
     places.iter().for_each(|place| mac.update(&place.to_ne_bytes()));
     let mut id = Bytes(Vec::new());
@@ -229,12 +233,12 @@ fn sign<A: 'static, R: 'static>(key: Key, places: [i64; 2]) -> [u64; 2] {
     [0, 8].map(|at| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes")))
 }
 
-/// Without telling by the time that it takes where they differ.
+/// Compares in a time that doesn't depend on where the two differ.
 fn is_same(one: [u64; 2], other: [u64; 2]) -> bool {
     (one[0] ^ other[0]) | (one[1] ^ other[1]) == 0
 }
 
-/// Collects what is hashed.
+/// A hasher that collects the bytes to be hashed.
 struct Bytes(Vec<u8>);
 
 impl Hasher for Bytes {
@@ -293,7 +297,7 @@ mod tests {
                     _ => signed.signature[bit / 64 - 2] ^= 1 << (bit % 64),
                 }
                 let error = read(&signed).unwrap_err().to_string();
-                assert!(error.contains("no function of the type RemoteFn<(u32,), u32>"), "{error}");
+                assert!(error.contains("not a function of the type RemoteFn<(u32,), u32>"), "{error}");
             }
         }
     }
@@ -307,8 +311,8 @@ mod tests {
         assert!(serde_json::from_slice::<RemoteFn<(u32, u32), u32>>(&function).is_err());
     }
 
-    /// Types of one name: those that are declared inside a function have no path that tells them
-    /// apart.
+    /// Types with the same name: types declared inside a function have no path that distinguishes
+    /// them.
     #[test]
     fn another_type_of_the_same_name_is_an_error() {
         fn of<T: 'static>(_: &T) -> RemoteFn<(T,), T> {

@@ -1,8 +1,8 @@
-//! [`Sendable`] and [`Arguments`]: what can travel to another process, and what the compiler says
-//! about what can't.
+//! [`Sendable`] and [`Arguments`]: which types can be sent to another process, and what the
+//! compiler says about others.
 //!
-//! The bounds are those of serde. They have a trait of their own so that a missing one is one
-//! message that says what to write.
+//! The bounds are those of serde. They have traits of their own so that a missing bound results in
+//! a single compiler message, which says what to write.
 
 use std::marker::PhantomData;
 
@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::process::run::{Call, Run, Target};
 
-/// A value that can be sent to another process: a serde type. Implemented for all of them; there is
-/// nothing to implement by hand.
+/// A value that can be sent to another process: any type that implements serde's `Serialize` and
+/// `DeserializeOwned`. It is implemented for all of them; don't implement it by hand.
 ///
 /// ```
 /// use multiproc::{Process, Sendable};
@@ -55,22 +55,22 @@ impl<T: Serialize + DeserializeOwned> Sendable for T {}
             `multiproc::Value`, `multiproc::Array` or `multiproc::Queue`"
 )]
 pub trait Arguments: Serialize + DeserializeOwned {
-    /// A function with these arguments: [`Call<F, Self>`](Call). By this name, so that where they
-    /// can't be sent the compiler says that alone, and nothing about the methods of a process that
-    /// can't be.
+    /// A call of a function with these arguments: [`Call<F, Self>`](Call). Its methods are reached
+    /// through this associated type, so that for arguments that can't be sent the compiler reports
+    /// only that, and not a missing method of a process.
     type Call<F: Target<Self>>: Run<Output = F::Output>;
 
-    /// This call, by that name.
+    /// Converts the call to the associated type, which is the same type.
     #[doc(hidden)]
     fn into_call<F: Target<Self>>(call: Call<F, Self>) -> Self::Call<F>;
 }
 
-/// A type that no argument has.
+/// A type that is not the type of any argument.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Nothing {}
 
-/// Whether an argument is [`Nothing`].
+/// Implemented for the argument type [`Nothing`] only.
 #[doc(hidden)]
 pub trait IsNothing {}
 
@@ -91,9 +91,9 @@ macro_rules! arguments {
             }
         }
 
-        // For no type. Where there is one impl to choose from, the compiler chooses it, goes on
-        // with a type `Call`, and says of each call of a method that there is no such method. From
-        // two it chooses none if neither fits, and says once why.
+        // Applies to no type. If there were only one impl, the compiler would choose it even if its
+        // bounds fail, continue with the type `Call`, and report a missing method for each call of
+        // one. With two impls it chooses none if neither fits, and reports the reason once.
         #[diagnostic::do_not_recommend]
         impl<$first, $($arg),*> Arguments for ($first, $($arg,)*)
         where

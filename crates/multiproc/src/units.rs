@@ -1,9 +1,9 @@
-//! Sizes as errors show them: `64 MiB`, and in bytes where that is not exact.
+//! Sizes in error messages: `64 MiB`, with the number of bytes where that is not exact.
 
 use std::fmt;
 
-/// A number of bytes. It prints as `256 MiB` where that is what it is, as `1.5 GiB (1610612737
-/// bytes)` where it is not, and as `512 bytes` below a KiB.
+/// A number of bytes. It prints as `256 MiB` if that is exact, as `1.5 GiB (1610612737 bytes)` if
+/// not, and as `512 bytes` below a KiB.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size(pub(crate) u64);
 
@@ -22,7 +22,7 @@ impl fmt::Display for Size {
             return write!(f, "{bytes} {}", if bytes == 1 { "byte" } else { "bytes" });
         };
         let scale = 1_u64 << (10 * exponent);
-        // Tenths, rounded down: of a limit, less is safe.
+        // Round down to tenths: for a limit, a smaller number is the safer one.
         match (bytes / scale, u128::from(bytes % scale) * 10 / u128::from(scale), bytes % scale) {
             (whole, _, 0) => write!(f, "{whole} {unit}"),
             (whole, tenths, rest) if u128::from(rest) * 10 == tenths * u128::from(scale) => {

@@ -425,9 +425,9 @@ fn an_array_of_another_type_is_an_error() {
         }
     }
     let text = error(Process::new(|_: Floats| (), (Floats(Array::new(1).unwrap()),)).start());
-    assert!(text.contains("this is no array of u32"), "{text}");
+    assert!(text.contains("this is not an array of u32"), "{text}");
     let text = error(Process::new(|_: Raw| (), (Raw(RawArray::new(1).unwrap()),)).start());
-    assert!(text.contains("this is no array of u64"), "{text}");
+    assert!(text.contains("this is not an array of u64"), "{text}");
 }
 
 fn count(numbers: Numbers, raw: RawArray<AtomicU64>, one: RawValue<AtomicU64>, value: Value<u64>) {

@@ -131,8 +131,8 @@ fn references_that_a_guard_has_given_cannot_be_captured() {
         let Error::Lent { process, guards } = &error else { panic!("{error}") };
         assert_eq!(process, "p");
         let text = format!(
-            "cannot start p: fork refused, {guards} of this thread's guards {} lent shared memory. Drop what has locked it first; the closure can \
-             capture the Mutex, RwLock or Array itself and lock that",
+            "cannot start p: fork refused, {guards} of this thread's guards {} given out references to shared memory. Drop the guards first; \
+             the closure can capture the Mutex, RwLock or Array itself and lock it",
             if *guards == 1 { "has" } else { "have" }
         );
         assert_eq!(error.to_string(), text);

@@ -560,7 +560,7 @@ fn too_many_on_their_way_is_an_error_that_names_the_process() {
             return eprintln!("not shown: this needs the right to become another user");
         };
         for error in [few, many] {
-            assert!(error.starts_with("cannot start p: ") && error.contains("on their way"), "{error}");
+            assert!(error.starts_with("cannot start p: ") && error.contains("in flight"), "{error}");
         }
     }
 }

@@ -291,7 +291,7 @@ fn other_protocols_and_versions_are_refused() {
 #[multiproc::test]
 fn who_is_no_listener_is_told_apart() {
     for (said, text) in [
-        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it speaks differently"),
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it speaks another protocol"),
         (b"mpls\x09\0\x01\0", "the listener speaks version 9"),
         (b"mpls\x01\0", "has closed the connection"),
         (b"", "has closed the connection"),

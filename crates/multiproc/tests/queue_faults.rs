@@ -230,7 +230,7 @@ for_each_method! {
         wait_until_asleep(child.pid());
         drop(queue);
         let error = outcome.get_timeout(LONG).unwrap();
-        assert!(error.contains("nobody is left"), "{error}");
+        assert!(error.contains("no process is left"), "{error}");
     }
 }
 

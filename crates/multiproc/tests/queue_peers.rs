@@ -66,7 +66,7 @@ for_each_method! {
         assert_eq!(queue.get_timeout(LONG).unwrap(), 0);
         drop(queue);
         let text = child.join().unwrap();
-        assert!(text.contains("nobody is left who could take"), "{text}");
+        assert!(text.contains("no process is left that could take"), "{text}");
     }
 
     fn a_consumer_on_its_way_is_one(method) {

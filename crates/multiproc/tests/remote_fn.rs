@@ -146,10 +146,10 @@ fn what_is_no_function_of_the_type_is_never_called() {
     for (field, at, value) in [("places", 0, 1), ("places", 1, 4096), ("signature", 0, 0), ("signature", 1, 1)] {
         let mut bad = good.clone();
         bad[field][at] = value.into();
-        assert!(ask(bad).contains("no function of the type RemoteFn<(), u32>"), "{field}");
+        assert!(ask(bad).contains("not a function of the type RemoteFn<(), u32>"), "{field}");
     }
     let other_type = serde_json::to_value(RemoteFn::new(|| 7_i32)).unwrap();
-    assert!(ask(other_type).contains("no function of the type RemoteFn<(), u32>"));
+    assert!(ask(other_type).contains("not a function of the type RemoteFn<(), u32>"));
     assert_eq!(ask(good), "7");
     drop(ours);
     child.join().unwrap();

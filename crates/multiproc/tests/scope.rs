@@ -134,7 +134,7 @@ for_each_method! {
             "a panicked: went wrong",
             "b exited with code 3 and no value",
             "c was killed by SIGABRT",
-            "d returned an error that nobody has looked at",
+            "d returned an error and was not joined",
             "e has a result that can't be sent: ",
         ];
         for (failure, expected) in failures.iter().zip(expected) {

@@ -290,7 +290,7 @@ fn index_errors() {
         assert_eq!(list.set(index, 1), Err(error));
         assert_eq!(list.replace(index, 1), Err(error));
         assert_eq!(list.compare_exchange(index, 1, "longer than there is room"), Err(error));
-        assert_eq!(error.to_string(), format!("there is no item {index} in a list of 3"));
+        assert_eq!(error.to_string(), format!("there is no item {index} in a list of 3 items"));
         assert_eq!(multiproc::Error::from(error).to_string(), error.to_string());
     }
 }

@@ -211,7 +211,7 @@ fn what_is_forged_is_an_error() {
     ] {
         let forged = Forged { file: file.into(), offset, len };
         let error = Process::new(|_: Forged| (), (forged,)).start().unwrap_err().to_string();
-        assert!(error.contains("these are no shared bytes: ") && error.contains(text), "{error}");
+        assert!(error.contains("not valid shared bytes: ") && error.contains(text), "{error}");
     }
     let error = serde_json::to_string(&bytes).unwrap_err().to_string();
     assert!(error.contains("not multiproc's"), "{error}");

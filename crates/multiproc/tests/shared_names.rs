@@ -60,7 +60,7 @@ for_each_method! {
             assert_eq!(child.join().unwrap(), (5000, turn));
         }
         let error = SharedMemory::create(&name, 10).unwrap_err();
-        assert_eq!(error.to_string(), format!("the name {name:?} is taken, by process {}", std::process::id()));
+        assert_eq!(error.to_string(), format!("the name {name:?} is taken by process {}", std::process::id()));
         // Anybody may take the name away.
         Process::new(unlink, (name.clone(),)).start_method(method).start().unwrap().join().unwrap();
         assert!(!is_found(&name));
@@ -146,7 +146,7 @@ fn who_came_while_it_was_frozen_was_told_that_it_may_not() {
 
 #[multiproc::test]
 fn names_that_are_none() {
-    for (name, text) in [("", "is empty"), ("a\0b", "zero byte"), (&*"x".repeat(80), "has 80 bytes, and may have 79")] {
+    for (name, text) in [("", "is empty"), ("a\0b", "zero byte"), (&*"x".repeat(80), "has 80 bytes; the limit is 79")] {
         let error = SharedMemory::create(name, 10).unwrap_err();
         assert!(matches!(error, Error::Memory(MemoryError::Name(_))) && error.to_string().contains(text), "{error}");
         let error = SharedMemory::open(name).unwrap_err();

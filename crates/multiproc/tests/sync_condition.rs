@@ -191,7 +191,7 @@ for_each_method! {
             numbers.at(0).fetch_add(1, Relaxed);
             let error = guard.wait().unwrap_err();
             assert!(error.is_disconnected());
-            assert_eq!(error.to_string(), "cannot wait for a condition: nobody is left who could notify");
+            assert_eq!(error.to_string(), "cannot wait for a condition: no process is left that could notify");
         };
         let start = || Process::new(target, (condition.clone(), numbers.clone())).start_method(method).start().unwrap();
         let children = [Ends(start()), Ends(start())];
@@ -416,7 +416,7 @@ fn what_is_no_condition_is_an_error() {
     #[serde(rename = "Condition")]
     struct Forged {
         lock: Lock,
-        notices: Event,
+        tickets: Event,
     }
     impl<'de> Deserialize<'de> for Forged {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Forged, D::Error> {
@@ -424,8 +424,8 @@ fn what_is_no_condition_is_an_error() {
             panic!("an event is no condition");
         }
     }
-    let forged = Forged { lock: Lock::new().unwrap(), notices: Event::new().unwrap() };
-    let child = Process::new(|forged: Forged| drop((forged.lock, forged.notices)), (forged,));
+    let forged = Forged { lock: Lock::new().unwrap(), tickets: Event::new().unwrap() };
+    let child = Process::new(|forged: Forged| drop((forged.lock, forged.tickets)), (forged,));
     let error = child.start().unwrap_err().to_string();
     assert!(error.contains("this is no condition of this program"), "{error}");
 }

@@ -132,7 +132,7 @@ for_each_method! {
         let target = |event: Event| {
             let error = event.wait().unwrap_err();
             assert!(error.is_disconnected());
-            assert_eq!(error.to_string(), "cannot wait for an event: nobody is left who could set it");
+            assert_eq!(error.to_string(), "cannot wait for an event: no process is left that could set it");
         };
         let waiters: Vec<_> = (0..3)
             .map(|_| Ends(Process::new(target, (event.clone(),)).start_method(method).start().unwrap()))

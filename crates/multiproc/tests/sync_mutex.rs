@@ -127,7 +127,7 @@ fn mistake<A: multiproc::sync::Plain, B: multiproc::sync::Plain>(value: A) -> St
 #[multiproc::test]
 fn another_type_is_an_error() {
     for error in [mistake::<u64, i64>(1), mistake::<u64, f64>(1), mistake::<[u32; 2], u64>([1; 2])] {
-        assert!(error.contains("its value is no ") && error.contains("64"), "{error}");
+        assert!(error.contains("its type is not ") && error.contains("64"), "{error}");
     }
     let error = mistake::<[u8; 10_000], u64>([1; 10_000]);
     assert!(error.contains("this is no mutex of this program: it is of another build"), "{error}");

@@ -210,7 +210,10 @@ for_each_method! {
         kill(&child);
         let error = semaphore.acquire().unwrap_err();
         assert!(error.is_disconnected());
-        assert_eq!(error.to_string(), "cannot acquire a permit of a semaphore: nobody is left who could release one");
+        assert_eq!(
+            error.to_string(),
+            "cannot acquire a permit of a semaphore: no process is left that could release one"
+        );
         assert!(holds.is_set());
     }
 
@@ -359,7 +362,7 @@ fn whoever_waits_alone_is_told() {
 #[serde(rename = "Shared")]
 struct Garbage {
     memory: Handle<OwnedFd>,
-    door: Handle<OwnedFd>,
+    wake_pipe: Handle<OwnedFd>,
 }
 
 impl<'de> Deserialize<'de> for Garbage {
@@ -377,11 +380,11 @@ fn garbage_is_an_error() {
         (pipe(), pipe(), "it is no memory file"),
         (file(), pipe(), "it is no memory file"),
         (memory_of("event"), pipe(), "it is too short"),
-        (memory_of("semaphore"), file(), "its door: it is no pipe"),
-        (memory_of("semaphore"), pipe(), "its door: it is no pipe"),
-        (memory_of("semaphore"), memory_of("semaphore"), "its door: it is no pipe"),
+        (memory_of("semaphore"), file(), "its wake pipe: it is no pipe"),
+        (memory_of("semaphore"), pipe(), "its wake pipe: it is no pipe"),
+        (memory_of("semaphore"), memory_of("semaphore"), "its wake pipe: it is no pipe"),
     ] {
-        let garbage = Garbage { memory: memory.into(), door: door.into() };
+        let garbage = Garbage { memory: memory.into(), wake_pipe: door.into() };
         let error = Process::new(|_: Garbage| (), (garbage,)).start().unwrap_err().to_string();
         assert!(error.contains(text) && error.contains("this is no semaphore of this program"), "{error}");
     }

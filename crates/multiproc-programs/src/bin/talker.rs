@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use log::kv::{Key, Value, VisitSource};
+use multiproc::sync::Event;
 use multiproc::{LevelFilter, LogRelay, OutputCapture, Process, StartMethod, current_process};
 use multiproc_os::{fd_passing, pidfd};
 use multiproc_programs::{say, sleep_long, start_method};
@@ -414,8 +415,11 @@ fn orphan() {
 /// A child that writes nonsense wherever it can.
 fn garbage() {
     relay();
+    let started = Event::new().unwrap();
     let child = Process::new(
-        || {
+        |started: Event| {
+            // One of the sockets is that to the parent, which waits for an answer there until then.
+            started.wait().unwrap();
             let sockets: Vec<i32> = (3..100).filter(|number| is_socket(*number)).collect();
             let messages: [&[u8]; 4] = [
                 b"GET / HTTP/1.1\r\n\r\n",
@@ -433,9 +437,11 @@ fn garbage() {
             }
             log::warn!(target: "child", "after it all");
         },
-        (),
+        (started.clone(),),
     );
-    child.start().unwrap().wait().unwrap();
+    let child = child.start().unwrap();
+    started.set();
+    child.wait().unwrap();
     say("waited");
 }
 

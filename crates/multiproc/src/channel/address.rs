@@ -1,4 +1,5 @@
-//! Where a listener is, and who is at the other end.
+//! [`Address`] of a listener, and [`Peer`]: which process or address is at the other end of a
+//! connection.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,10 +13,12 @@ use multiproc_os::random;
 use multiproc_os::socket::Place;
 use serde::{Deserialize, Serialize};
 
-/// Where a [`Listener`](crate::Listener) is, and others [`connect`](crate::connect) to.
+/// The address of a [`Listener`](crate::Listener), to which clients [`connect`](crate::connect).
 ///
-/// It can be sent to other processes. A path, as `&str`, `&Path` or `PathBuf`, and a [`SocketAddr`] (or the pair that is one) turn into one. A text is a path, whatever it looks like; what
-/// may be any of them, as from a command line, is [parsed](str::parse).
+/// An address can be sent to other processes. Paths (`&str`, `&Path`, `PathBuf`) and
+/// [`SocketAddr`]s (or pairs of an IP address and a port) convert into one. Converting a string
+/// always makes a path, whatever it looks like; [parse](str::parse) a string that may be any kind
+/// of address, such as a command-line argument.
 ///
 /// ```
 /// use multiproc::Address;
@@ -31,27 +34,30 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
-    /// A Unix socket at this file. Only who may write to the file can connect; a listener makes it with mode 0600. The fastest, with the one
-    /// below: once connected, the two are as the ends of a [`pipe`](crate::pipe).
+    /// A Unix socket at this path. Only processes that may write to the file can connect; a
+    /// listener creates it with mode 0600. Together with `Abstract` the fastest kind: the two sides
+    /// are then connected like the ends of a [`pipe`](crate::pipe).
     Unix(PathBuf),
-    /// A Unix socket at this abstract name (see unix(7)): no file, so nothing is left of it, and no permissions. Anybody on the machine, or in the
-    /// same network namespace, can connect; without a key, only processes of the same user or of root are accepted.
+    /// A Unix socket at this abstract name (see unix(7)). There is no file, so nothing is left
+    /// behind, and no permissions: any process on the machine, in the same network namespace, can
+    /// connect. Without a key, only processes of the same user or of root are accepted.
     Abstract(Vec<u8>),
-    /// A TCP socket. Port 0 lets the system choose one: [`Listener::local_address`](crate::Listener::local_address) says which.
+    /// A TCP socket. With port 0 the system chooses the port:
+    /// [`Listener::local_address`](crate::Listener::local_address) returns it.
     Tcp(SocketAddr),
 }
 
-/// The room in `sockaddr_un`, less the zero in front.
+/// The size of the name in `sockaddr_un`, less the zero byte that makes it abstract.
 const LONGEST_NAME: usize = 107;
 
 impl Address {
-    /// An abstract name that nobody else has.
+    /// Returns a random abstract name, which no other listener has.
     pub fn unique() -> Address {
         Address::Abstract(format!("multiproc-{:016x}{:016x}", random::seed(), random::seed()).into_bytes())
     }
 
-    /// Says what is wrong with an address at which no process can ever listen, where the system's
-    /// own words wouldn't.
+    /// Returns an error for an address at which no process can ever listen, if the system's own
+    /// error would not say why.
     ///
     /// # Errors
     /// `InvalidInput`, `InvalidFilename`.
@@ -79,7 +85,8 @@ impl Address {
     }
 }
 
-/// A path; an abstract name with an @ in front, as tools write it; address and port.
+/// Writes a path; an abstract name with an @ in front, as other tools do; or an IP address and
+/// port.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,7 +133,8 @@ impl<I: Into<IpAddr>> From<(I, u16)> for Address {
     }
 }
 
-/// What [`Display`](fmt::Display) writes: an IP address with a port; an abstract name with an @ in front; or else a path.
+/// Reads what [`Display`](fmt::Display) writes: an IP address with a port; an abstract name with an
+/// @ in front; anything else is a path.
 impl FromStr for Address {
     type Err = Infallible;
 
@@ -145,22 +153,22 @@ impl From<&Address> for Address {
     }
 }
 
-/// Who has made the other end of a connection, as far as that is known.
+/// What is known of the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Peer {
-    /// Whoever has been given the other end of a pipe.
+    /// The other end of a pipe, in whatever process it is.
     Pipe,
-    /// The process of this id has connected or accepted.
+    /// The process with this id has connected or accepted.
     Process(i32),
-    /// Somebody at this address.
+    /// The other end has this address.
     Address(SocketAddr),
-    /// A process of this machine that this one can't see: it is in another namespace.
+    /// A process of this machine that this one can't see, because it is in another PID namespace.
     Hidden,
 }
 
 impl Peer {
-    /// The one of this process id, which is 0 for one that can't be seen.
+    /// The peer with this process id; 0 stands for a process that this one can't see.
     pub(crate) fn process(pid: i32) -> Peer {
         if pid == 0 { Peer::Hidden } else { Peer::Process(pid) }
     }

@@ -1,8 +1,9 @@
-//! What a client and a listener say to each other before the first message: the bytes, and the proof that each knows the [`Key`].
-//! [CONNECTION.md](CONNECTION.md) has the protocol.
+//! The messages of the handshake between a client and a listener, as bytes, and the proofs that
+//! each side knows the [`Key`]. [CONNECTION.md](CONNECTION.md) has the protocol.
 //!
-//! A proof is an HMAC with SHA-256 (RFC 2104) over who gives it and a random number of each side: it is of no use to anybody else, another
-//! time, or in the other direction. Nothing here touches a socket.
+//! A proof is an HMAC with SHA-256 (RFC 2104) over the role of the side that gives it and a random
+//! number of each side. So it is of no use to any other process, for any other connection, or in
+//! the other direction. This module does no I/O.
 
 use std::fmt;
 
@@ -12,10 +13,11 @@ use sha2::Sha256;
 
 use super::link_error::RefusalReason;
 
-/// What both sides of a connection know, and nobody else: any bytes but none at all.
+/// The shared secret of the two sides of a connection: any bytes, but at least one.
 ///
-/// Best they are random: who pretends to be a listener gets a proof of it, and can try out at leisure what words fit. It can be sent to other
-/// processes as an argument or in a message. Its `Debug` does not show it.
+/// It should be random: an impostor that pretends to be a listener gets a proof made with the key,
+/// against which it can try out guesses offline. A key can be sent to other processes as an
+/// argument or in a message. Its `Debug` output does not show it.
 ///
 /// ```
 /// use multiproc::Key;
@@ -30,26 +32,27 @@ use super::link_error::RefusalReason;
 pub struct Key(#[serde(with = "serde_bytes")] Vec<u8>);
 
 impl Key {
-    /// These bytes. Without any, connecting and listening are errors: it is what a secret is that was forgotten.
+    /// Makes a key of these bytes. With an empty key, connecting and listening are errors, because
+    /// an empty key is most likely a secret that was not filled in.
     pub fn new(bytes: impl AsRef<[u8]>) -> Key {
         Key(bytes.as_ref().to_vec())
     }
 
-    /// 32 random bytes from the system.
+    /// Makes a key of 32 random bytes from the system.
     ///
     /// # Errors
-    /// None is expected.
+    /// None is expected: those of getrandom(2).
     pub fn random() -> std::io::Result<Key> {
         Ok(Key(random::<32>()?.to_vec()))
     }
 
-    /// The bytes.
+    /// Returns the bytes of the key.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// In a time that says nothing of where they differ.
+/// Compares in a time that doesn't depend on where the keys differ.
 impl PartialEq for Key {
     fn eq(&self, other: &Key) -> bool {
         let tag = |key: &Key| start(Some(key), b"equal").finalize();
@@ -66,7 +69,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// So many random bytes.
+/// Returns `N` random bytes from the system.
 pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     multiproc_os::random::fill(&mut bytes)?;
@@ -78,7 +81,7 @@ pub(crate) const VERSION: u8 = 1;
 const OF_CLIENT: [u8; 4] = *b"mpcl";
 const OF_LISTENER: [u8; 4] = *b"mpls";
 
-/// How many bytes the messages have, in their order.
+/// Lengths of the messages in bytes, in the order in which they are sent.
 pub(crate) const HEADER: usize = 8;
 pub(crate) const HELLO: usize = HEADER + NONCE;
 pub(crate) const ANSWER: usize = HEADER + NONCE;
@@ -91,11 +94,11 @@ pub(crate) const NONCE: usize = 32;
 pub(crate) const NAME: usize = 16;
 pub(crate) const MAC: usize = 32;
 
-/// What a client wants, in byte 5 of its header.
+/// What a client wants: the code in byte 5 of its header.
 const FIRST: u8 = 1;
 const OTHER_HALF: u8 = 2;
 
-/// What a listener says, in byte 5 of its header. Anything else but these is a refusal too.
+/// A listener's answer: the code in byte 5 of its header. Any other code is a refusal too.
 pub(crate) const GO_ON: u8 = 0;
 pub(crate) const REFUSED_VERSION: u8 = 1;
 pub(crate) const REFUSED_NO_KEY: u8 = 2;
@@ -111,15 +114,15 @@ fn header(from: [u8; 4], word: u8, keyed: bool) -> [u8; HEADER] {
 }
 
 fn chain<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
-    parts.concat().try_into().expect("the parts of a message are as long as it")
+    parts.concat().try_into().expect("the parts add up to the length of the message")
 }
 
-/// A client's first words.
+/// The first message of a client.
 pub(crate) fn hello(keyed: bool, nonce: &[u8; NONCE]) -> [u8; HELLO] {
     chain(&[&header(OF_CLIENT, FIRST, keyed), nonce])
 }
 
-/// The first words on a client's second connection over TCP.
+/// The first message on a client's second connection over TCP.
 pub(crate) fn second(keyed: bool, name: &[u8; NAME], mac: &[u8; MAC]) -> [u8; SECOND] {
     chain(&[&header(OF_CLIENT, OTHER_HALF, keyed), name, mac])
 }
@@ -129,27 +132,28 @@ pub(crate) fn answer(keyed: bool, nonce: &[u8; NONCE]) -> [u8; ANSWER] {
     chain(&[&header(OF_LISTENER, GO_ON, keyed), nonce])
 }
 
-/// A listener's answer to the proof. Over a Unix socket the name is zero.
+/// A listener's answer to the proof. Over a Unix socket, `name` is all zero.
 pub(crate) fn welcome(keyed: bool, name: &[u8; NAME], mac: &[u8; MAC]) -> [u8; WELCOME] {
     chain(&[&header(OF_LISTENER, GO_ON, keyed), name, mac])
 }
 
-/// A listener's last words, or, with another word than [`GO_ON`], its refusal.
+/// A listener's last message, or, with another code than [`GO_ON`], its refusal.
 pub(crate) fn verdict(word: u8, keyed: bool) -> [u8; DONE] {
     header(OF_LISTENER, word, keyed)
 }
 
-/// What a client has said.
+/// A message from a client, as far as it has been received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// There is more to come: at least up to this length.
+    /// The message is incomplete: read at least up to this length.
     More(usize),
     Hello([u8; NONCE]),
-    /// The name of the place where somebody waits for this connection. Whether it is the right one, he knows.
+    /// The name of the rendezvous socket at which the process that accepted the first connection
+    /// waits for this one. That process checks the proof.
     Second([u8; NAME]),
 }
 
-/// Reads what a client has said so far to a listener that has a key, or has none.
+/// Reads what a client has sent so far to a listener with a key (`keyed`) or without one.
 pub(crate) fn read_said(bytes: &[u8], keyed: bool) -> Result<Said, RefusalReason> {
     let known = bytes.len().min(OF_CLIENT.len());
     if bytes[..known] != OF_CLIENT[..known] {
@@ -169,15 +173,16 @@ pub(crate) fn read_said(bytes: &[u8], keyed: bool) -> Result<Said, RefusalReason
         _ => {}
     }
     match (word, rest.len()) {
-        (FIRST, NONCE) => Ok(Said::Hello(*rest.first_chunk().expect("it is that long"))),
+        (FIRST, NONCE) => Ok(Said::Hello(*rest.first_chunk().expect("its length fits"))),
         (FIRST, len) if len < NONCE => Ok(Said::More(HELLO)),
-        (OTHER_HALF, len) if len == NAME + MAC => Ok(Said::Second(*rest.first_chunk().expect("it is longer"))),
+        (OTHER_HALF, len) if len == NAME + MAC => Ok(Said::Second(*rest.first_chunk().expect("its length fits"))),
         (OTHER_HALF, len) if len < NAME + MAC => Ok(Said::More(SECOND)),
         _ => Err(RefusalReason::OtherProtocol),
     }
 }
 
-/// The proof in the first words on a second connection, if that is what the bytes are.
+/// Returns the proof in the first message on a second connection with this `name`, if `bytes` is
+/// one.
 pub(crate) fn read_second(bytes: &[u8], keyed: bool, name: &[u8; NAME]) -> Option<[u8; MAC]> {
     match read_said(bytes, keyed) {
         Ok(Said::Second(named)) if named == *name => bytes.last_chunk().copied(),
@@ -185,18 +190,18 @@ pub(crate) fn read_second(bytes: &[u8], keyed: bool, name: &[u8; NAME]) -> Optio
     }
 }
 
-/// What is wrong with a header that should be a listener's.
+/// Why a header is not an acceptance by a listener.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unfit {
     OtherProtocol,
-    /// It is what a client says.
+    /// It is the header of a client.
     Client,
     Version(u8),
-    /// This word of refusal.
+    /// It is a refusal with this code.
     Refused(u8),
 }
 
-/// Reads the first bytes of what a listener has said.
+/// Checks the header of a listener's message.
 pub(crate) fn read_verdict(head: &[u8; HEADER], keyed: bool) -> Result<(), Unfit> {
     let [a, b, c, d, version, word, has_key, nothing] = *head;
     if [a, b, c, d] == OF_CLIENT {
@@ -205,7 +210,7 @@ pub(crate) fn read_verdict(head: &[u8; HEADER], keyed: bool) -> Result<(), Unfit
     if [a, b, c, d] != OF_LISTENER {
         return Err(Unfit::OtherProtocol);
     }
-    // Also that it does not speak ours, which it says in its own.
+    // This includes a refusal because of the version: its header has the listener's version in it.
     if version != VERSION {
         return Err(Unfit::Version(version));
     }
@@ -218,7 +223,7 @@ pub(crate) fn read_verdict(head: &[u8; HEADER], keyed: bool) -> Result<(), Unfit
     }
 }
 
-/// Who proves, and what for.
+/// The side that gives a proof, and on which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Client,
@@ -226,7 +231,7 @@ pub(crate) enum Role {
     SecondHalf,
 }
 
-/// What has been said, by which the two know this conversation from all others.
+/// The random numbers of both sides, which tell this handshake from all others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Transcript {
     pub(crate) client: [u8; NONCE],
@@ -234,18 +239,19 @@ pub(crate) struct Transcript {
 }
 
 impl Transcript {
-    /// The proof of `role`. The name is zero where there is none yet.
+    /// Returns the proof of `role`. `name` is all zero where there is none yet.
     pub(crate) fn prove(&self, key: Option<&Key>, role: Role, name: &[u8; NAME]) -> [u8; MAC] {
         self.mac(key, role, name).finalize().into_bytes().into()
     }
 
-    /// Whether `proof` is that. It takes the same time wherever it differs.
+    /// Whether `proof` is that of `role`. The comparison takes the same time wherever the two
+    /// differ.
     pub(crate) fn is_proof(&self, key: Option<&Key>, role: Role, name: &[u8; NAME], proof: &[u8]) -> bool {
         self.mac(key, role, name).verify_slice(proof).is_ok()
     }
 
     fn mac(&self, key: Option<&Key>, role: Role, name: &[u8; NAME]) -> Hmac<Sha256> {
-        // All of one length, so that no two of them are the beginning of another.
+        // The labels are of equal length, so that none is the beginning of another.
         let label: &[u8; 20] = match role {
             Role::Client => b"multiproc 1 client  ",
             Role::Listener => b"multiproc 1 listener",
@@ -255,10 +261,10 @@ impl Transcript {
     }
 }
 
-/// Without a key it proves nothing but that the other has heard.
+/// Starts a MAC. Without a key, it only proves that its sender has received the random numbers.
 fn start(key: Option<&Key>, label: &[u8]) -> Hmac<Sha256> {
     let key = key.map_or(&[][..], Key::as_bytes);
-    <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("a key may have any length").chain_update(label)
+    <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("an HMAC key may have any length").chain_update(label)
 }
 
 #[cfg(test)]

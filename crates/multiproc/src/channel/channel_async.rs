@@ -1,8 +1,8 @@
-//! Pipes, connections and listeners in `async` code, on any executor. The feature `async`.
+//! Pipes, connections and listeners in `async` code, on any executor. Needs the feature `async`.
 //!
-//! Each future tries first, as the `try_` method does, and then waits for a descriptor
-//! ([`wake`](crate::wake)). Nothing is registered with the object itself, so a future that is
-//! dropped leaves nothing behind but what it says.
+//! Each future first tries, like the `try_` method, and then waits for a descriptor
+//! ([`wake`](crate::wake)). It registers nothing with the object itself, so a future that is
+//! dropped leaves nothing behind, except where its documentation says so.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,8 +28,8 @@ use crate::transfer::packet::INLINE;
 use crate::transfer::payload::{Payload, Sink};
 use crate::wake::{Source, Wakeup, take_turns};
 
-/// Waits until it is worth another look whether a source is readable: it is, or the task was polled
-/// for another reason.
+/// Waits until a source may be readable. Returns also when the task was polled for another reason,
+/// so the caller must look again.
 async fn readable<S: Source>(wakeup: &mut Wakeup, source: &Arc<S>) -> io::Result<()> {
     let mut has_waited = false;
     poll_fn(|context| {
@@ -51,7 +51,7 @@ impl Source for Rx {
     }
 }
 
-/// Readable when there is room in a socket, or a time has passed.
+/// A source that is readable when there is room in a socket, or a time has passed.
 struct Room(Epoll);
 
 impl Source for Room {
@@ -60,11 +60,11 @@ impl Source for Room {
     }
 }
 
-/// Waits until it is worth another try to send.
+/// Waits until another try to send may succeed.
 async fn room(socket: &OwnedFd) -> io::Result<()> {
     let set = Epoll::new()?;
-    // Where there is room, it is the user's descriptors that are too many, and nothing tells when
-    // they are fewer.
+    // If there is room, the send has failed because too many of the user's descriptors are in
+    // flight, and no event tells when that changes.
     let timer = match poll::wait_for_room(socket, Some(Instant::now()))? {
         true => Some(Timer::after(local::LOOK)?),
         false => None,
@@ -84,7 +84,7 @@ async fn room(socket: &OwnedFd) -> io::Result<()> {
 }
 
 impl<T: DeserializeOwned> Receiver<T> {
-    /// As [`recv`](Receiver::recv), in `async` code on any executor.
+    /// Like [`recv`](Receiver::recv), in `async` code on any executor.
     ///
     /// ```
     /// use multiproc::{Process, Sender, one_way};
@@ -103,19 +103,20 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # }
     /// ```
     ///
-    /// A message is taken by the poll that completes the future: a future that is dropped before,
-    /// in a `select!` or at a timeout, has taken nothing. [`JoinFuture`](crate::JoinFuture) says
-    /// what wakes it.
+    /// The message is taken by the poll that completes the future: a future that is dropped before
+    /// that, in a `select!` or at a timeout, has taken nothing. See
+    /// [`JoinFuture`](crate::JoinFuture) for what wakes it.
     ///
     /// # Errors
-    /// As [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait with.
+    /// Those of [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait
+    /// with.
     pub async fn recv_async(&self) -> Result<T, RecvError> {
         self.receive_async(|| self.try_recv()).await
     }
 }
 
 impl<T> Receiver<T> {
-    /// As [`recv_bytes`](Receiver::recv_bytes), in `async` code on any executor.
+    /// Like [`recv_bytes`](Receiver::recv_bytes), in `async` code on any executor.
     ///
     /// ```
     /// use multiproc::{Process, Sender, one_way};
@@ -138,8 +139,8 @@ impl<T> Receiver<T> {
     /// [`recv_async`](Receiver::recv_async).
     ///
     /// # Errors
-    /// As [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or thread to
-    /// wait with.
+    /// Those of [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or
+    /// thread to wait with.
     pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
         self.receive_async(|| self.try_recv_bytes()).await
     }
@@ -164,7 +165,7 @@ impl<T> Receiver<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Sender<T> {
-    /// As [`send`](Sender::send), in `async` code on any executor.
+    /// Like [`send`](Sender::send), in `async` code on any executor.
     ///
     /// ```
     /// # #[multiproc::main]
@@ -180,13 +181,15 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// # }
     /// ```
     ///
-    /// If the future is dropped before it is done, the message has not been sent, and is gone with
-    /// it. Over TCP a part of it may have gone by then; the rest goes ahead of whatever is sent
-    /// next, and the message arrives with that, as after
-    /// [`Unfinished`](crate::SendErrorKind::Unfinished). It takes two descriptors while it waits.
+    /// If the future is dropped before it completes, the message is not sent, and is dropped with
+    /// it. Over TCP, a part of the message may have been sent by then; the rest is sent before the
+    /// next message, and the message arrives then, as after
+    /// [`Unfinished`](crate::SendErrorKind::Unfinished). The future takes two descriptors while it
+    /// waits.
     ///
     /// # Errors
-    /// As [`send`](Sender::send); `Io` also when there is no descriptor or thread to wait with.
+    /// Those of [`send`](Sender::send); `Io` also when there is no descriptor or thread to wait
+    /// with.
     pub async fn send_async(&self, value: T) -> Result<(), SendError<T>> {
         take_turns().await;
         match self.send_value(&value).await {
@@ -207,7 +210,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// As [`send_bytes`](Sender::send_bytes), in `async` code on any executor.
+    /// Like [`send_bytes`](Sender::send_bytes), in `async` code on any executor.
     ///
     /// ```
     /// use multiproc::{Process, Receiver};
@@ -227,12 +230,12 @@ impl<T> Sender<T> {
     /// # }
     /// ```
     ///
-    /// If the future is dropped before it is done, the message has not been sent; over TCP, a part
-    /// of it may have gone, as is said at [`send_async`](Sender::send_async).
+    /// If the future is dropped before it completes, the message is not sent; over TCP, a part of
+    /// it may have been, see [`send_async`](Sender::send_async).
     ///
     /// # Errors
-    /// As [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or thread to
-    /// wait with.
+    /// Those of [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or thread
+    /// to wait with.
     pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         take_turns().await;
         self.send_bytes_as_a_whole(bytes).await.map_err(|kind| self.error((), kind))
@@ -274,7 +277,8 @@ impl<T> Sender<T> {
                 loop {
                     match sending.go_on(Patience::None) {
                         Err(SendErrorKind::Full | SendErrorKind::Unfinished) => {
-                            // The peer may receive as fast as this sends.
+                            // Yield: the peer may receive as fast as this sends, and then this loop
+                            // would not end.
                             take_turns().await;
                             room(tx.socket()).await.map_err(SendErrorKind::Io)?;
                         }
@@ -287,45 +291,45 @@ impl<T> Sender<T> {
 }
 
 impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
-    /// See [`Sender::send_async`].
+    /// Sends `value`. See [`Sender::send_async`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::send_async`].
     pub async fn send_async(&self, value: S) -> Result<(), SendError<S>> {
         self.sender().send_async(value).await
     }
 }
 
 impl<S, R> Connection<S, R> {
-    /// See [`Sender::send_bytes_async`].
+    /// Sends `bytes` as one message. See [`Sender::send_bytes_async`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::send_bytes_async`].
     pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.sender().send_bytes_async(bytes).await
     }
 
-    /// See [`Receiver::recv_bytes_async`].
+    /// Receives one message as bytes. See [`Receiver::recv_bytes_async`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_bytes_async`].
     pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
         self.receiver().recv_bytes_async().await
     }
 }
 
 impl<S, R: DeserializeOwned> Connection<S, R> {
-    /// See [`Receiver::recv_async`].
+    /// Receives a value. See [`Receiver::recv_async`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_async`].
     pub async fn recv_async(&self) -> Result<R, RecvError> {
         self.receiver().recv_async().await
     }
 }
 
 impl Listener {
-    /// As [`accept`](Listener::accept), in `async` code on any executor.
+    /// Like [`accept`](Listener::accept), in `async` code on any executor.
     ///
     /// ```
     /// use multiproc::{Address, Key, Listener, Process, connect};
@@ -346,12 +350,12 @@ impl Listener {
     /// # }
     /// ```
     ///
-    /// A connection is taken by the poll that completes the future: a future that is dropped before
-    /// has taken none, and clients that it has begun to hear go on with the next accept.
+    /// The connection is taken by the poll that completes the future: a future that is dropped
+    /// before that has taken none, and the handshakes that it has begun go on with the next accept.
     ///
     /// # Errors
-    /// As [`accept`](Listener::accept); `Accept` also when there is no descriptor or thread to wait
-    /// with.
+    /// Those of [`accept`](Listener::accept); `Accept` also when there is no descriptor or thread
+    /// to wait with.
     pub async fn accept_async<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
         take_turns().await;
         let attending = self.attend();

@@ -1,4 +1,5 @@
-//! [`connect`]: the side that goes to a [`Listener`](crate::Listener). [CONNECTION.md](CONNECTION.md) has the protocol.
+//! [`connect`]: the client's side of the handshake with a [`Listener`](crate::Listener).
+//! [CONNECTION.md](CONNECTION.md) has the protocol.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,28 +13,29 @@ use super::connection::{Connection, Ends, Link};
 use super::link_error::{ConnectError, ConnectErrorKind, is_absent};
 use super::listener::MAX_MESSAGE;
 
-/// How long [`connect`] tries.
+/// The timeout of [`connect`].
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long one waits that was told to try again, the first time, and later at most.
+/// The pause before a client that was told to try again does so: the first one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often a connection that is lost in the middle of the handshake is tried again: the listener
-/// may have said that it has no room.
+/// How often to try again when the connection is lost during the handshake. The listener may have
+/// refused the client for lack of room; see [`is_reset`].
 const RESETS: u32 = 10;
 
-/// Connects to a [`Listener`](crate::Listener) at `address`, in whatever process of whatever program, that has the same key. Python's
-/// `multiprocessing.connection.Client`.
+/// Connects to a [`Listener`](crate::Listener) at `address` that has the same key, in any process
+/// of this or another program. Python's `multiprocessing.connection.Client`.
 ///
-/// The types are those of the other side, the other way round: what this end sends, that end
-/// receives. Waits until the listener accepts, for up to 20 seconds; see [`connect_timeout`]. If
-/// the listener has no room for another client at the moment, this tries again meanwhile.
+/// The types mirror those of the other side: what this end sends, the other end receives. Waits
+/// until the listener accepts, for up to 20 seconds; see [`connect_timeout`]. If the listener has
+/// no room for another client at the moment, this tries again within that time.
 ///
-/// See [`Listener`](crate::Listener) for an example, and for what a key does and does not do.
+/// See [`Listener`](crate::Listener) for an example, and for what a key protects against.
 ///
 /// # Errors
-/// [`ConnectError`], which says why: nobody listens there, another key, another protocol, no time.
+/// [`ConnectError`], with the reason: no process listens there, the keys differ, the peer speaks
+/// another protocol, the time was not enough.
 pub fn connect<S, R>(
     address: impl Into<Address>,
     key: impl Into<Option<Key>>,
@@ -41,7 +43,7 @@ pub fn connect<S, R>(
     connect_timeout(address, key, PATIENCE)
 }
 
-/// As [`connect`], but waits no longer than `timeout` (`None`: however long it takes).
+/// Like [`connect`], but waits for at most `timeout` (`None`: for as long as it takes).
 ///
 /// ```
 /// use std::time::Duration;
@@ -53,12 +55,12 @@ pub fn connect<S, R>(
 /// assert!(connect_timeout::<u8, u8>(&address, None, timeout).unwrap_err().is_absent());
 /// let listener = Listener::bind(&address, None)?; // which does not accept
 /// let error = connect_timeout::<u8, u8>(&address, None, timeout).unwrap_err();
-/// assert!(error.to_string().ends_with("it was not made in time"));
+/// assert!(error.to_string().ends_with("timed out"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// As [`connect`].
+/// Those of [`connect`].
 pub fn connect_timeout<S, R>(
     address: impl Into<Address>,
     key: impl Into<Option<Key>>,
@@ -78,7 +80,8 @@ pub fn connect_timeout<S, R>(
                 resets += 1;
                 (ConnectErrorKind::Closed, resets < RESETS)
             }
-            // It was there a moment ago.
+            // The listener existed at the previous try, so it has closed rather than never been
+            // there.
             ConnectErrorKind::Io(error) if resets > 0 && is_absent(&error) => (ConnectErrorKind::Closed, false),
             other => (other, false),
         };
@@ -87,8 +90,8 @@ pub fn connect_timeout<S, R>(
         if !is_worth_it || is_over {
             return Err(ConnectError { address, kind });
         }
-        // No event tells when there is room. Clients that were sent away at once come back one
-        // after the other.
+        // No event tells when there is room again. Random pauses keep clients that were refused
+        // together from coming back together.
         std::thread::sleep(pause.mul_f64(0.5 + (multiproc_os::random::seed() % 1024) as f64 / 2048.0));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -113,7 +116,8 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
         Address::Unix(_) | Address::Abstract(_) => {
             let (pid, user) = socket::peer_process(&line.socket).map_err(ConnectErrorKind::Io)?;
             let is_ours = user == socket::own_user() || user == 0;
-            // Anybody may take such a name. Who may make a file is a matter of its directory.
+            // Any process may take an abstract name. At a path, the permissions of the directory
+            // decide which users can create the socket.
             if matches!(address, Address::Abstract(_)) && !keyed && !is_ours {
                 return Err(ConnectErrorKind::OtherUser);
             }
@@ -129,16 +133,17 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
 
     let mut fds = Vec::new();
     let rest: [u8; auth::WELCOME - auth::HEADER] = line.hear(&mut fds)?;
-    let (name, proof) = rest.split_first_chunk::<NAME>().expect("it is longer");
+    let (name, proof) = rest.split_first_chunk::<NAME>().expect("a welcome is longer than a name");
     if !transcript.is_proof(key, Role::Listener, name, proof) {
         return Err(ConnectErrorKind::WrongKey);
     }
     if let Address::Tcp(_) = address {
-        // The other direction is a connection of its own, see `stream.rs`.
+        // The other direction is a TCP connection of its own, see `CONNECTION.md`.
         let second = dial()?;
         second.say(&auth::second(keyed, name, &transcript.prove(key, Role::SecondHalf, name)))?;
         second.hear::<0>(&mut Vec::new()).map_err(|kind| match kind {
-            // The listener had no descriptor for this one, and could only tell so on the other.
+            // The listener had no descriptor for this connection, and could only say so on the
+            // first one.
             ConnectErrorKind::Closed => ConnectErrorKind::Io(io::ErrorKind::ConnectionReset.into()),
             other => other,
         })?;
@@ -148,11 +153,11 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
         Ok([to, from]) if [&to, &from].iter().all(|fd| fd_passing::is_packet_socket(std::os::fd::AsFd::as_fd(fd))) => {
             Ok(Link { peer, ends: Ends::Local { to, from } })
         }
-        _ => Err(ConnectErrorKind::OtherProtocol("it has not sent two sockets")),
+        _ => Err(ConnectErrorKind::OtherProtocol("it did not send two sockets")),
     }
 }
 
-/// What the system says, with the time and the other side told apart.
+/// Translates an error of the system: a timeout has a kind of its own.
 fn system(error: io::Error) -> ConnectErrorKind {
     use io::ErrorKind::*;
     match error.kind() {
@@ -161,14 +166,15 @@ fn system(error: io::Error) -> ConnectErrorKind {
     }
 }
 
-/// Whether the connection was lost, with whatever the listener had said last: over TCP, what is
-/// said to a peer that has closed takes that away.
+/// Whether the connection was lost, possibly with the listener's last message: over TCP, data sent
+/// to a peer that has closed its socket is answered by a reset, which discards what has arrived but
+/// has not been read yet.
 fn is_reset(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// A connection on which it is being settled who is who.
+/// A connection during the handshake.
 struct Line {
     socket: OwnedFd,
     deadline: Option<Instant>,
@@ -176,7 +182,8 @@ struct Line {
 }
 
 impl Line {
-    /// Says all of it. That the other side is gone is told when it is heard next: it may have said why.
+    /// Sends all of `bytes`. If the peer is gone, that is not an error here: the next read tells,
+    /// after what the peer may have sent last.
     fn say(&self, bytes: &[u8]) -> Result<(), ConnectErrorKind> {
         let mut gone = 0;
         while gone < bytes.len() {
@@ -194,13 +201,13 @@ impl Line {
         Ok(())
     }
 
-    /// What comes behind the next header, with the descriptors.
+    /// Reads a header, checks it, and returns the `N` bytes after it, with the descriptors.
     fn hear<const N: usize>(&self, fds: &mut Vec<OwnedFd>) -> Result<[u8; N], ConnectErrorKind> {
         let mut header = [0; auth::HEADER];
         self.read(&mut header, fds)?;
         auth::read_verdict(&header, self.keyed).map_err(|unfit| match unfit {
-            Unfit::Client => ConnectErrorKind::OtherProtocol("it speaks as a client does"),
-            Unfit::OtherProtocol => ConnectErrorKind::OtherProtocol("it speaks differently"),
+            Unfit::Client => ConnectErrorKind::OtherProtocol("it is a client itself"),
+            Unfit::OtherProtocol => ConnectErrorKind::OtherProtocol("it speaks another protocol"),
             Unfit::Version(version) => ConnectErrorKind::OtherVersion(version),
             Unfit::Refused(auth::REFUSED_VERSION) => ConnectErrorKind::OtherVersion(header[4]),
             Unfit::Refused(auth::REFUSED_NO_KEY) => ConnectErrorKind::KeyMissing,
@@ -208,7 +215,7 @@ impl Line {
             Unfit::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
             Unfit::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
             Unfit::Refused(auth::REFUSED_NO_ROOM | auth::REFUSED_CROWDED) => ConnectErrorKind::Crowded,
-            Unfit::Refused(_) => ConnectErrorKind::OtherProtocol("it refuses for an unknown reason"),
+            Unfit::Refused(_) => ConnectErrorKind::OtherProtocol("it refused for an unknown reason"),
         })?;
         let mut rest = [0; N];
         self.read(&mut rest, fds)?;
@@ -233,11 +240,11 @@ impl Line {
     }
 }
 
-/// For fuzzers: what comes of it when a listener says these bytes.
+/// For fuzzers: whether a client accepts these bytes from a listener.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn hears(bytes: &[u8], keyed: bool) -> bool {
     let (socket, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
-    io::Write::write_all(&mut &theirs, bytes).expect("there is room for so few");
+    io::Write::write_all(&mut &theirs, bytes).expect("there is room for a few bytes");
     drop(theirs);
     let line = Line { socket: socket.into(), deadline: None, keyed };
     line.hear::<{ auth::ANSWER - auth::HEADER }>(&mut Vec::new()).is_ok()

@@ -1,7 +1,9 @@
-//! What users hold of a pipe or of a connection: [`Sender`], [`Receiver`], and [`Connection`], which is one of each.
+//! The ends of pipes and connections: [`Sender`], [`Receiver`], and [`Connection`], which is one of
+//! each.
 //!
-//! They are typed skins over a transport: messages of one machine ([`local`]) or over TCP ([`stream`]). In a message they travel as a handle
-//! does.
+//! They are typed layers over a transport: sockets of one machine ([`local`]) or TCP ([`stream`]).
+//! An end can be sent inside a message; like a [`Handle`](crate::Handle), its socket then travels
+//! as a descriptor (`SCM_RIGHTS`, unix(7)).
 
 use std::fmt;
 use std::io;
@@ -27,37 +29,43 @@ use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::payload::Payload;
 use crate::transfer::shared::Body;
 
-/// The end of a pipe that sends. See [`one_way`](crate::one_way).
+/// The sending end of a pipe. See [`one_way`](crate::one_way).
 ///
-/// Any number of threads and processes may send on one end, or on clones of it: messages never mix. It can be sent to other processes, which
-/// have an end of their own then. The direction is at its end when the last of them all is dropped, or its process has died; what was sent
-/// before is received before that.
+/// Any number of threads and processes may send on one end, or on clones of it: messages never mix.
+/// An end can be sent to another process, which then has an end of its own. When the last sending
+/// end is dropped, or its process dies, the receivers get all messages that were sent before, and
+/// then `Disconnected`.
 ///
-/// As a descriptor ([`AsFd`]) it is writable when there is room, and readable when nobody receives any more.
+/// As a descriptor ([`AsFd`]) it is writable when there is room, and readable when no receiver is
+/// left.
 ///
-/// A process that was started with [`StartMethod::Fork`](crate::StartMethod::Fork) is a copy of its parent, and has copies of all ends that the
-/// parent had at that moment, whether it uses them or not. So a receiver in it does not come to the end as long as it runs, if the parent had
-/// the sender too; the parent's receivers come to theirs when it has ended. Other start methods give a process what is sent to it, and nothing
-/// else.
+/// A process that was started with [`StartMethod::Fork`](crate::StartMethod::Fork) is a copy of its
+/// parent, and has copies of all ends that the parent had at that moment, whether it uses them or
+/// not. So if the parent had the sender too, a receiver in such a child doesn't see the end of the
+/// stream as long as the child itself runs; the parent's receivers see it when the child has ended.
+/// With the other start methods, a process has only the ends that are sent to it.
 ///
-/// An end over TCP belongs to one process at a time: the first that uses it, until that drops it, dies, or sends it away between two messages. In
-/// another one its methods give `ResourceBusy`. Who drops it or dies in the middle of a message takes the direction with it: for all others it is
-/// `Disconnected`.
+/// An end over TCP belongs to one process at a time: the first that uses it, until that process
+/// drops it, dies, or sends it away between two messages. In any other process its methods return
+/// `ResourceBusy`. If the process drops the end or dies in the middle of a message, that direction
+/// of the connection is lost: all other holders get `Disconnected`.
 pub struct Sender<T> {
     pub(super) tx: Tx,
     peer: Peer,
     types: PhantomData<fn(T)>,
 }
 
-/// The end of a pipe that receives. See [`one_way`](crate::one_way).
+/// The receiving end of a pipe. See [`one_way`](crate::one_way).
 ///
-/// Several threads and processes may receive on one end, or on clones of it: each message goes to one of them. One that is killed in the middle
-/// takes no more with it than the message that it was receiving. It can be sent to other processes, and what was sent and has not been received
-/// stays in it. When the last of them all is dropped, what is in it is lost, and sending is an error. See [`Sender`] about TCP and about forked
-/// processes.
+/// Several threads and processes may receive on one end, or on clones of it: each message goes to
+/// one of them. A process that is killed while it receives loses at most the message that it was
+/// receiving. An end can be sent to other processes; messages that have not been received yet stay
+/// available to them. When the last receiving end is dropped, unreceived messages are lost, and
+/// sending is an error. See [`Sender`] about TCP and about forked processes.
 ///
-/// As a descriptor ([`AsFd`]) it is readable when a message or the end is there. (Over TCP: or a part of a message. [`poll`](Receiver::poll)
-/// and [`wait`](crate::wait()) tell.)
+/// As a descriptor ([`AsFd`]) it is readable when there is a message, or when no sender is left.
+/// Over TCP it is also readable when only a part of a message has arrived; [`poll`](Receiver::poll)
+/// and [`wait`](crate::wait()) tell the difference.
 pub struct Receiver<T> {
     pub(super) rx: Rx,
     peer: Peer,
@@ -65,24 +73,25 @@ pub struct Receiver<T> {
     types: PhantomData<fn() -> T>,
 }
 
-/// One end of a [`pipe`](crate::pipe), or of a connection that a [`Listener`](crate::Listener) has accepted or [`connect`](crate::connect) has
-/// made. It sends `S` and receives `R`.
+/// One end of a [`pipe`](crate::pipe), or of a connection that a [`Listener`](crate::Listener) has
+/// accepted or [`connect`](crate::connect) has made. It sends `S` and receives `R`.
 ///
-/// It is a [`Sender`] and a [`Receiver`] in one, and everything that is said there holds: clones, threads, processes, the end. As a
-/// descriptor it is its receiver. [`split`](Connection::split) takes it apart.
+/// A connection is a [`Sender`] and a [`Receiver`] in one, and behaves as they do with regard to
+/// clones, threads, processes and disconnection. Its descriptor is that of its receiver.
+/// [`split`](Connection::split) separates the two.
 pub struct Connection<S, R> {
     sender: Sender<S>,
     receiver: Receiver<R>,
 }
 
-/// A connection before it is known what goes through it.
+/// A connection without the types of its messages.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) peer: Peer,
     pub(crate) ends: Ends,
 }
 
-/// The sockets: one that sends, and one that receives.
+/// The two sockets of a connection: `to` sends, `from` receives.
 #[derive(Debug)]
 pub(crate) enum Ends {
     Local { to: OwnedFd, from: OwnedFd },
@@ -110,27 +119,27 @@ impl<T> Sender<T> {
         Sender { tx: Tx::Tcp(Arc::new(stream::Tx::new(socket))), peer, types: PhantomData }
     }
 
-    /// Sends `bytes` as one message, for [`recv_bytes`](Receiver::recv_bytes), without serialising anything. Waits as [`send`](Sender::send)
-    /// does.
+    /// Sends `bytes` as one message, for [`recv_bytes`](Receiver::recv_bytes), without serialising
+    /// anything. Waits like [`send`](Sender::send) while there is no room.
     ///
     /// # Errors
-    /// As [`send`](Sender::send).
+    /// Those of [`send`](Sender::send).
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.bytes(bytes, Patience::Endless)
     }
 
-    /// As [`send_bytes`](Sender::send_bytes), if there is room now.
+    /// Like [`send_bytes`](Sender::send_bytes), but doesn't wait for room.
     ///
     /// # Errors
-    /// As [`try_send`](Sender::try_send).
+    /// Those of [`try_send`](Sender::try_send).
     pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.bytes(bytes, Patience::None)
     }
 
-    /// As [`send_bytes`](Sender::send_bytes), but waits no longer than `timeout`.
+    /// Like [`send_bytes`](Sender::send_bytes), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// As [`send_timeout`](Sender::send_timeout).
+    /// Those of [`send_timeout`](Sender::send_timeout).
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
         self.bytes(bytes, Patience::of(Some(timeout)))
     }
@@ -143,7 +152,7 @@ impl<T> Sender<T> {
         sent.map_err(|kind| self.error((), kind))
     }
 
-    /// Who has made the other end, as far as that is known.
+    /// Returns which process or address made the other end, as far as that is known.
     pub fn peer(&self) -> Peer {
         self.peer
     }
@@ -154,36 +163,41 @@ impl<T> Sender<T> {
 }
 
 impl<T: Sendable> Sender<T> {
-    /// Sends `value`. Waits while there is no room, that is until the other end has received something, or is gone; use
-    /// [`send_timeout`](Sender::send_timeout) against one that may have stopped reading. There is room for a few hundred small messages, or about
-    /// six that come close to 32 KiB; more where the system's socket buffers are larger (`net.core.wmem_default`). Those above 32 KiB go by memory
-    /// file (not over TCP), and take no more room than small ones.
+    /// Sends `value`. Waits while there is no room: until the other end has received something, or
+    /// is gone. Use [`send_timeout`](Sender::send_timeout) with a peer that may have stopped
+    /// reading. There is room for a few hundred small messages, or about six of nearly 32 KiB; more
+    /// where the system's socket buffers are larger (`net.core.wmem_default`). Messages above 32
+    /// KiB go through a memory file (not over TCP), and take no more room than small ones.
     ///
-    /// A memory file is a descriptor, as a handle is. Of a user's descriptors, about as many as one process may have open (`RLIMIT_NOFILE`) can be
-    /// on their way at a time, in all pipes of all of the user's processes together; that doesn't bind who has `CAP_SYS_RESOURCE` or
-    /// `CAP_SYS_ADMIN`, as root has. While there are more, this waits, too: until any of them has been received.
+    /// A memory file is a descriptor, as a handle is. The kernel limits how many descriptors of a
+    /// user may be in flight, that is sent but not yet received: about as many as one process may
+    /// have open (`RLIMIT_NOFILE`), in all pipes of all of the user's processes together. Processes
+    /// with `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN`, such as those of root, are exempt. At that
+    /// limit, `send` waits as well, until some of them have been received.
     ///
-    /// When this returns, the message is on its way and needs this process no more.
+    /// When this returns, the kernel has the message: it arrives even if this process ends.
     ///
     /// # Errors
-    /// The value comes back with each of them: [`into_inner`](SendError::into_inner). `Disconnected` when nobody receives any more;
-    /// `Unsendable`; `Io`.
+    /// Each error holds the value: [`into_inner`](SendError::into_inner). `Disconnected` when no
+    /// receiver is left; `Unsendable`; `Io`.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.value(value, Patience::Endless)
     }
 
-    /// As [`send`](Sender::send), if there is room now.
+    /// Like [`send`](Sender::send), but doesn't wait for room.
     ///
     /// # Errors
-    /// `Full` when there is none; over TCP `Unfinished` when there was room for a part of it. Otherwise as [`send`](Sender::send).
+    /// `Full` when there is no room; over TCP, `Unfinished` when there was room for a part of it.
+    /// Otherwise those of [`send`](Sender::send).
     pub fn try_send(&self, value: T) -> Result<(), SendError<T>> {
         self.value(value, Patience::None)
     }
 
-    /// As [`send`](Sender::send), but waits no longer than `timeout`.
+    /// Like [`send`](Sender::send), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// `Timeout` when there was no room; over TCP `Unfinished` when there was room for a part of it. Otherwise as [`send`](Sender::send).
+    /// `Timeout` when there was no room; over TCP, `Unfinished` when there was room for a part of
+    /// it. Otherwise those of [`send`](Sender::send).
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendError<T>> {
         self.value(value, Patience::of(Some(timeout)))
     }
@@ -209,23 +223,24 @@ impl<T: Sendable> Sender<T> {
         }
     }
 
-    /// The value as it travels. None if too many descriptors are on their way for it to be put
-    /// together.
+    /// Encodes the value. `None` if that takes descriptors in flight, and the user's limit for
+    /// those is reached.
     pub(super) fn payload(&self, value: &T) -> Result<Option<Payload>, SendErrorKind> {
         let payload = match (codec::encode(&[], value), &self.tx) {
             (Ok(payload), _) => payload,
             (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Unsendable(error)),
-            // Many handles are put into sockets of their own first.
+            // More than a few handles are put into a socket of their own first, which makes them
+            // descriptors in flight.
             (Err(Refused::BySystem { source, .. }), Tx::Local(_)) if local::is_crowded(&source) => return Ok(None),
             (Err(Refused::BySystem { what, source }), _) => {
-                // With its number, if it has one, by which others know it.
+                // Keep the error number, if there is one, so that callers can match on it.
                 let text = || io::Error::new(source.kind(), format!("{what}: {source}"));
                 return Err(SendErrorKind::Io(source.raw_os_error().map_or_else(text, io::Error::from_raw_os_error)));
             }
         };
         match &self.tx {
             Tx::Tcp(_) if payload.handles.count() > 0 => {
-                let reason = "it has handles in it, which can't leave this machine, and this connection goes over TCP";
+                let reason = "it contains handles, which can't be sent over TCP";
                 Err(SendErrorKind::Unsendable(CodecError::new::<T>("cannot send", reason)))
             }
             _ => Ok(Some(payload)),
@@ -242,8 +257,9 @@ impl<T> Receiver<T> {
         Receiver { rx: Rx::Tcp(Arc::new(stream::Rx::new(socket))), peer, limit, types: PhantomData }
     }
 
-    /// Whether a message or the end is there, so that receiving will not wait: waits for that no longer than `timeout` (`None`: however long it
-    /// takes; zero: not at all). Another who receives on the same end may still be quicker.
+    /// Waits until a message has arrived or no sender is left, so that receiving will not wait, but
+    /// for at most `timeout` (`None`: for as long as it takes; zero: not at all). Returns whether
+    /// that is so. Another receiver on the same end may still take the message first.
     ///
     /// ```
     /// use std::time::Duration;
@@ -256,14 +272,16 @@ impl<T> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// `Io`: over TCP `ResourceBusy` when another process uses this end; `ENOMEM`. What is wrong with a message or with the connection is no error
-    /// here: receiving will not wait, and says it.
+    /// `Io`: `ResourceBusy` over TCP when another process uses this end; `ENOMEM`. A broken message
+    /// or connection is not an error here: this returns true, and the next receive returns the
+    /// error.
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
         let patience = Patience::of(timeout.into());
         self.poll_with(patience).map_err(|error| self.error(RecvErrorKind::Io(error)))
     }
 
-    /// Whether receiving will not wait, though the descriptor may not say so.
+    /// Whether receiving will not wait although the descriptor doesn't poll readable. Over TCP, a
+    /// message may have been read ahead.
     pub(crate) fn is_ready(&self) -> io::Result<bool> {
         match &self.rx {
             Rx::Local(_) => Ok(false),
@@ -278,40 +296,44 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Receives bytes, which [`send_bytes`](Sender::send_bytes) has sent: one whole message. Waits for it.
+    /// Receives one message that was sent by [`send_bytes`](Sender::send_bytes). Waits for it.
     ///
     /// # Errors
-    /// `Disconnected` at the end; `TooLong` for more than [`max_message`](Receiver::max_message); `Garbage` if what has come is a value and not
-    /// bytes; `Io`. The next message can be received afterwards.
+    /// `Disconnected` when no sender is left and all messages have been received; `TooLong` for a
+    /// message of more than [`max_message`](Receiver::max_message) bytes; `Garbage` if the message
+    /// is a value and not bytes; `Io`. The next message can be received afterwards.
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.bytes(self.limit, Patience::Endless)
     }
 
-    /// As [`recv_bytes`](Receiver::recv_bytes), if it has no more than `limit` bytes.
+    /// Like [`recv_bytes`](Receiver::recv_bytes), but accepts at most `limit` bytes.
     ///
     /// # Errors
-    /// `TooLong` for a longer message, which is gone then; the error says how long it was. Otherwise as [`recv_bytes`](Receiver::recv_bytes).
+    /// `TooLong` for a longer message, which is discarded; the error holds its length. Otherwise
+    /// those of [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_max(&self, limit: u64) -> Result<Vec<u8>, RecvError> {
         self.bytes(limit.min(self.limit), Patience::Endless)
     }
 
-    /// As [`recv_bytes`](Receiver::recv_bytes), if it is there now.
+    /// Like [`recv_bytes`](Receiver::recv_bytes), but doesn't wait.
     ///
     /// # Errors
-    /// `Empty` when there is none. Otherwise as [`recv_bytes`](Receiver::recv_bytes).
+    /// `Empty` when there is no message. Otherwise those of [`recv_bytes`](Receiver::recv_bytes).
     pub fn try_recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.bytes(self.limit, Patience::None)
     }
 
-    /// As [`recv_bytes`](Receiver::recv_bytes), but waits no longer than `timeout`.
+    /// Like [`recv_bytes`](Receiver::recv_bytes), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// `Timeout` when there was none. Otherwise as [`recv_bytes`](Receiver::recv_bytes).
+    /// `Timeout` when there was no message. Otherwise those of
+    /// [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
         self.bytes(self.limit, Patience::of(Some(timeout)))
     }
 
-    /// As [`recv_bytes`](Receiver::recv_bytes), into `buffer`, whose old content is gone and whose memory is used again.
+    /// Like [`recv_bytes`](Receiver::recv_bytes), but into `buffer`: replaces its content and
+    /// reuses its memory.
     ///
     /// ```
     /// let (sender, receiver) = multiproc::one_way::<()>()?;
@@ -325,7 +347,7 @@ impl<T> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`recv_bytes`](Receiver::recv_bytes).
+    /// Those of [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
         buffer.clear();
         self.receive(self.limit, Patience::Endless, |kind, body, _| {
@@ -357,18 +379,20 @@ impl<T> Receiver<T> {
         received.map_err(|kind| self.error(kind))
     }
 
-    /// How many bytes a message may have, as it travels; a longer one is an error, and gone. There is no limit for the ends of a pipe; for
-    /// connections between programs see [`Listener::max_message`](crate::Listener::max_message).
+    /// Returns the greatest length of a message in bytes, in its encoded form. A longer message is
+    /// an error, and is discarded. The ends of a pipe have no limit; for connections between
+    /// programs see [`Listener::max_message`](crate::Listener::max_message).
     pub fn max_message(&self) -> u64 {
         self.limit
     }
 
-    /// Sets [`max_message`](Receiver::max_message) of this end, not of its clones. It counts before memory is taken for a message.
+    /// Sets [`max_message`](Receiver::max_message) of this end, but not of its clones. The limit is
+    /// checked before memory is allocated for a message.
     pub fn set_max_message(&mut self, bytes: u64) {
         self.limit = bytes;
     }
 
-    /// Who has made the other end, as far as that is known.
+    /// Returns which process or address made the other end, as far as that is known.
     pub fn peer(&self) -> Peer {
         self.peer
     }
@@ -378,10 +402,10 @@ impl<T> Receiver<T> {
     }
 }
 
-/// The message is gone by then.
+/// Translates an error of unpacking a message's handles. The message has been taken by then.
 fn not_unpacked(error: io::Error) -> RecvErrorKind {
     match (error.kind(), error.raw_os_error()) {
-        (io::ErrorKind::InvalidData, _) => RecvErrorKind::Garbage(format!("its handles are not there: {error}")),
+        (io::ErrorKind::InvalidData, _) => RecvErrorKind::Garbage(format!("its handles are missing: {error}")),
         (io::ErrorKind::QuotaExceeded, None) | (_, Some(EMFILE | ENFILE)) => RecvErrorKind::Lost,
         _ => RecvErrorKind::Io(error),
     }
@@ -390,8 +414,8 @@ fn not_unpacked(error: io::Error) -> RecvErrorKind {
 fn is_bytes(kind: u8) -> Result<(), RecvErrorKind> {
     match kind {
         kind::BYTES => Ok(()),
-        kind::VALUE => Err(RecvErrorKind::Garbage("a value has come, not bytes".into())),
-        other => Err(RecvErrorKind::Garbage(format!("a message of the unknown kind {other}"))),
+        kind::VALUE => Err(RecvErrorKind::Garbage("the message is a value, not bytes".into())),
+        other => Err(RecvErrorKind::Garbage(format!("a message of unknown kind {other}"))),
     }
 }
 
@@ -399,8 +423,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Receives a value. Waits for it.
     ///
     /// # Errors
-    /// `Disconnected` at the end: nobody can send any more, and all that was sent has been received. `Garbage` if what has come is no `T`,
-    /// `TooLong`, `Lost`; the next message can be received afterwards. `Io`.
+    /// `Disconnected` when no sender is left and all messages have been received. `Garbage` if the
+    /// message is not a `T`, `TooLong`, `Lost`; the next message can be received afterwards. `Io`.
     pub fn recv(&self) -> Result<T, RecvError> {
         self.value(Patience::Endless)
     }
@@ -408,15 +432,15 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Receives a value if one is there now.
     ///
     /// # Errors
-    /// `Empty` when there is none. Otherwise as [`recv`](Receiver::recv).
+    /// `Empty` when there is no message. Otherwise those of [`recv`](Receiver::recv).
     pub fn try_recv(&self) -> Result<T, RecvError> {
         self.value(Patience::None)
     }
 
-    /// Receives a value. Waits for it, but no longer than `timeout`.
+    /// Receives a value. Waits for it, but for at most `timeout`.
     ///
     /// # Errors
-    /// `Timeout` when there was none. Otherwise as [`recv`](Receiver::recv).
+    /// `Timeout` when there was no message. Otherwise those of [`recv`](Receiver::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvError> {
         self.value(Patience::of(Some(timeout)))
     }
@@ -430,8 +454,8 @@ impl<T: DeserializeOwned> Receiver<T> {
                 };
                 Ok(codec::decode_with(&body, fds))
             }
-            kind::BYTES => Err(RecvErrorKind::Garbage("bytes have come, not a value".into())),
-            other => Err(RecvErrorKind::Garbage(format!("a message of the unknown kind {other}"))),
+            kind::BYTES => Err(RecvErrorKind::Garbage("the message is bytes, not a value".into())),
+            other => Err(RecvErrorKind::Garbage(format!("a message of unknown kind {other}"))),
         })?;
         received.map_err(|error| {
             let kind = RecvErrorKind::Garbage(error.to_string());
@@ -439,7 +463,8 @@ impl<T: DeserializeOwned> Receiver<T> {
         })
     }
 
-    /// The values, to the end. An error is an item, and those that are not the end don't end it.
+    /// Returns an iterator over the values, which waits for each. It ends at `Disconnected`; other
+    /// errors are items, and the iteration goes on after them.
     ///
     /// ```
     /// let (sender, receiver) = multiproc::one_way()?;
@@ -457,12 +482,13 @@ impl<T: DeserializeOwned> Receiver<T> {
 }
 
 impl<S, R> Connection<S, R> {
-    /// The two halves, each of which goes its own way: the other side comes to the end when all senders are gone, whoever still receives.
+    /// Splits the connection into its two halves. They are independent: the peer sees the end of
+    /// the stream when all senders here are gone, even if receivers are left.
     pub fn split(self) -> (Sender<S>, Receiver<R>) {
         (self.sender, self.receiver)
     }
 
-    /// What two have come to who had not been connected.
+    /// Makes a typed connection of what the handshake between a client and a listener has made.
     pub(crate) fn of(link: Link, max_message: u64) -> Connection<S, R> {
         let Link { peer, ends } = link;
         match ends {
@@ -473,173 +499,174 @@ impl<S, R> Connection<S, R> {
         }
     }
 
-    /// A connection made of two halves, which needn't have been together before.
+    /// Joins two halves into a connection. They may come from different connections.
     pub fn join(sender: Sender<S>, receiver: Receiver<R>) -> Connection<S, R> {
         Connection { sender, receiver }
     }
 
-    /// The half that sends.
+    /// Returns the sending half.
     pub fn sender(&self) -> &Sender<S> {
         &self.sender
     }
 
-    /// The half that receives.
+    /// Returns the receiving half.
     pub fn receiver(&self) -> &Receiver<R> {
         &self.receiver
     }
 
-    /// See [`Receiver::poll`].
+    /// Waits until a message has arrived or no sender is left. See [`Receiver::poll`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::poll`].
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
         self.receiver.poll(timeout)
     }
 
-    /// See [`Sender::send_bytes`].
+    /// Sends `bytes` as one message. See [`Sender::send_bytes`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::send_bytes`].
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.sender.send_bytes(bytes)
     }
 
-    /// See [`Sender::try_send_bytes`].
+    /// Sends `bytes` if there is room now. See [`Sender::try_send_bytes`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::try_send_bytes`].
     pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.sender.try_send_bytes(bytes)
     }
 
-    /// See [`Sender::send_bytes_timeout`].
+    /// Sends `bytes`; waits for room for at most `timeout`. See [`Sender::send_bytes_timeout`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::send_bytes_timeout`].
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
         self.sender.send_bytes_timeout(bytes, timeout)
     }
 
-    /// See [`Receiver::recv_bytes`].
+    /// Receives one message as bytes. See [`Receiver::recv_bytes`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_bytes`].
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes()
     }
 
-    /// See [`Receiver::recv_bytes_max`].
+    /// Receives one message of at most `limit` bytes. See [`Receiver::recv_bytes_max`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_bytes_max`].
     pub fn recv_bytes_max(&self, limit: u64) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes_max(limit)
     }
 
-    /// See [`Receiver::try_recv_bytes`].
+    /// Receives one message as bytes if there is one now. See [`Receiver::try_recv_bytes`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::try_recv_bytes`].
     pub fn try_recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.receiver.try_recv_bytes()
     }
 
-    /// See [`Receiver::recv_bytes_timeout`].
+    /// Receives one message as bytes; waits for at most `timeout`. See
+    /// [`Receiver::recv_bytes_timeout`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_bytes_timeout`].
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes_timeout(timeout)
     }
 
-    /// See [`Receiver::recv_bytes_into`].
+    /// Receives one message as bytes, into `buffer`. See [`Receiver::recv_bytes_into`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_bytes_into`].
     pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
         self.receiver.recv_bytes_into(buffer)
     }
 
-    /// See [`Receiver::max_message`].
+    /// Returns the greatest length of a received message in bytes. See [`Receiver::max_message`].
     pub fn max_message(&self) -> u64 {
         self.receiver.max_message()
     }
 
-    /// See [`Receiver::set_max_message`].
+    /// Sets the greatest length of a received message in bytes. See [`Receiver::set_max_message`].
     pub fn set_max_message(&mut self, bytes: u64) {
         self.receiver.set_max_message(bytes);
     }
 
-    /// Who has made the other end, as far as that is known.
+    /// Returns which process or address made the other end, as far as that is known.
     pub fn peer(&self) -> Peer {
         self.receiver.peer()
     }
 }
 
 impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
-    /// See [`Sender::send`].
+    /// Sends `value`; waits while there is no room. See [`Sender::send`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::send`].
     pub fn send(&self, value: S) -> Result<(), SendError<S>> {
         self.sender.send(value)
     }
 
-    /// See [`Sender::try_send`].
+    /// Sends `value` if there is room now. See [`Sender::try_send`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::try_send`].
     pub fn try_send(&self, value: S) -> Result<(), SendError<S>> {
         self.sender.try_send(value)
     }
 
-    /// See [`Sender::send_timeout`].
+    /// Sends `value`; waits for room for at most `timeout`. See [`Sender::send_timeout`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Sender::send_timeout`].
     pub fn send_timeout(&self, value: S, timeout: Duration) -> Result<(), SendError<S>> {
         self.sender.send_timeout(value, timeout)
     }
 }
 
 impl<S, R: DeserializeOwned> Connection<S, R> {
-    /// See [`Receiver::recv`].
+    /// Receives a value; waits for it. See [`Receiver::recv`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv`].
     pub fn recv(&self) -> Result<R, RecvError> {
         self.receiver.recv()
     }
 
-    /// See [`Receiver::try_recv`].
+    /// Receives a value if there is one now. See [`Receiver::try_recv`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::try_recv`].
     pub fn try_recv(&self) -> Result<R, RecvError> {
         self.receiver.try_recv()
     }
 
-    /// See [`Receiver::recv_timeout`].
+    /// Receives a value; waits for at most `timeout`. See [`Receiver::recv_timeout`].
     ///
     /// # Errors
-    /// See there.
+    /// Those of [`Receiver::recv_timeout`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<R, RecvError> {
         self.receiver.recv_timeout(timeout)
     }
 
-    /// See [`Receiver::iter`].
+    /// Returns an iterator over the received values. See [`Receiver::iter`].
     pub fn iter(&self) -> Iter<'_, R> {
         self.receiver.iter()
     }
 }
 
-/// The values that come, to the end. See [`Receiver::iter`].
+/// An iterator over the received values, up to the end of the stream. See [`Receiver::iter`].
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     receiver: &'a Receiver<T>,
 }
 
-/// The values that come, to the end. See [`Receiver::iter`].
+/// An iterator that owns its receiver, over the received values. See [`Receiver::iter`].
 #[derive(Debug)]
 pub struct IntoIter<T> {
     receiver: Receiver<T>,
@@ -686,7 +713,7 @@ impl<T: DeserializeOwned> IntoIterator for Receiver<T> {
     }
 }
 
-/// The values that its receiver receives.
+/// Iterates over the values that the receiver receives.
 impl<'a, S, R: DeserializeOwned> IntoIterator for &'a Connection<S, R> {
     type Item = Result<R, RecvError>;
     type IntoIter = Iter<'a, R>;
@@ -732,28 +759,28 @@ impl<T> AsFd for Receiver<T> {
     }
 }
 
-/// That of its receiver.
+/// The descriptor of its receiver.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()
     }
 }
 
-/// With the descriptor's number, and with whom.
+/// Shows the descriptor's number and the peer.
 impl<T> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Sender(fd {}, to {})", self.as_fd().as_raw_fd(), self.peer)
     }
 }
 
-/// With the descriptor's number, and with whom.
+/// Shows the descriptor's number and the peer.
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Receiver(fd {}, from {})", self.as_fd().as_raw_fd(), self.peer)
     }
 }
 
-/// With the descriptors' numbers, and with whom.
+/// Shows the descriptors' numbers and the peer.
 impl<S, R> fmt::Debug for Connection<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sender, receiver) = (self.sender.as_fd().as_raw_fd(), self.receiver.as_fd().as_raw_fd());
@@ -761,7 +788,7 @@ impl<S, R> fmt::Debug for Connection<S, R> {
     }
 }
 
-/// What an end is, where it travels: nobody takes one for another.
+/// Which kind of end is being sent, so that it can't be decoded as another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Role {
     LocalSender,
@@ -770,7 +797,7 @@ enum Role {
     TcpReceiver,
 }
 
-/// An end that leaves for another process.
+/// The encoded form of an end, as it leaves for another process.
 #[derive(Serialize)]
 #[serde(rename = "End")]
 struct Leaving<'a> {
@@ -781,7 +808,7 @@ struct Leaving<'a> {
     limit: u64,
 }
 
-/// An end that has come from another process.
+/// The encoded form of an end, as it arrives from another process.
 #[derive(Deserialize)]
 #[serde(rename = "End")]
 struct Arriving {
@@ -793,20 +820,20 @@ struct Arriving {
 }
 
 impl Arriving {
-    /// It, if it is what it says.
+    /// Decodes an end, and checks that its socket is of the kind that its role says.
     fn checked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arriving, D::Error> {
         let end = Arriving::deserialize(deserializer)?;
         let fits = match end.role {
             Role::LocalSender | Role::LocalReceiver => fd_passing::is_packet_socket(end.socket.as_fd()),
             Role::TcpSender | Role::TcpReceiver => socket::is_internet_stream(&end.socket),
         };
-        if fits { Ok(end) } else { Err(D::Error::custom("this is no end of a pipe")) }
+        if fits { Ok(end) } else { Err(D::Error::custom("the descriptor is not an end of a pipe or connection")) }
     }
 }
 
 const UNFINISHED: &str = "an end of a TCP connection can't be sent away while a message is on its way through it";
 
-/// For another process of this program, as [`Handle`](crate::Handle) is.
+/// An end can be sent only to another process of this program, like a [`Handle`](crate::Handle).
 impl<T> Serialize for Sender<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let role = match &self.tx {
@@ -824,12 +851,12 @@ impl<'de, T> Deserialize<'de> for Sender<T> {
         match role {
             Role::LocalSender => Ok(Sender::local(socket, peer)),
             Role::TcpSender => Ok(Sender::tcp(socket, peer)),
-            Role::LocalReceiver | Role::TcpReceiver => Err(D::Error::custom("this end receives, it does not send")),
+            Role::LocalReceiver | Role::TcpReceiver => Err(D::Error::custom("this is not a sending end")),
         }
     }
 }
 
-/// For another process of this program, as [`Handle`](crate::Handle) is.
+/// An end can be sent only to another process of this program, like a [`Handle`](crate::Handle).
 impl<T> Serialize for Receiver<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let role = match &self.rx {
@@ -847,12 +874,13 @@ impl<'de, T> Deserialize<'de> for Receiver<T> {
         match role {
             Role::LocalReceiver => Ok(Receiver::local(socket, peer, limit)),
             Role::TcpReceiver => Ok(Receiver::tcp(socket, peer, limit)),
-            Role::LocalSender | Role::TcpSender => Err(D::Error::custom("this end sends, it does not receive")),
+            Role::LocalSender | Role::TcpSender => Err(D::Error::custom("this is not a receiving end")),
         }
     }
 }
 
-/// For another process of this program, as [`Handle`](crate::Handle) is.
+/// A connection can be sent only to another process of this program, like a
+/// [`Handle`](crate::Handle).
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         (&self.sender, &self.receiver).serialize(serializer)

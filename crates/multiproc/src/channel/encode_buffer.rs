@@ -1,4 +1,5 @@
-//! A value on its way into a queue: a few bytes on the stack, or more in a block of the queue, straight from where they are.
+//! [`EncodeBuffer`]: encodes a value for a queue. A small value stays on the stack; a larger one is
+//! written straight into a block of the queue.
 
 use std::io;
 
@@ -8,21 +9,21 @@ use crate::shm::store::{Body, INLINE, Refusal, Store};
 use crate::transfer::codec;
 use crate::transfer::compact::Output;
 
-/// So much is gathered before it goes into the block.
+/// How many bytes are collected before they are written into the block.
 const GATHERED: usize = 64 * 1024;
 
-/// Pieces of this many bytes go straight into the block.
+/// Pieces of at least this many bytes are written straight into the block.
 const STRAIGHT: usize = 4 * 1024;
 
-/// See the module.
+/// The bytes of a value while it is being encoded.
 pub(crate) struct EncodeBuffer<'a> {
     store: &'a Store,
-    /// All that has been written, if it is little, and otherwise what was written last: each call
-    /// of a serializer writes a few bytes.
+    /// All bytes of a small value. Of a large one, the bytes written last: each call of a
+    /// serializer writes only a few.
     small: Scratch,
-    /// Whether there is, or was, more: then it goes on in a block.
+    /// Whether more was written than fits into `small`: then the value is in a block.
     is_large: bool,
-    /// What comes next in the block, before what is in `small`.
+    /// What follows in the block, before the bytes in `small`.
     buffer: Vec<u8>,
     block: Option<Block<&'a Store>>,
     failure: Option<io::Error>,
@@ -34,18 +35,18 @@ impl<'a> EncodeBuffer<'a> {
         EncodeBuffer { store, small: Scratch::new(), is_large: false, buffer: Vec::new(), block: None, failure: None }
     }
 
-    /// What is to be put into the queue.
+    /// Returns the encoded value, as the body of an item.
     #[inline]
     pub(crate) fn finish(&mut self) -> io::Result<Body<'_>> {
         if !self.is_large {
             return Ok(Body::Inline(self.small.bytes()));
         }
         self.flush()?;
-        let block = self.block.as_ref().expect("what is large has one");
+        let block = self.block.as_ref().expect("a large value has a block");
         Ok(Body::Block(block.index(), block.len()))
     }
 
-    /// It has been put.
+    /// Leaves the block to the queue: the item has been put.
     #[inline]
     pub(crate) fn leave(&mut self) {
         if let Some(block) = self.block.take() {
@@ -70,7 +71,7 @@ impl<'a> EncodeBuffer<'a> {
         if bytes.len() >= STRAIGHT {
             self.make_room(self.buffer.len() + bytes.len())?;
             self.flush_buffer()?;
-            return self.block.as_mut().expect("there is room in it").fill(bytes);
+            return self.block.as_mut().expect("make_room has made a block").fill(bytes);
         }
         if !self.small.push(bytes, INLINE) {
             self.reserve(bytes.len())?;
@@ -79,7 +80,7 @@ impl<'a> EncodeBuffer<'a> {
         Ok(())
     }
 
-    /// Moves what was written last into the buffer.
+    /// Moves the bytes in `small` to `buffer`.
     fn gather(&mut self) -> io::Result<()> {
         self.reserve(self.small.bytes().len())?;
         self.buffer.extend_from_slice(self.small.bytes());
@@ -87,7 +88,7 @@ impl<'a> EncodeBuffer<'a> {
         Ok(())
     }
 
-    /// Empties the buffer if `more` bytes would be too many for it.
+    /// Flushes `buffer` if `more` bytes would make it too large.
     fn reserve(&mut self, more: usize) -> io::Result<()> {
         if more > GATHERED - self.buffer.len() { self.flush_buffer() } else { Ok(()) }
     }
@@ -100,20 +101,20 @@ impl<'a> EncodeBuffer<'a> {
     fn flush_buffer(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
             self.make_room(self.buffer.len())?;
-            self.block.as_mut().expect("there is room in it").fill(&self.buffer)?;
+            self.block.as_mut().expect("make_room has made a block").fill(&self.buffer)?;
             self.buffer.clear();
         }
         Ok(())
     }
 
-    /// Sees to a block with memory for `more` bytes.
+    /// Makes sure that there is a block with memory for `more` bytes.
     fn make_room(&mut self, more: usize) -> io::Result<()> {
         let Some(block) = &mut self.block else {
             self.block = Some(Block::new(self.store, more as u64).map_err(system)?);
             return Ok(());
         };
         let need = block.len() + more as u64;
-        // What has grown once may grow again.
+        // Allocate ahead: a value that has outgrown its block may grow again.
         if block.extend(need)? {
             return Ok(());
         }
@@ -148,7 +149,8 @@ impl codec::Buffer for EncodeBuffer<'_> {
     #[inline]
     fn clear(&mut self) {
         self.small.clear();
-        // What the system has refused once may be there the next time.
+        // Errors are forgotten as well: the next attempt may get the memory that the system refused
+        // now.
         if self.is_large {
             self.buffer.clear();
             (self.is_large, self.block, self.failure) = (false, None, None);
@@ -160,7 +162,7 @@ impl codec::Buffer for EncodeBuffer<'_> {
             return Ok(self.small.bytes());
         }
         EncodeBuffer::flush(self)?;
-        self.block.as_ref().expect("what is large has one").bytes()
+        self.block.as_ref().expect("a large value has a block").bytes()
     }
 
     fn failure(&mut self) -> Option<io::Error> {

@@ -1,4 +1,5 @@
-//! What can go wrong when something is sent or received: with whom, and how.
+//! Errors of sending and receiving messages: [`SendError`] and [`RecvError`]. They name the peer
+//! and the reason.
 
 use std::error::Error;
 use std::fmt;
@@ -8,53 +9,55 @@ use super::address::Peer;
 use crate::transfer::codec::CodecError;
 use crate::units::Size;
 
-/// A message that has not been sent. The value is still here: [`into_inner`](SendError::into_inner).
+/// A message was not sent. The error holds the value: [`into_inner`](SendError::into_inner).
 pub struct SendError<T> {
     pub(crate) value: T,
     pub(crate) kind: SendErrorKind,
     pub(crate) peer: Peer,
 }
 
-/// Why a message has not been sent.
+/// Why a message was not sent.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SendErrorKind {
-    /// Nobody has the other end any more.
+    /// No process has the other end any more.
     #[error("the other end is closed")]
     Disconnected,
-    /// There is no room now: the other end must receive something first; or too many descriptors of the user's are on their way, in whatever pipe
-    /// (see [`Sender::send`](crate::Sender::send)). Of `try_send` alone.
-    #[error("there is no room for it now")]
+    /// There is no room now: the other end must receive a message first, or too many of the user's
+    /// descriptors are in flight, in any pipes (see [`Sender::send`](crate::Sender::send)). Only
+    /// from the `try_send` methods.
+    #[error("there is no room now")]
     Full,
-    /// There was no room in time.
-    #[error("there was no room for it in time")]
+    /// There was still no room when the timeout expired.
+    #[error("timed out waiting for room")]
     Timeout,
-    /// Over TCP only: time was up when a part of the message had gone. The rest of it goes ahead of whatever is sent next, so this message
-    /// arrives then: don't send it again.
-    #[error("the time was up when a part of it had gone; the rest goes with the next message")]
+    /// Over TCP only: the timeout expired when a part of the message had been sent. The rest is
+    /// sent before the next message, so this message will arrive then: don't send it again.
+    #[error("timed out after a part of the message was sent; the rest is sent before the next message")]
     Unfinished,
-    /// The value can't be sent at all: its `Serialize` says no, or it could not be read at the other end, or it has a handle in it and goes
-    /// over TCP.
+    /// The value can't be sent at all: its `Serialize` returns an error, the other end could not
+    /// decode it, or it contains a handle and the connection goes over TCP.
     #[error(transparent)]
     Unsendable(CodecError),
-    /// The system refused: `EMFILE` when there is no descriptor for a large message or a handle, `ENOSPC` or `ENOMEM` when there is no memory;
-    /// `ResourceBusy` when another process uses this end of a TCP connection.
+    /// The system's error: `EMFILE` when there is no descriptor for a large message or a handle,
+    /// `ENOSPC` or `ENOMEM` when there is no memory; `ResourceBusy` when another process uses this
+    /// end of a TCP connection.
     #[error(transparent)]
     Io(io::Error),
 }
 
 impl<T> SendError<T> {
-    /// What went wrong.
+    /// Returns the reason.
     pub fn kind(&self) -> &SendErrorKind {
         &self.kind
     }
 
-    /// The value that was to be sent.
+    /// Returns the value that was not sent.
     pub fn into_inner(self) -> T {
         self.value
     }
 
-    /// The value and the reason.
+    /// Returns the value and the reason.
     pub fn into_parts(self) -> (T, SendErrorKind) {
         (self.value, self.kind)
     }
@@ -63,12 +66,12 @@ impl<T> SendError<T> {
         SendError { value: (), kind: self.kind, peer: self.peer }
     }
 
-    /// Whether nobody has the other end any more.
+    /// Whether no process has the other end any more.
     pub fn is_disconnected(&self) -> bool {
         matches!(self.kind, SendErrorKind::Disconnected)
     }
 
-    /// Whether it is a matter of time: there was no room, and nothing has gone.
+    /// Whether there was no room, and nothing has been sent: it makes sense to try again.
     pub fn is_full(&self) -> bool {
         matches!(self.kind, SendErrorKind::Full | SendErrorKind::Timeout)
     }
@@ -86,69 +89,74 @@ impl<T> Error for SendError<T> {
     }
 }
 
-/// There is no message, or none that can be read.
+/// No message was received, or none that can be read.
 pub struct RecvError {
     pub(crate) kind: RecvErrorKind,
     pub(crate) peer: Peer,
     pub(crate) undecodable: Option<Box<CodecError>>,
 }
 
-/// Why there is no message.
+/// Why no message was received.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvErrorKind {
-    /// The end: all that was sent has been received, and nobody has the other end any more.
+    /// The end of the stream: all messages that were sent have been received, and no process has
+    /// the other end any more.
     #[error("the other end is closed")]
     Disconnected,
-    /// There is no message now. Of `try_recv` alone.
+    /// There is no message now. Only from the `try_recv` methods.
     #[error("there is no message yet")]
     Empty,
-    /// There was no message in time.
-    #[error("there was no message in time")]
+    /// There was still no message when the timeout expired.
+    #[error("timed out waiting for a message")]
     Timeout,
-    /// What has come is no value of this type, or no message at all. It is gone, and the next one can be received. (Over TCP, what is no
-    /// message at all ends the connection: nobody knows where the next one begins.)
+    /// What was received is not a value of this type, or not a message at all. It is discarded, and
+    /// the next message can be received. (Over TCP, something that is not a message ends the
+    /// connection, because the start of the next message is unknown.)
     #[error("{0}")]
     Garbage(String),
-    /// A message is longer than this end takes. It is gone, and the next one can be received.
+    /// The message is longer than this end accepts. It is discarded, and the next message can be
+    /// received.
     #[error("a message of {} is longer than the limit of {}", Size(*len), Size(*limit))]
     TooLong {
-        /// How long it was, in bytes.
+        /// The message's length in bytes.
         len: u64,
-        /// How long it may be.
+        /// The greatest length this end accepts, in bytes.
         limit: u64,
     },
-    /// A message with handles was lost: there are more of them than this process may have open files at all (`RLIMIT_NOFILE`), so waiting
-    /// would be in vain; or it has come to that limit at the moment when another took the message that there would have been room for. The
-    /// next one can be received.
+    /// A message with handles was lost. Either it contained more handles than this process may have
+    /// open files at all (`RLIMIT_NOFILE`), so that waiting would not help; or the process reached
+    /// that limit while another receiver took the message that there would have been room for. The
+    /// next message can be received.
     #[error(
         "a message was lost: there was no room for the handles in it within this process's limit of open files (RLIMIT_NOFILE)"
     )]
     Lost,
-    /// The system refused: `EMFILE` when there is no room for the handles in a message until others are closed; it stays where it is; `ENOMEM`; `ResourceBusy` when
-    /// another process uses this end of a TCP connection.
+    /// The system's error: `EMFILE` when this process must close files first, to make room for the
+    /// handles in the message, which stays where it is; `ENOMEM`; `ResourceBusy` when another
+    /// process uses this end of a TCP connection.
     #[error(transparent)]
     Io(io::Error),
 }
 
 impl RecvError {
-    /// What went wrong.
+    /// Returns the reason.
     pub fn kind(&self) -> &RecvErrorKind {
         &self.kind
     }
 
-    /// The value that has come and could not be read: [`CodecError::decode_as`] reads it as another
-    /// type.
+    /// Returns the received value that could not be decoded: [`CodecError::decode_as`] reads it as
+    /// another type.
     pub fn undecodable(&self) -> Option<&CodecError> {
         self.undecodable.as_deref()
     }
 
-    /// Whether this is the end: nobody has the other end any more.
+    /// Whether this is the end of the stream: no process has the other end any more.
     pub fn is_disconnected(&self) -> bool {
         matches!(self.kind, RecvErrorKind::Disconnected)
     }
 
-    /// Whether it is a matter of time: there is no message yet.
+    /// Whether there was no message yet: it makes sense to try again.
     pub fn is_empty(&self) -> bool {
         matches!(self.kind, RecvErrorKind::Empty | RecvErrorKind::Timeout)
     }

@@ -1,9 +1,11 @@
-//! Those who have connected to a listener and are not through yet: each says what there is to say at its own pace, and none waits for another.
-//! [CONNECTION.md](CONNECTION.md) has the protocol.
+//! The listener's side of the handshakes with its clients. Each client proceeds at its own pace,
+//! and none waits for another. [CONNECTION.md](CONNECTION.md) has the protocol.
 //!
-//! All of them are in one set of epoll(7), beside the socket that listens. Nothing here waits. Whoever leaves puts those who are not through into
-//! a pipe, the anteroom, which all processes that share the listener have; the next who accepts, in whatever process, goes on with them. Who polls
-//! the set keeps them, and a timer in it tells when the time of one of them is up.
+//! All pending clients of a process are in one set of epoll(7), together with the listening socket.
+//! Nothing here blocks. When the last thread of a process stops accepting, the process puts its
+//! pending clients into the shared backlog, a pipe that all processes with the listener have; the
+//! next process that accepts continues their handshakes. A process that polls the set keeps its
+//! pending clients, and a timer in the set tells when the first of them is out of time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -24,64 +26,68 @@ use super::connection::{Ends, Link, Receiver, Sender};
 use super::link_error::{Refusal, RefusalReason};
 use crate::Handle;
 
-/// How many may be in the middle of the handshake in one process, and get on with it, before the
-/// next is taken in. The others wait in the kernel's line, where they cost nothing. Clients that
-/// are silent, or whose second connection is still in that line, don't count.
+/// How many clients may be active in the handshake in one process before the next one is accepted.
+/// The others wait in the kernel's backlog, where they cost nothing. Clients that are silent, or
+/// have their second connection possibly still in that backlog, don't count.
 const AT_WORK: usize = 128;
 
-/// A client that has said nothing for this long doesn't count as getting on with it, and may have
-/// to go to make room for others.
+/// A client that has sent nothing for this long doesn't count as active, and may be disconnected to
+/// make room for others.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// How many descriptors the clients may take up that are in the middle of it: half of what this
-/// process may have open, within these bounds.
+/// Bounds for the number of descriptors that the pending clients may take up. Within them, it is
+/// half of what this process may have open.
 const LEAST_FDS: u64 = 256;
 const MOST_FDS: u64 = 8192;
 
-/// How many refusals are kept until somebody asks.
+/// How many refusals are kept until [`Handshakes::take_refusals`].
 const REFUSALS: usize = 64;
 
-/// How many are heard or taken in at a time, before others get the lock and those who accept look at the clock.
+/// How many events are handled at a time, before other threads get the lock and the caller looks at
+/// the clock.
 const AT_A_TIME: usize = 64;
 
-/// How many things are looked at that somebody has brought to a place, before others have their turn.
+/// How many datagrams are read from one rendezvous socket at a time, before other clients are
+/// served: any process of the machine may send to it.
 const BROUGHT: usize = 16;
 
-/// How many refusals are logged in so much time; of the others there is only their number.
+/// How many refusals are logged within this time; of the others, only their number is logged.
 const LINES: u64 = 16;
 const LINES_TIME: Duration = Duration::from_secs(10);
 
-/// In the set.
+/// Keys in the epoll set.
 const LISTENING: u64 = 0;
 const BACKLOG: u64 = 1;
 const TIMER: u64 = 2;
 const FIRST_PENDING: u64 = 3;
 
-/// What a listener is to those who come.
+/// A listener, as far as all processes that have it share it.
 #[derive(Debug)]
 pub(super) struct ListenerShared {
     pub(super) listening: OwnedFd,
     pub(super) key: Option<Key>,
-    /// It is over TCP, so a connection is made of two.
+    /// Over TCP, a connection consists of two TCP connections.
     pub(super) tcp: bool,
-    /// Without a key, others than this user and root are not let in.
+    /// Clients of other users than this one and root are refused: the name is abstract, and there
+    /// is no key.
     pub(super) same_user: bool,
     pub(super) to_backlog: Sender<Waiting>,
     pub(super) backlog: Receiver<Waiting>,
 }
 
-/// How far one has come.
+/// How far a client has come in the handshake: what it has to send next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
-    /// It has to say what it wants.
+    /// Its hello, or the first message of a second connection.
     Hello,
-    /// It has to prove that it knows the key.
+    /// The proof that it knows the key.
     Proof(Transcript),
-    /// Its second connection is to be brought to the place of this name.
+    /// Its second connection, which the process that accepts it sends to the rendezvous socket of
+    /// this name.
     Second { transcript: Transcript, name: [u8; NAME] },
 }
 
-/// One who is not through, on the way from one process to another.
+/// A pending client in the shared backlog, on its way from one process to another.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
     socket: Handle<OwnedFd>,
@@ -89,79 +95,82 @@ pub(super) struct Waiting {
     peer: Peer,
     stage: Stage,
     said: Vec<u8>,
-    /// How long it still has. In the anteroom nobody hears it, so there the time stands still.
+    /// The time it still has. No process serves it while it is in the shared backlog, so its time
+    /// stands still there.
     left: Duration,
     /// How long it had been idle.
     idle: Duration,
 }
 
-/// One who is not through.
+/// A pending client: one that has not completed the handshake.
 #[derive(Debug)]
 struct Pending {
     socket: OwnedFd,
-    /// Where its second connection is brought to.
+    /// The rendezvous socket, to which its second connection is sent.
     place: Option<OwnedFd>,
     peer: Peer,
     stage: Stage,
-    /// What it has said of what it has to say at this stage.
+    /// What has been received of the message of this stage.
     said: Vec<u8>,
     deadline: Instant,
-    /// When it came, or got on with it last.
+    /// When it was accepted, or has last sent something.
     since: Instant,
 }
 
-/// What has come of hearing somebody.
+/// The result of serving a client.
 enum Heard {
-    /// It has more to say.
+    /// It has more to send.
     More(Pending),
     ViaHandle(Link),
-    /// It is none of ours any more: it has been handed over, or has left without a word.
+    /// It is no longer this process's: it was a second connection, which has been handed over, or
+    /// it has closed the connection without having sent anything.
     Nothing,
-    /// It is not let in, and has been told so, if it is one who understands.
+    /// It was refused, and has been told so if the protocol has a message for the reason.
     Refused(Peer, RefusalReason),
-    /// There are no descriptors for it. With some it can be heard again.
+    /// There are no descriptors for it. When there are some, it can be served again.
     NoRoom(Pending),
 }
 
-/// What the log has been told of refusals.
+/// How many refusals have been logged lately.
 #[derive(Debug, Default)]
 struct Log {
-    /// When the first of `lines` was written.
+    /// When the first of `lines` was logged.
     since: Option<Instant>,
     lines: u64,
-    /// How many have been passed over since a line was written last.
+    /// How many refusals have not been logged since the last line.
     omitted: u64,
 }
 
-/// The guests of one process.
+/// The pending clients of one process.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     pending: BTreeMap<u64, Pending>,
     next: u64,
-    /// No client is taken in at the moment: the socket that listens and the anteroom are not in the
-    /// set.
+    /// No client is accepted at the moment: neither the listening socket nor the shared backlog is
+    /// in the set.
     is_paused: bool,
-    /// How many descriptors the guests may take up.
+    /// How many descriptors the pending clients may take up.
     most_fds: usize,
-    /// Since when clients that found no room in the anteroom are here while no thread accepts.
-    /// Their time stands still.
+    /// Since when there are pending clients here while no thread accepts: those for which the
+    /// shared backlog had no room, or all, if no other process has the listener. Their time stands
+    /// still.
     left: Option<Instant>,
-    /// In the set, while nobody here accepts and guests are kept.
+    /// Is in the set while the process keeps pending clients and no thread of it accepts.
     timer: Option<Timer>,
-    /// Those who are through and have not been accepted.
+    /// Connections with a completed handshake that have not been returned by an accept.
     through: VecDeque<Link>,
     refusals: VecDeque<Refusal>,
-    /// How many there were in all.
+    /// The number of all refusals so far.
     refused: u64,
-    /// How many of them have been logged, or passed over in the log.
+    /// How many of them have been logged, or only counted in the log.
     logged: u64,
     log: Log,
-    /// The process whose guests these are. A copy of it has none.
+    /// The process that has these clients. A fork copy of it has none.
     process: i32,
 }
 
 impl Handshakes {
-    /// The guests of `shared` that are in `set`, which is empty.
+    /// Starts with no clients. Adds the sockets of `shared` to `set`, which is empty.
     pub(super) fn open(shared: &ListenerShared, set: &Epoll) -> io::Result<Handshakes> {
         watch(shared, set)?;
         let process = threads::getpid();
@@ -183,11 +192,13 @@ impl Handshakes {
         })
     }
 
-    /// Hears those who have said something, and whoever is next in line, until one is through or there is nothing to hear, or enough has been heard
-    /// for now. Those who have had `patience` for it and are not through have to go.
+    /// Serves clients that have sent something, and accepts new ones, until a handshake is
+    /// complete, or there is nothing to do, or [`AT_A_TIME`] events have been handled. Clients that
+    /// have not completed the handshake within `patience` are refused.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`, when not even those who wait can be sent away to make room; `ENOMEM`.
+    /// `EMFILE`, `ENFILE`, when there is no pending client to be disconnected to make room;
+    /// `ENOMEM`.
     pub(super) fn attend(
         &mut self,
         shared: &ListenerShared,
@@ -195,7 +206,7 @@ impl Handshakes {
         patience: Duration,
     ) -> io::Result<Option<Link>> {
         if self.process != threads::getpid() {
-            // A copy made by fork(2). The set is still the other's.
+            // A copy made by fork(2). The set is still that of the original process.
             set.renew()?;
             *self = Handshakes::open(shared, set)?;
         }
@@ -212,7 +223,7 @@ impl Handshakes {
             if ready.is_empty() {
                 return Ok(None);
             }
-            // Clients that were left in the anteroom have come before those in line.
+            // Clients in the shared backlog have been accepted before those in the kernel's.
             let has_left_some = ready.contains(&BACKLOG);
             for key in ready {
                 heard += 1;
@@ -229,7 +240,7 @@ impl Handshakes {
                     TIMER => {}
                     client => self.hear(shared, set, client)?,
                 }
-                // The others have their turn with the next who accepts.
+                // The next call serves the other clients.
                 if !self.through.is_empty() {
                     break;
                 }
@@ -238,14 +249,16 @@ impl Handshakes {
         Ok(self.through.pop_front())
     }
 
-    /// As [`attend`](Handshakes::attend), but leaves him who is through, and says whether there is one.
+    /// Like [`attend`](Handshakes::attend), but keeps the completed connection for a later accept,
+    /// and returns whether there is one.
     pub(super) fn look(&mut self, shared: &ListenerShared, set: &Epoll, patience: Duration) -> io::Result<bool> {
         let link = self.attend(shared, set, patience)?;
         self.through.extend(link);
         Ok(!self.through.is_empty())
     }
 
-    /// When the first client that waits has to go, or others can be taken in again.
+    /// When the first pending client is out of time, or, if paused, when one becomes idle, so that
+    /// new ones can be accepted.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let late = self.pending.values().map(|client| client.deadline).min();
         let now = Instant::now();
@@ -254,14 +267,14 @@ impl Handshakes {
         late.into_iter().chain(idle).min()
     }
 
-    /// Whether there is room for another guest.
+    /// Whether there is room for another client.
     fn takes_in(&self, now: Instant) -> bool {
         let at_work = self.pending.values().filter(|client| client.is_at_work(now)).count();
         let fds: usize = self.pending.values().map(Pending::fds).sum();
         at_work < AT_WORK && (fds < self.most_fds || self.pending.values().any(|client| client.is_idle(now)))
     }
 
-    /// Leaves clients that come where they are, until [`takes_in`](Handshakes::takes_in) says so.
+    /// Leaves new clients in the backlogs until [`takes_in`](Handshakes::takes_in) returns true.
     fn pause(&mut self, shared: &ListenerShared, set: &Epoll) {
         if !self.is_paused {
             let _ = set.remove(&shared.listening);
@@ -270,7 +283,7 @@ impl Handshakes {
         }
     }
 
-    /// A thread accepts again.
+    /// Ends the time in which no thread accepted: it doesn't count for the clients.
     fn come_back(&mut self) {
         if let Some(left) = self.left.take() {
             let away = left.elapsed();
@@ -281,8 +294,8 @@ impl Handshakes {
         }
     }
 
-    /// Keeps the clients that are not through, until this process accepts again: there is no other
-    /// that could.
+    /// Keeps the pending clients until this process accepts again: no other process could serve
+    /// them.
     pub(super) fn stop(&mut self) {
         if self.process == threads::getpid() {
             self.come_back();
@@ -290,7 +303,7 @@ impl Handshakes {
         }
     }
 
-    /// Leaves those who are not through to whoever accepts next.
+    /// Leaves the pending clients to the next process that accepts, in the shared backlog.
     pub(super) fn leave(&mut self, shared: &ListenerShared, set: &Epoll) {
         if self.process != threads::getpid() {
             return;
@@ -309,8 +322,8 @@ impl Handshakes {
             let waiting =
                 Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left, idle };
             if let Err(error) = shared.to_backlog.try_send(waiting) {
-                // There is no room for it, or no descriptors. It stays, until this process accepts
-                // again.
+                // There is no room in the backlog, or there are no descriptors. The client stays
+                // here until this process accepts again.
                 is_full = true;
                 let client = Pending::coming_back(error.into_inner(), now);
                 if client.add_to(set, number).is_ok() {
@@ -324,7 +337,8 @@ impl Handshakes {
         }
     }
 
-    /// The same when there will be no set any more.
+    /// Like [`leave`](Handshakes::leave), but when this process gives up the listener: the clients
+    /// that don't fit into the shared backlog are refused.
     pub(super) fn close(&mut self, shared: &ListenerShared, set: &Epoll) {
         self.leave(shared, set);
         if self.process == threads::getpid() {
@@ -335,15 +349,15 @@ impl Handshakes {
         }
     }
 
-    /// Keeps the clients that are not through. The set is readable when one of them says something,
-    /// or has to go.
+    /// Keeps the pending clients. The set becomes readable when one of them sends something, or is
+    /// out of time.
     pub(super) fn keep(&mut self, set: &Epoll) {
         if self.process != threads::getpid() {
             return;
         }
         self.stop_timer(set);
         let Some(deadline) = self.deadline() else { return };
-        // Without a descriptor for it they go when somebody comes to accept.
+        // Without a descriptor for the timer, late clients are refused at the next accept.
         self.timer = Timer::after(deadline.saturating_duration_since(Instant::now()))
             .and_then(|timer| set.add(&timer, TIMER, Often::Always).map(|()| timer))
             .ok();
@@ -355,7 +369,7 @@ impl Handshakes {
         }
     }
 
-    /// Takes what has been refused since this was asked last.
+    /// Takes the refusals since the last call.
     pub(super) fn take_refusals(&mut self) -> VecDeque<Refusal> {
         std::mem::take(&mut self.refusals)
     }
@@ -364,7 +378,7 @@ impl Handshakes {
         &self.refusals
     }
 
-    /// What is to be logged of those who have been refused since this was asked last.
+    /// Takes the lines to log for refusals since the last call.
     pub(super) fn take_unlogged(&mut self) -> Vec<String> {
         let new = self.refused - self.logged;
         if new == 0 {
@@ -379,7 +393,7 @@ impl Handshakes {
         let lines = known.min(LINES - self.log.lines);
         let mut said = Vec::new();
         if lines > 0 && self.log.omitted > 0 {
-            said.push(format!("{} others were not let in", std::mem::take(&mut self.log.omitted)));
+            said.push(format!("{} others were refused", std::mem::take(&mut self.log.omitted)));
         }
         self.log.lines += lines;
         self.log.omitted += new - lines;
@@ -402,8 +416,8 @@ impl Handshakes {
         }
     }
 
-    /// A client that has been idle for this long makes room: of those that have come the least far,
-    /// the one that has been idle the longest. It is told to come again. False if there is none.
+    /// Disconnects one client that has been idle for at least `idle`, to make room: the longest
+    /// idle one at the earliest stage. It is told to try again. Returns false if there is none.
     fn make_room(&mut self, shared: &ListenerShared, set: &Epoll, idle: Duration) -> bool {
         let now = Instant::now();
         let candidates = self.pending.iter().filter(|(_, client)| now.saturating_duration_since(client.since) >= idle);
@@ -428,14 +442,14 @@ impl Handshakes {
         }
     }
 
-    /// Takes whoever is next in line, if there is one.
+    /// Accepts the next client in the kernel's backlog, if there is one.
     fn take_next(&mut self, shared: &ListenerShared, set: &Epoll, patience: Duration) -> io::Result<()> {
         let (socket, address) = loop {
             match socket::try_accept(&shared.listening) {
                 Ok(Some(accepted)) => break accepted,
                 Ok(None) => return Ok(()),
                 Err(error) if is_full(&error) && self.make_room(shared, set, IDLE) => {}
-                // Soon some of them are through, or idle.
+                // Some of the pending clients will soon have completed the handshake, or be idle.
                 Err(error) if is_full(&error) && !self.pending.is_empty() => {
                     self.pause(shared, set);
                     return Ok(());
@@ -455,7 +469,7 @@ impl Handshakes {
         self.settle(shared, set, Pending { socket, place: None, peer, stage, said: Vec::new(), deadline, since: now })
     }
 
-    /// Takes one that another process has left. False if there is none, or no room.
+    /// Takes a client out of the shared backlog. Returns false if there is none, or no room.
     fn take_back(&mut self, shared: &ListenerShared, set: &Epoll) -> io::Result<bool> {
         let waiting = loop {
             match shared.backlog.try_recv() {
@@ -467,7 +481,7 @@ impl Handshakes {
                         return Ok(false);
                     }
                     super::error::RecvErrorKind::Io(error) => return Err(error),
-                    // Somebody was quicker, or it is lost.
+                    // Another process has taken it first, or the message was lost.
                     _ => return Ok(false),
                 },
             }
@@ -476,7 +490,7 @@ impl Handshakes {
         Ok(true)
     }
 
-    /// Makes `client` one of those who are heard, and hears it.
+    /// Serves a new client, and adds it to the pending ones if it has more to send.
     fn settle(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> io::Result<()> {
         let fds: usize = self.pending.values().map(Pending::fds).sum();
         if fds >= self.most_fds {
@@ -484,7 +498,7 @@ impl Handshakes {
         }
         let number = self.next;
         self.next += 1;
-        // It may have said all there is to say.
+        // It may have sent all of the handshake's messages already.
         if let Some(client) = self.come_to_terms(shared, set, client) {
             client.add_to(set, number)?;
             self.pending.insert(number, client);
@@ -493,9 +507,10 @@ impl Handshakes {
     }
 
     fn hear(&mut self, shared: &ListenerShared, set: &Epoll, number: u64) -> io::Result<()> {
-        // It may have gone since.
+        // It may have been removed since the event.
         let Some(client) = self.pending.remove(&number) else { return Ok(()) };
-        // Whoever closes a socket of the set takes it out before.
+        // Serving the client may close its sockets, and a socket must be taken out of the set
+        // before that.
         client.remove_from(set);
         if let Some(client) = self.come_to_terms(shared, set, client) {
             client.add_to(set, number)?;
@@ -504,13 +519,15 @@ impl Handshakes {
         Ok(())
     }
 
-    /// Hears one who is in neither the set nor the list. Gives back him who has more to say.
+    /// Serves a client that is neither in the set nor in the list. Returns it if it has more to
+    /// send.
     fn come_to_terms(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> Option<Pending> {
         let mut heard = client.hear(shared);
         loop {
             heard = match heard {
                 Heard::More(client) => return Some(client),
-                // It has proved that it knows the key.
+                // It has proved that it knows the key, so pending clients make room for it even if
+                // they aren't idle.
                 Heard::NoRoom(client) if self.make_room(shared, set, Duration::ZERO) => client.hear(shared),
                 Heard::NoRoom(client) => client.refuse(shared, RefusalReason::NoDescriptors),
                 Heard::ViaHandle(link) => {
@@ -536,13 +553,14 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
-/// Says something short. Who does not hear it is gone, or has let his line run full by not listening.
+/// Sends a short message. If it can't be sent, the client is gone, or has filled its buffer by not
+/// reading.
 fn say<const N: usize>(socket: &OwnedFd, bytes: &[u8; N]) -> bool {
     socket::try_write(socket, [&bytes[..]]).is_ok_and(|written| written == N)
 }
 
 impl ListenerShared {
-    /// Who has connected, and what user that is if it is one who must not.
+    /// Returns the peer, and its user id if clients of that user must be refused.
     fn who_is(&self, socket: &OwnedFd, address: Option<SocketAddr>) -> io::Result<(Peer, Option<u32>)> {
         if let Some(address) = address {
             socket::prepare_tcp(socket)?;
@@ -555,7 +573,7 @@ impl ListenerShared {
 }
 
 impl Stage {
-    /// The further one has come, the more has been done for it.
+    /// The further a client has come, the more work has been done for it.
     fn rank(&self) -> u8 {
         match self {
             Stage::Hello => 0,
@@ -566,7 +584,7 @@ impl Stage {
 }
 
 impl Pending {
-    /// One that a process has left behind.
+    /// Restores a client that a process has left in the shared backlog.
     fn coming_back(waiting: Waiting, now: Instant) -> Pending {
         let Waiting { socket, place, peer, stage, said, left, idle } = waiting;
         let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
@@ -583,12 +601,12 @@ impl Pending {
         now.saturating_duration_since(self.since) >= IDLE
     }
 
-    /// Whether it has said something, and is about to say more.
+    /// Whether it has begun the handshake, and is likely to continue soon.
     fn is_at_work(&self, now: Instant) -> bool {
         let has_begun = match self.stage {
             Stage::Hello => !self.said.is_empty(),
             Stage::Proof(_) => true,
-            // Its second connection may be at the end of the line.
+            // Its second connection may be at the end of the kernel's backlog.
             Stage::Second { .. } => false,
         };
         has_begun && !self.is_idle(now)
@@ -609,7 +627,7 @@ impl Pending {
         }
     }
 
-    /// Hears what it has said, and answers.
+    /// Reads what the client has sent, and answers.
     fn hear(mut self, shared: &ListenerShared) -> Heard {
         loop {
             let step = match &self.stage {
@@ -640,7 +658,7 @@ impl Pending {
                 Ok(Step::Wait) => return Heard::More(self),
                 Ok(Step::HandedOver) => return Heard::Nothing,
                 Ok(Step::NoRoom) => return Heard::NoRoom(self),
-                // One who looks whether anybody is here, say.
+                // For example, a client that only checks whether the listener exists.
                 Err(RefusalReason::Gone) if self.stage == Stage::Hello && self.said.is_empty() => {
                     return Heard::Nothing;
                 }
@@ -656,20 +674,21 @@ impl Pending {
             RefusalReason::UnknownKey => Some(auth::REFUSED_KEY),
             RefusalReason::WrongKey => Some(auth::REFUSED_WRONG_KEY),
             RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_ROOM),
-            // One that has not said a word yet may not be a client. It wouldn't be told if it had
-            // said something that is not.
+            // A peer that has not sent anything yet may not be a client of multiproc; it gets the
+            // message all the same. A peer that has sent something else has been refused as
+            // `OtherProtocol`, without a message.
             RefusalReason::Crowded => Some(auth::REFUSED_CROWDED),
             _ => None,
         };
         if let Some(word) = word {
             say(&self.socket, &auth::verdict(word, shared.key.is_some()));
-            // What is closed with something unread in it takes back what was said last.
+            // Closing a socket with unread data would discard the message that was just sent.
             let _ = socket::try_read(&self.socket, &mut [0; 256]);
         }
         Heard::Refused(self.peer, reason)
     }
 
-    /// Reads what is missing of so many bytes, and never more; true if they are there.
+    /// Reads until `said` has `len` bytes, and never more. Returns whether it has.
     fn read(&mut self, len: usize) -> Result<bool, RefusalReason> {
         let mut buffer = [0; SECOND];
         while self.said.len() < len {
@@ -691,7 +710,7 @@ impl Pending {
         match auth::read_said(&self.said, keyed)? {
             Said::More(len) => {
                 let whole = self.read(len)?;
-                // What it is is told by the first bytes already.
+                // The first bytes already tell whether it is a client.
                 auth::read_said(&self.said, keyed)?;
                 Ok(if whole { Step::GoOn } else { Step::Wait })
             }
@@ -707,8 +726,8 @@ impl Pending {
             Said::Second(name) if shared.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
-                // The process that was to have it has let go of the first connection, for want of
-                // room most likely.
+                // The process that waited for it has closed the first connection, most likely to
+                // make room.
                 Err(_) => {
                     say(&self.socket, &auth::verdict(auth::REFUSED_CROWDED, keyed));
                     Err(RefusalReason::Gone)
@@ -718,7 +737,7 @@ impl Pending {
         }
     }
 
-    /// Lets it in, or sends it away.
+    /// Completes the handshake, or refuses the client.
     fn hear_proof(mut self, shared: &ListenerShared, transcript: Transcript) -> Heard {
         let key = shared.key.as_ref();
         if !transcript.is_proof(key, Role::Client, &[0; NAME], &self.said) {
@@ -739,7 +758,7 @@ impl Pending {
             self.stage = Stage::Second { transcript, name };
             return self.hear(shared);
         }
-        // As `pipe` makes them: two directions.
+        // Two directions, as `pipe` makes them.
         let pairs = fd_passing::pair().and_then(|there| Ok((there, fd_passing::pair()?)));
         let Ok(((to, theirs_from), (theirs_to, from))) = pairs else { return Heard::NoRoom(self) };
         use std::os::fd::AsFd;
@@ -753,7 +772,7 @@ impl Pending {
         }
     }
 
-    /// The second connection, if it has been brought.
+    /// Returns the second connection, if it has arrived at the rendezvous socket.
     fn look_for_second(
         &mut self,
         shared: &ListenerShared,
@@ -766,7 +785,7 @@ impl Pending {
             let (mut said, mut fds) = ([0; SECOND], Vec::new());
             match socket::try_read_some_with_fds(place, &mut said, &mut fds) {
                 Ok((len, all)) => {
-                    // Anybody on this machine may bring something.
+                    // Any process on this machine may send something here.
                     let proof = auth::read_second(&said[..len], key.is_some(), name);
                     let is_proof = proof.is_some_and(|proof| transcript.is_proof(key, Role::SecondHalf, name, &proof));
                     match fds.pop() {
@@ -781,14 +800,14 @@ impl Pending {
         }
         match socket::has_input(&self.socket) {
             Ok(Some(false)) => Ok(None),
-            // It has nothing more to say here until it has been told that all is well.
+            // A client sends nothing on this connection before the handshake is complete.
             Ok(Some(true)) => Err(RefusalReason::OtherProtocol),
             Ok(None) | Err(_) => Err(RefusalReason::Gone),
         }
     }
 }
 
-/// What comes next for somebody.
+/// What comes next in a handshake.
 enum Step {
     GoOn,
     Wait,
@@ -796,15 +815,16 @@ enum Step {
     NoRoom,
 }
 
-/// The abstract name of the place that goes by `name`.
+/// The abstract name of the rendezvous socket of the second connection with this `name`.
 fn place(name: &[u8; NAME]) -> Vec<u8> {
     let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("multiproc/second/{hex}").into_bytes()
 }
 
-const _: () = assert!(HELLO <= SECOND && PROOF <= SECOND, "the buffer has room for the longest of them");
+const _: () = assert!(HELLO <= SECOND && PROOF <= SECOND, "the buffer has room for the longest message");
 
-/// For fuzzers: whether one who says these bytes has been let in. After the first [`HELLO`] bytes the right proof is said for it, if it says so.
+/// For fuzzers: whether a client that sends these bytes is accepted. With `proves`, the right proof
+/// is sent after the first [`HELLO`] bytes.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
     let key = keyed.then(|| Key::new("key"));
@@ -814,7 +834,7 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
     let (first, rest) = bytes.split_at(if proves { bytes.len().min(HELLO) } else { bytes.len() });
     let write = |bytes: &[u8]| io::Write::write_all(&mut &theirs, bytes);
-    write(first).expect("there is room for so few");
+    write(first).expect("there is room for a few bytes");
     let client = Pending {
         socket: ours.into(),
         place: None,
@@ -826,19 +846,19 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
     };
     let mut heard = client.hear(&shared);
     if let Heard::More(client) = heard {
-        assert!(client.said.len() < SECOND, "no more is kept than there is to say");
+        assert!(client.said.len() < SECOND, "no more is kept than the longest message");
         if let Stage::Proof(transcript) = &client.stage
             && proves
         {
             write(&transcript.prove(key.as_ref(), Role::Client, &[0; NAME])).expect("there is room");
         }
-        // It may be refused already.
+        // This fails if the client has been refused already.
         let _ = write(rest);
         heard = client.hear(&shared);
     }
     match heard {
         Heard::ViaHandle(link) => {
-            assert!(proves, "nobody is let in without a proof");
+            assert!(proves, "no client is accepted without a proof");
             assert!(matches!(link.ends, Ends::Local { .. }));
             true
         }
@@ -862,11 +882,11 @@ mod tests {
         assert_eq!(handshakes.take_unlogged().len() as u64, LINES);
         handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
         assert!(handshakes.take_unlogged().is_empty());
-        // Later.
+        // After the period in which lines are counted.
         handshakes.log.since = Instant::now().checked_sub(LINES_TIME);
         handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
         let said = handshakes.take_unlogged();
-        assert_eq!((said.len(), said[0].as_str()), (2, "85 others were not let in"));
+        assert_eq!((said.len(), said[0].as_str()), (2, "85 others were refused"));
         assert!(handshakes.take_unlogged().is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! [`JoinableQueue`]: a queue that knows when the work on its items is done, and hands out again what somebody has died with.
+//! [`JoinableQueue`]: a queue that tracks unfinished work, and delivers an item again when its
+//! consumer dies before finishing it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -17,9 +18,11 @@ use crate::sendable::Sendable;
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Limits, Place, Store, Taken};
 
-/// A [`Queue`](crate::Queue) of work. An item that was taken is somebody's until its work is [done](Task::task_done); if its process dies before that, the item is there to be taken again, and
-/// who takes it sees [how often](Task::deliveries) that has happened. [`join`](JoinableQueue::join) waits until all work is done. Python's
-/// `multiprocessing.JoinableQueue`, which loses what a killed worker had in its hands.
+/// A [`Queue`](crate::Queue) of work. A process that takes an item holds it until the work is
+/// [done](Task::task_done). If the process dies before that, the item can be taken again, and the
+/// next taker sees [how often](Task::deliveries) it has been delivered.
+/// [`join`](JoinableQueue::join) waits until all work is done. Python's
+/// `multiprocessing.JoinableQueue`, which loses the items that a killed worker had taken.
 ///
 /// ```
 /// use multiproc::{JoinableQueue, Process};
@@ -53,83 +56,90 @@ use crate::shm::store::{Limits, Place, Store, Taken};
 /// # }
 /// ```
 ///
-/// Items can't have open files in them ([`Handle`](crate::Handle)s, queues, locks), which could not be delivered a second time: `put` says so.
+/// Items can't contain open files ([`Handle`](crate::Handle)s, queues, locks), because those could
+/// not be delivered a second time: `put` returns an error.
 pub struct JoinableQueue<T> {
     pub(super) end: End<T>,
 }
 
 impl<T> JoinableQueue<T> {
-    /// A queue without a limit.
+    /// Creates a queue without a limit.
     ///
     /// # Errors
-    /// As [`Queue::new`](crate::Queue::new).
+    /// Those of [`Queue::new`](crate::Queue::new).
     pub fn new() -> Result<JoinableQueue<T>> {
         Ok(JoinableQueue { end: End::create(Limits::NONE, true)? })
     }
 
-    /// A queue in which there are at most `items` at a time; at least one. Those that have been taken don't count.
+    /// Creates a queue for at most `items` items at a time, and at least one. Items that have been
+    /// taken don't count.
     ///
     /// # Errors
-    /// As [`Queue::new`](crate::Queue::new).
+    /// Those of [`Queue::new`](crate::Queue::new).
     pub fn with_capacity(items: usize) -> Result<JoinableQueue<T>> {
         JoinableQueue::with_limits(items, u64::MAX)
     }
 
-    /// A queue in which there are at most `items`, of at most `bytes` together as they are encoded, at a time. Those that have been taken don't count. An item of more bytes than that is
-    /// [refused](crate::PutErrorKind::TooLarge).
+    /// Creates a queue for at most `items` items at a time, with at most `bytes` bytes in their
+    /// encoded form together. Items that have been taken don't count. An item of more than `bytes`
+    /// bytes is [refused](crate::PutErrorKind::TooLarge).
     ///
     /// # Errors
-    /// As [`Queue::new`](crate::Queue::new).
+    /// Those of [`Queue::new`](crate::Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>> {
         Ok(JoinableQueue { end: End::create(Limits::new(items, bytes), true)? })
     }
 
-    /// How many items may be in it; none without a limit.
+    /// Returns the greatest number of items the queue may hold, or `None` if there is no limit.
     pub fn capacity(&self) -> Option<usize> {
         self.end.store.limits().capacity()
     }
 
-    /// How many items wait to be taken at this moment.
+    /// Returns the number of items that wait to be taken, at this moment.
     pub fn len(&self) -> usize {
         usize::try_from(self.end.store.len()).unwrap_or(usize::MAX)
     }
 
-    /// Whether none waits to be taken at this moment.
+    /// Whether no item waits to be taken, at this moment.
     pub fn is_empty(&self) -> bool {
         self.end.store.is_empty()
     }
 
-    /// Whether there are as many items in it as there may be, at this moment.
+    /// Whether the queue has reached its capacity at this moment.
     pub fn is_full(&self) -> bool {
         self.end.store.is_full()
     }
 
-    /// How many items have been put whose work is not done, at this moment: those that wait, and those that have been taken.
+    /// Returns the number of items that were put and are not done, at this moment: those that wait
+    /// to be taken, and those that have been taken.
     pub fn unfinished(&self) -> usize {
         usize::try_from(self.end.store.unfinished()).unwrap_or(usize::MAX)
     }
 
-    /// Lets nobody put anything any more. What is in it can be taken, and then everybody is told that this is [the end](GetError::Closed).
+    /// Closes the queue for all processes: later puts fail. Items in it can still be taken; then
+    /// consumers get [`GetError::Closed`].
     ///
-    /// Items with which somebody dies after that are still there to be taken again.
+    /// Items of consumers that die after that can still be taken again.
     pub fn close(&self) {
         self.end.store.close();
     }
 
-    /// Whether somebody has [closed](JoinableQueue::close) it.
+    /// Whether the queue was [closed](JoinableQueue::close).
     pub fn is_closed(&self) -> bool {
         self.end.store.is_closed()
     }
 
-    /// Waits until the work on all items is done that have been put, for as long as it takes.
+    /// Waits until the work on all items that were put is done, for as long as it takes.
     ///
     /// # Errors
-    /// [`GetError::Disconnected`] when work is left, and nobody to do it: all other handles have been dropped, or their processes have ended. Take it yourself, or start somebody.
+    /// [`GetError::Disconnected`] when work is left and no other process is there to do it: all
+    /// other handles have been dropped, or their processes have ended. Take the items in this
+    /// process, or start another consumer.
     pub fn join(&self) -> Result<(), GetError> {
         Ok(self.end.store.join(None, self.end.to_put())?)
     }
 
-    /// As [`join`](JoinableQueue::join), but no longer than `timeout`.
+    /// Like [`join`](JoinableQueue::join), but waits for at most `timeout`.
     ///
     /// # Errors
     /// [`GetError::TimedOut`], [`GetError::Disconnected`].
@@ -139,56 +149,59 @@ impl<T> JoinableQueue<T> {
 }
 
 impl<T: Sendable> JoinableQueue<T> {
-    /// As [`Queue::put`](crate::Queue::put).
+    /// Puts an item. See [`Queue::put`](crate::Queue::put).
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Queue::put`](crate::Queue::put).
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.end.put(item, Patience::Until(None))
     }
 
-    /// As [`Queue::try_put`](crate::Queue::try_put).
+    /// Puts an item if there is room for it now. See [`Queue::try_put`](crate::Queue::try_put).
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Queue::try_put`](crate::Queue::try_put).
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
         self.end.put(item, Patience::None)
     }
 
-    /// As [`Queue::put_timeout`](crate::Queue::put_timeout).
+    /// Puts an item; waits for room for at most `timeout`. See
+    /// [`Queue::put_timeout`](crate::Queue::put_timeout).
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Queue::put_timeout`](crate::Queue::put_timeout).
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
         self.end.put(item, Patience::Until(deadline(timeout)))
     }
 
-    /// Takes the oldest item; one that somebody has died with, before others. Waits while there is none.
+    /// Takes the oldest item, or first of all one with which a consumer has died. Waits while there
+    /// is none.
     ///
     /// # Errors
-    /// As [`Queue::get`](crate::Queue::get). An item that can't be read counts as done.
+    /// Those of [`Queue::get`](crate::Queue::get). An item that can't be read counts as done.
     pub fn get(&self) -> Result<Task<T>, GetError> {
         self.take(Patience::Until(None))
     }
 
-    /// As [`get`](JoinableQueue::get), if there is one.
+    /// Like [`get`](JoinableQueue::get), but doesn't wait.
     ///
     /// # Errors
-    /// As there; [`GetError::Empty`].
+    /// Those of [`get`](JoinableQueue::get); [`GetError::Empty`].
     pub fn try_get(&self) -> Result<Task<T>, GetError> {
         self.take(Patience::None)
     }
 
-    /// As [`get`](JoinableQueue::get), but waits no longer than `timeout`.
+    /// Like [`get`](JoinableQueue::get), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// As there; [`GetError::TimedOut`].
+    /// Those of [`get`](JoinableQueue::get); [`GetError::TimedOut`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<Task<T>, GetError> {
         self.take(Patience::Until(deadline(timeout)))
     }
 
-    /// The items, one after the other, each waited for; up to the end: until the queue is closed or disconnected, and empty. Each is delivered again if its work
-    /// is not [done](Task::task_done).
+    /// Returns an iterator over the items, which waits for each. It ends when the queue is empty,
+    /// and closed or disconnected. An item is delivered again if its work is not
+    /// [done](Task::task_done).
     ///
     /// ```
     /// # #[multiproc::main]
@@ -216,11 +229,11 @@ impl<T: Sendable> JoinableQueue<T> {
         })
     }
 
-    /// What was taken, as a task.
+    /// Decodes the item that was taken.
     pub(super) fn task(&self, taken: Taken, scratch: &Scratch) -> Result<Task<T>, GetError> {
         let deliveries = taken.deliveries;
         let index = lease_of(&taken).ok_or(GetError::Corrupt("an item without a lease"))?;
-        // From here on it is given back, or done.
+        // From here on, dropping `lease` returns the item, and finishing it removes the item.
         let lease = Lease { store: self.end.store.clone(), index, finished: false };
         let value = match taken.place {
             Place::Block(index, len) => {
@@ -231,7 +244,7 @@ impl<T: Sendable> JoinableQueue<T> {
         match value {
             Ok(value) => Ok(Task { value, deliveries, lease }),
             Err(error) => {
-                // To hand it out again would be of no use.
+                // It would be undecodable for every consumer, so it isn't delivered again.
                 lease.finish();
                 Err(error)
             }
@@ -239,7 +252,7 @@ impl<T: Sendable> JoinableQueue<T> {
     }
 }
 
-/// What [`JoinableQueue::iter`] gives.
+/// An iterator over the items of a queue, returned by [`JoinableQueue::iter`].
 #[derive(Debug)]
 pub struct Tasks<'a, T> {
     queue: &'a JoinableQueue<T>,
@@ -288,21 +301,21 @@ impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
         let end = End::deserialize(deserializer)?;
         match end.store.is_joinable() {
             true => Ok(JoinableQueue { end }),
-            false => Err(serde::de::Error::custom("it is another kind of queue")),
+            false => Err(serde::de::Error::custom("it is a queue of another kind")),
         }
     }
 }
 
-/// As of a [`Queue`](crate::Queue). It is readable also when an item is to be had because a process
-/// has died with it.
+/// The same kind of descriptor as that of a [`Queue`](crate::Queue). It is readable also when an
+/// item can be taken again because its consumer has died.
 impl<T> AsFd for JoinableQueue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.fd()
     }
 }
 
-/// As of a [`Queue`](crate::Queue); ready also when an item is to be had because a process has died
-/// with it.
+/// Ready when there is an item or the queue is closed, as for a [`Queue`](crate::Queue); also when
+/// an item can be taken again because its consumer has died.
 impl<T> Waitable for JoinableQueue<T> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.end.store.fd_to_sleep_on()
@@ -321,9 +334,11 @@ impl<T> Waitable for JoinableQueue<T> {
     }
 }
 
-/// An item that was taken from a [`JoinableQueue`], and is this process's until its work is [done](Task::task_done). Derefs to the item.
+/// An item taken from a [`JoinableQueue`], which this process holds until its work is
+/// [done](Task::task_done). Derefs to the item.
 ///
-/// When it is dropped before that, by a panic say, the item is there to be taken again, as if its process had died.
+/// If it is dropped before that, for example by a panic, the item can be taken again, as if the
+/// process had died.
 pub struct Task<T> {
     value: T,
     deliveries: u32,
@@ -331,19 +346,20 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// The work is done: the item is gone for good.
+    /// Marks the work as done: the item is gone for good.
     pub fn task_done(self) {
         self.lease.finish();
     }
 
-    /// The item itself, whose work counts as done.
+    /// Returns the item itself, and marks its work as done.
     pub fn into_inner(self) -> T {
         let Task { value, lease, .. } = self;
         lease.finish();
         value
     }
 
-    /// How often the item has been taken, this time included. More than once means that somebody has died with it, or dropped it.
+    /// Returns how often the item has been taken, this time included. More than once means that an
+    /// earlier consumer has died, or dropped the task without finishing it.
     pub fn deliveries(&self) -> u32 {
         self.deliveries
     }
@@ -369,7 +385,7 @@ impl<T: fmt::Debug> fmt::Debug for Task<T> {
     }
 }
 
-/// An item in this process's hands.
+/// The right to work on an item. Dropping it without finishing returns the item to the queue.
 struct Lease {
     store: Arc<Store>,
     index: u32,
@@ -379,7 +395,8 @@ struct Lease {
 impl Lease {
     fn finish(mut self) {
         self.finished = true;
-        // It fails only if the memory is garbage, or if this is a copy of the process that has it.
+        // Fails only if the shared memory is corrupt, or in a fork copy, which doesn't hold the
+        // item.
         let _ = self.store.finish(self.index);
     }
 }

@@ -1,11 +1,11 @@
-//! What can go wrong before two processes are connected: with whom, and how.
+//! Errors of connecting and listening: [`ConnectError`], [`ListenError`] and [`Refusal`].
 
 use std::fmt;
 use std::io;
 
 use super::address::{Address, Peer};
 
-/// No connection has come about. See [`connect`](crate::connect).
+/// A connection could not be made. See [`connect`](crate::connect).
 pub struct ConnectError {
     pub(crate) address: Address,
     pub(crate) kind: ConnectErrorKind,
@@ -24,17 +24,18 @@ impl std::error::Error for ConnectError {
 }
 
 impl ConnectError {
-    /// Where somebody was expected to listen.
+    /// Returns the address of the listener.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// What went wrong.
+    /// Returns the reason.
     pub fn kind(&self) -> &ConnectErrorKind {
         &self.kind
     }
 
-    /// Whether nobody listens there (now): there is no such socket, or it is a dead one.
+    /// Whether no process listens at the address at the moment: there is no such socket, or its
+    /// listener is gone.
     pub fn is_absent(&self) -> bool {
         match &self.kind {
             ConnectErrorKind::Io(error) => is_absent(error),
@@ -43,55 +44,56 @@ impl ConnectError {
     }
 }
 
-/// Whether this says that no process listens there.
+/// Whether the error says that no process listens at the address.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
-/// Why no connection has come about.
+/// Why a connection could not be made.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectErrorKind {
-    /// The two have different keys.
-    #[error("the listener has another key")]
+    /// The two sides have different keys.
+    #[error("the listener has a different key")]
     WrongKey,
-    /// The listener has a key, and this side has none.
-    #[error("the listener asks for a key, and there is none here")]
+    /// The listener has a key, but this side was given none.
+    #[error("the listener requires a key, and none was given")]
     KeyMissing,
-    /// This side has a key, and the listener has none: it may be an impostor.
-    #[error("the listener has no key")]
+    /// This side was given a key, but the listener has none: it may be an impostor.
+    #[error("a key was given, but the listener has none")]
     KeyUnknown,
-    /// Who is there speaks another version of the protocol, this one.
+    /// The listener speaks this other version of the protocol.
     #[error("the listener speaks version {0}; this program speaks version {ours}", ours = super::auth::VERSION)]
     OtherVersion(u8),
-    /// Who is there is no listener of multiproc.
-    #[error("who is there is no listener of multiproc: {0}")]
+    /// The peer is not a multiproc listener.
+    #[error("the peer is not a multiproc listener: {0}")]
     OtherProtocol(&'static str),
-    /// An abstract name, without a key: the other process belongs to another user than this one and root.
-    #[error("the other process belongs to another user, and there is no key")]
+    /// At an abstract name, without a key: the listener's process belongs to another user, other
+    /// than root.
+    #[error("the listener's process belongs to another user, and no key is used")]
     OtherUser,
-    /// The listener has let go of this connection before it was made: it is gone, or has found this
-    /// side too slow. It may be tried again.
-    #[error("the listener has closed the connection before it was made")]
+    /// The listener closed the connection during the handshake: its process is gone, or found this
+    /// side too slow. Connecting may be tried again.
+    #[error("the listener has closed the connection during the handshake")]
     Closed,
-    /// The listener had no room for another client until the time was up: more clients than it can
-    /// hear at once, or no descriptors left.
+    /// The listener had no room for another client until the timeout expired: it had more clients
+    /// in the handshake than it handles at once, or no descriptors left.
     #[error("the listener has no room for another client at the moment")]
     Crowded,
-    /// The time was up: nobody accepts there, or the way is too long.
-    #[error("it was not made in time")]
+    /// The timeout expired: the listener doesn't accept, or the network is too slow.
+    #[error("timed out")]
     Timeout,
-    /// The system refused: `ENOENT` or `ECONNREFUSED` when nobody listens there, `EACCES` when this process may not connect to it, `EMFILE`.
-    /// `InvalidInput` for an empty key.
+    /// The system's error: `ENOENT` or `ECONNREFUSED` when no process listens there, `EACCES` when
+    /// this process may not connect to the address, `EMFILE`. `InvalidInput` for an empty key.
     #[error(transparent)]
     Io(io::Error),
 }
 
-/// A listener can't be made, or nobody be accepted. See [`Listener`](crate::Listener).
+/// A listener could not be made, or no connection was accepted. See [`Listener`](crate::Listener).
 pub struct ListenError {
     pub(crate) address: Address,
     pub(crate) kind: ListenErrorKind,
-    /// The last one who was not let in.
+    /// The last client that was refused.
     pub(crate) last: Option<Refusal>,
 }
 
@@ -100,42 +102,45 @@ impl ListenError {
         ListenError { address: address.clone(), kind, last: None }
     }
 
-    /// Where the listener is, or was to be.
+    /// Returns the address of the listener, or the one it was meant to have.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// What went wrong.
+    /// Returns the reason.
     pub fn kind(&self) -> &ListenErrorKind {
         &self.kind
     }
 
-    /// Whether it is a matter of time: nobody has connected yet.
+    /// Whether no client has connected yet: it makes sense to try again.
     pub fn is_empty(&self) -> bool {
         matches!(self.kind, ListenErrorKind::Empty | ListenErrorKind::Timeout)
     }
 
-    /// Whether somebody else listens there, or something else than a dead socket is there.
+    /// Whether the address is in use: another listener is there, or something else than the socket
+    /// of a dead listener.
     pub fn is_in_use(&self) -> bool {
         matches!(&self.kind, ListenErrorKind::Bind(error) if error.kind() == io::ErrorKind::AddrInUse)
     }
 }
 
-/// Why a listener can't be made, or nobody be accepted.
+/// Why a listener could not be made, or no connection was accepted.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenErrorKind {
-    /// The system refused to listen there: `EADDRINUSE`, `EACCES`, `ENOENT` when there is no such directory, `EADDRNOTAVAIL` when this machine
-    /// has no such address, `EMFILE`. `InvalidInput` for an empty key.
+    /// The system refused to listen at the address: `EADDRINUSE`, `EACCES`, `ENOENT` when there is
+    /// no such directory, `EADDRNOTAVAIL` when this machine has no such address, `EMFILE`.
+    /// `InvalidInput` for an empty key.
     #[error(transparent)]
     Bind(io::Error),
-    /// Nobody has connected yet. Of `try_accept` alone.
-    #[error("nobody has connected yet")]
+    /// No client has connected yet. Only from `try_accept`.
+    #[error("no client has connected yet")]
     Empty,
-    /// Nobody has connected in time.
-    #[error("nobody has connected in time")]
+    /// No client had connected when the timeout expired.
+    #[error("timed out waiting for a client")]
     Timeout,
-    /// The system refused to go on: `EMFILE` or `ENFILE` when there are no descriptors left; who has connected stays in line. `ENOMEM`.
+    /// The system's error while accepting: `EMFILE` or `ENFILE` when no descriptors are left, in
+    /// which case clients stay in the backlog; `ENOMEM`.
     #[error(transparent)]
     Accept(io::Error),
 }
@@ -157,7 +162,8 @@ impl std::error::Error for ListenError {
     }
 }
 
-/// One who has connected to a listener and was not let in. See [`Listener::take_refused`](crate::Listener::take_refused).
+/// A client that connected to a listener and was refused. See
+/// [`Listener::take_refused`](crate::Listener::take_refused).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub(crate) peer: Peer,
@@ -165,12 +171,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Who it was, as far as that is known.
+    /// Returns the process or address of the client, as far as that is known.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// Why.
+    /// Returns the reason.
     pub fn reason(&self) -> RefusalReason {
         self.reason
     }
@@ -178,45 +184,46 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} was not let in: {}", self.peer, self.reason)
+        write!(f, "{} was refused: {}", self.peer, self.reason)
     }
 }
 
 impl std::error::Error for Refusal {}
 
-/// Why somebody was not let in.
+/// Why a client was refused.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// It has another key.
-    #[error("it has another key")]
+    /// It has a different key.
+    #[error("it has a different key")]
     WrongKey,
     /// It has no key.
     #[error("it has no key")]
     NoKey,
-    /// It has a key, and the listener has none.
-    #[error("it has a key, and there is none here")]
+    /// It has a key, but the listener has none.
+    #[error("it has a key, but this listener has none")]
     UnknownKey,
-    /// It speaks another version of the protocol, this one.
+    /// It speaks this other version of the protocol.
     #[error("it speaks version {0}; this program speaks version {ours}", ours = super::auth::VERSION)]
     OtherVersion(u8),
-    /// It is no client of multiproc.
-    #[error("it is no client of multiproc")]
+    /// It is not a multiproc client.
+    #[error("it is not a multiproc client")]
     OtherProtocol,
-    /// An abstract name, without a key: it belongs to this user, who is neither this process's nor root.
-    #[error("it belongs to user {0}, and there is no key")]
+    /// At an abstract name, without a key: it belongs to this user, which is neither that of this
+    /// process nor root.
+    #[error("it belongs to user {0}, and no key is used")]
     OtherUser(u32),
-    /// It has gone, or died, before the connection was made.
-    #[error("it has gone in the middle of it")]
+    /// It closed the connection, or died, during the handshake.
+    #[error("it closed the connection during the handshake")]
     Gone,
-    /// It has not said in time what there is to say.
-    #[error("it was silent for too long")]
+    /// It did not send its part of the handshake in time.
+    #[error("it did not complete the handshake in time")]
     Silent,
-    /// It had been idle in the middle of it for the longest time, and its place was needed for
-    /// others. It has been told to try again.
-    #[error("there were too many at once")]
+    /// It had been idle in the handshake for the longest time, and its slot was needed for other
+    /// clients. It has been told to try again.
+    #[error("too many clients connected at once")]
     Crowded,
-    /// There were no descriptors left for the connection.
-    #[error("there were no descriptors left")]
+    /// No descriptors were left for the connection.
+    #[error("no descriptors were left")]
     NoDescriptors,
 }

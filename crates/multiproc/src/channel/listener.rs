@@ -1,4 +1,5 @@
-//! [`Listener`]: where processes that are no relatives come to be connected. [`handshakes`](super::reception) hears them.
+//! [`Listener`]: accepts connections from processes that are not related to this one. Its side of
+//! the handshake is in [`handshakes`](super::handshakes); `CONNECTION.md` has the protocol.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,13 +24,14 @@ use super::socket_files::Kept;
 use super::wait::Waitable;
 use crate::{Error, handle, log};
 
-/// See [`Listener::max_message`].
+/// The initial value of [`Listener::max_message`], in bytes.
 pub(super) const MAX_MESSAGE: u64 = 1 << 30;
 
-/// See [`Listener::handshake_timeout`].
+/// The initial value of [`Listener::handshake_timeout`].
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Where others [`connect`](crate::connect) to: processes of this program or of another, on this machine or, over TCP, anywhere. Python's
+/// A server socket to which other processes [`connect`](crate::connect): processes of this program
+/// or of another, on this machine or, over TCP, on any machine. Python's
 /// `multiprocessing.connection.Listener`.
 ///
 /// ```
@@ -53,30 +55,38 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// # }
 /// ```
 ///
-/// **The key.** Both sides prove to each other that they know it, before anything else is read; it does not go over the wire, and what does is of no
-/// use a second time. `None` is for when whoever can reach the address may connect: over a Unix socket its file's mode decides (0600 at first),
-/// with an abstract name only processes of the same user and of root are let in, over TCP it is the whole network. What goes through a connection
-/// is neither encrypted nor signed: who can change what is on its way in the network can take the connection over.
+/// **The key.** Before anything else is read, both sides prove to each other that they know the
+/// key. The key itself is not sent, and what is sent can't be used a second time. With `None`, any
+/// process that can reach the address may connect: at a path, the mode of the socket's file decides
+/// (0600 at first); at an abstract name, only processes of the same user and of root are accepted;
+/// over TCP, it is the whole network. Messages are neither encrypted nor signed: an attacker that
+/// can change network traffic can take over the connection.
 ///
-/// **What comes through it** is read as the type that was asked for, or is an error. The two programs must mean the same types; nothing checks that
-/// but that the bytes fit. Over a Unix socket, handles can be sent, as through a [`pipe`](crate::pipe): files, queues, locks, connections. Over TCP
-/// they are errors at `send`.
+/// **Types.** What is received is decoded as the type that the receiver asks for, or is an error.
+/// The two programs must use the same types; nothing checks that beyond whether the bytes can be
+/// decoded. Over a Unix socket, handles can be sent, as through a [`pipe`](crate::pipe): files,
+/// queues, locks, connections. Over TCP, sending them is an error.
 ///
-/// **Nobody is delayed.** Any number may connect and say nothing, or slowly: others are accepted meanwhile, and who has not said in 10 seconds what
-/// there is to say has to go. Those who are not let in are told why, and passed over; [`take_refused`](Listener::take_refused) knows of them, and
-/// they are logged as warnings, or counted there if they are many. A machine that vanishes counts as gone after two minutes.
+/// **Slow clients delay no others.** Any number of clients may connect and send nothing, or send
+/// slowly: others are accepted meanwhile, and a client that has not completed the handshake after
+/// 10 seconds is disconnected. Refused clients are told why;
+/// [`take_refused`](Listener::take_refused) returns them, and they are logged as warnings, or only
+/// counted in the log if there are many. A machine that vanishes counts as gone after two minutes.
 ///
-/// **A crowd** is let in one after the other: clients wait in line, up to the system's limit of
-/// `net.core.somaxconn`, and where there is no room (at the limit of open descriptors) one is told
-/// to come again, which [`connect`](crate::connect) does until its time is up.
+/// **Many clients** are accepted one after the other: they wait in the backlog, up to the system's
+/// limit of `net.core.somaxconn`. Where there is no room, at the limit of open descriptors, a
+/// client is told to try again, which [`connect`](crate::connect) does until its timeout expires.
 ///
-/// **Several processes** may accept: a listener is cloned, sent as an argument or in a message, or copied by a fork, and each connection goes to
-/// one of them. It is there until the last of them has dropped it; only the socket's file is gone when the process that has made it drops its last
-/// clone or ends. If that process is killed the file stays, and the next one who listens there replaces it.
+/// **Several processes** may accept: a listener can be cloned, sent as an argument or in a message,
+/// or copied by a fork, and each connection goes to one of the processes. The listener exists until
+/// the last of them has dropped it, but the socket's file is removed when the process that has made
+/// it drops its last clone or ends. If that process is killed the file stays, and the next listener
+/// at the path replaces it.
 ///
-/// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when somebody may be there to be accepted;
-/// [`try_accept`](Listener::try_accept) says. A process that has asked for the descriptor keeps those whom it has begun to hear, and must call that
-/// whenever the descriptor is readable: their time runs on meanwhile.
+/// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when there may be a
+/// connection to accept; [`try_accept`](Listener::try_accept) tells. A process that has asked for
+/// the descriptor keeps the clients with which it has begun the handshake, and must call
+/// `try_accept` whenever the descriptor is readable: the clients' timeouts keep running.
 #[derive(Clone)]
 pub struct Listener {
     inner: Arc<Inner>,
@@ -86,37 +96,40 @@ pub struct Listener {
 
 #[derive(Debug)]
 struct Inner {
-    /// The socket's file, in the process that has made it. First, so that it goes before the socket is dead: nobody finds a dead one.
+    /// The socket's file, in the process that has made it. The first field, so that it is dropped
+    /// before the socket: no client finds a file without a listener.
     _file: Option<Kept>,
     address: Address,
     shared: ListenerShared,
     set: Epoll,
-    /// Somebody has the set's descriptor, and will come back when one of those who are in the middle of it has said something.
+    /// This process has asked for the set's descriptor, and will call `try_accept` when a client in
+    /// the handshake has sent something.
     is_polled: AtomicBool,
-    /// It was sent to another process, or has come from one.
+    /// The listener was sent to another process, or has been received from one.
     was_sent: AtomicBool,
-    /// How many copies this process had made when it came to be here.
+    /// How many fork copies this process had made when it got the listener.
     forks: u32,
     handshakes: Mutex<State>,
 }
 
-/// Where the guests of this process are heard.
+/// The handshakes in this process, and how many of its threads run them.
 #[derive(Debug)]
 struct State {
     handshakes: Handshakes,
     /// How many threads and futures are accepting.
     attending: usize,
-    /// How many of them are futures, which wait for the set alone.
+    /// How many of them are futures, which wait for nothing but the set.
     futures: usize,
 }
 
 impl Listener {
-    /// Listens at `address`, for those who have the same `key`. The socket's file must not be there yet, or be one that nobody listens at any more:
-    /// that is replaced. For TCP, port 0 is one that the system chooses.
+    /// Listens at `address` for clients that have the same `key`. At a path there must be no file
+    /// yet, or the socket of a listener that is gone, which is replaced. For TCP, port 0 lets the
+    /// system choose a port.
     ///
     /// # Errors
-    /// [`ListenError`]: somebody else listens there, the file can't be made, this machine has no such address, the key is empty, there are no
-    /// descriptors left (`EMFILE`; it takes four).
+    /// [`ListenError`]: another listener is there, the file can't be made, this machine has no such
+    /// address, the key is empty, or no descriptors are left (`EMFILE`; a listener takes four).
     pub fn bind(address: impl Into<Address>, key: impl Into<Option<Key>>) -> Result<Listener, ListenError> {
         let address = address.into();
         Listener::bind_at(address.clone(), key.into())
@@ -131,7 +144,7 @@ impl Listener {
         let mut file = None;
         let listening = match &address {
             Address::Unix(path) => {
-                // The file has to be found again from another directory.
+                // The path must stay valid when the process changes its directory.
                 let (socket, made) = socket_file::listen(&std::path::absolute(path)?)?;
                 file = Some(Kept::new(made)?);
                 socket
@@ -174,26 +187,30 @@ impl Listener {
         Ok(Listener { inner: Arc::new(inner), max_message, handshake })
     }
 
-    /// Waits for somebody who connects, and knows the key. The types are what this end sends and what it receives.
+    /// Waits for a client that completes the handshake. The types are what this end sends and what
+    /// it receives.
     ///
     /// # Errors
-    /// `Accept` when there are no descriptors left (`EMFILE`): who has connected stays in line. Those who are not let in are no errors.
+    /// `Accept` when no descriptors are left (`EMFILE`), in which case clients stay in the backlog.
+    /// Refused clients are not errors.
     pub fn accept<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
         self.accept_with(Patience::Endless)
     }
 
-    /// As [`accept`](Listener::accept), if somebody is there now.
+    /// Like [`accept`](Listener::accept), but doesn't wait.
     ///
     /// # Errors
-    /// `Empty` when nobody is, or nobody who has said all there is to say. Otherwise as [`accept`](Listener::accept).
+    /// `Empty` when no client has completed the handshake. Otherwise those of
+    /// [`accept`](Listener::accept).
     pub fn try_accept<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
         self.accept_with(Patience::None)
     }
 
-    /// As [`accept`](Listener::accept), but waits no longer than `timeout`.
+    /// Like [`accept`](Listener::accept), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// `Timeout` when nobody has come in time; its text tells of the last one who was not let in. Otherwise as [`accept`](Listener::accept).
+    /// `Timeout` when no client has completed the handshake in time; the error's text names the
+    /// last client that was refused. Otherwise those of [`accept`](Listener::accept).
     pub fn accept_timeout<S, R>(&self, timeout: Duration) -> Result<Connection<S, R>, ListenError> {
         self.accept_with(Patience::of(Some(timeout)))
     }
@@ -222,7 +239,7 @@ impl Listener {
             if let Some(link) = link.map_err(ListenErrorKind::Accept)? {
                 return Ok(link);
             }
-            // Also when there is always somebody else to be heard.
+            // Checked also while there are always more clients to handle.
             if patience.is_over() {
                 return Err(match patience {
                     Patience::None => ListenErrorKind::Empty,
@@ -241,34 +258,38 @@ impl Listener {
         self.inner.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where it listens: as it was told, and for TCP with the port that the system has chosen.
+    /// Returns the address at which this listens: the one it was given, and for TCP with the port
+    /// that the system has chosen.
     pub fn local_address(&self) -> &Address {
         &self.inner.address
     }
 
-    /// How many bytes a message may have that comes through a connection that is accepted here; a longer one is an error, and gone. 1 GiB at first, as
-    /// it is for those that [`connect`](crate::connect) makes. See [`Connection::set_max_message`] for one connection.
+    /// Returns the greatest length in bytes of a message that accepted connections receive. A
+    /// longer message is an error, and is discarded. 1 GiB at first, as for connections made by
+    /// [`connect`](crate::connect). See [`Connection::set_max_message`] for a single connection.
     pub fn max_message(&self) -> u64 {
         self.max_message
     }
 
-    /// Sets [`max_message`](Listener::max_message) for what is accepted by this handle.
+    /// Sets [`max_message`](Listener::max_message) for connections accepted through this handle.
     pub fn set_max_message(&mut self, bytes: u64) {
         self.max_message = bytes;
     }
 
-    /// How long one may take who has connected, until it has said all there is to say. 10 seconds at first. The time counts while somebody accepts.
+    /// Returns how long a client may take for the handshake. 10 seconds at first. The time counts
+    /// while a thread accepts.
     pub fn handshake_timeout(&self) -> Duration {
         self.handshake
     }
 
-    /// Sets [`handshake_timeout`](Listener::handshake_timeout) for those who are taken in by this handle.
+    /// Sets [`handshake_timeout`](Listener::handshake_timeout) for clients that begin the handshake
+    /// through this handle.
     pub fn set_handshake_timeout(&mut self, timeout: Duration) {
         self.handshake = timeout;
     }
 
-    /// Those who were not let in, by whatever clone of this listener in this process, since this was called last; the last 64 of them, the oldest
-    /// first.
+    /// Returns the clients that were refused since the last call, by any clone of this listener in
+    /// this process: at most the last 64 of them, the oldest first.
     ///
     /// ```
     /// use std::time::Duration;
@@ -291,13 +312,13 @@ impl Listener {
     fn look(&self) -> io::Result<bool> {
         let mut state = self.lock();
         let is_there = state.handshakes.look(&self.inner.shared, &self.inner.set, self.handshake);
-        // From now on a waiter waits for the set alone.
+        // From now on, the waiter waits for nothing but the set.
         state.handshakes.keep(&self.inner.set);
         self.log(state);
         is_there
     }
 
-    /// Logs who has been refused. Not under the lock: the logger is the user's.
+    /// Logs refused clients. Releases the lock first, because the logger is the user's.
     fn log(&self, mut state: MutexGuard<'_, State>) {
         let said = state.handshakes.take_unlogged();
         drop(state);
@@ -306,7 +327,8 @@ impl Listener {
         }
     }
 
-    /// Leaves those who are not through to whoever accepts next, unless somebody here does.
+    /// Leaves the clients in the handshake to the next process that accepts, unless a thread of
+    /// this process still accepts.
     fn leave(&self, mut state: MutexGuard<'_, State>) {
         let Inner { shared, set, is_polled, .. } = &*self.inner;
         if state.attending > 0 {
@@ -315,7 +337,8 @@ impl Listener {
             }
             return;
         }
-        // In the anteroom they would make the descriptor readable at once, though none of them has said a word.
+        // In the shared backlog, clients would make the descriptor readable at once, although none
+        // of them has sent anything.
         if is_polled.load(Ordering::Relaxed) {
             state.handshakes.keep(set);
         } else if self.inner.is_shared() {
@@ -327,7 +350,7 @@ impl Listener {
     }
 }
 
-/// A thread that accepts.
+/// A thread that accepts, counted in [`State`].
 struct Attending<'a>(&'a Listener);
 
 impl Attending<'_> {
@@ -345,13 +368,13 @@ impl Drop for Attending<'_> {
     }
 }
 
-/// A future that accepts.
+/// A future that accepts, counted in [`State`].
 #[cfg(feature = "async")]
 pub(super) struct Awaiting<'a>(Attending<'a>);
 
 #[cfg(feature = "async")]
 impl Listener {
-    /// Clients are heard as long as this is there.
+    /// Starts to accept: handshakes go on as long as the returned value exists.
     pub(super) fn attend(&self) -> Awaiting<'_> {
         let attending = Attending::begin(self);
         self.lock().futures += 1;
@@ -365,7 +388,7 @@ impl Listener {
 
 #[cfg(feature = "async")]
 impl Awaiting<'_> {
-    /// A client that is through, if there is one now.
+    /// Returns a client that has completed the handshake, if there is one now.
     pub(super) fn look(&self) -> io::Result<Option<Link>> {
         let listener = self.0.0;
         let Inner { shared, set, .. } = &*listener.inner;
@@ -376,7 +399,7 @@ impl Awaiting<'_> {
         link
     }
 
-    /// Readable when it is worth another look.
+    /// Returns what becomes readable when [`look`](Awaiting::look) should be called again.
     pub(super) fn source(&self) -> &Arc<impl crate::wake::Source + use<>> {
         &self.0.0.inner
     }
@@ -397,7 +420,7 @@ impl crate::wake::Source for Inner {
 }
 
 impl Inner {
-    /// Whether other processes may have it.
+    /// Whether other processes may have this listener.
     fn is_shared(&self) -> bool {
         self.was_sent.load(Ordering::Relaxed) || at_fork::count() != self.forks
     }
@@ -408,13 +431,13 @@ impl Drop for Inner {
         if !self.is_shared() {
             return;
         }
-        // Others may still accept here.
+        // Other processes may still accept: leave them the clients in the handshake.
         let state = self.handshakes.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.handshakes.close(&self.shared, &self.set);
     }
 }
 
-/// That of a set of epoll(7), to be polled and not to be used otherwise.
+/// The descriptor of a set of epoll(7). Use it only for polling.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.is_polled.store(true, Ordering::Relaxed);
@@ -422,7 +445,8 @@ impl AsFd for Listener {
     }
 }
 
-/// Ready when [`try_accept`](Listener::try_accept) will give a connection, unless another thread or process is quicker.
+/// Ready when [`try_accept`](Listener::try_accept) will return a connection, unless another thread
+/// or process takes it first.
 impl Waitable for Listener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.inner.set.as_fd()
@@ -441,14 +465,14 @@ impl Waitable for Listener {
     }
 }
 
-/// With the descriptor's number.
+/// Shows the descriptor's number and the address.
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Listener(fd {}, at {})", self.inner.shared.listening.as_raw_fd(), self.inner.address)
     }
 }
 
-/// What a listener is besides its descriptors.
+/// What a listener consists of besides its descriptors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Parts {
     address: Address,
@@ -477,12 +501,13 @@ struct Arriving {
     backlog: Receiver<Waiting>,
 }
 
-/// For another process of this program, as [`Handle`](crate::Handle) is. The key goes with it.
+/// A listener can be sent only to another process of this program, like a
+/// [`Handle`](crate::Handle). The key is sent with it.
 impl Serialize for Listener {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Inner { address, shared, was_sent, .. } = &*self.inner;
         if !was_sent.swap(true, Ordering::Relaxed) {
-            // From now on another process may accept the clients that are being heard here.
+            // From now on another process may accept the clients in the handshake here.
             self.leave(self.lock());
         }
         let (address, key) = (address.clone(), shared.key.clone());
@@ -496,7 +521,7 @@ impl<'de> Deserialize<'de> for Listener {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listener, D::Error> {
         let Arriving { parts, listening, to_backlog, backlog } = Arriving::deserialize(deserializer)?;
         if !socket::is_listening(&listening) {
-            return Err(D::Error::custom("this is no listener"));
+            return Err(D::Error::custom("the descriptor is not a listening socket"));
         }
         let listener = Listener::new(parts, listening, (to_backlog, backlog), None).map_err(D::Error::custom)?;
         listener.inner.was_sent.store(true, Ordering::Relaxed);

@@ -1,12 +1,15 @@
-//! Messages between processes of one machine: a direction is a pair of `SOCK_SEQPACKET` sockets, of which one only sends and the other only
-//! receives. See unix(7).
+//! Messages between processes of one machine. A direction is a pair of `SOCK_SEQPACKET` sockets, of
+//! which one only sends and the other only receives. See unix(7).
 //!
-//! A message is one record, which is there as a whole or not at all; so any number of threads and processes may send and receive by the same
-//! socket, and one that is killed takes at most the message with it that it was taking. Waiting is poll(2), which wakes everybody: a receive
-//! that blocks in the kernel wakes one, and if that is killed before it has taken the message, the others sleep on beside it.
+//! A message is one record, which is there as a whole or not at all. So any number of threads and
+//! processes may send and receive on the same socket, and a process that is killed loses at most
+//! the message that it was taking. Waiting uses poll(2), which wakes all waiters: a blocking
+//! receive in the kernel wakes only one, and if that one is killed before it has taken the message,
+//! the others would sleep on although there is a message.
 //!
-//! A message with descriptors, one of more than [`INLINE`] bytes among them, may also find that too many of the user's are on their way already
-//! (`ETOOMANYREFS`). Nothing tells when that has passed, so who waits looks again and again.
+//! A message with descriptors, which includes every message of more than [`INLINE`] bytes, is
+//! refused with `ETOOMANYREFS` when too many descriptors of the user are in flight already. No
+//! event tells when that has changed, so the sender tries again at intervals.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,10 +22,10 @@ use crate::transfer::packet::{self, INLINE, PacketError};
 use crate::transfer::payload::{Payload, Sink};
 use crate::transfer::shared::{self, Body};
 
-/// How often somebody looks whether fewer descriptors are on their way.
+/// How often a sender checks whether fewer descriptors are in flight.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
-/// Sends bytes.
+/// Sends `bytes` as one message.
 pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
     if bytes.len() <= INLINE {
         return send_with(socket, patience, || packet::try_send_body(socket, kind, bytes));
@@ -32,7 +35,7 @@ pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Pat
     send(socket, kind, &Payload { bytes, handles: FdBundle::default() }, patience)
 }
 
-/// Sends a payload.
+/// Sends a payload as one message.
 pub(crate) fn send(socket: &OwnedFd, kind: u8, payload: &Payload, patience: Patience) -> Result<(), SendErrorKind> {
     send_with(socket, patience, || shared::try_send(socket, kind, payload))
 }
@@ -54,19 +57,20 @@ fn send_with(
                 Err(error) => return Err(SendErrorKind::Io(error)),
             },
             _ if is_crowded(&error) => wait_in_the_crowd(socket, patience)?,
-            // The latter if it was closed with something unread in it.
+            // `ECONNRESET` if the other end was closed with unread messages.
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Err(SendErrorKind::Disconnected),
             _ => return Err(SendErrorKind::Io(error)),
         }
     }
 }
 
-/// Whether too many descriptors are on their way between processes: those of a user, whoever has sent them.
+/// Whether too many descriptors are in flight between processes: all of the user's, from any
+/// sender.
 pub(crate) fn is_crowded(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::QuotaExceeded && error.raw_os_error().is_none()
 }
 
-/// Waits until it is worth another try, though [`is_crowded`] was so.
+/// Waits before another try, after an error for which [`is_crowded`] is true.
 pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, patience: Patience) -> Result<(), SendErrorKind> {
     if patience.is_over() {
         return Err(patience.too_late_to_send());
@@ -74,14 +78,16 @@ pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, patience: Patience) -> Result<
     let soon = Instant::now() + LOOK;
     let until = patience.deadline().map_or(soon, |deadline| deadline.min(soon));
     match multiproc_os::poll::wait_for_hangup(socket, Some(until)) {
-        // The kernel looks at the descriptors before it looks whether anybody is there.
+        // The kernel checks the number of descriptors before it checks whether there is a receiver,
+        // so a send would not tell that the other end is gone.
         Ok(true) => Err(SendErrorKind::Disconnected),
         Ok(false) => Ok(()),
         Err(error) => Err(SendErrorKind::Io(error)),
     }
 }
 
-/// Receives the next message, of no more than `limit` bytes, and gives its kind, its bytes and its handles to `consume`.
+/// Receives the next message, of at most `limit` bytes, and passes its kind, its bytes and its
+/// handles to `consume`.
 pub(crate) fn recv<R>(
     socket: &OwnedFd,
     limit: u64,
@@ -114,7 +120,7 @@ pub(crate) fn recv<R>(
     }
 }
 
-/// Whether there is a message, or the end, before the time is up.
+/// Whether there is a message, or no sender is left, before the time is up.
 pub(crate) fn poll(socket: impl AsFd, patience: Patience) -> io::Result<bool> {
     multiproc_os::poll::wait_for_input(socket, patience.deadline())
 }

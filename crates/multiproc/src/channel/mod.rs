@@ -1,8 +1,12 @@
-//! What processes talk through.
+//! Channels between processes: queues, pipes and connections.
 //!
-//! [`queue`] and [`joinable`] are in shared memory. [`pipe`] makes the two ends of a [`connection`], under which are two transports: [`local`] on one
-//! machine, [`stream`] over a byte stream. [`listener`] and [`connect`](mod@connect) make the same of processes that are no relatives, after each has
-//! proved by [`auth`] that it knows the key; [`handshakes`] hears those who come. [`wait`] is for all that can be waited for, here and elsewhere.
+//! - [`queue`] and [`joinable`]: queues in shared memory.
+//! - [`pipe`]: makes the two ends of a [`connection`]. Its messages go through one of two
+//!   transports, [`local`] (sockets of one machine) or [`stream`] (TCP).
+//! - [`listener`] and [`connect`](mod@connect): connections between processes that are not related,
+//!   after each side has proved by [`auth`] that it knows the key. [`handshakes`] runs the
+//!   listener's side of that.
+//! - [`wait`](mod@wait): waits for any of several channels, processes and descriptors.
 
 pub(crate) mod address;
 pub(crate) mod auth;
@@ -27,7 +31,7 @@ mod socket_files;
 pub(crate) mod stream;
 pub(crate) mod wait;
 
-/// What a message is, in its kind byte.
+/// The kind byte of a message.
 pub(crate) mod kind {
     /// A value, as the codec has encoded it.
     pub(crate) const VALUE: u8 = b'v';

@@ -1,4 +1,5 @@
-//! How long somebody waits: not at all, until a point in time, or for as long as it takes.
+//! [`Patience`]: how long a call waits: not at all, until a point in time, or for as long as it
+//! takes.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,7 +9,7 @@ use multiproc_os::poll;
 
 use super::error::{RecvErrorKind, SendErrorKind};
 
-/// See above.
+/// How long a call waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Patience {
     None,
@@ -17,7 +18,7 @@ pub(crate) enum Patience {
 }
 
 impl Patience {
-    /// None of it is endless, and so is more than the clock can tell.
+    /// No timeout, or one that the clock can't represent, is endless.
     pub(crate) fn of(timeout: Option<Duration>) -> Patience {
         timeout.and_then(|timeout| Instant::now().checked_add(timeout)).map_or(Patience::Endless, Patience::Until)
     }
@@ -39,21 +40,21 @@ impl Patience {
         }
     }
 
-    /// Waits until `fd` is readable or closed; false if the time is up, before that or already:
-    /// the caller has just tried, and the next try may be as vain, again and again, if others are
-    /// quicker.
+    /// Waits until `fd` is readable or closed. Returns false when the time is up, also if it was up
+    /// before and `fd` is readable: otherwise the caller, which has just tried in vain, could go on
+    /// for ever while other receivers are faster.
     pub(crate) fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool> {
         Ok(!self.is_over() && poll::wait_for_input(fd, self.deadline())?)
     }
 
-    /// Waits until `fd` has room, or is closed; false if the time is up, as for
-    /// [`wait_for_input`](Patience::wait_for_input). Without that, a sender would go on as
-    /// long as there is always some room.
+    /// Waits until `fd` has room, or is closed. Returns false when the time is up, also if it was
+    /// up before and `fd` has room, as [`wait_for_input`](Patience::wait_for_input) does: otherwise
+    /// a sender could go on for ever as long as there is always a little room.
     pub(crate) fn wait_for_room(self, fd: impl AsFd) -> io::Result<bool> {
         Ok(!self.is_over() && poll::wait_for_room(fd, self.deadline())?)
     }
 
-    /// What is said when the time is up.
+    /// The error of a sender when the time is up.
     pub(crate) fn too_late_to_send(self) -> SendErrorKind {
         match self {
             Patience::None => SendErrorKind::Full,
@@ -61,7 +62,7 @@ impl Patience {
         }
     }
 
-    /// What is said when the time is up.
+    /// The error of a receiver when the time is up.
     pub(crate) fn too_late_to_receive(self) -> RecvErrorKind {
         match self {
             Patience::None => RecvErrorKind::Empty,

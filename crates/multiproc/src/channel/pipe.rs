@@ -1,9 +1,11 @@
-//! [`pipe`] and [`one_way`]: two ends that messages go between.
+//! [`pipe`] and [`one_way`]: channels with two ends that exchange messages.
 //!
-//! A direction is a pair of sockets of its own, so a pipe in both directions is four of them. With one pair for both, the kernel could not tell
-//! that nobody sends any more as long as somebody receives: the end of a socket is the end of both directions, and shutdown(2) would be that for
-//! all who share it. This way each direction ends when the last of its senders is dropped or dies, in whatever process, and sending fails when the
-//! last of its receivers has.
+//! Each direction is a pair of sockets of its own (unix(7)), so a pipe in both directions takes
+//! four. With one pair for both directions, a receiver could not see that the last sender is gone
+//! as long as the same end still receives: the end of a socket is the end of both directions, and
+//! shutdown(2) would act on all processes that share it. With a pair per direction, each direction
+//! ends when the last of its senders is dropped or dies, in whatever process, and sending fails
+//! when the last of its receivers is gone.
 
 use multiproc_os::fd_passing;
 
@@ -11,10 +13,10 @@ use super::address::Peer;
 use super::connection::{Connection, Receiver, Sender};
 use crate::{Error, Result};
 
-/// A pipe in both directions, between two processes: what one end sends, the other receives. Python's `Pipe()`.
+/// Creates a pipe in both directions: what one end sends, the other receives. Python's `Pipe()`.
 ///
-/// Give one end to another process, as an argument or a result or inside one, or in a message. The types of what is sent are the first end's
-/// `Connection<what it sends, what it receives>`.
+/// Give one end to another process: as an argument or a result, as a part of one, or in a message.
+/// `T` is what the first end sends and the second receives, and `U` is what comes back.
 ///
 /// ```
 /// use multiproc::{Connection, Process, RecvError};
@@ -38,13 +40,14 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when there are no descriptors left (`EMFILE`): it takes four of them, two for each end.
+/// [`Error::Setup`] when no descriptors are left (`EMFILE`): a pipe takes four, two for each end.
 pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>)> {
     let ((here, there), (back, to)) = (one_way()?, one_way()?);
     Ok((Connection::join(here, to), Connection::join(back, there)))
 }
 
-/// A pipe in one direction. Python's `Pipe(duplex=False)`, which gives the ends in the other order.
+/// Creates a pipe in one direction. Python's `Pipe(duplex=False)`, which returns the ends in the
+/// other order.
 ///
 /// ```
 /// use multiproc::{Process, Sender};
@@ -66,7 +69,7 @@ pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>)> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when there are no descriptors left (`EMFILE`): it takes two.
+/// [`Error::Setup`] when no descriptors are left (`EMFILE`): it takes two.
 pub fn one_way<T>() -> Result<(Sender<T>, Receiver<T>)> {
     let (sender, receiver) = fd_passing::pair().map_err(|source| Error::Setup { what: "make a pipe", source })?;
     Ok((Sender::local(sender, Peer::Pipe), Receiver::local(receiver, Peer::Pipe, u64::MAX)))

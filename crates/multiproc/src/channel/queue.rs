@@ -1,7 +1,9 @@
-//! [`Queue`]: first in, first out, for any number of processes that put and get.
+//! [`Queue`], [`Producer`] and [`Consumer`]: a first-in, first-out queue in shared memory, for any
+//! number of processes.
 //!
-//! The typed skin over [`store`](crate::shm::store), where the work is done. `shm/QUEUE.md` is its protocol: who writes what when, and what is left
-//! if somebody dies in between.
+//! This module is the typed layer. The queue itself is [`store`](crate::shm::store); its protocol,
+//! `shm/QUEUE.md`, says which process writes what in which order, and what state is left when a
+//! process dies in between.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -29,8 +31,9 @@ use crate::transfer::codec::{self, CodecError};
 use crate::transfer::fd_bundle::FdBundle;
 use crate::{Error, Handle, Result};
 
-/// A queue for any number of processes and threads that put and get: first in, first out. Python's `multiprocessing.Queue`, with neither a thread nor a
-/// buffer on the way.
+/// A first-in, first-out queue for any number of producing and consuming processes and threads.
+/// Python's `multiprocessing.Queue`, but without a feeder thread or a local buffer: an item goes
+/// straight into shared memory.
 ///
 /// ```
 /// use multiproc::{Process, Queue};
@@ -49,47 +52,53 @@ use crate::{Error, Handle, Result};
 /// # }
 /// ```
 ///
-/// A handle can be cloned, shared between threads, and sent to other processes: as an argument, a result, a field, or through another queue.
+/// A handle can be cloned, shared between threads, and sent to other processes: as an argument, a
+/// result, a field, or through another queue.
 ///
-/// **What is put is there.** When [`put`](Queue::put) returns, the item is in memory that outlives its producer, which may exit or be killed the next moment. An item is put as a
-/// whole or not at all, whenever somebody is killed; and it is taken by one. Who is killed between taking an item and having worked on it takes it
-/// along; see [`JoinableQueue`](crate::JoinableQueue) for that.
+/// **A put is final.** When [`put`](Queue::put) returns, the item is in memory that outlives its
+/// producer, which may exit or be killed the next moment. An item is put as a whole or not at all,
+/// at whatever moment a process is killed, and exactly one consumer takes it. A consumer that is
+/// killed after it has taken an item takes the item with it; use
+/// [`JoinableQueue`](crate::JoinableQueue) where the item must be delivered again.
 ///
-/// **Nobody waits in vain.** A [`get`](Queue::get) on an empty queue, and a `put` on a full one, end with an error when nobody is left who could help: when all other handles have been
-/// dropped, their processes have ended, or they wait for the same. Handles on their way in messages, and in arguments of processes that are about to start, count as others.
-/// A thread that puts while another waits in `get` needs a handle of its own for that: a clone. (As long as there has never been a second handle, in this process or
+/// **No call waits in vain.** A [`get`](Queue::get) on an empty queue, and a `put` on a full one,
+/// end with an error when no process is left that could end the wait: when all other handles have
+/// been dropped, their processes have ended, or they wait for the same thing. Handles inside
+/// messages that have not been received yet, and in the arguments of processes that are about to
+/// start, count as other handles. A thread that puts while another thread waits in `get` needs a
+/// handle of its own: a clone. (As long as there has never been a second handle, in this process or
 /// another, threads may share the only one.)
 ///
-/// A [`Producer`] is also told when no handle is left anywhere that could take anything, whatever
-/// the queue holds: [`Disconnected`](PutErrorKind::Disconnected). In a stream of puts it may be
-/// told some hundreds of microseconds late.
+/// A [`Producer`]'s `put` also fails when no handle is left anywhere that could take an item, even
+/// if the queue has room: [`Disconnected`](PutErrorKind::Disconnected). In a stream of puts this
+/// may be noticed some hundreds of microseconds late.
 ///
 /// **A process that is stopped** (`SIGSTOP`, a debugger) in the middle of an operation delays those
-/// calls of others that have no timeout. Calls with a timeout, and those that try, return in time,
-/// and say which process it is: [`Stalled`](PutErrorKind::Stalled).
+/// calls of other processes that have no timeout. Calls with a timeout, and the `try_` calls,
+/// return in time, and their error names the process: [`Stalled`](PutErrorKind::Stalled).
 ///
-/// **Limits.** Without any, a queue grows as long as there is memory, and then `put` is an error,
-/// before the kernel has to kill a process. [`with_capacity`](Queue::with_capacity) and
+/// **Limits.** Without a limit, a queue grows as long as there is memory; then `put` returns an
+/// error, before the kernel has to kill a process. [`with_capacity`](Queue::with_capacity) and
 /// [`with_limits`](Queue::with_limits) bound it. Memory goes back to the system as items are taken.
 ///
-/// A queue takes four descriptors in each process that has it, five if it has a limit. Some
-/// hundreds of items with open files in them (see [`Handle`]) can be in a queue at a time; `put`
-/// says so if there are too many.
+/// A queue takes four file descriptors in each process that has it, five if it has a limit. A queue
+/// can hold some hundreds of items with open files in them (see [`Handle`]) at a time; `put`
+/// returns an error if there are too many.
 pub struct Queue<T> {
     pub(super) end: End<T>,
 }
 
-/// The end of a [`Queue`] through which items are put, and none taken. See [`Queue::producer`].
+/// The producing end of a [`Queue`]: it can put items, but not take them. See [`Queue::producer`].
 pub struct Producer<T> {
     pub(super) end: End<T>,
 }
 
-/// The end of a [`Queue`] through which items are taken, and none put. See [`Queue::consumer`].
+/// The consuming end of a [`Queue`]: it can take items, but not put them. See [`Queue::consumer`].
 pub struct Consumer<T> {
     pub(super) end: End<T>,
 }
 
-/// What a handle can do.
+/// What a handle may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Role {
     Both,
@@ -107,13 +116,13 @@ impl Role {
     }
 }
 
-/// A handle of whichever kind.
+/// What handles of all three kinds have in common.
 pub(super) struct End<T> {
     pub(super) store: Arc<Store>,
     role: Role,
-    /// The copy of the process in which this handle is counted as one that takes.
+    /// The copy of the process (see [`copy_number`]) in which this handle is counted as a consumer.
     copy: AtomicU32,
-    /// How many wait through this handle for items, and for room.
+    /// How many threads wait through this handle for items.
     taking: AtomicUsize,
     putting: AtomicUsize,
     items: PhantomData<fn(T) -> T>,
@@ -122,7 +131,7 @@ pub(super) struct End<T> {
 impl<T> End<T> {
     pub(super) fn create(limits: Limits, joinable: bool) -> Result<End<T>> {
         match Store::create(limits, joinable) {
-            // The one handle that each gate counts at first.
+            // Each count of handles starts at one, for this handle.
             Ok(store) => Ok(End::of(Arc::new(store), Role::Both)),
             Err(source) => Err(Error::Setup { what: "create a queue", source }),
         }
@@ -139,7 +148,7 @@ impl<T> End<T> {
         }
     }
 
-    /// Another handle to the same queue.
+    /// Creates another handle to the same queue.
     pub(super) fn another(&self, role: Role) -> End<T> {
         if role.puts() {
             self.store.items.add_opener();
@@ -153,12 +162,12 @@ impl<T> End<T> {
         End::of(self.store.clone(), role)
     }
 
-    /// What those who wait for items can't put through meanwhile.
+    /// What a thread that waits for items can't use meanwhile: this handle, if it could put.
     pub(super) fn to_take(&self) -> ViaHandle<'_> {
         if self.role.puts() { ViaHandle::Handle(&self.taking) } else { ViaHandle::Other }
     }
 
-    /// What those who wait for room can't take through meanwhile.
+    /// What a thread that waits for room can't use meanwhile: this handle, if it could take.
     pub(super) fn to_put(&self) -> ViaHandle<'_> {
         if self.role.gets() { ViaHandle::Handle(&self.putting) } else { ViaHandle::Other }
     }
@@ -167,7 +176,7 @@ impl<T> End<T> {
         self.store.fd_to_poll()
     }
 
-    /// Has this handle, which takes, counted in a copy of the process that fork(2) has made.
+    /// Counts this handle, if it takes, in a copy of the process made by fork(2).
     #[inline]
     pub(super) fn count_in_copy(&self) {
         if self.copy.load(Relaxed) != copy_number() {
@@ -184,8 +193,8 @@ impl<T> End<T> {
         }
     }
 
-    /// An error when no process is left that could take what is about to be put. Never so for a
-    /// handle that could itself.
+    /// Returns an error when no process is left that could take the item that is about to be put.
+    /// Always `Ok` for a handle that can take items itself.
     #[inline]
     pub(super) fn expect_takers(&self) -> Result<(), PutErrorKind> {
         match !self.role.gets() && self.store.has_lost_its_takers() {
@@ -195,27 +204,27 @@ impl<T> End<T> {
         }
     }
 
-    /// Whether any process is left that could take something.
+    /// Whether a process is left that could take items.
     fn has_takers(&self) -> bool {
         self.role.gets() || !self.store.takers.is_deserted()
     }
 
-    /// Whether any process is left that could put something.
+    /// Whether a process is left that could put items.
     fn has_putters(&self) -> bool {
         !self.nobody_puts()
     }
 
-    /// Whether something can be taken, or nothing ever will.
+    /// Whether an item can be taken, or none will ever come.
     pub(super) fn is_ready(&self) -> bool {
         !self.store.arm() || self.nobody_puts()
     }
 
-    /// Whether nobody is left who could put anything. Never so for a handle that could itself.
+    /// Whether no process is left that could put items. Always false for a handle that can put.
     fn nobody_puts(&self) -> bool {
         !self.role.puts() && self.store.items.is_hung_up()
     }
 
-    /// Whether nobody is left who could take anything. Never so for a handle that could itself.
+    /// Whether no process is left that could take items. Always false for a handle that can take.
     fn nobody_takes(&self) -> bool {
         !self.role.gets() && self.store.room.as_ref().is_some_and(|room| room.is_hung_up())
     }
@@ -224,7 +233,8 @@ impl<T> End<T> {
 impl<T> Drop for End<T> {
     fn drop(&mut self) {
         self.store.give_back_kept();
-        // The last one closes the doors.
+        // With the last handle of the process, the descriptors are closed, and the kernel tells the
+        // other processes.
         if Arc::strong_count(&self.store) > 1 {
             if self.role.puts() {
                 self.store.items.remove_opener();
@@ -260,7 +270,7 @@ impl<'de, T> Deserialize<'de> for End<T> {
         let (role, fds) = <(Role, Vec<Handle<OwnedFd>>)>::deserialize(deserializer)?;
         let fds = fds.into_iter().map(Handle::into_inner).collect();
         let store = Store::open(fds).map_err(serde::de::Error::custom)?;
-        // Each gate counts one handle that could open it.
+        // `Store::open` has counted one handle of each kind. Uncount what this one can't do.
         if !role.puts() {
             store.items.remove_opener();
         }
@@ -274,12 +284,12 @@ impl<'de, T> Deserialize<'de> for End<T> {
     }
 }
 
-/// A moment, or none: a timeout beyond what the clock can tell is none.
+/// The moment at which `timeout` is over. `None`, for no deadline, if the clock can't represent it.
 pub(super) fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// Until when, and whether at all, to wait.
+/// Whether to wait, and until when.
 #[derive(Clone, Copy)]
 pub(super) enum Patience {
     None,
@@ -287,7 +297,7 @@ pub(super) enum Patience {
 }
 
 impl Patience {
-    /// Calls `action`, in which nothing waits for longer than that, for latches neither.
+    /// Calls `action`, in which no wait exceeds this limit, including waits for spin locks.
     #[inline(always)]
     pub(super) fn limits<R>(self, action: impl FnOnce() -> R) -> R {
         let limit = match self {
@@ -336,7 +346,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
         match fds.is_empty() {
             true => Ok(FdBundle::default()),
             false if self.store.is_joinable() => {
-                let reason = "a handle can't travel in a JoinableQueue, as it could not be delivered again";
+                let reason = "a handle can't be put into a JoinableQueue, as it could not be delivered again";
                 Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)))
             }
             false => FdBundle::pack(fds).map_err(|source| PutErrorKind::System { what: "its handles", source }),
@@ -352,7 +362,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
         })
     }
 
-    /// The value that was taken.
+    /// Decodes the item that was taken.
     #[inline]
     pub(super) fn value(&self, taken: Taken, scratch: &Scratch) -> Result<T, GetError> {
         match taken.block(|| &*self.store) {
@@ -366,7 +376,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
         self.count_in_copy();
         let result = match patience {
             Patience::Until(deadline) => match self.store.take(scratch, deadline, self.to_take()) {
-                // What polls the descriptor would find it readable again and again.
+                // A caller that polls the descriptor would find it readable again and again.
                 Err(Refusal::Late) if !self.store.arm_if_polled() => {
                     self.store.take_any(scratch)?.ok_or(GetError::TimedOut)
                 }
@@ -381,7 +391,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
             },
         };
         match result {
-            // The last of them may have put something before it was gone.
+            // The last producer may have put an item before it went away.
             Err(error) if error.is_empty() && self.nobody_puts() => {
                 self.store.take_any(scratch)?.ok_or(GetError::Disconnected)
             }
@@ -396,7 +406,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
             Patience::Until(deadline) => self.store.put(item, deadline, self.to_put()),
         };
         match result {
-            // The last of them may have taken something before it was gone.
+            // The last consumer may have taken an item before it went away.
             Err(Refusal::Full | Refusal::Crowded | Refusal::Late) if self.nobody_takes() => {
                 match self.store.try_put(item) {
                     Err(Refusal::Full | Refusal::Crowded) => Err(Refusal::Alone),
@@ -445,14 +455,14 @@ fn mapping(source: std::io::Error) -> GetError {
     }
 }
 
-/// An encoded value, with what goes with it.
+/// The item to put: an encoded value with its handles.
 #[inline]
 pub(super) fn item<'a>(buffer: &'a mut EncodeBuffer<'_>, bundle: &'a FdBundle) -> Result<Item<'a>, PutErrorKind> {
     let body = buffer.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
     Ok(Item { body, raw: false, fds: bundle.parts(), handles: bundle.count() })
 }
 
-/// The value in `bytes`, which is what was taken.
+/// Decodes the item `taken`, with its encoded form in `bytes`.
 #[inline]
 pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<T, GetError> {
     let cannot = |reason: &str| GetError::Undecodable(CodecError::new::<T>("cannot deserialise", reason));
@@ -467,7 +477,7 @@ pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<
 }
 
 impl<T> Queue<T> {
-    /// A queue without a limit.
+    /// Creates a queue without a limit.
     ///
     /// # Errors
     /// [`Error::Setup`]: `EMFILE` at the limit of open files, `ENOSPC` or `ENOMEM` without memory.
@@ -475,29 +485,32 @@ impl<T> Queue<T> {
         Ok(Queue { end: End::create(Limits::NONE, false)? })
     }
 
-    /// A queue in which there are at most `items` at a time; at least one.
+    /// Creates a queue for at most `items` items at a time, and at least one.
     ///
     /// # Errors
-    /// As [`new`](Queue::new).
+    /// Those of [`new`](Queue::new).
     pub fn with_capacity(items: usize) -> Result<Queue<T>> {
         Queue::with_limits(items, u64::MAX)
     }
 
-    /// A queue in which there are at most `items`, of at most `bytes` together as they are encoded, at a time. An item of more bytes than that is
+    /// Creates a queue for at most `items` items at a time, with at most `bytes` bytes in their
+    /// encoded form together. An item of more than `bytes` bytes is
     /// [refused](PutErrorKind::TooLarge).
     ///
     /// # Errors
-    /// As [`new`](Queue::new).
+    /// Those of [`new`](Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>> {
         Ok(Queue { end: End::create(Limits::new(items, bytes), false)? })
     }
 
-    /// An end through which items can only be put. Give producers this, and drop the queue, and consumers are told when the last producer has gone.
+    /// Returns an end that can only put items. If producers have only this, and the queue itself is
+    /// dropped, consumers are told when the last producer is gone.
     pub fn producer(&self) -> Producer<T> {
         Producer { end: self.end.another(Role::Put) }
     }
 
-    /// An end through which items can only be taken. It doesn't keep other consumers waiting for items that nobody will put.
+    /// Returns an end that can only take items. Since it can't put, it doesn't keep other consumers
+    /// waiting when all producers are gone.
     pub fn consumer(&self) -> Consumer<T> {
         Consumer { end: self.end.another(Role::Get) }
     }
@@ -521,37 +534,40 @@ impl<T> Clone for Consumer<T> {
     }
 }
 
-/// What all ends have.
+/// Methods and traits of all three kinds of handle.
 macro_rules! any_end {
     ($($name:ident)*) => { $(
         impl<T> $name<T> {
-            /// How many items are in it at this moment. Others may put and take at any time.
+            /// Returns the number of items in the queue at this moment. Other processes may put and
+            /// take items at any time.
             pub fn len(&self) -> usize {
                 usize::try_from(self.end.store.len()).unwrap_or(usize::MAX)
             }
 
-            /// Whether nothing is in it at this moment.
+            /// Whether the queue is empty at this moment.
             pub fn is_empty(&self) -> bool {
                 self.end.store.is_empty()
             }
 
-            /// Whether there are as many items in it as there may be, at this moment. One without a limit is never full.
+            /// Whether the queue has reached its capacity at this moment. One without a limit is
+            /// never full.
             pub fn is_full(&self) -> bool {
                 self.end.store.is_full()
             }
 
-            /// How many items may be in it; none without a limit.
+            /// Returns the greatest number of items the queue may hold, or `None` if there is no
+            /// limit.
             pub fn capacity(&self) -> Option<usize> {
                 self.end.store.limits().capacity()
             }
 
-            /// Lets nobody put anything any more, in whatever process. What is in it can be taken, and then everybody is told that
-            /// this is [the end](GetError::Closed).
+            /// Closes the queue for all processes: later puts fail. Items in it can still be taken;
+            /// then consumers get [`GetError::Closed`].
             pub fn close(&self) {
                 self.end.store.close();
             }
 
-            /// Whether somebody has [closed](Queue::close) it.
+            /// Whether the queue was [closed](Queue::close).
             pub fn is_closed(&self) -> bool {
                 self.end.store.is_closed()
             }
@@ -585,7 +601,7 @@ macro_rules! any_end {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name<T>, D::Error> {
                 let end = End::deserialize(deserializer)?;
                 match end.store.is_joinable() || end.role != $name::<T>::ROLE {
-                    true => Err(serde::de::Error::custom("it is another kind of queue")),
+                    true => Err(serde::de::Error::custom("it is a queue of another kind")),
                     false => Ok($name { end }),
                 }
             }
@@ -594,8 +610,9 @@ macro_rules! any_end {
 }
 
 impl<T> Producer<T> {
-    /// Whether a handle is left, in any process, through which items can be taken; those on their
-    /// way in messages and in arguments of processes that are about to start included.
+    /// Whether a handle that can take items is left in any process. Handles inside messages that
+    /// have not been received yet, and in the arguments of processes that are about to start,
+    /// count.
     ///
     /// ```
     /// # #[multiproc::main]
@@ -615,8 +632,8 @@ impl<T> Producer<T> {
 }
 
 impl<T> Consumer<T> {
-    /// Whether a handle is left, in any process, through which items can be put; those on their way
-    /// included, as for [`Producer::has_consumers`].
+    /// Whether a handle that can put items is left in any process. The same handles count as for
+    /// [`Producer::has_consumers`].
     ///
     /// ```
     /// # #[multiproc::main]
@@ -649,57 +666,59 @@ impl<T> Consumer<T> {
 
 any_end!(Queue Producer Consumer);
 
-/// What those have that put.
+/// Methods of handles that can put.
 macro_rules! putting {
     ($($name:ident)*) => { $(
         impl<T: Sendable> $name<T> {
-            /// Puts an item in. Waits while the queue is full, for as long as it takes.
+            /// Puts an item. Waits while the queue is full, for as long as it takes.
             ///
             /// # Errors
-            /// [`PutError`], with the item inside, and a [kind](PutErrorKind): it can't be serialised, there is no memory for it, the queue is closed, or it is full and nobody is left
-            /// who could take anything.
+            /// [`PutError`], which holds the item and a [kind](PutErrorKind): the item can't be
+            /// serialised, there is no memory for it, the queue is closed, or it is full and no
+            /// process is left that could take an item.
             #[inline]
             pub fn put(&self, item: T) -> Result<(), PutError<T>> {
                 self.end.put(item, Patience::Until(None))
             }
 
-            /// Puts an item in, if there is room for it now.
+            /// Puts an item if there is room for it now.
             ///
             /// # Errors
-            /// As [`put`](Self::put); [`PutErrorKind::Full`].
+            /// Those of [`put`](Self::put); [`PutErrorKind::Full`].
             #[inline]
             pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
                 self.end.put(item, Patience::None)
             }
 
-            /// Puts an item in. Waits while the queue is full, but no longer than `timeout`.
+            /// Puts an item. Waits while the queue is full, but for at most `timeout`.
             ///
             /// # Errors
-            /// As [`put`](Self::put); [`PutErrorKind::TimedOut`].
+            /// Those of [`put`](Self::put); [`PutErrorKind::TimedOut`].
             pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
                 self.end.put(item, Patience::Until(deadline(timeout)))
             }
 
-            /// Puts bytes in, as they are, for [`get_bytes`](Queue::get_bytes). They are copied once.
+            /// Puts bytes as they are, for [`get_bytes`](Queue::get_bytes). They are copied once.
             ///
             /// # Errors
-            /// As [`put`](Self::put).
+            /// Those of [`put`](Self::put).
             pub fn put_bytes(&self, bytes: &[u8]) -> Result<(), PutErrorKind> {
                 self.end.put_bytes(bytes, Patience::Until(None))
             }
 
-            /// Puts bytes in, if there is room for them now.
+            /// Puts bytes if there is room for them now. See [`put_bytes`](Self::put_bytes).
             ///
             /// # Errors
-            /// As [`put`](Self::put); [`PutErrorKind::Full`].
+            /// Those of [`put`](Self::put); [`PutErrorKind::Full`].
             pub fn try_put_bytes(&self, bytes: &[u8]) -> Result<(), PutErrorKind> {
                 self.end.put_bytes(bytes, Patience::None)
             }
 
-            /// Puts bytes in. Waits while the queue is full, but no longer than `timeout`.
+            /// Puts bytes. Waits while the queue is full, but for at most `timeout`. See
+            /// [`put_bytes`](Self::put_bytes).
             ///
             /// # Errors
-            /// As [`put`](Self::put); [`PutErrorKind::TimedOut`].
+            /// Those of [`put`](Self::put); [`PutErrorKind::TimedOut`].
             pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutErrorKind> {
                 self.end.put_bytes(bytes, Patience::Until(deadline(timeout)))
             }
@@ -709,61 +728,65 @@ macro_rules! putting {
 
 putting!(Queue Producer);
 
-/// What those have that take.
+/// Methods of handles that can take.
 macro_rules! getting {
     ($($name:ident)*) => { $(
         impl<T: Sendable> $name<T> {
-            /// Takes the oldest item. Waits while there is none, for as long as it takes.
+            /// Takes the oldest item. Waits while the queue is empty, for as long as it takes.
             ///
             /// # Errors
-            /// [`GetError`]: the queue is empty and closed, or nobody is left who could put anything; or an item was taken that can't be read.
+            /// [`GetError`]: the queue is empty and closed; it is empty and no process is left that
+            /// could put an item; or an item was taken that can't be read.
             #[inline]
             pub fn get(&self) -> Result<T, GetError> {
                 self.end.get(Patience::Until(None))
             }
 
-            /// Takes the oldest item, if there is one.
+            /// Takes the oldest item if there is one.
             ///
             /// # Errors
-            /// As [`get`](Self::get); [`GetError::Empty`].
+            /// Those of [`get`](Self::get); [`GetError::Empty`].
             #[inline]
             pub fn try_get(&self) -> Result<T, GetError> {
                 self.end.get(Patience::None)
             }
 
-            /// Takes the oldest item. Waits while there is none, but no longer than `timeout`.
+            /// Takes the oldest item. Waits while the queue is empty, but for at most `timeout`.
             ///
             /// # Errors
-            /// As [`get`](Self::get); [`GetError::TimedOut`].
+            /// Those of [`get`](Self::get); [`GetError::TimedOut`].
             pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
                 self.end.get(Patience::Until(deadline(timeout)))
             }
 
-            /// Takes the oldest item as bytes: those that were [put](Queue::put_bytes), or a value as it is encoded. Large ones are read in place.
+            /// Takes the oldest item as bytes: what [`put_bytes`](Queue::put_bytes) was given, or a
+            /// value in its encoded form. Large items are read in place.
             ///
             /// # Errors
-            /// As [`get`](Self::get).
+            /// Those of [`get`](Self::get).
             pub fn get_bytes(&self) -> Result<Message, GetError> {
                 self.end.get_bytes(Patience::Until(None))
             }
 
-            /// Takes the oldest item as bytes, if there is one.
+            /// Takes the oldest item as bytes if there is one.
             ///
             /// # Errors
-            /// As [`get`](Self::get); [`GetError::Empty`].
+            /// Those of [`get`](Self::get); [`GetError::Empty`].
             pub fn try_get_bytes(&self) -> Result<Message, GetError> {
                 self.end.get_bytes(Patience::None)
             }
 
-            /// Takes the oldest item as bytes. Waits while there is none, but no longer than `timeout`.
+            /// Takes the oldest item as bytes. Waits while the queue is empty, but for at most
+            /// `timeout`.
             ///
             /// # Errors
-            /// As [`get`](Self::get); [`GetError::TimedOut`].
+            /// Those of [`get`](Self::get); [`GetError::TimedOut`].
             pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
                 self.end.get_bytes(Patience::Until(deadline(timeout)))
             }
 
-            /// The items, one after the other, each waited for; up to the end: until the queue is closed or disconnected, and empty.
+            /// Returns an iterator over the items, which waits for each. It ends when the queue is
+            /// empty, and closed or disconnected.
             ///
             /// ```
             /// # #[multiproc::main]
@@ -791,19 +814,20 @@ macro_rules! getting {
             }
         }
 
-        /// A descriptor that polls readable while there is something to get, whenever it was asked
-        /// for; it is the same for all handles of the process that are clones of one another, and
-        /// may be in a set of epoll(7). Call [`try_get`](Queue::try_get) until it says
-        /// [`Empty`](GetError::Empty), and then poll again. It may be readable without need, as
-        /// when another process has taken the item: the `try_get` that finds nothing puts that
-        /// right. Nothing is to be read from it.
+        /// A descriptor that polls readable while there is an item to take. It is the same for all
+        /// clones of a handle in the process, and may be added to a set of epoll(7). When it is
+        /// readable, call [`try_get`](Queue::try_get) until it returns [`Empty`](GetError::Empty),
+        /// and then poll again. It may be readable although there is no item, for example when
+        /// another process has taken it; the `try_get` that finds none resets it. Don't read from
+        /// the descriptor.
         impl<T> AsFd for $name<T> {
             fn as_fd(&self) -> BorrowedFd<'_> {
                 self.end.fd()
             }
         }
 
-        /// Ready when there is an item, or it is closed; a [`Consumer`] also when nobody is left who could put anything.
+        /// Ready when there is an item or the queue is closed; a [`Consumer`] also when no process
+        /// is left that could put an item.
         impl<T> Waitable for $name<T> {
             fn fd(&self) -> BorrowedFd<'_> {
                 self.end.store.fd_to_sleep_on()
@@ -826,7 +850,7 @@ macro_rules! getting {
 
 getting!(Queue Consumer);
 
-/// What [`Queue::iter`] gives.
+/// An iterator over the items of a queue, returned by [`Queue::iter`].
 pub struct Items<'a, T> {
     end: &'a End<T>,
 }
@@ -848,7 +872,8 @@ impl<T> fmt::Debug for Items<'_, T> {
     }
 }
 
-/// An item of a queue as bytes. Large ones lie in the queue's own memory, which goes back when this is dropped.
+/// An item of a queue, as bytes. Large items stay in the queue's own memory, which is freed when
+/// this is dropped.
 pub struct Message(Content);
 
 enum Content {
@@ -857,7 +882,7 @@ enum Content {
 }
 
 impl Message {
-    /// The bytes, as a list of their own. Large ones are copied.
+    /// Returns the bytes as a `Vec`. Large items are copied.
     pub fn into_vec(self) -> Vec<u8> {
         match self.0 {
             Content::Small(bytes) => bytes.into(),
@@ -872,7 +897,7 @@ impl Deref for Message {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Content::Small(bytes) => bytes,
-            // It could be mapped once, and so is mapped.
+            // It has been mapped before, when it was taken, and stays mapped.
             Content::Block(block) => block.bytes().unwrap_or_default(),
         }
     }
@@ -896,7 +921,7 @@ impl PartialEq<[u8]> for Message {
     }
 }
 
-/// Where an item is that may have to be given up again.
+/// Returns the index of the item's lease, if the item may have to be delivered again.
 pub(super) fn lease_of(taken: &Taken) -> Option<u32> {
     match taken.place {
         Place::Lease(index) | Place::Block(index, _) => Some(index),

@@ -1,6 +1,7 @@
-//! Putting and getting in `async` code, on any executor. The feature `async`.
+//! Putting and getting in `async` code, on any executor. Needs the feature `async`.
 //!
-//! Both try first, as `try_put` and `try_get` do, and then wait without a thread that sleeps ([`vigil`](crate::shm)).
+//! Both first try, like `try_put` and `try_get`, and then wait without blocking a thread
+//! (`wait_async` in [`shm`](crate::shm)).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +24,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
             return Err(PutError::new(value, kind));
         }
         let mut buffer = Box::new(EncodeBuffer::new(&self.store));
-        // What is polled must not wait for a process that is stopped.
+        // A future must not block its executor on a process that is stopped.
         let bundle = match within(Limit::Moment, || self.encode(&value, &mut buffer)) {
             Ok(bundle) => bundle,
             Err(kind) => return Err(PutError::new(value, kind)),
@@ -56,7 +57,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 macro_rules! putting {
     ($($name:ident)*) => { $(
         impl<T: Serialize + DeserializeOwned> $name<T> {
-            /// As [`put`](Queue::put), in `async` code on any executor.
+            /// Like [`put`](Queue::put), in `async` code on any executor.
             ///
             /// ```
             /// # #[multiproc::main]
@@ -73,11 +74,14 @@ macro_rules! putting {
             /// # }
             /// ```
             ///
-            /// If the future is dropped before it is done, the item has not been put, and is gone with it. As with threads, a task that takes while another waits here needs a handle of
-            /// its own: a clone. Who wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes some descriptors while it waits.
+            /// If the future is dropped before it completes, the item has not been put, and is
+            /// dropped with it. As with threads, a task that takes while another task waits here
+            /// needs a handle of its own: a clone. See [`JoinFuture`](crate::JoinFuture) for what
+            /// wakes the future; it takes some descriptors while it waits.
             ///
             /// # Errors
-            /// As [`put`](Queue::put); `EMFILE` also when there are none to wait with.
+            /// Those of [`put`](Queue::put); `EMFILE` also when there are no descriptors to wait
+            /// with.
             pub async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
                 self.end.put_async(item).await
             }
@@ -90,7 +94,7 @@ putting!(Queue Producer JoinableQueue);
 macro_rules! getting {
     ($($name:ident)*) => { $(
         impl<T: Serialize + DeserializeOwned> $name<T> {
-            /// As [`get`](Queue::get), in `async` code on any executor.
+            /// Like [`get`](Queue::get), in `async` code on any executor.
             ///
             /// ```
             /// use multiproc::{Process, Producer, Queue};
@@ -109,11 +113,15 @@ macro_rules! getting {
             /// # }
             /// ```
             ///
-            /// An item is taken by the poll that completes the future: one that is dropped before, in a `select!` or at a timeout, has taken nothing. As with threads, a task that puts
-            /// while another waits here needs a handle of its own: a clone. Who wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes some descriptors while it waits.
+            /// The item is taken by the poll that completes the future: a future that is dropped
+            /// before that, in a `select!` or at a timeout, has taken nothing. As with threads, a
+            /// task that puts while another task waits here needs a handle of its own: a clone. See
+            /// [`JoinFuture`](crate::JoinFuture) for what wakes the future; it takes some
+            /// descriptors while it waits.
             ///
             /// # Errors
-            /// As [`get`](Queue::get); `EMFILE` also when there are none to wait with.
+            /// Those of [`get`](Queue::get); `EMFILE` also when there are no descriptors to wait
+            /// with.
             pub async fn get_async(&self) -> Result<T, GetError> {
                 let mut scratch = Box::new(Scratch::new());
                 let taken = self.end.take_async(&mut scratch).await?;
@@ -126,10 +134,11 @@ macro_rules! getting {
 getting!(Queue Consumer);
 
 impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
-    /// As [`get`](JoinableQueue::get), in `async` code on any executor. See [`Queue::get_async`].
+    /// Like [`get`](JoinableQueue::get), in `async` code on any executor. See [`Queue::get_async`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`get`](JoinableQueue::get); `EMFILE` also when there are no descriptors to wait
+    /// with.
     pub async fn get_async(&self) -> Result<Task<T>, GetError> {
         let mut scratch = Box::new(Scratch::new());
         let taken = self.end.take_async(&mut scratch).await?;

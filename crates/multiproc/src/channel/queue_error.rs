@@ -1,4 +1,4 @@
-//! Why something could not be put into a queue, or taken from one.
+//! Errors of putting items into queues and taking them: [`PutError`] and [`GetError`].
 
 use std::fmt;
 use std::io;
@@ -7,55 +7,56 @@ use crate::shm::spin_lock::Stalled;
 use crate::shm::store::Refusal;
 use crate::transfer::codec::{CodecError, Refused};
 
-/// Why an item was not put into a queue. The item is inside.
+/// An item was not put into a queue. The error holds the item, see
+/// [`into_inner`](PutError::into_inner), and the reason.
 pub struct PutError<T> {
     item: T,
     kind: PutErrorKind,
 }
 
-/// See [`PutError`].
+/// Why an item was not put into a queue. See [`PutError`].
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PutErrorKind {
-    /// There are as many items, or bytes, in it as there may be; when [trying](crate::Queue::try_put).
+    /// The queue holds as many items, or bytes, as it may. Only from the `try_` methods, such as
+    /// [`try_put`](crate::Queue::try_put).
     #[error("it is full")]
     Full,
-    /// It was full until the end of the timeout.
-    #[error("it was full all the time")]
+    /// The queue was still full when the timeout expired.
+    #[error("it was still full when the timeout expired")]
     TimedOut,
-    /// The item has more bytes than the queue may ever hold.
-    #[error("the item is larger than all that may be in it")]
+    /// The item has more bytes than the queue may hold at all.
+    #[error("the item is larger than the limit of the queue in bytes")]
     TooLarge,
-    /// Somebody has [closed](crate::Queue::close) it.
+    /// The queue was [closed](crate::Queue::close).
     #[error("it is closed")]
     Closed,
-    /// No process is left that could take anything out: all handles that could take are gone, or
-    /// the queue is full and those that are left wait as well. The items that are in the queue stay
-    /// there.
-    #[error("nobody is left who could take anything out")]
+    /// No process is left that could take an item: all handles that can take are gone, or the queue
+    /// is full and the remaining ones wait as well. The items that are in the queue stay there.
+    #[error("no process is left that could take an item")]
     Disconnected,
-    /// A process is in the middle of an operation on the queue and does not go on: it is stopped
-    /// (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been put; to
-    /// try again makes sense when the process goes on, or has been killed.
+    /// A process is in the middle of an operation on the queue and makes no progress: it is stopped
+    /// (`SIGSTOP`, a debugger) or frozen. Only from methods that try or have a timeout. Nothing has
+    /// been put; try again when the process continues, or has been killed.
     #[error("process {pid} {} in the middle of an operation on it", if *stopped { "is stopped" } else { "makes no progress" })]
     Stalled {
-        /// The process.
+        /// The process id of that process.
         pid: i32,
-        /// Whether it is stopped, as far as `/proc` tells.
+        /// Whether it is stopped, according to `/proc`.
         stopped: bool,
     },
-    /// The item can't be sent.
+    /// The item can't be serialised.
     #[error(transparent)]
     Unserialisable(CodecError),
-    /// The system has no memory for it (`ENOSPC`, `ENOMEM`), or no descriptors (`EMFILE`).
+    /// The system has no memory for the item (`ENOSPC`, `ENOMEM`), or no descriptors (`EMFILE`).
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// What the queue was doing, or what there was no room for.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody has written garbage into the queue's memory.
+    /// A process has written garbage into the queue's memory.
     #[error("its memory is corrupt: {0}")]
     Corrupt(&'static str),
 }
@@ -65,28 +66,29 @@ impl<T> PutError<T> {
         PutError { item, kind }
     }
 
-    /// The reason.
+    /// Returns the reason.
     pub fn kind(&self) -> &PutErrorKind {
         &self.kind
     }
 
-    /// The item that was not put.
+    /// Returns the item that was not put.
     pub fn into_inner(self) -> T {
         self.item
     }
 
-    /// The item and the reason.
+    /// Returns the item and the reason.
     pub fn into_parts(self) -> (T, PutErrorKind) {
         (self.item, self.kind)
     }
 
-    /// Whether there was no room at the moment: to try again makes sense.
+    /// Whether there was no room at the moment, or a stopped process was in the way: it makes sense
+    /// to try again.
     pub fn is_full(&self) -> bool {
         matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut | PutErrorKind::Stalled { .. })
     }
 
-    /// Whether nothing can ever be put again: it is closed, or no process is left that could take
-    /// anything.
+    /// Whether no put can succeed any more: the queue is closed, or no process is left that could
+    /// take an item.
     pub fn is_end(&self) -> bool {
         matches!(self.kind, PutErrorKind::Closed | PutErrorKind::Disconnected)
     }
@@ -139,57 +141,63 @@ impl From<Refused> for PutErrorKind {
     }
 }
 
-/// Why nothing was taken from a queue.
+/// Why no item was taken from a queue.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// There is nothing in it; when [trying](crate::Queue::try_get).
+    /// The queue is empty. Only from the `try_` methods, such as
+    /// [`try_get`](crate::Queue::try_get).
     #[error("the queue is empty")]
     Empty,
-    /// There was nothing in it until the end of the timeout.
-    #[error("the queue was empty all the time")]
+    /// The queue was still empty when the timeout expired. From `join_timeout`: tasks were still
+    /// unfinished.
+    #[error("timed out waiting for the queue")]
     TimedOut,
-    /// A process is in the middle of an operation on the queue and does not go on: it is stopped
-    /// (`SIGSTOP`, a debugger) or frozen. When trying, or with a timeout. Nothing has been taken;
-    /// to try again makes sense when the process goes on, or has been killed.
+    /// A process is in the middle of an operation on the queue and makes no progress: it is stopped
+    /// (`SIGSTOP`, a debugger) or frozen. Only from methods that try or have a timeout. Nothing has
+    /// been taken; try again when the process continues, or has been killed.
     #[error("cannot take from the queue: process {pid} {} in the middle of an operation on it", if *stopped { "is stopped" } else { "makes no progress" })]
     Stalled {
-        /// The process.
+        /// The process id of that process.
         pid: i32,
-        /// Whether it is stopped, as far as `/proc` tells.
+        /// Whether it is stopped, according to `/proc`.
         stopped: bool,
     },
-    /// Getting: it is empty, and no process is left that could put anything in. Joining: tasks are
-    /// left, and no process to do them. All other handles are gone, or wait as well.
-    #[error("no other process is left that could put an item in, or do the tasks that are left")]
+    /// From the `get` methods: the queue is empty, and no process is left that could put an item.
+    /// From [`join`](crate::JoinableQueue::join): tasks are unfinished, and no process is left to
+    /// finish them. All other handles are gone, or wait as well.
+    #[error("no other process is left that could put an item or finish the remaining tasks")]
     Disconnected,
-    /// It is empty, and somebody has [closed](crate::Queue::close) it.
+    /// The queue is empty, and was [closed](crate::Queue::close).
     #[error("the queue is empty and closed")]
     Closed,
-    /// An item was taken that can't be turned into a value, because it was put as bytes or as another type, or its type refuses it, or there are more
-    /// handles in it than this process may have open files at all (`RLIMIT_NOFILE`). It is lost; the next one can be taken.
-    #[error("an item was taken from the queue that can't be read: {0}")]
+    /// An item was taken that can't be turned into a value: it was put as bytes or as another type,
+    /// its type's `Deserialize` rejects it, or it contains more handles than this process may have
+    /// open files at all (`RLIMIT_NOFILE`). The item is lost; the next one can be taken.
+    #[error("an item taken from the queue can't be read: {0}")]
     Undecodable(CodecError),
-    /// The system has no memory (`ENOMEM`) or no descriptors (`EMFILE`) for the next item. It stays where it is.
+    /// The system has no memory (`ENOMEM`) or no descriptors (`EMFILE`) for the next item, which
+    /// stays in the queue.
     #[error("cannot take from the queue: {what}: {source}")]
     System {
-        /// What was being done.
+        /// What the queue was doing.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody has written garbage into the queue's memory.
+    /// A process has written garbage into the queue's memory.
     #[error("cannot take from the queue: its memory is corrupt: {0}")]
     Corrupt(&'static str),
 }
 
 impl GetError {
-    /// Whether there was nothing at the moment: to try again makes sense.
+    /// Whether there was no item at the moment, or a stopped process was in the way: it makes sense
+    /// to try again.
     pub fn is_empty(&self) -> bool {
         matches!(self, GetError::Empty | GetError::TimedOut | GetError::Stalled { .. })
     }
 
-    /// Whether nothing will ever come: the queue is empty, and closed or disconnected.
+    /// Whether no item will ever come: the queue is empty, and closed or disconnected.
     pub fn is_end(&self) -> bool {
         matches!(self, GetError::Closed | GetError::Disconnected)
     }

@@ -1,6 +1,7 @@
-//! The files of the listeners of this process, so that none is left behind when it ends by `exit`.
+//! The socket files of this process's listeners, which are removed when it ends by `exit`.
 //!
-//! A file is removed by the process that has made it. A copy of that process, made by fork(2), knows of it and does nothing.
+//! A file is removed only by the process that has made it. A fork copy of that process inherits the
+//! list and the exit handler, and does nothing.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -11,14 +12,14 @@ use multiproc_os::threads;
 
 static FILES: Mutex<Vec<SocketFile>> = Mutex::new(Vec::new());
 
-/// The process whose files these are. Copies of it inherit what it has arranged for its exit.
+/// The process that has made these files. Its fork copies inherit this and the exit handler.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
 fn lock() -> MutexGuard<'static, Vec<SocketFile>> {
     FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file, which is removed when this is dropped or its process exits.
+/// A socket file that is removed when this is dropped or its process exits.
 #[derive(Debug)]
 pub(super) struct Kept {
     file: SocketFile,

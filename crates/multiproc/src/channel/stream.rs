@@ -1,10 +1,14 @@
-//! Messages over TCP: a direction is a connection of its own, so that the kernel knows when the last sender or receiver has gone. In it goes
-//! one frame after the other, as [CONNECTION.md](CONNECTION.md) tells.
+//! Messages over TCP. A direction is a TCP connection of its own, so that the kernel knows when the
+//! last sender or receiver is gone. It carries one frame after the other;
+//! [CONNECTION.md](CONNECTION.md) has the format.
 //!
-//! A stream has no borders, so what is begun must be finished: the threads of a process take turns, and what one of them has left unfinished
-//! at its deadline the next one carries on. Two processes would mix their bytes. So an end belongs to one process at a time, the first that
-//! uses it (`multiproc_os::record_lock`), and can be handed over between two messages. While it is in the middle of one the socket has a mark;
-//! who finds that when the other has gone can't go on, and ends the direction.
+//! A stream has no message boundaries, so a message that was begun must be finished. The threads of
+//! a process take turns, and what one of them has left unfinished at its deadline is continued by
+//! the next. Two processes would mix their bytes, so an end belongs to one process at a time, the
+//! first that uses it (`multiproc_os::record_lock`), and can be handed over between two messages.
+//! While an end is in the middle of a message, its socket is marked
+//! (`multiproc_os::socket::set_mark`). A process that finds the mark of another process that is
+//! gone can't continue, and shuts the direction down.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,29 +26,30 @@ const MAGIC: [u8; 4] = *b"mpst";
 const VERSION: u8 = 1;
 const HEADER: usize = 16;
 
-/// What stands behind each message. Its last byte is read together with taking the message: as long as a message waits to be taken, something
-/// is left in the socket, and whoever waits for that sees it.
+/// Follows each message. Its last byte is read only when the message is taken: as long as a message
+/// waits to be taken, a byte is left in the socket, so that all waiters see it as readable.
 const TRAILER: [u8; 8] = *b"mpst-end";
 
-/// How much memory is taken ahead of what has come: a length is only a claim.
+/// How many bytes of memory are allocated ahead of what has been received: the length in the header
+/// is only a claim.
 const AHEAD: usize = 1 << 20;
 
-/// How much is read or written before the caller looks at the clock. It is more than waits in a
-/// socket, by default.
+/// How many bytes are read or written before the caller looks at the clock. This is more than fits
+/// into a socket by default.
 const AT_ONCE: usize = 8 << 20;
 
-/// How much is read at once of what nobody wants.
+/// How many bytes of a discarded message are read at once.
 const SKIPPED: usize = 64 << 10;
 
-/// Makes `fd` this process's.
+/// Makes this process the owner of `fd`.
 fn claim(fd: impl AsFd) -> io::Result<()> {
     record_lock::claim(fd)?.map_err(|pid| {
-        let what = format!("process {pid} uses this end of the connection; over TCP, one process can at a time");
+        let what = format!("process {pid} uses this end of the connection; over TCP, only one process can");
         io::Error::new(io::ErrorKind::ResourceBusy, what)
     })
 }
 
-/// Whether `error` says that the other end, or the way there, is gone.
+/// Whether `error` says that the other end, or the route to it, is gone.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -63,21 +68,23 @@ fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this process is in the middle of a message. Then the rest of it is here and nowhere else, and the socket has a mark.
+/// Whether this process is in the middle of a message. If so, the rest of the message is only in
+/// its memory, and the socket is marked.
 #[derive(Debug, Default)]
 struct Middle {
-    /// The process, as a copy of it made by fork(2) is not meant.
+    /// The process that is in the middle, which tells it from fork copies of it.
     process: Option<i32>,
 }
 
 impl Middle {
-    /// Begins with a message, or goes on. False if another process has left the stream in the middle of one.
+    /// Marks the beginning of a message, unless it has begun already. Returns false if another
+    /// process has left the stream in the middle of a message.
     fn enter(&mut self, socket: &OwnedFd) -> io::Result<bool> {
         if self.process.is_none() {
             if socket::is_marked(socket)? {
                 return Ok(false);
             }
-            // Before the first byte: whoever is killed has no time to do it afterwards.
+            // Mark before the first byte: a process that is killed can't do it afterwards.
             socket::set_mark(socket, true)?;
             self.process = Some(threads::getpid());
         }
@@ -92,19 +99,20 @@ impl Middle {
         Ok(())
     }
 
-    /// Whether it was another process, of which this is a copy.
+    /// Whether it is the process of which this one is a fork copy that is in the middle.
     fn is_anothers(&self) -> bool {
         self.process.is_some_and(|process| process != threads::getpid())
     }
 }
 
-/// What this process has on its way through sockets, by their cookies. An end that comes back to a process that has it is a second one of the
-/// same socket: they take turns as clones do.
+/// What this process has in progress on its sockets, by their cookies (`SO_COOKIE`). An end that is
+/// sent back to a process that has it already is another descriptor of the same socket: the two
+/// take turns, as clones do.
 struct States<S>(Mutex<Known<S>>);
 
 struct Known<S> {
     states: BTreeMap<u64, Weak<Mutex<S>>>,
-    /// With so many, those that are no more in use are thrown out.
+    /// When there are this many, unused ones are removed.
     most: usize,
 }
 
@@ -132,33 +140,33 @@ impl<S: Default> States<S> {
     }
 }
 
-/// The end that sends.
+/// The sending end.
 #[derive(Debug)]
 pub(crate) struct Tx {
     socket: OwnedFd,
     outbox: Arc<Mutex<Outbox>>,
 }
 
-/// What is on its way through an end that sends.
+/// What is in progress at a sending end.
 #[derive(Debug, Default)]
 struct Outbox {
     middle: Middle,
-    /// The rest of a message of which a part has gone.
+    /// The rest of a message of which a part has been sent.
     rest: Option<Rest>,
-    /// How many messages have been left unfinished so far. The last of them is the one in `rest`.
+    /// How many messages have been left unfinished so far. The last of them is that in `rest`.
     left: u64,
-    /// Nothing goes any more.
+    /// Nothing can be sent any more.
     broken: bool,
 }
 
 #[derive(Debug)]
 struct Rest {
     frame: Frame<Body<'static>>,
-    /// How many bytes of it have gone.
+    /// How many bytes of it have been sent.
     gone: usize,
 }
 
-/// Header, body and trailer.
+/// The frame of a message: header, body and trailer.
 #[derive(Debug)]
 struct Frame<B> {
     header: [u8; HEADER],
@@ -178,9 +186,9 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
         HEADER + self.body.len() + TRAILER.len()
     }
 
-    /// Writes what comes after the first `gone` bytes, as far as there is room, and up to
-    /// [`AT_ONCE`] of it: the other end may receive as fast as this writes. Says how many have gone
-    /// then.
+    /// Writes what comes after the first `gone` bytes, as far as there is room, and at most
+    /// [`AT_ONCE`] bytes of it, because the other end may receive as fast as this writes. Returns
+    /// how many bytes of the frame have been sent in all.
     fn write(&self, socket: &OwnedFd, mut gone: usize) -> io::Result<usize> {
         let end = self.len().min(gone.saturating_add(AT_ONCE));
         while gone < end {
@@ -204,14 +212,15 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
 }
 
 impl Outbox {
-    /// In a copy of a process: what the other has begun is not ours to finish.
+    /// In a fork copy: forgets the message that the original process has begun and will finish.
     fn disown_anothers(&mut self) {
         if self.middle.is_anothers() {
             (self.middle, self.rest) = (Middle::default(), None);
         }
     }
 
-    /// Carries on with what was left unfinished; false if there is no room for all of it yet.
+    /// Sends the rest of an unfinished message. Returns false if there is no room for all of it
+    /// yet.
     fn finish(&mut self, socket: &OwnedFd) -> io::Result<bool> {
         if let Some(rest) = &mut self.rest {
             rest.gone = rest.frame.write(socket, rest.gone)?;
@@ -233,19 +242,19 @@ impl Tx {
         &self.socket
     }
 
-    /// Whether it could go on in another process.
+    /// Whether another process could use this end from here.
     pub(crate) fn is_between_messages(&self) -> bool {
         let mut outbox = lock(&self.outbox);
         outbox.disown_anothers();
         outbox.middle.process.is_none()
     }
 
-    /// Sends a payload. It has no handles.
+    /// Sends a payload, which has no handles.
     pub(crate) fn send(&self, kind: u8, payload: Payload, patience: Patience) -> Result<(), SendErrorKind> {
         self.sending(kind, payload)?.go_on(patience)
     }
 
-    /// A payload that is to be sent, in several attempts if need be. It has no handles.
+    /// Prepares to send a payload, which has no handles, in several attempts if need be.
     pub(crate) fn sending(&self, kind: u8, payload: Payload) -> Result<Sending<'_>, SendErrorKind> {
         let body = match payload.bytes {
             Bytes::Inline(bytes) => Body::Own(bytes),
@@ -257,7 +266,7 @@ impl Tx {
         Ok(Sending { tx: self, frame: Some(Frame::new(kind, body)), ours: None })
     }
 
-    /// Sends bytes.
+    /// Sends `bytes` as one message.
     pub(crate) fn send_bytes(&self, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
         let frame = Frame::new(kind, bytes);
         self.send_with(&mut None, patience, |socket| {
@@ -273,8 +282,8 @@ impl Tx {
         })
     }
 
-    /// Sends what `begin` begins to send once it is its turn. `ours` says which of those that were
-    /// left unfinished it is, if it has begun.
+    /// Sends what `begin` begins to send, after any unfinished message. `ours` is the number of the
+    /// caller's message among those left unfinished, if it has begun.
     fn send_with(
         &self,
         ours: &mut Option<u64>,
@@ -293,7 +302,8 @@ impl Tx {
                 }
                 claim(&self.socket).map_err(SendErrorKind::Io)?;
                 if !outbox.middle.enter(&self.socket).map_err(SendErrorKind::Io)? {
-                    // What is sent now would count as a part of the message that another has begun.
+                    // What is sent now would become a part of the message that another process has
+                    // begun.
                     socket::shut_down(&self.socket);
                     outbox.broken = true;
                     return Err(SendErrorKind::Disconnected);
@@ -334,8 +344,8 @@ impl Tx {
         }
     }
 
-    /// Carries on with what is unfinished, and begins another message if there is one to begin. [`Begun::Whole`] says that the caller's is
-    /// finished.
+    /// Sends the rest of an unfinished message, and then begins another if `to_begin`. Returns
+    /// [`Begun::Whole`] if the caller's message has been sent completely.
     fn step(
         &self,
         outbox: &mut Outbox,
@@ -348,8 +358,9 @@ impl Tx {
         if !to_begin {
             return Ok(Begun::Whole);
         }
-        // The kernel takes what is sent to a peer that has closed, if it has not heard of it by being told off. Nobody ever sends this way, so
-        // if there is an end to be read the other is closed.
+        // After the peer has closed its socket, the kernel still accepts data until the peer's host
+        // has answered with a reset. The peer never sends anything in this direction, so if the end
+        // of its stream can be read, it has closed.
         if socket::has_input(&self.socket)?.is_none() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -357,21 +368,21 @@ impl Tx {
     }
 }
 
-/// A message on its way.
+/// A message that is being sent.
 pub(crate) struct Sending<'a> {
     tx: &'a Tx,
-    /// None once it has begun and was left unfinished: then the rest is in the outbox.
+    /// None once the message was begun and left unfinished: then the rest is in the outbox.
     frame: Option<Frame<Body<'static>>>,
     ours: Option<u64>,
 }
 
 impl Sending<'_> {
-    /// Sends it, or what is left of it. After `Full`, `Timeout` and `Unfinished` this can be called
-    /// again.
+    /// Sends the message, or the rest of it. After `Full`, `Timeout` and `Unfinished` this can be
+    /// called again.
     pub(crate) fn go_on(&mut self, patience: Patience) -> Result<(), SendErrorKind> {
         let frame = &mut self.frame;
         self.tx.send_with(&mut self.ours, patience, |socket| {
-            let whole = frame.as_ref().expect("it is begun once");
+            let whole = frame.as_ref().expect("a message is begun only once");
             let gone = whole.write(socket, 0)?;
             Ok(if gone == 0 {
                 Begun::No
@@ -384,21 +395,21 @@ impl Sending<'_> {
     }
 }
 
-/// How far a message has gone.
+/// How much of a message has been sent.
 enum Begun {
     No,
     Part(Rest),
     Whole,
 }
 
-/// The end that receives.
+/// The receiving end.
 #[derive(Debug)]
 pub(crate) struct Rx {
     socket: OwnedFd,
     inbox: Arc<Mutex<Inbox>>,
 }
 
-/// What has come through an end that receives, and has not been taken.
+/// What a receiving end has read and not handed out yet.
 #[derive(Debug)]
 struct Inbox {
     middle: Middle,
@@ -412,7 +423,7 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// In a copy of a process: what the other has begun is not ours to finish.
+    /// In a fork copy: forgets the message that the original process has begun and will finish.
     fn disown_anothers(&mut self) {
         if self.middle.is_anothers() {
             *self = Inbox::default();
@@ -420,16 +431,16 @@ impl Inbox {
     }
 }
 
-/// What has come so far of a message.
+/// How much of a message has been received.
 #[derive(Debug)]
 enum Coming {
-    /// So many bytes of the header.
+    /// This many bytes of the header.
     Header([u8; HEADER], usize),
-    /// Of the body, and then of the trailer.
+    /// A part of the body and the trailer, in `bytes`.
     Body { kind: u8, len: usize, bytes: Vec<u8> },
-    /// So many bytes are left of a message that nobody wants.
+    /// This many bytes are left of a message that is discarded.
     Skip(u64),
-    /// Nobody knows where the next message begins.
+    /// It is unknown where the next message begins.
     OutOfStep,
 }
 
@@ -437,11 +448,11 @@ impl Coming {
     const NOTHING: Coming = Coming::Header([0; HEADER], 0);
 }
 
-/// What [`Rx::gather`] has come to.
+/// The result of [`Rx::gather`].
 enum Gathered {
-    /// The message is here; all but its last byte, if it was not to be taken.
+    /// The message is complete, or complete but for its last byte if it was not to be taken.
     Whole(u8, Vec<u8>),
-    /// More has to come, or is there and a turn is over.
+    /// More has to be received, or is there but [`AT_ONCE`] bytes have been read.
     Part,
 }
 
@@ -454,14 +465,14 @@ impl Rx {
         &self.socket
     }
 
-    /// Whether it could go on in another process.
+    /// Whether another process could use this end from here.
     pub(crate) fn is_between_messages(&self) -> bool {
         let mut inbox = lock(&self.inbox);
         inbox.disown_anothers();
         inbox.middle.process.is_none()
     }
 
-    /// Receives the next message, of no more than `limit` bytes: its kind and its bytes.
+    /// Receives the next message, of at most `limit` bytes: its kind and its bytes.
     pub(crate) fn recv(&self, limit: u64, patience: Patience) -> Result<(u8, Vec<u8>), RecvErrorKind> {
         loop {
             if let Gathered::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
@@ -473,12 +484,13 @@ impl Rx {
         }
     }
 
-    /// Whether there is a message, an error or the end, before the time is up.
+    /// Waits until there is a message, an error or the end of the stream. Returns false when the
+    /// time is up before that.
     pub(crate) fn poll(&self, limit: u64, patience: Patience) -> io::Result<bool> {
         loop {
             match self.step(limit, false)? {
                 Ok(Gathered::Part) => {}
-                // It is said again to whoever receives.
+                // The next receive returns the error again.
                 Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
             }
             if patience.is_over() || !patience.wait_for_input(&self.socket)? {
@@ -487,12 +499,13 @@ impl Rx {
         }
     }
 
-    /// Gathers if this process may.
+    /// Gathers a message if this process owns the end.
     fn step(&self, limit: u64, take: bool) -> io::Result<Result<Gathered, RecvErrorKind>> {
         let mut inbox = lock(&self.inbox);
         inbox.disown_anothers();
         claim(&self.socket)?;
-        // Whoever is killed while nothing comes takes nothing with it, so has left no mark.
+        // A process that is killed while nothing is received loses nothing, so it doesn't set the
+        // mark.
         if matches!(inbox.coming, Coming::Header(_, 0))
             && matches!(socket::has_input(&self.socket), Ok(Some(false)))
             && !socket::is_marked(&self.socket)?
@@ -500,7 +513,8 @@ impl Rx {
             return Ok(Ok(Gathered::Part));
         }
         if !matches!(inbox.coming, Coming::OutOfStep) && !inbox.middle.enter(&self.socket)? {
-            // Another has taken the beginning of a message with it. The sender is to know.
+            // Another process has taken the beginning of a message with it. Shutting down tells the
+            // sender.
             socket::shut_down(&self.socket);
             inbox.coming = Coming::OutOfStep;
         }
@@ -511,7 +525,8 @@ impl Rx {
         Ok(gathered)
     }
 
-    /// Reads what there is of the next message, up to [`AT_ONCE`] and a little more, and takes it if that is all of it and it is to be taken.
+    /// Reads what has been received of the next message, at most about [`AT_ONCE`] bytes, and takes
+    /// the message if it is complete and `take` is set.
     fn gather(&self, coming: &mut Coming, limit: u64, take: bool) -> Result<Gathered, RecvErrorKind> {
         let mut turn = 0;
         loop {
@@ -539,11 +554,11 @@ impl Rx {
                     let (kind, len, mut bytes) = (*kind, *len, std::mem::take(bytes));
                     if bytes[len..] != TRAILER {
                         *coming = Coming::OutOfStep;
-                        return Err(RecvErrorKind::Garbage("a message that ends differently".into()));
+                        return Err(RecvErrorKind::Garbage("the message does not end with the end marker".into()));
                     }
                     *coming = Coming::NOTHING;
                     bytes.truncate(len);
-                    // When it was begun there may have been another limit.
+                    // The limit may have been another when the message was begun.
                     return match len as u64 {
                         len if len > limit => Err(RecvErrorKind::TooLong { len, limit }),
                         _ => Ok(Gathered::Whole(kind, bytes)),
@@ -563,7 +578,7 @@ impl Rx {
                 return Ok(Gathered::Part);
             }
             match self.read(coming, take) {
-                // Also in the middle of a message: whoever was sending it has died.
+                // Also in the middle of a message: its sender has died.
                 Ok(0) => return Err(RecvErrorKind::Disconnected),
                 Ok(read) => turn += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Gathered::Part),
@@ -573,7 +588,7 @@ impl Rx {
         }
     }
 
-    /// Reads some of what is missing, of which there is something.
+    /// Reads some of what is missing of the message.
     fn read(&self, coming: &mut Coming, take: bool) -> io::Result<usize> {
         match coming {
             Coming::Header(header, got) => {
@@ -596,7 +611,7 @@ impl Rx {
     }
 }
 
-/// Kind and length.
+/// Returns the kind and the length of a message.
 fn read_header(header: &[u8; HEADER]) -> Result<(u8, u64), String> {
     if header[..4] != MAGIC {
         return Err("not a message of multiproc: it starts differently".into());
@@ -610,11 +625,11 @@ fn read_header(header: &[u8; HEADER]) -> Result<(u8, u64), String> {
     Ok((header[5], u64::from_le_bytes(header[8..].try_into().expect("eight bytes"))))
 }
 
-/// For fuzzers: how long a message may be that they read.
+/// For fuzzers: the limit on the length of the messages that they read.
 #[cfg(any(test, fuzzing))]
 pub(crate) const LIMIT: usize = 1000;
 
-/// For fuzzers: messages as they go through a stream.
+/// For fuzzers: messages as they are sent through a stream.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn frames(messages: &[(u8, &[u8])]) -> Vec<u8> {
     let frame = |(kind, bytes): &(u8, &[u8])| {
@@ -628,16 +643,16 @@ pub(crate) fn frames(messages: &[(u8, &[u8])]) -> Vec<u8> {
 #[cfg(any(test, fuzzing))]
 pub(crate) type Read = Result<(u8, Vec<u8>), u64>;
 
-/// For fuzzers: what comes of these bytes, and whether the end came between two messages.
+/// For fuzzers: the messages in these bytes, and whether the stream ended between two messages.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
-    io::Write::write_all(&mut &theirs, bytes).expect("there is room for so few");
+    io::Write::write_all(&mut &theirs, bytes).expect("there is room for a few bytes");
     drop(theirs);
     let rx = Rx::new(ours.into());
     let mut messages = Vec::new();
     loop {
-        assert!(rx.poll(LIMIT as u64, Patience::None).expect("nothing is wrong with the socket"), "the end is there");
+        assert!(rx.poll(LIMIT as u64, Patience::None).expect("nothing is wrong with the socket"), "no message or end");
         match rx.recv(LIMIT as u64, Patience::None) {
             Ok((kind, bytes)) => {
                 assert!(bytes.len() <= LIMIT);
@@ -649,7 +664,7 @@ pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
             }
             Err(RecvErrorKind::Garbage(_)) => {
                 let next = rx.recv(LIMIT as u64, Patience::None);
-                assert!(matches!(next, Err(RecvErrorKind::Disconnected)), "nobody knows where to go on: {next:?}");
+                assert!(matches!(next, Err(RecvErrorKind::Disconnected)), "the stream is at its end: {next:?}");
                 return (messages, false);
             }
             Err(RecvErrorKind::Disconnected) => return (messages, rx.is_between_messages()),
@@ -766,25 +781,25 @@ mod tests {
     #[test]
     fn who_receives_without_end_holds_up_nobody_past_the_deadline() {
         let (socket, theirs) = UnixStream::pair().unwrap();
-        // It takes the bytes as fast as they come.
+        // It receives the bytes as fast as they are sent.
         std::thread::spawn(move || {
             let mut buffer = vec![0; 1 << 20];
             while io::Read::read(&mut &theirs, &mut buffer).is_ok_and(|read| read > 0) {}
         });
         let tx = Tx::new(socket.into());
-        // More than goes in so little time.
+        // More than can be sent in this time.
         let large = vec![7; 128 << 20];
         let soon = Patience::of(Some(std::time::Duration::from_millis(5)));
         let error = tx.send_bytes(b'b', &large, soon).unwrap_err();
         assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
-        let gone = lock(&tx.outbox).rest.as_ref().expect("it is unfinished").gone;
+        let gone = lock(&tx.outbox).rest.as_ref().expect("a part is left").gone;
         assert!(gone < large.len() / 2, "{gone} bytes in 5 ms");
-        // The rest goes with the next, in no less time.
+        // The rest must be sent before the next message, which takes longer than this.
         let error = tx.send_bytes(b'b', b"next", Patience::None).unwrap_err();
         assert!(matches!(error, SendErrorKind::Full), "{error}");
     }
 
-    /// A socket that a thread always has more bytes for, behind `first`.
+    /// A socket for which a thread always sends more bytes, after `first`.
     fn endless(first: Vec<u8>) -> UnixStream {
         let (socket, theirs) = UnixStream::pair().unwrap();
         std::thread::spawn(move || {
@@ -801,7 +816,8 @@ mod tests {
     fn who_streams_without_end_holds_up_nobody_past_the_deadline() {
         let mut header = Frame::new(b'b', &b""[..]).header;
         header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());
-        // One that is too long, and one that is not. The bytes come faster than they are read here.
+        // A message that is too long, and one that is not. The bytes are sent faster than they are
+        // read here.
         let rx = Rx::new(endless(header.to_vec()).into());
         assert!(rx.poll(1000, Patience::Endless).unwrap());
         assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::TooLong { .. })));
@@ -821,7 +837,7 @@ mod tests {
         io::Write::write_all(&mut &theirs, &header).unwrap();
         let rx = Rx::new(socket.into());
         assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
-        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)), "it is on its way");
+        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)), "the message is incomplete");
         let Coming::Body { bytes, .. } = &lock(&rx.inbox).coming else { panic!("the header is there") };
         assert!(bytes.capacity() <= 4 * AHEAD);
     }

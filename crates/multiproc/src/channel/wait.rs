@@ -1,4 +1,5 @@
-//! Waiting for any of several things, of whatever kind: poll(2), once for all of them.
+//! [`wait`](wait()): waits for any of several objects of different kinds, by one poll(2) for all of
+//! them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,11 +11,12 @@ use super::connection::{Connection, Receiver};
 use super::patience::Patience;
 use crate::{Error, Handle, Result};
 
-/// What [`wait`](wait()) can wait for: a [`Connection`], a [`Receiver`], a [`Queue`](crate::Queue), a [`Child`](crate::Child), any
-/// descriptor.
+/// An object that [`wait`](wait()) can wait for: a [`Connection`], a [`Receiver`], a
+/// [`Queue`](crate::Queue), a [`Child`](crate::Child), any descriptor.
 ///
-/// Implement it for a type of your own by giving its descriptor. The other methods are for objects whose descriptor does not say all, such as
-/// one that has read ahead, or one whose descriptor is only a bell that others ring.
+/// To implement it for a type of your own, return its descriptor. The other methods are for objects
+/// that may be ready while their descriptor is not readable, or the other way round: one that has
+/// read ahead, or one with a descriptor that only serves for waking up waiters.
 ///
 /// ```
 /// use std::io::Write;
@@ -38,42 +40,53 @@ use crate::{Error, Handle, Result};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Waitable {
-    /// What to sleep on: it is readable, or closed, when the object is ready, or may be.
+    /// Returns the descriptor to sleep on. It is readable, or closed, when the object is or may be
+    /// ready.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Called before each sleep: whether the object is ready already, whatever its descriptor says. An object that must be told that somebody
-    /// is going to sleep on its descriptor is told by this; when it says false, whatever makes the object ready from then on must make the
-    /// descriptor readable.
+    /// Called before each sleep. Returns whether the object is ready already, whatever its
+    /// descriptor says. If the object must know that a thread is about to sleep on its descriptor,
+    /// this call tells it. When it returns false, whatever makes the object ready from then on must
+    /// make the descriptor readable.
     ///
     /// # Errors
-    /// Those of the system; [`wait`](wait()) gives them on.
+    /// Errors of the system; [`wait`](wait()) returns them.
     fn ready(&self) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Called when the descriptor has become readable: whether that means that the object is ready. If not, [`wait`](wait()) goes on, by way of
-    /// [`ready`](Waitable::ready). So a descriptor that stays readable must be made unreadable here, or the wait is a busy one.
+    /// Called when the descriptor has become readable. Returns whether the object is ready. If not,
+    /// [`wait`](wait()) continues with [`ready`](Waitable::ready). So if the descriptor is readable
+    /// and the object isn't ready, this must make the descriptor unreadable; otherwise the wait is
+    /// a busy loop.
     ///
     /// # Errors
-    /// Those of the system; [`wait`](wait()) gives them on.
+    /// Errors of the system; [`wait`](wait()) returns them.
     fn woken(&self) -> io::Result<bool> {
         Ok(true)
     }
 
-    /// Called once after [`ready`](Waitable::ready), when nobody sleeps on the descriptor any more.
+    /// Called once at the end of a wait, when this thread no longer sleeps on the descriptor.
     fn finished(&self) {}
 }
 
-/// Waits until at least one of `objects` is ready, but no longer than `timeout` (`None`: however long it takes; zero: not at all). Gives the places
-/// of all that are, in ascending order; none when the time was up before.
+/// Waits until at least one of `objects` is ready, but for at most `timeout` (`None`: for as long
+/// as it takes; zero: not at all). Returns the indices of all objects that are ready, in ascending
+/// order, or an empty list when the timeout has expired. Python's
+/// `multiprocessing.connection.wait`.
 ///
-/// A connection or receiver is ready when there is a message, or the end; a queue when there is an item, or it is closed, a [`Consumer`](crate::Consumer) also when nobody is left who could put
-/// anything; a child when it has ended; a descriptor when it is readable or closed. It is Python's `multiprocessing.connection.wait`.
+/// A connection or a receiver is ready when there is a message, or when no sender is left; a queue
+/// when there is an item or it is closed, a [`Consumer`](crate::Consumer) also when no process is
+/// left that could put an item; a child when it has ended; a descriptor when it is readable or
+/// closed.
 ///
-/// A handle that could put something itself ([`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue)) is never at that end here: wait for a `Consumer`, or for the children too.
+/// A handle that could put an item itself ([`Queue`](crate::Queue),
+/// [`JoinableQueue`](crate::JoinableQueue)) doesn't become ready here because all other producers
+/// are gone: wait for a `Consumer`, or for the children as well.
 ///
-/// Of objects of one kind make a list first: `let all: Vec<&dyn Waitable> = receivers.iter().map(|receiver| receiver as _).collect();`. With no
-/// objects at all it waits for the timeout; without one it would be for ever, so it returns at once.
+/// For objects of one type, make a list first: `let all: Vec<&dyn Waitable> =
+/// receivers.iter().map(|receiver| receiver as _).collect();`. Without any objects, this waits for
+/// the timeout; without a timeout that would be for ever, so then it returns at once.
 ///
 /// ```
 /// use multiproc::{Process, Sender, wait};
@@ -117,11 +130,12 @@ pub trait Waitable {
 /// | an event | `wait` | `wait_timeout` | – | `wait_async` |
 /// | a barrier, a condition, other locks | yes | yes | – | –; see [`sync`](crate::sync) |
 ///
-/// What is in the last column needs the feature `async`, but for processes; a timeout there is the
-/// runtime's, as in `tokio::time::timeout`.
+/// The last column needs the feature `async`, except for processes. For a timeout there, use that
+/// of the runtime, such as `tokio::time::timeout`.
 ///
 /// # Errors
-/// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if another process uses one end of a TCP connection among them.
+/// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
+/// of a TCP connection that another process uses.
 pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {
     let patience = Patience::of(timeout.into());
     if objects.is_empty() && patience.deadline().is_none() {
@@ -131,7 +145,7 @@ pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> 
     wait_until(objects, patience.deadline()).map_err(|source| Error::Setup { what: "wait for several objects", source })
 }
 
-/// Tells the objects.
+/// Calls [`Waitable::finished`] of all objects when it is dropped.
 struct Finished<'a>(&'a [&'a dyn Waitable]);
 
 impl Drop for Finished<'_> {
@@ -149,11 +163,12 @@ fn wait_until(objects: &[&dyn Waitable], deadline: Option<Instant>) -> io::Resul
                 ready.push(index);
             }
         }
-        // Others may be ready as well.
+        // If one is ready, only look at the others, without sleeping.
         let until = if ready.is_empty() { deadline } else { Some(Instant::now()) };
         let already = ready.len();
         let woken = poll::wait_readable(&fds, until)?;
-        // Also when a descriptor is readable over and over without its object being ready, as with one who sends a long message slowly.
+        // Check the time even if descriptors are readable: a peer that sends a long message slowly
+        // makes its descriptor readable again and again while the receiver isn't ready.
         let time_is_up = woken.is_empty() || until.is_some_and(|until| until <= Instant::now());
         for index in woken {
             if ready[..already].binary_search(&index).is_err() && objects[index].woken()? {
@@ -194,7 +209,8 @@ impl<T> Waitable for Receiver<T> {
         self.is_ready()
     }
 
-    /// A part of a message, over TCP, is not enough; it is taken out of the descriptor then.
+    /// A part of a message, over TCP, doesn't make the receiver ready. It is read, so that the
+    /// descriptor isn't readable any more.
     fn woken(&self) -> io::Result<bool> {
         self.poll_with(Patience::None)
     }
@@ -214,7 +230,7 @@ impl<S, R> Waitable for Connection<S, R> {
     }
 }
 
-/// Types that are ready when their descriptor is.
+/// Implements [`Waitable`] for types that are ready when their descriptor is readable.
 macro_rules! by_descriptor {
     ($($type:ty),* $(,)?) => {
         $(impl Waitable for $type {

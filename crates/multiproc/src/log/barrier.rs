@@ -1,9 +1,11 @@
-//! Waiting until a thread of ours has handled what came before, without ever being stuck because it is.
+//! A barrier that waits until a service thread has handled all earlier items, but never blocks for
+//! good if that thread is stuck.
 //!
-//! Who waits sends a *mark* through the thread's own channel and waits for it to come out at the other end: what lay before it has been
-//! handled then. The thread may call code of the user's (a logger), which may want something that the one who waits holds (the lock on
-//! stdout, say). So it is waited for only while it gets on: one that has handled nothing for some seconds is left alone, and nobody waits
-//! for it again before it moves, but for the end of the process.
+//! A waiter sends a *mark* through the thread's own channel and waits until the thread receives it:
+//! all that was in the channel before the mark has been handled then. The thread may call user code
+//! (a logger), which may need something that the waiter holds (the lock on stdout, say). So it is
+//! waited for only while it makes progress: if it has handled nothing for some seconds, waits end,
+//! and later ones return at once until it makes progress, except at the end of the process.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,16 +14,16 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// How long a thread may take for one thing before it counts as stuck.
+/// How long a thread may take for one item before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a thread that handles things and those who wait for it share.
+/// The state shared by a thread that handles items and its waiters.
 #[derive(Debug)]
 pub(crate) struct Barrier {
     patience: Duration,
     state: Mutex<State>,
     passed: Condvar,
-    /// How many things have been handled.
+    /// The number of items handled.
     handled: AtomicU64,
     /// The thread that handles them, which must not wait for itself.
     thread: OnceLock<ThreadId>,
@@ -31,9 +33,9 @@ pub(crate) struct Barrier {
 struct State {
     /// The number of the next mark.
     next: u64,
-    /// The marks that have not come out yet, and are waited for.
+    /// The marks that are waited for and have not been received yet.
     waiting: BTreeSet<u64>,
-    /// What [`handled`](Barrier::handled) was when somebody lost patience last.
+    /// The value of [`handled`](Barrier::handled) when a waiter last gave up.
     stuck_at: Option<u64>,
     /// Whether the thread has ended.
     over: bool,
@@ -56,17 +58,17 @@ impl Barrier {
         }
     }
 
-    /// The calling thread is the one that handles things.
+    /// Makes the calling thread the handler of the items.
     pub(crate) fn adopt(&self) {
         let _ = self.thread.set(thread::current().id());
     }
 
-    /// One more thing has been handled.
+    /// Records that another item has been handled.
     pub(crate) fn handled(&self) {
         self.handled.fetch_add(1, Relaxed);
     }
 
-    /// This mark has come out.
+    /// Records that this mark was received, and wakes its waiter.
     pub(crate) fn pass(&self, mark: u64) {
         self.handled();
         if self.lock().waiting.remove(&mark) {
@@ -74,7 +76,7 @@ impl Barrier {
         }
     }
 
-    /// The thread ends; no mark will come out any more.
+    /// Records that the thread ends: no more marks will be received, and all waiters are woken.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.over = true;
@@ -82,13 +84,15 @@ impl Barrier {
         self.passed.notify_all();
     }
 
-    /// Has a thread that was stuck waited for again: what it was stuck on may have gone, and it may not have noticed yet.
+    /// Lets callers wait for a stuck thread again: it may be able to go on by now, without having
+    /// made progress yet.
     pub(crate) fn ignore_poison(&self) {
         self.lock().stuck_at = None;
     }
 
-    /// Waits until all that is in the channel now has been handled, or `deadline` has passed, or the thread is stuck. `send` puts a mark
-    /// into the channel; it may wait until the instant that it is given, and says whether it was done by then.
+    /// Waits until all that is in the channel now has been handled, `deadline` has passed, or the
+    /// thread is stuck. `send` puts a mark into the channel; it may block until the instant that it
+    /// is given, and returns whether it has sent the mark by then.
     pub(crate) fn wait(
         &self,
         deadline: Option<Instant>,
@@ -212,7 +216,7 @@ mod tests {
         let barrier = Barrier::new(Duration::from_millis(10));
         barrier.wait(None, |_, _| Ok(true));
         barrier.handled();
-        // One that gets on is waited for, however long it takes.
+        // A thread that makes progress is waited for, however long it takes.
         let mut moves = 0;
         barrier.wait(None, |mark, until| {
             while until.unwrap() > Instant::now() {

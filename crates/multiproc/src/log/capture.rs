@@ -1,7 +1,8 @@
-//! [`capture_output`]: what children print comes to this process's own stdout and stderr line by line, each with its process in front.
+//! [`capture_output`]: forwards what children print to this process's own stdout and stderr, line
+//! by line, each line prefixed with its process.
 //!
-//! A captured child has two pipes for its stdout and stderr; a thread here reads all of them and writes whole lines. `PROTOCOL.md` says
-//! when a line has been written.
+//! A captured child has two pipes as its stdout and stderr; a thread here reads all of them and
+//! writes whole lines. `PROTOCOL.md` says when a line has been written.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,22 +22,29 @@ use super::service::Service;
 use crate::process::stdio::Streams;
 use crate::{Error, Result};
 
-/// Has all that processes print which this one starts from now on come to its own stdout and stderr in whole lines, each with its process
-/// in front: `[Process-1] line`. Lines of several processes never mix.
+/// Captures what processes print that this one starts from now on, and writes it to this process's
+/// own stdout and stderr in whole lines, each prefixed with its process: `[Process-1] line`. Lines
+/// of several processes never mix.
 ///
-/// It is the descriptors 1 and 2 that are captured: what C libraries and programs that the process executes write to them is in it, and so
-/// are panic messages. What a process has printed when it ends has been written here before `wait` or `join` of it returns; the last line
-/// is completed then if its end is missing. Descriptors that something else has inherited and keeps open are read on, but not waited for.
-/// A line of more than 64 KiB is cut into several. Other than that every byte comes through, text or not.
+/// The descriptors 1 and 2 are captured, so this includes the output of C libraries, of programs
+/// that the process executes, and panic messages. All that a process has printed by its end has
+/// been written here before `wait` or `join` of it returns; a last line without a line feed is
+/// completed. Descriptors that other processes have inherited and keep open are read on, but not
+/// waited for. A line of more than 64 KiB is split into several. Otherwise every byte is forwarded,
+/// whether it is text or not.
 ///
-/// Processes that a captured one starts share its pipes, and count as it; capture there, too, if they should not. stdout and stderr are two
-/// pipes, so what a process writes to one and then to the other may appear in another order. While nobody reads this process's own output,
-/// captured processes wait once their pipes are full. One that outlives this process has no stdout and stderr any more. A stream that a process
-/// has been given, as with [`Process::stdout`](crate::Process::stdout), is not captured.
+/// Processes that a captured one starts share its pipes, and their lines carry its name; capture in
+/// that process as well to tell them apart. stdout and stderr are two pipes, so what a process
+/// writes to one and then to the other may appear in another order. While this process's own output
+/// is not read, captured processes block once their pipes are full. A process that outlives this
+/// one has no stdout and stderr any more. A stream set for a process, for example with
+/// [`Process::stdout`](crate::Process::stdout), is not captured.
 ///
-/// Lines go past the standard library's buffer for stdout, so that a `print!` here without a line feed is not torn.
+/// Lines bypass the standard library's buffer for stdout, so they don't break up the output of a
+/// `print!` here without a line feed.
 ///
-/// For one process alone there is [`Process::capture_output`](crate::Process::capture_output), for the lines themselves [`OutputCapture`].
+/// To capture a single process use [`Process::capture_output`](crate::Process::capture_output), to
+/// receive the lines use [`OutputCapture`].
 ///
 /// ```
 /// use multiproc::Process;
@@ -50,14 +58,14 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when the system has no thread or descriptor to give.
+/// [`Error::Setup`] at the limit of threads or descriptors.
 pub fn capture_output() -> Result<()> {
     OutputCapture::new().start()
 }
 
 type Handler = Arc<dyn Fn(&CapturedLine<'_>) + Send + Sync>;
 
-/// [`capture_output`] with a function for the lines.
+/// [`capture_output`] with a function that receives the lines.
 ///
 /// ```
 /// use multiproc::{OutputCapture, Process};
@@ -82,21 +90,22 @@ pub struct OutputCapture {
 }
 
 impl OutputCapture {
-    /// What [`capture_output`] does.
+    /// Returns the options of [`capture_output`].
     #[allow(clippy::new_without_default)]
     pub fn new() -> OutputCapture {
         OutputCapture { all: true, handler: None }
     }
 
-    /// Has `handler` called with each line, in place of writing it.
+    /// Calls `handler` with each line instead of writing it.
     ///
-    /// It is called by one thread, one line after the other; while it is at work, the next ones wait. A panic in it loses that line alone.
+    /// One thread calls it, one line after the other; while it runs, later lines wait. A panic in
+    /// it loses only that line.
     pub fn handler(mut self, handler: impl Fn(&CapturedLine<'_>) + Send + Sync + 'static) -> OutputCapture {
         self.handler = Some(Arc::new(handler));
         self
     }
 
-    /// Starts capturing; or, if this process captures already, does it in this way from now on.
+    /// Starts capturing; if this process captures already, these options replace the present ones.
     ///
     /// # Errors
     /// As [`capture_output`].
@@ -113,7 +122,7 @@ impl fmt::Debug for OutputCapture {
     }
 }
 
-/// Which of its two output streams a process has written to.
+/// The output stream that a process has written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputStream {
     /// Descriptor 1.
@@ -124,7 +133,7 @@ pub enum OutputStream {
 
 /// A line that a process has printed. See [`OutputCapture::handler`].
 ///
-/// It prints as `[Process-1] line`.
+/// Its `Display` is `[Process-1] line`.
 #[derive(Debug, Clone, Copy)]
 pub struct CapturedLine<'a> {
     process: &'a str,
@@ -138,17 +147,17 @@ impl<'a> CapturedLine<'a> {
         self.process
     }
 
-    /// Where it was written to.
+    /// The stream that it was written to.
     pub fn stream(&self) -> OutputStream {
         self.stream
     }
 
-    /// Its bytes, without the line feed.
+    /// The bytes of the line, without the line feed.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Its text; what is no UTF-8 is replaced.
+    /// The text of the line; invalid UTF-8 is replaced.
     pub fn text(&self) -> Cow<'a, str> {
         String::from_utf8_lossy(self.bytes)
     }
@@ -160,12 +169,12 @@ impl fmt::Display for CapturedLine<'_> {
     }
 }
 
-/// What the output of one process is known by here.
+/// Identifies the captured output of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CaptureId(u64);
 
-/// Has a child's `streams` be pipes to here, those that have not been given to it; none if it is not to be captured. Unless said for this one
-/// it is as for all.
+/// Makes pipes to the capture for those of a child's output `streams` that are not set; returns
+/// None if the child is not captured. `capture` overrides the setting for all children.
 pub(crate) fn begin(name: &str, capture: Option<bool>, streams: &mut Streams) -> io::Result<Option<CaptureId>> {
     let here = CAPTURE.here();
     let wanted = capture.unwrap_or_else(|| here.as_ref().is_some_and(|capture| capture.options().all));
@@ -179,21 +188,22 @@ pub(crate) fn begin(name: &str, capture: Option<bool>, streams: &mut Streams) ->
     capture.admit(name, streams).map(Some)
 }
 
-/// Whose last lines are complete, though their ends may be missing.
+/// The processes with output that [`flush`] completes: their last lines count as complete, even
+/// without a line feed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Whose {
     One(CaptureId),
     All,
 }
 
-/// Has the thread waited for again, if it was stuck; see [`Barrier::ignore_poison`].
+/// Lets callers wait for the thread again after it was stuck; see [`Barrier::ignore_poison`].
 pub(crate) fn ignore_poison() {
     if let Some(capture) = CAPTURE.here() {
         capture.barrier.ignore_poison();
     }
 }
 
-/// Waits until all that has been printed so far has been written, or handled; see [`Barrier::wait`].
+/// Waits until all that has been printed so far has been written or handled; see [`Barrier::wait`].
 pub(crate) fn flush(whose: Whose, deadline: Option<Instant>) {
     let Some(capture) = CAPTURE.here() else { return };
     capture.barrier.wait(deadline, |mark, _| {
@@ -211,10 +221,10 @@ struct Capture {
     barrier: Barrier,
 }
 
-/// What others want of the thread.
+/// Requests to the thread.
 #[derive(Debug, Default)]
 struct Commands {
-    /// How many processes have been admitted.
+    /// The number of processes that have been captured; the next [`CaptureId`].
     admitted: u64,
     waiting: Vec<Command>,
 }
@@ -231,7 +241,7 @@ enum Command {
     Flush { mark: u64, whose: Whose },
 }
 
-/// One stream of one process.
+/// One output stream of one process.
 #[derive(Debug)]
 struct Source {
     id: CaptureId,
@@ -243,12 +253,12 @@ struct Source {
 
 static CAPTURE: Service<Capture> = Service::new();
 
-/// The capture of this process; launched with these options if there is none.
+/// The capture of this process; starts one with these options if there is none.
 fn here_or_launch(options: &OutputCapture) -> io::Result<Arc<Capture>> {
     CAPTURE.here_or_launch("multiproc-output", || Capture::new(options.clone()), Capture::serve)
 }
 
-/// How many bytes are read at a time.
+/// The most bytes that are read at a time.
 const CHUNK: usize = 64 * 1024;
 
 impl Capture {
@@ -269,10 +279,11 @@ impl Capture {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pipes for the process `name`.
+    /// Makes the pipes for the process `name`.
     fn admit(&self, name: &str, streams: &mut Streams) -> io::Result<CaptureId> {
         let process: Arc<str> = name.into();
-        // Held until both are in: the thread looks here before it asks what has become readable.
+        // Held until both pipes are registered: the thread takes the commands after it has learned
+        // which pipes are readable, and so finds both.
         let mut commands = self.commands();
         let id = CaptureId(commands.admitted);
         commands.admitted += 1;
@@ -282,7 +293,7 @@ impl Capture {
             }
             let (reader, writer) = pipe::pair()?;
             let token = 2 * id.0 + number as u64 - 1;
-            // Should the second not find room, the first reads the end of its pipe, and is forgotten.
+            // If registering the second fails, the first reads as ended, and is removed.
             self.poller.add(&reader, token)?;
             commands.push(Command::Read(
                 token,
@@ -293,7 +304,7 @@ impl Capture {
         Ok(id)
     }
 
-    /// The thread's life: as long as the process.
+    /// The loop of the thread, for as long as the process lives.
     fn serve(&self) {
         self.barrier.adopt();
         let mut sources = BTreeMap::new();
@@ -308,13 +319,13 @@ impl Capture {
                 }
             }
             for token in tokens {
-                // One piece each, lest one that never pauses keeps the others waiting.
+                // One chunk each, so that a process that never pauses doesn't delay the others.
                 self.read(&mut sources, token, CHUNK, &mut buffer);
             }
             for (mark, whose) in flushes {
                 let tokens: Vec<u64> = sources.keys().copied().collect();
                 for token in tokens {
-                    // What is there now, and no more: somebody may go on writing for ever.
+                    // Only the bytes that are in the pipe now: another process may write forever.
                     let available = pipe::available(&sources[&token].reader).unwrap_or(0);
                     self.read(&mut sources, token, available, &mut buffer);
                     let Some(source) = sources.get_mut(&token) else { continue };
@@ -328,7 +339,7 @@ impl Capture {
         self.barrier.close();
     }
 
-    /// Reads up to `limit` bytes of a source, and forgets it at its end.
+    /// Reads at most `limit` bytes of a source, and removes it at its end.
     fn read(&self, sources: &mut BTreeMap<u64, Source>, token: u64, limit: usize, buffer: &mut [u8]) {
         let Some(source) = sources.get_mut(&token) else { return };
         let mut left = limit;
@@ -370,13 +381,13 @@ impl Capture {
     }
 }
 
-/// Where the lines of one piece go.
+/// The destination of the lines of one chunk.
 struct Output<'a> {
     barrier: &'a Barrier,
     handler: Option<Handler>,
     process: Arc<str>,
     stream: OutputStream,
-    /// What is to be written in one go.
+    /// The lines to be written with one call.
     text: Vec<u8>,
 }
 
@@ -385,7 +396,7 @@ impl Output<'_> {
         match &self.handler {
             Some(handler) => {
                 let line = CapturedLine { process: &self.process, stream: self.stream, bytes };
-                // The panic hook has said what there is to say.
+                // The panic hook has reported it.
                 let _ = catch_unwind(AssertUnwindSafe(|| handler(&line)));
                 self.barrier.handled();
             }
@@ -402,7 +413,7 @@ impl Output<'_> {
             OutputStream::Stdout => 1,
             OutputStream::Stderr => 2,
         };
-        // That nobody may be reading is no reason to keep those who write waiting.
+        // A failure, for example because the reader is gone, must not block the captured processes.
         let _ = stdio::write_all(number, &self.text);
         self.barrier.handled();
     }

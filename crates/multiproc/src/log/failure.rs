@@ -1,5 +1,5 @@
-//! Records of processes that fail: a panic, told by the process itself; a death by a signal or for
-//! want of memory, told by its parent. They go to the relay, if there is one, beside what the
+//! Records of failures: a panic, sent by the process itself; a death by a signal or for want of
+//! memory, sent by its parent. They go to the relay, if there is one, beside the records that the
 //! process has logged itself.
 
 use std::panic::Location;
@@ -11,7 +11,7 @@ use super::record::{Content, Datum};
 use super::{OURS, relay, uplink};
 use crate::process::status::{JoinErrorKind, Panic};
 
-/// The key of what kind of failure it was: `panic`, `signal`, `out_of_memory` or `memory_limit`.
+/// The key for the kind of failure: `panic`, `signal`, `out_of_memory` or `memory_limit`.
 const KIND: &str = "failure";
 
 /// Whether a record is that of a panic, which the process has printed as well.
@@ -20,9 +20,9 @@ pub(crate) fn is_panic(content: &Content<'_>) -> bool {
     content.target == OURS && content.pairs.iter().any(is)
 }
 
-/// In the panic hook of a process whose records are relayed.
+/// Sends the record of a panic. Called in the panic hook of a process with relayed records.
 pub(crate) fn panicked(panic: &Panic, location: Option<&Location<'_>>) {
-    if uplink::way().is_none() || ::log::max_level() == LevelFilter::Off {
+    if uplink::current().is_none() || ::log::max_level() == LevelFilter::Off {
         return;
     }
     let thread = std::thread::current();
@@ -43,7 +43,7 @@ pub(crate) fn panicked(panic: &Panic, location: Option<&Location<'_>>) {
     });
 }
 
-/// In the parent of a process that has ended in this way, once.
+/// Sends the record of a process that has failed. Called once, in its parent, when it has ended.
 pub(crate) fn died(process: &str, pid: i32, how: &JoinErrorKind) {
     let mut pairs = Vec::new();
     match how {
@@ -53,7 +53,7 @@ pub(crate) fn died(process: &str, pid: i32, how: &JoinErrorKind) {
         }
         JoinErrorKind::OutOfMemory => pairs.push((KIND.into(), Datum::Text("out_of_memory".into()))),
         JoinErrorKind::MemoryLimit { .. } => pairs.push((KIND.into(), Datum::Text("memory_limit".into()))),
-        // It has exited, and has said itself what there is to say.
+        // It has exited, and has reported any failure itself.
         _ => return,
     }
     relay::send(&Content {

@@ -1,16 +1,16 @@
-//! Lines out of whatever pieces a pipe gives, each no longer than there is room for.
+//! Splits what is read from a pipe into lines of limited length.
 
-/// A line may be this long, in bytes, without its end; what is longer is cut.
+/// The most bytes of a line, without its end; a longer line is split.
 pub(crate) const LONGEST: usize = 64 * 1024;
 
-/// The beginning of a line whose end has not come yet.
+/// The beginning of a line that has not ended yet.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     begun: Vec<u8>,
 }
 
 impl Lines {
-    /// Takes the next bytes, and calls `each` for every line that ends in them, without the line feed.
+    /// Takes the next bytes, and calls `each` for every line that they end, without the line feed.
     pub(crate) fn take(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8])) {
         while !bytes.is_empty() {
             let room = LONGEST - self.begun.len();
@@ -34,12 +34,12 @@ impl Lines {
         }
     }
 
-    /// Nothing will follow: calls `each` for what has begun, if anything has.
+    /// Ends the stream: calls `each` for an unfinished line, if there is one.
     pub(crate) fn finish(&mut self, each: impl FnOnce(&[u8])) {
         if !self.begun.is_empty() {
             each(&self.begun);
         }
-        // Memory too: most processes print no more than short lines, or nothing.
+        // Frees the memory too: most processes print only short lines, or nothing.
         self.begun = Vec::new();
     }
 }

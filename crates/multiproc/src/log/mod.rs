@@ -1,8 +1,9 @@
-//! What processes say besides their results: their log records, and what they print.
+//! The log records and the output of processes.
 //!
-//! [`stderr`] prints records; [`relay`] brings those of all descendants to this process's own logger ([`uplink`] is the other end of
-//! it, [`wire`] the messages between them); [`capture`] reads what children print, line by line. `PROTOCOL.md` beside this file says
-//! who sends what to whom, when it has arrived, and what happens when somebody dies.
+//! [`stderr`] prints records; [`relay`] forwards those of all descendants to this process's own
+//! logger ([`uplink`] is the sending side, [`wire`] has the messages between them); [`capture`]
+//! reads what children print, line by line. `PROTOCOL.md` beside this file describes the messages,
+//! their guarantees, and what happens when a process dies.
 
 mod barrier;
 pub(crate) mod capture;
@@ -35,8 +36,8 @@ use crate::process::stdio::Streams;
 /// The target of the library's own records.
 const OURS: &str = "multiproc";
 
-/// Logs something that the library does. [`log_to_stderr`](crate::log_to_stderr) prints it at this
-/// level, which is that of Python's `multiprocessing`; to any other logger it is less serious.
+/// Logs an event of the library. [`log_to_stderr`](crate::log_to_stderr) prints it at this level,
+/// which is that of Python's `multiprocessing`; any other logger gets a less serious level.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     let shown = if stderr::is_installed() || uplink::is_installed() { level } else { elsewhere(level) };
     if shown <= ::log::max_level() {
@@ -45,8 +46,8 @@ pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     stderr::event(level, message);
 }
 
-/// The level of this library's own records for loggers other than `log_to_stderr`: that a process
-/// begins, ends and is waited for matters in the search for a fault.
+/// The level of the library's own records for loggers other than `log_to_stderr`: the start and end
+/// of a process, and waiting for one, only matter for debugging.
 fn elsewhere(level: Level) -> Level {
     match level {
         Level::Error | Level::Warn => level,
@@ -55,56 +56,58 @@ fn elsewhere(level: Level) -> Level {
     }
 }
 
-/// What a child is told of the logging here. The way to the relay, if there is one, comes beside it.
+/// The log config of a child, sent to it by its parent. A descriptor of the relay's uplink, if
+/// there is one, is sent beside it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct LogConfig {
-    /// The level of [`log_to_stderr`](crate::log_to_stderr), if that is how the child logs.
+    /// The level of [`log_to_stderr`](crate::log_to_stderr), if the child logs that way.
     to_stderr: Option<u8>,
-    /// The level of the records that it sends to a relay, if there is one.
+    /// The level of the records that the child sends to a relay, if there is one.
     relay: Option<u8>,
 }
 
-/// What a child is given of the logging here.
+/// The parent's side of a child's logging.
 #[derive(Debug)]
 pub(crate) struct LogSetup {
     relay: Option<(Arc<OwnedFd>, LevelFilter)>,
-    /// What its output is known by here, if it is captured.
+    /// Identifies the child's output in the capture, if it is captured.
     pub(crate) captured: Option<CaptureId>,
 }
 
 impl LogSetup {
-    /// For the child `name`, whose output is captured or not, or as it is done for all; its `streams` are changed for that.
+    /// Prepares the logging of the child `name`. `capture` says whether its output is captured,
+    /// None that the setting for all children holds; the pipes of a capture are put into `streams`.
     pub(crate) fn to(name: &str, capture: Option<bool>, streams: &mut Streams) -> io::Result<LogSetup> {
-        Ok(LogSetup { relay: relay::way(), captured: capture::begin(name, capture, streams)? })
+        Ok(LogSetup { relay: relay::uplink(), captured: capture::begin(name, capture, streams)? })
     }
 
-    /// What the child is told.
+    /// The log config for the child.
     pub(crate) fn told(&self) -> LogConfig {
         LogConfig {
-            // With a relay the process at its other end does that, too.
+            // With a relay, the process that relays prints the records.
             to_stderr: if self.relay.is_some() { None } else { stderr::shown_level() },
             relay: self.relay.as_ref().map(|(_, level)| *level as u8),
         }
     }
 
-    /// What comes beside it.
+    /// The descriptors that are sent beside the log config.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.relay.iter().map(|(way, _)| way.as_fd()).collect()
+        self.relay.iter().map(|(uplink, _)| uplink.as_fd()).collect()
     }
 }
 
 impl LogConfig {
-    /// For fuzzers: one that says everything.
+    /// A sample with all fields set, for fuzzers.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn sample() -> LogConfig {
         LogConfig { to_stderr: Some(3), relay: Some(4) }
     }
 
-    /// In a child: does what its parent said. `fds` are what came beside it.
+    /// Applies the log config in the child. `fds` are the descriptors that were sent beside it.
     pub(crate) fn take(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<()> {
-        // A forked copy of a process that has a way has it too.
+        // A fork copy of a process with an uplink has the uplink already.
         if let Some(level) = self.relay
-            && uplink::way().is_none()
+            && uplink::current().is_none()
         {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
             uplink::install(fds.next().ok_or_else(missing)?, filter(level.into()));
@@ -116,8 +119,8 @@ impl LogConfig {
     }
 }
 
-/// Waits until what a child that has ended has logged and printed has gone where it belongs; no longer than until `deadline`, and not for
-/// somebody who is stuck.
+/// Flushes an ended child's log records and captured output, until `deadline` at most; doesn't wait
+/// for a thread that is stuck.
 pub(crate) fn hear_out(capture: Option<CaptureId>, deadline: Option<Instant>) {
     if let Some(id) = capture {
         capture::flush(capture::Whose::One(id), deadline);
@@ -125,7 +128,8 @@ pub(crate) fn hear_out(capture: Option<CaptureId>, deadline: Option<Instant>) {
     relay::flush(deadline);
 }
 
-/// The same for all that there is, at the end of this process. The first time somebody who was stuck gets another chance.
+/// Flushes all log records and captured output, at the end of this process. The first call also
+/// waits for a thread that was stuck before.
 pub(crate) fn flush(first: bool) {
     if first {
         capture::ignore_poison();

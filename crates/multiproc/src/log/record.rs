@@ -1,4 +1,4 @@
-//! [`RelayedRecord`]: a log record of another process, whole.
+//! [`RelayedRecord`]: a log record received from another process.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,19 +10,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{OURS, elsewhere, failure, relay};
 
-/// A log record that has come from a descendant of this process. See [`LogRelay::handler`](crate::LogRelay::handler).
+/// A log record that was received from a descendant of this process. See
+/// [`LogRelay::handler`](crate::LogRelay::handler).
 ///
-/// It prints as `[INFO/Process-1] message`.
+/// Its `Display` is `[INFO/Process-1] message`.
 #[derive(Debug, Clone)]
 pub struct RelayedRecord {
-    /// As it was logged. Of this library's own records it is that for `log_to_stderr`.
+    /// The level at which it was logged. For the library's own records that is the level for
+    /// `log_to_stderr`.
     original: Level,
-    /// As other loggers see it.
+    /// The level for other loggers.
     level: Level,
     content: Content<'static>,
 }
 
-/// What travels of a record.
+/// The part of a record that is sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Content<'a> {
     pub(crate) process: Cow<'a, str>,
@@ -37,11 +39,11 @@ pub(crate) struct Content<'a> {
     pub(crate) line: Option<u32>,
     pub(crate) message: Cow<'a, str>,
     pub(crate) pairs: Vec<(String, Datum)>,
-    /// If it was an event of `tracing`: the spans that it happened in, the outermost first.
+    /// For an event of `tracing`: the spans in which it occurred, the outermost first.
     pub(crate) spans: Option<String>,
 }
 
-/// The value of a key, as far as it travels.
+/// The value of a key, in the forms that can be sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Datum {
     Null,
@@ -53,7 +55,7 @@ pub(crate) enum Datum {
 }
 
 impl RelayedRecord {
-    /// None if there is no such level.
+    /// Returns None if there is no such level.
     pub(crate) fn new(content: Content<'static>) -> Option<RelayedRecord> {
         let original = Level::iter().find(|level| *level as usize == usize::from(content.level))?;
         let level = if content.target == OURS { elsewhere(original) } else { original };
@@ -80,8 +82,8 @@ impl RelayedRecord {
         UNIX_EPOCH.checked_add(self.content.time).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Its level. That a process begins, ends and is waited for is `Debug` or `Trace`; a panic, and
-    /// a death by a signal or for want of memory, is `Error`.
+    /// Its level. The start and end of a process, and waiting for one, are `Debug` or `Trace`; a
+    /// panic, and a death by a signal or for want of memory, are `Error`.
     pub fn level(&self) -> Level {
         self.level
     }
@@ -96,7 +98,8 @@ impl RelayedRecord {
         failure::is_panic(&self.content)
     }
 
-    /// Its target: the module, unless the program says otherwise. The library's own records have `multiproc`.
+    /// Its target: the module, unless the program sets another. The library's own records have
+    /// `multiproc`.
     pub fn target(&self) -> &str {
         &self.content.target
     }
@@ -106,12 +109,12 @@ impl RelayedRecord {
         self.content.module_path.as_deref()
     }
 
-    /// The file that logged it.
+    /// The source file that logged it.
     pub fn file(&self) -> Option<&str> {
         self.content.file.as_deref()
     }
 
-    /// The line in that file.
+    /// The line in that source file.
     pub fn line(&self) -> Option<u32> {
         self.content.line
     }
@@ -121,23 +124,26 @@ impl RelayedRecord {
         &self.content.message
     }
 
-    /// Its key-values, or the fields of the `tracing` event that it was. What is no number, truth value or text comes as the text that it
-    /// is printed as.
+    /// Its key-values, or the fields of the `tracing` event. Values other than numbers, booleans
+    /// and text are converted to the text that they are printed as.
     pub fn key_values(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         self.content.pairs.iter().map(|(key, datum)| (key.as_str(), datum.as_value()))
     }
 
-    /// The spans that it happened in, `outer{id=1}:inner`, if it was an event of `tracing` inside any.
+    /// The spans in which it occurred, `outer{id=1}:inner`, if it was an event of `tracing` inside
+    /// any.
     pub fn spans(&self) -> Option<&str> {
         self.content.spans.as_deref().filter(|spans| !spans.is_empty())
     }
 
-    /// Hands it to this process's logger, as the relay does without a handler: with the process in front, `[Process-1 4711] message`.
+    /// Passes it to this process's logger, as the relay does without a handler: prefixed with its
+    /// process, `[Process-1 4711] message`.
     pub fn log(&self) {
         relay::log_here(self, true);
     }
 
-    /// The message as a logger that knows no fields is to show it: an event of `tracing` with its spans and fields.
+    /// The message for a logger that shows no fields: for an event of `tracing`, with its spans and
+    /// fields.
     pub(crate) fn text(&self) -> impl fmt::Display {
         fmt::from_fn(|f| {
             if self.content.spans.is_none() {
@@ -153,7 +159,7 @@ impl RelayedRecord {
         })
     }
 
-    /// Hands it to the program's logger of the `log` crate.
+    /// Passes it to the program's logger of the `log` crate.
     pub(crate) fn log_by_facade(&self, prefix: bool) {
         let mut builder = Record::builder();
         let pairs = Pairs(self);
@@ -178,7 +184,7 @@ impl fmt::Display for RelayedRecord {
     }
 }
 
-/// The key-values of a record, with the process it came from.
+/// The key-values of a record, preceded by those for its process.
 struct Pairs<'a>(&'a RelayedRecord);
 
 impl Source for Pairs<'_> {
@@ -216,7 +222,7 @@ pub(crate) fn pairs_of(record: &Record<'_>) -> Vec<(String, Datum)> {
     }
 
     let mut collect = Collect(Vec::new());
-    // A source that fails leaves what it has shown so far.
+    // If a source fails, the pairs visited so far are kept.
     let _ = record.key_values().visit(&mut collect);
     collect.0
 }

@@ -1,7 +1,8 @@
-//! [`relay_logs`]: the log records of all descendants come to this process's own logger.
+//! [`relay_logs`]: forwards the log records of all descendants to this process's own logger.
 //!
-//! There is one socket pair. Every descendant has a copy of its writing end and sends each record as one message; a thread here reads and
-//! hands them on, one after the other. `PROTOCOL.md` has the messages and says why nothing is lost.
+//! There is one socket pair. Every descendant has a copy of its writing end, the *uplink*, and
+//! sends each record as one message; a thread here reads the records and passes them to the logger,
+//! one after the other. `PROTOCOL.md` has the messages, and says why nothing is lost.
 
 use std::fmt;
 use std::io;
@@ -22,30 +23,36 @@ use super::{event, stderr, uplink};
 use crate::transfer::packet::{self, PacketError};
 use crate::{Error, Result};
 
-/// Has the log records of all processes that are started from now on, and of theirs, arrive in this process's own logger, whatever that
-/// is: the one of the `log` crate (`env_logger` and the like, or [`log_to_stderr`](crate::log_to_stderr)), or the subscriber of `tracing`.
+/// Forwards the log records of all processes that are started from now on, and of their
+/// descendants, to this process's own logger: that of the `log` crate (`env_logger` and the like,
+/// or [`log_to_stderr`](crate::log_to_stderr)), or the subscriber of `tracing`.
 ///
-/// Each record comes with its process in front, `[Process-1 4711] message`, and with the key-values `process` and `pid` for loggers that
-/// show them; target, level, place and its own key-values are what they were. Those of one process come in the order in which it has
-/// logged them. A record has left its process when `log::info!` returns there, so it arrives even if the process is killed right after;
-/// and it has been handed to the logger here before `wait` or `join` of that child returns. The same goes for the end of this process.
-/// (Only a logger that is stuck for 5 seconds is not waited for.)
+/// Each record is prefixed with its process, `[Process-1 4711] message`, and has the key-values
+/// `process` and `pid` for loggers that show them; target, level, location and its own key-values
+/// are unchanged. The records of one process arrive in the order in which it logged them. A record
+/// has left its process when `log::info!` returns there, so it arrives even if the process is
+/// killed right after; and it has been passed to the logger here before `wait` or `join` of that
+/// child returns, and before this process ends. (A logger that is stuck for 5 seconds is not waited
+/// for.)
 ///
-/// A panic in a descendant, and its death by a signal or for want of memory, is one such record
-/// too, of level `ERROR` and with the target `multiproc`: with the message and place of the panic,
-/// and the key-values `failure` (`panic`, `signal`, `out_of_memory` or `memory_limit`), `location`
-/// and `signal`. (The traceback of a panic is on the stderr of its process, as without a relay;
-/// [`log_to_stderr`](crate::log_to_stderr) doesn't repeat it.) Signals that its parent has sent it
-/// are no failure.
+/// A panic in a descendant, and its death by a signal or for want of memory, is a record too, of
+/// level `ERROR` and with the target `multiproc`: with the message and location of the panic, and
+/// the key-values `failure` (`panic`, `signal`, `out_of_memory` or `memory_limit`), `location` and
+/// `signal`. (The traceback of a panic is printed on the stderr of its process, as without a relay;
+/// [`log_to_stderr`](crate::log_to_stderr) doesn't repeat it.) Signals sent by the process's parent
+/// are not failures.
 ///
-/// In the descendants the logger is ours: `env_logger::init()` in a target would find one there, and panic; use `try_init` in code that runs
-/// in both. They log what this process would: the level is [`log::max_level`] of the moment of their start.
+/// In the descendants the library sets the logger: `env_logger::init()` in a target would find one,
+/// and panic; use `try_init` in code that runs in both. They log at this process's level:
+/// [`log::max_level`] at the time of their start.
 ///
-/// A process that logs faster than this one can write waits, and nothing is dropped. One that outlives this process goes on without
-/// logging.
+/// If a process logs faster than this one can write, it blocks; nothing is dropped. A process that
+/// outlives this one goes on without logging.
 ///
-/// A thread reads the records, which a logger may notice. Start it after `init` and the logger, before the first child. In a process
-/// whose records are relayed already nothing happens. See [`LogRelay`] for options.
+/// A background thread reads the records and calls the logger, which may notice that thread (by its
+/// name, say). Call this function after `init` and after setting the logger, before starting the
+/// first child. In a process that already sends its own records to a relay, it does nothing. See
+/// [`LogRelay`] for options.
 ///
 /// ```
 /// use multiproc::{LevelFilter, Process};
@@ -60,7 +67,7 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when the system has no socket pair or thread to give.
+/// [`Error::Setup`] when no socket pair or thread can be made.
 ///
 /// [`log::max_level`]: https://docs.rs/log/latest/log/fn.max_level.html
 pub fn relay_logs() -> Result<()> {
@@ -97,42 +104,44 @@ pub struct LogRelay {
 }
 
 impl LogRelay {
-    /// What [`relay_logs`] does.
+    /// Returns the options of [`relay_logs`].
     #[allow(clippy::new_without_default)]
     pub fn new() -> LogRelay {
         LogRelay { level: None, prefix: true, handler: None }
     }
 
-    /// The least serious level that descendants send. Unless said it is what this process logs itself at the moment of each start, or
-    /// everything if there is a [`handler`](LogRelay::handler). What this process's own logger doesn't let pass doesn't pass it all the
-    /// same.
+    /// Sets the least serious level that descendants send. The default is the level at which this
+    /// process logs when a child is started, or every level if there is a
+    /// [`handler`](LogRelay::handler). This process's own logger still applies its own level.
     pub fn level(mut self, level: LevelFilter) -> LogRelay {
         self.level = Some(level);
         self
     }
 
-    /// Whether messages get their process in front, `[Process-1 4711] `. They do unless said otherwise; without it the process is in the
-    /// key-values `process` and `pid` alone.
+    /// Sets whether messages are prefixed with their process, `[Process-1 4711] `. The default is
+    /// true; without the prefix, only the key-values `process` and `pid` tell the process.
     pub fn prefix(mut self, prefix: bool) -> LogRelay {
         self.prefix = prefix;
         self
     }
 
-    /// Has `handler` called with each record, in place of handing it to the logger. [`RelayedRecord::log`] does the latter.
+    /// Calls `handler` with each record instead of passing it to the logger; [`RelayedRecord::log`]
+    /// does the latter.
     ///
-    /// It is called by one thread, one record after the other; while it is at work, the next ones wait. A panic in it loses that record
-    /// alone. In a process whose own records are relayed, those of its descendants come here, and go no further up.
+    /// One thread calls it, one record after the other; while it runs, later records wait. A panic
+    /// in it loses only that record. In a process that sends its own records to a relay, the
+    /// records of its descendants go to `handler`, and no further up.
     pub fn handler(mut self, handler: impl Fn(&RelayedRecord) + Send + Sync + 'static) -> LogRelay {
         self.handler = Some(Arc::new(handler));
         self
     }
 
-    /// Starts relaying; or, if this process relays already, does it in this way from now on.
+    /// Starts relaying; if this process relays already, these options replace the present ones.
     ///
     /// # Errors
     /// As [`relay_logs`].
     pub fn start(self) -> Result<()> {
-        if self.handler.is_none() && uplink::way().is_some() && RELAY.here().is_none() {
+        if self.handler.is_none() && uplink::current().is_some() && RELAY.here().is_none() {
             return Ok(());
         }
         let relay = RELAY
@@ -156,7 +165,8 @@ impl fmt::Debug for LogRelay {
 
 /// The relay of this process, shared with its thread.
 struct Relay {
-    /// What descendants write to; marks too. So the socket never reads as closed, unless somebody shuts it down.
+    /// The end that descendants write to, and this process for marks. Since this process keeps it
+    /// open, the socket reads as closed only if a process shuts it down.
     writer: Arc<OwnedFd>,
     reader: OwnedFd,
     options: Mutex<LogRelay>,
@@ -165,16 +175,16 @@ struct Relay {
 
 static RELAY: Service<Relay> = Service::new();
 
-/// What a child is to send its records by, and from which level on; none if nothing is relayed.
-pub(crate) fn way() -> Option<(Arc<OwnedFd>, LevelFilter)> {
+/// The uplink for a child's records and their least serious level; None if nothing is relayed.
+pub(crate) fn uplink() -> Option<(Arc<OwnedFd>, LevelFilter)> {
     match RELAY.here() {
         Some(relay) => Some((relay.writer.clone(), relay.options().level_now())),
-        None => uplink::way().map(|way| (way.clone(), ::log::max_level())),
+        None => uplink::current().map(|uplink| (uplink.clone(), ::log::max_level())),
     }
 }
 
-/// Sends a record of this process about another: to the relay here, or up to where this process's
-/// own go. There is none of it without a relay.
+/// Sends a record of this process about another: to the relay here, or through this process's own
+/// uplink. Does nothing without a relay.
 pub(crate) fn send(content: &Content<'_>) {
     let Some(relay) = RELAY.here() else {
         if content.level <= ::log::max_level() as u8 {
@@ -185,20 +195,21 @@ pub(crate) fn send(content: &Content<'_>) {
     if content.level > relay.options().level_now() as u8 {
         return;
     }
-    // By way of the thread, which may be busy: the caller may hold a lock that the logger wants.
+    // Sent to the thread, which may be busy, since the caller may hold a lock that the logger
+    // wants.
     if wire::try_send(&relay.writer, content).is_err() {
         stderr::print(Level::Error, &content.process, format_args!("{}", content.message));
     }
 }
 
-/// Has the thread waited for again, if it was stuck; see [`Barrier::ignore_poison`].
+/// Lets callers wait for the thread again after it was stuck; see [`Barrier::ignore_poison`].
 pub(crate) fn ignore_poison() {
     if let Some(relay) = RELAY.here() {
         relay.barrier.ignore_poison();
     }
 }
 
-/// Waits until all that has been sent so far has been handed on; see [`Barrier::wait`].
+/// Waits until all that has been sent so far has been handled; see [`Barrier::wait`].
 pub(crate) fn flush(deadline: Option<Instant>) {
     let Some(relay) = RELAY.here() else { return };
     relay.barrier.wait(deadline, |mark, until| {
@@ -236,7 +247,7 @@ impl LogRelay {
     }
 }
 
-/// Hands a record to whatever logs in this process.
+/// Passes a record to the logger of this process.
 pub(crate) fn log_here(record: &RelayedRecord, prefix: bool) {
     stderr::relayed(record);
     if stderr::is_installed() {
@@ -261,17 +272,17 @@ impl Relay {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread's life: as long as the process.
+    /// The loop of the thread, for as long as the process lives.
     fn serve(&self) {
         self.barrier.adopt();
         let mut inbox = Inbox::default();
         loop {
             let arrived = match packet::receive(&self.reader, true) {
                 Ok(packet) => inbox.take(&packet),
-                // Somebody has shut the socket down for all. Those who log are told so by EPIPE.
+                // A process has shut the socket down for all. Logging processes get EPIPE.
                 Err(PacketError::Closed | PacketError::Empty) => break,
                 Err(PacketError::Io(error)) => {
-                    // It may still lie there, and must not be tried for ever.
+                    // The message may still be in the socket, and must not be read again forever.
                     fd_passing::discard(&self.reader);
                     Err(error.to_string())
                 }
@@ -279,9 +290,10 @@ impl Relay {
             };
             match arrived {
                 Ok(Some(Arrived::Record(record))) => {
-                    // Not to be held while the handler runs, which may change it.
+                    // Cloned, so that the lock isn't held while the handler runs, which may change
+                    // the options.
                     let options = self.options().clone();
-                    // The panic hook has said what there is to say.
+                    // The panic hook has reported it.
                     let _ = catch_unwind(AssertUnwindSafe(|| options.hand_on(&record)));
                 }
                 Ok(Some(Arrived::Mark(mark))) => self.barrier.pass(mark),
@@ -291,16 +303,16 @@ impl Relay {
             self.barrier.handled();
         }
         self.barrier.close();
-        complain("a process has shut it down for all");
+        complain("a process has shut its socket down");
     }
 }
 
-/// Says once that something came that is no record.
+/// Warns, once, about a message that is not a record.
 fn complain(what: &str) {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Relaxed) {
         let _ = catch_unwind(|| {
-            event(Level::Warn, format_args!("the relay of log records got something else: {what} (said once)"));
+            event(Level::Warn, format_args!("error in the relay of log records: {what} (reported once)"));
         });
     }
 }

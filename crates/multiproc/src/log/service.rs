@@ -1,5 +1,6 @@
-//! A thread of ours that serves this process, as the relay and the capture each have one: found by all, started once, and not taken for there
-//! in a copy of the process that somebody makes by fork(2), which has no such thread.
+//! A background thread that serves this process, such as that of the relay or the capture: started
+//! once, found by all callers, and not found in a fork copy of the process, which has no such
+//! thread.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -7,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use multiproc_os::{signal, threads};
 
-/// The place of one such service.
+/// A service, running or not.
 pub(super) struct Service<T> {
-    /// The process that it is of; 0 before there is one. To be looked at without a lock by those who mostly find none.
+    /// The process of the running thread; 0 before there is one. Read without the lock, since most
+    /// callers find none.
     process: AtomicI32,
-    /// What the thread shares with those who want something of it.
+    /// The state that the thread shares with its callers.
     shared: Mutex<Option<Arc<T>>>,
 }
 
@@ -20,7 +22,7 @@ impl<T: Send + Sync + 'static> Service<T> {
         Service { process: AtomicI32::new(0), shared: Mutex::new(None) }
     }
 
-    /// The service whose thread is in this process.
+    /// The service, if its thread is in this process.
     pub(super) fn here(&self) -> Option<Arc<T>> {
         match self.process.load(Relaxed) {
             0 => None,
@@ -29,8 +31,8 @@ impl<T: Send + Sync + 'static> Service<T> {
         }
     }
 
-    /// The same; if there is none, one is launched: `make` makes what is shared, and a thread of this name, which takes no signals, does
-    /// `serve` for as long as the process lives.
+    /// The service; if there is none, starts one: `make` makes the shared state, and a thread of
+    /// this name, which takes no signals, runs `serve` for as long as the process lives.
     ///
     /// # Errors
     /// Those of `make`; `EAGAIN` at the limit of threads.

@@ -1,4 +1,5 @@
-//! Logging what the library does, and what the user's `log::info!` says in any process, on stderr: `[INFO/Process-1] message`.
+//! The logger that prints records on stderr, those of the library and those of the program's
+//! `log::info!`, in any process: `[INFO/Process-1] message`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -16,18 +17,18 @@ static LEVEL: AtomicUsize = AtomicUsize::new(0);
 
 static LOGGER: Logger = Logger(());
 
-/// Has log records printed on stderr, each with its level and the name of its process, if they are of this level or a more serious one.
-/// Processes that are started later do the same.
+/// Prints log records of this level or a more serious one on stderr, each with its level and the
+/// name of its process. Processes that are started later do the same.
 ///
-/// These are the records of this library (its target is `multiproc`), and those that the program writes by the macros of the [`log`]
-/// crate. If the program has a logger of its own, that one keeps the program's records, gets the library's too, and only the library's
-/// are printed.
+/// These are the records of this library (with the target `multiproc`), and those that the program
+/// logs with the macros of the [`log`] crate. If the program has a logger of its own, that logger
+/// keeps the program's records and also gets the library's, and only the library's are printed.
 ///
-/// What the library does is printed at the levels of Python's `multiprocessing`: that a process
-/// begins and ends is `Info`. To any other logger that is `Debug`, and what is `Debug` here
-/// `Trace`.
+/// The library's records are printed at the levels of Python's `multiprocessing`: the start and the
+/// end of a process are `Info`. Any other logger gets these as `Debug`, and those that are `Debug`
+/// here as `Trace`.
 ///
-/// With [`relay_logs`](crate::relay_logs) it is this process that prints the records of all its descendants.
+/// With [`relay_logs`](crate::relay_logs), this process prints the records of all its descendants.
 ///
 /// ```
 /// use multiproc::{LevelFilter, Process};
@@ -48,7 +49,7 @@ pub fn log_to_stderr(level: LevelFilter) -> &'static Logger {
     &LOGGER
 }
 
-/// The logger that [`log_to_stderr`] puts to work.
+/// Returns the logger that [`log_to_stderr`] installs.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -61,7 +62,7 @@ pub fn get_logger() -> &'static Logger {
     &LOGGER
 }
 
-/// What prints the log. See [`get_logger`].
+/// The logger that prints records on stderr. See [`get_logger`].
 #[derive(Debug)]
 pub struct Logger(());
 
@@ -71,7 +72,8 @@ impl Logger {
         filter(LEVEL.load(Relaxed))
     }
 
-    /// Has records printed that are of this level or a more serious one; none with `Off`. Processes that are started later inherit it.
+    /// Sets the least serious level that is printed; `Off` prints none. Processes that are started
+    /// later inherit it.
     pub fn set_level(&self, level: LevelFilter) {
         LEVEL.store(level as usize, Relaxed);
         if is_installed() {
@@ -103,12 +105,12 @@ pub(crate) fn print(level: Level, name: &str, message: fmt::Arguments<'_>) {
     multiproc_os::stdio::tell(&format!("[{level}/{name}] {message}\n"));
 }
 
-/// Whether the `log` crate's records come here.
+/// Whether this is the logger of the `log` crate.
 pub(crate) fn is_installed() -> bool {
     std::ptr::addr_eq(::log::logger(), &raw const LOGGER)
 }
 
-/// Prints something that the library does, unless it comes here by way of the `log` crate.
+/// Prints an event of the library, unless it arrives here through the `log` crate.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     if LOGGER.prints(level) && !is_installed() {
         print(level, current_process().name(), message);
@@ -128,7 +130,7 @@ pub(crate) fn level() -> LevelFilter {
     if TO_STDERR.load(Relaxed) { LOGGER.level() } else { LevelFilter::Off }
 }
 
-/// What a child is told of the logging here.
+/// The level that a child inherits; None if this process doesn't log to stderr.
 pub(crate) fn shown_level() -> Option<u8> {
     TO_STDERR.load(Relaxed).then(|| LEVEL.load(Relaxed) as u8)
 }

@@ -1,5 +1,6 @@
-//! The `tracing` crate's side of the relay. In a descendant a subscriber that makes a record of each event; in the process that relays, an
-//! event of each record, if nothing listens to the `log` crate there.
+//! The relay for the `tracing` crate: in a descendant, a subscriber that makes a record of each
+//! event; in the relaying process, an event for each record, if no logger of the `log` crate is
+//! active there.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,14 +17,16 @@ use ::tracing::{Event, Metadata, Subscriber};
 use super::record::{Datum, RelayedRecord};
 use super::uplink;
 
-/// Has the events of this process become records on their way to the relay, from this level on.
+/// Sends the events of this process to the relay as records, if they have this level or a more
+/// serious one.
 pub(crate) fn install(level: LevelFilter) {
     let uplink = Uplink { level, next: AtomicU64::new(1), spans: Mutex::default() };
-    // Nothing of the program has run yet. If something has put a subscriber there even so, it keeps the events.
+    // No code of the program has run yet. If a subscriber has been set nevertheless, it keeps the
+    // events.
     let _ = dispatcher::set_global_default(Dispatch::new(uplink));
 }
 
-/// What this process's own subscriber wants to see; `Off` without one.
+/// The level of this process's own subscriber; `Off` without one.
 pub(crate) fn level() -> LevelFilter {
     use ::tracing::level_filters::LevelFilter as Filter;
     match Filter::current() {
@@ -36,8 +39,9 @@ pub(crate) fn level() -> LevelFilter {
     }
 }
 
-/// Hands a record to this process's subscriber: an event of the target `multiproc::relay` (which must be known when the program is built)
-/// with the fields `process`, `pid`, `origin` for the record's own target, `file` and `line`.
+/// Passes a record to this process's subscriber: an event with the target `multiproc::relay` (a
+/// target must be known at compile time) and the fields `process`, `pid`, `origin` for the record's
+/// own target, `file` and `line`.
 pub(crate) fn emit(record: &RelayedRecord) {
     macro_rules! emit {
         ($level:ident) => {
@@ -75,7 +79,7 @@ struct Span {
     /// `name{field=value}`.
     text: Text,
     parent: Option<u64>,
-    /// How many handles there are to it, its children included.
+    /// The number of handles to it; each child span counts as one.
     handles: usize,
 }
 
@@ -93,7 +97,7 @@ impl Uplink {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The texts of a span and those around it, the outermost first.
+    /// The texts of a span and its ancestors, the outermost first.
     fn path(&self, innermost: Option<u64>) -> String {
         let spans = self.spans();
         let around = std::iter::successors(innermost.and_then(|id| spans.get(&id)), |span| spans.get(&span.parent?));
@@ -138,7 +142,7 @@ impl Subscriber for Uplink {
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
-        // Formatted without the lock: the values' own code may log.
+        // Formatted without the lock: the code of the values may log.
         let mut more = Text { name: "", fields: String::new() };
         values.record(&mut more);
         if let Some(span) = self.spans().get_mut(&span.into_u64()) {
@@ -196,7 +200,7 @@ impl Subscriber for Uplink {
             let Some(span) = spans.get_mut(&id) else { break };
             span.handles -= 1;
             if span.handles == 0 {
-                // It was one of its parent's.
+                // The closed span was a handle to its parent.
                 next = span.parent;
                 spans.remove(&id);
             }
@@ -215,7 +219,7 @@ fn level_of(metadata: &Metadata<'_>) -> Level {
     }
 }
 
-/// A span's name and fields, as they are shown.
+/// A span's name and fields, as they are displayed.
 struct Text {
     name: &'static str,
     fields: String,

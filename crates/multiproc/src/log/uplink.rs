@@ -1,4 +1,5 @@
-//! In a descendant of a process that relays: its logger, which sends each record on its way before `log::info!` returns.
+//! The logger in a descendant of a relaying process, which sends each record through the *uplink*,
+//! the relay's socket, before `log::info!` returns.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,22 +13,25 @@ use super::record::{Content, pairs_of};
 use super::{stderr, wire};
 use crate::process::current::current_process;
 
-/// The way to the process that relays, if there is one above this.
-static WAY: OnceLock<Arc<OwnedFd>> = OnceLock::new();
+/// The uplink to the relaying process, if there is one above this process.
+static UPLINK: OnceLock<Arc<OwnedFd>> = OnceLock::new();
 
-/// Whether the `log` crate's records go there.
+/// Whether the records of the `log` crate are sent through the uplink.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// See [`INSTALLED`].
+/// Whether [`install`] has made [`Uplink`] the logger of the `log` crate.
 pub(crate) fn is_installed() -> bool {
     INSTALLED.load(Relaxed)
 }
 
-/// Has the records of this process go by `way`, from this level on.
-pub(crate) fn install(way: OwnedFd, level: LevelFilter) {
-    // Set already only in a copy of a process that had it; the copy's is the same.
-    let _ = WAY.set(Arc::new(way));
-    // Nothing of the program has run yet. If something has put a logger there even so, it keeps the records.
+/// Sends the records of this process through the uplink `uplink`, if they have this level or a more
+/// serious one.
+pub(crate) fn install(uplink: OwnedFd, level: LevelFilter) {
+    // It is set already only in a fork copy of a process that had an uplink, and the copy's is the
+    // same.
+    let _ = UPLINK.set(Arc::new(uplink));
+    // No code of the program has run yet. If a logger has been set nevertheless, it keeps the
+    // records.
     if ::log::set_logger(&Uplink).is_ok() {
         ::log::set_max_level(level);
         INSTALLED.store(true, Relaxed);
@@ -36,19 +40,20 @@ pub(crate) fn install(way: OwnedFd, level: LevelFilter) {
     super::tracing::install(level);
 }
 
-/// See [`WAY`].
-pub(crate) fn way() -> Option<&'static Arc<OwnedFd>> {
-    WAY.get()
+/// The uplink, if there is one.
+pub(crate) fn current() -> Option<&'static Arc<OwnedFd>> {
+    UPLINK.get()
 }
 
-/// Sends a record. Waits while the way is full: as long as somebody is there to read, nothing is lost.
+/// Sends a record. Blocks while the socket is full: as long as a process has the reading end open,
+/// nothing is lost.
 pub(crate) fn send(content: &Content<'_>) {
-    let Some(way) = way() else { return };
-    match wire::send(way, content) {
+    let Some(uplink) = current() else { return };
+    match wire::send(uplink, content) {
         Ok(()) => {}
-        // Nobody is there any more.
+        // The relaying process is gone.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        // No memory, or the program has closed descriptors that it does not know.
+        // Out of memory, or the program has closed descriptors that it doesn't know.
         Err(_) => stderr::print(level_of(content), &content.process, format_args!("{}", content.message)),
     }
 }
@@ -57,7 +62,7 @@ fn level_of(content: &Content<'_>) -> ::log::Level {
     ::log::Level::iter().find(|level| *level as u8 == content.level).unwrap_or(::log::Level::Error)
 }
 
-/// What every record of this process has, whatever it says; the rest is empty.
+/// A record with what is common to all records of this process; the rest is empty.
 pub(crate) fn blank(thread: &std::thread::Thread) -> Content<'_> {
     Content {
         process: current_process().name().into(),

@@ -1,8 +1,11 @@
-//! The messages between those who log and the relay: packets (`transfer/packet.rs`) on a socket pair whose writing end all have.
+//! The messages between logging processes and the relay: packets (`transfer/packet.rs`) on a socket
+//! pair with a writing end that all processes share.
 //!
-//! A record is one message. One that is too large for that comes in pieces: a memory file would take a descriptor at both ends, and at the
-//! limit of open files, of all times, nothing could be logged. Who sends is told by the thread's id in each piece. A process that is killed
-//! half-way leaves pieces that nothing follows; they are dropped when its thread's id comes again, or when there are many and it is gone.
+//! A record is one message. A record that is too large is sent in pieces: a memory file would take
+//! a descriptor at both ends, and at the limit of open files nothing could be logged, just when it
+//! matters. Each piece has the thread id of its sender. A process killed half-way leaves an
+//! unfinished record; it is dropped when the thread id is used again, or when there are many of
+//! them and the process is gone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,12 +20,12 @@ use crate::transfer::packet::{self, INLINE, Packet};
 
 /// A record.
 const RECORD: u8 = 1;
-/// A part of one: [`PieceHead`], bytes.
+/// A part of a record: [`PieceHead`], bytes.
 const PIECE: u8 = 2;
-/// A mark of the process that relays, from itself to itself: its number. See `barrier`.
+/// A mark that the relaying process sends to itself: its number. See `barrier`.
 const MARK: u8 = 3;
 
-/// Sends a record; waits for room.
+/// Sends a record; blocks while there is no room.
 pub(crate) fn send(socket: impl AsFd, content: &Content<'_>) -> io::Result<()> {
     let bytes = codec::pack(content);
     if bytes.len() <= INLINE {
@@ -38,7 +41,7 @@ pub(crate) fn send(socket: impl AsFd, content: &Content<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends a record that is not long, if there is room now.
+/// Sends a short record if there is room now.
 pub(crate) fn try_send(socket: impl AsFd, content: &Content<'_>) -> io::Result<()> {
     packet::try_send(socket, RECORD, &codec::pack(content))
 }
@@ -48,14 +51,14 @@ pub(crate) fn try_send_mark(socket: impl AsFd, mark: u64) -> io::Result<()> {
     packet::try_send(socket, MARK, &mark.to_le_bytes())
 }
 
-/// What a piece is a piece of.
+/// The header of a piece: the record that it belongs to, and its position in it.
 #[derive(Debug, Clone, Copy)]
 struct PieceHead {
     pid: i32,
     thread: i32,
-    /// How many bytes of the record came before.
+    /// The number of bytes of the record before this piece.
     at: u64,
-    /// How many it has in all.
+    /// The number of bytes of the record in all.
     total: u64,
 }
 
@@ -78,17 +81,17 @@ impl PieceHead {
     }
 }
 
-/// What has come in whole.
+/// A complete message.
 #[derive(Debug)]
 pub(crate) enum Arrived {
     Record(Box<RelayedRecord>),
     Mark(u64),
 }
 
-/// Makes records of what comes in.
+/// Assembles records from messages.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    /// Records that have begun, by the thread that sends them.
+    /// The unfinished records, by the thread that sends them.
     begun: BTreeMap<i32, Begun>,
 }
 
@@ -99,11 +102,12 @@ struct Begun {
     bytes: Vec<u8>,
 }
 
-/// When this many records have begun at once, it is seen whether those who send them are still there.
+/// The number of unfinished records at which those of ended processes are dropped.
 const MANY: usize = 16;
 
 impl Inbox {
-    /// Takes a message, which is not to be trusted. None if what it belongs to is not whole yet; an error says what is wrong with it.
+    /// Takes a message, which is untrusted. Returns None if its record isn't complete yet; an error
+    /// describes what is wrong with the message.
     pub(crate) fn take(&mut self, packet: &Packet) -> Result<Option<Arrived>, String> {
         let body = packet.front();
         match packet.kind {
@@ -126,23 +130,23 @@ impl Inbox {
             }
             self.begun.insert(head.thread, Begun { pid: head.pid, total: head.total, bytes: Vec::new() });
         }
-        let begun = self.begun.get_mut(&head.thread).ok_or("a piece of no record that has begun")?;
+        let begun = self.begun.get_mut(&head.thread).ok_or("a piece of a record that hasn't begun")?;
         let fits = begun.pid == head.pid && begun.total == head.total && begun.bytes.len() as u64 == head.at;
         let len = head.at.saturating_add(bytes.len() as u64);
         if !fits || bytes.is_empty() || len > head.total {
             self.begun.remove(&head.thread);
-            return Err("a piece that doesn't fit the one before".into());
+            return Err("a piece that doesn't follow the one before".into());
         }
         begun.bytes.extend_from_slice(bytes);
         if len < head.total {
             return Ok(None);
         }
-        let whole = self.begun.remove(&head.thread).expect("it was there a moment ago");
+        let whole = self.begun.remove(&head.thread).expect("the record was found above");
         record(&whole.bytes).map(Some)
     }
 }
 
-/// Whether there is such a process, as far as can be seen.
+/// Whether there is such a process, as far as can be determined.
 fn exists(pid: i32) -> bool {
     match pidfd::open(pid) {
         Ok(_) => true,
@@ -152,7 +156,7 @@ fn exists(pid: i32) -> bool {
 
 fn record(bytes: &[u8]) -> Result<Arrived, String> {
     let content = codec::unpack(bytes).map_err(|error| error.to_string())?;
-    let record = RelayedRecord::new(content).ok_or("a record of no level")?;
+    let record = RelayedRecord::new(content).ok_or("a record with an invalid level")?;
     Ok(Arrived::Record(Box::new(record)))
 }
 
@@ -185,7 +189,7 @@ mod tests {
         Packet { kind, front: Bytes::Inline(front), payload: Payload::default(), fds: vec![] }
     }
 
-    /// A record of this length on its way, message by message.
+    /// Returns a record with a message of this length, and the packets by which it is sent.
     fn packets(len: usize) -> (String, Vec<Packet>) {
         let message: String = (0..len).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
         let (ours, theirs) = fd_passing::pair().unwrap();
@@ -231,7 +235,8 @@ mod tests {
             inbox.take(&packet(PIECE, body)).unwrap();
             assert!(inbox.begun.len() <= MANY);
         }
-        // A record that begins anew counts from there on, and one that is still coming is kept.
+        // A record that begins anew replaces its unfinished predecessor, and a record of a living
+        // process is kept.
         for packet in packets[..2].iter().chain(&packets[..packets.len() - 1]) {
             assert!(inbox.take(packet).unwrap().is_none());
         }
@@ -243,7 +248,7 @@ mod tests {
         let (_, good) = packets(2 * INLINE);
         let single = packets(10).1.pop().unwrap();
         let mut inbox = Inbox::default();
-        // A plain generator of numbers (Marsaglia's xorshift), so that what fails once fails again.
+        // A simple generator of numbers (Marsaglia's xorshift), so that failures can be reproduced.
         let mut random = 0x2545_F491_4F6C_DD1D_u64;
         let mut next = |below: usize| {
             random ^= random << 13;
@@ -255,7 +260,7 @@ mod tests {
         for round in 0..20_000 {
             let original = if round % 2 == 0 { &single } else { &good[next(good.len())] };
             let mut body = original.front().to_vec();
-            // The pieces are long; what matters is in front.
+            // The pieces are long, but only their beginning matters.
             body.truncate(next(200));
             for _ in 0..next(4) {
                 let at = next(body.len());

@@ -1,7 +1,9 @@
-//! What a process does at its end: finalizers, then its children, then the remaining finalizers.
+//! What a process does when it ends: it runs finalizers, ends or waits for its children, then runs
+//! the remaining finalizers.
 //!
-//! The end comes when `main` returns or panics (the guard that `#[multiproc::main]` puts there), when a child's target has returned,
-//! and at `std::process::exit` (atexit(3)). Whichever comes first does the work; what is added later is done by those that follow.
+//! The end begins when `main` returns or panics (`#[multiproc::main]` puts a guard there), when a
+//! child's target has returned, and at `std::process::exit` (atexit(3)). The first of these does
+//! the work; later ones do what has been added since.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,42 +23,45 @@ type Function = Box<dyn FnOnce() + Send>;
 type Key = (i32, u64);
 
 struct Finalizers {
-    /// Those that have been registered and are not due yet.
+    /// Finalizers that have been registered and are not due yet.
     registered: BTreeMap<Key, Function>,
-    /// Those of the round that is under way.
+    /// Finalizers of the current round.
     round: BTreeMap<Key, Function>,
 }
 
 static FINALIZERS: Mutex<Finalizers> = Mutex::new(Finalizers { registered: BTreeMap::new(), round: BTreeMap::new() });
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-/// A function that will run at the end of this process. Dropping this changes nothing; see [`cancel`](Finalizer::cancel).
+/// A function that will run at the end of this process. Dropping this value changes nothing; see
+/// [`cancel`](Finalizer::cancel).
 #[derive(Debug)]
 pub struct Finalizer {
     key: Key,
 }
 
 impl Finalizer {
-    /// Takes the function back. False when it has run, or is running.
+    /// Unregisters the function. Returns false if it has run or is running.
     pub fn cancel(self) -> bool {
         let mut finalizers = lock();
         let function = finalizers.registered.remove(&self.key).or_else(|| finalizers.round.remove(&self.key));
-        // What the function has captured is the user's, and may register finalizers when it is
-        // dropped.
+        // Dropping the function's captured values runs the user's code, which may register
+        // finalizers.
         drop(finalizers);
         function.is_some()
     }
 }
 
-/// Has `function` called when this process ends: at the end of `main`, or of the target of a child; at a panic there; and at
-/// `std::process::exit`. Not after `abort` or a signal.
+/// Registers `function` to be called when this process ends: at the end of `main`, or of a child's
+/// target; after a panic there; and at `std::process::exit`. It is not called after `abort` or a
+/// fatal signal.
 ///
-/// Those of priority 0 and above run before this process's children are ended or waited for, the others after; the higher priority
-/// first, and of the same priority the later registered. A panic in one doesn't keep the others from running.
+/// Finalizers of priority 0 and above run before this process's children are ended or waited for,
+/// the others after; higher priorities run first, and within one priority the later registered. A
+/// panic in one finalizer doesn't keep the others from running.
 ///
 /// A finalizer may start processes, and register further finalizers. A finalizer that is registered
-/// during the end runs after those that were registered before the end, whatever its priority, and
-/// there is a fixed number of such rounds: a finalizer that registers itself again doesn't keep the
+/// during the end runs after those that were registered before the end, whatever its priority. The
+/// number of such rounds is fixed, so a finalizer that registers itself again doesn't keep the
 /// process from ending. Finalizers that are left after the last round are neither called nor
 /// dropped, and a warning is logged.
 ///
@@ -69,7 +74,8 @@ impl Finalizer {
 /// # }
 /// ```
 pub fn at_exit(priority: i32, function: impl FnOnce() + Send + 'static) -> Finalizer {
-    // Without a place at exit(3), which is a matter of memory, the guards of main and of the targets still run it.
+    // If atexit(3) fails, which happens only without memory, the guards of main and of the targets
+    // still run it.
     let _ = arrange();
     let key = (priority, NEXT_ID.fetch_add(1, Relaxed));
     lock().registered.insert(key, Box::new(function));
@@ -80,21 +86,22 @@ fn lock() -> MutexGuard<'static, Finalizers> {
     FINALIZERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The process that has arranged for `std::process::exit` to come by here. Copies of it, made by fork(2) elsewhere, inherit the arrangement.
+/// The process that has registered `on_exit` with atexit(3). Copies of it, made by fork(2)
+/// elsewhere, inherit the registration.
 static ARRANGED: AtomicI32 = AtomicI32::new(0);
 
-/// Whether `exit` has begun, and waits for nobody any more.
+/// Whether `exit` has begun. From then on no start may begin.
 static EXITING: AtomicBool = AtomicBool::new(false);
 
-/// Makes sure that `std::process::exit` comes by here.
+/// Makes sure that `std::process::exit` runs the exit steps of this module.
 pub(crate) fn arrange() -> Result<()> {
     let this = threads::getpid();
     match ARRANGED.swap(this, Relaxed) {
         0 => multiproc_os::at_exit::register(on_exit)
-            .map_err(|source| Error::Setup { what: "arrange for the end of the process", source }),
+            .map_err(|source| Error::Setup { what: "register an exit handler", source }),
         before => {
             if before != this {
-                // The threads that were starting something are not in this copy.
+                // The threads that were starting something don't exist in this copy.
                 *lock_in_flight() = 0;
             }
             Ok(())
@@ -102,33 +109,34 @@ pub(crate) fn arrange() -> Result<()> {
     }
 }
 
-/// In a process that does nothing but make copies of itself: spares each of them the place at
-/// exit(3), which they inherit.
+/// In a process that does nothing but make copies of itself: registers the exit handler once, so
+/// that the copies inherit it and needn't register their own.
 pub(crate) fn arrange_for_copies() {
     if multiproc_os::at_exit::register(on_exit).is_ok() {
         ARRANGED.store(-1, Relaxed);
     }
 }
 
-/// In a copy of this process that has just been forked: the finalizers are its creator's. They are not dropped either: what they have
-/// captured may be somebody's temporary file.
+/// In a copy of this process that has just been forked: forgets the finalizers, which belong to the
+/// original. They are not dropped: what they have captured, such as a temporary file, may still be
+/// in use there.
 pub(crate) fn forget() {
     let mut finalizers = lock();
     std::mem::forget((std::mem::take(&mut finalizers.registered), std::mem::take(&mut finalizers.round)));
 }
 
-/// How many starts are under way.
+/// The number of starts in flight.
 static IN_FLIGHT: Mutex<usize> = Mutex::new(0);
 
-/// Told when one has come to its end.
+/// Notified when a start in flight is over and the process is exiting.
 static LANDED: Condvar = Condvar::new();
 
 fn lock_in_flight() -> MutexGuard<'static, usize> {
     IN_FLIGHT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A start that is under way, which the end of the process waits for: it may already have made a process that is nobody's child yet. No code
-/// of the user's runs meanwhile.
+/// A start in flight. The end of the process waits for it, because it may already have made a
+/// process that is not registered as a child yet. None of the user's code runs meanwhile.
 pub(crate) struct InFlight(());
 
 impl InFlight {
@@ -145,32 +153,34 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        // What a Ctrl-C has done to the start, its caller must not learn any more.
+        // If a Ctrl-C is ending this process, its effects on the start must not be reported to the
+        // caller.
         interrupt::hold();
         let mut in_flight = lock_in_flight();
         *in_flight -= 1;
-        // The exit says under the same lock that it waits.
+        // `begin_exit` sets the flag under the same lock, so it can't miss this notification.
         if EXITING.load(Relaxed) {
             LANDED.notify_all();
         }
     }
 }
 
-/// Lets no start begin any more, and waits for those that are under way.
+/// Refuses further starts, and waits for those in flight.
 fn begin_exit() {
     let in_flight = lock_in_flight();
     EXITING.store(true, Relaxed);
     if *in_flight > 0 {
-        // No start takes longer than its patience; and what other threads have started in between
-        // is waited for too.
+        // No start takes longer than this. Children that other threads have started meanwhile are
+        // waited for too.
         drop(LANDED.wait_timeout_while(in_flight, PATIENCE, |in_flight| *in_flight > 0));
     }
 }
 
 extern "C" fn on_exit() {
-    // A copy that has had nothing to do with multiproc has nothing to end; and any lock may be held in it for ever.
+    // A copy made by fork(2) that hasn't used multiproc has nothing to end, and any lock may be
+    // held in it for ever.
     if ARRANGED.load(Relaxed) == threads::getpid() {
-        // Nothing may unwind into the C library.
+        // A panic must not unwind into the C library.
         let _ = catch_unwind(|| {
             children::close_inputs();
             run();
@@ -183,11 +193,12 @@ extern "C" fn on_exit() {
     }
 }
 
-/// Ends this process's part of the world; what is left to its caller is to exit.
+/// Runs all exit steps; the caller only has to exit.
 pub(crate) fn run() {
     interrupt::hold();
     lifeline::look();
-    /// The process that has begun its end. A copy made by fork(2) elsewhere has its own to come.
+    /// The process that has begun its end. A copy made by fork(2) elsewhere has its own end to
+    /// come.
     static ENDING: AtomicI32 = AtomicI32::new(0);
     let first = ENDING.swap(threads::getpid(), Relaxed) != threads::getpid();
     let say = |level, text: &str| {
@@ -201,14 +212,15 @@ pub(crate) fn run() {
     children::end();
     say(log::Level::Debug, "running the remaining \"atexit\" finalizers");
     run_finalizers(i32::MIN);
-    // For those that the last finalizers have started.
+    // The last finalizers may have started children.
     children::end();
     log::flush(first);
     forkserver::end();
 }
 
-/// Runs those of at least this priority, in order; then those that have been registered meanwhile.
-/// No more than that: they may always register others, and so may other threads.
+/// Runs the finalizers of at least this priority, in order; then those that have been registered
+/// meanwhile. There are no further rounds, since finalizers and other threads could always register
+/// more.
 fn run_finalizers(lowest: i32) {
     for _ in 0..2 {
         begin_round(lowest);
@@ -218,15 +230,15 @@ fn run_finalizers(lowest: i32) {
     }
 }
 
-/// From now on those of at least this priority are due that are there now.
+/// Makes all finalizers of at least this priority that are registered now due.
 fn begin_round(lowest: i32) {
     let mut finalizers = lock();
     let mut due = finalizers.registered.split_off(&(lowest, 0));
-    // There are some already if one of them has called `exit`.
+    // Some are left from before if a finalizer has called `exit`.
     finalizers.round.append(&mut due);
 }
 
-/// The next one in order of those that are due.
+/// Takes the next finalizer that is due.
 fn take_next(lowest: i32) -> Option<(i32, Function)> {
     let mut finalizers = lock();
     let first = finalizers.round.last_entry().filter(|entry| entry.key().0 >= lowest)?;
@@ -236,13 +248,13 @@ fn take_next(lowest: i32) -> Option<(i32, Function)> {
 
 fn run_finalizer(priority: i32, function: Function) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(function)) else { return };
-    // It is the user's, and may panic when it is dropped.
+    // The panic's payload is the user's, and may panic when it is dropped.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
     let process = current::current_process();
     log::event(log::Level::Warn, format_args!("a finalizer of priority {priority} panicked in {}", process.name()));
 }
 
-/// Says how many finalizers there are that will not run.
+/// Logs how many finalizers will not run.
 fn tell_of_the_rest() {
     let left = lock().registered.len();
     if left > 0 {
@@ -250,7 +262,7 @@ fn tell_of_the_rest() {
         log::event(
             log::Level::Warn,
             format_args!(
-                "{left} finalizers of {} do not run: {them} registered by finalizers that finalizers had registered",
+                "{left} finalizers of {} will not run: {them} registered after the last round had begun",
                 process.name()
             ),
         );

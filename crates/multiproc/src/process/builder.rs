@@ -1,4 +1,4 @@
-//! [`Process`]: a process that has not been started yet.
+//! [`Process`]: the builder of a child process.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,7 +23,8 @@ use crate::start::{entry, fork, forkserver, spawn, standby};
 use crate::sync::guard_state;
 use crate::{Error, Result, log};
 
-/// A process to be: what it will run, and its properties. [`start`](Process::start) brings it to life.
+/// A child process that has not been started yet: what it will run, and its properties.
+/// [`start`](Process::start) starts it.
 ///
 /// ```
 /// use multiproc::Process;
@@ -55,13 +56,13 @@ pub struct Process<R> {
 }
 
 impl Process<()> {
-    /// A process that will call `target` with the elements of the tuple `args`.
+    /// Makes a process that will call `target` with the elements of the tuple `args`.
     ///
-    /// The target is a `fn` item, a `fn` pointer, or a closure that captures nothing; the
-    /// arguments, 0 to 8 of them, and what the target returns are serde types (see [`Outcome`] for
-    /// errors, [`Handle`](crate::Handle) for open files and sockets). A closure that captures
-    /// something does not compile: pass the value as an argument. (`cargo check` accepts one that
-    /// has captured numbers and other `Copy` values by `move`; `cargo build` does not.)
+    /// The target is a `fn` item, a `fn` pointer, or a closure that captures nothing. It takes 0 to
+    /// 8 arguments; they and the target's result are serde types (see [`Outcome`] for errors,
+    /// [`Handle`](crate::Handle) for open files and sockets). A closure that captures something
+    /// does not compile: pass the value as an argument. (`cargo check` accepts a closure that has
+    /// captured numbers or other `Copy` values by `move`; `cargo build` does not.)
     ///
     /// ```
     /// use multiproc::Process;
@@ -95,11 +96,14 @@ impl<F, T> Process<Captured<F>>
 where
     F: FnOnce() -> T,
 {
-    /// A process that will call `closure` with all that it has captured, owned or borrowed, in a copy of this process: its start method is
-    /// [`StartMethod::Fork`], see there for what that means. Only what the closure returns has to be a serde type.
+    /// Makes a process that will call `closure`, with everything that it has captured, owned or
+    /// borrowed, in a copy of this process. The start method is [`StartMethod::Fork`]; see there
+    /// for what that implies. Only the closure's result must be a serde type.
     ///
-    /// Shared memory is not copied: capture the [`Mutex`](crate::sync::Mutex) or [`Array`](crate::Array) and lock it there. A reference that a guard has given
-    /// here can't go along: it is refused with [`Error::Lent`] while there is such a guard.
+    /// Shared memory is not copied: capture the [`Mutex`](crate::sync::Mutex) or
+    /// [`Array`](crate::Array) itself and lock it in the closure. A reference that a guard of this
+    /// thread has given out can't be captured: while there is such a guard, the start is refused
+    /// with [`Error::Lent`].
     ///
     /// ```
     /// use multiproc::Process;
@@ -118,7 +122,7 @@ where
 }
 
 impl<R: Run> Process<R> {
-    /// A process that will run `run`. [`Run::process`] is the same.
+    /// Makes a process that will run `run`. The same as [`Run::process`].
     pub fn from_run(run: R) -> Process<R> {
         let (numbers, seed) = current::next_numbers();
         Process {
@@ -135,45 +139,49 @@ impl<R: Run> Process<R> {
         }
     }
 
-    /// Gives it a name. Unless given one it is `Process-1`, `Process-2`, …, in the order in which they were made, and `Process-1:2` if
-    /// `Process-1` makes it; for a [`Run`] type its own name stands in place of `Process`.
+    /// Sets the name. The default is `Process-1`, `Process-2`, … in the order in which the
+    /// processes were made, and `Process-1:2` for the second process that `Process-1` makes. For a
+    /// [`Run`] type, the type's name stands in place of `Process`.
     ///
-    /// `ps` and `top` show it: its first 15 bytes in place of the program's name, and the whole of it behind the program in the command
-    /// line, `target/debug/program [Process-1]`.
+    /// `ps` and `top` show the name: its first 15 bytes in place of the program's name, and all of
+    /// it after the program in the command line, `target/debug/program [Process-1]`.
     pub fn name(mut self, name: impl Into<String>) -> Process<R> {
         self.name = Some(name.into());
         self
     }
 
-    /// Whether it is a daemon: at the end of the process that starts it, a daemon is ended (SIGTERM, and SIGKILL after the
-    /// [`grace_period`](crate::grace_period)), while others are waited for. Unless said it is what its creator is.
+    /// Sets whether the process is a daemon. When the parent ends, it ends its daemons (SIGTERM,
+    /// and SIGKILL after the [`grace_period`](crate::grace_period)) and waits for its other
+    /// children. By default a process is a daemon if its parent is one.
     pub fn daemon(mut self, daemon: bool) -> Process<R> {
         self.daemon = Some(daemon);
         self
     }
 
-    /// As [`daemon`](Process::daemon), if nothing has been said there.
+    /// As [`daemon`](Process::daemon), unless that has been called.
     pub(crate) fn daemon_if_unsaid(mut self, daemon: bool) -> Process<R> {
         self.daemon.get_or_insert(daemon);
         self
     }
 
-    /// How it is made, if not by the program's default ([`set_start_method`](crate::set_start_method)).
+    /// Sets the start method. The default is the program's
+    /// ([`set_start_method`](crate::set_start_method)).
     pub fn start_method(mut self, method: StartMethod) -> Process<R> {
         self.method = Some(method);
         self
     }
 
-    /// Whether it goes on when the process that starts it ends, in whatever way. Otherwise it never does: at an orderly end it is waited
-    /// for or terminated, and if that process is killed, the kernel kills it too.
+    /// Sets whether the process goes on when its parent ends, in whatever way. By default it never
+    /// does: when the parent exits, it waits for the process or terminates it, and if the parent is
+    /// killed, the kernel kills the process too.
     ///
-    /// That holds for a process that changes its user, too: in a rootless container (a user
+    /// This also holds for a process that changes its user: in a rootless container (a user
     /// namespace), where the kernel's signal doesn't reach such a process, the server of
-    /// [`StartMethod::ForkServer`] kills it, and is there for the other methods as well. Two kinds
-    /// of process end only with their next call to this library: one that has changed its user in
-    /// such a container, and whose server was killed together with its parent; and one that has
-    /// done so and is the first of a PID namespace. A program that the process executes (exec) is
-    /// not ended.
+    /// [`StartMethod::ForkServer`] kills it; there, the server also runs when another start method
+    /// is used. Two kinds of process end only at their next call to this library: a process that
+    /// has changed its user in such a container, with a server that was killed together with the
+    /// parent; and a process that has done so and is the first of a PID namespace. A program that
+    /// the process executes (exec) is not ended.
     ///
     /// ```no_run
     /// # use multiproc::Process;
@@ -188,13 +196,14 @@ impl<R: Run> Process<R> {
         self
     }
 
-    /// Sets an environment variable in it. Whatever else is in the environment is its creator's at the moment of the start.
+    /// Sets an environment variable of the process. The rest of its environment is the parent's at
+    /// the moment of the start.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Process<R> {
         self.options.environment.push(Variable::set(name.into(), value.into()));
         self
     }
 
-    /// Sets several environment variables in it.
+    /// Sets several environment variables of the process.
     pub fn envs<N: Into<OsString>, V: Into<OsString>>(
         mut self,
         variables: impl IntoIterator<Item = (N, V)>,
@@ -205,30 +214,32 @@ impl<R: Run> Process<R> {
         self
     }
 
-    /// Takes a variable out of its environment.
+    /// Removes a variable from the environment of the process.
     pub fn env_remove(mut self, name: impl Into<OsString>) -> Process<R> {
         self.options.environment.push(Variable::remove(name.into()));
         self
     }
 
-    /// Lets it begin with an empty environment, to which later calls of [`env`](Process::env) add.
+    /// Starts the process with an empty environment, to which later calls of [`env`](Process::env)
+    /// add.
     pub fn env_clear(mut self) -> Process<R> {
         self.options.environment.push(Variable::Clear);
         self
     }
 
-    /// The directory that it begins in; a relative path starts from its creator's directory at the moment of the start.
+    /// Sets the directory that the process starts in. A relative path is relative to the parent's
+    /// current directory at the moment of the start.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Process<R> {
         self.options.set_directory(directory.into());
         self
     }
 
-    /// Its standard input. See [`Stdio`].
+    /// Sets the standard input. See [`Stdio`].
     pub fn stdin(self, stdin: impl Into<Stdio>) -> Process<R> {
         self.stream(0, stdin.into())
     }
 
-    /// Its standard output.
+    /// Sets the standard output.
     ///
     /// ```
     /// use std::fs::File;
@@ -249,7 +260,7 @@ impl<R: Run> Process<R> {
         self.stream(1, stdout.into())
     }
 
-    /// Its standard error.
+    /// Sets the standard error.
     pub fn stderr(self, stderr: impl Into<Stdio>) -> Process<R> {
         self.stream(2, stderr.into())
     }
@@ -259,13 +270,14 @@ impl<R: Run> Process<R> {
         self
     }
 
-    /// Its niceness, from -20, the most favoured, to 19; 0 is usual. Less than its creator's takes privileges. See nice(2).
+    /// Sets the niceness, from -20, the most favoured, to 19; 0 is usual. A lower value than the
+    /// parent's needs privileges. See nice(2).
     pub fn nice(mut self, niceness: i32) -> Process<R> {
         self.options.niceness = Some(niceness);
         self
     }
 
-    /// The processors that it may run on, by number from 0. See sched_setaffinity(2).
+    /// Sets the processors that the process may run on, by number from 0. See sched_setaffinity(2).
     ///
     /// ```
     /// use multiproc::{Process, cpu_count};
@@ -282,25 +294,29 @@ impl<R: Run> Process<R> {
         self
     }
 
-    /// The process group that it joins; 0 makes a new one, whose id is its pid. See setpgid(2).
+    /// Sets the process group that the process joins; 0 makes a new group with the process's pid as
+    /// its id. See setpgid(2).
     pub fn process_group(mut self, group: i32) -> Process<R> {
         self.options.process_group = Some(group);
         self
     }
 
-    /// Limits a resource: the soft limit, which counts, and the hard one, up to which the process may raise it. `u64::MAX` is none. See
-    /// [`Resource`] for units.
+    /// Limits a resource: `soft` is the limit that is enforced, `hard` the value up to which the
+    /// process may raise it. `u64::MAX` means no limit. See [`Resource`] for units.
     pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Process<R> {
         self.options.add_limit(resource, soft, hard);
         self
     }
 
-    /// The most memory that it may have, in bytes: private memory that can be written to (`RLIMIT_DATA`), that of its heap and its threads'
-    /// stacks; code, files and shared memory don't count. It has some 1 MB when it begins; with [`Fork`](StartMethod::Fork) what its
-    /// creator has.
+    /// Sets the most memory that the process may have, in bytes. This counts writable private
+    /// memory (`RLIMIT_DATA`): that of the heap and of thread stacks; code, files and shared memory
+    /// don't count. A process has some 1 MB when it begins; with [`Fork`](StartMethod::Fork), what
+    /// its parent has.
     ///
-    /// If it dies of it, which a Rust program does when an allocation fails, [`join`](Child::join) says
-    /// [`JoinErrorKind::MemoryLimit`](crate::JoinErrorKind::MemoryLimit). Nobody else is touched.
+    /// If the process dies of the limit, as a Rust program does when an allocation fails,
+    /// [`join`](Child::join) returns
+    /// [`JoinErrorKind::MemoryLimit`](crate::JoinErrorKind::MemoryLimit). Other processes are not
+    /// affected.
     ///
     /// ```
     /// use multiproc::{JoinErrorKind, Process};
@@ -318,15 +334,17 @@ impl<R: Run> Process<R> {
         self
     }
 
-    /// Whether what it prints comes to this process's stdout and stderr line by line, with its name in front, as with
-    /// [`capture_output`](crate::capture_output); or does not, where that has been said for all. A stream that has been given something else
-    /// by [`stdout`](Process::stdout) or [`stderr`](Process::stderr) is not captured.
+    /// Sets whether the output of the process goes to this process's stdout and stderr line by
+    /// line, with the name of the process in front, as with
+    /// [`capture_output`](crate::capture_output); `false` exempts the process where capturing is on
+    /// for all. A stream that has been set by [`stdout`](Process::stdout) or
+    /// [`stderr`](Process::stderr) is not captured.
     pub fn capture_output(mut self, capture: bool) -> Process<R> {
         self.capture_output = Some(capture);
         self
     }
 
-    /// The name that it will have.
+    /// Returns the name that the process will have.
     pub fn get_name(&self) -> String {
         match &self.name {
             Some(name) => name.clone(),
@@ -337,25 +355,29 @@ impl<R: Run> Process<R> {
         }
     }
 
-    /// False: it has not been started. The one that has is a [`Child`].
+    /// Returns false: the process has not been started. Ask the [`Child`] that
+    /// [`start`](Process::start) returns.
     pub fn is_alive(&self) -> bool {
         false
     }
 
-    /// Brings it to life: the target runs in a process of its own, and this one goes on.
+    /// Starts the process: the target runs in a process of its own, and this one goes on.
     ///
-    /// Any thread may do so, any number at once, and end afterwards without harm to the process.
+    /// Any thread may call this, and any number of threads at once. The process is not affected
+    /// when the thread that started it ends.
     ///
     /// # Errors
     /// - [`Error::NoEntry`] in a program that never calls [`init`](crate::init).
     /// - [`Error::Arguments`] for arguments that can't be sent.
-    /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at that of open files; when an option can't be
-    ///   put in place, such as a directory that isn't there.
+    /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at
+    ///   the limit of open files; also when an option can't be applied, such as a directory that
+    ///   doesn't exist.
     /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
-    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that panics, as in a destructor
-    ///   that runs because of a panic.
-    /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has lent what it guards.
-    /// - [`Error::Exiting`] when this process is past its end.
+    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that is panicking, as in a
+    ///   destructor that runs because of a panic.
+    /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has given out a
+    ///   reference to shared memory.
+    /// - [`Error::Exiting`] when this process is exiting and no longer starts processes.
     /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
     pub fn start<V, Via>(self) -> Result<Child<V>>
     where
@@ -372,7 +394,8 @@ impl<R: Run> Process<R> {
         if method == StartMethod::Fork && R::borrows(Private(())) && guard_state::borrowed() > 0 {
             return Err(Error::Lent { process: name, guards: guard_state::borrowed() });
         }
-        // So that a copy of a process that has done so, made by fork(2) elsewhere, ends its children too.
+        // Copies of this process made by fork(2) inherit the exit handler, so they end their own
+        // children.
         at_exit::arrange()?;
         let fail = |what: String, source| Error::Start { process: name.clone(), what: what.into(), source };
         self.options.check().map_err(|not_set| fail(not_set.what, not_set.source))?;
@@ -380,7 +403,7 @@ impl<R: Run> Process<R> {
         let (mut streams, ends) =
             self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
         let log = log::LogSetup::to(&name, self.capture_output, &mut streams)
-            .map_err(|source| fail("no pipes for its output".into(), source))?;
+            .map_err(|source| fail("pipes for its output could not be made".into(), source))?;
         let spec = |entry| ChildSpec {
             identity: Identity {
                 name: name.clone(),
@@ -400,7 +423,7 @@ impl<R: Run> Process<R> {
             key: Key::ours(),
         };
         out_of_memory::take_notice();
-        // Before it is under way: this calls code of the user's, which may end the process.
+        // Before the start counts as in flight: this calls the user's code, which may call `exit`.
         let (run, payload) = match method {
             StartMethod::Fork => (Some(self.run), None),
             _ => (None, Some(self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?)),

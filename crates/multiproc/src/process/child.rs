@@ -1,4 +1,5 @@
-//! A process that has been started: [`Child`], which will give the target's value, and [`ProcessHandle`], for everything else.
+//! A process that has been started: [`Child`], which gives the target's value, and
+//! [`ProcessHandle`], for everything else.
 
 use std::fmt;
 use std::io::{self, PipeReader};
@@ -29,61 +30,68 @@ use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
 
-/// A process that doesn't die of SIGKILL in this time hangs in the kernel.
+/// How long a process is waited for after SIGKILL. One that still runs after this time is stuck in
+/// the kernel.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// What all handles to one process share.
 pub(crate) struct Shared {
     pub(crate) name: String,
-    /// What it prints as: `Process`, or the name of a [`Run`](crate::Run) type.
+    /// The type name in its `Display` output: `Process`, or the name of a [`Run`](crate::Run) type.
     pub(crate) type_name: &'static str,
     pub(crate) pid: i32,
     pub(crate) daemon: bool,
     pub(crate) outlives_parent: bool,
-    /// The test on whose thread it was started; 0 for none.
+    /// The number of the test that ran on the thread that started the process; 0 for none.
     pub(crate) test: u64,
-    /// The process that started it. In a copy of that, made by fork(2) elsewhere, it is not a child, and its report not ours to take.
+    /// The pid of the process that started it. In a copy of that process, made by fork(2)
+    /// elsewhere, it is not a child, and the copy must not take its report.
     parent: i32,
-    /// For Ctrl-C, which ends it then. None if it is not to be ended by that. Before the descriptor, so that it is dropped first.
+    /// Its entry in the list of processes that a Ctrl-C ends. None if Ctrl-C must not end it.
+    /// Declared before the pidfd, so that the entry is dropped first.
     registered: Option<Registered>,
-    /// What its output is known by, if it is captured.
+    /// The id of its captured output. None if the output is not captured.
     capture: Option<CaptureId>,
-    /// Whether what it has logged and printed before its end has gone where it belongs.
+    /// Whether its log records and captured output have been flushed since it ended.
     heard_out: AtomicBool,
-    /// The process itself: readable once it has ended. If it was gone before it could be opened, the socket stands in for it.
+    /// The pidfd: readable once the process has ended. If the process was reaped before a pidfd
+    /// could be opened, the socket takes its place.
     pidfd: OwnedFd,
     state: Mutex<State>,
-    /// Closes its standard input, if this process has the other end.
+    /// Closes the pipe to its standard input, if this process has the other end.
     stdin: Option<Closer>,
-    /// Whether somebody has got its value, or has been told why there is none.
+    /// Whether a caller has received its value, or has been told why there is none.
     joined: AtomicBool,
-    /// Whether the end of this process has found that it can't end it.
+    /// Whether this process, at its end, has found that it can't end the child.
     pub(super) given_up: AtomicBool,
-    /// The signals that somebody here has sent it, as bits, so that it is no riddle where they came from.
+    /// The signals that this process has sent it, as bits. A death by one of them is expected and
+    /// is not reported as a failure.
     sent: AtomicU64,
 }
 
-/// How long the thread that reaps a child of this process in place of us may take for that. It is
-/// inside a system call that doesn't wait; only on an overloaded machine is it anything that can be
-/// measured.
+/// How long to wait when another thread of this process is reaping the child. That thread is inside
+/// a system call that doesn't block, so the wait is measurable only on an overloaded machine.
 const REAPED_WITHIN: Duration = Duration::from_secs(10);
 
 enum State {
-    /// It runs, or has ended and nobody has looked yet. Our end of its socket, where its report will be; while it is open here,
-    /// the process may live.
+    /// The process runs, or has ended and has not been reaped. `socket` is the parent's end of its
+    /// socket, on which its report will arrive; the process is killed when the parent closes that
+    /// end.
     Running { socket: OwnedFd, early: Option<Report> },
-    /// It has ended and been reaped.
+    /// The process has ended and been reaped.
     Ended { status: ExitStatus, report: Last },
-    /// This is a copy of its parent, and has let go of it. It may run or have ended.
+    /// This process is a copy of the parent and has closed its copy of the socket. The child may
+    /// run or have ended.
     Disowned,
-    /// For a moment only, while one becomes the other.
+    /// Taken for a moment while `Running` becomes `Ended`.
     Between,
 }
 
-/// The last words of a process that has ended.
+/// The report of a process that has ended.
 enum Last {
     Said(Report),
-    /// They are still in the socket: there was no descriptor left to take them with.
+    /// The report is still in the socket: it carries descriptors, and this process had no free
+    /// ones.
     Waiting(OwnedFd),
     Nothing,
 }
@@ -97,7 +105,7 @@ impl Last {
         }
     }
 
-    /// The status that goes with what was said.
+    /// The exit status that the report implies.
     fn status(&self) -> Option<ExitStatus> {
         match self {
             Last::Said(report) => Some(report.status()),
@@ -107,7 +115,7 @@ impl Last {
 }
 
 impl Shared {
-    /// A process that has just been started, with our end of its socket and what has come through it already.
+    /// A process that has just been started.
     pub(crate) fn new(
         (name, type_name): (String, &'static str),
         (daemon, outlives_parent): (bool, bool),
@@ -119,7 +127,7 @@ impl Shared {
         let registered = pidfd.as_ref().filter(|_| !outlives_parent).map(Registered::new);
         let (pidfd, state) = match pidfd {
             Some(pidfd) => (pidfd, State::Running { socket, early }),
-            // Somebody has reaped it already.
+            // Another part of the program has already reaped it.
             None => {
                 let report = match early {
                     Some(report) => Last::Said(report),
@@ -149,7 +157,7 @@ impl Shared {
         }
     }
 
-    /// Readable once the process has ended.
+    /// Returns a descriptor that is readable once the process has ended.
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -158,7 +166,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The status if the process has ended; reaps it then, and fetches its report.
+    /// Returns the status if the process has ended, and then reaps it and receives its report.
     pub(crate) fn reap(&self) -> io::Result<Option<ExitStatus>> {
         let mut state = self.lock();
         if let State::Ended { status, .. } = &*state {
@@ -168,8 +176,9 @@ impl Shared {
             Ok(None) => return Ok(None),
             Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
             Err(error) if error.raw_os_error() == Some(ECHILD) => {
-                // Something else has reaped it, or is about to. Or it is no child of ours: this is
-                // a copy of the process that started it, which may not have reaped it.
+                // Another part of the program has reaped it, or is about to. Or it is not a child
+                // of this process: this is a copy of its parent, and the parent may not have reaped
+                // it.
                 if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
                     return Ok(None);
                 }
@@ -185,12 +194,13 @@ impl Shared {
         if let Some(registered) = &self.registered {
             registered.withdraw();
         }
-        // The process is gone, so what it has sent is there, and a grandchild that has inherited its end can't keep us waiting.
+        // The process is gone, so everything that it has sent has arrived. A grandchild that has
+        // inherited the other end can't block this.
         let report = match std::mem::replace(&mut *state, State::Between) {
             State::Running { early: Some(report), .. } => Last::Said(report),
             State::Running { socket, early: None } => Last::receive(socket),
             State::Ended { .. } | State::Disowned | State::Between => {
-                unreachable!("it was running a moment ago, and the lock is held")
+                unreachable!("the process was running when the lock was taken")
             }
         };
         let mut status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
@@ -200,7 +210,7 @@ impl Shared {
         let end = match &report {
             Last::Said(Report::Failed(failure @ Failure::MemoryLimit { .. })) => Some(failure.clone().into()),
             Last::Said(_) => None,
-            // A signal from here is no news.
+            // A death by a signal that this process sent is not logged.
             Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
             Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(&status)),
         };
@@ -227,11 +237,12 @@ impl Shared {
         }
     }
 
-    /// The value of a process that has ended with this status, or why there is none.
+    /// Returns the value of a process that has ended with this status, or why there is none.
     pub(crate) fn value<T: DeserializeOwned>(&self, status: ExitStatus) -> Result<T, JoinError> {
         let fail = |kind| JoinError::new(&self.name, kind);
         self.joined.store(true, Relaxed);
-        // What the target has returned, it has returned, whatever befell the process on its way out.
+        // If the target has returned a value, the value counts, whatever happened to the process
+        // while it was exiting.
         match self.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
             Some(Report::Returned { value, .. }) => {
                 codec::decode(value, 0).map_err(|error| JoinError::of_value(&self.name, error))
@@ -242,7 +253,8 @@ impl Shared {
         }
     }
 
-    /// In a copy of the parent: closes its socket, whose being open is its right to live. It is no child of this process.
+    /// In a copy of the parent: closes the copy's end of the child's socket. The child lives as
+    /// long as any copy of that end is open, and it is not a child of this process.
     pub(crate) fn disown(&self) {
         self.close_stdin();
         let mut state = self.lock();
@@ -251,7 +263,7 @@ impl Shared {
         }
     }
 
-    /// Ends its input, whoever has the other end of that in this process.
+    /// Closes the child's standard input, wherever in this process the other end is.
     pub(crate) fn close_stdin(&self) {
         self.stdin.iter().for_each(Closer::close);
     }
@@ -261,8 +273,9 @@ impl Shared {
         matches!(&*self.lock(), State::Ended { .. })
     }
 
-    /// What is wrong with a process that has ended, if nobody has joined it; what `join` would say, but for an `Err` that nobody has seen,
-    /// and a signal that was sent from here.
+    /// Why a process that has ended counts as failed, unless it was joined. The same as `join`
+    /// would return, except that an `Err` from the target counts as a failure here and a death by a
+    /// signal from this process doesn't.
     fn failure(&self) -> Option<JoinErrorKind> {
         if self.joined.load(Relaxed) {
             return None;
@@ -284,12 +297,12 @@ impl Shared {
         }
     }
 
-    /// Whether it has ended; reaps it then. One that can't be waited for counts as ended.
+    /// Whether it has ended; reaps it then. A process that can't be waited for counts as ended.
     pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.reap(), Ok(None))
     }
 
-    /// The status, if the process has ended and been reaped.
+    /// Returns the status if the process has ended and been reaped.
     fn known_status(&self) -> Option<ExitStatus> {
         match &*self.lock() {
             State::Ended { status, .. } => Some(*status),
@@ -304,7 +317,7 @@ impl Shared {
                 self.hear_out(deadline);
                 return Ok(Some(status));
             }
-            // Its status is a debugger's first.
+            // A debugger that traces the process gets its status first.
             if has_ended && !pidfd::wait_for_status(&self.pidfd, deadline)? {
                 return Ok(None);
             }
@@ -315,36 +328,36 @@ impl Shared {
         }
     }
 
-    /// Waits until the status of a process that has ended can be taken, but no longer than until
-    /// `deadline`.
+    /// Waits until the status of a process that has ended can be taken, at most until `deadline`.
     pub(crate) fn wait_for_status(&self, deadline: Instant) -> io::Result<bool> {
         pidfd::wait_for_status(&self.pidfd, Some(deadline))
     }
 
-    /// Whether somebody here has sent it this signal.
+    /// Whether this process has sent it this signal.
     fn was_sent(&self, signal: i32) -> bool {
         self.sent.load(Relaxed) & bit(signal) != 0
     }
 
-    /// Waits for the last records and lines of a process that has ended.
+    /// Flushes an ended child's log records and captured output, at most until `deadline`.
     fn hear_out(&self, deadline: Option<Instant>) {
         if !self.heard_out.load(Relaxed) {
             log::hear_out(self.capture, deadline);
-            // With time to spare it has been done; without, the next one tries again.
+            // If the deadline cut this short, the next call tries again.
             let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
             self.heard_out.store(in_time, Relaxed);
         }
     }
 
-    /// Nothing happens to a process that has ended, nor to the one that has its id now.
+    /// Sends a signal through the pidfd, so it can't hit another process that has the same pid now.
+    /// Does nothing to a process that has ended.
     ///
-    /// Where this process has not the right to signal it, SIGKILL comes by way of its lifeline, and
-    /// its end is waited for.
+    /// If this process may not signal the child, SIGKILL is delivered by cutting the child's
+    /// lifeline, and this waits for the child's end.
     pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
         if let State::Ended { .. } = &*self.lock() {
             return Ok(());
         }
-        // Before: what comes of it may be seen at once.
+        // Recorded before the signal is sent, since its effect may be seen at once.
         self.sent.fetch_or(bit(signal), Relaxed);
         let sent = match signal {
             SIGINT => interrupt::send(&self.pidfd),
@@ -365,8 +378,8 @@ impl Shared {
         }
     }
 
-    /// Has the kernel end a process that this one may not signal. False if it has no lifeline, or
-    /// none that this process holds.
+    /// Makes the kernel kill a process that this one may not signal. False if the child has no
+    /// lifeline, or if this process doesn't hold it.
     fn cut_lifeline(&self) -> bool {
         match &*self.lock() {
             State::Running { socket, .. } if !self.outlives_parent => lifeline::cut(socket).is_ok(),
@@ -378,29 +391,28 @@ impl Shared {
     fn not_permitted(&self, signal: i32) -> io::Error {
         let what = match signal {
             _ if self.outlives_parent => {
-                "it runs as another user than this process. Only a process with the rights of that user can signal it"
+                "it runs as another user; only a process with the rights of that user can signal it"
             }
             SIGKILL => {
-                "it runs as another user than this process, and has become that user since it was started. It ends with the next call to \
-                 this library that it makes, or by a process with the rights of that user"
+                "it runs as another user, and has become that user since it was started. It ends at its next call to this \
+                 library, or when a process with the rights of that user kills it"
             }
-            _ => {
-                "it runs as another user than this process. kill() needs no right to signal it; or ask it to end by a message"
-            }
+            _ => "it runs as another user. kill() works without the right to signal it, or ask it to end by a message",
         };
         io::Error::new(io::ErrorKind::PermissionDenied, format!("Operation not permitted: {what}"))
     }
 }
 
-/// A signal's place in a set; none for what is no signal.
+/// The bit of a signal in `sent`; 0 for a number that is no signal.
 fn bit(signal: i32) -> u64 {
     1_u64.checked_shl(signal.wrapping_sub(1) as u32).unwrap_or(0)
 }
 
-/// A process that was started, whatever its target returns: what [`active_children`](crate::active_children) gives, and what a
-/// [`Child`] has too. Clones are handles to the same process.
+/// A handle to a process that was started, independent of its target's type.
+/// [`active_children`](crate::active_children) returns them, and a [`Child`] dereferences to one.
+/// Clones are handles to the same process.
 ///
-/// Dropping it does nothing to the process.
+/// Dropping a handle does nothing to the process.
 #[derive(Clone)]
 pub struct ProcessHandle {
     shared: Arc<Shared>,
@@ -415,44 +427,49 @@ impl ProcessHandle {
         &self.shared
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// Its id. After it has been waited for, some other process may have it.
+    /// Returns the process id. After the process has been waited for, another process may have the
+    /// same id.
     pub fn pid(&self) -> i32 {
         self.shared.pid
     }
 
-    /// Whether it is a daemon: ended, not waited for, when this process ends.
+    /// Whether it is a daemon: when this process ends, it ends its daemons instead of waiting for
+    /// them.
     pub fn daemon(&self) -> bool {
         self.shared.daemon
     }
 
-    /// Whether it runs.
+    /// Whether it still runs.
     pub fn is_alive(&self) -> bool {
         !self.shared.has_ended()
     }
 
-    /// 0, the code that it exited with, or minus the signal that killed it. None while it runs; also when the status is unknown,
-    /// see [`ExitStatus::exit_code`].
+    /// Returns 0, the code that it exited with, or minus the signal that killed it. None while it
+    /// runs, and if the status is unknown; see [`ExitStatus::exit_code`].
     pub fn exit_code(&self) -> Option<i32> {
         self.try_wait().ok().flatten()?.exit_code()
     }
 
-    /// Waits until it has ended. Any number of threads may wait for the same process, any number of times.
+    /// Waits until the process has ended. Any number of threads may wait for the same process, any
+    /// number of times.
     ///
-    /// Only the process itself is waited for: those that it has started and left behind delay nobody. One that reads its input to the end ends
-    /// when that does: drop [`Child::stdin`] first.
+    /// Only the process itself is waited for, not processes that it has started and left behind. A
+    /// process that reads its input to the end ends when the input does: drop [`Child::stdin`]
+    /// first.
     ///
     /// # Errors
-    /// [`Error::Child`] if the system refuses; none is expected.
+    /// [`Error::Child`] if the system call fails; this is not expected.
     pub fn wait(&self) -> Result<ExitStatus> {
-        Ok(self.wait_until(None)?.expect("without a deadline, it waits"))
+        Ok(self.wait_until(None)?.expect("a wait without a deadline ends with a status"))
     }
 
-    /// Waits until it has ended, but no longer than `timeout`; none if it still runs then.
+    /// Waits until the process has ended, for at most `timeout`. Returns `None` if it still runs
+    /// then.
     ///
     /// ```
     /// use std::time::Duration;
@@ -473,7 +490,7 @@ impl ProcessHandle {
         self.wait_until(wait::deadline(Some(timeout)))
     }
 
-    /// Its status if it has ended, without waiting.
+    /// Returns the status if the process has ended, without waiting.
     ///
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
@@ -481,35 +498,37 @@ impl ProcessHandle {
         self.shared.reap().map_err(|source| self.error("wait for", source))
     }
 
-    /// Asks it to end: SIGTERM. A process that does nothing about that signal is gone when this returns; one that handles, blocks or
-    /// ignores it, or is stopped, is left to do so.
+    /// Sends SIGTERM, which asks the process to end. If the process doesn't handle, block or ignore
+    /// that signal, and is not stopped, it is gone when this returns; otherwise this returns
+    /// without waiting.
     ///
-    /// Nothing happens if it has ended.
+    /// Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] if it runs as another user, as when this process has given up rights that
-    /// the other has kept. [`kill`](ProcessHandle::kill) ends it all the same.
+    /// [`Error::Child`] if the process runs as another user, for example because this process has
+    /// given up rights that the child has kept. [`kill`](ProcessHandle::kill) still ends it.
     pub fn terminate(&self) -> Result<()> {
         self.end_by(SIGTERM, "terminate")
     }
 
-    /// Ends it, whatever it does: SIGKILL. It is gone when this returns.
+    /// Sends SIGKILL, which ends the process whatever it does. It is gone when this returns.
     ///
-    /// Nothing happens if it has ended. Where this process has not the right to signal it, the
-    /// kernel is told to kill it as if this process had ended, which needs no right.
+    /// Does nothing if the process has ended. If this process may not signal it, the kernel kills
+    /// it as it would if this process had ended, which needs no right.
     ///
     /// # Errors
-    /// [`Error::Child`] if it runs as another user, and was to [outlive its
-    /// parent](crate::Process::outlive_parent), or has changed its user where neither it nor this
-    /// process has been root of the whole system.
+    /// [`Error::Child`] if the process runs as another user and was told to [outlive its
+    /// parent](crate::Process::outlive_parent), or if it has changed its user where neither it nor
+    /// this process has been root of the whole system.
     pub fn kill(&self) -> Result<()> {
         self.end_by(SIGKILL, "kill")
     }
 
-    /// Sends it SIGINT. As with [`terminate`](ProcessHandle::terminate), it is gone when this returns unless it does something about it.
+    /// Sends SIGINT. As with [`terminate`](ProcessHandle::terminate), the process is gone when this
+    /// returns, unless it handles, blocks or ignores the signal or is stopped.
     ///
-    /// Ctrl-C is something else: children [leave that to their parent](crate::handle_ctrl_c). A process that has a SIGINT handler of its own is given
-    /// a tenth of a second.
+    /// This differs from Ctrl-C, which children [leave to their parent](crate::handle_ctrl_c). If
+    /// the process has a SIGINT handler, this gives it a tenth of a second to end.
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
@@ -517,11 +536,11 @@ impl ProcessHandle {
         self.end_by(SIGINT, "interrupt")
     }
 
-    /// Sends it any signal, and doesn't wait for what comes of it. Nothing happens if it has ended.
+    /// Sends any signal, without waiting for its effect. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if it runs
-    /// as another user; for SIGKILL only as with [`kill`](ProcessHandle::kill).
+    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if the
+    /// process runs as another user; for SIGKILL only as with [`kill`](ProcessHandle::kill).
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.shared.send_signal(signal).map_err(|source| self.error("signal", source))
     }
@@ -531,31 +550,35 @@ impl ProcessHandle {
         self.shared.wait_until(deadline).map_err(|source| self.error("wait for", source))
     }
 
-    /// Its status if it is known to have ended: nobody is asked.
+    /// Returns its status if this process already knows it, without a system call.
     pub(crate) fn known_status(&self) -> Option<ExitStatus> {
         self.shared.known_status()
     }
 
-    /// What is wrong with it, if it has ended and nobody has joined it.
+    /// Why it counts as failed, if it has ended and was not joined.
     pub(crate) fn failure(&self) -> Option<JoinError> {
         self.shared.failure().map(|kind| JoinError::new(self.name(), kind))
     }
 
-    /// Whether somebody has got its value, or has been told why there is none.
+    /// Whether a caller has received its value, or has been told why there is none.
     pub(crate) fn was_joined(&self) -> bool {
         self.shared.joined.load(Relaxed)
     }
 
-    /// Whether nobody else has a handle to this process, which has been reaped: then nobody ever will have one.
+    /// Whether this is the last handle to this process. After it has been reaped, no other handle
+    /// can come into existence.
     pub(crate) fn is_the_only_one(&self) -> bool {
         Arc::strong_count(&self.shared) == 1
     }
 
-    /// Sends a signal, and waits for the end if that is sure to come of it: so that what is asked next is told of it.
+    /// Sends a signal. Waits for the end if the signal is sure to cause it, so that later calls see
+    /// the process as ended.
     fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
-        /// A handler doesn't show whose it is. In this time the one that the process was born with has ended it, if it has come to run.
+        /// Whether a signal has a handler can be seen, but not whether it is the library's own,
+        /// which ends the process. If that one runs, it has done so in this time.
         const MOMENT: Duration = Duration::from_millis(100);
-        // Looked at before: afterwards it may be gone, and something else have its id.
+        // Read before the signal is sent: afterwards the process may be gone, and another may have
+        // its id.
         let prospect = if self.shared.has_ended() { Prospect::Unknown } else { signal::prospect(self.pid(), signal) };
         self.shared.send_signal(signal).map_err(|source| self.error(what, source))?;
         let ends = match prospect {
@@ -576,7 +599,7 @@ impl ProcessHandle {
     }
 }
 
-/// So that functions of many processes take handles and children alike.
+/// Lets functions of several processes take handles and children alike.
 impl AsRef<ProcessHandle> for ProcessHandle {
     fn as_ref(&self) -> &ProcessHandle {
         self
@@ -596,7 +619,7 @@ impl Waitable for ProcessHandle {
         self.as_fd()
     }
 
-    /// What stands in for a pidfd that could not be opened in time may not be readable.
+    /// The socket that stands in for a missing pidfd may not be readable.
     fn ready(&self) -> io::Result<bool> {
         Ok(self.known_status().is_some())
     }
@@ -614,20 +637,22 @@ impl fmt::Display for ProcessHandle {
     }
 }
 
-/// As [`Display`](fmt::Display).
+/// The same as [`Display`](fmt::Display).
 impl fmt::Debug for ProcessHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// A process that was started, and whose target will return a `T`.
+/// A process that was started; its target will return a `T`.
 ///
-/// Besides [`join`](Child::join) it has all that a [`ProcessHandle`] has: `name`, `pid`, `is_alive`, `wait`, `wait_timeout`,
-/// `terminate`, `kill`, `exit_code`, … In `async` code `child.await` joins it, and `(&child).await` waits for it: see
+/// Besides [`join`](Child::join) it has all methods of [`ProcessHandle`]: `name`, `pid`,
+/// `is_alive`, `wait`, `wait_timeout`, `terminate`, `kill`, `exit_code`, … In `async` code,
+/// `child.await` joins it, and `(&child).await` waits for it: see
 /// [`JoinFuture`](crate::JoinFuture).
 ///
-/// Dropping it does nothing to the process: at the end of this process it is waited for, or ended if it is a daemon.
+/// Dropping a `Child` does nothing to the process: when this process ends, it waits for the child,
+/// or ends it if it is a daemon.
 ///
 /// ```
 /// use multiproc::Process;
@@ -641,12 +666,12 @@ impl fmt::Debug for ProcessHandle {
 /// # }
 /// ```
 pub struct Child<T> {
-    /// The other end of its standard input, if it was started with [`Stdio::piped`](crate::Stdio::piped). Closing it, that is, dropping
-    /// it, is the end of the child's input.
+    /// The writing end of its standard input, if that was set to
+    /// [`Stdio::piped`](crate::Stdio::piped). Dropping it closes the child's input.
     pub stdin: Option<ChildStdin>,
-    /// The other end of its standard output, if that is a pipe.
+    /// The reading end of its standard output, if that is a pipe.
     pub stdout: Option<PipeReader>,
-    /// The other end of its standard error, if that is a pipe.
+    /// The reading end of its standard error, if that is a pipe.
     pub stderr: Option<PipeReader>,
     handle: ProcessHandle,
     value: PhantomData<fn() -> T>,
@@ -658,31 +683,33 @@ impl<T> Child<T> {
         Child { stdin, stdout, stderr, handle: ProcessHandle::new(shared), value: PhantomData }
     }
 
-    /// A handle to the same process that doesn't say what its target returns, to be kept with others or given to other threads.
+    /// Returns a handle to the same process that doesn't depend on the target's type, to be stored
+    /// with others or given to other threads.
     pub fn handle(&self) -> ProcessHandle {
         self.handle.clone()
     }
 }
 
 impl<T: DeserializeOwned> Child<T> {
-    /// Waits until the process has ended, and gives what its target returned. If its standard input is a pipe of ours, that is closed first.
+    /// Waits until the process has ended, and returns the target's value. If its standard input is
+    /// a pipe of this process, it is closed first.
     ///
     /// # Errors
-    /// [`JoinError`] when there is no value: the target panicked, the process exited before it returned, a signal killed it, the
-    /// value could not be sent.
+    /// [`JoinError`] when there is no value: the target panicked, the process exited before the
+    /// target returned, a signal killed it, or the value could not be sent.
     pub fn join(mut self) -> Result<T, JoinError> {
         self.stdin = None;
         match self.handle.shared.wait_until(None) {
-            Ok(status) => self.handle.shared.value(status.expect("without a deadline, it waits")),
+            Ok(status) => self.handle.shared.value(status.expect("a wait without a deadline ends with a status")),
             Err(error) => Err(JoinError::new(self.name(), JoinErrorKind::Wait(error))),
         }
     }
 
-    /// As [`join`](Child::join), but waits at most `timeout`. Gives the child back if the process
+    /// Waits like [`join`](Child::join), for at most `timeout`. Gives the child back if the process
     /// still runs then.
     ///
-    /// A standard input that is a pipe of this process is closed first, as `join` does, also if the
-    /// child comes back.
+    /// If its standard input is a pipe of this process, it is closed first, as by `join`, even if
+    /// the child is given back.
     ///
     /// ```
     /// use std::time::Duration;
@@ -704,8 +731,8 @@ impl<T: DeserializeOwned> Child<T> {
     /// ```
     ///
     /// # Errors
-    /// The outer `Err` is the child, when the process still runs. The inner one is the
-    /// [`JoinError`] that `join` gives.
+    /// The outer `Err` is the child, if the process still runs. The inner `Err` is the
+    /// [`JoinError`] that `join` returns.
     pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<T, JoinError>, Child<T>> {
         self.stdin = None;
         match self.handle.shared.wait_until(wait::deadline(Some(timeout))) {
@@ -715,10 +742,12 @@ impl<T: DeserializeOwned> Child<T> {
         }
     }
 
-    /// As [`join`](Child::join), and meanwhile reads what the process writes to its standard output and error, so that it never waits for
-    /// a reader: both in full, as bytes, empty if not [`piped`](crate::Stdio::piped).
+    /// Joins the process and meanwhile reads what it writes to its standard output and error, so
+    /// that it never blocks on a full pipe. Returns both in full, as bytes; empty if not
+    /// [`piped`](crate::Stdio::piped).
     ///
-    /// Other processes that have inherited the pipes keep nobody waiting: what counts is what is there when this one has ended.
+    /// Other processes that have inherited the pipes don't delay this: reading stops at what the
+    /// pipes contain when this process has ended.
     ///
     /// ```
     /// use multiproc::{Process, Stdio};
@@ -751,7 +780,7 @@ impl<T> Deref for Child<T> {
     }
 }
 
-/// So that functions of many processes take handles and children alike.
+/// Lets functions of several processes take handles and children alike.
 impl<T> AsRef<ProcessHandle> for Child<T> {
     fn as_ref(&self) -> &ProcessHandle {
         &self.handle
@@ -776,14 +805,14 @@ impl<T> Waitable for Child<T> {
     }
 }
 
-/// As that of [`ProcessHandle`].
+/// The same as for [`ProcessHandle`].
 impl<T> fmt::Display for Child<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.handle.fmt(f)
     }
 }
 
-/// As [`Display`](fmt::Display).
+/// The same as [`Display`](fmt::Display).
 impl<T> fmt::Debug for Child<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.handle, f)

@@ -1,4 +1,4 @@
-//! The children of this process: who they are, and what becomes of them when it ends.
+//! The list of this process's children, and what happens to them when the process ends.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use crate::log;
 
 /// The children that have not been reaped, as far as this process knows.
 struct Children {
-    /// The process whose children these are. A copy of it made by fork(2) elsewhere has none of them.
+    /// The process that started these children. A copy of it made by fork(2) elsewhere has none of
+    /// them.
     parent: i32,
     members: Vec<Arc<Shared>>,
 }
@@ -22,8 +23,9 @@ static FAMILY: Mutex<Children> = Mutex::new(Children { parent: 0, members: Vec::
 /// In milliseconds.
 pub(super) static GRACE: AtomicU64 = AtomicU64::new(5_000);
 
-/// How long a daemon is given, at the end of the process that started it, between SIGTERM and SIGKILL; at Ctrl-C, any child. 5 seconds at first;
-/// processes started later inherit it.
+/// Sets the grace period: how long this process, when it ends, gives its daemons between SIGTERM
+/// and SIGKILL; after a Ctrl-C, how long it gives each child. 5 seconds by default. Processes
+/// started later inherit it.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -35,12 +37,12 @@ pub fn set_grace_period(period: Duration) {
     GRACE.store(u64::try_from(period.as_millis()).unwrap_or(u64::MAX), Relaxed);
 }
 
-/// See [`set_grace_period`].
+/// Returns the grace period. See [`set_grace_period`].
 pub fn grace_period() -> Duration {
     Duration::from_millis(GRACE.load(Relaxed))
 }
 
-/// The children of this process that have not ended. Those that have are reaped.
+/// Returns the children of this process that have not ended. Reaps the others.
 ///
 /// ```
 /// use multiproc::{Process, active_children};
@@ -71,17 +73,18 @@ fn lock() -> MutexGuard<'static, Children> {
     family
 }
 
-/// The pids of the children that end with this process.
+/// Returns the pids of the children that end with this process.
 pub(crate) fn bound_to_this_process() -> Vec<i32> {
     lock().members.iter().filter(|member| !member.outlives_parent).map(|member| member.pid).collect()
 }
 
-/// Whether the end of this process has left a child to itself that it had not the right to end.
+/// Whether this process, at its end, has left a child running because it may not signal it.
 pub(crate) fn has_given_up() -> bool {
     lock().members.iter().any(|member| member.given_up.load(Relaxed))
 }
 
-/// In a copy of this process that has just been forked: closes its copies of the children's sockets, which say that their parent is alive.
+/// In a copy of this process that has just been forked: closes its copies of the children's
+/// sockets, which would otherwise keep the children alive after their parent's death.
 pub(crate) fn disown() {
     let members = std::mem::take(&mut FAMILY.lock().unwrap_or_else(PoisonError::into_inner).members);
     for child in members {
@@ -89,25 +92,26 @@ pub(crate) fn disown() {
     }
 }
 
-/// At `exit`, which drops nothing: ends the input of the children, some of which may wait for that.
+/// At `exit`, which drops nothing: closes the children's standard inputs, since a child may be
+/// reading until its input ends.
 pub(crate) fn close_inputs() {
     let members = lock().members.clone();
     members.iter().for_each(|child| child.close_stdin());
 }
 
-/// Takes a child in, unless it was reaped before anybody could know it: nobody would ever take it out.
+/// Registers a child. Skips one that is already reaped, since nothing would unregister it.
 pub(crate) fn add(child: &Arc<Shared>) {
     if !child.is_reaped() {
         lock().members.push(child.clone());
     }
 }
 
-/// Forgets a child that has been reaped.
+/// Unregisters a child that has been reaped.
 pub(crate) fn remove(child: &Shared) {
     lock().members.retain(|member| !std::ptr::eq(&**member, child));
 }
 
-/// Reaps the children that have ended and that nobody has a handle to: nobody else will.
+/// Reaps children that have ended and to which no handle is left.
 pub(crate) fn sweep() {
     let abandoned: Vec<_> = lock().members.iter().filter(|member| Arc::strong_count(member) == 1).cloned().collect();
     for child in abandoned {
@@ -115,9 +119,9 @@ pub(crate) fn sweep() {
     }
 }
 
-/// The running children that a test has started and that nothing has a handle to any more. A handle
-/// may be in a static, for tests that share a process, or in a thread that still waits for its
-/// process.
+/// Returns the running children that a test has started and to which no handle is left. A child
+/// with a handle is spared: the handle may be in a static, for tests that share a process, or in a
+/// thread that still waits for the child.
 pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
     let abandoned: Vec<_> = {
         let family = lock();
@@ -127,17 +131,17 @@ pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
     abandoned.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
 }
 
-/// Ends the daemons and waits for all the others, as at the end of the process. In a test binary
-/// all are ended.
+/// At the end of the process: ends the daemons and waits for all other children. In a test binary,
+/// ends all children.
 pub(crate) fn end() {
     let is_ended = |child: &&Arc<Shared>| child.daemon || test::is_binary();
     let mut deadline = None;
     let mut signalled: Vec<Arc<Shared>> = Vec::new();
-    // Those that have ended and whose status a debugger holds. The first process of the system will
-    // reap them.
+    // Children that have ended and with a status that a debugger holds. They are no longer waited
+    // for; the init process will reap them.
     let mut held: Vec<Arc<Shared>> = Vec::new();
     loop {
-        // Anew each time: a finalizer or another thread may have started some more.
+        // Read anew each time: a finalizer or another thread may have started more children.
         let waited_for: Vec<Arc<Shared>> =
             lock().members.iter().filter(|member| !member.outlives_parent).cloned().collect();
         let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
@@ -163,11 +167,12 @@ pub(crate) fn end() {
             for child in alive.iter().filter(is_ended) {
                 log::event(log::Level::Info, format_args!("calling kill() for daemon {}", child.name));
                 if let Err(error) = child.send_signal(SIGKILL) {
-                    log::event(log::Level::Warn, format_args!("daemon {} is left to itself: {error}", child.name));
+                    log::event(log::Level::Warn, format_args!("daemon {} can't be ended: {error}", child.name));
                     child.given_up.store(true, Relaxed);
                 }
             }
-            // No more deadlines: what SIGKILL doesn't end, nothing does, and daemons that come now get a period of their own.
+            // No deadline any more: waiting is all that is left after SIGKILL. Daemons that are
+            // added now get a grace period of their own.
             deadline = None;
         }
         match ended {

@@ -1,4 +1,4 @@
-//! Who this process is, and who started it.
+//! This process and its parent: names, ids, seeds.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -7,11 +7,12 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use multiproc_os::threads;
 use serde::{Deserialize, Serialize};
 
-/// What a process knows of itself: set before its target runs.
+/// The identity of a process, set before its target runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) name: String,
-    /// The numbers in `Process-1:2`: those of the creator, then which of its processes this is.
+    /// The numbers in `Process-1:2`: those of the parent, then this process's number among the
+    /// parent's processes.
     pub(crate) numbers: Vec<u32>,
     /// See [`CurrentProcess::seed`].
     pub(crate) seed: u64,
@@ -20,10 +21,11 @@ pub(crate) struct Identity {
     pub(crate) parent: Option<(String, i32)>,
 }
 
-/// None until somebody asks: then this is the main process. It lives as long as the process: a copy of it gets another.
+/// None until the first use: this is the main process then. The value is leaked, so that references
+/// to it stay valid; a forked child sets another one.
 static IDENTITY: RwLock<Option<&'static Identity>> = RwLock::new(None);
 
-/// How many processes have been made here; the last number in their names.
+/// The number of processes made here; the last number in their names.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 fn identity() -> &'static Identity {
@@ -40,14 +42,14 @@ fn identity() -> &'static Identity {
     IDENTITY.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Box::leak(Box::new(main())))
 }
 
-/// Makes `identity` that of this process, which has just come to life.
+/// Sets the identity of this process, a new child.
 pub(crate) fn become_child(identity: Identity) {
     *IDENTITY.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::leak(Box::new(identity)));
     MADE.store(0, Relaxed);
     *SEED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// The numbers of the next process made here, and its seed.
+/// Returns the numbers and the seed of the next process made here.
 pub(crate) fn next_numbers() -> (Vec<u32>, u64) {
     let number = MADE.fetch_add(1, Relaxed) + 1;
     let mut numbers = identity().numbers.clone();
@@ -55,8 +57,9 @@ pub(crate) fn next_numbers() -> (Vec<u32>, u64) {
     (numbers, child_seed(current_process().seed(), number))
 }
 
-/// The seed of the child of this number: SplitMix64 (Steele, Lea, Flood 2014) with the parent's as its state, finalised once more so
-/// that a child's children don't come from the same sequence.
+/// The seed of the child with this number: SplitMix64 (Steele, Lea, Flood 2014) with the parent's
+/// seed as its state, finalised once more so that a child's children don't come from the same
+/// sequence.
 fn child_seed(parent: u64, number: u32) -> u64 {
     let mix = |mut z: u64| {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -66,11 +69,11 @@ fn child_seed(parent: u64, number: u32) -> u64 {
     mix(mix(parent.wrapping_add(u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15))) ^ 0xD1B5_4A32_D192_ED03)
 }
 
-/// The seed that was set here, in place of the one that this process began with.
+/// The seed that [`set_seed`] has set, in place of the initial one.
 static SEED: Mutex<Option<u64>> = Mutex::new(None);
 
-/// Sets the [`seed`](CurrentProcess::seed) of this process, from which those of the processes that are made later follow: a program
-/// that does so first thing has the same random numbers every time.
+/// Sets the [`seed`](CurrentProcess::seed) of this process, from which the seeds of processes made
+/// later are derived. A program that calls this first has the same seeds in every run.
 ///
 /// ```
 /// use multiproc::{Process, current_process};
@@ -87,7 +90,7 @@ pub fn set_seed(seed: u64) {
     *SEED.lock().unwrap_or_else(PoisonError::into_inner) = Some(seed);
 }
 
-/// The process that calls this.
+/// Returns the calling process.
 ///
 /// ```
 /// use multiproc::{Process, current_process};
@@ -104,7 +107,7 @@ pub fn current_process() -> CurrentProcess {
     CurrentProcess { identity: identity() }
 }
 
-/// The process that started this one; none in the main process.
+/// Returns the process that started this one; `None` in the main process.
 ///
 /// ```
 /// use multiproc::{Process, current_process, parent_process};
@@ -128,23 +131,25 @@ pub struct CurrentProcess {
 }
 
 impl CurrentProcess {
-    /// Its name: `MainProcess`, or what it was given when it was made.
+    /// Returns the name: `MainProcess`, or the name of the [`Process`](crate::Process) that it was
+    /// started from.
     pub fn name(&self) -> &'static str {
         &self.identity.name
     }
 
-    /// Its id.
+    /// Returns the process id.
     pub fn pid(&self) -> i32 {
         threads::getpid()
     }
 
-    /// Whether it is a daemon: ended, not waited for, when the process that started it ends.
+    /// Whether it is a daemon: when its parent ends, the parent ends it instead of waiting for it.
     pub fn daemon(&self) -> bool {
         self.identity.daemon
     }
 
-    /// A number to seed a random number generator with, another one in each process. That of a child follows from its parent's and from
-    /// which of its processes it is, whatever its start method; that of the main process is random unless [set](set_seed).
+    /// Returns a seed for random number generators, different in each process. A child's seed is
+    /// derived from its parent's and from the child's number among the parent's processes, whatever
+    /// the start method; the main process's seed is random unless [set](set_seed).
     ///
     /// ```
     /// use multiproc::{Process, current_process};
@@ -175,7 +180,7 @@ impl fmt::Debug for CurrentProcess {
     }
 }
 
-/// The process that started this one. See [`parent_process`].
+/// The parent of this process. See [`parent_process`].
 #[derive(Debug, Clone, Copy)]
 pub struct ParentProcess {
     name: &'static str,
@@ -183,26 +188,27 @@ pub struct ParentProcess {
 }
 
 impl ParentProcess {
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The id that it had when it started this process. It may have ended since, if this process was started with
+    /// Returns the parent's process id at the moment when it started this process. The parent may
+    /// have ended since, if this process was started with
     /// [`outlive_parent`](crate::Process::outlive_parent).
     pub fn pid(&self) -> i32 {
         self.pid
     }
 }
 
-/// How many processors this process may use: no more than its affinity mask has, and no more than the quotas of its control groups
-/// allow, rounded down; at least 1.
+/// Returns the number of processors that this process may use: at most those of its affinity mask,
+/// and at most the quotas of its control groups, rounded down; at least 1.
 ///
 /// ```
 /// assert!(multiproc::cpu_count() >= 1);
 /// ```
 pub fn cpu_count() -> usize {
-    // The standard library looks at sched_getaffinity(2) and at cgroups of both versions.
+    // The standard library reads sched_getaffinity(2) and cgroups of both versions.
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

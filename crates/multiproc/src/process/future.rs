@@ -1,6 +1,8 @@
-//! The end of a process as a future: `child.await?` gives the target's value, `(&child).await?` the status.
+//! The end of a process as a future: `child.await?` gives the target's value, `(&child).await?` the
+//! status.
 //!
-//! A future is woken by the pidfd; see [`wake`](crate::wake) for who waits for that.
+//! A future is woken by the pidfd; the module [`wake`](crate::wake) says which thread waits for
+//! that.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -17,7 +19,7 @@ use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::Result;
 use crate::wake::{Source, Wakeup};
 
-/// Waits for the process and gives what its target returned, as [`Child::join`] does, in `async` code on any executor.
+/// Joins the process like [`Child::join`], in `async` code on any executor.
 ///
 /// ```
 /// use multiproc::Process;
@@ -40,7 +42,7 @@ impl<T: DeserializeOwned> IntoFuture for Child<T> {
     }
 }
 
-/// Waits for the process and gives its status, as [`wait`](ProcessHandle::wait) does, in `async` code on any executor.
+/// Waits for the process like [`wait`](ProcessHandle::wait), in `async` code on any executor.
 ///
 /// ```
 /// use std::time::Duration;
@@ -67,8 +69,8 @@ impl<T> IntoFuture for &Child<T> {
 }
 
 impl ProcessHandle {
-    /// Sends SIGKILL, and waits until the process has ended, in `async` code on any executor.
-    /// [`kill`](ProcessHandle::kill) does the same, and blocks the thread meanwhile.
+    /// Sends SIGKILL and waits until the process has ended, in `async` code on any executor. Unlike
+    /// [`kill`](ProcessHandle::kill), it doesn't block the thread.
     ///
     /// ```
     /// use std::time::Duration;
@@ -86,8 +88,8 @@ impl ProcessHandle {
     /// # }
     /// ```
     ///
-    /// The signal is sent by the first poll. If the future is dropped then, the process ends all
-    /// the same.
+    /// The first poll sends the signal. If the future is dropped after that, the process still
+    /// ends.
     ///
     /// # Errors
     /// [`Error::Child`](crate::Error::Child) as for [`kill`](ProcessHandle::kill), and as for
@@ -97,8 +99,8 @@ impl ProcessHandle {
         self.await
     }
 
-    /// Sends SIGTERM, and waits until the process has ended: for ever, if it ignores the signal.
-    /// See [`kill_async`](ProcessHandle::kill_async).
+    /// Sends SIGTERM and waits until the process has ended; for ever, if it ignores the signal. See
+    /// [`kill_async`](ProcessHandle::kill_async).
     ///
     /// # Errors
     /// As [`kill_async`](ProcessHandle::kill_async).
@@ -108,7 +110,7 @@ impl ProcessHandle {
     }
 }
 
-/// As for a reference to a [`Child`].
+/// Waits for the process, as a reference to a [`Child`] does.
 impl IntoFuture for &ProcessHandle {
     type Output = Result<ExitStatus>;
     type IntoFuture = WaitFuture;
@@ -118,7 +120,7 @@ impl IntoFuture for &ProcessHandle {
     }
 }
 
-/// As for a reference.
+/// Waits for the process, as a reference does.
 impl IntoFuture for ProcessHandle {
     type Output = Result<ExitStatus>;
     type IntoFuture = WaitFuture;
@@ -128,37 +130,39 @@ impl IntoFuture for ProcessHandle {
     }
 }
 
-/// The value that a process's target will return: what a [`Child`] is when it is awaited. If the process's standard input is a pipe of ours,
-/// that is closed first.
+/// The future of a target's value: what awaiting a [`Child`] creates. If the process's standard
+/// input is a pipe of this process, it is closed first.
 ///
-/// Dropping it before it is done is dropping the `Child`: nothing happens to the process, and its value is nobody's any more. Where a
-/// timeout or `select!` may drop it, await `&child`, and `child` once that is done. A large value is decoded by the poll that completes
-/// the future.
+/// Dropping the future before it is ready drops the `Child`: nothing happens to the process, but
+/// its value can't be received any more. Where a timeout or `select!` may drop it, await `&child`,
+/// and then `child`. A large value is decoded by the poll that completes the future.
 ///
-/// On an executor that is not tokio's, or without the feature `tokio`, the first future that has to wait starts a thread that waits for the
-/// ends of processes, and stays: one for the whole program. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.)
+/// On an executor other than tokio's, or without the feature `tokio`, the first future that must
+/// wait starts a thread that waits for the ends of processes. The thread stays; the whole program
+/// has one. ([`StartMethod::Fork`](crate::StartMethod::Fork) is refused from then on.)
 ///
-/// With the feature, tokio's own event loop does it, so the runtime's thread must not be blocked
-/// meanwhile. The thread is used all the same where a runtime has no I/O (its builder was not told
-/// `enable_io`), and in programs that are built with `panic = "abort"`: only by a panic does tokio
-/// say that it has none. That panic is caught, and the panic hook of the program doesn't see it.
+/// With the feature, tokio's own event loop waits, so the runtime's thread must not be blocked
+/// meanwhile. The thread of this library is still used where a runtime has no I/O (its builder was
+/// not told `enable_io`), and in programs that are built with `panic = "abort"`: tokio reports
+/// missing I/O only by a panic. That panic is caught, and the program's panic hook doesn't see it.
 ///
 /// # Errors
-/// As [`Child::join`]; also when the thread that would wait can't be started.
+/// As [`Child::join`]; also if the waiting thread can't be started.
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct JoinFuture<T> {
     waiting: Waiting,
-    /// None once it is done.
+    /// None once the future is ready.
     child: Option<Child<T>>,
 }
 
-/// The status that a process will have: what a reference to a [`Child`] or [`ProcessHandle`] is when it is awaited.
+/// The future of a process's status: what awaiting a reference to a [`Child`] or [`ProcessHandle`]
+/// creates.
 ///
-/// Any number may wait for the same process. Dropping one does nothing to the process and loses nothing. Who waits for the process is said
-/// at [`JoinFuture`].
+/// Any number of futures may wait for the same process. Dropping one does nothing to the process
+/// and loses nothing. [`JoinFuture`] says which thread waits.
 ///
 /// # Errors
-/// As [`ProcessHandle::wait`]; also when the thread that would wait can't be started.
+/// As [`ProcessHandle::wait`]; also if the waiting thread can't be started.
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct WaitFuture {
     waiting: Waiting,
@@ -168,10 +172,10 @@ impl<T: DeserializeOwned> Future for JoinFuture<T> {
     type Output = Result<T, JoinError>;
 
     /// # Panics
-    /// When it is polled again after it was done, as `async` blocks do.
+    /// When it is polled again after it was ready, as `async` blocks do.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let status = ready!(self.waiting.poll(context));
-        let child = self.child.take().expect("a future must not be polled again after it was done");
+        let child = self.child.take().expect("the future was polled again after it was ready");
         Poll::Ready(match status {
             Ok(status) => self.waiting.handle.shared().value(status),
             Err(error) => Err(JoinError::new(child.name(), JoinErrorKind::Wait(error))),
@@ -200,7 +204,7 @@ impl fmt::Debug for WaitFuture {
     }
 }
 
-/// What both futures do: wait for the end.
+/// The part that both futures share: waiting for the end.
 struct Waiting {
     handle: ProcessHandle,
     wakeup: Wakeup,

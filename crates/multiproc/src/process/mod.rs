@@ -1,4 +1,4 @@
-//! Processes: what to run, how it is started, waited for and ended, and what became of it.
+//! Processes: what a process runs, how it is started, waited for and ended, and how it ended.
 
 pub(crate) mod at_exit;
 pub(crate) mod builder;

@@ -1,5 +1,5 @@
-//! What a process is to have or be, beyond what it shares with its creator: environment, directory, limits, priority. The creator
-//! writes it down, the process itself puts it in place before its target runs.
+//! The options of a child in which it differs from its parent: environment, directory, limits,
+//! priority. The parent records them, and the child applies them before its target runs.
 
 use std::ffi::OsString;
 use std::io;
@@ -22,13 +22,13 @@ pub(crate) struct Options {
     pub(crate) process_group: Option<i32>,
     pub(crate) niceness: Option<i32>,
     pub(crate) affinity: Option<Vec<usize>>,
-    /// By number, since a `Resource` is of a crate that knows no serde.
+    /// By number, since `Resource` is in a crate that doesn't depend on serde.
     limits: Vec<(u32, u64, u64)>,
     /// In bytes.
     pub(crate) memory_limit: Option<u64>,
 }
 
-/// A change to the environment. They happen in the order in which they were asked for.
+/// A change to the environment. Changes apply in the order of the builder's calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Variable {
     Set(Vec<u8>, Vec<u8>),
@@ -45,7 +45,7 @@ impl Variable {
         Variable::Remove(name.into_vec())
     }
 
-    /// The name, if it is one that no environment can have.
+    /// Returns the variable's name if no environment can contain the variable.
     fn impossible(&self) -> Option<String> {
         let impossible = match self {
             Variable::Set(name, value) => {
@@ -75,7 +75,7 @@ const RESOURCES: [Resource; 9] = [
     Resource::LockedMemory,
 ];
 
-/// What could not be put in place, and why.
+/// An option that could not be applied, and why.
 #[derive(Debug)]
 pub(crate) struct NotSet {
     pub(crate) what: String,
@@ -91,31 +91,32 @@ impl Options {
         self.limits.push((resource as u32, soft, hard));
     }
 
-    /// Whether there are none, and nothing can fail.
+    /// Whether no option is set, so that nothing can fail.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Options::default()
     }
 
-    /// In the creator: what can be told to be impossible without trying.
+    /// In the parent: rejects options that can be seen to be invalid without trying.
     pub(crate) fn check(&self) -> Result<(), NotSet> {
         match self.environment.iter().find_map(Variable::impossible) {
             None => Ok(()),
             Some(name) => Err(NotSet {
-                what: format!("there can be no environment variable {name:?} with that value"),
+                what: format!("the environment variable {name:?} has an invalid name or value"),
                 source: io::ErrorKind::InvalidInput.into(),
             }),
         }
     }
 
-    /// In the process: puts all of it in place, but for the memory limit, which comes last of all.
+    /// In the child: applies all options but the memory limit, which comes last; see
+    /// [`limit_memory`](Options::limit_memory).
     ///
     /// # Safety
-    /// No other thread may look at the environment meanwhile, and nobody may hold a pointer into it.
+    /// No other thread may access the environment meanwhile, and no pointer into it may be in use.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn apply(&self) -> Result<(), NotSet> {
         for variable in &self.environment {
             let os = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-            // SAFETY: as the caller says.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 match variable {
                     Variable::Set(name, value) => std::env::set_var(os(name), os(value)),
@@ -146,7 +147,7 @@ impl Options {
         for (number, soft, hard) in &self.limits {
             let Some(resource) = RESOURCES.into_iter().find(|resource| *resource as u32 == *number) else { continue };
             limits::set(resource, *soft, *hard)
-                .map_err(not_set(format!("its limit {resource:?} could not be set to {soft} of {hard}")))?;
+                .map_err(not_set(format!("its limit {resource:?} could not be set to {soft} (hard limit {hard})")))?;
         }
         if let Some(bytes) = self.memory_limit
             && limits::get(Resource::Data).is_ok_and(|(_, hard)| hard < bytes)
@@ -157,7 +158,7 @@ impl Options {
         Ok(())
     }
 
-    /// In the process: limits its memory, last, since what comes before may need some.
+    /// In the child: sets the memory limit, as the last option, since the others may need memory.
     pub(crate) fn limit_memory(&self) -> Result<(), NotSet> {
         let Some(bytes) = self.memory_limit else { return Ok(()) };
         limits::set(Resource::Data, bytes, bytes)

@@ -1,18 +1,20 @@
-//! Whether a SIGKILL was the kernel's, for want of memory: it counts such kills, and what has been added since the last look is news.
+//! Finds out whether a SIGKILL came from the kernel's out-of-memory killer: the kernel counts such
+//! kills, and an increase since the last look explains one death.
 
 use std::sync::{Mutex, PoisonError};
 
 use multiproc_os::oom;
 
-/// The count at the last look; none before the first, and where the kernel doesn't tell.
+/// The count at the last look. None before the first look; `u64::MAX` if the kernel has no counter.
 static SEEN: Mutex<Option<u64>> = Mutex::new(None);
 
-/// Before the first child: what has been counted up to now concerns none of them.
+/// Takes the count before the first child is started, so that earlier kills are not attributed to a
+/// child.
 pub(crate) fn take_notice() {
     SEEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| oom::kills().unwrap_or(u64::MAX));
 }
 
-/// Whether there was such a kill since the last look. For a child that SIGKILL has ended: there was one of those too.
+/// Whether such a kill has happened since the last look. Called for a child that died of SIGKILL.
 pub(crate) fn has_struck() -> bool {
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     match (*seen, oom::kills()) {

@@ -1,7 +1,9 @@
-//! How what a target returns travels back: as itself if serde can take it, and errors that serde can't take as their text.
+//! How a target's result is sent back: as itself if it is a serde type; an error that is not a
+//! serde type is sent as its text.
 //!
-//! A target may return any serde type. Most error types are none, so a `Result` whose error is an [`ErrorChain`] is taken too: its
-//! error arrives as a [`RemoteError`], the messages of the error and of its sources.
+//! A target may return any serde type. Most error types are not serde types, so a `Result` with an
+//! error that implements [`ErrorChain`] is accepted too: its error arrives as a [`RemoteError`],
+//! which contains the messages of the error and of its sources.
 //!
 //! ```
 //! use multiproc::Process;
@@ -28,7 +30,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::transfer::fd_table;
 
-/// What a target may return. `Via` is [`Serialized`], [`Chained`] or [`Diverging`], and follows from the type.
+/// The types that a target may return. `Via` is [`Serialized`], [`Chained`] or [`Diverging`], and
+/// follows from the type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't travel back from the process that returns it",
     label = "the target's result can't be sent",
@@ -39,27 +42,28 @@ use crate::transfer::fd_table;
             `tokio::runtime::Runtime::new()?.block_on(..)`"
 )]
 pub trait Outcome<Via>: Sized {
-    /// What arrives.
+    /// The type that [`Child::join`](crate::Child::join) returns for it.
     type Value: Serialize + DeserializeOwned;
 
-    /// What is sent, and the error's text if the target failed.
+    /// Returns the value that is sent, and the error's text if the target failed.
     #[doc(hidden)]
     fn settle(self) -> (Self::Value, Option<String>);
 }
 
-/// The way of serde types: they arrive as they are.
+/// Marks serde types: they arrive as they are.
 #[derive(Debug, Clone, Copy)]
 pub enum Serialized {}
 
-/// The way of errors that are no serde types: their messages arrive.
+/// Marks a `Result` with an error that is not a serde type: the error's messages arrive.
 #[derive(Debug, Clone, Copy)]
 pub enum Chained {}
 
-/// The way of targets that never return, such as `fn serve() -> !`.
+/// Marks targets that never return, such as `fn serve() -> !`.
 #[derive(Debug, Clone, Copy)]
 pub enum Diverging {}
 
-/// What a target that never returns has to give: nothing. There is no value of this type, so `join` gives an error, always.
+/// The value of a target that never returns. No value of this type exists, so `join` always returns
+/// an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Never {}
 
@@ -71,14 +75,14 @@ impl Serialize for Never {
 
 impl<'de> Deserialize<'de> for Never {
     fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Never, D::Error> {
-        Err(serde::de::Error::custom("there is no such value"))
+        Err(serde::de::Error::custom("a value of this type can't exist"))
     }
 }
 
-/// Names the type `!`, which has no name of its own yet outside of signatures.
+/// Names the type `!`, which stable Rust allows only as a return type.
 #[doc(hidden)]
 pub trait Returns {
-    /// What the function type returns.
+    /// The return type of the function type.
     type Type;
 }
 
@@ -120,9 +124,10 @@ impl<T: Serialize + DeserializeOwned, E: ErrorChain> Outcome<Chained> for Result
     }
 }
 
-/// An error that travels as its messages.
+/// An error that is sent as its messages.
 ///
-/// Implemented for boxed errors and the common error types of the standard library. To have your own travel so, implement it:
+/// Implemented for boxed errors and the common error types of the standard library. Implement it
+/// for your own error types to have them sent this way:
 ///
 /// ```
 /// use multiproc::{RemoteError, outcome::ErrorChain};
@@ -141,7 +146,7 @@ impl<T: Serialize + DeserializeOwned, E: ErrorChain> Outcome<Chained> for Result
 /// }
 /// ```
 pub trait ErrorChain {
-    /// The messages of the error and its sources: [`RemoteError::new`].
+    /// Returns the messages of the error and its sources: [`RemoteError::new`].
     fn to_remote(&self) -> RemoteError;
 }
 
@@ -216,7 +221,7 @@ impl ErrorChain for anyhow::Error {
     }
 }
 
-/// An error from another process: what it said, and what its sources said.
+/// An error from another process: its message and those of its sources.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteError {
     message: String,
@@ -224,10 +229,10 @@ pub struct RemoteError {
 }
 
 impl RemoteError {
-    /// The most sources that are taken along.
+    /// The most messages that are kept.
     const DEPTH: usize = 64;
 
-    /// Takes down the messages of `error` and of its sources.
+    /// Takes the messages of `error` and of its sources.
     pub fn new(error: &(dyn Error + 'static)) -> RemoteError {
         let messages: Vec<String> =
             std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source())
@@ -236,10 +241,10 @@ impl RemoteError {
                 .collect();
         let chain =
             messages.into_iter().rev().fold(None, |source, message| Some(Box::new(RemoteError { message, source })));
-        *chain.expect("there is one message at least")
+        *chain.expect("a chain has at least one message")
     }
 
-    /// The error and its sources, a line each.
+    /// Displays the error and its sources, one per line.
     pub fn report(&self) -> impl fmt::Display + '_ {
         Report(self)
     }
@@ -271,15 +276,18 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// A serializer that writes nothing: it only looks whether the value is the `Err` of a `Result`, and if so, what the error says.
+/// A serializer that writes nothing: it only finds out whether the value is the `Err` of a
+/// `Result`, and if so, the error's text.
 ///
-/// That is how a serde type is asked "are you an error?" without a bound that other types could not meet.
+/// This checks any serde type for being an error without a trait bound that other types could not
+/// satisfy.
 struct Probe {
     /// Whether the value is the error inside `Err`.
     inside: bool,
 }
 
-/// The error's text; none if the value is no error. As an error: "none", from where it's quicker to leave than to go on.
+/// The error's text; `None` if the value is not an error. `Err(Nothing)` means the same as `None`
+/// and stops the serialization early.
 type Probed = Result<Option<String>, Nothing>;
 
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! What a process runs: [`Run`], the trait in place of subclassing, and a function with its arguments as one implementer of it.
+//! What a process runs: the trait [`Run`], which takes the role of a subclass of Python's
+//! `Process`, and its implementation for a function with its arguments.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -11,9 +12,11 @@ use crate::start::target::{Carried, TRAVELS_AS, Travels};
 use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::payload::Payload;
 
-/// Something that a process can run: its fields travel there, [`run`](Run::run) is called there, and what it returns travels back.
+/// A value that a process can run: it is sent to the process, [`run`](Run::run) is called there,
+/// and the result is sent back.
 ///
-/// This is what a subclass of `Process` is in Python. The processes are named for the type: `Worker-1`, `Worker-2`.
+/// This takes the role that a subclass of `Process` has in Python. The processes are named for the
+/// type: `Worker-1`, `Worker-2`.
 ///
 /// ```
 /// use multiproc::{Run, current_process};
@@ -44,44 +47,46 @@ use crate::transfer::payload::Payload;
     note = "implement `multiproc::Run` for it, and derive `serde::Serialize` and `serde::Deserialize`, so that it can travel there"
 )]
 pub trait Run: Sendable {
-    /// What [`run`](Run::run) returns: a serde type, or a `Result` whose error is one of those that travel as text (see
-    /// [`Outcome`]).
+    /// What [`run`](Run::run) returns: a serde type, or a `Result` with one of the error types that
+    /// are sent as text (see [`Outcome`]).
     type Output;
 
     /// Does the work, in the new process.
     fn run(self) -> Self::Output;
 
-    /// The first part of the names of its processes, and the type that they print as; the type's own name unless overridden.
+    /// Returns the first part of the processes' names, which is also the type name in their
+    /// `Display` output. The type's own name unless overridden.
     fn type_name() -> &'static str {
         let whole = std::any::type_name::<Self>();
         let without_generics = whole.split('<').next().unwrap_or(whole);
         without_generics.rsplit("::").next().unwrap_or(without_generics)
     }
 
-    /// As bytes and descriptors, for another process.
+    /// Encodes the value as bytes and descriptors, for another process.
     #[doc(hidden)]
     fn pack(&self, _: Private) -> std::result::Result<Payload, Refused> {
         codec::encode(&[], self)
     }
 
-    /// The other way, in the process that will run it.
+    /// Decodes the value, in the process that will run it.
     #[doc(hidden)]
     fn unpack(payload: Payload, _: Private) -> std::result::Result<Self, CodecError> {
         codec::decode(payload, 0)
     }
 
-    /// Whether it may have references to anything of its creator's.
+    /// Whether the value may contain references into its creator's memory.
     #[doc(hidden)]
     fn borrows(_: Private) -> bool {
         false
     }
 
-    /// A process that will run it, to be given a name and other properties before it is started.
+    /// Makes a process that will run the value, to be given a name and other properties before it
+    /// is started.
     fn process(self) -> Process<Self> {
         Process::from_run(self)
     }
 
-    /// Starts a process that runs it.
+    /// Starts a process that runs the value.
     ///
     /// # Errors
     /// As [`Process::start`].
@@ -93,11 +98,11 @@ pub trait Run: Sendable {
     }
 }
 
-/// A function that can be called in another process: a `fn` item, generic or not, an associated function, a `fn` pointer, or a
-/// closure that captures nothing.
+/// A function that can be called in another process: a `fn` item, generic or not, an associated
+/// function, a `fn` pointer, or a closure that captures nothing.
 ///
-/// What travels is where the function's code is, never the function itself, so there is nothing that a captured value could
-/// travel in: pass it as an argument.
+/// What is sent is the position of the function's code, never the function itself, so captured
+/// values can't be sent along: pass them as arguments.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be the target of a process with the arguments `{Args}`",
     label = "not a function that takes these arguments",
@@ -113,11 +118,11 @@ pub trait Target<Args> {
     fn call(self, args: Args) -> Self::Output;
 }
 
-/// A function whose type alone says which it is, or a `fn` pointer.
+/// A function that is identified by its type alone, or a `fn` pointer.
 ///
-/// `Copy` excludes what a closure owns, `'static` what it borrows from a function's variables. No
-/// trait tells a closure that has captured a number from one that has not, so the rest is looked at
-/// when code is generated: see `Carried::CAPTURES_NOTHING`.
+/// `Copy` excludes closures that own something, `'static` excludes those that borrow a function's
+/// variables. No trait tells a closure that has captured a number from one that has not; that is
+/// checked when code is generated: see `Carried::CAPTURES_NOTHING`.
 #[diagnostic::on_unimplemented(
     message = "the target `{Self}` captures a variable, which can't travel to another process",
     label = "captures a variable",
@@ -156,7 +161,7 @@ target!(A B C D E G);
 target!(A B C D E G H);
 target!(A B C D E G H I);
 
-/// A function and its arguments: what [`Process::new`] has a process run.
+/// A function and its arguments: what [`Process::new`] makes a process run.
 #[derive(Debug)]
 pub struct Call<F, A> {
     target: Carried<F>,
@@ -184,7 +189,7 @@ where
         "Process"
     }
 
-    /// The target's place, then the arguments.
+    /// The target's position, then the arguments.
     fn pack(&self, _: Private) -> std::result::Result<Payload, Refused> {
         let target = self.target.to_bytes().map_err(|error| CodecError::new::<F>("cannot send", error))?;
         codec::encode(&target, &self.args)
@@ -194,15 +199,16 @@ where
     fn unpack(payload: Payload, _: Private) -> std::result::Result<Call<F, A>, CodecError> {
         let cannot = |reason: String| CodecError::new::<F>("cannot receive", reason);
         let front = payload.bytes.open().map_err(|error| cannot(error.to_string()))?.first_chunk().copied();
-        let target = front.ok_or_else(|| cannot("it is too short".into()))?;
-        // SAFETY: `Private` can't be made outside this crate, which calls this once in a child, on the bytes that its parent, of the same
-        // build, has packed for the entry of this very type, and then forgotten.
+        let target = front.ok_or_else(|| cannot("the message is too short".into()))?;
+        // SAFETY: `Private` can't be made outside this crate, which calls this once in a child. The
+        // bytes come from the child's parent, which is of the same build, has packed them for the
+        // entry of this very type, and has then forgotten the value.
         let target = unsafe { Carried::from_bytes(target) }.map_err(|error| cannot(error.to_string()))?;
         Ok(Call { target, args: codec::decode(payload, TRAVELS_AS)? })
     }
 }
 
-/// A closure with what it has captured: what [`Process::fork`] has a process run.
+/// A closure with what it has captured: what [`Process::fork`] makes a process run.
 #[derive(Debug)]
 pub struct Captured<F>(pub(crate) F);
 
@@ -225,38 +231,40 @@ where
     }
 }
 
-/// Always an error: it can only be in a copy of its process.
+/// Always an error: a closure can only exist in a copy of its process.
 impl<F> Serialize for Captured<F> {
     fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom(ONLY_BY_FORK))
     }
 }
 
-/// Always an error: it can only be in a copy of its process.
+/// Always an error: a closure can only exist in a copy of its process.
 impl<'de, F> Deserialize<'de> for Captured<F> {
     fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Captured<F>, D::Error> {
         Err(serde::de::Error::custom(ONLY_BY_FORK))
     }
 }
 
-const ONLY_BY_FORK: &str = "a closure that captures something can only be in a copy of this process: StartMethod::Fork";
+const ONLY_BY_FORK: &str =
+    "a closure that captures something can only run in a copy of this process: use StartMethod::Fork";
 
-/// Shows that this crate is calling.
+/// Proves that this crate is the caller.
 #[derive(Debug, Clone, Copy)]
 #[doc(hidden)]
 pub struct Private(pub(crate) ());
 
-/// A call travels in its own way. Reading one from anywhere else would mean to call whatever somebody has written there.
+/// A call is sent in a format of its own. Deserializing one from anywhere else would let the sender
+/// choose the code that is called.
 const ONLY_BY_START: &str = "a call can only be sent by starting its process";
 
-/// Always an error: only starting its process sends a call anywhere.
+/// Always an error: a call is sent only by starting its process.
 impl<F, A> Serialize for Call<F, A> {
     fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom(ONLY_BY_START))
     }
 }
 
-/// Always an error: only starting its process sends a call anywhere.
+/// Always an error: a call is sent only by starting its process.
 impl<'de, F, A> Deserialize<'de> for Call<F, A> {
     fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Call<F, A>, D::Error> {
         Err(serde::de::Error::custom(ONLY_BY_START))

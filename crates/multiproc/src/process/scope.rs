@@ -1,7 +1,9 @@
-//! Processes that don't outlast a piece of code: [`scope`] gives it a [`Scope`] to start them in, and returns when they have ended.
+//! Processes that end with a closure: [`scope`] passes a [`Scope`] to it to start them in, and
+//! returns when they have ended.
 //!
-//! As with `std::thread::scope`, but nothing is borrowed (another process can't), and leaving the scope early, by `Err` or by a panic, ends
-//! the processes instead of waiting for what may never come.
+//! This resembles `std::thread::scope`, with two differences: nothing is borrowed, since another
+//! process can't borrow; and leaving the scope early, by `Err` or by a panic, ends the processes
+//! instead of waiting for them, possibly for ever.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,18 +21,22 @@ use super::wait;
 use crate::sendable::Arguments;
 use crate::{Error, Result, log};
 
-/// Calls `body` with a [`Scope`] to start processes in, and returns what it returns, once they have all ended.
+/// Calls `body` with a [`Scope`] to start processes in. Returns the result of `body` once all of
+/// these processes have ended.
 ///
-/// - When `body` returns `Ok`, its processes are waited for. Daemons are ended then: SIGTERM, and SIGKILL after the
-///   [`grace_period`](crate::grace_period).
-/// - When it returns `Err` or panics, all that still run are ended in that way. So the first failure, passed on with `?`, stops the others.
+/// - When `body` returns `Ok`, its processes are waited for. Then its daemons are ended: SIGTERM,
+///   and SIGKILL after the [`grace_period`](crate::grace_period).
+/// - When `body` returns `Err` or panics, all processes that still run are ended in that way. So
+///   the first failure, passed on with `?`, stops the others.
 ///
-/// A process that fails and that nobody [joins](Child::join) isn't overlooked: it turns `Ok` into a [`ScopeError`] that names it. Failed
-/// means: it panicked, its target returned an `Err`, it left with a code other than 0, a signal killed it that this process has not sent.
+/// A process that fails without being [joined](Child::join) is reported: it turns `Ok` into a
+/// [`ScopeError`] that names it. A process has failed if it panicked, its target returned an `Err`,
+/// it exited with a code other than 0, or a signal killed it that this process has not sent.
 ///
-/// In a scope only those are daemons that are told to be, whatever the calling process is. Those that
-/// [outlive their parent](Process::outlive_parent) are waited for too. A [`Child`] may leave the scope: it has ended by then, and `join`
-/// gives its value at once.
+/// In a scope, a process is a daemon only if it was made one explicitly, even if the calling
+/// process is a daemon. Processes that [outlive their parent](Process::outlive_parent) are waited
+/// for too. A [`Child`] may leave the scope: its process has ended by then, and `join` returns its
+/// value at once.
 ///
 /// ```
 /// use std::error::Error;
@@ -58,16 +64,16 @@ use crate::{Error, Result, log};
 /// ```
 ///
 /// # Errors
-/// What `body` returns; a [`ScopeError`] when a process has failed that nobody has joined.
+/// The error that `body` returns; a [`ScopeError`] when a process has failed and was not joined.
 ///
 /// # Panics
-/// When `body` does.
+/// When `body` panics.
 pub fn scope<R, E>(body: impl FnOnce(&Scope) -> Result<R, E>) -> Result<R, E>
 where
     E: From<ScopeError>,
 {
     let scope = Scope::new();
-    // What a panic leaves behind is not looked at: it goes on after the processes have ended.
+    // Unwind safety doesn't matter here: the panic is resumed after the processes have ended.
     match catch_unwind(AssertUnwindSafe(|| body(&scope))) {
         Ok(Ok(value)) => match scope.wait() {
             failures if failures.is_empty() => Ok(value),
@@ -84,26 +90,28 @@ where
     }
 }
 
-/// Where processes are started that end with the scope: see [`scope`]. Threads may share it.
+/// Starts processes that end with the scope; see [`scope`]. It can be shared between threads.
 pub struct Scope {
-    /// The process that all this is about. A copy of it, made by fork(2) elsewhere, has no business with its children.
+    /// The process that called [`scope`]. In a copy of it, made by fork(2) elsewhere, the scope's
+    /// processes are not children.
     process: i32,
     members: Mutex<Members>,
 }
 
 struct Members {
-    /// Those that have to be waited for, or asked how they ended, in the order of their starts.
+    /// The processes that must be waited for, or asked how they ended, in the order of their
+    /// starts.
     handles: Vec<ProcessHandle>,
-    /// What is known to have gone wrong with those that are no longer among them.
+    /// The failures of processes that are no longer in `handles`.
     failures: Vec<JoinError>,
-    /// At how many they are looked through for some that are done with.
+    /// The length of `handles` at which finished processes are removed next.
     full: usize,
 }
 
-/// What ends processes here.
+/// What the log names as the reason for ending a process.
 const SCOPE: &str = "a scope";
 
-/// So many are kept before they are looked through for the first time.
+/// The least length of `handles` at which finished processes are removed.
 const FEW: usize = 16;
 
 impl Scope {
@@ -112,7 +120,8 @@ impl Scope {
         Scope { process: threads::getpid(), members: Mutex::new(members) }
     }
 
-    /// Starts a process that calls `target` with the elements of the tuple `args`, as [`Process::new`] and [`Process::start`] do.
+    /// Starts a process that calls `target` with the elements of the tuple `args`, like
+    /// [`Process::new`] and [`Process::start`].
     ///
     /// # Errors
     /// As [`Process::start`].
@@ -124,7 +133,8 @@ impl Scope {
         self.start(Process::new(target, args))
     }
 
-    /// Starts a process that has been given a name or other properties, or that runs a [`Run`] value (`value.process()`).
+    /// Starts a process that has a name or other properties, or that runs a [`Run`] value
+    /// (`value.process()`).
     ///
     /// ```
     /// # use multiproc::Process;
@@ -155,7 +165,7 @@ impl Scope {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for those that are not daemons, then ends the daemons. Says what went wrong, and with which.
+    /// Waits for the processes that are not daemons, then ends the daemons. Returns the failures.
     fn wait(self) -> Vec<JoinError> {
         if self.process != threads::getpid() {
             return Vec::new();
@@ -167,13 +177,13 @@ impl Scope {
             }
         }
         let daemons: Vec<_> = handles.iter().filter(|handle| handle.daemon() && handle.is_alive()).collect();
-        // How these daemons take their end is nobody's concern.
+        // Collected before the daemons are ended, so that how they end doesn't count.
         failures.extend(handles.iter().filter_map(ProcessHandle::failure));
         failures.extend(end(daemons, SCOPE));
         failures
     }
 
-    /// Ends all that still run.
+    /// Ends all processes that still run.
     fn end(self) {
         if self.process == threads::getpid() {
             let members = self.members.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -183,8 +193,8 @@ impl Scope {
 }
 
 impl Members {
-    /// Lets go of those that are done with, when there are twice as many as the last time: a scope may see any number of processes in its
-    /// time, and each handle keeps a descriptor.
+    /// Removes finished processes, whenever twice as many are left as the last time: a scope may
+    /// start any number of processes in its lifetime, and each handle keeps a descriptor open.
     fn make_room(&mut self) {
         if self.handles.len() < self.full {
             return;
@@ -194,7 +204,7 @@ impl Members {
             if !matches!(handle.try_wait(), Ok(Some(_))) {
                 return true;
             }
-            // As long as somebody else has a handle, it may yet be joined.
+            // While there is another handle, the process may still be joined.
             let is_done_with = handle.was_joined() || handle.is_the_only_one();
             if is_done_with {
                 failures.extend(handle.failure());
@@ -205,8 +215,8 @@ impl Members {
     }
 }
 
-/// Ends the processes of a scope or a test: SIGTERM, a time of grace for all together, SIGKILL.
-/// Says which can't be ended.
+/// Ends the processes of a scope or a test: SIGTERM, one grace period for all of them together,
+/// SIGKILL. Returns an error for each process that can't be ended.
 pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
     for process in &running {
         log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
@@ -238,7 +248,7 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// Processes of a [`scope`] have failed, and nobody had joined them. Says which, and how.
+/// Processes of a [`scope`] failed and were not joined.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -257,12 +267,13 @@ pub struct ScopeError {
 }
 
 impl ScopeError {
-    /// What [`Child::join`] would have said of each process that failed; at least one.
+    /// Returns the error that [`Child::join`] would have returned for each process that failed; at
+    /// least one.
     pub fn failures(&self) -> &[JoinError] {
         &self.failures
     }
 
-    /// The same, by value.
+    /// Returns the failures, by value.
     pub fn into_failures(self) -> Vec<JoinError> {
         self.failures
     }

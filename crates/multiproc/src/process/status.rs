@@ -1,4 +1,4 @@
-//! What became of a process: [`ExitStatus`], and [`JoinError`] for why there is no value.
+//! How a process ended: [`ExitStatus`], and [`JoinError`] for why there is no value.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use super::children::SIGKILL;
 use crate::transfer::codec::CodecError;
 use crate::units::Size;
 
-/// How a process ended, and what it had used.
+/// How a process ended, and the resources that it used.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -36,15 +36,15 @@ impl ExitStatus {
         ExitStatus { end: Some(end), usage, out_of_memory: false }
     }
 
-    /// For a process that is gone, and whose status somebody else has taken.
+    /// For a process that is gone, with its status taken by another part of the program.
     pub(crate) fn unknown() -> ExitStatus {
         ExitStatus { end: None, usage: None, out_of_memory: false }
     }
 
-    /// 0, the code that it exited with, or minus the signal that killed it.
+    /// Returns 0, the code that it exited with, or minus the signal that killed it.
     ///
-    /// None only when the status is unknown: something else in this program has waited for any child, or ignores `SIGCHLD`, and
-    /// the kernel (before Linux 6.15) doesn't keep the status for others.
+    /// None only when the status is unknown: another part of this program has waited for any child,
+    /// or ignores `SIGCHLD`, and the kernel (before Linux 6.15) doesn't keep the status for others.
     pub fn exit_code(&self) -> Option<i32> {
         self.end.map(|end| match end {
             End::Exited(code) => code,
@@ -52,7 +52,7 @@ impl ExitStatus {
         })
     }
 
-    /// The code that it exited with, 0 to 255; none if a signal killed it.
+    /// Returns the code that it exited with, 0 to 255; none if a signal killed it.
     pub fn code(&self) -> Option<i32> {
         match self.end {
             Some(End::Exited(code)) => Some(code),
@@ -60,7 +60,7 @@ impl ExitStatus {
         }
     }
 
-    /// The signal that killed it; none if it exited.
+    /// Returns the signal that killed it; none if it exited.
     pub fn signal(&self) -> Option<i32> {
         match self.end {
             Some(End::Signalled { signal, .. }) => Some(signal),
@@ -68,7 +68,7 @@ impl ExitStatus {
         }
     }
 
-    /// Whether a signal killed it and the kernel was to write a core file.
+    /// Whether a signal killed it and the kernel reported a core dump.
     pub fn core_dumped(&self) -> bool {
         matches!(self.end, Some(End::Signalled { core_dumped: true, .. }))
     }
@@ -82,28 +82,32 @@ impl ExitStatus {
         self.out_of_memory = true;
     }
 
-    /// Whether the kernel killed it because there was no memory left: it was killed by SIGKILL, not from here, and the kernel has counted
-    /// such a kill meanwhile, in this process's control group (or on this machine, where the group doesn't tell).
+    /// Whether the kernel killed it because memory ran out: it was killed by a SIGKILL that this
+    /// process didn't send, and meanwhile the kernel has counted an out-of-memory kill in this
+    /// process's control group (or on this machine, if the group has no such counter).
     pub fn out_of_memory(&self) -> bool {
         self.out_of_memory
     }
 
-    /// The most memory that it had resident at once, in bytes. None when the status is unknown or came from elsewhere.
+    /// Returns its peak resident memory, in bytes. None if the status is unknown or was not taken
+    /// by this process.
     pub fn max_rss(&self) -> Option<u64> {
         self.usage.map(|usage| usage.max_rss)
     }
 
-    /// The processor time that it and those it waited for spent in user mode.
+    /// Returns the processor time that the process and the children it waited for spent in user
+    /// mode.
     pub fn user_time(&self) -> Option<Duration> {
         self.usage.map(|usage| usage.user_time)
     }
 
-    /// The processor time that it and those it waited for spent in the kernel.
+    /// Returns the processor time that the process and the children it waited for spent in the
+    /// kernel.
     pub fn system_time(&self) -> Option<Duration> {
         self.usage.map(|usage| usage.system_time)
     }
 
-    /// The processor time in all: user and system.
+    /// Returns the total processor time: user and system.
     pub fn cpu_time(&self) -> Option<Duration> {
         self.usage.map(|usage| usage.user_time + usage.system_time)
     }
@@ -122,7 +126,8 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// A signal by name, as in kill(1): `SIGTERM`, `SIGRTMIN+6`; `signal 32` where it has none.
+/// Displays a signal by its name, as in kill(1): `SIGTERM`, `SIGRTMIN+6`; `signal 32` if it has
+/// none.
 struct SignalName(i32);
 
 impl fmt::Display for SignalName {
@@ -136,13 +141,13 @@ impl fmt::Display for SignalName {
     }
 }
 
-/// A panic in a process, as told by it.
+/// A panic in a child process, as the child reported it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Panic {
-    /// The message; `Box<dyn Any>` if the panic's payload was no text.
+    /// The message; `Box<dyn Any>` if the panic's payload was not a string.
     pub message: String,
-    /// `file:line:column`, if the standard panic hook was in place.
+    /// `file:line:column`; none if the target has replaced the panic hook that this library sets.
     pub location: Option<String>,
 }
 
@@ -156,7 +161,7 @@ impl fmt::Display for Panic {
     }
 }
 
-/// Why [`Child::join`](crate::Child::join) has no value. Names the process.
+/// Why [`Child::join`](crate::Child::join) has no value, and for which process.
 ///
 /// ```
 /// use multiproc::{JoinErrorKind, Process};
@@ -183,43 +188,46 @@ pub struct JoinError {
 pub enum JoinErrorKind {
     /// The target panicked. Exit code 1.
     Panicked(Panic),
-    /// The process left with this code and no value: by `std::process::exit` or `_exit`, before the target returned.
+    /// The process exited with this code and without a value: by `std::process::exit` or `_exit`,
+    /// before the target returned.
     Exited(i32),
-    /// A signal killed the process: an abort, a segmentation fault, a kill by the kernel for want of memory.
+    /// A signal killed the process: an abort, a segmentation fault, a `kill`.
     Signalled {
         /// The signal's number.
         signal: i32,
-        /// Whether a core file was asked for.
+        /// Whether the kernel reported a core dump.
         core_dumped: bool,
     },
-    /// The process could not take on what it was to begin with, after it had been started. Exit code 70.
+    /// The process started, but could not set itself up. Exit code 70.
     NotStarted(String),
-    /// The process could not make sense of its arguments. Exit code 1.
+    /// The process could not decode its arguments. Exit code 1.
     Arguments(String),
     /// The target returned a value that can't be sent. Exit code 1.
     NotSent(String),
-    /// The process got no more memory, and died of that: [`memory_limit`](crate::Process::memory_limit). By itself, of SIGABRT or SIGSEGV.
+    /// The process died because it reached its [`memory_limit`](crate::Process::memory_limit): it
+    /// ended itself by SIGABRT or SIGSEGV.
     MemoryLimit {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// The kernel killed the process because there was no memory left, in its control group or on the machine. SIGKILL.
+    /// The kernel killed the process by SIGKILL because memory ran out, in its control group or on
+    /// the machine.
     OutOfMemory,
-    /// What the process sent as its value can't be decoded.
+    /// The value that the process sent can't be decoded.
     Undecodable(String),
-    /// The target returned an `Err`, which nobody has looked at. Exit code 1. Only a [`ScopeError`](crate::ScopeError) says so: to whoever
-    /// joins the process the `Err` is a value.
+    /// The target returned an `Err` and was not joined. Exit code 1. Only a
+    /// [`ScopeError`](crate::ScopeError) contains this kind: for `join`, the `Err` is the value.
     ReturnedErr,
     /// The process is gone and its status is unknown; see [`ExitStatus::exit_code`].
     Unknown,
     /// Waiting for it failed.
     Wait(io::Error),
-    /// It still runs: its scope could not end it, as it runs as another user.
+    /// The process still runs: its scope could not end it, because it runs as another user.
     NotEnded(io::Error),
 }
 
 impl JoinErrorKind {
-    /// Why there is no value from a process that has left without a word.
+    /// Why there is no value from a process that ended without a report.
     pub(crate) fn without_a_word(status: &ExitStatus) -> JoinErrorKind {
         match status.end {
             Some(End::Exited(code)) => JoinErrorKind::Exited(code),
@@ -235,29 +243,29 @@ impl JoinError {
         JoinError { process: process.into(), kind, undecodable: None }
     }
 
-    /// There is a value, which can't be read.
+    /// The error for a value that has arrived and can't be decoded.
     pub(crate) fn of_value(process: &str, error: CodecError) -> JoinError {
         let kind = JoinErrorKind::Undecodable(error.to_string());
         JoinError { undecodable: Some(Box::new(error)), ..JoinError::new(process, kind) }
     }
 
-    /// The result that has come and could not be read: [`CodecError::decode_as`] reads it as
-    /// another type.
+    /// Returns the result that has arrived and could not be decoded: [`CodecError::decode_as`]
+    /// decodes it as another type.
     pub fn undecodable(&self) -> Option<&CodecError> {
         self.undecodable.as_deref()
     }
 
-    /// The name of the process.
+    /// Returns the name of the process.
     pub fn process(&self) -> &str {
         &self.process
     }
 
-    /// What happened.
+    /// Returns what happened.
     pub fn kind(&self) -> &JoinErrorKind {
         &self.kind
     }
 
-    /// What happened, by value.
+    /// Returns what happened, by value.
     pub fn into_kind(self) -> JoinErrorKind {
         self.kind
     }
@@ -267,7 +275,7 @@ impl JoinError {
         matches!(self.kind, JoinErrorKind::Panicked(_))
     }
 
-    /// The signal that killed the process, if one did.
+    /// Returns the signal that killed the process, if one did.
     pub fn signal(&self) -> Option<i32> {
         match self.kind {
             JoinErrorKind::Signalled { signal, .. } => Some(signal),
@@ -288,8 +296,8 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "was killed by {}", SignalName(*signal))?;
                 if *core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
             }
-            JoinErrorKind::NotStarted(reason) => write!(f, "could not begin: {reason}"),
-            JoinErrorKind::Arguments(reason) => write!(f, "could not take its arguments: {reason}"),
+            JoinErrorKind::NotStarted(reason) => write!(f, "could not start: {reason}"),
+            JoinErrorKind::Arguments(reason) => write!(f, "could not decode its arguments: {reason}"),
             JoinErrorKind::NotSent(reason) => {
                 write!(f, "has a result that can't be sent: {reason}")
             }
@@ -297,14 +305,14 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "needed more memory than its limit of {}", Size(*limit))
             }
             JoinErrorKind::OutOfMemory => {
-                f.write_str("was killed by the kernel, SIGKILL, because there was no memory left")
+                f.write_str("was killed by the kernel (SIGKILL) because there was no memory left")
             }
             JoinErrorKind::Undecodable(reason) => {
                 write!(f, "sent a result that can't be decoded: {reason}")
             }
-            JoinErrorKind::ReturnedErr => f.write_str("returned an error that nobody has looked at"),
+            JoinErrorKind::ReturnedErr => f.write_str("returned an error and was not joined"),
             JoinErrorKind::Unknown => {
-                f.write_str("is gone, and its exit status was taken by another part of this program")
+                f.write_str("has ended, and another part of this program has taken its exit status")
             }
             JoinErrorKind::Wait(error) => write!(f, "can't be waited for: {error}"),
             JoinErrorKind::NotEnded(error) => write!(f, "could not be ended: {error}"),

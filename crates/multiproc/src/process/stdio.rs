@@ -1,4 +1,4 @@
-//! [`Stdio`]: what a process has as its standard input, output and error.
+//! [`Stdio`]: a child's standard input, output and error.
 
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 
 use multiproc_os::fd_passing::above_stdio;
 
-/// What a process gets as one of descriptors 0 to 2. See [`Process::stdin`](crate::Process::stdin).
+/// What a child gets as descriptor 0, 1 or 2. See [`Process::stdin`](crate::Process::stdin).
 ///
-/// A file, a socket, a pipe's end: whatever is an [`OwnedFd`] becomes one by `From`.
+/// A file, a socket, a pipe end: anything that converts to an [`OwnedFd`] converts to a `Stdio` by
+/// `From`.
 ///
 /// ```
 /// use std::io::Read;
@@ -37,20 +38,22 @@ enum Kind {
 }
 
 impl Stdio {
-    /// What the creator has at the moment of the start, close-on-exec or not; `/dev/null` if that
-    /// is closed. So it is unless something else is said.
+    /// The parent's own stream at the moment of the start, close-on-exec or not; `/dev/null` if it
+    /// is closed. This is the default.
     pub fn inherit() -> Stdio {
         Stdio(Kind::Inherit)
     }
 
-    /// `/dev/null`: nothing to read, and what is written is gone.
+    /// `/dev/null`: reads find the end of the input, and what is written is discarded.
     pub fn null() -> Stdio {
         Stdio(Kind::Null)
     }
 
-    /// A new pipe. The creator has the other end, in the field of [`Child`](crate::Child) of the same name.
+    /// A new pipe. The parent gets the other end, in the field of [`Child`](crate::Child) of the
+    /// same name.
     ///
-    /// A pipe holds 64 KiB. A process that writes more than that waits until somebody reads, so read before you wait for it, or let
+    /// A pipe holds 64 KiB. A process that writes more blocks until its parent reads, so read
+    /// before you wait for the process, or let
     /// [`Child::join_with_output`](crate::Child::join_with_output) do both.
     pub fn piped() -> Stdio {
         Stdio(Kind::Piped)
@@ -63,18 +66,20 @@ impl<T: Into<OwnedFd>> From<T> for Stdio {
     }
 }
 
-/// The three, as they were asked for.
+/// The three streams as the builder was told.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted(pub(crate) [Option<Stdio>; 3]);
 
-/// The three, as a start hands them over, none of them numbered 0 to 2: none where the process is to have what its creator has.
+/// The three streams as they are passed to the new process, none of them numbered 0 to 2; `None`
+/// where the process inherits its parent's stream.
 #[derive(Debug, Default)]
 pub(crate) struct Streams(pub(crate) [Option<OwnedFd>; 3]);
 
-/// The creator's end of a process's standard input: what is written to it, the process reads. Dropping it is the end of the input.
+/// The writing end of a child's standard input. Dropping it closes the child's input.
 ///
-/// That is also so when the process that has it leaves by `exit`, which drops nothing but waits for its children; and it doesn't get into
-/// forked copies, which would keep the input open.
+/// The input is also closed when the process that has this end leaves by `exit`, which drops
+/// nothing but waits for its children. The descriptor is not copied to forked children, where it
+/// would keep the input open.
 #[derive(Debug)]
 pub struct ChildStdin(Arc<OwnedFd>);
 
@@ -83,21 +88,22 @@ impl ChildStdin {
         Ok(ChildStdin(Arc::new(above_stdio(pipe.into())?)))
     }
 
-    /// For closing it from elsewhere.
+    /// Returns a closer, for closing the pipe from elsewhere.
     pub(crate) fn closer(&self) -> Closer {
         Closer(Arc::downgrade(&self.0))
     }
 }
 
-/// Closes a standard input that somebody else may have.
+/// Closes the pipe to a standard input whether or not its [`ChildStdin`] is still in use.
 #[derive(Debug, Clone)]
 pub(crate) struct Closer(Weak<OwnedFd>);
 
 impl Closer {
-    /// Closes it, if it is still there. What is written to it then goes nowhere.
+    /// Closes the pipe, if it is still open. What is written to it afterwards is discarded.
     pub(crate) fn close(&self) {
         if let Some(pipe) = self.0.upgrade() {
-            // The number stays its owner's. Without a descriptor for it, it stays open.
+            // The number still belongs to its owner, so it is replaced by `/dev/null`. If no
+            // descriptor is free for that, the pipe stays open.
             let _ = multiproc_os::stdio::replace_by_null(&pipe);
         }
     }
@@ -134,7 +140,7 @@ impl From<ChildStdin> for OwnedFd {
     fn from(stdin: ChildStdin) -> OwnedFd {
         let mut pipe = stdin.0;
         loop {
-            // Somebody who closes it has it for a moment too.
+            // A `Closer` that is at work holds a reference for a moment.
             match Arc::try_unwrap(pipe) {
                 Ok(fd) => return fd,
                 Err(shared) => pipe = shared,
@@ -144,7 +150,7 @@ impl From<ChildStdin> for OwnedFd {
     }
 }
 
-/// The creator's ends of the pipes.
+/// The parent's ends of the pipes.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
     pub(crate) stdin: Option<ChildStdin>,
@@ -153,7 +159,7 @@ pub(crate) struct Ends {
 }
 
 impl Wanted {
-    /// Opens what has to be opened.
+    /// Opens the pipes, `/dev/null` and the given files.
     pub(crate) fn open(self) -> io::Result<(Streams, Ends)> {
         let (mut streams, mut ends) = (Streams::default(), Ends::default());
         for (number, wanted) in self.0.into_iter().enumerate() {
@@ -187,17 +193,17 @@ impl Wanted {
 }
 
 impl Streams {
-    /// Which of them are there.
+    /// Which of the three streams are present.
     pub(crate) fn present(&self) -> [bool; 3] {
         self.0.each_ref().map(Option::is_some)
     }
 
-    /// Those that are there, in order.
+    /// Returns the streams that are present, in order.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().flatten().map(AsFd::as_fd)
     }
 
-    /// The other way: which are there, and those that came.
+    /// The inverse of [`present`](Streams::present) and [`fds`](Streams::fds), in the child.
     pub(crate) fn from_fds(present: [bool; 3], fds: &mut impl Iterator<Item = OwnedFd>) -> io::Result<Streams> {
         let mut streams = Streams::default();
         for (stream, _) in streams.0.iter_mut().zip(present).filter(|(_, present)| *present) {

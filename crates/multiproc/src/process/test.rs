@@ -1,10 +1,10 @@
-//! Tests: what one of them has started and left behind is ended with it, and the rest with the test
-//! binary.
+//! Support for tests: the processes that a test has started and left behind are ended with the
+//! test, all others with the test binary.
 //!
-//! A test is told from others by the thread that runs it, since the harness of `cargo test` runs
-//! many at once. A process belongs to the test on whose thread it was started. Those that other
-//! threads of a test start belong to none, and are ended when the binary ends: `exit` treats all
-//! processes as daemons there, so that a test binary always ends.
+//! A test is identified by the thread that runs it, since the harness of `cargo test` runs many
+//! tests at once. A process belongs to the test that runs on the thread that started it. Processes
+//! that other threads of a test start belong to no test, and are ended when the binary ends: `exit`
+//! treats all processes as daemons there, so that a test binary always ends.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use multiproc_os::threads;
 
 use super::{children, scope};
 
-/// The process that is a test binary, if this is one: 0 if not. Copies of it, made by fork, are
+/// The pid of the test binary; 0 if this program is not one. Copies of it made by fork(2) are
 /// ordinary processes.
 static BINARY: AtomicI32 = AtomicI32::new(0);
 
@@ -35,17 +35,17 @@ pub(crate) fn is_binary() -> bool {
     BINARY.load(Relaxed) == threads::getpid()
 }
 
-/// The test that a process belongs to which this thread starts; 0 for none.
+/// Returns the test to which a process belongs that this thread starts; 0 for none.
 pub(crate) fn current() -> u64 {
     RUNNING.try_with(Cell::get).unwrap_or(0)
 }
 
-/// The length of a test. Dropping it, at the end of the test or in a panic there, ends what the
-/// test has left behind.
+/// A guard that lives as long as a test. Dropping it, at the end of the test or during a panic,
+/// ends the processes that the test has left behind.
 #[derive(Debug)]
 pub struct Test {
     number: u64,
-    /// What the thread ran before: a test may call the function of another.
+    /// The test that the thread ran before: a test may call another test's function.
     around: u64,
     process: i32,
 }
@@ -62,13 +62,13 @@ impl Test {
 
 impl Drop for Test {
     fn drop(&mut self) {
-        // An executor may have taken an async test to another thread.
+        // An executor may have moved an async test to another thread.
         let _ = RUNNING.try_with(|running| {
             if running.get() == self.number {
                 running.set(self.around)
             }
         });
-        // A copy of the process, made by fork in the test, has none of its children.
+        // A copy of the process, made by fork(2) in the test, has none of its children.
         if self.process == threads::getpid() {
             let abandoned = children::abandoned_by(self.number);
             scope::end(abandoned.iter().collect(), "a test");

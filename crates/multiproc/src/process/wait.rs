@@ -8,15 +8,18 @@ use super::child::ProcessHandle;
 use super::status::ExitStatus;
 use crate::{Error, Result};
 
-/// Waits until one of `children` has ended, but no longer than `timeout` (`None`: however long it takes). Gives its place among them and its
-/// status; of several that have ended, the first. None when all run at the end of the timeout, and when there are no children.
+/// Waits until one of `children` has ended, for at most `timeout` (`None`: without limit). Returns
+/// its index and its status; if several have ended, those of the first. Returns `None` if all still
+/// run at the timeout, or if there are no children.
 ///
-/// The children are anything that has a [`ProcessHandle`]: `&[Child<T>]`, an iterator of `&Child<T>`,
-/// [`active_children()`](crate::active_children). Of different types of children make an array of handles: `[child.handle(), other.handle()]`,
-/// or `[&*child, &*other]`. The same one may be there twice.
+/// `children` is any collection with items that have a [`ProcessHandle`]: `&[Child<T>]`, an
+/// iterator of `&Child<T>`, [`active_children()`](crate::active_children). For children of
+/// different types, make an array of handles: `[child.handle(), other.handle()]`, or
+/// `[&*child, &*other]`. The same child may occur twice.
 ///
-/// One that has ended is given again and again, so a loop that waits for the next takes it out. The others aren't touched: only the one
-/// that is given is reaped. Each call asks the kernel about all of them, which takes some 0.1 ms for a thousand.
+/// A child that has ended is returned again by the next call, so a loop that waits for the next
+/// child must remove it. Only the child that is returned is reaped. Each call asks the kernel about
+/// all children, which takes some 0.1 ms for a thousand.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,11 +41,11 @@ use crate::{Error, Result};
 /// # }
 /// ```
 ///
-/// What else can be waited for, and with what, is in a table at
-/// [`wait`](crate::wait()#what-can-be-waited-for-and-how).
+/// The table at [`wait`](crate::wait()#what-can-be-waited-for-and-how) shows what else can be
+/// waited for, and with which function.
 ///
 /// # Errors
-/// [`Error::Child`] if the system refuses; none is expected.
+/// [`Error::Child`] if the system call fails; this is not expected.
 pub fn wait_any<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Option<(usize, ExitStatus)>>
 where
     I: IntoIterator,
@@ -54,11 +57,11 @@ where
     first_to_end(&handles, deadline)
 }
 
-/// Waits until all of `children` have ended, but no longer than `timeout` (`None`: however long it takes). Gives their statuses, in the order
-/// of the children.
+/// Waits until all of `children` have ended, for at most `timeout` (`None`: without limit). Returns
+/// their statuses, in the order of the children.
 ///
-/// The children are whatever [`wait_any`] takes. A process that fails doesn't end the wait: look at the statuses, or use
-/// [`scope`](crate::scope).
+/// `children` is any collection that [`wait_any`] takes. A process that fails doesn't end the wait:
+/// look at the statuses, or use [`scope`](crate::scope).
 ///
 /// ```
 /// use std::time::Duration;
@@ -83,8 +86,8 @@ where
 /// ```
 ///
 /// # Errors
-/// [`Error::StillRunning`] at the end of the timeout, with those that run; the statuses of the others are there to be asked for.
-/// [`Error::Child`] if the system refuses; none is expected.
+/// [`Error::StillRunning`] at the timeout, with the processes that still run; the statuses of the
+/// others can be asked for. [`Error::Child`] if the system call fails; this is not expected.
 pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>>
 where
     I: IntoIterator,
@@ -95,7 +98,8 @@ where
     let children: Vec<I::Item> = children.into_iter().collect();
     let mut statuses = Vec::with_capacity(children.len());
     let mut running = Vec::new();
-    // One after the other, since the last of them counts. After the deadline it is a look at each.
+    // They are waited for one after the other, since all must end. Once the deadline has passed,
+    // each is only checked.
     for child in &children {
         match child.as_ref().wait_until(deadline)? {
             Some(status) => statuses.push(status),
@@ -108,18 +112,18 @@ where
     }
 }
 
-/// A timeout beyond what the clock can tell is none.
+/// The deadline of a timeout; none if it lies beyond the clock's range.
 pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// How long one is waited for that has ended, and that a debugger holds, before the others are
-/// looked at again.
+/// How long to wait for the status of a process that has ended and that a debugger traces, before
+/// the other processes are checked again.
 const DEBUGGED: Duration = Duration::from_millis(50);
 
 fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result<Option<(usize, ExitStatus)>> {
-    // The kernel is asked about those before the first whose status has been taken already: what stands in for a pidfd that could not be
-    // opened in time may not be readable.
+    // If one is known to have ended, only those before it are polled: the socket that stands in for
+    // a missing pidfd may not be readable.
     let known = handles.iter().enumerate().find_map(|(index, handle)| Some((index, handle.known_status()?)));
     let (asked, deadline) = match known {
         Some((index, _)) => (&handles[..index], Some(Instant::now())),
@@ -140,7 +144,8 @@ fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result
         let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
         match ended.first() {
             Some(index) if known.is_none() && !is_over => {
-                // Its status is a debugger's first. Meanwhile another may end.
+                // A debugger that traces it gets its status first. Meanwhile another process may
+                // end.
                 let soon = Instant::now() + DEBUGGED;
                 let until = deadline.map_or(soon, |deadline| deadline.min(soon));
                 asked[*index].shared().wait_for_status(until).map_err(fail)?;

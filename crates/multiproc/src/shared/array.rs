@@ -1,6 +1,7 @@
-//! [`Array`]: any number of values of one type, for several processes.
+//! [`Array`]: any number of values of one type, shared by several processes.
 //!
-//! A region of one file, or the whole of a [`SharedMemory`](crate::SharedMemory), as values of a type. `PROTOCOL.md`, "The lock of a region".
+//! A region in one file, or the whole of a [`SharedMemory`](crate::SharedMemory), as values of a
+//! type. See `PROTOCOL.md`, "The lock of a region".
 
 use std::any::type_name;
 use std::fmt;
@@ -24,18 +25,27 @@ use crate::shm::robust_word::Patience;
 use crate::sync::Misuse;
 use crate::sync::error::not_made;
 
-/// Any number of values of one type in shared memory, with a lock: Python's `multiprocessing.Array`.
+/// Any number of values of one type in shared memory, with a lock: Python's
+/// `multiprocessing.Array`.
 ///
-/// [`lock`](Array::lock) gives a `&mut [T]`, [`read`](Array::read) a `&[T]`, to several at a time; [`split`](Array::split) and [`chunks`](Array::chunks) give parts for
-/// workers, each with a lock of its own. The values are plain old data ([`Plain`]): numbers, arrays of numbers, structs of such that are [`bytemuck::Pod`]. To do
-/// without a lock, see [`RawArray`](crate::RawArray); for one value, [`Value`](crate::Value); for bytes, for memory that grows, has a name or huge pages,
-/// [`SharedMemory`](crate::SharedMemory), which [can be taken](crate::SharedMemory::as_array) for an array; for what nobody changes any more, [`SharedBytes`](crate::SharedBytes).
+/// [`lock`](Array::lock) gives one thread a `&mut [T]`, [`read`](Array::read) gives several threads
+/// a `&[T]` at a time; [`split`](Array::split) and [`chunks`](Array::chunks) give parts for
+/// workers, each with a lock of its own. The values are plain old data ([`Plain`]): numbers, arrays
+/// of numbers, and structs of these that are [`bytemuck::Pod`]. For values without a lock, see
+/// [`RawArray`](crate::RawArray); for one value, [`Value`](crate::Value); for bytes, and memory
+/// that grows, has a name or huge pages, [`SharedMemory`](crate::SharedMemory), which can be
+/// [viewed as an array](crate::SharedMemory::as_array); for data that doesn't change any more,
+/// [`SharedBytes`](crate::SharedBytes).
 ///
-/// A clone is another handle of the same array, and so is what arrives where one was sent to: as an argument or a result of a process, a field of a
-/// [`Run`](crate::Run) value, or inside a message. It costs one descriptor. All of its memory is there from the beginning: if there isn't enough, that is an error of making it.
+/// A clone is another handle of the same array, and so is what arrives in another process when an
+/// array is sent there: as an argument or a result of a process, a field of a [`Run`](crate::Run)
+/// value, or inside a message. It takes one descriptor. All of its memory is allocated at creation:
+/// a lack of memory is an error of creating it.
 ///
-/// Whoever dies while holding it, at whatever instruction, gives it up; the next one has it, and is told ([`LockError::Poisoned`](crate::sync::LockError::Poisoned)), until
-/// [`clear_poison`](Array::clear_poison). The values may be half written then; any bytes are values.
+/// If a holder dies, at whatever instruction, the lock is released; the next thread acquires it and
+/// is told so ([`LockError::Poisoned`](crate::sync::LockError::Poisoned)), until
+/// [`clear_poison`](Array::clear_poison). The values may be half written then; they are still
+/// valid, as any bytes are.
 ///
 /// ```
 /// use multiproc::{Array, Process};
@@ -56,7 +66,7 @@ use crate::sync::error::not_made;
 /// # }
 /// ```
 ///
-/// Each worker has a part:
+/// With a part for each worker:
 ///
 /// ```
 /// use multiproc::{Array, ArrayPart, Process};
@@ -82,17 +92,19 @@ use crate::sync::error::not_made;
 /// # }
 /// ```
 ///
-/// A thread that waits to have the whole lets nobody else in, neither readers nor workers with parts; those that are in finish. All processes that use it must be of the same
-/// PID namespace.
+/// While a thread waits for the whole array, no other gets in, neither readers nor workers with
+/// parts; those that are in finish. All processes that use an array must be in the same PID
+/// namespace.
 pub struct Array<T: Plain> {
     inner: Arc<Region>,
-    /// If it is shared memory that has one: it is there as long as any of this process's handles.
+    /// The name, if this is shared memory that has one: it exists as long as any of this process's
+    /// handles.
     name: Option<Arc<Name>>,
     of: PhantomData<fn() -> T>,
 }
 
 impl<T: Plain> Array<T> {
-    /// A new one of `len` values, whose bytes are all zero.
+    /// Creates an array of `len` values with all their bytes zero.
     ///
     /// # Errors
     /// [`Error::Make`]: no descriptor or no memory is left.
@@ -102,17 +114,17 @@ impl<T: Plain> Array<T> {
         Ok(Array::of(Arc::new(region), None))
     }
 
-    /// A new one, with these values.
+    /// Creates an array with these values.
     ///
     /// # Errors
-    /// As [`new`](Array::new).
+    /// As for [`new`](Array::new).
     pub fn from_slice(values: &[T]) -> Result<Array<T>> {
         let array = Array::new(values.len())?;
         array.lock()?.copy_from_slice(values);
         Ok(array)
     }
 
-    /// A new one of `len` values, each made of its place.
+    /// Creates an array of `len` values, each computed from its index.
     ///
     /// ```
     /// use multiproc::Array;
@@ -126,7 +138,7 @@ impl<T: Plain> Array<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](Array::new).
+    /// As for [`new`](Array::new).
     pub fn from_fn(len: usize, mut value: impl FnMut(usize) -> T) -> Result<Array<T>> {
         let array = Array::new(len)?;
         for (place, slot) in array.lock()?.iter_mut().enumerate() {
@@ -136,7 +148,7 @@ impl<T: Plain> Array<T> {
     }
 
     pub(super) fn of(inner: Arc<Region>, name: Option<Arc<Name>>) -> Array<T> {
-        const { assert!(size_of::<T>() > 0, "values without bytes need no memory to share") };
+        const { assert!(size_of::<T>() > 0, "zero-sized values cannot be shared") };
         Array { inner, name, of: PhantomData }
     }
 
@@ -152,7 +164,7 @@ impl<T: Plain> Array<T> {
         (self.inner, self.name)
     }
 
-    /// Whether a region of this kind may be taken for such values.
+    /// Checks that a region of this kind may be used as values of this type.
     pub(super) fn fits(kind: Kind) -> Result<(), MemoryError> {
         match kind == [0; 3] || kind == kind_of::<T>() {
             true => Ok(()),
@@ -160,35 +172,41 @@ impl<T: Plain> Array<T> {
         }
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.inner.len() / size_of::<T>()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits until nobody reads it or has a part of it, and has it until the guard is dropped.
+    /// Locks the whole array, waiting until no thread holds, reads or has a part of it, and holds
+    /// it until the guard is dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`](crate::sync::LockError::Poisoned), with the guard, if somebody has died or panicked while holding it or a part of it;
-    /// [`LockError::Misuse`](crate::sync::LockError::Misuse) if the calling thread reads it or has it or a part of it already, or holds 1024 locks; or if it is shared memory that is used as atomics.
+    /// [`LockError::Poisoned`](crate::sync::LockError::Poisoned), with the guard, if a thread has
+    /// died or panicked while holding the array or a part of it;
+    /// [`LockError::Misuse`](crate::sync::LockError::Misuse) if the calling thread reads or holds
+    /// the array or a part of it already, or holds 1024 locks; or if this is shared memory that is
+    /// used as atomics.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        guard::lock(&self.inner, Patience::Endless).map(|guard| guard.expect("nobody waits for ever in vain"))
+        guard::lock(&self.inner, Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
     }
 
-    /// Has it if nobody reads it, or has it or a part of it; `None` if somebody does, or is about to, or is looking whether somebody does.
+    /// Locks the whole array if no thread holds, reads or has a part of it; returns `None` if a
+    /// thread does, is about to, or is just checking whether it can.
     ///
     /// # Errors
-    /// As [`lock`](Array::lock).
+    /// As for [`lock`](Array::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
         guard::lock(&self.inner, Patience::None)
     }
 
-    /// As [`lock`](Array::lock), waiting for at most `timeout`; `None` when that is over.
+    /// Locks the whole array, waiting for at most `timeout`; returns `None` if it isn't acquired in
+    /// that time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -207,78 +225,88 @@ impl<T: Plain> Array<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`lock`](Array::lock).
+    /// As for [`lock`](Array::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
         guard::lock(&self.inner, Patience::lasting(timeout))
     }
 
-    /// Waits until nobody has it or a part of it, and reads until the guard is dropped. Others may read at the same time; 4096 at most.
+    /// Locks the array for reading, waiting until no thread holds it or a part of it, and reads
+    /// until the guard is dropped. At most 4096 threads can read at the same time.
     ///
     /// # Errors
-    /// As [`lock`](Array::lock); but reading in a thread that reads, through the same handle or a clone of that, is none.
+    /// As for [`lock`](Array::lock); but a thread that reads already may read again, through the
+    /// same handle or a clone of it.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
-        guard::read(&self.inner, Patience::Endless).map(|guard| guard.expect("nobody waits for ever in vain"))
+        guard::read(&self.inner, Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
     }
 
-    /// Reads if nobody has it or a part of it; `None` if somebody has, or is about to, or is looking whether somebody has.
+    /// Locks the array for reading if no thread holds it or a part of it; returns `None` if a
+    /// thread does, is about to, or is just checking whether it can.
     ///
     /// # Errors
-    /// As [`read`](Array::read).
+    /// As for [`read`](Array::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
         guard::read(&self.inner, Patience::None)
     }
 
-    /// As [`read`](Array::read), waiting for at most `timeout`; `None` when that is over.
+    /// Locks the array for reading, waiting for at most `timeout`; returns `None` if it isn't
+    /// acquired in that time.
     ///
     /// # Errors
-    /// As [`read`](Array::read).
+    /// As for [`read`](Array::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
         guard::read(&self.inner, Patience::lasting(timeout))
     }
 
-    /// A copy of the value at `place`; `None` if there is no such place.
+    /// Returns a copy of the value at index `place`; `None` if that is out of bounds.
     ///
     /// # Errors
-    /// As [`read`](Array::read).
+    /// As for [`read`](Array::read).
     pub fn get(&self, place: usize) -> Result<Option<T>> {
         Ok(self.read()?.get(place).copied())
     }
 
-    /// Puts `value` at `place`, and gives what was there; `None`, and nothing is changed, if there is no such place.
+    /// Replaces the value at index `place`, and returns the previous one; `None`, with nothing
+    /// changed, if the index is out of bounds.
     ///
     /// # Errors
-    /// As [`lock`](Array::lock). Then nothing is changed.
+    /// As for [`lock`](Array::lock). Nothing is changed then.
     pub fn set(&self, place: usize, value: T) -> Result<Option<T>> {
         Ok(self.lock()?.get_mut(place).map(|slot| std::mem::replace(slot, value)))
     }
 
-    /// A copy of all values.
+    /// Returns a copy of all values.
     ///
     /// # Errors
-    /// As [`read`](Array::read).
+    /// As for [`read`](Array::read).
     pub fn to_vec(&self) -> Result<Vec<T>> {
         Ok(self.read()?.to_vec())
     }
 
-    /// Maps all of its pages now, and not when they are touched: more than twice as quick if all of it is about to be written. If it is about to be read that takes no
-    /// less, and much more if only some of it is.
+    /// Maps all pages now, instead of each at its first access. That is more than twice as fast if
+    /// the whole array is about to be written. If it is about to be read, it saves no time, and it
+    /// costs much more if only some of it is read.
     pub fn prefault(&self) {
         self.inner.populate(0..self.inner.len());
     }
 
-    /// Divides it into so many parts, which differ in length by one value at most; each can be held by another process at the same time.
+    /// Divides the array into this number of parts, which differ in length by at most one value;
+    /// each can be held by another process at the same time.
     ///
-    /// It stays divided so, for all who have it. Dividing it in the same way again gives the same parts. Dividing it otherwise waits until nobody reads it or has a
-    /// part of it, and whoever has handles of the old parts can't lock these any more ([`Misuse::Divided`]).
+    /// The division stays, for all processes that have the array. Dividing it in the same way again
+    /// gives the same parts. Dividing it differently waits until no thread holds, reads or has a
+    /// part of it; handles of the old parts can't be locked any more ([`Misuse::Divided`]).
     ///
     /// # Errors
-    /// [`MemoryError::Parts`] unless there are 1 to 4096; [`MemoryError::Lock`] as for [`lock`](Array::lock); `ENOSPC`, `ENOMEM`.
+    /// [`MemoryError::Parts`] unless `parts` is 1 to 4096; [`MemoryError::Lock`] as for
+    /// [`lock`](Array::lock); `ENOSPC`, `ENOMEM`.
     pub fn split(&self, parts: usize) -> Result<Vec<ArrayPart<T>>, MemoryError> {
         self.divide(parts, 0)
     }
 
-    /// Divides it into parts of `len` values, the last of which may be shorter: the rows of an image, say. Otherwise as [`split`](Array::split).
+    /// Divides the array into parts of `len` values, the last of which may be shorter: the rows of
+    /// an image, for example. Otherwise as [`split`](Array::split).
     ///
     /// ```
     /// use multiproc::Array;
@@ -295,7 +323,7 @@ impl<T: Plain> Array<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`split`](Array::split). An array without values has no parts.
+    /// As for [`split`](Array::split). An array without values has no parts.
     pub fn chunks(&self, len: usize) -> Result<Vec<ArrayPart<T>>, MemoryError> {
         let values = self.len();
         if values == 0 {
@@ -315,27 +343,31 @@ impl<T: Plain> Array<T> {
             Denial::NoSlot => {
                 MemoryError::Io { what: "divide the memory", source: std::io::ErrorKind::OutOfMemory.into() }
             }
-            denial => Misuse::of_denial(denial, self.inner.name()).expect("nobody waits for ever in vain").into(),
+            denial => Misuse::of_denial(denial, self.inner.name()).expect("endless waits don't time out").into(),
         })?;
         Ok((0..count as u32).map(|index| ArrayPart::of(self.clone(), index, version, &plan)).collect())
     }
 
-    /// Whether somebody has it to itself at this moment, or waits to.
+    /// Returns whether a thread holds the whole array for writing at this moment, or waits for
+    /// that.
     pub fn is_locked(&self) -> bool {
         self.inner.lock().is_written()
     }
 
-    /// How many read it at this moment, or are looking whether they can.
+    /// Returns how many threads read the array at this moment, including those that are just
+    /// checking whether they can.
     pub fn readers(&self) -> usize {
         self.inner.lock().readers()
     }
 
-    /// Whether somebody has died or panicked while holding it or a part of it. That a holder has died is known to those who have locked it since.
+    /// Returns whether a thread has died or panicked while holding the array or a part of it. A
+    /// holder's death is noticed by the next thread that locks the same.
     pub fn is_poisoned(&self) -> bool {
         self.inner.lock().poison_of(None).is_some()
     }
 
-    /// Says that all of it is in order again: who locks it or a part of it from now on gets no error.
+    /// Clears the poison of the array and all its parts, once the values have been put right:
+    /// locking no longer gives an error.
     pub fn clear_poison(&self) {
         self.inner.lock().clear_poison(None);
     }
@@ -347,7 +379,7 @@ impl<T: Plain> Clone for Array<T> {
     }
 }
 
-/// Its length and whether somebody has it; not its values, of which there may be many.
+/// Shows the length and the state of the lock; not the values, of which there may be many.
 impl<T: Plain> fmt::Debug for Array<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Array")

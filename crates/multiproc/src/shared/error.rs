@@ -1,4 +1,4 @@
-//! What can go wrong with shared memory, apart from its lock: [`MemoryError`].
+//! [`MemoryError`]: what can go wrong with shared memory, apart from its lock.
 
 use std::io;
 
@@ -9,31 +9,33 @@ use crate::shm::region::Usage;
 use crate::sync::Misuse;
 use crate::units::Size;
 
-/// Why something can't be done with shared memory. What its lock says is a [`LockError`](crate::sync::LockError).
+/// Why an operation on shared memory failed. Errors of its lock are a
+/// [`LockError`](crate::sync::LockError).
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// It has been used under its lock, or is an array that has one, and so can't be used without.
-    #[error("this memory is used under its lock, and so not as atomics")]
+    /// The memory has been used under its lock, or is an array, which has one; so it can't be used
+    /// without.
+    #[error("this memory is used under its lock, so it can't be used as atomics")]
     Locked,
-    /// It has been used as atomics of another size.
-    #[error("this memory is used as atomics of {size} bytes, and so not of {asked}")]
+    /// The memory has been used as atomics of another size.
+    #[error("this memory is used as atomics of {size} bytes, so it can't be used as atomics of {asked}")]
     Atomics {
-        /// That size.
+        /// The size in use, in bytes.
         size: usize,
-        /// The one that was asked for.
+        /// The size that was asked for, in bytes.
         asked: usize,
     },
-    /// It can't be taken for values of this type, since some bytes would be left over.
-    #[error("{len} bytes are no whole number of values of {size} bytes")]
+    /// The memory can't be viewed as values of this type, since some bytes would be left over.
+    #[error("{len} bytes are not a whole number of values of {size} bytes")]
     Length {
         /// How many bytes there are.
         len: usize,
-        /// How many a value has.
+        /// How many bytes a value has.
         size: usize,
     },
-    /// It is of another type.
-    #[error("this is no array of {asked}")]
+    /// The array is of another type.
+    #[error("this is not an array of {asked}")]
     Type {
         /// The type that was asked for.
         asked: &'static str,
@@ -41,50 +43,52 @@ pub enum MemoryError {
     /// There can be 1 to 4096 parts, and a part has at least one value.
     #[error("{}", no_such_parts(*asked))]
     Parts {
-        /// How many were asked for, or would have been needed for the length that was; 0 for parts
-        /// of length 0.
+        /// How many were asked for, or would have been needed for the length that was asked for; 0
+        /// for parts of length 0.
         asked: usize,
     },
-    /// It can't be so long.
-    #[error("it can't have {}: {} is the most that was agreed on when it was made", Size::of(*asked), Size::of(*most))]
+    /// The memory can't grow beyond its limit.
+    #[error("the memory can't grow to {}: its limit, set at creation, is {}", Size::of(*asked), Size::of(*most))]
     Limit {
         /// How many bytes were asked for.
         asked: usize,
         /// How many there can be.
         most: usize,
     },
-    /// It is mapped elsewhere still, where it could be written: in another process, or by another handle in this.
-    #[error("it can't be frozen: it is still mapped elsewhere, where it could be written")]
+    /// The memory is still mapped elsewhere, where it could be written: in another process, or by
+    /// another handle in this one.
+    #[error("the memory can't be frozen: it is still mapped elsewhere, where it could be written")]
     InUse,
-    /// Its name can't be had, or nobody has it.
+    /// The operation on the name failed.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// It has no name, or it isn't known to this handle.
-    #[error("this handle of shared memory knows no name of it")]
+    /// The memory has no name, or this handle doesn't know it.
+    #[error("this handle of shared memory has no name")]
     Nameless,
-    /// Somebody has died or panicked while holding it.
-    #[error("it can't be frozen: {0}")]
+    /// A thread has died or panicked while holding the memory.
+    #[error("the memory can't be frozen: {0}")]
     Poisoned(String),
-    /// It can't be held as that would need.
+    /// The lock that the operation needs can't be held.
     #[error(transparent)]
     Lock(#[from] Misuse),
-    /// The system refused something: `ENOSPC`, `ENOMEM` without memory, `EMFILE` at the limit of open files.
+    /// The system refused something: `ENOSPC`, `ENOMEM` without memory, `EMFILE` at the limit of
+    /// open files.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl MemoryError {
-    /// Whether somebody has the name.
+    /// Returns whether the name is taken.
     ///
     /// ```
     /// use multiproc::SharedMemory;
     ///
-    /// /// The memory of this name, whoever is the first to want it.
+    /// /// The memory with this name, created if there is none.
     /// fn whichever(name: &str) -> multiproc::Result<SharedMemory> {
     ///     loop {
     ///         match SharedMemory::open(name) {
@@ -111,7 +115,7 @@ impl MemoryError {
         matches!(self, MemoryError::Name(error) if error.is_taken())
     }
 
-    /// Whether nobody has the name. See [`is_taken`](MemoryError::is_taken).
+    /// Returns whether there is no memory with the name. See [`is_taken`](MemoryError::is_taken).
     pub fn is_not_found(&self) -> bool {
         matches!(self, MemoryError::Name(error) if error.is_not_found())
     }
@@ -120,7 +124,7 @@ impl MemoryError {
         move |source| MemoryError::Io { what, source }
     }
 
-    /// That of memory that is used as `usage`, and should be as atomics of `asked` bytes.
+    /// The error for memory that is used as `usage` when atomics of `asked` bytes were asked for.
     pub(super) fn used_as(usage: Usage, asked: usize) -> MemoryError {
         match usage {
             Usage::Locked => MemoryError::Locked,
@@ -129,7 +133,7 @@ impl MemoryError {
     }
 }
 
-/// Shared memory that could not be frozen, and why.
+/// Shared memory that could not be frozen, and the reason.
 #[derive(thiserror::Error)]
 #[error("{error}")]
 pub struct FreezeError {
@@ -138,7 +142,8 @@ pub struct FreezeError {
 }
 
 impl FreezeError {
-    /// The memory, and what was wrong. There is none if the system has no room to map it any more.
+    /// Returns the memory and the reason. The memory is `None` if the system has no room to map it
+    /// again.
     pub fn into_parts(self) -> (Option<SharedMemory>, MemoryError) {
         (self.memory, self.error)
     }
@@ -152,8 +157,8 @@ impl From<FreezeError> for Error {
 
 fn no_such_parts(asked: usize) -> String {
     match asked {
-        0 => "it can't be divided into 0 parts, or into parts of length 0: there can be 1 to 4096, of at least 1 value"
+        0 => "an array can't be divided into 0 parts or parts of length 0: there can be 1 to 4096, of at least 1 value"
             .into(),
-        asked => format!("it can't be divided into {asked} parts: there can be 1 to 4096"),
+        asked => format!("the array can't be divided into {asked} parts: there can be 1 to 4096"),
     }
 }

@@ -1,4 +1,4 @@
-//! What a thread holds that reads or writes a region under its lock: [`ArrayReadGuard`] and [`ArrayGuard`].
+//! The guards of a region's lock: [`ArrayReadGuard`] and [`ArrayGuard`].
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,55 +11,58 @@ use crate::shm::robust_word::Patience;
 use crate::sync::guard_state::GuardState;
 use crate::sync::{LockError, Misuse, Poisoned};
 
-/// What reading gives if it is waited for as long as it takes.
+/// The result of reading without a time limit.
 pub(super) type Read<'a, T> = Result<ArrayReadGuard<'a, T>, LockError<ArrayReadGuard<'a, T>>>;
 
-/// What it gives otherwise.
+/// The result of trying to read, or of reading with a timeout.
 pub(super) type TriedRead<'a, T> = Result<Option<ArrayReadGuard<'a, T>>, LockError<ArrayReadGuard<'a, T>>>;
 
-/// What locking gives if it is waited for as long as it takes.
+/// The result of locking without a time limit.
 pub(super) type Locked<'a, T> = Result<ArrayGuard<'a, T>, LockError<ArrayGuard<'a, T>>>;
 
-/// What it gives otherwise.
+/// The result of trying to lock, or of locking with a timeout.
 pub(super) type Tried<'a, T> = Result<Option<ArrayGuard<'a, T>>, LockError<ArrayGuard<'a, T>>>;
 
-/// Values in a region: where they begin, and how many they are.
+/// Values in a region: the address of the first, and their number.
 #[derive(Debug)]
 struct Values<T> {
     first: *const T,
     count: usize,
 }
 
-// SAFETY: an address; who reads or writes there sees to what that needs.
+// SAFETY: this is an address only; the code that reads or writes through it takes care of
+// synchronization.
 unsafe impl<T: Plain> Send for Values<T> {}
 // SAFETY: as above.
 unsafe impl<T: Plain> Sync for Values<T> {}
 
 impl<T: Plain> Values<T> {
     const SIZE: usize = {
-        assert!(size_of::<T>() > 0, "values without bytes need no memory to share");
-        assert!(align_of::<T>() <= 4096, "memory is aligned to pages, and no more");
+        assert!(size_of::<T>() > 0, "zero-sized values cannot be shared");
+        assert!(align_of::<T>() <= 4096, "values can be aligned to at most 4096 bytes");
         size_of::<T>()
     };
 
-    /// Those whose bytes are there, as far as the region goes.
+    /// The values in this range of indices, as far as the region has bytes for them.
     #[inline]
     fn of(region: &Region, bytes: Range<usize>) -> Values<T> {
         let places = whole_values::<T>(&(bytes.start..bytes.end.min(region.len())));
-        // SAFETY: within the region's mapping, which is as long at least, and aligned: it begins with a page.
+        // SAFETY: the address is within the region's mapping, which is at least that long, and
+        // aligned, since the mapping begins with a page.
         let first = unsafe { region.start().as_ptr().cast::<T>().add(places.start) };
         Values { first, count: places.len() }
     }
 }
 
-/// The places of the values of which all bytes are among these: a part may have been made as one of values of another type.
+/// The indices of the values that lie in this range of bytes as a whole: a part may have been made
+/// for values of another type.
 #[inline]
 pub(super) fn whole_values<T: Plain>(bytes: &Range<usize>) -> Range<usize> {
     let end = bytes.end / Values::<T>::SIZE;
     bytes.start.div_ceil(Values::<T>::SIZE).min(end)..end
 }
 
-/// Begins to read all of it; none if the patience has come to its end.
+/// Locks the whole region for reading; `None` if `patience` ran out.
 #[inline]
 pub(super) fn read<T: Plain>(region: &Region, patience: Patience) -> TriedRead<'_, T> {
     let Some(slot) = allowed(region, || region.lock().read(patience))? else { return Ok(None) };
@@ -67,14 +70,14 @@ pub(super) fn read<T: Plain>(region: &Region, patience: Patience) -> TriedRead<'
     told(region, None, guard).map(Some)
 }
 
-/// Has all of it to oneself.
+/// Locks the whole region.
 #[inline]
 pub(super) fn lock<T: Plain>(region: &Region, patience: Patience) -> Tried<'_, T> {
     let Some(()) = allowed(region, || region.lock().write(patience))? else { return Ok(None) };
     told(region, None, guard(region, None, 0..usize::MAX)).map(Some)
 }
 
-/// Has a part of it to oneself: that of this index, in the division of this number, which is there.
+/// Locks a part of the region: the one with this index, in the division with this version.
 #[inline]
 pub(super) fn lock_part<T: Plain>(
     region: &Region,
@@ -93,7 +96,7 @@ fn guard<T: Plain>(region: &Region, part: Option<usize>, bytes: Range<usize>) ->
     ArrayGuard { region, part, values, state: GuardState::new(), unique: PhantomData }
 }
 
-/// What the lock says to this, if it is used; none if that is only that others hold it.
+/// Converts the lock's denial; `None` if others hold the lock.
 #[inline]
 fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, Denial>) -> Result<Option<R>, Misuse> {
     if region.use_as(Usage::Locked).is_err() {
@@ -102,7 +105,7 @@ fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, Denial>) -> Resu
     Misuse::unless_busy(take(), region.name())
 }
 
-/// The guard of what has just been taken; in an error, if somebody has come to grief with it.
+/// Returns the guard of a lock that was just taken, inside an error if it is poisoned.
 #[inline]
 fn told<G>(region: &Region, part: Option<usize>, guard: G) -> Result<G, LockError<G>> {
     match region.lock().poison_of(part).and_then(|poisonable| poisonable.poison()) {
@@ -111,9 +114,11 @@ fn told<G>(region: &Region, part: Option<usize>, guard: G) -> Result<G, LockErro
     }
 }
 
-/// One who reads an [`Array`](crate::Array), or [`SharedMemory`](crate::SharedMemory), until this is dropped: a slice of its values.
+/// The guard of an [`Array`](crate::Array) or [`SharedMemory`](crate::SharedMemory) that is locked
+/// for reading: a slice of its values. Dropping it releases the lock.
 ///
-/// In a copy of this process, made by fork, it is not the copy that reads: using its copy of the guard is a panic, and dropping that does nothing.
+/// In a fork copy of this process, it is still the original that reads: accessing the values
+/// through the copy's guard panics, and dropping that guard does nothing.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct ArrayReadGuard<'a, T: Plain> {
     region: &'a Region,
@@ -128,8 +133,8 @@ impl<T: Plain> Deref for ArrayReadGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &[T] {
         self.state.mark_borrowed();
-        // SAFETY: as long as this guard's slot is taken nobody writes, and this guard is borrowed; the values are in the region's mapping, and any bytes
-        // are such.
+        // SAFETY: no thread writes as long as this guard's slot is taken, and the slice borrows
+        // this guard; the values lie in the region's mapping, and any bytes are valid values.
         unsafe { std::slice::from_raw_parts(self.values.first, self.values.count) }
     }
 }
@@ -147,11 +152,15 @@ impl<T: Plain> Drop for ArrayReadGuard<'_, T> {
     }
 }
 
-/// The one who has an [`Array`](crate::Array), [`SharedMemory`](crate::SharedMemory) or [a part](crate::ArrayPart) of it to itself, until this is dropped: a slice of its values,
-/// to be changed.
+/// The guard of an [`Array`](crate::Array), [`SharedMemory`](crate::SharedMemory) or a
+/// [part](crate::ArrayPart) of it that is locked for writing: a mutable slice of its values.
+/// Dropping it releases the lock.
 ///
-/// In a copy of this process, made by fork, it is not the copy's: using its copy of the guard is a panic, and dropping that does nothing. A slice that it has
-/// given can't be taken along: [`Process::fork`](crate::Process::fork) is refused then. Don't let a guard be forgotten whose slice is still used: it ends with its thread.
+/// In a fork copy of this process, the lock is still held by the original: accessing the values
+/// through the copy's guard panics, and dropping that guard does nothing. A slice can't be taken
+/// into a copy: [`Process::fork`](crate::Process::fork) is refused while one is borrowed. Don't
+/// [forget](std::mem::forget) a guard while its slice is still in use: the guard's hold on the lock
+/// ends with the thread.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct ArrayGuard<'a, T: Plain> {
     region: &'a Region,
@@ -162,7 +171,8 @@ pub struct ArrayGuard<'a, T: Plain> {
 }
 
 impl<T: Plain> ArrayGuard<'_, T> {
-    /// Says that what is held is in order again: who locks it from now on gets no error. The guard of a part says so of that part, and not of what befell the whole.
+    /// Clears the poison, once what the guard holds has been put right: locking no longer gives an
+    /// error. The guard of a part clears that of the part, not that of the whole.
     pub fn clear_poison(&self) {
         self.region.lock().clear_poison(self.part);
     }
@@ -174,7 +184,8 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &[T] {
         self.state.mark_borrowed();
-        // SAFETY: nobody else has these values as long as this guard is there, and it is borrowed; they are in the region's mapping, and any bytes are such.
+        // SAFETY: no other thread accesses these values as long as this guard exists, and the slice
+        // borrows it; they lie in the region's mapping, and any bytes are valid values.
         unsafe { std::slice::from_raw_parts(self.values.first, self.values.count) }
     }
 }
@@ -183,7 +194,8 @@ impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         self.state.mark_borrowed();
-        // SAFETY: as above, and it is borrowed to be changed; there is no such guard of what can only be read.
+        // SAFETY: as above, and the slice borrows the guard mutably; there is no such guard of
+        // memory that can only be read.
         unsafe { std::slice::from_raw_parts_mut(self.values.first.cast_mut(), self.values.count) }
     }
 }

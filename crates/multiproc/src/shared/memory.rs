@@ -1,6 +1,7 @@
-//! [`SharedMemory`]: bytes for several processes.
+//! [`SharedMemory`]: bytes that several processes read and write.
 //!
-//! A region whose memory has a file of its own. `PROTOCOL.md` tells how it is used, grows, and is found by its name.
+//! A region with a file of its own for its memory. `PROTOCOL.md` describes how it is used, grows,
+//! and is found by its name.
 
 use std::fmt;
 use std::io;
@@ -28,20 +29,26 @@ use crate::shm::robust_word::Patience;
 use crate::sync::LockError;
 use crate::sync::error::not_made;
 
-/// Bytes that several processes read and write: Python's `multiprocessing.shared_memory.SharedMemory`.
+/// Bytes that several processes read and write: Python's
+/// `multiprocessing.shared_memory.SharedMemory`.
 ///
-/// It has no name unless it is given one, so nothing is left of it when the last process that has it ends. A clone is another handle of the same memory, and so is what
-/// arrives where one was sent to: as an argument or a result of a process, a field of a [`Run`](crate::Run) value, or inside a message. It costs two descriptors.
-/// All of it has memory from the beginning: a lack of memory is an error of making it, and never a `SIGBUS` later.
+/// It has no name unless it is given one, so nothing is left of it when the last process that has
+/// it ends. A clone is another handle of the same memory, and so is what arrives in another process
+/// when it is sent there: as an argument or a result of a process, a field of a [`Run`](crate::Run)
+/// value, or inside a message. It takes two descriptors. All of its memory is allocated at
+/// creation: a lack of memory is an error of creating it, and never a `SIGBUS` later.
 ///
 /// It is used in one of these ways:
 ///
-/// - Under its lock: it derefs to [`Array<u8>`], with [`lock`](Array::lock), [`read`](Array::read), and parts for workers, [`split`](Array::split) and
-///   [`chunks`](Array::chunks). [`as_array`](SharedMemory::as_array) makes an `Array<f64>` or the like of it.
+/// - Under its lock: it derefs to [`Array<u8>`], with [`lock`](Array::lock), [`read`](Array::read),
+///   and parts for workers, [`split`](Array::split) and [`chunks`](Array::chunks).
+///   [`as_array`](SharedMemory::as_array) gives a view as an `Array<f64>`, for example.
 /// - [As atomics](SharedMemory::as_atomics), without a lock.
-/// - By [pointer](SharedMemory::as_ptr), or [as a slice](SharedMemory::as_mut_slice), which is `unsafe`.
+/// - By [pointer](SharedMemory::as_ptr), or [as a slice](SharedMemory::as_mut_slice), which is
+///   `unsafe`.
 ///
-/// Who begins with one of the first two decides for all: the other way is an error from then on, since Rust allows no mixture.
+/// The first use in one of the first two ways decides for all processes: the other way is an error
+/// from then on, since Rust's memory model doesn't allow a mixture.
 ///
 /// ```
 /// use multiproc::{Process, SharedMemory};
@@ -60,9 +67,10 @@ use crate::sync::error::not_made;
 /// # }
 /// ```
 ///
-/// [`read_only`](SharedMemory::read_only) is a handle for those who are only to read, [`freeze`](SharedMemory::freeze) makes bytes of it that nobody can change any more.
+/// [`read_only`](SharedMemory::read_only) gives a handle that can only read, and
+/// [`freeze`](SharedMemory::freeze) turns the memory into bytes that can't be changed any more.
 ///
-/// Programs that are no relatives find it by a name, if it is [created](SharedMemory::create) with one:
+/// Unrelated programs can find it by a name, if it is [created](SharedMemory::create) with one:
 ///
 /// ```
 /// use multiproc::SharedMemory;
@@ -84,21 +92,21 @@ pub struct SharedMemory {
     bytes: Array<u8>,
 }
 
-/// A name that memory is known by.
+/// The name by which memory is known.
 pub(super) struct Name {
     text: String,
-    /// If it is this process's: the name itself, as long as it is there, and what is handed out.
+    /// In the process that has published the name: the name, as long as it exists.
     published: Mutex<Option<Published>>,
     offering: Option<Arc<Offering>>,
 }
 
-/// What is handed out to those who come by the name.
+/// The descriptors that are handed to a process that opens the name.
 struct Offering {
     control: OwnedFd,
     memory: SharedFile,
 }
 
-/// What can be wished of it.
+/// The kinds of access that a process can request.
 const TO_WRITE: u8 = 0;
 const TO_READ: u8 = 1;
 
@@ -113,11 +121,11 @@ impl Offer for Offering {
     }
 }
 
-/// How long the owner of a name is waited for.
+/// How long to wait for the owner of a name.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl SharedMemory {
-    /// New memory of `len` bytes, all of them zero.
+    /// Creates memory of `len` bytes, all of them zero.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
@@ -125,61 +133,74 @@ impl SharedMemory {
         SharedMemory::options().create(len)
     }
 
-    /// New memory that isn't the plainest: which grows, say.
+    /// Returns a builder for memory with options: that can grow, of huge pages, with a name.
     pub fn options() -> SharedMemoryOptions {
         SharedMemoryOptions { most: 0, pages: Pages::Small, name: None }
     }
 
-    /// New memory with a name, by which programs that are no relatives can [open](SharedMemory::open) it: any text of 1 to 79 bytes.
+    /// Creates memory with a name, by which unrelated programs can [open](SharedMemory::open) it. A
+    /// name is any text of 1 to 79 bytes, without a zero byte.
     ///
-    /// The name is this process's, as long as it has this handle, a clone of it, or what was made of it: an [array](SharedMemory::as_array), a part. It goes when it is
+    /// This process owns the name as long as it has this handle, a clone of it, or anything made
+    /// from it: an [array](SharedMemory::as_array), a part. The name ends when it is
     /// [unlinked](SharedMemory::unlink), when the last of these is dropped, and when the process
-    /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. Whoever has opened the memory by then keeps it. Handles that other processes have been sent don't
-    /// keep the name.
+    /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. A
+    /// process that has opened the memory by then keeps it. Handles that were sent to other
+    /// processes don't keep the name.
     ///
-    /// Processes of the same user find it, and those of root with the same name for root; in the same network namespace and PID namespace. The names are this library's: they have nothing to do with those
-    /// of shm_open(3), under `/dev/shm`.
+    /// A name is found by processes of the same user, and root's by root; in the same network
+    /// namespace and PID namespace. The names belong to this library: they have nothing to do with
+    /// those of shm_open(3), under `/dev/shm`.
     ///
-    /// It costs five descriptors, and the first name three more.
+    /// It takes five descriptors, and the first name of a process three more.
     ///
-    /// As long as this process has a name, it has a thread that answers those who come, and so can't [`Fork`](crate::StartMethod::Fork).
+    /// As long as this process owns a name, it has a thread that answers the processes that open
+    /// it, so it can't start children by [`Fork`](crate::StartMethod::Fork).
     ///
     /// # Errors
-    /// [`NameError::Taken`] if somebody has the name, and others that are in [`MemoryError::Name`]; [`Error::Make`](crate::Error::Make) as for [`new`](SharedMemory::new).
+    /// [`NameError::Taken`] if the name is taken, and others that are wrapped in
+    /// [`MemoryError::Name`]; [`Error::Make`](crate::Error::Make) as for
+    /// [`new`](SharedMemory::new).
     ///
     /// # Implementation notes
-    /// An abstract Unix socket (see unix(7)) at which the thread listens, and hands out the descriptors.
+    /// An abstract Unix socket (see unix(7)) at which the thread listens, and hands out the
+    /// descriptors.
     pub fn create(name: &str, len: usize) -> Result<SharedMemory> {
         SharedMemory::options().name(name).create(len)
     }
 
-    /// The memory of this name, which another process has [created](SharedMemory::create), or this one. Waits for its owner, for ten seconds at most.
+    /// Opens the memory with this name, which another process or this one has
+    /// [created](SharedMemory::create). Waits for the owner of the name for at most ten seconds.
     ///
     /// # Errors
-    /// [`MemoryError::Name`]: [`NameError::NotFound`] if there is none, [`NameError::TimedOut`] if its owner is stopped; `EMFILE`, `ENOMEM`.
+    /// [`MemoryError::Name`]: [`NameError::NotFound`] if there is none, [`NameError::TimedOut`] if
+    /// its owner is stopped; `EMFILE`, `ENOMEM`.
     pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
         let region = find(name, Access::Write)?;
         let name = Name { text: name.into(), published: Mutex::new(None), offering: None };
         Ok(SharedMemory { bytes: Array::of(Arc::new(region), Some(Arc::new(name))) })
     }
 
-    /// The same, to be read only.
+    /// Opens the memory with this name for reading only.
     ///
     /// # Errors
-    /// As [`open`](SharedMemory::open).
+    /// As for [`open`](SharedMemory::open).
     pub fn open_read_only(name: &str) -> Result<ReadOnlyMemory, MemoryError> {
         Ok(ReadOnlyMemory::of(Arc::new(find(name, Access::ReadOnly)?)))
     }
 
-    /// The name by which it was created or opened. A handle that has come from another process in a message knows none.
+    /// Returns the name by which the memory was created or opened. A handle that was received from
+    /// another process in a message has none.
     pub fn name(&self) -> Option<&str> {
         self.bytes.name().map(|name| &*name.text)
     }
 
-    /// Takes its name away, so that nobody finds it any more, and the name is free for others. Those who have it keep it.
+    /// Removes the name, so that the memory isn't found any more and the name is free. Processes
+    /// that have the memory keep it.
     ///
-    /// It may be the owner who does so or anybody who has opened it by the name. If the name is somebody else's memory by now, it is gone all the same, unless this process had
-    /// created it.
+    /// The owner may do this, and any process that has opened the memory by its name. If the name
+    /// has been given to other memory since, it is removed from that, unless this process is the
+    /// owner of this handle's name.
     ///
     /// ```
     /// use multiproc::SharedMemory;
@@ -198,7 +219,8 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`MemoryError::Nameless`] if this handle knows of no name; [`NameError::NotFound`] if it is gone already.
+    /// [`MemoryError::Nameless`] if this handle has no name; [`NameError::NotFound`] if the name is
+    /// gone already.
     pub fn unlink(&self) -> Result<(), MemoryError> {
         let name = self.bytes.name().ok_or(MemoryError::Nameless)?;
         if name.offering.is_none() {
@@ -219,13 +241,16 @@ impl SharedMemory {
         self.bytes.region()
     }
 
-    /// How many bytes there can be: as many as there are, unless it was made [growable](SharedMemoryOptions::growable).
+    /// Returns the number of bytes to which the memory can grow: the present length, unless it was
+    /// created [growable](SharedMemoryOptions::growable).
     pub fn max_len(&self) -> usize {
         self.region().most()
     }
 
-    /// Has `len` bytes from now on, for all who have it; unless there are more already. Those that are new are zero. Whoever holds it keeps the slice that they have, and
-    /// sees the rest when they lock it the next time. It doesn't move.
+    /// Grows the memory to `len` bytes for all processes that have it; does nothing if it is that
+    /// long already. The new bytes are zero. A thread that holds the lock keeps the slice that it
+    /// has, and gets the longer one when it locks the memory the next time. The memory doesn't
+    /// move.
     ///
     /// ```
     /// use multiproc::SharedMemory;
@@ -241,7 +266,8 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`MemoryError::Limit`] beyond [`max_len`](SharedMemory::max_len); `ENOSPC`, `ENOMEM`. Then nothing has changed.
+    /// [`MemoryError::Limit`] beyond [`max_len`](SharedMemory::max_len); `ENOSPC`, `ENOMEM`.
+    /// Nothing has changed then.
     pub fn grow(&self, len: usize) -> Result<(), MemoryError> {
         if len > self.max_len() {
             return Err(MemoryError::Limit { asked: len, most: self.max_len() });
@@ -249,8 +275,9 @@ impl SharedMemory {
         self.region().grow(len as u64).map_err(MemoryError::io("grow shared memory"))
     }
 
-    /// All of it as atomics: `AtomicU8` to `AtomicU64`, `AtomicI8` to `AtomicI64`, `AtomicUsize` and `AtomicIsize`; as many as there are at this moment. If some bytes
-    /// at the end are too few for one more, they are left out.
+    /// Returns the memory as a slice of atomics: `AtomicU8` to `AtomicU64`, `AtomicI8` to
+    /// `AtomicI64`, `AtomicUsize` and `AtomicIsize`; as many as fit into the present length. Bytes
+    /// at the end that are too few for another atomic are left out.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -278,16 +305,19 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`MemoryError::Locked`] if it has been used under its lock, [`MemoryError::Atomics`] if it has been used as atomics of another size, by whomever.
+    /// [`MemoryError::Locked`] if the memory has been used under its lock, [`MemoryError::Atomics`]
+    /// if it has been used as atomics of another size, by any process.
     pub fn as_atomics<A: Atomic>(&self) -> Result<&[A], MemoryError> {
         let size = size_of::<A>();
         self.region().use_as(Usage::Atomics(size)).map_err(|usage| MemoryError::used_as(usage, size))?;
-        // SAFETY: so many bytes are mapped, from a page on, for as long as this handle is there; any bytes are an atomic, and all who touch them do so as such:
-        // it has just been seen that the memory is used so.
+        // SAFETY: this number of bytes is mapped as long as this handle exists, and begins with a
+        // page; any bytes are valid atomics; and `use_as` has just checked that all processes
+        // access them as atomics of this size.
         Ok(unsafe { std::slice::from_raw_parts(self.as_ptr().cast_const().cast(), self.len() / size) })
     }
 
-    /// The same memory, as an array of values of this type: with the same lock, and as many as there are at this moment and later.
+    /// Returns the same memory as an array of values of this type: with the same lock, and as long
+    /// as the memory is at this moment and later.
     ///
     /// ```
     /// use multiproc::SharedMemory;
@@ -303,7 +333,7 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`MemoryError::Length`] if that is no whole number of values.
+    /// [`MemoryError::Length`] if the length is not a whole number of values.
     pub fn as_array<T: Plain>(&self) -> Result<Array<T>, MemoryError> {
         let (len, size) = (self.len(), size_of::<T>());
         match len.checked_rem(size) {
@@ -312,9 +342,11 @@ impl SharedMemory {
         }
     }
 
-    /// A handle by which it can only be read: memory is mapped so that a write to it is a `SIGSEGV` of the process that tries. It travels as this does.
+    /// Returns a handle that can only read the memory. It is mapped so that a write is a `SIGSEGV`
+    /// in the process that tries. It can be sent to other processes as this handle can.
     ///
-    /// It keeps from mistakes, not from malice: who has it and is of the same user can come by the whole.
+    /// It protects from mistakes, not from malice: a process of the same user that has it can get
+    /// write access.
     ///
     /// ```
     /// use multiproc::{Process, ReadOnlyMemory, SharedMemory};
@@ -341,8 +373,9 @@ impl SharedMemory {
         Ok(ReadOnlyMemory::of(Arc::new(Region::open(control, memory).map_err(&io)?)))
     }
 
-    /// Makes bytes of it that nobody can change any more: without a copy. It must have been let go of by all others who could write to it. Who finds it later in a message, to be written, gets an
-    /// error.
+    /// Turns the memory into bytes that can't be changed any more, without a copy. All other
+    /// handles that could write to it, in any process, must have been dropped. A process that later
+    /// finds this memory in a message, for writing, gets an error.
     ///
     /// ```
     /// use multiproc::{Process, SharedBytes, SharedMemory};
@@ -363,8 +396,9 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`FreezeError`], with the memory, if it is mapped elsewhere still: in another process, or by another handle in this one; and if it is poisoned:
-    /// [`clear_poison`](Array::clear_poison) when it is in order.
+    /// [`FreezeError`], with the memory, if it is still mapped elsewhere, in another process or by
+    /// another handle in this one; or if it is poisoned: call [`clear_poison`](Array::clear_poison)
+    /// once its content is right.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
         let (region, name) = self.bytes.into_parts();
         let with_name = |region, name| SharedMemory { bytes: Array::of(region, name) };
@@ -379,13 +413,14 @@ impl SharedMemory {
             return Err(FreezeError { memory: Some(with_name(Arc::new(region), name)), error });
         }
         let (control, memory) = match region.descriptors(Access::Write) {
-            Ok((control, memory)) => (control, memory.expect("it has a file of its own")),
+            Ok((control, memory)) => (control, memory.expect("shared memory has a file of its own")),
             Err(error) => {
                 return Err(FreezeError { memory: Some(with_name(Arc::new(region), name)), error: io(error) });
             }
         };
-        // Of this handle's, no mapping is left in which it could be written.
-        let (file, len) = region.into_file().expect("it has a file of its own");
+        // This removes the handle's own mapping, so that none is left through which the memory
+        // could be written.
+        let (file, len) = region.into_file().expect("shared memory has a file of its own");
         match file.freeze() {
             Ok(()) => {
                 let map = SharedBytes::open(memory, 0, len as u64);
@@ -402,44 +437,51 @@ impl SharedMemory {
         }
     }
 
-    /// Where it begins in this process's memory: with a page. It stays there as long as this handle, or a clone of it, does.
+    /// Returns the address of the memory in this process, which is that of a page. The memory stays
+    /// there as long as this handle or a clone of it exists.
     pub fn as_ptr(&self) -> *mut u8 {
         self.region().start().as_ptr()
     }
 
-    /// The memory file (see memfd_create(2)), for those who know nothing of this library: a library in C, a device. It begins with the first byte, and has as many as there
-    /// [can be](SharedMemory::max_len), in whole pages.
+    /// Returns the memory file (see memfd_create(2)), for code that doesn't use this library: a
+    /// library in C, a device. Its first byte is that of the memory, and it is
+    /// [`max_len`](SharedMemory::max_len) bytes long, rounded up to whole pages.
     ///
     /// # Safety
-    /// Whoever reads or writes it, or maps it, must do so as if by [`as_slice`](SharedMemory::as_slice) or [`as_mut_slice`](SharedMemory::as_mut_slice): while others have slices of it, nobody may write.
+    /// Code that reads, writes or maps the file must obey the rules of
+    /// [`as_slice`](SharedMemory::as_slice) and [`as_mut_slice`](SharedMemory::as_mut_slice):
+    /// nothing may be written while slices of the memory exist elsewhere.
     pub unsafe fn memory_fd(&self) -> BorrowedFd<'_> {
-        self.region().memory().expect("it has a file of its own")
+        self.region().memory().expect("shared memory has a file of its own")
     }
 
-    /// All of it, without asking anybody.
+    /// Returns the whole memory as a slice, without locking it.
     ///
     /// # Safety
-    /// Nobody, in whatever process, may write to it for as long as the slice is there.
+    /// No process may write to the memory as long as the slice exists.
     pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped as long as this handle is there, and nobody changes them, as the caller says.
+        // SAFETY: this number of bytes is mapped as long as this handle exists, and the caller
+        // guarantees that they don't change.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
     }
 
-    /// All of it, to be changed, without asking anybody.
+    /// Returns the whole memory as a mutable slice, without locking it.
     ///
-    /// What is written there may be read by others in any order, and torn. For writes that race, go by [`as_ptr`](SharedMemory::as_ptr) and write with
-    /// [`write_volatile`](std::ptr::write_volatile), or use [atomics](SharedMemory::as_atomics).
+    /// Other processes may see what is written in any order, and torn. For writes that race, use
+    /// [`as_ptr`](SharedMemory::as_ptr) and [`write_volatile`](std::ptr::write_volatile), or
+    /// [atomics](SharedMemory::as_atomics).
     ///
     /// # Safety
-    /// Nobody else, in whatever process, may read it or write to it for as long as the slice is there.
+    /// No other code, in any process, may read or write the memory as long as the slice exists.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn as_mut_slice(&self) -> &mut [u8] {
-        // SAFETY: so many bytes are mapped as long as this handle is there, and nobody else touches them, as the caller says.
+        // SAFETY: this number of bytes is mapped as long as this handle exists, and the caller
+        // guarantees that nothing else accesses them.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
     }
 }
 
-/// As an array of bytes.
+/// The memory as an array of bytes.
 impl Deref for SharedMemory {
     type Target = Array<u8>;
 
@@ -477,23 +519,25 @@ impl<'de> Deserialize<'de> for SharedMemory {
         let region = travel::deserialize_to_write(deserializer)?;
         match region.memory() {
             Some(_) => Ok(SharedMemory::of(Arc::new(region))),
-            None => Err(serde::de::Error::custom("this is no shared memory but an array")),
+            None => Err(serde::de::Error::custom("this is an array, not shared memory")),
         }
     }
 }
 
-/// The pages that [`SharedMemory`] is made of, if not of the usual 4 KiB.
+/// The huge pages that [`SharedMemory`] can be made of, in place of the usual ones of 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// Those that the kernel makes by itself, if it does so for memory files: see `/sys/kernel/mm/transparent_hugepage/shmem_enabled`, which has to be `advise` or more. If not, they are of the usual
-    /// size.
+    /// Huge pages that the kernel provides by itself, if it does so for memory files:
+    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` must be `advise` or a stronger setting.
+    /// Otherwise the pages are of the usual size.
     Transparent,
-    /// Of those that the administrator has put in reserve, of the system's default size: see `/proc/sys/vm/nr_hugepages`. If there are too few, that is an error.
+    /// Huge pages that the administrator has reserved, of the system's default size: see
+    /// `/proc/sys/vm/nr_hugepages`. If there are too few, creating the memory is an error.
     Reserved,
 }
 
-/// How shared memory is to be made: of [`SharedMemory::options`].
+/// Options for creating [`SharedMemory`]: the result of [`SharedMemory::options`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is made before `create`"]
 pub struct SharedMemoryOptions {
@@ -503,13 +547,14 @@ pub struct SharedMemoryOptions {
 }
 
 impl SharedMemoryOptions {
-    /// It can [grow](SharedMemory::grow) to `max_len` bytes. So much address space is taken at once, by everybody who has it, and no memory.
+    /// Lets the memory [grow](SharedMemory::grow) to `max_len` bytes. Every process that has it
+    /// reserves address space of this size at once, but no memory.
     pub fn growable(mut self, max_len: usize) -> SharedMemoryOptions {
         self.most = max_len;
         self
     }
 
-    /// It is made of huge pages, which spares faults and TLB misses where there is much.
+    /// Uses huge pages, which saves page faults and TLB misses in large memory.
     ///
     /// ```
     /// use multiproc::{HugePages, SharedMemory};
@@ -529,16 +574,17 @@ impl SharedMemoryOptions {
         self
     }
 
-    /// Others find it by this name: see [`SharedMemory::create`].
+    /// Gives the memory a name by which other programs find it: see [`SharedMemory::create`].
     pub fn name(mut self, name: &str) -> SharedMemoryOptions {
         self.name = Some(name.into());
         self
     }
 
-    /// New memory of `len` bytes, all of them zero.
+    /// Creates memory of `len` bytes, all of them zero.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor, no memory, no address space or no huge pages are left. With a name, those of [`SharedMemory::create`].
+    /// [`Error::Make`](crate::Error::Make): no descriptor, no memory, no address space or no huge
+    /// pages are left. With a name, also those of [`SharedMemory::create`].
     pub fn create(&self, len: usize) -> Result<SharedMemory> {
         let most = self.most.max(len) as u64;
         let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
@@ -548,7 +594,7 @@ impl SharedMemoryOptions {
     }
 }
 
-/// Whether nobody holds it, or has come to grief with it; of memory that is used under its lock.
+/// Checks that no thread holds the memory and that it isn't poisoned, if it is used under its lock.
 fn in_order(region: &Region) -> Result<(), MemoryError> {
     if region.usage() != Some(Usage::Locked) {
         return Ok(());
@@ -561,18 +607,18 @@ fn in_order(region: &Region) -> Result<(), MemoryError> {
     }
 }
 
-/// Has others find it by this name.
+/// Publishes the region under this name.
 fn published(name: &str, region: &Region) -> Result<Name, MemoryError> {
     let fail = |source| NameError::Io { name: name.into(), source };
     let (control, memory) = region.descriptors(Access::Write).map_err(fail)?;
-    let memory = SharedFile::from_fd(memory.expect("it has a file of its own")).map_err(fail)?;
+    let memory = SharedFile::from_fd(memory.expect("shared memory has a file of its own")).map_err(fail)?;
     let offering = Arc::new(Offering { control, memory });
     let offer: Weak<Offering> = Arc::downgrade(&offering);
     let published = Mutex::new(Some(names::publish(name, offer)?));
     Ok(Name { text: name.into(), published, offering: Some(offering) })
 }
 
-/// What has this name, with this access.
+/// Opens the region with this name, for this access.
 fn find(name: &str, access: Access) -> Result<Region, MemoryError> {
     let wish = match access {
         Access::Write => TO_WRITE,
@@ -585,7 +631,7 @@ fn find(name: &str, access: Access) -> Result<Region, MemoryError> {
     match Region::open(control, Some(memory)) {
         Ok(region) if region.access() == access => Ok(region),
         Ok(_) => Err(garbage()),
-        // Its owner is about to take the name away.
+        // The memory is frozen: its owner is about to remove the name.
         Err(error) if error.kind() == FROZEN => Err(NameError::NotFound { name: name.into() }.into()),
         Err(source) => Err(NameError::Io { name: name.into(), source }.into()),
     }

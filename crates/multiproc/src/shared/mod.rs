@@ -1,7 +1,11 @@
-//! Memory that several processes read and write, as what users hold: skins over [`shm::region`](crate::shm::region).
+//! Memory that several processes read and write: the public types on top of
+//! [`shm::region`](crate::shm::region).
 //!
-//! [`array`] has the lock and the views; [`memory`] is bytes, with all that can be wished of them besides; [`raw`] is for those who want no lock; [`shared_bytes`] is what
-//! nobody changes any more; [`shareable_list`] has values of several types, each changed at once; [`names`] are how programs find memory that are no relatives. `PROTOCOL.md` beside this file.
+//! [`array`] is values with a lock and views of them; [`memory`] is bytes with more ways to use
+//! them, names and huge pages; [`raw`] is atomics without a lock; [`shared_bytes`] is immutable
+//! bytes; [`shareable_list`] is a list of values of several types, each replaced atomically;
+//! [`names`] lets unrelated programs find memory by a name. `PROTOCOL.md` beside this file
+//! specifies the layouts and what happens when a process dies.
 
 #[allow(unsafe_code)]
 pub(crate) mod array;

@@ -1,8 +1,11 @@
-//! The names under which programs that are no relatives find shared memory: [`publish`], [`find`], [`withdraw`].
+//! The names under which unrelated programs find shared memory: [`publish`], [`find`],
+//! [`withdraw`].
 //!
-//! A name is an abstract Unix socket at which its owner listens, see unix(7): it is there as long as the owner has the socket, so the kernel takes it
-//! away when the owner dies, by whatever means, and there is never anything left of it. What it stands for is descriptors, which the owner hands to
-//! those who connect and ask. A thread of the owner's does that, [`keeper`]; the messages are in [`wire`], the rules in `PROTOCOL.md`, "Names".
+//! A name is an abstract Unix socket (unix(7)) at which its owner listens. It exists as long as the
+//! owner has the socket open, so the kernel removes it when the owner dies, by whatever means, and
+//! nothing is left behind. The owner hands descriptors to the clients that connect and ask. A
+//! thread of the owner does that, [`keeper`]; [`wire`] has the messages, and `PROTOCOL.md`,
+//! "Names", the rules.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,32 +25,37 @@ pub use error::{NameError, NameRefusal};
 pub(crate) use keeper::Published;
 use wire::{Answer, Request, Unfit};
 
-/// How many bytes a name may have. The kernel takes 107, of which some are needed to say what it is and whose.
+/// The maximum length of a name, in bytes. The kernel allows 107 for the name of the socket, of
+/// which the prefix and the user id take some.
 pub(crate) const LIMIT: usize = 107 - "multiproc/memory/".len() - "4294967295/".len();
 
-/// How long one who publishes waits for an answer of who has the name, or for the end of what is left of it.
+/// How long a publisher waits for the present owner of the name to answer, or for a dead owner's
+/// socket to be closed.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// What is handed out under a name.
+/// What the owner of a name hands out.
 pub(crate) trait Offer: Send + Sync + 'static {
-    /// The descriptors for one who wishes this, a small number that the two have agreed on.
+    /// Returns the descriptors for a request. `wish` says what is requested: a small number that
+    /// owner and client have agreed on.
     ///
-    /// It is called on a thread that serves all names of this process, so it must not wait; not for a lock either that somebody holds who drops a
-    /// [`Published`].
+    /// This is called on a thread that serves all names of this process, so it must not block; not
+    /// even for a lock that is held by a thread that drops a [`Published`].
     ///
     /// # Errors
-    /// They are told to who has asked, by their number: `EACCES` and `EPERM`, or `PermissionDenied`, as [`NameRefusal::Denied`], others as
-    /// [`NameError::Owner`].
+    /// The client gets their number: `EACCES` and `EPERM`, or `PermissionDenied`, as
+    /// [`NameRefusal::Denied`], others as [`NameError::Owner`].
     fn offer(&self, wish: u8) -> io::Result<Vec<OwnedFd>>;
 }
 
-/// Has others find `offer` by `name`, until what this returns is dropped or somebody [withdraws](withdraw) the name.
+/// Publishes `offer` under `name`, until the value returned is dropped or a process
+/// [withdraws](withdraw) the name.
 ///
-/// The offer is held weakly, so it may hold what this returns. When it is gone, nobody finds it.
+/// The offer is held weakly, so it may own the value returned. Once it is gone, the name isn't
+/// found any more.
 ///
 /// # Errors
-/// `Taken`; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, `EAGAIN` at the limit of threads, `ENOSPC` at that of
-/// `/proc/sys/fs/epoll/max_user_watches`.
+/// `Taken`; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, `EAGAIN` at the limit of threads,
+/// `ENOSPC` at that of `/proc/sys/fs/epoll/max_user_watches`.
 pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, NameError> {
     let place = place(name)?;
     let fail = |source| NameError::Io { name: name.into(), source };
@@ -66,28 +74,32 @@ pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, N
     }
 }
 
-/// What somebody has been handed.
+/// What a client has received from the owner of a name.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) fds: Vec<OwnedFd>,
-    /// The pid of who has handed it out, if it can be seen from here.
+    /// The pid of the owner, if it is visible in this PID namespace.
     pub(crate) owner: Option<i32>,
 }
 
-/// What is handed out under `name` to one who wishes this. Waits for the owner, until `deadline`.
+/// Asks the owner of `name` for its descriptors. `wish` says which. Waits for the owner until
+/// `deadline`.
 ///
 /// # Errors
-/// `NotFound`, also when the owner dies or withdraws the name meanwhile; `Refused`; `TimedOut` when the owner is stopped; `Owner` when it can't;
-/// `OtherVersion` and `Garbage` when it is another program; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, in which case nothing has been received.
+/// `NotFound`, also when the owner dies or withdraws the name meanwhile; `Refused`; `TimedOut` when
+/// the owner is stopped; `Owner` when the owner fails; `OtherVersion` and `Garbage` when it is
+/// another program; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, in which case nothing has been
+/// received.
 pub(crate) fn find(name: &str, wish: u8, deadline: Instant) -> Result<Found, NameError> {
     ask(name, Request::Find(wish), deadline)
 }
 
-/// Takes `name` away from its owner, so that nobody finds it any more and it can be published again, when this returns. Those who have found it keep what
-/// they have got. The owner may be this process, or another one of the same user.
+/// Removes `name` from its owner: when this returns, the name isn't found any more and can be
+/// published again. Processes that have found it keep what they have received. The owner may be
+/// this process, or another one of the same user.
 ///
 /// # Errors
-/// As [`find`].
+/// As for [`find`].
 pub(crate) fn withdraw(name: &str, deadline: Instant) -> Result<(), NameError> {
     ask(name, Request::Withdraw, deadline).map(drop)
 }
@@ -103,21 +115,22 @@ fn place(name: &str) -> Result<Vec<u8>, NameError> {
     Ok(format!("multiproc/memory/{}/{name}", socket::own_user()).into_bytes())
 }
 
-/// Who has a name already.
+/// The state of a name that is taken.
 enum Incumbent {
-    /// This process, if it can be told.
+    /// A process owns it: this one, if its pid is known.
     Stays(Option<i32>),
-    /// It has gone meanwhile.
+    /// It has ended meanwhile.
     Gone,
 }
 
 impl Incumbent {
-    /// Sees whether anybody answers. A copy of an owner that has just died, or has dropped the name, may have been made a moment ago, and not yet
-    /// have come to closing the socket; then the connection ends when it does.
+    /// Checks whether the owner of the name answers. After an owner has died or dropped the name, a
+    /// fork copy of it that was made a moment ago may still have the socket open; the connection
+    /// ends when the copy closes it.
     fn ask(place: &[u8], patience: Instant) -> Incumbent {
         let socket = match socket::connect_for_packets(place, Some(patience)) {
             Ok(socket) => socket,
-            // It has gone, or is about to listen.
+            // The owner is gone, or is about to listen.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < patience => {
                 std::thread::yield_now();
                 return Incumbent::Gone;
@@ -135,21 +148,22 @@ impl Incumbent {
         let _ = fd_passing::try_send(&socket, &Request::Greet.to_bytes());
         let answers = || matches!(socket::try_read(&socket, &mut [0; 1]), Ok(1..));
         match poll::wait_for_input(&socket, Some(patience)) {
-            // Whatever it says; behind an error, perhaps, if it has not heard us.
+            // Any answer counts. The first read may give an error, if the owner has closed without
+            // reading the request.
             Ok(true) if answers() || answers() => stays,
             Ok(true) if Instant::now() < patience => Incumbent::Gone,
-            // It is stopped, perhaps, or not ours to understand.
+            // The owner may be stopped, or belong to a program that this one doesn't understand.
             Ok(_) | Err(_) => stays,
         }
     }
 }
 
-/// A process id, which is 0 for one of another namespace.
+/// A process id; the kernel gives 0 for a process that isn't visible in this PID namespace.
 fn seen(pid: i32) -> Option<i32> {
     (pid != 0).then_some(pid)
 }
 
-/// Asks the owner of a name for something.
+/// Sends a request to the owner of a name, and returns its answer.
 fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameError> {
     let place = place(name)?;
     loop {
@@ -161,7 +175,8 @@ fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameErr
             (Answer::Withdrawn, fds) if matches!(request, Request::Withdraw) => {
                 return Ok(Found { fds, owner: owner.pid });
             }
-            // There were too many at once, or we were too slow. Now we are the last whom that befalls.
+            // The owner had too many clients, or this one was too slow. It retries as the newest,
+            // which is dismissed last.
             (Answer::Again, _) => {}
             (Answer::NotServed, _) => return Err(owner.refuses(NameRefusal::NotServed)),
             (Answer::Failed(errno), _) => {
@@ -180,7 +195,7 @@ fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameErr
     }
 }
 
-/// The owner of a name, as one sees it who has connected.
+/// The owner of a name, as seen by a connected client.
 struct Owner<'a> {
     name: &'a str,
     pid: Option<i32>,
@@ -191,14 +206,15 @@ impl<'a> Owner<'a> {
     fn reach(name: &'a str, place: &[u8], deadline: Instant) -> Result<Owner<'a>, NameError> {
         let socket = socket::connect_for_packets(place, Some(deadline)).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => NameError::NotFound { name: name.into() },
-            // There are thousands before us.
+            // The backlog is full: thousands of clients are waiting.
             io::ErrorKind::TimedOut => NameError::TimedOut { name: name.into(), owner: None },
             _ => NameError::Io { name: name.into(), source: error },
         })?;
         let (pid, user) =
             socket::peer_process(&socket).map_err(|source| NameError::Io { name: name.into(), source })?;
         let owner = Owner { name, pid: seen(pid), socket };
-        // Anybody may listen there. Who believed a stranger would take memory for what it is not.
+        // Any process may listen there. A client that trusted a foreign user could be given
+        // anything as shared memory.
         match is_trusted(user) {
             true => Ok(owner),
             false => Err(owner.refuses(NameRefusal::OtherUser(user))),
@@ -208,17 +224,19 @@ impl<'a> Owner<'a> {
     fn ask(&self, request: Request, deadline: Instant) -> Result<(Answer, Vec<OwnedFd>), NameError> {
         match fd_passing::try_send(&self.socket, &request.to_bytes()) {
             Ok(()) => {}
-            // It has closed, but perhaps not without a word.
+            // The owner has closed the connection, but may have sent an answer before.
             Err(error) if is_end(&error) => {}
             Err(error) => return Err(self.io(error)),
         }
-        // Who has made a copy of itself, round the C library, dies without an end to be seen here.
+        // If the owner was copied by a fork(2) that bypassed the C library, the copy keeps the
+        // socket open when the owner dies, and the connection doesn't end. So the owner's pidfd is
+        // polled too.
         let life = match self.pid.map(pidfd::open) {
             Some(Err(error)) if error.raw_os_error() == Some(ESRCH) => {
                 return self.take()?.ok_or_else(|| self.is_gone());
             }
             Some(Ok(life)) => Some(life),
-            // An old kernel, or no descriptors.
+            // The kernel is old, or no descriptor is left.
             Some(Err(_)) | None => None,
         };
         let fds: Vec<BorrowedFd<'_>> =
@@ -237,13 +255,14 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// The answer, if it is there.
+    /// Returns the answer, if it has arrived.
     fn take(&self) -> Result<Option<(Answer, Vec<OwnedFd>)>, NameError> {
-        // One byte more, to see whether there is more.
+        // One byte more than an answer has, to detect a longer message.
         let mut bytes = [0; Answer::BYTES + 1];
         let mut take = || fd_passing::try_take(&self.socket, &mut bytes, &mut [], Take::Away);
         let taken = match take() {
-            // Once, if our words have not been read. An answer comes behind it.
+            // This error is reported once, if the owner has closed without reading the request. An
+            // answer may follow it.
             Err(error) if is_end(&error) => take(),
             taken => taken,
         };
@@ -288,7 +307,8 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// Whether one is served, or believed, who is this user: the same as this process, or root.
+/// Whether processes of this user are served, or trusted as owners: the user of this process, and
+/// root.
 fn is_trusted(user: u32) -> bool {
     user == socket::own_user() || user == 0
 }

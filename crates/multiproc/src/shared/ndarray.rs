@@ -1,4 +1,4 @@
-//! What is held of an array, as matrices and their like: views of the crate `ndarray`.
+//! Guards of an array as views of the crate `ndarray`: matrices and the like.
 
 use ndarray::{ArrayView, ArrayViewMut, Dimension, ShapeError, StrideShape};
 
@@ -6,7 +6,7 @@ use super::guard::{ArrayGuard, ArrayReadGuard};
 use crate::shm::cell::Plain;
 
 impl<T: Plain> ArrayReadGuard<'_, T> {
-    /// The values as an array of this shape: `(rows, columns)`, say. Without a copy.
+    /// Returns the values as an array of this shape, `(rows, columns)` for example, without a copy.
     ///
     /// # Errors
     /// [`ShapeError`] if there are too few values for it.
@@ -19,7 +19,7 @@ impl<T: Plain> ArrayReadGuard<'_, T> {
 }
 
 impl<T: Plain> ArrayGuard<'_, T> {
-    /// The values as an array of this shape: `(rows, columns)`, say. Without a copy.
+    /// Returns the values as an array of this shape, `(rows, columns)` for example, without a copy.
     ///
     /// # Errors
     /// [`ShapeError`] if there are too few values for it.
@@ -30,7 +30,7 @@ impl<T: Plain> ArrayGuard<'_, T> {
         ArrayView::from_shape(shape, self)
     }
 
-    /// The same, to be changed.
+    /// Returns the values as a mutable array of this shape, without a copy.
     ///
     /// ```
     /// use multiproc::Array;

@@ -14,13 +14,16 @@ use crate::shm::parts::Plan;
 use crate::shm::readers::Readers;
 use crate::shm::robust_word::{Patience, PoisonableWord};
 
-/// A part of an [`Array`], or of [`SharedMemory`](crate::SharedMemory), that a process can have to itself while others have other parts:
-/// [`slice::chunks_mut`] over processes.
+/// A part of an [`Array`] or of [`SharedMemory`](crate::SharedMemory) that one process can hold
+/// while others hold other parts: [`slice::chunks_mut`] across processes.
 ///
-/// It comes of [`Array::split`] or [`Array::chunks`], and travels as the array does. If it is sent to several processes, one of them has it at a time. Somebody
-/// who dies with it poisons this part, and the whole, but no other part.
+/// [`Array::split`] and [`Array::chunks`] create parts, which can be sent to other processes as the
+/// array can. If a part is sent to several processes, one of them can hold it at a time. A thread
+/// that dies while it holds a part poisons this part and the whole array, but no other part.
 ///
-/// A thread may hold several parts, if all take them in the same order. Who wants to read or lock the whole waits until nobody has a part. What the memory has grown by since it was divided is in no part.
+/// A thread may hold several parts, provided that all threads take them in the same order. Reading
+/// or locking the whole array waits until no thread holds a part. Bytes by which the memory has
+/// grown since it was divided are in no part.
 ///
 /// ```
 /// use multiproc::{Array, ArrayPart, Process};
@@ -44,7 +47,7 @@ use crate::shm::robust_word::{Patience, PoisonableWord};
 pub struct ArrayPart<T: Plain> {
     array: Array<T>,
     index: u32,
-    /// The number of the division that it is a part of.
+    /// The version of the division to which this part belongs.
     version: u32,
     bytes: Range<usize>,
 }
@@ -54,76 +57,84 @@ impl<T: Plain> ArrayPart<T> {
         ArrayPart { array, index, version, bytes: plan.range(index) }
     }
 
-    /// Which part it is, beginning with 0.
+    /// Returns the index of the part, from 0.
     pub fn index(&self) -> usize {
         self.index as usize
     }
 
-    /// Where in the array its values are.
+    /// Returns the range of the part's values in the array.
     pub fn range(&self) -> Range<usize> {
         guard::whole_values::<T>(&self.bytes)
     }
 
-    /// How many values it has.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.range().len()
     }
 
-    /// Whether it has none.
+    /// Returns whether the part has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What it is a part of.
+    /// Returns the array that this is a part of.
     pub fn array(&self) -> &Array<T> {
         &self.array
     }
 
-    /// Waits until nobody else has it, and nobody reads or has the whole; and has it until the guard is dropped.
+    /// Locks the part, waiting until no other thread holds it, and none reads or holds the whole
+    /// array; holds it until the guard is dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`](crate::sync::LockError::Poisoned), with the guard, if somebody has died or panicked while holding it or the whole;
-    /// [`LockError::Misuse`](crate::sync::LockError::Misuse) if the calling thread has it already, or reads or has the whole, or holds 1024 locks; or if
-    /// the array has been divided otherwise since.
+    /// [`LockError::Poisoned`](crate::sync::LockError::Poisoned), with the guard, if a thread has
+    /// died or panicked while holding the part or the whole array;
+    /// [`LockError::Misuse`](crate::sync::LockError::Misuse) if the calling thread holds the part
+    /// already, reads or holds the whole array, or holds 1024 locks; or if the array has been
+    /// divided differently since.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        self.within(Patience::Endless).map(|guard| guard.expect("nobody waits for ever in vain"))
+        self.within(Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
     }
 
-    /// Has it if nobody else does, and nobody reads or has the whole, or is about to; `None` if somebody does.
+    /// Locks the part if no other thread holds it, and none reads or holds the whole array, or is
+    /// about to; returns `None` otherwise.
     ///
     /// # Errors
-    /// As [`lock`](ArrayPart::lock).
+    /// As for [`lock`](ArrayPart::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
         self.within(Patience::None)
     }
 
-    /// As [`lock`](ArrayPart::lock), waiting for at most `timeout`; `None` when that is over.
+    /// Locks the part, waiting for at most `timeout`; returns `None` if it isn't acquired in that
+    /// time.
     ///
     /// # Errors
-    /// As [`lock`](ArrayPart::lock).
+    /// As for [`lock`](ArrayPart::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
         self.within(Patience::lasting(timeout))
     }
 
-    /// Whether somebody has it at this moment, or is looking whether they can.
+    /// Returns whether a thread holds the part at this moment, or is just checking whether it can.
     pub fn is_locked(&self) -> bool {
         self.word().is_some_and(|word| word.word().owner().is_some())
     }
 
-    /// Whether somebody has died or panicked while holding it or the whole. That a holder has died is known to those who have locked it since.
+    /// Returns whether a thread has died or panicked while holding the part or the whole array. A
+    /// holder's death is noticed by the next thread that locks the same.
     pub fn is_poisoned(&self) -> bool {
         self.is_current() && self.array.region().lock().poison_of(Some(self.index())).is_some()
     }
 
-    /// Says that it is in order again: who locks it from now on gets no error. What befell the whole is put right by [`Array::clear_poison`].
+    /// Clears the poison of this part, once its values have been put right: locking it no longer
+    /// gives an error. The poison of the whole array is cleared by [`Array::clear_poison`].
     pub fn clear_poison(&self) {
         if self.is_current() {
             self.array.region().lock().clear_poison(Some(self.index()));
         }
     }
 
-    /// Whether it is a part still. Others may have its word otherwise.
+    /// Whether the division is still this part's. In another division its word may belong to
+    /// another part.
     fn is_current(&self) -> bool {
         self.array.region().lock().division().is_some_and(|division| division.is(self.version))
     }
@@ -163,7 +174,8 @@ impl<T: Plain> Serialize for ArrayPart<T> {
 impl<'de, T: Plain> Deserialize<'de> for ArrayPart<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ArrayPart<T>, D::Error> {
         let (array, index, version) = <(Array<T>, u32, u32)>::deserialize(deserializer)?;
-        // If it has been divided otherwise meanwhile, it is a part of nothing, which locking it tells.
+        // If the array has been divided differently meanwhile, the part is empty, and locking it
+        // reports that.
         let bytes = match array.region().plan() {
             Some((current, plan)) if current == version => plan.range(index),
             _ => 0..0,

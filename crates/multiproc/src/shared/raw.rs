@@ -1,4 +1,4 @@
-//! [`RawValue`] and [`RawArray`]: atomics for several processes, without a lock.
+//! [`RawValue`] and [`RawArray`]: atomics that several processes share, without a lock.
 
 use std::any::type_name;
 use std::fmt;
@@ -20,16 +20,18 @@ use crate::sync::error::not_made;
 
 mod sealed {
     /// # Safety
-    /// An atomic integer: any bytes are one, and all of its methods may be used while others do so.
+    /// The type is an atomic integer: any bytes are a valid value, and all its methods may be
+    /// called while others access it.
     #[allow(unreachable_pub)]
     pub unsafe trait Sealed: Send + Sync + std::fmt::Debug + 'static {}
 }
 
-/// The atomic integers of [`std::sync::atomic`]: [`AtomicU8`] to [`AtomicU64`], [`AtomicI8`] to [`AtomicI64`], [`AtomicUsize`] and [`AtomicIsize`].
+/// The atomic integers of [`std::sync::atomic`]: [`AtomicU8`] to [`AtomicU64`], [`AtomicI8`] to
+/// [`AtomicI64`], [`AtomicUsize`] and [`AtomicIsize`].
 ///
-/// Not `AtomicBool`, as not all bytes are one.
+/// Not `AtomicBool`, since not all bytes are a valid one.
 pub trait Atomic: sealed::Sealed {
-    /// What [`new`](RawValue::new) begins with: `u64` for `AtomicU64`.
+    /// The integer that [`RawValue::new`] takes: `u64` for `AtomicU64`.
     type Value: Copy;
 
     #[doc(hidden)]
@@ -39,7 +41,7 @@ pub trait Atomic: sealed::Sealed {
 macro_rules! atomics {
     ($($atomic:ident: $value:ty),* $(,)?) => {
         $(
-            // SAFETY: it is one.
+            // SAFETY: it is an atomic integer.
             unsafe impl sealed::Sealed for $atomic {}
 
             impl Atomic for $atomic {
@@ -58,10 +60,13 @@ atomics! {
     AtomicI8: i8, AtomicI16: i16, AtomicI32: i32, AtomicI64: i64, AtomicIsize: isize,
 }
 
-/// Any number of atomics in shared memory, without a lock: Python's `multiprocessing.RawArray`, without its races.
+/// Any number of atomics in shared memory, without a lock: Python's `multiprocessing.RawArray`,
+/// without its races.
 ///
-/// It derefs to a slice of them. A clone is another handle of the same array, and so is what arrives where one was sent to. It costs one descriptor. Nobody waits for
-/// anybody, so nobody's death is anything to others. For what needs more than one number at a time there is [`Array`](crate::Array).
+/// It derefs to a slice of the atomics. A clone is another handle of the same array, and so is what
+/// arrives in another process when an array is sent there. It takes one descriptor. No thread ever
+/// waits for another, so the death of a process doesn't affect the others. To change more than one
+/// number at a time, use [`Array`](crate::Array).
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,7 +97,7 @@ pub struct RawArray<A: Atomic> {
 }
 
 impl<A: Atomic> RawArray<A> {
-    /// A new one of `len` zeros.
+    /// Creates an array of `len` zeros.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
@@ -103,10 +108,10 @@ impl<A: Atomic> RawArray<A> {
     fn named(len: usize, name: &'static str) -> Result<RawArray<A>> {
         let bytes = len.checked_mul(size_of::<A>()).map_or(u64::MAX, |bytes| bytes as u64);
         let region = Region::create(bytes, kind_of::<A>()).map_err(not_made(name))?;
-        Ok(RawArray::of(region).expect("nobody has used it before"))
+        Ok(RawArray::of(region).expect("a new region is not in use"))
     }
 
-    /// A new one, with these values.
+    /// Creates an array with these values.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicI64, Ordering};
@@ -122,7 +127,7 @@ impl<A: Atomic> RawArray<A> {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](RawArray::new).
+    /// As for [`new`](RawArray::new).
     pub fn from_slice(values: &[A::Value]) -> Result<RawArray<A>> {
         let array = RawArray::<A>::new(values.len())?;
         for (place, value) in array.iter().zip(values) {
@@ -146,8 +151,9 @@ impl<A: Atomic> Deref for RawArray<A> {
 
     #[inline]
     fn deref(&self) -> &[A] {
-        // SAFETY: so many bytes are mapped, from a page on, for as long as this handle is there; any bytes are an atomic, and all who touch them do so as such: the
-        // region is used so.
+        // SAFETY: this number of bytes is mapped as long as this handle exists, and begins with a
+        // page; any bytes are valid atomics; and all processes access them as such, since that is
+        // the usage of the region.
         unsafe { std::slice::from_raw_parts(self.inner.start().as_ptr().cast(), self.inner.len() / size_of::<A>()) }
     }
 }
@@ -176,9 +182,11 @@ impl<'de, A: Atomic> Deserialize<'de> for RawArray<A> {
     }
 }
 
-/// An atomic in shared memory, without a lock: Python's `multiprocessing.RawValue`, without its races.
+/// An atomic in shared memory, without a lock: Python's `multiprocessing.RawValue`, without its
+/// races.
 ///
-/// It derefs to it. Otherwise as [`RawArray`]; for several numbers at a time there is [`Value`](crate::Value).
+/// It derefs to the atomic. Otherwise it is like [`RawArray`]; for a value of several numbers, use
+/// [`Value`](crate::Value).
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -202,7 +210,7 @@ pub struct RawValue<A: Atomic> {
 }
 
 impl<A: Atomic> RawValue<A> {
-    /// A new one, with this value.
+    /// Creates an atomic with this value.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
@@ -245,7 +253,7 @@ impl<'de, A: Atomic> Deserialize<'de> for RawValue<A> {
         let one = RawArray::<A>::deserialize(deserializer)?;
         match one.len() {
             1 => Ok(RawValue { one }),
-            len => Err(serde::de::Error::custom(format_args!("this is no single atomic, but {len} of them"))),
+            len => Err(serde::de::Error::custom(format_args!("this is not a single atomic, but {len} of them"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`ReadOnlyMemory`]: shared memory for those who are only to read it.
+//! [`ReadOnlyMemory`]: a handle of shared memory that can only read.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,14 +11,18 @@ use super::travel;
 use crate::shm::region::{Access, Region};
 use crate::shm::robust_word::Patience;
 
-/// [`SharedMemory`](crate::SharedMemory) that can only be read by this handle: [`SharedMemory::read_only`](crate::SharedMemory::read_only).
+/// A handle of [`SharedMemory`](crate::SharedMemory) that can only read: the result of
+/// [`SharedMemory::read_only`](crate::SharedMemory::read_only).
 ///
-/// The pages are mapped read-only in the process that has it, so that nothing there, no library in C either, can write to them.
+/// The pages are mapped read-only in the process that has it, so nothing there can write to them,
+/// not even a library in C.
 ///
-/// It travels as that does, and its readers use the same lock. (That, which lies elsewhere, can be written by it.) It costs two descriptors. What others use as atomics has no lock,
-/// and can only be read [by pointer](ReadOnlyMemory::as_ptr).
+/// It can be sent to other processes as shared memory can, and its readers use the same lock. (The
+/// lock itself lies in another file, which this handle maps writable.) It takes two descriptors.
+/// Memory that others use as atomics has no lock, and can only be read [by
+/// pointer](ReadOnlyMemory::as_ptr).
 ///
-/// It begins with a page, so that numbers in it are aligned:
+/// The memory begins with a page, so that numbers in it are aligned:
 ///
 /// ```
 /// use multiproc::{ReadOnlyMemory, SharedMemory};
@@ -46,46 +50,51 @@ impl ReadOnlyMemory {
         ReadOnlyMemory { inner }
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.inner.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits until nobody has it or a part of it, and reads until the guard is dropped.
+    /// Locks the memory for reading, waiting until no thread holds it or a part of it, and reads
+    /// until the guard is dropped.
     ///
     /// # Errors
-    /// As [`Array::read`](crate::Array::read).
+    /// As for [`Array::read`](crate::Array::read).
     pub fn read(&self) -> Read<'_, u8> {
-        guard::read(&self.inner, Patience::Endless).map(|guard| guard.expect("nobody waits for ever in vain"))
+        guard::read(&self.inner, Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
     }
 
-    /// Reads if nobody has it or a part of it; `None` if somebody has, or is about to, or is looking whether somebody has.
+    /// Locks the memory for reading if no thread holds it or a part of it; returns `None` if a
+    /// thread does, is about to, or is just checking whether it can.
     ///
     /// # Errors
-    /// As [`read`](ReadOnlyMemory::read).
+    /// As for [`read`](ReadOnlyMemory::read).
     pub fn try_read(&self) -> TriedRead<'_, u8> {
         guard::read(&self.inner, Patience::None)
     }
 
-    /// As [`read`](ReadOnlyMemory::read), waiting for at most `timeout`; `None` when that is over.
+    /// Locks the memory for reading, waiting for at most `timeout`; returns `None` if it isn't
+    /// acquired in that time.
     ///
     /// # Errors
-    /// As [`read`](ReadOnlyMemory::read).
+    /// As for [`read`](ReadOnlyMemory::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, u8> {
         guard::read(&self.inner, Patience::lasting(timeout))
     }
 
-    /// Maps all of its pages now, and not when they are touched: as [`SharedBytes::prefault`](crate::SharedBytes::prefault).
+    /// Maps all pages now, instead of each at its first access, as
+    /// [`SharedBytes::prefault`](crate::SharedBytes::prefault) does.
     pub fn prefault(&self) {
         self.inner.populate(0..self.len());
     }
 
-    /// Where it begins in this process's memory: with a page. Writing there is a `SIGSEGV`. It stays there as long as this handle, or a clone of it, does.
+    /// Returns the address of the memory in this process, which is that of a page. Writing there is
+    /// a `SIGSEGV`. The memory stays there as long as this handle or a clone of it exists.
     pub fn as_ptr(&self) -> *const u8 {
         self.inner.start().as_ptr()
     }

@@ -1,7 +1,9 @@
-//! [`ShareableList`]: small values of mixed kinds, which several processes read and change in place.
+//! [`ShareableList`]: small values of mixed kinds, which several processes read and change in
+//! place.
 //!
-//! The values are the cells of a [`SlotTable`], which says how they are read and written, and what is left of one who dies in the middle of that. Here is what the
-//! bytes in a cell mean. `PROTOCOL.md`, "ShareableList".
+//! The values are the cells of a [`SlotTable`], which describes how they are read and written, and
+//! what a process leaves behind that dies while it writes. This module defines what the bytes in a
+//! cell mean. See `PROTOCOL.md`, "ShareableList".
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -18,7 +20,8 @@ use crate::shm::slot_table::{Content, Found, Refusal, SlotTable};
 
 /// A value in a [`ShareableList`].
 ///
-/// What it is made of says what it is, and it stays that: an integer is never taken for a float, nor the other way round.
+/// Its kind follows from the Rust value that it was made of, and is kept: an integer is never read
+/// as a float, nor a float as an integer.
 ///
 /// ```
 /// use multiproc::ShareableItem;
@@ -34,7 +37,7 @@ use crate::shm::slot_table::{Content, Found, Refusal, SlotTable};
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ShareableItem {
-    /// Nothing.
+    /// No value.
     None,
     /// True or false.
     Bool(bool),
@@ -48,7 +51,8 @@ pub enum ShareableItem {
     Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
-/// What stands beside the bytes in memory. All zero is nothing.
+/// The kinds of values, which are stored beside the bytes in memory. A cell that is all zero is
+/// `None`.
 mod kind {
     pub(super) const NONE: u8 = 0;
     pub(super) const BOOL: u8 = 1;
@@ -59,12 +63,12 @@ mod kind {
 }
 
 impl ShareableItem {
-    /// Whether it is nothing.
+    /// Returns whether there is no value.
     pub fn is_none(&self) -> bool {
         matches!(self, ShareableItem::None)
     }
 
-    /// The truth value, if it is one.
+    /// Returns the truth value, if it is one.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             ShareableItem::Bool(value) => Some(*value),
@@ -72,7 +76,7 @@ impl ShareableItem {
         }
     }
 
-    /// The integer, if it is one.
+    /// Returns the integer, if it is one.
     pub fn as_int(&self) -> Option<i64> {
         match self {
             ShareableItem::Int(value) => Some(*value),
@@ -80,7 +84,7 @@ impl ShareableItem {
         }
     }
 
-    /// The floating-point number, if it is one.
+    /// Returns the floating-point number, if it is one.
     pub fn as_float(&self) -> Option<f64> {
         match self {
             ShareableItem::Float(value) => Some(*value),
@@ -88,7 +92,7 @@ impl ShareableItem {
         }
     }
 
-    /// The text, if it is that.
+    /// Returns the text, if it is text.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             ShareableItem::Str(value) => Some(value),
@@ -96,7 +100,7 @@ impl ShareableItem {
         }
     }
 
-    /// The bytes, if it is that. Those of a text are not.
+    /// Returns the bytes, if it is bytes. Text is not.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             ShareableItem::Bytes(value) => Some(value),
@@ -104,7 +108,7 @@ impl ShareableItem {
         }
     }
 
-    /// As it lies in memory; a number's bytes are in `number`.
+    /// The form in memory; `number` provides the space for the bytes of a number.
     fn content<'a>(&'a self, number: &'a mut [u8; 8]) -> Content<'a> {
         let (kind, bytes) = match self {
             ShareableItem::None => (kind::NONE, &[][..]),
@@ -126,7 +130,7 @@ impl ShareableItem {
         Content { kind, bytes }
     }
 
-    /// What was found in memory. Whatever isn't a value as this writes them is bytes.
+    /// The value of a cell. Anything that this module wouldn't write is returned as bytes.
     fn of(found: Found) -> ShareableItem {
         let eight = <[u8; 8]>::try_from(found.bytes());
         match (found.kind, found.bytes(), eight) {
@@ -143,7 +147,8 @@ impl ShareableItem {
     }
 }
 
-/// The value alone; nothing is `None`, and of bytes those that can't be printed are written as in a Rust program.
+/// Writes the value alone; no value is written as `None`, and unprintable bytes with the escapes of
+/// Rust.
 impl fmt::Display for ShareableItem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -179,7 +184,7 @@ impl<const N: usize> From<[u8; N]> for ShareableItem {
     }
 }
 
-/// So that `b"bytes"` is one.
+/// Allows `b"bytes"` as an item.
 impl<const N: usize> From<&[u8; N]> for ShareableItem {
     fn from(value: &[u8; N]) -> ShareableItem {
         ShareableItem::Bytes(value.into())
@@ -204,7 +209,7 @@ impl From<&ShareableItem> for ShareableItem {
     }
 }
 
-/// As far as it is an `i64`.
+/// Fails if the number is out of the range of `i64`.
 impl TryFrom<u64> for ShareableItem {
     type Error = TryFromIntError;
 
@@ -213,7 +218,7 @@ impl TryFrom<u64> for ShareableItem {
     }
 }
 
-/// As far as it is an `i64`.
+/// Fails if the number is out of the range of `i64`.
 impl TryFrom<usize> for ShareableItem {
     type Error = TryFromIntError;
 
@@ -222,48 +227,52 @@ impl TryFrom<usize> for ShareableItem {
     }
 }
 
-/// Why an item of a [`ShareableList`] is not changed.
+/// Why an item of a [`ShareableList`] can't be changed.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShareableListError {
-    /// The list isn't so long.
-    #[error("there is no item {index} in a list of {len}")]
+    /// The index is out of bounds.
+    #[error("there is no item {index} in a list of {len} items")]
     IndexOutOfRange {
-        /// Which item was meant.
+        /// The index of the item.
         index: usize,
-        /// How many there are.
+        /// The number of items.
         len: usize,
     },
-    /// The text or the bytes are longer than what there is room for in this place.
+    /// The text or the bytes are longer than the room of this item.
     #[error("{len} bytes don't fit into item {index}, which has room for {room}")]
     TooLong {
-        /// Which item was meant.
+        /// The index of the item.
         index: usize,
-        /// How many bytes it would have.
+        /// How many bytes the value has.
         len: usize,
-        /// For how many there is room.
+        /// How many bytes the item has room for.
         room: usize,
     },
-    /// Somebody has written garbage into the list's memory.
+    /// Another program has written garbage to the list's memory.
     #[error("the memory of item {index} is corrupt")]
     Corrupt {
-        /// Which item was meant.
+        /// The index of the item.
         index: usize,
     },
 }
 
-/// A list of fixed length of small values, of kinds that may differ, which several processes read and change in place: Python's
-/// `multiprocessing.shared_memory.ShareableList`.
+/// A list of small values of mixed kinds, with a fixed length, which several processes read and
+/// change in place: Python's `multiprocessing.shared_memory.ShareableList`.
 ///
-/// The items are numbers, truth values, texts, bytes, or nothing: [`ShareableItem`]. Any item may be replaced by one of another kind. How much room for text or
-/// bytes it has is settled when the list is made: see [`new`](ShareableList::new) and [`with_room`](ShareableList::with_room).
+/// The items are numbers, truth values, texts, bytes, or `None`: [`ShareableItem`]. Any item may be
+/// replaced by one of another kind. The room that an item has for text or bytes is fixed when the
+/// list is created: see [`new`](ShareableList::new) and [`with_room`](ShareableList::with_room).
 ///
-/// It travels as a [`Lock`](crate::sync::Lock) does: as an argument, a result, through a queue, or inside any of these; it is one descriptor. A clone is another
-/// handle of the same list. It is gone when the last handle is, in whichever process: nobody has to unlink it.
+/// It can be sent to other processes as a [`Lock`](crate::sync::Lock) can: as an argument, a
+/// result, through a queue, or nested in any of these; it takes one descriptor. A clone is another
+/// handle of the same list. The list ends with its last handle, in whichever process: there is
+/// nothing to unlink.
 ///
-/// *An item is never torn*: who reads one gets a value that somebody has written, as a whole. Whoever is killed while writing leaves the old value or the new
-/// one, and keeps nobody waiting; so there is no poison. Those who write do so one at a time, each for as long as it takes to copy its value. Those who read
-/// don't wait for them, unless there is no end of writing.
+/// *An item is never torn*: a reader gets a complete value that some process has written. A process
+/// that is killed while it writes leaves the old value or the new one, and blocks no other; so
+/// there is no poison. Writers take turns, each for as long as it takes to copy its value. Readers
+/// don't wait for them, unless writes come without a pause.
 ///
 /// ```
 /// use multiproc::{Process, ShareableItem, ShareableList, shareable_list};
@@ -290,13 +299,15 @@ pub enum ShareableListError {
 /// # }
 /// ```
 ///
-/// [`shareable_list!`](crate::shareable_list) makes one of items of several types, [`new`](ShareableList::new) of any number of one type, or of [`ShareableItem`]s.
+/// [`shareable_list!`](crate::shareable_list) makes a list of items of several types,
+/// [`new`](ShareableList::new) one of any number of items of one type, or of [`ShareableItem`]s.
 #[derive(Clone)]
 pub struct ShareableList {
     inner: Arc<SlotTable>,
 }
 
-/// A new [`ShareableList`](crate::ShareableList) of these items: whatever turns into a [`ShareableItem`](crate::ShareableItem).
+/// Creates a [`ShareableList`](crate::ShareableList) of these items: any values that convert to a
+/// [`ShareableItem`](crate::ShareableItem).
 ///
 /// ```
 /// use multiproc::shareable_list;
@@ -311,7 +322,7 @@ pub struct ShareableList {
 /// ```
 ///
 /// # Errors
-/// As [`ShareableList::new`](crate::ShareableList::new).
+/// As for [`ShareableList::new`](crate::ShareableList::new).
 #[macro_export]
 macro_rules! shareable_list {
     ($($item:expr),* $(,)?) => {{
@@ -321,10 +332,12 @@ macro_rules! shareable_list {
 }
 
 impl ShareableList {
-    /// A new one, of these items.
+    /// Creates a list of these items.
     ///
-    /// Each has room for as many bytes as it has now, rounded up to a multiple of eight, and for eight at least; so a number can take the place of anything, and
-    /// nothing longer will ever fit. All of its memory is there from the beginning: twice the room of each item, and 32 bytes.
+    /// Each item has room for as many bytes as its first value has, rounded up to a multiple of
+    /// eight, and for at least eight. So a number can replace any value, and nothing longer than
+    /// the room will ever fit. All memory is allocated at creation: twice the room of each item,
+    /// and 32 bytes.
     ///
     /// ```
     /// use multiproc::ShareableList;
@@ -338,12 +351,14 @@ impl ShareableList {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or that would be more than 128 MiB.
+    /// [`Error::Make`]: no descriptor or no memory is left, or the list would take more than 128
+    /// MiB.
     pub fn new(items: impl IntoIterator<Item = impl Into<ShareableItem>>) -> Result<ShareableList> {
         ShareableList::with_room(items, 8)
     }
 
-    /// As [`new`](ShareableList::new), with room for at least so many bytes in each item, rounded up to a multiple of eight; whatever it is at first.
+    /// Creates a list as [`new`](ShareableList::new) does, with room for at least `bytes` bytes in
+    /// each item, whatever its first value; rounded up to a multiple of eight.
     ///
     /// ```
     /// use multiproc::ShareableList;
@@ -358,7 +373,7 @@ impl ShareableList {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](ShareableList::new).
+    /// As for [`new`](ShareableList::new).
     pub fn with_room(items: impl IntoIterator<Item = impl Into<ShareableItem>>, bytes: usize) -> Result<ShareableList> {
         let items: Vec<ShareableItem> = items.into_iter().map(Into::into).collect();
         let mut numbers = vec![[0; 8]; items.len()];
@@ -369,24 +384,25 @@ impl ShareableList {
         Ok(ShareableList { inner: Arc::new(slot_table) })
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.inner.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// For how many bytes there is room in that item; `None` if there is no such item.
+    /// Returns how many bytes the item has room for; `None` if the index is out of bounds.
     pub fn room(&self, index: usize) -> Option<usize> {
         self.inner.room(index)
     }
 
-    /// The item; `None` if there is no such item.
+    /// Returns the item; `None` if the index is out of bounds.
     ///
-    /// If another program has written garbage into the list's memory, this is one of [`Bytes`](ShareableItem::Bytes), of what is there.
+    /// If another program has written garbage to the list's memory, this returns it as
+    /// [`Bytes`](ShareableItem::Bytes).
     pub fn get(&self, index: usize) -> Option<ShareableItem> {
         match self.inner.read(index) {
             Ok(found) => Some(ShareableItem::of(found)),
@@ -395,17 +411,17 @@ impl ShareableList {
         }
     }
 
-    /// Puts a value in the item's place.
+    /// Replaces the item.
     ///
     /// # Errors
-    /// There is no such item, or not enough room in it. Nothing has changed then.
+    /// The index is out of bounds, or the item doesn't have enough room. Nothing has changed then.
     pub fn set(&self, index: usize, value: impl Into<ShareableItem>) -> Result<(), ShareableListError> {
         let (value, mut number) = (value.into(), [0; 8]);
         let content = value.content(&mut number);
         self.inner.write(index, content).map_err(|refusal| self.error(index, content, refusal))
     }
 
-    /// Puts a value in the item's place, and gives the one that was there: which nobody else is given.
+    /// Replaces the item, and returns the previous one. No other call returns the same one.
     ///
     /// ```
     /// use multiproc::ShareableList;
@@ -420,7 +436,7 @@ impl ShareableList {
     /// ```
     ///
     /// # Errors
-    /// As [`set`](ShareableList::set).
+    /// As for [`set`](ShareableList::set).
     pub fn replace(&self, index: usize, value: impl Into<ShareableItem>) -> Result<ShareableItem, ShareableListError> {
         let (value, mut number) = (value.into(), [0; 8]);
         let content = value.content(&mut number);
@@ -428,9 +444,11 @@ impl ShareableList {
         Ok(ShareableItem::of(found))
     }
 
-    /// Puts a value in the item's place if that is `current`. Inside `Ok` is an error, with what is there, if it is something else.
+    /// Replaces the item if it is `current`. Otherwise returns the actual item, as an error inside
+    /// the `Ok`.
     ///
-    /// What is compared is the kind and the bytes, as an atomic number of the standard library does it: so a NaN is the same as itself, and `0.0` isn't `-0.0`.
+    /// The comparison is by kind and bytes, as for the atomic types of the standard library: a NaN
+    /// is equal to itself, and `0.0` isn't equal to `-0.0`.
     ///
     /// ```
     /// use multiproc::{ShareableItem, ShareableList};
@@ -457,7 +475,7 @@ impl ShareableList {
     /// ```
     ///
     /// # Errors
-    /// As [`set`](ShareableList::set), whatever is there.
+    /// As for [`set`](ShareableList::set), whatever the current item is.
     pub fn compare_exchange(
         &self,
         index: usize,
@@ -472,23 +490,25 @@ impl ShareableList {
         Ok(changed.map(drop).map_err(ShareableItem::of))
     }
 
-    /// All items as they were at one moment: somewhere between the call and its return, each had this value.
+    /// Returns all items as they were at one moment between the call and its return.
     pub fn to_vec(&self) -> Vec<ShareableItem> {
         self.inner.snapshot().into_iter().map(ShareableItem::of).collect()
     }
 
-    /// The items one after the other, each as it is when it is come to. Others may change some meanwhile; [`to_vec`](ShareableList::to_vec) gives all of one moment.
+    /// Iterates over the items; each is read when the iterator reaches it. Other processes may
+    /// change some meanwhile; [`to_vec`](ShareableList::to_vec) returns all as of one moment.
     pub fn iter(&self) -> ShareableItems<'_> {
         ShareableItems { list: self, left: 0..self.len() }
     }
 
-    /// How many items equal this one, at one moment. NaN equals none.
+    /// Returns how many items equal this one, at one moment. A NaN equals no item.
     pub fn count(&self, item: impl Into<ShareableItem>) -> usize {
         let item = item.into();
         self.to_vec().iter().filter(|other| **other == item).count()
     }
 
-    /// Where the first item is that equals this one, at one moment: Python's `index`. NaN equals none.
+    /// Returns the index of the first item that equals this one, at one moment: Python's `index`. A
+    /// NaN equals no item.
     ///
     /// ```
     /// use multiproc::ShareableList;
@@ -515,7 +535,7 @@ impl ShareableList {
     }
 }
 
-/// The items, as they were at one moment.
+/// Shows the items as they were at one moment.
 impl fmt::Debug for ShareableList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ShareableList").field(&self.to_vec()).finish()
@@ -545,7 +565,7 @@ impl<'a> IntoIterator for &'a ShareableList {
     }
 }
 
-/// The items of a [`ShareableList`], one after the other: see [`iter`](ShareableList::iter).
+/// An iterator over the items of a [`ShareableList`]: see [`iter`](ShareableList::iter).
 #[derive(Debug, Clone)]
 pub struct ShareableItems<'a> {
     list: &'a ShareableList,

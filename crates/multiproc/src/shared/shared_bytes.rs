@@ -1,6 +1,7 @@
-//! [`SharedBytes`]: bytes that nobody can change, which travel without being copied.
+//! [`SharedBytes`]: immutable bytes that travel between processes without being copied.
 //!
-//! A memory file that is sealed against writing (`F_SEAL_WRITE` in fcntl(2)), and a mapping of the part in question. What is sent is its descriptor.
+//! A memory file that is sealed against writing (`F_SEAL_WRITE` in fcntl(2)), and a mapping of the
+//! range in question. A message carries its descriptor.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -19,15 +20,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::error::MemoryError;
 use crate::error::{Error, Result};
 
-/// What it is called in errors, and in `/proc/*/fd`.
+/// The name in errors, and in `/proc/*/fd`.
 const NAME: &str = "shared bytes";
 
-/// Bytes that nobody changes any more, and that any number of processes read at the same time: a gigabyte of them goes to a worker and back without being copied.
+/// Bytes that don't change any more, and that any number of processes read at the same time: a
+/// gigabyte of them goes to a worker and back without being copied.
 ///
-/// It derefs to `&[u8]`. A clone is another handle of the same bytes, and so is what arrives where one was sent to: as an argument or a result of a process, a field of
-/// a [`Run`](crate::Run) value, or inside a message. A [`slice`](SharedBytes::slice) is one too, without a copy. It costs one descriptor, and what arrives one mapping.
+/// It derefs to `&[u8]`. A clone is another handle of the same bytes, and so is what arrives in
+/// another process when the bytes are sent there: as an argument or a result of a process, a field
+/// of a [`Run`](crate::Run) value, or inside a message. A [`slice`](SharedBytes::slice) is another
+/// handle too, without a copy. It takes one descriptor, and in the receiving process a mapping.
 ///
-/// The kernel sees to it that they can't be changed (a sealed memory file), so what is read is plain memory: no lock, nothing that could be torn.
+/// The kernel guarantees that the bytes don't change (a sealed memory file), so reading them needs
+/// no lock and is never torn.
 ///
 /// ```
 /// use multiproc::{Process, SharedBytes};
@@ -49,25 +54,27 @@ const NAME: &str = "shared bytes";
 /// # }
 /// ```
 ///
-/// With the feature `bytes` it turns into a `bytes::Bytes`, with `arrow` into an Arrow `Buffer`; neither is a copy.
+/// With the feature `bytes` it converts to a `bytes::Bytes`, with `arrow` to an Arrow `Buffer`;
+/// neither is a copy.
 #[derive(Clone)]
 pub struct SharedBytes {
     inner: Arc<Inner>,
-    /// Which of the bytes that are mapped.
+    /// The range of the mapped bytes that this handle stands for.
     range: Range<usize>,
 }
 
 struct Inner {
     file: OwnedFd,
-    /// Where in the file what is mapped begins.
+    /// Where in the file the mapping begins.
     offset: u64,
     bytes: Sealed,
 }
 
 impl SharedBytes {
-    /// A copy of these.
+    /// Copies these bytes to shared memory.
     ///
-    /// Numbers are bytes too: `bytemuck::cast_slice(&floats)`; see [`values`](SharedBytes::values) for the way back.
+    /// Numbers are bytes too: `bytemuck::cast_slice(&floats)`; see [`values`](SharedBytes::values)
+    /// for the way back.
     ///
     /// # Errors
     /// [`Error::Make`]: no descriptor or no memory is left.
@@ -77,10 +84,10 @@ impl SharedBytes {
         writer.finish()
     }
 
-    /// All that `reader` gives, to its end.
+    /// Reads `reader` to its end.
     ///
     /// # Errors
-    /// [`Error::Make`]: what the reader says; no descriptor or no memory is left.
+    /// [`Error::Make`]: the reader's error; no descriptor or no memory is left.
     pub fn from_reader(reader: &mut impl Read) -> Result<SharedBytes> {
         let mut writer = SharedBytes::writer()?;
         let mut buffer = vec![0; 256 << 10];
@@ -94,7 +101,7 @@ impl SharedBytes {
         }
     }
 
-    /// `len` bytes, which `fill` writes where they are to be. They are zero before.
+    /// Creates `len` bytes, which `fill` writes in place. They are zero before.
     ///
     /// ```
     /// use multiproc::SharedBytes;
@@ -117,14 +124,14 @@ impl SharedBytes {
         let file = SharedFile::create(&format!("multiproc-{NAME}"), len as u64).map_err(not_made)?;
         file.allocate(0, len as u64).map_err(not_made)?;
         let mapping = Mapping::new(&file, 0, len.next_multiple_of(PAGE)).map_err(not_made)?;
-        // SAFETY: so many bytes are mapped, and nobody else has the file yet.
+        // SAFETY: this number of bytes is mapped, and no other code has the file yet.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.start().as_ptr(), len) });
         drop(mapping);
         file.freeze().map_err(not_made)?;
         SharedBytes::open(file.into(), 0, len as u64).map_err(not_made)
     }
 
-    /// Where they can be written to, from front to back.
+    /// Creates a writer for bytes that are written from front to back.
     ///
     /// ```
     /// use std::io::Write;
@@ -151,17 +158,17 @@ impl SharedBytes {
         })
     }
 
-    /// Those that lie in this file.
+    /// Opens the bytes at this position of the file.
     pub(super) fn open(file: OwnedFd, offset: u64, len: u64) -> io::Result<SharedBytes> {
         let bytes = Sealed::map_part(&file, offset, len)?;
         let range = 0..bytes.len();
         Ok(SharedBytes { inner: Arc::new(Inner { file, offset, bytes }), range })
     }
 
-    /// Some of them, without a copy.
+    /// Returns a range of the bytes, without a copy.
     ///
     /// # Panics
-    /// If the range ends before it begins, or behind the end.
+    /// If the range ends before it begins, or is out of bounds.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> SharedBytes {
         let begin = match range.start_bound() {
             Bound::Included(begin) => *begin,
@@ -177,13 +184,14 @@ impl SharedBytes {
         SharedBytes { inner: self.inner.clone(), range: self.range.start + begin..self.range.start + end }
     }
 
-    /// As so many slices, which differ in length by one byte at most: for so many workers. Where numbers or rows are to stay whole, see [`chunks`](SharedBytes::chunks).
+    /// Divides the bytes into this number of slices, which differ in length by at most one byte:
+    /// one for each worker. To keep numbers or rows whole, use [`chunks`](SharedBytes::chunks).
     pub fn split(&self, parts: usize) -> Vec<SharedBytes> {
         let edge = |part: usize| (self.len() as u128 * part as u128 / parts.max(1) as u128) as usize;
         (0..parts).map(|part| self.slice(edge(part)..edge(part + 1))).collect()
     }
 
-    /// As slices of `len` bytes, the last of which may be shorter.
+    /// Divides the bytes into slices of `len` bytes, the last of which may be shorter.
     ///
     /// ```
     /// use multiproc::SharedBytes;
@@ -202,11 +210,11 @@ impl SharedBytes {
     /// # Panics
     /// If `len` is 0.
     pub fn chunks(&self, len: usize) -> Vec<SharedBytes> {
-        assert!(len > 0, "chunks of no bytes");
+        assert!(len > 0, "the length of chunks must not be 0");
         (0..self.len()).step_by(len).map(|begin| self.slice(begin..self.len().min(begin.saturating_add(len)))).collect()
     }
 
-    /// As values of a type for which any bytes will do: numbers, say.
+    /// Returns the bytes as values of a type for which any bytes are valid: numbers, for example.
     ///
     /// ```
     /// use multiproc::SharedBytes;
@@ -220,7 +228,8 @@ impl SharedBytes {
     /// ```
     ///
     /// # Errors
-    /// [`MemoryError::Length`] if that is no whole number of values; `InvalidInput` if this is a slice that begins where no such value can.
+    /// [`MemoryError::Length`] if the length is not a whole number of values; `InvalidInput` if
+    /// this is a slice that begins at an address that is not aligned for them.
     pub fn values<T: AnyBitPattern>(&self) -> Result<&[T], MemoryError> {
         bytemuck::try_cast_slice(self).map_err(|error| match error {
             bytemuck::PodCastError::TargetAlignmentGreaterAndInputNotAligned => {
@@ -231,8 +240,9 @@ impl SharedBytes {
         })
     }
 
-    /// Maps all of its pages now, and not when they are touched, sixteen at a time: who reads them then is not interrupted. All in all that takes no less, and much more
-    /// if only some of them are going to be read.
+    /// Maps all pages now, instead of sixteen at a time as they are accessed, so that reading isn't
+    /// interrupted by page faults. In total that takes no less time, and much more if only some of
+    /// the pages are going to be read.
     pub fn prefault(&self) {
         self.inner.bytes.populate(self.range.clone());
     }
@@ -264,14 +274,14 @@ impl Borrow<[u8]> for SharedBytes {
     }
 }
 
-/// The sealed memory file that they lie in, with others if this is a slice.
+/// The sealed memory file that contains the bytes, and others if this is a slice.
 impl AsFd for SharedBytes {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.file.as_fd()
     }
 }
 
-/// How many they are; not which, as they may be many.
+/// Shows the number of bytes; not the bytes, which may be many.
 impl fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedBytes").field("len", &self.len()).finish_non_exhaustive()
@@ -292,7 +302,7 @@ impl<B: AsRef<[u8]> + ?Sized> PartialEq<&B> for SharedBytes {
     }
 }
 
-/// With bytes by value, and the other way round.
+/// Implements comparison with bytes by value, in both directions.
 macro_rules! compare {
     ($($type:ty $(, $len:ident)?;)*) => {
         $(
@@ -371,7 +381,7 @@ impl<'de> Deserialize<'de> for SharedBytes {
         let Incoming { file, offset, len } = Incoming::deserialize(deserializer)?;
         SharedBytes::open(file, offset, len).map_err(|error| {
             serde::de::Error::custom(match error.kind() {
-                io::ErrorKind::InvalidData => format!("these are no {NAME}: {error}"),
+                io::ErrorKind::InvalidData => format!("not valid {NAME}: {error}"),
                 _ => error.to_string(),
             })
         })
@@ -392,18 +402,18 @@ impl From<SharedBytes> for arrow_buffer::Buffer {
     }
 }
 
-/// What is written to it becomes [`SharedBytes`].
+/// A writer that collects the bytes of a [`SharedBytes`].
 pub struct SharedBytesWriter {
     file: Growing,
-    /// A few bytes that wait to be more.
+    /// Bytes that are not yet written to the file.
     buffer: Vec<u8>,
 }
 
 impl SharedBytesWriter {
-    /// As many bytes as are gathered before they are written.
+    /// How many bytes are collected in the buffer before they are written to the file.
     const GATHERED: usize = 16 << 10;
 
-    /// All that was written.
+    /// Returns all bytes that were written.
     ///
     /// # Errors
     /// [`Error::Make`]: no memory is left.
@@ -414,7 +424,7 @@ impl SharedBytesWriter {
     }
 }
 
-/// Without the bytes that it has gathered.
+/// Leaves out the buffered bytes.
 impl fmt::Debug for SharedBytesWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedBytesWriter").finish_non_exhaustive()

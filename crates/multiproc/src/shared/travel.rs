@@ -1,4 +1,5 @@
-//! How a region travels: by the descriptor of its control, and that of its memory if it has one of its own.
+//! Serialization of a region: the descriptor of its control, and that of its memory if that has a
+//! file of its own.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -23,22 +24,22 @@ struct Incoming {
     memory: Option<Handle<OwnedFd>>,
 }
 
-/// Sends it along.
+/// Serializes the descriptors of the region, to be sent with a message.
 pub(super) fn serialize<S: Serializer>(region: &Region, serializer: S) -> Result<S::Ok, S::Error> {
     Outgoing { control: region.control(), memory: region.memory().map(Handle::new) }.serialize(serializer)
 }
 
-/// Takes one that has been sent along.
+/// Receives a region that was sent with a message.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Region, D::Error> {
     let Incoming { control, memory } = Incoming::deserialize(deserializer)?;
     Region::open(control, memory.map(Handle::into_inner)).map_err(serde::de::Error::custom)
 }
 
-/// As [`deserialize`], of one that may be written.
+/// Receives a region for writing, as [`deserialize`] does.
 pub(super) fn deserialize_to_write<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Region, D::Error> {
     let region = deserialize(deserializer)?;
     match region.access() {
         Access::Write => Ok(region),
-        Access::ReadOnly => Err(serde::de::Error::custom("this memory can only be read")),
+        Access::ReadOnly => Err(serde::de::Error::custom("this memory is read-only")),
     }
 }

@@ -1,12 +1,14 @@
-//! [`Value`]: one value for several processes.
+//! [`Value`]: one value that several processes share.
 
 use crate::sync::Mutex;
 
 /// A value in shared memory, with its lock: Python's `multiprocessing.Value`.
 ///
-/// It is a [`Mutex`], under the name that those who know Python look for: `*value.lock()? += 1` is Python's `with value.get_lock(): value.value += 1`, and there is no way to
-/// touch it without. [`get`](Mutex::get) and [`set`](Mutex::set) copy it as a whole; whoever dies holding it leaves it to the next one, who is told. For a number that is
-/// counted without a lock, see [`RawValue`](crate::RawValue); for many values, [`Array`](crate::Array).
+/// This is a [`Mutex`], under the name that Python uses: `*value.lock()? += 1` is Python's `with
+/// value.get_lock(): value.value += 1`, and the value can't be accessed without the lock.
+/// [`get`](Mutex::get) and [`set`](Mutex::set) copy the whole value. If a holder dies, the next one
+/// acquires the lock and is told so. For a number that is counted without a lock, see
+/// [`RawValue`](crate::RawValue); for many values, [`Array`](crate::Array).
 ///
 /// ```
 /// use multiproc::{Process, Value};

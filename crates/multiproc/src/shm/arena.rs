@@ -1,7 +1,9 @@
-//! Memory for items that are too large for the ring: blocks, each with a descriptor that says whose it is. `QUEUE.md`, "Blocks".
+//! Memory for items that are too large for a queue's ring: blocks, each with a descriptor that says
+//! which process owns it. See `QUEUE.md`, "Blocks".
 //!
-//! A block's size is a power of two; it takes as much memory as is written into it. Blocks that are given back are used again, the last one first, as
-//! its pages are mapped and warm. Those that nobody is likely to want soon return their memory to the system.
+//! A block's size is a power of two; it has as much memory as its items have needed. Blocks that
+//! are given back are reused, the last one first, since its pages are mapped and in the cache.
+//! Blocks that are unlikely to be needed soon return their memory to the kernel.
 
 use std::io;
 use std::ptr::NonNull;
@@ -16,53 +18,55 @@ use super::growable_mapping::GrowableMapping;
 use super::segment::Layout;
 use super::spin_lock::{RobustSpinGuard, RobustSpinLock};
 
-/// The smallest block, and the largest, as powers of two.
+/// Size of the smallest block, and of the largest, as powers of two.
 const SMALLEST: u32 = 12;
 const LARGEST: u32 = 40;
 
-/// The blocks are mapped piece by piece; the first one has this size.
+/// Size of the first piece of the blocks' mapping, as a power of two.
 const FIRST_PIECE: u32 = 16;
 
-/// Where the descriptors begin in the file, and where the blocks do.
+/// Offsets in the file of the table of descriptors, and of the blocks.
 const TABLE_AT: u64 = 1 << 41;
 const BLOCKS_AT: u64 = 1 << 42;
 
-/// All blocks lie within so many bytes.
+/// Bytes of address range for all blocks.
 const BLOCKS: u64 = 1 << 42;
 
-/// Of so many large blocks it is looked at which has memory.
+/// Number of free large blocks, at most, among which one with memory is searched.
 const MOST_FREE: u32 = 1 << 20;
 
-/// Free blocks keep this much memory.
+/// Bytes of memory that free blocks keep.
 const KEPT: u64 = 8 << 20;
 
-/// While large items come one after the other, free blocks may keep this much, and what this many
-/// of the items need: the next ones will want it.
+/// In a stream of large items, free blocks keep what `MOST_KEPT` of the items need, and at most
+/// `KEPT_IN_STREAMS` bytes, since the next items will need it.
 const KEPT_IN_STREAMS: u64 = 256 << 20;
 const MOST_KEPT: u64 = 3;
 
-/// They do if there were two within this time, and the time that it takes to fill one, in milliseconds.
+/// Two large items are a stream if they come within `STREAM` milliseconds, plus the time to fill a
+/// block of their size, `TIME_PER_MIB` milliseconds for each MiB.
 const STREAM: u64 = 250;
 const TIME_PER_MIB: u64 = 1;
 
-/// Not in the queue.
+/// The position of a block that is not in the queue.
 pub(crate) const NOWHERE: u64 = u64::MAX;
 
-/// The shared part; all zero, there are no blocks.
+/// The shared part of an arena. An arena without blocks is all zeros.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct ArenaHeader {
     spin_lock: RobustSpinLock,
-    /// How many descriptors there are.
+    /// Number of descriptors.
     count: AtomicU32,
-    /// Where the next block may lie, counted from the first.
+    /// Offset of the next new block from the first one.
     end: AtomicU64,
-    /// How much memory the free blocks have.
+    /// Bytes of memory that the free blocks have.
     kept: AtomicU64,
-    /// When there are so many descriptors, it is time to look for those of the dead.
+    /// The number of descriptors at which blocks of dead processes are next searched for.
     next_look: AtomicU32,
     _unused: AtomicU32,
-    /// When memory for a large item was asked for last, and the time before, in milliseconds of the system's clock.
+    /// When memory for a large item was last asked for, and the time before that, in milliseconds
+    /// of the system's clock.
     last_large: AtomicU64,
     large_before: AtomicU64,
     /// The first free block of each size, plus one.
@@ -80,47 +84,48 @@ impl ArenaHeader {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Descriptor {
-    /// See [`State`].
+    /// A [`State`] as a word.
     state: AtomicU64,
-    /// Where its record is in the queue, or was.
+    /// The position in the queue of the block's record; kept after the item has been taken.
     pub(crate) position: AtomicU64,
-    /// Where it lies, counted from the first block.
+    /// Offset from the first block.
     offset: AtomicU64,
-    /// How much of it has memory.
+    /// How many bytes of the block have memory, counted from its start.
     allocated: AtomicU64,
-    /// How many bytes have been written into it.
+    /// Number of bytes that have been written into the block.
     pub(crate) len: AtomicU64,
-    /// Its size, as a power of two.
+    /// Size of the block, as a power of two.
     class: AtomicU32,
-    /// If it is free, the next one of the same size that is, plus one; if its lease has been given
-    /// up, the next one of which that is so.
+    /// For a free block, the next free one of the same size, plus one; for one with a lease that
+    /// has been given up, the next such block, plus one.
     pub(super) next: AtomicU32,
-    /// How often it has been taken by somebody.
+    /// How often the item has been taken.
     pub(crate) deliveries: AtomicU32,
-    /// Its item's flags, for an item that is taken from the block.
+    /// The item's flags, for when it is taken from the block.
     pub(crate) flags: AtomicU32,
 }
 
-// SAFETY: atomics, 64 bytes of them.
+// SAFETY: made of atomics, 64 bytes in all.
 #[allow(unsafe_code)]
 unsafe impl Layout for Descriptor {
     const NAME: &'static str = "block";
     const KIND: u32 = 0;
 }
 
-/// Whose a block is. In a word: the owner's identity, and the kind in bits that pids don't use.
+/// What a block is used for, and by which process. In a word: the owner's identity, and the kind in
+/// bits that pids don't use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Free,
-    /// Somebody fills it, or gives it back.
+    /// The owner fills it, or gives it back.
     Building(Identity),
-    /// It is in the queue, at its position.
+    /// In the queue, at its position.
     Queued,
-    /// Somebody has taken it, and reads it.
+    /// The owner has taken it, and reads it.
     Reading(Identity),
-    /// Somebody has taken it, and may not live to say that the work is done.
+    /// The owner has taken it, and may die before it says that the work is done.
     Leased(Identity),
-    /// Somebody has given up a lease.
+    /// A lease that has been given up: the item can be taken again.
     Returned,
 }
 
@@ -162,20 +167,20 @@ impl Descriptor {
         self.state.store(state.to_word(), SeqCst);
     }
 
-    /// Whether it went from one state to the other.
+    /// Changes the state from `from` to `to`. Returns false if it was not `from`.
     pub(crate) fn change(&self, from: State, to: State) -> bool {
         self.state.compare_exchange(from.to_word(), to.to_word(), SeqCst, SeqCst).is_ok()
     }
 }
 
-/// A process's view of it.
+/// A process's mappings of an arena.
 #[derive(Debug)]
 pub(crate) struct Arena {
     table: GrowableMapping,
     blocks: GrowableMapping,
 }
 
-/// The arena with what it lies in.
+/// An arena together with its header and its file.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'a> {
     pub(crate) arena: &'a Arena,
@@ -190,44 +195,45 @@ impl Arena {
 }
 
 impl<'a> Blocks<'a> {
-    /// How many descriptors there are.
+    /// The number of descriptors.
     pub(crate) fn count(self) -> u32 {
         self.books.count.load(SeqCst)
     }
 
-    /// A descriptor.
+    /// Returns the descriptor of a block.
     ///
     /// # Errors
-    /// `InvalidData` if there is none of that number.
+    /// `InvalidData` if there is no block of that number.
     pub(crate) fn descriptor(self, index: u32) -> io::Result<&'a Descriptor> {
         if index >= self.count() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let descriptor: &Descriptor =
             self.arena.table.get(self.file, u64::from(index) * size_of::<Descriptor>() as u64)?;
-        // One that has never been made, if it is 0: so there are not as many as is said.
+        // A class of 0 says that the descriptor was never initialised, so the count is garbage.
         match (SMALLEST..=LARGEST).contains(&descriptor.class.load(Relaxed)) {
             true => Ok(descriptor),
             false => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
-    /// All descriptors, up to one that is garbage.
+    /// All descriptors, up to the first invalid one.
     pub(crate) fn all(self) -> impl Iterator<Item = (u32, &'a Descriptor)> {
         (0..self.count()).map_while(move |index| Some((index, self.descriptor(index).ok()?)))
     }
 
-    /// Where a block lies, and its size; looked at anew each time, as others may write there.
+    /// Offset and size of a block. Read and checked anew each time, as other processes may write to
+    /// the descriptor.
     fn place(self, descriptor: &Descriptor) -> io::Result<(u64, u64)> {
         let (class, offset) = (descriptor.class.load(Relaxed), descriptor.offset.load(Relaxed));
         let is_one = (SMALLEST..=LARGEST).contains(&class) && offset < BLOCKS && offset.is_multiple_of(1 << class);
         if is_one { Ok((offset, 1 << class)) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
-    /// A block for at least `len` bytes, with memory for them. It is this process's to fill.
+    /// Allocates a block of at least `len` bytes, with memory for them. This process may fill it.
     ///
     /// # Errors
-    /// `ENOSPC`, `ENOMEM`, `EFBIG`; `InvalidData` if the books are garbage.
+    /// `ENOSPC`, `ENOMEM`, `EFBIG`; `InvalidData` if the arena is corrupt.
     pub(crate) fn allocate(self, len: u64) -> io::Result<u32> {
         let class = len.max(1).checked_next_power_of_two().map_or(u32::MAX, u64::ilog2).max(SMALLEST);
         if class > LARGEST {
@@ -240,7 +246,7 @@ impl<'a> Blocks<'a> {
             let index = match free.load(Relaxed).checked_sub(1) {
                 Some(index) => {
                     let descriptor = self.descriptor(index)?;
-                    // Not one that somebody has.
+                    // Not a block that a process owns.
                     if descriptor.state() != State::Free || descriptor.class.load(Relaxed) != class {
                         return Err(io::ErrorKind::InvalidData.into());
                     }
@@ -267,7 +273,8 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// A new descriptor, and a place for its block. Under the latch.
+    /// Makes a new descriptor and reserves the address range of its block. The caller holds the
+    /// lock.
     fn create(self, class: u32) -> io::Result<u32> {
         let index = self.books.count.load(Relaxed);
         let at = u64::from(index) * size_of::<Descriptor>() as u64;
@@ -275,7 +282,8 @@ impl<'a> Blocks<'a> {
         if at.is_multiple_of(PAGE as u64) {
             self.file.allocate(self.arena.table.base() + at, PAGE as u64)?;
         }
-        // A place that is a multiple of its size lies within one piece of the expanse; at the very beginning, if the first piece is so large.
+        // At a multiple of its size, a block lies within one piece of the mapping; at offset 0 only
+        // if the first piece is that large.
         let size = 1_u64 << class;
         let end = self.books.end.load(Relaxed);
         if end >= BLOCKS {
@@ -293,14 +301,15 @@ impl<'a> Blocks<'a> {
         Ok(index)
     }
 
-    /// Whether there are so many more blocks than at the last look that those of the dead should be looked for.
+    /// Whether the number of blocks has grown so much since the last search that blocks of dead
+    /// processes should be searched for again.
     pub(crate) fn is_time_to_look(self) -> bool {
         const FIRST: u32 = 16;
         let (count, next) = (self.count(), self.books.next_look.load(Relaxed).max(FIRST));
         count >= next && self.books.next_look.swap(count.saturating_mul(2), Relaxed).max(FIRST) == next
     }
 
-    /// Has memory for `len` bytes of a block that is this process's.
+    /// Allocates memory for the first `len` bytes of a block that this process owns.
     pub(crate) fn give_memory(self, index: u32, len: u64) -> io::Result<()> {
         let descriptor = self.descriptor(index)?;
         let (has, needs) = (descriptor.allocated.load(Relaxed), len.next_multiple_of(PAGE as u64));
@@ -316,10 +325,10 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    /// Gives back a block that is this process's, in whatever state.
+    /// Gives back a block that this process owns, whatever its state.
     ///
     /// # Errors
-    /// `InvalidData` if the books are garbage.
+    /// `InvalidData` if the arena is corrupt.
     pub(crate) fn give_back(self, index: u32) -> io::Result<()> {
         let descriptor = self.descriptor(index)?;
         descriptor.set(State::Building(Identity::current()?));
@@ -334,23 +343,23 @@ impl<'a> Blocks<'a> {
         if kept == KEPT { self.free_kept() } else { Ok(()) }
     }
 
-    /// Whether items of `len` bytes come one after the other.
+    /// Whether items of `len` bytes come in a stream.
     fn are_coming_in(self, len: u64) -> bool {
         let window = STREAM + (len >> 20) * TIME_PER_MIB;
         clock::milliseconds().saturating_sub(self.books.large_before.load(Relaxed)) <= window
     }
 
-    /// Whether no memory has been asked for a large item for so long.
+    /// Whether no memory for a large item has been asked for during the last `time`.
     pub(crate) fn is_quiet(self, time: Duration) -> bool {
         u128::from(clock::milliseconds().saturating_sub(self.books.last_large.load(Relaxed))) >= time.as_millis()
     }
 
-    /// Whether free blocks have more memory than they should have for long.
+    /// Whether free blocks have more memory than they may keep outside of a stream.
     pub(crate) fn has_kept_more(self) -> bool {
         self.books.kept.load(Relaxed) > KEPT
     }
 
-    /// Gives back the memory that free blocks have had for a stream of large items.
+    /// Frees the memory that free blocks keep for a stream of large items.
     ///
     /// # Errors
     /// As [`give_back`](Blocks::give_back).
@@ -366,20 +375,21 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    /// Gives back the memory of a block of this process's.
+    /// Frees the memory of a block that this process owns.
     fn free_memory(self, descriptor: &Descriptor, has: u64) {
-        // First that, so that whoever uses it next has memory for it.
+        // Stored first, so that the next user of the block allocates memory for it.
         descriptor.allocated.store(0, SeqCst);
         if let Ok((offset, size)) = self.place(descriptor) {
             self.file.free(self.arena.blocks.base() + offset, has.min(size));
         }
     }
 
-    /// Takes a block with memory from the lists of large ones. It is this process's. Under the latch.
+    /// Removes a block that has memory from the free lists of large blocks. This process then owns
+    /// it. The caller holds the lock.
     fn unlist_largest(self) -> io::Result<Option<(u32, &'a Descriptor)>> {
         for free in self.books.free.iter().rev().take((LARGEST - KEPT.ilog2()) as usize + 1) {
             let mut place = free;
-            // As many as there may be, or else it goes in a circle.
+            // Bounded by the number of blocks, in case the list is garbage and has a cycle.
             for _ in 0..self.count().min(MOST_FREE) {
                 let Some(index) = place.load(Relaxed).checked_sub(1) else { break };
                 let descriptor = self.descriptor(index)?;
@@ -394,14 +404,14 @@ impl<'a> Blocks<'a> {
         Ok(None)
     }
 
-    /// Takes the block at a place of a list of free ones. Under the latch.
+    /// Removes the block that `free` refers to from a free list. The caller holds the lock.
     fn unlist(self, free: &AtomicU32, descriptor: &Descriptor) {
         free.store(descriptor.next.load(Relaxed), Relaxed);
         let kept = self.books.kept.load(Relaxed).saturating_sub(descriptor.allocated.load(Relaxed));
         self.books.kept.store(kept, Relaxed);
     }
 
-    /// Puts a block on the list of free ones. Under the latch.
+    /// Adds a block to a free list. The caller holds the lock.
     fn list(self, index: u32, descriptor: &Descriptor) {
         let class = descriptor.class.load(Relaxed).min(LARGEST);
         let free = &self.books.free[class as usize];
@@ -412,7 +422,8 @@ impl<'a> Blocks<'a> {
         self.books.kept.store(kept, Relaxed);
     }
 
-    /// Takes the latch. What somebody who has died has left half done is all in the lists, so they are made anew.
+    /// Acquires the lock. If it is inherited, rebuilds the lists, the only thing that its dead
+    /// owner may have left half done.
     fn lock(self) -> io::Result<RobustSpinGuard<'a>> {
         let guard = self.books.spin_lock.lock()?;
         if guard.inherited {
@@ -427,10 +438,10 @@ impl<'a> Blocks<'a> {
         Ok(guard)
     }
 
-    /// The memory of a block, of which `len` bytes are asked for.
+    /// The address of the first `len` bytes of a block.
     ///
     /// # Errors
-    /// `InvalidData` if it isn't that large.
+    /// `InvalidData` if the block is smaller.
     pub(crate) fn memory(self, index: u32, len: u64) -> io::Result<NonNull<u8>> {
         let descriptor = self.descriptor(index)?;
         let (offset, size) = self.place(descriptor)?;
@@ -445,7 +456,7 @@ impl<'a> Blocks<'a> {
         Ok(self.descriptor(index)?.allocated.load(Relaxed))
     }
 
-    /// How many bytes fit into a block, if it has memory for them.
+    /// How many bytes a block can hold, once it has memory for them.
     pub(crate) fn room(self, index: u32) -> io::Result<u64> {
         Ok(1 << self.descriptor(index)?.class.load(Relaxed).min(LARGEST))
     }
@@ -456,7 +467,7 @@ mod tests {
     use super::*;
     use crate::shm::segment::Segment;
 
-    // SAFETY: atomics.
+    // SAFETY: made of atomics.
     #[allow(unsafe_code)]
     unsafe impl Layout for ArenaHeader {
         const NAME: &'static str = "books";
@@ -503,7 +514,7 @@ mod tests {
             let one = blocks.allocate(64 << 20).unwrap();
             blocks.give_back(one).unwrap();
             assert!(now() <= 9 << 20, "{}", now());
-            // A machine that is so slow that this is no stream has nothing to keep.
+            // On a machine so slow that this is no stream, nothing is kept: try again.
             let kept = (0..50).any(|_| {
                 let (one, other) = (blocks.allocate(64 << 20).unwrap(), blocks.allocate(60 << 20).unwrap());
                 blocks.give_back(one).unwrap();

@@ -1,8 +1,11 @@
-//! How to wait for what another process is about to do anyway: pause a little, let others run now and then, and in the end go to sleep.
+//! Backoff: how to wait for what another process is about to do anyway. Spin for a little, yield
+//! now and then, and finally go to sleep.
 //!
-//! A wake-up across processors takes tens of microseconds, and what is waited for often less than one. But who pauses takes time from others, so how
-//! long it is tried is learnt from how long it took before ([`SpinHistory`]): long enough where answers come that soon, and next to nothing where
-//! they don't. Time that somebody else could use is given to them: after the first microseconds, each try is followed by a sched_yield(2).
+//! A wake-up across processors takes tens of microseconds, and what a caller waits for often takes
+//! less than one. But spinning takes time from other threads. So the time to spin is learnt from
+//! how long earlier waits took ([`SpinHistory`]): long enough where answers come that soon, and
+//! next to nothing where they don't. Time that another thread could use is offered to it: after the
+//! first microseconds, each try is followed by a sched_yield(2).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -10,23 +13,25 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::threads;
 
-/// BarrierState of pauses, each twice as long as the one before; and where one answer is waited for, and every look that comes late is lost, all of one length.
+/// The number of rounds of pauses, each twice as long as the one before. And the same, with pauses
+/// of one length, where one answer is awaited, and each late look loses time.
 const PAUSES: u32 = 7;
 const STEADY_PAUSES: u32 = 32;
 const STEADY: u32 = 4;
 
-/// The shortest and the longest time before going to sleep.
+/// The shortest and the longest time to spin before going to sleep.
 const SHORTEST: Duration = Duration::from_micros(8);
 const LONGEST: Duration = Duration::from_micros(100);
 
-/// Nanoseconds before the first look, at most; and how many it takes to find out whether there is something to be gained by it.
+/// The longest time before the first look, in nanoseconds; and the time used to find out whether
+/// such a delay gains anything.
 const STRIDE: u32 = 1500;
 const PROBE: u32 = 150;
 
-/// One of so many waits finds that out.
+/// One wait in this many finds that out.
 const PROBES: u32 = 8;
 
-/// How far one has got with that.
+/// The progress of one wait.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     round: u32,
@@ -37,20 +42,20 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// For what is given up within a moment.
+    /// For a lock that is given up within a moment.
     #[inline]
     pub(crate) fn new() -> Backoff {
         Backoff { round: 0, begun: None, most: SHORTEST, stride: Duration::ZERO, steady: false }
     }
 
-    /// As long as it is worth while.
+    /// For a wait that has a history: spins for as long as that suggests.
     #[inline]
     pub(crate) fn by(spin_history: &SpinHistory) -> Backoff {
         let most = Duration::from_nanos(spin_history.time.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
         Backoff { round: 0, begun: None, most, stride: spin_history.stride(), steady: true }
     }
 
-    /// Waits a little. False, at once, when it is time to go to sleep.
+    /// Waits a little. Returns false at once when it is time to go to sleep.
     pub(crate) fn wait(&mut self) -> bool {
         let Some(begun) = self.begun else {
             let begun = *self.begun.insert(Instant::now());
@@ -68,9 +73,9 @@ impl Backoff {
             return false;
         }
         self.round += 1;
-        let (barrier_state, pauses) =
+        let (rounds, pauses) =
             if self.steady { (STEADY_PAUSES, STEADY) } else { (PAUSES, 1 << self.round.min(PAUSES)) };
-        if self.round < barrier_state {
+        if self.round < rounds {
             (0..pauses).for_each(|_| std::hint::spin_loop());
         } else {
             std::thread::yield_now();
@@ -78,7 +83,8 @@ impl Backoff {
         true
     }
 
-    /// What was waited for has come; `several` says whether more than that.
+    /// Records that the wait has succeeded. `several` tells whether it could have done so several
+    /// times over.
     #[inline]
     pub(crate) fn learn(&self, spin_history: &SpinHistory, several: impl FnOnce() -> bool) {
         if let Some(begun) = self.begun {
@@ -88,16 +94,18 @@ impl Backoff {
     }
 }
 
-/// What has been learnt about waiting for one thing, in one process.
+/// What one process has learnt about waiting for one thing.
 #[derive(Debug, Default)]
 pub(crate) struct SpinHistory {
-    /// How long it is worth while to wait without sleeping, in nanoseconds.
+    /// How long to wait without sleeping, in nanoseconds.
     time: AtomicU32,
-    /// How many nanoseconds to let pass before the first look. Where things come in a stream, who looks all the time is in the way of the one who makes them: memory that
-    /// both use goes to and fro with each. If there are several at once after a little while, it was worth it. Where each is the answer to another, there never are: so
-    /// now and then somebody waits for a moment to find out which it is.
+    /// How many nanoseconds to let pass before the first look. Where items come in a stream, a
+    /// consumer that looks all the time slows the producer down: the cache lines that both use move
+    /// to and fro with each look. If several items are there after a short delay, the delay was
+    /// worth it. Where each item is the answer to another, there never are several. So some waits
+    /// are delayed for a moment to find out which it is.
     stride: AtomicU32,
-    /// How many waits there have been.
+    /// The number of waits so far.
     waits: AtomicU32,
 }
 
@@ -121,12 +129,15 @@ impl SpinHistory {
         }
     }
 
-    /// Half as long again as it takes, if that is not too long; else as little as possible. It learns fast that it should try, or that it needn't at all, and
-    /// slowly that less would do: who once sleeps, makes the other one wait for longer, and so sleep as well.
+    /// Aims at one and a half times what the wait took, if that is not too long; else at the
+    /// shortest time. It learns fast that spinning helps, or that it doesn't help at all, and
+    /// slowly that less would do: a process that once sleeps makes the other one wait for longer,
+    /// and so sleep as well.
     fn learn_time(&self, took: Duration) {
         let before = i64::from(self.time.load(Relaxed));
         let wanted = match took {
-            // It was asleep, and so perhaps was the other: if neither had been, it would not have taken so long.
+            // This process slept, and perhaps so did the other: if neither had, the wait would have
+            // been shorter.
             took if took <= 3 * LONGEST => (took + took / 2).clamp(SHORTEST, LONGEST),
             _ => SHORTEST,
         };
@@ -139,7 +150,8 @@ impl SpinHistory {
     }
 }
 
-/// Whether the machine has one processor. (Not whether this process may use one: another may use the others.)
+/// Whether the machine has one processor. (Not whether this process may use only one: another
+/// process may use the others.)
 fn only_processor() -> bool {
     static ALONE: OnceLock<bool> = OnceLock::new();
     *ALONE.get_or_init(|| threads::processors() == 1)
@@ -159,7 +171,7 @@ mod tests {
         let spin_history = SpinHistory::default();
         assert_eq!(Backoff::by(&spin_history).most, SHORTEST);
         assert_eq!(after(&spin_history, 1000, Duration::from_micros(1)), SHORTEST);
-        // Two who wake each other.
+        // As with two processes that wake each other.
         assert!(after(&spin_history, 20, Duration::from_micros(120)) > LONGEST * 9 / 10);
         assert!(
             after(&spin_history, 20, Duration::from_micros(1)) > LONGEST / 2,
@@ -176,7 +188,7 @@ mod tests {
     #[test]
     fn who_waits_for_a_stream_finds_out_that_it_is_one() {
         let spin_history = SpinHistory::default();
-        // How many come at once if each takes so long.
+        // Waits for items that come at intervals of `each` nanoseconds.
         let mut wait = |each: u64| {
             let stride = spin_history.stride();
             spin_history.learn_stride(stride, stride > Duration::from_nanos(each));

@@ -1,6 +1,9 @@
-//! BarrierState in which a number of parties wait for each other: what a barrier is made of. `../sync/PROTOCOL.md`, "Barrier".
+//! The state of a barrier: rounds in which a number of parties wait for each other. See
+//! `../sync/PROTOCOL.md`, "Barrier".
 //!
-//! Where a round is, is one number. What else belongs to a change is written first, to where nobody looks before that number says so.
+//! One number says which round it is and how far it has come (a [`Phase`]). Whatever else belongs
+//! to a change is written before that number, to fields that no thread reads until the number says
+//! so.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
@@ -16,60 +19,63 @@ use super::segment::layout;
 use super::spin_lock::{RobustSpinGuard, RobustSpinLock, Stalled, within};
 use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// More parties than that there can't be.
+/// The largest number of parties.
 pub(crate) const MOST: usize = u16::MAX as usize;
 
 layout! {
-    /// The shared part; all zero but for the parties, it is in round 0, and nobody has arrived.
+    /// The shared part; all zero except `parties`, it is in round 0, and no party has arrived.
     pub(crate) struct BarrierState: "barrier", 0x22, ledger::MORE {
-        /// A [`Phase`].
-        moment: AtomicU64,
+        /// The present [`Phase`].
+        phase: AtomicU64,
         spin_lock: RobustSpinLock,
         wait_queue: WaitQueue,
         parties: AtomicU32,
-        /// Why the round was broken that this names.
+        /// Why the round in `broken` was broken, and by which process.
         cause: AtomicU32,
         pid: AtomicU32,
         broken: AtomicU64,
-        /// The process that is at the action of the round.
+        /// The process that runs the action of the present round.
         actor: AtomicU64,
-        /// The round, plus one, that a party wants to be broken which could not have the latch in
-        /// time; and its process. For the next one that has it.
+        /// A round, plus one, that must be broken, as a party has given up and could not get the
+        /// spin lock in time; and the party's process. The next owner of the spin lock breaks it.
         unwanted: AtomicU64,
         unwanted_by: AtomicU32,
-        /// What belongs to even rounds, and what belongs to odd ones.
+        /// The history as of even rounds, and as of odd ones.
         past: [History; 2],
-        /// In which round each process has arrived last, and how many of its threads: a [`Note`].
+        /// The latest round in which each process has arrived, and how many of its threads: a
+        /// [`Note`].
         ledger: Ledger,
     }
 }
 
 layout! {
-    /// What a round knows of those before.
+    /// What a round knows of those before it.
     struct History {
-        /// A bit for each of the last 64 rounds, the lowest for the last: whether it was broken.
+        /// Whether each of the last 64 rounds was broken, one bit each; the lowest bit is for the
+        /// latest.
         broken: AtomicU64,
-        /// Who has arrived in that round or since is known, and expected to come again.
+        /// Processes that have arrived in this round or later are known, and expected to arrive
+        /// again.
         known_since: AtomicU64,
     }
 }
 
-/// Why a round is broken.
+/// Why a round was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// This process was known to take part, and has died.
     Died(i32),
-    /// In this process somebody has waited for too long.
+    /// A party in this process had waited for too long.
     Late(i32),
-    /// This process has broken it off.
+    /// This process has called `abort`.
     Aborted(i32),
-    /// In this process the action has panicked.
+    /// The action has panicked in this process.
     Action(i32),
-    /// This process has begun anew. 0: nobody knows any more which.
+    /// This process has called `reset`. 0: it isn't known any more which process did.
     Reset(i32),
-    /// All who have the object were waiting, and they were too few.
+    /// All processes with a handle were waiting, and they were too few.
     Alone,
-    /// In this process the system has refused to wait.
+    /// A system call of this process has failed.
     System(i32),
 }
 
@@ -101,28 +107,28 @@ impl Cause {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Some have arrived, others haven't.
+    /// Some parties have arrived, others haven't.
     Filling,
-    /// All have arrived, and one of them is at the action.
+    /// All parties have arrived, and one of them runs the action.
     Acting,
-    /// Nobody waits any more until it is reset.
+    /// No party waits until the barrier is reset.
     Broken,
 }
 
-/// Where things are: the round, its phase, and how many have arrived.
+/// How far the barrier has come: the round, its stage, and how many parties have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Phase(u64);
 
 impl Phase {
-    fn new(round: u64, phase: Stage, arrived: usize) -> Phase {
-        Phase(round << 18 | (phase as u64) << 16 | arrived as u64)
+    fn new(round: u64, stage: Stage, arrived: usize) -> Phase {
+        Phase(round << 18 | (stage as u64) << 16 | arrived as u64)
     }
 
     fn round(self) -> u64 {
         self.0 >> 18
     }
 
-    fn phase(self) -> Stage {
+    fn stage(self) -> Stage {
         match self.0 >> 16 & 3 {
             0 => Stage::Filling,
             1 => Stage::Acting,
@@ -134,17 +140,17 @@ impl Phase {
         self.0 as u16 as usize
     }
 
-    fn with(self, phase: Stage) -> Phase {
-        Phase::new(self.round(), phase, self.arrived())
+    fn with(self, stage: Stage) -> Phase {
+        Phase::new(self.round(), stage, self.arrived())
     }
 
     fn next(self) -> Phase {
-        // What is shifted out at the end of days is shifted out of the notes too.
+        // Rounds wrap around at the number of bits that a [`Note`] has for them as well.
         Phase::new((self.round() + 1) & (u64::MAX >> 18), Stage::Filling, 0)
     }
 }
 
-/// What the ledger has of a process: a round, and how many have arrived in it.
+/// What the ledger notes about a process: a round, and how many of its threads have arrived in it.
 #[derive(Debug, Clone, Copy)]
 struct Note(u64);
 
@@ -166,74 +172,75 @@ impl Note {
     }
 }
 
-/// What has come of arriving.
+/// The result of arriving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arrival {
-    /// As the one of this index, and others are missing in this round.
+    /// The round and the party's index in it: other parties are still missing.
     Waits(u64, usize),
-    /// As the last one, and the round is over.
+    /// As the last party: the round is over.
     Last,
-    /// As the last one: the action of this round is the caller's.
+    /// As the last party: the caller must run the action of this round.
     Acts(u64),
-    /// Not yet: this round isn't over.
+    /// Too early: this round isn't over yet.
     Early(u64),
-    /// It is broken.
+    /// The barrier is broken.
     Broken(Cause),
 }
 
 impl BarrierState {
-    /// A new object.
+    /// Creates a barrier.
     ///
     /// # Errors
     /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create(parties: usize) -> io::Result<Object<BarrierState>> {
         if parties == 0 || parties > MOST {
-            let error = format!("{parties} parties, where there can be 1 to {MOST}");
+            let error = format!("{parties} parties: there can be 1 to {MOST}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         let object = Object::<BarrierState>::create()?;
         object.parties.store(parties as u32, Relaxed);
-        object.moment.store(Phase::new(1, Stage::Filling, 0).0, Relaxed);
+        object.phase.store(Phase::new(1, Stage::Filling, 0).0, Relaxed);
         Ok(object)
     }
 
-    /// How many wait for each other.
+    /// The number of parties.
     pub(crate) fn parties(&self) -> usize {
         (self.parties.load(Relaxed) as usize).clamp(1, MOST)
     }
 
-    /// How many have arrived in this round.
+    /// How many parties have arrived in the present round.
     pub(crate) fn arrived(&self) -> usize {
-        match self.moment() {
-            moment if moment.phase() == Stage::Broken => 0,
-            moment => moment.arrived(),
+        match self.phase() {
+            phase if phase.stage() == Stage::Broken => 0,
+            phase => phase.arrived(),
         }
     }
 
-    /// Whether nobody waits until it is reset.
+    /// Whether no party waits until the barrier is reset.
     pub(crate) fn is_broken(&self) -> bool {
-        self.moment().phase() == Stage::Broken
+        self.phase().stage() == Stage::Broken
     }
 
     #[inline]
-    fn moment(&self) -> Phase {
-        Phase(self.moment.load(SeqCst))
+    fn phase(&self) -> Phase {
+        Phase(self.phase.load(SeqCst))
     }
 
     fn past(&self, round: u64) -> &History {
         &self.past[(round & 1) as usize]
     }
 
-    /// Those who have arrived since that round are known.
+    /// Processes that have arrived in this round or later are known.
     fn known_since(&self) -> u64 {
-        self.past(self.moment().round()).known_since.load(Relaxed)
+        self.past(self.phase().round()).known_since.load(Relaxed)
     }
 
     fn is_known(&self, entry: Entry<'_>, since: u64) -> bool {
         entry.owner() != 0 && Note::of(entry).round() >= since
     }
 
-    /// Why that round was broken, as far as that is still known. Under the latch.
+    /// Why the round was broken, as far as that is still recorded. Must be called with the spin
+    /// lock held.
     fn cause(&self, round: u64) -> Cause {
         if self.broken.load(Relaxed) != round {
             return Cause::Reset(0);
@@ -241,36 +248,36 @@ impl BarrierState {
         Cause::from_numbers(self.cause.load(Relaxed), self.pid.load(Relaxed) as i32)
     }
 
-    /// To be written before the moment in which the round is broken.
+    /// Must be called before the store to `phase` that breaks the round.
     fn write_cause(&self, round: u64, cause: Cause) {
         let (number, pid) = cause.to_numbers();
-        // Nobody believes it before it is complete.
+        // No reader accepts the cause before it is complete.
         self.broken.store(u64::MAX, Release);
         self.cause.store(number, Release);
         self.pid.store(pid as u32, Release);
         self.broken.store(round, Release);
     }
 
-    /// To be written before the moment in which the round has ended.
+    /// Must be called before the store to `phase` that ends the round.
     fn write_past(&self, round: u64, was_broken: bool, forget: bool) {
         let (past, next) = (self.past(round), self.past(round + 1));
         next.broken.store(past.broken.load(Relaxed) << 1 | u64::from(was_broken), Release);
         next.known_since.store(if forget { round + 1 } else { past.known_since.load(Relaxed) }, Release);
     }
 
-    fn go_to(&self, moment: Phase) {
-        self.moment.store(moment.0, SeqCst);
+    fn go_to(&self, phase: Phase) {
+        self.phase.store(phase.0, SeqCst);
     }
 
-    /// What has come of a round. None if it isn't over. Under the latch.
+    /// The result of a round; `None` if it isn't over. Must be called with the spin lock held.
     fn outcome(&self, round: u64) -> Option<Result<(), Cause>> {
-        let moment = self.moment();
-        if moment.round() == round {
-            return (moment.phase() == Stage::Broken).then(|| Err(self.cause(round)));
+        let phase = self.phase();
+        if phase.round() == round {
+            return (phase.stage() == Stage::Broken).then(|| Err(self.cause(round)));
         }
-        let ago = moment.round().wrapping_sub(round).wrapping_sub(1);
-        let broken = self.past(moment.round()).broken.load(Relaxed);
-        // Who was away for longer than anybody remembers is told so.
+        let ago = phase.round().wrapping_sub(round).wrapping_sub(1);
+        let broken = self.past(phase.round()).broken.load(Relaxed);
+        // A party that was away for longer than the history is told that its round was broken.
         let was_broken = ago >= 64 || broken >> ago & 1 != 0;
         Some(if was_broken { Err(self.cause(round)) } else { Ok(()) })
     }
@@ -299,35 +306,38 @@ impl Object<BarrierState> {
         guard
     }
 
-    /// Breaks the round that a party has given up without the latch. Under the latch.
+    /// Breaks the round that a party has given up without the spin lock. Must be called with the
+    /// spin lock held.
     #[cold]
     fn break_unwanted(&self) {
-        let moment = self.moment();
+        let phase = self.phase();
         let round = self.unwanted.load(SeqCst);
-        if moment.phase() != Stage::Broken && round == moment.round().wrapping_add(1) {
+        if phase.stage() != Stage::Broken && round == phase.round().wrapping_add(1) {
             self.wait_queue.before_change(self.notifier());
-            self.write_cause(moment.round(), Cause::Late(self.unwanted_by.load(Relaxed) as i32));
-            self.go_to(moment.with(Stage::Broken));
+            self.write_cause(phase.round(), Cause::Late(self.unwanted_by.load(Relaxed) as i32));
+            self.go_to(phase.with(Stage::Broken));
             self.wait_queue.after_change(u32::MAX);
         }
-        // Last: if this process dies before, the next one does it.
+        // Last: if this process dies before, the next owner does the same again.
         let _ = self.unwanted.compare_exchange(round, 0, SeqCst, Relaxed);
     }
 
-    /// Somebody may have died between putting itself on the ledger and counting itself. It is among those who have arrived then, and has died.
+    /// Recomputes the number of arrived parties from the ledger: a party may have died between
+    /// entering the ledger and counting itself. It has arrived then, and is found dead later.
     fn count_again(&self) {
-        let moment = self.moment();
-        if moment.phase() == Stage::Filling {
+        let phase = self.phase();
+        if phase.stage() == Stage::Filling {
             let notes = self.book().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
-            let arrived: usize = notes.filter(|note| note.round() == moment.round()).map(Note::count).sum();
-            self.go_to(Phase::new(moment.round(), Stage::Filling, arrived.min(self.parties())));
+            let arrived: usize = notes.filter(|note| note.round() == phase.round()).map(Note::count).sum();
+            self.go_to(Phase::new(phase.round(), Stage::Filling, arrived.min(self.parties())));
         }
     }
 
-    /// Waits for the others. The last one calls `action` before anybody goes on, if that is one; gives the number of those who were there before.
+    /// Waits for the other parties. The last one calls `action`, if there is one, before any party
+    /// continues. Returns how many parties had arrived before the caller.
     ///
     /// # Errors
-    /// The cause if the round is broken; what the system said, if that was why.
+    /// Why the round was broken; with the system's error, if that was the reason.
     pub(crate) fn wait(
         &self,
         deadline: Option<Instant>,
@@ -355,7 +365,7 @@ impl Object<BarrierState> {
                         let is_copy = acting.is_copy();
                         std::mem::forget(acting);
                         if is_copy {
-                            // The round is the original's to end.
+                            // The original process must end the round.
                             return Ok(self.parties() - 1);
                         }
                     }
@@ -375,24 +385,25 @@ impl Object<BarrierState> {
         let mut all_live = None;
         loop {
             let guard = self.lock()?;
-            let moment = self.moment();
-            match moment.phase() {
-                Stage::Broken => return Ok(Arrival::Broken(self.cause(moment.round()))),
-                Stage::Acting => return Ok(Arrival::Early(moment.round())),
-                // One of them is dead, since they have not gone on: whoever waits finds out.
-                Stage::Filling if moment.arrived() >= self.parties() => return Ok(Arrival::Early(moment.round())),
+            let phase = self.phase();
+            match phase.stage() {
+                Stage::Broken => return Ok(Arrival::Broken(self.cause(phase.round()))),
+                Stage::Acting => return Ok(Arrival::Early(phase.round())),
+                // All have arrived, but the round isn't over: one of them is dead, as the waiting
+                // parties will find out.
+                Stage::Filling if phase.arrived() >= self.parties() => return Ok(Arrival::Early(phase.round())),
                 Stage::Filling => {}
             }
-            let is_last = moment.arrived() + 1 == self.parties();
-            // Who was here first may be dead, without anybody having noticed.
-            if is_last && all_live != Some(moment) {
+            let is_last = phase.arrived() + 1 == self.parties();
+            // A party that arrived earlier may have died unnoticed.
+            if is_last && all_live != Some(phase) {
                 drop(guard);
                 let arrived =
-                    self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == moment.round());
+                    self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == phase.round());
                 if let Some(dead) = arrived?.into_iter().find(|process| !process.seems_alive()) {
-                    self.break_round(Some(moment.round()), Cause::Died(dead.pid()));
+                    self.break_round(Some(phase.round()), Cause::Died(dead.pid()));
                 }
-                all_live = Some(moment);
+                all_live = Some(phase);
                 continue;
             }
             let (book, since) = (self.book(), self.known_since());
@@ -407,32 +418,32 @@ impl Object<BarrierState> {
             };
             self.place().store(place as u32, Relaxed);
             if entry.owner() != me || !self.is_known(entry, since) {
-                // Those who sleep watch the processes that were known. They are to watch this one, too.
+                // Sleepers watch the processes that were known. They must watch this one, too.
                 self.wait_queue.before_change(notifier);
             }
             let count = match Note::of(entry) {
-                note if entry.owner() == me && note.round() == moment.round() => note.count(),
+                note if entry.owner() == me && note.round() == phase.round() => note.count(),
                 _ => 0,
             };
             if entry.owner() != me {
                 entry.note.store(0, Release);
                 entry.owner.store(me, Release);
             }
-            entry.note.store(Note::new(moment.round(), count + 1).0, Release);
+            entry.note.store(Note::new(phase.round(), count + 1).0, Release);
             return Ok(match (is_last, acts) {
                 (false, _) => {
-                    self.go_to(Phase::new(moment.round(), Stage::Filling, moment.arrived() + 1));
-                    Arrival::Waits(moment.round(), moment.arrived())
+                    self.go_to(Phase::new(phase.round(), Stage::Filling, phase.arrived() + 1));
+                    Arrival::Waits(phase.round(), phase.arrived())
                 }
                 (true, true) => {
                     self.actor.store(me, Release);
-                    self.go_to(Phase::new(moment.round(), Stage::Acting, self.parties()));
-                    Arrival::Acts(moment.round())
+                    self.go_to(Phase::new(phase.round(), Stage::Acting, self.parties()));
+                    Arrival::Acts(phase.round())
                 }
                 (true, false) => {
                     self.wait_queue.before_change(notifier);
-                    self.write_past(moment.round(), false, false);
-                    self.go_to(moment.next());
+                    self.write_past(phase.round(), false, false);
+                    self.go_to(phase.next());
                     drop(guard);
                     self.wait_queue.after_change(u32::MAX);
                     Arrival::Last
@@ -441,7 +452,7 @@ impl Object<BarrierState> {
         }
     }
 
-    /// Ends the round of which the caller has done the action.
+    /// Ends a round after the caller has run its action.
     fn end_round(&self, round: u64) -> Result<Result<(), Cause>, Stalled> {
         let notifier = self.notifier();
         let guard = self.lock()?;
@@ -450,19 +461,20 @@ impl Object<BarrierState> {
         }
         self.wait_queue.before_change(notifier);
         self.write_past(round, false, false);
-        self.go_to(self.moment().next());
+        self.go_to(self.phase().next());
         drop(guard);
         self.wait_queue.after_change(u32::MAX);
         Ok(Ok(()))
     }
 
-    /// Waits until that round is over. The outer error is that of this call, which has broken it.
+    /// Waits until the round is over. The outer error is that of this call, which has broken the
+    /// round.
     fn wait_for(&self, round: u64, deadline: Option<Instant>) -> Result<Result<(), Cause>, (Cause, Option<io::Error>)> {
-        let mut wish = Over { object: self, round };
-        match self.wait_queue.wait(self.notifier(), deadline, &mut wish) {
+        let mut op = Over { object: self, round };
+        match self.wait_queue.wait(self.notifier(), deadline, &mut op) {
             Ok(outcome) => Ok(outcome),
             Err(vain) => {
-                // It may be over by now.
+                // The round may be over by now.
                 let (cause, error) = self.give_up_in(Some(round), vain);
                 let Ok(_guard) = self.lock() else { return Err((cause, error)) };
                 match self.outcome(round) {
@@ -489,48 +501,50 @@ impl Object<BarrierState> {
         (cause, error)
     }
 
-    /// Breaks that round, if it isn't over; or the one that there is. If the latch can't be had in
-    /// time, the next one that has it does so.
+    /// Breaks the given round, if it isn't over, or the present one. If the spin lock can't be had
+    /// in time, the next owner does it.
     pub(crate) fn break_round(&self, round: Option<u64>, cause: Cause) {
         let notifier = self.notifier();
         let Ok(guard) = self.lock() else {
             self.unwanted_by.store(pid() as u32, Relaxed);
-            self.unwanted.store(round.unwrap_or(self.moment().round()).wrapping_add(1), SeqCst);
+            self.unwanted.store(round.unwrap_or(self.phase().round()).wrapping_add(1), SeqCst);
             return;
         };
-        let moment = self.moment();
-        if moment.phase() == Stage::Broken || round.is_some_and(|round| round != moment.round()) {
+        let phase = self.phase();
+        if phase.stage() == Stage::Broken || round.is_some_and(|round| round != phase.round()) {
             return;
         }
         self.wait_queue.before_change(notifier);
-        self.write_cause(moment.round(), cause);
-        self.go_to(moment.with(Stage::Broken));
+        self.write_cause(phase.round(), cause);
+        self.go_to(phase.with(Stage::Broken));
         drop(guard);
         self.wait_queue.after_change(u32::MAX);
     }
 
-    /// Begins a new round, with parties that are not known yet. Those who wait are told that theirs is broken.
+    /// Begins a new round, with no known parties. Parties that wait are told that their round is
+    /// broken.
     pub(crate) fn reset(&self) {
         let notifier = self.notifier();
         let guard = self.lock_endlessly();
-        let moment = self.moment();
-        let was_broken = moment.phase() == Stage::Broken;
+        let phase = self.phase();
+        let was_broken = phase.stage() == Stage::Broken;
         self.wait_queue.before_change(notifier);
         if !was_broken {
-            self.write_cause(moment.round(), Cause::Reset(pid()));
+            self.write_cause(phase.round(), Cause::Reset(pid()));
         }
-        self.write_past(moment.round(), was_broken || moment.arrived() > 0, true);
-        self.go_to(moment.next());
+        self.write_past(phase.round(), was_broken || phase.arrived() > 0, true);
+        self.go_to(phase.next());
         drop(guard);
         self.wait_queue.after_change(u32::MAX);
     }
 
-    /// Takes this process off the ledger: it isn't expected any more. For the last handle.
+    /// Removes this process from the ledger, so that it isn't expected any more. For the last
+    /// handle.
     pub(crate) fn leave(&self) {
         let Ok(me) = me() else { return };
         let _guard = self.lock_endlessly();
         let book = self.book();
-        let round = self.moment().round();
+        let round = self.phase().round();
         if let Some(entry) = book.entry(self.place().load(Relaxed) as usize)
             && entry.owner() == me
             && Note::of(entry).round() != round
@@ -540,12 +554,12 @@ impl Object<BarrierState> {
         }
     }
 
-    /// Those whose death would break that round, but for this process.
+    /// The other processes with deaths that would break this round.
     fn expected(&self, round: u64) -> io::Result<Vec<Identity>> {
         let since = self.known_since();
-        match self.moment() {
-            moment if moment.round() != round => Ok(Vec::new()),
-            moment if moment.phase() == Stage::Acting => {
+        match self.phase() {
+            phase if phase.round() != round => Ok(Vec::new()),
+            phase if phase.stage() == Stage::Acting => {
                 let me = me()?;
                 Ok(Identity::from_bits(self.actor.load(Relaxed))
                     .into_iter()
@@ -565,12 +579,12 @@ fn pid() -> i32 {
 struct Acting<'a> {
     object: &'a Object<BarrierState>,
     round: u64,
-    /// The copy of the process whose action it is.
+    /// The number of the process (an original or a fork copy) that runs the action.
     copy: u32,
 }
 
 impl Acting<'_> {
-    /// Whether this is a copy, made by fork in the action, of the process whose action it is.
+    /// Whether this process is a fork copy that was made by the action.
     fn is_copy(&self) -> bool {
         self.copy != copy_number()
     }
@@ -584,17 +598,17 @@ impl Drop for Acting<'_> {
     }
 }
 
-/// The wish that a round be over.
+/// Waits until a round is over.
 struct Over<'a> {
     object: &'a Object<BarrierState>,
     round: u64,
 }
 
 impl Over<'_> {
-    /// Whether it seems to be.
+    /// Whether the round seems to be over.
     fn seems_over(&self) -> bool {
-        let moment = self.object.moment();
-        moment.round() != self.round || moment.phase() == Stage::Broken
+        let phase = self.object.phase();
+        phase.round() != self.round || phase.stage() == Stage::Broken
     }
 
     fn break_for(&self, dead: &[Identity]) {

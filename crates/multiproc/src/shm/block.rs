@@ -1,4 +1,5 @@
-//! A block of a store that is this process's: filled and put into the queue, or taken from it and read. When this is dropped, it is given back.
+//! A block of a store that this process owns: one that it fills and puts into the queue, or one
+//! that it has taken from the queue and reads. Dropping a [`Block`] gives the block back.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -7,7 +8,7 @@ use std::ops::Deref;
 use super::spin_lock::{Limit, within};
 use super::store::{Refusal, Store, bytes_of, fill};
 
-/// See the module. `S` is how the store is held: borrowed, or shared.
+/// An owned block. `S` is how the store is held: borrowed, or shared.
 #[derive(Debug)]
 pub(crate) struct Block<S: Deref<Target = Store>> {
     store: S,
@@ -16,13 +17,13 @@ pub(crate) struct Block<S: Deref<Target = Store>> {
 }
 
 impl<S: Deref<Target = Store>> Block<S> {
-    /// An empty one, with memory for `len` bytes.
+    /// Allocates an empty block, with memory for `len` bytes.
     pub(crate) fn new(store: S, len: u64) -> Result<Block<S>, Refusal> {
         let index = store.allocate(len)?;
         Ok(Block { store, index, len: 0 })
     }
 
-    /// One that was taken from the queue, with an item of `len` bytes in it.
+    /// A block that was taken from the queue and contains an item of `len` bytes.
     pub(super) fn taken(store: S, index: u32, len: u64) -> Block<S> {
         Block { store, index, len }
     }
@@ -42,7 +43,7 @@ impl<S: Deref<Target = Store>> Block<S> {
         Ok(())
     }
 
-    /// Has memory for `len` bytes in all, if they fit into the block. False if they don't.
+    /// Allocates memory for `len` bytes in all. Returns false if they don't fit into the block.
     pub(crate) fn extend(&mut self, len: u64) -> io::Result<bool> {
         let blocks = self.store.blocks();
         let room = blocks.room(self.index)?;
@@ -53,24 +54,24 @@ impl<S: Deref<Target = Store>> Block<S> {
         Ok(true)
     }
 
-    /// What is in it.
+    /// The bytes that the block contains.
     pub(crate) fn bytes(&self) -> io::Result<&[u8]> {
-        // SAFETY: it is this process's as long as `self` is.
+        // SAFETY: the block is this process's for as long as `self` exists.
         unsafe { bytes_of(self.store.blocks(), self.index, self.len) }
     }
 
-    /// It is in the queue now, or somebody else's.
+    /// Doesn't give the block back: it is in the queue now, or owned by another process.
     pub(crate) fn leave(self) {
         let mut this = ManuallyDrop::new(self);
-        // SAFETY: it is not used again, nor dropped.
+        // SAFETY: it is neither used again nor dropped.
         unsafe { std::ptr::drop_in_place(&raw mut this.store) };
     }
 }
 
 impl<S: Deref<Target = Store>> Drop for Block<S> {
     fn drop(&mut self) {
-        // It fails only if the books are garbage. It does not wait for a process that is stopped:
-        // then it is given back later.
+        // Fails only if the arena is corrupt. Doesn't wait for a stopped process: the block is then
+        // given back later.
         let _ = within(Limit::Moment, || self.store.give_back_block(self.index));
     }
 }

@@ -1,7 +1,9 @@
-//! A value in shared memory, which is changed by whoever owns the word beside it: plain old data, for which any bytes will do.
+//! A value in shared memory, guarded by the lock word beside it: plain old data, for which any
+//! bytes are valid.
 //!
-//! A process may die in the middle of writing to it, and another then reads what is there. So it is only for types of which that can be said, and it is looked
-//! at whether those who open it mean the same type.
+//! A process may die while it writes to the value, and another process then reads what is there. So
+//! only types that implement [`Plain`] are allowed. The cell also stores its type, so that
+//! processes which open it with another type get an error.
 
 use std::any::type_name;
 use std::cell::UnsafeCell;
@@ -12,13 +14,16 @@ use bytemuck::{AnyBitPattern, NoUninit};
 
 use super::segment::AnyBytes;
 
-/// What can lie in memory that several processes share: any bytes are a value of it, none of its bytes is padding, and nothing in it points anywhere.
+/// A type with values that can lie in memory shared by several processes: all byte patterns are
+/// valid values, there are no padding bytes, and there are no pointers or references.
 ///
-/// Integers, floats, arrays and tuples without padding of such; and a struct of one's own that is `#[repr(C)]` or `#[repr(transparent)]`, with `#[derive(Clone, Copy,
-/// bytemuck::Pod, bytemuck::Zeroable)]`, the attributes of the crate [`bytemuck`] with its feature `derive`. Neither `bool` nor `char` nor an enum is, as not all bytes are a value of them: take a
-/// `u8` for a `bool`.
+/// These are integers, floats, and arrays and tuples of them without padding; and your own structs
+/// that are `#[repr(C)]` or `#[repr(transparent)]` and have `#[derive(Clone, Copy, bytemuck::Pod,
+/// bytemuck::Zeroable)]`, from the crate [`bytemuck`] with its feature `derive`. `bool`, `char` and
+/// enums are not, since not all byte patterns are valid for them: use a `u8` in place of a `bool`.
 ///
-/// The values themselves are never serialised. What is generic over them and derives serde's traits says so:
+/// The values themselves are never serialised. A generic type that contains them and derives
+/// serde's traits needs this bound:
 ///
 /// ```
 /// use multiproc::{Array, Plain, Process, Value};
@@ -62,25 +67,26 @@ pub trait Plain: AnyBitPattern + NoUninit + Send + Sync {}
 #[diagnostic::do_not_recommend]
 impl<T: AnyBitPattern + NoUninit + Send + Sync> Plain for T {}
 
-/// See the module.
+/// A typed value in shared memory; see the module.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Cell<T> {
     size: AtomicU64,
     align: AtomicU64,
-    /// A number made of the type's name.
+    /// A hash of the type's name.
     name: AtomicU64,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: who touches the value has seen to it that nobody else does.
+// SAFETY: a caller that accesses the value ensures that no other thread or process does.
 unsafe impl<T: Plain> Sync for Cell<T> {}
 
-// SAFETY: atomic integers, and a value for which any bytes will do, which is not touched without further ado.
+// SAFETY: atomic integers, and a value for which any bytes are valid, accessed only by unsafe
+// methods.
 unsafe impl<T: Plain> AnyBytes for Cell<T> {}
 
 impl<T: Plain> Cell<T> {
-    /// Writes what it is, in memory that nobody else has yet. The value is all zero there.
+    /// Stores the type, in memory that no other process has yet. The value there is all zeros.
     pub(crate) fn begin(&self) {
         let [size, align, name] = kind_of::<T>();
         self.size.store(size, Relaxed);
@@ -88,51 +94,52 @@ impl<T: Plain> Cell<T> {
         self.name.store(name, Relaxed);
     }
 
-    /// The same, and the first value.
+    /// Stores the type and the first value.
     ///
     /// # Safety
-    /// Nobody else may have this memory yet.
+    /// No other process may have this memory yet.
     pub(crate) unsafe fn begin_with(&self, value: T) {
         self.begin();
-        // SAFETY: as the caller says; whatever was there has no destructor, as the type is `Copy`.
+        // SAFETY: as the caller guarantees; the previous bytes need no destructor, as the type is
+        // `Copy`.
         unsafe { self.value.get().write(value) };
     }
 
-    /// Sees whether it is of this type.
+    /// Checks that the value is of type `T`.
     ///
     /// # Errors
-    /// `InvalidData` if not.
+    /// `InvalidData` if it is not.
     pub(crate) fn check(&self) -> io::Result<()> {
         let kind = [&self.size, &self.align, &self.name].map(|number| number.load(Relaxed));
         match kind == kind_of::<T>() {
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, format!("its value is no {}", type_name::<T>()))),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, format!("its type is not {}", type_name::<T>()))),
         }
     }
 
     /// The value.
     ///
     /// # Safety
-    /// Nobody may change it for as long as it is borrowed.
+    /// No thread or process may change it while it is borrowed.
     #[inline]
     pub(crate) unsafe fn get(&self) -> &T {
-        // SAFETY: as the caller says; whatever bytes there are, they are a value.
+        // SAFETY: as the caller guarantees; all byte patterns are valid values.
         unsafe { &*self.value.get() }
     }
 
     /// The value, to be changed.
     ///
     /// # Safety
-    /// Nobody else may touch it for as long as it is borrowed.
+    /// No other thread or process may access it while it is borrowed.
     #[inline]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn get_mut(&self) -> &mut T {
-        // SAFETY: as the caller says; whatever bytes there are, they are a value.
+        // SAFETY: as the caller guarantees; all byte patterns are valid values.
         unsafe { &mut *self.value.get() }
     }
 }
 
-/// Size, alignment and a number made of the name: what tells types apart.
+/// Size, alignment and a hash of the type's name, by which types are told apart.
 pub(crate) fn kind_of<T>() -> [u64; 3] {
     // FNV-1a: Fowler, Noll, Vo.
     let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

@@ -1,49 +1,49 @@
-//! When a producer looks whether any consumer is left: rarely enough to cost nothing, and soon
+//! When a producer checks whether any consumer is left: rarely enough to cost nothing, and soon
 //! enough after something has changed.
 //!
-//! To look is a system call, and a put is a few dozen nanoseconds. So a producer counts its puts
-//! and looks at the clock at some of them: at each while they come slowly, at every [`STRIDE`]th in
-//! a stream. It looks for consumers when [`BETWEEN`] has passed since it did last, or when this
-//! process has learnt of the end of another or has dropped a handle.
+//! The check is a system call, and a put takes a few dozen nanoseconds. So a producer counts its
+//! puts and reads the clock at some of them: at each one while puts come slowly, at every
+//! [`STRIDE`]th one in a stream. It checks for consumers when [`BETWEEN`] has passed since the last
+//! check, or when this process has learnt that another process has ended, or has dropped a handle.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How many puts go by between two looks at the clock, in a stream.
+/// How many puts a stream makes for each reading of the clock.
 const STRIDE: u32 = 16;
 
-/// Puts that come with more time than this between them are no stream.
+/// Puts that are further apart than this, in nanoseconds, are no stream.
 const SLOW: u64 = 10_000;
 
-/// How long after one look the next one is due.
+/// The time between two checks.
 const BETWEEN: Duration = Duration::from_micros(200);
 
 /// How often this process has learnt that a process has ended, or has dropped a handle.
 static CHANGES: AtomicU32 = AtomicU32::new(1);
 
-/// Has producers look at their next put: a process has ended, or a handle is gone.
+/// Makes all producers check at their next put: a process has ended, or a handle is gone.
 pub(crate) fn changed() {
     CHANGES.fetch_add(1, Relaxed);
 }
 
-/// What the producers of one queue in this process know of the time. Threads may write it at the
-/// same time: what is lost is a look.
+/// What the producers of one queue in this process know about the time. Threads may write it
+/// concurrently: what gets lost is one check.
 #[derive(Debug, Default)]
 pub(crate) struct ChangeRate {
-    /// How many puts are left before the next look at the clock.
+    /// The number of puts left before the clock is read next.
     puts: AtomicU32,
-    /// How many there were.
+    /// That number as it was set when the clock was read last.
     stride: AtomicU32,
-    /// When the clock was looked at last, and when consumers were looked for, in nanoseconds.
+    /// When the clock was read last, and when the last check was made, in nanoseconds.
     clock: AtomicU64,
     looked: AtomicU64,
-    /// [`CHANGES`] at that time.
+    /// The value of [`CHANGES`] at the last check.
     changes: AtomicU32,
 }
 
 impl ChangeRate {
-    /// Whether it is time to look. To be called at each put.
+    /// Whether a check is due. Must be called at each put.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
         let puts = self.puts.load(Relaxed);
@@ -69,14 +69,14 @@ impl ChangeRate {
         is_due
     }
 
-    /// Has the next put look again: no consumer was found.
+    /// Makes the next put check again, as no consumer was found.
     #[cold]
     pub(crate) fn look_again(&self) {
         self.changes.store(0, Relaxed);
     }
 }
 
-/// Nanoseconds since this process asked first; never 0.
+/// Nanoseconds since the first call in this process; never 0.
 fn now() -> u64 {
     static BEGINNING: OnceLock<Instant> = OnceLock::new();
     BEGINNING.get_or_init(Instant::now).elapsed().as_nanos() as u64 + BETWEEN.as_nanos() as u64

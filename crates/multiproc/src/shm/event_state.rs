@@ -1,4 +1,4 @@
-//! A flag that can be waited for: what an event is made of. `../sync/PROTOCOL.md`, "Event".
+//! The state of an event: a flag that callers can wait for. See `../sync/PROTOCOL.md`, "Event".
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -12,8 +12,8 @@ use super::wait_queue::{WaitFailure, WaitOp, WaitQueue};
 
 layout! {
     /// The shared part; all zero, it is not set.
-    pub(crate) struct Flag: "event", 0x21 {
-        /// How often it has been set and cleared, in all. Odd: it is set.
+    pub(crate) struct EventState: "event", 0x21 {
+        /// How often the flag has been set and cleared, in all. It is set when this is odd.
         changes: AtomicU64,
         spin_lock: RobustSpinLock,
         wait_queue: WaitQueue,
@@ -24,24 +24,24 @@ fn is_set(changes: u64) -> bool {
     changes & 1 != 0
 }
 
-impl Flag {
-    /// A new one.
+impl EventState {
+    /// Creates a flag that is not set.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub(crate) fn create() -> io::Result<Object<Flag>> {
+    pub(crate) fn create() -> io::Result<Object<EventState>> {
         Object::create()
     }
 
-    /// Whether it is set.
+    /// Whether the flag is set.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
         is_set(self.changes.load(SeqCst))
     }
 }
 
-impl Object<Flag> {
-    /// Sets it, and wakes all who wait.
+impl Object<EventState> {
+    /// Sets the flag, and wakes all waiters.
     pub(crate) fn set(&self) {
         let notifier = self.notifier();
         if self.is_set() {
@@ -58,7 +58,7 @@ impl Object<Flag> {
         self.wait_queue.after_change(u32::MAX);
     }
 
-    /// Clears it. Nobody waits for that.
+    /// Clears the flag. No caller waits for that.
     pub(crate) fn clear(&self) {
         let _guard = self.spin_lock.lock_endlessly();
         let changes = self.changes.load(SeqCst);
@@ -67,7 +67,7 @@ impl Object<Flag> {
         }
     }
 
-    /// Waits until it is set, or has been meanwhile.
+    /// Waits until the flag is set, or has been set in the meantime.
     ///
     /// # Errors
     /// [`WaitFailure`].
@@ -80,10 +80,10 @@ impl Object<Flag> {
         within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut Set { flag: self, found }))
     }
 
-    /// As [`wait`](Object::wait), for as long as it takes, as a future.
+    /// As [`wait`](Object::wait) without a timeout, as a future.
     ///
     /// # Errors
-    /// As there.
+    /// As [`wait`](Object::wait).
     #[cfg(feature = "async")]
     pub(crate) async fn wait_async(&self) -> Result<(), WaitFailure> {
         let found = self.changes.load(SeqCst);
@@ -94,9 +94,10 @@ impl Object<Flag> {
     }
 }
 
-/// The wish that it be set: whatever differs from what was found, when it was not, will do.
+/// Waits until the flag is set. It was not set when `changes` was `found`, so any other number will
+/// do.
 struct Set<'a> {
-    flag: &'a Object<Flag>,
+    flag: &'a Object<EventState>,
     found: u64,
 }
 

@@ -1,5 +1,6 @@
-//! A part of a memory file that may become very large, mapped piece by piece as it does: the first piece, and then each as long as all before
-//! it together. A piece that is mapped stays so, at its address, as long as the object is open here.
+//! A part of a memory file that may become very large, mapped piece by piece as the file grows: the
+//! first piece, and then pieces that are each as long as all before them together. A piece, once
+//! mapped, stays mapped at its address for as long as the object is open in this process.
 
 use std::io;
 use std::ptr::NonNull;
@@ -8,13 +9,13 @@ use std::sync::atomic::AtomicU64;
 
 use multiproc_os::shared_memory::{Mapping, SharedFile};
 
-/// Doublings of the first piece: from 64 KiB to 4 TiB.
+/// The number of pieces: from 64 KiB, the sizes double up to 4 TiB in all.
 const PIECES: usize = 27;
 
-/// See the module.
+/// A growing part of a memory file, mapped piece by piece; see the module.
 #[derive(Debug)]
 pub(crate) struct GrowableMapping {
-    /// Where it begins in the file.
+    /// Offset in the file.
     base: u64,
     /// The length of the first piece, as a power of two.
     first: u32,
@@ -26,12 +27,12 @@ impl GrowableMapping {
         GrowableMapping { base, first, pieces: [const { OnceLock::new() }; PIECES] }
     }
 
-    /// Where it begins in the file.
+    /// The offset in the file.
     pub(crate) fn base(&self) -> u64 {
         self.base
     }
 
-    /// Where the piece ends in which `offset` lies. What is accessed lies within one piece.
+    /// The end of the piece in which `offset` lies. Every access must lie within one piece.
     #[inline]
     pub(crate) fn end_of_piece(&self, offset: u64) -> u64 {
         if offset >> self.first == 0 { 1 << self.first } else { 2 << offset.ilog2() }
@@ -40,7 +41,7 @@ impl GrowableMapping {
     /// Makes the file long enough for the piece in which `offset` lies.
     ///
     /// # Errors
-    /// `EFBIG`; `StorageFull` if it would be larger than all there may be.
+    /// `EFBIG`; `StorageFull` if there is no piece for that offset.
     pub(crate) fn extend(&self, file: &SharedFile, offset: u64) -> io::Result<()> {
         if offset >> self.first >> (PIECES - 1) != 0 {
             return Err(io::ErrorKind::StorageFull.into());
@@ -48,10 +49,10 @@ impl GrowableMapping {
         file.grow(self.base + self.end_of_piece(offset))
     }
 
-    /// The address of `len` bytes at `offset`.
+    /// The address of `len` bytes at `offset`. Maps the piece if it isn't mapped yet.
     ///
     /// # Errors
-    /// `InvalidData` when they aren't in one piece, or the file is too short; `ENOMEM`.
+    /// `InvalidData` if they aren't in one piece, or the file is too short; `ENOMEM`.
     #[inline]
     pub(crate) fn address(&self, file: &SharedFile, offset: u64, len: u64) -> io::Result<NonNull<u8>> {
         let index = if offset >> self.first == 0 { 0 } else { (offset.ilog2() - self.first + 1) as usize };
@@ -64,7 +65,7 @@ impl GrowableMapping {
         if within.checked_add(len).is_none_or(|end| end > piece.len() as u64) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        // SAFETY: within the mapping, as has just been seen.
+        // SAFETY: within the mapping, as checked above.
         Ok(unsafe { piece.start().add(within as usize) })
     }
 
@@ -72,12 +73,12 @@ impl GrowableMapping {
     fn map(&self, file: &SharedFile, index: usize, start: u64) -> io::Result<&Mapping> {
         let piece = self.pieces.get(index).ok_or(io::ErrorKind::InvalidData)?;
         let len = if index == 0 { 1 << self.first } else { start };
-        // Beyond the end of the file there is nothing but SIGBUS.
+        // An access beyond the end of the file would raise SIGBUS.
         if file.size()? < self.base + start + len {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mapping = Mapping::new(file, self.base + start, len as usize)?;
-        // Another thread may have been quicker.
+        // Another thread may have mapped it meanwhile.
         Ok(piece.get_or_init(|| mapping))
     }
 
@@ -88,7 +89,8 @@ impl GrowableMapping {
     #[inline]
     pub(crate) fn words(&self, file: &SharedFile, offset: u64, count: usize) -> io::Result<&[AtomicU64]> {
         let start = self.address(file, offset & !7, count as u64 * 8)?;
-        // SAFETY: in a mapping that lives as long as `self`, aligned to 8 bytes; atomics may be written by others, and any bytes will do.
+        // SAFETY: in a mapping that lives as long as `self`, aligned to 8 bytes; other processes
+        // may write to atomics, and all byte patterns are valid for them.
         Ok(unsafe { std::slice::from_raw_parts(start.as_ptr().cast(), count) })
     }
 
@@ -100,7 +102,8 @@ impl GrowableMapping {
     pub(crate) fn get<T: super::segment::Layout>(&self, file: &SharedFile, offset: u64) -> io::Result<&T> {
         const { assert!(size_of::<T>().is_power_of_two() && align_of::<T>() <= size_of::<T>()) };
         let start = self.address(file, offset & !(size_of::<T>() as u64 - 1), size_of::<T>() as u64)?;
-        // SAFETY: in a mapping that lives as long as `self`, aligned; a layout is made of atomics, so that any bytes will do.
+        // SAFETY: in a mapping that lives as long as `self`, and aligned; a layout is made of
+        // atomics, so all byte patterns are valid.
         Ok(unsafe { &*start.as_ptr().cast() })
     }
 }

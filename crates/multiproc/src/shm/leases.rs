@@ -1,6 +1,8 @@
-//! Items that have been taken, and whose work is not done yet: what makes a store joinable. `QUEUE.md`, "Leases".
+//! Leases: items that have been taken, with work that isn't done yet. They make a store joinable.
+//! See `QUEUE.md`, "Leases".
 //!
-//! A lease is a block with the item in it, and its owner's identity. When the owner dies, or gives it up, the item is there to be taken again.
+//! A lease is a block that contains the item, with its owner's identity. When the owner dies, or
+//! gives it up, the item can be taken again.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,28 +20,28 @@ use super::spin_lock::{Stalled, within};
 use super::store::{Refusal, Store, Taken};
 use super::wait_queue::{WaitOp, Watched};
 
-/// How often a process that takes one item after another looks whether owners of leases have died;
+/// How often a process that takes one item after another checks whether owners of leases have died;
 /// and for at most one [`SHARE`]th of the time.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 const SHARE: u32 = 10;
 
-/// How often a waiter looks that could not have all workers watched, at the limit of open files.
+/// How often a waiter checks that could not watch all workers, at the limit of open files.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What a process knows of those that take items.
+/// What a process knows about the processes that take items (the workers).
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    /// This process, once it is on their list. In a copy it is another.
+    /// The identity under which this process is on the ledger. A fork copy has another identity.
     enlisted: AtomicU64,
     watched: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// When to look next.
+    /// When to check next.
     next: Option<Instant>,
     workers: HashMap<Identity, OwnedFd>,
-    /// Whether there are others that could not be watched.
+    /// Whether there are other workers, which could not be watched.
     lacks_some: bool,
 }
 
@@ -55,9 +57,9 @@ impl Leases {
 }
 
 impl Store {
-    /// Takes an item whose lease has been given up, or whose owner has died.
+    /// Takes an item with a lease that has been given up, or with an owner that has died.
     pub(crate) fn take_returned(&self) -> Result<Option<Taken>, Refusal> {
-        self.look_after_workers(false).map_err(|error| Refusal::System("those that have its items", error))?;
+        self.look_after_workers(false).map_err(|error| Refusal::System("the processes that hold its items", error))?;
         if !self.has_returned() {
             return Ok(None);
         }
@@ -65,25 +67,26 @@ impl Store {
         self.take_given_up(me)
     }
 
-    /// The work on a lease of this process's is done.
+    /// Ends a lease of this process, as the work is done.
     pub(crate) fn finish(&self, index: u32) -> Result<(), Refusal> {
         let garbage = |_| Refusal::Corrupt("a lease");
         let me = Identity::current().map_err(|error| Refusal::System("this process's own identity", error))?;
         let descriptor = self.blocks().descriptor(index).map_err(garbage)?;
         if !self.change_work(|| descriptor.change(State::Leased(me), State::Building(me))) {
-            return Err(Refusal::Corrupt("a lease that is not this process's"));
+            return Err(Refusal::Corrupt("a lease that this process doesn't hold"));
         }
         self.give_back_block(index).map_err(garbage)
     }
 
-    /// A lease of this process's is given up: somebody else may take the item.
+    /// Gives up a lease of this process: the item can be taken again.
     pub(crate) fn return_lease(&self, index: u32) {
         if let Ok(me) = Identity::current() {
             self.give_up_lease(index, me);
         }
     }
 
-    /// Gives up the leases of processes that have died. Not more often than makes sense, unless `now`.
+    /// Gives up the leases of processes that have died. Without `now`, does nothing if the last
+    /// check is recent.
     pub(super) fn look_after_workers(&self, now: bool) -> io::Result<()> {
         let begun = Instant::now();
         let mut known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +100,7 @@ impl Store {
             match known.workers.remove(&worker).map_or_else(|| worker.watch(), |pidfd| Ok(Some(pidfd))) {
                 Ok(Some(pidfd)) => drop(workers.insert(worker, pidfd)),
                 Ok(None) => dead.push(worker),
-                // No descriptor: another time.
+                // No descriptor: tries again at the next check.
                 Err(_) => known.lacks_some = true,
             }
         }
@@ -116,12 +119,12 @@ impl Store {
         Ok(())
     }
 
-    /// Calls `look` with the processes that take items, and can be watched.
+    /// Calls `look` with the workers that are watched, and their pidfds.
     pub(super) fn with_workers(&self, look: impl FnOnce(&HashMap<Identity, OwnedFd>)) {
         look(&self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner).workers);
     }
 
-    /// Descriptors that become readable when a process ends that takes items.
+    /// Pidfds that become readable when a worker ends.
     pub(super) fn watch_workers(&self) -> io::Result<Watched> {
         self.look_after_workers(true)?;
         let known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +168,7 @@ impl WaitOp for Join<'_> {
     }
 
     fn more(&mut self) -> bool {
-        // Others who wait for the same.
+        // Others may wait for the same.
         true
     }
 }

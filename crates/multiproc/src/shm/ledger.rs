@@ -1,7 +1,10 @@
-//! Who has what of an object, by process: what the kernel can't give back when a process dies is given back by others, who look it up here.
+//! A ledger of an object: which process has what of it. What the kernel can't give back when a
+//! process dies, other processes give back, and find here what it was.
 //!
-//! A list of pairs of numbers: an [identity](multiproc_os::identity), and what the object notes of that process. It begins with some places beside the object, and goes
-//! on in pages that are allocated when they are needed. A place belongs to nobody if there is no identity in it, or if the object says so. All changes are made under the object's latch.
+//! It is a list of entries, pairs of numbers: the [identity](multiproc_os::identity) of a process,
+//! and what the object notes about it. It begins with some entries beside the object, and continues
+//! in pages that are allocated when they are needed. An entry is free if it holds no identity, or
+//! if the object says so. All changes are made with the object's spin lock held.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,48 +20,49 @@ use multiproc_os::poll;
 use super::segment::{Layout, Segment, layout};
 use super::wait_queue::Watched;
 
-/// Places beside the object.
+/// The number of entries beside the object.
 const NEAR: usize = 32;
-/// Places behind it: as many as there can be processes, by default and with some to spare.
+/// The number of entries behind it: as many as there can be processes by default, and some to
+/// spare.
 const FAR: usize = 65536;
-/// What an object with a ledger has for [`Layout::MORE`].
+/// The [`Layout::MORE`] of an object with a ledger.
 pub(crate) const MORE: usize = 2 * FAR;
 
-/// So many processes are watched at a time, at most: each takes a descriptor.
+/// At most this many processes are watched by pidfds at a time: each takes a descriptor.
 const WATCHED: usize = 128;
-/// How many share a descriptor of a process: the kernel refuses (`EINVAL`) to have more than 500
-/// epoll sets, themselves members of sets, watch the same.
+/// How many waiters share a pidfd: the kernel refuses (`EINVAL`) to have more than 500 epoll sets,
+/// themselves members of sets, watch the same file.
 const SHARED_BY: usize = 256;
-/// If there are more, they are looked at so often; but for no more than a tenth of the time.
+/// How often further processes are checked one by one; but for no more than a tenth of the time.
 const LOOK: Duration = Duration::from_millis(20);
 
 layout! {
     /// The shared part; all zero, it is empty.
     pub(crate) struct Ledger {
-        /// Places that may be in use are below that.
+        /// Only entries with an index below this may be in use.
         used: AtomicU32,
-        /// Places behind the object that have memory.
+        /// The number of entries behind the object that have memory.
         allocated: AtomicU32,
         near: [[AtomicU64; 2]; NEAR],
     }
 }
 
-/// A place in a ledger.
+/// An entry of a ledger.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
-    /// Whose it is; 0: nobody's.
+    /// The identity of the process; 0 if the entry is free.
     pub(crate) owner: &'a AtomicU64,
-    /// What is noted of that process.
+    /// What the object notes about that process.
     pub(crate) note: &'a AtomicU64,
 }
 
 impl Entry<'_> {
-    /// Whose it is; 0: nobody's.
+    /// The identity of the process; 0 if the entry is free.
     pub(crate) fn owner(self) -> u64 {
         self.owner.load(Relaxed)
     }
 
-    /// What is noted of that process.
+    /// What the object notes about that process.
     pub(crate) fn note(self) -> u64 {
         self.note.load(Relaxed)
     }
@@ -79,17 +83,17 @@ impl<L> Clone for Book<'_, L> {
 impl<L> Copy for Book<'_, L> {}
 
 impl<'a, L: Layout> Book<'a, L> {
-    /// How many places there may be in use.
+    /// The number of entries that may be in use.
     fn used(self) -> usize {
         (self.ledger.used.load(Relaxed) as usize).min(self.room())
     }
 
-    /// How many places have memory.
+    /// The number of entries that have memory.
     fn room(self) -> usize {
         NEAR + (self.ledger.allocated.load(Relaxed) as usize).min(FAR)
     }
 
-    /// The place number `index`, if it has memory.
+    /// The entry with this index, if it has memory.
     #[inline]
     pub(crate) fn entry(self, index: usize) -> Option<Entry<'a>> {
         let [owner, note] = match self.ledger.near.get(index) {
@@ -100,12 +104,14 @@ impl<'a, L: Layout> Book<'a, L> {
         Some(Entry { owner, note })
     }
 
-    /// All places that may be in use.
+    /// All entries that may be in use, with their indices.
     pub(crate) fn entries(self) -> impl Iterator<Item = (usize, Entry<'a>)> {
         (0..self.used()).filter_map(move |index| Some((index, self.entry(index)?)))
     }
 
-    /// A place of which `is_free` is true; `hint` if possible. None if there is no [room](Book::make_room). Under the latch.
+    /// Finds an entry for which `is_free` is true, `hint` if possible. Returns `None` if there is
+    /// none with memory: see [`make_room`](Book::make_room). Must be called with the spin lock
+    /// held.
     #[inline]
     pub(crate) fn find(self, hint: usize, is_free: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
         if hint < self.used() && self.entry(hint).is_some_and(&is_free) {
@@ -121,27 +127,30 @@ impl<'a, L: Layout> Book<'a, L> {
         Some(used)
     }
 
-    /// Has memory for more places; to be noted by [`add_room`](Book::add_room). Not under the latch: it takes its time.
+    /// Allocates memory for more entries, which then must be recorded by
+    /// [`add_room`](Book::add_room). Must be called without the spin lock, as it takes long.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `StorageFull` when there is no room for more processes.
     pub(crate) fn make_room(self) -> io::Result<usize> {
         let allocated = (self.ledger.allocated.load(Relaxed) as usize).min(FAR);
         if allocated == FAR {
-            let error = format!("its list of processes is full: {} of them", NEAR + FAR);
+            let error = format!("its list of processes is full ({} entries)", NEAR + FAR);
             return Err(io::Error::new(io::ErrorKind::StorageFull, error));
         }
         Ok(self.segment.allocate_more(2 * allocated)? / 2)
     }
 
-    /// Notes what [`make_room`](Book::make_room) has given. Under the latch.
+    /// Records what [`make_room`](Book::make_room) has returned. Must be called with the spin lock
+    /// held.
     pub(crate) fn add_room(self, allocated: usize) {
         if allocated > self.ledger.allocated.load(Relaxed) as usize {
             self.ledger.allocated.store(allocated as u32, Release);
         }
     }
 
-    /// Forgets places at the end that `is_free` is true of, so that nobody looks at them any more. Under the latch.
+    /// Drops entries from the end for which `is_free` is true, so that no process looks at them any
+    /// more. Must be called with the spin lock held.
     pub(crate) fn shorten(self, is_free: impl Fn(Entry<'_>) -> bool) {
         let mut used = self.used();
         while used > 0 && self.entry(used - 1).is_some_and(&is_free) {
@@ -150,7 +159,8 @@ impl<'a, L: Layout> Book<'a, L> {
         self.ledger.used.store(used as u32, Release);
     }
 
-    /// Other processes of which `is_meant` is true, each once. Needs no latch: what it gives may be out of date.
+    /// Other processes with an entry for which `is_meant` is true, each once. Needs no lock; the
+    /// result may be out of date.
     pub(crate) fn others(self, is_meant: impl Fn(Entry<'_>) -> bool) -> io::Result<Vec<Identity>> {
         let me = me()?;
         let owners = self.entries().filter(|(_, entry)| is_meant(*entry)).map(|(_, entry)| entry.owner());
@@ -161,7 +171,7 @@ impl<'a, L: Layout> Book<'a, L> {
     }
 }
 
-/// The calling process, as it stands in a ledger.
+/// The identity of the calling process, as it is written in a ledger.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -170,16 +180,16 @@ pub(crate) fn me() -> io::Result<u64> {
     Identity::current().map(Identity::to_bits)
 }
 
-/// Those of `processes` that have ended, as far as there are descriptors to tell.
+/// Those of `processes` that have ended, as far as there are descriptors to find out.
 pub(crate) fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
     processes.retain(|process| process.has_ended().unwrap_or(false));
     processes
 }
 
-/// A pidfd of it, which all waiters of this process share. None if it has ended.
+/// A pidfd of the process, which all waiters of this process share. `None` if it has ended.
 fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
     static SHARED: LazyLock<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = LazyLock::new(Mutex::default);
-    // In a copy of this process it may be locked for good.
+    // In a fork copy, the mutex may be locked for ever.
     let Ok(mut shared) = SHARED.try_lock() else {
         return Ok(process.watch()?.map(Arc::new));
     };
@@ -194,7 +204,7 @@ fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
     Ok(Some(pidfd))
 }
 
-/// Descriptors for the deaths of `processes`, and those that have died already.
+/// Pidfds for watching `processes`, and those of them that have ended already.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -213,7 +223,7 @@ pub(crate) fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identi
                 alive.push(*process);
             }
             Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
-                // So that there is one for looking at the rest, one by one.
+                // Leaves a descriptor for checking the rest one by one.
                 pidfds.pop();
                 break;
             }

@@ -1,8 +1,11 @@
-//! Objects made of bytes in shared memory, which outlive any of their users. No serde, no process handling.
+//! Objects that lie in shared memory and outlive each of their users. No serialisation and no
+//! process handling here.
 //!
-//! [`segment`] is the memory of an object, with a header that tells what it is. [`spin_lock`] lets one in at a time, for a moment; [`wait_queue`] is
-//! where those wait for whom it isn't the moment yet; [`owned`] is what a thread holds for as long as it likes. How these, and the kernel, see to it
-//! that nobody hangs because somebody died is in `PROTOCOL.md` beside this file.
+//! [`segment`] is the memory of an object, with a header that says what it is. [`spin_lock`] guards
+//! its state for a moment; a [`robust_word`] is held by a thread for as long as it likes; a caller
+//! waits in a [`wait_queue`] until another process has changed the state. `PROTOCOL.md` in this
+//! folder describes how these use the kernel (robust futexes, pipes, pidfds), so that no process
+//! hangs because another one has died.
 
 pub(crate) mod arena;
 pub(crate) mod backoff;

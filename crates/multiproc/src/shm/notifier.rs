@@ -1,10 +1,12 @@
-//! A process's side of a [`WakePipe`]: how many of its handles could open it, and how many of its threads wait at it.
+//! A process's side of a [`WakePipe`]: how many of the process's handles could make the change that
+//! others wait for (*openers*), and how many of its threads and futures wait.
 //!
-//! As long as one of the handles isn't waiting itself, the process holds the door open for writing: it may yet do what others wait for. When all wait, it lets go of
-//! that side, so that those who wait are told when nobody anywhere is left. `PROTOCOL.md`, "The door".
+//! As long as an opener isn't waiting itself, the process holds the pipe open for writing: it may
+//! still do what others wait for. When all of them wait, it closes the write end, so that waiters
+//! are told by a hang-up when no process is left. See `PROTOCOL.md`, "The wake pipe".
 //!
-//! A copy that fork(2) makes of the process has a gate of its own, at which nobody waits, and counts those handles alone that are used in it: the
-//! others were left behind in the original.
+//! A fork copy starts with no waiters and no openers: it counts only the handles that are used in
+//! it, as the others may never be.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -19,32 +21,35 @@ use multiproc_os::{at_fork, pidfd, poll, threads};
 
 use super::backoff::SpinHistory;
 
-/// How often one looks who can't listen.
+/// How often a waiter looks that could get no subscription.
 const DEAF: Duration = Duration::from_millis(5);
 
-/// How many listen by one open file: the kernel refuses (`EINVAL`) to have more than 500 epoll
-/// sets, themselves members of sets, watch the same.
+/// How many subscriptions use one open file: the kernel refuses (`EINVAL`) to have more than 500
+/// epoll sets, themselves members of sets, watch the same file.
 const LISTENERS: usize = 256;
 
-/// What becomes of tokens. `PROTOCOL.md`, "The door".
+/// What happens to tokens in the pipe. See `PROTOCOL.md`, "The wake pipe".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tokens {
-    /// They are taken away when there is nothing that could be had: the descriptor can be polled by those who know nothing of doors. For a gate where all wait for the same thing.
+    /// A waiter that finds nothing to take removes them, so that the pipe's descriptor can also be
+    /// polled by code that knows nothing of this protocol. For objects with waiters that all wait
+    /// for the same thing.
     Taken,
-    /// They stay, and each who waits hears those that come after it. For a gate where one may have what it waits for when another hasn't.
+    /// They stay, and each waiter is told of those written after it has subscribed. For objects
+    /// where the condition of one waiter may hold when that of another doesn't.
     Heard,
 }
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Notifier {
     tokens: Tokens,
-    /// The number of the door's descriptor, which never changes.
+    /// The number of the wake pipe's descriptor, which never changes.
     number: RawFd,
     state: Mutex<State>,
-    /// The reading side, for those who poll it by means of their own.
+    /// A read end for code that polls the descriptor by means of its own.
     polled: OnceLock<OwnedFd>,
-    /// How long those who wait here try before they sleep.
+    /// How long earlier waits took, which decides how long the next ones spin.
     pub(super) spin_history: SpinHistory,
 }
 
@@ -52,29 +57,30 @@ pub(crate) struct Notifier {
 struct State {
     wake_pipe: WakePipe,
     read_only: bool,
-    /// The reading side by itself, which those poll who wait. So none of them holds the writing side while it sleeps.
+    /// A descriptor of the read end alone, for waiters to poll: so a sleeping waiter doesn't hold
+    /// the write end.
     reader: Option<Arc<OwnedFd>>,
-    /// The descriptor that the latest listeners use.
+    /// The descriptor that the latest subscriptions use.
     heard_by: Weak<OwnedFd>,
     /// Whether others may have the object: threads with a handle of their own, or other processes.
     shared: bool,
-    /// How often this process had been copied when the door was made.
+    /// How often this process had forked when the notifier was made.
     forks: u32,
-    /// The copy of the process that the numbers below are about.
+    /// The number of the process (an original or a fork copy) that the counts below are about.
     copy: u32,
-    /// Handles of this process through which the door could be opened.
+    /// Handles of this process through which the change could be made.
     openers: usize,
-    /// How many of those won't, as somebody waits through them.
+    /// How many of those can't be used now, as a thread or future waits through them.
     waiting: usize,
     /// Threads and futures that wait, and how many of them are futures.
     waiters: usize,
     futures: usize,
-    /// Whether there is a token that could not be put in.
+    /// Whether there is a token that could not be written.
     owed: bool,
 }
 
 impl Notifier {
-    /// A new door, and one handle that could open it.
+    /// Creates a wake pipe, with one opener.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -82,18 +88,19 @@ impl Notifier {
         WakePipe::new().map(|wake_pipe| Notifier::of(wake_pipe, tokens, false))
     }
 
-    /// A door that has come from another process, and one handle that could open it.
+    /// Uses a wake pipe that was received from another process, with one opener.
     ///
     /// # Errors
-    /// `InvalidData` when it is none.
+    /// `InvalidData` when the descriptor is no wake pipe.
     pub(crate) fn from_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Notifier> {
         WakePipe::from_fd(fd).map(|wake_pipe| Notifier::of(wake_pipe, tokens, true))
     }
 
-    /// As [`from_fd`](Notifier::from_fd), also of a descriptor by which the door can't be opened.
+    /// As [`from_fd`](Notifier::from_fd), but also accepts a descriptor that is open for reading
+    /// only.
     ///
     /// # Errors
-    /// `InvalidData` when it is none.
+    /// `InvalidData` when the descriptor is no wake pipe.
     pub(crate) fn from_any_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Notifier> {
         let (wake_pipe, read_only) = WakePipe::from_any_fd(fd)?;
         let notifier = Notifier::of(wake_pipe, tokens, true);
@@ -138,7 +145,7 @@ impl Notifier {
         state
     }
 
-    /// There is one more handle that could open it.
+    /// Counts one more opener.
     pub(crate) fn add_opener(&self) {
         let mut state = self.state();
         state.shared = true;
@@ -146,7 +153,7 @@ impl Notifier {
         state.settle();
     }
 
-    /// There is one less. Says how many are left.
+    /// Counts one opener less. Returns how many are left.
     pub(crate) fn remove_opener(&self) -> usize {
         let mut state = self.state();
         state.openers = state.openers.saturating_sub(1);
@@ -154,29 +161,33 @@ impl Notifier {
         state.openers
     }
 
-    /// Puts a token in; says whether it has. If not, it does so when it has descriptors again.
+    /// Writes a token. Returns whether it could; if not, it is written when there are descriptors
+    /// again.
     pub(crate) fn notify(&self) -> bool {
         let mut state = self.state();
-        // Who rings doesn't wait.
+        // A process that notifies doesn't wait.
         if state.read_only {
             state.open_both_ways();
         }
-        // It fails only if that wasn't possible, at the limit of open files.
+        // Fails only if that wasn't possible, at the limit of open files.
         state.owed = state.wake_pipe.notify().is_err();
         !state.owed
     }
 
-    /// Takes the tokens away, if they are to be. Under the latch that those hold who ring, with `armed` set: see `PROTOCOL.md`.
+    /// Removes the tokens, if this object does that ([`Tokens::Taken`]). Must be called with
+    /// `armed` set, and with the spin lock held under which other processes notify: see
+    /// `PROTOCOL.md`.
     pub(crate) fn clear(&self) {
         if self.tokens == Tokens::Taken {
             self.state().wake_pipe.clear();
         }
     }
 
-    /// For one who may have to wait: what happens at the door from now on is seen or heard with this. Before it is looked, under the latch, whether to wait.
+    /// Subscribes to the wake pipe: the caller is told of what happens there from now on. Must be
+    /// called before the caller checks, under the spin lock, whether it must wait.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`, `ENOSPC`; see [`Subscription::Deaf`].
+    /// `EMFILE`, `ENFILE`, `ENOSPC`. The caller can wait with [`Subscription::Deaf`] then.
     pub(crate) fn listen(&self) -> io::Result<Subscription> {
         match self.tokens {
             Tokens::Taken => Ok(Subscription::Sees),
@@ -187,10 +198,10 @@ impl Notifier {
         }
     }
 
-    /// Counts the caller as waiting, until that is dropped.
+    /// Counts the caller as waiting, until the result is dropped.
     pub(crate) fn waiting<'a>(&'a self, subscription: &'a Subscription, through: ViaHandle<'a>) -> Waiting<'a> {
         let mut state = self.state();
-        // At the limit of open files they poll the door as it is.
+        // At the limit of open files, the waiter polls the pipe's own descriptor.
         let reader = state.reader_for(subscription).ok();
         state.enter(through, false);
         Waiting { notifier: self, reader, subscription, through, is_future: false }
@@ -212,15 +223,15 @@ impl Notifier {
         Ok(Waiting { notifier: self, reader, subscription, through, is_future: true })
     }
 
-    /// Whether this process has threads that don't wait here, the calling one aside.
+    /// Whether this process has threads that don't wait here, apart from the calling one.
     pub(crate) fn has_others(&self) -> bool {
         let waiters = self.state().waiters;
         threads::count().is_ok_and(|threads| threads > waiters + 1)
     }
 
-    /// Descriptors of this process's other threads, which become readable when one of them ends:
-    /// only they make new ones. None on kernels that don't have such (before Linux 6.9), and when
-    /// there are too many.
+    /// Descriptors of this process's other threads (pidfds), which become readable when a thread
+    /// ends. Only those threads can create new ones. `None` when there are too many, and before
+    /// Linux 6.9, which has no such descriptors.
     pub(crate) fn other_threads() -> Option<Vec<OwnedFd>> {
         const MOST: usize = 128;
         let this = threads::gettid();
@@ -232,7 +243,7 @@ impl Notifier {
         for id in ids.into_iter().filter(|id| *id != this) {
             match pidfd::open_thread(id) {
                 Ok(fd) => fds.push(fd),
-                // It has ended.
+                // The thread has ended.
                 Err(error) if error.raw_os_error() == Some(ESRCH) => {}
                 Err(_) => return None,
             }
@@ -240,7 +251,8 @@ impl Notifier {
         Some(fds)
     }
 
-    /// Sleeps as [`Waiting::sleep`] does, without being counted: the door is held open, so that it isn't hung up.
+    /// Sleeps as [`Waiting::sleep`] does, but without counting the caller as waiting: the write end
+    /// stays open, so the pipe doesn't hang up.
     ///
     /// # Errors
     /// As poll(2).
@@ -251,7 +263,8 @@ impl Notifier {
         deadline: Option<Instant>,
     ) -> io::Result<WakeReason> {
         if self.state().read_only {
-            // It could not be opened, at the limit of open files, so that a hang-up says nothing.
+            // The write end could not be opened, at the limit of open files, so a hang-up says
+            // nothing.
             return deaf(deadline, |until| {
                 let ended = poll::wait_readable(others, Some(until))?;
                 Ok(if ended.is_empty() { WakeReason::Late } else { WakeReason::Other })
@@ -260,8 +273,9 @@ impl Notifier {
         subscription.wait_at(self.as_fd(), others, deadline)
     }
 
-    /// A descriptor to poll for tokens. It is always the same, whoever comes and goes, so that it can be in an epoll set; and it holds nothing of the writing side, in copies neither.
-    /// At the limit of open files it is the door itself.
+    /// A descriptor to poll for tokens. It is the same for the life of the notifier, so that it can
+    /// be a member of an epoll set, and it never holds the write end, not in fork copies either. At
+    /// the limit of open files it is the pipe's own descriptor.
     pub(crate) fn fd_to_poll(&self) -> BorrowedFd<'_> {
         if self.polled.get().is_none()
             && let Ok(reader) = self.state().wake_pipe.reader()
@@ -272,32 +286,33 @@ impl Notifier {
         self.polled.get().map_or_else(|| self.as_fd(), |reader| reader.as_fd())
     }
 
-    /// Whether nobody is left anywhere who could open it. (As long as one of this process's handles could, somebody is.)
+    /// Whether no process is left that could make the change. Never true while one of this
+    /// process's openers isn't waiting.
     pub(crate) fn is_hung_up(&self) -> bool {
         WakePipe::is_hung_up(self.fd_to_poll()).unwrap_or(false)
     }
 
-    /// Has the [descriptor to poll](Notifier::fd_to_poll) be readable now: there is something to be had
+    /// Makes the [descriptor to poll](Notifier::fd_to_poll) readable now, as the condition holds
     /// already.
     pub(crate) fn show(&self) {
         let readable = poll::wait_readable(&[self.fd_to_poll()], Some(Instant::now()));
         if readable.is_ok_and(|readable| readable.is_empty()) {
             self.notify();
-            // To ring, the writing side may have been taken by a process that can't open the door.
+            // To write the token, a process without an opener may have opened the write end.
             self.state().settle();
         }
     }
 
-    /// Whether no handle is left anywhere that could open it, those that wait included: for a gate
-    /// where none waits. A descriptor on its way in a message counts as a handle.
+    /// Whether no opener is left in any process, waiting or not: for a pipe at which none waits. A
+    /// descriptor in a message in flight counts as an opener.
     pub(crate) fn is_deserted(&self) -> bool {
         let mut state = self.state();
         state.settle();
         state.read_only && WakePipe::is_hung_up(state.wake_pipe.as_fd()).unwrap_or(false)
     }
 
-    /// A descriptor to send to another process, which can't open the door with it, and doesn't
-    /// count.
+    /// A descriptor of the read end to send to another process. That process can't make the change,
+    /// and doesn't count.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -307,7 +322,8 @@ impl Notifier {
         state.wake_pipe.reader()
     }
 
-    /// A descriptor to send to another process, which can open the door with it.
+    /// A descriptor of both ends to send to another process, which then counts as one that could
+    /// make the change.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -323,7 +339,7 @@ impl Notifier {
 }
 
 impl State {
-    /// The reading side, of which no more than [`LISTENERS`] hear by one descriptor.
+    /// A descriptor of the read end, shared by at most [`LISTENERS`] subscriptions.
     fn reader(&mut self) -> io::Result<Arc<OwnedFd>> {
         let before = self.heard_by.upgrade().or_else(|| self.reader.clone());
         match before.filter(|reader| Arc::strong_count(reader) < LISTENERS) {
@@ -336,7 +352,7 @@ impl State {
         }
     }
 
-    /// The same, for all who wait now.
+    /// A descriptor of the read end that all present waiters share.
     fn reader_for(&mut self, subscription: &Subscription) -> io::Result<Arc<OwnedFd>> {
         let reader = match subscription {
             Subscription::Hears(_, reader) => reader.clone(),
@@ -370,8 +386,9 @@ impl State {
         self.settle();
     }
 
-    /// Holds the writing side, or not, as the numbers say. At the limit of open files it is as it was, so that somebody may wait for longer than
-    /// necessary, until there are descriptors again.
+    /// Opens or closes the write end as the counts demand. At the limit of open files it stays as
+    /// it is, so that other processes may wait for longer than necessary, until there are
+    /// descriptors again.
     fn settle(&mut self) {
         let all_wait = self.waiting >= self.openers && self.is_shared();
         if all_wait && !self.read_only {
@@ -381,8 +398,9 @@ impl State {
         }
     }
 
-    /// Whether others may have it. If nobody has, another thread may use the same handle, or another task of a thread with futures; unless there is none,
-    /// or the handle is gone.
+    /// Whether another user of the object may exist. If it was never shared, another thread may
+    /// still use the same handle, or another task of a thread with futures; that is ruled out when
+    /// there is one thread and no future, or when the handle is gone.
     fn is_shared(&mut self) -> bool {
         self.shared |= self.forks != at_fork::count();
         self.shared || self.openers == 0 || self.futures == 0 && threads::count().is_ok_and(|threads| threads == 1)
@@ -403,39 +421,40 @@ impl AsFd for Notifier {
     }
 }
 
-/// The door's descriptor, for as long as the gate is borrowed.
+/// The wake pipe's descriptor, for as long as the notifier is borrowed.
 #[allow(unsafe_code)]
 fn borrowed<'a>(number: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: the only caller borrows the gate for `'a`, which keeps the descriptor open under this number: what is behind the number is
-    // replaced, but it is never closed.
+    // SAFETY: the only caller borrows the notifier for `'a`, which keeps the descriptor open under
+    // this number: the open file behind the number is replaced, but the number is never closed.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// ViaHandle what somebody waits, who so can't open the gate with it meanwhile.
+/// The handle through which a caller waits, which can't make the change meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ViaHandle<'a> {
-    /// A handle of its own.
+    /// A handle of the caller's own.
     Own,
-    /// A handle through which so many wait by now. It can't be used otherwise while somebody does.
+    /// A handle, with the number of callers that wait through it. While there are any, the handle
+    /// can't be used otherwise.
     Handle(&'a AtomicUsize),
-    /// What could not open it anyway.
+    /// A handle that couldn't make the change anyway.
     Other,
 }
 
-/// How one who waits is told of tokens.
+/// How a waiter is told of tokens.
 #[derive(Debug)]
 pub(crate) enum Subscription {
-    /// By polling the door.
+    /// By polling the pipe.
     Sees,
-    /// By a descriptor that is made for it, of the door's reading side.
+    /// By an epoll set of its own, with this descriptor of the read end in it.
     Hears(Arc<wake_pipe::Subscription>, Arc<OwnedFd>),
-    /// Not at all: that could not be made. One looks every few milliseconds.
+    /// Not at all, as the epoll set could not be created: the waiter looks every few milliseconds.
     Deaf,
 }
 
 impl Subscription {
-    /// Whether it has heard something, or one of `others` is readable. Only for one that
-    /// [hears](Subscription::Hears).
+    /// What has happened since the last call, or whether one of `others` is readable. Only for
+    /// [`Hears`](Subscription::Hears).
     #[cfg(feature = "async")]
     pub(crate) fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
         if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
@@ -465,7 +484,7 @@ impl Subscription {
     }
 }
 
-/// Has one sleep who can't be told, and so looks now and then.
+/// Sleeps without being told of tokens: reports one every [`DEAF`], so that the caller looks.
 fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<WakeReason>) -> io::Result<WakeReason> {
     let soon = within(DEAF, deadline);
     match sleep(soon)? {
@@ -474,13 +493,13 @@ fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<Wak
     }
 }
 
-/// So long from now on, or the deadline if that comes first.
+/// The moment after `time` from now, or the deadline if that comes first.
 pub(super) fn within(time: Duration, deadline: Option<Instant>) -> Instant {
     let soon = Instant::now() + time;
     deadline.map_or(soon, |deadline| deadline.min(soon))
 }
 
-/// Somebody who waits at a gate.
+/// A caller that counts as waiting.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     notifier: &'a Notifier,
@@ -491,8 +510,8 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// What becomes readable when there is a token, or a hang-up, for a waiter that
-    /// [sees](Subscription::Sees).
+    /// A descriptor that becomes readable with a token or a hang-up, for a waiter that polls the
+    /// pipe ([`Sees`](Subscription::Sees)).
     #[cfg(feature = "async")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.wake_pipe()
@@ -502,15 +521,16 @@ impl Waiting<'_> {
         self.reader.as_ref().map_or_else(|| self.notifier.as_fd(), |reader| reader.as_fd())
     }
 
-    /// Sleeps until there is a token, nobody is left who could open the door, one of `others` is readable, or `deadline` has passed.
+    /// Sleeps until there is a token, no process is left that could make the change, one of
+    /// `others` is readable, or `deadline` has passed.
     ///
     /// # Errors
     /// As poll(2).
     pub(crate) fn sleep(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<WakeReason> {
-        // Not under the lock. The descriptor is there as long as the gate.
+        // Not under the mutex: the descriptor stays open as long as the notifier exists.
         let reason = self.subscription.wait_at(self.wake_pipe(), others, deadline)?;
         match reason {
-            // Another thread of this process has come back meanwhile.
+            // Another thread of this process has returned from waiting meanwhile.
             WakeReason::HungUp if !self.notifier.state().read_only => Ok(WakeReason::Token),
             reason => Ok(reason),
         }
@@ -540,7 +560,7 @@ mod tests {
         let also_waiting = there.waiting(&Subscription::Sees, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
-        // One that is on its way counts, whoever sends it.
+        // One in flight counts, whichever process has sent it.
         let sent = here.to_send().unwrap();
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
         drop(sent);

@@ -1,7 +1,9 @@
-//! An object as a program holds it: a segment, a gate, and any number of handles in this process.
+//! A shared object as a program holds it: a segment, a notifier, and any number of handles in this
+//! process.
 //!
-//! Each [`Object`] is a handle through which somebody may open the gate. In a copy that fork(2) makes of the process, a handle counts from the moment when it is used
-//! there: of the others nobody can say whether the copy will ever come by them.
+//! Each [`Object`] is a handle through which the object may be changed, and so counts as an opener
+//! of the notifier. In a fork copy, a handle counts from the moment when it is used there: whether
+//! the copy will ever use the others is not known.
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,19 +16,20 @@ use multiproc_os::robust::copy_number;
 use super::notifier::{Notifier, Tokens, ViaHandle};
 use super::segment::{Layout, Segment};
 
-/// A handle of an object with a gate.
+/// A handle of an object with a notifier.
 pub(crate) struct Object<L> {
     inner: Arc<Inner<L>>,
-    /// The copy of the process in which the gate counts this handle.
+    /// The number of the process (an original or a fork copy) in which the notifier counts this
+    /// handle.
     copy: AtomicU32,
-    /// How many wait through it.
+    /// The number of threads and futures that wait through this handle.
     waiters: AtomicUsize,
 }
 
 struct Inner<L> {
     segment: Segment<L>,
     notifier: Notifier,
-    /// Where in the object's ledger this process was last.
+    /// The index of this process's latest entry in the object's ledger.
     place: AtomicU32,
 }
 
@@ -39,14 +42,14 @@ impl<L: Layout> Object<L> {
         Ok(Object::of(Segment::create()?, Notifier::new(Tokens::Heard)?))
     }
 
-    /// One that has come from another process.
+    /// An object that was received from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else; `ENOMEM`.
+    /// `InvalidData` when the descriptors are something else; `ENOMEM`.
     pub(crate) fn open(memory: OwnedFd, wake_pipe: OwnedFd) -> io::Result<Object<L>> {
         let notifier = Notifier::from_fd(wake_pipe, Tokens::Heard).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => {
-                io::Error::new(error.kind(), format!("this is no {} of this program: its door: {error}", L::NAME))
+                io::Error::new(error.kind(), format!("this is no {} of this program: its wake pipe: {error}", L::NAME))
             }
             _ => error,
         });
@@ -58,7 +61,8 @@ impl<L: Layout> Object<L> {
         Object { inner, copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 
-    /// Its gate, for one who is about to use it.
+    /// The notifier, for a caller that is about to use it: counts this handle if that isn't done
+    /// yet.
     #[inline]
     pub(crate) fn notifier(&self) -> &Notifier {
         if self.copy.load(Relaxed) != copy_number() {
@@ -67,13 +71,13 @@ impl<L: Layout> Object<L> {
         &self.inner.notifier
     }
 
-    /// Has this handle counted in a copy of the process.
+    /// Counts this handle in a fork copy.
     #[cold]
     fn show(&self) {
         let copy = copy_number();
         // Several threads may use one handle.
         if self.copy.swap(copy, Relaxed) != copy {
-            // Those who wait do so in the original.
+            // The waiters are threads of the original process.
             self.waiters.store(0, Relaxed);
             self.inner.notifier.add_opener();
         }
@@ -83,17 +87,17 @@ impl<L: Layout> Object<L> {
         &self.inner.segment
     }
 
-    /// Where in the object's ledger this process was last.
+    /// The index of this process's latest entry in the object's ledger.
     pub(crate) fn place(&self) -> &AtomicU32 {
         &self.inner.place
     }
 
-    /// The memory, to be sent with [the door](Object::door).
+    /// The memory file, to be sent together with [the wake pipe](Object::wake_pipe).
     pub(crate) fn memory(&self) -> BorrowedFd<'_> {
         self.inner.segment.file().as_fd()
     }
 
-    /// The door, to be sent.
+    /// A descriptor of the wake pipe, to be sent.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -101,12 +105,13 @@ impl<L: Layout> Object<L> {
         self.notifier().to_send()
     }
 
-    /// ViaHandle what somebody waits who does so by this handle.
+    /// The way in which the notifier counts a caller that waits by this handle.
     pub(crate) fn through(&self) -> ViaHandle<'_> {
         ViaHandle::Handle(&self.waiters)
     }
 
-    /// Has this handle counted no more, which is about to be dropped. Whether it was the last that counted in this process.
+    /// Stops counting this handle, which is about to be dropped. Returns whether it was the last
+    /// one that counted in this process.
     pub(crate) fn retire(&mut self) -> bool {
         // Copies are numbered from 1.
         std::mem::take(self.copy.get_mut()) == copy_number() && self.inner.notifier.remove_opener() == 0
@@ -131,7 +136,7 @@ impl<L: Layout> Clone for Object<L> {
 
 impl<L> Drop for Object<L> {
     fn drop(&mut self) {
-        // The last one closes the door.
+        // The last handle closes the wake pipe.
         if Arc::strong_count(&self.inner) > 1 && *self.copy.get_mut() == copy_number() {
             self.inner.notifier.remove_opener();
         }
@@ -140,6 +145,9 @@ impl<L> Drop for Object<L> {
 
 impl<L: Layout> fmt::Debug for Object<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(L::NAME).field("memory", &self.memory()).field("door", &self.inner.notifier.as_fd()).finish()
+        f.debug_struct(L::NAME)
+            .field("memory", &self.memory())
+            .field("wake_pipe", &self.inner.notifier.as_fd())
+            .finish()
     }
 }

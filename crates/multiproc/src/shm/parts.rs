@@ -1,8 +1,11 @@
-//! Parts of what many read or one writes, each for one at a time: a word for each part, beside the turnstile and the slots of [`super::readers`].
+//! Locks for parts of what a readers-writer lock protects: a word for each part, owned by one
+//! thread at a time, beside the turnstile and the slots of [`super::readers`]. See
 //! `../shared/PROTOCOL.md`, "The lock of a region".
 //!
-//! Who takes a part says so, then looks whether somebody has the turnstile or reads. Who reads or writes the whole says so, then looks at the parts. So at least one of
-//! two who come at the same time sees the other, and it gives way, to wait at the turnstile.
+//! A thread that locks a part takes its word, then checks the turnstile and the slots. A thread
+//! that reads or writes the whole takes the turnstile or a slot, then checks the parts. So of two
+//! that come at the same time, at least one sees the other; it gives way, and waits at the
+//! turnstile.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -11,39 +14,42 @@ use super::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
 use super::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use super::segment::layout;
 
-/// How many parts there may be.
+/// The largest number of parts.
 pub(crate) const MOST_PARTS: usize = 4096;
 
 layout! {
     /// One part.
     pub(crate) struct Part {
         poisonable: PoisonableWord,
-        /// Whether who has it has begun to use it. Others take it for a moment, to wait.
+        /// Whether the owner has begun to use the part. Other threads take the word for a moment,
+        /// to wait.
         begun: AtomicU32,
         _reserved: AtomicU32,
     }
 }
 
 layout! {
-    /// Where the parts are. Changed by who has the turnstile, while nobody reads and nobody has a part.
+    /// How the data is divided into parts. Only the owner of the turnstile changes this, while
+    /// there is no reader and no part has an owner.
     pub(crate) struct Division {
-        /// Grows by one before and after each change; odd in between.
+        /// Grows by one before and after each change, so it is odd during a change.
         version: AtomicU32,
-        /// How many parts there are.
+        /// The number of parts.
         count: AtomicU32,
-        /// How many bytes each part has, but for the last; 0: as many as the others, give or take a unit.
+        /// The bytes of each part, except the last. 0: parts of equal length, give or take a unit.
         each: AtomicU64,
-        /// How many bytes there are in all.
+        /// The bytes of all parts together.
         all: AtomicU64,
-        /// How many bytes must stay together.
+        /// How many bytes must stay together in one part.
         unit: AtomicU64,
-        /// How often a thread has taken a part without looking, since it had another.
+        /// How often a thread has taken a part without checking the turnstile and the slots, as it
+        /// had another part.
         bypasses: AtomicU32,
         _reserved: AtomicU32,
     }
 }
 
-/// How something is to be divided. All in bytes.
+/// How to divide the data. All lengths in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) count: u32,
@@ -53,7 +59,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Where part `index` is.
+    /// The byte range of part `index`.
     pub(crate) fn range(&self, index: u32) -> Range<usize> {
         let edge = |index: u32| {
             let [count, each, all, unit, index] =
@@ -69,7 +75,8 @@ impl Plan {
 }
 
 impl Division {
-    /// How it is divided, and a number that tells this division from all others; none while that changes.
+    /// The present division, with its version, which differs from that of all others. `None` while
+    /// it changes.
     pub(crate) fn plan(&self) -> Option<(u32, Plan)> {
         let version = self.version.load(SeqCst);
         let plan = Plan {
@@ -81,18 +88,19 @@ impl Division {
         (version.is_multiple_of(2) && self.version.load(SeqCst) == version).then_some((version, plan))
     }
 
-    /// Whether it still is the division of this number.
+    /// Whether the present division has this version.
     pub(crate) fn is(&self, version: u32) -> bool {
         self.version.load(SeqCst) == version
     }
 
-    /// How many parts are to be looked at.
+    /// The number of parts that may be in use.
     #[inline]
     pub(crate) fn count(&self) -> usize {
         (self.count.load(SeqCst) as usize).min(MOST_PARTS)
     }
 
-    /// Changes it. The caller has the turnstile, and nobody reads or has a part. Whoever dies in the middle leaves an odd version.
+    /// Changes the division. The caller has the turnstile, and there is no reader and no owner of a
+    /// part. A process that dies in the middle leaves an odd version.
     fn change(&self, plan: &Plan) -> u32 {
         let odd = self.version.fetch_add(1, SeqCst).wrapping_add(1);
         self.count.store(plan.count, SeqCst);
@@ -103,14 +111,15 @@ impl Division {
         odd.wrapping_add(1)
     }
 
-    /// As one who dies while changing it leaves it.
+    /// Leaves the division as a process does that dies while it changes it.
     #[cfg(test)]
     pub(super) fn begin_change(&self) {
         self.version.fetch_add(1, SeqCst);
         self.count.store(1000, SeqCst);
     }
 
-    /// Sees to what somebody has left who died while changing it: there are no parts then. The caller has the turnstile.
+    /// Repairs the division after a process has died while it changed it: there are no parts then.
+    /// The caller has the turnstile.
     pub(super) fn mend(&self) {
         let version = self.version.load(SeqCst);
         if version % 2 == 1 {
@@ -121,18 +130,19 @@ impl Division {
 }
 
 impl<L: Readers, const N: usize> LockMapping<L, N> {
-    /// The parts that there are.
+    /// The parts of the present division.
     #[inline]
     fn parts(&self) -> &[Part] {
         self.division().map_or(&[], |division| &self.all_parts()[..division.count()])
     }
 
-    /// The word of a part, which knows who came to grief with it.
+    /// The word of a part, which is poisoned by an owner that dies or panics.
     pub(crate) fn part(&self, index: usize) -> Option<&PoisonableWord> {
         self.all_parts().get(index).map(|part| &part.poisonable)
     }
 
-    /// Whether nobody has a part; and nobody has taken one unseen, by a way around what the caller has shut.
+    /// Whether no part has an owner, and none was taken during the check by a thread that didn't
+    /// look at the turnstile and the slots.
     #[inline]
     pub(super) fn parts_are_free(&self) -> bool {
         let Some(division) = self.division() else { return true };
@@ -140,7 +150,8 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.parts().iter().all(|part| part.poisonable.word().is_free()) && division.bypasses.load(SeqCst) == bypasses
     }
 
-    /// Waits until nobody has a part. The caller has the turnstile, so nobody takes one, but those who have another already.
+    /// Waits until no part has an owner. The caller has the turnstile, so no thread takes a part,
+    /// except one that has another part already.
     pub(super) fn outwait_parts(&self, patience: Patience) -> Result<(), Refusal> {
         while !self.parts_are_free() {
             for (index, part) in self.parts().iter().enumerate() {
@@ -153,7 +164,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         Ok(())
     }
 
-    /// Whether the calling thread has a part, other than this.
+    /// Whether the calling thread owns a part other than `this`.
     pub(super) fn has_part_besides(&self, this: Option<usize>) -> bool {
         let mine = |(index, part): (usize, &Part)| Some(index) != this && part.poisonable.is_mine();
         self.parts().iter().enumerate().any(mine)
@@ -162,7 +173,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     fn take_part(&self, index: usize, patience: Patience) -> Result<(), Refusal> {
         let part = &self.all_parts()[index];
         part.poisonable.take(self, FIRST_PART + index, patience, || part.begun.load(SeqCst) != 0)?;
-        // Whoever has left it is remembered.
+        // The death of an owner has been recorded by now.
         part.begun.store(0, SeqCst);
         Ok(())
     }
@@ -171,11 +182,12 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.all_parts()[index].poisonable.give_up(self, FIRST_PART + index);
     }
 
-    /// Has a part of the division of this number to oneself.
+    /// Locks a part of the division with this version.
     pub(crate) fn lock_part(&self, index: usize, version: u32, patience: Patience) -> Result<(), Denial> {
         let division = self.division().ok_or(Denial::Stale)?;
         let begin = || {
-            // Who changes it waits for whoever has a part, and has the turnstile meanwhile.
+            // A thread that changes the division waits for all owners of parts, and has the
+            // turnstile meanwhile.
             if !division.is(version) {
                 self.give_up_part(index);
                 return Err(Denial::Stale);
@@ -184,17 +196,18 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             Ok(())
         };
         loop {
-            // A part that has ever been has memory.
+            // Every part that has ever existed has memory.
             if !division.is(version) || index >= self.parts().len() {
                 return Err(Denial::Stale);
             }
             self.take_part(index, patience)?;
-            // After the part was taken, as the others look at the parts after they have taken the turnstile, or a slot.
+            // In this order: the others take the turnstile or a slot, then look at the parts.
             if self.turnstile().word().is_free() && self.readers() == 0 {
                 return begin();
             }
             if self.has_part_besides(Some(index)) {
-                // Whoever is at the turnstile waits for this very thread, and has to see that it must look again.
+                // The owner of the turnstile waits for this very thread, and must notice that it
+                // has to look again.
                 division.bypasses.fetch_add(1, SeqCst);
                 return begin();
             }
@@ -203,7 +216,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
                 return Err(Denial::Reads);
             }
             self.take_turnstile(patience)?;
-            // With the turnstile, the part isn't waited for: others may want other parts.
+            // With the turnstile held, the part isn't waited for: others may want other parts.
             let taken = self.outwait_readers(patience).then(|| self.take_part(index, Patience::None));
             let result = match taken {
                 Some(Ok(())) => Some(begin()),
@@ -218,7 +231,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         }
     }
 
-    /// Gives a part up. Does nothing in a copy of the process that has it.
+    /// Unlocks a part. Does nothing in a fork copy of the owner.
     pub(crate) fn end_part(&self, index: usize) {
         let Some(part) = self.all_parts().get(index) else { return };
         if part.poisonable.is_mine() {
@@ -227,8 +240,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         }
     }
 
-    /// Divides it anew, unless it is divided so; gives the number of the division. Waits until nobody reads, writes or has a part; `allocate` is to have memory for
-    /// so many parts.
+    /// Divides the data anew, unless it is divided like that already. Returns the version of the
+    /// division. Waits until there is no reader, no writer and no owner of a part. `allocate` must
+    /// allocate memory for the given number of parts.
     pub(crate) fn divide(
         &self,
         plan: &Plan,
@@ -243,11 +257,11 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         }
         self.come_in(patience)?;
         let result = match division.plan() {
-            // Another was quicker.
+            // Another thread was quicker.
             Some((version, current)) if current == *plan => Ok(version),
             _ if plan.count as usize > MOST_PARTS || !allocate(plan.count as usize) => Err(Denial::NoSlot),
             _ => {
-                // Who came to grief with a part did so with the whole, of which there will be other parts.
+                // The poison of a part becomes that of the whole, as there will be other parts.
                 for part in self.parts() {
                     if part.poisonable.poison().is_some() {
                         self.turnstile().inherit_from(&part.poisonable);
@@ -261,7 +275,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         result
     }
 
-    /// Who has come to grief with the whole, or with any part of it, or with this part.
+    /// A poisoned word: that of the whole, or of the given part, or of any part if none is given.
     pub(crate) fn poison_of(&self, part: Option<usize>) -> Option<&PoisonableWord> {
         let mut parts = match part {
             Some(index) => self.parts().get(index..=index),
@@ -275,7 +289,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         })
     }
 
-    /// What was left is put right: all of it, or this part.
+    /// Clears the poison: of everything, or of the given part.
     pub(crate) fn clear_poison(&self, part: Option<usize>) {
         match part {
             Some(index) => self.parts().get(index).into_iter().for_each(|part| part.poisonable.clear_poison()),

@@ -1,6 +1,8 @@
-//! Permits, and who has how many of them: what a semaphore is made of. `../sync/PROTOCOL.md`, "Semaphore".
+//! The permits of a semaphore, and how many of them each process has. See `../sync/PROTOCOL.md`,
+//! "Semaphore".
 //!
-//! The numbers are changed all at once: a record of what they will be is written first, and who inherits the latch writes them once more.
+//! The numbers change all at once: a record of their new values is written first, and a thread that
+//! inherits the spin lock writes them once more.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
@@ -15,7 +17,7 @@ use super::segment::layout;
 use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// More than that there can't be.
+/// The largest number of permits.
 pub(crate) const MOST: usize = usize::MAX >> 3;
 
 layout! {
@@ -23,25 +25,26 @@ layout! {
     pub(crate) struct Permits: "semaphore", 0x20, ledger::MORE {
         spin_lock: RobustSpinLock,
         wait_queue: WaitQueue,
-        /// How many there may be at most, plus one; 0: no bound but [`MOST`].
+        /// The largest number of permits that this semaphore may have, plus one; 0: no bound but
+        /// [`MOST`].
         bound: AtomicU64,
-        /// Those that can be had.
+        /// Permits that can be taken.
         free: AtomicU64,
-        /// Those, and those on the ledger.
+        /// Those, and those that processes have.
         total: AtomicU64,
-        /// What is being changed.
+        /// The change that is being made.
         redo: Redo,
-        /// How many each process has.
+        /// How many permits each process has.
         ledger: Ledger,
     }
 }
 
 layout! {
-    /// A change as it will be when it is made.
+    /// The new values of a change.
     struct Redo {
-        /// Whether the rest is valid.
+        /// Whether the other fields are valid.
         valid: AtomicU32,
-        /// The place in the ledger; one that there isn't, if nothing changes there.
+        /// The index of the ledger's entry; [`NOWHERE`] if none changes.
         place: AtomicU32,
         owner: AtomicU64,
         note: AtomicU64,
@@ -50,7 +53,7 @@ layout! {
     }
 }
 
-/// No place in the ledger.
+/// The index of no entry in the ledger.
 const NOWHERE: u32 = u32::MAX;
 
 /// Why permits can't be added.
@@ -63,13 +66,13 @@ pub(crate) enum TooMany {
 }
 
 impl Permits {
-    /// A new object with so many permits, and room for no more than `bound`.
+    /// Creates a semaphore with this many permits, and never more than `bound`.
     ///
     /// # Errors
     /// `InvalidInput` for more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub(crate) fn create(permits: usize, bound: Option<usize>) -> io::Result<Object<Permits>> {
         if permits > MOST {
-            let error = format!("{permits} permits are more than there can be, {MOST}");
+            let error = format!("{permits} permits: there can be at most {MOST}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         let object = Object::<Permits>::create()?;
@@ -107,10 +110,12 @@ impl Object<Permits> {
         guard
     }
 
-    /// Changes what is noted at `place`, and the numbers. Under the latch.
+    /// Changes the entry with index `place`, and the numbers. Must be called with the spin lock
+    /// held.
     fn change(&self, place: u32, owner: u64, note: u64, free: u64, total: u64) {
         let redo = &self.redo;
-        // Each of these, and of those below, comes after the one before: whoever dies leaves a beginning of them.
+        // Each of these stores, and of those in `make`, comes after the one before: a process that
+        // dies leaves the first few of them.
         redo.place.store(place, Release);
         redo.owner.store(owner, Release);
         redo.note.store(note, Release);
@@ -134,7 +139,7 @@ impl Object<Permits> {
     /// Takes a permit if there is one.
     ///
     /// # Errors
-    /// No place for this process on the ledger: `ENOSPC`, `ENOMEM`, `StorageFull`; no `/proc`.
+    /// The ledger has no entry for this process: `ENOSPC`, `ENOMEM`, `StorageFull`; no `/proc`.
     #[inline]
     fn take(&self) -> io::Result<bool> {
         let me = me()?;
@@ -164,7 +169,7 @@ impl Object<Permits> {
         }
     }
 
-    /// Takes a permit, having waited for it, for as long as it takes or until then. None: it was too late.
+    /// Waits for a permit and takes it. Returns false if there was none until the timeout expired.
     ///
     /// # Errors
     /// As [`take`](Object::take); and [`WaitFailure::Alone`].
@@ -177,25 +182,25 @@ impl Object<Permits> {
         if self.take().map_err(WaitFailure::System)? {
             return Ok(true);
         }
-        let mut wish = Acquire { object: self, mine: 0 };
-        match self.wait_queue.wait(self.notifier(), deadline, &mut wish) {
+        let mut op = Acquire { object: self, mine: 0 };
+        match self.wait_queue.wait(self.notifier(), deadline, &mut op) {
             Ok(result) => result.map(|()| true).map_err(WaitFailure::System),
             Err(WaitFailure::Late) => self.try_acquire().map_err(WaitFailure::System),
             Err(vain) => Err(vain),
         }
     }
 
-    /// As [`acquire`](Object::acquire), for as long as it takes, as a future.
+    /// As [`acquire`](Object::acquire) without a timeout, as a future.
     ///
     /// # Errors
-    /// As there.
+    /// As [`acquire`](Object::acquire).
     #[cfg(feature = "async")]
     pub(crate) async fn acquire_async(&self) -> Result<(), WaitFailure> {
-        let mut wish = Acquire { object: self, mine: 0 };
-        self.wait_queue.wait_async(self.notifier(), &mut wish).await?.map_err(WaitFailure::System)
+        let mut op = Acquire { object: self, mine: 0 };
+        self.wait_queue.wait_async(self.notifier(), &mut op).await?.map_err(WaitFailure::System)
     }
 
-    /// Takes a permit if there is one, or if one of those who have died had one.
+    /// Takes a permit if there is one, or if a process that has died had one.
     ///
     /// # Errors
     /// As [`take`](Object::take).
@@ -203,7 +208,7 @@ impl Object<Permits> {
         within(Limit::Moment, || Ok(self.take()? || self.count_out()? && self.take()?))
     }
 
-    /// Gives back a permit of this process's.
+    /// Gives back a permit of this process.
     pub(crate) fn give_back(&self) {
         let notifier = self.notifier();
         let guard = self.lock_endlessly();
@@ -214,18 +219,19 @@ impl Object<Permits> {
         self.wait_queue.after_change(1);
     }
 
-    /// Takes a permit of this process's off the ledger: there is one less.
+    /// Removes a permit of this process from the ledger, so that the semaphore has one less.
     pub(crate) fn forget(&self) {
         let notifier = self.notifier();
         let _guard = self.lock_endlessly();
         if let Some((place, owner, note)) = self.one_less() {
-            // Those that wait may have waited for this one.
+            // Waiters may have waited for this permit.
             self.wait_queue.before_change(notifier);
             self.change(place, owner, note, self.free.load(Relaxed), self.total.load(Relaxed).saturating_sub(1));
         }
     }
 
-    /// What is to be noted of this process when it has one permit less. None if it has none, as far as anybody knows. Under the latch.
+    /// The entry of this process with one permit less: its index, owner and note. `None` if the
+    /// process has no permit, as far as is known. Must be called with the spin lock held.
     fn one_less(&self) -> Option<(u32, u64, u64)> {
         let place = self.place().load(Relaxed);
         let entry = self.book().entry(place as usize)?;
@@ -239,7 +245,7 @@ impl Object<Permits> {
         }
     }
 
-    /// Adds permits, whoever had them.
+    /// Adds permits, without regard to which process had them.
     ///
     /// # Errors
     /// When there would be too many.
@@ -263,18 +269,18 @@ impl Object<Permits> {
         Ok(())
     }
 
-    /// How many can be had.
+    /// How many permits can be taken.
     #[inline]
     pub(crate) fn free(&self) -> usize {
         self.free.load(Relaxed) as usize
     }
 
-    /// Those on the ledger, but for this one.
+    /// The other processes on the ledger.
     fn holders(&self) -> io::Result<Vec<Identity>> {
         self.book().others(|entry| entry.owner() != 0)
     }
 
-    /// Gives back what processes had that have died. Whether there was any such.
+    /// Gives back the permits of processes that have died. Returns whether there were any.
     ///
     /// # Errors
     /// No `/proc`.
@@ -305,10 +311,10 @@ impl Object<Permits> {
     }
 }
 
-/// The wish to have a permit.
+/// Waits for a permit.
 struct Acquire<'a> {
     object: &'a Object<Permits>,
-    /// How many this process has itself.
+    /// How many permits this process has itself.
     mine: u64,
 }
 

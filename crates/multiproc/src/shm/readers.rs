@@ -1,8 +1,10 @@
-//! Many who read, or one who writes: a turnstile that writers take, and a slot for each reader. `../sync/PROTOCOL.md`, "RwLock".
+//! The state of a readers-writer lock: a *turnstile*, a word that writers take, and a slot for each
+//! reader. See `../sync/PROTOCOL.md`, "RwLock".
 //!
-//! A reader says that it reads, then looks whether somebody writes; a writer says that it writes, then waits for each one who reads. So readers meet
-//! nobody as long as nobody writes. As each has a word of its own, the kernel puts a dead one right, and wakes the writer who waits for it. After the idea of
-//! the "big reader" locks of the Linux kernel.
+//! A reader takes a slot, then checks whether there is a writer; a writer takes the turnstile, then
+//! waits for each reader. So readers don't contend with each other while there is no writer. As
+//! each of them has a word of its own, the kernel marks the word of one that dies, and wakes the
+//! writer that waits for it. After the idea of the "big reader" locks of the Linux kernel.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -12,51 +14,51 @@ use super::parts::{Division, Part};
 use super::robust_word::{LockMapping, Patience, PoisonableWord, Refusal, RobustWord};
 use super::segment::{Layout, layout};
 
-/// How many may read at a time.
+/// The largest number of readers at a time.
 pub(crate) const MOST: usize = 4096;
 
-/// How many words there are: the turnstile, and the slots.
+/// The number of words: the turnstile, and the slots.
 pub(crate) const WORDS: usize = 1 + MOST;
 
-/// The turnstile's place among them.
+/// The index of the turnstile among the words of a [`LockMapping`].
 pub(super) const TURNSTILE: usize = 0;
 
-/// The place of the first part, if there are any.
+/// The index of the first part, if there are parts.
 pub(super) const FIRST_PART: usize = WORDS;
 
 layout! {
-    /// The part that has memory from the beginning.
+    /// The part of the state that has memory from the beginning.
     pub(crate) struct Entrance {
         turnstile: PoisonableWord,
-        /// Whether who has the turnstile has begun to write.
+        /// Whether the owner of the turnstile has begun to write.
         writing: AtomicU32,
-        /// How many slots have ever been taken; there is memory for these.
+        /// How many slots have ever been taken. These have memory.
         used: AtomicU32,
     }
 }
 
 layout! {
-    /// Where one reader is.
+    /// The word of one reader.
     pub(crate) struct Slot {
         word: RobustWord,
-        /// How many times over that thread reads. Only it touches this.
+        /// How many guards the reading thread has. Only that thread accesses this.
         levels: AtomicU32,
         _reserved: AtomicU32,
     }
 }
 
-/// A layout with these in it.
+/// A layout that contains the state.
 pub(crate) trait Readers: Layout {
-    /// The turnstile.
+    /// The turnstile, and the fields beside it.
     fn entrance(&self) -> &Entrance;
-    /// The slots: in memory that needn't be there from the beginning.
+    /// The slots, which need no memory from the beginning.
     fn slots(&self) -> &[Slot; MOST];
-    /// How it is divided, if it can be: see [`super::parts`].
+    /// How the protected data is divided, if it can be: see [`super::parts`].
     #[inline]
     fn division(&self) -> Option<&Division> {
         None
     }
-    /// As many parts as there can be: in memory that needn't be there from the beginning.
+    /// All parts that there can be, which need no memory from the beginning.
     #[inline]
     fn all_parts(&self) -> &[Part] {
         &[]
@@ -64,28 +66,28 @@ pub(crate) trait Readers: Layout {
 }
 
 impl Slot {
-    /// Who reads there, by thread id.
+    /// The thread id of the reader.
     pub(super) fn owner(&self) -> Option<u32> {
         self.word.owner()
     }
 }
 
-/// Why somebody can't read or write.
+/// Why a thread can't read or write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denial {
-    /// Others read or write.
+    /// Other threads read or write.
     Busy,
     /// The calling thread reads.
     Reads,
     /// The calling thread writes.
     Writes,
-    /// The calling thread reads through another handle, and a writer waits, maybe for that.
+    /// The calling thread reads through another handle, and a writer waits, possibly for that.
     OtherHandle,
     /// The calling thread owns as many words as it can.
     Full,
-    /// There is no slot left, or no memory for one; or one reader has come to the end of its levels.
+    /// No slot is left, or no memory for one; or a reader has the largest number of guards.
     NoSlot,
-    /// There is no such part: it has been divided anew.
+    /// There is no such part any more: the data has been divided anew.
     Stale,
 }
 
@@ -100,16 +102,16 @@ impl From<Refusal> for Denial {
 }
 
 impl<L: Readers, const N: usize> LockMapping<L, N> {
-    /// The turnstile, which knows who came to grief while writing.
+    /// The turnstile, which is poisoned by a writer that dies or panics.
     pub(crate) fn turnstile(&self) -> &PoisonableWord {
         &self.entrance().turnstile
     }
 
-    /// Begins to read; gives the slot.
+    /// Begins to read. Returns the index of the slot.
     #[inline]
     pub(crate) fn read(&self, patience: Patience) -> Result<usize, Denial> {
         let slot = self.take_slot()?;
-        // After the slot was taken, as the writer looks at the slots after it has taken the turnstile.
+        // In this order: a writer takes the turnstile, then looks at the slots.
         if self.turnstile().word().is_free() && self.parts_are_free() {
             return Ok(slot);
         }
@@ -121,7 +123,8 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     fn read_slowly(&self, patience: Patience) -> Result<usize, Denial> {
         // A writer may be waiting for this very thread.
         if self.reads() {
-            // Who ends it takes it off the thread's list, so it has to be one that was taken through this handle.
+            // The slot must have been taken through this handle, as ending the read takes it off
+            // the thread's list.
             let mut slots = self.slots_of_this_thread();
             let slot = slots.find(|slot| self.has(&self.slots()[*slot].word)).ok_or(Denial::OtherHandle)?;
             let levels = &self.slots()[slot].levels;
@@ -137,7 +140,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         slot
     }
 
-    /// Ends reading. Does nothing in a copy of the process that has begun to.
+    /// Ends reading. Does nothing in a fork copy of the reader.
     #[inline]
     pub(crate) fn end_reading(&self, slot: usize) {
         let Slot { word, levels, .. } = &self.slots()[slot];
@@ -154,7 +157,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         Ok(())
     }
 
-    /// Takes the turnstile, and waits until nobody else is in.
+    /// Takes the turnstile, and waits until there is no reader and no owner of a part.
     pub(super) fn come_in(&self, patience: Patience) -> Result<(), Denial> {
         if self.reads() {
             return Err(Denial::Reads);
@@ -173,12 +176,13 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         alone
     }
 
-    /// Waits until nobody reads; false if the patience has come to its end. The caller has the turnstile.
+    /// Waits until there is no reader. Returns false if the patience is over before. The caller has
+    /// the turnstile.
     pub(super) fn outwait_readers(&self, patience: Patience) -> bool {
         self.slots_in_use().iter().all(|slot| slot.word.outwait(patience))
     }
 
-    /// Ends writing. Does nothing in a copy of the process that has begun to.
+    /// Ends writing. Does nothing in a fork copy of the writer.
     pub(crate) fn end_writing(&self) {
         if self.turnstile().is_mine() {
             self.entrance().writing.store(0, SeqCst);
@@ -186,12 +190,12 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         }
     }
 
-    /// Whether somebody writes, or is about to.
+    /// Whether a thread writes, or is about to.
     pub(crate) fn is_written(&self) -> bool {
         self.turnstile().word().owner().is_some()
     }
 
-    /// How many read at this moment, or are about to.
+    /// How many threads read at this moment, or are about to.
     pub(crate) fn readers(&self) -> usize {
         self.slots_in_use().iter().filter(|slot| slot.owner().is_some()).count()
     }
@@ -199,7 +203,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     pub(super) fn take_turnstile(&self, patience: Patience) -> Result<(), Refusal> {
         let writing = &self.entrance().writing;
         self.turnstile().take(self, TURNSTILE, patience, || writing.load(SeqCst) != 0)?;
-        // Whoever has left it is remembered.
+        // The death of a writer has been recorded by now.
         writing.store(0, SeqCst);
         if let Some(division) = self.division() {
             division.mend();
@@ -207,24 +211,24 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         Ok(())
     }
 
-    /// The slots that are to be looked at.
+    /// The slots that may be in use.
     #[inline]
     pub(super) fn slots_in_use(&self) -> &[Slot] {
         &self.slots()[..self.used()]
     }
 
-    /// How many slots there are to be looked at.
+    /// The number of slots that may be in use.
     #[inline]
     fn used(&self) -> usize {
         (self.entrance().used.load(SeqCst) as usize).min(MOST)
     }
 
-    /// Whether the calling thread reads, through whichever handle.
+    /// Whether the calling thread reads, through any handle.
     pub(super) fn reads(&self) -> bool {
         self.slots_of_this_thread().next().is_some()
     }
 
-    /// Where the calling thread reads, through whichever handle.
+    /// The slots of the calling thread, taken through any handle.
     fn slots_of_this_thread(&self) -> impl Iterator<Item = usize> {
         let this = Some(Thread::current().id());
         (0..self.used()).filter(move |slot| self.slots()[*slot].word.owner() == this)
@@ -233,7 +237,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     #[inline]
     fn take_slot(&self) -> Result<usize, Denial> {
         let used = self.used();
-        // Threads that are neighbours begin at different ones.
+        // Threads with neighbouring ids start at different slots.
         let first = Thread::current().id() as usize % used.max(1);
         for slot in (first..used).chain(0..first) {
             if self.try_slot(slot)? {
@@ -243,14 +247,15 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.take_new_slot()
     }
 
-    /// One that nobody has taken before.
+    /// Takes a slot that no thread has taken before.
     #[cold]
     fn take_new_slot(&self) -> Result<usize, Denial> {
         loop {
             let used = self.used();
             let slot = self.slots().get(used).ok_or(Denial::NoSlot)?;
             self.allocate_for(slot).map_err(|_| Denial::NoSlot)?;
-            // It counts before it is taken, so that no writer overlooks it. If another was quicker, there is one more to be tried.
+            // The slot counts before it is taken, so that no writer misses it. If another thread
+            // was quicker, there is one more slot to try.
             let _ = self.entrance().used.compare_exchange(used as u32, used as u32 + 1, SeqCst, SeqCst);
             if self.try_slot(used)? {
                 return Ok(used);

@@ -1,11 +1,12 @@
-//! What is polled by those that wait for items of a queue by means of their own: poll(2), epoll(7),
-//! a runtime. One descriptor, which is always the same.
+//! The descriptor that code polls which waits for items of a queue by means of its own: poll(2),
+//! epoll(7), a runtime. It stays the same as long as the queue is open in the process.
 //!
-//! It is an epoll set (a set can be polled, and be in another). In it are the reading side of the
-//! [door](super::gate), which is readable while there may be something to take; the pidfds of the
-//! processes that take items of a joinable queue, since what one of them has is there to be taken
-//! when it dies; and a timer, after which memory goes back that was kept for the next item. All of
-//! it is looked after when a consumer has found the queue empty, and is about to sleep.
+//! It is an epoll set, since a set can be polled and be a member of another set. Its members are
+//! the read end of the [wake pipe](super::notifier), which is readable while there may be an item
+//! to take; the pidfds of the processes that take items of a joinable queue, since the items of one
+//! that dies can be taken again; and a timer, after which cached block memory is returned to the
+//! kernel. A consumer attends to all of these when it has found the queue empty and is about to
+//! sleep.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,13 +19,13 @@ use multiproc_os::identity::Identity;
 use multiproc_os::robust::copy_number;
 use multiproc_os::timer::Timer;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct ReadyFd {
     set: Epoll,
     members: Mutex<Members>,
-    /// The copy of the process that has made it. In another it is the original's as well, and is
-    /// left alone.
+    /// The number of the process (an original or a fork copy) that has made the set. In another
+    /// process it is still the set of that one, and is left alone.
     copy: u32,
 }
 
@@ -35,7 +36,7 @@ struct Members {
 }
 
 impl ReadyFd {
-    /// With the reading side of a door.
+    /// Creates the set, with the read end of a wake pipe in it.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
@@ -45,7 +46,7 @@ impl ReadyFd {
         Ok(ReadyFd { set, members: Mutex::default(), copy: copy_number() })
     }
 
-    /// What is polled.
+    /// The descriptor to poll.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
     }
@@ -58,8 +59,8 @@ impl ReadyFd {
         self.copy == copy_number()
     }
 
-    /// Has it tell of the ends of these processes, and of no others. What can't be watched, at the
-    /// limit of open files, is left out.
+    /// Makes the descriptor readable when one of these processes ends, and no others. At the limit
+    /// of open files, processes that can't be watched are left out.
     pub(super) fn watch<'a>(&self, workers: impl Iterator<Item = (&'a Identity, &'a OwnedFd)>) {
         if !self.is_mine() {
             return;
@@ -67,8 +68,8 @@ impl ReadyFd {
         let mut members = self.members();
         let mut before = std::mem::take(&mut members.workers);
         for (worker, pidfd) in workers {
-            // A descriptor that is closed leaves the set by itself, as it is the only one of its
-            // kind.
+            // The kernel drops a member only when all descriptors of its open file are closed, see
+            // epoll(7). So those that are gone are removed below.
             let watched = before.remove(worker).map_or_else(|| self.add(pidfd), Ok);
             if let Ok(pidfd) = watched {
                 members.workers.insert(*worker, pidfd);
@@ -85,7 +86,7 @@ impl ReadyFd {
         Ok(pidfd)
     }
 
-    /// Has it be readable after this time; or not, for that reason.
+    /// Makes the descriptor readable after this time; with `None`, cancels that.
     pub(super) fn remind(&self, after: Option<Duration>) {
         if !self.is_mine() {
             return;
@@ -97,7 +98,7 @@ impl ReadyFd {
         if let Some(timer) = members.timer.take() {
             let _ = self.set.remove(&timer);
         }
-        // At the limit of open files the memory is kept for longer.
+        // At the limit of open files, the memory is kept for longer.
         members.timer = after.and_then(|after| Timer::after(after).ok());
         if let Some(timer) = &members.timer {
             let _ = self.set.add(timer, 0, Often::Always);

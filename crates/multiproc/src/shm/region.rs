@@ -1,7 +1,9 @@
-//! Memory of any length that several processes read and write: under a lock, as a whole or in parts; or as atomics.
+//! A region of memory that several processes read and write: under a lock, as a whole or in parts;
+//! or as atomics.
 //!
-//! It lies behind the lock in the same file, or in a file of its own: then it can be handed out for reading alone, grow, be frozen, and be of huge pages. All of it
-//! that may be touched has memory beforehand. `../shared/PROTOCOL.md`.
+//! The memory lies behind the lock in the same file, or in a file of its own. In its own file it
+//! can be shared read-only, grow, be frozen, and consist of huge pages. All memory is allocated
+//! before it may be touched. The protocol is described in `../shared/PROTOCOL.md`.
 
 use std::io;
 use std::mem::offset_of;
@@ -18,25 +20,26 @@ use super::robust_word::{LockMapping, Patience};
 use super::segment::{Layout, Segment, layout};
 
 layout! {
-    /// What is beside the memory.
+    /// The shared words beside the memory.
     pub(crate) struct Control {
         entrance: Entrance,
         division: Division,
-        /// What it is used as: 0, not yet; [`LOCKED`]; or atomics of so many bytes.
+        /// How the memory is used: 0 if it hasn't been used yet; [`LOCKED`]; or the size of the
+        /// atomics in bytes.
         usage: AtomicU32,
         _reserved: AtomicU32,
-        /// How many bytes there are. It only grows.
+        /// Length of the memory in bytes. Never decreases.
         len: AtomicU64,
-        /// How many there can be.
+        /// The maximum length, in bytes.
         most: AtomicU64,
-        /// What it is made of, if that matters: see [`Kind`].
+        /// The type of the elements, if it matters: see [`Kind`].
         kind: [AtomicU64; 3],
         slots: [Slot; MOST],
         parts: [Part; MOST_PARTS],
     }
 }
 
-// SAFETY: `#[repr(C)]`, of what is made of atomics.
+// SAFETY: `#[repr(C)]`, and made of structs of atomics.
 unsafe impl Layout for Control {
     const NAME: &'static str = "shared memory";
     const KIND: u32 = 0x50;
@@ -65,21 +68,21 @@ impl Readers for Control {
     }
 }
 
-/// The memory is used under its lock.
+/// The [`Control`] word for memory that is used under its lock.
 const LOCKED: u32 = u32::MAX;
 
-/// The kind of the error when somebody wants to write what has been frozen.
+/// The kind of the error for an attempt to write memory that has been frozen.
 pub(crate) const FROZEN: io::ErrorKind = io::ErrorKind::ReadOnlyFilesystem;
 
-/// What tells types apart; all zero: bytes, which may be taken for anything.
+/// What tells element types apart; all zeros for bytes, which can be opened as any type.
 pub(crate) type Kind = [u64; 3];
 
-/// What the memory is to be used as.
+/// How the memory is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Usage {
     /// Under its lock.
     Locked,
-    /// As atomics of so many bytes.
+    /// As atomics of this many bytes each.
     Atomics(usize),
 }
 
@@ -99,52 +102,52 @@ impl Usage {
     }
 }
 
-/// How a region is to be made.
+/// Properties of a region that is created.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// How many bytes.
+    /// Length, in bytes.
     pub(crate) len: u64,
-    /// How many there can be some day.
+    /// Maximum length, in bytes.
     pub(crate) most: u64,
     pub(crate) pages: Pages,
-    /// What its file is called in `/proc/*/maps`.
+    /// Name of the file in `/proc/*/maps`.
     pub(crate) name: String,
 }
 
-/// The pages that memory is made of.
+/// The pages that memory consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Pages {
     /// Of the usual size.
     #[default]
     Small,
-    /// Huge, where the kernel makes such by itself.
+    /// Huge, where the kernel provides huge pages by itself.
     Transparent,
-    /// Huge, of those that the administrator has put in reserve.
+    /// Huge, from those that the administrator has reserved.
     Reserved,
 }
 
-/// What somebody may do who has the descriptors of a region.
+/// What the descriptors of a region allow their holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Write,
     ReadOnly,
 }
 
-/// See the module.
+/// A process's view of a region; see the module.
 #[derive(Debug)]
 pub(crate) struct Region {
     control: LockMapping<Control, { WORDS + MOST_PARTS }>,
-    /// Where the memory lies, if not behind the control.
+    /// The memory's own file, unless the memory lies behind the control.
     file: Option<SharedFile>,
     mapping: Mapping,
     access: Access,
 }
 
 impl Region {
-    /// Where the memory begins that lies behind the control.
+    /// Offset of memory that lies behind the control.
     const BEHIND: usize = Segment::<Control>::LEN;
 
-    /// One of `len` bytes, all zero, in one file.
+    /// Creates a region of `len` bytes, all zero, in one file.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`, `EFBIG`.
@@ -160,7 +163,7 @@ impl Region {
         Ok(region)
     }
 
-    /// One whose memory has a file of its own.
+    /// Creates a region with a file of its own for the memory.
     ///
     /// # Errors
     /// As [`create`](Region::create).
@@ -194,10 +197,11 @@ impl Region {
         self.control.len.store(len, SeqCst);
     }
 
-    /// One that has come from another process.
+    /// Opens a region that has come from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else, or has been cut; `ReadOnlyFilesystem` when it was to be written and has been frozen; `ENOMEM`, `ENOSPC`.
+    /// `InvalidData` if it is something else, or has been truncated; `ReadOnlyFilesystem` if the
+    /// descriptor is writable but the memory has been frozen; `ENOMEM`, `ENOSPC`.
     pub(crate) fn open(control: OwnedFd, file: Option<OwnedFd>) -> io::Result<Region> {
         let invalid =
             |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("this is no shared memory: {what}"));
@@ -214,7 +218,7 @@ impl Region {
             None => (control.file(), Region::BEHIND as u64),
         };
         let access = if memory.is_writable()? { Access::Write } else { Access::ReadOnly };
-        // It may be so at any moment.
+        // It may be frozen at any moment.
         let or_frozen = |error| match memory.is_frozen() {
             Ok(true) => io::Error::new(FROZEN, "this shared memory has been frozen, and can't be written any more"),
             _ => error,
@@ -224,7 +228,8 @@ impl Region {
         if len > there || there == 0 {
             return Err(invalid("it is too short"));
         }
-        // What somebody has given back without being asked would be a fault of this process.
+        // Touching memory that another process has freed would allocate it in a page fault, and
+        // kill this process with SIGBUS if there is none left.
         if access == Access::Write && memory.allocated()? < len {
             memory.allocate(from, len).map_err(or_frozen)?;
         }
@@ -236,10 +241,12 @@ impl Region {
         Ok(Region { control, file, mapping, access })
     }
 
-    /// What to [open](Region::open) it by, with this access: the descriptor of the control, and that of the memory if it has one of its own.
+    /// The descriptors from which another process can [open](Region::open) the region with this
+    /// access: the control's, and the memory's if it has its own file.
     ///
     /// # Errors
-    /// `Unsupported` for reading only, if the memory can't be had without the control; `EMFILE`, `ENFILE`.
+    /// `Unsupported` for read-only access if the memory lies behind the control; `EMFILE`,
+    /// `ENFILE`.
     pub(crate) fn descriptors(&self, access: Access) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
         let file = match (&self.file, access) {
             (Some(file), Access::ReadOnly) if self.access == Access::Write => Some(file.open_read_only()?),
@@ -255,12 +262,12 @@ impl Region {
         self.control.as_fd()
     }
 
-    /// That of the memory, if it has one of its own.
+    /// The descriptor of the memory, if it has a file of its own.
     pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// What it is called in errors.
+    /// What errors call it.
     pub(crate) fn name(&self) -> &'static str {
         if self.file.is_some() { "shared memory" } else { "array" }
     }
@@ -269,32 +276,33 @@ impl Region {
         self.access
     }
 
-    /// How many bytes there are.
+    /// The length, in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         (self.control.len.load(SeqCst) as usize).min(self.mapping.len())
     }
 
-    /// How many there can be.
+    /// The maximum length, in bytes.
     pub(crate) fn most(&self) -> usize {
         (self.control.most.load(Relaxed) as usize).min(self.mapping.len())
     }
 
-    /// What it is made of.
+    /// The type of the elements.
     pub(crate) fn kind(&self) -> Kind {
         std::array::from_fn(|index| self.control.kind[index].load(Relaxed))
     }
 
-    /// Where it begins. It stays there.
+    /// The address of the memory. It never changes.
     #[inline]
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.mapping.start()
     }
 
-    /// Has `len` bytes, or more. Whoever has a part of it, or all of it, keeps what they have.
+    /// Grows the memory to at least `len` bytes. Locks on the whole or on parts stay held.
     ///
     /// # Errors
-    /// `InvalidInput` beyond the most that there can be; `ENOSPC`, `ENOMEM`, and then nothing has changed.
+    /// `InvalidInput` if `len` exceeds the maximum; `ENOSPC`, `ENOMEM`, in which case nothing has
+    /// changed.
     pub(crate) fn grow(&self, len: u64) -> io::Result<()> {
         let now = self.control.len.load(SeqCst);
         if len > self.most() as u64 {
@@ -307,21 +315,21 @@ impl Region {
         Ok(())
     }
 
-    /// Has memory for so many bytes of a file of its own.
+    /// Allocates `len` bytes of the memory's own file.
     fn allocate(&self, from: u64, len: u64, pages: Pages) -> io::Result<()> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         if pages == Pages::Transparent {
             file.look_for(from, len)?;
-            // By a fault, since the kernel knows only there whose pages they are to be.
+            // By page faults, since only there does the kernel know which kind of page is wanted.
             self.mapping.populate(from as usize, len as usize);
         }
-        // By whole pages, whatever their size.
+        // In whole pages, of whatever size.
         let page = file.page()? as u64;
         let first = from / page * page;
         file.allocate(first, (from + len).next_multiple_of(page) - first)
     }
 
-    /// Has the pages of so many bytes mapped.
+    /// Populates the page tables for this range.
     pub(crate) fn populate(&self, range: Range<usize>) {
         match self.access {
             Access::Write => self.mapping.populate(range.start, range.len()),
@@ -329,7 +337,7 @@ impl Region {
         }
     }
 
-    /// What it is used as, if it has been used.
+    /// How the memory is used, if it has been used.
     pub(crate) fn usage(&self) -> Option<Usage> {
         match self.control.usage.load(SeqCst) {
             0 => None,
@@ -337,7 +345,8 @@ impl Region {
         }
     }
 
-    /// Sees whether it is used as this, and has it used as this from now on if it hasn't been used yet. What it is used as otherwise, if it is.
+    /// Checks that the memory is used in this way, and decides that if it hasn't been used yet. The
+    /// error is the other use.
     #[inline]
     pub(crate) fn use_as(&self, usage: Usage) -> Result<(), Usage> {
         match self.control.usage.load(SeqCst) {
@@ -356,36 +365,38 @@ impl Region {
         }
     }
 
-    /// The lock, as [`Readers`] and [`super::parts`] have it.
+    /// The lock, for the methods of [`Readers`] and [`super::parts`].
     #[inline]
     pub(crate) fn lock(&self) -> &LockMapping<Control, { WORDS + MOST_PARTS }> {
         &self.control
     }
 
-    /// Has it divided so.
+    /// Divides the memory as `plan` says.
     ///
     /// # Errors
-    /// Those of [`LockMapping::divide`]; [`Denial::NoSlot`] if there is no memory for so many parts.
+    /// As [`LockMapping::divide`]; [`Denial::NoSlot`] if there is no memory for that many parts.
     pub(crate) fn divide(&self, plan: &Plan) -> Result<u32, Denial> {
         self.control
             .divide(plan, Patience::Endless, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())
     }
 
-    /// How it is divided, and the number of that.
+    /// The version of the current division, and its plan.
     pub(crate) fn plan(&self) -> Option<(u32, Plan)> {
         self.control.division.plan()
     }
 
-    /// Takes the memory's file out, for it to be frozen; none if the memory is behind the control.
+    /// Returns the memory's file, to be frozen, and the length; none if the memory lies behind the
+    /// control.
     pub(crate) fn into_file(self) -> Option<(SharedFile, usize)> {
         let len = self.len();
         self.file.map(|file| (file, len))
     }
 }
 
-/// Maps it to be written.
+/// Maps memory for writing.
 ///
-/// While somebody tries to freeze it the kernel refuses that already, a moment before it is frozen, or isn't after all. So it is tried again.
+/// While another process tries to freeze the file, the kernel already refuses writable mappings;
+/// the attempt to freeze may then succeed or fail. So this retries until it is decided.
 fn map_to_write(memory: &SharedFile, from: u64, len: usize) -> io::Result<Mapping> {
     const TRIES: u32 = 10_000;
     for _ in 0..TRIES {
@@ -399,10 +410,10 @@ fn map_to_write(memory: &SharedFile, from: u64, len: usize) -> io::Result<Mappin
     Mapping::new(memory, from, len)
 }
 
-/// So many bytes in whole pages, one at least.
+/// `len` bytes in whole pages, at least one page.
 fn whole_pages(len: u64, page: usize) -> io::Result<usize> {
     let len = usize::try_from(len).ok().and_then(|len| len.max(1).checked_next_multiple_of(page));
-    // No mapping is longer than half of what can be counted.
+    // No mapping may be longer than `isize::MAX`.
     let len = len.filter(|len| *len <= isize::MAX as usize - Region::BEHIND);
     len.ok_or_else(|| io::Error::from_raw_os_error(multiproc_os::errno::ENOMEM))
 }
@@ -443,7 +454,7 @@ mod tests {
         assert_eq!(region.memory().map(drop), None);
         let region = Region::create_apart(&wanted(1)).unwrap();
         let view = again(&region, Access::ReadOnly).unwrap();
-        // One of those is as good as the first.
+        // A read-only handle can itself produce read-only handles.
         assert_eq!(again(&view, Access::ReadOnly).unwrap().access(), Access::ReadOnly);
     }
 

@@ -1,8 +1,10 @@
-//! Words that threads own for as long as they like, which is what locks are made of: [`RobustWord`], the word; [`LockMapping`], the memory that it is in; and
-//! [`PoisonableWord`], a word that knows who has it, and whether somebody has come to grief with it.
+//! Words that threads own for as long as they like, which locks are made of: [`RobustWord`], the
+//! word; [`LockMapping`], the mapped memory that it is in; and [`PoisonableWord`], a word that
+//! records its holder, and whether a holder has died or panicked with it.
 //!
-//! They are on the thread's list of robust futexes (`multiproc_os::robust`), so that the kernel tells the next one when an owner has died. Taking one that is free is one
-//! compare-and-swap and some private stores, giving it up likewise. See `PROTOCOL.md`, "The owned word".
+//! An owned word is on its thread's list of robust futexes (`multiproc_os::robust`), so that the
+//! kernel tells the next owner when this one has died. Taking a free word is one compare-and-swap
+//! and some private stores, and giving it up is likewise. See `PROTOCOL.md`, "The robust word".
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -19,25 +21,25 @@ use super::segment::{AnyBytes, Layout, Segment, layout};
 #[cfg(feature = "async")]
 use super::waiters::Waiters;
 
-/// After so long, one that sleeps looks for itself: another may have been stopped just after it was
-/// woken, or garbage may stand there. If all is well, it looks again after [`LATER`] times as long,
-/// and so on: once it has looked, what can go wrong is that rare.
+/// After this time, a sleeper looks at the word: another waiter may have been stopped just after it
+/// was woken, or the word may be garbage. If all is well, it looks again after [`LATER`] times as
+/// long, and so on, as little can go wrong after the first look.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 const LATER: u32 = 60;
 
-/// How long somebody is willing to wait.
+/// How long a caller is willing to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     /// Not at all.
     None,
-    /// Until that moment.
+    /// Until this deadline.
     Until(Instant),
     /// For as long as it takes.
     Endless,
 }
 
 impl Patience {
-    /// From now on; endless, if the clock doesn't go so far.
+    /// Patience for `timeout` from now on; endless if the clock doesn't reach that far.
     pub(crate) fn lasting(timeout: Duration) -> Patience {
         if timeout.is_zero() {
             return Patience::None;
@@ -54,10 +56,10 @@ impl Patience {
     }
 }
 
-/// Why a word can't be had.
+/// Why a word can't be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Somebody else had it for as long as the caller was willing to wait.
+    /// Another thread had it for as long as the caller was willing to wait.
     Busy,
     /// The calling thread has it.
     Mine,
@@ -73,7 +75,7 @@ pub(crate) struct RobustWord(Word);
 // SAFETY: it is made of atomic integers.
 unsafe impl AnyBytes for RobustWord {}
 
-/// A word and its turn, as they are at one moment.
+/// A word and its turn, as read at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Pair(u64);
 
@@ -86,21 +88,22 @@ impl Pair {
         self.word() & OWNER
     }
 
-    /// The next turn, with another word.
+    /// The next turn, with this word.
     fn next(self, word: u32) -> Pair {
         let turn = ((self.0 >> (32 - WORD_SHIFT)) as u32).wrapping_add(1);
         Pair(in_pair(word) | u64::from(turn) << (32 - WORD_SHIFT))
     }
 }
 
-/// Where a word is in a pair.
+/// The bits of a pair that hold this word.
 #[inline]
 const fn in_pair(word: u32) -> u64 {
     (word as u64) << WORD_SHIFT
 }
 
 impl RobustWord {
-    /// Says whether the one before has died. The caller announces the word, and puts it on its list.
+    /// Takes the word. Returns whether the previous owner has died. The caller announces the word
+    /// before, and puts it on its list afterwards.
     #[inline]
     fn take(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
         let found = self.0.pair().load(Relaxed);
@@ -131,7 +134,8 @@ impl RobustWord {
                 return Err(Refusal::Mine);
             }
             if patience.is_over() {
-                // Who only tries isn't to pay for this. The id of no thread is garbage, or that of one who has become another by execve(2).
+                // A caller that only tries doesn't pay for this check. An id that no thread has is
+                // garbage, or that of a thread that has changed its id by execve(2).
                 if patience != Patience::None && !threads::exists(found.owner() as i32) {
                     self.orphan(found);
                     continue;
@@ -144,14 +148,15 @@ impl RobustWord {
         }
     }
 
-    /// Sleeps while it has an owner, for `after` at most. The caller has announced it; whether it
-    /// was woken or not, it then takes it if it is free. Says for how long to sleep the next time.
+    /// Sleeps while the word has an owner, for `after` at most. The caller has announced the word;
+    /// whether it was woken or not, it takes the word next if it is free. Returns how long to sleep
+    /// the next time.
     fn sleep(&self, found: Pair, patience: Patience, after: Duration) -> Duration {
         self.sleep_by(found, patience, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
     }
 
-    /// As [`sleep`](RobustWord::sleep), for a while or until the word isn't that value any more, as
-    /// `sleep` is told.
+    /// As [`sleep`](RobustWord::sleep), but sleeps by calling `sleep` with the word's value and the
+    /// time until which to sleep at most.
     fn sleep_by(
         &self,
         mut found: Pair,
@@ -181,8 +186,8 @@ impl RobustWord {
         after.saturating_mul(LATER).min(Duration::from_secs(3600))
     }
 
-    /// As [`sleep_by`](RobustWord::sleep_by), without a deadline, if it has an owner. For a thread that
-    /// has it announced and won't take it.
+    /// As [`sleep_by`](RobustWord::sleep_by) without a deadline, if the word has an owner. For a
+    /// thread that has announced the word and won't take it.
     #[cfg(feature = "async")]
     pub(super) fn sleep_while_owned(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
         let found = Pair(self.0.pair().load(SeqCst));
@@ -192,17 +197,17 @@ impl RobustWord {
         }
     }
 
-    /// Takes it if it has no owner, without putting it on the list: for a thread that has it
-    /// announced until it is [given up](RobustWord::give_up_announced) or [adopted](LockMapping::adopt). Says
-    /// whether the owner before has died.
+    /// Takes the word if it has no owner, without putting it on the list: for a thread that has
+    /// announced it, and keeps it announced until the word is [given
+    /// up](RobustWord::give_up_announced) or [adopted](LockMapping::adopt). Returns whether the
+    /// previous owner has died; `None` if the word has an owner.
     #[cfg(feature = "async")]
     pub(super) fn take_announced(&self, thread: Thread) -> Option<bool> {
         self.pass(0, thread.id()).map(|found| found.word() & OWNER_DIED != 0)
     }
 
-    /// Makes `to`, an owner or [`OWNER_DIED`], what stands there in place of the owner `from`, or
-    /// of none (0). Returns what was found there; none, and nothing is changed, if it is another
-    /// owner.
+    /// Replaces the owner `from` (0: no owner) by `to`, an owner or [`OWNER_DIED`]. Returns what
+    /// was there before; `None`, with nothing changed, if the word has another owner than `from`.
     #[cfg(feature = "async")]
     fn pass(&self, from: u32, to: u32) -> Option<Pair> {
         loop {
@@ -216,8 +221,9 @@ impl RobustWord {
         }
     }
 
-    /// Gives up what was [taken](RobustWord::take_announced) so. With the death of an owner before that,
-    /// if that is not known yet.
+    /// Gives up a word that was [taken](RobustWord::take_announced) without being on the list. If
+    /// it was `inherited`, the next taker inherits as well, since the death hasn't been recorded
+    /// yet.
     #[cfg(feature = "async")]
     pub(super) fn give_up_announced(&self, thread: Thread, inherited: bool) {
         if !inherited {
@@ -228,8 +234,8 @@ impl RobustWord {
         }
     }
 
-    /// Wakes one of the waiters that sleep, if it has no owner. For a thread that may have been
-    /// woken in place of another.
+    /// Wakes one sleeping waiter if the word has no owner. For a thread that may have been woken in
+    /// place of another.
     #[cfg(feature = "async")]
     pub(super) fn wake_next(&self) {
         let found = Pair(self.0.pair().load(SeqCst));
@@ -243,19 +249,20 @@ impl RobustWord {
         thread.announce(self.0.word());
     }
 
-    /// What a waiter sleeps on.
+    /// The futex that waiters sleep on.
     #[cfg(feature = "async")]
     pub(super) fn futex(&self) -> &AtomicU32 {
         self.0.word()
     }
 
-    /// Takes an owner that there isn't for one that has died.
+    /// Treats an owner that doesn't exist as one that has died.
     fn orphan(&self, found: Pair) {
         self.change(found, found.next(OWNER_DIED | found.word() & WAITERS));
     }
 
-    /// Waits until the owner has given it up or died, without taking it. False when it has waited for too long. For a word on which nobody sleeps who
-    /// wants to take it, and one at a time.
+    /// Waits until the owner has given the word up or died, without taking it. Returns false when
+    /// the patience is over. Only for a word on which no thread sleeps that wants to take it, and
+    /// for one caller at a time.
     pub(crate) fn outwait(&self, patience: Patience) -> bool {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
@@ -275,7 +282,7 @@ impl RobustWord {
         }
     }
 
-    /// Gives it up, off the list and announced as it is.
+    /// Gives the word up. The caller has announced it, and has taken it off its list.
     #[inline]
     fn give_up(&self, thread: Thread) {
         let mine = in_pair(thread.id());
@@ -292,7 +299,7 @@ impl RobustWord {
         }
     }
 
-    /// Who has it at this moment, by thread id.
+    /// The thread id of the present owner.
     #[inline]
     pub(crate) fn owner(&self) -> Option<u32> {
         match Pair(self.0.pair().load(SeqCst)).owner() {
@@ -301,37 +308,38 @@ impl RobustWord {
         }
     }
 
-    /// Whether the owner has died, and nobody has taken it since.
+    /// Whether the owner has died, and no thread has taken the word since.
     #[inline]
     pub(crate) fn is_orphaned(&self) -> bool {
         Pair(self.0.pair().load(SeqCst)).word() & OWNER_DIED != 0
     }
 
-    /// Whether nobody has it, and nobody has died with it.
+    /// Whether the word has no owner, living or dead.
     #[inline]
     pub(crate) fn is_free(&self) -> bool {
         Pair(self.0.pair().load(SeqCst)).word() & !WAITERS == 0
     }
 }
 
-/// What [`LockMapping`] knows of a word.
+/// What [`LockMapping`] knows of a word: one of these values.
 mod mark {
     /// Not taken through this handle.
     pub(super) const NONE: u8 = 0;
     /// Taken through this handle, and not given up yet.
     pub(super) const TAKEN: u8 = 1;
-    /// It is not known whose list it is on.
+    /// It is unknown on which thread's list the word is.
     pub(super) const LOST: u8 = 2;
     /// As [`TAKEN`], by a future.
     #[cfg(feature = "async")]
     pub(super) const TAKEN_IN_FUTURE: u8 = 3;
 }
 
-/// A segment with up to `N` words in use by this process, through this handle. It stays mapped when one of them is still owned.
+/// A mapped segment, with `N` words that this process takes through this handle. If one of them is
+/// still owned when the handle is dropped, the segment stays mapped.
 #[derive(Debug)]
 pub(crate) struct LockMapping<L: Layout, const N: usize = 1> {
     segment: ManuallyDrop<Segment<L>>,
-    /// In the order of the `place` that the words are taken by.
+    /// In the order of the `place` values with which the words are taken.
     marks: [AtomicU8; N],
     #[cfg(feature = "async")]
     waiters: Waiters,
@@ -347,21 +355,24 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         }
     }
 
-    /// Takes a word of this segment, the one at `place` among those that are taken. Says whether the one before has died.
+    /// Takes a word of this segment; `place` is its index among the handle's marks. Returns whether
+    /// the previous owner has died.
     #[inline]
     pub(crate) fn take(&self, word: &RobustWord, place: usize, patience: Patience) -> Result<bool, Refusal> {
         let thread = Thread::current();
         if !thread.has_room() {
             return Err(self.without_room(word, thread));
         }
-        assert!(self.segment.holds(word), "another segment's");
+        assert!(self.segment.holds(word), "the word lies in another segment");
         thread.announce(word.0.word());
         let taken = word.take(thread, patience);
         if let Ok(inherited) = taken {
-            // SAFETY: the word is in the segment, which is unmapped in Drop alone, and not there as long as the word is marked; there is room.
+            // SAFETY: the word is in the segment, which is unmapped only in Drop, and not even
+            // there while the word is marked; there is room on the list.
             unsafe { thread.own(&word.0) };
             let mark = &self.marks[place];
-            // A thread can't have it if another has it now: unless that was garbage.
+            // A marked word was taken through this handle and not given up, so it can't be free
+            // unless garbage was written there. Another thread's list may still hold it then.
             let lost = !inherited && mark.load(Relaxed) != mark::NONE;
             mark.store(if lost { mark::LOST } else { mark::TAKEN }, Relaxed);
         }
@@ -374,14 +385,16 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         if word.owner() == Some(thread.id()) { Refusal::Mine } else { Refusal::Full }
     }
 
-    /// Whether the calling thread has taken this word, and through this handle: it may have another, which maps the same memory elsewhere.
+    /// Whether the calling thread has taken this word through this handle. It may also have another
+    /// handle, which maps the same memory at another address.
     #[inline]
     pub(crate) fn has(&self, word: &RobustWord) -> bool {
         let thread = Thread::current();
         word.owner() == Some(thread.id()) && thread.owns(&word.0)
     }
 
-    /// Gives up a word that the calling thread has taken by this. Does nothing, and says so, if it hasn't: it is a copy of the process that has.
+    /// Gives up a word that the calling thread has taken by this handle. Returns false, and does
+    /// nothing, if the thread doesn't own it, as in a fork copy of the owner.
     #[inline]
     pub(crate) fn give_up(&self, word: &RobustWord, place: usize) -> bool {
         let thread = Thread::current();
@@ -390,7 +403,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         }
         thread.announce(word.0.word());
         thread.let_go(&word.0);
-        // Before another can have it.
+        // Before another thread can take it.
         if self.marks[place].load(Relaxed) != mark::LOST {
             self.marks[place].store(mark::NONE, Relaxed);
         }
@@ -408,18 +421,19 @@ impl<L: Layout> LockMapping<L> {
     }
 
     /// Makes the calling thread the owner of the word, in place of the thread `from` of this
-    /// process, which [took](RobustWord::take_announced) it for this one. False if that doesn't own it,
-    /// or there is no room for one more.
+    /// process, which has [taken](RobustWord::take_announced) it for this one. Returns false if
+    /// `from` doesn't own it, or if the calling thread's list has no room.
     pub(super) fn adopt(&self, word: &RobustWord, from: u32, inherited: bool) -> bool {
         let thread = Thread::current();
         if !thread.has_room() {
             return false;
         }
-        assert!(self.segment.holds(word), "another segment's");
+        assert!(self.segment.holds(word), "the word lies in another segment");
         thread.announce(word.0.word());
         let is_owner = word.pass(from, thread.id()).is_some();
         if is_owner {
-            // SAFETY: as in `take`; and it is on no other list, as `from` has it announced alone.
+            // SAFETY: as in `take`; and the word is on no other list, as `from` has only announced
+            // it.
             unsafe { thread.own(&word.0) };
             let lost = !inherited && self.marks[0].load(Relaxed) != mark::NONE;
             self.marks[0].store(if lost { mark::LOST } else { mark::TAKEN }, Relaxed);
@@ -428,13 +442,12 @@ impl<L: Layout> LockMapping<L> {
         is_owner
     }
 
-    /// Remembers that the word, which the calling thread has just taken, was taken by a future.
+    /// Marks the word, which the calling thread has just taken, as taken by a future.
     pub(super) fn note_future(&self) {
         let _ = self.marks[0].compare_exchange(mark::TAKEN, mark::TAKEN_IN_FUTURE, Relaxed, Relaxed);
     }
 
-    /// Whether the calling thread, which has the word, has taken it through this handle by a
-    /// future.
+    /// Whether the word, which the calling thread owns, was taken through this handle by a future.
     pub(super) fn is_taken_in_future(&self) -> bool {
         self.marks[0].load(Relaxed) == mark::TAKEN_IN_FUTURE
     }
@@ -458,7 +471,7 @@ impl<L: Layout, const N: usize> AsFd for LockMapping<L, N> {
 impl<L: Layout, const N: usize> Drop for LockMapping<L, N> {
     fn drop(&mut self) {
         let is_owned = self.marks.iter().any(|mark| mark.load(Relaxed) != mark::NONE);
-        // SAFETY: it isn't used again.
+        // SAFETY: the field isn't used again.
         let segment = unsafe { ManuallyDrop::take(&mut self.segment) };
         if is_owned {
             segment.leave_mapped();
@@ -466,16 +479,16 @@ impl<L: Layout, const N: usize> Drop for LockMapping<L, N> {
     }
 }
 
-/// How somebody came to grief while they held something.
+/// What a word was poisoned by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Poison {
-    /// The process was killed or has ended, or the thread has.
+    /// The holder's process or thread has ended.
     Died,
-    /// The thread has panicked.
+    /// The holder's thread has panicked.
     Panicked,
 }
 
-/// A process and a thread of it.
+/// A process and one of its threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) pid: i32,
@@ -494,16 +507,16 @@ impl Holder {
 }
 
 layout! {
-    /// An [`RobustWord`] with a memory of who has it, and of the last one who came to grief.
+    /// A [`RobustWord`] that records its holder, and the last poisoning.
     pub(crate) struct PoisonableWord {
         word: RobustWord,
-        /// Who has it; 0: nobody, or it isn't known, since they have only just taken it.
+        /// The present [`Holder`]. 0: none, or not known, as it has only just taken the word.
         holder: AtomicU64,
-        /// Who came to grief; 0: it isn't known.
+        /// The [`Holder`] that poisoned the word. 0: not known.
         poisoned_by: AtomicU64,
-        /// How; 0: nobody did, or it has been put right.
+        /// How it did so. 0: the word isn't poisoned, or the poison has been cleared.
         poison: AtomicU32,
-        /// How often somebody has, in all.
+        /// How often the word has been poisoned, in all.
         poison_count: AtomicU32,
     }
 }
@@ -512,7 +525,9 @@ const DIED: u32 = 1;
 const PANICKED: u32 = 2;
 
 impl PoisonableWord {
-    /// Takes it; the word at `place` of `mapping`, in which it must be. If the one before has died, and `counts`, that is remembered until it is [forgiven](PoisonableWord::forgive).
+    /// Takes the word, with index `place` among the words of `mapping`, which must contain it. If
+    /// the previous owner has died and `counts` returns true, the word is poisoned until that is
+    /// [cleared](PoisonableWord::clear_poison).
     #[inline]
     pub(crate) fn take<L: Layout, const N: usize>(
         &self,
@@ -528,8 +543,8 @@ impl PoisonableWord {
         Ok(())
     }
 
-    /// Takes it over from another thread of this process, as [`LockMapping::adopt`] says; `inherited` from
-    /// an owner that died.
+    /// Takes the word over from another thread of this process, as [`LockMapping::adopt`] does.
+    /// `inherited`: that thread took it after an owner that died.
     #[cfg(feature = "async")]
     pub(super) fn adopt<L: Layout>(&self, mapping: &LockMapping<L>, from: u32, inherited: bool) -> bool {
         let is_owner = mapping.adopt(&self.word, from, inherited);
@@ -544,11 +559,12 @@ impl PoisonableWord {
 
     #[cold]
     fn inherit(&self) {
-        // The holder is the dead one as yet. If this thread dies before it has said so, it is inherited by another, who says as much.
+        // `holder` is still the dead one. If this thread dies before it has recorded that, the next
+        // owner inherits, and does the same again.
         self.poison_by(self.holder.load(Relaxed), DIED);
     }
 
-    /// Gives it up, if the calling thread has it.
+    /// Gives the word up if the calling thread owns it. Returns whether it did.
     #[inline]
     pub(crate) fn give_up<L: Layout, const N: usize>(&self, mapping: &LockMapping<L, N>, place: usize) -> bool {
         if !self.is_mine() {
@@ -558,19 +574,19 @@ impl PoisonableWord {
         mapping.give_up(&self.word, place)
     }
 
-    /// Whether the calling thread has it.
+    /// Whether the calling thread owns the word.
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
         self.word.owner() == Some(Thread::current().id())
     }
 
-    /// The word in it.
+    /// The robust word itself.
     #[inline]
     pub(crate) fn word(&self) -> &RobustWord {
         &self.word
     }
 
-    /// Remembers that the calling thread has panicked.
+    /// Poisons the word, as the calling thread has panicked.
     #[cold]
     pub(crate) fn set_poisoned(&self) {
         self.poison_by(Holder::bits(Thread::current()), PANICKED);
@@ -582,13 +598,14 @@ impl PoisonableWord {
         self.poison_count.fetch_add(1, SeqCst);
     }
 
-    /// Changes whenever somebody has come to grief, forgiven or not.
+    /// Changes whenever the word is poisoned, and isn't reset when the poison is cleared.
     #[inline]
     pub(crate) fn poison_count(&self) -> u32 {
         self.poison_count.load(SeqCst)
     }
 
-    /// How somebody came to grief, if somebody did and it hasn't been forgiven, and who it was, if that is known.
+    /// What the word is poisoned by, with the holder that did it if that is known. `None` if it
+    /// isn't poisoned, or the poison has been cleared.
     #[inline]
     pub(crate) fn poison(&self) -> Option<(Poison, Option<Holder>)> {
         match self.poison.load(SeqCst) {
@@ -600,7 +617,7 @@ impl PoisonableWord {
         }
     }
 
-    /// Remembers what another does.
+    /// Copies the poison of `other`, if there is any.
     pub(crate) fn inherit_from(&self, other: &PoisonableWord) {
         let poison = other.poison.load(SeqCst);
         if poison != 0 {
@@ -608,7 +625,7 @@ impl PoisonableWord {
         }
     }
 
-    /// What was left is put right.
+    /// Clears the poison.
     pub(crate) fn clear_poison(&self) {
         self.poison.store(0, SeqCst);
     }
@@ -646,7 +663,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
                         assert_eq!(take(&mapping, 0), Ok(false));
-                        // Not one operation, so that two would be seen.
+                        // Not one atomic operation, so that a second holder would be noticed.
                         mapping.count.store(mapping.count.load(Relaxed) + 1, Relaxed);
                         leave(&mapping, 0);
                     }
@@ -655,7 +672,7 @@ mod tests {
         });
         assert_eq!(mapping.count.load(SeqCst), 80_000);
         assert!(mapping.more[0].is_free());
-        // Nobody sleeps, and that is known.
+        // No thread sleeps, and the word says so.
         assert_eq!(Pair(mapping.more[0].0.pair().load(SeqCst)).word(), 0);
     }
 
@@ -698,20 +715,22 @@ mod tests {
         }
     }
 
-    /// What was wrong with the first draft, as with the C library's: who had slept was forgotten if somebody came in between.
+    /// A mistake of the first version, and of the C library: sleeping waiters were forgotten when
+    /// another thread took the word before one of them.
     #[test]
     fn waiters_are_known_to_who_comes_in_between() {
         let mapping = words();
         let thread = Thread::current();
         let word = &mapping.more[0];
         word.0.pair().store(in_pair(thread.id() | WAITERS), SeqCst);
-        // As far as giving it up, without waking anybody: here the owner is killed.
+        // Gives the word up, but wakes no waiter, as if the owner were killed at this point.
         word.0.pair().fetch_sub(in_pair(thread.id()), SeqCst);
         assert_eq!(take(&mapping, 0), Ok(false));
         assert_eq!(word.0.word().load(SeqCst), thread.id() | WAITERS, "so that it will wake one");
         leave(&mapping, 0);
-        assert_eq!(word.0.word().load(SeqCst), 0, "there was nobody");
-        // But not if somebody has had it since, with whom another may sleep.
+        assert_eq!(word.0.word().load(SeqCst), 0, "there was no waiter");
+        // But not if another thread has owned the word since, as a waiter may have gone to sleep
+        // meanwhile.
         let left = Pair(word.0.pair().load(SeqCst)).next(WAITERS);
         word.0.pair().store(left.0, SeqCst);
         assert_eq!(take(&mapping, 0), Ok(false));

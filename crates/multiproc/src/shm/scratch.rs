@@ -1,9 +1,10 @@
-//! The bytes of a small item on their way into shared memory and out of it: there they are words, which others may be writing to.
+//! Copies the bytes of a small item into shared memory and out of it. There they are atomic words,
+//! since other processes may write to them at the same time.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Writes `bytes` into `words`, the last one filled up with zeros.
+/// Writes `bytes` into `words`; the last word is padded with zeros.
 #[inline]
 pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
     let mut chunks = bytes.chunks_exact(8);
@@ -21,28 +22,29 @@ pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
     }
 }
 
-/// Room for the bytes of a small item, on the stack.
+/// A buffer on the stack for the bytes of a small item.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     words: MaybeUninit<[u64; Scratch::WORDS]>,
-    /// How many bytes at the beginning aren't of interest.
+    /// Number of bytes at the beginning that [`bytes`](Scratch::bytes) leaves out.
     skipped: usize,
-    /// So many bytes have been written.
+    /// Number of bytes that have been written, skipped ones included.
     len: usize,
 }
 
 impl Scratch {
     const WORDS: usize = 256;
 
-    /// How many bytes fit.
+    /// Number of bytes that fit.
     pub(crate) const ROOM: usize = Scratch::WORDS * 8;
 
     #[inline]
     pub(crate) fn new() -> Scratch {
         let mut scratch = MaybeUninit::<Scratch>::uninit();
         let start = scratch.as_mut_ptr();
-        // Field by field: a struct of constants is a constant, which the compiler copies as a whole.
-        // SAFETY: within it; the words may be anything.
+        // Field by field: a struct of constants would be one constant, which the compiler copies
+        // whole.
+        // SAFETY: the writes are within the struct; any words are valid, even uninitialised ones.
         unsafe {
             (&raw mut (*start).skipped).write(0);
             (&raw mut (*start).len).write(0);
@@ -50,24 +52,24 @@ impl Scratch {
         }
     }
 
-    /// Takes the first `len` bytes of `words`.
+    /// Copies the first `len` bytes of `words`, in place of the present content.
     #[inline]
     pub(crate) fn copy(&mut self, words: &[AtomicU64], len: usize) {
         assert!(len <= Scratch::ROOM && len <= words.len() * 8);
         let to = self.words.as_mut_ptr().cast::<u64>();
         for (index, word) in words[..len.div_ceil(8)].iter().enumerate() {
-            // SAFETY: there is room for so many, as has just been seen.
+            // SAFETY: there is room for this many words, as asserted above.
             unsafe { to.add(index).write(word.load(Relaxed)) };
         }
         (self.skipped, self.len) = (0, len);
     }
 
-    /// Puts `bytes` behind what is there, if there will be no more than `most`; says whether it has.
+    /// Appends `bytes` if the content is then at most `most` bytes long. Returns whether it did.
     #[inline]
     pub(crate) fn push(&mut self, bytes: &[u8], most: usize) -> bool {
         let fits = bytes.len() <= most.min(Scratch::ROOM).saturating_sub(self.len);
         if fits {
-            // SAFETY: there is room for them behind the first `len` bytes, as has just been seen.
+            // SAFETY: there is room for them after the first `len` bytes, as checked above.
             unsafe {
                 let to = self.words.as_mut_ptr().cast::<u8>().add(self.len);
                 to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
@@ -77,21 +79,21 @@ impl Scratch {
         fits
     }
 
-    /// Leaves out the first `len` bytes of what is there.
+    /// Removes the first `len` bytes of the content.
     pub(crate) fn skip(&mut self, len: usize) {
         self.skipped = (self.skipped + len).min(self.len);
     }
 
-    /// Nothing is there.
+    /// Empties the buffer.
     #[inline]
     pub(crate) fn clear(&mut self) {
         (self.skipped, self.len) = (0, 0);
     }
 
-    /// What is there.
+    /// The content.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes have been written, and any bytes are such.
+        // SAFETY: `len` bytes have been written, and all byte patterns are valid.
         let bytes: &[u8] = unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) };
         &bytes[self.skipped..]
     }

@@ -1,7 +1,9 @@
-//! The memory of one object: a memory file, of which the first part is mapped, with a header that says what it is.
+//! The memory of one shared object (a segment): a memory file with its first part mapped, and a
+//! header that says what it is.
 //!
-//! What lies in it is described by a [`Layout`]: a struct of atomics, for which any bytes are valid. So whatever another process writes there, and whatever file
-//! somebody passes off as an object, the worst that comes of it is a wrong number.
+//! A [`Layout`] describes what lies in it: a struct of atomics, for which any bytes are valid. So
+//! whatever another process writes there, and whatever file is passed off as an object, the worst
+//! outcome is a wrong number.
 
 use std::io;
 use std::marker::PhantomData;
@@ -15,13 +17,14 @@ use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 /// The first eight bytes of a segment.
 const MAGIC: u64 = u64::from_ne_bytes(*b"mulproc\x01");
 
-/// Where the layout begins.
+/// The offset of the layout.
 const AT: usize = 64;
 
-/// What may lie in memory to which others write at any time.
+/// Types that may lie in memory to which other processes write at any time.
 ///
 /// # Safety
-/// Any bytes are a value of it, and they may change while it is borrowed: atomic integers, and what is made of such.
+/// Any bytes must be a value of the type, and they may change while it is borrowed: only atomic
+/// integers, and types made of these.
 pub(crate) unsafe trait AnyBytes: Sync + 'static {}
 
 // SAFETY: an atomic integer.
@@ -30,12 +33,14 @@ unsafe impl AnyBytes for AtomicU8 {}
 unsafe impl AnyBytes for AtomicU32 {}
 // SAFETY: an atomic integer.
 unsafe impl AnyBytes for AtomicU64 {}
-// SAFETY: made of such.
+// SAFETY: made of such values.
 unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
 
-/// Defines what lies in the memory of an object, of fields that are [`AnyBytes`]: a [`Layout`] if its name in errors and its kind are given.
+/// Defines what lies in the memory of an object: a struct of fields that are [`AnyBytes`]. With the
+/// object's name for errors and its kind, the struct is a [`Layout`] too.
 ///
-/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::MORE`] as the third; `..MORE` if there may be [fewer](Layout::FEWER).
+/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::MORE`] as
+/// the third; `..MORE` if there may be [fewer](Layout::FEWER).
 macro_rules! layout {
     (
         $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal $(, $more:path)? $(, ..$most:path)?)? {
@@ -49,7 +54,7 @@ macro_rules! layout {
             $($(#[$field_attribute])* $field_visibility $field: $type,)*
         }
 
-        // SAFETY: each of the fields is, which is looked at below, and there is nothing else.
+        // SAFETY: each of the fields is, as checked below, and there is nothing else.
         #[allow(unsafe_code)]
         unsafe impl $crate::shm::segment::AnyBytes for $name {}
 
@@ -76,20 +81,23 @@ macro_rules! layout {
 
 pub(crate) use layout;
 
-/// What lies in the memory of an object. All of it zero must be a sensible state.
+/// The contents of an object's memory. All bytes zero must be a sensible state.
 ///
 /// # Safety
-/// `#[repr(C)]`, made of atomic integers, and of arrays and structs of such, alone; aligned to 64 bytes at most.
+/// `#[repr(C)]`, made only of atomic integers, and of arrays and structs of these; aligned to at
+/// most 64 bytes.
 pub(crate) unsafe trait Layout: Sync + Sized + 'static {
-    /// What the object is called in errors, and in `/proc/*/fd`: "lock".
+    /// The name of the object in errors, and in `/proc/*/fd`: "lock".
     const NAME: &'static str;
     /// Tells layouts of the same size apart.
     const KIND: u32;
-    /// How many of its bytes have memory from the beginning; the others, once it has been [allocated](Segment::allocate_for) for them.
+    /// How many bytes of the layout have memory from the beginning. The others have it after a call
+    /// of [`allocate_for`](Segment::allocate_for).
     const AT_ONCE: usize = size_of::<Self>();
-    /// How many numbers there may be behind it, which take no memory until they are [allocated](Segment::allocate_more).
+    /// The largest number of 64-bit integers behind the layout, which take no memory until they are
+    /// [allocated](Segment::allocate_more).
     const MORE: usize = 0;
-    /// Whether an object may have been made with fewer than that.
+    /// Whether an object may have been created with fewer of these.
     const FEWER: bool = false;
 }
 
@@ -97,13 +105,15 @@ pub(crate) unsafe trait Layout: Sync + Sized + 'static {
 struct Header {
     magic: AtomicU64,
     kind: AtomicU32,
-    /// The size of the layout, or its lowest bits, which another build of the program may have changed.
+    /// The size of the layout (its lowest 32 bits), which another build of the program may have
+    /// changed.
     size: AtomicU32,
-    /// The PID namespace of who has made it: the ids of threads that lie in it are of that. 0 if it isn't known.
+    /// The PID namespace of the process that created the object: the thread ids in the memory are
+    /// of this namespace. 0 if it isn't known.
     namespace: AtomicU32,
 }
 
-/// A segment, with an `L` in it.
+/// A segment that contains an `L`.
 #[derive(Debug)]
 pub(crate) struct Segment<L> {
     file: SharedFile,
@@ -112,7 +122,7 @@ pub(crate) struct Segment<L> {
 }
 
 impl<L: Layout> Segment<L> {
-    /// How much of the file the header and the layout take, in whole pages.
+    /// The length of the header and the layout in the file, in whole pages.
     pub(crate) const LEN: usize = {
         assert!(align_of::<L>() <= AT && size_of::<Header>() <= AT);
         (AT + size_of::<L>()).next_multiple_of(PAGE)
@@ -124,12 +134,12 @@ impl<L: Layout> Segment<L> {
         (AT + L::AT_ONCE).next_multiple_of(PAGE)
     };
 
-    /// How much of the file is mapped, with so many numbers behind the layout.
+    /// The length of the mapping, with `more` integers behind the layout.
     const fn mapped(more: usize) -> usize {
         Self::LEN + (more * 8).next_multiple_of(PAGE)
     }
 
-    /// A new one, all zero.
+    /// Creates a segment, all zero.
     ///
     /// # Errors
     /// `EMFILE`, `ENOSPC`, `ENOMEM`.
@@ -137,7 +147,8 @@ impl<L: Layout> Segment<L> {
         Segment::create_for(L::MORE)
     }
 
-    /// The same, of no more than so many numbers behind the layout: for what can do with [`fewer`](Layout::FEWER).
+    /// As [`create`](Segment::create), with at most `more` integers behind the layout: for layouts
+    /// that allow [fewer](Layout::FEWER).
     ///
     /// # Errors
     /// As [`create`](Segment::create).
@@ -156,10 +167,11 @@ impl<L: Layout> Segment<L> {
         Ok(segment)
     }
 
-    /// One that has come from another process.
+    /// Maps a segment that was received from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else; `Unsupported` when it was made in another PID namespace; `ENOMEM`.
+    /// `InvalidData` when it is something else; `Unsupported` when it was created in another PID
+    /// namespace; `ENOMEM`.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Segment<L>> {
         let invalid = |what: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
@@ -173,7 +185,8 @@ impl<L: Layout> Segment<L> {
             return Err(invalid(&"it is too short"));
         }
         let mapped = (size.min(Self::mapped(L::MORE) as u64) as usize / PAGE) * PAGE;
-        // What somebody has given back without being asked would be a fault of this process.
+        // Another process may have punched holes into the file. Touching one would raise SIGBUS in
+        // this process if there were no memory left.
         file.allocate(0, Self::AT_ONCE as u64)?;
         let mapping = Mapping::new(&file, 0, mapped)?;
         let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
@@ -184,7 +197,8 @@ impl<L: Layout> Segment<L> {
         if header.size.load(Relaxed) != size_of::<L>() as u32 {
             return Err(invalid(&"it is of another build"));
         }
-        // Here a thread that holds something there would have another id, or seem not to be: then it would be taken from one who has it.
+        // In this namespace, a thread that holds something there has another id, or seems not to
+        // exist: what it holds would be taken from it.
         match (header.namespace.load(Relaxed), namespace::of_pids()) {
             (theirs @ 1.., Some(ours)) if theirs != ours => {
                 let text = format!("the {} belongs to another PID namespace: {theirs}, and this is {ours}", L::NAME);
@@ -196,40 +210,44 @@ impl<L: Layout> Segment<L> {
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the mapping is at least that long, begins with a page, and the header is made of atomics.
+        // SAFETY: the mapping is long enough, starts at a page boundary, and the header is made of
+        // atomics.
         unsafe { &*self.mapping.start().as_ptr().cast() }
     }
 
-    /// Closes the file, and leaves its memory mapped for good.
+    /// Closes the file, and leaves its memory mapped for ever.
     pub(crate) fn leave_mapped(self) {
         std::mem::forget(self.mapping);
     }
 
-    /// Whether that lies in this segment's memory.
+    /// Whether `what` lies in this segment's memory.
     #[inline]
     pub(crate) fn holds<T: ?Sized>(&self, what: &T) -> bool {
         let offset = (&raw const *what).addr().wrapping_sub(self.mapping.start().as_ptr() as usize);
         offset < Self::LEN && size_of_val(what) <= Self::LEN - offset
     }
 
-    /// Has memory for a part of the layout that hasn't from the beginning.
+    /// Allocates memory for a part of the layout that has none from the beginning.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`.
     pub(crate) fn allocate_for<T: ?Sized>(&self, part: &T) -> io::Result<()> {
-        assert!(self.holds(part), "another segment's");
+        assert!(self.holds(part), "the part lies in another segment");
         let offset = (&raw const *part).addr() - self.mapping.start().as_ptr() as usize;
         self.file.allocate(offset as u64, size_of_val(part) as u64)
     }
 
-    /// The numbers behind the layout, zero at first. Those that have not been allocated must not be touched.
+    /// The integers behind the layout, zero at first. Those that haven't been allocated must not be
+    /// touched.
     pub(crate) fn more(&self) -> &[AtomicU64] {
         let more = ((self.mapping.len() - Self::LEN) / 8).min(L::MORE);
-        // SAFETY: so much is mapped behind the layout, which ends with a page; and whatever is there are atomics.
+        // SAFETY: the mapping has room for this many integers behind the layout, which ends at a
+        // page boundary; and they are atomics.
         unsafe { std::slice::from_raw_parts(self.mapping.start().as_ptr().add(Self::LEN).cast(), more) }
     }
 
-    /// Has memory for the page of numbers of which number `index` is one; says where the next page begins.
+    /// Allocates memory for the page of the integer with this index. Returns the index of the first
+    /// integer of the next page.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`.
@@ -239,7 +257,7 @@ impl<L: Layout> Segment<L> {
         Ok(((page + 1) * PAGE / 8).min(L::MORE))
     }
 
-    /// The file, to be sent, or to be mapped further.
+    /// The memory file, for sending it, or for mapping more of it.
     pub(crate) fn file(&self) -> &SharedFile {
         &self.file
     }
@@ -250,8 +268,8 @@ impl<L: Layout> Deref for Segment<L> {
 
     #[inline]
     fn deref(&self) -> &L {
-        // SAFETY: the mapping is long enough, and aligned: see LEN. A layout is made of atomics, so that any bytes will do and others
-        // may write there.
+        // SAFETY: the mapping is long enough, and aligned: see LEN. A layout is made of atomics, so
+        // any bytes are valid, and other processes may write there.
         unsafe { &*self.mapping.start().as_ptr().add(AT).cast() }
     }
 }
@@ -341,7 +359,7 @@ mod tests {
         let error = open().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert!(error.to_string().contains("the number belongs to another PID namespace"), "{error}");
-        // Who has made it did not know.
+        // The process that created it did not know its namespace.
         number.header().namespace.store(0, Relaxed);
         open().unwrap();
     }

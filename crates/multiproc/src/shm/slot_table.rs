@@ -1,8 +1,12 @@
-//! A fixed number of cells, each with room for some bytes, that anybody reads and replaces. What the bytes mean isn't known here, but for a number beside them.
+//! A fixed number of slots, each with room for some bytes, that any process may read and replace.
+//! The bytes have no meaning here; beside them a slot has a number, their kind. The basis of
+//! `ShareableList`.
 //!
-//! Who writes holds the latch; who reads takes none, and looks afterwards whether somebody has written meanwhile: a sequence lock, of which each cell has two
-//! buffers, so that whoever dies in the middle of writing leaves what was there. See "Can Seqlocks Get Along With Programming Language Memory Models?" by
-//! Hans-J. Boehm, and `shared/PROTOCOL.md`, "ShareableList".
+//! A writer holds a lock; a reader holds none, and checks afterwards whether the slot has been
+//! written meanwhile. This is a sequence lock in which each slot has two buffers, so that a process
+//! that dies while it writes leaves the previous content. See "Can Seqlocks Get Along With
+//! Programming Language Memory Models?" by Hans-J. Boehm, and `shared/PROTOCOL.md`,
+//! "ShareableList".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,49 +18,52 @@ use super::segment::{Layout, Segment, layout};
 use super::spin_lock::RobustSpinLock;
 use crate::units::Size;
 
-/// So many numbers there may be: 128 MiB.
+/// The maximum number of words: 128 MiB.
 const MORE: usize = 1 << 24;
 
-/// What a cell takes beside its room, twice: its entry, its version, and the heads of its buffers.
+/// Words that a slot takes beside twice its room: its directory entry, its version, and the heads
+/// of its two buffers.
 const OVERHEAD: u64 = 4;
 
-/// So many times a reader tries without the latch.
+/// How often a reader tries before it acquires the lock.
 const TRIES: u32 = 16;
 
 layout! {
-    /// What lies in shared memory. In the numbers behind it is the directory, one entry for each cell, and behind that are the cells: see [`Slot`].
+    /// The table in shared memory. The words after this header are the directory, with one entry
+    /// for each slot, and then the slots: see [`Slot`].
     struct TableHeader: "shareable list", 0x40, ..MORE {
-        /// Who holds it writes. All that somebody can leave who dies with it is a buffer that isn't the current one, half written.
+        /// Held by writers. If a writer dies, all it can leave is a half-written buffer that isn't
+        /// the current one.
         spin_lock: RobustSpinLock,
-        /// How many cells there are. Written once, as are the next one and the directory.
-        cells: AtomicU64,
-        /// How many numbers are in use.
+        /// Number of slots. Written only once, as are `used` and the directory.
+        slots: AtomicU64,
+        /// Number of words in use.
         used: AtomicU64,
     }
 }
 
-/// See the module.
+/// A process's view of a slot table; see the module.
 #[derive(Debug)]
 pub(crate) struct SlotTable {
     segment: Segment<TableHeader>,
-    /// How many cells there are, and in how many numbers: no more than have memory.
-    cells: usize,
+    /// Number of slots, and of the words that they take; checked to have memory.
+    slots: usize,
     used: usize,
 }
 
-/// What is in a cell, or is to be: a number that tells what it is, and its bytes.
+/// The content of a slot: its kind, and its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Content<'a> {
     pub(crate) kind: u8,
     pub(crate) bytes: &'a [u8],
 }
 
-/// What was in a cell.
+/// A copy of the content of a slot.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
     pub(crate) kind: u8,
     len: usize,
-    /// Up to so many bytes are here: nothing is allocated for a number.
+    /// Holds at most eight bytes, so that numbers need no allocation.
     short: [u8; 8],
     long: Vec<u8>,
 }
@@ -77,13 +84,13 @@ impl Found {
         Content { kind: self.kind, bytes: self.bytes() }
     }
 
-    /// Has memory for whatever can be in that cell, so that copying it allocates nothing.
-    fn reserve(&mut self, cell: &Slot<'_>) {
+    /// Allocates memory for anything that the slot can contain, so that copying it allocates none.
+    fn reserve(&mut self, slot: &Slot<'_>) {
         self.long.clear();
-        self.long.reserve_exact(cell.room());
+        self.long.reserve_exact(slot.room());
     }
 
-    /// Takes what these words say, which may change meanwhile.
+    /// Copies what these words contain, which may change meanwhile.
     fn copy(&mut self, head: u64, words: &[AtomicU64]) {
         self.kind = head as u8;
         self.len = ((head >> 8) as usize).min(words.len() * 8);
@@ -100,32 +107,32 @@ impl Found {
     }
 }
 
-/// Why nothing is written.
+/// Why a slot can't be read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// There is no such cell.
+    /// There is no slot with this index.
     NoCell,
-    /// There is room for so many bytes only.
+    /// The slot has room for this many bytes only.
     NoRoom(usize),
-    /// The cell's entry in the directory is garbage.
+    /// The slot's directory entry is garbage.
     Corrupt,
 }
 
-/// A cell as it lies in memory: the version, and two buffers.
+/// A slot in memory: a version and two buffers.
 struct Slot<'a> {
-    /// How often it was written. The lowest bit says which buffer is the current one.
+    /// How often the slot was written. The lowest bit says which buffer is the current one.
     version: &'a AtomicU64,
-    /// Each: what it is and how many bytes it has, then the bytes.
+    /// Each buffer has a head with the kind and the number of bytes, and then the bytes.
     buffers: [&'a [AtomicU64]; 2],
 }
 
 impl<'a> Slot<'a> {
-    /// What stands in the directory.
+    /// The directory entry for a slot at word `at` with `room` words for bytes.
     fn entry(at: u64, room: u64) -> u64 {
         room << 32 | at
     }
 
-    /// The one of that entry. None if that is no place among these words.
+    /// The slot of a directory entry. None if it doesn't lie within these words.
     fn of(entry: u64, words: &'a [AtomicU64]) -> Option<Slot<'a>> {
         let (at, room) = ((entry & u64::from(u32::MAX)) as usize, (entry >> 32) as usize);
         let words = words.get(at..)?.get(..room.checked_mul(2)?.checked_add(3)?)?;
@@ -134,7 +141,7 @@ impl<'a> Slot<'a> {
         Some(Slot { version, buffers: [first, second] })
     }
 
-    /// In bytes.
+    /// The room, in bytes.
     fn room(&self) -> usize {
         (self.buffers[0].len() - 1) * 8
     }
@@ -143,26 +150,29 @@ impl<'a> Slot<'a> {
         self.buffers[(version & 1) as usize].split_first().expect("it has a head")
     }
 
-    /// Copies what is there; gives the version that it is, if nobody has written meanwhile.
+    /// Copies the content. Returns its version, or none if the slot has been written meanwhile.
     #[inline]
     fn copy(&self, found: &mut Found) -> Option<u64> {
-        // Whatever was written before this version was published is seen.
+        // All that was written before this version was published is visible.
         let version = self.version.load(Acquire);
         let (head, words) = self.buffer(version);
         found.copy(head.load(Relaxed), words);
-        // If any of these words were written for the version after the next, that came after the next one was published, which then is seen below: this fence
-        // belongs to the one in `write`.
+        // If one of these words was written for the version after the next, that happened after the
+        // next version was published, and the check below sees that. This fence pairs with the one
+        // in `write`.
         fence(Acquire);
         (self.version.load(Relaxed) == version).then_some(version)
     }
 
-    /// Writes it, and then has it be what is there. The caller holds the latch, and has seen that there is room.
+    /// Writes the content, and then makes it the current one. The caller holds the lock, and has
+    /// checked that there is room.
     #[inline]
     fn write(&self, content: Content<'_>) {
-        // What the one before has published, whether or not it lived to open the latch.
+        // The version that the previous writer published, whether or not it lived to unlock.
         let next = self.version.load(Acquire).wrapping_add(1);
         let (head, words) = self.buffer(next);
-        // Nothing is written before that version was there for all to see: some may still read this buffer. See `copy`.
+        // No word is written before that version is visible to all: some readers may still read
+        // this buffer. See `copy`.
         fence(Release);
         head.store((content.bytes.len() as u64) << 8 | u64::from(content.kind), Relaxed);
         copy_in(words, content.bytes);
@@ -171,13 +181,15 @@ impl<'a> Slot<'a> {
 }
 
 impl SlotTable {
-    /// A new one, of cells with these contents, each with room for so many bytes and for what is in it.
+    /// Creates a table of slots with these contents. Each has room for at least as many bytes as
+    /// given and for its content.
     ///
     /// # Errors
-    /// `FileTooLarge` if there is more than there may be; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub(crate) fn create<'a>(cells: impl Iterator<Item = (Content<'a>, usize)> + Clone) -> io::Result<SlotTable> {
+    /// `FileTooLarge` if the slots need more than the maximum; `EMFILE`, `ENFILE`, `ENOSPC`,
+    /// `ENOMEM`.
+    pub(crate) fn create<'a>(slots: impl Iterator<Item = (Content<'a>, usize)> + Clone) -> io::Result<SlotTable> {
         let words = |(content, room): &(Content<'a>, usize)| (*room).max(content.bytes.len()).div_ceil(8) as u64;
-        let sizes = cells.clone().map(|cell| words(&cell).saturating_mul(2).saturating_add(OVERHEAD));
+        let sizes = slots.clone().map(|slot| words(&slot).saturating_mul(2).saturating_add(OVERHEAD));
         let used = sizes.fold(0, u64::saturating_add);
         if used > MORE as u64 {
             let (bytes, most) = (used.saturating_mul(8), MORE * 8);
@@ -186,194 +198,201 @@ impl SlotTable {
         }
         let segment: Segment<TableHeader> = Segment::create_for(used as usize)?;
         segment.file().allocate(Segment::<TableHeader>::LEN as u64, used * 8)?;
-        let count = cells.clone().count();
-        segment.cells.store(count as u64, Relaxed);
+        let count = slots.clone().count();
+        segment.slots.store(count as u64, Relaxed);
         segment.used.store(used, Relaxed);
-        let slot_table = SlotTable { segment, cells: count, used: used as usize };
+        let slot_table = SlotTable { segment, slots: count, used: used as usize };
         let mut at = count as u64;
-        for (index, cell) in cells.enumerate() {
-            let room = words(&cell);
+        for (index, slot) in slots.enumerate() {
+            let room = words(&slot);
             slot_table.segment.more()[index].store(Slot::entry(at, room), Relaxed);
             at += 2 * room + OVERHEAD - 1;
-            // Nobody else has it yet.
-            slot_table.cell(index).expect("it has just been made").write(cell.0);
+            // No other process has the table yet.
+            slot_table.slot(index).expect("it has just been made").write(slot.0);
         }
         Ok(slot_table)
     }
 
-    /// One that has come from another process.
+    /// Opens a table that has come from another process.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else; `ENOSPC`, `ENOMEM`.
+    /// `InvalidData` if it is something else; `ENOSPC`, `ENOMEM`.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<SlotTable> {
         let segment: Segment<TableHeader> = Segment::open(fd)?;
-        let (cells, used) = (segment.cells.load(Relaxed), segment.used.load(Relaxed));
-        if used > segment.more().len() as u64 || cells > used / OVERHEAD {
+        let (slots, used) = (segment.slots.load(Relaxed), segment.used.load(Relaxed));
+        if used > segment.more().len() as u64 || slots > used / OVERHEAD {
             let text = format!("this is no {} of this program: its size is garbage", TableHeader::NAME);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        // As the segment does with its own: what somebody has given back without being asked would be a fault of this process.
+        // As the segment does for its own memory: touching memory that another process has freed
+        // would allocate it in a page fault, and kill this process with SIGBUS if there is none
+        // left.
         segment.file().allocate(Segment::<TableHeader>::LEN as u64, used * 8)?;
-        Ok(SlotTable { segment, cells: cells as usize, used: used as usize })
+        Ok(SlotTable { segment, slots: slots as usize, used: used as usize })
     }
 
-    /// How many cells there are.
+    /// The number of slots.
     pub(crate) fn len(&self) -> usize {
-        self.cells
+        self.slots
     }
 
-    /// For how many bytes there is room in that cell. None if there is no such cell.
+    /// The room of a slot, in bytes. None if there is no such slot.
     pub(crate) fn room(&self, index: usize) -> Option<usize> {
-        match self.cell(index) {
-            Ok(cell) => Some(cell.room()),
+        match self.slot(index) {
+            Ok(slot) => Some(slot.room()),
             Err(Refusal::Corrupt) => Some(0),
             Err(_) => None,
         }
     }
 
-    fn cell(&self, index: usize) -> Result<Slot<'_>, Refusal> {
-        if index >= self.cells {
+    fn slot(&self, index: usize) -> Result<Slot<'_>, Refusal> {
+        if index >= self.slots {
             return Err(Refusal::NoCell);
         }
         let words = &self.segment.more()[..self.used];
         Slot::of(words[index].load(Relaxed), words).ok_or(Refusal::Corrupt)
     }
 
-    /// The same, with room for what is to be written.
-    fn cell_for(&self, index: usize, content: Content<'_>) -> Result<Slot<'_>, Refusal> {
-        let cell = self.cell(index)?;
-        match content.bytes.len() <= cell.room() {
-            true => Ok(cell),
-            false => Err(Refusal::NoRoom(cell.room())),
+    /// Returns the slot if it has room for the content.
+    fn slot_for(&self, index: usize, content: Content<'_>) -> Result<Slot<'_>, Refusal> {
+        let slot = self.slot(index)?;
+        match content.bytes.len() <= slot.room() {
+            true => Ok(slot),
+            false => Err(Refusal::NoRoom(slot.room())),
         }
     }
 
-    /// What is in that cell.
+    /// Reads the content of a slot.
     ///
     /// # Errors
-    /// There is no such cell, or its entry is garbage.
+    /// There is no such slot, or its entry is garbage.
     #[inline]
     pub(crate) fn read(&self, index: usize) -> Result<Found, Refusal> {
         let mut found = Found::default();
-        self.read_version(&self.cell(index)?, &mut found);
+        self.read_version(&self.slot(index)?, &mut found);
         Ok(found)
     }
 
-    /// Reads it, and says which version it is.
+    /// Reads the content of a slot, and returns its version.
     #[inline]
-    fn read_version(&self, cell: &Slot<'_>, found: &mut Found) -> u64 {
+    fn read_version(&self, slot: &Slot<'_>, found: &mut Found) -> u64 {
         for _ in 0..TRIES {
-            if let Some(version) = cell.copy(found) {
+            if let Some(version) = slot.copy(found) {
                 return version;
             }
             std::hint::spin_loop();
         }
-        self.read_slowly(cell, found)
+        self.read_slowly(slot, found)
     }
 
-    /// The same, while nobody can write.
+    /// Reads a slot under the lock, so that no process can write it meanwhile.
     #[cold]
-    fn read_slowly(&self, cell: &Slot<'_>, found: &mut Found) -> u64 {
-        found.reserve(cell);
+    fn read_slowly(&self, slot: &Slot<'_>, found: &mut Found) -> u64 {
+        found.reserve(slot);
         let _guard = self.segment.spin_lock.lock_endlessly();
-        // It fails only if somebody scribbles there without the latch; there is nothing better to be had then.
-        cell.copy(found).unwrap_or_else(|| cell.version.load(Relaxed))
+        // Copying fails only if a process writes there without the lock; then there is nothing
+        // better to return.
+        slot.copy(found).unwrap_or_else(|| slot.version.load(Relaxed))
     }
 
-    /// Has this be what is in that cell.
+    /// Replaces the content of a slot.
     ///
     /// # Errors
-    /// There is no such cell, or not enough room in it, or its entry is garbage.
+    /// There is no such slot, or not enough room in it, or its entry is garbage.
     #[inline]
     pub(crate) fn write(&self, index: usize, content: Content<'_>) -> Result<(), Refusal> {
-        let cell = self.cell_for(index, content)?;
+        let slot = self.slot_for(index, content)?;
         let _guard = self.segment.spin_lock.lock_endlessly();
-        cell.write(content);
+        slot.write(content);
         Ok(())
     }
 
-    /// The same, and gives what was there before.
+    /// Replaces the content of a slot, and returns the previous one.
     ///
     /// # Errors
     /// As [`write`](SlotTable::write).
     pub(crate) fn replace(&self, index: usize, content: Content<'_>) -> Result<Found, Refusal> {
-        let cell = self.cell_for(index, content)?;
-        Ok(self.write_if(&cell, content, |_| true).expect("whatever is there is replaced"))
+        let slot = self.slot_for(index, content)?;
+        Ok(self.write_if(&slot, content, |_| true).expect("whatever is there is replaced"))
     }
 
-    /// The same, if what is there is `current`; gives what is there if it isn't.
+    /// Replaces the content of a slot if it is `current`, and returns the previous one; otherwise
+    /// returns the actual content as an error.
     ///
     /// # Errors
-    /// As [`write`](SlotTable::write), whatever is there.
+    /// As [`write`](SlotTable::write), whatever the actual content is.
     pub(crate) fn compare_exchange(
         &self,
         index: usize,
         current: Content<'_>,
         content: Content<'_>,
     ) -> Result<Result<Found, Found>, Refusal> {
-        let cell = self.cell_for(index, content)?;
-        Ok(self.write_if(&cell, content, |found| found.content() == current))
+        let slot = self.slot_for(index, content)?;
+        Ok(self.write_if(&slot, content, |found| found.content() == current))
     }
 
-    /// Writes to it if what is there is `expected`. Gives what is or was there.
+    /// Writes a slot if its content is `expected`. Returns the previous or the actual content.
     fn write_if(
         &self,
-        cell: &Slot<'_>,
+        slot: &Slot<'_>,
         content: Content<'_>,
         expected: impl Fn(&Found) -> bool,
     ) -> Result<Found, Found> {
         let mut found = Found::default();
-        // What is there is copied, for which memory is allocated, before the latch is taken.
+        // The content is copied, for which memory is allocated, before the lock is acquired.
         for _ in 0..TRIES {
-            let version = self.read_version(cell, &mut found);
+            let version = self.read_version(slot, &mut found);
             if !expected(&found) {
                 return Err(found);
             }
             let _guard = self.segment.spin_lock.lock_endlessly();
-            if cell.version.load(Relaxed) == version {
-                cell.write(content);
+            if slot.version.load(Relaxed) == version {
+                slot.write(content);
                 return Ok(found);
             }
         }
-        self.write_if_slowly(cell, content, expected, found)
+        self.write_if_slowly(slot, content, expected, found)
     }
 
-    /// The same, while nobody else can write: others have come first each time. `found` is memory to be used again.
+    /// As [`write_if`](SlotTable::write_if), under the lock from the start, as other writers have
+    /// been faster each time. The memory of `found` is reused.
     #[cold]
     fn write_if_slowly(
         &self,
-        cell: &Slot<'_>,
+        slot: &Slot<'_>,
         content: Content<'_>,
         expected: impl Fn(&Found) -> bool,
         mut found: Found,
     ) -> Result<Found, Found> {
-        found.reserve(cell);
+        found.reserve(slot);
         let _guard = self.segment.spin_lock.lock_endlessly();
-        cell.copy(&mut found);
+        slot.copy(&mut found);
         if !expected(&found) {
             return Err(found);
         }
-        cell.write(content);
+        slot.write(content);
         Ok(found)
     }
 
-    /// What was in all cells at one moment. An entry that is garbage is an empty cell.
+    /// The contents of all slots at one moment. A slot with an invalid entry is empty.
     pub(crate) fn snapshot(&self) -> Vec<Found> {
-        let cells = || (0..self.cells).map(|index| self.cell(index).ok());
-        let mut all: Vec<(u64, Found)> = Vec::with_capacity(self.cells);
-        all.extend(cells().map(|cell| {
+        let slots = || (0..self.slots).map(|index| self.slot(index).ok());
+        let mut all: Vec<(u64, Found)> = Vec::with_capacity(self.slots);
+        all.extend(slots().map(|slot| {
             let mut found = Found::default();
-            (cell.map_or(0, |cell| self.read_version(&cell, &mut found)), found)
+            (slot.map_or(0, |slot| self.read_version(&slot, &mut found)), found)
         }));
         for _ in 0..TRIES {
-            // If all are now what they were when they were read, one after the other, they were so all together before this. Nothing older is taken for now: if the
-            // copy has something of one who came after another, in a cell that was read, then that version brought along all that the other has published.
+            // If all versions are now what they were when the slots were read, one after the other,
+            // then all these contents were current together, before this check. Relaxed loads can't
+            // miss a version: if a copy contains the write of one process that came after the write
+            // of another, then acquiring its version made all visible that the other had published.
             let mut same = true;
-            for (cell, (version, found)) in cells().zip(&mut all) {
-                if let Some(cell) = cell
-                    && cell.version.load(Relaxed) != *version
+            for (slot, (version, found)) in slots().zip(&mut all) {
+                if let Some(slot) = slot
+                    && slot.version.load(Relaxed) != *version
                 {
-                    *version = self.read_version(&cell, found);
+                    *version = self.read_version(&slot, found);
                     same = false;
                 }
             }
@@ -384,21 +403,22 @@ impl SlotTable {
         self.snapshot_slowly(all)
     }
 
-    /// The same, while nobody can write: of what was read already, those are read again that have changed.
+    /// As [`snapshot`](SlotTable::snapshot), under the lock. Of the slots in `all`, reads again
+    /// those that have changed.
     #[cold]
     fn snapshot_slowly(&self, mut all: Vec<(u64, Found)>) -> Vec<Found> {
         let mut spare: Vec<Found> = vec![Found::default(); all.len()];
         for (index, found) in spare.iter_mut().enumerate() {
-            if let Ok(cell) = self.cell(index) {
-                found.reserve(&cell);
+            if let Ok(slot) = self.slot(index) {
+                found.reserve(&slot);
             }
         }
         let guard = self.segment.spin_lock.lock_endlessly();
         for (index, ((version, found), spare)) in all.iter_mut().zip(&mut spare).enumerate() {
-            if let Ok(cell) = self.cell(index)
-                && cell.version.load(Relaxed) != *version
+            if let Ok(slot) = self.slot(index)
+                && slot.version.load(Relaxed) != *version
             {
-                cell.copy(spare);
+                slot.copy(spare);
                 std::mem::swap(found, spare);
             }
         }
@@ -423,7 +443,7 @@ mod tests {
         Content { kind, bytes }
     }
 
-    /// Cells with so much room each, in bytes; empty.
+    /// Empty slots with this much room each, in bytes.
     fn slot_table(rooms: &[usize]) -> SlotTable {
         SlotTable::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap()
     }
@@ -432,7 +452,7 @@ mod tests {
         SlotTable::open(slot_table.as_fd().try_clone_to_owned().unwrap()).unwrap()
     }
 
-    /// Numbers that look random: splitmix64.
+    /// Pseudorandom numbers: splitmix64.
     fn random(state: &mut u64) -> u64 {
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = *state;
@@ -491,11 +511,11 @@ mod tests {
         (0..2).for_each(|kind| one.write(0, content(kind, &bytes)).unwrap());
         assert_eq!(again(&one).read(0).unwrap().content(), content(1, &bytes));
         assert!(SlotTable::create([(content(0, b""), most + 1)].into_iter()).is_err());
-        // And of none.
+        // A table without slots works too.
         assert_eq!(again(&slot_table(&[])).snapshot().len(), 0);
     }
 
-    /// A lack of memory is an error of making or opening it, not a SIGBUS later.
+    /// A lack of memory is an error of creating or opening a table, not a SIGBUS later.
     #[test]
     fn there_is_memory_for_all_of_it() {
         let one = slot_table(&[100_000, 8]);
@@ -520,9 +540,9 @@ mod tests {
         }
         assert_eq!(slot_table.compare_exchange(0, current, content(4, b"")).unwrap().unwrap().content(), current);
         assert_eq!(slot_table.read(0).unwrap().content(), content(4, b""));
-        // And when others have come first each time.
-        let (cell, new) = (slot_table.cell(0).unwrap(), content(5, b"more than eight"));
-        let slowly = |expected: bool, new| slot_table.write_if_slowly(&cell, new, |_| expected, Found::default());
+        // Also when other writers are faster each time.
+        let (slot, new) = (slot_table.slot(0).unwrap(), content(5, b"more than eight"));
+        let slowly = |expected: bool, new| slot_table.write_if_slowly(&slot, new, |_| expected, Found::default());
         assert_eq!(slowly(true, new).unwrap().content(), content(4, b""));
         assert_eq!(slowly(false, content(6, b"")).unwrap_err().content(), new);
         assert_eq!(slowly(true, content(6, b"")).unwrap().content(), new);
@@ -530,31 +550,31 @@ mod tests {
         assert!(!slot_table.segment.spin_lock.is_held());
     }
 
-    /// Whatever part of writing has been done by one who then dies with the latch, what was there is there.
+    /// However much a writer has written when it dies with the lock, the previous content remains.
     #[test]
     fn who_dies_while_writing_leaves_what_was_there() {
         let slot_table = slot_table(&[24, 24]);
         slot_table.write(0, content(1, b"what was there before")).unwrap();
         for written in 0..=4 {
             std::mem::forget(slot_table.segment.spin_lock.lock_endlessly());
-            let cell = slot_table.cell(0).unwrap();
-            let (head, words) = cell.buffer(cell.version.load(Relaxed) + 1);
+            let slot = slot_table.slot(0).unwrap();
+            let (head, words) = slot.buffer(slot.version.load(Relaxed) + 1);
             let all = std::iter::once(head).chain(words);
             all.take(written).for_each(|word| word.store(u64::from_ne_bytes([b'x'; 8]), Relaxed));
             slot_table.segment.spin_lock.orphan();
             assert_eq!(slot_table.read(0).unwrap().content(), content(1, b"what was there before"));
-            // It is inherited in one way or another.
+            // The lock is inherited, by each kind of caller.
             match written % 3 {
                 0 => slot_table.write(1, content(2, b"works")).unwrap(),
                 1 => drop(slot_table.replace(0, content(1, b"what was there before")).unwrap()),
-                _ => drop(slot_table.read_slowly(&cell, &mut Found::default())),
+                _ => drop(slot_table.read_slowly(&slot, &mut Found::default())),
             }
             assert!(!slot_table.segment.spin_lock.is_held());
             assert_eq!(slot_table.read(0).unwrap().content(), content(1, b"what was there before"));
         }
     }
 
-    /// Nobody who reads waits for one who has the latch and sleeps.
+    /// No reader waits for a sleeping owner of the lock.
     #[test]
     fn who_is_stopped_while_writing_stops_no_reader() {
         let slot_table = slot_table(&[24, 8]);
@@ -568,13 +588,13 @@ mod tests {
         });
     }
 
-    /// Whether these are as `write_bytes` writes them.
+    /// Whether the content is one that `with_bytes` writes.
     fn is_whole(found: &Found) -> bool {
         let bytes = found.bytes();
         bytes.iter().all(|byte| *byte == found.kind) && bytes.len() == usize::from(found.kind) * 3
     }
 
-    /// Writes some bytes, all of them the same, and so many as that says.
+    /// Writes a random number of bytes that all have the value from which that number follows.
     fn with_bytes<T>(state: &mut u64, write: impl FnOnce(Content<'_>) -> T) -> T {
         let kind = random(state) as u8;
         write(content(kind, &vec![kind; usize::from(kind) * 3]))
@@ -601,9 +621,9 @@ mod tests {
                                 assert!(is_whole(&changed.unwrap_or_else(|other| other)));
                             }
                             2 => {
-                                let cell = slot_table.cell(index & 1).unwrap();
+                                let slot = slot_table.slot(index & 1).unwrap();
                                 let found = with_bytes(&mut state, |new| {
-                                    slot_table.write_if_slowly(&cell, new, |_| true, Found::default())
+                                    slot_table.write_if_slowly(&slot, new, |_| true, Found::default())
                                 });
                                 assert!(is_whole(&found.unwrap()));
                             }
@@ -617,19 +637,20 @@ mod tests {
                 assert!(is_whole(&one.read(0).unwrap()));
                 assert!(two.snapshot().iter().all(is_whole));
                 let mut found = Found::default();
-                two.read_slowly(&two.cell(1).unwrap(), &mut found);
+                two.read_slowly(&two.slot(1).unwrap(), &mut found);
                 assert!(is_whole(&found));
             }
         });
     }
 
-    /// One writes ever larger numbers to one cell after the other: at each moment they are in order, and none is two behind another.
+    /// One thread writes ever larger numbers to one slot after the other: at each moment they are
+    /// in order, and no two differ by more than one.
     #[test]
     fn a_snapshot_is_of_one_moment() {
         const SLOTS: usize = 10;
         let (one, ended) = (slot_table(&[16; SLOTS]), AtomicBool::new(false));
         let two = again(&one);
-        // As long a text as the cell has room for, so that it is allocated.
+        // A text as long as the slot has room for, so that it is allocated.
         let text = |number: usize| format!("{number:016}");
         (0..SLOTS).for_each(|index| one.write(index, content(0, text(0).as_bytes())).unwrap());
         let check = |all: Vec<Found>| {
@@ -649,10 +670,10 @@ mod tests {
             });
             while !ended.load(Relaxed) {
                 check(one.snapshot());
-                // What has been read before, and anything else of it is old by now.
+                // All contents that were read before are out of date by now.
                 let old = (0..SLOTS).map(|index| {
                     let mut found = Found::default();
-                    (one.read_version(&one.cell(index).unwrap(), &mut found), found)
+                    (one.read_version(&one.slot(index).unwrap(), &mut found), found)
                 });
                 check(one.snapshot_slowly(old.collect()));
             }
@@ -666,9 +687,9 @@ mod tests {
             error.to_string().contains("this is no shareable list of this program: it is no memory file"),
             "{error}"
         );
-        for (cells, used) in [(1, 0), (0, MORE as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
+        for (slots, used) in [(1, 0), (0, MORE as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
             let slot_table = slot_table(&[8]);
-            slot_table.segment.cells.store(cells, Relaxed);
+            slot_table.segment.slots.store(slots, Relaxed);
             slot_table.segment.used.store(used, Relaxed);
             let error = SlotTable::open(slot_table.as_fd().try_clone_to_owned().unwrap()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -676,7 +697,8 @@ mod tests {
         }
     }
 
-    /// Somebody scribbles over all of it. Nothing panics or hangs, nor is anything touched that isn't its own.
+    /// Another process writes garbage all over the table. Nothing panics or hangs, and no foreign
+    /// memory is touched.
     #[test]
     fn garbage_leads_nobody_astray() {
         let mut state = 0x6c69_7374;

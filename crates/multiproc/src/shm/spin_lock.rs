@@ -1,7 +1,10 @@
-//! One at a time, for a moment: the lock inside the objects. It survives its owner; see `PROTOCOL.md`, "The latch".
+//! The spin lock that guards the state of an object for a moment. It survives the death of its
+//! owner; see `PROTOCOL.md`, "The spin lock".
 //!
-//! The algorithm is that of robust mutexes in glibc, see also "Futexes Are Tricky" by Ulrich Drepper; but the word is never on the thread's list of
-//! what it owns. It is announced to the kernel for as long as it is held, which takes two stores.
+//! A caller spins for some microseconds, then sleeps on a futex. The algorithm is that of robust
+//! mutexes in glibc (see also "Futexes Are Tricky" by Ulrich Drepper), but the word is never on the
+//! thread's list of what it owns. Instead it is announced to the kernel for as long as it is held,
+//! which takes two stores.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
@@ -15,24 +18,24 @@ use multiproc_os::threads;
 use super::backoff::Backoff;
 use super::segment::AnyBytes;
 
-/// Nobody who runs holds a latch for so long. Who is stopped may.
+/// No running thread holds a spin lock for that long. A stopped one may.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
-/// How long past its time a caller waits for a latch: for whichever owner; for one that is asleep,
-/// in a page fault say, or frozen; for one that would run if there were a processor for it. For one
-/// that is stopped it waits no longer than the first.
+/// How long past its limit a caller still waits: for any owner (and no longer for one that is
+/// stopped); for an owner that sleeps, which may be in a page fault, or frozen; for an owner that
+/// is runnable, but may lack a processor.
 const GRACE: Duration = Duration::from_millis(2);
 const GRACE_FOR_SLEEPERS: Duration = Duration::from_millis(20);
 const GRACE_FOR_RUNNERS: Duration = Duration::from_millis(200);
 
-/// Until when the calling thread waits for latches.
+/// How long the calling thread waits for spin locks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
     /// For as long as it takes.
     Endless,
-    /// Until then.
+    /// Until this deadline.
     Until(Instant),
-    /// Not at all, but for the moment that an owner that runs needs.
+    /// Not at all, except for the moment that a running owner needs.
     Moment,
 }
 
@@ -46,19 +49,19 @@ thread_local! {
     static LIMIT: Cell<Limit> = const { Cell::new(Limit::Endless) };
 }
 
-/// Calls `action`, in which the calling thread waits for latches no longer than `limit`: what is
-/// called there and has a timeout returns in time, even if the owner of a latch is stopped. Without
-/// a limit, that of the caller holds.
+/// Calls `action`, in which the calling thread waits for spin locks no longer than `limit`. So a
+/// call with a timeout returns in time, even if the owner of a spin lock is stopped. With
+/// [`Limit::Endless`], the limit that is in force stays so.
 #[inline(always)]
 pub(crate) fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
-    /// Puts back what was there before, after a panic too.
+    /// Restores the previous limit, after a panic too.
     struct Before(Limit);
     impl Drop for Before {
         fn drop(&mut self) {
             LIMIT.set(self.0);
         }
     }
-    // Called in one place, `action` becomes part of the caller.
+    // Called in one place, so that `action` is inlined.
     let _before = match limit {
         Limit::Endless => None,
         limit => Some(Before(LIMIT.replace(limit))),
@@ -66,12 +69,12 @@ pub(crate) fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     action()
 }
 
-/// A latch could not be had in time, as its owner didn't go on.
+/// A spin lock could not be had in time, as its owner made no progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stalled {
-    /// The process that has it.
+    /// The process that holds it.
     pub(crate) pid: i32,
-    /// Whether that is stopped, as far as is known.
+    /// Whether that process is stopped, as far as is known.
     pub(crate) is_stopped: bool,
 }
 
@@ -84,7 +87,7 @@ impl Stalled {
         }
     }
 
-    /// Whether that is why there is such an error.
+    /// The `Stalled` that caused this error, if one did.
     pub(crate) fn of(error: &io::Error) -> Option<Stalled> {
         error.get_ref()?.downcast_ref().copied()
     }
@@ -105,9 +108,10 @@ impl From<Stalled> for io::Error {
     }
 }
 
-/// A latch; all zero, it is open.
+/// A spin lock; all zero, it is unlocked.
 ///
-/// Who holds one must neither take another nor own or give up a robust word: a thread can announce one thing at a time.
+/// A thread that holds one must not take another one, nor take or give up a robust word: a thread
+/// can announce one word at a time.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct RobustSpinLock(AtomicU32);
@@ -116,13 +120,14 @@ pub(crate) struct RobustSpinLock(AtomicU32);
 #[allow(unsafe_code)]
 unsafe impl AnyBytes for RobustSpinLock {}
 
-/// A latch that is held.
+/// A spin lock that is held.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct RobustSpinGuard<'a> {
     spin_lock: &'a RobustSpinLock,
     thread: Thread,
-    /// Whether the one before has died in the middle: who takes it then sees to the state that was left.
+    /// Whether the previous owner has died while it held the lock: then the new owner repairs the
+    /// state.
     pub(crate) inherited: bool,
 }
 
@@ -132,7 +137,7 @@ impl RobustSpinLock {
         RobustSpinLock(AtomicU32::new(0))
     }
 
-    /// Waits until it is open, and takes it.
+    /// Waits until the lock is free, and takes it.
     ///
     /// # Errors
     /// When the thread's [limit](within) has passed.
@@ -147,7 +152,8 @@ impl RobustSpinLock {
         Ok(RobustSpinGuard { spin_lock: self, thread, inherited })
     }
 
-    /// The same, for as long as it takes, whatever the limit: for what can't fail.
+    /// As [`lock`](RobustSpinLock::lock), but waits for as long as it takes, whatever the limit:
+    /// for operations that can't fail.
     #[inline]
     pub(crate) fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
         let thread = Thread::current();
@@ -159,7 +165,7 @@ impl RobustSpinLock {
         RobustSpinGuard { spin_lock: self, thread, inherited }
     }
 
-    /// Takes it if it is open.
+    /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self) -> Option<RobustSpinGuard<'_>> {
         let thread = Thread::current();
         thread.announce(&self.0);
@@ -171,7 +177,7 @@ impl RobustSpinLock {
         None
     }
 
-    /// Whoever has it is dead.
+    /// Makes the lock look as if its owner had died.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn orphan(&self) {
         if self.0.load(SeqCst) != 0 {
@@ -179,13 +185,13 @@ impl RobustSpinLock {
         }
     }
 
-    /// Whether somebody holds it at this moment.
+    /// Whether a thread holds it at this moment.
     #[cfg(test)]
     pub(crate) fn is_held(&self) -> bool {
         self.0.load(SeqCst) & OWNER != 0
     }
 
-    /// Says whether the one before has died.
+    /// Returns whether the previous owner has died.
     #[cold]
     fn lock_slowly(&self, thread: Thread, limit: Limit) -> Result<bool, Stalled> {
         let mut backoff = Backoff::new();
@@ -194,9 +200,9 @@ impl RobustSpinLock {
             Limit::Until(deadline) => Some(deadline.max(Instant::now())),
             Limit::Moment => Some(Instant::now()),
         };
-        // When to look next whether to give up.
+        // When to check next whether to give up.
         let mut until = end.map(|end| end + GRACE);
-        // Who has slept can't know whether others do.
+        // A waiter that has slept can't know whether others sleep.
         let mut slept = 0;
         loop {
             let word = self.0.load(Relaxed);
@@ -212,8 +218,8 @@ impl RobustSpinLock {
             {
                 match patience_with(word & OWNER) {
                     more if end + more > time => until = Some(end + more),
-                    // One that has slept may have been woken in place of another, which it is the
-                    // owner's to wake then.
+                    // A waiter that has slept may have been woken in place of another. With
+                    // `WAITERS` set, the owner wakes that one.
                     _ if word & WAITERS != slept & WAITERS
                         && slept != 0
                         && self.0.compare_exchange(word, word | WAITERS, SeqCst, Relaxed).is_err() => {}
@@ -225,7 +231,7 @@ impl RobustSpinLock {
                 continue;
             }
             if word & OWNER == thread.id() {
-                // Nobody waits for what they have: it is garbage.
+                // No thread waits for a lock that it holds: the word is garbage.
                 let _ = self.0.compare_exchange(word, OWNER_DIED | word & WAITERS, SeqCst, Relaxed);
                 continue;
             }
@@ -238,7 +244,7 @@ impl RobustSpinLock {
                 let is_limited = until.is_some_and(|until| suspicious.is_none_or(|suspicious| until < suspicious));
                 let woken = futex::wait(&self.0, waited_for, if is_limited { until } else { suspicious });
                 slept = WAITERS;
-                // Not the id of any thread that could have it: what stands there is garbage.
+                // Not the id of any thread that could hold the lock: the word is garbage.
                 if woken == Woken::Late
                     && !is_limited
                     && !threads::may_share((word & OWNER) as i32, (&raw const self.0).cast())
@@ -250,7 +256,7 @@ impl RobustSpinLock {
     }
 }
 
-/// How long past its time a caller waits for this owner.
+/// How long past its limit a caller still waits for this owner.
 fn patience_with(owner: u32) -> Duration {
     match threads::seen(owner as i32) {
         Some(seen) if seen.is_stopped() => GRACE,
@@ -262,7 +268,7 @@ fn patience_with(owner: u32) -> Duration {
 impl Drop for RobustSpinGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // If this thread dies between the two, the kernel wakes: the word is announced.
+        // If this thread dies between the two, the kernel wakes a waiter, as the word is announced.
         if self.spin_lock.0.swap(0, SeqCst) & WAITERS != 0 {
             futex::wake(&self.spin_lock.0, 1);
         }
@@ -284,7 +290,7 @@ mod tests {
                     for _ in 0..20_000 {
                         let guard = spin_lock.lock().unwrap();
                         assert!(!guard.inherited);
-                        // Not one operation, so that two would be seen.
+                        // Not one atomic operation, so that a second holder would be noticed.
                         count.store(count.load(Relaxed) + 1, Relaxed);
                     }
                 });
@@ -300,7 +306,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| std::mem::forget(spin_lock.lock().unwrap()));
         });
-        // Waits for the kernel, which puts the word right while the thread ends.
+        // Waits for the kernel, which repairs the word while the thread ends.
         assert!(spin_lock.lock().unwrap().inherited);
         assert!(!spin_lock.lock().unwrap().inherited);
     }
@@ -348,17 +354,17 @@ mod tests {
         assert!(spin_lock.try_lock().is_some());
     }
 
-    /// A process that holds the latch, which is shared, and is stopped.
+    /// A process that holds the lock, which is in shared memory, and is stopped.
     #[allow(unsafe_code)]
     fn stopped_owner(spin_lock: &RobustSpinLock) -> i32 {
-        // SAFETY: the copy calls nothing but what is async-signal-safe.
+        // SAFETY: the fork copy calls only what is async-signal-safe.
         match unsafe { libc::fork() } {
             0 => {
                 let guard = spin_lock.lock_endlessly();
                 // SAFETY: no memory is touched.
                 unsafe { libc::raise(libc::SIGSTOP) };
                 drop(guard);
-                // SAFETY: leaves at once.
+                // SAFETY: exits at once.
                 unsafe { libc::_exit(0) };
             }
             pid => {
@@ -374,7 +380,7 @@ mod tests {
     fn end(pid: i32, signal: i32) {
         // SAFETY: no memory is touched.
         unsafe { libc::kill(pid, signal) };
-        // SAFETY: it need not say how it ended.
+        // SAFETY: its exit status isn't needed.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
     }
 

@@ -1,8 +1,12 @@
-//! A queue of bytes and descriptors, in shared memory: what `Queue` and `JoinableQueue` are made of. `QUEUE.md` beside this file is its protocol.
+//! A queue of bytes and file descriptors in shared memory, the basis of `Queue` and
+//! `JoinableQueue`. Its protocol is described in `QUEUE.md`, beside this file.
 //!
-//! Small items lie in a ring, one behind the other; larger ones in blocks of their own ([`arena`](super::arena)), with a small record in the ring. The ring grows by doubling, so
-//! that a queue without a limit needs nobody who empties it. Who puts takes a latch; who takes small items takes none, but looks and then moves the head
-//! by one atomic operation (as readers do under a sequence lock, see Boehm, "Can seqlocks get along with programming language memory models?").
+//! Small items lie in a ring, one after the other. Larger ones have blocks of their own
+//! ([`arena`](super::arena)), and a small record in the ring. The ring grows by doubling, so a
+//! queue without a limit accepts items even if none is taken. A producer holds a lock. A consumer
+//! of small items holds none: it reads a record and then advances the head by one compare-and-swap
+//! (as readers do under a sequence lock, see Boehm, "Can seqlocks get along with programming
+//! language memory models?").
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,59 +35,65 @@ use super::segment::{Layout, Segment};
 use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// Where the ring begins in the file.
+/// Offset of the ring in the file.
 const RING_AT: u64 = 2 << 20;
 
-/// The size of a ring, as a power of two: at first; up to where it keeps its memory; at most.
+/// Size of a ring, as a power of two: the initial one, the largest at which the ring keeps its
+/// memory, and the maximum.
 const SMALLEST: u32 = 16;
 const KEPT: u32 = 22;
 const LARGEST: u32 = 40;
 
-/// A larger ring gets memory, and gives it back, in steps of this many bytes.
+/// Bytes by which memory for a ring larger than [`KEPT`] is allocated and freed.
 const STEP: u64 = 1 << 18;
 
-/// Items up to this many bytes lie in the ring.
+/// Items of at most this many bytes are stored in the ring.
 pub(crate) const INLINE: usize = Scratch::ROOM - SPECIAL;
 
-/// What stands before an item in the ring: its length and flags, and its number; in a queue with a limit also how many bytes have been put before it.
+/// Bytes of a record's header: a word with length and flags, and the item's number; in a queue with
+/// a limit also the number of bytes put before the item.
 const HEADER: u64 = 16;
 const LIMITED_HEADER: u64 = 24;
 
-/// A bit of the head, beside the position: who takes next rings at the door of those who wait for room.
+/// The bit of the head beside the position which says that producers wait for room: the next
+/// consumer puts a token into their wake pipe before it takes an item.
 const ARMED: u64 = 1;
 
-/// No position is beyond that: what says so is garbage, and nothing that is reckoned from it overflows.
+/// The largest valid position. Anything larger is garbage; so no computation on positions
+/// overflows.
 const FARTHEST: u64 = 1 << 62;
 
-/// Memory of a ring goes back in so many steps at a time.
+/// Number of steps of a ring that are freed in one go, at most.
 const STEPS: u64 = 4096;
 
-/// So long nothing has come when memory is given back that was kept for what comes next.
+/// Idle time after which cached block memory is returned to the kernel.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A producer looks at each put of this many whether that is so.
+/// A producer checks for [`QUIET`] at every put with a number that is a multiple of this.
 const BETWEEN_LOOKS: u64 = 64;
 
-/// The length of a line of the cache, or about so.
+/// Approximate length of a cache line, in bytes.
 const LINE: usize = 64;
 
-/// Who takes items of up to so many bytes has so many lines fetched ahead; of longer ones the processor finds out by itself that they lie one behind the other.
+/// After an item of at most `SHORT` bytes, a consumer prefetches the next `AHEAD` cache lines. With
+/// longer items the processor detects the sequential access by itself.
 const SHORT: usize = 192;
 const AHEAD: usize = 3;
 
-/// What stands before an item that has a block or handles.
+/// Bytes that precede the content of an item with a block or with handles: the number of the block,
+/// the number of handles, the size, and the number of the fd queue entry.
 const SPECIAL: usize = 24;
 
-/// Nothing but room up to the next record.
+/// Padding up to the next record.
 const PAD: u8 = 1;
 /// The item is in a block.
 const BLOCK: u8 = 2;
-/// Descriptors go with it.
+/// The item has file descriptors in the fd queue.
 const HANDLES: u8 = 4;
-/// The item is bytes, and no encoded value.
+/// The item is plain bytes, not an encoded value.
 const RAW: u8 = 8;
 
-/// What a queue may hold.
+/// The capacity of a queue, in items and in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) items: u64,
@@ -93,12 +103,12 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) const NONE: Limits = Limits { items: u64::MAX, bytes: u64::MAX };
 
-    /// At most so many items, but at least one; as many as there can be are no limit.
+    /// At most `items` items, but at least one; `usize::MAX` means that there is no limit.
     pub(crate) fn new(items: usize, bytes: u64) -> Limits {
         Limits { items: if items == usize::MAX { u64::MAX } else { items.max(1) as u64 }, bytes }
     }
 
-    /// How many items there may be; none without a limit.
+    /// The maximum number of items; none if there is no limit.
     pub(crate) fn capacity(self) -> Option<usize> {
         usize::try_from(self.items).ok().filter(|items| *items != usize::MAX)
     }
@@ -107,63 +117,67 @@ impl Limits {
 const LIMITED: u32 = 1;
 const JOINABLE: u32 = 2;
 
-/// Things can be put. Nothing can be put any more, and whoever finds that out sees to it that those who wait for items are told. They have been.
+/// States of [`Config::closed`]. `OPEN`: items can be put. `CLOSING`: no more items can be put, and
+/// the process that finds this state must notify the waiters for items. `CLOSED`: they have been
+/// notified.
 const OPEN: u32 = 0;
 const CLOSING: u32 = 1;
 const CLOSED: u32 = 2;
 
-/// What doesn't change, or seldom.
+/// The words that never or seldom change.
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Config {
     flags: AtomicU32,
-    /// The first and the last block of those whose leases have been given up, plus one; 0: there
-    /// are none. Under the producers' latch.
+    /// The first and the last block in the list of leases that have been given up, plus one; 0 if
+    /// the list is empty. Guarded by the producers' lock.
     first_returned: AtomicU32,
     last_returned: AtomicU32,
     /// [`OPEN`], [`CLOSING`] or [`CLOSED`].
     closed: AtomicU32,
-    /// The size of the ring as a power of two, in the lowest byte; above, how often it has changed.
+    /// The size of the ring as a power of two in the lowest byte; above it, the number of times
+    /// that it has changed.
     geometry: AtomicU64,
     items: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// What those write who put. Under the latch.
+/// The words that producers write, under their lock.
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Producers {
     spin_lock: RobustSpinLock,
     _unused: AtomicU32,
-    /// How many items have been put, and their bytes.
+    /// Number of items put so far, and of their bytes.
     number: AtomicU64,
     bytes: AtomicU64,
-    /// The same and the tail, as they will be after the put that is under way.
+    /// The tail and both numbers as they will be after the put in progress.
     next_tail: AtomicU64,
     next_number: AtomicU64,
     next_bytes: AtomicU64,
-    /// The head, as it was seen last, and how many items had been taken then, and their bytes. So that who puts one item after another
-    /// doesn't disturb those who take.
+    /// The head as last seen, and the numbers of items and bytes that had been taken by then. With
+    /// these, a producer that puts item after item doesn't disturb the consumers' cache line.
     seen_head: AtomicU64,
     seen_number: AtomicU64,
     seen_bytes: AtomicU64,
-    /// How many letters have been put into the mailbox, or begun.
-    letters: AtomicU64,
-    /// Up to here the ring has memory.
+    /// Number of entries that have been put into the fd queue, including an unfinished one.
+    entries: AtomicU64,
+    /// The position up to which the ring has memory.
     memory_until: AtomicU64,
-    /// Up to here it has been given back.
+    /// The position up to which the ring's memory has been freed.
     freed_until: AtomicU64,
-    /// How much of the ring has kept its memory, from its beginning.
+    /// Number of bytes from the ring's start that keep their memory.
     kept: AtomicU64,
 }
 
-/// What those write who take.
+/// The words that consumers write.
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Consumers {
-    /// From here on items are there to be taken, but for [`ARMED`]. To move this is to have taken.
+    /// The position of the first item that can be taken, and [`ARMED`]. Advancing it is the take.
     head: AtomicU64,
-    /// Held by those who take what is no small item of a queue, and those who have somebody to ring for.
+    /// Held by consumers that take anything but a small item of a plain queue, and by those that
+    /// have waiters to notify.
     spin_lock: RobustSpinLock,
     _unused: AtomicU32,
     /// The block that is about to become a lease, plus one.
@@ -174,25 +188,26 @@ struct Consumers {
 #[repr(C, align(64))]
 struct Line<T>(T);
 
-/// The shared part; all zero but for the first line, the queue is empty.
+/// The shared part of a queue. An empty queue is all zeros but for the first cache line.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Shared {
-    nature: Config,
+    config: Config,
     producers: Producers,
-    /// Up to here items are there to be taken. To write this is to have put. By itself, as those who wait for items look at it all the time.
+    /// The position after the last item that can be taken. Storing it is the put. It has a cache
+    /// line of its own, since consumers that wait for items read it all the time.
     tail: Line<AtomicU64>,
-    /// Where those wait who take.
+    /// Where consumers wait for items.
     items: Line<WaitQueue>,
     consumers: Consumers,
-    /// Where those wait who put, and those who wait for all work to be done.
+    /// Where producers wait for room, and callers of `join` for all work to be done.
     room: Line<WaitQueue>,
     books: Line<ArenaHeader>,
-    /// The processes that have taken items of a joinable queue. Under the producers' latch.
+    /// The processes that have taken items of a joinable queue. Guarded by the producers' lock.
     workers: Line<Ledger>,
 }
 
-// SAFETY: atomics, and structs of such.
+// SAFETY: made of atomics, and of structs of atomics.
 #[allow(unsafe_code)]
 unsafe impl Layout for Shared {
     const NAME: &'static str = "queue";
@@ -200,21 +215,21 @@ unsafe impl Layout for Shared {
     const MORE: usize = ledger::MORE;
 }
 
-/// Why something can't be put or taken.
+/// Why an item can't be put or taken.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// There is no room for it now, by the queue's limit.
+    /// The queue has reached its limit.
     Full,
-    /// There is no room for its handles now.
+    /// There is no room for the item's handles now.
     Crowded,
-    /// There never will be.
+    /// The item exceeds the queue's limit of bytes, so it will never fit.
     TooLarge,
     Closed,
-    /// The system gives no memory, or no descriptors.
+    /// A system call failed, for lack of memory or of descriptors, say.
     System(&'static str, io::Error),
-    /// What lies in the shared memory is garbage.
+    /// The shared memory contains garbage.
     Corrupt(&'static str),
-    /// Nobody is left who could make it come true.
+    /// No process is left that could change the state that is waited for.
     Alone,
     Late,
 }
@@ -229,7 +244,7 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// Whether it is that a latch could not be had in time: who has it, then.
+    /// The owner of the lock, if the cause is a lock that could not be acquired in time.
     pub(crate) fn stalled(&self) -> Option<Stalled> {
         match self {
             Refusal::System(_, error) => Stalled::of(error),
@@ -254,38 +269,38 @@ impl From<WaitFailure> for Refusal {
     }
 }
 
-/// What is to be put.
+/// An item to put.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Item<'a> {
     pub(crate) body: Body<'a>,
-    /// Bytes, and no encoded value.
+    /// It is plain bytes, not an encoded value.
     pub(crate) raw: bool,
-    /// The descriptors that go with it, and how many handles they make.
+    /// The descriptors that go with it, and the number of handles that they stand for.
     pub(crate) fds: &'a [OwnedFd],
     pub(crate) handles: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Body<'a> {
-    /// No more than [`INLINE`].
+    /// At most [`INLINE`] bytes.
     Inline(&'a [u8]),
-    /// In a block of this process's, of which so many bytes are the item.
+    /// The first bytes, as many as the second field says, of a block that this process owns.
     Block(u32, u64),
 }
 
-/// What was taken.
+/// An item that has been taken.
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) place: Place,
     pub(crate) raw: bool,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) handles: u32,
-    /// How often it has been taken so far, this time included.
+    /// How often the item has been taken, including this time.
     pub(crate) deliveries: u32,
 }
 
 impl Taken {
-    /// The block it is in, if it is in one that is no lease. `store` is asked for only if it is in one.
+    /// The item's block, if it is in one that is not a lease. `store` is called only in that case.
     pub(crate) fn block<S: std::ops::Deref<Target = Store>>(&self, store: impl FnOnce() -> S) -> Option<Block<S>> {
         let Place::Block(index, len) = self.place else { return None };
         let store = store();
@@ -293,14 +308,14 @@ impl Taken {
     }
 }
 
-/// Where it is.
+/// Where the bytes of a taken item are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Place {
     /// In the scratch.
     Scratch,
     /// In the scratch, and in a block that is a lease.
     Lease(u32),
-    /// In a block, which is to be given back, or is a lease.
+    /// In a block, which must be given back or is a lease.
     Block(u32, u64),
 }
 
@@ -310,44 +325,44 @@ pub(crate) struct Store {
     shared: Segment<Shared>,
     ring: GrowableMapping,
     arena: Arena,
-    mailbox: FdQueue,
-    /// Opened by those who put.
+    fd_queue: FdQueue,
+    /// Notified by producers.
     pub(crate) items: Notifier,
-    /// Opened by those who take.
+    /// Notified by consumers.
     pub(crate) room: Option<Notifier>,
-    /// Held by all that could take, whatever they do: where none waits, so that producers see
-    /// whether any consumer is left.
+    /// Held open for writing by every process that could take items, whatever it does. No thread
+    /// waits at it: a hang-up tells producers that no consumer is left.
     pub(crate) takers: Notifier,
-    /// When producers look at that.
+    /// When a producer next checks whether a consumer is left.
     pub(crate) change_rate: ChangeRate,
-    /// What is polled by those that wait for items by means of their own, once it has been asked
-    /// for.
+    /// The descriptor for callers that wait for items with poll(2) or epoll(7), once it has been
+    /// asked for.
     ready_fd: OnceLock<ReadyFd>,
-    /// Whether it has been.
+    /// Whether [`fd_to_poll`](Store::fd_to_poll) has been called.
     polled: AtomicBool,
-    /// Blocks of this process's that are free, but for the list of those, which could not be had in
-    /// time.
+    /// Blocks of this process that are free, but could not be added to the list of free blocks
+    /// because its lock could not be acquired in time.
     to_give_back: Mutex<Vec<u32>>,
-    /// The tail, as it was seen last.
+    /// The tail, as last seen.
     seen_tail: AtomicU64,
     flags: u32,
     limits: Limits,
     pub(super) leases: Leases,
 }
 
-/// A record of the ring, as it was read.
+/// A record that has been read from the ring.
 struct Record {
-    /// Where it is, and where the next one is.
+    /// Its position, and the position of the next record.
     at: u64,
     next: u64,
     flags: u8,
     len: usize,
     number: u64,
-    /// In a queue with a limit.
+    /// The number of bytes put before the item, in a queue with a limit; otherwise 0.
     bytes: u64,
 }
 
-/// How many items, and how many bytes they have.
+/// A number of items, and of their bytes.
 #[derive(Clone, Copy)]
 struct Count {
     number: u64,
@@ -368,16 +383,16 @@ impl Store {
         shared.file().allocate(RING_AT, 1 << SMALLEST)?;
         let limited = limits != Limits::NONE;
         let flags = if limited { LIMITED } else { 0 } | if joinable { JOINABLE } else { 0 };
-        shared.nature.flags.store(flags, Relaxed);
-        shared.nature.items.store(limits.items, Relaxed);
-        shared.nature.bytes.store(limits.bytes, Relaxed);
-        shared.nature.geometry.store(u64::from(SMALLEST), Relaxed);
+        shared.config.flags.store(flags, Relaxed);
+        shared.config.items.store(limits.items, Relaxed);
+        shared.config.bytes.store(limits.bytes, Relaxed);
+        shared.config.geometry.store(u64::from(SMALLEST), Relaxed);
         shared.producers.kept.store(1 << SMALLEST, Relaxed);
         shared.producers.memory_until.store(u64::MAX, Relaxed);
         Ok(Store {
             ring,
             arena: Arena::new(),
-            mailbox: FdQueue::new()?,
+            fd_queue: FdQueue::new()?,
             items: Notifier::new(Tokens::Taken)?,
             room: (flags != 0).then(|| Notifier::new(Tokens::Heard)).transpose()?,
             takers: Notifier::new(Tokens::Heard)?,
@@ -393,27 +408,27 @@ impl Store {
         })
     }
 
-    /// From what [`to_send`](Store::to_send) gave.
+    /// Opens a queue from the descriptors that [`to_send`](Store::to_send) returned.
     ///
     /// # Errors
-    /// `InvalidData` when it is something else.
+    /// `InvalidData` if the descriptors are anything else.
     pub(crate) fn open(fds: Vec<OwnedFd>) -> io::Result<Store> {
         let mut fds = fds.into_iter();
         let mut next =
             || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a part of the queue is missing"));
         let shared = Segment::<Shared>::open(next()?)?;
-        let flags = shared.nature.flags.load(Relaxed);
+        let flags = shared.config.flags.load(Relaxed);
         let limits = match flags & LIMITED != 0 {
-            true => Limits { items: shared.nature.items.load(Relaxed), bytes: shared.nature.bytes.load(Relaxed) },
+            true => Limits { items: shared.config.items.load(Relaxed), bytes: shared.config.bytes.load(Relaxed) },
             false => Limits::NONE,
         };
         if limits.items == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the limit of the queue is nothing"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the limit of the queue is zero"));
         }
         Ok(Store {
             ring: GrowableMapping::new(RING_AT, SMALLEST),
             arena: Arena::new(),
-            mailbox: FdQueue::from_fd(next()?)?,
+            fd_queue: FdQueue::from_fd(next()?)?,
             items: Notifier::from_fd(next()?, Tokens::Taken)?,
             takers: Notifier::from_any_fd(next()?, Tokens::Heard)?,
             change_rate: ChangeRate::default(),
@@ -429,12 +444,12 @@ impl Store {
         })
     }
 
-    /// The descriptors that make a queue, to be sent to another process, which takes items
+    /// Duplicates the descriptors that make up a queue, for another process, which can take items
     /// (`takes`) or can't.
     pub(crate) fn to_send(&self, takes: bool) -> io::Result<Vec<OwnedFd>> {
         let mut fds = vec![
             self.shared.as_fd().try_clone_to_owned()?,
-            self.mailbox.as_fd().try_clone_to_owned()?,
+            self.fd_queue.as_fd().try_clone_to_owned()?,
             self.items.to_send()?,
             if takes { self.takers.to_send()? } else { self.takers.to_send_reader()? },
         ];
@@ -444,13 +459,13 @@ impl Store {
         Ok(fds)
     }
 
-    /// The memory file, to be spoiled.
+    /// The memory file, for tests that corrupt it.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn file(&self) -> &multiproc_os::shared_memory::SharedFile {
         self.shared.file()
     }
 
-    /// Has the owners of those latches be dead that are held.
+    /// Makes the owners of all held locks look dead.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn orphan_latches(&self) {
         self.shared.producers.spin_lock.orphan();
@@ -470,10 +485,10 @@ impl Store {
         Blocks { arena: &self.arena, books: &self.shared.books.0, file: self.shared.file() }
     }
 
-    /// Whether nothing can be put any more.
+    /// Whether the queue is closed to further items.
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        match self.shared.nature.closed.load(SeqCst) {
+        match self.shared.config.closed.load(SeqCst) {
             OPEN => false,
             CLOSED => true,
             _ => {
@@ -483,10 +498,10 @@ impl Store {
         }
     }
 
-    /// As [`is_closed`](Store::is_closed), within the thread's limit.
+    /// As [`is_closed`](Store::is_closed), within the thread's limit for lock waits.
     #[cold]
     fn is_closed_in_time(&self) -> Result<bool, Refusal> {
-        match self.shared.nature.closed.load(SeqCst) {
+        match self.shared.config.closed.load(SeqCst) {
             OPEN => Ok(false),
             CLOSED => Ok(true),
             _ => {
@@ -496,53 +511,55 @@ impl Store {
         }
     }
 
-    /// The same, for one who holds a latch and so can't tell anybody.
+    /// As [`is_closed`](Store::is_closed), for a caller that holds a lock and so can't notify the
+    /// waiters.
     fn is_closing(&self) -> bool {
-        self.shared.nature.closed.load(SeqCst) != OPEN
+        self.shared.config.closed.load(SeqCst) != OPEN
     }
 
-    /// Has nothing more put in. Everybody who waits is told.
+    /// Closes the queue: later puts fail, and all waiters are woken.
     pub(crate) fn close(&self) {
-        // First those who wait for room: if this process dies after that, they are awake, and the first of them finishes it.
+        // The waiters for room come first: if this process dies afterwards, they are awake, and the
+        // first of them finishes the closing.
         if let Some(room) = &self.room {
             {
                 let _consumers = self.consumers_endlessly();
                 self.shared.room.0.before_change(room);
-                let _ = self.shared.nature.closed.compare_exchange(OPEN, CLOSING, SeqCst, Relaxed);
+                let _ = self.shared.config.closed.compare_exchange(OPEN, CLOSING, SeqCst, Relaxed);
             }
             self.shared.room.0.after_change(u32::MAX);
         }
         self.finish_closing(self.producers_endlessly());
     }
 
-    /// With the producers' latch.
+    /// The second half of closing. The caller passes its guard of the producers' lock.
     #[cold]
     fn finish_closing(&self, producers: RobustSpinGuard<'_>) {
         self.shared.items.0.before_change(&self.items);
-        self.shared.nature.closed.store(CLOSED, SeqCst);
+        self.shared.config.closed.store(CLOSED, SeqCst);
         drop(producers);
         self.shared.items.0.after_change(u32::MAX);
     }
 
-    /// The ring's size and what goes with it: a mask for positions.
+    /// The `geometry` word, and the mask that turns a position into an offset of the ring.
     fn geometry(&self) -> (u64, u64) {
-        let geometry = self.shared.nature.geometry.load(SeqCst);
+        let geometry = self.shared.config.geometry.load(SeqCst);
         (geometry, (1 << (geometry & 0xff).clamp(u64::from(SMALLEST), u64::from(LARGEST))) - 1)
     }
 
-    /// From here on items are there to be taken.
+    /// The position of the first item that can be taken.
     #[inline]
     fn head(&self) -> u64 {
         self.shared.consumers.head.load(SeqCst) & !ARMED
     }
 
-    /// How long the header of a record is.
+    /// The length of a record's header, in bytes.
     #[inline]
     fn header_len(&self) -> u64 {
         if self.flags & LIMITED != 0 { LIMITED_HEADER } else { HEADER }
     }
 
-    /// Takes the producers' latch, and completes what a dead one has begun.
+    /// Acquires the producers' lock. If the lock is inherited, completes what its dead owner began.
     #[inline]
     fn producers(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
         let guard = self.shared.producers.spin_lock.lock()?;
@@ -552,7 +569,7 @@ impl Store {
         Ok(guard)
     }
 
-    /// The same, for what can't fail.
+    /// As [`producers`](Store::producers), for operations that can't fail: waits without a limit.
     fn producers_endlessly(&self) -> RobustSpinGuard<'_> {
         let guard = self.shared.producers.spin_lock.lock_endlessly();
         if guard.inherited {
@@ -571,11 +588,11 @@ impl Store {
         if self.is_joinable() {
             self.list_returned();
         }
-        // The next put looks at how things are.
+        // Makes the next put compare with the actual head.
         own.seen_head.store(self.head(), Relaxed);
     }
 
-    /// Takes the consumers' latch, and puts right what a dead one has left.
+    /// Acquires the consumers' lock. If the lock is inherited, repairs what its dead owner left.
     fn consumers(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
         let guard = self.shared.consumers.spin_lock.lock()?;
         if guard.inherited {
@@ -584,7 +601,7 @@ impl Store {
         Ok(guard)
     }
 
-    /// The same, for what can't fail.
+    /// As [`consumers`](Store::consumers), for operations that can't fail: waits without a limit.
     fn consumers_endlessly(&self) -> RobustSpinGuard<'_> {
         let guard = self.shared.consumers.spin_lock.lock_endlessly();
         if guard.inherited {
@@ -597,13 +614,14 @@ impl Store {
     fn inherit_consumers(&self) {
         let own = &self.shared.consumers;
         let head = self.head();
-        // It had marked a block as its own, and not taken the item.
+        // The dead owner had marked a block as its own, and not yet taken the item.
         if let Some(index) = own.leasing.load(SeqCst).checked_sub(1)
             && let Ok(descriptor) = self.blocks().descriptor(index as u32)
             && descriptor.position.load(SeqCst) >= head
         {
             match descriptor.state() {
-                // A copy: there is no item in it. Whoever looks for blocks of the dead finds it.
+                // A copy, which holds no item of the queue. The search for blocks of dead processes
+                // finds it.
                 State::Leased(owner) if self.is_copy(descriptor) => descriptor.set(State::Building(owner)),
                 State::Leased(_) | State::Reading(_) => {
                     descriptor.deliveries.store(0, SeqCst);
@@ -629,14 +647,15 @@ impl Store {
         let header_len = self.header_len();
         let need = header_len + payload.next_multiple_of(8) as u64;
         let own = &self.shared.producers;
-        // First without the latch, so that those who wait for room are not in the way of others.
+        // Checked first without the lock, so that producers that wait for room don't delay the
+        // others.
         if self.flags & LIMITED != 0 {
             self.seems_within_limits(size)?;
         }
         let guard = self.producers()?;
         if self.is_closing() {
             drop(guard);
-            // Those who wait for items may not have been told yet.
+            // The waiters for items may not have been notified yet.
             self.is_closed_in_time()?;
             return Err(Refusal::Closed);
         }
@@ -647,7 +666,7 @@ impl Store {
         let (at, mask) = self.make_room(tail, need)?;
         let words =
             self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Refusal::system("the ring"))?;
-        let letter = own.letters.load(Relaxed);
+        let entry = own.entries.load(Relaxed);
         let mut flags = if item.raw { RAW } else { 0 };
         let content = &words[header_len as usize / 8..];
         match item.body {
@@ -656,14 +675,14 @@ impl Store {
                 flags |= HANDLES;
                 content[0].store(u64::from(item.handles) << 32, Relaxed);
                 content[1].store(size, Relaxed);
-                content[2].store(letter, Relaxed);
+                content[2].store(entry, Relaxed);
                 copy_in(&content[SPECIAL / 8..], bytes);
             }
             Body::Block(index, _) => {
                 flags |= BLOCK | if item.fds.is_empty() { 0 } else { HANDLES };
                 content[0].store(u64::from(item.handles) << 32 | u64::from(index), Relaxed);
                 content[1].store(size, Relaxed);
-                content[2].store(letter, Relaxed);
+                content[2].store(entry, Relaxed);
                 let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
                 descriptor.len.store(size, Relaxed);
                 descriptor.flags.store(u32::from(flags), Relaxed);
@@ -683,11 +702,12 @@ impl Store {
         }
         if !item.fds.is_empty() {
             let fds: Vec<BorrowedFd<'_>> = item.fds.iter().map(AsFd::as_fd).collect();
-            // First that, so that no other has its number, even if this process dies before there is an item.
-            own.letters.store(letter.wrapping_add(1), SeqCst);
-            self.mailbox.put(letter, &fds).map_err(|error| match error.kind() {
+            // The number is stored first, so that no other entry gets it even if this process dies
+            // before there is an item.
+            own.entries.store(entry.wrapping_add(1), SeqCst);
+            self.fd_queue.put(entry, &fds).map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Crowded,
-                _ => Refusal::System("there are too many items with handles in it", error),
+                _ => Refusal::System("it contains too many items with handles", error),
             })?;
         }
         if let Body::Block(index, _) = item.body
@@ -695,30 +715,33 @@ impl Store {
         {
             descriptor.set(State::Queued);
         }
-        // First the tail: as long as it is not the tail, the others mean nothing. Each after the other, for whoever inherits this.
+        // The tail first: until it is the actual tail, the other two have no effect. The order
+        // matters to a process that inherits the lock.
         own.next_tail.store(at + need, Relaxed);
         own.next_number.store(number.wrapping_add(1), Release);
         let bytes = bytes.wrapping_add(size);
         own.next_bytes.store(bytes, Release);
         self.shared.items.0.before_change(&self.items);
-        // The latch is opened by what is sequentially consistent.
+        // A release store is enough, since unlocking is sequentially consistent.
         self.shared.tail.0.store(at + need, Release);
         own.number.store(number.wrapping_add(1), Release);
         own.bytes.store(bytes, Release);
         drop(guard);
         self.shared.items.0.after_change(1);
         if number.is_multiple_of(BETWEEN_LOOKS) && self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {
-            // The consumers may not come by again.
+            // Consumers may not call again for a long time.
             let _ = within(Limit::Moment, || self.blocks().free_kept());
         }
-        // What is put next will lie behind it, where somebody has read before. Within the ring, or else it is a hint in vain.
+        // The next item will lie after this one, in memory that consumers have read before. An
+        // address beyond the ring makes this a useless hint, but does no harm.
         let behind = words.as_ptr_range().end;
         prefetch::for_write(behind.wrapping_byte_add(LINE - 1));
         prefetch::for_write(behind.wrapping_byte_add(2 * LINE - 1));
         Ok(())
     }
 
-    /// Whether one more item of `size` bytes may be put: for sure, under the producers' latch.
+    /// Whether one more item of `size` bytes is within the limits. Exact, since the caller holds
+    /// the producers' lock.
     fn within_limits(&self, size: u64) -> Result<(), Refusal> {
         let own = &self.shared.producers;
         if size > self.limits.bytes {
@@ -739,7 +762,8 @@ impl Store {
         }
     }
 
-    /// As [`within_limits`](Store::within_limits), looked at without the latch. Who wonders looks again under it.
+    /// As [`within_limits`](Store::within_limits), without the lock. If the answer is uncertain, it
+    /// is `Ok`, and the caller checks again under the lock.
     fn seems_within_limits(&self, size: u64) -> Result<(), Refusal> {
         let own = &self.shared.producers;
         let put = self.put_so_far();
@@ -752,13 +776,14 @@ impl Store {
         }
     }
 
-    /// How much has been put, at least. To be looked at before the head: then it is full if it seems so.
+    /// The number of items put, or fewer. Must be read before the head: then a queue that looks
+    /// full is full.
     #[inline]
     fn put_so_far(&self) -> Count {
         Count::of(&self.shared.producers.number, &self.shared.producers.bytes)
     }
 
-    /// Whether an item of `size` bytes is within the limits if so much has been put, and so much has been taken.
+    /// Whether an item of `size` bytes is within the limits, given the numbers put and taken.
     #[inline]
     fn fits(&self, size: u64, put: Count, taken: Count) -> bool {
         let items = put.number.saturating_sub(taken.number);
@@ -766,8 +791,8 @@ impl Store {
         items < self.limits.items && bytes.saturating_add(size) <= self.limits.bytes
     }
 
-    /// How much has been taken if that is the head; none if it isn't any more. The record that is there says it. If there is none, all has been that
-    /// is known to be put.
+    /// The number of items taken when the head was `head`; none if the head has changed. The record
+    /// at the head says it. If there is none, all items known to have been put have been taken.
     fn taken_before(&self, head: u64) -> Result<Option<Count>, Refusal> {
         let tail = self.shared.tail.0.load(SeqCst);
         if tail > head {
@@ -791,7 +816,8 @@ impl Store {
         }
     }
 
-    /// How much has been taken. Under the producers' latch, so that nobody writes over what is at the head.
+    /// The number of items taken. The caller holds the producers' lock, so the record at the head
+    /// can't be overwritten.
     fn taken(&self) -> Result<Count, Refusal> {
         loop {
             if let Some(taken) = self.taken_before(self.head())? {
@@ -800,33 +826,38 @@ impl Store {
         }
     }
 
-    /// Makes a consumer ring at the door when there may be room for an item: for `size` bytes, and
-    /// for its handles if there was none for those `behind` the oldest letter. False,
-    /// without that, if there may be some already.
+    /// Makes the next consumer put a token into the wake pipe before there may be room for an item:
+    /// for `size` bytes; or, if `behind` is given, for its handles, which did not fit into the fd
+    /// queue when its oldest entry was the one in `behind`. Returns false, and does nothing, if
+    /// there may be room already.
     fn arm_for_room(&self, size: u64, behind: Option<Option<u64>>, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let head = &self.shared.consumers.head;
         let _guard = self.consumers()?;
         let put = self.put_so_far();
         let found = head.load(SeqCst);
         let is_full = match self.taken_before(found & !ARMED) {
-            // Letters go when items do, under the latch, but after the head has moved: so it may have moved
-            // before the attempt that found no room, and the letter have gone after it.
+            // Entries are discarded with their items, under the lock, but after the head has moved:
+            // so the head may have moved before the attempt that found no room, and the entry have
+            // been discarded after it.
             Ok(Some(taken)) => match behind {
                 Some(oldest) => self.shared.tail.0.load(SeqCst) > found & !ARMED && self.oldest_letter() == oldest,
                 None => !self.fits(size, put, taken),
             },
-            // Something has been taken meanwhile; or there is garbage, and whoever tries is told.
+            // An item has been taken meanwhile; or there is garbage, which the next attempt
+            // reports.
             Ok(None) | Err(_) => false,
         };
         if !is_full || self.is_closing() {
             return Ok(false);
         }
-        // In this order: who finds the bit rings only if that is set. Under the latch nobody is in the middle of it.
+        // In this order: a consumer that finds the bit puts a token in only if the wake pipe is
+        // armed. While this lock is held, no consumer is in the middle of that.
         arm();
         Ok(found & ARMED != 0 || head.compare_exchange(found, found | ARMED, SeqCst, Relaxed).is_ok())
     }
 
-    /// Where a record of `need` bytes goes, and the mask of positions. Under the producers' latch.
+    /// The position for a record of `need` bytes, and the mask of positions. The caller holds the
+    /// producers' lock.
     #[inline]
     fn make_room(&self, tail: u64, need: u64) -> Result<(u64, u64), Refusal> {
         let own = &self.shared.producers;
@@ -836,7 +867,7 @@ impl Store {
         loop {
             let (_, mask) = self.geometry();
             let offset = tail & mask;
-            // A record lies within one piece.
+            // A record must lie within one piece.
             let end = self.ring.end_of_piece(offset).min(mask + 1);
             let at = if offset + need <= end { tail } else { tail + (end - offset) };
             let until = at + need;
@@ -847,7 +878,7 @@ impl Store {
                     return Err(Refusal::Corrupt("the head is beyond the tail"));
                 }
                 if tail - head > mask + 1 {
-                    return Err(Refusal::Corrupt("there is more in it than fits"));
+                    return Err(Refusal::Corrupt("its records are longer than its ring"));
                 }
                 if head == tail && mask + 1 > 1 << SMALLEST {
                     self.shrink();
@@ -865,21 +896,24 @@ impl Store {
         }
     }
 
-    /// Doubles the ring. What has been put stays where it is, or goes to the new half, where its position says.
+    /// Doubles the ring. Each record stays where it is, or is copied to the new half if its
+    /// position belongs there.
     #[cold]
     fn grow(&self, head: u64, tail: u64) -> Result<(), Refusal> {
         let (own, file) = (&self.shared.producers, self.shared.file());
         let (geometry, mask) = self.geometry();
         let (size, order) = (mask + 1, (mask + 1).ilog2());
         if order >= LARGEST {
-            return Err(Refusal::System("it can't become any larger", io::ErrorKind::StorageFull.into()));
+            return Err(Refusal::System("its ring can't grow any further", io::ErrorKind::StorageFull.into()));
         }
-        // Memory is asked for by what head and tail say: so something should be there.
+        // The amount of memory to allocate depends on head and tail, so check that there is a
+        // record.
         if head < tail && self.read(head, tail, mask).is_none() {
             return Err(Refusal::Corrupt("the record at its head"));
         }
         self.ring.extend(file, size).map_err(Refusal::system("no memory for its ring"))?;
-        // Those who put need memory from the tail on, and what is moved needs it in the new half.
+        // Producers need memory from the tail on, and the records that are copied need it in the
+        // new half.
         let kept = own.kept.load(Relaxed);
         if order < KEPT && kept < 2 * size {
             file.allocate(RING_AT + kept, 2 * size - kept).map_err(Refusal::system("no memory for its ring"))?;
@@ -887,7 +921,7 @@ impl Store {
         }
         let mut position = head;
         while position < tail {
-            // Up to where either half ends, or the records do.
+            // Up to the end of a half, or to the tail.
             let until = tail.min((position | mask) + 1);
             if position & size != 0 {
                 let to = RING_AT + (position & (2 * size - 1));
@@ -902,12 +936,12 @@ impl Store {
             own.freed_until.store(own.freed_until.load(Relaxed).max(head / STEP * STEP), Relaxed);
         }
         let changes = (geometry >> 8) + 1;
-        self.shared.nature.geometry.store(changes << 8 | u64::from(order + 1), SeqCst);
+        self.shared.config.geometry.store(changes << 8 | u64::from(order + 1), SeqCst);
         fence(SeqCst);
         Ok(())
     }
 
-    /// Copies words of the ring.
+    /// Copies `len` bytes within the ring, word by word.
     fn copy(&self, mut from: u64, mut to: u64, mut len: u64) -> io::Result<()> {
         let file = self.shared.file();
         while len > 0 {
@@ -922,13 +956,13 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the ring as small as it was, when it is empty.
+    /// Shrinks an empty ring to its initial size.
     #[cold]
     fn shrink(&self) {
         let own = &self.shared.producers;
         let (geometry, mask) = self.geometry();
         let changes = (geometry >> 8) + 1;
-        self.shared.nature.geometry.store(changes << 8 | u64::from(SMALLEST), SeqCst);
+        self.shared.config.geometry.store(changes << 8 | u64::from(SMALLEST), SeqCst);
         fence(SeqCst);
         if mask + 1 > 1 << KEPT {
             self.shared.file().free(RING_AT + (1 << KEPT), mask + 1 - (1 << KEPT));
@@ -937,7 +971,8 @@ impl Store {
         own.freed_until.store(0, Relaxed);
     }
 
-    /// Has memory for the ring from `tail` up to the position `until`, and some more.
+    /// Allocates memory for the ring from `tail` to the position `until`, rounded up to whole
+    /// steps.
     #[cold]
     fn give_memory(&self, tail: u64, until: u64, mask: u64) -> Result<(), Refusal> {
         let own = &self.shared.producers;
@@ -952,7 +987,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back the memory of what has been taken from a large ring, when `head` has come by the end of a step.
+    /// Frees the memory of taken items of a large ring, once the head has passed the end of a step.
     #[inline]
     fn give_back(&self, before: u64, head: u64, mask: u64) {
         if mask >> KEPT != 0 && before / STEP != head / STEP {
@@ -974,12 +1009,14 @@ impl Store {
         if mask >> KEPT == 0 || memory_until == u64::MAX {
             return;
         }
-        // Not too many at a time, as others wait; the rest at the next step.
+        // A limited number at a time, as other processes wait for the lock; the rest is freed at
+        // the next step.
         let mut position = from / STEP * STEP;
         let until = until.min(position.saturating_add(STEPS * STEP));
         while position < until {
             let offset = position & mask;
-            // Not what is kept, and not what is in use again, a round later.
+            // Skips the part that keeps its memory, and what the next round of the ring already
+            // uses.
             if offset >= 1 << KEPT && memory_until <= position.saturating_add(mask + 1) {
                 self.shared.file().free(RING_AT + offset, STEP);
             }
@@ -1018,7 +1055,7 @@ impl Store {
         Some((Record { at, next, flags, len, number, bytes }, content))
     }
 
-    /// Takes the oldest item, if there is one. Small ones are copied into `scratch`.
+    /// Takes the oldest item, if there is one. A small item is copied into `scratch`.
     #[inline]
     pub(crate) fn try_take(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
         if self.flags & JOINABLE != 0 {
@@ -1044,13 +1081,15 @@ impl Store {
             }
             scratch.copy(content, record.len);
             if record.len <= SHORT {
-                // What comes next lies behind it. For writing, since that is what is done next with a line that was read.
+                // The next item lies after this one. Fetched for writing, since a producer writes
+                // to a line next, after it has been read.
                 let behind = content.as_ptr_range().end;
                 (1..=AHEAD).for_each(|line| prefetch::for_write(behind.wrapping_byte_add(line * LINE)));
             }
-            // If the ring has changed, or somebody has taken the item and another lies in its place, this was garbage.
+            // If the ring has changed, or another consumer has taken the item and another one has
+            // been written in its place, the copy is garbage.
             fence(Acquire);
-            if self.shared.nature.geometry.load(Relaxed) != geometry {
+            if self.shared.config.geometry.load(Relaxed) != geometry {
                 continue;
             }
             if consumers.head.compare_exchange(head, record.next, SeqCst, Relaxed).is_ok() {
@@ -1069,10 +1108,11 @@ impl Store {
         }
     }
 
-    /// The tail, or something between `head` and that.
+    /// The tail, or an earlier position not before `head`.
     #[inline]
     fn tail(&self, head: u64) -> Result<u64, Refusal> {
-        // Kept here, so that who takes one item after another doesn't disturb those who put.
+        // Cached here, so that a consumer that takes item after item doesn't disturb the producers'
+        // cache line.
         let seen = self.seen_tail.load(Acquire);
         if seen > head {
             return Ok(seen);
@@ -1082,14 +1122,15 @@ impl Store {
             return Err(Refusal::Corrupt("the tail"));
         }
         self.seen_tail.store(tail, Release);
-        // Somebody may have taken more meanwhile.
+        // Another consumer may have advanced the head meanwhile.
         if tail < head && self.head() == head {
             return Err(Refusal::Corrupt("the head is beyond the tail"));
         }
         Ok(tail.max(head))
     }
 
-    /// What could not be read at `head` is garbage if nothing has changed meanwhile.
+    /// Returns `Corrupt` if a record that could not be read is garbage: if neither the head nor the
+    /// geometry has changed.
     #[cold]
     fn is_garbage(&self, head: u64, geometry: u64) -> Result<(), Refusal> {
         fence(SeqCst);
@@ -1100,14 +1141,15 @@ impl Store {
         }
     }
 
-    /// Takes the oldest item under the latch: it has a block, or handles, or others wait for what this changes.
+    /// Takes the oldest item under the consumers' lock: it has a block or handles, or other
+    /// processes wait for the take.
     fn take_latched(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
-        // Those who wait are not in the way of others.
+        // Checked first without the lock, so that waiting consumers don't delay the others.
         let head = self.head();
         if self.tail(head)? == head {
             return Ok(None);
         }
-        // Before the latch, as it takes one itself.
+        // Allocated before the lock is acquired, as allocating needs a lock of its own.
         let mut lease = match self.is_joinable() && !self.is_empty() {
             true => {
                 self.enlist()?;
@@ -1124,7 +1166,8 @@ impl Store {
         }
         let Some((taken, head, next)) = taken? else { return Ok(None) };
         if self.room.is_some() {
-            // In a joinable one others may wait there for the work to be done, who wouldn't pass it on.
+            // In a joinable queue all are woken: a caller of `join` may wait here too, and would
+            // not pass the wake-up on.
             self.shared.room.0.after_change(if self.is_joinable() { u32::MAX } else { 1 });
         }
         let (_, mask) = self.geometry();
@@ -1132,7 +1175,7 @@ impl Store {
         Ok(Some(taken))
     }
 
-    /// With where the head was, and is.
+    /// Returns the item, and the head before and after the take.
     fn take_locked(
         &self,
         scratch: &mut Scratch,
@@ -1141,7 +1184,7 @@ impl Store {
         loop {
             let head = self.head();
             let tail = self.tail(head)?;
-            // Without one for a lease, it was empty a moment ago.
+            // Without a block for a lease: the queue was empty a moment ago.
             if head == tail || self.is_joinable() && lease.is_none() {
                 return Ok(None);
             }
@@ -1152,7 +1195,7 @@ impl Store {
             };
             scratch.copy(content, record.len);
             fence(Acquire);
-            if self.shared.nature.geometry.load(Relaxed) != geometry {
+            if self.shared.config.geometry.load(Relaxed) != geometry {
                 continue;
             }
             if let Some(taken) = self.take_record(head, &record, scratch, lease)? {
@@ -1161,7 +1204,8 @@ impl Store {
         }
     }
 
-    /// Takes the item of a record, which is in `scratch`; none if somebody else has.
+    /// Takes the item of a record. The record's content is in `scratch`. None if another consumer
+    /// has taken the item.
     fn take_record(
         &self,
         head: u64,
@@ -1171,7 +1215,7 @@ impl Store {
     ) -> Result<Option<Taken>, Refusal> {
         let consumers = &self.shared.consumers;
         let special = record.flags & (BLOCK | HANDLES) != 0;
-        let (index, handles, size, letter) = match scratch.bytes().first_chunk::<SPECIAL>() {
+        let (index, handles, size, entry) = match scratch.bytes().first_chunk::<SPECIAL>() {
             Some(bytes) if special => {
                 let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
                 (word(0) as u32, (word(0) >> 32) as u32, word(8), word(16))
@@ -1180,7 +1224,7 @@ impl Store {
             _ => (0, 0, record.len as u64, 0),
         };
         let fds = match record.flags & HANDLES != 0 {
-            true => self.letter(letter, handles).map_err(Refusal::system("the handles of the item at its head"))?,
+            true => self.entry(entry, handles).map_err(Refusal::system("the handles of the item at its head"))?,
             false => Vec::new(),
         };
         if special {
@@ -1216,13 +1260,13 @@ impl Store {
         if let Some(room) = &self.room {
             self.shared.room.0.before_change(room);
         }
-        // With the bit or without it: those whom it is for have been told.
+        // With or without the bit: the waiters that set it have been notified.
         let found = consumers.head.load(SeqCst);
         if found & !ARMED != head || consumers.head.compare_exchange(found, record.next, SeqCst, Relaxed).is_err() {
             return Ok(None);
         }
         if record.flags & HANDLES != 0 {
-            self.mailbox.discard();
+            self.fd_queue.discard();
         }
         if matches!(place, Place::Lease(_)) {
             *lease = None;
@@ -1230,13 +1274,16 @@ impl Store {
         Ok(Some(Taken { place, raw: record.flags & RAW != 0, fds, handles, deliveries }))
     }
 
-    /// The descriptors in the letter of this number, in which so many handles are. Those of items that have been taken, or never came to be, are
-    /// thrown away.
-    fn letter(&self, wanted: u64, handles: u32) -> io::Result<Vec<OwnedFd>> {
-        while let Some(number) = self.mailbox.number()? {
+    /// Duplicates the descriptors of the fd queue entry `wanted`, which hold `handles` handles.
+    /// Entries before it are discarded: their items have been taken, or their producers died before
+    /// the put.
+    fn entry(&self, wanted: u64, handles: u32) -> io::Result<Vec<OwnedFd>> {
+        while let Some(number) = self.fd_queue.number()? {
             if number == wanted {
-                let fds = self.mailbox.look()?;
-                // They lie in sockets: they need their room when the item has been taken, which is too late to leave it.
+                let fds = self.fd_queue.look()?;
+                // The handles are packed into sockets, and need room in this process's fd table
+                // once the item has been taken; then it would be too late to leave the item in the
+                // queue.
                 if handles as usize > fds.len() {
                     fd_budget::look(&fds, handles)?;
                 }
@@ -1245,18 +1292,18 @@ impl Store {
             if number > wanted {
                 break;
             }
-            self.mailbox.discard();
+            self.fd_queue.discard();
         }
         Ok(Vec::new())
     }
 
-    /// The number of the oldest letter, if there is one.
+    /// The number of the oldest entry in the fd queue, if there is one.
     #[cold]
     fn oldest_letter(&self) -> Option<u64> {
-        self.mailbox.number().ok().flatten()
+        self.fd_queue.number().ok().flatten()
     }
 
-    /// A block for `len` bytes, this process's to fill.
+    /// Allocates a block for `len` bytes, which this process may fill.
     pub(crate) fn allocate(&self, len: u64) -> Result<u32, Refusal> {
         self.give_back_what_was_left()?;
         if self.blocks().is_time_to_look() {
@@ -1265,11 +1312,11 @@ impl Store {
         self.blocks().allocate(len).map_err(Refusal::system("no memory for an item of its size"))
     }
 
-    /// Gives back a block that is this process's. If the latch of the blocks can't be had in time,
-    /// it is done later.
+    /// Gives back a block of this process. If the lock of the free lists can't be acquired in time,
+    /// the block is given back at a later call.
     ///
     /// # Errors
-    /// `InvalidData` if the books are garbage.
+    /// `InvalidData` if the arena is corrupt.
     pub(crate) fn give_back_block(&self, index: u32) -> io::Result<()> {
         match self.blocks().give_back(index) {
             Err(error) if Stalled::of(&error).is_some() => {
@@ -1289,13 +1336,13 @@ impl Store {
         left.into_iter().try_for_each(|index| self.give_back_block(index)).map_err(Refusal::system("a block"))
     }
 
-    /// Gives back the blocks that nobody will give back any more.
+    /// Gives back the blocks of dead processes.
     #[cold]
     fn take_from_the_dead(&self) -> Result<(), Refusal> {
         let blocks = self.blocks();
         let mut suspects = Vec::new();
         {
-            // While nobody is about to take an item.
+            // Under the lock, so that no consumer is in the middle of taking an item.
             let _guard = self.consumers()?;
             let head = self.head();
             for (index, descriptor) in blocks.all() {
@@ -1303,7 +1350,7 @@ impl Store {
                 match descriptor.state() {
                     state @ State::Building(owner) => suspects.push((descriptor, index, state, Some(owner))),
                     state @ State::Reading(owner) if taken => suspects.push((descriptor, index, state, Some(owner))),
-                    // Its producer has died before it was put.
+                    // Its producer died before the put.
                     state @ State::Queued if taken => suspects.push((descriptor, index, state, None)),
                     _ => {}
                 }
@@ -1322,12 +1369,12 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back the memory that is kept for a stream of large items, as none have come for a while, or won't.
+    /// Frees the memory that is kept for a stream of large items, if the queue is empty.
     pub(crate) fn give_back_kept(&self) {
         let blocks = self.blocks();
         if blocks.has_kept_more() && self.is_empty() {
-            // It fails only if the books are garbage, or their latch can't be had in time; and then
-            // it is done another time.
+            // Fails only if the arena is corrupt, or its lock can't be acquired in time; in either
+            // case a later call tries again.
             let _ = within(Limit::Moment, || blocks.free_kept());
         }
     }
@@ -1338,21 +1385,21 @@ impl Store {
         self.shared.tail.0.load(SeqCst) <= head && !self.has_returned()
     }
 
-    /// How many items there are. Without a latch, which a process may hold that is stopped.
+    /// The number of items. Read without a lock, which a stopped process might hold.
     pub(crate) fn len(&self) -> u64 {
         let returned = if self.has_returned() { self.count_blocks(|state| state == State::Returned) } else { 0 };
-        // If there is garbage, nothing can be taken.
+        // If there is garbage, no item can be taken.
         let there = self.at_one_moment(|put, taken| put.number.saturating_sub(taken.number)).unwrap_or(0);
         there.saturating_add(returned)
     }
 
-    /// Whether an item that is not too large would have to wait: whether there are as many as there may be.
+    /// Whether the queue has reached its limit, so that even a small item would have to wait.
     pub(crate) fn is_full(&self) -> bool {
         let size = 1.min(self.limits().bytes);
         self.flags & LIMITED != 0 && self.at_one_moment(|put, taken| !self.fits(size, put, taken)).unwrap_or(false)
     }
 
-    /// What `look` makes of how much has been put, and how much has been taken.
+    /// Calls `look` with the numbers put and taken as of one moment.
     fn at_one_moment<R>(&self, look: impl Fn(Count, Count) -> R) -> Result<R, Refusal> {
         loop {
             let put = self.put_so_far();
@@ -1362,17 +1409,17 @@ impl Store {
         }
     }
 
-    /// Whether some lease has been given up, and waits to be taken.
+    /// Whether a lease has been given up and its item can be taken again.
     #[inline]
     pub(super) fn has_returned(&self) -> bool {
-        self.shared.nature.first_returned.load(SeqCst) != 0
+        self.shared.config.first_returned.load(SeqCst) != 0
     }
 
-    /// Makes the list of leases that have been given up anew. Under the producers' latch.
+    /// Rebuilds the list of leases that have been given up. The caller holds the producers' lock.
     #[cold]
     fn list_returned(&self) {
-        self.shared.nature.first_returned.store(0, SeqCst);
-        self.shared.nature.last_returned.store(0, SeqCst);
+        self.shared.config.first_returned.store(0, SeqCst);
+        self.shared.config.last_returned.store(0, SeqCst);
         for (index, descriptor) in self.blocks().all() {
             if descriptor.state() == State::Returned {
                 self.push_returned(index, descriptor);
@@ -1380,36 +1427,38 @@ impl Store {
         }
     }
 
-    /// Puts a lease that has been given up at the end of their list. Under the producers' latch.
+    /// Appends a block to the list of leases that have been given up. The caller holds the
+    /// producers' lock.
     fn push_returned(&self, index: u32, descriptor: &Descriptor) {
-        let nature = &self.shared.nature;
+        let config = &self.shared.config;
         descriptor.next.store(0, SeqCst);
-        let last = nature.last_returned.load(Relaxed).checked_sub(1);
+        let last = config.last_returned.load(Relaxed).checked_sub(1);
         match last.and_then(|last| self.blocks().descriptor(last).ok()) {
             Some(last) if self.has_returned() => last.next.store(index + 1, SeqCst),
-            _ => nature.first_returned.store(index + 1, SeqCst),
+            _ => config.first_returned.store(index + 1, SeqCst),
         }
-        nature.last_returned.store(index + 1, SeqCst);
+        config.last_returned.store(index + 1, SeqCst);
     }
 
-    /// Takes the first lease of those that have been given up. Under the producers' latch.
+    /// Takes the first lease from the list of those that have been given up. The caller holds the
+    /// producers' lock.
     pub(super) fn pop_returned(&self, me: Identity) -> Option<(u32, &Descriptor)> {
-        let nature = &self.shared.nature;
-        // As many as there may be, or else it goes in a circle.
+        let config = &self.shared.config;
+        // Bounded by the number of blocks, in case the list is garbage and has a cycle.
         for _ in 0..self.blocks().count() {
-            let index = nature.first_returned.load(SeqCst).checked_sub(1)?;
+            let index = config.first_returned.load(SeqCst).checked_sub(1)?;
             let Ok(descriptor) = self.blocks().descriptor(index) else {
-                // Garbage.
+                // Garbage: rebuild the list.
                 self.list_returned();
                 continue;
             };
             let next = descriptor.next.load(SeqCst);
-            nature.first_returned.store(next, SeqCst);
+            config.first_returned.store(next, SeqCst);
             if next == 0 {
-                nature.last_returned.store(0, SeqCst);
+                config.last_returned.store(0, SeqCst);
             }
             // If this process dies after that, it has the lease, and the process that inherits the
-            // latch makes the list anew.
+            // lock rebuilds the list.
             if descriptor.change(State::Returned, State::Leased(me)) {
                 return Some((index, descriptor));
             }
@@ -1417,13 +1466,13 @@ impl Store {
         None
     }
 
-    /// The processes that have taken items.
+    /// The ledger of the processes that have taken items.
     pub(super) fn workers(&self) -> Book<'_, Shared> {
         Book { ledger: &self.shared.workers.0, segment: &self.shared }
     }
 
-    /// Puts this process on the list of those that take items, so that all that wait for items
-    /// watch it. Before it has a lease for the first time.
+    /// Enters this process into the ledger of workers, so that all processes that wait for items
+    /// watch it. Must be called before the process has its first lease.
     fn enlist(&self) -> Result<(), Refusal> {
         let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
         if self.leases.is_enlisted(me) { Ok(()) } else { self.enlist_slowly(me) }
@@ -1438,8 +1487,8 @@ impl Store {
                 let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
                 let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
                 if let Some(entry) = place.and_then(|place| book.entry(place)) {
-                    // Waiters that sleep watch the processes that were on it. They are to watch
-                    // this one, too.
+                    // Sleeping waiters watch the processes that were on the ledger when they went
+                    // to sleep. Waking them makes them watch this one too.
                     self.shared.items.0.before_change(&self.items);
                     entry.owner.store(me, SeqCst);
                 }
@@ -1458,12 +1507,12 @@ impl Store {
         lease.flags.load(Relaxed) & u32::from(RAW) != 0
     }
 
-    /// Whether a lease is one: its item has been taken.
+    /// Whether the item of this lease has been taken, which makes it a valid lease.
     pub(super) fn is_taken(&self, lease: &Descriptor) -> bool {
         lease.position.load(SeqCst) < self.head()
     }
 
-    /// Those who have leases.
+    /// The owners of all leases, once for each lease.
     pub(super) fn lease_owners(&self) -> impl Iterator<Item = Identity> {
         self.blocks().all().filter_map(|(_, descriptor)| match descriptor.state() {
             State::Leased(owner) => Some(owner),
@@ -1471,23 +1520,24 @@ impl Store {
         })
     }
 
-    /// Calls `look` with the bytes of a lease of this process's.
+    /// Calls `look` with the bytes of a lease of this process.
     #[allow(unsafe_code)]
     pub(crate) fn with_lease<R>(&self, index: u32, len: u64, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
-        // SAFETY: it is this process's until its work is done or it is given up, which the caller doesn't do meanwhile.
+        // SAFETY: the block is this process's until its work is done or the lease is given up,
+        // neither of which the caller does meanwhile.
         let bytes = unsafe { bytes_of(self.blocks(), index, len) }.map_err(Refusal::system("a lease"))?;
         Ok(look(bytes))
     }
 
-    /// Gives up a lease of this process's, as the processes that wait for items must learn of it.
+    /// Gives up a lease of this process, and notifies the processes that wait for items.
     pub(super) fn give_up_lease(&self, index: u32, me: Identity) {
         let Ok(lease) = self.blocks().descriptor(index) else { return };
         let returned = {
             let _guard = self.producers_endlessly();
             self.shared.items.0.before_change(&self.items);
             let returned = lease.change(State::Leased(me), State::Returned);
-            // If this process dies in between, the process that inherits the latch makes the list
-            // anew.
+            // If this process dies in between, the process that inherits the lock rebuilds the
+            // list.
             if returned {
                 self.push_returned(index, lease);
             }
@@ -1498,7 +1548,7 @@ impl Store {
         }
     }
 
-    /// Gives up the leases of processes that have died, and takes those off the list.
+    /// Gives up the leases of dead processes, and removes these processes from the ledger.
     pub(super) fn give_up_leases_of(&self, dead: &[Identity]) -> Result<(), Stalled> {
         let mut count = 0;
         {
@@ -1538,7 +1588,7 @@ impl Store {
         Ok(Some(Taken { place, raw: self.is_raw(lease), fds: Vec::new(), handles: 0, deliveries }))
     }
 
-    /// Does what finishes work, as those must learn of who wait for that.
+    /// Calls `finish`, which finishes an item's work, and notifies the waiters.
     pub(super) fn change_work(&self, finish: impl FnOnce() -> bool) -> bool {
         let finished = {
             let _guard = self.consumers_endlessly();
@@ -1547,12 +1597,12 @@ impl Store {
             }
             finish()
         };
-        // Both those who put and those who join wait there.
+        // Producers and callers of `join` both wait there.
         self.shared.room.0.after_change(u32::MAX);
         finished
     }
 
-    /// How many items have been put on which the work is not done.
+    /// The number of items that have been put and not finished.
     pub(crate) fn unfinished(&self) -> u64 {
         loop {
             let head = self.head();
@@ -1560,7 +1610,7 @@ impl Store {
             let taken = match self.taken_before(head) {
                 Ok(Some(taken)) => taken.number,
                 Ok(None) => continue,
-                // If there is garbage, something is there.
+                // If there is garbage, there is at least one item.
                 Err(_) => put.saturating_sub(1),
             };
             let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
@@ -1583,10 +1633,10 @@ impl Store {
     pub(super) fn wait_for_work<W: WaitOp>(
         &self,
         deadline: Option<Instant>,
-        wish: &mut W,
+        op: &mut W,
     ) -> Result<W::Outcome, WaitFailure> {
         match &self.room {
-            Some(room) => self.shared.room.0.wait(room, deadline, wish),
+            Some(room) => self.shared.room.0.wait(room, deadline, op),
             None => Err(WaitFailure::Alone),
         }
     }
@@ -1606,9 +1656,11 @@ impl Store {
         through: ViaHandle<'_>,
     ) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
-            (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
-                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, crowd: Crowd::No, through })?
-            }
+            (Err(Refusal::Full | Refusal::Crowded), Some(room)) => self.shared.room.0.wait(
+                room,
+                deadline,
+                &mut Put { store: self, item, crowd: HandleRoom::No, through },
+            )?,
             (result, _) => result,
         }
     }
@@ -1632,7 +1684,11 @@ impl Store {
     pub(crate) async fn put_async(&self, item: &Item<'_>, through: ViaHandle<'_>) -> Result<(), Refusal> {
         match (self.try_put(item), &self.room) {
             (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
-                self.shared.room.0.wait_async(room, &mut Put { store: self, item, crowd: Crowd::No, through }).await?
+                self.shared
+                    .room
+                    .0
+                    .wait_async(room, &mut Put { store: self, item, crowd: HandleRoom::No, through })
+                    .await?
             }
             (result, _) => result,
         }
@@ -1644,7 +1700,7 @@ impl Store {
         self.shared.items.0.wait_async(&self.items, &mut Take { store: self, scratch, through }).await?
     }
 
-    /// Takes an item, if there is one; an error if there won't be any more.
+    /// Takes an item, if there is one. Fails with `Closed` if there won't be any more.
     #[inline]
     pub(crate) fn take_any(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
         if self.flags & JOINABLE != 0
@@ -1652,8 +1708,8 @@ impl Store {
         {
             return Ok(Some(taken));
         }
-        // In this order: what was put before it was closed is seen.
-        let closed = match self.shared.nature.closed.load(SeqCst) {
+        // In this order, so that an item put before the close is seen.
+        let closed = match self.shared.config.closed.load(SeqCst) {
             OPEN => false,
             _ => self.is_closed_in_time()?,
         };
@@ -1663,8 +1719,8 @@ impl Store {
         }
     }
 
-    /// Whether no process is left that could take anything, as far as is known: it is looked only
-    /// now and then. For a caller that can't itself.
+    /// Whether no process is left that could take items. Only checked now and then; false in
+    /// between. For callers that can't take items themselves.
     #[inline]
     pub(crate) fn has_lost_its_takers(&self) -> bool {
         self.change_rate.is_due() && self.look_for_takers()
@@ -1679,8 +1735,7 @@ impl Store {
         is_deserted
     }
 
-    /// The descriptor that is readable when there may be something to take: from now on, and now if
-    /// there is.
+    /// The descriptor that is readable when there may be something to take, armed by this call.
     pub(crate) fn fd_to_poll(&self) -> BorrowedFd<'_> {
         let fd = self.fd_to_sleep_on();
         self.polled.store(true, SeqCst);
@@ -1690,40 +1745,43 @@ impl Store {
         fd
     }
 
-    /// The same descriptor, for one that [arms](Store::arm) it itself.
+    /// The same descriptor, for a caller that [arms](Store::arm) it itself.
     pub(crate) fn fd_to_sleep_on(&self) -> BorrowedFd<'_> {
         let wake_pipe = self.items.fd_to_poll();
         if self.ready_fd.get().is_none()
             && let Ok(ready_fd) = ReadyFd::new(wake_pipe)
         {
-            // Another thread may have been quicker.
+            // Another thread may have set it meanwhile.
             let _ = self.ready_fd.set(ready_fd);
         }
-        // At the limit of open files it is the door itself.
+        // At the limit of open files it is the wake pipe itself.
         self.ready_fd.get().map_or(wake_pipe, ReadyFd::fd)
     }
 
-    /// Has the descriptor tell of the next item, if it has been asked for. False if there may be
-    /// something to take already.
+    /// Makes the pollable descriptor readable when the next item comes, if
+    /// [`fd_to_poll`](Store::fd_to_poll) has been called. Returns false if there may be something
+    /// to take already.
     #[inline]
     pub(crate) fn arm_if_polled(&self) -> bool {
         self.give_back_when_quiet();
         !self.polled.load(Relaxed) || self.arm()
     }
 
-    /// Has the door of the items rung at when there may be something to take. False if there may be already.
+    /// Arms the wake pipe of the items: the next put makes it readable. Returns false if there may
+    /// be something to take already.
     pub(crate) fn arm(&self) -> bool {
         let mut take = Take { store: self, scratch: &mut Scratch::new(), through: ViaHandle::Other };
-        // If it can't be looked at now, there may be something.
+        // If it can't be checked now, there may be an item.
         let is_empty =
             !within(Limit::Moment, || take.look(&mut || self.shared.items.0.arm(&self.items))).unwrap_or(true);
         is_empty && self.ready_fd.get().is_none_or(|ready_fd| self.set(ready_fd))
     }
 
-    /// Has the bell tell of whatever else may come. False if something has by now.
+    /// Updates the workers and the timer that the pollable descriptor watches. Returns false if
+    /// there is something to take by now.
     fn set(&self, ready_fd: &ReadyFd) -> bool {
         if self.is_joinable() {
-            // Those that come later ring at the door.
+            // A worker that comes later notifies the wake pipe.
             let looked = within(Limit::Moment, || self.look_after_workers(true));
             self.with_workers(|workers| ready_fd.watch(workers.iter()));
             if looked.is_err() || self.has_returned() {
@@ -1735,8 +1793,8 @@ impl Store {
         true
     }
 
-    /// Gives back the memory that is kept for a stream of large items, if none have come for a
-    /// while.
+    /// Frees the memory that is kept for a stream of large items, if none has been allocated for
+    /// [`QUIET`].
     #[inline]
     pub(crate) fn give_back_when_quiet(&self) {
         if self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {
@@ -1745,7 +1803,8 @@ impl Store {
     }
 }
 
-/// What an item's length and flags look like in a record at `position`. A part of that is in it too, so that something else isn't taken for a record.
+/// The first word of a record's header: length, flags, and a part of `position`, so that other
+/// bytes aren't mistaken for a record.
 #[inline]
 fn header(position: u64, flags: u8, len: usize) -> u64 {
     mark(position) | u64::from(flags) << 32 | len as u64
@@ -1761,11 +1820,12 @@ fn mark(position: u64) -> u64 {
     (position ^ 0x5a_5a5a << 3) << 37 & !0xff_ffff_ffff
 }
 
-/// Writes into a block that is this process's.
+/// Writes `bytes` at offset `at` of a block that this process owns.
 pub(crate) fn fill(blocks: Blocks<'_>, index: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
     let start = memory(blocks, index, at + bytes.len() as u64)?;
-    // SAFETY: the block is large enough, and this process's alone; a value of another process can't lie in it. Unless the books are garbage, and then
-    // `bytes` may be of another block that overlaps.
+    // SAFETY: the block is large enough and owned by this process alone, and `bytes`, which belong
+    // to this process, can't lie in it. Only if the arena is corrupt may they lie in another block
+    // that overlaps.
     #[allow(unsafe_code)]
     unsafe {
         start.as_ptr().add(at as usize).copy_from(bytes.as_ptr(), bytes.len());
@@ -1784,29 +1844,29 @@ fn memory(blocks: Blocks<'_>, index: u32, len: u64) -> io::Result<NonNull<u8>> {
 /// The bytes of an item in a block that this process has taken.
 ///
 /// # Safety
-/// The block must be this process's until the borrow ends.
+/// The block must remain this process's until the borrow ends.
 #[allow(unsafe_code)]
 pub(crate) unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> io::Result<&'a [u8]> {
     let start = memory(blocks, index, len)?;
-    // SAFETY: the block is as large, and has memory; nobody writes to it while it is this process's, as the caller says.
+    // SAFETY: the block is at least `len` bytes long and has memory; no process writes to it while
+    // it is this process's, as the caller guarantees.
     Ok(unsafe { std::slice::from_raw_parts(start.as_ptr(), len as usize) })
 }
 
 struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
-    crowd: Crowd,
+    crowd: HandleRoom,
     through: ViaHandle<'a>,
 }
 
-/// Whether it was for want of room for its handles that an item could not be put, at the last
-/// attempt.
+/// Whether the last attempt to put failed for lack of room for the item's handles.
 #[derive(Clone, Copy)]
-enum Crowd {
+enum HandleRoom {
     No,
-    /// It was; what was in the mailbox before the attempt is not known.
+    /// It did; the oldest fd queue entry before the attempt is not known.
     Unseen,
-    /// It was, and this was the number of the oldest letter before the attempt.
+    /// It did, and the oldest fd queue entry before the attempt had this number.
     Behind(Option<u64>),
 }
 
@@ -1814,14 +1874,14 @@ impl WaitOp for Put<'_> {
     type Outcome = Result<(), Refusal>;
 
     fn attempt(&mut self) -> Option<Result<(), Refusal>> {
-        // Before the attempt: what is taken out of the mailbox after that makes room.
+        // Read before the attempt: an entry that is discarded after that makes room.
         let crowd = match self.crowd {
-            Crowd::No => Crowd::Unseen,
-            Crowd::Unseen | Crowd::Behind(_) => Crowd::Behind(self.store.oldest_letter()),
+            HandleRoom::No => HandleRoom::Unseen,
+            HandleRoom::Unseen | HandleRoom::Behind(_) => HandleRoom::Behind(self.store.oldest_letter()),
         };
         match self.store.try_put(self.item) {
             Err(Refusal::Full) => {
-                self.crowd = Crowd::No;
+                self.crowd = HandleRoom::No;
                 None
             }
             Err(Refusal::Crowded) => {
@@ -1838,10 +1898,10 @@ impl WaitOp for Put<'_> {
             Body::Block(_, len) => len,
         };
         let behind = match self.crowd {
-            Crowd::No => None,
-            // Another attempt, before which it is seen what is in the mailbox.
-            Crowd::Unseen => return Ok(true),
-            Crowd::Behind(oldest) => Some(oldest),
+            HandleRoom::No => None,
+            // Make another attempt, before which the oldest entry is read.
+            HandleRoom::Unseen => return Ok(true),
+            HandleRoom::Behind(oldest) => Some(oldest),
         };
         Ok(!self.store.arm_for_room(size, behind, arm)?)
     }
@@ -1891,7 +1951,7 @@ impl WaitOp for Take<'_> {
 
     fn watch(&mut self) -> io::Result<Watched> {
         let mut watched = if self.store.is_joinable() { self.store.watch_workers()? } else { Watched::default() };
-        // Once, to give back what was kept for the next item.
+        // Wakes up once, to free what was kept for the next item.
         if self.store.blocks().has_kept_more() {
             watched.look_again = Some(watched.look_again.map_or(QUIET, |time| time.min(QUIET)));
         }

@@ -1,4 +1,6 @@
-//! Who waits for a notice, and how many may go on: what a condition is made of, apart from its lock. `../sync/PROTOCOL.md`, "Condition".
+//! The waiters of a condition variable, without its lock: each draws a *ticket* (a number), and
+//! each notification is recorded as a *grant*, which says how many of the tickets below a bound may
+//! pass. See `../sync/PROTOCOL.md`, "Condition".
 
 use std::io;
 use std::sync::Arc;
@@ -16,38 +18,39 @@ use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use super::users::Shared;
 use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// So many notices are told apart by who waited when they were given.
+/// The largest number of grants with different bounds.
 const ROOM: usize = 8;
 
-/// How often one that sleeps looks whether an owner has come to grief with the lock, where not all
-/// that may take it are known.
+/// How often a sleeper checks whether the lock has been poisoned, where not all processes that may
+/// take it are known.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The same, where all are known but a process that was between two instructions when the first
-/// condition came to share the lock, and was killed two instructions later.
+/// The same, where all are known but possibly one: a process that was between two instructions when
+/// the first condition came to share the lock, and was killed two instructions later.
 const RARE_LOOK: Duration = Duration::from_secs(60);
 
 layout! {
-    /// The shared part; all zero, nobody waits.
+    /// The shared part; all zero, no caller waits.
     pub(crate) struct Tickets: "condition", 0x31, ledger::MORE {
-        /// The number of the next one who waits.
+        /// The next ticket.
         next: AtomicU64,
-        /// How many wait: those who have died as well.
+        /// The number of waiters, including those that have died.
         waiting: AtomicU32,
         spin_lock: RobustSpinLock,
-        /// Tickets, the oldest first: how many of those whose number is below may go on.
+        /// The grants, the oldest first: how many tickets (`counts`) of those below a bound
+        /// (`below`) may pass.
         below: [AtomicU64; ROOM],
         counts: [AtomicU32; ROOM],
         wait_queue: WaitQueue,
         /// Whether the lock may be taken by processes that are not on the ledger.
         has_others_beside: AtomicU32,
-        /// The processes that take the lock by way of this.
+        /// The processes that take the lock by way of this condition.
         ledger: Ledger,
     }
 }
 
 impl Tickets {
-    /// A new one.
+    /// Creates an object without waiters.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
@@ -55,17 +58,17 @@ impl Tickets {
         Object::create()
     }
 
-    /// The oldest notice that is for the one with this number as well.
+    /// The index of the oldest grant that includes this ticket.
     fn place_for(&self, number: u64) -> Option<usize> {
         (0..ROOM).find(|place| self.counts[*place].load(SeqCst) > 0 && self.below[*place].load(SeqCst) > number)
     }
 
-    /// How many may go on, in all.
+    /// How many waiters may pass, in all.
     fn given(&self) -> u64 {
         self.counts.iter().map(|count| u64::from(count.load(Relaxed))).sum()
     }
 
-    /// Takes out notices that nobody has a use for, and closes the gaps.
+    /// Removes grants that no waiter is left to use, and closes the gaps.
     fn tidy(&self) {
         let mut too_many = self.given().saturating_sub(self.waiting.load(Relaxed).into());
         let mut to = 0;
@@ -93,7 +96,7 @@ impl Object<Tickets> {
         Book { ledger: &self.ledger, segment: self.segment() }
     }
 
-    /// Says that the lock may be taken by processes that are not on the ledger.
+    /// Records that the lock may be taken by processes that are not on the ledger.
     pub(crate) fn expect_others(&self) {
         if self.has_others_beside.load(SeqCst) == 0 {
             let _guard = self.lock_endlessly();
@@ -102,8 +105,8 @@ impl Object<Tickets> {
         }
     }
 
-    /// Puts this process on the ledger, so that all that wait watch it: before it takes the lock
-    /// for the first time.
+    /// Puts this process on the ledger, so that all waiters watch it. Must be called before it
+    /// takes the lock for the first time.
     #[inline]
     pub(crate) fn enlist(&self, limit: Limit) {
         let Ok(me) = me() else { return self.expect_others() };
@@ -115,10 +118,10 @@ impl Object<Tickets> {
 
     #[cold]
     fn enlist_slowly(&self, me: u64, limit: Limit) {
-        // One that can't be on it is a stranger.
+        // A process that can't get on the ledger counts as one beside it.
         if within(limit, || self.try_enlist(me)).is_err() && self.has_others_beside.swap(1, SeqCst) == 0 {
-            // Without the latch, which may be what could not be had: no process takes tokens away
-            // at this door.
+            // Without the spin lock, which may be what could not be had. That is safe as no process
+            // removes tokens from this wake pipe.
             self.notifier().notify();
         }
     }
@@ -133,7 +136,7 @@ impl Object<Tickets> {
                 && let Some(entry) = book.entry(place)
             {
                 if known.is_none() {
-                    // Those that sleep watch the processes that were on it. They are to watch this
+                    // Sleepers watch the processes that were on the ledger. They must watch this
                     // one, too.
                     self.wait_queue.before_change(self.notifier());
                     entry.owner.store(me, SeqCst);
@@ -148,7 +151,7 @@ impl Object<Tickets> {
         }
     }
 
-    /// Takes processes that have ended off the ledger.
+    /// Removes processes that have ended from the ledger.
     fn strike(&self, dead: &[Identity]) {
         if let Ok(_guard) = self.guard() {
             let book = self.book();
@@ -161,7 +164,7 @@ impl Object<Tickets> {
         }
     }
 
-    /// Makes all that wait look whether an owner has come to grief with the lock.
+    /// Makes all waiters check whether the lock has been poisoned.
     #[cold]
     pub(crate) fn alarm(&self) {
         {
@@ -171,7 +174,8 @@ impl Object<Tickets> {
         self.wait_queue.after_change(u32::MAX);
     }
 
-    /// Takes the latch. If somebody has died who held it, nobody knows who was to go on: all may.
+    /// Takes the spin lock. If its previous owner has died, it isn't known which waiters could
+    /// pass: then all may.
     fn guard(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
         self.spin_lock.lock().map(|guard| self.inherit(guard))
     }
@@ -192,10 +196,10 @@ impl Object<Tickets> {
         guard
     }
 
-    /// From now on the caller waits. Its number.
+    /// Makes the caller a waiter. Returns its ticket.
     ///
     /// # Errors
-    /// The latch could not be had in time.
+    /// The spin lock could not be had in time.
     pub(crate) fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
         let number = self.next.load(Relaxed);
@@ -204,9 +208,9 @@ impl Object<Tickets> {
         Ok(number)
     }
 
-    /// Has up to `count` of those who wait go on; how many, at most.
+    /// Lets up to `count` waiters pass. Returns how many will, at most.
     pub(crate) fn give(&self, count: u32) -> u32 {
-        // Under the condition's lock, so nobody is about to enter.
+        // With the condition's lock held, so no thread is about to enter.
         if self.waiting.load(SeqCst) == 0 {
             return 0;
         }
@@ -224,7 +228,7 @@ impl Object<Tickets> {
                 count.store(count.load(Relaxed).saturating_add(more), SeqCst);
             }
             ROOM => {
-                // The two oldest become one, which is for all whom the later one is for.
+                // The two oldest grants become one, for all tickets of the later one.
                 let both = self.counts[0].load(Relaxed).saturating_add(self.counts[1].load(Relaxed));
                 self.counts[1].store(both, SeqCst);
                 for place in 1..ROOM {
@@ -244,8 +248,9 @@ impl Object<Tickets> {
         more
     }
 
-    /// Waits until there is a notice for the one with this number, without taking it, or `alarm` says that there is no more sense in waiting.
-    /// `lock` is the lock, which others may share.
+    /// Waits until there is a grant for this ticket, without using it, or until `alarm` says that
+    /// waiting makes no more sense. `lock` is the condition's lock, which other conditions may
+    /// share.
     ///
     /// # Errors
     /// [`WaitFailure`].
@@ -260,10 +265,11 @@ impl Object<Tickets> {
         within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut notice))
     }
 
-    /// Takes a notice, and waits no longer. False if somebody else has been quicker.
+    /// Uses a grant for this ticket, and ends the wait. Returns false if other waiters were
+    /// quicker.
     ///
     /// # Errors
-    /// The latch could not be had in time.
+    /// The spin lock could not be had in time.
     pub(crate) fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
         let Some(place) = self.place_for(number) else { return Ok(false) };
@@ -272,15 +278,15 @@ impl Object<Tickets> {
         Ok(true)
     }
 
-    /// Waits no longer, without one.
+    /// Ends the wait without a grant.
     pub(crate) fn give_up(&self, deadline: Option<Instant>) {
-        // One that can't say so is still counted, as one that was killed.
+        // A waiter that can't get the spin lock stays counted, like one that was killed.
         if let Ok(_guard) = within(deadline.into(), || self.guard()) {
             self.leave();
         }
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting.load(SeqCst)
     }
@@ -319,7 +325,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
             owners.sort_unstable();
             owners.dedup();
             look_again = Some(match (self.alarm)() {
-                // It was told of before it was listened for.
+                // The alarm came before the subscription.
                 true => Duration::ZERO,
                 false if told.is_none() || self.lock.users.are_incomplete() => LOOK,
                 false => RARE_LOOK,
@@ -331,7 +337,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
         if !dead.is_empty() {
             self.tickets.strike(&dead);
             self.lock.users.strike(&dead);
-            // One of them may have had the lock.
+            // One of them may have owned the lock.
             watched.look_again = Some(Duration::ZERO);
         }
         Ok(watched)
@@ -410,7 +416,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever takes one has waited when it was given, as long as there is room to tell them apart; and no notice is lost while one waits for whom it was.
+        /// A waiter passes only if it waited when the grant was given, as long as there is room to
+        /// tell grants apart; and no grant is lost while a waiter is left that it is for.
         #[test]
         fn they_are_given_out_rightly(steps in prop::collection::vec(step(), 0..200)) {
             let tickets = Tickets::create().unwrap();
@@ -435,7 +442,7 @@ mod tests {
                                 *count -= 1;
                                 waiting.remove(place);
                             }
-                            // More than there is room for are not told apart.
+                            // Grants beyond the room are not told apart.
                             None if taken => return Ok(()),
                             None => {}
                         }

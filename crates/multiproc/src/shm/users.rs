@@ -1,6 +1,6 @@
-//! The processes that take a lock which conditions share, in the lock's own memory: waiters of
-//! those conditions have to learn that one of them has died with the lock. See
-//! `../sync/PROTOCOL.md`, "A lock that conditions share".
+//! The users of a lock that conditions share: the processes that take it, recorded in the lock's
+//! own memory. Waiters of those conditions must learn when one of these processes has died while it
+//! owned the lock. See `../sync/PROTOCOL.md`, "A lock that conditions share".
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -11,24 +11,25 @@ use multiproc_os::inotify;
 use super::ledger::me;
 use super::segment::layout;
 
-/// Places for processes: with the rest of a lock they take one page.
+/// The number of processes: together with the rest of a lock they fill one page.
 const ROOM: usize = 448;
 
 layout! {
-    /// The shared part; all zero, no condition shares the lock. In cache lines of its own: a look at
-    /// the flag must not take the line of the lock's word from its owner.
+    /// The shared part; all zero, no condition shares the lock. In cache lines of its own: reading
+    /// the flag must not take the cache line with the lock's word from the owner.
     #[repr(align(64))]
     pub(crate) struct Users {
-        /// Whether conditions share the lock: processes enter themselves here before they take it.
+        /// Whether conditions share the lock: then processes enter themselves here before they take
+        /// it.
         are_asked_for: AtomicU32,
-        /// Whether there is one that could not be entered.
+        /// Whether there is a process that could not be entered.
         are_incomplete: AtomicU32,
-        /// Identities, in no order. 0: a free place.
+        /// Identities, in no order. 0: free.
         processes: [AtomicU64; ROOM],
     }
 }
 
-/// A lock's users, and the file that they are in, by which waiters are told of changes.
+/// A lock's users, and the file that they are in. Waiters watch the file to learn of changes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared<'a> {
     pub(crate) users: &'a Users,
@@ -41,22 +42,23 @@ impl Users {
         self.are_asked_for.load(SeqCst) != 0
     }
 
-    /// From now on, a process makes itself known before it takes the lock.
+    /// From now on, each process enters itself before it takes the lock.
     pub(crate) fn ask(&self) {
         self.are_asked_for.store(1, SeqCst);
     }
 
-    /// Whether there may be others than those that are known.
+    /// Whether there may be processes that are not recorded.
     pub(crate) fn are_incomplete(&self) -> bool {
         self.are_incomplete.load(SeqCst) != 0
     }
 
-    /// Those that are known, more or less often.
+    /// The recorded processes. One may appear twice, if two of its threads have entered it at the
+    /// same time.
     pub(crate) fn known(&self) -> impl Iterator<Item = Identity> {
         self.processes.iter().filter_map(|process| Identity::from_bits(process.load(SeqCst)))
     }
 
-    /// Forgets processes that have ended.
+    /// Removes processes that have ended.
     pub(crate) fn strike(&self, dead: &[Identity]) {
         for process in &self.processes {
             let found = process.load(Relaxed);
@@ -66,7 +68,7 @@ impl Users {
         }
     }
 
-    /// Whether this process was not known before. None if there is no place for it.
+    /// Records a process. Returns whether it is new; `None` if there is no room for it.
     fn add(&self, process: Identity) -> Option<bool> {
         let bits = process.to_bits();
         if self.processes.iter().any(|place| place.load(Relaxed) == bits) {
@@ -86,7 +88,7 @@ impl Users {
 }
 
 impl Shared<'_> {
-    /// Makes the calling process known.
+    /// Records the calling process.
     #[cold]
     pub(crate) fn enter(self) {
         let is_new = match me().ok().and_then(Identity::from_bits).and_then(|me| self.users.add(me)) {
@@ -98,7 +100,7 @@ impl Shared<'_> {
         }
     }
 
-    /// Makes all that wait look what has changed. Best effort: without it they look once a minute.
+    /// Makes all waiters check for changes. Best effort: without it, they check once a minute.
     #[cold]
     pub(crate) fn tell(self) {
         let _ = inotify::touch(self.file);
@@ -118,7 +120,7 @@ mod tests {
     }
 
     fn dead(number: u64) -> Identity {
-        // A pid that no system gives.
+        // A pid that no system assigns.
         Identity::from_bits((number + 1) << 32 | 0x7fff_ffff).unwrap()
     }
 

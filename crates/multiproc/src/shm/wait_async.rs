@@ -1,6 +1,8 @@
-//! What a future does where a thread sleeps at a door: it has one descriptor watched, an epoll set of all that may wake it.
+//! Waiting on a wake pipe as a future: where a thread would sleep, a future has one descriptor
+//! watched, an epoll set of all that may wake it.
 //!
-//! It is counted as waiting, as a thread is, and so is told as well when nobody is left who could change anything. See `PROTOCOL.md`, "The door".
+//! It counts as a waiter, as a thread does, so it is also told when no process is left that could
+//! change the state. See `PROTOCOL.md`, "The wake pipe".
 
 use std::future::poll_fn;
 use std::io;
@@ -18,21 +20,22 @@ use super::spin_lock::{Limit, Stalled, within};
 use super::wait_queue::{WaitFailure, WaitOp, WaitQueue};
 use crate::wake::{Source, Wakeup};
 
-/// How long a future waits that finds a latch in the hands of a process that is stopped.
+/// How long a future waits before it tries again, when a spin lock is held by a process that is
+/// stopped.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl WaitQueue {
-    /// As [`wait`](WaitQueue::wait), without a thread that sleeps. Dropped before its end, it leaves everything as it was.
+    /// As [`wait`](WaitQueue::wait), as a future. Dropping it early has no effect on the state.
     pub(crate) async fn wait_async<W: WaitOp>(
         &self,
         notifier: &Notifier,
-        wish: &mut W,
+        op: &mut W,
     ) -> Result<W::Outcome, WaitFailure> {
-        // Whether the door was hung up, and only the death of a process on the ledger may help.
+        // Whether the pipe has hung up, and only the death of a watched process may help.
         let mut is_alone = false;
         loop {
-            // What is polled must not wait for a process that is stopped.
-            match within(Limit::Moment, || wish.attempt()) {
+            // A future that is polled must not wait for a process that is stopped.
+            match within(Limit::Moment, || op.attempt()) {
                 Some(outcome) if W::has_stalled(&outcome) => {
                     pause().await.map_err(WaitFailure::System)?;
                     continue;
@@ -41,10 +44,10 @@ impl WaitQueue {
                 None => {}
             }
             let subscription = notifier.listen().map_err(WaitFailure::System)?;
-            match within(Limit::Moment, || wish.look(&mut || self.arm(notifier))) {
+            match within(Limit::Moment, || op.look(&mut || self.arm(notifier))) {
                 Ok(false) => {}
                 Ok(true) => {
-                    // Others are at it. They may be tasks of this thread.
+                    // Others change the state. They may be tasks of this thread.
                     let_others_run().await;
                     continue;
                 }
@@ -53,15 +56,16 @@ impl WaitQueue {
                     continue;
                 }
             }
-            match wait_on_pipe(notifier, &subscription, wish, is_alone).await {
-                // What a process had open is closed before its pidfd tells of its death.
-                Ok(WakeReason::HungUp) => match wish.depends() {
+            match wait_on_pipe(notifier, &subscription, op, is_alone).await {
+                // The kernel closes the descriptors of a dying process before its pidfd becomes
+                // readable.
+                Ok(WakeReason::HungUp) => match op.depends() {
                     Ok(true) => is_alone = true,
-                    Ok(false) => return within(Limit::Moment, || wish.attempt()).ok_or(WaitFailure::Alone),
+                    Ok(false) => return within(Limit::Moment, || op.attempt()).ok_or(WaitFailure::Alone),
                     Err(error) => return Err(WaitFailure::System(error)),
                 },
                 Ok(_) => is_alone = false,
-                // The latch is needed to see to the dead.
+                // The spin lock is needed to deal with the dead process.
                 Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(WaitFailure::System)?,
                 Err(error) => return Err(WaitFailure::System(error)),
             }
@@ -69,22 +73,22 @@ impl WaitQueue {
     }
 }
 
-/// Says that the door is hung up, whatever deaths may still help; unless `is_alone` says that this
-/// is known: then it waits for deaths and tokens alone.
+/// Waits on the wake pipe. Reports a hang-up even if deaths may still help, unless `is_alone` says
+/// that the caller knows about it: then it waits for deaths and tokens only.
 async fn wait_on_pipe<W: WaitOp>(
     notifier: &Notifier,
     subscription: &Subscription,
-    wish: &mut W,
+    op: &mut W,
     is_alone: bool,
 ) -> io::Result<WakeReason> {
-    let watched = within(Limit::Moment, || wish.watch())?;
+    let watched = within(Limit::Moment, || op.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;
     let others: Vec<BorrowedFd<'_>> =
         timer.iter().map(AsFd::as_fd).chain(watched.pidfds.iter().map(|pidfd| pidfd.as_fd())).collect();
-    // It isn't counted where a hang-up would say nothing.
-    let is_counted = !is_alone && !wish.has_other_tasks();
+    // The future isn't counted as a waiter where a hang-up would say nothing.
+    let is_counted = !is_alone && !op.has_other_tasks();
     let now = || Some(Instant::now());
-    let waiting = is_counted.then(|| notifier.waiting_future(subscription, wish.through())).transpose()?;
+    let waiting = is_counted.then(|| notifier.waiting_future(subscription, op.through())).transpose()?;
     let look = || match &waiting {
         Some(waiting) => waiting.sleep(&others, now()),
         None => match subscription {
@@ -110,12 +114,12 @@ async fn wait_on_pipe<W: WaitOp>(
     };
     drop(waiting);
     if reason == WakeReason::Other {
-        within(Limit::Moment, || wish.died())?;
+        within(Limit::Moment, || op.died())?;
     }
     Ok(reason)
 }
 
-/// Waits until `look` sees something, which it can when `source` is readable.
+/// Waits until `look` reports something, as it can when `source` is readable.
 async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<WakeReason>) -> io::Result<WakeReason> {
     let mut wakeup = Wakeup::default();
     poll_fn(|context| {
@@ -129,7 +133,7 @@ async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<WakeRea
     .await
 }
 
-/// Readable when one of several descriptors is.
+/// Readable when one of its members is.
 struct Set(Epoll);
 
 impl Source for Set {
@@ -150,8 +154,8 @@ impl Source for Timer {
     }
 }
 
-/// Waits until it is worth another try to have a latch whose owner is stopped: nothing tells when
-/// it goes on.
+/// Waits until it makes sense to try again for a spin lock with a stopped owner: nothing tells when
+/// the owner continues.
 async fn pause() -> io::Result<()> {
     let timer = Arc::new(Timer::after(PAUSE)?);
     watch(&timer, || {

@@ -1,7 +1,11 @@
-//! Where those wait for whom it isn't the moment yet, until somebody has changed something. See `PROTOCOL.md`, "The lot" and "The door".
+//! A wait queue in shared memory: a caller sleeps here while its condition doesn't hold, until
+//! another process changes the state. See `PROTOCOL.md`, "The wait queue" and "The wake pipe".
 //!
-//! Three stages, each for a longer wait: a [backoff](super::backoff) of some microseconds; a futex, for some milliseconds; and then the [gate](super::gate), where
-//! a process sleeps for as long as it takes, and is told when nobody is left who could change anything, or when one of those has died on whom it depends.
+//! A wait has three stages, each for a longer wait: a [backoff](super::backoff) of some
+//! microseconds; a futex, for some milliseconds; and then the wake pipe, by way of the process's
+//! [notifier](super::notifier). There a waiter sleeps for as long as it takes. It is told when no
+//! process is left that could change the state, and when a process has died on which the condition
+//! depends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,42 +21,45 @@ use super::notifier::{Notifier, Subscription, ViaHandle, within};
 use super::segment::layout;
 use super::spin_lock::Stalled;
 
-/// How long a wait by futex is at most. So long may somebody sleep who should have been woken by one who has died before doing so.
+/// The longest wait on the futex. A waiter may sleep that long when the process that should have
+/// woken it has died before it did.
 const SHORT: Duration = Duration::from_millis(3);
 
 layout! {
-    /// The shared part of a lot; all zero, nobody is there.
+    /// The shared part of a wait queue. All zero: there is no waiter.
     pub(crate) struct WaitQueue {
-        /// What those sleep on who wait by futex. It changes with each wake-up.
+        /// The futex that waiters of the second stage sleep on. Each wake-up changes it.
         turn: AtomicU32,
-        /// Whether somebody may sleep on that.
+        /// Whether a waiter may sleep on `turn`.
         parked: AtomicU32,
-        /// Whether somebody may sleep at the door, so that it has to be rung at before the next change.
+        /// Whether a waiter may sleep on the wake pipe: then a token must be written before the
+        /// next change.
         armed: AtomicU32,
     }
 }
 
-/// How often a waiter looks that sleeps without being counted, as another thread of its process may
-/// help it, where the kernel doesn't tell when threads end.
+/// How often a waiter looks that isn't counted as waiting, since another thread of its process may
+/// help it, where the kernel can't tell when threads end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Why somebody has waited in vain.
+/// Why a wait has ended without the condition.
 #[derive(Debug)]
 pub(crate) enum WaitFailure {
     /// The deadline has passed.
     Late,
-    /// Nobody is left who could make it come true.
+    /// No process is left that could make the condition true.
     Alone,
-    /// The system has refused to wait.
+    /// A system call has failed.
     System(io::Error),
 }
 
-/// Processes whose death is waited for.
+/// Processes to watch: the death of one ends the sleep.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    /// Pidfds: they become readable.
+    /// Their pidfds, which become readable when the processes end.
     pub(crate) pidfds: Vec<Arc<OwnedFd>>,
-    /// Set when there are more than can be watched so: then somebody has to look again after this time.
+    /// Set when there are more processes than can be watched by pidfds: how long to sleep before
+    /// looking for dead ones.
     pub(crate) look_again: Option<Duration>,
 }
 
@@ -61,74 +68,79 @@ impl Watched {
         self.pidfds.iter().map(|pidfd| pidfd.as_fd()).collect()
     }
 
-    /// How long to sleep at most.
+    /// When to stop sleeping, at the latest.
     fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
         self.look_again.map_or(deadline, |time| Some(within(time, deadline)))
     }
 }
 
-/// What somebody waits for.
+/// What a caller waits for: a condition, and how to act on it. "The condition holds" means that an
+/// attempt would succeed.
 pub(crate) trait WaitOp {
-    /// What comes of it.
+    /// The result of a successful attempt.
     type Outcome;
 
-    /// Makes it true, if it can be; called again and again.
+    /// Carries the operation out if its condition holds. Called again and again.
     fn attempt(&mut self) -> Option<Self::Outcome>;
 
-    /// Whether it may be true now, looked at while nobody can change anything. If not, calls `arm` before anybody can.
+    /// Checks whether the condition may hold, while no process can change the state. If it doesn't,
+    /// calls `arm` before any process can.
     ///
     /// # Errors
-    /// The latch that this needs could not be had within the thread's
+    /// The spin lock that this needs could not be had within the thread's
     /// [limit](super::spin_lock::within).
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
 
-    /// Whether it has come to this because a latch could not be had: to try again later makes
-    /// sense.
-    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "a thread waits for the latch instead"))]
+    /// Whether this outcome says that a spin lock could not be had, so that it makes sense to try
+    /// again later.
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "a thread waits for the spin lock instead"))]
     fn has_stalled(outcome: &Self::Outcome) -> bool {
         let _ = outcome;
         false
     }
 
-    /// Those whose death may make it true; called after `look`.
+    /// The processes to watch: the death of one may make the condition true. Called after `look`.
     fn watch(&mut self) -> io::Result<Watched> {
         Ok(Watched::default())
     }
 
-    /// One of those has died, or may have. Called before it is attempted again.
+    /// Called before the next attempt when a watched process has died, or may have.
     fn died(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Nobody is left who could make it come true by doing something. Whether one of those who are watched may yet do so by dying.
+    /// Called when no process is left that could make the condition true by an action. Returns
+    /// whether the death of a watched process may still do so.
     fn depends(&mut self) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Whether another thread of this process may make it come true, even if all handles of the process wait.
+    /// Whether another thread of this process may make the condition true, even if all handles of
+    /// the process wait.
     fn has_others(&mut self, notifier: &Notifier) -> bool {
         let _ = notifier;
         false
     }
 
-    /// Whether another task of this process may make it come true, even if all handles of the
+    /// Whether another task of this process may make the condition true, even if all handles of the
     /// process wait.
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "tasks wait as futures"))]
     fn has_other_tasks(&mut self) -> bool {
         false
     }
 
-    /// ViaHandle what it is waited, as far as the gate is concerned.
+    /// The handle through which the caller waits, as the notifier counts it.
     fn through(&self) -> ViaHandle<'_> {
         ViaHandle::Own
     }
 
-    /// Whether there may be something in it for another who waits, after it has come true here.
+    /// Called after success: whether another waiter may succeed as well.
     fn more(&mut self) -> bool {
         false
     }
 
-    /// Whether it could have come true several times over, as far as is known without looking anew. See [`SpinHistory`](super::backoff::SpinHistory).
+    /// Whether the operation could have succeeded several times over, as far as is known without
+    /// reading shared memory again. See [`SpinHistory`](super::backoff::SpinHistory).
     fn came_with_more(&mut self) -> bool {
         false
     }
@@ -139,7 +151,8 @@ fn is_over(deadline: Option<Instant>) -> bool {
 }
 
 impl WaitQueue {
-    /// To be called before a change that somebody may wait for, under the latch that guards it.
+    /// Must be called before a change that others may wait for, with the spin lock held that guards
+    /// the change.
     #[inline]
     pub(crate) fn before_change(&self, notifier: &Notifier) {
         if self.armed.load(SeqCst) != 0 {
@@ -149,14 +162,15 @@ impl WaitQueue {
 
     #[cold]
     fn notify(&self, notifier: &Notifier) {
-        // If it could not be done, the next one tries.
+        // If the token could not be written, the next caller tries.
         if notifier.notify() {
             self.armed.store(0, SeqCst);
         }
     }
 
-    /// To be called after a change that up to `count` of those who wait may be glad of. What has made the change must be sequentially consistent, or be
-    /// followed by something that is, as the opening of a latch.
+    /// Must be called after a change that up to `count` waiters may have waited for. The change
+    /// must have been made by a sequentially consistent operation, or be followed by one, such as
+    /// the release of a spin lock.
     #[inline]
     pub(crate) fn after_change(&self, count: u32) {
         if self.parked.load(SeqCst) != 0 {
@@ -171,33 +185,34 @@ impl WaitQueue {
         futex::wake(&self.turn, count);
     }
 
-    /// Sets what [`before_change`](WaitQueue::before_change) looks at, and takes the tokens away where that is done. Under the latch that guards the change.
+    /// Sets the flag that [`before_change`](WaitQueue::before_change) reads, and removes the tokens
+    /// where the notifier does that. Must be called with the spin lock held that guards the change.
     pub(crate) fn arm(&self, notifier: &Notifier) {
         // In this order: if this process dies in between, there is a token too many.
         self.armed.store(1, SeqCst);
         notifier.clear();
     }
 
-    /// Waits until `wish` comes true.
+    /// Waits until `op` succeeds.
     pub(crate) fn wait<W: WaitOp>(
         &self,
         notifier: &Notifier,
         deadline: Option<Instant>,
-        wish: &mut W,
+        op: &mut W,
     ) -> Result<W::Outcome, WaitFailure> {
         let mut backoff = Backoff::by(&notifier.spin_history);
         let outcome = loop {
-            if let Some(outcome) = wish.attempt() {
+            if let Some(outcome) = op.attempt() {
                 break outcome;
             }
             if is_over(deadline) {
                 return Err(WaitFailure::Late);
             }
             if !backoff.wait() {
-                break self.wait_asleep(notifier, deadline, wish)?;
+                break self.wait_asleep(notifier, deadline, op)?;
             }
         };
-        backoff.learn(&notifier.spin_history, || wish.came_with_more());
+        backoff.learn(&notifier.spin_history, || op.came_with_more());
         Ok(outcome)
     }
 
@@ -206,24 +221,25 @@ impl WaitQueue {
         &self,
         notifier: &Notifier,
         deadline: Option<Instant>,
-        wish: &mut W,
+        op: &mut W,
     ) -> Result<W::Outcome, WaitFailure> {
         loop {
-            if let Some(outcome) = self.wait_on_futex(deadline, wish)? {
-                // Of several who sleep, one was woken. The next one is this one's to wake, if there is a reason to.
+            if let Some(outcome) = self.wait_on_futex(deadline, op)? {
+                // Of several sleepers, one was woken. This one wakes the next, if there is a reason
+                // to.
                 self.parked.store(1, SeqCst);
-                if wish.more() {
+                if op.more() {
                     self.wake(1);
                 }
                 return Ok(outcome);
             }
             let mut alone = false;
             let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
-            if !wish.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::System(stalled.into()))? {
-                alone = self.wait_on_pipe(notifier, &subscription, deadline, wish).map_err(WaitFailure::System)?
+            if !op.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::System(stalled.into()))? {
+                alone = self.wait_on_pipe(notifier, &subscription, deadline, op).map_err(WaitFailure::System)?
                     == WakeReason::HungUp;
             }
-            if let Some(outcome) = wish.attempt() {
+            if let Some(outcome) = op.attempt() {
                 return Ok(outcome);
             }
             if alone {
@@ -235,11 +251,12 @@ impl WaitQueue {
         }
     }
 
-    /// Waits by futex. None when that has taken its time. Who has no more than that isn't told whether anybody is left.
+    /// Waits on the futex. Returns `None` after [`SHORT`]. A caller with an earlier deadline
+    /// doesn't learn whether any process is left.
     fn wait_on_futex<W: WaitOp>(
         &self,
         deadline: Option<Instant>,
-        wish: &mut W,
+        op: &mut W,
     ) -> Result<Option<W::Outcome>, WaitFailure> {
         let end = Instant::now() + SHORT;
         let is_last = deadline.is_some_and(|deadline| deadline <= end);
@@ -247,11 +264,11 @@ impl WaitQueue {
         loop {
             self.parked.store(1, SeqCst);
             let turn = self.turn.load(SeqCst);
-            if let Some(outcome) = wish.attempt() {
+            if let Some(outcome) = op.attempt() {
                 return Ok(Some(outcome));
             }
             if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
-                return match wish.attempt() {
+                return match op.attempt() {
                     None if is_last => Err(WaitFailure::Late),
                     outcome => Ok(outcome),
                 };
@@ -259,19 +276,20 @@ impl WaitQueue {
         }
     }
 
-    /// Waits at the door. Hung up is what it says if nobody is left, whoever may die.
+    /// Waits on the wake pipe. Returns [`WakeReason::HungUp`] when no process is left that could
+    /// make the condition true, not even by dying.
     fn wait_on_pipe<W: WaitOp>(
         &self,
         notifier: &Notifier,
         subscription: &Subscription,
         deadline: Option<Instant>,
-        wish: &mut W,
+        op: &mut W,
     ) -> io::Result<WakeReason> {
-        let watched = wish.watch()?;
+        let watched = op.watch()?;
         let mut until = watched.until(deadline);
-        let mut reason = match wish.has_others(notifier) {
-            // They may end without having done it. One that has ended is not one whose death the
-            // wish asks about, but to look again does no harm.
+        let mut reason = match op.has_others(notifier) {
+            // These threads may end without having helped. The operation doesn't ask about the end
+            // of a thread, but looking again does no harm.
             true => {
                 let threads = Notifier::other_threads();
                 if threads.is_none() {
@@ -281,22 +299,22 @@ impl WaitQueue {
                 fds.extend(threads.iter().flatten().map(AsFd::as_fd));
                 notifier.sleep_open(subscription, &fds, until)?
             }
-            false => notifier.waiting(subscription, wish.through()).sleep(&watched.fds(), until)?,
+            false => notifier.waiting(subscription, op.through()).sleep(&watched.fds(), until)?,
         };
-        // What somebody had open is closed before it is said that they have died.
-        if reason == WakeReason::HungUp && wish.depends()? {
-            // The ear has heard the hang-up, and would hear nothing else: it listens anew, and so
-            // looks anew.
+        // The kernel closes the descriptors of a dying process before its pidfd becomes readable.
+        if reason == WakeReason::HungUp && op.depends()? {
+            // The subscription has reported the hang-up, and would report nothing else. With a new
+            // one, the state must be checked again.
             let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
-            if wish.look(&mut || self.arm(notifier))? {
+            if op.look(&mut || self.arm(notifier))? {
                 return Ok(WakeReason::Token);
             }
-            // Of others, perhaps, than a while ago.
-            let watched = wish.watch()?;
+            // The processes to watch may have changed meanwhile.
+            let watched = op.watch()?;
             reason = notifier.sleep_open(&subscription, &watched.fds(), watched.until(until))?;
         }
         if reason == WakeReason::Other || reason == WakeReason::Late && watched.look_again.is_some() {
-            wish.died()?;
+            op.died()?;
         }
         Ok(reason)
     }

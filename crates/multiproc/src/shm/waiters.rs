@@ -1,5 +1,6 @@
-//! Futures that wait for an [`RobustWord`] word: they have a thread sleep on it, and take it themselves.
-//! `PROTOCOL.md`, "Futures that wait for an owned word".
+//! Futures that wait for a [`RobustWord`]: a *waiter thread* sleeps on the word in their place and
+//! wakes their tasks, and each future takes the word itself, in the thread that polls it. See
+//! `PROTOCOL.md`, "Futures that wait for a robust word".
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,22 +18,22 @@ use super::backoff::Backoff;
 use super::robust_word::{LOOK, LockMapping, Patience, PoisonableWord, Refusal, RobustWord};
 use super::segment::Layout;
 
-/// How long a future that has been told is waited for before others are told. A task may need a
-/// time slice or two to be polled on a busy machine.
+/// How long a future that has been told has to take the word, before others are told. On a busy
+/// machine, a task may need a time slice or two to be polled.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// When the word has been missed so often, the waiter thread takes it for a future, as soon as it
-/// is woken: to wake a task first takes longer than a busy owner is away.
+/// After this many misses, the waiter thread takes the word for a future as soon as it is woken.
+/// Waking a task first takes longer than a busy owner needs to take the word again.
 const LOSSES: u32 = 3;
 
-/// How long a thread sleeps at most where it can't be told that no future waits any more.
+/// The longest sleep of a waiter thread that can't be told that no future waits any more.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// How long a thread without work stays, and how many such threads there are at most.
+/// How long a waiter thread without work stays, and the largest number of such threads.
 const LINGER: Duration = Duration::from_secs(1);
 const MOST_IDLE: usize = 4;
 
-/// A segment with one word that futures wait for.
+/// A layout with one word that futures can wait for.
 pub(crate) trait Site: Layout {
     /// The word.
     fn poisonable(&self) -> &PoisonableWord;
@@ -42,56 +43,56 @@ pub(crate) trait Site: Layout {
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     state: Mutex<State>,
-    /// Changes when the waiter thread has to look again. Written under the mutex.
+    /// Changes when the waiter thread must look again. Written with the mutex held.
     signal: AtomicU32,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The copy of the process that the rest is about.
+    /// The number of the process (an original or a fork copy) that the other fields are about.
     copy: u32,
-    /// Those that wait, the longest first.
+    /// The futures that wait, in the order in which they began to.
     futures: VecDeque<Waiter>,
-    /// The number of the next future.
+    /// The number of the next future that begins to wait.
     next: u64,
     /// Whether there is a waiter thread.
     is_served: bool,
     /// Whether the waiter thread sleeps on the word, or is about to.
     is_at_word: bool,
-    /// How often the word has been given up, and had another owner when a future or the waiter
-    /// thread came for it, since a future has left.
+    /// How often a future or the waiter thread has found that the word had been given up and taken
+    /// again. Reset when a future leaves.
     losses: u32,
-    /// What the waiter thread has taken for a future.
+    /// The word, if the waiter thread has taken it for a future.
     reserved: Option<Reserved>,
 }
 
 /// A word that the waiter thread has taken for a future.
 #[derive(Debug)]
 struct Reserved {
-    /// The future's.
+    /// The number of that future.
     number: u64,
-    /// The waiter thread's id.
+    /// The id of the waiter thread.
     thread: u32,
-    /// Whether the owner before has died.
+    /// Whether the previous owner has died.
     inherited: bool,
-    /// When it is given up, if the future has not come for it.
+    /// When the waiter thread gives the word up if the future hasn't taken it.
     until: Instant,
 }
 
 #[derive(Debug)]
 struct Waiter {
     number: u64,
-    /// None: the future has been told that the word was free, and has not tried since.
+    /// `None`: the future has been told that the word was free, and hasn't tried to take it since.
     waker: Option<Waker>,
 }
 
-/// What a future does that couldn't take the word.
+/// What a future does next that couldn't take the word.
 enum Next {
-    /// It has been told meanwhile: it tries again.
+    /// Try again, as it has been told meanwhile.
     Try,
-    /// The word has been taken for it, and is now its own.
+    /// Finish: the word had been taken for it, and is its own now.
     Taken,
-    /// It waits for its waker.
+    /// Wait until its task is woken.
     Wait,
 }
 
@@ -99,15 +100,16 @@ impl Waiters {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.copy != copy_number() {
-            // They are the original's, and so is what their wakers belong to.
+            // The futures belong to the original process, and so do the objects behind their
+            // wakers: neither must be dropped here.
             std::mem::forget(std::mem::take(&mut state.futures));
             *state = State { copy: copy_number(), next: state.next, ..State::default() };
         }
         state
     }
 
-    /// Has the waiter thread look again, which doesn't sleep on the word or has nothing left to do
-    /// there.
+    /// Makes the waiter thread look again, if it doesn't sleep on the word, or has nothing left to
+    /// do there.
     fn signal(&self, state: &State) {
         if state.is_served && (state.futures.is_empty() || !state.is_at_word) {
             self.signal.fetch_add(1, SeqCst);
@@ -115,7 +117,7 @@ impl Waiters {
         }
     }
 
-    /// Enters a future that has found the word taken, or goes on waiting.
+    /// Registers a future that has found the word taken, or updates its waker.
     ///
     /// # Errors
     /// `EAGAIN`, at the limit of threads.
@@ -126,10 +128,10 @@ impl Waiters {
         adopt: impl FnOnce(&Reserved) -> bool,
         serve: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Next> {
-        // What is the user's is cloned and dropped outside the mutex.
+        // User code (the waker) is cloned and dropped outside the mutex.
         let waker = waker.clone();
         let mut state = self.state();
-        // What can't be adopted is given up when the future leaves.
+        // A word that can't be adopted is given up when the future leaves.
         if let Some(reserved) = state.reserved.take_if(|reserved| Some(reserved.number) == *number) {
             if adopt(&reserved) {
                 return Ok(Next::Taken);
@@ -165,8 +167,8 @@ impl Waiters {
         Ok(Next::Wait)
     }
 
-    /// Takes a future out. One that was told and has not taken the word leaves that to the waiter
-    /// thread.
+    /// Removes a future. If it was told and hasn't taken the word, the waiter thread passes that
+    /// on.
     fn leave(&self, number: u64) {
         let mut state = self.state();
         let place = state.futures.iter().position(|waiter| waiter.number == number);
@@ -180,19 +182,19 @@ impl Waiters {
     }
 }
 
-/// A future's wait for a word.
+/// One future's wait for a word.
 pub(crate) struct Wait<'a, L: Site> {
     mapping: &'a Arc<LockMapping<L>>,
-    /// Under which it is among the [`Waiters`].
+    /// The future's number among the [`Waiters`].
     number: Option<u64>,
 }
 
 /// Why a future couldn't take a word.
 #[derive(Debug)]
 pub(crate) enum Denied {
-    /// As a thread.
+    /// For the same reason as a thread.
     Refused(Refusal),
-    /// There is no thread to wait with.
+    /// No waiter thread could be started.
     NoThread,
 }
 
@@ -201,8 +203,8 @@ impl<'a, L: Site> Wait<'a, L> {
         Wait { mapping, number: None }
     }
 
-    /// Takes the word, for the calling thread, or has the task woken when it is worth another try.
-    /// If another future has taken it in the same thread, that is waited for as well.
+    /// Takes the word for the calling thread, or arranges that the task is woken when another try
+    /// makes sense. Also waits if the calling thread owns the word by another future.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
         let poisonable = self.mapping.poisonable();
         let try_once = || match poisonable.take(self.mapping, 0, Patience::None, || true) {
@@ -212,7 +214,7 @@ impl<'a, L: Site> Wait<'a, L> {
         let mut was_told = false;
         loop {
             let mut result = try_once();
-            // As a thread that was woken does: another may have it for a moment.
+            // As a woken thread does: another thread may have the word for a moment only.
             let mut backoff = Backoff::new();
             while was_told && matches!(result, Err(Refusal::Busy)) && backoff.wait() {
                 result = try_once();
@@ -253,7 +255,7 @@ impl<L: Site> Drop for Wait<'_, L> {
     }
 }
 
-/// What a waiter thread serves, whatever it lies in.
+/// What a waiter thread serves, of any layout.
 trait Served: Send + Sync {
     fn word(&self) -> &RobustWord;
     fn waiters(&self) -> &Waiters;
@@ -269,13 +271,14 @@ impl<L: Site> Served for LockMapping<L> {
     }
 }
 
-/// Sleeps in place of futures, and tells them, until none is left.
+/// The body of a waiter thread: sleeps in place of futures, and wakes their tasks, until no future
+/// is left.
 fn serve(served: &dyn Served) {
     let (thread, word, waiters) = (Thread::current(), served.word(), served.waiters());
     let mut look = LOOK;
-    // Whether the next waiter elsewhere has been woken, since no future takes the word.
+    // Whether another waiter has been woken, since no future takes the word.
     let mut has_passed_on = false;
-    // What has been taken for a future, and whether the owner before has died.
+    // Set when this thread has taken the word for a future: whether the previous owner has died.
     let mut taken: Option<bool> = None;
     word.announce(thread);
     loop {
@@ -291,7 +294,7 @@ fn serve(served: &dyn Served) {
             state.reserved = Some(Reserved { number, thread: thread.id(), inherited, until: Instant::now() + GRACE });
             drop(state);
             tell(waker);
-            // The waker may have announced an object of its own.
+            // The waker may have announced another word.
             word.announce(thread);
             continue;
         }
@@ -332,7 +335,7 @@ fn serve(served: &dyn Served) {
             continue;
         }
         look = LOOK;
-        // One that was told has not come.
+        // A future that was told hasn't taken the word.
         let is_late = state.futures.iter().any(|waiter| waiter.waker.is_none());
         if is_late && !std::mem::replace(&mut has_passed_on, true) {
             word.wake_next();
@@ -350,17 +353,16 @@ fn serve(served: &dyn Served) {
         let waker = told.waker.take();
         drop(state);
         tell(waker);
-        // The waker may have announced an object of its own.
+        // The waker may have announced another word.
         word.announce(thread);
         futex::wait(&waiters.signal, signal, Some(Instant::now() + GRACE));
     }
     word.wake_next();
-    // Before it may be unmapped.
+    // Before the memory may be unmapped.
     thread.done();
 }
 
-/// Takes the word as a thread does that was woken, for which it is free now or within some
-/// microseconds.
+/// Takes the word as a woken thread does: if it is free now, or within some microseconds.
 fn take_soon(word: &RobustWord, thread: Thread) -> Option<bool> {
     let mut backoff = Backoff::new();
     loop {
@@ -374,18 +376,18 @@ fn take_soon(word: &RobustWord, thread: Thread) -> Option<bool> {
 }
 
 fn tell(waker: Option<Waker>) {
-    // A panic in an executor is no reason not to tell the others.
+    // A panic of an executor must not keep others from being told.
     let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake)));
 }
 
-/// Whether futex_waitv is missing, or refused.
+/// Whether futex_waitv(2) is missing or refused.
 static WITHOUT_WAITV: AtomicBool = AtomicBool::new(false);
 
 fn is_without_waitv() -> bool {
     WITHOUT_WAITV.load(Relaxed)
 }
 
-/// Sleeps while both words have these values, as far as the system can watch both.
+/// Sleeps while both words have these values; without futex_waitv(2), while the first one has.
 fn sleep(word: &AtomicU32, value: u32, signal: (&AtomicU32, u32), until: Instant) -> Woken {
     if !is_without_waitv() {
         match futex::wait_any(&[(word, value), signal], Some(until)) {
@@ -396,13 +398,13 @@ fn sleep(word: &AtomicU32, value: u32, signal: (&AtomicU32, u32), until: Instant
     futex::wait(word, value, Some(until))
 }
 
-/// Threads that serve, and what they are to serve.
+/// The waiter threads of the process, and their work.
 struct Threads {
-    /// The copy of the process that has these threads.
+    /// The number of the process (an original or a fork copy) that has these threads.
     copy: u32,
     idle: usize,
     jobs: VecDeque<Arc<dyn Served>>,
-    /// Whether all that have nothing to do are to end, until there is something again.
+    /// Whether idle threads must end, until there is work again.
     are_dismissed: bool,
 }
 
@@ -418,7 +420,7 @@ fn threads() -> MutexGuard<'static, Threads> {
     threads
 }
 
-/// Has a thread serve it.
+/// Makes a waiter thread serve it: an idle one, or a new one.
 ///
 /// # Errors
 /// `EAGAIN`, at the limit of threads.
@@ -444,7 +446,7 @@ fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
     Ok(())
 }
 
-/// What an idle thread is to serve next. None when it is to end.
+/// Waits for work. Returns `None` when the thread must end.
 fn next_job() -> Option<Arc<dyn Served>> {
     let mut threads = threads();
     if threads.idle >= MOST_IDLE {
@@ -453,7 +455,7 @@ fn next_job() -> Option<Arc<dyn Served>> {
     threads.idle += 1;
     let end = Instant::now() + LINGER;
     loop {
-        // The caller that has left it has counted this thread, or another one, out.
+        // The caller that has queued it has already counted this thread, or another, as not idle.
         if let Some(job) = threads.jobs.pop_front() {
             return Some(job);
         }
@@ -466,7 +468,7 @@ fn next_job() -> Option<Arc<dyn Served>> {
     }
 }
 
-/// Ends the threads that have nothing to do.
+/// Ends the idle waiter threads.
 pub(crate) fn dismiss() {
     threads().are_dismissed = true;
     JOB.notify_all();
@@ -505,12 +507,12 @@ mod tests {
         poll_fn(|context| wait.poll(context)).await.unwrap();
     }
 
-    /// A thread that has the word until it is told to give it up.
+    /// Starts a thread that takes the word, and gives it up when it is told to.
     fn holder(mapping: &Word) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
         holder_that(mapping, false)
     }
 
-    /// The same, which ends without giving it up if it `dies`.
+    /// The same, but if `dies`, the thread ends without giving the word up.
     fn holder_that(mapping: &Word, dies: bool) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
         let ((taken, is_taken), (go, wait)) = (mpsc::channel(), mpsc::channel());
         let mapping = mapping.clone();
@@ -551,7 +553,7 @@ mod tests {
             waiter.join().unwrap();
         });
         thread.join().unwrap();
-        // No future waits, and the waiter thread has gone, with its part of the handle.
+        // No future waits, and the waiter thread has dropped its reference to the handle.
         wait_for(|| !mapping.waiters().state().is_served && Arc::strong_count(&mapping) == 1);
         take(&mapping, Patience::None).unwrap();
         assert!(!mapping.is_taken_in_future() && mapping.poisonable.give_up(&mapping, 0));
@@ -581,7 +583,7 @@ mod tests {
             let mut wait = Wait::new(&mapping);
             assert!(wait.poll(&mut context).is_pending());
             mapping.waiters().state().losses = LOSSES;
-            // It decides with the next look.
+            // The waiter thread decides when it looks next.
             mapping.waiters().signal.fetch_add(1, SeqCst);
             futex::wake(&mapping.waiters().signal, 1);
             go.send(()).unwrap();
@@ -589,7 +591,8 @@ mod tests {
             wait_for_reservation(&mapping);
             match round % 3 {
                 0 => {
-                    // It may have been given up again, if this thread was kept waiting.
+                    // The waiter thread may have given the word up again, if this thread was
+                    // delayed.
                     while wait.poll(&mut context).is_pending() {}
                     assert!(mapping.is_taken_in_future());
                     assert_eq!(mapping.poisonable.poison().is_some(), dies);
@@ -597,7 +600,7 @@ mod tests {
                 }
                 1 => drop(wait),
                 _ => {
-                    // It isn't polled, so that others have the word.
+                    // The future isn't polled, so others get the word.
                     take(&mapping, Patience::Endless).unwrap();
                     assert_eq!(mapping.poisonable.poison().is_some(), dies);
                     assert!(mapping.poisonable.give_up(&mapping, 0));

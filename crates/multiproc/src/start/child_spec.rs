@@ -1,4 +1,5 @@
-//! What every method must hand over to a child: who it is and what it does. A method only decides how the process comes to be.
+//! What every start method passes to a child: its identity and its task. The methods differ only in
+//! how the process is made.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -16,55 +17,57 @@ use crate::remote_fn::Key;
 use crate::transfer::codec;
 use crate::transfer::payload::Payload;
 
-/// What a child is told.
+/// The description of a child, which its parent sends to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ChildSpec {
     pub(crate) identity: Identity,
-    /// The function that makes something of the payload; none for a copy of the creator, which has both in its memory.
+    /// The function that decodes the payload and runs it; none for a fork copy, which has both in
+    /// its memory.
     pub(crate) entry: Option<Entry>,
     pub(crate) options: Options,
     pub(crate) outlives_parent: bool,
     pub(crate) log: LogConfig,
     pub(crate) start_method: StartMethod,
     pub(crate) grace_period: Duration,
-    /// Whether it leaves Ctrl-C to its parent.
+    /// Whether the child leaves Ctrl-C to its parent.
     pub(crate) handles_ctrl_c: bool,
-    /// Whether it is to have children made ahead.
+    /// Whether the child keeps a standby process ready for its own starts.
     pub(crate) standby: bool,
-    /// What functions are signed with that travel as values.
+    /// The key that signs [`RemoteFn`](crate::RemoteFn) values.
     pub(crate) key: Key,
 }
 
-/// An assignment and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.
+/// A child spec and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.
 pub(crate) struct Launch<'a> {
     pub(crate) spec: &'a ChildSpec,
     pub(crate) payload: &'a Payload,
-    /// Descriptors 0 to 2, where they are not to be the creator's.
+    /// Replacements for descriptors 0 to 2; the child inherits the others from its parent.
     pub(crate) streams: &'a Streams,
-    /// What else it is given, in the order in which the assignment speaks of it.
+    /// Further descriptors, in the order in which the spec refers to them.
     pub(crate) fds: &'a [BorrowedFd<'a>],
 }
 
 impl Launch<'_> {
-    /// The name of the process, for errors.
+    /// Returns the name of the process, for errors.
     pub(crate) fn name(&self) -> &str {
         &self.spec.identity.name
     }
 }
 
-/// A process that has come to life.
+/// A process that has been made.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: i32,
-    /// None if the process is gone already, reaped by somebody else.
+    /// None if another part of the program has already reaped the process.
     pub(crate) pidfd: Option<OwnedFd>,
     /// The parent's end of the child's socket.
     pub(crate) socket: OwnedFd,
-    /// A report that came before anything else.
+    /// The child's report, if it arrived during the start.
     pub(crate) early: Option<Report>,
 }
 
-/// The front of a body that has a head and a tail: the length of the encoded head as eight bytes, and the head.
+/// Encodes the first part of a message body with a head and a tail: the length of the encoded head
+/// as eight bytes, and the head. The tail follows.
 pub(crate) fn join<T: Serialize>(head: &T) -> Vec<u8> {
     let head = codec::pack(head);
     let mut front = Vec::with_capacity(8 + head.len());
@@ -73,7 +76,7 @@ pub(crate) fn join<T: Serialize>(head: &T) -> Vec<u8> {
     front
 }
 
-/// The other way: the head, and the tail's bytes.
+/// The inverse of [`join`]: returns the head, and the tail's bytes.
 pub(crate) fn split<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<(T, &[u8]), String> {
     let (len, rest) = body.split_first_chunk::<8>().ok_or("it is too short")?;
     let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| "its head is too long")?;

@@ -1,11 +1,11 @@
 //! Whether the server's children have the rights of the thread that calls `start`, and no more; and
-//! the go-ahead.
+//! the message `GO_AHEAD`.
 //!
-//! A server has the rights of the thread that executed it, at that moment. Each start compares
-//! those with the rights that the calling thread has now. That takes some 30 system calls, so it is
-//! done while the child comes to life: the child waits for the parent's go-ahead before it does
-//! anything of the user's, and gets none if the server is of no use. `PROTOCOL.md`, "Confinement",
-//! says what is compared, how, and what is done where nothing can be read.
+//! A server has the rights that the thread that executed it had at that moment. Each start compares
+//! them with the calling thread's present rights. That takes some 30 system calls, so it is done
+//! while the child is being made: the child waits for `GO_AHEAD` before it runs any of the user's
+//! code, and doesn't get it if the server has other rights. "Confinement" in `PROTOCOL.md` says
+//! what is compared, how, and what is done where something can't be read.
 
 use std::cell::OnceCell;
 use std::io;
@@ -18,8 +18,8 @@ use multiproc_os::settings::Settings;
 use super::kind;
 use crate::transfer::packet;
 
-/// What the calling thread hands down to a process that it makes now. Looked at when it is first
-/// asked for.
+/// The rights and settings that the calling thread passes on to a process that it makes now. Read
+/// at the first use.
 #[derive(Default)]
 pub(crate) struct Moment(OnceCell<(Confinement, Settings)>);
 
@@ -31,40 +31,42 @@ impl Moment {
         })
     }
 
-    /// Whether it has been looked at.
+    /// Whether they have been read.
     pub(crate) fn is_known(&self) -> bool {
         self.0.get().is_some()
     }
 
-    /// Looks, unless it has been looked at: before the process is made that it is about.
+    /// Reads them, unless that has been done. Called before the process is made.
     pub(crate) fn look(&self) {
         self.get();
     }
 }
 
-/// What a server has been made with.
+/// The rights and settings that a server was made with.
 pub(crate) struct Made {
     confinement: Confinement,
     settings: Settings,
-    /// Whether the thread that made it could look into it. If not, that says nothing later either.
+    /// Whether the thread that made the server could inspect it. If it could not, a later failure
+    /// says nothing.
     may_look: bool,
-    /// The thread that made it.
+    /// The thread that made the server.
     maker: ThreadId,
 }
 
-/// Whether a server is of use to the calling thread.
+/// Whether the calling thread can use a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// It has the same rights.
+    /// The server has the same rights.
     Same,
-    /// It has others.
+    /// The server has other rights.
     Other,
-    /// It has the same as far as they can be read, but the thread may have given up others.
+    /// The server has the same rights as far as they can be read, but the thread may have given up
+    /// others.
     Unknown,
 }
 
 impl Made {
-    /// Of the server `pid`, which the calling thread has just executed, and which has answered.
+    /// For the server `pid`, which the calling thread has just executed, and which has answered.
     pub(crate) fn new(moment: &Moment, pid: i32) -> Made {
         let (mut confinement, settings) = moment.get().clone();
         confinement.complete(|| Confinement::current().0);
@@ -72,27 +74,26 @@ impl Made {
         Made { confinement, settings, may_look, maker: thread::current().id() }
     }
 
-    /// Whether it can't be seen if a thread has less than the server, unless it has something else
-    /// too.
+    /// Whether a thread could have fewer rights than the server without a visible difference.
     pub(crate) fn is_blind(&self) -> bool {
         self.confinement.may_tighten_unseen(self.may_look) || self.has_filters_of_another_thread()
     }
 
-    /// Whether it has filters that one of this process's threads has added, and not the calling
-    /// one: that may have added others, as many.
+    /// Whether the server has seccomp filters that a thread of this process other than the calling
+    /// one has added: the calling thread may have added as many different ones.
     fn has_filters_of_another_thread(&self) -> bool {
         self.confinement.has_filters_of_its_own() && self.maker != thread::current().id()
     }
 
-    /// Whether the server `pid`, of which this is told, is of use to the calling thread, whose
-    /// moment this is.
+    /// Whether the calling thread, with its rights in `moment`, can use the server `pid`, to which
+    /// `self` belongs.
     pub(crate) fn fit(&self, moment: &Moment, pid: i32) -> Fit {
         let (now, _) = moment.get();
         if self.confinement != *now {
             return Fit::Other;
         }
         match self.may_look {
-            // A server that is gone is none of those that can be looked into.
+            // The check also fails for a server that has ended.
             true if !confinement::may_look_into(pid).unwrap_or(false) => Fit::Other,
             may_look if now.may_tighten_unseen(may_look) => Fit::Unknown,
             _ if self.has_filters_of_another_thread() => Fit::Unknown,
@@ -100,9 +101,9 @@ impl Made {
         }
     }
 
-    /// Sends a child of the server the go-ahead, on the socket that it waits on, with the settings
-    /// if they differ from the server's. Returns whether they do; then the child tells when it has
-    /// taken them on.
+    /// Sends `GO_AHEAD` to a child of the server, on the socket on which it waits, with the
+    /// settings if they differ from the server's. Returns whether they differ; the child then
+    /// acknowledges that it has applied them.
     pub(crate) fn go_ahead(&self, moment: &Moment, socket: impl AsFd) -> io::Result<bool> {
         let (_, settings) = moment.get();
         let differs = self.settings != *settings;
@@ -112,24 +113,24 @@ impl Made {
     }
 }
 
-/// What the parent said to a child of the server.
+/// The parent's decision about a child of the server.
 pub(crate) enum Word {
-    /// It is to go ahead as it is.
+    /// Go ahead without changes.
     Go,
-    /// It is to go ahead, has taken on what it lacked, and is to say so.
+    /// Go ahead; the settings have been applied, and the child must acknowledge that.
     GoAndTell,
-    /// It may not have what it would need.
+    /// The child isn't allowed to apply a setting.
     Unfit,
-    /// It is of no use, or the parent is gone.
+    /// Leave: the child isn't wanted, or the parent is gone.
     Leave,
 }
 
-/// In a child of the server: waits for the go-ahead, and takes on what it lacks.
+/// In a child of the server: waits for `GO_AHEAD`, and applies the settings in it.
 pub(crate) fn await_word(socket: OwnedFd) -> Word {
     match packet::receive(&socket, true) {
         Ok(packet) if packet.kind == kind::GO_AHEAD && packet.front().is_empty() => Word::Go,
         Ok(packet) if packet.kind == kind::GO_AHEAD => match Settings::from_bytes(packet.front()) {
-            // The umask is set without a look: to look is to set it.
+            // The umask is set without being read first: it can only be read by setting it.
             Some(settings) if settings.take_on(&Settings::current(None)).is_ok() => Word::GoAndTell,
             _ => Word::Unfit,
         },

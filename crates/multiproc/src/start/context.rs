@@ -1,10 +1,11 @@
-//! What a child shares with its creator at the moment of the start: environment, current directory,
-//! descriptors 0 to 2. (Its settings, as umask and priorities, come with the go-ahead:
-//! `confinement.rs`.)
+//! The context that a child gets from its parent at the moment of the start: environment, current
+//! directory, descriptors 0 to 2. (Settings such as umask and priorities come with the message
+//! `GO_AHEAD`; see `confinement.rs`.)
 //!
-//! An exec'd child inherits them. To a child of the server they are handed: the environment by way of the server, which is told when it has
-//! changed, the rest by descriptors that come with each request. The server itself keeps none of them: a pipe that is somebody's stdout must
-//! end when its users have ended, and a directory must not be held.
+//! An exec'd child inherits its context. A child of the server gets the environment through the
+//! server, which is told when it has changed, and the rest as descriptors that come with each
+//! request. The server keeps no descriptors: a pipe that is a child's stdout must hang up when its
+//! users have ended, and the server must not keep a directory in use.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,15 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::stdio::Streams;
 
-/// What a request says of the surroundings. Descriptors come beside it: the directory if it is another, then those of 0 to 2 that are open.
+/// The context as a request describes it. The descriptors travel with the request: the directory if
+/// it has changed, then those of 0 to 2 that are open.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Context {
-    /// The environment, if it is another than the last time.
+    /// The environment, if it differs from the last one sent.
     #[serde(with = "serde_bytes")]
     environment: Option<Vec<u8>>,
-    /// Whether the directory comes too.
+    /// Whether the directory's descriptor comes with the request.
     directory: bool,
-    /// Which of 0 to 2 are open.
+    /// Which of descriptors 0 to 2 are open and come with the request.
     streams: [bool; 3],
 }
 
@@ -31,27 +33,29 @@ pub(crate) struct Context {
 pub(crate) struct Known {
     /// The environment.
     environment: Option<Vec<u8>>,
-    /// Which directory it is in.
+    /// The directory that the other side is in.
     directory: Option<directory::Id>,
 }
 
-/// What of the surroundings goes beside the request, or is kept.
+/// The parts of a context that are sent as descriptors beside the request, or remembered after
+/// sending.
 pub(crate) struct Outgoing<'a> {
-    /// The environment, if it is another.
+    /// The environment, if it has changed.
     environment: Option<Vec<u8>>,
     directory: Option<OwnedFd>,
     streams: [Option<BorrowedFd<'a>>; 3],
 }
 
 impl Outgoing<'_> {
-    /// What goes beside the request.
+    /// Returns the descriptors that go beside the request.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.directory.iter().map(AsFd::as_fd).chain(self.streams.into_iter().flatten())
     }
 }
 
 impl Known {
-    /// The server has been told this; of it, it remembers the environment. Gives what the child that it makes knows.
+    /// Records what the server has been told; the server remembers only the environment. Returns
+    /// what the child that it makes knows.
     pub(crate) fn learn(&mut self, told: Outgoing<'_>) -> Known {
         if let Some(environment) = told.environment {
             self.environment = Some(environment);
@@ -60,8 +64,10 @@ impl Known {
     }
 }
 
-/// The surroundings of this process, now, but for the descriptors that are given, for somebody who knows this much. The directory goes along
-/// unless it is `here`, and known. Without `given`, descriptors 0 to 2 are left out: nobody is to hold them who doesn't use them.
+/// Collects the current context for a receiver that already has `known`. The directory is left out
+/// if it is `here` and the receiver is in it. The streams that are set in `given` replace this
+/// process's own; without `given`, descriptors 0 to 2 are left out, since a process must not hold
+/// streams that it doesn't use.
 pub(crate) fn current<'a>(
     known: &Known,
     here: Option<directory::Id>,
@@ -85,9 +91,8 @@ pub(crate) fn current<'a>(
     Ok((context, Outgoing { environment, directory, streams }))
 }
 
-/// Sends the surroundings of this process beside a request, with `send`, as [`current`] collects
-/// them.
-///
+/// Collects the context as [`current`] does and passes it to `send`, which sends it beside a
+/// request.
 pub(crate) fn send<'a>(
     known: &Known,
     here: Option<directory::Id>,
@@ -100,7 +105,7 @@ pub(crate) fn send<'a>(
     })
 }
 
-/// The part of the surroundings that the server does not keep.
+/// The parts of the context that the server does not keep.
 #[derive(Debug)]
 pub(crate) struct Handed {
     directory: Option<OwnedFd>,
@@ -108,18 +113,18 @@ pub(crate) struct Handed {
 }
 
 impl Context {
-    /// Whether there is another directory to go to.
+    /// Whether the child changes to another directory.
     pub(crate) fn moves(&self) -> bool {
         self.directory
     }
 
-    /// In the server: takes on the environment, and sorts the descriptors that came with the request.
+    /// In the server: sets the environment, and sorts the descriptors that came with the request.
     ///
     /// # Safety
-    /// No other thread may run, and nobody may hold a pointer into the environment.
+    /// No other thread may run, and no pointer into the environment may be in use.
     pub(crate) unsafe fn receive(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<Handed> {
         if let Some(environment) = self.environment {
-            // SAFETY: as the caller says.
+            // SAFETY: guaranteed by the caller.
             unsafe { environment::replace(environment)? };
         }
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
@@ -129,23 +134,25 @@ impl Context {
 }
 
 impl Handed {
-    /// In the server, before it copies itself: goes to the directory, where the copy will be.
+    /// In the server, before it copies itself: changes to the directory, so that the copy starts
+    /// there.
     pub(crate) fn enter(&self) -> io::Result<()> {
         self.directory.as_ref().map_or(Ok(()), directory::change)
     }
 
-    /// In the child: takes on the rest.
+    /// In the child: installs descriptors 0 to 2.
     pub(crate) fn take_on(self) -> io::Result<()> {
         stdio::replace(self.streams.0)
     }
 }
 
-/// In the server, afterwards.
+/// In the server, after copying itself: changes back to `/`.
 pub(crate) fn leave() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// In the server: lets go of the surroundings that it was exec'd in.
+/// In the server: closes descriptors 0 to 2 (they become `/dev/null`) and leaves the directory that
+/// it was executed in.
 pub(crate) fn let_go() -> io::Result<()> {
     stdio::replace([None, None, None])?;
     leave()

@@ -1,4 +1,5 @@
-//! The child's first steps, the same for every method; and `init`, where a copy of the program turns off to become one.
+//! [`init`], at which an exec'd copy of the program becomes a child or a server; and a child's
+//! first steps, the same for every start method.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -28,19 +29,21 @@ use crate::transfer::codec::{self, CodecError};
 use crate::transfer::packet;
 use crate::transfer::payload::Payload;
 
-/// The code with which a copy of the program leaves that can't be what it was exec'd for: `EX_SOFTWARE` of sysexits.h.
+/// The exit code of a process that can't do what it was started for: `EX_SOFTWARE` of sysexits.h.
 pub(crate) const REFUSED: i32 = 70;
 
-/// Whether a child of this process would find its way: `init` has run here.
+/// Whether `init` has run here, so that a child of this process would reach its target.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
 
-/// Where a child process turns off to its target. Call it first thing in `main`, or have `#[multiproc::main]` do so.
+/// Runs the target in a child process. Call it as the first statement of `main`, or let
+/// `#[multiproc::main]` do so.
 ///
-/// In a process that a user has started it does next to nothing, and returns. In a process that multiproc has started it never
-/// returns: the target runs, and the process exits. So whatever stands before it in `main` runs in every child again.
+/// In a process that was not started by this library, it does next to nothing and returns. In a
+/// child process it never returns: the target runs, and the process exits. So any code before it in
+/// `main` runs again in every child.
 ///
-/// `#[multiproc::main]` is the same, and children end a little sooner with it (some 30 µs): as
-/// nothing stands before it, no exit handler can have been registered that a child would have to
+/// `#[multiproc::main]` does the same, and children end a little sooner with it (some 30 µs): since
+/// no code runs before it, no exit handler can have been registered that a child would have to
 /// call.
 ///
 /// ```
@@ -55,7 +58,7 @@ pub fn init() {
     begin_program(false);
 }
 
-/// As [`init`]. If nothing of the program's own can have run yet but constructors, `is_first`, a
+/// As [`init`]. With `is_first`, no code of the program but constructors can have run before, and a
 /// child of the fork server ends sooner.
 pub(crate) fn begin_program(is_first: bool) {
     if HAS_ENTRY.load(Relaxed) {
@@ -65,30 +68,32 @@ pub(crate) fn begin_program(is_first: bool) {
     match std::env::var_os(VARIABLE) {
         None => {
             HAS_ENTRY.store(true, Relaxed);
-            // Without it, `exit` would not end the children; they'd be ended by the kernel.
+            // Without it, the kernel would end the children when this process calls `exit`.
             let _ = at_exit::arrange();
         }
         Some(value) => dispatch(&value.to_string_lossy(), is_first),
     }
 }
 
-/// Whether a child of this process would find its way.
+/// Whether a child of this process would reach its target.
 pub(crate) fn exists() -> bool {
-    // With the variable still set, this is a copy that has not come by `init`.
+    // If the variable is still set, this is an exec'd copy that has not called `init`.
     HAS_ENTRY.load(Relaxed) && std::env::var_os(VARIABLE).is_none()
 }
 
-/// In an exec'd copy: becomes what the parent says.
+/// In an exec'd copy: becomes a child or a server, as the parent says.
 fn dispatch(variable: &str, is_first: bool) -> ! {
     let socket = match variable.parse::<RawFd>() {
-        // SAFETY: the parent has handed this descriptor down for us alone; if it is not open, or is something else, the next check
-        // says so, and the process ends.
+        // SAFETY: the parent has passed this descriptor to this process alone. If it is not open or
+        // is something else, the next check says so, and the process ends.
         Ok(fd) if fd > 2 => unsafe { OwnedFd::from_raw_fd(fd) },
-        _ => leave(&format!("the environment has {VARIABLE}={variable}, which is no descriptor of multiproc's")),
+        _ => leave(&format!(
+            "the environment has {VARIABLE}={variable}, which is not a descriptor that multiproc has passed"
+        )),
     };
     if !fd_passing::is_packet_socket(socket.as_fd()) {
         std::mem::forget(socket);
-        leave(&format!("the environment has {VARIABLE}={variable}, but that descriptor is no socket of multiproc's"));
+        leave(&format!("the environment has {VARIABLE}={variable}, but that descriptor is not a multiproc socket"));
     }
     if let Err(error) = sanitize(socket.as_fd()) {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
@@ -108,8 +113,8 @@ fn dispatch(variable: &str, is_first: bool) -> ! {
             (Ok(_), Ok(threads)) => refuse(
                 socket,
                 &format!(
-                    "the server that makes processes has {threads} threads already. multiproc::init() must come before anything \
-                     that starts a thread: call it first thing in main. If that can't be helped, use StartMethod::Spawn"
+                    "the fork server has {threads} threads already. multiproc::init() must run before anything \
+                     that starts a thread: call it as the first statement of main. If that is impossible, use StartMethod::Spawn"
                 ),
             ),
             (Err(error), _) | (_, Err(error)) => {
@@ -117,31 +122,32 @@ fn dispatch(variable: &str, is_first: bool) -> ! {
             }
         },
         Err(Unfit::Because(reason)) => refuse(socket, &reason),
-        // Silently: a parent that ends while it starts something, of a Ctrl-C for example, is no news.
+        // Silently: a parent that ends during a start, for example by Ctrl-C, is not an error.
         Err(Unfit::Alone) => std::process::exit(REFUSED),
     }
 }
 
-/// Makes an exec'd copy a clean process: no trace of how it came to be. What is open beside the
-/// socket and descriptors 0 to 2 it has opened itself, before it came by here: nothing else is
-/// inherited.
+/// Removes all traces of how an exec'd copy was started. Apart from the socket and descriptors 0 to
+/// 2, it inherits no descriptors; others are open only if its own code has opened them before
+/// `init`.
 fn sanitize(socket: BorrowedFd<'_>) -> std::io::Result<()> {
-    // SAFETY: nothing of the program has run yet, so there is one thread, or those of libraries that were loaded with it.
+    // SAFETY: none of the program's code has run yet, so there is one thread, or also those of
+    // libraries that were loaded with it.
     unsafe { std::env::remove_var(VARIABLE) };
     fd_passing::close_on_exec(socket)?;
     stdio::ensure_open()?;
     signal::ignore_sigpipe()
 }
 
-/// Tells the parent why this process is of no use, and ends it.
+/// Tells the parent why this process can't be used, and ends it.
 pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
     say_why(&socket, reason);
-    // Before anything that may block, such as a full pipe for stderr.
+    // Before anything that may block, such as writing to stderr when that is a full pipe.
     drop(socket);
     leave(reason)
 }
 
-/// The message by which a process says why it is of no use.
+/// Sends the message `REFUSED`, which says why this process can't be used.
 pub(crate) fn say_why(socket: &OwnedFd, reason: &str) {
     let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
 }
@@ -151,20 +157,21 @@ fn leave(reason: &str) -> ! {
     std::process::exit(REFUSED)
 }
 
-/// What a child itself says to its parent before it begins.
+/// The start acknowledgement: what a child itself sends to its parent before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum StartAck {
-    /// Nothing: it is known, or the server says it.
+    /// Nothing: the parent doesn't wait, or the server sends the acknowledgement.
     No,
-    /// That it has started.
+    /// `STARTED`.
     Yes,
-    /// The same, with its pidfd: the parent may not be able to open it, once the kernel or another
-    /// part of the program has reaped it.
+    /// `STARTED` with its pidfd: the parent may not be able to open one, once the kernel or another
+    /// part of the program has reaped the child.
     WithPidfd,
 }
 
-/// The life of a child that was sent its order, up to its exit. `fds` are the descriptors that it
-/// is given beside its surroundings; on `go` it is given the go-ahead, if it needs one.
+/// Runs a child, from its launch message up to its exit. `fds` are the descriptors that come with
+/// the spec, besides those of its context. `go` is the socket on which it receives `GO_AHEAD`, if
+/// it must wait for that.
 pub(crate) fn begin(
     launch: &[u8],
     payload: Payload,
@@ -175,18 +182,18 @@ pub(crate) fn begin(
 ) -> ! {
     let spec = match child_spec::split::<ChildSpec>(launch) {
         Ok((spec, _)) => spec,
-        Err(error) => refuse(socket, &format!("the assignment is garbage: {error}")),
+        Err(error) => refuse(socket, &format!("the child spec can't be decoded: {error}")),
     };
     let entry = match spec.entry.map(Entry::function) {
         Some(Ok(entry)) => entry,
         Some(Err(error)) => refuse(socket, &error.to_string()),
-        None => refuse(socket, "the assignment lacks a target"),
+        None => refuse(socket, "the child spec has no target"),
     };
     HAS_ENTRY.store(true, Relaxed);
     run_child(spec, fds, socket, ack, go, || entry(payload))
 }
 
-/// A child's life, whichever way it has come: sets itself up, does the task, reports, exits.
+/// Runs a child of any start method: sets it up, runs `task`, sends the report, exits.
 pub(crate) fn run_child(
     spec: ChildSpec,
     fds: impl Iterator<Item = OwnedFd>,
@@ -199,7 +206,7 @@ pub(crate) fn run_child(
     if !spec.outlives_parent {
         match lifeline::arm(&socket) {
             Ok(true) => {}
-            // The parent is gone already, or has killed this process by way of its lifeline.
+            // The parent is already gone, or has killed this process through its lifeline.
             Ok(false) => lifeline::end(),
             Err(_) => leave_with(REFUSED),
         }
@@ -217,8 +224,8 @@ pub(crate) fn run_child(
     }
     let _ = at_exit::arrange();
     panic_hook::install(&name, &socket);
-    // As late as can be, since it is on its way meanwhile; and before anything of the user's, or
-    // what overrides it.
+    // As late as possible, because the parent is sending it meanwhile; and before any of the user's
+    // code, and before options that override settings.
     match go.map_or(Word::Go, confinement::await_word) {
         Word::Go => {}
         Word::GoAndTell if ack == StartAck::No => ack = StartAck::Yes,
@@ -227,12 +234,14 @@ pub(crate) fn run_child(
         Word::Leave => leave_with(REFUSED),
     }
     let options = spec.options;
-    // SAFETY: nothing of the program runs in this process yet, so nobody looks at the environment.
+    // SAFETY: none of the program's code runs in this process yet, so nothing accesses the
+    // environment.
     if let Err(not_set) = unsafe { options.apply() } {
         fail(socket, &not_set.what, &not_set.source);
     }
     if !options.environment.is_empty() || fork::is_copy() {
-        // What was removed is in the strings that the program was executed with, or was told of.
+        // Removed variables are still in the strings that the process was executed with, or was
+        // sent.
         let environment = environment::snapshot().leak().as_ptr_range();
         show_name(&name, Some(environment.start as usize..environment.end as usize));
     }
@@ -247,7 +256,7 @@ pub(crate) fn run_child(
     log::event(log::Level::Info, format_args!("child process calling self.run()"));
     let report = task();
     if threads::getpid() != pid {
-        // The target has forked, and this is the copy: the result is its original's to send.
+        // The target has forked, and this is the copy: only the original sends the result.
         leave_with(report.exit_code());
     }
     let report = report.send(&socket);
@@ -260,18 +269,19 @@ pub(crate) fn run_child(
     leave_with(report.exit_code())
 }
 
-/// Tells the parent that the child is there, and what its pidfd is: by the time that the parent
-/// could open it, another part of the parent's program may have reaped it.
+/// Tells the parent that the child has started, and passes its pidfd: another part of the parent's
+/// program may reap the child before the parent can open one.
 pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
     if packet::send(socket, kind::STARTED, &[], &fds).is_err() && !fds.is_empty() {
-        // Too many descriptors of this user are on their way. The parent opens it.
+        // The kernel's limit of descriptors in transit for this user is reached. The parent opens
+        // the pidfd itself.
         let _ = packet::send(socket, kind::STARTED, &[], &[]);
     }
 }
 
-/// Ends this process in the way that is right for how it was made: by `exit`, unless it is a forked copy of its creator, whose exit handlers
-/// are not its own.
+/// Ends this process by `exit`. A fork copy leaves without running the exit handlers, which belong
+/// to its parent.
 pub(crate) fn leave_with(code: i32) -> ! {
     if fork::is_copy() {
         multiproc_os::fork::leave(code);
@@ -279,13 +289,13 @@ pub(crate) fn leave_with(code: i32) -> ! {
     multiproc_os::at_exit::exit(code)
 }
 
-/// Limits this process's memory, and has it tell if that is what it dies of.
+/// Sets the memory limit, and installs the handler that reports if the process dies of it.
 fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
     let message = packet::encode(kind::FAILED, &codec::pack(&Failure::MemoryLimit { limit }));
     if let Err(error) = memory_watch::arm(socket.as_raw_fd(), message) {
         stdio::tell(&format!("Process {}: {error}\n", current::current_process().name()));
     }
-    // The limit of a resource that is within the hard limit, as `Options::apply` has seen, can be set.
+    // This can't fail: `Options::apply` has checked that the value is within the hard limit.
     let _ = options.limit_memory();
 }
 
@@ -297,37 +307,39 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     leave_with(REFUSED)
 }
 
-/// Tells the parent that this child of the server can't have a setting of its own, because it isn't
-/// allowed to take it on, and ends this process.
+/// Tells the parent that this child of the server isn't allowed to apply one of its settings, and
+/// ends this process.
 pub(crate) fn unfit(socket: OwnedFd) -> ! {
     let _ = packet::send(&socket, kind::UNFIT, &[], &[]);
     drop(socket);
     leave_with(REFUSED)
 }
 
-/// Has `ps` and `top` show the name: in place of the program's where they show that, and behind it
-/// where they show the command line. And has `/proc/PID/environ` show the strings at `environment`,
-/// if that is given; they stay there.
+/// Makes `ps` and `top` show the name: in place of the program's name, and after the program in the
+/// command line. If `environment` is given, also makes `/proc/PID/environ` show the strings there;
+/// they must stay in place.
 pub(crate) fn show_name(name: &str, environment: Option<Range<usize>>) {
     threads::set_name(name);
     let mut arguments = std::env::args_os().map(OsStringExt::into_vec);
     let title: Vec<Vec<u8>> =
         arguments.next().into_iter().chain([format!("[{name}]").into_bytes()]).chain(arguments).collect();
     if let Some(ranges) = memory_ranges() {
-        // Not every kernel can do it, and nothing depends on it.
+        // Not every kernel supports this, and nothing depends on it.
         let _ = title::set(ranges, &title, environment);
     }
 }
 
-/// Read once, by the server for all its copies.
+/// Returns where the kernel looks for arguments and environment. The server reads this once for all
+/// its copies.
 pub(crate) fn memory_ranges() -> Option<&'static title::Ranges> {
     static RANGES: OnceLock<Option<title::Ranges>> = OnceLock::new();
     RANGES.get_or_init(|| title::Ranges::current().ok()).as_ref()
 }
 
-/// Makes a [`Run`] value of the payload and runs it. One of these for each type; an [`Entry`] is the place of one.
+/// Decodes the payload as a [`Run`] value and runs it. This is instantiated for each type; an
+/// [`Entry`] is the address of one instance.
 ///
-/// All code of the user's is called inside: no panic gets out.
+/// All of the user's code is called inside, so that no panic gets out.
 pub(crate) fn enter<R, Via>(payload: Payload) -> Report
 where
     R: Run,
@@ -336,7 +348,7 @@ where
     perform(|| R::unpack(payload, Private(())))
 }
 
-/// Runs a value, and makes a report of what comes of it.
+/// Runs a value, and returns the report.
 pub(crate) fn perform<R, Via>(run: impl FnOnce() -> Result<R, CodecError>) -> Report
 where
     R: Run,

@@ -1,8 +1,8 @@
-//! The method `Fork`: this process copies itself, and the copy runs what is in its memory already.
+//! The method `Fork`: this process copies itself, and the copy runs what is already in its memory.
 //!
-//! The copy goes on from here, in the middle of its creator's stack, and never returns from it. It lets go of what its creator has of
-//! multiproc (sockets of other children and of the server, finalizers), and leaves without the creator's exit handlers. What the
-//! program itself has open stays open.
+//! The copy goes on in the middle of its parent's stack and never returns from it. It releases the
+//! parent's multiproc resources (sockets of other children and of the server, finalizers), and
+//! leaves without running the parent's exit handlers. The program's own open descriptors stay open.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -21,7 +21,8 @@ use crate::process::stdio::{Ends, Streams};
 use crate::process::{at_exit, children};
 use crate::{Error, Result};
 
-/// The process that is a forked copy, if this is one: a copy that the user makes of it by other means is none.
+/// The pid of this process if it was made by this method. Copies made by the user's own fork(2)
+/// don't count.
 static COPY: AtomicI32 = AtomicI32::new(0);
 
 /// Whether this process was made by this method.
@@ -29,7 +30,8 @@ pub(crate) fn is_copy() -> bool {
     COPY.load(Relaxed) == threads::getpid()
 }
 
-/// Starts a process that runs `task`. The ends of pipes, `ends`, are this process's alone, and given back.
+/// Starts a process that runs `task`. `ends` are the parent's ends of pipes: the copy drops them,
+/// the parent gets them back.
 pub(crate) fn start(
     spec: ChildSpec,
     streams: Streams,
@@ -41,18 +43,18 @@ pub(crate) fn start(
         let name = name.clone();
         move |source| Error::Start { process: name, what: what.into(), source }
     };
-    // Its keeper is a thread of ours.
+    // The keeper is a thread of this process.
     standby::dismiss();
     #[cfg(feature = "async")]
     crate::shm::waiters::dismiss();
-    // A thread that has been joined is on the kernel's list a moment longer.
-    let mut threads = threads::count().map_err(fail("its threads could not be counted"))?;
+    // A thread that has been joined stays on the kernel's list a moment longer.
+    let mut threads = threads::count().map_err(fail("the threads of this process could not be counted"))?;
     for _ in 0..10 {
         if threads == 1 {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
-        threads = threads::count().map_err(fail("its threads could not be counted"))?;
+        threads = threads::count().map_err(fail("the threads of this process could not be counted"))?;
     }
     if threads > 1 {
         let tasks = threads::list().unwrap_or_default();
@@ -62,14 +64,14 @@ pub(crate) fn start(
     if guarded {
         forkserver::guard(&name, None);
     }
-    let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let (ours, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
     let by_main_thread = threads::is_main();
-    // Read once, and not by each copy.
+    // Read once here instead of in each copy.
     let _ = entry::memory_ranges();
-    // Lest both write what is in the buffer.
+    // Otherwise both processes would write what is in the buffer.
     let _ = std::io::stdout().flush();
-    // SAFETY: there is one thread, as just counted; it is the calling one, so nobody makes another.
-    match unsafe { fork::fork() }.map_err(fail("fork"))? {
+    // SAFETY: this is the only thread, as just counted, so no other thread can be created.
+    match unsafe { fork::fork() }.map_err(fail("fork failed"))? {
         Side::Copy => {
             drop((ours, ends));
             run_child(spec, streams, theirs, by_main_thread, task)
@@ -84,7 +86,7 @@ pub(crate) fn start(
     }
 }
 
-/// The copy's life.
+/// Runs the copy.
 fn run_child(
     spec: ChildSpec,
     streams: Streams,
@@ -93,7 +95,7 @@ fn run_child(
     task: impl FnOnce() -> Report,
 ) -> ! {
     COPY.store(threads::getpid(), Relaxed);
-    // Nothing may unwind into the frames of the creator.
+    // A panic must not unwind into the parent's frames.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         if let Err(error) = signal::reset_to_defaults()
             .and_then(|()| stdio::replace_some(streams.0))
@@ -109,13 +111,14 @@ fn run_child(
         lifeline::forget_risk();
         lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
-        // What there is to be given it has in its memory.
+        // The copy needs no descriptors: everything is in its memory.
         entry::run_child(spec, std::iter::empty(), socket, StartAck::WithPidfd, None, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }
 
-/// The parent's side, once the copy is there: waits until it says that it has its own signal handling, and so can be ended.
+/// The parent's side after the fork: waits until the child says that it has its own signal
+/// handling, and can therefore be terminated.
 fn started(name: &str, pid: i32, socket: OwnedFd) -> Result<Started> {
     let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
     let answer = handshake::answer_of_child(name, &socket).and_then(|answer| match answer.pidfd {

@@ -1,7 +1,7 @@
 //! The method `ForkServer`: a clean copy of the program makes each child by copying itself.
 //!
-//! The upper half is the parent's side, the lower half the server's. `PROTOCOL.md` has the messages, and what each side sees when the
-//! other dies.
+//! The first half of this file is the parent's side, the second half the server's. `PROTOCOL.md`
+//! describes the messages, and what each side sees when the other dies.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,65 +29,67 @@ use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
 use crate::{Error, Result};
 
-/// What comes before the assignment in a request to the server.
+/// The part of a request to the server before the child spec.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
-    /// Where the kernel writes the child's pid.
+    /// The slot to which the kernel writes the child's pid.
     slot: u16,
-    /// What the child itself is to say. If nothing, the server says that it has started.
+    /// What the child itself acknowledges. If nothing, the server sends `STARTED`.
     ack: StartAck,
-    /// Whether the server is to end it if it outlives its parent. See `guard`.
+    /// Whether the server must end the child if it outlives its parent. See `guard`.
     guarded: bool,
     context: Context,
 }
 
 impl Request {
-    /// A request to a process that is there already.
+    /// A request to a standby, which exists already.
     pub(crate) fn to_standby(ack: StartAck, context: Context) -> Request {
         Request { slot: 0, ack, guarded: false, context }
     }
 }
 
-/// A server that runs, as far as its parent knows.
+/// A running server, as far as its parent knows.
 struct Server {
     process: Arc<ServerProcess>,
     /// Slots that no start in flight uses.
     free: Vec<u16>,
-    /// What it has been told of the surroundings.
+    /// What it has been told of the parent's context.
     known: Known,
-    /// Whether it is told which children are to end with this process. See `guard`.
+    /// Whether it is told which children must end with this process. See `guard`.
     guards: bool,
 }
 
-/// The part of a server that starts in flight share. The last of them, and the server is reaped, be it alive or dead.
+/// The part of a server that starts in flight share. When the last reference is dropped, the server
+/// is killed and reaped.
 pub(crate) struct ServerProcess {
     copy: Copy,
     slots: PidSlots,
-    /// What the thread had that executed it. Children of one that has given up some of that must
-    /// not have it.
+    /// The rights of the thread that executed the server. A thread that has given up some of them
+    /// must not start children from it.
     made: Made,
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
 
-/// Nobody is in the middle of a request to the server while this is there.
+/// While this exists, no thread is in the middle of a request to the server.
 pub(crate) struct Pause(#[allow(dead_code)] std::sync::MutexGuard<'static, Option<Server>>);
 
-/// None if somebody is, and for longer than anybody should wait.
+/// None if a thread is in the middle of a request for too long.
 pub(crate) fn pause() -> Option<Pause> {
     standby::within_a_moment(&SERVER).map(Pause)
 }
 
-/// How long the keeper waits for a standby: the end of the process waits for the keeper.
+/// How long the keeper waits for a standby. Short, since the end of the process waits for the
+/// keeper.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// How often a start is tried again after the server has died under it.
+/// How often a start is tried if the server dies each time.
 const ATTEMPTS: u32 = 3;
 
 /// Starts the process that `launch` describes.
 pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let here = match directory::id() {
-        // The server could not go there; a copy that is exec'd is there.
+        // The server could not change to this directory; an exec'd copy inherits it.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(launch),
         here => here.ok(),
     };
@@ -106,11 +108,12 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     }
 }
 
-/// Ends this process's server, if it has one: nobody will need it any more. (It would end by itself; but then somebody else has to
-/// reap it, and not every first process of a container does.)
+/// Ends this process's server, if it has one. (The server would also end by itself after this
+/// process, but then another process must reap it, which not every init process of a container
+/// does.)
 pub(crate) fn end() {
     standby::dismiss();
-    // The server may have the rights that this process lacks: it ends what is left when this
+    // The server may have rights that this process lacks: it ends the remaining children when this
     // process has ended.
     if children::has_given_up() {
         return;
@@ -119,19 +122,21 @@ pub(crate) fn end() {
     drop(server);
 }
 
-/// In a copy of this process that has just been forked: lets go of the server, which is its creator's.
+/// In a copy of this process that has just been forked: drops the server, which belongs to the
+/// original.
 pub(crate) fn forget() {
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(server);
 }
 
-/// Has the server end the process `pid` if it outlives this one, or a process to come if there is
-/// none yet: launches a server for that if there is none. Where that can't be had, the lifeline has
-/// to do.
+/// Makes the server end the process `pid` if that outlives this process. Without a `pid`, prepares
+/// this for a process to come. Launches a server if there is none. If that fails, only the lifeline
+/// is left.
 pub(crate) fn guard(name: &str, pid: Option<i32>) {
     let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..2 {
-        // One that this process has started before it gave up rights can end what has kept them.
+        // A server that was started before this process gave up rights can end children that have
+        // kept them.
         if current.as_ref().is_none_or(|server| !server.process.copy.is_ours()) {
             *current = None;
             if namespace::children_are_elsewhere() {
@@ -147,8 +152,8 @@ pub(crate) fn guard(name: &str, pid: Option<i32>) {
     }
 }
 
-/// Has the server end the process `pid`, a child that it has made, if that outlives this process;
-/// unless its lifeline does by itself.
+/// Makes the server end the process `pid`, a child that the server has made, if that outlives this
+/// process. Does nothing where the lifeline alone is sufficient.
 pub(crate) fn guard_if_it_does(pid: i32) {
     let current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(server) = current.as_ref().filter(|server| server.guards) {
@@ -156,12 +161,12 @@ pub(crate) fn guard_if_it_does(pid: i32) {
     }
 }
 
-/// In a copy of this process that has just been forked: makes it known to its creator's server.
+/// In a copy of this process that has just been forked: announces the copy to its parent's server.
 pub(crate) fn guard_this_copy() {
     guard_if_it_does(threads::getpid());
 }
 
-/// Has the server make a process that stands by. None if it can't, now, for whatever reason, or if there is no server.
+/// Makes the server create a standby. None if there is no server, or if that fails for any reason.
 pub(crate) fn make_standby() -> Option<Standby> {
     let (ours, theirs) = fd_passing::pair().ok()?;
     let (launch, its_order) = fd_passing::pair().ok()?;
@@ -178,25 +183,25 @@ pub(crate) fn make_standby() -> Option<Standby> {
         }
     };
     drop((theirs, its_order));
-    let outcome = process.await_child("a process that stands by", ours, slot, MOMENT);
+    let outcome = process.await_child("a standby process", ours, slot, MOMENT);
     process.settle(slot, &outcome);
     let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
     Some(Standby { started, launch, server: Arc::downgrade(&process), known })
 }
 
-/// Ends the server that makes processes by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer), if this process has one, and reaps
-/// it, once the starts that are under way in other threads have come to their end. Children are not touched by that, and the next start brings
-/// another server.
+/// Ends the fork server of [`StartMethod::ForkServer`](crate::StartMethod::ForkServer), if this
+/// process has one, and reaps it, once the starts in flight in other threads are over. Children are
+/// not affected, and the next start makes another server.
 ///
-/// For a program that has given up something that can't be compared with what the server has; see
-/// [Confinement](crate::StartMethod#confinement).
+/// A program must call this when it has given up something that can't be compared with what the
+/// server has; see [Confinement](crate::StartMethod#confinement).
 ///
-/// And for code that waits for *any* child of this process until there is none left
-/// (`waitpid(-1)`): the server is a child like others, as the kernel knows no way to hide one that
-/// was executed, and ends only when this process does. Such code would wait for ever, unless the
-/// server is ended first. A program that starts its processes by another method has a server too
-/// where it may change its user in a container: the server ends what the kernel's own lifeline
-/// could lose there (see [`Process::outlive_parent`](crate::Process::outlive_parent)).
+/// Code that waits for *any* child of this process until there is none left (`waitpid(-1)`) must
+/// also call it first: the server is a child like others, since the kernel can't hide an executed
+/// child, and ends only when this process does, so such code would wait for ever. A program that
+/// uses other start methods also has a server where it may change its user in a container: the
+/// server ends children that the kernel's own lifeline could lose there (see
+/// [`Process::outlive_parent`](crate::Process::outlive_parent)).
 ///
 /// ```
 /// use multiproc::Process;
@@ -216,8 +221,9 @@ pub fn end_fork_server() {
     end();
 }
 
-/// One attempt; none if the server died before it made the process, or made one that can't have
-/// what this moment's should. Then `last_words` is what it has said of that, if anything.
+/// Makes one attempt. None if the server died before it made the process, or made one that can't
+/// have the calling thread's rights or settings. Then `last_words` is the reason that the server
+/// has sent, if any.
 fn try_start(
     launch: &Launch<'_>,
     here: Option<directory::Id>,
@@ -236,10 +242,10 @@ fn try_start(
             && server.process.made.is_blind()
             && server.process.fit(moment) == Fit::Unknown
         {
-            // What is executed has what this thread has.
+            // An exec'd process has this thread's rights.
             return spawn::start(launch).map(Some);
         }
-        // One that is known to be of no use, since this is not the first attempt.
+        // Drops a server that is known to have other rights, if this is not the first attempt.
         current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
         current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
     };
@@ -250,17 +256,17 @@ fn try_start(
         return Ok(Some(started));
     }
 
-    let (ours, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
-    let (go, its_go) = fd_passing::pair().map_err(fail("no socket pair"))?;
+    let (ours, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
+    let (go, its_go) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
     let ack;
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-        // As above; the one that stood by has shown it, or another thread has brought this one.
+        // As above: the failed standby has shown it, or another thread has launched this server.
         current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
         let server = match &mut *current {
             Some(server) => server,
             // A server there would be the first process of that namespace, which can't make
-            // siblings, or would tell pids of that namespace.
+            // siblings, or would report pids of that namespace.
             None if namespace::children_are_elsewhere() => {
                 drop(current);
                 return spawn::start(launch).map(Some);
@@ -269,9 +275,9 @@ fn try_start(
         };
         let Some(slot) = server.free.pop() else {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
-            return Err(fail("more starts at once than the server has room for")(source));
+            return Err(fail("too many starts are in flight")(source));
         };
-        // What can fail in the child is waited for.
+        // The child acknowledges what can fail in it.
         ack = match launch.spec.options.is_empty() {
             true => StartAck::No,
             false => StartAck::WithPidfd,
@@ -290,11 +296,11 @@ fn try_start(
         }
     };
     drop((theirs, its_go));
-    // While the server makes it.
+    // Compared while the server makes the child.
     let fit = process.fit(moment);
     let said = match fit {
         Fit::Same => process.made.go_ahead(moment, &go),
-        // It waits for nothing any more, and leaves.
+        // The child reads the end of the socket instead of `GO_AHEAD`, and leaves.
         Fit::Other | Fit::Unknown => fd_passing::hang_up(&go).map(|()| false),
     };
     let outcome = process.await_child(name, ours, slot, PATIENCE);
@@ -317,14 +323,14 @@ fn try_start(
     }
     let told = match said {
         Ok(told) => told,
-        // It has died already.
+        // The child has died already.
         Err(error) if handshake::is_gone(&error) => false,
         Err(error) => {
             standby::end(&started, &go);
             return Err(fail("its go-ahead could not be sent")(error));
         }
     };
-    // Otherwise it is the child that has said it.
+    // Otherwise the child has already acknowledged it.
     if told && ack == StartAck::No && started.early.is_none() {
         let answer = handshake::answer_of_child(name, &started.socket).inspect_err(|_| standby::end(&started, &go))?;
         if answer.unfit {
@@ -339,11 +345,11 @@ fn try_start(
 }
 
 impl Server {
-    /// Execs a server, for the sake of the process `name`.
+    /// Executes a server, for the start of the process `name`.
     fn launch(name: &str, moment: &Moment) -> Result<Server> {
         let (slots, fd) = PidSlots::create().map_err(|source| Error::Start {
             process: name.into(),
-            what: "no memory for its server".into(),
+            what: "memory for its fork server could not be allocated".into(),
             source,
         })?;
         moment.look();
@@ -361,7 +367,7 @@ impl Server {
             guards: lifeline::may_change_user_unseen(),
         };
         if server.guards {
-            // Those that an earlier server was told of.
+            // Children that an earlier server was told of.
             for pid in children::bound_to_this_process() {
                 let _ = server.guard(pid);
             }
@@ -373,7 +379,7 @@ impl Server {
         packet::send(self.process.copy.socket(), kind::GUARD, &[&guard::front(pid)], &[])
     }
 
-    /// Asks for a child that gets these sockets. Gives what it will know of its surroundings.
+    /// Requests a child that gets these sockets. Returns what the child will know of the context.
     fn request<const N: usize>(
         &mut self,
         kind: u8,
@@ -398,17 +404,17 @@ impl Server {
 }
 
 impl ServerProcess {
-    /// Whether it is of use to the calling thread, whose moment this is.
+    /// Whether the calling thread, with its rights in `moment`, can use the server.
     pub(crate) fn fit(&self, moment: &Moment) -> Fit {
         self.made.fit(moment, self.copy.pid)
     }
 
-    /// What it has been made with.
+    /// Returns the rights and settings that the server was made with.
     pub(crate) fn made(&self) -> &Made {
         &self.made
     }
 
-    /// Has the next start bring another one.
+    /// Makes the next start launch another server.
     fn replace(self: &Arc<ServerProcess>) {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         current.take_if(|server| Arc::ptr_eq(&server.process, self));
@@ -418,12 +424,13 @@ impl ServerProcess {
         self.slots.get(slot.into()).expect("a slot in range")
     }
 
-    /// The pid of the child that was made for this slot: the kernel writes it inside the call that makes the child. 0 if none was made.
+    /// Returns the pid of the child that was made for this slot: the kernel writes it inside the
+    /// call that makes the child. 0 if no child was made.
     fn pid(&self, slot: u16) -> i32 {
         self.slot(slot).load(SeqCst)
     }
 
-    /// Waits for the child's answer. None if the server died before it made the child.
+    /// Waits for the acknowledgement. None if the server died before it made the child.
     fn await_child(&self, name: &str, socket: OwnedFd, slot: u16, patience: Duration) -> Result<Option<Started>> {
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let deadline = Instant::now().checked_add(patience);
@@ -438,8 +445,8 @@ impl ServerProcess {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
                     return started(name, self.pid(slot), packet.fds.pop(), socket, early).map(Some);
                 }
-                // It has never run anything of ours, and ends; a server that this thread executes
-                // has what it lacks.
+                // The child has not run any of the user's code, and ends. A server that this thread
+                // executes has what the child lacks.
                 Ok(packet) if packet.kind == kind::UNFIT => {
                     pidfd::kill_unopened_child(self.pid(slot));
                     return Ok(None);
@@ -449,14 +456,16 @@ impl ServerProcess {
                         |kind| self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"));
                     early = Answer::of(name, packet, garbage)?.early;
                 }
-                // A dead server makes no more children, so the slot tells. (Its sockets may linger for a moment.)
+                // A dead server makes no more children, so the slot is final. (Its sockets may stay
+                // open for a moment.)
                 Err(PacketError::Empty | PacketError::Closed) if server_died => {
                     return match self.pid(slot) {
                         0 => Ok(None),
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
                 }
-                // Nobody has the other end any more: the child was made and is gone, or the server has dropped the request, or dies.
+                // No process has the other end any more: the child was made and is gone, or the
+                // server has dropped the request, or the server is dying.
                 Err(PacketError::Closed) => {
                     return match self.pid(slot) {
                         0 if self.is_dying() => Ok(None),
@@ -471,34 +480,34 @@ impl ServerProcess {
         }
     }
 
-    /// Once a request has come to this end: gives back its slot, or gives up a server that is of no more use.
+    /// Finishes a request: frees its slot, or drops a server that can't be used any more.
     fn settle(self: &Arc<ServerProcess>, slot: u16, outcome: &Result<Option<Started>>) {
         if outcome.is_err() {
-            // Should it have been made all the same, it is of no use to anybody.
+            // If the child was made nevertheless, it is not needed.
             pidfd::kill_unopened_child(self.pid(slot));
         }
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, self)) {
             match outcome {
-                // A dead server, or one that doesn't answer: the next start brings another.
+                // The server is dead or doesn't answer: the next start launches another.
                 Ok(None) | Err(Error::Handshake { .. }) => *current = None,
                 Ok(Some(_)) | Err(_) => server.free.push(slot),
             }
         }
     }
 
-    /// Whether the server, whose sockets are closed already as it seems, ends within a moment.
+    /// Whether the server, which seems to have closed its sockets, ends within a moment.
     fn is_dying(&self) -> bool {
         let moment = Instant::now().checked_add(Duration::from_millis(100));
         pidfd::wait_any([self.copy.pidfd()], moment).is_ok_and(|ready| ready == [true])
     }
 
     fn garbage(&self, name: &str, what: &dyn std::fmt::Display) -> Error {
-        self.copy.useless(name, &format_args!("it said something else: {what}"))
+        self.copy.useless(name, &format_args!("it broke the protocol: {what}"))
     }
 }
 
-/// The process `pid`, a child of ours that was made a moment ago.
+/// The result for the process `pid`, a child that was just made.
 fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early: Option<Report>) -> Result<Started> {
     let pidfd = match pidfd {
         Some(pidfd) => Some(pidfd),
@@ -511,20 +520,20 @@ fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early:
     Ok(Started { pid, pidfd, socket, early })
 }
 
-/// The server's life: makes children until its parent is gone. It never returns; in a child neither, because the child runs its target and
-/// exits.
+/// Runs the server: makes children until its parent is gone. This never returns, not even in a
+/// child, which runs its target and exits.
 ///
 /// `parent` is the pid of the parent.
 pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
-    // What every child needs, and finds in its copy.
+    // Computed here once; every child finds the results in its copy of the memory.
     let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost(), std::thread::current());
     at_exit::arrange_for_copies();
-    // It is told what is in the environment when it is told to make a child.
+    // Each request says what the environment of its child is.
     if let Some(ranges) = entry::memory_ranges() {
-        // SAFETY: this process has one thread, and no code of the user's has run that could look
-        // into the environment.
+        // SAFETY: this process has one thread, and none of the user's code that could access the
+        // environment has run.
         unsafe { environment::wipe(ranges.environment()) };
     }
     let mut orphans = OrphanGuard::of(parent);
@@ -542,22 +551,25 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                 orphans.end();
                 std::process::exit(0)
             }
-            Ok(packet) => entry::refuse(control, &format!("the server got a message of kind {}", packet.kind)),
-            // Its descriptors did not fit, say. Its sender sees its socket closed, and this server's end.
+            Ok(packet) => {
+                entry::refuse(control, &format!("the server got an unexpected message of kind {}", packet.kind))
+            }
+            // For example, the server had no room for the message's descriptors. The sender sees
+            // that the socket is closed, and that the server ends.
             Err(error) => entry::refuse(control, &format!("the server could not take a request: {error}")),
         };
         let mut fds = std::mem::take(&mut packet.fds).into_iter();
-        let Some(socket) = fds.next() else { entry::refuse(control, "a request without a socket") };
-        let Some(go) = fds.next() else { entry::refuse(control, "a request with one socket") };
+        let Some(socket) = fds.next() else { entry::refuse(control, "the server got a request without a socket") };
+        let Some(go) = fds.next() else { entry::refuse(control, "the server got a request with only one socket") };
         let made = (|| {
             let (request, launch) = child_spec::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or_else(|| ("there is no such slot".to_string(), 0))?;
-            // SAFETY: this process has one thread: `entry` has counted, and none is made here. None of its code holds on to the
-            // environment.
+            // SAFETY: this process has one thread: `entry` has counted, and no thread is created
+            // here. None of its code keeps pointers into the environment.
             let handed = unsafe { request.context.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
             let (ack, guarded) = (request.ack, request.guarded);
             handed.enter().map_err(|error| no("the current directory", &error))?;
-            // SAFETY: as above, and `thread` is the state of this one.
+            // SAFETY: as above, and `thread` is the state of this thread.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match &side {
                 Ok(Side::Copy { is_open }) => {
@@ -570,8 +582,8 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                     if guarded {
                         orphans.add(*pid);
                     }
-                    // A queue counts the processes that have it open. When `start` returns, this
-                    // one is none of them.
+                    // A queue counts the processes that have it open, and this one must not count
+                    // when `start` returns.
                     fds.by_ref().for_each(drop);
                     if let (StartAck::No, Some(pidfd)) = (ack, pidfd) {
                         entry::say_started(&socket, Some(pidfd));
@@ -595,13 +607,13 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                 entry::begin(&launch, packet.payload, fds, socket, ack, Some(go))
             }
             Ok(None) => {}
-            // A start that nobody waits for any more is nobody's concern.
+            // The parent may have stopped waiting for this start; an error of sending is ignored.
             Err(failure) => drop(packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[])),
         }
     }
 }
 
-/// In a process that stood by: takes on what the request says, then lives by the order.
+/// In a standby: applies the context of the request, then runs the child.
 pub(crate) fn become_child(
     request: Request,
     mut fds: impl Iterator<Item = OwnedFd>,
@@ -610,19 +622,20 @@ pub(crate) fn become_child(
     launch: &[u8],
     payload: Payload,
 ) -> ! {
-    // SAFETY: this process is a copy of the server, with its one thread.
+    // SAFETY: this process is a copy of the server, and has one thread as the server has.
     let handed = unsafe { request.context.receive(&mut fds) };
     let result = handed.and_then(|handed| {
         handed.enter()?;
         handed.take_on()
     });
     if let Err(error) = result {
-        entry::fail(socket, "its surroundings could not be taken on", &error);
+        entry::fail(socket, "its environment, directory or standard streams could not be set", &error);
     }
     entry::begin(launch, payload, fds, socket, request.ack, Some(go))
 }
 
-/// For fuzzers: a request as the server should get it, with the environment or without, less what follows its head.
+/// For fuzzers: the head of a request as the server should receive it, with or without the
+/// environment.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
@@ -636,7 +649,7 @@ pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     child_spec::join(&Request { slot: 7, ack: StartAck::No, guarded: false, context })
 }
 
-/// For fuzzers: whether the server takes this for a request.
+/// For fuzzers: whether the server accepts this as a request.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn reads_request(body: &[u8]) -> bool {
     let Ok((_, launch)) = child_spec::split::<Request>(body) else { return false };
@@ -644,9 +657,9 @@ pub(crate) fn reads_request(body: &[u8]) -> bool {
     true
 }
 
-/// What failed, and the error's number.
+/// What failed, and the errno.
 type Failure = (String, i32);
 
 fn no(what: &str, error: &io::Error) -> Failure {
-    (format!("its server could not make it: {what}"), error.raw_os_error().unwrap_or(0))
+    (format!("its server could not create it: {what}"), error.raw_os_error().unwrap_or(0))
 }

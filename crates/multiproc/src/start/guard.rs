@@ -1,38 +1,38 @@
-//! Ends the children of a killed parent whose lifelines the kernel holds no more: those that have
-//! changed their user, where the parent is not root of the whole system but may take any user, as
-//! in a rootless container. (`multiproc_os::lifeline` says when that is so.)
+//! Ends the children of a killed parent that have lost their lifelines: those that have changed
+//! their user, where the parent is not root of the whole system but may set any user id, as in a
+//! rootless container. (`multiproc_os::lifeline` says when that is so.)
 //!
-//! The server does it. It has the rights that its parent has, ends no sooner than the parent, and
-//! is told of every child before that runs any code of the user's: of those that it makes it knows,
-//! the others are made known to it. See "Lifelines" in `PROTOCOL.md`.
+//! The server does this. It has its parent's rights, ends no sooner than the parent, and is told of
+//! every child before the child runs any of the user's code: it knows the children that it makes,
+//! and the parent announces the others. See "Lifelines" in `PROTOCOL.md`.
 
 use multiproc_os::identity::Identity;
 use multiproc_os::pidfd;
 
 use crate::process::children::SIGKILL;
 
-/// At how many the list is looked through for the first time for processes that have ended.
+/// The least length of the list at which processes that have ended are removed.
 const FEW: usize = 64;
 
-/// In the server: the children that are to end with the parent.
+/// In the server: the children that must end with the parent.
 #[derive(Debug)]
 pub(crate) struct OrphanGuard {
-    /// The pid of the parent, as it was when the server came to be.
+    /// The pid of the parent when the server was started.
     parent: i32,
-    /// The parent and its children; none as long as there are no children to see to.
+    /// The parent and its children; none while there are no children to guard.
     family: Option<(Identity, Vec<Identity>)>,
-    /// At how many they are looked through again.
+    /// The length of the list at which ended processes are removed next.
     full: usize,
 }
 
 impl OrphanGuard {
-    /// None yet, of the process `parent`.
+    /// An empty list of children of the process `parent`.
     pub(crate) fn of(parent: i32) -> OrphanGuard {
         OrphanGuard { parent, family: None, full: FEW }
     }
 
-    /// Takes in the process `pid`, if it is a child of the parent. What can't be seen, without
-    /// `/proc`, can't be taken in.
+    /// Adds the process `pid`, if it is a child of the parent. Without `/proc` this can't be
+    /// verified, and nothing is added.
     pub(crate) fn add(&mut self, pid: i32) {
         let Ok(Some(child)) = Identity::of_child(pid, self.parent) else { return };
         if self.family.is_none() {
@@ -48,8 +48,8 @@ impl OrphanGuard {
         }
     }
 
-    /// When the control socket has been closed: kills them all if that is because the parent has
-    /// ended. A parent that lives has let the server go.
+    /// Called when the control socket has been closed: kills all children if the parent has ended.
+    /// If the parent lives, it has only closed the socket, and the children live on.
     pub(crate) fn end(self) {
         let Some((parent, orphans)) = self.family else { return };
         if parent.is_ending().unwrap_or(false) {
@@ -60,12 +60,12 @@ impl OrphanGuard {
     }
 }
 
-/// The front of a message that makes a child known.
+/// Encodes the message that announces a child.
 pub(crate) fn front(pid: i32) -> [u8; 4] {
     pid.to_le_bytes()
 }
 
-/// The pid in such a front.
+/// Decodes the pid in such a message.
 pub(crate) fn pid(front: &[u8]) -> Option<i32> {
     Some(i32::from_le_bytes(front.try_into().ok()?))
 }
@@ -79,7 +79,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let mut orphans = OrphanGuard::of(std::process::id() as i32);
         orphans.add(child.id() as i32);
-        // The harness is no child of itself.
+        // The test harness is not a child of itself.
         orphans.add(std::process::id() as i32);
         assert_eq!(orphans.family.as_ref().unwrap().1.len(), 1);
         orphans.end();

@@ -1,6 +1,7 @@
-//! The first words between a parent and the copy of its program that it has exec'd: are you the same build, and what are you to be?
+//! The handshake between a parent and the copy of its program that it has executed: it verifies
+//! that both are the same build, and tells the copy what it must become.
 //!
-//! See `PROTOCOL.md` for the messages and for what each side sees when the other dies.
+//! See `PROTOCOL.md` for the messages, and for what each side sees when the other dies.
 
 use std::fmt;
 use std::io;
@@ -21,38 +22,43 @@ use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
 use crate::{Error, Result};
 
-/// The environment variable that makes a copy of the program a child or a server: the number of its socket.
+/// The environment variable that makes a copy of the program a child or a server; its value is the
+/// number of the copy's socket.
 pub(crate) const VARIABLE: &str = "MULTIPROC_ENTRY";
 
-/// How long a parent waits for an answer from a process that is alive. No start takes this long on a machine that does anything at
-/// all; without a limit, a stopped process would be waited for for ever.
+/// How long a parent waits for an answer from a live process. No start takes this long on a machine
+/// that makes any progress; without a limit, a parent would wait for a stopped process for ever.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A copy of the program that has been exec'd, and has been sent `HELLO`. It is killed and reaped when this is dropped.
+/// A copy of the program that has been executed and has been sent `HELLO`. It is killed and reaped
+/// when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) pid: i32,
-    /// For Ctrl-C, which ends it then, be it a server or not yet a child. Before the descriptor, so that it is dropped first.
+    /// Its entry in the list of processes that a Ctrl-C ends. Declared before the pidfd, so that
+    /// the entry is dropped first.
     registered: Registered,
-    /// Its socket and its pidfd; none once it has been released or buried.
+    /// Its socket and its pidfd; none once they have been released.
     ends: Option<(OwnedFd, OwnedFd)>,
-    /// The process that it is a child of. A copy of that process, made by fork(2) elsewhere, has no business with it.
+    /// The pid of its parent. In a copy of the parent, made by fork(2) elsewhere, it is not a
+    /// child.
     parent: i32,
 }
 
 impl Copy {
-    /// Execs the program once more, for the sake of the process `name`.
+    /// Executes the program again, for the start of the process `name`.
     pub(crate) fn exec(name: &str) -> Result<Copy> {
         interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
-        let (socket, theirs) = fd_passing::pair().map_err(fail("no socket pair"))?;
+        let (socket, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
         let pid =
             exec::this_program(VARIABLE, theirs.as_fd()).map_err(fail("the program could not be executed again"))?;
         drop(theirs);
-        // It waits for HELLO, so it is there to be opened; unless somebody has killed it, and somebody else reaped it.
+        // The copy waits for HELLO, so its pidfd can be opened, unless it was killed and another
+        // part of the program reaped it.
         let pidfd = pidfd::open_child(pid).inspect_err(|_| pidfd::kill_unopened_child(pid));
         let Some(pidfd) = pidfd.map_err(fail("its pidfd could not be opened"))? else {
-            return Err(fail("it is gone already")(io::Error::from_raw_os_error(ESRCH)));
+            return Err(fail("it has already ended and been reaped")(io::Error::from_raw_os_error(ESRCH)));
         };
         let registered = Registered::new(&pidfd);
         let copy = Copy { pid, registered, ends: Some((socket, pidfd)), parent: threads::getpid() };
@@ -64,7 +70,7 @@ impl Copy {
         self.ends.as_ref().expect("there until it is dropped or released")
     }
 
-    /// Our end of its socket.
+    /// Returns the parent's end of its socket.
     pub(crate) fn socket(&self) -> &OwnedFd {
         &self.ends().0
     }
@@ -74,7 +80,7 @@ impl Copy {
         &self.ends().1
     }
 
-    /// Its socket and its pidfd; from now on its life is the caller's affair.
+    /// Returns its socket and its pidfd; from now on the caller is responsible for its end.
     pub(crate) fn release(mut self) -> (OwnedFd, OwnedFd) {
         self.registered.withdraw();
         self.ends.take().expect("there until it is dropped or released")
@@ -100,27 +106,28 @@ impl Copy {
         payload: &Payload,
     ) -> Result<()> {
         packet::send_with(self.socket(), kind, parts, fds, payload).map_err(|source| match is_gone(&source) {
-            // What it said before that is more telling.
+            // A message that it has sent before says more.
             true => match self.answer(name) {
                 Err(error) => error,
                 Ok(_) => self.useless(name, &"it closed its connection"),
             },
-            false => Error::Start { process: name.into(), what: "its assignment could not be sent".into(), source },
+            false => Error::Start { process: name.into(), what: "its launch message could not be sent".into(), source },
         })
     }
 
-    /// Waits for what it answers.
+    /// Waits for its answer.
     pub(crate) fn answer(&self, name: &str) -> Result<Packet> {
         self.wait(name, [self.socket(), self.pidfd()])?;
         self.take_answer(name, self.socket())
     }
 
-    /// Waits for what it answers on `socket`, the one that it has as a child, or on that of the handshake, if it doesn't come so far.
+    /// Waits for its answer on `socket`, its own socket as a child, or on the handshake's socket if
+    /// it fails before that.
     pub(crate) fn answer_on(&self, name: &str, socket: &OwnedFd) -> Result<Packet> {
         let [answered, handshake, _] = self.wait(name, [socket, self.socket(), self.pidfd()])?;
         if !answered && handshake {
             match packet::receive(self.socket(), false) {
-                // It has taken its order, and closed this one.
+                // It has received its launch message, and has closed the handshake's socket.
                 Err(PacketError::Closed) => drop(self.wait(name, [socket, self.pidfd()])?),
                 Ok(packet) if packet.kind == kind::REFUSED => return Err(refused(name, &packet)),
                 Ok(packet) => {
@@ -133,7 +140,7 @@ impl Copy {
         self.take_answer(name, socket)
     }
 
-    /// Waits until one of them is ready, but not for ever.
+    /// Waits until a descriptor is ready, for at most [`PATIENCE`].
     fn wait<const N: usize>(&self, name: &str, fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
         let deadline = Instant::now().checked_add(PATIENCE);
         let ready = pidfd::wait_any(fds, deadline).map_err(|source| Error::Start {
@@ -151,26 +158,29 @@ impl Copy {
         match packet::receive(socket, false) {
             Ok(packet) if packet.kind == kind::REFUSED => Err(refused(name, &packet)),
             Ok(packet) => Ok(packet),
-            Err(PacketError::Empty | PacketError::Closed) => Err(self.useless(name, &"it ended before it answered")),
+            Err(PacketError::Empty | PacketError::Closed) => {
+                Err(self.useless(name, &"it ended before it had answered"))
+            }
             Err(error) => Err(self.useless(name, &error)),
         }
     }
 
-    /// Why a copy that has ended after it had answered has done so, if it has said.
+    /// Returns why a copy has ended after its answer, if it has sent a reason.
     pub(crate) fn last_words(&self) -> Option<String> {
         let packet = packet::receive(self.socket(), false).ok().filter(|packet| packet.kind == kind::REFUSED)?;
         Some(String::from_utf8_lossy(packet.front()).into_owned())
     }
 
-    /// The error for a copy that is of no use, and the end of it.
+    /// Ends a copy that can't be used, and returns the error for it.
     pub(crate) fn useless(&self, name: &str, why: &dyn fmt::Display) -> Error {
-        // What it did by itself tells more than what is done to it now: give it the moment between closing its socket and its end.
+        // If it ends by itself, its status says more than that of a kill. It gets a moment between
+        // the close of its socket and its end.
         let moment = Instant::now().checked_add(Duration::from_millis(100));
         let _ = pidfd::wait_any([self.pidfd()], moment);
         let status = self.end();
         let reason = format!(
-            "the new process (pid {}) is not a child that multiproc can use: {why} ({status}). Its program must call \
-             multiproc::init() first thing in main",
+            "the new process (pid {}) can't be used as a child: {why} ({status}). Its program must call \
+             multiproc::init() as the first statement of main",
             self.pid
         );
         Error::Handshake { process: name.into(), reason }
@@ -179,7 +189,8 @@ impl Copy {
     /// Kills it, whatever it does, and reaps it.
     pub(crate) fn end(&self) -> ExitStatus {
         let (socket, pidfd) = self.ends();
-        // A server that has more rights than this process has now can't be killed, but leaves by itself.
+        // A server that has more rights than this process has now can't be killed, but leaves by
+        // itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
         let reaped = match pidfd::wait_any([pidfd], Instant::now().checked_add(PATIENCE)) {
@@ -202,30 +213,30 @@ impl Drop for Copy {
     }
 }
 
-/// The error that the other side has put in words.
+/// The error with the text that the other side has sent.
 fn refused(name: &str, packet: &Packet) -> Error {
     Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(packet.front()).into_owned() }
 }
 
-/// Whether this is what comes of sending to somebody who isn't there any more.
+/// Whether this is the error of sending to a process that is gone.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-/// What a child has said that was made, and that says itself that it has started. Nothing, if it died first: it has been started, and its
-/// status tells the rest.
+/// The start acknowledgement of a child that sends its own. Empty if the child died first: then it
+/// counts as started, and its status says the rest.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
-    /// Its pidfd, if that was asked for.
+    /// Its pidfd, if that was requested.
     pub(crate) pidfd: Option<OwnedFd>,
-    /// Its report, if that came in place of an answer.
+    /// Its report, if that came instead of an acknowledgement.
     pub(crate) early: Option<Report>,
-    /// Whether it may not take on the settings that it is to have, and ends.
+    /// Whether it isn't allowed to apply the settings that it was sent; it ends then.
     pub(crate) unfit: bool,
 }
 
 impl Answer {
-    /// What a message says, if it is one of those; `garbage` makes the error for one of another kind.
+    /// Decodes a message; `garbage` makes the error for a message of another kind.
     pub(crate) fn of(name: &str, mut packet: Packet, garbage: impl FnOnce(u8) -> Error) -> Result<Answer> {
         match packet.kind {
             kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), ..Answer::default() }),
@@ -240,7 +251,7 @@ impl Answer {
     }
 }
 
-/// Waits for the answer of a child that is there.
+/// Waits for the acknowledgement of a child that exists.
 pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
     let handshake = |reason: String| Error::Handshake { process: name.into(), reason };
     let deadline = Instant::now().checked_add(PATIENCE);
@@ -253,34 +264,37 @@ pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
         Ok(packet) => Answer::of(name, packet, |kind| handshake(format!("it answered with a message of kind {kind}"))),
         Err(PacketError::Closed) => Ok(Answer::default()),
         Err(PacketError::Empty) => Err(handshake(format!("it did not answer within {} s", PATIENCE.as_secs()))),
-        Err(error) => Err(handshake(format!("it did not answer as it should: {error}"))),
+        Err(error) => Err(handshake(format!("its answer can't be read: {error}"))),
     }
 }
 
-/// The error for a start that has failed on the other side: what failed, and the error's number.
+/// The error for a start that failed on the other side: what failed, and the errno.
 fn not_started(name: &str, packet: &Packet) -> Error {
     match codec::unpack::<(String, i32)>(packet.front()) {
         Ok((reason, 0)) => Error::Handshake { process: name.into(), reason },
         Ok((what, errno)) => {
             Error::Start { process: name.into(), what: what.into(), source: io::Error::from_raw_os_error(errno) }
         }
-        Err(error) => Error::Handshake { process: name.into(), reason: format!("it said why it failed: {error}") },
+        Err(error) => {
+            Error::Handshake { process: name.into(), reason: format!("its failure report can't be decoded: {error}") }
+        }
     }
 }
 
-/// What the exec'd copy is to be.
+/// What the exec'd copy must become.
 #[derive(Debug)]
 pub(crate) enum Role {
     Server { slots: OwnedFd },
     Child { launch: Packet },
 }
 
-/// Why a copy is of no use.
+/// Why a copy can't be used.
 #[derive(Debug)]
 pub(crate) enum Unfit {
-    /// The parent has gone, or given up, before it said what is to be done. There is nobody to be told.
+    /// The parent is gone, or has given up, before it said what the copy must become. There is no
+    /// process to report to.
     Alone,
-    /// For the parent to read, in whole sentences.
+    /// A reason for the parent to report, in full sentences.
     Because(String),
 }
 
@@ -296,20 +310,20 @@ impl From<&str> for Unfit {
     }
 }
 
-/// The front of `HELLO`: user and group ids, capabilities, the build id.
+/// The body of `HELLO`: user and group ids, capabilities, the build id.
 pub(crate) fn hello() -> Vec<u8> {
     let (ids, capabilities) = (Ids::current().to_bytes(), Capabilities::current().to_bytes());
     [&ids[..], &capabilities, &target::image().build_id].concat()
 }
 
-/// What `HELLO` says; none if it is too short.
+/// Decodes the body of `HELLO`; none if it is too short.
 fn split_hello(front: &[u8]) -> Option<(Ids, Capabilities, &[u8])> {
     let (ids, rest) = front.split_first_chunk()?;
     let (capabilities, build_id) = rest.split_first_chunk()?;
     Some((Ids::from_bytes(ids), Capabilities::from_bytes(capabilities), build_id))
 }
 
-/// The copy's side: takes `HELLO` and what comes after it.
+/// The copy's side: receives `HELLO` and the message that follows it.
 pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
     let receive = || match packet::receive(socket, true) {
         Err(PacketError::Closed) => Err(Unfit::Alone),
@@ -320,8 +334,9 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
         return Err(format!("the handshake began with a message of kind {}", hello.kind).into());
     }
     match split_hello(hello.front()) {
-        // An exec gives back what a set-user-id program has given up, and what root has; its
-        // children must not have it, nor a process that plays the parent.
+        // An exec restores ids that a set-user-id program has given up, and capabilities that root
+        // has given up. Its children must not have them, nor must a process that pretends to be the
+        // parent.
         Some((ids, capabilities, build_id)) if *build_id == *target::image().build_id => {
             ids.assume_for(socket).map_err(|error| {
                 format!("the new process has other user and group ids, and can't give them up: {error}")
@@ -330,7 +345,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
                 .reduce_to()
                 .map_err(|error| format!("the new process can't give up its capabilities: {error}"))?;
         }
-        _ => return Err("the program that was executed is another build than the one that runs".into()),
+        _ => return Err("the executed program is another build than the running one".into()),
     }
     let mut role = receive()?;
     match role.kind {

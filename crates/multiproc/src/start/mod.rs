@@ -1,5 +1,5 @@
-//! How a child comes to life, by whichever method, and what it does first. Who sends what to whom, and what happens when somebody
-//! dies in between, is in `PROTOCOL.md` beside this file.
+//! Starting a child: the start methods, and a child's first steps. `PROTOCOL.md` beside this file
+//! describes the messages between the processes, and what happens when one of them dies.
 
 pub(crate) mod child_spec;
 pub(crate) mod confinement;
@@ -21,7 +21,7 @@ pub(crate) mod standby;
 #[allow(unsafe_code)]
 pub(crate) mod target;
 
-/// The kinds of messages. `PROTOCOL.md` says who sends them and what is in them.
+/// The kinds of messages. `PROTOCOL.md` says which process sends them and what they contain.
 pub(crate) mod kind {
     pub(crate) const HELLO: u8 = 1;
     pub(crate) const REFUSED: u8 = 2;

@@ -1,4 +1,4 @@
-//! A panic in a child: what it prints, and what the parent is told.
+//! Panics in a child: what the child prints, and what it reports to its parent.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -11,15 +11,16 @@ use super::report::{Failure, Report};
 use crate::process::status::Panic;
 
 thread_local! {
-    /// The panic that the hook saw last in this thread.
+    /// The last panic that the hook has seen in this thread.
     static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// Has panics in this process, the child `name`, print `Process NAME:`, the message, the location and a backtrace (none with
-/// `RUST_BACKTRACE=0`).
+/// Installs a panic hook in this process, the child `name`, that prints `Process NAME:`, the
+/// message, the location and a backtrace (none with `RUST_BACKTRACE=0`).
 ///
-/// In a program built with `panic = "abort"` nothing can be caught, so there the hook itself reports the target's panic on `socket`,
-/// and ends the process with code 1 as everywhere else.
+/// In a program built with `panic = "abort"`, a panic can't be caught. There the hook itself
+/// reports a panic of the target on `socket`, and ends the process with code 1, as in other
+/// programs.
 pub(crate) fn install(name: &str, socket: &OwnedFd) {
     let name = name.to_owned();
     let target_thread = thread::current().id();
@@ -46,7 +47,7 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
 fn print(name: &str, is_target: bool, panic: &Panic) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or(if is_target { "main" } else { "<unnamed>" });
-    let location = panic.location.as_deref().unwrap_or("an unknown place");
+    let location = panic.location.as_deref().unwrap_or("an unknown location");
     let mut text = format!("Process {name}:\nthread '{thread}' panicked at {location}:\n{}\n", panic.message);
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "0") {
         text.push_str(&backtrace());
@@ -54,7 +55,8 @@ fn print(name: &str, is_target: bool, panic: &Panic) {
     multiproc_os::stdio::tell(&text);
 }
 
-/// The frames between the panic and the target's call, as the standard library's short backtraces have them.
+/// Returns the frames between the panic and the call of the target, like the standard library's
+/// short backtraces.
 fn backtrace() -> String {
     let whole = Backtrace::force_capture().to_string();
     let mut frames: Vec<Vec<&str>> = Vec::new();
@@ -66,14 +68,15 @@ fn backtrace() -> String {
         }
     }
     let is = |frame: &[&str], marks: &[&str]| marks.iter().any(|mark| frame[0].contains(mark));
-    // Up to the panic it is the machinery of panics, and from the call of the target on it is ours.
+    // The frames before are the panic machinery, those from the call of the target on are this
+    // library's.
     let begin = frames.iter().position(|frame| is(frame, &["rust_begin_unwind", "begin_panic"])).map_or(0, |at| at + 1);
     let begin = begin + frames[begin..].iter().take_while(|frame| is(frame, &["core::panicking::"])).count();
     let target = ["multiproc::process::run::", "multiproc::start::entry::enter", "multiproc::process::at_exit::"];
     let end = frames[begin..].iter().position(|frame| is(frame, &target)).map_or(frames.len(), |at| begin + at);
     let shown = match frames.iter().any(|frame| is(frame, &["<unknown>"])) {
         false if begin < end => &frames[begin..end],
-        // The target has been inlined into what calls it.
+        // The target has been inlined into its caller.
         false => &frames[begin..],
         true => return "stack backtrace: none, this program has no symbols\n".into(),
     };
@@ -89,9 +92,10 @@ fn backtrace() -> String {
 pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
         let panic = Panic { message: message(&*payload), location: None };
-        // A payload may panic when it is dropped; nothing would be won by that.
+        // Leaked, since dropping a payload may panic.
         std::mem::forget(payload);
-        // If the target has put a hook of its own in place, what ours saw last may be another panic.
+        // If the target has installed its own hook, the panic that this module's hook has seen last
+        // may be another one.
         let seen = LAST.take().filter(|seen| seen.message == panic.message);
         seen.unwrap_or(panic)
     })

@@ -1,4 +1,5 @@
-//! What a child says of its end: the target's value, or why there is none. Its last message on its socket; see `PROTOCOL.md`.
+//! A child's report: the target's value, or why there is none. It is the last message on the
+//! child's socket; see `PROTOCOL.md`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,18 +14,18 @@ use crate::transfer::payload::Payload;
 
 use super::kind;
 
-/// The last words of a child.
+/// The last message of a child.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// The target returned: its value, encoded, and whether it is the `Err` of a `Result`.
+    /// The target returned: its encoded value, and whether the value is the `Err` of a `Result`.
     Returned { value: Payload, failed: bool },
     /// There is no value.
     Failed(Failure),
-    /// Something else was said.
+    /// The message can't be decoded.
     Garbage(String),
 }
 
-/// Why there is no value, in words that always travel.
+/// Why there is no value, in a form that can always be sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Failure {
     Panicked(Panic),
@@ -47,7 +48,7 @@ impl From<Failure> for JoinErrorKind {
 }
 
 impl Report {
-    /// The code that the child leaves with after such a report.
+    /// The code that the child exits with after this report.
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
             Report::Returned { failed: false, .. } => 0,
@@ -55,12 +56,13 @@ impl Report {
         }
     }
 
-    /// The status that the child has after such a report, if nothing happens to it on its way out.
+    /// The status that the child has after this report, if nothing happens to it while it exits.
     pub(crate) fn status(&self) -> ExitStatus {
         ExitStatus::new(End::Exited(self.exit_code()), None)
     }
 
-    /// Sends it. If the value can't be sent, that is said in its place, and is the report that counts.
+    /// Sends the report. If the value can't be sent, sends that failure instead. Returns the report
+    /// that was sent.
     pub(crate) fn send(self, socket: impl AsFd) -> Report {
         let sent = match &self {
             Report::Returned { value, failed } => {
@@ -72,7 +74,7 @@ impl Report {
         };
         match sent {
             Ok(()) => self,
-            // The parent has gone, or has closed its end with a message of this process unread.
+            // The parent is gone, or has closed its end with a message of this process unread.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -89,7 +91,7 @@ impl Report {
         }
     }
 
-    /// The report in this packet; none if it is not one.
+    /// Decodes the report in this packet; none if the packet is not a report.
     pub(crate) fn from_packet(packet: Packet) -> Option<Report> {
         match packet.kind {
             kind::RETURNED | kind::RETURNED_ERR => {
@@ -99,7 +101,7 @@ impl Report {
                 Ok(failure) => Report::Failed(failure),
                 Err(error) => Report::Garbage(error.to_string()),
             }),
-            // That of a start which was not waited for.
+            // The refusal or failure of a start without an answer that the parent waits for.
             kind::REFUSED => Some(Report::Failed(Failure::NotStarted(String::from_utf8_lossy(packet.front()).into()))),
             kind::NOT_STARTED => Some(match codec::unpack::<(String, i32)>(packet.front()) {
                 Ok((what, errno)) => {
@@ -117,12 +119,13 @@ fn send_failure(socket: impl AsFd, failure: &Failure) -> io::Result<()> {
     packet::send(socket, kind::FAILED, &[&codec::pack(failure)], &[])
 }
 
-/// The report of a child that has ended; none if it left without one. An error if it is there and can't be taken now.
+/// Receives the report of a child that has ended; none if it left without one. An error if there is
+/// a report that can't be received now.
 pub(crate) fn receive_report(socket: impl AsFd) -> io::Result<Option<Report>> {
     loop {
         match packet::receive(&socket, false) {
             Ok(packet) => {
-                // What comes before it concerns the start.
+                // Messages before the report concern the start.
                 if let Some(report) = Report::from_packet(packet) {
                     return Ok(Some(report));
                 }

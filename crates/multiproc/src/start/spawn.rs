@@ -1,4 +1,4 @@
-//! The method `Spawn`: the program is exec'd for each child.
+//! The method `Spawn`: the program is executed for each child.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,11 +13,11 @@ use crate::process::stdio::Streams;
 use crate::transfer::packet::Packet;
 use crate::{Error, Result};
 
-/// What comes before the assignment.
+/// The part of a launch message before the child spec.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
-    /// Which of descriptors 0 to 2 come with the order, in place of those that the child has by
-    /// exec.
+    /// Which of descriptors 0 to 2 come with the message, in place of those that the child has
+    /// inherited.
     replaced: [bool; 3],
     /// Whether the child is made by its parent's main thread. See `multiproc_os::lifeline`.
     by_main_thread: bool,
@@ -29,10 +29,11 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let head = Head { replaced: launch.streams.present(), by_main_thread: threads::is_main() };
     let head = child_spec::join(&head);
     let front = child_spec::join(launch.spec);
-    // A socket of its own, which becomes its lifeline: nothing may ever be sent to that, and its order is.
+    // The child gets a socket of its own as its lifeline. Nothing may ever be sent on that, so the
+    // launch message goes through the handshake's socket.
     let (ours, theirs) = fd_passing::pair().map_err(|source| Error::Start {
         process: name.into(),
-        what: "no socket pair".into(),
+        what: "a socket pair could not be made".into(),
         source,
     })?;
     let fds: Vec<BorrowedFd<'_>> =
@@ -53,10 +54,10 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     Ok(Started { pid, pidfd: Some(pidfd), socket: ours, early })
 }
 
-/// The child's side: what the order says, up to the exit.
+/// The child's side: decodes the launch message, then runs the child up to its exit.
 pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
     let mut fds = std::mem::take(&mut packet.fds).into_iter();
-    let Some(socket) = fds.next() else { entry::refuse(handshake, "the assignment lacks a socket") };
+    let Some(socket) = fds.next() else { entry::refuse(handshake, "the launch message has no socket") };
     drop(handshake);
     let payload = std::mem::take(&mut packet.payload);
     let split = child_spec::split::<Head>(packet.front());
@@ -65,8 +66,8 @@ pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
         (launch, Streams::from_fds(head.replaced, &mut fds))
     }) {
         Ok((launch, Ok(streams))) => (launch, streams),
-        Ok((_, Err(error))) => entry::refuse(socket, &format!("the assignment is incomplete: {error}")),
-        Err(error) => entry::refuse(socket, &format!("the assignment is garbage: {error}")),
+        Ok((_, Err(error))) => entry::refuse(socket, &format!("the launch message is incomplete: {error}")),
+        Err(error) => entry::refuse(socket, &format!("the launch message can't be decoded: {error}")),
     };
     if let Err(error) = multiproc_os::stdio::replace_some(streams.0) {
         entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));

@@ -1,12 +1,14 @@
-//! A child made ahead: it stands by until a start needs it, and then is at its target's first line in the time that a message takes.
+//! The standby: a child made before it is needed, which waits for a launch message and then reaches
+//! its target's first line in the time that a message takes.
 //!
-//! The keeper, a thread of the parent, makes the server make one when neither a start nor the end
-//! of a child has come for [`QUIET`], so that a burst of starts pays nothing for it; and ends it,
-//! and itself, when no start has come for [`IDLE`], so that nothing is left in a program that does
-//! something else. `PROTOCOL.md` says what happens when one of them dies.
+//! The keeper, a thread of the parent, makes the server create a standby when no start and no end
+//! of a child has happened for [`QUIET`], so that a burst of starts doesn't pay for it. The keeper
+//! ends the standby and itself when no start has happened for [`IDLE`], so that an idle program has
+//! neither. `PROTOCOL.md` says what happens when one of the processes dies.
 //!
-//! To wake a thread on an idle processor takes some 25 µs, as long as all else that a start does here. So a start that takes the standby doesn't
-//! wake the keeper; it is woken when a child has been reaped, or when the server had to make one.
+//! Waking a thread on an idle processor takes some 25 µs, as long as the rest of a start in this
+//! process. So a start that takes the standby doesn't wake the keeper; it is woken when a child has
+//! been reaped, or when the server had to make a child.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,39 +35,43 @@ use crate::remote_fn::Key;
 use crate::transfer::packet;
 use crate::{Error, Result};
 
-/// How long no start and no end of a child must have come before a standby is made. A program that
-/// starts and waits, one child after the other, starts the next one right after the end of the
-/// last: a standby that is made in between costs more than it gains.
+/// How long no start and no end of a child must have happened before a standby is made. A program
+/// that starts children one after the other and waits for each starts the next one right after the
+/// end of the last: a standby that is made in between costs more than it gains.
 const QUIET: Duration = Duration::from_micros(500);
 
-/// How long no start must have come before the standby is ended.
+/// How long no start must have happened before the standby is ended.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// A process that waits for its order.
+/// A process that waits for its launch message.
 pub(crate) struct Standby {
     pub(crate) started: Started,
-    /// Where it waits. Not its own socket, which is its lifeline: nothing may ever be sent to that.
+    /// The socket on which it receives the launch message. Not its own socket, which is its
+    /// lifeline: nothing may ever be sent on that.
     pub(crate) launch: OwnedFd,
-    /// The server that made it. A standby of another one than today's may have rights that this process has given up.
+    /// The server that made it. A standby of an earlier server may have rights that this process
+    /// has given up.
     pub(crate) server: Weak<ServerProcess>,
-    /// What it knows of the surroundings.
+    /// What it knows of the parent's context.
     pub(crate) known: Known,
 }
 
-/// What keeper and starts share.
+/// The state that the keeper and starts share.
 struct State {
-    /// The process that this is the state of. A copy of it, made by fork(2) elsewhere, has neither keeper nor standby.
+    /// The process that this state belongs to. A copy of it, made by fork(2) elsewhere, has neither
+    /// keeper nor standby.
     process: i32,
     keeper: Option<JoinHandle<()>>,
     standby: Option<Standby>,
     last_start: Option<Instant>,
-    /// When a child was reaped last.
+    /// When a child was last reaped.
     last_end: Option<Instant>,
-    /// Whether the keeper waits for the end of [`IDLE`], and doesn't see that its standby has been taken.
+    /// Whether the keeper sleeps until [`IDLE`] has passed, and doesn't notice that its standby has
+    /// been taken.
     settled: bool,
-    /// How many wait for the end of the keeper.
+    /// The number of threads that wait for the keeper to end.
     stop: u32,
-    /// Whether there is to be a keeper.
+    /// Whether standbys are enabled.
     wanted: bool,
 }
 
@@ -80,7 +86,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     wanted: true,
 });
 
-/// Told when the keeper has something to look at.
+/// Notified when the keeper must look at the state.
 static NEWS: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, State> {
@@ -88,7 +94,8 @@ fn lock() -> MutexGuard<'static, State> {
     let this = threads::getpid();
     if state.process != this {
         state.process = this;
-        // The thread is not in this copy, so there is nothing to detach; the standby is not ours, and only our copies of its ends go.
+        // The keeper's thread doesn't exist in this copy, so there is nothing to detach. The
+        // standby is the original's: only the copies of its descriptors are closed.
         std::mem::forget(state.keeper.take());
         state.standby = None;
         (state.settled, state.stop) = (false, 0);
@@ -96,14 +103,15 @@ fn lock() -> MutexGuard<'static, State> {
     state
 }
 
-/// Whether this process has a child made ahead of the next start by [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). On at first.
+/// Sets whether this process keeps a standby ready: a child process made ahead of the next start by
+/// [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). Enabled by default.
 ///
-/// A start that finds such a standby takes a fraction of the time to its target's first line. It is
-/// made by a thread of this process once no start and no end of a child has come for half a
-/// millisecond, and both are gone once none has come for a second. A program that must not have a
-/// thread it hasn't made itself (unshare(2) and setns(2) want some programs to have just one)
-/// switches it off; [`StartMethod::Fork`](crate::StartMethod::Fork) doesn't mind. Processes that
-/// are started later inherit the setting.
+/// A start that finds a standby reaches its target's first line in a fraction of the time. A thread
+/// of this process makes the standby once no start and no end of a child has happened for half a
+/// millisecond; both are gone once no start has happened for a second. A program must disable this
+/// if it can't have a thread that it hasn't made itself (unshare(2) and setns(2) require a single
+/// thread for some purposes); [`StartMethod::Fork`](crate::StartMethod::Fork) works with it.
+/// Processes that are started later inherit the setting.
 ///
 /// ```
 /// # #[multiproc::main]
@@ -118,7 +126,7 @@ pub fn set_standby(enabled: bool) {
     }
 }
 
-/// In a child that has just come to life: what its parent has.
+/// In a new child: sets what its parent has set.
 pub(crate) fn set_wanted(wanted: bool) {
     lock().wanted = wanted;
 }
@@ -128,7 +136,7 @@ pub(crate) fn is_wanted() -> bool {
     lock().wanted
 }
 
-/// The standby, if there is one, and `server` has made it.
+/// Takes the standby, if there is one and `server` has made it.
 pub(crate) fn take(server: &Weak<ServerProcess>) -> Option<Standby> {
     let standby = lock().standby.take()?;
     if Weak::ptr_eq(&standby.server, server) {
@@ -138,35 +146,36 @@ pub(crate) fn take(server: &Weak<ServerProcess>) -> Option<Standby> {
     None
 }
 
-/// A process has been started, by the server or in a standby. Sees to it that the next one will be made ahead.
+/// Called when a process has been started, by the server or in a standby: arranges for the next
+/// standby.
 pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
     if state.wanted && state.keeper.is_none() && state.stop == 0 {
-        // The keeper must not be in the middle of something when somebody copies this process.
+        // The keeper must not hold a lock when this process is forked.
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| drop(multiproc_os::at_fork::register(before_fork, after_fork)));
         let thread = std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10);
-        // If there can be no thread, starts are just not quicker than that.
+        // If no thread can be created, starts are only slower.
         state.keeper = signal::with_signals_blocked(|| thread.spawn(keep)).ok();
     } else if by_server {
         wake_keeper(state);
     }
 }
 
-/// A child of this process has been reaped: time to think of the next one.
+/// Called when a child of this process has been reaped: the keeper may make a standby now.
 pub(crate) fn child_has_ended() {
     let mut state = lock();
     state.last_end = Some(Instant::now());
     wake_keeper(state);
 }
 
-/// Wakes the keeper, if it doesn't know yet that there is no standby any more. Unlocks first: the
-/// keeper locks as soon as it is awake.
+/// Wakes the keeper, if it hasn't noticed that there is no standby any more. Unlocks first, since
+/// the keeper takes the lock as soon as it is awake.
 fn wake_keeper(mut state: MutexGuard<'static, State>) {
     let wake = state.settled && state.standby.is_none();
     if wake {
-        // Once is enough.
+        // Further calls needn't wake it again.
         state.settled = false;
     }
     drop(state);
@@ -175,7 +184,8 @@ fn wake_keeper(mut state: MutexGuard<'static, State>) {
     }
 }
 
-/// Ends the standby and the keeper, and waits for that: this process has one thread less.
+/// Ends the standby and the keeper, and waits until they have ended: this process has one thread
+/// less.
 pub(crate) fn dismiss() {
     let mut state = lock();
     if state.keeper.is_none() && state.standby.is_none() {
@@ -198,21 +208,22 @@ pub(crate) fn dismiss() {
 }
 
 thread_local! {
-    /// What this thread, which is about to fork, holds.
+    /// The locks that this thread, which is about to fork, holds.
     static HELD: std::cell::RefCell<Option<Held>> = const { std::cell::RefCell::new(None) };
 }
 
-/// In the order in which they are let go of.
+/// The fields in the order in which they are released.
 struct Held(#[allow(dead_code)] Option<MutexGuard<'static, State>>, #[allow(dead_code)] forkserver::Pause);
 
 extern "C" fn before_fork() {
-    // In the order in which a start locks them.
+    // In the order in which a start takes the locks.
     let Some(pause) = forkserver::pause() else { return };
     let Some(state) = within_a_moment(&STATE) else { return };
     let _ = HELD.try_with(|slot| *slot.borrow_mut() = Some(Held(Some(state), pause)));
 }
 
-/// Locks, but not at any price: who forks may be a signal handler that has interrupted who holds it.
+/// Locks, but gives up after a while: fork(2) may be called by a signal handler that has
+/// interrupted the lock's owner.
 pub(super) fn within_a_moment<T>(mutex: &'static Mutex<T>) -> Option<MutexGuard<'static, T>> {
     let begun = Instant::now();
     loop {
@@ -229,7 +240,7 @@ extern "C" fn after_fork() {
     let _ = HELD.try_with(|slot| slot.borrow_mut().take());
 }
 
-/// The keeper's life.
+/// Runs the keeper.
 fn keep() {
     let mut state = lock();
     while state.stop == 0 {
@@ -245,7 +256,8 @@ fn keep() {
                 state = lock();
                 match made {
                     Some(standby) => state.standby = Some(standby),
-                    // The system is at some limit, or the server is gone: the next start will see.
+                    // The system is at a limit, or the server is gone: the next start will report
+                    // it.
                     None => break,
                 }
                 continue;
@@ -257,7 +269,7 @@ fn keep() {
     }
     let standby = state.standby.take();
     if state.stop == 0 {
-        // It ends of its own accord, so nobody joins it.
+        // It ends on its own, so no thread joins it.
         drop(state.keeper.take());
     }
     drop(state);
@@ -267,8 +279,8 @@ fn keep() {
 }
 
 impl Standby {
-    /// Has it become what `launch` says. None, and it is gone, if it died while it stood by, or is
-    /// of no use at this moment.
+    /// Makes the standby the process that `launch` describes. None if it died while it waited, or
+    /// can't be used by the calling thread now; then it has been ended.
     pub(crate) fn begin(
         mut self,
         launch: &Launch<'_>,
@@ -283,7 +295,7 @@ impl Standby {
         let front = child_spec::join(launch.spec);
         let mut ack = StartAck::No;
         let sent = context::send(&self.known, here, Some(launch.streams), |context, outgoing| {
-            // What can fail in the child is waited for.
+            // The child acknowledges what can fail in it.
             ack = match launch.spec.options.is_empty() && !context.moves() {
                 true => StartAck::No,
                 false => StartAck::Yes,
@@ -303,7 +315,7 @@ impl Standby {
                 return Err(fail("the request could not be sent")(error));
             }
         }
-        // While it gets ready.
+        // Done while the child sets itself up.
         let told = match self.server.upgrade().map(|server| (server.fit(moment), server)) {
             Some((Fit::Same, server)) => server.made().go_ahead(moment, &self.launch),
             _ => Err(io::ErrorKind::BrokenPipe.into()),
@@ -332,8 +344,8 @@ impl Standby {
     }
 }
 
-/// Kills a process that waits on the other end of `socket`, and reaps it. There is nothing in it
-/// that would be missed.
+/// Kills a process that waits on the other end of `socket`, and reaps it. It has not run any of the
+/// user's code.
 pub(crate) fn end(process: &Started, socket: &OwnedFd) {
     if let Some(pidfd) = &process.pidfd {
         // If it has more rights than this process has now, it can't be killed, but leaves by
@@ -345,7 +357,8 @@ pub(crate) fn end(process: &Started, socket: &OwnedFd) {
     }
 }
 
-/// The child's side: waits for its order, then lives by it. Leaves if there will be none.
+/// The child's side: waits for the launch message, then runs the child. Leaves if the socket is
+/// closed instead.
 pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
     threads::set_name("multiproc-ready");
     rehearse();
@@ -353,18 +366,21 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
     interrupt::discard_until_readable(&orders);
     let mut packet = match packet::receive(&orders, true) {
         Ok(packet) if packet.kind == kind::START => packet,
-        Ok(packet) => entry::refuse(socket, &format!("a process that stood by got a message of kind {}", packet.kind)),
+        Ok(packet) => {
+            entry::refuse(socket, &format!("the standby process got an unexpected message of kind {}", packet.kind))
+        }
         Err(_) => std::process::exit(0),
     };
     let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
     let (request, launch) = match child_spec::split::<Request>(packet.front()) {
         Ok(split) => split,
-        Err(error) => entry::refuse(socket, &format!("the request is garbage: {error}")),
+        Err(error) => entry::refuse(socket, &format!("the request can't be decoded: {error}")),
     };
     forkserver::become_child(request, fds.into_iter(), socket, orders, launch, payload)
 }
 
-/// Does once, for nobody, what a start does: so that the pages of code and data that it takes are there. Nothing comes of it if it fails.
+/// Goes through the steps of a start once without effect, so that the pages of code and data that
+/// they need are present. A failure is ignored.
 fn rehearse() {
     let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
     entry::show_name(&identity.name, None);

@@ -1,8 +1,9 @@
-//! Where a function's code is: an address relative to a static of this crate, so that it means the same in every process of this
-//! program, wherever the kernel has put the image.
+//! The position of a function's code: its distance from a static of this crate. It is the same in
+//! every process of this program, wherever the kernel has loaded the image.
 //!
-//! No registry and no annotation: the child is the same file (the same inode, and the handshake compares build ids), so a distance
-//! between two places in it is the same. Before an address is called, it is checked to lie in the program's code.
+//! This needs no registry and no annotation: the child executes the same file (the handshake
+//! compares build ids), so the distance between two addresses in it is the same. An address is
+//! called only after a check that it lies in the program's code.
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -14,46 +15,47 @@ use serde::{Deserialize, Serialize};
 use crate::process::run::Target;
 use crate::transfer::payload::Payload;
 
-/// The place that distances are measured from.
+/// The address from which distances are measured.
 static ANCHOR: u8 = 0;
 
 fn anchor() -> usize {
     &raw const ANCHOR as usize
 }
 
-/// Why an address can't travel, or one that came can't be used.
+/// Why an address can't be sent, or a received one can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
     #[error(
-        "the target's code is not in the program's own file but in a shared library, whose place differs between processes"
+        "the target's code is in a shared library, not in the program's own file; its address differs between processes"
     )]
     Foreign,
     #[error("the target's address {0:#x} is not in the program's code")]
     NotCode(i64),
 }
 
-/// The file that this crate's code is in.
+/// The file that contains this crate's code.
 pub(crate) fn image() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
     IMAGE.get_or_init(|| Image::containing(anchor()).expect("a static lies in a loaded file"))
 }
 
-/// Where `address` is, seen from the anchor.
+/// Returns the distance of `address` from the anchor.
 fn offset(address: usize) -> Result<i64, TargetError> {
     if image().is_code(address) { Ok(address.wrapping_sub(anchor()) as i64) } else { Err(TargetError::Foreign) }
 }
 
-/// What is at `offset`, seen from the anchor; always an address in the program's code.
+/// Returns the address at this distance from the anchor; always in the program's code.
 fn resolve(offset: i64) -> Result<usize, TargetError> {
     let address = anchor().wrapping_add(offset as usize);
     if image().is_code(address) { Ok(address) } else { Err(TargetError::NotCode(offset)) }
 }
 
-/// The function that a child calls first with the payload that it was sent: `start::entry::enter` for its type.
+/// The function that a child calls first, with its payload: `start::entry::enter` for the payload's
+/// type.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Entry(i64);
 
-/// What an [`Entry`] points to.
+/// The type of the function at an [`Entry`].
 pub(crate) type EntryFn = fn(Payload) -> super::report::Report;
 
 impl Entry {
@@ -61,30 +63,32 @@ impl Entry {
         offset(function as usize).map(Entry)
     }
 
-    /// The function, in this process.
+    /// Returns the function in this process.
     ///
-    /// It came from a process of the same build, as the handshake has made sure.
+    /// The sender is a process of the same build; the handshake has verified that.
     pub(crate) fn function(self) -> Result<EntryFn, TargetError> {
         let address = resolve(self.0)?;
-        // SAFETY: `of` is the only maker of an `Entry` in this program, and takes an `EntryFn`; the one that came over the wire was
-        // made by the same build, where the same distance leads to the same function; it lies in the code of this image.
+        // SAFETY: an `Entry` is made only by `of`, which takes an `EntryFn`. A received one was
+        // made by the same build, in which the same distance leads to the same function, and it
+        // lies in the code of this image.
         Ok(unsafe { std::mem::transmute::<usize, EntryFn>(address) })
     }
 }
 
-/// How many bytes a function travels as.
+/// The number of bytes as which a function is sent.
 pub(crate) const TRAVELS_AS: usize = size_of::<i64>();
 
-/// A function on its way to another process: nothing at all if its type says which it is, the distance of its code if it is a pointer.
+/// A function on its way to another process: no data at all if its type identifies it, the distance
+/// of its code if it is a pointer.
 #[derive(Debug)]
 pub(crate) struct Carried<F>(F);
 
-/// Shows that a function can travel: only [`Carried::CAPTURES_NOTHING`] is one.
+/// Proof that a function can be sent; made only by [`Carried::CAPTURES_NOTHING`].
 pub(crate) struct Travels<F>(PhantomData<fn() -> F>);
 
 impl<F> Carried<F> {
-    /// Does not compile for a closure that captures something. For the public function that takes
-    /// `F`, so that the compiler names its caller.
+    /// Does not compile for a closure that captures something. It is meant for the public function
+    /// that takes `F`, so that the compiler names that function's caller.
     pub(crate) const CAPTURES_NOTHING: Travels<F> = {
         assert!(
             Self::IS_NOTHING || Self::MAY_BE_POINTER,
@@ -95,27 +99,27 @@ impl<F> Carried<F> {
         Travels(PhantomData)
     };
 
-    /// A value of no size is told by its type alone.
+    /// A type without size or destructor: its value is known from the type alone.
     const IS_NOTHING: bool = size_of::<F>() == 0 && !std::mem::needs_drop::<F>();
 
-    /// Of a pointer's size and alignment, and never null.
+    /// A type with a pointer's size and alignment, and never null.
     const MAY_BE_POINTER: bool = size_of::<F>() == size_of::<fn()>()
         && align_of::<F>() == align_of::<fn()>()
         && size_of::<Option<F>>() == size_of::<fn()>()
         && !std::mem::needs_drop::<F>();
 
-    /// Fails to compile for a closure that captures a `&'static T` or a `NonZero<usize>`. (Where
-    /// the compiler shows this line, it is read by the user.)
+    /// Fails to compile for a closure that captures a `&'static T` or a `NonZero<usize>`. (Users
+    /// read the constant's name in the compiler's message.)
     ///
-    /// Of values of this size function pointers are wanted, and no trait tells a pointer from a
-    /// closure of that size, so the compiler's own check of constants is asked: is there a value of
-    /// type `F` that holds the address of a function, and nothing but? For a captured number or
-    /// reference there isn't. What passes beside function pointers is a closure around one function
-    /// pointer, which can travel just as well.
+    /// Of the types of this size, only function pointers are allowed. No trait tells a pointer from
+    /// a closure of that size, so the compiler's own check of constants must: is a value with the
+    /// address of a function, and nothing else, a valid `F`? For a captured number or reference it
+    /// isn't. Besides function pointers, the check accepts a closure that captures one function
+    /// pointer, which can be sent just as well.
     const THE_TARGET_CAPTURES_A_REFERENCE_PASS_A_VALUE_AS_AN_ARGUMENT_INSTEAD: Option<ManuallyDrop<F>> = {
         if Self::MAY_BE_POINTER {
-            // SAFETY: of the same size, as MAY_BE_POINTER says. If it is not a value of `F`, the
-            // compiler says so, here.
+            // SAFETY: of the same size, by MAY_BE_POINTER. If it is not a valid value of `F`, the
+            // compiler rejects it here.
             Some(unsafe { std::mem::transmute_copy::<fn(), ManuallyDrop<F>>(&(nothing as fn())) })
         } else {
             None
@@ -134,35 +138,38 @@ impl<F> Carried<F> {
 fn nothing() {}
 
 impl<F> Carried<F> {
-    /// What travels.
+    /// Returns the bytes to send.
     pub(crate) fn to_bytes(&self) -> Result<[u8; TRAVELS_AS], TargetError> {
         if size_of::<F>() == 0 {
             return Ok([0; TRAVELS_AS]);
         }
-        // SAFETY: `new` has made sure that an `F` that has a size is a function's address and nothing else.
+        // SAFETY: `new` guarantees that an `F` that has a size is a function's address and nothing
+        // else.
         let address = unsafe { std::mem::transmute_copy::<F, usize>(&self.0) };
         Ok(offset(address)?.to_le_bytes())
     }
 
-    /// The function that travelled as `bytes`.
+    /// Returns the function that was sent as `bytes`.
     ///
     /// # Safety
-    /// The bytes are from [`to_bytes`](Carried::to_bytes) of the same type, in a process of the same build; and that function goes nowhere
-    /// else, so that one value of `F` becomes one value of `F`.
+    /// The bytes must come from [`to_bytes`](Carried::to_bytes) of the same type, in a process of
+    /// the same build, and they must be used only once, so that one value of `F` becomes one value
+    /// of `F`.
     pub(crate) unsafe fn from_bytes(bytes: [u8; TRAVELS_AS]) -> Result<Carried<F>, TargetError> {
         if size_of::<F>() == 0 {
-            // SAFETY: a value of no size has no bytes to be wrong, and one of `F` did exist, as the caller says.
+            // SAFETY: a value without size has no invalid bytes, and a value of `F` did exist, as
+            // the caller guarantees.
             return Ok(Carried(unsafe { std::mem::transmute_copy::<(), F>(&()) }));
         }
         let address = resolve(i64::from_le_bytes(bytes))?;
-        // SAFETY: `new` has made sure that an `F` that has a size is a function's address; this one came from an `F`, as the caller
-        // says, and lies in the program's code.
+        // SAFETY: `new` guarantees that an `F` that has a size is a function's address; this one
+        // came from an `F`, as the caller guarantees, and lies in the program's code.
         Ok(Carried(unsafe { std::mem::transmute_copy::<usize, F>(&address) }))
     }
 }
 
-/// A function that can be called any number of times, by an address if its type doesn't say which
-/// it is.
+/// A function that can be called any number of times; with an address if its type alone doesn't
+/// identify it.
 pub(crate) struct Callable<A, R> {
     invoke: fn(usize, A) -> R,
     address: usize,
@@ -184,7 +191,7 @@ impl<A, R> Callable<A, R> {
         if size_of::<F>() == 0 {
             return Callable { invoke: by_type::<F, A, R>, address: 0 };
         }
-        // SAFETY: `Travels` has made sure that an `F` that has a size is a function's address and
+        // SAFETY: `Travels` guarantees that an `F` that has a size is a function's address and
         // nothing else.
         let address = unsafe { std::mem::transmute_copy::<F, usize>(&function) };
         Callable { invoke: by_address::<F, A, R>, address }
@@ -194,43 +201,43 @@ impl<A, R> Callable<A, R> {
         (self.invoke)(self.address, args)
     }
 
-    /// Where its code is in this process.
+    /// Returns the addresses of its code in this process.
     pub(crate) fn addresses(&self) -> [usize; 2] {
         [self.invoke as usize, self.address]
     }
 
-    /// What travels; 0 for no address, as the anchor is no code.
+    /// Returns the distances to send; 0 for no address, since the anchor is not code.
     pub(crate) fn places(&self) -> Result<[i64; 2], TargetError> {
         Ok([offset(self.invoke as usize)?, if self.address == 0 { 0 } else { offset(self.address)? }])
     }
 
-    /// The function that travelled.
+    /// Returns the function that was sent.
     ///
     /// # Safety
-    /// The places are from [`places`](Callable::places) of a value of this very type, in a process
-    /// of the same build.
+    /// The places must come from [`places`](Callable::places) of a value of this very type, in a
+    /// process of the same build.
     pub(crate) unsafe fn from_places([invoke, address]: [i64; 2]) -> Result<Callable<A, R>, TargetError> {
         let invoke = resolve(invoke)?;
         let address = if address == 0 { 0 } else { resolve(address)? };
-        // SAFETY: the same distance leads to the same function in the same build, and that one was
-        // of this type, as the caller says; it lies in the program's code.
+        // SAFETY: the same distance leads to the same function in the same build, and the caller
+        // guarantees that it had this type; it lies in the program's code.
         let invoke = unsafe { std::mem::transmute::<usize, fn(usize, A) -> R>(invoke) };
         Ok(Callable { invoke, address })
     }
 }
 
-/// Calls the function that `F` names. Its address is only ever in a [`Callable`], which is made of
-/// an `F`.
+/// Calls the function that `F` identifies. The address of `by_type` occurs only in a [`Callable`],
+/// which is made from an `F`.
 fn by_type<F: Target<A, Output = R> + Copy, A, R>(_: usize, args: A) -> R {
-    // SAFETY: a value of no size has no bytes to be wrong; one of `F` did exist, of which this is a
-    // copy.
+    // SAFETY: a value without size has no invalid bytes; an `F` did exist, and this is a copy of
+    // it.
     unsafe { std::mem::transmute_copy::<(), F>(&()) }.call(args)
 }
 
-/// Calls the function at `address`. This function's own is only ever in a [`Callable`] beside an
-/// address that is an `F`.
+/// Calls the function at `address`. The address of `by_address` occurs only in a [`Callable`],
+/// beside an address that is an `F`.
 fn by_address<F: Target<A, Output = R> + Copy, A, R>(address: usize, args: A) -> R {
-    // SAFETY: `new` has taken the address out of an `F`, of which this is a copy.
+    // SAFETY: `new` has taken the address from an `F`; this is a copy of it.
     unsafe { std::mem::transmute_copy::<usize, F>(&address) }.call(args)
 }
 
@@ -266,7 +273,7 @@ mod tests {
             Carried::new(getpid, Carried::<fn() -> i32>::CAPTURES_NOTHING).to_bytes(),
             Err(TargetError::Foreign)
         ));
-        // SAFETY: from an `fn() -> i32`, as far as anybody can tell from the type; and refused.
+        // SAFETY: the type is `fn() -> i32`, as required; and the bytes are rejected.
         let outside = unsafe { Carried::<fn() -> i32>::from_bytes([0; 8]) };
         assert!(matches!(outside, Err(TargetError::NotCode(0))));
     }

@@ -1,8 +1,8 @@
-//! Waiting for locks, semaphores and events in `async` code, on any executor. The feature `async`.
+//! The `async` methods of locks, semaphores and events, on any executor, with the feature `async`.
 //!
-//! A lock is waited for by way of a thread that sleeps on its word
-//! ([`waiters`](crate::shm::waiters)), and taken by the thread that polls the future; semaphores
-//! and events as queues are ([`vigil`](crate::shm)).
+//! A lock is waited for by a thread that sleeps on its word ([`waiters`](crate::shm::waiters)), and
+//! taken by the thread that polls the future. Semaphores and events are waited for as queues are
+//! (`shm/PROTOCOL.md`).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -30,17 +30,17 @@ impl<T: Plain> Site for mutex::Shared<T> {
     }
 }
 
-/// Takes the word of a lock, for the thread that polls this to its end.
+/// Takes the word of a lock for the thread that polls this future to completion.
 async fn take<L: Site>(mapping: &Arc<LockMapping<L>>) -> Result<(), Misuse> {
     let mut wait = Wait::new(mapping);
     poll_fn(|context| wait.poll(context)).await.map_err(|denied| match denied {
-        Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("what another has is waited for"),
+        Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("a future waits for a busy lock"),
         Denied::NoThread => Misuse::NoThread(L::NAME),
     })
 }
 
 impl Lock {
-    /// As [`lock`](Lock::lock), in `async` code on any executor.
+    /// Acquires the lock as [`lock`](Lock::lock) does, in `async` code on any executor.
     ///
     /// ```
     /// use multiproc::Process;
@@ -66,29 +66,30 @@ impl Lock {
     /// # }
     /// ```
     ///
-    /// The lock belongs to the thread that polls the future to its end, so the guard is not
-    /// [`Send`]: a task that may be moved between threads can't hold it across an `.await`, and the
-    /// compiler says so. A task that stays on one thread can; other tasks of the thread then wait
-    /// for it here. A task that awaits the lock while it has a guard of this method waits for
-    /// itself, for ever, as with any lock for tasks.
+    /// The lock belongs to the thread that polls the future to completion, so the guard is not
+    /// [`Send`]: a task that may move between threads can't hold it across an `.await`, and the
+    /// compiler rejects that. A task that stays on one thread can; other tasks of that thread then
+    /// wait for it here. A task that awaits the lock while it has a guard of this method waits for
+    /// itself, forever, as with any lock for tasks.
     ///
-    /// The lock is taken by the poll that completes the future. One that is dropped before, in a
-    /// `select!` or at a timeout, has taken nothing, and the next waiter is woken in its place.
+    /// The lock is taken by the poll that completes the future. A future that is dropped before
+    /// that, in a `select!` or at a timeout, has taken nothing, and the next waiter is woken in its
+    /// place.
     ///
-    /// All futures that wait through one handle and its clones take part in the waiting of threads
-    /// and processes as one thread does. That thread sleeps for them; there is one for each lock
-    /// that is waited for, as long as it is. When the lock is given up to it, the future that has
-    /// waited longest has the first try, and if others are quicker again and again, the thread
-    /// takes the lock for it. Futures of one handle so have it in the order of their first polls,
-    /// but for those that find the lock free when they come. Between them and other threads and
-    /// processes there is no order, as there is none with [`lock`](Lock::lock): the first to come
-    /// while the lock is free has it, and a future has the chances of a thread. A task that isn't
-    /// polled delays others by 20 ms at most.
+    /// All futures that wait through one handle and its clones share one thread, which sleeps for
+    /// them and competes with other threads and processes as any thread does. There is one such
+    /// thread for each lock that is waited for, for the duration of the wait. When it is woken
+    /// because the lock is free, the future that has waited longest tries first; if other threads
+    /// are quicker again and again, the thread takes the lock for that future. So the futures of
+    /// one handle get the lock in the order of their first polls, except for those that find it
+    /// free at once. Between them and other threads and processes there is no order, as with
+    /// [`lock`](Lock::lock): the first to try while the lock is free gets it, and a future has the
+    /// same chance as a thread. A task that isn't polled delays others by at most 20 ms.
     ///
     /// # Errors
-    /// As [`lock`](Lock::lock), the holder's death included; [`Misuse::HeldHere`] if the calling
-    /// thread holds the lock by one of the other methods; [`Misuse::NoThread`] if the system has no
-    /// thread left to wait with.
+    /// As for [`lock`](Lock::lock), the holder's death included; [`Misuse::HeldHere`] if the
+    /// calling thread holds the lock by one of the other methods; [`Misuse::NoThread`] if the
+    /// system refuses a thread to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
         let (is_entered, poison_count) = (self.enter(), self.poison_count());
@@ -99,8 +100,8 @@ impl Lock {
 }
 
 impl<T: Plain> Mutex<T> {
-    /// As [`lock`](Mutex::lock), in `async` code on any executor. What is said at
-    /// [`Lock::lock_async`] holds here too.
+    /// Acquires the mutex as [`lock`](Mutex::lock) does, in `async` code on any executor. The
+    /// remarks at [`Lock::lock_async`] apply here too.
     ///
     /// ```
     /// use multiproc::Process;
@@ -124,7 +125,7 @@ impl<T: Plain> Mutex<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`Lock::lock_async`].
+    /// As for [`Lock::lock_async`].
     pub async fn lock_async(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         take_turns().await;
         take(&self.inner).await?;
@@ -135,7 +136,7 @@ impl<T: Plain> Mutex<T> {
 macro_rules! acquiring {
     ($($name:ident)*) => { $(
         impl $name {
-            /// As [`acquire`](Self::acquire), in `async` code on any executor.
+            /// Takes a permit as [`acquire`](Self::acquire) does, in `async` code on any executor.
             ///
             /// ```
             /// use multiproc::Process;
@@ -159,14 +160,18 @@ macro_rules! acquiring {
             /// # }
             /// ```
             ///
-            /// A permit belongs to the process, not to a thread: it may be held across an `.await`, and dropped in another thread. It is taken by the poll that completes the future: one that is
-            /// dropped before, in a `select!` or at a timeout, has taken none. All futures and threads that wait are told of a permit, and the first to come has it; the others
-            /// wait again, with no order among them. A task that gives a permit back while another waits here needs no handle of its own. A task that waits for
-            /// a permit that it holds itself waits for ever. What wakes the future is said at
-            /// [`JoinFuture`](crate::JoinFuture); it takes one or two descriptors while it waits.
+            /// A permit belongs to the process, not to a thread: it may be held across an `.await`,
+            /// and dropped in another thread. It is taken by the poll that completes the future: a
+            /// future that is dropped before that, in a `select!` or at a timeout, has taken none.
+            /// All futures and threads that wait are told of a permit, and the first to try takes
+            /// it; the others wait again, with no order among them. A task that gives a permit back
+            /// while another waits here needs no handle of its own. A task that waits for a permit
+            /// that it holds itself waits forever. [`JoinFuture`](crate::JoinFuture) describes what
+            /// wakes the future; it takes one or two descriptors while it waits.
             ///
             /// # Errors
-            /// As [`acquire`](Self::acquire); [`WaitError::System`] also when there is no descriptor or thread to wait with.
+            /// As for [`acquire`](Self::acquire); [`WaitError::System`] also when there is no
+            /// descriptor or thread to wait with.
             pub async fn acquire_async(&self) -> Result<Permit<'_>, WaitError> {
                 take_turns().await;
                 WaitError::of(self.permits.acquire_async().await, ACQUIRE, "release one")?;
@@ -179,7 +184,7 @@ macro_rules! acquiring {
 acquiring!(Semaphore BoundedSemaphore);
 
 impl Event {
-    /// As [`wait`](Event::wait), in `async` code on any executor.
+    /// Waits as [`wait`](Event::wait) does, in `async` code on any executor.
     ///
     /// ```
     /// use multiproc::Process;
@@ -200,15 +205,15 @@ impl Event {
     /// # }
     /// ```
     ///
-    /// It counts from the first poll: a future goes on if the event has been set since then, even
-    /// if it was cleared at once. One that is dropped leaves nothing behind. As with threads, a
-    /// task that sets the event while another waits here needs a handle of its own: a clone. What
-    /// wakes the future is said at [`JoinFuture`](crate::JoinFuture); it takes one or two
-    /// descriptors while it waits.
+    /// The wait counts from the first poll: the future completes if the event has been set since
+    /// then, even if it was cleared at once. Dropping the future leaves nothing behind. As with
+    /// threads, a task that sets the event while another waits here needs a handle of its own: a
+    /// clone. [`JoinFuture`](crate::JoinFuture) describes what wakes the future; it takes one or
+    /// two descriptors while it waits.
     ///
     /// # Errors
-    /// As [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or thread
-    /// to wait with.
+    /// As for [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or
+    /// thread to wait with.
     pub async fn wait_async(&self) -> Result<(), WaitError> {
         take_turns().await;
         WaitError::of(self.flag.wait_async().await, "wait for an event", "set it").map(drop)

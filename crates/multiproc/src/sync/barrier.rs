@@ -1,6 +1,7 @@
-//! [`Barrier`]: nobody goes on before all have come.
+//! [`Barrier`]: a fixed number of parties wait for each other.
 //!
-//! BarrierState, and a list of who has arrived. `PROTOCOL.md`, "Barrier".
+//! A [`BarrierState`], and a ledger of the processes that have arrived. See `PROTOCOL.md`,
+//! "Barrier".
 
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -12,12 +13,15 @@ use crate::error::{Error, Result};
 use crate::shm::barrier_state::{self, BarrierState, Cause};
 use crate::shm::object::Object;
 
-/// A place where a number of parties wait for each other, again and again: Python's `multiprocessing.Barrier`.
+/// A point at which a number of parties wait for each other, again and again: Python's
+/// `multiprocessing.Barrier`.
 ///
-/// A party is a call of [`wait`](Barrier::wait), in whatever process or thread. If one of them gives up, the barrier is *broken*, and all who wait or come are told so,
-/// and by whom, until it is [reset](Barrier::reset). So it is when a party is killed while it waits, when a process that was there in an earlier
-/// round dies before it has come again, when somebody has waited for too long, and when nobody is left who could come. A process is expected to come
-/// again until it has dropped its last handle.
+/// A party is a call of [`wait`](Barrier::wait), in whatever process or thread. If a party gives
+/// up, the barrier is *broken*: all parties that wait or arrive get an error that names the cause
+/// and the process, until the barrier is [reset](Barrier::reset). A barrier also breaks when a
+/// party is killed while it waits, when a process that arrived in an earlier round dies before it
+/// arrives again, when a party reaches its timeout, and when no process is left that could arrive.
+/// A process is expected to arrive again until it has dropped its last handle.
 ///
 /// ```
 /// use multiproc::Process;
@@ -25,7 +29,7 @@ use crate::shm::object::Object;
 ///
 /// fn work(barrier: Barrier) -> multiproc::Result<usize> {
 ///     // … prepare …
-///     let result = barrier.wait()?; // nobody begins before all are ready
+///     let result = barrier.wait()?; // no worker begins before all are ready
 ///     // … work …
 ///     Ok(result.index())
 /// }
@@ -44,38 +48,42 @@ use crate::shm::object::Object;
 /// # }
 /// ```
 ///
-/// There is no method for `async` code: a party that has come can't be taken back, as the drop of a
-/// future would have to. Wait in a thread that may block.
+/// There is no method for `async` code: a party that has arrived can't be taken back, which
+/// dropping a future would require. Wait in a thread that may block.
 ///
 /// # Implementation notes
-/// A word with the round, and a list of processes, in a memfd, changed under a robust futex. Who waits tries for some microseconds, sleeps on a futex for some
-/// milliseconds, and then in poll(2), on the pidfds of the other parties among others, for as long as it takes.
+/// A word with the round, and a list of processes, in a memfd, changed under a robust futex. A
+/// waiter spins for some microseconds, sleeps on a futex for some milliseconds, and then in
+/// poll(2), on the pidfds of the other parties among others, without a time limit.
 pub struct Barrier {
     barrier_state: Object<BarrierState>,
 }
 
 impl Barrier {
-    /// A new barrier for so many parties.
+    /// Creates a barrier for this number of parties.
     ///
     /// # Errors
-    /// [`Error::Make`]: no party, or more than [`MAX_PARTIES`](Barrier::MAX_PARTIES); no descriptor or no memory is left.
+    /// [`Error::Make`]: `parties` is zero or more than [`MAX_PARTIES`](Barrier::MAX_PARTIES); no
+    /// descriptor or no memory is left.
     pub fn new(parties: usize) -> Result<Barrier> {
         let barrier_state = BarrierState::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
         Ok(Barrier { barrier_state })
     }
 
-    /// How many parties there may be at most.
+    /// The maximum number of parties.
     pub const MAX_PARTIES: usize = barrier_state::MOST;
 
-    /// Waits until all have come.
+    /// Waits until all parties have arrived.
     ///
     /// # Errors
-    /// [`BarrierError::Broken`] if it is broken, or will be before all have come.
+    /// [`BarrierError::Broken`] if the barrier is broken, or breaks before all parties have
+    /// arrived.
     pub fn wait(&self) -> Result<BarrierWaitResult, BarrierError> {
         self.wait_within(None, None::<fn()>)
     }
 
-    /// As [`wait`](Barrier::wait), for at most `timeout`: when that is over, the barrier is broken.
+    /// Waits as [`wait`](Barrier::wait) does, for at most `timeout`; when that has passed, the
+    /// barrier breaks.
     ///
     /// ```
     /// use std::time::Duration;
@@ -97,14 +105,16 @@ impl Barrier {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](Barrier::wait).
+    /// As for [`wait`](Barrier::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<BarrierWaitResult, BarrierError> {
         self.wait_within(Some(timeout), None::<fn()>)
     }
 
-    /// As [`wait`](Barrier::wait); if the caller is the last one, calls `action` before anybody goes on. Let all give the same one.
+    /// Waits as [`wait`](Barrier::wait) does; if the caller is the last party to arrive, calls
+    /// `action` before any party goes on. All parties should pass the same action.
     ///
-    /// If the action panics, or its process dies in it, the barrier is broken. It may break the barrier itself, by [`abort`](Barrier::abort).
+    /// If the action panics, or its process dies in it, the barrier breaks. The action may break
+    /// the barrier itself, by [`abort`](Barrier::abort).
     ///
     /// ```
     /// use multiproc::sync::Barrier;
@@ -121,16 +131,16 @@ impl Barrier {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](Barrier::wait).
+    /// As for [`wait`](Barrier::wait).
     pub fn wait_with(&self, action: impl FnOnce()) -> Result<BarrierWaitResult, BarrierError> {
         self.wait_within(None, Some(action))
     }
 
-    /// [`wait_with`](Barrier::wait_with) and [`wait_timeout`](Barrier::wait_timeout) in one. Those who wait for the action wait no longer than they would for
-    /// each other.
+    /// Combines [`wait_with`](Barrier::wait_with) and [`wait_timeout`](Barrier::wait_timeout). The
+    /// timeout of a party includes the time of the action.
     ///
     /// # Errors
-    /// As [`wait`](Barrier::wait).
+    /// As for [`wait`](Barrier::wait).
     pub fn wait_timeout_with(
         &self,
         timeout: Duration,
@@ -152,27 +162,28 @@ impl Barrier {
         }
     }
 
-    /// Breaks it: all who wait or come are told so, until it is reset.
+    /// Breaks the barrier: all parties that wait or arrive get an error, until it is reset.
     pub fn abort(&self) {
         self.barrier_state.break_round(None, Cause::Aborted(multiproc_os::threads::getpid()));
     }
 
-    /// Makes it as it was when it was new. Those who wait are told that it is broken; no process is expected any more because it was there before.
+    /// Resets the barrier to its initial state. Parties that wait get an error; processes that
+    /// arrived in earlier rounds are no longer expected.
     pub fn reset(&self) {
         self.barrier_state.reset();
     }
 
-    /// How many parties wait for each other.
+    /// Returns the number of parties that wait for each other.
     pub fn parties(&self) -> usize {
         self.barrier_state.parties()
     }
 
-    /// How many have come and wait at this moment.
+    /// Returns how many parties have arrived and wait at this moment.
     pub fn n_waiting(&self) -> usize {
         self.barrier_state.arrived()
     }
 
-    /// Whether it is broken.
+    /// Returns whether the barrier is broken.
     pub fn is_broken(&self) -> bool {
         self.barrier_state.is_broken()
     }
@@ -214,32 +225,34 @@ impl<'de> Deserialize<'de> for Barrier {
     }
 }
 
-/// What one of the parties of a [`Barrier`] is told when all have come.
+/// What a party of a [`Barrier`] gets when all have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BarrierWaitResult {
     index: usize,
 }
 
 impl BarrierWaitResult {
-    /// How many were there when this one came: 0 for the first, and for each party another number.
+    /// Returns the position of this party in the order of arrival, from 0. It differs for each
+    /// party of a round.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// Whether this is the one of them that does what only one should do: the first.
+    /// Returns whether this party is the leader, for work that only one party should do. The leader
+    /// is the first that arrived.
     pub fn is_leader(&self) -> bool {
         self.index == 0
     }
 }
 
-/// Why nobody goes on at a [`Barrier`].
+/// Why waiting at a [`Barrier`] failed.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
-    /// It is broken.
+    /// The barrier is broken.
     #[error("cannot wait at a barrier: it is broken: {0}")]
     Broken(BrokenBy),
-    /// The system has refused to wait (`EMFILE`, `ENOSPC`, `ENOMEM`), and so the barrier is broken.
+    /// The system refused to wait (`EMFILE`, `ENOSPC`, `ENOMEM`), so the barrier is broken.
     #[error("cannot wait at a barrier: {0}")]
     System(io::Error),
 }
@@ -248,17 +261,17 @@ pub enum BarrierError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokenBy {
-    /// A party has died: while it waited, in the action, or before it has come again.
+    /// A party has died: while it waited, in the action, or before it arrived again.
     Death {
-        /// Its process.
+        /// The process of the party.
         pid: i32,
     },
-    /// A party has waited for longer than it would.
+    /// A party has reached its timeout.
     Timeout {
-        /// Its process.
+        /// The process of the party.
         pid: i32,
     },
-    /// [`Barrier::abort`].
+    /// A process has called [`Barrier::abort`].
     Abort {
         /// The process that has called it.
         pid: i32,
@@ -268,16 +281,16 @@ pub enum BrokenBy {
         /// The process that it ran in.
         pid: i32,
     },
-    /// [`Barrier::reset`], while some waited.
+    /// A process has called [`Barrier::reset`] while parties waited.
     Reset {
         /// The process that has called it, if that is still known.
         pid: Option<i32>,
     },
-    /// Nobody was left who could come: all who have the barrier were waiting, or had ended.
+    /// No process was left that could arrive: all that have the barrier were waiting, or had ended.
     Disconnected,
-    /// The system has refused to let a party wait.
+    /// The system refused to let a party wait.
     System {
-        /// Its process.
+        /// The process of the party.
         pid: i32,
     },
 }
@@ -300,12 +313,12 @@ impl fmt::Display for BrokenBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BrokenBy::Death { pid } => write!(f, "process {pid} has died"),
-            BrokenBy::Timeout { pid } => write!(f, "process {pid} has waited for too long"),
+            BrokenBy::Timeout { pid } => write!(f, "process {pid} has reached its timeout"),
             BrokenBy::Abort { pid } => write!(f, "process {pid} has aborted it"),
             BrokenBy::Action { pid } => write!(f, "the action has panicked in process {pid}"),
             BrokenBy::Reset { pid: Some(pid) } => write!(f, "process {pid} has reset it"),
-            BrokenBy::Reset { pid: None } => f.write_str("somebody has reset it"),
-            BrokenBy::Disconnected => f.write_str("nobody is left who could come"),
+            BrokenBy::Reset { pid: None } => f.write_str("a process has reset it"),
+            BrokenBy::Disconnected => f.write_str("no process is left that could arrive"),
             BrokenBy::System { pid } => write!(f, "process {pid} could not wait"),
         }
     }

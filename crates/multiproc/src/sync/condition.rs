@@ -1,6 +1,8 @@
-//! [`Condition`]: wait, with a lock given up meanwhile, until somebody says that something has changed.
+//! [`Condition`]: a condition variable. It releases a lock, waits for a notification, and acquires
+//! the lock again.
 //!
-//! A [`Lock`] and, in memory of its own, who waits and how many may go on. `PROTOCOL.md`, "Condition".
+//! A [`Lock`] and, in memory of its own, the tickets of its waiters and how many of these may pass.
+//! See `PROTOCOL.md`, "Condition".
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -17,10 +19,12 @@ use crate::shm::spin_lock::{Limit, Stalled};
 use crate::shm::tickets::Tickets;
 use crate::shm::wait_queue::WaitFailure;
 
-/// A lock with which to wait for what others do: Python's `multiprocessing.Condition`.
+/// A condition variable with its lock: Python's `multiprocessing.Condition`.
 ///
-/// Who holds the lock looks whether what it wants is the case, and [waits](ConditionGuard::wait) if it isn't, with the lock given up meanwhile. Who makes it the case
-/// does so with the lock held, and [notifies](ConditionGuard::notify). Neither is possible without the lock.
+/// A waiter locks the condition, checks whether what it needs holds, and
+/// [waits](ConditionGuard::wait) if it doesn't; the lock is released during the wait. Another
+/// process changes the state while it holds the lock, and [notifies](ConditionGuard::notify). Both
+/// are possible only with the lock held.
 ///
 /// ```
 /// use multiproc::Process;
@@ -45,34 +49,35 @@ use crate::shm::wait_queue::WaitFailure;
 /// # }
 /// ```
 ///
-/// To notify never waits for the waiters, be they stopped or dead. A notice is for those that
-/// waited when it was given. A waiter that it wakes and that is killed before it has the lock again
-/// leaves it to another; if it is killed after that, the lock is poisoned, and then *all* waiters
-/// are told: what they wait for may never come. A waiter is also told when no process is left that
-/// could notify.
+/// Notifying never waits for the waiters, even if they are stopped or dead. A notification is for
+/// the threads that were waiting when it was given. If a waiter that it wakes is killed before it
+/// has the lock again, the notification goes to another waiter. If it is killed after that, the
+/// lock is poisoned, and then *all* waiters are told, as what they wait for may never come. A
+/// waiter is also told when no process is left that could notify.
 ///
-/// It takes three descriptors. All processes that use it must be of the same PID namespace.
+/// A condition takes three descriptors. All processes that use it must be in the same PID
+/// namespace.
 ///
-/// There is no method for `async` code: the guard belongs to a thread, and would have to be kept
+/// There is no method for `async` code: the guard belongs to a thread, and would have to be held
 /// while the task waits. Use an [`Event`](super::Event) or a [`Semaphore`](super::Semaphore) there.
 ///
 /// # Implementation notes
-/// A [`Lock`] and a second memfd. A waiter tries for some microseconds, sleeps on a futex for some
+/// A [`Lock`] and a second memfd. A waiter spins for some microseconds, sleeps on a futex for some
 /// milliseconds, and then in poll(2), on a pipe and the pidfds of the processes that have taken the
-/// lock. With a lock that can be taken without the condition ([`with_lock`](Condition::with_lock)),
-/// it sleeps on an inotify instance too, by which other processes tell that they take the lock for
-/// the first time; where none is to be had, it looks up ten times a second.
+/// lock. If the lock can be taken without the condition ([`with_lock`](Condition::with_lock)), the
+/// waiter also polls an inotify instance, through which other processes announce that they take the
+/// lock for the first time; if no instance is available, it checks ten times a second.
 #[derive(Clone)]
 pub struct Condition {
     lock: Lock,
     tickets: Object<Tickets>,
 }
 
-/// What locking gives if it is waited for as long as it takes.
+/// The result of locking without a time limit.
 type Locked<'a> = Result<ConditionGuard<'a>, LockError<ConditionGuard<'a>>>;
 
 impl Condition {
-    /// A new condition, with a lock of its own.
+    /// Creates a condition with a lock of its own.
     ///
     /// # Errors
     /// [`Error::Make`]: no descriptor or no memory is left.
@@ -80,8 +85,9 @@ impl Condition {
         Condition::of(Lock::new()?)
     }
 
-    /// A new condition that uses this lock, which several conditions may do. The lock can still be
-    /// taken without them: a waiter learns all the same that a process has died with it.
+    /// Creates a condition that uses `lock`, which several conditions can share. The lock can still
+    /// be taken without the condition: a waiter is told all the same if a process dies while
+    /// holding it.
     ///
     /// ```
     /// use multiproc::sync::{Condition, Lock};
@@ -98,7 +104,7 @@ impl Condition {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](Condition::new).
+    /// As for [`new`](Condition::new).
     pub fn with_lock(lock: Lock) -> Result<Condition> {
         let condition = Condition::of(lock)?;
         condition.share_lock();
@@ -110,30 +116,31 @@ impl Condition {
         Ok(Condition { lock, tickets })
     }
 
-    /// Waits until nobody holds the lock, and holds it until the guard is dropped.
+    /// Acquires the lock, waiting until it is free, and holds it until the guard is dropped.
     ///
     /// # Errors
-    /// As [`Lock::lock`].
+    /// As for [`Lock::lock`].
     pub fn lock(&self) -> Locked<'_> {
         self.tickets.enlist(Limit::Endless);
         let lock = self.lock.lock();
         lock.map(|guard| self.guard(guard)).map_err(|error| self.guarded(error))
     }
 
-    /// Holds the lock if nobody else does; `None` if somebody does.
+    /// Acquires the lock if it is free; returns `None` if it is held.
     ///
     /// # Errors
-    /// As [`Lock::lock`].
+    /// As for [`Lock::lock`].
     pub fn try_lock(&self) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
         self.tickets.enlist(Limit::Moment);
         let lock = self.lock.try_lock();
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
 
-    /// As [`lock`](Condition::lock), for at most `timeout`; `None` when that is over.
+    /// Acquires the lock, waiting for at most `timeout`; returns `None` if it isn't acquired in
+    /// that time.
     ///
     /// # Errors
-    /// As [`Lock::lock`].
+    /// As for [`Lock::lock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
         let begun = Instant::now();
         self.tickets.enlist(deadline(timeout).into());
@@ -141,13 +148,13 @@ impl Condition {
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
 
-    /// Its lock, which can be taken without the condition.
+    /// Returns the lock, which can be taken without the condition.
     pub fn as_lock(&self) -> &Lock {
         self.share_lock();
         &self.lock
     }
 
-    /// The lock may be taken without this condition.
+    /// Marks the lock as one that may be taken without this condition.
     fn share_lock(&self) {
         self.lock.share();
         self.tickets.expect_others();
@@ -201,7 +208,7 @@ impl<'de> Deserialize<'de> for Condition {
     }
 }
 
-/// A [`Condition`] whose lock is held. Dropping it gives the lock up.
+/// The guard of a [`Condition`] with its lock held. Dropping it releases the lock.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
@@ -209,28 +216,31 @@ pub struct ConditionGuard<'a> {
 }
 
 impl ConditionGuard<'_> {
-    /// Gives the lock up, waits for a notice, and has the lock again. As there may be reasons to wake up without a notice (somebody has died in the middle of giving
-    /// one), what is waited for is to be looked at again: [`wait_for`](ConditionGuard::wait_for) does.
+    /// Releases the lock, waits for a notification, and acquires the lock again. A wait can end
+    /// without a notification (after a process was killed in the middle of notifying, for example),
+    /// so check again what you wait for, as [`wait_for`](ConditionGuard::wait_for) does.
     ///
     /// # Errors
-    /// [`ConditionError`]. The lock is held all the same, unless it is for misuse.
+    /// [`ConditionError`]. The lock is held all the same, except after a misuse.
     pub fn wait(&mut self) -> Result<(), ConditionError> {
         self.wait_until(None).map(drop)
     }
 
-    /// As [`wait`](ConditionGuard::wait), for at most `timeout`, without the time that it takes to have the lock again. False if there was no notice.
+    /// Waits as [`wait`](ConditionGuard::wait) does, for a notification within `timeout`; the time
+    /// for acquiring the lock again is not included. Returns false if there was no notification.
     ///
     /// # Errors
-    /// As [`wait`](ConditionGuard::wait); [`ConditionError::Stopped`], without the lock, when the
-    /// time is up and the process that holds the lock is stopped.
+    /// As for [`wait`](ConditionGuard::wait); [`ConditionError::Stopped`], without the lock, when
+    /// the time is up and the process that holds the lock is stopped.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, ConditionError> {
         self.wait_until(deadline(timeout))
     }
 
-    /// Waits until `is_so`, which is called with the lock held: now, and after each notice.
+    /// Waits until `is_so` returns true. It is called with the lock held: now, and after each
+    /// notification.
     ///
     /// # Errors
-    /// As [`wait`](ConditionGuard::wait).
+    /// As for [`wait`](ConditionGuard::wait).
     pub fn wait_for(&mut self, mut is_so: impl FnMut() -> bool) -> Result<(), ConditionError> {
         while !is_so() {
             self.wait()?;
@@ -238,7 +248,8 @@ impl ConditionGuard<'_> {
         Ok(())
     }
 
-    /// As [`wait_for`](ConditionGuard::wait_for), for at most `timeout`. Whether it is so.
+    /// Waits as [`wait_for`](ConditionGuard::wait_for) does, for at most `timeout`. Returns the
+    /// last result of the closure.
     ///
     /// ```
     /// use std::time::Duration;
@@ -256,7 +267,7 @@ impl ConditionGuard<'_> {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](ConditionGuard::wait).
+    /// As for [`wait`](ConditionGuard::wait).
     pub fn wait_for_timeout(
         &mut self,
         mut is_so: impl FnMut() -> bool,
@@ -273,26 +284,28 @@ impl ConditionGuard<'_> {
         }
     }
 
-    /// Has one of those who wait go on; how many there were to do so: 0 or 1. They have to have the lock for it, so it is when this guard has been dropped.
+    /// Wakes one waiter, and returns how many there were to wake: 0 or 1. The waiter needs the lock
+    /// to go on, so it does so after this guard has been dropped.
     pub fn notify_one(&self) -> usize {
         self.notify(1)
     }
 
-    /// Has all who wait go on.
+    /// Wakes all waiters, and returns how many there were.
     pub fn notify_all(&self) -> usize {
         self.notify(usize::MAX)
     }
 
-    /// Has up to `count` of those who wait go on, and says how many there were to do so (at most: one may have been killed, which is not known yet).
+    /// Wakes up to `count` waiters, and returns how many there were to wake. That is an upper
+    /// bound: a waiter may have been killed without this being known yet.
     pub fn notify(&self, count: usize) -> usize {
-        // A copy of the process, made by fork, doesn't hold the lock.
+        // A fork copy of the process doesn't hold the lock.
         if !self.guard.is_mine() {
             return 0;
         }
         self.condition.tickets.give(count.try_into().unwrap_or(u32::MAX)) as usize
     }
 
-    /// As [`Lock::clear_poison`].
+    /// Clears the poison, as [`Lock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.guard.clear_poison();
     }
@@ -302,14 +315,15 @@ impl ConditionGuard<'_> {
         if !self.guard.is_mine() {
             return Err(ConditionError::Misuse(Misuse::NotHeld("condition")));
         }
-        // Not whether it is poisoned: others may have put that right by the time one looks.
+        // Compares the count, not the poison: another thread may have cleared it before this one
+        // looks.
         let poison_count = lock.poison_count();
         let alarm = || lock.is_orphaned() || lock.poison_count() != poison_count;
         let stalled = |stalled: Stalled| {
             let waited = Err::<(), _>(WaitFailure::System(stalled.into()));
             ConditionError::Wait(WaitError::of(waited, "wait for a condition", "notify").expect_err("it is an error"))
         };
-        // The process may be a copy that has never taken the lock.
+        // The process may be a fork copy that has never taken the lock.
         tickets.enlist(deadline.into());
         let number = tickets.enter(deadline).map_err(stalled)?;
         let outcome = loop {
@@ -321,7 +335,8 @@ impl ConditionGuard<'_> {
                         return Err(ConditionError::Stopped { pid });
                     }
                 };
-            // Taken with the lock held: who dies with it leaves a poisoned lock, which others see.
+            // Taken with the lock held: a waiter that dies here leaves a poisoned lock, which the
+            // others see.
             if tickets.take(number, deadline).map_err(stalled)? {
                 break Ok(true);
             }
@@ -343,7 +358,7 @@ impl ConditionGuard<'_> {
     }
 }
 
-/// A moment, or none: a timeout beyond what the clock can tell is none.
+/// The end of `timeout`; `None`, no limit, if the clock can't represent it.
 fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
@@ -351,7 +366,7 @@ fn deadline(timeout: Duration) -> Option<Instant> {
 impl Drop for ConditionGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // The lock is poisoned then, which all that wait are told.
+        // The lock is poisoned then, and all waiters are told so.
         if std::thread::panicking() && self.guard.set_poisoned() {
             self.condition.tickets.alarm();
         }
@@ -364,36 +379,38 @@ impl fmt::Debug for ConditionGuard<'_> {
     }
 }
 
-/// Why somebody has waited for a [`Condition`] in vain.
+/// Why waiting for a [`Condition`] failed.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConditionError {
-    /// Somebody has died or panicked while holding the lock. The caller holds it now. It stays so for all until it is [cleared](ConditionGuard::clear_poison).
+    /// A thread has died or panicked while holding the lock. The caller holds it now. It stays
+    /// poisoned until it is [cleared](ConditionGuard::clear_poison).
     #[error(transparent)]
     Poisoned(Poisoned<()>),
-    /// Nobody is left who could notify, or the system has refused to wait. The caller holds the lock again.
+    /// No process is left that could notify, or the system refused to wait. The caller holds the
+    /// lock again.
     #[error(transparent)]
     Wait(WaitError),
     /// The time is up, and process `pid`, which holds the lock, is stopped (`SIGSTOP`, a debugger).
-    /// The caller does **not** hold the lock any more, and has to take it anew: the guard that it
-    /// has does nothing.
+    /// The caller does **not** hold the lock any more: its guard does nothing from now on, and the
+    /// condition must be locked anew.
     #[error("cannot wait for a condition: process {pid}, which holds the lock, is stopped")]
     Stopped {
-        /// The process.
+        /// The process that holds the lock.
         pid: i32,
     },
-    /// The caller doesn't hold the lock: it is a copy, made by fork, of the process that does.
+    /// The caller doesn't hold the lock: it runs in a fork copy of the process that does.
     #[error(transparent)]
     Misuse(#[from] Misuse),
 }
 
 impl ConditionError {
-    /// Whether somebody has come to grief while holding the lock.
+    /// Returns whether a thread has died or panicked while holding the lock.
     pub fn is_poisoned(&self) -> bool {
         matches!(self, ConditionError::Poisoned(_))
     }
 
-    /// Whether nobody is left who could notify.
+    /// Returns whether the wait failed because no process is left that could notify.
     pub fn is_disconnected(&self) -> bool {
         matches!(self, ConditionError::Wait(error) if error.is_disconnected())
     }

@@ -1,7 +1,8 @@
-//! Why something can't be locked as one would like: [`LockError`].
+//! [`LockError`]: why locking failed, or what is wrong with a lock that was acquired.
 //!
-//! Whoever holds a lock may be killed at any instruction, and what the lock guards is then as it was left. So the next one is told, as by the locks of the
-//! standard library after a panic, and has the lock all the same.
+//! The holder of a lock may be killed at any instruction, which leaves what the lock guards as it
+//! was at that instant. So the next holder is told, as the locks of the standard library do after a
+//! panic, and still acquires the lock.
 
 use std::fmt;
 use std::io;
@@ -10,11 +11,13 @@ use crate::error::Error;
 use crate::shm::readers::Denial;
 use crate::shm::robust_word::{Holder, Poison, Refusal};
 
-/// Why a lock isn't simply held now: it is, but somebody has come to grief with it; or it isn't, because the caller has made a mistake.
+/// The error of locking: either the lock is acquired, but poisoned by an earlier holder; or it
+/// isn't, because the caller has made a mistake.
 ///
-/// `?` makes an [`Error`](crate::Error) of it, and drops the guard, so that the lock is free again; so it does in functions that return
-/// [`multiproc::Result`](crate::Result). (As with those of [`std::sync`], a `Box<dyn Error>` can't be made of it while it has a guard, which borrows the lock.) To
-/// go on with what is there:
+/// The `?` operator converts it to an [`Error`](crate::Error) in functions that return
+/// [`multiproc::Result`](crate::Result). That drops the guard, so the lock is released. (As with
+/// the errors of [`std::sync`], a `Box<dyn Error>` can't be made of it while it has a guard, which
+/// borrows the lock.) To go on in spite of the poison:
 ///
 /// ```
 /// use multiproc::sync::{Lock, LockError};
@@ -32,19 +35,19 @@ use crate::shm::robust_word::{Holder, Poison, Refusal};
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError<G> {
-    /// Somebody has died or panicked while holding it. The caller holds it now.
+    /// A thread has died or panicked while holding the lock. The caller holds it now.
     #[error(transparent)]
     Poisoned(Poisoned<G>),
-    /// It can't be held; nothing has changed.
+    /// The lock can't be acquired; nothing has changed.
     #[error(transparent)]
     Misuse(#[from] Misuse),
 }
 
 impl<G> LockError<G> {
-    /// The guard, if it was for poison that there is an error.
+    /// Returns the guard, if the error is poison.
     ///
     /// # Errors
-    /// What the caller has done wrong, if not.
+    /// The caller's mistake, otherwise.
     pub fn into_guard(self) -> Result<G, Misuse> {
         match self {
             LockError::Poisoned(poisoned) => Ok(poisoned.into_guard()),
@@ -52,7 +55,7 @@ impl<G> LockError<G> {
         }
     }
 
-    /// With another guard.
+    /// Converts the guard.
     pub(super) fn map<H>(self, guard: impl FnOnce(G) -> H) -> LockError<H> {
         match self {
             LockError::Poisoned(poisoned) => LockError::Poisoned(Poisoned {
@@ -65,15 +68,16 @@ impl<G> LockError<G> {
         }
     }
 
-    /// Whether the lock is held, and somebody has come to grief with it.
+    /// Returns whether the lock was acquired, but is poisoned.
     pub fn is_poisoned(&self) -> bool {
         matches!(self, LockError::Poisoned(_))
     }
 }
 
-/// What somebody has left behind who died or panicked while holding a lock, and the guard of the one who holds it now.
+/// A lock that was acquired although an earlier holder has died or panicked, with the guard of the
+/// present holder.
 ///
-/// It stays so for all who lock it, until one of them says that it has been put right.
+/// Each thread that acquires the lock gets this, until one of them clears the poison.
 pub struct Poisoned<G> {
     guard: G,
     what: &'static str,
@@ -81,11 +85,11 @@ pub struct Poisoned<G> {
     holder: Option<Holder>,
 }
 
-/// How somebody has come to grief while holding a lock.
+/// How the holder of a lock came to poison it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PoisonCause {
-    /// The process was killed, or has ended, or the thread has, with the guard forgotten.
+    /// The process was killed or has ended, or the thread has ended without dropping its guard.
     Died,
     /// The thread has panicked.
     Panicked,
@@ -105,27 +109,28 @@ impl<G> Poisoned<G> {
         Poisoned { guard, what, cause: poison.into(), holder }
     }
 
-    /// The guard.
+    /// Returns the guard.
     pub fn into_guard(self) -> G {
         self.guard
     }
 
-    /// The guard, borrowed.
+    /// Borrows the guard.
     pub fn guard(&self) -> &G {
         &self.guard
     }
 
-    /// The guard, borrowed to change what it guards.
+    /// Borrows the guard mutably, to change what it guards.
     pub fn guard_mut(&mut self) -> &mut G {
         &mut self.guard
     }
 
-    /// What has happened.
+    /// How the lock was poisoned.
     pub fn cause(&self) -> PoisonCause {
         self.cause
     }
 
-    /// The process that it has happened to. None when it had only just got the lock, and nobody can say.
+    /// The process that poisoned the lock. `None` if it died right after it took the lock, before
+    /// that was recorded.
     pub fn pid(&self) -> Option<i32> {
         self.holder.map(|holder| holder.pid)
     }
@@ -141,7 +146,7 @@ impl<G> fmt::Display for Poisoned<G> {
         match self.holder {
             Some(Holder { pid, tid }) if pid == tid => write!(f, "process {pid}")?,
             Some(Holder { pid, tid }) => write!(f, "thread {tid} of process {pid}")?,
-            None => f.write_str("somebody")?,
+            None => f.write_str("an unknown process")?,
         }
         let cause = match self.cause {
             PoisonCause::Died => "died",
@@ -153,45 +158,46 @@ impl<G> fmt::Display for Poisoned<G> {
 
 impl<G> std::error::Error for Poisoned<G> {}
 
-/// A mistake in the program, which without this would be a thread that waits for itself, or worse; or a limit.
+/// A mistake of the program that would otherwise deadlock, or worse; or a limit that is reached.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
     /// The calling thread holds it already, and would wait for itself.
     #[error("this thread holds the {0} already, and would wait for itself")]
     HeldHere(&'static str),
-    /// The calling thread doesn't hold it: it is a copy, made by fork, of the process that does.
-    #[error("this thread doesn't hold the {0}: it is in a copy of the process that does")]
+    /// The calling thread doesn't hold it: it runs in a fork copy of the process that does.
+    #[error("this thread doesn't hold the {0}: it runs in a fork copy of the process that does")]
     NotHeld(&'static str),
-    /// The calling thread reads, and wants to write: it would wait for itself.
-    #[error("this thread reads what the {0} guards, and would wait for itself to write there")]
+    /// The calling thread holds it for reading, and would wait for itself to write.
+    #[error("this thread holds the {0} for reading and would wait for itself to write")]
     Reads(&'static str),
-    /// The calling thread holds it, through a handle that has come to this process on another way. (Clones count as one handle.)
-    #[error("this thread holds the {0} through another handle, which has come to this process by itself")]
+    /// The calling thread holds it through another handle, which has arrived in this process
+    /// separately. (Clones count as one handle.)
+    #[error("this thread holds the {0} through another handle, which has arrived in this process separately")]
     OtherHandle(&'static str),
-    /// The calling thread holds it so many times over that it can't be counted: 2^32 - 1.
-    #[error("this thread holds the {0} too many times over")]
+    /// The calling thread holds it 2^32 - 1 times already, the limit.
+    #[error("this thread holds the {0} 2^32 - 1 times, which is the limit")]
     TooDeep(&'static str),
     /// There are as many readers as there can be, 4096; or there is no memory for one more.
-    #[error("there are as many readers of the {0} as there can be, or no memory for one more")]
+    #[error("the {0} has as many readers as it can have (4096), or no memory for one more")]
     TooManyReaders(&'static str),
-    /// It has no lock: it is used as atomics.
-    #[error("the {0} is used as atomics, and so not under its lock")]
+    /// It has no lock: its memory is used as atomics.
+    #[error("the {0} is used as atomics, so it can't be locked")]
     Atomics(&'static str),
-    /// It has been divided otherwise since, so there is no such part any more.
-    #[error("the {0} has been divided otherwise since, and has no such part any more")]
+    /// The array has been divided differently since, so this part no longer exists.
+    #[error("the {0} has been divided differently since, so this part no longer exists")]
     Divided(&'static str),
     /// The calling thread holds as many locks as a thread can: 1024.
-    #[error("this thread holds as many locks as a thread can, and can't hold the {0} too")]
+    #[error("this thread holds as many locks as a thread can (1024), so it can't hold the {0} too")]
     TooMany(&'static str),
-    /// The system has refused the thread that waits for it on behalf of futures: `RLIMIT_NPROC`, or
-    /// the limit of a control group.
-    #[error("the system has no thread left to wait with for the {0}")]
+    /// The system refused the thread that waits on behalf of futures: `RLIMIT_NPROC`, or the limit
+    /// of a control group.
+    #[error("the system refuses a thread to wait for the {0}")]
     NoThread(&'static str),
 }
 
 impl Misuse {
-    /// That of taking a word. None if it was only that somebody else has it.
+    /// The misuse behind a refusal to take a word; `None` if another thread holds it.
     pub(crate) fn of(refusal: Refusal, what: &'static str) -> Option<Misuse> {
         match refusal {
             Refusal::Busy => None,
@@ -200,7 +206,7 @@ impl Misuse {
         }
     }
 
-    /// What was granted of reading or writing what many can read. None if others do.
+    /// The result of a request to read or write; `Ok(None)` if others hold the lock.
     #[inline]
     pub(crate) fn unless_busy<R>(result: Result<R, Denial>, what: &'static str) -> Result<Option<R>, Misuse> {
         match result {
@@ -212,7 +218,7 @@ impl Misuse {
         }
     }
 
-    /// That of reading or writing what many can read. None if it was only that others do.
+    /// The misuse behind a denial to read or write; `None` if others hold the lock.
     #[inline]
     pub(crate) fn of_denial(denial: Denial, what: &'static str) -> Option<Misuse> {
         match denial {
@@ -257,7 +263,7 @@ impl From<Misuse> for Error {
     }
 }
 
-/// For an object that could not be made.
+/// Converts the error of creating an object.
 pub(crate) fn not_made(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Make { what, source }
 }

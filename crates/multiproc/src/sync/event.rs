@@ -1,6 +1,6 @@
-//! [`Event`]: something has happened, and all who wait for it go on.
+//! [`Event`]: a flag that wakes all its waiters when it is set.
 //!
-//! A counter of changes: odd, the event is set. `PROTOCOL.md`, "Event".
+//! A counter of changes; the event is set while it is odd. See `PROTOCOL.md`, "Event".
 
 use std::fmt;
 use std::time::Duration;
@@ -10,12 +10,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
-use crate::shm::event_state::Flag;
+use crate::shm::event_state::EventState;
 use crate::shm::object::Object;
 
 /// A flag that processes can wait for: Python's `multiprocessing.Event`.
 ///
-/// All who wait when it is set go on, even if it is cleared again at once, and whoever else is killed meanwhile.
+/// All threads that wait when the event is set go on, even if it is cleared again at once, and
+/// whatever other processes are killed meanwhile.
 ///
 /// ```
 /// use multiproc::Process;
@@ -38,52 +39,55 @@ use crate::shm::object::Object;
 /// ```
 ///
 /// # Implementation notes
-/// A counter in a memfd. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and then in poll(2), for as long as it takes.
+/// A counter in a memfd. A waiter spins for some microseconds, sleeps on a futex for some
+/// milliseconds, and then in poll(2), without a time limit.
 #[derive(Clone)]
 pub struct Event {
-    pub(super) flag: Object<Flag>,
+    pub(super) flag: Object<EventState>,
 }
 
 impl Event {
-    /// A new event, which is not set.
+    /// Creates an event, which is not set.
     ///
     /// # Errors
     /// [`Error::Make`]: no descriptor or no memory is left.
     pub fn new() -> Result<Event> {
-        let flag = Flag::create().map_err(|source| Error::Make { what: "event", source })?;
+        let flag = EventState::create().map_err(|source| Error::Make { what: "event", source })?;
         Ok(Event { flag })
     }
 
-    /// Sets it, and wakes all who wait for it.
+    /// Sets the event, and wakes all its waiters.
     pub fn set(&self) {
         self.flag.set();
     }
 
-    /// Clears it: from now on it is waited for.
+    /// Clears the event: later calls of [`wait`](Event::wait) block.
     pub fn clear(&self) {
         self.flag.clear();
     }
 
-    /// Whether it is set.
+    /// Returns whether the event is set.
     #[inline]
     pub fn is_set(&self) -> bool {
         self.flag.is_set()
     }
 
-    /// Waits until it is set; not at all if it is.
+    /// Waits until the event is set; returns at once if it is.
     ///
-    /// An event of which there has never been a second handle, here or in another process, may yet
-    /// be set by another thread through this one. So it is waited for as long as this process has
-    /// other threads, and then for ever if none of them sets it: give threads a clone each, and the
-    /// wait ends when the last clone is dropped.
+    /// An event that has never had a second handle, here or in another process, can still be set by
+    /// another thread through this handle. So the wait lasts as long as this process has other
+    /// threads, even if none of them will set it: give each thread a clone of its own, and the wait
+    /// ends when the last clone is dropped.
     ///
     /// # Errors
-    /// [`WaitError::Disconnected`] when nobody is left who could set it; [`WaitError::System`].
+    /// [`WaitError::Disconnected`] when no process is left that could set it;
+    /// [`WaitError::System`].
     pub fn wait(&self) -> Result<(), WaitError> {
         self.wait_within(None).map(drop)
     }
 
-    /// As [`wait`](Event::wait), for at most `timeout`. Whether it was set.
+    /// Waits as [`wait`](Event::wait) does, for at most `timeout`. Returns whether the event was
+    /// set.
     ///
     /// ```
     /// use std::time::Duration;
@@ -101,7 +105,7 @@ impl Event {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](Event::wait).
+    /// As for [`wait`](Event::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, WaitError> {
         self.wait_within(Some(timeout))
     }

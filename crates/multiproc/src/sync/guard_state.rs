@@ -1,4 +1,4 @@
-//! What the guards of all locks have in common.
+//! The state that the guards of all locks share.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -10,25 +10,28 @@ use super::error::{LockError, Poisoned};
 use crate::shm::robust_word::PoisonableWord;
 
 thread_local! {
-    /// How many guards there are on this thread that have lent what they guard.
+    /// How many guards of this thread have given out a reference to what they guard.
     static BORROWED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many guards this thread has whose references may still be used.
+/// How many guards this thread has that have given out references, which may still be used.
 ///
-/// Such a reference knows nothing of processes: in a copy of this one it would reach the same memory, and whoever has it there would read and write what
-/// is held here. So [`Process::fork`](crate::Process::fork), which takes references along, is refused.
+/// Such a reference knows nothing of processes: a fork copy of this process could access the same
+/// memory through it, while this process holds the lock. So
+/// [`Process::fork`](crate::Process::fork), which takes references along, is refused while there
+/// are any.
 pub(crate) fn borrowed() -> usize {
     BORROWED.get()
 }
 
-/// A part of each guard: it stays on its thread, and knows whether a panic has begun since it was made.
+/// A part of each guard: keeps it on its thread, and knows whether a panic has begun since it was
+/// made.
 #[derive(Debug)]
 pub(crate) struct GuardState {
     was_panicking: bool,
-    /// In which copy of the process it was made.
+    /// The number of the fork copy in which the guard was made.
     copy: u32,
-    /// The same, once it has lent what it guards; [`NOT_BORROWED`] before.
+    /// The same number, once the guard has given out a reference; [`NOT_BORROWED`] before.
     borrowed: Cell<u32>,
     not_send: PhantomData<std::sync::MutexGuard<'static, ()>>,
 }
@@ -40,17 +43,19 @@ impl GuardState {
         GuardState { was_panicking: thread::panicking(), copy: copy_number(), borrowed, not_send: PhantomData }
     }
 
-    /// Sees to it that nothing is touched by the guard's copy in a copy of the process, which safe code can come by with `Process::fork`.
+    /// Panics if this runs in a fork copy of the process that made the guard. Safe code can bring a
+    /// guard there with `Process::fork`.
     #[inline]
     pub(crate) fn is_held(&self) {
         assert!(
             self.copy == copy_number(),
-            "this guard was copied by fork: what it guards is held by the process that was copied"
+            "this guard was copied by fork: what it guards is held by the original process"
         );
     }
 
-    /// Before a reference to what is guarded is given. As [`is_held`](GuardState::is_held); and sees to it that no copy of the process takes the reference
-    /// along.
+    /// Called before a reference to what is guarded is given out. Checks as
+    /// [`is_held`](GuardState::is_held) does, and makes `Process::fork` refuse to copy the
+    /// reference.
     #[inline]
     pub(crate) fn mark_borrowed(&self) {
         if self.borrowed.get() != copy_number() {
@@ -60,7 +65,8 @@ impl GuardState {
         }
     }
 
-    /// Sees to what a panic means for others: called when the guard is dropped, before anything is given up.
+    /// Poisons the word if the thread panics. Called when the guard is dropped, before the word is
+    /// given up.
     #[inline]
     pub(crate) fn end(&self, poisonable: &PoisonableWord) {
         if !self.was_panicking && thread::panicking() && poisonable.is_mine() {
@@ -69,7 +75,7 @@ impl GuardState {
     }
 }
 
-/// The number of no copy of a process.
+/// A number that no fork copy has.
 const NOT_BORROWED: u32 = u32::MAX;
 
 impl Drop for GuardState {
@@ -81,7 +87,7 @@ impl Drop for GuardState {
     }
 }
 
-/// The guard of what has just been taken; in an error, if somebody has come to grief with it.
+/// Returns the guard of a word that was just taken, inside an error if the word is poisoned.
 #[inline]
 pub(crate) fn held<G>(poisonable: &PoisonableWord, what: &'static str, guard: G) -> Result<G, LockError<G>> {
     match poisonable.poison() {

@@ -1,7 +1,7 @@
-//! [`Lock`]: one at a time, over all processes that have it.
+//! [`Lock`]: mutual exclusion between threads of all processes that have a handle.
 //!
-//! A word that the holder's thread owns, and beside it who that is and whether somebody has come to grief. Taking and giving up a free lock makes
-//! no system call. `PROTOCOL.md`, "Lock".
+//! A word that the holder's thread owns, and beside it the holder's identity and the poison.
+//! Locking and unlocking a free lock makes no system call. See `PROTOCOL.md`, "Lock".
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -18,27 +18,31 @@ use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableW
 use crate::shm::segment::{Layout, Segment, layout};
 use crate::shm::users::{self, Users};
 
-/// How long after its time one that waits for a condition looks first whether the holder of the
-/// lock is stopped.
+/// How long after the deadline a waiter of a condition first checks whether the holder of the lock
+/// is stopped.
 const LOOK: Duration = Duration::from_millis(2);
 
 layout! {
-    /// What lies in shared memory.
+    /// The layout of a lock in shared memory.
     pub(super) struct Shared: "lock", 0x10 {
         pub(super) poisonable: PoisonableWord,
         users: Users,
     }
 }
 
-/// A lock for threads of any processes: Python's `multiprocessing.Lock`, with a guard.
+/// A mutual exclusion lock for threads of any processes: Python's `multiprocessing.Lock`, with a
+/// guard.
 ///
-/// A clone is another handle of the same lock, and so is what arrives where one was sent to: as an argument or a result of a process, a field of a
-/// [`Run`](crate::Run) value, or inside a message. It costs one descriptor, and 4 KiB.
+/// A clone is another handle of the same lock, and so is what arrives in another process when a
+/// lock is sent there: as an argument or a result of a process, a field of a [`Run`](crate::Run)
+/// value, or inside a message. A lock takes one descriptor and 4 KiB.
 ///
-/// A holder that dies, at whatever instruction, gives it up: the next one has it, and is told ([`LockError::Poisoned`]). So nobody waits for the dead. A
-/// panic while holding it counts as well, as with [`std::sync::Mutex`]. It stays poisoned until [`clear_poison`](Lock::clear_poison).
+/// If a holder dies, at whatever instruction, the lock is released: the next thread acquires it and
+/// is told so ([`LockError::Poisoned`]), and no thread waits for a dead holder. A panic while
+/// holding the lock poisons it too, as with [`std::sync::Mutex`]. The lock stays poisoned until
+/// [`clear_poison`](Lock::clear_poison).
 ///
-/// Unlike Python's, a lock is given up by the thread that has taken it: drop the guard.
+/// Unlike Python's, a lock is released by the thread that has acquired it: drop the guard.
 ///
 /// ```
 /// use multiproc::Process;
@@ -61,20 +65,22 @@ layout! {
 /// # }
 /// ```
 ///
-/// It goes to the one who comes first while it is free, not to the one who has waited longest. All processes that use it must be of the same PID namespace.
+/// The lock isn't fair: it goes to the thread that tries first while it is free, even if another
+/// has waited longer. All processes that use it must be in the same PID namespace.
 ///
 /// # Implementation notes
-/// A robust futex (get_robust_list(2)) in a memfd. Who waits tries for some microseconds, and then sleeps.
+/// A robust futex (get_robust_list(2)) in a memfd. A waiter spins for some microseconds, and then
+/// sleeps.
 #[derive(Clone)]
 pub struct Lock {
     pub(super) inner: Arc<LockMapping<Shared>>,
 }
 
-/// What locking gives if it is waited for as long as it takes.
+/// The result of locking without a time limit.
 pub(super) type Locked<'a> = Result<LockGuard<'a>, LockError<LockGuard<'a>>>;
 
 impl Lock {
-    /// A new lock, which nobody holds.
+    /// Creates a lock, which is free.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
@@ -83,11 +89,12 @@ impl Lock {
         Ok(Lock { inner: Arc::new(LockMapping::new(segment)) })
     }
 
-    /// Waits until nobody holds it, and holds it until the guard is dropped.
+    /// Acquires the lock, waiting until it is free, and holds it until the guard is dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`], with the guard, if somebody has died or panicked while holding it; [`LockError::Misuse`] if the calling thread holds it already,
-    /// or holds 1024 others.
+    /// [`LockError::Poisoned`], with the guard, if a thread has died or panicked while holding the
+    /// lock; [`LockError::Misuse`] if the calling thread holds the lock already, or holds 1024
+    /// others.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
         match self.take(Patience::Endless) {
@@ -96,16 +103,17 @@ impl Lock {
         }
     }
 
-    /// Holds it if nobody else does; `None` if somebody does.
+    /// Acquires the lock if it is free; returns `None` if it is held.
     ///
     /// # Errors
-    /// As [`lock`](Lock::lock).
+    /// As for [`lock`](Lock::lock).
     #[inline]
     pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
         self.lock_within(Patience::None)
     }
 
-    /// As [`lock`](Lock::lock), for at most `timeout`; `None` when that is over.
+    /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
+    /// in that time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -127,7 +135,7 @@ impl Lock {
     /// ```
     ///
     /// # Errors
-    /// As [`lock`](Lock::lock).
+    /// As for [`lock`](Lock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
         self.lock_within(Patience::lasting(timeout))
     }
@@ -153,8 +161,9 @@ impl Lock {
         Ok(())
     }
 
-    /// Before it is taken: if conditions share it, makes this process known to those that wait for
-    /// them. Says whether it has.
+    /// Called before the lock is taken: if conditions share it, enters this process among its
+    /// users, so that waiters of the conditions watch it. Returns whether conditions share the
+    /// lock.
     #[inline]
     pub(super) fn enter(&self) -> bool {
         let are_asked_for = self.inner.users.are_asked_for();
@@ -164,11 +173,11 @@ impl Lock {
         are_asked_for
     }
 
-    /// After it was taken, and [`enter`](Lock::enter) has said that; `inherited` from a holder that
-    /// has died.
+    /// Called after the lock was taken: `is_entered` is the result of [`enter`](Lock::enter), and
+    /// `inherited` is set if the previous owner has died.
     #[inline]
     pub(super) fn taken(&self, is_entered: bool, inherited: bool) {
-        // The first condition may have come in between.
+        // The first condition may have begun to share the lock since `enter`.
         if !is_entered {
             self.enter();
         }
@@ -177,8 +186,7 @@ impl Lock {
         }
     }
 
-    /// Makes those that wait for conditions which share it look whether somebody has come to grief
-    /// with it.
+    /// Wakes the waiters of conditions that share the lock, so that they check its poison.
     #[cold]
     fn announce_poison(&self) {
         if self.inner.users.are_asked_for() {
@@ -186,17 +194,18 @@ impl Lock {
         }
     }
 
-    /// The processes that take it, if conditions share it.
+    /// The processes that take the lock, recorded if conditions share it.
     pub(super) fn users(&self) -> users::Shared<'_> {
         users::Shared { users: &self.inner.users, file: self.inner.as_fd() }
     }
 
-    /// A condition shares it: processes that take it from now on make themselves known.
+    /// Marks the lock as shared by a condition: from now on processes enter themselves as users
+    /// before they take it.
     pub(super) fn share(&self) {
         self.inner.users.ask();
     }
 
-    /// Of what has just been taken.
+    /// The guard of the lock that was just taken.
     #[inline]
     pub(super) fn guard(&self) -> Locked<'_> {
         held(&self.inner.poisonable, Shared::NAME, LockGuard { lock: self, state: GuardState::new() })
@@ -204,36 +213,38 @@ impl Lock {
 
     #[cold]
     fn misuse<G>(&self, refusal: Refusal) -> LockError<G> {
-        Misuse::of(refusal, Shared::NAME).expect("nobody waits for ever in vain").into()
+        Misuse::of(refusal, Shared::NAME).expect("endless waits don't time out").into()
     }
 
-    /// Whether somebody holds it at this moment.
+    /// Returns whether the lock is held at this moment.
     pub fn is_locked(&self) -> bool {
         self.inner.poisonable.word().owner().is_some()
     }
 
-    /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
+    /// Returns whether a thread has died or panicked while holding the lock. A holder's death is
+    /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
         self.inner.poisonable.poison().is_some()
     }
 
-    /// Whether a holder has died, and nobody has had it since.
+    /// Returns whether the holder has died and no thread has taken the lock since.
     #[inline]
     pub(crate) fn is_orphaned(&self) -> bool {
         self.inner.poisonable.word().is_orphaned()
     }
 
-    /// Changes whenever somebody has come to grief with it, forgiven or not.
+    /// How often the lock has been poisoned in total; clearing the poison doesn't change this.
     pub(crate) fn poison_count(&self) -> u32 {
         self.inner.poisonable.poison_count()
     }
 
-    /// How somebody has come to grief with it, if somebody has.
+    /// The poison, if there is any: how the holder ended, and which thread it was.
     pub(crate) fn poison(&self) -> Option<(Poison, Option<Holder>)> {
         self.inner.poisonable.poison()
     }
 
-    /// Says that what it guards is in order again: who locks it from now on gets no error.
+    /// Clears the poison, once what the lock guards has been put right: locking it no longer gives
+    /// an error.
     pub fn clear_poison(&self) {
         self.inner.poisonable.clear_poison();
     }
@@ -247,9 +258,10 @@ impl fmt::Debug for Lock {
 
 travels!(Lock, |mapping| Ok(Lock { inner: Arc::new(mapping) }));
 
-/// A [`Lock`] that is held. Dropping it gives the lock up.
+/// The guard of a [`Lock`] that is held. Dropping it releases the lock.
 ///
-/// In a copy of this process, made by fork, the lock is not the copy's: its copy of the guard does nothing.
+/// In a fork copy of this process, the lock is still held by the original: the copy's guard does
+/// nothing.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct LockGuard<'a> {
     lock: &'a Lock,
@@ -257,22 +269,23 @@ pub struct LockGuard<'a> {
 }
 
 impl<'a> LockGuard<'a> {
-    /// As [`Lock::clear_poison`].
+    /// Clears the poison, as [`Lock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
     }
 
-    /// Whether the calling thread holds it: not if this is a copy that fork has made.
+    /// Returns whether the calling thread holds the lock; false in a fork copy of the holder.
     pub(crate) fn is_mine(&self) -> bool {
         self.lock.inner.poisonable.is_mine()
     }
 
-    /// Gives it up while `wait` runs, and waits for it again for as long as it takes; after
-    /// `deadline`, only as long as the process that holds it isn't stopped. What happens to others
-    /// meanwhile poisons it; see [`Lock::is_poisoned`].
+    /// Releases the lock, runs `wait`, and acquires the lock again. There is no time limit for
+    /// that, except that after `deadline` the call gives up if the holder is stopped. If another
+    /// holder dies or panics meanwhile, the lock is poisoned; see [`Lock::is_poisoned`].
     ///
     /// # Errors
-    /// The process that holds it, and is stopped. The caller doesn't hold it then.
+    /// The id of the process that holds the lock and is stopped. The caller doesn't hold the lock
+    /// then.
     pub(crate) fn while_given_up<R>(
         &mut self,
         deadline: Option<Instant>,
@@ -289,7 +302,7 @@ impl<'a> LockGuard<'a> {
                 Err(refusal) => refusal,
             };
             if refusal != Refusal::Busy {
-                return Ok(Err(Misuse::of(refusal, Shared::NAME).expect("it is not that another has it")));
+                return Ok(Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")));
             }
             let holder = self.lock.inner.poisonable.word().owner().and_then(|owner| threads::seen(owner as i32));
             if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
@@ -299,7 +312,8 @@ impl<'a> LockGuard<'a> {
         }
     }
 
-    /// Poisons it, as the calling thread has panicked while it held it; says whether it has.
+    /// Poisons the lock if the calling thread holds it and is panicking. Returns whether the caller
+    /// holds the lock and it is poisoned.
     #[cold]
     pub(crate) fn set_poisoned(&self) -> bool {
         self.state.end(&self.lock.inner.poisonable);

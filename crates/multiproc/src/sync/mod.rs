@@ -1,27 +1,32 @@
-//! Locks that processes share, and what else they wait for each other with.
+//! Synchronization primitives between processes: locks, semaphores, events, conditions, barriers.
 //!
-//! A [`Lock`] is one memory file, without a name, that travels to other processes as an argument, a result, a field of a [`Run`](crate::Run) value, or
-//! inside any of them; a clone is another handle of the same. What happens when one of those who use it dies is in `PROTOCOL.md` beside this file.
+//! A [`Lock`] is an unnamed memory file (memfd_create(2)). It travels to other processes as an
+//! argument, a result, a field of a [`Run`](crate::Run) value, or nested in any of these; a clone
+//! is another handle of the same lock. `PROTOCOL.md` beside this file specifies what happens when a
+//! process that uses a lock dies.
 //!
-//! A [`Semaphore`], [`BoundedSemaphore`], [`Event`], [`Condition`] or [`Barrier`] has a pipe besides, by which those who wait are told when nobody is left for whom they
-//! could wait. For that, those who wait have to be told apart from those who may yet do something, and what is counted are handles: let threads have a clone
-//! each. If several share one handle by reference, and one of them waits, then for all that anybody else can say that handle waits. (An object that has
-//! only one handle, and has never been sent anywhere, is waited for as long as the process has threads.)
+//! A [`Semaphore`], [`BoundedSemaphore`], [`Event`], [`Condition`] or [`Barrier`] has a pipe as
+//! well, through which waiters learn that no process is left that could end their wait. For this,
+//! the library has to tell waiting users of the object from those that can still act, and it counts
+//! handles: give each thread a clone of its own. If several threads share one handle by reference
+//! and one of them waits, other processes see that handle as waiting. (An object that has only one
+//! handle and has never been sent anywhere is waited for as long as the process has other threads.)
 //!
 //! # In `async` code
 //!
 //! With the feature `async`, a [`Lock`] and a [`Mutex`] have `lock_async`, a [`Semaphore`] and a
 //! [`BoundedSemaphore`] have `acquire_async`, and an [`Event`] has `wait_async`, on any executor.
-//! The others have no such methods, and are waited for in a thread that may block
+//! The other types have no such methods; wait for them in a thread that may block
 //! (`tokio::task::spawn_blocking`):
 //!
-//! - [`RLock`]: its holder is a thread, which may take it again. Tasks of one thread would all
-//!   enter it at once.
-//! - [`Condition`]: its guard belongs to a thread, and would have to be kept while the task waits.
-//!   An [`Event`] or a [`Semaphore`] tells a task of a change.
-//! - [`Barrier`]: a party that has come can't be taken back, as the drop of a future would have to.
+//! - [`RLock`]: its holder is a thread, which may lock it again. All tasks of one thread would hold
+//!   it at once.
+//! - [`Condition`]: its guard belongs to a thread, and would have to be held while the task waits.
+//!   An [`Event`] or a [`Semaphore`] can tell a task of a change.
+//! - [`Barrier`]: a party that has arrived can't be taken back, which dropping a future would
+//!   require.
 //! - [`RwLock`] and [`Once`]: a thread waits for readers, or runs the closure, while it holds a
-//!   lock. A [`Mutex`] can stand in for the first.
+//!   lock. A [`Mutex`] can replace an `RwLock`.
 
 #[cfg(feature = "async")]
 mod async_locks;

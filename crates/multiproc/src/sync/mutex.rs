@@ -1,6 +1,7 @@
-//! [`Mutex`]: a lock with the value that it guards.
+//! [`Mutex`]: a lock together with the value that it guards.
 //!
-//! A word that the holder's thread owns, and behind it the value, in the same memory file. `PROTOCOL.md`, "Mutex".
+//! A word that the holder's thread owns, and behind it the value, in the same memory file. See
+//! `PROTOCOL.md`, "Mutex".
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -15,7 +16,7 @@ use crate::shm::cell::{Cell, Plain};
 use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment};
 
-/// What lies in shared memory.
+/// The layout of a mutex in shared memory.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Shared<T> {
@@ -23,19 +24,24 @@ pub(super) struct Shared<T> {
     cell: Cell<T>,
 }
 
-// SAFETY: `#[repr(C)]`, and both may lie there. The segment sees to the alignment.
+// SAFETY: `#[repr(C)]`, and both fields may be placed in shared memory. The segment takes care of
+// the alignment.
 unsafe impl<T: Plain> Layout for Shared<T> {
     const NAME: &'static str = "mutex";
     const KIND: u32 = 0x12;
 }
 
-/// A value for threads of any processes, one at a time: [`std::sync::Mutex`] over processes; in Python, a `Value` or `Array` with its lock.
+/// A value in shared memory that threads of any processes access one at a time:
+/// [`std::sync::Mutex`] across processes; in Python, a `Value` or `Array` with its lock.
 ///
-/// The value lies in shared memory, so it is plain old data ([`Plain`]): numbers, arrays of numbers, structs of such that are [`bytemuck::Pod`]; aligned to 64 bytes at
-/// most. All of its memory is there from the beginning.
+/// The value lies in shared memory, so it must be plain old data ([`Plain`]): numbers, arrays of
+/// numbers, and structs of these that are [`bytemuck::Pod`]; aligned to at most 64 bytes. All of
+/// its memory is allocated at creation.
 ///
-/// In everything else it is as [`Lock`](super::Lock): it travels, it outlives those who die holding it, and says so. What they were writing may then be half
-/// written; it is a value nevertheless, and whoever gets it can put it right.
+/// In everything else it is like [`Lock`](super::Lock): it can be sent to other processes, survives
+/// the death of its holder, and then reports that as poison. A value that the dead holder was
+/// writing may be half written; it is still a valid value of the type, and the next holder can put
+/// it right.
 ///
 /// ```
 /// use multiproc::Process;
@@ -58,7 +64,7 @@ unsafe impl<T: Plain> Layout for Shared<T> {
 /// # }
 /// ```
 ///
-/// Going on after a death:
+/// Recovering after the death of a holder:
 ///
 /// ```
 /// use multiproc::sync::{LockError, Mutex};
@@ -90,25 +96,26 @@ pub struct Mutex<T: Plain> {
     pub(super) inner: Arc<LockMapping<Shared<T>>>,
 }
 
-/// What locking gives if it is waited for as long as it takes.
+/// The result of locking without a time limit.
 pub(super) type Locked<'a, T> = Result<MutexGuard<'a, T>, LockError<MutexGuard<'a, T>>>;
 
-/// What it gives otherwise.
+/// The result of trying to lock, or of locking with a timeout.
 type Tried<'a, T> = Result<Option<MutexGuard<'a, T>>, LockError<MutexGuard<'a, T>>>;
 
 impl<T: Plain> Mutex<T> {
-    /// A new one, with this value, which nobody holds.
+    /// Creates a mutex with this value, which is free.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
     pub fn new(value: T) -> Result<Mutex<T>> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
-        // SAFETY: it is new, so nobody else has it.
+        // SAFETY: the segment is new, so no other thread accesses it.
         unsafe { segment.cell.begin_with(value) };
         Ok(Mutex { inner: Arc::new(LockMapping::new(segment)) })
     }
 
-    /// A new one, with a value that is all zero; without that having been anywhere else before, as a large one might have no place on the stack.
+    /// Creates a mutex with a value that is all zero. The value is never placed on the stack, where
+    /// a large one might not fit.
     ///
     /// ```
     /// use multiproc::sync::Mutex;
@@ -122,36 +129,38 @@ impl<T: Plain> Mutex<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](Mutex::new).
+    /// As for [`new`](Mutex::new).
     pub fn zeroed() -> Result<Mutex<T>> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
         segment.cell.begin();
         Ok(Mutex { inner: Arc::new(LockMapping::new(segment)) })
     }
 
-    /// Waits until nobody holds it, and holds it until the guard is dropped.
+    /// Acquires the mutex, waiting until it is free, and holds it until the guard is dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`], with the guard, if somebody has died or panicked while holding it; [`LockError::Misuse`] if the calling thread holds it already,
-    /// or holds 1024 others.
+    /// [`LockError::Poisoned`], with the guard, if a thread has died or panicked while holding the
+    /// mutex; [`LockError::Misuse`] if the calling thread holds it already, or holds 1024 other
+    /// locks.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
         match self.take(Patience::Endless)? {
             true => self.guard(),
-            false => unreachable!("nobody waits for ever in vain"),
+            false => unreachable!("endless waits don't time out"),
         }
     }
 
-    /// Holds it if nobody else does; `None` if somebody does.
+    /// Acquires the mutex if it is free; returns `None` if it is held.
     ///
     /// # Errors
-    /// As [`lock`](Mutex::lock).
+    /// As for [`lock`](Mutex::lock).
     #[inline]
     pub fn try_lock(&self) -> Tried<'_, T> {
         self.lock_within(Patience::None)
     }
 
-    /// As [`lock`](Mutex::lock), for at most `timeout`; `None` when that is over.
+    /// Acquires the mutex, waiting for at most `timeout`; returns `None` if it isn't acquired in
+    /// that time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -170,7 +179,7 @@ impl<T: Plain> Mutex<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`lock`](Mutex::lock).
+    /// As for [`lock`](Mutex::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
         self.lock_within(Patience::lasting(timeout))
     }
@@ -183,49 +192,50 @@ impl<T: Plain> Mutex<T> {
         }
     }
 
-    /// False if the patience has come to its end.
+    /// Takes the mutex; false if `patience` ran out before.
     #[inline]
     fn take(&self, patience: Patience) -> Result<bool, Misuse> {
         match self.inner.poisonable.take(&self.inner, 0, patience, || true) {
             Ok(()) => Ok(true),
             Err(Refusal::Busy) => Ok(false),
-            Err(refusal) => Err(Misuse::of(refusal, Shared::<T>::NAME).expect("it isn't that somebody has it")),
+            Err(refusal) => Err(Misuse::of(refusal, Shared::<T>::NAME).expect("a busy lock is handled above")),
         }
     }
 
-    /// Of what has just been taken.
+    /// The guard of the mutex that was just taken.
     #[inline]
     pub(super) fn guard(&self) -> Locked<'_, T> {
         held(&self.inner.poisonable, Shared::<T>::NAME, MutexGuard { mutex: self, state: GuardState::new() })
     }
 
-    /// A copy of the value.
+    /// Returns a copy of the value.
     ///
     /// # Errors
-    /// As [`lock`](Mutex::lock).
+    /// As for [`lock`](Mutex::lock).
     pub fn get(&self) -> Result<T> {
         Ok(*self.lock()?)
     }
 
-    /// Puts `value` in the place of what is there, and gives that.
+    /// Replaces the value, and returns the previous one.
     ///
     /// # Errors
-    /// As [`lock`](Mutex::lock). Then nothing is changed.
+    /// As for [`lock`](Mutex::lock). The value is unchanged then.
     pub fn set(&self, value: T) -> Result<T> {
         Ok(std::mem::replace(&mut *self.lock()?, value))
     }
 
-    /// Whether somebody holds it at this moment.
+    /// Returns whether the mutex is held at this moment.
     pub fn is_locked(&self) -> bool {
         self.inner.poisonable.word().owner().is_some()
     }
 
-    /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
+    /// Returns whether a thread has died or panicked while holding the mutex. A holder's death is
+    /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
         self.inner.poisonable.poison().is_some()
     }
 
-    /// Says that the value is in order again: who locks it from now on gets no error.
+    /// Clears the poison, once the value has been put right: locking no longer gives an error.
     pub fn clear_poison(&self) {
         self.inner.poisonable.clear_poison();
     }
@@ -237,7 +247,7 @@ impl<T: Plain> Clone for Mutex<T> {
     }
 }
 
-/// With the value, if nobody holds it.
+/// Shows the value, if the mutex is free.
 impl<T: Plain + fmt::Debug> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Mutex");
@@ -255,9 +265,11 @@ travels!(Mutex<T: Plain>, |mapping: LockMapping<Shared<T>>| {
     Ok(Mutex { inner: Arc::new(mapping) })
 });
 
-/// A [`Mutex`] that is held, and by which its value is read and written. Dropping it gives the mutex up.
+/// The guard of a [`Mutex`] that is held, which gives access to its value. Dropping it releases the
+/// mutex.
 ///
-/// In a copy of this process, made by fork, the mutex is not the copy's: using its copy of the guard is a panic, and dropping that does nothing.
+/// In a fork copy of this process, the mutex is still held by the original: accessing the value
+/// through the copy's guard panics, and dropping that guard does nothing.
 #[must_use = "the mutex is given up when this is dropped"]
 pub struct MutexGuard<'a, T: Plain> {
     mutex: &'a Mutex<T>,
@@ -265,7 +277,7 @@ pub struct MutexGuard<'a, T: Plain> {
 }
 
 impl<T: Plain> MutexGuard<'_, T> {
-    /// As [`Mutex::clear_poison`].
+    /// Clears the poison, as [`Mutex::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.mutex.clear_poison();
     }
@@ -277,7 +289,8 @@ impl<T: Plain> Deref for MutexGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &T {
         self.state.mark_borrowed();
-        // SAFETY: the word is this guard's, so nobody else touches the value, and this guard is borrowed.
+        // SAFETY: this guard's thread owns the word, so no other thread accesses the value, and the
+        // reference borrows this guard.
         unsafe { self.mutex.inner.cell.get() }
     }
 }
@@ -286,7 +299,8 @@ impl<T: Plain> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.state.mark_borrowed();
-        // SAFETY: the word is this guard's, so nobody else touches the value, and this guard is borrowed to be changed.
+        // SAFETY: this guard's thread owns the word, so no other thread accesses the value, and the
+        // reference borrows this guard mutably.
         unsafe { self.mutex.inner.cell.get_mut() }
     }
 }

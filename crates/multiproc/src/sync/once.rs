@@ -1,6 +1,7 @@
-//! [`Once`]: something that is done one time, by one of all processes.
+//! [`Once`]: an initialization that runs once in all processes together.
 //!
-//! A word that belongs to whoever is doing it, and how far it has come. `PROTOCOL.md`, "Once".
+//! A word that is owned by the thread that runs the closure, and the progress. See `PROTOCOL.md`,
+//! "Once".
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,23 +16,25 @@ use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableW
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
-    /// What lies in shared memory.
+    /// The layout of a `Once` in shared memory.
     struct Shared: "once", 0x14 {
         poisonable: PoisonableWord,
-        /// 0: nobody has begun.
+        /// 0: not begun; [`BEGUN`]; [`COMPLETE`].
         state: AtomicU32,
     }
 }
 
-/// Somebody has begun, and is at it if the word is theirs.
+/// A closure was begun; one is running now if the word has an owner.
 const BEGUN: u32 = 1;
-/// It is done.
+/// A closure has returned.
 const COMPLETE: u32 = 2;
 
-/// Something that is to be done one time, by whichever thread of whichever process comes first, and that the others wait for: [`std::sync::Once`] over processes.
+/// A closure that must run once, in whichever thread of whichever process calls first, while the
+/// others wait for it: [`std::sync::Once`] across processes.
 ///
-/// It travels as a [`Lock`](super::Lock) does. If the one who does it dies or panics, the next one does it, and is told that another has begun: so nobody waits for the
-/// dead, and nobody takes for done what isn't.
+/// It can be sent to other processes as a [`Lock`](super::Lock) can. If the thread that runs the
+/// closure dies or panics, the next caller runs its own closure, and is told that another was
+/// begun: no thread waits for a dead one, and none takes for complete what isn't.
 ///
 /// ```
 /// use multiproc::Process;
@@ -61,31 +64,32 @@ pub struct Once {
     inner: Arc<LockMapping<Shared>>,
 }
 
-/// What was found by the closure of [`Once::call_once`].
+/// What the closure of [`Once::call_once`] finds.
 #[derive(Debug)]
 pub struct OnceState {
     before: Option<(Poison, Option<Holder>)>,
 }
 
 impl OnceState {
-    /// Whether another has begun before, and has died or panicked: something may be half done.
+    /// Returns whether another closure was begun before and its thread has died or panicked:
+    /// something may be half done.
     pub fn is_poisoned(&self) -> bool {
         self.before.is_some()
     }
 
-    /// What has happened to the last one who has begun.
+    /// Returns how the last thread that began a closure has ended; `None` if none has.
     pub fn cause(&self) -> Option<PoisonCause> {
         self.before.map(|(poison, _)| poison.into())
     }
 
-    /// The process that it has happened to, if that is known.
+    /// Returns the process of that thread, if it is known.
     pub fn pid(&self) -> Option<i32> {
         self.before?.1.map(|holder| holder.pid)
     }
 }
 
 impl Once {
-    /// A new one: nobody has begun.
+    /// Creates a `Once` that is not begun.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
@@ -94,26 +98,32 @@ impl Once {
         Ok(Once { inner: Arc::new(LockMapping::new(segment)) })
     }
 
-    /// Calls `closure` unless it is done already, or waits until another has done it. When this returns, it is done; says whether it was by this call.
+    /// Calls `closure` unless a closure has completed already; waits if one is running. When this
+    /// returns, one has completed. Returns true if it was the caller's.
     ///
-    /// If one who was doing it has died or panicked, the next one's closure is called, and told so.
+    /// If the thread that ran a closure has died or panicked, the next caller's closure runs, and
+    /// is told so by its [`OnceState`].
     ///
     /// # Errors
-    /// If it is called from within the closure; or the calling thread holds 1024 locks.
+    /// [`Misuse`], if this is called from within the closure, or the calling thread holds 1024
+    /// locks.
     #[inline]
     pub fn call_once(&self, closure: impl FnOnce(&OnceState)) -> Result<bool, Misuse> {
-        Ok(self.call_within(Patience::Endless, closure)?.expect("nobody waits for ever in vain"))
+        Ok(self.call_within(Patience::Endless, closure)?.expect("endless waits don't time out"))
     }
 
-    /// As [`call_once`](Once::call_once), but doesn't wait: `None` if another is doing it at this moment.
+    /// Calls `closure` as [`call_once`](Once::call_once) does, but doesn't wait: returns `None` if
+    /// another closure is running.
     ///
     /// # Errors
-    /// As [`call_once`](Once::call_once).
+    /// As for [`call_once`](Once::call_once).
     pub fn try_call_once(&self, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
         self.call_within(Patience::None, closure)
     }
 
-    /// As [`call_once`](Once::call_once), but waits for another for at most `timeout`; `None` when that is over. A call of the closure isn't cut short.
+    /// Calls `closure` as [`call_once`](Once::call_once) does, but waits for a running closure for
+    /// at most `timeout`; returns `None` if that isn't complete in time. The timeout doesn't
+    /// interrupt the caller's own closure.
     ///
     /// ```
     /// use std::time::Duration;
@@ -130,7 +140,7 @@ impl Once {
     /// ```
     ///
     /// # Errors
-    /// As [`call_once`](Once::call_once).
+    /// As for [`call_once`](Once::call_once).
     pub fn call_once_timeout(
         &self,
         timeout: Duration,
@@ -139,7 +149,7 @@ impl Once {
         self.call_within(Patience::lasting(timeout), closure)
     }
 
-    /// None if the patience has come to its end.
+    /// Returns `None` if `patience` ran out.
     #[inline]
     fn call_within(&self, patience: Patience, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
         if self.is_completed() {
@@ -154,9 +164,9 @@ impl Once {
         match poisonable.take(&self.inner, 0, patience, || state.load(SeqCst) == BEGUN) {
             Ok(()) => {}
             Err(Refusal::Busy) => return Ok(None),
-            Err(refusal) => return Err(Misuse::of(refusal, Shared::NAME).expect("it isn't that somebody has it")),
+            Err(refusal) => return Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")),
         }
-        // Gives the word up, whatever happens.
+        // Releases the word when it is dropped, also by a panic of the closure.
         let doing = Doing { once: self, state: GuardState::new() };
         let before = match state.load(SeqCst) {
             COMPLETE => return Ok(Some(false)),
@@ -170,14 +180,14 @@ impl Once {
         Ok(Some(true))
     }
 
-    /// Whether it is done.
+    /// Returns whether a closure has completed.
     #[inline]
     pub fn is_completed(&self) -> bool {
         self.inner.state.load(SeqCst) == COMPLETE
     }
 }
 
-/// One who has the word.
+/// Ownership of the word while the closure runs.
 struct Doing<'a> {
     once: &'a Once,
     state: GuardState,

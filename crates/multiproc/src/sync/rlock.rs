@@ -1,6 +1,7 @@
-//! [`RLock`]: as `Lock`, but its holder may take it again.
+//! [`RLock`]: a reentrant lock.
 //!
-//! A word that the holder's thread owns; how many times over it does is known to the handle alone, since nobody else needs to. `PROTOCOL.md`, "RLock".
+//! A word that the holder's thread owns. How many times that thread holds it is stored in the
+//! handle alone, since no other process needs it. See `PROTOCOL.md`, "RLock".
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,16 +17,18 @@ use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
-    /// What lies in shared memory.
+    /// The layout of a reentrant lock in shared memory.
     struct Shared: "reentrant lock", 0x11 {
         poisonable: PoisonableWord,
     }
 }
 
-/// A lock that the thread that holds it may take again, any number of times: Python's `multiprocessing.RLock`. It is free when all of that thread's guards
-/// are dropped, in whatever order.
+/// A reentrant lock, which its holder may lock again any number of times: Python's
+/// `multiprocessing.RLock`. It is released when all guards of the holding thread are dropped, in
+/// whatever order.
 ///
-/// In everything else it is as [`Lock`](super::Lock): it travels, it outlives those who die holding it, and then says so.
+/// In everything else it is like [`Lock`](super::Lock): it can be sent to other processes, survives
+/// the death of its holder, and then reports that as poison.
 ///
 /// ```
 /// use multiproc::Process;
@@ -55,10 +58,11 @@ layout! {
 /// # }
 /// ```
 ///
-/// A thread that holds it can take it again through the same handle, or a clone of that. If the process has been sent the same lock twice, these are two handles, and
-/// taking it through the other one is an error.
+/// A thread that holds the lock can lock it again through the same handle or a clone of it. If the
+/// process has received the same lock twice, these are two handles, and locking it again through
+/// the other one is an error.
 ///
-/// There is no `lock_async`: the holder is a thread, and tasks that the same thread polls would all
+/// There is no `lock_async`: the holder is a thread, and all tasks that this thread polls would
 /// hold the lock at once. Use a [`Lock`](super::Lock) in `async` code.
 #[derive(Clone)]
 pub struct RLock {
@@ -67,7 +71,8 @@ pub struct RLock {
 
 struct Inner {
     mapping: LockMapping<Shared>,
-    /// How many guards the thread has that has taken the lock through this handle. Nobody else touches this meanwhile.
+    /// How many guards exist of the thread that has taken the lock through this handle. Only that
+    /// thread accesses it, while it holds the lock.
     levels: AtomicU32,
 }
 
@@ -77,14 +82,14 @@ impl AsFd for Inner {
     }
 }
 
-/// What locking gives if it is waited for as long as it takes.
+/// The result of locking without a time limit.
 type Locked<'a> = Result<RLockGuard<'a>, LockError<RLockGuard<'a>>>;
 
-/// What it gives otherwise.
+/// The result of trying to lock, or of locking with a timeout.
 type Tried<'a> = Result<Option<RLockGuard<'a>>, LockError<RLockGuard<'a>>>;
 
 impl RLock {
-    /// A new lock, which nobody holds.
+    /// Creates a lock, which is free.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
@@ -96,29 +101,32 @@ impl RLock {
         RLock { inner: Arc::new(Inner { mapping, levels: AtomicU32::new(0) }) }
     }
 
-    /// Waits until no other thread holds it, and holds it until the guard is dropped.
+    /// Acquires the lock, waiting until no other thread holds it, and holds it until the guard is
+    /// dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`], with the guard, if somebody has died or panicked while holding it; [`LockError::Misuse`] if the calling thread holds it
-    /// through another handle, holds it 2^32 - 1 times, or holds 1024 other locks.
+    /// [`LockError::Poisoned`], with the guard, if a thread has died or panicked while holding the
+    /// lock; [`LockError::Misuse`] if the calling thread holds it through another handle, holds it
+    /// 2^32 - 1 times, or holds 1024 other locks.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
         match self.take(Patience::Endless)? {
             true => self.guard(),
-            false => unreachable!("nobody waits for ever in vain"),
+            false => unreachable!("endless waits don't time out"),
         }
     }
 
-    /// Holds it if no other thread does; `None` if one does.
+    /// Acquires the lock if no other thread holds it; returns `None` otherwise.
     ///
     /// # Errors
-    /// As [`lock`](RLock::lock).
+    /// As for [`lock`](RLock::lock).
     #[inline]
     pub fn try_lock(&self) -> Tried<'_> {
         self.lock_within(Patience::None)
     }
 
-    /// As [`lock`](RLock::lock), for at most `timeout`; `None` when that is over.
+    /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
+    /// in that time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -139,7 +147,7 @@ impl RLock {
     /// ```
     ///
     /// # Errors
-    /// As [`lock`](RLock::lock).
+    /// As for [`lock`](RLock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_> {
         self.lock_within(Patience::lasting(timeout))
     }
@@ -152,7 +160,7 @@ impl RLock {
         }
     }
 
-    /// False if the patience has come to its end.
+    /// Takes the lock; false if `patience` ran out before.
     #[inline]
     fn take(&self, patience: Patience) -> Result<bool, Misuse> {
         let Inner { mapping, levels } = &*self.inner;
@@ -165,7 +173,7 @@ impl RLock {
                 Ok(true)
             }
             Err(Refusal::Busy) => Ok(false),
-            Err(refusal) => Err(Misuse::of(refusal, Shared::NAME).expect("it isn't that somebody has it")),
+            Err(refusal) => Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")),
         }
     }
 
@@ -179,23 +187,25 @@ impl RLock {
         Ok(())
     }
 
-    /// Of what has just been taken.
+    /// The guard of the lock that was just taken.
     #[inline]
     fn guard(&self) -> Locked<'_> {
         held(&self.inner.mapping.poisonable, Shared::NAME, RLockGuard { lock: self, state: GuardState::new() })
     }
 
-    /// Whether somebody holds it at this moment.
+    /// Returns whether the lock is held at this moment, by any thread.
     pub fn is_locked(&self) -> bool {
         self.inner.mapping.poisonable.word().owner().is_some()
     }
 
-    /// Whether somebody has died or panicked while holding it. That a holder has died is known to those who have locked it since.
+    /// Returns whether a thread has died or panicked while holding the lock. A holder's death is
+    /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
         self.inner.mapping.poisonable.poison().is_some()
     }
 
-    /// Says that what it guards is in order again: who locks it from now on gets no error.
+    /// Clears the poison, once what the lock guards has been put right: locking it no longer gives
+    /// an error.
     pub fn clear_poison(&self) {
         self.inner.mapping.poisonable.clear_poison();
     }
@@ -209,9 +219,11 @@ impl fmt::Debug for RLock {
 
 travels!(RLock, |mapping| Ok(RLock::of(mapping)));
 
-/// An [`RLock`] that is held, one time of perhaps many. When the last guard of its thread is dropped, the lock is given up.
+/// The guard of an [`RLock`] that is held; a thread may have several. Dropping the last one
+/// releases the lock.
 ///
-/// In a copy of this process, made by fork, the lock is not the copy's: its copy of the guard does nothing.
+/// In a fork copy of this process, the lock is still held by the original: the copy's guard does
+/// nothing.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
@@ -219,7 +231,7 @@ pub struct RLockGuard<'a> {
 }
 
 impl RLockGuard<'_> {
-    /// As [`RLock::clear_poison`].
+    /// Clears the poison, as [`RLock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
     }

@@ -1,6 +1,7 @@
-//! [`RwLock`]: many who read a value, or one who writes it.
+//! [`RwLock`]: a value for many readers, or one writer.
 //!
-//! Each reader has a word of its own, and so does the writer, so that the kernel tells of the death of each. The algorithm is in `shm/readers.rs`; `PROTOCOL.md`, "RwLock".
+//! Each reader owns a word, and so does the writer, so the kernel reports the death of each. The
+//! algorithm is in `shm/readers.rs`. See `PROTOCOL.md`, "RwLock".
 
 use std::fmt;
 use std::mem::offset_of;
@@ -17,7 +18,7 @@ use crate::shm::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
 use crate::shm::robust_word::{LockMapping, Patience};
 use crate::shm::segment::{Layout, Segment};
 
-/// What lies in shared memory.
+/// The layout of a read-write lock in shared memory.
 #[derive(Debug)]
 #[repr(C)]
 struct Shared<T> {
@@ -26,7 +27,8 @@ struct Shared<T> {
     slots: [Slot; MOST],
 }
 
-// SAFETY: `#[repr(C)]`, and all of them may lie there. The segment sees to the alignment.
+// SAFETY: `#[repr(C)]`, and all fields may be placed in shared memory. The segment takes care of
+// the alignment.
 unsafe impl<T: Plain> Layout for Shared<T> {
     const NAME: &'static str = "read-write lock";
     const KIND: u32 = 0x13;
@@ -45,16 +47,21 @@ impl<T: Plain> Readers for Shared<T> {
     }
 }
 
-/// A value that threads of any processes read at the same time, or one of them writes: [`std::sync::RwLock`] over processes.
+/// A value in shared memory that many threads of any processes read at the same time, or one of
+/// them writes: [`std::sync::RwLock`] across processes.
 ///
-/// The value lies in shared memory, as that of a [`Mutex`](super::Mutex) does; where there is none, it is `()`. A clone is another handle of the same lock, and so is what arrives
-/// where one was sent to. It costs one descriptor, and memory for the value and for as many readers as there have been at a time, 48 bytes each; 4096 at most.
+/// The value lies in shared memory, as that of a [`Mutex`](super::Mutex) does; a lock without a
+/// value has `()`. A clone is another handle of the same lock, and so is what arrives in another
+/// process when a lock is sent there. A lock takes one descriptor, memory for the value, and 48
+/// bytes for each of the most readers that it has had at a time; at most 4096.
 ///
-/// A reader that dies is no reader any more; a writer that waits for it goes on at once. A writer that dies, or panics, leaves the value as it is at that moment, and all who read
-/// or write from then on are told ([`LockError::Poisoned`]), until [`clear_poison`](RwLock::clear_poison).
+/// When a reader dies, it stops being one, and a writer that waits for it goes on at once. When a
+/// writer dies or panics, the value stays as it was at that moment, and all readers and writers
+/// from then on are told ([`LockError::Poisoned`]), until [`clear_poison`](RwLock::clear_poison).
 ///
-/// A writer that has come to wait for readers lets no more of them in. A thread that reads already may do so again at any time, through the same handle or a clone of
-/// that. (If the process has been sent the same lock twice, these are two handles.)
+/// While a writer waits for the present readers to finish, no new reader gets in. A thread that
+/// reads already may read again at any time, through the same handle or a clone of it. (If the
+/// process has received the same lock twice, these are two handles.)
 ///
 /// ```
 /// use multiproc::Process;
@@ -76,36 +83,37 @@ impl<T: Plain> Readers for Shared<T> {
 /// # }
 /// ```
 ///
-/// All processes that use it must be of the same PID namespace.
+/// All processes that use it must be in the same PID namespace.
 pub struct RwLock<T: Plain = ()> {
     inner: Arc<LockMapping<Shared<T>, WORDS>>,
 }
 
-/// What reading gives if it is waited for as long as it takes.
+/// The result of reading without a time limit.
 type Read<'a, T> = Result<RwLockReadGuard<'a, T>, LockError<RwLockReadGuard<'a, T>>>;
 
-/// What it gives otherwise.
+/// The result of trying to read, or of reading with a timeout.
 type TriedRead<'a, T> = Result<Option<RwLockReadGuard<'a, T>>, LockError<RwLockReadGuard<'a, T>>>;
 
-/// What writing gives if it is waited for as long as it takes.
+/// The result of writing without a time limit.
 type Written<'a, T> = Result<RwLockWriteGuard<'a, T>, LockError<RwLockWriteGuard<'a, T>>>;
 
-/// What it gives otherwise.
+/// The result of trying to write, or of writing with a timeout.
 type TriedWrite<'a, T> = Result<Option<RwLockWriteGuard<'a, T>>, LockError<RwLockWriteGuard<'a, T>>>;
 
 impl<T: Plain> RwLock<T> {
-    /// A new one, with this value, which nobody reads or writes.
+    /// Creates a lock with this value, which is free.
     ///
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
     pub fn new(value: T) -> Result<RwLock<T>> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
-        // SAFETY: it is new, so nobody else has it.
+        // SAFETY: the segment is new, so no other thread accesses it.
         unsafe { segment.cell.begin_with(value) };
         Ok(RwLock { inner: Arc::new(LockMapping::new(segment)) })
     }
 
-    /// A new one, with a value that is all zero; without that having been anywhere else before, as a large one might have no place on the stack.
+    /// Creates a lock with a value that is all zero. The value is never placed on the stack, where
+    /// a large one might not fit.
     ///
     /// ```
     /// use multiproc::sync::RwLock;
@@ -119,35 +127,40 @@ impl<T: Plain> RwLock<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](RwLock::new).
+    /// As for [`new`](RwLock::new).
     pub fn zeroed() -> Result<RwLock<T>> {
         let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
         segment.cell.begin();
         Ok(RwLock { inner: Arc::new(LockMapping::new(segment)) })
     }
 
-    /// Waits until nobody writes or is about to, and reads until the guard is dropped.
+    /// Acquires the lock for reading, waiting until no thread writes or is about to, and holds it
+    /// until the guard is dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`], with the guard, if somebody has died or panicked while writing; [`LockError::Misuse`] if the calling thread writes, holds 1024
-    /// locks, would be one reader too many, or would wait for itself, since it reads through another handle and somebody waits to write.
+    /// [`LockError::Poisoned`], with the guard, if a thread has died or panicked while writing;
+    /// [`LockError::Misuse`] if the calling thread writes, holds 1024 locks, would be one reader
+    /// too many, or would wait for itself, since it reads through another handle and a writer
+    /// waits.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
         match Self::granted(self.inner.read(Patience::Endless))? {
             Some(slot) => self.reader(slot),
-            None => unreachable!("nobody waits for ever in vain"),
+            None => unreachable!("endless waits don't time out"),
         }
     }
 
-    /// Reads if nobody writes; `None` if somebody does, or is about to, or is looking whether somebody does.
+    /// Acquires the lock for reading if no thread writes; returns `None` if a thread writes, is
+    /// about to, or is just checking whether it can.
     ///
     /// # Errors
-    /// As [`read`](RwLock::read).
+    /// As for [`read`](RwLock::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
         self.read_within(Patience::None)
     }
 
-    /// As [`read`](RwLock::read), waiting for at most `timeout`; `None` when that is over.
+    /// Acquires the lock for reading, waiting for at most `timeout`; returns `None` if it isn't
+    /// acquired in that time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -164,7 +177,7 @@ impl<T: Plain> RwLock<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`read`](RwLock::read).
+    /// As for [`read`](RwLock::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
         self.read_within(Patience::lasting(timeout))
     }
@@ -182,28 +195,31 @@ impl<T: Plain> RwLock<T> {
         held(self.inner.turnstile(), Shared::<T>::NAME, guard)
     }
 
-    /// Waits until nobody reads or writes, and writes until the guard is dropped.
+    /// Acquires the lock for writing, waiting until no thread reads or writes, and holds it until
+    /// the guard is dropped.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`], with the guard, if somebody has died or panicked while writing; [`LockError::Misuse`] if the calling thread reads or writes, or holds 1024
-    /// locks.
+    /// [`LockError::Poisoned`], with the guard, if a thread has died or panicked while writing;
+    /// [`LockError::Misuse`] if the calling thread reads or writes, or holds 1024 locks.
     #[inline]
     pub fn write(&self) -> Written<'_, T> {
         match Self::granted(self.inner.write(Patience::Endless))? {
             Some(()) => self.writer(),
-            None => unreachable!("nobody waits for ever in vain"),
+            None => unreachable!("endless waits don't time out"),
         }
     }
 
-    /// Writes if nobody reads or writes; `None` if somebody does, or is about to, or is looking whether somebody does.
+    /// Acquires the lock for writing if no thread reads or writes; returns `None` if a thread does,
+    /// is about to, or is just checking whether it can.
     ///
     /// # Errors
-    /// As [`write`](RwLock::write).
+    /// As for [`write`](RwLock::write).
     pub fn try_write(&self) -> TriedWrite<'_, T> {
         self.write_within(Patience::None)
     }
 
-    /// As [`write`](RwLock::write), waiting for at most `timeout`; `None` when that is over.
+    /// Acquires the lock for writing, waiting for at most `timeout`; returns `None` if it isn't
+    /// acquired in that time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -224,7 +240,7 @@ impl<T: Plain> RwLock<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`write`](RwLock::write).
+    /// As for [`write`](RwLock::write).
     pub fn write_timeout(&self, timeout: Duration) -> TriedWrite<'_, T> {
         self.write_within(Patience::lasting(timeout))
     }
@@ -246,38 +262,41 @@ impl<T: Plain> RwLock<T> {
         Misuse::unless_busy(result, Shared::<T>::NAME)
     }
 
-    /// A copy of the value.
+    /// Returns a copy of the value.
     ///
     /// # Errors
-    /// As [`read`](RwLock::read).
+    /// As for [`read`](RwLock::read).
     pub fn get(&self) -> Result<T> {
         Ok(*self.read()?)
     }
 
-    /// Puts `value` in the place of what is there, and gives that.
+    /// Replaces the value, and returns the previous one.
     ///
     /// # Errors
-    /// As [`write`](RwLock::write). Then nothing is changed.
+    /// As for [`write`](RwLock::write). The value is unchanged then.
     pub fn set(&self, value: T) -> Result<T> {
         Ok(std::mem::replace(&mut *self.write()?, value))
     }
 
-    /// Whether somebody writes at this moment, or waits for readers to do so.
+    /// Returns whether a thread writes at this moment, or waits for readers in order to write.
     pub fn is_write_locked(&self) -> bool {
         self.inner.is_written()
     }
 
-    /// How many read at this moment, or are looking whether they can.
+    /// Returns how many threads read at this moment, including those that are just checking whether
+    /// they can.
     pub fn readers(&self) -> usize {
         self.inner.readers()
     }
 
-    /// Whether somebody has died or panicked while writing. That a writer has died is known to those who have read or written since.
+    /// Returns whether a thread has died or panicked while writing. A writer's death is noticed by
+    /// the next thread that reads or writes.
     pub fn is_poisoned(&self) -> bool {
         self.inner.turnstile().poison().is_some()
     }
 
-    /// Says that the value is in order again: who reads or writes from now on gets no error.
+    /// Clears the poison, once the value has been put right: reading and writing no longer give an
+    /// error.
     pub fn clear_poison(&self) {
         self.inner.turnstile().clear_poison();
     }
@@ -289,7 +308,7 @@ impl<T: Plain> Clone for RwLock<T> {
     }
 }
 
-/// With the value, if nobody writes.
+/// Shows the value, unless a thread writes.
 impl<T: Plain + fmt::Debug> fmt::Debug for RwLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("RwLock");
@@ -307,9 +326,10 @@ travels!(RwLock<T: Plain>, |mapping: LockMapping<Shared<T>, WORDS>| {
     Ok(RwLock { inner: Arc::new(mapping) })
 });
 
-/// One who reads the value of a [`RwLock`], until this is dropped.
+/// The guard of a [`RwLock`] that is held for reading. Dropping it releases the lock.
 ///
-/// In a copy of this process, made by fork, it is not the copy that reads: using its copy of the guard is a panic, and dropping that does nothing.
+/// In a fork copy of this process, it is still the original that reads: accessing the value through
+/// the copy's guard panics, and dropping that guard does nothing.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct RwLockReadGuard<'a, T: Plain = ()> {
     lock: &'a RwLock<T>,
@@ -318,7 +338,7 @@ pub struct RwLockReadGuard<'a, T: Plain = ()> {
 }
 
 impl<T: Plain> RwLockReadGuard<'_, T> {
-    /// As [`RwLock::clear_poison`].
+    /// Clears the poison, as [`RwLock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
     }
@@ -330,7 +350,8 @@ impl<T: Plain> Deref for RwLockReadGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &T {
         self.state.mark_borrowed();
-        // SAFETY: as long as this guard's slot is taken nobody writes, and this guard is borrowed.
+        // SAFETY: no thread writes as long as this guard's slot is taken, and the reference borrows
+        // this guard.
         unsafe { self.lock.inner.cell.get() }
     }
 }
@@ -354,9 +375,10 @@ impl<T: Plain> Drop for RwLockReadGuard<'_, T> {
     }
 }
 
-/// The one who writes the value of a [`RwLock`], until this is dropped.
+/// The guard of a [`RwLock`] that is held for writing. Dropping it releases the lock.
 ///
-/// In a copy of this process, made by fork, it is not the copy that writes: using its copy of the guard is a panic, and dropping that does nothing.
+/// In a fork copy of this process, it is still the original that writes: accessing the value
+/// through the copy's guard panics, and dropping that guard does nothing.
 #[must_use = "the lock is given up when this is dropped"]
 pub struct RwLockWriteGuard<'a, T: Plain = ()> {
     lock: &'a RwLock<T>,
@@ -364,7 +386,7 @@ pub struct RwLockWriteGuard<'a, T: Plain = ()> {
 }
 
 impl<T: Plain> RwLockWriteGuard<'_, T> {
-    /// As [`RwLock::clear_poison`].
+    /// Clears the poison, as [`RwLock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
     }
@@ -376,7 +398,8 @@ impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &T {
         self.state.mark_borrowed();
-        // SAFETY: this guard has the turnstile, and nobody reads, so nobody else touches the value; and this guard is borrowed.
+        // SAFETY: this guard's thread owns the turnstile and no thread reads, so no other thread
+        // accesses the value; and the reference borrows this guard.
         unsafe { self.lock.inner.cell.get() }
     }
 }
@@ -385,7 +408,8 @@ impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.state.mark_borrowed();
-        // SAFETY: this guard has the turnstile, and nobody reads, so nobody else touches the value; and this guard is borrowed to be changed.
+        // SAFETY: this guard's thread owns the turnstile and no thread reads, so no other thread
+        // accesses the value; and the reference borrows this guard mutably.
         unsafe { self.lock.inner.cell.get_mut() }
     }
 }

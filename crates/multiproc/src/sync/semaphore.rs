@@ -1,6 +1,7 @@
-//! [`Semaphore`] and [`BoundedSemaphore`]: so many at a time.
+//! [`Semaphore`] and [`BoundedSemaphore`]: counting semaphores.
 //!
-//! Permits, and a list of who has how many. `PROTOCOL.md`, "Semaphore".
+//! The number of free permits, and a ledger of how many each process holds. See `PROTOCOL.md`,
+//! "Semaphore".
 
 use std::fmt;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use crate::error::{Error, Result};
 use crate::shm::object::Object;
 use crate::shm::permits::{self, Permits, TooMany};
 
-/// A number of permits that processes take and give back: Python's `multiprocessing.Semaphore`, with a guard.
+/// A counting semaphore: Python's `multiprocessing.Semaphore`, with a guard for each permit.
 ///
-/// A [`Permit`] goes back when it is dropped, and also when the process that has it dies, by whatever means: those who wait get it within milliseconds. For signalling,
-/// where one takes what another gives, [`Permit::forget`] what was taken, and [`release`](Semaphore::release) elsewhere.
+/// A [`Permit`] goes back to the semaphore when it is dropped, and also when its process dies, by
+/// whatever means: waiters get it within milliseconds. To use a semaphore for signals, where one
+/// process takes what another gives, call [`Permit::forget`] on what was taken, and
+/// [`release`](Semaphore::release) in the other process.
 ///
 /// ```
 /// use multiproc::Process;
@@ -39,19 +42,22 @@ use crate::shm::permits::{self, Permits, TooMany};
 /// # }
 /// ```
 ///
-/// A permit goes to the one who comes first when there is one, not to the one who has waited longest.
+/// A semaphore isn't fair: a permit goes to the thread that tries first while there is one, even if
+/// another has waited longer.
 ///
 /// # Implementation notes
-/// A counter and a list of holders in a memfd, changed under a robust futex. Who waits tries for some microseconds, sleeps on a futex for some milliseconds, and
-/// then in poll(2), on the holders' pidfds among others, for as long as it takes.
+/// A counter and a list of holders in a memfd, changed under a robust futex. A waiter spins for
+/// some microseconds, sleeps on a futex for some milliseconds, and then in poll(2), on the holders'
+/// pidfds among others, without a time limit.
 #[derive(Clone)]
 pub struct Semaphore {
     pub(super) permits: Object<Permits>,
 }
 
-/// A [`Semaphore`] that never has more permits than it was made with: Python's `multiprocessing.BoundedSemaphore`.
+/// A [`Semaphore`] that never has more permits than it was created with: Python's
+/// `multiprocessing.BoundedSemaphore`.
 ///
-/// Releasing what nobody has taken and forgotten is an error.
+/// Releasing a permit that was not taken and forgotten before is an error.
 ///
 /// ```
 /// use multiproc::sync::BoundedSemaphore;
@@ -74,15 +80,16 @@ pub struct BoundedSemaphore {
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// A [`BoundedSemaphore`] would have more than it was made with, those that others have among them.
+    /// A [`BoundedSemaphore`] would have more permits than it was created with, counting those that
+    /// are held.
     #[error("cannot release {count} permits of a bounded semaphore: there would be more than {bound}")]
     Bound {
         /// How many were to be released.
         count: usize,
-        /// How many it was made with.
+        /// How many the semaphore was created with.
         bound: usize,
     },
-    /// There would be more than there can be.
+    /// There would be more than [`Semaphore::MAX_PERMITS`].
     #[error("cannot release {count} permits of a semaphore: there would be more than {}", Semaphore::MAX_PERMITS)]
     Overflow {
         /// How many were to be released.
@@ -98,7 +105,7 @@ fn create(permits: usize, bound: Option<usize>) -> Result<Object<Permits>> {
 
 fn acquire(permits: &Object<Permits>) -> Result<Permit<'_>, WaitError> {
     let taken = acquire_within(permits, None)?;
-    Ok(taken.expect("without a timeout it is never too late"))
+    Ok(taken.expect("endless waits don't time out"))
 }
 
 fn acquire_within(permits: &Object<Permits>, timeout: Option<Duration>) -> Result<Option<Permit<'_>>, WaitError> {
@@ -119,7 +126,7 @@ fn release(permits: &Object<Permits>, count: usize) -> Result<(), ReleaseError> 
 }
 
 fn available(permits: &Object<Permits>) -> usize {
-    // If it can't be told who has died, these are counted out by those who need it.
+    // If this fails, the permits of dead holders are reclaimed later, by a caller that needs one.
     let _ = permits.count_out();
     permits.free()
 }
@@ -127,19 +134,21 @@ fn available(permits: &Object<Permits>) -> usize {
 macro_rules! impl_semaphore {
     ($name:ident) => {
         impl $name {
-            /// How many permits there may be at most.
+            /// The maximum number of permits.
             pub const MAX_PERMITS: usize = permits::MOST;
 
-            /// Waits until there is a permit, and takes it.
+            /// Takes a permit, waiting until there is one.
             ///
             /// # Errors
-            /// [`WaitError::Disconnected`] when nobody is left who could release one; [`WaitError::System`].
+            /// [`WaitError::Disconnected`] when no process is left that could release one;
+            /// [`WaitError::System`].
             #[inline]
             pub fn acquire(&self) -> Result<Permit<'_>, WaitError> {
                 acquire(&self.permits)
             }
 
-            /// Takes a permit if there is one; `None` if there is none. Then it has looked whether one of those who have one is dead, which takes some
+            /// Takes a permit if there is one; returns `None` otherwise. Before it returns `None`,
+            /// it checks whether a process that holds a permit is dead, which takes some
             /// microseconds for each.
             ///
             /// # Errors
@@ -149,7 +158,8 @@ macro_rules! impl_semaphore {
                 try_acquire(&self.permits)
             }
 
-            /// As [`acquire`](Self::acquire), for at most `timeout`; `None` when that is over.
+            /// Takes a permit, waiting for at most `timeout`; returns `None` if there is none in
+            /// that time.
             ///
             /// ```
             /// use std::time::Duration;
@@ -168,28 +178,29 @@ macro_rules! impl_semaphore {
             /// ```
             ///
             /// # Errors
-            /// As [`acquire`](Self::acquire).
+            /// As for [`acquire`](Self::acquire).
             pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Permit<'_>>, WaitError> {
                 acquire_within(&self.permits, Some(timeout))
             }
 
-            /// Adds a permit. Whoever has [forgotten](Permit::forget) one may do that, or anybody else.
+            /// Adds a permit, in place of one that was [forgotten](Permit::forget) or in addition.
+            /// Any process may do that.
             ///
             /// # Errors
-            /// [`ReleaseError`], when there would be too many.
+            /// [`ReleaseError`], if there would be too many.
             pub fn release(&self) -> Result<(), ReleaseError> {
                 self.release_many(1)
             }
 
-            /// Adds `count` permits, or none.
+            /// Adds `count` permits, or none in case of an error.
             ///
             /// # Errors
-            /// [`ReleaseError`], when there would be too many.
+            /// [`ReleaseError`], if there would be too many.
             pub fn release_many(&self, count: usize) -> Result<(), ReleaseError> {
                 release(&self.permits, count)
             }
 
-            /// How many permits there are to be had at this moment, those of the dead included.
+            /// Returns how many permits are free at this moment, including those of dead processes.
             pub fn available(&self) -> usize {
                 available(&self.permits)
             }
@@ -216,20 +227,22 @@ macro_rules! impl_semaphore {
 }
 
 impl Semaphore {
-    /// A new semaphore with so many permits; 0 will do.
+    /// Creates a semaphore with this number of permits, which may be 0.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or it is more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    /// [`Error::Make`]: no descriptor or no memory is left, or `permits` is more than
+    /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
     pub fn new(permits: usize) -> Result<Semaphore> {
         Ok(Semaphore { permits: create(permits, None)? })
     }
 }
 
 impl BoundedSemaphore {
-    /// A new semaphore with so many permits, and never more.
+    /// Creates a semaphore with this number of permits, which is also the bound.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or it is more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    /// [`Error::Make`]: no descriptor or no memory is left, or `permits` is more than
+    /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
     pub fn new(permits: usize) -> Result<BoundedSemaphore> {
         Ok(BoundedSemaphore { permits: create(permits, Some(permits))? })
     }
@@ -240,7 +253,8 @@ impl_semaphore!(BoundedSemaphore);
 
 /// A permit of a [`Semaphore`]. Dropping it gives it back.
 ///
-/// In a copy of this process, made by fork, the permit is not the copy's: its copy of this value does nothing.
+/// In a fork copy of this process, the permit still belongs to the original: dropping the copy does
+/// nothing.
 #[must_use = "the permit is given back when this is dropped"]
 pub struct Permit<'a> {
     permits: &'a Object<Permits>,
@@ -256,8 +270,8 @@ impl<'a> Permit<'a> {
         self.copy == multiproc_os::robust::copy_number()
     }
 
-    /// Keeps it out: the semaphore has one permit less, until somebody [releases](Semaphore::release) one. The death of this process changes nothing
-    /// about that.
+    /// Drops the permit without giving it back: the semaphore has one permit less, until a process
+    /// [releases](Semaphore::release) one. The death of this process doesn't change that.
     pub fn forget(self) {
         if self.is_mine() {
             self.permits.forget();

@@ -1,4 +1,5 @@
-//! How objects travel: one with a gate as two descriptors, one that is made of owned words as one.
+//! Serialization of objects: an object with a wake pipe travels as two descriptors, one that is
+//! made of robust words only as one.
 
 use std::os::fd::OwnedFd;
 
@@ -41,18 +42,18 @@ struct Incoming {
     wake_pipe: OwnedFd,
 }
 
-/// Sends another handle of it along.
+/// Serializes another handle of `object`, to be sent with a message.
 pub(super) fn serialize<L: Layout, S: Serializer>(object: &Object<L>, serializer: S) -> Result<S::Ok, S::Error> {
     Outgoing { memory: Memory(object), wake_pipe: WakePipe(object) }.serialize(serializer)
 }
 
-/// Takes one that has been sent along.
+/// Receives a handle that was sent with a message.
 pub(super) fn deserialize<'de, L: Layout, D: Deserializer<'de>>(deserializer: D) -> Result<Object<L>, D::Error> {
     let Incoming { memory, wake_pipe } = Incoming::deserialize(deserializer)?;
     Object::open(memory, wake_pipe).map_err(serde::de::Error::custom)
 }
 
-/// Takes one that has been sent along, as a file alone.
+/// Receives an object that is a memory file only, without a wake pipe.
 pub(super) fn deserialize_kept<'de, L: Layout, const N: usize, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<LockMapping<L, N>, D::Error> {
@@ -60,7 +61,9 @@ pub(super) fn deserialize_kept<'de, L: Layout, const N: usize, D: Deserializer<'
     Segment::open(memory).map(LockMapping::new).map_err(serde::de::Error::custom)
 }
 
-/// For a type whose `inner` points to what can be borrowed as the descriptor of its memory, and which is made `of` what has been opened: it travels.
+/// Implements serialization for a lock type: its field `inner` derefs to a value that is
+/// [`AsFd`](std::os::fd::AsFd), the descriptor of its memory, and `$of` makes the type from the
+/// mapping that was opened.
 macro_rules! travels {
     ($name:ident $(<$parameter:ident: $bound:ident>)?, |$mapping:ident $(: $type:ty)?| $of:expr) => {
         impl $(<$parameter: $bound>)? serde::Serialize for $name $(<$parameter>)? {

@@ -1,38 +1,39 @@
-//! [`WaitError`]: why somebody has waited in vain.
+//! [`WaitError`]: why a wait failed.
 
 use std::io;
 
 use crate::shm::wait_queue::WaitFailure;
 
-/// Why a wait could not come to its end. That the time was up is no error.
+/// Why a wait failed. Reaching the end of a timeout is not an error.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// Nobody is left who could do what is waited for: of those who have the object all wait themselves, or have ended.
-    #[error("cannot {what}: nobody is left who could {whom}")]
+    /// No process is left that could end the wait: all that have the object are waiting themselves,
+    /// or have ended.
+    #[error("cannot {what}: no process is left that could {whom}")]
     Disconnected {
         /// What was waited for.
         what: &'static str,
-        /// What somebody would have had to do.
+        /// What another process would have had to do.
         whom: &'static str,
     },
-    /// The system has refused to wait: `EMFILE`, `ENOSPC`, `ENOMEM`.
+    /// The system refused to wait: `EMFILE`, `ENOSPC`, `ENOMEM`.
     #[error("cannot {what}: {source}")]
     System {
         /// What was waited for.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl WaitError {
-    /// Whether nobody is left.
+    /// Returns whether the wait failed because no process is left that could end it.
     pub fn is_disconnected(&self) -> bool {
         matches!(self, WaitError::Disconnected { .. })
     }
 
-    /// What has come of waiting: none if it was too late.
+    /// Converts the outcome of a wait: `None` if the deadline has passed.
     pub(super) fn of<T>(
         result: Result<T, WaitFailure>,
         what: &'static str,

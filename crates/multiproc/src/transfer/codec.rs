@@ -1,20 +1,20 @@
-//! Values to payloads and back. The forms that they travel in are described in FORMAT.md, in this
-//! folder.
+//! Encodes values into payloads and decodes them. The forms in which they travel are described in
+//! FORMAT.md, in this folder.
 //!
-//! A value is written in the positional form ([`compact`]), which is quick, if its type reads
-//! exactly what it writes; otherwise in the tagged form ([`tagged`]), with names and types, which
-//! everything can be read from that a text format can carry.
+//! A value is written in the positional form ([`compact`]), which is fast, if its type reads
+//! exactly what it writes; otherwise in the tagged form ([`tagged`]), with names and types, from
+//! which every type can be read that a text format can carry.
 //!
-//! Which form a type needs can't be seen from outside, so it is tried: the first value of each
-//! shape is read once in the sender, from what is sent and nothing else. In the positional form the
-//! trial compares each call of the type's `Deserialize` with the call of its `Serialize` before
-//! anything is read, so that it is never shown a number that stands for something else. What can't
-//! be read at all fails there, at the call. Later values of the same type and shape are not tried
-//! in the same thread.
+//! Which form a type needs can't be seen from outside, so the sender tries it: it reads the first
+//! value of each shape from the encoded bytes and nothing else. In the positional form the trial
+//! compares each call of the type's `Deserialize` with the call of its `Serialize` before it reads
+//! anything, so the type is never given a number that means something else. A value that can't be
+//! read in any form is an error of the call that sends it. Later values of the same type and shape
+//! are not tried again in the same thread.
 //!
-//! Handles inside a value put duplicates of their descriptors into a [`bag`]. The trial uses these
-//! up, so that it needs no descriptor that the value doesn't need on its way; then the value is
-//! encoded anew.
+//! Handles inside a value put duplicates of their descriptors into an [fd table](fd_table). The
+//! trial uses these up, and the value is then encoded again; so the trial needs no more descriptors
+//! than sending does.
 //!
 //! A panic in the type's `Serialize` or `Deserialize` is an error of the call.
 
@@ -34,15 +34,15 @@ use super::fd_table;
 use super::payload::{Bytes, Payload, Sink};
 use super::tagged::{self, Reading};
 
-/// Why a value can't be sent, or what was received is no value.
+/// Why a value can't be serialised or deserialised.
 ///
-/// A value may nest 512 levels deep, as a reader has only a limited stack: lists, maps, structs,
-/// tuples, enums with contents, options with one and wrappers count. A list that is a chain of
-/// boxes comes to that after 256 links, and is better sent as a `Vec`. Types that ask the format
-/// what comes next (`serde_json::Value`, untagged enums, `flatten`) or that leave fields out may
-/// nest 128 levels deep. A million elements of a value may be empty, as `()` is.
+/// A value may nest at most 512 levels deep, as a reader's stack is limited: lists, maps, structs,
+/// tuples, enums with contents, `Some` and newtype wrappers count. A linked list of boxes reaches
+/// that after 256 links, and is better sent as a `Vec`. Types that ask the format what comes next
+/// (`serde_json::Value`, untagged enums, `flatten`) or that leave fields out may nest 128 levels
+/// deep. At most about a million elements of a value may be empty, as `()` is.
 ///
-/// What was received and could not be read is kept in the error: see
+/// A received value that could not be read is kept in the error: see
 /// [`decode_as`](CodecError::decode_as).
 #[derive(Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what} {type_name}: {reason}")]
@@ -68,7 +68,7 @@ impl CodecError {
         CodecError::new::<T>("cannot serialise", reason)
     }
 
-    /// Keeps what could not be read, as far as there is memory for it.
+    /// Keeps the bytes that could not be read, if there is memory for a copy.
     fn keeping(mut self, bytes: &[u8]) -> CodecError {
         let mut kept = Vec::new();
         if kept.try_reserve_exact(bytes.len()).is_ok() {
@@ -78,17 +78,17 @@ impl CodecError {
         self
     }
 
-    /// The received value that could not be read, as it was encoded; `None` if there is none, or
-    /// was no memory to keep it.
+    /// The encoded bytes of the received value that could not be read; `None` if the error is not
+    /// about a received value, or if there was no memory to keep it.
     pub fn bytes(&self) -> Option<&[u8]> {
         self.bytes.as_deref()
     }
 
-    /// Reads the received value as another type: one that takes what the first refused. Handles in
-    /// it are gone.
+    /// Reads the received value as another type, one that accepts what the first refused. Handles
+    /// in the value are lost.
     ///
     /// # Errors
-    /// It can't be read as `U` either, or there is none.
+    /// The value can't be read as `U` either, or the error has none.
     ///
     /// ```
     /// use multiproc::{GetError, Queue};
@@ -124,7 +124,7 @@ impl CodecError {
     pub fn decode_as<U: DeserializeOwned>(&self) -> Result<U, CodecError> {
         match &self.bytes {
             Some(bytes) => decode_with(bytes, Vec::new()),
-            None => Err(CodecError::deserialising::<U>("nothing was kept that could be read")),
+            None => Err(CodecError::deserialising::<U>("the error contains no received value")),
         }
     }
 }
@@ -140,7 +140,7 @@ enum Form {
     TaggedLikeText = 3,
 }
 
-/// The version of all that FORMAT.md describes.
+/// The version of the format that FORMAT.md describes.
 const VERSION: u8 = 1;
 
 impl Form {
@@ -164,51 +164,52 @@ impl Form {
     }
 }
 
-/// Encodes `value` behind `front`, such that [`decode`] gives it back in another process of this
-/// program.
+/// Encodes `value` after the bytes of `front`. [`decode`] returns the value in another process of
+/// this program.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(front: &[u8], value: &T) -> Result<Payload, Refused> {
     let mut buffer = PayloadBuffer::new(front);
     let fds = encode_into(value, &mut buffer)?;
     let handles = match fds.is_empty() {
         true => FdBundle::default(),
-        false => FdBundle::pack(fds).map_err(Refused::by_system("its handles could not be put together"))?,
+        false => FdBundle::pack(fds).map_err(Refused::by_system("its handles could not be packed"))?,
     };
     let bytes = buffer.finish().map_err(Refused::by_system("no memory file for its value"))?;
     Ok(Payload { bytes, handles })
 }
 
-/// Encodes a value of one of this library's own types, which the positional form can take, for
-/// [`unpack`].
+/// Encodes a value of one of this library's own types, all of which the positional form supports,
+/// for [`unpack`].
 pub(crate) fn pack(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     compact::to_output(value, &mut bytes).expect("our own messages are made of numbers, texts and lists");
     bytes
 }
 
-/// The value that [`pack`] was given.
+/// Decodes a value that [`pack`] has encoded.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     compact::from_bytes(bytes).map_err(|error| CodecError::deserialising::<T>(error))
 }
 
-/// Where a value is encoded to, piece by piece, by [`encode_into`].
+/// The destination to which [`encode_into`] writes a value, piece by piece.
 pub(crate) trait Buffer: Output<Error = io::Error> {
-    /// Forgets what was written.
+    /// Removes all that was written.
     fn clear(&mut self);
 
-    /// What was written, all of it. Nothing is written behind it any more, unless all is forgotten.
+    /// All that was written. Nothing may be written afterwards, except after
+    /// [`clear`](Buffer::clear).
     fn written(&mut self) -> io::Result<&[u8]>;
 
-    /// What the system has refused, as serializers make a text of it, if anything of it at all.
+    /// The system's error, which serializers reduce to a text or lose; none if there was none.
     fn failure(&mut self) -> Option<io::Error>;
 }
 
-/// A draft that becomes the bytes of a payload, behind a front of the caller's.
+/// The bytes of a payload while they are written, after the caller's front.
 struct PayloadBuffer<'f> {
     front: &'f [u8],
     sink: Sink,
-    /// What was written, when it has been looked at.
+    /// The finished bytes, once they have been looked at.
     finished: Option<Bytes>,
-    /// A look at it, if it is in a file.
+    /// A mapping of the finished bytes, if they are in a file.
     view: Option<Sealed>,
 }
 
@@ -219,7 +220,7 @@ impl<'f> PayloadBuffer<'f> {
 
     fn sink(front: &[u8]) -> Sink {
         let mut sink = Sink::new();
-        // An error is told with the next one.
+        // An error is reported by the next call.
         let _ = sink.extend(front);
         sink
     }
@@ -270,7 +271,7 @@ impl Buffer for PayloadBuffer<'_> {
     }
 }
 
-/// As [`encode`], into memory of the caller's. Returns the descriptors of the handles in it.
+/// As [`encode`], into the caller's buffer. Returns the descriptors of the handles in the value.
 #[inline]
 pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     value: &T,
@@ -279,7 +280,7 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     let id = id_of::<T>();
     if Tried::known(id, Tried::NEEDS_TAGS) {
         match encode_tagged(id, value, buffer) {
-            // Some values of the type may do without tags, and nest deeper then.
+            // Some values of the type may not need tags, and may then nest deeper.
             Err(Refused::ByFormat(error)) if error.is_final() => {}
             done => return done,
         }
@@ -295,16 +296,15 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// A number that stands for a type: the place of its `decode`. (A `TypeId` would want `'static`
-/// types. Types that share the code share the outcome.)
+/// A number that stands for a type: the address of its `decode`. (A `TypeId` would require
+/// `'static` types. Types that share the code share the outcome.)
 #[inline]
 fn id_of<T: DeserializeOwned>() -> u64 {
     let decode: fn(&[u8]) -> Result<T, CodecError> = decode_bytes::<T>;
     decode as usize as u64
 }
 
-/// Reads what was written in the positional form, if a value of this shape is met for the first
-/// time.
+/// Tries to read what was written in the positional form, if this is the first value of its shape.
 #[cold]
 fn try_positional<T: Serialize + DeserializeOwned>(
     id: u64,
@@ -323,7 +323,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
     let handles = fds.len();
     let result = {
         let outline = shielded(|| fd_table::dry_run(|| tagged::outline(value)));
-        let view = buffer.written().map_err(Refused::by_system("no memory to look at it"))?;
+        let view = buffer.written().map_err(Refused::by_system("no memory to map it"))?;
         outline.and_then(|outline| {
             let read = || compact::from_bytes_traced::<T>(&view[1..], Trace::new(&outline));
             shielded(|| fd_table::decoding(fds, false, read)).map(drop)
@@ -334,7 +334,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
             Tried::remember(id, shape.number());
             match handles {
                 0 => Ok(Vec::new()),
-                // The trial has taken them out.
+                // The trial has taken the descriptors.
                 _ => match write_with(buffer, Form::Positional, |buffer| compact::shape_to_output(value, buffer)) {
                     Ok((again, fds)) if again == shape => Ok(fds),
                     Ok(_) => Err(changed::<T>()),
@@ -345,7 +345,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
         Err(error) if compact::is_too_much(&error.to_string()) => Err(CodecError::serialising::<T>(error).into()),
         Err(error) => {
             let fds = encode_tagged(id, value, buffer)?;
-            // Another value of the type may do without.
+            // Another value of the type may do without tags.
             let what = if compact::needs_tags(&error) { Tried::NEEDS_TAGS } else { !shape.number() };
             Tried::remember(id, what);
             Ok(fds)
@@ -362,8 +362,8 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
     let write = |buffer: &mut _, form| {
         write_with(buffer, form, |buffer| tagged::shape_to_output(value, buffer)).map_err(Stopped::of::<T>)
     };
-    // Most values of a type are read in the same way; and each of them is, whatever was sent
-    // before.
+    // Most values of a type are read in the same way, so that is tried first. But each shape is
+    // checked, whatever was sent before.
     if Tried::known(id, Tried::LIKE_TEXT) {
         let (shape, fds) = write(buffer, Form::TaggedLikeText)?;
         if Tried::known(id, shape.number() ^ Form::TaggedLikeText as u64) {
@@ -378,7 +378,7 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
             return Ok(fds);
         }
         let handles = fds.len();
-        let view = buffer.written().map_err(Refused::by_system("no memory to look at it"))?;
+        let view = buffer.written().map_err(Refused::by_system("no memory to map it"))?;
         match decode_with::<T>(view, fds) {
             Ok(_) => {
                 if form == Form::TaggedLikeText {
@@ -401,23 +401,23 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
     Err(CodecError { bytes: None, ..error }.into())
 }
 
-/// The refusal of a value that was tried, and had to be written once more.
+/// The error for a value that was written differently after its trial.
 fn changed<T>() -> Refused {
-    CodecError::serialising::<T>("it is written differently each time").into()
+    CodecError::serialising::<T>("it is serialised differently each time").into()
 }
 
 impl CodecError {
-    /// Whether another form would fail in the same way.
+    /// Whether any other form would fail in the same way.
     fn is_final(&self) -> bool {
         compact::is_too_much(&self.reason)
     }
 }
 
-/// Whether a type of this name is made of types of the standard library's alone that read exactly
-/// what they write, and refuse no value. The name is only a hint, and its only use is to leave out
-/// a trial: the receiver compares the shapes all the same.
+/// Whether a type of this name consists only of types of the standard library that read exactly
+/// what they write, and accept every value. The name is only a hint, used only to skip a trial: the
+/// receiver compares the shapes in any case.
 fn reads_what_it_writes(name: &str) -> bool {
-    /// Takes one type from the front of `name`.
+    /// Removes one type from the front of `name`.
     fn one(name: &str) -> Option<&str> {
         const NUMBERS: [&str; 17] = [
             "u8",
@@ -456,7 +456,7 @@ fn reads_what_it_writes(name: &str) -> bool {
     one(name) == Some("")
 }
 
-/// Why a draft could not be made, of what is not known here.
+/// Why a value could not be encoded. The type is added later.
 enum Stopped {
     ByFormat(String),
     BySystem(Refused),
@@ -479,7 +479,7 @@ fn write_with<D: Buffer, R>(
 ) -> Result<(R, Vec<OwnedFd>), Stopped> {
     buffer.clear();
     let (written, fds) = fd_table::encoding(|| {
-        // An error of the draft's is asked for below.
+        // The buffer's error is checked below.
         let _ = buffer.extend(&[form.byte()]);
         shielded(|| write(buffer))
     });
@@ -495,8 +495,8 @@ thread_local! {
     static PANICS_PASS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls `call`, in which a panic of the user's code is none of the caller's errors: in a child,
-/// which reports it as such, with its place.
+/// Calls `call`; panics of user code in it pass through, in place of becoming errors. For a child
+/// process, which reports them as panics, with their location.
 pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
     struct Reset(bool);
     impl Drop for Reset {
@@ -508,10 +508,11 @@ pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
     call()
 }
 
-/// Calls code of the user's: a panic in it becomes an error.
+/// Calls user code, and turns a panic in it into an error.
 #[inline]
 fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
-    // What it was working on is forgotten, or belongs to the caller, which gets an error.
+    // Unwind safety: what the code was working on is dropped, or belongs to the caller, which gets
+    // an error.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         if PANICS_PASS.get() {
             resume_unwind(panic);
@@ -522,17 +523,17 @@ fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, co
     })
 }
 
-/// Which types and shapes have been tried in this thread, and passed; as many as there is room for.
+/// The types and shapes that have passed a trial in this thread: a small cache.
 struct Tried;
 
 impl Tried {
-    /// In place of a shape: the type asks what comes next.
+    /// Stands for a shape: the type asks what comes next.
     const NEEDS_TAGS: u64 = 0x5e1f_de5c_0000_0001;
 
-    /// In place of a shape: the type can only be read like text.
+    /// Stands for a shape: the type can only be read like text.
     const LIKE_TEXT: u64 = 0x5e1f_de5c_0000_0002;
 
-    /// Two places for each of these.
+    /// Number of rows, of two entries each.
     const ROWS: usize = 64;
 
     fn place(id: u64, shape: u64) -> (usize, u64) {
@@ -546,7 +547,7 @@ impl Tried {
         TRIED.with(|tried| tried[place][0].get() == key || tried[place][1].get() == key)
     }
 
-    /// The older of two makes room.
+    /// Replaces the older of a row's two entries.
     fn remember(id: u64, shape: u64) {
         let (place, key) = Tried::place(id, shape);
         TRIED.with(|tried| {
@@ -562,8 +563,8 @@ thread_local! {
     static TRIED: [[Cell<u64>; 2]; Tried::ROWS] = const { [const { [const { Cell::new(0) }; 2] }; Tried::ROWS] };
 }
 
-/// The value that [`encode_into`] was given, from what it has written and the descriptors that came
-/// with it.
+/// Decodes a value that [`encode_into`] has encoded, from its bytes and the descriptors that came
+/// with them.
 #[inline]
 pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: FdBundle) -> Result<T, CodecError> {
     let fds = match handles.count() {
@@ -580,10 +581,10 @@ pub(crate) fn decode_from<T: DeserializeOwned>(bytes: &[u8], handles: FdBundle) 
 #[derive(Debug, thiserror::Error)]
 #[doc(hidden)]
 pub enum Refused {
-    /// By the format: it is the value's own fault.
+    /// The format can't represent it, or its type refuses it.
     #[error(transparent)]
     ByFormat(#[from] CodecError),
-    /// There is no memory, or no descriptor, for it.
+    /// There is no memory or no descriptor for it.
     #[error("{what}: {source}")]
     BySystem { what: &'static str, source: io::Error },
 }
@@ -593,7 +594,7 @@ impl Refused {
         move |source| Refused::BySystem { what, source }
     }
 
-    /// As the error of starting the process `name`.
+    /// Converts it to the error of starting the process `name`.
     pub(crate) fn at_start(self, name: &str) -> crate::Error {
         match self {
             Refused::ByFormat(source) => crate::Error::Arguments { process: name.into(), source },
@@ -604,7 +605,7 @@ impl Refused {
     }
 }
 
-/// The value that [`encode`] was given, behind the `front` bytes of the front.
+/// Decodes a value that [`encode`] has encoded, after `front` bytes of the front.
 pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Result<T, CodecError> {
     let cannot = |reason: &dyn ToString| CodecError::deserialising::<T>(reason.to_string());
     let fds =
@@ -613,8 +614,8 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: Payload, front: usize) -> Res
     decode_with(view.get(front..).unwrap_or_default(), fds)
 }
 
-/// The value that [`encode`] was given, from its bytes without a front, and the descriptors of its
-/// handles.
+/// Decodes a value that [`encode`] has encoded, from its bytes without a front and the descriptors
+/// of its handles.
 #[inline]
 pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, CodecError> {
     let again = bytes.first() != Some(&Form::Positional.byte());
@@ -749,7 +750,7 @@ mod tests {
 
     type Writer = crate::Handle<io::PipeWriter>;
 
-    /// What bytes say of handles, when `count` have come.
+    /// Decodes bytes that refer to the handles `places`, when `count` handles have arrived.
     fn forged<T: DeserializeOwned>(places: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
         let (readers, writers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| io::pipe().unwrap()).map(|(reader, writer)| (reader, OwnedFd::from(writer))).unzip();

@@ -1,8 +1,10 @@
-//! Any number of descriptors in a message that may hold a few: what is too many goes into one end of a socket pair, in as many messages as
-//! it takes, and the other end goes in place of them.
+//! Any number of descriptors in a message that may hold only a few: if there are too many, they are
+//! sent into one end of a socket pair, in as many messages as needed, and the other end goes in the
+//! message in their place.
 //!
-//! The kernel keeps what lies in a socket that is itself on its way, and closes it all with the last message that holds the socket. So a
-//! bundle needs no care from anybody: it is delivered, or its descriptors are closed.
+//! The kernel keeps descriptors that are in a socket which is itself in flight, and closes them all
+//! with the last message that holds the socket (unix(7)). So a bundle needs no cleaning up: either
+//! it is received, or its descriptors are closed.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,22 +13,25 @@ use multiproc_os::errno::EMFILE;
 use multiproc_os::fd_budget;
 use multiproc_os::fd_passing::{self, MAX_FDS, Take};
 
-/// Up to this many go as they are. Few enough that everybody on the way, whatever his limit of open files, has room for them.
+/// At most this many descriptors go directly in a message. Few enough that every receiver has room
+/// for them, whatever its limit of open files.
 pub(crate) const LOOSE: usize = 16;
 
-/// Descriptors, ready to be sent or as they were received.
+/// Descriptors, ready to be sent, or as they were received.
 #[derive(Debug, Default)]
 pub(crate) struct FdBundle {
-    /// The descriptors themselves, if there are no more than [`LOOSE`]; otherwise sockets that they lie in.
+    /// The descriptors themselves, if there are at most [`LOOSE`]; otherwise sockets into which
+    /// they are packed.
     parts: Vec<OwnedFd>,
-    /// How many descriptors there are in all.
+    /// The total number of descriptors.
     count: u32,
 }
 
 impl FdBundle {
-    /// Makes a bundle of `fds`.
+    /// Packs `fds` into a bundle.
     ///
-    /// The errors are those of the system: `EMFILE`, and the limit of descriptors on their way.
+    /// # Errors
+    /// Those of the system: `EMFILE`, and the limit of descriptors in flight.
     pub(crate) fn pack(fds: Vec<OwnedFd>) -> io::Result<FdBundle> {
         let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} handles are too many", fds.len()));
         let count = u32::try_from(fds.len()).map_err(invalid)?;
@@ -42,7 +47,7 @@ impl FdBundle {
                 let batch: Vec<BorrowedFd<'_>> = batch.iter().map(AsFd::as_fd).collect();
                 match fd_passing::try_send_with_fds(&into, &[b"."], &batch) {
                     Ok(()) => rest = &rest[batch.len()..],
-                    // It is full, which it is after some tens of thousands.
+                    // The socket is full, after some tens of thousands of descriptors.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && rest.len() < before => break,
                     Err(error) => return Err(error),
                 }
@@ -59,21 +64,24 @@ impl FdBundle {
         fits.then_some(FdBundle { parts, count })
     }
 
-    /// What goes with the message.
+    /// The descriptors that go in the message.
     pub(crate) fn parts(&self) -> &[OwnedFd] {
         &self.parts
     }
 
-    /// How many descriptors there are in all.
+    /// The total number of descriptors.
     pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
-    /// The descriptors, all of them above 2. Waits for nobody, and takes no more than there should be, though another may have the other end of
-    /// a part and write to it.
+    /// Unpacks the descriptors, each with a number above 2. Doesn't block, and takes at most as
+    /// many as announced, even if another process has the other end of a part and goes on writing
+    /// to it.
     ///
-    /// The errors are those of the system, `EMFILE` above all, and `QuotaExceeded` for more than this process may have open; they are closed
-    /// then. `InvalidData` if it is no whole bundle.
+    /// # Errors
+    /// Those of the system, in particular `EMFILE`; `QuotaExceeded` for more descriptors than this
+    /// process may have open; `InvalidData` if the bundle is incomplete or malformed. The
+    /// descriptors are closed then.
     pub(crate) fn unpack(self) -> io::Result<Vec<OwnedFd>> {
         let count = self.count as usize;
         if count <= LOOSE {
@@ -86,7 +94,7 @@ impl FdBundle {
                 let taken = match fd_passing::try_take(&part, &mut [0], &mut [], Take::Away) {
                     Ok(taken) if taken.len == 0 => break,
                     Ok(taken) => taken,
-                    // Whoever tied it has not closed his end.
+                    // The sender has not closed its end.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 };
@@ -94,17 +102,17 @@ impl FdBundle {
                     return Err(io::Error::from_raw_os_error(EMFILE));
                 }
                 if taken.fds.is_empty() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without handles is among them"));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "one of its messages has no handles"));
                 }
                 fds.extend(taken.fds);
                 if fds.len() > count {
-                    let what = format!("more than {count} handles have come");
+                    let what = format!("more than {count} handles arrived");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                 }
             }
         }
         if fds.len() != count {
-            let what = format!("{} handles have come, not {count}", fds.len());
+            let what = format!("{} handles arrived, not {count}", fds.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(fds)
@@ -116,7 +124,7 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Pipes that can be told apart: each has its number in it.
+    /// Pipes that can be told apart, as each contains its number.
     fn numbered(count: usize) -> Vec<OwnedFd> {
         let one = |number: usize| {
             let (read, mut write) = io::pipe().unwrap();
@@ -156,7 +164,7 @@ mod tests {
         assert_eq!(short.unpack().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
-    /// Regression: it took whatever came, for as long as something came.
+    /// Regression: `unpack` went on reading for as long as anything came.
     #[test]
     fn who_goes_on_writing_is_not_read_to_the_end() {
         for with_descriptors in [false, true] {

@@ -1,9 +1,11 @@
-//! How descriptors travel with a value whose serializer knows nothing of them: in a bag, one for each thread, that lies open while a value
-//! is encoded or decoded. In the bytes stands only the place in the bag.
+//! Lets descriptors travel with a value, past a serializer that knows nothing of them: each thread
+//! has an fd table that is open while a value is encoded or decoded. The bytes contain only an
+//! index into it.
 //!
-//! Encoding duplicates the descriptor of each handle that it comes by, so it does not matter how long the handle lives. Decoding takes each
-//! one out once. What is left in a bag when it is closed is closed with it. Where no bag is open, the serializer is somebody else's, and a
-//! handle is an error.
+//! Encoding inserts a duplicate of the descriptor of each handle that it meets, so the handle
+//! itself may be dropped meanwhile. Decoding takes each descriptor out once. When a table is
+//! closed, the descriptors left in it are closed too. If no table is open, the serializer is not
+//! this library's, and a handle is an error.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,11 +16,12 @@ use multiproc_os::errno::{EMFILE, ENFILE};
 
 thread_local! {
     static TABLE: Cell<FdTable> = const { Cell::new(FdTable { mode: Mode::None, used: false }) };
-    /// Empty unless the bag is used. Never dropped by itself, so that a destructor of another thread-local value may still start a process.
+    /// Empty unless the table is used. Never dropped by itself, so that a destructor of another
+    /// thread-local value may still start a process.
     static CONTENT: RefCell<ManuallyDrop<Content>> = const { RefCell::new(ManuallyDrop::new(Content::none())) };
 }
 
-/// A bag, apart from what is in it: nearly always nothing.
+/// The state of a table without its content, which is nearly always empty.
 #[derive(Clone, Copy)]
 struct FdTable {
     mode: Mode,
@@ -27,19 +30,19 @@ struct FdTable {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// No value is on its way.
+    /// No value is being encoded or decoded.
     None,
     /// A value is being encoded.
     Encoding,
     /// A value is being decoded.
     Decoding { again: bool },
-    /// A value is being looked at.
+    /// A value is being serialised to examine it.
     DryRun,
 }
 
 struct Content {
     fds: Vec<Option<OwnedFd>>,
-    /// Why one could not be put in.
+    /// Why a descriptor could not be duplicated.
     failure: Option<io::Error>,
 }
 
@@ -49,7 +52,7 @@ impl Content {
     }
 }
 
-/// Why a handle can't be put in or taken out.
+/// Why a handle can't be inserted or taken out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FdTableError {
     #[error(
@@ -65,7 +68,8 @@ pub(crate) enum FdTableError {
     Taken(u32),
 }
 
-/// Calls `encode`, and gives the descriptors that it has put in; an error if there were none left to duplicate one.
+/// Calls `encode`, and returns the descriptors that it has inserted; or an error, if the process
+/// had no descriptors left to duplicate one.
 #[inline]
 pub(crate) fn encoding<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<OwnedFd>>) {
     let open = Open::new(Mode::Encoding, Content::none());
@@ -77,8 +81,9 @@ pub(crate) fn encoding<R>(encode: impl FnOnce() -> R) -> (R, io::Result<Vec<Owne
     }
 }
 
-/// Calls `decode`, which may take out `fds`. With `again` it may come back for one that it has taken, as deserializers do that try one thing
-/// after another; as far as there are descriptors left for that.
+/// Calls `decode`, which may take out `fds`. With `again` it may take out the same one repeatedly,
+/// as deserializers do that try one type after another; this works as long as the process has
+/// descriptors left for duplicates.
 #[inline]
 pub(crate) fn decoding<R>(fds: Vec<OwnedFd>, again: bool, decode: impl FnOnce() -> R) -> R {
     let fds = if fds.is_empty() { Vec::new() } else { fds.into_iter().map(Some).collect() };
@@ -86,18 +91,19 @@ pub(crate) fn decoding<R>(fds: Vec<OwnedFd>, again: bool, decode: impl FnOnce() 
     decode()
 }
 
-/// Calls `dry_run`, which serialises a value to see what is in it, and sends it nowhere.
+/// Calls `dry_run`, which serialises a value to see what it contains, and sends it nowhere.
 pub(crate) fn dry_run<R>(dry_run: impl FnOnce() -> R) -> R {
     let _open = Open::new(Mode::DryRun, Content::none());
     dry_run()
 }
 
-/// Puts in a duplicate of `fd`, and gives its place.
+/// Inserts a duplicate of `fd`, and returns its index.
 pub(crate) fn insert(fd: BorrowedFd<'_>) -> Result<u32, FdTableError> {
     insert_with(|| fd.try_clone_to_owned())
 }
 
-/// Puts in what `make` gives, which is called only if it is needed, and gives its place.
+/// Inserts the descriptor that `make` returns, and returns its index. `make` is called only if the
+/// descriptor is needed.
 pub(crate) fn insert_with(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<u32, FdTableError> {
     match TABLE.get().mode {
         Mode::Encoding => {}
@@ -113,7 +119,7 @@ pub(crate) fn insert_with(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<
         }
         Err(error) => {
             let text = error.to_string();
-            // Anything else is the handle's own fault.
+            // Any other error is the handle's own fault.
             if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
                 content.failure.get_or_insert(error);
             }
@@ -122,7 +128,7 @@ pub(crate) fn insert_with(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<
     })
 }
 
-/// Takes out what is at `place`.
+/// Takes out the descriptor with the index `place`.
 pub(crate) fn take(place: u32) -> Result<OwnedFd, FdTableError> {
     let Mode::Decoding { again } = TABLE.get().mode else { return Err(FdTableError::Elsewhere) };
     CONTENT.with_borrow_mut(|content| {
@@ -135,10 +141,11 @@ pub(crate) fn take(place: u32) -> Result<OwnedFd, FdTableError> {
     })
 }
 
-/// An open bag; the one that was open before is so again when this is dropped, be it by a panic in an implementation of the user's.
+/// An open table. When this is dropped, which may be by a panic in the user's code, the previous
+/// table is open again.
 struct Open {
     before: FdTable,
-    /// What was in that.
+    /// The content of the previous table.
     content: Option<Content>,
     is_open: bool,
 }
@@ -152,7 +159,7 @@ impl Open {
         Open { before, content: content.filter(|_| before.used), is_open: true }
     }
 
-    /// With what is in it.
+    /// Closes the table, and returns its content.
     #[inline]
     fn close(mut self) -> Option<Content> {
         self.end()

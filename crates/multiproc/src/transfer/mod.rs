@@ -1,9 +1,9 @@
-//! A Rust value ↔ a payload of bytes and file descriptors.
+//! Turns a Rust value into a payload of bytes and file descriptors, and back.
 //!
-//! [`codec`] turns values into payloads and back, in the forms [`compact`] and [`tagged`], and
-//! [`bag`] for the descriptors of handles inside the values. [`payload`], [`bundle`], [`packet`]
-//! and [`shared`] carry bytes and descriptors between processes, and know no serde, so that other
-//! fronts can stand on them.
+//! [`codec`] does that, in the forms [`compact`] and [`tagged`], and with an [`fd_table`] for the
+//! descriptors of handles inside the value. [`payload`], [`fd_bundle`], [`packet`] and [`shared`]
+//! carry bytes and descriptors between processes. They don't depend on serde, so that other
+//! encodings can use them.
 
 pub(crate) mod codec;
 pub(crate) mod compact;

@@ -1,21 +1,24 @@
-//! Bytes and file descriptors from one process to another, as one message on a sequenced-packet socket.
+//! Bytes and file descriptors from one process to another, as one message on a sequenced-packet
+//! socket (`SOCK_SEQPACKET`, unix(7)).
 //!
-//! A message is a header of 32 bytes, a front, and a payload: what the message says, and the value that it brings, if it brings one.
+//! A message is a header of 32 bytes; a front, which says what the message is about; and a payload,
+//! the value that it carries, if there is one.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! | --- | --- |
 //! | 0..4 | `b"mpkt"` |
-//! | 4..6 | version of this format, little-endian as all numbers: 2 |
-//! | 6 | kind, the affair of those who talk |
+//! | 4..6 | version of this format, little-endian like all numbers: 2 |
+//! | 6 | kind of the message, which only its sender and receiver interpret |
 //! | 7 | 1 if the front is in a sealed memory file, plus 2 if the payload is in one |
 //! | 8..16 | length of the front |
 //! | 16..24 | length of the payload |
-//! | 24..28 | how many descriptors belong to the payload |
-//! | 28..30 | how many of the message's descriptors those are, after the message's own (`fd_bundle.rs` says why that may be another number) |
-//! | 30..32 | how many descriptors the message has in all; the memory files come last |
+//! | 24..28 | number of the payload's handles |
+//! | 28..30 | number of the payload's descriptors (many handles are packed, see `fd_bundle.rs`) |
+//! | 30..32 | number of all descriptors: the message's own, the payload's, the memory files |
 //!
-//! A front or payload of more than [`INLINE`] bytes goes by memory file, so a message never fills a socket's buffer: sending blocks nobody,
-//! and there is no limit to the size of a body. Whatever doesn't look like this is a [`PacketError`].
+//! A front or payload of more than [`INLINE`] bytes goes in a memory file. So a message never fills
+//! a socket's buffer, and there is no limit to the size of a body. A message in any other format is
+//! a [`PacketError`].
 
 use std::borrow::Cow;
 use std::io;
@@ -33,14 +36,14 @@ const MAGIC: [u8; 4] = *b"mpkt";
 const VERSION: u16 = 2;
 pub(crate) const HEADER: usize = 32;
 
-/// See [`try_send_body`].
+/// Bodies of at most this many bytes are copied behind the header by [`try_send_body`].
 const SMALL: usize = 480;
 
-/// In byte 7 of the header.
+/// Flags in byte 7 of the header.
 const FRONT_IN_FILE: u8 = 1;
 const PAYLOAD_IN_FILE: u8 = 2;
 
-/// What is wrong with a message, or with the way it came.
+/// Why no message could be received.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PacketError {
     #[error("the other side has closed the connection")]
@@ -57,7 +60,7 @@ pub(crate) enum PacketError {
     Io(#[from] io::Error),
 }
 
-/// One message, as it was received.
+/// A received message.
 #[derive(Debug)]
 pub(crate) struct Packet {
     pub(crate) kind: u8,
@@ -68,7 +71,7 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// What the message says.
+    /// The front: what the message is about.
     pub(crate) fn front(&self) -> &[u8] {
         match &self.front {
             Bytes::Inline(bytes) => bytes,
@@ -78,7 +81,8 @@ impl Packet {
     }
 }
 
-/// Sends `parts`, one after the other, as the front of a message without payload, together with `fds`.
+/// Sends `parts`, one after the other, as the front of a message without payload, together with
+/// `fds`.
 pub(crate) fn send(socket: impl AsFd, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_with(socket, kind, parts, fds, &Payload::default())
 }
@@ -94,18 +98,19 @@ pub(crate) fn send_with(
     send_by(parts, kind, fds, payload, |whole, fds| fd_passing::send(&socket, whole, fds))
 }
 
-/// As [`send_with`], if the socket has room for it now; `WouldBlock` if it has not.
+/// As [`send_with`], if the socket has room for the message now; otherwise fails with `WouldBlock`.
 pub(crate) fn try_send_with(socket: impl AsFd, kind: u8, front: &[u8], payload: &Payload) -> io::Result<()> {
     send_by(&[front], kind, &[], payload, |whole, fds| fd_passing::try_send_with_fds(&socket, whole, fds))
 }
 
-/// Sends `body`, of no more than [`INLINE`] bytes, as the payload of a message without front and descriptors, if the socket has room for it now;
-/// `WouldBlock` if it has not. The quickest way for small messages: nothing is allocated.
+/// Sends `body`, of at most [`INLINE`] bytes, as the payload of a message without front and
+/// descriptors, if the socket has room for it now; otherwise fails with `WouldBlock`. The fastest
+/// way to send small messages: nothing is allocated.
 pub(crate) fn try_send_body(socket: impl AsFd, kind: u8, body: &[u8]) -> io::Result<()> {
     debug_assert!(body.len() <= INLINE, "it lies in the message itself");
     let mut header = header(kind, 0);
     header[16..24].copy_from_slice(&(body.len() as u64).to_le_bytes());
-    // What is copied here costs less than a list of two places costs the kernel.
+    // Copying so few bytes costs less than a vector of two buffers costs the kernel.
     let mut whole = [0; HEADER + SMALL];
     let sent = if body.len() <= SMALL {
         whole[..HEADER].copy_from_slice(&header);
@@ -115,7 +120,7 @@ pub(crate) fn try_send_body(socket: impl AsFd, kind: u8, body: &[u8]) -> io::Res
         fd_passing::try_send_parts(&socket, [&header, body])
     };
     match sent {
-        // See `send_by`.
+        // The socket buffers are too small for a whole message: see `send_by`.
         Err(error) if error.raw_os_error() == Some(EMSGSIZE) => try_send_with(
             socket,
             kind,
@@ -146,7 +151,7 @@ fn send_by(
             Bytes::Inline(bytes) if in_files & PAYLOAD_IN_FILE != 0 => {
                 Some(memfd::sealed("multiproc-value", &[bytes])?)
             }
-            // What came from another process goes on to the next; the mapping has no descriptor any more.
+            // A received payload is sent on. Its mapping has no descriptor any more.
             Bytes::Mapped(bytes) => Some(memfd::sealed("multiproc-value", &[bytes])?),
             Bytes::Inline(_) | Bytes::File { .. } => None,
         };
@@ -172,7 +177,7 @@ fn send_by(
     };
     let in_files = if len > INLINE { FRONT_IN_FILE } else { 0 };
     match transmit(in_files) {
-        // Somebody made the socket buffers of this system smaller than a message.
+        // This system's socket buffers have been configured to be smaller than a message.
         Err(error) if error.raw_os_error() == Some(EMSGSIZE) => transmit(FRONT_IN_FILE | PAYLOAD_IN_FILE),
         result => result,
     }
@@ -183,7 +188,8 @@ fn small(number: usize) -> io::Result<u16> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"))
 }
 
-/// Sends a short message, without payload and descriptors, if the socket has room for it now; `WouldBlock` if it has not.
+/// Sends a short message, without payload and descriptors, if the socket has room for it now;
+/// otherwise fails with `WouldBlock`.
 pub(crate) fn try_send(socket: impl AsFd, kind: u8, front: &[u8]) -> io::Result<()> {
     fd_passing::try_send(socket, &encode(kind, front))
 }
@@ -197,27 +203,29 @@ fn header(kind: u8, len: usize) -> [u8; HEADER] {
     header
 }
 
-/// A message without payload and descriptors and with a short front, for somebody who can't call [`send`]: a signal handler, say.
+/// Encodes a message with a short front and without payload and descriptors, for callers that can't
+/// call [`send`]: a signal handler, say.
 pub(crate) fn encode(kind: u8, front: &[u8]) -> Vec<u8> {
     debug_assert!(front.len() <= INLINE, "it lies in the message itself");
     [&header(kind, front.len())[..], front].concat()
 }
 
-/// Receives one message. Without `wait`, [`PacketError::Empty`] when there is none.
+/// Receives one message. Without `wait`, [`PacketError::Empty`] if there is none.
 ///
-/// A message with descriptors, those of memory files among them, stays where it is if this process has no room for all of them: `EMFILE`.
+/// A message with descriptors, including those of memory files, stays in the socket if this process
+/// has no room for all of them: `EMFILE`.
 pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
     let mut start = [0; HEADER];
     let len = match fd_passing::peek(&socket, &mut start, wait) {
         Ok(0) => return Err(PacketError::Closed),
         Ok(len) if len > HEADER + 2 * INLINE => {
-            // Gone, as other garbage is: what comes behind it may be good.
+            // Discarded, like other malformed messages: the next one may be good.
             fd_passing::discard(&socket);
-            return Err(PacketError::Garbage(format!("{len} bytes are more than there may be").into()));
+            return Err(PacketError::Garbage(format!("{len} bytes are too many").into()));
         }
         Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(PacketError::Empty),
-        // The other end was closed while something of ours lay unread in it.
+        // The other end was closed before it had read everything from this end.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(PacketError::Closed),
         Err(error) => return Err(error.into()),
     };
@@ -229,25 +237,25 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketErr
     }
 }
 
-/// What the header of a message says. None of it is to be trusted.
+/// A message's header. None of it is to be trusted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Head {
     pub(crate) kind: u8,
     in_files: u8,
     front_len: u64,
     payload_len: u64,
-    /// How many descriptors belong to the payload.
+    /// The number of the payload's handles.
     pub(crate) handles: u32,
-    /// How many of the message's descriptors those are.
+    /// The number of the payload's descriptors.
     parts: u16,
-    /// How many descriptors the message has in all.
+    /// The number of all descriptors of the message.
     pub(crate) fds: u16,
 }
 
 impl Head {
     pub(crate) fn read(header: &[u8; HEADER]) -> Result<Head, PacketError> {
         if header[..4] != MAGIC {
-            return Err(PacketError::Garbage("it starts differently".into()));
+            return Err(PacketError::Garbage("it has a wrong magic number".into()));
         }
         let short = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
@@ -265,14 +273,16 @@ impl Head {
         })
     }
 
-    /// Those of the message's descriptors that belong to the payload; none if there can't be so many.
+    /// The payload's descriptors among `fds`, those of the message; fewer if the header announces
+    /// more than there are.
     pub(crate) fn parts<'a>(&self, fds: &'a [OwnedFd]) -> &'a [OwnedFd] {
         let files = (self.in_files & (FRONT_IN_FILE | PAYLOAD_IN_FILE)).count_ones() as usize;
         let end = fds.len().saturating_sub(files);
         &fds[end.saturating_sub(self.parts.into())..end]
     }
 
-    /// Whether a message with so many bytes after its header is a payload that lies in it, and nothing else.
+    /// Whether a message with `len` bytes after its header consists of nothing but an inline
+    /// payload.
     pub(crate) fn is_plain(&self, len: usize) -> bool {
         let nothing_else =
             self.in_files == 0 && self.front_len == 0 && (self.handles, self.parts, self.fds) == (0, 0, 0);
@@ -280,11 +290,11 @@ impl Head {
     }
 }
 
-/// A message from its bytes and descriptors, none of which are to be trusted.
+/// Parses a message from its bytes and descriptors, neither of which is to be trusted.
 pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet, PacketError> {
     let garbage = |what: &'static str| PacketError::Garbage(what.into());
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
-        return Err(PacketError::Garbage(format!("{} bytes are too short", bytes.len()).into()));
+        return Err(PacketError::Garbage(format!("{} bytes are too few", bytes.len()).into()));
     };
     let Head { kind, in_files, front_len, payload_len, handles, parts, fds: count } = Head::read(header)?;
     if usize::from(count) != fds.len() {
@@ -308,7 +318,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
             Err(error) => Err(error.into()),
         },
     };
-    // The last one first.
+    // The payload's file comes last, so it is popped first.
     let payload = mapped(PAYLOAD_IN_FILE, payload_len)?;
     let front = mapped(FRONT_IN_FILE, front_len)?;
     let payload = payload.unwrap_or_else(|| Bytes::Inline(bytes.split_off(HEADER + front_inline as usize)));
@@ -317,7 +327,7 @@ pub(crate) fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet,
         Some(own) => fds.split_off(own),
         None => return Err(garbage("its handles are missing")),
     };
-    let handles = FdBundle::received(parts, handles).ok_or_else(|| garbage("its handles are miscounted"))?;
+    let handles = FdBundle::received(parts, handles).ok_or_else(|| garbage("the number of its handles is wrong"))?;
     Ok(Packet { kind, front, payload: Payload { bytes: payload, handles }, fds })
 }
 
@@ -355,7 +365,7 @@ mod tests {
                 assert!(packet.front() == front, "{front_len} bytes");
                 assert!(*packet.payload.bytes.open().unwrap() == some_bytes(payload_len), "{payload_len} bytes");
                 assert_eq!(packet.payload.handles.unpack().unwrap().len(), handles);
-                // And goes on to others.
+                // A received payload can be sent on.
                 let packet = receive(&b, true).unwrap();
                 send_with(&a, 9, &[], &[], &packet.payload).unwrap();
                 let packet = receive(&b, true).unwrap();

@@ -1,7 +1,10 @@
-//! What carries a value from one process to another: bytes, wherever they lie, and descriptors.
+//! A payload carries a value from one process to another: its bytes, inline or in a memory file,
+//! and its descriptors.
 //!
-//! Bytes are written into a [`Sink`]: a few stay in memory and go in the message itself; as soon as there are more, they go into a memory
-//! file, straight from where they are. So a large value is copied once by its sender, and nobody waits for its receiver.
+//! The bytes are written into a [`Sink`]. Up to [`INLINE`] bytes stay in memory and go in the
+//! message itself; more go into a memory file, without an intermediate copy if they come in large
+//! pieces. So a large value is copied only once by its sender, and the sender needn't wait for the
+//! receiver.
 
 use std::io;
 use std::ops::Deref;
@@ -11,7 +14,7 @@ use multiproc_os::memfd::{Growing, Sealed};
 
 use super::fd_bundle::FdBundle;
 
-/// Up to this many bytes lie in the message itself.
+/// Payloads of at most this many bytes lie in the message itself.
 pub(crate) const INLINE: usize = 32 * 1024;
 
 /// Bytes and descriptors that belong together.
@@ -26,12 +29,12 @@ pub struct Payload {
 #[derive(Debug)]
 pub(crate) enum Bytes {
     Inline(Vec<u8>),
-    /// In a sealed memory file: as they are sent.
+    /// In a sealed memory file, as they are sent.
     File {
         file: OwnedFd,
         len: u64,
     },
-    /// As they were received from a memory file.
+    /// In a mapping, as they were received from a memory file.
     Mapped(Sealed),
 }
 
@@ -50,7 +53,7 @@ impl Bytes {
         }
     }
 
-    /// A look at them. Fails when there is no memory to map a file.
+    /// The bytes as a slice. Fails if there is no memory to map a file.
     pub(crate) fn open(&self) -> io::Result<View<'_>> {
         Ok(match self {
             Bytes::Inline(bytes) => View::Here(bytes),
@@ -60,7 +63,7 @@ impl Bytes {
     }
 }
 
-/// See [`Bytes::open`].
+/// The bytes that [`Bytes::open`] returns.
 pub(crate) enum View<'a> {
     Here(&'a [u8]),
     Mapped(Sealed),
@@ -77,38 +80,41 @@ impl Deref for View<'_> {
     }
 }
 
-/// Where a payload's bytes are written to, from front to back.
+/// A writer for a payload's bytes, from front to back.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    /// What has not been written to the file, or all of it as long as there is none. Its capacity
-    /// is at most `limit`.
+    /// The bytes that have not been written to the file; without a file, all bytes. Its capacity is
+    /// at most `limit`.
     buffer: Vec<u8>,
-    /// How many bytes there may be in the buffer.
+    /// The maximum number of bytes in the buffer.
     limit: usize,
     file: Option<Growing>,
-    /// What went wrong first. Kept here because serde's errors are only text, and this one is not the value's fault.
+    /// The first error. Kept here because serde's errors are only text, and this one is not the
+    /// value's fault.
     failure: Option<io::Error>,
 }
 
 impl Sink {
-    /// How much is gathered before it is written to the file: so much that the call doesn't count, so little that it stays in the cache.
+    /// Number of bytes that are collected before they are written to the file: enough to make the
+    /// cost of the system call negligible, and few enough to stay in the cache.
     const GATHERED: usize = 256 * 1024;
 
-    /// Pieces of this many bytes are written straight from where they are when the buffer is full.
+    /// Pieces of at least this many bytes are written to the file directly when the buffer is full.
     const STRAIGHT: usize = 16 * 1024;
 
-    /// Room for a small value.
+    /// Room for a small value, in bytes.
     const SMALL: usize = 128;
 
     pub(crate) fn new() -> Sink {
-        // Most values are small, and a few bytes at a time would grow it four times.
+        // Most values are small, and growing from nothing by a few bytes at a time would reallocate
+        // four times.
         Sink { buffer: Vec::with_capacity(Sink::SMALL), limit: INLINE, file: None, failure: None }
     }
 
-    /// Appends `bytes`. After an error, it is an error for good.
+    /// Appends `bytes`. After an error, all later calls that need more room fail too.
     #[inline]
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // The test that the vector makes, too, which is therefore made once.
+        // The same condition as in the vector's own check, which the compiler therefore leaves out.
         if bytes.len() <= self.buffer.capacity() - self.buffer.len() {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
@@ -133,7 +139,7 @@ impl Sink {
         Err(io::Error::other("the bytes could not be written"))
     }
 
-    /// Empties the buffer into the file, and then there is room.
+    /// Makes room by writing the buffer to the file, and then appends `bytes`.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
@@ -149,19 +155,19 @@ impl Sink {
         Ok(())
     }
 
-    /// Whether nothing has been written but `len` bytes, without an error.
+    /// Whether exactly `len` bytes have been written, in memory, and without an error.
     #[inline]
     pub(crate) fn holds_only(&self, len: usize) -> bool {
         self.file.is_none() && self.buffer.len() == len && self.failure.is_none()
     }
 
-    /// What went wrong, if anything did. Then the rest is of no use.
+    /// The error, if there was one. Then what was written is of no use.
     #[inline]
     pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 
-    /// All that was written.
+    /// All bytes that were written.
     pub(crate) fn finish(mut self) -> io::Result<Bytes> {
         if let Some(failure) = self.failure {
             return Err(failure);

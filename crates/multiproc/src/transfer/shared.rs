@@ -1,9 +1,12 @@
-//! Messages from a socket that others take from at the same time: other threads, other processes.
+//! Messages from a socket from which other threads and processes receive at the same time.
 //!
-//! [`packet::receive`] looks at a message first, and then takes it, which may be another by then. Here a message is taken by one system call
-//! that has room for the longest there may be. Descriptors need one thing more: those that find no room in this process are lost with the
-//! message. So one that brings some is looked at, descriptors and all, before it is taken; if there is no room then, it stays where it is. Who
-//! sends puts a number of its own in front of it, by which what was taken is known to be what was looked at.
+//! [`packet::receive`] peeks at a message and then receives it; on a shared socket the second call
+//! may get another message. Here a message is received by one system call, with a buffer for the
+//! longest possible one. Descriptors need one thing more, as those for which this process has no
+//! room would be lost with the message: so a message with descriptors is peeked at, descriptors
+//! included, before it is received; if there is no room for them, it stays in the socket. The
+//! sender puts a random number in front of such a message, from which the receiver sees that it got
+//! the message it had peeked at.
 
 use std::cell::Cell;
 use std::io;
@@ -20,7 +23,7 @@ use super::fd_bundle::{FdBundle, LOOSE};
 use super::packet::{self, HEADER, Head, INLINE, PacketError};
 use super::payload::{Bytes, Payload};
 
-/// A payload's bytes, wherever they are.
+/// The bytes of a received payload, wherever they are.
 #[derive(Debug)]
 pub(crate) enum Body<'a> {
     Here(&'a [u8]),
@@ -49,7 +52,8 @@ impl Body<'_> {
     }
 }
 
-/// Sends a payload for [`try_take`], if the socket has room for it now; `WouldBlock` if it has not.
+/// Sends a payload for [`try_take`], if the socket has room for it now; otherwise fails with
+/// `WouldBlock`.
 pub(crate) fn try_send(socket: impl AsFd, kind: u8, payload: &Payload) -> io::Result<()> {
     match &payload.bytes {
         Bytes::Inline(bytes) if payload.handles.count() == 0 => packet::try_send_body(socket, kind, bytes),
@@ -57,28 +61,33 @@ pub(crate) fn try_send(socket: impl AsFd, kind: u8, payload: &Payload) -> io::Re
     }
 }
 
-/// The number in front of a message with descriptors.
+/// Length of the number in front of a message with descriptors, in bytes.
 const NUMBER: usize = 8;
 
-/// How many descriptors a message has at most: the handles, or the sockets that they lie in, and two memory files.
+/// The maximum number of a message's descriptors: the handles, or the sockets into which they are
+/// packed, and two memory files.
 const MOST: usize = LOOSE + 2;
 
-/// Room for the longest message, behind its header.
+/// Length of the longest message without its header, in bytes.
 const ROOM: usize = NUMBER + INLINE;
 
 thread_local! {
-    /// A place of [`ROOM`] bytes. Whoever uses it takes it away, as a deserializer may receive messages in between.
+    /// A buffer of [`ROOM`] bytes. Taken out while it is in use, since a deserializer may receive
+    /// messages meanwhile.
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
-/// Takes the next message and gives its kind, its payload's bytes and its handles to `consume`. [`PacketError::Empty`] when there is none.
+/// Receives the next message and calls `consume` with its kind, its payload's bytes and its
+/// handles. [`PacketError::Empty`] if there is none.
 ///
-/// A message with descriptors stays where it is if this process has no room for all of them, and could have it: `EMFILE`.
+/// A message with descriptors stays in the socket if this process has no room for all of them now,
+/// but could have: `EMFILE`.
 pub(crate) fn try_take<R>(
     socket: impl AsFd,
     consume: impl FnOnce(u8, Body<'_>, FdBundle) -> R,
 ) -> Result<R, PacketError> {
-    // A thread that is at its end has none any more. It is zeroed by the kernel when it is touched, so this is no work.
+    // A thread that is being destroyed has no buffer any more. A new one costs little, as the
+    // kernel zeroes its pages only when they are touched.
     let buffer = BUFFER.try_with(Cell::take).ok().flatten();
     let mut buffer = buffer.unwrap_or_else(|| vec![0; ROOM].into_boxed_slice());
     let result = take_with(socket.as_fd(), &mut buffer, consume);
@@ -98,7 +107,8 @@ fn take_with<R>(
             Ok(_) => {}
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => return Err(PacketError::Empty),
-                // Said once, when the other end was closed with something of this end's unread. What it has sent is still here.
+                // Reported once, if the other end was closed before it had read everything from
+                // this end. What it has sent is still here.
                 io::ErrorKind::ConnectionReset => continue,
                 _ => return Err(error.into()),
             },
@@ -113,7 +123,7 @@ fn take_with<R>(
         let taken = match fd_passing::try_take(&socket, &mut head, buffer, Take::Away) {
             Ok(taken) if taken.len == 0 => return Err(PacketError::Closed),
             Ok(taken) => taken,
-            // Somebody else has taken it.
+            // Another thread or process has received the message.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => {
                 continue;
             }
@@ -132,12 +142,14 @@ fn take_with<R>(
         let bytes = [&head[..taken.len.min(HEADER)], &buffer[..len]].concat();
         let fds = match looked_at {
             looked_at if !taken.fds_cut => {
-                // They'd take the room of what is tied up.
+                // Duplicates, which would take up descriptors that are needed to unpack the
+                // handles.
                 drop(looked_at);
                 taken.fds
             }
             Some((looked_at, fds)) if looked_at == bytes => fds,
-            // Another has taken what was looked at, and this one came with more descriptors than there was room for.
+            // The message that was peeked at went to another receiver, and this one came with more
+            // descriptors than there was room for.
             _ => return Err(PacketError::Lost),
         };
         let packet = packet::parse(bytes, fds)?;
@@ -150,7 +162,7 @@ fn take_with<R>(
     }
 }
 
-/// A message as it lies there, with duplicates of its descriptors; none if another takes it meanwhile. `EMFILE` if there is no room for them.
+/// A message that is still in the socket, with duplicates of its descriptors.
 type LookedAt = (Vec<u8>, Vec<OwnedFd>);
 
 fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, PacketError> {
@@ -164,7 +176,7 @@ fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, Packet
     };
     let len = looked_at.len.saturating_sub(HEADER);
     let bytes = [&head[..looked_at.len.min(HEADER)], &buffer[..len]].concat();
-    // What is garbage is taken, and seen to be garbage then.
+    // A malformed message is received, and recognised as such then.
     let Ok(head) = Head::read(&head) else { return Ok(Some((bytes, Vec::new()))) };
     let told = usize::from(head.fds);
     if looked_at.fds_cut {
@@ -173,7 +185,8 @@ fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, Packet
             false => Err(io::Error::from_raw_os_error(EMFILE).into()),
         };
     }
-    // Those that are tied up need their room later, when it is too late to leave them.
+    // Handles that are packed into sockets need their room later, when it is too late to leave the
+    // message in the socket.
     if head.handles as usize > LOOSE {
         fd_budget::look(head.parts(&looked_at.fds), head.handles)?;
     }
@@ -220,7 +233,7 @@ mod tests {
         let mut good = [0; HEADER];
         for garbage in [&b"short"[..], &[7; HEADER], &[7; 5000], &too_long] {
             fd_passing::send(&a, &[garbage], &[]).unwrap();
-            // With descriptors that it doesn't tell of.
+            // With descriptors that the header doesn't announce.
             fd_passing::send(&a, &[garbage], &[a.as_fd(), b.as_fd()]).unwrap();
             packet::try_send_body(&a, 1, b"x").unwrap();
             fd_passing::peek(&b, &mut [], false).unwrap();
@@ -230,14 +243,14 @@ mod tests {
             fd_passing::peek(&b, &mut good, false).unwrap();
             assert_eq!(take(&b).unwrap(), (1, b"x".to_vec(), 0));
         }
-        // With descriptors that it tells of and has not.
+        // With more descriptors announced than there are.
         good[30] = 2;
         fd_passing::send(&a, &[&good, b"x"], &[a.as_fd()]).unwrap();
         assert!(matches!(take(&b), Err(PacketError::Garbage(_))));
         assert!(matches!(take(&b), Err(PacketError::Empty)));
     }
 
-    /// Sends a message that tells of so many handles, with `fds` for parts.
+    /// Sends a message that announces this many handles, with `fds` as parts.
     fn send_forged(socket: &OwnedFd, handles: u32, told: u16, fds: &[std::os::fd::BorrowedFd<'_>]) {
         let (a, b) = fd_passing::pair().unwrap();
         packet::try_send_body(&a, 1, b"x").unwrap();
@@ -248,7 +261,8 @@ mod tests {
         fd_passing::send(socket, &[&bytes], fds).unwrap();
     }
 
-    /// Regression: room was looked for as many handles as a message told of, which wasn't there, so it stayed where it was for good.
+    /// Regression: the receiver looked for room for as many handles as a message announced. There
+    /// wasn't any, so the message stayed in the socket for good.
     #[test]
     fn a_message_that_tells_of_more_handles_than_there_are_makes_way() {
         let (a, b) = fd_passing::pair().unwrap();
@@ -263,7 +277,7 @@ mod tests {
             send_forged(&a, u32::MAX, 1, &[part.as_fd()]);
             assert_eq!(untied().unwrap_err(), io::ErrorKind::InvalidData);
         }
-        // There could be so many, but not in a process.
+        // That many could exist, but not in one process.
         fd_passing::send(&into, &[&[0; 30_000]], &[]).unwrap();
         let (limit, _) = multiproc_os::limits::get(multiproc_os::limits::Resource::OpenFiles).unwrap();
         if limit < 7_000_000 {

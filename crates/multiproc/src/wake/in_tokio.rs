@@ -1,9 +1,9 @@
-//! Waiting with the tokio runtime that polls the future.
+//! Waiting in the tokio runtime that polls the future.
 //!
-//! A runtime whose builder was not told `enable_io` can't do it, and there is no way to ask: to
-//! register a descriptor there panics. So this is tried once for each runtime, with the panic hook
-//! silenced for this thread, and what came of it is remembered. In a program that is built with
-//! `panic = "abort"` it can't be tried, and tokio is left alone.
+//! A runtime built without `enable_io` can't wait for descriptors, and there is no way to ask:
+//! registering a descriptor there panics. So one registration is tried in each runtime, with the
+//! panic hook silenced for this thread, and the outcome is remembered. A program built with
+//! `panic = "abort"` can't try, so tokio isn't used there.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,22 +19,24 @@ use tokio::runtime::{Handle, Id};
 
 use super::Source;
 
-/// A descriptor in a runtime's event loop.
+/// A descriptor registered with a runtime's event loop.
 pub(super) struct Registration {
-    /// A copy: the loop takes a descriptor only once, and there may be other futures that wait for the same.
+    /// A duplicate: the event loop takes a descriptor only once, and other futures may wait for the
+    /// same one.
     fd: AsyncFd<OwnedFd>,
 }
 
-/// How many runtimes are remembered.
+/// The number of runtimes that are remembered.
 const REMEMBERED: usize = 64;
 
-/// The runtimes that have been tried last, and whether they have I/O.
+/// The runtimes tried most recently, and whether they have I/O.
 static TRIED: Mutex<VecDeque<(Id, bool)>> = Mutex::new(VecDeque::new());
 
 impl Registration {
-    /// None where there is no runtime, or it can't do it: no I/O, no descriptor left.
+    /// Registers the source with the current runtime. None if there is no runtime, it has no I/O,
+    /// or there is no descriptor left.
     pub(super) fn here(source: &impl Source) -> Option<Registration> {
-        // The panic hook can't be touched by a thread that panics.
+        // A panicking thread can't change the panic hook.
         if cfg!(panic = "abort") || std::thread::panicking() {
             return None;
         }
@@ -53,7 +55,7 @@ impl Registration {
         Some(Registration { fd: registered.ok()? })
     }
 
-    /// Ready when something has happened since the last time.
+    /// Ready when something has happened since the last call.
     pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.fd.poll_read_ready(context))?.clear_ready();
         Poll::Ready(Ok(()))
@@ -72,11 +74,11 @@ fn remember(runtime: Id, has_io: bool) {
     tried.push_front((runtime, has_io));
 }
 
-/// Calls `function`, and has a panic of this thread inside print nothing. Those of other threads go
-/// to the panic hook of before.
+/// Calls `function`, and silences a panic of this thread inside it. Panics of other threads still
+/// go to the previous panic hook.
 fn in_silence<T>(function: impl FnOnce() -> T) -> T {
     static TURN: Mutex<()> = Mutex::new(());
-    /// Tells when the hook has been dropped.
+    /// Records when the hook has been dropped.
     struct InPlace(Arc<AtomicBool>);
 
     impl Drop for InPlace {
@@ -100,7 +102,8 @@ fn in_silence<T>(function: impl FnOnce() -> T) -> T {
     };
     std::panic::set_hook(Box::new(hook));
     let result = function();
-    // Another thread may have set a hook of its own at this moment: it is the last, and stays.
+    // Another thread may have set a hook of its own at this moment: that one is the latest, and
+    // stays.
     if is_in_place.load(SeqCst) {
         drop(std::panic::take_hook());
         if let Ok(original) = Arc::try_unwrap(original) {
@@ -110,8 +113,9 @@ fn in_silence<T>(function: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Deprecated in favour of an unsafe function, since what it takes might close its descriptor; an `OwnedFd` can't. So there is no need for
-/// that, nor for the release of tokio that has it.
+/// Calls the constructor that tokio has deprecated in favour of an unsafe one, since its argument
+/// might close its descriptor. An `OwnedFd` can't, so neither the unsafe function nor the tokio
+/// release that has it is needed.
 #[allow(deprecated)]
 fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE)

@@ -1,7 +1,7 @@
 //! Futures that wait for a descriptor to become readable, on any executor.
 //!
-//! Who waits for that: in a tokio runtime, with the feature `tokio`, the runtime itself; everywhere else the [watcher], a thread that all futures of a
-//! program share.
+//! In a tokio runtime, with the feature `tokio`, the runtime itself waits for the descriptor;
+//! everywhere else the [watcher] does, a thread that all futures of a program share.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,26 +12,25 @@ use std::task::{Context, Poll};
 mod in_tokio;
 mod watcher;
 
-/// Something with a descriptor that becomes readable when the time has come.
+/// Something with a descriptor that becomes readable when the future should be polled again.
 pub(crate) trait Source: Send + Sync + 'static {
     fn fd(&self) -> BorrowedFd<'_>;
 }
 
-/// Leaves the runtime's thread to other tasks now and then, where everything that is waited for is
-/// there at once.
+/// Yields to other tasks of the runtime now and then, for futures that are always ready at once.
 #[cfg(feature = "async")]
 pub(crate) async fn take_turns() {
     #[cfg(feature = "tokio")]
     tokio::task::coop::consume_budget().await;
 }
 
-/// What wakes one future.
+/// What wakes a future when its descriptor becomes readable.
 #[derive(Default)]
 pub(crate) struct Wakeup(By);
 
 #[derive(Default)]
 enum By {
-    /// Nobody: it has not had to wait yet.
+    /// Not chosen yet: the future has not had to wait.
     #[default]
     Nobody,
     Watcher(watcher::Watch),
@@ -40,11 +39,14 @@ enum By {
 }
 
 impl Wakeup {
-    /// To be called, always with the same source, when it has been seen that there is nothing yet. Ready: look again. Pending: the waker is woken when `source` is
-    /// readable, perhaps without need; if it has become so since the last look, at once.
+    /// Waits for `source`. A future calls this, always with the same source, after it has found
+    /// that there is nothing to do yet. Ready: the caller must check again. Pending: the waker is
+    /// woken when `source` is readable, perhaps spuriously; at once if it has become readable since
+    /// the last check.
     ///
     /// # Errors
-    /// `EMFILE`, or `EAGAIN` at the limit of threads, if the watcher had to be started; `ENOSPC` when the user watches too much.
+    /// `EMFILE`, or `EAGAIN` at the limit of threads, if the watcher had to be started; `ENOSPC`
+    /// when the user has too many descriptors in epoll sets.
     pub(crate) fn poll<S: Source>(&mut self, source: &Arc<S>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.0 {
@@ -56,7 +58,7 @@ impl Wakeup {
                 #[cfg(feature = "tokio")]
                 By::Tokio(registration) => match std::task::ready!(registration.poll(context)) {
                     Ok(()) => return Poll::Ready(Ok(())),
-                    // The runtime is shutting down; the future may well live on in another.
+                    // The runtime is shutting down; the future may go on in another one.
                     Err(_) => self.0 = By::Watcher(watcher::Watch::new(source.clone())),
                 },
             }
@@ -65,7 +67,7 @@ impl Wakeup {
 }
 
 impl By {
-    /// Whoever is there to do it where the future is polled first.
+    /// Chooses the runtime that polls the future first, or else the watcher.
     fn here<S: Source>(source: &Arc<S>) -> By {
         #[cfg(feature = "tokio")]
         if let Some(registration) = in_tokio::Registration::here(&**source) {

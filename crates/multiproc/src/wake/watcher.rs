@@ -1,7 +1,9 @@
-//! One thread that waits for descriptors on behalf of futures, whichever executor they run on: epoll(7).
+//! One thread that waits for descriptors on behalf of futures, whichever executor polls them:
+//! epoll(7).
 //!
-//! The first future that has to wait starts it. It sleeps as long as nothing happens, takes no signals, and stays for those to come. What is
-//! the user's (wakers, and with the last of them perhaps a whole task) is called and dropped outside the lock.
+//! The first future that has to wait starts the thread. It sleeps while nothing happens, blocks all
+//! signals, and stays for later futures. User code (wakers, and with the last of them perhaps a
+//! whole task) is called and dropped outside the lock.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,23 +21,24 @@ use super::Source;
 /// One future's interest in a source.
 pub(super) struct Watch {
     source: Arc<dyn Source>,
-    /// Tells it from other futures that wait for the same.
+    /// Distinguishes the future from others that wait for the same source.
     id: u64,
 }
 
-/// The thread, as those see it who want something from it.
+/// The state shared by the watcher thread and the futures.
 struct Watcher {
-    /// The process whose thread it is. A copy of that, made by fork(2) elsewhere, has no such thread.
+    /// The process of the thread. A copy made by fork(2) elsewhere in the program has no such
+    /// thread.
     process: i32,
     epoll: Arc<Epoll>,
-    /// What is in the epoll set, by descriptor.
+    /// The members of the epoll set, by descriptor.
     watched: HashMap<i32, Watched>,
 }
 
 struct Watched {
     /// Keeps the descriptor open.
     source: Arc<dyn Source>,
-    /// Who is to be woken; at least one.
+    /// The wakers to be woken; at least one.
     wakers: Vec<(u64, Waker)>,
 }
 
@@ -47,12 +50,14 @@ impl Watch {
         Watch { source, id: NEXT.fetch_add(1, Relaxed) }
     }
 
-    /// Has `waker` woken once, when the source is readable; at once if it is. Takes the place of the waker that was given before.
+    /// Wakes `waker` once when the source is readable; at once if it is readable now. Replaces the
+    /// waker given before.
     ///
-    /// It may be woken without need.
+    /// Wake-ups may be spurious.
     ///
     /// # Errors
-    /// `EMFILE`, or `EAGAIN` at the limit of threads, if the watcher had to be started; `ENOSPC` when the user watches too much.
+    /// `EMFILE`, or `EAGAIN` at the limit of threads, if the watcher had to be started; `ENOSPC`
+    /// when the user has too many descriptors in epoll sets.
     pub(super) fn wake(&self, waker: &Waker) -> io::Result<()> {
         let waker = waker.clone();
         let replaced = {
@@ -60,7 +65,8 @@ impl Watch {
             let watcher = match &mut *current {
                 Some(watcher) if watcher.is_mine() => watcher,
                 other => {
-                    // What a copy of the process has inherited is somebody else's, down to the epoll set.
+                    // A fork copy must not touch what it inherited: even the epoll set is the
+                    // original's.
                     std::mem::forget(other.take());
                     other.insert(Watcher::start()?)
                 }
@@ -71,7 +77,7 @@ impl Watch {
     }
 }
 
-/// Nobody is woken any more.
+/// Removes the future's waker.
 impl Drop for Watch {
     fn drop(&mut self) {
         let forgotten = match &mut *lock() {
@@ -100,7 +106,7 @@ impl Watcher {
         self.process == threads::getpid()
     }
 
-    /// Adds a waker, or replaces it, and then gives the one that was there.
+    /// Adds a waker, or replaces the previous one of this future and returns it.
     fn watch(&mut self, source: &Arc<dyn Source>, id: u64, waker: Waker) -> io::Result<Option<Waker>> {
         let key = key(source);
         if let Some(watched) = self.watched.get_mut(&key) {
@@ -117,7 +123,7 @@ impl Watcher {
         Ok(None)
     }
 
-    /// Takes a waker out, and the source with the last of them.
+    /// Removes a waker, and its source with the last of them.
     fn forget(&mut self, source: &Arc<dyn Source>, id: u64) -> Option<Waker> {
         let key = key(source);
         let wakers = &mut self.watched.get_mut(&key)?.wakers;
@@ -128,25 +134,27 @@ impl Watcher {
         Some(waker)
     }
 
-    /// Takes a source out. By now the number may be another's, whose futures are then woken without need, and come again.
+    /// Removes a source. By now its number may be that of another source, with futures that are
+    /// then woken spuriously and wait again.
     fn take(&mut self, key: i32) -> Option<Watched> {
         let watched = self.watched.remove(&key)?;
-        // It is in the set, so nothing can make it fail.
+        // It is a member of the set, so this can't fail.
         let _ = self.epoll.remove(watched.source.fd());
         Some(watched)
     }
 }
 
-/// What a source is called in the epoll set: nothing else has this number while it is watched.
+/// The key of a source in the epoll set: no other source has this number while it is watched.
 fn key(source: &Arc<dyn Source>) -> i32 {
     source.fd().as_raw_fd()
 }
 
-/// The thread's life.
+/// The loop of the watcher thread.
 fn serve(epoll: &Arc<Epoll>) {
     loop {
         let Ok(keys) = epoll.wait() else {
-            // Somebody has closed its descriptor. Those who wait come again, and start another.
+            // The program has closed the epoll descriptor. The futures wait again, and start
+            // another watcher.
             let gone = lock().take_if(|watcher| Arc::ptr_eq(&watcher.epoll, epoll));
             wake(gone.into_iter().flat_map(|watcher| watcher.watched.into_values()));
             return;
@@ -163,7 +171,7 @@ fn serve(epoll: &Arc<Epoll>) {
 
 fn wake(ready: impl IntoIterator<Item = Watched>) {
     for (_, waker) in ready.into_iter().flat_map(|watched| watched.wakers) {
-        // A panic in somebody's executor is no reason not to wake the others.
+        // A panic in the executor of one future must not keep the others from being woken.
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }

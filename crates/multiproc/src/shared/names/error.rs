@@ -1,4 +1,4 @@
-//! What can go wrong with a name.
+//! [`NameError`]: what can go wrong with a name.
 
 use std::io;
 
@@ -8,66 +8,66 @@ use super::{LIMIT, wire};
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// Somebody has the name.
-    #[error("the name {name:?} is taken, by {}", of(*owner))]
+    /// The name is taken.
+    #[error("the name {name:?} is taken by {}", of(*owner))]
     Taken {
         /// The name.
         name: String,
-        /// The pid of who has it, if it can be seen from here.
+        /// The pid of the owner, if it is visible in this PID namespace.
         owner: Option<i32>,
     },
-    /// Nobody has it, or who had it is gone.
-    #[error("there is no shared memory of the name {name:?}")]
+    /// No process owns the name, or its owner has ended meanwhile.
+    #[error("there is no shared memory with the name {name:?}")]
     NotFound {
         /// The name.
         name: String,
     },
-    /// A name has one byte at least.
+    /// A name must have at least one byte.
     #[error("the name \"\" is empty")]
     Empty,
-    /// A name has 79 bytes at most.
-    #[error("the name {name:?} has {len} bytes, and may have {LIMIT}")]
+    /// A name can have at most 79 bytes.
+    #[error("the name {name:?} has {len} bytes; the limit is {LIMIT}")]
     TooLong {
         /// The name.
         name: String,
         /// How many bytes it has.
         len: usize,
     },
-    /// There can be no zero byte in a name.
-    #[error("the name {name:?} has a zero byte in it")]
+    /// A name can't contain a zero byte.
+    #[error("the name {name:?} contains a zero byte")]
     Invalid {
         /// The name.
         name: String,
     },
-    /// The owner is of another user, or doesn't want us to have it.
-    #[error("the shared memory {name:?} can't be had from {}: {why}", of(*owner))]
+    /// The owner belongs to another user, or refuses to hand over the memory.
+    #[error("cannot get the shared memory {name:?} from {}: {why}", of(*owner))]
     Refused {
         /// The name.
         name: String,
-        /// The owner's pid, if it can be seen from here.
+        /// The owner's pid, if it is visible in this PID namespace.
         owner: Option<i32>,
-        /// Why not.
+        /// The reason.
         why: NameRefusal,
     },
-    /// The owner would, but can't.
+    /// The owner failed to hand over the memory.
     #[error("the owner of the shared memory {name:?}, {}, can't hand it over: {source}", of(*owner))]
     Owner {
         /// The name.
         name: String,
-        /// The owner's pid, if it can be seen from here.
+        /// The owner's pid, if it is visible in this PID namespace.
         owner: Option<i32>,
-        /// What the system has said to it: `EMFILE`, say.
+        /// The system's error in the owner: `EMFILE`, for example.
         source: io::Error,
     },
-    /// The owner has not answered: it is stopped, or has a great deal to do.
+    /// The owner has not answered in time: it is stopped, or very busy.
     #[error("the owner of the shared memory {name:?}, {}, has not answered in time", of(*owner))]
     TimedOut {
         /// The name.
         name: String,
-        /// The owner's pid, if it can be seen from here.
+        /// The owner's pid, if it is visible in this PID namespace.
         owner: Option<i32>,
     },
-    /// The owner is of another release of multiproc.
+    /// The owner uses another release of multiproc.
     #[error(
         "the owner of the shared memory {name:?}, {}, speaks version {theirs} of the protocol; this program speaks \
          version {ours}", of(*owner), ours = wire::VERSION
@@ -75,52 +75,52 @@ pub enum NameError {
     OtherVersion {
         /// The name.
         name: String,
-        /// The owner's pid, if it can be seen from here.
+        /// The owner's pid, if it is visible in this PID namespace.
         owner: Option<i32>,
-        /// The version that it speaks.
+        /// The version of the protocol that it uses.
         theirs: u8,
     },
-    /// Whoever has the name is no process that shares memory.
-    #[error("the name {name:?} belongs to {}, which says what no owner of shared memory says", of(*owner))]
+    /// The name belongs to a program that doesn't share memory.
+    #[error("the name {name:?} belongs to {}, which does not answer as an owner of shared memory does", of(*owner))]
     Garbage {
         /// The name.
         name: String,
-        /// The pid of who has it, if it can be seen from here.
+        /// The pid of that process, if it is visible in this PID namespace.
         owner: Option<i32>,
     },
-    /// The system refused something: `EMFILE`, say.
+    /// The system refused something: `EMFILE`, for example.
     #[error("the shared memory {name:?}: {source}")]
     Io {
         /// The name.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl NameError {
-    /// Whether somebody has the name.
+    /// Returns whether the name is taken.
     pub fn is_taken(&self) -> bool {
         matches!(self, NameError::Taken { .. })
     }
 
-    /// Whether nobody has it.
+    /// Returns whether no process owns the name.
     pub fn is_not_found(&self) -> bool {
         matches!(self, NameError::NotFound { .. })
     }
 }
 
-/// Why one doesn't get what it wants from the owner of a name.
+/// Why the owner of a name doesn't serve this process, or isn't trusted by it.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NameRefusal {
-    /// This process wants nothing from strangers: the owner is of this user.
-    #[error("it belongs to user {0}, who is neither this process's nor root")]
+    /// This process doesn't trust the owner, which belongs to another user.
+    #[error("it belongs to user {0}, which is neither this process's user nor root")]
     OtherUser(u32),
-    /// The owner gives nothing to strangers: its user is another by now.
-    #[error("it serves its own user and root alone")]
+    /// The owner serves only its own user and root, and its user is another one by now.
+    #[error("it serves only its own user and root")]
     NotServed,
-    /// The owner has said so.
+    /// The owner has refused with this error.
     #[error("{0}")]
     Denied(io::Error),
 }
@@ -128,6 +128,6 @@ pub enum NameRefusal {
 fn of(owner: Option<i32>) -> String {
     match owner {
         Some(pid) => format!("process {pid}"),
-        None => "a process that can't be seen from here".into(),
+        None => "a process that is not visible from here".into(),
     }
 }

@@ -1,8 +1,11 @@
-//! The keeper: a thread that answers for all names of this process. The first name launches it, with the last one it ends.
+//! The keeper: a thread that answers the clients of all names of this process. The first name
+//! launches it, and it ends with the last one.
 //!
-//! It never waits for a guest, one who has connected: all are in one set of epoll(7), beside the sockets that listen. There may be so many of them for
-//! so long, and then the oldest has to go; so those who say nothing cost others nothing. What others have to do with a name happens under a
-//! lock that is held for a few system calls; what is the user's (an offer) is called and dropped outside it.
+//! It never waits for a single client: all connections are in one epoll(7) set, beside the sockets
+//! that listen. Their number and the time that each may take are limited, and beyond that the
+//! oldest is dismissed; so silent clients don't delay others. Other threads access the names under
+//! a lock that is held for a few system calls; user code (an offer) is called and dropped outside
+//! of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -25,64 +28,69 @@ use multiproc_os::{fd_passing, signal, socket};
 use super::wire::{self, Answer, Request, Unfit};
 use super::{Offer, is_trusted};
 
-/// How many guests there may be at a time; with one more, the oldest has to go.
+/// The maximum number of clients at a time; one more dismisses the oldest.
 const MOST: usize = 128;
 
-/// How long a guest may be silent.
+/// How long a client may stay silent.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many are accepted at one name before others have their turn.
+/// How many connections are accepted at one name before the others have their turn.
 const AT_A_TIME: usize = 16;
 
-/// How long nobody is accepted at a name when there is no descriptor for anybody.
+/// How long no connection is accepted at a name after the descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Set in the key of a guest, and not in that of a name.
+/// Set in the key of a client, and not in that of a name.
 const CLIENT: u64 = 1 << 62;
 
-/// The names of this process, and their keeper. A copy of the process has none.
+/// The names of this process, and their keeper. A fork copy of the process has none.
 static NAMES: ForkLocal<Mutex<Names>> = ForkLocal::new();
 
 #[derive(Default)]
 struct Names {
-    /// There is one as long as there are names.
+    /// Present as long as there are names.
     keeper: Option<Keeper>,
-    /// Those that have been dismissed, and are about to end: of those who drop something, the first waits for that.
+    /// Threads that have no names any more and are about to end. The first drop of a name that can
+    /// join them does.
     dismissed: Vec<JoinHandle<()>>,
     next_key: u64,
 }
 
-/// The thread, as those see it who want something from it.
+/// The thread, as seen by the others.
 struct Keeper {
-    /// What it waits at. One that finds another one here, or none, has been dismissed.
+    /// What the thread waits at. A thread that finds another poller here, or none, has been
+    /// dismissed.
     poller: Arc<Poller>,
     thread: JoinHandle<()>,
     names: HashMap<u64, Name>,
 }
 
 struct Name {
-    /// Listens. It is in the poller's set, but for a while if there are no descriptors.
+    /// Listens. It is in the poller's set, except during a pause for lack of descriptors.
     socket: CloseOnFork,
     offer: Weak<dyn Offer>,
     is_live: Arc<AtomicBool>,
 }
 
-/// A name that this process has; dropping it takes the name away. In a copy of the process it stands for nothing.
+/// A name that this process owns; dropping it removes the name. In a fork copy of the process it
+/// has no effect.
 pub(crate) struct Published {
     key: u64,
     is_live: Arc<AtomicBool>,
-    /// The copy of the process whose name it is.
+    /// The number of the fork copy that owns the name.
     copy: u32,
 }
 
 impl Published {
-    /// Whether others find it: nobody has withdrawn it. Not in a copy of the process that has it.
+    /// Returns whether the name can be found: it hasn't been withdrawn, and this is the process
+    /// that owns it, not a fork copy.
     pub(crate) fn is_live(&self) -> bool {
         self.copy == copy_number() && self.is_live.load(Relaxed)
     }
 }
 
-/// Nobody finds the name any more, and it can be published again. With the last of them the thread has ended, too.
+/// Removes the name, so that it can be published again. Dropping the last name also ends the
+/// thread, and waits for that.
 impl Drop for Published {
     fn drop(&mut self) {
         if self.copy != copy_number() {
@@ -91,7 +99,7 @@ impl Drop for Published {
         let dismissed = {
             let mut names = lock();
             names.give_up(self.key);
-            // A thread that drops what it has offered can't wait for itself.
+            // The thread may drop a name together with an offer; it can't join itself.
             match IS_KEEPER.get() || names.keeper.is_some() {
                 true => Vec::new(),
                 false => std::mem::take(&mut names.dismissed),
@@ -117,7 +125,7 @@ fn lock() -> MutexGuard<'static, Names> {
     NAMES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Answers those who come to `socket`, which listens.
+/// Serves the clients that connect to `socket`, which listens.
 ///
 /// # Errors
 /// `EMFILE`, `EAGAIN` at the limit of threads, `ENOSPC` at that of watches.
@@ -149,12 +157,13 @@ impl Keeper {
 }
 
 impl Names {
-    /// Takes a name away, if it is still there.
+    /// Removes a name, if it still exists.
     fn give_up(&mut self, key: u64) {
         let Some(keeper) = &mut self.keeper else { return };
         if let Some(name) = keeper.names.remove(&key) {
             name.is_live.store(false, Relaxed);
-            // A copy of the process that wasn't told of the socket would keep it in the set.
+            // Closing alone isn't enough: a fork copy that hasn't closed the socket would keep it
+            // in the epoll set.
             keeper.poller.remove(&name.socket);
         }
         self.dismiss_if_idle();
@@ -168,20 +177,21 @@ impl Names {
         }
     }
 
-    /// The keeper, if this is its poller.
+    /// Returns the keeper, if this is its poller.
     fn of(&mut self, poller: &Arc<Poller>) -> Option<&mut Keeper> {
         self.keeper.as_mut().filter(|keeper| Arc::ptr_eq(&keeper.poller, poller))
     }
 }
 
-/// The thread's life.
+/// The main loop of the thread.
 fn serve(poller: &Arc<Poller>) {
     IS_KEEPER.set(true);
     let mut reception =
         Requests { poller, clients: BTreeMap::new(), next_key: CLIENT, spare: spare(), paused: Vec::new() };
     while let Some(deadline) = reception.deadline() {
         let Ok(keys) = poller.wait_until(deadline) else {
-            // Somebody has closed its descriptor. Rather than that nobody is ever answered, there is nobody.
+            // Other code has closed the poller's descriptor. No client could be answered any more,
+            // so the names are given up.
             let mut names = lock();
             if let Some(keeper) = names.of(poller) {
                 for name in std::mem::take(&mut keeper.names).into_values() {
@@ -202,47 +212,48 @@ fn serve(poller: &Arc<Poller>) {
     }
 }
 
-/// One who has connected.
+/// A connected client.
 struct Client {
     socket: CloseOnFork,
-    /// Which name it has come to.
+    /// The key of the name to which it has connected.
     name: u64,
     deadline: Instant,
 }
 
-/// The thread's own: those who have connected.
+/// The connected clients, which only the thread uses.
 struct Requests<'a> {
     poller: &'a Arc<Poller>,
-    /// Those who have not said anything yet, the oldest first.
+    /// Clients that haven't sent a request yet, the oldest first.
     clients: BTreeMap<u64, Client>,
     next_key: u64,
-    /// A descriptor that is given up to tell somebody that there is none.
+    /// A descriptor that is closed when none is left, so that a client can be accepted and told so.
     spare: Option<Epoll>,
-    /// Names that nobody is accepted at, until then.
+    /// Names at which no connection is accepted until the given time.
     paused: Vec<(u64, Instant)>,
 }
 
-/// Any descriptor would do.
+/// Any kind of descriptor serves the purpose.
 fn spare() -> Option<Epoll> {
     Epoll::new().ok()
 }
 
 impl Requests<'_> {
-    /// Until when there is nothing to do, if nobody says anything. None when the thread has been dismissed.
+    /// The time at which there is something to do if no client sends anything. `None` if the thread
+    /// has been dismissed.
     fn deadline(&self) -> Option<Option<Instant>> {
         lock().of(self.poller)?;
         let silent = self.clients.values().next().map(|client| client.deadline);
         Some(silent.into_iter().chain(self.paused.iter().map(|(_, until)| *until)).min())
     }
 
-    /// Does something with a name, if it is still there.
+    /// Calls `act` with a name, if it still exists.
     fn with_name<T>(&self, key: u64, act: impl FnOnce(&Name) -> T) -> Option<T> {
         let mut names = lock();
         let name = names.of(self.poller)?.names.get(&key)?;
         Some(act(name))
     }
 
-    /// Accepts those who have come to a name.
+    /// Accepts the clients that have connected to a name.
     fn take_in(&mut self, key: u64) {
         for _ in 0..AT_A_TIME {
             match self.with_name(key, |name| socket::try_accept(&name.socket)) {
@@ -260,7 +271,7 @@ impl Requests<'_> {
         }
     }
 
-    /// With one who has been accepted.
+    /// Serves a client that was just accepted.
     fn receive(&mut self, name: u64, socket: OwnedFd) {
         if !socket::peer_process(&socket).is_ok_and(|(_, user)| is_trusted(user)) {
             say(&socket, Answer::NotServed);
@@ -268,7 +279,7 @@ impl Requests<'_> {
         }
         let Ok(socket) = CloseOnFork::new(socket) else { return };
         let client = Client { socket, name, deadline: Instant::now() + PATIENCE };
-        // Nearly always it has said already what it wants.
+        // Nearly always the request has arrived already.
         let Some(client) = self.hear(client) else { return };
         if self.clients.len() == MOST {
             self.send_away_the_oldest();
@@ -281,7 +292,7 @@ impl Requests<'_> {
         }
     }
 
-    /// One who was silent has said something.
+    /// Reads from a client that has been silent so far.
     fn hear_again(&mut self, key: u64) {
         if let Some(client) = self.take_out(key)
             && let Some(client) = self.hear(client)
@@ -297,9 +308,10 @@ impl Requests<'_> {
         Some(client)
     }
 
-    /// Does what a guest says. Gives it back if it has said nothing yet.
+    /// Reads and serves a client's request. Returns the client if it hasn't sent one yet.
     fn hear(&mut self, client: Client) -> Option<Client> {
-        // One byte more, to see whether there is more. Descriptors that come with it are dropped by the kernel.
+        // One byte more than a request has, to detect a longer message. Descriptors that come with
+        // it are dropped by the kernel.
         let mut bytes = [0; Request::BYTES + 1];
         let len = match socket::try_read(&client.socket, &mut bytes) {
             Ok(len) => len,
@@ -309,7 +321,8 @@ impl Requests<'_> {
         match Request::from_bytes(&bytes[..len]) {
             Ok(Request::Find(wish)) => self.hand_over(&client, wish),
             Ok(Request::Withdraw) => {
-                // Another name is not given up in its place.
+                // Only the name that the client connected to: it may be gone, and published anew
+                // since.
                 if self.with_name(client.name, |_| ()).is_some() {
                     lock().give_up(client.name);
                     say(&client.socket, Answer::Withdrawn);
@@ -326,11 +339,11 @@ impl Requests<'_> {
         None
     }
 
-    /// Gives a guest what it wishes. Without a word if there is no such name any more.
+    /// Sends the client the descriptors that it wishes. Sends nothing if the name no longer exists.
     fn hand_over(&mut self, client: &Client, wish: u8) {
         let Some(offer) = self.with_name(client.name, |name| name.offer.clone()) else { return };
         let offered = catch_unwind(AssertUnwindSafe(|| {
-            // It may be dropped right here, if others have done so meanwhile.
+            // This may drop the offer, if it was dropped elsewhere meanwhile.
             Some(offer.upgrade()?.offer(wish))
         }));
         let sent = match offered {
@@ -343,12 +356,12 @@ impl Requests<'_> {
             Err(_panic) => Err(io::ErrorKind::Other.into()),
         };
         if let Err(error) = sent {
-            // If it has gone, there is nobody to hear it.
+            // If the client is gone, no process reads this.
             say(&client.socket, Answer::Failed(number_of(&error)));
         }
     }
 
-    /// False if there is nobody.
+    /// Dismisses the client that has waited longest. Returns false if there is none.
     fn send_away_the_oldest(&mut self) -> bool {
         let Some(key) = self.clients.keys().next().copied() else { return false };
         if let Some(client) = self.take_out(key) {
@@ -364,7 +377,8 @@ impl Requests<'_> {
         }
     }
 
-    /// Tells one in line that there are no descriptors for it. False if there is not even one to tell.
+    /// Tells the next client in the backlog that no descriptors are left. Returns false if it can't
+    /// be accepted even for that.
     fn turn_away(&mut self, key: u64, errno: i32) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare();
@@ -383,7 +397,7 @@ impl Requests<'_> {
         is_told
     }
 
-    /// It would be said again and again that there is somebody.
+    /// Stops accepting at a name for a while: epoll(7) would report its backlog again and again.
     fn pause(&mut self, key: u64) {
         self.with_name(key, |name| self.poller.remove(&name.socket));
         self.paused.push((key, Instant::now() + PAUSE));
@@ -401,7 +415,7 @@ impl Requests<'_> {
     }
 }
 
-/// There is room for one answer in a socket that nothing has been sent to.
+/// Sends an answer. A socket to which nothing was sent before has room for one.
 fn say(socket: impl AsFd, answer: Answer) {
     let _ = fd_passing::try_send(socket, &answer.to_bytes());
 }
@@ -410,12 +424,12 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
-/// An error's number, for another process.
+/// The number of an error, for another process.
 fn number_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(match error.kind() {
         io::ErrorKind::PermissionDenied => EACCES,
         io::ErrorKind::InvalidInput => EINVAL,
-        // As `fd_passing` says it.
+        // The kind that `fd_passing` uses for this error.
         io::ErrorKind::QuotaExceeded => ETOOMANYREFS,
         _ => EIO,
     })

@@ -118,7 +118,7 @@ fn found_until_dropped() {
     }
     let taken = own(&name).err().unwrap();
     assert!(matches!(&taken, NameError::Taken { owner: Some(pid), .. } if *pid == threads::getpid()), "{taken}");
-    assert_eq!(taken.to_string(), format!("the name {name:?} is taken, by process {}", threads::getpid()));
+    assert_eq!(taken.to_string(), format!("the name {name:?} is taken by process {}", threads::getpid()));
     // What has been found stays.
     let Found { fds: found, owner } = find(&name, 0, late()).unwrap();
     assert_eq!(owner, Some(threads::getpid()));
@@ -147,7 +147,7 @@ fn names_that_can_be_and_names_that_can_not() {
     assert!(matches!(own("a\0b"), Err(NameError::Invalid { .. })));
     let long = "x".repeat(LIMIT + 1);
     let error = own(&long).err().unwrap();
-    assert!(error.to_string().ends_with("has 80 bytes, and may have 79"), "{error}");
+    assert!(error.to_string().ends_with("has 80 bytes; the limit is 79"), "{error}");
     assert!(matches!(find(&long, 0, late()), Err(NameError::TooLong { .. })));
     for name in [unique() + &"/ä ".repeat(14), format!("{:x<79}", unique())] {
         assert!(name.len() <= LIMIT);
@@ -191,7 +191,7 @@ fn what_an_offer_says_is_told() {
     assert!(matches!(&error, NameError::Refused { why: NameRefusal::Denied(_), .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        format!("the shared memory {name:?} can't be had from process {this}: Permission denied (os error 13)")
+        format!("cannot get the shared memory {name:?} from process {this}: Permission denied (os error 13)")
     );
     for (wish, errno) in [(2, libc::EINVAL), (3, libc::EIO)] {
         let error = find(&name, wish, late()).unwrap_err();

@@ -1,4 +1,5 @@
-//! What one who looks for a name, and its owner, say to each other: one message each. See `PROTOCOL.md`, "Names".
+//! The messages between a client that looks for a name and the owner of the name, one in each
+//! direction. See `PROTOCOL.md`, "Names".
 
 /// The version of the protocol.
 pub(crate) const VERSION: u8 = 1;
@@ -6,38 +7,38 @@ pub(crate) const VERSION: u8 = 1;
 const ASKS: &[u8; 4] = b"mpnq";
 const ANSWERS: &[u8; 4] = b"mpna";
 
-/// What somebody wants of an owner.
+/// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// What is handed out to those who wish this.
+    /// Hand over the descriptors for this wish.
     Find(u8),
-    /// That the name be given up.
+    /// Give up the name.
     Withdraw,
-    /// To know whether there is anybody: somebody else wants to have the name.
+    /// Answer, to show that the owner is alive: another process wants to publish the name.
     Greet,
 }
 
-/// What an owner says.
+/// An owner's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Here you are: with so many descriptors. To a greeting, with none.
+    /// The descriptors, `count` of them, come with this message. The answer to a greeting has none.
     Here { count: u8 },
     /// The name is given up.
     Withdrawn,
-    /// The one who asks speaks another version than the owner, which speaks this one.
+    /// The client uses another version of the protocol than the owner, which uses this one.
     OtherVersion(u8),
-    /// The one who asks is of another user.
+    /// The client belongs to another user.
     NotServed,
-    /// There is an error at the owner's: its number.
+    /// The owner failed, with this error number.
     Failed(i32),
-    /// There were too many at once, or it took too long. It may be tried again.
+    /// The owner has too many clients, or this one was too slow. The client may try again.
     Again,
 }
 
-/// Why something is no message.
+/// Why a message is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfit {
-    /// It is one of another version.
+    /// It has another version.
     Version(u8),
     Garbage,
 }
@@ -97,7 +98,7 @@ impl Answer {
     }
 }
 
-/// What comes behind magic and version.
+/// The content after magic and version.
 fn body<'a>(magic: &[u8; 4], bytes: &'a [u8]) -> Result<&'a [u8], Unfit> {
     match bytes.strip_prefix(magic).and_then(<[u8]>::split_first) {
         Some((&VERSION, body)) => Ok(body),
@@ -126,7 +127,7 @@ mod tests {
         for answer in answers {
             assert_eq!(Answer::from_bytes(&answer.to_bytes()), Ok(answer));
         }
-        // It is known by the version already.
+        // Parsing stops at the version already.
         assert_eq!(Answer::from_bytes(&Answer::OtherVersion(9).to_bytes()), Err(Unfit::Version(9)));
     }
 

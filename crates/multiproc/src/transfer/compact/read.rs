@@ -1,4 +1,4 @@
-//! Bytes to values.
+//! Decodes values from the positional form.
 
 use std::marker::PhantomData;
 use std::mem;
@@ -13,13 +13,13 @@ use super::shape::{Fields, Shape, name_hash};
 use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 use crate::transfer::tagged::Tag;
 
-/// Reads the value that `bytes` are, all of them.
+/// Reads a value from all of `bytes`.
 #[inline]
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     read(bytes, Unchecked)
 }
 
-/// Reads the value that `bytes` are, all of them. Each call of the type's is compared with the
+/// Reads a value from all of `bytes`. Each call of the type's `Deserialize` is compared with the
 /// trace before anything is read.
 #[cold]
 pub(crate) fn from_bytes_traced<T: DeserializeOwned>(bytes: &[u8], trace: Trace<'_>) -> Result<T, Error> {
@@ -50,30 +50,31 @@ fn read<T: DeserializeOwned, C: Check>(bytes: &[u8], check: C) -> Result<T, Erro
     }
 }
 
-/// Whether this is why [`from_bytes`] failed: the type asks the form what comes next, which only
-/// the tagged form tells.
+/// Whether [`from_bytes`] failed because the type asks what comes next, which only the tagged form
+/// can tell.
 pub(crate) fn needs_tags(error: &Error) -> bool {
     *error.0 == ASKS
 }
 
 struct Deserializer<'de, C> {
-    /// What has not been read yet. Of an iterator only the front moves, of a slice the length too.
+    /// The unread bytes. Advancing an iterator changes only its start; a slice has a length to
+    /// update too.
     bytes: slice::Iter<'de, u8>,
-    /// The calls so far.
+    /// The shape of the calls so far.
     shape: Shape,
     check: C,
-    /// How many levels deeper it may nest.
+    /// How many levels deeper the value may nest.
     levels: u32,
     /// How many more elements may be empty.
     empty: u64,
-    /// Whether a variant has been read, and its contents have not.
+    /// Whether a variant has been read, but not yet its contents.
     is_between: bool,
-    /// Why nothing is read any more.
+    /// The error after which nothing is read any more.
     failure: Option<Error>,
 }
 
-/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it
-/// and have it copied.
+/// A text of at least this many bytes is copied here and passed as a `String`, which is faster than
+/// to pass it borrowed and let the visitor copy it.
 const LARGE: usize = 1 << 20;
 
 const CUT_OFF: &str = "it is cut off";
@@ -84,37 +85,38 @@ const NOT_UTF_8: &str = "a text is not UTF-8";
 
 const ASKS: &str = "the type asks what comes next, which the positional form does not tell";
 
-const IRREGULAR: &str = "the type reads something else than it writes";
+const IRREGULAR: &str = "the type reads something other than it writes";
 
 const OTHER_SHAPE: &str = "the value was written as another type, or by another version of it";
 
 const LEFT_OVER: &str = "the type has not read all of its elements";
 
-/// What is told of each call of the type's, before anything is read for it.
+/// Is told of each call of the type's `Deserialize` before anything is read for it.
 ///
-/// A type of its own for each way to read: without a comparison there is no test either.
+/// There is one implementation for each way to read, so that reading without a comparison needs no
+/// branches for it.
 trait Check {
     /// Whether calls are compared with anything.
     const COMPARES: bool;
 
     fn expect(&mut self, tag: Tag) -> Result<(), Error>;
 
-    /// A field, of those of which `left` have not been read; nothing of a tuple.
+    /// A field, one of the last `left` of `names`; for a tuple, which has no names, does nothing.
     fn expect_field(&mut self, names: Names, left: usize) -> Result<(), Error>;
 
-    /// The name of a variant, before [what it is](Check::expect_kind).
+    /// The name of a variant, before [its kind](Check::expect_kind).
     fn expect_variant(&mut self, name: &str) -> Result<(), Error>;
 
     fn expect_kind(&mut self, tag: Tag) -> Result<(), Error>;
 
-    /// Fails for good: the user's code may pass over an error.
+    /// Makes the reading fail for good, even if user code ignores the error.
     fn fail(&mut self) -> Error;
 
     /// The end of the value.
     fn end(&self) -> Result<(), Error>;
 }
 
-/// The usual case: the shape at the end tells enough.
+/// The usual case: the comparison of the shapes at the end suffices.
 struct Unchecked;
 
 impl Check for Unchecked {
@@ -150,12 +152,12 @@ impl Check for Unchecked {
     }
 }
 
-/// What a serializer was called for: the outline that [`outline`](crate::transfer::tagged::outline)
-/// has written.
+/// The calls that a serializer received: the outline that
+/// [`outline`](crate::transfer::tagged::outline) has written.
 pub(crate) struct Trace<'t> {
-    /// What is expected next.
+    /// The part of the outline that is expected next.
     outline: &'t [u8],
-    /// The tag of a variant whose name has been compared.
+    /// The tag of a variant, once its name has been compared.
     variant: Option<Tag>,
     failed: bool,
 }
@@ -236,10 +238,10 @@ impl Check for Trace<'_> {
     }
 }
 
-/// Reads seven bits a byte, the lowest first, until one says that it is the last.
+/// Reads seven bits from each byte, the lowest first, up to a byte without the high bit.
 macro_rules! varint {
     ($name:ident $rest:ident $number:ty) => {
-        /// The usual case is one byte.
+        /// One byte is the usual case.
         #[inline(always)]
         fn $name(&mut self) -> Result<$number, Error> {
             let byte = self.byte()?;
@@ -266,14 +268,14 @@ macro_rules! varint {
 }
 
 impl<'de, C: Check> Deserializer<'de, C> {
-    /// Takes a call in, and compares it with what was written.
+    /// Adds a call to the shape, and compares it with the call that was written.
     #[inline]
     fn note(&mut self, tag: Tag) -> Result<(), Error> {
         self.shape.note_tag(tag);
         self.check.expect(tag)
     }
 
-    /// As [`note`](Deserializer::note), of the tag of a variant.
+    /// As [`note`](Deserializer::note), for the tag of a variant.
     #[inline]
     fn note_kind(&mut self, tag: Tag) -> Result<(), Error> {
         self.is_between = false;
@@ -281,7 +283,7 @@ impl<'de, C: Check> Deserializer<'de, C> {
         self.check.expect_kind(tag)
     }
 
-    /// The end of a list or a map, with what the visitor has made of it.
+    /// Ends a list or a map. `value` is the visitor's result.
     #[inline]
     fn end_of_list<R>(&mut self, progress: Progress, value: Result<R, Error>) -> Result<R, Error> {
         if progress.left != 0 || progress.is_between {
@@ -324,7 +326,7 @@ impl<'de, C: Check> Deserializer<'de, C> {
         N::try_from((number >> 1) as i64 ^ -((number & 1) as i64)).map_err(|_| OUT_OF_RANGE.into())
     }
 
-    /// A length, and the code that tells what it is the length of.
+    /// A length, and the code that tells the type of the elements.
     #[inline]
     fn len(&mut self) -> Result<(usize, u8), Error> {
         let number = self.varint()?;
@@ -338,17 +340,17 @@ impl<'de, C: Check> Deserializer<'de, C> {
         self.take(len.checked_mul(kind.width()).ok_or(OUT_OF_RANGE)?)
     }
 
-    /// The bytes of a text, or bytes.
+    /// The bytes of a text or of a byte string.
     #[inline]
     fn byte_run(&mut self, tag: Tag) -> Result<&'de [u8], Error> {
         self.note(tag)?;
         match self.len()? {
             (len, code) if code == Kind::U8 as u8 => self.take(len),
-            _ => Err("no bytes or text".into()),
+            _ => Err("neither bytes nor a text".into()),
         }
     }
 
-    /// Reads what is one level deeper.
+    /// Reads something that is one level deeper.
     #[inline]
     fn deeper<R>(&mut self, read: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
         self.levels = self.levels.checked_sub(1).ok_or(TOO_DEEP)?;
@@ -357,17 +359,17 @@ impl<'de, C: Check> Deserializer<'de, C> {
         read
     }
 
-    /// Parts that lie one after the other.
+    /// Reads parts that lie one after the other.
     #[inline]
     fn parts<V: Visitor<'de>>(&mut self, names: Names, len: usize, visitor: V) -> Result<V::Value, Error> {
         self.deeper(|inner| {
             let mut left = len;
-            // By value, which compilers see through best.
+            // Passed by value, which compilers optimise best.
             let value = visitor.visit_seq(Parts { deserializer: &mut *inner, names, left: &mut left });
             if left != 0 {
                 return Err(inner.give_up(value.err().unwrap_or(LEFT_OVER.into())));
             }
-            // All of it has been read, whatever the visitor thinks of it.
+            // All parts have been read, even if the visitor has failed.
             inner.check.expect(Tag::END)?;
             value
         })
@@ -389,8 +391,7 @@ impl<'de, C: Check> Deserializer<'de, C> {
 
 type Names = &'static [&'static str];
 
-/// Hashes of names that this thread has met before, which needn't be hashed again. Names that are
-/// `'static` are known by their address.
+/// A cache of the hashes of names in this thread. `'static` names are identified by their address.
 mod known {
     use std::cell::Cell;
 
@@ -398,7 +399,7 @@ mod known {
 
     const ROOM: usize = 128;
 
-    /// Where names are, how many, and their hash.
+    /// The address of the names, their number, and their hash.
     #[derive(Clone, Copy)]
     struct Entry(*const &'static str, usize, u64);
 
@@ -406,12 +407,12 @@ mod known {
         static KNOWN: [Cell<Entry>; ROOM] = const { [const { Cell::new(Entry(std::ptr::null(), 0, 0)) }; ROOM] };
     }
 
-    /// In place of a number of names: one of them, by itself.
+    /// In place of a number of names: a single name.
     const VARIANT: usize = usize::MAX;
 
     #[inline]
     fn place_of<'k>(known: &'k [Cell<Entry>; ROOM], names: *const &'static str) -> &'k Cell<Entry> {
-        // Names are two words.
+        // A `&str` is two words long, so the lowest four bits don't vary.
         &known[(names as usize >> 4) % ROOM]
     }
 
@@ -452,7 +453,7 @@ mod known {
 impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
     type Error = Error;
 
-    /// As in the tagged form, so that a type has one appearance.
+    /// As in the tagged form, so that a type is represented in the same way in both.
     fn is_human_readable(&self) -> bool {
         true
     }
@@ -553,7 +554,7 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
     #[inline]
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.note(Tag::CHAR)?;
-        visitor.visit_char(char::from_u32(self.unsigned()?).ok_or("no character")?)
+        visitor.visit_char(char::from_u32(self.unsigned()?).ok_or("not a character")?)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -587,7 +588,7 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
                 self.note(Tag::SOME)?;
                 self.deeper(|inner| visitor.visit_some(inner))
             }
-            _ => Err("neither something nor nothing".into()),
+            _ => Err("an option that is neither `Some` nor `None`".into()),
         }
     }
 
@@ -648,7 +649,7 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
                 let value = visitor.visit_map(List::of(inner, &mut progress));
                 inner.end_of_list(progress, value)
             }),
-            _ => Err("no map".into()),
+            _ => Err("not a map".into()),
         }
     }
 
@@ -674,8 +675,8 @@ impl<'de, C: Check> de::Deserializer<'de> for &mut Deserializer<'de, C> {
 }
 
 impl<C: Check> Deserializer<'_, C> {
-    /// Reads nothing any more after an error in the middle of a value: a type that passes over the
-    /// error would be shown something else than what belongs to it.
+    /// Stops reading after an error in the middle of a value: a type that ignores the error would
+    /// be given bytes that belong to something else.
     #[cold]
     fn give_up(&mut self, error: Error) -> Error {
         self.failure.get_or_insert_with(|| error.clone());
@@ -690,7 +691,8 @@ impl<C: Check> Deserializer<'_, C> {
     }
 }
 
-/// Shows a visitor the numbers of a run: as a vector at once, if that is what it makes of them.
+/// Passes the numbers of a run to a visitor; if it would only collect them into a vector, returns
+/// the vector at once.
 pub(crate) fn numbers<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], visitor: V) -> Result<V::Value, Error> {
     if is_serdes_own::<V>()
         && let Some(vec) = numeric_slice::vec_of::<V::Value>(kind, bytes)
@@ -702,15 +704,15 @@ pub(crate) fn numbers<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], visito
     if numbers.bytes.is_empty() { Ok(value) } else { Err(LEFT_OVER.into()) }
 }
 
-/// Whether `V` is one of those visitors of serde's own that make a vector of exactly the numbers
-/// that they are shown: then the vector can be made without it. The name is only a hint, which a
-/// visitor of another crate does not have; that `V` makes a vector of such numbers is seen by its
+/// Whether `V` is one of serde's own visitors, which collect exactly the numbers that they get into
+/// a vector, so that the vector can be made without the visitor. The name is only a hint, which no
+/// visitor of another crate has; that the result is a vector of such numbers is checked by its
 /// type.
 pub(crate) fn is_serdes_own<V>() -> bool {
     std::any::type_name::<V>().starts_with("serde_core::de::impls::")
 }
 
-/// Elements that come one by one, as many as the type has, with a name each if they are fields.
+/// The parts of a tuple or struct, as many as the type has; each has a name if they are fields.
 struct Parts<'a, 'de, C> {
     deserializer: &'a mut Deserializer<'de, C>,
     names: Names,
@@ -730,7 +732,7 @@ impl<'de, C: Check> de::SeqAccess<'de> for Parts<'_, 'de, C> {
         seed.deserialize(&mut *self.deserializer).map(Some)
     }
 
-    /// That of serde isn't seen through everywhere.
+    /// serde's own implementation isn't inlined everywhere.
     #[inline(always)]
     fn next_element<T: de::Deserialize<'de>>(&mut self) -> Result<Option<T>, Error> {
         self.next_element_seed(PhantomData)
@@ -745,7 +747,7 @@ impl<'de, C: Check> de::SeqAccess<'de> for Parts<'_, 'de, C> {
 #[derive(Clone, Copy)]
 struct Progress {
     left: usize,
-    /// Whether a key has been read, and its value has not.
+    /// Whether a key has been read, but not yet its value.
     is_between: bool,
 }
 
@@ -756,15 +758,15 @@ impl Progress {
     }
 }
 
-/// Elements or entries, as many as the bytes say.
+/// Elements or entries, as many as the encoded length says.
 struct List<'a, 'de, C> {
     deserializer: &'a mut Deserializer<'de, C>,
     progress: Progress,
-    /// How far it has been read in the end.
+    /// Where the progress is stored at the end.
     end: &'a mut Progress,
-    /// The shape of the one before.
+    /// The shape of the previous element.
     last: Shape,
-    /// The shape of what is around the entry that is being read.
+    /// The shape outside of the element that is being read.
     around: Shape,
 }
 
@@ -864,7 +866,7 @@ struct Enum<'a, 'de, C> {
 }
 
 impl<C: Check> Enum<'_, '_, C> {
-    /// The number of the variant, and its name as the reader has it.
+    /// The index of the variant, and its name in the reader's type.
     #[inline]
     fn number(&mut self) -> Result<(u32, &'static &'static str), Error> {
         let deserializer = &mut *self.deserializer;
@@ -891,9 +893,9 @@ impl<'a, 'de, C: Check> de::EnumAccess<'de> for Enum<'a, 'de, C> {
         Ok((seed.deserialize(number_of_variant(index))?, self.deserializer))
     }
 
-    /// A trial compares the variant that has the number with the variant that has the name. Where
-    /// some have aliases, there are more names than variants, and the name at the place of the
-    /// number may belong to another one.
+    /// A trial compares the variant that has the index with the variant that has the name. If some
+    /// variants have aliases, there are more names than variants, and the name at that index may
+    /// belong to another variant.
     #[inline]
     fn variant<V: Deserialize<'de>>(mut self) -> Result<(V, Self::Variant), Error> {
         let (index, name) = self.number()?;
@@ -935,7 +937,7 @@ impl<'de, C: Check> de::VariantAccess<'de> for &mut Deserializer<'de, C> {
     }
 }
 
-/// The numbers of a run, for a visitor that wants them one by one.
+/// The numbers of a run, for a visitor that takes them one by one.
 struct Numbers<'de> {
     kind: Kind,
     bytes: &'de [u8],
@@ -956,7 +958,7 @@ impl<'de> de::SeqAccess<'de> for Numbers<'de> {
     }
 }
 
-/// One number, whose type is known.
+/// A number of a known type.
 pub(crate) struct Number<'de> {
     pub(crate) kind: Kind,
     pub(crate) bytes: &'de [u8],

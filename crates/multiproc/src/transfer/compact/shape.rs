@@ -1,13 +1,13 @@
 //! The shape of a value: a hash over the calls of its serializer, or of its deserializer.
 //!
 //! Two values of one type and one shape are written, and read, by the same calls with the same
-//! names. Numbers, texts and bytes don't count, nor how long they are, nor how many elements of
-//! equal shape follow each other in a list. The hash is the same in every process and every build,
-//! as it is made of names and not of their addresses.
+//! names. Numbers, texts and bytes don't count, nor do their lengths, nor the number of elements of
+//! equal shape that follow each other in a list. The hash is the same in every process and every
+//! build, as it is computed from names and not from their addresses.
 
 use crate::transfer::tagged::Tag;
 
-/// A shape so far.
+/// The hash of the calls so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape(u64);
 
@@ -20,8 +20,7 @@ const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 impl Shape {
     pub(crate) const EMPTY: Shape = Shape(0);
 
-    /// Takes one more call in: a step of a polynomial hash, which takes a multiplication and an
-    /// addition.
+    /// Adds one more call: a step of a polynomial hash, which is a multiplication and an addition.
     #[inline]
     pub(crate) fn note(&mut self, call: u64) {
         self.0 = self.0.wrapping_mul(STEP).wrapping_add(call);
@@ -32,16 +31,16 @@ impl Shape {
         self.note(tag.0 as u64 + 1);
     }
 
-    /// A number for it, in a table and in the shape of a list: the hash of a few calls is small,
-    /// and could be that of others with something added to it. Shapes that differ have other
-    /// numbers.
+    /// A number for the shape, for use in a table and in the shape of a list: the hash of a few
+    /// calls is a small number, and could equal another hash with something added to it. Different
+    /// shapes have different numbers.
     #[inline]
     pub(crate) fn number(self) -> u64 {
         let product = self.0.wrapping_mul(FACTOR);
         product ^ product >> 32
     }
 
-    /// What of it goes into a message: the bits of a product that depend on all of its bits.
+    /// The part of the shape that is sent: the bits of a product that depend on all of its bits.
     #[inline]
     pub(crate) fn to_bytes(self) -> [u8; Shape::LEN] {
         ((self.0.wrapping_mul(FACTOR) >> 32) as u32).to_le_bytes()
@@ -50,7 +49,7 @@ impl Shape {
     pub(crate) const LEN: usize = 4;
 }
 
-/// A hash of a name. Of a constant it is a constant, where the compiler sees that.
+/// A hash of a name. For a constant name the compiler can compute it at compile time.
 #[inline]
 pub(crate) fn name_hash(name: &str) -> u64 {
     #[inline]
@@ -70,7 +69,7 @@ pub(crate) fn name_hash(name: &str) -> u64 {
     let bytes = name.as_bytes();
     let (first, last) = match bytes.len() {
         0 => (0, 0),
-        // The first, the middle and the last, which may be the same.
+        // The first, the middle and the last byte, which may be the same.
         len @ 1..=3 => (u64::from(bytes[0]), u64::from(bytes[len / 2]) << 8 | u64::from(bytes[len - 1])),
         len @ 4..=7 => (half(bytes, 0), half(bytes, len - 4)),
         len @ 8..=16 => (word(bytes, 0), word(bytes, len - 8)),
@@ -80,7 +79,7 @@ pub(crate) fn name_hash(name: &str) -> u64 {
     (mixed ^ mixed >> 32) ^ (bytes.len() as u64) << 56
 }
 
-/// All eights from the front, but for the last bytes.
+/// All groups of eight bytes from the front; the last bytes are hashed by the caller.
 fn long(bytes: &[u8]) -> u64 {
     let mut hash = Shape::EMPTY;
     for word in bytes.chunks_exact(8) {
@@ -90,7 +89,7 @@ fn long(bytes: &[u8]) -> u64 {
     hash.0
 }
 
-/// The hash of a struct's fields, in their order.
+/// The hash of the names of a struct's fields, in their order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields(u64);
 
@@ -143,7 +142,7 @@ mod tests {
         assert_ne!(Fields::of(&[]).number(), Fields::of(&[""]).number());
     }
 
-    /// In the table of what was tried, shapes of several forms stand beside each other.
+    /// The table of trials contains numbers of shapes combined with several forms.
     #[test]
     fn numbers_of_single_calls_are_no_numbers_of_other_calls_in_another_form() {
         let mut seen = HashSet::new();

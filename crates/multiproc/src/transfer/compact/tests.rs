@@ -20,7 +20,7 @@ fn there_and_back<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(valu
     let outline = tagged::outline(value).unwrap();
     assert_eq!(&from_bytes_traced::<T>(&bytes, Trace::new(&outline)).unwrap(), value);
     for cut in 0..bytes.len().min(200) {
-        // Shorter ones are errors, or other values, but never a panic.
+        // Truncated bytes are errors, or other values, but never a panic.
         let _ = from_bytes::<T>(&bytes[..cut]);
     }
 }
@@ -121,7 +121,7 @@ fn the_ends_of_the_numbers() {
     there_and_back(&('\0', char::MAX, '\u{D7FF}', '\u{E000}'));
 }
 
-/// Bytes as if they had been written by `T`.
+/// Bytes with the shape of `like`, as if they had been written by `T`.
 fn forged<T: Serialize>(like: &T, bytes: &[u8]) -> Vec<u8> {
     let mut shape = written(like);
     let shape = shape.split_off(shape.len() - Shape::LEN);
@@ -175,7 +175,7 @@ fn the_shape_is_that_of_the_calls_and_not_of_the_numbers() {
     assert_ne!(of("text"), of(b"text".to_vec()));
 }
 
-/// The code that stands with the length at the beginning.
+/// The code in the length at the beginning.
 fn code(value: &impl Serialize) -> u8 {
     written(value)[0] & 0xF
 }
@@ -225,15 +225,15 @@ fn a_run_can_be_read_by_others_too() {
     assert_eq!(from_bytes::<VecDeque<i32>>(&run).unwrap(), [1, 2, 3]);
     assert_eq!(from_bytes::<Vec<Meters>>(&run).unwrap(), [Meters(1), Meters(2), Meters(3)]);
     let one_by_one = written(&VecDeque::from([b'a', b'b']));
-    // A visitor for bytes could be shown a text, which is another type.
+    // A visitor for bytes could be given a text, which is another type.
     assert!(from_bytes::<serde_bytes::ByteBuf>(&one_by_one).is_err());
     assert!(from_bytes::<serde_bytes::ByteBuf>(&written(&"ab")).is_err());
     assert_eq!(from_bytes::<serde_bytes::ByteBuf>(&written(&serde_bytes::Bytes::new(b"ab"))).unwrap(), b"ab");
     assert_eq!(from_bytes::<Vec<u8>>(&one_by_one).unwrap(), b"ab");
 }
 
-/// serde's own visitor for vectors goes by a name that is not promised. Should it get another,
-/// large vectors are slow, and this fails.
+/// serde's own visitor for vectors is recognised by a name that is not guaranteed. If serde changes
+/// the name, large vectors become slow, and this test fails.
 #[test]
 fn serdes_visitor_is_known() {
     struct Asks;
@@ -254,7 +254,7 @@ fn serdes_visitor_is_known() {
     assert_eq!(Counted::deserialize(Asks).unwrap_err().to_string(), "unknown");
 }
 
-/// A vector of bytes whose visitor does something else than to collect them.
+/// A vector of bytes with a visitor that does something other than to collect them.
 #[derive(Debug, PartialEq)]
 struct Backwards(Vec<u8>);
 
@@ -304,7 +304,7 @@ fn what_asks_the_format_or_has_no_length_is_an_error() {
     assert_eq!(from_bytes::<String>(&written(&Displayed)).unwrap(), "1-zwölf");
 }
 
-/// A list of as many elements as one likes, each in the one before.
+/// A linked list of any length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Chain {
     name: String,
@@ -330,17 +330,17 @@ fn chain(len: u32) -> Chain {
     deep(len, one(None), |inner| one(Some(inner)))
 }
 
-/// The bytes of a chain, which a writer may refuse to write.
+/// The bytes of a chain that a writer may refuse to write.
 fn chain_bytes(len: usize) -> Vec<u8> {
     let one = [&[0x11, b'x'][..], &[1; 8]].concat();
     forged(&chain(3), &[&[&one[..], &[1]].concat().repeat(len)[..], &one, &[0]].concat())
 }
 
-/// Regression: the bytes of another process could overflow the stack.
+/// Regression: bytes from another process could overflow the stack.
 #[test]
 fn what_nests_too_deep_is_an_error_at_both_ends() {
     use Expression::{Call, Let, Negative, Number, Sum};
-    // Each link is a struct and an option, and in the last there is an array.
+    // Each link is a struct and an option, and the last one contains an array.
     let longest = DEEPEST / 2 - 1;
     let check = move || {
         assert_eq!(chain_bytes(3), written(&chain(3)));
@@ -351,13 +351,13 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
             assert_eq!(error.to_string(), TOO_DEEP);
             assert!(from_bytes::<Chain>(&chain_bytes(len)).is_err());
         }
-        // The number is one, too.
+        // The number counts as a level too.
         let deepest = DEEPEST - 1;
         there_and_back(&deep(deepest, Number(1.0), |inner| Negative(inner.into())));
         there_and_back(&deep(deepest, Number(1.0), |inner| Sum(inner.into(), Number(2.0).into())));
         there_and_back(&deep(deepest / 2, Number(1.0), |inner| Call { name: "f".into(), arguments: vec![inner] }));
         there_and_back(&deep(deepest / 2, Number(1.0), |inner| Let([("x".into(), inner)].into())));
-        // It is what is around a value that counts, not what stands beside it.
+        // Only enclosing values count, not those beside each other.
         there_and_back(&vec![chain(3); 1000]);
         for too_deep in [
             deep(deepest + 1, Number(1.0), |inner| Negative(inner.into())),
@@ -372,7 +372,7 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
     std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
 }
 
-/// Regression: a list of nothing could keep its reader busy for years.
+/// Regression: a list of empty elements could keep its reader busy for years.
 #[test]
 fn too_many_empty_elements_are_an_error_at_both_ends() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -381,7 +381,7 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
     let most = MOST_EMPTY as usize;
     there_and_back(&vec![(); most]);
     fails(to_output(&vec![Empty; most + 1], &mut Vec::new()).unwrap_err());
-    // In a value as a whole.
+    // The limit is for the value as a whole.
     fails(to_output(&vec![vec![(); most / 2]; 3], &mut Vec::new()).unwrap_err());
     let len = |len: u64| {
         let mut bytes = written(&(len << CODE_BITS));
@@ -392,22 +392,22 @@ fn too_many_empty_elements_are_an_error_at_both_ends() {
     fails(from_bytes::<Vec<()>>(&many).unwrap_err());
     fails(from_bytes::<Vec<Empty>>(&many).unwrap_err());
     fails(from_bytes::<BTreeMap<(), ()>>(&many).unwrap_err());
-    // Neither end takes one more than the other.
+    // Neither end accepts one more than the other.
     fails(from_bytes::<Vec<()>>(&forged(&(), &len(MOST_EMPTY + 1))).unwrap_err());
     let three = forged(&(), &[&[3 << CODE_BITS][..], &len(most as u64 / 2 + 2).repeat(3)].concat());
     fails(from_bytes::<Vec<Vec<()>>>(&three).unwrap_err());
-    // Those that take some bytes may be more, whatever is in them.
+    // There may be more elements if they take some bytes, whatever they contain.
     there_and_back(&vec![(true, ()); most + 1]);
 }
 
-/// Reads `value` as `T` in a trial, as the first value of its shape is.
+/// Reads `value` as `T` in a trial, like the first value of its shape.
 fn tried<T: DeserializeOwned>(value: &impl Serialize) -> Result<T, Error> {
     let outline = tagged::outline(value).unwrap();
     from_bytes_traced(&written(value), Trace::new(&outline))
 }
 
-/// Regression: with aliases there are more names than variants, and the name at the place of the
-/// number was that of another one.
+/// Regression: with aliases there are more names than variants, and the name at the index belonged
+/// to another variant.
 #[test]
 fn a_variant_that_is_another_by_its_name_is_seen() {
     #[derive(Debug, PartialEq, Serialize)]
@@ -426,7 +426,7 @@ fn a_variant_that_is_another_by_its_name_is_seen() {
     assert!(tried::<Read>(&Written::Q(5)).is_err());
     assert!(tried::<Read>(&Written::R(5)).is_err());
 
-    /// Goes by numbers alone.
+    /// Identifies variants by index alone.
     #[derive(Debug, PartialEq)]
     struct ByNumber(u32, u8);
     impl<'de> Deserialize<'de> for ByNumber {
@@ -450,7 +450,7 @@ fn a_variant_that_is_another_by_its_name_is_seen() {
     assert_eq!(tried::<ByNumber>(&Written::R(5)), Ok(ByNumber(2, 5)));
 }
 
-/// Regression: what was left of a value that could not be read was taken for what comes behind it.
+/// Regression: the rest of a value that could not be read was taken for the next value.
 #[test]
 fn nothing_is_read_behind_an_error_in_the_middle_of_a_value() {
     use std::num::NonZero;

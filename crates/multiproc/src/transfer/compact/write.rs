@@ -1,4 +1,4 @@
-//! Values to bytes.
+//! Encodes values in the positional form.
 
 use std::convert::Infallible;
 use std::fmt::{self, Display, Write as _};
@@ -12,7 +12,7 @@ use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_
 use crate::transfer::payload::Sink;
 use crate::transfer::tagged::Tag;
 
-/// Where bytes can be written to.
+/// A destination for encoded bytes.
 pub(crate) trait Output {
     type Error: Display;
 
@@ -56,11 +56,11 @@ pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), outp
 
 struct Serializer<'a, O> {
     output: &'a mut O,
-    /// The calls so far.
+    /// The shape of the calls so far.
     shape: Shape,
-    /// Whether there are bytes of the element that is being written.
+    /// Whether the element that is being written has any bytes.
     has_written: bool,
-    /// How many levels deeper it may nest.
+    /// How many levels deeper the value may nest.
     levels: u32,
     /// How many more elements may be empty.
     empty: u64,
@@ -119,7 +119,7 @@ impl<O: Output> Serializer<'_, O> {
         self.varint(len << CODE_BITS | u64::from(code))
     }
 
-    /// Numbers of `kind` as they lie in memory.
+    /// Writes numbers of `kind` as they lie in memory.
     #[inline]
     fn run(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), Error> {
         self.len(bytes.len() / kind.width(), kind as u8)?;
@@ -138,7 +138,7 @@ impl<O: Output> Serializer<'_, O> {
         self.levels += 1;
     }
 
-    /// Writes what is one level deeper, and no more than one value.
+    /// Writes something that is one level deeper, and not more than one value.
     #[inline]
     fn inner(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
         self.down()?;
@@ -147,7 +147,7 @@ impl<O: Output> Serializer<'_, O> {
         Ok(())
     }
 
-    /// The variant, before what tells of which kind it is.
+    /// Writes the index of a variant, before its kind is noted.
     #[inline]
     fn variant(&mut self, index: u32, name: &str) -> Result<(), Error> {
         self.shape.note(name_hash(name));
@@ -158,11 +158,11 @@ impl<O: Output> Serializer<'_, O> {
 /// The elements of a list, or the entries of a map.
 struct List<'a, 'b, O> {
     serializer: &'a mut Serializer<'b, O>,
-    /// How many have been announced and not been written.
+    /// How many elements have been announced, but not yet written.
     left: usize,
-    /// The shape of the one before.
+    /// The shape of the previous element.
     last: Shape,
-    /// The shape of what is around the entry that is being written.
+    /// The shape outside of the element that is being written.
     around: Shape,
 }
 
@@ -180,7 +180,7 @@ impl<'a, 'b, O: Output> List<'a, 'b, O> {
     /// Writes an element of a list, or the key of an entry.
     #[inline]
     fn first(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
-        // Below zero it is wrong at the end, too.
+        // If it wraps around, it is not zero at the end either, which is an error.
         self.left = self.left.wrapping_sub(1);
         let serializer = &mut *self.serializer;
         serializer.has_written = false;
@@ -189,12 +189,12 @@ impl<'a, 'b, O: Output> List<'a, 'b, O> {
         if !serializer.has_written {
             serializer.empty = serializer.empty.checked_sub(1).ok_or(TOO_MANY_EMPTY)?;
         }
-        // Of an element that this list is in: the length at least.
+        // The element that contains this list has bytes: at least the list's length.
         serializer.has_written = true;
         Ok(())
     }
 
-    /// Ends an element or an entry: a shape counts where it is another than that of the one before.
+    /// Ends an element or an entry: its shape counts if it differs from that of the previous one.
     #[inline]
     fn complete(&mut self) {
         let shape = std::mem::replace(&mut self.serializer.shape, self.around);
@@ -222,12 +222,12 @@ impl<'a, 'b, O: Output> List<'a, 'b, O> {
     }
 }
 
-const WRONG_LEN: &str = "another number of elements than it announced";
+const WRONG_LEN: &str = "not as many elements as it announced";
 
-/// The parts that a tuple, or a variant that is one, has.
+/// The parts of a tuple, or of a tuple variant.
 struct Tuple<'a, 'b, O> {
     serializer: &'a mut Serializer<'b, O>,
-    /// How many have been announced and not been written.
+    /// How many parts have been announced, but not yet written.
     left: usize,
 }
 
@@ -256,7 +256,7 @@ impl<'a, 'b, O: Output> Tuple<'a, 'b, O> {
     }
 }
 
-/// The fields of a struct, or of a variant that is one.
+/// The fields of a struct, or of a struct variant.
 struct Struct<'a, 'b, O> {
     serializer: &'a mut Serializer<'b, O>,
     fields: Fields,
@@ -295,12 +295,12 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
     type SerializeStruct = Struct<'a, 'b, O>;
     type SerializeStructVariant = Struct<'a, 'b, O>;
 
-    /// As in the tagged form, so that a type has one appearance.
+    /// As in the tagged form, so that a type is represented in the same way in both.
     fn is_human_readable(&self) -> bool {
         true
     }
 
-    /// Where slices and vectors, and what stands on them, come by as a whole.
+    /// Receives slices and vectors, and types that contain them, as a whole.
     #[inline]
     fn collect_seq<I>(self, list: I) -> Result<(), Error>
     where
@@ -414,7 +414,8 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
         self.run(Kind::U8, bytes)
     }
 
-    /// The length comes first, so it is counted first: no text is kept in between.
+    /// The length comes first, so the text is formatted twice: once to count its bytes, and once to
+    /// write them. It is not stored in between.
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<(), Error> {
         struct Count(usize);
         impl fmt::Write for Count {
@@ -425,7 +426,7 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
         }
         struct Text<'a, 'b, O> {
             serializer: &'a mut Serializer<'b, O>,
-            /// How many bytes have been announced and not been written.
+            /// How many bytes have been announced, but not yet written.
             left: usize,
             result: Result<(), Error>,
         }
@@ -589,7 +590,7 @@ impl<O: Output> ser::SerializeMap for List<'_, '_, O> {
     }
 }
 
-/// The parts are written one after the other, and nothing between or after them.
+/// The parts are written one after the other, with nothing between or after them.
 macro_rules! parts {
     ($($trait:ident $method:ident;)*) => {
         $(impl<O: Output> ser::$trait for Tuple<'_, '_, O> {

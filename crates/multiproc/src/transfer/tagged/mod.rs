@@ -1,9 +1,8 @@
-//! The tagged form of values: see FORMAT.md beside this folder, "The tagged form".
+//! The tagged form of values: see FORMAT.md in the folder above, "The tagged form".
 //!
-//! Each value has its type in front of it, each field and each variant its name, so that a type may
-//! ask what comes next, leave fields out, and number its variants as it likes. What is read is what
-//! a text format would give back, in more detail: `Some(())` is not `None`, and numbers keep their
-//! type.
+//! Each value is preceded by its type, and each field and variant by its name, so a type may ask
+//! what comes next, leave fields out, and number its variants as it likes. A reader gets what a
+//! text format would return, in more detail: `Some(())` is not `None`, and numbers keep their type.
 
 mod read;
 mod write;
@@ -13,16 +12,16 @@ pub(crate) use write::{outline, shape_to_output};
 
 use multiproc_os::numeric_slice::Kind;
 
-/// How many levels deep values may nest in this form, as in serde_json: types that need it are read
-/// with more of the stack for each level.
+/// How many levels deep a value may nest in this form, as in serde_json: types that need it use
+/// more of the stack for each level.
 const DEEPEST: u32 = 128;
 
-/// What stands in front of a value, and at the end of those that have parts.
+/// The byte before each value, and at the end of those that have parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(pub(crate) u8);
 
 impl Tag {
-    /// Ends a list, a tuple, a map, a struct.
+    /// Ends a list, a tuple, a map or a struct.
     pub(crate) const END: Tag = Tag(0);
     pub(crate) const UNIT: Tag = Tag(1);
     pub(crate) const NONE: Tag = Tag(2);
@@ -58,7 +57,7 @@ impl Tag {
     const NUMBER: u8 = 0x20;
     const RUN: u8 = 0x30;
 
-    /// A number of this kind, whose bytes follow.
+    /// A number of this kind; its bytes follow.
     #[inline]
     pub(crate) const fn number(kind: Kind) -> Tag {
         Tag(Tag::NUMBER | kind as u8)
@@ -82,22 +81,22 @@ impl Tag {
         self.as_number().is_some()
     }
 
-    /// What is a text in a text format.
+    /// Whether a text format would represent it as a text.
     fn is_text(self) -> bool {
         [Tag::STR, Tag::CHAR, Tag::UNIT_VARIANT].contains(&self)
     }
 
-    /// What is a list in a text format.
+    /// Whether a text format would represent it as a list.
     fn is_list(self) -> bool {
         [Tag::SEQ, Tag::TUPLE, Tag::BYTES].contains(&self) || self.as_run().is_some()
     }
 
-    /// What is a map in a text format.
+    /// Whether a text format would represent it as a map.
     fn is_map(self) -> bool {
         [Tag::MAP, Tag::STRUCT].contains(&self) || self.is_variant() && self != Tag::UNIT_VARIANT
     }
 
-    /// For an error.
+    /// What error texts call it.
     fn name(self) -> &'static str {
         match self {
             Tag::UNIT | Tag::NONE => "nothing",

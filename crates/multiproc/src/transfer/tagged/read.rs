@@ -1,4 +1,4 @@
-//! Bytes to values.
+//! Decodes values from the tagged form.
 
 use std::marker::PhantomData;
 use std::mem;
@@ -11,18 +11,18 @@ use serde::forward_to_deserialize_any;
 use super::{DEEPEST, Tag};
 use crate::transfer::compact::{Error, Number, TOO_DEEP, numbers};
 
-/// How a type that asks what comes next is answered.
+/// What a type gets that asks what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// With all that was written: `Some`, `None` and `()` are three things, a number has its type,
-    /// a `char` is one.
+    /// Exactly what was written: `Some`, `None` and `()` are three things, a number has its type, a
+    /// `char` is a `char`.
     Exact,
-    /// As by a text format: `Some` is not seen, `None` is `()`, bytes are numbers, a `char` is a
-    /// text. For types that were written with JSON in mind and can't be read otherwise.
+    /// What a text format would tell: `Some` is passed over, `None` is `()`, bytes are a list of
+    /// numbers, a `char` is a text. For types that were made for JSON and can't be read otherwise.
     LikeText,
 }
 
-/// The value that `bytes` are, all of them.
+/// Reads a value from all of `bytes`.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], reading: Reading) -> Result<T, Error> {
     let mut deserializer = Deserializer { bytes, reading, levels: DEEPEST, is_astray: false, is_between: false };
     let value = deserializer.one(PhantomData::<T>)?;
@@ -33,14 +33,14 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], reading: Reading) ->
 }
 
 struct Deserializer<'de> {
-    /// What has not been read yet.
+    /// The unread bytes.
     bytes: &'de [u8],
     reading: Reading,
-    /// How many levels deeper it may nest.
+    /// How many levels deeper the value may nest.
     levels: u32,
     /// Whether an error has ended a value before all of it was read.
     is_astray: bool,
-    /// Whether a variant has been read, and its contents have not.
+    /// Whether a variant has been read, but not yet its contents.
     is_between: bool,
 }
 
@@ -54,12 +54,11 @@ const NO_VALUE: &str = "there is no value where one should be";
 
 const LEFT_OVER: &str = "the type has not read all of its elements";
 
-/// From this many bytes on a text is copied by us and handed over, which is quicker than to show it
-/// and have it copied.
+/// A text of at least this many bytes is copied here and passed as a `String`, which is faster than
+/// to pass it borrowed and let the visitor copy it.
 const LARGE: usize = 1 << 20;
 
-/// What serde_json calls the type that is text as it stands, which its `Deserialize` expects as a
-/// map.
+/// serde_json's name for its type of raw JSON text, for which its `Deserialize` expects a map.
 const RAW_JSON: &str = "$serde_json::private::RawValue";
 
 impl<'de> Deserializer<'de> {
@@ -67,7 +66,7 @@ impl<'de> Deserializer<'de> {
         Ok(Tag(*self.bytes.first().ok_or(CUT_OFF)?))
     }
 
-    /// Takes the tag that was peeked at.
+    /// Consumes the tag that was peeked at.
     fn tag(&mut self) -> Result<Tag, Error> {
         let tag = self.peek()?;
         self.bytes = &self.bytes[1..];
@@ -96,7 +95,7 @@ impl<'de> Deserializer<'de> {
         Err(OUT_OF_RANGE.into())
     }
 
-    /// A length, and as many bytes.
+    /// A length, and the bytes.
     fn byte_run(&mut self) -> Result<&'de [u8], Error> {
         let len = self.len()?;
         self.take(len)
@@ -106,13 +105,13 @@ impl<'de> Deserializer<'de> {
         str::from_utf8(self.byte_run()?).map_err(|_| NOT_UTF_8.into())
     }
 
-    /// A count, and the bytes of as many numbers.
+    /// A count, and the bytes of that many numbers.
     fn run(&mut self, kind: Kind) -> Result<&'de [u8], Error> {
         let count = self.len()?;
         self.take(count.checked_mul(kind.width()).ok_or(OUT_OF_RANGE)?)
     }
 
-    /// Reads what is one level deeper.
+    /// Reads something that is one level deeper.
     fn deeper<R>(&mut self, read: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
         let Some(levels) = self.levels.checked_sub(1) else {
             self.is_astray = true;
@@ -125,8 +124,8 @@ impl<'de> Deserializer<'de> {
         read
     }
 
-    /// Reads a value. A type may pass over an error in the middle of it: what comes next is behind
-    /// its end all the same.
+    /// Reads a value. If the type ignores an error in the middle of it, skips to the end of the
+    /// value, so that the next value is read from its start.
     fn one<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
         let start = self.bytes;
         let value = seed.deserialize(&mut *self);
@@ -137,8 +136,8 @@ impl<'de> Deserializer<'de> {
         value
     }
 
-    /// What comes next. A type that has said what it `expects` need not be shown that it is inside
-    /// a `Some`.
+    /// Reads whatever comes next. A type that has said what it `expects` is not told that the value
+    /// is inside a `Some`.
     fn value<V: Visitor<'de>>(&mut self, expects: bool, visitor: V) -> Result<V::Value, Error> {
         let text = self.reading == Reading::LikeText;
         let mut tag = self.tag()?;
@@ -164,7 +163,7 @@ impl<'de> Deserializer<'de> {
             },
             Tag::CHAR => {
                 let number = u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes"));
-                let char = char::from_u32(number).ok_or("no character")?;
+                let char = char::from_u32(number).ok_or("not a character")?;
                 if text { visitor.visit_str(char.encode_utf8(&mut [0; 4])) } else { visitor.visit_char(char) }
             }
             Tag::STR => visitor.visit_borrowed_str(self.text()?),
@@ -185,7 +184,7 @@ impl<'de> Deserializer<'de> {
         }
     }
 
-    /// What comes next, if it is of a type that the visitor may see.
+    /// Reads what comes next, if the visitor accepts its type.
     fn expected<V: Visitor<'de>>(&mut self, accepts: impl Fn(Tag) -> bool, visitor: V) -> Result<V::Value, Error> {
         let tag = self.pass_some()?;
         if accepts(tag) {
@@ -195,7 +194,7 @@ impl<'de> Deserializer<'de> {
         Err(de::Error::invalid_type(Unexpected::Other(tag.name()), &visitor))
     }
 
-    /// What has parts and an end, all of which is to be read.
+    /// Reads something that has parts and an end, all of which must be read.
     fn parts<R>(&mut self, read: impl FnOnce(&mut Parts<'_, 'de>) -> Result<R, Error>) -> Result<R, Error> {
         self.deeper(|inner| {
             let mut parts = Parts { deserializer: inner, ended: false, is_between: false };
@@ -204,7 +203,7 @@ impl<'de> Deserializer<'de> {
         })
     }
 
-    /// Passes over a value.
+    /// Skips a value.
     fn skip(&mut self) -> Result<(), Error> {
         let tag = self.tag()?;
         if let Some(kind) = tag.as_number() {
@@ -237,7 +236,7 @@ impl<'de> Deserializer<'de> {
         }
     }
 
-    /// The text that a text format makes of a key that is a number or a flag, if it is to be read
+    /// The text that a text format makes of a key that is a number or a flag, if the value is read
     /// like text.
     fn key_text(&mut self) -> Result<Option<String>, Error> {
         if self.reading == Reading::Exact {
@@ -263,7 +262,7 @@ impl<'de> Deserializer<'de> {
         }))
     }
 
-    /// Passes over what says that there is a value, for a type that expects one.
+    /// Passes over `Some`, for a type that expects the value in it.
     fn pass_some(&mut self) -> Result<Tag, Error> {
         while self.peek()? == Tag::SOME {
             self.tag()?;
@@ -272,7 +271,8 @@ impl<'de> Deserializer<'de> {
     }
 }
 
-/// A number, as large as it must be for a type that has asked.
+/// Passes a number to the visitor of a type that asks what comes next. A 128-bit number is passed
+/// as one of 64 bits if it fits; read like text (`text`), a number that isn't negative is unsigned.
 fn number<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], text: bool, visitor: V) -> Result<V::Value, Error> {
     let wide = match kind {
         Kind::U128 => {
@@ -284,7 +284,7 @@ fn number<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], text: bool, visito
         }
         Kind::I128 => i128::from_le_bytes(bytes.try_into().expect("16 bytes")),
         Kind::I8 | Kind::I16 | Kind::I32 | Kind::I64 if text => {
-            // The sign of the last byte goes on.
+            // Sign extension.
             let mut wide = if bytes[bytes.len() - 1] & 0x80 == 0 { [0; 16] } else { [0xFF; 16] };
             wide[..bytes.len()].copy_from_slice(bytes);
             i128::from_le_bytes(wide)
@@ -300,9 +300,9 @@ fn number<'de, V: Visitor<'de>>(kind: Kind, bytes: &'de [u8], text: bool, visito
     }
 }
 
-/// Types that say what they expect get that, or what a text format writes in the same way. Anything
-/// else would be shown to visitors that make something of it, though no other format shows it to
-/// them.
+/// A type that says what it expects gets that, or what a text format writes in the same way. Other
+/// values are refused: some visitors would accept them, though no other format passes them such
+/// values.
 macro_rules! expect {
     ($($method:ident $accepts:expr;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -311,8 +311,9 @@ macro_rules! expect {
     };
 }
 
-/// A type that expects the very number that was written gets it as such, and others as they ask for
-/// it. Text tells a number of 64 bits and less by its sign alone.
+/// A type that expects exactly the type of the number that was written gets the number unchanged,
+/// other types get it as `number` passes it. Read like text, numbers of at most 64 bits have no
+/// type, only a sign.
 macro_rules! exact {
     ($($method:ident $number:ident $kind:ident $visit:ident;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -329,7 +330,7 @@ macro_rules! exact {
 impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     type Error = Error;
 
-    /// What serde keeps in between, to try one type after another, says that it is, too.
+    /// serde's buffers, with which it tries one type after another, are human-readable too.
     fn is_human_readable(&self) -> bool {
         true
     }
@@ -380,7 +381,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.pass_some()? {
-            // In a text format they are a list.
+            // A text format writes bytes as a list.
             tag if self.reading == Reading::LikeText && tag.is_list() => self.value(true, visitor),
             Tag::BYTES => {
                 self.tag()?;
@@ -471,7 +472,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         match self.pass_some()? {
-            // As in text, a map with one entry is an enum.
+            // As in text, a map with one entry can be an enum.
             Tag::MAP | Tag::STRUCT => {
                 self.tag()?;
                 self.parts(|parts| visitor.visit_enum(parts))
@@ -499,12 +500,12 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 }
 
-/// Elements, entries or fields, until the end.
+/// Elements, entries or fields, up to the end.
 struct Parts<'a, 'de> {
     deserializer: &'a mut Deserializer<'de>,
     /// Whether the end has been read.
     ended: bool,
-    /// Whether a key has been read, and its value has not.
+    /// Whether a key has been read, but not yet its value.
     is_between: bool,
 }
 
@@ -561,7 +562,7 @@ impl<'de> de::MapAccess<'de> for &mut Parts<'_, 'de> {
     }
 }
 
-/// A key that has become text: a number again for a type that expects one.
+/// A key that has become text; a type that expects a number gets it parsed again.
 struct TextKey(String);
 
 macro_rules! parsed {
@@ -634,8 +635,8 @@ impl<'a, 'de> de::EnumAccess<'de> for &'a mut Parts<'_, 'de> {
     }
 }
 
-/// A variant whose tag has been read: the name comes next, or has been read too, and then the
-/// contents.
+/// A variant of which the tag has been read. The name comes next, or has been read too, and then
+/// the contents come.
 struct Variant<'a, 'de> {
     tag: Tag,
     deserializer: &'a mut Deserializer<'de>,
@@ -653,7 +654,7 @@ impl<'a, 'de> de::EnumAccess<'de> for Variant<'a, 'de> {
 }
 
 impl<'a, 'de> Variant<'a, 'de> {
-    /// What is in it.
+    /// The deserializer, positioned at the variant's contents.
     fn contents(self) -> Result<&'a mut Deserializer<'de>, Error> {
         match self.tag {
             Tag::UNIT_VARIANT => Err("a variant without contents, where it should have some".into()),

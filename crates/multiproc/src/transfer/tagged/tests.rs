@@ -119,7 +119,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// All types that the garbage is read as.
+/// Reads the garbage as many different types.
 fn read_all(bytes: &[u8]) {
     for reading in [Reading::Exact, Reading::LikeText] {
         let _ = from_bytes::<serde_json::Value>(bytes, reading);
@@ -147,7 +147,7 @@ proptest! {
         read_all(&bytes);
     }
 
-    /// Of tags, names and lengths that there are, so that more of it is read.
+    /// Garbage made of valid tags, names and lengths, so that more of it is read.
     #[test]
     fn likely_garbage_is_no_panic(bytes in prop::collection::vec(prop_oneof![0..0x14_u8, 0x20..0x3D_u8, Just(b'a')], 0..60)) {
         read_all(&bytes);
@@ -163,7 +163,7 @@ proptest! {
     }
 }
 
-/// As many lists inside each other.
+/// `depth` lists inside each other.
 fn lists(depth: usize) -> Vec<u8> {
     [vec![Tag::SEQ.0; depth], vec![Tag::UNIT.0], vec![Tag::END.0; depth]].concat()
 }
@@ -224,7 +224,7 @@ fn names_decide_and_not_places() {
 
 #[test]
 fn reading_like_text_knows_no_options_characters_bytes_or_integer_keys() {
-    /// Whatever is shown, as text.
+    /// Records what the visitor is given, as text.
     #[derive(Debug, PartialEq)]
     struct Shown(String);
 
@@ -305,7 +305,7 @@ fn reading_like_text_knows_no_options_characters_bytes_or_integer_keys() {
     check(Choice::Unit, "visit_str \"Unit\"", "visit_str \"Unit\"");
     check(Choice::Newtype(1), "map, visit_str \"Newtype\": visit_u8 1", "map, visit_str \"Newtype\": visit_u8 1");
     check(Wrapped(1), "visit_u64 1", "visit_u64 1");
-    // Keys are numbers again for those that expect numbers.
+    // Keys are numbers again for types that expect numbers.
     let map = BTreeMap::from([(i16::MIN, 1_u8), (0, 2), (i16::MAX, 3)]);
     assert_eq!(like_text::<BTreeMap<i16, u8>>(&written(&map)).unwrap(), map);
     let texts = like_text::<BTreeMap<String, u8>>(&written(&map)).unwrap();
@@ -313,8 +313,8 @@ fn reading_like_text_knows_no_options_characters_bytes_or_integer_keys() {
     assert!(exact::<BTreeMap<String, u8>>(&written(&map)).is_err());
 }
 
-/// Regression: text tells of a number that it is positive, and not of which type it is, also to
-/// those that expect a type.
+/// Regression: text tells whether a number is positive, but not its type, also to types that expect
+/// a certain one.
 #[test]
 fn positive_numbers_are_unsigned_like_text() {
     #[derive(Debug, PartialEq)]
@@ -386,7 +386,7 @@ fn what_is_not_read_to_its_end_is_an_error() {
         assert_eq!(read.is_ok(), is_whole, "{bytes:?}: {read:?}");
         assert!(is_whole || read.unwrap_err().contains("has not read all"));
     }
-    /// Keys alone, or values alone.
+    /// Takes only keys, or only values.
     #[derive(Debug)]
     struct Half<const VALUES: bool>;
     impl<'de, const VALUES: bool> Deserialize<'de> for Half<VALUES> {
@@ -417,7 +417,7 @@ fn what_is_not_read_to_its_end_is_an_error() {
     assert!(exact::<Half<true>>(&written(&Choice::Newtype(1))).is_err());
 }
 
-/// Regression: what was left of a value that could not be read was taken for what comes behind it.
+/// Regression: the rest of a value that could not be read was taken for the next value.
 #[test]
 fn what_follows_a_value_that_could_not_be_read_is_still_found() {
     #[derive(Debug, PartialEq)]
@@ -469,7 +469,7 @@ fn the_shape_has_tags_and_names_and_no_values() {
     assert_ne!(shape(&Some(1)), shape(&1));
     assert_ne!(shape(&[vec![Some(1)], vec![None]]), shape(&[vec![None], vec![Some(1)]]));
     assert_eq!(shape(&flat(&["a"])), shape(&flat(&["b", "c"])));
-    // Regression: a key that is the name of a field, too, is refused by readers.
+    // Regression: readers refuse a key that is also the name of a field.
     assert_ne!(shape(&flat(&["a"])), shape(&flat(&["own"])));
     assert_ne!(shape(&flat(&["own"])), shape(&flat(&["own", "a"]).rest));
     #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! Values to bytes.
+//! Encodes values in the tagged form.
 
 use std::fmt::Display;
 
@@ -23,11 +23,11 @@ pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), outp
     Ok(serializer.shape)
 }
 
-/// The tags and names of a value, without numbers, texts and lengths: what its [`Shape`] is a hash
-/// of, in full.
+/// The tags and names of a value, without numbers, texts and lengths: the full sequence of calls of
+/// which its [`Shape`] is a hash.
 pub(crate) fn outline(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     let mut output = Vec::new();
-    // The positional form may nest deeper, and has seen to that.
+    // The positional form may nest deeper, and has checked its own limit.
     let mut serializer = Serializer {
         output: &mut output,
         shape: Shape::EMPTY,
@@ -44,9 +44,9 @@ pub(crate) fn outline(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Erro
 struct Serializer<'a, O> {
     output: &'a mut O,
     shape: Shape,
-    /// How many levels deeper it may nest.
+    /// How many levels deeper the value may nest.
     levels: u32,
-    /// Whether numbers, texts and bytes are written, and not their tags alone.
+    /// Whether numbers, texts and bytes are written, and not only their tags.
     contents: bool,
     /// Whether the value that is being written is a `str`, and not a type that contains one.
     is_name: bool,
@@ -80,7 +80,7 @@ impl<O: Output> Serializer<'_, O> {
         self.bytes(&[left as u8])
     }
 
-    /// `count` elements that `bytes` are.
+    /// Writes `count` elements, which are `bytes`.
     fn with_len(&mut self, tag: Tag, count: usize, bytes: &[u8]) -> Result<(), Error> {
         self.tag(tag)?;
         if !self.contents {
@@ -99,8 +99,8 @@ impl<O: Output> Serializer<'_, O> {
 
     /// Writes a value.
     ///
-    /// The names of internally tagged variants and of flattened fields come by as values and keys
-    /// of the type `str`, which fields of users rarely have. What they say decides how the rest is
+    /// The names of internally tagged variants and of flattened fields arrive as values and keys of
+    /// the type `str`, which users' own fields rarely have. Their content decides how the rest is
     /// read, so it belongs to the shape.
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
         self.is_name = std::any::type_name::<T>() == "str";
@@ -127,22 +127,23 @@ impl<O: Output> Serializer<'_, O> {
     }
 }
 
-/// What has parts, until it ends.
+/// A value that has parts, up to its end.
 struct Parts<'a, 'b, O> {
     serializer: &'a mut Serializer<'b, O>,
-    /// The shape of the part before, where only one that differs counts.
+    /// The shape of the previous part, for lists and maps, in which only a part of another shape
+    /// counts.
     last: Option<Shape>,
-    /// The shape of what is around the part that is being written.
+    /// The shape outside of the part that is being written.
     around: Shape,
-    /// Of a map the hashes of the keys that are texts.
+    /// In a map, the hashes of the keys that are texts.
     keys: Vec<u64>,
-    /// Whether some of them are names: those of a flattened struct, or of an internally tagged
+    /// Whether some of the keys are names: those of a flattened struct, or of an internally tagged
     /// enum.
     has_names: bool,
 }
 
 impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
-    /// Parts of which there are the same in each value of the type.
+    /// A value that has the same parts in each value of the type.
     fn fixed(serializer: &'a mut Serializer<'b, O>) -> Result<Self, Error> {
         serializer.down()?;
         let around = serializer.shape;
@@ -176,7 +177,7 @@ impl<'a, 'b, O: Output> Parts<'a, 'b, O> {
         Ok(())
     }
 
-    /// A flattened map may have a key that is the name of a field, too. Most types refuse that, so
+    /// A flattened map may have a key that is also the name of a field. Most types refuse that, so
     /// it belongs to the shape.
     fn note_duplicates(&mut self) {
         self.keys.sort_unstable();
@@ -220,7 +221,7 @@ impl<'a, 'b, O: Output> ser::Serializer for &'a mut Serializer<'b, O> {
     type SerializeStruct = Parts<'a, 'b, O>;
     type SerializeStructVariant = Parts<'a, 'b, O>;
 
-    /// What serde keeps in between, to try one type after another, says that it is, too.
+    /// serde's buffers, with which it tries one type after another, are human-readable too.
     fn is_human_readable(&self) -> bool {
         true
     }
