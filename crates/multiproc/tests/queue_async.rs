@@ -262,3 +262,32 @@ fn a_waiting_future_is_left_alone() {
     }
     assert!(matches!(poll(getting.as_mut()), Poll::Ready(Ok(1))));
 }
+
+#[multiproc::test]
+fn hundreds_of_futures_wait_for_one_queue() {
+    // In a process of its own, since each takes a descriptor or two.
+    let child = Process::new(
+        || {
+            block_on(async {
+                let (items, room) = (Queue::<u64>::new().unwrap(), Queue::<u64>::with_capacity(1).unwrap());
+                room.put(0).unwrap();
+                let getting = join_all((0..520).map(|_| items.get_async()));
+                let putting = join_all((1..520).map(|number| room.put_async(number)));
+                let helping = async {
+                    for number in 0..520 {
+                        items.put_async(number).await.unwrap();
+                        room.get_async().await.unwrap();
+                    }
+                };
+                let (got, (put, ())) = join(getting, join(putting, helping)).await;
+                let mut got: Vec<u64> = got.into_iter().map(Result::unwrap).collect();
+                got.sort_unstable();
+                assert!(got.into_iter().eq(0..520));
+                assert!(put.iter().all(Result::is_ok), "{:?}", put.iter().find(|put| put.is_err()));
+            });
+        },
+        (),
+    );
+    let child = Ends(child.rlimit(multiproc::Resource::OpenFiles, 20_000, 20_000).start().unwrap());
+    assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+}

@@ -352,13 +352,15 @@ impl State {
         }
     }
 
-    /// A descriptor of the read end that all present waiters share.
+    /// A descriptor of the read end for one more waiter. Waiters share it, at most [`LISTENERS`] of
+    /// them the same one: each may be in an epoll set of its own.
     fn reader_for(&mut self, subscription: &Subscription) -> io::Result<Arc<OwnedFd>> {
         let reader = match subscription {
             Subscription::Hears(_, reader) => reader.clone(),
             Subscription::Sees | Subscription::Deaf => self.reader()?,
         };
-        Ok(self.reader.get_or_insert(reader).clone())
+        self.reader.get_or_insert_with(|| reader.clone());
+        Ok(reader)
     }
 
     fn enter(&mut self, through: ViaHandle<'_>, is_future: bool) {
