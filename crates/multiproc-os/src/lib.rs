@@ -2,8 +2,8 @@
 //!
 //! Safe functions over [rustix], and over libc where rustix has no binding. The crate has no
 //! policy, no serialisation and no process model: each function does what its man page says, and
-//! takes care of the pitfalls that the page mentions. This is the only crate of the workspace that
-//! makes system calls.
+//! takes care of the pitfalls that the page mentions. The library makes all its system
+//! calls here.
 //!
 //! It is published because `multiproc` depends on it, and promises no stability of its own.
 //!

@@ -404,7 +404,7 @@ fn queue(data: &[u8]) -> bool {
             _ => {
                 let (place, value) = spoiled(what, size, at);
                 memory.write_all_at(&value, place).expect("memory");
-                one.orphan_latches();
+                one.orphan_locks();
             }
         }
     }

@@ -121,7 +121,8 @@ struct Pending {
 enum Heard {
     /// It has more to send.
     More(Pending),
-    ViaHandle(Link),
+    /// The handshake is complete.
+    Accepted(Link),
     /// It is no longer this process's: it was a second connection, which has been handed over, or
     /// it has closed the connection without having sent anything.
     Nothing,
@@ -530,7 +531,7 @@ impl Handshakes {
                 // they aren't idle.
                 Heard::NoRoom(client) if self.make_room(shared, set, Duration::ZERO) => client.hear(shared),
                 Heard::NoRoom(client) => client.refuse(shared, RefusalReason::NoDescriptors),
-                Heard::ViaHandle(link) => {
+                Heard::Accepted(link) => {
                     self.through.push_back(link);
                     return None;
                 }
@@ -646,7 +647,7 @@ impl Pending {
                         Ok(Some(second)) => {
                             say(&second, &auth::verdict(GO_ON, shared.key.is_some()));
                             let ends = Ends::Tcp { to: second, from: self.socket };
-                            return Heard::ViaHandle(Link { peer: self.peer, ends });
+                            return Heard::Accepted(Link { peer: self.peer, ends });
                         }
                         Ok(None) => Ok(Step::Wait),
                         Err(reason) => Err(reason),
@@ -764,7 +765,7 @@ impl Pending {
         use std::os::fd::AsFd;
         let fds = [theirs_to.as_fd(), theirs_from.as_fd()];
         match fd_passing::try_send_with_fds(&self.socket, &[&welcome(&[0; NAME])], &fds) {
-            Ok(()) => Heard::ViaHandle(Link { peer: self.peer, ends: Ends::Local { to, from } }),
+            Ok(()) => Heard::Accepted(Link { peer: self.peer, ends: Ends::Local { to, from } }),
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
                 self.refuse(shared, RefusalReason::NoDescriptors)
             }
@@ -857,7 +858,7 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
         heard = client.hear(&shared);
     }
     match heard {
-        Heard::ViaHandle(link) => {
+        Heard::Accepted(link) => {
             assert!(proves, "no client is accepted without a proof");
             assert!(matches!(link.ends, Ends::Local { .. }));
             true

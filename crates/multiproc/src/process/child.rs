@@ -108,7 +108,7 @@ impl Last {
     /// The exit status that the report implies.
     fn status(&self) -> Option<ExitStatus> {
         match self {
-            Last::Said(report) => Some(report.status()),
+            Last::Said(report) => report.status(),
             Last::Waiting(_) | Last::Nothing => None,
         }
     }
@@ -449,8 +449,9 @@ impl ProcessHandle {
         !self.shared.has_ended()
     }
 
-    /// Returns 0, the code that it exited with, or minus the signal that killed it. None while it
-    /// runs, and if the status is unknown; see [`ExitStatus::exit_code`].
+    /// Returns the code that it exited with, 0 for success, or minus the number of the signal that
+    /// killed it. None while it runs, and if the status is unknown; see
+    /// [`ExitStatus::exit_code`].
     pub fn exit_code(&self) -> Option<i32> {
         self.try_wait().ok().flatten()?.exit_code()
     }

@@ -41,7 +41,8 @@ impl ExitStatus {
         ExitStatus { end: None, usage: None, out_of_memory: false }
     }
 
-    /// Returns 0, the code that it exited with, or minus the signal that killed it.
+    /// Returns the code that it exited with, 0 for success, or minus the number of the signal that
+    /// killed it.
     ///
     /// None only when the status is unknown: another part of this program has waited for any child,
     /// or ignores `SIGCHLD`, and the kernel (before Linux 6.15) doesn't keep the status for others.

@@ -75,7 +75,7 @@ pub(crate) struct ArenaHeader {
 
 #[cfg(any(test, fuzzing))]
 impl ArenaHeader {
-    pub(crate) fn orphan_latch(&self) {
+    pub(crate) fn orphan_lock(&self) {
         self.spin_lock.orphan();
     }
 }

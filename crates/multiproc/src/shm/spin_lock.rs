@@ -21,11 +21,11 @@ use super::segment::AnyBytes;
 /// No running thread holds a spin lock for that long. A stopped one may.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
-/// How long past its limit a caller still waits: for any owner (and no longer for one that is
-/// stopped); for an owner that sleeps, which may be in a page fault, or frozen; for an owner that
-/// is runnable, but may lack a processor.
+/// How long past its limit a caller still waits for any owner, and at most for one that is stopped.
 const GRACE: Duration = Duration::from_millis(2);
+/// The same, for an owner that sleeps: it may be in a page fault, or frozen.
 const GRACE_FOR_SLEEPERS: Duration = Duration::from_millis(20);
+/// The same, for an owner that is runnable, but may lack a processor.
 const GRACE_FOR_RUNNERS: Duration = Duration::from_millis(200);
 
 /// How long the calling thread waits for spin locks.

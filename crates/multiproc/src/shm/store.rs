@@ -467,10 +467,10 @@ impl Store {
 
     /// Makes the owners of all held locks look dead.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn orphan_latches(&self) {
+    pub(crate) fn orphan_locks(&self) {
         self.shared.producers.spin_lock.orphan();
         self.shared.consumers.spin_lock.orphan();
-        self.shared.books.0.orphan_latch();
+        self.shared.books.0.orphan_lock();
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -840,7 +840,7 @@ impl Store {
             // so the head may have moved before the attempt that found no room, and the entry have
             // been discarded after it.
             Ok(Some(taken)) => match behind {
-                Some(oldest) => self.shared.tail.0.load(SeqCst) > found & !ARMED && self.oldest_letter() == oldest,
+                Some(oldest) => self.shared.tail.0.load(SeqCst) > found & !ARMED && self.oldest_entry() == oldest,
                 None => !self.fits(size, put, taken),
             },
             // An item has been taken meanwhile; or there is garbage, which the next attempt
@@ -1059,13 +1059,13 @@ impl Store {
     #[inline]
     pub(crate) fn try_take(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
         if self.flags & JOINABLE != 0 {
-            return self.take_latched(scratch);
+            return self.take_with_lock(scratch);
         }
         let consumers = &self.shared.consumers;
         loop {
             let head = consumers.head.load(SeqCst);
             if head & ARMED != 0 {
-                return self.take_latched(scratch);
+                return self.take_with_lock(scratch);
             }
             let tail = self.tail(head)?;
             if head == tail {
@@ -1077,7 +1077,7 @@ impl Store {
                 continue;
             };
             if record.flags & (BLOCK | HANDLES) != 0 {
-                return self.take_latched(scratch);
+                return self.take_with_lock(scratch);
             }
             scratch.copy(content, record.len);
             if record.len <= SHORT {
@@ -1143,7 +1143,7 @@ impl Store {
 
     /// Takes the oldest item under the consumers' lock: it has a block or handles, or other
     /// processes wait for the take.
-    fn take_latched(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+    fn take_with_lock(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
         // Checked first without the lock, so that waiting consumers don't delay the others.
         let head = self.head();
         if self.tail(head)? == head {
@@ -1299,7 +1299,7 @@ impl Store {
 
     /// The number of the oldest entry in the fd queue, if there is one.
     #[cold]
-    fn oldest_letter(&self) -> Option<u64> {
+    fn oldest_entry(&self) -> Option<u64> {
         self.fd_queue.number().ok().flatten()
     }
 
@@ -1877,7 +1877,7 @@ impl WaitOp for Put<'_> {
         // Read before the attempt: an entry that is discarded after that makes room.
         let crowd = match self.crowd {
             HandleRoom::No => HandleRoom::Unseen,
-            HandleRoom::Unseen | HandleRoom::Behind(_) => HandleRoom::Behind(self.store.oldest_letter()),
+            HandleRoom::Unseen | HandleRoom::Behind(_) => HandleRoom::Behind(self.store.oldest_entry()),
         };
         match self.store.try_put(self.item) {
             Err(Refusal::Full) => {

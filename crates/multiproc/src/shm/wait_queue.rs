@@ -38,8 +38,8 @@ layout! {
     }
 }
 
-/// How often a waiter looks that isn't counted as waiting, since another thread of its process may
-/// help it, where the kernel can't tell when threads end.
+/// How often a waiter looks whether the other threads of its process still run, if one of them may
+/// make the change and the kernel doesn't tell when a thread ends.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Why a wait has ended without the condition.

@@ -118,7 +118,8 @@ impl Context {
         self.directory
     }
 
-    /// In the server: sets the environment, and sorts the descriptors that came with the request.
+    /// In the server, or in a standby child: sets the environment of the process, and sorts the
+    /// descriptors that came with the request.
     ///
     /// # Safety
     /// No other thread may run, and no pointer into the environment may be in use.
@@ -134,8 +135,8 @@ impl Context {
 }
 
 impl Handed {
-    /// In the server, before it copies itself: changes to the directory, so that the copy starts
-    /// there.
+    /// Changes to the directory: in the server before it copies itself, so that the copy starts
+    /// there, or in a standby child.
     pub(crate) fn enter(&self) -> io::Result<()> {
         self.directory.as_ref().map_or(Ok(()), directory::change)
     }

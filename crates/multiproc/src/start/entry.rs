@@ -35,12 +35,14 @@ pub(crate) const REFUSED: i32 = 70;
 /// Whether `init` has run here, so that a child of this process would reach its target.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
 
-/// Runs the target in a child process. Call it as the first statement of `main`, or let
+/// Marks the point of `main` where a copy of the program that this library has executed becomes a
+/// child process, or the fork server. Call it as the first statement of `main`, or let
 /// `#[multiproc::main]` do so.
 ///
-/// In a process that was not started by this library, it does next to nothing and returns. In a
-/// child process it never returns: the target runs, and the process exits. So any code before it in
-/// `main` runs again in every child.
+/// In a process that was not started by this library, it does next to nothing and returns. In an
+/// executed copy it never returns: a child runs its target and exits. So any code before it in
+/// `main` runs again in each copy: in the fork server, and in each child of
+/// [`Spawn`](crate::StartMethod::Spawn).
 ///
 /// `#[multiproc::main]` does the same, and children end a little sooner with it (some 30 µs): since
 /// no code runs before it, no exit handler can have been registered that a child would have to

@@ -530,7 +530,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
     // Computed here once; every child finds the results in its copy of the memory.
     let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost(), std::thread::current());
     at_exit::arrange_for_copies();
-    // Each request says what the environment of its child is.
+    // A request says what the environment of its child is, if it differs from the last one.
     if let Some(ranges) = entry::memory_ranges() {
         // SAFETY: this process has one thread, and none of the user's code that could access the
         // environment has run.

@@ -12,6 +12,7 @@ use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
 
+use super::entry::REFUSED;
 use super::kind;
 
 /// The last message of a child.
@@ -52,13 +53,19 @@ impl Report {
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
             Report::Returned { failed: false, .. } => 0,
+            Report::Failed(Failure::NotStarted(_)) => REFUSED,
             _ => 1,
         }
     }
 
     /// The status that the child has after this report, if nothing happens to it while it exits.
-    pub(crate) fn status(&self) -> ExitStatus {
-        ExitStatus::new(End::Exited(self.exit_code()), None)
+    /// None if the report doesn't say: at the limit of its memory a child dies of one signal or
+    /// another.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        match self {
+            Report::Failed(Failure::MemoryLimit { .. }) | Report::Garbage(_) => None,
+            _ => Some(ExitStatus::new(End::Exited(self.exit_code()), None)),
+        }
     }
 
     /// Sends the report. If the value can't be sent, sends that failure instead. Returns the report
@@ -148,5 +155,14 @@ mod tests {
         drop(theirs);
         let report = Report::Returned { value: codec::encode(&[], &7).unwrap(), failed: false };
         assert!(matches!(report.send(&ours), Report::Returned { failed: false, .. }));
+    }
+    #[test]
+    fn the_status_that_a_report_implies() {
+        let of = |failure| Report::Failed(failure).status().map(|status| status.exit_code());
+        assert_eq!(of(Failure::Arguments("garbage".into())), Some(Some(1)));
+        assert_eq!(of(Failure::NotStarted("no such directory".into())), Some(Some(REFUSED)));
+        // It dies of one signal or another.
+        assert_eq!(of(Failure::MemoryLimit { limit: 1 << 20 }), None);
+        assert_eq!(Report::Garbage("1 byte".into()).status().map(|status| status.exit_code()), None);
     }
 }
