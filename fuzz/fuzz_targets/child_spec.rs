@@ -1,4 +1,4 @@
-//! What a child is told, and its entry's address: `start/child_spec.rs`, `start/target.rs`.
+//! A child's spec, and its entry's address: `start/child_spec.rs`, `start/target.rs`.
 
 #![no_main]
 

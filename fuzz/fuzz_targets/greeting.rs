@@ -1,4 +1,5 @@
-//! What a client or a listener says before the first message: `channel/auth.rs`, `handshakes.rs`, `connect.rs`.
+//! What a client or a listener sends before the first message: `channel/auth.rs`, `handshakes.rs`,
+//! `connect.rs`.
 
 #![no_main]
 

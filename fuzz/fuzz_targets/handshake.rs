@@ -1,4 +1,4 @@
-//! What an exec'd copy of the program hears first: `start/handshake.rs`.
+//! What an exec'd copy of the program receives first: `start/handshake.rs`.
 
 #![no_main]
 

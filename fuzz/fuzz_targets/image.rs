@@ -1,4 +1,5 @@
-//! The notes of an executable file, and the ids of a greeting: `image.rs` and `credentials.rs` of `multiproc-os`.
+//! The notes of an executable file, and the ids of a greeting: `image.rs` and `credentials.rs` of
+//! `multiproc-os`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What one who looks for a name, and its owner, say: `shared/names/wire.rs`.
+//! What a process that looks up a name, and the name's owner, send: `shared/names/wire.rs`.
 
 #![no_main]
 

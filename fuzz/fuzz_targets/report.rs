@@ -1,4 +1,4 @@
-//! A child's last words: `start/report.rs`.
+//! A child's report at its end: `start/report.rs`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What the server is asked for: `start/forkserver.rs`.
+//! Requests to the server: `start/forkserver.rs`.
 
 #![no_main]
 

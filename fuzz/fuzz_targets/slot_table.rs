@@ -1,4 +1,5 @@
-//! The cells of a `ShareableList` whose memory is spoiled while it is used: `shm/slot_table.rs`.
+//! The cells of a `ShareableList` with memory that is corrupted while it is used:
+//! `shm/slot_table.rs`.
 
 #![no_main]
 

@@ -1,10 +1,10 @@
-//! Writes messages as they should be to `seeds/`, for the fuzzers to begin with. Run it when a format has changed:
-//! `RUSTFLAGS="--cfg fuzzing" cargo run --bin seeds`, in this directory.
+//! Writes valid messages to `seeds/`, for the fuzzers to begin with. Run it when a format has
+//! changed: `RUSTFLAGS="--cfg fuzzing" cargo run --bin seeds`, in this directory.
 
 use std::path::Path;
 
 fn main() {
-    // The environment is a part of some messages, and nobody else's business.
+    // The environment is a part of some messages, and the seeds must not disclose it.
     for (name, _) in std::env::vars_os() {
         // SAFETY: this process has one thread.
         unsafe { std::env::remove_var(name) };

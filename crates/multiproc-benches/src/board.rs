@@ -1,10 +1,12 @@
-//! A page that the participants of a measurement share, be they processes or threads.
+//! A page shared by the participants of a measurement, which may be processes or threads.
 //!
-//! A measurement goes in phases. Each participant has a [`Seat`]; when it is ready it sleeps there until the conductor, which has the [`Board`],
-//! begins the next phase and says how much is to be done in it. When all are ready again the phase is over. So the clock starts when all
-//! sides are there, and nobody measures the start of a process.
+//! A measurement proceeds in phases. Each participant has a [`Seat`]; when it is ready it sleeps
+//! there until the conductor, which has the [`Board`], begins the next phase and sets its amount of
+//! work. The phase is over when all participants are ready again. The clock thus starts when all
+//! sides are running, and the start of a process is never part of a figure.
 //!
-//! A participant that fails leaves its reason here and wakes the conductor. One that is killed does not: the alarm of its slice ends the rest.
+//! A participant that fails stores its reason in the page and wakes the conductor. A participant
+//! that is killed can't; the alarm of its slice then ends the others.
 
 use std::fs::File;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -16,35 +18,35 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::Outcome;
 use crate::sys::{self, futex_wait, futex_wake};
 
-/// How many participants there may be.
+/// The maximum number of participants.
 const SEATS: usize = 16;
 
-/// The page. It travels to other processes as an argument.
+/// The shared page. It can be sent to other processes as an argument.
 pub struct Board {
     file: File,
     page: &'static Page,
 }
 
-/// Fields that are written by different processes while these are measured lie on lines of their own.
+/// Fields that different processes write during a measurement lie on separate cache lines.
 #[repr(C)]
 struct Page {
-    /// Counts phases; those who wait for the next one sleep on it.
+    /// Number of phases begun; participants that wait for the next phase sleep on it.
     phase: Line<AtomicU32>,
-    /// How much is to be done in this phase, [`OVER`] when there is none any more.
+    /// Amount of work in this phase, or [`OVER`] when there are no more phases.
     amount: Line<AtomicU64>,
-    /// How many participants are ready for the next phase; the conductor sleeps on it.
+    /// Number of participants that are ready for the next phase; the conductor sleeps on it.
     ready: Line<AtomicU32>,
-    /// Not 0 once those who work until they are told to stop should stop.
+    /// Not 0 once participants that work until they are stopped should stop.
     stop: Line<AtomicU32>,
-    /// What participants agree to count in together.
+    /// A counter that participants share.
     tally: Line<AtomicU64>,
-    /// 0, 1 while a reason is being written, 2 when it has been.
+    /// State of `reason`: 0 for none, 1 while it is being written, 2 when it is complete.
     failed: Line<AtomicU32>,
     reason: [AtomicU8; 256],
     places: [Line<Place>; SEATS],
 }
 
-/// What a participant says of itself.
+/// What a participant reports about itself.
 #[repr(C)]
 struct Place {
     thread: AtomicI32,
@@ -53,7 +55,7 @@ struct Place {
     value: AtomicU64,
 }
 
-/// Two lines of most processors' caches, which they like to fetch together.
+/// Two cache lines of most processors, since many prefetch lines in pairs.
 #[repr(C, align(128))]
 struct Line<T>(T);
 
@@ -68,31 +70,32 @@ impl Board {
 
     fn map(file: File) -> std::io::Result<Board> {
         let start = sys::map_shared(Some(&file), size_of::<Page>())?;
-        // SAFETY: the mapping is as large as the file, page-aligned, stays for good, and is reached through atomics alone, for which any bytes
-        // are a value.
+        // SAFETY: the mapping is as large as the file, page-aligned and never unmapped, and it is
+        // accessed only through atomics, for which all bit patterns are valid.
         let page = unsafe { start.cast::<Page>().as_ref() };
         Ok(Board { file, page })
     }
 
-    /// The same page, to be sent to a process.
+    /// Another handle of the same page, to be sent to a process.
     ///
     /// # Errors
-    /// When there is no descriptor left.
+    /// When no descriptor is left.
     pub fn again(&self) -> std::io::Result<Board> {
         Ok(Board { file: self.file.try_clone()?, page: self.page })
     }
 
-    /// The place of one participant. There are 16.
+    /// The seat of one participant. There are 16.
     pub fn seat(&self, index: usize) -> Seat<'_> {
         let place = &self.page.places[index].0;
         place.thread.store(sys::thread_id(), Relaxed);
         Seat { board: self, index, place, phase: 0 }
     }
 
-    /// Waits until so many participants are ready for the next phase, and so have done with this one.
+    /// Waits until `participants` participants are ready for the next phase, and so have finished
+    /// this one.
     ///
     /// # Errors
-    /// When one of them failed: for the reason that it gave.
+    /// When a participant failed, with the reason that it gave.
     pub fn gather(&self, participants: usize) -> Outcome<()> {
         loop {
             let ready = self.page.ready.0.load(Acquire);
@@ -106,7 +109,7 @@ impl Board {
         }
     }
 
-    /// Begins the next phase, and gives the time.
+    /// Begins the next phase and returns the time at which it began.
     pub fn begin(&self, amount: u64) -> Duration {
         self.page.ready.0.store(0, Relaxed);
         self.page.stop.0.store(0, Relaxed);
@@ -117,37 +120,37 @@ impl Board {
         begin
     }
 
-    /// Tells those who work until they are told to stop.
+    /// Stops the participants that work until they are stopped.
     pub fn stop(&self) {
         self.page.stop.0.store(1, Relaxed);
     }
 
-    /// Lets the participants go.
+    /// Lets the participants return.
     pub fn finish(&self) {
         self.begin(OVER);
     }
 
-    /// What one participant has counted.
+    /// Returns what a participant has counted.
     pub fn count(&self, index: usize) -> u64 {
         self.page.places[index].0.count.load(Acquire)
     }
 
-    /// When one participant has last [said](Seat::ended) that it was done.
+    /// Returns the time at which a participant last [reported](Seat::ended) that it was done.
     pub fn ended(&self, index: usize) -> Duration {
         Duration::from_nanos(self.page.places[index].0.ended.load(Acquire))
     }
 
-    /// What one participant has found.
+    /// Returns the value that a participant has found.
     pub fn value(&self, index: usize) -> f64 {
         f64::from_bits(self.page.places[index].0.value.load(Acquire))
     }
 
-    /// A number that anybody may change.
+    /// A counter that all participants may change.
     pub fn tally(&self) -> &AtomicU64 {
         &self.page.tally.0
     }
 
-    /// Leaves the reason why a participant gave up.
+    /// Stores the reason why a participant gave up.
     pub fn fail(&self, reason: &str) {
         let failed = &self.page.failed.0;
         if failed.compare_exchange(0, 1, AcqRel, Acquire).is_ok() {
@@ -156,7 +159,7 @@ impl Board {
             }
             failed.store(2, Release);
         }
-        // Those who look at it again see that something has changed.
+        // Changes the word that the conductor sleeps on, so that it looks again.
         self.page.ready.0.fetch_add(SEATS as u32, Release);
         futex_wake(&self.page.ready.0, 1);
     }
@@ -183,7 +186,7 @@ impl<'de> Deserialize<'de> for Board {
     }
 }
 
-/// Where a participant sits.
+/// A participant's access to the board.
 pub struct Seat<'a> {
     board: &'a Board,
     index: usize,
@@ -192,7 +195,8 @@ pub struct Seat<'a> {
 }
 
 impl Seat<'_> {
-    /// Says that this participant is ready, waits for the next phase, and gives how much is to be done in it. None: it may go.
+    /// Reports that this participant is ready, waits for the next phase, and returns its amount of
+    /// work. Returns None when there are no more phases.
     pub fn next_phase(&mut self) -> Option<u64> {
         let page = self.board.page;
         page.ready.0.fetch_add(1, Release);
@@ -204,42 +208,43 @@ impl Seat<'_> {
         Some(page.amount.0.load(Relaxed)).filter(|amount| *amount != OVER)
     }
 
-    /// Keeps this participant to a processor, next to that of the participant before: so that a wake-up always crosses from one to the
-    /// other, and two who could run at the same time do, whatever the scheduler would have made of it.
+    /// Pins this participant to a processor, the one after that of the previous participant. A
+    /// wake-up then always crosses from one processor to another, and two participants that can run
+    /// at the same time do, regardless of the scheduler.
     ///
     /// # Errors
-    /// When the kernel does not let it.
+    /// When the kernel refuses.
     pub fn keep_to_processor(&self) -> Outcome<()> {
         Ok(sys::keep_to_processor(self.index)?)
     }
 
-    /// Whether the conductor wants it to stop.
+    /// Returns whether the conductor has asked the participants to stop.
     #[inline]
     pub fn is_stopped(&self) -> bool {
         self.board.page.stop.0.load(Relaxed) != 0
     }
 
-    /// Says how many there were.
+    /// Reports a count.
     pub fn counted(&self, count: u64) {
         self.place.count.store(count, Release);
     }
 
-    /// Says that all is done, now.
+    /// Reports that all is done, as of now.
     pub fn ended(&self) {
         self.place.ended.store(sys::nanoseconds(), Release);
     }
 
-    /// Says what was found.
+    /// Reports the value found.
     pub fn found(&self, value: f64) {
         self.place.value.store(value.to_bits(), Release);
     }
 
-    /// The board, for what others say.
+    /// The board, to read what other participants report.
     pub fn board(&self) -> &Board {
         self.board
     }
 
-    /// Waits until another participant has been asleep for a while, in the kernel.
+    /// Waits until another participant has been asleep in the kernel for a while.
     ///
     /// # Errors
     /// When it doesn't go to sleep.
@@ -248,7 +253,8 @@ impl Seat<'_> {
         let path = format!("/proc/{thread}/stat");
         std::thread::sleep(rest);
         for _ in 0..1000 {
-            // The state comes after the name, which is in brackets and may hold anything: see proc_pid_stat(5).
+            // The state follows the name, which is in parentheses and may contain any character:
+            // see proc_pid_stat(5).
             let line = std::fs::read_to_string(&path)?;
             if line.rsplit(") ").next().is_some_and(|after| after.starts_with('S')) {
                 return Ok(());

@@ -1,6 +1,7 @@
-//! Participants brought to life: as processes of multiproc's, as copies of this process, or as threads.
+//! Runs participants as processes of multiproc, as fork copies of this process, or as threads.
 //!
-//! All are called from a process that has done nothing else, see [`slices`](crate::slices): a copy is made while there is one thread.
+//! All functions are called from a process that has done nothing else, see
+//! [`slices`](crate::slices), so that there is only one thread when a copy is made.
 
 use std::sync::Arc;
 
@@ -13,24 +14,24 @@ use crate::board::{Board, Seat};
 
 /// What a participant does.
 pub trait Part {
-    /// All of it: until [`Seat::next_phase`] gives nothing any more.
+    /// Does all of the participant's work, until [`Seat::next_phase`] returns None.
     ///
     /// # Errors
-    /// Whatever goes wrong ends the measurement.
+    /// Any error ends the measurement.
     fn play(self, seat: &mut Seat<'_>) -> Outcome<()>;
 }
 
-/// Each in a process of its own, started by the default method: its part is sent to it.
+/// Runs each part in a process of its own, started by the default method; the part is sent to it.
 ///
 /// # Errors
-/// When one can't be started, one of them fails, or `conduct` does.
+/// When a process can't be started, a participant fails, or `conduct` fails.
 pub fn started<P, T>(parts: Vec<P>, conduct: impl FnOnce(&Board) -> Outcome<T>) -> Outcome<T>
 where
     P: Part + Serialize + DeserializeOwned + 'static,
 {
     let board = Board::new()?;
     let start = |(index, part)| {
-        // Each is sent a descriptor of its own.
+        // Each participant gets a descriptor of its own.
         let board: Board = board.again()?;
         Ok(Process::new(perform_sent::<P>, (part, index, board)).start()?)
     };
@@ -38,10 +39,10 @@ where
     conduct_and_join(&board, children, conduct)
 }
 
-/// Each in a copy of this process: for what can't be sent.
+/// Runs each part in a fork copy of this process, for parts that can't be sent.
 ///
 /// # Errors
-/// As [`started`].
+/// As for [`started`].
 pub fn forked<P: Part, T>(parts: Vec<P>, conduct: impl FnOnce(&Board) -> Outcome<T>) -> Outcome<T> {
     let board = Board::new()?;
     let start = |(index, part)| Ok(Process::fork(|| perform(part, index, &board)).start()?);
@@ -49,10 +50,10 @@ pub fn forked<P: Part, T>(parts: Vec<P>, conduct: impl FnOnce(&Board) -> Outcome
     conduct_and_join(&board, children, conduct)
 }
 
-/// Each in a thread of this process. After an error they may be left running.
+/// Runs each part in a thread of this process. After an error, threads may be left running.
 ///
 /// # Errors
-/// As [`started`].
+/// As for [`started`].
 pub fn threads<P, T>(parts: Vec<P>, conduct: impl FnOnce(&Board) -> Outcome<T>) -> Outcome<T>
 where
     P: Part + Send + 'static,
@@ -95,7 +96,7 @@ fn perform(part: impl Part, index: usize, board: &Board) -> Result<(), String> {
     result.inspect_err(|error| board.fail(error))
 }
 
-/// Tells the conductor of a panic.
+/// Reports a panic to the conductor.
 struct FailsOnPanic<'a>(&'a Board);
 
 impl Drop for FailsOnPanic<'_> {

@@ -1,16 +1,16 @@
-//! What was measured.
+//! Measured values and their summaries.
 
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Values of several contestants.
+/// The values of several contestants.
 #[derive(Default)]
 pub struct Series(Vec<(&'static str, Vec<f64>)>);
 
 impl Series {
-    /// One that nobody has taken part in.
+    /// A series without values.
     pub const fn none() -> Series {
         Series(Vec::new())
     }
@@ -26,27 +26,27 @@ impl Series {
         }
     }
 
-    /// Forgets all values of a contestant that turned out not to be able to take part.
+    /// Removes all values of a contestant that turned out to be unable to take part.
     pub fn remove(&mut self, contestant: &str) {
         self.0.retain(|(name, _)| *name != contestant);
     }
 
-    /// None of a contestant that has not taken part.
+    /// The summary of a contestant's values; None if it has not taken part.
     pub fn summary(&self, contestant: &str) -> Option<Summary> {
         self.0.iter().find(|(name, _)| *name == contestant).map(|(_, values)| Summary::of(values))
     }
 
-    /// As [`summary`](Series::summary).
+    /// As [`summary`](Series::summary), but only the median.
     pub fn median(&self, contestant: &str) -> Option<f64> {
         self.summary(contestant).map(|summary| summary.median)
     }
 
-    /// The median of one over that of another, if both have taken part.
+    /// The median of `over` divided by that of `under`, if both have taken part.
     pub fn ratio(&self, over: &str, under: &str) -> Option<f64> {
         Some(self.median(over)? / self.median(under)?)
     }
 
-    /// All contestants, the smallest median first.
+    /// The summaries of all contestants, the smallest median first.
     pub fn summaries(&self) -> Vec<(&'static str, Summary)> {
         let mut all: Vec<_> = self.0.iter().map(|(name, values)| (*name, Summary::of(values))).collect();
         all.sort_by(|(_, left), (_, right)| left.median.total_cmp(&right.median));
@@ -59,7 +59,7 @@ impl Series {
     }
 }
 
-/// What becomes of the values of one contestant. There is at least one.
+/// Statistics of one contestant's values, of which there is at least one.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Summary {
     pub n: usize,
@@ -79,12 +79,12 @@ impl Summary {
     }
 }
 
-/// The median of some values, of which there is at least one.
+/// The median of `values`, which must not be empty.
 pub fn median(values: &[f64]) -> f64 {
     Summary::of(values).median
 }
 
-/// What is missing, and why, each said once.
+/// What is missing from the results and why, each line once.
 #[derive(Default)]
 pub struct Skipped(pub Vec<String>);
 
@@ -96,7 +96,7 @@ impl Skipped {
         }
     }
 
-    /// Whether there is a line about that.
+    /// Returns whether there is a line about `what`.
     pub fn names(&self, what: &str) -> bool {
         self.0.iter().any(|line| line.strip_prefix(what).is_some_and(|rest| rest.starts_with(": ")))
     }

@@ -1,19 +1,20 @@
-//! The machine, as far as it bears on the figures.
+//! The properties of the machine that influence the figures.
 
 use serde::Serialize;
 
-/// What heads every report.
+/// The header of each report.
 #[derive(Default, Serialize)]
 pub struct Host {
     pub cpus: usize,
     pub kernel: String,
-    /// Whether memory comes in pages of 2 MiB, which makes a large process cheap to copy: `[always]`, `[madvise]` or `[never]`.
+    /// Whether memory comes in pages of 2 MiB, which makes a large process cheap to copy:
+    /// `[always]`, `[madvise]` or `[never]`.
     pub huge_pages: String,
     pub python: Option<String>,
 }
 
 impl Host {
-    /// What can be seen from here; whether there is a Python is for the caller to say.
+    /// Reads the machine's properties. The caller fills in `python`.
     pub fn look() -> Host {
         let read = |path| std::fs::read_to_string(path).map_or("unknown".to_owned(), |text| text.trim().to_owned());
         Host {
@@ -24,7 +25,7 @@ impl Host {
         }
     }
 
-    /// One line of it.
+    /// Prints a one-line summary.
     pub fn print(&self) {
         let python = self.python.as_deref().unwrap_or("no Python");
         println!("Linux {}, {} CPUs, huge pages {}, {python}", self.kernel, self.cpus, self.huge_pages);

@@ -1,19 +1,21 @@
-//! What benchmarks write down in places of the system: all of it has a name that begins with the number of its run, and goes with the run, or with
-//! a later one if that was killed.
+//! Files that benchmarks leave in system directories.
+//!
+//! All of them have a name that begins with the number of their run. They are removed at the end of
+//! the run, or by a later run if the run was killed.
 
 use std::path::{Path, PathBuf};
 
-/// Where such things lie.
+/// The directories where such files lie.
 const PLACES: [&str; 2] = ["/tmp", "/dev/shm"];
 
 const BEGINNING: &str = "multiproc-bench-";
 
-/// How names of a run begin. Its number is that of its process.
+/// The prefix of a run's file names. A run's number is the pid of its process.
 pub fn prefix(run: u32) -> String {
     format!("{BEGINNING}{run}-")
 }
 
-/// Removes what this run and those that are over have left.
+/// Removes the files of this run and of runs that are over.
 pub fn sweep() {
     for path in PLACES.iter().flat_map(|place| leftovers(Path::new(place))) {
         let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -25,12 +27,13 @@ fn leftovers(place: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(|entry| run_of(&entry.file_name().to_string_lossy()).is_some_and(is_over)).map(|entry| entry.path())
 }
 
-/// The run that a name belongs to.
+/// The run that a file name belongs to.
 fn run_of(name: &str) -> Option<u32> {
     name.strip_prefix(BEGINNING)?.split_once('-')?.0.parse().ok()
 }
 
-/// Whether nothing of a run will be needed any more: nobody calls this in the middle of his own.
+/// Returns whether the files of a run are no longer needed. That includes this run's: this is never
+/// called in the middle of a run.
 fn is_over(run: u32) -> bool {
     run == std::process::id() || !Path::new(&format!("/proc/{run}")).exists()
 }

@@ -1,11 +1,13 @@
-//! What the benchmarks have in common: contestants that take turns, medians, tables, and ratios that multiproc is held to.
+//! What the benchmarks share: contestants that take turns, medians, tables, and the ratios that
+//! multiproc must meet.
 //!
-//! Each benchmark in `benches/` prints tables, then each ratio as a line `RATIO <key> <value> <op> <target>`, and writes every figure to
-//! `bench/<name>.json` in the target directory. `-- --quick` is for CI: the same, with too little of everything for the figures to mean
-//! much. Without `--bench` among the arguments, which `cargo bench` adds, nothing is measured.
+//! Each benchmark in `benches/` prints tables, then each ratio as a line `RATIO <key> <value> <op>
+//! <target>`, and writes every figure to `bench/<name>.json` in the target directory. `-- --quick`
+//! is for CI: the same, but with too few iterations for the figures to mean much. Nothing is
+//! measured unless `--bench` is among the arguments; `cargo bench` adds it.
 //!
-//! Only ratios within one run mean anything, and only if a slow moment of the machine is everybody's. So contestants take turns in an order
-//! that is shuffled every round.
+//! Only ratios within one run are meaningful, and only if a slow moment of the machine affects all
+//! contestants alike. So contestants take turns in an order that is shuffled every round.
 
 use std::error::Error;
 
@@ -22,15 +24,16 @@ pub mod report;
 pub mod slices;
 pub mod sys;
 
-/// Whatever goes wrong ends a measurement: a figure that misses some of its iterations is none.
+/// Any error ends a measurement, since a figure that lacks some of its iterations would be wrong.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Whether cargo bench is asking: `cargo test --all-targets` runs the benchmarks too, and wants nothing measured.
+/// Returns whether `cargo bench` runs this program: `cargo test --all-targets` runs the benchmarks
+/// too, but expects no measurement.
 pub fn is_asked() -> bool {
     has_argument("--bench")
 }
 
-/// Whether figures that mean little are enough.
+/// Returns whether a quick run is asked for, with figures that mean little.
 pub fn is_quick() -> bool {
     has_argument("--quick")
 }

@@ -1,4 +1,4 @@
-//! How much to do, so that it takes about as long as it should.
+//! Chooses the number of iterations so that a measurement takes about as long as it should.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -7,11 +7,12 @@ use crate::Outcome;
 use crate::figures::median;
 use crate::sys::monotonic;
 
-/// Does growing amounts, beginning with `first`, until at least `warm` has been done and the pace is known; then as much as fills `slice`.
-/// Gives that last amount, and how long it took.
+/// Runs growing amounts, beginning with `first`, until at least `warm` has been done and the speed
+/// is known; then runs the amount that fills `slice`. Returns that last amount and how long it
+/// took.
 ///
 /// # Errors
-/// Those of `run`, which does an amount and says how long it took.
+/// Those of `run`, which does an amount and returns how long it took.
 pub fn fill(
     slice: Duration,
     first: u64,
@@ -24,7 +25,7 @@ pub fn fill(
         done += amount;
         let fitting = (slice.as_secs_f64() / time.as_secs_f64().max(1e-9) * amount as f64) as u64;
         if time >= slice || (done >= warm && time >= slice / 8) {
-            // Not one alone, be it as slow as it may.
+            // At least two, however slow they are.
             let amount = fitting.max(2);
             return Ok((amount, run(amount)?));
         }
@@ -32,7 +33,8 @@ pub fn fill(
     }
 }
 
-/// Does `amount` in up to 64 parts, and gives the median of what one of it took, in nanoseconds.
+/// Does `amount` in up to 64 parts, and returns the median time of a single iteration, in
+/// nanoseconds.
 ///
 /// # Errors
 /// Those of `run`.
@@ -49,7 +51,8 @@ pub fn each(amount: u64, mut run: impl FnMut(u64) -> Outcome<()>) -> Outcome<f64
     Ok(median(&times))
 }
 
-/// Keeps the processor busy: a step, some two nanoseconds, is a round of George Marsaglia's xorshift.
+/// Keeps the processor busy. A step takes about two nanoseconds and is a round of George
+/// Marsaglia's xorshift.
 #[inline]
 pub fn work(steps: u32) {
     let mut state = black_box(1_u64);

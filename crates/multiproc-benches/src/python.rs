@@ -1,11 +1,11 @@
-//! Python, if there is a `python3`.
+//! Runs Python peers, if there is a `python3`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::{Outcome, leftovers, report};
 
-/// An interpreter, and the script that it runs, which goes when this is dropped.
+/// An interpreter and the script that it runs. The script's file is removed on drop.
 pub struct Python {
     program: PathBuf,
     version: String,
@@ -14,14 +14,14 @@ pub struct Python {
 }
 
 impl Python {
-    /// The first `python3` on the path.
+    /// Finds the first `python3` on the path.
     ///
     /// # Errors
-    /// When there is none, or there is no place for the script.
+    /// When there is none, or the script's file can't be written.
     pub fn find(script: &str) -> Outcome<Python> {
         let program = PathBuf::from("python3");
         let version = output(Command::new(&program).arg("--version"))?.trim().to_owned();
-        // A file, because the methods that start a new interpreter have it import the script.
+        // A file, because the start methods that run a new interpreter import the script there.
         let directory = Path::new("/tmp").join(leftovers::prefix(std::process::id()) + "python");
         std::fs::create_dir(&directory)?;
         let python = Python { program, version, script: directory.join("peer.py"), directory };
@@ -29,31 +29,31 @@ impl Python {
         Ok(python)
     }
 
-    /// As it says itself: `Python 3.13.0`.
+    /// The version as the interpreter prints it: `Python 3.13.0`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The script, with these arguments.
+    /// A command that runs the script with these arguments.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(&self.script).args(arguments);
         command
     }
 
-    /// What the script prints.
+    /// Runs the script and returns its output.
     ///
     /// # Errors
-    /// When it does not end well: with the last line that it had to say.
+    /// When the script fails, with the last line that it wrote to standard error.
     pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Outcome<String> {
         output(&mut self.command(arguments))
     }
 
-    /// Goes over to an interpreter that has a package, in an environment of the benchmarks' own; the package is brought there first if
-    /// that is wanted.
+    /// Switches to an interpreter that has `package`, in a virtual environment of the benchmarks'
+    /// own. Installs the package there first if `install` is set.
     ///
     /// # Errors
-    /// When the package is not there. The interpreter is then the one that it was.
+    /// When the package is missing. The interpreter is then unchanged.
     pub fn with_package(&mut self, package: &str, module: &str, install: bool) -> Outcome<()> {
         let environment = report::directory()?.join("python");
         let program = environment.join("bin/python3");
@@ -79,10 +79,10 @@ impl Drop for Python {
     }
 }
 
-/// What a command prints.
+/// Runs a command and returns its output.
 ///
 /// # Errors
-/// When it can't be started or does not end well: with the last line that it had to say.
+/// When it can't be started or fails: with the last line that it wrote to standard error.
 pub fn output(command: &mut Command) -> Outcome<String> {
     let output =
         command.stdin(Stdio::null()).output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;

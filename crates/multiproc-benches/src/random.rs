@@ -1,10 +1,10 @@
-//! Orders that look random, and are the same in every run.
+//! Pseudorandom orders that are the same in every run.
 
 /// Sebastiano Vigna's SplitMix64.
 pub struct Random(u64);
 
 impl Random {
-    /// From the seed that all benchmarks share.
+    /// A generator with the seed that all benchmarks share.
     #[expect(clippy::new_without_default, reason = "a default would hide that it always begins with the same seed")]
     pub fn new() -> Random {
         Random(2026)
@@ -18,7 +18,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Fisher and Yates. The modulo's bias is none that a handful of contestants could notice.
+    /// The Fisher-Yates shuffle. The modulo's bias is negligible for a handful of contestants.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, (self.next() % (last as u64 + 1)) as usize);

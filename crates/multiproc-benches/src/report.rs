@@ -1,4 +1,4 @@
-//! What is printed and written of the figures.
+//! Prints and writes the figures.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::figures::{Series, Skipped, Summary};
 
-/// A figure that multiproc is held to.
+/// A ratio or figure that multiproc must meet.
 pub struct Ratio {
     pub key: String,
-    /// None when something was skipped.
+    /// None when the measurement was skipped.
     pub value: Option<f64>,
     pub bound: Bound,
 }
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Clone, Copy)]
 pub enum Bound {
     AtMost(f64),
@@ -43,7 +43,7 @@ impl Ratio {
     }
 }
 
-/// What is missing, and then a line for each ratio.
+/// Prints what is missing, and then a line for each ratio.
 pub fn print_ratios(skipped: &Skipped, ratios: &[Ratio]) {
     println!();
     for line in &skipped.0 {
@@ -63,25 +63,26 @@ pub fn json_of_ratios(ratios: &[Ratio]) -> Value {
     ratios.iter().map(Ratio::json).collect()
 }
 
-/// Some of the figures of a series: its heading, and what is said of each contestant.
+/// A column group of a table: its heading, its values, and the cells printed for each contestant.
 pub struct Column<'a> {
     pub heading: String,
     pub series: &'a Series,
     pub cells: &'a [Cell<'a>],
 }
 
-/// One figure: its heading, its width, and how it is made of the summary.
+/// A cell: its heading, its width, and how it is formatted from the summary.
 pub type Cell<'a> = (&'a str, usize, &'a dyn Fn(Summary) -> String);
 
-/// Which contestant heads a table.
+/// Whether the contestant with the smallest or the largest median comes first in a table.
 #[derive(Clone, Copy, PartialEq)]
 pub enum First {
     Smallest,
     Largest,
 }
 
-/// A line for each contestant, in the order of the first column; who is missing there comes after, in the order of the next.
-/// What nobody has taken part in is left out.
+/// Prints a table with a line for each contestant, in the order of the first column group;
+/// contestants that are missing there follow in the order of the next one. Columns without values
+/// are left out.
 pub fn table(title: &str, first: First, columns: &[Column<'_>]) {
     let columns: Vec<_> = columns.iter().filter(|column| !column.series.is_empty()).collect();
     if columns.is_empty() {
@@ -123,7 +124,7 @@ pub fn table(title: &str, first: First, columns: &[Column<'_>]) {
     }
 }
 
-/// A number with three digits that count: `6.8 M`, `88.1 k`, `0.74`.
+/// Formats a number with three significant digits: `6.8 M`, `88.1 k`, `0.74`.
 pub fn short(value: f64) -> String {
     let (value, unit) = match value {
         v if v >= 999.5e6 => (v / 1e9, " G"),
@@ -151,16 +152,18 @@ pub fn write(name: &str, whole: &Value) -> Outcome<()> {
     Ok(())
 }
 
-/// `bench` in the directory where cargo builds. A relative `CARGO_TARGET_DIR` is relative to where cargo was called, which this program can't
-/// know; but cargo marks the directory with a `CACHEDIR.TAG`, and this program lies in it.
+/// Returns the directory `bench` in cargo's target directory, and creates it if necessary. A
+/// relative `CARGO_TARGET_DIR` is relative to the directory where cargo was called, which this
+/// program can't know; but cargo marks its target directory with a `CACHEDIR.TAG`, and this program
+/// lies in it.
 ///
 /// # Errors
-/// When there is no such directory, or nothing can be made in it.
+/// When there is no target directory, or nothing can be created in it.
 pub fn directory() -> Outcome<PathBuf> {
     let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let program = std::env::current_exe()?;
     let marked = || program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists()).map(PathBuf::from);
-    let target = given.or_else(marked).ok_or("this program does not lie in a target directory of cargo's")?;
+    let target = given.or_else(marked).ok_or("this program is not in a cargo target directory")?;
     let directory = target.join("bench");
     std::fs::create_dir_all(&directory)?;
     Ok(directory)

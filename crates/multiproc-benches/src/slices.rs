@@ -1,10 +1,14 @@
-//! Benchmarks whose contestants take turns in slices: each turn is a process of its own, which is gone before the next one begins.
+//! Benchmarks in which contestants take turns in slices: each turn is a process of its own, which
+//! has ended before the next one begins.
 //!
-//! The process is this program again, with `--slice <contestant> <event> <milliseconds>`, or Python with a script and the same. It prints one
-//! number. So a contestant that hangs or crashes is one that is skipped, threads that its library has made are in nobody's way, and what
-//! it keeps warm is its own. A slice that lasts longer than a minute is ended by its alarm.
+//! The process is this program again, with `--slice <contestant> <event> <milliseconds>`, or Python
+//! with a script and the same arguments. It prints one number. A contestant that hangs or crashes
+//! is therefore only skipped, threads that its library has started disturb no other contestant, and
+//! warm caches of the process are its own. A slice that lasts longer than a minute is ended by its
+//! alarm.
 //!
-//! `-- --contestants a,b` and `-- --events x,y` keep to those whose name contains one of the words; `-- --rounds 3` to so many rounds.
+//! `-- --contestants a,b` and `-- --events x,y` select those with a name that contains one of the
+//! words; `-- --rounds 3` sets the number of rounds.
 
 use std::process::Command;
 use std::time::Duration;
@@ -18,29 +22,29 @@ use crate::random::Random;
 use crate::report::{Ratio, json_of_ratios, print_ratios, write};
 use crate::{Outcome, is_asked, is_quick, leftovers, sys};
 
-/// Something that is measured of all who can do it.
+/// Something that is measured for each contestant that supports it.
 pub trait Event: Copy + PartialEq + 'static {
-    /// A word without spaces.
+    /// The event's name: a word without spaces.
     fn key(self) -> String;
 
-    /// Of the values.
+    /// The unit of the values.
     fn unit(self) -> &'static str;
 
-    /// How long a slice is, when it is not for a quick look.
+    /// The length of a slice in a full run.
     fn slice(self) -> Duration;
 
-    /// How often its turn comes in a round, then.
+    /// How many turns the event gets in a round of a full run.
     fn turns(self) -> u32 {
         1
     }
 }
 
-/// One way of doing it.
+/// One implementation that is measured.
 pub struct Contestant<E> {
     pub name: &'static str,
-    /// Whether a failure is one of multiproc, and ends the benchmark.
+    /// Whether this is multiproc itself, so that a failure ends the benchmark.
     pub is_ours: bool,
-    /// What it can do.
+    /// Whether the contestant supports an event.
     pub fits: fn(E) -> bool,
     pub run: Run<E>,
 }
@@ -59,25 +63,26 @@ impl<E> Contestant<E> {
     }
 }
 
-/// Where its slices run.
+/// How a contestant's slices run.
 pub enum Run<E> {
     /// In this program, by this function.
     Here(fn(E, Duration) -> Outcome<f64>),
-    /// In the script.
+    /// In the Python script.
     Script,
 }
 
 /// A benchmark.
 pub struct Bench<E> {
-    /// As cargo knows it.
+    /// The name of the cargo bench target.
     pub name: &'static str,
     pub events: Vec<E>,
     pub contestants: Vec<Contestant<E>>,
-    /// Of Python's contestants: it takes a contestant, an event, and milliseconds.
+    /// The script of the Python contestants: it takes a contestant, an event, and milliseconds.
     pub script: &'static str,
-    /// Contestants of Python's that need a package, and the module that it brings.
+    /// Python contestants that need a package: contestant, package, and the module that it
+    /// provides.
     pub packages: &'static [(&'static str, &'static str, &'static str)],
-    /// What is known to be missing, and why.
+    /// Contestants that are known to be missing, and why.
     pub absent: &'static [(&'static str, &'static str)],
     pub rounds: u32,
     /// Prints the tables.
@@ -85,11 +90,11 @@ pub struct Bench<E> {
     pub ratios: fn(&Figures<E>) -> Vec<Ratio>,
 }
 
-/// All that was measured, by event.
+/// All measured values, by event.
 pub struct Figures<E>(Vec<(E, Series)>);
 
 impl<E: Event> Figures<E> {
-    /// The values of one event, if there are any.
+    /// The values of one event, empty if there are none.
     pub fn of(&self, event: E) -> &Series {
         const NONE: &Series = &Series::none();
         self.0.iter().find(|(this, _)| *this == event).map_or(NONE, |(_, series)| series)
@@ -103,13 +108,14 @@ impl<E: Event> Figures<E> {
     }
 }
 
-/// The longest that a slice may take, in seconds.
+/// The maximum duration of a slice, in seconds.
 const PATIENCE: u32 = 60;
 
-/// The whole of `main`: a slice, if this process is one; the benchmark, if cargo bench is asking; or nothing.
+/// The whole of `main`: runs a slice if this process is one, the benchmark if `cargo bench` runs
+/// this program, and otherwise nothing.
 ///
 /// # Errors
-/// When one of multiproc's own contestants fails, or figures can't be written.
+/// When one of multiproc's own contestants fails, or the figures can't be written.
 pub fn main<E: Event>(bench: Bench<E>) -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, contestant, event, milliseconds] = &arguments[..]
@@ -128,16 +134,16 @@ pub fn main<E: Event>(bench: Bench<E>) -> Outcome<()> {
 }
 
 impl<E: Event> Bench<E> {
-    /// What a process does that is one turn.
+    /// Runs one turn in this process.
     fn slice(&self, contestant: &str, event: &str, milliseconds: &str) -> Outcome<f64> {
-        // It would make a child ahead while others are measured.
+        // Otherwise a child would be started ahead while others are measured.
         multiproc::set_standby(false);
         let contestant = self.contestants.iter().find(|one| one.name == contestant).ok_or("no such contestant")?;
         let event = self.events.iter().find(|one| one.key() == event).ok_or("no such event")?;
         let slice = Duration::from_millis(milliseconds.parse()?);
         match contestant.run {
             Run::Here(run) => run(*event, slice),
-            Run::Script => Err("that one is Python's".into()),
+            Run::Script => Err("that contestant runs in Python".into()),
         }
     }
 
@@ -187,7 +193,8 @@ impl<E: Event> Bench<E> {
         write(self.name, &whole)
     }
 
-    /// None if there is nobody to use it. Contestants that it can't do are left out.
+    /// Finds the interpreter; None if no contestant needs it. Removes the contestants that it can't
+    /// run.
     fn find_python(&mut self, skipped: &mut Skipped) -> Option<Python> {
         if !self.contestants.iter().any(|contestant| matches!(contestant.run, Run::Script)) {
             return None;
@@ -212,7 +219,7 @@ impl<E: Event> Bench<E> {
         Some(python)
     }
 
-    /// One of each in one event, in any order.
+    /// Runs one slice of each contestant in one event, in random order.
     fn turns(
         &mut self,
         event: E,

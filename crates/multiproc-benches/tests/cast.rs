@@ -1,4 +1,4 @@
-//! Participants that go wrong don't leave the conductor waiting.
+//! Participants that fail don't leave the conductor waiting.
 
 use multiproc_benches::Outcome;
 use multiproc_benches::board::{Board, Seat};

@@ -1,13 +1,14 @@
-//! A worker function in a crate of its own. It knows nothing of multiproc: any function is a target.
+//! A worker function in a crate of its own. The crate knows nothing of multiproc: any function can
+//! be a target.
 
 #![warn(missing_docs)]
 
-/// Says that it works.
+/// Prints a line.
 pub fn worker() {
     println!("Worker");
 }
 
-/// The sum of `numbers`, in whatever process it is called.
+/// Returns the sum of `numbers`.
 pub fn sum(numbers: Vec<u64>) -> u64 {
     numbers.iter().sum()
 }

@@ -1,10 +1,11 @@
-//! Whole programs that use multiproc; their tests are in `tests/`. Nothing is in the library itself but what they share.
+//! Whole programs that use multiproc; their tests are in `tests/`. The library itself only has what
+//! they share.
 
 use std::time::Duration;
 
 use multiproc::StartMethod;
 
-/// The start method of this name, as tests give it to programs.
+/// The start method of this name, as tests pass it to programs.
 pub fn start_method(name: &str) -> StartMethod {
     match name {
         "forkserver" => StartMethod::ForkServer,
@@ -14,25 +15,25 @@ pub fn start_method(name: &str) -> StartMethod {
     }
 }
 
-/// Sleeps for ever, as far as a test is concerned.
+/// Sleeps longer than any test takes.
 pub fn sleep_long() {
     std::thread::sleep(Duration::from_secs(100_000));
 }
 
-/// Prints a line at once, in one piece, whatever buffers there are.
+/// Prints a line immediately and in one piece, without any buffers.
 pub fn say(line: &str) {
     use std::io::Write;
     std::io::stdout().write_all(format!("{line}\n").as_bytes()).unwrap();
     std::io::stdout().flush().unwrap();
 }
 
-/// Numbers that look random, and are the same for the same seed: splitmix64, from Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014.
+/// Pseudorandom numbers, the same for the same seed: splitmix64, from Steele, Lea and Flood, "Fast
+/// splittable pseudorandom number generators", 2014.
 #[derive(Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// All that follows is decided by `seed`.
+    /// A generator with this seed, which determines all numbers.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }

@@ -1,4 +1,5 @@
-//! Programs that start processes, killed at each of their moments, and at random ones. `src/bin/chaos` does it, and sees that nothing is left.
+//! Programs that start processes, killed at each of their moments, and at random ones.
+//! `src/bin/chaos` does it, and checks that nothing is left.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -6,14 +7,15 @@ use std::process::Command;
 /// The methods by which processes are started.
 const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
 
-/// How many starts of each method are under way, or have been, in the programs that are killed at random.
+/// The number of starts of each method in the programs that are killed at random moments.
 const STARTS: u32 = 2000;
 
-/// Runs it, and gives the numbers that it prints by their names.
+/// Runs `chaos`, and returns the numbers that it prints, by name.
 fn chaos(arguments: &[&str]) -> BTreeMap<String, u32> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));
     command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("MULTIPROC_ENTRY");
-    // Cargo's: the loader would look in all those places, and double the number of moments.
+    // Set by cargo: the loader would search all those directories, and double the number of
+    // moments.
     command.env_remove("LD_LIBRARY_PATH");
     let output = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -26,7 +28,8 @@ fn chaos(arguments: &[&str]) -> BTreeMap<String, u32> {
     stdout.lines().map(pair).collect()
 }
 
-/// What can come of a start whose victim is killed at whichever moment; each has to come at least once.
+/// Kills the victim at each moment of a start. Each of the expected outcomes must occur at least
+/// once, and no other.
 fn step(method: &str, victim: &str, state: &str, expected: &[&str]) {
     let mut numbers = chaos(&["step", method, victim, state]);
     // Fewer would mean that the victim was not stepped at all.
@@ -60,7 +63,7 @@ fn a_child_that_is_killed_at_any_moment_has_been_killed_or_has_given_its_value()
 fn of_a_parent_that_is_killed_at_any_moment_nothing_is_left() {
     for method in METHODS {
         for state in ["cold", "warm", "ignoring"] {
-            // It says its value before the last of its moments come.
+            // It prints its value before the last of its moments.
             step(method, "parent", state, &["nothing", "value"]);
         }
     }

@@ -1,4 +1,4 @@
-//! Ctrl-C, pressed at a real terminal, and what is seen there and left behind.
+//! Ctrl-C, pressed at a real terminal: what is printed there, and which processes are left.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,10 +11,10 @@ use multiproc_os::pidfd;
 
 const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
 
-/// Those that a process with threads can use.
+/// The methods that a process with threads can use.
 const WITH_THREADS: [&str; 2] = ["forkserver", "spawn"];
 
-/// No test waits longer than this for anything; what takes so long does not come.
+/// The longest that a test waits for anything: after that, the event is considered lost.
 const LONG: Duration = Duration::from_secs(300);
 
 /// A terminal, and a program in its foreground.
@@ -24,20 +24,20 @@ struct Terminal {
     /// The leader of the session: see `shell` in the program.
     shell: Child,
     says: BufReader<ChildStdout>,
-    /// What has come to the screen and has not been looked at.
+    /// Output on the screen that has not been consumed yet.
     screen: Vec<u8>,
 }
 
 impl Terminal {
     fn run(program: &[&str]) -> Terminal {
-        // SAFETY: a new descriptor, which belongs to nobody else.
+        // SAFETY: this is a new descriptor, which nothing else owns.
         let master = unsafe {
             let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
             assert!(master >= 0);
             File::from_raw_fd(master)
         };
         let mut name = [0_u8; 64];
-        // SAFETY: the name is written within its bounds, with a zero at its end.
+        // SAFETY: the name is written within its bounds, and null-terminated.
         unsafe {
             assert_eq!(libc::grantpt(master.as_raw_fd()), 0);
             assert_eq!(libc::unlockpt(master.as_raw_fd()), 0);
@@ -60,10 +60,11 @@ impl Terminal {
         terminal
     }
 
-    /// Reads what has come to the screen. False at its end: nobody has the terminal any more.
+    /// Reads what has come to the screen. Returns false at its end, when no process has the
+    /// terminal open any more.
     fn read(&mut self) -> bool {
         let ready = pidfd::wait_any([&self.master], Some(Instant::now() + LONG)).unwrap();
-        assert_eq!(ready, [true], "nothing more comes after {:?}", String::from_utf8_lossy(&self.screen));
+        assert_eq!(ready, [true], "no more output after {:?}", String::from_utf8_lossy(&self.screen));
         let mut buffer = [0; 4096];
         match self.master.read(&mut buffer) {
             Ok(0) => false,
@@ -82,11 +83,11 @@ impl Terminal {
                 let line: Vec<u8> = self.screen.drain(..end + 2).collect();
                 return String::from_utf8(line).unwrap().trim_end().to_owned();
             }
-            assert!(self.read(), "the end, after {:?}", String::from_utf8_lossy(&self.screen));
+            assert!(self.read(), "end of output after {:?}", String::from_utf8_lossy(&self.screen));
         }
     }
 
-    /// The next lines, `name pid` each, in whatever order they come: who is there.
+    /// Reads the next lines, `name pid` each, in any order: the processes that are running.
     fn processes(&mut self, number: usize) -> Vec<Known> {
         (0..number)
             .map(|_| {
@@ -101,35 +102,35 @@ impl Terminal {
         self.master.write_all(b"\x03").unwrap();
     }
 
-    /// How the program has ended.
+    /// Returns how the program has ended.
     fn status(&mut self) -> String {
         self.shell_says()
     }
 
     fn shell_says(&mut self) -> String {
-        // Two lines may have come at once.
+        // Two lines may have arrived at once.
         if self.says.buffer().is_empty() {
             let ready = pidfd::wait_any([self.says.get_ref()], Some(Instant::now() + LONG)).unwrap();
-            assert_eq!(ready, [true], "nothing happens");
+            assert_eq!(ready, [true], "the shell prints nothing");
         }
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    /// Waits until none of the session's processes is left, and gives what is on the screen.
+    /// Waits until none of the session's processes is left, and returns what is on the screen.
     fn rest(mut self) -> String {
         for pid in self.members() {
-            Known::new("somebody", pid).wait_gone();
+            Known::new("a process of the session", pid).wait_gone();
         }
-        // Who is not there any more has started nobody.
+        // Processes that are gone can't have started new ones.
         assert_eq!(self.members(), []);
         drop(self.shell.stdin.take());
         while self.read() {}
         String::from_utf8(std::mem::take(&mut self.screen)).unwrap()
     }
 
-    /// The processes of the session, zombies and the shell aside.
+    /// The processes of the session, except zombies and the shell.
     fn members(&self) -> Vec<i32> {
         let session = self.shell.id() as i32;
         std::fs::read_dir("/proc")
@@ -145,7 +146,7 @@ impl Terminal {
     }
 }
 
-/// A test that fails leaves nothing behind either.
+/// A failed test must not leave processes behind either.
 impl Drop for Terminal {
     fn drop(&mut self) {
         for pid in self.members() {
@@ -175,7 +176,7 @@ impl Known {
     }
 
     fn wait_gone(&self) {
-        assert!(self.ends_before(Instant::now() + LONG), "{} is still there", self.name);
+        assert!(self.ends_before(Instant::now() + LONG), "{} is still running", self.name);
     }
 
     fn ends_before(&self, deadline: Instant) -> bool {
@@ -197,7 +198,8 @@ fn the_whole_family_ends_without_a_word() {
         assert_eq!(names(&processes), ["branch", "compute", "daemon", "leaf", "leaf", "main"]);
         terminal.press_ctrl_c();
         assert_eq!(terminal.status(), "signal 2");
-        // Children, not theirs, have ended before their parent: it has waited for them.
+        // The children, but not the grandchildren, have ended before their parent, because it waits
+        // for them.
         for process in processes.iter().filter(|process| process.name != "leaf") {
             assert!(process.is_gone(), "{}", process.name);
         }
@@ -299,7 +301,7 @@ fn it_can_be_switched_off_and_on_at_any_time() {
         assert_eq!(names(&processes), ["with", "without"]);
         terminal.press_ctrl_c();
         assert_eq!(terminal.status(), "signal 2");
-        // Of the main process's end, or by themselves.
+        // They end because of the main process's end, or by themselves.
         processes.iter().for_each(Known::wait_gone);
         assert_eq!(terminal.rest(), "");
     }
@@ -316,7 +318,8 @@ fn those_that_outlive_their_parent_do() {
         assert_eq!(terminal.status(), "signal 2");
         assert!(processes[0].is_gone());
         let free = processes[1].pidfd.as_ref().unwrap();
-        // What it was sent before this one it has got before: signals come in the order of their numbers.
+        // If it was sent a SIGINT, that is delivered before this signal: lower numbers are
+        // delivered first.
         pidfd::send_signal(free, libc::SIGTERM).unwrap();
         processes[1].wait_gone();
         assert_eq!(

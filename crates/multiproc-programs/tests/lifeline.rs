@@ -1,5 +1,5 @@
-//! Main processes in places where a start or a lifeline could fail. What this system doesn't let a
-//! test make is said on stderr, and passed over.
+//! Main processes in environments where a start or a lifeline could fail. A test that needs an
+//! environment that this system doesn't allow says so on stderr, and is skipped.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const LIFELINE: &str = env!("CARGO_BIN_EXE_lifeline");
 const EARLY_FILE: &str = env!("CARGO_BIN_EXE_early_file");
 const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
 
-/// No test waits longer than this for anything; what takes so long does not come.
+/// The longest that a test waits for anything: after that, the event is considered lost.
 const LONG: Duration = Duration::from_secs(300);
 
 fn lifeline(arguments: &[&str]) -> Command {
@@ -21,8 +21,8 @@ fn lifeline(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a scenario to its end: its lines. None, with a word on stderr, if the system has refused
-/// it.
+/// Runs a scenario to its end, and returns its lines. Returns None, with a message on stderr, if
+/// the system has refused it.
 fn run(arguments: &[&str]) -> Option<Vec<String>> {
     lines_of(arguments, lifeline(arguments).output().unwrap())
 }
@@ -50,9 +50,9 @@ impl Running {
         Running { main, lines }
     }
 
-    /// The pid behind this word on the next line; none if the scenario was refused.
+    /// The pid after this word on the next line; None if the scenario was refused.
     fn pid(&mut self, word: &str) -> Option<i32> {
-        let line = self.lines.next().expect("another line").unwrap();
+        let line = self.lines.next().expect("the program ended its output too early").unwrap();
         if line == "refused" {
             eprintln!("not shown: this system doesn't let the test do that");
             return None;
@@ -77,7 +77,7 @@ impl Drop for Running {
     }
 }
 
-/// A process that ends when this is dropped, whatever happens in the test.
+/// A process that is killed when this is dropped, so that a failed test leaves none behind.
 struct Watched(std::os::fd::OwnedFd);
 
 impl Watched {
@@ -91,7 +91,7 @@ impl Watched {
 
     fn wait_gone(&self) {
         let ended = pidfd::wait_any([&self.0], Instant::now().checked_add(LONG)).unwrap();
-        assert_eq!(ended, [true], "it is still there");
+        assert_eq!(ended, [true], "the process is still running");
     }
 }
 
@@ -101,7 +101,7 @@ impl Drop for Watched {
     }
 }
 
-/// The children of the process `parent` by pid and name.
+/// The children of the process `parent`, by pid and name.
 fn children(parent: i32) -> Vec<(i32, String)> {
     let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -113,7 +113,7 @@ fn children(parent: i32) -> Vec<(i32, String)> {
     .collect()
 }
 
-/// A directory of its own that is gone at the end of the test.
+/// A temporary directory that is removed at the end of the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -152,7 +152,7 @@ fn an_orphan_without_lifeline_and_server_ends_at_its_next_call() {
         let Some(child) = main.pid("child ") else { return };
         let child = Watched::new(child);
         let begun = Instant::now();
-        // It takes its name after it has said that it is ready.
+        // The server sets its name after it has reported that it is ready.
         let server = loop {
             let found = children(main.pid_of_main()).into_iter().find(|(_, name)| name == "multiproc-serve");
             if let Some((pid, _)) = found {
@@ -208,7 +208,7 @@ fn a_main_that_gave_up_root_never_ended_for_a_daemon_that_kept_it() {
     for method in METHODS {
         let Some(lines) = run(&["gave-up-root", method]) else { return };
         let daemon: i32 = lines[0].strip_prefix("daemon ").unwrap().parse().unwrap();
-        assert!(!Path::new(&format!("/proc/{daemon}")).exists(), "{method}: it has been reaped");
+        assert!(!Path::new(&format!("/proc/{daemon}")).exists(), "{method}: the daemon is still there");
         let Some(lines) = run(&["gave-up-root-scope", method]) else { return };
         assert_eq!(lines, ["the scope has ended", "and another one"], "{method}");
     }
@@ -312,7 +312,7 @@ fn the_loader_was_executed_in_place_of_the_program() {
     let trace = scratch.0.join("executed");
     for method in METHODS {
         let mut command = Command::new(loader);
-        // The loader would take the first of the arguments for its program.
+        // The loader would take the first argument for its program.
         command.args([LIFELINE, "one", method]).env_remove("MULTIPROC_ENTRY").current_dir(&scratch.0);
         std::fs::write(scratch.0.join("one"), "#!/bin/sh\ntouch executed\n").unwrap();
         let lines = lines_of(&["one", method], command.output().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! What processes log and print, and what their main process makes of it, seen from outside.
+//! What processes log and print, and what their main process does with it, observed from outside.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
@@ -12,7 +12,7 @@ fn talker(scenario: &str, method: &str) -> Command {
     command
 }
 
-/// Runs a scenario to its end, which must be a good one.
+/// Runs a scenario to its end, which must be successful.
 fn run(scenario: &str, method: &str) -> Output {
     let output = talker(scenario, method).output().unwrap();
     assert!(output.status.success(), "{scenario} {method}: {}\n{}", output.status, stderr(&output));
@@ -70,12 +70,12 @@ fn records_of_all_descendants_arrive_whole() {
             lines.iter().any(|line| line.starts_with("cannot start fork") && line.contains("2 threads")),
             "{lines:?}"
         );
-        // What the library itself does there is no news for this level.
+        // The library's own records are below this level.
         assert!(!lines.iter().any(|line| line.contains(" multiproc ")), "{lines:?}");
     }
 }
 
-/// Without pids, which differ from run to run.
+/// Removes the pid, which differs from run to run.
 fn without_pid(line: &str) -> String {
     match line.split_once(']') {
         Some((before, after)) => format!("{}]{after}", before.rsplit_once(' ').map_or(before, |(before, _)| before)),
@@ -91,7 +91,7 @@ fn a_failure_is_one_record() {
         let place = "crates/multiproc-programs/src/bin/talker.rs:";
         let mut seen: Vec<String> = Vec::new();
         for line in &lines {
-            // The place is that of the panic, to the column.
+            // The location is that of the panic, including the column.
             match line.split_once(place) {
                 Some((before, after)) => {
                     let digits = |text: &str| text.trim_start_matches(|char: char| char.is_ascii_digit()).to_owned();
@@ -194,7 +194,7 @@ fn a_child_logs_what_its_main_process_would() {
             .map(|line| line.split(' ').next_back().unwrap())
             .collect();
         let last = ["error", "warn", "error", "warn"];
-        // When the first child had said how much, the level here may have been lowered already.
+        // While the first child was logging, the level here may have been lowered already.
         let (first, rest) = seen.split_at(seen.iter().position(|word| *word == "waited").unwrap());
         assert!(first.iter().filter(|word| **word == "error").count() == 2, "{lines:?}");
         assert!(first.iter().all(|word| ["error", "warn"].contains(word)), "{lines:?}");
@@ -381,7 +381,7 @@ fn nobody_waits_for_what_holds_a_pipe_open() {
     for method in METHODS {
         let mut main = talker("held-open", method).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
-        // The program that the child has left behind reads from the pipe that is held here.
+        // The program that the child has left behind reads from the pipe that this test holds.
         assert_eq!(lines.next().as_deref(), Some("[Process-1] begun "), "{method}");
         assert_eq!(lines.next().as_deref(), Some("waited"), "{method}");
         assert!(main.wait().unwrap().success());

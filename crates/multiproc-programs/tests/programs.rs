@@ -1,4 +1,4 @@
-//! What a main process does, seen from outside.
+//! What a main process does, observed from outside.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -10,10 +10,10 @@ use multiproc_os::pidfd;
 const SUBJECT: &str = env!("CARGO_BIN_EXE_subject");
 const METHODS: [&str; 2] = ["forkserver", "spawn"];
 
-/// No test waits longer than this for anything; what takes so long does not come.
+/// The longest that a test waits for anything: after that, the event is considered lost.
 const LONG: Duration = Duration::from_secs(300);
 
-/// Runs a program to its end, in a session of its own, and sees that nothing of it is left.
+/// Runs a program to its end, in a session of its own, and checks that no process of it is left.
 fn run(program: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("MULTIPROC_ENTRY");
@@ -30,13 +30,14 @@ fn run_command(mut command: Command) -> Output {
     };
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let session = child.id() as i32;
-    // Reads to the end of stdout and stderr, so a process left behind would hang it; nextest and CI kill such a test.
+    // This reads to the end of stdout and stderr, so a process left behind would make it hang;
+    // nextest and CI kill such a test.
     let output = child.wait_with_output().unwrap();
     assert_eq!(members(session), Vec::<i32>::new(), "left behind by {command:?}");
     output
 }
 
-/// The processes of a session, zombies aside.
+/// The processes of a session, except zombies.
 fn members(session: i32) -> Vec<i32> {
     let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
     std::fs::read_dir("/proc")
@@ -62,22 +63,23 @@ fn lines(output: &Output) -> Vec<String> {
     stdout(output).lines().map(str::to_owned).collect()
 }
 
-/// Puts a copy of the subject there. By another process: had this one the file open for writing, a child that some other test makes at that
-/// moment would have it too, and nobody could execute it yet ("text file busy").
+/// Copies the subject there. Another process does it: if this process had the file open for
+/// writing, a child that another test starts at that moment would inherit it, and the file could
+/// not be executed yet ("text file busy").
 fn copy_subject(to: &std::path::Path) {
     assert!(Command::new("cp").arg(SUBJECT).arg(to).status().unwrap().success());
 }
 
-/// Waits until the process is gone; says how long that took.
+/// Waits until the process is gone; returns how long that took.
 fn wait_gone(pid: i32) -> Duration {
     let start = Instant::now();
     if let Ok(pidfd) = pidfd::open(pid) {
-        assert_eq!(pidfd::wait_any([&pidfd], Some(start + LONG)).unwrap(), [true], "process {pid} is still there");
+        assert_eq!(pidfd::wait_any([&pidfd], Some(start + LONG)).unwrap(), [true], "process {pid} is still running");
     }
     start.elapsed()
 }
 
-/// A program that is talked to while it runs.
+/// A program that the test communicates with while it runs.
 struct Running {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -92,7 +94,7 @@ impl Running {
     }
 
     fn line(&mut self) -> String {
-        self.lines.next().expect("another line").unwrap()
+        self.lines.next().expect("the program ended its output too early").unwrap()
     }
 
     fn say(&mut self, line: &str) {
@@ -143,7 +145,7 @@ fn a_daemon_that_ignores_sigterm_is_killed_after_the_grace_period() {
 fn a_killed_main_takes_its_tree_along() {
     let mut running = Running::start(subject(&["tree"]));
     let (mut pids, mut free) = (Vec::new(), None);
-    // Two methods, daemon or not, each with two children; and one that is free.
+    // Two methods, daemon or not, each with two children; and one that outlives its parent.
     for _ in 0..13 {
         let line = running.line();
         let (who, pid) = line.rsplit_once(' ').unwrap();
@@ -152,7 +154,7 @@ fn a_killed_main_takes_its_tree_along() {
     }
     let free = free.unwrap();
     let main = running.child.id();
-    // The servers too: all that are left in the tree.
+    // The servers too: these are all other processes in the tree.
     let mut servers = Vec::new();
     for parent in pids.iter().copied().chain([main as i32]) {
         let path = format!("/proc/{parent}/task/{parent}/children");
@@ -160,8 +162,8 @@ fn a_killed_main_takes_its_tree_along() {
         servers.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
     }
     servers.retain(|pid| *pid != free && !pids.contains(pid));
-    // And what stands by.
-    assert!(servers.len() >= 5, "one of main, one of each of the four that made children");
+    // And those on standby.
+    assert!(servers.len() >= 5, "one for main, and one for each of the four processes with children");
     running.child.kill().unwrap();
     for pid in pids.iter().chain(&servers) {
         wait_gone(*pid);
@@ -271,8 +273,8 @@ fn the_log_has_the_names_of_the_processes() {
 #[test]
 fn a_program_with_its_own_logger_keeps_it() {
     let output = run(env!("CARGO_BIN_EXE_own_logger"), &[]);
-    // It wants `Info`, and what the library does is `Debug` to it; `log_to_stderr` prints that all
-    // the same.
+    // It takes level `Info`, and the library's own records are `Debug` for it; `log_to_stderr`
+    // prints them nevertheless.
     assert_eq!(lines(&output), ["own: program hello"]);
     let text = stderr(&output);
     assert!(text.contains("[INFO/Process-1] in the child\n"), "{text}");
@@ -313,7 +315,7 @@ fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
             let output = run_command(command);
             assert_eq!(lines(&output), ["[60123, 60123, 60123] [60123, 60123, 60123]"], "{}", stderr(&output));
 
-            // Nor does anybody who executes it get what it has.
+            // Nor does a user that executes it gain its privileges.
             let mut command = Command::new(&plain);
             command.args(["attack", method]).arg(&program).uid(60_123).gid(60_123).current_dir("/");
             let output = run_command(command);
@@ -333,10 +335,10 @@ fn a_program_that_may_not_be_read_is_confined_as_one_that_may() {
     std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
     let program = directory.join("subject");
     copy_subject(&program);
-    // SAFETY: it takes nothing.
+    // SAFETY: geteuid(2) has no preconditions.
     let is_root = unsafe { libc::geteuid() } == 0;
-    // The second can't be looked into by another user that executes it, and Landlock can't be seen
-    // so.
+    // A file with the second mode can't be inspected by another user that executes it, so that
+    // Landlock can't be detected that way.
     for mode in [0o755, 0o711] {
         std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
         for method in METHODS {
@@ -378,7 +380,7 @@ fn a_program_without_an_entry_is_told_what_to_write() {
     for line in &lines[1..] {
         assert!(line.contains("#[multiproc::main]") && line.contains("multiproc::init()"), "{line}");
     }
-    // It ended `main`, or an `unwrap`, as `Error: NoEntry { process: "Process-1" }`.
+    // Regression: `main`, or an `unwrap`, ended with `Error: NoEntry { process: "Process-1" }`.
     for way in ["result", "boxed", "unwrap"] {
         let output = run(env!("CARGO_BIN_EXE_no_entry"), &[way]);
         let text = stderr(&output);
@@ -406,7 +408,7 @@ fn an_entry_that_comes_too_late_or_never_is_an_error() {
     }
 }
 
-/// What the program `exit_handlers` prints, line by line.
+/// The lines that the program `exit_handlers` prints.
 fn exit_handlers(case: &str, method: &str, library: &str) -> Vec<String> {
     let output = run(env!("CARGO_BIN_EXE_exit_handlers"), &[case, method, library]);
     assert!(output.status.success(), "{case} by {method}: {}", stderr(&output));
@@ -523,7 +525,8 @@ fn garbage_on_the_handshake_is_an_error_and_silence_is_not() {
                 Ok(())
             })
         };
-        // The other end is closed once the messages are out: a program that waits for more is told.
+        // The other end is closed once the messages are sent, so that a program that waits for more
+        // sees the end.
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop((ours, theirs));
         let output = {
@@ -533,7 +536,7 @@ fn garbage_on_the_handshake_is_an_error_and_silence_is_not() {
         assert_eq!((stdout(&output).as_str(), output.status.code()), ("", Some(70)), "{message:?}");
         let text = stderr(&output);
         match message {
-            [] => assert_eq!(text, "", "its parent has gone, as it may"),
+            [] => assert_eq!(text, "", "a parent may end before the handshake"),
             _ => assert!(text.contains("handshake") || text.contains("another build"), "{message:?}: {text}"),
         }
     }

@@ -1,14 +1,18 @@
-//! Calls on shared objects whose caller is killed after each instruction: others go on. `src/bin/single_step` does it.
+//! Calls on shared objects with a caller that is killed after each instruction: other processes are
+//! not affected. `src/bin/single_step` does it.
 //!
-//! Some instructions are tried here, for a moment. `MULTIPROC_STEP=all` tries all of them, which takes minutes for most with `--release`, and hours for barriers and those who sleep.
+//! By default some instructions are tried, for a moment. `MULTIPROC_STEP=all` tries all of them,
+//! which takes minutes for most calls with `--release`, and hours for barriers and for calls that
+//! sleep.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// How long each call is looked at, in milliseconds.
+/// How long each call is tested, in milliseconds.
 const MOMENT: &str = "250";
 
-/// Steps through the call of this name. What is expected can come of it, and nothing else; all of it, if all instructions are tried.
+/// Steps through the call of this name. Only the expected outcomes may occur; all of them must, if
+/// all instructions are tried.
 fn step(name: &str, expected: &[&str]) {
     let all = std::env::var("MULTIPROC_STEP").is_ok_and(|value| value == "all");
     let mut command = Command::new(env!("CARGO_BIN_EXE_single_step"));
@@ -87,7 +91,7 @@ fn who_wants_a_part_and_who_wants_the_whole_wait_for_nobody_who_is_dead() {
     for name in ["array_lock_with_parts_held", "part_lock_behind_a_reader", "part_unlock_with_all_waiting"] {
         step(name, &["free", "poisoned"]);
     }
-    // Free if it isn't killed: it has another part.
+    // Poisoned if it is killed, because it holds another part.
     step("part_lock_with_another", &["free", "poisoned"]);
 }
 

@@ -1,11 +1,11 @@
-//! Processes that use `tracing`, seen from outside. Needs the feature `tracing`.
+//! Processes that use `tracing`, observed from outside. Needs the feature `tracing`.
 
 use std::process::{Command, Stdio};
 
 const TRACED: &str = env!("CARGO_BIN_EXE_traced");
 const METHODS: [&str; 2] = ["forkserver", "spawn"];
 
-/// What the scenario prints, without what the library itself logs, and without pids.
+/// The lines that the scenario prints, without the library's own records, and without pids.
 fn run(scenario: &str, method: &str) -> Vec<String> {
     let output = Command::new(TRACED).args([scenario, method]).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{scenario} {method}: {}", String::from_utf8_lossy(&output.stderr));
@@ -23,13 +23,13 @@ fn run(scenario: &str, method: &str) -> Vec<String> {
         .collect()
 }
 
-/// `4711]` in a prefix, or the field `pid=4711`.
+/// Matches `4711]` in a prefix, or the field `pid=4711`.
 fn is_pid(word: &str) -> bool {
     let number = word.strip_suffix(']').or(word.strip_prefix("pid="));
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// What the child says, and in which spans.
+/// The child's messages, and their spans.
 const TEXTS: [&str; 9] = [
     "in no span number=7 text=a b",
     "outer{id=1 late=yes}:inner: in two",
@@ -50,7 +50,7 @@ fn a_logger_gets_the_events_of_descendants() {
             8 => format!("WARN grandchild: [Process-1:1 {text}"),
             _ => format!("INFO child: [child {text}"),
         });
-        // The main process has no subscriber, so its own event goes nowhere.
+        // The main process has no subscriber, so its own event is dropped.
         let expected: Vec<String> = expected.chain(["waited".to_owned()]).collect();
         assert_eq!(lines, expected, "{method}");
     }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// SplitMix64 (Steele, Lea and Flood, 2014), which knows how deep the value nests that is being
+/// SplitMix64 (Steele, Lea and Flood, 2014), with the nesting depth of the value that is being
 /// made.
 #[derive(Debug, Clone)]
 pub struct Rng {
@@ -25,16 +25,16 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// From `MULTIPROC_SEED`, or another one each time. The seed is printed.
+    /// A generator with the seed in `MULTIPROC_SEED`, or a new seed each time. Prints the seed.
     pub fn from_env() -> Rng {
-        let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("a number"));
-        let now = || SystemTime::UNIX_EPOCH.elapsed().expect("it is past 1970").as_nanos() as u64;
+        let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("not a number"));
+        let now = || SystemTime::UNIX_EPOCH.elapsed().expect("the clock is before 1970").as_nanos() as u64;
         let seed = seed.unwrap_or_else(now);
         println!("MULTIPROC_SEED={seed}");
         Rng::new(seed)
     }
 
-    /// A generator that gives the same numbers each time.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Rng {
         Rng { state: seed, depth: 0 }
     }
@@ -53,7 +53,7 @@ impl Rng {
         (self.number() % end as u64) as usize
     }
 
-    /// Makes a part of a value.
+    /// Makes a part of a value, one level deeper.
     pub fn part<T>(&mut self, make: impl FnOnce(&mut Rng) -> T) -> T {
         self.depth += 1;
         let part = make(self);
@@ -61,7 +61,7 @@ impl Rng {
         part
     }
 
-    /// Whether the value should end here.
+    /// Whether the value should not nest any deeper.
     pub fn is_deep(&self) -> bool {
         self.depth > 6
     }
@@ -77,7 +77,7 @@ impl Rng {
     }
 }
 
-/// A type of which there are random values.
+/// A type with random values.
 pub trait Any: Sized {
     /// A random value.
     fn any(rng: &mut Rng) -> Self;
@@ -132,7 +132,7 @@ impl Any for String {
     fn any(rng: &mut Rng) -> String {
         match rng.below(4) {
             0 => String::new(),
-            // What may be taken for something else.
+            // Texts that may be mistaken for values of another type.
             1 => {
                 ["0", "17", "-1", "true", "null", "x", "a", "type", "kind", "content", "A", "Unit", "::1", "127.0.0.1"]
                     [rng.below(14)]
@@ -177,8 +177,8 @@ macro_rules! floats {
                         3 => $inner::INFINITY,
                         4 => $inner::MIN_POSITIVE / 2.0,
                         5 => rng.below(1000) as $inner,
-                        // No signalling NaN: the processor may make it a quiet one on its way
-                        // through `f32` and `f64`.
+                        // No signalling NaN: the processor may turn it into a quiet NaN when it
+                        // converts between `f32` and `f64`.
                         _ => match $inner::from_bits(rng.number() as $bits) {
                             odd if odd.is_nan() => -0.5,
                             float => float,
@@ -195,7 +195,7 @@ floats! {
     F32 f32 u32;
 }
 
-/// A float that JSON can carry, and tell from an integer.
+/// A float that JSON can represent, and distinguish from an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Finite(pub f64);
@@ -378,7 +378,7 @@ impl Any for SocketAddrV4 {
     }
 }
 
-/// The flow information is not a part of any of its forms.
+/// The flow information is in none of its serialized forms.
 impl Any for SocketAddrV6 {
     fn any(rng: &mut Rng) -> SocketAddrV6 {
         SocketAddrV6::new(Any::any(rng), Any::any(rng), 0, Any::any(rng))
@@ -406,7 +406,7 @@ impl Any for OsString {
 impl Any for CString {
     fn any(rng: &mut Rng) -> CString {
         let bytes: Vec<u8> = Vec::any(rng);
-        CString::new(bytes.into_iter().filter(|byte| *byte != 0).collect::<Vec<u8>>()).expect("no zero is left")
+        CString::new(bytes.into_iter().filter(|byte| *byte != 0).collect::<Vec<u8>>()).expect("the zeros were removed")
     }
 }
 
@@ -457,7 +457,7 @@ impl Any for serde_json::Value {
             1 => bool::any(rng).into(),
             2 => u64::any(rng).into(),
             3 => i64::any(rng).into(),
-            // Whole and broken ones, not NaN.
+            // Integers and fractions, but no NaN.
             4 => (rng.below(1 << 20) as f64 / 8.0 - 1000.0).into(),
             5 => String::any(rng).into(),
             6 => Vec::<serde_json::Value>::any(rng).into(),

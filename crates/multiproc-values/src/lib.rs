@@ -1,6 +1,7 @@
 //! A corpus of types that implement serde in every way that its derive macros offer, with
-//! generators of their values, and an oracle: what a self-describing format makes of a value. The
-//! tests of this crate send these values in every way there is.
+//! generators of their values, and an oracle: the value that a self-describing format gives back.
+//! The tests of this crate send these values through queues and pipes, and as arguments and
+//! results.
 
 pub mod any;
 pub mod oracle;

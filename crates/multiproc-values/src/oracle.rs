@@ -1,39 +1,40 @@
-//! What a value is when it arrives.
+//! What a value should be when it arrives.
 
 use std::fmt::Debug;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// What [`Any`](crate::Any) values are compared by, and what they need to travel.
+/// The traits that values need to be sent and compared.
 pub trait Value: Serialize + DeserializeOwned + PartialEq + Debug + Clone + crate::Any + 'static {}
 
 impl<T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + crate::Any + 'static> Value for T {}
 
-/// What JSON gives back for `value`, if it can carry it.
+/// Returns what JSON gives back for `value`, if it can represent it.
 ///
 /// # Errors
-/// JSON's reason.
+/// JSON's error.
 pub fn by_json<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, String> {
     let bytes = serde_json::to_vec(value).map_err(|error| error.to_string())?;
     serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
 
-/// What CBOR gives back for `value`, if it can carry it.
+/// Returns what CBOR gives back for `value`, if it can represent it.
 ///
 /// # Errors
-/// CBOR's reason.
+/// CBOR's error.
 pub fn by_cbor<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, String> {
     let mut bytes = Vec::new();
     ciborium::into_writer(value, &mut bytes).map_err(|error| error.to_string())?;
     ciborium::from_reader(&bytes[..]).map_err(|error| error.to_string())
 }
 
-/// Says what is wrong with what came of sending `value`: the outcome of sending, and of receiving
-/// if it was sent.
+/// Judges the result of sending `value`, and of receiving it if it was sent. Returns whether it
+/// arrived.
 ///
 /// # Errors
-/// A value arrives as another one, is accepted and lost, or is refused though JSON carries it.
+/// When a value arrives as another one, is accepted and lost, or is refused though JSON can
+/// represent it.
 pub fn judge<T: Serialize + DeserializeOwned + PartialEq + Debug>(
     value: &T,
     sent: Result<(), String>,
@@ -58,10 +59,10 @@ pub fn judge<T: Serialize + DeserializeOwned + PartialEq + Debug>(
     }
 }
 
-/// Says what is wrong with `arrived`, which should be `value`.
+/// Compares `arrived` with `value`.
 ///
 /// # Errors
-/// It is neither that nor what JSON, or else CBOR, gives back.
+/// When it is neither equal nor what JSON, or else CBOR, gives back.
 pub fn compare<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, arrived: T) -> Result<(), String> {
     judge(value, Ok(()), || Ok(arrived)).map(drop)
 }

@@ -96,7 +96,7 @@ fn forty_two<T: From<u8>>() -> T {
     42.into()
 }
 
-/// `with` this, a field is its text.
+/// A module for `with` that serializes a field as text.
 mod as_text {
     use super::*;
 
@@ -111,7 +111,7 @@ mod as_text {
     }
 }
 
-/// `with` this, a map is a list of pairs.
+/// A module for `with` that serializes a map as a list of pairs.
 mod as_pairs {
     use super::*;
 
@@ -129,17 +129,17 @@ mod as_pairs {
     }
 }
 
-/// Written as a wider number than it is read as.
+/// Writes a wider number than is read.
 fn widened<S: Serializer>(number: &u8, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64((*number).into())
 }
 
-/// Written as a narrower number than it is read as.
+/// Writes a narrower number than is read.
 fn narrowed<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u8(*number as u8)
 }
 
-/// Read as a list, whatever it was.
+/// Reads a list, from a list or a single number.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -160,7 +160,7 @@ fn one_as_itself<S: Serializer>(list: &[u32], serializer: S) -> Result<S::Ok, S:
     }
 }
 
-/// A type of another crate, as far as serde is concerned.
+/// A type that serde treats as one of another crate.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
 pub struct Foreign {
@@ -193,7 +193,7 @@ impl Any for Unit {
     }
 }
 
-/// As a key of maps.
+/// A key of maps.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
@@ -237,7 +237,7 @@ impl TryFrom<u32> for Even {
     }
 }
 
-/// Another type than it is made from.
+/// Converts to a type other than its source type.
 impl From<Even> for u16 {
     fn from(even: Even) -> u16 {
         u16::from(even.0) * 2
@@ -275,7 +275,7 @@ impl Default for DefaultContainer {
 }
 
 corpus! {
-    // Plain ones, which take the positional form.
+    // Plain types, which are sent in the positional form.
     struct Plain { a: u8, b: String, c: Option<i64>, d: Vec<u16>, e: bool }
     struct Empty {}
     struct EmptyTuple ()
@@ -385,7 +385,7 @@ corpus! {
     struct FlatUnit { #[serde(flatten)] one: (), own: u8 }
     enum FlatInVariant { A { a: u8, #[serde(flatten)] rest: BTreeMap<String, u8> }, B { #[serde(flatten)] inner: Plain2 }, C }
 
-    // Enums in other forms.
+    // Enums in other representations.
     #[serde(untagged)]
     enum Untagged { Nothing, Flag(bool), Number(u64), Negative(i64), Float(Finite), Text(String), List(Vec<Untagged>), Map { a: u8, b: Vec<Untagged> } }
     #[serde(untagged)]
@@ -431,7 +431,7 @@ corpus! {
     #[serde(untagged)]
     enum Anything { A(Adjacent), B(Internal), C(FlatInternal), D(SkipIfNone), E(UntaggedHost), F(Durations), G(BTreeMap<String, u8>) }
 
-    // Functions of the user's.
+    // Conversion functions.
     struct With { #[serde(with = "as_text")] a: u64, #[serde(with = "as_text")] ip: IpAddr, b: u8 }
     struct WithPairs { #[serde(with = "as_pairs")] a: BTreeMap<Vec<u8>, String>, b: u8 }
     struct WithBytes { #[serde(with = "serde_bytes")] a: Vec<u8>, b: ByteBuf, c: Vec<u8> }
@@ -478,13 +478,13 @@ corpus! {
     struct Json { a: serde_json::Value, b: u8 }
 }
 
-// With parameters.
+// With type parameters.
 corpus!(@one struct Generic [A, B] { a: A, b: Vec<B>, c: Option<(A, B)> });
 corpus!(@one struct FlatGeneric [A, B] { #[serde(flatten)] one: A, #[serde(flatten)] two: B });
 corpus!(@one #[serde(bound(serialize = "T: Serialize + Default", deserialize = "T: DeserializeOwned"))] struct Bounded [T] { #[serde(skip_serializing_if = "Vec::is_empty", default)] a: Vec<T>, b: Option<T> });
 
-/// Fields of all those forms in one value, of types that take part in the choice of the form and of
-/// types that don't.
+/// Fields in several of those representations in one value, of types that influence the choice of
+/// the form and of types that don't.
 pub type Mixture = (Plain, Option<Skip>, Vec<SkipVariantMiddle>, HashMap<String, Untagged>, Result<FlatMap, Key2>);
 
 /// Types as generic arguments of others.

@@ -1,8 +1,8 @@
-//! What arrives is what was sent: every type of the corpus, by every way, compared with what a
+//! What arrives is what was sent: every type of the corpus through a queue, compared with what a
 //! self-describing format gives back.
 //!
-//! `MULTIPROC_VALUES` says how many values each of the tests of the queue sends in all,
-//! `MULTIPROC_SEED` which.
+//! `MULTIPROC_VALUES` is the number of values that each of the queue tests sends in all,
+//! `MULTIPROC_SEED` determines which.
 
 use std::any::type_name;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use multiproc_values::Rng;
 use multiproc_values::oracle::{Value, judge};
 use multiproc_values::types::*;
 
-/// The faults of a run; each kind of them once.
+/// The faults of a run, one of each kind.
 #[derive(Default)]
 struct Faults(HashMap<&'static str, (String, usize)>);
 
@@ -31,17 +31,17 @@ impl Faults {
 }
 
 fn number_of_values(types: usize) -> usize {
-    let all = std::env::var("MULTIPROC_VALUES").ok().map(|number| number.parse().expect("a number"));
+    let all = std::env::var("MULTIPROC_VALUES").ok().map(|number| number.parse().expect("not a number"));
     all.unwrap_or(300 * types)
 }
 
-/// Puts a value and gets it; says whether it travels at all.
+/// Puts a value and gets it; returns whether it was sent at all.
 fn by_queue<T: Value>(queue: &Queue<T>, value: &T) -> Result<bool, String> {
     let sent = queue.put(value.clone()).map_err(|error| error.to_string());
     judge(value, sent, || queue.try_get().map_err(|error| error.to_string()))
 }
 
-/// Sends values of one type to a queue of that type.
+/// Sends values of one type through a queue of that type.
 type Lane = Box<dyn FnMut(&mut Rng) -> Result<bool, String> + Send>;
 
 fn lane<T: Value>() -> (&'static str, Lane) {
@@ -71,7 +71,7 @@ fn the_corpus_is_large_and_most_of_it_travels() {
     }
 }
 
-/// What has been tried is remembered by each thread, so new ones begin again and again.
+/// Each thread remembers what has been tried, so new threads start afresh.
 #[test]
 fn types_by_themselves() {
     let mut rng = Rng::from_env();

@@ -1,5 +1,5 @@
-//! Types of crates in wide use, which implement serde by hand, by themselves and where they are
-//! read from what was kept.
+//! Types of widely used crates that implement serde by hand, sent by themselves and inside types
+//! that buffer their contents.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -59,12 +59,12 @@ struct Plain<T> {
     after: String,
 }
 
-/// A type that can be sent, and compared.
+/// A type that can be sent and compared.
 trait Value: Serialize + DeserializeOwned + PartialEq + Debug + Clone + Sync {}
 
 impl<T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + Sync> Value for T {}
 
-/// Sends values by a queue and a pipe, and says how many have arrived as they were.
+/// Sends values through a queue and a pipe, and returns how many have arrived unchanged.
 fn send<T: Value>(values: &[T]) -> usize {
     let queue = Queue::new().unwrap();
     let (sender, receiver) = one_way().unwrap();
@@ -79,8 +79,8 @@ fn send<T: Value>(values: &[T]) -> usize {
     arrived
 }
 
-/// Sends values by themselves and inside others, in threads that know nothing yet. By themselves
-/// each arrives as it was.
+/// Sends values by themselves and inside others, in new threads, which remember nothing of the
+/// types. By themselves all must arrive unchanged.
 fn check<T: Value>(values: &[T]) {
     std::thread::scope(|scope| {
         scope.spawn(|| assert_eq!(send(values), values.len(), "{values:?}"));

@@ -1,5 +1,5 @@
-//! Implementations of serde's traits by hand: what panics, lies, changes its mind or is particular
-//! about what it is shown.
+//! Handwritten implementations of serde's traits that panic, lie, change from call to call, or are
+//! strict about what they read.
 
 #[path = "../../multiproc/tests/common/mod.rs"]
 mod common;
@@ -17,7 +17,8 @@ use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq, SerializeStruct, SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
 
-/// Sends values of one type by a queue and by a pipe, each in a thread that knows nothing yet.
+/// Sends values of one type through a queue and a pipe, each in a new thread, which remembers
+/// nothing of the type.
 fn sends<T>(values: &[T])
 where
     T: Serialize + DeserializeOwned + PartialEq + fmt::Debug + Clone + Sync,
@@ -44,7 +45,7 @@ where
 
 // Panics.
 
-/// Panics when it is written, or read, with one of these numbers.
+/// Panics when it is written or read with one of these numbers.
 #[derive(Debug, Clone, PartialEq)]
 struct Panics(u8);
 
@@ -71,7 +72,7 @@ impl<'de> Deserialize<'de> for Panics {
 fn a_panic_is_an_error_of_the_call_by_queue_and_pipe() {
     let queue = Queue::new().unwrap();
     let (sender, receiver) = one_way().unwrap();
-    // First, while the type is not known yet.
+    // First while the type is not known yet.
     for (number, what) in [(IN_SERIALIZE, "in serialize"), (IN_DESERIALIZE, "in deserialize")] {
         let error = queue.put(Panics(number)).unwrap_err().to_string();
         assert!(error.contains("panicked") && error.contains(what), "{error}");
@@ -80,7 +81,7 @@ fn a_panic_is_an_error_of_the_call_by_queue_and_pipe() {
     }
     queue.put(Panics(1)).unwrap();
     sender.send(Panics(1)).unwrap();
-    // Then, when it is.
+    // Then when it is known.
     assert!(queue.put(Panics(IN_SERIALIZE)).unwrap_err().to_string().contains("in serialize"));
     assert!(sender.send(Panics(IN_SERIALIZE)).unwrap_err().to_string().contains("in serialize"));
     for number in [IN_DESERIALIZE, 2] {
@@ -107,11 +108,11 @@ for_each_method! {
         let start = |number| Process::new(|value: Panics| value.0, (Panics(number),)).start_method(method).start();
         let result = |number: u8| Process::new(Panics, (number,)).start_method(method).start().unwrap().join();
         assert_eq!(start(3).unwrap().join().unwrap(), 3);
-        // A fork has the arguments without being sent them.
+        // A fork inherits its arguments; they are not sent.
         if method != StartMethod::Fork {
             let error = start(IN_SERIALIZE).map(drop).unwrap_err().to_string();
             assert!(error.contains("in serialize"), "{error}");
-            // It was tried with the first one.
+            // The type has already been tried with the first value.
             let error = start(IN_DESERIALIZE).unwrap().join().unwrap_err();
             assert!(error.to_string().contains("in deserialize"), "{error}");
             let never_tried = Process::new(|_: Option<Panics>| {}, (Some(Panics(IN_DESERIALIZE)),));
@@ -126,9 +127,9 @@ for_each_method! {
     }
 }
 
-// What was not sent.
+// Types must never read what was not sent.
 
-/// Bytes whose first is the sum of the others.
+/// Bytes that begin with the sum of the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<u8>", into = "Vec<u8>")]
 struct Summed(Vec<u8>);
@@ -136,7 +137,7 @@ struct Summed(Vec<u8>);
 impl From<Vec<u8>> for Summed {
     fn from(bytes: Vec<u8>) -> Summed {
         let sum = bytes[1..].iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
-        assert_eq!(bytes[0], sum, "nobody sent these");
+        assert_eq!(bytes[0], sum, "these were never sent");
         Summed(bytes[1..].to_vec())
     }
 }
@@ -155,7 +156,7 @@ struct Twice(u16);
 
 impl From<(u16, u16)> for Twice {
     fn from((number, complement): (u16, u16)) -> Twice {
-        assert_eq!(number, !complement, "nobody sent these");
+        assert_eq!(number, !complement, "these were never sent");
         Twice(number)
     }
 }
@@ -176,7 +177,7 @@ impl TryFrom<String> for Quoted {
 
     fn try_from(text: String) -> Result<Quoted, String> {
         let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-        Ok(Quoted(inner.expect("nobody sent this").to_owned()))
+        Ok(Quoted(inner.expect("this was never sent").to_owned()))
     }
 }
 
@@ -276,7 +277,7 @@ impl<'de> Deserialize<'de> for Counted {
     }
 }
 
-/// As one that needs names.
+/// The same, as a type that needs names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct CountedFlat {
     #[serde(flatten)]
@@ -490,9 +491,9 @@ fn what_is_displayed_differently_each_time_arrives() {
     sends(&(0..200).map(|number| (number, Count("x".repeat(number) + "-"), number)).collect::<Vec<_>>());
 }
 
-// Errors that are passed over.
+// Errors that are ignored.
 
-/// What can't be read is the default.
+/// Reads as `None` what can't be read.
 #[derive(Debug, Clone, PartialEq)]
 struct Lenient<T>(Option<T>);
 
@@ -511,7 +512,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
     }
 }
 
-/// Written as numbers of which it reads no zero.
+/// Written as numbers, but can't read a zero.
 #[derive(Debug, Clone, PartialEq)]
 enum Numbers {
     Pair(u8, u8),
@@ -558,7 +559,7 @@ fn around(one: u8, other: u8) -> Around {
     Around { before: Twice(1), numbers: Numbers::Pair(one, other), after: Twice(2), text: Quoted("x".into()) }
 }
 
-/// With names each part is found again; without them nothing is shown that belongs to another part,
+/// With names, each part is found again; without them, no part reads what belongs to another one,
 /// and what was sent is kept.
 #[test]
 fn what_comes_after_an_error_that_was_passed_over_is_not_confused() {
@@ -568,7 +569,7 @@ fn what_comes_after_an_error_that_was_passed_over_is_not_confused() {
     // All of it has been read when it fails.
     queue.put(around(1, 0)).unwrap();
     assert_eq!(queue.get().unwrap(), Around { numbers: Numbers::Failed, ..around(1, 2) });
-    // The second number is left.
+    // The second number has not been read.
     queue.put(around(0, 1)).unwrap();
     match queue.get().unwrap_err() {
         GetError::Undecodable(error) => {
@@ -619,12 +620,13 @@ fn an_error_that_is_passed_over_at_first_is_no_loss_later() {
 
 // Readers of all kinds.
 
-/// What a [`Chameleon`] is written as, how it is read, and what its visitor takes: in this thread.
+/// What a [`Chameleon`] is written as, how it is read, and what its visitor accepts, in this
+/// thread.
 #[derive(Debug, Clone, Copy)]
 struct Colours {
     written: u8,
     read: u8,
-    /// A bit for each method.
+    /// A bit for each visitor method.
     taken: u16,
 }
 
@@ -719,7 +721,7 @@ impl<'de> Deserialize<'de> for Chameleon {
     }
 }
 
-/// Takes what it is told to.
+/// A visitor that accepts what it is told to.
 #[derive(Clone, Copy)]
 struct Eye(u16);
 
@@ -821,7 +823,8 @@ impl<'de> Visitor<'de> for Eye {
     }
 }
 
-/// Each in a thread of its own, as a reader that depends on more than the value is none.
+/// Each combination runs in a thread of its own, because the reader depends on the thread, and not
+/// only on the value.
 #[test]
 fn readers_and_writers_of_all_kinds_meet() {
     let mut rng = Rng::from_env();
@@ -848,9 +851,9 @@ fn readers_and_writers_of_all_kinds_meet() {
                             let came = judge(&value, sent, || queue.try_get().map_err(|error| error.to_string()));
                             match came {
                                 Ok(came) => u32::from(came),
-                                // The visitor refuses some numbers and not others, in JSON too.
+                                // The visitor refuses some numbers and accepts others, in JSON too.
                                 Err(fault) if fault.contains("lost") && by_json(&value).is_err() => 0,
-                                // What is written does not tell the number: JSON and CBOR may
+                                // What is written doesn't determine the number: JSON and CBOR may
                                 // differ, or read nothing.
                                 Err(fault) if is_sent && !fault.contains("lost") && colours.is_lossy() => {
                                     let (json, cbor) = (by_json(&value), by_cbor(&value));
@@ -908,7 +911,7 @@ impl<'de> Deserialize<'de> for Dependent {
             type Value = Dependent;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a kind and what is of it")
+                f.write_str("a kind and its contents")
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Dependent, A::Error> {
@@ -936,8 +939,8 @@ fn readers_may_depend_on_what_they_have_read() {
     sends(&values);
 }
 
-/// Regression: `u8` is written and `u32` is read; the first value that takes one byte as both was
-/// accepted, and the next lost.
+/// Regression: `u8` is written and `u32` is read; the first value that has the same one-byte
+/// encoding as both was accepted, and the next one lost.
 #[test]
 fn a_number_that_is_read_as_a_wider_one_arrives() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,9 +1,9 @@
-//! Every type of the corpus by every way: queue, pipe, argument and result, inside other values,
-//! beside and inside much else.
+//! Every type of the corpus in every way: through a queue and a pipe, as argument and result,
+//! inside other values and beside large ones.
 //!
 //! The types are variants of one enum, so that queues, pipes and processes are compiled for one
-//! type and not for a hundred. Each is sent by a thread of its own: what the sender remembers of a
-//! type, it remembers by thread.
+//! type rather than a hundred. Each is sent by a thread of its own, because what the sender
+//! remembers of a type, it remembers by thread.
 
 #[path = "../../multiproc/tests/common/mod.rs"]
 mod common;
@@ -25,19 +25,19 @@ macro_rules! every {
             $($type(Box<$type>),)*
         }
 
-        /// The types, and how a value of each is made of a seed.
+        /// The types, and a function that makes a value of each from a seed.
         const TYPES: &[(&str, fn(u64) -> Every)] =
             &[$((stringify!($type), |seed| Every::$type(Box::new(Any::any(&mut Rng::new(seed)))))),*];
 
         impl Every {
-            /// Whether JSON can carry it.
+            /// Whether JSON can represent it.
             fn is_for_json(&self) -> bool {
                 match self {
                     $(Every::$type(value) => by_json(&**value).is_ok(),)*
                 }
             }
 
-            /// Says what is wrong with `arrived`, which should be this.
+            /// Compares `arrived` with this value.
             fn compare(&self, arrived: Every) -> Result<(), String> {
                 match (self, arrived) {
                     $((Every::$type(sent), Every::$type(arrived)) => compare(&**sent, *arrived),)*
@@ -50,7 +50,7 @@ macro_rules! every {
 
 multiproc_values::for_each_type!(every);
 
-/// A value inside others, beside as many bytes.
+/// A value inside others, beside `before`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Inside {
     before: Vec<u8>,
@@ -62,7 +62,7 @@ struct Inside {
     number: u32,
 }
 
-/// More bytes than a message has inside itself, and as many.
+/// More bytes than are sent within a message, and fewer.
 const SIZES: [usize; 2] = [2 << 20, 10];
 
 fn inside(value: &Every, size: usize) -> Inside {
@@ -79,7 +79,7 @@ fn inside(value: &Every, size: usize) -> Inside {
 
 fn check(sent: &Every, size: usize, arrived: Inside) -> Result<(), String> {
     if arrived.before != vec![7; size] || arrived.text != "ß".repeat(size / 4) || arrived.number != 4_000_000_000 {
-        return Err("what is beside it has changed".into());
+        return Err("a neighbouring value has changed".into());
     }
     sent.compare(arrived.value)?;
     sent.compare(arrived.option.ok_or("an option is gone")?)?;
@@ -95,7 +95,7 @@ fn check(sent: &Every, size: usize, arrived: Inside) -> Result<(), String> {
     }
 }
 
-/// Random values of a type that can be sent, and the seeds that they are made of.
+/// Random values of a type that can be sent, with their seeds.
 fn carried(make: fn(u64) -> Every, rng: &mut Rng, many: usize) -> Vec<(u64, Every)> {
     let queue = Queue::new().unwrap();
     let values = (0..200).map(|_| rng.number()).map(|seed| (seed, make(seed)));
@@ -116,7 +116,7 @@ fn by_queue_and_pipe(values: &[(u64, Every)]) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the argument, and returns the value that it is made of.
+/// Checks the argument, and returns the value made from the seed.
 fn target(argument: Inside, (place, seed, size): (usize, u64, usize)) -> (Result<(), String>, Inside) {
     let value = TYPES[place].1(seed);
     (check(&value, size, argument), inside(&value, size))
@@ -152,10 +152,10 @@ fn none_fails(many: usize, send: impl Fn(usize, &[(u64, Every)]) -> Result<(), S
 #[test]
 fn large_first_and_small_then_by_queue_and_pipe() {
     none_fails(4, |place, values| {
-        // Some of them can't be shared with another thread, so they are made again.
+        // Some values can't be shared with another thread, so they are made again.
         let seeds: Vec<u64> = values.iter().map(|(seed, _)| *seed).collect();
         let values = move || seeds.iter().map(|seed| (*seed, TYPES[place].1(*seed))).collect::<Vec<_>>();
-        std::thread::spawn(move || by_queue_and_pipe(&values())).join().expect("no panic")
+        std::thread::spawn(move || by_queue_and_pipe(&values())).join().expect("the thread panicked")
     });
 }
 

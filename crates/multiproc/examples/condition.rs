@@ -1,4 +1,4 @@
-// One process prepares something for others, which wait until it says that they may go on.
+// One process prepares something for others, which wait until it notifies them.
 
 use std::thread::sleep;
 use std::time::Duration;

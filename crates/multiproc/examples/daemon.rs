@@ -1,4 +1,5 @@
-// A daemon doesn't keep the program from ending: it is terminated then. So its "Exiting" never comes.
+// A daemon doesn't keep the program from ending: it is terminated then, so its "Exiting" is never
+// printed.
 
 use std::thread::sleep;
 use std::time::Duration;

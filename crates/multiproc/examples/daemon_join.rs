@@ -1,4 +1,4 @@
-// To let a daemon come to its end, wait for it.
+// To let a daemon finish, wait for it.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-// Waiting can be limited. What still runs then is alive.
+// Waiting can have a timeout. A process that is still running then is alive.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-// Processes wait until another one says that they may go on.
+// Processes wait until another one sets an event.
 
 use std::thread::sleep;
 use std::time::Duration;

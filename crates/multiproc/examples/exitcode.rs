@@ -1,4 +1,5 @@
-// The exit code tells how a process ended: 0, the code that it exited with (1 after a panic), or minus the signal that killed it.
+// The exit code shows how a process ended: 0, the code that it exited with (1 after a panic), or
+// minus the signal that killed it.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-// The logger can be had at any time, to change its level. Processes that are started later inherit it.
+// The logger is available at any time, to change its level. Processes that are started later
+// inherit it.
 
 use multiproc::{LevelFilter, Process};
 

@@ -1,4 +1,4 @@
-// Two processes that are connected by an address and a key: the one listens, the other connects.
+// Two processes that are connected by an address and a key: one listens, the other connects.
 
 use multiproc::{Address, Connection, Key, Listener, Process, connect};
 
@@ -13,7 +13,8 @@ fn client(address: Address, key: Key) -> multiproc::Result<()> {
 
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
-    // A path, or an address and port for TCP, would do as well; a program of its own would have to be told the key.
+    // A path, or an address and port for TCP, would do as well; a separate program would have to be
+    // told the key.
     let address = Address::unique();
     let key = Key::new("a secret that both know");
 

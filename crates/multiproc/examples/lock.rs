@@ -1,18 +1,18 @@
-// A lock keeps what several processes print from coming in between.
+// A lock keeps the output of several processes apart.
 
 use std::io::Write;
 
 use multiproc::Process;
 use multiproc::sync::Lock;
 
-/// The lock is held as long as the guard is there.
+/// The lock is held as long as the guard exists.
 fn worker_with(lock: Lock) -> multiproc::Result<()> {
     let _guard = lock.lock()?;
     print_slowly("Lock acquired for the whole function");
     Ok(())
 }
 
-/// It is given up when the guard is dropped.
+/// The lock is released when the guard is dropped.
 fn worker_no_with(lock: Lock) -> multiproc::Result<()> {
     let guard = lock.lock()?;
     print_slowly("Lock acquired directly");
@@ -20,11 +20,11 @@ fn worker_no_with(lock: Lock) -> multiproc::Result<()> {
     Ok(())
 }
 
-/// Each letter by itself, so that others could come in between.
+/// Prints letter by letter, so that others could print in between.
 fn print_slowly(line: &str) {
     for letter in line.chars() {
         print!("{letter}");
-        std::io::stdout().flush().expect("somebody reads it");
+        std::io::stdout().flush().expect("stdout is closed");
     }
     println!();
 }

@@ -1,8 +1,9 @@
-// What all processes log arrives in the main process's own logger, and what they print comes line by line.
+// What all processes log arrives in the main process's own logger, and what they print arrives line
+// by line.
 
 use multiproc::{LevelFilter, Process};
 
-/// Any logger of the `log` crate; env_logger, say.
+/// Any logger of the `log` crate; env_logger, for example.
 struct Logger;
 
 impl log::Log for Logger {
@@ -24,13 +25,13 @@ fn worker(task: u32) {
     println!("the result of task {task} is {}", task * task);
     if task == 2 {
         log::error!("something is very wrong");
-        std::process::abort(); // even so, what it has said arrives
+        std::process::abort(); // even so, what it has logged and printed arrives
     }
 }
 
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
-    log::set_logger(&Logger).expect("the first logger");
+    log::set_logger(&Logger).expect("a logger is already set");
     log::set_max_level(LevelFilter::Info);
     multiproc::relay_logs()?;
     multiproc::capture_output()?;

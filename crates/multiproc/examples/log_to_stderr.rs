@@ -1,4 +1,4 @@
-// What the library does can be logged on stderr, with the name of the process that does it.
+// The library can log its actions to stderr, with the name of the process.
 
 use multiproc::{LevelFilter, Process};
 

@@ -1,4 +1,4 @@
-// Each process has a name, given or made up, and can ask for it.
+// Each process has a name, given or generated, and can ask for it.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn my_service() {
 fn main() -> multiproc::Result<()> {
     let service = Process::new(my_service, ()).name("my_service");
     let worker_1 = Process::new(worker, ()).name("worker 1");
-    let worker_2 = Process::new(worker, ()); // the third to be made: Process-3
+    let worker_2 = Process::new(worker, ()); // the third one created: Process-3
 
     worker_1.start()?;
     worker_2.start()?;

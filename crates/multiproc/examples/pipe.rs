@@ -1,4 +1,4 @@
-// A process at the other end of a pipe, which is asked and answers.
+// A process at the other end of a pipe, which answers requests.
 
 use multiproc::{Connection, Process, pipe};
 

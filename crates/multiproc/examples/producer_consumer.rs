@@ -1,4 +1,4 @@
-// Several processes share the work. One that dies, whatever it was doing, loses none of it.
+// Several processes share the work. If one dies, whatever it was doing, no work is lost.
 
 use std::fmt;
 use std::thread::{available_parallelism, sleep};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use multiproc::{JoinableQueue, Queue, Run, current_process};
 use serde::{Deserialize, Serialize};
 
-/// What there is to do.
+/// A piece of work.
 #[derive(Serialize, Deserialize)]
 struct Multiply {
     a: u32,
@@ -27,7 +27,7 @@ impl fmt::Display for Multiply {
     }
 }
 
-/// A process that does it.
+/// A process that does the work.
 #[derive(Serialize, Deserialize)]
 struct Consumer {
     tasks: JoinableQueue<Option<Multiply>>,
@@ -40,7 +40,7 @@ impl Run for Consumer {
     fn run(self) -> multiproc::Result<()> {
         let name = current_process().name().to_owned();
         loop {
-            // A task that is not done when this process ends is given to another.
+            // If this process ends before the task is done, another process gets the task.
             let task = self.tasks.get()?;
             match &*task {
                 Some(multiply) => {
@@ -79,7 +79,7 @@ fn main() -> multiproc::Result<()> {
         tasks.put(None)?;
     }
 
-    // Wait until all of it is done.
+    // Wait until all tasks are done.
     tasks.join()?;
 
     for _ in 0..num_jobs {

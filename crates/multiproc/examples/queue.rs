@@ -1,4 +1,4 @@
-// A value of one's own type goes to another process through a queue.
+// A value of a user-defined type goes to another process through a queue.
 
 use multiproc::{Process, Queue, current_process};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ fn main() -> multiproc::Result<()> {
 
     let p = Process::new(worker, (queue.clone(),)).start()?;
 
-    // When `put` returns, the object is in the queue: nothing of it is left here to be sent.
+    // When `put` returns, the whole object is in the queue: nothing remains here to be sent.
     queue.put(MyFancyStruct { name: "Fancy Dan".into() })?;
     queue.close();
 

@@ -1,4 +1,4 @@
-// No more than a few at a time: the others wait for a permit.
+// At most a few processes are active at a time: the others wait for a permit.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use multiproc::{Process, current_process};
 /// How many may be active at a time.
 const ROOM: usize = 3;
 
-/// Do some work with one of the permits, and say how many are active meanwhile.
+/// Do some work with one of the permits, and print how many are active meanwhile.
 fn worker(pool: Semaphore) -> multiproc::Result<()> {
     let permit = pool.acquire()?;
     println!("{} activated, now running at most {ROOM}: {}", current_process().name(), ROOM - pool.available());

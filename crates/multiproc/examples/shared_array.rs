@@ -1,4 +1,5 @@
-// Workers fill an image in one array in shared memory, each the rows that it gets next, and the main process writes it as a PNG.
+// Workers fill an image in one array in shared memory, each the rows that it gets next, and the
+// main process writes it as a PNG.
 //
 //     cargo run --release --example shared_array [FILE.png [WIDTH HEIGHT]]
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// Red, green, blue.
 type Pixel = [u8; 3];
 
-/// How many times a point is moved before it counts as one that stays.
+/// How many times a point is moved before it counts as a point of the set.
 const MOST: u32 = 1000;
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ struct View {
 }
 
 impl View {
-    /// The colour of the Mandelbrot set at this place of the image.
+    /// The colour of the Mandelbrot set at this pixel of the image, and the steps that it took.
     fn pixel(self, place: usize) -> (Pixel, u64) {
         let scale = 2.5 / self.height as f64;
         let x = ((place % self.width) as f64 - 0.7 * self.width as f64) * scale;
@@ -38,7 +39,8 @@ impl View {
         if steps == MOST {
             return ([0; 3], steps.into());
         }
-        // Without steps between the colours: how far it got beyond the border counts as well.
+        // Smooth transitions between the colours: how far the point got beyond the border counts
+        // too.
         let smooth = f64::from(steps) + 1.0 - (0.5 * (re * re + im * im).ln()).ln() / 2_f64.ln();
         let wave = |phase: f64| (127.5 + 127.5 * (0.3 * smooth.sqrt() * 2.5 + phase).cos()) as u8;
         ([wave(3.3), wave(3.9), wave(4.7)], steps.into())
@@ -49,7 +51,7 @@ impl View {
 fn worker(view: View, rows: Queue<ArrayPart<Pixel>>, steps: RawValue<AtomicU64>) -> multiproc::Result<u32> {
     let mut done = 0;
     while let Ok(part) = rows.try_get() {
-        // Nobody else has these; others have others at the same time.
+        // Only this process has these pixels; other processes fill others at the same time.
         let mut pixels = part.lock()?;
         for (place, pixel) in part.range().zip(pixels.iter_mut()) {
             let (colour, taken) = view.pixel(place);

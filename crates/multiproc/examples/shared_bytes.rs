@@ -1,4 +1,5 @@
-// A big file, summed by several workers: by handing them the bytes that are there, and by copying these to them.
+// A big file, summed by several workers: by sharing the bytes with them, and by copying the bytes
+// to them.
 //
 //     cargo run --release --example shared_bytes [MIB | FILE]
 
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use multiproc::{Process, SharedBytes, cpu_count};
 
-/// What a worker does with its part: the sum of all bytes.
+/// A worker's task: the sum of all bytes of its part.
 fn sum(bytes: &[u8]) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte)).sum()
 }
@@ -22,7 +23,7 @@ fn sum_copied(bytes: Vec<u8>) -> u64 {
     sum(&bytes)
 }
 
-/// A file that is gone with this.
+/// A file that is removed on drop.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -56,10 +57,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Err(_) => (None, PathBuf::from(argument)),
     };
 
-    // Once into shared memory, and from there to nowhere: each worker maps the part that is its own.
+    // Copied into shared memory once; from there nothing is copied: each worker maps its own part.
     let bytes = SharedBytes::from_reader(&mut File::open(&path)?)?;
     println!("{} bytes, {} workers", bytes.len(), cpu_count());
-    // The first start of a process makes ready for all that come.
+    // The first start of a process does the preparations for all later ones.
     Process::new(sum_copied, (Vec::new(),)).start()?.join()?;
 
     let begun = Instant::now();
@@ -74,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let time = begun.elapsed();
     println!("shared: {shared} in {time:?}");
 
-    // As an argument like any other: copied out of this process, and into the worker.
+    // As an ordinary argument: copied out of this process, and into the worker.
     let begun = Instant::now();
     let mut workers = Vec::new();
     for part in bytes.split(cpu_count()) {

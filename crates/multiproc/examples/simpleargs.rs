@@ -1,4 +1,4 @@
-// Arguments tell each process what to work on. Any type that serde knows will do.
+// Arguments tell each process what to work on. Any type that implements serde's traits will do.
 
 use multiproc::Process;
 

@@ -1,4 +1,5 @@
-// In place of a subclass of Process: a type that implements Run. Its fields travel to the process, which is named for it.
+// In place of a subclass of Process: a type that implements Run. Its fields are sent to the
+// process, which is named after it.
 
 use multiproc::{Run, current_process};
 use serde::{Deserialize, Serialize};

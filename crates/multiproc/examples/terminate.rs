@@ -1,4 +1,4 @@
-// A process that hangs can be ended from outside, and tells so afterwards.
+// A process that hangs can be ended from outside, and its status shows that afterwards.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-// Every section of the basics page, and then how processes communicate, one after the other: each is an example of its own, run in a process of
-// its own.
+// Every section of the basics page, and then how processes communicate, one after the other: each
+// is an example of its own, run in a process of its own.
 //
 //     cargo run --release --example tour           all of them
 //     cargo run --release --example tour names     one of them

@@ -1,4 +1,4 @@
-// Several ways to the same result: the first that gets there counts, the others are ended.
+// Several ways to the same result: the first one to finish counts, the others are ended.
 
 use std::time::Duration;
 

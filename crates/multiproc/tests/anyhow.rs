@@ -1,4 +1,4 @@
-//! With the feature `anyhow`: its errors travel as their messages.
+//! With the feature `anyhow`: errors of this type are sent between processes as their messages.
 
 #![cfg(feature = "anyhow")]
 

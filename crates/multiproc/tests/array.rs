@@ -39,7 +39,7 @@ mod part {
     holding_tests!(ArrayPart<u64>);
 }
 
-/// Another handle of it, as if it had come from another process.
+/// Returns another handle of the array, as if it had come from another process.
 fn sent(array: &Array<u64>) -> Array<u64> {
     let queue = Queue::new().unwrap();
     queue.put(array.clone()).unwrap();
@@ -50,7 +50,7 @@ fn misuse<G>(result: Result<G, LockError<G>>) -> Misuse {
     match result {
         Err(LockError::Misuse(misuse)) => misuse,
         Err(error) => panic!("{error}"),
-        Ok(_) => panic!("it was allowed"),
+        Ok(_) => panic!("the call was allowed"),
     }
 }
 
@@ -85,7 +85,7 @@ fn add_one(array: Array<u64>) {
     array.lock().unwrap().iter_mut().for_each(|value| *value += 1);
 }
 
-/// Who has come to grief with it, as one sees who reads.
+/// Reads the array, and returns how and in which process its holder died or panicked, if one did.
 fn culprit(array: Array<u64>) -> Option<(bool, Option<i32>)> {
     match array.read() {
         Ok(_) => None,
@@ -120,18 +120,18 @@ for_each_method! {
         assert!(array.try_read().unwrap().is_none() && array.try_lock().unwrap().is_none());
         assert!(array.lock_timeout(Duration::from_millis(5)).unwrap().is_none());
         assert!(array.read_timeout(Duration::from_millis(5)).unwrap().is_none());
-        // Those who have given up are in nobody's way.
+        // Waits that have given up do not block later ones.
         parts[1].lock().unwrap()[1] = 5;
         let reader = Process::new(culprit, (array.clone(),)).start_method(method).start().unwrap();
         wait_asleep_in_futex(reader.pid());
         kill(&one);
         kill(&other);
-        let (died, pid) = reader.join().unwrap().expect("it was not told");
+        let (died, pid) = reader.join().unwrap().expect("no poison error");
         assert!(died);
         assert!([one.pid(), other.pid()].contains(&pid.unwrap()));
-        // Each part has its own.
+        // Each part has its own poison.
         drop(parts[1].lock().unwrap());
-        let Err(LockError::Poisoned(poisoned)) = parts[2].lock() else { panic!("it was not told") };
+        let Err(LockError::Poisoned(poisoned)) = parts[2].lock() else { panic!("no poison error") };
         assert_eq!((poisoned.pid(), poisoned.guard()[0]), (Some(other.pid()), 7));
         poisoned.guard().clear_poison();
         drop(poisoned);
@@ -146,7 +146,8 @@ for_each_method! {
         let parts = array.split(2).unwrap();
         let reader = start!(Process::new(read_long, (array.clone(), reads.clone())), method);
         reads.acquire().unwrap().forget();
-        // Both wait for the reader, one of them at the turnstile.
+        // Both wait for the reader, one of them at the turnstile (the lock that serializes
+        // waiters).
         let [one, other] = [0, 1].map(|part| {
             let waiter = start!(Process::new(fill, (parts[part].clone(), false)), method);
             wait_asleep_in_futex(waiter.pid());
@@ -177,7 +178,7 @@ for_each_method! {
         let old = array.split(4).unwrap();
         let holder = start!(Process::new(hold_part, (old[1].clone(), holds.clone())), method);
         holds.acquire().unwrap().forget();
-        // The same again waits for nobody.
+        // The same division again waits for no thread.
         assert_eq!(array.split(4).unwrap()[1].range(), 2..4);
         std::thread::scope(|scope| {
             let divider = (method != multiproc::StartMethod::Fork).then(|| scope.spawn(|| array.split(2).unwrap()));
@@ -189,8 +190,8 @@ for_each_method! {
             kill(&holder);
             let new = divider.map_or_else(|| array.split(2).unwrap(), |divider| divider.join().unwrap());
             assert_eq!(new[0].range(), 0..4);
-            // What somebody had died with is so still.
-            let Err(LockError::Poisoned(poisoned)) = new[0].lock() else { panic!("it was not told") };
+            // Poison that a dead holder has left outlasts the new division.
+            let Err(LockError::Poisoned(poisoned)) = new[0].lock() else { panic!("no poison error") };
             assert_eq!((poisoned.pid(), poisoned.guard()[2]), (Some(holder.pid()), 7));
             drop(poisoned);
             array.clear_poison();
@@ -199,7 +200,7 @@ for_each_method! {
         assert!(matches!(misuse(old[1].lock()), Misuse::Divided("array")));
         let queue = Queue::new().unwrap();
         queue.put(old[3].clone()).unwrap();
-        assert!(matches!(misuse(queue.get().unwrap().lock()), Misuse::Divided(_)), "after a journey too");
+        assert!(matches!(misuse(queue.get().unwrap().lock()), Misuse::Divided(_)), "after being sent too");
     }
 }
 
@@ -240,7 +241,7 @@ fn parts_cover_it() {
     for result in [array.split(0), array.split(4097), array.chunks(0)] {
         let error = result.unwrap_err();
         assert!(matches!(error, MemoryError::Parts { asked: 0 | 4097 }));
-        // It said "0 parts" of parts of length 0.
+        // Regression: for parts of length 0 the message spoke of "0 parts".
         let text = error.to_string();
         assert!(text.contains("4097 parts") || text.contains("parts of length 0"), "{text}");
     }
@@ -285,11 +286,12 @@ fn misuse_is_an_error() {
     drop(guard);
     assert!(!array.is_locked() && array.readers() == 0);
     assert!(parts.iter().all(|part| !part.is_locked()));
-    // Dividing it so changed nothing.
+    // The rejected divisions changed nothing.
     drop(parts[3].lock().unwrap());
 }
 
-/// Who has a part gets another though somebody waits for the whole; who waits doesn't take them for free in between.
+/// A thread that holds a part may take another while a thread waits for the whole; the waiter
+/// doesn't take free parts in between.
 #[multiproc::test]
 fn who_has_a_part_may_have_another_while_others_wait_for_the_whole() {
     let array = Array::<u64>::new(4).unwrap();
@@ -305,7 +307,7 @@ fn who_has_a_part_may_have_another_while_others_wait_for_the_whole() {
                 while !array.is_locked() {
                     std::thread::yield_now();
                 }
-                // Others have to wait behind the one who waits.
+                // Other threads have to queue behind the waiter.
                 assert!(scope.spawn(|| parts[second].try_lock().unwrap().is_none()).join().unwrap());
                 let two = parts[second].lock().unwrap();
                 drop(one);
@@ -327,7 +329,8 @@ fn a_part_of_another_is_not_waited_for_at_the_turnstile() {
     let (reader, one) = (array.read().unwrap(), &parts[0]);
     let (go, has) = (Event::new().unwrap(), Semaphore::new(0).unwrap());
     std::thread::scope(|scope| {
-        // Two who want the same part while somebody reads: when that ends one has it, and the other keeps nobody from the other part.
+        // Two threads want the same part while another reads. When the reader ends, one of the two
+        // gets the part, and the other must not block the other part.
         for _ in 0..2 {
             scope.spawn(|| {
                 let guard = one.lock().unwrap();
@@ -341,7 +344,7 @@ fn a_part_of_another_is_not_waited_for_at_the_turnstile() {
         }
         drop(reader);
         has.acquire_timeout(LONG).unwrap().unwrap().forget();
-        parts[1].lock_timeout(LONG).unwrap().expect("it is waited for")[0] += 1;
+        parts[1].lock_timeout(LONG).unwrap().expect("the part is blocked")[0] += 1;
         assert!(one.try_lock().unwrap().is_none());
         go.set();
     });
@@ -354,9 +357,9 @@ fn a_dead_holder_of_the_whole_is_told_of_to_those_who_want_parts() {
     let forgets = array.clone();
     std::thread::spawn(move || std::mem::forget(forgets.lock().unwrap())).join().unwrap();
     for part in &parts {
-        let Err(LockError::Poisoned(poisoned)) = part.lock_timeout(LONG) else { panic!("it was not told") };
+        let Err(LockError::Poisoned(poisoned)) = part.lock_timeout(LONG) else { panic!("no poison error") };
         assert_eq!(poisoned.pid(), Some(std::process::id() as i32));
-        // That is not for the holder of a part to say.
+        // The holder of a part can't clear the poison of the whole.
         poisoned.into_guard().clear_poison();
         assert!(part.is_poisoned());
     }
@@ -366,7 +369,7 @@ fn a_dead_holder_of_the_whole_is_told_of_to_those_who_want_parts() {
     assert_eq!(array.get(0).unwrap(), Some(0));
 }
 
-/// Regression: a part that is none any more put another one right, which has its place.
+/// Regression: a part of an old division cleared the poison of the new part with the same index.
 #[multiproc::test]
 fn who_has_an_old_part_says_nothing_of_new_ones() {
     let array = Array::<u64>::new(4).unwrap();
@@ -380,7 +383,7 @@ fn who_has_an_old_part_says_nothing_of_new_ones() {
     assert!(new[0].is_locked() && !old[0].is_locked());
 }
 
-/// The copy holds nothing, and gives nothing up.
+/// A fork copy of a guard holds nothing and unlocks nothing.
 #[multiproc::test]
 fn copied_guards_are_none() {
     common::in_a_process_with_one_thread(|| {
@@ -407,7 +410,7 @@ fn an_array_of_another_type_is_an_error() {
     fn error(result: Result<multiproc::Child<()>, Error>) -> String {
         result.map(drop).unwrap_err().to_string()
     }
-    // As generic programs could come to mix them up: what is sent is a descriptor, whatever the type.
+    // Generic code could mix the types up, since only a descriptor is sent, whatever the type.
     #[derive(serde::Serialize)]
     #[serde(transparent)]
     struct Floats(Array<f32>);

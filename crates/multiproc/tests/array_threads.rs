@@ -1,5 +1,6 @@
-//! Threads at one array, through one handle and through several, in all ways at once: reading, locking all of it, locking chains of parts and letting go of them in another
-//! order, dividing it anew, with patience and without. Nobody ever has what another has.
+//! Threads that use one array at once, through one handle and through several, in all ways:
+//! reading, locking all of it, locking chains of parts and unlocking them in another order,
+//! dividing it anew, with and without a timeout. No thread ever holds what another holds.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -13,17 +14,17 @@ use common::LONG;
 use multiproc::sync::{LockError, Misuse};
 use multiproc::{Array, ArrayGuard, Queue};
 
-/// So many values.
+/// The number of values in the array.
 const VALUES: usize = 24;
 
-/// Another handle of it, as if it had come from another process.
+/// Returns another handle of the array, as if it had come from another process.
 fn sent(array: &Array<u64>) -> Array<u64> {
     let queue = Queue::new().unwrap();
     queue.put(array.clone()).unwrap();
     queue.get().unwrap()
 }
 
-/// What is seen of all of them: who has each value, and how often what was done.
+/// What the threads record: the holder of each value, and how often each kind of work was done.
 struct Stage {
     who: [AtomicU64; VALUES],
     done: [AtomicUsize; 5],
@@ -31,11 +32,11 @@ struct Stage {
 
 impl Stage {
     fn enter(&self, me: u64, range: std::ops::Range<usize>) {
-        range.for_each(|value| assert_eq!(self.who[value].swap(me, SeqCst), 0, "somebody has value {value}"));
+        range.for_each(|value| assert_eq!(self.who[value].swap(me, SeqCst), 0, "value {value} has a holder"));
     }
 
     fn leave(&self, me: u64, range: std::ops::Range<usize>) {
-        range.for_each(|value| assert_eq!(self.who[value].swap(0, SeqCst), me, "somebody else has value {value}"));
+        range.for_each(|value| assert_eq!(self.who[value].swap(0, SeqCst), me, "value {value} has another holder"));
     }
 
     fn done(&self, what: usize) {
@@ -78,7 +79,8 @@ fn turn(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stage) {
     }
 }
 
-/// Takes parts upwards, lest two wait for each other, and lets go of some before it takes the next.
+/// Locks parts in ascending order, so that no two threads wait for each other, and unlocks some
+/// before it locks the next.
 fn chain_of_parts(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stage, timeout: Duration) {
     let other = (random.below(2) == 0).then(|| sent(array));
     let parts = other.as_ref().unwrap_or(array).split(6).unwrap();
@@ -93,7 +95,7 @@ fn chain_of_parts(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stag
                 guards.push((values, part.range()));
             }
             Ok(None) => {}
-            // It was divided otherwise before there was a guard.
+            // The array was divided differently before a guard existed.
             Err(LockError::Misuse(Misuse::Divided(_))) if guards.is_empty() => return,
             Err(error) => panic!("{error}"),
         }
@@ -123,7 +125,7 @@ fn nobody_has_what_another_has() {
                 let mut random = Random::of(me);
                 let all_is_done = || stage.done.iter().all(|done| done.load(SeqCst) > 0);
                 while begun.elapsed() < chaos::duration() || !all_is_done() {
-                    assert!(begun.elapsed() < chaos::duration() + LONG, "not all is done");
+                    assert!(begun.elapsed() < chaos::duration() + LONG, "some kind of work was never done");
                     turn(&array, me, &mut random, stage);
                 }
             });

@@ -1,4 +1,4 @@
-//! Finalizers of processes: those that register others, that panic, that exit.
+//! Finalizers of processes: those that register others, panic or exit.
 
 mod common;
 
@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use common::{LONG, for_each_method};
 use multiproc::{Process, Sender, StartMethod, at_exit, one_way};
 
-/// Runs it in a process, and gives what that has sent until its end, and its exit code.
+/// Runs the target in a process, and returns what it has sent until its end, and its exit code.
 fn told_by(method: StartMethod, target: fn(Sender<String>)) -> (Vec<String>, Option<i32>) {
     let (to, from) = one_way::<String>().unwrap();
     let child = Process::new(target, (to,)).start_method(method).start().unwrap();
-    let status = child.wait_timeout(LONG).unwrap().expect("it ends");
+    let status = child.wait_timeout(LONG).unwrap().expect("timed out");
     let mut told = Vec::new();
     while let Ok(line) = from.try_recv() {
         told.push(line);
@@ -32,7 +32,7 @@ for_each_method! {
             at_exit(0, move || again(to));
         }
         let (told, code) = told_by(method, again);
-        // Once as the target.
+        // The target counts as the first call.
         assert!((3..20).contains(&told.len()), "{}", told.len());
         assert_eq!(code, Some(0));
     }
@@ -85,7 +85,7 @@ for_each_method! {
             "there, 0",
             "registered, 9",
             "registered, 0",
-            // After the children.
+            // These run after the children have ended.
             "registered by one that was registered",
             "there, -5",
             "registered, -9",
@@ -122,8 +122,8 @@ for_each_method! {
         });
         assert_eq!(code, Some(9));
         assert_eq!(told[0], "3");
-        // A forked copy leaves without the exit handlers of its creator, and `exit` runs none of
-        // the C library's there.
+        // A fork copy leaves without its creator's exit handlers, and `exit` runs none of the C
+        // library's there.
         assert!(told == ["3", "0", "-3"] || method == StartMethod::Fork, "{told:?}");
     }
 }

@@ -1,5 +1,6 @@
-//! A condition under fire: processes wait for tokens that others bring, and one of them is killed every few milliseconds, wherever it is. `MULTIPROC_SEED` and
-//! `MULTIPROC_CHAOS_SECONDS` say how, and for how long.
+//! A condition under fire: processes wait for tokens that others bring, and every few milliseconds
+//! one of them is killed, at any point. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the
+//! random seed and the duration.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -21,7 +22,8 @@ const TAKEN: usize = 2;
 const STOP: usize = 3;
 const POISONED: usize = 4;
 
-/// Puts right what somebody has left who was killed: between two of the numbers, which together say what the third should be.
+/// Repairs what a killed process has left half-done: it may have died between two of the writes,
+/// and two numbers together determine the third.
 fn repair(guard: &ConditionGuard<'_>, numbers: &Numbers) {
     numbers.at(TOKENS).store(numbers.at(PUT).load(Relaxed) - numbers.at(TAKEN).load(Relaxed), Relaxed);
     numbers.at(POISONED).fetch_add(1, Relaxed);
@@ -36,14 +38,14 @@ fn lock<'a>(condition: &'a Condition, numbers: &Numbers) -> ConditionGuard<'a> {
     })
 }
 
-/// Takes tokens until it is told to stop.
+/// Takes tokens until told to stop.
 fn take(condition: Condition, numbers: Numbers) {
     let mut guard = lock(&condition, &numbers);
     loop {
         if numbers.at(TOKENS).load(Relaxed) > 0 {
             numbers.at(TOKENS).store(numbers.at(TOKENS).load(Relaxed) - 1, Relaxed);
             numbers.at(TAKEN).store(numbers.at(TAKEN).load(Relaxed) + 1, Relaxed);
-            // So that others have a chance.
+            // Lets other processes take the lock.
             drop(guard);
             guard = lock(&condition, &numbers);
             continue;
@@ -59,7 +61,7 @@ fn take(condition: Condition, numbers: Numbers) {
     }
 }
 
-/// Brings tokens, one notice for each, until it is told to stop.
+/// Brings tokens, with one notification for each, until told to stop.
 fn bring(condition: Condition, numbers: Numbers) {
     while numbers.at(STOP).load(SeqCst) == 0 {
         let guard = lock(&condition, &numbers);
@@ -94,7 +96,7 @@ fn under_fire(method: StartMethod) {
     numbers.at(STOP).store(1, SeqCst);
     lock(&condition, &numbers).notify_all();
     for process in &processes {
-        assert!(process.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(process.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
     let [put, taken, poisoned] = [PUT, TAKEN, POISONED].map(|place| numbers.at(place).load(SeqCst));
     println!("{kills} kills, {poisoned} of them with the lock held; {taken} of {put} tokens taken");

@@ -1,6 +1,7 @@
-//! Queues under fire: eight producers and eight consumers, of which one is killed every few milliseconds, wherever it is, and replaced. Every item that was put is
-//! seen once, or again and counted if the queue is joinable; none is invented, none is torn, and nobody hangs. `MULTIPROC_SEED` and
-//! `MULTIPROC_CHAOS_SECONDS` say how, and for how long.
+//! Queues under fire: eight producers and eight consumers, of which one is killed every few
+//! milliseconds, at any point, and replaced. Every item that was put is seen once, or again with a
+//! higher delivery count if the queue is joinable; none is invented, none is torn, and no process
+//! hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -17,14 +18,15 @@ use multiproc::{Handle, JoinableQueue, Process, Queue, StartMethod};
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 use serde::{Deserialize, Serialize};
 
-/// So many producers, and so many consumers, at a time.
+/// The number of producers, and of consumers, at a time.
 const WORKERS: usize = 8;
 
-/// So many series of items in all at most, and items in each.
+/// The largest number of series of items, and of items in each.
 const PRODUCERS: usize = 1 << 16;
 const ITEMS: usize = 1 << 13;
 
-/// What all have in mind, whoever is killed: how many items of each series have been put, and how often each item has been seen.
+/// What outlives every killed process, in shared memory: how many items of each series have been
+/// put, and how often each item has been seen.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(from = "Handle<OwnedFd>", into = "Handle<OwnedFd>")]
 struct Board {
@@ -32,7 +34,7 @@ struct Board {
     mapping: Mapping,
 }
 
-/// Where what is in it: a few numbers, one number for each series, one byte for each item.
+/// The layout: a few numbers, one number for each series, one byte for each item.
 const NUMBERS: usize = PAGE;
 const SEEN: usize = NUMBERS + PRODUCERS * 8;
 const LEN: usize = SEEN + PRODUCERS * ITEMS;
@@ -52,7 +54,7 @@ impl Board {
         unsafe { &*self.mapping.start().as_ptr().add(offset).cast() }
     }
 
-    /// Set when it is time to stop.
+    /// Set when the workers must stop.
     fn stop(&self) -> &AtomicU64 {
         self.number(0)
     }
@@ -62,12 +64,12 @@ impl Board {
         self.number(8)
     }
 
-    /// How many series have been begun.
+    /// How many series have been started.
     fn begun(&self) -> &AtomicU64 {
         self.number(16)
     }
 
-    /// How many items of a series have been put, for sure.
+    /// How many items of a series have certainly been put.
     fn put(&self, producer: usize) -> &AtomicU64 {
         self.number(NUMBERS + producer * 8)
     }
@@ -103,7 +105,7 @@ impl From<Handle<OwnedFd>> for Board {
     }
 }
 
-/// An item that says where it comes from, of `len` bytes, each of which follows from that.
+/// An item of `len` bytes that names its origin, from which each of its bytes follows.
 fn item(producer: usize, number: usize, len: usize) -> Vec<u8> {
     let mut item = vec![(producer * 31 + number * 7) as u8; len.max(16)];
     item[..8].copy_from_slice(&(producer as u64).to_ne_bytes());
@@ -111,7 +113,7 @@ fn item(producer: usize, number: usize, len: usize) -> Vec<u8> {
     item
 }
 
-/// Where it comes from; it has to be whole.
+/// Returns the item's origin, and asserts that the item is whole.
 fn read(item: &[u8]) -> (usize, usize) {
     let word = |at: usize| u64::from_ne_bytes(item[at..at + 8].try_into().unwrap()) as usize;
     let (producer, number) = (word(0), word(8));
@@ -132,7 +134,7 @@ impl Kind {
     fn len(self, random: &mut Random) -> usize {
         match self {
             Kind::Small | Kind::Bounded => 16 + random.below(200) as usize,
-            // Now and then up to a MiB.
+            // Sometimes up to a MiB.
             Kind::Large if random.below(50) == 0 => 1 << (10 + random.below(11)),
             Kind::Large => 100 + random.below(8000) as usize,
             Kind::Joinable => 16 + random.below(3000) as usize,
@@ -164,7 +166,7 @@ fn produce_series(items: &Items, board: &Board, kind: Kind, producer: usize) {
         let item = item(producer, number, kind.len(&mut random));
         match items {
             Items::Plain(queue) => queue.put(item).unwrap(),
-            // Not too much at a time: it has no limit.
+            // Limits the backlog here, as a joinable queue has no limit.
             Items::Joinable(tasks) => {
                 while tasks.unfinished() > 1000 && board.stop().load(SeqCst) == 0 {
                     std::thread::yield_now();
@@ -173,7 +175,7 @@ fn produce_series(items: &Items, board: &Board, kind: Kind, producer: usize) {
             }
         }
         board.put(producer).store(number as u64 + 1, SeqCst);
-        // So that there is no end of it in memory.
+        // Keeps the memory that the queue takes within bounds.
         if kind == Kind::Small && number % 64 == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -195,7 +197,7 @@ fn consume(items: Items, board: Board) {
                 Err(error) => panic!("{error}"),
             };
             let before = board.see(&task);
-            assert!(before == 0 || task.deliveries() > 1, "an item comes twice, and doesn't say so");
+            assert!(before == 0 || task.deliveries() > 1, "a second delivery is not counted");
             task.task_done();
         },
     }
@@ -230,17 +232,17 @@ fn under_fire(method: StartMethod, kind: Kind, stops: bool) {
             continue;
         }
         victim.kill().unwrap();
-        // It was the shot that has ended it.
-        assert_eq!(victim.wait().unwrap().signal(), Some(libc::SIGKILL), "it had failed before");
+        // Asserts that the signal ended it, and not an earlier failure.
+        assert_eq!(victim.wait().unwrap().signal(), Some(libc::SIGKILL), "it failed before the kill");
         match role {
             0 => producers[place] = producer(),
             _ => consumers[place] = consumer(),
         }
         kills[role] += 1;
-        // It goes on, whoever has been killed.
+        // The others make progress, whichever process has been killed.
         let (before, waited) = (board.total().load(SeqCst), Instant::now());
         while board.total().load(SeqCst) == before {
-            assert!(waited.elapsed() < LONG, "nobody takes anything any more, after {kills:?} kills");
+            assert!(waited.elapsed() < LONG, "no item is taken any more after {kills:?} kills");
             std::thread::yield_now();
         }
     }
@@ -268,19 +270,19 @@ fn under_fire(method: StartMethod, kind: Kind, stops: bool) {
             match board.seen(producer, number).load(SeqCst) {
                 0 if number < certain => unseen += 1,
                 0 => break,
-                // It was killed before it could say that it has put it.
+                // The producer was killed before it could record the put.
                 count => {
-                    assert!(number <= certain, "item {number} of {producer} is invented");
+                    assert!(number <= certain, "item {number} of {producer} was never put");
                     perhaps += u64::from(number == certain);
                     again += u64::from(count > 1);
                 }
             }
         }
     }
-    println!("{kills:?} kills, {put} items, {perhaps} perhaps, {unseen} taken by the killed, {again} again");
+    println!("{kills:?} kills, {put} items, {perhaps} uncertain, {unseen} taken by the killed, {again} again");
     assert!(
         perhaps <= kills[0],
-        "a producer that is killed leaves one item at most of which it has not said that it is there"
+        "a killed producer leaves at most one item that was put, but that it has not recorded as put"
     );
     match kind {
         Kind::Joinable => assert!(unseen == 0 && again <= kills[1]),

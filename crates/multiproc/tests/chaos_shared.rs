@@ -1,6 +1,7 @@
-//! Arrays under fire: eight processes that read all of one, change all of it, change parts of it, and divide it anew, of which one is killed every few milliseconds and
-//! replaced. Nobody changes what another reads or changes, what somebody has died with is poisoned, and nobody hangs. `MULTIPROC_SEED` and
-//! `MULTIPROC_CHAOS_SECONDS` say how, and for how long.
+//! Arrays under fire: eight processes that read all of one, change all of it, change parts of it,
+//! and divide it anew, of which one is killed every few milliseconds and replaced. No process
+//! changes what another reads or changes, what a dead holder held is poisoned, and no process
+//! hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -16,20 +17,21 @@ use multiproc::sync::{LockError, Misuse};
 use multiproc::{Array, ArrayGuard, ArrayPart, Process, StartMethod};
 use shared::{Numbers, kill};
 
-/// So many processes at a time.
+/// The number of processes at a time.
 const WORKERS: usize = 8;
 
-/// So many pairs of numbers, which are equal when nobody is at them.
+/// The number of pairs. The two numbers of a pair are equal while no process changes them.
 const PAIRS: usize = 48;
 
-/// Where what is in the numbers that all see. Set when it is time to stop:
+/// Indexes into the shared numbers. Set when the workers must stop:
 const STOP: usize = 0;
-/// How often something has been done, whatever it is: as a reader, with all of it, with a part, with two parts; and how often it was divided anew.
+/// How often each kind of work was done: reading, changing all, one part or two parts, and dividing
+/// anew.
 const DONE: usize = 1;
 const KINDS: usize = 5;
-/// How often somebody was told that another had died.
+/// How often a process was told that another had died.
 const TOLD: usize = 7;
-/// Who is at each pair.
+/// The process that is changing each pair.
 const AT: usize = 16;
 
 type Pair = [u64; 2];
@@ -52,16 +54,17 @@ impl Worker {
         }
     }
 
-    /// Changes pairs, of which the first has this place, and sees that nobody else does.
+    /// Changes pairs, the first of which has the index `first`, and asserts that no other process
+    /// does.
     fn change(&mut self, pairs: &mut [Pair], first: usize) {
         let numbers = self.numbers.clone();
         let who = |index: usize| numbers.at(AT + first + index);
         for index in 0..pairs.len() {
-            assert_eq!(who(index).swap(self.me, SeqCst), 0, "somebody is here, or has died here and nobody says so");
+            assert_eq!(who(index).swap(self.me, SeqCst), 0, "another process is here, or died here without poison");
         }
         self.pause();
         for (index, pair) in pairs.iter_mut().enumerate() {
-            assert_eq!(pair[0], pair[1], "it is torn, and nobody says so");
+            assert_eq!(pair[0], pair[1], "torn, but not poisoned");
             pair[0] += 1;
             if index == 3 {
                 self.pause();
@@ -69,11 +72,11 @@ impl Worker {
             pair[1] += 1;
         }
         for index in 0..pairs.len() {
-            assert_eq!(who(index).swap(0, SeqCst), self.me, "somebody else is here");
+            assert_eq!(who(index).swap(0, SeqCst), self.me, "another process is here");
         }
     }
 
-    /// Puts right what somebody has died with.
+    /// Repairs what a dead process held.
     fn mend(&self, guard: &mut ArrayGuard<'_, Pair>, first: usize) {
         self.numbers.at(TOLD).fetch_add(1, SeqCst);
         for (index, pair) in guard.iter_mut().enumerate() {
@@ -83,7 +86,7 @@ impl Worker {
         guard.clear_poison();
     }
 
-    /// All of it, in order.
+    /// Locks all of the array, repairing it first if it is poisoned.
     fn all<'a>(&self, array: &'a Array<Pair>) -> ArrayGuard<'a, Pair> {
         array.lock().unwrap_or_else(|error| {
             let mut guard = error.into_guard().unwrap();
@@ -92,7 +95,8 @@ impl Worker {
         })
     }
 
-    /// This part; none if it is none any more. If somebody has died with the whole, that is put right first.
+    /// Locks this part; `None` if the array has been divided anew. Repairs the whole first if its
+    /// holder has died.
     fn part<'a>(&self, part: &'a ArrayPart<Pair>) -> Option<ArrayGuard<'a, Pair>> {
         loop {
             match part.lock() {
@@ -117,12 +121,12 @@ impl Worker {
             0..30 => match array.read() {
                 Ok(pairs) => {
                     let before = pairs.to_vec();
-                    assert!(before.iter().all(|pair| pair[0] == pair[1]), "it is torn, and nobody says so");
+                    assert!(before.iter().all(|pair| pair[0] == pair[1]), "torn, but not poisoned");
                     self.pause();
-                    assert_eq!(*pairs, before, "somebody writes");
+                    assert_eq!(*pairs, before, "a process writes");
                     self.done(0);
                 }
-                // Whoever reads can't put it right.
+                // A reader can't repair the array.
                 Err(LockError::Poisoned(guard)) => {
                     drop(guard);
                     drop(self.all(&array));
@@ -139,16 +143,17 @@ impl Worker {
                 self.done(4);
             }
             turn => {
-                // However it is divided just now, unless it isn't.
+                // The number of parts is one that is often used; if the array is divided
+                // differently, this divides it anew.
                 let parts = array.split(if turn < 90 { 6 } else { 4 }).unwrap();
                 let index = self.random.below(parts.len() as u64) as usize;
                 let Some(mut guard) = self.part(&parts[index]) else { return };
                 let first = parts[index].range().start;
                 self.change(&mut guard, first);
                 self.done(2);
-                // Upwards, lest two wait for each other.
+                // In ascending order, so that no two processes wait for each other.
                 if let Some(other) = parts.get(index + 1).filter(|_| turn % 2 == 0) {
-                    // What befell the whole can't be put right by one who has a part.
+                    // The holder of a part can't repair poison of the whole.
                     if let Ok(mut another) = other.lock() {
                         self.change(&mut another, other.range().start);
                         self.change(&mut guard, first);
@@ -179,7 +184,7 @@ fn under_fire(method: StartMethod) {
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|_| start(method, &array, &numbers)).collect();
     let done = || (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst));
     let shoot = |place: usize| {
-        // It is the shot that ends it: it has not failed before.
+        // Asserts that the signal ended it, and not an earlier failure.
         kill(&workers[place]);
         workers[place] = start(method, &array, &numbers);
     };
@@ -187,16 +192,16 @@ fn under_fire(method: StartMethod) {
     let kills = chaos::fire(&mut random, WORKERS, shoot, || done().sum(), is_enough, (&array, &numbers));
     numbers.at(STOP).store(1, SeqCst);
     for worker in &workers {
-        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("it hangs: {array:?}, {numbers:?}"));
+        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("timed out: {array:?}, {numbers:?}"));
         assert!(status.success(), "{status}");
     }
-    println!("{kills} kills, {:?} done, {} times told", done().collect::<Vec<_>>(), numbers.at(TOLD).load(SeqCst));
-    // As it was left: nobody holds it.
+    println!("{kills} kills, {:?} done, {} deaths reported", done().collect::<Vec<_>>(), numbers.at(TOLD).load(SeqCst));
+    // In its final state: no process holds it.
     assert_eq!(array.readers(), 0);
     let worker = Worker { array: array.clone(), numbers, random, me: 0 };
     drop(worker.all(&array));
     array.clear_poison();
-    let pairs = array.try_lock().unwrap().expect("nobody has it");
+    let pairs = array.try_lock().unwrap().expect("no process holds it");
     assert!(pairs.iter().all(|pair| pair[0] == pair[1]));
     drop(pairs);
     let parts = array.split(5).unwrap();

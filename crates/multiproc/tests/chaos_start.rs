@@ -1,5 +1,6 @@
-//! Starts under fire: another process kills children and server at random moments, while threads of this one start more of them. That whole
-//! programs may be killed, and at each of their moments, is shown in `multiproc-programs/tests/chaos.rs`.
+//! Starts under fire: another process kills children and the server at random moments, while
+//! threads of this process start more of them. The kills of whole programs, at each of their
+//! moments, are tested in `multiproc-programs/tests/chaos.rs`.
 
 mod common;
 
@@ -13,7 +14,7 @@ use multiproc::{Error, Process, StartMethod};
 /// How many processes each method starts.
 const STARTS: u32 = 2000;
 
-/// Numbers that look random, and are the same for the same seed (splitmix64).
+/// Pseudo-random numbers, the same for the same seed (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -26,7 +27,7 @@ impl Random {
     }
 }
 
-/// `MULTIPROC_SEED`, or another one each time.
+/// `MULTIPROC_SEED`, or another seed each time.
 fn seed() -> u64 {
     let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into());
@@ -34,7 +35,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// Third and fourth field of `/proc/pid/stat`: the state, and the parent.
+/// The third and fourth field of `/proc/pid/stat`: the state, and the parent.
 fn state_and_parent(pid: i32) -> Option<(char, i32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
@@ -53,7 +54,7 @@ fn children(of: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Kills children of the process `of`, but for itself, until it is killed.
+/// Kills children of the process `of`, except itself, until it is killed.
 fn kill_for_ever(of: i32, seed: u64) {
     let me = std::process::id() as i32;
     let mut random = Random(seed);
@@ -64,18 +65,18 @@ fn kill_for_ever(of: i32, seed: u64) {
             continue;
         }
         let victim = others[random.below(others.len() as u64) as usize];
-        // The server's turn comes less often, or hardly a start would ever get anywhere.
+        // The server is killed less often, or hardly any start would succeed.
         let spared = random.below(if name(victim) == "multiproc-serve" { 20 } else { 2 }) > 0;
         spin(Duration::from_micros(random.below(500)));
         let Ok(pidfd) = multiproc_os::pidfd::open(victim) else { continue };
-        // What has been opened can't become somebody else any more.
+        // A process that is open as a pidfd can't be replaced by another with the same id.
         if !spared && state_and_parent(victim).is_some_and(|(_, parent)| parent == of) {
             let _ = multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL);
         }
     }
 }
 
-/// Waits for less than the scheduler could.
+/// Waits for less time than the scheduler can.
 fn spin(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {
@@ -83,7 +84,8 @@ fn spin(time: Duration) {
     }
 }
 
-/// Starts processes while they are being killed; in a process of its own. Says what came of them.
+/// Starts processes while they are being killed, in a process of its own. Returns how often each
+/// outcome occurred.
 fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
     let me = std::process::id() as i32;
     let scratch = Scratch::new();
@@ -133,10 +135,10 @@ fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
     }
     killer.kill().unwrap();
     drop(killer);
-    // What stands by, or is about to, isn't left over; but it would be counted.
+    // A standby, or one about to be made, isn't a leak, but would be counted as one.
     multiproc::set_standby(false);
 
-    // The next one is well, and reaps a server that was killed last.
+    // The next start succeeds, and reaps a server that was killed last.
     assert_eq!(Process::new(|| 7, ()).start_method(method).start().unwrap().join().unwrap(), 7);
     let left = children(me);
     let servers = usize::from(method == StartMethod::ForkServer);
@@ -150,16 +152,16 @@ fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
     // The server's socket and pidfd.
     assert_eq!(descriptors(), before + 2 * servers);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    assert_eq!(maps.lines().filter(|line| line.contains("memfd:")).count(), servers, "the page that is shared with it");
+    assert_eq!(maps.lines().filter(|line| line.contains("memfd:")).count(), servers, "the page shared with the server");
     assert_eq!(others_in_session(me), left, "nothing else was begun here");
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
     outcomes.into_inner().unwrap()
 }
 
-/// The processes of the session that `leader` leads, but for itself.
+/// The processes of the session that `leader` leads, except the leader itself.
 fn others_in_session(leader: i32) -> Vec<i32> {
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    // SAFETY: it takes a number.
+    // SAFETY: the call takes only numbers.
     pids.filter(|pid| *pid != leader && unsafe { libc::getsid(*pid) } == leader).collect()
 }
 
@@ -169,7 +171,8 @@ for_each_method! {
         println!("{outcomes:?}");
         assert_eq!(outcomes.values().sum::<u32>(), STARTS);
         assert!(outcomes.keys().all(|outcome| ["value", "killed", "handshake"].contains(&outcome.as_str())), "{outcomes:?}");
-        // On one processor beside others all may be killed before they are in their target.
+        // On one processor that is shared with other work, all may be killed before they reach
+        // their target.
         assert!(outcomes["value"] > STARTS / 10 && outcomes["value"] < STARTS, "{outcomes:?}");
     }
 

@@ -1,6 +1,6 @@
-//! Processes that are stopped, wherever they are: what others call with a timeout, or to try,
-//! returns in time. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` say when they are stopped, and
-//! for how long that goes on.
+//! Processes that are stopped (SIGSTOP) at any point: calls of other processes with a timeout, and
+//! `try_` calls, return in time. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed
+//! and the duration.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 /// The timeout of each call.
 const TIMEOUT: Duration = Duration::from_millis(10);
 
-/// What comes after that has not come in time. A call that waits for a process that is stopped
-/// never returns: so it need not be exact.
+/// A call that takes longer is late. One that waits for a stopped process never returns, so the
+/// limit need not be tight.
 const IN_TIME: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -55,13 +55,13 @@ impl Things {
     }
 }
 
-/// What those do that are stopped, again and again.
+/// What the stopped processes do, again and again.
 fn work(kind: u64, things: Things) {
     let value = |number: u64| vec![7; [10, 5000, 100_000][number as usize % 3]];
     for number in 0.. {
         match kind {
             0 => {
-                // Not more than a consumer that is stopped leaves room for.
+                // At most what leaves room for the puts beside a stopped consumer.
                 if things.queue.len() < 100 {
                     let _ = things.queue.put(value(number));
                 }
@@ -105,7 +105,7 @@ fn work(kind: u64, things: Things) {
 
 const KINDS: u64 = 13;
 
-/// What others call.
+/// A call that other processes make.
 type Call = (&'static str, fn(&Things) -> Option<String>);
 
 fn put<T>(result: Result<(), multiproc::PutError<T>>) -> Option<String> {
@@ -139,7 +139,7 @@ const CALLS: &[Call] = &[
     ("tasks try_put", |things| put(things.tasks.try_put(1))),
     ("tasks put_timeout", |things| put(things.tasks.put_timeout(1, TIMEOUT))),
     ("tasks try_get", |things| match things.tasks.try_get() {
-        // To give it back may take as long as it takes.
+        // Giving the task back has no time limit.
         Ok(task) => {
             std::mem::forget(task);
             None
@@ -181,7 +181,7 @@ const CALLS: &[Call] = &[
     }),
 ];
 
-/// Goes on if a call does not come back.
+/// Kills the stopped process if a call does not return.
 struct Watchdog(std::sync::mpsc::Sender<()>);
 
 impl Watchdog {
@@ -191,7 +191,7 @@ impl Watchdog {
         std::thread::spawn(move || {
             if wait.recv_timeout(IN_TIME) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("{what} has not returned");
-                // SAFETY: no memory is touched.
+                // SAFETY: the call accesses no memory.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
         });
@@ -208,7 +208,7 @@ fn stop_and_call(method: StartMethod) {
         rounds += 1;
         let child = Ends(Process::new(work, (kind, things.clone())).start_method(method).start().unwrap());
         std::thread::sleep(Duration::from_micros(3_000 + random.below(5_000)));
-        // At several places, since it goes on in between.
+        // Stops it at several points, since it runs in between.
         for _ in 0..4 {
             child.signal(libc::SIGSTOP).unwrap();
             for (name, call) in CALLS {
@@ -230,7 +230,7 @@ fn stop_and_call(method: StartMethod) {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        // And all works again.
+        // Everything works again.
         things.queue.put(vec![1]).unwrap();
         things.queue.get_timeout(IN_TIME).unwrap();
         while things.limited.try_get().is_ok() {}
@@ -238,7 +238,7 @@ fn stop_and_call(method: StartMethod) {
         things.event.set();
         assert!(things.event.wait_timeout(IN_TIME).unwrap());
     }
-    println!("{rounds} rounds; calls that found a latch in the hands of the one that was stopped: {stalls:?}");
+    println!("{rounds} rounds; calls that found a spin lock held by the stopped process: {stalls:?}");
 }
 
 for_each_method! {
@@ -259,19 +259,19 @@ for_each_method! {
         let mut guard = condition.lock().unwrap();
         let child = Process::new(hold, (condition.clone(), ready.clone()));
         let child = Ends(child.start_method(method).start().unwrap());
-        // It has the lock as soon as this one waits, and is stopped then.
+        // The child takes the lock as soon as this process waits, and is then stopped.
         std::thread::scope(|scope| {
             let pid = child.pid();
             let ready = ready.clone();
             scope.spawn(move || {
                 ready.get_timeout(IN_TIME).unwrap();
-                // SAFETY: no memory is touched.
+                // SAFETY: the call accesses no memory.
                 unsafe { libc::kill(pid, libc::SIGSTOP) };
             });
             let error = guard.wait_timeout(Duration::from_secs(1)).unwrap_err();
             assert!(matches!(error, multiproc::sync::ConditionError::Stopped { pid: holder } if holder == pid), "{error}");
         });
-        assert!(guard.wait_timeout(TIMEOUT).is_err(), "it is not held");
+        assert!(guard.wait_timeout(TIMEOUT).is_err(), "the lock is not held");
         drop(guard);
         child.kill().unwrap();
         child.wait().unwrap();

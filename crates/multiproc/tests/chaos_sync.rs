@@ -1,6 +1,7 @@
-//! Locks, semaphores, events and barriers under fire: eight processes at one of them, of which one is killed every few milliseconds, wherever it is, and replaced.
-//! Never are more of them inside than may be, what somebody has died with is poisoned, and nobody hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` say how,
-//! and for how long.
+//! Locks, semaphores, events and barriers under fire: eight processes use one of them, of which one
+//! is killed every few milliseconds, at any point, and replaced. There are never more processes
+//! inside than may be, what a dead holder held is poisoned, and no process hangs. `MULTIPROC_SEED`
+//! and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 #[path = "common/chaos.rs"]
 mod chaos;
@@ -18,24 +19,25 @@ use multiproc::{Process, StartMethod};
 use serde::{Deserialize, Serialize};
 use shared::{Numbers, kill};
 
-/// So many processes at a time.
+/// The number of processes at a time.
 const WORKERS: usize = 8;
 
-/// So many of them may have a permit.
+/// How many of them may have a permit.
 const PERMITS: usize = 3;
 
-/// Where what is in the numbers that all see. Set when it is time to stop:
+/// Indexes into the shared numbers. Set when the workers must stop:
 const STOP: usize = 0;
-/// How often something has been done, whatever it is.
+/// How often anything has been done.
 const DONE: usize = 1;
-/// One bit for each who is inside, from 0 on as readers or with permits, from 8 on as the only one; and from 16 on, for each who is being killed.
+/// A bit for each process: from bit 0 on for those inside as readers or with permits, from 8 on for
+/// the one inside exclusively, and from 16 on for those being killed.
 const INSIDE: usize = 2;
-/// Who is the only one inside, and two numbers that it makes equal.
+/// The process that is inside exclusively, and two numbers that it makes equal.
 const WHO: usize = 3;
 const PAIR: [usize; 2] = [4, 5];
-/// How often something that was poisoned was put right.
+/// How often a poisoned object was repaired.
 const MENDED: usize = 6;
-/// Of a barrier: how often it has been made new, and how often somebody was the first.
+/// Of a barrier: how often it has been reset, and how often a process was the leader.
 const ROUND: usize = 7;
 const LEADERS: usize = 8;
 
@@ -65,23 +67,25 @@ impl Worker {
         self.numbers.at(STOP).load(SeqCst) != 0
     }
 
-    /// Something has been done.
+    /// Records that something has been done.
     fn done(&self) {
         self.numbers.at(DONE).fetch_add(1, SeqCst);
     }
 
-    /// Lets others try, now and then.
+    /// Yields to other processes sometimes.
     fn pause(&mut self) {
         if self.random.below(16) == 0 {
             std::thread::yield_now();
         }
     }
 
-    /// What is done while something is held. `bit` says as what; no more than `most` may.
+    /// Runs `body` while the object is held. `bit` says how it is held; at most `most` processes
+    /// may hold it so.
     fn inside(&mut self, bit: u64, most: usize, body: impl FnOnce(&mut Worker)) {
         let bit = bit << self.place;
         let inside = self.numbers.at(INSIDE).fetch_or(bit, SeqCst) | bit;
-        // Those who are being killed may be gone already, and others be there for them.
+        // Processes that are being killed may be gone already, and others may hold the object
+        // instead.
         let doomed = (inside >> 16) & 0xff;
         let (some, alone) = (inside & 0xff & !doomed, (inside >> 8) & 0xff & !doomed);
         let allowed =
@@ -92,23 +96,24 @@ impl Worker {
         self.numbers.at(INSIDE).fetch_and(!bit, SeqCst);
     }
 
-    /// What the only one inside does. It finds all as the one before has left it, unless that one has died and it was told so.
+    /// What the exclusive holder does. It finds everything as the previous one left it, unless that
+    /// one has died and the death was reported.
     fn alone(&mut self) {
         let me = std::process::id().into();
         self.inside(ALONE, 1, |worker| {
             let numbers = worker.numbers.clone();
             let at = |index: usize| numbers.at(index);
-            assert_eq!(at(WHO).swap(me, SeqCst), 0, "somebody is here, or has died here and nobody says so");
+            assert_eq!(at(WHO).swap(me, SeqCst), 0, "another process is here, or died here without poison");
             let [first, second] = PAIR.map(|index| at(index).load(SeqCst));
             assert_eq!(first, second);
             at(PAIR[0]).store(first + 1, SeqCst);
             worker.pause();
             at(PAIR[1]).store(first + 1, SeqCst);
-            assert_eq!(at(WHO).swap(0, SeqCst), me, "somebody else is here");
+            assert_eq!(at(WHO).swap(0, SeqCst), me, "another process is here");
         });
     }
 
-    /// Puts right what somebody has died with.
+    /// Repairs what a dead process held.
     fn mend(&self) {
         self.numbers.at(WHO).store(0, SeqCst);
         self.numbers.at(PAIR[1]).store(self.numbers.at(PAIR[0]).load(SeqCst), SeqCst);
@@ -116,14 +121,14 @@ impl Worker {
     }
 
     fn add(&mut self, value: &mut [u64; 2]) {
-        assert_eq!(value[0], value[1], "it is torn, and nobody says so");
+        assert_eq!(value[0], value[1], "torn, but not poisoned");
         value[0] += 1;
         self.alone();
         value[1] += 1;
     }
 }
 
-/// Takes it; if it is poisoned, it is put right.
+/// Takes the object, and repairs it if it is poisoned.
 macro_rules! take {
     ($worker:ident, $taken:expr $(, $mend:expr)?) => {
         $taken.unwrap_or_else(|error| {
@@ -169,11 +174,11 @@ fn turn(object: &Object, worker: &mut Worker) {
         Object::RwLock(lock) => match lock.read() {
             Ok(guard) => worker.inside(1, WORKERS, |worker| {
                 let before = *guard;
-                assert_eq!(before[0], before[1], "it is torn, and nobody says so");
+                assert_eq!(before[0], before[1], "torn, but not poisoned");
                 worker.pause();
-                assert_eq!(*guard, before, "somebody writes");
+                assert_eq!(*guard, before, "a process writes");
             }),
-            // Whoever reads can't put it right.
+            // A reader can't repair the value.
             Err(LockError::Poisoned(guard)) => {
                 drop(guard);
                 drop(take!(worker, lock.write(), |value: &mut [u64; 2]| value[1] = value[0]));
@@ -185,11 +190,11 @@ fn turn(object: &Object, worker: &mut Worker) {
             worker.inside(1, PERMITS, Worker::pause);
             drop(permit);
         }
-        // One half sets and clears it, the other half waits.
+        // One half of the processes sets and clears the event, the other half waits.
         Object::Event(event) if worker.place < WORKERS / 2 => {
             let before = worker.numbers.at(DONE).load(SeqCst);
             while worker.numbers.at(DONE).load(SeqCst) == before && !worker.stops() {
-                // Another one may have cleared it.
+                // Another process may have cleared it.
                 event.set();
                 std::thread::yield_now();
             }
@@ -208,7 +213,8 @@ fn turn(object: &Object, worker: &mut Worker) {
                     }
                     worker.done();
                 }
-                // Somebody has been killed, or it is being made new. Whoever kills says when that is done.
+                // A process has been killed, or the barrier is being reset. The killing process
+                // announces the next round.
                 Err(_) => {
                     while worker.numbers.at(ROUND).load(SeqCst) == round && !worker.stops() {
                         std::thread::sleep(Duration::from_micros(100));
@@ -231,7 +237,7 @@ fn under_fire(method: StartMethod, object: &Object) {
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|place| start(method, object, &numbers, place)).collect();
     let shoot = |place: usize| {
         at(INSIDE).fetch_or(DOOMED << place, SeqCst);
-        // It is the shot that ends it: it has not failed before.
+        // Asserts that the signal ended it, and not an earlier failure.
         kill(&workers[place]);
         at(INSIDE).fetch_and(!((DOOMED | ALONE | 1) << place), SeqCst);
         workers[place] = start(method, object, &numbers, place);
@@ -247,11 +253,11 @@ fn under_fire(method: StartMethod, object: &Object) {
         barrier.abort();
     }
     for (place, worker) in workers.iter().enumerate() {
-        // Those who set it have ended, and nobody clears it any more.
+        // The processes that set it have ended, and none clears it any more.
         if let (Object::Event(event), true) = (object, place == WORKERS / 2) {
             event.set();
         }
-        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("it hangs: {object:?}, {numbers:?}"));
+        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("timed out: {object:?}, {numbers:?}"));
         assert!(status.success(), "{status}");
     }
     let [done, mended] = [DONE, MENDED].map(|index| at(index).load(SeqCst));
@@ -260,23 +266,23 @@ fn under_fire(method: StartMethod, object: &Object) {
     is_as_new(object, &numbers, kills);
 }
 
-/// What is left of it when all have ended.
+/// Checks what is left of the object when all processes have ended.
 fn is_as_new(object: &Object, numbers: &Numbers, kills: u64) {
     match object {
         Object::Lock(lock) => assert!(!lock.is_poisoned() && matches!(lock.try_lock(), Ok(Some(_)))),
         Object::RLock(lock) => assert!(!lock.is_poisoned() && matches!(lock.try_lock(), Ok(Some(_)))),
         Object::Mutex(mutex) => {
-            let value = mutex.try_lock().unwrap().expect("nobody holds it");
+            let value = mutex.try_lock().unwrap().expect("no process holds it");
             assert_eq!(value[0], value[1]);
         }
         Object::RwLock(lock) => {
             assert_eq!(lock.readers(), 0);
-            let value = lock.try_write().unwrap().expect("nobody reads or writes");
+            let value = lock.try_write().unwrap().expect("no process reads or writes");
             assert_eq!(value[0], value[1]);
         }
         Object::Semaphore(semaphore) => {
             assert_eq!(semaphore.available(), PERMITS);
-            let permits: Vec<_> = (0..PERMITS).map(|_| semaphore.try_acquire().unwrap().expect("it is lost")).collect();
+            let permits: Vec<_> = (0..PERMITS).map(|_| semaphore.try_acquire().unwrap().expect("lost")).collect();
             assert!(semaphore.try_acquire().unwrap().is_none());
             drop(permits);
         }
@@ -285,7 +291,8 @@ fn is_as_new(object: &Object, numbers: &Numbers, kills: u64) {
             event.clear();
             assert!(!event.is_set());
         }
-        // In each round one is the first, and all pass; but for those who were killed before they could say so.
+        // Each round has one leader, and all pass, except for those that were killed before they
+        // could record it.
         Object::Barrier(barrier) => {
             let [done, leaders] = [DONE, LEADERS].map(|index| numbers.at(index).load(SeqCst));
             let all = WORKERS as u64;

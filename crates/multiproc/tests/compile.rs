@@ -1,10 +1,11 @@
-//! What must not compile, and what it says. The texts are those of the compiler that CI uses; `TRYBUILD=overwrite` renews them.
+//! What must not compile, and the errors it causes. The expected texts are those of the compiler
+//! that CI uses; `TRYBUILD=overwrite` renews them.
 
-/// What `cargo check` finds: trybuild checks, unless there is a program that must compile.
+/// What `cargo check` finds: trybuild runs it unless there is a program that must compile.
 #[test]
 fn check() {
     let cases = trybuild::TestCases::new();
-    // What targets capture, but for what is `Copy`.
+    // Captures of targets, unless they are `Copy`.
     cases.compile_fail("tests/ui/captures_a_vec.rs");
     cases.compile_fail("tests/ui/captures_by_reference.rs");
     cases.compile_fail("tests/ui/captures_self.rs");
@@ -12,7 +13,7 @@ fn check() {
     // Arguments and results.
     cases.compile_fail("tests/ui/argument_that_is_a_file.rs");
     // A reference differs from a serde type in its lifetime alone, which no attribute of a trait
-    // can speak of.
+    // can describe.
     cases.compile_fail("tests/ui/argument_that_is_a_str.rs");
     cases.compile_fail("tests/ui/argument_that_is_an_arc_mutex.rs");
     cases.compile_fail("tests/ui/argument_that_is_no_serde_type.rs");
@@ -42,7 +43,7 @@ fn build() {
     cases.compile_fail("tests/ui/captures_a_static_reference.rs");
 }
 
-/// Each of the commonest mistakes is one error, and it says what to write.
+/// Each of the most common mistakes is one error that says what to write.
 #[test]
 fn one_error_that_helps() {
     for (program, help) in [

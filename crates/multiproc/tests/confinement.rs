@@ -1,5 +1,5 @@
 //! A child has the rights and the settings that its creator has at the moment of the start,
-//! whatever it had when it started its first child.
+//! whatever the creator had when it started its first child.
 
 mod common;
 #[path = "common/seccomp.rs"]
@@ -11,8 +11,8 @@ use std::fs;
 use multiproc::{Process, StartMethod};
 use seccomp::forbid;
 
-/// What a process is started from: by a server that has started others, or by a child that stands
-/// by, if the method has such.
+/// What a process is started from: a server that has started others, or a standby child, if the
+/// method has one.
 const STANDBY: [bool; 2] = [false, true];
 
 fn check(result: libc::c_long) -> Result<(), String> {
@@ -39,8 +39,8 @@ fn rights() -> String {
 
 /// The number of the mount that the root directory is on.
 fn mount_of_root() -> u64 {
-    // SAFETY: all-zero bytes are a value of it, the path ends with a zero, and the structure is
-    // ours.
+    // SAFETY: all-zero bytes are a valid value of the structure, the path is NUL-terminated, and
+    // the structure is a local variable.
     unsafe {
         let mut stat: libc::statx = std::mem::zeroed();
         libc::statx(libc::AT_FDCWD, c"/".as_ptr(), 0, libc::STATX_MNT_ID, &raw mut stat);
@@ -48,10 +48,10 @@ fn mount_of_root() -> u64 {
     }
 }
 
-/// Has the calling thread make no directories from now on.
+/// Forbids the calling thread to make directories from now on, by Landlock.
 fn enter_domain() -> Result<(), String> {
     let make_dir: u64 = 1 << 7;
-    // SAFETY: the attributes are as large as said; the descriptor is ours.
+    // SAFETY: the attributes are as large as stated; the descriptor is owned here.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
         let ruleset = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const make_dir, 8, 0);
@@ -70,17 +70,17 @@ fn may_make_a_directory() -> bool {
 }
 
 fn may_ask_for_uname() -> bool {
-    // SAFETY: all-zero bytes are a value of it.
+    // SAFETY: all-zero bytes are a valid value of the structure.
     unsafe { libc::uname(&mut std::mem::zeroed()) == 0 }
 }
 
-/// Waits until there is a child that stands by.
+/// Waits until a standby child exists.
 fn until_there_is_a_standby() {
     let this = std::process::id();
     common::time_until(|| {
         let children = fs::read_to_string(format!("/proc/{this}/task/{this}/children")).unwrap();
         let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
-        // Those that the keeper has made are its children.
+        // Children that the keeper thread has made are listed as its children.
         let of_threads = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
         let all: Vec<String> = of_threads.chain([children]).collect();
         let mut pids = all.iter().flat_map(|list| list.split_whitespace());
@@ -88,7 +88,7 @@ fn until_there_is_a_standby() {
     });
 }
 
-/// In a process of its own: has a server, and perhaps a child that stands by.
+/// In a process of its own: starts a server, and waits for a standby child if `standby` is set.
 fn warm_up(standby: bool) {
     multiproc::set_standby(standby);
     Process::new(|| (), ()).start_method(StartMethod::ForkServer).start().unwrap().join().unwrap();
@@ -97,7 +97,7 @@ fn warm_up(standby: bool) {
     }
 }
 
-/// A change that a process makes to itself between two starts, and what is to be the same in its
+/// A change that a process makes to itself between two starts, and what must be the same in its
 /// children afterwards.
 struct Case {
     name: &'static str,
@@ -105,7 +105,7 @@ struct Case {
     prepare: fn() -> Result<(), String>,
     change: fn() -> Result<(), String>,
     look: fn() -> String,
-    /// Whether it must have one thread, and so can have no child made ahead.
+    /// Whether the process must have one thread, and so can't have a standby child.
     one_thread: bool,
 }
 
@@ -114,13 +114,13 @@ fn nothing() -> Result<(), String> {
 }
 
 fn unshare(flags: i32) -> Result<(), String> {
-    // SAFETY: it takes a number.
+    // SAFETY: the call takes only numbers.
     check(unsafe { libc::unshare(flags) }.into())
 }
 
-/// A user namespace, perhaps others within, and its root.
+/// Creates a user namespace, and others within it as `flags` says, and becomes its root.
 fn become_root_of_a_namespace(flags: i32) -> Result<(), String> {
-    // SAFETY: these take nothing.
+    // SAFETY: the calls take no arguments.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     unshare(libc::CLONE_NEWUSER | flags)?;
     let write = |file, text: String| fs::write(file, text).map_err(|error| format!("{file}: {error}"));
@@ -129,18 +129,18 @@ fn become_root_of_a_namespace(flags: i32) -> Result<(), String> {
     write("/proc/self/gid_map", format!("0 {group} 1"))
 }
 
-/// As [`rights`], but for capabilities: an exec by any but root gives them up.
+/// As [`rights`], except for capabilities: an exec by a user other than root drops them.
 fn rights_but_capabilities() -> String {
     rights().lines().filter(|line| !line.starts_with("Cap")).collect()
 }
 
 fn mount(from: &str, to: &str, flags: libc::c_ulong) -> Result<(), String> {
     let (from, to) = (CString::new(from).unwrap(), CString::new(to).unwrap());
-    // SAFETY: both strings end with a zero.
+    // SAFETY: both strings are NUL-terminated.
     check(unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) }.into())
 }
 
-/// Effective and permitted capabilities, less one.
+/// Drops one capability from the effective and permitted sets.
 fn drop_capability(number: u32) -> Result<(), String> {
     let header = [0x2008_0522_u32, 0];
     let mut data = [0_u32; 6];
@@ -158,12 +158,12 @@ fn drop_capability(number: u32) -> Result<(), String> {
 }
 
 fn become_user(id: u32) -> Result<(), String> {
-    // SAFETY: these take numbers, and one null pointer for an empty list.
+    // SAFETY: these calls take numbers, and one null pointer for an empty list.
     unsafe {
         check(libc::setgroups(0, std::ptr::null()).into())?;
         check(libc::setresgid(id, id, id).into())?;
         check(libc::setresuid(id, id, id).into())?;
-        // As a program that such a user has executed: what is in /proc of it is its own.
+        // As after an exec by such a user: the process owns its files in /proc.
         check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0).into())
     }
 }
@@ -173,7 +173,7 @@ fn prctl(option: i32, argument: libc::c_ulong) -> Result<(), String> {
     check(unsafe { libc::prctl(option, argument, 0, 0, 0) }.into())
 }
 
-/// What a process with confinements, by Landlock and seccomp, may still do.
+/// What a process under Landlock and seccomp confinement may still do.
 fn deeds() -> String {
     format!("{}\ndirectories {}, uname {}", rights(), may_make_a_directory(), may_ask_for_uname())
 }
@@ -263,7 +263,7 @@ const CONFINEMENTS: &[Case] = &[
     Case {
         name: "file-system ids",
         prepare: nothing,
-        // SAFETY: these take numbers.
+        // SAFETY: the calls take only numbers.
         change: || unsafe {
             libc::setfsgid(USER);
             libc::setfsuid(USER);
@@ -275,7 +275,7 @@ const CONFINEMENTS: &[Case] = &[
     Case {
         name: "a session",
         prepare: nothing,
-        // SAFETY: it takes nothing.
+        // SAFETY: the call takes no arguments.
         change: || check(unsafe { libc::setsid() }.into()),
         look: rights,
         one_thread: false,
@@ -347,15 +347,15 @@ const CONFINEMENTS: &[Case] = &[
             mount("none", "/", libc::MS_REC | libc::MS_PRIVATE)?;
             mount("/", "/mnt", libc::MS_BIND | libc::MS_REC)
         },
-        // SAFETY: the path ends with a zero.
+        // SAFETY: the path is NUL-terminated.
         change: || check(unsafe { libc::chroot(c"/mnt".as_ptr()) }.into()),
         look: rights,
         one_thread: false,
     },
 ];
 
-/// The directory of this process's control group of version 2; none if nothing is mounted where it
-/// is usual.
+/// The directory of this process's control group of version 2; `None` if nothing is mounted at the
+/// usual path.
 fn control_group() -> Option<std::path::PathBuf> {
     let table = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = table.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
@@ -375,12 +375,12 @@ fn enter_a_control_group() -> Result<(), String> {
     fs::write(group.join("cgroup.procs"), std::process::id().to_string()).map_err(|error| error.to_string())
 }
 
-/// The settings that a process hands down.
+/// The settings that a process passes on to its children.
 fn settings() -> String {
     let umask = fs::read_to_string("/proc/self/status").unwrap();
     let umask = umask.lines().find(|line| line.starts_with("Umask")).unwrap().to_owned();
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
-    // SAFETY: what these write to is ours, and as large as they take it to be.
+    // SAFETY: the calls write to local variables of the size that they expect.
     unsafe {
         let mut processors: libc::cpu_set_t = std::mem::zeroed();
         libc::sched_getaffinity(0, size_of_val(&processors), &raw mut processors);
@@ -413,7 +413,7 @@ fn set_policy(policy: i32, priority: i32) -> Result<(), String> {
 }
 
 fn nice(niceness: i32) -> Result<(), String> {
-    // SAFETY: it takes numbers.
+    // SAFETY: the call takes only numbers.
     check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) }.into())
 }
 
@@ -422,7 +422,7 @@ fn score(score: i32) -> Result<(), String> {
 }
 
 fn limit(resource: u32, soft: u64) -> Result<(), String> {
-    // SAFETY: the structure is ours.
+    // SAFETY: the pointer is to a local structure.
     unsafe {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::getrlimit(resource, &raw mut limit);
@@ -432,9 +432,10 @@ fn limit(resource: u32, soft: u64) -> Result<(), String> {
     }
 }
 
-/// All that a process may change without rights.
+/// Changes everything that a process may change without privileges.
 fn change_settings() -> Result<(), String> {
-    // SAFETY: these take numbers, but for the set of processors, which is ours.
+    // SAFETY: these calls take numbers, except for the set of processors, which is a local
+    // variable.
     unsafe {
         libc::umask(0o077);
         check(libc::setpgid(0, 0).into())?;
@@ -494,7 +495,7 @@ fn case(settings: bool, index: usize) -> &'static Case {
     if settings { &SETTINGS[index] } else { &CONFINEMENTS[index] }
 }
 
-/// In a process of its own: starts a child, makes a change, starts others.
+/// In a process of its own: starts a child, makes a change, and starts others.
 fn before_and_after(settings: bool, index: usize, method: StartMethod, standby: bool) -> Seen {
     let case = case(settings, index);
     (case.prepare)()?;
@@ -507,7 +508,7 @@ fn before_and_after(settings: bool, index: usize, method: StartMethod, standby: 
     };
     let first = start();
     if standby {
-        // The second is to be another one that stands by.
+        // The second start must use a new standby.
         until_there_is_a_standby();
     }
     Ok([here, first, start()])
@@ -534,7 +535,7 @@ fn all_of(settings: bool, method: StartMethod) {
                     assert_eq!(here, first, "{}, {method:?}, standby {standby}", case.name);
                     assert_eq!(here, second, "{}, {method:?}, standby {standby}, the second", case.name);
                 }
-                Err(why) => eprintln!("not shown: {}, {method:?}: {why}", case.name),
+                Err(why) => eprintln!("skipped: {}, {method:?}: {why}", case.name),
             }
         }
     }
@@ -578,8 +579,8 @@ mod a_child_has_the_settings_of_the_moment {
     }
 }
 
-/// In a process of its own, of a user that can't lower its niceness again: what a thread with less
-/// and one with more has, and their children.
+/// In a process of its own, as a user that can't lower its niceness again: what a thread with less
+/// niceness and one with more have, and their children.
 fn threads_that_are_scheduled_differently() -> Result<Vec<(String, String)>, String> {
     become_user(USER)?;
     multiproc::set_standby(false);
@@ -590,7 +591,8 @@ fn threads_that_are_scheduled_differently() -> Result<Vec<(String, String)>, Str
             [0, 1].map(|_| (settings(), start()))
         });
         let mut seen = nicer.join().unwrap().to_vec();
-        // The server is the other thread's, whose children may not become what this one is.
+        // The server was started by the other thread. Its children can't get back this thread's
+        // lower niceness.
         seen.push((settings(), start()));
         seen.push((settings(), start()));
         Ok(seen)
@@ -601,11 +603,11 @@ fn threads_that_are_scheduled_differently() -> Result<Vec<(String, String)>, Str
 fn a_child_of_a_less_favoured_threads_server_is_as_favoured_as_its_creator() {
     match Process::new(threads_that_are_scheduled_differently, ()).start().unwrap().join().unwrap() {
         Ok(pairs) => pairs.iter().for_each(|(here, child)| assert_eq!(here, child)),
-        Err(why) => eprintln!("not shown: {why}"),
+        Err(why) => eprintln!("skipped: {why}"),
     }
 }
 
-/// In a process of its own: a thread confines itself, another doesn't, and both start children in
+/// In a process of its own: one thread confines itself, another doesn't, and both start children in
 /// turn.
 fn threads_that_are_confined_differently(method: StartMethod) -> Result<Vec<(String, String)>, String> {
     warm_up(false);
@@ -637,13 +639,13 @@ fn a_child_is_confined_as_the_thread_that_starts_it() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         match Process::new(threads_that_are_confined_differently, (method,)).start().unwrap().join().unwrap() {
             Ok(pairs) => pairs.iter().for_each(|(here, child)| assert_eq!(here, child, "{method:?}")),
-            Err(why) => eprintln!("not shown: {why}"),
+            Err(why) => eprintln!("skipped: {why}"),
         }
     }
 }
 
-/// In a process of its own: two threads have as many filters each, but others, and start children
-/// in turn.
+/// In a process of its own: two threads have the same number of filters each, but different ones,
+/// and start children in turn.
 fn threads_with_as_many_filters() -> Result<Vec<(String, String)>, String> {
     warm_up(true);
     let turn = std::sync::Barrier::new(2);
@@ -675,11 +677,11 @@ fn a_child_has_the_filters_of_the_thread_that_starts_it_and_not_as_many() {
             pairs.iter().for_each(|(here, child)| assert_eq!(here, child));
             assert_ne!(pairs[0].0, pairs[3].0);
         }
-        Err(why) => eprintln!("not shown: {why}"),
+        Err(why) => eprintln!("skipped: {why}"),
     }
 }
 
-/// Whether `/proc/PID/environ` of this process shows a variable of this name.
+/// Whether `/proc/PID/environ` of this process shows a variable with this name.
 fn shows(name: &str) -> bool {
     let text = fs::read("/proc/self/environ").unwrap();
     text.split(|byte| *byte == 0).any(|variable| variable.starts_with(format!("{name}=").as_bytes()))
@@ -690,12 +692,12 @@ fn shown() -> Vec<bool> {
 }
 
 fn with_a_secret_for_a_while(method: StartMethod, standby: bool) -> (Vec<Vec<bool>>, Vec<String>) {
-    // SAFETY: no other thread looks into the environment by itself; those of multiproc go by the
-    // standard library.
+    // SAFETY: no other thread accesses the environment except through the standard library, which
+    // the threads of multiproc use too.
     unsafe { std::env::set_var("MULTIPROC_TEST_SECRET", "hidden") };
     warm_up(standby);
     let start = |child: Process<_>| child.start_method(method).start().unwrap().join().unwrap();
-    // By option, and with the secret still in the environment of this process.
+    // With the variable removed by option, while it is still in the environment of this process.
     let mut seen =
         vec![start(Process::new(shown, ()).env_remove("MULTIPROC_TEST_SECRET").env("MULTIPROC_TEST_NEW", "1"))];
     // SAFETY: as above.
@@ -705,7 +707,7 @@ fn with_a_secret_for_a_while(method: StartMethod, standby: bool) -> (Vec<Vec<boo
     }
     seen.push(start(Process::new(shown, ())));
     seen.push(start(Process::new(shown, ())));
-    // The server, and what stands by, show nothing at all that was removed.
+    // The server and the standby show no variable that was removed.
     let children = fs::read_dir("/proc/self/task").unwrap().flatten().flat_map(|thread| {
         let pids = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()

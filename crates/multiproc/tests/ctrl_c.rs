@@ -1,5 +1,5 @@
-//! SIGINT in children: the terminal's does nothing, `interrupt` does what it always did. What Ctrl-C does to a whole program is tested in
-//! `multiproc-programs`.
+//! SIGINT in children: the terminal's is ignored, and `interrupt` has the default effect. What
+//! Ctrl-C does to a whole program is tested in `multiproc-programs`.
 
 mod common;
 
@@ -11,7 +11,7 @@ use multiproc::{Process, StartMethod};
 
 /// Async-signal-safe.
 extern "C" fn leave(signal: i32) {
-    // SAFETY: touches no memory.
+    // SAFETY: the call accesses no memory.
     unsafe { libc::_exit(100 + signal) };
 }
 
@@ -22,7 +22,7 @@ fn on(signal: i32, handler: extern "C" fn(i32)) {
     unsafe { libc::signal(signal, handler as libc::sighandler_t) };
 }
 
-/// Says on `ready` that it has handlers, and sleeps.
+/// Announces on `ready` that its handlers are installed, and sleeps.
 fn with_handlers(handlers: Vec<(i32, bool)>, ready: String) {
     for (signal, goes_on) in handlers {
         on(signal, if goes_on { go_on } else { leave });
@@ -31,8 +31,8 @@ fn with_handlers(handlers: Vec<(i32, bool)>, ready: String) {
     sleep_long();
 }
 
-/// A child with handlers for these signals: some go on as if nothing had happened (true), the others leave with code 100 and the number of the
-/// signal. They are in place when this returns.
+/// A child with handlers for these signals: some ignore the signal (true), the others exit with
+/// code 100 plus the number of the signal. They are installed when this returns.
 fn child_with_handlers(method: StartMethod, handlers: &[(i32, bool)]) -> Ends<()> {
     let scratch = Scratch::new();
     let ready = fifo(&scratch, "ready");
@@ -44,15 +44,15 @@ fn child_with_handlers(method: StartMethod, handlers: &[(i32, bool)]) -> Ends<()
 for_each_method! {
     fn what_a_terminal_sends_does_nothing(method) {
         let child = child_with_handlers(method, &[(libc::SIGUSR1, false)]);
-        // SAFETY: a child that has not been waited for.
+        // SAFETY: the child has not been reaped, so the id is still its own.
         unsafe { libc::kill(child.pid(), libc::SIGINT) };
-        // Of two signals that wait, the one with the lower number is delivered first.
+        // Of two pending signals, the one with the lower number is delivered first.
         child.signal(libc::SIGUSR1).unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(100 + libc::SIGUSR1));
     }
 
     fn interrupt_ends_a_child_at_any_time(method) {
-        // Some of them before they have taken their first step.
+        // Some of them are interrupted before their first instruction.
         for _ in 0..30 {
             let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
             child.interrupt().unwrap();
@@ -104,7 +104,7 @@ for_each_method! {
             command.args(["-c", "kill -INT $$; exit 5"]);
             command
         };
-        // It runs them beside itself, or in its own place.
+        // The target runs a program as a child, or replaces itself by it.
         let child = Process::new(move || suicide().status().unwrap().signal(), ()).start_method(method);
         assert_eq!(child.start().unwrap().join().unwrap(), Some(libc::SIGINT));
         let child = Process::new(move || drop(suicide().exec()), ()).start_method(method).start().unwrap();
@@ -115,7 +115,7 @@ for_each_method! {
         let child = Process::new(
             |method| {
                 let leaf = child_with_handlers(method, &[(libc::SIGUSR1, false)]);
-                // SAFETY: a child that has not been waited for.
+                // SAFETY: the child has not been reaped, so the id is still its own.
                 unsafe { libc::kill(leaf.pid(), libc::SIGINT) };
                 leaf.signal(libc::SIGUSR1).unwrap();
                 let code = leaf.wait().unwrap().exit_code();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{Ends, Scratch, fifo, for_each_method, sleep_long};
 use multiproc::Process;
 
-/// Says on `ready` that SIGTERM is ignored from now on, and sleeps.
+/// Announces on `ready` that SIGTERM is ignored from now on, and sleeps.
 fn ignores_sigterm(ready: String) {
     // SAFETY: no handler is installed or replaced.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
@@ -27,7 +27,7 @@ for_each_method! {
         for (end, state, code) in ends {
             let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
             end(&child).unwrap();
-            // At once: nobody has waited.
+            // Immediately, without an explicit wait.
             assert_eq!((child.to_string(), child.is_alive()), (format!("<Process(p, {state})>"), false));
             assert_eq!(child.exit_code(), Some(code));
             assert_eq!(child.wait().unwrap().signal(), Some(-code));
@@ -87,7 +87,8 @@ for_each_method! {
     fn signals_start_at_their_default_and_unblocked(method) {
         // What this process blocks and ignores, its children do not.
         let start_with_all_blocked = move || {
-            // SAFETY: a set is filled in before it is used; only this thread's mask changes, and it does nothing else.
+            // SAFETY: a set is filled in before it is used; only this thread's mask changes, and
+            // the thread does nothing else.
             unsafe {
                 let mut all: libc::sigset_t = std::mem::zeroed();
                 libc::sigfillset(&raw mut all);
@@ -105,7 +106,7 @@ for_each_method! {
             u64::from_str_radix(mask, 16).unwrap()
         };
         assert_eq!(field("SigBlk:"), 0, "{status}");
-        // The Rust runtime ignores SIGPIPE, in every program; 32 and 33 are the C library's own.
+        // The Rust runtime ignores SIGPIPE in every program; 32 and 33 are the C library's own.
         let internal = 0b11 << 31;
         assert_eq!(field("SigIgn:") & !internal, 1 << (libc::SIGPIPE - 1), "{status}");
     }

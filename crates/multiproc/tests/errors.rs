@@ -1,4 +1,4 @@
-//! What a user reads of an error that a program ends with: the help, and not a struct.
+//! What a user reads of an error that ends a program: the help text, not a struct.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use multiproc::{
 
 mod common;
 
-/// `unwrap`, and a `main` that returns it, print this error's message before anything else.
+/// `unwrap`, and a `main` that returns the error, print its message before anything else.
 fn message<E: std::error::Error>(error: E) -> String {
     let (debug, pretty) = (format!("{error:?}"), format!("{error:#?}"));
     assert!(debug.starts_with(&error.to_string()), "{debug}\n{error}");
@@ -37,7 +37,7 @@ fn boom(n: u32) -> u32 {
     panic!("boom {n}")
 }
 
-/// The error of what is not `Debug` itself.
+/// Returns the error, for results that are not `Debug`.
 fn failure<T, E>(result: Result<T, E>) -> E {
     result.err().expect("it is an error")
 }
@@ -99,7 +99,7 @@ fn objects() {
     message(ShareableList::new([1]).unwrap().set(1, 2).unwrap_err());
 }
 
-/// An error of the program's own that wraps one of ours, as `derive` prints it.
+/// An error of the program's own that wraps one of multiproc's, as `derive` prints it.
 #[multiproc::test]
 fn inside_an_error_of_the_programs_own() {
     #[derive(Debug)]

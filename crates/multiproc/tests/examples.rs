@@ -1,11 +1,11 @@
-//! Each example, run as a user would run it, against what the basics page prints.
+//! Runs each example as a user would, and compares it with what the basics page prints.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Once;
 
-/// Where cargo has put the examples: beside the tests, one level up. They are built with the tests, unless somebody asked for this test
-/// alone.
+/// Where cargo has put the examples: beside the tests, one level up. They are built together with
+/// the tests, unless this test is run alone.
 fn example(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     let test = std::env::current_exe().unwrap();
@@ -25,7 +25,8 @@ fn example(name: &str) -> PathBuf {
     path
 }
 
-/// The example's command. With `MULTIPROC_TOUR` in the environment it is that build of the tour, which has them all inside.
+/// The example's command. With `MULTIPROC_TOUR` in the environment, it is the tour binary at that
+/// path, which contains all examples.
 fn command(name: &str) -> Command {
     match std::env::var_os("MULTIPROC_TOUR") {
         Some(tour) => {
@@ -43,7 +44,7 @@ fn run(name: &str) -> Output {
     output
 }
 
-/// What it prints, line by line.
+/// What the example prints, line by line.
 fn lines(name: &str) -> Vec<String> {
     text(&run(name).stdout)
 }
@@ -52,7 +53,7 @@ fn text(bytes: &[u8]) -> Vec<String> {
     String::from_utf8(bytes.to_vec()).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The lines in any order.
+/// Sorts the lines, for output that comes in any order.
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort();
     lines
@@ -147,7 +148,7 @@ fn exitcode() {
     assert_eq!(traceback[0], "Process raises:");
     assert!(traceback[1].starts_with("thread 'main' panicked at ") && traceback[1].contains("exitcode.rs:"));
     assert_eq!(traceback[2], "There was an error!");
-    // A program that has been stripped has no more than this line.
+    // A stripped program prints no more than this line.
     assert!(traceback[3].starts_with("stack backtrace:"));
 }
 
@@ -183,7 +184,7 @@ fn get_logger() {
 
 #[test]
 fn log_relay() {
-    // `[Process-1 4711]` without its pid.
+    // `[Process-1 4711]` without the pid.
     let without_pid = |line: String| {
         let found = line.split_once(" [").and_then(|(level, rest)| Some((level, rest.split_once(' ')?)));
         match found.and_then(|(level, (name, rest))| Some((level, name, rest.split_once("] ")?))) {
@@ -191,7 +192,7 @@ fn log_relay() {
             _ => line,
         }
     };
-    // It is no section of the tour.
+    // The tour has no section for it.
     let output = Command::new(example("log_relay")).output().unwrap();
     let lines: Vec<String> = text(&output.stdout).into_iter().map(without_pid).collect();
     let (printed, logged): (Vec<&str>, Vec<&str>) =
@@ -237,7 +238,7 @@ fn producer_consumer() {
         assert!(lines[begun[0]].starts_with("Consumer-"));
         assert!(begun[0] < at(&format!("Result: {number} * {number} = {}", number * number)));
     }
-    // All have exited before the results are looked at, as that was waited for.
+    // All have exited before the results are printed, as the program waits for that.
     for number in 1..=consumers {
         assert!(at(&format!("Consumer-{number}: Exiting")) < lines.len() - 10, "{lines:?}");
     }
@@ -325,7 +326,7 @@ fn tour() {
     assert_eq!(nothing.status.code(), Some(1));
 }
 
-/// What an example prints that is not on the basics page, so not in the tour.
+/// What an example prints that is not on the basics page, and so not in the tour.
 fn lines_beside_the_tour(name: &str) -> Vec<String> {
     let output = Command::new(example(name)).output().unwrap();
     assert!(output.status.success(), "{name}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -352,7 +353,7 @@ fn shared_array() {
         lines.iter().filter_map(|line| line.split_once(" filled ")?.1.strip_suffix(" parts")?.parse::<u32>().ok());
     assert_eq!(filled.sum::<u32>(), 40, "{lines:?}");
     assert_eq!(lines.last().unwrap(), &format!("written to {}", path.display()));
-    // As anybody would look at it.
+    // Decodes the file as an image viewer would.
     let mut image =
         png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap())).read_info().unwrap();
     let mut pixels = vec![1; image.output_buffer_size().unwrap()];
@@ -379,7 +380,7 @@ fn shared_bytes() {
     for (line, way) in lines[1..].iter().zip(["shared", "copied"]) {
         assert!(line.starts_with(&format!("{way}: {} in ", 3 * sum)), "{lines:?}");
     }
-    // A file of one's own.
+    // With a file as its argument.
     let lines = run(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
     assert_eq!(lines.len(), 3, "{lines:?}");
 }

@@ -1,4 +1,4 @@
-//! What became of a process, and why there is no value.
+//! How a process ended, and why there is no value.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::{Unwilling, for_each_method};
 use multiproc::{JoinErrorKind, Process};
 use serde::{Deserialize, Serialize};
 
-/// Can be read in the process that made it, and nowhere else.
+/// Can be read in the process that made it, and in no other.
 #[derive(Debug)]
 struct Homesick(u32);
 
@@ -46,7 +46,7 @@ for_each_method! {
     }
 
     fn codes_without_exit_handlers(method) {
-        // SAFETY: leaves at once.
+        // SAFETY: the call ends the process.
         let child = Process::new(|| unsafe { if true { libc::_exit(9) } }, ()).start_method(method).start().unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(9));
         assert!(matches!(child.join().unwrap_err().into_kind(), JoinErrorKind::Exited(9)));
@@ -110,7 +110,7 @@ for_each_method! {
     fn signals(method) {
         for (signal, target) in [
             (libc::SIGABRT, (|| std::process::abort()) as fn()),
-            // SAFETY: the signal's default is wanted.
+            // SAFETY: the signal's default action is intended.
             (libc::SIGSEGV, || unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL); libc::raise(libc::SIGSEGV); }),
             // SAFETY: as above.
             (libc::SIGKILL, || unsafe { libc::raise(libc::SIGKILL); }),
@@ -198,7 +198,7 @@ for_each_method! {
                 match unsafe { libc::fork() } {
                     0 => 8,
                     copy => {
-                        // SAFETY: no status is asked for.
+                        // SAFETY: no status is requested.
                         unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
                         7
                     }
@@ -228,7 +228,7 @@ for_each_method! {
                 let child = Process::new(|| vec![1_u8; 200_000], ()).start_method(method).start().unwrap();
                 let set = |soft: u64| {
                     let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
-                    // SAFETY: the structure is ours.
+                    // SAFETY: the pointer is to a local structure.
                     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
                 };
                 set(4);

@@ -1,8 +1,10 @@
-//! What a system, a program or a target may do to multiproc: few descriptors, full file systems, interruptions, stops, descriptors that are
-//! closed behind its back, processes that it knows nothing of.
+//! What a system, a program or a target may do to multiproc: few descriptors, full file systems,
+//! interruptions, stops, descriptors that are closed behind its back, processes that it knows
+//! nothing of.
 //!
-//! Elsewhere: limits of processes, `SIGCHLD` ignored, foreign waits for any child, a server that dies (`start.rs`); aborts, exits, overflows
-//! of the stack (`exit_status.rs`); kills (`chaos_start.rs`, and `chaos.rs` of multiproc-programs).
+//! Tested elsewhere: limits of processes, `SIGCHLD` ignored, foreign waits for any child, a server
+//! that dies (`start.rs`); aborts, exits, stack overflows (`exit_status.rs`); kills
+//! (`chaos_start.rs`, and `chaos.rs` of multiproc-programs).
 
 mod common;
 
@@ -16,7 +18,7 @@ use common::{Ends, LONG, Scratch, exists, fifo, for_each_method, sleep_long, wai
 use multiproc::{Error, JoinErrorKind, Process, SharedBytes, SharedMemory, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
-    // SAFETY: both structures are ours.
+    // SAFETY: the pointers are to local structures.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         assert_eq!(libc::getrlimit(resource, &raw mut limit), 0);
@@ -25,7 +27,7 @@ fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
     }
 }
 
-/// Runs the check in a process of its own: what it does belongs to the whole process.
+/// Runs the check in a process of its own, as its effects concern the whole process.
 fn apart(check: fn(StartMethod), method: StartMethod) {
     Process::new(check, (method,)).start().unwrap().join().unwrap()
 }
@@ -41,11 +43,11 @@ fn with_32_descriptors(method: StartMethod) {
                 Err(error) => break error.to_string(),
             }
         };
-        // Two each: its pidfd, and its socket. A start needs some more for a moment.
+        // Two each: the child's pidfd, and its socket. A start needs some more for a moment.
         assert!((8..=14).contains(&alive.len()), "{} {error}", alive.len());
         assert!(error.starts_with("cannot start p: ") && error.contains("open files"), "{error}");
         assert!(alive.iter().all(|child| child.is_alive()));
-        // A place that becomes free can be used again.
+        // Descriptors that are freed can be used again.
         alive.truncate(alive.len() / 2);
         assert!(start().unwrap().is_alive());
     }
@@ -67,15 +69,15 @@ fn with_small_files(method: StartMethod) {
     assert_eq!(sum(1).unwrap(), 1);
 }
 
-/// A full file system in this place, in this process's own view of the machine.
+/// A full file system mounted at a path, in this process's own mount namespace.
 struct Full(CString);
 
 impl Full {
-    /// None without the right to do so.
+    /// `None` without the right to mount.
     fn mount(place: &str) -> Option<Full> {
         let place = CString::new(place).unwrap();
         let none = std::ptr::null();
-        // SAFETY: all texts end with a NUL.
+        // SAFETY: all strings are NUL-terminated.
         let mounted = unsafe {
             libc::unshare(libc::CLONE_NEWNS) == 0
                 && libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
@@ -90,7 +92,7 @@ impl Full {
 
 impl Drop for Full {
     fn drop(&mut self) {
-        // SAFETY: the text ends with a NUL.
+        // SAFETY: the string is NUL-terminated.
         unsafe { libc::umount2(self.0.as_ptr(), libc::MNT_DETACH) };
     }
 }
@@ -102,12 +104,12 @@ fn with_full_file_systems(method: StartMethod) {
     // SAFETY: this process has one thread.
     unsafe { std::env::set_var("TMPDIR", &directory) };
     let (Some(_temporary), Some(_shared)) = (Full::mount(&directory), Full::mount("/dev/shm")) else {
-        eprintln!("not shown: this needs the right to mount");
+        eprintln!("skipped: this needs the right to mount");
         return;
     };
     let child = Process::new(|list: Vec<u8>| list, (vec![1; 1 << 20],)).start_method(method).start().unwrap();
     assert_eq!(child.join().unwrap(), vec![1; 1 << 20]);
-    // Nor do they matter to what is shared: it lies in no file system that anybody could fill.
+    // Shared memory is not affected either: it is in no file system that a user could fill.
     let memory = SharedMemory::new(1 << 20).unwrap();
     memory.lock().unwrap().fill(2);
     let child = Process::new(|memory: SharedMemory| memory.to_vec().unwrap(), (memory.clone(),));
@@ -117,13 +119,14 @@ fn with_full_file_systems(method: StartMethod) {
 
 static INTERRUPTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Has this process interrupted every so often, in whatever it does.
+/// Interrupts this process at this interval, whatever it is doing.
 fn interrupt_every(time: Duration) {
     extern "C" fn on_alarm(_: libc::c_int) {
         INTERRUPTIONS.fetch_add(1, Relaxed);
     }
     let time = libc::timeval { tv_sec: 0, tv_usec: time.as_micros() as i64 };
-    // SAFETY: the handler adds to a number. It is installed without SA_RESTART, so system calls are interrupted. The structures are filled in.
+    // SAFETY: the handler adds to a number. It is installed without SA_RESTART, so system calls are
+    // interrupted. The structures are filled in.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_alarm as extern "C" fn(libc::c_int) as usize;
@@ -142,7 +145,7 @@ fn with_interruptions(method: StartMethod) {
         }
         assert_eq!(child.join().unwrap(), number + 1);
     }
-    // So large that no interval is long enough to get memory for all of it.
+    // So large that no interval is long enough to allocate memory for all of it.
     let large = "x".repeat(64 << 20);
     let child = Process::new(|text: String| text.len(), (large,)).start_method(method).start().unwrap();
     assert_eq!(child.join().unwrap(), 64 << 20);
@@ -156,7 +159,7 @@ fn starts_one_after_the_other(method: StartMethod, ready: String) -> u32 {
     (0..200).map(|number| start(number).join().unwrap()).sum()
 }
 
-/// Starts a child that says its pid, and sleeps as it does.
+/// Starts a child that reports its pid, and sleeps as the child does.
 fn has_a_sleeper(method: StartMethod, pid: String) {
     let sleeper = Process::new(
         |pid: String| {
@@ -171,7 +174,8 @@ fn has_a_sleeper(method: StartMethod, pid: String) {
 /// Stops the process, a child of this one, and waits until it has stopped. False if it has ended.
 fn stop<T>(child: &multiproc::Child<T>) -> bool {
     child.signal(libc::SIGSTOP).unwrap();
-    // SAFETY: all-zero bytes are a value of the structure, and the kernel fills it in. WNOWAIT: the end, if it comes, is not taken.
+    // SAFETY: all-zero bytes are a valid value of the structure, and the kernel fills it in.
+    // WNOWAIT: an ended child is not reaped.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         let options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
@@ -185,7 +189,7 @@ fn waits_for_all_children(method: StartMethod) {
         let start = |number| Process::new(|number: u32| number, (number,)).start_method(method).start().unwrap();
         let children: Vec<_> = (0..5).map(start).collect();
         multiproc::end_fork_server();
-        // SAFETY: no status is asked for.
+        // SAFETY: no status is requested.
         while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::ECHILD));
         assert_eq!(children.into_iter().map(|child| child.join().unwrap()).sum::<u32>(), 10);
@@ -222,7 +226,7 @@ for_each_method! {
         while stop(&parent) {
             stops += 1;
             parent.signal(libc::SIGCONT).unwrap();
-            // Until it has got on: it has used its time.
+            // Lets it make progress, by spinning for that time.
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_micros(stops % 10 * 300) {
                 std::hint::spin_loop();
@@ -246,7 +250,7 @@ for_each_method! {
     fn a_target_that_closes_all_descriptors(method) {
         let closes = Process::new(
             || {
-                // SAFETY: what it breaks is what the test is about.
+                // SAFETY: closing every descriptor is what the test is about.
                 unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
                 7
             },
@@ -257,7 +261,7 @@ for_each_method! {
         let error = child.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::Exited(1)), "{error}");
 
-        // One that goes on for long after that is waited for all the same.
+        // A process that continues for long afterwards is waited for all the same.
         let closes = Process::new(
             || {
                 // SAFETY: as above.
@@ -277,7 +281,7 @@ for_each_method! {
         let path = fifo(&scratch, "pid");
         let daemonises = Process::new(
             |path: String| {
-                // SAFETY: this process has one thread, and no memory is touched.
+                // SAFETY: this process has one thread, and no memory is accessed.
                 unsafe {
                     if libc::fork() > 0 {
                         libc::_exit(3);
@@ -291,7 +295,7 @@ for_each_method! {
         );
         let child = daemonises.start_method(method).start().unwrap();
         let daemon: i32 = std::fs::read_to_string(path).unwrap().parse().unwrap();
-        // It has everything that its parent had open, and delays nobody.
+        // The daemon has every descriptor that its parent had open, and delays no wait.
         assert!(matches!(child.join().unwrap_err().kind(), JoinErrorKind::Exited(3)));
         let pidfd = multiproc_os::pidfd::open(daemon).unwrap();
         multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
@@ -325,7 +329,8 @@ for_each_method! {
     }
 }
 
-/// A control group with a limit of memory, gone at the end of the test. None where this process may not make one.
+/// A control group with a memory limit, removed at the end of the test. `None` where this process
+/// may not make one.
 struct MemoryGroup(std::path::PathBuf);
 
 impl MemoryGroup {
@@ -351,7 +356,7 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // Once the last process that was in it has been reaped.
+        // Possible once the last process that was in it has been reaped.
         let _ = std::fs::remove_dir(&self.0);
     }
 }
@@ -359,10 +364,11 @@ impl Drop for MemoryGroup {
 #[multiproc::test]
 fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
     let Some(group) = MemoryGroup::new(64 << 20) else {
-        eprintln!("not shown: this needs the right to make a control group");
+        eprintln!("skipped: this needs the right to make a control group");
         return;
     };
-    // The family goes into the group together: who counts must be in it too.
+    // Parent and children join the group together: the process that reads the group's counters must
+    // be in it too.
     let family = Process::new(
         |procs: String| {
             if std::fs::write(procs, "0").is_err() {
@@ -384,21 +390,21 @@ fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
         (group.path(),),
     );
     let Some((seen, greedy, killed)) = family.start().unwrap().join().unwrap() else {
-        eprintln!("not shown: this needs the right to join a control group");
+        eprintln!("skipped: this needs the right to join a control group");
         return;
     };
     assert!(seen && greedy.0, "{greedy:?}");
     assert_eq!(greedy.1, Some(libc::SIGKILL));
     assert!(greedy.2.contains("no memory left"), "{greedy:?}");
-    // From elsewhere, by somebody else: no riddle either.
+    // A kill by another process from outside is reported as such.
     assert_eq!((killed.0, killed.1), (false, Some(libc::SIGKILL)), "{killed:?}");
 }
 
-/// Regression: the kernel would have given it, and killed somebody for it.
+/// Regression: the kernel would have granted the memory, and later killed a process for it.
 #[multiproc::test]
 fn more_shared_memory_than_the_control_group_has_left_is_an_error() {
     let Some(group) = MemoryGroup::new(256 << 20) else {
-        eprintln!("not shown: this needs the right to make a control group");
+        eprintln!("skipped: this needs the right to make a control group");
         return;
     };
     let within = Process::new(
@@ -416,7 +422,7 @@ fn more_shared_memory_than_the_control_group_has_left_is_an_error() {
         (group.path(),),
     );
     let Some(results) = within.start().unwrap().join().unwrap() else {
-        eprintln!("not shown: this needs the right to join a control group");
+        eprintln!("skipped: this needs the right to join a control group");
         return;
     };
     assert_eq!(results[0], (Ok(()), 70 << 20));

@@ -1,4 +1,5 @@
-//! The features that the crate's documentation lists are those that it has, and docs.rs shows them.
+//! The features that the crate's documentation lists are those that the crate has, and docs.rs
+//! shows them.
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@ fn a_crate_without_unsafe_may_start_processes() {
     assert_eq!(Process::new(|| 5, ()).start().unwrap().join().unwrap(), 5);
 }
 
-/// A test without the attribute profits from those that have it.
+/// A test without the attribute profits from those with it.
 #[test]
 fn one_entry_is_enough_for_a_binary() {
     assert_eq!(Process::new(|| 6, ()).start().unwrap().join().unwrap(), 6);

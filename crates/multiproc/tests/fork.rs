@@ -12,17 +12,17 @@ use multiproc::{Array, Error, Process, StartMethod};
 
 #[multiproc::test]
 fn refused_while_there_are_threads() {
-    // The harness has at least two: its own, and this test's.
+    // The harness has at least two: its main thread, and this test's.
     let error = Process::fork(|| ()).name("p").start().unwrap_err();
     let Error::MultiThreaded { process, threads, tasks } = &error else { panic!("{error}") };
     assert_eq!(process, "p");
     assert!(*threads >= 2);
-    // SAFETY: it only returns a number.
+    // SAFETY: the call only returns a number.
     assert_eq!(tasks[0].0, unsafe { libc::gettid() });
     assert!(error.to_string().starts_with("cannot start p: fork refused, this process has"), "{error}");
 }
 
-/// Starts a process of each method when it is dropped, and says what came of that.
+/// Starts a process by each method when it is dropped, and records the outcomes.
 struct StartsOnDrop(std::rc::Rc<std::cell::RefCell<Vec<String>>>);
 
 impl Drop for StartsOnDrop {
@@ -107,7 +107,7 @@ fn nothing_is_serialised() {
     in_a_process_with_one_thread(|| {
         let child = Process::new(|unwilling: Unwilling| format!("{unwilling:?}"), (Unwilling,));
         assert_eq!(child.start_method(StartMethod::Fork).start().unwrap().join().unwrap(), "Unwilling");
-        // The result is.
+        // The result is sent.
         let child = Process::fork(|| Unwilling).start().unwrap();
         assert!(matches!(child.join().unwrap_err().kind(), multiproc::JoinErrorKind::NotSent(_)));
     });
@@ -123,7 +123,7 @@ fn a_capturing_closure_cannot_be_sent() {
     }
 }
 
-/// Two processes would have the same memory, each of them sure to be alone with it.
+/// Parent and child would both have exclusive references to the same memory.
 #[multiproc::test]
 fn references_that_a_guard_has_given_cannot_be_captured() {
     fn lent(error: multiproc::Result<multiproc::Child<()>>) -> usize {
@@ -162,7 +162,7 @@ fn references_that_a_guard_has_given_cannot_be_captured() {
         let slice = &guard[..];
         assert_eq!(lent(Process::fork(|| assert_eq!(slice, [1; 8])).name("p").start()), 1);
         drop(guard);
-        // One that is forgotten may have lent it for good.
+        // A forgotten guard may have given out a reference for good.
         let guard = &mut Box::leak(Box::new(array.lock().unwrap()))[..];
         assert_eq!(lent(Process::fork(|| guard[0] = 2).name("p").start()), 1);
         assert_eq!(lent(Process::fork(|| guard[0] = 2).name("p").start()), 1);
@@ -173,11 +173,11 @@ fn references_that_a_guard_has_given_cannot_be_captured() {
 fn what_is_locked_can_be_captured() {
     in_a_process_with_one_thread(|| {
         let (mutex, lock, array) = (Mutex::new(1).unwrap(), Lock::new().unwrap(), Array::from_slice(&[1; 8]).unwrap());
-        // What has been lent has come back.
+        // The references that were given out have ended.
         *mutex.lock().unwrap() += 1;
         array.lock().unwrap()[0] += 1;
         assert_eq!((mutex.get().unwrap(), array.read().unwrap()[0]), (2, 2));
-        // None of these has lent anything.
+        // None of these guards has given out a reference.
         let guards = (mutex.lock().unwrap(), lock.lock().unwrap(), array.lock().unwrap());
         let child = Process::fork(|| {
             let taken = (mutex.try_lock().unwrap().is_some(), lock.try_lock().unwrap().is_some());
@@ -188,7 +188,7 @@ fn what_is_locked_can_be_captured() {
         drop(guards);
         child.join().unwrap();
         assert_eq!(mutex.get().unwrap(), 4);
-        // A target that captures nothing has no reference, whatever has been lent.
+        // A target that captures nothing has no reference, whatever guards have given out.
         let guard = mutex.lock().unwrap();
         assert_eq!(*guard, 4);
         let is_free = |mutex: Mutex<i32>| mutex.try_lock().unwrap().is_some();
@@ -219,7 +219,7 @@ fn files_of_the_program_stay_open_and_ours_do_not() {
         let scratch = Scratch::new();
         let path = scratch.path("file");
         let mut file = File::options().create(true).append(true).open(&path).unwrap();
-        // Some to let go of: a server, and children of all methods.
+        // Descriptors that the child must close: those of a server, and of children by all methods.
         let others: Vec<_> = [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork]
             .map(|method| Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap()))
             .into();
@@ -230,7 +230,7 @@ fn files_of_the_program_stay_open_and_ours_do_not() {
         let list = child.start().unwrap().join().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "from the child");
         assert!(list.contains(&path), "{list:?}");
-        // Its own, and that of the harness, which it was made by.
+        // The child's own, and that of the harness process, which this process was made by.
         assert_eq!(list.iter().filter(|target| target.starts_with("socket:")).count(), 2, "{list:?}");
         drop(others);
     });
@@ -238,7 +238,8 @@ fn files_of_the_program_stay_open_and_ours_do_not() {
 
 #[multiproc::test]
 fn siblings_die_with_their_parent() {
-    // Should the second child hold a copy of the first one's socket, the first would outlive the parent.
+    // If the second child held a copy of the first one's socket, the first would outlive the
+    // parent.
     let scratch = Scratch::new();
     let pids = common::fifo(&scratch, "pids");
     let parent = Process::new(
@@ -311,7 +312,7 @@ fn finalizers_are_those_of_the_process_itself() {
 #[multiproc::test]
 fn exit_handlers_of_the_creator_are_not_called() {
     extern "C" fn handler() {
-        // SAFETY: it ends the process.
+        // SAFETY: the call ends the process.
         unsafe { libc::_exit(66) }
     }
     let child = Process::new(
@@ -334,7 +335,7 @@ fn forks_of_forks() {
             if left == 0 { 0 } else { 1 + Process::fork(|| depth(left - 1)).start().unwrap().join().unwrap() }
         }
         assert_eq!(depth(5), 5);
-        // A forked process may use the other methods, and begins with a server of its own.
+        // A forked process may use the other methods, and starts a server of its own.
         let child = Process::fork(|| {
             [StartMethod::ForkServer, StartMethod::Spawn]
                 .map(|method| Process::new(std::process::id, ()).start_method(method).start().unwrap().join().unwrap())
@@ -373,7 +374,7 @@ fn a_fork_under_a_memory_limit_of_a_process_under_one() {
     let limited = Process::new(
         || {
             let crash = || {
-                // SAFETY: none: a null pointer is followed.
+                // SAFETY: none: the write through a null pointer is intended to crash.
                 unsafe { std::hint::black_box(std::ptr::null_mut::<u8>()).write_volatile(1) }
             };
             let child = Ends(Process::fork(crash).memory_limit(512 << 20).start().unwrap());
@@ -394,10 +395,10 @@ fn a_thread_that_holds_a_stream_of_c_does_not_keep_the_copy_from_ending() {
                 unsafe extern "C" {
                     static stdin: *mut libc::FILE;
                 }
-                // SAFETY: the stream is C's own, and the byte ours.
+                // SAFETY: the stream is C's own, and the byte is a local variable.
                 unsafe { libc::fread((&raw mut byte).cast(), 1, 1, stdin) };
             });
-            // It has the lock once it reads, which shows in what it waits for.
+            // The thread has the lock once it is reading, which its current system call shows.
             while !std::fs::read_dir("/proc/self/task").unwrap().any(|task| {
                 std::fs::read_to_string(task.unwrap().path().join("syscall"))
                     .is_ok_and(|call| call.starts_with("0 0x0 "))
@@ -406,6 +407,6 @@ fn a_thread_that_holds_a_stream_of_c_does_not_keep_the_copy_from_ending() {
             }
         });
         let child = Ends(child.stdin(input).start().unwrap());
-        assert_eq!(child.wait_timeout(common::LONG).unwrap().expect("it ends").exit_code(), Some(0));
+        assert_eq!(child.wait_timeout(common::LONG).unwrap().expect("timed out").exit_code(), Some(0));
     });
 }

@@ -1,4 +1,5 @@
-//! Awaiting processes, on tokio and on other executors. With the feature `tokio` other code runs, and the same must come of it.
+//! Awaiting processes, on tokio and on other executors. With the feature `tokio` other code runs,
+//! and must give the same results.
 
 mod common;
 
@@ -36,12 +37,12 @@ fn await_in(runtime: Runtime, method: StartMethod) {
     });
 }
 
-/// Polls once, in vain: from now on somebody waits for the process.
+/// Polls once and expects `Pending`: from now on the future waits for the process.
 fn poll_in_vain<F: Future + Unpin>(future: &mut F, waker: &Waker) {
     assert!(pin!(future).poll(&mut Context::from_waker(waker)).is_pending());
 }
 
-/// Counts how often it has been woken, and says so.
+/// Counts how often it has been woken, and sends a message each time.
 struct Told {
     times: AtomicUsize,
     sender: mpsc::Sender<()>,
@@ -61,7 +62,7 @@ impl Wake for Told {
     }
 }
 
-/// The threads of this process that wait on behalf of futures, and which signals they block.
+/// The signal masks of the threads of this process that wait on behalf of futures.
 fn watchers() -> Vec<u64> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok());
@@ -81,7 +82,7 @@ for_each_method! {
             assert_eq!(child.await.unwrap(), 42);
             let child = Process::new(|| vec![1_u8; 300_000], ()).start_method(method).start().unwrap();
             assert_eq!(child.await.unwrap().len(), 300_000);
-            // As with join, its input ends.
+            // As with `join`, the child's input ends.
             let lines = Process::new(|| std::io::stdin().lines().count(), ()).stdin(Stdio::piped());
             assert_eq!(lines.start_method(method).start().unwrap().await.unwrap(), 0);
             let child = Process::new(|| if true { panic!("no") }, ()).name("p").start_method(method).start().unwrap();
@@ -97,7 +98,8 @@ for_each_method! {
     }
 
     fn in_tokio_runtimes_that_have_no_io(method) not_fork {
-        // In a process of its own: once one has been seen, no runtime is asked again.
+        // In a process of its own: once a runtime without I/O has been seen, no runtime is tried
+        // again.
         let outer = Process::new(
             |method| {
                 await_in(Builder::new_current_thread().enable_time().build().unwrap(), method);
@@ -133,14 +135,15 @@ for_each_method! {
                 assert!(tokio::time::timeout(Duration::from_millis(5), &child).await.is_err());
             }
             match select((&child).into_future(), pin!(tokio::time::sleep(Duration::from_millis(5)))).await {
-                Either::Left((status, _)) => panic!("nobody has told it to go: {status:?}"),
+                Either::Left((status, _)) => panic!("the child ended early: {status:?}"),
                 Either::Right(((), waiting)) => {
                     std::fs::write(&fifo, "still here").unwrap();
                     assert!(waiting.await.unwrap().success());
                 }
             }
             assert_eq!(child.await.unwrap(), "still here");
-            // Dropping the future of a child by value is dropping the child: it lives on.
+            // Dropping the future of a child by value is like dropping the child: the process
+            // continues.
             let other = Process::new(sleep_long, ()).start_method(method).start().unwrap();
             let handle = other.handle();
             let mut join = other.into_future();
@@ -159,7 +162,7 @@ for_each_method! {
         let second = Waker::from(second);
         poll_in_vain(&mut future, &second);
         child.signal(libc::SIGKILL).unwrap();
-        // Woken, perhaps without need at times.
+        // It is woken; sometimes without need.
         let status = loop {
             woken.recv_timeout(LONG).unwrap();
             if let Poll::Ready(status) = pin!(&mut future).poll(&mut Context::from_waker(&second)) {
@@ -201,13 +204,13 @@ for_each_method! {
 fn futures_go_anywhere() {
     fn check<T: Send + Unpin + std::fmt::Debug + 'static>() {}
     check::<WaitFuture>();
-    // Whatever the value is: it comes into being at the end.
+    // Regardless of the value's type: the value is created only at the end.
     check::<JoinFuture<std::rc::Rc<u8>>>();
 }
 
 #[multiproc::test]
 fn as_they_end() {
-    // Each on its own, in the order of their ends, not of their starts.
+    // Each completes on its own, in the order of the ends, not of the starts.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let children: Vec<_> = (0..100).map(|_| sleeper(StartMethod::ForkServer)).collect();
@@ -262,7 +265,7 @@ fn one_thread_at_most_waits_for_all() {
     let (on_tokio, watchers) = outer.start().unwrap().join().unwrap();
     assert_eq!(on_tokio, if cfg!(feature = "tokio") { 0 } else { 1 });
     assert_eq!(watchers.len(), 1);
-    // Those that can be blocked, and are not the C library's own.
+    // These can be blocked, and are not the C library's own.
     let wanted = [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD, libc::SIGUSR1].map(|signal| 1_u64 << (signal - 1));
     assert!(wanted.iter().all(|bit| watchers[0] & bit != 0), "{:x}", watchers[0]);
 }
@@ -276,7 +279,7 @@ fn no_descriptor_left_is_an_error() {
             let handle = value.handle();
             let set = |soft: u64| {
                 let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
-                // SAFETY: the structure is ours.
+                // SAFETY: the pointer is to a local structure.
                 assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
             };
             set(3);
@@ -302,7 +305,7 @@ fn no_descriptor_left_is_an_error() {
 fn nothing_piles_up() {
     let outer = Process::new(
         || {
-            // What stands by has descriptors here, and comes and goes.
+            // A standby has descriptors in this process, and comes and goes.
             multiproc::set_standby(false);
             let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
             let round = async |waker: &Waker| {
@@ -373,7 +376,7 @@ fn a_copy_of_the_process_waits_by_itself() {
             let mut before = (&handle).into_future();
             poll_in_vain(&mut before, Waker::noop());
             let (mut reader, writer) = std::io::pipe().unwrap();
-            // SAFETY: the only other thread of this process sleeps, without a lock.
+            // SAFETY: the only other thread of this process sleeps, and holds no lock.
             let copy = unsafe { libc::fork() };
             if copy == 0 {
                 let mut after = (&handle).into_future();
@@ -381,7 +384,7 @@ fn a_copy_of_the_process_waits_by_itself() {
                 poll_in_vain(&mut after, Waker::noop());
                 std::io::Write::write_all(&mut &writer, b"x").unwrap();
                 let ended = block_on(before).is_ok() && block_on(after).is_ok();
-                // SAFETY: leaves at once.
+                // SAFETY: the call ends the process.
                 unsafe { libc::_exit(if ended { 3 } else { 4 }) };
             }
             drop(writer);
@@ -389,18 +392,18 @@ fn a_copy_of_the_process_waits_by_itself() {
             child.signal(libc::SIGKILL).unwrap();
             block_on(before).unwrap();
             let mut status = 0;
-            // SAFETY: the status is ours.
+            // SAFETY: the pointer is to a local variable.
             unsafe { libc::waitpid(copy, &raw mut status, 0) };
             assert_eq!(libc::WEXITSTATUS(status), 3);
         },
         (),
     );
     let outer = Ends(outer.start().unwrap());
-    let status = outer.wait_timeout(LONG).unwrap().expect("the copy waits for ever");
+    let status = outer.wait_timeout(LONG).unwrap().expect("the fork copy hangs");
     assert_eq!(status.exit_code(), Some(0));
 }
 
-/// With the feature `tokio`, such a runtime says by a panic that it can't wait.
+/// With the feature `tokio`, such a runtime reports by a panic that it has no I/O.
 #[multiproc::test]
 fn a_runtime_without_io_is_no_panic() {
     fn wait_in_all_kinds() -> (bool, u32) {
@@ -429,7 +432,7 @@ fn a_runtime_without_io_is_no_panic() {
                 sum += kind(&mut builder).build().unwrap().block_on(async { wait().await + wait().await });
             }
         }
-        // The hook is what it was.
+        // The panic hook is the previous one again.
         let quiet = SEEN.load(SeqCst) == 0;
         let _ = std::panic::catch_unwind(|| panic!("one that is seen"));
         (quiet && SEEN.load(SeqCst) == 1, sum)

@@ -1,4 +1,4 @@
-//! Open files, pipe ends and sockets that travel to another process and back.
+//! Open files, pipe ends and sockets that are sent to another process and back.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn open_descriptors() -> usize {
 
 /// Sets the soft limit of open files of this process.
 fn set_limit(soft: u64) {
-    // SAFETY: the structures are ours.
+    // SAFETY: the pointers are to local structures.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
@@ -29,14 +29,14 @@ fn set_limit(soft: u64) {
     }
 }
 
-/// Whether `fd` is as every descriptor that has travelled must be.
+/// Whether `fd` is as every descriptor that was sent must be: above 2, and close-on-exec.
 fn is_proper(fd: impl AsFd) -> bool {
     let fd = fd.as_fd().as_raw_fd();
-    // SAFETY: no memory is touched.
+    // SAFETY: the call accesses no memory.
     fd > 2 && unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC != 0
 }
 
-/// A file without a name that holds `text`, at its beginning.
+/// An unlinked file that holds `text`, positioned at its beginning.
 fn file_with(text: &str) -> File {
     let scratch = common::Scratch::new();
     let path = scratch.path("file");
@@ -50,7 +50,7 @@ fn read_all(mut file: impl Read) -> String {
     text
 }
 
-/// A pipe that has `text` in it, and has ended.
+/// A pipe that contains `text`, followed by the end of the stream.
 fn pipe_with(text: &str) -> PipeReader {
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(text.as_bytes()).unwrap();
@@ -168,7 +168,7 @@ for_each_method! {
         let mut byte = [0];
         reader.read_exact(&mut byte).unwrap();
         child.kill().unwrap();
-        // Nobody else has kept it: not the parent, not the server.
+        // No other process has kept it: not the parent, not the server.
         assert_eq!(reader.read(&mut byte).unwrap(), 0);
     }
 
@@ -189,7 +189,7 @@ for_each_method! {
             ("a pipe".to_owned(),),
         );
         let child = child.start_method(method).start().unwrap();
-        // They survive the death of the child.
+        // They outlive the child.
         assert!(child.wait().unwrap().success());
         let (reader, file) = child.join().unwrap();
         assert!(is_proper(&reader) && is_proper(&file));
@@ -247,12 +247,12 @@ enum Choice {
     },
 }
 
-/// Goes as MessagePack, and is decoded by trying one variant after another.
+/// Is sent as MessagePack, and decoded by trying one variant after another.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Untagged {
     Number(u32),
-    /// As the next but for the second field.
+    /// Differs from the next variant in the second field.
     Pair {
         reader: Handle<PipeReader>,
         number: u32,
@@ -332,13 +332,14 @@ for_each_method! {
     }
 }
 
-/// A handle whose descriptor somebody has closed.
+/// A handle with a closed descriptor.
 #[derive(Deserialize)]
 struct Closed;
 
 impl Serialize for Closed {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // SAFETY: beyond the limit of open files, so it is nobody's; and all that is done to it is to fail.
+        // SAFETY: beyond the limit of open files, so the number is not in use; the only call on it
+        // fails.
         let closed = unsafe { BorrowedFd::borrow_raw(i32::MAX) };
         multiproc::handle::serialize(&closed, serializer)
     }
@@ -353,7 +354,7 @@ fn other_serializers_refuse_a_handle() {
     assert!(error.contains("not multiproc's"), "{error}");
 }
 
-/// A handle that has been written by hand, at a place of the test's choice.
+/// A forged reference to a handle, with a number of the test's choice.
 #[derive(Serialize)]
 struct Forged {
     #[serde(rename = "multiproc::handle")]
@@ -375,8 +376,9 @@ fn a_place_that_is_not_there_is_an_error() {
     }
 }
 
-/// What a process of its own, where nobody else opens anything, says of its descriptors. (It is to call `set_standby(false)`: a standby has
-/// descriptors in its parent, and comes and goes.)
+/// Returns what `target` reports of its descriptors in a process of its own, where no other code
+/// opens any. (It must call `set_standby(false)`: a standby has descriptors in its parent, and
+/// comes and goes.)
 fn alone<T: Serialize + serde::de::DeserializeOwned + 'static>(target: fn(StartMethod) -> T) -> [T; 2] {
     [StartMethod::ForkServer, StartMethod::Spawn]
         .map(|method| Process::new(target, (method,)).start().unwrap().join().unwrap())
@@ -391,10 +393,10 @@ fn nothing_leaks_whatever_goes_wrong() {
         }
         let round = || {
             for count in [1, 16, 17, 300] {
-                // All well.
+                // Everything succeeds.
                 let echo = Process::new(|list: Vec<Handle<PipeReader>>| list, (handles(count),));
                 assert_eq!(echo.start_method(method).start().unwrap().join().unwrap().len(), count);
-                // A result that nobody takes.
+                // A result that is never taken.
                 let echo = Process::new(|list: Vec<Handle<PipeReader>>| list, (handles(count),));
                 echo.start_method(method).start().unwrap().wait().unwrap();
                 // An argument that can't be sent.
@@ -403,7 +405,7 @@ fn nothing_leaks_whatever_goes_wrong() {
                     (handles(count), common::Unwilling),
                 );
                 unwilling.start_method(method).start().unwrap_err();
-                // A child that dies with them.
+                // A child that dies with the handles.
                 let sleeper = Process::new(
                     |list: Vec<Handle<PipeReader>>| {
                         sleep_long();
@@ -452,7 +454,7 @@ fn a_child_has_its_handles_and_no_others() {
 fn no_descriptor_left_at_start_is_an_error_and_nothing_is_left_behind() {
     fn sweep(method: StartMethod) -> (usize, usize, Vec<usize>) {
         multiproc::set_standby(false);
-        // The server, if there is one, is made with a limit that is high enough for it.
+        // The server, if there is one, is started with a limit that is high enough for it.
         set_limit(4096);
         Process::new(|| (), ()).start_method(method).start().unwrap().join().unwrap();
         let list: Vec<Handle<PipeReader>> = (0..20).map(|number| pipe_with(&number.to_string()).into()).collect();
@@ -462,7 +464,7 @@ fn no_descriptor_left_at_start_is_an_error_and_nothing_is_left_behind() {
         for spare in 0..40 {
             let arguments = (list.iter().map(|reader| reader.try_clone().unwrap().into()).collect::<Vec<Handle<_>>>(),);
             let process = Process::new(|list: Vec<Handle<PipeReader>>| list.len(), arguments).name("p");
-            // All that is open are the first numbers, as nothing has been closed in between.
+            // The open descriptors have the lowest numbers, as none has been closed in between.
             set_limit((open - 1 + list.len() + spare) as u64);
             let result = process.start_method(method).start();
             set_limit(4096);
@@ -502,9 +504,10 @@ fn no_descriptor_left_at_the_end_loses_no_result() {
         let hopeless = start(3);
         let many = start(30);
         let open = open_descriptors() as u64;
-        // Nothing but the directory that was counted, and that is not there any more, fits.
+        // One descriptor fits: `open` includes that of the directory that was listed, which is
+        // closed again.
         set_limit(open - 1);
-        // The process is waited for all the same.
+        // The wait for the process succeeds all the same.
         assert!(child.wait().unwrap().success());
         let error = hopeless.join().unwrap_err();
         assert_eq!(error.process(), "p");
@@ -526,10 +529,10 @@ fn no_descriptor_left_at_the_end_loses_no_result() {
 
 #[multiproc::test]
 fn too_many_on_their_way_is_an_error_that_names_the_process() {
-    /// As somebody without privileges, whom the limit binds.
+    /// As an unprivileged user, since the limit doesn't apply to others.
     fn limited(method: StartMethod) -> Option<(String, String)> {
         multiproc::set_standby(false);
-        // SAFETY: no memory is touched.
+        // SAFETY: the call accesses no memory.
         if unsafe { libc::setgid(60_125) != 0 || libc::setuid(60_125) != 0 } {
             return None;
         }
@@ -547,7 +550,7 @@ fn too_many_on_their_way_is_an_error_that_names_the_process() {
         let few = echo(1).err().map_or("started".to_owned(), |error| error.to_string());
         let many = echo(20).unwrap_err().to_string();
         drop((a, b));
-        // What lay in there is not on its way any more once the kernel has closed it.
+        // The descriptors in the socket are no longer in flight once the kernel has closed it.
         let deadline = std::time::Instant::now() + LONG;
         while echo(20).is_err() {
             assert!(std::time::Instant::now() < deadline);
@@ -557,7 +560,7 @@ fn too_many_on_their_way_is_an_error_that_names_the_process() {
     }
     for errors in alone(limited) {
         let Some((few, many)) = errors else {
-            return eprintln!("not shown: this needs the right to become another user");
+            return eprintln!("skipped: this needs the right to become another user");
         };
         for error in [few, many] {
             assert!(error.starts_with("cannot start p: ") && error.contains("in flight"), "{error}");

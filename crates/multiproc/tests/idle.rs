@@ -1,4 +1,4 @@
-//! What waits sleeps: no process wakes up while nothing happens that it waits for.
+//! Waiters sleep: no process wakes up while nothing happens that it waits for.
 
 mod common;
 
@@ -9,14 +9,14 @@ use multiproc::sync::{Barrier, Condition, Event, Lock, RwLock, Semaphore};
 use multiproc::{Array, Consumer, JoinableQueue, Process, Queue};
 use serde::{Deserialize, Serialize};
 
-/// All that can be waited for. None of it comes.
+/// Everything that can be waited for. None of it happens.
 #[derive(Clone, Serialize, Deserialize)]
 struct Things {
     queue: Queue<u64>,
     full: Queue<u64>,
     tasks: JoinableQueue<u64>,
     condition: Condition,
-    /// Of one lock, which another process has had without them.
+    /// Two conditions of one lock. Another process has had a handle of the lock alone.
     conditions: [Condition; 2],
     event: Event,
     semaphore: Semaphore,
@@ -24,7 +24,7 @@ struct Things {
     lock: Lock,
     rwlock: RwLock<u64>,
     array: Array<u64>,
-    /// A process that has begun to wait says so.
+    /// A process that has begun to wait says so here.
     ready: Queue<u32>,
 }
 
@@ -97,7 +97,7 @@ for_each_method! {
         assert_eq!(ready(), u32::MAX);
         let (_lock, _read) = (things.lock.lock().unwrap(), things.rwlock.read().unwrap());
         let _array = things.array.lock().unwrap();
-        // The one that has a permit comes first, and the other after it.
+        // The process that takes a permit comes first, and the other semaphore waiter after it.
         let kinds = [7, 6].into_iter().chain((0..=KINDS).filter(|kind| ![6, 7].contains(kind)));
         let children: Vec<_> = kinds
             .map(|kind| {
@@ -113,7 +113,7 @@ for_each_method! {
             })
             .collect();
         let count = || children.iter().map(|(kind, child)| (*kind, switches(child.pid()))).collect::<Vec<_>>();
-        // They are asleep by and by. Each wake-up here would be one of several in a second.
+        // They all fall asleep eventually. Repeated wake-ups would come several times a second.
         until_nothing_wakes(count, Duration::from_secs(3));
         assert!(children.iter().all(|(_, child)| child.is_alive()));
     }
@@ -126,8 +126,8 @@ fn take_and_wait(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
 }
 
 for_each_method! {
-    // Nothing but the deaths of those that it watches wakes it, and some become owners of tasks
-    // while it sleeps.
+    // Only the deaths of the processes that it watches wake the sleeper, and some processes become
+    // owners of tasks while it sleeps.
     fn one_that_sleeps_is_told_of_the_death_of_a_worker_that_came_later(method) not_fork {
         let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
         std::thread::scope(|scope| {
@@ -140,12 +140,12 @@ for_each_method! {
                 seen
             });
             let tid = named.recv().unwrap();
-            // Asleep at the door, and not by futex, which is for the first milliseconds. If it
-            // isn't yet, less is seen.
+            // By now it should sleep in the wait queue's poll(2), and not in futex(2), which is
+            // used for the first milliseconds. If it doesn't yet, the test covers less.
             let status = || std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
             common::time_until(|| status().contains("State:\tS"));
             std::thread::sleep(Duration::from_millis(30));
-            // It takes what comes, or the sleeper does: then there is nothing to be seen.
+            // The worker takes the item, or the sleeper does: then there is nothing to check.
             let worker = Process::new(take_and_wait, (tasks.clone(), ready.clone()));
             let worker = Ends(worker.start_method(method).start().unwrap());
             tasks.put(1).unwrap();
@@ -174,7 +174,7 @@ for_each_method! {
         let task = tasks.try_get().unwrap();
         assert_eq!((*task, task.deliveries()), (5, 2));
         assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
-        assert!(!is_readable(Duration::from_millis(20)), "it is over");
+        assert!(!is_readable(Duration::from_millis(20)), "nothing is left");
         task.task_done();
     }
 }
@@ -187,7 +187,7 @@ fn take_one_and_wait(semaphore: Semaphore, ready: Queue<u32>, go: Event) {
 }
 
 for_each_method! {
-    // It had heard the hang-up, and looked again and again.
+    // Regression: after the hang-up of the wake pipe, the waiter checked again and again.
     fn what_waits_for_a_death_alone_does_not_wake_up(method) {
         let (semaphore, ready, go) = (Semaphore::new(3).unwrap(), Queue::new().unwrap(), Event::new().unwrap());
         let permit = semaphore.acquire().unwrap();
@@ -200,8 +200,8 @@ for_each_method! {
         }
         go.set();
         let counts = || children.iter().map(|child| switches(child.pid())).collect::<Vec<_>>();
-        // They are at the door when a token comes, which is there from then on. Then only the two
-        // are left.
+        // They sleep when a token comes, which then stays in the wake pipe. Afterwards only the two
+        // of them are left.
         until_nothing_wakes(counts, Duration::from_millis(500));
         permit.forget();
         drop(semaphore);

@@ -1,4 +1,5 @@
-//! Values of many bytes: they arrive as they were, in a reasonable time, and are no fault when there is no room for them.
+//! Large values: they arrive unchanged, in a reasonable time, and cause an error and no crash when
+//! there is no room for them.
 
 mod common;
 
@@ -7,10 +8,10 @@ use multiproc::{Error, JoinErrorKind, Process};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// As much as an optimised build takes in its stride.
+/// As much as an optimised build handles easily.
 const MANY: usize = if cfg!(debug_assertions) { 64 << 20 } else { 1 << 30 };
 
-/// Bytes that tell where in the list they are.
+/// Bytes that depend on their position in the list.
 fn bytes(len: usize) -> Vec<u8> {
     let block: Vec<u8> = (0..251).collect();
     let mut bytes = block.repeat(len / 251 + 1);
@@ -41,7 +42,8 @@ fn mixed(len: usize) -> Mixed {
 
 for_each_method! {
     fn sizes_around_every_threshold(method) {
-        // What goes in the message, what is gathered, what is tried to the last.
+        // Around the limits for what goes in the message itself, what is gathered, and what is
+        // checked completely.
         for around in [0_usize, 16 << 10, 32 << 10, 64 << 10, 256 << 10, 1 << 20, 3 << 20] {
             for len in [-40, -10, -9, -8, -1_isize, 0, 1].into_iter().filter_map(|less| around.checked_add_signed(less)) {
                 let child = Process::new(|bytes: Vec<u8>, buffer: ByteBuf| (buffer, bytes), (bytes(len), ByteBuf::from(bytes(len / 2))));
@@ -75,8 +77,8 @@ for_each_method! {
     }
 
     fn what_the_receiver_refuses_is_an_error_whatever_its_size(method) not_fork {
-        // The first value of its kind at the call, and later ones at the latest when the receiver
-        // has them.
+        // For the first value of its type the call fails; for later ones the error comes at the
+        // latest when the receiver has them.
         for len in [11, (10 << 20) + 1] {
             let error = Process::new(|_: Even| (), (Even(bytes(len)),)).start_method(method).start().unwrap_err();
             assert!(error.to_string().contains("an odd number"), "{error}");
@@ -88,7 +90,7 @@ for_each_method! {
     }
 
     fn a_type_that_refuses_to_be_empty_can_be_large(method) {
-        // The first value of its type is tried, with all its contents.
+        // The first value of its type is checked with all its contents.
         let child = Process::new(|list: NotEmpty| list.0.len(), (NotEmpty(bytes(10 << 20)),));
         assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), 10 << 20);
     }
@@ -98,7 +100,7 @@ for_each_method! {
             Process::new(|| (), ()).start_method(method).start().unwrap().join().unwrap();
             let set = |size| {
                 let limit = libc::rlimit { rlim_cur: size, rlim_max: libc::RLIM_INFINITY };
-                // SAFETY: the structure is ours.
+                // SAFETY: the pointer is to a local structure.
                 assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
             };
             set(1 << 20);
@@ -108,7 +110,7 @@ for_each_method! {
             let fits = start((1 << 20) - 100).unwrap().join().unwrap();
             let error = start(1 << 20).unwrap_err();
             assert!(matches!(error, Error::Start { .. }), "{error}");
-            // And in the child, which may not be under the limit of its parent's.
+            // And in the child, which may have another limit than its parent.
             let child = Process::new(
                 |len| {
                     let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: libc::RLIM_INFINITY };
@@ -142,7 +144,7 @@ impl TryFrom<Vec<u8>> for Even {
     }
 }
 
-/// A list that is refused if there is nothing in it.
+/// A list that is refused if it is empty.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>")]
 struct NotEmpty(Vec<u8>);
@@ -157,10 +159,10 @@ impl TryFrom<Vec<u8>> for NotEmpty {
 
 #[multiproc::test]
 fn a_large_environment_and_a_large_value_go_together() {
-    // In a process of its own, as the environment belongs to all of it.
+    // In a process of its own, as the environment is process-wide.
     let outer = Process::new(
         || {
-            // SAFETY: one thread.
+            // SAFETY: this process has one thread.
             unsafe { std::env::set_var("MULTIPROC_LARGE", "x".repeat(100_000)) };
             let child = Process::new(
                 |list: Vec<u8>| (std::env::var("MULTIPROC_LARGE").unwrap().len(), list.len()),

@@ -1,5 +1,5 @@
-//! Listeners, and who connects to them: over Unix and TCP sockets, with and without a key, and what comes of it when one of the two does not
-//! keep to the protocol, or dies.
+//! Listeners and their clients: over Unix and TCP sockets, with and without a key, and what happens
+//! when one side violates the protocol, or dies.
 
 mod common;
 
@@ -19,7 +19,7 @@ use multiproc::{
     Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait,
 };
 
-/// The bytes of the protocol, see CONNECTION.md.
+/// Lengths in the protocol, see CONNECTION.md.
 const HEADER: usize = 8;
 const ANSWER: usize = 40;
 
@@ -31,9 +31,9 @@ fn local() -> Address {
     Address::Tcp("127.0.0.1:0".parse().unwrap())
 }
 
-/// Sets the soft limit of open files of this process, and gives the one before.
+/// Sets the soft limit of open files of this process, and returns the previous one.
 fn set_limit(soft: u64) -> u64 {
-    // SAFETY: the structures are ours.
+    // SAFETY: the pointers are to local structures.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
@@ -51,7 +51,7 @@ fn client(address: Address, key: Option<Key>) {
     assert!(connection.recv().unwrap_err().is_disconnected());
 }
 
-/// A client in another process, at a listener there.
+/// Connects a client in another process to a listener in this one.
 fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
     let listener = Listener::bind(address, key.clone()).unwrap();
     let arguments = (listener.local_address().clone(), key);
@@ -59,12 +59,12 @@ fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
     let connection = listener.accept_timeout::<usize, String>(LONG).unwrap();
     connection.send(connection.recv().unwrap().len()).unwrap();
     drop(connection);
-    let status = child.wait_timeout(LONG).unwrap().expect("it hangs");
+    let status = child.wait_timeout(LONG).unwrap().expect("timed out");
     assert!(status.success(), "{status}");
     assert_eq!(listener.take_refused(), []);
 }
 
-/// The process at the other end may be stopped: nothing lasts longer than it was told to.
+/// The peer process may be stopped: no call exceeds its timeout.
 #[multiproc::test]
 fn a_stopped_peer_keeps_nobody_past_the_timeout() {
     fn hold(address: Address) {
@@ -90,8 +90,7 @@ fn a_stopped_peer_keeps_nobody_past_the_timeout() {
         assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
         assert!(!connection.poll(SOON).unwrap());
         assert!(wait(&[&connection], SOON).unwrap().is_empty());
-        // Until there is no room any more. Over TCP the kernels may make some more room between
-        // them.
+        // Until the buffers are full. Over TCP the kernel may make some more room in them.
         let is_late = |error: &SendErrorKind| {
             matches!(error, SendErrorKind::Full | SendErrorKind::Timeout | SendErrorKind::Unfinished)
         };
@@ -126,7 +125,7 @@ for_each_method! {
         let path = scratch.path("socket");
         for key in [None, Some(key())] {
             meets(method, &path.as_str().into(), key);
-            assert!(!std::path::Path::new(&path).exists(), "it went with the listener");
+            assert!(!std::path::Path::new(&path).exists(), "the socket is left behind");
         }
     }
 
@@ -144,7 +143,7 @@ for_each_method! {
 
     fn over_tcp_of_version_6(method) {
         let address: SocketAddr = "[::1]:0".parse().unwrap();
-        // Not every machine has it.
+        // Not every machine has IPv6.
         if std::net::TcpListener::bind(address).is_ok() {
             meets(method, &address.into(), Some(key()));
         }
@@ -165,7 +164,7 @@ for_each_method! {
                 assert_eq!(ask(number).unwrap(), number + 1);
             }
             killed.kill().unwrap();
-            killed.wait_timeout(LONG).unwrap().expect("it hangs");
+            killed.wait_timeout(LONG).unwrap().expect("timed out");
             for number in 0..20 {
                 assert_eq!(ask(number).unwrap(), number + 1);
             }
@@ -187,7 +186,7 @@ for_each_method! {
     }
 }
 
-/// What both sides say when a client comes with one key and the listener has the other.
+/// The errors of both sides when a client has the key `theirs` and the listener has `ours`.
 fn meet(address: &Address, theirs: Option<Key>, ours: Option<Key>) -> (ConnectErrorKind, RefusalReason) {
     let listener = Listener::bind(address, ours).unwrap();
     let address = listener.local_address().clone();
@@ -212,14 +211,14 @@ fn into_kind(error: multiproc::ConnectError) -> ConnectErrorKind {
     }
 }
 
-/// The next who is not let in.
+/// Returns the next refused client.
 fn refused(listener: &Listener) -> Refusal {
     let begun = Instant::now();
     loop {
         if let Some(refusal) = listener.take_refused().pop() {
             return refusal;
         }
-        assert!(begun.elapsed() < LONG, "nobody was refused");
+        assert!(begun.elapsed() < LONG, "no client was refused");
         let accepted = listener.accept_timeout::<u8, u8>(Duration::from_millis(10));
         assert!(accepted.is_err_and(|error| error.is_empty()));
     }
@@ -246,9 +245,9 @@ fn an_empty_key_is_an_error() {
     assert!(error.to_string().ends_with("the key is empty"), "{error}");
 }
 
-/// Somebody who connects without this library.
+/// Connects without this library, and returns the raw socket.
 fn raw(listener: &Listener) -> UnixStream {
-    let Address::Abstract(name) = listener.local_address() else { panic!("it has a name") };
+    let Address::Abstract(name) = listener.local_address() else { panic!("the address has a name") };
     let stream = UnixStream::connect_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     stream
@@ -258,7 +257,8 @@ fn hello(keyed: bool) -> Vec<u8> {
     [&b"mpcl\x01\x01"[..], &[u8::from(keyed), 0], &[7; 32]].concat()
 }
 
-/// Somebody who knows the key comes through, however many others are in the middle of it.
+/// Asserts that a client with the key gets through, however many handshakes of others are under
+/// way.
 fn is_open(listener: &Listener) {
     let address = listener.local_address().clone();
     let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
@@ -276,7 +276,7 @@ fn other_protocols_and_versions_are_refused() {
         let mut stream = raw(&listener);
         stream.write_all(said).unwrap();
         assert_eq!(refused(&listener).reason(), RefusalReason::OtherProtocol);
-        // To be closed with something unread counts as a reset.
+        // Closing a socket with unread data counts as a reset.
         assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)));
     }
     let mut stream = raw(&listener);
@@ -297,7 +297,7 @@ fn who_is_no_listener_is_told_apart() {
         (b"", "has closed the connection"),
     ] {
         let address = Address::unique();
-        let Address::Abstract(name) = &address else { panic!("it has a name") };
+        let Address::Abstract(name) = &address else { panic!("the address has a name") };
         let listener = UnixListener::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -310,11 +310,11 @@ fn who_is_no_listener_is_told_apart() {
     }
 }
 
-/// One who says to a client what it has said itself has not proved anything.
+/// A listener that sends a client's own messages back to it has proved nothing.
 #[multiproc::test]
 fn reflection_and_replay_prove_nothing() {
     let address = Address::unique();
-    let Address::Abstract(name) = &address else { panic!("it has a name") };
+    let Address::Abstract(name) = &address else { panic!("the address has a name") };
     let impostor = UnixListener::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = impostor.accept().unwrap();
@@ -377,7 +377,7 @@ fn silent_ones_delay_nobody_and_have_to_go() {
     }
     assert!(late.iter().all(|refusal| refusal.reason() == RefusalReason::Silent), "{late:?}");
     for mut stream in silent {
-        // The end, behind the answer if there was one.
+        // The end of the stream, after the answer if there was one.
         assert!(stream.read_to_end(&mut Vec::new()).is_ok_and(|read| read % ANSWER == 0));
     }
     is_open(&listener);
@@ -410,7 +410,7 @@ fn more_than_there_is_room_for_delay_nobody() {
     });
 }
 
-/// Connects as many clients as threads, at once; all of them have to be let in.
+/// Connects this many clients at once, each in a thread; all of them must be accepted.
 fn all_in(listener: &Listener, clients: usize, acceptors: usize) {
     let address = listener.local_address().clone();
     let go = Arc::new(Barrier::new(clients));
@@ -451,7 +451,7 @@ fn all_in(listener: &Listener, clients: usize, acceptors: usize) {
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed.first());
 }
 
-/// A connection takes two descriptors at either end, and both are here.
+/// A connection takes two descriptors at each end, and both ends are in this process.
 const CROWD: usize = 600;
 
 #[multiproc::test]
@@ -469,7 +469,7 @@ fn a_crowd_is_let_in() {
     }
 }
 
-/// With few descriptors, clients are told to come again, and do.
+/// With few descriptors, clients are told to try again, and do.
 #[multiproc::test]
 fn a_crowd_is_let_in_where_there_is_no_room_for_all() {
     common::in_a_process_with_one_thread(|| {
@@ -488,7 +488,7 @@ fn a_crowd_is_let_in_where_there_is_no_room_for_all() {
     });
 }
 
-/// 300 clients, each of which connects, is told something, and goes.
+/// 300 clients, each of which connects, receives a value, and disconnects.
 fn crowd(address: Address) {
     set_limit(2000);
     let go = Barrier::new(300);
@@ -504,8 +504,8 @@ fn crowd(address: Address) {
     });
 }
 
-/// The same where another process has the listener too, so that those in the middle of it change
-/// hands.
+/// The same where another process has the listener too, so that half-done handshakes move between
+/// the processes.
 #[multiproc::test]
 fn a_crowd_is_let_in_by_several_processes() {
     fn accept(listener: Listener) {
@@ -518,10 +518,10 @@ fn a_crowd_is_let_in_by_several_processes() {
     let listener = Listener::bind(local(), key()).unwrap();
     let _acceptors = [(); 2].map(|()| Ends(Process::new(accept, (listener.clone(),)).start().unwrap()));
     let clients = Ends(Process::new(crowd, (listener.local_address().clone(),)).start().unwrap());
-    assert!(clients.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    assert!(clients.wait_timeout(LONG).unwrap().expect("timed out").success());
 }
 
-/// Passes on what a client and a listener say, byte by byte.
+/// Relays what client and listener send, one byte at a time.
 #[multiproc::test]
 fn byte_by_byte() {
     let (listener, there, between, here) = with_one_between();
@@ -530,7 +530,7 @@ fn byte_by_byte() {
         while matches!(from.read(&mut byte), Ok(1)) && to.write_all(&byte).is_ok() {}
         let _ = to.shutdown(std::net::Shutdown::Write);
     }
-    // A connection is two.
+    // A connection consists of two sockets.
     let relay = std::thread::spawn(move || {
         for _ in 0..2 {
             let (client, _) = between.accept().unwrap();
@@ -596,8 +596,8 @@ fn a_path_may_be_long() {
     std::fs::create_dir(&directory).unwrap();
     let path = format!("{directory}/socket");
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
-    // What can be made can be connected to, and replaced when it is dead; and what can't be made is
-    // as clear an error at either side.
+    // An address that can be bound can be connected to, and is replaced when its listener is dead;
+    // one that can't be bound is an equally clear error at both sides.
     let room = 107 - scratch.path("").len();
     for len in [room - 1, room, room + 1, room + 2, 95, 150, 255, 256] {
         let path = scratch.path(&"f".repeat(len));
@@ -672,13 +672,13 @@ fn the_file_of_a_killed_listener_is_replaced() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(Listener::bind(path.as_str(), None).unwrap_err().is_in_use());
     child.kill().unwrap();
-    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    child.wait_timeout(LONG).unwrap().expect("timed out");
     assert!(std::path::Path::new(&path).exists());
     assert!(connect::<u8, u8>(path.as_str(), None).unwrap_err().is_absent());
     meets(StartMethod::Spawn, &path.as_str().into(), Some(key()));
 }
 
-/// Nobody is held up by those who keep connecting.
+/// Clients that keep connecting hold up no other.
 #[multiproc::test]
 fn of_many_who_come_at_once_some_are_heard_at_a_time() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
@@ -686,12 +686,12 @@ fn of_many_who_come_at_once_some_are_heard_at_a_time() {
     let _many: Vec<_> = (0..100).map(|_| raw(&listener)).collect();
     assert!(is_readable());
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
-    assert!(is_readable(), "all have been heard at once");
+    assert!(is_readable(), "all were handled at once");
     is_open(&listener);
     assert!(!is_readable());
 }
 
-/// Those who wait make room for one who has proved that it knows the key.
+/// Pending clients make room for one that has proved that it knows the key.
 #[multiproc::test]
 fn at_the_limit_of_open_files_a_client_comes_through() {
     fn client(address: Address, go: Queue<()>) {
@@ -704,7 +704,7 @@ fn at_the_limit_of_open_files_a_client_comes_through() {
         let address = listener.local_address().clone();
         let child = Ends(Process::new(client, (address, go.clone())).start().unwrap());
         let silent: Vec<_> = (0..8).map(|_| raw(&listener)).collect();
-        // It keeps them.
+        // The listener keeps the pending clients.
         let _ = listener.as_fd();
         assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
         let before = set_limit(128);
@@ -717,7 +717,7 @@ fn at_the_limit_of_open_files_a_client_comes_through() {
         assert_eq!(connection.recv().unwrap(), 7);
         drop((taken, silent));
         set_limit(before);
-        child.wait_timeout(LONG).unwrap().expect("it hangs");
+        child.wait_timeout(LONG).unwrap().expect("timed out");
         let refusals = listener.take_refused();
         assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
     });
@@ -734,18 +734,18 @@ fn a_silent_one_does_not_keep_the_descriptor_readable() {
     let mut silent = raw(&listener);
     assert!(is_readable(&listener, LONG));
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
-    assert!(!is_readable(&listener, Duration::ZERO), "it has said nothing");
+    assert!(!is_readable(&listener, Duration::ZERO), "the client has sent nothing");
     silent.write_all(b"mpcl").unwrap();
     assert!(is_readable(&listener, LONG));
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
-    assert!(!is_readable(&listener, Duration::ZERO), "it has been heard");
-    // When its time is up it makes itself felt once more.
+    assert!(!is_readable(&listener, Duration::ZERO), "the client was handled");
+    // When its time is up, the descriptor becomes readable once more.
     assert!(is_readable(&listener, LONG));
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
     assert_eq!(listener.take_refused().pop().unwrap().reason(), RefusalReason::Silent);
     assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
     assert!(!is_readable(&listener, Duration::ZERO));
-    // By its descriptor alone one comes to be accepted.
+    // Waiting for the descriptor alone is enough to accept a client.
     let address = listener.local_address().clone();
     let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
     let connection = loop {
@@ -793,7 +793,8 @@ fn queues_and_files_go_through_unix_sockets_and_not_through_tcp() {
     ours.recv().unwrap();
 }
 
-/// This test is both programs: the second is started as any program is, and knows the first by the address alone.
+/// This test is both programs: the second is started like any program, and knows only the address
+/// of the first.
 #[multiproc::test]
 fn a_queue_goes_to_a_program_that_is_no_relative() {
     const NAME: &str = "a_queue_goes_to_a_program_that_is_no_relative";
@@ -816,10 +817,11 @@ fn a_queue_goes_to_a_program_that_is_no_relative() {
     assert!(program.wait().unwrap().success());
 }
 
-/// A listener and where it is, and a place before it for one who passes on what is said.
+/// A listener and its address, and a socket in between, with its address, for a test that relays
+/// the messages.
 fn with_one_between() -> (Listener, SocketAddr, std::net::TcpListener, SocketAddr) {
     let listener = Listener::bind(local(), key()).unwrap();
-    let &Address::Tcp(there) = listener.local_address() else { panic!("it has a port") };
+    let &Address::Tcp(there) = listener.local_address() else { panic!("the address has a port") };
     let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let here = between.local_addr().unwrap();
     (listener, there, between, here)
@@ -850,7 +852,8 @@ fn half_a_connection_is_none() {
     is_open(&listener);
 }
 
-/// Over TCP, the second connection is brought to whoever has the first. Anybody may bring something there.
+/// Over TCP, the second connection is passed to the process that has the first, through a socket
+/// that any process may connect to.
 #[multiproc::test]
 fn what_strangers_bring_is_passed_over() {
     let (listener, there, between, here) = with_one_between();
@@ -902,12 +905,13 @@ fn messages_have_a_limit() {
     }
 }
 
-/// More than there is room for in the sockets.
+/// More than fits into the sockets' buffers.
 fn large() -> Vec<u8> {
     vec![b'x'; 100_000_000]
 }
 
-/// Over TCP: nothing that is sent afterwards counts as a part of the message that the dead one has begun.
+/// Over TCP: nothing that is sent afterwards counts as part of the message that the dead sender has
+/// begun.
 #[multiproc::test]
 fn a_sender_killed_in_the_middle_ends_the_direction() {
     fn send(sender: multiproc::Sender<()>) {
@@ -918,14 +922,14 @@ fn a_sender_killed_in_the_middle_ends_the_direction() {
     let child = Ends(Process::new(send, (ours.sender().clone(),)).start().unwrap());
     assert!(multiproc_os::poll::wait_for_input(theirs.as_fd(), Some(Instant::now() + LONG)).unwrap());
     child.kill().unwrap();
-    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    child.wait_timeout(LONG).unwrap().expect("timed out");
     assert!(ours.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
     assert!(theirs.receiver().recv_bytes_timeout(LONG).unwrap_err().is_disconnected());
     theirs.send_bytes(b"the other direction").unwrap();
     assert_eq!(ours.recv_bytes().unwrap(), b"the other direction");
 }
 
-/// Over TCP: nobody takes the rest of a message for messages.
+/// Over TCP: no receiver takes the rest of a message for new messages.
 #[multiproc::test]
 fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
     fn poll(receiver: multiproc::Receiver<()>, polled: Queue<bool>, drops: bool) {
@@ -944,10 +948,10 @@ fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
         assert!(multiproc_os::poll::wait_for_input(ours.as_fd(), Some(Instant::now() + LONG)).unwrap());
         let polled = Queue::new().unwrap();
         let child = Ends(Process::new(poll, (ours.receiver().clone(), polled.clone(), drops)).start().unwrap());
-        assert!(!polled.get_timeout(LONG).unwrap(), "it is not all there");
+        assert!(!polled.get_timeout(LONG).unwrap(), "the message is incomplete");
         if !drops {
             child.kill().unwrap();
-            child.wait_timeout(LONG).unwrap().expect("it hangs");
+            child.wait_timeout(LONG).unwrap().expect("timed out");
         }
         assert!(ours.receiver().recv_bytes_timeout(LONG).unwrap_err().is_disconnected());
         assert!(theirs.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
@@ -967,14 +971,14 @@ fn who_is_killed_between_two_messages_takes_nothing_with_it() {
     theirs.send("one".into()).unwrap();
     assert_eq!(theirs.recv().unwrap(), "one");
     child.kill().unwrap();
-    child.wait_timeout(LONG).unwrap().expect("it hangs");
+    child.wait_timeout(LONG).unwrap().expect("timed out");
     theirs.send("two".into()).unwrap();
     assert_eq!(ours.recv().unwrap(), "two");
     ours.send("three".into()).unwrap();
     assert_eq!(theirs.recv().unwrap(), "three");
 }
 
-/// Over TCP: both take turns, as clones do.
+/// Over TCP: both ends take turns, as clones do.
 #[multiproc::test]
 fn an_end_sent_to_oneself_mixes_no_bytes() {
     let listener = Listener::bind(local(), key()).unwrap();

@@ -21,7 +21,7 @@ fn exits(method: StartMethod, code: i32) -> Child<()> {
     Process::new(target, (code,)).start_method(method).start().unwrap()
 }
 
-/// Has ended, and nobody has asked yet.
+/// A child that has ended, with a status that has not been requested yet.
 fn ended(method: StartMethod, code: i32) -> Child<()> {
     let child = exits(method, code);
     assert_eq!(multiproc_os::pidfd::wait_any([&child], Some(Instant::now() + LONG)).unwrap(), [true]);
@@ -30,7 +30,7 @@ fn ended(method: StartMethod, code: i32) -> Child<()> {
 
 fn set_descriptor_limit(soft: u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is ours, in both calls.
+    // SAFETY: the pointers are to the local structure.
     unsafe {
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
         limit.rlim_cur = soft;
@@ -53,7 +53,7 @@ for_each_method! {
             let (index, status) = waiter.join().unwrap();
             assert_eq!((index, status.exit_code()), (3, Some(-15)));
         });
-        // Given again, and the others run.
+        // A finished child is returned again, while the others run.
         assert_eq!(wait_any(&handles, LONG).unwrap().unwrap().0, 3);
         assert_eq!(handles.iter().filter(|handle| handle.is_alive()).count(), 4);
     }
@@ -134,7 +134,7 @@ for_each_method! {
     }
 
     fn every_active_child(method) {
-        // In a process of its own: here there are other tests' children.
+        // In a process of its own, as this one also has the children of other tests.
         let outer = Process::new(
             |method| {
                 let children: Vec<_> = (0..3).map(|code| exits(method, code)).collect();
@@ -170,14 +170,15 @@ for_each_method! {
 
     fn children_that_somebody_else_reaps(method) {
         let (running, child) = (Ends(sleeper(method)), ended(method, 9));
-        // SAFETY: no status is asked for.
+        // SAFETY: no status is requested.
         assert_eq!(unsafe { libc::waitpid(child.pid(), std::ptr::null_mut(), libc::__WALL) }, child.pid());
         assert_eq!(wait_any([&*running, &child], LONG).unwrap().unwrap().0, 1);
         assert_eq!(wait_all([&child], LONG).unwrap().len(), 1);
     }
 
     fn more_than_may_be_open(method) {
-        // Once the limit was below their number, only the first was waited for, however many others ended.
+        // Regression: when the limit was below their number, only the first was waited for, however
+        // many others ended.
         let outer = Process::new(
             |method| {
                 let children: Vec<_> = (0..8).map(|_| Ends(sleeper(method))).collect();

@@ -1,4 +1,4 @@
-//! Names, and who is who.
+//! Names of processes, and their relations.
 
 mod common;
 
@@ -59,7 +59,7 @@ for_each_method! {
     }
 
     fn parents(method) {
-        // Under Fork this is a process of its own.
+        // Under `Fork`, the test runs in a process of its own.
         assert_eq!(parent_process().is_none(), method != multiproc::StartMethod::Fork);
         let child = Process::new(|| parent_process().map(|parent| (parent.name().to_owned(), parent.pid())), ());
         let parent = child.start_method(method).start().unwrap().join().unwrap();
@@ -82,7 +82,7 @@ for_each_method! {
     }
 
     fn the_parents_method_is_inherited(method) {
-        // In a child, lest the other tests' default change.
+        // In a child, so that the default of the other tests doesn't change.
         let child = Process::new(|method| {
             multiproc::set_start_method(method);
             Process::new(multiproc::start_method, ()).start().unwrap().join().unwrap()
@@ -109,7 +109,7 @@ fn processors_are_those_that_may_be_used() {
     assert!(all >= 1);
     let one = Process::new(
         || {
-            // SAFETY: a set of zeroes is a set; the kernel copies it.
+            // SAFETY: a set of zeroes is valid, and the kernel copies it.
             unsafe {
                 let mut set: libc::cpu_set_t = std::mem::zeroed();
                 libc::sched_getaffinity(0, size_of_val(&set), &raw mut set);

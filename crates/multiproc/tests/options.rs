@@ -1,4 +1,4 @@
-//! What a process is given beyond what it shares with its creator, as with `Command`.
+//! What a process is given beyond what it inherits from its creator, as with `Command`.
 
 mod common;
 
@@ -32,7 +32,7 @@ for_each_method! {
         assert_eq!(cleared.start().unwrap().join().unwrap(), [("KEPT".to_string(), "2".to_string())]);
         let removed = Process::new(|| var("PATH"), ()).env_remove("PATH").start_method(method);
         assert_eq!(removed.start().unwrap().join().unwrap(), None);
-        // Nobody else has it.
+        // No other process has it.
         assert_eq!(Process::new(|| var("MULTIPROC_A"), ()).start_method(method).start().unwrap().join().unwrap(), None);
         assert_eq!(var("MULTIPROC_A"), None);
     }
@@ -103,7 +103,7 @@ for_each_method! {
     fn no_stream_at_all(method) {
         let child = Process::new(
             || {
-                println!("nobody reads this");
+                println!("not read");
                 std::io::stdin().read_to_string(&mut String::new()).unwrap()
             },
             (),
@@ -131,7 +131,7 @@ for_each_method! {
     fn scheduling(method) {
         let child = Process::new(
             || {
-                // SAFETY: both take numbers.
+                // SAFETY: the calls take only numbers.
                 let (niceness, group) = unsafe { (libc::getpriority(libc::PRIO_PROCESS, 0), libc::getpgid(0)) };
                 (niceness, group == std::process::id() as i32, multiproc::cpu_count())
             },
@@ -148,7 +148,7 @@ for_each_method! {
 
     fn a_process_group_of_its_own_is_there_when_start_returns(method) {
         let child = Ends(Process::new(sleep_long, ()).process_group(0).start_method(method).start().unwrap());
-        // SAFETY: it takes a number.
+        // SAFETY: the call takes only numbers.
         assert_eq!(unsafe { libc::getpgid(child.pid()) }, child.pid());
         let joiner = Process::new(|| (), ()).process_group(child.pid()).start_method(method);
         joiner.start().unwrap().join().unwrap();
@@ -157,7 +157,7 @@ for_each_method! {
     fn resource_limits(method) {
         let child = Process::new(
             || {
-                // SAFETY: the structure is ours.
+                // SAFETY: the pointer is to a local structure.
                 let limit = unsafe {
                     let mut limit: libc::rlimit = std::mem::zeroed();
                     libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
@@ -223,7 +223,7 @@ for_each_method! {
     fn c_code_that_does_not_look(method) {
         let child = Process::new(
             || {
-                // SAFETY: none: that is what is tested.
+                // SAFETY: none: the unsound write is what is tested.
                 unsafe {
                     let memory = std::hint::black_box(libc::malloc(1 << 30)).cast::<u8>();
                     memory.write_volatile(1);
@@ -241,11 +241,11 @@ for_each_method! {
         let ways: [fn(); 3] = [
             || std::process::abort(),
             || {
-                // SAFETY: none: a null pointer is followed.
+                // SAFETY: none: the write through a null pointer is intended to crash.
                 unsafe { std::hint::black_box(std::ptr::null_mut::<u8>()).write_volatile(1) }
             },
             || {
-                // Refused, noticed, and lived with.
+                // The allocation is refused, and the program handles that.
                 assert!(Vec::<u8>::new().try_reserve(1 << 40).is_err());
             },
         ];
@@ -264,32 +264,32 @@ for_each_method! {
             |method: StartMethod| {
                 let reader = Process::new(|| drop(std::io::stdin().read_to_string(&mut String::new())), ());
                 let _child = reader.stdin(Stdio::piped()).start_method(method).start().unwrap();
-                // Drops nothing.
+                // Nothing is dropped.
                 std::process::exit(5)
             },
             (method,),
         );
         let parent = Ends(parent.start().unwrap());
-        assert_eq!(parent.wait_timeout(common::LONG).unwrap().expect("it ends").exit_code(), Some(5));
+        assert_eq!(parent.wait_timeout(common::LONG).unwrap().expect("timed out").exit_code(), Some(5));
     }
 
     fn a_signal_from_elsewhere_under_a_memory_limit(method) {
         let child = Ends(Process::new(sleep_long, ()).memory_limit(256 << 20).start_method(method).start().unwrap());
         child.signal(libc::SIGABRT).unwrap();
-        let status = child.wait_timeout(common::LONG).unwrap().expect("it ends");
+        let status = child.wait_timeout(common::LONG).unwrap().expect("timed out");
         assert_eq!(status.signal(), Some(libc::SIGABRT));
     }
 
     fn a_copy_that_dies_of_a_memory_limit_says_nothing_for_its_original(method) {
         let child = Process::new(
             || {
-                // SAFETY: the copy has one thread, and aborts.
+                // SAFETY: the fork copy has one thread, and aborts.
                 let pid = unsafe { libc::fork() };
                 if pid == 0 {
                     std::hint::black_box(vec![1_u8; 1 << 30]);
                 }
                 let mut status = 0;
-                // SAFETY: the status is ours.
+                // SAFETY: the pointer is to a local variable.
                 unsafe { libc::waitpid(pid, &raw mut status, 0) };
                 libc::WTERMSIG(status)
             },
@@ -300,7 +300,7 @@ for_each_method! {
     }
 
     fn a_memory_limit_above_what_may_be_had(method) {
-        // In a process that has a hard limit itself.
+        // In a process with a hard limit itself.
         let limited = Process::new(
             |method: StartMethod| {
                 let child = Process::new(|| (), ()).memory_limit(2 << 30).start_method(method);
@@ -317,7 +317,7 @@ for_each_method! {
         let all = Process::new(|| (), ()).env("MULTIPROC_A", "1").current_dir(scratch.path(".")).nice(3);
         all.cpu_affinity([0]).stdout(Stdio::null()).start_method(method).start().unwrap().join().unwrap();
         let seen = || {
-            // SAFETY: it takes numbers.
+            // SAFETY: the call takes only numbers.
             let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
             (var("MULTIPROC_A"), std::env::current_dir().unwrap(), niceness, std::fs::read_link("/proc/self/fd/1").unwrap())
         };
@@ -328,7 +328,7 @@ for_each_method! {
     fn seeds_follow_from_the_parents(method) {
         multiproc::set_seed(7);
         let seeds = || {
-            // A family of its own, whatever this test's process has made before.
+            // A process tree of its own, whatever this test's process has started before.
             let parent = Process::new(
                 |method: StartMethod| {
                     multiproc::set_seed(7);

@@ -1,4 +1,4 @@
-//! Pipes: values and bytes between threads and processes, and what comes of them when somebody dies.
+//! Pipes: values and bytes between threads and processes, and what happens when one of them dies.
 
 mod common;
 
@@ -17,9 +17,9 @@ fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Sets the soft limit of open files of this process, and gives the one before.
+/// Sets the soft limit of open files of this process, and returns the previous one.
 fn set_limit(soft: u64) -> u64 {
-    // SAFETY: the structures are ours.
+    // SAFETY: the pointers are to local structures.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
@@ -36,7 +36,7 @@ fn echo(connection: Connection<String, String>) {
     }
 }
 
-/// One end of a new pipe, and a process that runs a function on the other.
+/// Creates a pipe, and a process that runs a function on one end of it. Returns the other end too.
 macro_rules! with_worker {
     ($method:expr, $worker:expr) => {{
         let (ours, theirs) = pipe().unwrap();
@@ -51,7 +51,7 @@ for_each_method! {
             ours.send(text.into()).unwrap();
             assert_eq!(ours.recv().unwrap(), text.to_uppercase());
         }
-        // A copy of this process has a copy of this end, so nobody would come to the end of it.
+        // A fork copy of this process has a copy of this end, so the pipe would never hang up.
         if method != StartMethod::Fork {
             drop(ours);
             assert!(child.wait_timeout(LONG).unwrap().unwrap().success());
@@ -137,7 +137,7 @@ for_each_method! {
                 writer.write_all(&[number as u8]).unwrap();
                 connection.send((number, reader.into())).unwrap();
             }
-            // SAFETY: no memory is touched.
+            // SAFETY: the call accesses no memory.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         }
         let (ours, child) = with_worker!(method, worker);
@@ -159,7 +159,7 @@ for_each_method! {
         child.kill().unwrap();
         assert!(ours.recv().unwrap_err().is_disconnected());
         assert!(ours.poll(None).unwrap());
-        // Each direction ends by itself, one an instant after the other.
+        // Each direction ends on its own, one shortly after the other.
         let error = loop {
             if let Err(error) = ours.send(1) {
                 break error;
@@ -177,12 +177,12 @@ for_each_method! {
         ours.recv().unwrap();
         while ours.try_send(vec![0; 1000]).is_ok() {}
         let (killed, kills) = one_way::<()>().unwrap();
-        // Fork needs a process without threads, so the killing is done by another process.
+        // `Fork` needs a process without threads, so another process does the killing.
         let pid = child.pid();
         let killer = Process::new(
             |kills: Receiver<()>, pid: i32| {
                 kills.recv().unwrap();
-                // SAFETY: no memory is touched.
+                // SAFETY: the call accesses no memory.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             },
             (kills, pid),
@@ -190,7 +190,7 @@ for_each_method! {
         let killer = killer.start_method(method).start().unwrap();
         killed.send(()).unwrap();
         let error = loop {
-            // It may still be alive, and has no more room.
+            // It may still be alive, and have no more room.
             match ours.send(vec![7; 1000]) {
                 Ok(()) => {}
                 Err(error) => break error,
@@ -205,7 +205,7 @@ for_each_method! {
         const EACH: u32 = 500;
         fn worker(sender: Sender<(u32, Vec<u8>)>, id: u32) {
             for number in 0..EACH {
-                // Small ones, and some by memory file.
+                // Small ones, and some that go by memory file.
                 let len = if number % 50 == 0 { 50_000 } else { number % 100 };
                 sender.send((id, vec![id as u8; len as usize])).unwrap();
             }
@@ -372,7 +372,7 @@ fn a_value_that_cannot_be_sent_comes_back() {
 fn garbage_is_an_error_and_the_next_message_can_be_received() {
     let (sender, receiver) = one_way::<String>().unwrap();
     let raw = |bytes: &[u8]| {
-        // SAFETY: the bytes are there.
+        // SAFETY: the buffer has the stated length.
         let sent = unsafe { libc::send(sender.as_fd().as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
         assert_eq!(sent, bytes.len() as isize);
     };
@@ -387,13 +387,13 @@ fn garbage_is_an_error_and_the_next_message_can_be_received() {
     let (other, number) = one_way::<(u8, u64)>().unwrap();
     other.send((200, 1 << 60)).unwrap();
     let mut bytes = [0; 100];
-    // SAFETY: the bytes are there.
+    // SAFETY: the buffer has the stated length.
     let len = unsafe { libc::recv(number.as_fd().as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     raw(&bytes[..len as usize]);
     let error = receiver.recv().unwrap_err();
-    assert_eq!(error.undecodable().expect("it is not lost").decode_as::<(u8, u64)>().unwrap(), (200, 1 << 60));
+    assert_eq!(error.undecodable().expect("the value is kept").decode_as::<(u8, u64)>().unwrap(), (200, 1 << 60));
     assert!(matches!(error.kind(), RecvErrorKind::Garbage(_)), "{error}");
-    // Bytes for a value, a value for bytes.
+    // Bytes in place of a value, a value in place of bytes.
     sender.send_bytes(b"bytes").unwrap();
     sender.send("value".into()).unwrap();
     sender.send("good".into()).unwrap();
@@ -497,7 +497,7 @@ fn at_the_limit_of_open_files_a_message_stays() {
     common::in_a_process_with_one_thread(check);
 }
 
-/// Regression: it stayed where it was, and nothing behind it could be received.
+/// Regression: the message was never removed, and nothing behind it could be received.
 #[multiproc::test]
 fn a_message_with_more_handles_than_there_can_be_makes_way() {
     fn check() {
@@ -516,12 +516,12 @@ fn a_message_with_more_handles_than_there_can_be_makes_way() {
     common::in_a_process_with_one_thread(check);
 }
 
-/// Regression: it was an error even for who waits.
+/// Regression: it was an error even for a send that waits.
 #[multiproc::test]
 fn too_many_descriptors_on_their_way_are_waited_for() {
-    /// As somebody without privileges, whom the limit binds.
+    /// As an unprivileged user, since the limit doesn't apply to others.
     fn check() -> bool {
-        // SAFETY: no memory is touched.
+        // SAFETY: the call accesses no memory.
         if unsafe { libc::setgid(60_126) != 0 || libc::setuid(60_126) != 0 } {
             return false;
         }
@@ -540,12 +540,12 @@ fn too_many_descriptors_on_their_way_are_waited_for() {
         let (start, short) = (Instant::now(), Duration::from_millis(20));
         let late = sender.send_timeout(vec![1; LARGE], short).unwrap_err();
         assert!(matches!(late.kind(), SendErrorKind::Timeout) && start.elapsed() >= short, "{late}");
-        // Those that lie in a socket of their own, too.
+        // The same for descriptors that go in a socket of their own.
         let readers = || (0..20).map(|_| Handle::new(std::io::pipe().unwrap().0)).collect::<Vec<_>>();
         let full = other.try_send(readers()).unwrap_err();
         assert!(matches!(full.kind(), SendErrorKind::Full), "{full}");
         drop(full);
-        // What has none goes through.
+        // A message without descriptors gets through.
         sender.send(vec![2]).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| (0..100).for_each(|_| sender.send(vec![3; LARGE]).unwrap()));
@@ -556,7 +556,7 @@ fn too_many_descriptors_on_their_way_are_waited_for() {
             }
             assert_eq!(its_receiver.recv_timeout(LONG).unwrap().len(), 20);
         });
-        // Who waits in vain is told.
+        // A sender that waits in vain gets an error.
         while sender.try_send(vec![1; LARGE]).is_ok() {}
         let (gone, nobody) = one_way::<Vec<u8>>().unwrap();
         drop(nobody);
@@ -564,7 +564,7 @@ fn too_many_descriptors_on_their_way_are_waited_for() {
         true
     }
     if !Process::new(check, ()).start().unwrap().join().unwrap() {
-        eprintln!("not shown: this needs the right to become another user");
+        eprintln!("skipped: this needs the right to become another user");
     }
 }
 
@@ -579,7 +579,7 @@ fn no_descriptor_is_left_behind() {
             b.send(vec![1; 100_000]).unwrap();
             drop(b.recv().unwrap());
             assert!(receiver.recv().unwrap_err().is_disconnected());
-            // One that nobody receives.
+            // A message that is never received.
             a.send((std::io::pipe().unwrap().0.into(), one_way().unwrap().0)).unwrap();
             assert_eq!(a.recv().unwrap().len(), 100_000);
         }
@@ -607,7 +607,7 @@ fn ends_show_themselves_without_their_messages() {
     assert_eq!(format!("{error:?}"), error.to_string());
     fn is_send_and_sync<T: Send + Sync + Clone>(_: &T) {}
     is_send_and_sync(&sender);
-    // Whatever the type is.
+    // Regardless of the type.
     is_send_and_sync(&one_way::<std::rc::Rc<()>>().unwrap());
 }
 

@@ -20,16 +20,16 @@ use multiproc::{
 };
 use tokio::runtime::Builder;
 
-/// Runs it on both executors, with and without I/O.
+/// Runs the test on both executors; on tokio with and without I/O.
 fn on_each<F: Future<Output = ()>>(test: impl Fn() -> F) {
     block_on(test());
     for build in [Builder::enable_all, Builder::enable_time] {
         let runtime = build(&mut Builder::new_current_thread()).build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(LONG, test()).await.expect("it hangs") });
+        runtime.block_on(async { tokio::time::timeout(LONG, test()).await.expect("timed out") });
     }
 }
 
-/// Polls it once: it has to wait.
+/// Polls the future once, and asserts that it is pending.
 async fn poll_in_vain<F: Future>(mut future: std::pin::Pin<&mut F>) {
     poll_fn(|context| {
         assert!(future.as_mut().poll(context).is_pending());
@@ -42,7 +42,7 @@ fn key() -> Key {
     Key::new("a key")
 }
 
-/// A connection over TCP, both ends here.
+/// A connection over TCP, with both ends in this process.
 async fn over_tcp<S: Send + 'static, R: Send + 'static>() -> (Connection<S, R>, Connection<R, S>) {
     let listener = Listener::bind(([127, 0, 0, 1], 0), key()).unwrap();
     let address = listener.local_address().clone();
@@ -154,7 +154,7 @@ fn a_future_that_is_dropped_has_taken_nothing() {
         for _ in 0..sent {
             assert_eq!(receiver.recv_async().await.unwrap()[0], 7);
         }
-        assert!(receiver.try_recv().unwrap_err().is_empty(), "what was not sent has come");
+        assert!(receiver.try_recv().unwrap_err().is_empty(), "an unsent message arrived");
     });
 }
 
@@ -255,8 +255,8 @@ fn bytes_of_a_future_that_is_dropped_are_not_lost() {
         for _ in 0..sent {
             assert_eq!(receiver.recv_bytes_async().await.unwrap()[0], 7);
         }
-        assert!(receiver.try_recv_bytes().unwrap_err().is_empty(), "what was not sent has come");
-        // A value is none.
+        assert!(receiver.try_recv_bytes().unwrap_err().is_empty(), "an unsent message arrived");
+        // A value is not bytes.
         sender.send(()).unwrap();
         assert!(matches!(receiver.recv_bytes_async().await.unwrap_err().kind(), RecvErrorKind::Garbage(_)));
     });
@@ -309,7 +309,7 @@ fn clients_are_accepted() {
             }));
             accepted.await;
             clients.into_iter().for_each(|client| client.join().unwrap());
-            // A future that is dropped has taken none.
+            // A dropped future has accepted no client.
             let address = listener.local_address().clone();
             let client = {
                 let mut accepting = pin!(listener.accept_async::<u32, u32>());
@@ -322,7 +322,7 @@ fn clients_are_accepted() {
     });
 }
 
-/// Though nothing else happens.
+/// Even if nothing else happens.
 #[multiproc::test]
 fn a_silent_client_has_to_go_while_a_future_waits() {
     on_each(|| async {
@@ -336,7 +336,7 @@ fn a_silent_client_has_to_go_while_a_future_waits() {
             tell.send(()).unwrap();
         });
         match select(pin!(listener.accept_async::<u8, u8>()), told).await {
-            Either::Left(_) => panic!("nobody has proved anything"),
+            Either::Left(_) => panic!("no client has proved anything"),
             Either::Right((told, _)) => told.unwrap(),
         }
         assert_eq!(listener.take_refused()[0].reason(), RefusalReason::Silent);

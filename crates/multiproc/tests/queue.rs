@@ -1,4 +1,4 @@
-//! [`Queue`]: what one process puts, another gets.
+//! [`Queue`]: items that one process puts and another gets.
 
 mod common;
 #[path = "common/shared.rs"]
@@ -78,7 +78,7 @@ for_each_method! {
         let child = Process::new(wait_for_ever, (queue.clone(),)).start_method(method).start().unwrap();
         assert_eq!(queue.get().unwrap(), 0);
         let killer = std::thread::spawn(move || {
-            // The parent sleeps by then, or not: it doesn't matter.
+            // The parent may sleep by then, or not: it doesn't matter.
             std::thread::sleep(Duration::from_millis(20));
             child.kill().unwrap();
         });
@@ -381,7 +381,7 @@ fn the_descriptor_is_readable_when_there_is_something() {
     let queue = Queue::new().unwrap();
     let readable = |millis: i32| {
         let mut fds = [libc::pollfd { fd: queue.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        // SAFETY: one descriptor, as said.
+        // SAFETY: the array has one element, as stated.
         unsafe { libc::poll(fds.as_mut_ptr(), 1, millis) == 1 }
     };
     assert!(!readable(0));
@@ -418,7 +418,7 @@ for_each_method! {
         assert!(matches!(consumer.get_timeout(soon), Err(GetError::TimedOut)));
         assert!(multiproc::wait(&[&consumer], soon).unwrap().is_empty());
         child.kill().unwrap();
-        // Not by what the child is, but by what it held.
+        // The end is detected by the queue handles that the child held, not by the child's end.
         let begin = std::time::Instant::now();
         assert_eq!(multiproc::wait(&[&consumer], LONG).unwrap(), [0]);
         assert_eq!(multiproc::wait(&[&consumer, &*child], None).unwrap()[0], 0);
@@ -444,12 +444,12 @@ fn who_only_puts_is_told_when_it_is_full_and_nobody_takes_any_more() {
     assert!(matches!(error.kind(), PutErrorKind::Disconnected), "{error}");
 }
 
-/// The descriptor is the same whoever waits, comes and goes meanwhile.
+/// The descriptor stays the same, whatever waits, comes and goes meanwhile.
 #[multiproc::test]
 fn an_epoll_set_goes_on_telling() {
     let queue = Queue::new().unwrap();
     let (producer, consumer) = (queue.producer(), queue.consumer());
-    // SAFETY: the event and the list are ours.
+    // SAFETY: the pointers are to the local event and list.
     let (set, told) = unsafe {
         let set = libc::epoll_create1(libc::EPOLL_CLOEXEC);
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 1 };
@@ -461,7 +461,7 @@ fn an_epoll_set_goes_on_telling() {
         (set, told)
     };
     assert!(!told(0));
-    // This process lets go of the writing side, and takes it again.
+    // This process drops its last producer, and receives one again.
     drop((queue, producer.clone()));
     let other = Queue::new().unwrap();
     other.put(producer).unwrap();
@@ -476,7 +476,7 @@ fn an_epoll_set_goes_on_telling() {
     drop(other);
     assert!(told(-1));
     assert!(matches!(consumer.try_get(), Err(GetError::Disconnected)));
-    // SAFETY: it is ours, and not used any more.
+    // SAFETY: the descriptor is owned here, and not used any more.
     unsafe { libc::close(set) };
 }
 
@@ -500,7 +500,7 @@ fn queues_are_gone_through() {
     assert!(matches!(error.kind(), PutErrorKind::TooLarge));
 }
 
-/// In a process that has no other queue, so that it is this one's memory that is counted.
+/// In a process without other queues, so that only this queue's memory is counted.
 #[multiproc::test]
 fn it_grows_wraps_and_gives_its_memory_back() {
     Process::new(grow_wrap_and_give_back, ()).start().unwrap().join().unwrap();
@@ -509,7 +509,7 @@ fn it_grows_wraps_and_gives_its_memory_back() {
 fn grow_wrap_and_give_back() {
     let queue = Queue::<Vec<u8>>::new().unwrap();
     let memory = || -> u64 {
-        // The queue's own memory file, by what it takes.
+        // The memory that the queue's own memory file takes.
         std::fs::read_dir("/proc/self/fd")
             .unwrap()
             .filter_map(|entry| entry.ok())
@@ -522,7 +522,7 @@ fn grow_wrap_and_give_back() {
     let mut put = 0_u32;
     let mut got = 0_u32;
     let item = |number: u32| number.to_le_bytes().repeat(1 + number as usize % 300);
-    // Ever more in it, and then none, several times over.
+    // Fills it further each time and empties it again, several times over.
     for backlog in [10, 100, 1000, 10_000, 50_000] {
         for _ in 0..3 {
             while put - got < backlog {
@@ -642,13 +642,13 @@ for_each_method! {
         small.signal(libc::SIGSTOP).unwrap();
         queue.get().unwrap();
         queue.put(vec![0; 700]).unwrap();
-        // For this one there is no room, and it goes to sleep before the other one has woken up.
+        // This one doesn't fit, and goes to sleep before the other one has woken up.
         let large = producer(500);
         small.signal(libc::SIGCONT).unwrap();
-        assert!(small.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(small.wait_timeout(LONG).unwrap().expect("timed out").success());
         assert!(large.is_alive());
         assert_eq!((queue.get().unwrap().len(), queue.get().unwrap().len()), (700, 200));
-        assert!(large.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(large.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 }
 
@@ -700,7 +700,8 @@ for_each_method! {
         let worker = Process::new(work, (tasks.clone(), done.clone())).start_method(method).start().unwrap();
         tasks.put(1).unwrap();
         assert_eq!(done.get().unwrap(), (1, 1));
-        // Now the worker sleeps. The item is taken by it, or by the one who dies; and then by it.
+        // Now the worker sleeps. Either the worker takes the item, or the dying process does, and
+        // then the worker.
         for round in 2..5 {
             let child = Process::new(die_with_it, (tasks.clone(),)).start_method(method).start().unwrap();
             let mut item = round * 100;

@@ -1,4 +1,5 @@
-//! Putting and getting in `async` code: on tokio, which with the feature `tokio` wakes the futures itself, and on another executor.
+//! Putting and getting in `async` code: on tokio, which with the feature `tokio` wakes the futures
+//! itself, and on another executor.
 
 #![cfg(feature = "async")]
 
@@ -19,10 +20,10 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Runs it on both executors. What hangs is ended by the harness.
+/// Runs the test on both executors. If it hangs, the harness ends it.
 fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
     block_on(test());
-    runtime().block_on(async { tokio::time::timeout(LONG, test()).await.expect("it hangs") });
+    runtime().block_on(async { tokio::time::timeout(LONG, test()).await.expect("timed out") });
 }
 
 fn double(numbers: Consumer<u64>, doubles: Producer<u64>) {
@@ -57,7 +58,7 @@ impl Wake for Told {
     }
 }
 
-/// Polls once, in vain.
+/// Polls once, and asserts that the future is pending.
 macro_rules! poll_in_vain {
     ($future:expr) => {
         assert!($future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending())
@@ -81,7 +82,7 @@ for_each_method! {
                 for number in 0..500 {
                     assert_eq!(doubles.get_async().await.unwrap(), number * 2);
                 }
-                // The child has gone.
+                // The child has ended.
                 assert!(matches!(doubles.get_async().await, Err(GetError::Disconnected)));
             };
             join(putting, getting).await;
@@ -199,7 +200,7 @@ for_each_method! {
     }
 }
 
-/// One thread, one handle that nobody else has ever had.
+/// One thread, one handle that no other process has ever had.
 #[multiproc::test]
 fn another_task_of_the_thread_puts_through_the_same_handle() {
     on_both(|| async {
@@ -250,7 +251,8 @@ fn a_waiting_future_is_left_alone() {
     let mut getting = pin!(queue.get_async());
     let poll = |future: std::pin::Pin<&mut _>| Future::poll(future, &mut Context::from_waker(&waker));
     assert!(poll(getting.as_mut()).is_pending());
-    // Nothing is put, so nothing is told, by the time that something else has been done by the same thread that wakes.
+    // Nothing is put, so there has been no wake-up by the time that the waking thread has handled
+    // another event.
     block_on(async {
         let child = Process::new(|| (), ()).start().unwrap();
         (&child).await.unwrap();
@@ -265,7 +267,7 @@ fn a_waiting_future_is_left_alone() {
 
 #[multiproc::test]
 fn hundreds_of_futures_wait_for_one_queue() {
-    // In a process of its own, since each takes a descriptor or two.
+    // In a process of its own, as each future takes one or two descriptors.
     let child = Process::new(
         || {
             block_on(async {
@@ -289,5 +291,5 @@ fn hundreds_of_futures_wait_for_one_queue() {
         (),
     );
     let child = Ends(child.rlimit(multiproc::Resource::OpenFiles, 20_000, 20_000).start().unwrap());
-    assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
 }

@@ -1,6 +1,8 @@
-//! What a system may do to a queue: no memory, no descriptors, a consumer that is stopped while it waits. And items that are larger than 2 GiB.
+//! What a system may do to a queue: no memory, no descriptors, a consumer that is stopped while it
+//! waits. And items that are larger than 2 GiB.
 //!
-//! Elsewhere: stops of one who takes, many processes, empty items, queues in queues (`queue.rs`); kills (`chaos_queue.rs`).
+//! Tested elsewhere: stops of a consumer that takes items, many processes, empty items, queues in
+//! queues (`queue.rs`); kills (`chaos_queue.rs`).
 
 mod common;
 
@@ -11,7 +13,7 @@ use common::{Ends, LONG, for_each_method};
 use multiproc::{GetError, Handle, Process, PutErrorKind, Queue, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
-    // SAFETY: both structures are ours.
+    // SAFETY: the pointers are to local structures.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         assert_eq!(libc::getrlimit(resource, &raw mut limit), 0);
@@ -31,7 +33,7 @@ fn lengths(queue: Queue<Vec<u8>>, done: Queue<usize>) {
 }
 
 fn without_memory(queue: Queue<Vec<u8>>) {
-    // A block that has been made can be used again; it is the growth of the file that is refused.
+    // An existing block can be used again; the limit prevents the growth of the file.
     queue.put(vec![1; 10_000]).unwrap();
     // SAFETY: no handler is installed or replaced.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -68,7 +70,7 @@ for_each_method! {
         let queue = Queue::new().unwrap();
         let child = Process::new(without_memory, (queue.clone(),)).start_method(method).start().unwrap();
         child.join().unwrap();
-        // Another process has no such limit.
+        // This process has no such limit.
         queue.put(vec![6; 3 << 20]).unwrap();
         let lengths: Vec<usize> = std::iter::from_fn(|| queue.try_get().ok()).map(|item| item.len()).collect();
         assert_eq!(lengths[..2], [10_000, 100]);
@@ -90,7 +92,7 @@ fn without_descriptors() {
     assert!(!files.is_empty());
     let error = Queue::<u8>::new().unwrap_err();
     assert!(error.to_string().contains("create a queue") && error.to_string().contains("open files"), "{error}");
-    // Another handle of the same process takes none.
+    // Another handle of the same process needs no descriptor.
     let clone = queue.clone();
     for _ in 0..2 {
         match clone.get() {
@@ -98,8 +100,8 @@ fn without_descriptors() {
             other => panic!("{:?}", other.map(drop)),
         }
     }
-    assert_eq!(queue.len(), 2, "it stays where it is");
-    // What needs no descriptor goes on.
+    assert_eq!(queue.len(), 2, "the items stay queued");
+    // Operations that need no descriptor still work.
     let error = Queue::<u8>::with_capacity(1).unwrap_err();
     assert!(error.to_string().contains("open files"), "{error}");
     clone.put(None).unwrap();
@@ -131,24 +133,25 @@ fn without_descriptors_for_many() {
     while let Ok(file) = File::open("/dev/null") {
         files.push(file);
     }
-    // For none of them, for what they lie in, and for some of them.
+    // Room for no descriptor, for the socket that carries the handles, and for some of the handles.
     for room in [0, 2, 15] {
         files.truncate(files.len() - room);
         match queue.get() {
             Err(GetError::System { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
             other => panic!("room for {room}: {:?}", other.map(drop)),
         }
-        assert_eq!(queue.len(), 3, "it stays where it is");
+        assert_eq!(queue.len(), 3, "the items stay queued");
     }
     files.clear();
     assert_eq!(queue.get().unwrap().len(), 20);
-    // It would be in the way of the others for good.
+    // It would block the items behind it for good.
     let error = queue.get().unwrap_err();
     assert!(matches!(error, GetError::Undecodable(_)) && error.to_string().contains("RLIMIT_NOFILE"), "{error}");
     assert_eq!(queue.get().unwrap().len(), 1);
 }
 
-/// Waits until a process sleeps for as long as it takes: it doesn't wake up by itself for a while. Then it holds no latch.
+/// Waits until a process sleeps without a timeout: it doesn't wake up by itself for a while. Then
+/// it holds no spin lock.
 fn wait_until_asleep(pid: i32) {
     let switches = || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -171,7 +174,8 @@ for_each_method! {
         Process::new(without_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
     }
 
-    // Regression: it was taken when there was room for what many handles lie in, and lost when there was none for them.
+    // Regression: the item was taken when there was room for the socket that carries many handles,
+    // and lost when there was none for the handles.
     fn without_descriptors_for_many_handles_they_stay(method) {
         Process::new(without_descriptors_for_many, ()).start_method(method).start().unwrap().join().unwrap();
     }
@@ -192,8 +196,8 @@ for_each_method! {
                 stopped.signal(libc::SIGCONT).unwrap();
             }
             queue.close();
-            assert!(stopped.wait_timeout(LONG).unwrap().expect("it ends").success());
-            assert!(other.wait_timeout(LONG).unwrap().expect("it ends").success());
+            assert!(stopped.wait_timeout(LONG).unwrap().expect("timed out").success());
+            assert!(other.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
     }
 }
@@ -220,7 +224,7 @@ for_each_method! {
         assert!(matches!(error.kind(), PutErrorKind::Full), "{error}");
         for _ in 0..3 {
             queue.get().unwrap();
-            // It has put another.
+            // The producer has put another.
             let begin = std::time::Instant::now();
             while queue.len() < len {
                 assert!(begin.elapsed() < LONG);
@@ -234,7 +238,7 @@ for_each_method! {
     }
 }
 
-/// Takes three times that much memory: with `MULTIPROC_LARGE=1` alone, best in release.
+/// Takes three times as much memory: runs only with `MULTIPROC_LARGE=1`, best in release.
 #[multiproc::test]
 fn an_item_of_more_than_two_gib() {
     if std::env::var_os("MULTIPROC_LARGE").is_none() {

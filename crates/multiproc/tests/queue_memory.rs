@@ -1,11 +1,11 @@
-//! The memory of a queue: what it gives back after a burst, and what it says when there is none.
+//! The memory of a queue: what it gives back after a burst, and the error when there is none.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use multiproc::{GetError, Process, PutErrorKind, Queue, wait};
 
-/// How much memory the memory files have that this process has open.
+/// How much memory the memory files take that this process has open.
 fn allocated() -> u64 {
     let mut seen = std::collections::BTreeSet::new();
     let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(|entry| {
@@ -23,15 +23,15 @@ fn until_it_is_given_back(mut look: impl FnMut()) {
     }
 }
 
-// 205 MB were kept unless a consumer slept in `get`. A process of its own, as others of this test
-// have memory, too.
+// Regression: 205 MB were kept unless a consumer slept in `get`. Runs in a process of its own, as
+// other tests of this file have memory too.
 fn burst(how: u32) {
     let queue = Queue::new().unwrap();
     let other = queue.clone();
     (0..20).for_each(|_| queue.put(vec![7_u8; 10 << 20]).unwrap());
     assert!(allocated() > 200 << 20);
     (0..20).for_each(|_| drop(queue.get().unwrap()));
-    assert!(allocated() < 64 << 20, "most of it goes back at once: {}", allocated());
+    assert!(allocated() < 64 << 20, "most is given back at once: {}", allocated());
     let soon = Duration::from_millis(250);
     match how {
         0 => until_it_is_given_back(|| {
@@ -41,7 +41,7 @@ fn burst(how: u32) {
         1 => until_it_is_given_back(|| assert!(wait(&[&queue], soon).unwrap().is_empty())),
         2 => until_it_is_given_back(|| assert!(matches!(queue.get_timeout(soon), Err(GetError::TimedOut)))),
         3 => until_it_is_given_back(|| {
-            // The descriptor tells when it is time.
+            // The descriptor becomes readable when it is time.
             use std::os::fd::AsFd;
             let _ = multiproc_os::poll::wait_for_input(queue.as_fd(), None);
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
@@ -64,8 +64,7 @@ fn after_a_burst_memory_goes_back_however_the_consumer_waits() {
 
 const LIMIT: u64 = 96 << 20;
 
-/// Moves the calling process to a control group in which there is little memory. None if that can't
-/// be had.
+/// Moves the calling process to a control group with little memory. `None` if that is not possible.
 fn confine(name: &str) -> Option<std::path::PathBuf> {
     let second = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("memory"));
     let (root, file) = match second {
@@ -102,7 +101,7 @@ fn fill(name: String, size: usize) -> Option<(usize, String)> {
     assert!(matches!(error.kind(), PutErrorKind::System { .. }), "{error}");
     let text = error.to_string();
     drop(error);
-    // Nothing is lost, and when there is room it goes on.
+    // Nothing is lost, and the queue goes on when there is room.
     let half = count / 2;
     for number in 0..half {
         assert_eq!(queue.get().unwrap(), vec![number as u8; size]);
@@ -117,7 +116,8 @@ fn fill(name: String, size: usize) -> Option<(usize, String)> {
     Some((count, text))
 }
 
-// The kernel killed the process: it was only looked for memory from 64 MiB on.
+// Regression: the kernel killed the process, as a memory shortage was only checked for from 64 MiB
+// on.
 #[multiproc::test]
 fn a_queue_that_fills_its_control_group_says_so() {
     for size in [20, 5000, 3 << 20] {
@@ -132,7 +132,7 @@ fn a_queue_that_fills_its_control_group_says_so() {
                 assert!(count as u64 * size as u64 > LIMIT / 5, "{count} items of {size} bytes");
                 assert!(text.contains("memory"), "{text}");
             }
-            None => println!("left out: this process may make no control group"),
+            None => println!("skipped: this process can't make a control group"),
         }
     }
 }

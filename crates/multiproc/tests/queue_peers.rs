@@ -1,5 +1,5 @@
-//! What a queue tells of its other side: that no consumer is left, by its descriptor that there is
-//! something, and how it hands out again what was given back.
+//! What a queue reports of its other side: that no consumer is left, by its descriptor that there
+//! is an item, and how returned tasks are delivered again.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn is_disconnected(kind: &PutErrorKind) -> bool {
 }
 
 for_each_method! {
-    // 100,000 puts were Ok.
+    // Regression: 100,000 puts were `Ok`.
     fn a_producer_is_told_when_the_last_consumer_is_killed(method) {
         for (queue, limited) in [(Queue::new().unwrap(), false), (Queue::with_capacity(1_000_000).unwrap(), true)] {
             let producer = queue.producer();
@@ -38,7 +38,7 @@ for_each_method! {
             assert!(producer.has_consumers());
             child.kill().unwrap();
             child.wait().unwrap();
-            // The fork server may have to close its copies of the descriptors yet.
+            // The fork server may still have to close its copies of the descriptors.
             let begun = Instant::now();
             let error = loop {
                 match producer.put(2) {
@@ -96,8 +96,8 @@ fn a_producer_on_its_way_is_no_consumer() {
     producer.put(1).unwrap();
     assert!(producer.has_consumers() && consumer.has_producers());
     drop(consumer);
-    // Where tests share a process, what another one executes has copies of all descriptors for a
-    // moment.
+    // Where tests share a process, a program that another test executes has copies of all
+    // descriptors for a moment.
     time_until(|| !producer.has_consumers());
     assert!(is_disconnected(producer.put(2).unwrap_err().kind()));
     let other: Producer<u32> = producers.get().unwrap();
@@ -130,7 +130,7 @@ fn take_one(consumer: Consumer<u32>) {
 }
 
 for_each_method! {
-    // It was never readable if it was asked for after the first put.
+    // Regression: the descriptor was never readable if it was requested after the first put.
     fn the_descriptor_is_readable_whenever_it_is_asked_for(method) {
         for early in [false, true] {
             let queue = Queue::new().unwrap();
@@ -149,12 +149,12 @@ for_each_method! {
             child.join().unwrap();
             assert!(readable(queue.as_fd()), "there is more");
             assert_eq!(other.get().unwrap(), 3);
-            // By whatever handle it is found out.
+            // Whichever handle finds out.
             assert!(matches!(other.try_get(), Err(GetError::Empty)));
             assert!(!readable(queue.as_fd()));
             queue.put(4).unwrap();
             assert!(readable(queue.as_fd()));
-            // What another process has taken is told until this one has looked.
+            // What another process has taken is still reported until this process has looked.
             let child = Process::new(take_one, (queue.consumer(),)).start_method(method).start().unwrap();
             child.join().unwrap();
             assert!(matches!(consumer.get_timeout(Duration::ZERO), Err(GetError::TimedOut)));
@@ -224,7 +224,7 @@ fn hold_all(tasks: JoinableQueue<u32>, ready: Queue<u32>) {
 }
 
 for_each_method! {
-    // It took quadratic time: 16 s for 10,000.
+    // Regression: it took quadratic time, 16 s for 10,000.
     fn what_is_given_back_in_bulk_comes_again_in_order(method) {
         let (tasks, ready) = (JoinableQueue::new().unwrap(), Queue::new().unwrap());
         (0..2000).for_each(|number| tasks.put(number).unwrap());
@@ -245,7 +245,7 @@ for_each_method! {
     }
 }
 
-/// Regression: it took quadratic time, which is minutes for as many.
+/// Regression: it took quadratic time, which is minutes for this number.
 #[multiproc::test]
 fn many_that_are_given_back_are_taken_before_long() {
     const MANY: u32 = 32_000;

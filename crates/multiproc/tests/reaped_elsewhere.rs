@@ -1,6 +1,6 @@
-//! Children whose status something else takes: another part of the program that waits for any
-//! child, the kernel, a debugger. How they ended is known all the same where the kernel keeps it,
-//! and no wait outlasts its timeout.
+//! Children with a status that is taken elsewhere: by another part of the program that waits for
+//! any child, by the kernel, or by a debugger. How they ended is known all the same where the
+//! kernel keeps it, and no wait exceeds its timeout.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{LONG, for_each_method, sleep_long};
 use futures::executor::block_on;
 use multiproc::{Process, StartMethod, wait_all, wait_any};
 
-/// Whether the kernel keeps the status of a process that something else has reaped.
+/// Whether the kernel keeps the status of a process that was reaped elsewhere.
 fn status_is_kept() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
@@ -27,7 +27,7 @@ fn leave(code: i32) {
     std::process::exit(code)
 }
 
-/// Starts children that end at once, and asks in every way how they ended.
+/// Starts children that end at once, and queries in every way how they ended.
 fn ask_in_every_way(method: StartMethod) {
     let start = |code: i32| Process::new(leave, (code,)).start_method(method).start().unwrap();
     for code in (0..60).step_by(6) {
@@ -38,7 +38,7 @@ fn ask_in_every_way(method: StartMethod) {
         let children = [start(code), start(code + 3)];
         is_code(wait_all(&children, None).unwrap()[1].exit_code(), code + 3);
         is_code(block_on(start(code + 4).handle().into_future()).unwrap().exit_code(), code + 4);
-        // With an option the child itself says that it has started.
+        // With an option, the child itself confirms its start.
         let child = Process::new(leave, (code + 5,)).start_method(method).nice(1).start().unwrap();
         is_code(child.wait().unwrap().exit_code(), code + 5);
         let error = start(code + 1).join().unwrap_err();
@@ -49,14 +49,14 @@ fn ask_in_every_way(method: StartMethod) {
         });
         assert!(!status_is_kept() || failed.unwrap_err().to_string().contains(&format!("code {}", code + 1)));
     }
-    // A child that stood by, and one that is killed.
+    // A child that was a standby, and one that is killed.
     std::thread::sleep(Duration::from_millis(20));
     let sleeper = Process::new(sleep_long, ()).start_method(method).start().unwrap();
     sleeper.kill().unwrap();
     is_code(sleeper.exit_code(), -9);
 }
 
-/// Has this thread, and what it makes from now on, do without clone3(2), as the usual seccomp
+/// Makes clone3(2) fail in this thread and in what it starts from now on, as the usual seccomp
 /// profile of containers does.
 fn refuse_clone3() {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -77,7 +77,7 @@ fn refuse_clone3() {
 /// Reaps whatever child there is.
 fn wait_for_any_child() {
     loop {
-        // SAFETY: no status is asked for.
+        // SAFETY: no status is requested.
         if unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) } == -1 {
             std::thread::yield_now();
         }
@@ -106,7 +106,7 @@ for_each_method! {
                     std::thread::spawn(wait_for_any_child);
                 }
                 ask_in_every_way(method);
-                // Not by way of the target's end: that waits for any child, too.
+                // Not by the target's return, which also waits for any child.
                 std::process::exit(0)
             },
             (method,),
@@ -116,7 +116,7 @@ for_each_method! {
 
     fn codes_are_known_beside_a_handler_that_reaps_all_children(method) {
         extern "C" fn reap(_: i32) {
-            // SAFETY: async-signal-safe; errno is put back.
+            // SAFETY: async-signal-safe; errno is restored.
             unsafe {
                 let errno = *libc::__errno_location();
                 while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
@@ -142,8 +142,8 @@ for_each_method! {
     fn a_wait_is_over_in_time_while_a_debugger_holds_the_dead(method) not_fork {
         let child = Process::new(
             || {
-                // Where only ancestors may trace, as Yama has it.
-                // SAFETY: no memory is touched.
+                // Where only ancestors may trace, as with Yama.
+                // SAFETY: the call accesses no memory.
                 unsafe { libc::prctl(libc::PR_SET_PTRACER, -1_i64 as libc::c_ulong) };
                 sleep_long()
             },
@@ -157,8 +157,7 @@ for_each_method! {
                 let begun = Instant::now();
                 // The child may not have allowed it yet.
                 let is_traced = loop {
-                    // SAFETY: another process is attached to, and nothing of this one's memory is
-                    // touched.
+                    // SAFETY: attaches to another process, and accesses no memory of this one.
                     if unsafe { libc::ptrace(PTRACE_SEIZE as _, pid, 0, 0) } == 0 {
                         break true;
                     }
@@ -185,7 +184,7 @@ for_each_method! {
             assert_eq!(child.try_wait().unwrap(), None);
             assert!(begun.elapsed() < LONG);
         } else {
-            eprintln!("not shown: this needs the right to trace a process");
+            eprintln!("skipped: this needs the right to trace a process");
         }
         debugger.kill().unwrap();
         child.kill().unwrap();

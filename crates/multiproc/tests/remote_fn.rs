@@ -55,7 +55,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), ("j".into(), vec![9, 3, 3], "fallback".into()));
     }
 
-    /// Made in the child: its key is this process's own.
+    /// Created in the child, with the key that it shares with this process.
     fn results(method) {
         fn choose(name: String) -> Option<Binary> {
             let functions = BTreeMap::from([("add", RemoteFn::new(add)), ("xor", RemoteFn::new(|a, b| a ^ b))]);
@@ -102,7 +102,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), 6);
     }
 
-    /// A grandchild has the key too, by whichever methods it has come.
+    /// A grandchild has the key too, whatever the start methods in between.
     fn through_generations(method) {
         fn hand_on(function: Binary, depth: u32) -> Binary {
             match depth {
@@ -122,7 +122,8 @@ fn largest(a: u32, b: u32) -> u32 {
     a.max(b)
 }
 
-/// As bytes of another type, a function is an error for the reader, and the next one can be read.
+/// When bytes of another type arrive in place of a function, reading them is an error, and the next
+/// item can be read.
 #[multiproc::test]
 fn what_is_no_function_of_the_type_is_never_called() {
     let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>().unwrap();
@@ -155,7 +156,7 @@ fn what_is_no_function_of_the_type_is_never_called() {
     child.join().unwrap();
 }
 
-/// The key is another one in each run.
+/// The key differs in each run.
 #[multiproc::test]
 fn another_run_of_the_program_has_other_signatures() {
     const NAME: &str = "another_run_of_the_program_has_other_signatures";

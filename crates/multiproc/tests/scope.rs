@@ -1,4 +1,4 @@
-//! Processes that end with a piece of code.
+//! Scoped processes, which end together with a block of code.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn sleeper(s: &Scope, method: StartMethod) -> multiproc::Result<ProcessHandle> {
     Ok(s.start(Process::new(sleep_long, ()).start_method(method))?.handle())
 }
 
-/// What each of them said, sorted.
+/// The failures' messages, sorted.
 fn failures(result: Outcome) -> Vec<String> {
     let error = result.unwrap_err().downcast::<ScopeError>().unwrap();
     let mut failures: Vec<String> = error.failures().iter().map(|failure| failure.to_string()).collect();
@@ -63,7 +63,7 @@ for_each_method! {
         });
         assert!(error.unwrap_err().to_string().ends_with("exited with code 3 and no value"));
         assert!(handles.iter().all(|handle| handle.exit_code() == Some(-15)), "{handles:?}");
-        // One that comes of starting too.
+        // An error in a start does the same.
         let error = scope(|s| -> multiproc::Result<()> {
             handles.push(sleeper(s, method)?);
             s.spawn(|_: Unwilling| (), (Unwilling,)).map(drop)
@@ -85,7 +85,7 @@ for_each_method! {
     }
 
     fn what_ignores_sigterm_is_killed(method) {
-        // In a process of its own, as the grace period is the process's.
+        // In a process of its own, as the grace period is process-wide.
         let outer = Process::new(
             |method: StartMethod| {
                 let scratch = Scratch::new();
@@ -119,7 +119,7 @@ for_each_method! {
             s.start(Process::new(std::process::abort, ()).name("c").start_method(method))?;
             s.start(Process::new(|| "x".parse::<u8>(), ()).name("d").start_method(method))?;
             s.start(Process::new(|| Unwilling, ()).name("e").start_method(method))?;
-            // Not these: they did as they should, or somebody knows.
+            // Not these: they succeeded, or their errors were seen.
             s.start(Process::new(exits, (0,)).start_method(method))?;
             s.start(Process::new(|| Ok::<u8, String>(1), ()).start_method(method))?;
             let seen = s.start(Process::new(|| panic!("seen"), ()).start_method(method))?;
@@ -239,11 +239,12 @@ for_each_method! {
     }
 
     fn any_number_may_pass_through(method) {
-        // Handles of those that have long ended must not use up the descriptors, nor may what they did be forgotten.
+        // Handles of processes that ended long ago must not use up the descriptors, and their
+        // outcomes must be kept.
         let outer = Process::new(
             |method| {
                 let limit = libc::rlimit { rlim_cur: 80, rlim_max: 80 };
-                // SAFETY: the structure is ours.
+                // SAFETY: the pointer is to a local structure.
                 assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
                 let mut kept = Vec::new();
                 let result = scope(|s| -> Outcome {
@@ -255,7 +256,7 @@ for_each_method! {
                             kept.push(child);
                         }
                     }
-                    // Still to be joined, however many others have come since.
+                    // It can still be joined, however many others have come since.
                     assert!(kept.remove(0).join().is_err());
                     Ok(())
                 });
@@ -278,14 +279,14 @@ for_each_method! {
                         return Err("the copy leaves early".into());
                     }
                     let mut status = 0;
-                    // SAFETY: the status is ours.
+                    // SAFETY: the pointer is to a local variable.
                     unsafe { libc::waitpid(copy, &raw mut status, 0) };
                     let alive = child.is_alive();
                     child.kill()?;
                     Ok((libc::WEXITSTATUS(status), alive))
                 })
                 .unwrap_or_else(|_| {
-                    // SAFETY: leaves at once.
+                    // SAFETY: the call ends the process.
                     unsafe { libc::_exit(5) }
                 })
             },

@@ -17,7 +17,7 @@ use multiproc::{Handle, Process, Queue, Run, ShareableItem, ShareableList, Share
 use serde::{Deserialize, Serialize};
 use shared::{Numbers, kill};
 
-/// That of the documentation of Python's.
+/// The list in the documentation of Python's `ShareableList`.
 fn howdy() -> [ShareableItem; 7] {
     ["howdy".into(), b"HoWdY".into(), (-273.154).into(), 100.into(), ().into(), true.into(), 42.into()]
 }
@@ -33,7 +33,7 @@ fn change(list: ShareableList) -> Vec<ShareableItem> {
     before
 }
 
-/// Adds to a number that stands there.
+/// Adds to the number at this index.
 fn add(list: &ShareableList, index: usize, what: i64) {
     let mut found = list.get(index).unwrap();
     while let Err(other) = list.compare_exchange(index, &found, found.as_int().unwrap() + what).unwrap() {
@@ -41,17 +41,17 @@ fn add(list: &ShareableList, index: usize, what: i64) {
     }
 }
 
-/// A text of some length, each letter of which is the same.
+/// A string of random length, made of one letter.
 fn monotone(random: &mut Random) -> String {
     let letter = char::from(b'a' + random.below(26) as u8);
     std::iter::repeat_n(letter, random.below(1 + ROOM) as usize).collect()
 }
 
-/// The room for one.
+/// The room for one such string.
 const ROOM: u64 = 400;
 
 fn is_monotone(item: &ShareableItem) -> bool {
-    let text = item.as_str().unwrap_or_else(|| panic!("it is no text: {item:?}"));
+    let text = item.as_str().unwrap_or_else(|| panic!("not a string: {item:?}"));
     text.bytes().all(|letter| letter == text.as_bytes()[0])
 }
 
@@ -68,14 +68,14 @@ fn write_and_read(list: ShareableList, seed: u64, go: Event) {
     }
 }
 
-/// Puts in each place, one after the other, what it takes out of the one before.
+/// Replaces each item, one after the other, with the one before it.
 fn rotate(list: ShareableList, go: Event) {
     go.wait().unwrap();
     let mut item = ShareableItem::None;
     for index in 0..6000 {
         item = list.replace(index % list.len(), item).unwrap();
     }
-    // What it has in the end it puts where there is nothing.
+    // Stores the item that it holds in the end at an empty index.
     while !item.is_none() {
         let index = list.position(()).unwrap();
         if list.compare_exchange(index, (), &item).unwrap().is_ok() {
@@ -123,7 +123,7 @@ for_each_method! {
         let received: ShareableList = queue.get().unwrap();
         received.set(0, 2).unwrap();
         assert_eq!(other.get(0), Some(2.into()));
-        // As a value, it is no list but its items.
+        // As a value it is sent as its items, not as a list.
         let items = Queue::new().unwrap();
         items.put(lists[0].as_ref().unwrap().to_vec()).unwrap();
         assert_eq!(items.get().unwrap(), vec![ShareableItem::from("again")]);
@@ -136,20 +136,20 @@ for_each_method! {
         let children: Vec<_> = (0..4).map(|seed| Ends(start(seed).unwrap())).collect();
         go.set();
         for child in &children {
-            assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+            assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
         assert_eq!(list.get(2), Some((4 * 3000).into()));
     }
 
     fn what_is_replaced_has_one_owner(method) {
-        // As many places as there are values and processes with one in their hands.
+        // As many items as there are values, and processes that hold one.
         let values = (1..=20).map(|number| (number <= 16).then(|| format!("the value of number {number}")));
         let (list, go) = (ShareableList::with_room(values.clone(), 32).unwrap(), Event::new().unwrap());
         let start = || Process::new(rotate, (list.clone(), go.clone())).start_method(method).start();
         let children: Vec<_> = (0..4).map(|_| Ends(start().unwrap())).collect();
         go.set();
         for child in &children {
-            assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+            assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
         let sorted = |items: Vec<ShareableItem>| {
             let mut texts: Vec<String> = items.iter().map(ShareableItem::to_string).collect();
@@ -164,7 +164,7 @@ for_each_method! {
     }
 }
 
-/// Where what is in the numbers that all see. Set when it is time to stop:
+/// Indexes into the shared numbers. Set when the workers must stop:
 const STOP: usize = 0;
 /// From here on, for each process, how often it has added one.
 const DONE: usize = 1;
@@ -185,7 +185,8 @@ fn work(list: ShareableList, numbers: Numbers, place: usize) {
     }
 }
 
-/// Some processes at a list, of which one is killed every few milliseconds, wherever it is, and replaced.
+/// Some processes use a list, of which one is killed every few milliseconds, at any point, and
+/// replaced.
 fn under_fire(method: StartMethod) {
     multiproc::set_standby(false);
     let mut random = Random::seeded();
@@ -198,7 +199,7 @@ fn under_fire(method: StartMethod) {
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(start).collect();
     let done = || (0..WORKERS).map(|place| numbers.at(DONE + place).load(SeqCst)).sum::<u64>();
     let shoot = |place: usize| {
-        // It is the shot that ends it: it has not failed before.
+        // Asserts that the signal ended it, and not an earlier failure.
         kill(&workers[place]);
         workers[place] = start(place);
         assert!(list.to_vec()[..2].iter().all(is_monotone));
@@ -206,12 +207,12 @@ fn under_fire(method: StartMethod) {
     let kills = chaos::fire(&mut random, WORKERS, shoot, done, || true, &list);
     numbers.at(STOP).store(1, SeqCst);
     for worker in &workers {
-        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("it hangs: {list:?}"));
+        let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("timed out: {list:?}"));
         assert!(status.success(), "{status}");
     }
     let (done, added) = (done(), list.get(2).unwrap().as_int().unwrap() as u64);
     println!("{kills} kills, {done} times done");
-    // Who was killed may have added one and not said so.
+    // A killed process may have added one without recording it.
     assert!((done..=done + kills).contains(&added), "{done} times done, {added} times added, {kills} kills");
 }
 
@@ -223,7 +224,7 @@ fn write_on(list: ShareableList, begun: Event) {
     }
 }
 
-/// The one who is killed is one who writes all the time; a reader who comes after that finds what one has written.
+/// The killed process writes all the time; a later reader finds a whole value.
 #[multiproc::test]
 fn a_killed_writer_leaves_a_value() {
     let (list, begun) = (ShareableList::with_room([""], ROOM as usize).unwrap(), Event::new().unwrap());
@@ -236,7 +237,7 @@ fn a_killed_writer_leaves_a_value() {
         let item = list.get(0).unwrap();
         assert!(is_monotone(&item));
         assert_eq!(list.replace(0, "x").unwrap(), item);
-        assert!(waited.elapsed() < Duration::from_millis(900), "the latch of the dead was waited for");
+        assert!(waited.elapsed() < Duration::from_millis(900), "the spin lock of the dead was waited for");
     }
 }
 
@@ -258,7 +259,7 @@ fn room() {
     // Bytes are counted, not characters.
     assert_eq!(list.set(0, "äöüß€"), Err(ShareableListError::TooLong { index: 0, len: 11, room: 8 }));
     assert_eq!(list.to_vec(), before, "nothing has changed");
-    // What there is room for can be made less of, and more again.
+    // An item can be made shorter, and longer again up to its room.
     list.set(2, ()).unwrap();
     list.set(2, "16 bytes of room").unwrap();
 
@@ -311,7 +312,7 @@ fn iterators() {
     assert_eq!((&list).into_iter().map(|item| item.as_int().unwrap()).sum::<i64>(), 9);
     let mut iter = list.iter();
     assert_eq!((iter.len(), iter.nth(1), iter.next_back(), iter.len()), (5, Some(2.into()), Some(1.into()), 2));
-    // It is no snapshot.
+    // The iterator is no snapshot.
     list.set(2, "new").unwrap();
     assert_eq!((iter.next(), iter.next(), iter.next(), iter.next()), (Some("new".into()), Some(2.into()), None, None));
     assert_eq!(
@@ -321,7 +322,7 @@ fn iterators() {
     assert_eq!(format!("{list:?}"), r#"ShareableList([Int(1), Int(2), Str("new"), Int(2), Int(1)])"#);
 }
 
-/// As those of the standard library: what is compared in an exchange is what lies in memory.
+/// As with the numbers of the standard library: an exchange compares what is in memory.
 #[multiproc::test]
 fn numbers_that_equal_nothing_or_another() {
     let list = ShareableList::new([f64::NAN, 0.0]).unwrap();
@@ -330,7 +331,7 @@ fn numbers_that_equal_nothing_or_another() {
     assert_eq!(list.compare_exchange(1, -0.0, 1).unwrap(), Err(0.0.into()));
     assert_eq!(list.compare_exchange(0, f64::NAN, 1).unwrap(), Ok(()));
     for other in [ShareableItem::from(1.0), true.into(), "\u{1}\0\0\0\0\0\0\0".into(), b"\x01".into(), ().into()] {
-        assert_eq!(list.compare_exchange(0, &other, 2).unwrap(), Err(1.into()), "no kind is taken for another");
+        assert_eq!(list.compare_exchange(0, &other, 2).unwrap(), Err(1.into()), "kinds are never confused");
     }
 }
 
@@ -351,7 +352,7 @@ fn items() {
     assert_eq!(shown, "howdy HoWdY -273.154 100 None true 42");
     assert_eq!(ShareableItem::from(b"\xff\0x").to_string(), r"\xff\x00x");
     assert_eq!(format!("{:>6}|{:06.2}", ShareableItem::from("ab"), ShareableItem::from(1.5)), "    ab|001.50");
-    // As JSON, say: an item is plain data.
+    // In JSON, for example: an item is plain data.
     let json = serde_json::to_string(&howdy()[..2]).unwrap();
     let [first, second]: [ShareableItem; 2] = serde_json::from_str(&json).unwrap();
     assert_eq!([first, second], howdy()[..2]);
@@ -373,7 +374,7 @@ fn it_costs_one_descriptor_and_leaves_none() {
     });
 }
 
-/// As what a list sends.
+/// A forged list, as it is sent.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Foreign(Handle<OwnedFd>);

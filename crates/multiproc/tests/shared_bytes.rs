@@ -1,4 +1,4 @@
-//! Bytes that go from process to process without being copied, and that nobody changes.
+//! Bytes that go from process to process without being copied, and that no process changes.
 
 mod common;
 
@@ -16,7 +16,8 @@ fn sum(bytes: SharedBytes) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte)).sum()
 }
 
-/// Takes and gives back, and tells of the file it came in, and of how much of it this process has mapped.
+/// Takes the bytes and returns them, with the inode of their file, and how much of it this process
+/// has mapped.
 fn reflect(bytes: SharedBytes) -> (u64, usize, SharedBytes) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let mapped = maps.lines().filter(|line| line.ends_with("memfd:multiproc-shared bytes (deleted)"));
@@ -35,7 +36,7 @@ fn make(len: usize) -> SharedBytes {
     SharedBytes::with_len(len, |bytes| bytes.fill(3)).unwrap()
 }
 
-/// Tries to write to them, in any way that there is.
+/// Tries to write to the bytes in every possible way.
 fn spoil(bytes: SharedBytes) {
     let file = File::from(bytes.as_fd().try_clone_to_owned().unwrap());
     assert_eq!(file.write_at(b"x", 0).unwrap_err().raw_os_error(), Some(libc::EPERM));
@@ -46,7 +47,7 @@ fn spoil(bytes: SharedBytes) {
     let mapping =
         unsafe { libc::mmap(std::ptr::null_mut(), 1, libc::PROT_WRITE, libc::MAP_SHARED, again.as_raw_fd(), 0) };
     assert_eq!(mapping, libc::MAP_FAILED);
-    // SAFETY: it isn't; that is what this is about.
+    // SAFETY: none: the write to read-only memory is what is tested.
     unsafe { bytes.as_ptr().cast_mut().write_volatile(1) };
 }
 
@@ -70,7 +71,7 @@ for_each_method! {
         let child = Process::new(reflect, (slice.slice(1..),)).start_method(method).start().unwrap();
         let (_, mapped, back) = child.join().unwrap();
         assert_eq!(back, &[1; 3]);
-        // A copy of the process has all that it had.
+        // A fork copy of the process has everything that the original had.
         assert_eq!(mapped, if method == multiproc::StartMethod::Fork { 1 << 20 } else { 4096 });
     }
 
@@ -115,16 +116,16 @@ fn made_in_any_way() {
         queue.put(empty).unwrap();
         assert!(queue.get().unwrap().is_empty());
     }
-    // A panic leaves nothing.
-    std::panic::catch_unwind(|| SharedBytes::with_len(10, |_| panic!("as the test wants it"))).unwrap_err();
+    // A panic leaves nothing behind.
+    std::panic::catch_unwind(|| SharedBytes::with_len(10, |_| panic!("panic on purpose"))).unwrap_err();
     struct Fails;
     impl Read for Fails {
         fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-            Err(std::io::Error::other("as the test wants it"))
+            Err(std::io::Error::other("failure on purpose"))
         }
     }
     let error = SharedBytes::from_reader(&mut Fails).unwrap_err();
-    assert!(error.to_string().contains("as the test wants it"), "{error}");
+    assert!(error.to_string().contains("failure on purpose"), "{error}");
     for len in [usize::MAX, 1 << 62, 1 << 46] {
         let error = SharedBytes::with_len(len, |_| ()).unwrap_err();
         assert!(matches!(error, Error::Make { what: "shared bytes", .. }), "{error}");
@@ -169,16 +170,16 @@ fn numbers() {
     assert_eq!(bytes.slice(8..24).values::<f64>().unwrap(), [1.0, 2.0]);
     assert!(matches!(bytes.slice(..9).values::<f64>().unwrap_err(), MemoryError::Length { len: 9, size: 8 }));
     assert!(matches!(bytes.slice(1..9).values::<f64>().unwrap_err(), MemoryError::Io { .. }));
-    // Divided evenly, they aren't whole.
+    // Divided evenly, the parts don't hold whole values.
     assert!(bytes.split(3).iter().any(|part| part.values::<f64>().is_err()));
     assert_eq!(bytes.chunks(334 * 8).iter().flat_map(|part| part.values().unwrap()).sum::<f64>(), 499_500.0);
-    // As far as it is aligned in the file, it is so wherever it is mapped.
+    // The alignment in the file is kept wherever the bytes are mapped.
     let queue = Queue::new().unwrap();
     queue.put(bytes.slice(16..)).unwrap();
     assert_eq!(queue.get().unwrap().values::<f64>().unwrap()[0], 2.0);
 }
 
-/// As what bytes send.
+/// Forged bytes, as they are sent.
 #[derive(Serialize)]
 struct Forged {
     file: Handle<OwnedFd>,
@@ -196,7 +197,7 @@ impl<'de> Deserialize<'de> for Forged {
 fn what_is_forged_is_an_error() {
     let bytes = make(10_000);
     let real = || bytes.as_fd().try_clone_to_owned().unwrap();
-    // SAFETY: the name ends with a zero, and the descriptor is new.
+    // SAFETY: the name is NUL-terminated, and the descriptor is new.
     let unsealed = unsafe { File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), libc::MFD_ALLOW_SEALING)) };
     unsealed.set_len(10_000).unwrap();
     for (file, offset, len, text) in [

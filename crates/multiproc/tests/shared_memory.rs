@@ -1,4 +1,5 @@
-//! Bytes that processes share: under a lock, as atomics, by pointer; growing, frozen, and to be read only.
+//! Bytes that processes share: under a lock, as atomics, by pointer; growable, frozen, and
+//! read-only.
 
 mod common;
 #[path = "common/locks.rs"]
@@ -36,16 +37,16 @@ any_lock!(
 );
 holding_tests!(SharedMemory);
 
-/// Another handle of it, as if it had come from another process.
+/// Returns another handle of it, as if it had come from another process.
 fn sent<T: Serialize + DeserializeOwned + Send + 'static>(value: T) -> T {
     let queue = Queue::new().unwrap();
     queue.put(value).unwrap();
     queue.get().unwrap()
 }
 
-/// Its memory file, which nobody writes to.
+/// Its memory file, to which no process writes.
 fn memory_file_of(memory: &SharedMemory) -> OwnedFd {
-    // SAFETY: as has just been said.
+    // SAFETY: the file is not written to.
     unsafe { memory.memory_fd() }.try_clone_to_owned().unwrap()
 }
 
@@ -74,7 +75,7 @@ fn count(memory: SharedMemory, times: u64) {
 }
 
 fn write_by_pointer(memory: SharedMemory, place: usize) {
-    // SAFETY: within it, and each process has another place.
+    // SAFETY: within the memory, and each process has its own offset.
     unsafe { memory.as_ptr().add(place).write_volatile(place as u8) };
 }
 
@@ -84,7 +85,7 @@ fn sum(memory: ReadOnlyMemory) -> u64 {
 }
 
 fn write_where_one_may_not(memory: ReadOnlyMemory) {
-    // SAFETY: it isn't; that is what this is about.
+    // SAFETY: none: the write to read-only memory is what is tested.
     unsafe { memory.as_ptr().cast_mut().write_volatile(1) };
 }
 
@@ -147,7 +148,7 @@ for_each_method! {
         let children: Vec<_> =
             (0..4).map(|place| start!(Process::new(write_by_pointer, (memory.clone(), place)), method)).collect();
         children.iter().for_each(|child| ends(child));
-        // SAFETY: those who wrote have ended.
+        // SAFETY: the processes that wrote have ended.
         unsafe {
             assert_eq!(memory.as_slice(), [0, 1, 2, 3]);
             memory.as_mut_slice()[0] = 7;
@@ -193,7 +194,7 @@ for_each_method! {
         drop(other);
         let bytes = memory.freeze().unwrap();
         assert_eq!((bytes.len(), &bytes[..2]), (5000, &[4, 3][..]));
-        assert_eq!(view.read().unwrap()[4999], 3, "who only reads is in nobody's way");
+        assert_eq!(view.read().unwrap()[4999], 3, "a read-only view does not prevent freezing");
     }
 }
 
@@ -214,7 +215,7 @@ fn one_way_of_use_shuts_out_the_others() {
     assert!(matches!(error, MemoryError::Atomics { size: 4, asked: 1 }), "{error}");
     let parts = other.split(2).unwrap();
     for result in [other.lock(), other.as_array::<u8>().unwrap().lock(), parts[0].lock()] {
-        let Err(LockError::Misuse(misuse)) = result else { panic!("it was allowed") };
+        let Err(LockError::Misuse(misuse)) = result else { panic!("the call was allowed") };
         assert_eq!(misuse, Misuse::Atomics("shared memory"));
     }
     assert!(other.read().is_err() && other.read_only().unwrap().read().is_err());
@@ -267,12 +268,12 @@ fn huge_pages() {
     let memory = SharedMemory::options().huge_pages(HugePages::Transparent).create(5 << 20).unwrap();
     memory.prefault();
     memory.lock().unwrap().fill(1);
-    // Whether there are any is for the kernel to say.
+    // Whether there are any is up to the kernel.
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let huge = smaps.lines().filter(|line| line.starts_with("ShmemPmdMapped:") && !line.ends_with(" 0 kB"));
     println!("transparent: {:?}", huge.collect::<Vec<_>>());
     assert_eq!(sent(memory).to_vec().unwrap(), vec![1; 5 << 20]);
-    // There may be some in reserve or not.
+    // There may or may not be reserved pages.
     let reserved = SharedMemory::options().huge_pages(HugePages::Reserved).growable(8 << 20).create(3 << 20);
     match reserved {
         Ok(memory) => {
@@ -288,7 +289,7 @@ fn huge_pages() {
             drop((bytes, view));
             assert_eq!(slice, &vec![1; (1 << 20) - 5]);
             assert!(len >= 3 << 20);
-            // There are never so many.
+            // There is never this much.
             let error = SharedMemory::options().huge_pages(HugePages::Reserved).create(1 << 45).unwrap_err();
             assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
         }
@@ -307,17 +308,17 @@ fn a_lack_of_memory_or_of_anything_is_an_error_of_making_it() {
     common::in_a_process_with_one_thread(|| {
         let set = |resource, value| {
             let limit = libc::rlimit { rlim_cur: value, rlim_max: libc::RLIM_INFINITY };
-            // SAFETY: the structure is ours.
+            // SAFETY: the pointer is to a local structure.
             assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
         };
         let files = open_files();
         let memory = SharedMemory::options().growable(1 << 30).create(100).unwrap();
-        // Files may be so long, memory files too.
+        // Limits the length of files, including memory files.
         set(libc::RLIMIT_FSIZE, 1 << 20);
         let error = SharedMemory::new(2 << 20).unwrap_err();
         assert!(error.to_string().contains("File too large"), "{error}");
         set(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
-        // So much address space.
+        // Limits the address space.
         let used: u64 =
             std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
         set(libc::RLIMIT_AS, used * 4096 + (64 << 20));
@@ -331,9 +332,9 @@ fn a_lack_of_memory_or_of_anything_is_an_error_of_making_it() {
         memory.grow(1 << 20).unwrap();
         drop(memory);
         assert_eq!(open_files(), files);
-        // So many descriptors.
+        // Limits the number of descriptors.
         let limit = libc::rlimit { rlim_cur: 40, rlim_max: 40 };
-        // SAFETY: the structure is ours.
+        // SAFETY: the pointer is to a local structure.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
         let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
         // It needs two.
@@ -345,7 +346,7 @@ fn a_lack_of_memory_or_of_anything_is_an_error_of_making_it() {
     });
 }
 
-/// A descriptor where another is expected.
+/// A descriptor in place of another.
 #[derive(Serialize)]
 struct Forged {
     control: Handle<OwnedFd>,
@@ -358,7 +359,7 @@ impl<'de> Deserialize<'de> for Forged {
     }
 }
 
-/// A part of bytes, which is a part of numbers where it arrives.
+/// A part of bytes, which is received as a part of numbers.
 #[derive(Serialize)]
 struct Bytes(ArrayPart<u8>);
 
@@ -381,7 +382,7 @@ fn a_part_of_bytes_has_the_places_of_the_numbers_that_are_whole_in_it() {
     }
     for (len, expected) in [(20, ["0..2", "3..5", "5..7", "8..8"]), (3, ["0..0", "0..0", "1..1", "1..1"])] {
         for (part, expected) in memory.chunks(len).unwrap().into_iter().zip(expected) {
-            // What is put there is read once, to see that it can be.
+            // A queue decodes the item once when it is put, to check that it can be read.
             let queue = Queue::new().unwrap();
             let error = queue.put(Bytes(part)).unwrap_err().to_string();
             assert!(error.contains(&format!("{expected} of u64")), "{error}, not {expected}");
@@ -389,9 +390,9 @@ fn a_part_of_bytes_has_the_places_of_the_numbers_that_are_whole_in_it() {
     }
 }
 
-/// A memory file so long, sealed so.
+/// A memory file of this length, with these seals.
 fn memory_file(len: u64, seals: i32) -> OwnedFd {
-    // SAFETY: the name ends with a zero, and the descriptor is new.
+    // SAFETY: the name is NUL-terminated, and the descriptor is new.
     unsafe {
         let file = File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), libc::MFD_ALLOW_SEALING));
         file.set_len(len).unwrap();
@@ -417,7 +418,7 @@ fn forge() {
     reject(pipe(), None, "this is no shared memory of this program: it is no memory file");
     reject(real(), None, "this is no shared memory of this program");
     reject(memory_file(1 << 20, libc::F_SEAL_SHRINK), Some(real()), "it is something else");
-    // With what is real, but for the memory itself.
+    // All descriptors are genuine, except the memory itself.
     let control = control_of(&memory);
     for (other, text) in [
         (pipe(), "it is no memory file"),
@@ -475,7 +476,7 @@ fn what_somebody_has_died_with_is_not_frozen_unseen() {
         std::mem::forget(guard);
     };
     std::thread::spawn(dies).join().unwrap();
-    // The kernel may not be done with the thread yet.
+    // The kernel may not have finished with the thread yet.
     assert!(memory.lock_timeout(common::LONG).is_err_and(|error| error.is_poisoned()));
     let (memory, error) = memory.freeze().unwrap_err().into_parts();
     assert!(matches!(error, MemoryError::Poisoned(_)), "{error}");
@@ -484,23 +485,25 @@ fn what_somebody_has_died_with_is_not_frozen_unseen() {
     assert_eq!(memory.freeze().unwrap()[0], 1);
 }
 
-/// At the limit of mappings (`/proc/sys/vm/max_map_count`) nothing can be made or opened, and nothing is left of the attempt.
+/// At the limit of mappings (`/proc/sys/vm/max_map_count`) nothing can be created or opened, and a
+/// failed attempt leaves nothing behind.
 #[multiproc::test]
 fn at_the_limit_of_mappings_there_is_an_error() {
     common::in_a_process_with_one_thread(|| {
         let most: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
         if most > 1 << 20 {
-            eprintln!("not shown: there can be {most} mappings");
+            eprintln!("skipped: there can be {most} mappings");
             return;
         }
         let (memory, bytes) = (SharedMemory::new(5000).unwrap(), SharedBytes::copy_from_slice(b"abc").unwrap());
         let files = open_files();
-        // Neighbours that may be read or not in turn, so that the kernel can't make one of two.
+        // Neighbours alternate between readable and inaccessible, so that the kernel can't merge
+        // them.
         let mut pages = Vec::with_capacity(most);
         loop {
             let protection = if pages.len() % 2 == 0 { libc::PROT_READ } else { libc::PROT_NONE };
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            // SAFETY: new mappings, which nobody uses.
+            // SAFETY: new mappings, which are not used.
             let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
             if page == libc::MAP_FAILED {
                 break;
@@ -516,10 +519,10 @@ fn at_the_limit_of_mappings_there_is_an_error() {
             assert!(error.contains("Cannot allocate memory"), "{error}");
         }
         assert_eq!(open_files(), files);
-        // What there is can be used.
+        // The existing memory can be used.
         memory.lock().unwrap()[0] = 1;
         for page in pages {
-            // SAFETY: it was mapped above, and nobody uses it.
+            // SAFETY: it was mapped above, and is not used.
             assert_eq!(unsafe { libc::munmap(page, 4096) }, 0);
         }
         assert_eq!((sent(memory).read().unwrap()[0], sent(bytes)), (1, SharedBytes::copy_from_slice(b"abc").unwrap()));

@@ -19,7 +19,7 @@ fn name() -> String {
     format!("test {} {} é", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// As an unrelated program: all that it has been given is a text.
+/// Acts as an unrelated program that was only given the name.
 fn add_one(name: String) -> (usize, u8) {
     let memory = SharedMemory::open(&name).unwrap();
     assert_eq!(memory.name(), Some(&*name));
@@ -61,7 +61,7 @@ for_each_method! {
         }
         let error = SharedMemory::create(&name, 10).unwrap_err();
         assert_eq!(error.to_string(), format!("the name {name:?} is taken by process {}", std::process::id()));
-        // Anybody may take the name away.
+        // Any process may remove the name.
         Process::new(unlink, (name.clone(),)).start_method(method).start().unwrap().join().unwrap();
         assert!(!is_found(&name));
         assert!(matches!(memory.unlink().unwrap_err(), MemoryError::Name(NameError::NotFound { .. })));
@@ -78,8 +78,8 @@ for_each_method! {
         assert_eq!((memory.len(), memory.max_len()), (10, 1 << 20));
         kill(&owner);
         assert!(!is_found(&name));
-        // Who has it keeps it, and is told who died with it.
-        let Err(LockError::Poisoned(poisoned)) = memory.lock() else { panic!("it was not told") };
+        // A process that has the memory keeps it, and is told which process died with the lock.
+        let Err(LockError::Poisoned(poisoned)) = memory.lock() else { panic!("no poison error") };
         assert_eq!((poisoned.pid(), poisoned.guard()[0]), (Some(owner.pid()), 1));
         drop(poisoned);
         // The name is free at once.
@@ -131,7 +131,7 @@ fn who_came_while_it_was_frozen_was_told_that_it_may_not() {
         });
         for _ in 0..1000 {
             let mut memory = Some(SharedMemory::create(&name, 10).unwrap());
-            // It is there for a moment, in which it is found, and in the middle of that is frozen.
+            // The memory exists for a moment, is found, and is frozen at the same time.
             while let Some(found) = memory.take() {
                 if let Err(error) = found.freeze() {
                     let (found, error) = error.into_parts();
@@ -173,14 +173,14 @@ fn it_can_be_frozen_and_has_no_name_then() {
     assert_eq!((bytes.len(), view.len()), (10, 10));
 }
 
-/// The thread that answers for it is there as long as the name.
+/// The thread that answers requests for the name exists as long as the name.
 #[multiproc::test]
 fn who_has_a_name_does_not_fork() {
     common::in_a_process_with_one_thread(|| {
         let name = name();
         let memory = SharedMemory::create(&name, 10).unwrap();
         let start = || Process::fork(|| ()).start();
-        let Err(Error::MultiThreaded { tasks, .. }) = start() else { panic!("it has a thread") };
+        let Err(Error::MultiThreaded { tasks, .. }) = start() else { panic!("fork was not refused") };
         assert!(tasks.iter().any(|(_, name)| name == "multiproc-names"), "{tasks:?}");
         let other = SharedMemory::create(&self::name(), 10).unwrap();
         drop(memory);

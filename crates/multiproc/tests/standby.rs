@@ -1,4 +1,5 @@
-//! A child that is made ahead: when it is there, who gets it, and that it is gone when nobody wants it.
+//! Standby children, which are made ahead of time: when one exists, which start uses it, and that
+//! it is gone when it is not needed.
 
 mod common;
 
@@ -7,11 +8,11 @@ use std::time::{Duration, Instant};
 use common::{LONG, Scratch, in_a_process_with_one_thread, wait_gone};
 use multiproc::{Process, StartMethod, set_standby};
 
-/// The children of this process whose name is this, and their state.
+/// The ids of the children of this process with this name.
 fn children(name: &str) -> Vec<i32> {
     let me = std::process::id();
     let mut list = Vec::new();
-    // A child is listed by the thread that made it, or its server.
+    // A child is listed by the thread that made it, or that made its server.
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
         let id = task.unwrap().file_name().into_string().unwrap();
         let pids = std::fs::read_to_string(format!("/proc/{me}/task/{id}/children")).unwrap_or_default();
@@ -26,7 +27,7 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
 
-/// Waits until it is so; nothing tells.
+/// Waits until the condition holds, by polling.
 fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -35,11 +36,11 @@ fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Starts something, and waits for the child that stands by for the next start.
+/// Starts a process, and waits for the standby for the next start.
 fn standby() -> i32 {
     Process::new(|| (), ()).start().unwrap().join().unwrap();
     until("a standby", || children("multiproc-ready").len() == 1);
-    // It is listed a moment before the keeper knows of it.
+    // It is listed a moment before the keeper thread knows of it.
     until("an idle standby", || {
         let pid = children("multiproc-ready");
         pid.first().is_some_and(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S "))
@@ -51,7 +52,7 @@ fn standby() -> i32 {
 #[multiproc::test]
 fn the_next_start_takes_it() {
     in_a_process_with_one_thread(|| {
-        // Should this process come to run only after a second, it is gone; but not every time.
+        // If this process is delayed by a second, the standby is gone; but not every time.
         let taken = (0..20).any(|_| {
             let pid = standby();
             let child = Process::new(|| std::process::id() as i32, ()).start().unwrap();
@@ -69,10 +70,10 @@ fn nothing_is_left_in_an_idle_program() {
         let pid = standby();
         wait_gone(pid);
         until("one thread", || threads() == 1);
-        // Reaped too: an id that is not ours any more can't be listed.
+        // Reaped too: a process that is no longer a child can't be listed.
         assert_eq!(children("multiproc-ready"), []);
         until("one server", || children("multiproc-serve").len() == 1);
-        // And it comes back.
+        // A later start makes a new one.
         standby();
     });
 }
@@ -85,7 +86,8 @@ fn one_that_was_killed_is_replaced() {
             if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
                 multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
             }
-            // Whether it is dead by now or not: this one was started afterwards, and may have been started in it.
+            // Whether the standby is dead by now or not: this child was started afterwards, and may
+            // have been started in it.
             let child = Process::new(|| 7, ()).start().unwrap();
             let same = child.pid() == pid;
             match child.join() {
@@ -120,7 +122,7 @@ fn it_sees_the_surroundings_of_the_moment() {
         let home = see().1;
         for round in 0..5 {
             standby();
-            // SAFETY: no other code looks at the environment.
+            // SAFETY: no other code accesses the environment.
             unsafe { std::env::set_var("MULTIPROC_TEST", round.to_string()) };
             std::env::set_current_dir(if round % 2 == 0 { &directory } else { &home }).unwrap();
             assert_eq!(Process::new(see, ()).start().unwrap().join().unwrap(), see());
@@ -143,7 +145,7 @@ fn its_server_may_die() {
                 assert_eq!(Process::new(|n: i32| n, (value,)).start().unwrap().join().unwrap(), value);
             }
         }
-        // One that has just been made to stand by is called so too, for a moment.
+        // A child that is about to become a standby has the server's name for a moment.
         until("one server", || children("multiproc-serve").len() == 1);
     });
 }
@@ -171,7 +173,7 @@ fn switched_off() {
         assert_eq!(children("multiproc-ready"), []);
         Process::new(|| (), ()).start().unwrap().join().unwrap();
         assert_eq!(threads(), 1);
-        // Children inherit it.
+        // Children inherit the setting.
         let child = Process::new(
             || {
                 Process::new(|| (), ()).start().unwrap().join().unwrap();
@@ -189,18 +191,19 @@ fn switched_off() {
 fn a_copy_that_somebody_else_forks_has_none() {
     in_a_process_with_one_thread(|| {
         standby();
-        // SAFETY: the keeper, the only other thread, sleeps, and holds no lock that the copy needs.
+        // SAFETY: the keeper, the only other thread, sleeps, and holds no lock that the fork copy
+        // needs.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let value = Process::new(|| 7, ()).start().unwrap().join().unwrap();
-            // SAFETY: it ends the copy.
+            // SAFETY: the call ends the fork copy.
             unsafe { libc::_exit(value) }
         }
         let mut status = 0;
-        // SAFETY: the status is ours.
+        // SAFETY: the pointer is to a local variable.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         assert_eq!(libc::WEXITSTATUS(status), 7);
-        // It is ours still.
+        // The standby still belongs to this process.
         assert_eq!(Process::new(|| 8, ()).start().unwrap().join().unwrap(), 8);
     });
 }
@@ -220,7 +223,7 @@ fn bursts_from_many_threads() {
                 });
             }
         });
-        // Long enough for a standby to be made, or to be about to.
+        // Long enough for a standby to be made, or to be about to be.
         std::thread::sleep(Duration::from_millis(3));
     }
 }
@@ -234,7 +237,7 @@ fn signals_of_the_terminal_do_not_wait_for_who_it_becomes() {
                 if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
                     multiproc_os::pidfd::send_signal(&pidfd, signal).unwrap();
                 }
-                // It throws them away when it comes to run.
+                // The standby discards them when it is scheduled.
                 until("nothing is pending", || {
                     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
                     let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
@@ -251,22 +254,24 @@ fn a_copy_that_is_forked_at_any_moment_can_start_processes() {
     in_a_process_with_one_thread(|| {
         for round in 0..150_u64 {
             Process::new(|| (), ()).start().unwrap().join().unwrap();
-            // About when the keeper asks for the next.
+            // About when the keeper requests the next standby.
             let moment = Instant::now() + Duration::from_micros(400 + round * 4);
             while Instant::now() < moment {
                 std::hint::spin_loop();
             }
-            // SAFETY: the keeper is the only other thread, and holds no lock that the copy needs: that is what is tested.
+            // SAFETY: the keeper is the only other thread, and holds no lock that the fork copy
+            // needs: that is what is tested.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                // SAFETY: it takes a number. The default of SIGALRM ends the copy, should it hang.
+                // SAFETY: the call takes a number. The default action of SIGALRM ends the fork
+                // copy, should it hang.
                 unsafe { libc::alarm(60) };
                 let value = Process::new(|| 7, ()).start().unwrap().join().unwrap();
-                // SAFETY: it ends the copy.
+                // SAFETY: the call ends the fork copy.
                 unsafe { libc::_exit(value) }
             }
             let mut status = 0;
-            // SAFETY: the status is ours.
+            // SAFETY: the pointer is to a local variable.
             assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
             assert_eq!((libc::WTERMSIG(status), libc::WEXITSTATUS(status)), (0, 7), "round {round}");
         }

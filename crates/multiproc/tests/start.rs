@@ -1,4 +1,5 @@
-//! Bringing processes to life: by many threads at once, in the right surroundings, and what happens when that fails.
+//! Starting processes: from many threads at once, with the right environment, directory and
+//! descriptors, and what happens when that fails.
 
 mod common;
 
@@ -7,7 +8,8 @@ use std::sync::Mutex;
 use common::{Ends, Unwilling, for_each_method, sleep_long};
 use multiproc::{Error, Process, StartMethod};
 
-/// Environment, directory and descriptors belong to the whole process: tests that change them take turns.
+/// Environment, directory and descriptors belong to the whole process: tests that change them take
+/// turns.
 static SURROUNDINGS: Mutex<()> = Mutex::new(());
 
 fn open_descriptors() -> Vec<(i32, String)> {
@@ -61,7 +63,8 @@ for_each_method! {
         };
         assert_eq!(get("MULTIPROC_TEST"), None);
         for value in ["one", "", "zwölf=12"] {
-            // SAFETY: the tests that look at the environment by other ways than the standard library's take turns.
+            // SAFETY: tests that access the environment other than through the standard library
+            // take turns.
             unsafe { std::env::set_var("MULTIPROC_TEST", value) };
             assert_eq!(get("MULTIPROC_TEST").as_deref(), Some(value));
         }
@@ -70,10 +73,10 @@ for_each_method! {
         assert_eq!(get("MULTIPROC_TEST"), None);
         assert_eq!(get("MULTIPROC_ENTRY"), None);
         assert_eq!(get("PATH"), std::env::var("PATH").ok());
-        // And a child may change its own.
+        // A child may change its own environment.
         let child = Process::new(
             || {
-                // SAFETY: one thread.
+                // SAFETY: this process has one thread.
                 unsafe { std::env::set_var("MULTIPROC_TEST", "mine") };
                 std::process::Command::new("sh").args(["-c", "echo $MULTIPROC_TEST"]).output().unwrap().stdout
             },
@@ -92,7 +95,7 @@ for_each_method! {
         std::env::set_current_dir(&elsewhere).unwrap();
         let seen = get();
         drop(scratch);
-        // A directory that has been deleted is still one to be in.
+        // A deleted directory can still be the current one.
         let deleted = get();
         std::env::set_current_dir(&before).unwrap();
         assert_eq!(seen, Some(elsewhere));
@@ -106,15 +109,15 @@ for_each_method! {
     }
 
     fn no_descriptor_leaks_into_a_child(method) not_fork {
-        // Not close-on-exec: a plain fork and exec would hand it down.
-        // SAFETY: a fresh descriptor, closed below.
+        // Not close-on-exec: a plain fork and exec would pass it on.
+        // SAFETY: a new descriptor, closed below.
         let leaky = unsafe { libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY) };
         let list = Process::new(open_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
         // SAFETY: opened above.
         unsafe { libc::close(leaky) };
         let (stdio, others): (Vec<_>, Vec<_>) = list.into_iter().partition(|(fd, _)| *fd <= 2);
         assert_eq!(stdio.len(), 3);
-        // Its own socket, and the directory that it is listing.
+        // The child's socket, and the directory that it is listing.
         assert_eq!(others.iter().filter(|(_, target)| !target.starts_with("/proc/")).count(), 1, "{others:?}");
         assert!(others.iter().any(|(_, target)| target.starts_with("socket:")), "{others:?}");
     }
@@ -145,10 +148,10 @@ for_each_method! {
 
 #[multiproc::test]
 fn a_server_that_dies_is_replaced() {
-    // In a process of its own, whose only child is the server.
+    // In a process of its own, with the server as its only child.
     let outcome = Process::new(
         || {
-            // What stands by is called like the server for a moment.
+            // A standby has the server's name for a moment.
             multiproc::set_standby(false);
             let me = std::process::id();
             let servers = || -> Vec<i32> {
@@ -187,12 +190,12 @@ fn a_server_that_dies_is_replaced() {
 fn limits_of_the_system_are_errors_and_cost_nothing() {
     /// Lowers the limit, tries to start, raises it again, starts.
     fn limited(method: StartMethod, resource: u32, limit: u64) -> (String, u32) {
-        // A child that is there already takes fewer descriptors.
+        // With a standby, a start takes fewer descriptors.
         multiproc::set_standby(false);
-        // The server is there already, as in the middle of a program.
+        // The server exists already, as in the middle of a program.
         let before = Process::new(|| 1, ()).start_method(method).start().unwrap().join().unwrap();
         let set = |soft: u64| {
-            // SAFETY: both structures are ours.
+            // SAFETY: the pointers are to local structures.
             unsafe {
                 let mut now: libc::rlimit = std::mem::zeroed();
                 libc::getrlimit(resource, &raw mut now);
@@ -225,11 +228,11 @@ fn a_start_that_runs_out_of_descriptors_at_any_point_leaves_nothing_behind() {
         };
         let set = |soft: u64| {
             let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
-            // SAFETY: the structure is ours.
+            // SAFETY: the pointer is to a local structure.
             assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
         };
         set(4096);
-        // Once without a server at the start of it, once with one.
+        // First without a server, then with one.
         let (mut failed, mut started) = (0, 0);
         for limit in (3..16).chain(3..16) {
             set(limit);
@@ -258,9 +261,10 @@ fn a_start_that_runs_out_of_descriptors_at_any_point_leaves_nothing_behind() {
 
 #[multiproc::test]
 fn the_limit_of_processes_is_an_error() {
-    /// As somebody without privileges (the limit doesn't bind others), who may have two processes: itself and the server.
+    /// As an unprivileged user (the limit doesn't apply to others) that may have two processes:
+    /// itself and the server.
     fn limited(method: StartMethod) -> Option<String> {
-        // SAFETY: no memory is touched but the structure.
+        // SAFETY: the calls access only the local structure.
         unsafe {
             let limit = libc::rlimit { rlim_cur: 2, rlim_max: 2 };
             if libc::setgid(60_123) != 0 || libc::setuid(60_123) != 0 {
@@ -282,14 +286,14 @@ fn the_limit_of_processes_is_an_error() {
             Some(error) => {
                 assert!(error.starts_with("cannot start p: ") && error.contains("temporarily unavailable"), "{error}");
             }
-            None => eprintln!("not shown: this needs the right to become another user"),
+            None => eprintln!("skipped: this needs the right to become another user"),
         }
     }
 }
 
 for_each_method! {
     fn a_program_that_ignores_sigchld(method) {
-        // In a process of its own: the disposition belongs to all of it.
+        // In a process of its own: the disposition is process-wide.
         let child = Process::new(
             |method: StartMethod| {
                 // SAFETY: no handler is installed or replaced.
@@ -321,7 +325,7 @@ for_each_method! {
             |method: StartMethod| {
                 std::thread::spawn(|| {
                     loop {
-                        // SAFETY: no status is asked for.
+                        // SAFETY: no status is requested.
                         if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } == -1 {
                             std::thread::yield_now();
                         }
@@ -340,7 +344,7 @@ for_each_method! {
     }
 }
 
-/// Whether the kernel keeps the status of a process that somebody else has reaped.
+/// Whether the kernel keeps the status of a process that was reaped elsewhere.
 fn status_is_kept() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
@@ -354,13 +358,13 @@ fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
             let outer = Process::new(
                 |method: StartMethod, closed: Vec<i32>| {
                     for fd in closed {
-                        // SAFETY: the standard library does without.
+                        // SAFETY: the standard library works without these descriptors.
                         unsafe { libc::close(fd) };
                     }
                     let inner = Process::new(
                         || {
-                            println!("nobody reads this");
-                            eprintln!("nor this");
+                            println!("not read");
+                            eprintln!("not read either");
                             open_descriptors()
                         },
                         (),
@@ -381,7 +385,7 @@ fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
 
 #[multiproc::test]
 fn a_pipe_that_was_stdout_ends_with_its_users() {
-    // The server must not hold on to what somebody's stdout was at an earlier start.
+    // The server must not keep what was stdout at an earlier start.
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let outer = Process::new(
             |method: StartMethod| {
@@ -411,17 +415,17 @@ fn a_pipe_that_was_stdout_ends_with_its_users() {
 
 #[multiproc::test]
 fn a_directory_that_may_not_be_entered_any_more_is_still_the_current_one() {
-    // As somebody without privileges.
+    // As an unprivileged user.
     let outer = Process::new(
         || {
             let scratch = common::Scratch::new();
             let path = scratch.path("closed");
             std::fs::create_dir(&path).unwrap();
-            // SAFETY: no memory is touched.
+            // SAFETY: the path is NUL-terminated, and outlives the call.
             if unsafe { libc::chown(std::ffi::CString::new(path.as_str()).unwrap().as_ptr(), 60_123, 60_123) } != 0 {
                 return None;
             }
-            // SAFETY: as above.
+            // SAFETY: the calls take only numbers.
             unsafe {
                 assert_eq!(libc::setgid(60_123), 0);
                 assert_eq!(libc::setuid(60_123), 0);
@@ -445,7 +449,7 @@ fn a_directory_that_may_not_be_entered_any_more_is_still_the_current_one() {
     );
     match outer.start().unwrap().join().unwrap() {
         Some(barred) => assert!(barred.iter().all(|directory| directory.ends_with("/closed")), "{barred:?}"),
-        None => eprintln!("not shown: this needs the right to become another user"),
+        None => eprintln!("skipped: this needs the right to become another user"),
     }
 }
 
@@ -460,7 +464,7 @@ fn what_a_process_has_given_up_its_children_do_not_have() {
         || {
             let start = || Process::new(privileges, ()).start().unwrap().join().unwrap();
             let mut pairs = vec![(privileges(), start())];
-            // SAFETY: no memory is touched but the list of groups.
+            // SAFETY: the only memory accessed is the list of groups.
             unsafe {
                 let groups = [60_124];
                 libc::setgroups(1, groups.as_ptr());
@@ -504,11 +508,11 @@ fn redirected_stdio_is_seen_by_children_started_later() {
 
 #[multiproc::test]
 fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
-    // In a process of its own, whose only child besides those that it starts is the server.
+    // In a process of its own, with the server as its only child besides those that it starts.
     let outer = Process::new(
         || {
             let me = std::process::id();
-            // The round that is under way; the last one tells the killer to stop.
+            // The current round; the last one tells the killer to stop.
             let current = std::sync::atomic::AtomicU32::new(0);
             let ordering = std::sync::atomic::Ordering::Relaxed;
             const ROUNDS: u32 = 300;
@@ -518,8 +522,9 @@ fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
                     while current.load(ordering) < ROUNDS {
                         let round = current.load(ordering);
                         let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
-                        // Once in a round. The name tells the server from its children, but for those that have not got theirs yet: one
-                        // that is hit all the same is told apart below.
+                        // Kills once in a round. The server is recognized by its name, which new
+                        // children have too until they get their own. A child that is killed by
+                        // mistake is recognized below.
                         for pid in list.split_whitespace() {
                             let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                             if killed_in != round
@@ -580,7 +585,8 @@ fn a_spawned_process_that_is_killed_in_the_handshake_is_an_error_and_no_zombie()
                 scope.spawn(|| {
                     let mut patience = 0;
                     while current.load(ordering) < ROUNDS {
-                        // Each a little later than the one before: from before its first instruction to after its last.
+                        // Each kill is a little later than the one before: from before the child's
+                        // first instruction to after its last.
                         for pid in children() {
                             std::thread::sleep(std::time::Duration::from_micros(patience % 20 * 150));
                             patience += 1;

@@ -1,4 +1,4 @@
-//! What a child's end and its value don't depend on: whether its stdout and stderr can be written,
+//! What must not affect a child's end and its value: whether its stdout and stderr can be written,
 //! and which of its threads holds their locks.
 
 mod common;
@@ -14,7 +14,7 @@ fn fails() -> std::io::Result<u8> {
 }
 
 fn fails_with_stderr_closed() -> std::io::Result<u8> {
-    // SAFETY: no memory is touched, and the standard library takes a closed stderr for one that
+    // SAFETY: no memory is accessed, and the standard library treats a closed stderr like one that
     // no process reads.
     unsafe { libc::close(2) };
     fails()
@@ -30,7 +30,7 @@ fn logs() -> u8 {
     7
 }
 
-/// Ways to make a process in whose stderr nothing can be written.
+/// Ways to make a process with a stderr that can't be written.
 fn with_unwritable_stderr<R: multiproc::Run>(process: Process<R>, how: usize) -> Process<R> {
     match how {
         0 => process.stderr(File::options().write(true).open("/dev/full").unwrap()),
@@ -43,7 +43,7 @@ fn with_unwritable_stderr<R: multiproc::Run>(process: Process<R>, how: usize) ->
     }
 }
 
-/// Has another thread of this process hold a lock for good.
+/// Makes another thread of this process hold a lock for good.
 fn hold<T>(lock: impl FnOnce() -> T + Send + 'static) {
     let (taken, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -81,7 +81,7 @@ for_each_method! {
             7
         };
         let child = Ends(Process::new(target, ()).stdout(Stdio::null()).start_method(method).start().unwrap());
-        assert_eq!(child.wait_timeout(LONG).unwrap().expect("it ends").exit_code(), Some(0));
+        assert_eq!(child.wait_timeout(LONG).unwrap().expect("timed out").exit_code(), Some(0));
     }
 
     fn a_panic_an_err_and_a_record_never_ended_while_a_thread_held_stderr(method) {
@@ -99,19 +99,19 @@ for_each_method! {
         for (target, code) in targets.into_iter().zip([1, 0]) {
             let child = Process::new(target, ()).stderr(Stdio::null()).start_method(method).start().unwrap();
             let child = Ends(child);
-            assert_eq!(child.wait_timeout(LONG).unwrap().expect("it ends").exit_code(), Some(code));
+            assert_eq!(child.wait_timeout(LONG).unwrap().expect("timed out").exit_code(), Some(code));
         }
         let target = || -> std::io::Result<()> {
             hold(|| std::io::stderr().lock());
             Err(std::io::Error::other("the error"))
         };
         let child = Ends(Process::new(target, ()).stderr(Stdio::null()).start_method(method).start().unwrap());
-        assert_eq!(child.wait_timeout(LONG).unwrap().expect("it ends").exit_code(), Some(1));
+        assert_eq!(child.wait_timeout(LONG).unwrap().expect("timed out").exit_code(), Some(1));
     }
 
     fn locks_that_the_targets_own_thread_holds_keep_nobody_waiting(method) {
         let target = || {
-            // As in a target that ends the process from inside of a loop over its input.
+            // As in a target that ends the process inside a loop over its input.
             std::mem::forget((std::io::stdout().lock(), std::io::stderr().lock(), std::io::stdin().lock()));
             print!("the last line");
             if true {
@@ -129,7 +129,7 @@ for_each_method! {
         let target = || {
             // A thread that holds nothing.
             std::thread::spawn(sleep_long);
-            // One line that has no end yet: more than a pipe holds.
+            // One unfinished line that is longer than a pipe holds.
             let mut stdout = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout());
             stdout.write_all(&[b'x'; 200_000]).unwrap();
             stdout.flush().unwrap();
@@ -137,7 +137,7 @@ for_each_method! {
         };
         let mut child = Process::new(target, ()).stdout(Stdio::piped()).start_method(method).start().unwrap();
         let mut stdout = child.stdout.take().unwrap();
-        // Longer than a lock is waited for.
+        // Longer than the wait for a lock.
         std::thread::sleep(std::time::Duration::from_millis(300));
         let mut text = String::new();
         stdout.read_to_string(&mut text).unwrap();

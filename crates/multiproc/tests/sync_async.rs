@@ -38,15 +38,15 @@ fn runtimes() -> [Runtime; 4] {
     ]
 }
 
-/// Runs it on each executor.
+/// Runs the test on each executor.
 fn on_each<F: Future<Output = ()>>(test: impl Fn() -> F) {
     block_on(test());
     for runtime in runtimes() {
-        runtime.block_on(async { tokio::time::timeout(LONG, test()).await.expect("it hangs") });
+        runtime.block_on(async { tokio::time::timeout(LONG, test()).await.expect("timed out") });
     }
 }
 
-/// Polls it once: it has to wait.
+/// Polls the future once, and asserts that it is pending.
 async fn poll_in_vain<F: Future>(mut future: Pin<&mut F>) {
     poll_fn(|context| {
         assert!(future.as_mut().poll(context).is_pending());
@@ -86,7 +86,7 @@ impl Wake for Told {
     }
 }
 
-/// The threads of this process that have this name.
+/// The number of threads of this process with this name.
 fn threads(name: &str) -> usize {
     let names = std::fs::read_dir("/proc/self/task").unwrap();
     let names = names.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
@@ -97,8 +97,8 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// How often the threads of this process have gone to sleep or been made to, but for the calling
-/// one.
+/// How often the threads of this process have been switched out, voluntarily or not, except the
+/// calling one.
 fn switches_of_others() -> u64 {
     let this = multiproc_os::threads::gettid().to_string();
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
@@ -118,7 +118,7 @@ fn hold_in_a_thread(locks: Vec<Lock>) -> (std::thread::JoinHandle<()>, Event, Ev
     (thread, held, go)
 }
 
-/// What a process does with a lock: in which way it takes it, and how often.
+/// How a process takes a lock, and how often.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum Way {
     Blocking,
@@ -174,11 +174,11 @@ fn poisoned<G>(result: Result<G, LockError<G>>) -> Poisoned<G> {
     match result {
         Err(LockError::Poisoned(poisoned)) => poisoned,
         Err(error) => panic!("{error}"),
-        Ok(_) => panic!("it was not told"),
+        Ok(_) => panic!("no poison error"),
     }
 }
 
-/// Waits for the lock in this way, and says which process has died with it.
+/// Waits for the lock in this way, and returns the process that has died with it.
 fn look(way: Way, lock: Lock, waits: Event) -> Option<i32> {
     let wait = async {
         let mut locking = pin!(lock.lock_async());
@@ -240,8 +240,8 @@ for_each_method! {
         });
         holder.kill().unwrap();
         let took = time_until(|| waiters.iter().all(|waiter| !waiter.is_alive()));
-        println!("{took:?} from the kill to the end of those that waited");
-        // Asleep, they would look for themselves after a second.
+        println!("{took:?} from the kill to the end of the waiters");
+        // Without a wake-up, the sleepers would check for themselves after a second.
         assert!(took < Duration::from_millis(900));
         for waiter in waiters {
             assert_eq!(waiter.join().unwrap(), Some(holder.pid()));
@@ -280,8 +280,8 @@ fn take_and_say(lock: Lock, taken: Event) {
 }
 
 for_each_method! {
-    // The wake-up of a future that is told, but never polled again, or of a process that is killed
-    // before it is, is the next waiter's.
+    // A wake-up goes on to the next waiter if it was meant for a future that is never polled again,
+    // or for a process that is killed first.
     fn a_wake_up_that_is_not_used_is_passed_on(method) {
         let lock = Lock::new().unwrap();
         for round in 0..10 {
@@ -299,7 +299,7 @@ for_each_method! {
                 other.kill().unwrap();
             }
             let took = time_until(|| taken.is_set());
-            assert!(took < Duration::from_millis(900), "it had to look for itself: {took:?}");
+            assert!(took < Duration::from_millis(900), "the wake-up was lost: {took:?}");
             ends(&waiter);
             other.kill().unwrap();
             lock.clear_poison();
@@ -307,13 +307,13 @@ for_each_method! {
     }
 }
 
-/// Has a future wait that is polled once, or is polled again when it is told.
+/// Waits by a future that is polled once, or polled again when it is woken.
 fn hold_on(lock: Lock, waits: Event, again: bool) {
     let mut locking = pin!(lock.lock_async());
     let told = Told::new();
     let waker = Waker::from(told.clone());
     assert!(locking.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    // Its waiter thread sleeps on the word before anything else does.
+    // Its waiter thread sleeps on the futex word before anything else does.
     time_until(is_asleep_on_the_word);
     waits.set();
     if again {
@@ -382,7 +382,7 @@ fn a_thread_that_holds_it_is_told_so() {
         let error = lock.lock_async().await.map(drop).unwrap_err();
         assert!(matches!(error, LockError::Misuse(Misuse::HeldHere("lock"))), "{error}");
         drop(guard);
-        // And the other way round.
+        // And in the opposite order.
         let guard = lock.lock_async().await.unwrap();
         assert!(matches!(lock.lock(), Err(LockError::Misuse(Misuse::HeldHere("lock")))));
         drop(guard);
@@ -397,7 +397,7 @@ fn a_panic_poisons_it() {
     std::thread::spawn(move || {
         block_on(async {
             let _guard = other.lock_async().await.unwrap();
-            panic!("as the test wants it");
+            panic!("panic on purpose");
         })
     })
     .join()
@@ -441,7 +441,7 @@ fn futures_go_anywhere_and_guards_nowhere() {
     goes_anywhere(&semaphore.acquire_async());
     goes_anywhere(&event.wait_async());
 
-    // Ambiguous, and so no program, for what is `Send`.
+    // For a `Send` type the call is ambiguous, and doesn't compile.
     trait IsNotSend<A> {
         fn check() {}
     }
@@ -457,7 +457,7 @@ fn a_future_that_was_moved_to_another_thread_takes_it_there() {
     let mut locking = Box::pin(lock.lock_async());
     let guard = lock.lock().unwrap();
     let told = Told::new();
-    // This thread has the lock, so the first poll is another's.
+    // This thread has the lock, so another thread makes the first poll.
     std::thread::scope(|scope| {
         let waker = Waker::from(told.clone());
         let locking = &mut locking;
@@ -479,8 +479,8 @@ fn a_future_that_was_moved_to_another_thread_takes_it_there() {
 
 #[multiproc::test]
 fn a_future_that_is_dropped_passes_its_wake_up_on() {
-    // Of many futures in one process, some are dropped: before they are told, when they have been
-    // told, or at once.
+    // Of many futures in one process, some are dropped: before they are woken, when they have been
+    // woken, or at once.
     on_each(|| async {
         let lock = Lock::new().unwrap();
         let mut turns = 0;
@@ -498,7 +498,7 @@ fn a_future_that_is_dropped_passes_its_wake_up_on() {
             }
             go.set();
             if round % 3 == 1 {
-                // The first is told, and dropped when it has been.
+                // The first is woken, and then dropped.
                 while told[0].times() == 0 {
                     std::thread::yield_now();
                 }
@@ -518,7 +518,7 @@ fn take_many(lock: Lock, numbers: Numbers, times: u32) {
     (0..times).for_each(|turn| count_alone(&lock, &numbers, turn));
 }
 
-/// Takes the lock so often, and gives up waiting for it as often, at every moment.
+/// Takes the lock `times` times, and gives up waiting for it as often, at every moment.
 async fn take_and_cancel(lock: Lock, numbers: Numbers, times: u32) {
     let mut patience = 0;
     for turn in 0..times {
@@ -563,7 +563,7 @@ for_each_method! {
     }
 }
 
-/// Takes the lock again and again, in several tasks, whatever has happened to others.
+/// Takes the lock again and again, in several tasks, whatever has happened to other processes.
 fn take_for_ever(lock: Lock) {
     block_on(join_all((0..3).map(|_| async {
         loop {
@@ -574,7 +574,7 @@ fn take_for_ever(lock: Lock) {
 }
 
 for_each_method! {
-    // At whatever moment it is killed, a process takes no wake-up along.
+    // At whatever moment a process is killed, its wake-up is not lost.
     fn killed_processes_keep_it_from_no_other(method) not_fork {
         let lock = Lock::new().unwrap();
         let start = || start!(Process::new(take_for_ever, (lock.clone(),)), method);
@@ -594,13 +594,13 @@ for_each_method! {
             slow += u32::from(took.elapsed() > Duration::from_millis(900));
             children[round as usize % 2] = start();
         }
-        assert!(slow < 10, "those that wait had to look for themselves {slow} times");
+        assert!(slow < 10, "wake-ups were lost {slow} times");
         drop(children);
         drop(block_on(lock.lock_async()).or_else(LockError::into_guard).unwrap());
     }
 }
 
-/// Takes the lock again as soon as it has given it up.
+/// Takes the lock again as soon as it has released it.
 fn hold_again_and_again(lock: Lock) {
     loop {
         let _guard = lock.lock().or_else(LockError::into_guard).unwrap();
@@ -716,7 +716,7 @@ fn an_event_set_before_after_and_for_a_moment() {
         setter.set();
         waiting.await.unwrap();
         setter.clear();
-        // It counts that it has been set.
+        // An event that was set in between counts.
         let mut waiting = pin!(event.wait_async());
         poll_in_vain(waiting.as_mut()).await;
         setter.set();
@@ -724,7 +724,7 @@ fn an_event_set_before_after_and_for_a_moment() {
         waiting.await.unwrap();
         let mut waiting = pin!(event.wait_async());
         poll_in_vain(waiting.as_mut()).await;
-        // From a thread, and one that waits there.
+        // Set by a thread, which then waits for the other event itself.
         let (clone, ready) = (setter.clone(), other.clone());
         let thread = std::thread::spawn(move || {
             clone.set();
@@ -742,7 +742,7 @@ fn an_event_set_before_after_and_for_a_moment() {
 
 #[multiproc::test]
 fn a_task_gives_back_what_another_one_waits_for() {
-    // Through one handle, which others have as well.
+    // Through one handle, while others exist as well.
     on_each(|| async {
         let (semaphore, bounded) = (Semaphore::new(2).unwrap(), BoundedSemaphore::new(1).unwrap());
         drop(semaphore.clone());
@@ -758,7 +758,7 @@ fn a_task_gives_back_what_another_one_waits_for() {
         });
         join_all(tasks).await;
         assert_eq!((semaphore.available(), bounded.available()), (2, 1));
-        // What is forgotten is released by others.
+        // A permit that is forgotten must be released by another process.
         semaphore.acquire_async().await.unwrap().forget();
         semaphore.acquire_async().await.unwrap().forget();
         assert!(matches!(semaphore.acquire_async().await, Err(WaitError::Disconnected { .. })));
@@ -792,7 +792,7 @@ fn permits_are_not_lost_by_those_that_give_up() {
 
 #[multiproc::test]
 fn two_hundred_wait_in_one_process() {
-    // Each in its own process, with as many descriptors as programs usually may have.
+    // Each in its own process, with the usual limit of descriptors.
     for kind in 0..3 {
         let child =
             Process::new(two_hundred, (kind,)).rlimit(multiproc::Resource::OpenFiles, 1024, 1024).start().unwrap();
@@ -823,7 +823,7 @@ fn two_hundred(kind: u32) {
         for future in &mut waiting {
             poll_in_vain(future.as_mut()).await;
         }
-        // A thread of the round before may still linger.
+        // A thread of the previous round may still linger.
         time_until(|| threads("multiproc-lock") <= 1);
         drop(permit);
         setter.set();
@@ -857,7 +857,8 @@ struct Things {
     ready: Queue<u32>,
 }
 
-/// Waits for what doesn't come, and says how often anything of this process has run meanwhile.
+/// Waits for events that don't come, and returns how often other threads of this process have run
+/// meanwhile.
 fn wait_idly(things: Things, tokio: bool) {
     let Things { lock, mutex, semaphore, event, ready } = things;
     let waits = std::thread::spawn(move || {
@@ -875,7 +876,7 @@ fn wait_idly(things: Things, tokio: bool) {
             false => drop(block_on(all)),
         }
     });
-    // They sleep by and by. Each wake-up here would be one of several in a second.
+    // They all fall asleep eventually. Repeated wake-ups would come several times a second.
     let begun = std::time::Instant::now();
     loop {
         let before = switches_of_others();
@@ -883,7 +884,7 @@ fn wait_idly(things: Things, tokio: bool) {
         if before == switches_of_others() {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again");
+        assert!(begun.elapsed() < Duration::from_secs(40), "they keep waking up");
     }
     assert!(!waits.is_finished());
     ready.put(1).unwrap();
@@ -908,7 +909,7 @@ for_each_method! {
     }
 }
 
-/// A copy of the process has no thread that waits, and waits with one of its own.
+/// A fork copy of the process lacks the waiter thread, and waits with one of its own.
 #[multiproc::test]
 fn a_copy_of_the_process_waits_anew() {
     common::in_a_process_with_one_thread(|| {
@@ -918,12 +919,12 @@ fn a_copy_of_the_process_waits_anew() {
         let mut locking = pin!(lock.lock_async());
         let told = Told::new();
         assert!(locking.as_mut().poll(&mut Context::from_waker(&Waker::from(told.clone()))).is_pending());
-        // SAFETY: the copy uses what this thread alone has used, and leaves.
+        // SAFETY: the fork copy uses only what this thread alone has used, and exits.
         let copy = unsafe { libc::fork() };
         if copy == 0 {
-            // The future that has begun to wait in the original goes on too.
+            // A future that has begun to wait in the original completes too.
             let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| block_on(locking).is_ok()));
-            // SAFETY: ends the copy.
+            // SAFETY: the call ends the fork copy.
             unsafe { libc::_exit(if matches!(taken, Ok(true)) { 0 } else { 1 }) };
         }
         let status = || std::fs::read_to_string(format!("/proc/{copy}/task")).ok();
@@ -931,19 +932,19 @@ fn a_copy_of_the_process_waits_anew() {
         time_until(|| std::fs::read_dir(format!("/proc/{copy}/task")).is_ok_and(|tasks| tasks.count() == 2));
         go.set();
         let mut status = 0;
-        // SAFETY: the status is ours.
+        // SAFETY: the pointer is to a local variable.
         assert_eq!(unsafe { libc::waitpid(copy, &raw mut status, 0) }, copy);
         assert_eq!(status, 0);
         holder.join().unwrap();
         while told.times() == 0 {
             std::thread::yield_now();
         }
-        // The copy has died with the lock, or given it up: whichever, this one has it.
+        // The fork copy has died with the lock, or released it: either way, this process gets it.
         drop(block_on(locking).or_else(LockError::into_guard).unwrap());
     });
 }
 
-/// A process that has waited in async code has no thread that keeps it from being copied.
+/// A process that has waited in async code has no thread that prevents a fork.
 #[multiproc::test]
 fn start_by_fork_after_waiting() {
     common::in_a_process_with_one_thread(|| {

@@ -11,7 +11,7 @@ use multiproc::sync::{Barrier, BarrierError};
 use multiproc::{Process, Queue};
 use shared::wait_asleep;
 
-/// Says before each round that it is there, and after it that all were.
+/// Announces each round, and then waits at the barrier.
 fn rounds(barrier: Barrier, said: Queue<u32>) {
     for round in 0..100 {
         said.put(round).unwrap();
@@ -44,15 +44,15 @@ for_each_method! {
         children.iter().for_each(|child| wait_asleep(child.pid()));
         children[0].signal(libc::SIGSTOP).unwrap();
         barrier.wait().unwrap();
-        // The other one has come again, and sleeps in the next round.
+        // The other one has arrived again, and sleeps in the next round.
         while barrier.n_waiting() == 0 {
             std::thread::yield_now();
         }
         wait_asleep(children[1].pid());
         children[0].signal(libc::SIGCONT).unwrap();
-        barrier.wait_timeout(LONG).expect("it hangs");
+        barrier.wait_timeout(LONG).expect("timed out");
         for child in &children {
-            assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+            assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
     }
 }
@@ -91,7 +91,7 @@ for_each_method! {
     }
 }
 
-/// Waits in the action for as long as it takes.
+/// Blocks in the action for good.
 fn act_for_ever(barrier: Barrier, acting: Queue<()>) {
     let _ = barrier.wait_with(|| {
         acting.put(()).unwrap();
@@ -100,7 +100,8 @@ fn act_for_ever(barrier: Barrier, acting: Queue<()>) {
 }
 
 for_each_method! {
-    /// Those who wait at the door already didn't know of it.
+    /// Regression: waiters that slept already didn't notice the death of a process that arrived
+    /// later.
     fn one_that_comes_for_the_first_time_and_is_killed_in_the_action_breaks_it(method) {
         let (barrier, acting) = (Barrier::new(2).unwrap(), Queue::new().unwrap());
         let waits = Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
@@ -110,7 +111,7 @@ for_each_method! {
         wait_asleep(waits.pid());
         acts.kill().unwrap();
         acts.wait().unwrap();
-        assert!(waits.wait_timeout(LONG).unwrap().is_some(), "it hangs");
+        assert!(waits.wait_timeout(LONG).unwrap().is_some(), "timed out");
         let error = waits.join().unwrap().unwrap_err();
         assert!(error.contains(&format!("process {} has died", acts.pid())), "{error}");
     }
@@ -126,13 +127,14 @@ for_each_method! {
         }
         comes.kill().unwrap();
         comes.wait().unwrap();
-        assert!(waits.wait_timeout(LONG).unwrap().is_some(), "it hangs");
+        assert!(waits.wait_timeout(LONG).unwrap().is_some(), "timed out");
         let error = waits.join().unwrap().unwrap_err();
         assert!(error.contains(&format!("process {} has died", comes.pid())), "{error}");
     }
 }
 
-/// By the same handle: it is one that can't come, and not two.
+/// Threads that wait through one handle are not all participants: another handle can still bring
+/// the third.
 #[multiproc::test]
 fn threads_that_wait_through_one_handle_are_not_all_there_are() {
     let barrier = Barrier::new(3).unwrap();
@@ -142,7 +144,7 @@ fn threads_that_wait_through_one_handle_are_not_all_there_are() {
         let waiting = [(); 2].map(|()| {
             let (say, barrier) = (say.clone(), &barrier);
             scope.spawn(move || {
-                // SAFETY: no memory is touched.
+                // SAFETY: the call accesses no memory.
                 say.send(unsafe { libc::gettid() }).unwrap();
                 barrier.wait().map(|result| result.index())
             })
@@ -157,7 +159,7 @@ fn threads_that_wait_through_one_handle_are_not_all_there_are() {
 }
 
 fn fork_in_the_action(barrier: Barrier) {
-    // SAFETY: the copy comes back from the barrier, and ends; it is waited for.
+    // SAFETY: the fork copy returns from the barrier, and ends; it is waited for.
     unsafe {
         let this = libc::getpid();
         let result = barrier.wait_with(|| {
@@ -183,7 +185,7 @@ fn a_copy_that_is_made_in_the_action_ends_no_round() {
         std::thread::yield_now();
     }
     let acts = Ends(Process::new(fork_in_the_action, (barrier.clone(),)).start().unwrap());
-    assert!(acts.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    assert!(acts.wait_timeout(LONG).unwrap().expect("timed out").success());
     assert_eq!(waits.join().unwrap(), Ok(0));
     assert!(!barrier.is_broken());
 }

@@ -15,7 +15,7 @@ use multiproc::{Child, Error, Process, Run, StartMethod};
 use serde::{Deserialize, Serialize};
 use shared::{Numbers, kill, wait_asleep};
 
-/// Waits for one notice, and counts itself.
+/// Waits for one notification, and counts itself.
 fn wait_and_count(condition: Condition, numbers: Numbers) {
     let mut guard = condition.lock().unwrap();
     numbers.at(0).fetch_add(1, Relaxed);
@@ -23,7 +23,7 @@ fn wait_and_count(condition: Condition, numbers: Numbers) {
     numbers.at(1).fetch_add(1, Relaxed);
 }
 
-/// So many processes that wait, when they do so.
+/// Starts `count` processes that wait, and returns once they do.
 fn waiters(method: StartMethod, condition: &Condition, numbers: &Numbers, count: u64) -> Vec<Ends<()>> {
     let before = numbers.at(0).load(SeqCst);
     let start = |_| {
@@ -31,7 +31,7 @@ fn waiters(method: StartMethod, condition: &Condition, numbers: &Numbers, count:
     };
     let children: Vec<Ends<()>> = (0..count).map(start).collect();
     until("they wait", || {
-        // With the lock held, whoever has counted itself waits.
+        // While the lock is held here, every process that has counted itself is waiting.
         let _guard = condition.lock().unwrap();
         numbers.at(0).load(SeqCst) == before + count
     });
@@ -41,13 +41,13 @@ fn waiters(method: StartMethod, condition: &Condition, numbers: &Numbers, count:
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < LONG, "it never comes: {what}");
+        assert!(start.elapsed() < LONG, "never: {what}");
         std::thread::yield_now();
     }
 }
 
 fn ends_well<T>(child: &Child<T>) {
-    assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
 }
 
 #[derive(Serialize, Deserialize)]
@@ -177,7 +177,7 @@ for_each_method! {
             ends_well(&waiter);
             assert_eq!(waiter.join().unwrap(), holder.pid());
         }
-        println!("{:?} from the kill to the end of those who waited", start.elapsed());
+        println!("{:?} from the kill to the end of the waiters", start.elapsed());
         let error = condition.lock().unwrap_err();
         assert!(matches!(&error, LockError::Poisoned(poisoned) if poisoned.pid() == Some(holder.pid())), "{error}");
         error.into_guard().unwrap().clear_poison();
@@ -197,7 +197,7 @@ for_each_method! {
         let children = [Ends(start()), Ends(start())];
         until("they wait", || numbers.at(0).load(SeqCst) == 2);
         drop(condition);
-        // A copy of this process has a copy of all that this process has.
+        // A fork copy of this process has a copy of each of its handles.
         if method != StartMethod::Fork {
             children.iter().for_each(|child| ends_well(child));
         }
@@ -241,8 +241,8 @@ for_each_method! {
     }
 }
 
-/// Has nothing of a condition but its lock: has it when `go` is set, says so, and then comes to
-/// grief with it.
+/// Has only the lock of a condition: takes it when `go` is set, records that, and then panics or is
+/// killed with it.
 fn come_to_grief(lock: Lock, numbers: Numbers, go: Event, panics: bool) {
     go.wait().unwrap();
     let _guard = lock.lock().unwrap();
@@ -251,8 +251,8 @@ fn come_to_grief(lock: Lock, numbers: Numbers, go: Event, panics: bool) {
     sleep_long();
 }
 
-/// Waits for a notice that doesn't come, and is told that the lock is poisoned, long before it
-/// would have looked for itself, which is once a minute.
+/// Waits for a notification that doesn't come, and is told that the lock is poisoned, long before
+/// it would have checked for itself, which is once a minute.
 fn wait_for_grief(condition: Condition) {
     let mut guard = condition.lock().unwrap();
     let begun = Instant::now();
@@ -261,7 +261,7 @@ fn wait_for_grief(condition: Condition) {
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
-/// A process that waits for grief, and sleeps at the door, as those do that wait for long.
+/// A process that waits for poison, and sleeps in poll(2), as after a long wait.
 fn sleeper(method: StartMethod, condition: &Condition) -> Ends<()> {
     let child = Ends(Process::new(wait_for_grief, (condition.clone(),)).start_method(method).start().unwrap());
     wait_asleep(child.pid());
@@ -354,7 +354,7 @@ fn whoever_waits_alone_is_told() {
     assert!(result.unwrap_err().is_disconnected());
 }
 
-/// In a thread, while this one does nothing: threads that have a handle of it might notify.
+/// Runs in a thread, while this one does nothing: threads that have a handle of it might notify.
 fn common_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(run).join().unwrap()
 }
@@ -450,13 +450,13 @@ for_each_method! {
             let holds = Process::new(hold, (condition.clone(), held.clone())).start_method(method).start().unwrap();
             held.wait().unwrap();
             kill(&holds);
-            // At once, so that nobody else finds the lock poisoned.
+            // At once, so that no other process finds the lock poisoned.
             match condition.lock() {
                 Err(LockError::Poisoned(poisoned)) => poisoned.into_guard().clear_poison(),
-                // It has been quicker.
+                // The waiter has been quicker.
                 other => drop(other.unwrap()),
             }
-            assert!(waits.wait_timeout(LONG).unwrap().is_some(), "it hangs");
+            assert!(waits.wait_timeout(LONG).unwrap().is_some(), "timed out");
             let _ = waits.join().unwrap();
         }
     }

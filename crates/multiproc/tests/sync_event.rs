@@ -56,11 +56,11 @@ for_each_method! {
             .map(|_| Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap()))
             .collect();
         children.iter().for_each(|child| wait_asleep(child.pid()));
-        // Even if it doesn't last.
+        // Even a short set counts.
         event.set();
         event.clear();
         for child in &children {
-            assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+            assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
         assert!(!event.is_set());
     }
@@ -77,10 +77,10 @@ for_each_method! {
         let child = Ends(Process::new(target, (ping.clone(), pong.clone())).start_method(method).start().unwrap());
         for _ in 0..500 {
             ping.set();
-            assert!(pong.wait_timeout(LONG).unwrap(), "it hangs");
+            assert!(pong.wait_timeout(LONG).unwrap(), "timed out");
             pong.clear();
         }
-        assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 
     fn killed_and_stopped_waiters_delay_nobody(method) {
@@ -91,9 +91,9 @@ for_each_method! {
         stopped.signal(libc::SIGSTOP).unwrap();
         kill(&killed);
         event.set();
-        assert!(other.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(other.wait_timeout(LONG).unwrap().expect("timed out").success());
         stopped.signal(libc::SIGCONT).unwrap();
-        assert!(stopped.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(stopped.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 
     fn one_who_wakes_late_is_not_forgotten(method) {
@@ -104,14 +104,14 @@ for_each_method! {
         slow.signal(libc::SIGSTOP).unwrap();
         event.set();
         event.clear();
-        // Waits for the next time, and goes to sleep before the other one has woken up.
+        // Waits for the next set, and goes to sleep before the other one has woken up.
         let late = waiter();
         wait_asleep(late.pid());
         slow.signal(libc::SIGCONT).unwrap();
-        assert!(slow.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(slow.wait_timeout(LONG).unwrap().expect("timed out").success());
         assert!(late.is_alive());
         event.set();
-        assert!(late.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(late.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 
     fn it_stays_set_when_the_one_who_has_set_it_is_killed(method) {
@@ -121,7 +121,7 @@ for_each_method! {
         let setter = Process::new(set_and_sleep, (event.clone(), ready.clone())).start_method(method);
         let setter = Ends(setter.start().unwrap());
         ready.wait().unwrap();
-        assert!(waiter.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(waiter.wait_timeout(LONG).unwrap().expect("timed out").success());
         kill(&setter);
         assert!(event.is_set());
         event.wait().unwrap();
@@ -151,9 +151,9 @@ for_each_method! {
         let start = Instant::now();
         kill(&holder);
         for waiter in &waiters {
-            assert!(waiter.wait_timeout(LONG).unwrap().expect("it hangs").success());
+            assert!(waiter.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
-        println!("{:?} from the kill to the end of those who waited", start.elapsed());
+        println!("{:?} from the kill to the end of the waiters", start.elapsed());
     }
 
     fn a_child_that_dies_before_it_is_ready_is_an_error_of_waiting(method) {

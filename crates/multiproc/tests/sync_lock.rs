@@ -42,7 +42,7 @@ fn the_guard_says_what_is_right_again() {
     let lock = Lock::new().unwrap();
     let other = lock.clone();
     std::thread::spawn(move || std::mem::forget(other.lock())).join().unwrap();
-    let Err(LockError::Poisoned(poisoned)) = lock.lock() else { panic!("it was not told") };
+    let Err(LockError::Poisoned(poisoned)) = lock.lock() else { panic!("no poison error") };
     let guard = poisoned.into_guard();
     assert_eq!(format!("{guard:?}"), "LockGuard { poisoned: true }");
     guard.clear_poison();
@@ -52,7 +52,7 @@ fn the_guard_says_what_is_right_again() {
 }
 
 for_each_method! {
-    /// Many of them, each with a few processes that do nothing but take and give up.
+    /// Several processes do nothing but take and release one lock, many times.
     fn nobody_sleeps_for_ever(method) {
         let (lock, numbers) = (Lock::new().unwrap(), Numbers::new());
         let hurry = |lock: Lock, numbers: Numbers| {
@@ -68,7 +68,7 @@ for_each_method! {
     }
 }
 
-/// The child has what its parent had captured, and the two are of one lock.
+/// The child has the handle that its parent captured, and both refer to one lock.
 #[multiproc::test]
 fn a_closure_s_lock_is_the_parent_s() {
     common::in_a_process_with_one_thread(|| {
@@ -76,7 +76,7 @@ fn a_closure_s_lock_is_the_parent_s() {
         let mut guard = Some(lock.lock().unwrap());
         let child = Process::fork(|| lock.try_lock().unwrap().is_none()).start().unwrap();
         assert!(child.join().unwrap());
-        // Nor does the copy of the guard that is dropped there give anything up.
+        // Nor does dropping the fork copy of the guard release anything.
         Process::fork(|| drop(guard.take())).start().unwrap().join().unwrap();
         assert!(guard.is_some() && lock.is_locked() && !lock.is_poisoned());
         drop(guard);

@@ -1,4 +1,4 @@
-//! Values between processes, each with its lock.
+//! Values shared between processes, each with its lock.
 
 mod common;
 #[path = "common/locks.rs"]
@@ -35,7 +35,7 @@ fn add(account: Mutex<Account>, times: i64) {
     }
 }
 
-/// Begins to change it, and is killed.
+/// Begins to change the value, and is killed.
 fn write_half(pair: Mutex<[u64; 2]>, wrote: Event) {
     let mut pair = pair.lock().unwrap();
     pair[0] += 1;
@@ -60,7 +60,7 @@ for_each_method! {
         assert!(pair.get().unwrap_err().to_string().contains("may have been left half done"));
         assert!(pair.set([0, 0]).is_err());
         assert_eq!(format!("{pair:?}"), "Mutex { value: [6, 5], poisoned: true }");
-        let Err(LockError::Poisoned(mut poisoned)) = pair.lock() else { panic!("it was not told") };
+        let Err(LockError::Poisoned(mut poisoned)) = pair.lock() else { panic!("no poison error") };
         assert_eq!((**poisoned.guard(), poisoned.pid()), ([6, 5], Some(child.pid())));
         poisoned.guard_mut()[1] = 6;
         let guard = poisoned.into_guard();
@@ -94,7 +94,7 @@ fn read_and_write() {
     assert!(mutex.get().is_err() && mutex.set(1.0).is_err());
     drop(guard);
     assert_eq!(format!("{mutex:?}"), "Mutex { value: 3.5, poisoned: false }");
-    // Without a value, and with as much alignment as there may be.
+    // Without a value, and with the largest alignment that is allowed.
     drop(Mutex::new(()).unwrap().lock().unwrap());
     #[derive(Clone, Copy, Pod, Zeroable)]
     #[repr(C, align(64))]
@@ -104,7 +104,7 @@ fn read_and_write() {
     assert_eq!(line.lock().unwrap().0, [9; 64]);
 }
 
-/// Sends a mutex of one type, and takes it for another.
+/// Sends a mutex of one type, and decodes it as another.
 struct Mistaken<A: multiproc::sync::Plain, B: multiproc::sync::Plain>(Mutex<A>, std::marker::PhantomData<fn() -> B>);
 
 impl<A: multiproc::sync::Plain, B: multiproc::sync::Plain> Serialize for Mistaken<A, B> {
@@ -115,7 +115,7 @@ impl<A: multiproc::sync::Plain, B: multiproc::sync::Plain> Serialize for Mistake
 
 impl<'de, A: multiproc::sync::Plain, B: multiproc::sync::Plain> Deserialize<'de> for Mistaken<A, B> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Mutex::<B>::deserialize(deserializer).map(|_| panic!("it was taken"))
+        Mutex::<B>::deserialize(deserializer).map(|_| panic!("it was accepted"))
     }
 }
 
@@ -135,7 +135,7 @@ fn another_type_is_an_error() {
     assert!(error.contains("it is too short"), "{error}");
 }
 
-/// In the copy, what the guard guards isn't the copy's to touch.
+/// The fork copy must not access the value of a guard that it has copied.
 #[multiproc::test]
 fn a_copied_guard_shows_nothing() {
     common::in_a_process_with_one_thread(|| {

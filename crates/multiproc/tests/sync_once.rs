@@ -1,4 +1,4 @@
-//! What is done one time, by one of all processes.
+//! Code that runs only once, in one of all processes.
 
 mod common;
 #[path = "common/locks.rs"]
@@ -16,7 +16,8 @@ use multiproc::{Process, Queue, Run};
 use serde::{Deserialize, Serialize};
 use shared::{Numbers, kill, wait_asleep_in_futex};
 
-/// 0 is how often it was done, 1 how often it was found done, 2 how often it was said to have been done by the caller.
+/// In `numbers`: 0 is how often the code ran, 1 how often the call found it completed, 2 how often
+/// `call_once` returned true, which means that the caller ran it.
 fn call(once: Once, numbers: Numbers) {
     let by_me = once.call_once(|state| {
         assert!(!state.is_poisoned() && state.cause().is_none() && state.pid().is_none());
@@ -24,7 +25,7 @@ fn call(once: Once, numbers: Numbers) {
         numbers.at(0).fetch_add(1, SeqCst);
     });
     assert!(once.is_completed());
-    assert_eq!(numbers.at(0).load(SeqCst), 1, "nobody goes on before it is done");
+    assert_eq!(numbers.at(0).load(SeqCst), 1, "no caller returns before completion");
     numbers.at(if by_me.unwrap() { 2 } else { 1 }).fetch_add(1, SeqCst);
 }
 
@@ -37,7 +38,8 @@ fn begin(once: Once, begun: Event) {
     .unwrap();
 }
 
-/// Says what was found: whether it was done before, and if not, who had come to grief with it.
+/// `None` if it was completed before; otherwise whether a process died in it (and did not panic),
+/// and which process was the cause.
 fn finish(once: Once) -> Option<(bool, Option<i32>)> {
     let mut found = None;
     let by_me = once.call_once(|state| found = Some((state.cause() == Some(PoisonCause::Died), state.pid()))).unwrap();
@@ -46,7 +48,7 @@ fn finish(once: Once) -> Option<(bool, Option<i32>)> {
 }
 
 fn panic_in_it(once: Once) {
-    let _ = once.call_once(|_| panic!("as the test wants it"));
+    let _ = once.call_once(|_| panic!("panic on purpose"));
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,7 +148,7 @@ fn several_griefs() {
     std::thread::spawn(move || panic_in_it(panics)).join().unwrap_err();
     let dies = once.clone();
     let thread = std::thread::spawn(move || {
-        // Its guard is not at the end of the thread; the thread is.
+        // The guard is dropped by the panic, before the thread ends.
         let _ = dies.call_once(|state| {
             assert_eq!(state.cause(), Some(PoisonCause::Panicked));
             assert_eq!(state.pid(), Some(std::process::id() as i32));
@@ -161,13 +163,13 @@ fn several_griefs() {
 #[multiproc::test]
 fn garbage_is_an_error() {
     let lock = Lock::new().unwrap();
-    /// Sends a lock, and takes it for something else.
+    /// Sends a lock, and decodes it as a `Once`.
     #[derive(Serialize)]
     #[serde(transparent)]
     struct Mistaken(Lock);
     impl<'de> Deserialize<'de> for Mistaken {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Mistaken, D::Error> {
-            Once::deserialize(deserializer).map(|_| panic!("it was taken"))
+            Once::deserialize(deserializer).map(|_| panic!("it was accepted"))
         }
     }
     let error = Process::new(|_: Mistaken| (), (Mistaken(lock),)).start().unwrap_err().to_string();

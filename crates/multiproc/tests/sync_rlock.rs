@@ -17,14 +17,14 @@ use shared::kill;
 any_lock!(RLock, "reentrant lock", RLockGuard, RLock::new(), lock, try_lock, lock_timeout, is_locked);
 lock_tests!(RLock);
 
-/// Another handle of it, as if it had come from another process.
+/// Returns another handle of the lock, as if it had come from another process.
 fn sent(lock: &RLock) -> RLock {
     let queue = Queue::new().unwrap();
     queue.put(lock.clone()).unwrap();
     queue.get().unwrap()
 }
 
-/// Whether another thread could have it.
+/// Whether another thread could take the lock.
 fn is_free(lock: &RLock) -> bool {
     std::thread::scope(|scope| scope.spawn(|| lock.try_lock().unwrap().is_some()).join().unwrap())
 }
@@ -45,7 +45,7 @@ fn the_same_thread_takes_it_again_and_drops_guards_in_any_order() {
         assert!(is_free(&lock) && !lock.is_locked());
     }
     let guards: Vec<_> = (0..10_000).map(|_| lock.lock().unwrap()).collect();
-    // It counts as one.
+    // However often it is taken, it counts as one lock.
     let others: Vec<_> = (0..3).map(|_| RLock::new().unwrap()).collect();
     let held: Vec<_> = others.iter().map(|lock| lock.lock().unwrap()).collect();
     drop((guards, held));
@@ -70,7 +70,8 @@ fn another_handle_in_the_same_thread_is_told() {
     }
 }
 
-/// A handle remembered who had taken it last, and took that for somebody who still has it through this handle.
+/// Regression: a handle remembered the last thread that had taken the lock through it, and treated
+/// that as its current holder.
 #[multiproc::test]
 fn who_has_given_it_up_does_not_have_it_through_that_handle() {
     let lock = RLock::new().unwrap();

@@ -1,4 +1,4 @@
-//! Values between processes that many read at a time, or one writes.
+//! Values shared between processes that many read at a time, or one writes.
 
 mod common;
 #[path = "common/locks.rs"]
@@ -27,16 +27,17 @@ any_lock!(
 );
 lock_tests!(RwLock<u64>);
 
-/// Another handle of it, as if it had come from another process.
+/// Returns another handle of the lock, as if it had come from another process.
 fn sent<T: multiproc::sync::Plain>(lock: &RwLock<T>) -> RwLock<T> {
     let queue = Queue::new().unwrap();
     queue.put(lock.clone()).unwrap();
     queue.get().unwrap()
 }
 
-/// Writes now and then, and otherwise reads: in `numbers`, 0 is how many read and 1 how many write, 2 how many read at most.
+/// Writes sometimes, and otherwise reads. In `numbers`: 0 is the number of readers, 1 the number of
+/// writers, 2 the most readers so far.
 fn read_and_write(lock: RwLock<[u64; 4]>, numbers: Numbers, times: u32) {
-    // All four begin together: one alone would be done before the next has come.
+    // All four begin together: one alone would be done before the next has arrived.
     numbers.at(3).fetch_add(1, SeqCst);
     while numbers.at(3).load(SeqCst) < 4 {
         std::thread::yield_now();
@@ -89,7 +90,7 @@ fn write_half(lock: RwLock<[u64; 2]>, wrote: Event) {
     sleep_long();
 }
 
-/// What is found in spite of poison, and who is to blame.
+/// The value that is found in spite of poison, and the process that caused the poison.
 fn find(lock: RwLock<[u64; 2]>) -> Option<([u64; 2], Option<i32>)> {
     match lock.read() {
         Err(LockError::Poisoned(poisoned)) => Some((**poisoned.guard(), poisoned.pid())),
@@ -105,7 +106,7 @@ for_each_method! {
             .collect();
         children.iter().for_each(|child| ends(child));
         assert_eq!(lock.get().unwrap(), [2000; 4]);
-        assert!(numbers.at(2).load(SeqCst) >= 2, "nobody ever read at the same time");
+        assert!(numbers.at(2).load(SeqCst) >= 2, "no two reads overlapped");
         assert_eq!(lock.readers(), 0);
     }
 
@@ -117,7 +118,7 @@ for_each_method! {
         assert_eq!((lock.get().unwrap(), lock.readers()), (3, 5));
         assert!(!lock.is_write_locked() && lock.try_write().unwrap().is_none());
         assert!(lock.write_timeout(Duration::from_millis(10)).unwrap().is_none());
-        assert!(lock.try_read().unwrap().is_some(), "one who has given up writing is in nobody's way");
+        assert!(lock.try_read().unwrap().is_some(), "a write that has given up blocks no read");
     }
 
     fn nobody_waits_for_a_reader_that_was_killed(method) {
@@ -132,10 +133,10 @@ for_each_method! {
         assert!(lock.is_write_locked() && lock.try_read().unwrap().is_none(), "a writer waits");
         readers.iter().rev().for_each(|reader| kill(reader));
         let took = time_until(|| !writer.is_alive() && !late.is_alive());
-        println!("{took:?} from the kills to the end of those who waited");
+        println!("{took:?} from the kills to the end of the waiters");
         assert!(took < Duration::from_millis(900));
         ends(&writer);
-        assert_eq!(late.join().unwrap(), 4, "the one who came first was first");
+        assert_eq!(late.join().unwrap(), 4, "the first waiter was not the first to write");
         assert!(!lock.is_poisoned() && lock.readers() == 0);
     }
 
@@ -148,7 +149,7 @@ for_each_method! {
         wait_asleep_in_futex(reader.pid());
         kill(&writer);
         assert_eq!(reader.join().unwrap(), 3);
-        assert!(!lock.is_poisoned(), "it hadn't begun to write");
+        assert!(!lock.is_poisoned(), "it had not begun to write");
         drop(guard);
         *lock.write().unwrap() += 1;
     }
@@ -166,7 +167,7 @@ for_each_method! {
         }
         assert!(lock.get().is_err() && lock.set([0; 2]).is_err() && lock.is_poisoned());
         assert_eq!(format!("{lock:?}"), "RwLock { value: [1, 0], poisoned: true }");
-        let Err(LockError::Poisoned(mut poisoned)) = lock.write() else { panic!("it was not told") };
+        let Err(LockError::Poisoned(mut poisoned)) = lock.write() else { panic!("no poison error") };
         **poisoned.guard_mut() = [2; 2];
         poisoned.guard().clear_poison();
         drop(poisoned);
@@ -181,7 +182,7 @@ fn writers_are_not_starved() {
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                // There is nearly always one who reads.
+                // There is nearly always a reader.
                 let mut guard = lock.read().unwrap();
                 readers.wait();
                 while !stop.load(SeqCst) {
@@ -193,7 +194,7 @@ fn writers_are_not_starved() {
         }
         readers.wait();
         for _ in 0..50 {
-            *lock.write_timeout(LONG).unwrap().expect("it is starved") += 1;
+            *lock.write_timeout(LONG).unwrap().expect("the writer is starved") += 1;
         }
         stop.store(true, SeqCst);
     });
@@ -214,7 +215,7 @@ fn who_reads_may_read_again_while_a_writer_waits() {
             guards[3] = lock.clone().try_read().unwrap().map(|_| lock.read().unwrap());
             let value = **guards[0].as_ref().unwrap();
             for index in order {
-                // Nobody has written as long as one of them is there.
+                // Nothing is written while one of the readers remains.
                 assert_eq!(**guards[index].as_ref().unwrap(), value);
                 assert!(!writer.is_finished());
                 guards[index] = None;
@@ -230,7 +231,7 @@ fn another_handle_in_the_same_thread() {
     let lock = RwLock::new(1).unwrap();
     let other = sent(&lock);
     let one = lock.read().unwrap();
-    // As long as nobody waits, there is nothing to it.
+    // While no thread waits, this is allowed.
     let two = other.read().unwrap();
     drop((one, two));
     let one = lock.read().unwrap();
@@ -278,7 +279,7 @@ fn a_panic_of_a_reader_is_nobody_else_s() {
     let other = lock.clone();
     std::thread::spawn(move || {
         let _guard = other.read().unwrap();
-        panic!("as the test wants it");
+        panic!("panic on purpose");
     })
     .join()
     .unwrap_err();
@@ -288,10 +289,10 @@ fn a_panic_of_a_reader_is_nobody_else_s() {
     assert_eq!((lock.get().unwrap(), lock.readers()), (2, 0));
 }
 
-/// Threads that read until all do: 4096 of them, four processes with 1024 each.
+/// Reads in threads until all do: 4096 of them, 1024 in each of four processes.
 fn read_by_many(lock: RwLock<u64>, reads: Semaphore, go: Event) {
     let guards: Vec<_> = (0..1024).map(|_| lock.read().unwrap()).collect();
-    // For the thread that comes last there is no slot either.
+    // There is no slot for another read either.
     assert!(matches!(lock.read(), Err(LockError::Misuse(Misuse::TooMany(_) | Misuse::TooManyReaders(_)))));
     reads.release().unwrap();
     go.wait().unwrap();
@@ -304,7 +305,7 @@ fn there_can_be_so_many_readers() {
     let children: Vec<_> = (0..4)
         .map(|_| Ends(Process::new(read_by_many, (lock.clone(), reads.clone(), go.clone())).start().unwrap()))
         .collect();
-    children.iter().for_each(|_| reads.acquire_timeout(LONG).unwrap().expect("one has failed").forget());
+    children.iter().for_each(|_| reads.acquire_timeout(LONG).unwrap().expect("a reader has failed").forget());
     assert_eq!(lock.readers(), 4096);
     let error = lock.read().map(drop).unwrap_err();
     assert!(matches!(error, LockError::Misuse(Misuse::TooManyReaders(_))), "{error}");
@@ -315,7 +316,7 @@ fn there_can_be_so_many_readers() {
     assert_eq!(lock.get().unwrap(), 2);
 }
 
-/// The copy neither reads nor ends reading.
+/// The fork copy neither holds nor ends the read.
 #[multiproc::test]
 fn a_copied_read_guard_is_none() {
     common::in_a_process_with_one_thread(|| {

@@ -14,7 +14,8 @@ use multiproc::{Error, Handle, Process, Run};
 use serde::{Deserialize, Serialize};
 use shared::{Numbers, kill, wait_asleep};
 
-/// Goes in and out, and counts those who are in: 0 is how many are, 1 how many there were at most, 2 how often somebody was.
+/// Acquires and releases a permit, and counts the holders: 0 is the current number, 1 the largest
+/// so far, 2 how often a permit was acquired.
 fn go_in_and_out(semaphore: Semaphore, numbers: Numbers, times: u32) {
     for _ in 0..times {
         let permit = semaphore.acquire().unwrap();
@@ -71,7 +72,7 @@ for_each_method! {
             .map(|process| Ends(process.start_method(method).start().unwrap()))
             .collect();
         for child in &children {
-            assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+            assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
         }
         assert_eq!((numbers.at(0).load(SeqCst), numbers.at(2).load(SeqCst)), (0, 8000));
         assert!((1..=2).contains(&numbers.at(1).load(SeqCst)));
@@ -90,7 +91,7 @@ for_each_method! {
         waiters.iter().for_each(|waiter| wait_asleep(waiter.pid()));
         holder.kill().unwrap();
         let took = time_until(|| waiters.iter().all(|waiter| !waiter.is_alive()));
-        println!("{took:?} from the kill to the end of those who waited");
+        println!("{took:?} from the kill to the end of the waiters");
         assert!(took < Duration::from_secs(2));
         for waiter in waiters {
             assert!(waiter.wait().unwrap().success());
@@ -108,9 +109,9 @@ for_each_method! {
             assert!(semaphore.try_acquire().unwrap().is_none());
             kill(&holder);
             match number {
-                0 => drop(semaphore.try_acquire().unwrap().expect("the dead have none")),
+                0 => drop(semaphore.try_acquire().unwrap().expect("no permit")),
                 1 => drop(semaphore.acquire().unwrap()),
-                2 => drop(semaphore.acquire_timeout(Duration::from_micros(1)).unwrap().expect("the dead have none")),
+                2 => drop(semaphore.acquire_timeout(Duration::from_micros(1)).unwrap().expect("no permit")),
                 _ => assert_eq!(semaphore.available(), 1),
             }
         }
@@ -126,7 +127,7 @@ for_each_method! {
         wait_asleep(other.pid());
         kill(&killed);
         drop(permit);
-        assert!(other.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(other.wait_timeout(LONG).unwrap().expect("timed out").success());
         assert_eq!(semaphore.available(), 1);
     }
 
@@ -139,9 +140,9 @@ for_each_method! {
         wait_asleep(other.pid());
         stopped.signal(libc::SIGSTOP).unwrap();
         drop(permit);
-        assert!(other.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(other.wait_timeout(LONG).unwrap().expect("timed out").success());
         stopped.signal(libc::SIGCONT).unwrap();
-        assert!(stopped.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(stopped.wait_timeout(LONG).unwrap().expect("timed out").success());
         assert_eq!(semaphore.available(), 1);
     }
 
@@ -163,7 +164,7 @@ for_each_method! {
             }
             done.acquire().unwrap().forget();
         }
-        assert!(child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
         assert_eq!((full.available(), done.available()), (0, 0));
     }
 
@@ -178,7 +179,8 @@ for_each_method! {
 
     fn when_nobody_is_left_who_waits_is_told(method) {
         let (semaphore, other) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
-        // The last permit goes with one who forgets it, and another waits for it until its parent waits for both.
+        // The child forgets the last permit and dies. The other one waits for a permit until no
+        // process is left that could release one.
         let forget = |semaphore: Semaphore, event: Event| {
             semaphore.acquire().unwrap().forget();
             event.set();
@@ -193,7 +195,7 @@ for_each_method! {
         assert!(semaphore.acquire_timeout(Duration::from_millis(10)).unwrap().is_none());
         drop(semaphore);
         kill(&child);
-        let waiter = waiter.wait_timeout(LONG).unwrap().expect("it hangs");
+        let waiter = waiter.wait_timeout(LONG).unwrap().expect("timed out");
         assert!(waiter.success());
     }
 
@@ -256,7 +258,7 @@ for_each_method! {
         let waiter = Ends(Process::new(acquire_and_drop, (semaphore.clone(),)).start_method(method).start().unwrap());
         wait_asleep(waiter.pid());
         drop(holders);
-        assert!(waiter.wait_timeout(LONG).unwrap().expect("it hangs").success());
+        assert!(waiter.wait_timeout(LONG).unwrap().expect("timed out").success());
         let start = Instant::now();
         while semaphore.available() < HOLDERS {
             assert!(start.elapsed() < LONG, "{} are back", semaphore.available());
@@ -277,11 +279,11 @@ fn a_copy_of_a_permit_in_a_copy_of_the_process_is_none() {
             drop(permit);
             other.forget();
             let code = i32::from(copy.available() != 0);
-            // SAFETY: it ends the process.
+            // SAFETY: the call ends the process.
             unsafe { libc::_exit(code) };
         }
         let mut status = 0;
-        // SAFETY: the status is ours.
+        // SAFETY: the pointer is to a local variable.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         assert_eq!(status, 0);
         assert_eq!(semaphore.available(), 0);
@@ -305,7 +307,7 @@ fn misuse_is_an_error() {
 
     let bounded = BoundedSemaphore::new(2).unwrap();
     let permit = bounded.acquire().unwrap();
-    // The one that is out comes back when it is dropped.
+    // The acquired permit comes back when it is dropped.
     assert!(matches!(bounded.release(), Err(ReleaseError::Bound { count: 1, bound: 2 })));
     permit.forget();
     assert!(matches!(bounded.release_many(2), Err(ReleaseError::Bound { count: 2, bound: 2 })));
@@ -324,7 +326,7 @@ fn threads_with_one_handle_wait_for_each_other() {
         drop(permit);
         waiter.join().unwrap().unwrap();
     });
-    // So they do when others have had it, as long as one of them has a permit.
+    // The same applies after other handles existed, as long as one of the threads has a permit.
     drop(semaphore.clone());
     let permit = semaphore.acquire().unwrap();
     std::thread::scope(|scope| {
@@ -343,7 +345,7 @@ fn whoever_waits_alone_is_told() {
             // Never shared, and one thread.
             let error = Semaphore::new(0).unwrap().acquire().unwrap_err();
             assert!(matches!(error, WaitError::Disconnected { .. }));
-            // For its own permit.
+            // Waits for the permit that it holds itself.
             let semaphore = Semaphore::new(1).unwrap();
             drop(semaphore.clone());
             let _permit = semaphore.acquire().unwrap();
@@ -357,7 +359,7 @@ fn whoever_waits_alone_is_told() {
     .unwrap();
 }
 
-/// As what a semaphore sends.
+/// A forged semaphore, as it is sent.
 #[derive(Serialize)]
 #[serde(rename = "Shared")]
 struct Garbage {
@@ -392,7 +394,7 @@ fn garbage_is_an_error() {
     assert!(error.contains("not multiproc's"), "{error}");
 }
 
-/// The memory of some object of this kind.
+/// The memory file of an object of this kind.
 fn memory_of(name: &str) -> OwnedFd {
     let _semaphore = Semaphore::new(1).unwrap();
     let _event = Event::new().unwrap();
@@ -405,7 +407,7 @@ fn memory_of(name: &str) -> OwnedFd {
 
 #[multiproc::test]
 fn it_costs_two_descriptors_and_leaves_none() {
-    // In a process of its own: other tests open some meanwhile.
+    // In a process of its own, as other tests open descriptors meanwhile.
     let target = || {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = count();
@@ -429,7 +431,7 @@ fn at_the_limit_of_open_files_it_goes_on() {
         let other = semaphore.clone();
         let permit = semaphore.acquire().unwrap();
         let mut files = Vec::new();
-        // SAFETY: the structure is ours.
+        // SAFETY: the pointer is to a local structure.
         unsafe {
             let limit = libc::rlimit { rlim_cur: 40, rlim_max: 40 };
             assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);

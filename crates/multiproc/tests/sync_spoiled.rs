@@ -1,5 +1,6 @@
-//! Locks, semaphores, events, barriers, arrays and lists in whose memory somebody else writes. Whatever stands there, a call comes back: with an error, or with what may be wrong; and
-//! nothing panics, hangs or is touched that isn't the object's.
+//! Locks, semaphores, events, barriers, arrays and lists with memory that another process
+//! overwrites. Whatever it contains, every call returns, with an error or with a value that may be
+//! wrong; and nothing panics, hangs, or accesses memory outside the object.
 
 mod common;
 
@@ -14,12 +15,13 @@ use common::LONG;
 use multiproc::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, RLock, RwLock, Semaphore};
 use multiproc::{Array, RawArray, SharedMemory, shareable_list};
 
-/// So many times each.
+/// The number of cases of each test.
 const CASES: u64 = 100;
 
 const SOON: Duration = Duration::from_millis(1);
 
-/// The memory files of this process: inodes, and the descriptors' names. (Numbers alone are used again, when somebody else drops an object.)
+/// The memory files of this process: inodes, and the descriptors' names. (Numbers alone are reused
+/// when another test drops an object.)
 fn files() -> BTreeSet<(u64, PathBuf)> {
     let memory = |path: PathBuf| {
         let link = std::fs::read_link(&path).ok()?;
@@ -29,7 +31,7 @@ fn files() -> BTreeSet<(u64, PathBuf)> {
     std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| memory(entry.unwrap().path())).collect()
 }
 
-/// Makes an object, and says where its memory is. One at a time.
+/// Makes an object, and returns its memory files too. One at a time.
 fn made<T>(make: impl FnOnce() -> T) -> (T, Vec<File>) {
     static ONE: StdMutex<()> = StdMutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,7 +43,7 @@ fn made<T>(make: impl FnOnce() -> T) -> (T, Vec<File>) {
     (object, new)
 }
 
-/// Numbers that look random: SplitMix64.
+/// Pseudo-random numbers: SplitMix64.
 struct Random(u64);
 
 impl Random {
@@ -58,8 +60,9 @@ impl Random {
     }
 }
 
-/// Whether who finds this in a lock has to wait for a thread that lives: one of this process, or one of another whose memory can't be looked at, which so may have the
-/// lock as well. That would be no garbage.
+/// Whether a thread that finds this value in a lock must wait for a live thread: one of this
+/// process, or one of another process with memory that can't be read, which may hold the lock as
+/// well. Such a value would not be garbage.
 fn waits_for_somebody(word: u32) -> bool {
     let id = word & 0x3fff_ffff;
     let exists = |path: String| Path::new(&path).exists();
@@ -68,7 +71,7 @@ fn waits_for_somebody(word: u32) -> bool {
         && (exists(format!("/proc/self/task/{id}")) || std::fs::read(format!("/proc/{id}/maps")).is_err())
 }
 
-/// Writes something somewhere.
+/// Overwrites a random word with a random value.
 fn spoil(files: &[File], random: &mut Random) {
     let file = &files[random.below(files.len() as u64) as usize];
     let far = if random.below(4) == 0 { 4096 } else { 256 };
@@ -91,7 +94,7 @@ fn spoil(files: &[File], random: &mut Random) {
     let _ = file.write_all_at(&value.to_ne_bytes()[..len], at);
 }
 
-/// Has `calls` made on objects that are spoiled before, and in the middle when `calls` says so.
+/// Runs `calls` on objects that are spoiled before, and in the middle when `calls` says so.
 fn survives<T>(name: &str, make: impl Fn() -> T, calls: impl Fn(&T, &mut dyn FnMut())) {
     let seed = std::env::var("MULTIPROC_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);

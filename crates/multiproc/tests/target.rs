@@ -1,4 +1,4 @@
-//! What can be a target, and what can travel to it and back.
+//! What can be a target, and which values can be sent to it and back.
 
 mod common;
 

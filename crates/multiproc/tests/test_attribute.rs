@@ -44,8 +44,8 @@ fn run(tests: &[&str], threads: usize) -> Run {
 }
 
 impl Run {
-    /// Checks that it ended in the right way, and that this many processes were started in it, and
-    /// are gone.
+    /// Checks that the binary ended with this code, and that this many processes were started in it
+    /// and are gone.
     fn check(self, code: i32, processes: usize) {
         assert_eq!((self.code, self.pids.len()), (Some(code), processes), "{}", self.text);
         // They had been reaped before the binary ended, by the test or at the exit.
@@ -64,7 +64,7 @@ fn start(method: StartMethod) -> Child<()> {
     child
 }
 
-/// Says that it runs, and goes on in spite of SIGTERM.
+/// Announces that it runs, and ignores SIGTERM.
 fn stubborn(ready: multiproc::Sender<()>) {
     // SAFETY: no handler is installed or replaced.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
@@ -119,7 +119,7 @@ fn leaver_that_holds_out() {
     }
 }
 
-/// A thread of the test's starts it, and still waits for it.
+/// A thread of the test starts the child, and still waits for it.
 #[multiproc::test]
 fn leaver_by_a_thread() {
     if leaves() {
@@ -149,7 +149,7 @@ fn leaver_that_should_panic() {
     panic!("as it should");
 }
 
-/// What neighbours tell each other: the pid of the one that ends first.
+/// What the neighbouring tests tell each other: the pid of the process that ends first.
 static FIRST: OnceLock<i32> = OnceLock::new();
 /// Set once both have started their processes.
 static BOTH: OnceLock<()> = OnceLock::new();
@@ -167,7 +167,7 @@ fn neighbour_that_ends() {
 #[multiproc::test]
 fn neighbour_that_goes_on() {
     if leaves() {
-        // Nothing has a handle to it, but its test goes on.
+        // The process has no handle left, but its test continues.
         let pid = start(StartMethod::ForkServer).pid();
         BOTH.set(()).unwrap();
         wait_gone(*FIRST.wait());

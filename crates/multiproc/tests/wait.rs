@@ -31,7 +31,7 @@ for_each_method! {
         writer.write_all(b"x").unwrap();
         assert_eq!(wait(&[&ours, &*child, &fd], LONG).unwrap(), [2]);
         ours.send(2).unwrap();
-        // It ends, and its end of the connection with it.
+        // The child ends, and its end of the connection with it.
         assert_eq!(wait(&[&*child], LONG).unwrap(), [0]);
         assert_eq!(wait(&[&*child, ours.receiver()], LONG).unwrap(), [0, 1]);
         assert_eq!(wait(&[&child.handle(), &ours, &fd, &fd.as_fd()], LONG).unwrap(), [0, 1, 2, 3]);
@@ -74,7 +74,7 @@ fn a_timeout_is_kept_though_signals_come() {
     // SAFETY: the handler does nothing.
     let before = unsafe { libc::signal(libc::SIGUSR1, nothing as *const () as libc::sighandler_t) };
     assert_ne!(before, libc::SIG_ERR);
-    // SAFETY: no memory is touched.
+    // SAFETY: the call accesses no memory.
     let this = unsafe { libc::pthread_self() };
     let (done, is_done) = one_way::<()>().unwrap();
     std::thread::scope(|scope| {
@@ -105,12 +105,13 @@ fn thousands() {
     common::in_a_process_with_one_thread(check);
 }
 
-/// One whose descriptor is a bell: it stays readable after the ring, and says nothing of what there is.
+/// A [`Waitable`] with a descriptor that only wakes: it stays readable afterwards, and says nothing
+/// about whether the value is there.
 struct Bell {
     reader: io::PipeReader,
     writer: io::PipeWriter,
     there: Cell<bool>,
-    /// How often somebody was about to sleep.
+    /// How often a waiter was about to sleep.
     armed: Cell<u32>,
     finished: Cell<u32>,
 }
@@ -133,7 +134,7 @@ impl Waitable for Bell {
 
     fn ready(&self) -> io::Result<bool> {
         self.armed.set(self.armed.get() + 1);
-        // The second time, what the bell has rung for is there.
+        // The second time, the value that the wake-up was for is there.
         self.there.set(self.there.get() || self.armed.get() == 2);
         Ok(self.there.get())
     }

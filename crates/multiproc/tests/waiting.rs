@@ -1,6 +1,6 @@
-//! Waiting for a process, and for nobody else.
+//! Waiting for a process, and for no other.
 
-// A grandchild that nobody waits for is the point of a test.
+// A test needs a grandchild that no process waits for.
 #![allow(clippy::zombie_processes)]
 
 mod common;
@@ -92,14 +92,15 @@ for_each_method! {
     fn a_grandchild_that_lives_on_delays_nobody(method) {
         let child = Process::new(
             || {
-                // It inherits whatever descriptors the child has open, and outlives it.
+                // The grandchild inherits every descriptor that the child has open, and outlives
+                // it.
                 let grandchild = Command::new("sleep").arg("100000").spawn().unwrap();
                 grandchild.id() as i32
             },
             (),
         );
         let child = child.start_method(method).start().unwrap();
-        let status = child.wait_timeout(LONG).unwrap().expect("nobody else is waited for");
+        let status = child.wait_timeout(LONG).unwrap().expect("no other process is waited for");
         assert!(status.success());
         let grandchild = child.join().unwrap();
         assert!(common::exists(grandchild));
@@ -109,13 +110,13 @@ for_each_method! {
     }
 
     fn a_forked_grandchild_that_lives_on_delays_nobody(method) {
-        // As above, but by fork(2) without an exec: it shares every descriptor.
+        // As above, but by fork(2) without an exec: the grandchild shares every descriptor.
         let child = Process::new(
             || {
-                // SAFETY: the copy calls nothing but async-signal-safe functions.
+                // SAFETY: the fork copy calls nothing but async-signal-safe functions.
                 match unsafe { libc::fork() } {
                     0 => loop {
-                        // SAFETY: no memory is touched.
+                        // SAFETY: the call accesses no memory.
                         unsafe { libc::pause() };
                     },
                     pid => pid,
@@ -124,7 +125,7 @@ for_each_method! {
             (),
         );
         let child = child.start_method(method).start().unwrap();
-        assert!(child.wait_timeout(LONG).unwrap().expect("nobody else is waited for").success());
+        assert!(child.wait_timeout(LONG).unwrap().expect("no other process is waited for").success());
         let grandchild = child.join().unwrap();
         let pidfd = multiproc_os::pidfd::open(grandchild).unwrap();
         multiproc_os::pidfd::send_signal(&pidfd, 9).unwrap();
@@ -133,15 +134,15 @@ for_each_method! {
 
     fn a_copy_of_the_parent_does_not_take_the_value_away(method) {
         let child = Process::new(|| 5, ()).start_method(method).start().unwrap();
-        // SAFETY: no memory is touched.
+        // SAFETY: the call accesses no memory.
         let copy = unsafe { libc::fork() };
         if copy == 0 {
             let seen = multiproc_os::pidfd::wait_any([&child], None).is_ok() && !child.is_alive();
-            // SAFETY: leaves at once.
+            // SAFETY: the call ends the process.
             unsafe { libc::_exit(if seen { 3 } else { 4 }) };
         }
         let mut status = 0;
-        // SAFETY: the status is ours.
+        // SAFETY: the pointer is to a local variable.
         unsafe { libc::waitpid(copy, &raw mut status, 0) };
         assert_eq!(libc::WEXITSTATUS(status), 3);
         assert_eq!(child.join().unwrap(), 5);
@@ -163,7 +164,7 @@ for_each_method! {
             move || Process::new(|fifo: String| std::fs::read_to_string(fifo).unwrap(), (fifo,)).start_method(method).start().unwrap()
         });
         let child = started.join().unwrap();
-        // Whatever the end of that thread might have set off has had its time by now.
+        // Any effect of that thread's end has had its time by now.
         assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
         std::fs::write(fifo, "still here").unwrap();
         assert_eq!(child.join().unwrap(), "still here");

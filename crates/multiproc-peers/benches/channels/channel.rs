@@ -1,4 +1,4 @@
-//! What a contestant is.
+//! The traits that a contestant implements.
 
 use multiproc_benches::Outcome;
 
@@ -7,16 +7,18 @@ pub(crate) trait Channel: Sized {
     type Tx: Tx;
     type Rx: Rx;
 
-    /// A new channel for messages of one size: an end for each producer, and one for each consumer.
+    /// A new channel for messages of `size` bytes, with an end for each producer and one for each
+    /// consumer.
     fn line(size: usize, producers: usize, consumers: usize) -> Outcome<Ends<Self>>;
 }
 
-/// The ends of producers, and of consumers.
+/// The ends of the producers and of the consumers.
 pub(crate) type Ends<C> = (Vec<<C as Channel>::Tx>, Vec<<C as Channel>::Rx>);
 
 /// A producer's end.
 pub(crate) trait Tx {
-    /// What can only be done where it will be used. Both ends of a channel are open before anything is sent.
+    /// Sets up what can only be set up in the process that uses the end. Both ends of a channel are
+    /// open before anything is sent.
     fn open(&mut self) -> Outcome<()> {
         Ok(())
     }
@@ -31,7 +33,7 @@ pub(crate) trait Rx {
         Ok(())
     }
 
-    /// Waits for the next message, and shows it.
+    /// Waits for the next message and passes it to `look`.
     fn recv<T>(&mut self, look: impl FnOnce(&[u8]) -> T) -> Outcome<T>;
 }
 

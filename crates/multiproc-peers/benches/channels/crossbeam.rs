@@ -1,4 +1,5 @@
-//! crossbeam-channel, between threads: nothing is copied but the list's address, and the list is freed by who didn't allocate it.
+//! crossbeam-channel, between threads: only the vector's address is copied, and the receiving
+//! thread frees what the sending thread allocated.
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use multiproc_benches::Outcome;
@@ -27,7 +28,7 @@ impl Channel for Unbounded {
     }
 }
 
-/// Without a list: 64 bytes, which lie in the channel itself. Bounded.
+/// Sends arrays of 64 bytes, which lie in the channel itself, in place of vectors. Bounded.
 pub(crate) struct Array;
 
 impl Channel for Array {

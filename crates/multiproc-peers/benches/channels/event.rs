@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use multiproc_benches::slices;
 
-/// Of messages, in bytes.
+/// Message sizes, in bytes.
 pub(crate) const SIZES: [usize; 5] = [64, 1 << 10, 64 << 10, 1 << 20, 64 << 20];
 
-/// Those that four producers send to four consumers: of the largest, eight processes would only measure the memory.
+/// Message sizes from four producers to four consumers. Without the largest size, for which eight
+/// processes would only measure the memory.
 pub(crate) const SHARED_SIZES: [usize; 4] = [64, 1 << 10, 64 << 10, 1 << 20];
 
 /// How many processes do the work of [`Event::Work`].
@@ -15,11 +16,12 @@ pub(crate) const WORKERS: usize = 8;
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Event {
-    /// Messages per second, from so many to so many.
+    /// Messages per second, from `producers` producers to `consumers` consumers.
     Throughput { size: usize, producers: usize, consumers: usize },
-    /// There and back between two processors, in µs: while both sides run, or with the other side asleep each time.
+    /// There and back between two processors, in µs: while both sides run, or with the other side
+    /// asleep each time.
     RoundTrip { size: usize, asleep: bool },
-    /// A fixed amount of work that one process deals out to [`WORKERS`], in ms.
+    /// A fixed amount of work that one process distributes to [`WORKERS`] workers, in ms.
     Work,
 }
 
@@ -34,7 +36,7 @@ impl Event {
         all
     }
 
-    /// The size of its messages.
+    /// The size of its messages, in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Event::Throughput { size, .. } | Event::RoundTrip { size, .. } => size,
@@ -46,7 +48,7 @@ impl Event {
         true
     }
 
-    /// Whether there is one who sends and one who receives.
+    /// Whether there is one sender and one receiver.
     pub(crate) fn is_for_two(self) -> bool {
         matches!(self, Event::Throughput { producers: 1, consumers: 1, .. } | Event::RoundTrip { .. })
     }
@@ -55,7 +57,7 @@ impl Event {
         self.size() <= 64 << 10
     }
 
-    /// Whether a message is an array that is copied from hand to hand.
+    /// Whether a message is an array that is copied by value.
     pub(crate) fn is_for_arrays(self) -> bool {
         self.size() == 64
     }
@@ -64,8 +66,8 @@ impl Event {
         self == Event::Work
     }
 
-    /// Whether it makes sense in Python, whose work would be another one, and whose round trips with the largest messages take the better part
-    /// of a second.
+    /// Whether it makes sense in Python, where the work would be different, and where round trips
+    /// with the largest messages take most of a second.
     pub(crate) fn is_for_scripts(self) -> bool {
         !matches!(self, Event::Work | Event::RoundTrip { size: 0x400_0000, .. })
     }
@@ -99,7 +101,7 @@ impl slices::Event for Event {
         })
     }
 
-    /// More often where there is something to keep to.
+    /// More turns for events with a target.
     fn turns(self) -> u32 {
         let often = match self {
             Event::Throughput { size, consumers: 1, .. } => size == 64 || size == 1 << 20,
@@ -110,7 +112,7 @@ impl slices::Event for Event {
     }
 }
 
-/// `64B`, `1KiB`, `64MiB`.
+/// Formats a size: `64B`, `1KiB`, `64MiB`.
 pub(crate) fn name_of(size: usize) -> String {
     match size {
         size if size >= 1 << 20 => format!("{}MiB", size >> 20),

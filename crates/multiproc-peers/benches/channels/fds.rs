@@ -1,4 +1,4 @@
-//! What the kernel has: a pipe, and a pair of SOCK_SEQPACKET sockets.
+//! The kernel's channels: a pipe, and a pair of SOCK_SEQPACKET sockets.
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::channel::{Channel, Ends, Rx, Tx};
 use super::event::Event;
 
-/// As much as a pipe takes in one piece, and so does not mix with what others write: `PIPE_BUF` of pipe(7).
+/// The most that a pipe takes atomically, so that it isn't interleaved with what others write:
+/// `PIPE_BUF` of pipe(7).
 const PIPE_ATOMIC: usize = 4096;
 
-/// Well within what a socket holds unless it is told to hold more.
+/// Well below a socket's default buffer size.
 const PACKET: usize = 64 << 10;
 
 /// Whether messages stay whole.
@@ -54,7 +55,7 @@ impl Channel for Packet {
     }
 }
 
-/// Writes a message by pieces.
+/// Writes a message in pieces.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Writer<W> {
     to: W,
@@ -71,7 +72,7 @@ where
     }
 }
 
-/// Reads a message, whose length it knows, by pieces.
+/// Reads a message of known length in pieces.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Reader<R> {
     from: R,

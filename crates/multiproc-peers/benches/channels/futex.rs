@@ -1,4 +1,5 @@
-//! The limit of a round trip to one who sleeps: a word in shared memory, and futex(2). There is no message.
+//! The lower limit of a round trip to a sleeping process: a word in shared memory, and futex(2).
+//! There is no message.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -9,7 +10,7 @@ use multiproc_benches::sys::{futex_wait, futex_wake, map_shared};
 use super::channel::{Channel, Ends, Rx, Tx};
 use super::event::Event;
 
-/// It holds one message, and doesn't look whether there is one already.
+/// The word holds one message; the sender doesn't check whether there is one already.
 pub(crate) fn can(event: Event) -> bool {
     matches!(event, Event::RoundTrip { size: 64, .. })
 }
@@ -22,7 +23,8 @@ impl Channel for Futex {
 
     fn line(size: usize, _: usize, _: usize) -> Outcome<Ends<Self>> {
         let start = map_shared(None, size_of::<AtomicU32>())?;
-        // SAFETY: the page is zeroed, aligned, stays mapped for good, and is reached through atomics alone.
+        // SAFETY: the page is zeroed, aligned and never unmapped, and it is accessed only through
+        // atomics.
         let word = unsafe { start.cast::<AtomicU32>().as_ref() };
         Ok((vec![Setter { word }], vec![Waiter { word, size, shown: Vec::new() }]))
     }
@@ -34,7 +36,7 @@ pub(crate) struct Setter {
 
 impl Tx for Setter {
     fn send(&mut self, message: &[u8]) -> Outcome<()> {
-        // Its first byte stands for all of it.
+        // The message's first byte stands for all of it.
         self.word.store(message[0].into(), Release);
         futex_wake(self.word, 1);
         Ok(())

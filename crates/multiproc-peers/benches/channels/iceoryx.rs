@@ -1,7 +1,8 @@
-//! The crate iceoryx2: publish and subscribe through shared memory, one copy in and none out, with an event beside it that wakes the subscriber.
+//! The crate iceoryx2: publish and subscribe through shared memory, with one copy at the sender and
+//! none at the receiver, and with an event that wakes the subscriber.
 //!
-//! Its ports are made where they are used, and find each other by name. What it writes down it does under names of this run, so that
-//! nothing is left of slices that were killed.
+//! Its ports are created where they are used, and find each other by name. Its files have names
+//! with this run's prefix, so that nothing is left of slices that were killed.
 
 use iceoryx2::node::Node;
 use iceoryx2::port::listener::Listener;
@@ -27,9 +28,10 @@ impl Channel for PubSub {
 
     fn line(size: usize, _: usize, _: usize) -> Outcome<Ends<Self>> {
         set_log_level(LogLevel::Error);
-        // Unique: made by one process after the other.
+        // Unique, because one process creates the names one after the other.
         let name = format!("line-{}", nanoseconds());
-        // The parent of a slice is the process that all slices are of.
+        // The parent of a slice is the benchmark's main process, with which all slices share their
+        // prefix.
         let line = Line { run: std::os::unix::process::parent_id(), name, size };
         Ok((
             vec![Producer { line: line.clone(), ports: None, node: None }],
@@ -38,7 +40,7 @@ impl Channel for PubSub {
     }
 }
 
-/// Two ports that find each other.
+/// A pair of ports that find each other by name.
 #[derive(Clone)]
 struct Line {
     run: u32,
@@ -102,7 +104,7 @@ type Messages = iceoryx2::service::port_factory::publish_subscribe::PortFactory<
 type Events = iceoryx2::service::port_factory::event::PortFactory<Service>;
 
 impl Line {
-    /// The first of the two sides makes them, the other opens them.
+    /// Whichever side comes first creates the services; the other opens them.
     fn services(&self) -> Outcome<(Node<Service>, Messages, Events)> {
         let mut config = Config::default();
         config.global.prefix = FileName::new(prefix(self.run).as_bytes())?;

@@ -1,11 +1,11 @@
-//! The crate ipc-channel: sockets, and sockets of their own for what is large.
+//! The crate ipc-channel: sockets, with additional sockets for large messages.
 
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcReceiver, IpcSender};
 use multiproc_benches::Outcome;
 
 use super::channel::{Channel, Ends, Rx, Tx};
 
-/// By serde.
+/// Messages serialized by serde.
 pub(crate) struct Typed;
 
 impl Channel for Typed {
@@ -30,7 +30,7 @@ impl Rx for IpcReceiver<Vec<u8>> {
     }
 }
 
-/// As they are.
+/// Messages as raw bytes.
 pub(crate) struct Bytes;
 
 impl Channel for Bytes {

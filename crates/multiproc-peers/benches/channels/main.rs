@@ -1,12 +1,16 @@
 //! What a message costs: multiproc's channels and their peers, side by side.
 //!
-//! Messages per second and round trips, in sizes from 64 bytes to 64 MiB, between two processes and between four producers and four
-//! consumers; and a pool's worth of work that comes through a channel, against the same work divided beforehand. Between threads where that
-//! is all that a peer can do. The two sides of a round trip keep to a processor each.
+//! Measures messages per second and round trips, in sizes from 64 bytes to 64 MiB, between two
+//! processes and between four producers and four consumers; and a pool's worth of work that comes
+//! through a channel, against the same work divided beforehand. Peers that only work between
+//! threads are measured between threads. The two sides of a round trip are pinned to a processor
+//! each.
 //!
-//! Whoever is told to send a list owned by the receiver (`Vec<u8>`) makes a new one for each message, as a program would; "bytes" are sent from
-//! a buffer that stays, and looked at where they arrive if the peer can do that. Bounded channels hold 1024 messages up to 1 KiB, 64
-//! up to 64 KiB, and 4 beyond; unbounded ones are not measured beyond 64 KiB, where the backlog would be what is measured.
+//! Contestants that send a list owned by the receiver (`Vec<u8>`) make a new one for each message,
+//! as a program would; those that send "bytes" do so from a buffer that is reused, and look at them
+//! where they arrive if the peer can do that. Bounded channels hold 1024 messages up to 1 KiB, 64
+//! up to 64 KiB, and 4 beyond; unbounded ones are not measured beyond 64 KiB, where the figures
+//! would be those of the backlog.
 
 mod channel;
 mod crossbeam;

@@ -1,4 +1,4 @@
-//! A slice: the cast of an event, and what its conductor does.
+//! Runs a slice: creates the participants of an event and conducts them.
 
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use super::channel::{Channel, Rx, Tx, depth};
 use super::event::{Event, WORKERS};
 use super::part::{Part, REST};
 
-/// Pieces of work, and steps in each: a tenth of a millisecond, which is work that one would deal out piece by piece.
+/// Pieces of work, and steps in each: a tenth of a millisecond, which is enough work to be worth a
+/// message per piece.
 const PIECES: u64 = 4096;
 const STEPS: u32 = 50_000;
 
-/// Between processes of multiproc's.
+/// Measures between processes of multiproc.
 pub(crate) fn started<C: Channel>(event: Event, slice: Duration) -> Outcome<f64>
 where
     C::Tx: Serialize + DeserializeOwned + 'static,
@@ -24,12 +25,12 @@ where
     cast::started(parts::<C>(event)?, |board| conduct(board, event, slice))
 }
 
-/// Between copies of this process.
+/// Measures between fork copies of this process.
 pub(crate) fn forked<C: Channel>(event: Event, slice: Duration) -> Outcome<f64> {
     cast::forked(parts::<C>(event)?, |board| conduct(board, event, slice))
 }
 
-/// Between threads.
+/// Measures between threads.
 pub(crate) fn threads<C: Channel>(event: Event, slice: Duration) -> Outcome<f64>
 where
     C::Tx: Send + 'static,
@@ -38,13 +39,13 @@ where
     cast::threads(parts::<C>(event)?, |board| conduct(board, event, slice))
 }
 
-/// No channel: each process knows its share of the work.
+/// Measures without a channel: each process knows its share of the work.
 pub(crate) fn divided(_: Event, slice: Duration) -> Outcome<f64> {
     let parts = (0..WORKERS).map(|_| Part::<Nothing, Nothing>::Alone { steps: STEPS }).collect();
     cast::started(parts, |board| work(board, 0, WORKERS, slice))
 }
 
-/// No end of anything.
+/// The type of ends where there is no channel.
 #[derive(Serialize, serde::Deserialize)]
 enum Nothing {}
 
@@ -93,19 +94,20 @@ fn conduct(board: &Board, event: Event, slice: Duration) -> Outcome<f64> {
     }
 }
 
-/// From the moment when all may begin until the last consumer has its last message.
+/// Measures from the moment when all may begin until the last consumer has its last message.
 fn throughput(board: &Board, size: usize, producers: usize, consumers: usize, slice: Duration) -> Outcome<f64> {
     board.gather(producers + consumers)?;
     let messages = |amount| producers as u64 * amount + consumers as u64;
     let first = if size <= 64 << 10 { 16 } else { 1 };
-    // So often that memory which is used in turn has been touched.
+    // Enough messages that all memory which is used in turn has been touched.
     let warm = 2 * depth(size) as u64 / producers as u64 + 1;
     let (amount, time) =
         pace::fill(slice, first, warm, |amount| phase(board, amount, producers, consumers, messages(amount)))?;
     Ok(messages(amount) as f64 / time.as_secs_f64())
 }
 
-/// Has those on the first seats do `amount` each. Those who count sit after them, and should come to `expected`.
+/// Lets the participants in the first seats do `amount` each. Those that count have the seats after
+/// them, and their counts should add up to `expected`.
 fn phase(board: &Board, amount: u64, before: usize, counting: usize, expected: u64) -> Outcome<Duration> {
     let begin = board.begin(amount);
     board.gather(before + counting)?;
@@ -134,7 +136,7 @@ fn round_trip(board: &Board, size: usize, asleep: bool, slice: Duration) -> Outc
     Ok(board.value(0))
 }
 
-/// In milliseconds. In a quick look there is less work, for all.
+/// Measures in milliseconds. In a quick run there is less work, for all contestants.
 fn work(board: &Board, producers: usize, workers: usize, slice: Duration) -> Outcome<f64> {
     board.gather(producers + workers)?;
     let run = |pieces: u64| -> Outcome<Duration> {

@@ -13,13 +13,13 @@ use super::measure::started;
 pub(crate) const QUEUE: &str = "multiproc-queue";
 /// `Queue<Vec<u8>>` with a capacity.
 pub(crate) const BOUNDED: &str = "multiproc-queue-bounded";
-/// Messages of a bounded queue as they are, looked at in place.
+/// Raw messages of a bounded queue, looked at in place.
 pub(crate) const BYTES: &str = "multiproc-queue-bytes";
 /// `JoinableQueue<Vec<u8>>`: each message is acknowledged.
 const JOINABLE: &str = "multiproc-joinable";
 /// `one_way::<Vec<u8>>()`.
 const PIPE: &str = "multiproc-pipe";
-/// Messages of a pipe as they are.
+/// Raw messages of a pipe.
 const PIPE_BYTES: &str = "multiproc-pipe-bytes";
 
 pub(crate) fn contestants() -> Vec<Contestant<Event>> {
@@ -159,7 +159,7 @@ struct PipeBytes;
 #[derive(Serialize, Deserialize)]
 struct PipeTx(Sender<()>);
 
-/// With room for what arrives, which is used again.
+/// The consumer's end, with a buffer that is reused.
 #[derive(Serialize, Deserialize)]
 struct PipeRx(Receiver<()>, #[serde(skip)] Vec<u8>);
 

@@ -15,30 +15,32 @@ use super::channel::{Rx, Tx};
 /// The last byte of every message.
 pub(crate) const LAST: u8 = 7;
 
-/// The first byte of a message, and of one after which nothing is left for its receiver to take.
+/// The first byte of a message, and of a message after which its receiver stops.
 const GO_ON: u8 = 1;
 const STOP: u8 = 2;
 
-/// How long the one who measures keeps still, so that the other side is asleep.
+/// How long the measuring side pauses, so that the other side is asleep.
 pub(crate) const REST: Duration = Duration::from_millis(5);
 
-/// What one participant is to do with its end of a channel.
+/// What one participant does with its end of a channel.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Part<T, R> {
-    /// Sends as many as are wanted. The last of all producers to be done sends a stop for each consumer.
+    /// Sends as many messages as wanted. The last of all producers to finish sends a stop message
+    /// for each consumer.
     Produce {
         tx: T,
         size: usize,
         producers: u64,
         consumers: usize,
     },
-    /// Takes messages until it is stopped, and for each does so many [steps](pace::work) of work. Counts stops too: they are messages.
+    /// Takes messages until a stop message arrives, and for each does `steps` [steps](pace::work)
+    /// of work. Counts stop messages too.
     Consume {
         rx: R,
         size: usize,
         steps: u32,
     },
-    /// Measures round trips: seat 0, with [`Echo`](Part::Echo) on seat 1.
+    /// Measures round trips. It has seat 0, and [`Echo`](Part::Echo) has seat 1.
     Ping {
         tx: T,
         rx: R,
@@ -50,7 +52,7 @@ pub(crate) enum Part<T, R> {
         rx: R,
         size: usize,
     },
-    /// Does as many pieces of work as are wanted, without being told which.
+    /// Does as many pieces of work as wanted, without a channel.
     Alone {
         steps: u32,
     },
@@ -159,7 +161,7 @@ fn message(size: usize, first: u8) -> Vec<u8> {
     message
 }
 
-/// The first byte of a message that is as it was sent, at its ends.
+/// Checks that both ends of a message are as they were sent, and returns its first byte.
 #[inline]
 fn check(message: &[u8], size: usize) -> Outcome<u8> {
     match message {

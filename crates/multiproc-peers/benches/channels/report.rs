@@ -1,4 +1,4 @@
-//! What is printed of the figures, and what multiproc's channels are held to.
+//! The tables, and the ratios that multiproc's channels must meet.
 
 use multiproc_benches::figures::{Series, Summary};
 use multiproc_benches::report::{Bound, Cell, Column, First, Ratio, short, table};
@@ -67,7 +67,7 @@ pub(crate) fn ratios(figures: &All) -> Vec<Ratio> {
         ratio("64B.1:1", one, QUEUE, "ipc-channel", AtLeast(15.0)),
         ratio("64B.1:1", one, QUEUE, "python-queue", AtLeast(60.0)),
         ratio("64B.4:4", four, BOUNDED, CROSSBEAM_BOUNDED, AtLeast(0.4)),
-        // Neither makes a list for each message.
+        // Neither allocates a list for each message.
         ratio("64B.4:4", four, BYTES, "crossbeam-array (threads)", AtLeast(0.4)),
         ratio("64B.4:4", four, QUEUE, "pipe", AtLeast(2.0)),
         ratio("64B.4:4", four, QUEUE, "python-queue", AtLeast(50.0)),
@@ -76,7 +76,7 @@ pub(crate) fn ratios(figures: &All) -> Vec<Ratio> {
         ratio("64MiB.1:1", huge, BYTES, "iceoryx2-event", AtLeast(0.8)),
         ratio("round-trip.asleep", asleep, QUEUE, "futex", AtMost(1.2)),
         Ratio::new("round-trip.both-run.queue-µs", both_run.median(QUEUE), AtMost(1.0)),
-        // Times, so that this is how much longer it takes.
+        // These are times, so this is how much longer it takes.
         ratio("work.1:8", figures.of(Event::Work), QUEUE, "static", AtMost(1.05)),
     ]
 }

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::bytes::Bytes;
 use super::hand_over::{self, Task, Way};
 
-/// What goes there; none if the worker has the bytes already.
+/// The request to the worker; None if the worker has the bytes already.
 type Order<B> = Option<B>;
 
-/// What comes back.
+/// The worker's answer.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Answer<B> {
     Sum(u64),
@@ -29,14 +29,14 @@ pub(crate) trait Rx<T> {
     fn recv(&self) -> Outcome<T>;
 }
 
-/// Where the bytes are before the clock is started.
+/// Where the bytes are before the clock starts.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Before {
-    /// The lender has made them, and not looked at them since.
+    /// The lender has made them, and not read them since.
     Unseen,
-    /// The lender has looked at them, so that they are mapped there.
+    /// The lender has read them, so that they are mapped there.
     Seen,
-    /// The worker has looked at them, and keeps them.
+    /// The worker has read them, and keeps them.
     Kept,
 }
 
@@ -54,7 +54,7 @@ impl Before {
     }
 }
 
-/// By a pipe of multiproc's.
+/// Through a pipe of multiproc.
 pub(crate) struct Pipe<B, const BEFORE: u8 = SEEN>(PhantomData<B>);
 
 impl<B: Bytes + Serialize + DeserializeOwned, const BEFORE: u8> Way for Pipe<B, BEFORE> {
@@ -66,7 +66,7 @@ impl<B: Bytes + Serialize + DeserializeOwned, const BEFORE: u8> Way for Pipe<B, 
     }
 }
 
-/// By a queue of multiproc's.
+/// Through a queue of multiproc.
 pub(crate) struct Queue<B>(PhantomData<B>);
 
 impl<B: Bytes + Serialize + DeserializeOwned> Way for Queue<B> {
@@ -79,7 +79,7 @@ impl<B: Bytes + Serialize + DeserializeOwned> Way for Queue<B> {
     }
 }
 
-/// By ipc-channel.
+/// Through ipc-channel.
 pub(crate) struct Ipc<B>(PhantomData<B>);
 
 impl<B: Bytes + Serialize + DeserializeOwned> Way for Ipc<B> {
@@ -104,7 +104,7 @@ pub(crate) struct Lender<B, T, R> {
     before: Before,
     #[serde(skip)]
     bytes: Option<B>,
-    /// What is to be sent next.
+    /// The next request.
     #[serde(skip)]
     next: Order<B>,
 }
@@ -148,7 +148,7 @@ pub(crate) struct Worker<B, T, R> {
 impl<B: Bytes, T: Tx<Answer<B>>, R: Rx<Order<B>>> hand_over::Worker for Worker<B, T, R> {
     fn open(&mut self) -> Outcome<()> {
         if self.before == Before::Kept {
-            let bytes = self.bytes.insert(self.rx.recv()?.ok_or("nothing has come")?);
+            let bytes = self.bytes.insert(self.rx.recv()?.ok_or("no bytes have arrived")?);
             bytes.carry_out(Task::Sum)?;
         }
         Ok(())
@@ -156,12 +156,13 @@ impl<B: Bytes, T: Tx<Answer<B>>, R: Rx<Order<B>>> hand_over::Worker for Worker<B
 
     fn serve(&mut self, task: Task) -> Outcome<()> {
         let arrived = self.rx.recv()?;
-        let bytes = arrived.as_ref().or(self.bytes.as_ref()).ok_or("nothing has come")?;
+        let bytes = arrived.as_ref().or(self.bytes.as_ref()).ok_or("no bytes have arrived")?;
         let found = bytes.carry_out(task)?;
         match (task, arrived) {
             (Task::Return, Some(bytes)) => self.tx.send(Answer::Bytes(bytes)),
             (_, arrived) => {
-                // As a function does whose argument they are, before its result goes anywhere.
+                // As for a function with the bytes as its argument: they are dropped before the
+                // result is sent.
                 drop(arrived);
                 self.tx.send(Answer::Sum(found))
             }

@@ -11,7 +11,8 @@ use super::hand_over::Task;
 
 const WORD: usize = size_of::<u64>();
 
-/// Their sum, as numbers of eight bytes. Not inlined, so that it is the same code for all.
+/// The sum of the bytes as numbers of eight bytes. Not inlined, so that all contestants run the
+/// same code.
 #[inline(never)]
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let (words, _) = bytes.as_chunks::<WORD>();
@@ -23,13 +24,13 @@ pub(crate) fn ends(bytes: &[u8]) -> u64 {
     sum(&bytes[..WORD]) + sum(&bytes[bytes.len() - WORD..])
 }
 
-/// Makes them the numbers from `first` on.
+/// Fills the bytes with the numbers from `first` on.
 pub(crate) fn fill(bytes: &mut [u8], first: u64) {
     let (words, _) = bytes.as_chunks_mut::<WORD>();
     words.iter_mut().zip(first..).for_each(|(word, number)| *word = number.to_ne_bytes());
 }
 
-/// Writes so many, that are the numbers from 0 on.
+/// Writes `size` bytes: the numbers from 0 on.
 pub(crate) fn write(size: usize, to: &mut impl Write) -> Outcome<()> {
     let mut piece = vec![0; size.min(1 << 20)];
     for from in (0..size).step_by(piece.len()) {
@@ -39,26 +40,26 @@ pub(crate) fn write(size: usize, to: &mut impl Write) -> Outcome<()> {
     Ok(())
 }
 
-/// What [`sum`] says of the numbers from 0 on.
+/// The [`sum`] of `size` bytes that hold the numbers from 0 on.
 pub(crate) fn expected_sum(size: usize) -> u64 {
     let count = (size / WORD) as u64;
     count * (count - 1) / 2
 }
 
-/// What [`ends`] says of them.
+/// The [`ends`] of `size` bytes that hold the numbers from 0 on.
 pub(crate) fn expected_ends(size: usize) -> u64 {
     (size / WORD) as u64 - 1
 }
 
-/// A kind of bytes that can be sent.
+/// A type of bytes that can be sent.
 pub(crate) trait Bytes: Sized {
-    /// The numbers from 0 on.
+    /// Creates `size` bytes that hold the numbers from 0 on.
     fn make(size: usize) -> Outcome<Self>;
 
-    /// Another handle of the same bytes, or others that are the same.
+    /// Another handle of the same bytes, or a copy of them.
     fn again(&self) -> Outcome<Self>;
 
-    /// Does with them what the task is.
+    /// Carries out the task on the bytes.
     fn carry_out(&self, task: Task) -> Outcome<u64>;
 }
 
@@ -85,11 +86,11 @@ fn under_lock(array: &Array<u8>, task: Task) -> Outcome<u64> {
     })
 }
 
-/// Of those who say beforehand that they want all of them.
+/// Bytes that are mapped completely before they are used.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Prefaulted<B>(B);
 
-/// Has all of them mapped.
+/// Maps all of the bytes ahead.
 pub(crate) trait Prefault {
     fn prefault(&self);
 }

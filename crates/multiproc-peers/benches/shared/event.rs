@@ -4,36 +4,39 @@ use std::time::Duration;
 
 use multiproc_benches::slices;
 
-/// Of the bytes that are handed over.
+/// Sizes of bytes that are handed over and summed.
 pub(crate) const SIZES: [usize; 3] = [1 << 20, 64 << 20, 1 << 30];
 
-/// Of those that are handed back: what is measured is what doesn't depend on it.
+/// Sizes of bytes that are handed back, for the part of the cost that doesn't depend on the size.
 pub(crate) const THERE_AND_BACK: [usize; 2] = [1 << 20, 1 << 30];
 
-/// Of those that are written anew.
+/// Sizes of bytes that are overwritten.
 pub(crate) const FILLED: [usize; 2] = [64 << 20, 1 << 30];
 
-/// Of those that are made.
+/// Size of the bytes that are created.
 pub(crate) const MADE: usize = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Event {
-    /// So many bytes to a worker that sums them, until the sum is back; in ms.
+    /// Handing `size` bytes to a worker that sums them, until the sum is back; in ms.
     Sum { size: usize },
-    /// So many bytes to a worker that writes all of them anew, until it says so; in ms.
+    /// Handing `size` bytes to a worker that overwrites all of them, until it reports so; in ms.
     Fill { size: usize },
-    /// To a worker that looks at the first and the last of them, and back to who had them and looks likewise; in µs.
+    /// Handing bytes to a worker that reads the first and the last of them, and back to the lender,
+    /// which reads the same; in µs.
     Back { size: usize },
-    /// So many bytes in shared memory, of others that lie elsewhere; in ms.
+    /// Copying `size` bytes from ordinary into shared memory; in ms.
     Make { size: usize },
-    /// One more, under a lock if that is what it takes; in ns, or how often a second if two processes do.
+    /// Adding one, under a lock if necessary; in ns, or increments per second if two processes do
+    /// it.
     Increment { contended: bool },
-    /// The lock of an array: taken, one of its values changed or looked at, and given up; in ns.
+    /// Taking an array's lock, changing or reading one of its values, and releasing the lock; in
+    /// ns.
     Element,
 }
 
 impl Event {
-    /// In a quick look, nothing of a gigabyte: a good second is gone before there is one.
+    /// All events. In a quick run, none with a gigabyte, which takes more than a second to create.
     pub(crate) fn all(is_quick: bool) -> Vec<Event> {
         let sums = SIZES.map(|size| Event::Sum { size });
         let filled = FILLED.map(|size| Event::Fill { size });
@@ -48,7 +51,7 @@ impl Event {
         all
     }
 
-    /// How many bytes it is about.
+    /// The number of bytes involved.
     pub(crate) fn size(self) -> usize {
         match self {
             Event::Sum { size } | Event::Fill { size } | Event::Back { size } | Event::Make { size } => size,
@@ -60,7 +63,7 @@ impl Event {
         matches!(self, Event::Sum { .. })
     }
 
-    /// Whether it is of bytes that are handed over and only read.
+    /// Whether the bytes are handed over and only read.
     pub(crate) fn is_of_readers(self) -> bool {
         matches!(self, Event::Sum { .. } | Event::Back { .. })
     }
@@ -78,7 +81,8 @@ impl Event {
         matches!(self, Event::Sum { .. } | Event::Fill { .. })
     }
 
-    /// A gigabyte there and back would take Python's half a minute for what it has said when it went there.
+    /// Whether Python's pool takes part. A gigabyte there and back would take it half a minute, and
+    /// tell no more than the way there.
     pub(crate) fn is_for_pools(self) -> bool {
         self.is_of_sums() || self == Event::Back { size: 1 << 20 }
     }
@@ -91,7 +95,7 @@ impl Event {
         self == Event::Element
     }
 
-    /// Whether it is of what is done alone, to one number.
+    /// Whether one process works alone on one number.
     pub(crate) fn is_alone(self) -> bool {
         self == Event::Element || self == Event::Increment { contended: false }
     }
@@ -128,13 +132,13 @@ impl slices::Event for Event {
         })
     }
 
-    /// More often where there is something to keep to, and little to prepare.
+    /// More turns for events with a target that need little preparation.
     fn turns(self) -> u32 {
         if self.is_alone() { 2 } else { 1 }
     }
 }
 
-/// `1MiB`, `1GiB`.
+/// Formats a size: `1MiB`, `1GiB`.
 pub(crate) fn name_of(size: usize) -> String {
     match size {
         size if size >= 1 << 30 => format!("{}GiB", size >> 30),

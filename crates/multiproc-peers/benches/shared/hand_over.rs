@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 use super::bytes::{ends, expected_ends, expected_sum, fill, sum};
 use super::event::Event;
 
-/// What the worker is to do with the bytes.
+/// What the worker does with the bytes.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Task {
-    /// Say what they come to.
+    /// Sum them.
     Sum,
-    /// Write the same once more.
+    /// Overwrite them with the same values.
     Fill,
-    /// Look at both ends of them, and give them back.
+    /// Read both ends, and give them back.
     Return,
 }
 
 impl Task {
-    /// What comes of it.
+    /// The expected result.
     fn expected(self, size: usize) -> u64 {
         match self {
             Task::Sum => expected_sum(size),
@@ -32,7 +32,7 @@ impl Task {
         }
     }
 
-    /// Looks at the bytes as the task wants it.
+    /// Reads the bytes as the task requires.
     pub(crate) fn look(self, bytes: &[u8]) -> u64 {
         match self {
             Task::Sum => sum(bytes),
@@ -40,7 +40,7 @@ impl Task {
         }
     }
 
-    /// The same, where they may be changed.
+    /// As [`look`](Task::look), where the bytes may be changed.
     pub(crate) fn change(self, bytes: &mut [u8]) -> u64 {
         if self == Task::Fill {
             fill(bytes, 0);
@@ -57,35 +57,35 @@ pub(crate) trait Way {
     fn pair() -> Outcome<(Self::Lender, Self::Worker)>;
 }
 
-/// Who has the bytes.
+/// The side that has the bytes.
 pub(crate) trait Lender {
-    /// Makes so many, where they will be used.
+    /// Creates `size` bytes, in the process that uses them.
     fn open(&mut self, size: usize) -> Outcome<()>;
 
-    /// Makes again what is used up each time. Not measured.
+    /// Creates again what is used up each time. Not measured.
     fn renew(&mut self) -> Outcome<()> {
         Ok(())
     }
 
-    /// Hands them over, and waits for the answer.
+    /// Hands the bytes over, and waits for the answer.
     fn ask(&mut self, task: Task) -> Outcome<u64>;
 }
 
-/// Who gets them.
+/// The side that receives the bytes.
 pub(crate) trait Worker {
-    /// What can be done beforehand.
+    /// Does what can be done beforehand.
     fn open(&mut self) -> Outcome<()> {
         Ok(())
     }
 
-    /// Waits for them, and answers.
+    /// Waits for the bytes, and answers.
     fn serve(&mut self, task: Task) -> Outcome<()>;
 }
 
-/// What one participant is to do.
+/// What one participant does.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Part<L, W> {
-    /// Measures how long it takes. Seat 0, with [`Serve`](Part::Serve) on seat 1.
+    /// Measures how long it takes. It has seat 0, and [`Serve`](Part::Serve) has seat 1.
     Ask {
         lender: L,
         size: usize,
@@ -117,7 +117,7 @@ fn ask(seat: &mut Seat<'_>, mut lender: impl Lender, size: usize, task: Task) ->
             let found = lender.ask(task)?;
             times.push((monotonic() - begin).as_nanos() as f64);
             if found != task.expected(size) {
-                return Err(format!("{found} came of what was handed over, and not {}", task.expected(size)).into());
+                return Err(format!("the result was {found}, not {}", task.expected(size)).into());
             }
         }
         seat.found(median(&times));
@@ -134,7 +134,7 @@ fn serve(seat: &mut Seat<'_>, mut worker: impl Worker, task: Task) -> Outcome<()
     Ok(())
 }
 
-/// Between processes of multiproc's.
+/// Measures between processes of multiproc.
 pub(crate) fn started<W: Way>(event: Event, slice: Duration) -> Outcome<f64>
 where
     W::Lender: Serialize + DeserializeOwned + 'static,
@@ -143,7 +143,7 @@ where
     cast::started(parts::<W>(event)?, |board| conduct(board, event, slice))
 }
 
-/// Between copies of this process.
+/// Measures between fork copies of this process.
 pub(crate) fn forked<W: Way>(event: Event, slice: Duration) -> Outcome<f64> {
     cast::forked(parts::<W>(event)?, |board| conduct(board, event, slice))
 }
@@ -154,7 +154,7 @@ fn parts<W: Way>(event: Event) -> Outcome<Vec<Part<W::Lender, W::Worker>>> {
         Event::Fill { size } => (size, Task::Fill),
         Event::Back { size } => (size, Task::Return),
         Event::Make { .. } | Event::Increment { .. } | Event::Element => {
-            return Err("nothing is handed over there".into());
+            return Err("this event hands nothing over".into());
         }
     };
     let (lender, worker) = W::pair()?;

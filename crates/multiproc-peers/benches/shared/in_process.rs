@@ -1,4 +1,5 @@
-//! Nobody is handed anything: who has the bytes does himself what is to be done. The least that it can take.
+//! Nothing is handed over: the process that has the bytes does the work itself. The lower limit of
+//! what it can take.
 
 use multiproc_benches::Outcome;
 use multiproc_benches::sys::{keep_to_processor, map_shared, memory_file};
@@ -7,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::bytes::{Bytes, write};
 use super::hand_over::{Lender, Task, Way, Worker};
 
-/// Bytes in a memory file, which comes in the same pages as what is shared.
+/// Bytes in a memory file, which has the same kind of pages as shared memory.
 pub(crate) struct OfFile;
 
-/// Bytes of the allocator's.
+/// Bytes of the allocator.
 pub(crate) struct OfVec;
 
 #[derive(Default, Serialize, Deserialize)]
@@ -22,7 +23,7 @@ pub(crate) struct Mapped {
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Owned(#[serde(skip)] Vec<u8>);
 
-/// Who has nothing to do.
+/// A worker with nothing to do.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Idle;
 
@@ -50,7 +51,7 @@ impl Lender for Mapped {
         let mut file = memory_file(size)?;
         write(size, &mut file)?;
         let start = map_shared(Some(&file), size)?;
-        // SAFETY: so many bytes are mapped, for good, and nobody else has the file.
+        // SAFETY: `size` bytes are mapped and never unmapped, and nothing else has the file.
         self.bytes = Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), size) });
         Ok(())
     }

@@ -1,13 +1,16 @@
 //! What it costs to share memory: multiproc's, and its peers, side by side.
 //!
-//! Bytes, up to 1 GiB of them, that a worker is handed to sum them up and say what comes out, to write them anew, or to hand them back; the worker is there already, and the
-//! bytes are made before the clock is started. What it takes to make them. And one number that processes change, in all the ways in which they can see to it that none of
-//! it is lost.
+//! Measures handing bytes, up to 1 GiB, to a worker that sums them and answers with the sum,
+//! overwrites them, or hands them back; the worker is running already, and the bytes are made
+//! before the clock starts. Measures making such bytes. And measures one number that several
+//! processes change, in all the ways that lose no change.
 //!
-//! All who sum do it by the same code, [`bytes::sum`], which is quicker than memory comes; numpy in Python. "mapped" has the bytes in the worker before, so that nothing
-//! travels but the word to begin; the others map them when they arrive, and let go of them before they answer. The kernel counts a page when the first process maps it and when
-//! the last one lets go of it, so lenders have looked at their bytes before, and keep them mapped; but for those called "unseen". The two sides keep to a processor each,
-//! and who works by himself to that of the workers.
+//! All contestants sum by the same code, [`bytes::sum`], which is faster than the memory; Python
+//! sums by numpy. In "mapped", the worker has the bytes beforehand, so that only the request
+//! travels; all others map them on arrival, and unmap them before they answer. The kernel does
+//! accounting for a page when the first process maps it and when the last one unmaps it, so lenders
+//! have read their bytes before and keep them mapped, except in "unseen". The two sides are pinned
+//! to a processor each, and a contestant that works by itself is pinned to that of the workers.
 
 mod by_channel;
 mod bytes;
@@ -43,18 +46,18 @@ fn main() -> Outcome<()> {
     })
 }
 
-/// `SharedBytes`, mapped when they arrive, by a pipe.
+/// `SharedBytes`, mapped on arrival, through a pipe.
 const BYTES: &str = "multiproc-bytes";
-/// The same, in the worker already.
+/// The same, but mapped in the worker beforehand.
 const MAPPED: &str = "multiproc-bytes (mapped)";
 /// `SharedMemory`, read under its lock.
 const MEMORY: &str = "multiproc-memory";
 const RAW: &str = "raw";
-/// `SharedMemory` of which all is mapped ahead.
+/// `SharedMemory`, all of it mapped ahead.
 const PREFAULTED: &str = "multiproc-memory (prefault)";
 /// Mapped ahead.
 const ADVISED: &str = "raw (MADV_POPULATE_READ)";
-/// Mapped so that it could be written too.
+/// Mapped writable.
 const WRITABLE: &str = "raw (writable)";
 const IN_PROCESS: &str = "in-process";
 

@@ -1,4 +1,4 @@
-//! Making shared memory of bytes that lie elsewhere.
+//! Copying bytes from ordinary into shared memory.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(crate) fn contestants() -> Vec<Contestant<Event>> {
     ]
 }
 
-/// The median, in ms, of making it and letting it go.
+/// The median, in ms, of creating it and dropping it.
 fn measure<T>(event: Event, slice: Duration, make: impl Fn(&[u8]) -> Outcome<T>) -> Outcome<f64> {
     let from = Vec::make(event.size())?;
     let mut median = 0.0;

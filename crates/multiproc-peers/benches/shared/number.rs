@@ -1,4 +1,4 @@
-//! One number that several change, and what is done with it.
+//! One number that several processes change, and what is done with it.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -12,22 +12,24 @@ use super::event::Event;
 
 /// A handle of a number.
 pub(crate) trait Number: Sized {
-    /// Two handles of a new one, which is 0.
+    /// Two handles of a new number, which is 0.
     fn pair() -> Outcome<[Self; 2]>;
 
-    /// Makes it one more; or what comes next to that, in an event that is not of increments.
+    /// Adds one to it, or does the equivalent in an event that has no increments.
     fn step(&self) -> Outcome<()>;
 
-    /// What it has come to.
+    /// Its current value.
     fn value(&self) -> Outcome<u64>;
 }
 
-/// What one participant is to do.
+/// What one participant does.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Part<N> {
-    /// So many steps, by the only one who makes any. `counts`: they should show.
+    /// As many steps as wanted, while no other participant makes any. If `counts`, the number must
+    /// grow by them.
     Alone { number: N, counts: bool },
-    /// Steps until it is stopped. Who is the judge then waits for the other, and says what the number has come to.
+    /// Steps until it is stopped. The judge then waits for the other participant and reports the
+    /// number's value.
     Contend { number: N, is_judge: bool },
 }
 
@@ -73,10 +75,10 @@ fn contend(seat: &mut Seat<'_>, number: &impl Number, is_judge: bool) -> Outcome
     Ok(())
 }
 
-/// No amount, but that nobody is to make a step.
+/// Not an amount: the judge reads the number, and no participant makes a step.
 const LOOK: u64 = 1;
 
-/// Between processes of multiproc's.
+/// Measures between processes of multiproc.
 pub(crate) fn started<N>(event: Event, slice: Duration) -> Outcome<f64>
 where
     N: Number + Serialize + DeserializeOwned + 'static,
@@ -84,7 +86,7 @@ where
     cast::started(parts::<N>(event)?, |board| conduct(board, event, slice))
 }
 
-/// Between copies of this process.
+/// Measures between fork copies of this process.
 pub(crate) fn forked<N: Number>(event: Event, slice: Duration) -> Outcome<f64> {
     cast::forked(parts::<N>(event)?, |board| conduct(board, event, slice))
 }
@@ -121,7 +123,7 @@ fn conduct(board: &Board, event: Event, slice: Duration) -> Outcome<f64> {
     Ok((count - warm) as f64 / time.as_secs_f64())
 }
 
-/// How many steps there have been since the beginning, and how long the last ones took.
+/// Returns the number of steps since the beginning, and the duration of this slice.
 fn contended(board: &Board, slice: Duration) -> Outcome<(u64, Duration)> {
     let begin = board.begin(0);
     std::thread::sleep(slice);

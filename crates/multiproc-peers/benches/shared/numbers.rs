@@ -1,4 +1,4 @@
-//! The numbers: multiproc's, and what there could be at best.
+//! The contestants with a number: multiproc's, and the best possible ones.
 
 use std::hint::black_box;
 use std::ptr::NonNull;
@@ -23,7 +23,7 @@ pub(crate) const ATOMIC: &str = "atomic";
 /// How many values the arrays have.
 const LEN: usize = 1000;
 
-/// Into how many parts they are split.
+/// How many parts they are split into.
 const PARTS: usize = 4;
 
 pub(crate) fn contestants() -> Vec<Contestant<Event>> {
@@ -75,14 +75,15 @@ impl Number for RawValue<AtomicU64> {
     }
 }
 
-/// An atomic in memory that this process shares with its copies, for good.
+/// An atomic in memory that this process shares with its fork copies. It is never freed.
 #[derive(Clone, Copy)]
 struct Atomic(&'static AtomicU64);
 
 impl Number for Atomic {
     fn pair() -> Outcome<[Atomic; 2]> {
         let start = map_shared(None, size_of::<AtomicU64>())?;
-        // SAFETY: the page is zeroed, aligned, stays mapped for good, and is reached through atomics alone.
+        // SAFETY: the page is zeroed, aligned and never unmapped, and it is accessed only through
+        // atomics.
         Ok([Atomic(unsafe { start.cast::<AtomicU64>().as_ref() }); 2])
     }
 
@@ -97,7 +98,7 @@ impl Number for Atomic {
     }
 }
 
-/// A number of the C library's robust mutex.
+/// A number under the C library's robust mutex.
 #[derive(Clone, Copy)]
 struct Guarded {
     mutex: Mutex<true>,
@@ -113,7 +114,7 @@ impl Number for Guarded {
     #[inline]
     fn step(&self) -> Outcome<()> {
         let _guard = self.mutex.lock()?;
-        // SAFETY: it stays mapped for good, and whoever touches it has the mutex.
+        // SAFETY: it is never unmapped, and it is accessed only with the mutex held.
         unsafe { *self.number.as_ptr() += 1 };
         Ok(())
     }
@@ -125,7 +126,7 @@ impl Number for Guarded {
     }
 }
 
-/// An array, of which one value is changed.
+/// An array of which one value is changed.
 #[derive(Serialize, Deserialize)]
 struct Whole(Array<u64>);
 
@@ -146,7 +147,7 @@ impl Number for Whole {
     }
 }
 
-/// An array, of which one value is looked at.
+/// An array of which one value is read.
 #[derive(Serialize, Deserialize)]
 struct Read(Array<u64>);
 
@@ -188,7 +189,7 @@ impl Number for Parted {
     }
 }
 
-/// A lock with nothing behind it.
+/// A lock that protects nothing.
 #[derive(Serialize, Deserialize)]
 struct Lock(sync::Lock);
 

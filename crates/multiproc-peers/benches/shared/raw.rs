@@ -1,4 +1,5 @@
-//! The least that a hand-over can be made of: a memory file, its descriptor in a packet (`SCM_RIGHTS` of unix(7)), mmap(2), munmap(2).
+//! The minimal hand-over: a memory file, its descriptor in a packet (`SCM_RIGHTS` of unix(7)),
+//! mmap(2), munmap(2).
 
 use std::fs::File;
 use std::io;
@@ -15,21 +16,21 @@ use super::hand_over::{self, Task, Way};
 /// How the worker maps what arrives.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum Mode {
-    /// And touches it.
+    /// Mapped when it is touched.
     OnTouch,
-    /// The same, so that it could be written too.
+    /// The same, but writable.
     Writable,
-    /// As the first; but nobody has looked at it since it was made.
+    /// As `OnTouch`, but the lender has not read the bytes since they were made.
     Unseen,
-    /// By `MAP_POPULATE`.
+    /// With `MAP_POPULATE`.
     Populated,
-    /// By `MADV_POPULATE_READ`.
+    /// With `MADV_POPULATE_READ`.
     Advised,
-    /// It has it already.
+    /// The worker has mapped the bytes beforehand.
     Kept,
 }
 
-/// One [`Mode`] each.
+/// Declares a [`Way`] for each [`Mode`].
 macro_rules! ways {
     ($($name:ident),*) => {
         $(
@@ -103,7 +104,7 @@ impl hand_over::Worker for Worker {
     fn open(&mut self) -> Outcome<()> {
         if self.mode == Mode::Kept {
             let (size, file) = receive(&self.socket)?;
-            let file = file.ok_or("no descriptor has come")?;
+            let file = file.ok_or("no descriptor has arrived")?;
             let kept = self.kept.insert(Mapping::new(&file, size as usize, self.mode, Task::Sum)?);
             kept.carry_out(Task::Sum);
         }
@@ -115,13 +116,13 @@ impl hand_over::Worker for Worker {
         let found = match (&file, &mut self.kept) {
             (Some(file), _) => Mapping::new(file, size as usize, self.mode, task)?.carry_out(task),
             (None, Some(kept)) => kept.carry_out(task),
-            (None, None) => return Err("no descriptor has come".into()),
+            (None, None) => return Err("no descriptor has arrived".into()),
         };
         send(&self.socket, found, file.as_ref().filter(|_| task == Task::Return))
     }
 }
 
-/// A memory file, mapped to be read, or to be written if that is the task.
+/// A mapped memory file, writable if the task requires it.
 struct Mapping {
     start: *mut libc::c_void,
     len: usize,
@@ -136,7 +137,7 @@ impl Mapping {
         };
         let populate = if mode == Mode::Populated { libc::MAP_POPULATE } else { 0 };
         let flags = libc::MAP_SHARED | populate;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        // SAFETY: this creates a fresh mapping at an address that the kernel chooses.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -151,7 +152,8 @@ impl Mapping {
 
     fn carry_out(&mut self, task: Task) -> u64 {
         match task {
-            // SAFETY: so many bytes are mapped to be written for as long as this is there, and who sent the file waits.
+            // SAFETY: `len` bytes are mapped writable for as long as this exists, and the process
+            // that sent the file waits.
             Task::Fill => task.change(unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }),
             _ => task.look(self),
         }
@@ -162,26 +164,27 @@ impl std::ops::Deref for Mapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped for as long as this is there, and nobody writes to the file meanwhile.
+        // SAFETY: `len` bytes are mapped for as long as this exists, and no process writes to the
+        // file meanwhile.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody has borrowed it any more.
+        // SAFETY: the mapping is ours, and is no longer borrowed.
         unsafe { libc::munmap(self.start, self.len) };
     }
 }
 
-/// Room for one descriptor, aligned as its header wants it.
+/// A buffer for one descriptor, aligned for its header.
 type Control = [u64; 4];
 
 const ONE: u32 = size_of::<libc::c_int>() as u32;
 
-/// A message of one number, and the room that its descriptor is in.
+/// A message of one number, and the buffer for its descriptor.
 fn message(part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
-    // SAFETY: plain fields, of which zero is one.
+    // SAFETY: all fields are plain, and zero is valid for them.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = part;
     message.msg_iovlen = 1;
@@ -206,7 +209,7 @@ fn send(socket: &File, mut number: u64, file: Option<&File>) -> Outcome<()> {
         },
         None => message.msg_controllen = 0,
     }
-    // SAFETY: all that the message points to is there.
+    // SAFETY: all that the message points to is alive.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     if sent == size_of::<u64>() as isize { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
@@ -215,14 +218,15 @@ fn receive(socket: &File) -> Outcome<(u64, Option<File>)> {
     let (mut number, mut control) = (0_u64, Control::default());
     let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
     let mut message = message(&mut part, &mut control);
-    // SAFETY: all that the message points to is there, and may be written to.
+    // SAFETY: all that the message points to is alive and writable.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     match received {
         -1 => return Err(io::Error::last_os_error().into()),
         8 => {}
         _ => return Err("the other side has gone".into()),
     }
-    // SAFETY: the kernel has left no header, or one with one descriptor behind it, which is nobody else's.
+    // SAFETY: the kernel has written no header, or one with one descriptor behind it, which nothing
+    // else owns.
     let file = unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (!header.is_null()).then(|| File::from_raw_fd(libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned()))

@@ -1,4 +1,4 @@
-//! What is printed of the figures, and what multiproc's shared memory is held to.
+//! The tables, and the ratios that multiproc's shared memory must meet.
 
 use multiproc_benches::report::{Bound, Cell, Column, First, Ratio, short, table};
 use multiproc_benches::slices::Figures;
@@ -16,7 +16,7 @@ pub(crate) fn print(figures: &Figures<Event>) {
         table(title, first, &columns.into_iter().map(column).collect::<Vec<_>>());
     };
     let mut sums = SIZES.map(|size| (name_of(size), Event::Sum { size }));
-    // The largest decides on the order.
+    // The largest size determines the order.
     sums.reverse();
     print("bytes to a worker that sums them, and the sum back, ms", First::Smallest, sums.into());
     let mut filled = FILLED.map(|size| (name_of(size), Event::Fill { size }));
@@ -41,7 +41,7 @@ pub(crate) fn ratios(figures: &Figures<Event>) -> Vec<Ratio> {
     };
     let increment = |contended| Event::Increment { contended };
     let mut all = Vec::new();
-    // The largest that was measured: in a quick look there is no gigabyte.
+    // The largest size that was measured: a quick run has no gigabyte.
     if let Some(size) = SIZES.into_iter().rev().find(|size| !figures.of(Event::Sum { size: *size }).is_empty()) {
         let sum = |name: &str, over, under, bound| {
             ratio(Event::Sum { size }, &format!("sum.{}.{name}", name_of(size)), over, under, bound)

@@ -1,8 +1,9 @@
-//! The limit that multiproc's fork server is measured against: the least that a server can do.
+//! The baseline for multiproc's fork server: the least that a server can do.
 //!
-//! It was forked early, has one thread, and reads requests of one byte from a SOCK_SEQPACKET socket. For each it
-//! makes a copy of itself with clone3(2) and CLONE_PARENT, so that the copy is a child of this process, and sends
-//! back the copy's pid. No name, no arguments, no environment, no result, nothing that survives an accident.
+//! It was forked early, has one thread, and reads requests of one byte from a SOCK_SEQPACKET
+//! socket. For each it makes a copy of itself with clone3(2) and CLONE_PARENT, so that the copy is
+//! a child of this process, and sends back the copy's pid. It has no names, arguments, environment
+//! or results, and no error recovery.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,23 +19,23 @@ use super::sys;
 pub(crate) struct BareServer {
     socket: Option<File>,
     pid: i32,
-    /// Where a child leaves the time, in nanoseconds of [`monotonic`].
+    /// Where a child stores the time, in nanoseconds of [`monotonic`].
     time: &'static AtomicU64,
 }
 
-/// What a child is to do.
+/// What a child does.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum Task {
     Exit = b'e',
-    /// To exit after leaving the time.
+    /// Exits after storing the time.
     TellTime = b't',
-    /// To live until it is killed.
+    /// Lives until it is killed.
     Sleep = b's',
 }
 
 impl BareServer {
-    /// To be called while this process has one thread.
+    /// Starts the server. Must be called while this process has one thread.
     pub(crate) fn start() -> io::Result<BareServer> {
         let [ours, theirs] = packet_pair()?.map(File::from);
         let time = sys::shared_word()?;
@@ -48,12 +49,13 @@ impl BareServer {
         }
     }
 
-    /// Asks for a child. Requests may be sent ahead: each has its [`answer`](BareServer::answer), in order.
+    /// Requests a child. Several requests may be sent ahead: each has its
+    /// [`answer`](BareServer::answer), in order.
     pub(crate) fn request(&self, task: Task) -> io::Result<()> {
         self.socket().write_all(&[task as u8])
     }
 
-    /// The pid of the next child that was asked for. It is for the caller to wait for.
+    /// Returns the pid of the next requested child. The caller must wait for it.
     pub(crate) fn answer(&self) -> io::Result<i32> {
         let mut answer = [0; 4];
         self.socket().read_exact(&mut answer)?;
@@ -63,29 +65,29 @@ impl BareServer {
         }
     }
 
-    /// When the last child with [`Task::TellTime`] was at its first line.
+    /// When the last child with [`Task::TellTime`] reached its first line.
     pub(crate) fn time_told(&self) -> Duration {
         Duration::from_nanos(self.time.load(Relaxed))
     }
 
     fn socket(&self) -> &File {
-        self.socket.as_ref().expect("open until the server is dropped")
+        self.socket.as_ref().expect("the socket is open until the server is dropped")
     }
 }
 
 impl Drop for BareServer {
     fn drop(&mut self) {
-        // The end of its input is the end of the server.
+        // The end of its input ends the server.
         self.socket = None;
         let _ = sys::wait(self.pid);
     }
 }
 
-/// The server's life.
+/// The server's main loop.
 fn serve(mut socket: File, time: &AtomicU64) -> ! {
     let mut request = [0];
     while let Ok(1) = socket.read(&mut request) {
-        // SAFETY: this process has one thread, and the copy goes no further than `perform`.
+        // SAFETY: this process has one thread, and the copy doesn't return from `perform`.
         let answer = match unsafe { sys::clone_sibling() } {
             Ok(0) => perform(request[0], time),
             Ok(pid) => pid,
@@ -98,7 +100,7 @@ fn serve(mut socket: File, time: &AtomicU64) -> ! {
     sys::exit_now()
 }
 
-/// A child's life.
+/// Runs in a child.
 fn perform(task: u8, time: &AtomicU64) -> ! {
     if task == Task::TellTime as u8 {
         time.store(monotonic().as_nanos() as u64, Relaxed);

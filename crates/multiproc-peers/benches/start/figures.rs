@@ -1,4 +1,4 @@
-//! What was measured.
+//! The measured values.
 
 use multiproc_benches::figures::{Series, Skipped};
 use multiproc_benches::host::Host;
@@ -16,7 +16,7 @@ pub(crate) struct Figures {
     pub(crate) first_line: Series,
     /// Starts per second, for each of [`rate::IN_FLIGHT`].
     pub(crate) rate: [Series; rate::IN_FLIGHT.len()],
-    /// Of an idle child, in kB.
+    /// Memory of an idle child, in kB.
     pub(crate) pss: Series,
     pub(crate) skipped: Skipped,
 }

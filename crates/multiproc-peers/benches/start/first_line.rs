@@ -1,5 +1,5 @@
-//! How long it takes from the call of `start` to the first line of the target, for a start that doesn't come right after another one. (For
-//! those that do, the rates tell.)
+//! The time from the call of `start` to the target's first line, for a start that doesn't come
+//! right after another one. (The rates show the cost of consecutive starts.)
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::bare_server::{BareServer, Task};
 use super::rounds::Contestant;
 use super::sys;
 
-/// How long nothing happens before each.
+/// The pause before each start.
 const REST: Duration = Duration::from_millis(2);
 
-/// The target: its first line says when it was reached.
+/// The target: its first line returns the time at which it was reached.
 fn first_line() -> Duration {
     monotonic()
 }

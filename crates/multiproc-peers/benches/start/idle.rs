@@ -1,4 +1,5 @@
-//! What an idle child costs in memory: its proportional set size, in which a page that n processes share counts as 1/n.
+//! The memory cost of an idle child: its proportional set size, in which a page that n processes
+//! share counts as 1/n.
 
 use std::io;
 use std::time::Duration;
@@ -10,13 +11,13 @@ use multiproc_benches::figures::Series;
 use super::bare_server::{BareServer, Task};
 use super::sys;
 
-/// Longer than anybody looks at it.
+/// Longer than any measurement.
 const LIFE: Duration = Duration::from_secs(1000);
 
-/// How long a child has to come to rest. It can't be asked: an answer would take memory.
+/// How long a child gets to become idle. It can't report that: the report would take memory.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// One child of each kind, one at a time.
+/// Measures one child of each kind, one at a time.
 pub(crate) fn run(server: &BareServer, series: &mut Series) -> Outcome<()> {
     for (name, method) in [("forkserver", StartMethod::ForkServer), ("spawn", StartMethod::Spawn)] {
         let child = Process::new(std::thread::sleep, (LIFE,)).start_method(method).start()?;
@@ -27,7 +28,7 @@ pub(crate) fn run(server: &BareServer, series: &mut Series) -> Outcome<()> {
     server.request(Task::Sleep)?;
     let pid = server.answer()?;
     let pss = settled_pss(pid);
-    // It would outlive this program.
+    // Otherwise it would outlive this program.
     sys::end(pid)?;
     series.add("bare-server", pss?);
     Ok(())

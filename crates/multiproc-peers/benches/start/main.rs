@@ -1,7 +1,8 @@
-//! What a process costs: start and wait of an empty function, by multiproc and by its peers, side by side.
+//! What a process costs: starting an empty function and waiting for it, by multiproc and by its
+//! peers, side by side.
 //!
-//! Contestants take turns, an iteration each; and what can't take turns (a parent of another size, an interpreter) is done in blocks that come
-//! round several times.
+//! Contestants take turns, an iteration each. What can't take turns (a parent of another size, an
+//! interpreter) is measured in blocks that are repeated.
 
 mod bare_server;
 mod figures;
@@ -24,10 +25,11 @@ use multiproc_benches::host::Host;
 use multiproc_benches::python::Python;
 use multiproc_benches::random::Random;
 
-/// How much memory the parent has touched: next to nothing, and enough to make a copy of its page tables slow.
+/// How much memory the parent has touched: next to nothing, and enough to make copying its page
+/// tables slow.
 const RESIDENT: [usize; 2] = [10 << 20, 1 << 30];
 
-/// The argument with which this program exits first thing in `main`.
+/// The argument that makes this program exit at the start of `main`.
 const EXIT_AT_ONCE: &str = "--exit-at-once";
 
 #[multiproc::main]
@@ -37,7 +39,8 @@ fn main() -> Outcome<()> {
     }
     procspawn::init();
     let Some(plan) = Plan::from_arguments() else { return Ok(()) };
-    // The server is copied for each of its children, so it comes before this process has grown.
+    // The server is copied for each of its children, so it is started before this process has
+    // grown.
     let server = BareServer::start()?;
 
     let mut figures = Figures { host: Host::look(), quick: plan.quick, ..Figures::default() };
@@ -63,7 +66,7 @@ fn main() -> Outcome<()> {
         rounds::run(&mut contestants, plan.rounds, 1, &mut random, &mut figures.first_line)?;
         rate::run(&server, plan.slice, &mut random, &mut figures.rate)?;
         if let Err(error) = idle::run(&server, &mut figures.pss) {
-            // Some kernels are built without what tells it.
+            // Some kernels are built without this file.
             figures.skipped.add("PSS", &error);
         }
     }
@@ -71,7 +74,7 @@ fn main() -> Outcome<()> {
     report::keep(&figures)
 }
 
-/// One block of rounds with `RESIDENT[size]` bytes touched.
+/// Measures one block of rounds with `RESIDENT[size]` bytes touched.
 fn measure_starts(
     plan: &Plan,
     size: usize,
@@ -88,7 +91,7 @@ fn measure_starts(
     Ok(())
 }
 
-/// One block of Python, a method after the other, each in an interpreter of its own.
+/// Measures one block of Python, one method after the other, each in an interpreter of its own.
 fn measure_python(plan: &Plan, size: usize, python: &Python, random: &mut Random, figures: &mut Figures) {
     let mut methods = python::METHODS;
     random.shuffle(&mut methods);
@@ -101,24 +104,27 @@ fn measure_python(plan: &Plan, size: usize, python: &Python, random: &mut Random
     }
 }
 
-/// How much of everything.
+/// The number of iterations of each measurement.
 struct Plan {
     quick: bool,
     blocks: u32,
     /// Rounds in a block, for each size of the parent.
     rounds: u32,
-    /// A large parent is copied in every so many of them: it takes a hundred times as long as the rest, and leaves
-    /// behind pages that the parent must fault in anew, so that the others' medians must be of the rounds without.
+    /// A large parent is copied only in every `copy_every`th round: that takes a hundred times as
+    /// long as the rest, and leaves pages that the parent must fault in anew, so the medians of the
+    /// other contestants must come from rounds without it.
     copy_every: u32,
-    /// Iterations in a block for Python, for each size of the parent: `fork` and `forkserver`, and the slow `spawn`.
+    /// Iterations in a block for Python, for each size of the parent: `fork` and `forkserver`, and
+    /// the slow `spawn`.
     python: u32,
     python_spawn: u32,
-    /// How long a rate is taken in a block.
+    /// How long a rate is measured in a block.
     slice: Duration,
 }
 
 impl Plan {
-    /// None unless cargo bench is asking: `cargo test --all-targets` runs this program too, and wants nothing measured.
+    /// Returns None unless `cargo bench` runs this program: `cargo test --all-targets` runs it too,
+    /// but expects no measurement.
     fn from_arguments() -> Option<Plan> {
         let full = Plan {
             quick: false,

@@ -3,12 +3,12 @@
 use multiproc_benches::Outcome;
 use multiproc_benches::python::Python;
 
-/// A start method of Python's.
+/// A start method of Python.
 #[derive(Clone, Copy)]
 pub(crate) struct Method {
     pub(crate) contestant: &'static str,
     name: &'static str,
-    /// Milliseconds, where the others take tens of them.
+    /// Whether a start takes milliseconds rather than tens of them.
     pub(crate) is_fast: bool,
 }
 
@@ -18,7 +18,8 @@ pub(crate) const METHODS: [Method; 3] = [
     Method { contestant: "python-spawn", name: "spawn", is_fast: false },
 ];
 
-/// The times of start and join in an interpreter that has touched `resident` bytes, in microseconds.
+/// Returns the times of start and join in an interpreter that has touched `resident` bytes, in
+/// microseconds.
 pub(crate) fn measure(python: &Python, method: Method, resident: usize, iterations: u32) -> Outcome<Vec<f64>> {
     let output = python.run([method.name, &resident.to_string(), &iterations.to_string()])?;
     let times: Result<Vec<f64>, _> = output.lines().map(serde_json::from_str::<f64>).collect();

@@ -20,14 +20,16 @@ pub(crate) const IN_FLIGHT: [usize; 3] = [1, 2, 16];
 enum Contestant {
     /// Started by one thread.
     ForkServer,
-    /// Started by as many threads, each of which waits for its own.
+    /// Started by as many threads as processes are in flight, each of which waits for its own
+    /// process.
     ForkServerThreads,
-    /// Requests are sent ahead, so that the server always has one to turn to.
+    /// Requests are sent ahead, so that the server always has the next one at hand.
     BareServer,
     Command,
 }
 
-/// Every contestant at every depth for the time of `slice`, shuffled. In `series` as many as [`IN_FLIGHT`].
+/// Measures every contestant at every depth for `slice` each, in random order. `series` has an
+/// entry for each of [`IN_FLIGHT`].
 pub(crate) fn run(
     server: &BareServer,
     slice: Duration,
@@ -60,8 +62,8 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Starts processes so that always `in_flight` of them are, as far as this thread can say, and finishes them in
-/// order. Gives how many a second.
+/// Keeps `in_flight` processes started but not yet waited for, and finishes them in order. Returns
+/// the number of processes per second.
 fn window<P>(
     in_flight: usize,
     slice: Duration,
@@ -85,13 +87,13 @@ fn window<P>(
     Ok(f64::from(finished) / begin.elapsed().as_secs_f64())
 }
 
-/// As many threads as processes in flight.
+/// Measures with as many threads as processes in flight.
 fn threads(in_flight: usize, slice: Duration) -> Outcome<f64> {
     let begin = Instant::now();
     let work = || {
         let mut finished = 0_u32;
         while begin.elapsed() < slice {
-            // An error of this type may not leave the thread.
+            // `Outcome`'s error type isn't `Send`.
             start().and_then(finish).map_err(|error| error.to_string())?;
             finished += 1;
         }
@@ -99,7 +101,7 @@ fn threads(in_flight: usize, slice: Duration) -> Outcome<f64> {
     };
     let finished = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..in_flight).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panics")).sum::<Result<u32, String>>()
+        threads.into_iter().map(|thread| thread.join().expect("a thread panicked")).sum::<Result<u32, String>>()
     })?;
     Ok(f64::from(finished) / begin.elapsed().as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! What is printed and written of the figures.
+//! Prints and writes the figures.
 
 use multiproc_benches::figures::Series;
 use multiproc_benches::report::{Bound, Cell, Column, First, Ratio, json_of_ratios, print_ratios, write};
@@ -27,7 +27,7 @@ fn ratios(figures: &Figures) -> Vec<Ratio> {
     ]
 }
 
-/// The tables, and after them the ratios.
+/// Prints the tables, and after them the ratios.
 pub(crate) fn print(figures: &Figures) {
     figures.host.print();
     let [small, large] = &figures.start;
@@ -40,7 +40,7 @@ pub(crate) fn print(figures: &Figures) {
     print_ratios(&figures.skipped, &ratios(figures));
 }
 
-/// A line for each contestant of the first column, in its order.
+/// Prints a line for each contestant of the first column, in its order.
 fn table(title: &str, columns: &[(&str, &Series)]) {
     let cells: [Cell<'_>; 3] = [
         ("median", 11, &|summary| format!("{:.0}", summary.median)),
@@ -52,7 +52,7 @@ fn table(title: &str, columns: &[(&str, &Series)]) {
     report::table(title, First::Smallest, &columns.collect::<Vec<_>>());
 }
 
-/// All of it again, as `bench/start.json` in the target directory.
+/// Writes all figures to `bench/start.json` in the target directory.
 pub(crate) fn keep(figures: &Figures) -> Outcome<()> {
     let resident = RESIDENT.iter().zip(&figures.start);
     let start: Map<String, Value> = resident.map(|(bytes, series)| (bytes.to_string(), series.json())).collect();

@@ -6,7 +6,7 @@ use multiproc_benches::Outcome;
 use multiproc_benches::figures::Series;
 use multiproc_benches::random::Random;
 
-/// One way of doing the thing, and how it takes its own time.
+/// An implementation that is measured, with the function that times one iteration.
 pub(crate) struct Contestant<'a> {
     pub(crate) name: &'static str,
     /// Whether it copies the address space of this process, and so is slow when that is large.
@@ -15,12 +15,12 @@ pub(crate) struct Contestant<'a> {
 }
 
 impl<'a> Contestant<'a> {
-    /// One that says itself how long an iteration took.
+    /// A contestant that returns the time of an iteration itself.
     pub(crate) fn new(name: &'static str, measure: impl FnMut() -> Outcome<Duration> + 'a) -> Contestant<'a> {
         Contestant { name, copies_parent: false, measure: Box::new(measure) }
     }
 
-    /// One whose iteration is timed from beginning to end.
+    /// A contestant with iterations that are timed from beginning to end.
     pub(crate) fn timed(name: &'static str, mut iteration: impl FnMut() -> Outcome<()> + 'a) -> Contestant<'a> {
         Contestant::new(name, move || {
             let begin = Instant::now();
@@ -34,8 +34,8 @@ impl<'a> Contestant<'a> {
     }
 }
 
-/// An iteration of each that doesn't count, and then `rounds` that do; in microseconds. Contestants that copy the
-/// parent take part in one of `copy_every` rounds.
+/// Runs an iteration of each that doesn't count, and then `rounds` that do; in microseconds.
+/// Contestants that copy the parent take part in one of `copy_every` rounds.
 pub(crate) fn run(
     contestants: &mut [Contestant<'_>],
     rounds: u32,

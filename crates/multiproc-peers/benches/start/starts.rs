@@ -11,7 +11,7 @@ use super::bare_server::{BareServer, Task};
 use super::rounds::Contestant;
 use super::{EXIT_AT_ONCE, sys};
 
-/// All of this program; Python's are in [`python`](super::python).
+/// The contestants of this program; Python's are in [`python`](super::python).
 pub(crate) fn contestants(server: &BareServer) -> Outcome<Vec<Contestant<'_>>> {
     let this_program = std::env::current_exe()?;
     let mut contestants = vec![
@@ -31,7 +31,8 @@ pub(crate) fn contestants(server: &BareServer) -> Outcome<Vec<Contestant<'_>>> {
     Ok(contestants)
 }
 
-/// Those that copy this process. By themselves: before it copies itself multiproc ends what stands by for its fork server's next child.
+/// The contestants that copy this process. They are separate because multiproc, before it copies
+/// this process, ends the child that stands by for its fork server's next start.
 pub(crate) fn copies<'a>() -> Vec<Contestant<'a>> {
     vec![
         Contestant::timed("fork", fork).copies_parent(),
@@ -41,12 +42,12 @@ pub(crate) fn copies<'a>() -> Vec<Contestant<'a>> {
 
 const TRUE: &str = "/bin/true";
 
-/// Whether there is the smallest program that most systems have.
+/// Whether the system has `/bin/true`, the smallest program that most systems have.
 pub(crate) fn has_true() -> bool {
     Path::new(TRUE).exists()
 }
 
-/// What a child of multiproc does.
+/// The target of a child of multiproc.
 pub(crate) fn empty() {}
 
 fn multiproc(method: StartMethod) -> Outcome<()> {

@@ -6,17 +6,18 @@ use multiproc_benches::slices;
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Event {
-    /// Lock and unlock by the only one who does, in ns.
+    /// Lock and unlock without contention, in ns.
     Uncontended,
-    /// How often a second two processes get a lock that both want all the time. In it and between two times each does a little.
+    /// Acquisitions per second of a lock that two processes want all the time. Each does a little
+    /// work with the lock held, and a little between acquisitions.
     Contended(Length),
     /// From one process to the other, in µs; see [`HandOver`](super::lock::Part::HandOver).
     HandOver,
-    /// From setting a signal until the other process, which has slept, runs; in µs.
+    /// From setting a signal until the other process, which was asleep, runs; in µs.
     Wake,
 }
 
-/// Of what is done with the lock, and without.
+/// The length of the work done with the lock held, and of that without.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Length {
     Tiny,
@@ -37,7 +38,7 @@ impl Event {
         !self.is_of_signals()
     }
 
-    /// Who only reads waits for nobody, and so hands nothing over.
+    /// Readers don't wait for each other, and so hand nothing over.
     pub(crate) fn is_of_readers(self) -> bool {
         self.is_of_locks() && self != Event::HandOver
     }

@@ -17,26 +17,27 @@ pub(crate) trait Lock: Sized {
     where
         Self: 'a;
 
-    /// Whether only one can have it.
+    /// Whether only one participant can hold it at a time.
     const EXCLUSIVE: bool = true;
 
     /// Two handles of one new lock.
     fn pair() -> Outcome<[Self; 2]>;
 
-    /// Waits for it; it goes with the guard.
+    /// Acquires the lock, waiting if necessary; dropping the guard releases it.
     fn lock(&self) -> Outcome<Self::Guard<'_>>;
 }
 
-/// What one participant is to do.
+/// What one participant does.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Part<L> {
-    /// Takes a lock that nobody else wants, and gives it back.
+    /// Acquires and releases a lock that no other participant wants.
     Alone { lock: L },
-    /// Does the same until it is stopped, and counts on the board what it did with it.
+    /// Does the same until it is stopped, and counts on the board what it did with the lock held.
     Contend { lock: L, steps: u32 },
-    /// Has one of three locks, and again and again takes the next one and then gives back the one before. With another participant who
-    /// has begun one lock further on, each step waits for a step of the other: the one who is behind for the lock that the other is about to leave,
-    /// the other for the one that the former has left.
+    /// Holds one of three locks, and repeatedly acquires the next one and then releases the
+    /// previous one. Another participant does the same from one lock further on, so each step waits
+    /// for a step of the other: the participant behind waits for the lock that the other is about
+    /// to release, and the participant ahead for the lock that the former has just released.
     HandOver { locks: [L; 3], first: usize },
 }
 
@@ -65,7 +66,7 @@ fn contend(seat: &mut Seat<'_>, lock: &impl Lock, steps: u32) -> Outcome<()> {
         let mut count = 0;
         while !seat.is_stopped() {
             let guard = lock.lock()?;
-            // In two steps: who doesn't have the lock for himself loses count.
+            // A load and a store, so that counts get lost if the lock is not exclusive.
             let tally = seat.board().tally();
             tally.store(tally.load(Relaxed) + 1, Relaxed);
             pace::work(steps);
@@ -87,7 +88,7 @@ fn hand_over<L: Lock>(seat: &mut Seat<'_>, locks: &[L; 3], first: usize) -> Outc
         for _ in 0..amount {
             place = (place + 1) % locks.len();
             let next = locks[place].lock()?;
-            // The former goes.
+            // This releases the previous lock.
             held = next;
         }
         seat.ended();
@@ -96,7 +97,7 @@ fn hand_over<L: Lock>(seat: &mut Seat<'_>, locks: &[L; 3], first: usize) -> Outc
     Ok(())
 }
 
-/// Between processes of multiproc's.
+/// Measures between processes of multiproc.
 pub(crate) fn started<L>(event: Event, slice: Duration) -> Outcome<f64>
 where
     L: Lock + Serialize + DeserializeOwned + 'static,
@@ -104,12 +105,12 @@ where
     cast::started(parts::<L>(event)?, |board| conduct::<L>(board, event, slice))
 }
 
-/// Between copies of this process.
+/// Measures between fork copies of this process.
 pub(crate) fn forked<L: Lock>(event: Event, slice: Duration) -> Outcome<f64> {
     cast::forked(parts::<L>(event)?, |board| conduct::<L>(board, event, slice))
 }
 
-/// Between threads.
+/// Measures between threads.
 pub(crate) fn threads<L: Lock + Send + 'static>(event: Event, slice: Duration) -> Outcome<f64> {
     cast::threads(parts::<L>(event)?, |board| conduct::<L>(board, event, slice))
 }
@@ -152,7 +153,7 @@ fn conduct<L: Lock>(board: &Board, event: Event, slice: Duration) -> Outcome<f64
     })?;
     Ok(match event {
         Event::Uncontended => board.value(0),
-        // Each has made so many steps.
+        // Each participant has made `amount` steps.
         _ => time.as_secs_f64() * 1e6 / (2 * amount) as f64,
     })
 }
@@ -166,7 +167,7 @@ fn contended(board: &Board, slice: Duration, is_exclusive: bool) -> Outcome<f64>
     let count = board.count(0) + board.count(1);
     let tally = board.tally().load(Relaxed);
     if is_exclusive && tally != count {
-        return Err(format!("both had the lock: {count} times in all, and {tally} by what they did").into());
+        return Err(format!("both held the lock at once: {count} acquisitions, but a tally of {tally}").into());
     }
     Ok(count as f64 / (board.ended(0).max(board.ended(1)) - begin).as_secs_f64())
 }

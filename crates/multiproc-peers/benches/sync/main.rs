@@ -1,7 +1,9 @@
-//! What it costs to wait for each other: multiproc's locks and signals, and their peers, side by side.
+//! What waiting for another process costs: multiproc's locks and signals, and their peers, side by
+//! side.
 //!
-//! A lock that nobody else wants; one that two processes want all the time; one that is handed from one process to another, to and fro; and
-//! how long it takes from the setting of a signal until a process that has slept for it runs. Where there are two, each keeps to a processor of its own.
+//! Measures a lock without contention; a lock that two processes want all the time; a lock that two
+//! processes hand to each other; and the time from setting a signal until a process that slept for
+//! it runs. Where there are two processes, each is pinned to a processor of its own.
 
 mod event;
 mod lock;

@@ -26,7 +26,7 @@ pub(crate) fn contestants() -> Vec<Contestant<Event>> {
     ]
 }
 
-/// A lock that is taken by one call.
+/// Declares a lock that is acquired by one call.
 macro_rules! lock {
     ($name:ident($of:ty), $life:lifetime $guard:ty, $new:expr, $take:ident $(, exclusive: $exclusive:literal)?) => {
         #[derive(Serialize, Deserialize)]
@@ -57,7 +57,7 @@ lock!(Mutex(sync::Mutex<u64>), 'a MutexGuard<'a, u64>, sync::Mutex::new(0), lock
 lock!(Write(sync::RwLock<u64>), 'a RwLockWriteGuard<'a, u64>, sync::RwLock::new(0), write);
 lock!(Read(sync::RwLock<u64>), 'a RwLockReadGuard<'a, u64>, sync::RwLock::new(0), read, exclusive: false);
 
-/// Of one permit.
+/// A semaphore with one permit.
 #[derive(Serialize, Deserialize)]
 struct Semaphore(sync::Semaphore);
 
@@ -99,7 +99,7 @@ impl Signal for Set {
     }
 }
 
-/// A condition, and whether it is so.
+/// A condition variable, and the mutex with the state that is waited for.
 #[derive(Serialize, Deserialize)]
 struct Condition(sync::Condition, sync::Mutex<u32>);
 

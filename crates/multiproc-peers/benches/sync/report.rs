@@ -1,4 +1,4 @@
-//! What is printed of the figures, and what multiproc's locks and signals are held to.
+//! The tables, and the ratios that multiproc's locks and signals must meet.
 
 use multiproc_benches::report::{Bound, Cell, Column, First, Ratio, short, table};
 use multiproc_benches::slices::Figures;

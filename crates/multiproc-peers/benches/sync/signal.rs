@@ -1,4 +1,4 @@
-//! Signals that somebody sleeps for.
+//! Signals for which another participant sleeps.
 
 use std::time::Duration;
 
@@ -17,23 +17,24 @@ pub(crate) trait Signal: Sized {
 
     fn set(&self) -> Outcome<()>;
 
-    /// Until it is set.
+    /// Waits until the signal is set.
     fn wait(&self) -> Outcome<()>;
 
-    /// By the one who has waited.
+    /// Clears the signal. Called by the waiter.
     fn clear(&self) -> Outcome<()>;
 }
 
-/// What one participant is to do.
+/// What one participant does.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Part<S> {
-    /// Sets it, each time when the other is asleep. Seat 0.
+    /// Sets the signal, each time when the other participant is asleep. It has seat 0.
     Set(S),
-    /// Waits for it. Counts twice each time: when it is about to wait, and when it has cleared it. Seat 1.
+    /// Waits for the signal. Counts twice each time: when it is about to wait, and when it has
+    /// cleared the signal. It has seat 1.
     Wait(S),
 }
 
-/// How long the one who sets it keeps still, so that the other is asleep.
+/// How long the setting side pauses, so that the other side is asleep.
 const REST: Duration = Duration::from_millis(1);
 
 impl<S: Signal> cast::Part for Part<S> {
@@ -64,7 +65,7 @@ fn set(seat: &mut Seat<'_>, signal: &impl Signal) -> Outcome<()> {
     Ok(())
 }
 
-/// Not measured, so it may take as long as it takes.
+/// Waits for the other participant's count. Not measured, so it need not be fast.
 fn until_counted(board: &Board, count: u64) {
     while board.count(1) < count {
         std::thread::sleep(Duration::from_micros(100));
@@ -87,7 +88,7 @@ fn wait(seat: &mut Seat<'_>, signal: &impl Signal) -> Outcome<()> {
     Ok(())
 }
 
-/// Between processes of multiproc's.
+/// Measures between processes of multiproc.
 pub(crate) fn started<S>(_: Event, slice: Duration) -> Outcome<f64>
 where
     S: Signal + Serialize + DeserializeOwned + 'static,
@@ -95,7 +96,7 @@ where
     cast::started(parts::<S>()?, |board| conduct(board, slice))
 }
 
-/// Between copies of this process.
+/// Measures between fork copies of this process.
 pub(crate) fn forked<S: Signal>(_: Event, slice: Duration) -> Outcome<f64> {
     cast::forked(parts::<S>()?, |board| conduct(board, slice))
 }
@@ -107,7 +108,7 @@ fn parts<S: Signal>() -> Outcome<Vec<Part<S>>> {
 
 fn conduct(board: &Board, slice: Duration) -> Outcome<f64> {
     board.gather(2)?;
-    // Each takes a little more than the rest.
+    // Each iteration takes a little more than `REST`.
     for amount in [5, (slice.as_millis() / (2 * REST.as_millis())) as u64] {
         board.begin(amount);
         board.gather(2)?;

@@ -1,4 +1,5 @@
-//! What the kernel has to wait with: a word in shared memory with futex(2), and an eventfd(2), which is a signal or a semaphore.
+//! The kernel's primitives for waiting: a word in shared memory with futex(2), and an eventfd(2),
+//! which is a signal or a semaphore.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,7 +20,8 @@ pub(crate) struct Futex(&'static AtomicU32);
 impl Signal for Futex {
     fn pair() -> Outcome<[Futex; 2]> {
         let start = map_shared(None, size_of::<AtomicU32>())?;
-        // SAFETY: the page is zeroed, aligned, stays mapped for good, and is reached through atomics alone.
+        // SAFETY: the page is zeroed, aligned and never unmapped, and it is accessed only through
+        // atomics.
         Ok([Futex(unsafe { start.cast::<AtomicU32>().as_ref() }); 2])
     }
 
@@ -42,7 +44,7 @@ impl Signal for Futex {
     }
 }
 
-/// Waiting clears it.
+/// Waiting also clears it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct EventFd(Handle<File>);
 
@@ -65,7 +67,7 @@ impl Signal for EventFd {
     }
 }
 
-/// A semaphore of one permit.
+/// A semaphore with one permit.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Permit(Handle<File>);
 
@@ -87,7 +89,7 @@ pub(crate) struct PermitGuard<'a>(&'a File);
 
 impl Drop for PermitGuard<'_> {
     fn drop(&mut self) {
-        // Should it fail, the other waits until the alarm of the slice tells.
+        // If this fails, the other participant waits until the slice's alarm ends it.
         let _ = (&*self.0).write_all(&1_u64.to_ne_bytes());
     }
 }

@@ -1,4 +1,5 @@
-//! Shows that nothing of multiproc's runs before `main`: with a broken entry in the environment, `main` still gets to print.
+//! Shows that no code of multiproc runs before `main`: with a broken entry in the environment,
+//! `main` still gets to print.
 
 use multiproc_programs::say;
 

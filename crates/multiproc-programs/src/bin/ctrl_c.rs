@@ -1,4 +1,5 @@
-//! What a program does when somebody presses Ctrl-C: one scenario of many, by its name, and a shell to run it under.
+//! What a program does at Ctrl-C: one of many scenarios, chosen by name, and a shell to run it
+//! under.
 
 use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::AsRawFd;
@@ -17,7 +18,7 @@ fn main() {
     if let ["shell", terminal, program @ ..] = &arguments[..] {
         return shell(terminal, program);
     }
-    // Whatever goes on after that hasn't gone on because it was time.
+    // Anything that continues after that doesn't do so because the grace period is over.
     multiproc::set_grace_period(Duration::from_secs(100_000));
     let [method, scenario @ ..] = &arguments[..] else { panic!("no method") };
     multiproc::set_start_method(start_method(method));
@@ -39,26 +40,28 @@ fn main() {
     }
 }
 
-/// Runs a program as a shell with job control does: in a process group of its own, in the foreground of the terminal. Says how it ended, and
-/// stays until its stdin ends, lest the terminal go away.
+/// Runs a program as a shell with job control does: in a process group of its own, in the
+/// foreground of the terminal. Prints how it ended, and stays until its stdin ends, so that the
+/// terminal remains.
 fn shell(terminal: &str, program: &[&str]) {
-    // The first that the leader of a session opens becomes its controlling terminal.
+    // The first terminal that a session leader opens becomes its controlling terminal.
     let terminal = std::fs::File::options().read(true).write(true).open(terminal).unwrap();
     quieten(&terminal);
     let mut command = Command::new(std::env::current_exe().unwrap());
     let stdio = || terminal.try_clone().unwrap();
     command.args(program).process_group(0).stdin(stdio()).stdout(stdio()).stderr(stdio());
     let foreground = terminal.as_raw_fd();
-    // The program takes the terminal itself, before it is one: were it done from here, it might read before it may, and be stopped for that with all of
-    // its group.
-    // SAFETY: the calls are async-signal-safe, and touch no memory but the set.
+    // The program makes itself the foreground group, before exec: if this process did that, the
+    // program might read from the terminal before, and be stopped with its whole group. SAFETY: the
+    // calls are async-signal-safe, and touch no memory but the set.
     unsafe {
         command.pre_exec(move || {
-            // As a shell does: this one may run in the background of another, and so ignore them.
+            // As a shell does: this process may run in the background of another shell, and so
+            // ignore these signals.
             for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            // Who takes it from the background is stopped otherwise.
+            // Without this, taking the terminal from the background would stop the process.
             let mut stops: libc::sigset_t = std::mem::zeroed();
             libc::sigaddset(&raw mut stops, libc::SIGTTOU);
             libc::sigprocmask(libc::SIG_BLOCK, &raw const stops, std::ptr::null_mut());
@@ -77,10 +80,10 @@ fn shell(terminal: &str, program: &[&str]) {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-/// Has the terminal show what is printed and nothing else, all of it. As a rule it shows `^C` too, before or after what the program prints at
-/// that, and throws away what it has been given just before.
+/// Makes the terminal show exactly what is printed. By default it also shows `^C`, before or after
+/// what the program prints then, and discards recent output.
 fn quieten(terminal: &std::fs::File) {
-    // SAFETY: the structure is filled in before it is read; all-zero bytes are a value of it.
+    // SAFETY: the structure is filled in before it is read, and is valid when all bytes are zero.
     unsafe {
         let mut settings: libc::termios = std::mem::zeroed();
         assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &raw mut settings), 0);
@@ -90,8 +93,9 @@ fn quieten(terminal: &std::fs::File) {
     }
 }
 
-/// Says who this process is. The main process does so when it has started its children: one that is being started when Ctrl-C comes may be killed with
-/// its parent in place of being ended by it.
+/// Prints this process's label and pid. The main process does so when it has started its children:
+/// a child that is being started when Ctrl-C comes may be killed with its parent instead of being
+/// ended by it.
 fn report(who: &str) {
     say(&format!("{who} {}", current_process().pid()));
 }
@@ -108,11 +112,12 @@ fn sleeper(who: &str) -> Child<()> {
 type Handler = extern "C" fn(i32);
 
 fn on(signal: i32, handler: Handler) {
-    // SAFETY: the handlers below do nothing but write(2) and _exit(2).
+    // SAFETY: the handlers below only call write(2) and _exit(2).
     unsafe { libc::signal(signal, handler as libc::sighandler_t) };
 }
 
-/// Children of every kind, and theirs. Whatever the main process is told of their end would be printed.
+/// Children of every kind, with children of their own. If the main process were told of their end,
+/// it would print that.
 fn family() {
     fn compute() {
         report("compute");
@@ -143,7 +148,7 @@ fn family() {
     say("has gone on");
 }
 
-/// What a child does about SIGTERM it can do.
+/// A child's SIGTERM handler gets to run.
 fn orderly() {
     extern "C" fn leave(_: i32) {
         write("in order ");
@@ -165,7 +170,7 @@ fn orderly() {
 
 /// Async-signal-safe.
 fn write(text: &str) {
-    // SAFETY: the memory is that of the text.
+    // SAFETY: the pointer and length are those of the text.
     unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
 }
 
@@ -186,15 +191,15 @@ fn stubborn(grace: u64) {
     stubborn.wait().unwrap();
 }
 
-/// Where the program's own handler writes to.
+/// The descriptor that the program's own handler writes to.
 static HANDLED: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn own(_: i32) {
-    // SAFETY: writes one byte of a literal.
+    // SAFETY: this writes one byte of a literal.
     unsafe { libc::write(HANDLED.load(SeqCst), b"x".as_ptr().cast(), 1) };
 }
 
-/// Installs the program's own handler. A byte comes each time it has run.
+/// Installs the program's own handler, which writes a byte to the pipe each time it runs.
 fn install_own() -> (PipeReader, PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();
     HANDLED.store(writer.as_raw_fd(), SeqCst);
@@ -202,7 +207,7 @@ fn install_own() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// A child that leaves with code 7 at SIGUSR1, if nothing has ended it before.
+/// A child that exits with code 7 at SIGUSR1, unless something has ended it before.
 fn leaves_at_sigusr1() -> Child<()> {
     extern "C" fn leave(_: i32) {
         // SAFETY: touches no memory.
@@ -219,13 +224,13 @@ fn leaves_at_sigusr1() -> Child<()> {
     child.start().unwrap()
 }
 
-/// Ends it so; says with what code it has ended.
+/// Ends it that way, and returns its exit code.
 fn code_at_sigusr1(child: &Child<()>) -> i32 {
     child.signal(libc::SIGUSR1).unwrap();
     child.wait().unwrap().exit_code().unwrap()
 }
 
-/// The server of this process: the one child that nobody has said anything of.
+/// The server of this process: the only child that isn't among `known`.
 fn server(known: &[&Child<()>]) -> Vec<i32> {
     let pid = current_process().pid();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
@@ -233,9 +238,10 @@ fn server(known: &[&Child<()>]) -> Vec<i32> {
     children.filter(|pid| !known.iter().any(|child| child.pid() == *pid)).collect()
 }
 
-/// The program has a handler of its own, so Ctrl-C is its affair: children live on, the server does.
+/// The program has a handler of its own and so handles Ctrl-C itself: its children and the server
+/// continue.
 fn own_handler(when: &str) {
-    // What stands by is called like the server at first.
+    // A child on standby has the server's name at first.
     multiproc::set_standby(false);
     let early = (when == "before").then(install_own);
     let children = [leaves_at_sigusr1(), leaves_at_sigusr1()];
@@ -248,7 +254,7 @@ fn own_handler(when: &str) {
     say(&format!("{:?} {sum}", children.each_ref().map(code_at_sigusr1)));
 }
 
-/// tokio's handler calls the one that was there before.
+/// tokio's handler calls the previous handler.
 fn tokio_signal() {
     let child = leaves_at_sigusr1();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -262,7 +268,8 @@ fn tokio_signal() {
     say(&code_at_sigusr1(&child).to_string());
 }
 
-/// Switched off before the first start: children die of Ctrl-C by themselves, and the program must see to itself.
+/// Handling is off before the first start: children are killed by Ctrl-C directly, and the program
+/// handles it itself.
 fn off() {
     handle_ctrl_c(false);
     let (mut reader, _writer) = install_own();
@@ -273,7 +280,7 @@ fn off() {
         },
         (),
     );
-    // Only the child of this one is interrupted before it has ended.
+    // Only the child of `branch` is interrupted before it has ended.
     let child = leaves_at_sigusr1();
     drop(branch);
     report("main");
@@ -281,14 +288,14 @@ fn off() {
     say(&format!("handled {}", child.wait().unwrap().exit_code().unwrap()));
 }
 
-/// Whether this process handles SIGINT, as the kernel shows it.
+/// Returns whether this process handles SIGINT, as the kernel reports it.
 fn is_handled() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
     u64::from_str_radix(caught, 16).unwrap() & 1 << (libc::SIGINT - 1) != 0
 }
 
-/// What is installed is taken back, and installed again.
+/// What was installed is removed, and installed again.
 fn off_and_on() {
     let in_child = || Process::new(is_handled, ()).start().unwrap().join().unwrap();
     let mut seen = vec![is_handled(), in_child(), is_handled()];
@@ -309,18 +316,18 @@ fn off_and_on() {
     );
     say(&format!("{:?}", from_inside.start().unwrap().join().unwrap()));
 
-    // The program's own handler is nobody's to take.
+    // The program's own handler must not be replaced.
     let _pipe = install_own();
     handle_ctrl_c(false);
     handle_ctrl_c(true);
-    // SAFETY: only asks.
+    // SAFETY: this only queries.
     let now = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGINT, std::ptr::null(), &raw mut action);
         action.sa_sigaction
     };
     say(&format!("{}", now == own as Handler as usize));
-    // SAFETY: as by default.
+    // SAFETY: this restores the default.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
 
     let _with = sleeper("with");
@@ -328,7 +335,7 @@ fn off_and_on() {
     sleeper("without").wait().unwrap();
 }
 
-/// One child that is to go on.
+/// A child that outlives its parent, and one that doesn't.
 fn outlive() {
     let free = Process::new(report_and_sleep, ("free".to_owned(),));
     free.outlive_parent(true).start().unwrap();
@@ -343,7 +350,8 @@ fn many(number: u32) {
     children[0].wait().unwrap();
 }
 
-/// Children are started by many threads at once, some of them to stay; says so after `number` starts, and goes on.
+/// Many threads start children at once, some of which stay. Reports after `number` starts, and
+/// continues.
 fn storm(number: usize) {
     static STARTED: AtomicUsize = AtomicUsize::new(0);
     for _ in 0..8 {
@@ -365,7 +373,7 @@ fn storm(number: usize) {
     sleep_long();
 }
 
-/// Signals come all the time, and no start fails of them; the program handles them.
+/// Signals arrive all the time, and no start fails because of them; the program handles them.
 fn hail() {
     extern "C" fn nothing(_: i32) {}
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
@@ -374,13 +382,13 @@ fn hail() {
     static DONE: AtomicBool = AtomicBool::new(false);
     let hail = std::thread::spawn(|| {
         while !DONE.load(SeqCst) {
-            // SAFETY: touches no memory. To the whole group, as from a terminal.
+            // SAFETY: touches no memory. The signal goes to the whole group, as from a terminal.
             unsafe { libc::kill(0, libc::SIGINT) };
             std::thread::yield_now();
         }
     });
     for number in 0..20 {
-        // A server is made in each that is not exec'd.
+        // Each fork copy without exec creates a server.
         let branch = Process::new(
             |number: u32| Process::new(|number: u32| number * 2, (number,)).start().unwrap().join().unwrap(),
             (number,),
@@ -392,18 +400,19 @@ fn hail() {
     say("all well");
 }
 
-/// Main has come to its end, and waits for its child.
+/// `main` has ended, and the process waits for its child.
 fn at_the_end() {
     let _child = sleeper("child");
     multiproc::at_exit(0, || report("end"));
 }
 
-/// Somebody makes a copy of this process by fork(2), and interrupts it: that is not this process, and has none of its children.
+/// A plain fork(2) copy of this process is interrupted: it is not the main process, and has none of
+/// its children.
 fn copy() {
     let child = leaves_at_sigusr1();
-    // The test has read that it is there.
+    // The test answers once it has read that the child is running.
     std::io::stdin().read_line(&mut String::new()).unwrap();
-    // SAFETY: the copy does nothing but wait for a signal.
+    // SAFETY: the copy only waits for a signal.
     let copy = unsafe { libc::fork() };
     if copy == 0 {
         loop {
@@ -412,7 +421,7 @@ fn copy() {
         }
     }
     let mut status = 0;
-    // SAFETY: a child of this process, which has not been waited for.
+    // SAFETY: it is a child of this process that has not been waited for.
     unsafe {
         libc::kill(copy, libc::SIGINT);
         libc::waitpid(copy, &raw mut status, 0);

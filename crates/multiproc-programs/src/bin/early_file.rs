@@ -1,5 +1,5 @@
-//! Opens a file before `init`, as a program does that sets up its own logger first, and writes to
-//! it in children of every method.
+//! Opens a file before `init`, like a program that sets up its own logger first, and writes to it
+//! in children of every method.
 
 use std::fs::File;
 use std::io::Write;

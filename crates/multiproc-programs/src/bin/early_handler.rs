@@ -1,10 +1,10 @@
-//! Registers an exit handler before `init`, which so is registered in each child.
+//! Registers an exit handler before `init`, which is therefore registered in each child too.
 
 use multiproc::{Process, StartMethod};
 use multiproc_os::at_exit;
 use multiproc_programs::say;
 
-/// The main process, and the server, exit too.
+/// Prints only in the child: the main process and the server exit too.
 fn say_in_child(line: &str) {
     if multiproc::parent_process().is_some() {
         say(line);

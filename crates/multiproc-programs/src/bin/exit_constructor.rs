@@ -1,11 +1,11 @@
-//! A program with a constructor that registers an exit handler, and a destructor, as C libraries
-//! have that are linked into a program.
+//! A program with a constructor that registers an exit handler, and with a destructor, as in a
+//! program that links C libraries.
 
 use multiproc::{Process, StartMethod};
 use multiproc_os::at_exit;
 use multiproc_programs::say;
 
-/// The main process, and the server, exit too.
+/// Prints only in the child: the main process and the server exit too.
 fn say_in_child(line: &str) {
     if multiproc::parent_process().is_some() {
         say(line);
@@ -25,7 +25,8 @@ extern "C" fn destruct() {
 }
 
 #[used]
-// SAFETY: the loader calls it without arguments that it would look at, after the C library's own.
+// SAFETY: the loader calls it after the C library's own constructors; it ignores the arguments that
+// it is called with.
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = construct;
 

@@ -1,4 +1,4 @@
-//! A child that leaves things to be done at its exit: a case, and a start method.
+//! A child that has things to do at its exit. The arguments are a case and a start method.
 
 use std::ffi::{CString, c_int, c_void};
 
@@ -36,7 +36,7 @@ fn leave(case: String, library: String) {
     say(if at_exit::is_short() { "short" } else { "whole" });
 }
 
-/// What exit(3) does before it comes to the destructors of libraries.
+/// Registers everything that exit(3) does before it runs the destructors of libraries.
 fn register_all() {
     struct SaysAtItsEnd;
 
@@ -58,11 +58,11 @@ fn register_all() {
     at_exit::register(handler).unwrap();
     multiproc::at_exit(0, || say("finalizer"));
     print!("buffered by Rust, ");
-    // SAFETY: a C string without anything to be formatted.
+    // SAFETY: this is a C string without format specifiers.
     unsafe { libc::printf(c"buffered by C".as_ptr()) };
 }
 
-/// A thread that holds the lock of C's stdout for as long as the process lives.
+/// Starts a thread that holds the lock of C's stdout for as long as the process lives.
 fn hold_the_stream_of_c() {
     unsafe extern "C" {
         static stdout: *mut c_void;
@@ -71,7 +71,7 @@ fn hold_the_stream_of_c() {
 
     let (held, is_held) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        // SAFETY: stdout is a stream of the C library's.
+        // SAFETY: stdout is a stream of the C library.
         unsafe { flockfile(stdout) };
         held.send(()).unwrap();
         multiproc_programs::sleep_long();
@@ -83,6 +83,6 @@ fn load(library: &str) -> *mut c_void {
     let path = CString::new(library).unwrap();
     // SAFETY: the library is the test's own.
     let loaded = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW as c_int) };
-    assert!(!loaded.is_null(), "{library} can be loaded");
+    assert!(!loaded.is_null(), "cannot load {library}");
     loaded
 }

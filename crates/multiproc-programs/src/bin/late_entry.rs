@@ -1,4 +1,4 @@
-//! A program whose `init` comes too late for a clean server: a thread runs already.
+//! A program that calls `init` too late for a clean server: a thread is running already.
 
 use multiproc::{Process, StartMethod};
 use multiproc_programs::{say, sleep_long};

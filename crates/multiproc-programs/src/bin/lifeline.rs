@@ -1,6 +1,6 @@
-//! Main processes in places where a start or a lifeline could fail: user and PID namespaces, other
-//! users, sandboxes, bare root directories. One scenario of many, by its name. "refused" on stdout
-//! if the system doesn't let this process make such a place.
+//! Main processes in environments where a start or a lifeline could fail: user and PID namespaces,
+//! other users, sandboxes, bare root directories. One of many scenarios, chosen by name. Prints
+//! "refused" if the system doesn't let this process create such an environment.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -43,7 +43,7 @@ fn main() {
     }
 }
 
-/// Starts a child, and says what comes of it.
+/// Starts a child, and prints the outcome.
 fn one() {
     match Process::new(|| 7, ()).start() {
         Ok(child) => say(&format!("value {:?}", child.join())),
@@ -61,8 +61,8 @@ fn refused() -> ! {
 fn enter_container() {
     let (mut told, mut tell) = std::io::pipe().unwrap();
     let (mut heard, mut hear) = std::io::pipe().unwrap();
-    // SAFETY: there is one thread. The copy, which stays outside to write the maps, leaves without
-    // the original's handlers.
+    // SAFETY: there is one thread. The copy, which stays outside to write the maps, exits without
+    // running the original's handlers.
     unsafe {
         let main = libc::getpid();
         let helper = libc::fork();
@@ -93,8 +93,8 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Children that change their user: the first, one that may have been made ahead, and one of
-/// another method. Then waits to be killed.
+/// Starts children that change their user: the first one, one that may have been started ahead, and
+/// one of another method. Then waits to be killed.
 fn changes_user() {
     enter_container();
     let method = multiproc::start_method();
@@ -107,16 +107,16 @@ fn changes_user() {
         };
         Process::new(target, (changed,)).start_method(method).start().unwrap();
         say(&format!("child {}", ready.recv().unwrap()));
-        // Time for a child to be made ahead of the next start.
+        // Time for a child to be started ahead of the next start.
         std::thread::sleep(Duration::from_millis(50));
-        // Not a thread that Fork would refuse to copy.
+        // Otherwise there would be a thread, and Fork would refuse to copy it.
         multiproc::set_standby(method == StartMethod::ForkServer);
     }
     say("ready");
     sleep_long();
 }
 
-/// A child that changes its user and goes on calling the library.
+/// Starts a child that changes its user and continues to call the library.
 fn changes_user_unguarded() {
     enter_container();
     let event = Event::new().unwrap();
@@ -132,7 +132,7 @@ fn changes_user_unguarded() {
     sleep_long();
 }
 
-/// Has the children of this process be in a new PID namespace.
+/// Puts future children of this process in a new PID namespace.
 fn unshare_pids() {
     // SAFETY: no memory is touched.
     if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
@@ -140,7 +140,7 @@ fn unshare_pids() {
     }
 }
 
-/// A child that is the first process of a PID namespace, its own child, and then waits to be
+/// Starts a child that is the first process of a PID namespace, and a child of it; then waits to be
 /// killed.
 fn first_of_namespace(method: StartMethod, blocks: bool) {
     unshare_pids();
@@ -177,11 +177,11 @@ fn first_of_namespace_terminated() {
     receiver.recv().unwrap();
     child.terminate().unwrap();
     say(&format!("{}", child.wait().unwrap()));
-    // The namespace has no first process any more.
+    // The namespace's first process has ended.
     one();
 }
 
-/// In a PID namespace that has a first process, any number of children come and go.
+/// In a PID namespace that has a first process, any number of children can be started and end.
 fn namespace_with_init() {
     unshare_pids();
     let init = Process::new(sleep_long, ()).daemon(true).start().unwrap();
@@ -193,7 +193,7 @@ fn namespace_with_init() {
     one();
 }
 
-/// A daemon keeps root, main becomes another user, and ends.
+/// A daemon keeps root; the main process becomes another user and ends.
 fn gave_up_root() {
     if !is_root() {
         refused();
@@ -204,8 +204,8 @@ fn gave_up_root() {
     become_another_user();
 }
 
-/// In a container, a daemon becomes one user and main another, and ends: neither may signal the
-/// other.
+/// In a container, a daemon becomes one user, and the main process another and ends: neither may
+/// signal the other.
 fn both_change_user() {
     enter_container();
     multiproc::set_grace_period(Duration::from_millis(50));
@@ -249,7 +249,7 @@ fn gave_up_root_and_kills() {
         refused();
     }
     let child = Process::new(sleep_long, ()).start().unwrap();
-    // The reader of this process's output is not to wait for that one.
+    // Without its output, so that the reader of this process's output doesn't wait for it.
     let free = Process::new(sleep_long, ()).outlive_parent(true).stdout(Stdio::null()).stderr(Stdio::null());
     let free = free.start().unwrap();
     say(&format!("free {}", free.pid()));
@@ -262,7 +262,7 @@ fn gave_up_root_and_kills() {
     assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
-/// Has a system call fail with `EPERM`, and starts a child.
+/// Makes a system call fail with `EPERM`, and starts a child.
 fn refused_call(name: &str) {
     let number = match name {
         "close_range" => libc::SYS_close_range,
@@ -276,14 +276,14 @@ fn refused_call(name: &str) {
     };
     let filter = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
-        // The number of the call is the first word.
+        // The system call number is the first word.
         filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number as u32),
         filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
-    // SAFETY: the filter is there, as long as said.
+    // SAFETY: the filter is valid and has the given length.
     unsafe {
         let set = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0;
@@ -294,12 +294,12 @@ fn refused_call(name: &str) {
     one();
 }
 
-/// Goes to a root directory that has what the program needs of /usr and /lib, and /proc if `proc`
-/// says so.
+/// Changes to a root directory that has what the program needs of /usr and /lib, and also /proc if
+/// `proc` is "proc".
 fn bare_root(directory: &str, proc: &str) {
     let c = |path: String| CString::new(path).unwrap();
-    // SAFETY: all paths end with a zero; the process has one thread, and a mount namespace of its
-    // own.
+    // SAFETY: all paths are null-terminated; the process has one thread, and a mount namespace of
+    // its own.
     unsafe {
         if libc::unshare(libc::CLONE_NEWNS) != 0 {
             refused();
@@ -318,7 +318,7 @@ fn bare_root(directory: &str, proc: &str) {
         assert_eq!(libc::chdir(c"/".as_ptr()), 0);
     }
     one();
-    // Only this asks for /dev/null.
+    // Only this start needs /dev/null.
     match Process::new(|| 7, ()).stdout(Stdio::null()).start() {
         Ok(child) => say(&format!("value {:?}", child.join())),
         Err(error) => say(&format!("error {error}")),
@@ -327,14 +327,14 @@ fn bare_root(directory: &str, proc: &str) {
     one();
 }
 
-/// Closes descriptor 0, for good.
+/// Closes descriptor 0 permanently.
 fn close_stdin() {
-    // SAFETY: the standard library uses the number alone, and takes what is closed for the end.
+    // SAFETY: the standard library only uses the number, and treats a closed stdin as empty.
     assert_eq!(unsafe { libc::close(0) }, 0);
 }
 
-/// Starts children while descriptor 0 is closed for good, and another thread's files get its number
-/// for a moment each.
+/// Starts children while descriptor 0 is closed permanently, and the files of another thread get
+/// its number for a moment each.
 fn number_in_use() {
     close_stdin();
     let done = AtomicBool::new(false);
@@ -355,7 +355,7 @@ fn number_in_use() {
     say("started");
 }
 
-/// Descriptors 0 to 2 are close-on-exec here, and a child has them all the same.
+/// Descriptors 0 to 2 are close-on-exec here, but a child has them nevertheless.
 fn close_on_exec() {
     let files = || [0, 1, 2].map(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap().display().to_string());
     for fd in 0..3 {

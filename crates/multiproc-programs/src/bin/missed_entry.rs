@@ -1,4 +1,5 @@
-//! A program whose children don't come by `init`, though the program itself did: it reads its arguments first.
+//! A program that calls `init` only if it is not itself a child, so that its children never reach
+//! `init`.
 
 use multiproc::{Process, StartMethod};
 use multiproc_programs::say;

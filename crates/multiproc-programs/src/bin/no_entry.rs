@@ -1,5 +1,5 @@
-//! A program that has forgotten the entry for its children. With an argument it ends with the
-//! error: `result`, `boxed`, `unwrap`.
+//! A program that lacks the entry for its children. With an argument it ends with the error:
+//! `result`, `boxed`, `unwrap`.
 
 use multiproc::{Process, StartMethod};
 use multiproc_programs::say;
@@ -16,7 +16,7 @@ fn main() -> multiproc::Result<()> {
         Some("unwrap") => start(StartMethod::ForkServer).unwrap(),
         Some("boxed") => {
             let error: Box<dyn std::error::Error> = start(StartMethod::ForkServer).unwrap_err().into();
-            // As the standard library does with what a `main` returns.
+            // As the standard library prints an error returned by `main`.
             eprintln!("Error: {error:?}");
             std::process::exit(1);
         }

@@ -1,4 +1,5 @@
-//! One scenario of many, by its name: what a main process does, for a test to look at from outside.
+//! One of many scenarios, chosen by name: what a main process does, for a test to observe from
+//! outside.
 
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ fn basics() {
     say(&format!("{} {}", status.exit_code().unwrap(), panics.join().unwrap_err()));
 }
 
-/// A daemon that would run for ever, and a child that takes a moment.
+/// A daemon that would run forever, and a child that takes a moment.
 fn family(name: &str) {
     let daemon = Process::new(sleep_long, ()).daemon(true).start().unwrap();
     say(&format!("daemon {}", daemon.pid()));
@@ -93,11 +94,11 @@ fn stubborn() {
     );
     let daemon = daemon.daemon(true).start().unwrap();
     say(&format!("daemon {}", daemon.pid()));
-    // The test answers once it has read that the daemon is as stubborn as it should be.
+    // The test answers once it has read that the daemon ignores SIGTERM.
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-/// Children of every kind and their children, all of whom sleep; then waits to be killed.
+/// Children of every kind with children of their own, all of which sleep; then waits to be killed.
 fn tree() {
     fn branch(label: String) {
         say(&format!("{label} {}", current_process().pid()));
@@ -130,7 +131,7 @@ fn tree() {
     sleep_long();
 }
 
-/// Starts a child each time a line comes in.
+/// Starts a child for each input line.
 fn wait_for_word() {
     say("ready");
     let mut line = String::new();
@@ -194,7 +195,7 @@ fn log() {
     Process::new(sleep_long, ()).name("service").daemon(true).start().unwrap();
 }
 
-/// A child that leaves by `exit` ends its own children first.
+/// A child that ends by `exit` ends its own children first.
 fn exit_in_child() {
     let child = Process::new(
         || {
@@ -246,12 +247,13 @@ fn child_fails() {
     say(&format!("{error} <- {}", std::error::Error::source(&error).unwrap()));
 }
 
-/// Drops its handles at once, and shows that no zombies gather.
+/// Drops its handles immediately, and shows that no zombies accumulate.
 fn abandon() {
     for _ in 0..20 {
         drop(Process::new(|| (), ()).start().unwrap());
     }
-    // The one that reports is the last; whoever has ended by then has been reaped, or is when the next one is asked about.
+    // The last child triggers the count; children that have ended by then have been reaped, or are
+    // reaped when the next child is queried.
     std::thread::sleep(Duration::from_millis(100));
     let last = Process::new(|| (), ()).start().unwrap();
     last.wait().unwrap();
@@ -284,7 +286,7 @@ fn few_descriptors() {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
-/// A set-user-id program that has given up what it got by that.
+/// A set-user-id program that has given up the privileges gained by it.
 fn ids() {
     fn get() -> [u32; 3] {
         let mut ids = [0; 3];
@@ -301,7 +303,8 @@ fn ids() {
     say(&format!("{:?} {:?}", get(), Process::new(get, ()).start().unwrap().join().unwrap()));
 }
 
-/// While other threads start processes, copies of this one are made that have no use for them, and exit.
+/// While other threads start processes, fork copies of this process are made that have no use for
+/// them, and exit.
 fn forked_copy_exits() {
     for _ in 0..2 {
         std::thread::spawn(|| {
@@ -311,19 +314,19 @@ fn forked_copy_exits() {
         });
     }
     for _ in 0..100 {
-        // SAFETY: the copy runs nothing but exit handlers.
+        // SAFETY: the copy runs only exit handlers.
         let copy = unsafe { libc::fork() };
         if copy == 0 {
             // SAFETY: as above.
             unsafe { libc::exit(0) };
         }
-        // SAFETY: no status is asked for.
+        // SAFETY: no status is requested.
         unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
     }
     say("all have exited");
 }
 
-/// Executes a set-user-id copy of this very program as if it were a child, and asks to be root in it.
+/// Executes a set-user-id copy of this program as if it were a child, and asks to be root in it.
 fn attack(program: &str) {
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
@@ -344,7 +347,7 @@ fn attack(program: &str) {
     let ids = [0; multiproc_os::credentials::Ids::BYTES + multiproc_os::credentials::Capabilities::BYTES];
     let len = ((ids.len() + build_id.len()) as u64).to_le_bytes();
     multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x01\x00", &len, &[0; 16], &ids, &build_id], &[]).unwrap();
-    // It waits for what it is to be, once it has dealt with that; the next message is nothing that it knows.
+    // After handling that, it waits for its spec; the next message has an unknown kind.
     multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x63\x00", &[0; 24]], &[]).unwrap();
     multiproc_os::pidfd::wait_any([&ours], None).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
@@ -353,8 +356,8 @@ fn attack(program: &str) {
     say(&child.wait().unwrap().code().unwrap().to_string());
 }
 
-/// Says whether a child may make a directory, before and after this process has given that up by
-/// Landlock. Nothing else changes: `no_new_privs` is there from the start.
+/// Prints whether a child may create a directory, before and after this process has given up that
+/// right by Landlock. Nothing else changes: `no_new_privs` is set from the start.
 fn confines_itself() {
     let may_make = || {
         let directory = std::env::temp_dir().join(format!("multiproc-confined-{}", std::process::id()));
@@ -364,7 +367,7 @@ fn confines_itself() {
     };
     let tell = || say(&Process::new(may_make, ()).start().unwrap().join().unwrap().to_string());
     let make_dir: u64 = 1 << 7;
-    // SAFETY: the attributes are as large as said; nothing else is a pointer.
+    // SAFETY: the attributes have the given size; nothing else is a pointer.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         tell();

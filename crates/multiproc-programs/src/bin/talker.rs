@@ -1,4 +1,5 @@
-//! Processes that log and print, by scenario: what their main process makes of it, for a test to look at from outside.
+//! Processes that log and print, by scenario: what their main process does with that, for a test to
+//! observe from outside.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -59,7 +60,7 @@ impl log::Log for Own {
 
         impl<'kvs> VisitSource<'kvs> for Pairs {
             fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-                // Whatever it is, it must not be the same in every run of a test.
+                // Left out, because it differs from run to run.
                 if key.as_str() != "pid" {
                     self.0.push(format!("{key}={value}"));
                 }
@@ -81,7 +82,7 @@ fn relay() {
     multiproc::relay_logs().unwrap();
 }
 
-/// A relay whose records are printed as they are.
+/// Starts a relay that prints records as they are.
 fn relay_plainly() {
     LogRelay::new().level(LevelFilter::Warn).handler(|record| say(&record.to_string())).start().unwrap();
 }
@@ -110,7 +111,8 @@ fn killed() {
     say("waited");
 }
 
-/// All generations, by all methods; key-values; and the main process's own records.
+/// Descendants in several generations, by all methods; key-values; and the main process's own
+/// records.
 fn family() {
     relay();
     log::info!(target: "main", "its own");
@@ -139,7 +141,7 @@ fn family() {
     Process::new(|| log::info!(target: "child", "no prefix"), ()).name("plain").start().unwrap().wait().unwrap();
 }
 
-/// A child whose threads log, all at once.
+/// A child with several threads that log at the same time.
 fn threads() {
     relay_plainly();
     let child = Process::new(
@@ -189,7 +191,7 @@ fn large() {
     say("waited");
 }
 
-/// A message that must not be made.
+/// A message that must not be formatted.
 struct Untouchable;
 
 impl std::fmt::Display for Untouchable {
@@ -199,7 +201,7 @@ impl std::fmt::Display for Untouchable {
     }
 }
 
-/// The level of the moment of the start is the child's, and its child's.
+/// A child inherits the log level at the time of its start, and so does its own child.
 fn levels() {
     fn child() {
         log::error!(target: "x", "error");
@@ -213,7 +215,7 @@ fn levels() {
     log::set_max_level(LevelFilter::Warn);
     let warns = Process::new(child, ()).start().unwrap();
     log::set_max_level(LevelFilter::Error);
-    // What this process doesn't want any more it doesn't get, whenever it was started.
+    // A record below this process's present level is dropped here, whenever its sender was started.
     warns.wait().unwrap();
     say("waited");
     log::set_max_level(LevelFilter::Off);
@@ -223,7 +225,7 @@ fn levels() {
     Process::new(child, ()).start().unwrap().wait().unwrap();
 }
 
-/// Processes that fail, in each way, and some that end as they were told to.
+/// Processes that fail in each way, and some that end as requested.
 fn failures(on_stderr: bool) {
     if on_stderr {
         multiproc::log_to_stderr(LevelFilter::Warn);
@@ -234,7 +236,7 @@ fn failures(on_stderr: bool) {
     let run = |name: &str, target: fn()| {
         let child = Process::new(target, ()).name(name).memory_limit(64 << 20).start().unwrap();
         child.wait().unwrap();
-        // Each is told once, however often it is asked how it ended.
+        // Each failure is logged once, however often the exit status is queried.
         child.wait().unwrap();
         let _ = child.join();
         say(&format!("waited for {name}"));
@@ -253,11 +255,11 @@ fn failures(on_stderr: bool) {
     let child = Process::new(sleep_long, ()).name("told").start().unwrap();
     child.terminate().unwrap();
     child.wait().unwrap();
-    // Only the end of `main` waits for this one.
+    // Only the end of `main` waits for this child.
     Process::new(|| std::process::abort(), ()).name("unwatched").start().unwrap();
 }
 
-/// What the library itself logs, to a logger that takes everything and shows its level.
+/// The library's own records, for a logger that takes all levels and prints them.
 fn own_lines() {
     log::set_logger(&Own).unwrap();
     log::set_max_level(LevelFilter::Trace);
@@ -281,14 +283,14 @@ fn on_stderr() {
     worker.name("worker").start().unwrap().wait().unwrap();
 }
 
-/// Nobody waits for the child but the end of main; and nothing is handled before the child has ended.
+/// Only the end of main waits for the child, and no record is handled before the child has ended.
 fn without_wait() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     LogRelay::new()
         .level(LevelFilter::Warn)
         .handler(move |record| {
-            // The second time nobody has anything to send any more.
+            // From the second time on this fails, because the sender is dropped.
             let _ = released.lock().unwrap().recv();
             say(&record.to_string());
         })
@@ -308,7 +310,7 @@ fn without_wait() {
     child.start().unwrap();
 }
 
-/// The handler does not move until the child has more to say than there is room for.
+/// The handler blocks until the child has logged more than fits into the buffers.
 fn slow_reader() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
@@ -339,7 +341,7 @@ fn slow_reader() {
     say(&count.load(SeqCst).to_string());
 }
 
-/// The handler wants a lock that is held while the child is waited for.
+/// The handler needs a lock that is held while the child is waited for.
 fn logger_that_needs_us() {
     let lock = Arc::new(Mutex::new(()));
     let its = lock.clone();
@@ -358,12 +360,12 @@ fn logger_that_needs_us() {
     say("waited with a deadline");
     child.wait().unwrap();
     say("waited without");
-    // Nobody waits a second time for somebody who is stuck.
+    // A handler that is stuck is not waited for a second time.
     Process::new(|| (), ()).start().unwrap().wait().unwrap();
     drop(held);
 }
 
-/// The handler starts and waits for a process of its own.
+/// The handler starts a process of its own and waits for it.
 fn handler_that_waits() {
     LogRelay::new()
         .level(LevelFilter::Warn)
@@ -393,7 +395,7 @@ fn handler_that_panics() {
     say("waited");
 }
 
-/// A child that goes on after the main process has been killed.
+/// A child that continues after the main process has been killed.
 fn orphan() {
     relay_plainly();
     let child = Process::new(
@@ -412,7 +414,7 @@ fn orphan() {
     sleep_long();
 }
 
-/// A child that writes nonsense wherever it can.
+/// A child that writes nonsense to all of its sockets.
 fn garbage() {
     relay();
     let started = Event::new().unwrap();
@@ -428,7 +430,7 @@ fn garbage() {
                 b"mpkt\x02\x00\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
             ];
             for number in sockets {
-                // SAFETY: it is open, and nobody closes it.
+                // SAFETY: it is open, and nothing closes it.
                 let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
                 for message in messages {
                     fd_passing::send(socket, &[message], &[]).unwrap();
@@ -446,18 +448,18 @@ fn garbage() {
 }
 
 fn is_socket(number: i32) -> bool {
-    // SAFETY: the number is not -1; what it is open on, if on anything, is asked of the kernel.
+    // SAFETY: the number is not -1; the kernel is only asked what it refers to, if anything.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
     fd_passing::is_packet_socket(fd)
 }
 
-/// Which of the process's threads would take a SIGTERM.
+/// Prints which of the process's threads would take a SIGTERM.
 fn signals() {
-    // Its thread is there or not, depending on time.
+    // With standby, its thread would exist or not, depending on timing.
     multiproc::set_standby(false);
     multiproc::relay_logs().unwrap();
     multiproc::capture_output().unwrap();
-    // Both have begun once somebody has been waited for.
+    // The relay's and the capture's threads have both begun once a child has been waited for.
     Process::new(|| (), ()).start().unwrap().wait().unwrap();
     let mut takers: Vec<String> = std::fs::read_dir("/proc/self/task")
         .unwrap()
@@ -473,12 +475,12 @@ fn signals() {
     say(&takers.join(", "));
 }
 
-/// A child that takes its own descendants' records.
+/// A child that handles the records of its own descendants.
 fn nearest() {
     relay();
     let child = Process::new(
         || {
-            // Nothing happens: they are relayed already.
+            // This has no effect: they are relayed already.
             multiproc::relay_logs().unwrap();
             Process::new(|| log::info!(target: "x", "to the top"), ()).start().unwrap().wait().unwrap();
             LogRelay::new()
@@ -494,7 +496,7 @@ fn nearest() {
     child.name("middle").start().unwrap().wait().unwrap();
 }
 
-/// Neither end has a descriptor left while records of all sizes are on their way.
+/// Neither side has a descriptor left while records of all sizes are sent.
 fn few_descriptors() {
     LogRelay::new()
         .level(LevelFilter::Warn)
@@ -504,7 +506,7 @@ fn few_descriptors() {
     multiproc::capture_output().unwrap();
     let child = Process::new(
         || {
-            // The first line that is written shows that the parent has none left either.
+            // The line is written when the parent has no descriptor left either.
             std::io::stdin().read_line(&mut String::new()).unwrap();
             use_up_descriptors();
             log::warn!("{}", "x".repeat(10));
@@ -522,14 +524,14 @@ fn few_descriptors() {
 
 fn use_up_descriptors() {
     let limit = libc::rlimit { rlim_cur: 3, rlim_max: 3 };
-    // SAFETY: the structure is ours.
+    // SAFETY: the structure is a local variable.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
     assert!(std::fs::File::open("/dev/null").is_err());
 }
 
-/// Writes to a stream past all buffers.
+/// Writes to a stream without any buffers.
 fn write_raw(number: i32, bytes: &[u8]) {
-    // SAFETY: the bytes are there.
+    // SAFETY: the pointer and length are those of the slice.
     let written = unsafe { libc::write(number, bytes.as_ptr().cast(), bytes.len()) };
     assert_eq!(written, bytes.len() as isize);
 }
@@ -559,7 +561,7 @@ fn partial_lines() {
     say("waited");
 }
 
-/// All that can write to a process's streams, up to its last moment.
+/// Everything that can write to a process's streams, up to the moment when the process is killed.
 fn everything_printed() {
     let talks = || {
         println!("a line");
@@ -596,7 +598,7 @@ fn everything_printed() {
     panics.name("panics").start().unwrap().wait().unwrap();
 }
 
-/// Bytes of every value, and a line that is longer than a line may be.
+/// Bytes of every value, and a line that exceeds the limit for a line.
 fn binary() {
     multiproc::capture_output().unwrap();
     let child = Process::new(
@@ -612,7 +614,7 @@ fn binary() {
     child.name("b").start().unwrap().wait().unwrap();
 }
 
-/// A program that outlives the child, and that nobody waits for, holds its pipes.
+/// A program that outlives the child holds its pipes open; it is never waited for.
 #[allow(clippy::zombie_processes)]
 fn held_open() {
     multiproc::capture_output().unwrap();
@@ -628,7 +630,7 @@ fn held_open() {
     say("waited");
 }
 
-/// Lines for a function.
+/// Lines passed to a function.
 fn lines() {
     let (sender, lines) = mpsc::channel();
     OutputCapture::new()

@@ -1,4 +1,4 @@
-//! An async `main`, our attribute first.
+//! An async `main`, with `#[multiproc::main]` as the outer attribute.
 
 use multiproc_programs::say;
 

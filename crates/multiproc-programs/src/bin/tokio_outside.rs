@@ -1,4 +1,4 @@
-//! An async `main`, the runtime's attribute first.
+//! An async `main`, with the runtime's attribute as the outer one.
 
 use multiproc_programs::say;
 

@@ -1,4 +1,4 @@
-//! Processes that use `tracing`, and what their main process listens with, by scenario.
+//! Processes that use `tracing`, with different receivers in their main process, by scenario.
 
 use multiproc::{LevelFilter, Process, StartMethod};
 use multiproc_programs::say;
@@ -57,7 +57,7 @@ fn events() {
     info!(target: "child", "out again");
 }
 
-/// The main process's stdout, line by line.
+/// Writes to the main process's stdout.
 struct Stdout;
 
 impl tracing_subscriber::fmt::MakeWriter<'_> for Stdout {

@@ -1,5 +1,6 @@
-// A target can live anywhere: in this file, in a module of its own, in another crate. Nothing marks it as a target, and nothing
-// guards the main program: #[multiproc::main] is where a child turns off, so main runs once.
+// A target can live anywhere: in this file, in a module of its own, in another crate. Nothing marks
+// it as a target, and nothing guards the main program: a child never gets past #[multiproc::main],
+// so main runs once.
 
 use multiproc::Process;
 

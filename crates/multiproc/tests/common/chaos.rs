@@ -1,4 +1,5 @@
-//! What tests under fire need: numbers that look random and can be had again, how long to go on, and the fire.
+//! What the chaos tests share: pseudo-random numbers that can be reproduced, the duration, and the
+//! loop that kills.
 
 #![allow(dead_code)]
 
@@ -7,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::LONG;
 
-/// Numbers that look random, and are the same for the same seed (splitmix64).
+/// Pseudo-random numbers, the same for the same seed (splitmix64).
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// From `MULTIPROC_SEED`, or others each time. The seed is printed.
+    /// Seeded from `MULTIPROC_SEED`, or differently each time. The seed is printed.
     pub(crate) fn seeded() -> Random {
         let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("a number"));
         let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into());
@@ -32,14 +33,15 @@ impl Random {
     }
 }
 
-/// `MULTIPROC_CHAOS_SECONDS`, or as long as a test suite bears.
+/// `MULTIPROC_CHAOS_SECONDS`, or a default that suits a test suite.
 pub(crate) fn duration() -> Duration {
     let seconds = std::env::var("MULTIPROC_CHAOS_SECONDS").ok().map(|seconds| seconds.parse().expect("seconds"));
     Duration::from_secs_f64(seconds.unwrap_or(2.0))
 }
 
-/// Every few milliseconds `shoot` kills one of so many, whose number it is given, and starts another in its place: for that long, and until it `is_enough`. Each
-/// time something must be done then, whoever has been killed; `done` counts that. Says how often one was killed.
+/// Every few milliseconds calls `shoot` with a random index below `targets`, to kill that process
+/// and start another in its place: for [`duration`], and until `is_enough`. After each kill the
+/// count `done` must grow, whichever process was killed. Returns the number of kills.
 pub(crate) fn fire(
     random: &mut Random,
     targets: usize,
@@ -51,14 +53,14 @@ pub(crate) fn fire(
     let goes_on = |kills| {
         let (before, waited) = (done(), Instant::now());
         while done() == before {
-            assert!(waited.elapsed() < LONG, "nothing is done any more, after {kills} kills: {state:?}");
+            assert!(waited.elapsed() < LONG, "no progress after {kills} kills: {state:?}");
             std::thread::yield_now();
         }
     };
     goes_on(0);
     let (begin, mut kills) = (Instant::now(), 0);
     while begin.elapsed() < duration() || !is_enough() {
-        assert!(begin.elapsed() < duration() + LONG, "not all is done, after {kills} kills: {state:?}");
+        assert!(begin.elapsed() < duration() + LONG, "not enough was done after {kills} kills: {state:?}");
         std::thread::sleep(Duration::from_micros(random.below(6000)));
         shoot(random.below(targets as u64) as usize);
         kills += 1;

@@ -1,4 +1,5 @@
-//! What is true of all locks that one thread holds at a time, whatever else they can do: tests for any of them.
+//! What applies to all locks that one thread holds at a time, whatever else they can do: tests for
+//! any of them.
 
 #![allow(dead_code, unused_macros, unused_imports)]
 
@@ -14,16 +15,17 @@ use serde::{Deserialize, Serialize};
 use crate::common::{LONG, sleep_long, time_until};
 use crate::shared::{Numbers, kill, wait_asleep_in_futex};
 
-/// What taking it gives; none if somebody else has it.
+/// The result of an attempt; `None` if another thread has the lock.
 pub(crate) type Taken<G> = Result<Option<G>, LockError<G>>;
 
-/// A lock, for the part that they have in common.
+/// The common interface of the locks.
 pub(crate) trait AnyLock:
     Clone + Serialize + DeserializeOwned + Send + Sync + std::fmt::Debug + 'static
 {
-    /// What is in `/proc/self/fd`.
+    /// The name of the memory file in `/proc/self/fd`.
     const NAME: &'static str;
-    /// How many descriptors and mappings it costs, and how many of the latter stay with a guard that is forgotten.
+    /// How many descriptors and mappings it takes, and how many of the latter stay with a forgotten
+    /// guard.
     const COSTS: [usize; 3] = [1, 1, 1];
     type Guard<'a>;
     fn make() -> multiproc::Result<Self>;
@@ -68,7 +70,7 @@ macro_rules! any_lock {
 
 pub(crate) use any_lock;
 
-/// The tests below, for this lock: in a module of their own.
+/// The tests below, for this lock, in a module of their own.
 macro_rules! lock_tests {
     ($type:ty) => {
         $crate::locks::holding_tests!($type);
@@ -80,7 +82,7 @@ macro_rules! lock_tests {
     };
 }
 
-/// The same without that of garbage, which is for locks that travel as one descriptor.
+/// The same without the test of garbage, which is for locks that are sent as one descriptor.
 macro_rules! holding_tests {
     ($type:ty) => {
         mod any_lock {
@@ -164,7 +166,7 @@ macro_rules! holding_tests {
 
 pub(crate) use {holding_tests, lock_tests};
 
-/// A process by that method that ends with the test.
+/// A process by this method that ends with the test.
 macro_rules! start {
     ($process:expr, $method:expr) => {
         $crate::common::Ends($process.start_method($method).start().unwrap())
@@ -173,9 +175,9 @@ macro_rules! start {
 
 pub(crate) use start;
 
-/// Waits until it has ended well.
+/// Waits until the child has ended successfully.
 pub(crate) fn ends<T>(child: &multiproc::Child<T>) {
-    let status = child.wait_timeout(LONG).unwrap().expect("it hangs");
+    let status = child.wait_timeout(LONG).unwrap().expect("timed out");
     assert!(status.success(), "{status}");
 }
 
@@ -207,14 +209,15 @@ pub(crate) fn one_at_a_time<L: AnyLock>(method: StartMethod) {
     assert!(!lock.is_taken() && !lock.was_poisoned());
 }
 
-/// Holds it until it is killed.
+/// Holds the lock until it is killed.
 pub(crate) fn hold<L: AnyLock>(lock: L, holds: Event) {
     let _guard = lock.take().unwrap();
     holds.set();
     sleep_long();
 }
 
-/// What somebody finds who takes it: how somebody has come to grief, and who.
+/// What the next taker of the lock finds: `None`, or whether the previous holder died (and did not
+/// panic), and its process.
 pub(crate) type Found = Option<(bool, Option<i32>)>;
 
 pub(crate) fn look<L: AnyLock>(lock: L) -> Found {
@@ -238,8 +241,8 @@ pub(crate) fn of_a_killed_holder_the_next_one_is_told<L: AnyLock>(method: StartM
     waiters.iter().for_each(|waiter| wait_asleep_in_futex(waiter.pid()));
     holder.kill().unwrap();
     let took = time_until(|| waiters.iter().all(|waiter| !waiter.is_alive()));
-    println!("{took:?} from the kill to the end of those who waited");
-    // Asleep, they would look for themselves after a second.
+    println!("{took:?} from the kill to the end of the waiters");
+    // Without a wake-up, the sleepers would check for themselves after a second.
     assert!(took < Duration::from_millis(900));
     let died = Some((true, Some(holder.pid())));
     for waiter in waiters {
@@ -249,12 +252,12 @@ pub(crate) fn of_a_killed_holder_the_next_one_is_told<L: AnyLock>(method: StartM
     lock.put_right();
     assert_eq!(look(lock.clone()), None);
 
-    // And when nobody waits.
+    // And when no thread waits.
     holds.clear();
     let holder = start!(Process::new(hold::<L>, (lock.clone(), holds.clone())), method);
     holds.wait().unwrap();
     kill(&holder);
-    let Err(LockError::Poisoned(poisoned)) = lock.try_take() else { panic!("it was not told") };
+    let Err(LockError::Poisoned(poisoned)) = lock.try_take() else { panic!("no poison error") };
     let text = format!("process {} has died while holding the {}, and what", holder.pid(), L::NAME);
     assert!(poisoned.to_string().starts_with(&text), "{poisoned}");
     assert_eq!(poisoned.tid(), Some(holder.pid()));
@@ -264,13 +267,13 @@ pub(crate) fn of_a_killed_holder_the_next_one_is_told<L: AnyLock>(method: StartM
 
 fn panic_with_it<L: AnyLock>(lock: L) {
     let _guard = lock.take().unwrap();
-    panic!("as the test wants it");
+    panic!("panic on purpose");
 }
 
 pub(crate) fn of_a_panic_the_next_one_is_told<L: AnyLock>(method: StartMethod) {
     let lock = L::make().unwrap();
     let child = start!(Process::new(panic_with_it::<L>, (lock.clone(),)), method);
-    assert!(!child.wait_timeout(LONG).unwrap().expect("it hangs").success());
+    assert!(!child.wait_timeout(LONG).unwrap().expect("timed out").success());
     assert_eq!(look(lock), Some((false, Some(child.pid()))));
 }
 
@@ -332,7 +335,7 @@ pub(crate) fn it_travels<L: AnyLock>(method: StartMethod) {
     let worker = Worker { lock: lock.clone(), list: vec![Some(other.clone()), None, Some(other.clone())] };
     let child = worker.process().start_method(method).start().unwrap();
     let (back, list) = child.join().unwrap();
-    assert!(back.is_taken(), "it is the same");
+    assert!(back.is_taken(), "it is the same lock");
     drop(guard);
     let guard = back.take().unwrap();
     assert!(std::thread::scope(|scope| scope.spawn(|| lock.try_take().unwrap().is_none()).join().unwrap()));
@@ -386,7 +389,7 @@ pub(crate) fn several_in_any_order<L: AnyLock>() {
 pub(crate) fn a_thread_can_hold_so_many<L: AnyLock>() {
     Process::new(
         || {
-            // SAFETY: the structure is ours.
+            // SAFETY: the pointer is to a local structure.
             unsafe {
                 let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
@@ -400,7 +403,7 @@ pub(crate) fn a_thread_can_hold_so_many<L: AnyLock>() {
             assert!(locks[1024].try_take().is_err() && !locks[1024].is_taken());
             guards.swap_remove(500);
             drop(locks[1024].take().unwrap());
-            // Another thread has as many.
+            // Another thread has a limit of its own.
             std::thread::scope(|scope| scope.spawn(|| drop(locks[1024].take().unwrap())).join().unwrap());
         },
         (),
@@ -414,11 +417,11 @@ pub(crate) fn a_thread_can_hold_so_many<L: AnyLock>() {
 pub(crate) fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends<L: AnyLock>() {
     let lock = L::make().unwrap();
     let other = lock.clone();
-    // SAFETY: it touches no memory.
+    // SAFETY: the call accesses no memory.
     let thread = std::thread::spawn(move || (std::mem::forget(other.take().unwrap()), unsafe { libc::gettid() }).1);
     let tid = thread.join().unwrap();
-    // The thread may not be quite at its end yet.
-    let Err(LockError::Poisoned(poisoned)) = lock.take_within(LONG) else { panic!("it was not told") };
+    // The thread may not have ended completely yet.
+    let Err(LockError::Poisoned(poisoned)) = lock.take_within(LONG) else { panic!("no poison error") };
     assert_eq!((poisoned.pid(), poisoned.tid()), (Some(std::process::id() as i32), Some(tid)));
     assert_eq!(poisoned.cause(), PoisonCause::Died);
     assert!(poisoned.to_string().starts_with(&format!("thread {tid} of process ")), "{poisoned}");
@@ -435,17 +438,17 @@ pub(crate) fn memory_with_a_forgotten_guard_stays<L: AnyLock>() {
     let thread = std::thread::spawn(move || {
         std::mem::forget(forgotten.take().unwrap());
         drop(forgotten);
-        // The kernel, and this thread itself, find their way past it.
+        // The kernel, and this thread itself, skip it in the thread's robust list.
         drop(other.take().unwrap());
         std::mem::forget(other.take().unwrap());
     });
     thread.join().unwrap();
     let [descriptors, mappings, stay] = L::COSTS;
     assert_eq!((count(), self::mapped()), (opened - descriptors, mapped - mappings + stay));
-    let Err(LockError::Poisoned(_)) = last.take_within(LONG) else { panic!("it was not told") };
+    let Err(LockError::Poisoned(_)) = last.take_within(LONG) else { panic!("no poison error") };
 }
 
-/// How many objects are mapped.
+/// The number of objects that are mapped.
 fn mapped() -> usize {
     std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:multiproc-").count()
 }
@@ -456,7 +459,7 @@ pub(crate) fn a_panic_while_it_is_held_poisons_it_until_that_is_cleared<L: AnyLo
     std::thread::spawn(move || panic_with_it(other)).join().unwrap_err();
     assert!(lock.was_poisoned() && !lock.is_taken());
     for _ in 0..2 {
-        let Err(LockError::Poisoned(mut poisoned)) = lock.take() else { panic!("it was not told") };
+        let Err(LockError::Poisoned(mut poisoned)) = lock.take() else { panic!("no poison error") };
         assert_eq!(poisoned.cause(), PoisonCause::Panicked);
         assert_eq!(poisoned.pid(), Some(std::process::id() as i32));
         let _: &L::Guard<'_> = poisoned.guard();
@@ -485,7 +488,7 @@ pub(crate) fn what_is_locked_during_a_panic_is_not_poisoned<L: AnyLock>() {
     let other = lock.clone();
     let thread = std::thread::spawn(move || {
         let _locks = LocksInDrop(other);
-        panic!("as the test wants it");
+        panic!("panic on purpose");
     });
     thread.join().unwrap_err();
     assert!(!lock.was_poisoned());
@@ -500,30 +503,30 @@ pub(crate) fn a_copy_of_a_guard_in_a_copy_of_the_process_is_none<L: AnyLock>() {
     if pid == 0 {
         drop(guard);
         let held = lock.is_taken() && lock.try_take().is_ok_and(|taken| taken.is_none());
-        // SAFETY: it ends the process.
+        // SAFETY: the call ends the process.
         unsafe { libc::_exit(i32::from(!held)) }
     }
     let mut status = 0;
-    // SAFETY: the status is ours.
+    // SAFETY: the pointer is to a local variable.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     assert_eq!(status, 0);
     assert!(lock.is_taken() && !lock.was_poisoned());
     drop(guard);
-    // A copy that ends with a guard of its own comes to grief like any other.
+    // A fork copy that ends with a guard of its own poisons the lock like any other holder.
     // SAFETY: this process has one thread.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         std::mem::forget(lock.take());
-        // SAFETY: it ends the process.
+        // SAFETY: the call ends the process.
         unsafe { libc::_exit(0) }
     }
-    // SAFETY: the status is ours.
+    // SAFETY: the pointer is to a local variable.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    let Err(LockError::Poisoned(poisoned)) = lock.take() else { panic!("it was not told") };
+    let Err(LockError::Poisoned(poisoned)) = lock.take() else { panic!("no poison error") };
     assert_eq!(poisoned.pid(), Some(pid));
 }
 
-/// As what a lock sends.
+/// A forged lock, as it is sent.
 #[derive(Serialize)]
 #[serde(transparent, bound = "")]
 struct Garbage<L>(Handle<OwnedFd>, #[serde(skip)] std::marker::PhantomData<fn() -> L>);
@@ -535,7 +538,7 @@ impl<'de, L: AnyLock> Deserialize<'de> for Garbage<L> {
 }
 
 pub(crate) fn garbage_is_an_error<L: AnyLock>() {
-    // SAFETY: the name ends with a zero, and the descriptor is new.
+    // SAFETY: the name is NUL-terminated, and the descriptor is new.
     let memory = |length: u64| unsafe {
         let file: std::fs::File =
             std::os::fd::FromRawFd::from_raw_fd(libc::memfd_create(c"x".as_ptr(), libc::MFD_ALLOW_SEALING));
@@ -579,7 +582,7 @@ pub(crate) fn it_costs_little_and_leaves_nothing<L: AnyLock>() {
 
 pub(crate) fn at_the_limit_of_open_files_there_is_an_error<L: AnyLock>() {
     let lock = L::make().unwrap();
-    // SAFETY: the structure is ours.
+    // SAFETY: the pointer is to a local structure.
     unsafe {
         let limit = libc::rlimit { rlim_cur: 40, rlim_max: 40 };
         assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
@@ -595,7 +598,7 @@ pub(crate) fn at_the_limit_of_open_files_there_is_an_error<L: AnyLock>() {
             && error.contains("Too many open files"),
         "{error}"
     );
-    // What there is can be used.
+    // The existing lock can be used.
     let guard = lock.take().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| assert!(lock.take_within(Duration::from_millis(1)).unwrap().is_none()));

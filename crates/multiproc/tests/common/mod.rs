@@ -1,4 +1,4 @@
-//! What several test files need.
+//! Helpers that several test files need.
 
 #![allow(dead_code, unused_macros, unused_imports)]
 
@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use multiproc::ProcessHandle;
 
-/// No test waits longer than this for anything; what takes so long does not come.
+/// No test waits longer than this; what takes longer never happens.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
-/// Waits until something is so, and says how long that took; of a time in which nobody ran, the machine having stood still, it counts a moment.
+/// Waits until the condition holds, and returns how long that took. A time in which the whole
+/// machine stood still counts only as a moment.
 pub(crate) fn time_until(is_so: impl Fn() -> bool) -> Duration {
-    /// Looked at so often; and counted is no more than so much of the time between two looks.
+    /// The interval between two checks, and the most that is counted for one interval.
     const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
     let (begun, mut looked, mut counted) = (Instant::now(), Instant::now(), Duration::ZERO);
     while !is_so() {
-        assert!(begun.elapsed() < LONG, "it does not come");
+        assert!(begun.elapsed() < LONG, "the condition never held");
         std::thread::sleep(LOOKS[0]);
         counted += looked.elapsed().min(LOOKS[1]);
         looked = Instant::now();
@@ -23,10 +24,12 @@ pub(crate) fn time_until(is_so: impl Fn() -> bool) -> Duration {
     counted
 }
 
-/// Makes a test for each start method of a function that takes one: `name::forkserver`, `name::spawn`, `name::fork`.
+/// Makes a test for each start method from a function with a method parameter: `name::forkserver`,
+/// `name::spawn`, `name::fork`.
 ///
-/// Fork is refused in a process with threads, as a test harness is, so that test is run by a process of its own. `fn name(method) not_fork {`
-/// leaves it out, for tests that need threads themselves, or are about what travels.
+/// Fork is refused in a process with threads, as a test harness is, so that test runs in a process
+/// of its own. `fn name(method) not_fork {` leaves it out, for tests that need threads themselves,
+/// or are about what is sent.
 macro_rules! for_each_method {
     ($($(#[$attribute:meta])* fn $name:ident($method:ident) $($not_fork:ident)? $body:block)*) => {
         $($(#[$attribute])* mod $name {
@@ -57,7 +60,7 @@ macro_rules! for_each_method {
     };
 }
 
-/// Runs a test there, as the main process of a program would.
+/// Runs a test in a process with one thread, as the main process of a program would.
 pub(crate) fn in_a_process_with_one_thread(test: fn()) {
     multiproc::Process::new(test, ()).name("harness").start().unwrap().join().unwrap()
 }
@@ -81,19 +84,21 @@ impl<T> std::ops::Deref for Ends<T> {
     }
 }
 
-/// Sleeps for ever, as far as a test is concerned.
+/// Sleeps longer than any test takes.
 pub(crate) fn sleep_long() {
     std::thread::sleep(Duration::from_secs(100_000));
 }
 
-/// A file in a directory of its own that is gone at the end of the test: where processes leave word of themselves.
+/// A directory of its own for files in which processes leave messages, removed at the end of the
+/// test.
 pub(crate) struct Scratch(std::path::PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Scratch {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        // A process that was killed in the middle of a test, and had this one's id, may have left some of these names behind.
+        // A process that was killed in the middle of a test, and had the same id as this one, may
+        // have left some of these names behind.
         loop {
             let name = format!("multiproc-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let path = std::env::temp_dir().join(name);
@@ -115,7 +120,8 @@ impl Drop for Scratch {
     }
 }
 
-/// A pipe: what a child writes to the inheritable end, by its number, the test reads. For telling that something has happened.
+/// A named pipe: the test reads what a child writes to the path. For announcing that something has
+/// happened.
 pub(crate) fn fifo(scratch: &Scratch, name: &str) -> String {
     let path = scratch.path(name);
     let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
@@ -123,7 +129,7 @@ pub(crate) fn fifo(scratch: &Scratch, name: &str) -> String {
     path
 }
 
-/// Whether there is a process of this id that is not a zombie.
+/// Whether a process with this id exists that is not a zombie.
 pub(crate) fn exists(pid: i32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']),
@@ -131,7 +137,8 @@ pub(crate) fn exists(pid: i32) -> bool {
     }
 }
 
-/// Waits until the process of this id, not our child, is gone; says how long it took.
+/// Waits until the process with this id, not a child of this one, is gone; returns how long it
+/// took.
 pub(crate) fn wait_gone(pid: i32) -> Duration {
     let start = Instant::now();
     if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
@@ -141,20 +148,20 @@ pub(crate) fn wait_gone(pid: i32) -> Duration {
     start.elapsed()
 }
 
-/// How often the threads of a process have gone to sleep or been made to, in all.
+/// How often the threads of a process have been switched out, voluntarily or not, in total.
 pub(crate) fn switches(pid: i32) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.filter_map(|thread| Some(switches_at(thread.ok()?.path()))).sum()
 }
 
-/// The same, of the thread whose directory in `/proc` this is.
+/// The same, for the thread with this directory in `/proc`.
 pub(crate) fn switches_at(task: impl AsRef<std::path::Path>) -> u64 {
     let status = std::fs::read_to_string(task.as_ref().join("status")).unwrap_or_default();
     let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
     lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
 }
 
-/// Waits for a `pause` in which what `counts` returns does not change.
+/// Waits for a `pause` in which the result of `counts` does not change.
 pub(crate) fn until_nothing_wakes<C: PartialEq + std::fmt::Debug>(counts: impl Fn() -> C, pause: Duration) {
     let begun = Instant::now();
     loop {
@@ -164,7 +171,7 @@ pub(crate) fn until_nothing_wakes<C: PartialEq + std::fmt::Debug>(counts: impl F
         if before == after {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(40), "they wake up again and again: {before:?}, {after:?}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "they keep waking up: {before:?}, {after:?}");
     }
 }
 

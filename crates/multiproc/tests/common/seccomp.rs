@@ -1,6 +1,6 @@
 //! Filters of system calls, see seccomp(2).
 
-/// Has a call fail with `EPERM` from now on, in the calling thread.
+/// Makes a call fail with `EPERM` from now on, in the calling thread.
 pub(crate) fn forbid(call: libc::c_long) -> Result<(), String> {
     let check = |result| match result {
         -1 => Err(std::io::Error::last_os_error().to_string()),
@@ -14,7 +14,7 @@ pub(crate) fn forbid(call: libc::c_long) -> Result<(), String> {
         filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filters.len() as u16, filter: filters.as_mut_ptr() };
-    // SAFETY: the program outlives the calls, and is as long as it says.
+    // SAFETY: the program outlives the calls, and has the stated length.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
         check(libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program))

@@ -1,4 +1,5 @@
-//! What tests of objects that processes share need: to see that one of them sleeps, and numbers that all of them see.
+//! What tests of shared objects need: to see that a process sleeps, and numbers that all processes
+//! see.
 
 #![allow(dead_code)]
 
@@ -11,12 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::LONG;
 
-/// Waits until the first thread of this process sleeps in poll(2), as those do who wait for long.
+/// Waits until the first thread of this process sleeps in poll(2), as after a long wait.
 pub(crate) fn wait_asleep(pid: i32) {
     wait_asleep_in(pid, &[libc::SYS_ppoll, if cfg!(target_arch = "x86_64") { 7 } else { libc::SYS_ppoll }]);
 }
 
-/// Waits until it sleeps in futex(2), as those do who wait for a lock.
+/// Waits until it sleeps in futex(2), as in a wait for a lock.
 pub(crate) fn wait_asleep_in_futex(pid: i32) {
     wait_asleep_in(pid, &[libc::SYS_futex]);
 }
@@ -39,7 +40,7 @@ pub(crate) fn kill<T>(child: &multiproc::Child<T>) {
     assert_eq!(child.wait_timeout(LONG).unwrap().unwrap().signal(), Some(libc::SIGKILL));
 }
 
-/// Numbers in memory that all who are given this share. All are 0 at first.
+/// Numbers in memory that all processes with this object share. All are 0 at first.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     file: SharedFile,

@@ -1,28 +1,31 @@
-//! Running a program with all that comes of it: every process that it leaves behind becomes a child of this one.
+//! Runs a program so that every process that it leaves behind becomes a child of this one.
 
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// A run that takes longer hangs. Less than the 30 seconds after which a start gives up by itself: that would be a hang too.
+/// A run that takes longer hangs. Less than the 30 seconds after which a start gives up by itself,
+/// since that would be a hang too.
 const LONGEST: libc::c_uint = 15;
 
 static HANGS: AtomicBool = AtomicBool::new(false);
 
-/// What has happened to a child, or to one that is traced.
+/// A change of state of a child or tracee.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Event {
     pub(crate) pid: i32,
-    /// As waitpid(2) gives it.
+    /// As returned by waitpid(2).
     pub(crate) status: libc::c_int,
 }
 
-/// Has orphans come to this process, and makes sure that it does not wait for ever for what happens to them.
+/// Makes orphans children of this process, and makes sure that it doesn't wait for their events
+/// forever.
 pub(crate) fn adopt_orphans() {
     extern "C" fn on_alarm(_: libc::c_int) {
         HANGS.store(true, Relaxed);
     }
-    // SAFETY: the handler stores a flag; without SA_RESTART, so that the wait ends. The structure is filled in before it is used.
+    // SAFETY: the handler stores a flag; it is installed without SA_RESTART, so that the wait ends.
+    // The structure is filled in before it is used.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -31,16 +34,17 @@ pub(crate) fn adopt_orphans() {
     }
 }
 
-/// The time that a run may take begins now.
+/// Starts the time limit of a run.
 pub(crate) fn begin() {
     // SAFETY: no memory is touched.
     unsafe { libc::alarm(LONGEST) };
 }
 
-/// The next thing that happens to a child, an orphan or one that is traced. None when there are none left: then the run is over.
+/// Waits for the next event of a child, orphan or tracee. Returns None when there are none left:
+/// then the run is over.
 pub(crate) fn next_event() -> Option<Event> {
     let mut status = 0;
-    // SAFETY: the status is written to a variable of ours.
+    // SAFETY: the status is written to a local variable.
     match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) } {
         -1 => match io::Error::last_os_error() {
             error if error.raw_os_error() == Some(libc::ECHILD) => {
@@ -49,7 +53,7 @@ pub(crate) fn next_event() -> Option<Event> {
                 None
             }
             error if error.kind() == io::ErrorKind::Interrupted && HANGS.load(Relaxed) => {
-                panic!("after {LONGEST} s there are still processes: {:?}", children())
+                panic!("processes are left after {LONGEST} s: {:?}", children())
             }
             error => panic!("{error}"),
         },
@@ -57,10 +61,10 @@ pub(crate) fn next_event() -> Option<Event> {
     }
 }
 
-/// Waits until this process, which is traced, has stopped. False if it has ended in place of that.
+/// Waits until this tracee has stopped. Returns false if it has ended instead.
 pub(crate) fn stops(pid: i32) -> bool {
     let mut status = 0;
-    // SAFETY: the status is written to a variable of ours.
+    // SAFETY: the status is written to a local variable.
     let result = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
     assert_eq!(result, pid, "{}", io::Error::last_os_error());
     libc::WIFSTOPPED(status)
@@ -78,14 +82,14 @@ pub(crate) fn children() -> Vec<String> {
         .collect()
 }
 
-/// What is open in this process: numbers, and what they stand for.
+/// The open descriptors of this process: numbers and targets.
 pub(crate) fn descriptors() -> Vec<String> {
     let mut list: Vec<String> = std::fs::read_dir("/proc/self/fd")
         .unwrap()
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let target = std::fs::read_link(entry.path()).ok()?;
-            // The directory that is being listed.
+            // Leave out the directory that is being listed.
             (!target.starts_with("/proc")).then(|| format!("{} {}", entry.file_name().display(), target.display()))
         })
         .collect();
@@ -93,7 +97,8 @@ pub(crate) fn descriptors() -> Vec<String> {
     list
 }
 
-/// An empty directory for the temporary files of those who are killed. Dropped, it must be empty still.
+/// An empty directory for the temporary files of the killed programs. It must still be empty at the
+/// end.
 pub(crate) fn temporary_directory() -> &'static str {
     static DIRECTORY: OnceLock<String> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
@@ -103,7 +108,7 @@ pub(crate) fn temporary_directory() -> &'static str {
     })
 }
 
-/// Removes that directory, and fails if there is something in it; or something of multiproc's in `/dev/shm` that names this run.
+/// Removes that directory; fails if it isn't empty, or if `/dev/shm` holds files of multiproc.
 pub(crate) fn no_files_are_left() {
     let shared: Vec<_> = std::fs::read_dir("/dev/shm")
         .into_iter()
@@ -112,6 +117,6 @@ pub(crate) fn no_files_are_left() {
         .filter(|name| name.to_string_lossy().contains("multiproc"))
         .collect();
     assert!(shared.is_empty(), "{shared:?}");
-    // It fails if there is something in it.
+    // This fails if the directory isn't empty.
     std::fs::remove_dir(temporary_directory()).unwrap();
 }

@@ -1,12 +1,16 @@
-//! Kills a program that starts processes, or one of its processes, at every moment that there is, and looks at what is left.
+//! Kills a program that starts processes, or one of its processes, at every possible moment, and
+//! checks what is left.
 //!
-//! - `chaos step METHOD VICTIM cold|warm|ignoring` walks over a start: the victim is killed at its first system call, then in another run at its
-//!   second, and so on until a run comes to its end unharmed (`step.rs`).
-//! - `chaos storm METHOD STARTS SEED` kills whole programs at random moments, while threads of theirs start processes (`storm.rs`).
+//! - `chaos step METHOD VICTIM cold|warm|ignoring` walks over a start: the victim is killed at its
+//!   first system call, then in another run at its second, and so on until a run ends without a
+//!   kill (`step.rs`).
+//! - `chaos storm METHOD STARTS SEED` kills whole programs at random moments, while their threads
+//!   start processes (`storm.rs`).
 //! - `chaos subject ...` and `chaos starter ...` are the programs that they run.
 //!
-//! Whatever a killed program leaves behind becomes a child of this one (`PR_SET_CHILD_SUBREAPER` of prctl(2)), so nothing can hide: a run
-//! is over when the kernel says that there is no child left (`family.rs`).
+//! All processes that a killed program leaves behind become children of this one
+//! (`PR_SET_CHILD_SUBREAPER` of prctl(2)), so none is missed: a run is over when the kernel reports
+//! that there is no child left (`family.rs`).
 
 mod family;
 mod step;

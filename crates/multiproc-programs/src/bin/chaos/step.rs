@@ -1,9 +1,12 @@
-//! A start, stepped through with ptrace(2): in each run the victim is killed at the next of its system calls.
+//! Steps through a start with ptrace(2): in each run the victim is killed at the next of its system
+//! calls.
 //!
-//! The program and everything that comes of it is traced (`PTRACE_O_TRACECLONE` and its like), and runs freely but for the victim, which
-//! stops at the beginning and at the end of each system call, and inside of those that make a process. What a process does between two
-//! system calls nobody else sees, but for the memory that it shares; so there are no other moments to be killed at that matter, except
-//! inside of a system call, and those the kernel does wholly or not at all.
+//! The program and all processes that come from it are traced (`PTRACE_O_TRACECLONE` and similar
+//! options). They run freely, except for the victim, which stops at the beginning and at the end of
+//! each system call, and inside of those that create a process. What a process does between two
+//! system calls is invisible to others, except in shared memory; so the only other moments at which
+//! a kill could matter are inside a system call, and the kernel completes those or doesn't begin
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -15,20 +18,21 @@ use multiproc_programs::say;
 use super::family::{self, Event};
 use super::subject::MARK;
 
-/// Who is killed.
+/// The part that a process has in the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// The program.
     Parent,
-    /// The server that makes its processes.
+    /// The server that creates its processes.
     Server,
     /// The process that it starts.
     Child,
-    /// None of them: one that comes earlier or later.
+    /// Any other process, created earlier or later.
     Bystander,
 }
 
-/// Kills the victim at each of its moments. Prints how many there were, and how often what came of it.
+/// Kills the victim at each of its moments. Prints the number of moments, and how often each
+/// outcome occurred.
 pub(crate) fn walk(method: &str, victim: &str, state: &str) {
     let victim = match victim {
         "parent" => Role::Parent,
@@ -52,13 +56,14 @@ pub(crate) fn walk(method: &str, victim: &str, state: &str) {
     }
 }
 
-/// One run: whether there was such a moment, and what the program says. Returns when nothing is left of it.
+/// Runs the program once. Returns whether the victim reached the moment and was killed, and what
+/// the program printed. Returns when no process of it is left.
 #[expect(clippy::zombie_processes, reason = "`next_event` waits for it, and for all others")]
 fn run(method: &str, victim: Role, state: &str, moment: u32) -> (bool, String) {
     let mut command = Command::new("/proc/self/exe");
     command.args(["subject", method, state]).env("TMPDIR", family::temporary_directory());
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    // SAFETY: ptrace is a system call and nothing else.
+    // SAFETY: ptrace(2) is only a system call.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
             0 => Ok(()),
@@ -94,7 +99,7 @@ fn run(method: &str, victim: Role, state: &str, moment: u32) -> (bool, String) {
     let killed = tracer.left == 0;
     let expected = if killed && victim == Role::Parent { libc::SIGKILL } else { 0 };
     let mut outcome = String::new();
-    // All who could write to it are gone.
+    // All processes that could write to it have ended.
     program.stdout.take().unwrap().read_to_string(&mut outcome).unwrap();
     assert_eq!(status, Some(expected), "{method} {victim:?} {state}, killed at moment {moment}: {outcome}");
     let outcome = outcome.trim().to_owned();
@@ -103,21 +108,23 @@ fn run(method: &str, victim: Role, state: &str, moment: u32) -> (bool, String) {
 
 struct Tracer {
     parent: i32,
-    /// Whether it is a server that makes the children.
+    /// Whether a server creates the children.
     has_server: bool,
     victim: Role,
     /// How many moments the victim has left.
     left: u32,
     /// Whether this is a part of the run in which the victim's moments count.
     armed: bool,
-    /// How many times the parent has said that a part of it begins.
+    /// How many times the parent has marked the beginning of a part.
     marks: u32,
-    /// Whether the kernel has been told what to stop at.
+    /// Whether the ptrace options are set.
     is_set_up: bool,
     roles: BTreeMap<i32, Role>,
-    /// Those that have stopped for the first time before whoever has made them has: so it is not known yet who they are.
+    /// Processes that have stopped for the first time before the kernel reported their creator, so
+    /// that their roles aren't known yet.
     waiting: BTreeSet<i32>,
-    /// The child, while it waits for its server to come to all of its moments: a run is over once it has ended.
+    /// The child, held back until its server has gone through all of its moments, because a run is
+    /// over once the child has ended.
     held: Option<i32>,
 }
 
@@ -131,7 +138,7 @@ impl Tracer {
                 self.moment(pid);
             }
             (libc::SIGTRAP, 0) if pid == self.parent && !self.is_set_up => {
-                // The first of all stops: it has been executed.
+                // The first stop of all: the program has been executed.
                 self.is_set_up = true;
                 let options = libc::PTRACE_O_TRACESYSGOOD
                     | libc::PTRACE_O_TRACECLONE
@@ -153,7 +160,7 @@ impl Tracer {
                 self.resume(pid, 0);
             }
             (SYSTEM_CALL, _) => {
-                // The server has done its part when it looks for the next request.
+                // The server has finished its part when it waits for the next request.
                 if self.held.is_some() && pid != self.parent && begins_system_call(pid, libc::SYS_recvfrom) {
                     self.release();
                 }
@@ -164,17 +171,17 @@ impl Tracer {
         }
     }
 
-    /// A process has come into the world.
+    /// Assigns a role to a new process.
     fn is_made(&mut self, maker: i32, made: i32) {
         let role = match self.roles.get(&maker) {
             Some(Role::Parent) if self.has_server => Role::Server,
             Some(Role::Parent | Role::Server) if self.armed => Role::Child,
             _ => Role::Bystander,
         };
-        // The first after the beginning is the one.
+        // The first such process after the beginning has the role.
         let taken = self.roles.values().any(|other| *other == role);
         self.roles.insert(made, if taken { Role::Bystander } else { role });
-        // Its first stop is its birth.
+        // Its first stop is the one at its creation.
         if self.waiting.remove(&made) || family::stops(made) {
             if self.victim == Role::Server && self.left > 0 && self.roles.get(&made) == Some(&Role::Child) {
                 self.held = Some(made);
@@ -198,12 +205,13 @@ impl Tracer {
         }
     }
 
-    /// At a stop: if it is the victim's last moment, that was it; otherwise it goes on.
+    /// Handles a stop: kills the victim if this was its last moment, and otherwise resumes the
+    /// process.
     fn moment(&mut self, pid: i32) {
         if self.armed && self.left > 0 && self.roles.get(&pid) == Some(&self.victim) {
             self.left -= 1;
             if self.left == 0 {
-                // SAFETY: the process is a tracee, which is not reaped but by us.
+                // SAFETY: the process is a tracee, and only this process reaps it.
                 assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
                 return;
             }
@@ -212,25 +220,29 @@ impl Tracer {
     }
 
     fn resume(&self, pid: i32, signal: libc::c_int) {
-        // The victim is known by its role before its moments count, and may then be inside of a system call.
+        // The victim is known by its role before its moments count, and may then be inside a system
+        // call.
         let stepped = self.left > 0 && self.roles.get(&pid) == Some(&self.victim);
         let request = if stepped { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT };
-        // SAFETY: the process is a stopped tracee of ours. It may have been killed meanwhile, which is no error: its end is told next.
+        // SAFETY: the process is a stopped tracee of ours. It may have been killed meanwhile, which
+        // is no error: its end is reported next.
         unsafe { libc::ptrace(request, pid, 0, signal as usize) };
     }
 
     fn event_message(&self, pid: i32) -> i32 {
         let mut message: libc::c_ulong = 0;
-        // SAFETY: the process is a stopped tracee of ours; the message is written to a variable of ours.
+        // SAFETY: the process is a stopped tracee of ours; the message is written to a local
+        // variable.
         unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, pid, 0, &raw mut message) };
         message as i32
     }
 }
 
-/// Whether this stop is the beginning of that system call.
+/// Returns whether this stop is the beginning of the system call `number`.
 fn begins_system_call(pid: i32, number: libc::c_long) -> bool {
     const ENTRY: u8 = 1;
-    // SAFETY: all-zero bytes are a value of the structure; the process is a stopped tracee of ours, and the kernel writes no more than that.
+    // SAFETY: the structure is valid when all bytes are zero; the process is a stopped tracee of
+    // ours, and the kernel writes at most the given size.
     unsafe {
         let mut info: libc::ptrace_syscall_info = std::mem::zeroed();
         libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size_of_val(&info), &raw mut info);
@@ -238,5 +250,5 @@ fn begins_system_call(pid: i32, number: libc::c_long) -> bool {
     }
 }
 
-/// How a stop at a system call is told from a signal, with `PTRACE_O_TRACESYSGOOD`.
+/// The signal of a stop at a system call, as opposed to other traps, with `PTRACE_O_TRACESYSGOOD`.
 const SYSTEM_CALL: libc::c_int = libc::SIGTRAP | 0x80;

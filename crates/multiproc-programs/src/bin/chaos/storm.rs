@@ -10,7 +10,7 @@ use multiproc_programs::{Random, say};
 
 use super::family;
 
-/// Starts processes until it is killed, and says so: a byte on stdout before each of them.
+/// Starts processes until it is killed, and writes a byte to stdout before each start.
 pub(crate) fn start_for_ever(method: StartMethod) {
     let threads = if method == StartMethod::Fork { 1 } else { 3 };
     std::thread::scope(|scope| {
@@ -22,7 +22,7 @@ pub(crate) fn start_for_ever(method: StartMethod) {
 }
 
 fn one_after_the_other(method: StartMethod) {
-    // Among them one that would stay for ever, and one with children of its own.
+    // Among them a child that would run forever, and a child with a child of its own.
     let targets: [fn(StartMethod); 3] = [
         |_| (),
         |_| multiproc_programs::sleep_long(),
@@ -40,7 +40,7 @@ fn one_after_the_other(method: StartMethod) {
     }
 }
 
-/// Kills programs until they have begun that many starts. Prints how many programs there were.
+/// Kills programs until they have begun `starts` starts. Prints how many programs there were.
 #[expect(clippy::zombie_processes, reason = "`next_event` waits for it, and for all others")]
 pub(crate) fn rounds(method: &str, starts: usize, seed: u64) {
     family::adopt_orphans();
@@ -66,7 +66,7 @@ pub(crate) fn rounds(method: &str, starts: usize, seed: u64) {
                 assert_eq!(event.status, libc::SIGKILL, "the program had ended before it was killed");
             }
         }
-        // Whoever might hold its other end is gone.
+        // All processes that could hold the other end have ended.
         let mut rest = Vec::new();
         words.read_to_end(&mut rest).unwrap();
         begun += heard + rest.len();
@@ -77,7 +77,7 @@ pub(crate) fn rounds(method: &str, starts: usize, seed: u64) {
     say(&format!("programs {}", programs.values().sum::<i32>()));
 }
 
-/// Waits for less than the scheduler could.
+/// Waits for a time shorter than the scheduler can.
 fn spin(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {

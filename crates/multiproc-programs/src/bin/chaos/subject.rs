@@ -1,16 +1,17 @@
-//! The program that is stepped through a start. It says what came of it; that nothing is left of it, it sees for itself.
+//! The program that is stepped through a start. It prints the outcome, and checks that nothing of
+//! the start is left in it.
 
 use multiproc::{Child, Error, JoinErrorKind, Process, StartMethod};
 use multiproc_programs::say;
 
 use super::family;
 
-/// Raised where the start that is looked at begins, where it ends, and where the end of the program begins. Whoever traces this process sees
-/// it, and keeps it from being delivered.
+/// Raised where the start under test begins, where it ends, and where the end of the program
+/// begins. The tracer sees the signal and doesn't deliver it.
 pub(crate) const MARK: libc::c_int = libc::SIGUSR1;
 
 fn mark() {
-    // SAFETY: the tracer takes the signal away; without one, it ends this process.
+    // SAFETY: the tracer suppresses the signal; without a tracer, it ends this process.
     unsafe { libc::raise(MARK) };
 }
 
@@ -18,16 +19,18 @@ fn start(method: StartMethod, number: u32) -> multiproc::Result<Child<u32>> {
     Process::new(|number: u32| number + 1, (number,)).start_method(method).start()
 }
 
-/// Starts a process, which may fail, and another one, which may not. It does so `cold`; or `warm`, after an earlier one, so that a server is
-/// there already; or `ignoring`, which is warm with SIGCHLD ignored, so that the kernel reaps its children.
+/// Starts a process, which may fail, and another one, which may not. It does so `cold`; or `warm`,
+/// after an earlier start, so that a server is running already; or `ignoring`, which is warm with
+/// SIGCHLD ignored, so that the kernel reaps the children.
 pub(crate) fn run(method: StartMethod, state: &str) {
-    // What is there depends on time otherwise.
+    // With standby, which processes exist would depend on timing.
     multiproc::set_standby(false);
     if state == "ignoring" {
         // SAFETY: no handler is installed or replaced.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     }
-    // What is opened once and kept: the pages of the server's ids, say, and the server's own two descriptors.
+    // Descriptors that are opened once and kept: the pages of the server's ids, for example, and
+    // the server's own two descriptors.
     let mut kept = family::descriptors().len();
     if method == StartMethod::ForkServer {
         kept += 2;
@@ -42,7 +45,7 @@ pub(crate) fn run(method: StartMethod, state: &str) {
             "value"
         }
         Ok(Err(error)) if error.signal() == Some(libc::SIGKILL) => "killed",
-        // It was gone before its pidfd could be opened: nobody can say any more what ended it.
+        // The child was reaped before its pidfd could be opened, so its exit status is lost.
         Ok(Err(error)) if matches!(error.kind(), JoinErrorKind::Unknown) && state == "ignoring" => "killed",
         Err(Error::Handshake { .. }) => "handshake",
         Err(Error::Start { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) && state == "ignoring" => {
@@ -51,7 +54,7 @@ pub(crate) fn run(method: StartMethod, state: &str) {
         other => panic!("{other:?}"),
     };
     mark();
-    // Whatever happened to that one, the next is well.
+    // Regardless of what happened to that start, the next one succeeds.
     assert_eq!(start(method, 3).unwrap().join().unwrap(), 4);
     let (descriptors, children) = (family::descriptors(), family::children());
     assert_eq!(descriptors.len(), kept, "{descriptors:?}");

@@ -1,4 +1,4 @@
-//! `ShareableList`: whoever dies, each item is what it was or what it was to be.
+//! `ShareableList`: when a process dies, each item has its old value or its new one.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 const OLD: &str = "what was there before";
 const NEW: &str = "what is to be there, longer";
 
-/// A new one, which has been used in each way.
+/// A new list on which each operation has been called.
 fn new_list() -> ShareableList {
     let list = ShareableList::with_room([OLD, "another"], 40).unwrap();
     list.set(1, 1).unwrap();
@@ -28,7 +28,7 @@ fn new_list() -> ShareableList {
     list
 }
 
-/// Sees that it can be read and written at once, and says what is there.
+/// Checks that the list can be read and written immediately, and returns which value it has.
 fn works(list: &ShareableList) -> &'static str {
     let begun = Instant::now();
     let outcome = match list.get(0) {
@@ -43,15 +43,16 @@ fn works(list: &ShareableList) -> &'static str {
     }
     assert_eq!(list.replace(0, ()).unwrap(), "a".into());
     assert_eq!(list.to_vec(), [ShareableItem::None, "b".into()]);
-    assert!(begun.elapsed() < SOON, "the dead was waited for");
+    assert!(begun.elapsed() < SOON, "waited for a dead process");
     outcome
 }
 
 fn never() {
-    panic!("it sleeps");
+    panic!("the victim must not sleep");
 }
 
-/// Has that done to a list by the victim, which has taken the latch before: some of that is done once in a process.
+/// Lets the victim make the call on a list that it has used before, because some of the work is
+/// done once per process.
 fn call(run: &mut Run, call: impl Fn(&ShareableList)) -> &'static str {
     let list = new_list();
     run.victim(

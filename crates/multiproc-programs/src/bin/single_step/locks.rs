@@ -1,4 +1,4 @@
-//! The locks of `multiproc::sync` that one thread has at a time.
+//! The locks of `multiproc::sync` that one thread holds at a time.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("call_once_inherit", call_once_inherit),
 ];
 
-/// Much longer than anything takes here; a wait that should not be takes a second at least.
+/// Much longer than anything takes here; a wait that should not happen takes at least a second.
 pub(crate) const SOON: Duration = Duration::from_millis(500);
 
 type Values = Mutex<[u64; 3]>;
@@ -53,7 +53,7 @@ type Readable = RwLock<[u64; 3]>;
 type Numbers = Array<u64>;
 type Piece = ArrayPart<u64>;
 
-/// Any of them.
+/// The operations that all of these locks have in common.
 trait AnyLock: Sized {
     type Guard<'a>
     where
@@ -65,7 +65,8 @@ trait AnyLock: Sized {
     fn was_poisoned(&self) -> bool;
     fn put_right(&self);
 
-    /// A new one, which this process has waited for: so that what is done once in a process has been done, before there is a copy of it.
+    /// A new lock that this process has waited for, so that work that is done once per process is
+    /// done before there is a copy of it.
     fn warm() -> Self
     where
         Self: Sync,
@@ -79,21 +80,22 @@ trait AnyLock: Sized {
         lock
     }
 
-    /// Takes it, whatever has happened.
+    /// Acquires the lock, poisoned or not.
     fn hold(&self) -> Self::Guard<'_> {
         self.take().or_else(LockError::into_guard).unwrap()
     }
 
-    /// Takes it and gives it up again, as those do who run beside the victim; and has the library do what it does once in a thread.
+    /// Acquires and releases the lock, as the processes beside the victim do. It also makes the
+    /// library do its once-per-thread work.
     fn pass(&self) {
         drop(self.hold());
     }
 
-    /// Sees that it can be had at once, and says how.
+    /// Checks that the lock can be acquired immediately, and returns its state.
     fn state(&self) -> &'static str {
         let outcome = match self.take_within(SOON) {
             Ok(Some(_guard)) => "free",
-            Ok(None) => panic!("nobody holds it, and it can't be had"),
+            Ok(None) => panic!("the lock has no owner, but can't be acquired"),
             Err(LockError::Poisoned(_poisoned)) => {
                 self.put_right();
                 "poisoned"
@@ -143,14 +145,14 @@ fn piece() -> multiproc::Result<Piece> {
     Ok(Array::new(9)?.split(3)?.swap_remove(1))
 }
 
-/// Has a process die with it.
+/// Makes a process die while it holds the lock.
 fn orphan<L: AnyLock>(lock: &L) {
     let child = copy(|| std::mem::forget(lock.take().unwrap_or_else(|error| panic!("{error}"))));
     assert_eq!(wait_for(child, 0), Some(0));
 }
 
 fn never() {
-    panic!("it sleeps");
+    panic!("the victim must not sleep");
 }
 
 fn take<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
@@ -176,13 +178,14 @@ fn take_asleep<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
             let mut taken = None;
             step(&mut || taken = Some(lock.hold()));
         },
-        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
+        // Another process waits already; whichever of the two is woken, the other must not be
+        // forgotten.
         |run| run.beside(|| lock.pass()),
         || drop(guard.take()),
     );
     drop(guard);
     run.settle_soon();
-    // The one beside may have seen it.
+    // The process beside the victim may have seen the poison.
     if lock.was_poisoned() { "poisoned" } else { lock.state() }
 }
 
@@ -201,7 +204,7 @@ fn take_within_asleep<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
     lock.state()
 }
 
-/// What somebody has died with is never taken for what is in order.
+/// A lock with a dead owner is never mistaken for one in order.
 fn inherit<L: AnyLock + Sync>(run: &mut Run) -> &'static str {
     let lock = L::warm();
     orphan(&lock);
@@ -273,7 +276,7 @@ fn runlock_once_of_twice(run: &mut Run) -> &'static str {
     if lock.was_poisoned() { "poisoned" } else { lock.state() }
 }
 
-/// What is half written is said to be.
+/// A value that is half written is reported as poisoned.
 fn mutex_set(run: &mut Run) -> &'static str {
     let lock = Values::warm();
     run.victim(
@@ -285,12 +288,12 @@ fn mutex_set(run: &mut Run) -> &'static str {
         never,
     );
     if lock.lock().is_ok_and(|value| *value != [1; 3] && *value != [2; 3]) {
-        panic!("it is torn, and nobody says so");
+        panic!("the value is torn, but not reported as poisoned");
     }
     lock.state()
 }
 
-/// Sees that it can be done or is done, and says what was found.
+/// Checks that the initialization can run or has run, and returns what was found.
 fn end_of(once: &Once) -> &'static str {
     let mut outcome = "done";
     once.call_once(|state| outcome = if state.is_poisoned() { "begun" } else { "new" }).unwrap();
@@ -316,7 +319,7 @@ fn call_once(run: &mut Run) -> &'static str {
     end_of(&once)
 }
 
-/// The victim is waited for while it does it.
+/// Another process waits for the victim while it runs the initialization.
 fn call_once_with_waiters(run: &mut Run) -> &'static str {
     let (once, go) = (new_once(), Lock::warm());
     let (mut guard, mut waiter) = (Some(go.hold()), None);

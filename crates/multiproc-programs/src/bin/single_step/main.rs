@@ -1,10 +1,13 @@
-//! Kills a process after each instruction of a call, and sees that what the call was about goes on working for others.
+//! Kills a process after each instruction of a call, and checks that the object of the call
+//! continues to work for others.
 //!
-//! - `single_step NAME all` walks over the whole call: in each run the process is killed one instruction later.
+//! - `single_step NAME all` walks over the whole call: in each run the process is killed one
+//!   instruction later.
 //! - `single_step NAME MILLISECONDS SEED` chooses instructions at random, for that long.
 //!
-//! It prints how many instructions the call has, how many runs there were, and how often what came of it. The calls are in the other files, one for each kind of
-//! object, and listed here; `walk.rs` says how one is written.
+//! It prints the number of instructions of the call, the number of runs, and how often each outcome
+//! occurred. The calls are in the other files, one for each kind of object, and listed here;
+//! `walk.rs` explains how to write one.
 
 mod lists;
 mod locks;
@@ -19,7 +22,7 @@ use std::time::Duration;
 use multiproc_programs::Random;
 use walk::{Moments, Scenario};
 
-/// All that can be stepped, by name.
+/// All scenarios, by name.
 const SCENARIOS: &[&[(&str, Scenario)]] =
     &[lists::SCENARIOS, locks::SCENARIOS, queue::SCENARIOS, readers::SCENARIOS, regions::SCENARIOS, waits::SCENARIOS];
 

@@ -1,4 +1,5 @@
-//! The queues: what a killed process has put is in there or is not, what it has taken is gone or is not, and the counts are right either way.
+//! The queues: an item that a killed process put is in the queue or not, an item that it took is
+//! gone or not, and the counts are right either way.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::time::{Duration, Instant};
@@ -43,14 +44,14 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("close_bounded_before_consumer", |run| close_before_consumer(run, of_three())),
 ];
 
-/// Items of so many bytes lie in the ring, and in a block.
+/// Sizes of items that lie in the ring, and in a block.
 const SMALL: usize = 10;
 const LARGE: usize = 10_000;
 
 /// Longer than anything takes here.
 const SOON: Duration = Duration::from_secs(120);
 
-/// Not bytes one by one, which would be most of the instructions.
+/// Not `Vec<u8>`, which would be serialized byte by byte: most of the instructions would be those.
 type Items = Queue<ByteBuf>;
 
 fn unlimited() -> Items {
@@ -61,24 +62,23 @@ fn of_three() -> Items {
     Queue::with_capacity(3).unwrap()
 }
 
-/// Three small items fit.
-/// Room for three small items: each has seven bytes beside its contents.
+/// Room for three small items: each has seven bytes in addition to its contents.
 fn of_bytes() -> Items {
     Queue::with_limits(usize::MAX, 3 * (SMALL as u64 + 7)).unwrap()
 }
 
-/// An item with its number all over.
+/// An item filled with its number.
 fn item(number: u8, size: usize) -> ByteBuf {
     ByteBuf::from(vec![number; size])
 }
 
-/// Its number, if it is whole.
+/// Returns an item's number, after checking that the item is whole.
 fn number(item: &[u8], size: usize) -> u8 {
     assert!(item.len() == size && item.iter().all(|byte| *byte == item[0]), "a torn item");
     item[0]
 }
 
-/// Takes out what is in it.
+/// Takes all items out.
 fn drain(queue: &Items, size: usize) -> Vec<u8> {
     let len = queue.len();
     let mut numbers = Vec::new();
@@ -93,14 +93,14 @@ fn drain(queue: &Items, size: usize) -> Vec<u8> {
     numbers
 }
 
-/// Puts in as many items as there may be, but no more than eight, and takes them out again. Says how many.
+/// Puts as many items as fit, but at most eight, and takes them out again. Returns how many.
 fn room(queue: &Items, size: usize) -> usize {
     let count = (0..8).take_while(|_| queue.try_put(item(9, size)).is_ok()).count();
     assert_eq!(drain(queue, size).len(), count);
     count
 }
 
-/// Has the library do what it does once in a process.
+/// Makes the library do its once-per-process work.
 fn warm() {
     let (queue, tasks) = (unlimited(), JoinableQueue::new().unwrap());
     for size in [SMALL, LARGE] {
@@ -111,7 +111,7 @@ fn warm() {
     }
 }
 
-/// What a victim does that takes an item.
+/// A victim that takes one item.
 fn get_one(step: Step<'_>, queue: &Items) {
     warm();
     step(&mut || drop(queue.get().unwrap()));
@@ -127,7 +127,7 @@ fn put(run: &mut Run, queue: Items, size: usize) -> &'static str {
             step(&mut || queue.put(second.take().unwrap()).unwrap());
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     queue.try_put(item(3, size)).unwrap();
     let outcome = match drain(&queue, size)[..] {
@@ -151,7 +151,7 @@ fn put_growing(run: &mut Run) -> &'static str {
             step(&mut || (61..65).for_each(|number| queue.put(item(number, SIZE)).unwrap()));
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     queue.put(item(100, SIZE)).unwrap();
     let numbers = drain(&queue, SIZE);
@@ -180,7 +180,7 @@ fn put_shrinking(run: &mut Run) -> &'static str {
             });
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     for number in 100..200 {
         queue.put(item(number, SIZE)).unwrap();
@@ -203,10 +203,11 @@ fn put_asleep(run: &mut Run) -> &'static str {
             let mut more = Some(item(4, SMALL));
             step(&mut || queue.put(more.take().unwrap()).unwrap());
         },
-        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
+        // Another process waits already; whichever of the two is woken, the other must not be
+        // forgotten.
         |run| run.beside(|| queue.put(item(5, SMALL)).unwrap()),
         || {
-            // Room for both.
+            // Makes room for both.
             (1..=2).for_each(|next| assert_eq!(number(&queue.get().unwrap(), SMALL), next));
             taken = true;
         },
@@ -216,7 +217,7 @@ fn put_asleep(run: &mut Run) -> &'static str {
     }
     run.settle();
     let numbers = drain(&queue, SMALL);
-    let mut others = numbers.strip_prefix(if taken { &[3][..] } else { &[2, 3] }).expect("in their order").to_vec();
+    let mut others = numbers.strip_prefix(if taken { &[3][..] } else { &[2, 3] }).expect("out of order").to_vec();
     others.sort();
     assert_eq!(room(&queue, SMALL), before);
     match others[..] {
@@ -228,7 +229,8 @@ fn put_asleep(run: &mut Run) -> &'static str {
 
 type Files = Queue<(u8, Handle<PipeWriter>)>;
 
-/// Takes out what is in it, writes each item's number into its pipe, and says what has come out of each of the pipes.
+/// Takes all items out, writes each item's number into its pipe, and returns what each of the pipes
+/// delivers.
 fn write_and_read<const N: usize>(queue: &Files, readers: [PipeReader; N]) -> [Vec<u8>; N] {
     loop {
         match queue.try_get() {
@@ -237,7 +239,7 @@ fn write_and_read<const N: usize>(queue: &Files, readers: [PipeReader; N]) -> [V
             Err(error) => panic!("{error}"),
         }
     }
-    // It is at its end only if nobody has the other end any more, the queue included.
+    // A pipe ends only when no process has its other end any more, and neither has the queue.
     readers.map(|mut reader| {
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
@@ -255,7 +257,7 @@ fn put_handles(run: &mut Run) -> &'static str {
             step(&mut || queue.put(first.take().unwrap()).unwrap());
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     drop(write_one);
     queue.put((2, Handle::new(write_two))).unwrap();
@@ -277,7 +279,7 @@ fn get_handles(run: &mut Run) -> &'static str {
             step(&mut || drop(queue.get().unwrap()));
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     match write_and_read(&queue, [one, two]).each_ref().map(Vec::as_slice) {
         [[], [2]] => "taken",
@@ -289,7 +291,7 @@ fn get_handles(run: &mut Run) -> &'static str {
 fn get(run: &mut Run, queue: Items, size: usize) -> &'static str {
     let before = room(&queue, size);
     (1..=3).for_each(|number| queue.put(item(number, size)).unwrap());
-    run.victim(|step| get_one(step, &queue), |_| (), || panic!("it sleeps"));
+    run.victim(|step| get_one(step, &queue), |_| (), || panic!("the victim must not sleep"));
     let is_limited = before == 3;
     let put = queue.try_put(item(4, size)).is_ok();
     let outcome = match drain(&queue, size)[..] {
@@ -312,11 +314,12 @@ fn get_asleep(run: &mut Run, queue: Items) -> &'static str {
     };
     let was_killed = run.victim(
         |step| get_one(step, &queue),
-        // Somebody waits already; whichever of the two is woken, the other isn't forgotten.
+        // Another process waits already; whichever of the two is woken, the other must not be
+        // forgotten.
         |run| run.beside(|| drop(queue.get().unwrap())),
         &mut put_both,
     );
-    // There is one for each of them, but the victim may have died before it could be given its own.
+    // There is an item for each of them, but the victim may have died before any was put.
     put_both();
     run.settle();
     let outcome = match drain(&queue, SMALL)[..] {
@@ -334,17 +337,17 @@ fn get_making_room(run: &mut Run, size: usize) -> &'static str {
     (1..=3).for_each(|number| queue.put(item(number, size)).unwrap());
     run.victim(
         |step| get_one(step, &queue),
-        // Somebody waits for room, for as long as it takes.
+        // Another process waits for room, without a timeout.
         |run| run.beside_at_the_door(|| queue.put(item(4, size)).unwrap()),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
-    // If there is room, it is told so by nobody but the victim.
+    // If there is room, only the victim could have notified it.
     let begun = Instant::now();
     let taken = loop {
         match (run.polls(), queue.is_full()) {
             (true, true) => break false,
             (_, is_full) if is_full && queue.len() == 3 && run.has_ended() => break true,
-            _ => assert!(begun.elapsed() < SOON, "one that waits for room was not told of it"),
+            _ => assert!(begun.elapsed() < SOON, "the producer that waits for room was not notified"),
         }
         std::thread::yield_now();
     };
@@ -359,7 +362,8 @@ fn get_making_room(run: &mut Run, size: usize) -> &'static str {
 
 type Tasks = JoinableQueue<ByteBuf>;
 
-/// Takes out what is in it, which is so much, and finishes the work. Says the numbers and how often each has been taken.
+/// Takes `count` items, which must be all, and finishes their tasks. Returns the items' numbers and
+/// how often each was taken.
 fn finish(tasks: &Tasks, count: usize, size: usize) -> Vec<(u8, u32)> {
     let one = |_| {
         let task = tasks.get_timeout(SOON).unwrap();
@@ -376,7 +380,7 @@ fn finish(tasks: &Tasks, count: usize, size: usize) -> Vec<(u8, u32)> {
     numbers
 }
 
-/// A new one, through which something has gone.
+/// A new queue that has been used.
 fn tasks(size: usize) -> Tasks {
     let tasks = JoinableQueue::new().unwrap();
     (0..2).for_each(|number| tasks.put(item(number, size)).unwrap());
@@ -394,7 +398,7 @@ fn put_joinable(run: &mut Run, size: usize) -> &'static str {
             step(&mut || tasks.put(second.take().unwrap()).unwrap());
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     tasks.put(item(3, size)).unwrap();
     let count = tasks.len();
@@ -414,7 +418,7 @@ fn get_joinable(run: &mut Run, size: usize) -> &'static str {
             step(&mut || std::mem::forget(tasks.get().unwrap()));
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     match finish(&tasks, 2, size)[..] {
         [(1, 1), (2, 1)] => "not_taken",
@@ -433,7 +437,7 @@ fn get_returned(run: &mut Run) -> &'static str {
             step(&mut || std::mem::forget(tasks.get().unwrap()));
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     match finish(&tasks, 1, SMALL)[..] {
         [(1, 2)] => "not_taken",
@@ -452,7 +456,7 @@ fn task_done(run: &mut Run, size: usize) -> &'static str {
             step(&mut || task.take().unwrap().task_done());
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     let left = tasks.unfinished();
     match finish(&tasks, left, size)[..] {
@@ -471,7 +475,7 @@ fn task_dropped(run: &mut Run) -> &'static str {
             let mut task = Some(tasks.get().unwrap());
             step(&mut || drop(task.take()));
         },
-        // Who waits for it is told, whether it is dropped or its owner dies.
+        // The waiter is woken, whether the task is dropped or its owner dies.
         |run| {
             run.beside(|| {
                 let task = tasks.get_timeout(SOON).unwrap();
@@ -479,7 +483,7 @@ fn task_dropped(run: &mut Run) -> &'static str {
                 task.task_done();
             });
         },
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     run.settle();
     finish(&tasks, 0, SMALL);
@@ -515,7 +519,7 @@ fn close(run: &mut Run) -> &'static str {
             step(&mut || queue.close());
         },
         |_| (),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     let closed = queue.is_closed();
     assert_eq!(queue.put(item(2, SMALL)).is_err(), closed);
@@ -543,7 +547,7 @@ fn close_before_producer(run: &mut Run) -> &'static str {
                 assert!(matches!(error.kind(), PutErrorKind::Closed), "{error}");
             });
         },
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     closed(run, &queue)
 }
@@ -555,12 +559,12 @@ fn close_before_consumer(run: &mut Run, queue: Items) -> &'static str {
             step(&mut || queue.close());
         },
         |run| run.beside_at_the_door(|| assert!(matches!(queue.get(), Err(GetError::Closed)))),
-        || panic!("it sleeps"),
+        || panic!("the victim must not sleep"),
     );
     closed(run, &queue)
 }
 
-/// If it is closed, who waits is told so by nobody else.
+/// If the queue is closed, only the victim could have notified the waiter.
 fn closed(run: &mut Run, queue: &Items) -> &'static str {
     let closed = queue.is_closed();
     if !closed {

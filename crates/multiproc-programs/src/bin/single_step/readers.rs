@@ -1,4 +1,4 @@
-//! Those who read what a `RwLock` guards, and the writers who wait for them.
+//! The readers of a `RwLock`, and the writers that wait for them.
 
 use multiproc::sync::{LockError, RwLock, RwLockReadGuard};
 
@@ -18,7 +18,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 
 type Pair = RwLock<[u64; 2]>;
 
-/// A new one, which has been read and written, and waited for.
+/// A new lock that has been read, written and waited for.
 fn new_pair() -> Pair {
     let lock = Pair::new([1; 2]).unwrap();
     let guard = lock.read().unwrap();
@@ -41,7 +41,7 @@ fn read_it(lock: &Pair) -> RwLockReadGuard<'_, [u64; 2]> {
     lock.read().or_else(LockError::into_guard).unwrap()
 }
 
-/// Sees that it can be read and written at once, and says how.
+/// Checks that the lock can be read and written immediately, and returns its state.
 fn state(lock: &Pair) -> &'static str {
     let mut outcome = "free";
     let written = lock.write_timeout(SOON).or_else(|error| {
@@ -49,15 +49,15 @@ fn state(lock: &Pair) -> &'static str {
         lock.clear_poison();
         error.into_guard().map(Some)
     });
-    drop(written.unwrap().expect("nobody reads or writes, and it can't be written"));
+    drop(written.unwrap().expect("the lock has no readers and no writer, but can't be written"));
     assert_eq!(lock.readers(), 0);
-    drop((lock.try_read().unwrap().expect("nobody writes"), lock.try_read().unwrap()));
+    drop((lock.try_read().unwrap().expect("the lock has no writer, but can't be read"), lock.try_read().unwrap()));
     assert!(matches!(lock.try_write(), Ok(Some(_))));
     outcome
 }
 
 fn never() {
-    panic!("it sleeps");
+    panic!("the victim must not sleep");
 }
 
 fn read(run: &mut Run) -> &'static str {
@@ -123,7 +123,7 @@ fn read_again_while_a_writer_waits(run: &mut Run) -> &'static str {
     state(&lock)
 }
 
-/// What a writer has died with is never taken for what is in order.
+/// A lock with a writer that died is never mistaken for one in order.
 fn read_inherit(run: &mut Run) -> &'static str {
     let lock = new_pair();
     let writer = copy(|| std::mem::forget(lock.write().unwrap()));
@@ -162,7 +162,7 @@ fn end_reading_with_a_writer_waiting(run: &mut Run) -> &'static str {
             let mut guard = Some(lock.read().unwrap());
             step(&mut || drop(guard.take()));
         },
-        // One at the slot, and one at the turnstile.
+        // One writer waits at the slot, and one at the turnstile.
         |run| (0..2).for_each(|_| run.beside(|| add(&lock))),
         never,
     );

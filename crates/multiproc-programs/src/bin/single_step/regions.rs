@@ -1,4 +1,4 @@
-//! Arrays of which some want all and some a part, and shared memory that grows.
+//! Arrays that are locked as a whole and in parts, and shared memory that grows.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -21,7 +21,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("memory_grow", memory_grow),
 ];
 
-/// Four numbers in four parts, all of which somebody has had.
+/// Four numbers in four parts, each of which has been locked.
 fn new_array() -> (Array<u64>, Vec<ArrayPart<u64>>) {
     let array = Array::from_slice(&[1; 4]).unwrap();
     let parts = array.split(4).unwrap();
@@ -35,7 +35,7 @@ fn new_array() -> (Array<u64>, Vec<ArrayPart<u64>>) {
     (array, parts)
 }
 
-/// Adds one to a part, as those do who run beside the victim.
+/// Adds one to a part, as the processes beside the victim do.
 fn add(part: &ArrayPart<u64>) {
     part.lock().or_else(LockError::into_guard).unwrap()[0] += 1;
 }
@@ -44,21 +44,21 @@ fn look(array: &Array<u64>) -> Vec<u64> {
     array.read().or_else(LockError::into_guard).unwrap().to_vec()
 }
 
-/// Sees that all of it can be had at once, and says how.
+/// Checks that the whole array can be locked immediately, and returns its state.
 fn state(array: &Array<u64>) -> &'static str {
     let outcome = if array.read_timeout(SOON).is_err() { "poisoned" } else { "free" };
     array.clear_poison();
-    assert!(array.lock_timeout(SOON).unwrap().is_some(), "nobody has it, and it can't be had");
+    assert!(array.lock_timeout(SOON).unwrap().is_some(), "the array has no holder, but can't be locked");
     assert_eq!(array.readers(), 0);
     for part in array.split(4).unwrap() {
         assert!(part.try_lock().unwrap().is_some() && !part.is_locked());
     }
-    drop((array.try_read().unwrap().expect("nobody has it"), array.try_read().unwrap()));
+    drop((array.try_read().unwrap().expect("the array has no holder, but can't be read"), array.try_read().unwrap()));
     assert!(array.try_lock().unwrap().is_some());
     outcome
 }
 
-/// The same, when those beside the victim have come to their end, and have left these numbers.
+/// As [`state`], after the processes beside the victim have ended and left these numbers.
 fn settled(run: &mut Run, array: &Array<u64>, numbers: [u64; 4]) -> &'static str {
     run.settle_soon();
     assert_eq!(look(array), numbers);
@@ -66,7 +66,7 @@ fn settled(run: &mut Run, array: &Array<u64>, numbers: [u64; 4]) -> &'static str
 }
 
 fn never() {
-    panic!("it sleeps");
+    panic!("the victim must not sleep");
 }
 
 fn array_read(run: &mut Run) -> &'static str {
@@ -83,7 +83,7 @@ fn array_read(run: &mut Run) -> &'static str {
     state(&array)
 }
 
-/// Somebody has a part, and another wants it.
+/// One process holds a part, and another one wants it.
 fn array_read_asleep(run: &mut Run) -> &'static str {
     let (array, parts) = new_array();
     let mut guard = Some(parts[1].lock().unwrap());
@@ -107,7 +107,8 @@ fn array_end_reading_with_parts_waiting(run: &mut Run) -> &'static str {
             let mut guard = Some(array.read().unwrap());
             step(&mut || drop(guard.take()));
         },
-        // One at the slot, and others at the turnstile, one of them for the same part.
+        // One process waits at the slot, and others at the turnstile, one of them for the same
+        // part.
         |run| [0, 0, 3].into_iter().for_each(|part| run.beside(|| add(&parts[part]))),
         never,
     );
@@ -145,7 +146,7 @@ fn part_lock_behind_a_reader(run: &mut Run) -> &'static str {
     settled(run, &array, [1, 1, 2, 1])
 }
 
-/// Somebody waits for all of it, for one who has a part and wants one more.
+/// A process waits for the whole array while the victim holds a part and wants another one.
 fn part_lock_with_another(run: &mut Run) -> &'static str {
     let (array, parts) = new_array();
     run.victim(
@@ -176,7 +177,8 @@ fn part_unlock_with_all_waiting(run: &mut Run) -> &'static str {
     settled(run, &array, [1, 3, 1, 1])
 }
 
-/// It is divided as before, as is said, or not at all; what somebody had died with is so still.
+/// The array is divided or not, and reports which; a part that a dead process held is still
+/// poisoned.
 fn divide(run: &mut Run) -> &'static str {
     let (array, parts) = new_array();
     let dead = copy(|| std::mem::forget(parts[2].lock().unwrap()));
@@ -193,7 +195,7 @@ fn divide(run: &mut Run) -> &'static str {
     divided(&array, &parts)
 }
 
-/// The same, when somebody has died while dividing it.
+/// The same, when a process has died while dividing the array.
 fn divide_inherit(run: &mut Run) -> &'static str {
     let (array, parts) = new_array();
     let dead = copy(|| std::mem::forget(parts[2].lock().unwrap()));
@@ -213,7 +215,7 @@ fn divide_inherit(run: &mut Run) -> &'static str {
 }
 
 fn divided(array: &Array<u64>, old: &[ArrayPart<u64>]) -> &'static str {
-    assert!(array.read_timeout(SOON).is_err(), "what somebody has died with is forgotten");
+    assert!(array.read_timeout(SOON).is_err(), "the poison of a dead holder is lost");
     array.clear_poison();
     let outcome = if old[3].lock_timeout(SOON).is_err() { "divided" } else { "not divided" };
     assert_eq!(array.split(2).unwrap()[1].lock_timeout(SOON).unwrap().unwrap().len(), 2);

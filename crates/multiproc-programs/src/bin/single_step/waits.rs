@@ -1,4 +1,4 @@
-//! What else processes wait for each other with: `Semaphore`, `Event`, `Barrier`.
+//! The other objects that processes wait with: `Semaphore`, `Event`, `Barrier`.
 
 use std::time::Duration;
 
@@ -19,27 +19,27 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("barrier_last", barrier_last),
 ];
 
-/// A new one, and what is done once in a process has been done.
+/// A new semaphore, after the once-per-process work has been done.
 fn new_semaphore(permits: usize) -> Semaphore {
     let other = Semaphore::new(1).unwrap();
     other.clone().acquire().unwrap().forget();
-    // Nobody else has it, and who waits is told so sooner or later.
+    // No other process has it, and a waiter finds that out sooner or later.
     assert!(!matches!(other.acquire_timeout(Duration::from_millis(5)), Ok(Some(_))));
     let semaphore = Semaphore::new(permits).unwrap();
     drop(semaphore.clone());
     semaphore
 }
 
-/// Sees that so many permits are there at once, and no more.
+/// Checks that exactly `count` permits are available immediately.
 fn has(semaphore: &Semaphore, count: usize) {
-    let permits: Vec<_> = (0..count).map(|_| semaphore.acquire_timeout(SOON).unwrap().expect("it is lost")).collect();
-    assert!(semaphore.try_acquire().unwrap().is_none(), "there is one too many");
+    let permits: Vec<_> = (0..count).map(|_| semaphore.acquire_timeout(SOON).unwrap().expect("one is lost")).collect();
+    assert!(semaphore.try_acquire().unwrap().is_none(), "there is one permit too many");
     drop(permits);
     assert_eq!(semaphore.available(), count);
 }
 
 fn never() {
-    panic!("it sleeps");
+    panic!("the victim must not sleep");
 }
 
 fn acquire(run: &mut Run) -> &'static str {
@@ -74,7 +74,7 @@ fn acquire_asleep(run: &mut Run) -> &'static str {
     "there"
 }
 
-/// One that nobody has had: it is there afterwards, or not.
+/// A permit that no process has held: it is available afterwards, or not.
 fn release(run: &mut Run) -> &'static str {
     let semaphore = new_semaphore(1);
     let permit = semaphore.acquire().unwrap();
@@ -83,7 +83,7 @@ fn release(run: &mut Run) -> &'static str {
         |run| run.beside(|| semaphore.acquire().unwrap().forget()),
         never,
     );
-    // The one who waits takes this one, or has taken the other.
+    // The waiter takes this permit, or has taken the other one.
     drop(permit);
     run.settle_soon();
     let outcome = if semaphore.available() == 1 { "released" } else { "not released" };
@@ -91,7 +91,7 @@ fn release(run: &mut Run) -> &'static str {
     outcome
 }
 
-/// What it had is there afterwards, whether it came to give it back or not.
+/// The victim's permit is available afterwards, whether it got to release it or not.
 fn drop_permit_with_waiters(run: &mut Run) -> &'static str {
     let semaphore = new_semaphore(1);
     run.victim(
@@ -107,7 +107,7 @@ fn drop_permit_with_waiters(run: &mut Run) -> &'static str {
     "there"
 }
 
-/// A new one, and what is done once in a process has been done.
+/// A new event, after the once-per-process work has been done.
 fn new_event() -> Event {
     let event = Event::new().unwrap();
     drop(event.clone());
@@ -119,7 +119,7 @@ fn new_event() -> Event {
     event
 }
 
-/// Sees that it can be set and cleared, and waited for.
+/// Checks that it can be set, cleared, and waited for.
 fn works(event: &Event) {
     event.set();
     assert!(event.is_set() && event.wait_timeout(SOON).unwrap());
@@ -171,7 +171,8 @@ fn new_barrier() -> Barrier {
     barrier
 }
 
-/// What one is told who comes after the victim is gone. Never that the time is up: that would be a wait for one who can't come.
+/// What a process is told that arrives after the victim is gone. Never a timeout: that would mean a
+/// wait for a process that can't arrive.
 fn come(barrier: &Barrier) -> &'static str {
     match barrier.wait_timeout(SOON) {
         Ok(_) => "passed",
@@ -181,7 +182,7 @@ fn come(barrier: &Barrier) -> &'static str {
     }
 }
 
-/// Sees that two can pass once it is as new.
+/// Checks that two processes can pass after a reset.
 fn works_for_two(run: &mut Run, barrier: &Barrier) {
     barrier.reset();
     run.beside(|| _ = barrier.wait().unwrap());
@@ -209,7 +210,8 @@ fn barrier_last(run: &mut Run) -> &'static str {
         },
         never,
     );
-    // With the one who is there already, if the victim had not come; else it is gone.
+    // This passes with the process that is waiting already, if the victim had not arrived;
+    // otherwise that process is gone.
     let outcome = come(&barrier);
     run.settle_soon();
     works_for_two(run, &barrier);
