@@ -96,10 +96,12 @@ fn expand_main(function: ItemFn) -> TokenStream2 {
     }
     let (visibility, name, signature, block) = (function.vis, &function.sig.ident, &function.sig, function.block);
     let output = &function.sig.output;
+    // In another function, code of `main` has run before.
+    let is_first = *name == "main";
     quote! {
         #(#docs)*
         #visibility fn #name() #output {
-            let __multiproc_main = ::multiproc::__private::Main::begin();
+            let __multiproc_main = ::multiproc::__private::Main::begin(#is_first);
             #(#others)*
             #signature #block
             #name()

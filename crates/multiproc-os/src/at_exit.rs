@@ -6,6 +6,7 @@
 //! destructors of the program and of its shared libraries; see atexit(3). None of that happens on
 //! `_exit`, `abort` or a fatal signal.
 
+use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -74,10 +75,12 @@ extern "C" fn cut_short() {
     if due_now == 0 || due_now != due(code) {
         return;
     }
-    // SAFETY: a null pointer means all streams. The process has a single thread, so no other thread
-    // holds the lock of a stream. The second call ends the process, and touches no memory.
+    // Another handler may have started a thread or loaded a library.
+    let Some(prepared) = PREPARED.get().and_then(Option::as_ref).filter(|prepared| prepared.holds()) else { return };
+    // SAFETY: no other thread uses a stream, since there is none. The second call ends the process,
+    // and touches no memory.
     unsafe {
-        libc::fflush(std::ptr::null_mut());
+        (prepared.close_streams)();
         libc::_exit(code)
     }
 }
@@ -88,17 +91,31 @@ struct Prepared {
     count: usize,
     /// The C library's flag that the process has a single thread.
     is_single_threaded: &'static AtomicU8,
+    /// fcloseall(3): what exit(3) itself does with C's streams. It writes out what they have
+    /// buffered, and moves the offset of an input file back to what has been read from the stream.
+    close_streams: unsafe extern "C" fn() -> c_int,
 }
 
 impl Prepared {
     /// Returns `None` if the last step may have something to do.
     fn new() -> Option<Prepared> {
-        // SAFETY: the name is a C string.
-        let note = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+        // Preloaded libraries may have registered a handler at the first call of a function. A
+        // profiler's start (gcc -pg) does so before the constructors.
+        let is_instrumented = ["LD_PRELOAD", "LD_AUDIT"].iter().any(|name| std::env::var_os(name).is_some());
+        if is_instrumented || !symbol(c"__gmon_start__").is_null() {
+            return None;
+        }
         // SAFETY: the symbol is a `char` of the C library (sys/single_threaded.h), valid as long as
         // the program.
-        let is_single_threaded = unsafe { note.cast::<AtomicU8>().as_ref() }?;
-        let mut prepared = Prepared { files: LoadedFiles::current()?, count: 0, is_single_threaded };
+        let is_single_threaded = unsafe { symbol(c"__libc_single_threaded").cast::<AtomicU8>().as_ref() }?;
+        let close_streams = symbol(c"fcloseall");
+        if close_streams.is_null() {
+            return None;
+        }
+        // SAFETY: the symbol is a function of the C library with that signature (stdio.h).
+        let close_streams =
+            unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(close_streams) };
+        let mut prepared = Prepared { files: LoadedFiles::current()?, count: 0, is_single_threaded, close_streams };
         // SAFETY: no other thread can change the list, since there is none.
         for file in unsafe { prepared.files.iter() } {
             if !does_nothing_at_exit(file, prepared.count == 0) {
@@ -116,6 +133,12 @@ impl Prepared {
         let are_those = || unsafe { self.files.are_all() && self.files.iter().count() == self.count };
         self.is_single_threaded.load(Relaxed) != 0 && are_those()
     }
+}
+
+/// The address of a symbol of the program or its libraries; null if there is none.
+fn symbol(name: &CStr) -> *mut c_void {
+    // SAFETY: the name is a C string.
+    unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
 }
 
 /// Returns whether a loaded file, the program itself or a shared library, has no constructors and

@@ -156,7 +156,8 @@ fn stat(pid: i32) -> io::Result<Option<Stat>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && std::path::Path::new("/proc/self/stat").exists() => {
             return Ok(None);
         }
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        // `EPERM`: proc(5), hidepid=1.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)) => return Ok(None),
         Err(error) => return Err(error),
     };
     // The second field is the name, in parentheses, which may contain any characters.

@@ -13,8 +13,8 @@ pub struct Main(());
 impl Main {
     /// Runs the target in a child and never returns there; returns in the main process.
     #[allow(clippy::new_without_default)]
-    pub fn begin() -> Main {
-        entry::begin_program(true);
+    pub fn begin(is_first: bool) -> Main {
+        entry::begin_program(is_first);
         Main(())
     }
 }

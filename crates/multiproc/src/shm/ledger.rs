@@ -236,5 +236,5 @@ pub(crate) fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identi
     let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
     let look_again = (!rest.is_empty()).then(|| LOOK.max(begun.elapsed() * 10));
     dead.extend(dead_of(rest));
-    Ok((Watched { pidfds, look_again }, dead))
+    Ok((Watched { pidfds, touched: None, look_again }, dead))
 }

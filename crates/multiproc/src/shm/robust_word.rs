@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Order
 use std::time::{Duration, Instant};
 
 use multiproc_os::futex::{self, Woken};
-use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word};
+use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word, copy_number};
 use multiproc_os::threads;
 
 use super::backoff::Backoff;
@@ -341,6 +341,8 @@ pub(crate) struct LockMapping<L: Layout, const N: usize = 1> {
     segment: ManuallyDrop<Segment<L>>,
     /// In the order of the `place` values with which the words are taken.
     marks: [AtomicU8; N],
+    /// The fork copy that has recorded itself among the users of the lock; 0: none.
+    recorded_in: AtomicU32,
     #[cfg(feature = "async")]
     waiters: Waiters,
 }
@@ -350,9 +352,24 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         LockMapping {
             segment: ManuallyDrop::new(segment),
             marks: [const { AtomicU8::new(mark::NONE) }; N],
+            recorded_in: AtomicU32::new(0),
             #[cfg(feature = "async")]
             waiters: Waiters::default(),
         }
+    }
+
+    /// Returns whether this process has recorded itself among the users of the lock through this
+    /// handle.
+    #[inline]
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorded_in.load(Relaxed) == copy_number()
+    }
+
+    /// Notes that it has.
+    pub(crate) fn note_recorded(&self) {
+        // So that fork copies have other numbers.
+        Thread::current();
+        self.recorded_in.store(copy_number(), Relaxed);
     }
 
     /// Takes a word of this segment; `place` is its index among the handle's marks. Returns whether

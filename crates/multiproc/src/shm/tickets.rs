@@ -3,7 +3,6 @@
 //! pass. See `../sync/PROTOCOL.md`, "Condition".
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use super::notifier::ViaHandle;
 use super::object::Object;
 use super::segment::layout;
 use super::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
-use super::users::Shared;
+use super::users::{Shared, Users};
 use super::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// The largest number of grants with different bounds.
@@ -25,9 +24,17 @@ const ROOM: usize = 8;
 /// take it are known.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The same, where all are known but possibly one: a process that was between two instructions when
-/// the first condition came to share the lock, and was killed two instructions later.
-const RARE_LOOK: Duration = Duration::from_secs(60);
+/// The same, where all are known. What is left is a process that was about to take the lock when the
+/// first condition came to share it and is killed as soon as it has it; and a holder that executes
+/// another program.
+const RARE_LOOK: Duration = Duration::from_secs(20);
+
+/// How long a sleeper looks often in place of watching the lock's file: short sleeps don't pay for
+/// that.
+const AT_FIRST: Duration = Duration::from_millis(300);
+
+/// How long a sleeper looks often after a death.
+const AFTER_DEATH: Duration = Duration::from_secs(1);
 
 layout! {
     /// The shared part; all zero, no caller waits.
@@ -108,18 +115,26 @@ impl Object<Tickets> {
     /// Puts this process on the ledger, so that all waiters watch it. Must be called before it
     /// takes the lock for the first time.
     #[inline]
-    pub(crate) fn enlist(&self, limit: Limit) {
-        let Ok(me) = me() else { return self.expect_others() };
+    pub(crate) fn enlist(&self, limit: Limit, users: &Users) {
+        let Ok(me) = me() else {
+            users.ask();
+            return self.expect_others();
+        };
         let place = self.place().load(Relaxed) as usize;
         if self.book().entry(place).is_none_or(|entry| entry.owner() != me) {
-            self.enlist_slowly(me, limit);
+            self.enlist_slowly(me, limit, users);
         }
     }
 
     #[cold]
-    fn enlist_slowly(&self, me: u64, limit: Limit) {
-        // A process that can't get on the ledger counts as one beside it.
-        if within(limit, || self.try_enlist(me)).is_err() && self.has_others_beside.swap(1, SeqCst) == 0 {
+    fn enlist_slowly(&self, me: u64, limit: Limit, users: &Users) {
+        if within(limit, || self.try_enlist(me)).is_ok() {
+            return;
+        }
+        // A process that can't get on the ledger counts as one beside it, and is recorded in the
+        // lock.
+        users.ask();
+        if self.has_others_beside.swap(1, SeqCst) == 0 {
             // Without the spin lock, which may be what could not be had. That is safe as no process
             // removes tokens from this wake pipe.
             self.notifier().notify();
@@ -261,7 +276,8 @@ impl Object<Tickets> {
         lock: Shared<'_>,
         alarm: impl Fn() -> bool,
     ) -> Result<(), WaitFailure> {
-        let mut notice = TicketWait { tickets: self, number, lock, alarm };
+        let mut notice =
+            TicketWait { tickets: self, number, lock, alarm, look_often_until: None, has_seen_death: false };
         within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut notice))
     }
 
@@ -297,6 +313,9 @@ struct TicketWait<'a, A> {
     number: u64,
     lock: Shared<'a>,
     alarm: A,
+    /// Until then it looks often.
+    look_often_until: Option<Instant>,
+    has_seen_death: bool,
 }
 
 impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
@@ -316,10 +335,18 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
+        let now = Instant::now();
+        let look_often_until = *self.look_often_until.get_or_insert(now + AT_FIRST);
         let mut owners = self.tickets.book().others(|entry| entry.owner() != 0)?;
-        let (mut told, mut look_again) = (None, None);
-        if self.tickets.has_others_beside.load(SeqCst) != 0 {
-            told = inotify::watch(self.lock.file).ok();
+        let (mut touched, mut look_again) = (None, (now < look_often_until).then_some(LOOK));
+        if self.tickets.has_others_beside.load(SeqCst) == 0 {
+            // All that may own the lock are on the ledger: unless one has just died, there is
+            // nothing to look for.
+            look_again = look_again.filter(|_| self.has_seen_death);
+        } else {
+            if look_again.is_none() {
+                touched = inotify::Watch::new(self.lock.file).ok();
+            }
             let me = me()?;
             owners.extend(self.lock.users.known().filter(|process| process.to_bits() != me));
             owners.sort_unstable();
@@ -327,17 +354,20 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
             look_again = Some(match (self.alarm)() {
                 // The alarm came before the subscription.
                 true => Duration::ZERO,
-                false if told.is_none() || self.lock.users.are_incomplete() => LOOK,
+                false if touched.is_none() || self.lock.users.are_incomplete() => LOOK,
                 false => RARE_LOOK,
             });
         }
         let (mut watched, dead) = ledger::watch(owners)?;
-        watched.pidfds.extend(told.map(Arc::new));
+        watched.touched = touched;
         watched.look_again = watched.look_again.into_iter().chain(look_again).min();
         if !dead.is_empty() {
             self.tickets.strike(&dead);
             self.lock.users.strike(&dead);
-            // One of them may have owned the lock.
+            // One of them may have owned the lock. A process that has inherited the lock may be
+            // about to say so.
+            self.has_seen_death = true;
+            self.look_often_until = Some(now + AFTER_DEATH);
             watched.look_again = Some(Duration::ZERO);
         }
         Ok(watched)

@@ -74,9 +74,15 @@ impl Users {
         if self.processes.iter().any(|place| place.load(Relaxed) == bits) {
             return Some(false);
         }
-        let take = |place: &AtomicU64, from| place.compare_exchange(from, bits, SeqCst, Relaxed).is_ok();
+        let take = |place: &AtomicU64, from| {
+            place.load(Relaxed) == from && place.compare_exchange(from, bits, SeqCst, Relaxed).is_ok()
+        };
         if self.processes.iter().any(|place| take(place, 0)) {
             return Some(true);
+        }
+        if self.are_incomplete() {
+            // The search for the dead takes milliseconds, and was in vain before.
+            return None;
         }
         let has_ended = |bits| Identity::from_bits(bits).is_some_and(|process| process.has_ended().unwrap_or(false));
         let of_dead = |place: &AtomicU64| {
@@ -88,22 +94,23 @@ impl Users {
 }
 
 impl Shared<'_> {
-    /// Records the calling process.
+    /// Records the calling process, and tells the waiters, even if it was recorded before: another
+    /// of its threads may have been stopped before it has told them.
     #[cold]
     pub(crate) fn enter(self) {
-        let is_new = match me().ok().and_then(Identity::from_bits).and_then(|me| self.users.add(me)) {
-            Some(is_new) => is_new,
-            None => self.users.are_incomplete.swap(1, SeqCst) == 0,
-        };
-        if is_new {
-            self.tell();
+        if me().ok().and_then(Identity::from_bits).and_then(|me| self.users.add(me)).is_none() {
+            self.users.are_incomplete.store(1, SeqCst);
         }
+        self.tell();
     }
 
-    /// Makes all waiters check for changes. Best effort: without it, they check once a minute.
+    /// Makes all waiters check for changes. Where a sandbox refuses the call, they learn when they
+    /// look for the next time that they must look often.
     #[cold]
     pub(crate) fn tell(self) {
-        let _ = inotify::touch(self.file);
+        if inotify::touch(self.file).is_err() {
+            self.users.are_incomplete.store(1, SeqCst);
+        }
     }
 }
 
@@ -146,14 +153,13 @@ mod tests {
         let shared = Shared { users: &segment.users, file: segment.as_fd() };
         let alive = Identity::of(std::os::unix::process::parent_id() as i32).unwrap().unwrap();
         segment.users.processes.iter().for_each(|place| place.store(alive.to_bits(), SeqCst));
-        let told = inotify::watch(segment.as_fd()).unwrap();
-        let is_told =
-            |fd| !multiproc_os::poll::wait_readable(&[fd], Some(std::time::Instant::now())).unwrap().is_empty();
-        assert!(!segment.users.are_incomplete());
+        let watch = inotify::Watch::new(segment.as_fd()).unwrap();
+        let is_told = || {
+            let now = Some(std::time::Instant::now());
+            !multiproc_os::poll::wait_readable(&[&watch], now).unwrap().is_empty()
+        };
+        assert!(!segment.users.are_incomplete() && !is_told());
         shared.enter();
-        assert!(segment.users.are_incomplete() && is_told(&told));
-        let told = inotify::watch(segment.as_fd()).unwrap();
-        shared.enter();
-        assert!(!is_told(&told), "once is enough");
+        assert!(segment.users.are_incomplete() && is_told());
     }
 }

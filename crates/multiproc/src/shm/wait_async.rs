@@ -83,8 +83,7 @@ async fn wait_on_pipe<W: WaitOp>(
 ) -> io::Result<WakeReason> {
     let watched = within(Limit::Moment, || op.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;
-    let others: Vec<BorrowedFd<'_>> =
-        timer.iter().map(AsFd::as_fd).chain(watched.pidfds.iter().map(|pidfd| pidfd.as_fd())).collect();
+    let others: Vec<BorrowedFd<'_>> = timer.iter().map(AsFd::as_fd).chain(watched.fds()).collect();
     // The future isn't counted as a waiter where a hang-up would say nothing.
     let is_counted = !is_alone && !op.has_other_tasks();
     let now = || Some(Instant::now());

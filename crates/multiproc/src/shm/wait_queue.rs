@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use multiproc_os::futex::{self, Woken};
+use multiproc_os::inotify;
 use multiproc_os::wake_pipe::WakeReason;
 
 use super::backoff::Backoff;
@@ -58,14 +59,16 @@ pub(crate) enum WaitFailure {
 pub(crate) struct Watched {
     /// Their pidfds, which become readable when the processes end.
     pub(crate) pidfds: Vec<Arc<OwnedFd>>,
+    /// A file that other processes touch when there is something to look at.
+    pub(crate) touched: Option<inotify::Watch>,
     /// Set when there are more processes than can be watched by pidfds: how long to sleep before
     /// looking for dead ones.
     pub(crate) look_again: Option<Duration>,
 }
 
 impl Watched {
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.pidfds.iter().map(|pidfd| pidfd.as_fd()).collect()
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.pidfds.iter().map(|pidfd| pidfd.as_fd()).chain(self.touched.iter().map(AsFd::as_fd)).collect()
     }
 
     /// When to stop sleeping, at the latest.

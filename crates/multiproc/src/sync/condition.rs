@@ -121,7 +121,7 @@ impl Condition {
     /// # Errors
     /// As for [`Lock::lock`].
     pub fn lock(&self) -> Locked<'_> {
-        self.tickets.enlist(Limit::Endless);
+        self.tickets.enlist(Limit::Endless, self.lock.users().users);
         let lock = self.lock.lock();
         lock.map(|guard| self.guard(guard)).map_err(|error| self.guarded(error))
     }
@@ -131,7 +131,7 @@ impl Condition {
     /// # Errors
     /// As for [`Lock::lock`].
     pub fn try_lock(&self) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
-        self.tickets.enlist(Limit::Moment);
+        self.tickets.enlist(Limit::Moment, self.lock.users().users);
         let lock = self.lock.try_lock();
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -143,7 +143,7 @@ impl Condition {
     /// As for [`Lock::lock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
         let begun = Instant::now();
-        self.tickets.enlist(deadline(timeout).into());
+        self.tickets.enlist(deadline(timeout).into(), self.lock.users().users);
         let lock = self.lock.lock_timeout(timeout.saturating_sub(begun.elapsed()));
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -324,7 +324,7 @@ impl ConditionGuard<'_> {
             ConditionError::Wait(WaitError::of(waited, "wait for a condition", "notify").expect_err("it is an error"))
         };
         // The process may be a fork copy that has never taken the lock.
-        tickets.enlist(deadline.into());
+        tickets.enlist(deadline.into(), lock.users().users);
         let number = tickets.enter(deadline).map_err(stalled)?;
         let outcome = loop {
             let outcome =

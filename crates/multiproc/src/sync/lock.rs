@@ -167,8 +167,9 @@ impl Lock {
     #[inline]
     pub(super) fn enter(&self) -> bool {
         let are_asked_for = self.inner.users.are_asked_for();
-        if are_asked_for {
+        if are_asked_for && !self.inner.is_recorded() {
             self.users().enter();
+            self.inner.note_recorded();
         }
         are_asked_for
     }
