@@ -321,6 +321,12 @@ impl<'a> LockGuard<'a> {
         self.is_mine() && self.lock.is_poisoned()
     }
 
+    #[cold]
+    fn end_in_panic(&self) {
+        self.state.end(&self.lock.inner.poisonable);
+        self.lock.announce_poison();
+    }
+
     #[inline]
     fn give_up(&self) {
         self.lock.inner.poisonable.give_up(&self.lock.inner, 0);
@@ -336,9 +342,8 @@ impl fmt::Debug for LockGuard<'_> {
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.state.end(&self.lock.inner.poisonable);
         if std::thread::panicking() {
-            self.lock.announce_poison();
+            self.end_in_panic();
         }
         self.give_up();
     }
