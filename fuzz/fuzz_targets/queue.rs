@@ -1,4 +1,5 @@
-//! A queue with memory that is corrupted while it is used: `shm/store.rs` and `shm/arena.rs`.
+//! A queue with memory that is corrupted while it is used: `multiproc-shm/src/queue/store.rs` and
+//! `multiproc-shm/src/queue/arena.rs`.
 
 #![no_main]
 

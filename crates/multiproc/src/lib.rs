@@ -97,8 +97,7 @@ mod shm;
 mod start;
 pub mod sync;
 mod transfer;
-mod units;
-mod wake;
+use multiproc_shm::{units, wake};
 
 #[doc(hidden)]
 pub mod __private;
@@ -153,6 +152,39 @@ pub use crate::shared::read_only::ReadOnlyMemory;
 pub use crate::shared::shareable_list::{ShareableItem, ShareableItems, ShareableList, ShareableListError};
 pub use crate::shared::shared_bytes::{SharedBytes, SharedBytesWriter};
 pub use crate::shared::value::Value;
+/// The values themselves are never serialised. A generic type that contains them and derives
+/// serde's traits needs this bound:
+///
+/// ```
+/// use multiproc::{Array, Plain, Process, Value};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(bound = "")]
+/// struct Job<T: Plain> {
+///     samples: Array<T>,
+///     largest: Value<T>,
+/// }
+///
+/// #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+/// #[repr(C)]
+/// struct Point {
+///     x: f64,
+///     y: f64,
+/// }
+///
+/// fn count<T: Plain>(job: Job<T>) -> usize {
+///     job.samples.len()
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let job = Job { samples: Array::<Point>::new(100)?, largest: Value::new(Point { x: 0.0, y: 0.0 })? };
+/// assert_eq!(Process::new(count, (job,)).start()?.join()?, 100);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(inline)]
 pub use crate::shm::cell::Plain;
 pub use crate::start::entry::init;
 pub use crate::start::forkserver::end_fork_server;

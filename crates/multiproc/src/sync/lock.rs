@@ -1,7 +1,8 @@
 //! [`Lock`]: mutual exclusion between threads of all processes that have a handle.
 //!
 //! A word that the holder's thread owns, and beside it the holder's identity and the poison.
-//! Locking and unlocking a free lock makes no system call. See `PROTOCOL.md`, "Lock".
+//! Locking and unlocking a free lock makes no system call. See `sync/PROTOCOL.md` of
+//! `multiproc-shm`, "Lock".
 
 use std::fmt;
 use std::os::fd::AsFd;

@@ -1,7 +1,7 @@
 //! [`Mutex`]: a lock together with the value that it guards.
 //!
 //! A word that the holder's thread owns, and behind it the value, in the same memory file. See
-//! `PROTOCOL.md`, "Mutex".
+//! `sync/PROTOCOL.md` of `multiproc-shm`, "Mutex".
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

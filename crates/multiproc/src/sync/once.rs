@@ -1,7 +1,7 @@
 //! [`Once`]: an initialization that runs once in all processes together.
 //!
-//! A word that is owned by the thread that runs the closure, and the progress. See `PROTOCOL.md`,
-//! "Once".
+//! A word that is owned by the thread that runs the closure, and the progress. See
+//! `sync/PROTOCOL.md` of `multiproc-shm`, "Once".
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! [`RLock`]: a reentrant lock.
 //!
 //! A word that the holder's thread owns. How many times that thread holds it is stored in the
-//! handle alone, since no other process needs it. See `PROTOCOL.md`, "RLock".
+//! handle alone, since no other process needs it. See `sync/PROTOCOL.md` of `multiproc-shm`,
+//! "RLock".
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,7 +1,8 @@
 //! [`RwLock`]: a value for many readers, or one writer.
 //!
 //! Each reader owns a word, and so does the writer, so the kernel reports the death of each. The
-//! algorithm is in `shm/readers.rs`. See `PROTOCOL.md`, "RwLock".
+//! algorithm is in `multiproc-shm/src/lock/readers.rs`. See `sync/PROTOCOL.md` of `multiproc-shm`,
+//! "RwLock".
 
 use std::fmt;
 use std::mem::offset_of;
