@@ -3,7 +3,8 @@
 
 pub use crate::process::test::Test;
 
-use crate::process::{at_exit, test};
+use crate::process::test;
+use crate::runtime::at_exit;
 use crate::start::entry;
 
 /// A guard that lives as long as the user's `main`.

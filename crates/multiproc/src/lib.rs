@@ -91,9 +91,11 @@ pub mod handle;
 mod log;
 mod process;
 mod remote_fn;
+mod runtime;
 mod sendable;
 mod shared;
 mod shm;
+mod spec;
 mod start;
 pub mod sync;
 mod transfer;
@@ -124,23 +126,20 @@ pub use crate::log::capture::{CapturedLine, OutputCapture, OutputStream, capture
 pub use crate::log::record::RelayedRecord;
 pub use crate::log::relay::{LogRelay, relay_logs};
 pub use crate::log::stderr::{Logger, get_logger, log_to_stderr};
-pub use crate::process::at_exit::{Finalizer, at_exit};
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
-pub use crate::process::children::{active_children, grace_period, set_grace_period};
-pub use crate::process::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
-pub use crate::process::current::{
-    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
-};
 pub use crate::process::future::{JoinFuture, WaitFuture};
-pub use crate::process::options::Resource;
 pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Captured, Run, Target};
 pub use crate::process::scope::{Scope, ScopeError, scope};
-pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
-pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
 pub use crate::remote_fn::RemoteFn;
+pub use crate::runtime::at_exit::{Finalizer, at_exit};
+pub use crate::runtime::children::{active_children, grace_period, set_grace_period};
+pub use crate::runtime::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
+pub use crate::runtime::current::{
+    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
+};
 pub use crate::sendable::{Arguments, Sendable};
 pub use crate::shared::array::Array;
 pub use crate::shared::error::{FreezeError, MemoryError};
@@ -154,9 +153,12 @@ pub use crate::shared::shareable_list::{ShareableItem, ShareableItems, Shareable
 pub use crate::shared::shared_bytes::{SharedBytes, SharedBytesWriter};
 pub use crate::shared::value::Value;
 pub use crate::shm::cell::Plain;
+pub use crate::spec::method::{StartMethod, set_start_method, start_method};
+pub use crate::spec::options::Resource;
+pub use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
+pub use crate::spec::stdio::{ChildStdin, Stdio};
 pub use crate::start::entry::init;
 pub use crate::start::forkserver::end_fork_server;
-pub use crate::start::method::{StartMethod, set_start_method, start_method};
 pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;
 pub use multiproc_macros::{main, test};

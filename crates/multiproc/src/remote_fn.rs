@@ -1,7 +1,7 @@
 //! [`RemoteFn`]: a function as a value that can be sent.
 //!
 //! It is sent in the form of a target: as the offset of its code in this program's image
-//! (`start/target.rs`). The offset of a target is read only once, by a child, from its own parent.
+//! (`spec/target.rs`). The offset of a target is read only once, by a child, from its own parent.
 //! A `RemoteFn`, however, may be in any message, so the received bytes may be anything, and safe
 //! code must not be able to make them a call to an arbitrary address. So the offsets are signed,
 //! and only a function with a valid signature is accepted:
@@ -27,7 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
 use crate::process::run::{CapturesNothing, Target};
-use crate::start::target::{Callable, Carried};
+use crate::spec::target::{Callable, Carried};
 
 /// A function that can be sent to another process of this program: as an argument, a field, a
 /// result, or an item of a queue.

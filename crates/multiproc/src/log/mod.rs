@@ -31,7 +31,7 @@ pub use ::log::LevelFilter;
 pub(crate) use ::log::Level;
 
 use self::capture::CaptureId;
-use crate::process::stdio::Streams;
+use crate::spec::stdio::Streams;
 
 /// The target of the library's own records.
 const OURS: &str = "multiproc";

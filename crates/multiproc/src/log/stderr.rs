@@ -8,7 +8,7 @@ use ::log::{Level, LevelFilter};
 
 use super::record::RelayedRecord;
 use super::{OURS, filter};
-use crate::process::current::current_process;
+use crate::runtime::current::current_process;
 
 /// Whether [`log_to_stderr`] was called, here or in the process that started this one.
 static TO_STDERR: AtomicBool = AtomicBool::new(false);

@@ -11,7 +11,7 @@ use multiproc_os::threads;
 
 use super::record::{Content, pairs_of};
 use super::{stderr, wire};
-use crate::process::current::current_process;
+use crate::runtime::current::current_process;
 
 /// The uplink to the relaying process, if there is one above this process.
 static UPLINK: OnceLock<Arc<OwnedFd>> = OnceLock::new();

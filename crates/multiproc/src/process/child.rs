@@ -16,16 +16,16 @@ use multiproc_os::signal::{self, Prospect};
 use multiproc_os::{lifeline, pidfd, threads};
 use serde::de::DeserializeOwned;
 
-use super::children::{self, SIGINT, SIGKILL, SIGTERM};
-use super::out_of_memory;
-use super::status::{ExitStatus, JoinError, JoinErrorKind};
-use super::stdio::{ChildStdin, Closer, Ends};
 use super::{test, wait};
 use crate::channel::wait::Waitable;
 use crate::log::capture::CaptureId;
+use crate::runtime::children::{self, SIGINT, SIGKILL, SIGTERM};
+use crate::runtime::out_of_memory;
 use crate::shm::change_rate;
-use crate::start::child_spec::Started;
-use crate::start::report::{Failure, Report, receive_report};
+use crate::spec::child_spec::Started;
+use crate::spec::report::{Failure, Report, receive_report};
+use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
+use crate::spec::stdio::{ChildStdin, Closer, Ends};
 use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     /// Whether a caller has received its value, or has been told why there is none.
     joined: AtomicBool,
     /// Whether this process, at its end, has found that it can't end the child.
-    pub(super) given_up: AtomicBool,
+    pub(crate) given_up: AtomicBool,
     /// The signals that this process has sent it, as bits. A death by one of them is expected and
     /// is not reported as a failure.
     sent: AtomicU64,

@@ -14,9 +14,9 @@ use std::task::{Context, Poll, ready};
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle, Shared};
-use super::children::{SIGKILL, SIGTERM};
-use super::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::Result;
+use crate::runtime::children::{SIGKILL, SIGTERM};
+use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::wake::{Source, Wakeup};
 
 /// Joins the process like [`Child::join`], in `async` code on any executor.

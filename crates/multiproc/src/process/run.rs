@@ -8,7 +8,7 @@ use super::child::Child;
 use super::outcome::Outcome;
 use crate::Result;
 use crate::sendable::{Arguments, Sendable};
-use crate::start::target::{Carried, TRAVELS_AS, Travels};
+use crate::spec::target::{Carried, TRAVELS_AS, Travels};
 use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::payload::Payload;
 

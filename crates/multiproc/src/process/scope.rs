@@ -13,12 +13,12 @@ use multiproc_os::threads;
 
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
-use super::children::{SIGKILL, SIGTERM, grace_period};
 use super::outcome::Outcome;
 use super::run::{CapturesNothing, Run, Target};
-use super::status::{JoinError, JoinErrorKind};
 use super::wait;
+use crate::runtime::children::{SIGKILL, SIGTERM, grace_period};
 use crate::sendable::Arguments;
+use crate::spec::status::{JoinError, JoinErrorKind};
 use crate::{Error, Result, log};
 
 /// Calls `body` with a [`Scope`] to start processes in. Returns the result of `body` once all of

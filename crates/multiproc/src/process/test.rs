@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use multiproc_os::threads;
 
-use super::{children, scope};
+use super::scope;
+use crate::runtime::children;
 
 /// The pid of the test binary; 0 if this program is not one. Copies of it made by fork(2) are
 /// ordinary processes.

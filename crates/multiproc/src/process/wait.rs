@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::poll;
 
 use super::child::ProcessHandle;
-use super::status::ExitStatus;
+use crate::spec::status::ExitStatus;
 use crate::{Error, Result};
 
 /// Waits until one of `children` has ended, for at most `timeout` (`None`: without limit). Returns

@@ -13,18 +13,19 @@ use multiproc_os::pid_slots::PidSlots;
 use multiproc_os::{environment, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
-use super::child_spec::{self, ChildSpec};
 use super::confinement::{self, Word};
 use super::handshake::{self, Role, Unfit, VARIABLE};
 use super::panic_hook;
-use super::report::{Failure, Report};
-use super::target::Entry;
-use super::{fork, forkserver, kind, method, spawn, standby};
+use super::{fork, forkserver, kind, spawn, standby};
 use crate::log;
-use crate::process::options::Options;
 use crate::process::outcome::Outcome;
 use crate::process::run::{Private, Run};
-use crate::process::{at_exit, children, ctrl_c, current};
+use crate::runtime::{at_exit, children, ctrl_c, current};
+use crate::spec::child_spec::{self, ChildSpec};
+use crate::spec::method;
+use crate::spec::options::Options;
+use crate::spec::report::{Failure, Report};
+use crate::spec::target::Entry;
 use crate::transfer::codec::{self, CodecError};
 use crate::transfer::packet;
 use crate::transfer::payload::Payload;
@@ -263,7 +264,7 @@ pub(crate) fn run_child(
     }
     let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
-        let reason = crate::process::status::JoinErrorKind::from(failure.clone());
+        let reason = crate::spec::status::JoinErrorKind::from(failure.clone());
         stdio::tell(&format!("Process {name}: {reason}\n"));
     }
     at_exit::run();

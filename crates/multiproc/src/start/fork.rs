@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use multiproc_os::fork::{self, Side};
 use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
-use super::child_spec::{ChildSpec, Started};
 use super::entry::{self, REFUSED, StartAck};
 use super::handshake;
-use super::report::Report;
 use super::{forkserver, standby};
-use crate::process::stdio::{Ends, Streams};
-use crate::process::{at_exit, children};
+use crate::runtime::{at_exit, children};
+use crate::spec::child_spec::{ChildSpec, Started};
+use crate::spec::report::Report;
+use crate::spec::stdio::{Ends, Streams};
 use crate::{Error, Result};
 
 /// The pid of this process if it was made by this method. Copies made by the user's own fork(2)

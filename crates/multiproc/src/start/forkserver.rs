@@ -14,16 +14,17 @@ use multiproc_os::pid_slots::{PidSlots, SLOTS};
 use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
-use super::child_spec::{self, Launch, Started};
 use super::confinement::{Fit, Made, Moment};
 use super::context::{self, Context, Known};
 use super::entry::StartAck;
 use super::guard::{self, OrphanGuard};
 use super::handshake::{self, Answer, Copy, PATIENCE};
-use super::report::Report;
 use super::standby::Standby;
-use super::{entry, kind, spawn, standby, target};
-use crate::process::{at_exit, children};
+use super::{entry, kind, spawn, standby};
+use crate::runtime::{at_exit, children};
+use crate::spec::child_spec::{self, Launch, Started};
+use crate::spec::report::Report;
+use crate::spec::target;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
@@ -639,7 +640,7 @@ pub(crate) fn become_child(
 #[cfg(any(test, fuzzing))]
 pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
-    let streams = crate::process::stdio::Streams::default();
+    let streams = crate::spec::stdio::Streams::default();
     let room = "there is room for a descriptor";
     let (mut context, told) = context::current(&known, None, Some(&streams)).expect(room);
     if !with_environment {

@@ -9,7 +9,7 @@
 use multiproc_os::identity::Identity;
 use multiproc_os::pidfd;
 
-use crate::process::children::SIGKILL;
+use crate::runtime::children::SIGKILL;
 
 /// The least length of the list at which processes that have ended are removed.
 const FEW: usize = 64;

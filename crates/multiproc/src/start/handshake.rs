@@ -13,10 +13,11 @@ use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
-use super::report::Report;
-use super::{kind, target};
-use crate::process::children::SIGKILL;
-use crate::process::status::ExitStatus;
+use super::kind;
+use crate::runtime::children::SIGKILL;
+use crate::spec::report::Report;
+use crate::spec::status::ExitStatus;
+use crate::spec::target;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;

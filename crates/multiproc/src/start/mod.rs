@@ -1,7 +1,6 @@
 //! Starting a child: the start methods, and a child's first steps. `PROTOCOL.md` beside this file
 //! describes the messages between the processes, and what happens when one of them dies.
 
-pub(crate) mod child_spec;
 pub(crate) mod confinement;
 #[allow(unsafe_code)]
 pub(crate) mod context;
@@ -13,13 +12,9 @@ pub(crate) mod fork;
 pub(crate) mod forkserver;
 pub(crate) mod guard;
 pub(crate) mod handshake;
-pub(crate) mod method;
 pub(crate) mod panic_hook;
-pub(crate) mod report;
 pub(crate) mod spawn;
 pub(crate) mod standby;
-#[allow(unsafe_code)]
-pub(crate) mod target;
 
 /// The kinds of messages. `PROTOCOL.md` says which process sends them and what they contain.
 pub(crate) mod kind {

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use super::report::{Failure, Report};
-use crate::process::status::Panic;
+use crate::spec::report::{Failure, Report};
+use crate::spec::status::Panic;
 
 thread_local! {
     /// The last panic that the hook has seen in this thread.
@@ -37,7 +37,7 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
             && pid == multiproc_os::threads::getpid()
         {
             Report::Failed(Failure::Panicked(panic)).send(socket.as_fd());
-            crate::process::at_exit::run();
+            crate::runtime::at_exit::run();
             super::entry::leave_with(1);
         }
         LAST.with_borrow_mut(|last| *last = Some(panic));

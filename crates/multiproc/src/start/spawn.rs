@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiproc_os::{fd_passing, lifeline, threads};
 use serde::{Deserialize, Serialize};
 
-use super::child_spec::{self, Launch, Started};
 use super::entry::{self, StartAck};
 use super::handshake::{Answer, Copy};
 use super::{forkserver, kind};
-use crate::process::stdio::Streams;
+use crate::spec::child_spec::{self, Launch, Started};
+use crate::spec::stdio::Streams;
 use crate::transfer::packet::Packet;
 use crate::{Error, Result};
 

@@ -18,20 +18,20 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
 
-use super::child_spec::{self, ChildSpec, Launch, Started};
 use super::confinement::{Fit, Moment};
 use super::context::{self, Known};
 use super::entry::{self, StartAck};
 use super::forkserver::{self, Request, ServerProcess};
-use super::method::StartMethod;
-use super::target::{Carried, Entry};
 use super::{handshake, kind, panic_hook};
 use crate::log::LogConfig;
-use crate::process::children::SIGKILL;
-use crate::process::current::Identity;
-use crate::process::options::Options;
 use crate::process::run::{Call, Private, Run};
 use crate::remote_fn::Key;
+use crate::runtime::children::SIGKILL;
+use crate::runtime::current::Identity;
+use crate::spec::child_spec::{self, ChildSpec, Launch, Started};
+use crate::spec::method::StartMethod;
+use crate::spec::options::Options;
+use crate::spec::target::{Carried, Entry};
 use crate::transfer::packet;
 use crate::{Error, Result};
 

@@ -8,7 +8,7 @@ use multiproc_os::pidfd::{End, Usage};
 use multiproc_os::signal;
 use serde::{Deserialize, Serialize};
 
-use super::children::SIGKILL;
+use crate::runtime::children::SIGKILL;
 use crate::transfer::codec::CodecError;
 use crate::units::Size;
 

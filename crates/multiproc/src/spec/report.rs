@@ -7,13 +7,13 @@ use std::os::fd::AsFd;
 use multiproc_os::pidfd::End;
 use serde::{Deserialize, Serialize};
 
-use crate::process::status::{ExitStatus, JoinErrorKind, Panic};
+use crate::spec::status::{ExitStatus, JoinErrorKind, Panic};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
 
-use super::entry::REFUSED;
-use super::kind;
+use crate::start::entry::REFUSED;
+use crate::start::kind;
 
 /// The last message of a child.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
 use crate::log::LogConfig;
-use crate::process::current::Identity;
-use crate::process::options::Options;
-use crate::process::stdio::Streams;
 use crate::remote_fn::Key;
+use crate::runtime::current::Identity;
+use crate::spec::options::Options;
+use crate::spec::stdio::Streams;
 use crate::transfer::codec;
 use crate::transfer::payload::Payload;
 

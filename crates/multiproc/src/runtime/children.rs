@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::{interrupt, poll, threads};
 
-use super::child::{ProcessHandle, Shared};
-use super::test;
 use crate::log;
+use crate::process::child::{ProcessHandle, Shared};
+use crate::process::test;
 
 /// The children that have not been reaped, as far as this process knows.
 struct Children {
@@ -122,7 +122,7 @@ pub(crate) fn sweep() {
 /// Returns the running children that a test has started and to which no handle is left. A child
 /// with a handle is spared: the handle may be in a static, for tests that share a process, or in a
 /// thread that still waits for the child.
-pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
+pub(crate) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
     let abandoned: Vec<_> = {
         let family = lock();
         let of_the_test = family.members.iter().filter(|member| member.test == test && !member.outlives_parent);
