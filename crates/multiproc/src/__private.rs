@@ -3,8 +3,7 @@
 
 pub use crate::process::test::Test;
 
-use crate::process::test;
-use crate::runtime::at_exit;
+use crate::runtime::{at_exit, test_binary};
 use crate::start::entry;
 
 /// A guard that lives as long as the user's `main`.
@@ -30,5 +29,5 @@ impl Drop for Main {
 /// Called by the loader in a test binary, before its `main`.
 pub extern "C" fn before_harness() {
     entry::init();
-    test::begin_binary();
+    test_binary::begin();
 }

@@ -126,6 +126,7 @@ pub use crate::log::capture::{CapturedLine, OutputCapture, OutputStream, capture
 pub use crate::log::record::RelayedRecord;
 pub use crate::log::relay::{LogRelay, relay_logs};
 pub use crate::log::stderr::{Logger, get_logger, log_to_stderr};
+pub use crate::process::active_children::active_children;
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
 pub use crate::process::future::{JoinFuture, WaitFuture};
@@ -135,7 +136,7 @@ pub use crate::process::scope::{Scope, ScopeError, scope};
 pub use crate::process::wait::{wait_all, wait_any};
 pub use crate::remote_fn::RemoteFn;
 pub use crate::runtime::at_exit::{Finalizer, at_exit};
-pub use crate::runtime::children::{active_children, grace_period, set_grace_period};
+pub use crate::runtime::children::{grace_period, set_grace_period};
 pub use crate::runtime::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
 pub use crate::runtime::current::{
     CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,

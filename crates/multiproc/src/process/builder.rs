@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use multiproc_os::{lifeline, threads};
 
-use super::child::{Child, Shared};
+use super::child::Child;
 use super::outcome::Outcome;
 use super::run::{Call, Captured, CapturesNothing, Private, Run, Target};
 use crate::remote_fn::Key;
+use crate::runtime::child::ChildRecord;
 use crate::runtime::current::{self, Identity, current_process};
 use crate::runtime::{at_exit, children, ctrl_c, out_of_memory};
 use crate::sendable::Arguments;
@@ -446,16 +447,16 @@ impl<R: Run> Process<R> {
             };
             (started, ends)
         };
-        let shared = Arc::new(Shared::new(
+        let record = Arc::new(ChildRecord::new(
             (name, R::type_name()),
             (daemon, self.outlive_parent),
             log.captured,
             ends.stdin.as_ref().map(ChildStdin::closer),
             started,
         ));
-        children::add(&shared);
+        children::add(&record);
         drop(in_flight);
-        Ok(Child::new(shared, ends))
+        Ok(Child::new(record, ends))
     }
 }
 

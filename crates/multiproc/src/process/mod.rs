@@ -1,5 +1,6 @@
 //! Processes: what a process runs, how it is started, waited for and ended, and how it ended.
 
+pub(crate) mod active_children;
 pub(crate) mod builder;
 pub(crate) mod child;
 pub(crate) mod future;

@@ -9,14 +9,15 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use multiproc_os::signal::{SIGKILL, SIGTERM};
 use multiproc_os::threads;
 
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
 use super::outcome::Outcome;
 use super::run::{CapturesNothing, Run, Target};
-use super::wait;
-use crate::runtime::children::{SIGKILL, SIGTERM, grace_period};
+use super::wait::deadline;
+use crate::runtime::children::grace_period;
 use crate::sendable::Arguments;
 use crate::spec::status::{JoinError, JoinErrorKind};
 use crate::{Error, Result, log};
@@ -222,7 +223,7 @@ pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
         log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
         let _ = process.signal(SIGTERM);
     }
-    let deadline = wait::deadline(Some(grace_period()));
+    let deadline = deadline(Some(grace_period()));
     let mut stubborn: Vec<_> =
         running.into_iter().filter(|process| matches!(process.wait_until(deadline), Ok(None))).collect();
     let mut left = Vec::new();

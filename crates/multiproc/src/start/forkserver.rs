@@ -367,6 +367,7 @@ impl Server {
             known: Known::default(),
             guards: lifeline::may_change_user_unseen(),
         };
+        at_exit::last(end);
         if server.guards {
             // Children that an earlier server was told of.
             for pid in children::bound_to_this_process() {

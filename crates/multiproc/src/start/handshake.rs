@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
+use multiproc_os::signal::SIGKILL;
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
 use super::kind;
-use crate::runtime::children::SIGKILL;
+use crate::runtime::at_exit::LONGEST_START;
 use crate::spec::report::Report;
 use crate::spec::status::ExitStatus;
 use crate::spec::target;
@@ -29,7 +30,7 @@ pub(crate) const VARIABLE: &str = "MULTIPROC_ENTRY";
 
 /// How long a parent waits for an answer from a live process. No start takes this long on a machine
 /// that makes any progress; without a limit, a parent would wait for a stopped process for ever.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = LONGEST_START;
 
 /// A copy of the program that has been executed and has been sent `HELLO`. It is killed and reaped
 /// when this is dropped.

@@ -16,7 +16,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
+use multiproc_os::signal::{self, SIGKILL};
+use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, threads};
 
 use super::confinement::{Fit, Moment};
 use super::context::{self, Known};
@@ -26,7 +27,7 @@ use super::{handshake, kind, panic_hook};
 use crate::log::LogConfig;
 use crate::process::run::{Call, Private, Run};
 use crate::remote_fn::Key;
-use crate::runtime::children::SIGKILL;
+use crate::runtime::children;
 use crate::runtime::current::Identity;
 use crate::spec::child_spec::{self, ChildSpec, Launch, Started};
 use crate::spec::method::StartMethod;
@@ -152,9 +153,12 @@ pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
     if state.wanted && state.keeper.is_none() && state.stop == 0 {
-        // The keeper must not hold a lock when this process is forked.
+        // The keeper must not hold a lock when this process is forked, and hears of each end.
         static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| drop(multiproc_os::at_fork::register(before_fork, after_fork)));
+        ONCE.call_once(|| {
+            let _ = multiproc_os::at_fork::register(before_fork, after_fork);
+            children::on_reaped(child_has_ended);
+        });
         let thread = std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10);
         // If no thread can be created, starts are only slower.
         state.keeper = signal::with_signals_blocked(|| thread.spawn(keep)).ok();
@@ -164,7 +168,7 @@ pub(crate) fn started(by_server: bool) {
 }
 
 /// Called when a child of this process has been reaped: the keeper may make a standby now.
-pub(crate) fn child_has_ended() {
+fn child_has_ended() {
     let mut state = lock();
     state.last_end = Some(Instant::now());
     wake_keeper(state);
