@@ -12,14 +12,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use multiproc_os::signal::{SIGKILL, SIGTERM};
 use multiproc_os::threads;
 
+use super::arguments::Arguments;
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
 use super::outcome::Outcome;
-use super::run::{CapturesNothing, Run, Target};
+use super::run::Run;
 use super::wait::deadline;
 use crate::runtime::children::grace_period;
-use crate::sendable::Arguments;
 use crate::spec::status::{JoinError, JoinErrorKind};
+use crate::spec::target::{CapturesNothing, Target};
 use crate::{Error, Result, log};
 
 /// Calls `body` with a [`Scope`] to start processes in. Returns the result of `body` once all of

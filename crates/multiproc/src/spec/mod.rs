@@ -2,6 +2,10 @@
 //! its parent.
 
 pub(crate) mod child_spec;
+pub(crate) mod identity;
+pub(crate) mod key;
+pub(crate) mod kind;
+pub(crate) mod log_config;
 pub(crate) mod method;
 pub(crate) mod options;
 pub(crate) mod report;

@@ -12,8 +12,10 @@ use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
 
-use crate::start::entry::REFUSED;
-use crate::start::kind;
+use super::kind;
+
+/// The exit code of a process that can't do what it was started for: `EX_SOFTWARE` of sysexits.h.
+pub(crate) const REFUSED: i32 = 70;
 
 /// The last message of a child.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::SIGKILL;
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
-use super::kind;
 use crate::runtime::at_exit::LONGEST_START;
+use crate::spec::kind;
 use crate::spec::report::Report;
 use crate::spec::status::ExitStatus;
 use crate::spec::target;
@@ -362,7 +362,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry;
+    use super::super::run_child;
     use super::*;
 
     fn talk(messages: &[(u8, &[u8])]) -> Unfit {
@@ -400,12 +400,12 @@ mod tests {
         for _ in 0..3 {
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
         }
-        entry::say_why(&theirs, "not today");
+        run_child::say_why(&theirs, "not today");
         drop(theirs);
         for wait in [false, true] {
             let (ours, theirs) = fd_passing::pair().unwrap();
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
-            entry::say_why(&theirs, "nor tomorrow");
+            run_child::say_why(&theirs, "nor tomorrow");
             drop(theirs);
             assert_eq!(packet::receive(&ours, wait).unwrap().front(), b"nor tomorrow");
             assert!(matches!(packet::receive(&ours, wait), Err(PacketError::Closed)));
