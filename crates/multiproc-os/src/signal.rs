@@ -2,6 +2,8 @@
 
 use std::io;
 
+pub use libc::{SIGINT, SIGKILL, SIGTERM};
+
 use crate::interrupt::{self, FROM_TERMINAL_MASK};
 
 /// The names of the standard signals, by number.
