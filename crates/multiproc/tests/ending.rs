@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Ends, Scratch, fifo, for_each_method, sleep_long};
 use multiproc::Process;
@@ -22,12 +22,12 @@ for_each_method! {
             (multiproc::ProcessHandle::terminate, "stopped[SIGTERM]", -15),
             (multiproc::ProcessHandle::kill, "stopped[SIGKILL]", -9),
             (multiproc::ProcessHandle::interrupt, "stopped[SIGINT]", -2),
-            (|child| { child.signal(libc::SIGUSR2)?; child.wait().map(drop) }, "stopped[SIGUSR2]", -12),
+            (|child| child.signal(libc::SIGUSR2), "stopped[SIGUSR2]", -12),
         ];
         for (end, state, code) in ends {
             let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
             end(&child).unwrap();
-            // Immediately, without an explicit wait.
+            child.wait().unwrap();
             assert_eq!((child.to_string(), child.is_alive()), (format!("<Process(p, {state})>"), false));
             assert_eq!(child.exit_code(), Some(code));
             assert_eq!(child.wait().unwrap().signal(), Some(-code));
@@ -54,10 +54,12 @@ for_each_method! {
         let ready = fifo(&scratch, "ready");
         let child = Ends(Process::new(ignores_sigterm, (ready.clone(),)).start_method(method).start().unwrap());
         assert_eq!(std::fs::read_to_string(ready).unwrap(), "now");
+        let begun = Instant::now();
         child.terminate().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert!(child.is_alive());
         child.kill().unwrap();
-        assert_eq!(child.exit_code(), Some(-9));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(-9));
     }
 
     fn a_stopped_process_can_be_killed(method) {
@@ -65,6 +67,7 @@ for_each_method! {
         child.signal(libc::SIGSTOP).unwrap();
         assert_eq!(child.wait_timeout(Duration::from_millis(20)).unwrap(), None, "stopped is not ended");
         child.kill().unwrap();
+        child.wait().unwrap();
         assert!(!child.is_alive());
     }
 

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::errno::{ECHILD, EPERM, ESRCH};
 use multiproc_os::interrupt::{self, Registered};
-use multiproc_os::signal::{self, Prospect};
 use multiproc_os::{lifeline, pidfd, threads};
 use serde::de::DeserializeOwned;
 
@@ -30,8 +29,12 @@ use crate::start::standby;
 use crate::transfer::codec;
 use crate::{Error, Result, log};
 
-/// How long a process is waited for after SIGKILL. One that still runs after this time is stuck in
-/// the kernel.
+/// The most that [`terminate`](ProcessHandle::terminate), [`kill`](ProcessHandle::kill) and
+/// [`interrupt`](ProcessHandle::interrupt) wait for the end of the process.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// How long to wait for the kernel to kill a process after its lifeline has been cut. One that
+/// still runs after this time is not going to be killed.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// What all handles to one process share.
@@ -499,9 +502,11 @@ impl ProcessHandle {
         self.shared.reap().map_err(|source| self.error("wait for", source))
     }
 
-    /// Sends SIGTERM, which asks the process to end. If the process doesn't handle, block or ignore
-    /// that signal, and is not stopped, it is gone when this returns; otherwise this returns
-    /// without waiting.
+    /// Sends SIGTERM, which asks the process to end.
+    ///
+    /// Waits at most 50 ms for the end, so that the state of a process that SIGTERM kills usually
+    /// shows it when this returns. To be sure, [`wait`](ProcessHandle::wait) for it: a process may
+    /// take its time, or handle, block or ignore the signal.
     ///
     /// Does nothing if the process has ended.
     ///
@@ -512,10 +517,12 @@ impl ProcessHandle {
         self.end_by(SIGTERM, "terminate")
     }
 
-    /// Sends SIGKILL, which ends the process whatever it does. It is gone when this returns.
+    /// Sends SIGKILL, which ends the process whatever it does. Waits at most 50 ms for the end, as
+    /// [`terminate`](ProcessHandle::terminate) does.
     ///
     /// Does nothing if the process has ended. If this process may not signal it, the kernel kills
-    /// it as it would if this process had ended, which needs no right.
+    /// it as it would if this process had ended, which needs no right; this waits up to 2 s to see
+    /// that it does.
     ///
     /// # Errors
     /// [`Error::Child`] if the process runs as another user and was told to [outlive its
@@ -525,11 +532,11 @@ impl ProcessHandle {
         self.end_by(SIGKILL, "kill")
     }
 
-    /// Sends SIGINT. As with [`terminate`](ProcessHandle::terminate), the process is gone when this
-    /// returns, unless it handles, blocks or ignores the signal or is stopped.
+    /// Sends SIGINT. Waits at most 50 ms for the end, as [`terminate`](ProcessHandle::terminate)
+    /// does.
     ///
-    /// This differs from Ctrl-C, which children [leave to their parent](crate::handle_ctrl_c). If
-    /// the process has a SIGINT handler, this gives it a tenth of a second to end.
+    /// This differs from Ctrl-C, which children [leave to their parent](crate::handle_ctrl_c): a
+    /// child without a SIGINT handler of its own ends.
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
@@ -572,27 +579,10 @@ impl ProcessHandle {
         Arc::strong_count(&self.shared) == 1
     }
 
-    /// Sends a signal. Waits for the end if the signal is sure to cause it, so that later calls see
-    /// the process as ended.
+    /// Sends a signal, and waits for a moment for the end that it may cause.
     fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
-        /// Whether a signal has a handler can be seen, but not whether it is the library's own,
-        /// which ends the process. If that one runs, it has done so in this time.
-        const MOMENT: Duration = Duration::from_millis(100);
-        // Read before the signal is sent: afterwards the process may be gone, and another may have
-        // its id.
-        let prospect = if self.shared.has_ended() { Prospect::Unknown } else { signal::prospect(self.pid(), signal) };
         self.shared.send_signal(signal).map_err(|source| self.error(what, source))?;
-        let ends = match prospect {
-            Prospect::Fatal => true,
-            Prospect::Handled if signal == SIGINT => {
-                self.wait_timeout(MOMENT)?.is_none() && signal::is_under_way(self.pid(), signal)
-            }
-            Prospect::Handled | Prospect::Unknown => false,
-        };
-        if ends {
-            self.wait_timeout(LONGEST)?;
-        }
-        Ok(())
+        self.wait_timeout(MOMENT).map(drop)
     }
 
     pub(crate) fn error(&self, what: &'static str, source: io::Error) -> Error {
