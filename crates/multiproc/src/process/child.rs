@@ -10,15 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use multiproc_os::signal::{self, Prospect, SIGINT, SIGKILL, SIGTERM};
+use multiproc_os::signal::{SIGINT, SIGKILL, SIGTERM};
 use serde::de::DeserializeOwned;
 
 use super::wait;
 use crate::channel::wait::Waitable;
-use crate::runtime::child::{ChildRecord, LONGEST};
+use crate::runtime::child::ChildRecord;
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::spec::stdio::{ChildStdin, Ends};
 use crate::{Error, Result};
+
+/// The most that [`terminate`](ProcessHandle::terminate), [`kill`](ProcessHandle::kill) and
+/// [`interrupt`](ProcessHandle::interrupt) wait for the end of the process.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// A handle to a process that was started, independent of its target's type.
 /// [`active_children`](crate::active_children) returns them, and a [`Child`] dereferences to one.
@@ -111,9 +115,11 @@ impl ProcessHandle {
         self.record.reap().map_err(|source| self.error("wait for", source))
     }
 
-    /// Sends SIGTERM, which asks the process to end. If the process doesn't handle, block or ignore
-    /// that signal, and is not stopped, it is gone when this returns; otherwise this returns
-    /// without waiting.
+    /// Sends SIGTERM, which asks the process to end.
+    ///
+    /// Waits at most 50 ms for the end, so that the state of a process that SIGTERM kills usually
+    /// shows it when this returns. To be sure, [`wait`](ProcessHandle::wait) for it: a process may
+    /// take its time, or handle, block or ignore the signal.
     ///
     /// Does nothing if the process has ended.
     ///
@@ -124,10 +130,12 @@ impl ProcessHandle {
         self.end_by(SIGTERM, "terminate")
     }
 
-    /// Sends SIGKILL, which ends the process whatever it does. It is gone when this returns.
+    /// Sends SIGKILL, which ends the process whatever it does. Waits at most 50 ms for the end, as
+    /// [`terminate`](ProcessHandle::terminate) does.
     ///
     /// Does nothing if the process has ended. If this process may not signal it, the kernel kills
-    /// it as it would if this process had ended, which needs no right.
+    /// it as it would if this process had ended, which needs no right; this waits up to 2 s to see
+    /// that it does.
     ///
     /// # Errors
     /// [`Error::Child`] if the process runs as another user and was told to [outlive its
@@ -137,11 +145,11 @@ impl ProcessHandle {
         self.end_by(SIGKILL, "kill")
     }
 
-    /// Sends SIGINT. As with [`terminate`](ProcessHandle::terminate), the process is gone when this
-    /// returns, unless it handles, blocks or ignores the signal or is stopped.
+    /// Sends SIGINT. Waits at most 50 ms for the end, as [`terminate`](ProcessHandle::terminate)
+    /// does.
     ///
-    /// This differs from Ctrl-C, which children [leave to their parent](crate::handle_ctrl_c). If
-    /// the process has a SIGINT handler, this gives it a tenth of a second to end.
+    /// This differs from Ctrl-C, which children [leave to their parent](crate::handle_ctrl_c): a
+    /// child without a SIGINT handler of its own ends.
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
@@ -184,27 +192,10 @@ impl ProcessHandle {
         Arc::strong_count(&self.record) == 1
     }
 
-    /// Sends a signal. Waits for the end if the signal is sure to cause it, so that later calls see
-    /// the process as ended.
+    /// Sends a signal, and waits for a moment for the end that it may cause.
     fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
-        /// Whether a signal has a handler can be seen, but not whether it is the library's own,
-        /// which ends the process. If that one runs, it has done so in this time.
-        const MOMENT: Duration = Duration::from_millis(100);
-        // Read before the signal is sent: afterwards the process may be gone, and another may have
-        // its id.
-        let prospect = if self.record.has_ended() { Prospect::Unknown } else { signal::prospect(self.pid(), signal) };
         self.record.send_signal(signal).map_err(|source| self.error(what, source))?;
-        let ends = match prospect {
-            Prospect::Fatal => true,
-            Prospect::Handled if signal == SIGINT => {
-                self.wait_timeout(MOMENT)?.is_none() && signal::is_under_way(self.pid(), signal)
-            }
-            Prospect::Handled | Prospect::Unknown => false,
-        };
-        if ends {
-            self.wait_timeout(LONGEST)?;
-        }
-        Ok(())
+        self.wait_timeout(MOMENT).map(drop)
     }
 
     pub(crate) fn error(&self, what: &'static str, source: io::Error) -> Error {

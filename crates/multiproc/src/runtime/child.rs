@@ -23,9 +23,9 @@ use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::spec::stdio::Closer;
 use crate::transfer::codec;
 
-/// How long a process is waited for after SIGKILL. One that still runs after this time is stuck in
-/// the kernel.
-pub(crate) const LONGEST: Duration = Duration::from_secs(2);
+/// How long to wait for the kernel to kill a process after its lifeline has been cut. One that
+/// still runs after this time is not going to be killed.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// A child of this process: what all handles to it share.
 pub(crate) struct ChildRecord {
