@@ -158,7 +158,7 @@ pub(crate) fn from_terminal() -> MaybeUninit<libc::sigset_t> {
     set
 }
 
-/// Unblocks the terminal's signals: see [`this_program`](crate::exec::this_program) and
+/// Unblocks the terminal's signals: see [`program`](crate::exec::program()) and
 /// [`reset_to_defaults`](crate::signal::reset_to_defaults).
 pub fn unblock() {
     // SAFETY: the set is filled in.

@@ -89,7 +89,7 @@ mod error_debug;
 pub mod fuzzing;
 pub mod handle;
 mod log;
-mod process;
+pub mod process;
 mod remote_fn;
 mod runtime;
 mod sendable;

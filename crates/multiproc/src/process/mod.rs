@@ -11,3 +11,5 @@ pub(crate) mod run;
 pub(crate) mod scope;
 pub(crate) mod test;
 pub(crate) mod wait;
+
+pub use crate::start::host::{Host, HostInstalled};

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use multiproc_os::fork::{self, Side};
 use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
-use super::handshake;
 use super::run_child::{self, StartAck};
 use super::{forkserver, standby};
+use super::{handshake, host};
 use crate::runtime::{at_exit, children};
 use crate::spec::child_spec::{ChildSpec, Started};
 use crate::spec::report::REFUSED;
@@ -71,8 +71,14 @@ pub(crate) fn start(
     let _ = run_child::memory_ranges();
     // Otherwise both processes would write what is in the buffer.
     let _ = std::io::stdout().flush();
+    host::before_copy();
     // SAFETY: this is the only thread, as just counted, so no other thread can be created.
-    match unsafe { fork::fork() }.map_err(fail("fork failed"))? {
+    let side = unsafe { fork::fork() };
+    match &side {
+        Ok(Side::Copy) => host::after_copy_in_child(),
+        Ok(Side::Original(_)) | Err(_) => host::after_copy_in_parent(),
+    }
+    match side.map_err(fail("fork failed"))? {
         Side::Copy => {
             drop((ours, ends));
             run_child(spec, streams, theirs, by_main_thread, task)

@@ -19,6 +19,7 @@ use super::context::{self, Context, Known};
 use super::entry::Rehearsal;
 use super::guard::{self, OrphanGuard};
 use super::handshake::{self, Answer, Copy, PATIENCE};
+use super::host;
 use super::run_child::{self, StartAck};
 use super::standby::Standby;
 use super::{spawn, standby};
@@ -573,10 +574,12 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
             let handed = unsafe { request.context.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
             let (ack, guarded) = (request.ack, request.guarded);
             handed.enter().map_err(|error| no("the current directory", &error))?;
+            host::before_copy();
             // SAFETY: as above, and `thread` is the state of this thread.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match &side {
                 Ok(Side::Copy { is_open }) => {
+                    host::after_copy_in_child();
                     if ack == StartAck::No && !is_open {
                         run_child::say_started(&socket, pidfd::open(threads::getpid()).ok());
                     }
@@ -595,6 +598,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
                 }
                 Err(_) => {}
             }
+            host::after_copy_in_parent();
             context::leave().map_err(|error| no("the root directory", &error))?;
             side.map(|_| None).map_err(|error| no("clone", &error))
         })();

@@ -14,6 +14,7 @@ use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::SIGKILL;
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
+use super::host;
 use crate::runtime::at_exit::LONGEST_START;
 use crate::spec::kind;
 use crate::spec::report::Report;
@@ -53,8 +54,8 @@ impl Copy {
         interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
-        let pid =
-            exec::this_program(VARIABLE, theirs.as_fd()).map_err(fail("the program could not be executed again"))?;
+        let pid = exec::program(&host::program(), VARIABLE, theirs.as_fd())
+            .map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // The copy waits for HELLO, so its pidfd can be opened, unless it was killed and another
         // part of the program reaped it.

@@ -12,6 +12,7 @@ pub(crate) mod fork;
 pub(crate) mod forkserver;
 pub(crate) mod guard;
 pub(crate) mod handshake;
+pub(crate) mod host;
 pub(crate) mod panic_hook;
 #[allow(unsafe_code)]
 pub(crate) mod run_child;

@@ -11,7 +11,7 @@ use multiproc_os::{environment, lifeline, memory_watch, pidfd, stdio, threads, t
 use serde::{Deserialize, Serialize};
 
 use super::confinement::{self, Word};
-use super::{entry, fork, panic_hook, standby};
+use super::{entry, fork, host, panic_hook, standby};
 use crate::log;
 use crate::runtime::{at_exit, children, ctrl_c, current};
 use crate::spec::child_spec::{self, ChildSpec};
@@ -166,9 +166,12 @@ pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     }
 }
 
-/// Ends this process by `exit`. A fork copy leaves without running the exit handlers, which belong
+/// Ends this process in the way of its host; by default by `exit`. A fork copy then leaves without running the exit handlers, which belong
 /// to its parent.
 pub(crate) fn leave_with(code: i32) -> ! {
+    if let Some(leave) = host::leave() {
+        leave(code);
+    }
     if fork::is_copy() {
         multiproc_os::fork::leave(code);
     }
