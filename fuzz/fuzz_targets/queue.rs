@@ -1,4 +1,4 @@
-//! A queue with memory that is corrupted while it is used: `multiproc-shm/src/queue/store.rs` and
+//! A queue with memory that is corrupted while it is used: `multiproc-shm/src/queue/` and
 //! `multiproc-shm/src/queue/arena.rs`.
 
 #![no_main]
