@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod change_rate;
+pub mod deadline;
 pub mod notifier;
 pub mod ready_fd;
 #[cfg(feature = "async")]

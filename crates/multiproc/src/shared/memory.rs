@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::shared_memory::SharedFile;
+use multiproc_shm::wait::deadline::Deadline;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -25,7 +26,6 @@ use super::travel;
 use crate::error::Result;
 use crate::shm::cell::Plain;
 use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
-use crate::shm::robust_word::Patience;
 use crate::sync::LockError;
 use crate::sync::error::not_made;
 
@@ -599,7 +599,7 @@ fn in_order(region: &Region) -> Result<(), MemoryError> {
     if region.usage() != Some(Usage::Locked) {
         return Ok(());
     }
-    match guard::lock::<u8>(region, Patience::None) {
+    match guard::lock::<u8>(region, Deadline::Now) {
         Ok(Some(_guard)) => Ok(()),
         Ok(None) => Err(MemoryError::InUse),
         Err(LockError::Misuse(misuse)) => Err(misuse.into()),
