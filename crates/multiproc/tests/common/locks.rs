@@ -77,7 +77,7 @@ macro_rules! lock_tests {
 
         #[multiproc::test]
         fn garbage_is_an_error() {
-            locks::garbage_is_an_error::<$type>();
+            $crate::locks::garbage_is_an_error::<$type>();
         }
     };
 }
@@ -88,77 +88,83 @@ macro_rules! holding_tests {
         mod any_lock {
             use super::*;
 
-            common::for_each_method! {
+            $crate::common::for_each_method! {
                 fn one_at_a_time(method) {
-                    locks::one_at_a_time::<$type>(method)
+                    $crate::locks::one_at_a_time::<$type>(method)
                 }
                 fn of_a_killed_holder_the_next_one_is_told(method) {
-                    locks::of_a_killed_holder_the_next_one_is_told::<$type>(method)
+                    $crate::locks::of_a_killed_holder_the_next_one_is_told::<$type>(method)
                 }
                 fn of_a_panic_the_next_one_is_told(method) {
-                    locks::of_a_panic_the_next_one_is_told::<$type>(method)
+                    $crate::locks::of_a_panic_the_next_one_is_told::<$type>(method)
                 }
                 fn a_killed_waiter_delays_nobody(method) {
-                    locks::a_killed_waiter_delays_nobody::<$type>(method)
+                    $crate::locks::a_killed_waiter_delays_nobody::<$type>(method)
                 }
                 fn a_stopped_waiter_keeps_nothing_from_others(method) {
-                    locks::a_stopped_waiter_keeps_nothing_from_others::<$type>(method)
+                    $crate::locks::a_stopped_waiter_keeps_nothing_from_others::<$type>(method)
                 }
                 fn it_travels(method) {
-                    locks::it_travels::<$type>(method)
+                    $crate::locks::it_travels::<$type>(method)
                 }
             }
 
             #[multiproc::test]
             fn whoever_is_not_willing_to_wait_is_told() {
-                locks::whoever_is_not_willing_to_wait_is_told::<$type>();
+                $crate::locks::whoever_is_not_willing_to_wait_is_told::<$type>();
             }
 
             #[multiproc::test]
             fn several_in_any_order() {
-                locks::several_in_any_order::<$type>();
+                $crate::locks::several_in_any_order::<$type>();
             }
 
             #[multiproc::test]
             fn a_thread_can_hold_so_many() {
-                locks::a_thread_can_hold_so_many::<$type>();
+                $crate::locks::a_thread_can_hold_so_many::<$type>();
             }
 
             #[multiproc::test]
             fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends() {
-                locks::a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends::<$type>();
+                $crate::locks::a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends::<$type>();
             }
 
             #[multiproc::test]
             fn memory_with_a_forgotten_guard_stays() {
-                common::in_a_process_with_one_thread(locks::memory_with_a_forgotten_guard_stays::<$type>);
+                $crate::common::in_a_process_with_one_thread(
+                    $crate::locks::memory_with_a_forgotten_guard_stays::<$type>,
+                );
             }
 
             #[multiproc::test]
             fn a_panic_while_it_is_held_poisons_it_until_that_is_cleared() {
-                locks::a_panic_while_it_is_held_poisons_it_until_that_is_cleared::<$type>();
+                $crate::locks::a_panic_while_it_is_held_poisons_it_until_that_is_cleared::<$type>();
             }
 
             #[multiproc::test]
             fn what_is_locked_during_a_panic_is_not_poisoned() {
-                locks::what_is_locked_during_a_panic_is_not_poisoned::<$type>();
+                $crate::locks::what_is_locked_during_a_panic_is_not_poisoned::<$type>();
             }
 
             #[multiproc::test]
             fn a_copy_of_a_guard_in_a_copy_of_the_process_is_none() {
-                common::in_a_process_with_one_thread(
-                    locks::a_copy_of_a_guard_in_a_copy_of_the_process_is_none::<$type>,
+                $crate::common::in_a_process_with_one_thread(
+                    $crate::locks::a_copy_of_a_guard_in_a_copy_of_the_process_is_none::<$type>,
                 );
             }
 
             #[multiproc::test]
             fn it_costs_little_and_leaves_nothing() {
-                common::in_a_process_with_one_thread(locks::it_costs_little_and_leaves_nothing::<$type>);
+                $crate::common::in_a_process_with_one_thread(
+                    $crate::locks::it_costs_little_and_leaves_nothing::<$type>,
+                );
             }
 
             #[multiproc::test]
             fn at_the_limit_of_open_files_there_is_an_error() {
-                common::in_a_process_with_one_thread(locks::at_the_limit_of_open_files_there_is_an_error::<$type>);
+                $crate::common::in_a_process_with_one_thread(
+                    $crate::locks::at_the_limit_of_open_files_there_is_an_error::<$type>,
+                );
             }
         }
     };

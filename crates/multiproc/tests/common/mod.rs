@@ -48,14 +48,14 @@ macro_rules! for_each_method {
                 check(multiproc::StartMethod::Spawn)
             }
 
-            common::for_each_method!(@fork $($not_fork)?);
+            $crate::common::for_each_method!(@fork $($not_fork)?);
         })*
     };
     (@fork not_fork) => {};
     (@fork) => {
         #[multiproc::test]
         fn fork() {
-            common::in_a_process_with_one_thread(|| check(multiproc::StartMethod::Fork))
+            $crate::common::in_a_process_with_one_thread(|| check(multiproc::StartMethod::Fork))
         }
     };
 }
