@@ -806,8 +806,12 @@ fn a_queue_goes_to_a_program_that_is_no_relative() {
     let path = scratch.path("socket");
     let listener = Listener::bind(path.as_str(), key()).unwrap();
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let mut program =
-        command.args(["--exact", NAME]).env(ADDRESS, &path).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut program = command
+        .args(["--exact", &common::test_name(module_path!(), NAME)])
+        .env(ADDRESS, &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let queue = Queue::new().unwrap();
     let connection = listener.accept_timeout::<Queue<u32>, ()>(LONG).unwrap();
     connection.send(queue.clone()).unwrap();

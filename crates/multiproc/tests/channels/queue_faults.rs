@@ -2,7 +2,7 @@
 //! waits. And items that are larger than 2 GiB.
 //!
 //! Tested elsewhere: stops of a consumer that takes items, many processes, empty items, queues in
-//! queues (`queue.rs`); kills (`chaos_queue.rs`).
+//! queues (`queue.rs`); kills (`chaos/queue.rs`).
 
 use std::fs::File;
 use std::time::Duration;

@@ -204,7 +204,7 @@ fn under_fire(method: StartMethod) {
 
 #[multiproc::test]
 fn forkserver() {
-    under_fire(StartMethod::ForkServer);
+    common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer));
 }
 
 #[multiproc::test]

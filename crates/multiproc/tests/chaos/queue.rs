@@ -293,7 +293,7 @@ macro_rules! chaos {
 
             #[multiproc::test]
             fn forkserver() {
-                under_fire(StartMethod::ForkServer, Kind::$kind, $stops);
+                common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer, Kind::$kind, $stops));
             }
 
             #[multiproc::test]

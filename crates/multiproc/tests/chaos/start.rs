@@ -1,37 +1,17 @@
 //! Starts under fire: another process kills children and the server at random moments, while
 //! threads of this process start more of them. The kills of whole programs, at each of their
-//! moments, are tested in `multiproc-programs/tests/chaos.rs`.
+//! moments, are tested in `multiproc-programs/tests/chaos/start.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::chaos::{Random, seed};
 use crate::common::{Ends, LONG, Scratch, for_each_method, sleep_long};
 use multiproc::{Error, Process, StartMethod};
 
 /// How many processes each method starts.
 const STARTS: u32 = 2000;
-
-/// Pseudo-random numbers, the same for the same seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
-/// `MULTIPROC_SEED`, or another seed each time.
-fn seed() -> u64 {
-    let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("a number"));
-    let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into());
-    println!("MULTIPROC_SEED={seed}");
-    seed
-}
 
 /// The third and fourth field of `/proc/pid/stat`: the state, and the parent.
 fn state_and_parent(pid: i32) -> Option<(char, i32)> {
@@ -55,7 +35,7 @@ fn children(of: i32) -> Vec<i32> {
 /// Kills children of the process `of`, except itself, until it is killed.
 fn kill_for_ever(of: i32, seed: u64) {
     let me = std::process::id() as i32;
-    let mut random = Random(seed);
+    let mut random = Random::of(seed);
     loop {
         let others: Vec<i32> = children(of).into_iter().filter(|pid| *pid != me).collect();
         if others.is_empty() {

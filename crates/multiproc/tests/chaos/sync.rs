@@ -307,7 +307,7 @@ macro_rules! chaos {
 
             #[multiproc::test]
             fn forkserver() {
-                under_fire(StartMethod::ForkServer, &$object);
+                common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer, &$object));
             }
 
             #[multiproc::test]

@@ -12,25 +12,34 @@ use crate::common::LONG;
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Seeded from `MULTIPROC_SEED`, or differently each time. The seed is printed.
+    /// Seeded from [`seed`].
     pub(crate) fn seeded() -> Random {
-        let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("a number"));
-        let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into());
-        println!("MULTIPROC_SEED={seed}");
-        Random(seed)
+        Random(seed())
     }
 
     pub(crate) fn of(seed: u64) -> Random {
         Random(seed)
     }
 
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        mixed ^ (mixed >> 31)
     }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// `MULTIPROC_SEED`, or another seed each time. It is printed.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("MULTIPROC_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into());
+    println!("MULTIPROC_SEED={seed}");
+    seed
 }
 
 /// `MULTIPROC_CHAOS_SECONDS`, or a default that suits a test suite.

@@ -60,12 +60,24 @@ macro_rules! for_each_method {
     };
 }
 
+/// Runs a test with this method in a process of its own, because its effects concern the whole
+/// process: under `cargo test`, all tests of a binary run in one.
+pub(crate) fn in_its_own_process(test: fn(multiproc::StartMethod), method: multiproc::StartMethod) {
+    multiproc::Process::new(test, (method,)).name("harness").start().unwrap().join().unwrap()
+}
+
 /// Runs a test in a process with one thread, as the main process of a program would.
 pub(crate) fn in_a_process_with_one_thread(test: fn()) {
     multiproc::Process::new(test, ()).name("harness").start().unwrap().join().unwrap()
 }
 
 pub(crate) use for_each_method;
+
+/// The name by which the harness knows a test of a module: pass [`module_path`].
+pub(crate) fn test_name(module: &str, test: &str) -> String {
+    let (_, module) = module.split_once("::").expect("a module of the test binary");
+    format!("{module}::{test}")
+}
 
 /// A process that ends when this is dropped, whatever happens in the test.
 pub(crate) struct Ends<T>(pub(crate) multiproc::Child<T>);

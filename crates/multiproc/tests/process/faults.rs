@@ -4,7 +4,7 @@
 //!
 //! Tested elsewhere: limits of processes, `SIGCHLD` ignored, foreign waits for any child, a server
 //! that dies (`start.rs`); aborts, exits, stack overflows (`exit_status.rs`); kills
-//! (`chaos_start.rs`, and `chaos.rs` of multiproc-programs).
+//! (`chaos/start.rs`, here and in multiproc-programs).
 
 use std::ffi::CString;
 use std::io::Read;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::common::{Ends, LONG, Scratch, exists, fifo, for_each_method, sleep_long, wait_gone};
+use crate::common::{Ends, LONG, Scratch, exists, fifo, for_each_method, in_its_own_process, sleep_long, wait_gone};
 use multiproc::{Error, JoinErrorKind, Process, SharedBytes, SharedMemory, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
@@ -23,11 +23,6 @@ fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
         limit.rlim_cur = soft.min(limit.rlim_max);
         assert_eq!(libc::setrlimit(resource, &raw const limit), 0);
     }
-}
-
-/// Runs the check in a process of its own, as its effects concern the whole process.
-fn apart(check: fn(StartMethod), method: StartMethod) {
-    Process::new(check, (method,)).start().unwrap().join().unwrap()
 }
 
 fn with_32_descriptors(method: StartMethod) {
@@ -196,23 +191,23 @@ fn waits_for_all_children(method: StartMethod) {
 
 for_each_method! {
     fn a_program_that_waits_for_all_its_children(method) {
-        apart(waits_for_all_children, method);
+        in_its_own_process(waits_for_all_children, method);
     }
 
     fn thirty_two_descriptors(method) {
-        apart(with_32_descriptors, method);
+        in_its_own_process(with_32_descriptors, method);
     }
 
     fn a_limit_of_file_sizes_is_an_error(method) not_fork {
-        apart(with_small_files, method);
+        in_its_own_process(with_small_files, method);
     }
 
     fn full_temporary_file_systems_do_not_matter(method) {
-        apart(with_full_file_systems, method);
+        in_its_own_process(with_full_file_systems, method);
     }
 
     fn a_storm_of_interruptions(method) {
-        apart(with_interruptions, method);
+        in_its_own_process(with_interruptions, method);
     }
 
     fn a_parent_that_is_stopped_now_and_then_loses_nothing(method) {

@@ -10,6 +10,25 @@ fn var(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+fn set_seeds(method: StartMethod) {
+    multiproc::set_seed(7);
+    let seeds = || {
+        // A process tree of its own, whatever this test's process has started before.
+        let parent = Process::new(
+            |method: StartMethod| {
+                multiproc::set_seed(7);
+                let seed = || multiproc::current_process().seed();
+                [(); 3].map(|()| Process::new(seed, ()).start_method(method).start().unwrap().join().unwrap())
+            },
+            (method,),
+        );
+        parent.start().unwrap().join().unwrap()
+    };
+    let first = seeds();
+    assert_eq!(seeds(), first);
+    assert!(first[0] != first[1] && first[1] != first[2] && first[0] != first[2]);
+}
+
 for_each_method! {
     fn environment(method) {
         let own = std::env::vars_os().count();
@@ -324,22 +343,7 @@ for_each_method! {
     }
 
     fn seeds_follow_from_the_parents(method) {
-        multiproc::set_seed(7);
-        let seeds = || {
-            // A process tree of its own, whatever this test's process has started before.
-            let parent = Process::new(
-                |method: StartMethod| {
-                    multiproc::set_seed(7);
-                    let seed = || multiproc::current_process().seed();
-                    [(); 3].map(|()| Process::new(seed, ()).start_method(method).start().unwrap().join().unwrap())
-                },
-                (method,),
-            );
-            parent.start().unwrap().join().unwrap()
-        };
-        let first = seeds();
-        assert_eq!(seeds(), first);
-        assert!(first[0] != first[1] && first[1] != first[2] && first[0] != first[2]);
+        common::in_its_own_process(set_seeds, method);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::for_each_method;
+use crate::common::{self, for_each_method};
 use multiproc::{Process, Queue, RemoteFn, one_way, pipe};
 use serde::{Deserialize, Serialize};
 
@@ -164,7 +164,11 @@ fn another_run_of_the_program_has_other_signatures() {
         return;
     }
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = command.args([NAME, "--exact", "--nocapture"]).env("ANOTHER_RUN", "1").output().unwrap();
+    let output = command
+        .args([&*common::test_name(module_path!(), NAME), "--exact", "--nocapture"])
+        .env("ANOTHER_RUN", "1")
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let theirs = text.lines().find_map(|line| line.split_once("function ")).unwrap_or_else(|| panic!("{text}")).1;
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();

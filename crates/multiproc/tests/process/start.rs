@@ -1,14 +1,8 @@
 //! Starting processes: from many threads at once, with the right environment, directory and
 //! descriptors, and what happens when that fails.
 
-use std::sync::Mutex;
-
 use crate::common::{self, Ends, Unwilling, for_each_method, sleep_long};
 use multiproc::{Error, Process, StartMethod};
-
-/// Environment, directory and descriptors belong to the whole process: tests that change them take
-/// turns.
-static SURROUNDINGS: Mutex<()> = Mutex::new(());
 
 fn open_descriptors() -> Vec<(i32, String)> {
     let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/fd")
@@ -21,6 +15,67 @@ fn open_descriptors() -> Vec<(i32, String)> {
         .collect();
     list.sort();
     list
+}
+
+fn change_environment(method: StartMethod) {
+    let get = |name: &str| {
+        let child = Process::new(|name: String| std::env::var(name).ok(), (name.to_string(),));
+        child.start_method(method).start().unwrap().join().unwrap()
+    };
+    assert_eq!(get("MULTIPROC_TEST"), None);
+    for value in ["one", "", "zwölf=12"] {
+        // SAFETY: the other threads of this process are multiproc's, which access the environment
+        // through the standard library.
+        unsafe { std::env::set_var("MULTIPROC_TEST", value) };
+        assert_eq!(get("MULTIPROC_TEST").as_deref(), Some(value));
+    }
+    // SAFETY: as above.
+    unsafe { std::env::remove_var("MULTIPROC_TEST") };
+    assert_eq!(get("MULTIPROC_TEST"), None);
+    assert_eq!(get("MULTIPROC_ENTRY"), None);
+    assert_eq!(get("PATH"), std::env::var("PATH").ok());
+    // A child may change its own environment.
+    let child = Process::new(
+        || {
+            // SAFETY: this process has one thread.
+            unsafe { std::env::set_var("MULTIPROC_TEST", "mine") };
+            std::process::Command::new("sh").args(["-c", "echo $MULTIPROC_TEST"]).output().unwrap().stdout
+        },
+        (),
+    );
+    assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), b"mine\n");
+}
+
+fn change_directory(method: StartMethod) {
+    let before = std::env::current_dir().unwrap();
+    let get =
+        || Process::new(|| std::env::current_dir().ok(), ()).start_method(method).start().unwrap().join().unwrap();
+    assert_eq!(get().as_ref(), Some(&before));
+    let scratch = common::Scratch::new();
+    let elsewhere = std::fs::canonicalize(scratch.path(".")).unwrap();
+    std::env::set_current_dir(&elsewhere).unwrap();
+    let seen = get();
+    drop(scratch);
+    // A deleted directory can still be the current one.
+    let deleted = get();
+    std::env::set_current_dir(&before).unwrap();
+    assert_eq!(seen, Some(elsewhere));
+    assert_eq!(deleted, None);
+    assert_eq!(get(), Some(before));
+}
+
+fn leak_a_descriptor(method: StartMethod) {
+    // Not close-on-exec: a plain fork and exec would pass it on.
+    // SAFETY: a new descriptor, closed below.
+    let leaky = unsafe { libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY) };
+    let list = Process::new(open_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
+    // SAFETY: opened above.
+    unsafe { libc::close(leaky) };
+    let (stdio, others): (Vec<_>, Vec<_>) = list.into_iter().partition(|(fd, _)| *fd <= 2);
+    assert_eq!(stdio.len(), 3);
+    // The child's socket, and the directory that it is listing.
+    assert_eq!(others.iter().filter(|(_, target)| !target.starts_with("/proc/")).count(), 1, "{others:?}");
+    assert!(others.iter().any(|(_, target)| target.starts_with("socket:")), "{others:?}");
 }
 
 for_each_method! {
@@ -54,51 +109,11 @@ for_each_method! {
     }
 
     fn the_environment_is_that_of_the_moment(method) {
-        let _turn = SURROUNDINGS.lock().unwrap_or_else(|error| error.into_inner());
-        let get = |name: &str| {
-            let child = Process::new(|name: String| std::env::var(name).ok(), (name.to_string(),));
-            child.start_method(method).start().unwrap().join().unwrap()
-        };
-        assert_eq!(get("MULTIPROC_TEST"), None);
-        for value in ["one", "", "zwölf=12"] {
-            // SAFETY: tests that access the environment other than through the standard library
-            // take turns.
-            unsafe { std::env::set_var("MULTIPROC_TEST", value) };
-            assert_eq!(get("MULTIPROC_TEST").as_deref(), Some(value));
-        }
-        // SAFETY: as above.
-        unsafe { std::env::remove_var("MULTIPROC_TEST") };
-        assert_eq!(get("MULTIPROC_TEST"), None);
-        assert_eq!(get("MULTIPROC_ENTRY"), None);
-        assert_eq!(get("PATH"), std::env::var("PATH").ok());
-        // A child may change its own environment.
-        let child = Process::new(
-            || {
-                // SAFETY: this process has one thread.
-                unsafe { std::env::set_var("MULTIPROC_TEST", "mine") };
-                std::process::Command::new("sh").args(["-c", "echo $MULTIPROC_TEST"]).output().unwrap().stdout
-            },
-            (),
-        );
-        assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), b"mine\n");
+        common::in_its_own_process(change_environment, method);
     }
 
     fn the_directory_is_that_of_the_moment(method) {
-        let _turn = SURROUNDINGS.lock().unwrap_or_else(|error| error.into_inner());
-        let before = std::env::current_dir().unwrap();
-        let get = || Process::new(|| std::env::current_dir().ok(), ()).start_method(method).start().unwrap().join().unwrap();
-        assert_eq!(get().as_ref(), Some(&before));
-        let scratch = common::Scratch::new();
-        let elsewhere = std::fs::canonicalize(scratch.path(".")).unwrap();
-        std::env::set_current_dir(&elsewhere).unwrap();
-        let seen = get();
-        drop(scratch);
-        // A deleted directory can still be the current one.
-        let deleted = get();
-        std::env::set_current_dir(&before).unwrap();
-        assert_eq!(seen, Some(elsewhere));
-        assert_eq!(deleted, None);
-        assert_eq!(get(), Some(before));
+        common::in_its_own_process(change_directory, method);
     }
 
     fn arguments_are_those_of_the_program(method) {
@@ -107,17 +122,7 @@ for_each_method! {
     }
 
     fn no_descriptor_leaks_into_a_child(method) not_fork {
-        // Not close-on-exec: a plain fork and exec would pass it on.
-        // SAFETY: a new descriptor, closed below.
-        let leaky = unsafe { libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY) };
-        let list = Process::new(open_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
-        // SAFETY: opened above.
-        unsafe { libc::close(leaky) };
-        let (stdio, others): (Vec<_>, Vec<_>) = list.into_iter().partition(|(fd, _)| *fd <= 2);
-        assert_eq!(stdio.len(), 3);
-        // The child's socket, and the directory that it is listing.
-        assert_eq!(others.iter().filter(|(_, target)| !target.starts_with("/proc/")).count(), 1, "{others:?}");
-        assert!(others.iter().any(|(_, target)| target.starts_with("socket:")), "{others:?}");
+        common::in_its_own_process(leak_a_descriptor, method);
     }
 
     fn arguments_that_cannot_be_sent_fail_at_the_call(method) not_fork {

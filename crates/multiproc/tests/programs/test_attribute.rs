@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::common::{LONG, exists, sleep_long, wait_gone};
+use crate::common::{LONG, exists, sleep_long, test_name, wait_gone};
 use multiproc::{Child, Process, StartMethod, set_grace_period};
 
 /// What the binary left behind, or would have, and how it ended.
@@ -21,7 +21,11 @@ struct Run {
 /// Runs these tests at once, in a binary of their own, to its end.
 fn run(tests: &[&str], threads: usize) -> Run {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(tests).args(["--exact", "--nocapture", &format!("--test-threads={threads}")]);
+    command.args(tests.iter().map(|test| test_name(module_path!(), test))).args([
+        "--exact",
+        "--nocapture",
+        &format!("--test-threads={threads}"),
+    ]);
     command.env("LEAVE", "1").env("RUST_BACKTRACE", "0").env_remove("NEXTEST_EXECUTION_MODE");
     let mut binary = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pidfd = multiproc_os::pidfd::open(binary.id() as i32).unwrap();

@@ -154,7 +154,7 @@ for_each_method! {
     }
 
     fn writers_who_are_killed_lose_nothing_and_delay_nobody(method) {
-        under_fire(method);
+        common::in_its_own_process(under_fire, method);
     }
 }
 

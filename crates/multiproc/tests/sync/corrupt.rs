@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::common::LONG;
+use crate::chaos::{self, Random};
+use crate::common::{self, LONG};
 use multiproc::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, RLock, RwLock, Semaphore};
 use multiproc::{Array, RawArray, SharedMemory, shareable_list};
 
@@ -29,33 +29,14 @@ fn files() -> BTreeSet<(u64, PathBuf)> {
     std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| memory(entry.unwrap().path())).collect()
 }
 
-/// Makes an object, and returns its memory files too. One at a time.
+/// Makes an object, and returns its memory files too.
 fn made<T>(make: impl FnOnce() -> T) -> (T, Vec<File>) {
-    static ONE: StdMutex<()> = StdMutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = files();
     let object = make();
     let open = |(_, path): &(u64, PathBuf)| File::options().read(true).write(true).open(path).unwrap();
     let new = files().difference(&before).map(open).collect::<Vec<_>>();
     assert!(!new.is_empty());
     (object, new)
-}
-
-/// Pseudo-random numbers: SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }
 
 /// Whether a thread that finds this value in a lock must wait for a live thread: one of this
@@ -94,11 +75,9 @@ fn spoil(files: &[File], random: &mut Random) {
 
 /// Runs `calls` on objects that are spoiled before, and in the middle when `calls` says so.
 fn survives<T>(name: &str, make: impl Fn() -> T, calls: impl Fn(&T, &mut dyn FnMut())) {
-    let seed = std::env::var("MULTIPROC_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
-    println!("MULTIPROC_SEED={seed}");
+    let seed = chaos::seed();
     for case in 0..CASES {
-        let mut random = Random(seed ^ case);
+        let mut random = Random::of(seed ^ case);
         let (object, files) = made(&make);
         (0..random.below(4)).for_each(|_| spoil(&files, &mut random));
         let begun = Instant::now();
@@ -115,7 +94,10 @@ macro_rules! spoiled {
     ($($name:ident: $make:expr, |$object:ident, $again:ident| $calls:block)*) => { $(
         #[multiproc::test]
         fn $name() {
-            survives(stringify!($name), || $make.unwrap(), |$object, $again| $calls);
+            // In a process of its own, which has no other memory files that could be overwritten.
+            common::in_a_process_with_one_thread(|| {
+                survives(stringify!($name), || $make.unwrap(), |$object, $again| $calls)
+            });
         }
     )* };
 }

@@ -1,5 +1,7 @@
 //! Locks, semaphores, events, conditions, barriers and `Once`, in blocking and in `async` code.
 
+#[path = "../common/chaos.rs"]
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/locks.rs"]

@@ -371,6 +371,11 @@ impl<'de> Deserialize<'de> for Garbage {
 
 #[multiproc::test]
 fn garbage_is_an_error() {
+    // In a process of its own, which has no other objects' memory files.
+    common::in_a_process_with_one_thread(check_garbage);
+}
+
+fn check_garbage() {
     let semaphore = Semaphore::new(1).unwrap();
     let pipe = || OwnedFd::from(std::io::pipe().unwrap().0);
     let file = || OwnedFd::from(std::fs::File::open("/proc/self/maps").unwrap());

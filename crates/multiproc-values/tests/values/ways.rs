@@ -5,12 +5,9 @@
 //! type rather than a hundred. Each is sent by a thread of its own, because what the sender
 //! remembers of a type, it remembers by thread.
 
-#[path = "../../multiproc/tests/common/mod.rs"]
-mod common;
-
 use std::collections::HashMap;
 
-use common::for_each_method;
+use crate::common::for_each_method;
 use multiproc::{Process, Queue, StartMethod, one_way};
 use multiproc_values::oracle::{by_json, compare};
 use multiproc_values::types::*;

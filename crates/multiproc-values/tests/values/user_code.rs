@@ -1,15 +1,12 @@
 //! Handwritten implementations of serde's traits that panic, lie, change from call to call, or are
 //! strict about what they read.
 
-#[path = "../../multiproc/tests/common/mod.rs"]
-mod common;
-
 use std::cell::Cell;
 use std::fmt;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::for_each_method;
+use crate::common::for_each_method;
 use multiproc::{GetError, Process, Queue, StartMethod, one_way};
 use multiproc_values::Rng;
 use multiproc_values::oracle::{by_cbor, by_json, judge};

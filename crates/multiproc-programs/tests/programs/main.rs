@@ -1,0 +1,8 @@
+//! Whole programs, observed from outside.
+
+mod ctrl_c;
+mod lifeline;
+mod logs;
+mod main_process;
+#[cfg(feature = "tracing")]
+mod traced;
