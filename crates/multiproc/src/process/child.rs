@@ -304,14 +304,6 @@ impl Shared {
         !matches!(self.reap(), Ok(None))
     }
 
-    /// Returns the status if the process has ended and been reaped.
-    fn known_status(&self) -> Option<ExitStatus> {
-        match &*self.lock() {
-            State::Ended { status, .. } => Some(*status),
-            State::Running { .. } | State::Disowned | State::Between => None,
-        }
-    }
-
     fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
         let mut has_ended = false;
         loop {
@@ -557,11 +549,6 @@ impl ProcessHandle {
         self.shared.wait_until(deadline).map_err(|source| self.error("wait for", source))
     }
 
-    /// Returns its status if this process already knows it, without a system call.
-    pub(crate) fn known_status(&self) -> Option<ExitStatus> {
-        self.shared.known_status()
-    }
-
     /// Why it counts as failed, if it has ended and was not joined.
     pub(crate) fn failure(&self) -> Option<JoinError> {
         self.shared.failure().map(|kind| JoinError::new(self.name(), kind))
@@ -603,7 +590,7 @@ impl AsFd for ProcessHandle {
     }
 }
 
-/// Ready when the process has ended.
+/// Ready when the process has ended and has been reaped.
 impl Waitable for ProcessHandle {
     fn fd(&self) -> BorrowedFd<'_> {
         self.as_fd()
@@ -611,7 +598,18 @@ impl Waitable for ProcessHandle {
 
     /// The socket that stands in for a missing pidfd may not be readable.
     fn ready(&self) -> io::Result<bool> {
-        Ok(self.known_status().is_some())
+        Ok(self.shared.is_reaped())
+    }
+
+    /// Reaps the process. A debugger that traces it gets its status first: waits a moment for that,
+    /// since the pidfd stays readable meanwhile.
+    fn woken(&self) -> io::Result<bool> {
+        const DEBUGGED: Duration = Duration::from_millis(10);
+        if self.shared.reap()?.is_some() {
+            return Ok(true);
+        }
+        self.shared.wait_for_status(Instant::now() + DEBUGGED)?;
+        Ok(self.shared.reap()?.is_some())
     }
 }
 
@@ -873,6 +871,10 @@ impl<T> Waitable for Child<T> {
 
     fn ready(&self) -> io::Result<bool> {
         self.handle.ready()
+    }
+
+    fn woken(&self) -> io::Result<bool> {
+        self.handle.woken()
     }
 }
 
