@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::common::{self, Ends, LONG, Scratch, for_each_method, sleep_long};
 use multiproc::{
     Address, ConnectErrorKind, Connection, Handle, Key, ListenErrorKind, Listener, Process, Queue, RecvErrorKind,
-    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait,
+    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait_any,
 };
 
 /// Lengths in the protocol, see CONNECTION.md.
@@ -87,7 +87,7 @@ fn a_stopped_peer_keeps_nobody_past_the_timeout() {
         assert!(connection.try_recv().unwrap_err().is_empty());
         assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
         assert!(!connection.poll(SOON).unwrap());
-        assert!(wait(&[&connection], SOON).unwrap().is_empty());
+        assert!(wait_any(&[&connection], SOON).unwrap().is_empty());
         // Until the buffers are full. Over TCP the kernel may make some more room in them.
         let is_late = |error: &SendErrorKind| {
             matches!(error, SendErrorKind::Full | SendErrorKind::Timeout | SendErrorKind::Unfinished)
@@ -1001,10 +1001,10 @@ fn an_end_sent_to_oneself_mixes_no_bytes() {
 fn it_can_be_waited_for() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
     let queue = Queue::<u8>::new().unwrap();
-    assert!(wait(&[&listener, &queue], Duration::from_millis(1)).unwrap().is_empty());
+    assert!(wait_any(&[&listener, &queue], Duration::from_millis(1)).unwrap().is_empty());
     let address = listener.local_address().clone();
     let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
-    assert_eq!(wait(&[&listener, &queue], LONG).unwrap(), [0]);
+    assert_eq!(wait_any(&[&listener, &queue], LONG).unwrap(), [0]);
     let connection = listener.try_accept::<u8, u8>().unwrap();
     drop(client.join().unwrap());
     assert!(connection.recv().unwrap_err().is_disconnected());

@@ -234,7 +234,7 @@ for_each_method! {
                 match receiver.try_recv() {
                     Ok(number) => numbers.push(number),
                     Err(error) if error.is_empty() => {
-                        if multiproc::wait(&[&receiver, &until], LONG).unwrap() == [1] {
+                        if multiproc::wait_any(&[&receiver, &until], LONG).unwrap() == [1] {
                             return numbers;
                         }
                     }

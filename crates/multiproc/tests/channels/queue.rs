@@ -412,12 +412,12 @@ for_each_method! {
         assert_eq!(consumer.try_get().unwrap(), 7);
         assert!(consumer.try_get().unwrap_err().is_empty());
         assert!(matches!(consumer.get_timeout(soon), Err(GetError::TimedOut)));
-        assert!(multiproc::wait(&[&consumer], soon).unwrap().is_empty());
+        assert!(multiproc::wait_any(&[&consumer], soon).unwrap().is_empty());
         child.kill().unwrap();
         // The end is detected by the queue handles that the child held, not by the child's end.
         let begin = std::time::Instant::now();
-        assert_eq!(multiproc::wait(&[&consumer], LONG).unwrap(), [0]);
-        assert_eq!(multiproc::wait(&[&consumer, &*child], None).unwrap()[0], 0);
+        assert_eq!(multiproc::wait_any(&[&consumer], LONG).unwrap(), [0]);
+        assert_eq!(multiproc::wait_any(&[&consumer, &*child], None).unwrap()[0], 0);
         assert!(begin.elapsed() < LONG);
         assert!(matches!(consumer.try_get(), Err(GetError::Disconnected)));
         assert!(matches!(consumer.get_timeout(soon), Err(GetError::Disconnected)));
@@ -553,14 +553,14 @@ for_each_method! {
         let child = Process::new(number, (queue.clone(), 7)).start_method(method).start().unwrap();
         let mut got = Vec::new();
         loop {
-            let ready = multiproc::wait(&[&queue, &child], None).unwrap();
+            let ready = multiproc::wait_any(&[&queue, &child], None).unwrap();
             got.extend(queue.try_get());
             if ready.contains(&1) {
                 break;
             }
         }
         assert_eq!(got, [7]);
-        assert!(multiproc::wait(&[&queue], Duration::ZERO).unwrap().is_empty());
+        assert!(multiproc::wait_any(&[&queue], Duration::ZERO).unwrap().is_empty());
     }
 }
 

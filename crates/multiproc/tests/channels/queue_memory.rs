@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use multiproc::{GetError, Process, PutErrorKind, Queue, wait};
+use multiproc::{GetError, Process, PutErrorKind, Queue, wait_any};
 
 /// How much memory the memory files take that this process has open.
 fn allocated() -> u64 {
@@ -38,7 +38,7 @@ fn burst(how: u32) {
             std::thread::sleep(Duration::from_millis(10));
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         }),
-        1 => until_it_is_given_back(|| assert!(wait(&[&queue], soon).unwrap().is_empty())),
+        1 => until_it_is_given_back(|| assert!(wait_any(&[&queue], soon).unwrap().is_empty())),
         2 => until_it_is_given_back(|| assert!(matches!(queue.get_timeout(soon), Err(GetError::TimedOut)))),
         3 => until_it_is_given_back(|| {
             // The descriptor becomes readable when it is time.

@@ -55,7 +55,7 @@ fn wait_for(kind: u32, things: Things, consumer: Consumer<u64>) {
         8 => drop(things.barrier.wait()),
         9 => drop(things.lock.lock()),
         10 => drop(things.rwlock.write()),
-        11 => drop(multiproc::wait(&[&things.tasks, &things.queue], None)),
+        11 => drop(multiproc::wait_any(&[&things.tasks, &things.queue], None)),
         12 => drop(things.array.lock()),
         13 | 14 => drop(things.conditions[kind as usize % 2].lock().unwrap().wait()),
         _ => drop(consumer.get_timeout(LONG)),
