@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{LockError, Misuse, Poisoned};
 use super::lock::{Lock, LockGuard};
+use super::raw_lock::RawLock;
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};

@@ -13,7 +13,8 @@ use multiproc_os::threads;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse, not_made};
-use super::guard_state::{GuardState, held};
+use super::guard_state::GuardState;
+use super::raw_lock::RawLock;
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
@@ -99,10 +100,7 @@ impl Lock {
     /// others.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
-        match self.take(Deadline::Never) {
-            Ok(()) => self.guard(),
-            Err(refusal) => Err(self.misuse(refusal)),
-        }
+        self.lock_with(|()| LockGuard::new(self))
     }
 
     /// Acquires the lock if it is free; returns `None` if it is held.
@@ -111,7 +109,7 @@ impl Lock {
     /// As for [`lock`](Lock::lock).
     #[inline]
     pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        self.lock_within(Deadline::Now)
+        self.try_lock_with(|()| LockGuard::new(self))
     }
 
     /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
@@ -139,51 +137,41 @@ impl Lock {
     /// # Errors
     /// As for [`lock`](Lock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        self.lock_within(Deadline::after(timeout))
-    }
-
-    #[inline]
-    fn lock_within(&self, deadline: Deadline) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        match self.take(deadline) {
-            Ok(()) => self.guard().map(Some),
-            Err(Refusal::Busy) => Ok(None),
-            Err(refusal) => Err(self.misuse(refusal)),
-        }
+        self.lock_timeout_with(timeout, |()| LockGuard::new(self))
     }
 
     #[inline]
     fn take(&self, deadline: Deadline) -> Result<(), Refusal> {
-        let is_entered = self.enter();
+        self.enter();
         let mut inherited = false;
         self.inner.poisonable.take(&self.inner, 0, deadline, || {
             inherited = true;
             true
         })?;
-        self.taken(is_entered, inherited);
+        self.taken(inherited);
         Ok(())
     }
 
     /// Called before the lock is taken: if conditions share it, enters this process among its
-    /// users, so that waiters of the conditions watch it. Returns whether conditions share the
-    /// lock.
+    /// users, so that waiters of the conditions watch it. Does nothing if it is entered already.
     #[inline]
-    pub(super) fn enter(&self) -> bool {
-        let are_asked_for = self.inner.users.are_asked_for();
-        if are_asked_for && !self.inner.is_recorded() {
-            self.users().enter();
-            self.inner.note_recorded();
+    pub(super) fn enter(&self) {
+        if self.inner.users.are_asked_for() && !self.inner.is_recorded() {
+            self.enter_slowly();
         }
-        are_asked_for
     }
 
-    /// Called after the lock was taken: `is_entered` is the result of [`enter`](Lock::enter), and
-    /// `inherited` is set if the previous owner has died.
+    #[cold]
+    fn enter_slowly(&self) {
+        self.users().enter();
+        self.inner.note_recorded();
+    }
+
+    /// Called after the lock was taken; `inherited` is set if the previous owner has died.
     #[inline]
-    pub(super) fn taken(&self, is_entered: bool, inherited: bool) {
-        // The first condition may have begun to share the lock since `enter`.
-        if !is_entered {
-            self.enter();
-        }
+    pub(super) fn taken(&self, inherited: bool) {
+        // The first condition may have begun to share the lock since the call before.
+        self.enter();
         if inherited {
             self.announce_poison();
         }
@@ -208,17 +196,6 @@ impl Lock {
         self.inner.users.ask();
     }
 
-    /// The guard of the lock that was just taken.
-    #[inline]
-    pub(super) fn guard(&self) -> Locked<'_> {
-        held(&self.inner.poisonable, Shared::NAME, LockGuard { lock: self, state: GuardState::new() })
-    }
-
-    #[cold]
-    fn misuse<G>(&self, refusal: Refusal) -> LockError<G> {
-        Misuse::of(refusal, Shared::NAME).expect("endless waits don't time out").into()
-    }
-
     /// Returns whether the lock is held at this moment.
     pub fn is_locked(&self) -> bool {
         self.inner.poisonable.word().owner().is_some()
@@ -227,7 +204,7 @@ impl Lock {
     /// Returns whether a thread has died or panicked while holding the lock. A holder's death is
     /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.poisonable.poison().is_some()
+        self.has_poison()
     }
 
     /// Returns whether the holder has died and no thread has taken the lock since.
@@ -241,15 +218,29 @@ impl Lock {
         self.inner.poisonable.poison_count()
     }
 
-    /// The poison, if there is any: how the holder ended, and which thread it was.
-    pub(crate) fn poison(&self) -> Option<(Poison, Option<Holder>)> {
-        self.inner.poisonable.poison()
-    }
-
     /// Clears the poison, once what the lock guards has been put right: locking it no longer gives
     /// an error.
     pub fn clear_poison(&self) {
         self.inner.poisonable.clear_poison();
+    }
+}
+
+impl RawLock for Lock {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        Shared::NAME
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        Misuse::unless_busy(self.take(deadline), Shared::NAME)
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.inner.poisonable.poison()
     }
 }
 
@@ -272,6 +263,12 @@ pub struct LockGuard<'a> {
 }
 
 impl<'a> LockGuard<'a> {
+    /// The guard of the lock that the calling thread has just acquired.
+    #[inline]
+    pub(super) fn new(lock: &'a Lock) -> LockGuard<'a> {
+        LockGuard { lock, state: GuardState::new() }
+    }
+
     /// Clears the poison, as [`Lock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
