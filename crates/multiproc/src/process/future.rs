@@ -11,12 +11,13 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use multiproc_os::signal::{SIGKILL, SIGTERM};
 use serde::de::DeserializeOwned;
 
-use super::child::{Child, ProcessHandle, Shared};
-use super::children::{SIGKILL, SIGTERM};
-use super::status::{ExitStatus, JoinError, JoinErrorKind};
+use super::child::{Child, ProcessHandle};
 use crate::Result;
+use crate::runtime::child::ChildRecord;
+use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::wake::{Source, Wakeup};
 
 /// Joins the process like [`Child::join`], in `async` code on any executor.
@@ -177,7 +178,7 @@ impl<T: DeserializeOwned> Future for JoinFuture<T> {
         let status = ready!(self.waiting.poll(context));
         let child = self.child.take().expect("the future was polled again after it was ready");
         Poll::Ready(match status {
-            Ok(status) => self.waiting.handle.shared().value(status),
+            Ok(status) => self.waiting.handle.record().value(status),
             Err(error) => Err(JoinError::new(child.name(), JoinErrorKind::Wait(error))),
         })
     }
@@ -216,7 +217,7 @@ impl Waiting {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
-        let process = self.handle.shared();
+        let process = self.handle.record();
         loop {
             if let Some(status) = process.reap()? {
                 self.wakeup = Wakeup::default();
@@ -227,7 +228,7 @@ impl Waiting {
     }
 }
 
-impl Source for Shared {
+impl Source for ChildRecord {
     fn fd(&self) -> BorrowedFd<'_> {
         self.exit_fd()
     }

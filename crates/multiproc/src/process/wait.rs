@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::poll;
 
 use super::child::ProcessHandle;
-use super::status::ExitStatus;
+use crate::spec::status::ExitStatus;
 use crate::{Error, Result};
 
 /// Waits until one of `children` has ended, for at most `timeout` (`None`: without limit). Returns
@@ -148,7 +148,7 @@ fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result
                 // end.
                 let soon = Instant::now() + DEBUGGED;
                 let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-                asked[*index].shared().wait_for_status(until).map_err(fail)?;
+                asked[*index].record().wait_for_status(until).map_err(fail)?;
             }
             _ => return Ok(known),
         }

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use super::report::{Failure, Report};
-use crate::process::status::Panic;
+use crate::spec::report::{Failure, Report};
+use crate::spec::status::Panic;
 
 thread_local! {
     /// The last panic that the hook has seen in this thread.
@@ -37,8 +37,8 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
             && pid == multiproc_os::threads::getpid()
         {
             Report::Failed(Failure::Panicked(panic)).send(socket.as_fd());
-            crate::process::at_exit::run();
-            super::entry::leave_with(1);
+            crate::runtime::at_exit::run();
+            super::run_child::leave_with(1);
         }
         LAST.with_borrow_mut(|last| *last = Some(panic));
     }));
@@ -72,7 +72,7 @@ fn backtrace() -> String {
     // library's.
     let begin = frames.iter().position(|frame| is(frame, &["rust_begin_unwind", "begin_panic"])).map_or(0, |at| at + 1);
     let begin = begin + frames[begin..].iter().take_while(|frame| is(frame, &["core::panicking::"])).count();
-    let target = ["multiproc::process::run::", "multiproc::start::entry::enter", "multiproc::process::at_exit::"];
+    let target = ["multiproc::process::run::", "multiproc::spec::target::", "multiproc::runtime::at_exit::"];
     let end = frames[begin..].iter().position(|frame| is(frame, &target)).map_or(frames.len(), |at| begin + at);
     let shown = match frames.iter().any(|frame| is(frame, &["<unknown>"])) {
         false if begin < end => &frames[begin..end],
