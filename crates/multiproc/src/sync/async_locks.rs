@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::{LockError, Misuse};
 use super::event::Event;
-use super::lock::{self, Lock, LockGuard};
+use super::lock::{Lock, LockGuard};
 use super::mutex::{self, Mutex, MutexGuard};
 use super::raw_lock::RawLock;
 use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
@@ -18,12 +18,6 @@ use crate::shm::cell::Plain;
 use crate::shm::robust_word::{LockMapping, PoisonableWord};
 use crate::shm::waiters::{Denied, Site, Wait};
 use crate::wake::take_turns;
-
-impl Site for lock::Shared {
-    fn poisonable(&self) -> &PoisonableWord {
-        &self.poisonable
-    }
-}
 
 impl<T: Plain> Site for mutex::Shared<T> {
     fn poisonable(&self) -> &PoisonableWord {
@@ -93,10 +87,10 @@ impl Lock {
     /// system refuses a thread to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
-        self.enter();
-        let poison_count = self.poison_count();
-        take(&self.inner).await?;
-        self.taken(self.poison_count() != poison_count);
+        self.inner.enter();
+        let poison_count = self.inner.poisonable().poison_count();
+        take(self.inner.mapping()).await?;
+        self.inner.taken(self.inner.poisonable().poison_count() != poison_count);
         self.guarded(LockGuard::new(self))
     }
 }

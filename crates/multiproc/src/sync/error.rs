@@ -216,7 +216,7 @@ impl Misuse {
     #[inline]
     pub(crate) fn of(denial: impl Into<Denial>, what: &'static str) -> Option<Misuse> {
         match denial.into() {
-            Denial::Busy => None,
+            Denial::Busy | Denial::Interrupted => None,
             Denial::Reads => Some(Misuse::Reads(what)),
             Denial::Writes => Some(Misuse::HeldHere(what)),
             Denial::OtherHandle => Some(Misuse::OtherHandle(what)),

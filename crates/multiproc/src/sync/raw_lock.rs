@@ -50,9 +50,11 @@ pub(crate) trait RawLock {
     /// Acquires the lock, waiting for as long as it takes.
     #[inline]
     fn lock_with<G>(&self, guard: impl FnOnce(Self::Hold) -> G) -> Result<G, LockError<G>> {
-        match self.acquire(Deadline::Never)? {
-            Some(hold) => self.guarded(guard(hold)),
-            None => unreachable!("a wait without a deadline doesn't time out"),
+        loop {
+            // `None` only if a signal has interrupted the wait: see `multiproc_os::poll`.
+            if let Some(hold) = self.acquire(Deadline::Never)? {
+                return self.guarded(guard(hold));
+            }
         }
     }
 
