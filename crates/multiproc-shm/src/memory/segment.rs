@@ -175,7 +175,7 @@ impl<L: Layout> Segment<L> {
     }
 
     /// Creates a segment at the offset `base` of a file, which is all zero there and long enough,
-    /// with `more` integers behind the layout.
+    /// with `more` integers behind the layout, perhaps fewer than [`Layout::MORE`].
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`.

@@ -29,7 +29,7 @@ pub const MOST: usize = u16::MAX as usize;
 
 layout! {
     /// The shared part; all zero except `parties`, it is in round 0, and no party has arrived.
-    pub struct BarrierState: "barrier", 0x22, ..ledger::MORE {
+    pub struct BarrierState: "barrier", 0x22, ledger::MORE {
         /// The present [`Phase`].
         phase: AtomicU64,
         spin_lock: RobustSpinLock,
@@ -479,7 +479,9 @@ impl Barrier {
         let waited = if self.is_interruptible { interruptible(wait) } else { wait() };
         waited.map_err(|(cause, error)| match (cause, error) {
             (_, Some(error)) => BarrierError::Wait(error.into()),
-            (Cause::Late(process), None) if process == pid() => BarrierError::Wait(WaitError::Timeout),
+            (Cause::Late(process), None) if process == pid() && deadline.has_passed() => {
+                BarrierError::Wait(WaitError::Timeout)
+            }
             (cause, None) => BarrierError::Broken(cause),
         })
     }

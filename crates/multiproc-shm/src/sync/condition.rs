@@ -48,7 +48,7 @@ const AFTER_DEATH: Duration = Duration::from_secs(1);
 
 layout! {
     /// The shared part; all zero, no caller waits.
-    pub struct Tickets: "condition", 0x31, ..ledger::MORE {
+    pub struct Tickets: "condition", 0x31, ledger::MORE {
         /// The next ticket.
         next: AtomicU64,
         /// The number of waiters, including those that have died.

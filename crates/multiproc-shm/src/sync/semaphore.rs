@@ -26,7 +26,7 @@ pub const MOST: usize = usize::MAX >> 3;
 
 layout! {
     /// The shared part; all zero, it has no permits.
-    pub struct Permits: "semaphore", 0x20, ..ledger::MORE {
+    pub struct Permits: "semaphore", 0x20, ledger::MORE {
         spin_lock: RobustSpinLock,
         wait_queue: WaitQueue,
         /// [`SEMAPHORE`] or [`LOCK`].
