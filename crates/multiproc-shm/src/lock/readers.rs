@@ -250,14 +250,22 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
                 return Ok(slot);
             }
         }
-        self.take_new_slot()
+        self.take_new_slot(used)
     }
 
-    /// Takes a slot that no thread has taken before.
+    /// Takes a slot that no thread has taken before, or one that has begun to count since the caller
+    /// has looked at `seen` of them: the thread that has made it count may not have taken it, as it
+    /// owns as many words as it can.
     #[cold]
-    fn take_new_slot(&self) -> Result<usize, Denial> {
+    fn take_new_slot(&self, mut seen: usize) -> Result<usize, Denial> {
         loop {
             let used = self.used();
+            for slot in seen..used {
+                if self.try_slot(slot)? {
+                    return Ok(slot);
+                }
+            }
+            seen = used;
             let slot = self.slots().get(used).ok_or(Denial::NoSlot)?;
             self.allocate_for(slot).map_err(|_| Denial::NoSlot)?;
             // The slot counts before it is taken, so that no writer misses it. If another thread
