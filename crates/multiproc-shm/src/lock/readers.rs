@@ -184,6 +184,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     /// Waits until there is no reader. The caller has the turnstile.
+    #[inline]
     pub(crate) fn outwait_readers(&self, deadline: Deadline) -> Result<(), Refusal> {
         self.slots_in_use().iter().try_for_each(|slot| slot.word.outwait(deadline))
     }

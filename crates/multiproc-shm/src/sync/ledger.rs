@@ -85,8 +85,12 @@ impl<L> Copy for Book<'_, L> {}
 
 impl<'a, L: Layout> Book<'a, L> {
     /// The number of entries that may be in use.
+    #[inline]
     fn used(self) -> usize {
-        (self.ledger.used.load(Relaxed) as usize).min(self.room())
+        match self.ledger.used.load(Relaxed) as usize {
+            used @ 0..=NEAR => used,
+            used => used.min(self.room()),
+        }
     }
 
     /// The number of entries that there can be behind the object.

@@ -317,27 +317,27 @@ impl Semaphore {
     /// is left that could release a permit; [`WaitError::Stalled`], [`WaitError::Io`].
     #[inline]
     pub fn acquire(&self, deadline: Deadline) -> Result<(), WaitError> {
-        if self.is_interruptible {
-            return interruptible(|| self.acquire_until(deadline));
-        }
-        self.acquire_until(deadline)
+        within(deadline.limit(), || match self.take() {
+            Ok(true) => Ok(()),
+            Ok(false) => self.acquire_slowly(deadline),
+            Err(error) => Err(error.into()),
+        })
     }
 
-    fn acquire_until(&self, deadline: Deadline) -> Result<(), WaitError> {
+    #[cold]
+    fn acquire_slowly(&self, deadline: Deadline) -> Result<(), WaitError> {
         if deadline == Deadline::Now {
-            return if self.acquire_now(Limit::Moment)? { Ok(()) } else { Err(WaitError::Timeout) };
+            return if self.reclaim()? && self.take()? { Ok(()) } else { Err(WaitError::Timeout) };
         }
-        within(deadline.limit(), || {
-            if self.take()? {
-                return Ok(());
-            }
+        let wait = || {
             let mut op = Acquire { semaphore: self, mine: 0 };
-            match self.object.wait_queue.wait(self.object.notifier(), deadline.instant(), &mut op) {
-                Ok(result) => Ok(result?),
-                Err(WaitFailure::Late) if self.acquire_now(Limit::Moment)? => Ok(()),
-                Err(failure) => Err(failure.into()),
-            }
-        })
+            self.object.wait_queue.wait(self.object.notifier(), deadline.instant(), &mut op)
+        };
+        match if self.is_interruptible { interruptible(wait) } else { wait() } {
+            Ok(result) => Ok(result?),
+            Err(WaitFailure::Late) if self.acquire_now(Limit::Moment)? => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     /// As [`acquire`](Semaphore::acquire) without a deadline, as a future.
