@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_made_with_signals_blocked_keeps_them_so() {
+    fn blocked_in_new_thread() {
         fn blocked() -> u64 {
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_would_do_with_a_signal() {
+    fn disposition_of_process() {
         let mut plain = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = plain.id() as i32;
         assert_eq!(prospect(pid, libc::SIGTERM), Prospect::Fatal);
