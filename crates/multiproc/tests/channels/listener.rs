@@ -107,7 +107,7 @@ fn stopped_peer() {
         child.terminate().unwrap();
         assert!(begun.elapsed() < LONG);
         child.kill().unwrap();
-        assert_eq!(child.exit_code(), Some(-9));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(-9));
     }
 }
 

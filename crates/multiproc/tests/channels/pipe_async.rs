@@ -276,7 +276,7 @@ fn mpmc() {
             }
         };
         let (sums, ()) = join(sum, send).await;
-        assert_eq!(sums.into_iter().sum::<u64>(), (0..200).sum());
+        assert_eq!(sums.into_iter().sum::<u64>(), (0..200).sum::<u64>());
     });
 }
 
