@@ -56,7 +56,7 @@ fn burst(how: u32) {
 }
 
 #[multiproc::test]
-fn after_a_burst_memory_goes_back_however_the_consumer_waits() {
+fn memory_returns_after_burst() {
     for how in 0..=5 {
         Process::new(burst, (how,)).start().unwrap().join().unwrap();
     }
@@ -119,7 +119,7 @@ fn fill(name: String, size: usize) -> Option<(usize, String)> {
 // Regression: the kernel killed the process, as a memory shortage was only checked for from 64 MiB
 // on.
 #[multiproc::test]
-fn a_queue_that_fills_its_control_group_says_so() {
+fn control_group_limit() {
     for size in [20, 5000, 3 << 20] {
         let name = name(size);
         let filled = Process::new(fill, (name.clone(), size)).start().unwrap().join().unwrap();

@@ -39,7 +39,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn the_end_counts_and_so_does_every_message() {
+fn disconnect_and_messages_are_ready() {
     let (sender, receiver) = one_way::<u8>().unwrap();
     let receiver = Handle::new(receiver);
     for number in 0..3 {
@@ -55,7 +55,7 @@ fn the_end_counts_and_so_does_every_message() {
 }
 
 #[multiproc::test]
-fn a_timeout_is_kept_though_signals_come() {
+fn timeout_with_signals() {
     let (_sender, receiver) = one_way::<u8>().unwrap();
     let child = Ends(Process::new(sleep_long, ()).start().unwrap());
     for timeout in [Duration::ZERO, Duration::from_millis(30)] {
@@ -148,7 +148,7 @@ impl Waitable for Bell {
 }
 
 #[multiproc::test]
-fn an_object_of_ones_own_may_be_ready_already_and_may_ring_for_nothing() {
+fn custom_waitable() {
     let (sender, receiver) = one_way::<u8>().unwrap();
     let bell = Bell::new();
     bell.there.set(true);

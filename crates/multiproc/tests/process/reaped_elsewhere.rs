@@ -84,7 +84,7 @@ fn wait_for_any_child() {
 }
 
 #[multiproc::test]
-fn codes_are_known_where_clone3_is_refused() {
+fn without_clone3() {
     let child = Process::new(
         || {
             std::thread::spawn(wait_for_any_child);
@@ -98,7 +98,7 @@ fn codes_are_known_where_clone3_is_refused() {
 }
 
 for_each_method! {
-    fn codes_are_known_beside_a_thread_that_waits_for_any_child(method) not_fork {
+    fn beside_waitpid_thread(method) not_fork {
         let child = Process::new(
             |method: StartMethod| {
                 for _ in 0..2 {
@@ -113,7 +113,7 @@ for_each_method! {
         assert_eq!(child.start().unwrap().wait().unwrap().exit_code(), Some(0));
     }
 
-    fn codes_are_known_beside_a_handler_that_reaps_all_children(method) {
+    fn beside_sigchld_handler(method) {
         extern "C" fn reap(_: i32) {
             // SAFETY: async-signal-safe; errno is restored.
             unsafe {
@@ -138,7 +138,7 @@ for_each_method! {
         child.start().unwrap().join().unwrap();
     }
 
-    fn a_wait_is_over_in_time_while_a_debugger_holds_the_dead(method) not_fork {
+    fn traced_zombie(method) not_fork {
         let child = Process::new(
             || {
                 // Where only ancestors may trace, as with Yama.

@@ -42,7 +42,7 @@ fn set_descriptor_limit(soft: u64) {
 }
 
 for_each_method! {
-    fn a_child_that_ends_is_returned(method) {
+    fn wait_any_smoke(method) {
         let children: Vec<_> = (0..5).map(|_| Ends(sleeper(method))).collect();
         let handles: Vec<ProcessHandle> = children.iter().map(|child| child.handle()).collect();
         let ready = Barrier::new(2);
@@ -61,7 +61,7 @@ for_each_method! {
         assert_eq!(handles.iter().filter(|handle| handle.is_alive()).count(), 4);
     }
 
-    fn of_several_all_that_have_ended_are_returned(method) {
+    fn wait_any_order(method) {
         let running = Ends(sleeper(method));
         let (fresh, reaped) = (ended(method, 1), ended(method, 2));
         assert_eq!(reaped.wait().unwrap().exit_code(), Some(2));
@@ -75,7 +75,7 @@ for_each_method! {
         assert_eq!(given(&[&running, &reaped, &fresh]), [(1, 2), (2, 1)]);
     }
 
-    fn a_timeout_for_many_is_kept(method) {
+    fn timeouts(method) {
         let running = [Ends(sleeper(method)), Ends(sleeper(method))];
         let running = [&*running[0], &*running[1]];
         for timeout in [Duration::ZERO, Duration::from_micros(1500), Duration::from_millis(30)] {
@@ -92,13 +92,13 @@ for_each_method! {
         assert_eq!(wait_all(running, Duration::MAX).unwrap().len(), 2);
     }
 
-    fn all_statuses_come_in_order(method) {
+    fn wait_all_order(method) {
         let children: Vec<Child<()>> = [3, 0, 7, 255].into_iter().map(|code| exits(method, code)).collect();
         let codes: Vec<_> = wait_all(&children, LONG).unwrap().iter().map(|status| status.exit_code().unwrap()).collect();
         assert_eq!(codes, [3, 0, 7, 255]);
     }
 
-    fn those_that_still_run_are_named(method) {
+    fn wait_all_names_running(method) {
         let start = |name: String| Ends(Process::new(sleep_long, ()).name(name).start_method(method).start().unwrap());
         let mut running: Vec<_> = (0..12).map(|n| start(format!("runner {n}"))).collect();
         let done = ended(method, 0);
@@ -116,7 +116,7 @@ for_each_method! {
         running.clear();
     }
 
-    fn one_may_be_there_many_times(method) {
+    fn duplicates(method) {
         let (running, done) = (Ends(sleeper(method)), ended(method, 4));
         let many: Vec<&Child<()>> = std::iter::repeat_n(&*running, 100).chain(std::iter::repeat_n(&done, 100)).collect();
         assert_eq!(wait_any(&list(&many), LONG).unwrap(), (100..200).collect::<Vec<_>>());
@@ -125,7 +125,7 @@ for_each_method! {
         assert!(statuses.len() == 100 && statuses.iter().all(|status| status.exit_code() == Some(4)));
     }
 
-    fn children_of_any_type_and_handles(method) {
+    fn mixed_types(method) {
         let number = Process::new(|| 5, ()).start_method(method).start().unwrap();
         let text = Process::new(|| "five".to_owned(), ()).start_method(method).start().unwrap();
         assert_eq!(wait_all([number.handle(), text.handle()], LONG).unwrap().len(), 2);
@@ -136,7 +136,7 @@ for_each_method! {
         assert_eq!((number.join().unwrap(), text.join().unwrap()), (5, "five".to_owned()));
     }
 
-    fn every_active_child(method) {
+    fn active(method) {
         // In a process of its own, as this one also has the children of other tests.
         let outer = Process::new(
             |method| {
@@ -150,7 +150,7 @@ for_each_method! {
         assert_eq!(outer.start().unwrap().join().unwrap(), [0, 1, 2]);
     }
 
-    fn children_that_the_kernel_reaps(method) {
+    fn ignored_sigchld(method) {
         let outer = Process::new(
             |method| {
                 // SAFETY: no handler is installed or replaced.
@@ -170,7 +170,7 @@ for_each_method! {
         outer.start().unwrap().join().unwrap();
     }
 
-    fn children_that_somebody_else_reaps(method) {
+    fn reaped_elsewhere(method) {
         let (running, child) = (Ends(sleeper(method)), ended(method, 9));
         // SAFETY: no status is requested.
         assert_eq!(unsafe { libc::waitpid(child.pid(), std::ptr::null_mut(), libc::__WALL) }, child.pid());
@@ -178,7 +178,7 @@ for_each_method! {
         assert_eq!(wait_all([&child], LONG).unwrap().len(), 1);
     }
 
-    fn more_than_may_be_open(method) {
+    fn open_file_limit(method) {
         // Regression: when the limit was below their number, only the first was waited for, however
         // many others ended.
         let outer = Process::new(
@@ -200,7 +200,7 @@ for_each_method! {
         assert_eq!(outer.start().unwrap().join().unwrap(), (vec![(6, Some(-9))], 8));
     }
 
-    fn many_threads_wait_for_the_same(method) {
+    fn many_threads(method) {
         let children = [Ends(sleeper(method)), Ends(sleeper(method)), Ends(sleeper(method))];
         let handles: Vec<ProcessHandle> = children.iter().map(|child| child.handle()).collect();
         let ready = Barrier::new(9);
@@ -224,13 +224,13 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn nothing_is_not_waited_for() {
+fn empty() {
     assert!(wait_any(&[], None).unwrap().is_empty());
     assert!(wait_all([] as [ProcessHandle; 0], None).unwrap().is_empty());
 }
 
 #[multiproc::test]
-fn a_thousand() {
+fn thousand() {
     let outer = Process::new(
         || {
             set_descriptor_limit(4096);
