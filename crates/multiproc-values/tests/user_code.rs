@@ -91,7 +91,7 @@ fn a_panic_is_an_error_of_the_call_by_queue_and_pipe() {
     assert_eq!(queue.get().unwrap(), Panics(1));
     assert_eq!(receiver.recv().unwrap(), Panics(1));
     match queue.get().unwrap_err() {
-        GetError::Undecodable(error) => {
+        GetError::Decode(error) => {
             assert!(error.to_string().contains("in deserialize"), "{error}");
             assert_eq!(error.decode_as::<u8>().unwrap(), IN_DESERIALIZE);
         }
@@ -572,7 +572,7 @@ fn what_comes_after_an_error_that_was_passed_over_is_not_confused() {
     // The second number has not been read.
     queue.put(around(0, 1)).unwrap();
     match queue.get().unwrap_err() {
-        GetError::Undecodable(error) => {
+        GetError::Decode(error) => {
             assert!(!error.to_string().contains("panicked"), "{error}");
             let (before, numbers, after, text): (Twice, (u8, u8), Twice, Quoted) =
                 error.decode_as::<Plain>().map(|plain| (plain.before, plain.numbers, plain.after, plain.text)).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use common::{Ends, LONG, Scratch, for_each_method, sleep_long};
-use multiproc::{Error, Process, StartMethod};
+use multiproc::{Process, StartError, StartMethod};
 
 /// How many processes each method starts.
 const STARTS: u32 = 2000;
@@ -116,7 +116,7 @@ fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
                     "value".to_string()
                 }
                 Ok(Err(error)) if error.signal() == Some(libc::SIGKILL) => "killed".into(),
-                Err(Error::Handshake { .. }) => "handshake".into(),
+                Err(StartError::Handshake { .. }) => "handshake".into(),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };

@@ -17,7 +17,7 @@ fn ignores_sigterm(ready: String) {
 
 for_each_method! {
     fn each_signal_shows_in_state_and_exit_code(method) {
-        type End = fn(&multiproc::ProcessHandle) -> multiproc::Result<()>;
+        type End = fn(&multiproc::ProcessHandle) -> Result<(), multiproc::ChildError>;
         let ends: [(End, &str, i32); 4] = [
             (multiproc::ProcessHandle::terminate, "stopped[SIGTERM]", -15),
             (multiproc::ProcessHandle::kill, "stopped[SIGKILL]", -9),

@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use common::{Ends, LONG, for_each_method, sleep_long};
-use multiproc::{Error, Handle, JoinErrorKind, Process, Run, StartMethod};
+use multiproc::{Handle, JoinErrorKind, Process, Run, StartError, StartMethod};
 use serde::{Deserialize, Serialize};
 
 fn open_descriptors() -> usize {
@@ -327,7 +327,7 @@ for_each_method! {
 
     fn a_handle_that_is_closed_is_an_error_at_the_call(method) not_fork {
         let error = Process::new(|_: Closed| (), (Closed,)).name("p").start_method(method).start().unwrap_err();
-        assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
+        assert!(matches!(&error, StartError::Encode { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("Bad file descriptor"), "{error}");
     }
 }
@@ -418,7 +418,7 @@ fn nothing_leaks_whatever_goes_wrong() {
                 let unwilling =
                     Process::new(|list: Vec<Handle<PipeReader>>| (list, common::Unwilling), (handles(count),));
                 let error = unwilling.start_method(method).start().unwrap().join().unwrap_err();
-                assert!(matches!(error.kind(), JoinErrorKind::NotSent(_)), "{error}");
+                assert!(matches!(error.kind(), JoinErrorKind::Encode(_)), "{error}");
             }
         };
         round();

@@ -17,8 +17,8 @@ use common::{for_each_method, sleep_long};
 use locks::{any_lock, ends, holding_tests, start};
 use multiproc::sync::{Event, LockError, Misuse};
 use multiproc::{
-    Array, ArrayGuard, ArrayPart, Error, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory, SharedBytes,
-    SharedMemory,
+    Array, ArrayGuard, ArrayPart, CreateError, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory,
+    SharedBytes, SharedMemory,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -291,9 +291,11 @@ fn huge_pages() {
             assert!(len >= 3 << 20);
             // There is never this much.
             let error = SharedMemory::options().huge_pages(HugePages::Reserved).create(1 << 45).unwrap_err();
-            assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
+            assert!(matches!(error, MemoryError::Create(CreateError { what: "shared memory", .. })), "{error}");
         }
-        Err(error) => assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}"),
+        Err(error) => {
+            assert!(matches!(error, MemoryError::Create(CreateError { what: "shared memory", .. })), "{error}")
+        }
     }
 }
 
@@ -301,9 +303,9 @@ fn huge_pages() {
 fn a_lack_of_memory_or_of_anything_is_an_error_of_making_it() {
     for len in [usize::MAX, 1 << 62, 1 << 46] {
         let error = SharedMemory::new(len).unwrap_err();
-        assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
+        assert!(matches!(error, CreateError { what: "shared memory", .. }), "{error}");
         let error = SharedMemory::options().huge_pages(HugePages::Transparent).create(len).unwrap_err();
-        assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
+        assert!(matches!(error, MemoryError::Create(CreateError { what: "shared memory", .. })), "{error}");
     }
     common::in_a_process_with_one_thread(|| {
         let set = |resource, value| {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use common::{Ends, LONG, for_each_method, sleep_long};
 use multiproc::sync::{Event, LockError};
-use multiproc::{Error, MemoryError, NameError, Process, Queue, SharedMemory, StartMethod};
+use multiproc::{MemoryError, NameError, Process, Queue, SharedMemory, StartError, StartMethod};
 use shared::kill;
 
 /// A name that no other test has.
@@ -148,7 +148,7 @@ fn who_came_while_it_was_frozen_was_told_that_it_may_not() {
 fn names_that_are_none() {
     for (name, text) in [("", "is empty"), ("a\0b", "zero byte"), (&*"x".repeat(80), "has 80 bytes; the limit is 79")] {
         let error = SharedMemory::create(name, 10).unwrap_err();
-        assert!(matches!(error, Error::Memory(MemoryError::Name(_))) && error.to_string().contains(text), "{error}");
+        assert!(matches!(error, MemoryError::Name(_)) && error.to_string().contains(text), "{error}");
         let error = SharedMemory::open(name).unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
     }
@@ -180,7 +180,7 @@ fn who_has_a_name_does_not_fork() {
         let name = name();
         let memory = SharedMemory::create(&name, 10).unwrap();
         let start = || Process::fork(|| ()).start();
-        let Err(Error::MultiThreaded { tasks, .. }) = start() else { panic!("fork was not refused") };
+        let Err(StartError::MultiThreaded { tasks, .. }) = start() else { panic!("fork was not refused") };
         assert!(tasks.iter().any(|(_, name)| name == "multiproc-names"), "{tasks:?}");
         let other = SharedMemory::create(&self::name(), 10).unwrap();
         drop(memory);
@@ -205,7 +205,7 @@ fn a_stopped_owner_is_an_error_in_the_end() {
     }
     let begun = Instant::now();
     let error = SharedMemory::open(&name).unwrap_err();
-    assert!(matches!(error, MemoryError::Name(NameError::TimedOut { .. })), "{error}");
+    assert!(matches!(error, MemoryError::Name(NameError::Timeout { .. })), "{error}");
     assert!(error.to_string().contains(&format!("process {}", owner.pid())), "{error}");
     assert!(begun.elapsed() < LONG);
     owner.signal(libc::SIGCONT).unwrap();

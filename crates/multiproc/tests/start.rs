@@ -6,7 +6,7 @@ mod common;
 use std::sync::Mutex;
 
 use common::{Ends, Unwilling, for_each_method, sleep_long};
-use multiproc::{Error, Process, StartMethod};
+use multiproc::{Process, StartError, StartMethod};
 
 /// Environment, directory and descriptors belong to the whole process: tests that change them take
 /// turns.
@@ -124,7 +124,7 @@ for_each_method! {
 
     fn arguments_that_cannot_be_sent_fail_at_the_call(method) not_fork {
         let error = Process::new(|_: Unwilling| (), (Unwilling,)).name("p").start_method(method).start().unwrap_err();
-        assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
+        assert!(matches!(&error, StartError::Encode { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("not today"), "{error}");
     }
 
@@ -432,7 +432,7 @@ fn a_directory_that_may_not_be_entered_any_more_is_still_the_current_one() {
             }
             let get = || {
                 let child = Process::new(|| std::env::current_dir().unwrap(), ()).start()?;
-                Ok::<_, Error>(child.join().unwrap().to_str().unwrap().to_owned())
+                Ok::<_, StartError>(child.join().unwrap().to_str().unwrap().to_owned())
             };
             std::env::set_current_dir("/").unwrap();
             assert_eq!(get().unwrap(), "/");
@@ -551,7 +551,7 @@ fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
                             Err(error) => error.to_string(),
                         },
                         Err(error) if error.to_string().contains("times in a row") => "server died too often".into(),
-                        Err(Error::Handshake { .. }) => "server died in the handshake".into(),
+                        Err(StartError::Handshake { .. }) => "server died in the handshake".into(),
                         Err(error) => error.to_string(),
                     };
                     *outcomes.entry(outcome).or_insert(0) += 1;
@@ -610,7 +610,7 @@ fn a_spawned_process_that_is_killed_in_the_handshake_is_an_error_and_no_zombie()
                             Err(error) if error.signal() == Some(libc::SIGKILL) => "killed later".into(),
                             Err(error) => error.to_string(),
                         },
-                        Err(Error::Handshake { reason, .. }) if reason.contains("SIGKILL") => {
+                        Err(StartError::Handshake { source, .. }) if source.to_string().contains("SIGKILL") => {
                             "killed in the handshake".into()
                         }
                         Err(error) => error.to_string(),

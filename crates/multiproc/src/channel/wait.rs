@@ -9,7 +9,8 @@ use multiproc_os::poll;
 
 use super::connection::{Connection, Receiver};
 use super::patience::Patience;
-use crate::{Error, Handle, Result};
+use crate::handle::Handle;
+use crate::sync::WaitError;
 
 /// An object that [`wait`](wait()) can wait for: a [`Connection`], a [`Receiver`], a
 /// [`Queue`](crate::Queue), a [`Child`](crate::Child), any descriptor.
@@ -134,15 +135,16 @@ pub trait Waitable {
 /// of the runtime, such as `tokio::time::timeout`.
 ///
 /// # Errors
-/// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
-/// of a TCP connection that another process uses.
-pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {
+/// [`WaitError::Io`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an
+/// end of a TCP connection that another process uses.
+pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>, WaitError> {
     let patience = Patience::of(timeout.into());
     if objects.is_empty() && patience.deadline().is_none() {
         return Ok(Vec::new());
     }
     let _finished = Finished(objects);
-    wait_until(objects, patience.deadline()).map_err(|source| Error::Setup { what: "wait for several objects", source })
+    wait_until(objects, patience.deadline())
+        .map_err(|source| WaitError::Io { what: "wait for several objects", source })
 }
 
 /// Calls [`Waitable::finished`] of all objects when it is dropped.

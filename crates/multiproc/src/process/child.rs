@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use multiproc_os::signal::{self, Prospect, SIGINT, SIGKILL, SIGTERM};
 use serde::de::DeserializeOwned;
 
+use super::error::ChildError;
 use super::wait;
 use crate::channel::wait::Waitable;
 use crate::runtime::child::{ChildRecord, LONGEST};
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::spec::stdio::{ChildStdin, Ends};
-use crate::{Error, Result};
 
 /// A handle to a process that was started, independent of its target's type.
 /// [`active_children`](crate::active_children) returns them, and a [`Child`] dereferences to one.
@@ -76,8 +76,8 @@ impl ProcessHandle {
     /// first.
     ///
     /// # Errors
-    /// [`Error::Child`] if the system call fails; this is not expected.
-    pub fn wait(&self) -> Result<ExitStatus> {
+    /// [`ChildError`](crate::ChildError) if the system call fails; this is not expected.
+    pub fn wait(&self) -> Result<ExitStatus, ChildError> {
         Ok(self.wait_until(None)?.expect("a wait without a deadline ends with a status"))
     }
 
@@ -99,7 +99,7 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, ChildError> {
         self.wait_until(wait::deadline(Some(timeout)))
     }
 
@@ -107,7 +107,7 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
-    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>, ChildError> {
         self.record.reap().map_err(|source| self.error("wait for", source))
     }
 
@@ -118,9 +118,10 @@ impl ProcessHandle {
     /// Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] if the process runs as another user, for example because this process has
-    /// given up rights that the child has kept. [`kill`](ProcessHandle::kill) still ends it.
-    pub fn terminate(&self) -> Result<()> {
+    /// [`ChildError`](crate::ChildError) if the process runs as another user, for example because
+    /// this process has given up rights that the child has kept. [`kill`](ProcessHandle::kill)
+    /// still ends it.
+    pub fn terminate(&self) -> Result<(), ChildError> {
         self.end_by(SIGTERM, "terminate")
     }
 
@@ -130,10 +131,10 @@ impl ProcessHandle {
     /// it as it would if this process had ended, which needs no right.
     ///
     /// # Errors
-    /// [`Error::Child`] if the process runs as another user and was told to [outlive its
-    /// parent](crate::Process::outlive_parent), or if it has changed its user where neither it nor
-    /// this process has been root of the whole system.
-    pub fn kill(&self) -> Result<()> {
+    /// [`ChildError`](crate::ChildError) if the process runs as another user and was told to
+    /// [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
+    /// neither it nor this process has been root of the whole system.
+    pub fn kill(&self) -> Result<(), ChildError> {
         self.end_by(SIGKILL, "kill")
     }
 
@@ -145,21 +146,22 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
-    pub fn interrupt(&self) -> Result<()> {
+    pub fn interrupt(&self) -> Result<(), ChildError> {
         self.end_by(SIGINT, "interrupt")
     }
 
     /// Sends any signal, without waiting for its effect. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if the
-    /// process runs as another user; for SIGKILL only as with [`kill`](ProcessHandle::kill).
-    pub fn signal(&self, signal: i32) -> Result<()> {
+    /// [`ChildError`](crate::ChildError) with `EINVAL` for a number that is no signal.
+    /// [`ChildError`](crate::ChildError) if the process runs as another user; for SIGKILL only as
+    /// with [`kill`](ProcessHandle::kill).
+    pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
         self.record.send_signal(signal).map_err(|source| self.error("signal", source))
     }
 
     /// None if it still runs at the deadline.
-    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>, ChildError> {
         self.record.wait_until(deadline).map_err(|source| self.error("wait for", source))
     }
 
@@ -186,7 +188,7 @@ impl ProcessHandle {
 
     /// Sends a signal. Waits for the end if the signal is sure to cause it, so that later calls see
     /// the process as ended.
-    fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
+    fn end_by(&self, signal: i32, what: &'static str) -> Result<(), ChildError> {
         /// Whether a signal has a handler can be seen, but not whether it is the library's own,
         /// which ends the process. If that one runs, it has done so in this time.
         const MOMENT: Duration = Duration::from_millis(100);
@@ -207,8 +209,8 @@ impl ProcessHandle {
         Ok(())
     }
 
-    pub(crate) fn error(&self, what: &'static str, source: io::Error) -> Error {
-        Error::Child { process: self.name().into(), what, source }
+    pub(crate) fn error(&self, what: &'static str, source: io::Error) -> ChildError {
+        ChildError { process: self.name().into(), what, source }
     }
 }
 

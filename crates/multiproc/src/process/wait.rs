@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use multiproc_os::poll;
 
 use super::child::ProcessHandle;
+use super::error::{ChildError, WaitAllError};
 use crate::spec::status::ExitStatus;
-use crate::{Error, Result};
 
 /// Waits until one of `children` has ended, for at most `timeout` (`None`: without limit). Returns
 /// its index and its status; if several have ended, those of the first. Returns `None` if all still
@@ -45,8 +45,8 @@ use crate::{Error, Result};
 /// waited for, and with which function.
 ///
 /// # Errors
-/// [`Error::Child`] if the system call fails; this is not expected.
-pub fn wait_any<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Option<(usize, ExitStatus)>>
+/// [`ChildError`](crate::ChildError) if the system call fails; this is not expected.
+pub fn wait_any<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Option<(usize, ExitStatus)>, ChildError>
 where
     I: IntoIterator,
     I::Item: AsRef<ProcessHandle>,
@@ -65,14 +65,14 @@ where
 ///
 /// ```
 /// use std::time::Duration;
-/// use multiproc::{Error, Process, wait_all};
+/// use multiproc::{Process, WaitAllError, wait_all};
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let quick = Process::new(|| (), ()).start()?;
 /// let slow = Process::new(|| std::thread::sleep(Duration::from_secs(1000)), ()).start()?;
 /// match wait_all([&quick, &slow], Duration::from_millis(100)) {
-///     Err(Error::StillRunning { running, .. }) => {
+///     Err(WaitAllError::Timeout { running, .. }) => {
 ///         for child in running {
 ///             child.kill()?;
 ///         }
@@ -86,9 +86,10 @@ where
 /// ```
 ///
 /// # Errors
-/// [`Error::StillRunning`] at the timeout, with the processes that still run; the statuses of the
-/// others can be asked for. [`Error::Child`] if the system call fails; this is not expected.
-pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>>
+/// [`WaitAllError::Timeout`](crate::WaitAllError::Timeout) at the timeout, with the processes that
+/// still run; the statuses of the others can be asked for. [`ChildError`](crate::ChildError) if the
+/// system call fails; this is not expected.
+pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>, WaitAllError>
 where
     I: IntoIterator,
     I::Item: AsRef<ProcessHandle>,
@@ -108,7 +109,7 @@ where
     }
     match running.is_empty() {
         true => Ok(statuses),
-        false => Err(Error::StillRunning { running, of: children.len(), timeout: timeout.unwrap_or(Duration::MAX) }),
+        false => Err(WaitAllError::Timeout { running, of: children.len(), timeout: timeout.unwrap_or(Duration::MAX) }),
     }
 }
 
@@ -121,7 +122,10 @@ pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
 /// the other processes are checked again.
 const DEBUGGED: Duration = Duration::from_millis(50);
 
-fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result<Option<(usize, ExitStatus)>> {
+fn first_to_end(
+    handles: &[&ProcessHandle],
+    deadline: Option<Instant>,
+) -> Result<Option<(usize, ExitStatus)>, ChildError> {
     // If one is known to have ended, only those before it are polled: the socket that stands in for
     // a missing pidfd may not be readable.
     let known = handles.iter().enumerate().find_map(|(index, handle)| Some((index, handle.known_status()?)));
@@ -132,8 +136,7 @@ fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result
     if asked.is_empty() {
         return Ok(known);
     }
-    let fail =
-        |source| Error::Child { process: format!("any of {} processes", handles.len()), what: "wait for", source };
+    let fail = |source| ChildError { process: format!("any of {} processes", handles.len()), what: "wait for", source };
     loop {
         let ended = poll::wait_readable(asked, deadline).map_err(fail)?;
         for index in &ended {

@@ -9,7 +9,7 @@ use std::{fmt, io};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::shm::barrier_state::{self, BarrierState, Cause};
 use crate::shm::object::Object;
 
@@ -63,10 +63,10 @@ impl Barrier {
     /// Creates a barrier for this number of parties.
     ///
     /// # Errors
-    /// [`Error::Make`]: `parties` is zero or more than [`MAX_PARTIES`](Barrier::MAX_PARTIES); no
-    /// descriptor or no memory is left.
-    pub fn new(parties: usize) -> Result<Barrier> {
-        let barrier_state = BarrierState::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
+    /// [`CreateError`](crate::CreateError): `parties` is zero or more than
+    /// [`MAX_PARTIES`](Barrier::MAX_PARTIES); no descriptor or no memory is left.
+    pub fn new(parties: usize) -> Result<Barrier, CreateError> {
+        let barrier_state = BarrierState::create(parties).map_err(CreateError::of("barrier"))?;
         Ok(Barrier { barrier_state })
     }
 
@@ -157,7 +157,7 @@ impl Barrier {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         match self.barrier_state.wait(deadline, action) {
             Ok(index) => Ok(BarrierWaitResult { index }),
-            Err((_, Some(error))) => Err(BarrierError::System(error)),
+            Err((_, Some(error))) => Err(BarrierError::Io(error)),
             Err((cause, None)) => Err(BarrierError::Broken(cause.into())),
         }
     }
@@ -254,7 +254,7 @@ pub enum BarrierError {
     Broken(BrokenBy),
     /// The system refused to wait (`EMFILE`, `ENOSPC`, `ENOMEM`), so the barrier is broken.
     #[error("cannot wait at a barrier: {0}")]
-    System(io::Error),
+    Io(io::Error),
 }
 
 /// What has broken a [`Barrier`].
@@ -289,7 +289,7 @@ pub enum BrokenBy {
     /// No process was left that could arrive: all that have the barrier were waiting, or had ended.
     Disconnected,
     /// The system refused to let a party wait.
-    System {
+    Io {
         /// The process of the party.
         pid: i32,
     },
@@ -304,7 +304,7 @@ impl From<Cause> for BrokenBy {
             Cause::Action(pid) => BrokenBy::Action { pid },
             Cause::Reset(pid) => BrokenBy::Reset { pid: (pid != 0).then_some(pid) },
             Cause::Alone => BrokenBy::Disconnected,
-            Cause::System(pid) => BrokenBy::System { pid },
+            Cause::System(pid) => BrokenBy::Io { pid },
         }
     }
 }
@@ -319,7 +319,7 @@ impl fmt::Display for BrokenBy {
             BrokenBy::Reset { pid: Some(pid) } => write!(f, "process {pid} has reset it"),
             BrokenBy::Reset { pid: None } => f.write_str("a process has reset it"),
             BrokenBy::Disconnected => f.write_str("no process is left that could arrive"),
-            BrokenBy::System { pid } => write!(f, "process {pid} could not wait"),
+            BrokenBy::Io { pid } => write!(f, "process {pid} could not wait"),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use super::wait_error::WaitError;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::shm::event_state::EventState;
 use crate::shm::object::Object;
 
@@ -50,9 +50,9 @@ impl Event {
     /// Creates an event, which is not set.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn new() -> Result<Event> {
-        let flag = EventState::create().map_err(|source| Error::Make { what: "event", source })?;
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<Event, CreateError> {
+        let flag = EventState::create().map_err(CreateError::of("event"))?;
         Ok(Event { flag })
     }
 
@@ -81,7 +81,7 @@ impl Event {
     ///
     /// # Errors
     /// [`WaitError::Disconnected`] when no process is left that could set it;
-    /// [`WaitError::System`].
+    /// [`WaitError::Io`].
     pub fn wait(&self) -> Result<(), WaitError> {
         self.wait_within(None).map(drop)
     }

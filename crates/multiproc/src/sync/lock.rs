@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::threads;
 
-use super::error::{LockError, Misuse, not_made};
+use super::error::{LockError, Misuse};
 use super::guard_state::{GuardState, held};
 use super::travel::travels;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 use crate::shm::users::{self, Users};
@@ -83,9 +83,9 @@ impl Lock {
     /// Creates a lock, which is free.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new() -> Result<Lock> {
-        let segment = Segment::create().map_err(not_made(Shared::NAME))?;
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<Lock, CreateError> {
+        let segment = Segment::create().map_err(CreateError::of(Shared::NAME))?;
         Ok(Lock { inner: Arc::new(LockMapping::new(segment)) })
     }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::error::{LockError, Misuse, not_made};
+use super::error::{LockError, Misuse};
 use super::guard_state::{GuardState, held};
 use super::travel::travels;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
@@ -92,9 +92,9 @@ impl RLock {
     /// Creates a lock, which is free.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new() -> Result<RLock> {
-        Ok(RLock::of(LockMapping::new(Segment::create().map_err(not_made(Shared::NAME))?)))
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<RLock, CreateError> {
+        Ok(RLock::of(LockMapping::new(Segment::create().map_err(CreateError::of(Shared::NAME))?)))
     }
 
     fn of(mapping: LockMapping<Shared>) -> RLock {

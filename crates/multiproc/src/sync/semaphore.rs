@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use super::wait_error::WaitError;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::shm::object::Object;
 use crate::shm::permits::{self, Permits, TooMany};
 
@@ -99,8 +99,8 @@ pub enum ReleaseError {
 
 pub(super) const ACQUIRE: &str = "acquire a permit of a semaphore";
 
-fn create(permits: usize, bound: Option<usize>) -> Result<Object<Permits>> {
-    Permits::create(permits, bound).map_err(|source| Error::Make { what: "semaphore", source })
+fn create(permits: usize, bound: Option<usize>) -> Result<Object<Permits>, CreateError> {
+    Permits::create(permits, bound).map_err(CreateError::of("semaphore"))
 }
 
 fn acquire(permits: &Object<Permits>) -> Result<Permit<'_>, WaitError> {
@@ -114,7 +114,7 @@ fn acquire_within(permits: &Object<Permits>, timeout: Option<Duration>) -> Resul
 }
 
 fn try_acquire(permits: &Object<Permits>) -> Result<Option<Permit<'_>>, WaitError> {
-    let taken = permits.try_acquire().map_err(|source| WaitError::System { what: ACQUIRE, source })?;
+    let taken = permits.try_acquire().map_err(|source| WaitError::Io { what: ACQUIRE, source })?;
     Ok(taken.then(|| Permit::new(permits)))
 }
 
@@ -141,7 +141,7 @@ macro_rules! impl_semaphore {
             ///
             /// # Errors
             /// [`WaitError::Disconnected`] when no process is left that could release one;
-            /// [`WaitError::System`].
+            /// [`WaitError::Io`].
             #[inline]
             pub fn acquire(&self) -> Result<Permit<'_>, WaitError> {
                 acquire(&self.permits)
@@ -152,7 +152,7 @@ macro_rules! impl_semaphore {
             /// microseconds for each.
             ///
             /// # Errors
-            /// [`WaitError::System`].
+            /// [`WaitError::Io`].
             #[inline]
             pub fn try_acquire(&self) -> Result<Option<Permit<'_>>, WaitError> {
                 try_acquire(&self.permits)
@@ -230,9 +230,9 @@ impl Semaphore {
     /// Creates a semaphore with this number of permits, which may be 0.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or `permits` is more than
-    /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
-    pub fn new(permits: usize) -> Result<Semaphore> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left, or `permits` is
+    /// more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    pub fn new(permits: usize) -> Result<Semaphore, CreateError> {
         Ok(Semaphore { permits: create(permits, None)? })
     }
 }
@@ -241,9 +241,9 @@ impl BoundedSemaphore {
     /// Creates a semaphore with this number of permits, which is also the bound.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or `permits` is more than
-    /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
-    pub fn new(permits: usize) -> Result<BoundedSemaphore> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left, or `permits` is
+    /// more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    pub fn new(permits: usize) -> Result<BoundedSemaphore, CreateError> {
         Ok(BoundedSemaphore { permits: create(permits, Some(permits))? })
     }
 }
