@@ -10,15 +10,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use multiproc_os::futex::{self, Woken};
 use multiproc_os::inotify;
 use multiproc_os::wake_pipe::WakeReason;
 
 use crate::lock::spin_lock::Stalled;
-use crate::memory::segment::layout;
+use crate::loom::atomic::AtomicU32;
+use crate::loom::futex::{self, Woken};
+use crate::memory::layout::layout;
 use crate::wait::backoff::Backoff;
 use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
 

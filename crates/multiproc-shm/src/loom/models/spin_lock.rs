@@ -1,0 +1,98 @@
+//! `lock/spin_lock.rs`: exclusion, order, wake-ups, and the death of an owner or waiter.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Data, Kill, all_survive, check, check_deaths, start};
+use crate::lock::spin_lock::RobustSpinLock;
+use crate::loom::atomic::AtomicU32;
+use crate::loom::segment::Segment;
+use crate::memory::layout::layout;
+
+layout! {
+    struct Shared: "state", 0x7fff_0101 {
+        spin_lock: RobustSpinLock,
+        // Equal, but while the lock is held.
+        first: AtomicU32,
+        second: AtomicU32,
+    }
+}
+
+fn exclusion(processes: u32) {
+    let (shared, data) = (Segment::<Shared>::create(), Data::new());
+    let processes: Vec<_> = (2..2 + processes)
+        .map(|id| {
+            let (shared, data) = (shared.share(), data.clone());
+            start(id, &Kill::never(), move || {
+                let guard = shared.spin_lock.lock_endlessly();
+                assert!(!guard.inherited);
+                data.write();
+            })
+        })
+        .collect();
+    let count = processes.len() as u32;
+    all_survive(processes);
+    let _guard = shared.spin_lock.try_lock().expect("it is free");
+    assert_eq!(data.read(), count);
+}
+
+#[test]
+fn two_exclude_each_other() {
+    check(|| exclusion(2));
+}
+
+#[test]
+fn three_exclude_each_other() {
+    check(|| exclusion(3));
+}
+
+#[test]
+fn a_trier_excludes_others() {
+    check(|| {
+        let (shared, data) = (Segment::<Shared>::create(), Data::new());
+        let processes = [2, 3].map(|id| {
+            let (shared, data) = (shared.share(), data.clone());
+            start(id, &Kill::never(), move || match id {
+                2 => shared.spin_lock.try_lock().map(|_guard| data.write()).is_some(),
+                _ => {
+                    let _guard = shared.spin_lock.lock_endlessly();
+                    data.write();
+                    true
+                }
+            })
+        });
+        let written = processes.map(|process| process.join().unwrap().unwrap()).iter().filter(|ok| **ok).count();
+        let _guard = shared.spin_lock.lock_endlessly();
+        assert_eq!(data.read() as usize, written);
+    });
+}
+
+/// Changes both numbers under the lock; repairs what a dead owner has left.
+fn change(shared: &Shared) -> bool {
+    let guard = shared.spin_lock.lock_endlessly();
+    let first = shared.first.load(Relaxed);
+    if guard.inherited {
+        shared.second.store(first, Relaxed);
+    }
+    assert_eq!(shared.second.load(Relaxed), first);
+    shared.first.store(first + 1, Relaxed);
+    shared.second.store(first + 1, Relaxed);
+    guard.inherited
+}
+
+#[test]
+fn a_death_is_inherited_once_and_loses_no_wake_up() {
+    check_deaths(|kill| {
+        let shared = Segment::<Shared>::create();
+        let processes = [2, 3, 4].map(|id| {
+            let shared = shared.share();
+            let kill = if id == 2 { kill.clone() } else { Kill::never() };
+            start(id, &kill, move || change(&shared))
+        });
+        let [killed, others @ ..] = processes.map(|process| process.join().unwrap());
+        let inherited = [killed, others[0], others[1]].iter().filter(|inherited| **inherited == Some(true)).count();
+        assert!(inherited <= 1 && others.iter().all(Option::is_some));
+        // If the dead process had the lock last, the kernel has left that for the next owner.
+        change(&shared);
+        assert!((3..=4).contains(&shared.first.load(Relaxed)));
+    });
+}
