@@ -1,5 +1,4 @@
-//! A queue with memory that is corrupted while it is used: `multiproc-shm/src/queue/store.rs` and
-//! `multiproc-shm/src/queue/arena.rs`.
+//! A queue with memory that is corrupted while it is used: `multiproc-shm/src/queue/`.
 
 #![no_main]
 

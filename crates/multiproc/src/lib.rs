@@ -89,11 +89,13 @@ mod error_debug;
 pub mod fuzzing;
 pub mod handle;
 mod log;
-mod process;
+pub mod process;
 mod remote_fn;
+mod runtime;
 mod sendable;
 mod shared;
 mod shm;
+mod spec;
 mod start;
 pub mod sync;
 mod transfer;
@@ -123,24 +125,24 @@ pub use crate::log::capture::{CapturedLine, OutputCapture, OutputStream, capture
 pub use crate::log::record::RelayedRecord;
 pub use crate::log::relay::{LogRelay, relay_logs};
 pub use crate::log::stderr::{Logger, get_logger, log_to_stderr};
-pub use crate::process::at_exit::{Finalizer, at_exit};
+pub use crate::process::active_children::active_children;
+pub use crate::process::arguments::Arguments;
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
-pub use crate::process::children::{active_children, grace_period, set_grace_period};
-pub use crate::process::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
-pub use crate::process::current::{
-    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
-};
 pub use crate::process::future::{JoinFuture, WaitFuture};
-pub use crate::process::options::Resource;
+pub use crate::process::init::init;
 pub use crate::process::outcome::{self, RemoteError};
-pub use crate::process::run::{Call, Captured, Run, Target};
+pub use crate::process::run::{Call, Captured, Run};
 pub use crate::process::scope::{Scope, ScopeError, scope};
-pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
-pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
 pub use crate::remote_fn::RemoteFn;
-pub use crate::sendable::{Arguments, Sendable};
+pub use crate::runtime::at_exit::{Finalizer, at_exit};
+pub use crate::runtime::children::{grace_period, set_grace_period};
+pub use crate::runtime::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
+pub use crate::runtime::current::{
+    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
+};
+pub use crate::sendable::Sendable;
 pub use crate::shared::array::Array;
 pub use crate::shared::error::{FreezeError, MemoryError};
 pub use crate::shared::guard::{ArrayGuard, ArrayReadGuard};
@@ -186,9 +188,12 @@ pub use crate::shared::value::Value;
 /// ```
 #[doc(inline)]
 pub use crate::shm::cell::Plain;
-pub use crate::start::entry::init;
+pub use crate::spec::method::{StartMethod, set_start_method, start_method};
+pub use crate::spec::options::Resource;
+pub use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
+pub use crate::spec::stdio::{ChildStdin, Stdio};
+pub use crate::spec::target::Target;
 pub use crate::start::forkserver::end_fork_server;
-pub use crate::start::method::{StartMethod, set_start_method, start_method};
 pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;
 pub use multiproc_macros::{main, test};

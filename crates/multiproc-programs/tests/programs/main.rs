@@ -1,6 +1,7 @@
 //! Whole programs, observed from outside.
 
 mod ctrl_c;
+mod host;
 mod lifeline;
 mod logs;
 mod main_process;

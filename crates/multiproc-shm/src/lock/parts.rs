@@ -11,9 +11,10 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::lock::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
-use crate::lock::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
+use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal};
 use crate::loom::atomic::{AtomicU32, AtomicU64};
 use crate::memory::layout::layout;
+use crate::wait::deadline::Deadline;
 
 /// The largest number of parts.
 pub const MOST_PARTS: usize = if cfg!(loom) { 2 } else { 4096 };
@@ -153,11 +154,11 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Waits until no part has an owner. The caller has the turnstile, so no thread takes a part,
     /// except one that has another part already.
-    pub(crate) fn outwait_parts(&self, patience: Patience) -> Result<(), Refusal> {
+    pub(crate) fn outwait_parts(&self, deadline: Deadline) -> Result<(), Refusal> {
         while !self.parts_are_free() {
             for (index, part) in self.parts().iter().enumerate() {
                 if !part.poisonable.word().is_free() {
-                    self.take_part(index, patience)?;
+                    self.take_part(index, deadline)?;
                     self.give_up_part(index);
                 }
             }
@@ -171,9 +172,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.parts().iter().enumerate().any(mine)
     }
 
-    fn take_part(&self, index: usize, patience: Patience) -> Result<(), Refusal> {
+    fn take_part(&self, index: usize, deadline: Deadline) -> Result<(), Refusal> {
         let part = &self.all_parts()[index];
-        part.poisonable.take(self, FIRST_PART + index, patience, || part.begun.load(SeqCst) != 0)?;
+        part.poisonable.take(self, FIRST_PART + index, deadline, || part.begun.load(SeqCst) != 0)?;
         // The death of an owner has been recorded by now.
         part.begun.store(0, SeqCst);
         Ok(())
@@ -184,7 +185,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     /// Locks a part of the division with this version.
-    pub fn lock_part(&self, index: usize, version: u32, patience: Patience) -> Result<(), Denial> {
+    pub fn lock_part(&self, index: usize, version: u32, deadline: Deadline) -> Result<(), Denial> {
         let division = self.division().ok_or(Denial::Stale)?;
         let begin = || {
             // A thread that changes the division waits for all owners of parts, and has the
@@ -201,7 +202,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             if !division.is(version) || index >= self.parts().len() {
                 return Err(Denial::Stale);
             }
-            self.take_part(index, patience)?;
+            self.take_part(index, deadline)?;
             // In this order: the others take the turnstile or a slot, then look at the parts.
             if self.turnstile().word().is_free() && self.readers() == 0 {
                 return begin();
@@ -216,9 +217,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             if self.reads() {
                 return Err(Denial::Reads);
             }
-            self.take_turnstile(patience)?;
+            self.take_turnstile(deadline)?;
             // With the turnstile held, the part isn't waited for: others may want other parts.
-            let taken = self.outwait_readers(patience).then(|| self.take_part(index, Patience::None));
+            let taken = self.outwait_readers(deadline).then(|| self.take_part(index, Deadline::Now));
             let result = match taken {
                 Some(Ok(())) => Some(begin()),
                 Some(Err(Refusal::Busy)) => None,
@@ -244,14 +245,14 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     /// Divides the data anew, unless it is divided like that already. Returns the version of the
     /// division. Waits until there is no reader, no writer and no owner of a part. `allocate` must
     /// allocate memory for the given number of parts.
-    pub fn divide(&self, plan: &Plan, patience: Patience, allocate: impl FnOnce(usize) -> bool) -> Result<u32, Denial> {
+    pub fn divide(&self, plan: &Plan, deadline: Deadline, allocate: impl FnOnce(usize) -> bool) -> Result<u32, Denial> {
         let division = self.division().ok_or(Denial::Stale)?;
         if let Some((version, current)) = division.plan()
             && current == *plan
         {
             return Ok(version);
         }
-        self.come_in(patience)?;
+        self.come_in(deadline)?;
         let result = match division.plan() {
             // Another thread was quicker.
             Some((version, current)) if current == *plan => Ok(version),

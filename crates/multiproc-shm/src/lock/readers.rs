@@ -9,10 +9,11 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::lock::parts::{Division, Part};
-use crate::lock::robust_word::{LockMapping, Patience, PoisonableWord, Refusal, RobustWord};
+use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal, RobustWord};
 use crate::loom::atomic::AtomicU32;
 use crate::loom::robust::Thread;
 use crate::memory::layout::{Layout, layout};
+use crate::wait::deadline::Deadline;
 
 /// The largest number of readers at a time.
 pub const MOST: usize = if cfg!(loom) { 2 } else { 4096 };
@@ -109,18 +110,18 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Begins to read. Returns the index of the slot.
     #[inline]
-    pub fn read(&self, patience: Patience) -> Result<usize, Denial> {
+    pub fn read(&self, deadline: Deadline) -> Result<usize, Denial> {
         let slot = self.take_slot()?;
         // In this order: a writer takes the turnstile, then looks at the slots.
         if self.turnstile().word().is_free() && self.parts_are_free() {
             return Ok(slot);
         }
         self.give_up_slot(slot);
-        self.read_slowly(patience)
+        self.read_slowly(deadline)
     }
 
     #[cold]
-    fn read_slowly(&self, patience: Patience) -> Result<usize, Denial> {
+    fn read_slowly(&self, deadline: Deadline) -> Result<usize, Denial> {
         // A writer may be waiting for this very thread.
         if self.reads() {
             // The slot must have been taken through this handle, as ending the read takes it off
@@ -134,8 +135,8 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         if self.has_part_besides(None) {
             return Err(Denial::Writes);
         }
-        self.take_turnstile(patience)?;
-        let slot = self.outwait_parts(patience).map_err(Denial::from).and_then(|()| self.take_slot());
+        self.take_turnstile(deadline)?;
+        let slot = self.outwait_parts(deadline).map_err(Denial::from).and_then(|()| self.take_slot());
         self.turnstile().give_up(self, TURNSTILE);
         slot
     }
@@ -151,23 +152,23 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     /// Begins to write.
-    pub fn write(&self, patience: Patience) -> Result<(), Denial> {
-        self.come_in(patience)?;
+    pub fn write(&self, deadline: Deadline) -> Result<(), Denial> {
+        self.come_in(deadline)?;
         self.entrance().writing.store(1, SeqCst);
         Ok(())
     }
 
     /// Takes the turnstile, and waits until there is no reader and no owner of a part.
-    pub(crate) fn come_in(&self, patience: Patience) -> Result<(), Denial> {
+    pub(crate) fn come_in(&self, deadline: Deadline) -> Result<(), Denial> {
         if self.reads() {
             return Err(Denial::Reads);
         }
         if self.has_part_besides(None) {
             return Err(Denial::Writes);
         }
-        self.take_turnstile(patience)?;
-        let alone = match self.outwait_readers(patience) {
-            true => self.outwait_parts(patience).map_err(Denial::from),
+        self.take_turnstile(deadline)?;
+        let alone = match self.outwait_readers(deadline) {
+            true => self.outwait_parts(deadline).map_err(Denial::from),
             false => Err(Denial::Busy),
         };
         if alone.is_err() {
@@ -176,10 +177,10 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         alone
     }
 
-    /// Waits until there is no reader. Returns false if the patience is over before. The caller has
+    /// Waits until there is no reader. Returns false if the deadline passes before. The caller has
     /// the turnstile.
-    pub(crate) fn outwait_readers(&self, patience: Patience) -> bool {
-        self.slots_in_use().iter().all(|slot| slot.word.outwait(patience))
+    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> bool {
+        self.slots_in_use().iter().all(|slot| slot.word.outwait(deadline))
     }
 
     /// Ends writing. Does nothing in a fork copy of the writer.
@@ -200,9 +201,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.slots_in_use().iter().filter(|slot| slot.owner().is_some()).count()
     }
 
-    pub(crate) fn take_turnstile(&self, patience: Patience) -> Result<(), Refusal> {
+    pub(crate) fn take_turnstile(&self, deadline: Deadline) -> Result<(), Refusal> {
         let writing = &self.entrance().writing;
-        self.turnstile().take(self, TURNSTILE, patience, || writing.load(SeqCst) != 0)?;
+        self.turnstile().take(self, TURNSTILE, deadline, || writing.load(SeqCst) != 0)?;
         // The death of a writer has been recorded by now.
         writing.store(0, SeqCst);
         if let Some(division) = self.division() {
@@ -269,7 +270,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         if slot.word.owner().is_some() {
             return Ok(false);
         }
-        match self.take(&slot.word, 1 + index, Patience::None) {
+        match self.take(&slot.word, 1 + index, Deadline::Now) {
             Ok(_) => {
                 slot.levels.store(1, SeqCst);
                 Ok(true)

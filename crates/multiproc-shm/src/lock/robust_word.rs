@@ -20,6 +20,7 @@ use crate::loom::threads;
 use crate::memory::layout::{AnyBytes, Layout, layout};
 use crate::memory::segment::Segment;
 use crate::wait::backoff::Backoff;
+use crate::wait::deadline::Deadline;
 #[cfg(feature = "async")]
 use crate::wait::waiters::Waiters;
 
@@ -28,35 +29,6 @@ use crate::wait::waiters::Waiters;
 /// long, and so on, as little can go wrong after the first look.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 const LATER: u32 = 60;
-
-/// How long a caller is willing to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// Not at all.
-    None,
-    /// Until this deadline.
-    Until(Instant),
-    /// For as long as it takes.
-    Endless,
-}
-
-impl Patience {
-    /// Patience for `timeout` from now on; endless if the clock doesn't reach that far.
-    pub fn lasting(timeout: Duration) -> Patience {
-        if timeout.is_zero() {
-            return Patience::None;
-        }
-        Instant::now().checked_add(timeout).map_or(Patience::Endless, Patience::Until)
-    }
-
-    fn is_over(self) -> bool {
-        match self {
-            Patience::None => true,
-            Patience::Until(deadline) => deadline <= Instant::now(),
-            Patience::Endless => false,
-        }
-    }
-}
 
 /// Why a word can't be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,13 +86,13 @@ impl RobustWord {
     /// Takes the word. Returns whether the previous owner has died. The caller announces the word
     /// before, and puts it on its list afterwards.
     #[inline]
-    fn take(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
+    fn take(&self, thread: Thread, deadline: Deadline) -> Result<bool, Refusal> {
         let found = self.0.pair().load(Relaxed);
         let taken = found | in_pair(thread.id());
         if found & in_pair(u32::MAX) == 0 && self.change(Pair(found), Pair(taken)) {
             return Ok(false);
         }
-        self.take_slowly(thread, patience)
+        self.take_slowly(thread, deadline)
     }
 
     #[inline]
@@ -129,7 +101,7 @@ impl RobustWord {
     }
 
     #[cold]
-    fn take_slowly(&self, thread: Thread, patience: Patience) -> Result<bool, Refusal> {
+    fn take_slowly(&self, thread: Thread, deadline: Deadline) -> Result<bool, Refusal> {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -142,17 +114,17 @@ impl RobustWord {
             if found.owner() == thread.id() {
                 return Err(Refusal::Mine);
             }
-            if patience.is_over() {
+            if deadline.has_passed() {
                 // A caller that only tries doesn't pay for this check. An id that no thread has is
                 // garbage, or that of a thread that has changed its id by execve(2).
-                if patience != Patience::None && !threads::exists(found.owner() as i32) {
+                if deadline != Deadline::Now && !threads::exists(found.owner() as i32) {
                     self.orphan(found);
                     continue;
                 }
                 return Err(Refusal::Busy);
             }
             if !backoff.wait() {
-                look = self.sleep(found, patience, look);
+                look = self.sleep(found, deadline, look);
             }
         }
     }
@@ -160,8 +132,8 @@ impl RobustWord {
     /// Sleeps while the word has an owner, for `after` at most. The caller has announced the word;
     /// whether it was woken or not, it takes the word next if it is free. Returns how long to sleep
     /// the next time.
-    fn sleep(&self, found: Pair, patience: Patience, after: Duration) -> Duration {
-        self.sleep_by(found, patience, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
+    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Duration {
+        self.sleep_by(found, deadline, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
     }
 
     /// As [`sleep`](RobustWord::sleep), but sleeps by calling `sleep` with the word's value and the
@@ -169,7 +141,7 @@ impl RobustWord {
     fn sleep_by(
         &self,
         mut found: Pair,
-        patience: Patience,
+        deadline: Deadline,
         after: Duration,
         sleep: impl FnOnce(u32, Instant) -> Woken,
     ) -> Duration {
@@ -181,8 +153,8 @@ impl RobustWord {
             found = marked;
         }
         let look = Instant::now() + after;
-        let end = match patience {
-            Patience::Until(deadline) => deadline.min(look),
+        let end = match deadline {
+            Deadline::At(deadline) => deadline.min(look),
             _ => look,
         };
         let woken = sleep(found.word(), end);
@@ -202,7 +174,7 @@ impl RobustWord {
         let found = Pair(self.0.pair().load(SeqCst));
         match found.owner() {
             0 => LOOK,
-            _ => self.sleep_by(found, Patience::Endless, after, sleep),
+            _ => self.sleep_by(found, Deadline::Never, after, sleep),
         }
     }
 
@@ -270,9 +242,9 @@ impl RobustWord {
     }
 
     /// Waits until the owner has given the word up or died, without taking it. Returns false when
-    /// the patience is over. Only for a word on which no thread sleeps that wants to take it, and
+    /// the deadline has passed. Only for a word on which no thread sleeps that wants to take it, and
     /// for one caller at a time.
-    pub fn outwait(&self, patience: Patience) -> bool {
+    pub fn outwait(&self, deadline: Deadline) -> bool {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -282,11 +254,11 @@ impl RobustWord {
                 }
                 return true;
             }
-            if patience.is_over() {
+            if deadline.has_passed() {
                 return false;
             }
             if !backoff.wait() {
-                look = self.sleep(found, patience, look);
+                look = self.sleep(found, deadline, look);
             }
         }
     }
@@ -384,14 +356,14 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
     /// Takes a word of this segment; `place` is its index among the handle's marks. Returns whether
     /// the previous owner has died.
     #[inline]
-    pub fn take(&self, word: &RobustWord, place: usize, patience: Patience) -> Result<bool, Refusal> {
+    pub fn take(&self, word: &RobustWord, place: usize, deadline: Deadline) -> Result<bool, Refusal> {
         let thread = Thread::current();
         if !thread.has_room() {
             return Err(self.without_room(word, thread));
         }
         assert!(self.segment.holds(word), "the word lies in another segment");
         thread.announce(word.0.word());
-        let taken = word.take(thread, patience);
+        let taken = word.take(thread, deadline);
         if let Ok(inherited) = taken {
             // SAFETY: the word is in the segment, which is unmapped only in Drop, and not even
             // there while the word is marked; there is room on the list.
@@ -560,10 +532,10 @@ impl PoisonableWord {
         &self,
         mapping: &LockMapping<L, N>,
         place: usize,
-        patience: Patience,
+        deadline: Deadline,
         counts: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
-        if mapping.take(&self.word, place, patience)? && counts() {
+        if mapping.take(&self.word, place, deadline)? && counts() {
             self.inherit();
         }
         self.holder.store(Holder::bits(Thread::current()), Relaxed);
@@ -675,7 +647,7 @@ mod tests {
     }
 
     fn take(mapping: &LockMapping<Words, 9>, index: usize) -> Result<bool, Refusal> {
-        mapping.take(&mapping.more[index], 1 + index, Patience::Endless)
+        mapping.take(&mapping.more[index], 1 + index, Deadline::Never)
     }
 
     fn leave(mapping: &LockMapping<Words, 9>, index: usize) {
@@ -766,26 +738,26 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends() {
+    fn deadline_passes() {
         let mapping = words();
         take(&mapping, 0).unwrap();
-        let try_it = |patience| mapping.take(&mapping.more[0], 1, patience);
-        assert_eq!(try_it(Patience::Endless), Err(Refusal::Mine));
+        let try_it = |deadline| mapping.take(&mapping.more[0], 1, deadline);
+        assert_eq!(try_it(Deadline::Never), Err(Refusal::Mine));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                assert_eq!(try_it(Patience::None), Err(Refusal::Busy));
+                assert_eq!(try_it(Deadline::Now), Err(Refusal::Busy));
                 let begun = Instant::now();
-                assert_eq!(try_it(Patience::lasting(Duration::from_millis(20))), Err(Refusal::Busy));
+                assert_eq!(try_it(Deadline::after(Duration::from_millis(20))), Err(Refusal::Busy));
                 assert!(begun.elapsed() >= Duration::from_millis(20));
-                assert!(!mapping.more[0].outwait(Patience::lasting(Duration::from_millis(1))));
+                assert!(!mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))));
                 assert_eq!(Thread::current().count(), 0);
             });
         });
         leave(&mapping, 0);
-        assert!(mapping.more[0].outwait(Patience::None));
-        assert!(try_it(Patience::None).is_ok());
+        assert!(mapping.more[0].outwait(Deadline::Now));
+        assert!(try_it(Deadline::Now).is_ok());
         leave(&mapping, 0);
-        assert_eq!(Patience::lasting(Duration::MAX), Patience::Endless);
+        assert_eq!(Deadline::after(Duration::MAX), Deadline::Never);
     }
 
     #[test]
@@ -825,7 +797,7 @@ mod tests {
     fn grief_is_remembered_with_its_culprit() {
         let mapping = words();
         let poisonable = &mapping.poisonable;
-        let take = |counts: bool| poisonable.take(&mapping, 0, Patience::Endless, || counts).unwrap();
+        let take = |counts: bool| poisonable.take(&mapping, 0, Deadline::Never, || counts).unwrap();
         let die =
             || std::thread::scope(|scope| scope.spawn(|| (take(false), Thread::current().id()).1).join().unwrap());
         die();

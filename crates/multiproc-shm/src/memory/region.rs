@@ -16,8 +16,9 @@ use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
 use crate::lock::parts::{Division, MOST_PARTS, Part, Plan};
 use crate::lock::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
-use crate::lock::robust_word::{LockMapping, Patience};
+use crate::lock::robust_word::LockMapping;
 use crate::memory::segment::{Layout, Segment, layout};
+use crate::wait::deadline::Deadline;
 
 layout! {
     /// The shared words beside the memory.
@@ -205,7 +206,7 @@ impl Region {
     pub fn open(control: OwnedFd, file: Option<OwnedFd>) -> io::Result<Region> {
         let invalid =
             |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("this is no shared memory: {what}"));
-        let control: LockMapping<Control, _> = LockMapping::new(Segment::open(control)?);
+        let control = LockMapping::new(Segment::<Control>::open(control)?);
         let file = file.map(|file| {
             SharedFile::from_fd(file).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => invalid(&error.to_string()),
@@ -382,7 +383,7 @@ impl Region {
     /// As [`LockMapping::divide`]; [`Denial::NoSlot`] if there is no memory for that many parts.
     pub fn divide(&self, plan: &Plan) -> Result<u32, Denial> {
         self.control
-            .divide(plan, Patience::Endless, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())
+            .divide(plan, Deadline::Never, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())
     }
 
     /// The version of the current division, and its plan.
@@ -486,16 +487,16 @@ mod tests {
         let lock = region.lock();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                lock.write(Patience::Endless).unwrap();
+                lock.write(Deadline::Never).unwrap();
                 lock.division().unwrap().begin_change();
             });
         });
         assert_eq!(region.plan(), None);
-        assert_eq!(lock.lock_part(1, version, Patience::Endless), Err(Denial::Stale));
+        assert_eq!(lock.lock_part(1, version, Deadline::Never), Err(Denial::Stale));
         let next = region.divide(&plan).unwrap();
         assert!(next > version + 1);
-        lock.lock_part(1, next, Patience::None).unwrap();
-        assert_eq!(lock.lock_part(1, version, Patience::None), Err(Denial::Stale));
+        lock.lock_part(1, next, Deadline::Now).unwrap();
+        assert_eq!(lock.lock_part(1, version, Deadline::Now), Err(Denial::Stale));
         lock.end_part(1);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,14 @@ use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
 use crate::lock::spin_lock::{Stalled, within};
-use crate::queue::arena::State;
-use crate::queue::store::{Refusal, Store, Taken};
+use crate::queue::arena::{Descriptor, State};
+use crate::queue::block::bytes_of;
+use crate::queue::item::{Place, Refusal, Taken};
+use crate::queue::layout::{RAW, Shared};
+use crate::queue::store::Store;
+use crate::sync::ledger::{self, Book};
 use crate::wait::notifier::ViaHandle;
-use crate::wait::wait_queue::{WaitOp, Watched};
+use crate::wait::wait_queue::{WaitFailure, WaitOp, Watched};
 
 /// How often a process that takes one item after another checks whether owners of leases have died;
 /// and for at most one [`SHARE`]th of the time.
@@ -144,6 +148,246 @@ impl Store {
             return Ok(());
         }
         Ok(within(deadline.into(), || self.wait_for_work(deadline, &mut Join { store: self, through }))?)
+    }
+}
+
+impl Store {
+    pub(crate) fn is_raw(&self, lease: &Descriptor) -> bool {
+        lease.flags.load(Relaxed) & u32::from(RAW) != 0
+    }
+
+    /// Whether the item of this lease has been taken, which makes it a valid lease.
+    pub(crate) fn is_taken(&self, lease: &Descriptor) -> bool {
+        lease.position.load(SeqCst) < self.head()
+    }
+
+    /// The owners of all leases, once for each lease.
+    pub(crate) fn lease_owners(&self) -> impl Iterator<Item = Identity> {
+        self.blocks().all().filter_map(|(_, descriptor)| match descriptor.state() {
+            State::Leased(owner) => Some(owner),
+            _ => None,
+        })
+    }
+
+    /// Calls `look` with the bytes of a lease of this process.
+    #[allow(unsafe_code)]
+    pub fn with_lease<R>(&self, index: u32, len: u64, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
+        // SAFETY: the block is this process's until its work is done or the lease is given up,
+        // neither of which the caller does meanwhile.
+        let bytes = unsafe { bytes_of(self.blocks(), index, len) }.map_err(Refusal::system("a lease"))?;
+        Ok(look(bytes))
+    }
+
+    /// Gives up a lease of this process, and notifies the processes that wait for items.
+    pub(crate) fn give_up_lease(&self, index: u32, me: Identity) {
+        let Ok(lease) = self.blocks().descriptor(index) else { return };
+        let returned = {
+            let _guard = self.producers_endlessly();
+            self.shared.items.0.before_change(&self.items);
+            let returned = lease.change(State::Leased(me), State::Returned);
+            // If this process dies in between, the process that inherits the lock rebuilds the
+            // list.
+            if returned {
+                self.push_returned(index, lease);
+            }
+            returned
+        };
+        if returned {
+            self.shared.items.0.after_change(1);
+        }
+    }
+
+    /// Gives up the leases of dead processes, and removes these processes from the ledger.
+    pub(crate) fn give_up_leases_of(&self, dead: &[Identity]) -> Result<(), Stalled> {
+        let mut count = 0;
+        {
+            let _guard = self.producers()?;
+            self.shared.items.0.before_change(&self.items);
+            for (index, lease) in self.blocks().all() {
+                let state = lease.state();
+                if matches!(state, State::Leased(owner) if dead.contains(&owner))
+                    && self.is_taken(lease)
+                    && lease.change(state, State::Returned)
+                {
+                    self.push_returned(index, lease);
+                    count += 1;
+                }
+            }
+            let book = self.workers();
+            for (_, entry) in book.entries() {
+                if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
+                    entry.owner.store(0, SeqCst);
+                }
+            }
+            book.shorten(|entry| entry.owner() == 0);
+        }
+        if count > 0 {
+            self.shared.items.0.after_change(count);
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest lease that has been given up.
+    pub(crate) fn take_given_up(&self, me: Identity) -> Result<Option<Taken>, Refusal> {
+        self.enlist()?;
+        let _guard = self.producers()?;
+        let Some((index, lease)) = self.pop_returned(me) else { return Ok(None) };
+        let deliveries = lease.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
+        let place = Place::Block(index, lease.len.load(SeqCst));
+        Ok(Some(Taken { place, raw: self.is_raw(lease), fds: Vec::new(), handles: 0, deliveries }))
+    }
+
+    /// Calls `finish`, which finishes an item's work, and notifies the waiters.
+    pub(crate) fn change_work(&self, finish: impl FnOnce() -> bool) -> bool {
+        let finished = {
+            let _guard = self.consumers_endlessly();
+            if let Some(room) = &self.room {
+                self.shared.room.0.before_change(room);
+            }
+            finish()
+        };
+        // Producers and callers of `join` both wait there.
+        self.shared.room.0.after_change(u32::MAX);
+        finished
+    }
+
+    /// The number of items that have been put and not finished.
+    pub fn unfinished(&self) -> u64 {
+        loop {
+            let head = self.head();
+            let put = self.shared.producers.number.load(SeqCst);
+            let taken = match self.taken_before(head) {
+                Ok(Some(taken)) => taken.number,
+                Ok(None) => continue,
+                // If there is garbage, there is at least one item.
+                Err(_) => put.saturating_sub(1),
+            };
+            let leased = self.count_blocks(|state| matches!(state, State::Leased(_) | State::Returned));
+            let waiting = self.shared.tail.0.load(SeqCst) > head;
+            if self.head() == head {
+                return put.saturating_sub(taken).max(waiting.into()).saturating_add(leased);
+            }
+        }
+    }
+
+    pub(crate) fn look_at_work(&self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _guard = self.consumers()?;
+        let done = self.unfinished() == 0;
+        if !done {
+            arm();
+        }
+        Ok(done)
+    }
+
+    pub(crate) fn wait_for_work<W: WaitOp>(
+        &self,
+        deadline: Option<Instant>,
+        op: &mut W,
+    ) -> Result<W::Outcome, WaitFailure> {
+        match &self.room {
+            Some(room) => self.shared.room.0.wait(room, deadline, op),
+            None => Err(WaitFailure::Alone),
+        }
+    }
+
+    pub(super) fn count_blocks(&self, wanted: impl Fn(State) -> bool) -> u64 {
+        let (blocks, head) = (self.blocks(), self.head());
+        let is_wanted = |descriptor: &Descriptor| wanted(descriptor.state()) && descriptor.position.load(SeqCst) < head;
+        blocks.all().filter(|(_, descriptor)| is_wanted(descriptor)).count() as u64
+    }
+
+    /// Whether a lease has been given up and its item can be taken again.
+    #[inline]
+    pub(crate) fn has_returned(&self) -> bool {
+        self.shared.config.first_returned.load(SeqCst) != 0
+    }
+
+    /// Rebuilds the list of leases that have been given up. The caller holds the producers' lock.
+    #[cold]
+    pub(super) fn list_returned(&self) {
+        self.shared.config.first_returned.store(0, SeqCst);
+        self.shared.config.last_returned.store(0, SeqCst);
+        for (index, descriptor) in self.blocks().all() {
+            if descriptor.state() == State::Returned {
+                self.push_returned(index, descriptor);
+            }
+        }
+    }
+
+    /// Appends a block to the list of leases that have been given up. The caller holds the
+    /// producers' lock.
+    pub(super) fn push_returned(&self, index: u32, descriptor: &Descriptor) {
+        let config = &self.shared.config;
+        descriptor.next.store(0, SeqCst);
+        let last = config.last_returned.load(Relaxed).checked_sub(1);
+        match last.and_then(|last| self.blocks().descriptor(last).ok()) {
+            Some(last) if self.has_returned() => last.next.store(index + 1, SeqCst),
+            _ => config.first_returned.store(index + 1, SeqCst),
+        }
+        config.last_returned.store(index + 1, SeqCst);
+    }
+
+    /// Takes the first lease from the list of those that have been given up. The caller holds the
+    /// producers' lock.
+    pub(crate) fn pop_returned(&self, me: Identity) -> Option<(u32, &Descriptor)> {
+        let config = &self.shared.config;
+        // Bounded by the number of blocks, in case the list is garbage and has a cycle.
+        for _ in 0..self.blocks().count() {
+            let index = config.first_returned.load(SeqCst).checked_sub(1)?;
+            let Ok(descriptor) = self.blocks().descriptor(index) else {
+                // Garbage: rebuild the list.
+                self.list_returned();
+                continue;
+            };
+            let next = descriptor.next.load(SeqCst);
+            config.first_returned.store(next, SeqCst);
+            if next == 0 {
+                config.last_returned.store(0, SeqCst);
+            }
+            // If this process dies after that, it has the lease, and the process that inherits the
+            // lock rebuilds the list.
+            if descriptor.change(State::Returned, State::Leased(me)) {
+                return Some((index, descriptor));
+            }
+        }
+        None
+    }
+
+    /// The ledger of the processes that have taken items.
+    pub(crate) fn workers(&self) -> Book<'_, Shared> {
+        Book { ledger: &self.shared.workers.0, segment: &self.shared }
+    }
+
+    /// Enters this process into the ledger of workers, so that all processes that wait for items
+    /// watch it. Must be called before the process has its first lease.
+    pub(super) fn enlist(&self) -> Result<(), Refusal> {
+        let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
+        if self.leases.is_enlisted(me) { Ok(()) } else { self.enlist_slowly(me) }
+    }
+
+    #[cold]
+    pub(super) fn enlist_slowly(&self, me: u64) -> Result<(), Refusal> {
+        let book = self.workers();
+        loop {
+            {
+                let _guard = self.producers()?;
+                let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
+                let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
+                if let Some(entry) = place.and_then(|place| book.entry(place)) {
+                    // Sleeping waiters watch the processes that were on the ledger when they went
+                    // to sleep. Waking them makes them watch this one too.
+                    self.shared.items.0.before_change(&self.items);
+                    entry.owner.store(me, SeqCst);
+                }
+                if is_known || place.is_some() {
+                    self.leases.enlisted_as(me);
+                    return Ok(());
+                }
+            }
+            let room = book.make_room().map_err(Refusal::system("its list of processes"))?;
+            let _guard = self.producers()?;
+            book.add_room(room);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod backoff;
 #[cfg(not(loom))]
 pub mod change_rate;
+pub mod deadline;
 #[cfg(not(loom))]
 pub mod notifier;
 #[cfg(loom)]

@@ -14,9 +14,10 @@ use multiproc_os::futex::{self, Woken};
 use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::signal;
 
-use crate::lock::robust_word::{LOOK, LockMapping, Patience, PoisonableWord, Refusal, RobustWord};
+use crate::lock::robust_word::{LOOK, LockMapping, PoisonableWord, Refusal, RobustWord};
 use crate::memory::segment::Layout;
 use crate::wait::backoff::Backoff;
+use crate::wait::deadline::Deadline;
 
 /// How long a future that has been told has to take the word, before others are told. On a busy
 /// machine, a task may need a time slice or two to be polled.
@@ -207,7 +208,7 @@ impl<'a, L: Site> Wait<'a, L> {
     /// makes sense. Also waits if the calling thread owns the word by another future.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
         let poisonable = self.mapping.poisonable();
-        let try_once = || match poisonable.take(self.mapping, 0, Patience::None, || true) {
+        let try_once = || match poisonable.take(self.mapping, 0, Deadline::Now, || true) {
             Err(Refusal::Mine) if self.mapping.is_taken_in_future() => Err(Refusal::Busy),
             taken => taken,
         };
@@ -498,8 +499,8 @@ mod tests {
 
     type Word = Arc<LockMapping<One>>;
 
-    fn take(mapping: &Word, patience: Patience) -> Result<(), Refusal> {
-        mapping.poisonable.take(mapping, 0, patience, || true)
+    fn take(mapping: &Word, deadline: Deadline) -> Result<(), Refusal> {
+        mapping.poisonable.take(mapping, 0, deadline, || true)
     }
 
     async fn take_async(mapping: &Word) {
@@ -517,7 +518,7 @@ mod tests {
         let ((taken, is_taken), (go, wait)) = (mpsc::channel(), mpsc::channel());
         let mapping = mapping.clone();
         let thread = std::thread::spawn(move || {
-            take(&mapping, Patience::Endless).unwrap();
+            take(&mapping, Deadline::Never).unwrap();
             taken.send(()).unwrap();
             wait.recv().unwrap();
             assert!(dies || mapping.poisonable.give_up(&mapping, 0));
@@ -555,7 +556,7 @@ mod tests {
         thread.join().unwrap();
         // No future waits, and the waiter thread has dropped its reference to the handle.
         wait_for(|| !mapping.waiters().state().is_served && Arc::strong_count(&mapping) == 1);
-        take(&mapping, Patience::None).unwrap();
+        take(&mapping, Deadline::Now).unwrap();
         assert!(!mapping.is_taken_in_future() && mapping.poisonable.give_up(&mapping, 0));
     }
 
@@ -601,13 +602,13 @@ mod tests {
                 1 => drop(wait),
                 _ => {
                     // The future isn't polled, so others get the word.
-                    take(&mapping, Patience::Endless).unwrap();
+                    take(&mapping, Deadline::Never).unwrap();
                     assert_eq!(mapping.poisonable.poison().is_some(), dies);
                     assert!(mapping.poisonable.give_up(&mapping, 0));
                     drop(wait);
                 }
             }
-            take(&mapping, Patience::Endless).unwrap();
+            take(&mapping, Deadline::Never).unwrap();
             assert_eq!(mapping.poisonable.poison().is_some(), dies, "the death is not forgotten");
             assert!(mapping.poisonable.give_up(&mapping, 0));
             wait_for(|| !mapping.waiters().state().is_served);
@@ -627,7 +628,7 @@ mod tests {
         wait_for(|| mapping.waiters().state().is_at_word);
         std::thread::scope(|scope| {
             let other = scope.spawn(|| {
-                take(&mapping, Patience::Endless).unwrap();
+                take(&mapping, Deadline::Never).unwrap();
                 assert!(mapping.poisonable.give_up(&mapping, 0));
             });
             let task = scope.spawn(|| {

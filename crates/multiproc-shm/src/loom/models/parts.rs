@@ -4,9 +4,10 @@
 use super::{Data, Kill, all_survive, check, check_deaths, start};
 use crate::lock::parts::{Division, MOST_PARTS, Part, Plan};
 use crate::lock::readers::{Denial, Entrance, FIRST_PART, MOST, Readers, Slot};
-use crate::lock::robust_word::{LockMapping, Patience};
+use crate::lock::robust_word::LockMapping;
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
+use crate::wait::deadline::Deadline;
 
 layout! {
     struct Shared: "region", 0x7fff_0105 {
@@ -42,24 +43,24 @@ const PLAN: Plan = Plan { count: 2, each: 0, all: 16, unit: 8 };
 /// A region in two parts, with its version and the data of each part.
 fn region() -> (Segment<Shared>, u32, [Data; 2]) {
     let shared = Segment::<Shared>::create();
-    let version = Mapping::new(shared.share()).divide(&PLAN, Patience::Endless, |_| true).unwrap();
+    let version = Mapping::new(shared.share()).divide(&PLAN, Deadline::Never, |_| true).unwrap();
     (shared, version, [Data::new(), Data::new()])
 }
 
 fn write_part(mapping: &Mapping, version: u32, index: usize, data: &[Data; 2]) {
-    mapping.lock_part(index, version, Patience::Endless).unwrap();
+    mapping.lock_part(index, version, Deadline::Never).unwrap();
     data[index].write();
     mapping.end_part(index);
 }
 
 fn write_all(mapping: &Mapping, data: &[Data; 2]) {
-    mapping.write(Patience::Endless).unwrap();
+    mapping.write(Deadline::Never).unwrap();
     data.iter().for_each(Data::write);
     mapping.end_writing();
 }
 
 fn read_all(mapping: &Mapping, data: &[Data; 2]) {
-    let slot = mapping.read(Patience::Endless).unwrap();
+    let slot = mapping.read(Deadline::Never).unwrap();
     data.iter().for_each(|data| _ = data.read());
     mapping.end_reading(slot);
 }
@@ -118,8 +119,8 @@ fn an_owner_of_two_parts_and_a_writer_exclude_each_other() {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
             start(id, &Kill::never(), move || match id {
                 2 => {
-                    mapping.lock_part(1, version, Patience::Endless).unwrap();
-                    mapping.lock_part(0, version, Patience::Endless).unwrap();
+                    mapping.lock_part(1, version, Deadline::Never).unwrap();
+                    mapping.lock_part(0, version, Deadline::Never).unwrap();
                     data.iter().for_each(Data::write);
                     mapping.end_part(1);
                     mapping.end_part(0);
@@ -138,7 +139,7 @@ fn a_part_of_a_division_that_was_changed_is_stale() {
         let (shared, version, data) = region();
         let owner = {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(2, &Kill::never(), move || match mapping.lock_part(0, version, Patience::Endless) {
+            start(2, &Kill::never(), move || match mapping.lock_part(0, version, Deadline::Never) {
                 Ok(()) => {
                     data[0].write();
                     mapping.end_part(0);
@@ -149,7 +150,7 @@ fn a_part_of_a_division_that_was_changed_is_stale() {
             })
         };
         let mapping = Mapping::new(shared);
-        mapping.divide(&Plan { count: 1, ..PLAN }, Patience::Endless, |_| true).unwrap();
+        mapping.divide(&Plan { count: 1, ..PLAN }, Deadline::Never, |_| true).unwrap();
         // What was done with the parts of before has been done by now.
         let written = data[0].read();
         assert_eq!(owner.join().unwrap(), Some(written == 1));

@@ -3,9 +3,10 @@
 
 use super::{Data, Kill, all_survive, check, check_deaths, start};
 use crate::lock::readers::{Entrance, MOST, Readers, Slot};
-use crate::lock::robust_word::{LockMapping, Patience};
+use crate::lock::robust_word::LockMapping;
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
+use crate::wait::deadline::Deadline;
 
 layout! {
     struct Shared: "lock", 0x7fff_0104 {
@@ -27,14 +28,14 @@ impl Readers for Shared {
 type Mapping = LockMapping<Shared, { 1 + MOST }>;
 
 fn read(mapping: &Mapping, data: &Data) -> u32 {
-    let slot = mapping.read(Patience::Endless).unwrap();
+    let slot = mapping.read(Deadline::Never).unwrap();
     let seen = data.read();
     mapping.end_reading(slot);
     seen
 }
 
 fn write(mapping: &Mapping, data: &Data) {
-    mapping.write(Patience::Endless).unwrap();
+    mapping.write(Deadline::Never).unwrap();
     data.write();
     mapping.end_writing();
 }

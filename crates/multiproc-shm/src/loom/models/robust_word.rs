@@ -2,9 +2,10 @@
 //! or waiter leaves that dies.
 
 use super::{Data, Kill, all_survive, check, check_deaths, start};
-use crate::lock::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableWord, Refusal};
+use crate::lock::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
+use crate::wait::deadline::Deadline;
 
 layout! {
     struct Shared: "lock", 0x7fff_0102 {
@@ -14,8 +15,8 @@ layout! {
 
 type Mapping = LockMapping<Shared, 1>;
 
-fn take(mapping: &Mapping, patience: Patience) -> Result<(), Refusal> {
-    mapping.poisonable.take(mapping, 0, patience, || true)
+fn take(mapping: &Mapping, deadline: Deadline) -> Result<(), Refusal> {
+    mapping.poisonable.take(mapping, 0, deadline, || true)
 }
 
 fn exclusion(processes: u32, rounds: u32) {
@@ -25,7 +26,7 @@ fn exclusion(processes: u32, rounds: u32) {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
             start(id, &Kill::never(), move || {
                 for _ in 0..rounds {
-                    take(&mapping, Patience::Endless).unwrap();
+                    take(&mapping, Deadline::Never).unwrap();
                     data.write();
                     assert!(mapping.poisonable.give_up(&mapping, 0));
                 }
@@ -35,7 +36,7 @@ fn exclusion(processes: u32, rounds: u32) {
     let count = processes.len() as u32 * rounds;
     all_survive(processes);
     let mapping = Mapping::new(shared);
-    take(&mapping, Patience::None).unwrap();
+    take(&mapping, Deadline::Now).unwrap();
     assert_eq!((data.read(), mapping.poisonable.poison()), (count, None));
 }
 
@@ -59,11 +60,11 @@ fn waiting_for_the_end_of_an_owner_does_not_take_the_word() {
     check(|| {
         let (shared, data) = (Segment::<Shared>::create(), Data::new());
         let (owner, owned) = (Mapping::new(shared.share()), data.clone());
-        take(&Mapping::new(shared.share()), Patience::None).unwrap();
+        take(&Mapping::new(shared.share()), Deadline::Now).unwrap();
         let mapping = Mapping::new(shared.share());
         assert!(mapping.poisonable.is_mine());
         let outwaiting = start(2, &Kill::never(), move || {
-            assert!(owner.poisonable.word().outwait(Patience::Endless));
+            assert!(owner.poisonable.word().outwait(Deadline::Never));
             assert_eq!(owned.read(), 1);
         });
         data.write();
@@ -81,7 +82,7 @@ fn a_death_poisons_and_loses_no_wake_up() {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
             let kill = if id == 2 { kill.clone() } else { Kill::never() };
             start(id, &kill, move || {
-                take(&mapping, Patience::Endless).unwrap();
+                take(&mapping, Deadline::Never).unwrap();
                 data.write();
                 assert!(mapping.poisonable.give_up(&mapping, 0));
             })
@@ -89,7 +90,7 @@ fn a_death_poisons_and_loses_no_wake_up() {
         let [_, others @ ..] = processes.map(|process| process.join().unwrap());
         assert!(others.iter().all(Option::is_some));
         let mapping = Mapping::new(shared);
-        take(&mapping, Patience::None).unwrap();
+        take(&mapping, Deadline::Now).unwrap();
         assert!((2..=3).contains(&data.read()));
         // The holder isn't known if it died before it had recorded itself, or after it had begun to
         // give the word up.

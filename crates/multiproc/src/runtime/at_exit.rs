@@ -8,13 +8,12 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use multiproc_os::{interrupt, lifeline, threads};
 
 use super::{children, current};
-use crate::start::forkserver;
-use crate::start::handshake::PATIENCE;
 use crate::{Error, Result, log};
 
 type Function = Box<dyn FnOnce() + Send>;
@@ -125,6 +124,24 @@ pub(crate) fn forget() {
     std::mem::forget((std::mem::take(&mut finalizers.registered), std::mem::take(&mut finalizers.round)));
 }
 
+/// The function that runs after all other exit steps.
+static LAST: OnceLock<fn()> = OnceLock::new();
+
+/// Makes `function` run at the end of this process, after the finalizers and after the ends of the
+/// children. There can be one such function; later calls change nothing. It may run twice.
+pub(crate) fn last(function: fn()) {
+    let _ = LAST.set(function);
+}
+
+fn run_last() {
+    if let Some(function) = LAST.get() {
+        function();
+    }
+}
+
+/// How long a start takes at most: the time for which a parent waits for an answer.
+pub(crate) const LONGEST_START: Duration = Duration::from_secs(30);
+
 /// The number of starts in flight.
 static IN_FLIGHT: Mutex<usize> = Mutex::new(0);
 
@@ -170,9 +187,9 @@ fn begin_exit() {
     let in_flight = lock_in_flight();
     EXITING.store(true, Relaxed);
     if *in_flight > 0 {
-        // No start takes longer than this. Children that other threads have started meanwhile are
+        // Children that other threads have started meanwhile are
         // waited for too.
-        drop(LANDED.wait_timeout_while(in_flight, PATIENCE, |in_flight| *in_flight > 0));
+        drop(LANDED.wait_timeout_while(in_flight, LONGEST_START, |in_flight| *in_flight > 0));
     }
 }
 
@@ -188,7 +205,7 @@ extern "C" fn on_exit() {
             begin_exit();
             children::end();
             log::flush(false);
-            forkserver::end();
+            run_last();
         });
     }
 }
@@ -215,7 +232,7 @@ pub(crate) fn run() {
     // The last finalizers may have started children.
     children::end();
     log::flush(first);
-    forkserver::end();
+    run_last();
 }
 
 /// Runs the finalizers of at least this priority, in order; then those that have been registered

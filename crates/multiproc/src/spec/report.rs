@@ -7,13 +7,15 @@ use std::os::fd::AsFd;
 use multiproc_os::pidfd::End;
 use serde::{Deserialize, Serialize};
 
-use crate::process::status::{ExitStatus, JoinErrorKind, Panic};
+use crate::spec::status::{ExitStatus, JoinErrorKind, Panic};
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
 
-use super::entry::REFUSED;
 use super::kind;
+
+/// The exit code of a process that can't do what it was started for: `EX_SOFTWARE` of sysexits.h.
+pub(crate) const REFUSED: i32 = 70;
 
 /// The last message of a child.
 #[derive(Debug)]

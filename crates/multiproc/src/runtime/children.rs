@@ -1,13 +1,14 @@
 //! The list of this process's children, and what happens to them when the process ends.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use multiproc_os::signal::{SIGKILL, SIGTERM};
 use multiproc_os::{interrupt, poll, threads};
 
-use super::child::{ProcessHandle, Shared};
-use super::test;
+use super::child::ChildRecord;
+use super::test_binary;
 use crate::log;
 
 /// The children that have not been reaped, as far as this process knows.
@@ -15,10 +16,10 @@ struct Children {
     /// The process that started these children. A copy of it made by fork(2) elsewhere has none of
     /// them.
     parent: i32,
-    members: Vec<Arc<Shared>>,
+    members: Vec<Arc<ChildRecord>>,
 }
 
-static FAMILY: Mutex<Children> = Mutex::new(Children { parent: 0, members: Vec::new() });
+static CHILDREN: Mutex<Children> = Mutex::new(Children { parent: 0, members: Vec::new() });
 
 /// In milliseconds.
 pub(super) static GRACE: AtomicU64 = AtomicU64::new(5_000);
@@ -42,35 +43,15 @@ pub fn grace_period() -> Duration {
     Duration::from_millis(GRACE.load(Relaxed))
 }
 
-/// Returns the children of this process that have not ended. Reaps the others.
-///
-/// ```
-/// use multiproc::{Process, active_children};
-///
-/// # #[multiproc::main]
-/// # fn main() -> multiproc::Result<()> {
-/// let child = Process::new(std::thread::sleep, (std::time::Duration::from_secs(1000),)).name("sleeper").start()?;
-/// assert_eq!(active_children()[0].name(), "sleeper");
-/// child.kill()?;
-/// child.wait()?;
-/// assert!(active_children().is_empty());
-/// # Ok(())
-/// # }
-/// ```
-pub fn active_children() -> Vec<ProcessHandle> {
-    let members = lock().members.clone();
-    members.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
-}
-
 fn lock() -> MutexGuard<'static, Children> {
-    let mut family = FAMILY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let this = threads::getpid();
-    if family.parent != this {
-        family.parent = this;
-        family.members.clear();
+    if children.parent != this {
+        children.parent = this;
+        children.members.clear();
         interrupt::forget_registered();
     }
-    family
+    children
 }
 
 /// Returns the pids of the children that end with this process.
@@ -86,7 +67,7 @@ pub(crate) fn has_given_up() -> bool {
 /// In a copy of this process that has just been forked: closes its copies of the children's
 /// sockets, which would otherwise keep the children alive after their parent's death.
 pub(crate) fn disown() {
-    let members = std::mem::take(&mut FAMILY.lock().unwrap_or_else(PoisonError::into_inner).members);
+    let members = std::mem::take(&mut CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).members);
     for child in members {
         child.disown();
     }
@@ -100,15 +81,27 @@ pub(crate) fn close_inputs() {
 }
 
 /// Registers a child. Skips one that is already reaped, since nothing would unregister it.
-pub(crate) fn add(child: &Arc<Shared>) {
+pub(crate) fn add(child: &Arc<ChildRecord>) {
     if !child.is_reaped() {
         lock().members.push(child.clone());
     }
 }
 
+/// The function that is called when a child has been reaped.
+static ON_REAPED: OnceLock<fn()> = OnceLock::new();
+
+/// Makes `function` be called whenever a child of this process has been reaped. There can be one
+/// such function; later calls change nothing.
+pub(crate) fn on_reaped(function: fn()) {
+    let _ = ON_REAPED.set(function);
+}
+
 /// Unregisters a child that has been reaped.
-pub(crate) fn remove(child: &Shared) {
+pub(super) fn reaped(child: &ChildRecord) {
     lock().members.retain(|member| !std::ptr::eq(&**member, child));
+    if let Some(function) = ON_REAPED.get() {
+        function();
+    }
 }
 
 /// Reaps children that have ended and to which no handle is left.
@@ -119,34 +112,41 @@ pub(crate) fn sweep() {
     }
 }
 
+/// Returns the children that have not ended. Reaps the others.
+pub(crate) fn active() -> Vec<Arc<ChildRecord>> {
+    let members = lock().members.clone();
+    members.into_iter().filter(|member| !member.has_ended()).collect()
+}
+
 /// Returns the running children that a test has started and to which no handle is left. A child
 /// with a handle is spared: the handle may be in a static, for tests that share a process, or in a
 /// thread that still waits for the child.
-pub(super) fn abandoned_by(test: u64) -> Vec<ProcessHandle> {
+pub(crate) fn abandoned_by(test: u64) -> Vec<Arc<ChildRecord>> {
     let abandoned: Vec<_> = {
-        let family = lock();
-        let of_the_test = family.members.iter().filter(|member| member.test == test && !member.outlives_parent);
+        let children = lock();
+        let of_the_test = children.members.iter().filter(|member| member.test == test && !member.outlives_parent);
         of_the_test.filter(|member| Arc::strong_count(member) == 1).cloned().collect()
     };
-    abandoned.into_iter().filter(|member| !member.has_ended()).map(ProcessHandle::new).collect()
+    abandoned.into_iter().filter(|member| !member.has_ended()).collect()
 }
 
 /// At the end of the process: ends the daemons and waits for all other children. In a test binary,
 /// ends all children.
 pub(crate) fn end() {
-    let is_ended = |child: &&Arc<Shared>| child.daemon || test::is_binary();
+    let is_ended = |child: &&Arc<ChildRecord>| child.daemon || test_binary::is_this();
     let mut deadline = None;
-    let mut signalled: Vec<Arc<Shared>> = Vec::new();
+    let mut signalled: Vec<Arc<ChildRecord>> = Vec::new();
     // Children that have ended and with a status that a debugger holds. They are no longer waited
     // for; the init process will reap them.
-    let mut held: Vec<Arc<Shared>> = Vec::new();
+    let mut held: Vec<Arc<ChildRecord>> = Vec::new();
     loop {
         // Read anew each time: a finalizer or another thread may have started more children.
-        let waited_for: Vec<Arc<Shared>> =
+        let waited_for: Vec<Arc<ChildRecord>> =
             lock().members.iter().filter(|member| !member.outlives_parent).cloned().collect();
-        let known = |member: &Arc<Shared>, list: &[Arc<Shared>]| list.iter().any(|other| Arc::ptr_eq(member, other));
+        let known =
+            |member: &Arc<ChildRecord>, list: &[Arc<ChildRecord>]| list.iter().any(|other| Arc::ptr_eq(member, other));
         let waited_for = waited_for.into_iter().filter(|member| !member.given_up.load(Relaxed));
-        let alive: Vec<Arc<Shared>> =
+        let alive: Vec<Arc<ChildRecord>> =
             waited_for.filter(|member| !known(member, &held) && !member.has_ended()).collect();
         if alive.is_empty() {
             return;
@@ -183,7 +183,3 @@ pub(crate) fn end() {
         }
     }
 }
-
-pub(crate) const SIGINT: i32 = 2;
-pub(crate) const SIGKILL: i32 = 9;
-pub(crate) const SIGTERM: i32 = 15;

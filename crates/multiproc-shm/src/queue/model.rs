@@ -14,7 +14,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 
-use super::*;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
+
+use super::block::Block;
+use super::store::{Body, INLINE, Item, Limits, Place, Refusal, Store};
+use crate::memory::scratch::Scratch;
 
 #[derive(Debug, Clone)]
 enum Step {

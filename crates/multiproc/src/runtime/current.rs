@@ -2,49 +2,18 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError};
 
 use multiproc_os::threads;
-use serde::{Deserialize, Serialize};
 
-/// The identity of a process, set before its target runs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    pub(crate) name: String,
-    /// The numbers in `Process-1:2`: those of the parent, then this process's number among the
-    /// parent's processes.
-    pub(crate) numbers: Vec<u32>,
-    /// See [`CurrentProcess::seed`].
-    pub(crate) seed: u64,
-    pub(crate) daemon: bool,
-    /// Name and pid of the process that called `start`.
-    pub(crate) parent: Option<(String, i32)>,
-}
-
-/// None until the first use: this is the main process then. The value is leaked, so that references
-/// to it stay valid; a forked child sets another one.
-static IDENTITY: RwLock<Option<&'static Identity>> = RwLock::new(None);
+use crate::spec::identity::Identity;
 
 /// The number of processes made here; the last number in their names.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-fn identity() -> &'static Identity {
-    if let Some(identity) = *IDENTITY.read().unwrap_or_else(PoisonError::into_inner) {
-        return identity;
-    }
-    let main = || Identity {
-        name: "MainProcess".into(),
-        numbers: vec![],
-        seed: multiproc_os::random::seed(),
-        daemon: false,
-        parent: None,
-    };
-    IDENTITY.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Box::leak(Box::new(main())))
-}
-
 /// Sets the identity of this process, a new child.
 pub(crate) fn become_child(identity: Identity) {
-    *IDENTITY.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::leak(Box::new(identity)));
+    Identity::set_current(identity);
     MADE.store(0, Relaxed);
     *SEED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
@@ -52,7 +21,7 @@ pub(crate) fn become_child(identity: Identity) {
 /// Returns the numbers and the seed of the next process made here.
 pub(crate) fn next_numbers() -> (Vec<u32>, u64) {
     let number = MADE.fetch_add(1, Relaxed) + 1;
-    let mut numbers = identity().numbers.clone();
+    let mut numbers = Identity::current().numbers.clone();
     numbers.push(number);
     (numbers, child_seed(current_process().seed(), number))
 }
@@ -104,7 +73,7 @@ pub fn set_seed(seed: u64) {
 /// # }
 /// ```
 pub fn current_process() -> CurrentProcess {
-    CurrentProcess { identity: identity() }
+    CurrentProcess { identity: Identity::current() }
 }
 
 /// Returns the process that started this one; `None` in the main process.
@@ -121,7 +90,7 @@ pub fn current_process() -> CurrentProcess {
 /// # }
 /// ```
 pub fn parent_process() -> Option<ParentProcess> {
-    identity().parent.as_ref().map(|(name, pid)| ParentProcess { name, pid: *pid })
+    Identity::current().parent.as_ref().map(|(name, pid)| ParentProcess { name, pid: *pid })
 }
 
 /// The calling process. See [`current_process`].

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
-use crate::log::LogConfig;
-use crate::process::current::Identity;
-use crate::process::options::Options;
-use crate::process::stdio::Streams;
-use crate::remote_fn::Key;
+use crate::spec::identity::Identity;
+use crate::spec::key::Key;
+use crate::spec::log_config::LogConfig;
+use crate::spec::options::Options;
+use crate::spec::stdio::Streams;
 use crate::transfer::codec;
 use crate::transfer::payload::Payload;
 

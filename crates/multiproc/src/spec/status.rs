@@ -5,10 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use multiproc_os::pidfd::{End, Usage};
-use multiproc_os::signal;
+use multiproc_os::signal::{self, SIGKILL};
 use serde::{Deserialize, Serialize};
 
-use super::children::SIGKILL;
 use crate::transfer::codec::CodecError;
 use crate::units::Size;
 

@@ -12,8 +12,71 @@ use std::sync::OnceLock;
 use multiproc_os::image::Image;
 use serde::{Deserialize, Serialize};
 
-use crate::process::run::Target;
+use super::report::Report;
 use crate::transfer::payload::Payload;
+
+/// A function that can be called in another process: a `fn` item, generic or not, an associated
+/// function, a `fn` pointer, or a closure that captures nothing.
+///
+/// What is sent is the position of the function's code, never the function itself, so captured
+/// values can't be sent along: pass them as arguments.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be the target of a process with the arguments `{Args}`",
+    label = "not a function that takes these arguments",
+    note = "a target takes the elements of the tuple as its arguments, by value: `Process::new(target, (first, second))`; \
+            one argument is `(first,)`, none is `()`, eight are the most"
+)]
+pub trait Target<Args> {
+    /// What the function returns.
+    type Output;
+
+    /// Calls the function.
+    #[doc(hidden)]
+    fn call(self, args: Args) -> Self::Output;
+}
+
+/// A function that is identified by its type alone, or a `fn` pointer.
+///
+/// `Copy` excludes closures that own something, `'static` excludes those that borrow a function's
+/// variables. No trait tells a closure that has captured a number from one that has not; that is
+/// checked when code is generated: see `Carried::CAPTURES_NOTHING`.
+#[diagnostic::on_unimplemented(
+    message = "the target `{Self}` captures a variable, which can't travel to another process",
+    label = "captures a variable",
+    note = "pass the value as an argument: `Process::new(|value: T| .., (value,))`",
+    note = "for a closure with what it has captured there is `Process::fork`"
+)]
+#[doc(hidden)]
+pub trait CapturesNothing: Copy + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<F: Copy + 'static> CapturesNothing for F {}
+
+macro_rules! target {
+    ($($arg:ident)*) => {
+        impl<F, R, $($arg),*> Target<($($arg,)*)> for F
+        where
+            F: FnOnce($($arg),*) -> R + Send,
+        {
+            type Output = R;
+
+            #[allow(non_snake_case)]
+            fn call(self, ($($arg,)*): ($($arg,)*)) -> R {
+                self($($arg),*)
+            }
+        }
+    };
+}
+
+target!();
+target!(A);
+target!(A B);
+target!(A B C);
+target!(A B C D);
+target!(A B C D E);
+target!(A B C D E G);
+target!(A B C D E G H);
+target!(A B C D E G H I);
 
 /// The address from which distances are measured.
 static ANCHOR: u8 = 0;
@@ -50,13 +113,13 @@ fn resolve(offset: i64) -> Result<usize, TargetError> {
     if image().is_code(address) { Ok(address) } else { Err(TargetError::NotCode(offset)) }
 }
 
-/// The function that a child calls first, with its payload: `start::entry::enter` for the payload's
+/// The function that a child calls first, with its payload: `process::run::enter` for the payload's
 /// type.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Entry(i64);
 
 /// The type of the function at an [`Entry`].
-pub(crate) type EntryFn = fn(Payload) -> super::report::Report;
+pub(crate) type EntryFn = fn(Payload) -> Report;
 
 impl Entry {
     pub(crate) fn of(function: EntryFn) -> Result<Entry, TargetError> {
