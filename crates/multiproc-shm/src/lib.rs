@@ -11,11 +11,9 @@ mod loom;
 pub mod memory;
 #[cfg(not(loom))]
 pub mod message;
-#[cfg(not(loom))]
 pub mod queue;
 #[cfg(not(loom))]
 pub mod slot_table;
-#[cfg(not(loom))]
 pub mod sync;
 #[cfg(not(loom))]
 pub mod units;

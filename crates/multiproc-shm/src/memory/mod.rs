@@ -6,6 +6,8 @@ pub mod cell;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod growable_mapping;
+#[cfg(loom)]
+pub(crate) use crate::loom::growable_mapping;
 #[allow(unsafe_code)]
 pub mod layout;
 #[cfg(not(loom))]
@@ -13,7 +15,6 @@ pub mod object;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod region;
-#[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod scratch;
 #[cfg(not(loom))]

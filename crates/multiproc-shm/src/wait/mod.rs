@@ -1,14 +1,12 @@
 //! Waiting for another process to change the state of a shared object.
 
 pub mod backoff;
-#[cfg(not(loom))]
 pub mod change_rate;
 pub mod deadline;
 #[cfg(not(loom))]
 pub mod notifier;
 #[cfg(loom)]
 pub(crate) use crate::loom::notifier;
-#[cfg(not(loom))]
 pub mod ready_fd;
 #[cfg(feature = "async")]
 pub mod wait_async;

@@ -5,10 +5,12 @@
 
 pub(crate) mod atomic;
 pub(crate) mod futex;
+pub(crate) mod growable_mapping;
 pub(crate) mod notifier;
 pub(crate) mod process;
 pub(crate) mod robust;
 pub(crate) mod segment;
+pub(crate) mod shared_memory;
 
 /// What `/proc` tells of threads: all exist, and all have the memory mapped, so nothing in a word is
 /// taken for garbage.

@@ -60,12 +60,13 @@ impl std::fmt::Debug for Pipe {
 }
 
 impl Notifier {
-    pub(crate) fn new(tokens: Tokens) -> Notifier {
-        Notifier {
-            tokens,
-            pipe: Arc::new((Mutex::new(Pipe::default()), Condvar::new())),
-            spin_history: Arc::default(),
-        }
+    pub(crate) fn new(tokens: Tokens) -> io::Result<Notifier> {
+        let pipe = Arc::new((Mutex::new(Pipe::default()), Condvar::new()));
+        Ok(Notifier { tokens, pipe, spin_history: Arc::default() })
+    }
+
+    pub(crate) fn is_deserted(&self) -> bool {
+        false
     }
 
     pub(crate) fn notify(&self) -> bool {

@@ -10,9 +10,11 @@
 //! deadlock. A process is killed before each of its steps in turn ([`Kill`]).
 //!
 //! Not modelled: time (limits of spin locks, deadlines, looks at words after a second), fork copies,
-//! garbage in shared memory, hang-ups of the wake pipe, futures, and the descriptor side of queues.
+//! garbage in shared memory, hang-ups of the wake pipe, futures; and of queues, blocks, descriptors,
+//! leases, rings of several sizes in memory (a model's has 64 or 128 bytes), and freed memory.
 
 mod parts;
+mod queue;
 mod readers;
 mod robust_word;
 mod spin_lock;

@@ -42,7 +42,7 @@ const PLAN: Plan = Plan { count: 2, each: 0, all: 16, unit: 8 };
 
 /// A region in two parts, with its version and the data of each part.
 fn region() -> (Segment<Shared>, u32, [Data; 2]) {
-    let shared = Segment::<Shared>::create();
+    let shared = Segment::<Shared>::create().unwrap();
     let version = Mapping::new(shared.share()).divide(&PLAN, Deadline::Never, |_| true).unwrap();
     (shared, version, [Data::new(), Data::new()])
 }

@@ -41,7 +41,7 @@ fn write(mapping: &Mapping, data: &Data) {
 }
 
 fn exclusion(readers: u32, writers: u32) {
-    let (shared, data) = (Segment::<Shared>::create(), Data::new());
+    let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
     let processes: Vec<_> = (2..2 + readers + writers)
         .map(|id| {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
@@ -73,7 +73,7 @@ fn a_reader_and_two_writers_exclude_each_other() {
 #[test]
 fn a_reader_that_dies_does_not_block_a_writer() {
     check_deaths(|kill| {
-        let (shared, data) = (Segment::<Shared>::create(), Data::new());
+        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
         let processes = [2, 3].map(|id| {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
             let kill = if id == 2 { kill.clone() } else { Kill::never() };
@@ -93,7 +93,7 @@ fn a_reader_that_dies_does_not_block_a_writer() {
 #[test]
 fn a_writer_that_dies_does_not_block_a_reader() {
     check_deaths(|kill| {
-        let (shared, data) = (Segment::<Shared>::create(), Data::new());
+        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
         let processes = [2, 3].map(|id| {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
             let kill = if id == 2 { kill.clone() } else { Kill::never() };

@@ -20,7 +20,7 @@ fn take(mapping: &Mapping, deadline: Deadline) -> Result<(), Refusal> {
 }
 
 fn exclusion(processes: u32, rounds: u32) {
-    let (shared, data) = (Segment::<Shared>::create(), Data::new());
+    let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
     let processes: Vec<_> = (2..2 + processes)
         .map(|id| {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
@@ -58,7 +58,7 @@ fn two_exclude_each_other_again_and_again() {
 #[test]
 fn waiting_for_the_end_of_an_owner_does_not_take_the_word() {
     check(|| {
-        let (shared, data) = (Segment::<Shared>::create(), Data::new());
+        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
         let (owner, owned) = (Mapping::new(shared.share()), data.clone());
         take(&Mapping::new(shared.share()), Deadline::Now).unwrap();
         let mapping = Mapping::new(shared.share());
@@ -77,7 +77,7 @@ fn waiting_for_the_end_of_an_owner_does_not_take_the_word() {
 #[test]
 fn a_death_poisons_and_loses_no_wake_up() {
     check_deaths(|kill| {
-        let (shared, data) = (Segment::<Shared>::create(), Data::new());
+        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
         let processes = [2, 3, 4].map(|id| {
             let (mapping, data) = (Mapping::new(shared.share()), data.clone());
             let kill = if id == 2 { kill.clone() } else { Kill::never() };

@@ -18,7 +18,7 @@ layout! {
 }
 
 fn exclusion(processes: u32) {
-    let (shared, data) = (Segment::<Shared>::create(), Data::new());
+    let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
     let processes: Vec<_> = (2..2 + processes)
         .map(|id| {
             let (shared, data) = (shared.share(), data.clone());
@@ -48,7 +48,7 @@ fn three_exclude_each_other() {
 #[test]
 fn a_trier_excludes_others() {
     check(|| {
-        let (shared, data) = (Segment::<Shared>::create(), Data::new());
+        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
         let processes = [2, 3].map(|id| {
             let (shared, data) = (shared.share(), data.clone());
             start(id, &Kill::never(), move || match id {
@@ -82,7 +82,7 @@ fn change(shared: &Shared) -> bool {
 #[test]
 fn a_death_is_inherited_once_and_loses_no_wake_up() {
     check_deaths(|kill| {
-        let shared = Segment::<Shared>::create();
+        let shared = Segment::<Shared>::create().unwrap();
         let processes = [2, 3, 4].map(|id| {
             let shared = shared.share();
             let kill = if id == 2 { kill.clone() } else { Kill::never() };

@@ -76,7 +76,7 @@ impl WaitOp for Take<'_> {
 #[test]
 fn a_sleeper_on_the_futex_is_woken() {
     check(|| {
-        let (shared, notifier, data) = (Segment::<Shared>::create(), Notifier::new(Tokens::Heard), Data::new());
+        let (shared, notifier, data) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap(), Data::new());
         let consumer = {
             let (shared, notifier, data) = (shared.share(), notifier.clone(), data.clone());
             start(2, &Kill::never(), move || {
@@ -93,7 +93,7 @@ fn a_sleeper_on_the_futex_is_woken() {
 #[test]
 fn a_sleeper_on_the_futex_is_woken_although_another_consumer_was_quicker() {
     check(|| {
-        let (shared, notifier) = (Segment::<Shared>::create(), Notifier::new(Tokens::Heard));
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
         let consumer = {
             let (shared, notifier) = (shared.share(), notifier.clone());
             start(2, &Kill::never(), move || shared.take(&notifier))
@@ -112,7 +112,7 @@ fn a_sleeper_on_the_futex_is_woken_although_another_consumer_was_quicker() {
 #[test]
 fn a_sleeper_on_the_futex_wakes_the_next() {
     check(|| {
-        let (shared, notifier) = (Segment::<Shared>::create(), Notifier::new(Tokens::Heard));
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
         let consumers = [2, 3].map(|id| {
             let (shared, notifier) = (shared.share(), notifier.clone());
             start(id, &Kill::never(), move || shared.take(&notifier))
@@ -124,7 +124,7 @@ fn a_sleeper_on_the_futex_wakes_the_next() {
 }
 
 fn on_the_pipe(tokens: Tokens, consumers: u32) {
-    let (shared, notifier) = (Segment::<Shared>::create(), Notifier::new(tokens));
+    let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(tokens).unwrap());
     let consumers: Vec<_> = (2..2 + consumers)
         .map(|id| {
             let (shared, notifier) = (shared.share(), notifier.clone());
@@ -162,7 +162,7 @@ fn two_sleepers_are_woken_by_tokens_that_are_taken() {
 
 /// A producer is killed, then another one puts an item.
 fn after_a_death(kill: &Kill, tokens: Tokens) {
-    let (shared, notifier) = (Segment::<Shared>::create(), Notifier::new(tokens));
+    let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(tokens).unwrap());
     let consumer = {
         let (shared, notifier) = (shared.share(), notifier.clone());
         start(2, &Kill::never(), move || {
@@ -194,7 +194,7 @@ fn the_death_of_a_producer_loses_no_token_that_is_taken() {
 #[test]
 fn a_producer_that_dies_after_the_put_has_written_a_token() {
     check_deaths(|kill| {
-        let (shared, notifier) = (Segment::<Shared>::create(), Notifier::new(Tokens::Heard));
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
         let consumer = {
             let (shared, notifier) = (shared.share(), notifier.clone());
             start(2, &Kill::never(), move || {
