@@ -50,7 +50,7 @@ pub struct Host {
 }
 
 /// The error of [`Host::install`]: this process has a host already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this process has a host already: install it once, before the first start")]
 pub struct HostInstalled;
 
