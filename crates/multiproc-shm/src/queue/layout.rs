@@ -16,7 +16,7 @@ pub(super) const RING_AT: u64 = 2 << 20;
 /// memory, and the maximum.
 pub(super) const SMALLEST: u32 = if cfg!(loom) { 6 } else { 16 };
 pub(super) const KEPT: u32 = 22;
-pub(super) const LARGEST: u32 = if cfg!(loom) { 7 } else { 40 };
+pub(super) const LARGEST: u32 = if cfg!(loom) { 8 } else { 40 };
 
 /// Items of at most this many bytes are stored in the ring.
 pub const INLINE: usize = Scratch::ROOM - SPECIAL;

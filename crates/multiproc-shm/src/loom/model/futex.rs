@@ -1,5 +1,6 @@
 //! A model of futex(2).
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
@@ -34,7 +35,7 @@ impl Futex for AtomicU32 {
 struct Sleeper {
     address: usize,
     condvar: Arc<Condvar>,
-    woken: bool,
+    woken: Option<Woken>,
 }
 
 ::loom::lazy_static! {
@@ -43,12 +44,13 @@ struct Sleeper {
 }
 
 /// Sleeps on the word until a wake-up, whatever the deadline: so a wake-up that is lost is a
-/// deadlock, which loom reports. Unless the process is [impatient](be_impatient).
+/// deadlock, which loom reports. The exceptions are [`be_impatient`] and [`expire`].
+#[track_caller]
 pub(crate) fn wait(word: &(impl Futex + ?Sized), expected: u32, deadline: Option<Instant>) -> Woken {
     if !step() {
         return Woken::Perhaps;
     }
-    if deadline.is_some() && local(|local| local.impatient.get()) {
+    if deadline.is_some() && local(|local| local.impatient.get()) && Location::caller().file().ends_with(BY_WAIT_QUEUE) {
         return Woken::Late;
     }
     let mut sleepers = SLEEPERS.lock().unwrap();
@@ -58,22 +60,31 @@ pub(crate) fn wait(word: &(impl Futex + ?Sized), expected: u32, deadline: Option
         return Woken::Perhaps;
     }
     let condvar = Arc::new(Condvar::new());
-    sleepers.push(Sleeper { address: word.address(), condvar: Arc::clone(&condvar), woken: false });
-    let place = loop {
+    sleepers.push(Sleeper { address: word.address(), condvar: Arc::clone(&condvar), woken: None });
+    loop {
         sleepers = condvar.wait(sleepers).unwrap();
         let place = sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.condvar, &condvar)).unwrap();
-        if sleepers[place].woken {
-            break place;
+        if let Some(woken) = sleepers[place].woken {
+            sleepers.remove(place);
+            return woken;
         }
-    };
-    sleepers.remove(place);
-    drop(sleepers);
-    Woken::Perhaps
+    }
 }
 
-/// Makes the deadlines of the calling process's sleeps pass at once.
+/// Makes the few milliseconds that the calling process sleeps in the futex of a wait queue pass at
+/// once, so that it waits on the wake pipe.
 pub(crate) fn be_impatient() {
     local(|local| local.impatient.set(true));
+}
+
+const BY_WAIT_QUEUE: &str = "wait_queue.rs";
+
+/// Makes a second pass for all that sleep now, after which they look at their word.
+pub(crate) fn expire() {
+    for sleeper in SLEEPERS.lock().unwrap().iter_mut().filter(|sleeper| sleeper.woken.is_none()) {
+        sleeper.woken = Some(Woken::Late);
+        sleeper.condvar.notify_one();
+    }
 }
 
 pub(crate) fn wake(word: &(impl Futex + ?Sized), count: u32) -> usize {
@@ -85,11 +96,11 @@ pub(super) fn wake_in_kernel(word: &(impl Futex + ?Sized), count: u32) -> usize 
     ::loom::sync::atomic::fence(SeqCst);
     let mut sleepers = SLEEPERS.lock().unwrap();
     let mut woken = 0;
-    for sleeper in sleepers.iter_mut().filter(|sleeper| sleeper.address == word.address() && !sleeper.woken) {
+    for sleeper in sleepers.iter_mut().filter(|sleeper| sleeper.address == word.address() && sleeper.woken.is_none()) {
         if woken == count as usize {
             break;
         }
-        sleeper.woken = true;
+        sleeper.woken = Some(Woken::Perhaps);
         sleeper.condvar.notify_one();
         woken += 1;
     }

@@ -20,7 +20,7 @@ pub(super) struct Local {
     /// The steps until it is killed, if it is to be.
     left: Cell<Option<usize>>,
     dead: Cell<bool>,
-    /// Whether a futex sleeps no longer than until its deadline, which comes at once.
+    /// See [`futex::be_impatient`].
     pub(super) impatient: Cell<bool>,
 }
 

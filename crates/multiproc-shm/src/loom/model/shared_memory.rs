@@ -8,7 +8,7 @@ pub(crate) use multiproc_os::shared_memory::PAGE;
 use super::atomic::AtomicU64;
 
 /// The number of words: those of the largest ring.
-const WORDS: usize = 16;
+const WORDS: usize = 32;
 
 /// Stands for [`multiproc_os::shared_memory::SharedFile`].
 pub struct SharedFile(OnceLock<Arc<[AtomicU64]>>);

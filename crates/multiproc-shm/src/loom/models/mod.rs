@@ -11,7 +11,7 @@
 //!
 //! Not modelled: time (limits of spin locks, deadlines, looks at words after a second), fork copies,
 //! garbage in shared memory, hang-ups of the wake pipe, futures; and of queues, blocks, descriptors,
-//! leases, rings of several sizes in memory (a model's has 64 or 128 bytes), and freed memory.
+//! leases, rings of several sizes in memory (a model's has 64 to 256 bytes), and freed memory.
 
 mod parts;
 mod queue;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use super::{Data, Kill, all_survive, check, check_deaths, start};
 use crate::lock::spin_lock::{RobustSpinLock, Stalled};
 use crate::loom::atomic::{AtomicU32, AtomicU64};
-use crate::loom::futex::be_impatient;
+use crate::loom::futex::{be_impatient, expire};
 use crate::loom::notifier::{Notifier, Tokens};
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
@@ -175,9 +175,15 @@ fn after_a_death(kill: &Kill, tokens: Tokens) {
         start(3, kill, move || shared.put(&notifier))
     };
     // Without waiting for the death.
-    shared.put(&notifier);
-    assert_eq!(consumer.join().unwrap(), Some(0));
+    let producer = {
+        let (shared, notifier) = (shared.share(), notifier.clone());
+        start(4, &Kill::never(), move || shared.put(&notifier))
+    };
     killed.join().unwrap();
+    // The spin lock: see `models/spin_lock.rs`.
+    expire();
+    assert_eq!(consumer.join().unwrap(), Some(0));
+    all_survive([producer]);
 }
 
 #[test]
