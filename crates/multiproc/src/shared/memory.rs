@@ -518,8 +518,8 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`FreezeError`], with the memory, if it is still mapped elsewhere, in another process or by
-    /// another handle in this one; or if it is poisoned: call [`clear_poison`](SharedMemory::clear_poison)
-    /// once its content is right.
+    /// another handle in this one; or if it is poisoned: call
+    /// [`clear_poison`](SharedMemory::clear_poison) once its content is right.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
         let (region, name) = self.bytes.into_parts();
         let with_name = |region, name| SharedMemory { bytes: Array::of(region, name) };

@@ -128,8 +128,9 @@ impl fmt::Debug for Host {
 }
 
 /// Returns what is executed.
-pub(super) fn program() -> Program {
-    HOST.get().map_or_else(Program::default, |host| host.program.clone())
+pub(super) fn program() -> &'static Program {
+    static THIS: Program = Program { path: None, arguments: None, variables: Vec::new() };
+    HOST.get().map_or(&THIS, |host| &host.program)
 }
 
 /// Called before this process is copied.
