@@ -36,6 +36,17 @@ pub(super) struct Local {
     };
 }
 
+::loom::lazy_static! {
+    /// See [`was_overtaken`]. Of `std`, as the model's own bookkeeping is no step of any process.
+    static ref OVERTAKEN: AtomicBool = AtomicBool::new(false);
+}
+
+/// Whether, when a process died that had announced a word, another one was the owner of that word:
+/// then the kernel has woken no waiter, not knowing whether the dead process should have.
+pub(crate) fn was_overtaken() -> bool {
+    OVERTAKEN.load(Relaxed)
+}
+
 pub(super) fn local<R>(action: impl FnOnce(&Local) -> R) -> R {
     LOCAL.with(|local| action(local))
 }
@@ -138,6 +149,7 @@ fn handle_death(word: &dyn Futex, id: u32, is_pending: bool) {
             return;
         }
         if found & OWNER != id {
+            OVERTAKEN.fetch_or(is_pending, Relaxed);
             return;
         }
         if word.replace(found, OWNER_DIED | found & WAITERS) {

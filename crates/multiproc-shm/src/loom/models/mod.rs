@@ -5,9 +5,10 @@
 //! ```
 //!
 //! Each runs the real code of one file, in two or three processes that share memory. loom tries all
-//! interleavings with at most two preemptions; `LOOM_MAX_PREEMPTIONS=3` and `LOOM_MAX_DURATION=3600`
-//! (seconds, for each model) search further. No model has a timeout, so a wake-up that is lost is a
-//! deadlock. A process is killed before each of its steps in turn ([`Kill`]).
+//! interleavings with at most two preemptions. `LOOM_MAX_PREEMPTIONS=3` searches further;
+//! `LOOM_MAX_DURATION=3600` ends the search of each model after that number of seconds. Sleeps have
+//! no timeout unless the model says so, so a wake-up that is lost is a deadlock. A process is killed
+//! before each of its steps in turn ([`Kill`]).
 //!
 //! Not modelled: time (limits of spin locks, deadlines, looks at words after a second), fork copies,
 //! garbage in shared memory, hang-ups of the wake pipe, futures; and of queues, blocks, descriptors,
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use ::loom::cell::UnsafeCell;
 use ::loom::thread::JoinHandle;
 
-pub(super) use super::process::{Kill, start};
+pub(super) use super::process::{Kill, start, was_overtaken};
 
 /// Runs a model.
 fn check(model: impl Fn() + Send + Sync + 'static) {

@@ -1,8 +1,14 @@
 //! `lock/spin_lock.rs`: exclusion, order, wake-ups, and the death of an owner or waiter.
+//!
+//! One wake-up may be lost: that which a process owes when it dies, if another process takes the
+//! lock after the last step of the dead one, and before the kernel looks at the word. The waiter
+//! then sleeps until it looks at the word itself, which it does after a second. `PROTOCOL.md` says
+//! why this is left so. The models let that second pass in these executions, and in no others, so
+//! any other loss is a deadlock.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Data, Kill, all_survive, check, check_deaths, start};
+use super::{Data, Kill, all_survive, check, check_deaths, start, was_overtaken};
 use crate::lock::spin_lock::RobustSpinLock;
 use crate::loom::atomic::AtomicU32;
 use crate::loom::futex::expire;
@@ -91,9 +97,8 @@ fn a_death(kill: &Kill, processes: u32) {
     let killed = processes.next().unwrap();
     let others: Vec<_> = processes.collect();
     let killed = killed.join().unwrap();
-    // A wake-up may be lost if one of several others has taken the lock between the last step of the
-    // dead process and its death. With two processes there is none.
-    if others.len() > 1 {
+    // The one case in which a wake-up is lost.
+    if was_overtaken() {
         expire();
     }
     let count = others.len() as u32;
@@ -107,11 +112,27 @@ fn a_death(kill: &Kill, processes: u32) {
 }
 
 #[test]
-fn a_death_loses_no_wake_up() {
+fn a_death_among_two_is_inherited_once() {
     check_deaths(|kill| a_death(kill, 2));
 }
 
 #[test]
-fn a_death_is_inherited_once() {
+fn a_death_among_three_is_inherited_once() {
     check_deaths(|kill| a_death(kill, 3));
+}
+
+/// Without the second that passes, the case in which a wake-up is lost is a deadlock: so the model
+/// contains that case, and the models above don't pass for want of it.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_wake_up_is_lost_if_the_dead_process_is_overtaken() {
+    check_deaths(|kill| {
+        let shared = Segment::<Shared>::create().unwrap();
+        let processes = [2, 3, 4].map(|id| {
+            let shared = shared.share();
+            let kill = if id == 2 { kill.clone() } else { Kill::never() };
+            start(id, &kill, move || change(&shared))
+        });
+        processes.into_iter().for_each(|process| _ = process.join().unwrap());
+    });
 }
