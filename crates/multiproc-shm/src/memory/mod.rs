@@ -14,6 +14,9 @@ pub mod layout;
 pub mod object;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
+pub mod once_box;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
 pub mod region;
 #[allow(unsafe_code)]
 pub mod scratch;
@@ -22,3 +25,5 @@ pub mod scratch;
 pub mod segment;
 #[cfg(loom)]
 pub(crate) use crate::loom::segment;
+#[cfg(not(loom))]
+pub mod slab;
