@@ -1,6 +1,6 @@
 //! `queue/`: small items of queues with and without a limit, in a ring of 64 bytes that grows to 128
-//! or 256 and shrinks again. Each item is taken once, whole and in order, whoever puts, takes, grows the
-//! ring, closes the queue or dies meanwhile.
+//! or 256 and shrinks again. Each item is taken once, whole and in order, while others put, take,
+//! grow the ring, close the queue or die.
 
 use std::sync::Arc;
 
@@ -99,6 +99,20 @@ fn an_item_is_taken_while_the_ring_grows() {
     });
 }
 
+/// The next record goes to where the first one was before the ring grew, and the head hasn't moved.
+#[test]
+fn an_item_is_taken_while_the_larger_ring_reuses_its_place() {
+    check(|| {
+        let store = queue(Limits::NONE, 2);
+        assert_eq!([(); 2].map(|()| try_take(&store)), [Some(0), Some(1)]);
+        try_put(&store, 2).unwrap();
+        try_put(&store, 3).unwrap();
+        let taker = taker(2, store.share(), 1);
+        try_put(&store, 4).unwrap();
+        all_are(vec![taker.join().unwrap().unwrap()], &store, 2..5);
+    });
+}
+
 #[test]
 fn an_item_is_taken_while_the_ring_shrinks() {
     check(|| {
@@ -125,18 +139,28 @@ fn two_producers_put_one_after_the_other() {
     });
 }
 
-#[test]
-fn threads_of_one_process_take() {
-    check(|| {
-        let store = queue(Limits::NONE, 1);
+/// They share what they have seen of the tail.
+fn threads_of_one_process(items: u64) {
+    check(move || {
+        let store = queue(Limits::NONE, items);
         let process = Arc::new(store.share());
         let takers = [2, 3].map(|id| {
             let store = Arc::clone(&process);
             start(id, &Kill::never(), move || Vec::from_iter(try_take(&store)))
         });
-        try_put(&store, 1).unwrap();
-        all_are(takers.map(|taker| taker.join().unwrap().unwrap()).into(), &store, 0..2);
+        try_put(&store, items).unwrap();
+        all_are(takers.map(|taker| taker.join().unwrap().unwrap()).into(), &store, 0..=items);
     });
+}
+
+#[test]
+fn threads_of_one_process_take() {
+    threads_of_one_process(1);
+}
+
+#[test]
+fn threads_of_one_process_take_the_first_item() {
+    threads_of_one_process(0);
 }
 
 fn a_taker_waits(impatient: bool) {
@@ -237,6 +261,25 @@ fn a_close_wakes_a_taker_on_the_futex() {
 #[test]
 fn a_close_wakes_a_taker_on_the_pipe() {
     a_close_ends_waits(Limits::NONE, true);
+}
+
+/// An item that was put before the close, by another process, is taken.
+#[test]
+fn a_close_comes_after_the_items() {
+    check(|| {
+        let store = queue(Limits::NONE, 0);
+        let taker = {
+            let store = store.share();
+            start(2, &Kill::never(), move || (take(&store), take(&store)))
+        };
+        let closing = {
+            let store = store.share();
+            start(3, &Kill::never(), move || store.close())
+        };
+        let put = try_put(&store, 0);
+        all_survive([closing]);
+        assert_eq!(taker.join().unwrap(), Some((put.ok().map(|()| 0), None)));
+    });
 }
 
 fn a_close_wakes_a_producer(impatient: bool) {
