@@ -91,6 +91,12 @@ impl Store {
         })
     }
 
+    /// Whether any item has been put, for models.
+    #[cfg(loom)]
+    pub(crate) fn has_had_items(&self) -> bool {
+        self.shared.tail.0.load(SeqCst) != 0
+    }
+
     /// The queue as another process of a model has it.
     #[cfg(loom)]
     pub(crate) fn share(&self) -> Store {

@@ -50,7 +50,8 @@ pub(crate) fn wait(word: &(impl Futex + ?Sized), expected: u32, deadline: Option
     if !step() {
         return Woken::Perhaps;
     }
-    if deadline.is_some() && local(|local| local.impatient.get()) && Location::caller().file().ends_with(BY_WAIT_QUEUE) {
+    if deadline.is_some() && local(|local| local.impatient.get()) && Location::caller().file().ends_with(BY_WAIT_QUEUE)
+    {
         return Woken::Late;
     }
     let mut sleepers = SLEEPERS.lock().unwrap();

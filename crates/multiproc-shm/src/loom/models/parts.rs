@@ -120,9 +120,10 @@ fn an_owner_of_two_parts_and_a_writer_exclude_each_other() {
             start(id, &Kill::never(), move || match id {
                 2 => {
                     mapping.lock_part(1, version, Deadline::Never).unwrap();
+                    data[1].write();
                     mapping.lock_part(0, version, Deadline::Never).unwrap();
-                    data.iter().for_each(Data::write);
                     mapping.end_part(1);
+                    data[0].write();
                     mapping.end_part(0);
                 }
                 _ => write_all(&mapping, &data),

@@ -366,7 +366,56 @@ fn a_taker_that_dies_takes_its_item_along_or_nothing() {
     });
 }
 
-/// The closing process is killed; a taker and a producer are told all the same.
+/// The only item is put by a process that is killed, at the latest when it has put it.
+#[test]
+fn a_producer_that_dies_after_the_put_has_told_the_taker() {
+    check_deaths(|kill| {
+        let store = queue(Limits::NONE, 0);
+        let taker = {
+            let store = store.share();
+            start(2, &Kill::never(), move || {
+                be_impatient();
+                take(&store)
+            })
+        };
+        let producer = {
+            let store = store.share();
+            start(3, kill, move || try_put(&store, 0).unwrap())
+        };
+        producer.join().unwrap();
+        if !store.has_had_items() {
+            try_put(&store, 0).unwrap();
+        }
+        assert_eq!(taker.join().unwrap(), Some(Some(0)));
+    });
+}
+
+/// The closing process is killed, and no other one does anything that a waiter for room hears of.
+#[test]
+fn a_process_that_dies_after_the_close_has_told_the_producer() {
+    check_deaths(|kill| {
+        let store = queue(ONE, 1);
+        let producer = {
+            let store = store.share();
+            start(2, &Kill::never(), move || {
+                be_impatient();
+                assert!(matches!(put(&store, 1), Err(Refusal::Closed)));
+            })
+        };
+        let closing = {
+            let store = store.share();
+            start(3, kill, move || store.close())
+        };
+        closing.join().unwrap();
+        // If the process died before it began.
+        if !store.is_closed() {
+            store.close();
+        }
+        all_survive([producer]);
+    });
+}
+
+/// The closing process is killed; a taker is told all the same.
 #[test]
 fn a_close_that_was_begun_is_finished() {
     check_deaths(|kill| {

@@ -76,7 +76,8 @@ impl WaitOp for Take<'_> {
 #[test]
 fn a_sleeper_on_the_futex_is_woken() {
     check(|| {
-        let (shared, notifier, data) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap(), Data::new());
+        let (shared, notifier, data) =
+            (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap(), Data::new());
         let consumer = {
             let (shared, notifier, data) = (shared.share(), notifier.clone(), data.clone());
             start(2, &Kill::never(), move || {
@@ -196,6 +197,29 @@ fn the_death_of_a_producer_loses_no_token() {
 #[test]
 fn the_death_of_a_producer_loses_no_token_that_is_taken() {
     check_deaths(|kill| after_a_death(kill, Tokens::Taken));
+}
+
+/// A waiter empties the pipe when it arms, and may be killed before it has done both.
+#[test]
+fn the_death_of_a_consumer_loses_no_token_that_is_taken() {
+    check_deaths(|kill| {
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Taken).unwrap());
+        let [killed, consumer] = [2, 3].map(|id| {
+            let (shared, notifier) = (shared.share(), notifier.clone());
+            let kill = if id == 2 { kill.clone() } else { Kill::never() };
+            start(id, &kill, move || {
+                be_impatient();
+                shared.take(&notifier)
+            })
+        });
+        shared.put(&notifier);
+        killed.join().unwrap();
+        shared.put(&notifier);
+        if was_overtaken() {
+            expire();
+        }
+        assert!(consumer.join().unwrap().is_some());
+    });
 }
 
 /// The only item is put by a process that is killed afterwards, at the latest when it has put it.
