@@ -10,6 +10,9 @@
 //! no timeout unless the model says so, so a wake-up that is lost is a deadlock. A process is killed
 //! before each of its steps in turn ([`Kill`]).
 //!
+//! loom runs one access after the other: no load returns what is stored later in the same execution,
+//! which C++20 allows for relaxed accesses.
+//!
 //! Not modelled: time (limits of spin locks, deadlines, looks at words after a second), fork copies,
 //! garbage in shared memory, hang-ups of the wake pipe, futures; and of queues, blocks, descriptors,
 //! leases, rings of several sizes in memory (a model's has 64 to 256 bytes), and freed memory.

@@ -199,29 +199,6 @@ fn the_death_of_a_producer_loses_no_token_that_is_taken() {
     check_deaths(|kill| after_a_death(kill, Tokens::Taken));
 }
 
-/// A waiter empties the pipe when it arms, and may be killed before it has done both.
-#[test]
-fn the_death_of_a_consumer_loses_no_token_that_is_taken() {
-    check_deaths(|kill| {
-        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Taken).unwrap());
-        let [killed, consumer] = [2, 3].map(|id| {
-            let (shared, notifier) = (shared.share(), notifier.clone());
-            let kill = if id == 2 { kill.clone() } else { Kill::never() };
-            start(id, &kill, move || {
-                be_impatient();
-                shared.take(&notifier)
-            })
-        });
-        shared.put(&notifier);
-        killed.join().unwrap();
-        shared.put(&notifier);
-        if was_overtaken() {
-            expire();
-        }
-        assert!(consumer.join().unwrap().is_some());
-    });
-}
-
 /// The only item is put by a process that is killed afterwards, at the latest when it has put it.
 #[test]
 fn a_producer_that_dies_after_the_put_has_written_a_token() {
