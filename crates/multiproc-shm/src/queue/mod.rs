@@ -13,10 +13,11 @@ mod layout;
 pub mod leases;
 mod limits;
 mod put;
+#[cfg(not(loom))]
 mod readiness;
 mod ring;
 pub mod store;
 mod take;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod model;
