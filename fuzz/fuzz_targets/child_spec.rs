@@ -1,4 +1,4 @@
-//! A child's spec, and its entry's address: `start/child_spec.rs`, `start/target.rs`.
+//! A child's spec, and its entry's address: `spec/child_spec.rs`, `spec/target.rs`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A queue with memory that is corrupted while it is used: `shm/store.rs` and `shm/arena.rs`.
+//! A queue with memory that is corrupted while it is used: `multiproc-shm/src/queue/`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A child's report at its end: `start/report.rs`.
+//! A child's report at its end: `spec/report.rs`.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
 //! The cells of a `ShareableList` with memory that is corrupted while it is used:
-//! `shm/slot_table.rs`.
+//! `multiproc-shm/src/slot_table.rs`.
 
 #![no_main]
 

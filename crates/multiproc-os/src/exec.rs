@@ -1,4 +1,5 @@
-//! A new process that runs this program from its start: posix_spawn(3) of `/proc/self/exe`.
+//! A new process that runs this program from its start: posix_spawn(3) of `/proc/self/exe`, or of
+//! another program that the caller names.
 //!
 //! `/proc/self/exe` is the inode that is running, so the new process has the same code even if the
 //! file was replaced or deleted since. posix_spawn doesn't copy the caller's memory, and is safe
@@ -12,18 +13,31 @@ use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 /// The number, in the new process, of the descriptor that is passed in addition to 0 to 2.
 const GIVEN: RawFd = 3;
 
 const PROGRAM: &CStr = c"/proc/self/exe";
 
+/// What is executed. The default is this program, with its own arguments and environment.
+#[derive(Debug, Clone, Default)]
+pub struct Program {
+    /// The file; none for `/proc/self/exe`.
+    pub path: Option<PathBuf>,
+    /// All arguments, the program's name first; none for this process's own.
+    pub arguments: Option<Vec<OsString>>,
+    /// Variables that are set in addition to this process's environment.
+    pub variables: Vec<(OsString, OsString)>,
+}
+
 /// Starts this program again. The new process has the same arguments, environment, current
 /// directory and descriptors 0 to 2 (whether close-on-exec or not), and also `fd`, under the number
-/// that the environment variable `variable` holds. Signals have their default actions and are
-/// unblocked, except those that a terminal sends to end its foreground process group: they are
-/// blocked until the new process calls [`unblock`](crate::interrupt::unblock).
+/// that the environment variable `variable` holds; `program` says what differs. Signals have their
+/// default actions and are unblocked, except those that a terminal sends to end its foreground
+/// process group: they are blocked until the new process calls
+/// [`unblock`](crate::interrupt::unblock).
 ///
 /// Returns the pid of the new process, a child of the caller.
 ///
@@ -32,15 +46,21 @@ const PROGRAM: &CStr = c"/proc/self/exe";
 /// `/proc` is not mounted; when a sandbox refuses the calls; when this program was started by
 /// executing the dynamic loader, so that `/proc/self/exe` is the loader; and when this process
 /// creates children in another PID namespace, and the first process of that namespace has ended.
-pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
-    if is_loaded_by_hand() {
+pub fn program(program: &Program, variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let path = program.path.as_ref().map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?;
+    if path.is_none() && is_loaded_by_hand() {
         return Err(io::Error::other(
             "this program was started through the dynamic loader (ld.so PROGRAM), so /proc/self/exe is the loader, \
              which would execute the program's first argument. Execute the program directly, or use StartMethod::Fork",
         ));
     }
-    let arguments = c_strings(std::env::args_os())?;
-    let variables = std::env::vars_os().filter(|(name, _)| name != variable).map(|(mut name, value)| {
+    let arguments = match &program.arguments {
+        Some(arguments) => c_strings(arguments.iter().cloned())?,
+        None => c_strings(std::env::args_os())?,
+    };
+    let is_replaced = |name: &OsString| name == variable || program.variables.iter().any(|(other, _)| other == name);
+    let kept = std::env::vars_os().filter(|(name, _)| !is_replaced(name));
+    let variables = kept.chain(program.variables.iter().cloned()).map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name
@@ -58,7 +78,7 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
         let result = unsafe {
             libc::posix_spawn(
                 &raw mut pid,
-                PROGRAM.as_ptr(),
+                path.as_deref().unwrap_or(PROGRAM).as_ptr(),
                 actions.list.0.as_ptr(),
                 attributes.0.as_ptr(),
                 argv.as_ptr(),
@@ -67,6 +87,7 @@ pub fn this_program(variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
         };
         match result {
             0 => Ok(pid),
+            errno if path.is_some() => Err(crate::fork::explained(io::Error::from_raw_os_error(errno))),
             errno => Err(explained(errno)),
         }
     })

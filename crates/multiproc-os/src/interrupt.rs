@@ -141,12 +141,6 @@ pub fn reset() {
 /// and Ctrl-Z.
 const FROM_TERMINAL: [i32; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP];
 
-/// The same as a set in the form that the kernel uses and shows in `/proc`: bit 0 is signal 1.
-pub(crate) const FROM_TERMINAL_MASK: u64 = 1 << (FROM_TERMINAL[0] - 1)
-    | 1 << (FROM_TERMINAL[1] - 1)
-    | 1 << (FROM_TERMINAL[2] - 1)
-    | 1 << (FROM_TERMINAL[3] - 1);
-
 /// Returns the set of signals that a new process has blocked at first: those of the terminal.
 ///
 /// A fork server keeps them blocked, so signals that are meant for its parent never affect it. A
@@ -164,7 +158,7 @@ pub(crate) fn from_terminal() -> MaybeUninit<libc::sigset_t> {
     set
 }
 
-/// Unblocks the terminal's signals: see [`this_program`](crate::exec::this_program) and
+/// Unblocks the terminal's signals: see [`program`](crate::exec::program()) and
 /// [`reset_to_defaults`](crate::signal::reset_to_defaults).
 pub fn unblock() {
     // SAFETY: the set is filled in.

@@ -1,8 +1,10 @@
-//! Signals: their names, how another process would react to one, and blocking them in a thread.
+//! Signals: their names, their dispositions, and blocking them in a thread.
 
 use std::io;
 
-use crate::interrupt::{self, FROM_TERMINAL_MASK};
+pub use libc::{SIGINT, SIGKILL, SIGTERM};
+
+use crate::interrupt;
 
 /// The names of the standard signals, by number.
 const NAMES: &[(i32, &str)] = &[
@@ -134,77 +136,6 @@ pub fn with_signals_blocked<T>(function: impl FnOnce() -> T) -> T {
     function()
 }
 
-/// The effect of a signal sent to another process, as far as it can be predicted from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prospect {
-    /// The signal certainly ends the process.
-    Fatal,
-    /// The process has a handler for the signal, which will run; or it has just started, and will
-    /// handle the signal in a moment.
-    Handled,
-    /// Unpredictable: the process ignores or blocks the signal, is stopped, or can't be inspected
-    /// any more; or the signal isn't a usual way to end a process.
-    Unknown,
-}
-
-/// Predicts the effect of sending `signal` to the process `pid` now. See `/proc/pid/status` in
-/// proc(5).
-pub fn prospect(pid: i32, signal: i32) -> Prospect {
-    if signal == libc::SIGKILL {
-        return Prospect::Fatal;
-    }
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return Prospect::Unknown;
-    };
-    let stopped = field(&status, "State:").is_none_or(|state| state.starts_with(['T', 't']));
-    let fatal_by_default =
-        matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGABRT);
-    let bit = bit(signal);
-    if mask(&status, "SigBlk:") == Some(FROM_TERMINAL_MASK) && FROM_TERMINAL_MASK & bit != 0 {
-        return Prospect::Handled;
-    }
-    let [blocked, ignored, caught] =
-        ["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| mask(&status, name).unwrap_or(u64::MAX) & bit != 0);
-    match () {
-        () if !fatal_by_default || stopped || blocked || ignored => Prospect::Unknown,
-        () if caught => Prospect::Handled,
-        () => Prospect::Fatal,
-    }
-}
-
-/// Whether `signal`, sent to the process `pid` a moment ago, has yet to take effect: it is pending,
-/// or the process is about to end. See `/proc/pid/status` and `/proc/pid/stat` in proc(5).
-pub fn is_under_way(pid: i32, signal: i32) -> bool {
-    /// `PF_EXITING` of the kernel's `include/linux/sched.h`.
-    const EXITING: u32 = 0x4;
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return false;
-    };
-    // The kernel passes a fatal signal on to each thread as SIGKILL.
-    let due = bit(signal) | bit(libc::SIGKILL);
-    if ["SigPnd:", "ShdPnd:"].iter().any(|name| mask(&status, name).unwrap_or(0) & due != 0) {
-        return true;
-    }
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The program's name, in parentheses, may contain anything. The flags are the seventh field
-    // after it.
-    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
-    flags.is_none_or(|flags| flags & EXITING != 0)
-}
-
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
-}
-
-fn mask(status: &str, name: &str) -> Option<u64> {
-    u64::from_str_radix(field(status, name)?, 16).ok()
-}
-
-/// The bit of a signal in such a mask; 0 if the number isn't a signal.
-fn bit(signal: i32) -> u64 {
-    u32::try_from(signal - 1).ok().and_then(|place| 1_u64.checked_shl(place)).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,41 +164,5 @@ mod tests {
         let inside = thread.join().unwrap();
         assert!(has(inside, libc::SIGTERM) && has(inside, libc::SIGCHLD) && has(inside, libc::SIGUSR1));
         assert!(!has(inside, libc::SIGSEGV) && !has(inside, libc::SIGABRT));
-    }
-
-    #[test]
-    fn what_a_process_would_do_with_a_signal() {
-        let mut plain = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = plain.id() as i32;
-        assert_eq!(prospect(pid, libc::SIGTERM), Prospect::Fatal);
-        assert_eq!(
-            prospect(pid, libc::SIGUSR1),
-            Prospect::Unknown,
-            "only the usual ways to end a process are looked at"
-        );
-        assert!(!is_under_way(pid, libc::SIGTERM));
-        plain.kill().unwrap();
-        plain.wait().unwrap();
-        // Rust's runtime ignores SIGPIPE, and the harness does nothing about SIGTERM.
-        assert_eq!(prospect(i32::MAX, libc::SIGTERM), Prospect::Unknown, "no such process");
-        assert!(!is_under_way(i32::MAX, libc::SIGTERM));
-
-        // A signal sent to a stopped process stays pending.
-        let mut stopped = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = stopped.id() as i32;
-        // SAFETY: signals to a child of this test, which has not been waited for.
-        unsafe {
-            libc::kill(pid, libc::SIGSTOP);
-            let mut info = std::mem::zeroed();
-            libc::waitid(libc::P_PID, pid as u32, &raw mut info, libc::WSTOPPED | libc::WNOWAIT);
-            assert_eq!(prospect(pid, libc::SIGTERM), Prospect::Unknown);
-            libc::kill(pid, libc::SIGTERM);
-        }
-        assert!(is_under_way(pid, libc::SIGTERM));
-        stopped.kill().unwrap();
-        stopped.wait().unwrap();
-        assert!(!is_under_way(pid, libc::SIGTERM));
-
-        assert_eq!([0, 1, 64, 65, -5].map(bit), [0, 1, 1 << 63, 0, 0]);
     }
 }

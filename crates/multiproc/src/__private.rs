@@ -3,8 +3,8 @@
 
 pub use crate::process::test::Test;
 
-use crate::process::{at_exit, test};
-use crate::start::entry;
+use crate::process::init;
+use crate::runtime::{at_exit, test_binary};
 
 /// A guard that lives as long as the user's `main`.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ impl Main {
     /// Runs the target in a child and never returns there; returns in the main process.
     #[allow(clippy::new_without_default)]
     pub fn begin(is_first: bool) -> Main {
-        entry::begin_program(is_first);
+        init::begin_program(is_first);
         Main(())
     }
 }
@@ -28,6 +28,6 @@ impl Drop for Main {
 
 /// Called by the loader in a test binary, before its `main`.
 pub extern "C" fn before_harness() {
-    entry::init();
-    test::begin_binary();
+    init::init();
+    test_binary::begin();
 }

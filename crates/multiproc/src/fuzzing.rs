@@ -16,20 +16,22 @@ use multiproc_os::settings::Settings;
 use multiproc_os::{fd_passing, image, memfd};
 
 use crate::channel::{auth, connect, handshakes, stream};
-use crate::process::current::Identity;
-use crate::process::options::{Options, Resource, Variable};
-use crate::process::status::Panic;
 use crate::shared::names::wire::{Answer, Request};
 use crate::shm::block::Block;
 use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
 use crate::shm::slot_table::{Content, SlotTable};
 use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
-use crate::start::child_spec::{self, ChildSpec};
-use crate::start::method::StartMethod;
-use crate::start::report::{Failure, Report, receive_report};
-use crate::start::target::Entry;
-use crate::start::{entry, forkserver, handshake, kind, target};
+use crate::spec::child_spec::{self, ChildSpec};
+use crate::spec::identity::Identity;
+use crate::spec::kind;
+use crate::spec::method::StartMethod;
+use crate::spec::options::{Options, Resource, Variable};
+use crate::spec::report::{Failure, Report, receive_report};
+use crate::spec::status::Panic;
+use crate::spec::target;
+use crate::spec::target::Entry;
+use crate::start::{forkserver, handshake};
 use crate::transfer::codec;
 use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, Packet, PacketError};
@@ -76,15 +78,17 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             daemon: true,
             parent: Some(("MainProcess".into(), 1234)),
         },
-        entry: Some(Entry::of(entry::enter::<crate::Call<fn(), ()>, _>).expect("a function of this image")),
+        entry: Some(
+            Entry::of(crate::process::run::enter::<crate::Call<fn(), ()>, _>).expect("a function of this image"),
+        ),
         options,
         outlives_parent: false,
-        log: crate::log::LogConfig::sample(),
+        log: crate::spec::log_config::LogConfig::sample(),
         start_method: StartMethod::Spawn,
         grace_period: std::time::Duration::from_secs(5),
         handles_ctrl_c: true,
         standby: true,
-        key: crate::remote_fn::Key::none(),
+        key: crate::spec::key::Key::none(),
     };
     let with_tail = |front: Vec<u8>| [front, b"payload".to_vec()].concat();
     match parser {

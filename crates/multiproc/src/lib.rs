@@ -89,16 +89,17 @@ mod error_debug;
 pub mod fuzzing;
 pub mod handle;
 mod log;
-mod process;
+pub mod process;
 mod remote_fn;
+mod runtime;
 mod sendable;
 mod shared;
 mod shm;
+mod spec;
 mod start;
 pub mod sync;
 mod transfer;
-mod units;
-mod wake;
+use multiproc_shm::{units, wake};
 
 #[doc(hidden)]
 pub mod __private;
@@ -124,24 +125,24 @@ pub use crate::log::capture::{CapturedLine, OutputCapture, OutputStream, capture
 pub use crate::log::record::RelayedRecord;
 pub use crate::log::relay::{LogRelay, relay_logs};
 pub use crate::log::stderr::{Logger, get_logger, log_to_stderr};
-pub use crate::process::at_exit::{Finalizer, at_exit};
+pub use crate::process::active_children::active_children;
+pub use crate::process::arguments::Arguments;
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
-pub use crate::process::children::{active_children, grace_period, set_grace_period};
-pub use crate::process::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
-pub use crate::process::current::{
-    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
-};
 pub use crate::process::future::{JoinFuture, WaitFuture};
-pub use crate::process::options::Resource;
+pub use crate::process::init::init;
 pub use crate::process::outcome::{self, RemoteError};
-pub use crate::process::run::{Call, Captured, Run, Target};
+pub use crate::process::run::{Call, Captured, Run};
 pub use crate::process::scope::{Scope, ScopeError, scope};
-pub use crate::process::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
-pub use crate::process::stdio::{ChildStdin, Stdio};
 pub use crate::process::wait::{wait_all, wait_any};
 pub use crate::remote_fn::RemoteFn;
-pub use crate::sendable::{Arguments, Sendable};
+pub use crate::runtime::at_exit::{Finalizer, at_exit};
+pub use crate::runtime::children::{grace_period, set_grace_period};
+pub use crate::runtime::ctrl_c::{handle_ctrl_c, handles_ctrl_c};
+pub use crate::runtime::current::{
+    CurrentProcess, ParentProcess, cpu_count, current_process, parent_process, set_seed,
+};
+pub use crate::sendable::Sendable;
 pub use crate::shared::array::Array;
 pub use crate::shared::error::{FreezeError, MemoryError};
 pub use crate::shared::guard::{ArrayGuard, ArrayReadGuard};
@@ -153,10 +154,46 @@ pub use crate::shared::read_only::ReadOnlyMemory;
 pub use crate::shared::shareable_list::{ShareableItem, ShareableItems, ShareableList, ShareableListError};
 pub use crate::shared::shared_bytes::{SharedBytes, SharedBytesWriter};
 pub use crate::shared::value::Value;
+/// The values themselves are never serialised. A generic type that contains them and derives
+/// serde's traits needs this bound:
+///
+/// ```
+/// use multiproc::{Array, Plain, Process, Value};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(bound = "")]
+/// struct Job<T: Plain> {
+///     samples: Array<T>,
+///     largest: Value<T>,
+/// }
+///
+/// #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+/// #[repr(C)]
+/// struct Point {
+///     x: f64,
+///     y: f64,
+/// }
+///
+/// fn count<T: Plain>(job: Job<T>) -> usize {
+///     job.samples.len()
+/// }
+///
+/// # #[multiproc::main]
+/// # fn main() -> multiproc::Result<()> {
+/// let job = Job { samples: Array::<Point>::new(100)?, largest: Value::new(Point { x: 0.0, y: 0.0 })? };
+/// assert_eq!(Process::new(count, (job,)).start()?.join()?, 100);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(inline)]
 pub use crate::shm::cell::Plain;
-pub use crate::start::entry::init;
+pub use crate::spec::method::{StartMethod, set_start_method, start_method};
+pub use crate::spec::options::Resource;
+pub use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
+pub use crate::spec::stdio::{ChildStdin, Stdio};
+pub use crate::spec::target::Target;
 pub use crate::start::forkserver::end_fork_server;
-pub use crate::start::method::{StartMethod, set_start_method, start_method};
 pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;
 pub use multiproc_macros::{main, test};

@@ -1,7 +1,7 @@
 //! [`RemoteFn`]: a function as a value that can be sent.
 //!
 //! It is sent in the form of a target: as the offset of its code in this program's image
-//! (`start/target.rs`). The offset of a target is read only once, by a child, from its own parent.
+//! (`spec/target.rs`). The offset of a target is read only once, by a child, from its own parent.
 //! A `RemoteFn`, however, may be in any message, so the received bytes may be anything, and safe
 //! code must not be able to make them a call to an arbitrary address. So the offsets are signed,
 //! and only a function with a valid signature is accepted:
@@ -20,14 +20,13 @@
 use std::any::{TypeId, type_name};
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::OnceLock;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
-use crate::process::run::{CapturesNothing, Target};
-use crate::start::target::{Callable, Carried};
+use crate::spec::key::Key;
+use crate::spec::target::{Callable, CapturesNothing, Carried, Target, for_each_arity};
 
 /// A function that can be sent to another process of this program: as an argument, a field, a
 /// result, or an item of a queue.
@@ -131,14 +130,7 @@ macro_rules! from_pointer {
 }
 
 from_pointer!();
-from_pointer!(A);
-from_pointer!(A B);
-from_pointer!(A B C);
-from_pointer!(A B C D);
-from_pointer!(A B C D E);
-from_pointer!(A B C D E G);
-from_pointer!(A B C D E G H);
-from_pointer!(A B C D E G H I);
+for_each_arity!(from_pointer);
 
 /// The encoded form of a function.
 #[derive(Serialize, Deserialize)]
@@ -176,44 +168,6 @@ impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
         // a process of this build.
         let callable = unsafe { Callable::from_places(places) }.map_err(serde::de::Error::custom)?;
         Ok(RemoteFn { callable })
-    }
-}
-
-/// The key with which functions are signed in this process and its relatives.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Key([u64; 2]);
-
-static KEY: OnceLock<Key> = OnceLock::new();
-
-impl Key {
-    /// Returns the key of this process. The first process of a program makes one, before its first
-    /// child.
-    pub(crate) fn ours() -> Key {
-        *KEY.get_or_init(|| {
-            let mut bytes = [0; 16];
-            // If the kernel refuses random numbers, use seeds that garbage still can't be expected
-            // to match.
-            match multiproc_os::random::fill(&mut bytes) {
-                Ok(()) => Key([0, 8].map(|at| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes")))),
-                Err(_) => Key([multiproc_os::random::seed(), multiproc_os::random::seed()]),
-            }
-        })
-    }
-
-    /// In a child: adopts the key of the parent. A fork copy has it already.
-    pub(crate) fn inherit(self) {
-        let _ = KEY.set(self);
-    }
-
-    /// A key that doesn't sign anything: for dry runs, and for fuzzers.
-    pub(crate) fn none() -> Key {
-        Key([0; 2])
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(..)")
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 use multiproc_os::epoll::{Epoll, Often};
 use multiproc_os::poll;
 use multiproc_os::timer::Timer;
+use multiproc_shm::wait::deadline::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,7 +22,6 @@ use super::connection::{Connection, Receiver, Rx, Sender, Tx};
 use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
 use super::link_error::ListenError;
 use super::listener::Listener;
-use super::patience::Patience;
 use super::{kind, local};
 use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::INLINE;
@@ -246,7 +246,7 @@ impl<T> Sender<T> {
             && bytes.len() <= INLINE
         {
             loop {
-                match local::send_bytes(socket, kind::BYTES, bytes, Patience::None) {
+                match local::send_bytes(socket, kind::BYTES, bytes, Deadline::Now) {
                     Err(SendErrorKind::Full) => room(socket).await.map_err(SendErrorKind::Io)?,
                     sent => return sent,
                 }
@@ -267,7 +267,7 @@ impl<T> Sender<T> {
     async fn send_payload(&self, kind: u8, payload: Payload) -> Result<(), SendErrorKind> {
         match &self.tx {
             Tx::Local(socket) => loop {
-                match local::send(socket, kind, &payload, Patience::None) {
+                match local::send(socket, kind, &payload, Deadline::Now) {
                     Err(SendErrorKind::Full) => room(socket).await.map_err(SendErrorKind::Io)?,
                     sent => return sent,
                 }
@@ -275,7 +275,7 @@ impl<T> Sender<T> {
             Tx::Tcp(tx) => {
                 let mut sending = tx.sending(kind, payload)?;
                 loop {
-                    match sending.go_on(Patience::None) {
+                    match sending.go_on(Deadline::Now) {
                         Err(SendErrorKind::Full | SendErrorKind::Unfinished) => {
                             // Yield: the peer may receive as fast as this sends, and then this loop
                             // would not end.

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::{fd_passing, socket};
+use multiproc_shm::wait::deadline::Deadline;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::address::Peer;
 use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
-use super::patience::Patience;
+use super::socket_deadline::{SocketDeadline, deadline_after};
 use super::{kind, local, stream};
 use crate::handle;
 use crate::sendable::Sendable;
@@ -125,7 +126,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// Those of [`send`](Sender::send).
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
-        self.bytes(bytes, Patience::Endless)
+        self.bytes(bytes, Deadline::Never)
     }
 
     /// Like [`send_bytes`](Sender::send_bytes), but doesn't wait for room.
@@ -133,7 +134,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// Those of [`try_send`](Sender::try_send).
     pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
-        self.bytes(bytes, Patience::None)
+        self.bytes(bytes, Deadline::Now)
     }
 
     /// Like [`send_bytes`](Sender::send_bytes), but waits for at most `timeout`.
@@ -141,13 +142,13 @@ impl<T> Sender<T> {
     /// # Errors
     /// Those of [`send_timeout`](Sender::send_timeout).
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
-        self.bytes(bytes, Patience::of(Some(timeout)))
+        self.bytes(bytes, deadline_after(Some(timeout)))
     }
 
-    fn bytes(&self, bytes: &[u8], patience: Patience) -> Result<(), SendError<()>> {
+    fn bytes(&self, bytes: &[u8], deadline: Deadline) -> Result<(), SendError<()>> {
         let sent = match &self.tx {
-            Tx::Local(socket) => local::send_bytes(socket, kind::BYTES, bytes, patience),
-            Tx::Tcp(tx) => tx.send_bytes(kind::BYTES, bytes, patience),
+            Tx::Local(socket) => local::send_bytes(socket, kind::BYTES, bytes, deadline),
+            Tx::Tcp(tx) => tx.send_bytes(kind::BYTES, bytes, deadline),
         };
         sent.map_err(|kind| self.error((), kind))
     }
@@ -181,7 +182,7 @@ impl<T: Sendable> Sender<T> {
     /// Each error holds the value: [`into_inner`](SendError::into_inner). `Disconnected` when no
     /// receiver is left; `Unsendable`; `Io`.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
-        self.value(value, Patience::Endless)
+        self.value(value, Deadline::Never)
     }
 
     /// Like [`send`](Sender::send), but doesn't wait for room.
@@ -190,7 +191,7 @@ impl<T: Sendable> Sender<T> {
     /// `Full` when there is no room; over TCP, `Unfinished` when there was room for a part of it.
     /// Otherwise those of [`send`](Sender::send).
     pub fn try_send(&self, value: T) -> Result<(), SendError<T>> {
-        self.value(value, Patience::None)
+        self.value(value, Deadline::Now)
     }
 
     /// Like [`send`](Sender::send), but waits for at most `timeout`.
@@ -199,27 +200,27 @@ impl<T: Sendable> Sender<T> {
     /// `Timeout` when there was no room; over TCP, `Unfinished` when there was room for a part of
     /// it. Otherwise those of [`send`](Sender::send).
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendError<T>> {
-        self.value(value, Patience::of(Some(timeout)))
+        self.value(value, deadline_after(Some(timeout)))
     }
 
-    fn value(&self, value: T, patience: Patience) -> Result<(), SendError<T>> {
-        match self.encode(&value, patience) {
+    fn value(&self, value: T, deadline: Deadline) -> Result<(), SendError<T>> {
+        match self.encode(&value, deadline) {
             Ok(()) => Ok(()),
             Err(kind) => Err(self.error(value, kind)),
         }
     }
 
-    fn encode(&self, value: &T, patience: Patience) -> Result<(), SendErrorKind> {
+    fn encode(&self, value: &T, deadline: Deadline) -> Result<(), SendErrorKind> {
         let payload = loop {
             match (self.payload(value)?, &self.tx) {
                 (Some(payload), _) => break payload,
-                (None, Tx::Local(socket)) => local::wait_in_the_crowd(socket, patience)?,
-                (None, Tx::Tcp(_)) => return Err(patience.too_late_to_send()),
+                (None, Tx::Local(socket)) => local::wait_in_the_crowd(socket, deadline)?,
+                (None, Tx::Tcp(_)) => return Err(deadline.too_late_to_send()),
             }
         };
         match &self.tx {
-            Tx::Local(socket) => local::send(socket, kind::VALUE, &payload, patience),
-            Tx::Tcp(tx) => tx.send(kind::VALUE, payload, patience),
+            Tx::Local(socket) => local::send(socket, kind::VALUE, &payload, deadline),
+            Tx::Tcp(tx) => tx.send(kind::VALUE, payload, deadline),
         }
     }
 
@@ -276,8 +277,8 @@ impl<T> Receiver<T> {
     /// or connection is not an error here: this returns true, and the next receive returns the
     /// error.
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
-        let patience = Patience::of(timeout.into());
-        self.poll_with(patience).map_err(|error| self.error(RecvErrorKind::Io(error)))
+        let deadline = deadline_after(timeout.into());
+        self.poll_with(deadline).map_err(|error| self.error(RecvErrorKind::Io(error)))
     }
 
     /// Whether receiving will not wait although the descriptor doesn't poll readable. Over TCP, a
@@ -285,14 +286,14 @@ impl<T> Receiver<T> {
     pub(crate) fn is_ready(&self) -> io::Result<bool> {
         match &self.rx {
             Rx::Local(_) => Ok(false),
-            Rx::Tcp(rx) => rx.poll(self.limit, Patience::None),
+            Rx::Tcp(rx) => rx.poll(self.limit, Deadline::Now),
         }
     }
 
-    pub(crate) fn poll_with(&self, patience: Patience) -> io::Result<bool> {
+    pub(crate) fn poll_with(&self, deadline: Deadline) -> io::Result<bool> {
         match &self.rx {
-            Rx::Local(socket) => local::poll(socket, patience),
-            Rx::Tcp(rx) => rx.poll(self.limit, patience),
+            Rx::Local(socket) => local::poll(socket, deadline),
+            Rx::Tcp(rx) => rx.poll(self.limit, deadline),
         }
     }
 
@@ -303,7 +304,7 @@ impl<T> Receiver<T> {
     /// message of more than [`max_message`](Receiver::max_message) bytes; `Garbage` if the message
     /// is a value and not bytes; `Io`. The next message can be received afterwards.
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
-        self.bytes(self.limit, Patience::Endless)
+        self.bytes(self.limit, Deadline::Never)
     }
 
     /// Like [`recv_bytes`](Receiver::recv_bytes), but accepts at most `limit` bytes.
@@ -312,7 +313,7 @@ impl<T> Receiver<T> {
     /// `TooLong` for a longer message, which is discarded; the error holds its length. Otherwise
     /// those of [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_max(&self, limit: u64) -> Result<Vec<u8>, RecvError> {
-        self.bytes(limit.min(self.limit), Patience::Endless)
+        self.bytes(limit.min(self.limit), Deadline::Never)
     }
 
     /// Like [`recv_bytes`](Receiver::recv_bytes), but doesn't wait.
@@ -320,7 +321,7 @@ impl<T> Receiver<T> {
     /// # Errors
     /// `Empty` when there is no message. Otherwise those of [`recv_bytes`](Receiver::recv_bytes).
     pub fn try_recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
-        self.bytes(self.limit, Patience::None)
+        self.bytes(self.limit, Deadline::Now)
     }
 
     /// Like [`recv_bytes`](Receiver::recv_bytes), but waits for at most `timeout`.
@@ -329,7 +330,7 @@ impl<T> Receiver<T> {
     /// `Timeout` when there was no message. Otherwise those of
     /// [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
-        self.bytes(self.limit, Patience::of(Some(timeout)))
+        self.bytes(self.limit, deadline_after(Some(timeout)))
     }
 
     /// Like [`recv_bytes`](Receiver::recv_bytes), but into `buffer`: replaces its content and
@@ -350,7 +351,7 @@ impl<T> Receiver<T> {
     /// Those of [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
         buffer.clear();
-        self.receive(self.limit, Patience::Endless, |kind, body, _| {
+        self.receive(self.limit, Deadline::Never, |kind, body, _| {
             is_bytes(kind)?;
             match body {
                 Body::Own(bytes) if bytes.len() > buffer.capacity() => *buffer = bytes,
@@ -360,20 +361,20 @@ impl<T> Receiver<T> {
         })
     }
 
-    fn bytes(&self, limit: u64, patience: Patience) -> Result<Vec<u8>, RecvError> {
-        self.receive(limit, patience, |kind, body, _| is_bytes(kind).map(|()| body.into_vec()))
+    fn bytes(&self, limit: u64, deadline: Deadline) -> Result<Vec<u8>, RecvError> {
+        self.receive(limit, deadline, |kind, body, _| is_bytes(kind).map(|()| body.into_vec()))
     }
 
     fn receive<V>(
         &self,
         limit: u64,
-        patience: Patience,
+        deadline: Deadline,
         consume: impl FnOnce(u8, Body<'_>, FdBundle) -> Result<V, RecvErrorKind>,
     ) -> Result<V, RecvError> {
         let received = match &self.rx {
-            Rx::Local(socket) => local::recv(socket, limit, patience, consume),
+            Rx::Local(socket) => local::recv(socket, limit, deadline, consume),
             Rx::Tcp(rx) => {
-                rx.recv(limit, patience).and_then(|(kind, bytes)| consume(kind, Body::Own(bytes), FdBundle::default()))
+                rx.recv(limit, deadline).and_then(|(kind, bytes)| consume(kind, Body::Own(bytes), FdBundle::default()))
             }
         };
         received.map_err(|kind| self.error(kind))
@@ -426,7 +427,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// `Disconnected` when no sender is left and all messages have been received. `Garbage` if the
     /// message is not a `T`, `TooLong`, `Lost`; the next message can be received afterwards. `Io`.
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.value(Patience::Endless)
+        self.value(Deadline::Never)
     }
 
     /// Receives a value if one is there now.
@@ -434,7 +435,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// `Empty` when there is no message. Otherwise those of [`recv`](Receiver::recv).
     pub fn try_recv(&self) -> Result<T, RecvError> {
-        self.value(Patience::None)
+        self.value(Deadline::Now)
     }
 
     /// Receives a value. Waits for it, but for at most `timeout`.
@@ -442,11 +443,11 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// `Timeout` when there was no message. Otherwise those of [`recv`](Receiver::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvError> {
-        self.value(Patience::of(Some(timeout)))
+        self.value(deadline_after(Some(timeout)))
     }
 
-    fn value(&self, patience: Patience) -> Result<T, RecvError> {
-        let received = self.receive(self.limit, patience, |kind, body, handles| match kind {
+    fn value(&self, deadline: Deadline) -> Result<T, RecvError> {
+        let received = self.receive(self.limit, deadline, |kind, body, handles| match kind {
             kind::VALUE => {
                 let fds = match handles.count() {
                     0 => Vec::new(),

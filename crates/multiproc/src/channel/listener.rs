@@ -10,6 +10,7 @@ use std::{cmp, fmt};
 
 use multiproc_os::epoll::Epoll;
 use multiproc_os::{at_fork, poll, socket, socket_file};
+use multiproc_shm::wait::deadline::Deadline;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -18,8 +19,8 @@ use super::auth::Key;
 use super::connection::{Connection, Link, Receiver, Sender};
 use super::handshakes::{Handshakes, ListenerShared, Waiting};
 use super::link_error::{ListenError, ListenErrorKind, Refusal};
-use super::patience::Patience;
 use super::pipe::one_way;
+use super::socket_deadline::deadline_after;
 use super::socket_files::Kept;
 use super::wait::Waitable;
 use crate::{Error, handle, log};
@@ -194,7 +195,7 @@ impl Listener {
     /// `Accept` when no descriptors are left (`EMFILE`), in which case clients stay in the backlog.
     /// Refused clients are not errors.
     pub fn accept<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
-        self.accept_with(Patience::Endless)
+        self.accept_with(Deadline::Never)
     }
 
     /// Like [`accept`](Listener::accept), but doesn't wait.
@@ -203,7 +204,7 @@ impl Listener {
     /// `Empty` when no client has completed the handshake. Otherwise those of
     /// [`accept`](Listener::accept).
     pub fn try_accept<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
-        self.accept_with(Patience::None)
+        self.accept_with(Deadline::Now)
     }
 
     /// Like [`accept`](Listener::accept), but waits for at most `timeout`.
@@ -212,11 +213,11 @@ impl Listener {
     /// `Timeout` when no client has completed the handshake in time; the error's text names the
     /// last client that was refused. Otherwise those of [`accept`](Listener::accept).
     pub fn accept_timeout<S, R>(&self, timeout: Duration) -> Result<Connection<S, R>, ListenError> {
-        self.accept_with(Patience::of(Some(timeout)))
+        self.accept_with(deadline_after(Some(timeout)))
     }
 
-    fn accept_with<S, R>(&self, patience: Patience) -> Result<Connection<S, R>, ListenError> {
-        match self.link(patience) {
+    fn accept_with<S, R>(&self, deadline: Deadline) -> Result<Connection<S, R>, ListenError> {
+        match self.link(deadline) {
             Ok(link) => Ok(Connection::of(link, self.max_message)),
             Err(kind) => {
                 let last = match kind {
@@ -228,25 +229,25 @@ impl Listener {
         }
     }
 
-    fn link(&self, patience: Patience) -> Result<Link, ListenErrorKind> {
+    fn link(&self, deadline: Deadline) -> Result<Link, ListenErrorKind> {
         let Inner { shared, set, .. } = &*self.inner;
         let _attending = Attending::begin(self);
         loop {
             let mut state = self.lock();
             let link = state.handshakes.attend(shared, set, self.handshake);
-            let deadline = state.handshakes.deadline();
+            let handshake = state.handshakes.deadline();
             self.log(state);
             if let Some(link) = link.map_err(ListenErrorKind::Accept)? {
                 return Ok(link);
             }
             // Checked also while there are always more clients to handle.
-            if patience.is_over() {
-                return Err(match patience {
-                    Patience::None => ListenErrorKind::Empty,
+            if deadline.has_passed() {
+                return Err(match deadline {
+                    Deadline::Now => ListenErrorKind::Empty,
                     _ => ListenErrorKind::Timeout,
                 });
             }
-            let until = match (patience.deadline(), deadline) {
+            let until = match (deadline.instant(), handshake) {
                 (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
                 (ours, theirs) => ours.or(theirs),
             };

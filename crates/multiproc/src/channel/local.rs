@@ -15,8 +15,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::error::{RecvErrorKind, SendErrorKind};
-use super::patience::Patience;
+use super::socket_deadline::SocketDeadline;
 use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, PacketError};
 use crate::transfer::payload::{Payload, Sink};
@@ -26,23 +28,23 @@ use crate::transfer::shared::{self, Body};
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 /// Sends `bytes` as one message.
-pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
+pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], deadline: Deadline) -> Result<(), SendErrorKind> {
     if bytes.len() <= INLINE {
-        return send_with(socket, patience, || packet::try_send_body(socket, kind, bytes));
+        return send_with(socket, deadline, || packet::try_send_body(socket, kind, bytes));
     }
     let mut sink = Sink::new();
     let bytes = sink.extend(bytes).and_then(|()| sink.finish()).map_err(SendErrorKind::Io)?;
-    send(socket, kind, &Payload { bytes, handles: FdBundle::default() }, patience)
+    send(socket, kind, &Payload { bytes, handles: FdBundle::default() }, deadline)
 }
 
 /// Sends a payload as one message.
-pub(crate) fn send(socket: &OwnedFd, kind: u8, payload: &Payload, patience: Patience) -> Result<(), SendErrorKind> {
-    send_with(socket, patience, || shared::try_send(socket, kind, payload))
+pub(crate) fn send(socket: &OwnedFd, kind: u8, payload: &Payload, deadline: Deadline) -> Result<(), SendErrorKind> {
+    send_with(socket, deadline, || shared::try_send(socket, kind, payload))
 }
 
 fn send_with(
     socket: &OwnedFd,
-    patience: Patience,
+    deadline: Deadline,
     mut try_send: impl FnMut() -> io::Result<()>,
 ) -> Result<(), SendErrorKind> {
     loop {
@@ -51,12 +53,12 @@ fn send_with(
             Err(error) => error,
         };
         match error.kind() {
-            io::ErrorKind::WouldBlock => match patience.wait_for_room(socket) {
+            io::ErrorKind::WouldBlock => match deadline.wait_for_room(socket) {
                 Ok(true) => {}
-                Ok(false) => return Err(patience.too_late_to_send()),
+                Ok(false) => return Err(deadline.too_late_to_send()),
                 Err(error) => return Err(SendErrorKind::Io(error)),
             },
-            _ if is_crowded(&error) => wait_in_the_crowd(socket, patience)?,
+            _ if is_crowded(&error) => wait_in_the_crowd(socket, deadline)?,
             // `ECONNRESET` if the other end was closed with unread messages.
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Err(SendErrorKind::Disconnected),
             _ => return Err(SendErrorKind::Io(error)),
@@ -71,12 +73,12 @@ pub(crate) fn is_crowded(error: &io::Error) -> bool {
 }
 
 /// Waits before another try, after an error for which [`is_crowded`] is true.
-pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, patience: Patience) -> Result<(), SendErrorKind> {
-    if patience.is_over() {
-        return Err(patience.too_late_to_send());
+pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, deadline: Deadline) -> Result<(), SendErrorKind> {
+    if deadline.has_passed() {
+        return Err(deadline.too_late_to_send());
     }
     let soon = Instant::now() + LOOK;
-    let until = patience.deadline().map_or(soon, |deadline| deadline.min(soon));
+    let until = deadline.instant().map_or(soon, |deadline| deadline.min(soon));
     match multiproc_os::poll::wait_for_hangup(socket, Some(until)) {
         // The kernel checks the number of descriptors before it checks whether there is a receiver,
         // so a send would not tell that the other end is gone.
@@ -91,7 +93,7 @@ pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, patience: Patience) -> Result<
 pub(crate) fn recv<R>(
     socket: &OwnedFd,
     limit: u64,
-    patience: Patience,
+    deadline: Deadline,
     consume: impl FnOnce(u8, Body<'_>, FdBundle) -> Result<R, RecvErrorKind>,
 ) -> Result<R, RecvErrorKind> {
     let mut consume = Some(consume);
@@ -105,9 +107,9 @@ pub(crate) fn recv<R>(
         });
         match taken {
             Ok(result) => return result,
-            Err(PacketError::Empty) => match patience.wait_for_input(socket) {
+            Err(PacketError::Empty) => match deadline.wait_for_input(socket) {
                 Ok(true) => {}
-                Ok(false) => return Err(patience.too_late_to_receive()),
+                Ok(false) => return Err(deadline.too_late_to_receive()),
                 Err(error) => return Err(RecvErrorKind::Io(error)),
             },
             Err(PacketError::Closed) => return Err(RecvErrorKind::Disconnected),
@@ -121,6 +123,6 @@ pub(crate) fn recv<R>(
 }
 
 /// Whether there is a message, or no sender is left, before the time is up.
-pub(crate) fn poll(socket: impl AsFd, patience: Patience) -> io::Result<bool> {
-    multiproc_os::poll::wait_for_input(socket, patience.deadline())
+pub(crate) fn poll(socket: impl AsFd, deadline: Deadline) -> io::Result<bool> {
+    multiproc_os::poll::wait_for_input(socket, deadline.instant())
 }

@@ -21,12 +21,12 @@ pub(crate) mod joinable;
 pub(crate) mod link_error;
 pub(crate) mod listener;
 pub(crate) mod local;
-pub(crate) mod patience;
 pub(crate) mod pipe;
 pub(crate) mod queue;
 #[cfg(feature = "async")]
 mod queue_async;
 pub(crate) mod queue_error;
+pub(crate) mod socket_deadline;
 mod socket_files;
 pub(crate) mod stream;
 pub(crate) mod wait;

@@ -2,8 +2,8 @@
 //! number of processes.
 //!
 //! This module is the typed layer. The queue itself is [`store`](crate::shm::store); its protocol,
-//! `shm/QUEUE.md`, says which process writes what in which order, and what state is left when a
-//! process dies in between.
+//! `QUEUE.md` of `multiproc-shm`, says which process writes what in which order, and what state is
+//! left when a process dies in between.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -16,9 +16,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use multiproc_os::{record_lock, socket, threads};
+use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{RecvErrorKind, SendErrorKind};
-use super::patience::Patience;
+use super::socket_deadline::SocketDeadline;
 use crate::transfer::payload::{Bytes, Payload};
 use crate::transfer::shared::Body;
 
@@ -250,8 +251,8 @@ impl Tx {
     }
 
     /// Sends a payload, which has no handles.
-    pub(crate) fn send(&self, kind: u8, payload: Payload, patience: Patience) -> Result<(), SendErrorKind> {
-        self.sending(kind, payload)?.go_on(patience)
+    pub(crate) fn send(&self, kind: u8, payload: Payload, deadline: Deadline) -> Result<(), SendErrorKind> {
+        self.sending(kind, payload)?.go_on(deadline)
     }
 
     /// Prepares to send a payload, which has no handles, in several attempts if need be.
@@ -267,9 +268,9 @@ impl Tx {
     }
 
     /// Sends `bytes` as one message.
-    pub(crate) fn send_bytes(&self, kind: u8, bytes: &[u8], patience: Patience) -> Result<(), SendErrorKind> {
+    pub(crate) fn send_bytes(&self, kind: u8, bytes: &[u8], deadline: Deadline) -> Result<(), SendErrorKind> {
         let frame = Frame::new(kind, bytes);
-        self.send_with(&mut None, patience, |socket| {
+        self.send_with(&mut None, deadline, |socket| {
             let gone = frame.write(socket, 0)?;
             Ok(if gone == 0 {
                 Begun::No
@@ -287,7 +288,7 @@ impl Tx {
     fn send_with(
         &self,
         ours: &mut Option<u64>,
-        patience: Patience,
+        deadline: Deadline,
         mut begin: impl FnMut(&OwnedFd) -> io::Result<Begun>,
     ) -> Result<(), SendErrorKind> {
         loop {
@@ -331,10 +332,10 @@ impl Tx {
                     }
                 }
             }
-            if !patience.wait_for_room(&self.socket).map_err(SendErrorKind::Io)? {
+            if !deadline.wait_for_room(&self.socket).map_err(SendErrorKind::Io)? {
                 let outbox = lock(&self.outbox);
                 return match *ours {
-                    None => Err(patience.too_late_to_send()),
+                    None => Err(deadline.too_late_to_send()),
                     Some(ours) if ours < outbox.left => Ok(()),
                     Some(_) if outbox.broken => Err(SendErrorKind::Disconnected),
                     Some(_) if outbox.rest.is_some() => Err(SendErrorKind::Unfinished),
@@ -379,9 +380,9 @@ pub(crate) struct Sending<'a> {
 impl Sending<'_> {
     /// Sends the message, or the rest of it. After `Full`, `Timeout` and `Unfinished` this can be
     /// called again.
-    pub(crate) fn go_on(&mut self, patience: Patience) -> Result<(), SendErrorKind> {
+    pub(crate) fn go_on(&mut self, deadline: Deadline) -> Result<(), SendErrorKind> {
         let frame = &mut self.frame;
-        self.tx.send_with(&mut self.ours, patience, |socket| {
+        self.tx.send_with(&mut self.ours, deadline, |socket| {
             let whole = frame.as_ref().expect("a message is begun only once");
             let gone = whole.write(socket, 0)?;
             Ok(if gone == 0 {
@@ -473,27 +474,27 @@ impl Rx {
     }
 
     /// Receives the next message, of at most `limit` bytes: its kind and its bytes.
-    pub(crate) fn recv(&self, limit: u64, patience: Patience) -> Result<(u8, Vec<u8>), RecvErrorKind> {
+    pub(crate) fn recv(&self, limit: u64, deadline: Deadline) -> Result<(u8, Vec<u8>), RecvErrorKind> {
         loop {
             if let Gathered::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
                 return Ok((kind, bytes));
             }
-            if patience.is_over() || !patience.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
-                return Err(patience.too_late_to_receive());
+            if deadline.has_passed() || !deadline.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
+                return Err(deadline.too_late_to_receive());
             }
         }
     }
 
     /// Waits until there is a message, an error or the end of the stream. Returns false when the
     /// time is up before that.
-    pub(crate) fn poll(&self, limit: u64, patience: Patience) -> io::Result<bool> {
+    pub(crate) fn poll(&self, limit: u64, deadline: Deadline) -> io::Result<bool> {
         loop {
             match self.step(limit, false)? {
                 Ok(Gathered::Part) => {}
                 // The next receive returns the error again.
                 Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
             }
-            if patience.is_over() || !patience.wait_for_input(&self.socket)? {
+            if deadline.has_passed() || !deadline.wait_for_input(&self.socket)? {
                 return Ok(false);
             }
         }
@@ -652,8 +653,8 @@ pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
     let rx = Rx::new(ours.into());
     let mut messages = Vec::new();
     loop {
-        assert!(rx.poll(LIMIT as u64, Patience::None).expect("nothing is wrong with the socket"), "no message or end");
-        match rx.recv(LIMIT as u64, Patience::None) {
+        assert!(rx.poll(LIMIT as u64, Deadline::Now).expect("nothing is wrong with the socket"), "no message or end");
+        match rx.recv(LIMIT as u64, Deadline::Now) {
             Ok((kind, bytes)) => {
                 assert!(bytes.len() <= LIMIT);
                 messages.push(Ok((kind, bytes)));
@@ -663,7 +664,7 @@ pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
                 messages.push(Err(len));
             }
             Err(RecvErrorKind::Garbage(_)) => {
-                let next = rx.recv(LIMIT as u64, Patience::None);
+                let next = rx.recv(LIMIT as u64, Deadline::Now);
                 assert!(matches!(next, Err(RecvErrorKind::Disconnected)), "the stream is at its end: {next:?}");
                 return (messages, false);
             }
@@ -675,6 +676,7 @@ pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::socket_deadline::deadline_after;
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -697,18 +699,18 @@ mod tests {
             let (tx, rx) = pair();
             for (index, (kind, bytes)) in messages.iter().enumerate() {
                 if index % 2 == 0 {
-                    tx.send_bytes(*kind, bytes, Patience::None).unwrap();
+                    tx.send_bytes(*kind, bytes, Deadline::Now).unwrap();
                 } else {
                     let payload = Payload { bytes: Bytes::Inline(bytes.clone()), ..Payload::default() };
-                    tx.send(*kind, payload, Patience::None).unwrap();
+                    tx.send(*kind, payload, Deadline::Now).unwrap();
                 }
             }
             drop(tx);
             for message in messages {
-                prop_assert!(rx.poll(u64::MAX, Patience::None).unwrap());
-                prop_assert_eq!(rx.recv(u64::MAX, Patience::None).unwrap(), message);
+                prop_assert!(rx.poll(u64::MAX, Deadline::Now).unwrap());
+                prop_assert_eq!(rx.recv(u64::MAX, Deadline::Now).unwrap(), message);
             }
-            prop_assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Disconnected)));
+            prop_assert!(matches!(rx.recv(u64::MAX, Deadline::Now), Err(RecvErrorKind::Disconnected)));
         }
 
         #[test]
@@ -727,8 +729,8 @@ mod tests {
             let mut received = Vec::new();
             for piece in cuts.windows(2) {
                 io::Write::write_all(&mut &theirs, &whole[piece[0]..piece[1]]).unwrap();
-                while rx.poll(limit, Patience::None).unwrap() {
-                    received.push(rx.recv(limit, Patience::None));
+                while rx.poll(limit, Deadline::Now).unwrap() {
+                    received.push(rx.recv(limit, Deadline::Now));
                 }
             }
             prop_assert_eq!(received.len(), messages.len());
@@ -753,13 +755,13 @@ mod tests {
             drop(theirs);
             let rx = Rx::new(socket.into());
             for message in messages {
-                match rx.recv(u64::MAX, Patience::None) {
+                match rx.recv(u64::MAX, Deadline::Now) {
                     Ok(received) => prop_assert_eq!(received, message),
                     Err(RecvErrorKind::Disconnected) => return Ok(()),
                     Err(other) => panic!("{other}"),
                 }
             }
-            prop_assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Disconnected)));
+            prop_assert!(matches!(rx.recv(u64::MAX, Deadline::Now), Err(RecvErrorKind::Disconnected)));
         }
     }
 
@@ -767,13 +769,13 @@ mod tests {
     fn what_was_left_unfinished_goes_ahead_of_the_next() {
         let (tx, rx) = pair();
         let large = vec![7; 3_000_000];
-        let error = tx.send_bytes(b'b', &large, Patience::None).unwrap_err();
+        let error = tx.send_bytes(b'b', &large, Deadline::Now).unwrap_err();
         assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
         assert!(!tx.is_between_messages());
         std::thread::scope(|scope| {
-            scope.spawn(|| tx.send_bytes(b'b', b"next", Patience::Endless).unwrap());
-            assert!(rx.recv(u64::MAX, Patience::Endless).unwrap().1 == large);
-            assert_eq!(rx.recv(u64::MAX, Patience::Endless).unwrap().1, b"next");
+            scope.spawn(|| tx.send_bytes(b'b', b"next", Deadline::Never).unwrap());
+            assert!(rx.recv(u64::MAX, Deadline::Never).unwrap().1 == large);
+            assert_eq!(rx.recv(u64::MAX, Deadline::Never).unwrap().1, b"next");
         });
         assert!(tx.is_between_messages() && rx.is_between_messages());
     }
@@ -789,13 +791,13 @@ mod tests {
         let tx = Tx::new(socket.into());
         // More than can be sent in this time.
         let large = vec![7; 128 << 20];
-        let soon = Patience::of(Some(std::time::Duration::from_millis(5)));
+        let soon = deadline_after(Some(std::time::Duration::from_millis(5)));
         let error = tx.send_bytes(b'b', &large, soon).unwrap_err();
         assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
         let gone = lock(&tx.outbox).rest.as_ref().expect("a part is left").gone;
         assert!(gone < large.len() / 2, "{gone} bytes in 5 ms");
         // The rest must be sent before the next message, which takes longer than this.
-        let error = tx.send_bytes(b'b', b"next", Patience::None).unwrap_err();
+        let error = tx.send_bytes(b'b', b"next", Deadline::Now).unwrap_err();
         assert!(matches!(error, SendErrorKind::Full), "{error}");
     }
 
@@ -819,14 +821,14 @@ mod tests {
         // A message that is too long, and one that is not. The bytes are sent faster than they are
         // read here.
         let rx = Rx::new(endless(header.to_vec()).into());
-        assert!(rx.poll(1000, Patience::Endless).unwrap());
-        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::TooLong { .. })));
-        let soon = || Patience::of(Some(std::time::Duration::from_millis(20)));
+        assert!(rx.poll(1000, Deadline::Never).unwrap());
+        assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::TooLong { .. })));
+        let soon = || deadline_after(Some(std::time::Duration::from_millis(20)));
         assert!(matches!(rx.recv(1000, soon()), Err(RecvErrorKind::Timeout)));
-        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)));
+        assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::Empty)));
         let rx = Rx::new(endless(header.to_vec()).into());
         assert!(!rx.poll(u64::MAX, soon()).unwrap());
-        assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
+        assert!(matches!(rx.recv(u64::MAX, Deadline::Now), Err(RecvErrorKind::Empty)));
     }
 
     #[test]
@@ -836,8 +838,8 @@ mod tests {
         header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());
         io::Write::write_all(&mut &theirs, &header).unwrap();
         let rx = Rx::new(socket.into());
-        assert!(matches!(rx.recv(u64::MAX, Patience::None), Err(RecvErrorKind::Empty)));
-        assert!(matches!(rx.recv(1000, Patience::None), Err(RecvErrorKind::Empty)), "the message is incomplete");
+        assert!(matches!(rx.recv(u64::MAX, Deadline::Now), Err(RecvErrorKind::Empty)));
+        assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::Empty)), "the message is incomplete");
         let Coming::Body { bytes, .. } = &lock(&rx.inbox).coming else { panic!("the header is there") };
         assert!(bytes.capacity() <= 4 * AHEAD);
     }

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use multiproc_os::poll;
+use multiproc_shm::wait::deadline::Deadline;
 
 use super::connection::{Connection, Receiver};
-use super::patience::Patience;
+use super::socket_deadline::deadline_after;
 use crate::{Error, Handle, Result};
 
 /// An object that [`wait`](wait()) can wait for: a [`Connection`], a [`Receiver`], a
@@ -137,12 +138,12 @@ pub trait Waitable {
 /// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
 /// of a TCP connection that another process uses.
 pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {
-    let patience = Patience::of(timeout.into());
-    if objects.is_empty() && patience.deadline().is_none() {
+    let deadline = deadline_after(timeout.into());
+    if objects.is_empty() && deadline.instant().is_none() {
         return Ok(Vec::new());
     }
     let _finished = Finished(objects);
-    wait_until(objects, patience.deadline()).map_err(|source| Error::Setup { what: "wait for several objects", source })
+    wait_until(objects, deadline.instant()).map_err(|source| Error::Setup { what: "wait for several objects", source })
 }
 
 /// Calls [`Waitable::finished`] of all objects when it is dropped.
@@ -212,7 +213,7 @@ impl<T> Waitable for Receiver<T> {
     /// A part of a message, over TCP, doesn't make the receiver ready. It is read, so that the
     /// descriptor isn't readable any more.
     fn woken(&self) -> io::Result<bool> {
-        self.poll_with(Patience::None)
+        self.poll_with(Deadline::Now)
     }
 }
 

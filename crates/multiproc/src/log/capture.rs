@@ -19,7 +19,7 @@ use multiproc_os::{pipe, stdio};
 use super::barrier::Barrier;
 use super::lines::Lines;
 use super::service::Service;
-use crate::process::stdio::Streams;
+use crate::spec::stdio::Streams;
 use crate::{Error, Result};
 
 /// Captures what processes print that this one starts from now on, and writes it to this process's

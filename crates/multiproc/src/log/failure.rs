@@ -9,7 +9,7 @@ use ::log::{Level, LevelFilter};
 
 use super::record::{Content, Datum};
 use super::{OURS, relay, uplink};
-use crate::process::status::{JoinErrorKind, Panic};
+use crate::spec::status::{JoinErrorKind, Panic};
 
 /// The key for the kind of failure: `panic`, `signal`, `out_of_memory` or `memory_limit`.
 const KIND: &str = "failure";

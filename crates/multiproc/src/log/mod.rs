@@ -24,14 +24,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 pub use ::log::LevelFilter;
 
 pub(crate) use ::log::Level;
 
 use self::capture::CaptureId;
-use crate::process::stdio::Streams;
+use crate::spec::log_config::LogConfig;
+use crate::spec::stdio::Streams;
 
 /// The target of the library's own records.
 const OURS: &str = "multiproc";
@@ -54,16 +53,6 @@ fn elsewhere(level: Level) -> Level {
         Level::Info => Level::Debug,
         Level::Debug | Level::Trace => Level::Trace,
     }
-}
-
-/// The log config of a child, sent to it by its parent. A descriptor of the relay's uplink, if
-/// there is one, is sent beside it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct LogConfig {
-    /// The level of [`log_to_stderr`](crate::log_to_stderr), if the child logs that way.
-    to_stderr: Option<u8>,
-    /// The level of the records that the child sends to a relay, if there is one.
-    relay: Option<u8>,
 }
 
 /// The parent's side of a child's logging.
@@ -96,27 +85,19 @@ impl LogSetup {
     }
 }
 
-impl LogConfig {
-    /// A sample with all fields set, for fuzzers.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn sample() -> LogConfig {
-        LogConfig { to_stderr: Some(3), relay: Some(4) }
+/// In a child: applies its log config. `fds` are the descriptors that were sent beside it.
+pub(crate) fn apply(config: LogConfig, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<()> {
+    // A fork copy of a process with an uplink has the uplink already.
+    if let Some(level) = config.relay
+        && uplink::current().is_none()
+    {
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
+        uplink::install(fds.next().ok_or_else(missing)?, filter(level.into()));
     }
-
-    /// Applies the log config in the child. `fds` are the descriptors that were sent beside it.
-    pub(crate) fn take(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<()> {
-        // A fork copy of a process with an uplink has the uplink already.
-        if let Some(level) = self.relay
-            && uplink::current().is_none()
-        {
-            let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
-            uplink::install(fds.next().ok_or_else(missing)?, filter(level.into()));
-        }
-        if let Some(level) = self.to_stderr {
-            stderr::log_to_stderr(filter(level.into()));
-        }
-        Ok(())
+    if let Some(level) = config.to_stderr {
+        stderr::log_to_stderr(filter(level.into()));
     }
+    Ok(())
 }
 
 /// Flushes an ended child's log records and captured output, until `deadline` at most; doesn't wait

@@ -8,7 +8,7 @@ use ::log::{Level, LevelFilter};
 
 use super::record::RelayedRecord;
 use super::{OURS, filter};
-use crate::process::current::current_process;
+use crate::spec::identity::Identity;
 
 /// Whether [`log_to_stderr`] was called, here or in the process that started this one.
 static TO_STDERR: AtomicBool = AtomicBool::new(false);
@@ -93,7 +93,7 @@ impl ::log::Log for Logger {
 
     fn log(&self, record: &::log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            print(record.level(), current_process().name(), *record.args());
+            print(record.level(), &Identity::current().name, *record.args());
         }
     }
 
@@ -113,7 +113,7 @@ pub(crate) fn is_installed() -> bool {
 /// Prints an event of the library, unless it arrives here through the `log` crate.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     if LOGGER.prints(level) && !is_installed() {
-        print(level, current_process().name(), message);
+        print(level, &Identity::current().name, message);
     }
 }
 

@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use multiproc_os::{lifeline, threads};
 
-use super::child::{Child, Shared};
-use super::current::{self, Identity, current_process};
-use super::options::{Options, Resource, Variable};
+use super::arguments::Arguments;
+use super::child::Child;
 use super::outcome::Outcome;
-use super::run::{Call, Captured, CapturesNothing, Private, Run, Target};
-use super::stdio::{ChildStdin, Stdio, Wanted};
-use super::{at_exit, children, ctrl_c, out_of_memory};
-use crate::remote_fn::Key;
-use crate::sendable::Arguments;
-use crate::start::child_spec::{ChildSpec, Launch};
-use crate::start::method::{StartMethod, start_method};
-use crate::start::target::{Carried, Entry};
+use super::run::{self, Call, Captured, Private, Run};
+use crate::runtime::child::ChildRecord;
+use crate::runtime::current::{self, current_process};
+use crate::runtime::{at_exit, children, ctrl_c, out_of_memory};
+use crate::spec::child_spec::{ChildSpec, Launch};
+use crate::spec::identity::Identity;
+use crate::spec::key::Key;
+use crate::spec::method::{StartMethod, start_method};
+use crate::spec::options::{Options, Resource, Variable};
+use crate::spec::stdio::{ChildStdin, Stdio, Wanted};
+use crate::spec::target::{CapturesNothing, Carried, Entry, Target};
 use crate::start::{entry, fork, forkserver, spawn, standby};
 use crate::sync::guard_state;
 use crate::{Error, Result, log};
@@ -433,9 +435,9 @@ impl<R: Run> Process<R> {
         ctrl_c::arm();
         children::sweep();
         let (started, ends) = if let Some(run) = run {
-            fork::start(spec(None), streams, ends, || entry::perform(|| Ok(run)))?
+            fork::start(spec(None), streams, ends, || run::perform(|| Ok(run)))?
         } else {
-            let entry = Entry::of(entry::enter::<R, Via>)
+            let entry = Entry::of(run::enter::<R, Via>)
                 .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
             let payload = payload.expect("packed above");
             let spec = spec(Some(entry));
@@ -446,16 +448,16 @@ impl<R: Run> Process<R> {
             };
             (started, ends)
         };
-        let shared = Arc::new(Shared::new(
+        let record = Arc::new(ChildRecord::new(
             (name, R::type_name()),
             (daemon, self.outlive_parent),
             log.captured,
             ends.stdin.as_ref().map(ChildStdin::closer),
             started,
         ));
-        children::add(&shared);
+        children::add(&record);
         drop(in_flight);
-        Ok(Child::new(shared, ends))
+        Ok(Child::new(record, ends))
     }
 }
 

@@ -11,12 +11,13 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use multiproc_os::signal::{SIGKILL, SIGTERM};
 use serde::de::DeserializeOwned;
 
-use super::child::{Child, ProcessHandle, Shared};
-use super::children::{SIGKILL, SIGTERM};
-use super::status::{ExitStatus, JoinError, JoinErrorKind};
+use super::child::{Child, ProcessHandle};
 use crate::Result;
+use crate::runtime::child::ChildRecord;
+use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::wake::{Source, Wakeup};
 
 /// Joins the process like [`Child::join`], in `async` code on any executor.
@@ -110,6 +111,26 @@ impl ProcessHandle {
     }
 }
 
+impl<T> Child<T> {
+    /// Sends SIGKILL and waits until the process has ended, in `async` code on any executor. See
+    /// [`ProcessHandle::kill_async`].
+    ///
+    /// # Errors
+    /// As [`ProcessHandle::kill_async`].
+    pub async fn kill_async(&self) -> Result<ExitStatus> {
+        self.as_ref().kill_async().await
+    }
+
+    /// Sends SIGTERM and waits until the process has ended; for ever, if it ignores the signal. See
+    /// [`ProcessHandle::kill_async`].
+    ///
+    /// # Errors
+    /// As [`ProcessHandle::kill_async`].
+    pub async fn terminate_async(&self) -> Result<ExitStatus> {
+        self.as_ref().terminate_async().await
+    }
+}
+
 /// Waits for the process, as a reference to a [`Child`] does.
 impl IntoFuture for &ProcessHandle {
     type Output = Result<ExitStatus>;
@@ -177,7 +198,7 @@ impl<T: DeserializeOwned> Future for JoinFuture<T> {
         let status = ready!(self.waiting.poll(context));
         let child = self.child.take().expect("the future was polled again after it was ready");
         Poll::Ready(match status {
-            Ok(status) => self.waiting.handle.shared().value(status),
+            Ok(status) => self.waiting.handle.record().value(status),
             Err(error) => Err(JoinError::new(child.name(), JoinErrorKind::Wait(error))),
         })
     }
@@ -216,7 +237,7 @@ impl Waiting {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<ExitStatus>> {
-        let process = self.handle.shared();
+        let process = self.handle.record();
         loop {
             if let Some(status) = process.reap()? {
                 self.wakeup = Wakeup::default();
@@ -227,7 +248,7 @@ impl Waiting {
     }
 }
 
-impl Source for Shared {
+impl Source for ChildRecord {
     fn fd(&self) -> BorrowedFd<'_> {
         self.exit_fd()
     }

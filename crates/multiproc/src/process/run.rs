@@ -3,12 +3,16 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::arguments::Arguments;
 use super::builder::Process;
 use super::child::Child;
 use super::outcome::Outcome;
 use crate::Result;
-use crate::sendable::{Arguments, Sendable};
-use crate::start::target::{Carried, TRAVELS_AS, Travels};
+use crate::runtime::current::current_process;
+use crate::sendable::Sendable;
+use crate::spec::report::{Failure, Report};
+use crate::spec::target::{Carried, Entry, TRAVELS_AS, Target, Travels};
+use crate::start::panic_hook;
 use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::payload::Payload;
 
@@ -97,69 +101,6 @@ pub trait Run: Sendable {
         self.process().start()
     }
 }
-
-/// A function that can be called in another process: a `fn` item, generic or not, an associated
-/// function, a `fn` pointer, or a closure that captures nothing.
-///
-/// What is sent is the position of the function's code, never the function itself, so captured
-/// values can't be sent along: pass them as arguments.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be the target of a process with the arguments `{Args}`",
-    label = "not a function that takes these arguments",
-    note = "a target takes the elements of the tuple as its arguments, by value: `Process::new(target, (first, second))`; \
-            one argument is `(first,)`, none is `()`, eight are the most"
-)]
-pub trait Target<Args> {
-    /// What the function returns.
-    type Output;
-
-    /// Calls the function.
-    #[doc(hidden)]
-    fn call(self, args: Args) -> Self::Output;
-}
-
-/// A function that is identified by its type alone, or a `fn` pointer.
-///
-/// `Copy` excludes closures that own something, `'static` excludes those that borrow a function's
-/// variables. No trait tells a closure that has captured a number from one that has not; that is
-/// checked when code is generated: see `Carried::CAPTURES_NOTHING`.
-#[diagnostic::on_unimplemented(
-    message = "the target `{Self}` captures a variable, which can't travel to another process",
-    label = "captures a variable",
-    note = "pass the value as an argument: `Process::new(|value: T| .., (value,))`",
-    note = "for a closure with what it has captured there is `Process::fork`"
-)]
-#[doc(hidden)]
-pub trait CapturesNothing: Copy + 'static {}
-
-#[diagnostic::do_not_recommend]
-impl<F: Copy + 'static> CapturesNothing for F {}
-
-macro_rules! target {
-    ($($arg:ident)*) => {
-        impl<F, R, $($arg),*> Target<($($arg,)*)> for F
-        where
-            F: FnOnce($($arg),*) -> R + Send,
-        {
-            type Output = R;
-
-            #[allow(non_snake_case)]
-            fn call(self, ($($arg,)*): ($($arg,)*)) -> R {
-                self($($arg),*)
-            }
-        }
-    };
-}
-
-target!();
-target!(A);
-target!(A B);
-target!(A B C);
-target!(A B C D);
-target!(A B C D E);
-target!(A B C D E G);
-target!(A B C D E G H);
-target!(A B C D E G H I);
 
 /// A function and its arguments: what [`Process::new`] makes a process run.
 #[derive(Debug)]
@@ -269,4 +210,46 @@ impl<'de, F, A> Deserialize<'de> for Call<F, A> {
     fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Call<F, A>, D::Error> {
         Err(serde::de::Error::custom(ONLY_BY_START))
     }
+}
+
+/// Decodes the payload as a [`Run`] value and runs it. This is instantiated for each type; an
+/// [`Entry`] is the position of one instance.
+///
+/// All of the user's code is called inside, so that no panic gets out.
+pub(crate) fn enter<R, Via>(payload: Payload) -> Report
+where
+    R: Run,
+    R::Output: Outcome<Via>,
+{
+    perform(|| R::unpack(payload, Private(())))
+}
+
+/// Runs a value, and returns the report.
+pub(crate) fn perform<R, Via>(run: impl FnOnce() -> std::result::Result<R, CodecError>) -> Report
+where
+    R: Run,
+    R::Output: Outcome<Via>,
+{
+    let perform = || {
+        let run = match codec::let_panics_pass(run) {
+            Ok(run) => run,
+            Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
+        };
+        let (value, failure) = run.run().settle();
+        if let Some(failure) = &failure {
+            multiproc_os::stdio::tell(&format!("Process {}:\nError: {failure}\n", current_process().name()));
+        }
+        match codec::let_panics_pass(|| codec::encode(&[], &value)) {
+            Ok(value) => Report::Returned { value, failed: failure.is_some() },
+            Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
+        }
+    };
+    panic_hook::catch(perform).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))
+}
+
+/// Returns an entry and a payload that do nothing, for the rehearsal of a start in a standby.
+pub(crate) fn rehearsal() -> Option<(Entry, Payload)> {
+    let entry = Entry::of(enter::<Call<fn(), ()>, _>).ok()?;
+    let call = Call::<fn(), ()>::new(|| {}, (), Carried::<fn()>::CAPTURES_NOTHING);
+    Some((entry, call.pack(Private(())).ok()?))
 }

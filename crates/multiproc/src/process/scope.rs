@@ -9,16 +9,18 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use multiproc_os::signal::{SIGKILL, SIGTERM};
 use multiproc_os::threads;
 
+use super::arguments::Arguments;
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
-use super::children::{SIGKILL, SIGTERM, grace_period};
 use super::outcome::Outcome;
-use super::run::{CapturesNothing, Run, Target};
-use super::status::{JoinError, JoinErrorKind};
-use super::wait;
-use crate::sendable::Arguments;
+use super::run::Run;
+use super::wait::deadline;
+use crate::runtime::children::grace_period;
+use crate::spec::status::{JoinError, JoinErrorKind};
+use crate::spec::target::{CapturesNothing, Target};
 use crate::{Error, Result, log};
 
 /// Calls `body` with a [`Scope`] to start processes in. Returns the result of `body` once all of
@@ -222,7 +224,7 @@ pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
         log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
         let _ = process.signal(SIGTERM);
     }
-    let deadline = wait::deadline(Some(grace_period()));
+    let deadline = deadline(Some(grace_period()));
     let mut stubborn: Vec<_> =
         running.into_iter().filter(|process| matches!(process.wait_until(deadline), Ok(None))).collect();
     let mut left = Vec::new();

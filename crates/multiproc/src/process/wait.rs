@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::poll;
 
 use super::child::ProcessHandle;
-use super::status::ExitStatus;
+use crate::spec::status::ExitStatus;
 use crate::{Error, Result};
 
 /// Waits until one of `children` has ended, for at most `timeout` (`None`: without limit). Returns
@@ -14,8 +14,8 @@ use crate::{Error, Result};
 ///
 /// `children` is any collection with items that have a [`ProcessHandle`]: `&[Child<T>]`, an
 /// iterator of `&Child<T>`, [`active_children()`](crate::active_children). For children of
-/// different types, make an array of handles: `[child.handle(), other.handle()]`, or
-/// `[&*child, &*other]`. The same child may occur twice.
+/// different types, make an array of handles: `[child.handle(), other.handle()]`. The same child may
+/// occur twice.
 ///
 /// A child that has ended is returned again by the next call, so a loop that waits for the next
 /// child must remove it. Only the child that is returned is reaped. Each call asks the kernel about
@@ -148,7 +148,7 @@ fn first_to_end(handles: &[&ProcessHandle], deadline: Option<Instant>) -> Result
                 // end.
                 let soon = Instant::now() + DEBUGGED;
                 let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-                asked[*index].shared().wait_for_status(until).map_err(fail)?;
+                asked[*index].record().wait_for_status(until).map_err(fail)?;
             }
             _ => return Ok(known),
         }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::error::MemoryError;
 use super::guard::{self, Locked, Read, Tried, TriedRead};
 use super::memory::Name;
@@ -21,7 +23,6 @@ use crate::shm::cell::{Plain, kind_of};
 use crate::shm::parts::{MOST_PARTS, Plan};
 use crate::shm::readers::Denial;
 use crate::shm::region::{Kind, Region};
-use crate::shm::robust_word::Patience;
 use crate::sync::Misuse;
 use crate::sync::error::not_made;
 
@@ -193,7 +194,7 @@ impl<T: Plain> Array<T> {
     /// used as atomics.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        guard::lock(&self.inner, Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
+        guard::lock(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
     }
 
     /// Locks the whole array if no thread holds, reads or has a part of it; returns `None` if a
@@ -202,7 +203,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`lock`](Array::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
-        guard::lock(&self.inner, Patience::None)
+        guard::lock(&self.inner, Deadline::Now)
     }
 
     /// Locks the whole array, waiting for at most `timeout`; returns `None` if it isn't acquired in
@@ -227,7 +228,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`lock`](Array::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        guard::lock(&self.inner, Patience::lasting(timeout))
+        guard::lock(&self.inner, Deadline::after(timeout))
     }
 
     /// Locks the array for reading, waiting until no thread holds it or a part of it, and reads
@@ -238,7 +239,7 @@ impl<T: Plain> Array<T> {
     /// same handle or a clone of it.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
-        guard::read(&self.inner, Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
+        guard::read(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
     }
 
     /// Locks the array for reading if no thread holds it or a part of it; returns `None` if a
@@ -247,7 +248,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`read`](Array::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
-        guard::read(&self.inner, Patience::None)
+        guard::read(&self.inner, Deadline::Now)
     }
 
     /// Locks the array for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -256,7 +257,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`read`](Array::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
-        guard::read(&self.inner, Patience::lasting(timeout))
+        guard::read(&self.inner, Deadline::after(timeout))
     }
 
     /// Returns a copy of the value at index `place`; `None` if that is out of bounds.

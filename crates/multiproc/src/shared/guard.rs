@@ -4,10 +4,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use crate::shm::cell::Plain;
 use crate::shm::readers::Denial;
 use crate::shm::region::{Region, Usage};
-use crate::shm::robust_word::Patience;
 use crate::sync::guard_state::GuardState;
 use crate::sync::{LockError, Misuse, Poisoned};
 
@@ -62,18 +63,18 @@ pub(super) fn whole_values<T: Plain>(bytes: &Range<usize>) -> Range<usize> {
     bytes.start.div_ceil(Values::<T>::SIZE).min(end)..end
 }
 
-/// Locks the whole region for reading; `None` if `patience` ran out.
+/// Locks the whole region for reading; `None` if `deadline` passes.
 #[inline]
-pub(super) fn read<T: Plain>(region: &Region, patience: Patience) -> TriedRead<'_, T> {
-    let Some(slot) = allowed(region, || region.lock().read(patience))? else { return Ok(None) };
+pub(super) fn read<T: Plain>(region: &Region, deadline: Deadline) -> TriedRead<'_, T> {
+    let Some(slot) = allowed(region, || region.lock().read(deadline))? else { return Ok(None) };
     let guard = ArrayReadGuard { region, slot, values: Values::of(region, 0..usize::MAX), state: GuardState::new() };
     told(region, None, guard).map(Some)
 }
 
 /// Locks the whole region.
 #[inline]
-pub(super) fn lock<T: Plain>(region: &Region, patience: Patience) -> Tried<'_, T> {
-    let Some(()) = allowed(region, || region.lock().write(patience))? else { return Ok(None) };
+pub(super) fn lock<T: Plain>(region: &Region, deadline: Deadline) -> Tried<'_, T> {
+    let Some(()) = allowed(region, || region.lock().write(deadline))? else { return Ok(None) };
     told(region, None, guard(region, None, 0..usize::MAX)).map(Some)
 }
 
@@ -84,9 +85,9 @@ pub(super) fn lock_part<T: Plain>(
     index: usize,
     version: u32,
     bytes: Range<usize>,
-    patience: Patience,
+    deadline: Deadline,
 ) -> Tried<'_, T> {
-    let Some(()) = allowed(region, || region.lock().lock_part(index, version, patience))? else { return Ok(None) };
+    let Some(()) = allowed(region, || region.lock().lock_part(index, version, deadline))? else { return Ok(None) };
     told(region, Some(index), guard(region, Some(index), bytes)).map(Some)
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::array::Array;
 use super::guard::{self, Locked, Tried};
 use crate::error::Result;
 use crate::shm::cell::Plain;
 use crate::shm::parts::Plan;
 use crate::shm::readers::Readers;
-use crate::shm::robust_word::{Patience, PoisonableWord};
+use crate::shm::robust_word::PoisonableWord;
 
 /// A part of an [`Array`] or of [`SharedMemory`](crate::SharedMemory) that one process can hold
 /// while others hold other parts: [`slice::chunks_mut`] across processes.
@@ -93,7 +95,7 @@ impl<T: Plain> ArrayPart<T> {
     /// divided differently since.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        self.within(Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
+        self.within(Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
     }
 
     /// Locks the part if no other thread holds it, and none reads or holds the whole array, or is
@@ -102,7 +104,7 @@ impl<T: Plain> ArrayPart<T> {
     /// # Errors
     /// As for [`lock`](ArrayPart::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
-        self.within(Patience::None)
+        self.within(Deadline::Now)
     }
 
     /// Locks the part, waiting for at most `timeout`; returns `None` if it isn't acquired in that
@@ -111,7 +113,7 @@ impl<T: Plain> ArrayPart<T> {
     /// # Errors
     /// As for [`lock`](ArrayPart::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        self.within(Patience::lasting(timeout))
+        self.within(Deadline::after(timeout))
     }
 
     /// Returns whether a thread holds the part at this moment, or is just checking whether it can.
@@ -144,8 +146,8 @@ impl<T: Plain> ArrayPart<T> {
     }
 
     #[inline]
-    fn within(&self, patience: Patience) -> Tried<'_, T> {
-        guard::lock_part(self.array.region(), self.index(), self.version, self.bytes.clone(), patience)
+    fn within(&self, deadline: Deadline) -> Tried<'_, T> {
+        guard::lock_part(self.array.region(), self.index(), self.version, self.bytes.clone(), deadline)
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::guard::{self, Read, TriedRead};
 use super::travel;
 use crate::shm::region::{Access, Region};
-use crate::shm::robust_word::Patience;
 
 /// A handle of [`SharedMemory`](crate::SharedMemory) that can only read: the result of
 /// [`SharedMemory::read_only`](crate::SharedMemory::read_only).
@@ -66,7 +67,7 @@ impl ReadOnlyMemory {
     /// # Errors
     /// As for [`Array::read`](crate::Array::read).
     pub fn read(&self) -> Read<'_, u8> {
-        guard::read(&self.inner, Patience::Endless).map(|guard| guard.expect("endless waits don't time out"))
+        guard::read(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
     }
 
     /// Locks the memory for reading if no thread holds it or a part of it; returns `None` if a
@@ -75,7 +76,7 @@ impl ReadOnlyMemory {
     /// # Errors
     /// As for [`read`](ReadOnlyMemory::read).
     pub fn try_read(&self) -> TriedRead<'_, u8> {
-        guard::read(&self.inner, Patience::None)
+        guard::read(&self.inner, Deadline::Now)
     }
 
     /// Locks the memory for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -84,7 +85,7 @@ impl ReadOnlyMemory {
     /// # Errors
     /// As for [`read`](ReadOnlyMemory::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, u8> {
-        guard::read(&self.inner, Patience::lasting(timeout))
+        guard::read(&self.inner, Deadline::after(timeout))
     }
 
     /// Maps all pages now, instead of each at its first access, as

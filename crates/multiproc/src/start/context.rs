@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiproc_os::{directory, environment, stdio};
 use serde::{Deserialize, Serialize};
 
-use crate::process::stdio::Streams;
+use crate::spec::stdio::Streams;
 
 /// The context as a request describes it. The descriptors travel with the request: the directory if
 /// it has changed, then those of 0 to 2 that are open.

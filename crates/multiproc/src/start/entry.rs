@@ -1,68 +1,30 @@
-//! [`init`], at which an exec'd copy of the program becomes a child or a server; and a child's
-//! first steps, the same for every start method.
+//! What an executed copy of the program becomes: a child, or the fork server.
 
-use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
-use std::panic::UnwindSafe;
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use multiproc_os::errno::EINVAL;
 use multiproc_os::pid_slots::PidSlots;
-use multiproc_os::{environment, fd_passing, lifeline, memory_watch, pidfd, signal, stdio, threads, title};
-use serde::{Deserialize, Serialize};
+use multiproc_os::{fd_passing, signal, stdio, threads};
 
-use super::child_spec::{self, ChildSpec};
-use super::confinement::{self, Word};
 use super::handshake::{self, Role, Unfit, VARIABLE};
-use super::panic_hook;
-use super::report::{Failure, Report};
-use super::target::Entry;
-use super::{fork, forkserver, kind, method, spawn, standby};
-use crate::log;
-use crate::process::options::Options;
-use crate::process::outcome::Outcome;
-use crate::process::run::{Private, Run};
-use crate::process::{at_exit, children, ctrl_c, current};
-use crate::transfer::codec::{self, CodecError};
+use super::run_child::{leave, refuse};
+use super::{forkserver, spawn};
+use crate::runtime::at_exit;
+use crate::spec::kind;
+use crate::spec::report::REFUSED;
+use crate::spec::target::Entry;
 use crate::transfer::packet;
 use crate::transfer::payload::Payload;
-
-/// The exit code of a process that can't do what it was started for: `EX_SOFTWARE` of sysexits.h.
-pub(crate) const REFUSED: i32 = 70;
 
 /// Whether `init` has run here, so that a child of this process would reach its target.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
 
-/// Marks the point of `main` where a copy of the program that this library has executed becomes a
-/// child process, or the fork server. Call it as the first statement of `main`, or let
-/// `#[multiproc::main]` do so.
-///
-/// In a process that was not started by this library, it does next to nothing and returns. In an
-/// executed copy it never returns: a child runs its target and exits. So any code before it in
-/// `main` runs again in each copy: in the fork server, and in each child of
-/// [`Spawn`](crate::StartMethod::Spawn).
-///
-/// `#[multiproc::main]` does the same, and children end a little sooner with it (some 30 µs): since
-/// no code runs before it, no exit handler can have been registered that a child would have to
-/// call.
-///
-/// ```
-/// fn main() -> multiproc::Result<()> {
-///     multiproc::init();
-///
-///     multiproc::Process::new(|| println!("in a child"), ()).start()?;
-///     Ok(())
-/// }
-/// ```
-pub fn init() {
-    begin_program(false);
-}
+/// Returns an entry and a payload that do nothing: a standby goes through a start with them.
+pub(crate) type Rehearsal = fn() -> Option<(Entry, Payload)>;
 
-/// As [`init`]. With `is_first`, no code of the program but constructors can have run before, and a
-/// child of the fork server ends sooner.
-pub(crate) fn begin_program(is_first: bool) {
+/// Does what [`init`](crate::init) does. With `is_first`, no code of the program but constructors
+/// can have run before, and a child of the fork server ends sooner.
+pub(crate) fn begin_program(is_first: bool, rehearsal: Rehearsal) {
     if HAS_ENTRY.load(Relaxed) {
         return;
     }
@@ -73,8 +35,13 @@ pub(crate) fn begin_program(is_first: bool) {
             // Without it, the kernel would end the children when this process calls `exit`.
             let _ = at_exit::arrange();
         }
-        Some(value) => dispatch(&value.to_string_lossy(), is_first),
+        Some(value) => dispatch(&value.to_string_lossy(), is_first, rehearsal),
     }
+}
+
+/// In a child: notes that a child of this process would reach its target.
+pub(super) fn note() {
+    HAS_ENTRY.store(true, Relaxed);
 }
 
 /// Whether a child of this process would reach its target.
@@ -84,7 +51,7 @@ pub(crate) fn exists() -> bool {
 }
 
 /// In an exec'd copy: becomes a child or a server, as the parent says.
-fn dispatch(variable: &str, is_first: bool) -> ! {
+fn dispatch(variable: &str, is_first: bool, rehearsal: Rehearsal) -> ! {
     let socket = match variable.parse::<RawFd>() {
         // SAFETY: the parent has passed this descriptor to this process alone. If it is not open or
         // is something else, the next check says so, and the process ends.
@@ -108,7 +75,7 @@ fn dispatch(variable: &str, is_first: bool) -> ! {
         Ok(Role::Child { launch }) => spawn::begin(launch, socket),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
-                Ok(()) => forkserver::serve(socket, slots, parent),
+                Ok(()) => forkserver::serve(socket, slots, parent, rehearsal),
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(REFUSED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
@@ -139,236 +106,4 @@ fn sanitize(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     fd_passing::close_on_exec(socket)?;
     stdio::ensure_open()?;
     signal::ignore_sigpipe()
-}
-
-/// Tells the parent why this process can't be used, and ends it.
-pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
-    say_why(&socket, reason);
-    // Before anything that may block, such as writing to stderr when that is a full pipe.
-    drop(socket);
-    leave(reason)
-}
-
-/// Sends the message `REFUSED`, which says why this process can't be used.
-pub(crate) fn say_why(socket: &OwnedFd, reason: &str) {
-    let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
-}
-
-fn leave(reason: &str) -> ! {
-    stdio::tell(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
-    std::process::exit(REFUSED)
-}
-
-/// The start acknowledgement: what a child itself sends to its parent before it begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum StartAck {
-    /// Nothing: the parent doesn't wait, or the server sends the acknowledgement.
-    No,
-    /// `STARTED`.
-    Yes,
-    /// `STARTED` with its pidfd: the parent may not be able to open one, once the kernel or another
-    /// part of the program has reaped the child.
-    WithPidfd,
-}
-
-/// Runs a child, from its launch message up to its exit. `fds` are the descriptors that come with
-/// the spec, besides those of its context. `go` is the socket on which it receives `GO_AHEAD`, if
-/// it must wait for that.
-pub(crate) fn begin(
-    launch: &[u8],
-    payload: Payload,
-    fds: impl Iterator<Item = OwnedFd>,
-    socket: OwnedFd,
-    ack: StartAck,
-    go: Option<OwnedFd>,
-) -> ! {
-    let spec = match child_spec::split::<ChildSpec>(launch) {
-        Ok((spec, _)) => spec,
-        Err(error) => refuse(socket, &format!("the child spec can't be decoded: {error}")),
-    };
-    let entry = match spec.entry.map(Entry::function) {
-        Some(Ok(entry)) => entry,
-        Some(Err(error)) => refuse(socket, &error.to_string()),
-        None => refuse(socket, "the child spec has no target"),
-    };
-    HAS_ENTRY.store(true, Relaxed);
-    run_child(spec, fds, socket, ack, go, || entry(payload))
-}
-
-/// Runs a child of any start method: sets it up, runs `task`, sends the report, exits.
-pub(crate) fn run_child(
-    spec: ChildSpec,
-    fds: impl Iterator<Item = OwnedFd>,
-    socket: OwnedFd,
-    mut ack: StartAck,
-    go: Option<OwnedFd>,
-    task: impl FnOnce() -> Report + UnwindSafe,
-) -> ! {
-    ctrl_c::become_child(spec.handles_ctrl_c);
-    if !spec.outlives_parent {
-        match lifeline::arm(&socket) {
-            Ok(true) => {}
-            // The parent is already gone, or has killed this process through its lifeline.
-            Ok(false) => lifeline::end(),
-            Err(_) => leave_with(REFUSED),
-        }
-    }
-    let pid = threads::getpid();
-    let name = spec.identity.name.clone();
-    show_name(&name, Some(environment::place()).filter(|place| !place.is_empty()));
-    current::become_child(spec.identity);
-    children::set_grace_period(spec.grace_period);
-    method::set_start_method(spec.start_method);
-    standby::set_wanted(spec.standby);
-    spec.key.inherit();
-    if let Err(error) = spec.log.take(fds) {
-        refuse(socket, &format!("the new process could not set up its logging: {error}"));
-    }
-    let _ = at_exit::arrange();
-    panic_hook::install(&name, &socket);
-    // As late as possible, because the parent is sending it meanwhile; and before any of the user's
-    // code, and before options that override settings.
-    match go.map_or(Word::Go, confinement::await_word) {
-        Word::Go => {}
-        Word::GoAndTell if ack == StartAck::No => ack = StartAck::Yes,
-        Word::GoAndTell => {}
-        Word::Unfit => unfit(socket),
-        Word::Leave => leave_with(REFUSED),
-    }
-    let options = spec.options;
-    // SAFETY: none of the program's code runs in this process yet, so nothing accesses the
-    // environment.
-    if let Err(not_set) = unsafe { options.apply() } {
-        fail(socket, &not_set.what, &not_set.source);
-    }
-    if !options.environment.is_empty() || fork::is_copy() {
-        // Removed variables are still in the strings that the process was executed with, or was
-        // sent.
-        let environment = environment::snapshot().leak().as_ptr_range();
-        show_name(&name, Some(environment.start as usize..environment.end as usize));
-    }
-    if ack != StartAck::No {
-        let pidfd = if ack == StartAck::WithPidfd { pidfd::open(pid).ok() } else { None };
-        say_started(&socket, pidfd);
-    }
-    if let Some(limit) = options.memory_limit {
-        limit_memory(&options, limit, &socket);
-    }
-
-    log::event(log::Level::Info, format_args!("child process calling self.run()"));
-    let report = task();
-    if threads::getpid() != pid {
-        // The target has forked, and this is the copy: only the original sends the result.
-        leave_with(report.exit_code());
-    }
-    let report = report.send(&socket);
-    if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
-        let reason = crate::process::status::JoinErrorKind::from(failure.clone());
-        stdio::tell(&format!("Process {name}: {reason}\n"));
-    }
-    at_exit::run();
-    log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
-    leave_with(report.exit_code())
-}
-
-/// Tells the parent that the child has started, and passes its pidfd: another part of the parent's
-/// program may reap the child before the parent can open one.
-pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
-    let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
-    if packet::send(socket, kind::STARTED, &[], &fds).is_err() && !fds.is_empty() {
-        // The kernel's limit of descriptors in transit for this user is reached. The parent opens
-        // the pidfd itself.
-        let _ = packet::send(socket, kind::STARTED, &[], &[]);
-    }
-}
-
-/// Ends this process by `exit`. A fork copy leaves without running the exit handlers, which belong
-/// to its parent.
-pub(crate) fn leave_with(code: i32) -> ! {
-    if fork::is_copy() {
-        multiproc_os::fork::leave(code);
-    }
-    multiproc_os::at_exit::exit(code)
-}
-
-/// Sets the memory limit, and installs the handler that reports if the process dies of it.
-fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
-    let message = packet::encode(kind::FAILED, &codec::pack(&Failure::MemoryLimit { limit }));
-    if let Err(error) = memory_watch::arm(socket.as_raw_fd(), message) {
-        stdio::tell(&format!("Process {}: {error}\n", current::current_process().name()));
-    }
-    // This can't fail: `Options::apply` has checked that the value is within the hard limit.
-    let _ = options.limit_memory();
-}
-
-/// Tells the parent that the start has failed, and ends this process.
-pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
-    let failure = (what, error.raw_os_error().unwrap_or(EINVAL));
-    let _ = packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[]);
-    drop(socket);
-    leave_with(REFUSED)
-}
-
-/// Tells the parent that this child of the server isn't allowed to apply one of its settings, and
-/// ends this process.
-pub(crate) fn unfit(socket: OwnedFd) -> ! {
-    let _ = packet::send(&socket, kind::UNFIT, &[], &[]);
-    drop(socket);
-    leave_with(REFUSED)
-}
-
-/// Makes `ps` and `top` show the name: in place of the program's name, and after the program in the
-/// command line. If `environment` is given, also makes `/proc/PID/environ` show the strings there;
-/// they must stay in place.
-pub(crate) fn show_name(name: &str, environment: Option<Range<usize>>) {
-    threads::set_name(name);
-    let mut arguments = std::env::args_os().map(OsStringExt::into_vec);
-    let title: Vec<Vec<u8>> =
-        arguments.next().into_iter().chain([format!("[{name}]").into_bytes()]).chain(arguments).collect();
-    if let Some(ranges) = memory_ranges() {
-        // Not every kernel supports this, and nothing depends on it.
-        let _ = title::set(ranges, &title, environment);
-    }
-}
-
-/// Returns where the kernel looks for arguments and environment. The server reads this once for all
-/// its copies.
-pub(crate) fn memory_ranges() -> Option<&'static title::Ranges> {
-    static RANGES: OnceLock<Option<title::Ranges>> = OnceLock::new();
-    RANGES.get_or_init(|| title::Ranges::current().ok()).as_ref()
-}
-
-/// Decodes the payload as a [`Run`] value and runs it. This is instantiated for each type; an
-/// [`Entry`] is the address of one instance.
-///
-/// All of the user's code is called inside, so that no panic gets out.
-pub(crate) fn enter<R, Via>(payload: Payload) -> Report
-where
-    R: Run,
-    R::Output: Outcome<Via>,
-{
-    perform(|| R::unpack(payload, Private(())))
-}
-
-/// Runs a value, and returns the report.
-pub(crate) fn perform<R, Via>(run: impl FnOnce() -> Result<R, CodecError>) -> Report
-where
-    R: Run,
-    R::Output: Outcome<Via>,
-{
-    let perform = || {
-        let run = match codec::let_panics_pass(run) {
-            Ok(run) => run,
-            Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
-        };
-        let (value, failure) = run.run().settle();
-        if let Some(failure) = &failure {
-            stdio::tell(&format!("Process {}:\nError: {failure}\n", current::current_process().name()));
-        }
-        match codec::let_panics_pass(|| codec::encode(&[], &value)) {
-            Ok(value) => Report::Returned { value, failed: failure.is_some() },
-            Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
-        }
-    };
-    panic_hook::catch(perform).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))
 }

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use multiproc_os::fork::{self, Side};
 use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
-use super::child_spec::{ChildSpec, Started};
-use super::entry::{self, REFUSED, StartAck};
-use super::handshake;
-use super::report::Report;
+use super::run_child::{self, StartAck};
 use super::{forkserver, standby};
-use crate::process::stdio::{Ends, Streams};
-use crate::process::{at_exit, children};
+use super::{handshake, host};
+use crate::runtime::{at_exit, children};
+use crate::spec::child_spec::{ChildSpec, Started};
+use crate::spec::report::REFUSED;
+use crate::spec::report::Report;
+use crate::spec::stdio::{Ends, Streams};
 use crate::{Error, Result};
 
 /// The pid of this process if it was made by this method. Copies made by the user's own fork(2)
@@ -67,11 +68,17 @@ pub(crate) fn start(
     let (ours, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
     let by_main_thread = threads::is_main();
     // Read once here instead of in each copy.
-    let _ = entry::memory_ranges();
+    let _ = run_child::memory_ranges();
     // Otherwise both processes would write what is in the buffer.
     let _ = std::io::stdout().flush();
+    host::before_copy();
     // SAFETY: this is the only thread, as just counted, so no other thread can be created.
-    match unsafe { fork::fork() }.map_err(fail("fork failed"))? {
+    let side = unsafe { fork::fork() };
+    match &side {
+        Ok(Side::Copy) => host::after_copy_in_child(),
+        Ok(Side::Original(_)) | Err(_) => host::after_copy_in_parent(),
+    }
+    match side.map_err(fail("fork failed"))? {
         Side::Copy => {
             drop((ours, ends));
             run_child(spec, streams, theirs, by_main_thread, task)
@@ -101,7 +108,7 @@ fn run_child(
             .and_then(|()| stdio::replace_some(streams.0))
             .and_then(|()| stdio::ensure_open())
         {
-            entry::refuse(socket, &format!("the new process could not set itself up: {error}"));
+            run_child::refuse(socket, &format!("the new process could not set itself up: {error}"));
         }
         children::disown();
         if !spec.outlives_parent {
@@ -112,7 +119,7 @@ fn run_child(
         lifeline::set_made_by_main_thread(by_main_thread);
         at_exit::forget();
         // The copy needs no descriptors: everything is in its memory.
-        entry::run_child(spec, std::iter::empty(), socket, StartAck::WithPidfd, None, AssertUnwindSafe(task))
+        run_child::run_child(spec, std::iter::empty(), socket, StartAck::WithPidfd, None, AssertUnwindSafe(task))
     }));
     fork::leave(REFUSED)
 }

@@ -14,16 +14,20 @@ use multiproc_os::pid_slots::{PidSlots, SLOTS};
 use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
-use super::child_spec::{self, Launch, Started};
 use super::confinement::{Fit, Made, Moment};
 use super::context::{self, Context, Known};
-use super::entry::StartAck;
+use super::entry::Rehearsal;
 use super::guard::{self, OrphanGuard};
 use super::handshake::{self, Answer, Copy, PATIENCE};
-use super::report::Report;
+use super::host;
+use super::run_child::{self, StartAck};
 use super::standby::Standby;
-use super::{entry, kind, spawn, standby, target};
-use crate::process::{at_exit, children};
+use super::{spawn, standby};
+use crate::runtime::{at_exit, children};
+use crate::spec::child_spec::{self, Launch, Started};
+use crate::spec::kind;
+use crate::spec::report::Report;
+use crate::spec::target;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
@@ -366,6 +370,7 @@ impl Server {
             known: Known::default(),
             guards: lifeline::may_change_user_unseen(),
         };
+        at_exit::last(end);
         if server.guards {
             // Children that an earlier server was told of.
             for pid in children::bound_to_this_process() {
@@ -524,21 +529,21 @@ fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early:
 /// child, which runs its target and exits.
 ///
 /// `parent` is the pid of the parent.
-pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
+pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: Rehearsal) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
     // Computed here once; every child finds the results in its copy of the memory.
-    let _ = (entry::memory_ranges(), target::image(), lifeline::might_be_lost(), std::thread::current());
+    let _ = (run_child::memory_ranges(), target::image(), lifeline::might_be_lost(), std::thread::current());
     at_exit::arrange_for_copies();
     // A request says what the environment of its child is, if it differs from the last one.
-    if let Some(ranges) = entry::memory_ranges() {
+    if let Some(ranges) = run_child::memory_ranges() {
         // SAFETY: this process has one thread, and none of the user's code that could access the
         // environment has run.
         unsafe { environment::wipe(ranges.environment()) };
     }
     let mut orphans = OrphanGuard::of(parent);
     if let Err(error) = context::let_go() {
-        entry::refuse(control, &format!("the server could not set itself up: {error}"));
+        run_child::refuse(control, &format!("the server could not set itself up: {error}"));
     }
     loop {
         let mut packet = match packet::receive(&control, true) {
@@ -552,15 +557,15 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                 std::process::exit(0)
             }
             Ok(packet) => {
-                entry::refuse(control, &format!("the server got an unexpected message of kind {}", packet.kind))
+                run_child::refuse(control, &format!("the server got an unexpected message of kind {}", packet.kind))
             }
             // For example, the server had no room for the message's descriptors. The sender sees
             // that the socket is closed, and that the server ends.
-            Err(error) => entry::refuse(control, &format!("the server could not take a request: {error}")),
+            Err(error) => run_child::refuse(control, &format!("the server could not take a request: {error}")),
         };
         let mut fds = std::mem::take(&mut packet.fds).into_iter();
-        let Some(socket) = fds.next() else { entry::refuse(control, "the server got a request without a socket") };
-        let Some(go) = fds.next() else { entry::refuse(control, "the server got a request with only one socket") };
+        let Some(socket) = fds.next() else { run_child::refuse(control, "the server got a request without a socket") };
+        let Some(go) = fds.next() else { run_child::refuse(control, "the server got a request with only one socket") };
         let made = (|| {
             let (request, launch) = child_spec::split::<Request>(packet.front()).map_err(|what| (what, 0))?;
             let slot = slots.get(request.slot.into()).ok_or_else(|| ("there is no such slot".to_string(), 0))?;
@@ -569,12 +574,14 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
             let handed = unsafe { request.context.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
             let (ack, guarded) = (request.ack, request.guarded);
             handed.enter().map_err(|error| no("the current directory", &error))?;
+            host::before_copy();
             // SAFETY: as above, and `thread` is the state of this thread.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
             match &side {
                 Ok(Side::Copy { is_open }) => {
+                    host::after_copy_in_child();
                     if ack == StartAck::No && !is_open {
-                        entry::say_started(&socket, pidfd::open(threads::getpid()).ok());
+                        run_child::say_started(&socket, pidfd::open(threads::getpid()).ok());
                     }
                     return Ok(Some((launch.to_vec(), handed, ack)));
                 }
@@ -586,11 +593,12 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
                     // when `start` returns.
                     fds.by_ref().for_each(drop);
                     if let (StartAck::No, Some(pidfd)) = (ack, pidfd) {
-                        entry::say_started(&socket, Some(pidfd));
+                        run_child::say_started(&socket, Some(pidfd));
                     }
                 }
                 Err(_) => {}
             }
+            host::after_copy_in_parent();
             context::leave().map_err(|error| no("the root directory", &error))?;
             side.map(|_| None).map_err(|error| no("clone", &error))
         })();
@@ -598,13 +606,13 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32) -> ! {
             Ok(Some((launch, handed, ack))) => {
                 if packet.kind == kind::STAND_BY {
                     drop((control, handed, fds));
-                    standby::stand_by(go, socket);
+                    standby::stand_by(go, socket, rehearsal);
                 }
                 drop(control);
                 if let Err(error) = handed.take_on() {
-                    entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
+                    run_child::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
-                entry::begin(&launch, packet.payload, fds, socket, ack, Some(go))
+                run_child::begin(&launch, packet.payload, fds, socket, ack, Some(go))
             }
             Ok(None) => {}
             // The parent may have stopped waiting for this start; an error of sending is ignored.
@@ -629,9 +637,9 @@ pub(crate) fn become_child(
         handed.take_on()
     });
     if let Err(error) = result {
-        entry::fail(socket, "its environment, directory or standard streams could not be set", &error);
+        run_child::fail(socket, "its environment, directory or standard streams could not be set", &error);
     }
-    entry::begin(launch, payload, fds, socket, request.ack, Some(go))
+    run_child::begin(launch, payload, fds, socket, request.ack, Some(go))
 }
 
 /// For fuzzers: the head of a request as the server should receive it, with or without the
@@ -639,7 +647,7 @@ pub(crate) fn become_child(
 #[cfg(any(test, fuzzing))]
 pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
     let mut known = Known::default();
-    let streams = crate::process::stdio::Streams::default();
+    let streams = crate::spec::stdio::Streams::default();
     let room = "there is room for a descriptor";
     let (mut context, told) = context::current(&known, None, Some(&streams)).expect(room);
     if !with_environment {

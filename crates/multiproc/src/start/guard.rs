@@ -8,8 +8,7 @@
 
 use multiproc_os::identity::Identity;
 use multiproc_os::pidfd;
-
-use crate::process::children::SIGKILL;
+use multiproc_os::signal::SIGKILL;
 
 /// The least length of the list at which processes that have ended are removed.
 const FEW: usize = 64;

@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
+use multiproc_os::signal::SIGKILL;
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
-use super::report::Report;
-use super::{kind, target};
-use crate::process::children::SIGKILL;
-use crate::process::status::ExitStatus;
+use super::host;
+use crate::runtime::at_exit::LONGEST_START;
+use crate::spec::kind;
+use crate::spec::report::Report;
+use crate::spec::status::ExitStatus;
+use crate::spec::target;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
@@ -28,7 +31,7 @@ pub(crate) const VARIABLE: &str = "MULTIPROC_ENTRY";
 
 /// How long a parent waits for an answer from a live process. No start takes this long on a machine
 /// that makes any progress; without a limit, a parent would wait for a stopped process for ever.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = LONGEST_START;
 
 /// A copy of the program that has been executed and has been sent `HELLO`. It is killed and reaped
 /// when this is dropped.
@@ -51,8 +54,8 @@ impl Copy {
         interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
-        let pid =
-            exec::this_program(VARIABLE, theirs.as_fd()).map_err(fail("the program could not be executed again"))?;
+        let pid = exec::program(host::program(), VARIABLE, theirs.as_fd())
+            .map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // The copy waits for HELLO, so its pidfd can be opened, unless it was killed and another
         // part of the program reaped it.
@@ -360,7 +363,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry;
+    use super::super::run_child;
     use super::*;
 
     fn talk(messages: &[(u8, &[u8])]) -> Unfit {
@@ -398,12 +401,12 @@ mod tests {
         for _ in 0..3 {
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
         }
-        entry::say_why(&theirs, "not today");
+        run_child::say_why(&theirs, "not today");
         drop(theirs);
         for wait in [false, true] {
             let (ours, theirs) = fd_passing::pair().unwrap();
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
-            entry::say_why(&theirs, "nor tomorrow");
+            run_child::say_why(&theirs, "nor tomorrow");
             drop(theirs);
             assert_eq!(packet::receive(&ours, wait).unwrap().front(), b"nor tomorrow");
             assert!(matches!(packet::receive(&ours, wait), Err(PacketError::Closed)));

@@ -1,7 +1,6 @@
 //! Starting a child: the start methods, and a child's first steps. `PROTOCOL.md` beside this file
 //! describes the messages between the processes, and what happens when one of them dies.
 
-pub(crate) mod child_spec;
 pub(crate) mod confinement;
 #[allow(unsafe_code)]
 pub(crate) mod context;
@@ -13,28 +12,9 @@ pub(crate) mod fork;
 pub(crate) mod forkserver;
 pub(crate) mod guard;
 pub(crate) mod handshake;
-pub(crate) mod method;
+pub(crate) mod host;
 pub(crate) mod panic_hook;
-pub(crate) mod report;
+#[allow(unsafe_code)]
+pub(crate) mod run_child;
 pub(crate) mod spawn;
 pub(crate) mod standby;
-#[allow(unsafe_code)]
-pub(crate) mod target;
-
-/// The kinds of messages. `PROTOCOL.md` says which process sends them and what they contain.
-pub(crate) mod kind {
-    pub(crate) const HELLO: u8 = 1;
-    pub(crate) const REFUSED: u8 = 2;
-    pub(crate) const SERVE: u8 = 3;
-    pub(crate) const READY: u8 = 4;
-    pub(crate) const START: u8 = 5;
-    pub(crate) const STARTED: u8 = 6;
-    pub(crate) const NOT_STARTED: u8 = 7;
-    pub(crate) const RETURNED: u8 = 8;
-    pub(crate) const RETURNED_ERR: u8 = 9;
-    pub(crate) const FAILED: u8 = 10;
-    pub(crate) const STAND_BY: u8 = 11;
-    pub(crate) const GUARD: u8 = 12;
-    pub(crate) const UNFIT: u8 = 13;
-    pub(crate) const GO_AHEAD: u8 = 14;
-}

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiproc_os::{fd_passing, lifeline, threads};
 use serde::{Deserialize, Serialize};
 
-use super::child_spec::{self, Launch, Started};
-use super::entry::{self, StartAck};
+use super::forkserver;
 use super::handshake::{Answer, Copy};
-use super::{forkserver, kind};
-use crate::process::stdio::Streams;
+use super::run_child::{self, StartAck};
+use crate::spec::child_spec::{self, Launch, Started};
+use crate::spec::kind;
+use crate::spec::stdio::Streams;
 use crate::transfer::packet::Packet;
 use crate::{Error, Result};
 
@@ -57,7 +58,7 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
 /// The child's side: decodes the launch message, then runs the child up to its exit.
 pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
     let mut fds = std::mem::take(&mut packet.fds).into_iter();
-    let Some(socket) = fds.next() else { entry::refuse(handshake, "the launch message has no socket") };
+    let Some(socket) = fds.next() else { run_child::refuse(handshake, "the launch message has no socket") };
     drop(handshake);
     let payload = std::mem::take(&mut packet.payload);
     let split = child_spec::split::<Head>(packet.front());
@@ -66,11 +67,11 @@ pub(crate) fn begin(mut packet: Packet, handshake: OwnedFd) -> ! {
         (launch, Streams::from_fds(head.replaced, &mut fds))
     }) {
         Ok((launch, Ok(streams))) => (launch, streams),
-        Ok((_, Err(error))) => entry::refuse(socket, &format!("the launch message is incomplete: {error}")),
-        Err(error) => entry::refuse(socket, &format!("the launch message can't be decoded: {error}")),
+        Ok((_, Err(error))) => run_child::refuse(socket, &format!("the launch message is incomplete: {error}")),
+        Err(error) => run_child::refuse(socket, &format!("the launch message can't be decoded: {error}")),
     };
     if let Err(error) = multiproc_os::stdio::replace_some(streams.0) {
-        entry::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
+        run_child::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
     }
-    entry::begin(launch, payload, fds, socket, StartAck::Yes, None)
+    run_child::begin(launch, payload, fds, socket, StartAck::Yes, None)
 }

@@ -16,22 +16,23 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, signal, threads};
+use multiproc_os::signal::{self, SIGKILL};
+use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, threads};
 
-use super::child_spec::{self, ChildSpec, Launch, Started};
 use super::confinement::{Fit, Moment};
 use super::context::{self, Known};
-use super::entry::{self, StartAck};
+use super::entry::Rehearsal;
 use super::forkserver::{self, Request, ServerProcess};
-use super::method::StartMethod;
-use super::target::{Carried, Entry};
-use super::{handshake, kind, panic_hook};
-use crate::log::LogConfig;
-use crate::process::children::SIGKILL;
-use crate::process::current::Identity;
-use crate::process::options::Options;
-use crate::process::run::{Call, Private, Run};
-use crate::remote_fn::Key;
+use super::run_child::{self, StartAck};
+use super::{handshake, panic_hook};
+use crate::runtime::children;
+use crate::spec::child_spec::{self, ChildSpec, Launch, Started};
+use crate::spec::identity::Identity;
+use crate::spec::key::Key;
+use crate::spec::kind;
+use crate::spec::log_config::LogConfig;
+use crate::spec::method::StartMethod;
+use crate::spec::options::Options;
 use crate::transfer::packet;
 use crate::{Error, Result};
 
@@ -152,9 +153,12 @@ pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
     if state.wanted && state.keeper.is_none() && state.stop == 0 {
-        // The keeper must not hold a lock when this process is forked.
+        // The keeper must not hold a lock when this process is forked, and hears of each end.
         static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| drop(multiproc_os::at_fork::register(before_fork, after_fork)));
+        ONCE.call_once(|| {
+            let _ = multiproc_os::at_fork::register(before_fork, after_fork);
+            children::on_reaped(child_has_ended);
+        });
         let thread = std::thread::Builder::new().name("multiproc-keeper".into()).stack_size(128 << 10);
         // If no thread can be created, starts are only slower.
         state.keeper = signal::with_signals_blocked(|| thread.spawn(keep)).ok();
@@ -164,7 +168,7 @@ pub(crate) fn started(by_server: bool) {
 }
 
 /// Called when a child of this process has been reaped: the keeper may make a standby now.
-pub(crate) fn child_has_ended() {
+fn child_has_ended() {
     let mut state = lock();
     state.last_end = Some(Instant::now());
     wake_keeper(state);
@@ -359,39 +363,33 @@ pub(crate) fn end(process: &Started, socket: &OwnedFd) {
 
 /// The child's side: waits for the launch message, then runs the child. Leaves if the socket is
 /// closed instead.
-pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd) -> ! {
+pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd, rehearsal: Rehearsal) -> ! {
     threads::set_name("multiproc-ready");
-    rehearse();
+    rehearse(rehearsal);
     prefault::touch();
     interrupt::discard_until_readable(&orders);
     let mut packet = match packet::receive(&orders, true) {
         Ok(packet) if packet.kind == kind::START => packet,
         Ok(packet) => {
-            entry::refuse(socket, &format!("the standby process got an unexpected message of kind {}", packet.kind))
+            run_child::refuse(socket, &format!("the standby process got an unexpected message of kind {}", packet.kind))
         }
         Err(_) => std::process::exit(0),
     };
     let (fds, payload) = (std::mem::take(&mut packet.fds), std::mem::take(&mut packet.payload));
     let (request, launch) = match child_spec::split::<Request>(packet.front()) {
         Ok(split) => split,
-        Err(error) => entry::refuse(socket, &format!("the request can't be decoded: {error}")),
+        Err(error) => run_child::refuse(socket, &format!("the request can't be decoded: {error}")),
     };
     forkserver::become_child(request, fds.into_iter(), socket, orders, launch, payload)
 }
 
 /// Goes through the steps of a start once without effect, so that the pages of code and data that
 /// they need are present. A failure is ignored.
-fn rehearse() {
+fn rehearse(rehearsal: Rehearsal) {
     let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
-    entry::show_name(&identity.name, None);
+    run_child::show_name(&identity.name, None);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
-    let nothing: fn() = || {};
-    let (Ok(entry), Ok(payload)) = (
-        Entry::of(entry::enter::<Call<fn(), ()>, _>),
-        Call::new(nothing, (), Carried::<fn()>::CAPTURES_NOTHING).pack(Private(())),
-    ) else {
-        return;
-    };
+    let Some((entry, payload)) = rehearsal() else { return };
     let spec = ChildSpec {
         identity,
         entry: Some(entry),

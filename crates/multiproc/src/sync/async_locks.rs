@@ -2,7 +2,7 @@
 //!
 //! A lock is waited for by a thread that sleeps on its word ([`waiters`](crate::shm::waiters)), and
 //! taken by the thread that polls the future. Semaphores and events are waited for as queues are
-//! (`shm/PROTOCOL.md`).
+//! (`PROTOCOL.md` of `multiproc-shm`).
 
 use std::future::poll_fn;
 use std::sync::Arc;

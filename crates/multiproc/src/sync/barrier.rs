@@ -1,7 +1,7 @@
 //! [`Barrier`]: a fixed number of parties wait for each other.
 //!
-//! A [`BarrierState`], and a ledger of the processes that have arrived. See `PROTOCOL.md`,
-//! "Barrier".
+//! A [`BarrierState`], and a ledger of the processes that have arrived. See `sync/PROTOCOL.md` of
+//! `multiproc-shm`, "Barrier".
 
 use std::time::{Duration, Instant};
 use std::{fmt, io};

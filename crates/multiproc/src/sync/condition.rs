@@ -2,7 +2,7 @@
 //! the lock again.
 //!
 //! A [`Lock`] and, in memory of its own, the tickets of its waiters and how many of these may pass.
-//! See `PROTOCOL.md`, "Condition".
+//! See `sync/PROTOCOL.md` of `multiproc-shm`, "Condition".
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! [`Event`]: a flag that wakes all its waiters when it is set.
 //!
-//! A counter of changes; the event is set while it is odd. See `PROTOCOL.md`, "Event".
+//! A counter of changes; the event is set while it is odd. See `sync/PROTOCOL.md` of
+//! `multiproc-shm`, "Event".
 
 use std::fmt;
 use std::time::Duration;

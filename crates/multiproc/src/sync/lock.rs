@@ -1,7 +1,8 @@
 //! [`Lock`]: mutual exclusion between threads of all processes that have a handle.
 //!
 //! A word that the holder's thread owns, and beside it the holder's identity and the poison.
-//! Locking and unlocking a free lock makes no system call. See `PROTOCOL.md`, "Lock".
+//! Locking and unlocking a free lock makes no system call. See `sync/PROTOCOL.md` of
+//! `multiproc-shm`, "Lock".
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -9,12 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multiproc_os::threads;
+use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse, not_made};
 use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableWord, Refusal};
+use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 use crate::shm::users::{self, Users};
 
@@ -97,7 +99,7 @@ impl Lock {
     /// others.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
-        match self.take(Patience::Endless) {
+        match self.take(Deadline::Never) {
             Ok(()) => self.guard(),
             Err(refusal) => Err(self.misuse(refusal)),
         }
@@ -109,7 +111,7 @@ impl Lock {
     /// As for [`lock`](Lock::lock).
     #[inline]
     pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        self.lock_within(Patience::None)
+        self.lock_within(Deadline::Now)
     }
 
     /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
@@ -137,12 +139,12 @@ impl Lock {
     /// # Errors
     /// As for [`lock`](Lock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        self.lock_within(Patience::lasting(timeout))
+        self.lock_within(Deadline::after(timeout))
     }
 
     #[inline]
-    fn lock_within(&self, patience: Patience) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        match self.take(patience) {
+    fn lock_within(&self, deadline: Deadline) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
+        match self.take(deadline) {
             Ok(()) => self.guard().map(Some),
             Err(Refusal::Busy) => Ok(None),
             Err(refusal) => Err(self.misuse(refusal)),
@@ -150,10 +152,10 @@ impl Lock {
     }
 
     #[inline]
-    fn take(&self, patience: Patience) -> Result<(), Refusal> {
+    fn take(&self, deadline: Deadline) -> Result<(), Refusal> {
         let is_entered = self.enter();
         let mut inherited = false;
-        self.inner.poisonable.take(&self.inner, 0, patience, || {
+        self.inner.poisonable.take(&self.inner, 0, deadline, || {
             inherited = true;
             true
         })?;
@@ -294,10 +296,9 @@ impl<'a> LockGuard<'a> {
     ) -> Result<Result<R, Misuse>, i32> {
         self.give_up();
         let result = wait();
-        let mut patience = LOOK;
+        let mut grace = LOOK;
         loop {
-            let until =
-                deadline.map_or(Patience::Endless, |deadline| Patience::Until(deadline.max(Instant::now()) + patience));
+            let until = deadline.map_or(Deadline::Never, |deadline| Deadline::At(deadline.max(Instant::now()) + grace));
             let refusal = match self.lock.take(until) {
                 Ok(()) => return Ok(Ok(result)),
                 Err(refusal) => refusal,
@@ -309,7 +310,7 @@ impl<'a> LockGuard<'a> {
             if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
                 return Err(holder.process);
             }
-            patience = (2 * patience).min(Duration::from_secs(1));
+            grace = (2 * grace).min(Duration::from_secs(1));
         }
     }
 

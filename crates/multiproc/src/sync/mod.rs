@@ -2,8 +2,8 @@
 //!
 //! A [`Lock`] is an unnamed memory file (memfd_create(2)). It travels to other processes as an
 //! argument, a result, a field of a [`Run`](crate::Run) value, or nested in any of these; a clone
-//! is another handle of the same lock. `PROTOCOL.md` beside this file specifies what happens when a
-//! process that uses a lock dies.
+//! is another handle of the same lock. `sync/PROTOCOL.md` of `multiproc-shm` beside this file
+//! specifies what happens when a process that uses a lock dies.
 //!
 //! A [`Semaphore`], [`BoundedSemaphore`], [`Event`], [`Condition`] or [`Barrier`] has a pipe as
 //! well, through which waiters learn that no process is left that could end their wait. For this,

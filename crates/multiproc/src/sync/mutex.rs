@@ -1,19 +1,21 @@
 //! [`Mutex`]: a lock together with the value that it guards.
 //!
 //! A word that the holder's thread owns, and behind it the value, in the same memory file. See
-//! `PROTOCOL.md`, "Mutex".
+//! `sync/PROTOCOL.md` of `multiproc-shm`, "Mutex".
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::error::{LockError, Misuse, not_made};
 use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::cell::{Cell, Plain};
-use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
+use crate::shm::robust_word::{LockMapping, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment};
 
 /// The layout of a mutex in shared memory.
@@ -144,7 +146,7 @@ impl<T: Plain> Mutex<T> {
     /// locks.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        match self.take(Patience::Endless)? {
+        match self.take(Deadline::Never)? {
             true => self.guard(),
             false => unreachable!("endless waits don't time out"),
         }
@@ -156,7 +158,7 @@ impl<T: Plain> Mutex<T> {
     /// As for [`lock`](Mutex::lock).
     #[inline]
     pub fn try_lock(&self) -> Tried<'_, T> {
-        self.lock_within(Patience::None)
+        self.lock_within(Deadline::Now)
     }
 
     /// Acquires the mutex, waiting for at most `timeout`; returns `None` if it isn't acquired in
@@ -181,21 +183,21 @@ impl<T: Plain> Mutex<T> {
     /// # Errors
     /// As for [`lock`](Mutex::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        self.lock_within(Patience::lasting(timeout))
+        self.lock_within(Deadline::after(timeout))
     }
 
     #[inline]
-    fn lock_within(&self, patience: Patience) -> Tried<'_, T> {
-        match self.take(patience)? {
+    fn lock_within(&self, deadline: Deadline) -> Tried<'_, T> {
+        match self.take(deadline)? {
             true => self.guard().map(Some),
             false => Ok(None),
         }
     }
 
-    /// Takes the mutex; false if `patience` ran out before.
+    /// Takes the mutex; false if `deadline` passes before.
     #[inline]
-    fn take(&self, patience: Patience) -> Result<bool, Misuse> {
-        match self.inner.poisonable.take(&self.inner, 0, patience, || true) {
+    fn take(&self, deadline: Deadline) -> Result<bool, Misuse> {
+        match self.inner.poisonable.take(&self.inner, 0, deadline, || true) {
             Ok(()) => Ok(true),
             Err(Refusal::Busy) => Ok(false),
             Err(refusal) => Err(Misuse::of(refusal, Shared::<T>::NAME).expect("a busy lock is handled above")),

@@ -1,18 +1,20 @@
 //! [`Once`]: an initialization that runs once in all processes together.
 //!
-//! A word that is owned by the thread that runs the closure, and the progress. See `PROTOCOL.md`,
-//! "Once".
+//! A word that is owned by the thread that runs the closure, and the progress. See
+//! `sync/PROTOCOL.md` of `multiproc-shm`, "Once".
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::error::{Misuse, PoisonCause, not_made};
 use super::guard_state::GuardState;
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::robust_word::{Holder, LockMapping, Patience, Poison, PoisonableWord, Refusal};
+use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
@@ -109,7 +111,7 @@ impl Once {
     /// locks.
     #[inline]
     pub fn call_once(&self, closure: impl FnOnce(&OnceState)) -> Result<bool, Misuse> {
-        Ok(self.call_within(Patience::Endless, closure)?.expect("endless waits don't time out"))
+        Ok(self.call_within(Deadline::Never, closure)?.expect("endless waits don't time out"))
     }
 
     /// Calls `closure` as [`call_once`](Once::call_once) does, but doesn't wait: returns `None` if
@@ -118,7 +120,7 @@ impl Once {
     /// # Errors
     /// As for [`call_once`](Once::call_once).
     pub fn try_call_once(&self, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
-        self.call_within(Patience::None, closure)
+        self.call_within(Deadline::Now, closure)
     }
 
     /// Calls `closure` as [`call_once`](Once::call_once) does, but waits for a running closure for
@@ -146,22 +148,22 @@ impl Once {
         timeout: Duration,
         closure: impl FnOnce(&OnceState),
     ) -> Result<Option<bool>, Misuse> {
-        self.call_within(Patience::lasting(timeout), closure)
+        self.call_within(Deadline::after(timeout), closure)
     }
 
-    /// Returns `None` if `patience` ran out.
+    /// Returns `None` if `deadline` passes.
     #[inline]
-    fn call_within(&self, patience: Patience, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
+    fn call_within(&self, deadline: Deadline, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
         if self.is_completed() {
             return Ok(Some(false));
         }
-        self.call_slowly(patience, closure)
+        self.call_slowly(deadline, closure)
     }
 
     #[cold]
-    fn call_slowly(&self, patience: Patience, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
+    fn call_slowly(&self, deadline: Deadline, closure: impl FnOnce(&OnceState)) -> Result<Option<bool>, Misuse> {
         let Shared { poisonable, state } = &***self.inner;
-        match poisonable.take(&self.inner, 0, patience, || state.load(SeqCst) == BEGUN) {
+        match poisonable.take(&self.inner, 0, deadline, || state.load(SeqCst) == BEGUN) {
             Ok(()) => {}
             Err(Refusal::Busy) => return Ok(None),
             Err(refusal) => return Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")),

@@ -1,7 +1,8 @@
 //! [`RLock`]: a reentrant lock.
 //!
 //! A word that the holder's thread owns. How many times that thread holds it is stored in the
-//! handle alone, since no other process needs it. See `PROTOCOL.md`, "RLock".
+//! handle alone, since no other process needs it. See `sync/PROTOCOL.md` of `multiproc-shm`,
+//! "RLock".
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,11 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::error::{LockError, Misuse, not_made};
 use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::robust_word::{LockMapping, Patience, PoisonableWord, Refusal};
+use crate::shm::robust_word::{LockMapping, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
@@ -110,7 +113,7 @@ impl RLock {
     /// 2^32 - 1 times, or holds 1024 other locks.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
-        match self.take(Patience::Endless)? {
+        match self.take(Deadline::Never)? {
             true => self.guard(),
             false => unreachable!("endless waits don't time out"),
         }
@@ -122,7 +125,7 @@ impl RLock {
     /// As for [`lock`](RLock::lock).
     #[inline]
     pub fn try_lock(&self) -> Tried<'_> {
-        self.lock_within(Patience::None)
+        self.lock_within(Deadline::Now)
     }
 
     /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
@@ -149,25 +152,25 @@ impl RLock {
     /// # Errors
     /// As for [`lock`](RLock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_> {
-        self.lock_within(Patience::lasting(timeout))
+        self.lock_within(Deadline::after(timeout))
     }
 
     #[inline]
-    fn lock_within(&self, patience: Patience) -> Tried<'_> {
-        match self.take(patience)? {
+    fn lock_within(&self, deadline: Deadline) -> Tried<'_> {
+        match self.take(deadline)? {
             true => self.guard().map(Some),
             false => Ok(None),
         }
     }
 
-    /// Takes the lock; false if `patience` ran out before.
+    /// Takes the lock; false if `deadline` passes before.
     #[inline]
-    fn take(&self, patience: Patience) -> Result<bool, Misuse> {
+    fn take(&self, deadline: Deadline) -> Result<bool, Misuse> {
         let Inner { mapping, levels } = &*self.inner;
         if mapping.poisonable.is_mine() {
             return self.take_again().map(|()| true);
         }
-        match mapping.poisonable.take(mapping, 0, patience, || true) {
+        match mapping.poisonable.take(mapping, 0, deadline, || true) {
             Ok(()) => {
                 levels.store(1, Relaxed);
                 Ok(true)

@@ -1,7 +1,8 @@
 //! [`RwLock`]: a value for many readers, or one writer.
 //!
 //! Each reader owns a word, and so does the writer, so the kernel reports the death of each. The
-//! algorithm is in `shm/readers.rs`. See `PROTOCOL.md`, "RwLock".
+//! algorithm is in `multiproc-shm/src/lock/readers.rs`. See `sync/PROTOCOL.md` of `multiproc-shm`,
+//! "RwLock".
 
 use std::fmt;
 use std::mem::offset_of;
@@ -9,13 +10,15 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_shm::wait::deadline::Deadline;
+
 use super::error::{LockError, Misuse, not_made};
 use super::guard_state::{GuardState, held};
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::cell::{Cell, Plain};
 use crate::shm::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
-use crate::shm::robust_word::{LockMapping, Patience};
+use crate::shm::robust_word::LockMapping;
 use crate::shm::segment::{Layout, Segment};
 
 /// The layout of a read-write lock in shared memory.
@@ -144,7 +147,7 @@ impl<T: Plain> RwLock<T> {
     /// waits.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
-        match Self::granted(self.inner.read(Patience::Endless))? {
+        match Self::granted(self.inner.read(Deadline::Never))? {
             Some(slot) => self.reader(slot),
             None => unreachable!("endless waits don't time out"),
         }
@@ -156,7 +159,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`read`](RwLock::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
-        self.read_within(Patience::None)
+        self.read_within(Deadline::Now)
     }
 
     /// Acquires the lock for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -179,11 +182,11 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`read`](RwLock::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
-        self.read_within(Patience::lasting(timeout))
+        self.read_within(Deadline::after(timeout))
     }
 
-    fn read_within(&self, patience: Patience) -> TriedRead<'_, T> {
-        match Self::granted(self.inner.read(patience))? {
+    fn read_within(&self, deadline: Deadline) -> TriedRead<'_, T> {
+        match Self::granted(self.inner.read(deadline))? {
             Some(slot) => self.reader(slot).map(Some),
             None => Ok(None),
         }
@@ -203,7 +206,7 @@ impl<T: Plain> RwLock<T> {
     /// [`LockError::Misuse`] if the calling thread reads or writes, or holds 1024 locks.
     #[inline]
     pub fn write(&self) -> Written<'_, T> {
-        match Self::granted(self.inner.write(Patience::Endless))? {
+        match Self::granted(self.inner.write(Deadline::Never))? {
             Some(()) => self.writer(),
             None => unreachable!("endless waits don't time out"),
         }
@@ -215,7 +218,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`write`](RwLock::write).
     pub fn try_write(&self) -> TriedWrite<'_, T> {
-        self.write_within(Patience::None)
+        self.write_within(Deadline::Now)
     }
 
     /// Acquires the lock for writing, waiting for at most `timeout`; returns `None` if it isn't
@@ -242,11 +245,11 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`write`](RwLock::write).
     pub fn write_timeout(&self, timeout: Duration) -> TriedWrite<'_, T> {
-        self.write_within(Patience::lasting(timeout))
+        self.write_within(Deadline::after(timeout))
     }
 
-    fn write_within(&self, patience: Patience) -> TriedWrite<'_, T> {
-        match Self::granted(self.inner.write(patience))? {
+    fn write_within(&self, deadline: Deadline) -> TriedWrite<'_, T> {
+        match Self::granted(self.inner.write(deadline))? {
             Some(()) => self.writer().map(Some),
             None => Ok(None),
         }

@@ -1,7 +1,7 @@
 //! [`Semaphore`] and [`BoundedSemaphore`]: counting semaphores.
 //!
-//! The number of free permits, and a ledger of how many each process holds. See `PROTOCOL.md`,
-//! "Semaphore".
+//! The number of free permits, and a ledger of how many each process holds. See `sync/PROTOCOL.md`
+//! of `multiproc-shm`, "Semaphore".
 
 use std::fmt;
 use std::time::Duration;

@@ -7,9 +7,6 @@
 
 pub(crate) mod codec;
 pub(crate) mod compact;
-pub(crate) mod fd_bundle;
 pub(crate) mod fd_table;
-pub(crate) mod packet;
-pub(crate) mod payload;
-pub(crate) mod shared;
 pub(crate) mod tagged;
+pub(crate) use multiproc_shm::message::{fd_bundle, packet, payload, shared};

@@ -107,7 +107,7 @@ fn a_stopped_peer_keeps_nobody_past_the_timeout() {
         child.terminate().unwrap();
         assert!(begun.elapsed() < LONG);
         child.kill().unwrap();
-        assert_eq!(child.exit_code(), Some(-9));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(-9));
     }
 }
 

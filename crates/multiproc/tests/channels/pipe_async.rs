@@ -276,7 +276,7 @@ fn each_message_goes_to_one_of_many() {
             }
         };
         let (sums, ()) = join(sum, send).await;
-        assert_eq!(sums.into_iter().sum::<u64>(), (0..200).sum());
+        assert_eq!(sums.into_iter().sum::<u64>(), (0..200).sum::<u64>());
     });
 }
 

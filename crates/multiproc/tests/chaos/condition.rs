@@ -83,6 +83,7 @@ fn under_fire(method: StartMethod) {
     let mut processes: Vec<Ends<()>> = (0..8).map(|place| start(method, &condition, &numbers, place)).collect();
     let shoot = |place: usize| {
         processes[place].kill().unwrap();
+        processes[place].wait().unwrap();
         processes[place] = start(method, &condition, &numbers, place);
     };
     let taken = || numbers.at(TAKEN).load(SeqCst);

@@ -161,6 +161,6 @@ for_each_method! {
         for child in &children {
             child.kill().unwrap();
         }
-        assert!(children.iter().all(|child| child.exit_code() == Some(-9)));
+        assert!(children.iter().all(|child| child.wait().unwrap().exit_code() == Some(-9)));
     }
 }

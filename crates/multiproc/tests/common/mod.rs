@@ -84,7 +84,9 @@ pub(crate) struct Ends<T>(pub(crate) multiproc::Child<T>);
 
 impl<T> Drop for Ends<T> {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        if self.0.kill().is_ok() {
+            let _ = self.0.wait_timeout(LONG);
+        }
     }
 }
 

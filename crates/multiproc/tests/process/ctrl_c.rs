@@ -54,6 +54,7 @@ for_each_method! {
         for _ in 0..30 {
             let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
             child.interrupt().unwrap();
+            child.wait().unwrap();
             assert_eq!(child.to_string(), "<Process(p, stopped[SIGINT])>");
         }
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
@@ -87,7 +88,7 @@ for_each_method! {
     fn a_handler_of_the_targets_own_counts(method) {
         let child = child_with_handlers(method, &[(libc::SIGINT, false)]);
         child.interrupt().unwrap();
-        assert_eq!(child.exit_code(), Some(100 + libc::SIGINT));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(100 + libc::SIGINT));
 
         let child = child_with_handlers(method, &[(libc::SIGINT, true), (libc::SIGUSR1, false)]);
         child.interrupt().unwrap();
@@ -119,7 +120,7 @@ for_each_method! {
                 let code = leaf.wait().unwrap().exit_code();
                 let leaf = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
                 leaf.interrupt().unwrap();
-                (code, leaf.exit_code())
+                (code, leaf.wait().unwrap().exit_code())
             },
             (method,),
         );

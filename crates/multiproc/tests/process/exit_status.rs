@@ -215,7 +215,7 @@ for_each_method! {
         assert!(matches!(served.join().unwrap_err().into_kind(), JoinErrorKind::Exited(4)));
         let endless = Process::new(|| loop { std::thread::park() }, ()).start_method(method).start().unwrap();
         endless.terminate().unwrap();
-        assert_eq!(endless.exit_code(), Some(-15));
+        assert_eq!(endless.wait().unwrap().exit_code(), Some(-15));
         let panics = Process::new(|| panic!("at once"), ()).start_method(method).start().unwrap();
         assert!(panics.join().unwrap_err().is_panic());
     }

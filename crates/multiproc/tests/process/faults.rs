@@ -266,7 +266,7 @@ for_each_method! {
         let child = Ends(closes.start_method(method).start().unwrap());
         assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
         child.terminate().unwrap();
-        assert_eq!(child.exit_code(), Some(-15));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(-15));
     }
 
     fn a_target_that_becomes_a_daemon_is_over_for_its_parent(method) {

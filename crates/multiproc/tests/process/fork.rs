@@ -351,7 +351,7 @@ fn handlers_of_the_creator_are_not_inherited() {
         unsafe { libc::signal(libc::SIGTERM, handler as extern "C" fn(i32) as usize) };
         let child = Process::fork(sleep_long).start().unwrap();
         child.terminate().unwrap();
-        assert_eq!(child.exit_code(), Some(-libc::SIGTERM));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(-libc::SIGTERM));
     });
 }
 

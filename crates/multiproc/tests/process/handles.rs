@@ -411,7 +411,9 @@ fn nothing_leaks_whatever_goes_wrong() {
                     },
                     (handles(count),),
                 );
-                sleeper.start_method(method).start().unwrap().kill().unwrap();
+                let sleeper = sleeper.start_method(method).start().unwrap();
+                sleeper.kill().unwrap();
+                sleeper.wait().unwrap();
                 // A result that can't be sent.
                 let unwilling =
                     Process::new(|list: Vec<Handle<PipeReader>>| (list, common::Unwilling), (handles(count),));

@@ -76,6 +76,7 @@ for_each_method! {
         let listed = |pid| active_children().iter().any(|child| child.pid() == pid);
         assert!(listed(child.pid()));
         child.kill().unwrap();
+        child.wait().unwrap();
         assert!(!listed(child.pid()));
     }
 
@@ -97,6 +98,7 @@ fn what_prints() {
     let child = Ends(process.daemon(true).start().unwrap());
     assert_eq!(child.to_string(), "<Process(p, started daemon)>");
     child.interrupt().unwrap();
+    child.wait().unwrap();
     assert_eq!(format!("{:?}", *child), "<Process(p, stopped[SIGINT] daemon)>");
     assert_eq!(format!("{:?}", current_process()), "<CurrentProcess(MainProcess, started)>");
 }

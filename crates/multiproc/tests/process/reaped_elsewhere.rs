@@ -51,7 +51,7 @@ fn ask_in_every_way(method: StartMethod) {
     std::thread::sleep(Duration::from_millis(20));
     let sleeper = Process::new(sleep_long, ()).start_method(method).start().unwrap();
     sleeper.kill().unwrap();
-    is_code(sleeper.exit_code(), -9);
+    is_code(sleeper.wait().unwrap().exit_code(), -9);
 }
 
 /// Makes clone3(2) fail in this thread and in what it starts from now on, as the usual seccomp

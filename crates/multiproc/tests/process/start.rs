@@ -180,6 +180,7 @@ fn a_server_that_dies_is_replaced() {
             }
             assert!(sleeper.is_alive());
             sleeper.kill().unwrap();
+            sleeper.wait().unwrap();
             (first, servers())
         },
         (),
@@ -309,7 +310,7 @@ for_each_method! {
                 let sleeper = Process::new(sleep_long, ()).start_method(method).start().unwrap();
                 assert!(sleeper.is_alive());
                 sleeper.terminate().unwrap();
-                codes.push(sleeper.exit_code());
+                codes.push(sleeper.wait().unwrap().exit_code());
                 assert_eq!(Process::new(|| 7, ()).start_method(method).start().unwrap().join().unwrap(), 7);
                 codes
             },

@@ -15,17 +15,17 @@ fn ignores_sigterm(ready: String) {
 
 for_each_method! {
     fn each_signal_shows_in_state_and_exit_code(method) {
-        type End = fn(&multiproc::ProcessHandle) -> multiproc::Result<()>;
+        type End = fn(&multiproc::Child<()>) -> multiproc::Result<()>;
         let ends: [(End, &str, i32); 4] = [
-            (multiproc::ProcessHandle::terminate, "stopped[SIGTERM]", -15),
-            (multiproc::ProcessHandle::kill, "stopped[SIGKILL]", -9),
-            (multiproc::ProcessHandle::interrupt, "stopped[SIGINT]", -2),
-            (|child| { child.signal(libc::SIGUSR2)?; child.wait().map(drop) }, "stopped[SIGUSR2]", -12),
+            (multiproc::Child::terminate, "stopped[SIGTERM]", -15),
+            (multiproc::Child::kill, "stopped[SIGKILL]", -9),
+            (multiproc::Child::interrupt, "stopped[SIGINT]", -2),
+            (|child| child.signal(libc::SIGUSR2), "stopped[SIGUSR2]", -12),
         ];
         for (end, state, code) in ends {
             let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
             end(&child).unwrap();
-            // Immediately, without an explicit wait.
+            child.wait().unwrap();
             assert_eq!((child.to_string(), child.is_alive()), (format!("<Process(p, {state})>"), false));
             assert_eq!(child.exit_code(), Some(code));
             assert_eq!(child.wait().unwrap().signal(), Some(-code));
@@ -55,7 +55,7 @@ for_each_method! {
         child.terminate().unwrap();
         assert!(child.is_alive());
         child.kill().unwrap();
-        assert_eq!(child.exit_code(), Some(-9));
+        assert_eq!(child.wait().unwrap().exit_code(), Some(-9));
     }
 
     fn a_stopped_process_can_be_killed(method) {
@@ -63,6 +63,7 @@ for_each_method! {
         child.signal(libc::SIGSTOP).unwrap();
         assert_eq!(child.wait_timeout(Duration::from_millis(20)).unwrap(), None, "stopped is not ended");
         child.kill().unwrap();
+        child.wait().unwrap();
         assert!(!child.is_alive());
     }
 

@@ -294,6 +294,7 @@ for_each_method! {
             assert!(took < Duration::from_millis(900), "the wake-up was lost: {took:?}");
             ends(&waiter);
             other.kill().unwrap();
+            other.wait().unwrap();
             lock.clear_poison();
         }
     }

@@ -1,0 +1,287 @@
+//! The state of a readers-writer lock: a *turnstile*, a word that writers take, and a slot for each
+//! reader. See `../sync/PROTOCOL.md`, "RwLock".
+//!
+//! A reader takes a slot, then checks whether there is a writer; a writer takes the turnstile, then
+//! waits for each reader. So readers don't contend with each other while there is no writer. As
+//! each of them has a word of its own, the kernel marks the word of one that dies, and wakes the
+//! writer that waits for it. After the idea of the "big reader" locks of the Linux kernel.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use multiproc_os::robust::Thread;
+
+use crate::lock::parts::{Division, Part};
+use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal, RobustWord};
+use crate::memory::segment::{Layout, layout};
+use crate::wait::deadline::Deadline;
+
+/// The largest number of readers at a time.
+pub const MOST: usize = 4096;
+
+/// The number of words: the turnstile, and the slots.
+pub const WORDS: usize = 1 + MOST;
+
+/// The index of the turnstile among the words of a [`LockMapping`].
+pub(crate) const TURNSTILE: usize = 0;
+
+/// The index of the first part, if there are parts.
+pub(crate) const FIRST_PART: usize = WORDS;
+
+layout! {
+    /// The part of the state that has memory from the beginning.
+    pub struct Entrance {
+        turnstile: PoisonableWord,
+        /// Whether the owner of the turnstile has begun to write.
+        writing: AtomicU32,
+        /// How many slots have ever been taken. These have memory.
+        used: AtomicU32,
+    }
+}
+
+layout! {
+    /// The word of one reader.
+    pub struct Slot {
+        word: RobustWord,
+        /// How many guards the reading thread has. Only that thread accesses this.
+        levels: AtomicU32,
+        _reserved: AtomicU32,
+    }
+}
+
+/// A layout that contains the state.
+pub trait Readers: Layout {
+    /// The turnstile, and the fields beside it.
+    fn entrance(&self) -> &Entrance;
+    /// The slots, which need no memory from the beginning.
+    fn slots(&self) -> &[Slot; MOST];
+    /// How the protected data is divided, if it can be: see [`crate::lock::parts`].
+    #[inline]
+    fn division(&self) -> Option<&Division> {
+        None
+    }
+    /// All parts that there can be, which need no memory from the beginning.
+    #[inline]
+    fn all_parts(&self) -> &[Part] {
+        &[]
+    }
+}
+
+impl Slot {
+    /// The thread id of the reader.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.word.owner()
+    }
+}
+
+/// Why a thread can't read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// Other threads read or write.
+    Busy,
+    /// The calling thread reads.
+    Reads,
+    /// The calling thread writes.
+    Writes,
+    /// The calling thread reads through another handle, and a writer waits, possibly for that.
+    OtherHandle,
+    /// The calling thread owns as many words as it can.
+    Full,
+    /// No slot is left, or no memory for one; or a reader has the largest number of guards.
+    NoSlot,
+    /// There is no such part any more: the data has been divided anew.
+    Stale,
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Denial {
+        match refusal {
+            Refusal::Busy => Denial::Busy,
+            Refusal::Mine => Denial::Writes,
+            Refusal::Full => Denial::Full,
+        }
+    }
+}
+
+impl<L: Readers, const N: usize> LockMapping<L, N> {
+    /// The turnstile, which is poisoned by a writer that dies or panics.
+    pub fn turnstile(&self) -> &PoisonableWord {
+        &self.entrance().turnstile
+    }
+
+    /// Begins to read. Returns the index of the slot.
+    #[inline]
+    pub fn read(&self, deadline: Deadline) -> Result<usize, Denial> {
+        let slot = self.take_slot()?;
+        // In this order: a writer takes the turnstile, then looks at the slots.
+        if self.turnstile().word().is_free() && self.parts_are_free() {
+            return Ok(slot);
+        }
+        self.give_up_slot(slot);
+        self.read_slowly(deadline)
+    }
+
+    #[cold]
+    fn read_slowly(&self, deadline: Deadline) -> Result<usize, Denial> {
+        // A writer may be waiting for this very thread.
+        if self.reads() {
+            // The slot must have been taken through this handle, as ending the read takes it off
+            // the thread's list.
+            let mut slots = self.slots_of_this_thread();
+            let slot = slots.find(|slot| self.has(&self.slots()[*slot].word)).ok_or(Denial::OtherHandle)?;
+            let levels = &self.slots()[slot].levels;
+            levels.store(levels.load(SeqCst).checked_add(1).ok_or(Denial::NoSlot)?, SeqCst);
+            return Ok(slot);
+        }
+        if self.has_part_besides(None) {
+            return Err(Denial::Writes);
+        }
+        self.take_turnstile(deadline)?;
+        let slot = self.outwait_parts(deadline).map_err(Denial::from).and_then(|()| self.take_slot());
+        self.turnstile().give_up(self, TURNSTILE);
+        slot
+    }
+
+    /// Ends reading. Does nothing in a fork copy of the reader.
+    #[inline]
+    pub fn end_reading(&self, slot: usize) {
+        let Slot { word, levels, .. } = &self.slots()[slot];
+        match levels.load(SeqCst) {
+            level @ 2.. if word.owner() == Some(Thread::current().id()) => levels.store(level - 1, SeqCst),
+            _ => self.give_up_slot(slot),
+        }
+    }
+
+    /// Begins to write.
+    pub fn write(&self, deadline: Deadline) -> Result<(), Denial> {
+        self.come_in(deadline)?;
+        self.entrance().writing.store(1, SeqCst);
+        Ok(())
+    }
+
+    /// Takes the turnstile, and waits until there is no reader and no owner of a part.
+    pub(crate) fn come_in(&self, deadline: Deadline) -> Result<(), Denial> {
+        if self.reads() {
+            return Err(Denial::Reads);
+        }
+        if self.has_part_besides(None) {
+            return Err(Denial::Writes);
+        }
+        self.take_turnstile(deadline)?;
+        let alone = match self.outwait_readers(deadline) {
+            true => self.outwait_parts(deadline).map_err(Denial::from),
+            false => Err(Denial::Busy),
+        };
+        if alone.is_err() {
+            self.turnstile().give_up(self, TURNSTILE);
+        }
+        alone
+    }
+
+    /// Waits until there is no reader. Returns false if the deadline passes before. The caller has
+    /// the turnstile.
+    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> bool {
+        self.slots_in_use().iter().all(|slot| slot.word.outwait(deadline))
+    }
+
+    /// Ends writing. Does nothing in a fork copy of the writer.
+    pub fn end_writing(&self) {
+        if self.turnstile().is_mine() {
+            self.entrance().writing.store(0, SeqCst);
+            self.turnstile().give_up(self, TURNSTILE);
+        }
+    }
+
+    /// Whether a thread writes, or is about to.
+    pub fn is_written(&self) -> bool {
+        self.turnstile().word().owner().is_some()
+    }
+
+    /// How many threads read at this moment, or are about to.
+    pub fn readers(&self) -> usize {
+        self.slots_in_use().iter().filter(|slot| slot.owner().is_some()).count()
+    }
+
+    pub(crate) fn take_turnstile(&self, deadline: Deadline) -> Result<(), Refusal> {
+        let writing = &self.entrance().writing;
+        self.turnstile().take(self, TURNSTILE, deadline, || writing.load(SeqCst) != 0)?;
+        // The death of a writer has been recorded by now.
+        writing.store(0, SeqCst);
+        if let Some(division) = self.division() {
+            division.mend();
+        }
+        Ok(())
+    }
+
+    /// The slots that may be in use.
+    #[inline]
+    pub(crate) fn slots_in_use(&self) -> &[Slot] {
+        &self.slots()[..self.used()]
+    }
+
+    /// The number of slots that may be in use.
+    #[inline]
+    fn used(&self) -> usize {
+        (self.entrance().used.load(SeqCst) as usize).min(MOST)
+    }
+
+    /// Whether the calling thread reads, through any handle.
+    pub(crate) fn reads(&self) -> bool {
+        self.slots_of_this_thread().next().is_some()
+    }
+
+    /// The slots of the calling thread, taken through any handle.
+    fn slots_of_this_thread(&self) -> impl Iterator<Item = usize> {
+        let this = Some(Thread::current().id());
+        (0..self.used()).filter(move |slot| self.slots()[*slot].word.owner() == this)
+    }
+
+    #[inline]
+    fn take_slot(&self) -> Result<usize, Denial> {
+        let used = self.used();
+        // Threads with neighbouring ids start at different slots.
+        let first = Thread::current().id() as usize % used.max(1);
+        for slot in (first..used).chain(0..first) {
+            if self.try_slot(slot)? {
+                return Ok(slot);
+            }
+        }
+        self.take_new_slot()
+    }
+
+    /// Takes a slot that no thread has taken before.
+    #[cold]
+    fn take_new_slot(&self) -> Result<usize, Denial> {
+        loop {
+            let used = self.used();
+            let slot = self.slots().get(used).ok_or(Denial::NoSlot)?;
+            self.allocate_for(slot).map_err(|_| Denial::NoSlot)?;
+            // The slot counts before it is taken, so that no writer misses it. If another thread
+            // was quicker, there is one more slot to try.
+            let _ = self.entrance().used.compare_exchange(used as u32, used as u32 + 1, SeqCst, SeqCst);
+            if self.try_slot(used)? {
+                return Ok(used);
+            }
+        }
+    }
+
+    #[inline]
+    fn try_slot(&self, index: usize) -> Result<bool, Denial> {
+        let slot = &self.slots()[index];
+        if slot.word.owner().is_some() {
+            return Ok(false);
+        }
+        match self.take(&slot.word, 1 + index, Deadline::Now) {
+            Ok(_) => {
+                slot.levels.store(1, SeqCst);
+                Ok(true)
+            }
+            Err(Refusal::Full) => Err(Denial::Full),
+            Err(_) => Ok(false),
+        }
+    }
+
+    #[inline]
+    fn give_up_slot(&self, index: usize) {
+        self.give_up(&self.slots()[index].word, 1 + index);
+    }
+}

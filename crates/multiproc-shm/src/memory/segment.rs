@@ -1,0 +1,368 @@
+//! The memory of one shared object (a segment): a memory file with its first part mapped, and a
+//! header that says what it is.
+//!
+//! A [`Layout`] describes what lies in it: a struct of atomics, for which any bytes are valid. So
+//! whatever another process writes there, and whatever file is passed off as an object, the worst
+//! outcome is a wrong number.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use multiproc_os::namespace;
+use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
+
+/// The first eight bytes of a segment.
+const MAGIC: u64 = u64::from_ne_bytes(*b"mulproc\x01");
+
+/// The offset of the layout.
+const AT: usize = 64;
+
+/// Types that may lie in memory to which other processes write at any time.
+///
+/// # Safety
+/// Any bytes must be a value of the type, and they may change while it is borrowed: only atomic
+/// integers, and types made of these.
+pub unsafe trait AnyBytes: Sync + 'static {}
+
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU8 {}
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU32 {}
+// SAFETY: an atomic integer.
+unsafe impl AnyBytes for AtomicU64 {}
+// SAFETY: made of such values.
+unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
+
+/// Defines what lies in the memory of an object: a struct of fields that are [`AnyBytes`]. With the
+/// object's name for errors and its kind, the struct is a [`Layout`] too.
+///
+/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::MORE`] as
+/// the third; `..MORE` if there may be [fewer](Layout::FEWER).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! layout {
+    (
+        $(#[$attribute:meta])* $visibility:vis struct $name:ident $(: $called:literal, $kind:literal $(, $more:path)? $(, ..$most:path)?)? {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Debug)]
+        #[repr(C)]
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $type,)*
+        }
+
+        // SAFETY: each of the fields is, as checked below, and there is nothing else.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::memory::segment::AnyBytes for $name {}
+
+        const _: () = {
+            const fn any_bytes<T: $crate::memory::segment::AnyBytes>() {}
+            $(any_bytes::<$type>();)*
+        };
+
+        $(
+            // SAFETY: `#[repr(C)]`, and as above.
+            #[allow(unsafe_code)]
+            unsafe impl $crate::memory::segment::Layout for $name {
+                const NAME: &'static str = $called;
+                const KIND: u32 = $kind;
+                $(const MORE: usize = $more;)?
+                $(
+                    const MORE: usize = $most;
+                    const FEWER: bool = true;
+                )?
+            }
+        )?
+    };
+}
+
+pub use crate::layout;
+
+/// The contents of an object's memory. All bytes zero must be a sensible state.
+///
+/// # Safety
+/// `#[repr(C)]`, made only of atomic integers, and of arrays and structs of these; aligned to at
+/// most 64 bytes.
+pub unsafe trait Layout: Sync + Sized + 'static {
+    /// The name of the object in errors, and in `/proc/*/fd`: "lock".
+    const NAME: &'static str;
+    /// Tells layouts of the same size apart.
+    const KIND: u32;
+    /// How many bytes of the layout have memory from the beginning. The others have it after a call
+    /// of [`allocate_for`](Segment::allocate_for).
+    const AT_ONCE: usize = size_of::<Self>();
+    /// The largest number of 64-bit integers behind the layout, which take no memory until they are
+    /// [allocated](Segment::allocate_more).
+    const MORE: usize = 0;
+    /// Whether an object may have been created with fewer of these.
+    const FEWER: bool = false;
+}
+
+#[repr(C)]
+struct Header {
+    magic: AtomicU64,
+    kind: AtomicU32,
+    /// The size of the layout (its lowest 32 bits), which another build of the program may have
+    /// changed.
+    size: AtomicU32,
+    /// The PID namespace of the process that created the object: the thread ids in the memory are
+    /// of this namespace. 0 if it isn't known.
+    namespace: AtomicU32,
+}
+
+/// A segment that contains an `L`.
+#[derive(Debug)]
+pub struct Segment<L> {
+    file: SharedFile,
+    mapping: Mapping,
+    layout: PhantomData<fn() -> L>,
+}
+
+impl<L: Layout> Segment<L> {
+    /// The length of the header and the layout in the file, in whole pages.
+    pub const LEN: usize = {
+        assert!(align_of::<L>() <= AT && size_of::<Header>() <= AT);
+        (AT + size_of::<L>()).next_multiple_of(PAGE)
+    };
+
+    /// How much of that has memory from the beginning.
+    const AT_ONCE: usize = {
+        assert!(L::AT_ONCE <= size_of::<L>());
+        (AT + L::AT_ONCE).next_multiple_of(PAGE)
+    };
+
+    /// The length of the mapping, with `more` integers behind the layout.
+    const fn mapped(more: usize) -> usize {
+        Self::LEN + (more * 8).next_multiple_of(PAGE)
+    }
+
+    /// Creates a segment, all zero.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENOSPC`, `ENOMEM`.
+    pub fn create() -> io::Result<Segment<L>> {
+        Segment::create_for(L::MORE)
+    }
+
+    /// As [`create`](Segment::create), with at most `more` integers behind the layout: for layouts
+    /// that allow [fewer](Layout::FEWER).
+    ///
+    /// # Errors
+    /// As [`create`](Segment::create).
+    pub fn create_for(more: usize) -> io::Result<Segment<L>> {
+        assert!(more == L::MORE || L::FEWER && more < L::MORE);
+        let mapped = Self::mapped(more);
+        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), mapped as u64)?;
+        file.allocate(0, Self::AT_ONCE as u64)?;
+        let mapping = Mapping::new(&file, 0, mapped)?;
+        let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
+        let header = segment.header();
+        header.kind.store(L::KIND, Relaxed);
+        header.size.store(size_of::<L>() as u32, Relaxed);
+        header.namespace.store(namespace::of_pids().unwrap_or(0), Relaxed);
+        header.magic.store(MAGIC, Relaxed);
+        Ok(segment)
+    }
+
+    /// Maps a segment that was received from another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is something else; `Unsupported` when it was created in another PID
+    /// namespace; `ENOMEM`.
+    pub fn open(fd: OwnedFd) -> io::Result<Segment<L>> {
+        let invalid = |what: &dyn std::fmt::Display| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
+        };
+        let file = SharedFile::from_fd(fd).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => invalid(&error),
+            _ => error,
+        })?;
+        let (size, least) = (file.size()?, Self::mapped(if L::FEWER { 0 } else { L::MORE }));
+        if size < least as u64 {
+            return Err(invalid(&"it is too short"));
+        }
+        let mapped = (size.min(Self::mapped(L::MORE) as u64) as usize / PAGE) * PAGE;
+        // Another process may have punched holes into the file. Touching one would raise SIGBUS in
+        // this process if there were no memory left.
+        file.allocate(0, Self::AT_ONCE as u64)?;
+        let mapping = Mapping::new(&file, 0, mapped)?;
+        let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
+        let header = segment.header();
+        if header.magic.load(Relaxed) != MAGIC || header.kind.load(Relaxed) != L::KIND {
+            return Err(invalid(&"it is something else"));
+        }
+        if header.size.load(Relaxed) != size_of::<L>() as u32 {
+            return Err(invalid(&"it is of another build"));
+        }
+        // In this namespace, a thread that holds something there has another id, or seems not to
+        // exist: what it holds would be taken from it.
+        match (header.namespace.load(Relaxed), namespace::of_pids()) {
+            (theirs @ 1.., Some(ours)) if theirs != ours => {
+                let text = format!("the {} belongs to another PID namespace: {theirs}, and this is {ours}", L::NAME);
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+            _ => {}
+        }
+        Ok(segment)
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the mapping is long enough, starts at a page boundary, and the header is made of
+        // atomics.
+        unsafe { &*self.mapping.start().as_ptr().cast() }
+    }
+
+    /// Closes the file, and leaves its memory mapped for ever.
+    pub fn leave_mapped(self) {
+        std::mem::forget(self.mapping);
+    }
+
+    /// Whether `what` lies in this segment's memory.
+    #[inline]
+    pub fn holds<T: ?Sized>(&self, what: &T) -> bool {
+        let offset = (&raw const *what).addr().wrapping_sub(self.mapping.start().as_ptr() as usize);
+        offset < Self::LEN && size_of_val(what) <= Self::LEN - offset
+    }
+
+    /// Allocates memory for a part of the layout that has none from the beginning.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`.
+    pub fn allocate_for<T: ?Sized>(&self, part: &T) -> io::Result<()> {
+        assert!(self.holds(part), "the part lies in another segment");
+        let offset = (&raw const *part).addr() - self.mapping.start().as_ptr() as usize;
+        self.file.allocate(offset as u64, size_of_val(part) as u64)
+    }
+
+    /// The integers behind the layout, zero at first. Those that haven't been allocated must not be
+    /// touched.
+    pub fn more(&self) -> &[AtomicU64] {
+        let more = ((self.mapping.len() - Self::LEN) / 8).min(L::MORE);
+        // SAFETY: the mapping has room for this many integers behind the layout, which ends at a
+        // page boundary; and they are atomics.
+        unsafe { std::slice::from_raw_parts(self.mapping.start().as_ptr().add(Self::LEN).cast(), more) }
+    }
+
+    /// Allocates memory for the page of the integer with this index. Returns the index of the first
+    /// integer of the next page.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`.
+    pub fn allocate_more(&self, index: usize) -> io::Result<usize> {
+        let page = index * 8 / PAGE;
+        self.file.allocate((Self::LEN + page * PAGE) as u64, PAGE as u64)?;
+        Ok(((page + 1) * PAGE / 8).min(L::MORE))
+    }
+
+    /// The memory file, for sending it, or for mapping more of it.
+    pub fn file(&self) -> &SharedFile {
+        &self.file
+    }
+}
+
+impl<L: Layout> Deref for Segment<L> {
+    type Target = L;
+
+    #[inline]
+    fn deref(&self) -> &L {
+        // SAFETY: the mapping is long enough, and aligned: see LEN. A layout is made of atomics, so
+        // any bytes are valid, and other processes may write there.
+        unsafe { &*self.mapping.start().as_ptr().add(AT).cast() }
+    }
+}
+
+impl<L> AsFd for Segment<L> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    #[repr(C)]
+    struct Number(AtomicU64);
+    // SAFETY: an atomic.
+    unsafe impl Layout for Number {
+        const NAME: &'static str = "number";
+        const KIND: u32 = 1;
+    }
+
+    #[derive(Debug)]
+    #[repr(C)]
+    struct Other(AtomicU64);
+    // SAFETY: an atomic.
+    unsafe impl Layout for Other {
+        const NAME: &'static str = "other";
+        const KIND: u32 = 2;
+    }
+
+    #[test]
+    fn what_one_writes_the_other_reads() {
+        let one = Segment::<Number>::create().unwrap();
+        let two = Segment::<Number>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        one.0.store(7, Relaxed);
+        assert_eq!(two.0.load(Relaxed), 7);
+    }
+
+    #[derive(Debug)]
+    #[repr(C)]
+    struct Long(AtomicU64);
+    // SAFETY: an atomic.
+    unsafe impl Layout for Long {
+        const NAME: &'static str = "long";
+        const KIND: u32 = 3;
+        const MORE: usize = 1 << 20;
+    }
+
+    #[test]
+    fn there_is_more_when_it_is_needed() {
+        let one = Segment::<Long>::create().unwrap();
+        let two = Segment::<Long>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(one.file().allocated().unwrap(), PAGE as u64);
+        assert_eq!(one.allocate_more(600).unwrap(), 1024);
+        one.more()[1023].store(7, Relaxed);
+        assert_eq!(two.more()[1023].load(Relaxed), 7);
+        assert_eq!(one.allocate_more(Long::MORE - 1).unwrap(), Long::MORE);
+        two.more()[Long::MORE - 1].store(8, Relaxed);
+        assert_eq!(one.file().allocated().unwrap(), 3 * PAGE as u64);
+    }
+
+    #[test]
+    fn what_is_no_such_object_is_an_error() {
+        let number = Segment::<Number>::create().unwrap();
+        let fd = || number.as_fd().try_clone_to_owned().unwrap();
+        for (result, text) in [
+            (Segment::<Other>::open(fd()).map(drop), "something else"),
+            (Segment::<Number>::open(std::io::pipe().unwrap().0.into()).map(drop), "no memory file"),
+            (Segment::<Number>::open(multiproc_os::memfd::sealed("x", &[b"short"]).unwrap()).map(drop), "too short"),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        number.header().size.store(9, Relaxed);
+        assert!(Segment::<Number>::open(fd()).unwrap_err().to_string().contains("another build"));
+    }
+
+    #[test]
+    fn what_was_held_in_another_pid_namespace_could_be_taken_in_this_one() {
+        let number = Segment::<Number>::create().unwrap();
+        let open = || Segment::<Number>::open(number.as_fd().try_clone_to_owned().unwrap());
+        let ours = number.header().namespace.load(Relaxed);
+        number.header().namespace.store(ours ^ 1, Relaxed);
+        let error = open().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("the number belongs to another PID namespace"), "{error}");
+        // The process that created it did not know its namespace.
+        number.header().namespace.store(0, Relaxed);
+        open().unwrap();
+    }
+}

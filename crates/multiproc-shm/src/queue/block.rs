@@ -1,0 +1,211 @@
+//! Blocks, the memory of large items, as a queue uses them: a [`Block`] that this process owns, how
+//! blocks are given back, and how those of dead processes are found. See `QUEUE.md`, "Blocks".
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use multiproc_os::identity::Identity;
+
+use crate::lock::spin_lock::{Limit, Stalled, within};
+use crate::queue::arena::{Blocks, State};
+use crate::queue::item::Refusal;
+use crate::queue::store::Store;
+
+/// Idle time after which cached block memory is returned to the kernel.
+pub(super) const QUIET: Duration = Duration::from_millis(200);
+
+/// An owned block. `S` is how the store is held: borrowed, or shared.
+#[derive(Debug)]
+pub struct Block<S: Deref<Target = Store>> {
+    store: S,
+    index: u32,
+    len: u64,
+}
+
+impl<S: Deref<Target = Store>> Block<S> {
+    /// Allocates an empty block, with memory for `len` bytes.
+    pub fn new(store: S, len: u64) -> Result<Block<S>, Refusal> {
+        let index = store.allocate(len)?;
+        Ok(Block { store, index, len: 0 })
+    }
+
+    /// A block that was taken from the queue and contains an item of `len` bytes.
+    pub(crate) fn taken(store: S, index: u32, len: u64) -> Block<S> {
+        Block { store, index, len }
+    }
+
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends `bytes`, for which there must be memory.
+    pub fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
+        fill(self.store.blocks(), self.index, self.len, bytes)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Allocates memory for `len` bytes in all. Returns false if they don't fit into the block.
+    pub fn extend(&mut self, len: u64) -> io::Result<bool> {
+        let blocks = self.store.blocks();
+        let room = blocks.room(self.index)?;
+        if len > room {
+            return Ok(false);
+        }
+        blocks.give_memory(self.index, len)?;
+        Ok(true)
+    }
+
+    /// The bytes that the block contains.
+    pub fn bytes(&self) -> io::Result<&[u8]> {
+        // SAFETY: the block is this process's for as long as `self` exists.
+        unsafe { bytes_of(self.store.blocks(), self.index, self.len) }
+    }
+
+    /// Doesn't give the block back: it is in the queue now, or owned by another process.
+    pub fn leave(self) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: it is neither used again nor dropped.
+        unsafe { std::ptr::drop_in_place(&raw mut this.store) };
+    }
+}
+
+impl<S: Deref<Target = Store>> Drop for Block<S> {
+    fn drop(&mut self) {
+        // Fails only if the arena is corrupt. Doesn't wait for a stopped process: the block is then
+        // given back later.
+        let _ = within(Limit::Moment, || self.store.give_back_block(self.index));
+    }
+}
+
+impl Store {
+    /// Allocates a block for `len` bytes, which this process may fill.
+    pub fn allocate(&self, len: u64) -> Result<u32, Refusal> {
+        self.give_back_what_was_left()?;
+        if self.blocks().is_time_to_look() {
+            self.take_from_the_dead()?;
+        }
+        self.blocks().allocate(len).map_err(Refusal::system("no memory for an item of its size"))
+    }
+
+    /// Gives back a block of this process. If the lock of the free lists can't be acquired in time,
+    /// the block is given back at a later call.
+    ///
+    /// # Errors
+    /// `InvalidData` if the arena is corrupt.
+    pub fn give_back_block(&self, index: u32) -> io::Result<()> {
+        match self.blocks().give_back(index) {
+            Err(error) if Stalled::of(&error).is_some() => {
+                self.to_give_back.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Gives back the blocks that could not be given back in time.
+    pub(super) fn give_back_what_was_left(&self) -> Result<(), Refusal> {
+        let left = match self.to_give_back.lock() {
+            Ok(left) if left.is_empty() => return Ok(()),
+            left => std::mem::take(&mut *left.unwrap_or_else(PoisonError::into_inner)),
+        };
+        left.into_iter().try_for_each(|index| self.give_back_block(index)).map_err(Refusal::system("a block"))
+    }
+
+    /// Gives back the blocks of dead processes.
+    #[cold]
+    pub(super) fn take_from_the_dead(&self) -> Result<(), Refusal> {
+        let blocks = self.blocks();
+        let mut suspects = Vec::new();
+        {
+            // Under the lock, so that no consumer is in the middle of taking an item.
+            let _guard = self.consumers()?;
+            let head = self.head();
+            for (index, descriptor) in blocks.all() {
+                let taken = descriptor.position.load(SeqCst) < head;
+                match descriptor.state() {
+                    state @ State::Building(owner) => suspects.push((descriptor, index, state, Some(owner))),
+                    state @ State::Reading(owner) if taken => suspects.push((descriptor, index, state, Some(owner))),
+                    // Its producer died before the put.
+                    state @ State::Queued if taken => suspects.push((descriptor, index, state, None)),
+                    _ => {}
+                }
+            }
+        }
+        let Ok(me) = Identity::current() else { return Ok(()) };
+        let mut dead = std::collections::HashMap::new();
+        for (descriptor, index, state, owner) in suspects {
+            let lost = owner.is_none_or(|owner| {
+                owner != me && *dead.entry(owner).or_insert_with(|| owner.has_ended().unwrap_or(false))
+            });
+            if lost && descriptor.change(state, State::Building(me)) {
+                let _ = self.give_back_block(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the memory that is kept for a stream of large items, if the queue is empty.
+    pub fn give_back_kept(&self) {
+        let blocks = self.blocks();
+        if blocks.has_kept_more() && self.is_empty() {
+            // Fails only if the arena is corrupt, or its lock can't be acquired in time; in either
+            // case a later call tries again.
+            let _ = within(Limit::Moment, || blocks.free_kept());
+        }
+    }
+
+    /// Frees the memory that is kept for a stream of large items, if none has been allocated for
+    /// [`QUIET`].
+    #[inline]
+    pub fn give_back_when_quiet(&self) {
+        if self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET) {
+            self.give_back_kept();
+        }
+    }
+}
+
+/// Writes `bytes` at offset `at` of a block that this process owns.
+pub fn fill(blocks: Blocks<'_>, index: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let start = memory(blocks, index, at + bytes.len() as u64)?;
+    // SAFETY: the block is large enough and owned by this process alone, and `bytes`, which belong
+    // to this process, can't lie in it. Only if the arena is corrupt may they lie in another block
+    // that overlaps.
+    unsafe {
+        start.as_ptr().add(at as usize).copy_from(bytes.as_ptr(), bytes.len());
+    }
+    Ok(())
+}
+
+fn memory(blocks: Blocks<'_>, index: u32, len: u64) -> io::Result<NonNull<u8>> {
+    let allocated = blocks.allocated(index)?;
+    if len > allocated {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    blocks.memory(index, len)
+}
+
+/// The bytes of an item in a block that this process has taken.
+///
+/// # Safety
+/// The block must remain this process's until the borrow ends.
+pub unsafe fn bytes_of<'a>(blocks: Blocks<'a>, index: u32, len: u64) -> io::Result<&'a [u8]> {
+    let start = memory(blocks, index, len)?;
+    // SAFETY: the block is at least `len` bytes long and has memory; no process writes to it while
+    // it is this process's, as the caller guarantees.
+    Ok(unsafe { std::slice::from_raw_parts(start.as_ptr(), len as usize) })
+}

@@ -1,0 +1,660 @@
+//! The state of a barrier: rounds in which a number of parties wait for each other. See
+//! `PROTOCOL.md` in this folder, "Barrier".
+//!
+//! One number says which round it is and how far it has come (a [`Phase`]). Whatever else belongs
+//! to a change is written before that number, to fields that no thread reads until the number says
+//! so.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
+use std::time::Instant;
+
+use multiproc_os::identity::Identity;
+use multiproc_os::robust::copy_number;
+
+use crate::lock::spin_lock::{RobustSpinGuard, RobustSpinLock, Stalled, within};
+use crate::memory::object::Object;
+use crate::memory::segment::layout;
+use crate::sync::ledger::{self, Book, Entry, Ledger, me};
+use crate::wait::notifier::ViaHandle;
+use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
+
+/// The largest number of parties.
+pub const MOST: usize = u16::MAX as usize;
+
+layout! {
+    /// The shared part; all zero except `parties`, it is in round 0, and no party has arrived.
+    pub struct BarrierState: "barrier", 0x22, ledger::MORE {
+        /// The present [`Phase`].
+        phase: AtomicU64,
+        spin_lock: RobustSpinLock,
+        wait_queue: WaitQueue,
+        parties: AtomicU32,
+        /// Why the round in `broken` was broken, and by which process.
+        cause: AtomicU32,
+        pid: AtomicU32,
+        broken: AtomicU64,
+        /// The process that runs the action of the present round.
+        actor: AtomicU64,
+        /// A round, plus one, that must be broken, as a party has given up and could not get the
+        /// spin lock in time; and the party's process. The next owner of the spin lock breaks it.
+        unwanted: AtomicU64,
+        unwanted_by: AtomicU32,
+        /// The history as of even rounds, and as of odd ones.
+        past: [History; 2],
+        /// The latest round in which each process has arrived, and how many of its threads: a
+        /// [`Note`].
+        ledger: Ledger,
+    }
+}
+
+layout! {
+    /// What a round knows of those before it.
+    struct History {
+        /// Whether each of the last 64 rounds was broken, one bit each; the lowest bit is for the
+        /// latest.
+        broken: AtomicU64,
+        /// Processes that have arrived in this round or later are known, and expected to arrive
+        /// again.
+        known_since: AtomicU64,
+    }
+}
+
+/// Why a round was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// This process was known to take part, and has died.
+    Died(i32),
+    /// A party in this process had waited for too long.
+    Late(i32),
+    /// This process has called `abort`.
+    Aborted(i32),
+    /// The action has panicked in this process.
+    Action(i32),
+    /// This process has called `reset`. 0: it isn't known any more which process did.
+    Reset(i32),
+    /// All processes with a handle were waiting, and they were too few.
+    Alone,
+    /// A system call of this process has failed.
+    System(i32),
+}
+
+impl Cause {
+    fn to_numbers(self) -> (u32, i32) {
+        match self {
+            Cause::Died(pid) => (1, pid),
+            Cause::Late(pid) => (2, pid),
+            Cause::Aborted(pid) => (3, pid),
+            Cause::Action(pid) => (4, pid),
+            Cause::Reset(pid) => (5, pid),
+            Cause::Alone => (6, 0),
+            Cause::System(pid) => (7, pid),
+        }
+    }
+
+    fn from_numbers(cause: u32, pid: i32) -> Cause {
+        match cause {
+            1 => Cause::Died(pid),
+            2 => Cause::Late(pid),
+            3 => Cause::Aborted(pid),
+            4 => Cause::Action(pid),
+            6 => Cause::Alone,
+            7 => Cause::System(pid),
+            _ => Cause::Reset(pid),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Some parties have arrived, others haven't.
+    Filling,
+    /// All parties have arrived, and one of them runs the action.
+    Acting,
+    /// No party waits until the barrier is reset.
+    Broken,
+}
+
+/// How far the barrier has come: the round, its stage, and how many parties have arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Phase(u64);
+
+impl Phase {
+    fn new(round: u64, stage: Stage, arrived: usize) -> Phase {
+        Phase(round << 18 | (stage as u64) << 16 | arrived as u64)
+    }
+
+    fn round(self) -> u64 {
+        self.0 >> 18
+    }
+
+    fn stage(self) -> Stage {
+        match self.0 >> 16 & 3 {
+            0 => Stage::Filling,
+            1 => Stage::Acting,
+            _ => Stage::Broken,
+        }
+    }
+
+    fn arrived(self) -> usize {
+        self.0 as u16 as usize
+    }
+
+    fn with(self, stage: Stage) -> Phase {
+        Phase::new(self.round(), stage, self.arrived())
+    }
+
+    fn next(self) -> Phase {
+        // Rounds wrap around at the number of bits that a [`Note`] has for them as well.
+        Phase::new((self.round() + 1) & (u64::MAX >> 18), Stage::Filling, 0)
+    }
+}
+
+/// What the ledger notes about a process: a round, and how many of its threads have arrived in it.
+#[derive(Debug, Clone, Copy)]
+struct Note(u64);
+
+impl Note {
+    fn new(round: u64, count: usize) -> Note {
+        Note(round << 16 | count as u64)
+    }
+
+    fn of(entry: Entry<'_>) -> Note {
+        Note(entry.note())
+    }
+
+    fn round(self) -> u64 {
+        self.0 >> 16
+    }
+
+    fn count(self) -> usize {
+        self.0 as u16 as usize
+    }
+}
+
+/// The result of arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// The round and the party's index in it: other parties are still missing.
+    Waits(u64, usize),
+    /// As the last party: the round is over.
+    Last,
+    /// As the last party: the caller must run the action of this round.
+    Acts(u64),
+    /// Too early: this round isn't over yet.
+    Early(u64),
+    /// The barrier is broken.
+    Broken(Cause),
+}
+
+impl BarrierState {
+    /// Creates a barrier.
+    ///
+    /// # Errors
+    /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    pub fn create(parties: usize) -> io::Result<Object<BarrierState>> {
+        if parties == 0 || parties > MOST {
+            let error = format!("{parties} parties: there can be 1 to {MOST}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        let object = Object::<BarrierState>::create()?;
+        object.parties.store(parties as u32, Relaxed);
+        object.phase.store(Phase::new(1, Stage::Filling, 0).0, Relaxed);
+        Ok(object)
+    }
+
+    /// The number of parties.
+    pub fn parties(&self) -> usize {
+        (self.parties.load(Relaxed) as usize).clamp(1, MOST)
+    }
+
+    /// How many parties have arrived in the present round.
+    pub fn arrived(&self) -> usize {
+        match self.phase() {
+            phase if phase.stage() == Stage::Broken => 0,
+            phase => phase.arrived(),
+        }
+    }
+
+    /// Whether no party waits until the barrier is reset.
+    pub fn is_broken(&self) -> bool {
+        self.phase().stage() == Stage::Broken
+    }
+
+    #[inline]
+    fn phase(&self) -> Phase {
+        Phase(self.phase.load(SeqCst))
+    }
+
+    fn past(&self, round: u64) -> &History {
+        &self.past[(round & 1) as usize]
+    }
+
+    /// Processes that have arrived in this round or later are known.
+    fn known_since(&self) -> u64 {
+        self.past(self.phase().round()).known_since.load(Relaxed)
+    }
+
+    fn is_known(&self, entry: Entry<'_>, since: u64) -> bool {
+        entry.owner() != 0 && Note::of(entry).round() >= since
+    }
+
+    /// Why the round was broken, as far as that is still recorded. Must be called with the spin
+    /// lock held.
+    fn cause(&self, round: u64) -> Cause {
+        if self.broken.load(Relaxed) != round {
+            return Cause::Reset(0);
+        }
+        Cause::from_numbers(self.cause.load(Relaxed), self.pid.load(Relaxed) as i32)
+    }
+
+    /// Must be called before the store to `phase` that breaks the round.
+    fn write_cause(&self, round: u64, cause: Cause) {
+        let (number, pid) = cause.to_numbers();
+        // No reader accepts the cause before it is complete.
+        self.broken.store(u64::MAX, Release);
+        self.cause.store(number, Release);
+        self.pid.store(pid as u32, Release);
+        self.broken.store(round, Release);
+    }
+
+    /// Must be called before the store to `phase` that ends the round.
+    fn write_past(&self, round: u64, was_broken: bool, forget: bool) {
+        let (past, next) = (self.past(round), self.past(round + 1));
+        next.broken.store(past.broken.load(Relaxed) << 1 | u64::from(was_broken), Release);
+        next.known_since.store(if forget { round + 1 } else { past.known_since.load(Relaxed) }, Release);
+    }
+
+    fn go_to(&self, phase: Phase) {
+        self.phase.store(phase.0, SeqCst);
+    }
+
+    /// The result of a round; `None` if it isn't over. Must be called with the spin lock held.
+    fn outcome(&self, round: u64) -> Option<Result<(), Cause>> {
+        let phase = self.phase();
+        if phase.round() == round {
+            return (phase.stage() == Stage::Broken).then(|| Err(self.cause(round)));
+        }
+        let ago = phase.round().wrapping_sub(round).wrapping_sub(1);
+        let broken = self.past(phase.round()).broken.load(Relaxed);
+        // A party that was away for longer than the history is told that its round was broken.
+        let was_broken = ago >= 64 || broken >> ago & 1 != 0;
+        Some(if was_broken { Err(self.cause(round)) } else { Ok(()) })
+    }
+}
+
+impl Object<BarrierState> {
+    fn book(&self) -> Book<'_, BarrierState> {
+        Book { ledger: &self.ledger, segment: self.segment() }
+    }
+
+    fn lock(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        self.spin_lock.lock().map(|guard| self.inherit(guard))
+    }
+
+    fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
+        self.inherit(self.spin_lock.lock_endlessly())
+    }
+
+    fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
+        if guard.inherited {
+            self.count_again();
+        }
+        if self.unwanted.load(SeqCst) != 0 {
+            self.break_unwanted();
+        }
+        guard
+    }
+
+    /// Breaks the round that a party has given up without the spin lock. Must be called with the
+    /// spin lock held.
+    #[cold]
+    fn break_unwanted(&self) {
+        let phase = self.phase();
+        let round = self.unwanted.load(SeqCst);
+        if phase.stage() != Stage::Broken && round == phase.round().wrapping_add(1) {
+            self.wait_queue.before_change(self.notifier());
+            self.write_cause(phase.round(), Cause::Late(self.unwanted_by.load(Relaxed) as i32));
+            self.go_to(phase.with(Stage::Broken));
+            self.wait_queue.after_change(u32::MAX);
+        }
+        // Last: if this process dies before, the next owner does the same again.
+        let _ = self.unwanted.compare_exchange(round, 0, SeqCst, Relaxed);
+    }
+
+    /// Recomputes the number of arrived parties from the ledger: a party may have died between
+    /// entering the ledger and counting itself. It has arrived then, and is found dead later.
+    fn count_again(&self) {
+        let phase = self.phase();
+        if phase.stage() == Stage::Filling {
+            let notes = self.book().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
+            let arrived: usize = notes.filter(|note| note.round() == phase.round()).map(Note::count).sum();
+            self.go_to(Phase::new(phase.round(), Stage::Filling, arrived.min(self.parties())));
+        }
+    }
+
+    /// Waits for the other parties. The last one calls `action`, if there is one, before any party
+    /// continues. Returns how many parties had arrived before the caller.
+    ///
+    /// # Errors
+    /// Why the round was broken; with the system's error, if that was the reason.
+    pub fn wait(
+        &self,
+        deadline: Option<Instant>,
+        action: Option<impl FnOnce()>,
+    ) -> Result<usize, (Cause, Option<io::Error>)> {
+        within(deadline.into(), || self.wait_until(deadline, action))
+    }
+
+    fn wait_until(
+        &self,
+        deadline: Option<Instant>,
+        action: Option<impl FnOnce()>,
+    ) -> Result<usize, (Cause, Option<io::Error>)> {
+        let broken = |cause| (cause, None);
+        loop {
+            match self.arrive(action.is_some()).map_err(|error| self.give_up(WaitFailure::System(error)))? {
+                Arrival::Waits(round, index) => {
+                    return self.wait_for(round, deadline)?.map(|()| index).map_err(broken);
+                }
+                Arrival::Last => return Ok(self.parties() - 1),
+                Arrival::Acts(round) => {
+                    if let Some(action) = action {
+                        let acting = Acting { object: self, round, copy: copy_number() };
+                        action();
+                        let is_copy = acting.is_copy();
+                        std::mem::forget(acting);
+                        if is_copy {
+                            // The original process must end the round.
+                            return Ok(self.parties() - 1);
+                        }
+                    }
+                    return match self.end_round(round) {
+                        Ok(outcome) => outcome.map(|()| self.parties() - 1).map_err(broken),
+                        Err(stalled) => Err(self.give_up_in(Some(round), WaitFailure::System(stalled.into()))),
+                    };
+                }
+                Arrival::Early(round) => self.wait_for(round, deadline)?.map_err(broken)?,
+                Arrival::Broken(cause) => return Err(broken(cause)),
+            }
+        }
+    }
+
+    fn arrive(&self, acts: bool) -> io::Result<Arrival> {
+        let (me, notifier) = (me()?, self.notifier());
+        let mut all_live = None;
+        loop {
+            let guard = self.lock()?;
+            let phase = self.phase();
+            match phase.stage() {
+                Stage::Broken => return Ok(Arrival::Broken(self.cause(phase.round()))),
+                Stage::Acting => return Ok(Arrival::Early(phase.round())),
+                // All have arrived, but the round isn't over: one of them is dead, as the waiting
+                // parties will find out.
+                Stage::Filling if phase.arrived() >= self.parties() => return Ok(Arrival::Early(phase.round())),
+                Stage::Filling => {}
+            }
+            let is_last = phase.arrived() + 1 == self.parties();
+            // A party that arrived earlier may have died unnoticed.
+            if is_last && all_live != Some(phase) {
+                drop(guard);
+                let arrived =
+                    self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == phase.round());
+                if let Some(dead) = arrived?.into_iter().find(|process| !process.seems_alive()) {
+                    self.break_round(Some(phase.round()), Cause::Died(dead.pid()));
+                }
+                all_live = Some(phase);
+                continue;
+            }
+            let (book, since) = (self.book(), self.known_since());
+            let hint = self.place().load(Relaxed) as usize;
+            let place = book.find(hint, |entry| entry.owner() == me || !self.is_known(entry, since));
+            let Some((place, entry)) = place.and_then(|place| Some((place, book.entry(place)?))) else {
+                drop(guard);
+                let room = book.make_room()?;
+                let _guard = self.lock()?;
+                book.add_room(room);
+                continue;
+            };
+            self.place().store(place as u32, Relaxed);
+            if entry.owner() != me || !self.is_known(entry, since) {
+                // Sleepers watch the processes that were known. They must watch this one, too.
+                self.wait_queue.before_change(notifier);
+            }
+            let count = match Note::of(entry) {
+                note if entry.owner() == me && note.round() == phase.round() => note.count(),
+                _ => 0,
+            };
+            if entry.owner() != me {
+                entry.note.store(0, Release);
+                entry.owner.store(me, Release);
+            }
+            entry.note.store(Note::new(phase.round(), count + 1).0, Release);
+            return Ok(match (is_last, acts) {
+                (false, _) => {
+                    self.go_to(Phase::new(phase.round(), Stage::Filling, phase.arrived() + 1));
+                    Arrival::Waits(phase.round(), phase.arrived())
+                }
+                (true, true) => {
+                    self.actor.store(me, Release);
+                    self.go_to(Phase::new(phase.round(), Stage::Acting, self.parties()));
+                    Arrival::Acts(phase.round())
+                }
+                (true, false) => {
+                    self.wait_queue.before_change(notifier);
+                    self.write_past(phase.round(), false, false);
+                    self.go_to(phase.next());
+                    drop(guard);
+                    self.wait_queue.after_change(u32::MAX);
+                    Arrival::Last
+                }
+            });
+        }
+    }
+
+    /// Ends a round after the caller has run its action.
+    fn end_round(&self, round: u64) -> Result<Result<(), Cause>, Stalled> {
+        let notifier = self.notifier();
+        let guard = self.lock()?;
+        if let Some(outcome) = self.outcome(round) {
+            return Ok(outcome);
+        }
+        self.wait_queue.before_change(notifier);
+        self.write_past(round, false, false);
+        self.go_to(self.phase().next());
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
+        Ok(Ok(()))
+    }
+
+    /// Waits until the round is over. The outer error is that of this call, which has broken the
+    /// round.
+    fn wait_for(&self, round: u64, deadline: Option<Instant>) -> Result<Result<(), Cause>, (Cause, Option<io::Error>)> {
+        let mut op = Over { object: self, round };
+        match self.wait_queue.wait(self.notifier(), deadline, &mut op) {
+            Ok(outcome) => Ok(outcome),
+            Err(vain) => {
+                // The round may be over by now.
+                let (cause, error) = self.give_up_in(Some(round), vain);
+                let Ok(_guard) = self.lock() else { return Err((cause, error)) };
+                match self.outcome(round) {
+                    Some(Ok(())) => Ok(Ok(())),
+                    Some(Err(known)) if known != cause => Ok(Err(known)),
+                    _ => Err((cause, error)),
+                }
+            }
+        }
+    }
+
+    fn give_up(&self, vain: WaitFailure) -> (Cause, Option<io::Error>) {
+        self.give_up_in(None, vain)
+    }
+
+    /// Breaks the round that the caller can't wait for any more.
+    fn give_up_in(&self, round: Option<u64>, vain: WaitFailure) -> (Cause, Option<io::Error>) {
+        let (cause, error) = match vain {
+            WaitFailure::Late => (Cause::Late(pid()), None),
+            WaitFailure::Alone => (Cause::Alone, None),
+            WaitFailure::System(error) => (Cause::System(pid()), Some(error)),
+        };
+        self.break_round(round, cause);
+        (cause, error)
+    }
+
+    /// Breaks the given round, if it isn't over, or the present one. If the spin lock can't be had
+    /// in time, the next owner does it.
+    pub fn break_round(&self, round: Option<u64>, cause: Cause) {
+        let notifier = self.notifier();
+        let Ok(guard) = self.lock() else {
+            self.unwanted_by.store(pid() as u32, Relaxed);
+            self.unwanted.store(round.unwrap_or(self.phase().round()).wrapping_add(1), SeqCst);
+            return;
+        };
+        let phase = self.phase();
+        if phase.stage() == Stage::Broken || round.is_some_and(|round| round != phase.round()) {
+            return;
+        }
+        self.wait_queue.before_change(notifier);
+        self.write_cause(phase.round(), cause);
+        self.go_to(phase.with(Stage::Broken));
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
+    }
+
+    /// Begins a new round, with no known parties. Parties that wait are told that their round is
+    /// broken.
+    pub fn reset(&self) {
+        let notifier = self.notifier();
+        let guard = self.lock_endlessly();
+        let phase = self.phase();
+        let was_broken = phase.stage() == Stage::Broken;
+        self.wait_queue.before_change(notifier);
+        if !was_broken {
+            self.write_cause(phase.round(), Cause::Reset(pid()));
+        }
+        self.write_past(phase.round(), was_broken || phase.arrived() > 0, true);
+        self.go_to(phase.next());
+        drop(guard);
+        self.wait_queue.after_change(u32::MAX);
+    }
+
+    /// Removes this process from the ledger, so that it isn't expected any more. For the last
+    /// handle.
+    pub fn leave(&self) {
+        let Ok(me) = me() else { return };
+        let _guard = self.lock_endlessly();
+        let book = self.book();
+        let round = self.phase().round();
+        if let Some(entry) = book.entry(self.place().load(Relaxed) as usize)
+            && entry.owner() == me
+            && Note::of(entry).round() != round
+        {
+            entry.owner.store(0, Release);
+            book.shorten(|entry| entry.owner() == 0);
+        }
+    }
+
+    /// The other processes with deaths that would break this round.
+    fn expected(&self, round: u64) -> io::Result<Vec<Identity>> {
+        let since = self.known_since();
+        match self.phase() {
+            phase if phase.round() != round => Ok(Vec::new()),
+            phase if phase.stage() == Stage::Acting => {
+                let me = me()?;
+                Ok(Identity::from_bits(self.actor.load(Relaxed))
+                    .into_iter()
+                    .filter(|actor| actor.to_bits() != me)
+                    .collect())
+            }
+            _ => self.book().others(|entry| self.is_known(entry, since)),
+        }
+    }
+}
+
+fn pid() -> i32 {
+    multiproc_os::threads::getpid()
+}
+
+/// Breaks the round if the action panics.
+struct Acting<'a> {
+    object: &'a Object<BarrierState>,
+    round: u64,
+    /// The number of the process (an original or a fork copy) that runs the action.
+    copy: u32,
+}
+
+impl Acting<'_> {
+    /// Whether this process is a fork copy that was made by the action.
+    fn is_copy(&self) -> bool {
+        self.copy != copy_number()
+    }
+}
+
+impl Drop for Acting<'_> {
+    fn drop(&mut self) {
+        if !self.is_copy() {
+            self.object.break_round(Some(self.round), Cause::Action(pid()));
+        }
+    }
+}
+
+/// Waits until a round is over.
+struct Over<'a> {
+    object: &'a Object<BarrierState>,
+    round: u64,
+}
+
+impl Over<'_> {
+    /// Whether the round seems to be over.
+    fn seems_over(&self) -> bool {
+        let phase = self.object.phase();
+        phase.round() != self.round || phase.stage() == Stage::Broken
+    }
+
+    fn break_for(&self, dead: &[Identity]) {
+        if let Some(dead) = dead.first() {
+            self.object.break_round(Some(self.round), Cause::Died(dead.pid()));
+        }
+    }
+}
+
+impl WaitOp for Over<'_> {
+    type Outcome = Result<(), Cause>;
+
+    fn attempt(&mut self) -> Option<Result<(), Cause>> {
+        if !self.seems_over() {
+            return None;
+        }
+        let _guard = self.object.lock().ok()?;
+        self.object.outcome(self.round)
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _guard = self.object.lock()?;
+        if self.seems_over() {
+            return Ok(true);
+        }
+        arm();
+        Ok(false)
+    }
+
+    fn watch(&mut self) -> io::Result<Watched> {
+        let (watched, dead) = ledger::watch(self.object.expected(self.round)?)?;
+        self.break_for(&dead);
+        Ok(watched)
+    }
+
+    fn died(&mut self) -> io::Result<()> {
+        self.break_for(&ledger::dead_of(self.object.expected(self.round)?));
+        Ok(())
+    }
+
+    fn through(&self) -> ViaHandle<'_> {
+        self.object.through()
+    }
+
+    fn depends(&mut self) -> io::Result<bool> {
+        let expected = self.object.expected(self.round)?;
+        Ok(expected.into_iter().any(|process| process.is_ending().unwrap_or(false)))
+    }
+}

@@ -1,0 +1,240 @@
+//! A ledger of an object: which process has what of it. What the kernel can't give back when a
+//! process dies, other processes give back, and find here what it was.
+//!
+//! It is a list of entries, pairs of numbers: the [identity](multiproc_os::identity) of a process,
+//! and what the object notes about it. It begins with some entries beside the object, and continues
+//! in pages that are allocated when they are needed. An entry is free if it holds no identity, or
+//! if the object says so. All changes are made with the object's spin lock held.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::identity::Identity;
+use multiproc_os::poll;
+
+use crate::memory::segment::{Layout, Segment, layout};
+use crate::wait::wait_queue::Watched;
+
+/// The number of entries beside the object.
+const NEAR: usize = 32;
+/// The number of entries behind it: as many as there can be processes by default, and some to
+/// spare.
+const FAR: usize = 65536;
+/// The [`Layout::MORE`] of an object with a ledger.
+pub const MORE: usize = 2 * FAR;
+
+/// At most this many processes are watched by pidfds at a time: each takes a descriptor.
+const WATCHED: usize = 128;
+/// How many waiters share a pidfd: the kernel refuses (`EINVAL`) to have more than 500 epoll sets,
+/// themselves members of sets, watch the same file.
+const SHARED_BY: usize = 256;
+/// How often further processes are checked one by one; but for no more than a tenth of the time.
+const LOOK: Duration = Duration::from_millis(20);
+
+layout! {
+    /// The shared part; all zero, it is empty.
+    pub struct Ledger {
+        /// Only entries with an index below this may be in use.
+        used: AtomicU32,
+        /// The number of entries behind the object that have memory.
+        allocated: AtomicU32,
+        near: [[AtomicU64; 2]; NEAR],
+    }
+}
+
+/// An entry of a ledger.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The identity of the process; 0 if the entry is free.
+    pub owner: &'a AtomicU64,
+    /// What the object notes about that process.
+    pub note: &'a AtomicU64,
+}
+
+impl Entry<'_> {
+    /// The identity of the process; 0 if the entry is free.
+    pub fn owner(self) -> u64 {
+        self.owner.load(Relaxed)
+    }
+
+    /// What the object notes about that process.
+    pub fn note(self) -> u64 {
+        self.note.load(Relaxed)
+    }
+}
+
+/// A ledger, with the segment that it is in.
+pub struct Book<'a, L> {
+    pub ledger: &'a Ledger,
+    pub segment: &'a Segment<L>,
+}
+
+impl<L> Clone for Book<'_, L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L> Copy for Book<'_, L> {}
+
+impl<'a, L: Layout> Book<'a, L> {
+    /// The number of entries that may be in use.
+    fn used(self) -> usize {
+        (self.ledger.used.load(Relaxed) as usize).min(self.room())
+    }
+
+    /// The number of entries that have memory.
+    fn room(self) -> usize {
+        NEAR + (self.ledger.allocated.load(Relaxed) as usize).min(FAR)
+    }
+
+    /// The entry with this index, if it has memory.
+    #[inline]
+    pub fn entry(self, index: usize) -> Option<Entry<'a>> {
+        let [owner, note] = match self.ledger.near.get(index) {
+            Some(pair) => pair,
+            None if index < self.room() => &self.segment.more().as_chunks().0[index - NEAR],
+            None => return None,
+        };
+        Some(Entry { owner, note })
+    }
+
+    /// All entries that may be in use, with their indices.
+    pub fn entries(self) -> impl Iterator<Item = (usize, Entry<'a>)> {
+        (0..self.used()).filter_map(move |index| Some((index, self.entry(index)?)))
+    }
+
+    /// Finds an entry for which `is_free` is true, `hint` if possible. Returns `None` if there is
+    /// none with memory: see [`make_room`](Book::make_room). Must be called with the spin lock
+    /// held.
+    #[inline]
+    pub fn find(self, hint: usize, is_free: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
+        if hint < self.used() && self.entry(hint).is_some_and(&is_free) {
+            return Some(hint);
+        }
+        let used = self.used();
+        if let Some((index, _)) = self.entries().find(|(_, entry)| is_free(*entry)) {
+            return Some(index);
+        }
+        // Before anything is written there.
+        self.entry(used)?;
+        self.ledger.used.store(used as u32 + 1, Release);
+        Some(used)
+    }
+
+    /// Allocates memory for more entries, which then must be recorded by
+    /// [`add_room`](Book::add_room). Must be called without the spin lock, as it takes long.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`; `StorageFull` when there is no room for more processes.
+    pub fn make_room(self) -> io::Result<usize> {
+        let allocated = (self.ledger.allocated.load(Relaxed) as usize).min(FAR);
+        if allocated == FAR {
+            let error = format!("its list of processes is full ({} entries)", NEAR + FAR);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, error));
+        }
+        Ok(self.segment.allocate_more(2 * allocated)? / 2)
+    }
+
+    /// Records what [`make_room`](Book::make_room) has returned. Must be called with the spin lock
+    /// held.
+    pub fn add_room(self, allocated: usize) {
+        if allocated > self.ledger.allocated.load(Relaxed) as usize {
+            self.ledger.allocated.store(allocated as u32, Release);
+        }
+    }
+
+    /// Drops entries from the end for which `is_free` is true, so that no process looks at them any
+    /// more. Must be called with the spin lock held.
+    pub fn shorten(self, is_free: impl Fn(Entry<'_>) -> bool) {
+        let mut used = self.used();
+        while used > 0 && self.entry(used - 1).is_some_and(&is_free) {
+            used -= 1;
+        }
+        self.ledger.used.store(used as u32, Release);
+    }
+
+    /// Other processes with an entry for which `is_meant` is true, each once. Needs no lock; the
+    /// result may be out of date.
+    pub fn others(self, is_meant: impl Fn(Entry<'_>) -> bool) -> io::Result<Vec<Identity>> {
+        let me = me()?;
+        let owners = self.entries().filter(|(_, entry)| is_meant(*entry)).map(|(_, entry)| entry.owner());
+        let mut owners: Vec<u64> = owners.filter(|owner| *owner != me).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        Ok(owners.into_iter().filter_map(Identity::from_bits).collect())
+    }
+}
+
+/// The identity of the calling process, as it is written in a ledger.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+#[inline]
+pub fn me() -> io::Result<u64> {
+    Identity::current().map(Identity::to_bits)
+}
+
+/// Those of `processes` that have ended, as far as there are descriptors to find out.
+pub fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
+    processes.retain(|process| process.has_ended().unwrap_or(false));
+    processes
+}
+
+/// A pidfd of the process, which all waiters of this process share. `None` if it has ended.
+fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
+    static SHARED: LazyLock<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = LazyLock::new(Mutex::default);
+    // In a fork copy, the mutex may be locked for ever.
+    let Ok(mut shared) = SHARED.try_lock() else {
+        return Ok(process.watch()?.map(Arc::new));
+    };
+    if let Some(pidfd) = shared.get(&process).and_then(Weak::upgrade)
+        && Arc::strong_count(&pidfd) <= SHARED_BY
+    {
+        return Ok(Some(pidfd));
+    }
+    let Some(pidfd) = process.watch()?.map(Arc::new) else { return Ok(None) };
+    shared.retain(|_, pidfd| pidfd.strong_count() > 0);
+    shared.insert(process, Arc::downgrade(&pidfd));
+    Ok(Some(pidfd))
+}
+
+/// Pidfds for watching `processes`, and those of them that have ended already.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identity>)> {
+    let begun = Instant::now();
+    let (mut pidfds, mut alive, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rest = processes.into_iter().peekable();
+    while let Some(process) = rest.peek() {
+        if pidfds.len() == WATCHED {
+            break;
+        }
+        match pidfd_of(*process) {
+            Ok(None) => dead.push(*process),
+            Ok(Some(pidfd)) => {
+                pidfds.push(pidfd);
+                alive.push(*process);
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                // Leaves a descriptor for checking the rest one by one.
+                pidfds.pop();
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        rest.next();
+    }
+    let ended = poll::wait_readable(&pidfds, Some(Instant::now()))?;
+    dead.extend(ended.into_iter().map(|index| alive[index]));
+    let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
+    let look_again = (!rest.is_empty()).then(|| LOOK.max(begun.elapsed() * 10));
+    dead.extend(dead_of(rest));
+    Ok((Watched { pidfds, touched: None, look_again }, dead))
+}

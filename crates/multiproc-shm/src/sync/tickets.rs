@@ -1,0 +1,497 @@
+//! The waiters of a condition variable, without its lock: each draws a *ticket* (a number), and
+//! each notification is recorded as a *grant*, which says how many of the tickets below a bound may
+//! pass. See `PROTOCOL.md` in this folder, "Condition".
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiproc_os::identity::Identity;
+use multiproc_os::inotify;
+
+use crate::lock::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
+use crate::lock::users::{Shared, Users};
+use crate::memory::object::Object;
+use crate::memory::segment::layout;
+use crate::sync::ledger::{self, Book, Ledger, me};
+use crate::wait::notifier::ViaHandle;
+use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
+
+/// The largest number of grants with different bounds.
+const ROOM: usize = 8;
+
+/// How often a sleeper checks whether the lock has been poisoned, where not all processes that may
+/// take it are known.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The same, where all are known. What is left is a process that was about to take the lock when
+/// the first condition came to share it and is killed as soon as it has it; and a holder that
+/// executes another program.
+const RARE_LOOK: Duration = Duration::from_secs(20);
+
+/// How long a sleeper looks often in place of watching the lock's file: short sleeps don't pay for
+/// that.
+const AT_FIRST: Duration = Duration::from_millis(300);
+
+/// How long a sleeper looks often after a death.
+const AFTER_DEATH: Duration = Duration::from_secs(1);
+
+layout! {
+    /// The shared part; all zero, no caller waits.
+    pub struct Tickets: "condition", 0x31, ledger::MORE {
+        /// The next ticket.
+        next: AtomicU64,
+        /// The number of waiters, including those that have died.
+        waiting: AtomicU32,
+        spin_lock: RobustSpinLock,
+        /// The grants, the oldest first: how many tickets (`counts`) of those below a bound
+        /// (`below`) may pass.
+        below: [AtomicU64; ROOM],
+        counts: [AtomicU32; ROOM],
+        wait_queue: WaitQueue,
+        /// Whether the lock may be taken by processes that are not on the ledger.
+        has_others_beside: AtomicU32,
+        /// The processes that take the lock by way of this condition.
+        ledger: Ledger,
+    }
+}
+
+impl Tickets {
+    /// Creates an object without waiters.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    pub fn create() -> io::Result<Object<Tickets>> {
+        Object::create()
+    }
+
+    /// The index of the oldest grant that includes this ticket.
+    fn place_for(&self, number: u64) -> Option<usize> {
+        (0..ROOM).find(|place| self.counts[*place].load(SeqCst) > 0 && self.below[*place].load(SeqCst) > number)
+    }
+
+    /// How many waiters may pass, in all.
+    fn given(&self) -> u64 {
+        self.counts.iter().map(|count| u64::from(count.load(Relaxed))).sum()
+    }
+
+    /// Removes grants that no waiter is left to use, and closes the gaps.
+    fn tidy(&self) {
+        let mut too_many = self.given().saturating_sub(self.waiting.load(Relaxed).into());
+        let mut to = 0;
+        for from in 0..ROOM {
+            let (below, count) = (self.below[from].load(Relaxed), self.counts[from].load(Relaxed));
+            let less = too_many.min(count.into()) as u32;
+            too_many -= u64::from(less);
+            if count > less {
+                self.below[to].store(below, SeqCst);
+                self.counts[to].store(count - less, SeqCst);
+                to += 1;
+            }
+        }
+        self.counts[to..].iter().for_each(|count| count.store(0, SeqCst));
+    }
+
+    fn leave(&self) {
+        self.waiting.store(self.waiting.load(Relaxed).saturating_sub(1), Relaxed);
+        self.tidy();
+    }
+}
+
+impl Object<Tickets> {
+    fn book(&self) -> Book<'_, Tickets> {
+        Book { ledger: &self.ledger, segment: self.segment() }
+    }
+
+    /// Records that the lock may be taken by processes that are not on the ledger.
+    pub fn expect_others(&self) {
+        if self.has_others_beside.load(SeqCst) == 0 {
+            let _guard = self.lock_endlessly();
+            self.wait_queue.before_change(self.notifier());
+            self.has_others_beside.store(1, SeqCst);
+        }
+    }
+
+    /// Puts this process on the ledger, so that all waiters watch it. Must be called before it
+    /// takes the lock for the first time.
+    #[inline]
+    pub fn enlist(&self, limit: Limit, users: &Users) {
+        let Ok(me) = me() else {
+            users.ask();
+            return self.expect_others();
+        };
+        let place = self.place().load(Relaxed) as usize;
+        if self.book().entry(place).is_none_or(|entry| entry.owner() != me) {
+            self.enlist_slowly(me, limit, users);
+        }
+    }
+
+    #[cold]
+    fn enlist_slowly(&self, me: u64, limit: Limit, users: &Users) {
+        if within(limit, || self.try_enlist(me)).is_ok() {
+            return;
+        }
+        // A process that can't get on the ledger counts as one beside it, and is recorded in the
+        // lock.
+        users.ask();
+        if self.has_others_beside.swap(1, SeqCst) == 0 {
+            // Without the spin lock, which may be what could not be had. That is safe as no process
+            // removes tokens from this wake pipe.
+            self.notifier().notify();
+        }
+    }
+
+    fn try_enlist(&self, me: u64) -> io::Result<()> {
+        let book = self.book();
+        loop {
+            let guard = self.guard()?;
+            let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(place, _)| place);
+            let place = known.or_else(|| book.find(0, |entry| entry.owner() == 0));
+            if let Some(place) = place
+                && let Some(entry) = book.entry(place)
+            {
+                if known.is_none() {
+                    // Sleepers watch the processes that were on the ledger. They must watch this
+                    // one, too.
+                    self.wait_queue.before_change(self.notifier());
+                    entry.owner.store(me, SeqCst);
+                }
+                self.place().store(place as u32, Relaxed);
+                return Ok(());
+            }
+            drop(guard);
+            let room = book.make_room()?;
+            let _guard = self.guard()?;
+            book.add_room(room);
+        }
+    }
+
+    /// Removes processes that have ended from the ledger.
+    fn strike(&self, dead: &[Identity]) {
+        if let Ok(_guard) = self.guard() {
+            let book = self.book();
+            for (_, entry) in book.entries() {
+                if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
+                    entry.owner.store(0, SeqCst);
+                }
+            }
+            book.shorten(|entry| entry.owner() == 0);
+        }
+    }
+
+    /// Makes all waiters check whether the lock has been poisoned.
+    #[cold]
+    pub fn alarm(&self) {
+        {
+            let _guard = self.lock_endlessly();
+            self.wait_queue.before_change(self.notifier());
+        }
+        self.wait_queue.after_change(u32::MAX);
+    }
+
+    /// Takes the spin lock. If its previous owner has died, it isn't known which waiters could
+    /// pass: then all may.
+    fn guard(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
+        self.spin_lock.lock().map(|guard| self.inherit(guard))
+    }
+
+    fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
+        self.inherit(self.spin_lock.lock_endlessly())
+    }
+
+    fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
+        if guard.inherited {
+            self.wait_queue.before_change(self.notifier());
+            let all = self.waiting.load(Relaxed).saturating_add(1);
+            self.waiting.store(all, Relaxed);
+            self.counts.iter().for_each(|count| count.store(0, SeqCst));
+            self.below[0].store(self.next.load(Relaxed), SeqCst);
+            self.counts[0].store(all, SeqCst);
+        }
+        guard
+    }
+
+    /// Makes the caller a waiter. Returns its ticket.
+    ///
+    /// # Errors
+    /// The spin lock could not be had in time.
+    pub fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
+        let _guard = within(deadline.into(), || self.guard())?;
+        let number = self.next.load(Relaxed);
+        self.waiting.store(self.waiting.load(Relaxed).saturating_add(1), Relaxed);
+        self.next.store(number.wrapping_add(1), Relaxed);
+        Ok(number)
+    }
+
+    /// Lets up to `count` waiters pass. Returns how many will, at most.
+    pub fn give(&self, count: u32) -> u32 {
+        // With the condition's lock held, so no thread is about to enter.
+        if self.waiting.load(SeqCst) == 0 {
+            return 0;
+        }
+        let guard = self.lock_endlessly();
+        let more = u64::from(self.waiting.load(Relaxed)).saturating_sub(self.given()).min(count.into()) as u32;
+        if more == 0 {
+            return 0;
+        }
+        let next = self.next.load(Relaxed);
+        let used = self.counts.iter().take_while(|count| count.load(Relaxed) > 0).count();
+        self.wait_queue.before_change(self.notifier());
+        match used {
+            _ if used > 0 && self.below[used - 1].load(Relaxed) == next => {
+                let count = &self.counts[used - 1];
+                count.store(count.load(Relaxed).saturating_add(more), SeqCst);
+            }
+            ROOM => {
+                // The two oldest grants become one, for all tickets of the later one.
+                let both = self.counts[0].load(Relaxed).saturating_add(self.counts[1].load(Relaxed));
+                self.counts[1].store(both, SeqCst);
+                for place in 1..ROOM {
+                    self.below[place - 1].store(self.below[place].load(Relaxed), SeqCst);
+                    self.counts[place - 1].store(self.counts[place].load(Relaxed), SeqCst);
+                }
+                self.below[ROOM - 1].store(next, SeqCst);
+                self.counts[ROOM - 1].store(more, SeqCst);
+            }
+            _ => {
+                self.below[used].store(next, SeqCst);
+                self.counts[used].store(more, SeqCst);
+            }
+        }
+        drop(guard);
+        self.wait_queue.after_change(more);
+        more
+    }
+
+    /// Waits until there is a grant for this ticket, without using it, or until `alarm` says that
+    /// waiting makes no more sense. `lock` is the condition's lock, which other conditions may
+    /// share.
+    ///
+    /// # Errors
+    /// [`WaitFailure`].
+    pub fn wait(
+        &self,
+        number: u64,
+        deadline: Option<Instant>,
+        lock: Shared<'_>,
+        alarm: impl Fn() -> bool,
+    ) -> Result<(), WaitFailure> {
+        let mut notice =
+            TicketWait { tickets: self, number, lock, alarm, look_often_until: None, has_seen_death: false };
+        within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut notice))
+    }
+
+    /// Uses a grant for this ticket, and ends the wait. Returns false if other waiters were
+    /// quicker.
+    ///
+    /// # Errors
+    /// The spin lock could not be had in time.
+    pub fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
+        let _guard = within(deadline.into(), || self.guard())?;
+        let Some(place) = self.place_for(number) else { return Ok(false) };
+        self.counts[place].store(self.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
+        self.leave();
+        Ok(true)
+    }
+
+    /// Ends the wait without a grant.
+    pub fn give_up(&self, deadline: Option<Instant>) {
+        // A waiter that can't get the spin lock stays counted, like one that was killed.
+        if let Ok(_guard) = within(deadline.into(), || self.guard()) {
+            self.leave();
+        }
+    }
+
+    /// The number of waiters.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(SeqCst)
+    }
+}
+
+struct TicketWait<'a, A> {
+    tickets: &'a Object<Tickets>,
+    number: u64,
+    lock: Shared<'a>,
+    alarm: A,
+    /// Until then it looks often.
+    look_often_until: Option<Instant>,
+    has_seen_death: bool,
+}
+
+impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
+    type Outcome = ();
+
+    fn attempt(&mut self) -> Option<()> {
+        (self.tickets.place_for(self.number).is_some() || (self.alarm)()).then_some(())
+    }
+
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
+        let _guard = self.tickets.guard()?;
+        if self.attempt().is_some() {
+            return Ok(true);
+        }
+        arm();
+        Ok(false)
+    }
+
+    fn watch(&mut self) -> io::Result<Watched> {
+        let now = Instant::now();
+        let look_often_until = *self.look_often_until.get_or_insert(now + AT_FIRST);
+        let mut owners = self.tickets.book().others(|entry| entry.owner() != 0)?;
+        let (mut touched, mut look_again) = (None, (now < look_often_until).then_some(LOOK));
+        if self.tickets.has_others_beside.load(SeqCst) == 0 {
+            // All that may own the lock are on the ledger: unless one has just died, there is
+            // nothing to look for.
+            look_again = look_again.filter(|_| self.has_seen_death);
+        } else {
+            if look_again.is_none() {
+                touched = inotify::Watch::new(self.lock.file).ok();
+            }
+            let me = me()?;
+            owners.extend(self.lock.users.known().filter(|process| process.to_bits() != me));
+            owners.sort_unstable();
+            owners.dedup();
+            look_again = Some(match (self.alarm)() {
+                // The alarm came before the subscription.
+                true => Duration::ZERO,
+                false if touched.is_none() || self.lock.users.are_incomplete() => LOOK,
+                false => RARE_LOOK,
+            });
+        }
+        let (mut watched, dead) = ledger::watch(owners)?;
+        watched.touched = touched;
+        watched.look_again = watched.look_again.into_iter().chain(look_again).min();
+        if !dead.is_empty() {
+            self.tickets.strike(&dead);
+            self.lock.users.strike(&dead);
+            // One of them may have owned the lock. A process that has inherited the lock may be
+            // about to say so.
+            self.has_seen_death = true;
+            self.look_often_until = Some(now + AFTER_DEATH);
+            watched.look_again = Some(Duration::ZERO);
+        }
+        Ok(watched)
+    }
+
+    fn through(&self) -> ViaHandle<'_> {
+        self.tickets.through()
+    }
+
+    fn more(&mut self) -> bool {
+        self.tickets.given() > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_notice_is_for_those_who_waited_when_it_was_given() {
+        let tickets = Tickets::create().unwrap();
+        assert_eq!(tickets.give(1), 0);
+        let (first, second) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
+        assert_eq!(tickets.give(1), 1);
+        let late = tickets.enter(None).unwrap();
+        assert!(!tickets.take(late, None).unwrap());
+        assert!(tickets.take(second, None).unwrap() && !tickets.take(first, None).unwrap());
+        assert_eq!(tickets.give(u32::MAX), 2);
+        assert!(tickets.take(late, None).unwrap() && tickets.take(first, None).unwrap());
+        assert_eq!((tickets.waiting(), tickets.given()), (0, 0));
+    }
+
+    #[test]
+    fn what_nobody_has_a_use_for_is_not_left_for_those_who_come() {
+        let tickets = Tickets::create().unwrap();
+        let (one, other) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
+        tickets.give(2);
+        tickets.give_up(None);
+        assert!(tickets.take(other, None).unwrap() && !tickets.take(one, None).unwrap());
+        assert!(!tickets.take(tickets.enter(None).unwrap(), None).unwrap());
+    }
+
+    #[test]
+    fn when_somebody_has_died_in_the_middle_all_may_go_on() {
+        let tickets = Tickets::create().unwrap();
+        let numbers: Vec<u64> = (0..5).map(|_| tickets.enter(None).unwrap()).collect();
+        tickets.give(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::mem::forget(tickets.spin_lock.lock().unwrap());
+                tickets.counts.iter().for_each(|count| count.store(0, SeqCst));
+            });
+        });
+        for number in numbers {
+            assert!(tickets.take(number, None).unwrap());
+        }
+        assert!(!tickets.take(tickets.enter(None).unwrap(), None).unwrap());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Enter,
+        Give(u32),
+        Take(prop::sample::Index),
+        GiveUp(prop::sample::Index),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Enter),
+            (0..4_u32).prop_map(Step::Give),
+            any::<prop::sample::Index>().prop_map(Step::Take),
+            any::<prop::sample::Index>().prop_map(Step::GiveUp),
+        ]
+    }
+
+    proptest! {
+        /// A waiter passes only if it waited when the grant was given, as long as there is room to
+        /// tell grants apart; and no grant is lost while a waiter is left that it is for.
+        #[test]
+        fn they_are_given_out_rightly(steps in prop::collection::vec(step(), 0..200)) {
+            let tickets = Tickets::create().unwrap();
+            let mut waiting: Vec<u64> = Vec::new();
+            let mut given: Vec<(u64, u32)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Enter => waiting.push(tickets.enter(None).unwrap()),
+                    Step::Give(count) => {
+                        let more = tickets.give(count);
+                        let pending: u32 = given.iter().map(|(_, count)| count).sum();
+                        prop_assert_eq!(more, count.min(waiting.len() as u32 - pending));
+                        given.push((tickets.next.load(SeqCst), more));
+                    }
+                    Step::Take(index) if !waiting.is_empty() => {
+                        let place = index.index(waiting.len());
+                        let found = given.iter_mut().find(|(below, count)| *count > 0 && *below > waiting[place]);
+                        let taken = tickets.take(waiting[place], None).unwrap();
+                        match found {
+                            Some((_, count)) => {
+                                prop_assert!(taken);
+                                *count -= 1;
+                                waiting.remove(place);
+                            }
+                            // Grants beyond the room are not told apart.
+                            None if taken => return Ok(()),
+                            None => {}
+                        }
+                    }
+                    Step::GiveUp(index) if !waiting.is_empty() => {
+                        waiting.remove(index.index(waiting.len()));
+                        tickets.give_up(None);
+                        let mut more: u32 = given.iter().map(|(_, count)| *count).sum::<u32>().saturating_sub(waiting.len() as u32);
+                        for (_, count) in &mut given {
+                            let less = more.min(*count);
+                            (*count, more) = (*count - less, more - less);
+                        }
+                    }
+                    Step::Take(_) | Step::GiveUp(_) => {}
+                }
+                given.retain(|(_, count)| *count > 0);
+                prop_assert_eq!(tickets.waiting() as usize, waiting.len());
+                prop_assert_eq!(tickets.given(), given.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
+            }
+        }
+    }
+}

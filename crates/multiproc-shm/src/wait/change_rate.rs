@@ -1,0 +1,110 @@
+//! When a producer checks whether any consumer is left: rarely enough to cost nothing, and soon
+//! enough after something has changed.
+//!
+//! The check is a system call, and a put takes a few dozen nanoseconds. So a producer counts its
+//! puts and reads the clock at some of them: at each one while puts come slowly, at every
+//! [`STRIDE`]th one in a stream. It checks for consumers when [`BETWEEN`] has passed since the last
+//! check, or when this process has learnt that another process has ended, or has dropped a handle.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How many puts a stream makes for each reading of the clock.
+const STRIDE: u32 = 16;
+
+/// Puts that are further apart than this, in nanoseconds, are no stream.
+const SLOW: u64 = 10_000;
+
+/// The time between two checks.
+const BETWEEN: Duration = Duration::from_micros(200);
+
+/// How often this process has learnt that a process has ended, or has dropped a handle.
+static CHANGES: AtomicU32 = AtomicU32::new(1);
+
+/// Makes all producers check at their next put: a process has ended, or a handle is gone.
+pub fn changed() {
+    CHANGES.fetch_add(1, Relaxed);
+}
+
+/// What the producers of one queue in this process know about the time. Threads may write it
+/// concurrently: what gets lost is one check.
+#[derive(Debug, Default)]
+pub struct ChangeRate {
+    /// The number of puts left before the clock is read next.
+    puts: AtomicU32,
+    /// That number as it was set when the clock was read last.
+    stride: AtomicU32,
+    /// When the clock was read last, and when the last check was made, in nanoseconds.
+    clock: AtomicU64,
+    looked: AtomicU64,
+    /// The value of [`CHANGES`] at the last check.
+    changes: AtomicU32,
+}
+
+impl ChangeRate {
+    /// Whether a check is due. Must be called at each put.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        let puts = self.puts.load(Relaxed);
+        if puts == 0 || self.changes.load(Relaxed) != CHANGES.load(Relaxed) {
+            return self.look_at_the_clock(now());
+        }
+        self.puts.store(puts - 1, Relaxed);
+        false
+    }
+
+    #[cold]
+    fn look_at_the_clock(&self, now: u64) -> bool {
+        let each = now.saturating_sub(self.clock.swap(now, Relaxed)) / u64::from(self.stride.load(Relaxed).max(1));
+        let stride = if each > SLOW { 1 } else { STRIDE };
+        self.stride.store(stride, Relaxed);
+        self.puts.store(stride - 1, Relaxed);
+        let changes = CHANGES.load(Relaxed);
+        let since = now.saturating_sub(self.looked.load(Relaxed));
+        let is_due = self.changes.swap(changes, Relaxed) != changes || u128::from(since) >= BETWEEN.as_nanos();
+        if is_due {
+            self.looked.store(now, Relaxed);
+        }
+        is_due
+    }
+
+    /// Makes the next put check again, as no consumer was found.
+    #[cold]
+    pub fn look_again(&self) {
+        self.changes.store(0, Relaxed);
+    }
+}
+
+/// Nanoseconds since the first call in this process; never 0.
+fn now() -> u64 {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    BEGINNING.get_or_init(Instant::now).elapsed().as_nanos() as u64 + BETWEEN.as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_producer_looks_at_each_put_and_a_fast_one_seldom() {
+        let change_rate = ChangeRate::default();
+        change_rate.changes.store(CHANGES.load(Relaxed), Relaxed);
+        assert!(change_rate.look_at_the_clock(1_000_000), "the first one");
+        assert!(change_rate.look_at_the_clock(2_000_000) && change_rate.puts.load(Relaxed) == 0);
+        assert!(!change_rate.look_at_the_clock(2_000_100), "that was a moment ago");
+        assert_eq!(change_rate.puts.load(Relaxed), STRIDE - 1, "a stream");
+        assert!(!change_rate.look_at_the_clock(2_002_000) && change_rate.look_at_the_clock(2_300_000));
+        assert_eq!(change_rate.puts.load(Relaxed), 0, "no stream any more");
+    }
+
+    #[test]
+    fn a_change_is_looked_at_once() {
+        let change_rate = ChangeRate::default();
+        change_rate.look_at_the_clock(1_000_000);
+        changed();
+        assert!(change_rate.is_due(), "something has changed");
+        change_rate.look_again();
+        assert!(change_rate.is_due(), "and it was no good");
+    }
+}

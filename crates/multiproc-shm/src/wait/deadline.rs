@@ -1,0 +1,118 @@
+//! [`Deadline`]: how long a call may wait.
+
+use std::time::{Duration, Instant};
+
+/// The time until which a call may wait.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use multiproc_shm::wait::deadline::Deadline;
+///
+/// let deadline = Deadline::after(Duration::from_secs(60));
+/// assert!(!deadline.has_passed());
+/// assert!(deadline.remaining().unwrap() <= Duration::from_secs(60));
+///
+/// assert_eq!(Deadline::after(Duration::ZERO), Deadline::Now);
+/// assert_eq!(Deadline::after(Duration::MAX), Deadline::Never);
+/// assert_eq!(Deadline::from(None::<Instant>), Deadline::Never);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// The call doesn't wait.
+    Now,
+    /// The call waits until this instant at the latest.
+    At(Instant),
+    /// The call waits for as long as it takes.
+    Never,
+}
+
+impl Deadline {
+    /// Returns the deadline `timeout` from now: [`Now`](Deadline::Now) for a timeout of zero, and
+    /// [`Never`](Deadline::Never) for one that ends beyond the range of the clock.
+    pub fn after(timeout: Duration) -> Deadline {
+        match timeout.is_zero() {
+            true => Deadline::Now,
+            false => Instant::now().checked_add(timeout).into(),
+        }
+    }
+
+    /// Returns whether the deadline has passed.
+    pub fn has_passed(self) -> bool {
+        match self {
+            Deadline::Now => true,
+            Deadline::At(deadline) => deadline <= Instant::now(),
+            Deadline::Never => false,
+        }
+    }
+
+    /// Returns the time that is left, zero if the deadline has passed; `None` for
+    /// [`Never`](Deadline::Never).
+    pub fn remaining(self) -> Option<Duration> {
+        match self {
+            Deadline::Now => Some(Duration::ZERO),
+            Deadline::At(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+            Deadline::Never => None,
+        }
+    }
+
+    /// Returns the instant of the deadline, the present one for [`Now`](Deadline::Now); `None` for
+    /// [`Never`](Deadline::Never).
+    pub fn instant(self) -> Option<Instant> {
+        match self {
+            Deadline::Now => Some(Instant::now()),
+            Deadline::At(deadline) => Some(deadline),
+            Deadline::Never => None,
+        }
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(deadline: Instant) -> Deadline {
+        Deadline::At(deadline)
+    }
+}
+
+/// `None` is [`Deadline::Never`].
+impl From<Option<Instant>> for Deadline {
+    fn from(deadline: Option<Instant>) -> Deadline {
+        deadline.map_or(Deadline::Never, Deadline::At)
+    }
+}
+
+/// As [`Deadline::after`].
+impl From<Duration> for Deadline {
+    fn from(timeout: Duration) -> Deadline {
+        Deadline::after(timeout)
+    }
+}
+
+/// As [`Deadline::after`]; `None` is [`Deadline::Never`].
+impl From<Option<Duration>> for Deadline {
+    fn from(timeout: Option<Duration>) -> Deadline {
+        timeout.map_or(Deadline::Never, Deadline::after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overflow_is_never() {
+        assert_eq!(Deadline::after(Duration::MAX), Deadline::Never);
+        assert_eq!(Deadline::Never.remaining(), None);
+        assert_eq!(Deadline::Never.instant(), None);
+        assert!(!Deadline::Never.has_passed());
+    }
+
+    #[test]
+    fn past_and_future() {
+        let now = Instant::now();
+        assert!(Deadline::Now.has_passed() && Deadline::At(now).has_passed());
+        assert_eq!(Deadline::At(now).remaining(), Some(Duration::ZERO));
+        let later = Deadline::from(now + Duration::from_secs(3600));
+        assert!(!later.has_passed());
+        assert!(later.remaining() > Some(Duration::from_secs(3000)));
+    }
+}

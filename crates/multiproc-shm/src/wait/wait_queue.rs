@@ -1,0 +1,322 @@
+//! A wait queue in shared memory: a caller sleeps here while its condition doesn't hold, until
+//! another process changes the state. See `PROTOCOL.md`, "The wait queue" and "The wake pipe".
+//!
+//! A wait has three stages, each for a longer wait: a [backoff](crate::wait::backoff) of some
+//! microseconds; a futex, for some milliseconds; and then the wake pipe, by way of the process's
+//! [notifier](crate::wait::notifier). There a waiter sleeps for as long as it takes. It is told
+//! when no process is left that could change the state, and when a process has died on which the
+//! condition depends.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiproc_os::futex::{self, Woken};
+use multiproc_os::inotify;
+use multiproc_os::wake_pipe::WakeReason;
+
+use crate::lock::spin_lock::Stalled;
+use crate::memory::segment::layout;
+use crate::wait::backoff::Backoff;
+use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
+
+/// The longest wait on the futex. A waiter may sleep that long when the process that should have
+/// woken it has died before it did.
+const SHORT: Duration = Duration::from_millis(3);
+
+layout! {
+    /// The shared part of a wait queue. All zero: there is no waiter.
+    pub struct WaitQueue {
+        /// The futex that waiters of the second stage sleep on. Each wake-up changes it.
+        turn: AtomicU32,
+        /// Whether a waiter may sleep on `turn`.
+        parked: AtomicU32,
+        /// Whether a waiter may sleep on the wake pipe: then a token must be written before the
+        /// next change.
+        armed: AtomicU32,
+    }
+}
+
+/// How often a waiter looks whether the other threads of its process still run, if one of them may
+/// make the change and the kernel doesn't tell when a thread ends.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why a wait has ended without the condition.
+#[derive(Debug)]
+pub enum WaitFailure {
+    /// The deadline has passed.
+    Late,
+    /// No process is left that could make the condition true.
+    Alone,
+    /// A system call has failed.
+    System(io::Error),
+}
+
+/// Processes to watch: the death of one ends the sleep.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// Their pidfds, which become readable when the processes end.
+    pub pidfds: Vec<Arc<OwnedFd>>,
+    /// A file that other processes touch when there is something to look at.
+    pub touched: Option<inotify::Watch>,
+    /// Set when there are more processes than can be watched by pidfds: how long to sleep before
+    /// looking for dead ones.
+    pub look_again: Option<Duration>,
+}
+
+impl Watched {
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.pidfds.iter().map(|pidfd| pidfd.as_fd()).chain(self.touched.iter().map(AsFd::as_fd)).collect()
+    }
+
+    /// When to stop sleeping, at the latest.
+    fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
+        self.look_again.map_or(deadline, |time| Some(within(time, deadline)))
+    }
+}
+
+/// What a caller waits for: a condition, and how to act on it. "The condition holds" means that an
+/// attempt would succeed.
+pub trait WaitOp {
+    /// The result of a successful attempt.
+    type Outcome;
+
+    /// Carries the operation out if its condition holds. Called again and again.
+    fn attempt(&mut self) -> Option<Self::Outcome>;
+
+    /// Checks whether the condition may hold, while no process can change the state. If it doesn't,
+    /// calls `arm` before any process can.
+    ///
+    /// # Errors
+    /// The spin lock that this needs could not be had within the thread's
+    /// [limit](crate::lock::spin_lock::within).
+    fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
+
+    /// Whether this outcome says that a spin lock could not be had, so that it makes sense to try
+    /// again later.
+    fn has_stalled(outcome: &Self::Outcome) -> bool {
+        let _ = outcome;
+        false
+    }
+
+    /// The processes to watch: the death of one may make the condition true. Called after `look`.
+    fn watch(&mut self) -> io::Result<Watched> {
+        Ok(Watched::default())
+    }
+
+    /// Called before the next attempt when a watched process has died, or may have.
+    fn died(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Called when no process is left that could make the condition true by an action. Returns
+    /// whether the death of a watched process may still do so.
+    fn depends(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether another thread of this process may make the condition true, even if all handles of
+    /// the process wait.
+    fn has_others(&mut self, notifier: &Notifier) -> bool {
+        let _ = notifier;
+        false
+    }
+
+    /// Whether another task of this process may make the condition true, even if all handles of the
+    /// process wait.
+    fn has_other_tasks(&mut self) -> bool {
+        false
+    }
+
+    /// The handle through which the caller waits, as the notifier counts it.
+    fn through(&self) -> ViaHandle<'_> {
+        ViaHandle::Own
+    }
+
+    /// Called after success: whether another waiter may succeed as well.
+    fn more(&mut self) -> bool {
+        false
+    }
+
+    /// Whether the operation could have succeeded several times over, as far as is known without
+    /// reading shared memory again. See [`SpinHistory`](crate::wait::backoff::SpinHistory).
+    fn came_with_more(&mut self) -> bool {
+        false
+    }
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
+}
+
+impl WaitQueue {
+    /// Must be called before a change that others may wait for, with the spin lock held that guards
+    /// the change.
+    #[inline]
+    pub fn before_change(&self, notifier: &Notifier) {
+        if self.armed.load(SeqCst) != 0 {
+            self.notify(notifier);
+        }
+    }
+
+    #[cold]
+    fn notify(&self, notifier: &Notifier) {
+        // If the token could not be written, the next caller tries.
+        if notifier.notify() {
+            self.armed.store(0, SeqCst);
+        }
+    }
+
+    /// Must be called after a change that up to `count` waiters may have waited for. The change
+    /// must have been made by a sequentially consistent operation, or be followed by one, such as
+    /// the release of a spin lock.
+    #[inline]
+    pub fn after_change(&self, count: u32) {
+        if self.parked.load(SeqCst) != 0 {
+            self.wake(count);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, count: u32) {
+        self.parked.store(0, SeqCst);
+        self.turn.fetch_add(1, SeqCst);
+        futex::wake(&self.turn, count);
+    }
+
+    /// Sets the flag that [`before_change`](WaitQueue::before_change) reads, and removes the tokens
+    /// where the notifier does that. Must be called with the spin lock held that guards the change.
+    pub fn arm(&self, notifier: &Notifier) {
+        // In this order: if this process dies in between, there is a token too many.
+        self.armed.store(1, SeqCst);
+        notifier.clear();
+    }
+
+    /// Waits until `op` succeeds.
+    pub fn wait<W: WaitOp>(
+        &self,
+        notifier: &Notifier,
+        deadline: Option<Instant>,
+        op: &mut W,
+    ) -> Result<W::Outcome, WaitFailure> {
+        let mut backoff = Backoff::by(&notifier.spin_history);
+        let outcome = loop {
+            if let Some(outcome) = op.attempt() {
+                break outcome;
+            }
+            if is_over(deadline) {
+                return Err(WaitFailure::Late);
+            }
+            if !backoff.wait() {
+                break self.wait_asleep(notifier, deadline, op)?;
+            }
+        };
+        backoff.learn(&notifier.spin_history, || op.came_with_more());
+        Ok(outcome)
+    }
+
+    #[cold]
+    fn wait_asleep<W: WaitOp>(
+        &self,
+        notifier: &Notifier,
+        deadline: Option<Instant>,
+        op: &mut W,
+    ) -> Result<W::Outcome, WaitFailure> {
+        loop {
+            if let Some(outcome) = self.wait_on_futex(deadline, op)? {
+                // Of several sleepers, one was woken. This one wakes the next, if there is a reason
+                // to.
+                self.parked.store(1, SeqCst);
+                if op.more() {
+                    self.wake(1);
+                }
+                return Ok(outcome);
+            }
+            let mut alone = false;
+            let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
+            if !op.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::System(stalled.into()))? {
+                alone = self.wait_on_pipe(notifier, &subscription, deadline, op).map_err(WaitFailure::System)?
+                    == WakeReason::HungUp;
+            }
+            if let Some(outcome) = op.attempt() {
+                return Ok(outcome);
+            }
+            if alone {
+                return Err(WaitFailure::Alone);
+            }
+            if is_over(deadline) {
+                return Err(WaitFailure::Late);
+            }
+        }
+    }
+
+    /// Waits on the futex. Returns `None` after [`SHORT`]. A caller with an earlier deadline
+    /// doesn't learn whether any process is left.
+    fn wait_on_futex<W: WaitOp>(
+        &self,
+        deadline: Option<Instant>,
+        op: &mut W,
+    ) -> Result<Option<W::Outcome>, WaitFailure> {
+        let end = Instant::now() + SHORT;
+        let is_last = deadline.is_some_and(|deadline| deadline <= end);
+        let end = deadline.map_or(end, |deadline| deadline.min(end));
+        loop {
+            self.parked.store(1, SeqCst);
+            let turn = self.turn.load(SeqCst);
+            if let Some(outcome) = op.attempt() {
+                return Ok(Some(outcome));
+            }
+            if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
+                return match op.attempt() {
+                    None if is_last => Err(WaitFailure::Late),
+                    outcome => Ok(outcome),
+                };
+            }
+        }
+    }
+
+    /// Waits on the wake pipe. Returns [`WakeReason::HungUp`] when no process is left that could
+    /// make the condition true, not even by dying.
+    fn wait_on_pipe<W: WaitOp>(
+        &self,
+        notifier: &Notifier,
+        subscription: &Subscription,
+        deadline: Option<Instant>,
+        op: &mut W,
+    ) -> io::Result<WakeReason> {
+        let watched = op.watch()?;
+        let mut until = watched.until(deadline);
+        let mut reason = match op.has_others(notifier) {
+            // These threads may end without having helped. The operation doesn't ask about the end
+            // of a thread, but looking again does no harm.
+            true => {
+                let threads = Notifier::other_threads();
+                if threads.is_none() {
+                    until = Some(within(LOOK, until));
+                }
+                let mut fds = watched.fds();
+                fds.extend(threads.iter().flatten().map(AsFd::as_fd));
+                notifier.sleep_open(subscription, &fds, until)?
+            }
+            false => notifier.waiting(subscription, op.through()).sleep(&watched.fds(), until)?,
+        };
+        // The kernel closes the descriptors of a dying process before its pidfd becomes readable.
+        if reason == WakeReason::HungUp && op.depends()? {
+            // The subscription has reported the hang-up, and would report nothing else. With a new
+            // one, the state must be checked again.
+            let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
+            if op.look(&mut || self.arm(notifier))? {
+                return Ok(WakeReason::Token);
+            }
+            // The processes to watch may have changed meanwhile.
+            let watched = op.watch()?;
+            reason = notifier.sleep_open(&subscription, &watched.fds(), watched.until(until))?;
+        }
+        if reason == WakeReason::Other || reason == WakeReason::Late && watched.look_again.is_some() {
+            op.died()?;
+        }
+        Ok(reason)
+    }
+}

@@ -1,0 +1,649 @@
+//! Futures that wait for a [`RobustWord`]: a *waiter thread* sleeps on the word in their place and
+//! wakes their tasks, and each future takes the word itself, in the thread that polls it. See
+//! `PROTOCOL.md`, "Futures that wait for a robust word".
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use multiproc_os::futex::{self, Woken};
+use multiproc_os::robust::{Thread, copy_number};
+use multiproc_os::signal;
+
+use crate::lock::robust_word::{LOOK, LockMapping, PoisonableWord, Refusal, RobustWord};
+use crate::memory::segment::Layout;
+use crate::wait::backoff::Backoff;
+use crate::wait::deadline::Deadline;
+
+/// How long a future that has been told has to take the word, before others are told. On a busy
+/// machine, a task may need a time slice or two to be polled.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// After this many misses, the waiter thread takes the word for a future as soon as it is woken.
+/// Waking a task first takes longer than a busy owner needs to take the word again.
+const LOSSES: u32 = 3;
+
+/// The longest sleep of a waiter thread that can't be told that no future waits any more.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// How long a waiter thread without work stays, and the largest number of such threads.
+const LINGER: Duration = Duration::from_secs(1);
+const MOST_IDLE: usize = 4;
+
+/// A layout with one word that futures can wait for.
+pub trait Site: Layout {
+    /// The word.
+    fn poisonable(&self) -> &PoisonableWord;
+}
+
+/// The futures that wait for a word through one handle.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    state: Mutex<State>,
+    /// Changes when the waiter thread must look again. Written with the mutex held.
+    signal: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of the process (an original or a fork copy) that the other fields are about.
+    copy: u32,
+    /// The futures that wait, in the order in which they began to.
+    futures: VecDeque<Waiter>,
+    /// The number of the next future that begins to wait.
+    next: u64,
+    /// Whether there is a waiter thread.
+    is_served: bool,
+    /// Whether the waiter thread sleeps on the word, or is about to.
+    is_at_word: bool,
+    /// How often a future or the waiter thread has found that the word had been given up and taken
+    /// again. Reset when a future leaves.
+    losses: u32,
+    /// The word, if the waiter thread has taken it for a future.
+    reserved: Option<Reserved>,
+}
+
+/// A word that the waiter thread has taken for a future.
+#[derive(Debug)]
+struct Reserved {
+    /// The number of that future.
+    number: u64,
+    /// The id of the waiter thread.
+    thread: u32,
+    /// Whether the previous owner has died.
+    inherited: bool,
+    /// When the waiter thread gives the word up if the future hasn't taken it.
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    /// `None`: the future has been told that the word was free, and hasn't tried to take it since.
+    waker: Option<Waker>,
+}
+
+/// What a future does next that couldn't take the word.
+enum Next {
+    /// Try again, as it has been told meanwhile.
+    Try,
+    /// Finish: the word had been taken for it, and is its own now.
+    Taken,
+    /// Wait until its task is woken.
+    Wait,
+}
+
+impl Waiters {
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.copy != copy_number() {
+            // The futures belong to the original process, and so do the objects behind their
+            // wakers: neither must be dropped here.
+            std::mem::forget(std::mem::take(&mut state.futures));
+            *state = State { copy: copy_number(), next: state.next, ..State::default() };
+        }
+        state
+    }
+
+    /// Makes the waiter thread look again, if it doesn't sleep on the word, or has nothing left to
+    /// do there.
+    fn signal(&self, state: &State) {
+        if state.is_served && (state.futures.is_empty() || !state.is_at_word) {
+            self.signal.fetch_add(1, SeqCst);
+            futex::wake(&self.signal, 1);
+        }
+    }
+
+    /// Registers a future that has found the word taken, or updates its waker.
+    ///
+    /// # Errors
+    /// `EAGAIN`, at the limit of threads.
+    fn wait(
+        &self,
+        number: &mut Option<u64>,
+        waker: &Waker,
+        adopt: impl FnOnce(&Reserved) -> bool,
+        serve: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Next> {
+        // User code (the waker) is cloned and dropped outside the mutex.
+        let waker = waker.clone();
+        let mut state = self.state();
+        // A word that can't be adopted is given up when the future leaves.
+        if let Some(reserved) = state.reserved.take_if(|reserved| Some(reserved.number) == *number) {
+            if adopt(&reserved) {
+                return Ok(Next::Taken);
+            }
+            state.reserved = Some(reserved);
+        }
+        if let Some(waiter) = state.futures.iter_mut().find(|waiter| Some(waiter.number) == *number) {
+            let before = waiter.waker.replace(waker);
+            let next = if before.is_some() { Next::Wait } else { Next::Try };
+            if let Next::Try = next {
+                state.losses = state.losses.saturating_add(1);
+                self.signal(&state);
+            }
+            drop(state);
+            drop(before);
+            return Ok(next);
+        }
+        let new = state.next;
+        state.next += 1;
+        state.futures.push_back(Waiter { number: new, waker: Some(waker) });
+        if !state.is_served {
+            if let Err(error) = serve() {
+                let waiter = state.futures.pop_back();
+                drop(state);
+                drop(waiter);
+                return Err(error);
+            }
+            state.is_served = true;
+        } else {
+            self.signal(&state);
+        }
+        *number = Some(new);
+        Ok(Next::Wait)
+    }
+
+    /// Removes a future. If it was told and hasn't taken the word, the waiter thread passes that
+    /// on.
+    fn leave(&self, number: u64) {
+        let mut state = self.state();
+        let place = state.futures.iter().position(|waiter| waiter.number == number);
+        let waiter = place.and_then(|place| state.futures.remove(place));
+        if waiter.is_some() {
+            state.losses = 0;
+            self.signal(&state);
+        }
+        drop(state);
+        drop(waiter);
+    }
+}
+
+/// One future's wait for a word.
+pub struct Wait<'a, L: Site> {
+    mapping: &'a Arc<LockMapping<L>>,
+    /// The future's number among the [`Waiters`].
+    number: Option<u64>,
+}
+
+/// Why a future couldn't take a word.
+#[derive(Debug)]
+pub enum Denied {
+    /// For the same reason as a thread.
+    Refused(Refusal),
+    /// No waiter thread could be started.
+    NoThread,
+}
+
+impl<'a, L: Site> Wait<'a, L> {
+    pub fn new(mapping: &'a Arc<LockMapping<L>>) -> Wait<'a, L> {
+        Wait { mapping, number: None }
+    }
+
+    /// Takes the word for the calling thread, or arranges that the task is woken when another try
+    /// makes sense. Also waits if the calling thread owns the word by another future.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
+        let poisonable = self.mapping.poisonable();
+        let try_once = || match poisonable.take(self.mapping, 0, Deadline::Now, || true) {
+            Err(Refusal::Mine) if self.mapping.is_taken_in_future() => Err(Refusal::Busy),
+            taken => taken,
+        };
+        let mut was_told = false;
+        loop {
+            let mut result = try_once();
+            // As a woken thread does: another thread may have the word for a moment only.
+            let mut backoff = Backoff::new();
+            while was_told && matches!(result, Err(Refusal::Busy)) && backoff.wait() {
+                result = try_once();
+            }
+            match result {
+                Err(Refusal::Busy) => {}
+                result => return Poll::Ready(self.done(result.map_err(Denied::Refused))),
+            }
+            let adopt = |reserved: &Reserved| poisonable.adopt(self.mapping, reserved.thread, reserved.inherited);
+            let serve = || start_waiter(self.mapping.clone());
+            match self.mapping.waiters().wait(&mut self.number, context.waker(), adopt, serve) {
+                Ok(Next::Taken) => return Poll::Ready(self.done(Ok(()))),
+                Ok(Next::Try) => was_told = true,
+                Ok(Next::Wait) => return Poll::Pending,
+                Err(_) => return Poll::Ready(Err(Denied::NoThread)),
+            }
+        }
+    }
+
+    fn done(&mut self, result: Result<(), Denied>) -> Result<(), Denied> {
+        if result.is_ok() {
+            self.mapping.note_future();
+        }
+        self.leave();
+        result
+    }
+
+    fn leave(&mut self) {
+        if let Some(number) = self.number.take() {
+            self.mapping.waiters().leave(number);
+        }
+    }
+}
+
+impl<L: Site> Drop for Wait<'_, L> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// What a waiter thread serves, of any layout.
+trait Served: Send + Sync {
+    fn word(&self) -> &RobustWord;
+    fn waiters(&self) -> &Waiters;
+}
+
+impl<L: Site> Served for LockMapping<L> {
+    fn word(&self) -> &RobustWord {
+        self.poisonable().word()
+    }
+
+    fn waiters(&self) -> &Waiters {
+        LockMapping::waiters(self)
+    }
+}
+
+/// The body of a waiter thread: sleeps in place of futures, and wakes their tasks, until no future
+/// is left.
+fn serve(served: &dyn Served) {
+    let (thread, word, waiters) = (Thread::current(), served.word(), served.waiters());
+    let mut look = LOOK;
+    // Whether another waiter has been woken, since no future takes the word.
+    let mut has_passed_on = false;
+    // Set when this thread has taken the word for a future: whether the previous owner has died.
+    let mut taken: Option<bool> = None;
+    word.announce(thread);
+    loop {
+        let mut state = waiters.state();
+        state.is_at_word = false;
+        if let Some(inherited) = taken.take() {
+            let Some(told) = state.futures.iter_mut().find(|waiter| waiter.waker.is_some()) else {
+                drop(state);
+                word.give_up_announced(thread, inherited);
+                continue;
+            };
+            let (number, waker) = (told.number, told.waker.take());
+            state.reserved = Some(Reserved { number, thread: thread.id(), inherited, until: Instant::now() + GRACE });
+            drop(state);
+            tell(waker);
+            // The waker may have announced another word.
+            word.announce(thread);
+            continue;
+        }
+        let signal = waiters.signal.load(SeqCst);
+        if let Some(reserved) = &state.reserved {
+            let (until, inherited) = (reserved.until, reserved.inherited);
+            let is_waited_for = state.futures.iter().any(|waiter| waiter.number == reserved.number);
+            if is_waited_for && Instant::now() < until {
+                drop(state);
+                futex::wait(&waiters.signal, signal, Some(until));
+            } else {
+                state.reserved = None;
+                drop(state);
+                word.give_up_announced(thread, inherited);
+            }
+            continue;
+        }
+        if state.futures.is_empty() {
+            state.is_served = false;
+            break;
+        }
+        let takes_itself = state.losses >= LOSSES;
+        if word.owner().is_some() {
+            has_passed_on = false;
+            state.is_at_word = true;
+            drop(state);
+            let sleep = |value, until| sleep(word.futex(), value, (&waiters.signal, signal), until);
+            look = word.sleep_while_owned(look, sleep);
+            if takes_itself {
+                taken = take_soon(word, thread);
+            } else if word.owner().is_some() {
+                let mut state = waiters.state();
+                state.losses = state.losses.saturating_add(1);
+            }
+            if is_without_waitv() {
+                look = look.min(LONGEST_LOOK);
+            }
+            continue;
+        }
+        look = LOOK;
+        // A future that was told hasn't taken the word.
+        let is_late = state.futures.iter().any(|waiter| waiter.waker.is_none());
+        if is_late && !std::mem::replace(&mut has_passed_on, true) {
+            word.wake_next();
+        }
+        let Some(told) = state.futures.iter_mut().find(|waiter| waiter.waker.is_some()) else {
+            drop(state);
+            futex::wait(&waiters.signal, signal, None);
+            continue;
+        };
+        if takes_itself {
+            drop(state);
+            taken = take_soon(word, thread);
+            continue;
+        }
+        let waker = told.waker.take();
+        drop(state);
+        tell(waker);
+        // The waker may have announced another word.
+        word.announce(thread);
+        futex::wait(&waiters.signal, signal, Some(Instant::now() + GRACE));
+    }
+    word.wake_next();
+    // Before the memory may be unmapped.
+    thread.done();
+}
+
+/// Takes the word as a woken thread does: if it is free now, or within some microseconds.
+fn take_soon(word: &RobustWord, thread: Thread) -> Option<bool> {
+    let mut backoff = Backoff::new();
+    loop {
+        if let Some(inherited) = word.take_announced(thread) {
+            return Some(inherited);
+        }
+        if !backoff.wait() {
+            return None;
+        }
+    }
+}
+
+fn tell(waker: Option<Waker>) {
+    // A panic of an executor must not keep others from being told.
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake)));
+}
+
+/// Whether futex_waitv(2) is missing or refused.
+static WITHOUT_WAITV: AtomicBool = AtomicBool::new(false);
+
+fn is_without_waitv() -> bool {
+    WITHOUT_WAITV.load(Relaxed)
+}
+
+/// Sleeps while both words have these values; without futex_waitv(2), while the first one has.
+fn sleep(word: &AtomicU32, value: u32, signal: (&AtomicU32, u32), until: Instant) -> Woken {
+    if !is_without_waitv() {
+        match futex::wait_any(&[(word, value), signal], Some(until)) {
+            Ok(woken) => return woken,
+            Err(_) => WITHOUT_WAITV.store(true, Relaxed),
+        }
+    }
+    futex::wait(word, value, Some(until))
+}
+
+/// The waiter threads of the process, and their work.
+struct Threads {
+    /// The number of the process (an original or a fork copy) that has these threads.
+    copy: u32,
+    idle: usize,
+    jobs: VecDeque<Arc<dyn Served>>,
+    /// Whether idle threads must end, until there is work again.
+    are_dismissed: bool,
+}
+
+static THREADS: Mutex<Threads> = Mutex::new(Threads { copy: 0, idle: 0, jobs: VecDeque::new(), are_dismissed: false });
+static JOB: Condvar = Condvar::new();
+
+fn threads() -> MutexGuard<'static, Threads> {
+    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    if threads.copy != copy_number() {
+        std::mem::forget(std::mem::take(&mut threads.jobs));
+        (threads.copy, threads.idle) = (copy_number(), 0);
+    }
+    threads
+}
+
+/// Makes a waiter thread serve it: an idle one, or a new one.
+///
+/// # Errors
+/// `EAGAIN`, at the limit of threads.
+fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
+    let mut threads = threads();
+    threads.are_dismissed = false;
+    if threads.idle > 0 {
+        threads.idle -= 1;
+        threads.jobs.push_back(served);
+        JOB.notify_one();
+        return Ok(());
+    }
+    drop(threads);
+    signal::with_signals_blocked(|| {
+        std::thread::Builder::new().name("multiproc-lock".into()).spawn(move || {
+            serve(&*served);
+            drop(served);
+            while let Some(served) = next_job() {
+                serve(&*served);
+            }
+        })
+    })?;
+    Ok(())
+}
+
+/// Waits for work. Returns `None` when the thread must end.
+fn next_job() -> Option<Arc<dyn Served>> {
+    let mut threads = threads();
+    if threads.idle >= MOST_IDLE {
+        return None;
+    }
+    threads.idle += 1;
+    let end = Instant::now() + LINGER;
+    loop {
+        // The caller that has queued it has already counted this thread, or another, as not idle.
+        if let Some(job) = threads.jobs.pop_front() {
+            return Some(job);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || threads.are_dismissed {
+            threads.idle = threads.idle.saturating_sub(1);
+            return None;
+        }
+        threads = JOB.wait_timeout(threads, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+/// Ends the idle waiter threads.
+pub fn dismiss() {
+    threads().are_dismissed = true;
+    JOB.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::mpsc;
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::memory::segment::{Segment, layout};
+
+    layout! {
+        struct One: "one word", 0x7fff_0002 {
+            poisonable: PoisonableWord,
+        }
+    }
+
+    impl Site for One {
+        fn poisonable(&self) -> &PoisonableWord {
+            &self.poisonable
+        }
+    }
+
+    type Word = Arc<LockMapping<One>>;
+
+    fn take(mapping: &Word, deadline: Deadline) -> Result<(), Refusal> {
+        mapping.poisonable.take(mapping, 0, deadline, || true)
+    }
+
+    async fn take_async(mapping: &Word) {
+        let mut wait = Wait::new(mapping);
+        poll_fn(|context| wait.poll(context)).await.unwrap();
+    }
+
+    /// Starts a thread that takes the word, and gives it up when it is told to.
+    fn holder(mapping: &Word) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        holder_that(mapping, false)
+    }
+
+    /// The same, but if `dies`, the thread ends without giving the word up.
+    fn holder_that(mapping: &Word, dies: bool) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        let ((taken, is_taken), (go, wait)) = (mpsc::channel(), mpsc::channel());
+        let mapping = mapping.clone();
+        let thread = std::thread::spawn(move || {
+            take(&mapping, Deadline::Never).unwrap();
+            taken.send(()).unwrap();
+            wait.recv().unwrap();
+            assert!(dies || mapping.poisonable.give_up(&mapping, 0));
+        });
+        is_taken.recv().unwrap();
+        (go, thread)
+    }
+
+    fn wait_for(is_so: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(300), "it does not come");
+            std::thread::yield_now();
+        }
+    }
+
+    fn a_wait_a_dropped_one_and_another() {
+        let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
+        let (go, thread) = holder(&mapping);
+        let mut dropped = Wait::new(&mapping);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(dropped.poll(&mut context).is_pending());
+        wait_for(|| mapping.waiters().state().is_at_word);
+        drop(dropped);
+        assert!(mapping.waiters().state().futures.is_empty());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                block_on(take_async(&mapping));
+                assert!(mapping.is_taken_in_future() && mapping.poisonable.give_up(&mapping, 0));
+            });
+            wait_for(|| !mapping.waiters().state().futures.is_empty());
+            go.send(()).unwrap();
+            waiter.join().unwrap();
+        });
+        thread.join().unwrap();
+        // No future waits, and the waiter thread has dropped its reference to the handle.
+        wait_for(|| !mapping.waiters().state().is_served && Arc::strong_count(&mapping) == 1);
+        take(&mapping, Deadline::Now).unwrap();
+        assert!(!mapping.is_taken_in_future() && mapping.poisonable.give_up(&mapping, 0));
+    }
+
+    #[test]
+    fn with_and_without_futex_waitv() {
+        for without in [false, true] {
+            WITHOUT_WAITV.store(without, Relaxed);
+            (0..20).for_each(|_| a_wait_a_dropped_one_and_another());
+        }
+        WITHOUT_WAITV.store(false, Relaxed);
+    }
+
+    /// Waits until the waiter thread has taken the word for the future.
+    fn wait_for_reservation(mapping: &Word) {
+        wait_for(|| mapping.waiters().state().reserved.is_some());
+    }
+
+    #[test]
+    fn what_is_missed_again_and_again_is_taken_for_a_future() {
+        for round in 0..60 {
+            let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
+            let dies = round % 2 == 0;
+            let (go, thread) = holder_that(&mapping, dies);
+            let mut context = Context::from_waker(Waker::noop());
+            let mut wait = Wait::new(&mapping);
+            assert!(wait.poll(&mut context).is_pending());
+            mapping.waiters().state().losses = LOSSES;
+            // The waiter thread decides when it looks next.
+            mapping.waiters().signal.fetch_add(1, SeqCst);
+            futex::wake(&mapping.waiters().signal, 1);
+            go.send(()).unwrap();
+            thread.join().unwrap();
+            wait_for_reservation(&mapping);
+            match round % 3 {
+                0 => {
+                    // The waiter thread may have given the word up again, if this thread was
+                    // delayed.
+                    while wait.poll(&mut context).is_pending() {}
+                    assert!(mapping.is_taken_in_future());
+                    assert_eq!(mapping.poisonable.poison().is_some(), dies);
+                    assert!(mapping.poisonable.give_up(&mapping, 0));
+                }
+                1 => drop(wait),
+                _ => {
+                    // The future isn't polled, so others get the word.
+                    take(&mapping, Deadline::Never).unwrap();
+                    assert_eq!(mapping.poisonable.poison().is_some(), dies);
+                    assert!(mapping.poisonable.give_up(&mapping, 0));
+                    drop(wait);
+                }
+            }
+            take(&mapping, Deadline::Never).unwrap();
+            assert_eq!(mapping.poisonable.poison().is_some(), dies, "the death is not forgotten");
+            assert!(mapping.poisonable.give_up(&mapping, 0));
+            wait_for(|| !mapping.waiters().state().is_served);
+        }
+        assert_eq!(Thread::current().count(), 0);
+    }
+
+    #[test]
+    fn tasks_that_are_not_polled_keep_it_from_nobody() {
+        let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
+        let (go, thread) = holder(&mapping);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut stuck = [Wait::new(&mapping), Wait::new(&mapping), Wait::new(&mapping)];
+        for wait in &mut stuck {
+            assert!(wait.poll(&mut context).is_pending());
+        }
+        wait_for(|| mapping.waiters().state().is_at_word);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                take(&mapping, Deadline::Never).unwrap();
+                assert!(mapping.poisonable.give_up(&mapping, 0));
+            });
+            let task = scope.spawn(|| {
+                block_on(take_async(&mapping));
+                assert!(mapping.poisonable.give_up(&mapping, 0));
+            });
+            go.send(()).unwrap();
+            task.join().unwrap();
+            other.join().unwrap();
+        });
+        thread.join().unwrap();
+        let state = mapping.waiters().state();
+        assert_eq!((state.futures.len(), state.is_served), (3, true));
+        drop(state);
+        drop(stuck);
+        wait_for(|| !mapping.waiters().state().is_served);
+    }
+}

@@ -1,0 +1,60 @@
+//! [`SocketDeadline`]: waiting for a socket until a [`Deadline`].
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use multiproc_os::poll;
+use multiproc_shm::wait::deadline::Deadline;
+
+use super::error::{RecvErrorKind, SendErrorKind};
+
+/// The deadline of a call with this timeout; no timeout is no deadline. A timeout of zero is not
+/// [`Deadline::Now`], since the error is then `Timeout`, and not that of a call that doesn't wait.
+pub(crate) fn deadline_after(timeout: Option<Duration>) -> Deadline {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout)).into()
+}
+
+/// Waits for sockets, and the errors of calls whose deadline has passed.
+pub(crate) trait SocketDeadline {
+    /// Waits until `fd` is readable or closed. Returns false when the deadline has passed, also if
+    /// it had passed before and `fd` is readable: otherwise the caller, which has just tried in
+    /// vain, could go on for ever while other receivers are faster.
+    fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool>;
+
+    /// Waits until `fd` has room, or is closed. Returns false when the deadline has passed, also if
+    /// it had passed before and `fd` has room, as
+    /// [`wait_for_input`](SocketDeadline::wait_for_input) does: otherwise a sender could go on for
+    /// ever as long as there is always a little room.
+    fn wait_for_room(self, fd: impl AsFd) -> io::Result<bool>;
+
+    /// The error of a sender when the deadline has passed.
+    fn too_late_to_send(self) -> SendErrorKind;
+
+    /// The error of a receiver when the deadline has passed.
+    fn too_late_to_receive(self) -> RecvErrorKind;
+}
+
+impl SocketDeadline for Deadline {
+    fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool> {
+        Ok(!self.has_passed() && poll::wait_for_input(fd, self.instant())?)
+    }
+
+    fn wait_for_room(self, fd: impl AsFd) -> io::Result<bool> {
+        Ok(!self.has_passed() && poll::wait_for_room(fd, self.instant())?)
+    }
+
+    fn too_late_to_send(self) -> SendErrorKind {
+        match self {
+            Deadline::Now => SendErrorKind::Full,
+            Deadline::At(_) | Deadline::Never => SendErrorKind::Timeout,
+        }
+    }
+
+    fn too_late_to_receive(self) -> RecvErrorKind {
+        match self {
+            Deadline::Now => RecvErrorKind::Empty,
+            Deadline::At(_) | Deadline::Never => RecvErrorKind::Timeout,
+        }
+    }
+}

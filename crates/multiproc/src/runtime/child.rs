@@ -1,0 +1,401 @@
+//! A child of this process: its state, and how it is reaped and signalled. The handles of
+//! `process/child.rs` share it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use multiproc_os::errno::{ECHILD, EPERM, ESRCH};
+use multiproc_os::interrupt::{self, Registered};
+use multiproc_os::signal::{SIGINT, SIGKILL};
+use multiproc_os::{lifeline, pidfd, threads};
+use serde::de::DeserializeOwned;
+
+use super::{children, out_of_memory, test_binary};
+use crate::log;
+use crate::log::capture::CaptureId;
+use crate::shm::change_rate;
+use crate::spec::child_spec::Started;
+use crate::spec::report::{Failure, Report, receive_report};
+use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
+use crate::spec::stdio::Closer;
+use crate::transfer::codec;
+
+/// How long to wait for the kernel to kill a process after its lifeline has been cut. One that
+/// still runs after this time is not going to be killed.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// A child of this process: what all handles to it share.
+pub(crate) struct ChildRecord {
+    pub(crate) name: String,
+    /// The type name in its `Display` output: `Process`, or the name of a [`Run`](crate::Run) type.
+    pub(crate) type_name: &'static str,
+    pub(crate) pid: i32,
+    pub(crate) daemon: bool,
+    pub(crate) outlives_parent: bool,
+    /// The number of the test that ran on the thread that started the process; 0 for none.
+    pub(crate) test: u64,
+    /// The pid of the process that started it. In a copy of that process, made by fork(2)
+    /// elsewhere, it is not a child, and the copy must not take its report.
+    parent: i32,
+    /// Its entry in the list of processes that a Ctrl-C ends. None if Ctrl-C must not end it.
+    /// Declared before the pidfd, so that the entry is dropped first.
+    registered: Option<Registered>,
+    /// The id of its captured output. None if the output is not captured.
+    capture: Option<CaptureId>,
+    /// Whether its log records and captured output have been flushed since it ended.
+    heard_out: AtomicBool,
+    /// The pidfd: readable once the process has ended. If the process was reaped before a pidfd
+    /// could be opened, the socket takes its place.
+    pidfd: OwnedFd,
+    state: Mutex<State>,
+    /// Closes the pipe to its standard input, if this process has the other end.
+    stdin: Option<Closer>,
+    /// Whether a caller has received its value, or has been told why there is none.
+    pub(crate) joined: AtomicBool,
+    /// Whether this process, at its end, has found that it can't end the child.
+    pub(super) given_up: AtomicBool,
+    /// The signals that this process has sent it, as bits. A death by one of them is expected and
+    /// is not reported as a failure.
+    sent: AtomicU64,
+}
+
+/// How long to wait when another thread of this process is reaping the child. That thread is inside
+/// a system call that doesn't block, so the wait is measurable only on an overloaded machine.
+const REAPED_WITHIN: Duration = Duration::from_secs(10);
+
+enum State {
+    /// The process runs, or has ended and has not been reaped. `socket` is the parent's end of its
+    /// socket, on which its report will arrive; the process is killed when the parent closes that
+    /// end.
+    Running { socket: OwnedFd, early: Option<Report> },
+    /// The process has ended and been reaped.
+    Ended { status: ExitStatus, report: Last },
+    /// This process is a copy of the parent and has closed its copy of the socket. The child may
+    /// run or have ended.
+    Disowned,
+    /// Taken for a moment while `Running` becomes `Ended`.
+    Between,
+}
+
+/// The report of a process that has ended.
+enum Last {
+    Said(Report),
+    /// The report is still in the socket: it carries descriptors, and this process had no free
+    /// ones.
+    Waiting(OwnedFd),
+    Nothing,
+}
+
+impl Last {
+    fn receive(socket: OwnedFd) -> Last {
+        match receive_report(&socket) {
+            Ok(Some(report)) => Last::Said(report),
+            Ok(None) => Last::Nothing,
+            Err(_) => Last::Waiting(socket),
+        }
+    }
+
+    /// The exit status that the report implies.
+    fn status(&self) -> Option<ExitStatus> {
+        match self {
+            Last::Said(report) => report.status(),
+            Last::Waiting(_) | Last::Nothing => None,
+        }
+    }
+}
+
+impl ChildRecord {
+    /// A process that has just been started.
+    pub(crate) fn new(
+        (name, type_name): (String, &'static str),
+        (daemon, outlives_parent): (bool, bool),
+        capture: Option<CaptureId>,
+        stdin: Option<Closer>,
+        started: Started,
+    ) -> ChildRecord {
+        let Started { pid, pidfd, socket, early } = started;
+        let registered = pidfd.as_ref().filter(|_| !outlives_parent).map(Registered::new);
+        let (pidfd, state) = match pidfd {
+            Some(pidfd) => (pidfd, State::Running { socket, early }),
+            // Another part of the program has already reaped it.
+            None => {
+                let report = match early {
+                    Some(report) => Last::Said(report),
+                    None => receive_report(&socket).ok().flatten().map_or(Last::Nothing, Last::Said),
+                };
+                let status = report.status().unwrap_or(ExitStatus::unknown());
+                (socket, State::Ended { status, report })
+            }
+        };
+        ChildRecord {
+            name,
+            type_name,
+            pid,
+            daemon,
+            outlives_parent,
+            test: test_binary::current_test(),
+            parent: threads::getpid(),
+            registered,
+            capture,
+            heard_out: AtomicBool::new(false),
+            pidfd,
+            state: Mutex::new(state),
+            stdin,
+            joined: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns a descriptor that is readable once the process has ended.
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the status if the process has ended, and then reaps it and receives its report.
+    pub(crate) fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        let mut state = self.lock();
+        if let State::Ended { status, .. } = &*state {
+            return Ok(Some(*status));
+        }
+        let status = match pidfd::reap(&self.pidfd) {
+            Ok(None) => return Ok(None),
+            Ok(Some((end, usage))) => Some(ExitStatus::new(end, Some(usage))),
+            Err(error) if error.raw_os_error() == Some(ECHILD) => {
+                // Another part of the program has reaped it, or is about to. Or it is not a child
+                // of this process: this is a copy of its parent, and the parent may not have reaped
+                // it.
+                if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
+                    return Ok(None);
+                }
+                let is_ours = self.parent == threads::getpid();
+                let patience = if is_ours { REAPED_WITHIN } else { Duration::from_millis(100) };
+                pidfd::end_of_reaped(&self.pidfd, patience).map(|end| ExitStatus::new(end, None))
+            }
+            Err(error) => return Err(error),
+        };
+        if self.parent != threads::getpid() {
+            return Ok(Some(status.unwrap_or(ExitStatus::unknown())));
+        }
+        if let Some(registered) = &self.registered {
+            registered.withdraw();
+        }
+        // The process is gone, so everything that it has sent has arrived. A grandchild that has
+        // inherited the other end can't block this.
+        let report = match std::mem::replace(&mut *state, State::Between) {
+            State::Running { early: Some(report), .. } => Last::Said(report),
+            State::Running { socket, early: None } => Last::receive(socket),
+            State::Ended { .. } | State::Disowned | State::Between => {
+                unreachable!("the process was running when the lock was taken")
+            }
+        };
+        let mut status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
+        if status.signal() == Some(SIGKILL) && !self.was_sent(SIGKILL) && out_of_memory::has_struck() {
+            status.set_out_of_memory();
+        }
+        let end = match &report {
+            Last::Said(Report::Failed(failure @ Failure::MemoryLimit { .. })) => Some(failure.clone().into()),
+            Last::Said(_) => None,
+            // A death by a signal that this process sent is not logged.
+            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
+            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(&status)),
+        };
+        *state = State::Ended { status, report };
+        drop(state);
+        if let Some(end) = end {
+            log::failure::died(&self.name, self.pid, &end);
+        }
+        children::reaped(self);
+        change_rate::changed();
+        Ok(Some(status))
+    }
+
+    /// Takes the report of a process that has ended.
+    fn take_report(&self) -> io::Result<Option<Report>> {
+        match &mut *self.lock() {
+            State::Ended { report, .. } => match std::mem::replace(report, Last::Nothing) {
+                Last::Said(said) => Ok(Some(said)),
+                Last::Nothing => Ok(None),
+                Last::Waiting(socket) => receive_report(&socket).inspect_err(|_| *report = Last::Waiting(socket)),
+            },
+            State::Running { .. } | State::Disowned | State::Between => Ok(None),
+        }
+    }
+
+    /// Returns the value of a process that has ended with this status, or why there is none.
+    pub(crate) fn value<T: DeserializeOwned>(&self, status: ExitStatus) -> Result<T, JoinError> {
+        let fail = |kind| JoinError::new(&self.name, kind);
+        self.joined.store(true, Relaxed);
+        // If the target has returned a value, the value counts, whatever happened to the process
+        // while it was exiting.
+        match self.take_report().map_err(|error| fail(JoinErrorKind::Wait(error)))? {
+            Some(Report::Returned { value, .. }) => {
+                codec::decode(value, 0).map_err(|error| JoinError::of_value(&self.name, error))
+            }
+            Some(Report::Failed(failure)) => Err(fail(failure.into())),
+            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
+            None => Err(fail(JoinErrorKind::without_a_word(&status))),
+        }
+    }
+
+    /// In a copy of the parent: closes the copy's end of the child's socket. The child lives as
+    /// long as any copy of that end is open, and it is not a child of this process.
+    pub(crate) fn disown(&self) {
+        self.close_stdin();
+        let mut state = self.lock();
+        if let State::Running { .. } = *state {
+            *state = State::Disowned;
+        }
+    }
+
+    /// Closes the child's standard input, wherever in this process the other end is.
+    pub(crate) fn close_stdin(&self) {
+        self.stdin.iter().for_each(Closer::close);
+    }
+
+    /// Whether it has ended and been reaped, as far as this process knows.
+    pub(crate) fn is_reaped(&self) -> bool {
+        matches!(&*self.lock(), State::Ended { .. })
+    }
+
+    /// Why a process that has ended counts as failed, unless it was joined. The same as `join`
+    /// would return, except that an `Err` from the target counts as a failure here and a death by a
+    /// signal from this process doesn't.
+    pub(crate) fn failure(&self) -> Option<JoinErrorKind> {
+        if self.joined.load(Relaxed) {
+            return None;
+        }
+        let mut state = self.lock();
+        let State::Ended { status, report } = &mut *state else { return None };
+        *report = match std::mem::replace(report, Last::Nothing) {
+            Last::Waiting(socket) => Last::receive(socket),
+            taken => taken,
+        };
+        match report {
+            Last::Said(Report::Returned { failed: false, .. }) => None,
+            Last::Said(Report::Returned { failed: true, .. }) => Some(JoinErrorKind::ReturnedErr),
+            Last::Said(Report::Failed(failure)) => Some(failure.clone().into()),
+            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Undecodable(what.clone())),
+            Last::Waiting(_) | Last::Nothing if status.success() => None,
+            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
+            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(status)),
+        }
+    }
+
+    /// Whether it has ended; reaps it then. A process that can't be waited for counts as ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(self.reap(), Ok(None))
+    }
+
+    /// Returns the status if the process has ended and been reaped.
+    pub(crate) fn known_status(&self) -> Option<ExitStatus> {
+        match &*self.lock() {
+            State::Ended { status, .. } => Some(*status),
+            State::Running { .. } | State::Disowned | State::Between => None,
+        }
+    }
+
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+        let mut has_ended = false;
+        loop {
+            if let Some(status) = self.reap()? {
+                self.hear_out(deadline);
+                return Ok(Some(status));
+            }
+            // A debugger that traces the process gets its status first.
+            if has_ended && !pidfd::wait_for_status(&self.pidfd, deadline)? {
+                return Ok(None);
+            }
+            [has_ended] = pidfd::wait_any([&self.pidfd], deadline)?;
+            if !has_ended {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until the status of a process that has ended can be taken, at most until `deadline`.
+    pub(crate) fn wait_for_status(&self, deadline: Instant) -> io::Result<bool> {
+        pidfd::wait_for_status(&self.pidfd, Some(deadline))
+    }
+
+    /// Whether this process has sent it this signal.
+    fn was_sent(&self, signal: i32) -> bool {
+        self.sent.load(Relaxed) & bit(signal) != 0
+    }
+
+    /// Flushes an ended child's log records and captured output, at most until `deadline`.
+    fn hear_out(&self, deadline: Option<Instant>) {
+        if !self.heard_out.load(Relaxed) {
+            log::hear_out(self.capture, deadline);
+            // If the deadline cut this short, the next call tries again.
+            let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
+            self.heard_out.store(in_time, Relaxed);
+        }
+    }
+
+    /// Sends a signal through the pidfd, so it can't hit another process that has the same pid now.
+    /// Does nothing to a process that has ended.
+    ///
+    /// If this process may not signal the child, SIGKILL is delivered by cutting the child's
+    /// lifeline, and this waits for the child's end.
+    pub(crate) fn send_signal(&self, signal: i32) -> io::Result<()> {
+        if let State::Ended { .. } = &*self.lock() {
+            return Ok(());
+        }
+        // Recorded before the signal is sent, since its effect may be seen at once.
+        self.sent.fetch_or(bit(signal), Relaxed);
+        let sent = match signal {
+            SIGINT => interrupt::send(&self.pidfd),
+            _ => pidfd::send_signal(&self.pidfd, signal),
+        };
+        match sent {
+            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(EPERM) => {
+                if signal == SIGKILL && self.cut_lifeline() {
+                    let deadline = Instant::now().checked_add(LONGEST);
+                    if pidfd::wait_any([&self.pidfd], deadline)? == [true] {
+                        return Ok(());
+                    }
+                }
+                Err(self.not_permitted(signal))
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the kernel kill a process that this one may not signal. False if the child has no
+    /// lifeline, or if this process doesn't hold it.
+    fn cut_lifeline(&self) -> bool {
+        match &*self.lock() {
+            State::Running { socket, .. } if !self.outlives_parent => lifeline::cut(socket).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// The error for a signal that this process may not send.
+    fn not_permitted(&self, signal: i32) -> io::Error {
+        let what = match signal {
+            _ if self.outlives_parent => {
+                "it runs as another user; only a process with the rights of that user can signal it"
+            }
+            SIGKILL => {
+                "it runs as another user, and has become that user since it was started. It ends at its next call to this \
+                 library, or when a process with the rights of that user kills it"
+            }
+            _ => "it runs as another user. kill() works without the right to signal it, or ask it to end by a message",
+        };
+        io::Error::new(io::ErrorKind::PermissionDenied, format!("Operation not permitted: {what}"))
+    }
+}
+
+/// The bit of a signal in `sent`; 0 for a number that is no signal.
+fn bit(signal: i32) -> u64 {
+    1_u64.checked_shl(signal.wrapping_sub(1) as u32).unwrap_or(0)
+}
