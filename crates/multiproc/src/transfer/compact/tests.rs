@@ -89,6 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }) })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes")]
     fn anything_comes_back(value in everything()) {
         there_and_back(&value);
     }
@@ -338,6 +339,7 @@ fn chain_bytes(len: usize) -> Vec<u8> {
 
 /// Regression: bytes from another process could overflow the stack.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes")]
 fn what_nests_too_deep_is_an_error_at_both_ends() {
     use Expression::{Call, Let, Negative, Number, Sum};
     // Each link is a struct and an option, and the last one contains an array.
@@ -374,6 +376,7 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
 
 /// Regression: a list of empty elements could keep its reader busy for years.
 #[test]
+#[cfg_attr(miri, ignore = "a million elements")]
 fn too_many_empty_elements_are_an_error_at_both_ends() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Empty;
