@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "fork")]
-    fn a_copy_begins_anew() {
+    fn forked_child_starts_empty() {
         static COUNT: ForkLocal<AtomicU32> = ForkLocal::new();
         count_to_eight(&COUNT);
         // SAFETY: the copy allocates memory, which the C library allows there, and ends.

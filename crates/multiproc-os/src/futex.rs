@@ -17,6 +17,8 @@ pub enum Woken {
     Perhaps,
     /// The deadline has passed.
     Late,
+    /// A signal handler ran in this thread, from [`wait`] only: check the condition again.
+    Interrupted,
 }
 
 /// Sleeps while `word` is `expected`, until a wake-up or `deadline`.
@@ -32,6 +34,7 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken
     lifeline::look();
     match futex::wait(word, Flags::empty(), expected, timeout.as_ref()) {
         Err(rustix::io::Errno::TIMEDOUT) => Woken::Late,
+        Err(rustix::io::Errno::INTR) => Woken::Interrupted,
         _ => Woken::Perhaps,
     }
 }
@@ -104,14 +107,14 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn another_value_is_not_waited_for() {
+    fn wait_with_other_value() {
         assert_eq!(wait(&AtomicU32::new(1), 0, None), Woken::Perhaps);
         assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now())), Woken::Late);
         assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now() + Duration::from_millis(1))), Woken::Late);
     }
 
     #[test]
-    fn who_sleeps_is_woken() {
+    fn wait_and_wake() {
         let word = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_several_words_wakes() {
+    fn wait_any_of_several() {
         let words = [const { AtomicU32::new(0) }; 3];
         let expected: Vec<_> = words.iter().map(|word| (word, 0)).collect();
         match wait_any(&expected, Some(Instant::now() + Duration::from_millis(1))) {

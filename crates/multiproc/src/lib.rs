@@ -27,7 +27,7 @@
 //! - [`Queue`] connects any number of processes; [`JoinableQueue`] is for work that must not be
 //!   lost.
 //! - [`pipe`] and [`one_way`] connect two processes; [`Listener`] and [`connect`] connect any two
-//!   programs, on one machine or over TCP, with a [`Key`]. [`wait`](wait()) waits for several of
+//!   programs, on one machine or over TCP, with a [`Key`]. [`wait_any`] waits for several of
 //!   all these.
 //! - [`Handle`] sends an open file, a pipe end or a socket to another process, as an argument, as a
 //!   result, or inside one.
@@ -39,17 +39,17 @@
 //! - [`sync`] has the locks and other synchronization primitives that processes share.
 //! - [`current_process`], [`parent_process`], [`active_children`] and [`cpu_count`] tell about
 //!   processes and processors.
-//! - [`wait_any`] and [`wait_all`] wait for several children at once, with a timeout. [`scope`]
-//!   starts processes that end when a closure has returned.
+//! - [`wait_any`] and [`wait_all`] wait for one or all of several children. [`scope`] starts
+//!   processes that end when a closure has returned.
 //! - `child.await` joins a child in `async` code; with the feature `async`, queues, pipes,
 //!   listeners, locks, semaphores and events have `async` methods too.
 //! - [`at_exit`], [`handle_ctrl_c`] and [`set_start_method`] configure the whole process.
 //! - [`log_to_stderr`] logs what the library does; [`relay_logs`] sends the log records of all
 //!   processes to the main process's own logger, and [`capture_output`] their output.
 //!
-//! When something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if a process
-//! ends without a value. No call waits for a dead process, and no process outlives its parent
-//! unless [told to](Process::outlive_parent).
+//! When something goes wrong: [`StartError`] if a process can't be started, [`JoinError`] if a
+//! process ends without a value; all errors convert to [`Error`] by `?`. No call waits for a dead
+//! process, and no process outlives its parent unless [told to](Process::outlive_parent).
 //!
 //! Guides: [start here](guide::start_here), [coming from Python](guide::python),
 //! [choosing between queue, pipe and shared memory](guide::choosing), [values](guide::values),
@@ -82,8 +82,11 @@
 extern crate self as multiproc;
 
 mod channel;
+mod create_error;
 mod error;
 mod error_debug;
+#[cfg(test)]
+mod floors;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -117,7 +120,8 @@ pub use crate::channel::listener::Listener;
 pub use crate::channel::pipe::{one_way, pipe};
 pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
-pub use crate::channel::wait::{Waitable, wait};
+pub use crate::channel::wait::{Waitable, wait_any};
+pub use crate::create_error::CreateError;
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;
@@ -129,12 +133,13 @@ pub use crate::process::active_children::active_children;
 pub use crate::process::arguments::Arguments;
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
+pub use crate::process::error::{ChildError, WaitAllError};
 pub use crate::process::future::{JoinFuture, WaitFuture};
 pub use crate::process::init::init;
 pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Captured, Run};
 pub use crate::process::scope::{Scope, ScopeError, scope};
-pub use crate::process::wait::{wait_all, wait_any};
+pub use crate::process::wait::wait_all;
 pub use crate::remote_fn::RemoteFn;
 pub use crate::runtime::at_exit::{Finalizer, at_exit};
 pub use crate::runtime::children::{grace_period, set_grace_period};
@@ -193,6 +198,7 @@ pub use crate::spec::options::Resource;
 pub use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
 pub use crate::spec::stdio::{ChildStdin, Stdio};
 pub use crate::spec::target::Target;
+pub use crate::start::error::{HandshakeError, HandshakeErrorKind, StartError};
 pub use crate::start::forkserver::end_fork_server;
 pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::futex::{self, Woken};
 use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word, copy_number};
-use multiproc_os::threads;
+use multiproc_os::{poll, threads};
 
 use crate::memory::segment::{AnyBytes, Layout, Segment, layout};
 use crate::wait::backoff::Backoff;
@@ -37,6 +37,9 @@ pub enum Refusal {
     Mine,
     /// The calling thread owns as many words as it can.
     Full,
+    /// A signal handler ran in the calling thread, which is in
+    /// [`interruptible`](multiproc_os::poll::interruptible).
+    Interrupted,
 }
 
 /// A word that a thread can own; all zero, it is free.
@@ -115,7 +118,8 @@ impl RobustWord {
                 return Err(Refusal::Busy);
             }
             if !backoff.wait() {
-                look = self.sleep(found, deadline, look);
+                // A sleep that a signal ends hasn't used up a wake-up.
+                look = self.sleep(found, deadline, look)?;
             }
         }
     }
@@ -123,8 +127,14 @@ impl RobustWord {
     /// Sleeps while the word has an owner, for `after` at most. The caller has announced the word;
     /// whether it was woken or not, it takes the word next if it is free. Returns how long to sleep
     /// the next time.
-    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Duration {
-        self.sleep_by(found, deadline, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
+    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Result<Duration, Refusal> {
+        let mut is_interrupted = false;
+        let look = self.sleep_by(found, deadline, after, |value, until| {
+            let woken = futex::wait(self.0.word(), value, Some(until));
+            is_interrupted = woken == Woken::Interrupted && poll::is_interruptible();
+            woken
+        });
+        if is_interrupted { Err(Refusal::Interrupted) } else { Ok(look) }
     }
 
     /// As [`sleep`](RobustWord::sleep), but sleeps by calling `sleep` with the word's value and the
@@ -232,10 +242,12 @@ impl RobustWord {
         self.change(found, found.next(OWNER_DIED | found.word() & WAITERS));
     }
 
-    /// Waits until the owner has given the word up or died, without taking it. Returns false when
-    /// the deadline has passed. Only for a word on which no thread sleeps that wants to take it, and
-    /// for one caller at a time.
-    pub fn outwait(&self, deadline: Deadline) -> bool {
+    /// Waits until the owner has given the word up or died, without taking it. Only for a word on
+    /// which no thread sleeps that wants to take it, and for one caller at a time.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when the deadline has passed; [`Refusal::Interrupted`].
+    pub fn outwait(&self, deadline: Deadline) -> Result<(), Refusal> {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -243,13 +255,13 @@ impl RobustWord {
                 if found.word() & WAITERS != 0 {
                     self.change(found, found.next(found.word() & !WAITERS));
                 }
-                return true;
+                return Ok(());
             }
             if deadline.has_passed() {
-                return false;
+                return Err(Refusal::Busy);
             }
             if !backoff.wait() {
-                look = self.sleep(found, deadline, look);
+                look = self.sleep(found, deadline, look)?;
             }
         }
     }
@@ -645,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time() {
+    fn mutual_exclusion() {
         let mapping = words();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -666,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn several_in_any_order() {
+    fn unlock_in_any_order() {
         let mapping = words();
         let thread = Thread::current();
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
@@ -679,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_dies_with_is_inherited_once_and_wakes_those_who_sleep() {
+    fn dead_owner_wakes_waiters() {
         for _ in 0..50 {
             let mapping = words();
             let (taken, go) = std::sync::mpsc::channel();
@@ -707,7 +719,7 @@ mod tests {
     /// A mistake of the first version, and of the C library: sleeping waiters were forgotten when
     /// another thread took the word before one of them.
     #[test]
-    fn waiters_are_known_to_who_comes_in_between() {
+    fn waiters_bit_survives_barging() {
         let mapping = words();
         let thread = Thread::current();
         let word = &mapping.more[0];
@@ -728,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn deadline_passes() {
+    fn lock_timeout() {
         let mapping = words();
         take(&mapping, 0).unwrap();
         let try_it = |deadline| mapping.take(&mapping.more[0], 1, deadline);
@@ -739,19 +751,19 @@ mod tests {
                 let begun = Instant::now();
                 assert_eq!(try_it(Deadline::after(Duration::from_millis(20))), Err(Refusal::Busy));
                 assert!(begun.elapsed() >= Duration::from_millis(20));
-                assert!(!mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))));
+                assert_eq!(mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))), Err(Refusal::Busy));
                 assert_eq!(Thread::current().count(), 0);
             });
         });
         leave(&mapping, 0);
-        assert!(mapping.more[0].outwait(Deadline::Now));
+        assert_eq!(mapping.more[0].outwait(Deadline::Now), Ok(()));
         assert!(try_it(Deadline::Now).is_ok());
         leave(&mapping, 0);
         assert_eq!(Deadline::after(Duration::MAX), Deadline::Never);
     }
 
     #[test]
-    fn garbage_is_taken_for_a_dead_owner() {
+    fn garbage() {
         let mapping = words();
         mapping.more[0].0.pair().store(u64::MAX, SeqCst);
         assert_eq!(take(&mapping, 0), Ok(true));
@@ -759,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owned_stays_mapped() {
+    fn owned_word_stays_mapped() {
         let mapped = |start: usize| {
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
             maps.lines().any(|line| line.starts_with(&format!("{start:x}-")) && line.contains("words"))
@@ -784,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn grief_is_remembered_with_its_culprit() {
+    fn poison_names_its_process() {
         let mapping = words();
         let poisonable = &mapping.poisonable;
         let take = |counts: bool| poisonable.take(&mapping, 0, Deadline::Never, || counts).unwrap();

@@ -57,6 +57,7 @@ impl From<WaitFailure> for Refusal {
         match vain {
             WaitFailure::Late => Refusal::Late,
             WaitFailure::Alone => Refusal::Alone,
+            WaitFailure::Interrupted => Refusal::System("wait", io::ErrorKind::Interrupted.into()),
             WaitFailure::System(error) => Refusal::System("wait", error),
         }
     }

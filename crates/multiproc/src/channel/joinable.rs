@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::queue::{End, Patience, Role, deadline, decode, lease_of};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
-use crate::Result;
+use crate::create_error::CreateError;
 use crate::sendable::Sendable;
 use crate::shm::scratch::Scratch;
 use crate::shm::store::{Limits, Place, Store, Taken};
@@ -67,7 +67,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
-    pub fn new() -> Result<JoinableQueue<T>> {
+    pub fn new() -> Result<JoinableQueue<T>, CreateError> {
         Ok(JoinableQueue { end: End::create(Limits::NONE, true)? })
     }
 
@@ -76,7 +76,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
-    pub fn with_capacity(items: usize) -> Result<JoinableQueue<T>> {
+    pub fn with_capacity(items: usize) -> Result<JoinableQueue<T>, CreateError> {
         JoinableQueue::with_limits(items, u64::MAX)
     }
 
@@ -86,7 +86,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
-    pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>> {
+    pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>, CreateError> {
         Ok(JoinableQueue { end: End::create(Limits::new(items, bytes), true)? })
     }
 
@@ -142,7 +142,7 @@ impl<T> JoinableQueue<T> {
     /// Like [`join`](JoinableQueue::join), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// [`GetError::TimedOut`], [`GetError::Disconnected`].
+    /// [`GetError::Timeout`], [`GetError::Disconnected`].
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), GetError> {
         Ok(self.end.store.join(deadline(timeout), self.end.to_put())?)
     }
@@ -194,7 +194,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// Like [`get`](JoinableQueue::get), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`get`](JoinableQueue::get); [`GetError::TimedOut`].
+    /// Those of [`get`](JoinableQueue::get); [`GetError::Timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<Task<T>, GetError> {
         self.take(Patience::Until(deadline(timeout)))
     }

@@ -23,7 +23,7 @@ use super::pipe::one_way;
 use super::socket_deadline::deadline_after;
 use super::socket_files::Kept;
 use super::wait::Waitable;
-use crate::{Error, handle, log};
+use crate::{handle, log};
 
 /// The initial value of [`Listener::max_message`], in bytes.
 pub(super) const MAX_MESSAGE: u64 = 1 << 30;
@@ -84,7 +84,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// it drops its last clone or ends. If that process is killed the file stays, and the next listener
 /// at the path replaces it.
 ///
-/// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when there may be a
+/// As a descriptor ([`AsFd`]), and for [`wait_any`](crate::wait_any), it is readable when there may be a
 /// connection to accept; [`try_accept`](Listener::try_accept) tells. A process that has asked for
 /// the descriptor keeps the clients with which it has begun the handshake, and must call
 /// `try_accept` whenever the descriptor is readable: the clients' timeouts keep running.
@@ -155,10 +155,7 @@ impl Listener {
         if let Address::Tcp(chosen) = &mut address {
             *chosen = socket::local_address(&listening)?.unwrap_or(*chosen);
         }
-        let (to_backlog, backlog) = one_way().map_err(|error| match error {
-            Error::Setup { source, .. } => source,
-            other => io::Error::other(other),
-        })?;
+        let (to_backlog, backlog) = one_way().map_err(|error| error.source)?;
         let parts = Parts { address, key, max_message: MAX_MESSAGE, handshake: HANDSHAKE };
         Listener::new(parts, listening, (to_backlog, backlog), file)
     }

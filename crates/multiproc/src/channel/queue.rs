@@ -20,6 +20,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::encode_buffer::EncodeBuffer;
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
+use crate::create_error::CreateError;
+use crate::handle::Handle;
 use crate::sendable::Sendable;
 use crate::shm::block::Block;
 use crate::shm::change_rate;
@@ -29,7 +31,6 @@ use crate::shm::spin_lock::{self, Limit};
 use crate::shm::store::{Body, INLINE, Item, Limits, Place, Refusal, Store, Taken};
 use crate::transfer::codec::{self, CodecError};
 use crate::transfer::fd_bundle::FdBundle;
-use crate::{Error, Handle, Result};
 
 /// A first-in, first-out queue for any number of producing and consuming processes and threads.
 /// Python's `multiprocessing.Queue`, but without a feeder thread or a local buffer: an item goes
@@ -129,11 +130,11 @@ pub(super) struct End<T> {
 }
 
 impl<T> End<T> {
-    pub(super) fn create(limits: Limits, joinable: bool) -> Result<End<T>> {
+    pub(super) fn create(limits: Limits, joinable: bool) -> Result<End<T>, CreateError> {
         match Store::create(limits, joinable) {
             // Each count of handles starts at one, for this handle.
             Ok(store) => Ok(End::of(Arc::new(store), Role::Both)),
-            Err(source) => Err(Error::Setup { what: "create a queue", source }),
+            Err(source) => Err(CreateError { what: "queue", source }),
         }
     }
 
@@ -347,9 +348,9 @@ impl<T: Serialize + DeserializeOwned> End<T> {
             true => Ok(FdBundle::default()),
             false if self.store.is_joinable() => {
                 let reason = "a handle can't be put into a JoinableQueue, as it could not be delivered again";
-                Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)))
+                Err(PutErrorKind::Encode(CodecError::new::<T>("cannot serialise", reason)))
             }
-            false => FdBundle::pack(fds).map_err(|source| PutErrorKind::System { what: "its handles", source }),
+            false => FdBundle::pack(fds).map_err(|source| PutErrorKind::Io { what: "its handles", source }),
         }
     }
 
@@ -378,7 +379,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
             Patience::Until(deadline) => match self.store.take(scratch, deadline, self.to_take()) {
                 // A caller that polls the descriptor would find it readable again and again.
                 Err(Refusal::Late) if !self.store.arm_if_polled() => {
-                    self.store.take_any(scratch)?.ok_or(GetError::TimedOut)
+                    self.store.take_any(scratch)?.ok_or(GetError::Timeout)
                 }
                 result => result.map_err(GetError::from),
             },
@@ -428,7 +429,7 @@ impl<T: Serialize + DeserializeOwned> End<T> {
             return Ok(self.put_item(&item, patience)?);
         }
         let mut block = Block::new(&*self.store, bytes.len() as u64)?;
-        block.fill(bytes).map_err(|source| PutErrorKind::System { what: "no memory for it", source })?;
+        block.fill(bytes).map_err(|source| PutErrorKind::Io { what: "no memory for it", source })?;
         let item = Item { body: Body::Block(block.index(), block.len()), raw: true, fds: &[], handles: 0 };
         self.put_item(&item, patience)?;
         block.leave();
@@ -451,21 +452,21 @@ impl<T: Serialize + DeserializeOwned> End<T> {
 fn mapping(source: std::io::Error) -> GetError {
     match source.kind() {
         std::io::ErrorKind::InvalidData => GetError::Corrupt("a block"),
-        _ => GetError::System { what: "map an item", source },
+        _ => GetError::Io { what: "map an item", source },
     }
 }
 
 /// The item to put: an encoded value with its handles.
 #[inline]
 pub(super) fn item<'a>(buffer: &'a mut EncodeBuffer<'_>, bundle: &'a FdBundle) -> Result<Item<'a>, PutErrorKind> {
-    let body = buffer.finish().map_err(|source| PutErrorKind::System { what: "no memory for its value", source })?;
+    let body = buffer.finish().map_err(|source| PutErrorKind::Io { what: "no memory for its value", source })?;
     Ok(Item { body, raw: false, fds: bundle.parts(), handles: bundle.count() })
 }
 
 /// Decodes the item `taken`, with its encoded form in `bytes`.
 #[inline]
 pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<T, GetError> {
-    let cannot = |reason: &str| GetError::Undecodable(CodecError::new::<T>("cannot deserialise", reason));
+    let cannot = |reason: &str| GetError::Decode(CodecError::new::<T>("cannot deserialise", reason));
     if taken.raw {
         return Err(cannot("it was put as bytes"));
     }
@@ -473,15 +474,16 @@ pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<
         0 => FdBundle::default(),
         handles => FdBundle::received(taken.fds, handles).ok_or_else(|| cannot("its handles are missing"))?,
     };
-    codec::decode_from(bytes, bundle).map_err(GetError::Undecodable)
+    codec::decode_from(bytes, bundle).map_err(GetError::Decode)
 }
 
 impl<T> Queue<T> {
     /// Creates a queue without a limit.
     ///
     /// # Errors
-    /// [`Error::Setup`]: `EMFILE` at the limit of open files, `ENOSPC` or `ENOMEM` without memory.
-    pub fn new() -> Result<Queue<T>> {
+    /// [`CreateError`](crate::CreateError): `EMFILE` at the limit of open files, `ENOSPC` or
+    /// `ENOMEM` without memory.
+    pub fn new() -> Result<Queue<T>, CreateError> {
         Ok(Queue { end: End::create(Limits::NONE, false)? })
     }
 
@@ -489,7 +491,7 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// Those of [`new`](Queue::new).
-    pub fn with_capacity(items: usize) -> Result<Queue<T>> {
+    pub fn with_capacity(items: usize) -> Result<Queue<T>, CreateError> {
         Queue::with_limits(items, u64::MAX)
     }
 
@@ -499,7 +501,7 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// Those of [`new`](Queue::new).
-    pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>> {
+    pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>, CreateError> {
         Ok(Queue { end: End::create(Limits::new(items, bytes), false)? })
     }
 
@@ -693,7 +695,7 @@ macro_rules! putting {
             /// Puts an item. Waits while the queue is full, but for at most `timeout`.
             ///
             /// # Errors
-            /// Those of [`put`](Self::put); [`PutErrorKind::TimedOut`].
+            /// Those of [`put`](Self::put); [`PutErrorKind::Timeout`].
             pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
                 self.end.put(item, Patience::Until(deadline(timeout)))
             }
@@ -718,7 +720,7 @@ macro_rules! putting {
             /// [`put_bytes`](Self::put_bytes).
             ///
             /// # Errors
-            /// Those of [`put`](Self::put); [`PutErrorKind::TimedOut`].
+            /// Those of [`put`](Self::put); [`PutErrorKind::Timeout`].
             pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutErrorKind> {
                 self.end.put_bytes(bytes, Patience::Until(deadline(timeout)))
             }
@@ -754,7 +756,7 @@ macro_rules! getting {
             /// Takes the oldest item. Waits while the queue is empty, but for at most `timeout`.
             ///
             /// # Errors
-            /// Those of [`get`](Self::get); [`GetError::TimedOut`].
+            /// Those of [`get`](Self::get); [`GetError::Timeout`].
             pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
                 self.end.get(Patience::Until(deadline(timeout)))
             }
@@ -780,7 +782,7 @@ macro_rules! getting {
             /// `timeout`.
             ///
             /// # Errors
-            /// Those of [`get`](Self::get); [`GetError::TimedOut`].
+            /// Those of [`get`](Self::get); [`GetError::Timeout`].
             pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
                 self.end.get_bytes(Patience::Until(deadline(timeout)))
             }

@@ -24,7 +24,7 @@ pub enum PutErrorKind {
     Full,
     /// The queue was still full when the timeout expired.
     #[error("it was still full when the timeout expired")]
-    TimedOut,
+    Timeout,
     /// The item has more bytes than the queue may hold at all.
     #[error("the item is larger than the limit of the queue in bytes")]
     TooLarge,
@@ -47,10 +47,10 @@ pub enum PutErrorKind {
     },
     /// The item can't be serialised.
     #[error(transparent)]
-    Unserialisable(CodecError),
+    Encode(CodecError),
     /// The system has no memory for the item (`ENOSPC`, `ENOMEM`), or no descriptors (`EMFILE`).
     #[error("{what}: {source}")]
-    System {
+    Io {
         /// What the queue was doing, or what there was no room for.
         what: &'static str,
         /// The system's error.
@@ -84,7 +84,7 @@ impl<T> PutError<T> {
     /// Whether there was no room at the moment, or a stopped process was in the way: it makes sense
     /// to try again.
     pub fn is_full(&self) -> bool {
-        matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut | PutErrorKind::Stalled { .. })
+        matches!(self.kind, PutErrorKind::Full | PutErrorKind::Timeout | PutErrorKind::Stalled { .. })
     }
 
     /// Whether no put can succeed any more: the queue is closed, or no process is left that could
@@ -103,8 +103,8 @@ impl<T> fmt::Display for PutError<T> {
 impl<T> std::error::Error for PutError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
-            PutErrorKind::System { source, .. } => Some(source),
-            PutErrorKind::Unserialisable(source) => Some(source),
+            PutErrorKind::Io { source, .. } => Some(source),
+            PutErrorKind::Encode(source) => Some(source),
             _ => None,
         }
     }
@@ -119,10 +119,10 @@ impl From<Refusal> for PutErrorKind {
             Refusal::Full | Refusal::Crowded => PutErrorKind::Full,
             Refusal::TooLarge => PutErrorKind::TooLarge,
             Refusal::Closed => PutErrorKind::Closed,
-            Refusal::System(what, source) => PutErrorKind::System { what, source },
+            Refusal::System(what, source) => PutErrorKind::Io { what, source },
             Refusal::Corrupt(what) => PutErrorKind::Corrupt(what),
             Refusal::Alone => PutErrorKind::Disconnected,
-            Refusal::Late => PutErrorKind::TimedOut,
+            Refusal::Late => PutErrorKind::Timeout,
         }
     }
 }
@@ -135,8 +135,8 @@ impl From<Refused> for PutErrorKind {
             return PutErrorKind::Stalled { pid, stopped: is_stopped };
         }
         match refused {
-            Refused::ByFormat(error) => PutErrorKind::Unserialisable(error),
-            Refused::BySystem { what, source } => PutErrorKind::System { what, source },
+            Refused::ByFormat(error) => PutErrorKind::Encode(error),
+            Refused::BySystem { what, source } => PutErrorKind::Io { what, source },
         }
     }
 }
@@ -152,7 +152,7 @@ pub enum GetError {
     /// The queue was still empty when the timeout expired. From `join_timeout`: tasks were still
     /// unfinished.
     #[error("timed out waiting for the queue")]
-    TimedOut,
+    Timeout,
     /// A process is in the middle of an operation on the queue and makes no progress: it is stopped
     /// (`SIGSTOP`, a debugger) or frozen. Only from methods that try or have a timeout. Nothing has
     /// been taken; try again when the process continues, or has been killed.
@@ -175,11 +175,11 @@ pub enum GetError {
     /// its type's `Deserialize` rejects it, or it contains more handles than this process may have
     /// open files at all (`RLIMIT_NOFILE`). The item is lost; the next one can be taken.
     #[error("an item taken from the queue can't be read: {0}")]
-    Undecodable(CodecError),
+    Decode(CodecError),
     /// The system has no memory (`ENOMEM`) or no descriptors (`EMFILE`) for the next item, which
     /// stays in the queue.
     #[error("cannot take from the queue: {what}: {source}")]
-    System {
+    Io {
         /// What the queue was doing.
         what: &'static str,
         /// The system's error.
@@ -194,7 +194,7 @@ impl GetError {
     /// Whether there was no item at the moment, or a stopped process was in the way: it makes sense
     /// to try again.
     pub fn is_empty(&self) -> bool {
-        matches!(self, GetError::Empty | GetError::TimedOut | GetError::Stalled { .. })
+        matches!(self, GetError::Empty | GetError::Timeout | GetError::Stalled { .. })
     }
 
     /// Whether no item will ever come: the queue is empty, and closed or disconnected.
@@ -211,10 +211,10 @@ impl From<Refusal> for GetError {
         match refusal {
             Refusal::Full | Refusal::Crowded | Refusal::TooLarge => GetError::Corrupt("it is empty and full"),
             Refusal::Closed => GetError::Closed,
-            Refusal::System(what, source) => GetError::System { what, source },
+            Refusal::System(what, source) => GetError::Io { what, source },
             Refusal::Corrupt(what) => GetError::Corrupt(what),
             Refusal::Alone => GetError::Disconnected,
-            Refusal::Late => GetError::TimedOut,
+            Refusal::Late => GetError::Timeout,
         }
     }
 }

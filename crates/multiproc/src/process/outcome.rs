@@ -161,13 +161,16 @@ macro_rules! error_chain {
 }
 
 error_chain!(
-    crate::Error,
+    crate::ChildError,
+    crate::CreateError,
     crate::GetError,
     crate::JoinError,
     crate::PutErrorKind,
     crate::RecvError,
     crate::ScopeError,
     crate::SendErrorKind,
+    crate::StartError,
+    crate::WaitAllError,
     crate::sync::BarrierError,
     crate::sync::ConditionError,
     crate::sync::Misuse,
@@ -406,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn the_err_of_a_serde_result_is_seen() {
+    fn result_err() {
         assert_eq!(failure(Ok::<u8, String>(1)), None);
         assert_eq!(failure(Err::<u8, _>("no luck".to_owned())), Some("no luck".into()));
         assert_eq!(failure(Err::<(), u32>(7)), Some("7".into()));
@@ -419,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_no_errors() {
+    fn other_values() {
         assert_eq!(failure(()), None);
         assert_eq!(failure("text".to_owned()), None);
         assert_eq!(failure(vec![Err::<u8, u8>(1)]), None);
@@ -429,10 +432,10 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_arrives_whole() {
+    fn chain_round_trip() {
         let source = std::io::Error::other("the disk is full");
         let error: Result<(), Box<dyn Error>> =
-            Err(Box::new(crate::Error::Start { process: "P".into(), what: "memory".into(), source }));
+            Err(Box::new(crate::StartError::Io { process: "P".into(), what: "memory".into(), source }));
         let (value, text) = Outcome::<Chained>::settle(error);
         let remote = value.unwrap_err();
         assert_eq!(remote.source().unwrap().to_string(), "the disk is full");

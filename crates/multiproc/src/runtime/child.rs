@@ -240,7 +240,7 @@ impl ChildRecord {
                 codec::decode(value, 0).map_err(|error| JoinError::of_value(&self.name, error))
             }
             Some(Report::Failed(failure)) => Err(fail(failure.into())),
-            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
+            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Corrupt(what))),
             None => Err(fail(JoinErrorKind::without_a_word(&status))),
         }
     }
@@ -282,7 +282,7 @@ impl ChildRecord {
             Last::Said(Report::Returned { failed: false, .. }) => None,
             Last::Said(Report::Returned { failed: true, .. }) => Some(JoinErrorKind::ReturnedErr),
             Last::Said(Report::Failed(failure)) => Some(failure.clone().into()),
-            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Undecodable(what.clone())),
+            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Corrupt(what.clone())),
             Last::Waiting(_) | Last::Nothing if status.success() => None,
             Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
             Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(status)),
@@ -292,14 +292,6 @@ impl ChildRecord {
     /// Whether it has ended; reaps it then. A process that can't be waited for counts as ended.
     pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.reap(), Ok(None))
-    }
-
-    /// Returns the status if the process has ended and been reaped.
-    pub(crate) fn known_status(&self) -> Option<ExitStatus> {
-        match &*self.lock() {
-            State::Ended { status, .. } => Some(*status),
-            State::Running { .. } | State::Disowned | State::Between => None,
-        }
     }
 
     pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {

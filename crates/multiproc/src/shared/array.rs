@@ -11,20 +11,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use multiproc_shm::wait::deadline::Deadline;
-
 use super::error::MemoryError;
-use super::guard::{self, Locked, Read, Tried, TriedRead};
-use super::memory::Name;
+use super::guard::{ArrayGuard, ArrayReadGuard, Locked, Read, Reading, Tried, TriedRead, Writing};
+use super::name::Name;
 use super::part::ArrayPart;
 use super::travel;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::shm::cell::{Plain, kind_of};
 use crate::shm::parts::{MOST_PARTS, Plan};
 use crate::shm::readers::Denial;
 use crate::shm::region::{Kind, Region};
-use crate::sync::Misuse;
-use crate::sync::error::not_made;
+use crate::sync::raw_lock::RawLock;
+use crate::sync::{LockError, Misuse};
 
 /// Any number of values of one type in shared memory, with a lock: Python's
 /// `multiprocessing.Array`.
@@ -108,10 +106,10 @@ impl<T: Plain> Array<T> {
     /// Creates an array of `len` values with all their bytes zero.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn new(len: usize) -> Result<Array<T>> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(len: usize) -> Result<Array<T>, CreateError> {
         let bytes = len.checked_mul(size_of::<T>()).map_or(u64::MAX, |bytes| bytes as u64);
-        let region = Region::create(bytes, kind_of::<T>()).map_err(not_made("array"))?;
+        let region = Region::create(bytes, kind_of::<T>()).map_err(CreateError::of("array"))?;
         Ok(Array::of(Arc::new(region), None))
     }
 
@@ -119,9 +117,9 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`new`](Array::new).
-    pub fn from_slice(values: &[T]) -> Result<Array<T>> {
+    pub fn from_slice(values: &[T]) -> Result<Array<T>, MemoryError> {
         let array = Array::new(values.len())?;
-        array.lock()?.copy_from_slice(values);
+        array.lock().or_else(LockError::into_guard)?.copy_from_slice(values);
         Ok(array)
     }
 
@@ -140,9 +138,9 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`new`](Array::new).
-    pub fn from_fn(len: usize, mut value: impl FnMut(usize) -> T) -> Result<Array<T>> {
+    pub fn from_fn(len: usize, mut value: impl FnMut(usize) -> T) -> Result<Array<T>, MemoryError> {
         let array = Array::new(len)?;
-        for (place, slot) in array.lock()?.iter_mut().enumerate() {
+        for (place, slot) in array.lock().or_else(LockError::into_guard)?.iter_mut().enumerate() {
             *slot = value(place);
         }
         Ok(array)
@@ -194,7 +192,7 @@ impl<T: Plain> Array<T> {
     /// used as atomics.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        guard::lock(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
+        Writing(&self.inner).lock_with(|()| ArrayGuard::new(&self.inner))
     }
 
     /// Locks the whole array if no thread holds, reads or has a part of it; returns `None` if a
@@ -203,7 +201,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`lock`](Array::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
-        guard::lock(&self.inner, Deadline::Now)
+        Writing(&self.inner).try_lock_with(|()| ArrayGuard::new(&self.inner))
     }
 
     /// Locks the whole array, waiting for at most `timeout`; returns `None` if it isn't acquired in
@@ -228,7 +226,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`lock`](Array::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        guard::lock(&self.inner, Deadline::after(timeout))
+        Writing(&self.inner).lock_timeout_with(timeout, |()| ArrayGuard::new(&self.inner))
     }
 
     /// Locks the array for reading, waiting until no thread holds it or a part of it, and reads
@@ -239,7 +237,7 @@ impl<T: Plain> Array<T> {
     /// same handle or a clone of it.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
-        guard::read(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
+        Reading(&self.inner).lock_with(|slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Locks the array for reading if no thread holds it or a part of it; returns `None` if a
@@ -248,7 +246,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`read`](Array::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
-        guard::read(&self.inner, Deadline::Now)
+        Reading(&self.inner).try_lock_with(|slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Locks the array for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -257,15 +255,15 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`read`](Array::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
-        guard::read(&self.inner, Deadline::after(timeout))
+        Reading(&self.inner).lock_timeout_with(timeout, |slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Returns a copy of the value at index `place`; `None` if that is out of bounds.
     ///
     /// # Errors
     /// As for [`read`](Array::read).
-    pub fn get(&self, place: usize) -> Result<Option<T>> {
-        Ok(self.read()?.get(place).copied())
+    pub fn get(&self, place: usize) -> Result<Option<T>, LockError<()>> {
+        self.read().map(|guard| guard.get(place).copied()).map_err(LockError::without_guard)
     }
 
     /// Replaces the value at index `place`, and returns the previous one; `None`, with nothing
@@ -273,16 +271,17 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`lock`](Array::lock). Nothing is changed then.
-    pub fn set(&self, place: usize, value: T) -> Result<Option<T>> {
-        Ok(self.lock()?.get_mut(place).map(|slot| std::mem::replace(slot, value)))
+    pub fn set(&self, place: usize, value: T) -> Result<Option<T>, LockError<()>> {
+        let put = |mut guard: ArrayGuard<'_, T>| guard.get_mut(place).map(|slot| std::mem::replace(slot, value));
+        self.lock().map(put).map_err(LockError::without_guard)
     }
 
     /// Returns a copy of all values.
     ///
     /// # Errors
     /// As for [`read`](Array::read).
-    pub fn to_vec(&self) -> Result<Vec<T>> {
-        Ok(self.read()?.to_vec())
+    pub fn to_vec(&self) -> Result<Vec<T>, LockError<()>> {
+        self.read().map(|guard| guard.to_vec()).map_err(LockError::without_guard)
     }
 
     /// Maps all pages now, instead of each at its first access. That is more than twice as fast if
@@ -344,7 +343,7 @@ impl<T: Plain> Array<T> {
             Denial::NoSlot => {
                 MemoryError::Io { what: "divide the memory", source: std::io::ErrorKind::OutOfMemory.into() }
             }
-            denial => Misuse::of_denial(denial, self.inner.name()).expect("endless waits don't time out").into(),
+            denial => Misuse::of(denial, self.inner.name()).expect("endless waits don't time out").into(),
         })?;
         Ok((0..count as u32).map(|index| ArrayPart::of(self.clone(), index, version, &plan)).collect())
     }
@@ -364,7 +363,7 @@ impl<T: Plain> Array<T> {
     /// Returns whether a thread has died or panicked while holding the array or a part of it. A
     /// holder's death is noticed by the next thread that locks the same.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.lock().poison_of(None).is_some()
+        Writing(&self.inner).has_poison()
     }
 
     /// Clears the poison of the array and all its parts, once the values have been put right:
@@ -403,11 +402,5 @@ impl<'de, T: Plain> Deserialize<'de> for Array<T> {
         let region = travel::deserialize_to_write(deserializer)?;
         Array::<T>::fits(region.kind()).map_err(serde::de::Error::custom)?;
         Ok(Array::of(Arc::new(region), None))
-    }
-}
-
-impl From<MemoryError> for Error {
-    fn from(error: MemoryError) -> Error {
-        Error::Memory(error)
     }
 }

@@ -33,7 +33,7 @@ pub(crate) enum Report {
 pub(crate) enum Failure {
     Panicked(Panic),
     Arguments(String),
-    NotSent(String),
+    Encode(String),
     MemoryLimit { limit: u64 },
     NotStarted(String),
 }
@@ -43,7 +43,7 @@ impl From<Failure> for JoinErrorKind {
         match failure {
             Failure::Panicked(panic) => JoinErrorKind::Panicked(panic),
             Failure::Arguments(reason) => JoinErrorKind::Arguments(reason),
-            Failure::NotSent(reason) => JoinErrorKind::NotSent(reason),
+            Failure::Encode(reason) => JoinErrorKind::Encode(reason),
             Failure::MemoryLimit { limit } => JoinErrorKind::MemoryLimit { limit },
             Failure::NotStarted(reason) => JoinErrorKind::NotStarted(reason),
         }
@@ -93,7 +93,7 @@ impl Report {
                 self
             }
             Err(error) => {
-                let failure = Failure::NotSent(error.to_string());
+                let failure = Failure::Encode(error.to_string());
                 let _ = send_failure(&socket, &failure);
                 Report::Failed(failure)
             }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_that_has_gone_with_messages_unread_was_a_result_that_cannot_be_sent() {
+    fn parent_gone_with_unread_messages() {
         let (ours, theirs) = multiproc_os::fd_passing::pair().unwrap();
         packet::send(&ours, kind::STARTED, &[], &[]).unwrap();
         drop(theirs);
@@ -159,7 +159,7 @@ mod tests {
         assert!(matches!(report.send(&ours), Report::Returned { failed: false, .. }));
     }
     #[test]
-    fn the_status_that_a_report_implies() {
+    fn implied_status() {
         let of = |failure| Report::Failed(failure).status().map(|status| status.exit_code());
         assert_eq!(of(Failure::Arguments("garbage".into())), Some(Some(1)));
         assert_eq!(of(Failure::NotStarted("no such directory".into())), Some(Some(REFUSED)));

@@ -5,11 +5,9 @@
 //! panic, and still acquires the lock.
 
 use std::fmt;
-use std::io;
 
-use crate::error::Error;
 use crate::shm::readers::Denial;
-use crate::shm::robust_word::{Holder, Poison, Refusal};
+use crate::shm::robust_word::{Holder, Poison};
 
 /// The error of locking: either the lock is acquired, but poisoned by an earlier holder; or it
 /// isn't, because the caller has made a mistake.
@@ -58,19 +56,27 @@ impl<G> LockError<G> {
     /// Converts the guard.
     pub(super) fn map<H>(self, guard: impl FnOnce(G) -> H) -> LockError<H> {
         match self {
-            LockError::Poisoned(poisoned) => LockError::Poisoned(Poisoned {
-                guard: guard(poisoned.guard),
-                what: poisoned.what,
-                cause: poisoned.cause,
-                holder: poisoned.holder,
-            }),
+            LockError::Poisoned(poisoned) => LockError::Poisoned(poisoned.map(guard)),
             LockError::Misuse(misuse) => LockError::Misuse(misuse),
         }
+    }
+
+    /// Drops the guard, if the error is poison, and so releases the lock.
+    pub fn without_guard(self) -> LockError<()> {
+        self.map(drop)
     }
 
     /// Returns whether the lock was acquired, but is poisoned.
     pub fn is_poisoned(&self) -> bool {
         matches!(self, LockError::Poisoned(_))
+    }
+
+    /// Returns the kind of lock, for an error's text.
+    pub(crate) fn what(&self) -> &'static str {
+        match self {
+            LockError::Poisoned(poisoned) => poisoned.what,
+            LockError::Misuse(misuse) => misuse.what(),
+        }
     }
 }
 
@@ -112,6 +118,15 @@ impl<G> Poisoned<G> {
     /// Returns the guard.
     pub fn into_guard(self) -> G {
         self.guard
+    }
+
+    /// Drops the guard, and so releases the lock.
+    pub fn without_guard(self) -> Poisoned<()> {
+        self.map(drop)
+    }
+
+    fn map<H>(self, guard: impl FnOnce(G) -> H) -> Poisoned<H> {
+        Poisoned { guard: guard(self.guard), what: self.what, cause: self.cause, holder: self.holder }
     }
 
     /// Borrows the guard.
@@ -197,32 +212,26 @@ pub enum Misuse {
 }
 
 impl Misuse {
-    /// The misuse behind a refusal to take a word; `None` if another thread holds it.
-    pub(crate) fn of(refusal: Refusal, what: &'static str) -> Option<Misuse> {
-        match refusal {
-            Refusal::Busy => None,
-            Refusal::Mine => Some(Misuse::HeldHere(what)),
-            Refusal::Full => Some(Misuse::TooMany(what)),
-        }
-    }
-
-    /// The result of a request to read or write; `Ok(None)` if others hold the lock.
+    /// The result of a request for a lock; `Ok(None)` if others hold the lock.
     #[inline]
-    pub(crate) fn unless_busy<R>(result: Result<R, Denial>, what: &'static str) -> Result<Option<R>, Misuse> {
+    pub(crate) fn unless_busy<R>(
+        result: Result<R, impl Into<Denial>>,
+        what: &'static str,
+    ) -> Result<Option<R>, Misuse> {
         match result {
             Ok(granted) => Ok(Some(granted)),
-            Err(denial) => match Misuse::of_denial(denial, what) {
+            Err(denial) => match Misuse::of(denial, what) {
                 None => Ok(None),
                 Some(misuse) => Err(misuse),
             },
         }
     }
 
-    /// The misuse behind a denial to read or write; `None` if others hold the lock.
+    /// The misuse behind a denied lock, or a refused word; `None` if others hold the lock.
     #[inline]
-    pub(crate) fn of_denial(denial: Denial, what: &'static str) -> Option<Misuse> {
-        match denial {
-            Denial::Busy => None,
+    pub(crate) fn of(denial: impl Into<Denial>, what: &'static str) -> Option<Misuse> {
+        match denial.into() {
+            Denial::Busy | Denial::Interrupted => None,
             Denial::Reads => Some(Misuse::Reads(what)),
             Denial::Writes => Some(Misuse::HeldHere(what)),
             Denial::OtherHandle => Some(Misuse::OtherHandle(what)),
@@ -246,24 +255,4 @@ impl Misuse {
             | Misuse::NoThread(what) => what,
         }
     }
-}
-
-impl<G> From<LockError<G>> for Error {
-    fn from(error: LockError<G>) -> Error {
-        match error {
-            LockError::Poisoned(poisoned) => Error::Lock { what: poisoned.what, reason: poisoned.to_string() },
-            LockError::Misuse(misuse) => misuse.into(),
-        }
-    }
-}
-
-impl From<Misuse> for Error {
-    fn from(misuse: Misuse) -> Error {
-        Error::Lock { what: misuse.what(), reason: misuse.to_string() }
-    }
-}
-
-/// Converts the error of creating an object.
-pub(crate) fn not_made(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Make { what, source }
 }

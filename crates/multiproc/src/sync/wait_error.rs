@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::shm::wait_queue::WaitFailure;
+use multiproc_shm::sync as shm;
 
 /// Why a wait failed. Reaching the end of a timeout is not an error.
 #[derive(thiserror::Error)]
@@ -10,16 +10,16 @@ use crate::shm::wait_queue::WaitFailure;
 pub enum WaitError {
     /// No process is left that could end the wait: all that have the object are waiting themselves,
     /// or have ended.
-    #[error("cannot {what}: no process is left that could {whom}")]
+    #[error("cannot {what}: no process is left that could {action}")]
     Disconnected {
         /// What was waited for.
         what: &'static str,
         /// What another process would have had to do.
-        whom: &'static str,
+        action: &'static str,
     },
     /// The system refused to wait: `EMFILE`, `ENOSPC`, `ENOMEM`.
     #[error("cannot {what}: {source}")]
-    System {
+    Io {
         /// What was waited for.
         what: &'static str,
         /// The system's error.
@@ -35,15 +35,15 @@ impl WaitError {
 
     /// Converts the outcome of a wait: `None` if the deadline has passed.
     pub(super) fn of<T>(
-        result: Result<T, WaitFailure>,
+        result: Result<T, shm::WaitError>,
         what: &'static str,
-        whom: &'static str,
+        action: &'static str,
     ) -> Result<Option<T>, WaitError> {
         match result {
             Ok(outcome) => Ok(Some(outcome)),
-            Err(WaitFailure::Late) => Ok(None),
-            Err(WaitFailure::Alone) => Err(WaitError::Disconnected { what, whom }),
-            Err(WaitFailure::System(source)) => Err(WaitError::System { what, source }),
+            Err(shm::WaitError::Timeout) => Ok(None),
+            Err(shm::WaitError::Disconnected) => Err(WaitError::Disconnected { what, action }),
+            Err(error) => Err(WaitError::Io { what, source: error.into() }),
         }
     }
 }

@@ -37,7 +37,7 @@ fn without_memory(queue: Queue<Vec<u8>>) {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     set_limit(libc::RLIMIT_FSIZE, 1 << 20);
     let error = queue.put(vec![2; 5 << 20]).unwrap_err();
-    assert!(matches!(error.kind(), PutErrorKind::System { .. }), "{error}");
+    assert!(matches!(error.kind(), PutErrorKind::Io { .. }), "{error}");
     assert!(error.to_string().contains("File too large"), "{error}");
     assert_eq!(error.into_inner(), vec![2; 5 << 20], "the item comes back");
     queue.put(vec![3; 100]).unwrap();
@@ -45,7 +45,7 @@ fn without_memory(queue: Queue<Vec<u8>>) {
     let (mut put, error) = (0, loop_until_error(&queue));
     put += error.0;
     assert!(put > 10, "{put}");
-    assert!(matches!(error.1, PutErrorKind::System { .. }), "{}", error.1);
+    assert!(matches!(error.1, PutErrorKind::Io { .. }), "{}", error.1);
     assert!(Queue::<u8>::new().is_err(), "a new one needs memory, too");
     set_limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
     queue.put(vec![5; 5 << 20]).unwrap();
@@ -64,7 +64,7 @@ fn loop_until_error(queue: &Queue<Vec<u8>>) -> (usize, PutErrorKind) {
 }
 
 for_each_method! {
-    fn what_there_is_no_memory_for_comes_back_and_others_go_on(method) {
+    fn out_of_memory(method) {
         let queue = Queue::new().unwrap();
         let child = Process::new(without_memory, (queue.clone(),)).start_method(method).start().unwrap();
         child.join().unwrap();
@@ -94,7 +94,7 @@ fn without_descriptors() {
     let clone = queue.clone();
     for _ in 0..2 {
         match clone.get() {
-            Err(GetError::System { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
+            Err(GetError::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
             other => panic!("{:?}", other.map(drop)),
         }
     }
@@ -115,7 +115,7 @@ fn without_descriptors() {
     while let Ok(file) = std::fs::File::open("/dev/null") {
         files.push(file);
     }
-    assert!(matches!(outer.get(), Err(GetError::System { .. })));
+    assert!(matches!(outer.get(), Err(GetError::Io { .. })));
     files.clear();
     outer.get().unwrap().put(7).unwrap();
 }
@@ -135,7 +135,7 @@ fn without_descriptors_for_many() {
     for room in [0, 2, 15] {
         files.truncate(files.len() - room);
         match queue.get() {
-            Err(GetError::System { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
+            Err(GetError::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
             other => panic!("room for {room}: {:?}", other.map(drop)),
         }
         assert_eq!(queue.len(), 3, "the items stay queued");
@@ -144,7 +144,7 @@ fn without_descriptors_for_many() {
     assert_eq!(queue.get().unwrap().len(), 20);
     // It would block the items behind it for good.
     let error = queue.get().unwrap_err();
-    assert!(matches!(error, GetError::Undecodable(_)) && error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+    assert!(matches!(error, GetError::Decode(_)) && error.to_string().contains("RLIMIT_NOFILE"), "{error}");
     assert_eq!(queue.get().unwrap().len(), 1);
 }
 
@@ -168,17 +168,17 @@ fn wait_until_asleep(pid: i32) {
 }
 
 for_each_method! {
-    fn without_descriptors_what_is_in_it_stays(method) {
+    fn get_without_fds(method) {
         Process::new(without_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
     }
 
     // Regression: the item was taken when there was room for the socket that carries many handles,
     // and lost when there was none for the handles.
-    fn without_descriptors_for_many_handles_they_stay(method) {
+    fn get_many_handles_without_fds(method) {
         Process::new(without_descriptors_for_many, ()).start_method(method).start().unwrap().join().unwrap();
     }
 
-    fn a_consumer_that_is_stopped_while_it_waits_keeps_nobody_waiting(method) {
+    fn stopped_consumer(method) {
         for capacity in [None, Some(100)] {
             let (queue, done) = (capacity.map_or_else(Queue::new, Queue::with_capacity).unwrap(), Queue::new().unwrap());
             let (stopped, other) = (ends(method, &queue, &done), ends(method, &queue, &done));
@@ -209,7 +209,7 @@ fn put_files(queue: Queue<Handle<File>>, outcome: Queue<String>) {
 }
 
 for_each_method! {
-    fn who_waits_for_room_for_handles_sleeps_and_is_told(method) {
+    fn handle_capacity_wakes_producer(method) {
         // More than there can be with handles.
         let queue = Queue::with_capacity(100_000).unwrap();
         let outcome = Queue::new().unwrap();
@@ -238,7 +238,7 @@ for_each_method! {
 
 /// Takes three times as much memory: runs only with `MULTIPROC_LARGE=1`, best in release.
 #[multiproc::test]
-fn an_item_of_more_than_two_gib() {
+fn item_over_two_gib() {
     if std::env::var_os("MULTIPROC_LARGE").is_none() {
         return;
     }
