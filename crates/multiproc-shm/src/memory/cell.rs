@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_bytes_are_a_cell_and_its_type_is_checked() {
+    fn type_mismatch() {
         let words: [AtomicU64; 4] = [const { AtomicU64::new(u64::MAX) }; 4];
         // SAFETY: any bytes are one, it is as large and as aligned as the words, which are atomic
         // or `UnsafeCell`s in both types, and are borrowed for as long.

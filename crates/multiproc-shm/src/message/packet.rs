@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_with_any_bit_changed_is_an_error() {
+    fn any_changed_header_bit() {
         let mut good = header(9, 0).to_vec();
         good[8] = 3;
         good.extend(b"abc");
