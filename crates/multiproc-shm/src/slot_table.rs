@@ -109,11 +109,11 @@ impl Found {
 
 /// Why a slot can't be read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum SlotError {
     /// There is no slot with this index.
-    NoCell,
-    /// The slot has room for this many bytes only.
-    NoRoom(usize),
+    NoSlot,
+    /// The content is longer than the slot, which has room for this many bytes.
+    TooLong(usize),
     /// The slot's directory entry is garbage.
     Corrupt,
 }
@@ -245,25 +245,25 @@ impl SlotTable {
     pub fn room(&self, index: usize) -> Option<usize> {
         match self.slot(index) {
             Ok(slot) => Some(slot.room()),
-            Err(Refusal::Corrupt) => Some(0),
+            Err(SlotError::Corrupt) => Some(0),
             Err(_) => None,
         }
     }
 
-    fn slot(&self, index: usize) -> Result<Slot<'_>, Refusal> {
+    fn slot(&self, index: usize) -> Result<Slot<'_>, SlotError> {
         if index >= self.slots {
-            return Err(Refusal::NoCell);
+            return Err(SlotError::NoSlot);
         }
         let words = &self.segment.more()[..self.used];
-        Slot::of(words[index].load(Relaxed), words).ok_or(Refusal::Corrupt)
+        Slot::of(words[index].load(Relaxed), words).ok_or(SlotError::Corrupt)
     }
 
     /// Returns the slot if it has room for the content.
-    fn slot_for(&self, index: usize, content: Content<'_>) -> Result<Slot<'_>, Refusal> {
+    fn slot_for(&self, index: usize, content: Content<'_>) -> Result<Slot<'_>, SlotError> {
         let slot = self.slot(index)?;
         match content.bytes.len() <= slot.room() {
             true => Ok(slot),
-            false => Err(Refusal::NoRoom(slot.room())),
+            false => Err(SlotError::TooLong(slot.room())),
         }
     }
 
@@ -272,7 +272,7 @@ impl SlotTable {
     /// # Errors
     /// There is no such slot, or its entry is garbage.
     #[inline]
-    pub fn read(&self, index: usize) -> Result<Found, Refusal> {
+    pub fn read(&self, index: usize) -> Result<Found, SlotError> {
         let mut found = Found::default();
         self.read_version(&self.slot(index)?, &mut found);
         Ok(found)
@@ -305,7 +305,7 @@ impl SlotTable {
     /// # Errors
     /// There is no such slot, or not enough room in it, or its entry is garbage.
     #[inline]
-    pub fn write(&self, index: usize, content: Content<'_>) -> Result<(), Refusal> {
+    pub fn write(&self, index: usize, content: Content<'_>) -> Result<(), SlotError> {
         let slot = self.slot_for(index, content)?;
         let _guard = self.segment.spin_lock.lock_endlessly();
         slot.write(content);
@@ -316,7 +316,7 @@ impl SlotTable {
     ///
     /// # Errors
     /// As [`write`](SlotTable::write).
-    pub fn replace(&self, index: usize, content: Content<'_>) -> Result<Found, Refusal> {
+    pub fn replace(&self, index: usize, content: Content<'_>) -> Result<Found, SlotError> {
         let slot = self.slot_for(index, content)?;
         Ok(self.write_if(&slot, content, |_| true).expect("whatever is there is replaced"))
     }
@@ -331,7 +331,7 @@ impl SlotTable {
         index: usize,
         current: Content<'_>,
         content: Content<'_>,
-    ) -> Result<Result<Found, Found>, Refusal> {
+    ) -> Result<Result<Found, Found>, SlotError> {
         let slot = self.slot_for(index, content)?;
         Ok(self.write_if(&slot, content, |found| found.content() == current))
     }
@@ -488,18 +488,18 @@ mod tests {
     fn too_large() {
         let slot_table = slot_table(&[8, 0, 17]);
         assert_eq!([0, 1, 2, 3].map(|index| slot_table.room(index)), [Some(8), Some(0), Some(24), None]);
-        for (index, len, refusal) in [
-            (0, 9, Refusal::NoRoom(8)),
-            (1, 1, Refusal::NoRoom(0)),
-            (3, 0, Refusal::NoCell),
-            (usize::MAX, 0, Refusal::NoCell),
+        for (index, len, error) in [
+            (0, 9, SlotError::TooLong(8)),
+            (1, 1, SlotError::TooLong(0)),
+            (3, 0, SlotError::NoSlot),
+            (usize::MAX, 0, SlotError::NoSlot),
         ] {
             let new = content(1, &[7; 9][..len]);
-            assert_eq!(slot_table.write(index, new), Err(refusal));
-            assert_eq!(slot_table.replace(index, new).map(drop), Err(refusal));
-            assert_eq!(slot_table.compare_exchange(index, new, new).map(drop), Err(refusal));
+            assert_eq!(slot_table.write(index, new), Err(error));
+            assert_eq!(slot_table.replace(index, new).map(drop), Err(error));
+            assert_eq!(slot_table.compare_exchange(index, new, new).map(drop), Err(error));
         }
-        assert_eq!(slot_table.read(3).map(drop), Err(Refusal::NoCell));
+        assert_eq!(slot_table.read(3).map(drop), Err(SlotError::NoSlot));
         assert!(slot_table.snapshot().iter().all(|found| found.content() == content(0, b"")));
         for rooms in [&[64 << 20][..], &[usize::MAX], &[usize::MAX, usize::MAX], &[40 << 20, 40 << 20]] {
             let error = SlotTable::create(rooms.iter().map(|room| (content(0, b""), *room))).unwrap_err();
@@ -728,7 +728,7 @@ mod tests {
                     assert_eq!(slot_table.snapshot().len(), 4);
                     match slot_table.read(index) {
                         Ok(found) => assert!(found.bytes().len() <= room),
-                        Err(refusal) => assert_eq!(refusal == Refusal::NoCell, index == 4),
+                        Err(error) => assert_eq!(error == SlotError::NoSlot, index == 4),
                     }
                     let written = slot_table.write(index, content(3, &bytes));
                     assert!(written.is_err() || bytes.len() <= room);

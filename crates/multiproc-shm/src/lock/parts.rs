@@ -10,8 +10,8 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::lock::readers::{Denial, FIRST_PART, Readers, TURNSTILE};
-use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal};
+use crate::lock::readers::{FIRST_PART, Readers, RwAcquireError, TURNSTILE};
+use crate::lock::robust_word::{AcquireError, LockMapping, PoisonableWord};
 use crate::loom::atomic::{AtomicU32, AtomicU64};
 use crate::memory::layout::layout;
 use crate::wait::deadline::Deadline;
@@ -154,7 +154,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Waits until no part has an owner. The caller has the turnstile, so no thread takes a part,
     /// except one that has another part already.
-    pub(crate) fn outwait_parts(&self, deadline: Deadline) -> Result<(), Refusal> {
+    pub(crate) fn outwait_parts(&self, deadline: Deadline) -> Result<(), AcquireError> {
         while !self.parts_are_free() {
             for (index, part) in self.parts().iter().enumerate() {
                 if !part.poisonable.word().is_free() {
@@ -172,7 +172,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.parts().iter().enumerate().any(mine)
     }
 
-    fn take_part(&self, index: usize, deadline: Deadline) -> Result<(), Refusal> {
+    fn take_part(&self, index: usize, deadline: Deadline) -> Result<(), AcquireError> {
         let part = &self.all_parts()[index];
         part.poisonable.take(self, FIRST_PART + index, deadline, || part.begun.load(SeqCst) != 0)?;
         // The death of an owner has been recorded by now.
@@ -185,14 +185,14 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     /// Locks a part of the division with this version.
-    pub fn lock_part(&self, index: usize, version: u32, deadline: Deadline) -> Result<(), Denial> {
-        let division = self.division().ok_or(Denial::Stale)?;
+    pub fn lock_part(&self, index: usize, version: u32, deadline: Deadline) -> Result<(), RwAcquireError> {
+        let division = self.division().ok_or(RwAcquireError::StalePart)?;
         let begin = || {
             // A thread that changes the division waits for all owners of parts, and has the
             // turnstile meanwhile.
             if !division.is(version) {
                 self.give_up_part(index);
-                return Err(Denial::Stale);
+                return Err(RwAcquireError::StalePart);
             }
             self.all_parts()[index].begun.store(1, SeqCst);
             Ok(())
@@ -200,7 +200,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         loop {
             // Every part that has ever existed has memory.
             if !division.is(version) || index >= self.parts().len() {
-                return Err(Denial::Stale);
+                return Err(RwAcquireError::StalePart);
             }
             self.take_part(index, deadline)?;
             // In this order: the others take the turnstile or a slot, then look at the parts.
@@ -215,14 +215,14 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             }
             self.give_up_part(index);
             if self.reads() {
-                return Err(Denial::Reads);
+                return Err(RwAcquireError::HeldForReading);
             }
             self.take_turnstile(deadline)?;
             // With the turnstile held, the part isn't waited for: others may want other parts.
             let result = match self.outwait_readers(deadline).map(|()| self.take_part(index, Deadline::Now)) {
                 Ok(Ok(())) => Some(begin()),
-                Ok(Err(Refusal::Busy)) => None,
-                Ok(Err(refusal)) | Err(refusal) => Some(Err(refusal.into())),
+                Ok(Err(AcquireError::Timeout)) => None,
+                Ok(Err(error)) | Err(error) => Some(Err(error.into())),
             };
             self.turnstile().give_up(self, TURNSTILE);
             if let Some(result) = result {
@@ -243,8 +243,13 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     /// Divides the data anew, unless it is divided like that already. Returns the version of the
     /// division. Waits until there is no reader, no writer and no owner of a part. `allocate` must
     /// allocate memory for the given number of parts.
-    pub fn divide(&self, plan: &Plan, deadline: Deadline, allocate: impl FnOnce(usize) -> bool) -> Result<u32, Denial> {
-        let division = self.division().ok_or(Denial::Stale)?;
+    pub fn divide(
+        &self,
+        plan: &Plan,
+        deadline: Deadline,
+        allocate: impl FnOnce(usize) -> bool,
+    ) -> Result<u32, RwAcquireError> {
+        let division = self.division().ok_or(RwAcquireError::StalePart)?;
         if let Some((version, current)) = division.plan()
             && current == *plan
         {
@@ -254,7 +259,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         let result = match division.plan() {
             // Another thread was quicker.
             Some((version, current)) if current == *plan => Ok(version),
-            _ if plan.count as usize > MOST_PARTS || !allocate(plan.count as usize) => Err(Denial::NoSlot),
+            _ if plan.count as usize > MOST_PARTS || !allocate(plan.count as usize) => {
+                Err(RwAcquireError::TooManyReaders)
+            }
             _ => {
                 // The poison of a part becomes that of the whole, as there will be other parts.
                 for part in self.parts() {

@@ -9,7 +9,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::lock::parts::{Division, Part};
-use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal, RobustWord};
+use crate::lock::robust_word::{AcquireError, LockMapping, PoisonableWord, RobustWord};
 use crate::loom::atomic::AtomicU32;
 use crate::loom::robust::Thread;
 use crate::memory::layout::{Layout, layout};
@@ -75,32 +75,32 @@ impl Slot {
 
 /// Why a thread can't read or write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denial {
-    /// Other threads read or write.
-    Busy,
+pub enum RwAcquireError {
+    /// Other threads read or write until the deadline.
+    Timeout,
     /// The calling thread reads.
-    Reads,
+    HeldForReading,
     /// The calling thread writes.
-    Writes,
+    HeldForWriting,
     /// The calling thread reads through another handle, and a writer waits, possibly for that.
     OtherHandle,
-    /// The calling thread owns as many words as it can.
-    Full,
-    /// No slot is left, or no memory for one; or a reader has the largest number of guards.
-    NoSlot,
-    /// There is no such part any more: the data has been divided anew.
-    Stale,
-    /// A signal handler ran in the calling thread, as with [`Refusal::Interrupted`].
+    /// The calling thread owns the maximum number of words.
+    TooManyLocks,
+    /// No slot is left, or no memory for one; or a reader has the maximum number of guards.
+    TooManyReaders,
+    /// The data has been split again since the caller learned of the part.
+    StalePart,
+    /// A signal handler ran in the calling thread, as with [`AcquireError::Interrupted`].
     Interrupted,
 }
 
-impl From<Refusal> for Denial {
-    fn from(refusal: Refusal) -> Denial {
-        match refusal {
-            Refusal::Busy => Denial::Busy,
-            Refusal::Mine => Denial::Writes,
-            Refusal::Full => Denial::Full,
-            Refusal::Interrupted => Denial::Interrupted,
+impl From<AcquireError> for RwAcquireError {
+    fn from(error: AcquireError) -> RwAcquireError {
+        match error {
+            AcquireError::Timeout => RwAcquireError::Timeout,
+            AcquireError::AlreadyHeld => RwAcquireError::HeldForWriting,
+            AcquireError::TooManyLocks => RwAcquireError::TooManyLocks,
+            AcquireError::Interrupted => RwAcquireError::Interrupted,
         }
     }
 }
@@ -113,7 +113,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Begins to read. Returns the index of the slot.
     #[inline]
-    pub fn read(&self, deadline: Deadline) -> Result<usize, Denial> {
+    pub fn read(&self, deadline: Deadline) -> Result<usize, RwAcquireError> {
         let slot = self.take_slot()?;
         // In this order: a writer takes the turnstile, then looks at the slots.
         if self.turnstile().word().is_free() && self.parts_are_free() {
@@ -124,22 +124,22 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     #[cold]
-    fn read_slowly(&self, deadline: Deadline) -> Result<usize, Denial> {
+    fn read_slowly(&self, deadline: Deadline) -> Result<usize, RwAcquireError> {
         // A writer may be waiting for this very thread.
         if self.reads() {
             // The slot must have been taken through this handle, as ending the read takes it off
             // the thread's list.
             let mut slots = self.slots_of_this_thread();
-            let slot = slots.find(|slot| self.has(&self.slots()[*slot].word)).ok_or(Denial::OtherHandle)?;
+            let slot = slots.find(|slot| self.has(&self.slots()[*slot].word)).ok_or(RwAcquireError::OtherHandle)?;
             let levels = &self.slots()[slot].levels;
-            levels.store(levels.load(SeqCst).checked_add(1).ok_or(Denial::NoSlot)?, SeqCst);
+            levels.store(levels.load(SeqCst).checked_add(1).ok_or(RwAcquireError::TooManyReaders)?, SeqCst);
             return Ok(slot);
         }
         if self.has_part_besides(None) {
-            return Err(Denial::Writes);
+            return Err(RwAcquireError::HeldForWriting);
         }
         self.take_turnstile(deadline)?;
-        let slot = self.outwait_parts(deadline).map_err(Denial::from).and_then(|()| self.take_slot());
+        let slot = self.outwait_parts(deadline).map_err(RwAcquireError::from).and_then(|()| self.take_slot());
         self.turnstile().give_up(self, TURNSTILE);
         slot
     }
@@ -161,19 +161,19 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     /// Begins to write.
-    pub fn write(&self, deadline: Deadline) -> Result<(), Denial> {
+    pub fn write(&self, deadline: Deadline) -> Result<(), RwAcquireError> {
         self.come_in(deadline)?;
         self.entrance().writing.store(1, SeqCst);
         Ok(())
     }
 
     /// Takes the turnstile, and waits until there is no reader and no owner of a part.
-    pub(crate) fn come_in(&self, deadline: Deadline) -> Result<(), Denial> {
+    pub(crate) fn come_in(&self, deadline: Deadline) -> Result<(), RwAcquireError> {
         if self.reads() {
-            return Err(Denial::Reads);
+            return Err(RwAcquireError::HeldForReading);
         }
         if self.has_part_besides(None) {
-            return Err(Denial::Writes);
+            return Err(RwAcquireError::HeldForWriting);
         }
         self.take_turnstile(deadline)?;
         let alone = self.outwait_readers(deadline).and_then(|()| self.outwait_parts(deadline));
@@ -185,7 +185,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Waits until there is no reader. The caller has the turnstile.
     #[inline]
-    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> Result<(), Refusal> {
+    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> Result<(), AcquireError> {
         self.slots_in_use().iter().try_for_each(|slot| slot.word.outwait(deadline))
     }
 
@@ -207,7 +207,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.slots_in_use().iter().filter(|slot| slot.owner().is_some()).count()
     }
 
-    pub(crate) fn take_turnstile(&self, deadline: Deadline) -> Result<(), Refusal> {
+    pub(crate) fn take_turnstile(&self, deadline: Deadline) -> Result<(), AcquireError> {
         let writing = &self.entrance().writing;
         self.turnstile().take(self, TURNSTILE, deadline, || writing.load(SeqCst) != 0)?;
         // The death of a writer has been recorded by now.
@@ -242,7 +242,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     #[inline]
-    fn take_slot(&self) -> Result<usize, Denial> {
+    fn take_slot(&self) -> Result<usize, RwAcquireError> {
         let used = self.used();
         // Threads with neighbouring ids start at different slots.
         let first = Thread::current().id() as usize % used.max(1);
@@ -258,7 +258,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     /// has looked at `seen` of them: the thread that has made it count may not have taken it, as it
     /// owns as many words as it can.
     #[cold]
-    fn take_new_slot(&self, mut seen: usize) -> Result<usize, Denial> {
+    fn take_new_slot(&self, mut seen: usize) -> Result<usize, RwAcquireError> {
         loop {
             let used = self.used();
             for slot in seen..used {
@@ -267,8 +267,8 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
                 }
             }
             seen = used;
-            let slot = self.slots().get(used).ok_or(Denial::NoSlot)?;
-            self.allocate_for(slot).map_err(|_| Denial::NoSlot)?;
+            let slot = self.slots().get(used).ok_or(RwAcquireError::TooManyReaders)?;
+            self.allocate_for(slot).map_err(|_| RwAcquireError::TooManyReaders)?;
             // The slot counts before it is taken, so that no writer misses it. If another thread
             // was quicker, there is one more slot to try.
             let _ = self.entrance().used.compare_exchange(used as u32, used as u32 + 1, SeqCst, SeqCst);
@@ -279,7 +279,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     }
 
     #[inline]
-    fn try_slot(&self, index: usize) -> Result<bool, Denial> {
+    fn try_slot(&self, index: usize) -> Result<bool, RwAcquireError> {
         let slot = &self.slots()[index];
         if slot.word.owner().is_some() {
             return Ok(false);
@@ -289,7 +289,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
                 slot.levels.store(1, SeqCst);
                 Ok(true)
             }
-            Err(Refusal::Full) => Err(Denial::Full),
+            Err(AcquireError::TooManyLocks) => Err(RwAcquireError::TooManyLocks),
             Err(_) => Ok(false),
         }
     }

@@ -34,13 +34,13 @@ const LATER: u32 = 60;
 
 /// Why a word can't be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Another thread had it for as long as the caller was willing to wait.
-    Busy,
-    /// The calling thread has it.
-    Mine,
-    /// The calling thread owns as many words as it can.
-    Full,
+pub enum AcquireError {
+    /// Another thread owned it until the deadline.
+    Timeout,
+    /// The calling thread owns it.
+    AlreadyHeld,
+    /// The calling thread owns the maximum number of words.
+    TooManyLocks,
     /// A signal handler ran in the calling thread, which is in
     /// [`interruptible`](multiproc_os::poll::interruptible).
     Interrupted,
@@ -91,7 +91,7 @@ impl RobustWord {
     /// Takes the word. Returns whether the previous owner has died. The caller announces the word
     /// before, and puts it on its list afterwards.
     #[inline]
-    fn take(&self, thread: Thread, deadline: Deadline) -> Result<bool, Refusal> {
+    fn take(&self, thread: Thread, deadline: Deadline) -> Result<bool, AcquireError> {
         let found = self.0.pair().load(Relaxed);
         let taken = found | in_pair(thread.id());
         if found & in_pair(u32::MAX) == 0 && self.change(Pair(found), Pair(taken)) {
@@ -106,7 +106,7 @@ impl RobustWord {
     }
 
     #[cold]
-    fn take_slowly(&self, thread: Thread, deadline: Deadline) -> Result<bool, Refusal> {
+    fn take_slowly(&self, thread: Thread, deadline: Deadline) -> Result<bool, AcquireError> {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -117,7 +117,7 @@ impl RobustWord {
                 continue;
             }
             if found.owner() == thread.id() {
-                return Err(Refusal::Mine);
+                return Err(AcquireError::AlreadyHeld);
             }
             if deadline.has_passed() {
                 // A caller that only tries doesn't pay for this check. An id that no thread has is
@@ -126,7 +126,7 @@ impl RobustWord {
                     self.orphan(found);
                     continue;
                 }
-                return Err(Refusal::Busy);
+                return Err(AcquireError::Timeout);
             }
             if !backoff.wait() {
                 // A sleep that a signal ends hasn't used up a wake-up.
@@ -138,14 +138,14 @@ impl RobustWord {
     /// Sleeps while the word has an owner, for `after` at most. The caller has announced the word;
     /// whether it was woken or not, it takes the word next if it is free. Returns how long to sleep
     /// the next time.
-    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Result<Duration, Refusal> {
+    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Result<Duration, AcquireError> {
         let mut is_interrupted = false;
         let look = self.sleep_by(found, deadline, after, |value, until| {
             let woken = futex::wait(self.0.word(), value, Some(until));
             is_interrupted = woken == Woken::Interrupted && poll::is_interruptible();
             woken
         });
-        if is_interrupted { Err(Refusal::Interrupted) } else { Ok(look) }
+        if is_interrupted { Err(AcquireError::Interrupted) } else { Ok(look) }
     }
 
     /// As [`sleep`](RobustWord::sleep), but sleeps by calling `sleep` with the word's value and the
@@ -257,8 +257,8 @@ impl RobustWord {
     /// which no thread sleeps that wants to take it, and for one caller at a time.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] when the deadline has passed; [`Refusal::Interrupted`].
-    pub fn outwait(&self, deadline: Deadline) -> Result<(), Refusal> {
+    /// [`AcquireError::Timeout`] when the deadline has passed; [`AcquireError::Interrupted`].
+    pub fn outwait(&self, deadline: Deadline) -> Result<(), AcquireError> {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -269,7 +269,7 @@ impl RobustWord {
                 return Ok(());
             }
             if deadline.has_passed() {
-                return Err(Refusal::Busy);
+                return Err(AcquireError::Timeout);
             }
             if !backoff.wait() {
                 look = self.sleep(found, deadline, look)?;
@@ -370,7 +370,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
     /// Takes a word of this segment; `place` is its index among the handle's marks. Returns whether
     /// the previous owner has died.
     #[inline]
-    pub fn take(&self, word: &RobustWord, place: usize, deadline: Deadline) -> Result<bool, Refusal> {
+    pub fn take(&self, word: &RobustWord, place: usize, deadline: Deadline) -> Result<bool, AcquireError> {
         let thread = Thread::current();
         if !thread.has_room() {
             return Err(self.without_room(word, thread));
@@ -393,8 +393,8 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
     }
 
     #[cold]
-    fn without_room(&self, word: &RobustWord, thread: Thread) -> Refusal {
-        if word.owner() == Some(thread.id()) { Refusal::Mine } else { Refusal::Full }
+    fn without_room(&self, word: &RobustWord, thread: Thread) -> AcquireError {
+        if word.owner() == Some(thread.id()) { AcquireError::AlreadyHeld } else { AcquireError::TooManyLocks }
     }
 
     /// Whether the calling thread has taken this word through this handle. It may also have another
@@ -548,7 +548,7 @@ impl PoisonableWord {
         place: usize,
         deadline: Deadline,
         counts: impl FnOnce() -> bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AcquireError> {
         if mapping.take(&self.word, place, deadline)? && counts() {
             self.inherit();
         }
@@ -660,7 +660,7 @@ mod tests {
         LockMapping::new(Segment::create().unwrap())
     }
 
-    fn take(mapping: &LockMapping<Words, 9>, index: usize) -> Result<bool, Refusal> {
+    fn take(mapping: &LockMapping<Words, 9>, index: usize) -> Result<bool, AcquireError> {
         mapping.take(&mapping.more[index], 1 + index, Deadline::Never)
     }
 
@@ -756,14 +756,17 @@ mod tests {
         let mapping = words();
         take(&mapping, 0).unwrap();
         let try_it = |deadline| mapping.take(&mapping.more[0], 1, deadline);
-        assert_eq!(try_it(Deadline::Never), Err(Refusal::Mine));
+        assert_eq!(try_it(Deadline::Never), Err(AcquireError::AlreadyHeld));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                assert_eq!(try_it(Deadline::Now), Err(Refusal::Busy));
+                assert_eq!(try_it(Deadline::Now), Err(AcquireError::Timeout));
                 let begun = Instant::now();
-                assert_eq!(try_it(Deadline::after(Duration::from_millis(20))), Err(Refusal::Busy));
+                assert_eq!(try_it(Deadline::after(Duration::from_millis(20))), Err(AcquireError::Timeout));
                 assert!(begun.elapsed() >= Duration::from_millis(20));
-                assert_eq!(mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))), Err(Refusal::Busy));
+                assert_eq!(
+                    mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))),
+                    Err(AcquireError::Timeout)
+                );
                 assert_eq!(Thread::current().count(), 0);
             });
         });

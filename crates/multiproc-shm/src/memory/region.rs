@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
 use crate::lock::parts::{Division, MOST_PARTS, Part, Plan};
-use crate::lock::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
+use crate::lock::readers::{Entrance, MOST, Readers, RwAcquireError, Slot, WORDS};
 use crate::lock::robust_word::LockMapping;
 use crate::memory::segment::{Layout, Segment, layout};
 use crate::wait::deadline::Deadline;
@@ -380,8 +380,8 @@ impl Region {
     /// Divides the memory as `plan` says.
     ///
     /// # Errors
-    /// As [`LockMapping::divide`]; [`Denial::NoSlot`] if there is no memory for that many parts.
-    pub fn divide(&self, plan: &Plan) -> Result<u32, Denial> {
+    /// As [`LockMapping::divide`]; [`RwAcquireError::TooManyReaders`] if there is no memory for that many parts.
+    pub fn divide(&self, plan: &Plan) -> Result<u32, RwAcquireError> {
         self.control
             .divide(plan, Deadline::Never, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())
     }
@@ -492,11 +492,11 @@ mod tests {
             });
         });
         assert_eq!(region.plan(), None);
-        assert_eq!(lock.lock_part(1, version, Deadline::Never), Err(Denial::Stale));
+        assert_eq!(lock.lock_part(1, version, Deadline::Never), Err(RwAcquireError::StalePart));
         let next = region.divide(&plan).unwrap();
         assert!(next > version + 1);
         lock.lock_part(1, next, Deadline::Now).unwrap();
-        assert_eq!(lock.lock_part(1, version, Deadline::Now), Err(Denial::Stale));
+        assert_eq!(lock.lock_part(1, version, Deadline::Now), Err(RwAcquireError::StalePart));
         lock.end_part(1);
     }
 }

@@ -55,10 +55,10 @@ impl From<Stalled> for Refusal {
 impl From<WaitFailure> for Refusal {
     fn from(vain: WaitFailure) -> Refusal {
         match vain {
-            WaitFailure::Late => Refusal::Late,
-            WaitFailure::Alone => Refusal::Alone,
+            WaitFailure::Timeout => Refusal::Late,
+            WaitFailure::Disconnected => Refusal::Alone,
             WaitFailure::Interrupted => Refusal::System("wait", io::ErrorKind::Interrupted.into()),
-            WaitFailure::System(error) => Refusal::System("wait", error),
+            WaitFailure::Io(error) => Refusal::System("wait", error),
         }
     }
 }

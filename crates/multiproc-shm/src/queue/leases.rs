@@ -286,7 +286,7 @@ impl Store {
     ) -> Result<W::Outcome, WaitFailure> {
         match &self.room {
             Some(room) => self.shared.room.0.wait(room, deadline, op),
-            None => Err(WaitFailure::Alone),
+            None => Err(WaitFailure::Disconnected),
         }
     }
 

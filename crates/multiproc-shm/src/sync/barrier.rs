@@ -67,45 +67,45 @@ layout! {
 
 /// Why a round was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum BreakCause {
     /// This process was known to take part, and has died.
-    Died(i32),
-    /// A party in this process had waited for too long.
-    Late(i32),
+    Death(i32),
+    /// The deadline of a party in this process has passed.
+    Timeout(i32),
     /// This process has called `abort`.
-    Aborted(i32),
+    Abort(i32),
     /// The action has panicked in this process.
     Action(i32),
     /// This process has called `reset`. 0: it isn't known any more which process did.
     Reset(i32),
-    /// All processes with a handle were waiting, and they were too few.
-    Alone,
+    /// Fewer parties than needed were left: all processes with a handle were waiting.
+    Disconnected,
     /// A system call of this process has failed.
-    System(i32),
+    Io(i32),
 }
 
-impl Cause {
+impl BreakCause {
     fn to_numbers(self) -> (u32, i32) {
         match self {
-            Cause::Died(pid) => (1, pid),
-            Cause::Late(pid) => (2, pid),
-            Cause::Aborted(pid) => (3, pid),
-            Cause::Action(pid) => (4, pid),
-            Cause::Reset(pid) => (5, pid),
-            Cause::Alone => (6, 0),
-            Cause::System(pid) => (7, pid),
+            BreakCause::Death(pid) => (1, pid),
+            BreakCause::Timeout(pid) => (2, pid),
+            BreakCause::Abort(pid) => (3, pid),
+            BreakCause::Action(pid) => (4, pid),
+            BreakCause::Reset(pid) => (5, pid),
+            BreakCause::Disconnected => (6, 0),
+            BreakCause::Io(pid) => (7, pid),
         }
     }
 
-    fn from_numbers(cause: u32, pid: i32) -> Cause {
+    fn from_numbers(cause: u32, pid: i32) -> BreakCause {
         match cause {
-            1 => Cause::Died(pid),
-            2 => Cause::Late(pid),
-            3 => Cause::Aborted(pid),
-            4 => Cause::Action(pid),
-            6 => Cause::Alone,
-            7 => Cause::System(pid),
-            _ => Cause::Reset(pid),
+            1 => BreakCause::Death(pid),
+            2 => BreakCause::Timeout(pid),
+            3 => BreakCause::Abort(pid),
+            4 => BreakCause::Action(pid),
+            6 => BreakCause::Disconnected,
+            7 => BreakCause::Io(pid),
+            _ => BreakCause::Reset(pid),
         }
     }
 }
@@ -189,7 +189,7 @@ enum Arrival {
     /// Too early: this round isn't over yet.
     Early(u64),
     /// The barrier is broken.
-    Broken(Cause),
+    Broken(BreakCause),
 }
 
 impl BarrierState {
@@ -231,15 +231,15 @@ impl BarrierState {
 
     /// Why the round was broken, as far as that is still recorded. Must be called with the spin
     /// lock held.
-    fn cause(&self, round: u64) -> Cause {
+    fn cause(&self, round: u64) -> BreakCause {
         if self.broken.load(Relaxed) != round {
-            return Cause::Reset(0);
+            return BreakCause::Reset(0);
         }
-        Cause::from_numbers(self.cause.load(Relaxed), self.pid.load(Relaxed) as i32)
+        BreakCause::from_numbers(self.cause.load(Relaxed), self.pid.load(Relaxed) as i32)
     }
 
     /// Must be called before the store to `phase` that breaks the round.
-    fn write_cause(&self, round: u64, cause: Cause) {
+    fn write_cause(&self, round: u64, cause: BreakCause) {
         let (number, pid) = cause.to_numbers();
         // No reader accepts the cause before it is complete.
         self.broken.store(u64::MAX, Release);
@@ -260,7 +260,7 @@ impl BarrierState {
     }
 
     /// The result of a round; `None` if it isn't over. Must be called with the spin lock held.
-    fn outcome(&self, round: u64) -> Option<Result<(), Cause>> {
+    fn outcome(&self, round: u64) -> Option<Result<(), BreakCause>> {
         let phase = self.phase();
         if phase.round() == round {
             return (phase.stage() == Stage::Broken).then(|| Err(self.cause(round)));
@@ -307,7 +307,7 @@ pub struct Barrier {
 pub enum BarrierError {
     /// The round is broken.
     #[error("the barrier is broken: {0:?}")]
-    Broken(Cause),
+    Broken(BreakCause),
     /// This call has ended without the other parties, and so has broken the round.
     #[error(transparent)]
     Wait(WaitError),
@@ -449,7 +449,7 @@ impl Barrier {
         let round = self.object.unwanted.load(SeqCst);
         if phase.stage() != Stage::Broken && round == phase.round().wrapping_add(1) {
             self.object.wait_queue.before_change(self.object.notifier());
-            self.object.write_cause(phase.round(), Cause::Late(self.object.unwanted_by.load(Relaxed) as i32));
+            self.object.write_cause(phase.round(), BreakCause::Timeout(self.object.unwanted_by.load(Relaxed) as i32));
             self.object.go_to(phase.with(Stage::Broken));
             self.object.wait_queue.after_change(u32::MAX);
         }
@@ -479,7 +479,7 @@ impl Barrier {
         let waited = if self.is_interruptible { interruptible(wait) } else { wait() };
         waited.map_err(|(cause, error)| match (cause, error) {
             (_, Some(error)) => BarrierError::Wait(error.into()),
-            (Cause::Late(process), None) if process == pid() && deadline.has_passed() => {
+            (BreakCause::Timeout(process), None) if process == pid() && deadline.has_passed() => {
                 BarrierError::Wait(WaitError::Timeout)
             }
             (cause, None) => BarrierError::Broken(cause),
@@ -495,7 +495,7 @@ impl Barrier {
         &self,
         deadline: Option<Instant>,
         action: Option<impl FnOnce()>,
-    ) -> Result<usize, (Cause, Option<io::Error>)> {
+    ) -> Result<usize, (BreakCause, Option<io::Error>)> {
         within(deadline.into(), || self.wait_until(deadline, action))
     }
 
@@ -503,10 +503,10 @@ impl Barrier {
         &self,
         deadline: Option<Instant>,
         action: Option<impl FnOnce()>,
-    ) -> Result<usize, (Cause, Option<io::Error>)> {
+    ) -> Result<usize, (BreakCause, Option<io::Error>)> {
         let broken = |cause| (cause, None);
         loop {
-            match self.arrive(action.is_some()).map_err(|error| self.give_up(WaitFailure::System(error)))? {
+            match self.arrive(action.is_some()).map_err(|error| self.give_up(WaitFailure::Io(error)))? {
                 Arrival::Waits(round, index) => {
                     return self.wait_for(round, deadline)?.map(|()| index).map_err(broken);
                 }
@@ -524,7 +524,7 @@ impl Barrier {
                     }
                     return match self.end_round(round) {
                         Ok(outcome) => outcome.map(|()| self.object.parties() - 1).map_err(broken),
-                        Err(stalled) => Err(self.give_up_in(Some(round), WaitFailure::System(stalled.into()))),
+                        Err(stalled) => Err(self.give_up_in(Some(round), WaitFailure::Io(stalled.into()))),
                     };
                 }
                 Arrival::Early(round) => self.wait_for(round, deadline)?.map_err(broken)?,
@@ -554,7 +554,7 @@ impl Barrier {
                 let arrived =
                     self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == phase.round());
                 if let Some(dead) = arrived?.into_iter().find(|process| !process.seems_alive()) {
-                    self.break_round(Some(phase.round()), Cause::Died(dead.pid()));
+                    self.break_round(Some(phase.round()), BreakCause::Death(dead.pid()));
                 }
                 all_live = Some(phase);
                 continue;
@@ -606,7 +606,7 @@ impl Barrier {
     }
 
     /// Ends a round after the caller has run its action.
-    fn end_round(&self, round: u64) -> Result<Result<(), Cause>, Stalled> {
+    fn end_round(&self, round: u64) -> Result<Result<(), BreakCause>, Stalled> {
         let notifier = self.object.notifier();
         let guard = self.lock()?;
         if let Some(outcome) = self.object.outcome(round) {
@@ -622,7 +622,11 @@ impl Barrier {
 
     /// Waits until the round is over. The outer error is that of this call, which has broken the
     /// round.
-    fn wait_for(&self, round: u64, deadline: Option<Instant>) -> Result<Result<(), Cause>, (Cause, Option<io::Error>)> {
+    fn wait_for(
+        &self,
+        round: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Result<(), BreakCause>, (BreakCause, Option<io::Error>)> {
         let mut op = Over { barrier: self, round };
         match self.object.wait_queue.wait(self.object.notifier(), deadline, &mut op) {
             Ok(outcome) => Ok(outcome),
@@ -639,17 +643,17 @@ impl Barrier {
         }
     }
 
-    fn give_up(&self, vain: WaitFailure) -> (Cause, Option<io::Error>) {
+    fn give_up(&self, vain: WaitFailure) -> (BreakCause, Option<io::Error>) {
         self.give_up_in(None, vain)
     }
 
     /// Breaks the round that the caller can't wait for any more.
-    fn give_up_in(&self, round: Option<u64>, vain: WaitFailure) -> (Cause, Option<io::Error>) {
+    fn give_up_in(&self, round: Option<u64>, vain: WaitFailure) -> (BreakCause, Option<io::Error>) {
         let (cause, error) = match vain {
-            WaitFailure::Late => (Cause::Late(pid()), None),
-            WaitFailure::Alone => (Cause::Alone, None),
-            WaitFailure::Interrupted => (Cause::Aborted(pid()), Some(io::ErrorKind::Interrupted.into())),
-            WaitFailure::System(error) => (Cause::System(pid()), Some(error)),
+            WaitFailure::Timeout => (BreakCause::Timeout(pid()), None),
+            WaitFailure::Disconnected => (BreakCause::Disconnected, None),
+            WaitFailure::Interrupted => (BreakCause::Abort(pid()), Some(io::ErrorKind::Interrupted.into())),
+            WaitFailure::Io(error) => (BreakCause::Io(pid()), Some(error)),
         };
         self.break_round(round, cause);
         (cause, error)
@@ -658,12 +662,12 @@ impl Barrier {
     /// Breaks the present round: all parties that wait, and those that arrive before a
     /// [`reset`](Barrier::reset), get [`BarrierError::Broken`].
     pub fn abort(&self) {
-        self.break_round(None, Cause::Aborted(pid()));
+        self.break_round(None, BreakCause::Abort(pid()));
     }
 
     /// Breaks the given round, if it isn't over, or the present one. If the spin lock can't be had
     /// in time, the next owner does it.
-    fn break_round(&self, round: Option<u64>, cause: Cause) {
+    fn break_round(&self, round: Option<u64>, cause: BreakCause) {
         let notifier = self.object.notifier();
         let Ok(guard) = self.lock() else {
             self.object.unwanted_by.store(pid() as u32, Relaxed);
@@ -690,7 +694,7 @@ impl Barrier {
         let was_broken = phase.stage() == Stage::Broken;
         self.object.wait_queue.before_change(notifier);
         if !was_broken {
-            self.object.write_cause(phase.round(), Cause::Reset(pid()));
+            self.object.write_cause(phase.round(), BreakCause::Reset(pid()));
         }
         self.object.write_past(phase.round(), was_broken || phase.arrived() > 0, true);
         self.object.go_to(phase.next());
@@ -753,7 +757,7 @@ impl Acting<'_> {
 impl Drop for Acting<'_> {
     fn drop(&mut self) {
         if !self.is_copy() {
-            self.barrier.break_round(Some(self.round), Cause::Action(pid()));
+            self.barrier.break_round(Some(self.round), BreakCause::Action(pid()));
         }
     }
 }
@@ -773,15 +777,15 @@ impl Over<'_> {
 
     fn break_for(&self, dead: &[Identity]) {
         if let Some(dead) = dead.first() {
-            self.barrier.break_round(Some(self.round), Cause::Died(dead.pid()));
+            self.barrier.break_round(Some(self.round), BreakCause::Death(dead.pid()));
         }
     }
 }
 
 impl WaitOp for Over<'_> {
-    type Outcome = Result<(), Cause>;
+    type Outcome = Result<(), BreakCause>;
 
-    fn attempt(&mut self) -> Option<Result<(), Cause>> {
+    fn attempt(&mut self) -> Option<Result<(), BreakCause>> {
         if !self.seems_over() {
             return None;
         }

@@ -11,7 +11,7 @@ use multiproc_os::identity::Identity;
 use multiproc_os::poll::interruptible;
 use multiproc_os::{inotify, threads};
 
-use crate::lock::robust_word::{Holder, Poison, Refusal};
+use crate::lock::robust_word::{AcquireError, Holder, Poison};
 use crate::lock::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use crate::lock::users::{Shared, Users};
 use crate::memory::object::Object;
@@ -156,7 +156,7 @@ pub enum ConditionError {
     },
     /// The lock can't be acquired again. The caller doesn't hold it.
     #[error("the condition's lock can't be acquired again: {}", WaitError::from(*.0))]
-    Lost(Refusal),
+    Lost(AcquireError),
     /// The caller doesn't hold the lock.
     #[error("this thread doesn't hold the condition's lock")]
     NotHeld,
@@ -509,8 +509,8 @@ fn acquire_again(lock: &Lock, deadline: Option<Instant>) -> Result<(), Condition
         let until = deadline.map_or(Deadline::Never, |deadline| Deadline::At(deadline.max(Instant::now()) + grace));
         match lock.take(until) {
             Ok(()) => return Ok(()),
-            Err(Refusal::Busy) => {}
-            Err(refusal) => return Err(ConditionError::Lost(refusal)),
+            Err(AcquireError::Timeout) => {}
+            Err(error) => return Err(ConditionError::Lost(error)),
         }
         let holder = lock.poisonable().word().owner().and_then(|owner| threads::seen(owner as i32));
         if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::lock::readers::Denial;
-use crate::lock::robust_word::{Holder, Poison, Refusal};
+use crate::lock::readers::RwAcquireError;
+use crate::lock::robust_word::{AcquireError, Holder, Poison};
 use crate::lock::spin_lock::Stalled;
 use crate::wait::wait_queue::WaitFailure;
 
@@ -97,34 +97,36 @@ impl From<Stalled> for WaitError {
 impl From<WaitFailure> for WaitError {
     fn from(failure: WaitFailure) -> WaitError {
         match failure {
-            WaitFailure::Late => WaitError::Timeout,
-            WaitFailure::Alone => WaitError::Disconnected,
+            WaitFailure::Timeout => WaitError::Timeout,
+            WaitFailure::Disconnected => WaitError::Disconnected,
             WaitFailure::Interrupted => WaitError::Interrupted,
-            WaitFailure::System(error) => error.into(),
+            WaitFailure::Io(error) => error.into(),
         }
     }
 }
 
-impl From<Refusal> for WaitError {
-    fn from(refusal: Refusal) -> WaitError {
-        match refusal {
-            Refusal::Busy => WaitError::Timeout,
-            Refusal::Mine => WaitError::AlreadyHeld,
-            Refusal::Full => WaitError::TooManyLocks,
-            Refusal::Interrupted => WaitError::Interrupted,
+impl From<AcquireError> for WaitError {
+    fn from(error: AcquireError) -> WaitError {
+        match error {
+            AcquireError::Timeout => WaitError::Timeout,
+            AcquireError::AlreadyHeld => WaitError::AlreadyHeld,
+            AcquireError::TooManyLocks => WaitError::TooManyLocks,
+            AcquireError::Interrupted => WaitError::Interrupted,
         }
     }
 }
 
-impl From<Denial> for WaitError {
-    fn from(denial: Denial) -> WaitError {
-        match denial {
+impl From<RwAcquireError> for WaitError {
+    fn from(error: RwAcquireError) -> WaitError {
+        match error {
             // There are no parts that could be stale.
-            Denial::Busy | Denial::Stale => WaitError::Timeout,
-            Denial::Reads | Denial::Writes | Denial::OtherHandle => WaitError::AlreadyHeld,
-            Denial::Full => WaitError::TooManyLocks,
-            Denial::NoSlot => WaitError::TooManyReaders,
-            Denial::Interrupted => WaitError::Interrupted,
+            RwAcquireError::Timeout | RwAcquireError::StalePart => WaitError::Timeout,
+            RwAcquireError::HeldForReading | RwAcquireError::HeldForWriting | RwAcquireError::OtherHandle => {
+                WaitError::AlreadyHeld
+            }
+            RwAcquireError::TooManyLocks => WaitError::TooManyLocks,
+            RwAcquireError::TooManyReaders => WaitError::TooManyReaders,
+            RwAcquireError::Interrupted => WaitError::Interrupted,
         }
     }
 }

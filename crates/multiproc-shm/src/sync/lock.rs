@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use multiproc_os::poll::interruptible;
 
-use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal};
+use crate::lock::robust_word::{AcquireError, LockMapping, PoisonableWord};
 use crate::lock::users::{self, Users};
 use crate::memory::segment::{Layout, Segment, layout};
 use crate::memory::slab::{Slab, Slot, in_slab};
@@ -175,9 +175,9 @@ impl Lock {
     /// Takes the word, as [`acquire`](Lock::acquire) does.
     ///
     /// # Errors
-    /// The [`Refusal`].
+    /// The [`AcquireError`].
     #[inline]
-    pub fn take(&self, deadline: Deadline) -> Result<(), Refusal> {
+    pub fn take(&self, deadline: Deadline) -> Result<(), AcquireError> {
         self.enter();
         let mut inherited = false;
         self.poisonable().take(&self.mapping, 0, deadline, || {

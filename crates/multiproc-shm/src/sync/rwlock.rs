@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use multiproc_os::poll::interruptible;
 
-use crate::lock::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
+use crate::lock::readers::{Entrance, MOST, Readers, RwAcquireError, Slot, WORDS};
 use crate::lock::robust_word::LockMapping;
 use crate::memory::segment::{AnyBytes, Layout, Segment};
 use crate::sync::error::{Acquired, ReleaseError, WaitError};
@@ -113,7 +113,7 @@ impl RwLock {
         self
     }
 
-    fn acquire<R>(&self, take: impl FnOnce() -> Result<R, Denial>) -> Result<Acquired, WaitError> {
+    fn acquire<R>(&self, take: impl FnOnce() -> Result<R, RwAcquireError>) -> Result<Acquired, WaitError> {
         if self.is_interruptible { interruptible(take) } else { take() }?;
         Ok(Acquired::of(self.mapping.turnstile().poison()))
     }

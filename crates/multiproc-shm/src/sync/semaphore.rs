@@ -335,7 +335,7 @@ impl Semaphore {
         };
         match if self.is_interruptible { interruptible(wait) } else { wait() } {
             Ok(result) => Ok(result?),
-            Err(WaitFailure::Late) if self.acquire_now(Limit::Moment)? => Ok(()),
+            Err(WaitFailure::Timeout) if self.acquire_now(Limit::Moment)? => Ok(()),
             Err(failure) => Err(failure.into()),
         }
     }

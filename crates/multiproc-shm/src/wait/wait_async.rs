@@ -33,13 +33,13 @@ impl WaitQueue {
             // A future that is polled must not wait for a process that is stopped.
             match within(Limit::Moment, || op.attempt()) {
                 Some(outcome) if W::has_stalled(&outcome) => {
-                    pause().await.map_err(WaitFailure::System)?;
+                    pause().await.map_err(WaitFailure::Io)?;
                     continue;
                 }
                 Some(outcome) => return Ok(outcome),
                 None => {}
             }
-            let subscription = notifier.listen().map_err(WaitFailure::System)?;
+            let subscription = notifier.listen().map_err(WaitFailure::Io)?;
             match within(Limit::Moment, || op.look(&mut || self.arm(notifier))) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -48,7 +48,7 @@ impl WaitQueue {
                     continue;
                 }
                 Err(_) => {
-                    pause().await.map_err(WaitFailure::System)?;
+                    pause().await.map_err(WaitFailure::Io)?;
                     continue;
                 }
             }
@@ -57,13 +57,13 @@ impl WaitQueue {
                 // readable.
                 Ok(WakeReason::HungUp) => match op.depends() {
                     Ok(true) => is_alone = true,
-                    Ok(false) => return within(Limit::Moment, || op.attempt()).ok_or(WaitFailure::Alone),
-                    Err(error) => return Err(WaitFailure::System(error)),
+                    Ok(false) => return within(Limit::Moment, || op.attempt()).ok_or(WaitFailure::Disconnected),
+                    Err(error) => return Err(WaitFailure::Io(error)),
                 },
                 Ok(_) => is_alone = false,
                 // The spin lock is needed to deal with the dead process.
-                Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(WaitFailure::System)?,
-                Err(error) => return Err(WaitFailure::System(error)),
+                Err(error) if Stalled::of(&error).is_some() => pause().await.map_err(WaitFailure::Io)?,
+                Err(error) => return Err(WaitFailure::Io(error)),
             }
         }
     }

@@ -44,26 +44,26 @@ layout! {
 /// make the change and the kernel doesn't tell when a thread ends.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Why a wait has ended without the condition.
+/// Why a wait ended before the condition held.
 #[derive(Debug)]
 pub enum WaitFailure {
     /// The deadline has passed.
-    Late,
+    Timeout,
     /// No process is left that could make the condition true.
-    Alone,
+    Disconnected,
     /// A signal handler ran in this thread, which is in
     /// [`interruptible`](multiproc_os::poll::interruptible).
     Interrupted,
     /// A system call has failed.
-    System(io::Error),
+    Io(io::Error),
 }
 
 impl WaitFailure {
-    /// The failure of a call that may have been interrupted.
+    /// Tells an interruption (`EINTR`) from other errors.
     fn of(error: io::Error) -> WaitFailure {
         match error.kind() {
             io::ErrorKind::Interrupted => WaitFailure::Interrupted,
-            _ => WaitFailure::System(error),
+            _ => WaitFailure::Io(error),
         }
     }
 }
@@ -242,7 +242,7 @@ impl WaitQueue {
                 break outcome;
             }
             if is_over(deadline) {
-                return Err(WaitFailure::Late);
+                return Err(WaitFailure::Timeout);
             }
             if !backoff.wait() {
                 break self.wait_asleep(notifier, deadline, op)?;
@@ -271,7 +271,7 @@ impl WaitQueue {
             }
             let mut alone = false;
             let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
-            if !op.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::System(stalled.into()))? {
+            if !op.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::Io(stalled.into()))? {
                 alone = self.wait_on_pipe(notifier, &subscription, deadline, op).map_err(WaitFailure::of)?
                     == WakeReason::HungUp;
             }
@@ -279,10 +279,10 @@ impl WaitQueue {
                 return Ok(outcome);
             }
             if alone {
-                return Err(WaitFailure::Alone);
+                return Err(WaitFailure::Disconnected);
             }
             if is_over(deadline) {
-                return Err(WaitFailure::Late);
+                return Err(WaitFailure::Timeout);
             }
         }
     }
@@ -308,7 +308,7 @@ impl WaitQueue {
             match futex::wait(&self.turn, turn, Some(end)) {
                 Woken::Late => {
                     return match op.attempt() {
-                        None if is_last => Err(WaitFailure::Late),
+                        None if is_last => Err(WaitFailure::Timeout),
                         outcome => Ok(outcome),
                     };
                 }

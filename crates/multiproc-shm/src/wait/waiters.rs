@@ -14,7 +14,7 @@ use multiproc_os::futex::{self, Woken};
 use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::signal;
 
-use crate::lock::robust_word::{LOOK, LockMapping, PoisonableWord, Refusal, RobustWord};
+use crate::lock::robust_word::{AcquireError, LOOK, LockMapping, PoisonableWord, RobustWord};
 use crate::memory::segment::Layout;
 use crate::wait::backoff::Backoff;
 use crate::wait::deadline::Deadline;
@@ -192,9 +192,9 @@ pub struct Wait<'a, L: Site> {
 
 /// Why a future couldn't take a word.
 #[derive(Debug)]
-pub enum Denied {
-    /// For the same reason as a thread.
-    Refused(Refusal),
+pub enum AsyncAcquireError {
+    /// The reasons that a thread gets too.
+    Acquire(AcquireError),
     /// No waiter thread could be started.
     NoThread,
 }
@@ -206,10 +206,10 @@ impl<'a, L: Site> Wait<'a, L> {
 
     /// Takes the word for the calling thread, or arranges that the task is woken when another try
     /// makes sense. Also waits if the calling thread owns the word by another future.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Denied>> {
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AsyncAcquireError>> {
         let poisonable = self.mapping.poisonable();
         let try_once = || match poisonable.take(self.mapping, 0, Deadline::Now, || true) {
-            Err(Refusal::Mine) if self.mapping.is_taken_in_future() => Err(Refusal::Busy),
+            Err(AcquireError::AlreadyHeld) if self.mapping.is_taken_in_future() => Err(AcquireError::Timeout),
             taken => taken,
         };
         let mut was_told = false;
@@ -217,12 +217,12 @@ impl<'a, L: Site> Wait<'a, L> {
             let mut result = try_once();
             // As a woken thread does: another thread may have the word for a moment only.
             let mut backoff = Backoff::new();
-            while was_told && matches!(result, Err(Refusal::Busy)) && backoff.wait() {
+            while was_told && matches!(result, Err(AcquireError::Timeout)) && backoff.wait() {
                 result = try_once();
             }
             match result {
-                Err(Refusal::Busy) => {}
-                result => return Poll::Ready(self.done(result.map_err(Denied::Refused))),
+                Err(AcquireError::Timeout) => {}
+                result => return Poll::Ready(self.done(result.map_err(AsyncAcquireError::Acquire))),
             }
             let adopt = |reserved: &Reserved| poisonable.adopt(self.mapping, reserved.thread, reserved.inherited);
             let serve = || start_waiter(self.mapping.clone());
@@ -230,12 +230,12 @@ impl<'a, L: Site> Wait<'a, L> {
                 Ok(Next::Taken) => return Poll::Ready(self.done(Ok(()))),
                 Ok(Next::Try) => was_told = true,
                 Ok(Next::Wait) => return Poll::Pending,
-                Err(_) => return Poll::Ready(Err(Denied::NoThread)),
+                Err(_) => return Poll::Ready(Err(AsyncAcquireError::NoThread)),
             }
         }
     }
 
-    fn done(&mut self, result: Result<(), Denied>) -> Result<(), Denied> {
+    fn done(&mut self, result: Result<(), AsyncAcquireError>) -> Result<(), AsyncAcquireError> {
         if result.is_ok() {
             self.mapping.note_future();
         }
@@ -499,7 +499,7 @@ mod tests {
 
     type Word = Arc<LockMapping<One>>;
 
-    fn take(mapping: &Word, deadline: Deadline) -> Result<(), Refusal> {
+    fn take(mapping: &Word, deadline: Deadline) -> Result<(), AcquireError> {
         mapping.poisonable.take(mapping, 0, deadline, || true)
     }
 

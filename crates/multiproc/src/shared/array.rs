@@ -19,7 +19,7 @@ use super::travel;
 use crate::create_error::CreateError;
 use crate::shm::cell::{Plain, kind_of};
 use crate::shm::parts::{MOST_PARTS, Plan};
-use crate::shm::readers::Denial;
+use crate::shm::readers::RwAcquireError;
 use crate::shm::region::{Kind, Region};
 use crate::sync::raw_lock::RawLock;
 use crate::sync::{LockError, Misuse};
@@ -340,11 +340,11 @@ impl<T: Plain> Array<T> {
         }
         let (unit, all) = (size_of::<T>() as u64, self.len() * size_of::<T>());
         let plan = Plan { count: count as u32, each: each as u64, all: all as u64, unit };
-        let version = self.inner.divide(&plan).map_err(|denial| match denial {
-            Denial::NoSlot => {
+        let version = self.inner.divide(&plan).map_err(|error| match error {
+            RwAcquireError::TooManyReaders => {
                 MemoryError::Io { what: "divide the memory", source: std::io::ErrorKind::OutOfMemory.into() }
             }
-            denial => Misuse::of(denial, self.inner.name()).expect("endless waits don't time out").into(),
+            error => Misuse::of(error, self.inner.name()).expect("endless waits don't time out").into(),
         })?;
         Ok((0..count as u32).map(|index| ArrayPart::of(self.clone(), index, version, &plan)).collect())
     }

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut, Range};
 use multiproc_shm::wait::deadline::Deadline;
 
 use crate::shm::cell::Plain;
-use crate::shm::readers::Denial;
+use crate::shm::readers::RwAcquireError;
 use crate::shm::region::{Region, Usage};
 use crate::shm::robust_word::{Holder, Poison, PoisonableWord};
 use crate::sync::guard_state::GuardState;
@@ -136,9 +136,9 @@ impl RawLock for WritingPart<'_> {
     }
 }
 
-/// Converts the lock's denial; `None` if others hold the lock.
+/// Converts the lock's error; `None` if others hold the lock.
 #[inline]
-fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, Denial>) -> Result<Option<R>, Misuse> {
+fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, RwAcquireError>) -> Result<Option<R>, Misuse> {
     if region.use_as(Usage::Locked).is_err() {
         return Err(Misuse::Atomics(region.name()));
     }

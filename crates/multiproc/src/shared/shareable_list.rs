@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::create_error::CreateError;
 use crate::handle;
-use crate::shm::slot_table::{Content, Found, Refusal, SlotTable};
+use crate::shm::slot_table::{Content, Found, SlotError, SlotTable};
 
 /// A value in a [`ShareableList`].
 ///
@@ -389,7 +389,7 @@ impl ShareableList {
     pub fn get(&self, index: usize) -> Result<Option<ShareableItem>, ShareableListError> {
         match self.inner.read(index) {
             Ok(found) => Ok(Some(ShareableItem::of(found))),
-            Err(Refusal::NoCell) => Ok(None),
+            Err(SlotError::NoSlot) => Ok(None),
             Err(_) => Err(ShareableListError::Corrupt { index }),
         }
     }
@@ -401,7 +401,7 @@ impl ShareableList {
     pub fn set(&self, index: usize, value: impl Into<ShareableItem>) -> Result<(), ShareableListError> {
         let (value, mut number) = (value.into(), [0; 8]);
         let content = value.content(&mut number);
-        self.inner.write(index, content).map_err(|refusal| self.error(index, content, refusal))
+        self.inner.write(index, content).map_err(|error| self.error(index, content, error))
     }
 
     /// Replaces the item, and returns the previous one. No other call returns the same one.
@@ -423,7 +423,7 @@ impl ShareableList {
     pub fn replace(&self, index: usize, value: impl Into<ShareableItem>) -> Result<ShareableItem, ShareableListError> {
         let (value, mut number) = (value.into(), [0; 8]);
         let content = value.content(&mut number);
-        let found = self.inner.replace(index, content).map_err(|refusal| self.error(index, content, refusal))?;
+        let found = self.inner.replace(index, content).map_err(|error| self.error(index, content, error))?;
         Ok(ShareableItem::of(found))
     }
 
@@ -469,7 +469,7 @@ impl ShareableList {
         let [first, second] = &mut numbers;
         let content = new.content(second);
         let changed = self.inner.compare_exchange(index, current.content(first), content);
-        let changed = changed.map_err(|refusal| self.error(index, content, refusal))?;
+        let changed = changed.map_err(|error| self.error(index, content, error))?;
         Ok(changed.map(drop).map_err(ShareableItem::of))
     }
 
@@ -510,11 +510,11 @@ impl ShareableList {
         self.to_vec().iter().position(|other| *other == item)
     }
 
-    fn error(&self, index: usize, content: Content<'_>, refusal: Refusal) -> ShareableListError {
-        match refusal {
-            Refusal::NoCell => ShareableListError::IndexOutOfRange { index, len: self.len() },
-            Refusal::NoRoom(room) => ShareableListError::TooLong { index, len: content.bytes.len(), room },
-            Refusal::Corrupt => ShareableListError::Corrupt { index },
+    fn error(&self, index: usize, content: Content<'_>, error: SlotError) -> ShareableListError {
+        match error {
+            SlotError::NoSlot => ShareableListError::IndexOutOfRange { index, len: self.len() },
+            SlotError::TooLong(room) => ShareableListError::TooLong { index, len: content.bytes.len(), room },
+            SlotError::Corrupt => ShareableListError::Corrupt { index },
         }
     }
 }

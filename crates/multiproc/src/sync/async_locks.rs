@@ -16,7 +16,7 @@ use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
 use super::wait_error::WaitError;
 use crate::shm::cell::Plain;
 use crate::shm::robust_word::{LockMapping, PoisonableWord};
-use crate::shm::waiters::{Denied, Site, Wait};
+use crate::shm::waiters::{AsyncAcquireError, Site, Wait};
 use crate::wake::take_turns;
 
 impl<T: Plain> Site for mutex::Shared<T> {
@@ -29,8 +29,8 @@ impl<T: Plain> Site for mutex::Shared<T> {
 async fn take<L: Site>(mapping: &Arc<LockMapping<L>>) -> Result<(), Misuse> {
     let mut wait = Wait::new(mapping);
     poll_fn(|context| wait.poll(context)).await.map_err(|denied| match denied {
-        Denied::Refused(refusal) => Misuse::of(refusal, L::NAME).expect("a future waits for a busy lock"),
-        Denied::NoThread => Misuse::NoThread(L::NAME),
+        AsyncAcquireError::Acquire(error) => Misuse::of(error, L::NAME).expect("a future waits for a busy lock"),
+        AsyncAcquireError::NoThread => Misuse::NoThread(L::NAME),
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use multiproc_shm::sync as shm;
-use multiproc_shm::sync::barrier::Cause;
+use multiproc_shm::sync::barrier::BreakCause;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
@@ -282,16 +282,16 @@ pub enum BrokenBy {
     },
 }
 
-impl From<Cause> for BrokenBy {
-    fn from(cause: Cause) -> BrokenBy {
+impl From<BreakCause> for BrokenBy {
+    fn from(cause: BreakCause) -> BrokenBy {
         match cause {
-            Cause::Died(pid) => BrokenBy::Death { pid },
-            Cause::Late(pid) => BrokenBy::Timeout { pid },
-            Cause::Aborted(pid) => BrokenBy::Abort { pid },
-            Cause::Action(pid) => BrokenBy::Action { pid },
-            Cause::Reset(pid) => BrokenBy::Reset { pid: (pid != 0).then_some(pid) },
-            Cause::Alone => BrokenBy::Disconnected,
-            Cause::System(pid) => BrokenBy::Io { pid },
+            BreakCause::Death(pid) => BrokenBy::Death { pid },
+            BreakCause::Timeout(pid) => BrokenBy::Timeout { pid },
+            BreakCause::Abort(pid) => BrokenBy::Abort { pid },
+            BreakCause::Action(pid) => BrokenBy::Action { pid },
+            BreakCause::Reset(pid) => BrokenBy::Reset { pid: (pid != 0).then_some(pid) },
+            BreakCause::Disconnected => BrokenBy::Disconnected,
+            BreakCause::Io(pid) => BrokenBy::Io { pid },
         }
     }
 }

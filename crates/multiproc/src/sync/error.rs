@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::shm::readers::Denial;
+use crate::shm::readers::RwAcquireError;
 use crate::shm::robust_word::{Holder, Poison};
 
 /// The error of locking: either the lock is acquired, but poisoned by an earlier holder; or it
@@ -215,12 +215,12 @@ impl Misuse {
     /// The result of a request for a lock; `Ok(None)` if others hold the lock.
     #[inline]
     pub(crate) fn unless_busy<R>(
-        result: Result<R, impl Into<Denial>>,
+        result: Result<R, impl Into<RwAcquireError>>,
         what: &'static str,
     ) -> Result<Option<R>, Misuse> {
         match result {
             Ok(granted) => Ok(Some(granted)),
-            Err(denial) => match Misuse::of(denial, what) {
+            Err(error) => match Misuse::of(error, what) {
                 None => Ok(None),
                 Some(misuse) => Err(misuse),
             },
@@ -229,15 +229,15 @@ impl Misuse {
 
     /// The misuse behind a denied lock, or a refused word; `None` if others hold the lock.
     #[inline]
-    pub(crate) fn of(denial: impl Into<Denial>, what: &'static str) -> Option<Misuse> {
-        match denial.into() {
-            Denial::Busy | Denial::Interrupted => None,
-            Denial::Reads => Some(Misuse::Reads(what)),
-            Denial::Writes => Some(Misuse::HeldHere(what)),
-            Denial::OtherHandle => Some(Misuse::OtherHandle(what)),
-            Denial::Full => Some(Misuse::TooMany(what)),
-            Denial::NoSlot => Some(Misuse::TooManyReaders(what)),
-            Denial::Stale => Some(Misuse::Divided(what)),
+    pub(crate) fn of(error: impl Into<RwAcquireError>, what: &'static str) -> Option<Misuse> {
+        match error.into() {
+            RwAcquireError::Timeout | RwAcquireError::Interrupted => None,
+            RwAcquireError::HeldForReading => Some(Misuse::Reads(what)),
+            RwAcquireError::HeldForWriting => Some(Misuse::HeldHere(what)),
+            RwAcquireError::OtherHandle => Some(Misuse::OtherHandle(what)),
+            RwAcquireError::TooManyLocks => Some(Misuse::TooMany(what)),
+            RwAcquireError::TooManyReaders => Some(Misuse::TooManyReaders(what)),
+            RwAcquireError::StalePart => Some(Misuse::Divided(what)),
         }
     }
 

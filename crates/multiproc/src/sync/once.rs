@@ -14,7 +14,7 @@ use super::error::{Misuse, PoisonCause};
 use super::guard_state::GuardState;
 use super::travel::travels;
 use crate::create_error::CreateError;
-use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
+use crate::shm::robust_word::{AcquireError, Holder, LockMapping, Poison, PoisonableWord};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
@@ -165,8 +165,8 @@ impl Once {
         let Shared { poisonable, state } = &***self.inner;
         match poisonable.take(&self.inner, 0, deadline, || state.load(SeqCst) == BEGUN) {
             Ok(()) => {}
-            Err(Refusal::Busy) => return Ok(None),
-            Err(refusal) => return Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")),
+            Err(AcquireError::Timeout) => return Ok(None),
+            Err(error) => return Err(Misuse::of(error, Shared::NAME).expect("a busy lock is handled above")),
         }
         // Releases the word when it is dropped, also by a panic of the closure.
         let doing = Doing { once: self, state: GuardState::new() };

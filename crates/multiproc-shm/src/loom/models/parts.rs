@@ -3,7 +3,7 @@
 
 use super::{Data, Kill, all_survive, check, check_deaths, start};
 use crate::lock::parts::{Division, MOST_PARTS, Part, Plan};
-use crate::lock::readers::{Denial, Entrance, FIRST_PART, MOST, Readers, Slot};
+use crate::lock::readers::{Entrance, FIRST_PART, MOST, Readers, RwAcquireError, Slot};
 use crate::lock::robust_word::LockMapping;
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
@@ -146,8 +146,8 @@ fn a_part_of_a_division_that_was_changed_is_stale() {
                     mapping.end_part(0);
                     true
                 }
-                Err(Denial::Stale) => false,
-                Err(denial) => panic!("{denial:?}"),
+                Err(RwAcquireError::StalePart) => false,
+                Err(error) => panic!("{error:?}"),
             })
         };
         let mapping = Mapping::new(shared);

@@ -2,7 +2,7 @@
 //! or waiter leaves that dies.
 
 use super::{Data, Kill, all_survive, check, check_deaths, start};
-use crate::lock::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
+use crate::lock::robust_word::{AcquireError, Holder, LockMapping, Poison, PoisonableWord};
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
 use crate::wait::deadline::Deadline;
@@ -15,7 +15,7 @@ layout! {
 
 type Mapping = LockMapping<Shared, 1>;
 
-fn take(mapping: &Mapping, deadline: Deadline) -> Result<(), Refusal> {
+fn take(mapping: &Mapping, deadline: Deadline) -> Result<(), AcquireError> {
     mapping.poisonable.take(mapping, 0, deadline, || true)
 }
 
