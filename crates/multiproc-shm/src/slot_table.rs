@@ -19,19 +19,19 @@ use crate::memory::segment::{Layout, Segment, layout};
 use crate::units::Size;
 
 /// The maximum number of words: 128 MiB.
-const MORE: usize = 1 << 24;
+const MAX_WORDS: usize = 1 << 24;
 
 /// Words that a slot takes beside twice its room: its directory entry, its version, and the heads
 /// of its two buffers.
 const OVERHEAD: u64 = 4;
 
 /// How often a reader tries before it acquires the lock.
-const TRIES: u32 = 16;
+const MAX_TRIES: u32 = 16;
 
 layout! {
     /// The table in shared memory. The words after this header are the directory, with one entry
     /// for each slot, and then the slots: see [`Slot`].
-    struct TableHeader: "shareable list", 0x40, ..MORE {
+    struct TableHeader: "shareable list", 0x40, ..MAX_WORDS {
         /// Held by writers. If a writer dies, all it can leave is a half-written buffer that isn't
         /// the current one.
         spin_lock: RobustSpinLock,
@@ -60,7 +60,7 @@ pub struct Content<'a> {
 
 /// A copy of the content of a slot.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct OwnedContent {
     pub kind: u8,
     len: usize,
     /// Holds at most eight bytes, so that numbers need no allocation.
@@ -68,7 +68,7 @@ pub struct Found {
     long: Vec<u8>,
 }
 
-impl Found {
+impl OwnedContent {
     pub fn bytes(&self) -> &[u8] {
         self.short.get(..self.len).unwrap_or(&self.long)
     }
@@ -152,7 +152,7 @@ impl<'a> Slot<'a> {
 
     /// Copies the content. Returns its version, or none if the slot has been written meanwhile.
     #[inline]
-    fn copy(&self, found: &mut Found) -> Option<u64> {
+    fn copy(&self, found: &mut OwnedContent) -> Option<u64> {
         // All that was written before this version was published is visible.
         let version = self.version.load(Acquire);
         let (head, words) = self.buffer(version);
@@ -191,8 +191,8 @@ impl SlotTable {
         let words = |(content, room): &(Content<'a>, usize)| (*room).max(content.bytes.len()).div_ceil(8) as u64;
         let sizes = slots.clone().map(|slot| words(&slot).saturating_mul(2).saturating_add(OVERHEAD));
         let used = sizes.fold(0, u64::saturating_add);
-        if used > MORE as u64 {
-            let (bytes, most) = (used.saturating_mul(8), MORE * 8);
+        if used > MAX_WORDS as u64 {
+            let (bytes, most) = (used.saturating_mul(8), MAX_WORDS * 8);
             let text = format!("its items would take {} of memory, and may take {}", Size(bytes), Size::of(most));
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
@@ -272,16 +272,16 @@ impl SlotTable {
     /// # Errors
     /// There is no such slot, or its entry is garbage.
     #[inline]
-    pub fn read(&self, index: usize) -> Result<Found, SlotError> {
-        let mut found = Found::default();
+    pub fn read(&self, index: usize) -> Result<OwnedContent, SlotError> {
+        let mut found = OwnedContent::default();
         self.read_version(&self.slot(index)?, &mut found);
         Ok(found)
     }
 
     /// Reads the content of a slot, and returns its version.
     #[inline]
-    fn read_version(&self, slot: &Slot<'_>, found: &mut Found) -> u64 {
-        for _ in 0..TRIES {
+    fn read_version(&self, slot: &Slot<'_>, found: &mut OwnedContent) -> u64 {
+        for _ in 0..MAX_TRIES {
             if let Some(version) = slot.copy(found) {
                 return version;
             }
@@ -292,7 +292,7 @@ impl SlotTable {
 
     /// Reads a slot under the lock, so that no process can write it meanwhile.
     #[cold]
-    fn read_slowly(&self, slot: &Slot<'_>, found: &mut Found) -> u64 {
+    fn read_slowly(&self, slot: &Slot<'_>, found: &mut OwnedContent) -> u64 {
         found.reserve(slot);
         let _guard = self.segment.spin_lock.lock_endlessly();
         // Copying fails only if a process writes there without the lock; then there is nothing
@@ -316,7 +316,7 @@ impl SlotTable {
     ///
     /// # Errors
     /// As [`write`](SlotTable::write).
-    pub fn replace(&self, index: usize, content: Content<'_>) -> Result<Found, SlotError> {
+    pub fn replace(&self, index: usize, content: Content<'_>) -> Result<OwnedContent, SlotError> {
         let slot = self.slot_for(index, content)?;
         Ok(self.write_if(&slot, content, |_| true).expect("whatever is there is replaced"))
     }
@@ -331,7 +331,7 @@ impl SlotTable {
         index: usize,
         current: Content<'_>,
         content: Content<'_>,
-    ) -> Result<Result<Found, Found>, SlotError> {
+    ) -> Result<Result<OwnedContent, OwnedContent>, SlotError> {
         let slot = self.slot_for(index, content)?;
         Ok(self.write_if(&slot, content, |found| found.content() == current))
     }
@@ -341,11 +341,11 @@ impl SlotTable {
         &self,
         slot: &Slot<'_>,
         content: Content<'_>,
-        expected: impl Fn(&Found) -> bool,
-    ) -> Result<Found, Found> {
-        let mut found = Found::default();
+        expected: impl Fn(&OwnedContent) -> bool,
+    ) -> Result<OwnedContent, OwnedContent> {
+        let mut found = OwnedContent::default();
         // The content is copied, for which memory is allocated, before the lock is acquired.
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let version = self.read_version(slot, &mut found);
             if !expected(&found) {
                 return Err(found);
@@ -366,9 +366,9 @@ impl SlotTable {
         &self,
         slot: &Slot<'_>,
         content: Content<'_>,
-        expected: impl Fn(&Found) -> bool,
-        mut found: Found,
-    ) -> Result<Found, Found> {
+        expected: impl Fn(&OwnedContent) -> bool,
+        mut found: OwnedContent,
+    ) -> Result<OwnedContent, OwnedContent> {
         found.reserve(slot);
         let _guard = self.segment.spin_lock.lock_endlessly();
         slot.copy(&mut found);
@@ -380,14 +380,14 @@ impl SlotTable {
     }
 
     /// The contents of all slots at one moment. A slot with an invalid entry is empty.
-    pub fn snapshot(&self) -> Vec<Found> {
+    pub fn snapshot(&self) -> Vec<OwnedContent> {
         let slots = || (0..self.slots).map(|index| self.slot(index).ok());
-        let mut all: Vec<(u64, Found)> = Vec::with_capacity(self.slots);
+        let mut all: Vec<(u64, OwnedContent)> = Vec::with_capacity(self.slots);
         all.extend(slots().map(|slot| {
-            let mut found = Found::default();
+            let mut found = OwnedContent::default();
             (slot.map_or(0, |slot| self.read_version(&slot, &mut found)), found)
         }));
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             // If all versions are now what they were when the slots were read, one after the other,
             // then all these contents were current together, before this check. Relaxed loads can't
             // miss a version: if a copy contains the write of one process that came after the write
@@ -411,8 +411,8 @@ impl SlotTable {
     /// As [`snapshot`](SlotTable::snapshot), under the lock. Of the slots in `all`, reads again
     /// those that have changed.
     #[cold]
-    fn snapshot_slowly(&self, mut all: Vec<(u64, Found)>) -> Vec<Found> {
-        let mut spare: Vec<Found> = vec![Found::default(); all.len()];
+    fn snapshot_slowly(&self, mut all: Vec<(u64, OwnedContent)>) -> Vec<OwnedContent> {
+        let mut spare: Vec<OwnedContent> = vec![OwnedContent::default(); all.len()];
         for (index, found) in spare.iter_mut().enumerate() {
             if let Ok(slot) = self.slot(index) {
                 found.reserve(&slot);
@@ -510,7 +510,7 @@ mod tests {
 
     #[test]
     fn max_size() {
-        let most = (MORE - OVERHEAD as usize) / 2 * 8;
+        let most = (MAX_WORDS - OVERHEAD as usize) / 2 * 8;
         let one = slot_table(&[most]);
         let bytes: Vec<u8> = (0..most).map(|index| (index % 251) as u8).collect();
         (0..2).for_each(|kind| one.write(0, content(kind, &bytes)).unwrap());
@@ -547,7 +547,7 @@ mod tests {
         assert_eq!(slot_table.read(0).unwrap().content(), content(4, b""));
         // Also when other writers are faster each time.
         let (slot, new) = (slot_table.slot(0).unwrap(), content(5, b"more than eight"));
-        let slowly = |expected: bool, new| slot_table.write_if_slowly(&slot, new, |_| expected, Found::default());
+        let slowly = |expected: bool, new| slot_table.write_if_slowly(&slot, new, |_| expected, OwnedContent::default());
         assert_eq!(slowly(true, new).unwrap().content(), content(4, b""));
         assert_eq!(slowly(false, content(6, b"")).unwrap_err().content(), new);
         assert_eq!(slowly(true, content(6, b"")).unwrap().content(), new);
@@ -572,7 +572,7 @@ mod tests {
             match written % 3 {
                 0 => slot_table.write(1, content(2, b"works")).unwrap(),
                 1 => drop(slot_table.replace(0, content(1, b"what was there before")).unwrap()),
-                _ => drop(slot_table.read_slowly(&slot, &mut Found::default())),
+                _ => drop(slot_table.read_slowly(&slot, &mut OwnedContent::default())),
             }
             assert!(!slot_table.segment.spin_lock.is_held());
             assert_eq!(slot_table.read(0).unwrap().content(), content(1, b"what was there before"));
@@ -594,7 +594,7 @@ mod tests {
     }
 
     /// Whether the content is one that `with_bytes` writes.
-    fn is_whole(found: &Found) -> bool {
+    fn is_whole(found: &OwnedContent) -> bool {
         let bytes = found.bytes();
         bytes.iter().all(|byte| *byte == found.kind) && bytes.len() == usize::from(found.kind) * 3
     }
@@ -628,7 +628,7 @@ mod tests {
                             2 => {
                                 let slot = slot_table.slot(index & 1).unwrap();
                                 let found = with_bytes(&mut state, |new| {
-                                    slot_table.write_if_slowly(&slot, new, |_| true, Found::default())
+                                    slot_table.write_if_slowly(&slot, new, |_| true, OwnedContent::default())
                                 });
                                 assert!(is_whole(&found.unwrap()));
                             }
@@ -641,7 +641,7 @@ mod tests {
             while !ended.load(Relaxed) {
                 assert!(is_whole(&one.read(0).unwrap()));
                 assert!(two.snapshot().iter().all(is_whole));
-                let mut found = Found::default();
+                let mut found = OwnedContent::default();
                 two.read_slowly(&two.slot(1).unwrap(), &mut found);
                 assert!(is_whole(&found));
             }
@@ -658,8 +658,8 @@ mod tests {
         // A text as long as the slot has room for, so that it is allocated.
         let text = |number: usize| format!("{number:016}");
         (0..SLOTS).for_each(|index| one.write(index, content(0, text(0).as_bytes())).unwrap());
-        let check = |all: Vec<Found>| {
-            let number = |found: &Found| str::from_utf8(found.bytes()).unwrap().parse::<u64>().unwrap();
+        let check = |all: Vec<OwnedContent>| {
+            let number = |found: &OwnedContent| str::from_utf8(found.bytes()).unwrap().parse::<u64>().unwrap();
             let numbers: Vec<u64> = all.iter().map(number).collect();
             assert!(
                 numbers.is_sorted_by(|one, other| one >= other) && numbers[0] - numbers[SLOTS - 1] <= 1,
@@ -677,7 +677,7 @@ mod tests {
                 check(one.snapshot());
                 // All contents that were read before are out of date by now.
                 let old = (0..SLOTS).map(|index| {
-                    let mut found = Found::default();
+                    let mut found = OwnedContent::default();
                     (one.read_version(&one.slot(index).unwrap(), &mut found), found)
                 });
                 check(one.snapshot_slowly(old.collect()));
@@ -692,7 +692,7 @@ mod tests {
             error.to_string().contains("this is no shareable list of this program: it is no memory file"),
             "{error}"
         );
-        for (slots, used) in [(1, 0), (0, MORE as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
+        for (slots, used) in [(1, 0), (0, MAX_WORDS as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
             let slot_table = slot_table(&[8]);
             slot_table.segment.slots.store(slots, Relaxed);
             slot_table.segment.used.store(used, Relaxed);
@@ -734,7 +734,7 @@ mod tests {
                     assert!(written.is_err() || bytes.len() <= room);
                     let _ = slot_table.replace(index, content(4, &bytes));
                     let _ = slot_table.compare_exchange(index, content(4, &bytes), content(5, b""));
-                    let old = (0..4).map(|_| (random(&mut state), Found::default())).collect();
+                    let old = (0..4).map(|_| (random(&mut state), OwnedContent::default())).collect();
                     assert_eq!(slot_table.snapshot_slowly(old).len(), 4);
                 }
             }

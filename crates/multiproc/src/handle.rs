@@ -149,9 +149,9 @@ impl<'de, T: From<OwnedFd>> Deserialize<'de> for Handle<T> {
 /// name so that a self-describing format doesn't take it for a number.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "Handle", deny_unknown_fields)]
-struct Place {
+struct HandleIndex {
     #[serde(rename = "multiproc::handle")]
-    place: u32,
+    index: u32,
 }
 
 /// For `#[serde(with = "multiproc::handle")]`: sends a duplicate of the descriptor along, and
@@ -160,8 +160,8 @@ struct Place {
 /// # Errors
 /// If the serializer is not multiproc's, or no descriptor is left for the duplicate (`EMFILE`).
 pub fn serialize<T: AsFd, S: Serializer>(handle: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    let place = fd_table::insert(handle.as_fd()).map_err(serde::ser::Error::custom)?;
-    Place { place }.serialize(serializer)
+    let index = fd_table::insert(handle.as_fd()).map_err(serde::ser::Error::custom)?;
+    HandleIndex { index }.serialize(serializer)
 }
 
 /// Like [`serialize`], for a descriptor that `make` creates for sending.
@@ -169,8 +169,8 @@ pub(crate) fn serialize_made<S: Serializer>(
     make: impl FnOnce() -> std::io::Result<OwnedFd>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let place = fd_table::insert_with(make).map_err(serde::ser::Error::custom)?;
-    Place { place }.serialize(serializer)
+    let index = fd_table::insert_with(make).map_err(serde::ser::Error::custom)?;
+    HandleIndex { index }.serialize(serializer)
 }
 
 /// For `#[serde(with = "multiproc::handle")]`: takes the descriptor that was sent along.
@@ -178,6 +178,6 @@ pub(crate) fn serialize_made<S: Serializer>(
 /// # Errors
 /// If the deserializer is not multiproc's.
 pub fn deserialize<'de, T: From<OwnedFd>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    let Place { place } = Place::deserialize(deserializer)?;
-    fd_table::take(place).map(T::from).map_err(serde::de::Error::custom)
+    let HandleIndex { index } = HandleIndex::deserialize(deserializer)?;
+    fd_table::take(index).map(T::from).map_err(serde::de::Error::custom)
 }

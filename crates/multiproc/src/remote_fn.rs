@@ -136,7 +136,7 @@ for_each_arity!(from_pointer);
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "RemoteFn")]
 struct Signed {
-    places: [i64; 2],
+    offsets: [i64; 2],
     signature: [u64; 2],
 }
 
@@ -145,8 +145,8 @@ struct Signed {
 /// processes.
 impl<A: 'static, R: 'static> Serialize for RemoteFn<A, R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let places = self.callable.places().map_err(serde::ser::Error::custom)?;
-        Signed { places, signature: sign::<A, R>(Key::ours(), places) }.serialize(serializer)
+        let offsets = self.callable.offsets().map_err(serde::ser::Error::custom)?;
+        Signed { offsets, signature: sign::<A, R>(Key::ours(), offsets) }.serialize(serializer)
     }
 }
 
@@ -155,8 +155,8 @@ impl<A: 'static, R: 'static> Serialize for RemoteFn<A, R> {
 impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
     #[allow(unsafe_code)]
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RemoteFn<A, R>, D::Error> {
-        let Signed { places, signature } = Signed::deserialize(deserializer)?;
-        if !is_same(sign::<A, R>(Key::ours(), places), signature) {
+        let Signed { offsets, signature } = Signed::deserialize(deserializer)?;
+        if !is_same(sign::<A, R>(Key::ours(), offsets), signature) {
             return Err(serde::de::Error::custom(format_args!(
                 "this is not a function of the type RemoteFn<{}, {}> that a process of this run of the program has sent; functions \
                  can't be sent to other programs or through files",
@@ -166,18 +166,18 @@ impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
         }
         // SAFETY: the signature is right, so they are the offsets of a `Callable` of this type, in
         // a process of this build.
-        let callable = unsafe { Callable::from_places(places) }.map_err(serde::de::Error::custom)?;
+        let callable = unsafe { Callable::from_offsets(offsets) }.map_err(serde::de::Error::custom)?;
         Ok(RemoteFn { callable })
     }
 }
 
 /// HMAC-SHA-256 (RFC 2104), cut to 128 bits, over the offsets and the type. A `TypeId` is 128 bits
 /// long, but only 64 of them go into its hash; the type's name makes up for the rest.
-fn sign<A: 'static, R: 'static>(key: Key, places: [i64; 2]) -> [u64; 2] {
+fn sign<A: 'static, R: 'static>(key: Key, offsets: [i64; 2]) -> [u64; 2] {
     let key: Vec<u8> = key.0.iter().flat_map(|part| part.to_ne_bytes()).collect();
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key).expect("an HMAC key may have any length");
     mac.update(b"multiproc RemoteFn 1");
-    places.iter().for_each(|place| mac.update(&place.to_ne_bytes()));
+    offsets.iter().for_each(|offset| mac.update(&offset.to_ne_bytes()));
     let mut id = Bytes(Vec::new());
     TypeId::of::<fn(A) -> R>().hash(&mut id);
     mac.update(&(id.0.len() as u64).to_ne_bytes());
@@ -247,7 +247,7 @@ mod tests {
             for bit in 0..256 {
                 let mut signed = signed(function);
                 match bit {
-                    0..128 => signed.places[bit / 64] ^= 1 << (bit % 64),
+                    0..128 => signed.offsets[bit / 64] ^= 1 << (bit % 64),
                     _ => signed.signature[bit / 64 - 2] ^= 1 << (bit % 64),
                 }
                 let error = read(&signed).unwrap_err().to_string();
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn wrong_key() {
         let mut signed = signed(RemoteFn::new(double));
-        signed.signature = sign::<(u32,), u32>(Key([1, 2]), signed.places);
+        signed.signature = sign::<(u32,), u32>(Key([1, 2]), signed.offsets);
         assert!(read(&signed).is_err());
     }
 

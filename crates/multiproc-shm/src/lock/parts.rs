@@ -17,7 +17,7 @@ use crate::memory::layout::layout;
 use crate::wait::deadline::Deadline;
 
 /// The largest number of parts.
-pub const MOST_PARTS: usize = if cfg!(loom) { 2 } else { 4096 };
+pub const MAX_PARTS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 layout! {
     /// One part.
@@ -98,7 +98,7 @@ impl Division {
     /// The number of parts that may be in use.
     #[inline]
     pub fn count(&self) -> usize {
-        (self.count.load(SeqCst) as usize).min(MOST_PARTS)
+        (self.count.load(SeqCst) as usize).min(MAX_PARTS)
     }
 
     /// Changes the division. The caller has the turnstile, and there is no reader and no owner of a
@@ -259,7 +259,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         let result = match division.plan() {
             // Another thread was quicker.
             Some((version, current)) if current == *plan => Ok(version),
-            _ if plan.count as usize > MOST_PARTS || !allocate(plan.count as usize) => {
+            _ if plan.count as usize > MAX_PARTS || !allocate(plan.count as usize) => {
                 Err(RwAcquireError::TooManyReaders)
             }
             _ => {

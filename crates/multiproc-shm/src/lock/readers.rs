@@ -16,10 +16,10 @@ use crate::memory::layout::{Layout, layout};
 use crate::wait::deadline::Deadline;
 
 /// The largest number of readers at a time.
-pub const MOST: usize = if cfg!(loom) { 2 } else { 4096 };
+pub const MAX_READERS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 /// The number of words: the turnstile, and the slots.
-pub const WORDS: usize = 1 + MOST;
+pub const WORDS: usize = 1 + MAX_READERS;
 
 /// The index of the turnstile among the words of a [`LockMapping`].
 pub(crate) const TURNSTILE: usize = 0;
@@ -53,7 +53,7 @@ pub trait Readers: Layout {
     /// The turnstile, and the fields beside it.
     fn entrance(&self) -> &Entrance;
     /// The slots, which need no memory from the beginning.
-    fn slots(&self) -> &[Slot; MOST];
+    fn slots(&self) -> &[Slot; MAX_READERS];
     /// How the protected data is divided, if it can be: see [`crate::lock::parts`].
     #[inline]
     fn division(&self) -> Option<&Division> {
@@ -227,7 +227,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
     /// The number of slots that may be in use.
     #[inline]
     fn used(&self) -> usize {
-        (self.entrance().used.load(SeqCst) as usize).min(MOST)
+        (self.entrance().used.load(SeqCst) as usize).min(MAX_READERS)
     }
 
     /// Whether the calling thread reads, through any handle.

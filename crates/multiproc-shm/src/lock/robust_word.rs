@@ -27,10 +27,10 @@ use crate::wait::deadline::Deadline;
 use crate::wait::waiters::Waiters;
 
 /// After this time, a sleeper looks at the word: another waiter may have been stopped just after it
-/// was woken, or the word may be garbage. If all is well, it looks again after [`LATER`] times as
+/// was woken, or the word may be garbage. If all is well, it looks again after [`RECHECK_FACTOR`] times as
 /// long, and so on, as little can go wrong after the first look.
-pub(crate) const LOOK: Duration = Duration::from_secs(1);
-const LATER: u32 = 60;
+pub(crate) const FIRST_RECHECK: Duration = Duration::from_secs(1);
+const RECHECK_FACTOR: u32 = 60;
 
 /// Why a word can't be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl RobustWord {
 
     #[cold]
     fn take_slowly(&self, thread: Thread, deadline: Deadline) -> Result<bool, AcquireError> {
-        let (mut backoff, mut look) = (Backoff::new(), LOOK);
+        let (mut backoff, mut look) = (Backoff::new(), FIRST_RECHECK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
             if found.owner() == 0 {
@@ -160,7 +160,7 @@ impl RobustWord {
         if found.word() & WAITERS == 0 {
             let marked = found.next(found.word() | WAITERS);
             if !self.change(found, marked) {
-                return LOOK;
+                return FIRST_RECHECK;
             }
             found = marked;
         }
@@ -171,12 +171,12 @@ impl RobustWord {
         };
         let woken = sleep(found.word(), end);
         if woken != Woken::Late || end != look {
-            return LOOK;
+            return FIRST_RECHECK;
         }
         if !threads::may_share(found.owner() as i32, self.0.word().as_ptr().cast()) {
             self.orphan(found);
         }
-        after.saturating_mul(LATER).min(Duration::from_secs(3600))
+        after.saturating_mul(RECHECK_FACTOR).min(Duration::from_secs(3600))
     }
 
     /// As [`sleep_by`](RobustWord::sleep_by) without a deadline, if the word has an owner. For a
@@ -185,7 +185,7 @@ impl RobustWord {
     pub(crate) fn sleep_while_owned(&self, after: Duration, sleep: impl FnOnce(u32, Instant) -> Woken) -> Duration {
         let found = Pair(self.0.pair().load(SeqCst));
         match found.owner() {
-            0 => LOOK,
+            0 => FIRST_RECHECK,
             _ => self.sleep_by(found, Deadline::Never, after, sleep),
         }
     }
@@ -259,7 +259,7 @@ impl RobustWord {
     /// # Errors
     /// [`AcquireError::Timeout`] when the deadline has passed; [`AcquireError::Interrupted`].
     pub fn outwait(&self, deadline: Deadline) -> Result<(), AcquireError> {
-        let (mut backoff, mut look) = (Backoff::new(), LOOK);
+        let (mut backoff, mut look) = (Backoff::new(), FIRST_RECHECK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
             if found.owner() == 0 {
@@ -334,7 +334,7 @@ mod mark {
 #[derive(Debug)]
 pub struct LockMapping<L: Layout, const N: usize = 1> {
     segment: ManuallyDrop<Segment<L>>,
-    /// In the order of the `place` values with which the words are taken.
+    /// Indexed by the `index` with which a word is taken.
     marks: [AtomicU8; N],
     /// The fork copy that has recorded itself among the users of the lock; 0: none.
     recorded_in: AtomicU32,
@@ -367,10 +367,10 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         self.recorded_in.store(copy_number(), Relaxed);
     }
 
-    /// Takes a word of this segment; `place` is its index among the handle's marks. Returns whether
+    /// Takes a word of this segment; `index` is that of its mark. Returns whether
     /// the previous owner has died.
     #[inline]
-    pub fn take(&self, word: &RobustWord, place: usize, deadline: Deadline) -> Result<bool, AcquireError> {
+    pub fn take(&self, word: &RobustWord, index: usize, deadline: Deadline) -> Result<bool, AcquireError> {
         let thread = Thread::current();
         if !thread.has_room() {
             return Err(self.without_room(word, thread));
@@ -382,7 +382,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
             // SAFETY: the word is in the segment, which is unmapped only in Drop, and not even
             // there while the word is marked; there is room on the list.
             unsafe { thread.own(&word.0) };
-            let mark = &self.marks[place];
+            let mark = &self.marks[index];
             // A marked word was taken through this handle and not given up, so it can't be free
             // unless garbage was written there. Another thread's list may still hold it then.
             let lost = !inherited && mark.load(Relaxed) != mark::NONE;
@@ -408,7 +408,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
     /// Gives up a word that the calling thread has taken by this handle. Returns false, and does
     /// nothing, if the thread doesn't own it, as in a fork copy of the owner.
     #[inline]
-    pub fn give_up(&self, word: &RobustWord, place: usize) -> bool {
+    pub fn give_up(&self, word: &RobustWord, index: usize) -> bool {
         let thread = Thread::current();
         if word.owner() != Some(thread.id()) {
             return false;
@@ -416,8 +416,8 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         thread.announce(word.0.word());
         thread.let_go(&word.0);
         // Before another thread can take it.
-        if self.marks[place].load(Relaxed) != mark::LOST {
-            self.marks[place].store(mark::NONE, Relaxed);
+        if self.marks[index].load(Relaxed) != mark::LOST {
+            self.marks[index].store(mark::NONE, Relaxed);
         }
         word.give_up(thread);
         thread.done();
@@ -538,18 +538,18 @@ const DIED: u32 = 1;
 const PANICKED: u32 = 2;
 
 impl PoisonableWord {
-    /// Takes the word, with index `place` among the words of `mapping`, which must contain it. If
+    /// Takes the word, with this index among the words of `mapping`, which must contain it. If
     /// the previous owner has died and `counts` returns true, the word is poisoned until that is
     /// [cleared](PoisonableWord::clear_poison).
     #[inline]
     pub fn take<L: Layout, const N: usize>(
         &self,
         mapping: &LockMapping<L, N>,
-        place: usize,
+        index: usize,
         deadline: Deadline,
         counts: impl FnOnce() -> bool,
     ) -> Result<(), AcquireError> {
-        if mapping.take(&self.word, place, deadline)? && counts() {
+        if mapping.take(&self.word, index, deadline)? && counts() {
             self.inherit();
         }
         self.holder.store(Holder::bits(Thread::current()), Relaxed);
@@ -579,12 +579,12 @@ impl PoisonableWord {
 
     /// Gives the word up if the calling thread owns it. Returns whether it did.
     #[inline]
-    pub fn give_up<L: Layout, const N: usize>(&self, mapping: &LockMapping<L, N>, place: usize) -> bool {
+    pub fn give_up<L: Layout, const N: usize>(&self, mapping: &LockMapping<L, N>, index: usize) -> bool {
         if !self.is_mine() {
             return false;
         }
         self.holder.store(0, Relaxed);
-        mapping.give_up(&self.word, place)
+        mapping.give_up(&self.word, index)
     }
 
     /// Whether the calling thread owns the word.

@@ -19,7 +19,7 @@ use crate::memory::layout::AnyBytes;
 use crate::wait::backoff::Backoff;
 
 /// No running thread holds a spin lock for that long. A stopped one may.
-const SUSPICIOUS: Duration = Duration::from_secs(1);
+const MAX_HOLD_TIME: Duration = Duration::from_secs(1);
 
 /// How long past its limit a caller still waits for any owner, and at most for one that is stopped.
 const GRACE: Duration = Duration::from_millis(2);
@@ -269,7 +269,7 @@ impl RobustSpinLock {
             }
             let waited_for = word | WAITERS;
             if word == waited_for || self.0.compare_exchange(word, waited_for, Relaxed, Relaxed).is_ok() {
-                let suspicious = Instant::now().checked_add(SUSPICIOUS);
+                let suspicious = Instant::now().checked_add(MAX_HOLD_TIME);
                 let is_limited = until.is_some_and(|until| suspicious.is_none_or(|suspicious| until < suspicious));
                 let woken = futex::wait(&self.0, waited_for, if is_limited { until } else { suspicious });
                 slept = WAITERS;
@@ -442,7 +442,7 @@ mod tests {
         let pid = stopped_owner(spin_lock);
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| {
-                within(Limit::Until(Instant::now() + SUSPICIOUS * 60), || spin_lock.lock().unwrap().inherited)
+                within(Limit::Until(Instant::now() + MAX_HOLD_TIME * 60), || spin_lock.lock().unwrap().inherited)
             });
             end(pid, libc::SIGKILL);
             assert!(sleeper.join().unwrap());

@@ -12,7 +12,7 @@ use crate::memory::segment::layout;
 use crate::sync::ledger::me;
 
 /// The number of processes: together with the rest of a lock they fill one page.
-const ROOM: usize = 448;
+const MAX_PROCESSES: usize = 448;
 
 layout! {
     /// The shared part; all zero, no condition shares the lock. In cache lines of its own: reading
@@ -25,7 +25,7 @@ layout! {
         /// Whether there is a process that could not be entered.
         are_incomplete: AtomicU32,
         /// Identities, in no order. 0: free.
-        processes: [AtomicU64; ROOM],
+        processes: [AtomicU64; MAX_PROCESSES],
     }
 }
 
@@ -71,13 +71,13 @@ impl Users {
     /// Records a process. Returns whether it is new; `None` if there is no room for it.
     fn add(&self, process: Identity) -> Option<bool> {
         let bits = process.to_bits();
-        if self.processes.iter().any(|place| place.load(Relaxed) == bits) {
+        if self.processes.iter().any(|slot| slot.load(Relaxed) == bits) {
             return Some(false);
         }
-        let take = |place: &AtomicU64, from| {
-            place.load(Relaxed) == from && place.compare_exchange(from, bits, SeqCst, Relaxed).is_ok()
+        let take = |slot: &AtomicU64, from| {
+            slot.load(Relaxed) == from && slot.compare_exchange(from, bits, SeqCst, Relaxed).is_ok()
         };
-        if self.processes.iter().any(|place| take(place, 0)) {
+        if self.processes.iter().any(|slot| take(slot, 0)) {
             return Some(true);
         }
         if self.are_incomplete() {
@@ -85,9 +85,9 @@ impl Users {
             return None;
         }
         let has_ended = |bits| Identity::from_bits(bits).is_some_and(|process| process.has_ended().unwrap_or(false));
-        let of_dead = |place: &AtomicU64| {
-            let found = place.load(Relaxed);
-            has_ended(found) && take(place, found)
+        let of_dead = |slot: &AtomicU64| {
+            let found = slot.load(Relaxed);
+            has_ended(found) && take(slot, found)
         };
         self.processes.iter().any(of_dead).then_some(true)
     }
@@ -135,11 +135,11 @@ mod tests {
     fn dead_users_make_room() {
         let segment = Segment::<Alone>::create().unwrap();
         let users = &segment.users;
-        for number in 0..ROOM as u64 {
+        for number in 0..MAX_PROCESSES as u64 {
             assert_eq!(users.add(dead(number)), Some(true));
             assert_eq!(users.add(dead(number)), Some(false));
         }
-        assert_eq!(users.known().count(), ROOM);
+        assert_eq!(users.known().count(), MAX_PROCESSES);
         let this = Identity::current().unwrap();
         assert_eq!(users.add(this), Some(true));
         assert_eq!(users.add(this), Some(false));
@@ -152,7 +152,7 @@ mod tests {
         let segment = Segment::<Alone>::create().unwrap();
         let shared = Shared { users: &segment.users, file: segment.as_fd() };
         let alive = Identity::of(std::os::unix::process::parent_id() as i32).unwrap().unwrap();
-        segment.users.processes.iter().for_each(|place| place.store(alive.to_bits(), SeqCst));
+        segment.users.processes.iter().for_each(|slot| slot.store(alive.to_bits(), SeqCst));
         let watch = inotify::Watch::new(segment.as_fd()).unwrap();
         let is_told = || {
             let now = Some(std::time::Instant::now());

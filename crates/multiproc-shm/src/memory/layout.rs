@@ -25,8 +25,8 @@ unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
 /// Defines what lies in the memory of an object: a struct of fields that are [`AnyBytes`]. With the
 /// object's name for errors and its kind, the struct is a [`Layout`] too.
 ///
-/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::MORE`] as
-/// the third; `..MORE` if there may be [fewer](Layout::FEWER).
+/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::TRAILING_WORDS`] as
+/// the third; `..TRAILING_WORDS` if there may be [fewer](Layout::TRAILING_WORDS_VARY).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! layout {
@@ -64,10 +64,10 @@ macro_rules! layout {
             unsafe impl $crate::memory::layout::Layout for $name {
                 const NAME: &'static str = $called;
                 const KIND: u32 = $kind;
-                $(const MORE: usize = $more;)?
+                $(const TRAILING_WORDS: usize = $more;)?
                 $(
-                    const MORE: usize = $most;
-                    const FEWER: bool = true;
+                    const TRAILING_WORDS: usize = $most;
+                    const TRAILING_WORDS_VARY: bool = true;
                 )?
             }
         )?
@@ -88,10 +88,10 @@ pub unsafe trait Layout: Sync + Sized + 'static {
     const KIND: u32;
     /// How many bytes of the layout have memory from the beginning. The others have it after a call
     /// of [`allocate_for`](crate::memory::segment::Segment::allocate_for).
-    const AT_ONCE: usize = size_of::<Self>();
+    const INITIAL_LEN: usize = size_of::<Self>();
     /// The largest number of 64-bit integers behind the layout, which take no memory until they are
     /// [allocated](crate::memory::segment::Segment::allocate_more).
-    const MORE: usize = 0;
+    const TRAILING_WORDS: usize = 0;
     /// Whether an object may have been created with fewer of these.
-    const FEWER: bool = false;
+    const TRAILING_WORDS_VARY: bool = false;
 }

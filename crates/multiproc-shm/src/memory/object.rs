@@ -33,7 +33,7 @@ struct Inner<L> {
     notifier: Arc<Notifier>,
     slot: Option<Slot>,
     /// The index of this process's latest entry in the object's ledger.
-    place: AtomicU32,
+    ledger_index: AtomicU32,
 }
 
 impl<L: Layout> Object<L> {
@@ -84,7 +84,7 @@ impl<L: Layout> Object<L> {
     }
 
     fn of(segment: Segment<L>, notifier: Arc<Notifier>, slot: Option<Slot>) -> Object<L> {
-        let inner = Arc::new(Inner { segment, notifier, slot, place: AtomicU32::new(0) });
+        let inner = Arc::new(Inner { segment, notifier, slot, ledger_index: AtomicU32::new(0) });
         Object { inner, copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 
@@ -115,8 +115,8 @@ impl<L: Layout> Object<L> {
     }
 
     /// The index of this process's latest entry in the object's ledger.
-    pub fn place(&self) -> &AtomicU32 {
-        &self.inner.place
+    pub fn ledger_index(&self) -> &AtomicU32 {
+        &self.inner.ledger_index
     }
 
     /// The memory file, to be sent together with [the wake pipe](Object::wake_pipe).

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 
-use crate::lock::parts::{Division, MOST_PARTS, Part, Plan};
-use crate::lock::readers::{Entrance, MOST, Readers, RwAcquireError, Slot, WORDS};
+use crate::lock::parts::{Division, MAX_PARTS, Part, Plan};
+use crate::lock::readers::{Entrance, MAX_READERS, Readers, RwAcquireError, Slot, WORDS};
 use crate::lock::robust_word::LockMapping;
 use crate::memory::segment::{Layout, Segment, layout};
 use crate::wait::deadline::Deadline;
@@ -35,8 +35,8 @@ layout! {
         most: AtomicU64,
         /// The type of the elements, if it matters: see [`Kind`].
         kind: [AtomicU64; 3],
-        slots: [Slot; MOST],
-        parts: [Part; MOST_PARTS],
+        slots: [Slot; MAX_READERS],
+        parts: [Part; MAX_PARTS],
     }
 }
 
@@ -44,7 +44,7 @@ layout! {
 unsafe impl Layout for Control {
     const NAME: &'static str = "shared memory";
     const KIND: u32 = 0x50;
-    const AT_ONCE: usize = offset_of!(Control, slots);
+    const INITIAL_LEN: usize = offset_of!(Control, slots);
 }
 
 impl Readers for Control {
@@ -54,7 +54,7 @@ impl Readers for Control {
     }
 
     #[inline]
-    fn slots(&self) -> &[Slot; MOST] {
+    fn slots(&self) -> &[Slot; MAX_READERS] {
         &self.slots
     }
 
@@ -105,7 +105,7 @@ impl Usage {
 
 /// Properties of a region that is created.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct RegionConfig {
     /// Length, in bytes.
     pub len: u64,
     /// Maximum length, in bytes.
@@ -137,7 +137,7 @@ pub enum Access {
 /// A process's view of a region; see the module.
 #[derive(Debug)]
 pub struct Region {
-    control: LockMapping<Control, { WORDS + MOST_PARTS }>,
+    control: LockMapping<Control, { WORDS + MAX_PARTS }>,
     /// The memory's own file, unless the memory lies behind the control.
     file: Option<SharedFile>,
     mapping: Mapping,
@@ -146,7 +146,7 @@ pub struct Region {
 
 impl Region {
     /// Offset of memory that lies behind the control.
-    const BEHIND: usize = Segment::<Control>::LEN;
+    const MEMORY_OFFSET: usize = Segment::<Control>::LEN;
 
     /// Creates a region of `len` bytes, all zero, in one file.
     ///
@@ -154,7 +154,7 @@ impl Region {
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`, `EFBIG`.
     pub fn create(len: u64, kind: Kind) -> io::Result<Region> {
         let segment: Segment<Control> = Segment::create()?;
-        let (pages, behind) = (whole_pages(len, PAGE)?, Region::BEHIND as u64);
+        let (pages, behind) = (whole_pages(len, PAGE)?, Region::MEMORY_OFFSET as u64);
         segment.file().grow(behind + pages as u64)?;
         segment.file().allocate(behind, len)?;
         segment.file().fix()?;
@@ -168,7 +168,7 @@ impl Region {
     ///
     /// # Errors
     /// As [`create`](Region::create).
-    pub fn create_apart(wanted: &Wanted) -> io::Result<Region> {
+    pub fn create_apart(wanted: &RegionConfig) -> io::Result<Region> {
         let most = wanted.most.max(wanted.len);
         let file = match wanted.pages {
             Pages::Reserved => {
@@ -191,8 +191,8 @@ impl Region {
     }
 
     fn begin(&self, len: u64, most: u64, kind: Kind) {
-        for (place, number) in self.control.kind.iter().zip(kind) {
-            place.store(number, Relaxed);
+        for (word, number) in self.control.kind.iter().zip(kind) {
+            word.store(number, Relaxed);
         }
         self.control.most.store(most, Relaxed);
         self.control.len.store(len, SeqCst);
@@ -216,7 +216,7 @@ impl Region {
         let file = file.transpose()?;
         let (memory, from) = match &file {
             Some(file) => (file, 0),
-            None => (control.file(), Region::BEHIND as u64),
+            None => (control.file(), Region::MEMORY_OFFSET as u64),
         };
         let access = if memory.is_writable()? { Access::Write } else { Access::ReadOnly };
         // It may be frozen at any moment.
@@ -373,7 +373,7 @@ impl Region {
 
     /// The lock, for the methods of [`Readers`] and [`crate::lock::parts`].
     #[inline]
-    pub fn lock(&self) -> &LockMapping<Control, { WORDS + MOST_PARTS }> {
+    pub fn lock(&self) -> &LockMapping<Control, { WORDS + MAX_PARTS }> {
         &self.control
     }
 
@@ -404,8 +404,8 @@ impl Region {
 /// While another process tries to freeze the file, the kernel already refuses writable mappings;
 /// the attempt to freeze may then succeed or fail. So this retries until it is decided.
 fn map_to_write(memory: &SharedFile, from: u64, len: usize) -> io::Result<Mapping> {
-    const TRIES: u32 = 10_000;
-    for _ in 0..TRIES {
+    const MAX_TRIES: u32 = 10_000;
+    for _ in 0..MAX_TRIES {
         match Mapping::new(memory, from, len) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !memory.is_frozen()? => {
                 std::thread::yield_now();
@@ -420,7 +420,7 @@ fn map_to_write(memory: &SharedFile, from: u64, len: usize) -> io::Result<Mappin
 fn whole_pages(len: u64, page: usize) -> io::Result<usize> {
     let len = usize::try_from(len).ok().and_then(|len| len.max(1).checked_next_multiple_of(page));
     // No mapping may be longer than `isize::MAX`.
-    let len = len.filter(|len| *len <= isize::MAX as usize - Region::BEHIND);
+    let len = len.filter(|len| *len <= isize::MAX as usize - Region::MEMORY_OFFSET);
     len.ok_or_else(|| io::Error::from_raw_os_error(multiproc_os::errno::ENOMEM))
 }
 
@@ -428,8 +428,8 @@ fn whole_pages(len: u64, page: usize) -> io::Result<usize> {
 mod tests {
     use super::*;
 
-    fn wanted(len: u64) -> Wanted {
-        Wanted { len, most: len, pages: Pages::Small, name: "multiproc-test".into() }
+    fn wanted(len: u64) -> RegionConfig {
+        RegionConfig { len, most: len, pages: Pages::Small, name: "multiproc-test".into() }
     }
 
     fn again(region: &Region, access: Access) -> io::Result<Region> {
@@ -443,7 +443,7 @@ mod tests {
         for region in [Region::create(len, [0; 3]).unwrap(), Region::create_apart(&wanted(len)).unwrap()] {
             let (file, from) = match &region.file {
                 Some(file) => (file, 0),
-                None => (region.control.file(), Region::BEHIND as u64),
+                None => (region.control.file(), Region::MEMORY_OFFSET as u64),
             };
             let before = file.allocated().unwrap();
             file.free(from, len);

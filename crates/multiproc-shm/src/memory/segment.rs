@@ -19,7 +19,7 @@ pub use crate::memory::layout::{AnyBytes, Layout, layout};
 const MAGIC: u64 = u64::from_ne_bytes(*b"mulproc\x01");
 
 /// The offset of the layout.
-const AT: usize = 64;
+const LAYOUT_OFFSET: usize = 64;
 
 #[repr(C)]
 struct Header {
@@ -46,14 +46,14 @@ pub struct Segment<L> {
 impl<L: Layout> Segment<L> {
     /// The length of the header and the layout in the file, in whole pages.
     pub const LEN: usize = {
-        assert!(align_of::<L>() <= AT && size_of::<Header>() <= AT);
-        (AT + size_of::<L>()).next_multiple_of(PAGE)
+        assert!(align_of::<L>() <= LAYOUT_OFFSET && size_of::<Header>() <= LAYOUT_OFFSET);
+        (LAYOUT_OFFSET + size_of::<L>()).next_multiple_of(PAGE)
     };
 
     /// How much of that has memory from the beginning.
-    const AT_ONCE: usize = {
-        assert!(L::AT_ONCE <= size_of::<L>());
-        (AT + L::AT_ONCE).next_multiple_of(PAGE)
+    const INITIAL_LEN: usize = {
+        assert!(L::INITIAL_LEN <= size_of::<L>());
+        (LAYOUT_OFFSET + L::INITIAL_LEN).next_multiple_of(PAGE)
     };
 
     /// The length of the mapping, with `more` integers behind the layout.
@@ -66,16 +66,16 @@ impl<L: Layout> Segment<L> {
     /// # Errors
     /// `EMFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create() -> io::Result<Segment<L>> {
-        Segment::create_for(L::MORE)
+        Segment::create_for(L::TRAILING_WORDS)
     }
 
     /// As [`create`](Segment::create), with at most `more` integers behind the layout: for layouts
-    /// that allow [fewer](Layout::FEWER).
+    /// that allow [fewer](Layout::TRAILING_WORDS_VARY).
     ///
     /// # Errors
     /// As [`create`](Segment::create).
     pub fn create_for(more: usize) -> io::Result<Segment<L>> {
-        assert!(more == L::MORE || L::FEWER && more < L::MORE);
+        assert!(more == L::TRAILING_WORDS || L::TRAILING_WORDS_VARY && more < L::TRAILING_WORDS);
         let mapped = Self::mapped(more);
         let file = SharedFile::create(&format!("multiproc-{}", L::NAME), mapped as u64)?;
         Segment::create_at(Arc::new(file), 0, more)
@@ -86,18 +86,18 @@ impl<L: Layout> Segment<L> {
     /// # Errors
     /// As [`create`](Segment::create).
     pub fn create_with_room(behind: u64) -> io::Result<Segment<L>> {
-        let len = Self::mapped(L::MORE) as u64 + behind;
+        let len = Self::mapped(L::TRAILING_WORDS) as u64 + behind;
         let file = SharedFile::create(&format!("multiproc-{}", L::NAME), len)?;
-        Segment::create_at(Arc::new(file), 0, L::MORE)
+        Segment::create_at(Arc::new(file), 0, L::TRAILING_WORDS)
     }
 
     /// Creates a segment at the offset `base` of a file, which is all zero there and long enough,
-    /// with `more` integers behind the layout, perhaps fewer than [`Layout::MORE`].
+    /// with `more` integers behind the layout, perhaps fewer than [`Layout::TRAILING_WORDS`].
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`.
     pub fn create_at(file: Arc<SharedFile>, base: u64, more: usize) -> io::Result<Segment<L>> {
-        file.allocate(base, Self::AT_ONCE as u64)?;
+        file.allocate(base, Self::INITIAL_LEN as u64)?;
         let mapping = Mapping::new(&file, base, Self::mapped(more))?;
         let segment: Segment<L> = Segment { file, base, mapping, layout: PhantomData };
         let header = segment.header();
@@ -119,11 +119,11 @@ impl<L: Layout> Segment<L> {
             io::ErrorKind::InvalidData => invalid(&error),
             _ => error,
         })?;
-        let (size, least) = (file.size()?, Self::mapped(if L::FEWER { 0 } else { L::MORE }));
+        let (size, least) = (file.size()?, Self::mapped(if L::TRAILING_WORDS_VARY { 0 } else { L::TRAILING_WORDS }));
         if size < least as u64 {
             return Err(invalid(&"it is too short"));
         }
-        let mapped = (size.min(Self::mapped(L::MORE) as u64) as usize / PAGE) * PAGE;
+        let mapped = (size.min(Self::mapped(L::TRAILING_WORDS) as u64) as usize / PAGE) * PAGE;
         Segment::map(Arc::new(file), 0, mapped)
     }
 
@@ -144,7 +144,7 @@ impl<L: Layout> Segment<L> {
         let invalid = invalid::<L>;
         // Another process may have punched holes into the file. Touching one would raise SIGBUS in
         // this process if there were no memory left.
-        file.allocate(base, Self::AT_ONCE as u64)?;
+        file.allocate(base, Self::INITIAL_LEN as u64)?;
         let mapping = Mapping::new(&file, base, mapped)?;
         let segment: Segment<L> = Segment { file, base, mapping, layout: PhantomData };
         let header = segment.header();
@@ -197,7 +197,7 @@ impl<L: Layout> Segment<L> {
     /// The integers behind the layout, zero at first. Those that haven't been allocated must not be
     /// touched.
     pub fn more(&self) -> &[AtomicU64] {
-        let more = ((self.mapping.len() - Self::LEN) / 8).min(L::MORE);
+        let more = ((self.mapping.len() - Self::LEN) / 8).min(L::TRAILING_WORDS);
         // SAFETY: the mapping has room for this many integers behind the layout, which ends at a
         // page boundary; and they are atomics.
         unsafe { std::slice::from_raw_parts(self.mapping.start().as_ptr().add(Self::LEN).cast(), more) }
@@ -237,7 +237,7 @@ impl<L: Layout> Deref for Segment<L> {
     fn deref(&self) -> &L {
         // SAFETY: the mapping is long enough, and aligned: see LEN. A layout is made of atomics, so
         // any bytes are valid, and other processes may write there.
-        unsafe { &*self.mapping.start().as_ptr().add(AT).cast() }
+        unsafe { &*self.mapping.start().as_ptr().add(LAYOUT_OFFSET).cast() }
     }
 }
 
@@ -284,7 +284,7 @@ mod tests {
     unsafe impl Layout for Long {
         const NAME: &'static str = "long";
         const KIND: u32 = 3;
-        const MORE: usize = 1 << 20;
+        const TRAILING_WORDS: usize = 1 << 20;
     }
 
     #[test]
@@ -295,8 +295,8 @@ mod tests {
         assert_eq!(one.allocate_more(600).unwrap(), 1024);
         one.more()[1023].store(7, Relaxed);
         assert_eq!(two.more()[1023].load(Relaxed), 7);
-        assert_eq!(one.allocate_more(Long::MORE - 1).unwrap(), Long::MORE);
-        two.more()[Long::MORE - 1].store(8, Relaxed);
+        assert_eq!(one.allocate_more(Long::TRAILING_WORDS - 1).unwrap(), Long::TRAILING_WORDS);
+        two.more()[Long::TRAILING_WORDS - 1].store(8, Relaxed);
         assert_eq!(one.file().allocated().unwrap(), 3 * PAGE as u64);
     }
 

@@ -12,10 +12,10 @@ use crate::memory::segment::{Layout, Segment, layout};
 use crate::wait::notifier::{Notifier, Tokens};
 
 /// The length of a slot, in bytes: a page for the object, and as many as are left for its ledger.
-const SLOT: usize = 32 << 10;
+const SLOT_LEN: usize = 32 << 10;
 
 /// The largest number of slots.
-const MOST: u32 = 1 << 16;
+const MAX_SLOTS: u32 = 1 << 16;
 
 layout! {
     /// The first page.
@@ -94,11 +94,11 @@ impl Slab {
     /// # Errors
     /// `InvalidInput` for no slot or more than 65,536; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create(capacity: u32) -> io::Result<Slab> {
-        if capacity == 0 || capacity > MOST {
-            let error = format!("cannot create a slab of {capacity} slots: it can have 1 to {MOST}");
+        if capacity == 0 || capacity > MAX_SLOTS {
+            let error = format!("cannot create a slab of {capacity} slots: it can have 1 to {MAX_SLOTS}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
-        let header = Segment::<Header>::create_with_room(u64::from(capacity) * SLOT as u64)?;
+        let header = Segment::<Header>::create_with_room(u64::from(capacity) * SLOT_LEN as u64)?;
         let mut id = [0; 8];
         random::fill(&mut id)?;
         header.id.store(u64::from_ne_bytes(id), Relaxed);
@@ -136,7 +136,7 @@ impl Slab {
 
     /// Returns the number of slots, used or not.
     pub fn capacity(&self) -> u32 {
-        self.inner.header.capacity.load(Relaxed).min(MOST)
+        self.inner.header.capacity.load(Relaxed).min(MAX_SLOTS)
     }
 
     /// Returns the number of objects that have been created in the slab, by all processes.
@@ -182,15 +182,15 @@ impl Slab {
 
 /// The offset of a slot in the file.
 fn offset(index: u32) -> u64 {
-    Segment::<Header>::LEN as u64 + u64::from(index) * SLOT as u64
+    Segment::<Header>::LEN as u64 + u64::from(index) * SLOT_LEN as u64
 }
 
 /// The number of integers behind the layout, as far as a slot has room for them. Ledgers, which lie
 /// there, hold fewer processes then.
 const fn more<L: Layout>() -> usize {
-    const { assert!(Segment::<L>::LEN <= SLOT, "a slot is too short for this layout") };
-    let room = (SLOT - Segment::<L>::LEN) / 8;
-    if L::MORE < room { L::MORE } else { room }
+    const { assert!(Segment::<L>::LEN <= SLOT_LEN, "a slot is too short for this layout") };
+    let room = (SLOT_LEN - Segment::<L>::LEN) / 8;
+    if L::TRAILING_WORDS < room { L::TRAILING_WORDS } else { room }
 }
 
 /// The error of asking an object in a slab for descriptors of its own.

@@ -15,12 +15,12 @@ use multiproc_os::fd_passing::{self, MAX_FDS, Take};
 
 /// At most this many descriptors go directly in a message. Few enough that every receiver has room
 /// for them, whatever its limit of open files.
-pub const LOOSE: usize = 16;
+pub const MAX_UNPACKED: usize = 16;
 
 /// Descriptors, ready to be sent, or as they were received.
 #[derive(Debug, Default)]
 pub struct FdBundle {
-    /// The descriptors themselves, if there are at most [`LOOSE`]; otherwise sockets into which
+    /// The descriptors themselves, if there are at most [`MAX_UNPACKED`]; otherwise sockets into which
     /// they are packed.
     parts: Vec<OwnedFd>,
     /// The total number of descriptors.
@@ -35,7 +35,7 @@ impl FdBundle {
     pub fn pack(fds: Vec<OwnedFd>) -> io::Result<FdBundle> {
         let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} handles are too many", fds.len()));
         let count = u32::try_from(fds.len()).map_err(invalid)?;
-        if fds.len() <= LOOSE {
+        if fds.len() <= MAX_UNPACKED {
             return Ok(FdBundle { parts: fds, count });
         }
         let mut parts = Vec::new();
@@ -59,7 +59,7 @@ impl FdBundle {
 
     /// A bundle as it was received; none if `count` and `parts` can't belong together.
     pub fn received(parts: Vec<OwnedFd>, count: u32) -> Option<FdBundle> {
-        let loose = count as usize <= LOOSE;
+        let loose = count as usize <= MAX_UNPACKED;
         let fits = if loose { parts.len() == count as usize } else { !parts.is_empty() };
         fits.then_some(FdBundle { parts, count })
     }
@@ -84,7 +84,7 @@ impl FdBundle {
     /// descriptors are closed then.
     pub fn unpack(self) -> io::Result<Vec<OwnedFd>> {
         let count = self.count as usize;
-        if count <= LOOSE {
+        if count <= MAX_UNPACKED {
             return Ok(self.parts);
         }
         fd_budget::is_possible(&self.parts, self.count)?;
@@ -136,9 +136,9 @@ mod tests {
 
     #[test]
     fn order() {
-        for count in [0, 1, LOOSE, LOOSE + 1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
+        for count in [0, 1, MAX_UNPACKED, MAX_UNPACKED + 1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
             let bundle = FdBundle::pack(numbered(count)).unwrap();
-            assert!(bundle.parts().len() <= LOOSE);
+            assert!(bundle.parts().len() <= MAX_UNPACKED);
             let parts = bundle.parts().iter().map(|part| part.try_clone().unwrap()).collect();
             let received = FdBundle::received(parts, bundle.count()).unwrap();
             drop(bundle);

@@ -61,16 +61,16 @@ impl Bytes {
     /// The bytes as a slice. Fails if there is no memory to map a file.
     pub fn open(&self) -> io::Result<View<'_>> {
         Ok(match self {
-            Bytes::Inline(bytes) => View::Here(bytes),
+            Bytes::Inline(bytes) => View::Borrowed(bytes),
             Bytes::File { file, len } => View::Mapped(Sealed::map(file, *len)?),
-            Bytes::Mapped(bytes) => View::Here(bytes),
+            Bytes::Mapped(bytes) => View::Borrowed(bytes),
         })
     }
 }
 
 /// The bytes that [`Bytes::open`] returns.
 pub enum View<'a> {
-    Here(&'a [u8]),
+    Borrowed(&'a [u8]),
     Mapped(Sealed),
 }
 
@@ -79,7 +79,7 @@ impl Deref for View<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            View::Here(bytes) => bytes,
+            View::Borrowed(bytes) => bytes,
             View::Mapped(bytes) => bytes,
         }
     }
@@ -108,10 +108,10 @@ impl Default for Sink {
 impl Sink {
     /// Number of bytes that are collected before they are written to the file: enough to make the
     /// cost of the system call negligible, and few enough to stay in the cache.
-    const GATHERED: usize = 256 * 1024;
+    const BUFFER_LEN: usize = 256 * 1024;
 
     /// Pieces of at least this many bytes are written to the file directly when the buffer is full.
-    const STRAIGHT: usize = 16 * 1024;
+    const DIRECT_LEN: usize = 16 * 1024;
 
     /// Room for a small value, in bytes.
     const SMALL: usize = 128;
@@ -158,8 +158,8 @@ impl Sink {
         };
         file.write(&self.buffer)?;
         self.buffer.clear();
-        self.limit = Sink::GATHERED;
-        if bytes.len() >= Sink::STRAIGHT {
+        self.limit = Sink::BUFFER_LEN;
+        if bytes.len() >= Sink::DIRECT_LEN {
             return file.write(bytes);
         }
         self.buffer.extend_from_slice(bytes);
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn any_fragmentation() {
-        for piece in [1, 7, INLINE - 1, INLINE, INLINE + 1, Sink::STRAIGHT - 1, Sink::STRAIGHT, Sink::GATHERED + 1] {
-            for total in [0, 1, INLINE, INLINE + 1, 3 * INLINE, Sink::GATHERED + INLINE + 1, 1_000_003] {
+        for piece in [1, 7, INLINE - 1, INLINE, INLINE + 1, Sink::DIRECT_LEN - 1, Sink::DIRECT_LEN, Sink::BUFFER_LEN + 1] {
+            for total in [0, 1, INLINE, INLINE + 1, 3 * INLINE, Sink::BUFFER_LEN + INLINE + 1, 1_000_003] {
                 let all: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
                 let mut sink = Sink::new();
                 for (number, piece) in all.chunks(piece).enumerate() {

@@ -1,7 +1,7 @@
 //! Messages from a socket from which other threads and processes receive at the same time.
 //!
 //! [`packet::receive`] peeks at a message and then receives it; on a shared socket the second call
-//! may get another message. Here a message is received by one system call, with a buffer for the
+//! may get another message. Borrowed a message is received by one system call, with a buffer for the
 //! longest possible one. Descriptors need one thing more, as those for which this process has no
 //! room would be lost with the message: so a message with descriptors is peeked at, descriptors
 //! included, before it is received; if there is no room for them, it stays in the socket. The
@@ -19,15 +19,15 @@ use multiproc_os::fd_passing::{self, Take};
 use multiproc_os::memfd::Sealed;
 use multiproc_os::random;
 
-use crate::message::fd_bundle::{FdBundle, LOOSE};
+use crate::message::fd_bundle::{FdBundle, MAX_UNPACKED};
 use crate::message::packet::{self, HEADER, Head, INLINE, PacketError};
 use crate::message::payload::{Bytes, Payload};
 
 /// The bytes of a received payload, wherever they are.
 #[derive(Debug)]
 pub enum Body<'a> {
-    Here(&'a [u8]),
-    Own(Vec<u8>),
+    Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
     Mapped(Sealed),
 }
 
@@ -36,8 +36,8 @@ impl Deref for Body<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Body::Here(bytes) => bytes,
-            Body::Own(bytes) => bytes,
+            Body::Borrowed(bytes) => bytes,
+            Body::Owned(bytes) => bytes,
             Body::Mapped(bytes) => bytes,
         }
     }
@@ -46,7 +46,7 @@ impl Deref for Body<'_> {
 impl Body<'_> {
     pub fn into_vec(self) -> Vec<u8> {
         match self {
-            Body::Own(bytes) => bytes,
+            Body::Owned(bytes) => bytes,
             other => other.to_vec(),
         }
     }
@@ -62,17 +62,17 @@ pub fn try_send(socket: impl AsFd, kind: u8, payload: &Payload) -> io::Result<()
 }
 
 /// Length of the number in front of a message with descriptors, in bytes.
-const NUMBER: usize = 8;
+const NUMBER_LEN: usize = 8;
 
 /// The maximum number of a message's descriptors: the handles, or the sockets into which they are
 /// packed, and two memory files.
-const MOST: usize = LOOSE + 2;
+const MAX_DESCRIPTORS: usize = MAX_UNPACKED + 2;
 
 /// Length of the longest message without its header, in bytes.
-const ROOM: usize = NUMBER + INLINE;
+const MAX_LEN: usize = NUMBER_LEN + INLINE;
 
 thread_local! {
-    /// A buffer of [`ROOM`] bytes. Taken out while it is in use, since a deserializer may receive
+    /// A buffer of [`MAX_LEN`] bytes. Taken out while it is in use, since a deserializer may receive
     /// messages meanwhile.
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
@@ -86,9 +86,9 @@ pub fn try_take<R>(socket: impl AsFd, consume: impl FnOnce(u8, Body<'_>, FdBundl
     // A thread that is being destroyed has no buffer any more. A new one costs little, as the
     // kernel zeroes its pages only when they are touched.
     let buffer = BUFFER.try_with(Cell::take).ok().flatten();
-    let mut buffer = buffer.unwrap_or_else(|| vec![0; ROOM].into_boxed_slice());
+    let mut buffer = buffer.unwrap_or_else(|| vec![0; MAX_LEN].into_boxed_slice());
     let result = take_with(socket.as_fd(), &mut buffer, consume);
-    let _ = BUFFER.try_with(|place| place.set(Some(buffer)));
+    let _ = BUFFER.try_with(|cell| cell.set(Some(buffer)));
     result
 }
 
@@ -130,11 +130,11 @@ fn take_with<R>(
         if taken.len >= HEADER && !taken.cut && taken.fds.is_empty() && !taken.fds_cut {
             let head = Head::read(&head)?;
             if head.is_plain(len) {
-                return Ok(consume(head.kind, Body::Here(&buffer[..len]), FdBundle::default()));
+                return Ok(consume(head.kind, Body::Borrowed(&buffer[..len]), FdBundle::default()));
             }
         }
         if taken.cut {
-            return Err(PacketError::Garbage(format!("it is longer than {ROOM} bytes").into()));
+            return Err(PacketError::Garbage(format!("it is longer than {MAX_LEN} bytes").into()));
         }
         let bytes = [&head[..taken.len.min(HEADER)], &buffer[..len]].concat();
         let fds = match looked_at {
@@ -151,7 +151,7 @@ fn take_with<R>(
         };
         let packet = packet::parse(bytes, fds)?;
         let body = match packet.payload.bytes {
-            Bytes::Inline(bytes) => Body::Own(bytes),
+            Bytes::Inline(bytes) => Body::Owned(bytes),
             Bytes::Mapped(bytes) => Body::Mapped(bytes),
             Bytes::File { .. } => unreachable!("what was received has been mapped"),
         };
@@ -160,9 +160,9 @@ fn take_with<R>(
 }
 
 /// A message that is still in the socket, with duplicates of its descriptors.
-type LookedAt = (Vec<u8>, Vec<OwnedFd>);
+type Peeked = (Vec<u8>, Vec<OwnedFd>);
 
-fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, PacketError> {
+fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Peeked>, PacketError> {
     let mut head = [0; HEADER];
     let looked_at = match fd_passing::try_take(&socket, &mut head, buffer, Take::Look) {
         Ok(looked_at) => looked_at,
@@ -177,14 +177,14 @@ fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, Packet
     let Ok(head) = Head::read(&head) else { return Ok(Some((bytes, Vec::new()))) };
     let told = usize::from(head.fds);
     if looked_at.fds_cut {
-        return match told > MOST || looked_at.fds.len() >= told {
+        return match told > MAX_DESCRIPTORS || looked_at.fds.len() >= told {
             true => Ok(Some((bytes, Vec::new()))),
             false => Err(io::Error::from_raw_os_error(EMFILE).into()),
         };
     }
     // Handles that are packed into sockets need their room later, when it is too late to leave the
     // message in the socket.
-    if head.handles as usize > LOOSE {
+    if head.handles as usize > MAX_UNPACKED {
         fd_budget::look(head.parts(&looked_at.fds), head.handles)?;
     }
     Ok(Some((bytes, looked_at.fds)))
@@ -211,7 +211,7 @@ mod tests {
     fn payload_sizes() {
         let (a, b) = fd_passing::pair().unwrap();
         for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 1_000_000] {
-            for handles in [0, 1, LOOSE, LOOSE + 1, 300] {
+            for handles in [0, 1, MAX_UNPACKED, MAX_UNPACKED + 1, 300] {
                 let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
                 try_send(&a, 7, &payload(&bytes, handles)).unwrap();
                 let taken = take(&b).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn garbage_does_not_block() {
         let (a, b) = fd_passing::pair().unwrap();
-        let too_long = vec![7; HEADER + ROOM + 1];
+        let too_long = vec![7; HEADER + MAX_LEN + 1];
         let mut good = [0; HEADER];
         for garbage in [&b"short"[..], &[7; HEADER], &[7; 5000], &too_long] {
             fd_passing::send(&a, &[garbage], &[]).unwrap();

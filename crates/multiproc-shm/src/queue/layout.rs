@@ -159,7 +159,7 @@ layout! {
 unsafe impl Layout for Shared {
     const NAME: &'static str = "queue";
     const KIND: u32 = u32::from_le_bytes(*b"que3");
-    const MORE: usize = ledger::MORE;
+    const TRAILING_WORDS: usize = ledger::TRAILING_WORDS;
 }
 
 /// The first word of a record's header: length, flags, and a part of `position`, so that other

@@ -25,11 +25,11 @@ use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// The largest number of parties.
-pub const MOST: usize = u16::MAX as usize;
+pub const MAX_PARTIES: usize = u16::MAX as usize;
 
 layout! {
     /// The shared part; all zero except `parties`, it is in round 0, and no party has arrived.
-    pub struct BarrierState: "barrier", 0x22, ledger::MORE {
+    pub struct BarrierState: "barrier", 0x22, ledger::TRAILING_WORDS {
         /// The present [`Phase`].
         phase: AtomicU64,
         spin_lock: RobustSpinLock,
@@ -195,7 +195,7 @@ enum Arrival {
 impl BarrierState {
     /// The number of parties.
     fn parties(&self) -> usize {
-        (self.parties.load(Relaxed) as usize).clamp(1, MOST)
+        (self.parties.load(Relaxed) as usize).clamp(1, MAX_PARTIES)
     }
 
     /// How many parties have arrived in the present round.
@@ -331,7 +331,7 @@ impl Barrier {
     /// Creates a barrier for this number of parties.
     ///
     /// # Errors
-    /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    /// `InvalidInput` for no party or more than [`MAX_PARTIES`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create(parties: usize) -> io::Result<Barrier> {
         Barrier::begin(parties, Object::create)
     }
@@ -345,8 +345,8 @@ impl Barrier {
     }
 
     fn begin(parties: usize, create: impl FnOnce() -> io::Result<Object<BarrierState>>) -> io::Result<Barrier> {
-        if parties == 0 || parties > MOST {
-            let error = format!("{parties} parties: there can be 1 to {MOST}");
+        if parties == 0 || parties > MAX_PARTIES {
+            let error = format!("{parties} parties: there can be 1 to {MAX_PARTIES}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         let object = create()?;
@@ -560,16 +560,16 @@ impl Barrier {
                 continue;
             }
             let (book, since) = (self.book(), self.object.known_since());
-            let hint = self.object.place().load(Relaxed) as usize;
-            let place = book.find(hint, |entry| entry.owner() == me || !self.object.is_known(entry, since));
-            let Some((place, entry)) = place.and_then(|place| Some((place, book.entry(place)?))) else {
+            let hint = self.object.ledger_index().load(Relaxed) as usize;
+            let index = book.find(hint, |entry| entry.owner() == me || !self.object.is_known(entry, since));
+            let Some((index, entry)) = index.and_then(|index| Some((index, book.entry(index)?))) else {
                 drop(guard);
                 let room = book.make_room()?;
                 let _guard = self.lock()?;
                 book.add_room(room);
                 continue;
             };
-            self.object.place().store(place as u32, Relaxed);
+            self.object.ledger_index().store(index as u32, Relaxed);
             if entry.owner() != me || !self.object.is_known(entry, since) {
                 // Sleepers watch the processes that were known. They must watch this one, too.
                 self.object.wait_queue.before_change(notifier);
@@ -709,7 +709,7 @@ impl Barrier {
         let _guard = self.lock_endlessly();
         let book = self.book();
         let round = self.object.phase().round();
-        if let Some(entry) = book.entry(self.object.place().load(Relaxed) as usize)
+        if let Some(entry) = book.entry(self.object.ledger_index().load(Relaxed) as usize)
             && entry.owner() == me
             && Note::of(entry).round() != round
         {

@@ -25,30 +25,30 @@ use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// The largest number of grants with different bounds.
-const ROOM: usize = 8;
+const MAX_GRANTS: usize = 8;
 
 /// How often a sleeper checks whether the lock has been poisoned, where not all processes that may
 /// take it are known.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The same, where all are known. What is left is a process that was about to take the lock when
 /// the first condition came to share it and is killed as soon as it has it; and a holder that
 /// executes another program.
-const RARE_LOOK: Duration = Duration::from_secs(20);
+const SLOW_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How long a sleeper looks often in place of watching the lock's file: short sleeps don't pay for
 /// that.
-const AT_FIRST: Duration = Duration::from_millis(300);
+const FAST_CHECK_TIME: Duration = Duration::from_millis(300);
 
 /// How long after the deadline a waiter first checks whether the holder of the lock is stopped.
-const STOPPED: Duration = Duration::from_millis(2);
+const STOPPED_CHECK_DELAY: Duration = Duration::from_millis(2);
 
 /// How long a sleeper looks often after a death.
-const AFTER_DEATH: Duration = Duration::from_secs(1);
+const FAST_CHECK_TIME_AFTER_DEATH: Duration = Duration::from_secs(1);
 
 layout! {
     /// The shared part; all zero, no caller waits.
-    pub struct Tickets: "condition", 0x31, ledger::MORE {
+    pub struct Tickets: "condition", 0x31, ledger::TRAILING_WORDS {
         /// The next ticket.
         next: AtomicU64,
         /// The number of waiters, including those that have died.
@@ -56,8 +56,8 @@ layout! {
         spin_lock: RobustSpinLock,
         /// The grants, the oldest first: how many tickets (`counts`) of those below a bound
         /// (`below`) may pass.
-        below: [AtomicU64; ROOM],
-        counts: [AtomicU32; ROOM],
+        below: [AtomicU64; MAX_GRANTS],
+        counts: [AtomicU32; MAX_GRANTS],
         wait_queue: WaitQueue,
         /// Whether the lock may be taken by processes that are not on the ledger.
         has_others_beside: AtomicU32,
@@ -68,8 +68,8 @@ layout! {
 
 impl Tickets {
     /// The index of the oldest grant that includes this ticket.
-    fn place_for(&self, number: u64) -> Option<usize> {
-        (0..ROOM).find(|place| self.counts[*place].load(SeqCst) > 0 && self.below[*place].load(SeqCst) > number)
+    fn grant_for(&self, number: u64) -> Option<usize> {
+        (0..MAX_GRANTS).find(|index| self.counts[*index].load(SeqCst) > 0 && self.below[*index].load(SeqCst) > number)
     }
 
     /// How many waiters may pass, in all.
@@ -81,7 +81,7 @@ impl Tickets {
     fn tidy(&self) {
         let mut too_many = self.given().saturating_sub(self.waiting.load(Relaxed).into());
         let mut to = 0;
-        for from in 0..ROOM {
+        for from in 0..MAX_GRANTS {
             let (below, count) = (self.below[from].load(Relaxed), self.counts[from].load(Relaxed));
             let less = too_many.min(count.into()) as u32;
             too_many -= u64::from(less);
@@ -234,7 +234,7 @@ impl Condition {
     /// # Errors
     /// [`ConditionError`]; at the deadline [`ConditionError::Wait`] with [`WaitError::Timeout`].
     pub fn wait(&self, lock: &Lock, deadline: Deadline) -> Result<(), ConditionError> {
-        // Not in the slab's place alone: the lock may be taken without this condition.
+        // Not in the slab's entry alone: the lock may be taken without this condition.
         lock.share();
         self.expect_others();
         self.wait_until(lock, deadline.instant())
@@ -312,8 +312,8 @@ impl Condition {
             users.ask();
             return self.expect_others();
         };
-        let place = self.object.place().load(Relaxed) as usize;
-        if self.book().entry(place).is_none_or(|entry| entry.owner() != me) {
+        let index = self.object.ledger_index().load(Relaxed) as usize;
+        if self.book().entry(index).is_none_or(|entry| entry.owner() != me) {
             self.enlist_slowly(me, limit, users);
         }
     }
@@ -337,10 +337,10 @@ impl Condition {
         let book = self.book();
         loop {
             let guard = self.guard()?;
-            let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(place, _)| place);
-            let place = known.or_else(|| book.find(0, |entry| entry.owner() == 0));
-            if let Some(place) = place
-                && let Some(entry) = book.entry(place)
+            let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(index, _)| index);
+            let index = known.or_else(|| book.find(0, |entry| entry.owner() == 0));
+            if let Some(index) = index
+                && let Some(entry) = book.entry(index)
             {
                 if known.is_none() {
                     // Sleepers watch the processes that were on the ledger. They must watch this
@@ -348,7 +348,7 @@ impl Condition {
                     self.object.wait_queue.before_change(self.object.notifier());
                     entry.owner.store(me, SeqCst);
                 }
-                self.object.place().store(place as u32, Relaxed);
+                self.object.ledger_index().store(index as u32, Relaxed);
                 return Ok(());
             }
             drop(guard);
@@ -435,16 +435,16 @@ impl Condition {
                 let count = &self.object.counts[used - 1];
                 count.store(count.load(Relaxed).saturating_add(more), SeqCst);
             }
-            ROOM => {
+            MAX_GRANTS => {
                 // The two oldest grants become one, for all tickets of the later one.
                 let both = self.object.counts[0].load(Relaxed).saturating_add(self.object.counts[1].load(Relaxed));
                 self.object.counts[1].store(both, SeqCst);
-                for place in 1..ROOM {
-                    self.object.below[place - 1].store(self.object.below[place].load(Relaxed), SeqCst);
-                    self.object.counts[place - 1].store(self.object.counts[place].load(Relaxed), SeqCst);
+                for index in 1..MAX_GRANTS {
+                    self.object.below[index - 1].store(self.object.below[index].load(Relaxed), SeqCst);
+                    self.object.counts[index - 1].store(self.object.counts[index].load(Relaxed), SeqCst);
                 }
-                self.object.below[ROOM - 1].store(next, SeqCst);
-                self.object.counts[ROOM - 1].store(more, SeqCst);
+                self.object.below[MAX_GRANTS - 1].store(next, SeqCst);
+                self.object.counts[MAX_GRANTS - 1].store(more, SeqCst);
             }
             _ => {
                 self.object.below[used].store(next, SeqCst);
@@ -481,8 +481,8 @@ impl Condition {
     /// The spin lock could not be had in time.
     fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
-        let Some(place) = self.object.place_for(number) else { return Ok(false) };
-        self.object.counts[place].store(self.object.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
+        let Some(index) = self.object.grant_for(number) else { return Ok(false) };
+        self.object.counts[index].store(self.object.counts[index].load(Relaxed).saturating_sub(1), SeqCst);
         self.object.leave();
         Ok(true)
     }
@@ -504,7 +504,7 @@ impl Condition {
 /// Acquires the lock after a wait. There is no time limit for that, except that after `deadline`
 /// the call gives up if the holder is stopped.
 fn acquire_again(lock: &Lock, deadline: Option<Instant>) -> Result<(), ConditionError> {
-    let mut grace = STOPPED;
+    let mut grace = STOPPED_CHECK_DELAY;
     loop {
         let until = deadline.map_or(Deadline::Never, |deadline| Deadline::At(deadline.max(Instant::now()) + grace));
         match lock.take(until) {
@@ -534,7 +534,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     type Outcome = ();
 
     fn attempt(&mut self) -> Option<()> {
-        (self.condition.object.place_for(self.number).is_some() || (self.alarm)()).then_some(())
+        (self.condition.object.grant_for(self.number).is_some() || (self.alarm)()).then_some(())
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
@@ -548,9 +548,9 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
 
     fn watch(&mut self) -> io::Result<Watched> {
         let now = Instant::now();
-        let look_often_until = *self.look_often_until.get_or_insert(now + AT_FIRST);
+        let look_often_until = *self.look_often_until.get_or_insert(now + FAST_CHECK_TIME);
         let mut owners = self.condition.book().others(|entry| entry.owner() != 0)?;
-        let (mut touched, mut look_again) = (None, (now < look_often_until).then_some(LOOK));
+        let (mut touched, mut look_again) = (None, (now < look_often_until).then_some(CHECK_INTERVAL));
         if self.condition.object.has_others_beside.load(SeqCst) == 0 {
             // All that may own the lock are on the ledger: unless one has just died, there is
             // nothing to look for.
@@ -566,8 +566,8 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
             look_again = Some(match (self.alarm)() {
                 // The alarm came before the subscription.
                 true => Duration::ZERO,
-                false if touched.is_none() || self.lock.users.are_incomplete() => LOOK,
-                false => RARE_LOOK,
+                false if touched.is_none() || self.lock.users.are_incomplete() => CHECK_INTERVAL,
+                false => SLOW_CHECK_INTERVAL,
             });
         }
         let (mut watched, dead) = ledger::watch(owners)?;
@@ -579,7 +579,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
             // One of them may have owned the lock. A process that has inherited the lock may be
             // about to say so.
             self.has_seen_death = true;
-            self.look_often_until = Some(now + AFTER_DEATH);
+            self.look_often_until = Some(now + FAST_CHECK_TIME_AFTER_DEATH);
             watched.look_again = Some(Duration::ZERO);
         }
         Ok(watched)
@@ -675,14 +675,14 @@ mod tests {
                         given.push((tickets.object.next.load(SeqCst), more));
                     }
                     Step::Take(index) if !waiting.is_empty() => {
-                        let place = index.index(waiting.len());
-                        let found = given.iter_mut().find(|(below, count)| *count > 0 && *below > waiting[place]);
-                        let taken = tickets.take(waiting[place], None).unwrap();
+                        let index = index.index(waiting.len());
+                        let found = given.iter_mut().find(|(below, count)| *count > 0 && *below > waiting[index]);
+                        let taken = tickets.take(waiting[index], None).unwrap();
                         match found {
                             Some((_, count)) => {
                                 prop_assert!(taken);
                                 *count -= 1;
-                                waiting.remove(place);
+                                waiting.remove(index);
                             }
                             // Grants beyond the room are not told apart.
                             None if taken => return Ok(()),

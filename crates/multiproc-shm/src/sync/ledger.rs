@@ -24,20 +24,20 @@ use crate::memory::segment::Segment;
 use crate::wait::wait_queue::Watched;
 
 /// The number of entries beside the object.
-const NEAR: usize = if cfg!(loom) { 1 } else { 32 };
+const NEAR_ENTRIES: usize = if cfg!(loom) { 1 } else { 32 };
 /// The number of entries behind it: as many as there can be processes by default, and some to
 /// spare.
-const FAR: usize = 65536;
-/// The [`Layout::MORE`] of an object with a ledger.
-pub const MORE: usize = 2 * FAR;
+const FAR_ENTRIES: usize = 65536;
+/// The [`Layout::TRAILING_WORDS`] of an object with a ledger.
+pub const TRAILING_WORDS: usize = 2 * FAR_ENTRIES;
 
 /// At most this many processes are watched by pidfds at a time: each takes a descriptor.
-const WATCHED: usize = 128;
+const MAX_WATCHED: usize = 128;
 /// How many waiters share a pidfd: the kernel refuses (`EINVAL`) to have more than 500 epoll sets,
 /// themselves members of sets, watch the same file.
-const SHARED_BY: usize = 256;
+const WAITERS_PER_PIDFD: usize = 256;
 /// How often further processes are checked one by one; but for no more than a tenth of the time.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 layout! {
     /// The shared part; all zero, it is empty.
@@ -46,7 +46,7 @@ layout! {
         used: AtomicU32,
         /// The number of entries behind the object that have memory.
         allocated: AtomicU32,
-        near: [[AtomicU64; 2]; NEAR],
+        near: [[AtomicU64; 2]; NEAR_ENTRIES],
     }
 }
 
@@ -90,7 +90,7 @@ impl<'a, L: Layout> Book<'a, L> {
     #[inline]
     fn used(self) -> usize {
         match self.ledger.used.load(Relaxed) as usize {
-            used @ 0..=NEAR => used,
+            used @ 0..=NEAR_ENTRIES => used,
             used => used.min(self.room()),
         }
     }
@@ -102,7 +102,7 @@ impl<'a, L: Layout> Book<'a, L> {
 
     /// The number of entries that have memory.
     fn room(self) -> usize {
-        NEAR + (self.ledger.allocated.load(Relaxed) as usize).min(self.far())
+        NEAR_ENTRIES + (self.ledger.allocated.load(Relaxed) as usize).min(self.far())
     }
 
     /// The entry with this index, if it has memory.
@@ -110,7 +110,7 @@ impl<'a, L: Layout> Book<'a, L> {
     pub fn entry(self, index: usize) -> Option<Entry<'a>> {
         let [owner, note] = match self.ledger.near.get(index) {
             Some(pair) => pair,
-            None if index < self.room() => &self.segment.more().as_chunks().0[index - NEAR],
+            None if index < self.room() => &self.segment.more().as_chunks().0[index - NEAR_ENTRIES],
             None => return None,
         };
         Some(Entry { owner, note })
@@ -148,7 +148,7 @@ impl<'a, L: Layout> Book<'a, L> {
         let (allocated, far) = (self.ledger.allocated.load(Relaxed) as usize, self.far());
         let allocated = allocated.min(far);
         if allocated == far {
-            let error = format!("its list of processes is full ({} entries)", NEAR + far);
+            let error = format!("its list of processes is full ({} entries)", NEAR_ENTRIES + far);
             return Err(io::Error::new(io::ErrorKind::StorageFull, error));
         }
         Ok(self.segment.allocate_more(2 * allocated)? / 2)
@@ -204,7 +204,7 @@ fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
     static SHARED: ForkLocal<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = ForkLocal::new();
     let mut shared = SHARED.get().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(pidfd) = shared.get(&process).and_then(Weak::upgrade)
-        && Arc::strong_count(&pidfd) <= SHARED_BY
+        && Arc::strong_count(&pidfd) <= WAITERS_PER_PIDFD
     {
         return Ok(Some(pidfd));
     }
@@ -223,7 +223,7 @@ pub fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identity>)> {
     let (mut pidfds, mut alive, mut dead) = (Vec::new(), Vec::new(), Vec::new());
     let mut rest = processes.into_iter().peekable();
     while let Some(process) = rest.peek() {
-        if pidfds.len() == WATCHED {
+        if pidfds.len() == MAX_WATCHED {
             break;
         }
         match pidfd_of(*process) {
@@ -244,7 +244,7 @@ pub fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identity>)> {
     let ended = poll::wait_readable(&pidfds, Some(Instant::now()))?;
     dead.extend(ended.into_iter().map(|index| alive[index]));
     let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
-    let look_again = (!rest.is_empty()).then(|| LOOK.max(begun.elapsed() * 10));
+    let look_again = (!rest.is_empty()).then(|| CHECK_INTERVAL.max(begun.elapsed() * 10));
     dead.extend(dead_of(rest));
     Ok((Watched { pidfds, touched: None, look_again }, dead))
 }

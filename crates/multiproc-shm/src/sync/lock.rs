@@ -33,7 +33,7 @@ impl LockState {
 }
 
 #[cfg(feature = "async")]
-impl crate::wait::waiters::Site for LockState {
+impl crate::wait::waiters::AsyncLayout for LockState {
     fn poisonable(&self) -> &PoisonableWord {
         &self.poisonable
     }

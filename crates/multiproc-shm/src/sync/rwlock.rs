@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use multiproc_os::poll::interruptible;
 
-use crate::lock::readers::{Entrance, MOST, Readers, RwAcquireError, Slot, WORDS};
+use crate::lock::readers::{Entrance, MAX_READERS, Readers, RwAcquireError, Slot, WORDS};
 use crate::lock::robust_word::LockMapping;
 use crate::memory::segment::{AnyBytes, Layout, Segment};
 use crate::sync::error::{Acquired, ReleaseError, WaitError};
@@ -19,7 +19,7 @@ use crate::wait::deadline::Deadline;
 #[repr(C)]
 struct RwLockState {
     entrance: Entrance,
-    slots: [Slot; MOST],
+    slots: [Slot; MAX_READERS],
 }
 
 // SAFETY: both fields are, and there is nothing else.
@@ -31,7 +31,7 @@ unsafe impl AnyBytes for RwLockState {}
 unsafe impl Layout for RwLockState {
     const NAME: &'static str = "read-write lock without a value";
     const KIND: u32 = 0x15;
-    const AT_ONCE: usize = offset_of!(RwLockState, slots);
+    const INITIAL_LEN: usize = offset_of!(RwLockState, slots);
 }
 
 impl Readers for RwLockState {
@@ -39,7 +39,7 @@ impl Readers for RwLockState {
         &self.entrance
     }
 
-    fn slots(&self) -> &[Slot; MOST] {
+    fn slots(&self) -> &[Slot; MAX_READERS] {
         &self.slots
     }
 }

@@ -22,11 +22,11 @@ use crate::wait::notifier::{Notifier, ViaHandle};
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
 /// The largest number of permits.
-pub const MOST: usize = usize::MAX >> 3;
+pub const MAX_PERMITS: usize = usize::MAX >> 3;
 
 layout! {
     /// The shared part; all zero, it has no permits.
-    pub struct Permits: "semaphore", 0x20, ledger::MORE {
+    pub struct Permits: "semaphore", 0x20, ledger::TRAILING_WORDS {
         spin_lock: RobustSpinLock,
         wait_queue: WaitQueue,
         /// [`SEMAPHORE`] or [`LOCK`].
@@ -35,7 +35,7 @@ layout! {
         /// The identity of the process that has died with a lock; 0: none, or cleared.
         poison: AtomicU64,
         /// The largest number of permits that this semaphore may have, plus one; 0: no bound but
-        /// [`MOST`].
+        /// [`MAX_PERMITS`].
         bound: AtomicU64,
         /// Permits that can be taken.
         free: AtomicU64,
@@ -53,8 +53,8 @@ layout! {
     struct Redo {
         /// Whether the other fields are valid.
         valid: AtomicU32,
-        /// The index of the ledger's entry; [`NOWHERE`] if none changes.
-        place: AtomicU32,
+        /// The index of the ledger's entry; [`NO_ENTRY`] if none changes.
+        index: AtomicU32,
         owner: AtomicU64,
         note: AtomicU64,
         free: AtomicU64,
@@ -67,13 +67,13 @@ const SEMAPHORE: u32 = 0;
 pub(super) const LOCK: u32 = 1;
 
 /// The index of no entry in the ledger.
-const NOWHERE: u32 = u32::MAX;
+const NO_ENTRY: u32 = u32::MAX;
 
 /// The entry with one permit less: its index, owner and note.
-fn less(place: u32, entry: Entry<'_>) -> (u32, u64, u64) {
+fn less(index: u32, entry: Entry<'_>) -> (u32, u64, u64) {
     match entry.note() {
-        0 | 1 => (place, 0, 0),
-        note => (place, entry.owner(), note - 1),
+        0 | 1 => (index, 0, 0),
+        note => (index, entry.owner(), note - 1),
     }
 }
 
@@ -124,7 +124,7 @@ impl Semaphore {
     /// Creates a semaphore with `permits` permits, and never more than `bound`.
     ///
     /// # Errors
-    /// `InvalidInput` for more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    /// `InvalidInput` for more than [`MAX_PERMITS`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create(permits: usize, bound: Option<usize>) -> io::Result<Semaphore> {
         Semaphore::begin(permits, bound, SEMAPHORE, Object::create)
     }
@@ -143,8 +143,8 @@ impl Semaphore {
         kind: u32,
         create: impl FnOnce() -> io::Result<Object<Permits>>,
     ) -> io::Result<Semaphore> {
-        if permits > MOST {
-            let error = format!("cannot create a semaphore with {permits} permits: there can be at most {MOST}");
+        if permits > MAX_PERMITS {
+            let error = format!("cannot create a semaphore with {permits} permits: there can be at most {MAX_PERMITS}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         let object = create()?;
@@ -251,13 +251,13 @@ impl Semaphore {
         guard
     }
 
-    /// Changes the entry with index `place`, and the numbers. Must be called with the spin lock
+    /// Changes the entry with this index, and the numbers. Must be called with the spin lock
     /// held.
-    fn change(&self, place: u32, owner: u64, note: u64, free: u64, total: u64) {
+    fn change(&self, index: u32, owner: u64, note: u64, free: u64, total: u64) {
         let redo = &self.object.redo;
         // Each of these stores, and of those in `make`, comes after the one before: a process that
         // dies leaves the first few of them.
-        redo.place.store(place, Release);
+        redo.index.store(index, Release);
         redo.owner.store(owner, Release);
         redo.note.store(note, Release);
         redo.free.store(free, Release);
@@ -268,7 +268,7 @@ impl Semaphore {
 
     fn make(&self) {
         let redo = &self.object.redo;
-        if let Some(entry) = self.book().entry(redo.place.load(Relaxed) as usize) {
+        if let Some(entry) = self.book().entry(redo.index.load(Relaxed) as usize) {
             entry.owner.store(redo.owner.load(Relaxed), Release);
             entry.note.store(redo.note.load(Relaxed), Release);
         }
@@ -294,13 +294,13 @@ impl Semaphore {
                 return Ok(false);
             }
             let book = self.book();
-            let hint = self.object.place().load(Relaxed);
-            if let Some(place) = book.find(hint as usize, |entry| entry.owner() == 0 || entry.owner() == me)
-                && let Some(entry) = book.entry(place)
+            let hint = self.object.ledger_index().load(Relaxed);
+            if let Some(index) = book.find(hint as usize, |entry| entry.owner() == 0 || entry.owner() == me)
+                && let Some(entry) = book.entry(index)
             {
                 let noted = if entry.owner() == me { entry.note() } else { 0 };
-                self.change(place as u32, me, noted.saturating_add(1), free - 1, total);
-                self.object.place().store(place as u32, Relaxed);
+                self.change(index as u32, me, noted.saturating_add(1), free - 1, total);
+                self.object.ledger_index().store(index as u32, Relaxed);
                 return Ok(true);
             }
             drop(guard);
@@ -371,9 +371,9 @@ impl Semaphore {
         let object = &self.object;
         let notifier = object.notifier();
         let guard = self.lock_endlessly();
-        let (place, owner, note) = self.one_less().or_else(|| self.one_less_of_any()).ok_or(ReleaseError::NotHeld)?;
+        let (index, owner, note) = self.one_less().or_else(|| self.one_less_of_any()).ok_or(ReleaseError::NotHeld)?;
         object.wait_queue.before_change(notifier);
-        self.change(place, owner, note, object.free.load(Relaxed).saturating_add(1), object.total.load(Relaxed));
+        self.change(index, owner, note, object.free.load(Relaxed).saturating_add(1), object.total.load(Relaxed));
         drop(guard);
         object.wait_queue.after_change(1);
         Ok(())
@@ -385,13 +385,13 @@ impl Semaphore {
     fn one_less_of_any(&self) -> Option<(u32, u64, u64)> {
         let me = me().ok();
         let mut any = None;
-        for (place, entry) in self.book().entries().filter(|(_, entry)| entry.owner() != 0 && entry.note() != 0) {
-            any = Some((place, entry));
+        for (index, entry) in self.book().entries().filter(|(_, entry)| entry.owner() != 0 && entry.note() != 0) {
+            any = Some((index, entry));
             if Some(entry.owner()) == me {
                 break;
             }
         }
-        any.map(|(place, entry)| less(place as u32, entry))
+        any.map(|(index, entry)| less(index as u32, entry))
     }
 
     /// Releases a permit that this process has acquired through this handle or a clone of it. Does
@@ -399,10 +399,10 @@ impl Semaphore {
     pub fn give_back(&self) {
         let notifier = self.object.notifier();
         let guard = self.lock_endlessly();
-        let Some((place, owner, note)) = self.one_less() else { return };
+        let Some((index, owner, note)) = self.one_less() else { return };
         self.object.wait_queue.before_change(notifier);
         self.change(
-            place,
+            index,
             owner,
             note,
             self.object.free.load(Relaxed).saturating_add(1),
@@ -417,11 +417,11 @@ impl Semaphore {
     pub fn forget(&self) {
         let notifier = self.object.notifier();
         let _guard = self.lock_endlessly();
-        if let Some((place, owner, note)) = self.one_less() {
+        if let Some((index, owner, note)) = self.one_less() {
             // Waiters may have waited for this permit.
             self.object.wait_queue.before_change(notifier);
             self.change(
-                place,
+                index,
                 owner,
                 note,
                 self.object.free.load(Relaxed),
@@ -433,12 +433,12 @@ impl Semaphore {
     /// The entry of this process with one permit less: its index, owner and note. `None` if the
     /// process has no permit, as far as is known. Must be called with the spin lock held.
     fn one_less(&self) -> Option<(u32, u64, u64)> {
-        let place = self.object.place().load(Relaxed);
-        let entry = self.book().entry(place as usize)?;
+        let index = self.object.ledger_index().load(Relaxed);
+        let entry = self.book().entry(index as usize)?;
         if entry.owner() != me().ok()? {
             return None;
         }
-        (entry.note() != 0).then(|| less(place, entry))
+        (entry.note() != 0).then(|| less(index, entry))
     }
 
     /// Adds `count` permits, whatever permits processes have.
@@ -455,10 +455,10 @@ impl Semaphore {
         {
             return Err(ReleaseError::TooMany(bound));
         }
-        let sum = sum.filter(|sum| *sum <= MOST as u64).ok_or(ReleaseError::TooMany(MOST))?;
+        let sum = sum.filter(|sum| *sum <= MAX_PERMITS as u64).ok_or(ReleaseError::TooMany(MAX_PERMITS))?;
         if count > 0 {
             self.object.wait_queue.before_change(notifier);
-            self.change(NOWHERE, 0, 0, self.object.free.load(Relaxed).saturating_add(count as u64), sum);
+            self.change(NO_ENTRY, 0, 0, self.object.free.load(Relaxed).saturating_add(count as u64), sum);
             drop(guard);
             self.object.wait_queue.after_change(u32::try_from(count).unwrap_or(u32::MAX));
         }
@@ -492,7 +492,7 @@ impl Semaphore {
         let notifier = self.object.notifier();
         let guard = self.lock()?;
         let mut count = 0_u64;
-        for (place, entry) in self.book().entries() {
+        for (index, entry) in self.book().entries() {
             if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
                 self.object.wait_queue.before_change(notifier);
                 let note = entry.note();
@@ -503,7 +503,7 @@ impl Semaphore {
                     self.object.poison.store(entry.owner(), Release);
                 }
                 let free = self.object.free.load(Relaxed).saturating_add(note);
-                self.change(place as u32, 0, 0, free, self.object.total.load(Relaxed));
+                self.change(index as u32, 0, 0, free, self.object.total.load(Relaxed));
             }
         }
         self.book().shorten(|entry| entry.owner() == 0);
@@ -537,7 +537,7 @@ impl WaitOp for Acquire<'_> {
         if semaphore.available() > 0 {
             return Ok(true);
         }
-        self.mine = match semaphore.book().entry(semaphore.object.place().load(Relaxed) as usize) {
+        self.mine = match semaphore.book().entry(semaphore.object.ledger_index().load(Relaxed) as usize) {
             Some(entry) if me().is_ok_and(|me| entry.owner() == me) => entry.note(),
             _ => 0,
         };

@@ -19,8 +19,8 @@ const STEADY_PAUSES: u32 = 32;
 const STEADY: u32 = 4;
 
 /// The shortest and the longest time to spin before going to sleep.
-const SHORTEST: Duration = Duration::from_micros(8);
-const LONGEST: Duration = Duration::from_micros(100);
+const MIN_SPIN: Duration = Duration::from_micros(8);
+const MAX_SPIN: Duration = Duration::from_micros(100);
 
 /// The longest time before the first look, in nanoseconds; and the time used to find out whether
 /// such a delay gains anything.
@@ -50,13 +50,13 @@ impl Backoff {
     /// For a lock that is given up within a moment.
     #[inline]
     pub fn new() -> Backoff {
-        Backoff { round: 0, begun: None, most: SHORTEST, stride: Duration::ZERO, steady: false }
+        Backoff { round: 0, begun: None, most: MIN_SPIN, stride: Duration::ZERO, steady: false }
     }
 
     /// For a wait that has a history: spins for as long as that suggests.
     #[inline]
     pub fn by(spin_history: &SpinHistory) -> Backoff {
-        let most = Duration::from_nanos(spin_history.time.load(Relaxed).into()).clamp(SHORTEST, LONGEST);
+        let most = Duration::from_nanos(spin_history.time.load(Relaxed).into()).clamp(MIN_SPIN, MAX_SPIN);
         Backoff { round: 0, begun: None, most, stride: spin_history.stride(), steady: true }
     }
 
@@ -147,11 +147,11 @@ impl SpinHistory {
         let wanted = match took {
             // This process slept, and perhaps so did the other: if neither had, the wait would have
             // been shorter.
-            took if took <= 3 * LONGEST => (took + took / 2).clamp(SHORTEST, LONGEST),
-            _ => SHORTEST,
+            took if took <= 3 * MAX_SPIN => (took + took / 2).clamp(MIN_SPIN, MAX_SPIN),
+            _ => MIN_SPIN,
         };
         let wanted = wanted.as_nanos() as i64;
-        let is_sudden = wanted > before || took > 3 * LONGEST;
+        let is_sudden = wanted > before || took > 3 * MAX_SPIN;
         let after = before + (wanted - before) / if is_sudden { 4 } else { 64 };
         if after != before {
             self.time.store(after as u32, Relaxed);
@@ -189,20 +189,20 @@ mod tests {
     #[test]
     fn learns() {
         let spin_history = SpinHistory::default();
-        assert_eq!(Backoff::by(&spin_history).most, SHORTEST);
-        assert_eq!(after(&spin_history, 1000, Duration::from_micros(1)), SHORTEST);
+        assert_eq!(Backoff::by(&spin_history).most, MIN_SPIN);
+        assert_eq!(after(&spin_history, 1000, Duration::from_micros(1)), MIN_SPIN);
         // As with two processes that wake each other.
-        assert!(after(&spin_history, 20, Duration::from_micros(120)) > LONGEST * 9 / 10);
+        assert!(after(&spin_history, 20, Duration::from_micros(120)) > MAX_SPIN * 9 / 10);
         assert!(
-            after(&spin_history, 20, Duration::from_micros(1)) > LONGEST / 2,
+            after(&spin_history, 20, Duration::from_micros(1)) > MAX_SPIN / 2,
             "one who answers sooner changes little"
         );
-        assert!(after(&spin_history, 2000, Duration::from_micros(1)) < 2 * SHORTEST);
+        assert!(after(&spin_history, 2000, Duration::from_micros(1)) < 2 * MIN_SPIN);
         assert!(after(&spin_history, 20, Duration::from_micros(40)) > Duration::from_micros(50));
-        assert!(after(&spin_history, 20, Duration::from_millis(5)) < 2 * SHORTEST, "it is no use");
+        assert!(after(&spin_history, 20, Duration::from_millis(5)) < 2 * MIN_SPIN, "it is no use");
         let garbage = SpinHistory { time: u32::MAX.into(), stride: u32::MAX.into(), waits: 0.into() };
         let longest = Duration::from_nanos(STRIDE.into());
-        assert_eq!((after(&garbage, 0, Duration::ZERO), Backoff::by(&garbage).stride), (LONGEST, longest));
+        assert_eq!((after(&garbage, 0, Duration::ZERO), Backoff::by(&garbage).stride), (MAX_SPIN, longest));
     }
 
     #[test]
@@ -230,6 +230,6 @@ mod tests {
     fn ends() {
         let mut backoff = Backoff::new();
         while backoff.wait() {}
-        assert!(backoff.begun.unwrap().elapsed() >= SHORTEST);
+        assert!(backoff.begun.unwrap().elapsed() >= MIN_SPIN);
     }
 }

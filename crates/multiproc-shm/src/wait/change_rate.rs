@@ -3,7 +3,7 @@
 //!
 //! The check is a system call, and a put takes a few dozen nanoseconds. So a producer counts its
 //! puts and reads the clock at some of them: at each one while puts come slowly, at every
-//! [`STRIDE`]th one in a stream. It checks for consumers when [`BETWEEN`] has passed since the last
+//! [`STRIDE`]th one in a stream. It checks for consumers when [`CHECK_INTERVAL`] has passed since the last
 //! check, or when this process has learnt that another process has ended, or has dropped a handle.
 
 use std::sync::OnceLock;
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 const STRIDE: u32 = 16;
 
 /// Puts that are further apart than this, in nanoseconds, are no stream.
-const SLOW: u64 = 10_000;
+const MAX_GAP: u64 = 10_000;
 
 /// The time between two checks.
-const BETWEEN: Duration = Duration::from_micros(200);
+const CHECK_INTERVAL: Duration = Duration::from_micros(200);
 
 /// How often this process has learnt that a process has ended, or has dropped a handle.
 static CHANGES: AtomicU32 = AtomicU32::new(1);
@@ -37,7 +37,7 @@ pub struct ChangeRate {
     stride: AtomicU32,
     /// When the clock was read last, and when the last check was made, in nanoseconds.
     clock: AtomicU64,
-    looked: AtomicU64,
+    checked: AtomicU64,
     /// The value of [`CHANGES`] at the last check.
     changes: AtomicU32,
 }
@@ -48,23 +48,23 @@ impl ChangeRate {
     pub fn is_due(&self) -> bool {
         let puts = self.puts.load(Relaxed);
         if puts == 0 || self.changes.load(Relaxed) != CHANGES.load(Relaxed) {
-            return self.look_at_the_clock(now());
+            return self.check_clock(now());
         }
         self.puts.store(puts - 1, Relaxed);
         false
     }
 
     #[cold]
-    fn look_at_the_clock(&self, now: u64) -> bool {
+    fn check_clock(&self, now: u64) -> bool {
         let each = now.saturating_sub(self.clock.swap(now, Relaxed)) / u64::from(self.stride.load(Relaxed).max(1));
-        let stride = if each > SLOW { 1 } else { STRIDE };
+        let stride = if each > MAX_GAP { 1 } else { STRIDE };
         self.stride.store(stride, Relaxed);
         self.puts.store(stride - 1, Relaxed);
         let changes = CHANGES.load(Relaxed);
-        let since = now.saturating_sub(self.looked.load(Relaxed));
-        let is_due = self.changes.swap(changes, Relaxed) != changes || u128::from(since) >= BETWEEN.as_nanos();
+        let since = now.saturating_sub(self.checked.load(Relaxed));
+        let is_due = self.changes.swap(changes, Relaxed) != changes || u128::from(since) >= CHECK_INTERVAL.as_nanos();
         if is_due {
-            self.looked.store(now, Relaxed);
+            self.checked.store(now, Relaxed);
         }
         is_due
     }
@@ -78,8 +78,8 @@ impl ChangeRate {
 
 /// Nanoseconds since the first call in this process; never 0.
 fn now() -> u64 {
-    static BEGINNING: OnceLock<Instant> = OnceLock::new();
-    BEGINNING.get_or_init(Instant::now).elapsed().as_nanos() as u64 + BETWEEN.as_nanos() as u64
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + CHECK_INTERVAL.as_nanos() as u64
 }
 
 #[cfg(test)]
@@ -90,18 +90,18 @@ mod tests {
     fn check_interval() {
         let change_rate = ChangeRate::default();
         change_rate.changes.store(CHANGES.load(Relaxed), Relaxed);
-        assert!(change_rate.look_at_the_clock(1_000_000), "the first one");
-        assert!(change_rate.look_at_the_clock(2_000_000) && change_rate.puts.load(Relaxed) == 0);
-        assert!(!change_rate.look_at_the_clock(2_000_100), "that was a moment ago");
+        assert!(change_rate.check_clock(1_000_000), "the first one");
+        assert!(change_rate.check_clock(2_000_000) && change_rate.puts.load(Relaxed) == 0);
+        assert!(!change_rate.check_clock(2_000_100), "that was a moment ago");
         assert_eq!(change_rate.puts.load(Relaxed), STRIDE - 1, "a stream");
-        assert!(!change_rate.look_at_the_clock(2_002_000) && change_rate.look_at_the_clock(2_300_000));
+        assert!(!change_rate.check_clock(2_002_000) && change_rate.check_clock(2_300_000));
         assert_eq!(change_rate.puts.load(Relaxed), 0, "no stream any more");
     }
 
     #[test]
     fn change_is_checked_at_once() {
         let change_rate = ChangeRate::default();
-        change_rate.look_at_the_clock(1_000_000);
+        change_rate.check_clock(1_000_000);
         changed();
         assert!(change_rate.is_due(), "something has changed");
         change_rate.look_again();

@@ -23,11 +23,11 @@ use crate::memory::once_box::OnceBox;
 use crate::wait::backoff::SpinHistory;
 
 /// How often a waiter looks that could get no subscription.
-const DEAF: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many subscriptions use one open file: the kernel refuses (`EINVAL`) to have more than 500
 /// epoll sets, themselves members of sets, watch the same file.
-const LISTENERS: usize = 256;
+const MAX_SUBSCRIPTIONS: usize = 256;
 
 /// What happens to tokens in the pipe. See `PROTOCOL.md`, "The wake pipe".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,7 +273,7 @@ impl Notifier {
         if self.state().read_only {
             // The write end could not be opened, at the limit of open files, so a hang-up says
             // nothing.
-            return deaf(deadline, |until| {
+            return check_periodically(deadline, |until| {
                 let ended = poll::wait_readable(others, Some(until))?;
                 Ok(if ended.is_empty() { WakeReason::Late } else { WakeReason::Other })
             });
@@ -360,10 +360,10 @@ impl State {
         }
     }
 
-    /// A descriptor of the read end, shared by at most [`LISTENERS`] subscriptions.
+    /// A descriptor of the read end, shared by at most [`MAX_SUBSCRIPTIONS`] subscriptions.
     fn reader(&mut self) -> io::Result<Arc<OwnedFd>> {
         let before = self.heard_by.upgrade().or_else(|| self.reader.clone());
-        match before.filter(|reader| Arc::strong_count(reader) < LISTENERS) {
+        match before.filter(|reader| Arc::strong_count(reader) < MAX_SUBSCRIPTIONS) {
             Some(reader) => Ok(reader),
             None => {
                 let reader = Arc::new(self.wake_pipe.reader()?);
@@ -373,7 +373,7 @@ impl State {
         }
     }
 
-    /// A descriptor of the read end for one more waiter. Waiters share it, at most [`LISTENERS`] of
+    /// A descriptor of the read end for one more waiter. Waiters share it, at most [`MAX_SUBSCRIPTIONS`] of
     /// them the same one: each may be in an epoll set of its own.
     fn reader_for(&mut self, subscription: &Subscription) -> io::Result<Arc<OwnedFd>> {
         let reader = match subscription {
@@ -501,25 +501,25 @@ impl Subscription {
                 WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Heard(subscription), others, deadline)
             }
             Subscription::Deaf => {
-                deaf(deadline, |until| WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until)))
+                check_periodically(deadline, |until| WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until)))
             }
         }
     }
 }
 
-/// Sleeps without being told of tokens: reports one every [`DEAF`], so that the caller looks.
-fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<WakeReason>) -> io::Result<WakeReason> {
-    let soon = within(DEAF, deadline);
-    match sleep(soon)? {
-        WakeReason::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(WakeReason::Token),
+/// Sleeps without being told of tokens: reports one every [`CHECK_INTERVAL`], so that the caller looks.
+fn check_periodically(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<WakeReason>) -> io::Result<WakeReason> {
+    let end = within(CHECK_INTERVAL, deadline);
+    match sleep(end)? {
+        WakeReason::Late if deadline.is_none_or(|deadline| end < deadline) => Ok(WakeReason::Token),
         reason => Ok(reason),
     }
 }
 
 /// The moment after `time` from now, or the deadline if that comes first.
 pub(crate) fn within(time: Duration, deadline: Option<Instant>) -> Instant {
-    let soon = Instant::now() + time;
-    deadline.map_or(soon, |deadline| deadline.min(soon))
+    let end = Instant::now() + time;
+    deadline.map_or(end, |deadline| deadline.min(end))
 }
 
 /// A caller that counts as waiting.

@@ -25,7 +25,7 @@ use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
 
 /// The longest wait on the futex. A waiter may sleep that long when the process that should have
 /// woken it has died before it did.
-const SHORT: Duration = Duration::from_millis(3);
+const MAX_FUTEX_WAIT: Duration = Duration::from_millis(3);
 
 layout! {
     /// The shared part of a wait queue. All zero: there is no waiter.
@@ -42,7 +42,7 @@ layout! {
 
 /// How often a waiter looks whether the other threads of its process still run, if one of them may
 /// make the change and the kernel doesn't tell when a thread ends.
-const LOOK: Duration = Duration::from_millis(100);
+const THREAD_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a wait ended before the condition held.
 #[derive(Debug)]
@@ -287,14 +287,14 @@ impl WaitQueue {
         }
     }
 
-    /// Waits on the futex. Returns `None` after [`SHORT`]. A caller with an earlier deadline
+    /// Waits on the futex. Returns `None` after [`MAX_FUTEX_WAIT`]. A caller with an earlier deadline
     /// doesn't learn whether any process is left.
     fn wait_on_futex<W: WaitOp>(
         &self,
         deadline: Option<Instant>,
         op: &mut W,
     ) -> Result<Option<W::Outcome>, WaitFailure> {
-        let end = Instant::now() + SHORT;
+        let end = Instant::now() + MAX_FUTEX_WAIT;
         let is_last = deadline.is_some_and(|deadline| deadline <= end);
         let end = deadline.map_or(end, |deadline| deadline.min(end));
         loop {
@@ -340,7 +340,7 @@ impl WaitQueue {
             true => {
                 let threads = Notifier::other_threads();
                 if threads.is_none() {
-                    until = Some(within(LOOK, until));
+                    until = Some(within(THREAD_CHECK_INTERVAL, until));
                 }
                 let mut fds = watched.fds();
                 fds.extend(threads.iter().flatten().map(AsFd::as_fd));

@@ -14,7 +14,7 @@ use multiproc_os::futex::{self, Woken};
 use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::signal;
 
-use crate::lock::robust_word::{AcquireError, LOOK, LockMapping, PoisonableWord, RobustWord};
+use crate::lock::robust_word::{AcquireError, FIRST_RECHECK, LockMapping, PoisonableWord, RobustWord};
 use crate::memory::segment::Layout;
 use crate::wait::backoff::Backoff;
 use crate::wait::deadline::Deadline;
@@ -25,17 +25,17 @@ const GRACE: Duration = Duration::from_millis(20);
 
 /// After this many misses, the waiter thread takes the word for a future as soon as it is woken.
 /// Waking a task first takes longer than a busy owner needs to take the word again.
-const LOSSES: u32 = 3;
+const MAX_MISSES: u32 = 3;
 
 /// The longest sleep of a waiter thread that can't be told that no future waits any more.
-const LONGEST_LOOK: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// How long a waiter thread without work stays, and the largest number of such threads.
-const LINGER: Duration = Duration::from_secs(1);
-const MOST_IDLE: usize = 4;
+const IDLE_TIME: Duration = Duration::from_secs(1);
+const MAX_IDLE: usize = 4;
 
 /// A layout with one word that futures can wait for.
-pub trait Site: Layout {
+pub trait AsyncLayout: Layout {
     /// The word.
     fn poisonable(&self) -> &PoisonableWord;
 }
@@ -62,7 +62,7 @@ struct State {
     is_at_word: bool,
     /// How often a future or the waiter thread has found that the word had been given up and taken
     /// again. Reset when a future leaves.
-    losses: u32,
+    misses: u32,
     /// The word, if the waiter thread has taken it for a future.
     reserved: Option<Reserved>,
 }
@@ -143,7 +143,7 @@ impl Waiters {
             let before = waiter.waker.replace(waker);
             let next = if before.is_some() { Next::Wait } else { Next::Try };
             if let Next::Try = next {
-                state.losses = state.losses.saturating_add(1);
+                state.misses = state.misses.saturating_add(1);
                 self.signal(&state);
             }
             drop(state);
@@ -172,10 +172,10 @@ impl Waiters {
     /// on.
     fn leave(&self, number: u64) {
         let mut state = self.state();
-        let place = state.futures.iter().position(|waiter| waiter.number == number);
-        let waiter = place.and_then(|place| state.futures.remove(place));
+        let position = state.futures.iter().position(|waiter| waiter.number == number);
+        let waiter = position.and_then(|position| state.futures.remove(position));
         if waiter.is_some() {
-            state.losses = 0;
+            state.misses = 0;
             self.signal(&state);
         }
         drop(state);
@@ -184,7 +184,7 @@ impl Waiters {
 }
 
 /// One future's wait for a word.
-pub struct Wait<'a, L: Site> {
+pub struct Wait<'a, L: AsyncLayout> {
     mapping: &'a Arc<LockMapping<L>>,
     /// The future's number among the [`Waiters`].
     number: Option<u64>,
@@ -199,7 +199,7 @@ pub enum AsyncAcquireError {
     NoThread,
 }
 
-impl<'a, L: Site> Wait<'a, L> {
+impl<'a, L: AsyncLayout> Wait<'a, L> {
     pub fn new(mapping: &'a Arc<LockMapping<L>>) -> Wait<'a, L> {
         Wait { mapping, number: None }
     }
@@ -250,7 +250,7 @@ impl<'a, L: Site> Wait<'a, L> {
     }
 }
 
-impl<L: Site> Drop for Wait<'_, L> {
+impl<L: AsyncLayout> Drop for Wait<'_, L> {
     fn drop(&mut self) {
         self.leave();
     }
@@ -262,7 +262,7 @@ trait Served: Send + Sync {
     fn waiters(&self) -> &Waiters;
 }
 
-impl<L: Site> Served for LockMapping<L> {
+impl<L: AsyncLayout> Served for LockMapping<L> {
     fn word(&self) -> &RobustWord {
         self.poisonable().word()
     }
@@ -276,7 +276,7 @@ impl<L: Site> Served for LockMapping<L> {
 /// is left.
 fn serve(served: &dyn Served) {
     let (thread, word, waiters) = (Thread::current(), served.word(), served.waiters());
-    let mut look = LOOK;
+    let mut look = FIRST_RECHECK;
     // Whether another waiter has been woken, since no future takes the word.
     let mut has_passed_on = false;
     // Set when this thread has taken the word for a future: whether the previous owner has died.
@@ -317,7 +317,7 @@ fn serve(served: &dyn Served) {
             state.is_served = false;
             break;
         }
-        let takes_itself = state.losses >= LOSSES;
+        let takes_itself = state.misses >= MAX_MISSES;
         if word.owner().is_some() {
             has_passed_on = false;
             state.is_at_word = true;
@@ -328,14 +328,14 @@ fn serve(served: &dyn Served) {
                 taken = take_soon(word, thread);
             } else if word.owner().is_some() {
                 let mut state = waiters.state();
-                state.losses = state.losses.saturating_add(1);
+                state.misses = state.misses.saturating_add(1);
             }
             if is_without_waitv() {
-                look = look.min(LONGEST_LOOK);
+                look = look.min(MAX_SLEEP);
             }
             continue;
         }
-        look = LOOK;
+        look = FIRST_RECHECK;
         // A future that was told hasn't taken the word.
         let is_late = state.futures.iter().any(|waiter| waiter.waker.is_none());
         if is_late && !std::mem::replace(&mut has_passed_on, true) {
@@ -450,11 +450,11 @@ fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
 /// Waits for work. Returns `None` when the thread must end.
 fn next_job() -> Option<Arc<dyn Served>> {
     let mut threads = threads();
-    if threads.idle >= MOST_IDLE {
+    if threads.idle >= MAX_IDLE {
         return None;
     }
     threads.idle += 1;
-    let end = Instant::now() + LINGER;
+    let end = Instant::now() + IDLE_TIME;
     loop {
         // The caller that has queued it has already counted this thread, or another, as not idle.
         if let Some(job) = threads.jobs.pop_front() {
@@ -491,7 +491,7 @@ mod tests {
         }
     }
 
-    impl Site for One {
+    impl AsyncLayout for One {
         fn poisonable(&self) -> &PoisonableWord {
             &self.poisonable
         }
@@ -583,7 +583,7 @@ mod tests {
             let mut context = Context::from_waker(Waker::noop());
             let mut wait = Wait::new(&mapping);
             assert!(wait.poll(&mut context).is_pending());
-            mapping.waiters().state().losses = LOSSES;
+            mapping.waiters().state().misses = MAX_MISSES;
             // The waiter thread decides when it looks next.
             mapping.waiters().signal.fetch_add(1, SeqCst);
             futex::wake(&mapping.waiters().signal, 1);

@@ -27,10 +27,10 @@ pub(crate) struct Registration {
 }
 
 /// The number of runtimes that are remembered.
-const REMEMBERED: usize = 64;
+const MAX_RUNTIMES: usize = 64;
 
 /// The runtimes tried most recently, and whether they have I/O.
-static TRIED: Mutex<VecDeque<(Id, bool)>> = Mutex::new(VecDeque::new());
+static RUNTIMES: Mutex<VecDeque<(Id, bool)>> = Mutex::new(VecDeque::new());
 
 impl Registration {
     /// Registers the source with the current runtime. None if there is no runtime, it has no I/O,
@@ -64,13 +64,13 @@ impl Registration {
 
 /// Whether a runtime has I/O, if that is known.
 fn has_io(runtime: Id) -> Option<bool> {
-    let tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    let tried = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
     tried.iter().find(|(id, _)| *id == runtime).map(|(_, has_io)| *has_io)
 }
 
 fn remember(runtime: Id, has_io: bool) {
-    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
-    tried.truncate(REMEMBERED - 1);
+    let mut tried = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    tried.truncate(MAX_RUNTIMES - 1);
     tried.push_front((runtime, has_io));
 }
 
@@ -79,9 +79,9 @@ fn remember(runtime: Id, has_io: bool) {
 fn in_silence<T>(function: impl FnOnce() -> T) -> T {
     static TURN: Mutex<()> = Mutex::new(());
     /// Records when the hook has been dropped.
-    struct InPlace(Arc<AtomicBool>);
+    struct HookGuard(Arc<AtomicBool>);
 
-    impl Drop for InPlace {
+    impl Drop for HookGuard {
         fn drop(&mut self) {
             self.0.store(false, SeqCst);
         }
@@ -92,7 +92,7 @@ fn in_silence<T>(function: impl FnOnce() -> T) -> T {
     let is_in_place = Arc::new(AtomicBool::new(true));
     let original = Arc::new(std::panic::take_hook());
     let hook = {
-        let (original, in_place) = (original.clone(), InPlace(is_in_place.clone()));
+        let (original, in_place) = (original.clone(), HookGuard(is_in_place.clone()));
         move |info: &std::panic::PanicHookInfo<'_>| {
             let _ = &in_place;
             if std::thread::current().id() != this {

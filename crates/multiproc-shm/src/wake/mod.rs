@@ -26,13 +26,13 @@ pub async fn take_turns() {
 
 /// What wakes a future when its descriptor becomes readable.
 #[derive(Default)]
-pub struct Wakeup(By);
+pub struct Wakeup(State);
 
 #[derive(Default)]
-enum By {
+enum State {
     /// Not chosen yet: the future has not had to wait.
     #[default]
-    Nobody,
+    Unset,
     Watcher(watcher::Watch),
     #[cfg(feature = "tokio")]
     Tokio(in_tokio::Registration),
@@ -50,29 +50,29 @@ impl Wakeup {
     pub fn poll<S: Source>(&mut self, source: &Arc<S>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.0 {
-                By::Nobody => self.0 = By::here(source),
-                By::Watcher(watch) => {
+                State::Unset => self.0 = State::here(source),
+                State::Watcher(watch) => {
                     watch.wake(context.waker())?;
                     return Poll::Pending;
                 }
                 #[cfg(feature = "tokio")]
-                By::Tokio(registration) => match std::task::ready!(registration.poll(context)) {
+                State::Tokio(registration) => match std::task::ready!(registration.poll(context)) {
                     Ok(()) => return Poll::Ready(Ok(())),
                     // The runtime is shutting down; the future may go on in another one.
-                    Err(_) => self.0 = By::Watcher(watcher::Watch::new(source.clone())),
+                    Err(_) => self.0 = State::Watcher(watcher::Watch::new(source.clone())),
                 },
             }
         }
     }
 }
 
-impl By {
+impl State {
     /// Chooses the runtime that polls the future first, or else the watcher.
-    fn here<S: Source>(source: &Arc<S>) -> By {
+    fn here<S: Source>(source: &Arc<S>) -> State {
         #[cfg(feature = "tokio")]
         if let Some(registration) = in_tokio::Registration::here(&**source) {
-            return By::Tokio(registration);
+            return State::Tokio(registration);
         }
-        By::Watcher(watcher::Watch::new(source.clone()))
+        State::Watcher(watcher::Watch::new(source.clone()))
     }
 }

@@ -354,7 +354,7 @@ impl<T> Receiver<T> {
         self.receive(self.limit, Deadline::Never, |kind, body, _| {
             is_bytes(kind)?;
             match body {
-                Body::Own(bytes) if bytes.len() > buffer.capacity() => *buffer = bytes,
+                Body::Owned(bytes) if bytes.len() > buffer.capacity() => *buffer = bytes,
                 body => buffer.extend_from_slice(&body),
             }
             Ok(())
@@ -374,7 +374,7 @@ impl<T> Receiver<T> {
         let received = match &self.rx {
             Rx::Local(socket) => local::recv(socket, limit, deadline, consume),
             Rx::Tcp(rx) => {
-                rx.recv(limit, deadline).and_then(|(kind, bytes)| consume(kind, Body::Own(bytes), FdBundle::default()))
+                rx.recv(limit, deadline).and_then(|(kind, bytes)| consume(kind, Body::Owned(bytes), FdBundle::default()))
             }
         };
         received.map_err(|kind| self.error(kind))

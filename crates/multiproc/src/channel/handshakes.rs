@@ -91,7 +91,7 @@ enum Stage {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
     socket: Handle<OwnedFd>,
-    place: Option<Handle<OwnedFd>>,
+    rendezvous: Option<Handle<OwnedFd>>,
     peer: Peer,
     stage: Stage,
     said: Vec<u8>,
@@ -107,7 +107,7 @@ pub(super) struct Waiting {
 struct Pending {
     socket: OwnedFd,
     /// The rendezvous socket, to which its second connection is sent.
-    place: Option<OwnedFd>,
+    rendezvous: Option<OwnedFd>,
     peer: Peer,
     stage: Stage,
     /// What has been received of the message of this stage.
@@ -318,10 +318,10 @@ impl Handshakes {
                 continue;
             }
             client.remove_from(set);
-            let Pending { socket, place, peer, stage, said, deadline, since } = client;
+            let Pending { socket, rendezvous, peer, stage, said, deadline, since } = client;
             let (left, idle) = (deadline.saturating_duration_since(now), now.saturating_duration_since(since));
             let waiting =
-                Waiting { socket: socket.into(), place: place.map(Handle::new), peer, stage, said, left, idle };
+                Waiting { socket: socket.into(), rendezvous: rendezvous.map(Handle::new), peer, stage, said, left, idle };
             if let Err(error) = shared.to_backlog.try_send(waiting) {
                 // There is no room in the backlog, or there are no descriptors. The client stays
                 // here until this process accepts again.
@@ -467,7 +467,7 @@ impl Handshakes {
             self.refuse(peer, RefusalReason::OtherUser(user));
             return Ok(());
         }
-        self.settle(shared, set, Pending { socket, place: None, peer, stage, said: Vec::new(), deadline, since: now })
+        self.settle(shared, set, Pending { socket, rendezvous: None, peer, stage, said: Vec::new(), deadline, since: now })
     }
 
     /// Takes a client out of the shared backlog. Returns false if there is none, or no room.
@@ -587,15 +587,15 @@ impl Stage {
 impl Pending {
     /// Restores a client that a process has left in the shared backlog.
     fn coming_back(waiting: Waiting, now: Instant) -> Pending {
-        let Waiting { socket, place, peer, stage, said, left, idle } = waiting;
+        let Waiting { socket, rendezvous, peer, stage, said, left, idle } = waiting;
         let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
         let since = now.checked_sub(idle).unwrap_or(now);
-        let (socket, place) = (socket.into_inner(), place.map(Handle::into_inner));
-        Pending { socket, place, peer, stage, said, deadline, since }
+        let (socket, rendezvous) = (socket.into_inner(), rendezvous.map(Handle::into_inner));
+        Pending { socket, rendezvous, peer, stage, said, deadline, since }
     }
 
     fn fds(&self) -> usize {
-        1 + usize::from(self.place.is_some())
+        1 + usize::from(self.rendezvous.is_some())
     }
 
     fn is_idle(&self, now: Instant) -> bool {
@@ -615,16 +615,16 @@ impl Pending {
 
     fn add_to(&self, set: &Epoll, number: u64) -> io::Result<()> {
         set.add(&self.socket, number, Often::Always)?;
-        match &self.place {
-            Some(place) => set.add(place, number, Often::Always).inspect_err(|_| drop(set.remove(&self.socket))),
+        match &self.rendezvous {
+            Some(rendezvous) => set.add(rendezvous, number, Often::Always).inspect_err(|_| drop(set.remove(&self.socket))),
             None => Ok(()),
         }
     }
 
     fn remove_from(&self, set: &Epoll) {
         let _ = set.remove(&self.socket);
-        if let Some(place) = &self.place {
-            let _ = set.remove(place);
+        if let Some(rendezvous) = &self.rendezvous {
+            let _ = set.remove(rendezvous);
         }
     }
 
@@ -724,7 +724,7 @@ impl Pending {
                 self.stage = Stage::Proof(Transcript { client, listener });
                 Ok(Step::GoOn)
             }
-            Said::Second(name) if shared.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
+            Said::Second(name) if shared.tcp => match rendezvous::bring(&rendezvous_address(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
                 // The process that waited for it has closed the first connection, most likely to
@@ -749,13 +749,13 @@ impl Pending {
             auth::welcome(key.is_some(), name, &proof)
         };
         if shared.tcp {
-            let made = auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&place(&name))?)));
-            let Ok((name, place)) = made else { return Heard::NoRoom(self) };
+            let made = auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&rendezvous_address(&name))?)));
+            let Ok((name, rendezvous)) = made else { return Heard::NoRoom(self) };
             self.said.clear();
             if !say(&self.socket, &welcome(&name)) {
                 return Heard::Refused(self.peer, RefusalReason::Disconnected);
             }
-            self.place = Some(place);
+            self.rendezvous = Some(rendezvous);
             self.stage = Stage::Second { transcript, name };
             return self.hear(shared);
         }
@@ -781,10 +781,10 @@ impl Pending {
         name: &[u8; NAME],
     ) -> Result<Option<OwnedFd>, RefusalReason> {
         let key = shared.key.as_ref();
-        let place = self.place.as_ref().ok_or(RefusalReason::Disconnected)?;
+        let rendezvous = self.rendezvous.as_ref().ok_or(RefusalReason::Disconnected)?;
         for _ in 0..BROUGHT {
             let (mut said, mut fds) = ([0; SECOND], Vec::new());
-            match socket::try_read_some_with_fds(place, &mut said, &mut fds) {
+            match socket::try_read_some_with_fds(rendezvous, &mut said, &mut fds) {
                 Ok((len, all)) => {
                     // Any process on this machine may send something here.
                     let proof = auth::read_second(&said[..len], key.is_some(), name);
@@ -817,7 +817,7 @@ enum Step {
 }
 
 /// The abstract name of the rendezvous socket of the second connection with this `name`.
-fn place(name: &[u8; NAME]) -> Vec<u8> {
+fn rendezvous_address(name: &[u8; NAME]) -> Vec<u8> {
     let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("multiproc/second/{hex}").into_bytes()
 }
@@ -838,7 +838,7 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
     write(first).expect("there is room for a few bytes");
     let client = Pending {
         socket: ours.into(),
-        place: None,
+        rendezvous: None,
         peer: Peer::Pipe,
         stage: Stage::Hello,
         said: Vec::new(),

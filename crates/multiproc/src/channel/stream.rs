@@ -258,7 +258,7 @@ impl Tx {
     /// Prepares to send a payload, which has no handles, in several attempts if need be.
     pub(crate) fn sending(&self, kind: u8, payload: Payload) -> Result<Sending<'_>, SendErrorKind> {
         let body = match payload.bytes {
-            Bytes::Inline(bytes) => Body::Own(bytes),
+            Bytes::Inline(bytes) => Body::Owned(bytes),
             Bytes::Mapped(bytes) => Body::Mapped(bytes),
             Bytes::File { file, len } => {
                 Body::Mapped(multiproc_os::memfd::Sealed::map(file, len).map_err(SendErrorKind::Io)?)
@@ -277,7 +277,7 @@ impl Tx {
             } else if gone == frame.len() {
                 Begun::Whole
             } else {
-                let frame = Frame { header: frame.header, body: Body::Own(bytes.to_vec()) };
+                let frame = Frame { header: frame.header, body: Body::Owned(bytes.to_vec()) };
                 Begun::Part(Rest { frame, gone })
             })
         })

@@ -28,9 +28,9 @@ pub(crate) fn panicked(panic: &Panic, location: Option<&Location<'_>>) {
     let thread = std::thread::current();
     let mut pairs = vec![(KIND.into(), Datum::Text("panic".into()))];
     let mut message = format!("panicked: {}", panic.message);
-    if let Some(place) = &panic.location {
-        message = format!("panicked at {place}: {}", panic.message);
-        pairs.push(("location".into(), Datum::Text(place.clone())));
+    if let Some(location) = &panic.location {
+        message = format!("panicked at {location}: {}", panic.message);
+        pairs.push(("location".into(), Datum::Text(location.clone())));
     }
     uplink::send(&Content {
         level: Level::Error as u8,

@@ -18,7 +18,7 @@ use super::part::ArrayPart;
 use super::travel;
 use crate::create_error::CreateError;
 use crate::shm::cell::{Plain, kind_of};
-use crate::shm::parts::{MOST_PARTS, Plan};
+use crate::shm::parts::{MAX_PARTS, Plan};
 use crate::shm::readers::RwAcquireError;
 use crate::shm::region::{Kind, Region};
 use crate::sync::raw_lock::RawLock;
@@ -131,7 +131,7 @@ impl<T: Plain> Array<T> {
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
-    /// let evens = Array::from_fn(10, |place| 2 * place as u32)?;
+    /// let evens = Array::from_fn(10, |index| 2 * index as u32)?;
     /// assert_eq!(evens.get(9)?, Some(18));
     /// # Ok(())
     /// # }
@@ -141,8 +141,8 @@ impl<T: Plain> Array<T> {
     /// As for [`new`](Array::new).
     pub fn from_fn(len: usize, mut value: impl FnMut(usize) -> T) -> Result<Array<T>, MemoryError> {
         let array = Array::new(len)?;
-        for (place, slot) in array.lock().or_else(LockError::into_guard)?.iter_mut().enumerate() {
-            *slot = value(place);
+        for (index, slot) in array.lock().or_else(LockError::into_guard)?.iter_mut().enumerate() {
+            *slot = value(index);
         }
         Ok(array)
     }
@@ -259,21 +259,21 @@ impl<T: Plain> Array<T> {
         Reading(&self.inner).lock_timeout_with(timeout, |slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
-    /// Returns a copy of the value at index `place`; `None` if that is out of bounds.
+    /// Returns a copy of the value at `index`; `None` if that is out of bounds.
     ///
     /// # Errors
     /// As for [`read`](Array::read).
-    pub fn get(&self, place: usize) -> Result<Option<T>, LockError<()>> {
-        self.read().map(|guard| guard.get(place).copied()).map_err(LockError::without_guard)
+    pub fn get(&self, index: usize) -> Result<Option<T>, LockError<()>> {
+        self.read().map(|guard| guard.get(index).copied()).map_err(LockError::without_guard)
     }
 
-    /// Replaces the value at index `place`, and returns the previous one; `None`, with nothing
+    /// Replaces the value at `index`, and returns the previous one; `None`, with nothing
     /// changed, if the index is out of bounds.
     ///
     /// # Errors
     /// As for [`lock`](Array::lock). Nothing is changed then.
-    pub fn set(&self, place: usize, value: T) -> Result<Option<T>, LockError<()>> {
-        let put = |mut guard: ArrayGuard<'_, T>| guard.get_mut(place).map(|slot| std::mem::replace(slot, value));
+    pub fn set(&self, index: usize, value: T) -> Result<Option<T>, LockError<()>> {
+        let put = |mut guard: ArrayGuard<'_, T>| guard.get_mut(index).map(|slot| std::mem::replace(slot, value));
         self.lock().map(put).map_err(LockError::without_guard)
     }
 
@@ -335,7 +335,7 @@ impl<T: Plain> Array<T> {
     }
 
     fn divide(&self, count: usize, each: usize) -> Result<Vec<ArrayPart<T>>, MemoryError> {
-        if !(1..=MOST_PARTS).contains(&count) {
+        if !(1..=MAX_PARTS).contains(&count) {
             return Err(MemoryError::Parts { asked: count });
         }
         let (unit, all) = (size_of::<T>() as u64, self.len() * size_of::<T>());

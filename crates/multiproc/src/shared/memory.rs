@@ -22,7 +22,7 @@ use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::create_error::CreateError;
 use crate::shm::cell::Plain;
-use crate::shm::region::{Access, Pages, Region, Usage, Wanted};
+use crate::shm::region::{Access, Pages, Region, Usage, RegionConfig};
 use crate::sync::LockError;
 use crate::sync::raw_lock::RawLock;
 
@@ -665,7 +665,7 @@ impl SharedMemoryOptions {
 
     fn region(&self, len: usize) -> Result<Region, CreateError> {
         let most = self.most.max(len) as u64;
-        let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
+        let wanted = RegionConfig { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
         Region::create_apart(&wanted).map_err(CreateError::of("shared memory"))
     }
 }

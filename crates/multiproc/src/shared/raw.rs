@@ -130,8 +130,8 @@ impl<A: Atomic> RawArray<A> {
     /// As for [`new`](RawArray::new).
     pub fn from_slice(values: &[A::Value]) -> Result<RawArray<A>, CreateError> {
         let array = RawArray::<A>::new(values.len())?;
-        for (place, value) in array.iter().zip(values) {
-            place.begin(*value);
+        for (slot, value) in array.iter().zip(values) {
+            slot.begin(*value);
         }
         Ok(array)
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::create_error::CreateError;
 use crate::handle;
-use crate::shm::slot_table::{Content, Found, SlotError, SlotTable};
+use crate::shm::slot_table::{Content, OwnedContent, SlotError, SlotTable};
 
 /// A value in a [`ShareableList`].
 ///
@@ -131,7 +131,7 @@ impl ShareableItem {
     }
 
     /// The value of a cell. Anything that this module wouldn't write is returned as bytes.
-    fn of(found: Found) -> ShareableItem {
+    fn of(found: OwnedContent) -> ShareableItem {
         let eight = <[u8; 8]>::try_from(found.bytes());
         match (found.kind, found.bytes(), eight) {
             (kind::NONE, [], _) => ShareableItem::None,

@@ -280,16 +280,16 @@ impl<A, R> Callable<A, R> {
     }
 
     /// Returns the distances to send; 0 for no address, since the anchor is not code.
-    pub(crate) fn places(&self) -> Result<[i64; 2], TargetError> {
+    pub(crate) fn offsets(&self) -> Result<[i64; 2], TargetError> {
         Ok([offset(self.invoke as usize)?, if self.address == 0 { 0 } else { offset(self.address)? }])
     }
 
     /// Returns the function that was sent.
     ///
     /// # Safety
-    /// The places must come from [`places`](Callable::places) of a value of this very type, in a
+    /// The offsets must come from [`offsets`](Callable::offsets) of a value of this very type, in a
     /// process of the same build.
-    pub(crate) unsafe fn from_places([invoke, address]: [i64; 2]) -> Result<Callable<A, R>, TargetError> {
+    pub(crate) unsafe fn from_offsets([invoke, address]: [i64; 2]) -> Result<Callable<A, R>, TargetError> {
         let invoke = resolve(invoke)?;
         let address = if address == 0 { 0 } else { resolve(address)? };
         // SAFETY: the same distance leads to the same function in the same build, and the caller

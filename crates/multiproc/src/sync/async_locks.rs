@@ -16,17 +16,17 @@ use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
 use super::wait_error::WaitError;
 use crate::shm::cell::Plain;
 use crate::shm::robust_word::{LockMapping, PoisonableWord};
-use crate::shm::waiters::{AsyncAcquireError, Site, Wait};
+use crate::shm::waiters::{AsyncAcquireError, AsyncLayout, Wait};
 use crate::wake::take_turns;
 
-impl<T: Plain> Site for mutex::Shared<T> {
+impl<T: Plain> AsyncLayout for mutex::Shared<T> {
     fn poisonable(&self) -> &PoisonableWord {
         &self.poisonable
     }
 }
 
 /// Takes the word of a lock for the thread that polls this future to completion.
-async fn take<L: Site>(mapping: &Arc<LockMapping<L>>) -> Result<(), Misuse> {
+async fn take<L: AsyncLayout>(mapping: &Arc<LockMapping<L>>) -> Result<(), Misuse> {
     let mut wait = Wait::new(mapping);
     poll_fn(|context| wait.poll(context)).await.map_err(|denied| match denied {
         AsyncAcquireError::Acquire(error) => Misuse::of(error, L::NAME).expect("a future waits for a busy lock"),

@@ -72,7 +72,7 @@ impl Barrier {
     }
 
     /// The maximum number of parties.
-    pub const MAX_PARTIES: usize = shm::barrier::MOST;
+    pub const MAX_PARTIES: usize = shm::barrier::MAX_PARTIES;
 
     /// Waits until all parties have arrived.
     ///

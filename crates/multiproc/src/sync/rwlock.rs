@@ -18,7 +18,7 @@ use super::raw_lock::{self, RawLock};
 use super::travel::travels;
 use crate::create_error::CreateError;
 use crate::shm::cell::{Cell, Plain};
-use crate::shm::readers::{Entrance, MOST, Readers, Slot, WORDS};
+use crate::shm::readers::{Entrance, MAX_READERS, Readers, Slot, WORDS};
 use crate::shm::robust_word::{Holder, LockMapping, Poison};
 use crate::shm::segment::{Layout, Segment};
 
@@ -28,7 +28,7 @@ use crate::shm::segment::{Layout, Segment};
 struct Shared<T> {
     entrance: Entrance,
     cell: Cell<T>,
-    slots: [Slot; MOST],
+    slots: [Slot; MAX_READERS],
 }
 
 // SAFETY: `#[repr(C)]`, and all fields may be placed in shared memory. The segment takes care of
@@ -36,7 +36,7 @@ struct Shared<T> {
 unsafe impl<T: Plain> Layout for Shared<T> {
     const NAME: &'static str = "read-write lock";
     const KIND: u32 = 0x13;
-    const AT_ONCE: usize = offset_of!(Shared<T>, slots);
+    const INITIAL_LEN: usize = offset_of!(Shared<T>, slots);
 }
 
 impl<T: Plain> Readers for Shared<T> {
@@ -46,7 +46,7 @@ impl<T: Plain> Readers for Shared<T> {
     }
 
     #[inline]
-    fn slots(&self) -> &[Slot; MOST] {
+    fn slots(&self) -> &[Slot; MAX_READERS] {
         &self.slots
     }
 }

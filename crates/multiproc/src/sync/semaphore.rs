@@ -115,7 +115,7 @@ fn acquire_until(permits: &shm::Semaphore, deadline: Deadline) -> Result<Option<
 
 fn release(permits: &shm::Semaphore, count: usize) -> Result<(), ReleaseError> {
     permits.add(count).map_err(|error| match error {
-        shm::ReleaseError::TooMany(bound) if bound < semaphore::MOST => ReleaseError::Bound { count, bound },
+        shm::ReleaseError::TooMany(bound) if bound < semaphore::MAX_PERMITS => ReleaseError::Bound { count, bound },
         _ => ReleaseError::Overflow { count },
     })
 }
@@ -130,7 +130,7 @@ macro_rules! impl_semaphore {
     ($name:ident) => {
         impl $name {
             /// The maximum number of permits.
-            pub const MAX_PERMITS: usize = semaphore::MOST;
+            pub const MAX_PERMITS: usize = semaphore::MAX_PERMITS;
 
             /// Takes a permit, waiting until there is one.
             ///

@@ -537,22 +537,22 @@ impl Tried {
     /// Number of rows, of two entries each.
     const ROWS: usize = 64;
 
-    fn place(id: u64, shape: u64) -> (usize, u64) {
+    fn row(id: u64, shape: u64) -> (usize, u64) {
         let key = (id ^ shape.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         ((key >> 58) as usize % Tried::ROWS, key)
     }
 
     #[inline]
     fn known(id: u64, shape: u64) -> bool {
-        let (place, key) = Tried::place(id, shape);
-        TRIED.with(|tried| tried[place][0].get() == key || tried[place][1].get() == key)
+        let (row, key) = Tried::row(id, shape);
+        TRIED.with(|tried| tried[row][0].get() == key || tried[row][1].get() == key)
     }
 
     /// Replaces the older of a row's two entries.
     fn remember(id: u64, shape: u64) {
-        let (place, key) = Tried::place(id, shape);
+        let (row, key) = Tried::row(id, shape);
         TRIED.with(|tried| {
-            let [newer, older] = &tried[place];
+            let [newer, older] = &tried[row];
             if newer.get() != key {
                 older.set(newer.replace(key));
             }
@@ -741,14 +741,14 @@ mod tests {
 
     type Writer = crate::Handle<io::PipeWriter>;
 
-    /// Decodes bytes that refer to the handles `places`, when `count` handles have arrived.
-    fn forged<T: DeserializeOwned>(places: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
+    /// Decodes bytes that refer to the handles `indices`, when `count` handles have arrived.
+    fn forged<T: DeserializeOwned>(indices: &[u8], count: usize) -> (Result<T, CodecError>, Vec<io::PipeReader>) {
         let (readers, writers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| io::pipe().unwrap()).map(|(reader, writer)| (reader, OwnedFd::from(writer))).unzip();
         let handles = FdBundle::pack(writers).unwrap();
         let writer = || Writer::new(io::pipe().unwrap().1);
         let bytes = encode(&[], &(writer(), writer())).unwrap().bytes.open().unwrap().to_vec();
-        let bytes = [&bytes[..1], places, &bytes[3..]].concat();
+        let bytes = [&bytes[..1], indices, &bytes[3..]].concat();
         (decode(Payload { bytes: Bytes::Inline(bytes), handles }, 0), readers)
     }
 
@@ -831,9 +831,9 @@ mod tests {
                 assert!(decode_all(bytes, front).is_err(), "{bytes:?}");
             }
         }
-        for place in 0..good.len() {
+        for index in 0..good.len() {
             let mut bytes = good.clone();
-            bytes[place] ^= 0x40;
+            bytes[index] ^= 0x40;
             // Either another value of the type, or an error.
             let _ = decode_all(&bytes, 0);
         }

@@ -128,12 +128,12 @@ pub(crate) fn insert_with(make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<
     })
 }
 
-/// Takes out the descriptor with the index `place`.
-pub(crate) fn take(place: u32) -> Result<OwnedFd, FdTableError> {
+/// Takes out the descriptor with this index.
+pub(crate) fn take(index: u32) -> Result<OwnedFd, FdTableError> {
     let Mode::Decoding { again } = TABLE.get().mode else { return Err(FdTableError::Elsewhere) };
     CONTENT.with_borrow_mut(|content| {
-        let slot = content.fds.get_mut(place as usize).ok_or(FdTableError::Missing(place))?;
-        let fd = slot.take().ok_or(FdTableError::Taken(place))?;
+        let slot = content.fds.get_mut(index as usize).ok_or(FdTableError::Missing(index))?;
+        let fd = slot.take().ok_or(FdTableError::Taken(index))?;
         if again && let Ok(duplicate) = fd.try_clone() {
             *slot = Some(duplicate);
         }

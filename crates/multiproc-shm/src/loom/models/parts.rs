@@ -2,8 +2,8 @@
 //! none uses a part of a division that has been changed.
 
 use super::{Data, Kill, all_survive, check, check_deaths, start};
-use crate::lock::parts::{Division, MOST_PARTS, Part, Plan};
-use crate::lock::readers::{Entrance, FIRST_PART, MOST, Readers, RwAcquireError, Slot};
+use crate::lock::parts::{Division, MAX_PARTS, Part, Plan};
+use crate::lock::readers::{Entrance, FIRST_PART, MAX_READERS, Readers, RwAcquireError, Slot};
 use crate::lock::robust_word::LockMapping;
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
@@ -12,9 +12,9 @@ use crate::wait::deadline::Deadline;
 layout! {
     struct Shared: "region", 0x7fff_0105 {
         entrance: Entrance,
-        slots: [Slot; MOST],
+        slots: [Slot; MAX_READERS],
         division: Division,
-        parts: [Part; MOST_PARTS],
+        parts: [Part; MAX_PARTS],
     }
 }
 
@@ -23,7 +23,7 @@ impl Readers for Shared {
         &self.entrance
     }
 
-    fn slots(&self) -> &[Slot; MOST] {
+    fn slots(&self) -> &[Slot; MAX_READERS] {
         &self.slots
     }
 
@@ -36,7 +36,7 @@ impl Readers for Shared {
     }
 }
 
-type Mapping = LockMapping<Shared, { FIRST_PART + MOST_PARTS }>;
+type Mapping = LockMapping<Shared, { FIRST_PART + MAX_PARTS }>;
 
 const PLAN: Plan = Plan { count: 2, each: 0, all: 16, unit: 8 };
 

@@ -2,7 +2,7 @@
 //! nothing behind that blocks the others when they die.
 
 use super::{Data, Kill, all_survive, check, check_deaths, start};
-use crate::lock::readers::{Entrance, MOST, Readers, Slot};
+use crate::lock::readers::{Entrance, MAX_READERS, Readers, Slot};
 use crate::lock::robust_word::LockMapping;
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
@@ -11,7 +11,7 @@ use crate::wait::deadline::Deadline;
 layout! {
     struct Shared: "lock", 0x7fff_0104 {
         entrance: Entrance,
-        slots: [Slot; MOST],
+        slots: [Slot; MAX_READERS],
     }
 }
 
@@ -20,12 +20,12 @@ impl Readers for Shared {
         &self.entrance
     }
 
-    fn slots(&self) -> &[Slot; MOST] {
+    fn slots(&self) -> &[Slot; MAX_READERS] {
         &self.slots
     }
 }
 
-type Mapping = LockMapping<Shared, { 1 + MOST }>;
+type Mapping = LockMapping<Shared, { 1 + MAX_READERS }>;
 
 fn read(mapping: &Mapping, data: &Data) -> u32 {
     let slot = mapping.read(Deadline::Never).unwrap();

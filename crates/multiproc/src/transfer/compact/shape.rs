@@ -125,9 +125,9 @@ mod tests {
         for len in 0..40 {
             let name = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz"[..len].to_owned();
             assert!(seen.insert(name_hash(&name)), "{name}");
-            for place in 0..len {
+            for index in 0..len {
                 let mut other = name.clone().into_bytes();
-                other[place] = b'_';
+                other[index] = b'_';
                 let other = String::from_utf8(other).unwrap();
                 assert!(seen.insert(name_hash(&other)), "{other}");
             }

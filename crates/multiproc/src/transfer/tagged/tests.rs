@@ -154,10 +154,10 @@ proptest! {
     }
 
     #[test]
-    fn mutated_values(value in any_json(), place: prop::sample::Index, byte: u8) {
+    fn mutated_values(value in any_json(), index: prop::sample::Index, byte: u8) {
         let mut bytes = written(&(&value, Choice::Struct { a: 1, b: None }, Some(1.5)));
-        let place = place.index(bytes.len());
-        bytes[place] = byte;
+        let index = index.index(bytes.len());
+        bytes[index] = byte;
         read_all(&bytes);
         let _ = exact::<(serde_json::Value, Choice, Option<f64>)>(&bytes);
     }
