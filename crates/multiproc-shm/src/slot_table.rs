@@ -547,7 +547,8 @@ mod tests {
         assert_eq!(slot_table.read(0).unwrap().content(), content(4, b""));
         // Also when other writers are faster each time.
         let (slot, new) = (slot_table.slot(0).unwrap(), content(5, b"more than eight"));
-        let slowly = |expected: bool, new| slot_table.write_if_slowly(&slot, new, |_| expected, OwnedContent::default());
+        let slowly =
+            |expected: bool, new| slot_table.write_if_slowly(&slot, new, |_| expected, OwnedContent::default());
         assert_eq!(slowly(true, new).unwrap().content(), content(4, b""));
         assert_eq!(slowly(false, content(6, b"")).unwrap_err().content(), new);
         assert_eq!(slowly(true, content(6, b"")).unwrap().content(), new);

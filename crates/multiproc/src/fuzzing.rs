@@ -159,7 +159,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
                 said(0b000, &[&auth::second(false, &name, &mac)]),
                 said(0b010, &[&auth::answer(false, &nonce), &auth::welcome(false, &name, &mac)]),
                 said(0b011, &[&auth::answer(true, &nonce), &auth::welcome(true, &name, &mac)]),
-                said(0b011, &[&auth::verdict(auth::REFUSED_WRONG_KEY, true)]),
+                said(0b011, &[&auth::status(auth::REFUSED_WRONG_KEY, true)]),
             ]
         }
         "frame" => vec![
@@ -309,11 +309,11 @@ fn handshake(data: &[u8]) -> bool {
             assert_eq!(first % 2, 1, "no handshake succeeds without the right build id");
             true
         }
-        Err(handshake::Unfit::Because(reason)) => {
+        Err(handshake::AcceptError::Refused(reason)) => {
             assert!(!reason.is_empty());
             false
         }
-        Err(handshake::Unfit::Alone) => false,
+        Err(handshake::AcceptError::Disconnected) => false,
     }
 }
 

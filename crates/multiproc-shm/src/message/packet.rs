@@ -51,7 +51,7 @@ pub enum PacketError {
     #[error("there is no message yet")]
     Empty,
     #[error("not a message of multiproc: {0}")]
-    Garbage(Cow<'static, str>),
+    Corrupt(Cow<'static, str>),
     #[error("a message of version {0}; this program speaks version {VERSION}")]
     Version(u16),
     #[error("a message was lost: there was no room for the descriptors that came with it")]
@@ -221,7 +221,7 @@ pub fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
         Ok(len) if len > HEADER + 2 * INLINE => {
             // Discarded, like other malformed messages: the next one may be good.
             fd_passing::discard(&socket);
-            return Err(PacketError::Garbage(format!("{len} bytes are too many").into()));
+            return Err(PacketError::Corrupt(format!("{len} bytes are too many").into()));
         }
         Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(PacketError::Empty),
@@ -232,7 +232,7 @@ pub fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
     let with_fds = start[30..] != [0, 0];
     match fd_passing::receive(&socket, len, with_fds) {
         Ok(received) => parse(received.bytes, received.fds),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(PacketError::Garbage(error.to_string().into())),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(PacketError::Corrupt(error.to_string().into())),
         Err(error) => Err(error.into()),
     }
 }
@@ -255,7 +255,7 @@ pub struct Head {
 impl Head {
     pub fn read(header: &[u8; HEADER]) -> Result<Head, PacketError> {
         if header[..4] != MAGIC {
-            return Err(PacketError::Garbage("it has a wrong magic number".into()));
+            return Err(PacketError::Corrupt("it has a wrong magic number".into()));
         }
         let short = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
@@ -292,16 +292,16 @@ impl Head {
 
 /// Parses a message from its bytes and descriptors, neither of which is to be trusted.
 pub fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet, PacketError> {
-    let garbage = |what: &'static str| PacketError::Garbage(what.into());
+    let garbage = |what: &'static str| PacketError::Corrupt(what.into());
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
-        return Err(PacketError::Garbage(format!("{} bytes are too few", bytes.len()).into()));
+        return Err(PacketError::Corrupt(format!("{} bytes are too few", bytes.len()).into()));
     };
     let Head { kind, in_files, front_len, payload_len, handles, parts, fds: count } = Head::read(header)?;
     if usize::from(count) != fds.len() {
         return Err(garbage("some of its descriptors are missing"));
     }
     if in_files & !(FRONT_IN_FILE | PAYLOAD_IN_FILE) != 0 {
-        return Err(PacketError::Garbage(format!("unknown flags {in_files}").into()));
+        return Err(PacketError::Corrupt(format!("unknown flags {in_files}").into()));
     }
     let inline = |flag: u8, len: u64| if in_files & flag == 0 { len } else { 0 };
     let (front_inline, payload_inline) = (inline(FRONT_IN_FILE, front_len), inline(PAYLOAD_IN_FILE, payload_len));
@@ -313,7 +313,7 @@ pub fn parse(mut bytes: Vec<u8>, mut fds: Vec<OwnedFd>) -> Result<Packet, Packet
         _ => match Sealed::map(fds.pop().ok_or_else(|| garbage("its body is missing"))?, len) {
             Ok(mapped) => Ok(Some(Bytes::Mapped(mapped))),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(PacketError::Garbage(format!("its body is {error}").into()))
+                Err(PacketError::Corrupt(format!("its body is {error}").into()))
             }
             Err(error) => Err(error.into()),
         },
@@ -383,7 +383,7 @@ mod tests {
         fd_passing::send(&a, &[b"short"], &[]).unwrap();
         try_send(&a, 4, b"good").unwrap();
         for _ in 0..2 {
-            assert!(matches!(receive(&b, true), Err(PacketError::Garbage(_))));
+            assert!(matches!(receive(&b, true), Err(PacketError::Corrupt(_))));
         }
         let packet = receive(&b, true).unwrap();
         assert_eq!((packet.kind, packet.front()), (4, &b"good"[..]));
@@ -433,7 +433,7 @@ mod tests {
         send(&a, 1, &[b"body"], &[]).unwrap();
         let good = fd_passing::receive(&b, HEADER + 4, false).unwrap().bytes;
         assert!(parse(good.clone(), vec![]).is_ok());
-        assert!(matches!(parse(good.clone(), vec![b]), Err(PacketError::Garbage(_))));
+        assert!(matches!(parse(good.clone(), vec![b]), Err(PacketError::Corrupt(_))));
         for cut in 0..good.len() {
             assert!(parse(good[..cut].to_vec(), vec![]).is_err(), "cut at {cut}");
         }
@@ -445,10 +445,10 @@ mod tests {
         for in_file in [FRONT_IN_FILE, PAYLOAD_IN_FILE] {
             let mut no_memory = good[..HEADER].to_vec();
             (no_memory[7], no_memory[8]) = (in_file, if in_file == FRONT_IN_FILE { 4 } else { 0 });
-            assert!(matches!(parse(no_memory.clone(), vec![]), Err(PacketError::Garbage(_))));
+            assert!(matches!(parse(no_memory.clone(), vec![]), Err(PacketError::Corrupt(_))));
             no_memory[30] = 1;
             let file = a.try_clone().unwrap();
-            assert!(matches!(parse(no_memory, vec![file]), Err(PacketError::Garbage(_))));
+            assert!(matches!(parse(no_memory, vec![file]), Err(PacketError::Corrupt(_))));
         }
     }
 }

@@ -196,7 +196,9 @@ mod tests {
 
     #[test]
     fn any_fragmentation() {
-        for piece in [1, 7, INLINE - 1, INLINE, INLINE + 1, Sink::DIRECT_LEN - 1, Sink::DIRECT_LEN, Sink::BUFFER_LEN + 1] {
+        for piece in
+            [1, 7, INLINE - 1, INLINE, INLINE + 1, Sink::DIRECT_LEN - 1, Sink::DIRECT_LEN, Sink::BUFFER_LEN + 1]
+        {
             for total in [0, 1, INLINE, INLINE + 1, 3 * INLINE, Sink::BUFFER_LEN + INLINE + 1, 1_000_003] {
                 let all: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
                 let mut sink = Sink::new();

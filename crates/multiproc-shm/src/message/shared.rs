@@ -134,7 +134,7 @@ fn take_with<R>(
             }
         }
         if taken.cut {
-            return Err(PacketError::Garbage(format!("it is longer than {MAX_LEN} bytes").into()));
+            return Err(PacketError::Corrupt(format!("it is longer than {MAX_LEN} bytes").into()));
         }
         let bytes = [&head[..taken.len.min(HEADER)], &buffer[..len]].concat();
         let fds = match looked_at {
@@ -235,7 +235,7 @@ mod tests {
             packet::try_send_body(&a, 1, b"x").unwrap();
             fd_passing::peek(&b, &mut [], false).unwrap();
             for _ in 0..2 {
-                assert!(matches!(take(&b), Err(PacketError::Garbage(_))), "{} bytes", garbage.len());
+                assert!(matches!(take(&b), Err(PacketError::Corrupt(_))), "{} bytes", garbage.len());
             }
             fd_passing::peek(&b, &mut good, false).unwrap();
             assert_eq!(take(&b).unwrap(), (1, b"x".to_vec(), 0));
@@ -243,7 +243,7 @@ mod tests {
         // With more descriptors announced than there are.
         good[30] = 2;
         fd_passing::send(&a, &[&good, b"x"], &[a.as_fd()]).unwrap();
-        assert!(matches!(take(&b), Err(PacketError::Garbage(_))));
+        assert!(matches!(take(&b), Err(PacketError::Corrupt(_))));
         assert!(matches!(take(&b), Err(PacketError::Empty)));
     }
 

@@ -500,15 +500,18 @@ impl Subscription {
             Subscription::Hears(subscription, _) => {
                 WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Heard(subscription), others, deadline)
             }
-            Subscription::Deaf => {
-                check_periodically(deadline, |until| WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until)))
-            }
+            Subscription::Deaf => check_periodically(deadline, |until| {
+                WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until))
+            }),
         }
     }
 }
 
 /// Sleeps without being told of tokens: reports one every [`CHECK_INTERVAL`], so that the caller looks.
-fn check_periodically(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<WakeReason>) -> io::Result<WakeReason> {
+fn check_periodically(
+    deadline: Option<Instant>,
+    sleep: impl FnOnce(Instant) -> io::Result<WakeReason>,
+) -> io::Result<WakeReason> {
     let end = within(CHECK_INTERVAL, deadline);
     match sleep(end)? {
         WakeReason::Late if deadline.is_none_or(|deadline| end < deadline) => Ok(WakeReason::Token),

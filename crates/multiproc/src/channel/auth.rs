@@ -94,18 +94,18 @@ pub(crate) const NAME: usize = 16;
 pub(crate) const MAC: usize = 32;
 
 /// What a client wants: the code in byte 5 of its header.
-const FIRST: u8 = 1;
-const OTHER_HALF: u8 = 2;
+const FIRST_CONNECTION: u8 = 1;
+const SECOND_CONNECTION: u8 = 2;
 
 /// A listener's answer: the code in byte 5 of its header. Any other code is a refusal too.
-pub(crate) const GO_ON: u8 = 0;
+pub(crate) const ACCEPTED: u8 = 0;
 pub(crate) const REFUSED_VERSION: u8 = 1;
 pub(crate) const REFUSED_NO_KEY: u8 = 2;
-pub(crate) const REFUSED_KEY: u8 = 3;
+pub(crate) const REFUSED_UNKNOWN_KEY: u8 = 3;
 pub(crate) const REFUSED_WRONG_KEY: u8 = 4;
 pub(crate) const REFUSED_USER: u8 = 5;
-pub(crate) const REFUSED_NO_ROOM: u8 = 6;
-pub(crate) const REFUSED_CROWDED: u8 = 7;
+pub(crate) const REFUSED_NO_DESCRIPTORS: u8 = 6;
+pub(crate) const REFUSED_TOO_MANY: u8 = 7;
 
 fn header(from: [u8; 4], word: u8, keyed: bool) -> [u8; HEADER] {
     let [a, b, c, d] = from;
@@ -118,34 +118,34 @@ fn chain<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
 
 /// The first message of a client.
 pub(crate) fn hello(keyed: bool, nonce: &[u8; NONCE]) -> [u8; HELLO] {
-    chain(&[&header(OF_CLIENT, FIRST, keyed), nonce])
+    chain(&[&header(OF_CLIENT, FIRST_CONNECTION, keyed), nonce])
 }
 
 /// The first message on a client's second connection over TCP.
 pub(crate) fn second(keyed: bool, name: &[u8; NAME], mac: &[u8; MAC]) -> [u8; SECOND] {
-    chain(&[&header(OF_CLIENT, OTHER_HALF, keyed), name, mac])
+    chain(&[&header(OF_CLIENT, SECOND_CONNECTION, keyed), name, mac])
 }
 
 /// A listener's answer to [`hello`].
 pub(crate) fn answer(keyed: bool, nonce: &[u8; NONCE]) -> [u8; ANSWER] {
-    chain(&[&header(OF_LISTENER, GO_ON, keyed), nonce])
+    chain(&[&header(OF_LISTENER, ACCEPTED, keyed), nonce])
 }
 
 /// A listener's answer to the proof. Over a Unix socket, `name` is all zero.
 pub(crate) fn welcome(keyed: bool, name: &[u8; NAME], mac: &[u8; MAC]) -> [u8; WELCOME] {
-    chain(&[&header(OF_LISTENER, GO_ON, keyed), name, mac])
+    chain(&[&header(OF_LISTENER, ACCEPTED, keyed), name, mac])
 }
 
-/// A listener's last message, or, with another code than [`GO_ON`], its refusal.
-pub(crate) fn verdict(word: u8, keyed: bool) -> [u8; DONE] {
+/// A listener's last message, or, with another code than [`ACCEPTED`], its refusal.
+pub(crate) fn status(word: u8, keyed: bool) -> [u8; DONE] {
     header(OF_LISTENER, word, keyed)
 }
 
 /// A message from a client, as far as it has been received.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum ClientMessage {
     /// The message is incomplete: read at least up to this length.
-    More(usize),
+    Incomplete(usize),
     Hello([u8; NONCE]),
     /// The name of the rendezvous socket at which the process that accepted the first connection
     /// waits for this one. That process checks the proof.
@@ -153,17 +153,17 @@ pub(crate) enum Said {
 }
 
 /// Reads what a client has sent so far to a listener with a key (`keyed`) or without one.
-pub(crate) fn read_said(bytes: &[u8], keyed: bool) -> Result<Said, RefusalReason> {
+pub(crate) fn read_client_message(bytes: &[u8], keyed: bool) -> Result<ClientMessage, RefusalReason> {
     let known = bytes.len().min(OF_CLIENT.len());
     if bytes[..known] != OF_CLIENT[..known] {
         return Err(RefusalReason::OtherProtocol);
     }
-    let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(Said::More(HEADER)) };
+    let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(ClientMessage::Incomplete(HEADER)) };
     let [.., version, word, has_key, nothing] = *head;
     if version != VERSION {
         return Err(RefusalReason::OtherVersion(version));
     }
-    if !matches!(word, FIRST | OTHER_HALF) || has_key > 1 || nothing != 0 {
+    if !matches!(word, FIRST_CONNECTION | SECOND_CONNECTION) || has_key > 1 || nothing != 0 {
         return Err(RefusalReason::OtherProtocol);
     }
     match (has_key == 1, keyed) {
@@ -172,10 +172,12 @@ pub(crate) fn read_said(bytes: &[u8], keyed: bool) -> Result<Said, RefusalReason
         _ => {}
     }
     match (word, rest.len()) {
-        (FIRST, NONCE) => Ok(Said::Hello(*rest.first_chunk().expect("its length fits"))),
-        (FIRST, len) if len < NONCE => Ok(Said::More(HELLO)),
-        (OTHER_HALF, len) if len == NAME + MAC => Ok(Said::Second(*rest.first_chunk().expect("its length fits"))),
-        (OTHER_HALF, len) if len < NAME + MAC => Ok(Said::More(SECOND)),
+        (FIRST_CONNECTION, NONCE) => Ok(ClientMessage::Hello(*rest.first_chunk().expect("its length fits"))),
+        (FIRST_CONNECTION, len) if len < NONCE => Ok(ClientMessage::Incomplete(HELLO)),
+        (SECOND_CONNECTION, len) if len == NAME + MAC => {
+            Ok(ClientMessage::Second(*rest.first_chunk().expect("its length fits")))
+        }
+        (SECOND_CONNECTION, len) if len < NAME + MAC => Ok(ClientMessage::Incomplete(SECOND)),
         _ => Err(RefusalReason::OtherProtocol),
     }
 }
@@ -183,15 +185,15 @@ pub(crate) fn read_said(bytes: &[u8], keyed: bool) -> Result<Said, RefusalReason
 /// Returns the proof in the first message on a second connection with this `name`, if `bytes` is
 /// one.
 pub(crate) fn read_second(bytes: &[u8], keyed: bool, name: &[u8; NAME]) -> Option<[u8; MAC]> {
-    match read_said(bytes, keyed) {
-        Ok(Said::Second(named)) if named == *name => bytes.last_chunk().copied(),
+    match read_client_message(bytes, keyed) {
+        Ok(ClientMessage::Second(named)) if named == *name => bytes.last_chunk().copied(),
         _ => None,
     }
 }
 
 /// Why a header is not an acceptance by a listener.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub(crate) enum HeaderError {
     OtherProtocol,
     /// It is the header of a client.
     Client,
@@ -201,24 +203,24 @@ pub(crate) enum Unfit {
 }
 
 /// Checks the header of a listener's message.
-pub(crate) fn read_verdict(head: &[u8; HEADER], keyed: bool) -> Result<(), Unfit> {
+pub(crate) fn read_status(head: &[u8; HEADER], keyed: bool) -> Result<(), HeaderError> {
     let [a, b, c, d, version, word, has_key, nothing] = *head;
     if [a, b, c, d] == OF_CLIENT {
-        return Err(Unfit::Client);
+        return Err(HeaderError::Client);
     }
     if [a, b, c, d] != OF_LISTENER {
-        return Err(Unfit::OtherProtocol);
+        return Err(HeaderError::OtherProtocol);
     }
     // This includes a refusal because of the version: its header has the listener's version in it.
     if version != VERSION {
-        return Err(Unfit::Version(version));
+        return Err(HeaderError::Version(version));
     }
-    if word != GO_ON {
-        return Err(Unfit::Refused(word));
+    if word != ACCEPTED {
+        return Err(HeaderError::Refused(word));
     }
     match (has_key, keyed, nothing) {
         (1, true, 0) | (0, false, 0) => Ok(()),
-        _ => Err(Unfit::OtherProtocol),
+        _ => Err(HeaderError::OtherProtocol),
     }
 }
 
@@ -310,40 +312,43 @@ mod tests {
         for keyed in [false, true] {
             let first = hello(keyed, &nonce);
             let other = second(keyed, &name, &mac);
-            for (whole, said) in [(&first[..], Said::Hello(nonce)), (&other, Said::Second(name))] {
+            for (whole, said) in [(&first[..], ClientMessage::Hello(nonce)), (&other, ClientMessage::Second(name))] {
                 for cut in 0..whole.len() {
-                    match read_said(&whole[..cut], keyed) {
-                        Ok(Said::More(more)) => assert!(more > cut && more <= whole.len()),
+                    match read_client_message(&whole[..cut], keyed) {
+                        Ok(ClientMessage::Incomplete(more)) => assert!(more > cut && more <= whole.len()),
                         other => panic!("{other:?} after {cut} bytes"),
                     }
                 }
-                assert_eq!(read_said(whole, keyed), Ok(said));
+                assert_eq!(read_client_message(whole, keyed), Ok(said));
             }
             assert_eq!(read_second(&other, keyed, &name), Some(mac));
             assert_eq!(read_second(&other, keyed, &[0; NAME]), None);
             assert_eq!(read_second(&first, keyed, &name), None);
         }
-        assert_eq!(read_said(&hello(false, &nonce), true), Err(RefusalReason::NoKey));
-        assert_eq!(read_said(&hello(true, &nonce), false), Err(RefusalReason::UnknownKey));
+        assert_eq!(read_client_message(&hello(false, &nonce), true), Err(RefusalReason::NoKey));
+        assert_eq!(read_client_message(&hello(true, &nonce), false), Err(RefusalReason::UnknownKey));
         for foreign in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"\x16\x03\x01", b"mpcL", &answer(true, &nonce)] {
-            assert_eq!(read_said(foreign, true), Err(RefusalReason::OtherProtocol));
+            assert_eq!(read_client_message(foreign, true), Err(RefusalReason::OtherProtocol));
         }
         let mut newer = hello(true, &nonce);
         newer[4] = 2;
-        assert_eq!(read_said(&newer, true), Err(RefusalReason::OtherVersion(2)));
+        assert_eq!(read_client_message(&newer, true), Err(RefusalReason::OtherVersion(2)));
     }
 
     #[test]
     fn listener_messages() {
         let head = |bytes: &[u8]| *bytes.first_chunk().unwrap();
         for keyed in [false, true] {
-            assert_eq!(read_verdict(&head(&answer(keyed, &[0; NONCE])), keyed), Ok(()));
-            assert_eq!(read_verdict(&head(&welcome(keyed, &[0; NAME], &[0; MAC])), keyed), Ok(()));
-            assert_eq!(read_verdict(&verdict(GO_ON, keyed), !keyed), Err(Unfit::OtherProtocol));
-            assert_eq!(read_verdict(&verdict(REFUSED_KEY, keyed), true), Err(Unfit::Refused(REFUSED_KEY)));
+            assert_eq!(read_status(&head(&answer(keyed, &[0; NONCE])), keyed), Ok(()));
+            assert_eq!(read_status(&head(&welcome(keyed, &[0; NAME], &[0; MAC])), keyed), Ok(()));
+            assert_eq!(read_status(&status(ACCEPTED, keyed), !keyed), Err(HeaderError::OtherProtocol));
+            assert_eq!(
+                read_status(&status(REFUSED_UNKNOWN_KEY, keyed), true),
+                Err(HeaderError::Refused(REFUSED_UNKNOWN_KEY))
+            );
         }
-        assert_eq!(read_verdict(&head(&hello(true, &[0; NONCE])), true), Err(Unfit::Client));
-        assert_eq!(read_verdict(b"HTTP/1.1", true), Err(Unfit::OtherProtocol));
-        assert_eq!(read_verdict(b"mpls\x09\0\0\0", true), Err(Unfit::Version(9)));
+        assert_eq!(read_status(&head(&hello(true, &[0; NONCE])), true), Err(HeaderError::Client));
+        assert_eq!(read_status(b"HTTP/1.1", true), Err(HeaderError::OtherProtocol));
+        assert_eq!(read_status(b"mpls\x09\0\0\0", true), Err(HeaderError::Version(9)));
     }
 }

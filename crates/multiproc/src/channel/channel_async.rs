@@ -66,7 +66,7 @@ async fn room(socket: &OwnedFd) -> io::Result<()> {
     // If there is room, the send has failed because too many of the user's descriptors are in
     // flight, and no event tells when that changes.
     let timer = match poll::wait_for_room(socket, Some(Instant::now()))? {
-        true => Some(Timer::after(local::LOOK)?),
+        true => Some(Timer::after(local::CHECK_INTERVAL)?),
         false => None,
     };
     match &timer {

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use multiproc_os::{fd_passing, poll, socket};
 
 use super::address::{Address, Peer};
-use super::auth::{self, Key, NAME, Role, Transcript, Unfit};
+use super::auth::{self, HeaderError, Key, NAME, Role, Transcript};
 use super::connection::{Connection, Ends, Link};
 use super::link_error::{ConnectError, ConnectErrorKind, is_absent};
 use super::listener::MAX_MESSAGE;
 
 /// The timeout of [`connect`].
-const PATIENCE: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The pause before a client that was told to try again does so: the first one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often to try again when the connection is lost during the handshake. The listener may have
 /// refused the client for lack of room; see [`is_reset`].
-const RESETS: u32 = 10;
+const MAX_RESETS: u32 = 10;
 
 /// Connects to a [`Listener`](crate::connection::Listener) at `address` that has the same key, in any process
 /// of this or another program. Python's `multiprocessing.connection.Client`.
@@ -40,7 +40,7 @@ pub fn connect<S, R>(
     address: impl Into<Address>,
     key: impl Into<Option<Key>>,
 ) -> Result<Connection<S, R>, ConnectError> {
-    connect_timeout(address, key, PATIENCE)
+    connect_timeout(address, key, CONNECT_TIMEOUT)
 }
 
 /// Like [`connect`], but waits for at most `timeout` (`None`: for as long as it takes).
@@ -74,11 +74,11 @@ pub fn connect_timeout<S, R>(
             Ok(link) => return Ok(Connection::of(link, MAX_MESSAGE)),
             Err(kind) => kind,
         };
-        let (kind, is_worth_it) = match kind {
+        let (kind, is_retried) = match kind {
             ConnectErrorKind::Crowded => (kind, true),
             ConnectErrorKind::Io(error) if is_reset(&error) => {
                 resets += 1;
-                (ConnectErrorKind::Disconnected, resets < RESETS)
+                (ConnectErrorKind::Disconnected, resets < MAX_RESETS)
             }
             // The listener existed at the previous try, so it has closed rather than never been
             // there.
@@ -87,13 +87,13 @@ pub fn connect_timeout<S, R>(
         };
         let now = Instant::now();
         let is_over = deadline.is_some_and(|deadline| deadline.saturating_duration_since(now) <= pause);
-        if !is_worth_it || is_over {
+        if !is_retried || is_over {
             return Err(ConnectError { address, kind });
         }
         // No event tells when there is room again. Random pauses keep clients that were refused
         // together from coming back together.
         std::thread::sleep(pause.mul_f64(0.5 + (multiproc_os::random::seed() % 1024) as f64 / 2048.0));
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
@@ -108,13 +108,13 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
         if let Address::Tcp(_) = address {
             socket::prepare_tcp(&socket).map_err(system)?;
         }
-        Ok::<_, ConnectErrorKind>(Line { socket, deadline, keyed })
+        Ok::<_, ConnectErrorKind>(HandshakeSocket { socket, deadline, keyed })
     };
-    let line = dial()?;
+    let connection = dial()?;
     let peer = match address {
         Address::Tcp(address) => Peer::Address(*address),
         Address::Unix(_) | Address::Abstract(_) => {
-            let (pid, user) = socket::peer_process(&line.socket).map_err(ConnectErrorKind::Io)?;
+            let (pid, user) = socket::peer_process(&connection.socket).map_err(ConnectErrorKind::Io)?;
             let is_ours = user == socket::own_user() || user == 0;
             // Any process may take an abstract name. At a path, the permissions of the directory
             // decide which users can create the socket.
@@ -126,13 +126,13 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
     };
 
     let client = auth::random().map_err(ConnectErrorKind::Io)?;
-    line.say(&auth::hello(keyed, &client))?;
-    let listener = line.hear(&mut Vec::new())?;
+    connection.send(&auth::hello(keyed, &client))?;
+    let listener = connection.receive(&mut Vec::new())?;
     let transcript = Transcript { client, listener };
-    line.say(&transcript.prove(key, Role::Client, &[0; NAME]))?;
+    connection.send(&transcript.prove(key, Role::Client, &[0; NAME]))?;
 
     let mut fds = Vec::new();
-    let rest: [u8; auth::WELCOME - auth::HEADER] = line.hear(&mut fds)?;
+    let rest: [u8; auth::WELCOME - auth::HEADER] = connection.receive(&mut fds)?;
     let (name, proof) = rest.split_first_chunk::<NAME>().expect("a welcome is longer than a name");
     if !transcript.is_proof(key, Role::Listener, name, proof) {
         return Err(ConnectErrorKind::WrongKey);
@@ -140,14 +140,14 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
     if let Address::Tcp(_) = address {
         // The other direction is a TCP connection of its own, see `CONNECTION.md`.
         let second = dial()?;
-        second.say(&auth::second(keyed, name, &transcript.prove(key, Role::SecondHalf, name)))?;
-        second.hear::<0>(&mut Vec::new()).map_err(|kind| match kind {
-            // The listener had no descriptor for this connection, and could only say so on the
+        second.send(&auth::second(keyed, name, &transcript.prove(key, Role::SecondHalf, name)))?;
+        second.receive::<0>(&mut Vec::new()).map_err(|kind| match kind {
+            // The listener had no descriptor for this connection, and could only send so on the
             // first one.
             ConnectErrorKind::Disconnected => ConnectErrorKind::Io(io::ErrorKind::ConnectionReset.into()),
             other => other,
         })?;
-        return Ok(Link { peer, ends: Ends::Tcp { to: line.socket, from: second.socket } });
+        return Ok(Link { peer, ends: Ends::Tcp { to: connection.socket, from: second.socket } });
     }
     match <[OwnedFd; 2]>::try_from(fds) {
         Ok([to, from]) if [&to, &from].iter().all(|fd| fd_passing::is_packet_socket(std::os::fd::AsFd::as_fd(fd))) => {
@@ -175,16 +175,16 @@ fn is_reset(error: &io::Error) -> bool {
 }
 
 /// A connection during the handshake.
-struct Line {
+struct HandshakeSocket {
     socket: OwnedFd,
     deadline: Option<Instant>,
     keyed: bool,
 }
 
-impl Line {
+impl HandshakeSocket {
     /// Sends all of `bytes`. If the peer is gone, that is not an error here: the next read tells,
     /// after what the peer may have sent last.
-    fn say(&self, bytes: &[u8]) -> Result<(), ConnectErrorKind> {
+    fn send(&self, bytes: &[u8]) -> Result<(), ConnectErrorKind> {
         let mut gone = 0;
         while gone < bytes.len() {
             match socket::try_write(&self.socket, [&bytes[gone..]]) {
@@ -202,20 +202,20 @@ impl Line {
     }
 
     /// Reads a header, checks it, and returns the `N` bytes after it, with the descriptors.
-    fn hear<const N: usize>(&self, fds: &mut Vec<OwnedFd>) -> Result<[u8; N], ConnectErrorKind> {
+    fn receive<const N: usize>(&self, fds: &mut Vec<OwnedFd>) -> Result<[u8; N], ConnectErrorKind> {
         let mut header = [0; auth::HEADER];
         self.read(&mut header, fds)?;
-        auth::read_verdict(&header, self.keyed).map_err(|unfit| match unfit {
-            Unfit::Client => ConnectErrorKind::OtherProtocol("it is a client itself"),
-            Unfit::OtherProtocol => ConnectErrorKind::OtherProtocol("it speaks another protocol"),
-            Unfit::Version(version) => ConnectErrorKind::OtherVersion(version),
-            Unfit::Refused(auth::REFUSED_VERSION) => ConnectErrorKind::OtherVersion(header[4]),
-            Unfit::Refused(auth::REFUSED_NO_KEY) => ConnectErrorKind::KeyMissing,
-            Unfit::Refused(auth::REFUSED_KEY) => ConnectErrorKind::KeyUnknown,
-            Unfit::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
-            Unfit::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
-            Unfit::Refused(auth::REFUSED_NO_ROOM | auth::REFUSED_CROWDED) => ConnectErrorKind::Crowded,
-            Unfit::Refused(_) => ConnectErrorKind::OtherProtocol("it refused for an unknown reason"),
+        auth::read_status(&header, self.keyed).map_err(|error| match error {
+            HeaderError::Client => ConnectErrorKind::OtherProtocol("it is a client itself"),
+            HeaderError::OtherProtocol => ConnectErrorKind::OtherProtocol("it speaks another protocol"),
+            HeaderError::Version(version) => ConnectErrorKind::OtherVersion(version),
+            HeaderError::Refused(auth::REFUSED_VERSION) => ConnectErrorKind::OtherVersion(header[4]),
+            HeaderError::Refused(auth::REFUSED_NO_KEY) => ConnectErrorKind::KeyMissing,
+            HeaderError::Refused(auth::REFUSED_UNKNOWN_KEY) => ConnectErrorKind::KeyUnknown,
+            HeaderError::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
+            HeaderError::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
+            HeaderError::Refused(auth::REFUSED_NO_DESCRIPTORS | auth::REFUSED_TOO_MANY) => ConnectErrorKind::Crowded,
+            HeaderError::Refused(_) => ConnectErrorKind::OtherProtocol("it refused for an unknown reason"),
         })?;
         let mut rest = [0; N];
         self.read(&mut rest, fds)?;
@@ -246,7 +246,7 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool) -> bool {
     let (socket, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
     io::Write::write_all(&mut &theirs, bytes).expect("there is room for a few bytes");
     drop(theirs);
-    let line = Line { socket: socket.into(), deadline: None, keyed };
-    line.hear::<{ auth::ANSWER - auth::HEADER }>(&mut Vec::new()).is_ok()
-        && line.hear::<{ auth::WELCOME - auth::HEADER }>(&mut Vec::new()).is_ok()
+    let connection = HandshakeSocket { socket: socket.into(), deadline: None, keyed };
+    connection.receive::<{ auth::ANSWER - auth::HEADER }>(&mut Vec::new()).is_ok()
+        && connection.receive::<{ auth::WELCOME - auth::HEADER }>(&mut Vec::new()).is_ok()
 }

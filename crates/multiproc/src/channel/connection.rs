@@ -373,9 +373,9 @@ impl<T> Receiver<T> {
     ) -> Result<V, RecvError> {
         let received = match &self.rx {
             Rx::Local(socket) => local::recv(socket, limit, deadline, consume),
-            Rx::Tcp(rx) => {
-                rx.recv(limit, deadline).and_then(|(kind, bytes)| consume(kind, Body::Owned(bytes), FdBundle::default()))
-            }
+            Rx::Tcp(rx) => rx
+                .recv(limit, deadline)
+                .and_then(|(kind, bytes)| consume(kind, Body::Owned(bytes), FdBundle::default())),
         };
         received.map_err(|kind| self.error(kind))
     }

@@ -21,7 +21,7 @@ use multiproc_os::{fd_passing, rendezvous, socket, threads};
 use serde::{Deserialize, Serialize};
 
 use super::address::Peer;
-use super::auth::{self, GO_ON, HELLO, Key, MAC, NAME, PROOF, Role, SECOND, Said, Transcript};
+use super::auth::{self, ACCEPTED, ClientMessage, HELLO, Key, MAC, NAME, PROOF, Role, SECOND, Transcript};
 use super::connection::{Ends, Link, Receiver, Sender};
 use super::link_error::{Refusal, RefusalReason};
 use crate::Handle;
@@ -29,7 +29,7 @@ use crate::Handle;
 /// How many clients may be active in the handshake in one process before the next one is accepted.
 /// The others wait in the kernel's backlog, where they cost nothing. Clients that are silent, or
 /// have their second connection possibly still in that backlog, don't count.
-const AT_WORK: usize = 128;
+const MAX_ACTIVE: usize = 128;
 
 /// A client that has sent nothing for this long doesn't count as active, and may be disconnected to
 /// make room for others.
@@ -37,23 +37,23 @@ const IDLE: Duration = Duration::from_millis(50);
 
 /// Bounds for the number of descriptors that the pending clients may take up. Within them, it is
 /// half of what this process may have open.
-const LEAST_FDS: u64 = 256;
-const MOST_FDS: u64 = 8192;
+const MIN_FDS: u64 = 256;
+const MAX_FDS: u64 = 8192;
 
 /// How many refusals are kept until [`Handshakes::take_refusals`].
-const REFUSALS: usize = 64;
+const MAX_REFUSALS: usize = 64;
 
 /// How many events are handled at a time, before other threads get the lock and the caller looks at
 /// the clock.
-const AT_A_TIME: usize = 64;
+const EVENTS_AT_ONCE: usize = 64;
 
 /// How many datagrams are read from one rendezvous socket at a time, before other clients are
 /// served: any process of the machine may send to it.
-const BROUGHT: usize = 16;
+const DATAGRAMS_AT_ONCE: usize = 16;
 
 /// How many refusals are logged within this time; of the others, only their number is logged.
-const LINES: u64 = 16;
-const LINES_TIME: Duration = Duration::from_secs(10);
+const MAX_LOG_LINES: u64 = 16;
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Keys in the epoll set.
 const LISTENING: u64 = 0;
@@ -71,8 +71,8 @@ pub(super) struct ListenerShared {
     /// Clients of other users than this one and root are refused: the name is abstract, and there
     /// is no key.
     pub(super) same_user: bool,
-    pub(super) to_backlog: Sender<Waiting>,
-    pub(super) backlog: Receiver<Waiting>,
+    pub(super) to_backlog: Sender<BacklogEntry>,
+    pub(super) backlog: Receiver<BacklogEntry>,
 }
 
 /// How far a client has come in the handshake: what it has to send next.
@@ -87,16 +87,16 @@ enum Stage {
     Second { transcript: Transcript, name: [u8; NAME] },
 }
 
-/// A pending client in the shared backlog, on its way from one process to another.
+/// A pending client in the shared backlog, through which it passes from one process to another.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Waiting {
+pub(super) struct BacklogEntry {
     socket: Handle<OwnedFd>,
     rendezvous: Option<Handle<OwnedFd>>,
     peer: Peer,
     stage: Stage,
-    said: Vec<u8>,
-    /// The time it still has. No process serves it while it is in the shared backlog, so its time
-    /// stands still there.
+    received: Vec<u8>,
+    /// The time left until its deadline. The clock stands still in the shared backlog, since no
+    /// process serves the client there.
     left: Duration,
     /// How long it had been idle.
     idle: Duration,
@@ -111,30 +111,30 @@ struct Pending {
     peer: Peer,
     stage: Stage,
     /// What has been received of the message of this stage.
-    said: Vec<u8>,
+    received: Vec<u8>,
     deadline: Instant,
     /// When it was accepted, or has last sent something.
     since: Instant,
 }
 
 /// The result of serving a client.
-enum Heard {
-    /// It has more to send.
-    More(Pending),
+enum Served {
+    /// The client must send more first.
+    Incomplete(Pending),
     /// The handshake is complete.
     Accepted(Link),
-    /// It is no longer this process's: it was a second connection, which has been handed over, or
-    /// it has closed the connection without having sent anything.
-    Nothing,
-    /// It was refused, and has been told so if the protocol has a message for the reason.
+    /// The connection is no longer this process's: it was a client's second connection, which has
+    /// been handed over, or the client closed it before sending anything.
+    Gone,
+    /// The client was refused, and was sent the reason if the protocol has a message for it.
     Refused(Peer, RefusalReason),
-    /// There are no descriptors for it. When there are some, it can be served again.
-    NoRoom(Pending),
+    /// No descriptors are left. The client can be served again once there are.
+    NoDescriptors(Pending),
 }
 
 /// How many refusals have been logged lately.
 #[derive(Debug, Default)]
-struct Log {
+struct RefusalLog {
     /// When the first of `lines` was logged.
     since: Option<Instant>,
     lines: u64,
@@ -151,7 +151,7 @@ pub(super) struct Handshakes {
     /// in the set.
     is_paused: bool,
     /// How many descriptors the pending clients may take up.
-    most_fds: usize,
+    max_fds: usize,
     /// Since when there are pending clients here while no thread accepts: those for which the
     /// shared backlog had no room, or all, if no other process has the listener. Their time stands
     /// still.
@@ -159,13 +159,13 @@ pub(super) struct Handshakes {
     /// Is in the set while the process keeps pending clients and no thread of it accepts.
     timer: Option<Timer>,
     /// Connections with a completed handshake that have not been returned by an accept.
-    through: VecDeque<Link>,
+    accepted: VecDeque<Link>,
     refusals: VecDeque<Refusal>,
     /// The number of all refusals so far.
     refused: u64,
     /// How many of them have been logged, or only counted in the log.
     logged: u64,
-    log: Log,
+    log: RefusalLog,
     /// The process that has these clients. A fork copy of it has none.
     process: i32,
 }
@@ -175,27 +175,27 @@ impl Handshakes {
     pub(super) fn open(shared: &ListenerShared, set: &Epoll) -> io::Result<Handshakes> {
         watch(shared, set)?;
         let process = threads::getpid();
-        let (pending, through, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        let open = limits::get(Resource::OpenFiles).map_or(LEAST_FDS, |(soft, _)| soft);
+        let (pending, accepted, refusals) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        let open = limits::get(Resource::OpenFiles).map_or(MIN_FDS, |(soft, _)| soft);
         Ok(Handshakes {
             pending,
             next: FIRST_PENDING,
             is_paused: false,
-            most_fds: (open / 2).clamp(LEAST_FDS, MOST_FDS) as usize,
+            max_fds: (open / 2).clamp(MIN_FDS, MAX_FDS) as usize,
             left: None,
             timer: None,
-            through,
+            accepted,
             refusals,
             refused: 0,
             logged: 0,
-            log: Log::default(),
+            log: RefusalLog::default(),
             process,
         })
     }
 
     /// Serves clients that have sent something, and accepts new ones, until a handshake is
-    /// complete, or there is nothing to do, or [`AT_A_TIME`] events have been handled. Clients that
-    /// have not completed the handshake within `patience` are refused.
+    /// complete, or there is nothing to do, or [`EVENTS_AT_ONCE`] events have been handled. Clients that
+    /// have not completed the handshake within `timeout` are refused.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, when there is no pending client to be disconnected to make room;
@@ -204,7 +204,7 @@ impl Handshakes {
         &mut self,
         shared: &ListenerShared,
         set: &Epoll,
-        patience: Duration,
+        timeout: Duration,
     ) -> io::Result<Option<Link>> {
         if self.process != threads::getpid() {
             // A copy made by fork(2). The set is still that of the original process.
@@ -212,10 +212,10 @@ impl Handshakes {
             *self = Handshakes::open(shared, set)?;
         }
         self.stop_timer(set);
-        self.come_back();
-        let mut heard = 0;
-        while self.through.is_empty() && heard < AT_A_TIME {
-            self.send_away_the_late(shared, set);
+        self.resume_clocks();
+        let mut served = 0;
+        while self.accepted.is_empty() && served < EVENTS_AT_ONCE {
+            self.refuse_expired(shared, set);
             if self.is_paused && self.takes_in(Instant::now()) {
                 watch(shared, set)?;
                 self.is_paused = false;
@@ -227,52 +227,52 @@ impl Handshakes {
             // Clients in the shared backlog have been accepted before those in the kernel's.
             let has_left_some = ready.contains(&BACKLOG);
             for key in ready {
-                heard += 1;
+                served += 1;
                 match key {
                     LISTENING | BACKLOG if self.is_paused => {}
                     LISTENING | BACKLOG if !self.takes_in(Instant::now()) => self.pause(shared, set),
                     LISTENING if has_left_some => {}
-                    LISTENING => self.take_next(shared, set, patience)?,
+                    LISTENING => self.take_next(shared, set, timeout)?,
                     BACKLOG => {
-                        while self.through.is_empty() && heard < AT_A_TIME && self.take_back(shared, set)? {
-                            heard += 1;
+                        while self.accepted.is_empty() && served < EVENTS_AT_ONCE && self.take_back(shared, set)? {
+                            served += 1;
                         }
                     }
                     TIMER => {}
-                    client => self.hear(shared, set, client)?,
+                    client => self.serve(shared, set, client)?,
                 }
                 // The next call serves the other clients.
-                if !self.through.is_empty() {
+                if !self.accepted.is_empty() {
                     break;
                 }
             }
         }
-        Ok(self.through.pop_front())
+        Ok(self.accepted.pop_front())
     }
 
     /// Like [`attend`](Handshakes::attend), but keeps the completed connection for a later accept,
     /// and returns whether there is one.
-    pub(super) fn look(&mut self, shared: &ListenerShared, set: &Epoll, patience: Duration) -> io::Result<bool> {
-        let link = self.attend(shared, set, patience)?;
-        self.through.extend(link);
-        Ok(!self.through.is_empty())
+    pub(super) fn look(&mut self, shared: &ListenerShared, set: &Epoll, timeout: Duration) -> io::Result<bool> {
+        let link = self.attend(shared, set, timeout)?;
+        self.accepted.extend(link);
+        Ok(!self.accepted.is_empty())
     }
 
     /// When the first pending client is out of time, or, if paused, when one becomes idle, so that
     /// new ones can be accepted.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let late = self.pending.values().map(|client| client.deadline).min();
+        let expired = self.pending.values().map(|client| client.deadline).min();
         let now = Instant::now();
         let idle =
             self.pending.values().map(|client| client.since + IDLE).filter(|idle| self.is_paused && *idle > now).min();
-        late.into_iter().chain(idle).min()
+        expired.into_iter().chain(idle).min()
     }
 
     /// Whether there is room for another client.
     fn takes_in(&self, now: Instant) -> bool {
-        let at_work = self.pending.values().filter(|client| client.is_at_work(now)).count();
+        let at_work = self.pending.values().filter(|client| client.is_active(now)).count();
         let fds: usize = self.pending.values().map(Pending::fds).sum();
-        at_work < AT_WORK && (fds < self.most_fds || self.pending.values().any(|client| client.is_idle(now)))
+        at_work < MAX_ACTIVE && (fds < self.max_fds || self.pending.values().any(|client| client.is_idle(now)))
     }
 
     /// Leaves new clients in the backlogs until [`takes_in`](Handshakes::takes_in) returns true.
@@ -284,8 +284,8 @@ impl Handshakes {
         }
     }
 
-    /// Ends the time in which no thread accepted: it doesn't count for the clients.
-    fn come_back(&mut self) {
+    /// Extends the deadlines of the pending clients by the time in which no thread accepted.
+    fn resume_clocks(&mut self) {
         if let Some(left) = self.left.take() {
             let away = left.elapsed();
             for client in self.pending.values_mut() {
@@ -297,19 +297,19 @@ impl Handshakes {
 
     /// Keeps the pending clients until this process accepts again: no other process could serve
     /// them.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn keep_clients(&mut self) {
         if self.process == threads::getpid() {
-            self.come_back();
+            self.resume_clocks();
             self.left = Some(Instant::now());
         }
     }
 
     /// Leaves the pending clients to the next process that accepts, in the shared backlog.
-    pub(super) fn leave(&mut self, shared: &ListenerShared, set: &Epoll) {
+    pub(super) fn move_to_backlog(&mut self, shared: &ListenerShared, set: &Epoll) {
         if self.process != threads::getpid() {
             return;
         }
-        self.come_back();
+        self.resume_clocks();
         let now = Instant::now();
         let mut is_full = false;
         for (number, client) in std::mem::take(&mut self.pending) {
@@ -318,15 +318,22 @@ impl Handshakes {
                 continue;
             }
             client.remove_from(set);
-            let Pending { socket, rendezvous, peer, stage, said, deadline, since } = client;
+            let Pending { socket, rendezvous, peer, stage, received, deadline, since } = client;
             let (left, idle) = (deadline.saturating_duration_since(now), now.saturating_duration_since(since));
-            let waiting =
-                Waiting { socket: socket.into(), rendezvous: rendezvous.map(Handle::new), peer, stage, said, left, idle };
-            if let Err(error) = shared.to_backlog.try_send(waiting) {
+            let entry = BacklogEntry {
+                socket: socket.into(),
+                rendezvous: rendezvous.map(Handle::new),
+                peer,
+                stage,
+                received,
+                left,
+                idle,
+            };
+            if let Err(error) = shared.to_backlog.try_send(entry) {
                 // There is no room in the backlog, or there are no descriptors. The client stays
                 // here until this process accepts again.
                 is_full = true;
-                let client = Pending::coming_back(error.into_inner(), now);
+                let client = Pending::from_backlog(error.into_inner(), now);
                 if client.add_to(set, number).is_ok() {
                     self.pending.insert(number, client);
                 }
@@ -338,10 +345,10 @@ impl Handshakes {
         }
     }
 
-    /// Like [`leave`](Handshakes::leave), but when this process gives up the listener: the clients
+    /// Like [`move_to_backlog`](Handshakes::move_to_backlog), but when this process gives up the listener: the clients
     /// that don't fit into the shared backlog are refused.
     pub(super) fn close(&mut self, shared: &ListenerShared, set: &Epoll) {
-        self.leave(shared, set);
+        self.move_to_backlog(shared, set);
         if self.process == threads::getpid() {
             for (_, client) in std::mem::take(&mut self.pending) {
                 let refused = client.refuse(shared, RefusalReason::Crowded);
@@ -358,7 +365,7 @@ impl Handshakes {
         }
         self.stop_timer(set);
         let Some(deadline) = self.deadline() else { return };
-        // Without a descriptor for the timer, late clients are refused at the next accept.
+        // Without a descriptor for the timer, expired clients are refused at the next accept.
         self.timer = Timer::after(deadline.saturating_duration_since(Instant::now()))
             .and_then(|timer| set.add(&timer, TIMER, Often::Always).map(|()| timer))
             .ok();
@@ -387,32 +394,32 @@ impl Handshakes {
         }
         self.logged = self.refused;
         let now = Instant::now();
-        if self.log.since.is_none_or(|since| now.duration_since(since) >= LINES_TIME) {
+        if self.log.since.is_none_or(|since| now.duration_since(since) >= LOG_PERIOD) {
             (self.log.since, self.log.lines) = (Some(now), 0);
         }
         let known = (self.refusals.len() as u64).min(new);
-        let lines = known.min(LINES - self.log.lines);
-        let mut said = Vec::new();
+        let lines = known.min(MAX_LOG_LINES - self.log.lines);
+        let mut texts = Vec::new();
         if lines > 0 && self.log.omitted > 0 {
-            said.push(format!("{} others were refused", std::mem::take(&mut self.log.omitted)));
+            texts.push(format!("{} others were refused", std::mem::take(&mut self.log.omitted)));
         }
         self.log.lines += lines;
         self.log.omitted += new - lines;
         let first = self.refusals.len() - known as usize;
-        said.extend(self.refusals.iter().skip(first).take(lines as usize).map(Refusal::to_string));
-        said
+        texts.extend(self.refusals.iter().skip(first).take(lines as usize).map(Refusal::to_string));
+        texts
     }
 
     fn refuse(&mut self, peer: Peer, reason: RefusalReason) {
         self.refused += 1;
-        if self.refusals.len() == REFUSALS {
+        if self.refusals.len() == MAX_REFUSALS {
             self.refusals.pop_front();
         }
         self.refusals.push_back(Refusal { peer, reason });
     }
 
-    fn note(&mut self, heard: Heard) {
-        if let Heard::Refused(peer, reason) = heard {
+    fn note(&mut self, served: Served) {
+        if let Served::Refused(peer, reason) = served {
             self.refuse(peer, reason);
         }
     }
@@ -430,11 +437,12 @@ impl Handshakes {
         true
     }
 
-    fn send_away_the_late(&mut self, shared: &ListenerShared, set: &Epoll) {
+    /// Refuses the clients with a deadline that has passed.
+    fn refuse_expired(&mut self, shared: &ListenerShared, set: &Epoll) {
         let now = Instant::now();
-        let late: Vec<u64> =
+        let expired: Vec<u64> =
             self.pending.iter().filter(|(_, client)| client.deadline <= now).map(|(number, _)| *number).collect();
-        for number in late {
+        for number in expired {
             if let Some(client) = self.pending.remove(&number) {
                 client.remove_from(set);
                 let refused = client.refuse(shared, RefusalReason::Timeout);
@@ -444,7 +452,7 @@ impl Handshakes {
     }
 
     /// Accepts the next client in the kernel's backlog, if there is one.
-    fn take_next(&mut self, shared: &ListenerShared, set: &Epoll, patience: Duration) -> io::Result<()> {
+    fn take_next(&mut self, shared: &ListenerShared, set: &Epoll, timeout: Duration) -> io::Result<()> {
         let (socket, address) = loop {
             match socket::try_accept(&shared.listening) {
                 Ok(Some(accepted)) => break accepted,
@@ -459,22 +467,26 @@ impl Handshakes {
             }
         };
         let now = Instant::now();
-        let deadline = now.checked_add(patience).unwrap_or(now + Duration::from_secs(1 << 30));
+        let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(1 << 30));
         let stage = Stage::Hello;
-        let Ok((peer, stranger)) = shared.who_is(&socket, address) else { return Ok(()) };
+        let Ok((peer, stranger)) = shared.identify(&socket, address) else { return Ok(()) };
         if let Some(user) = stranger {
-            say(&socket, &auth::verdict(auth::REFUSED_USER, shared.key.is_some()));
+            send_short(&socket, &auth::status(auth::REFUSED_USER, shared.key.is_some()));
             self.refuse(peer, RefusalReason::OtherUser(user));
             return Ok(());
         }
-        self.settle(shared, set, Pending { socket, rendezvous: None, peer, stage, said: Vec::new(), deadline, since: now })
+        self.admit(
+            shared,
+            set,
+            Pending { socket, rendezvous: None, peer, stage, received: Vec::new(), deadline, since: now },
+        )
     }
 
     /// Takes a client out of the shared backlog. Returns false if there is none, or no room.
     fn take_back(&mut self, shared: &ListenerShared, set: &Epoll) -> io::Result<bool> {
-        let waiting = loop {
+        let entry = loop {
             match shared.backlog.try_recv() {
-                Ok(waiting) => break waiting,
+                Ok(entry) => break entry,
                 Err(error) => match error.kind {
                     super::error::RecvErrorKind::Io(error) if is_full(&error) && self.make_room(shared, set, IDLE) => {}
                     super::error::RecvErrorKind::Io(error) if is_full(&error) && !self.pending.is_empty() => {
@@ -487,33 +499,33 @@ impl Handshakes {
                 },
             }
         };
-        self.settle(shared, set, Pending::coming_back(waiting, Instant::now()))?;
+        self.admit(shared, set, Pending::from_backlog(entry, Instant::now()))?;
         Ok(true)
     }
 
     /// Serves a new client, and adds it to the pending ones if it has more to send.
-    fn settle(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> io::Result<()> {
+    fn admit(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> io::Result<()> {
         let fds: usize = self.pending.values().map(Pending::fds).sum();
-        if fds >= self.most_fds {
+        if fds >= self.max_fds {
             self.make_room(shared, set, IDLE);
         }
         let number = self.next;
         self.next += 1;
         // It may have sent all of the handshake's messages already.
-        if let Some(client) = self.come_to_terms(shared, set, client) {
+        if let Some(client) = self.serve_until_blocked(shared, set, client) {
             client.add_to(set, number)?;
             self.pending.insert(number, client);
         }
         Ok(())
     }
 
-    fn hear(&mut self, shared: &ListenerShared, set: &Epoll, number: u64) -> io::Result<()> {
+    fn serve(&mut self, shared: &ListenerShared, set: &Epoll, number: u64) -> io::Result<()> {
         // It may have been removed since the event.
         let Some(client) = self.pending.remove(&number) else { return Ok(()) };
         // Serving the client may close its sockets, and a socket must be taken out of the set
         // before that.
         client.remove_from(set);
-        if let Some(client) = self.come_to_terms(shared, set, client) {
+        if let Some(client) = self.serve_until_blocked(shared, set, client) {
             client.add_to(set, number)?;
             self.pending.insert(number, client);
         }
@@ -522,21 +534,21 @@ impl Handshakes {
 
     /// Serves a client that is neither in the set nor in the list. Returns it if it has more to
     /// send.
-    fn come_to_terms(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> Option<Pending> {
-        let mut heard = client.hear(shared);
+    fn serve_until_blocked(&mut self, shared: &ListenerShared, set: &Epoll, client: Pending) -> Option<Pending> {
+        let mut served = client.serve(shared);
         loop {
-            heard = match heard {
-                Heard::More(client) => return Some(client),
+            served = match served {
+                Served::Incomplete(client) => return Some(client),
                 // It has proved that it knows the key, so pending clients make room for it even if
                 // they aren't idle.
-                Heard::NoRoom(client) if self.make_room(shared, set, Duration::ZERO) => client.hear(shared),
-                Heard::NoRoom(client) => client.refuse(shared, RefusalReason::NoDescriptors),
-                Heard::Accepted(link) => {
-                    self.through.push_back(link);
+                Served::NoDescriptors(client) if self.make_room(shared, set, Duration::ZERO) => client.serve(shared),
+                Served::NoDescriptors(client) => client.refuse(shared, RefusalReason::NoDescriptors),
+                Served::Accepted(link) => {
+                    self.accepted.push_back(link);
                     return None;
                 }
-                Heard::Nothing => return None,
-                Heard::Refused(peer, reason) => {
+                Served::Gone => return None,
+                Served::Refused(peer, reason) => {
                     self.refuse(peer, reason);
                     return None;
                 }
@@ -556,13 +568,13 @@ fn is_full(error: &io::Error) -> bool {
 
 /// Sends a short message. If it can't be sent, the client is gone, or has filled its buffer by not
 /// reading.
-fn say<const N: usize>(socket: &OwnedFd, bytes: &[u8; N]) -> bool {
+fn send_short<const N: usize>(socket: &OwnedFd, bytes: &[u8; N]) -> bool {
     socket::try_write(socket, [&bytes[..]]).is_ok_and(|written| written == N)
 }
 
 impl ListenerShared {
     /// Returns the peer, and its user id if clients of that user must be refused.
-    fn who_is(&self, socket: &OwnedFd, address: Option<SocketAddr>) -> io::Result<(Peer, Option<u32>)> {
+    fn identify(&self, socket: &OwnedFd, address: Option<SocketAddr>) -> io::Result<(Peer, Option<u32>)> {
         if let Some(address) = address {
             socket::prepare_tcp(socket)?;
             return Ok((Peer::Address(address), None));
@@ -586,12 +598,12 @@ impl Stage {
 
 impl Pending {
     /// Restores a client that a process has left in the shared backlog.
-    fn coming_back(waiting: Waiting, now: Instant) -> Pending {
-        let Waiting { socket, rendezvous, peer, stage, said, left, idle } = waiting;
+    fn from_backlog(entry: BacklogEntry, now: Instant) -> Pending {
+        let BacklogEntry { socket, rendezvous, peer, stage, received, left, idle } = entry;
         let deadline = now.checked_add(left).unwrap_or(now + Duration::from_secs(1 << 30));
         let since = now.checked_sub(idle).unwrap_or(now);
         let (socket, rendezvous) = (socket.into_inner(), rendezvous.map(Handle::into_inner));
-        Pending { socket, rendezvous, peer, stage, said, deadline, since }
+        Pending { socket, rendezvous, peer, stage, received, deadline, since }
     }
 
     fn fds(&self) -> usize {
@@ -603,9 +615,9 @@ impl Pending {
     }
 
     /// Whether it has begun the handshake, and is likely to continue soon.
-    fn is_at_work(&self, now: Instant) -> bool {
+    fn is_active(&self, now: Instant) -> bool {
         let has_begun = match self.stage {
-            Stage::Hello => !self.said.is_empty(),
+            Stage::Hello => !self.received.is_empty(),
             Stage::Proof(_) => true,
             // Its second connection may be at the end of the kernel's backlog.
             Stage::Second { .. } => false,
@@ -616,7 +628,9 @@ impl Pending {
     fn add_to(&self, set: &Epoll, number: u64) -> io::Result<()> {
         set.add(&self.socket, number, Often::Always)?;
         match &self.rendezvous {
-            Some(rendezvous) => set.add(rendezvous, number, Often::Always).inspect_err(|_| drop(set.remove(&self.socket))),
+            Some(rendezvous) => {
+                set.add(rendezvous, number, Often::Always).inspect_err(|_| drop(set.remove(&self.socket)))
+            }
             None => Ok(()),
         }
     }
@@ -629,25 +643,25 @@ impl Pending {
     }
 
     /// Reads what the client has sent, and answers.
-    fn hear(mut self, shared: &ListenerShared) -> Heard {
+    fn serve(mut self, shared: &ListenerShared) -> Served {
         loop {
             let step = match &self.stage {
-                Stage::Hello => self.hear_hello(shared),
+                Stage::Hello => self.serve_hello(shared),
                 Stage::Proof(transcript) => {
                     let transcript = transcript.clone();
                     match self.read(PROOF) {
-                        Ok(true) => return self.hear_proof(shared, transcript),
+                        Ok(true) => return self.serve_proof(shared, transcript),
                         Ok(false) => Ok(Step::Wait),
                         Err(reason) => Err(reason),
                     }
                 }
                 Stage::Second { transcript, name } => {
                     let (transcript, name) = (transcript.clone(), *name);
-                    match self.look_for_second(shared, &transcript, &name) {
+                    match self.take_second(shared, &transcript, &name) {
                         Ok(Some(second)) => {
-                            say(&second, &auth::verdict(GO_ON, shared.key.is_some()));
+                            send_short(&second, &auth::status(ACCEPTED, shared.key.is_some()));
                             let ends = Ends::Tcp { to: second, from: self.socket };
-                            return Heard::Accepted(Link { peer: self.peer, ends });
+                            return Served::Accepted(Link { peer: self.peer, ends });
                         }
                         Ok(None) => Ok(Step::Wait),
                         Err(reason) => Err(reason),
@@ -655,48 +669,48 @@ impl Pending {
                 }
             };
             match step {
-                Ok(Step::GoOn) => {}
-                Ok(Step::Wait) => return Heard::More(self),
-                Ok(Step::HandedOver) => return Heard::Nothing,
-                Ok(Step::NoRoom) => return Heard::NoRoom(self),
+                Ok(Step::Continue) => {}
+                Ok(Step::Wait) => return Served::Incomplete(self),
+                Ok(Step::HandedOver) => return Served::Gone,
+                Ok(Step::NoDescriptors) => return Served::NoDescriptors(self),
                 // For example, a client that only checks whether the listener exists.
-                Err(RefusalReason::Disconnected) if self.stage == Stage::Hello && self.said.is_empty() => {
-                    return Heard::Nothing;
+                Err(RefusalReason::Disconnected) if self.stage == Stage::Hello && self.received.is_empty() => {
+                    return Served::Gone;
                 }
                 Err(reason) => return self.refuse(shared, reason),
             }
         }
     }
 
-    fn refuse(self, shared: &ListenerShared, reason: RefusalReason) -> Heard {
+    fn refuse(self, shared: &ListenerShared, reason: RefusalReason) -> Served {
         let word = match reason {
             RefusalReason::OtherVersion(_) => Some(auth::REFUSED_VERSION),
             RefusalReason::NoKey => Some(auth::REFUSED_NO_KEY),
-            RefusalReason::UnknownKey => Some(auth::REFUSED_KEY),
+            RefusalReason::UnknownKey => Some(auth::REFUSED_UNKNOWN_KEY),
             RefusalReason::WrongKey => Some(auth::REFUSED_WRONG_KEY),
-            RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_ROOM),
+            RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_DESCRIPTORS),
             // A peer that has not sent anything yet may not be a client of multiproc; it gets the
             // message all the same. A peer that has sent something else has been refused as
             // `OtherProtocol`, without a message.
-            RefusalReason::Crowded => Some(auth::REFUSED_CROWDED),
+            RefusalReason::Crowded => Some(auth::REFUSED_TOO_MANY),
             _ => None,
         };
         if let Some(word) = word {
-            say(&self.socket, &auth::verdict(word, shared.key.is_some()));
+            send_short(&self.socket, &auth::status(word, shared.key.is_some()));
             // Closing a socket with unread data would discard the message that was just sent.
             let _ = socket::try_read(&self.socket, &mut [0; 256]);
         }
-        Heard::Refused(self.peer, reason)
+        Served::Refused(self.peer, reason)
     }
 
-    /// Reads until `said` has `len` bytes, and never more. Returns whether it has.
+    /// Reads until `received` has `len` bytes, and never more. Returns whether it has.
     fn read(&mut self, len: usize) -> Result<bool, RefusalReason> {
         let mut buffer = [0; SECOND];
-        while self.said.len() < len {
-            match socket::try_read(&self.socket, &mut buffer[..len - self.said.len()]) {
+        while self.received.len() < len {
+            match socket::try_read(&self.socket, &mut buffer[..len - self.received.len()]) {
                 Ok(0) => return Err(RefusalReason::Disconnected),
                 Ok(read) => {
-                    self.said.extend_from_slice(&buffer[..read]);
+                    self.received.extend_from_slice(&buffer[..read]);
                     self.since = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -706,42 +720,44 @@ impl Pending {
         Ok(true)
     }
 
-    fn hear_hello(&mut self, shared: &ListenerShared) -> Result<Step, RefusalReason> {
+    fn serve_hello(&mut self, shared: &ListenerShared) -> Result<Step, RefusalReason> {
         let keyed = shared.key.is_some();
-        match auth::read_said(&self.said, keyed)? {
-            Said::More(len) => {
+        match auth::read_client_message(&self.received, keyed)? {
+            ClientMessage::Incomplete(len) => {
                 let whole = self.read(len)?;
                 // The first bytes already tell whether it is a client.
-                auth::read_said(&self.said, keyed)?;
-                Ok(if whole { Step::GoOn } else { Step::Wait })
+                auth::read_client_message(&self.received, keyed)?;
+                Ok(if whole { Step::Continue } else { Step::Wait })
             }
-            Said::Hello(client) => {
+            ClientMessage::Hello(client) => {
                 let listener = auth::random().map_err(|_| RefusalReason::NoDescriptors)?;
-                if !say(&self.socket, &auth::answer(keyed, &listener)) {
+                if !send_short(&self.socket, &auth::answer(keyed, &listener)) {
                     return Err(RefusalReason::Disconnected);
                 }
-                self.said.clear();
+                self.received.clear();
                 self.stage = Stage::Proof(Transcript { client, listener });
-                Ok(Step::GoOn)
+                Ok(Step::Continue)
             }
-            Said::Second(name) if shared.tcp => match rendezvous::bring(&rendezvous_address(&name), &self.said, &self.socket) {
-                Ok(()) => Ok(Step::HandedOver),
-                Err(error) if is_full(&error) => Ok(Step::NoRoom),
-                // The process that waited for it has closed the first connection, most likely to
-                // make room.
-                Err(_) => {
-                    say(&self.socket, &auth::verdict(auth::REFUSED_CROWDED, keyed));
-                    Err(RefusalReason::Disconnected)
+            ClientMessage::Second(name) if shared.tcp => {
+                match rendezvous::bring(&rendezvous_address(&name), &self.received, &self.socket) {
+                    Ok(()) => Ok(Step::HandedOver),
+                    Err(error) if is_full(&error) => Ok(Step::NoDescriptors),
+                    // The process that waited for it has closed the first connection, most likely to
+                    // make room.
+                    Err(_) => {
+                        send_short(&self.socket, &auth::status(auth::REFUSED_TOO_MANY, keyed));
+                        Err(RefusalReason::Disconnected)
+                    }
                 }
-            },
-            Said::Second(_) => Err(RefusalReason::OtherProtocol),
+            }
+            ClientMessage::Second(_) => Err(RefusalReason::OtherProtocol),
         }
     }
 
     /// Completes the handshake, or refuses the client.
-    fn hear_proof(mut self, shared: &ListenerShared, transcript: Transcript) -> Heard {
+    fn serve_proof(mut self, shared: &ListenerShared, transcript: Transcript) -> Served {
         let key = shared.key.as_ref();
-        if !transcript.is_proof(key, Role::Client, &[0; NAME], &self.said) {
+        if !transcript.is_proof(key, Role::Client, &[0; NAME], &self.received) {
             return self.refuse(shared, RefusalReason::WrongKey);
         }
         let welcome = |name: &[u8; NAME]| {
@@ -749,32 +765,33 @@ impl Pending {
             auth::welcome(key.is_some(), name, &proof)
         };
         if shared.tcp {
-            let made = auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&rendezvous_address(&name))?)));
-            let Ok((name, rendezvous)) = made else { return Heard::NoRoom(self) };
-            self.said.clear();
-            if !say(&self.socket, &welcome(&name)) {
-                return Heard::Refused(self.peer, RefusalReason::Disconnected);
+            let made =
+                auth::random::<NAME>().and_then(|name| Ok((name, rendezvous::open(&rendezvous_address(&name))?)));
+            let Ok((name, rendezvous)) = made else { return Served::NoDescriptors(self) };
+            self.received.clear();
+            if !send_short(&self.socket, &welcome(&name)) {
+                return Served::Refused(self.peer, RefusalReason::Disconnected);
             }
             self.rendezvous = Some(rendezvous);
             self.stage = Stage::Second { transcript, name };
-            return self.hear(shared);
+            return self.serve(shared);
         }
         // Two directions, as `pipe` makes them.
         let pairs = fd_passing::pair().and_then(|there| Ok((there, fd_passing::pair()?)));
-        let Ok(((to, theirs_from), (theirs_to, from))) = pairs else { return Heard::NoRoom(self) };
+        let Ok(((to, theirs_from), (theirs_to, from))) = pairs else { return Served::NoDescriptors(self) };
         use std::os::fd::AsFd;
         let fds = [theirs_to.as_fd(), theirs_from.as_fd()];
         match fd_passing::try_send_with_fds(&self.socket, &[&welcome(&[0; NAME])], &fds) {
-            Ok(()) => Heard::Accepted(Link { peer: self.peer, ends: Ends::Local { to, from } }),
+            Ok(()) => Served::Accepted(Link { peer: self.peer, ends: Ends::Local { to, from } }),
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
                 self.refuse(shared, RefusalReason::NoDescriptors)
             }
-            Err(_) => Heard::Refused(self.peer, RefusalReason::Disconnected),
+            Err(_) => Served::Refused(self.peer, RefusalReason::Disconnected),
         }
     }
 
     /// Returns the second connection, if it has arrived at the rendezvous socket.
-    fn look_for_second(
+    fn take_second(
         &mut self,
         shared: &ListenerShared,
         transcript: &Transcript,
@@ -782,12 +799,12 @@ impl Pending {
     ) -> Result<Option<OwnedFd>, RefusalReason> {
         let key = shared.key.as_ref();
         let rendezvous = self.rendezvous.as_ref().ok_or(RefusalReason::Disconnected)?;
-        for _ in 0..BROUGHT {
-            let (mut said, mut fds) = ([0; SECOND], Vec::new());
-            match socket::try_read_some_with_fds(rendezvous, &mut said, &mut fds) {
+        for _ in 0..DATAGRAMS_AT_ONCE {
+            let (mut received, mut fds) = ([0; SECOND], Vec::new());
+            match socket::try_read_some_with_fds(rendezvous, &mut received, &mut fds) {
                 Ok((len, all)) => {
                     // Any process on this machine may send something here.
-                    let proof = auth::read_second(&said[..len], key.is_some(), name);
+                    let proof = auth::read_second(&received[..len], key.is_some(), name);
                     let is_proof = proof.is_some_and(|proof| transcript.is_proof(key, Role::SecondHalf, name, &proof));
                     match fds.pop() {
                         Some(second) if is_proof && socket::is_internet_stream(&second) => return Ok(Some(second)),
@@ -810,10 +827,10 @@ impl Pending {
 
 /// What comes next in a handshake.
 enum Step {
-    GoOn,
+    Continue,
     Wait,
     HandedOver,
-    NoRoom,
+    NoDescriptors,
 }
 
 /// The abstract name of the rendezvous socket of the second connection with this `name`.
@@ -841,13 +858,13 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
         rendezvous: None,
         peer: Peer::Pipe,
         stage: Stage::Hello,
-        said: Vec::new(),
+        received: Vec::new(),
         deadline: Instant::now(),
         since: Instant::now(),
     };
-    let mut heard = client.hear(&shared);
-    if let Heard::More(client) = heard {
-        assert!(client.said.len() < SECOND, "no more is kept than the longest message");
+    let mut served = client.serve(&shared);
+    if let Served::Incomplete(client) = served {
+        assert!(client.received.len() < SECOND, "no more is kept than the longest message");
         if let Stage::Proof(transcript) = &client.stage
             && proves
         {
@@ -855,15 +872,15 @@ pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
         }
         // This fails if the client has been refused already.
         let _ = write(rest);
-        heard = client.hear(&shared);
+        served = client.serve(&shared);
     }
-    match heard {
-        Heard::Accepted(link) => {
+    match served {
+        Served::Accepted(link) => {
             assert!(proves, "no client is accepted without a proof");
             assert!(matches!(link.ends, Ends::Local { .. }));
             true
         }
-        Heard::More(_) | Heard::Nothing | Heard::Refused(..) | Heard::NoRoom(_) => false,
+        Served::Incomplete(_) | Served::Gone | Served::Refused(..) | Served::NoDescriptors(_) => false,
     }
 }
 
@@ -880,14 +897,14 @@ mod tests {
         for _ in 0..100 {
             handshakes.refuse(Peer::Pipe, RefusalReason::Disconnected);
         }
-        assert_eq!(handshakes.take_unlogged().len() as u64, LINES);
+        assert_eq!(handshakes.take_unlogged().len() as u64, MAX_LOG_LINES);
         handshakes.refuse(Peer::Pipe, RefusalReason::Disconnected);
         assert!(handshakes.take_unlogged().is_empty());
         // After the period in which lines are counted.
-        handshakes.log.since = Instant::now().checked_sub(LINES_TIME);
+        handshakes.log.since = Instant::now().checked_sub(LOG_PERIOD);
         handshakes.refuse(Peer::Pipe, RefusalReason::Disconnected);
-        let said = handshakes.take_unlogged();
-        assert_eq!((said.len(), said[0].as_str()), (2, "85 others were refused"));
+        let texts = handshakes.take_unlogged();
+        assert_eq!((texts.len(), texts[0].as_str()), (2, "85 others were refused"));
         assert!(handshakes.take_unlogged().is_empty());
     }
 }

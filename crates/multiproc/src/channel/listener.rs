@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::address::Address;
 use super::auth::Key;
 use super::connection::{Connection, Link, Receiver, Sender};
-use super::handshakes::{Handshakes, ListenerShared, Waiting};
+use super::handshakes::{BacklogEntry, Handshakes, ListenerShared};
 use super::link_error::{ListenError, ListenErrorKind, Refusal};
 use super::pipe::one_way;
 use super::socket_deadline::deadline_after;
@@ -29,7 +29,7 @@ use crate::{handle, log};
 pub(super) const MAX_MESSAGE: u64 = 1 << 30;
 
 /// The initial value of [`Listener::handshake_timeout`].
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server socket to which other processes [`connect`](crate::connection::connect): processes of this program
 /// or of another, on this machine or, over TCP, on any machine. Python's
@@ -157,14 +157,14 @@ impl Listener {
             *chosen = socket::local_address(&listening)?.unwrap_or(*chosen);
         }
         let (to_backlog, backlog) = one_way().map_err(|error| error.source)?;
-        let parts = Parts { address, key, max_message: MAX_MESSAGE, handshake: HANDSHAKE };
+        let parts = Parts { address, key, max_message: MAX_MESSAGE, handshake: HANDSHAKE_TIMEOUT };
         Listener::new(parts, listening, (to_backlog, backlog), file)
     }
 
     fn new(
         parts: Parts,
         listening: OwnedFd,
-        (to_backlog, backlog): (Sender<Waiting>, Receiver<Waiting>),
+        (to_backlog, backlog): (Sender<BacklogEntry>, Receiver<BacklogEntry>),
         file: Option<Kept>,
     ) -> io::Result<Listener> {
         let Parts { address, key, max_message, handshake } = parts;
@@ -229,7 +229,7 @@ impl Listener {
 
     fn link(&self, deadline: Deadline) -> Result<Link, ListenErrorKind> {
         let Inner { shared, set, .. } = &*self.inner;
-        let _attending = Attending::begin(self);
+        let _attending = AcceptGuard::begin(self);
         loop {
             let mut state = self.lock();
             let link = state.handshakes.attend(shared, set, self.handshake);
@@ -319,16 +319,16 @@ impl Listener {
 
     /// Logs refused clients. Releases the lock first, because the logger is the user's.
     fn log(&self, mut state: MutexGuard<'_, State>) {
-        let said = state.handshakes.take_unlogged();
+        let lines = state.handshakes.take_unlogged();
         drop(state);
-        for line in said {
+        for line in lines {
             log::event(log::Level::Warn, format_args!("at {}: {line}", self.inner.address));
         }
     }
 
     /// Leaves the clients in the handshake to the next process that accepts, unless a thread of
     /// this process still accepts.
-    fn leave(&self, mut state: MutexGuard<'_, State>) {
+    fn release_clients(&self, mut state: MutexGuard<'_, State>) {
         let Inner { shared, set, is_polled, .. } = &*self.inner;
         if state.attending > 0 {
             if state.futures > 0 {
@@ -341,43 +341,43 @@ impl Listener {
         if is_polled.load(Ordering::Relaxed) {
             state.handshakes.keep(set);
         } else if self.inner.is_shared() {
-            state.handshakes.leave(shared, set);
+            state.handshakes.move_to_backlog(shared, set);
         } else {
-            state.handshakes.stop();
+            state.handshakes.keep_clients();
         }
         self.log(state);
     }
 }
 
 /// A thread that accepts, counted in [`State`].
-struct Attending<'a>(&'a Listener);
+struct AcceptGuard<'a>(&'a Listener);
 
-impl Attending<'_> {
-    fn begin(listener: &Listener) -> Attending<'_> {
+impl AcceptGuard<'_> {
+    fn begin(listener: &Listener) -> AcceptGuard<'_> {
         listener.lock().attending += 1;
-        Attending(listener)
+        AcceptGuard(listener)
     }
 }
 
-impl Drop for Attending<'_> {
+impl Drop for AcceptGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.attending -= 1;
-        self.0.leave(state);
+        self.0.release_clients(state);
     }
 }
 
 /// A future that accepts, counted in [`State`].
 #[cfg(feature = "async")]
-pub(super) struct Awaiting<'a>(Attending<'a>);
+pub(super) struct AsyncAccept<'a>(AcceptGuard<'a>);
 
 #[cfg(feature = "async")]
 impl Listener {
     /// Starts to accept: handshakes go on as long as the returned value exists.
-    pub(super) fn attend(&self) -> Awaiting<'_> {
-        let attending = Attending::begin(self);
+    pub(super) fn attend(&self) -> AsyncAccept<'_> {
+        let attending = AcceptGuard::begin(self);
         self.lock().futures += 1;
-        Awaiting(attending)
+        AsyncAccept(attending)
     }
 
     pub(super) fn not_accepted(&self, error: io::Error) -> ListenError {
@@ -386,7 +386,7 @@ impl Listener {
 }
 
 #[cfg(feature = "async")]
-impl Awaiting<'_> {
+impl AsyncAccept<'_> {
     /// Returns a client that has completed the handshake, if there is one now.
     pub(super) fn look(&self) -> io::Result<Option<Link>> {
         let listener = self.0.0;
@@ -398,14 +398,14 @@ impl Awaiting<'_> {
         link
     }
 
-    /// Returns what becomes readable when [`look`](Awaiting::look) should be called again.
+    /// Returns what becomes readable when [`look`](AsyncAccept::look) should be called again.
     pub(super) fn source(&self) -> &Arc<impl crate::wake::Source + use<>> {
         &self.0.0.inner
     }
 }
 
 #[cfg(feature = "async")]
-impl Drop for Awaiting<'_> {
+impl Drop for AsyncAccept<'_> {
     fn drop(&mut self) {
         self.0.0.lock().futures -= 1;
     }
@@ -430,7 +430,7 @@ impl Drop for Inner {
         if !self.is_shared() {
             return;
         }
-        // Other processes may still accept: leave them the clients in the handshake.
+        // Other processes may still accept: the clients in the handshake go to them.
         let state = self.handshakes.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.handshakes.close(&self.shared, &self.set);
     }
@@ -460,7 +460,7 @@ impl Waitable for Listener {
     }
 
     fn finished(&self) {
-        self.leave(self.lock());
+        self.release_clients(self.lock());
     }
 }
 
@@ -486,8 +486,8 @@ struct Leaving<'a> {
     parts: Parts,
     #[serde(serialize_with = "handle::serialize")]
     listening: BorrowedFd<'a>,
-    to_backlog: &'a Sender<Waiting>,
-    backlog: &'a Receiver<Waiting>,
+    to_backlog: &'a Sender<BacklogEntry>,
+    backlog: &'a Receiver<BacklogEntry>,
 }
 
 #[derive(Deserialize)]
@@ -496,8 +496,8 @@ struct Arriving {
     parts: Parts,
     #[serde(deserialize_with = "handle::deserialize")]
     listening: OwnedFd,
-    to_backlog: Sender<Waiting>,
-    backlog: Receiver<Waiting>,
+    to_backlog: Sender<BacklogEntry>,
+    backlog: Receiver<BacklogEntry>,
 }
 
 /// A listener can be sent only to another process of this program, like a
@@ -507,7 +507,7 @@ impl Serialize for Listener {
         let Inner { address, shared, was_sent, .. } = &*self.inner;
         if !was_sent.swap(true, Ordering::Relaxed) {
             // From now on another process may accept the clients in the handshake here.
-            self.leave(self.lock());
+            self.release_clients(self.lock());
         }
         let (address, key) = (address.clone(), shared.key.clone());
         let parts = Parts { address, key, max_message: self.max_message, handshake: self.handshake };

@@ -25,7 +25,7 @@ use crate::transfer::payload::{Payload, Sink};
 use crate::transfer::shared::{self, Body};
 
 /// How often a sender checks whether fewer descriptors are in flight.
-pub(super) const LOOK: Duration = Duration::from_millis(5);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Sends `bytes` as one message.
 pub(crate) fn send_bytes(socket: &OwnedFd, kind: u8, bytes: &[u8], deadline: Deadline) -> Result<(), SendErrorKind> {
@@ -77,8 +77,8 @@ pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, deadline: Deadline) -> Result<
     if deadline.has_passed() {
         return Err(deadline.too_late_to_send());
     }
-    let soon = Instant::now() + LOOK;
-    let until = deadline.instant().map_or(soon, |deadline| deadline.min(soon));
+    let next_check = Instant::now() + CHECK_INTERVAL;
+    let until = deadline.instant().map_or(next_check, |deadline| deadline.min(next_check));
     match multiproc_os::poll::wait_for_hangup(socket, Some(until)) {
         // The kernel checks the number of descriptors before it checks whether there is a receiver,
         // so a send would not tell that the other end is gone.
@@ -115,7 +115,7 @@ pub(crate) fn recv<R>(
             Err(PacketError::Closed) => return Err(RecvErrorKind::Disconnected),
             Err(PacketError::Lost) => return Err(RecvErrorKind::Lost),
             Err(PacketError::Io(error)) => return Err(RecvErrorKind::Io(error)),
-            Err(error @ (PacketError::Garbage(_) | PacketError::Version(_))) => {
+            Err(error @ (PacketError::Corrupt(_) | PacketError::Version(_))) => {
                 return Err(RecvErrorKind::Corrupt(error.to_string()));
             }
         }

@@ -33,14 +33,14 @@ const TRAILER: [u8; 8] = *b"mpst-end";
 
 /// How many bytes of memory are allocated ahead of what has been received: the length in the header
 /// is only a claim.
-const AHEAD: usize = 1 << 20;
+const ALLOCATE_AHEAD: usize = 1 << 20;
 
 /// How many bytes are read or written before the caller looks at the clock. This is more than fits
 /// into a socket by default.
-const AT_ONCE: usize = 8 << 20;
+const IO_SLICE: usize = 8 << 20;
 
 /// How many bytes of a discarded message are read at once.
-const SKIPPED: usize = 64 << 10;
+const SKIP_BUFFER: usize = 64 << 10;
 
 /// Makes this process the owner of `fd`.
 fn claim(fd: impl AsFd) -> io::Result<()> {
@@ -72,12 +72,12 @@ fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Whether this process is in the middle of a message. If so, the rest of the message is only in
 /// its memory, and the socket is marked.
 #[derive(Debug, Default)]
-struct Middle {
+struct MessageMark {
     /// The process that is in the middle, which tells it from fork copies of it.
     process: Option<i32>,
 }
 
-impl Middle {
+impl MessageMark {
     /// Marks the beginning of a message, unless it has begun already. Returns false if another
     /// process has left the stream in the middle of a message.
     fn enter(&mut self, socket: &OwnedFd) -> io::Result<bool> {
@@ -101,7 +101,7 @@ impl Middle {
     }
 
     /// Whether it is the process of which this one is a fork copy that is in the middle.
-    fn is_anothers(&self) -> bool {
+    fn is_inherited(&self) -> bool {
         self.process.is_some_and(|process| process != threads::getpid())
     }
 }
@@ -109,12 +109,12 @@ impl Middle {
 /// What this process has in progress on its sockets, by their cookies (`SO_COOKIE`). An end that is
 /// sent back to a process that has it already is another descriptor of the same socket: the two
 /// take turns, as clones do.
-struct States<S>(Mutex<Known<S>>);
+struct States<S>(Mutex<StateMap<S>>);
 
-struct Known<S> {
+struct StateMap<S> {
     states: BTreeMap<u64, Weak<Mutex<S>>>,
     /// When there are this many, unused ones are removed.
-    most: usize,
+    sweep_at: usize,
 }
 
 static OUTBOXES: States<Outbox> = States::new();
@@ -122,21 +122,21 @@ static INBOXES: States<Inbox> = States::new();
 
 impl<S: Default> States<S> {
     const fn new() -> States<S> {
-        States(Mutex::new(Known { states: BTreeMap::new(), most: 16 }))
+        States(Mutex::new(StateMap { states: BTreeMap::new(), sweep_at: 16 }))
     }
 
     fn of(&self, socket: &OwnedFd) -> Arc<Mutex<S>> {
         let Ok(cookie) = socket::cookie(socket) else { return Arc::default() };
-        let mut known = lock(&self.0);
-        if let Some(state) = known.states.get(&cookie).and_then(Weak::upgrade) {
+        let mut map = lock(&self.0);
+        if let Some(state) = map.states.get(&cookie).and_then(Weak::upgrade) {
             return state;
         }
-        if known.states.len() >= known.most {
-            known.states.retain(|_, state| state.strong_count() > 0);
-            known.most = 2 * known.states.len() + 16;
+        if map.states.len() >= map.sweep_at {
+            map.states.retain(|_, state| state.strong_count() > 0);
+            map.sweep_at = 2 * map.states.len() + 16;
         }
         let state = Arc::default();
-        known.states.insert(cookie, Arc::downgrade(&state));
+        map.states.insert(cookie, Arc::downgrade(&state));
         state
     }
 }
@@ -151,7 +151,7 @@ pub(crate) struct Tx {
 /// What is in progress at a sending end.
 #[derive(Debug, Default)]
 struct Outbox {
-    middle: Middle,
+    mark: MessageMark,
     /// The rest of a message of which a part has been sent.
     rest: Option<Rest>,
     /// How many messages have been left unfinished so far. The last of them is that in `rest`.
@@ -188,10 +188,10 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
     }
 
     /// Writes what comes after the first `gone` bytes, as far as there is room, and at most
-    /// [`AT_ONCE`] bytes of it, because the other end may receive as fast as this writes. Returns
+    /// [`IO_SLICE`] bytes of it, because the other end may receive as fast as this writes. Returns
     /// how many bytes of the frame have been sent in all.
     fn write(&self, socket: &OwnedFd, mut gone: usize) -> io::Result<usize> {
-        let end = self.len().min(gone.saturating_add(AT_ONCE));
+        let end = self.len().min(gone.saturating_add(IO_SLICE));
         while gone < end {
             let (mut skip, mut left) = (gone, end - gone);
             let parts = [&self.header[..], &self.body, &TRAILER].map(|part| {
@@ -214,9 +214,9 @@ impl<B: std::ops::Deref<Target = [u8]>> Frame<B> {
 
 impl Outbox {
     /// In a fork copy: forgets the message that the original process has begun and will finish.
-    fn disown_anothers(&mut self) {
-        if self.middle.is_anothers() {
-            (self.middle, self.rest) = (Middle::default(), None);
+    fn forget_inherited(&mut self) {
+        if self.mark.is_inherited() {
+            (self.mark, self.rest) = (MessageMark::default(), None);
         }
     }
 
@@ -246,8 +246,8 @@ impl Tx {
     /// Whether another process could use this end from here.
     pub(crate) fn is_between_messages(&self) -> bool {
         let mut outbox = lock(&self.outbox);
-        outbox.disown_anothers();
-        outbox.middle.process.is_none()
+        outbox.forget_inherited();
+        outbox.mark.process.is_none()
     }
 
     /// Sends a payload, which has no handles.
@@ -294,7 +294,7 @@ impl Tx {
         loop {
             {
                 let mut outbox = lock(&self.outbox);
-                outbox.disown_anothers();
+                outbox.forget_inherited();
                 if ours.is_some_and(|ours| ours < outbox.left || outbox.rest.is_none() && !outbox.broken) {
                     return Ok(());
                 }
@@ -302,7 +302,7 @@ impl Tx {
                     return Err(SendErrorKind::Disconnected);
                 }
                 claim(&self.socket).map_err(SendErrorKind::Io)?;
-                if !outbox.middle.enter(&self.socket).map_err(SendErrorKind::Io)? {
+                if !outbox.mark.enter(&self.socket).map_err(SendErrorKind::Io)? {
                     // What is sent now would become a part of the message that another process has
                     // begun.
                     socket::shut_down(&self.socket);
@@ -311,7 +311,7 @@ impl Tx {
                 }
                 let stepped = self.step(&mut outbox, ours.is_none(), &mut begin);
                 if outbox.rest.is_none() && matches!(stepped, Ok(Begun::Whole | Begun::No)) {
-                    outbox.middle.leave(&self.socket).map_err(SendErrorKind::Io)?;
+                    outbox.mark.leave(&self.socket).map_err(SendErrorKind::Io)?;
                 }
                 match stepped {
                     Ok(Begun::Whole) => return Ok(()),
@@ -413,20 +413,20 @@ pub(crate) struct Rx {
 /// What a receiving end has read and not handed out yet.
 #[derive(Debug)]
 struct Inbox {
-    middle: Middle,
-    coming: Coming,
+    mark: MessageMark,
+    receiving: Receiving,
 }
 
 impl Default for Inbox {
     fn default() -> Inbox {
-        Inbox { middle: Middle::default(), coming: Coming::NOTHING }
+        Inbox { mark: MessageMark::default(), receiving: Receiving::START }
     }
 }
 
 impl Inbox {
     /// In a fork copy: forgets the message that the original process has begun and will finish.
-    fn disown_anothers(&mut self) {
-        if self.middle.is_anothers() {
+    fn forget_inherited(&mut self) {
+        if self.mark.is_inherited() {
             *self = Inbox::default();
         }
     }
@@ -434,7 +434,7 @@ impl Inbox {
 
 /// How much of a message has been received.
 #[derive(Debug)]
-enum Coming {
+enum Receiving {
     /// This many bytes of the header.
     Header([u8; HEADER], usize),
     /// A part of the body and the trailer, in `bytes`.
@@ -442,18 +442,18 @@ enum Coming {
     /// This many bytes are left of a message that is discarded.
     Skip(u64),
     /// It is unknown where the next message begins.
-    OutOfStep,
+    OutOfSync,
 }
 
-impl Coming {
-    const NOTHING: Coming = Coming::Header([0; HEADER], 0);
+impl Receiving {
+    const START: Receiving = Receiving::Header([0; HEADER], 0);
 }
 
 /// The result of [`Rx::gather`].
-enum Gathered {
+enum Progress {
     /// The message is complete, or complete but for its last byte if it was not to be taken.
     Whole(u8, Vec<u8>),
-    /// More has to be received, or is there but [`AT_ONCE`] bytes have been read.
+    /// More has to be received, or is there but [`IO_SLICE`] bytes have been read.
     Part,
 }
 
@@ -469,14 +469,14 @@ impl Rx {
     /// Whether another process could use this end from here.
     pub(crate) fn is_between_messages(&self) -> bool {
         let mut inbox = lock(&self.inbox);
-        inbox.disown_anothers();
-        inbox.middle.process.is_none()
+        inbox.forget_inherited();
+        inbox.mark.process.is_none()
     }
 
     /// Receives the next message, of at most `limit` bytes: its kind and its bytes.
     pub(crate) fn recv(&self, limit: u64, deadline: Deadline) -> Result<(u8, Vec<u8>), RecvErrorKind> {
         loop {
-            if let Gathered::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
+            if let Progress::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
                 return Ok((kind, bytes));
             }
             if deadline.has_passed() || !deadline.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
@@ -490,9 +490,9 @@ impl Rx {
     pub(crate) fn poll(&self, limit: u64, deadline: Deadline) -> io::Result<bool> {
         loop {
             match self.step(limit, false)? {
-                Ok(Gathered::Part) => {}
+                Ok(Progress::Part) => {}
                 // The next receive returns the error again.
-                Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
+                Ok(Progress::Whole(..)) | Err(_) => return Ok(true),
             }
             if deadline.has_passed() || !deadline.wait_for_input(&self.socket)? {
                 return Ok(false);
@@ -501,88 +501,92 @@ impl Rx {
     }
 
     /// Gathers a message if this process owns the end.
-    fn step(&self, limit: u64, take: bool) -> io::Result<Result<Gathered, RecvErrorKind>> {
+    fn step(&self, limit: u64, take: bool) -> io::Result<Result<Progress, RecvErrorKind>> {
         let mut inbox = lock(&self.inbox);
-        inbox.disown_anothers();
+        inbox.forget_inherited();
         claim(&self.socket)?;
         // A process that is killed while nothing is received loses nothing, so it doesn't set the
         // mark.
-        if matches!(inbox.coming, Coming::Header(_, 0))
+        if matches!(inbox.receiving, Receiving::Header(_, 0))
             && matches!(socket::has_input(&self.socket), Ok(Some(false)))
             && !socket::is_marked(&self.socket)?
         {
-            return Ok(Ok(Gathered::Part));
+            return Ok(Ok(Progress::Part));
         }
-        if !matches!(inbox.coming, Coming::OutOfStep) && !inbox.middle.enter(&self.socket)? {
+        if !matches!(inbox.receiving, Receiving::OutOfSync) && !inbox.mark.enter(&self.socket)? {
             // Another process has taken the beginning of a message with it. Shutting down tells the
             // sender.
             socket::shut_down(&self.socket);
-            inbox.coming = Coming::OutOfStep;
+            inbox.receiving = Receiving::OutOfSync;
         }
-        let gathered = self.gather(&mut inbox.coming, limit, take);
-        if matches!(inbox.coming, Coming::Header(_, 0)) {
-            inbox.middle.leave(&self.socket)?;
+        let gathered = self.gather(&mut inbox.receiving, limit, take);
+        if matches!(inbox.receiving, Receiving::Header(_, 0)) {
+            inbox.mark.leave(&self.socket)?;
         }
         Ok(gathered)
     }
 
-    /// Reads what has been received of the next message, at most about [`AT_ONCE`] bytes, and takes
+    /// Reads what has been received of the next message, at most about [`IO_SLICE`] bytes, and takes
     /// the message if it is complete and `take` is set.
-    fn gather(&self, coming: &mut Coming, limit: u64, take: bool) -> Result<Gathered, RecvErrorKind> {
+    fn gather(&self, receiving: &mut Receiving, limit: u64, take: bool) -> Result<Progress, RecvErrorKind> {
         let mut turn = 0;
         loop {
-            match &mut *coming {
-                Coming::Header(header, HEADER) => {
+            match &mut *receiving {
+                Receiving::Header(header, HEADER) => {
                     let (kind, len) = match read_header(header) {
-                        Ok(known) => known,
+                        Ok(header) => header,
                         Err(what) => {
                             if take {
-                                *coming = Coming::OutOfStep;
+                                *receiving = Receiving::OutOfSync;
                             }
                             return Err(RecvErrorKind::Corrupt(what));
                         }
                     };
                     if len > limit.min(u64::MAX - TRAILER.len() as u64) {
                         if take {
-                            *coming = Coming::Skip(len.saturating_add(TRAILER.len() as u64));
+                            *receiving = Receiving::Skip(len.saturating_add(TRAILER.len() as u64));
                         }
                         return Err(RecvErrorKind::TooLong { len, limit });
                     }
                     let len = len as usize;
-                    *coming = Coming::Body { kind, len, bytes: Vec::with_capacity((len + TRAILER.len()).min(AHEAD)) };
+                    *receiving = Receiving::Body {
+                        kind,
+                        len,
+                        bytes: Vec::with_capacity((len + TRAILER.len()).min(ALLOCATE_AHEAD)),
+                    };
                 }
-                Coming::Body { kind, len, bytes } if bytes.len() == *len + TRAILER.len() => {
+                Receiving::Body { kind, len, bytes } if bytes.len() == *len + TRAILER.len() => {
                     let (kind, len, mut bytes) = (*kind, *len, std::mem::take(bytes));
                     if bytes[len..] != TRAILER {
-                        *coming = Coming::OutOfStep;
+                        *receiving = Receiving::OutOfSync;
                         return Err(RecvErrorKind::Corrupt("the message does not end with the end marker".into()));
                     }
-                    *coming = Coming::NOTHING;
+                    *receiving = Receiving::START;
                     bytes.truncate(len);
                     // The limit may have been another when the message was begun.
                     return match len as u64 {
                         len if len > limit => Err(RecvErrorKind::TooLong { len, limit }),
-                        _ => Ok(Gathered::Whole(kind, bytes)),
+                        _ => Ok(Progress::Whole(kind, bytes)),
                     };
                 }
-                Coming::Body { kind, len, bytes } if !take && bytes.len() + 1 == *len + TRAILER.len() => {
+                Receiving::Body { kind, len, bytes } if !take && bytes.len() + 1 == *len + TRAILER.len() => {
                     return match socket::has_input(&self.socket) {
-                        Ok(Some(false)) => Ok(Gathered::Part),
-                        Ok(_) | Err(_) => Ok(Gathered::Whole(*kind, Vec::new())),
+                        Ok(Some(false)) => Ok(Progress::Part),
+                        Ok(_) | Err(_) => Ok(Progress::Whole(*kind, Vec::new())),
                     };
                 }
-                Coming::Skip(0) => *coming = Coming::NOTHING,
-                Coming::OutOfStep => return Err(RecvErrorKind::Disconnected),
-                Coming::Header(..) | Coming::Body { .. } | Coming::Skip(_) => {}
+                Receiving::Skip(0) => *receiving = Receiving::START,
+                Receiving::OutOfSync => return Err(RecvErrorKind::Disconnected),
+                Receiving::Header(..) | Receiving::Body { .. } | Receiving::Skip(_) => {}
             }
-            if turn >= AT_ONCE {
-                return Ok(Gathered::Part);
+            if turn >= IO_SLICE {
+                return Ok(Progress::Part);
             }
-            match self.read(coming, take) {
+            match self.read(receiving, take) {
                 // Also in the middle of a message: its sender has died.
                 Ok(0) => return Err(RecvErrorKind::Disconnected),
                 Ok(read) => turn += read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Gathered::Part),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Part),
                 Err(error) if is_gone(&error) => return Err(RecvErrorKind::Disconnected),
                 Err(error) => return Err(RecvErrorKind::Io(error)),
             }
@@ -590,24 +594,24 @@ impl Rx {
     }
 
     /// Reads some of what is missing of the message.
-    fn read(&self, coming: &mut Coming, take: bool) -> io::Result<usize> {
-        match coming {
-            Coming::Header(header, got) => {
+    fn read(&self, receiving: &mut Receiving, take: bool) -> io::Result<usize> {
+        match receiving {
+            Receiving::Header(header, got) => {
                 let read = socket::try_read(&self.socket, &mut header[*got..])?;
                 *got += read;
                 Ok(read)
             }
-            Coming::Body { len, bytes, .. } => {
+            Receiving::Body { len, bytes, .. } => {
                 let missing = *len + TRAILER.len() - usize::from(!take) - bytes.len();
-                socket::try_append(&self.socket, bytes, missing.min(AHEAD))
+                socket::try_append(&self.socket, bytes, missing.min(ALLOCATE_AHEAD))
             }
-            Coming::Skip(left) => {
-                let most = usize::try_from(*left).map_or(SKIPPED, |left| left.min(SKIPPED));
+            Receiving::Skip(left) => {
+                let most = usize::try_from(*left).map_or(SKIP_BUFFER, |left| left.min(SKIP_BUFFER));
                 let read = socket::try_append(&self.socket, &mut Vec::new(), most)?;
                 *left -= read as u64;
                 Ok(read)
             }
-            Coming::OutOfStep => Ok(0),
+            Receiving::OutOfSync => Ok(0),
         }
     }
 }
@@ -798,8 +802,8 @@ mod tests {
         let tx = Tx::new(socket.into());
         // More than can be sent in this time.
         let large = vec![7; 128 << 20];
-        let soon = deadline_after(Some(std::time::Duration::from_millis(5)));
-        let error = tx.send_bytes(b'b', &large, soon).unwrap_err();
+        let deadline = deadline_after(Some(std::time::Duration::from_millis(5)));
+        let error = tx.send_bytes(b'b', &large, deadline).unwrap_err();
         assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
         let gone = lock(&tx.outbox).rest.as_ref().expect("a part is left").gone;
         assert!(gone < large.len() / 2, "{gone} bytes in 5 ms");
@@ -830,11 +834,11 @@ mod tests {
         let rx = Rx::new(endless(header.to_vec()).into());
         assert!(rx.poll(1000, Deadline::Never).unwrap());
         assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::TooLong { .. })));
-        let soon = || deadline_after(Some(std::time::Duration::from_millis(20)));
-        assert!(matches!(rx.recv(1000, soon()), Err(RecvErrorKind::Timeout)));
+        let deadline = || deadline_after(Some(std::time::Duration::from_millis(20)));
+        assert!(matches!(rx.recv(1000, deadline()), Err(RecvErrorKind::Timeout)));
         assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::Empty)));
         let rx = Rx::new(endless(header.to_vec()).into());
-        assert!(!rx.poll(u64::MAX, soon()).unwrap());
+        assert!(!rx.poll(u64::MAX, deadline()).unwrap());
         assert!(matches!(rx.recv(u64::MAX, Deadline::Now), Err(RecvErrorKind::Empty)));
     }
 
@@ -847,7 +851,7 @@ mod tests {
         let rx = Rx::new(socket.into());
         assert!(matches!(rx.recv(u64::MAX, Deadline::Now), Err(RecvErrorKind::Empty)));
         assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::Empty)), "the message is incomplete");
-        let Coming::Body { bytes, .. } = &lock(&rx.inbox).coming else { panic!("the header is there") };
-        assert!(bytes.capacity() <= 4 * AHEAD);
+        let Receiving::Body { bytes, .. } = &lock(&rx.inbox).receiving else { panic!("the header is there") };
+        assert!(bytes.capacity() <= 4 * ALLOCATE_AHEAD);
     }
 }

@@ -15,7 +15,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// How long a thread may take for one item before it counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STUCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state shared by a thread that handles items and its waiters.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct State {
 
 impl Default for Barrier {
     fn default() -> Barrier {
-        Barrier::new(PATIENCE)
+        Barrier::new(STUCK_TIMEOUT)
     }
 }
 

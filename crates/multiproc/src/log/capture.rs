@@ -192,8 +192,8 @@ pub(crate) fn begin(name: &str, capture: Option<bool>, streams: &mut Streams) ->
 /// The processes with output that [`flush`] completes: their last lines count as complete, even
 /// without a line feed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Whose {
-    One(CaptureId),
+pub(crate) enum FlushScope {
+    Process(CaptureId),
     All,
 }
 
@@ -205,10 +205,10 @@ pub(crate) fn ignore_poison() {
 }
 
 /// Waits until all that has been printed so far has been written or handled; see [`Barrier::wait`].
-pub(crate) fn flush(whose: Whose, deadline: Option<Instant>) {
+pub(crate) fn flush(scope: FlushScope, deadline: Option<Instant>) {
     let Some(capture) = CAPTURE.here() else { return };
     capture.barrier.wait(deadline, |mark, _| {
-        capture.commands().push(Command::Flush { mark, whose });
+        capture.commands().push(Command::Flush { mark, scope });
         capture.poller.wake();
         Ok(true)
     });
@@ -239,7 +239,7 @@ impl Commands {
 #[derive(Debug)]
 enum Command {
     Read(u64, Source),
-    Flush { mark: u64, whose: Whose },
+    Flush { mark: u64, scope: FlushScope },
 }
 
 /// One output stream of one process.
@@ -316,21 +316,21 @@ impl Capture {
             for command in commands {
                 match command {
                     Command::Read(token, source) => drop(sources.insert(token, source)),
-                    Command::Flush { mark, whose } => flushes.push((mark, whose)),
+                    Command::Flush { mark, scope } => flushes.push((mark, scope)),
                 }
             }
             for token in tokens {
                 // One chunk each, so that a process that never pauses doesn't delay the others.
                 self.read(&mut sources, token, CHUNK, &mut buffer);
             }
-            for (mark, whose) in flushes {
+            for (mark, scope) in flushes {
                 let tokens: Vec<u64> = sources.keys().copied().collect();
                 for token in tokens {
                     // Only the bytes that are in the pipe now: another process may write forever.
                     let available = pipe::available(&sources[&token].reader).unwrap_or(0);
                     self.read(&mut sources, token, available, &mut buffer);
                     let Some(source) = sources.get_mut(&token) else { continue };
-                    if matches!(whose, Whose::All) || matches!(whose, Whose::One(id) if id == source.id) {
+                    if matches!(scope, FlushScope::All) || matches!(scope, FlushScope::Process(id) if id == source.id) {
                         self.finish(source);
                     }
                 }

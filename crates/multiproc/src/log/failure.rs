@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use ::log::{Level, LevelFilter};
 
 use super::record::{Content, Datum};
-use super::{OURS, relay, uplink};
+use super::{TARGET, relay, uplink};
 use crate::spec::status::{JoinErrorKind, Panic};
 
 /// The key for the kind of failure: `panic`, `signal`, `out_of_memory` or `memory_limit`.
@@ -17,7 +17,7 @@ const KIND: &str = "failure";
 /// Whether a record is that of a panic, which the process has printed as well.
 pub(crate) fn is_panic(content: &Content<'_>) -> bool {
     let is = |(key, value): &(String, Datum)| key == KIND && *value == Datum::Text("panic".into());
-    content.target == OURS && content.pairs.iter().any(is)
+    content.target == TARGET && content.pairs.iter().any(is)
 }
 
 /// Sends the record of a panic. Called in the panic hook of a process with relayed records.
@@ -34,7 +34,7 @@ pub(crate) fn panicked(panic: &Panic, location: Option<&Location<'_>>) {
     }
     uplink::send(&Content {
         level: Level::Error as u8,
-        target: OURS.into(),
+        target: TARGET.into(),
         file: location.map(|location| location.file().into()),
         line: location.map(Location::line),
         message: message.into(),
@@ -62,7 +62,7 @@ pub(crate) fn died(process: &str, pid: i32, how: &JoinErrorKind) {
         thread: None,
         time: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
         level: Level::Error as u8,
-        target: OURS.into(),
+        target: TARGET.into(),
         module_path: None,
         file: None,
         line: None,

@@ -1,7 +1,7 @@
 //! Splits what is read from a pipe into lines of limited length.
 
 /// The most bytes of a line, without its end; a longer line is split.
-pub(crate) const LONGEST: usize = 64 * 1024;
+pub(crate) const MAX_LINE_LEN: usize = 64 * 1024;
 
 /// The beginning of a line that has not ended yet.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ impl Lines {
     /// Takes the next bytes, and calls `each` for every line that they end, without the line feed.
     pub(crate) fn take(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8])) {
         while !bytes.is_empty() {
-            let room = LONGEST - self.begun.len();
+            let room = MAX_LINE_LEN - self.begun.len();
             let end = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
             let (line, rest) = match end {
                 Some(end) => (&bytes[..end], &bytes[end + 1..]),
@@ -73,16 +73,16 @@ mod tests {
 
     #[test]
     fn long_line_is_split() {
-        for len in [LONGEST - 1, LONGEST, LONGEST + 1, 3 * LONGEST, 3 * LONGEST + 7] {
+        for len in [MAX_LINE_LEN - 1, MAX_LINE_LEN, MAX_LINE_LEN + 1, 3 * MAX_LINE_LEN, 3 * MAX_LINE_LEN + 7] {
             let mut text: Vec<u8> = (0..len).map(|at| b'a' + (at % 26) as u8).collect();
             text.extend_from_slice(b"\nnext\n");
-            for piece in [usize::MAX, 1000, LONGEST, LONGEST - 1] {
+            for piece in [usize::MAX, 1000, MAX_LINE_LEN, MAX_LINE_LEN - 1] {
                 let pieces: Vec<&[u8]> = text.chunks(piece.min(text.len())).collect();
                 let lines = lines(&pieces);
                 assert_eq!(lines.last().unwrap(), b"next");
-                assert!(lines.iter().all(|line| line.len() <= LONGEST));
+                assert!(lines.iter().all(|line| line.len() <= MAX_LINE_LEN));
                 assert_eq!(lines.concat(), [&text[..len], b"next"].concat(), "{len} bytes by {piece}");
-                assert_eq!(lines.len(), len.div_ceil(LONGEST) + 1, "{len} bytes by {piece}");
+                assert_eq!(lines.len(), len.div_ceil(MAX_LINE_LEN) + 1, "{len} bytes by {piece}");
             }
         }
     }

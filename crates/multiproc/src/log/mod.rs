@@ -39,14 +39,14 @@ use crate::spec::log_config::LogConfig;
 use crate::spec::stdio::Streams;
 
 /// The target of the library's own records.
-const OURS: &str = "multiproc";
+const TARGET: &str = "multiproc";
 
 /// Logs an event of the library. [`log_to_stderr`](crate::log_to_stderr) prints it at this level,
 /// which is that of Python's `multiprocessing`; any other logger gets a less serious level.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     let shown = if stderr::is_installed() || uplink::is_installed() { level } else { elsewhere(level) };
     if shown <= ::log::max_level() {
-        ::log::log!(target: OURS, shown, "{message}");
+        ::log::log!(target: TARGET, shown, "{message}");
     }
     stderr::event(level, message);
 }
@@ -108,9 +108,9 @@ pub(crate) fn apply(config: LogConfig, mut fds: impl Iterator<Item = OwnedFd>) -
 
 /// Flushes an ended child's log records and captured output, until `deadline` at most; doesn't wait
 /// for a thread that is stuck.
-pub(crate) fn hear_out(capture: Option<CaptureId>, deadline: Option<Instant>) {
+pub(crate) fn flush_child(capture: Option<CaptureId>, deadline: Option<Instant>) {
     if let Some(id) = capture {
-        capture::flush(capture::Whose::One(id), deadline);
+        capture::flush(capture::FlushScope::Process(id), deadline);
     }
     relay::flush(deadline);
 }
@@ -122,7 +122,7 @@ pub(crate) fn flush(first: bool) {
         capture::ignore_poison();
         relay::ignore_poison();
     }
-    capture::flush(capture::Whose::All, None);
+    capture::flush(capture::FlushScope::All, None);
     relay::flush(None);
 }
 

@@ -8,7 +8,7 @@ use ::log::kv::{self, Key, Source, Value, VisitSource, VisitValue};
 use ::log::{Level, Record};
 use serde::{Deserialize, Serialize};
 
-use super::{OURS, elsewhere, failure, relay};
+use super::{TARGET, elsewhere, failure, relay};
 
 /// A log record that was received from a descendant of this process. See
 /// [`LogRelay::handler`](crate::log::LogRelay::handler).
@@ -58,7 +58,7 @@ impl RelayedRecord {
     /// Returns None if there is no such level.
     pub(crate) fn new(content: Content<'static>) -> Option<RelayedRecord> {
         let original = Level::iter().find(|level| *level as usize == usize::from(content.level))?;
-        let level = if content.target == OURS { elsewhere(original) } else { original };
+        let level = if content.target == TARGET { elsewhere(original) } else { original };
         Some(RelayedRecord { original, level, content })
     }
 

@@ -311,8 +311,8 @@ impl Relay {
 
 /// Warns, once, about a message that is not a record.
 fn complain(what: &str) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Relaxed) {
+    static REPORTED: AtomicBool = AtomicBool::new(false);
+    if !REPORTED.swap(true, Relaxed) {
         let _ = catch_unwind(|| {
             event(Level::Warn, format_args!("error in the relay of log records: {what} (reported once)"));
         });

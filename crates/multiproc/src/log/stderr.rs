@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use ::log::{Level, LevelFilter};
 
 use super::record::RelayedRecord;
-use super::{OURS, filter};
+use super::{TARGET, filter};
 use crate::spec::identity::Identity;
 
 /// Whether [`log_to_stderr`] was called, here or in the process that started this one.
@@ -121,7 +121,7 @@ pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
 /// Prints a record of another process, if one of this process would be printed.
 pub(crate) fn relayed(record: &RelayedRecord) {
     let level = record.original_level();
-    if LOGGER.prints(level) && (is_installed() || record.target() == OURS) && !record.is_printed() {
+    if LOGGER.prints(level) && (is_installed() || record.target() == TARGET) && !record.is_printed() {
         print(level, record.process(), format_args!("{}", record.text()));
     }
 }

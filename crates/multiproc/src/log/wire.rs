@@ -103,7 +103,7 @@ struct Begun {
 }
 
 /// The number of unfinished records at which those of ended processes are dropped.
-const MANY: usize = 16;
+const MAX_UNFINISHED: usize = 16;
 
 impl Inbox {
     /// Takes a message, which is untrusted. Returns None if its record isn't complete yet; an error
@@ -125,7 +125,7 @@ impl Inbox {
         let (head, bytes) = body.split_first_chunk().ok_or("a piece that is too short")?;
         let head = PieceHead::from_bytes(head);
         if head.at == 0 {
-            if self.begun.len() >= MANY {
+            if self.begun.len() >= MAX_UNFINISHED {
                 self.begun.retain(|_, begun| exists(begun.pid));
             }
             self.begun.insert(head.thread, Begun { pid: head.pid, total: head.total, bytes: Vec::new() });
@@ -229,11 +229,11 @@ mod tests {
         let gone = std::process::Command::new("true").spawn().unwrap();
         let pid = gone.id() as i32;
         { gone }.wait().unwrap();
-        for thread in 0..10 * MANY as i32 {
+        for thread in 0..10 * MAX_UNFINISHED as i32 {
             let head = PieceHead { pid, thread, at: 0, total: 2 };
             let body = [&head.to_bytes()[..], b"x"].concat();
             inbox.take(&packet(PIECE, body)).unwrap();
-            assert!(inbox.begun.len() <= MANY);
+            assert!(inbox.begun.len() <= MAX_UNFINISHED);
         }
         // A record that begins anew replaces its unfinished predecessor, and a record of a living
         // process is kept.

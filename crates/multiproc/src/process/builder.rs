@@ -20,7 +20,7 @@ use crate::spec::identity::Identity;
 use crate::spec::key::Key;
 use crate::spec::method::{StartMethod, start_method};
 use crate::spec::options::{Options, Resource, Variable};
-use crate::spec::stdio::{ChildStdin, Stdio, Wanted};
+use crate::spec::stdio::{ChildStdin, Stdio, StreamConfig};
 use crate::spec::target::{CapturesNothing, Carried, Entry, Target};
 use crate::start::error::{HandshakeErrorKind, StartError};
 use crate::start::{entry, fork, forkserver, spawn, standby};
@@ -53,7 +53,7 @@ pub struct Process<R> {
     daemon: Option<bool>,
     method: Option<StartMethod>,
     outlive_parent: bool,
-    streams: Wanted,
+    streams: StreamConfig,
     capture_output: Option<bool>,
     options: Options,
 }
@@ -136,7 +136,7 @@ impl<R: Run> Process<R> {
             daemon: None,
             method: None,
             outlive_parent: false,
-            streams: Wanted::default(),
+            streams: StreamConfig::default(),
             capture_output: None,
             options: Options::default(),
         }

@@ -21,7 +21,7 @@ use crate::spec::stdio::{ChildStdin, Ends};
 
 /// The most that [`terminate`](ProcessHandle::terminate), [`kill`](ProcessHandle::kill) and
 /// [`interrupt`](ProcessHandle::interrupt) wait for the end of the process.
-const MOMENT: Duration = Duration::from_millis(50);
+const SIGNAL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// A handle to a process that was started, independent of its target's type.
 /// [`active_children`](crate::active_children) returns them, and so does [`Child::handle`]. Clones
@@ -191,7 +191,7 @@ impl ProcessHandle {
     /// Sends a signal, and waits for a moment for the end that it may cause.
     fn end_by(&self, signal: i32, what: &'static str) -> Result<(), ChildError> {
         self.record.send_signal(signal).map_err(|source| self.error(what, source))?;
-        self.wait_timeout(MOMENT).map(drop)
+        self.wait_timeout(SIGNAL_TIMEOUT).map(drop)
     }
 
     pub(crate) fn error(&self, what: &'static str, source: io::Error) -> ChildError {

@@ -43,10 +43,10 @@ struct Names<'a>(&'a [ProcessHandle]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 10;
-        let names: Vec<&str> = self.0.iter().take(MOST).map(ProcessHandle::name).collect();
+        const MAX_NAMES: usize = 10;
+        let names: Vec<&str> = self.0.iter().take(MAX_NAMES).map(ProcessHandle::name).collect();
         f.write_str(&names.join(", "))?;
-        match self.0.len().saturating_sub(MOST) {
+        match self.0.len().saturating_sub(MAX_NAMES) {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
         }

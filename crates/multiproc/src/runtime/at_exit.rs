@@ -140,7 +140,7 @@ fn run_last() {
 }
 
 /// How long a start takes at most: the time for which a parent waits for an answer.
-pub(crate) const LONGEST_START: Duration = Duration::from_secs(30);
+pub(crate) const MAX_START_TIME: Duration = Duration::from_secs(30);
 
 /// The number of starts in flight.
 static IN_FLIGHT: Mutex<usize> = Mutex::new(0);
@@ -189,7 +189,7 @@ fn begin_exit() {
     if *in_flight > 0 {
         // Children that other threads have started meanwhile are
         // waited for too.
-        drop(LANDED.wait_timeout_while(in_flight, LONGEST_START, |in_flight| *in_flight > 0));
+        drop(LANDED.wait_timeout_while(in_flight, MAX_START_TIME, |in_flight| *in_flight > 0));
     }
 }
 

@@ -25,7 +25,7 @@ use crate::transfer::codec;
 
 /// How long to wait for the kernel to kill a process after its lifeline has been cut. One that
 /// still runs after this time is not going to be killed.
-const LONGEST: Duration = Duration::from_secs(2);
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A child of this process: what all handles to it share.
 pub(crate) struct ChildRecord {
@@ -46,7 +46,7 @@ pub(crate) struct ChildRecord {
     /// The id of its captured output. None if the output is not captured.
     capture: Option<CaptureId>,
     /// Whether its log records and captured output have been flushed since it ended.
-    heard_out: AtomicBool,
+    is_flushed: AtomicBool,
     /// The pidfd: readable once the process has ended. If the process was reaped before a pidfd
     /// could be opened, the socket takes its place.
     pidfd: OwnedFd,
@@ -64,7 +64,7 @@ pub(crate) struct ChildRecord {
 
 /// How long to wait when another thread of this process is reaping the child. That thread is inside
 /// a system call that doesn't block, so the wait is measurable only on an overloaded machine.
-const REAPED_WITHIN: Duration = Duration::from_secs(10);
+const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
 enum State {
     /// The process runs, or has ended and has not been reaped. `socket` is the parent's end of its
@@ -72,37 +72,37 @@ enum State {
     /// end.
     Running { socket: OwnedFd, early: Option<Report> },
     /// The process has ended and been reaped.
-    Ended { status: ExitStatus, report: Last },
+    Ended { status: ExitStatus, report: FinalReport },
     /// This process is a copy of the parent and has closed its copy of the socket. The child may
     /// run or have ended.
-    Disowned,
-    /// Taken for a moment while `Running` becomes `Ended`.
-    Between,
+    Detached,
+    /// Held only while `Running` becomes `Ended`.
+    Reaping,
 }
 
 /// The report of a process that has ended.
-enum Last {
-    Said(Report),
+enum FinalReport {
+    Received(Report),
     /// The report is still in the socket: it carries descriptors, and this process had no free
     /// ones.
-    Waiting(OwnedFd),
-    Nothing,
+    Unread(OwnedFd),
+    None,
 }
 
-impl Last {
-    fn receive(socket: OwnedFd) -> Last {
+impl FinalReport {
+    fn receive(socket: OwnedFd) -> FinalReport {
         match receive_report(&socket) {
-            Ok(Some(report)) => Last::Said(report),
-            Ok(None) => Last::Nothing,
-            Err(_) => Last::Waiting(socket),
+            Ok(Some(report)) => FinalReport::Received(report),
+            Ok(None) => FinalReport::None,
+            Err(_) => FinalReport::Unread(socket),
         }
     }
 
     /// The exit status that the report implies.
     fn status(&self) -> Option<ExitStatus> {
         match self {
-            Last::Said(report) => report.status(),
-            Last::Waiting(_) | Last::Nothing => None,
+            FinalReport::Received(report) => report.status(),
+            FinalReport::Unread(_) | FinalReport::None => None,
         }
     }
 }
@@ -123,8 +123,8 @@ impl ChildRecord {
             // Another part of the program has already reaped it.
             None => {
                 let report = match early {
-                    Some(report) => Last::Said(report),
-                    None => receive_report(&socket).ok().flatten().map_or(Last::Nothing, Last::Said),
+                    Some(report) => FinalReport::Received(report),
+                    None => receive_report(&socket).ok().flatten().map_or(FinalReport::None, FinalReport::Received),
                 };
                 let status = report.status().unwrap_or(ExitStatus::unknown());
                 (socket, State::Ended { status, report })
@@ -140,7 +140,7 @@ impl ChildRecord {
             parent: threads::getpid(),
             registered,
             capture,
-            heard_out: AtomicBool::new(false),
+            is_flushed: AtomicBool::new(false),
             pidfd,
             state: Mutex::new(state),
             stdin,
@@ -176,7 +176,7 @@ impl ChildRecord {
                     return Ok(None);
                 }
                 let is_ours = self.parent == threads::getpid();
-                let patience = if is_ours { REAPED_WITHIN } else { Duration::from_millis(100) };
+                let patience = if is_ours { REAP_TIMEOUT } else { Duration::from_millis(100) };
                 pidfd::end_of_reaped(&self.pidfd, patience).map(|end| ExitStatus::new(end, None))
             }
             Err(error) => return Err(error),
@@ -189,10 +189,10 @@ impl ChildRecord {
         }
         // The process is gone, so everything that it has sent has arrived. A grandchild that has
         // inherited the other end can't block this.
-        let report = match std::mem::replace(&mut *state, State::Between) {
-            State::Running { early: Some(report), .. } => Last::Said(report),
-            State::Running { socket, early: None } => Last::receive(socket),
-            State::Ended { .. } | State::Disowned | State::Between => {
+        let report = match std::mem::replace(&mut *state, State::Reaping) {
+            State::Running { early: Some(report), .. } => FinalReport::Received(report),
+            State::Running { socket, early: None } => FinalReport::receive(socket),
+            State::Ended { .. } | State::Detached | State::Reaping => {
                 unreachable!("the process was running when the lock was taken")
             }
         };
@@ -201,11 +201,17 @@ impl ChildRecord {
             status.set_out_of_memory();
         }
         let end = match &report {
-            Last::Said(Report::Failed(failure @ Failure::MemoryLimit { .. })) => Some(failure.clone().into()),
-            Last::Said(_) => None,
+            FinalReport::Received(Report::Failed(failure @ Failure::MemoryLimit { .. })) => {
+                Some(failure.clone().into())
+            }
+            FinalReport::Received(_) => None,
             // A death by a signal that this process sent is not logged.
-            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
-            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(&status)),
+            FinalReport::Unread(_) | FinalReport::None
+                if status.signal().is_some_and(|signal| self.was_sent(signal)) =>
+            {
+                None
+            }
+            FinalReport::Unread(_) | FinalReport::None => Some(JoinErrorKind::from_status(&status)),
         };
         *state = State::Ended { status, report };
         drop(state);
@@ -220,12 +226,14 @@ impl ChildRecord {
     /// Takes the report of a process that has ended.
     fn take_report(&self) -> io::Result<Option<Report>> {
         match &mut *self.lock() {
-            State::Ended { report, .. } => match std::mem::replace(report, Last::Nothing) {
-                Last::Said(said) => Ok(Some(said)),
-                Last::Nothing => Ok(None),
-                Last::Waiting(socket) => receive_report(&socket).inspect_err(|_| *report = Last::Waiting(socket)),
+            State::Ended { report, .. } => match std::mem::replace(report, FinalReport::None) {
+                FinalReport::Received(report) => Ok(Some(report)),
+                FinalReport::None => Ok(None),
+                FinalReport::Unread(socket) => {
+                    receive_report(&socket).inspect_err(|_| *report = FinalReport::Unread(socket))
+                }
             },
-            State::Running { .. } | State::Disowned | State::Between => Ok(None),
+            State::Running { .. } | State::Detached | State::Reaping => Ok(None),
         }
     }
 
@@ -240,18 +248,18 @@ impl ChildRecord {
                 codec::decode(value, 0).map_err(|error| JoinError::of_value(&self.name, error))
             }
             Some(Report::Failed(failure)) => Err(fail(failure.into())),
-            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Corrupt(what))),
-            None => Err(fail(JoinErrorKind::without_a_word(&status))),
+            Some(Report::Corrupt(what)) => Err(fail(JoinErrorKind::Corrupt(what))),
+            None => Err(fail(JoinErrorKind::from_status(&status))),
         }
     }
 
     /// In a copy of the parent: closes the copy's end of the child's socket. The child lives as
     /// long as any copy of that end is open, and it is not a child of this process.
-    pub(crate) fn disown(&self) {
+    pub(crate) fn detach(&self) {
         self.close_stdin();
         let mut state = self.lock();
         if let State::Running { .. } = *state {
-            *state = State::Disowned;
+            *state = State::Detached;
         }
     }
 
@@ -274,18 +282,22 @@ impl ChildRecord {
         }
         let mut state = self.lock();
         let State::Ended { status, report } = &mut *state else { return None };
-        *report = match std::mem::replace(report, Last::Nothing) {
-            Last::Waiting(socket) => Last::receive(socket),
+        *report = match std::mem::replace(report, FinalReport::None) {
+            FinalReport::Unread(socket) => FinalReport::receive(socket),
             taken => taken,
         };
         match report {
-            Last::Said(Report::Returned { failed: false, .. }) => None,
-            Last::Said(Report::Returned { failed: true, .. }) => Some(JoinErrorKind::ReturnedErr),
-            Last::Said(Report::Failed(failure)) => Some(failure.clone().into()),
-            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Corrupt(what.clone())),
-            Last::Waiting(_) | Last::Nothing if status.success() => None,
-            Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
-            Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(status)),
+            FinalReport::Received(Report::Returned { failed: false, .. }) => None,
+            FinalReport::Received(Report::Returned { failed: true, .. }) => Some(JoinErrorKind::ReturnedErr),
+            FinalReport::Received(Report::Failed(failure)) => Some(failure.clone().into()),
+            FinalReport::Received(Report::Corrupt(what)) => Some(JoinErrorKind::Corrupt(what.clone())),
+            FinalReport::Unread(_) | FinalReport::None if status.success() => None,
+            FinalReport::Unread(_) | FinalReport::None
+                if status.signal().is_some_and(|signal| self.was_sent(signal)) =>
+            {
+                None
+            }
+            FinalReport::Unread(_) | FinalReport::None => Some(JoinErrorKind::from_status(status)),
         }
     }
 
@@ -298,7 +310,7 @@ impl ChildRecord {
         let mut has_ended = false;
         loop {
             if let Some(status) = self.reap()? {
-                self.hear_out(deadline);
+                self.flush_output(deadline);
                 return Ok(Some(status));
             }
             // A debugger that traces the process gets its status first.
@@ -323,12 +335,12 @@ impl ChildRecord {
     }
 
     /// Flushes an ended child's log records and captured output, at most until `deadline`.
-    fn hear_out(&self, deadline: Option<Instant>) {
-        if !self.heard_out.load(Relaxed) {
-            log::hear_out(self.capture, deadline);
+    fn flush_output(&self, deadline: Option<Instant>) {
+        if !self.is_flushed.load(Relaxed) {
+            log::flush_child(self.capture, deadline);
             // If the deadline cut this short, the next call tries again.
             let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
-            self.heard_out.store(in_time, Relaxed);
+            self.is_flushed.store(in_time, Relaxed);
         }
     }
 
@@ -351,7 +363,7 @@ impl ChildRecord {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
             Err(error) if error.raw_os_error() == Some(EPERM) => {
                 if signal == SIGKILL && self.cut_lifeline() {
-                    let deadline = Instant::now().checked_add(LONGEST);
+                    let deadline = Instant::now().checked_add(KILL_TIMEOUT);
                     if pidfd::wait_any([&self.pidfd], deadline)? == [true] {
                         return Ok(());
                     }

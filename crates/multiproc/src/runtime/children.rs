@@ -66,10 +66,10 @@ pub(crate) fn has_given_up() -> bool {
 
 /// In a copy of this process that has just been forked: closes its copies of the children's
 /// sockets, which would otherwise keep the children alive after their parent's death.
-pub(crate) fn disown() {
+pub(crate) fn detach() {
     let members = std::mem::take(&mut CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).members);
     for child in members {
-        child.disown();
+        child.detach();
     }
 }
 

@@ -22,7 +22,7 @@ use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::create_error::CreateError;
 use crate::shm::cell::Plain;
-use crate::shm::region::{Access, Pages, Region, Usage, RegionConfig};
+use crate::shm::region::{Access, Pages, Region, RegionConfig, Usage};
 use crate::sync::LockError;
 use crate::sync::raw_lock::RawLock;
 

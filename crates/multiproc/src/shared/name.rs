@@ -15,13 +15,13 @@ pub(super) struct Name {
     text: String,
     /// In the process that has published the name: the name, as long as it exists.
     published: Mutex<Option<Published>>,
-    offering: Option<Arc<Offering>>,
+    memory: Option<Arc<NamedMemory>>,
 }
 
 impl Name {
     /// A name that another process has published.
     pub(super) fn of_another_process(name: &str) -> Name {
-        Name { text: name.into(), published: Mutex::new(None), offering: None }
+        Name { text: name.into(), published: Mutex::new(None), memory: None }
     }
 
     /// Publishes the region under this name.
@@ -29,10 +29,10 @@ impl Name {
         let fail = |source| NameError::Io { name: name.into(), source };
         let (control, memory) = region.descriptors(Access::Write).map_err(fail)?;
         let memory = SharedFile::from_fd(memory.expect("shared memory has a file of its own")).map_err(fail)?;
-        let offering = Arc::new(Offering { control, memory });
-        let offer: Weak<Offering> = Arc::downgrade(&offering);
+        let memory = Arc::new(NamedMemory { control, memory });
+        let offer: Weak<NamedMemory> = Arc::downgrade(&memory);
         let published = Mutex::new(Some(names::publish(name, offer)?));
-        Ok(Name { text: name.into(), published, offering: Some(offering) })
+        Ok(Name { text: name.into(), published, memory: Some(memory) })
     }
 
     pub(super) fn text(&self) -> &str {
@@ -41,8 +41,8 @@ impl Name {
 
     /// Removes the name, in this process or in the one that has published it.
     pub(super) fn unlink(&self) -> Result<(), NameError> {
-        if self.offering.is_none() {
-            return names::withdraw(&self.text, Instant::now() + PATIENCE);
+        if self.memory.is_none() {
+            return names::withdraw(&self.text, Instant::now() + OWNER_TIMEOUT);
         }
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner).take();
         match published.is_some_and(|published| published.is_live()) {
@@ -53,20 +53,20 @@ impl Name {
 }
 
 /// The descriptors that are handed to a process that opens the name.
-struct Offering {
+struct NamedMemory {
     control: OwnedFd,
     memory: SharedFile,
 }
 
 /// The kinds of access that a process can request.
-const TO_WRITE: u8 = 0;
-const TO_READ: u8 = 1;
+const WRITE: u8 = 0;
+const READ: u8 = 1;
 
-impl Offer for Offering {
-    fn offer(&self, wish: u8) -> io::Result<Vec<OwnedFd>> {
-        let memory = match wish {
-            TO_WRITE => self.memory.as_fd().try_clone_to_owned()?,
-            TO_READ => self.memory.open_read_only()?,
+impl Offer for NamedMemory {
+    fn offer(&self, access: u8) -> io::Result<Vec<OwnedFd>> {
+        let memory = match access {
+            WRITE => self.memory.as_fd().try_clone_to_owned()?,
+            READ => self.memory.open_read_only()?,
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         Ok(vec![self.control.try_clone()?, memory])
@@ -74,15 +74,15 @@ impl Offer for Offering {
 }
 
 /// How long to wait for the owner of a name.
-const PATIENCE: Duration = Duration::from_secs(10);
+const OWNER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens the region with this name, for this access.
 pub(super) fn find(name: &str, access: Access) -> Result<Region, NameError> {
-    let wish = match access {
-        Access::Write => TO_WRITE,
-        Access::ReadOnly => TO_READ,
+    let requested = match access {
+        Access::Write => WRITE,
+        Access::ReadOnly => READ,
     };
-    let found = names::find(name, wish, Instant::now() + PATIENCE)?;
+    let found = names::find(name, requested, Instant::now() + OWNER_TIMEOUT)?;
     let garbage = || NameError::OtherProtocol { name: name.into(), owner: found.owner };
     let mut fds = found.fds.into_iter();
     let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else { return Err(garbage()) };

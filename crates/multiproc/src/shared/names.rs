@@ -23,7 +23,7 @@ pub(crate) mod wire;
 
 pub use error::{NameError, NameRefusal};
 pub(crate) use keeper::Published;
-use wire::{Answer, Request, Unfit};
+use wire::{Answer, Request, WireError};
 
 /// The maximum length of a name, in bytes. The kernel allows 107 for the name of the socket, of
 /// which the prefix and the user id take some.
@@ -31,11 +31,11 @@ pub(crate) const LIMIT: usize = 107 - "multiproc/memory/".len() - "4294967295/".
 
 /// How long a publisher waits for the present owner of the name to answer, or for a dead owner's
 /// socket to be closed.
-const MOMENT: Duration = Duration::from_secs(1);
+const INCUMBENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the owner of a name hands out.
 pub(crate) trait Offer: Send + Sync + 'static {
-    /// Returns the descriptors for a request. `wish` says what is requested: a small number that
+    /// Returns the descriptors for a request. `access` says what is requested: a small number that
     /// owner and client have agreed on.
     ///
     /// This is called on a thread that serves all names of this process, so it must not block; not
@@ -44,7 +44,7 @@ pub(crate) trait Offer: Send + Sync + 'static {
     /// # Errors
     /// The client gets their number: `EACCES` and `EPERM`, or `PermissionDenied`, as
     /// [`NameRefusal::Denied`], others as [`NameError::Owner`].
-    fn offer(&self, wish: u8) -> io::Result<Vec<OwnedFd>>;
+    fn offer(&self, access: u8) -> io::Result<Vec<OwnedFd>>;
 }
 
 /// Publishes `offer` under `name`, until the value returned is dropped or a process
@@ -60,12 +60,12 @@ pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, N
     let place = place(name)?;
     let fail = |source| NameError::Io { name: name.into(), source };
     let socket = CloseOnFork::make(socket::packet_socket).map_err(fail)?;
-    let patience = Instant::now() + MOMENT;
+    let deadline = Instant::now() + INCUMBENT_TIMEOUT;
     loop {
         match socket::listen_for_packets(&socket, &place) {
             Ok(()) => return keeper::keep(socket, offer).map_err(fail),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                if let Incumbent::Stays(owner) = Incumbent::ask(&place, patience) {
+                if let Incumbent::Stays(owner) = Incumbent::ask(&place, deadline) {
                     return Err(NameError::Taken { name: name.into(), owner });
                 }
             }
@@ -82,7 +82,7 @@ pub(crate) struct Found {
     pub(crate) owner: Option<i32>,
 }
 
-/// Asks the owner of `name` for its descriptors. `wish` says which. Waits for the owner until
+/// Asks the owner of `name` for its descriptors. `access` says which. Waits for the owner until
 /// `deadline`.
 ///
 /// # Errors
@@ -90,8 +90,8 @@ pub(crate) struct Found {
 /// the owner is stopped; `Owner` when the owner fails; `OtherVersion` and `OtherProtocol` when it
 /// is another program; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, in which case nothing has
 /// been received.
-pub(crate) fn find(name: &str, wish: u8, deadline: Instant) -> Result<Found, NameError> {
-    ask(name, Request::Find(wish), deadline)
+pub(crate) fn find(name: &str, access: u8, deadline: Instant) -> Result<Found, NameError> {
+    ask(name, Request::Find(access), deadline)
 }
 
 /// Removes `name` from its owner: when this returns, the name isn't found any more and can be
@@ -127,11 +127,11 @@ impl Incumbent {
     /// Checks whether the owner of the name answers. After an owner has died or dropped the name, a
     /// fork copy of it that was made a moment ago may still have the socket open; the connection
     /// ends when the copy closes it.
-    fn ask(place: &[u8], patience: Instant) -> Incumbent {
-        let socket = match socket::connect_for_packets(place, Some(patience)) {
+    fn ask(place: &[u8], deadline: Instant) -> Incumbent {
+        let socket = match socket::connect_for_packets(place, Some(deadline)) {
             Ok(socket) => socket,
             // The owner is gone, or is about to listen.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < patience => {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
                 std::thread::yield_now();
                 return Incumbent::Gone;
             }
@@ -147,11 +147,11 @@ impl Incumbent {
         }
         let _ = fd_passing::try_send(&socket, &Request::Greet.to_bytes());
         let answers = || matches!(socket::try_read(&socket, &mut [0; 1]), Ok(1..));
-        match poll::wait_for_input(&socket, Some(patience)) {
+        match poll::wait_for_input(&socket, Some(deadline)) {
             // Any answer counts. The first read may give an error, if the owner has closed without
             // reading the request.
             Ok(true) if answers() || answers() => stays,
-            Ok(true) if Instant::now() < patience => Incumbent::Gone,
+            Ok(true) if Instant::now() < deadline => Incumbent::Gone,
             // The owner may be stopped, or belong to a program that this one doesn't understand.
             Ok(_) | Err(_) => stays,
         }
@@ -189,8 +189,8 @@ fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameErr
                     _ => NameError::Owner { name: name.into(), owner: owner.pid, source },
                 });
             }
-            (Answer::OtherVersion(theirs), _) => return Err(owner.is_unfit(Unfit::Version(theirs))),
-            (Answer::Here { .. } | Answer::Withdrawn, _) => return Err(owner.is_unfit(Unfit::Garbage)),
+            (Answer::OtherVersion(theirs), _) => return Err(owner.protocol_error(WireError::Version(theirs))),
+            (Answer::Here { .. } | Answer::Withdrawn, _) => return Err(owner.protocol_error(WireError::Corrupt)),
         }
     }
 }
@@ -275,13 +275,13 @@ impl<'a> Owner<'a> {
         if taken.len == 0 {
             return Err(self.is_gone());
         }
-        let answer = Answer::from_bytes(&bytes[..taken.len]).map_err(|unfit| self.is_unfit(unfit))?;
+        let answer = Answer::from_bytes(&bytes[..taken.len]).map_err(|error| self.protocol_error(error))?;
         let promised = if let Answer::Here { count } = answer { usize::from(count) } else { 0 };
         if taken.fds_cut && taken.fds.len() < promised {
             return Err(self.io(io::Error::from_raw_os_error(EMFILE)));
         }
         if taken.fds.len() != promised {
-            return Err(self.is_unfit(Unfit::Garbage));
+            return Err(self.protocol_error(WireError::Corrupt));
         }
         Ok(Some((answer, taken.fds)))
     }
@@ -298,11 +298,11 @@ impl<'a> Owner<'a> {
         NameError::Refused { name: self.name.into(), owner: self.pid, why }
     }
 
-    fn is_unfit(&self, unfit: Unfit) -> NameError {
+    fn protocol_error(&self, error: WireError) -> NameError {
         let (name, owner) = (self.name.into(), self.pid);
-        match unfit {
-            Unfit::Version(theirs) => NameError::OtherVersion { name, owner, theirs },
-            Unfit::Garbage => NameError::OtherProtocol { name, owner },
+        match error {
+            WireError::Version(theirs) => NameError::OtherVersion { name, owner, theirs },
+            WireError::Corrupt => NameError::OtherProtocol { name, owner },
         }
     }
 }

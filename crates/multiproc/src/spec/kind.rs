@@ -12,5 +12,5 @@ pub(crate) const RETURNED_ERR: u8 = 9;
 pub(crate) const FAILED: u8 = 10;
 pub(crate) const STAND_BY: u8 = 11;
 pub(crate) const GUARD: u8 = 12;
-pub(crate) const UNFIT: u8 = 13;
+pub(crate) const NOT_PERMITTED: u8 = 13;
 pub(crate) const GO_AHEAD: u8 = 14;

@@ -15,7 +15,7 @@ use crate::transfer::payload::Payload;
 use super::kind;
 
 /// The exit code of a process that can't do what it was started for: `EX_SOFTWARE` of sysexits.h.
-pub(crate) const REFUSED: i32 = 70;
+pub(crate) const EXIT_NOT_STARTED: i32 = 70;
 
 /// The last message of a child.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) enum Report {
     /// There is no value.
     Failed(Failure),
     /// The message can't be decoded.
-    Garbage(String),
+    Corrupt(String),
 }
 
 /// Why there is no value, in a form that can always be sent.
@@ -55,7 +55,7 @@ impl Report {
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
             Report::Returned { failed: false, .. } => 0,
-            Report::Failed(Failure::NotStarted(_)) => REFUSED,
+            Report::Failed(Failure::NotStarted(_)) => EXIT_NOT_STARTED,
             _ => 1,
         }
     }
@@ -65,7 +65,7 @@ impl Report {
     /// another.
     pub(crate) fn status(&self) -> Option<ExitStatus> {
         match self {
-            Report::Failed(Failure::MemoryLimit { .. }) | Report::Garbage(_) => None,
+            Report::Failed(Failure::MemoryLimit { .. }) | Report::Corrupt(_) => None,
             _ => Some(ExitStatus::new(End::Exited(self.exit_code()), None)),
         }
     }
@@ -79,7 +79,7 @@ impl Report {
                 packet::send_with(&socket, kind, &[], &[], value)
             }
             Report::Failed(failure) => send_failure(&socket, failure),
-            Report::Garbage(_) => Ok(()),
+            Report::Corrupt(_) => Ok(()),
         };
         match sent {
             Ok(()) => self,
@@ -108,7 +108,7 @@ impl Report {
             }
             kind::FAILED => Some(match codec::unpack(packet.front()) {
                 Ok(failure) => Report::Failed(failure),
-                Err(error) => Report::Garbage(error.to_string()),
+                Err(error) => Report::Corrupt(error.to_string()),
             }),
             // The refusal or failure of a start without an answer that the parent waits for.
             kind::REFUSED => Some(Report::Failed(Failure::NotStarted(String::from_utf8_lossy(packet.front()).into()))),
@@ -117,7 +117,7 @@ impl Report {
                     let reason = format!("{what}: {}", io::Error::from_raw_os_error(errno));
                     Report::Failed(Failure::NotStarted(reason))
                 }
-                Err(error) => Report::Garbage(error.to_string()),
+                Err(error) => Report::Corrupt(error.to_string()),
             }),
             _ => None,
         }
@@ -141,7 +141,7 @@ pub(crate) fn receive_report(socket: impl AsFd) -> io::Result<Option<Report>> {
             }
             Err(PacketError::Empty | PacketError::Closed) => return Ok(None),
             Err(PacketError::Io(error)) => return Err(error),
-            Err(error) => return Ok(Some(Report::Garbage(error.to_string()))),
+            Err(error) => return Ok(Some(Report::Corrupt(error.to_string()))),
         }
     }
 }
@@ -162,9 +162,9 @@ mod tests {
     fn implied_status() {
         let of = |failure| Report::Failed(failure).status().map(|status| status.exit_code());
         assert_eq!(of(Failure::Arguments("garbage".into())), Some(Some(1)));
-        assert_eq!(of(Failure::NotStarted("no such directory".into())), Some(Some(REFUSED)));
+        assert_eq!(of(Failure::NotStarted("no such directory".into())), Some(Some(EXIT_NOT_STARTED)));
         // It dies of one signal or another.
         assert_eq!(of(Failure::MemoryLimit { limit: 1 << 20 }), None);
-        assert_eq!(Report::Garbage("1 byte".into()).status().map(|status| status.exit_code()), None);
+        assert_eq!(Report::Corrupt("1 byte".into()).status().map(|status| status.exit_code()), None);
     }
 }

@@ -230,7 +230,7 @@ pub enum JoinErrorKind {
 
 impl JoinErrorKind {
     /// Why there is no value from a process that ended without a report.
-    pub(crate) fn without_a_word(status: &ExitStatus) -> JoinErrorKind {
+    pub(crate) fn from_status(status: &ExitStatus) -> JoinErrorKind {
         match status.end {
             Some(End::Exited(code)) => JoinErrorKind::Exited(code),
             Some(End::Signalled { signal: SIGKILL, .. }) if status.out_of_memory => JoinErrorKind::OutOfMemory,
@@ -335,7 +335,7 @@ mod tests {
         for (signal, name) in names {
             let status = ExitStatus::new(End::Signalled { signal, core_dumped: false }, None);
             assert_eq!(status.to_string(), format!("stopped[{name}]"));
-            let error = JoinError::new("p", JoinErrorKind::without_a_word(&status));
+            let error = JoinError::new("p", JoinErrorKind::from_status(&status));
             assert_eq!(error.to_string(), format!("p was killed by {name}"));
         }
     }

@@ -69,7 +69,7 @@ impl<T: Into<OwnedFd>> From<T> for Stdio {
 
 /// The three streams as the builder was told.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted(pub(crate) [Option<Stdio>; 3]);
+pub(crate) struct StreamConfig(pub(crate) [Option<Stdio>; 3]);
 
 /// The three streams as they are passed to the new process, none of them numbered 0 to 2; `None`
 /// where the process inherits its parent's stream.
@@ -159,7 +159,7 @@ pub(crate) struct Ends {
     pub(crate) stderr: Option<PipeReader>,
 }
 
-impl Wanted {
+impl StreamConfig {
     /// Opens the pipes, `/dev/null` and the given files.
     pub(crate) fn open(self) -> io::Result<(Streams, Ends)> {
         let (mut streams, mut ends) = (Streams::default(), Ends::default());

@@ -21,9 +21,9 @@ use crate::transfer::packet;
 /// The rights and settings that the calling thread passes on to a process that it makes now. Read
 /// at the first use.
 #[derive(Default)]
-pub(crate) struct Moment(OnceCell<(Confinement, Settings)>);
+pub(crate) struct CallerRights(OnceCell<(Confinement, Settings)>);
 
-impl Moment {
+impl CallerRights {
     fn get(&self) -> &(Confinement, Settings) {
         self.0.get_or_init(|| {
             let (confinement, umask) = Confinement::current();
@@ -37,75 +37,75 @@ impl Moment {
     }
 
     /// Reads them, unless that has been done. Called before the process is made.
-    pub(crate) fn look(&self) {
+    pub(crate) fn read(&self) {
         self.get();
     }
 }
 
 /// The rights and settings that a server was made with.
-pub(crate) struct Made {
+pub(crate) struct ServerRights {
     confinement: Confinement,
     settings: Settings,
     /// Whether the thread that made the server could inspect it. If it could not, a later failure
     /// says nothing.
-    may_look: bool,
+    can_inspect: bool,
     /// The thread that made the server.
-    maker: ThreadId,
+    created_by: ThreadId,
 }
 
 /// Whether the calling thread can use a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fit {
+pub(crate) enum RightsMatch {
     /// The server has the same rights.
     Same,
     /// The server has other rights.
-    Other,
+    Different,
     /// The server has the same rights as far as they can be read, but the thread may have given up
     /// others.
     Unknown,
 }
 
-impl Made {
+impl ServerRights {
     /// For the server `pid`, which the calling thread has just executed, and which has answered.
-    pub(crate) fn new(moment: &Moment, pid: i32) -> Made {
-        let (mut confinement, settings) = moment.get().clone();
+    pub(crate) fn new(rights: &CallerRights, pid: i32) -> ServerRights {
+        let (mut confinement, settings) = rights.get().clone();
         confinement.complete(|| Confinement::current().0);
-        let may_look = confinement::may_look_into(pid).unwrap_or(false);
-        Made { confinement, settings, may_look, maker: thread::current().id() }
+        let can_inspect = confinement::may_look_into(pid).unwrap_or(false);
+        ServerRights { confinement, settings, can_inspect, created_by: thread::current().id() }
     }
 
     /// Whether a thread could have fewer rights than the server without a visible difference.
-    pub(crate) fn is_blind(&self) -> bool {
-        self.confinement.may_tighten_unseen(self.may_look) || self.has_filters_of_another_thread()
+    pub(crate) fn may_differ_unseen(&self) -> bool {
+        self.confinement.may_tighten_unseen(self.can_inspect) || self.has_filters_of_another_thread()
     }
 
     /// Whether the server has seccomp filters that a thread of this process other than the calling
     /// one has added: the calling thread may have added as many different ones.
     fn has_filters_of_another_thread(&self) -> bool {
-        self.confinement.has_filters_of_its_own() && self.maker != thread::current().id()
+        self.confinement.has_filters_of_its_own() && self.created_by != thread::current().id()
     }
 
-    /// Whether the calling thread, with its rights in `moment`, can use the server `pid`, to which
+    /// Whether the calling thread, with its rights in `rights`, can use the server `pid`, to which
     /// `self` belongs.
-    pub(crate) fn fit(&self, moment: &Moment, pid: i32) -> Fit {
-        let (now, _) = moment.get();
+    pub(crate) fn compare(&self, rights: &CallerRights, pid: i32) -> RightsMatch {
+        let (now, _) = rights.get();
         if self.confinement != *now {
-            return Fit::Other;
+            return RightsMatch::Different;
         }
-        match self.may_look {
+        match self.can_inspect {
             // The check also fails for a server that has ended.
-            true if !confinement::may_look_into(pid).unwrap_or(false) => Fit::Other,
-            may_look if now.may_tighten_unseen(may_look) => Fit::Unknown,
-            _ if self.has_filters_of_another_thread() => Fit::Unknown,
-            _ => Fit::Same,
+            true if !confinement::may_look_into(pid).unwrap_or(false) => RightsMatch::Different,
+            can_inspect if now.may_tighten_unseen(can_inspect) => RightsMatch::Unknown,
+            _ if self.has_filters_of_another_thread() => RightsMatch::Unknown,
+            _ => RightsMatch::Same,
         }
     }
 
     /// Sends `GO_AHEAD` to a child of the server, on the socket on which it waits, with the
     /// settings if they differ from the server's. Returns whether they differ; the child then
     /// acknowledges that it has applied them.
-    pub(crate) fn go_ahead(&self, moment: &Moment, socket: impl AsFd) -> io::Result<bool> {
-        let (_, settings) = moment.get();
+    pub(crate) fn go_ahead(&self, rights: &CallerRights, socket: impl AsFd) -> io::Result<bool> {
+        let (_, settings) = rights.get();
         let differs = self.settings != *settings;
         let told = if differs { settings.to_bytes() } else { vec![] };
         packet::send(socket, kind::GO_AHEAD, &[&told], &[])?;
@@ -114,26 +114,26 @@ impl Made {
 }
 
 /// The parent's decision about a child of the server.
-pub(crate) enum Word {
+pub(crate) enum GoAhead {
     /// Go ahead without changes.
-    Go,
+    Proceed,
     /// Go ahead; the settings have been applied, and the child must acknowledge that.
-    GoAndTell,
+    ProceedAndAck,
     /// The child isn't allowed to apply a setting.
-    Unfit,
+    NotPermitted,
     /// Leave: the child isn't wanted, or the parent is gone.
-    Leave,
+    Exit,
 }
 
 /// In a child of the server: waits for `GO_AHEAD`, and applies the settings in it.
-pub(crate) fn await_word(socket: OwnedFd) -> Word {
+pub(crate) fn wait_for_go_ahead(socket: OwnedFd) -> GoAhead {
     match packet::receive(&socket, true) {
-        Ok(packet) if packet.kind == kind::GO_AHEAD && packet.front().is_empty() => Word::Go,
+        Ok(packet) if packet.kind == kind::GO_AHEAD && packet.front().is_empty() => GoAhead::Proceed,
         Ok(packet) if packet.kind == kind::GO_AHEAD => match Settings::from_bytes(packet.front()) {
             // The umask is set without being read first: it can only be read by setting it.
-            Some(settings) if settings.take_on(&Settings::current(None)).is_ok() => Word::GoAndTell,
-            _ => Word::Unfit,
+            Some(settings) if settings.take_on(&Settings::current(None)).is_ok() => GoAhead::ProceedAndAck,
+            _ => GoAhead::NotPermitted,
         },
-        _ => Word::Leave,
+        _ => GoAhead::Exit,
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Context {
 
 /// What the other side has been told already.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct SentContext {
     /// The environment.
     environment: Option<Vec<u8>>,
     /// The directory that the other side is in.
@@ -53,27 +53,27 @@ impl Outgoing<'_> {
     }
 }
 
-impl Known {
+impl SentContext {
     /// Records what the server has been told; the server remembers only the environment. Returns
     /// what the child that it makes knows.
-    pub(crate) fn learn(&mut self, told: Outgoing<'_>) -> Known {
+    pub(crate) fn record(&mut self, told: Outgoing<'_>) -> SentContext {
         if let Some(environment) = told.environment {
             self.environment = Some(environment);
         }
-        Known { environment: self.environment.clone(), directory: told.directory.and_then(directory::id_of) }
+        SentContext { environment: self.environment.clone(), directory: told.directory.and_then(directory::id_of) }
     }
 }
 
-/// Collects the current context for a receiver that already has `known`. The directory is left out
+/// Collects the current context for a receiver that already has `sent`. The directory is left out
 /// if it is `here` and the receiver is in it. The streams that are set in `given` replace this
 /// process's own; without `given`, descriptors 0 to 2 are left out, since a process must not hold
 /// streams that it doesn't use.
 pub(crate) fn current<'a>(
-    known: &Known,
+    sent: &SentContext,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
 ) -> io::Result<(Context, Outgoing<'a>)> {
-    let environment = environment::snapshot_unless(known.environment.as_deref());
+    let environment = environment::snapshot_unless(sent.environment.as_deref());
     let mut streams: [Option<BorrowedFd<'a>>; 3] = [None; 3];
     if let Some(given) = given {
         streams = stdio::streams();
@@ -81,7 +81,7 @@ pub(crate) fn current<'a>(
             *stream = given.as_ref().map(AsFd::as_fd);
         }
     }
-    let same = here.is_some() && here == known.directory;
+    let same = here.is_some() && here == sent.directory;
     let directory = if same { None } else { Some(directory::open_current()?) };
     let context = Context {
         environment: environment.clone(),
@@ -94,20 +94,20 @@ pub(crate) fn current<'a>(
 /// Collects the context as [`current`] does and passes it to `send`, which sends it beside a
 /// request.
 pub(crate) fn send<'a>(
-    known: &Known,
+    sent: &SentContext,
     here: Option<directory::Id>,
     given: Option<&'a Streams>,
     mut send: impl FnMut(Context, &Outgoing<'a>) -> io::Result<()>,
 ) -> io::Result<Outgoing<'a>> {
     stdio::again_if_closed(|| {
-        let (context, outgoing) = current(known, here, given)?;
+        let (context, outgoing) = current(sent, here, given)?;
         send(context, &outgoing).map(|()| outgoing)
     })
 }
 
 /// The parts of the context that the server does not keep.
 #[derive(Debug)]
-pub(crate) struct Handed {
+pub(crate) struct ReceivedContext {
     directory: Option<OwnedFd>,
     streams: Streams,
 }
@@ -123,38 +123,38 @@ impl Context {
     ///
     /// # Safety
     /// No other thread may run, and no pointer into the environment may be in use.
-    pub(crate) unsafe fn receive(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<Handed> {
+    pub(crate) unsafe fn receive(self, mut fds: impl Iterator<Item = OwnedFd>) -> io::Result<ReceivedContext> {
         if let Some(environment) = self.environment {
             // SAFETY: guaranteed by the caller.
             unsafe { environment::replace(environment)? };
         }
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "a descriptor is missing");
         let directory = if self.directory { Some(fds.next().ok_or_else(missing)?) } else { None };
-        Ok(Handed { directory, streams: Streams::from_fds(self.streams, &mut fds)? })
+        Ok(ReceivedContext { directory, streams: Streams::from_fds(self.streams, &mut fds)? })
     }
 }
 
-impl Handed {
+impl ReceivedContext {
     /// Changes to the directory: in the server before it copies itself, so that the copy starts
     /// there, or in a standby child.
-    pub(crate) fn enter(&self) -> io::Result<()> {
+    pub(crate) fn change_directory(&self) -> io::Result<()> {
         self.directory.as_ref().map_or(Ok(()), directory::change)
     }
 
     /// In the child: installs descriptors 0 to 2.
-    pub(crate) fn take_on(self) -> io::Result<()> {
+    pub(crate) fn install_streams(self) -> io::Result<()> {
         stdio::replace(self.streams.0)
     }
 }
 
 /// In the server, after copying itself: changes back to `/`.
-pub(crate) fn leave() -> io::Result<()> {
+pub(crate) fn enter_root() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
 /// In the server: closes descriptors 0 to 2 (they become `/dev/null`) and leaves the directory that
 /// it was executed in.
-pub(crate) fn let_go() -> io::Result<()> {
+pub(crate) fn detach() -> io::Result<()> {
     stdio::replace([None, None, None])?;
-    leave()
+    enter_root()
 }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use multiproc_os::pid_slots::PidSlots;
 use multiproc_os::{fd_passing, signal, stdio, threads};
 
-use super::handshake::{self, Role, Unfit, VARIABLE};
-use super::run_child::{leave, refuse};
+use super::handshake::{self, AcceptError, Role, VARIABLE};
+use super::run_child::{exit_with_message, refuse};
 use super::{forkserver, spawn};
 use crate::runtime::at_exit;
 use crate::spec::kind;
-use crate::spec::report::REFUSED;
+use crate::spec::report::EXIT_NOT_STARTED;
 use crate::spec::target::Entry;
 use crate::transfer::packet;
 use crate::transfer::payload::Payload;
@@ -56,13 +56,15 @@ fn dispatch(variable: &str, is_first: bool, rehearsal: Rehearsal) -> ! {
         // SAFETY: the parent has passed this descriptor to this process alone. If it is not open or
         // is something else, the next check says so, and the process ends.
         Ok(fd) if fd > 2 => unsafe { OwnedFd::from_raw_fd(fd) },
-        _ => leave(&format!(
+        _ => exit_with_message(&format!(
             "the environment has {VARIABLE}={variable}, which is not a descriptor that multiproc has passed"
         )),
     };
     if !fd_passing::is_packet_socket(socket.as_fd()) {
         std::mem::forget(socket);
-        leave(&format!("the environment has {VARIABLE}={variable}, but that descriptor is not a multiproc socket"));
+        exit_with_message(&format!(
+            "the environment has {VARIABLE}={variable}, but that descriptor is not a multiproc socket"
+        ));
     }
     if let Err(error) = sanitize(socket.as_fd()) {
         refuse(socket, &format!("the new process could not set itself up: {error}"));
@@ -76,7 +78,7 @@ fn dispatch(variable: &str, is_first: bool, rehearsal: Rehearsal) -> ! {
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots, parent, rehearsal),
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(REFUSED),
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(EXIT_NOT_STARTED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
             (Ok(_), Ok(threads)) => refuse(
@@ -90,9 +92,9 @@ fn dispatch(variable: &str, is_first: bool, rehearsal: Rehearsal) -> ! {
                 refuse(socket, &format!("the server could not set itself up: {error}"));
             }
         },
-        Err(Unfit::Because(reason)) => refuse(socket, &reason),
+        Err(AcceptError::Refused(reason)) => refuse(socket, &reason),
         // Silently: a parent that ends during a start, for example by Ctrl-C, is not an error.
-        Err(Unfit::Alone) => std::process::exit(REFUSED),
+        Err(AcceptError::Disconnected) => std::process::exit(EXIT_NOT_STARTED),
     }
 }
 

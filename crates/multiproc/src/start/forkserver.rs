@@ -14,12 +14,12 @@ use multiproc_os::pid_slots::{PidSlots, SLOTS};
 use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, threads};
 use serde::{Deserialize, Serialize};
 
-use super::confinement::{Fit, Made, Moment};
-use super::context::{self, Context, Known};
+use super::confinement::{CallerRights, RightsMatch, ServerRights};
+use super::context::{self, Context, SentContext};
 use super::entry::Rehearsal;
 use super::error::{HandshakeErrorKind, StartError};
 use super::guard::{self, OrphanGuard};
-use super::handshake::{self, Answer, Copy, PATIENCE};
+use super::handshake::{self, ANSWER_TIMEOUT, Answer, ExecutedProcess};
 use super::host;
 use super::run_child::{self, StartAck};
 use super::standby::Standby;
@@ -58,7 +58,7 @@ struct Server {
     /// Slots that no start in flight uses.
     free: Vec<u16>,
     /// What it has been told of the parent's context.
-    known: Known,
+    sent: SentContext,
     /// Whether it is told which children must end with this process. See `guard`.
     guards: bool,
 }
@@ -66,11 +66,11 @@ struct Server {
 /// The part of a server that starts in flight share. When the last reference is dropped, the server
 /// is killed and reaped.
 pub(crate) struct ServerProcess {
-    copy: Copy,
+    copy: ExecutedProcess,
     slots: PidSlots,
     /// The rights of the thread that executed the server. A thread that has given up some of them
     /// must not start children from it.
-    made: Made,
+    server_rights: ServerRights,
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
@@ -80,12 +80,12 @@ pub(crate) struct Pause(#[allow(dead_code)] std::sync::MutexGuard<'static, Optio
 
 /// None if a thread is in the middle of a request for too long.
 pub(crate) fn pause() -> Option<Pause> {
-    standby::within_a_moment(&SERVER).map(Pause)
+    standby::lock_briefly(&SERVER).map(Pause)
 }
 
 /// How long the keeper waits for a standby. Short, since the end of the process waits for the
 /// keeper.
-const MOMENT: Duration = Duration::from_secs(1);
+const STANDBY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a start is tried if the server dies each time.
 const ATTEMPTS: u32 = 3;
@@ -97,15 +97,15 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started, StartError> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(launch),
         here => here.ok(),
     };
-    let moment = Moment::default();
+    let rights = CallerRights::default();
     let mut attempt = 1;
-    let mut last_words = None;
+    let mut refusal_reason = None;
     loop {
-        match try_start(launch, here, &mut last_words, &moment)? {
+        match try_start(launch, here, &mut refusal_reason, &rights)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
                 let died = HandshakeErrorKind::ServerDied { attempts: ATTEMPTS };
-                let kind = last_words.map_or(died, HandshakeErrorKind::Refused);
+                let kind = refusal_reason.map_or(died, HandshakeErrorKind::Refused);
                 return Err(StartError::handshake(launch.name(), kind));
             }
             None => attempt += 1,
@@ -147,7 +147,7 @@ pub(crate) fn guard(name: &str, pid: Option<i32>) {
             if namespace::children_are_elsewhere() {
                 return;
             }
-            *current = Server::launch(name, &Moment::default()).ok();
+            *current = Server::launch(name, &CallerRights::default()).ok();
         }
         let (Some(server), Some(pid)) = (&*current, pid) else { return };
         match server.guard(pid) {
@@ -175,12 +175,12 @@ pub(crate) fn guard_this_copy() {
 pub(crate) fn make_standby() -> Option<Standby> {
     let (ours, theirs) = fd_passing::pair().ok()?;
     let (launch, its_order) = fd_passing::pair().ok()?;
-    let (process, slot, known) = {
+    let (process, slot, sent) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = current.as_mut().filter(|server| server.process.copy.is_ours())?;
         let slot = server.free.pop()?;
         match server.request(kind::STAND_BY, slot, StartAck::No, None, [theirs.as_fd(), its_order.as_fd()]) {
-            Ok(known) => (server.process.clone(), slot, known),
+            Ok(sent) => (server.process.clone(), slot, sent),
             Err(_) => {
                 server.free.push(slot);
                 return None;
@@ -188,10 +188,10 @@ pub(crate) fn make_standby() -> Option<Standby> {
         }
     };
     drop((theirs, its_order));
-    let outcome = process.await_child("a standby process", ours, slot, MOMENT);
+    let outcome = process.await_child("a standby process", ours, slot, STANDBY_TIMEOUT);
     process.settle(slot, &outcome);
     let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
-    Some(Standby { started, launch, server: Arc::downgrade(&process), known })
+    Some(Standby { started, launch, server: Arc::downgrade(&process), sent })
 }
 
 /// Ends the fork server of [`StartMethod::ForkServer`](crate::StartMethod::ForkServer), if this
@@ -227,13 +227,13 @@ pub fn end_fork_server() {
 }
 
 /// Makes one attempt. None if the server died before it made the process, or made one that can't
-/// have the calling thread's rights or settings. Then `last_words` is the reason that the server
+/// have the calling thread's rights or settings. Then `refusal_reason` is the reason that the server
 /// has sent, if any.
 fn try_start(
     launch: &Launch<'_>,
     here: Option<directory::Id>,
-    last_words: &mut Option<String>,
-    moment: &Moment,
+    refusal_reason: &mut Option<String>,
+    rights: &CallerRights,
 ) -> Result<Option<Started>, StartError> {
     let name = launch.name();
     let fail = |what: &'static str| StartError::io(name, what);
@@ -244,18 +244,18 @@ fn try_start(
             *current = None;
         }
         if let Some(server) = &*current
-            && server.process.made.is_blind()
-            && server.process.fit(moment) == Fit::Unknown
+            && server.process.server_rights.may_differ_unseen()
+            && server.process.compare(rights) == RightsMatch::Unknown
         {
             // An exec'd process has this thread's rights.
             return spawn::start(launch).map(Some);
         }
         // Drops a server that is known to have other rights, if this is not the first attempt.
-        current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
+        current.take_if(|server| rights.is_known() && server.process.compare(rights) == RightsMatch::Different);
         current.as_ref().and_then(|server| standby::take(&Arc::downgrade(&server.process)))
     };
     if let Some(standby) = standby
-        && let Some(started) = standby.begin(launch, here, moment)?
+        && let Some(started) = standby.begin(launch, here, rights)?
     {
         standby::started(false);
         return Ok(Some(started));
@@ -267,7 +267,7 @@ fn try_start(
     let (process, slot) = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         // As above: the failed standby has shown it, or another thread has launched this server.
-        current.take_if(|server| moment.is_known() && server.process.fit(moment) == Fit::Other);
+        current.take_if(|server| rights.is_known() && server.process.compare(rights) == RightsMatch::Different);
         let server = match &mut *current {
             Some(server) => server,
             // A server there would be the first process of that namespace, which can't make
@@ -276,7 +276,7 @@ fn try_start(
                 drop(current);
                 return spawn::start(launch).map(Some);
             }
-            none => none.insert(Server::launch(name, moment)?),
+            none => none.insert(Server::launch(name, rights)?),
         };
         let Some(slot) = server.free.pop() else {
             let source = io::Error::from(io::ErrorKind::QuotaExceeded);
@@ -290,7 +290,7 @@ fn try_start(
         match server.request(kind::START, slot, ack, Some(launch), [theirs.as_fd(), its_go.as_fd()]) {
             Ok(_) => (server.process.clone(), slot),
             Err(source) if handshake::is_gone(&source) => {
-                *last_words = server.process.copy.last_words();
+                *refusal_reason = server.process.copy.refusal_reason();
                 *current = None;
                 return Ok(None);
             }
@@ -302,26 +302,26 @@ fn try_start(
     };
     drop((theirs, its_go));
     // Compared while the server makes the child.
-    let fit = process.fit(moment);
-    let said = match fit {
-        Fit::Same => process.made.go_ahead(moment, &go),
+    let matches = process.compare(rights);
+    let said = match matches {
+        RightsMatch::Same => process.server_rights.go_ahead(rights, &go),
         // The child reads the end of the socket instead of `GO_AHEAD`, and leaves.
-        Fit::Other | Fit::Unknown => fd_passing::hang_up(&go).map(|()| false),
+        RightsMatch::Different | RightsMatch::Unknown => fd_passing::hang_up(&go).map(|()| false),
     };
-    let outcome = process.await_child(name, ours, slot, PATIENCE);
+    let outcome = process.await_child(name, ours, slot, ANSWER_TIMEOUT);
     if matches!(outcome, Ok(None)) {
-        *last_words = process.copy.last_words();
+        *refusal_reason = process.copy.refusal_reason();
     }
     process.settle(slot, &outcome);
     let Some(mut started) = outcome? else { return Ok(None) };
-    match fit {
-        Fit::Same => {}
-        Fit::Other => {
+    match matches {
+        RightsMatch::Same => {}
+        RightsMatch::Different => {
             standby::end(&started, &go);
             process.replace();
             return Ok(None);
         }
-        Fit::Unknown => {
+        RightsMatch::Unknown => {
             standby::end(&started, &go);
             return spawn::start(launch).map(Some);
         }
@@ -338,7 +338,7 @@ fn try_start(
     // Otherwise the child has already acknowledged it.
     if told && ack == StartAck::No && started.early.is_none() {
         let answer = handshake::answer_of_child(name, &started.socket).inspect_err(|_| standby::end(&started, &go))?;
-        if answer.unfit {
+        if answer.not_permitted {
             standby::end(&started, &go);
             process.replace();
             return Ok(None);
@@ -351,21 +351,21 @@ fn try_start(
 
 impl Server {
     /// Executes a server, for the start of the process `name`.
-    fn launch(name: &str, moment: &Moment) -> Result<Server, StartError> {
+    fn launch(name: &str, rights: &CallerRights) -> Result<Server, StartError> {
         let (slots, fd) =
             PidSlots::create().map_err(StartError::io(name, "memory for its fork server could not be allocated"))?;
-        moment.look();
-        let copy = Copy::exec(name)?;
+        rights.read();
+        let copy = ExecutedProcess::exec(name)?;
         copy.send(name, kind::SERVE, &[], &[fd.as_fd()])?;
         match copy.answer(name)?.kind {
             kind::READY => {}
-            other => return Err(copy.useless(name, HandshakeErrorKind::unexpected(other))),
+            other => return Err(copy.fail(name, HandshakeErrorKind::unexpected(other))),
         }
-        let made = Made::new(moment, copy.pid);
+        let server_rights = ServerRights::new(rights, copy.pid);
         let server = Server {
-            process: Arc::new(ServerProcess { copy, slots, made }),
+            process: Arc::new(ServerProcess { copy, slots, server_rights }),
             free: (0..SLOTS as u16).rev().collect(),
-            known: Known::default(),
+            sent: SentContext::default(),
             guards: lifeline::may_change_user_unseen(),
         };
         at_exit::last(end);
@@ -390,31 +390,31 @@ impl Server {
         ack: StartAck,
         launch: Option<&Launch<'_>>,
         sockets: [BorrowedFd<'_>; N],
-    ) -> io::Result<Known> {
+    ) -> io::Result<SentContext> {
         let guarded = self.guards && launch.is_some_and(|launch| !launch.spec.outlives_parent);
         let front = launch.map_or(vec![], |launch| child_spec::join(launch.spec));
         let none = Payload::default();
         let (payload, others) = launch.map_or((&none, &[][..]), |launch| (launch.payload, launch.fds));
         self.process.slot(slot).store(0, SeqCst);
-        let outgoing = context::send(&self.known, None, launch.map(|launch| launch.streams), |context, outgoing| {
+        let outgoing = context::send(&self.sent, None, launch.map(|launch| launch.streams), |context, outgoing| {
             let head = child_spec::join(&Request { slot, ack, guarded, context });
             let fds: Vec<BorrowedFd<'_>> =
                 sockets.iter().copied().chain(outgoing.fds()).chain(others.iter().copied()).collect();
             packet::send_with(self.process.copy.socket(), kind, &[&head, &front], &fds, payload)
         })?;
-        Ok(self.known.learn(outgoing))
+        Ok(self.sent.record(outgoing))
     }
 }
 
 impl ServerProcess {
-    /// Whether the calling thread, with its rights in `moment`, can use the server.
-    pub(crate) fn fit(&self, moment: &Moment) -> Fit {
-        self.made.fit(moment, self.copy.pid)
+    /// Whether the calling thread, with these rights, can use the server.
+    pub(crate) fn compare(&self, rights: &CallerRights) -> RightsMatch {
+        self.server_rights.compare(rights, self.copy.pid)
     }
 
     /// Returns the rights and settings that the server was made with.
-    pub(crate) fn made(&self) -> &Made {
-        &self.made
+    pub(crate) fn server_rights(&self) -> &ServerRights {
+        &self.server_rights
     }
 
     /// Makes the next start launch another server.
@@ -448,7 +448,7 @@ impl ServerProcess {
             let [answered, server_died] = pidfd::wait_any([&socket, self.copy.pidfd()], deadline)
                 .map_err(fail("waiting for its server failed"))?;
             if !answered && !server_died {
-                return Err(self.copy.useless(name, HandshakeErrorKind::Timeout(patience)));
+                return Err(self.copy.fail(name, HandshakeErrorKind::Timeout(patience)));
             }
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
@@ -456,13 +456,13 @@ impl ServerProcess {
                 }
                 // The child has not run any of the user's code, and ends. A server that this thread
                 // executes has what the child lacks.
-                Ok(packet) if packet.kind == kind::UNFIT => {
+                Ok(packet) if packet.kind == kind::NOT_PERMITTED => {
                     pidfd::kill_unopened_child(self.pid(slot));
                     return Ok(None);
                 }
                 Ok(packet) => {
-                    let garbage = |kind| self.copy.useless(name, HandshakeErrorKind::unexpected(kind));
-                    early = Answer::of(name, packet, garbage)?.early;
+                    let corrupt = |kind| self.copy.fail(name, HandshakeErrorKind::unexpected(kind));
+                    early = Answer::of(name, packet, corrupt)?.early;
                 }
                 // A dead server makes no more children, so the slot is final. (Its sockets may stay
                 // open for a moment.)
@@ -477,13 +477,13 @@ impl ServerProcess {
                 Err(PacketError::Closed) => {
                     return match self.pid(slot) {
                         0 if self.is_dying() => Ok(None),
-                        0 => Err(self.garbage(name, "it dropped the request".into())),
+                        0 => Err(self.corrupt(name, "it dropped the request".into())),
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
                 }
                 Err(PacketError::Empty) => {}
                 Err(PacketError::Io(source)) => return Err(fail("its answer could not be read")(source)),
-                Err(error) => return Err(self.garbage(name, error.to_string())),
+                Err(error) => return Err(self.corrupt(name, error.to_string())),
             }
         }
     }
@@ -506,12 +506,12 @@ impl ServerProcess {
 
     /// Whether the server, which seems to have closed its sockets, ends within a moment.
     fn is_dying(&self) -> bool {
-        let moment = Instant::now().checked_add(Duration::from_millis(100));
-        pidfd::wait_any([self.copy.pidfd()], moment).is_ok_and(|ready| ready == [true])
+        let deadline = Instant::now().checked_add(Duration::from_millis(100));
+        pidfd::wait_any([self.copy.pidfd()], deadline).is_ok_and(|ready| ready == [true])
     }
 
-    fn garbage(&self, name: &str, what: String) -> StartError {
-        self.copy.useless(name, HandshakeErrorKind::Corrupt(what))
+    fn corrupt(&self, name: &str, what: String) -> StartError {
+        self.copy.fail(name, HandshakeErrorKind::Corrupt(what))
     }
 }
 
@@ -547,7 +547,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
         unsafe { environment::wipe(ranges.environment()) };
     }
     let mut orphans = OrphanGuard::of(parent);
-    if let Err(error) = context::let_go() {
+    if let Err(error) = context::detach() {
         run_child::refuse(control, &format!("the server could not set itself up: {error}"));
     }
     loop {
@@ -576,9 +576,10 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
             let slot = slots.get(request.slot.into()).ok_or_else(|| ("there is no such slot".to_string(), 0))?;
             // SAFETY: this process has one thread: `entry` has counted, and no thread is created
             // here. None of its code keeps pointers into the environment.
-            let handed = unsafe { request.context.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
+            let received_context =
+                unsafe { request.context.receive(&mut fds) }.map_err(|error| no("the environment", &error))?;
             let (ack, guarded) = (request.ack, request.guarded);
-            handed.enter().map_err(|error| no("the current directory", &error))?;
+            received_context.change_directory().map_err(|error| no("the current directory", &error))?;
             host::before_copy();
             // SAFETY: as above, and `thread` is the state of this thread.
             let side = unsafe { clone::clone_sibling(&thread, slot) };
@@ -586,9 +587,9 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
                 Ok(Side::Copy { is_open }) => {
                     host::after_copy_in_child();
                     if ack == StartAck::No && !is_open {
-                        run_child::say_started(&socket, pidfd::open(threads::getpid()).ok());
+                        run_child::send_started(&socket, pidfd::open(threads::getpid()).ok());
                     }
-                    return Ok(Some((launch.to_vec(), handed, ack)));
+                    return Ok(Some((launch.to_vec(), received_context, ack)));
                 }
                 Ok(Side::Original { pid, pidfd }) => {
                     if guarded {
@@ -598,23 +599,23 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
                     // when `start` returns.
                     fds.by_ref().for_each(drop);
                     if let (StartAck::No, Some(pidfd)) = (ack, pidfd) {
-                        run_child::say_started(&socket, Some(pidfd));
+                        run_child::send_started(&socket, Some(pidfd));
                     }
                 }
                 Err(_) => {}
             }
             host::after_copy_in_parent();
-            context::leave().map_err(|error| no("the root directory", &error))?;
+            context::enter_root().map_err(|error| no("the root directory", &error))?;
             side.map(|_| None).map_err(|error| no("clone", &error))
         })();
         match made {
-            Ok(Some((launch, handed, ack))) => {
+            Ok(Some((launch, received_context, ack))) => {
                 if packet.kind == kind::STAND_BY {
-                    drop((control, handed, fds));
+                    drop((control, received_context, fds));
                     standby::stand_by(go, socket, rehearsal);
                 }
                 drop(control);
-                if let Err(error) = handed.take_on() {
+                if let Err(error) = received_context.install_streams() {
                     run_child::refuse(socket, &format!("the new process could not set up its stdio: {error}"));
                 }
                 run_child::begin(&launch, packet.payload, fds, socket, ack, Some(go))
@@ -636,10 +637,10 @@ pub(crate) fn become_child(
     payload: Payload,
 ) -> ! {
     // SAFETY: this process is a copy of the server, and has one thread as the server has.
-    let handed = unsafe { request.context.receive(&mut fds) };
-    let result = handed.and_then(|handed| {
-        handed.enter()?;
-        handed.take_on()
+    let received_context = unsafe { request.context.receive(&mut fds) };
+    let result = received_context.and_then(|received_context| {
+        received_context.change_directory()?;
+        received_context.install_streams()
     });
     if let Err(error) = result {
         run_child::fail(socket, "its environment, directory or standard streams could not be set", &error);
@@ -651,13 +652,13 @@ pub(crate) fn become_child(
 /// environment.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn sample_request(with_environment: bool) -> Vec<u8> {
-    let mut known = Known::default();
+    let mut sent = SentContext::default();
     let streams = crate::spec::stdio::Streams::default();
     let room = "there is room for a descriptor";
-    let (mut context, told) = context::current(&known, None, Some(&streams)).expect(room);
+    let (mut context, told) = context::current(&sent, None, Some(&streams)).expect(room);
     if !with_environment {
-        known.learn(told);
-        context = context::current(&known, None, Some(&streams)).expect(room).0;
+        sent.record(told);
+        context = context::current(&sent, None, Some(&streams)).expect(room).0;
     }
     child_spec::join(&Request { slot: 7, ack: StartAck::No, guarded: false, context })
 }

@@ -15,7 +15,7 @@ use multiproc_os::{exec, fd_passing, pidfd, threads};
 
 use super::error::{HandshakeError, HandshakeErrorKind, StartError};
 use super::host;
-use crate::runtime::at_exit::LONGEST_START;
+use crate::runtime::at_exit::MAX_START_TIME;
 use crate::spec::kind;
 use crate::spec::report::Report;
 use crate::spec::status::ExitStatus;
@@ -30,12 +30,12 @@ pub(crate) const VARIABLE: &str = "MULTIPROC_ENTRY";
 
 /// How long a parent waits for an answer from a live process. No start takes this long on a machine
 /// that makes any progress; without a limit, a parent would wait for a stopped process for ever.
-pub(crate) const PATIENCE: Duration = LONGEST_START;
+pub(crate) const ANSWER_TIMEOUT: Duration = MAX_START_TIME;
 
 /// A copy of the program that has been executed and has been sent `HELLO`. It is killed and reaped
 /// when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Copy {
+pub(crate) struct ExecutedProcess {
     pub(crate) pid: i32,
     /// Its entry in the list of processes that a Ctrl-C ends. Declared before the pidfd, so that
     /// the entry is dropped first.
@@ -47,9 +47,9 @@ pub(crate) struct Copy {
     parent: i32,
 }
 
-impl Copy {
+impl ExecutedProcess {
     /// Executes the program again, for the start of the process `name`.
-    pub(crate) fn exec(name: &str) -> Result<Copy, StartError> {
+    pub(crate) fn exec(name: &str) -> Result<ExecutedProcess, StartError> {
         interrupt::hold();
         let fail = |what: &'static str| StartError::io(name, what);
         let (socket, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
@@ -63,7 +63,7 @@ impl Copy {
             return Err(fail("it has already ended and been reaped")(io::Error::from_raw_os_error(ESRCH)));
         };
         let registered = Registered::new(&pidfd);
-        let copy = Copy { pid, registered, ends: Some((socket, pidfd)), parent: threads::getpid() };
+        let copy = ExecutedProcess { pid, registered, ends: Some((socket, pidfd)), parent: threads::getpid() };
         copy.send(name, kind::HELLO, &[&hello()], &[])?;
         Ok(copy)
     }
@@ -111,7 +111,7 @@ impl Copy {
             // A message that it has sent before says more.
             true => match self.answer(name) {
                 Err(error) => error,
-                Ok(_) => self.useless(name, HandshakeErrorKind::Disconnected),
+                Ok(_) => self.fail(name, HandshakeErrorKind::Disconnected),
             },
             false => StartError::io(name, "its launch message could not be sent")(source),
         })
@@ -132,19 +132,19 @@ impl Copy {
                 // It has received its launch message, and has closed the handshake's socket.
                 Err(PacketError::Closed) => drop(self.wait(name, [socket, self.pidfd()])?),
                 Ok(packet) if packet.kind == kind::REFUSED => return Err(refused(name, &packet)),
-                Ok(packet) => return Err(self.useless(name, HandshakeErrorKind::unexpected(packet.kind))),
-                Err(error) => return Err(self.useless(name, HandshakeErrorKind::Corrupt(error.to_string()))),
+                Ok(packet) => return Err(self.fail(name, HandshakeErrorKind::unexpected(packet.kind))),
+                Err(error) => return Err(self.fail(name, HandshakeErrorKind::Corrupt(error.to_string()))),
             }
         }
         self.take_answer(name, socket)
     }
 
-    /// Waits until a descriptor is ready, for at most [`PATIENCE`].
+    /// Waits until a descriptor is ready, for at most [`ANSWER_TIMEOUT`].
     fn wait<const N: usize>(&self, name: &str, fds: [&dyn AsFd; N]) -> Result<[bool; N], StartError> {
-        let deadline = Instant::now().checked_add(PATIENCE);
+        let deadline = Instant::now().checked_add(ANSWER_TIMEOUT);
         let ready = pidfd::wait_any(fds, deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
         if ready == [false; N] {
-            return Err(self.useless(name, HandshakeErrorKind::Timeout(PATIENCE)));
+            return Err(self.fail(name, HandshakeErrorKind::Timeout(ANSWER_TIMEOUT)));
         }
         Ok(ready)
     }
@@ -153,19 +153,19 @@ impl Copy {
         match packet::receive(socket, false) {
             Ok(packet) if packet.kind == kind::REFUSED => Err(refused(name, &packet)),
             Ok(packet) => Ok(packet),
-            Err(PacketError::Empty | PacketError::Closed) => Err(self.useless(name, HandshakeErrorKind::Disconnected)),
-            Err(error) => Err(self.useless(name, HandshakeErrorKind::Corrupt(error.to_string()))),
+            Err(PacketError::Empty | PacketError::Closed) => Err(self.fail(name, HandshakeErrorKind::Disconnected)),
+            Err(error) => Err(self.fail(name, HandshakeErrorKind::Corrupt(error.to_string()))),
         }
     }
 
     /// Returns why a copy has ended after its answer, if it has sent a reason.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub(crate) fn refusal_reason(&self) -> Option<String> {
         let packet = packet::receive(self.socket(), false).ok().filter(|packet| packet.kind == kind::REFUSED)?;
         Some(String::from_utf8_lossy(packet.front()).into_owned())
     }
 
     /// Ends a copy that can't be used, and returns the error for it.
-    pub(crate) fn useless(&self, name: &str, kind: HandshakeErrorKind) -> StartError {
+    pub(crate) fn fail(&self, name: &str, kind: HandshakeErrorKind) -> StartError {
         // If it ends by itself, its status says more than that of a kill. It gets a moment between
         // the close of its socket and its end.
         let moment = Instant::now().checked_add(Duration::from_millis(100));
@@ -181,7 +181,7 @@ impl Copy {
         // itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
-        let reaped = match pidfd::wait_any([pidfd], Instant::now().checked_add(PATIENCE)) {
+        let reaped = match pidfd::wait_any([pidfd], Instant::now().checked_add(ANSWER_TIMEOUT)) {
             Ok([true]) => pidfd::reap_ended(pidfd),
             _ => pidfd::reap(pidfd),
         };
@@ -193,7 +193,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for ExecutedProcess {
     fn drop(&mut self) {
         if self.ends.is_some() && self.is_ours() {
             self.end();
@@ -221,24 +221,24 @@ pub(crate) struct Answer {
     /// Its report, if that came instead of an acknowledgement.
     pub(crate) early: Option<Report>,
     /// Whether it isn't allowed to apply the settings that it was sent; it ends then.
-    pub(crate) unfit: bool,
+    pub(crate) not_permitted: bool,
 }
 
 impl Answer {
-    /// Decodes a message; `garbage` makes the error for a message of another kind.
+    /// Decodes a message; `unexpected` makes the error for a message of another kind.
     pub(crate) fn of(
         name: &str,
         mut packet: Packet,
-        garbage: impl FnOnce(u8) -> StartError,
+        unexpected: impl FnOnce(u8) -> StartError,
     ) -> Result<Answer, StartError> {
         match packet.kind {
             kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), ..Answer::default() }),
-            kind::UNFIT => Ok(Answer { unfit: true, ..Answer::default() }),
+            kind::NOT_PERMITTED => Ok(Answer { not_permitted: true, ..Answer::default() }),
             kind::NOT_STARTED => Err(not_started(name, &packet)),
             kind::REFUSED => Err(refused(name, &packet)),
             other => match Report::from_packet(packet) {
                 Some(report) => Ok(Answer { early: Some(report), ..Answer::default() }),
-                None => Err(garbage(other)),
+                None => Err(unexpected(other)),
             },
         }
     }
@@ -247,12 +247,12 @@ impl Answer {
 /// Waits for the acknowledgement of a child that exists.
 pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer, StartError> {
     let handshake = |kind| StartError::handshake(name, kind);
-    let deadline = Instant::now().checked_add(PATIENCE);
+    let deadline = Instant::now().checked_add(ANSWER_TIMEOUT);
     pidfd::wait_any([socket], deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
     match packet::receive(socket, false) {
         Ok(packet) => Answer::of(name, packet, |kind| handshake(HandshakeErrorKind::unexpected(kind))),
         Err(PacketError::Closed) => Ok(Answer::default()),
-        Err(PacketError::Empty) => Err(handshake(HandshakeErrorKind::Timeout(PATIENCE))),
+        Err(PacketError::Empty) => Err(handshake(HandshakeErrorKind::Timeout(ANSWER_TIMEOUT))),
         Err(error) => Err(handshake(HandshakeErrorKind::Corrupt(error.to_string()))),
     }
 }
@@ -275,23 +275,23 @@ pub(crate) enum Role {
 
 /// Why a copy can't be used.
 #[derive(Debug)]
-pub(crate) enum Unfit {
+pub(crate) enum AcceptError {
     /// The parent is gone, or has given up, before it said what the copy must become. There is no
     /// process to report to.
-    Alone,
+    Disconnected,
     /// A reason for the parent to report, in full sentences.
-    Because(String),
+    Refused(String),
 }
 
-impl From<String> for Unfit {
-    fn from(reason: String) -> Unfit {
-        Unfit::Because(reason)
+impl From<String> for AcceptError {
+    fn from(reason: String) -> AcceptError {
+        AcceptError::Refused(reason)
     }
 }
 
-impl From<&str> for Unfit {
-    fn from(reason: &str) -> Unfit {
-        Unfit::Because(reason.to_owned())
+impl From<&str> for AcceptError {
+    fn from(reason: &str) -> AcceptError {
+        AcceptError::Refused(reason.to_owned())
     }
 }
 
@@ -309,9 +309,9 @@ fn split_hello(front: &[u8]) -> Option<(Ids, Capabilities, &[u8])> {
 }
 
 /// The copy's side: receives `HELLO` and the message that follows it.
-pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, Unfit> {
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<Role, AcceptError> {
     let receive = || match packet::receive(socket, true) {
-        Err(PacketError::Closed) => Err(Unfit::Alone),
+        Err(PacketError::Closed) => Err(AcceptError::Disconnected),
         result => result.map_err(|error| format!("the handshake failed: {error}").into()),
     };
     let hello = receive()?;
@@ -348,7 +348,7 @@ mod tests {
     use super::super::run_child;
     use super::*;
 
-    fn talk(messages: &[(u8, &[u8])]) -> Unfit {
+    fn talk(messages: &[(u8, &[u8])]) -> AcceptError {
         let (ours, theirs) = fd_passing::pair().unwrap();
         for (kind, body) in messages {
             packet::send(&ours, *kind, &[body], &[]).unwrap();
@@ -357,9 +357,9 @@ mod tests {
         accept(theirs.as_fd()).unwrap_err()
     }
 
-    impl Unfit {
+    impl AcceptError {
         fn contains(&self, text: &str) -> bool {
-            matches!(self, Unfit::Because(reason) if reason.contains(text))
+            matches!(self, AcceptError::Refused(reason) if reason.contains(text))
         }
     }
 
@@ -383,12 +383,12 @@ mod tests {
         for _ in 0..3 {
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
         }
-        run_child::say_why(&theirs, "not today");
+        run_child::send_refusal(&theirs, "not today");
         drop(theirs);
         for wait in [false, true] {
             let (ours, theirs) = fd_passing::pair().unwrap();
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
-            run_child::say_why(&theirs, "nor tomorrow");
+            run_child::send_refusal(&theirs, "nor tomorrow");
             drop(theirs);
             assert_eq!(packet::receive(&ours, wait).unwrap().front(), b"nor tomorrow");
             assert!(matches!(packet::receive(&ours, wait), Err(PacketError::Closed)));
@@ -399,12 +399,12 @@ mod tests {
 
     #[test]
     fn parent_disconnects() {
-        assert!(matches!(talk(&[]), Unfit::Alone));
-        assert!(matches!(talk(&[(kind::HELLO, &hello())]), Unfit::Alone));
+        assert!(matches!(talk(&[]), AcceptError::Disconnected));
+        assert!(matches!(talk(&[(kind::HELLO, &hello())]), AcceptError::Disconnected));
     }
 
     #[test]
-    fn garbage() {
+    fn unexpected() {
         let (ours, theirs) = fd_passing::pair().unwrap();
         fd_passing::send(&ours, &[b"GET / HTTP/1.1\r\n\r\n"], &[]).unwrap();
         assert!(accept(theirs.as_fd()).unwrap_err().contains("not a message of multiproc"));

@@ -58,7 +58,7 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
         {
             Report::Failed(Failure::Panicked(panic)).send(socket.as_fd());
             crate::runtime::at_exit::run();
-            super::run_child::leave_with(1);
+            super::run_child::exit_with(1);
         }
         LAST.with_borrow_mut(|last| *last = Some(panic));
     }));

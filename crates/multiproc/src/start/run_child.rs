@@ -10,13 +10,13 @@ use multiproc_os::errno::EINVAL;
 use multiproc_os::{environment, lifeline, memory_watch, pidfd, stdio, threads, title};
 use serde::{Deserialize, Serialize};
 
-use super::confinement::{self, Word};
+use super::confinement::{self, GoAhead};
 use super::{entry, fork, host, panic_hook, standby};
 use crate::log;
 use crate::runtime::{at_exit, children, ctrl_c, current};
 use crate::spec::child_spec::{self, ChildSpec};
 use crate::spec::options::Options;
-use crate::spec::report::{Failure, REFUSED, Report};
+use crate::spec::report::{EXIT_NOT_STARTED, Failure, Report};
 use crate::spec::status::JoinErrorKind;
 use crate::spec::target::Entry;
 use crate::spec::{kind, method};
@@ -26,21 +26,21 @@ use crate::transfer::payload::Payload;
 
 /// Tells the parent why this process can't be used, and ends it.
 pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
-    say_why(&socket, reason);
+    send_refusal(&socket, reason);
     // Before anything that may block, such as writing to stderr when that is a full pipe.
     drop(socket);
-    leave(reason)
+    exit_with_message(reason)
 }
 
 /// Sends the message `REFUSED`, which says why this process can't be used.
-pub(crate) fn say_why(socket: &OwnedFd, reason: &str) {
+pub(crate) fn send_refusal(socket: &OwnedFd, reason: &str) {
     let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
 }
 
 /// Ends this process, and says why on stderr.
-pub(super) fn leave(reason: &str) -> ! {
+pub(super) fn exit_with_message(reason: &str) -> ! {
     stdio::tell(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
-    std::process::exit(REFUSED)
+    std::process::exit(EXIT_NOT_STARTED)
 }
 
 /// The start acknowledgement: what a child itself sends to its parent before it begins.
@@ -94,7 +94,7 @@ pub(crate) fn run_child(
             Ok(true) => {}
             // The parent is already gone, or has killed this process through its lifeline.
             Ok(false) => lifeline::end(),
-            Err(_) => leave_with(REFUSED),
+            Err(_) => exit_with(EXIT_NOT_STARTED),
         }
     }
     let pid = threads::getpid();
@@ -112,12 +112,12 @@ pub(crate) fn run_child(
     panic_hook::install(&name, &socket);
     // As late as possible, because the parent is sending it meanwhile; and before any of the user's
     // code, and before options that override settings.
-    match go.map_or(Word::Go, confinement::await_word) {
-        Word::Go => {}
-        Word::GoAndTell if ack == StartAck::No => ack = StartAck::Yes,
-        Word::GoAndTell => {}
-        Word::Unfit => unfit(socket),
-        Word::Leave => leave_with(REFUSED),
+    match go.map_or(GoAhead::Proceed, confinement::wait_for_go_ahead) {
+        GoAhead::Proceed => {}
+        GoAhead::ProceedAndAck if ack == StartAck::No => ack = StartAck::Yes,
+        GoAhead::ProceedAndAck => {}
+        GoAhead::NotPermitted => not_permitted(socket),
+        GoAhead::Exit => exit_with(EXIT_NOT_STARTED),
     }
     let options = spec.options;
     // SAFETY: none of the program's code runs in this process yet, so nothing accesses the
@@ -133,7 +133,7 @@ pub(crate) fn run_child(
     }
     if ack != StartAck::No {
         let pidfd = if ack == StartAck::WithPidfd { pidfd::open(pid).ok() } else { None };
-        say_started(&socket, pidfd);
+        send_started(&socket, pidfd);
     }
     if let Some(limit) = options.memory_limit {
         limit_memory(&options, limit, &socket);
@@ -143,7 +143,7 @@ pub(crate) fn run_child(
     let report = task();
     if threads::getpid() != pid {
         // The target has forked, and this is the copy: only the original sends the result.
-        leave_with(report.exit_code());
+        exit_with(report.exit_code());
     }
     let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::Encode(_))) = &report {
@@ -152,12 +152,12 @@ pub(crate) fn run_child(
     }
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
-    leave_with(report.exit_code())
+    exit_with(report.exit_code())
 }
 
 /// Tells the parent that the child has started, and passes its pidfd: another part of the parent's
 /// program may reap the child before the parent can open one.
-pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
+pub(crate) fn send_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
     if packet::send(socket, kind::STARTED, &[], &fds).is_err() && !fds.is_empty() {
         // The kernel's limit of descriptors in transit for this user is reached. The parent opens
@@ -168,7 +168,7 @@ pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
 
 /// Ends this process in the way of its host; by default by `exit`. A fork copy then leaves without
 /// running the exit handlers, which belong to its parent.
-pub(crate) fn leave_with(code: i32) -> ! {
+pub(crate) fn exit_with(code: i32) -> ! {
     if let Some(leave) = host::leave() {
         leave(code);
     }
@@ -193,15 +193,15 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     let failure = (what, error.raw_os_error().unwrap_or(EINVAL));
     let _ = packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[]);
     drop(socket);
-    leave_with(REFUSED)
+    exit_with(EXIT_NOT_STARTED)
 }
 
 /// Tells the parent that this child of the server isn't allowed to apply one of its settings, and
 /// ends this process.
-pub(crate) fn unfit(socket: OwnedFd) -> ! {
-    let _ = packet::send(&socket, kind::UNFIT, &[], &[]);
+pub(crate) fn not_permitted(socket: OwnedFd) -> ! {
+    let _ = packet::send(&socket, kind::NOT_PERMITTED, &[], &[]);
     drop(socket);
-    leave_with(REFUSED)
+    exit_with(EXIT_NOT_STARTED)
 }
 
 /// Makes `ps` and `top` show the name: in place of the program's name, and after the program in the

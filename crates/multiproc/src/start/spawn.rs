@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{HandshakeErrorKind, StartError};
 use super::forkserver;
-use super::handshake::{Answer, Copy};
+use super::handshake::{Answer, ExecutedProcess};
 use super::run_child::{self, StartAck};
 use crate::spec::child_spec::{self, Launch, Started};
 use crate::spec::kind;
@@ -35,17 +35,16 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started, StartError> {
     let (ours, theirs) = fd_passing::pair().map_err(StartError::io(name, "a socket pair could not be made"))?;
     let fds: Vec<BorrowedFd<'_>> =
         std::iter::once(theirs.as_fd()).chain(launch.streams.fds()).chain(launch.fds.iter().copied()).collect();
-    let copy = Copy::exec(name)?;
+    let copy = ExecutedProcess::exec(name)?;
     if !launch.spec.outlives_parent && lifeline::may_change_user_unseen() {
         forkserver::guard(name, Some(copy.pid));
     }
     copy.send_with(name, kind::START, &[&head, &front], &fds, launch.payload)?;
     drop(fds);
     drop(theirs);
-    let early = Answer::of(name, copy.answer_on(name, &ours)?, |kind| {
-        copy.useless(name, HandshakeErrorKind::unexpected(kind))
-    })?
-    .early;
+    let early =
+        Answer::of(name, copy.answer_on(name, &ours)?, |kind| copy.fail(name, HandshakeErrorKind::unexpected(kind)))?
+            .early;
     let pid = copy.pid;
     let (_, pidfd) = copy.release();
     Ok(Started { pid, pidfd: Some(pidfd), socket: ours, early })

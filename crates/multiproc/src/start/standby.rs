@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use multiproc_os::signal::{self, SIGKILL};
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, threads};
 
-use super::confinement::{Fit, Moment};
-use super::context::{self, Known};
+use super::confinement::{CallerRights, RightsMatch};
+use super::context::{self, SentContext};
 use super::entry::Rehearsal;
 use super::error::StartError;
 use super::forkserver::{self, Request, ServerProcess};
@@ -54,7 +54,7 @@ pub(crate) struct Standby {
     /// has given up.
     pub(crate) server: Weak<ServerProcess>,
     /// What it knows of the parent's context.
-    pub(crate) known: Known,
+    pub(crate) sent: SentContext,
 }
 
 /// The state that the keeper and starts share.
@@ -88,7 +88,7 @@ static STATE: Mutex<State> = Mutex::new(State {
 });
 
 /// Notified when the keeper must look at the state.
-static NEWS: Condvar = Condvar::new();
+static CHANGED: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, State> {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +184,7 @@ fn wake_keeper(mut state: MutexGuard<'static, State>) {
     }
     drop(state);
     if wake {
-        NEWS.notify_all();
+        CHANGED.notify_all();
     }
 }
 
@@ -198,7 +198,7 @@ pub(crate) fn dismiss() {
     state.stop += 1;
     let keeper = state.keeper.take();
     drop(state);
-    NEWS.notify_all();
+    CHANGED.notify_all();
     if let Some(keeper) = keeper {
         let _ = keeper.join();
     }
@@ -222,13 +222,13 @@ struct Held(#[allow(dead_code)] Option<MutexGuard<'static, State>>, #[allow(dead
 extern "C" fn before_fork() {
     // In the order in which a start takes the locks.
     let Some(pause) = forkserver::pause() else { return };
-    let Some(state) = within_a_moment(&STATE) else { return };
+    let Some(state) = lock_briefly(&STATE) else { return };
     let _ = HELD.try_with(|slot| *slot.borrow_mut() = Some(Held(Some(state), pause)));
 }
 
 /// Locks, but gives up after a while: fork(2) may be called by a signal handler that has
 /// interrupted the lock's owner.
-pub(super) fn within_a_moment<T>(mutex: &'static Mutex<T>) -> Option<MutexGuard<'static, T>> {
+pub(super) fn lock_briefly<T>(mutex: &'static Mutex<T>) -> Option<MutexGuard<'static, T>> {
     let begun = Instant::now();
     loop {
         match mutex.try_lock() {
@@ -268,7 +268,7 @@ fn keep() {
             }
         };
         state.settled = state.standby.is_some();
-        state = NEWS.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        state = CHANGED.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         state.settled = false;
     }
     let standby = state.standby.take();
@@ -289,7 +289,7 @@ impl Standby {
         mut self,
         launch: &Launch<'_>,
         here: Option<directory::Id>,
-        moment: &Moment,
+        rights: &CallerRights,
     ) -> Result<Option<Started>, StartError> {
         let name = launch.name();
         let fail = |what: &'static str| StartError::io(name, what);
@@ -298,7 +298,7 @@ impl Standby {
         }
         let front = child_spec::join(launch.spec);
         let mut ack = StartAck::No;
-        let sent = context::send(&self.known, here, Some(launch.streams), |context, outgoing| {
+        let sent = context::send(&self.sent, here, Some(launch.streams), |context, outgoing| {
             // The child acknowledges what can fail in it.
             ack = match launch.spec.options.is_empty() && !context.moves() {
                 true => StartAck::No,
@@ -320,8 +320,8 @@ impl Standby {
             }
         }
         // Done while the child sets itself up.
-        let told = match self.server.upgrade().map(|server| (server.fit(moment), server)) {
-            Some((Fit::Same, server)) => server.made().go_ahead(moment, &self.launch),
+        let told = match self.server.upgrade().map(|server| (server.compare(rights), server)) {
+            Some((RightsMatch::Same, server)) => server.server_rights().go_ahead(rights, &self.launch),
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         };
         let Ok(told) = told else {
@@ -330,7 +330,7 @@ impl Standby {
         };
         if told || ack == StartAck::Yes {
             let answer = handshake::answer_of_child(name, &self.started.socket).inspect_err(|_| self.end_in_place())?;
-            if answer.unfit {
+            if answer.not_permitted {
                 self.end_in_place();
                 return Ok(None);
             }
@@ -356,7 +356,7 @@ pub(crate) fn end(process: &Started, socket: &OwnedFd) {
         // itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
-        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
+        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::ANSWER_TIMEOUT));
         let _ = pidfd::reap(pidfd);
     }
 }

@@ -169,7 +169,7 @@ impl Once {
             Err(error) => return Err(Misuse::of(error, Shared::NAME).expect("a busy lock is handled above")),
         }
         // Releases the word when it is dropped, also by a panic of the closure.
-        let doing = Doing { once: self, state: GuardState::new() };
+        let doing = Running { once: self, state: GuardState::new() };
         let before = match state.load(SeqCst) {
             COMPLETE => return Ok(Some(false)),
             BEGUN => poisonable.poison().or(Some((Poison::Died, None))),
@@ -190,12 +190,12 @@ impl Once {
 }
 
 /// Ownership of the word while the closure runs.
-struct Doing<'a> {
+struct Running<'a> {
     once: &'a Once,
     state: GuardState,
 }
 
-impl Drop for Doing<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         let inner = &self.once.inner;
         self.state.end(&inner.poisonable);

@@ -279,7 +279,7 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     buffer: &mut impl Buffer,
 ) -> Result<Vec<OwnedFd>, Refused> {
     let id = id_of::<T>();
-    if Tried::known(id, Tried::NEEDS_TAGS) {
+    if TrialCache::contains(id, TrialCache::NEEDS_TAGS) {
         match encode_tagged(id, value, buffer) {
             // Some values of the type may not need tags, and may then nest deeper.
             Err(Refused::ByFormat(error)) if error.is_final() => {}
@@ -288,7 +288,7 @@ pub(crate) fn encode_into<T: Serialize + DeserializeOwned>(
     }
     let written = write_with(buffer, Form::Positional, |buffer| compact::shape_to_output(value, buffer));
     match written {
-        Ok((shape, fds)) if Tried::known(id, shape.number()) => Ok(fds),
+        Ok((shape, fds)) if TrialCache::contains(id, shape.number()) => Ok(fds),
         Ok((shape, fds)) => try_positional(id, shape, value, buffer, fds),
         Err(stopped) => match stopped.of::<T>() {
             Refused::ByFormat(error) if !error.is_final() => encode_tagged(id, value, buffer),
@@ -315,10 +315,10 @@ fn try_positional<T: Serialize + DeserializeOwned>(
     fds: Vec<OwnedFd>,
 ) -> Result<Vec<OwnedFd>, Refused> {
     if reads_what_it_writes(std::any::type_name::<T>()) {
-        Tried::remember(id, shape.number());
+        TrialCache::remember(id, shape.number());
         return Ok(fds);
     }
-    if Tried::known(id, !shape.number()) {
+    if TrialCache::contains(id, !shape.number()) {
         return encode_tagged(id, value, buffer);
     }
     let handles = fds.len();
@@ -332,7 +332,7 @@ fn try_positional<T: Serialize + DeserializeOwned>(
     };
     match result {
         Ok(()) => {
-            Tried::remember(id, shape.number());
+            TrialCache::remember(id, shape.number());
             match handles {
                 0 => Ok(Vec::new()),
                 // The trial has taken the descriptors.
@@ -347,8 +347,8 @@ fn try_positional<T: Serialize + DeserializeOwned>(
         Err(error) => {
             let fds = encode_tagged(id, value, buffer)?;
             // Another value of the type may do without tags.
-            let what = if compact::needs_tags(&error) { Tried::NEEDS_TAGS } else { !shape.number() };
-            Tried::remember(id, what);
+            let what = if compact::needs_tags(&error) { TrialCache::NEEDS_TAGS } else { !shape.number() };
+            TrialCache::remember(id, what);
             Ok(fds)
         }
     }
@@ -365,17 +365,17 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
     };
     // Most values of a type are read in the same way, so that is tried first. But each shape is
     // checked, whatever was sent before.
-    if Tried::known(id, Tried::LIKE_TEXT) {
+    if TrialCache::contains(id, TrialCache::LIKE_TEXT) {
         let (shape, fds) = write(buffer, Form::TaggedLikeText)?;
-        if Tried::known(id, shape.number() ^ Form::TaggedLikeText as u64) {
+        if TrialCache::contains(id, shape.number() ^ Form::TaggedLikeText as u64) {
             return Ok(fds);
         }
     }
     let mut refusal = None;
     for form in [Form::Tagged, Form::TaggedLikeText] {
         let (shape, fds) = write(buffer, form)?;
-        let known = shape.number() ^ form as u64;
-        if Tried::known(id, known) {
+        let contains = shape.number() ^ form as u64;
+        if TrialCache::contains(id, contains) {
             return Ok(fds);
         }
         let handles = fds.len();
@@ -383,9 +383,9 @@ fn encode_tagged<T: Serialize + DeserializeOwned>(
         match decode_with::<T>(view, fds) {
             Ok(_) => {
                 if form == Form::TaggedLikeText {
-                    Tried::remember(id, Tried::LIKE_TEXT);
+                    TrialCache::remember(id, TrialCache::LIKE_TEXT);
                 }
-                Tried::remember(id, known);
+                TrialCache::remember(id, contains);
                 if handles == 0 {
                     return Ok(Vec::new());
                 }
@@ -525,9 +525,9 @@ fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, co
 }
 
 /// The types and shapes that have passed a trial in this thread: a small cache.
-struct Tried;
+struct TrialCache;
 
-impl Tried {
+impl TrialCache {
     /// Stands for a shape: the type asks what comes next.
     const NEEDS_TAGS: u64 = 0x5e1f_de5c_0000_0001;
 
@@ -539,19 +539,19 @@ impl Tried {
 
     fn row(id: u64, shape: u64) -> (usize, u64) {
         let key = (id ^ shape.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        ((key >> 58) as usize % Tried::ROWS, key)
+        ((key >> 58) as usize % TrialCache::ROWS, key)
     }
 
     #[inline]
-    fn known(id: u64, shape: u64) -> bool {
-        let (row, key) = Tried::row(id, shape);
-        TRIED.with(|tried| tried[row][0].get() == key || tried[row][1].get() == key)
+    fn contains(id: u64, shape: u64) -> bool {
+        let (row, key) = TrialCache::row(id, shape);
+        CACHE.with(|tried| tried[row][0].get() == key || tried[row][1].get() == key)
     }
 
     /// Replaces the older of a row's two entries.
     fn remember(id: u64, shape: u64) {
-        let (row, key) = Tried::row(id, shape);
-        TRIED.with(|tried| {
+        let (row, key) = TrialCache::row(id, shape);
+        CACHE.with(|tried| {
             let [newer, older] = &tried[row];
             if newer.get() != key {
                 older.set(newer.replace(key));
@@ -561,7 +561,7 @@ impl Tried {
 }
 
 thread_local! {
-    static TRIED: [[Cell<u64>; 2]; Tried::ROWS] = const { [const { [const { Cell::new(0) }; 2] }; Tried::ROWS] };
+    static CACHE: [[Cell<u64>; 2]; TrialCache::ROWS] = const { [const { [const { Cell::new(0) }; 2] }; TrialCache::ROWS] };
 }
 
 /// Decodes a value that [`encode_into`] has encoded, from its bytes and the descriptors that came
@@ -852,15 +852,23 @@ mod tests {
 
     #[test]
     fn std_types() {
-        fn known<T>() -> bool {
+        fn contains<T>() -> bool {
             reads_what_it_writes(std::any::type_name::<T>())
         }
-        assert!(known::<()>() && known::<u8>() && known::<String>() && known::<Vec<Vec<f64>>>());
-        assert!(known::<(u8,)>() && known::<(Vec<u8>, Option<Box<(i32, char)>>)>());
+        assert!(contains::<()>() && contains::<u8>() && contains::<String>() && contains::<Vec<Vec<f64>>>());
+        assert!(contains::<(u8,)>() && contains::<(Vec<u8>, Option<Box<(i32, char)>>)>());
         struct Mine;
-        assert!(!known::<Mine>() && !known::<Vec<Mine>>() && !known::<(u8, Mine)>() && !known::<Option<(Mine,)>>());
         assert!(
-            !known::<std::num::NonZero<u8>>() && !known::<&str>() && !known::<HashMap<u8, u8>>() && !known::<[u8; 3]>()
+            !contains::<Mine>()
+                && !contains::<Vec<Mine>>()
+                && !contains::<(u8, Mine)>()
+                && !contains::<Option<(Mine,)>>()
+        );
+        assert!(
+            !contains::<std::num::NonZero<u8>>()
+                && !contains::<&str>()
+                && !contains::<HashMap<u8, u8>>()
+                && !contains::<[u8; 3]>()
         );
         for odd in ["", "(", "u8)", "(u8", "alloc::vec::Vec<u8", "alloc::vec::Vec<>", "u8u8", "Vec<u8>"] {
             assert!(!reads_what_it_writes(odd), "{odd}");

@@ -25,17 +25,17 @@ use multiproc_os::poller::Poller;
 use multiproc_os::robust::copy_number;
 use multiproc_os::{fd_passing, signal, socket};
 
-use super::wire::{self, Answer, Request, Unfit};
+use super::wire::{self, Answer, Request, WireError};
 use super::{Offer, is_trusted};
 
 /// The maximum number of clients at a time; one more dismisses the oldest.
-const MOST: usize = 128;
+const MAX_CLIENTS: usize = 128;
 
 /// How long a client may stay silent.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many connections are accepted at one name before the others have their turn.
-const AT_A_TIME: usize = 16;
+const ACCEPTS_AT_ONCE: usize = 16;
 
 /// How long no connection is accepted at a name after the descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -255,7 +255,7 @@ impl Requests<'_> {
 
     /// Accepts the clients that have connected to a name.
     fn take_in(&mut self, key: u64) {
-        for _ in 0..AT_A_TIME {
+        for _ in 0..ACCEPTS_AT_ONCE {
             match self.with_name(key, |name| socket::try_accept(&name.socket)) {
                 None | Some(Ok(None)) => return,
                 Some(Ok(Some((socket, _)))) => self.receive(key, socket),
@@ -278,10 +278,10 @@ impl Requests<'_> {
             return;
         }
         let Ok(socket) = CloseOnFork::new(socket) else { return };
-        let client = Client { socket, name, deadline: Instant::now() + PATIENCE };
+        let client = Client { socket, name, deadline: Instant::now() + CLIENT_TIMEOUT };
         // Nearly always the request has arrived already.
         let Some(client) = self.hear(client) else { return };
-        if self.clients.len() == MOST {
+        if self.clients.len() == MAX_CLIENTS {
             self.send_away_the_oldest();
         }
         let key = self.next_key;
@@ -319,7 +319,7 @@ impl Requests<'_> {
             Err(_) => return None,
         };
         match Request::from_bytes(&bytes[..len]) {
-            Ok(Request::Find(wish)) => self.hand_over(&client, wish),
+            Ok(Request::Find(access)) => self.hand_over(&client, access),
             Ok(Request::Withdraw) => {
                 // Only the name that the client connected to: it may be gone, and published anew
                 // since.
@@ -333,18 +333,18 @@ impl Requests<'_> {
                     say(&client.socket, Answer::Here { count: 0 });
                 }
             }
-            Err(Unfit::Version(_)) => say(&client.socket, Answer::OtherVersion(wire::VERSION)),
-            Err(Unfit::Garbage) => {}
+            Err(WireError::Version(_)) => say(&client.socket, Answer::OtherVersion(wire::VERSION)),
+            Err(WireError::Corrupt) => {}
         }
         None
     }
 
     /// Sends the client the descriptors that it wishes. Sends nothing if the name no longer exists.
-    fn hand_over(&mut self, client: &Client, wish: u8) {
+    fn hand_over(&mut self, client: &Client, access: u8) {
         let Some(offer) = self.with_name(client.name, |name| name.offer.clone()) else { return };
         let offered = catch_unwind(AssertUnwindSafe(|| {
             // This may drop the offer, if it was dropped elsewhere meanwhile.
-            Some(offer.upgrade()?.offer(wish))
+            Some(offer.upgrade()?.offer(access))
         }));
         let sent = match offered {
             Ok(None) => return,

@@ -86,7 +86,7 @@ fn client(name: &str) -> OwnedFd {
 }
 
 /// What a guest is told; none if it has been left without a word.
-fn told(client: &OwnedFd) -> Option<Result<Answer, Unfit>> {
+fn told(client: &OwnedFd) -> Option<Result<Answer, WireError>> {
     assert!(poll::wait_for_input(client, Some(late())).unwrap());
     let mut bytes = [0; 64];
     match socket::try_read(client, &mut bytes) {

@@ -4,13 +4,13 @@
 /// The version of the protocol.
 pub(crate) const VERSION: u8 = 1;
 
-const ASKS: &[u8; 4] = b"mpnq";
-const ANSWERS: &[u8; 4] = b"mpna";
+const REQUEST_MAGIC: &[u8; 4] = b"mpnq";
+const ANSWER_MAGIC: &[u8; 4] = b"mpna";
 
 /// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Hand over the descriptors for this wish.
+    /// Hand over the descriptors for this access.
     Find(u8),
     /// Give up the name.
     Withdraw,
@@ -37,31 +37,31 @@ pub(crate) enum Answer {
 
 /// Why a message is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub(crate) enum WireError {
     /// It has another version.
     Version(u8),
-    Garbage,
+    Corrupt,
 }
 
 impl Request {
     pub(crate) const BYTES: usize = 8;
 
     pub(crate) fn to_bytes(self) -> [u8; Request::BYTES] {
-        let (word, wish) = match self {
-            Request::Find(wish) => (1, wish),
+        let (word, access) = match self {
+            Request::Find(access) => (1, access),
             Request::Withdraw => (2, 0),
             Request::Greet => (3, 0),
         };
-        let [a, b, c, d] = *ASKS;
-        [a, b, c, d, VERSION, word, wish, 0]
+        let [a, b, c, d] = *REQUEST_MAGIC;
+        [a, b, c, d, VERSION, word, access, 0]
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Request, Unfit> {
-        match *body(ASKS, bytes)? {
-            [1, wish, 0] => Ok(Request::Find(wish)),
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Request, WireError> {
+        match *body(REQUEST_MAGIC, bytes)? {
+            [1, access, 0] => Ok(Request::Find(access)),
             [2, 0, 0] => Ok(Request::Withdraw),
             [3, 0, 0] => Ok(Request::Greet),
-            _ => Err(Unfit::Garbage),
+            _ => Err(WireError::Corrupt),
         }
     }
 }
@@ -79,12 +79,12 @@ impl Answer {
             Answer::Again => (5, 0, 0),
         };
         let version = if let Answer::OtherVersion(version) = self { version } else { VERSION };
-        let ([a, b, c, d], [e, f, g, h]) = (*ANSWERS, errno.to_le_bytes());
+        let ([a, b, c, d], [e, f, g, h]) = (*ANSWER_MAGIC, errno.to_le_bytes());
         [a, b, c, d, version, word, count, 0, e, f, g, h]
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Answer, Unfit> {
-        Ok(match *body(ANSWERS, bytes)? {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Answer, WireError> {
+        Ok(match *body(ANSWER_MAGIC, bytes)? {
             [0, count, 0, 0, 0, 0, 0] => Answer::Here { count },
             [1, 0, 0, 0, 0, 0, 0] => Answer::Withdrawn,
             [2, 0, 0, 0, 0, 0, 0] => Answer::OtherVersion(VERSION),
@@ -93,17 +93,17 @@ impl Answer {
                 Answer::Failed(i32::from_le_bytes([e, f, g, h]))
             }
             [5, 0, 0, 0, 0, 0, 0] => Answer::Again,
-            _ => return Err(Unfit::Garbage),
+            _ => return Err(WireError::Corrupt),
         })
     }
 }
 
 /// The content after magic and version.
-fn body<'a>(magic: &[u8; 4], bytes: &'a [u8]) -> Result<&'a [u8], Unfit> {
+fn body<'a>(magic: &[u8; 4], bytes: &'a [u8]) -> Result<&'a [u8], WireError> {
     match bytes.strip_prefix(magic).and_then(<[u8]>::split_first) {
         Some((&VERSION, body)) => Ok(body),
-        Some((other, _)) => Err(Unfit::Version(*other)),
-        None => Err(Unfit::Garbage),
+        Some((other, _)) => Err(WireError::Version(*other)),
+        None => Err(WireError::Corrupt),
     }
 }
 
@@ -128,21 +128,21 @@ mod tests {
             assert_eq!(Answer::from_bytes(&answer.to_bytes()), Ok(answer));
         }
         // Parsing stops at the version already.
-        assert_eq!(Answer::from_bytes(&Answer::OtherVersion(9).to_bytes()), Err(Unfit::Version(9)));
+        assert_eq!(Answer::from_bytes(&Answer::OtherVersion(9).to_bytes()), Err(WireError::Version(9)));
     }
 
     #[test]
     fn garbage() {
         let (request, answer) = (Request::Find(1).to_bytes(), Answer::Here { count: 1 }.to_bytes());
         for len in 0..request.len() {
-            assert_eq!(Request::from_bytes(&request[..len]), Err(Unfit::Garbage), "{len}");
+            assert_eq!(Request::from_bytes(&request[..len]), Err(WireError::Corrupt), "{len}");
         }
         for len in 0..answer.len() {
-            assert_eq!(Answer::from_bytes(&answer[..len]), Err(Unfit::Garbage), "{len}");
+            assert_eq!(Answer::from_bytes(&answer[..len]), Err(WireError::Corrupt), "{len}");
         }
-        assert_eq!(Request::from_bytes(&[&request[..], b"x"].concat()), Err(Unfit::Garbage));
-        assert_eq!(Answer::from_bytes(&[&answer[..], b"x"].concat()), Err(Unfit::Garbage));
-        assert_eq!(Request::from_bytes(&answer), Err(Unfit::Garbage));
-        assert_eq!(Answer::from_bytes(&Answer::Failed(0).to_bytes()), Err(Unfit::Garbage));
+        assert_eq!(Request::from_bytes(&[&request[..], b"x"].concat()), Err(WireError::Corrupt));
+        assert_eq!(Answer::from_bytes(&[&answer[..], b"x"].concat()), Err(WireError::Corrupt));
+        assert_eq!(Request::from_bytes(&answer), Err(WireError::Corrupt));
+        assert_eq!(Answer::from_bytes(&Answer::Failed(0).to_bytes()), Err(WireError::Corrupt));
     }
 }

@@ -33,12 +33,12 @@ const ELEMENTS: u8 = 0;
 /// How many levels deep a value may nest: lists, maps, structs, tuples, enums with contents, `Some`
 /// and newtype wrappers count. Each level takes some of the stack of the thread that reads or
 /// writes the value: without optimisation 1 to 3 KiB, so these fit into the 2 MiB of a thread.
-const DEEPEST: u32 = 512;
+const MAX_DEPTH: u32 = 512;
 
 pub(super) const TOO_DEEP: &str = "it nests too deep";
 
 /// How many elements of lists, and keys of maps, may take no bytes, in a whole value.
-const MOST_EMPTY: u64 = 1 << 20;
+const MAX_EMPTY: u64 = 1 << 20;
 
 const TOO_MANY_EMPTY: &str = "too many of its elements are empty";
 

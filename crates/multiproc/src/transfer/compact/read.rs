@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::shape::{Fields, Shape, name_hash};
-use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
+use super::{CODE_BITS, ELEMENTS, Error, MAX_DEPTH, MAX_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 use crate::transfer::tagged::Tag;
 
 /// Reads a value from all of `bytes`.
@@ -33,8 +33,8 @@ fn read<T: DeserializeOwned, C: Check>(bytes: &[u8], check: C) -> Result<T, Erro
         bytes: bytes.iter(),
         shape: Shape::EMPTY,
         check,
-        levels: DEEPEST,
-        empty: MOST_EMPTY,
+        levels: MAX_DEPTH,
+        empty: MAX_EMPTY,
         is_between: false,
         failure: None,
     };
@@ -404,7 +404,7 @@ mod known {
     struct Entry(*const &'static str, usize, u64);
 
     thread_local! {
-        static KNOWN: [Cell<Entry>; ROOM] = const { [const { Cell::new(Entry(std::ptr::null(), 0, 0)) }; ROOM] };
+        static NAME_HASHES: [Cell<Entry>; ROOM] = const { [const { Cell::new(Entry(std::ptr::null(), 0, 0)) }; ROOM] };
     }
 
     /// In place of a number of names: a single name.
@@ -418,12 +418,12 @@ mod known {
 
     #[inline]
     fn look_up(names: *const &'static str, count: usize) -> Option<u64> {
-        let entry = KNOWN.with(|known| place_of(known, names).get());
+        let entry = NAME_HASHES.with(|known| place_of(known, names).get());
         (entry.0 == names && entry.1 == count).then_some(entry.2)
     }
 
     fn remember(names: *const &'static str, count: usize, hash: u64) -> u64 {
-        KNOWN.with(|known| place_of(known, names).set(Entry(names, count, hash)));
+        NAME_HASHES.with(|known| place_of(known, names).set(Entry(names, count, hash)));
         hash
     }
 

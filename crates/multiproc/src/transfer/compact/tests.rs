@@ -343,7 +343,7 @@ fn chain_bytes(len: usize) -> Vec<u8> {
 fn nesting_limit() {
     use Expression::{Call, Let, Negative, Number, Sum};
     // Each link is a struct and an option, and the last one contains an array.
-    let longest = DEEPEST / 2 - 1;
+    let longest = MAX_DEPTH / 2 - 1;
     let check = move || {
         assert_eq!(chain_bytes(3), written(&chain(3)));
         there_and_back(&chain(longest));
@@ -354,7 +354,7 @@ fn nesting_limit() {
             assert!(from_bytes::<Chain>(&chain_bytes(len)).is_err());
         }
         // The number counts as a level too.
-        let deepest = DEEPEST - 1;
+        let deepest = MAX_DEPTH - 1;
         there_and_back(&deep(deepest, Number(1.0), |inner| Negative(inner.into())));
         there_and_back(&deep(deepest, Number(1.0), |inner| Sum(inner.into(), Number(2.0).into())));
         there_and_back(&deep(deepest / 2, Number(1.0), |inner| Call { name: "f".into(), arguments: vec![inner] }));
@@ -381,7 +381,7 @@ fn empty_element_limit() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Empty;
     let fails = |error: Error| assert_eq!(error.to_string(), TOO_MANY_EMPTY);
-    let most = MOST_EMPTY as usize;
+    let most = MAX_EMPTY as usize;
     there_and_back(&vec![(); most]);
     fails(to_output(&vec![Empty; most + 1], &mut Vec::new()).unwrap_err());
     // The limit is for the value as a whole.
@@ -396,7 +396,7 @@ fn empty_element_limit() {
     fails(from_bytes::<Vec<Empty>>(&many).unwrap_err());
     fails(from_bytes::<BTreeMap<(), ()>>(&many).unwrap_err());
     // Neither end accepts one more than the other.
-    fails(from_bytes::<Vec<()>>(&forged(&(), &len(MOST_EMPTY + 1))).unwrap_err());
+    fails(from_bytes::<Vec<()>>(&forged(&(), &len(MAX_EMPTY + 1))).unwrap_err());
     let three = forged(&(), &[&[3 << CODE_BITS][..], &len(most as u64 / 2 + 2).repeat(3)].concat());
     fails(from_bytes::<Vec<Vec<()>>>(&three).unwrap_err());
     // There may be more elements if they take some bytes, whatever they contain.

@@ -8,7 +8,7 @@ use multiproc_os::numeric_slice::{self, Kind};
 use serde::ser::{self, Serialize};
 
 use super::shape::{Fields, Shape, name_hash};
-use super::{CODE_BITS, DEEPEST, ELEMENTS, Error, MOST_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
+use super::{CODE_BITS, ELEMENTS, Error, MAX_DEPTH, MAX_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
 use crate::transfer::payload::Sink;
 use crate::transfer::tagged::Tag;
 
@@ -47,7 +47,7 @@ pub(crate) fn to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &m
 #[inline]
 pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), output: &mut O) -> Result<Shape, Error> {
     let mut serializer =
-        Serializer { output, shape: Shape::EMPTY, has_written: false, levels: DEEPEST, empty: MOST_EMPTY };
+        Serializer { output, shape: Shape::EMPTY, has_written: false, levels: MAX_DEPTH, empty: MAX_EMPTY };
     value.serialize(&mut serializer)?;
     let shape = serializer.shape;
     serializer.bytes(&shape.to_bytes())?;

@@ -14,7 +14,7 @@ use multiproc_os::numeric_slice::Kind;
 
 /// How many levels deep a value may nest in this form, as in serde_json: types that need it use
 /// more of the stack for each level.
-const DEEPEST: u32 = 128;
+const MAX_DEPTH: u32 = 128;
 
 /// The byte before each value, and at the end of those that have parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

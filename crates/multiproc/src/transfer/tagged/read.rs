@@ -8,7 +8,7 @@ use serde::de::value::{BorrowedStrDeserializer, StringDeserializer};
 use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::{DEEPEST, Tag};
+use super::{MAX_DEPTH, Tag};
 use crate::transfer::compact::{Error, Number, TOO_DEEP, numbers};
 
 /// What a type gets that asks what comes next.
@@ -24,7 +24,7 @@ pub(crate) enum Reading {
 
 /// Reads a value from all of `bytes`.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8], reading: Reading) -> Result<T, Error> {
-    let mut deserializer = Deserializer { bytes, reading, levels: DEEPEST, is_astray: false, is_between: false };
+    let mut deserializer = Deserializer { bytes, reading, levels: MAX_DEPTH, is_astray: false, is_between: false };
     let value = deserializer.one(PhantomData::<T>)?;
     match deserializer.bytes.len() {
         0 => Ok(value),

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use multiproc_os::numeric_slice::{self, Kind};
 use serde::ser::{self, Serialize};
 
-use super::{DEEPEST, Tag};
+use super::{MAX_DEPTH, Tag};
 use crate::transfer::compact::{Error, Output, Shape, TOO_DEEP, name_hash};
 
 /// Writes `value` to `output`, and returns its shape.
@@ -13,7 +13,7 @@ pub(crate) fn shape_to_output<O: Output>(value: &(impl Serialize + ?Sized), outp
     let mut serializer = Serializer {
         output,
         shape: Shape::EMPTY,
-        levels: DEEPEST,
+        levels: MAX_DEPTH,
         contents: true,
         is_name: false,
         is_key: false,
