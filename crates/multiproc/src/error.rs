@@ -63,15 +63,15 @@ pub enum Error {
     /// A barrier is broken.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
-    /// An item could not be put into a queue. The item is dropped; [`PutError`](crate::queue::PutError)
-    /// itself gives it back.
+    /// An item could not be put into a queue. The item is dropped;
+    /// [`PutError`](crate::queue::PutError) itself gives it back.
     #[error("cannot put into the queue: {0}")]
     Put(#[from] PutErrorKind),
     /// No item could be taken from a queue.
     #[error(transparent)]
     Get(#[from] GetError),
-    /// A message could not be sent. The value is dropped; [`SendError`](crate::connection::SendError) itself
-    /// gives it back.
+    /// A message could not be sent. The value is dropped;
+    /// [`SendError`](crate::connection::SendError) itself gives it back.
     #[error(transparent)]
     Send(SendError<()>),
     /// No message could be received.

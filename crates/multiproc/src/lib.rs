@@ -26,16 +26,18 @@
 //! - [`Run`] takes the role that subclassing `Process` has in Python.
 //! - [`Queue`] connects any number of processes; [`JoinableQueue`] is for work that must not be
 //!   lost.
-//! - [`pipe`] and [`one_way`](connection::one_way) connect two processes; [`Listener`](connection::Listener) and [`connect`](connection::connect) connect any two
-//!   programs, on one machine or over TCP, with a [`Key`](connection::Key). [`wait_any`] waits for several of
-//!   all these.
+//! - [`pipe`] and [`one_way`](connection::one_way) connect two processes;
+//!   [`Listener`](connection::Listener) and [`connect`](connection::connect) connect any two
+//!   programs, on one machine or over TCP, with a [`Key`](connection::Key). [`wait_any`] waits for
+//!   several of all these.
 //! - [`Handle`] sends an open file, a pipe end or a socket to another process, as an argument, as a
 //!   result, or inside one.
 //! - [`RemoteFn`] is a function that can be an argument or a queue item.
-//! - [`Value`] and [`Array`] are in shared memory, with a lock, or without one as [`RawValue`](shared_memory::RawValue) and
-//!   [`RawArray`](shared_memory::RawArray); [`SharedMemory`] holds bytes, with or without a name; [`ShareableList`](shared_memory::ShareableList) holds
-//!   mixed values that several processes read and change in place; [`SharedBytes`] is for large
-//!   data that is sent without a copy.
+//! - [`Value`] and [`Array`] are in shared memory, with a lock, or without one as
+//!   [`RawValue`](shared_memory::RawValue) and [`RawArray`](shared_memory::RawArray);
+//!   [`SharedMemory`] holds bytes, with or without a name;
+//!   [`ShareableList`](shared_memory::ShareableList) holds mixed values that several processes read
+//!   and change in place; [`SharedBytes`] is for large data that is sent without a copy.
 //! - [`sync`] has the locks and other synchronization primitives that processes share.
 //! - [`current_process`], [`parent_process`], [`active_children`] and [`cpu_count`] tell about
 //!   processes and processors.
@@ -43,13 +45,16 @@
 //!   processes that end when a closure has returned.
 //! - `child.await` joins a child in `async` code; with the feature `async`, queues, pipes,
 //!   listeners, locks, semaphores and events have `async` methods too.
-//! - [`at_exit`](process::at_exit), [`handle_ctrl_c`](process::handle_ctrl_c) and [`set_start_method`] configure the whole process.
-//! - [`log_to_stderr`] logs what the library does; [`relay_logs`](log::relay_logs) sends the log records of all
-//!   processes to the main process's own logger, and [`capture_output`](log::capture_output) their output.
+//! - [`at_exit`](process::at_exit), [`handle_ctrl_c`](process::handle_ctrl_c) and
+//!   [`set_start_method`] configure the whole process.
+//! - [`log_to_stderr`] logs what the library does; [`relay_logs`](log::relay_logs) sends the log
+//!   records of all processes to the main process's own logger, and
+//!   [`capture_output`](log::capture_output) their output.
 //!
-//! When something goes wrong: [`StartError`](process::StartError) if a process can't be started, [`JoinError`] if a
-//! process ends without a value; all errors convert to [`Error`] by `?`. No call waits for a dead
-//! process, and no process outlives its parent unless [told to](Process::outlive_parent).
+//! When something goes wrong: [`StartError`](process::StartError) if a process can't be started,
+//! [`JoinError`] if a process ends without a value; all errors convert to [`Error`] by `?`. No call
+//! waits for a dead process, and no process outlives its parent unless [told
+//! to](Process::outlive_parent).
 //!
 //! Guides: [start here](guide::start_here), [coming from Python](guide::python),
 //! [choosing between queue, pipe and shared memory](guide::choosing), [values](guide::values),

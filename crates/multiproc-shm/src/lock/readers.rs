@@ -254,9 +254,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.take_new_slot(used)
     }
 
-    /// Takes a slot that no thread has taken before, or one that has begun to count since the caller
-    /// has looked at `seen` of them: the thread that has made it count may not have taken it, as it
-    /// owns as many words as it can.
+    /// Takes a slot that no thread has taken before, or one that has begun to count since the
+    /// caller has looked at `seen` of them: the thread that has made it count may not have taken
+    /// it, as it owns as many words as it can.
     #[cold]
     fn take_new_slot(&self, mut seen: usize) -> Result<usize, RwAcquireError> {
         loop {

@@ -27,8 +27,8 @@ use crate::wait::deadline::Deadline;
 use crate::wait::waiters::Waiters;
 
 /// After this time, a sleeper looks at the word: another waiter may have been stopped just after it
-/// was woken, or the word may be garbage. If all is well, it looks again after [`RECHECK_FACTOR`] times as
-/// long, and so on, as little can go wrong after the first look.
+/// was woken, or the word may be garbage. If all is well, it looks again after [`RECHECK_FACTOR`]
+/// times as long, and so on, as little can go wrong after the first look.
 pub(crate) const FIRST_RECHECK: Duration = Duration::from_secs(1);
 const RECHECK_FACTOR: u32 = 60;
 

@@ -25,8 +25,9 @@ unsafe impl<T: AnyBytes, const N: usize> AnyBytes for [T; N] {}
 /// Defines what lies in the memory of an object: a struct of fields that are [`AnyBytes`]. With the
 /// object's name for errors and its kind, the struct is a [`Layout`] too.
 ///
-/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with [`Layout::TRAILING_WORDS`] as
-/// the third; `..TRAILING_WORDS` if there may be [fewer](Layout::TRAILING_WORDS_VARY).
+/// `layout! { struct Shared: "lock", 0x10 { guarded: PoisonableWord } }`; with
+/// [`Layout::TRAILING_WORDS`] as the third; `..TRAILING_WORDS` if there may be
+/// [fewer](Layout::TRAILING_WORDS_VARY).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! layout {

@@ -380,7 +380,8 @@ impl Region {
     /// Divides the memory as `plan` says.
     ///
     /// # Errors
-    /// As [`LockMapping::divide`]; [`RwAcquireError::TooManyReaders`] if there is no memory for that many parts.
+    /// As [`LockMapping::divide`]; [`RwAcquireError::TooManyReaders`] if there is no memory for
+    /// that many parts.
     pub fn divide(&self, plan: &Plan) -> Result<u32, RwAcquireError> {
         self.control
             .divide(plan, Deadline::Never, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())

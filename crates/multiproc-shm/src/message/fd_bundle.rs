@@ -20,8 +20,8 @@ pub const MAX_UNPACKED: usize = 16;
 /// Descriptors, ready to be sent, or as they were received.
 #[derive(Debug, Default)]
 pub struct FdBundle {
-    /// The descriptors themselves, if there are at most [`MAX_UNPACKED`]; otherwise sockets into which
-    /// they are packed.
+    /// The descriptors themselves, if there are at most [`MAX_UNPACKED`]; otherwise sockets into
+    /// which they are packed.
     parts: Vec<OwnedFd>,
     /// The total number of descriptors.
     count: u32,

@@ -1,9 +1,9 @@
 //! Messages from a socket from which other threads and processes receive at the same time.
 //!
 //! [`packet::receive`] peeks at a message and then receives it; on a shared socket the second call
-//! may get another message. Borrowed a message is received by one system call, with a buffer for the
-//! longest possible one. Descriptors need one thing more, as those for which this process has no
-//! room would be lost with the message: so a message with descriptors is peeked at, descriptors
+//! may get another message. Here a message is received by one system call, with a buffer for
+//! the longest possible one. Descriptors need one thing more, as those for which this process has
+//! no room would be lost with the message: so a message with descriptors is peeked at, descriptors
 //! included, before it is received; if there is no room for them, it stays in the socket. The
 //! sender puts a random number in front of such a message, from which the receiver sees that it got
 //! the message it had peeked at.
@@ -72,8 +72,8 @@ const MAX_DESCRIPTORS: usize = MAX_UNPACKED + 2;
 const MAX_LEN: usize = NUMBER_LEN + INLINE;
 
 thread_local! {
-    /// A buffer of [`MAX_LEN`] bytes. Taken out while it is in use, since a deserializer may receive
-    /// messages meanwhile.
+    /// A buffer of [`MAX_LEN`] bytes. Taken out while it is in use, since a deserializer may
+    /// receive messages meanwhile.
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 

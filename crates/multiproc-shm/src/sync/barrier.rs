@@ -331,7 +331,8 @@ impl Barrier {
     /// Creates a barrier for this number of parties.
     ///
     /// # Errors
-    /// `InvalidInput` for no party or more than [`MAX_PARTIES`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    /// `InvalidInput` for no party or more than [`MAX_PARTIES`]; `EMFILE`, `ENFILE`, `ENOSPC`,
+    /// `ENOMEM`.
     pub fn create(parties: usize) -> io::Result<Barrier> {
         Barrier::begin(parties, Object::create)
     }
@@ -386,8 +387,9 @@ impl Barrier {
         self.object.slot()
     }
 
-    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
-    /// does. A wait that is interrupted breaks the round.
+    /// Makes this handle interruptible, as
+    /// [`Semaphore::interruptible`](super::Semaphore::interruptible) does. A wait that is
+    /// interrupted breaks the round.
     #[must_use]
     pub fn interruptible(mut self) -> Barrier {
         self.is_interruptible = true;

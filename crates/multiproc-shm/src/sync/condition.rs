@@ -210,8 +210,9 @@ impl Condition {
         self.object.slot()
     }
 
-    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
-    /// does. A wait that is interrupted acquires the lock again, for as long as that takes.
+    /// Makes this handle interruptible, as
+    /// [`Semaphore::interruptible`](super::Semaphore::interruptible) does. A wait that is
+    /// interrupted acquires the lock again, for as long as that takes.
     #[must_use]
     pub fn interruptible(mut self) -> Condition {
         self.is_interruptible = true;

@@ -104,8 +104,8 @@ impl Event {
         self.object.slot()
     }
 
-    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
-    /// does.
+    /// Makes this handle interruptible, as
+    /// [`Semaphore::interruptible`](super::Semaphore::interruptible) does.
     #[must_use]
     pub fn interruptible(mut self) -> Event {
         self.is_interruptible = true;
@@ -159,8 +159,8 @@ impl Event {
     /// Waits until the event is set, or has been set in the meantime.
     ///
     /// # Errors
-    /// [`WaitError::Timeout`], [`WaitError::Interrupted`]; [`WaitError::Disconnected`] if no process
-    /// is left that could set the event; [`WaitError::Stalled`], [`WaitError::Io`].
+    /// [`WaitError::Timeout`], [`WaitError::Interrupted`]; [`WaitError::Disconnected`] if no
+    /// process is left that could set the event; [`WaitError::Stalled`], [`WaitError::Io`].
     pub fn wait(&self, deadline: Deadline) -> Result<(), WaitError> {
         let object = &self.object;
         let found = object.changes.load(SeqCst);

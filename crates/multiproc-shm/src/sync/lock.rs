@@ -139,8 +139,8 @@ impl Lock {
         self.slot.as_deref()
     }
 
-    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
-    /// does.
+    /// Makes this handle interruptible, as
+    /// [`Semaphore::interruptible`](super::Semaphore::interruptible) does.
     #[must_use]
     pub fn interruptible(mut self) -> Lock {
         self.is_interruptible = true;

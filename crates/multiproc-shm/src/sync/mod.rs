@@ -7,18 +7,18 @@
 //! | [`Semaphore`] | each permit to the process that has acquired it; any process may release it | 2 |
 //! | [`Event`], [`Condition`], [`Barrier`] | – | 2 |
 //!
-//! All but `RwLock` can lie in a [`Slab`](crate::memory::slab::Slab): any number of objects with two
-//! descriptors in all.
+//! All but `RwLock` can lie in a [`Slab`](crate::memory::slab::Slab): any number of objects with
+//! two descriptors in all.
 //!
 //! Each is opened in another process with the descriptors of `to_fds`, sent by whatever means:
 //! sendmsg(2), or inherited. All processes must be in one PID namespace. When a process dies, what
 //! it holds is released, and waiters are told where that matters. `PROTOCOL.md` in this folder says
 //! what happens at each instruction.
 //!
-//! A call waits until a [`Deadline`](crate::wait::deadline::Deadline). With `Deadline::Now` it waits
-//! only for operations of other threads that take a moment; `try_acquire` doesn't even do that. A
-//! handle made `interruptible` returns [`WaitError::Interrupted`] when a signal handler has run in
-//! the waiting thread.
+//! A call waits until a [`Deadline`](crate::wait::deadline::Deadline). With `Deadline::Now` it
+//! waits only for operations of other threads that take a moment; `try_acquire` doesn't even do
+//! that. A handle made `interruptible` returns [`WaitError::Interrupted`] when a signal handler has
+//! run in the waiting thread.
 //!
 //! After fork(2), the child may use all objects at once, also if the parent has other threads. What
 //! the parent holds isn't held by the child.

@@ -15,8 +15,8 @@ use crate::wait::deadline::Deadline;
 ///
 /// It belongs to the *process* that has acquired it. When that process dies, the lock is released,
 /// and the next caller that acquires it is told ([`Acquired::Poisoned`]). It isn't reentrant, and
-/// doesn't know threads: a thread that acquires it twice waits until it is released. For a lock that
-/// belongs to a thread, and costs no system call and no ledger, use [`Lock`](super::Lock).
+/// doesn't know threads: a thread that acquires it twice waits until it is released. For a lock
+/// that belongs to a thread, and costs no system call and no ledger, use [`Lock`](super::Lock).
 ///
 /// It takes two descriptors, or none of its own [in a slab](ProcessLock::create_in). A clone is
 /// another handle of the same lock.
@@ -107,8 +107,8 @@ impl ProcessLock {
         Ok(self.acquired())
     }
 
-    /// Acquires the lock if it is free; returns `None` if a process holds it. Doesn't wait, not even
-    /// for an operation of another thread that takes a moment.
+    /// Acquires the lock if it is free; returns `None` if a process holds it. Doesn't wait, not
+    /// even for an operation of another thread that takes a moment.
     ///
     /// # Errors
     /// As [`Semaphore::try_acquire`].

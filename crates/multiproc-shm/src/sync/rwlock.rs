@@ -48,8 +48,8 @@ impl Readers for RwLockState {
 ///
 /// It belongs to threads, as a [`Lock`](super::Lock) does. A reader that dies stops being one; a
 /// writer that dies poisons the lock. While a writer waits for the present readers, no new reader
-/// gets in, except for threads that read already. It takes one descriptor. A clone is another handle
-/// of the same lock.
+/// gets in, except for threads that read already. It takes one descriptor. A clone is another
+/// handle of the same lock.
 ///
 /// ```
 /// use multiproc_shm::sync::{RwLock, WaitError};
@@ -105,8 +105,8 @@ impl RwLock {
         self.mapping.as_fd().try_clone_to_owned()
     }
 
-    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
-    /// does.
+    /// Makes this handle interruptible, as
+    /// [`Semaphore::interruptible`](super::Semaphore::interruptible) does.
     #[must_use]
     pub fn interruptible(mut self) -> RwLock {
         self.is_interruptible = true;
@@ -118,8 +118,8 @@ impl RwLock {
         Ok(Acquired::of(self.mapping.turnstile().poison()))
     }
 
-    /// Acquires the lock for reading, for the calling thread, waiting until `deadline`. A thread may
-    /// read several times.
+    /// Acquires the lock for reading, for the calling thread, waiting until `deadline`. A thread
+    /// may read several times.
     ///
     /// # Errors
     /// As [`Lock::acquire`](super::Lock::acquire); [`WaitError::AlreadyHeld`] if the calling thread

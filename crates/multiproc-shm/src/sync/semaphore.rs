@@ -89,8 +89,8 @@ impl Permits {
 /// A ledger in the shared memory says which process has acquired how many permits. The permits of a
 /// process that dies are released. Any process may release a permit, as Python's semaphores allow:
 /// [`release`](Semaphore::release) returns one of the calling process, or else one of another
-/// process. For a semaphore used as a signal, where consumers keep what they acquire, producers call
-/// [`add`](Semaphore::add), and consumers call [`forget`](Semaphore::forget) after `acquire`.
+/// process. For a semaphore used as a signal, where consumers keep what they acquire, producers
+/// call [`add`](Semaphore::add), and consumers call [`forget`](Semaphore::forget) after `acquire`.
 ///
 /// It takes two descriptors, or none of its own [in a slab](Semaphore::create_in). A clone is
 /// another handle of the same semaphore.
@@ -187,9 +187,9 @@ impl Semaphore {
         self.object.slot()
     }
 
-    /// Makes this handle interruptible: a signal handler that runs in a thread which waits by it ends
-    /// the wait, with [`WaitError::Interrupted`]. A handler that runs after the last check and before
-    /// the thread sleeps doesn't.
+    /// Makes this handle interruptible: a signal handler that runs in a thread which waits by it
+    /// ends the wait, with [`WaitError::Interrupted`]. A handler that runs after the last check and
+    /// before the thread sleeps doesn't.
     #[must_use]
     pub fn interruptible(mut self) -> Semaphore {
         self.is_interruptible = true;
@@ -313,8 +313,8 @@ impl Semaphore {
     /// Waits for a permit until `deadline` and takes it, for the calling process.
     ///
     /// # Errors
-    /// [`WaitError::Timeout`], [`WaitError::Interrupted`]; [`WaitError::Disconnected`] if no process
-    /// is left that could release a permit; [`WaitError::Stalled`], [`WaitError::Io`].
+    /// [`WaitError::Timeout`], [`WaitError::Interrupted`]; [`WaitError::Disconnected`] if no
+    /// process is left that could release a permit; [`WaitError::Stalled`], [`WaitError::Io`].
     #[inline]
     pub fn acquire(&self, deadline: Deadline) -> Result<(), WaitError> {
         within(deadline.limit(), || match self.take() {
@@ -351,7 +351,8 @@ impl Semaphore {
     }
 
     /// Takes a permit if there is one, or if a process that has died had one. Returns false if
-    /// there is none. Doesn't wait, not even for an operation of another thread that takes a moment.
+    /// there is none. Doesn't wait, not even for an operation of another thread that takes a
+    /// moment.
     ///
     /// # Errors
     /// [`WaitError::Busy`] if there is such an operation; [`WaitError::Io`].
@@ -466,7 +467,8 @@ impl Semaphore {
     }
 
     /// Returns how many permits can be taken. Those of processes that have died without releasing
-    /// them count once they are [reclaimed](Semaphore::reclaim), as `acquire` does when it needs one.
+    /// them count once they are [reclaimed](Semaphore::reclaim), as `acquire` does when it needs
+    /// one.
     #[inline]
     pub fn available(&self) -> usize {
         self.object.free.load(Relaxed) as usize

@@ -3,8 +3,9 @@
 //!
 //! The check is a system call, and a put takes a few dozen nanoseconds. So a producer counts its
 //! puts and reads the clock at some of them: at each one while puts come slowly, at every
-//! [`STRIDE`]th one in a stream. It checks for consumers when [`CHECK_INTERVAL`] has passed since the last
-//! check, or when this process has learnt that another process has ended, or has dropped a handle.
+//! [`STRIDE`]th one in a stream. It checks for consumers when [`CHECK_INTERVAL`] has passed since
+//! the last check, or when this process has learnt that another process has ended, or has dropped a
+//! handle.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

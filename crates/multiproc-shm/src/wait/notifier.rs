@@ -373,8 +373,8 @@ impl State {
         }
     }
 
-    /// A descriptor of the read end for one more waiter. Waiters share it, at most [`MAX_SUBSCRIPTIONS`] of
-    /// them the same one: each may be in an epoll set of its own.
+    /// A descriptor of the read end for one more waiter. Waiters share it, at most
+    /// [`MAX_SUBSCRIPTIONS`] of them the same one: each may be in an epoll set of its own.
     fn reader_for(&mut self, subscription: &Subscription) -> io::Result<Arc<OwnedFd>> {
         let reader = match subscription {
             Subscription::Hears(_, reader) => reader.clone(),
@@ -507,7 +507,8 @@ impl Subscription {
     }
 }
 
-/// Sleeps without being told of tokens: reports one every [`CHECK_INTERVAL`], so that the caller looks.
+/// Sleeps without being told of tokens: reports one every [`CHECK_INTERVAL`], so that the caller
+/// looks.
 fn check_periodically(
     deadline: Option<Instant>,
     sleep: impl FnOnce(Instant) -> io::Result<WakeReason>,

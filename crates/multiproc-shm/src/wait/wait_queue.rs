@@ -287,8 +287,8 @@ impl WaitQueue {
         }
     }
 
-    /// Waits on the futex. Returns `None` after [`MAX_FUTEX_WAIT`]. A caller with an earlier deadline
-    /// doesn't learn whether any process is left.
+    /// Waits on the futex. Returns `None` after [`MAX_FUTEX_WAIT`]. A caller with an earlier
+    /// deadline doesn't learn whether any process is left.
     fn wait_on_futex<W: WaitOp>(
         &self,
         deadline: Option<Instant>,

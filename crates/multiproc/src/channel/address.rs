@@ -13,7 +13,8 @@ use multiproc_os::random;
 use multiproc_os::socket::Place;
 use serde::{Deserialize, Serialize};
 
-/// The address of a [`Listener`](crate::connection::Listener), to which clients [`connect`](crate::connection::connect).
+/// The address of a [`Listener`](crate::connection::Listener), to which clients
+/// [`connect`](crate::connection::connect).
 ///
 /// An address can be sent to other processes. Paths (`&str`, `&Path`, `PathBuf`) and
 /// [`SocketAddr`]s (or pairs of an IP address and a port) convert into one. Converting a string

@@ -182,8 +182,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// If the future is dropped before it completes, the message is not sent, and is dropped with
     /// it. Over TCP, a part of the message may have been sent by then; the rest is sent before the
     /// next message, and the message arrives then, as after
-    /// [`Unfinished`](crate::connection::SendErrorKind::Unfinished). The future takes two descriptors while it
-    /// waits.
+    /// [`Unfinished`](crate::connection::SendErrorKind::Unfinished). The future takes two
+    /// descriptors while it waits.
     ///
     /// # Errors
     /// Those of [`send`](Sender::send); `Io` also when there is no descriptor or thread to wait

@@ -24,14 +24,15 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// refused the client for lack of room; see [`is_reset`].
 const MAX_RESETS: u32 = 10;
 
-/// Connects to a [`Listener`](crate::connection::Listener) at `address` that has the same key, in any process
-/// of this or another program. Python's `multiprocessing.connection.Client`.
+/// Connects to a [`Listener`](crate::connection::Listener) at `address` that has the same key, in
+/// any process of this or another program. Python's `multiprocessing.connection.Client`.
 ///
 /// The types mirror those of the other side: what this end sends, the other end receives. Waits
 /// until the listener accepts, for up to 20 seconds; see [`connect_timeout`]. If the listener has
 /// no room for another client at the moment, this tries again within that time.
 ///
-/// See [`Listener`](crate::connection::Listener) for an example, and for what a key protects against.
+/// See [`Listener`](crate::connection::Listener) for an example, and for what a key protects
+/// against.
 ///
 /// # Errors
 /// [`ConnectError`], with the reason: no process listens there, the keys differ, the peer speaks
@@ -142,7 +143,7 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
         let second = dial()?;
         second.send(&auth::second(keyed, name, &transcript.prove(key, Role::SecondHalf, name)))?;
         second.receive::<0>(&mut Vec::new()).map_err(|kind| match kind {
-            // The listener had no descriptor for this connection, and could only send so on the
+            // The listener had no descriptor for this connection, and could only say so on the
             // first one.
             ConnectErrorKind::Disconnected => ConnectErrorKind::Io(io::ErrorKind::ConnectionReset.into()),
             other => other,

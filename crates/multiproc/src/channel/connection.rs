@@ -74,8 +74,9 @@ pub struct Receiver<T> {
     types: PhantomData<fn() -> T>,
 }
 
-/// One end of a [`pipe`](crate::pipe), or of a connection that a [`Listener`](crate::connection::Listener) has
-/// accepted or [`connect`](crate::connection::connect) has made. It sends `S` and receives `R`.
+/// One end of a [`pipe`](crate::pipe), or of a connection that a
+/// [`Listener`](crate::connection::Listener) has accepted or
+/// [`connect`](crate::connection::connect) has made. It sends `S` and receives `R`.
 ///
 /// A connection is a [`Sender`] and a [`Receiver`] in one, and behaves as they do with regard to
 /// clones, threads, processes and disconnection. Its descriptor is that of its receiver.

@@ -24,8 +24,8 @@ pub enum SendErrorKind {
     #[error("the other end is closed")]
     Disconnected,
     /// There is no room now: the other end must receive a message first, or too many of the user's
-    /// descriptors are in flight, in any pipes (see [`Sender::send`](crate::connection::Sender::send)). Only
-    /// from the `try_send` methods.
+    /// descriptors are in flight, in any pipes (see
+    /// [`Sender::send`](crate::connection::Sender::send)). Only from the `try_send` methods.
     #[error("there is no room now")]
     Full,
     /// There was still no room when the timeout expired.

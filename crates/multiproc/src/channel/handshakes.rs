@@ -194,8 +194,8 @@ impl Handshakes {
     }
 
     /// Serves clients that have sent something, and accepts new ones, until a handshake is
-    /// complete, or there is nothing to do, or [`EVENTS_AT_ONCE`] events have been handled. Clients that
-    /// have not completed the handshake within `timeout` are refused.
+    /// complete, or there is nothing to do, or [`EVENTS_AT_ONCE`] events have been handled. Clients
+    /// that have not completed the handshake within `timeout` are refused.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, when there is no pending client to be disconnected to make room;
@@ -345,8 +345,8 @@ impl Handshakes {
         }
     }
 
-    /// Like [`move_to_backlog`](Handshakes::move_to_backlog), but when this process gives up the listener: the clients
-    /// that don't fit into the shared backlog are refused.
+    /// Like [`move_to_backlog`](Handshakes::move_to_backlog), but when this process gives up the
+    /// listener: the clients that don't fit into the shared backlog are refused.
     pub(super) fn close(&mut self, shared: &ListenerShared, set: &Epoll) {
         self.move_to_backlog(shared, set);
         if self.process == threads::getpid() {
@@ -742,8 +742,8 @@ impl Pending {
                 match rendezvous::bring(&rendezvous_address(&name), &self.received, &self.socket) {
                     Ok(()) => Ok(Step::HandedOver),
                     Err(error) if is_full(&error) => Ok(Step::NoDescriptors),
-                    // The process that waited for it has closed the first connection, most likely to
-                    // make room.
+                    // The process that waited for it has closed the first connection, most likely
+                    // to make room.
                     Err(_) => {
                         send_short(&self.socket, &auth::status(auth::REFUSED_TOO_MANY, keyed));
                         Err(RefusalReason::Disconnected)

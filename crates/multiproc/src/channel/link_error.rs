@@ -89,7 +89,8 @@ pub enum ConnectErrorKind {
     Io(io::Error),
 }
 
-/// A listener could not be made, or no connection was accepted. See [`Listener`](crate::connection::Listener).
+/// A listener could not be made, or no connection was accepted. See
+/// [`Listener`](crate::connection::Listener).
 pub struct ListenError {
     pub(crate) address: Address,
     pub(crate) kind: ListenErrorKind,

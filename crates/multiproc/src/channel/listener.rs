@@ -31,8 +31,8 @@ pub(super) const MAX_MESSAGE: u64 = 1 << 30;
 /// The initial value of [`Listener::handshake_timeout`].
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server socket to which other processes [`connect`](crate::connection::connect): processes of this program
-/// or of another, on this machine or, over TCP, on any machine. Python's
+/// A server socket to which other processes [`connect`](crate::connection::connect): processes of
+/// this program or of another, on this machine or, over TCP, on any machine. Python's
 /// `multiprocessing.connection.Listener`.
 ///
 /// ```
@@ -77,7 +77,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// **Many clients** are accepted one after the other: they wait in the backlog, up to the system's
 /// limit of `net.core.somaxconn`. Where there is no room, at the limit of open descriptors, a
-/// client is told to try again, which [`connect`](crate::connection::connect) does until its timeout expires.
+/// client is told to try again, which [`connect`](crate::connection::connect) does until its
+/// timeout expires.
 ///
 /// **Several processes** may accept: a listener can be cloned, sent as an argument or in a message,
 /// or copied by a fork, and each connection goes to one of the processes. The listener exists until
@@ -85,9 +86,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// it drops its last clone or ends. If that process is killed the file stays, and the next listener
 /// at the path replaces it.
 ///
-/// As a descriptor ([`AsFd`]), and for [`wait_any`](crate::wait_any), it is readable when there may be a
-/// connection to accept; [`try_accept`](Listener::try_accept) tells. A process that has asked for
-/// the descriptor keeps the clients with which it has begun the handshake, and must call
+/// As a descriptor ([`AsFd`]), and for [`wait_any`](crate::wait_any), it is readable when there may
+/// be a connection to accept; [`try_accept`](Listener::try_accept) tells. A process that has asked
+/// for the descriptor keeps the clients with which it has begun the handshake, and must call
 /// `try_accept` whenever the descriptor is readable: the clients' timeouts keep running.
 #[derive(Clone)]
 pub struct Listener {
@@ -265,7 +266,8 @@ impl Listener {
 
     /// Returns the greatest length in bytes of a message that accepted connections receive. A
     /// longer message is an error, and is discarded. 1 GiB at first, as for connections made by
-    /// [`connect`](crate::connection::connect). See [`Connection::set_max_message`] for a single connection.
+    /// [`connect`](crate::connection::connect). See [`Connection::set_max_message`] for a single
+    /// connection.
     pub fn max_message(&self) -> u64 {
         self.max_message
     }

@@ -526,8 +526,8 @@ impl Rx {
         Ok(gathered)
     }
 
-    /// Reads what has been received of the next message, at most about [`IO_SLICE`] bytes, and takes
-    /// the message if it is complete and `take` is set.
+    /// Reads what has been received of the next message, at most about [`IO_SLICE`] bytes, and
+    /// takes the message if it is complete and `take` is set.
     fn gather(&self, receiving: &mut Receiving, limit: u64, take: bool) -> Result<Progress, RecvErrorKind> {
         let mut turn = 0;
         loop {

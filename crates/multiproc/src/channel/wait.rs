@@ -14,7 +14,8 @@ use crate::handle::Handle;
 use crate::sync::WaitError;
 
 /// An object that [`wait_any`] can wait for: a [`Child`](crate::Child), a [`Connection`], a
-/// [`Receiver`], a [`Queue`](crate::Queue), a [`Listener`](crate::connection::Listener), any descriptor.
+/// [`Receiver`], a [`Queue`](crate::Queue), a [`Listener`](crate::connection::Listener), any
+/// descriptor.
 ///
 /// To implement it for a type of your own, return its descriptor. The other methods are for objects
 /// that may be ready while their descriptor is not readable, or the other way round: one that has
@@ -82,9 +83,9 @@ pub trait Waitable {
 /// which takes some 0.1 ms for a thousand.
 ///
 /// A connection or a receiver is ready when there is a message, or when no sender is left; a queue
-/// when there is an item or it is closed, a [`Consumer`](crate::queue::Consumer) also when no process is
-/// left that could put an item; a listener when a client may be there; a child when it has ended,
-/// and it has been reaped then; a descriptor when it is readable or closed.
+/// when there is an item or it is closed, a [`Consumer`](crate::queue::Consumer) also when no
+/// process is left that could put an item; a listener when a client may be there; a child when it
+/// has ended, and it has been reaped then; a descriptor when it is readable or closed.
 ///
 /// A handle that could put an item itself ([`Queue`](crate::Queue),
 /// [`JoinableQueue`](crate::JoinableQueue)) doesn't become ready here because all other producers
@@ -165,8 +166,8 @@ pub trait Waitable {
 /// of the runtime, such as `tokio::time::timeout`.
 ///
 /// # Errors
-/// [`WaitError::Io`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
-/// of a TCP connection that another process uses.
+/// [`WaitError::Io`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an
+/// end of a TCP connection that another process uses.
 #[doc(alias = "wait")]
 pub fn wait_any(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>, WaitError> {
     let deadline = deadline_after(timeout.into());

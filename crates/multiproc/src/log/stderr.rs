@@ -28,7 +28,8 @@ static LOGGER: Logger = Logger(());
 /// end of a process are `Info`. Any other logger gets these as `Debug`, and those that are `Debug`
 /// here as `Trace`.
 ///
-/// With [`relay_logs`](crate::log::relay_logs), this process prints the records of all its descendants.
+/// With [`relay_logs`](crate::log::relay_logs), this process prints the records of all its
+/// descendants.
 ///
 /// ```
 /// use multiproc::log::LevelFilter;

@@ -123,9 +123,9 @@ impl ProcessHandle {
     /// Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`ChildError`](crate::process::ChildError) if the process runs as another user, for example because
-    /// this process has given up rights that the child has kept. [`kill`](ProcessHandle::kill)
-    /// still ends it.
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user, for example
+    /// because this process has given up rights that the child has kept.
+    /// [`kill`](ProcessHandle::kill) still ends it.
     pub fn terminate(&self) -> Result<(), ChildError> {
         self.end_by(SIGTERM, "terminate")
     }
@@ -138,8 +138,8 @@ impl ProcessHandle {
     /// that it does.
     ///
     /// # Errors
-    /// [`ChildError`](crate::process::ChildError) if the process runs as another user and was told to
-    /// [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user and was told
+    /// to [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
     /// neither it nor this process has been root of the whole system.
     pub fn kill(&self) -> Result<(), ChildError> {
         self.end_by(SIGKILL, "kill")
@@ -148,8 +148,8 @@ impl ProcessHandle {
     /// Sends SIGINT. Waits at most 50 ms for the end, as [`terminate`](ProcessHandle::terminate)
     /// does.
     ///
-    /// This differs from Ctrl-C, which children [leave to their parent](crate::process::handle_ctrl_c): a
-    /// child without a SIGINT handler of its own ends.
+    /// This differs from Ctrl-C, which children [leave to their
+    /// parent](crate::process::handle_ctrl_c): a child without a SIGINT handler of its own ends.
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
@@ -161,8 +161,8 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// [`ChildError`](crate::process::ChildError) with `EINVAL` for a number that is no signal.
-    /// [`ChildError`](crate::process::ChildError) if the process runs as another user; for SIGKILL only as
-    /// with [`kill`](ProcessHandle::kill).
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user; for SIGKILL
+    /// only as with [`kill`](ProcessHandle::kill).
     pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
         self.record.send_signal(signal).map_err(|source| self.error("signal", source))
     }

@@ -41,9 +41,9 @@ use crate::spec::status::ExitStatus;
 /// ```
 ///
 /// # Errors
-/// [`WaitAllError::Timeout`](crate::process::WaitAllError::Timeout) at the timeout, with the processes that
-/// still run; the statuses of the others can be asked for. [`ChildError`](crate::process::ChildError) if the
-/// system call fails; this is not expected.
+/// [`WaitAllError::Timeout`](crate::process::WaitAllError::Timeout) at the timeout, with the
+/// processes that still run; the statuses of the others can be asked for.
+/// [`ChildError`](crate::process::ChildError) if the system call fails; this is not expected.
 pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>, WaitAllError>
 where
     I: IntoIterator,

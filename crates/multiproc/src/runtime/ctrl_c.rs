@@ -23,13 +23,13 @@ static ARMED: AtomicI32 = AtomicI32::new(0);
 /// A terminal sends Ctrl-C, the signal SIGINT, to all processes of the program at once. So:
 ///
 /// - *Children*, and their children, leave it to the main process: it has no effect on them.
-///   [`interrupt`](crate::process::ProcessHandle::interrupt) and SIGTERM still do, and programs that
-///   children execute handle SIGINT in their own way.
+///   [`interrupt`](crate::process::ProcessHandle::interrupt) and SIGTERM still do, and programs
+///   that children execute handle SIGINT in their own way.
 /// - The *main process* sends SIGTERM to its children, gives them the
-///   [`grace_period`](crate::process::grace_period) and kills those that still run with SIGKILL; their own
-///   children are killed with them, at once. Then it dies of SIGINT, so that the shell sees that.
-///   Finalizers and destructors do not run, as in any program that SIGINT kills. Meanwhile, none of
-///   its threads learns that a child has ended, or starts another child.
+///   [`grace_period`](crate::process::grace_period) and kills those that still run with SIGKILL;
+///   their own children are killed with them, at once. Then it dies of SIGINT, so that the shell
+///   sees that. Finalizers and destructors do not run, as in any program that SIGINT kills.
+///   Meanwhile, none of its threads learns that a child has ended, or starts another child.
 /// - A *second* Ctrl-C during that time kills all remaining children and the main process at once.
 /// - Processes that [outlive their parent](crate::Process::outlive_parent) go on.
 ///

@@ -31,10 +31,10 @@ use crate::sync::{LockError, Misuse};
 /// a `&[T]` at a time; [`split`](Array::split) and [`chunks`](Array::chunks) give parts for
 /// workers, each with a lock of its own. The values are plain old data ([`Plain`]): numbers, arrays
 /// of numbers, and structs of these that are [`bytemuck::Pod`]. For values without a lock, see
-/// [`RawArray`](crate::shared_memory::RawArray); for one value, [`Value`](crate::Value); for bytes, and memory
-/// that grows, has a name or huge pages, [`SharedMemory`](crate::SharedMemory), which can be
-/// [viewed as an array](crate::SharedMemory::as_array); for data that doesn't change any more,
-/// [`SharedBytes`](crate::SharedBytes).
+/// [`RawArray`](crate::shared_memory::RawArray); for one value, [`Value`](crate::Value); for bytes,
+/// and memory that grows, has a name or huge pages, [`SharedMemory`](crate::SharedMemory), which
+/// can be [viewed as an array](crate::SharedMemory::as_array); for data that doesn't change any
+/// more, [`SharedBytes`](crate::SharedBytes).
 ///
 /// A clone is another handle of the same array, and so is what arrives in another process when an
 /// array is sent there: as an argument or a result of a process, a field of a [`Run`](crate::Run)

@@ -123,8 +123,8 @@ impl SharedMemory {
     /// it, so it can't start children by [`Fork`](crate::StartMethod::Fork).
     ///
     /// # Errors
-    /// [`NameError::Taken`](crate::shared_memory::NameError::Taken) if the name is taken, and others that are
-    /// wrapped in [`MemoryError::Name`]; [`CreateError`](crate::CreateError) as for
+    /// [`NameError::Taken`](crate::shared_memory::NameError::Taken) if the name is taken, and
+    /// others that are wrapped in [`MemoryError::Name`]; [`CreateError`](crate::CreateError) as for
     /// [`new`](SharedMemory::new).
     ///
     /// # Implementation notes
@@ -139,8 +139,8 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`MemoryError::Name`]: [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if there is none,
-    /// [`NameError::Timeout`](crate::shared_memory::NameError::Timeout) if its owner is stopped; `EMFILE`,
-    /// `ENOMEM`.
+    /// [`NameError::Timeout`](crate::shared_memory::NameError::Timeout) if its owner is stopped;
+    /// `EMFILE`, `ENOMEM`.
     pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
         let region = name::find(name, Access::Write)?;
         let name = Name::of_another_process(name);
@@ -186,7 +186,8 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`MemoryError::Nameless`] if this handle has no name;
-    /// [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if the name is gone already.
+    /// [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if the name is gone
+    /// already.
     pub fn unlink(&self) -> Result<(), MemoryError> {
         let name = self.bytes.name().ok_or(MemoryError::Nameless)?;
         Ok(name.unlink()?)

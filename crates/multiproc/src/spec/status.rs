@@ -218,7 +218,8 @@ pub enum JoinErrorKind {
     /// What the process sent as its report is not one.
     Corrupt(String),
     /// The target returned an `Err` and was not joined. Exit code 1. Only a
-    /// [`ScopeError`](crate::process::ScopeError) contains this kind: for `join`, the `Err` is the value.
+    /// [`ScopeError`](crate::process::ScopeError) contains this kind: for `join`, the `Err` is the
+    /// value.
     ReturnedErr,
     /// The process is gone and its status is unknown; see [`ExitStatus::exit_code`].
     Unknown,

@@ -227,8 +227,8 @@ pub fn end_fork_server() {
 }
 
 /// Makes one attempt. None if the server died before it made the process, or made one that can't
-/// have the calling thread's rights or settings. Then `refusal_reason` is the reason that the server
-/// has sent, if any.
+/// have the calling thread's rights or settings. Then `refusal_reason` is the reason that the
+/// server has sent, if any.
 fn try_start(
     launch: &Launch<'_>,
     here: Option<directory::Id>,

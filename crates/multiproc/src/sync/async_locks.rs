@@ -204,8 +204,8 @@ impl Event {
     /// The wait counts from the first poll: the future completes if the event has been set since
     /// then, even if it was cleared at once. Dropping the future leaves nothing behind. As with
     /// threads, a task that sets the event while another waits here needs a handle of its own: a
-    /// clone. [`JoinFuture`](crate::process::JoinFuture) describes what wakes the future; it takes one or
-    /// two descriptors while it waits.
+    /// clone. [`JoinFuture`](crate::process::JoinFuture) describes what wakes the future; it takes
+    /// one or two descriptors while it waits.
     ///
     /// # Errors
     /// As for [`wait`](Event::wait); [`WaitError::Io`] also when there is no descriptor or

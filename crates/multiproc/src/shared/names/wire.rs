@@ -10,7 +10,7 @@ const ANSWER_MAGIC: &[u8; 4] = b"mpna";
 /// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Hand over the descriptors for this access.
+    /// Hand over the descriptors for this kind of access.
     Find(u8),
     /// Give up the name.
     Withdraw,
