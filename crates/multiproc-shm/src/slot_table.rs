@@ -221,7 +221,7 @@ impl SlotTable {
         let segment: Segment<TableHeader> = Segment::open(fd)?;
         let (slots, used) = (segment.slots.load(Relaxed), segment.used.load(Relaxed));
         if used > segment.more().len() as u64 || slots > used / OVERHEAD {
-            let text = format!("this is no {} of this program: its size is garbage", TableHeader::NAME);
+            let text = format!("invalid {}: its size is out of range", TableHeader::NAME);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         // As the segment does for its own memory: touching memory that another process has freed
@@ -689,17 +689,14 @@ mod tests {
     #[test]
     fn wrong_object() {
         let error = SlotTable::open(std::io::pipe().unwrap().0.into()).unwrap_err();
-        assert!(
-            error.to_string().contains("this is no shareable list of this program: it is no memory file"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("invalid shareable list: it is no memory file"), "{error}");
         for (slots, used) in [(1, 0), (0, MAX_WORDS as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
             let slot_table = slot_table(&[8]);
             slot_table.segment.slots.store(slots, Relaxed);
             slot_table.segment.used.store(used, Relaxed);
             let error = SlotTable::open(slot_table.as_fd().try_clone_to_owned().unwrap()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-            assert!(error.to_string().contains("its size is garbage"), "{error}");
+            assert!(error.to_string().contains("its size is out of range"), "{error}");
         }
     }
 

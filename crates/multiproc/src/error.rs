@@ -49,7 +49,7 @@ pub enum Error {
     #[error(transparent)]
     Create(#[from] CreateError),
     /// A lock could not be acquired. See [`LockError`](crate::sync::LockError).
-    #[error("cannot take the {what}: {0}", what = .0.what())]
+    #[error("cannot acquire the {what}: {0}", what = .0.what())]
     Lock(LockError<()>),
     /// An operation on shared memory failed.
     #[error(transparent)]

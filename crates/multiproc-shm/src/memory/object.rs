@@ -76,7 +76,7 @@ impl<L: Layout> Object<L> {
     pub fn open(memory: OwnedFd, wake_pipe: OwnedFd) -> io::Result<Object<L>> {
         let notifier = Notifier::from_fd(wake_pipe, Tokens::Heard).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => {
-                io::Error::new(error.kind(), format!("this is no {} of this program: its wake pipe: {error}", L::NAME))
+                io::Error::new(error.kind(), format!("invalid {}: its wake pipe: {error}", L::NAME))
             }
             _ => error,
         });

@@ -29,7 +29,7 @@ impl<T> OnceBox<T> {
         unsafe { self.value.load(Acquire).as_ref() }
     }
 
-    /// Sets the value, unless it has been set, and returns the one that is set.
+    /// Sets the value unless one is set already. Returns the value that is set.
     pub fn set(&self, value: T) -> &T {
         let new = Box::into_raw(Box::new(value));
         match self.value.compare_exchange(ptr::null_mut(), new, AcqRel, Acquire) {

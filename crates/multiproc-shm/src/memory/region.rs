@@ -204,8 +204,7 @@ impl Region {
     /// `InvalidData` if it is something else, or has been truncated; `ReadOnlyFilesystem` if the
     /// descriptor is writable but the memory has been frozen; `ENOMEM`, `ENOSPC`.
     pub fn open(control: OwnedFd, file: Option<OwnedFd>) -> io::Result<Region> {
-        let invalid =
-            |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("this is no shared memory: {what}"));
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("invalid shared memory: {what}"));
         let control = LockMapping::new(Segment::<Control>::open(control)?);
         let file = file.map(|file| {
             SharedFile::from_fd(file).map_err(|error| match error.kind() {

@@ -149,10 +149,10 @@ impl<L: Layout> Segment<L> {
         let segment: Segment<L> = Segment { file, base, mapping, layout: PhantomData };
         let header = segment.header();
         if header.magic.load(Acquire) != MAGIC || header.kind.load(Relaxed) != L::KIND {
-            return Err(invalid(&"it is something else"));
+            return Err(invalid(&"it is an object of another kind"));
         }
         if header.size.load(Relaxed) != size_of::<L>() as u32 {
-            return Err(invalid(&"it is of another build"));
+            return Err(invalid(&"it was created by another build of the program"));
         }
         // In this namespace, a thread that holds something there has another id, or seems not to
         // exist: what it holds would be taken from it.
@@ -225,9 +225,9 @@ impl<L: Layout> Segment<L> {
     }
 }
 
-/// The error of opening what is no segment of this layout.
+/// The error of opening a file that is not a segment of this layout.
 fn invalid<L: Layout>(what: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
+    io::Error::new(io::ErrorKind::InvalidData, format!("invalid {}: {what}", L::NAME))
 }
 
 impl<L: Layout> Deref for Segment<L> {

@@ -171,7 +171,7 @@ impl Slab {
     /// another PID namespace; `ENOMEM`.
     pub fn open_slot<L: Layout>(&self, index: u32) -> io::Result<(Segment<L>, Slot)> {
         if index >= self.used() {
-            let error = format!("this is no {} of this program: the slab has no object in slot {index}", L::NAME);
+            let error = format!("invalid {}: the slab has no object in slot {index}", L::NAME);
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         let file = self.inner.header.shared_file().clone();

@@ -33,7 +33,8 @@ impl FdBundle {
     /// # Errors
     /// Those of the system: `EMFILE`, and the limit of descriptors in flight.
     pub fn pack(fds: Vec<OwnedFd>) -> io::Result<FdBundle> {
-        let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} handles are too many", fds.len()));
+        let invalid =
+            |_| io::Error::new(io::ErrorKind::InvalidInput, format!("a message cannot carry {} handles", fds.len()));
         let count = u32::try_from(fds.len()).map_err(invalid)?;
         if fds.len() <= MAX_UNPACKED {
             return Ok(FdBundle { parts: fds, count });
@@ -102,7 +103,10 @@ impl FdBundle {
                     return Err(io::Error::from_raw_os_error(EMFILE));
                 }
                 if taken.fds.is_empty() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "one of its messages has no handles"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "one of the messages that should carry its handles carries none",
+                    ));
                 }
                 fds.extend(taken.fds);
                 if fds.len() > count {

@@ -46,7 +46,7 @@ const PAYLOAD_IN_FILE: u8 = 2;
 /// Why no message could be received.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
-    #[error("the other side has closed the connection")]
+    #[error("the peer has closed the connection")]
     Closed,
     #[error("there is no message yet")]
     Empty,

@@ -39,8 +39,8 @@ impl Acquired {
     }
 }
 
-/// Why a wait has ended without what the caller waited for. Nothing has changed then, except at a
-/// [`Barrier`](super::Barrier), whose round is broken.
+/// Why a wait failed. The object is unchanged, except that a failed wait at a
+/// [`Barrier`](super::Barrier) breaks its round.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
@@ -63,14 +63,14 @@ pub enum WaitError {
     /// there, until the deadline.
     #[error(transparent)]
     Stalled(Stalled),
-    /// The calling thread holds the lock already, and would wait for itself.
-    #[error("this thread holds the lock already, and would wait for itself")]
+    /// The calling thread already holds the lock, so it would wait for itself.
+    #[error("this thread already holds the lock, so it would wait for itself")]
     AlreadyHeld,
-    /// The calling thread holds as many locks as a thread can: 1024.
-    #[error("this thread holds as many locks as a thread can: 1024")]
+    /// The calling thread holds 1024 locks, the maximum.
+    #[error("this thread already holds 1024 locks, the maximum")]
     TooManyLocks,
-    /// The lock has as many readers as it can have, 4096, or there is no memory for one more.
-    #[error("the lock has as many readers as it can have (4096), or no memory for one more")]
+    /// The lock has 4096 readers, the maximum, or there is no memory for one more.
+    #[error("the lock already has 4096 readers, the maximum, or there is no memory for one more")]
     TooManyReaders,
     /// The system refused to wait: `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`; `/proc` is not mounted.
     #[error(transparent)]
@@ -152,7 +152,7 @@ impl From<WaitError> for io::Error {
 #[non_exhaustive]
 pub enum ReleaseError {
     /// The caller doesn't hold the lock; or no process does, if any process may release it.
-    #[error("cannot release what isn't held")]
+    #[error("cannot release a lock or permit that the caller doesn't hold")]
     NotHeld,
     /// There would be more permits than this bound.
     #[error("cannot add permits to a semaphore: there would be more than {0}")]

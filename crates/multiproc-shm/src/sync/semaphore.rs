@@ -214,7 +214,10 @@ impl Semaphore {
             true => Ok(Semaphore { object, is_interruptible: false }),
             false => {
                 let what = if kind == LOCK { "process lock" } else { "semaphore" };
-                Err(io::Error::new(io::ErrorKind::InvalidData, format!("this is no {what} of this program")))
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("invalid {what}: it is an object of another kind"),
+                ))
             }
         }
     }

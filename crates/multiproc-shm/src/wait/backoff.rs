@@ -195,7 +195,7 @@ mod tests {
         assert!(after(&spin_history, 20, Duration::from_micros(120)) > MAX_SPIN * 9 / 10);
         assert!(
             after(&spin_history, 20, Duration::from_micros(1)) > MAX_SPIN / 2,
-            "one who answers sooner changes little"
+            "a single quick answer changes little"
         );
         assert!(after(&spin_history, 2000, Duration::from_micros(1)) < 2 * MIN_SPIN);
         assert!(after(&spin_history, 20, Duration::from_micros(40)) > Duration::from_micros(50));

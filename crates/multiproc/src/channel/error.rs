@@ -26,10 +26,10 @@ pub enum SendErrorKind {
     /// There is no room now: the other end must receive a message first, or too many of the user's
     /// descriptors are in flight, in any pipes (see
     /// [`Sender::send`](crate::connection::Sender::send)). Only from the `try_send` methods.
-    #[error("there is no room now")]
+    #[error("no room for the message now")]
     Full,
     /// There was still no room when the timeout expired.
-    #[error("timed out waiting for room")]
+    #[error("timed out waiting for room for the message")]
     Timeout,
     /// Over TCP only: the timeout expired when a part of the message had been sent. The rest is
     /// sent before the next message, so this message will arrive then: don't send it again.
@@ -130,7 +130,7 @@ pub enum RecvErrorKind {
     /// that limit while another receiver took the message that there would have been room for. The
     /// next message can be received.
     #[error(
-        "a message was lost: there was no room for the handles in it within this process's limit of open files (RLIMIT_NOFILE)"
+        "a message was lost: this process had no descriptors left for the handles in it. Raise its limit of open files (RLIMIT_NOFILE)"
     )]
     Lost,
     /// The system's error: `EMFILE` when this process must close files first, to make room for the

@@ -78,7 +78,7 @@ pub enum ConnectErrorKind {
     Disconnected,
     /// The listener had no room for another client until the timeout expired: it had more clients
     /// in the handshake than it handles at once, or no descriptors left.
-    #[error("the listener has no room for another client at the moment")]
+    #[error("the listener has too many clients in the handshake; try again later")]
     Crowded,
     /// The timeout expired: the listener doesn't accept, or the network is too slow.
     #[error("timed out")]
@@ -225,6 +225,6 @@ pub enum RefusalReason {
     #[error("too many clients connected at once")]
     Crowded,
     /// No descriptors were left for the connection.
-    #[error("no descriptors were left")]
+    #[error("the listener's process has no descriptors left (RLIMIT_NOFILE)")]
     NoDescriptors,
 }

@@ -15,7 +15,7 @@ pub(crate) fn deadline_after(timeout: Option<Duration>) -> Deadline {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout)).into()
 }
 
-/// Waits for sockets, and the errors of calls whose deadline has passed.
+/// Waits for sockets until a deadline, and makes the errors for a deadline that has passed.
 pub(crate) trait SocketDeadline {
     /// Waits until `fd` is readable or closed. Returns false when the deadline has passed, also if
     /// it had passed before and `fd` is readable: otherwise the caller, which has just tried in

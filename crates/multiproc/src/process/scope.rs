@@ -59,7 +59,7 @@ use crate::start::error::StartError;
 /// assert_eq!(total, 10);
 ///
 /// let result = multiproc::scope(|s| -> multiproc::Result<()> {
-///     s.spawn(|divisor: u32| 10 / divisor, (0,))?; // nobody joins it
+///     s.spawn(|divisor: u32| 10 / divisor, (0,))?; // not joined
 ///     Ok(())
 /// });
 /// assert!(result.unwrap_err().to_string().contains("divide by zero"));

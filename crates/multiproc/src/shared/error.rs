@@ -27,7 +27,7 @@ pub enum MemoryError {
         asked: usize,
     },
     /// The memory can't be viewed as values of this type, since some bytes would be left over.
-    #[error("{len} bytes are not a whole number of values of {size} bytes")]
+    #[error("{len} bytes is not a multiple of the element size, {size} bytes")]
     Length {
         /// How many bytes there are.
         len: usize,
@@ -57,13 +57,15 @@ pub enum MemoryError {
     },
     /// The memory is still mapped elsewhere, where it could be written: in another process, or by
     /// another handle in this one.
-    #[error("the memory can't be frozen: it is still mapped elsewhere, where it could be written")]
+    #[error(
+        "the memory can't be frozen: it is still mapped for writing by another process or handle. Drop those first"
+    )]
     InUse,
     /// The operation on the name failed.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The memory has no name, or this handle doesn't know it.
-    #[error("this handle of shared memory has no name")]
+    #[error("the shared memory has no name, or this handle doesn't know it")]
     Nameless,
     /// A thread has died or panicked while holding the memory.
     #[error("the memory can't be frozen: {0}")]
@@ -154,8 +156,8 @@ impl FreezeError {
 
 fn no_such_parts(asked: usize) -> String {
     match asked {
-        0 => "an array can't be divided into 0 parts or parts of length 0: there can be 1 to 4096, of at least 1 value"
+        0 => "an array can't be split into 0 parts, or into parts of length 0: there can be 1 to 4096, of at least 1 value"
             .into(),
-        asked => format!("the array can't be divided into {asked} parts: there can be 1 to 4096"),
+        asked => format!("the array can't be split into {asked} parts: there can be 1 to 4096"),
     }
 }

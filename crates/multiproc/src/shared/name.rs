@@ -39,7 +39,7 @@ impl Name {
         &self.text
     }
 
-    /// Removes the name, in this process or in the one that has published it.
+    /// Removes the name from this process, or from the process that published it.
     pub(super) fn unlink(&self) -> Result<(), NameError> {
         if self.memory.is_none() {
             return names::withdraw(&self.text, Instant::now() + OWNER_TIMEOUT);

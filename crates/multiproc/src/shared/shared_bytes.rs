@@ -233,8 +233,8 @@ impl SharedBytes {
     pub fn values<T: AnyBitPattern>(&self) -> Result<&[T], MemoryError> {
         bytemuck::try_cast_slice(self).map_err(|error| match error {
             bytemuck::PodCastError::TargetAlignmentGreaterAndInputNotAligned => {
-                let source = io::Error::new(io::ErrorKind::InvalidInput, "they aren't aligned for them");
-                MemoryError::Io { what: "look at bytes as other values", source }
+                let source = io::Error::new(io::ErrorKind::InvalidInput, "the first byte is not aligned for a value");
+                MemoryError::Io { what: "view bytes as values", source }
             }
             _ => MemoryError::Length { len: self.len(), size: size_of::<T>() },
         })

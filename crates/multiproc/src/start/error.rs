@@ -148,7 +148,7 @@ impl StartError {
         StartError::Handshake { process: name.into(), source: HandshakeError { kind, ended: None } }
     }
 
-    /// The error for the process `name`, whose arguments were refused.
+    /// The error for the process `name` when its arguments were refused.
     pub(crate) fn refused(name: &str, refused: Refused) -> StartError {
         match refused {
             Refused::ByFormat(source) => StartError::Encode { process: name.into(), source },
@@ -212,7 +212,7 @@ pub enum HandshakeErrorKind {
     #[error("it did not answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
     /// It ended, or closed its connection, before it answered.
-    #[error("it ended before it had answered")]
+    #[error("it ended before it answered")]
     Disconnected,
     /// What it sent is not an answer.
     #[error("it broke the protocol: {0}")]

@@ -217,7 +217,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
 /// multiproc::process::end_fork_server();
 /// // SAFETY: no status is asked for.
 /// while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
-/// // Whoever has reaped it, the value is there.
+/// // The value is there even if another part of the program has reaped it.
 /// assert_eq!(child.join()?, 7);
 /// # Ok(())
 /// # }

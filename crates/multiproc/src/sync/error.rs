@@ -177,37 +177,39 @@ impl<G> std::error::Error for Poisoned<G> {}
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// The calling thread holds it already, and would wait for itself.
-    #[error("this thread holds the {0} already, and would wait for itself")]
+    /// The calling thread already holds it, so it would wait for itself.
+    #[error("this thread already holds the {0}, so it would wait for itself")]
     HeldHere(&'static str),
     /// The calling thread doesn't hold it: it runs in a fork copy of the process that does.
     #[error("this thread doesn't hold the {0}: it runs in a fork copy of the process that does")]
     NotHeld(&'static str),
-    /// The calling thread holds it for reading, and would wait for itself to write.
-    #[error("this thread holds the {0} for reading and would wait for itself to write")]
+    /// The calling thread holds it for reading, so it would wait for itself.
+    #[error("this thread holds the {0} for reading, so it would wait for itself. Drop the read guard before writing")]
     Reads(&'static str),
     /// The calling thread holds it through another handle, which has arrived in this process
     /// separately. (Clones count as one handle.)
-    #[error("this thread holds the {0} through another handle, which has arrived in this process separately")]
+    #[error(
+        "this thread holds the {0} through another handle, which this process received separately. Use one handle and its clones"
+    )]
     OtherHandle(&'static str),
     /// The calling thread holds it 2^32 - 1 times already, the limit.
-    #[error("this thread holds the {0} 2^32 - 1 times, which is the limit")]
+    #[error("this thread already holds the {0} 2^32 - 1 times, the maximum")]
     TooDeep(&'static str),
-    /// There are as many readers as there can be, 4096; or there is no memory for one more.
-    #[error("the {0} has as many readers as it can have (4096), or no memory for one more")]
+    /// There are 4096 readers, the maximum, or there is no memory for one more.
+    #[error("the {0} already has 4096 readers, the maximum, or there is no memory for one more")]
     TooManyReaders(&'static str),
     /// It has no lock: its memory is used as atomics.
     #[error("the {0} is used as atomics, so it can't be locked")]
     Atomics(&'static str),
-    /// The array has been divided differently since, so this part no longer exists.
-    #[error("the {0} has been divided differently since, so this part no longer exists")]
+    /// The part is stale: the array has been split again since.
+    #[error("stale part: the {0} has been split again since. Use the parts of the latest split")]
     Divided(&'static str),
-    /// The calling thread holds as many locks as a thread can: 1024.
-    #[error("this thread holds as many locks as a thread can (1024), so it can't hold the {0} too")]
+    /// The calling thread holds 1024 locks, the maximum.
+    #[error("cannot acquire the {0}: this thread already holds 1024 locks, the maximum")]
     TooMany(&'static str),
     /// The system refused the thread that waits on behalf of futures: `RLIMIT_NPROC`, or the limit
     /// of a control group.
-    #[error("the system refuses a thread to wait for the {0}")]
+    #[error("cannot start a thread to wait for the {0}: the limit of threads or memory is reached")]
     NoThread(&'static str),
 }
 

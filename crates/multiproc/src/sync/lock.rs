@@ -41,7 +41,7 @@ use crate::shm::segment::Layout;
 ///
 /// fn work(lock: Lock, number: u32) -> multiproc::Result<()> {
 ///     let _guard = lock.lock()?;
-///     println!("{number}: nobody else prints now");
+///     println!("{number}: no other process prints now");
 ///     Ok(())
 /// }
 ///

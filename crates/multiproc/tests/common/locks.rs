@@ -553,7 +553,7 @@ pub(crate) fn garbage<L: AnyLock>() {
     ] {
         let garbage = Garbage::<L>(garbage.into(), std::marker::PhantomData);
         let error = Process::new(|_: Garbage<L>| (), (garbage,)).start().unwrap_err().to_string();
-        assert!(error.contains(text) && error.contains(&format!("this is no {} of this program", L::NAME)), "{error}");
+        assert!(error.contains(text) && error.contains(&format!("invalid {}", L::NAME)), "{error}");
     }
     let error = serde_json::to_string(&L::make().unwrap()).unwrap_err().to_string();
     assert!(error.contains("not multiproc's"), "{error}");

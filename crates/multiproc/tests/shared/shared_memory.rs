@@ -409,9 +409,9 @@ fn forge() {
         let error = Process::new(|_: Forged| (), (forged,)).start().unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     };
-    reject(pipe(), None, "this is no shared memory of this program: it is no memory file");
-    reject(real(), None, "this is no shared memory of this program");
-    reject(memory_file(1 << 20, libc::F_SEAL_SHRINK), Some(real()), "it is something else");
+    reject(pipe(), None, "invalid shared memory: it is no memory file");
+    reject(real(), None, "invalid shared memory");
+    reject(memory_file(1 << 20, libc::F_SEAL_SHRINK), Some(real()), "it is an object of another kind");
     // All descriptors are genuine, except the memory itself.
     let control = control_of(&memory);
     for (other, text) in [

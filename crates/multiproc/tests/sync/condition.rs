@@ -459,7 +459,7 @@ fn garbage() {
     let forged = Forged { lock: Lock::new().unwrap(), tickets: Event::new().unwrap() };
     let child = Process::new(|forged: Forged| drop((forged.lock, forged.tickets)), (forged,));
     let error = child.start().unwrap_err().to_string();
-    assert!(error.contains("this is no condition of this program"), "{error}");
+    assert!(error.contains("invalid condition"), "{error}");
 }
 
 /// Dies with the lock.

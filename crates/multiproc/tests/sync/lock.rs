@@ -21,11 +21,11 @@ fn relock() {
     for other in [&lock, &lock.clone(), &sent] {
         let error = other.lock().map(drop).unwrap_err();
         assert!(matches!(error, LockError::Misuse(Misuse::HeldHere(_))), "{error}");
-        assert_eq!(error.to_string(), "this thread holds the lock already, and would wait for itself");
+        assert_eq!(error.to_string(), "this thread already holds the lock, so it would wait for itself");
         assert!(other.try_lock().is_err());
     }
     let error: multiproc::Error = lock.lock().map(drop).unwrap_err().into();
-    assert!(error.to_string().starts_with("cannot take the lock: this thread holds"), "{error}");
+    assert!(error.to_string().starts_with("cannot acquire the lock: this thread already holds"), "{error}");
     drop(guard);
     drop(sent.lock().unwrap());
     assert_eq!(format!("{lock:?}"), "Lock { locked: false, poisoned: false }");

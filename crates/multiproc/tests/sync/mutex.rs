@@ -124,7 +124,7 @@ fn wrong_type() {
         assert!(error.contains("its type is not ") && error.contains("64"), "{error}");
     }
     let error = mistake::<[u8; 10_000], u64>([1; 10_000]);
-    assert!(error.contains("this is no mutex of this program: it is of another build"), "{error}");
+    assert!(error.contains("invalid mutex: it was created by another build of the program"), "{error}");
     let error = mistake::<u8, [u8; 100_000]>(1);
     assert!(error.contains("it is too short"), "{error}");
 }

@@ -167,7 +167,7 @@ fn garbage() {
         }
     }
     let error = Process::new(|_: Mistaken| (), (Mistaken(lock),)).start().unwrap_err().to_string();
-    assert!(error.contains("this is no once of this program: it is something else"), "{error}");
+    assert!(error.contains("invalid once: it is an object of another kind"), "{error}");
 }
 
 for_each_method! {

@@ -386,7 +386,7 @@ fn check_garbage() {
     ] {
         let garbage = Garbage { memory: memory.into(), wake_pipe: wake_pipe.into() };
         let error = Process::new(|_: Garbage| (), (garbage,)).start().unwrap_err().to_string();
-        assert!(error.contains(text) && error.contains("this is no semaphore of this program"), "{error}");
+        assert!(error.contains(text) && error.contains("invalid semaphore"), "{error}");
     }
     let error = serde_json::to_string(&semaphore).unwrap_err().to_string();
     assert!(error.contains("not multiproc's"), "{error}");

@@ -59,8 +59,8 @@ pub enum NameError {
         /// The system's error in the owner: `EMFILE`, for example.
         source: io::Error,
     },
-    /// The owner has not answered in time: it is stopped, or very busy.
-    #[error("the owner of the shared memory {name:?}, {}, has not answered in time", of(*owner))]
+    /// The owner did not answer in time: it is stopped, or very busy.
+    #[error("the owner of the shared memory {name:?}, {}, did not answer in time", of(*owner))]
     Timeout {
         /// The name.
         name: String,
@@ -81,7 +81,7 @@ pub enum NameError {
         theirs: u8,
     },
     /// The name belongs to a program that doesn't share memory.
-    #[error("the name {name:?} belongs to {}, which does not answer as an owner of shared memory does", of(*owner))]
+    #[error("the name {name:?} belongs to {}, which is not an owner of shared memory", of(*owner))]
     OtherProtocol {
         /// The name.
         name: String,
