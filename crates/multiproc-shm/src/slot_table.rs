@@ -325,7 +325,7 @@ impl SlotTable {
     /// returns the actual content as an error.
     ///
     /// # Errors
-    /// As [`write`](SlotTable::write), whatever the actual content is.
+    /// As [`write`](SlotTable::write), regardless of the present content.
     pub fn compare_exchange(
         &self,
         index: usize,

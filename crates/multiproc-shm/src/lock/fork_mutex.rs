@@ -1,7 +1,7 @@
 //! [`ForkMutex`]: a mutex between the threads of one process that a fork copy can always lock.
 //!
 //! fork(2) copies memory as it is, with the locks that other threads hold at that moment, and none
-//! of those threads: a `std::sync::Mutex` that was locked stays locked in the copy for ever. Here
+//! of those threads: a `std::sync::Mutex` that was locked stays locked in the copy forever. Here
 //! the word says in which copy it was locked, so the copy takes over the lock of a thread that it
 //! doesn't have. What that thread was changing may be half done; so the first caller in each copy
 //! renews the value before it uses it.

@@ -16,7 +16,7 @@ use crate::loom::atomic::{AtomicU32, AtomicU64};
 use crate::memory::layout::layout;
 use crate::wait::deadline::Deadline;
 
-/// The largest number of parts.
+/// The maximum number of parts.
 pub const MAX_PARTS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 layout! {
@@ -122,7 +122,7 @@ impl Division {
 
     /// Repairs the division after a process has died while it changed it: there are no parts then.
     /// The caller has the turnstile.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn repair(&self) {
         let version = self.version.load(SeqCst);
         if version % 2 == 1 {
             self.count.store(0, SeqCst);
@@ -154,7 +154,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Waits until no part has an owner. The caller has the turnstile, so no thread takes a part,
     /// except one that has another part already.
-    pub(crate) fn outwait_parts(&self, deadline: Deadline) -> Result<(), AcquireError> {
+    pub(crate) fn wait_for_parts(&self, deadline: Deadline) -> Result<(), AcquireError> {
         while !self.parts_are_free() {
             for (index, part) in self.parts().iter().enumerate() {
                 if !part.poisonable.word().is_free() {
@@ -219,7 +219,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             }
             self.take_turnstile(deadline)?;
             // With the turnstile held, the part isn't waited for: others may want other parts.
-            let result = match self.outwait_readers(deadline).map(|()| self.take_part(index, Deadline::Now)) {
+            let result = match self.wait_for_readers(deadline).map(|()| self.take_part(index, Deadline::Now)) {
                 Ok(Ok(())) => Some(begin()),
                 Ok(Err(AcquireError::Timeout)) => None,
                 Ok(Err(error)) | Err(error) => Some(Err(error.into())),
@@ -255,9 +255,9 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         {
             return Ok(version);
         }
-        self.come_in(deadline)?;
+        self.lock_exclusively(deadline)?;
         let result = match division.plan() {
-            // Another thread was quicker.
+            // Another thread did it first.
             Some((version, current)) if current == *plan => Ok(version),
             _ if plan.count as usize > MAX_PARTS || !allocate(plan.count as usize) => {
                 Err(RwAcquireError::TooManyReaders)

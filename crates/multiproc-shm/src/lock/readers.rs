@@ -15,7 +15,7 @@ use crate::loom::robust::Thread;
 use crate::memory::layout::{Layout, layout};
 use crate::wait::deadline::Deadline;
 
-/// The largest number of readers at a time.
+/// The maximum number of readers at a time.
 pub const MAX_READERS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 /// The number of words: the turnstile, and the slots.
@@ -139,7 +139,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             return Err(RwAcquireError::HeldForWriting);
         }
         self.take_turnstile(deadline)?;
-        let slot = self.outwait_parts(deadline).map_err(RwAcquireError::from).and_then(|()| self.take_slot());
+        let slot = self.wait_for_parts(deadline).map_err(RwAcquireError::from).and_then(|()| self.take_slot());
         self.turnstile().give_up(self, TURNSTILE);
         slot
     }
@@ -162,13 +162,13 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Begins to write.
     pub fn write(&self, deadline: Deadline) -> Result<(), RwAcquireError> {
-        self.come_in(deadline)?;
+        self.lock_exclusively(deadline)?;
         self.entrance().writing.store(1, SeqCst);
         Ok(())
     }
 
     /// Takes the turnstile, and waits until there is no reader and no owner of a part.
-    pub(crate) fn come_in(&self, deadline: Deadline) -> Result<(), RwAcquireError> {
+    pub(crate) fn lock_exclusively(&self, deadline: Deadline) -> Result<(), RwAcquireError> {
         if self.reads() {
             return Err(RwAcquireError::HeldForReading);
         }
@@ -176,7 +176,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             return Err(RwAcquireError::HeldForWriting);
         }
         self.take_turnstile(deadline)?;
-        let alone = self.outwait_readers(deadline).and_then(|()| self.outwait_parts(deadline));
+        let alone = self.wait_for_readers(deadline).and_then(|()| self.wait_for_parts(deadline));
         if alone.is_err() {
             self.turnstile().give_up(self, TURNSTILE);
         }
@@ -185,8 +185,8 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Waits until there is no reader. The caller has the turnstile.
     #[inline]
-    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> Result<(), AcquireError> {
-        self.slots_in_use().iter().try_for_each(|slot| slot.word.outwait(deadline))
+    pub(crate) fn wait_for_readers(&self, deadline: Deadline) -> Result<(), AcquireError> {
+        self.slots_in_use().iter().try_for_each(|slot| slot.word.wait_until_free(deadline))
     }
 
     /// Ends writing. Does nothing in a fork copy of the writer.
@@ -213,7 +213,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         // The death of a writer has been recorded by now.
         writing.store(0, SeqCst);
         if let Some(division) = self.division() {
-            division.mend();
+            division.repair();
         }
         Ok(())
     }
@@ -256,7 +256,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
 
     /// Takes a slot that no thread has taken before, or one that has begun to count since the
     /// caller has looked at `seen` of them: the thread that has made it count may not have taken
-    /// it, as it owns as many words as it can.
+    /// it, as it owns the maximum number of words.
     #[cold]
     fn take_new_slot(&self, mut seen: usize) -> Result<usize, RwAcquireError> {
         loop {

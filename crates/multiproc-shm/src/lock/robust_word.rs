@@ -258,7 +258,7 @@ impl RobustWord {
     ///
     /// # Errors
     /// [`AcquireError::Timeout`] when the deadline has passed; [`AcquireError::Interrupted`].
-    pub fn outwait(&self, deadline: Deadline) -> Result<(), AcquireError> {
+    pub fn wait_until_free(&self, deadline: Deadline) -> Result<(), AcquireError> {
         let (mut backoff, mut look) = (Backoff::new(), FIRST_RECHECK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -373,7 +373,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
     pub fn take(&self, word: &RobustWord, index: usize, deadline: Deadline) -> Result<bool, AcquireError> {
         let thread = Thread::current();
         if !thread.has_room() {
-            return Err(self.without_room(word, thread));
+            return Err(self.no_room_error(word, thread));
         }
         assert!(self.segment.holds(word), "the word lies in another segment");
         thread.announce(word.0.word());
@@ -393,7 +393,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
     }
 
     #[cold]
-    fn without_room(&self, word: &RobustWord, thread: Thread) -> AcquireError {
+    fn no_room_error(&self, word: &RobustWord, thread: Thread) -> AcquireError {
         if word.owner() == Some(thread.id()) { AcquireError::AlreadyHeld } else { AcquireError::TooManyLocks }
     }
 
@@ -455,7 +455,7 @@ impl<L: Layout> LockMapping<L> {
     }
 
     /// Marks the word, which the calling thread has just taken, as taken by a future.
-    pub(crate) fn note_future(&self) {
+    pub(crate) fn mark_taken_in_future(&self) {
         let _ = self.marks[0].compare_exchange(mark::TAKEN, mark::TAKEN_IN_FUTURE, Relaxed, Relaxed);
     }
 
@@ -764,14 +764,14 @@ mod tests {
                 assert_eq!(try_it(Deadline::after(Duration::from_millis(20))), Err(AcquireError::Timeout));
                 assert!(begun.elapsed() >= Duration::from_millis(20));
                 assert_eq!(
-                    mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))),
+                    mapping.more[0].wait_until_free(Deadline::after(Duration::from_millis(1))),
                     Err(AcquireError::Timeout)
                 );
                 assert_eq!(Thread::current().count(), 0);
             });
         });
         leave(&mapping, 0);
-        assert_eq!(mapping.more[0].outwait(Deadline::Now), Ok(()));
+        assert_eq!(mapping.more[0].wait_until_free(Deadline::Now), Ok(()));
         assert!(try_it(Deadline::Now).is_ok());
         leave(&mapping, 0);
         assert_eq!(Deadline::after(Duration::MAX), Deadline::Never);

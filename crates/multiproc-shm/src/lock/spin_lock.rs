@@ -54,7 +54,7 @@ thread_local! {
 /// Calls `action`, in which the calling thread waits for spin locks no longer than `limit`. So a
 /// call with a timeout returns in time, even if the owner of a spin lock is stopped. With
 /// [`Limit::Endless`], the limit that is in force stays so; and [`Limit::Zero`] stays in force
-/// whatever the limit is.
+/// regardless of the limit.
 #[inline(always)]
 pub fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     /// Restores the previous limit, after a panic too.
@@ -78,12 +78,12 @@ pub fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     action()
 }
 
-/// A spin lock could not be had in time, as its owner made no progress.
+/// A spin lock could not be acquired in time, as its owner made no progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled {
     /// The process that holds it; 0 if that was not looked up, as the caller didn't wait at all.
     pub pid: i32,
-    /// Whether that process is stopped, as far as is known.
+    /// Whether that process is stopped, as far as known.
     pub is_stopped: bool,
 }
 
@@ -174,8 +174,8 @@ impl RobustSpinLock {
         Ok(RobustSpinGuard { spin_lock: self, thread, inherited })
     }
 
-    /// As [`lock`](RobustSpinLock::lock), but waits for as long as it takes, whatever the limit:
-    /// for operations that can't fail.
+    /// As [`lock`](RobustSpinLock::lock), but waits for as long as it takes, regardless of the
+    /// limit: for operations that can't fail.
     #[inline]
     pub fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
         let thread = Thread::current();

@@ -15,13 +15,13 @@ use crate::sync::ledger::me;
 const MAX_PROCESSES: usize = 448;
 
 layout! {
-    /// The shared part; all zero, no condition shares the lock. In cache lines of its own: reading
-    /// the flag must not take the cache line with the lock's word from the owner.
+    /// The state in shared memory. All zero: no condition shares the lock. In cache lines of its
+    /// own: reading the flag must not take the cache line with the lock's word from the owner.
     #[repr(align(64))]
     pub struct Users {
         /// Whether conditions share the lock: then processes enter themselves here before they take
         /// it.
-        are_asked_for: AtomicU32,
+        are_recorded: AtomicU32,
         /// Whether there is a process that could not be entered.
         are_incomplete: AtomicU32,
         /// Identities, in no order. 0: free.
@@ -31,20 +31,20 @@ layout! {
 
 /// A lock's users, and the file that they are in. Waiters watch the file to learn of changes.
 #[derive(Debug, Clone, Copy)]
-pub struct Shared<'a> {
+pub struct LockUsers<'a> {
     pub users: &'a Users,
     pub file: BorrowedFd<'a>,
 }
 
 impl Users {
     #[inline]
-    pub fn are_asked_for(&self) -> bool {
-        self.are_asked_for.load(SeqCst) != 0
+    pub fn are_recorded(&self) -> bool {
+        self.are_recorded.load(SeqCst) != 0
     }
 
     /// From now on, each process enters itself before it takes the lock.
-    pub fn ask(&self) {
-        self.are_asked_for.store(1, SeqCst);
+    pub fn start_recording(&self) {
+        self.are_recorded.store(1, SeqCst);
     }
 
     /// Whether there may be processes that are not recorded.
@@ -54,12 +54,12 @@ impl Users {
 
     /// The recorded processes. One may appear twice, if two of its threads have entered it at the
     /// same time.
-    pub fn known(&self) -> impl Iterator<Item = Identity> {
+    pub fn recorded(&self) -> impl Iterator<Item = Identity> {
         self.processes.iter().filter_map(|process| Identity::from_bits(process.load(SeqCst)))
     }
 
     /// Removes processes that have ended.
-    pub fn strike(&self, dead: &[Identity]) {
+    pub fn remove_ended(&self, dead: &[Identity]) {
         for process in &self.processes {
             let found = process.load(Relaxed);
             if Identity::from_bits(found).is_some_and(|process| dead.contains(&process)) {
@@ -81,7 +81,7 @@ impl Users {
             return Some(true);
         }
         if self.are_incomplete() {
-            // The search for the dead takes milliseconds, and was in vain before.
+            // The search for the dead takes milliseconds, and found none before.
             return None;
         }
         let has_ended = |bits| Identity::from_bits(bits).is_some_and(|process| process.has_ended().unwrap_or(false));
@@ -93,7 +93,7 @@ impl Users {
     }
 }
 
-impl Shared<'_> {
+impl LockUsers<'_> {
     /// Records the calling process, and tells the waiters, even if it was recorded before: another
     /// of its threads may have been stopped before it has told them.
     #[cold]
@@ -139,18 +139,18 @@ mod tests {
             assert_eq!(users.add(dead(number)), Some(true));
             assert_eq!(users.add(dead(number)), Some(false));
         }
-        assert_eq!(users.known().count(), MAX_PROCESSES);
+        assert_eq!(users.recorded().count(), MAX_PROCESSES);
         let this = Identity::current().unwrap();
         assert_eq!(users.add(this), Some(true));
         assert_eq!(users.add(this), Some(false));
-        users.strike(&users.known().filter(|process| *process != this).collect::<Vec<_>>());
-        assert_eq!(users.known().collect::<Vec<_>>(), [this]);
+        users.remove_ended(&users.recorded().filter(|process| *process != this).collect::<Vec<_>>());
+        assert_eq!(users.recorded().collect::<Vec<_>>(), [this]);
     }
 
     #[test]
     fn full_table() {
         let segment = Segment::<Alone>::create().unwrap();
-        let shared = Shared { users: &segment.users, file: segment.as_fd() };
+        let shared = LockUsers { users: &segment.users, file: segment.as_fd() };
         let alive = Identity::of(std::os::unix::process::parent_id() as i32).unwrap().unwrap();
         segment.users.processes.iter().for_each(|slot| slot.store(alive.to_bits(), SeqCst));
         let watch = inotify::Watch::new(segment.as_fd()).unwrap();

@@ -90,7 +90,7 @@ pub unsafe trait Layout: Sync + Sized + 'static {
     /// How many bytes of the layout have memory from the beginning. The others have it after a call
     /// of [`allocate_for`](crate::memory::segment::Segment::allocate_for).
     const INITIAL_LEN: usize = size_of::<Self>();
-    /// The largest number of 64-bit integers behind the layout, which take no memory until they are
+    /// The maximum number of 64-bit integers behind the layout, which take no memory until they are
     /// [allocated](crate::memory::segment::Segment::allocate_more).
     const TRAILING_WORDS: usize = 0;
     /// Whether an object may have been created with fewer of these.

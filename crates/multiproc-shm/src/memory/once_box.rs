@@ -1,7 +1,7 @@
 //! [`OnceBox`]: a value that is set at most once, without a lock.
 //!
 //! `OnceLock` has a state in which a thread sets the value and others wait for it. A fork copy made
-//! at that moment would wait for ever, as it has no such thread. Here a thread that loses the race
+//! at that moment would wait forever, as it has no such thread. Here a thread that loses the race
 //! drops its own value instead.
 
 use std::fmt;

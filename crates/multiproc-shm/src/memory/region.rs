@@ -328,7 +328,7 @@ impl Region {
             // By page faults, since only there does the kernel know which kind of page is wanted.
             self.mapping.populate(from as usize, len as usize);
         }
-        // In whole pages, of whatever size.
+        // In whole pages, of any size.
         let page = file.page()? as u64;
         let first = from / page * page;
         file.allocate(first, (from + len).next_multiple_of(page) - first)

@@ -172,7 +172,7 @@ impl<L: Layout> Segment<L> {
         unsafe { &*self.mapping.start().as_ptr().cast() }
     }
 
-    /// Closes the file, and leaves its memory mapped for ever.
+    /// Closes the file, and leaves its memory mapped forever.
     pub fn leave_mapped(self) {
         std::mem::forget(self.mapping);
     }

@@ -14,7 +14,7 @@ use crate::wait::notifier::{Notifier, Tokens};
 /// The length of a slot, in bytes: a page for the object, and as many as are left for its ledger.
 const SLOT_LEN: usize = 32 << 10;
 
-/// The largest number of slots.
+/// The maximum number of slots.
 const MAX_SLOTS: u32 = 1 << 16;
 
 layout! {

@@ -172,7 +172,7 @@ impl Sink {
         self.file.is_none() && self.buffer.len() == len && self.failure.is_none()
     }
 
-    /// The error, if there was one. Then what was written is of no use.
+    /// The error, if there was one. The bytes written so far are incomplete then.
     #[inline]
     pub fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()

@@ -24,7 +24,7 @@ use crate::wait::deadline::Deadline;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// The largest number of parties.
+/// The maximum number of parties.
 pub const MAX_PARTIES: usize = u16::MAX as usize;
 
 layout! {
@@ -629,7 +629,7 @@ impl Barrier {
         round: u64,
         deadline: Option<Instant>,
     ) -> Result<Result<(), BreakCause>, (BreakCause, Option<io::Error>)> {
-        let mut op = Over { barrier: self, round };
+        let mut op = RoundOver { barrier: self, round };
         match self.object.wait_queue.wait(self.object.notifier(), deadline, &mut op) {
             Ok(outcome) => Ok(outcome),
             Err(vain) => {
@@ -667,8 +667,8 @@ impl Barrier {
         self.break_round(None, BreakCause::Abort(pid()));
     }
 
-    /// Breaks the given round, if it isn't over, or the present one. If the spin lock can't be had
-    /// in time, the next owner does it.
+    /// Breaks the given round, if it isn't over, or the present one. If the spin lock can't be
+    /// acquired in time, the next owner does it.
     fn break_round(&self, round: Option<u64>, cause: BreakCause) {
         let notifier = self.object.notifier();
         let Ok(guard) = self.lock() else {
@@ -765,14 +765,14 @@ impl Drop for Acting<'_> {
 }
 
 /// Waits until a round is over.
-struct Over<'a> {
+struct RoundOver<'a> {
     barrier: &'a Barrier,
     round: u64,
 }
 
-impl Over<'_> {
-    /// Whether the round seems to be over.
-    fn seems_over(&self) -> bool {
+impl RoundOver<'_> {
+    /// Whether the round is likely over: read without the spin lock.
+    fn is_likely_over(&self) -> bool {
         let phase = self.barrier.object.phase();
         phase.round() != self.round || phase.stage() == Stage::Broken
     }
@@ -784,11 +784,11 @@ impl Over<'_> {
     }
 }
 
-impl WaitOp for Over<'_> {
+impl WaitOp for RoundOver<'_> {
     type Outcome = Result<(), BreakCause>;
 
     fn attempt(&mut self) -> Option<Result<(), BreakCause>> {
-        if !self.seems_over() {
+        if !self.is_likely_over() {
             return None;
         }
         let _guard = self.barrier.lock().ok()?;
@@ -797,7 +797,7 @@ impl WaitOp for Over<'_> {
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
         let _guard = self.barrier.lock()?;
-        if self.seems_over() {
+        if self.is_likely_over() {
             return Ok(true);
         }
         arm();

@@ -13,7 +13,7 @@ use multiproc_os::{inotify, threads};
 
 use crate::lock::robust_word::{AcquireError, Holder, Poison};
 use crate::lock::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
-use crate::lock::users::{Shared, Users};
+use crate::lock::users::{LockUsers, Users};
 use crate::memory::object::Object;
 use crate::memory::segment::layout;
 use crate::memory::slab::{Slab, Slot};
@@ -24,7 +24,7 @@ use crate::wait::deadline::Deadline;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// The largest number of grants with different bounds.
+/// The maximum number of grants with different bounds.
 const MAX_GRANTS: usize = 8;
 
 /// How often a sleeper checks whether the lock has been poisoned, where not all processes that may
@@ -47,7 +47,7 @@ const STOPPED_CHECK_DELAY: Duration = Duration::from_millis(2);
 const FAST_CHECK_TIME_AFTER_DEATH: Duration = Duration::from_secs(1);
 
 layout! {
-    /// The shared part; all zero, no caller waits.
+    /// The state in shared memory. All zero: no caller waits.
     pub struct Tickets: "condition", 0x31, ledger::TRAILING_WORDS {
         /// The next ticket.
         next: AtomicU64,
@@ -78,7 +78,7 @@ impl Tickets {
     }
 
     /// Removes grants that no waiter is left to use, and closes the gaps.
-    fn tidy(&self) {
+    fn remove_unusable_grants(&self) {
         let mut too_many = self.given().saturating_sub(self.waiting.load(Relaxed).into());
         let mut to = 0;
         for from in 0..MAX_GRANTS {
@@ -96,7 +96,7 @@ impl Tickets {
 
     fn leave(&self) {
         self.waiting.store(self.waiting.load(Relaxed).saturating_sub(1), Relaxed);
-        self.tidy();
+        self.remove_unusable_grants();
     }
 }
 
@@ -310,7 +310,7 @@ impl Condition {
     #[inline]
     pub fn enlist(&self, limit: Limit, users: &Users) {
         let Ok(me) = me() else {
-            users.ask();
+            users.start_recording();
             return self.expect_others();
         };
         let index = self.object.ledger_index().load(Relaxed) as usize;
@@ -326,10 +326,10 @@ impl Condition {
         }
         // A process that can't get on the ledger counts as one beside it, and is recorded in the
         // lock.
-        users.ask();
+        users.start_recording();
         if self.object.has_others_beside.swap(1, SeqCst) == 0 {
-            // Without the spin lock, which may be what could not be had. That is safe as no process
-            // removes tokens from this wake pipe.
+            // Without the spin lock, which may be what could not be acquired. That is safe as no
+            // process removes tokens from this wake pipe.
             self.object.notifier().notify();
         }
     }
@@ -360,7 +360,7 @@ impl Condition {
     }
 
     /// Removes processes that have ended from the ledger.
-    fn strike(&self, dead: &[Identity]) {
+    fn remove_ended(&self, dead: &[Identity]) {
         if let Ok(_guard) = self.guard() {
             let book = self.book();
             for (_, entry) in book.entries() {
@@ -407,7 +407,7 @@ impl Condition {
     /// Makes the caller a waiter. Returns its ticket.
     ///
     /// # Errors
-    /// The spin lock could not be had in time.
+    /// The spin lock could not be acquired in time.
     fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
         let number = self.object.next.load(Relaxed);
@@ -458,7 +458,7 @@ impl Condition {
     }
 
     /// Waits until there is a grant for this ticket, without using it, or until `alarm` says that
-    /// waiting makes no more sense. `lock` is the condition's lock, which other conditions may
+    /// waiting is pointless. `lock` is the condition's lock, which other conditions may
     /// share.
     ///
     /// # Errors
@@ -467,7 +467,7 @@ impl Condition {
         &self,
         number: u64,
         deadline: Option<Instant>,
-        lock: Shared<'_>,
+        lock: LockUsers<'_>,
         alarm: impl Fn() -> bool,
     ) -> Result<(), WaitFailure> {
         let mut notice =
@@ -479,7 +479,7 @@ impl Condition {
     /// quicker.
     ///
     /// # Errors
-    /// The spin lock could not be had in time.
+    /// The spin lock could not be acquired in time.
     fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
         let Some(index) = self.object.grant_for(number) else { return Ok(false) };
@@ -524,7 +524,7 @@ fn acquire_again(lock: &Lock, deadline: Option<Instant>) -> Result<(), Condition
 struct TicketWait<'a, A> {
     condition: &'a Condition,
     number: u64,
-    lock: Shared<'a>,
+    lock: LockUsers<'a>,
     alarm: A,
     /// Until then it looks often.
     look_often_until: Option<Instant>,
@@ -561,7 +561,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
                 touched = inotify::Watch::new(self.lock.file).ok();
             }
             let me = me()?;
-            owners.extend(self.lock.users.known().filter(|process| process.to_bits() != me));
+            owners.extend(self.lock.users.recorded().filter(|process| process.to_bits() != me));
             owners.sort_unstable();
             owners.dedup();
             look_again = Some(match (self.alarm)() {
@@ -575,8 +575,8 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
         watched.touched = touched;
         watched.look_again = watched.look_again.into_iter().chain(look_again).min();
         if !dead.is_empty() {
-            self.condition.strike(&dead);
-            self.lock.users.strike(&dead);
+            self.condition.remove_ended(&dead);
+            self.lock.users.remove_ended(&dead);
             // One of them may have owned the lock. A process that has inherited the lock may be
             // about to say so.
             self.has_seen_death = true;

@@ -17,7 +17,7 @@ use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitOp, WaitQueue};
 
 layout! {
-    /// The shared part; all zero, it is not set.
+    /// The state in shared memory. All zero: it is not set.
     pub struct EventState: "event", 0x21 {
         /// How often the flag has been set and cleared, in all. It is set when this is odd.
         changes: AtomicU64,

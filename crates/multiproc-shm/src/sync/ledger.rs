@@ -40,7 +40,7 @@ const WAITERS_PER_PIDFD: usize = 256;
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 layout! {
-    /// The shared part; all zero, it is empty.
+    /// The state in shared memory. All zero: it is empty.
     pub struct Ledger {
         /// Only entries with an index below this may be in use.
         used: AtomicU32,

@@ -42,7 +42,7 @@ impl crate::wait::waiters::AsyncLayout for LockState {
 /// A lock for threads of any processes, without a guard: the layer under `multiproc::sync::Lock`.
 ///
 /// It belongs to the *thread* that has acquired it, which is the only one that can release it. If
-/// that thread or its process dies, at whatever instruction, the lock is released at once, and the
+/// that thread or its process dies, at any instruction, the lock is released at once, and the
 /// next thread that acquires it is told ([`Acquired::Poisoned`]). Acquiring and releasing a free
 /// lock makes no system call. For a lock that any thread may release, see
 /// [`ProcessLock`](super::ProcessLock).
@@ -193,7 +193,7 @@ impl Lock {
     #[inline]
     pub fn enter(&self) {
         let mapping = &self.mapping;
-        if mapping.users.are_asked_for() && !mapping.is_recorded() {
+        if mapping.users.are_recorded() && !mapping.is_recorded() {
             self.enter_slowly();
         }
     }
@@ -217,20 +217,20 @@ impl Lock {
     /// Wakes the waiters of conditions that share the lock, so that they check its poison.
     #[cold]
     pub fn announce_poison(&self) {
-        if self.mapping.users.are_asked_for() {
+        if self.mapping.users.are_recorded() {
             self.users().tell();
         }
     }
 
     /// The processes that take the lock, recorded if conditions share it.
-    pub fn users(&self) -> users::Shared<'_> {
-        users::Shared { users: &self.mapping.users, file: self.memory() }
+    pub fn users(&self) -> users::LockUsers<'_> {
+        users::LockUsers { users: &self.mapping.users, file: self.memory() }
     }
 
     /// Marks the lock as shared by a condition: from now on processes enter themselves as users
     /// before they take it.
     pub fn share(&self) {
-        self.mapping.users.ask();
+        self.mapping.users.start_recording();
     }
 
     /// Releases the lock.

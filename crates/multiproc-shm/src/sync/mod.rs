@@ -10,7 +10,7 @@
 //! All but `RwLock` can lie in a [`Slab`](crate::memory::slab::Slab): any number of objects with
 //! two descriptors in all.
 //!
-//! Each is opened in another process with the descriptors of `to_fds`, sent by whatever means:
+//! Each is opened in another process with the descriptors of `to_fds`, sent by any means:
 //! sendmsg(2), or inherited. All processes must be in one PID namespace. When a process dies, what
 //! it holds is released, and waiters are told where that matters. `PROTOCOL.md` in this folder says
 //! what happens at each instruction.

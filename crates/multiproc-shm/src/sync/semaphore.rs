@@ -21,11 +21,11 @@ use crate::wait::deadline::Deadline;
 use crate::wait::notifier::{Notifier, ViaHandle};
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
-/// The largest number of permits.
+/// The maximum number of permits.
 pub const MAX_PERMITS: usize = usize::MAX >> 3;
 
 layout! {
-    /// The shared part; all zero, it has no permits.
+    /// The state in shared memory. All zero: it has no permits.
     pub struct Permits: "semaphore", 0x20, ledger::TRAILING_WORDS {
         spin_lock: RobustSpinLock,
         wait_queue: WaitQueue,
@@ -34,7 +34,7 @@ layout! {
         _reserved: AtomicU32,
         /// The identity of the process that has died with a lock; 0: none, or cleared.
         poison: AtomicU64,
-        /// The largest number of permits that this semaphore may have, plus one; 0: no bound but
+        /// The maximum number of permits that this semaphore may have, plus one; 0: no bound but
         /// [`MAX_PERMITS`].
         bound: AtomicU64,
         /// Permits that can be taken.
@@ -375,7 +375,8 @@ impl Semaphore {
         let object = &self.object;
         let notifier = object.notifier();
         let guard = self.lock_endlessly();
-        let (index, owner, note) = self.one_less().or_else(|| self.one_less_of_any()).ok_or(ReleaseError::NotHeld)?;
+        let (index, owner, note) =
+            self.entry_with_one_less().or_else(|| self.any_entry_with_one_less()).ok_or(ReleaseError::NotHeld)?;
         object.wait_queue.before_change(notifier);
         self.change(index, owner, note, object.free.load(Relaxed).saturating_add(1), object.total.load(Relaxed));
         drop(guard);
@@ -383,10 +384,10 @@ impl Semaphore {
         Ok(())
     }
 
-    /// As [`one_less`](Semaphore::one_less), for another entry of this process, or for another
+    /// As [`entry_with_one_less`](Semaphore::one_less), for another entry of this process, or for another
     /// process.
     #[cold]
-    fn one_less_of_any(&self) -> Option<(u32, u64, u64)> {
+    fn any_entry_with_one_less(&self) -> Option<(u32, u64, u64)> {
         let me = me().ok();
         let mut any = None;
         for (index, entry) in self.book().entries().filter(|(_, entry)| entry.owner() != 0 && entry.note() != 0) {
@@ -403,7 +404,7 @@ impl Semaphore {
     pub fn give_back(&self) {
         let notifier = self.object.notifier();
         let guard = self.lock_endlessly();
-        let Some((index, owner, note)) = self.one_less() else { return };
+        let Some((index, owner, note)) = self.entry_with_one_less() else { return };
         self.object.wait_queue.before_change(notifier);
         self.change(
             index,
@@ -421,7 +422,7 @@ impl Semaphore {
     pub fn forget(&self) {
         let notifier = self.object.notifier();
         let _guard = self.lock_endlessly();
-        if let Some((index, owner, note)) = self.one_less() {
+        if let Some((index, owner, note)) = self.entry_with_one_less() {
             // Waiters may have waited for this permit.
             self.object.wait_queue.before_change(notifier);
             self.change(
@@ -435,8 +436,8 @@ impl Semaphore {
     }
 
     /// The entry of this process with one permit less: its index, owner and note. `None` if the
-    /// process has no permit, as far as is known. Must be called with the spin lock held.
-    fn one_less(&self) -> Option<(u32, u64, u64)> {
+    /// process has no permit, as far as known. Must be called with the spin lock held.
+    fn entry_with_one_less(&self) -> Option<(u32, u64, u64)> {
         let index = self.object.ledger_index().load(Relaxed);
         let entry = self.book().entry(index as usize)?;
         if entry.owner() != me().ok()? {
@@ -445,7 +446,7 @@ impl Semaphore {
         (entry.note() != 0).then(|| less(index, entry))
     }
 
-    /// Adds `count` permits, whatever permits processes have.
+    /// Adds `count` permits, regardless of the permits that processes hold.
     ///
     /// # Errors
     /// [`ReleaseError::TooMany`].

@@ -165,7 +165,7 @@ fn only_processor() -> bool {
     const UNKNOWN: u8 = 0;
     const SEVERAL: u8 = 1;
     const ONE: u8 = 2;
-    // Not a `OnceLock`: a fork copy made while another thread sets it would wait for ever.
+    // Not a `OnceLock`: a fork copy made while another thread sets it would wait forever.
     static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
     match KNOWN.load(Relaxed) {
         UNKNOWN => {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How many puts a stream makes for each reading of the clock.
 const STRIDE: u32 = 16;
 
-/// Puts that are further apart than this, in nanoseconds, are no stream.
+/// Puts that are further apart than this, in nanoseconds, are not a stream.
 const MAX_GAP: u64 = 10_000;
 
 /// The time between two checks.

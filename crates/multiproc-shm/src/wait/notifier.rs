@@ -92,7 +92,7 @@ impl Notifier {
     /// Uses a wake pipe that was received from another process, with one opener.
     ///
     /// # Errors
-    /// `InvalidData` when the descriptor is no wake pipe.
+    /// `InvalidData` when the descriptor is not a wake pipe.
     pub fn from_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Notifier> {
         WakePipe::from_fd(fd).map(|wake_pipe| Notifier::of(wake_pipe, tokens, true))
     }
@@ -101,7 +101,7 @@ impl Notifier {
     /// only.
     ///
     /// # Errors
-    /// `InvalidData` when the descriptor is no wake pipe.
+    /// `InvalidData` when the descriptor is not a wake pipe.
     pub fn from_any_fd(fd: OwnedFd, tokens: Tokens) -> io::Result<Notifier> {
         let (wake_pipe, read_only) = WakePipe::from_any_fd(fd)?;
         let notifier = Notifier::of(wake_pipe, tokens, true);
@@ -143,14 +143,14 @@ impl Notifier {
     pub fn pin(&self) {
         let mut state = self.state();
         state.pins += 1;
-        state.settle();
+        state.update_write_end();
     }
 
     /// See [`pin`](Notifier::pin).
     pub fn unpin(&self) {
         let mut state = self.state();
         state.pins = state.pins.saturating_sub(1);
-        state.settle();
+        state.update_write_end();
     }
 
     /// Counts one more opener.
@@ -158,14 +158,14 @@ impl Notifier {
         let mut state = self.state();
         state.shared = true;
         state.openers += 1;
-        state.settle();
+        state.update_write_end();
     }
 
     /// Counts one opener less. Returns how many are left.
     pub fn remove_opener(&self) -> usize {
         let mut state = self.state();
         state.openers = state.openers.saturating_sub(1);
-        state.settle();
+        state.update_write_end();
         state.openers
     }
 
@@ -288,7 +288,7 @@ impl Notifier {
         if self.polled.get().is_none()
             && let Ok(reader) = self.state().wake_pipe.reader()
         {
-            // Another thread may have been quicker.
+            // Another thread may have done it first.
             self.polled.set(reader);
         }
         self.polled.get().map_or_else(|| self.as_fd(), |reader| reader.as_fd())
@@ -307,7 +307,7 @@ impl Notifier {
         if readable.is_ok_and(|readable| readable.is_empty()) {
             self.notify();
             // To write the token, a process without an opener may have opened the write end.
-            self.state().settle();
+            self.state().update_write_end();
         }
     }
 
@@ -315,7 +315,7 @@ impl Notifier {
     /// descriptor in a message in flight counts as an opener.
     pub fn is_deserted(&self) -> bool {
         let mut state = self.state();
-        state.settle();
+        state.update_write_end();
         state.read_only && WakePipe::is_hung_up(state.wake_pipe.as_fd()).unwrap_or(false)
     }
 
@@ -338,7 +338,7 @@ impl Notifier {
     pub fn to_send(&self) -> io::Result<OwnedFd> {
         let mut state = self.state();
         state.shared = true;
-        state.settle();
+        state.update_write_end();
         match state.read_only {
             true => state.wake_pipe.open_both_ways(),
             false => state.wake_pipe.as_fd().try_clone_to_owned(),
@@ -392,7 +392,7 @@ impl State {
             ViaHandle::Handle(waiters) => waiters.fetch_add(1, Relaxed) == 0,
             ViaHandle::Other => false,
         });
-        self.settle();
+        self.update_write_end();
     }
 
     fn leave(&mut self, through: ViaHandle<'_>, is_future: bool) {
@@ -406,13 +406,13 @@ impl State {
         if self.waiters == 0 {
             self.reader = None;
         }
-        self.settle();
+        self.update_write_end();
     }
 
     /// Opens or closes the write end as the counts demand. At the limit of open files it stays as
     /// it is, so that other processes may wait for longer than necessary, until there are
     /// descriptors again.
-    fn settle(&mut self) {
+    fn update_write_end(&mut self) {
         let all_wait = self.pins == 0 && self.waiting >= self.openers && self.is_shared();
         if all_wait && !self.read_only {
             self.read_only = self.wake_pipe.read_only().is_ok();
@@ -479,7 +479,7 @@ impl Subscription {
     /// What has happened since the last call, or whether one of `others` is readable. Only for
     /// [`Hears`](Subscription::Hears).
     #[cfg(feature = "async")]
-    pub fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
+    pub fn poll_now(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
         if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
             return Ok(WakeReason::Other);
         }

@@ -87,7 +87,7 @@ async fn wait_on_pipe<W: WaitOp>(
     let look = || match &waiting {
         Some(waiting) => waiting.sleep(&others, now()),
         None => match subscription {
-            Subscription::Hears(..) => subscription.glance(&others),
+            Subscription::Hears(..) => subscription.poll_now(&others),
             Subscription::Sees | Subscription::Deaf => notifier.sleep_open(subscription, &others, now()),
         },
     };

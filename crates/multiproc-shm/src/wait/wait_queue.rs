@@ -28,7 +28,7 @@ use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
 const MAX_FUTEX_WAIT: Duration = Duration::from_millis(3);
 
 layout! {
-    /// The shared part of a wait queue. All zero: there is no waiter.
+    /// The state of a wait queue in shared memory. All zero: no waiter.
     pub struct WaitQueue {
         /// The futex that waiters of the second stage sleep on. Each wake-up changes it.
         turn: AtomicU32,
@@ -104,12 +104,12 @@ pub trait WaitOp {
     /// calls `arm` before any process can.
     ///
     /// # Errors
-    /// The spin lock that this needs could not be had within the thread's
+    /// The spin lock that this needs could not be acquired within the thread's
     /// [limit](crate::lock::spin_lock::within).
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled>;
 
-    /// Whether this outcome says that a spin lock could not be had, so that it makes sense to try
-    /// again later.
+    /// Whether this outcome says that a spin lock could not be acquired, so that it makes sense to
+    /// try again later.
     fn has_stalled(outcome: &Self::Outcome) -> bool {
         let _ = outcome;
         false
@@ -154,7 +154,7 @@ pub trait WaitOp {
         false
     }
 
-    /// Whether the operation could have succeeded several times over, as far as is known without
+    /// Whether the operation could have succeeded several times over, as far as known without
     /// reading shared memory again. See [`SpinHistory`](crate::wait::backoff::SpinHistory).
     fn came_with_more(&mut self) -> bool {
         false

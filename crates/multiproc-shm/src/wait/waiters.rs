@@ -237,7 +237,7 @@ impl<'a, L: AsyncLayout> Wait<'a, L> {
 
     fn done(&mut self, result: Result<(), AsyncAcquireError>) -> Result<(), AsyncAcquireError> {
         if result.is_ok() {
-            self.mapping.note_future();
+            self.mapping.mark_taken_in_future();
         }
         self.leave();
         result

@@ -47,7 +47,7 @@ impl Registration {
             Some(true) => register(fd()?),
             None => {
                 let fd = fd()?;
-                let registered = in_silence(|| catch_unwind(AssertUnwindSafe(|| register(fd))));
+                let registered = with_silent_panics(|| catch_unwind(AssertUnwindSafe(|| register(fd))));
                 remember(runtime, registered.is_ok());
                 registered.ok()?
             }
@@ -76,7 +76,7 @@ fn remember(runtime: Id, has_io: bool) {
 
 /// Calls `function`, and silences a panic of this thread inside it. Panics of other threads still
 /// go to the previous panic hook.
-fn in_silence<T>(function: impl FnOnce() -> T) -> T {
+fn with_silent_panics<T>(function: impl FnOnce() -> T) -> T {
     static TURN: Mutex<()> = Mutex::new(());
     /// Records when the hook has been dropped.
     struct HookGuard(Arc<AtomicBool>);

@@ -215,7 +215,7 @@ impl<T: Sendable> Sender<T> {
         let payload = loop {
             match (self.payload(value)?, &self.tx) {
                 (Some(payload), _) => break payload,
-                (None, Tx::Local(socket)) => local::wait_in_the_crowd(socket, deadline)?,
+                (None, Tx::Local(socket)) => local::wait_for_in_flight(socket, deadline)?,
                 (None, Tx::Tcp(_)) => return Err(deadline.too_late_to_send()),
             }
         };
@@ -233,7 +233,9 @@ impl<T: Sendable> Sender<T> {
             (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Encode(error)),
             // More than a few handles are put into a socket of their own first, which makes them
             // descriptors in flight.
-            (Err(Refused::BySystem { source, .. }), Tx::Local(_)) if local::is_crowded(&source) => return Ok(None),
+            (Err(Refused::BySystem { source, .. }), Tx::Local(_)) if local::is_in_flight_limit(&source) => {
+                return Ok(None);
+            }
             (Err(Refused::BySystem { what, source }), _) => {
                 // Keep the error number, if there is one, so that callers can match on it.
                 let text = || io::Error::new(source.kind(), format!("{what}: {source}"));

@@ -58,7 +58,7 @@ fn send_with(
                 Ok(false) => return Err(deadline.too_late_to_send()),
                 Err(error) => return Err(SendErrorKind::Io(error)),
             },
-            _ if is_crowded(&error) => wait_in_the_crowd(socket, deadline)?,
+            _ if is_in_flight_limit(&error) => wait_for_in_flight(socket, deadline)?,
             // `ECONNRESET` if the other end was closed with unread messages.
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Err(SendErrorKind::Disconnected),
             _ => return Err(SendErrorKind::Io(error)),
@@ -68,12 +68,12 @@ fn send_with(
 
 /// Whether too many descriptors are in flight between processes: all of the user's, from any
 /// sender.
-pub(crate) fn is_crowded(error: &io::Error) -> bool {
+pub(crate) fn is_in_flight_limit(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::QuotaExceeded && error.raw_os_error().is_none()
 }
 
-/// Waits before another try, after an error for which [`is_crowded`] is true.
-pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, deadline: Deadline) -> Result<(), SendErrorKind> {
+/// Waits before another try, after an error for which [`is_in_flight_limit`] is true.
+pub(crate) fn wait_for_in_flight(socket: &OwnedFd, deadline: Deadline) -> Result<(), SendErrorKind> {
     if deadline.has_passed() {
         return Err(deadline.too_late_to_send());
     }

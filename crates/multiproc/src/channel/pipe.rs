@@ -4,7 +4,7 @@
 //! four. With one pair for both directions, a receiver could not see that the last sender is gone
 //! as long as the same end still receives: the end of a socket is the end of both directions, and
 //! shutdown(2) would act on all processes that share it. With a pair per direction, each direction
-//! ends when the last of its senders is dropped or dies, in whatever process, and sending fails
+//! ends when the last of its senders is dropped or dies, in any process, and sending fails
 //! when the last of its receivers is gone.
 
 use multiproc_os::fd_passing;

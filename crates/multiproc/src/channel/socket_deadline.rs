@@ -19,7 +19,7 @@ pub(crate) fn deadline_after(timeout: Option<Duration>) -> Deadline {
 pub(crate) trait SocketDeadline {
     /// Waits until `fd` is readable or closed. Returns false when the deadline has passed, also if
     /// it had passed before and `fd` is readable: otherwise the caller, which has just tried in
-    /// vain, could go on for ever while other receivers are faster.
+    /// vain, could go on forever while other receivers are faster.
     fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool>;
 
     /// Waits until `fd` has room, or is closed. Returns false when the deadline has passed, also if

@@ -91,7 +91,7 @@ pub trait Waitable {
 /// [`JoinableQueue`](crate::JoinableQueue)) doesn't become ready here because all other producers
 /// are gone: wait for a `Consumer`, or for the children as well.
 ///
-/// Without any objects, this waits for the timeout; without a timeout that would be for ever, so
+/// Without any objects, this waits for the timeout; without a timeout that would be forever, so
 /// then it returns at once.
 ///
 /// ```

@@ -77,7 +77,7 @@ impl LogSetup {
     }
 
     /// The log config for the child.
-    pub(crate) fn told(&self) -> LogConfig {
+    pub(crate) fn config(&self) -> LogConfig {
         LogConfig {
             // With a relay, the process that relays prints the records.
             to_stderr: if self.relay.is_some() { None } else { stderr::shown_level() },

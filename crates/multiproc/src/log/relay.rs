@@ -300,17 +300,17 @@ impl Relay {
                 }
                 Ok(Some(Arrived::Mark(mark))) => self.barrier.pass(mark),
                 Ok(None) => {}
-                Err(what) => complain(&what),
+                Err(what) => warn_once(&what),
             }
             self.barrier.handled();
         }
         self.barrier.close();
-        complain("a process has shut its socket down");
+        warn_once("a process has shut its socket down");
     }
 }
 
 /// Warns, once, about a message that is not a record.
-fn complain(what: &str) {
+fn warn_once(what: &str) {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Relaxed) {
         let _ = catch_unwind(|| {

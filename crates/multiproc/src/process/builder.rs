@@ -174,7 +174,7 @@ impl<R: Run> Process<R> {
         self
     }
 
-    /// Sets whether the process goes on when its parent ends, in whatever way. By default it never
+    /// Sets whether the process goes on when its parent ends, in any way. By default it never
     /// does: when the parent exits, it waits for the process or terminates it, and if the parent is
     /// killed, the kernel kills the process too.
     ///
@@ -419,7 +419,7 @@ impl<R: Run> Process<R> {
             entry,
             options: self.options,
             outlives_parent: self.outlive_parent,
-            log: log.told(),
+            log: log.config(),
             start_method: start_method(),
             grace_period: children::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),

@@ -160,7 +160,7 @@ impl ProcessHandle {
     /// Sends any signal, without waiting for its effect. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`ChildError`](crate::process::ChildError) with `EINVAL` for a number that is no signal.
+    /// [`ChildError`](crate::process::ChildError) with `EINVAL` for a number that is not a signal.
     /// [`ChildError`](crate::process::ChildError) if the process runs as another user; for SIGKILL
     /// only as with [`kill`](ProcessHandle::kill).
     pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
@@ -383,7 +383,7 @@ impl<T> Child<T> {
     /// Sends any signal, without waiting for its effect. See [`ProcessHandle::signal`].
     ///
     /// # Errors
-    /// [`ChildError`] with `EINVAL` for a number that is no signal; otherwise as
+    /// [`ChildError`] with `EINVAL` for a number that is not a signal; otherwise as
     /// [`terminate`](Child::terminate).
     pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
         self.handle.signal(signal)

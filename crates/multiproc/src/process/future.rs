@@ -100,7 +100,7 @@ impl ProcessHandle {
         self.await
     }
 
-    /// Sends SIGTERM and waits until the process has ended; for ever, if it ignores the signal. See
+    /// Sends SIGTERM and waits until the process has ended; forever, if it ignores the signal. See
     /// [`kill_async`](ProcessHandle::kill_async).
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl<T> Child<T> {
         self.as_ref().kill_async().await
     }
 
-    /// Sends SIGTERM and waits until the process has ended; for ever, if it ignores the signal. See
+    /// Sends SIGTERM and waits until the process has ended; forever, if it ignores the signal. See
     /// [`ProcessHandle::kill_async`].
     ///
     /// # Errors

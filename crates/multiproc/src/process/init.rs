@@ -31,5 +31,5 @@ pub fn init() {
 /// Does what [`init`] does. With `is_first`, no code of the program but constructors can have run
 /// before, and a child of the fork server ends sooner.
 pub(crate) fn begin_program(is_first: bool) {
-    entry::begin_program(is_first, run::rehearsal);
+    entry::begin_program(is_first, run::warm_up_call);
 }

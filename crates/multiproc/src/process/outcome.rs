@@ -47,7 +47,7 @@ pub trait Outcome<Via>: Sized {
 
     /// Returns the value that is sent, and the error's text if the target failed.
     #[doc(hidden)]
-    fn settle(self) -> (Self::Value, Option<String>);
+    fn into_parts(self) -> (Self::Value, Option<String>);
 }
 
 /// Marks serde types: they arrive as they are.
@@ -93,7 +93,7 @@ impl<T> Returns for fn() -> T {
 impl Outcome<Diverging> for <fn() -> ! as Returns>::Type {
     type Value = Never;
 
-    fn settle(self) -> (Never, Option<String>) {
+    fn into_parts(self) -> (Never, Option<String>) {
         self
     }
 }
@@ -102,7 +102,7 @@ impl Outcome<Diverging> for <fn() -> ! as Returns>::Type {
 impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
     type Value = T;
 
-    fn settle(self) -> (T, Option<String>) {
+    fn into_parts(self) -> (T, Option<String>) {
         let failure = fd_table::dry_run(|| self.serialize(Probe { inside: false })).ok().flatten();
         (self, failure)
     }
@@ -112,7 +112,7 @@ impl<T: Serialize + DeserializeOwned> Outcome<Serialized> for T {
 impl<T: Serialize + DeserializeOwned, E: ErrorChain> Outcome<Chained> for Result<T, E> {
     type Value = Result<T, RemoteError>;
 
-    fn settle(self) -> (Result<T, RemoteError>, Option<String>) {
+    fn into_parts(self) -> (Result<T, RemoteError>, Option<String>) {
         match self {
             Ok(value) => (Ok(value), None),
             Err(error) => {
@@ -405,7 +405,7 @@ mod tests {
     use super::*;
 
     fn failure<T: Outcome<Serialized>>(value: T) -> Option<String> {
-        value.settle().1
+        value.into_parts().1
     }
 
     #[test]
@@ -436,7 +436,7 @@ mod tests {
         let source = std::io::Error::other("the disk is full");
         let error: Result<(), Box<dyn Error>> =
             Err(Box::new(crate::start::error::StartError::Io { process: "P".into(), what: "memory".into(), source }));
-        let (value, text) = Outcome::<Chained>::settle(error);
+        let (value, text) = Outcome::<Chained>::into_parts(error);
         let remote = value.unwrap_err();
         assert_eq!(remote.source().unwrap().to_string(), "the disk is full");
         assert!(text.unwrap().ends_with("\n  caused by: the disk is full"));

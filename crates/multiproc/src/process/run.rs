@@ -235,7 +235,7 @@ where
             Ok(run) => run,
             Err(error) => return Report::Failed(Failure::Arguments(error.to_string())),
         };
-        let (value, failure) = run.run().settle();
+        let (value, failure) = run.run().into_parts();
         if let Some(failure) = &failure {
             multiproc_os::stdio::tell(&format!("Process {}:\nError: {failure}\n", current_process().name()));
         }
@@ -247,8 +247,8 @@ where
     panic_hook::catch(perform).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))
 }
 
-/// Returns an entry and a payload that do nothing, for the rehearsal of a start in a standby.
-pub(crate) fn rehearsal() -> Option<(Entry, Payload)> {
+/// Returns an entry and a payload that do nothing, with which a standby warms up.
+pub(crate) fn warm_up_call() -> Option<(Entry, Payload)> {
     let entry = Entry::of(enter::<Call<fn(), ()>, _>).ok()?;
     let call = Call::<fn(), ()>::new(|| {}, (), Carried::<fn()>::CAPTURES_NOTHING);
     Some((entry, call.pack(Private(())).ok()?))

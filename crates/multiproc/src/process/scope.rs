@@ -3,7 +3,7 @@
 //!
 //! This resembles `std::thread::scope`, with two differences: nothing is borrowed, since another
 //! process can't borrow; and leaving the scope early, by `Err` or by a panic, ends the processes
-//! instead of waiting for them, possibly for ever.
+//! instead of waiting for them, possibly forever.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -60,8 +60,8 @@ impl Finalizer {
 /// panic in one finalizer doesn't keep the others from running.
 ///
 /// A finalizer may start processes, and register further finalizers. A finalizer that is registered
-/// during the end runs after those that were registered before the end, whatever its priority. The
-/// number of such rounds is fixed, so a finalizer that registers itself again doesn't keep the
+/// during the end runs after those that were registered before the end, regardless of its priority.
+/// The number of such rounds is fixed, so a finalizer that registers itself again doesn't keep the
 /// process from ending. Finalizers that are left after the last round are neither called nor
 /// dropped, and a warning is logged.
 ///
@@ -195,7 +195,7 @@ fn begin_exit() {
 
 extern "C" fn on_exit() {
     // A copy made by fork(2) that hasn't used multiproc has nothing to end, and any lock may be
-    // held in it for ever.
+    // held in it forever.
     if ARRANGED.load(Relaxed) == threads::getpid() {
         // A panic must not unwind into the C library.
         let _ = catch_unwind(|| {

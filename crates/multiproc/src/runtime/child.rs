@@ -197,7 +197,7 @@ impl ChildRecord {
             }
         };
         let mut status = status.or_else(|| report.status()).unwrap_or(ExitStatus::unknown());
-        if status.signal() == Some(SIGKILL) && !self.was_sent(SIGKILL) && out_of_memory::has_struck() {
+        if status.signal() == Some(SIGKILL) && !self.was_sent(SIGKILL) && out_of_memory::has_killed() {
             status.set_out_of_memory();
         }
         let end = match &report {
@@ -399,7 +399,7 @@ impl ChildRecord {
     }
 }
 
-/// The bit of a signal in `sent`; 0 for a number that is no signal.
+/// The bit of a signal in `sent`; 0 for a number that is not a signal.
 fn bit(signal: i32) -> u64 {
     1_u64.checked_shl(signal.wrapping_sub(1) as u32).unwrap_or(0)
 }

@@ -87,7 +87,7 @@ fn install() {
 
 /// In a child, before any of the user's code runs: leaves Ctrl-C to the parent, or restores the
 /// default. Either way, undoes what the child has inherited of its parent's or its server's
-/// handling, whatever the start method.
+/// handling, with every start method.
 pub(crate) fn become_child(handles_ctrl_c: bool) {
     HANDLED.store(handles_ctrl_c, SeqCst);
     interrupt::forget_registered();

@@ -15,7 +15,7 @@ pub(crate) fn take_notice() {
 }
 
 /// Whether such a kill has happened since the last look. Called for a child that died of SIGKILL.
-pub(crate) fn has_struck() -> bool {
+pub(crate) fn has_killed() -> bool {
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     match (*seen, oom::kills()) {
         (Some(before), Some(now)) if now > before => {

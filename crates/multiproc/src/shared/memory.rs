@@ -109,7 +109,7 @@ impl SharedMemory {
     /// This process owns the name as long as it has this handle, a clone of it, or anything made
     /// from it: an [array](SharedMemory::as_array), a part. The name ends when it is
     /// [unlinked](SharedMemory::unlink), when the last of these is dropped, and when the process
-    /// ends, by whatever means: there is nothing in a file system, and nothing to clean up. A
+    /// ends, by any means: there is nothing in a file system, and nothing to clean up. A
     /// process that has opened the memory by then keeps it. Handles that were sent to other
     /// processes don't keep the name.
     ///

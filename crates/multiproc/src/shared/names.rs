@@ -2,7 +2,7 @@
 //! [`withdraw`].
 //!
 //! A name is an abstract Unix socket (unix(7)) at which its owner listens. It exists as long as the
-//! owner has the socket open, so the kernel removes it when the owner dies, by whatever means, and
+//! owner has the socket open, so the kernel removes it when the owner dies, by any means, and
 //! nothing is left behind. The owner hands descriptors to the clients that connect and ask. A
 //! thread of the owner does that, [`keeper`]; [`wire`] has the messages, and `PROTOCOL.md`,
 //! "Names", the rules.

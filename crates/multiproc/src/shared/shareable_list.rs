@@ -334,7 +334,7 @@ impl ShareableList {
     }
 
     /// Creates a list as [`new`](ShareableList::new) does, with room for at least `bytes` bytes in
-    /// each item, whatever its first value; rounded up to a multiple of eight.
+    /// each item, regardless of its first value; rounded up to a multiple of eight.
     ///
     /// ```
     /// use multiproc::shared_memory::ShareableList;
@@ -458,7 +458,7 @@ impl ShareableList {
     /// ```
     ///
     /// # Errors
-    /// As for [`set`](ShareableList::set), whatever the current item is.
+    /// As for [`set`](ShareableList::set), regardless of the current item.
     pub fn compare_exchange(
         &self,
         index: usize,

@@ -20,11 +20,11 @@ use crate::transfer::payload::Payload;
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
 
 /// Returns an entry and a payload that do nothing: a standby goes through a start with them.
-pub(crate) type Rehearsal = fn() -> Option<(Entry, Payload)>;
+pub(crate) type WarmUp = fn() -> Option<(Entry, Payload)>;
 
 /// Does what [`init`](crate::init) does. With `is_first`, no code of the program but constructors
 /// can have run before, and a child of the fork server ends sooner.
-pub(crate) fn begin_program(is_first: bool, rehearsal: Rehearsal) {
+pub(crate) fn begin_program(is_first: bool, warm_up: WarmUp) {
     if HAS_ENTRY.load(Relaxed) {
         return;
     }
@@ -35,7 +35,7 @@ pub(crate) fn begin_program(is_first: bool, rehearsal: Rehearsal) {
             // Without it, the kernel would end the children when this process calls `exit`.
             let _ = at_exit::arrange();
         }
-        Some(value) => dispatch(&value.to_string_lossy(), is_first, rehearsal),
+        Some(value) => dispatch(&value.to_string_lossy(), is_first, warm_up),
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn exists() -> bool {
 }
 
 /// In an exec'd copy: becomes a child or a server, as the parent says.
-fn dispatch(variable: &str, is_first: bool, rehearsal: Rehearsal) -> ! {
+fn dispatch(variable: &str, is_first: bool, warm_up: WarmUp) -> ! {
     let socket = match variable.parse::<RawFd>() {
         // SAFETY: the parent has passed this descriptor to this process alone. If it is not open or
         // is something else, the next check says so, and the process ends.
@@ -77,7 +77,7 @@ fn dispatch(variable: &str, is_first: bool, rehearsal: Rehearsal) -> ! {
         Ok(Role::Child { launch }) => spawn::begin(launch, socket),
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
-                Ok(()) => forkserver::serve(socket, slots, parent, rehearsal),
+                Ok(()) => forkserver::serve(socket, slots, parent, warm_up),
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(EXIT_NOT_STARTED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },

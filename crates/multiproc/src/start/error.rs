@@ -59,7 +59,7 @@ pub enum StartError {
     },
     /// [`StartMethod::Fork`](crate::StartMethod::Fork) was refused because this process has other
     /// threads. It copies the process as it is, and a lock that another thread holds at that moment
-    /// would stay held in the copy for ever.
+    /// would stay held in the copy forever.
     #[error(
         "cannot start {process}: fork refused, this process has {threads} threads ({}). End them first, or use another start method",
         Tasks(tasks)
@@ -235,7 +235,7 @@ pub enum HandshakeErrorKind {
 }
 
 impl HandshakeErrorKind {
-    /// For a message of a kind that is no answer.
+    /// For a message of a kind that is not an answer.
     pub(crate) fn unexpected(kind: u8) -> HandshakeErrorKind {
         HandshakeErrorKind::Corrupt(format!("it answered with a message of kind {kind}"))
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confinement::{CallerRights, RightsMatch, ServerRights};
 use super::context::{self, Context, SentContext};
-use super::entry::Rehearsal;
+use super::entry::WarmUp;
 use super::error::{HandshakeErrorKind, StartError};
 use super::guard::{self, OrphanGuard};
 use super::handshake::{self, ANSWER_TIMEOUT, Answer, ExecutedProcess};
@@ -189,7 +189,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
     };
     drop((theirs, its_order));
     let outcome = process.await_child("a standby process", ours, slot, STANDBY_TIMEOUT);
-    process.settle(slot, &outcome);
+    process.finish_request(slot, &outcome);
     let started = outcome.ok().flatten().filter(|started| started.pidfd.is_some())?;
     Some(Standby { started, launch, server: Arc::downgrade(&process), sent })
 }
@@ -203,7 +203,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
 ///
 /// Code that waits for *any* child of this process until there is none left (`waitpid(-1)`) must
 /// also call it first: the server is a child like others, since the kernel can't hide an executed
-/// child, and ends only when this process does, so such code would wait for ever. A program that
+/// child, and ends only when this process does, so such code would wait forever. A program that
 /// uses other start methods also has a server where it may change its user in a container: the
 /// server ends children that the kernel's own lifeline could lose there (see
 /// [`Process::outlive_parent`](crate::Process::outlive_parent)).
@@ -312,7 +312,7 @@ fn try_start(
     if matches!(outcome, Ok(None)) {
         *refusal_reason = process.copy.refusal_reason();
     }
-    process.settle(slot, &outcome);
+    process.finish_request(slot, &outcome);
     let Some(mut started) = outcome? else { return Ok(None) };
     match matches {
         RightsMatch::Same => {}
@@ -489,7 +489,7 @@ impl ServerProcess {
     }
 
     /// Finishes a request: frees its slot, or drops a server that can't be used any more.
-    fn settle(self: &Arc<ServerProcess>, slot: u16, outcome: &Result<Option<Started>, StartError>) {
+    fn finish_request(self: &Arc<ServerProcess>, slot: u16, outcome: &Result<Option<Started>, StartError>) {
         if outcome.is_err() {
             // If the child was made nevertheless, it is not needed.
             pidfd::kill_unopened_child(self.pid(slot));
@@ -534,7 +534,7 @@ fn started(
 /// child, which runs its target and exits.
 ///
 /// `parent` is the pid of the parent.
-pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: Rehearsal) -> ! {
+pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, warm_up: WarmUp) -> ! {
     threads::set_name("multiproc-serve");
     let thread = ThreadState::of_this_thread();
     // Computed here once; every child finds the results in its copy of the memory.
@@ -612,7 +612,7 @@ pub(crate) fn serve(control: OwnedFd, slots: PidSlots, parent: i32, rehearsal: R
             Ok(Some((launch, received_context, ack))) => {
                 if packet.kind == kind::STAND_BY {
                     drop((control, received_context, fds));
-                    standby::stand_by(go, socket, rehearsal);
+                    standby::stand_by(go, socket, warm_up);
                 }
                 drop(control);
                 if let Err(error) = received_context.install_streams() {

@@ -29,7 +29,7 @@ use crate::transfer::payload::Payload;
 pub(crate) const VARIABLE: &str = "MULTIPROC_ENTRY";
 
 /// How long a parent waits for an answer from a live process. No start takes this long on a machine
-/// that makes any progress; without a limit, a parent would wait for a stopped process for ever.
+/// that makes any progress; without a limit, a parent would wait for a stopped process forever.
 pub(crate) const ANSWER_TIMEOUT: Duration = MAX_START_TIME;
 
 /// A copy of the program that has been executed and has been sent `HELLO`. It is killed and reaped

@@ -21,7 +21,7 @@ use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, threads};
 
 use super::confinement::{CallerRights, RightsMatch};
 use super::context::{self, SentContext};
-use super::entry::Rehearsal;
+use super::entry::WarmUp;
 use super::error::StartError;
 use super::forkserver::{self, Request, ServerProcess};
 use super::run_child::{self, StartAck};
@@ -153,7 +153,7 @@ pub(crate) fn started(by_server: bool) {
     let mut state = lock();
     state.last_start = Some(Instant::now());
     if state.wanted && state.keeper.is_none() && state.stop == 0 {
-        // The keeper must not hold a lock when this process is forked, and hears of each end.
+        // The keeper must not hold a lock when this process is forked, and is notified of each end.
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| {
             let _ = multiproc_os::at_fork::register(before_fork, after_fork);
@@ -363,9 +363,9 @@ pub(crate) fn end(process: &Started, socket: &OwnedFd) {
 
 /// The child's side: waits for the launch message, then runs the child. Leaves if the socket is
 /// closed instead.
-pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd, rehearsal: Rehearsal) -> ! {
+pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd, warm_up: WarmUp) -> ! {
     threads::set_name("multiproc-ready");
-    rehearse(rehearsal);
+    run_warm_up(warm_up);
     prefault::touch();
     interrupt::discard_until_readable(&orders);
     let mut packet = match packet::receive(&orders, true) {
@@ -385,11 +385,11 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd, rehearsal: Rehearsal) -
 
 /// Goes through the steps of a start once without effect, so that the pages of code and data that
 /// they need are present. A failure is ignored.
-fn rehearse(rehearsal: Rehearsal) {
+fn run_warm_up(warm_up: WarmUp) {
     let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
     run_child::show_name(&identity.name, None);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
-    let Some((entry, payload)) = rehearsal() else { return };
+    let Some((entry, payload)) = warm_up() else { return };
     let spec = ChildSpec {
         identity,
         entry: Some(entry),

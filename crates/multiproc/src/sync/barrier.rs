@@ -16,7 +16,7 @@ use crate::create_error::CreateError;
 /// A point at which a number of parties wait for each other, again and again: Python's
 /// `multiprocessing.Barrier`.
 ///
-/// A party is a call of [`wait`](Barrier::wait), in whatever process or thread. If a party gives
+/// A party is a call of [`wait`](Barrier::wait), in any process or thread. If a party gives
 /// up, the barrier is *broken*: all parties that wait or arrive get an error that names the cause
 /// and the process, until the barrier is [reset](Barrier::reset). A barrier also breaks when a
 /// party is killed while it waits, when a process that arrived in an earlier round dies before it

@@ -29,7 +29,7 @@ layout! {
 
 /// A reentrant lock, which its holder may lock again any number of times: Python's
 /// `multiprocessing.RLock`. It is released when all guards of the holding thread are dropped, in
-/// whatever order.
+/// any order.
 ///
 /// In everything else it is like [`Lock`](super::Lock): it can be sent to other processes, survives
 /// the death of its holder, and then reports that as poison.

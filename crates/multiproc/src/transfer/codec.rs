@@ -69,7 +69,7 @@ impl CodecError {
     }
 
     /// Keeps the bytes that could not be read, if there is memory for a copy.
-    fn keeping(mut self, bytes: &[u8]) -> CodecError {
+    fn with_bytes(mut self, bytes: &[u8]) -> CodecError {
         let mut kept = Vec::new();
         if kept.try_reserve_exact(bytes.len()).is_ok() {
             kept.extend_from_slice(bytes);
@@ -323,11 +323,11 @@ fn try_positional<T: Serialize + DeserializeOwned>(
     }
     let handles = fds.len();
     let result = {
-        let outline = shielded(|| fd_table::dry_run(|| tagged::outline(value)));
+        let outline = catch_panic(|| fd_table::dry_run(|| tagged::outline(value)));
         let view = buffer.written().map_err(Refused::by_system("no memory to map it"))?;
         outline.and_then(|outline| {
             let read = || compact::from_bytes_traced::<T>(&view[1..], Trace::new(&outline));
-            shielded(|| fd_table::decoding(fds, false, read)).map(drop)
+            catch_panic(|| fd_table::decoding(fds, false, read)).map(drop)
         })
     };
     match result {
@@ -482,7 +482,7 @@ fn write_with<D: Buffer, R>(
     let (written, fds) = fd_table::encoding(|| {
         // The buffer's error is checked below.
         let _ = buffer.extend(&[form.byte()]);
-        shielded(|| write(buffer))
+        catch_panic(|| write(buffer))
     });
     if let Some(failure) = buffer.failure() {
         return Err(Stopped::BySystem(Refused::by_system("no memory for its value")(failure)));
@@ -511,7 +511,7 @@ pub(crate) fn let_panics_pass<R>(call: impl FnOnce() -> R) -> R {
 
 /// Calls user code, and turns a panic in it into an error.
 #[inline]
-fn shielded<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
+fn catch_panic<R>(call: impl FnOnce() -> Result<R, compact::Error>) -> Result<R, compact::Error> {
     // Unwind safety: what the code was working on is dropped, or belongs to the caller, which gets
     // an error.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
@@ -616,7 +616,7 @@ pub(crate) fn decode_with<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) 
 #[inline]
 fn decode_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let result = match bytes.split_first() {
-        Some((&form, rest)) if form == Form::Positional.byte() => shielded(|| compact::from_bytes(rest)),
+        Some((&form, rest)) if form == Form::Positional.byte() => catch_panic(|| compact::from_bytes(rest)),
         _ => return decode_tagged(bytes),
     };
     result.map_err(|error| undecodable::<T>(bytes, &error))
@@ -629,12 +629,12 @@ fn decode_tagged<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
         Form::TaggedLikeText => Reading::LikeText,
         Form::Tagged | Form::Positional => Reading::Exact,
     };
-    shielded(|| tagged::from_bytes(rest, reading)).map_err(|error| undecodable::<T>(bytes, &error))
+    catch_panic(|| tagged::from_bytes(rest, reading)).map_err(|error| undecodable::<T>(bytes, &error))
 }
 
 #[cold]
 fn undecodable<T>(bytes: &[u8], error: &compact::Error) -> CodecError {
-    CodecError::deserialising::<T>(error).keeping(bytes)
+    CodecError::deserialising::<T>(error).with_bytes(bytes)
 }
 
 #[cfg(test)]

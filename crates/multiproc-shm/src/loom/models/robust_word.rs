@@ -64,7 +64,7 @@ fn waiting_for_the_end_of_an_owner_does_not_take_the_word() {
         let mapping = Mapping::new(shared.share());
         assert!(mapping.poisonable.is_mine());
         let outwaiting = start(2, &Kill::never(), move || {
-            owner.poisonable.word().outwait(Deadline::Never).unwrap();
+            owner.poisonable.word().wait_until_free(Deadline::Never).unwrap();
             assert_eq!(owned.read(), 1);
         });
         data.write();

@@ -204,7 +204,7 @@ fn serve(poller: &Arc<Poller>) {
         for key in keys {
             match key & CLIENT {
                 0 => reception.take_in(key),
-                _ => reception.hear_again(key),
+                _ => reception.read_again(key),
             }
         }
         reception.send_away_the_late();
@@ -274,13 +274,13 @@ impl Requests<'_> {
     /// Serves a client that was just accepted.
     fn receive(&mut self, name: u64, socket: OwnedFd) {
         if !socket::peer_process(&socket).is_ok_and(|(_, user)| is_trusted(user)) {
-            say(&socket, Answer::NotServed);
+            send_answer(&socket, Answer::NotServed);
             return;
         }
         let Ok(socket) = CloseOnFork::new(socket) else { return };
         let client = Client { socket, name, deadline: Instant::now() + CLIENT_TIMEOUT };
         // Nearly always the request has arrived already.
-        let Some(client) = self.hear(client) else { return };
+        let Some(client) = self.read_request(client) else { return };
         if self.clients.len() == MAX_CLIENTS {
             self.send_away_the_oldest();
         }
@@ -288,14 +288,14 @@ impl Requests<'_> {
         self.next_key += 1;
         match self.poller.add(&client.socket, key) {
             Ok(()) => drop(self.clients.insert(key, client)),
-            Err(error) => say(&client.socket, Answer::Failed(error.raw_os_error().unwrap_or(EIO))),
+            Err(error) => send_answer(&client.socket, Answer::Failed(error.raw_os_error().unwrap_or(EIO))),
         }
     }
 
     /// Reads from a client that has been silent so far.
-    fn hear_again(&mut self, key: u64) {
+    fn read_again(&mut self, key: u64) {
         if let Some(client) = self.take_out(key)
-            && let Some(client) = self.hear(client)
+            && let Some(client) = self.read_request(client)
             && self.poller.add(&client.socket, key).is_ok()
         {
             self.clients.insert(key, client);
@@ -309,7 +309,7 @@ impl Requests<'_> {
     }
 
     /// Reads and serves a client's request. Returns the client if it hasn't sent one yet.
-    fn hear(&mut self, client: Client) -> Option<Client> {
+    fn read_request(&mut self, client: Client) -> Option<Client> {
         // One byte more than a request has, to detect a longer message. Descriptors that come with
         // it are dropped by the kernel.
         let mut bytes = [0; Request::BYTES + 1];
@@ -325,15 +325,15 @@ impl Requests<'_> {
                 // since.
                 if self.with_name(client.name, |_| ()).is_some() {
                     lock().give_up(client.name);
-                    say(&client.socket, Answer::Withdrawn);
+                    send_answer(&client.socket, Answer::Withdrawn);
                 }
             }
             Ok(Request::Greet) => {
                 if self.with_name(client.name, |_| ()).is_some() {
-                    say(&client.socket, Answer::Here { count: 0 });
+                    send_answer(&client.socket, Answer::Here { count: 0 });
                 }
             }
-            Err(WireError::Version(_)) => say(&client.socket, Answer::OtherVersion(wire::VERSION)),
+            Err(WireError::Version(_)) => send_answer(&client.socket, Answer::OtherVersion(wire::VERSION)),
             Err(WireError::Corrupt) => {}
         }
         None
@@ -357,7 +357,7 @@ impl Requests<'_> {
         };
         if let Err(error) = sent {
             // If the client is gone, no process reads this.
-            say(&client.socket, Answer::Failed(number_of(&error)));
+            send_answer(&client.socket, Answer::Failed(number_of(&error)));
         }
     }
 
@@ -365,7 +365,7 @@ impl Requests<'_> {
     fn send_away_the_oldest(&mut self) -> bool {
         let Some(key) = self.clients.keys().next().copied() else { return false };
         if let Some(client) = self.take_out(key) {
-            say(&client.socket, Answer::Again);
+            send_answer(&client.socket, Answer::Again);
         }
         true
     }
@@ -387,7 +387,7 @@ impl Requests<'_> {
         let accepted = self.with_name(key, |name| socket::try_accept(&name.socket));
         let is_told = match accepted {
             Some(Ok(Some((socket, _)))) => {
-                say(&socket, Answer::Failed(errno));
+                send_answer(&socket, Answer::Failed(errno));
                 true
             }
             Some(Ok(None)) | None => true,
@@ -416,7 +416,7 @@ impl Requests<'_> {
 }
 
 /// Sends an answer. A socket to which nothing was sent before has room for one.
-fn say(socket: impl AsFd, answer: Answer) {
+fn send_answer(socket: impl AsFd, answer: Answer) {
     let _ = fd_passing::try_send(socket, &answer.to_bytes());
 }
 
