@@ -26,9 +26,9 @@ use crate::wait::deadline::Deadline;
 #[cfg(feature = "async")]
 use crate::wait::waiters::Waiters;
 
-/// After this time, a sleeper looks at the word: another waiter may have been stopped just after it
-/// was woken, or the word may be garbage. If all is well, it looks again after [`RECHECK_FACTOR`]
-/// times as long, and so on, as little can go wrong after the first look.
+/// The time after which a sleeper checks the word for the first time: another waiter may have been
+/// stopped just after it was woken, or the word may be corrupt. Each later interval is
+/// [`RECHECK_FACTOR`] times as long.
 pub(crate) const FIRST_RECHECK: Duration = Duration::from_secs(1);
 const RECHECK_FACTOR: u32 = 60;
 
@@ -316,7 +316,7 @@ impl RobustWord {
     }
 }
 
-/// What [`LockMapping`] knows of a word: one of these values.
+/// The state of a word as its [`LockMapping`] records it.
 mod mark {
     /// Not taken through this handle.
     pub(crate) const NONE: u8 = 0;
@@ -360,7 +360,7 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         self.recorded_in.load(Relaxed) == copy_number()
     }
 
-    /// Notes that it has.
+    /// Notes that this process has recorded itself.
     pub fn note_recorded(&self) {
         // So that fork copies have other numbers.
         Thread::current();

@@ -18,10 +18,10 @@ use crate::loom::threads;
 use crate::memory::layout::AnyBytes;
 use crate::wait::backoff::Backoff;
 
-/// No running thread holds a spin lock for that long. A stopped one may.
+/// The longest time for which a running thread holds a spin lock. A stopped one may exceed it.
 const MAX_HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// How long past its limit a caller still waits for any owner, and at most for one that is stopped.
+/// How long a caller waits past its limit for any owner; and at most for one that is stopped.
 const GRACE: Duration = Duration::from_millis(2);
 /// The same, for an owner that sleeps: it may be in a page fault, or frozen.
 const GRACE_FOR_SLEEPERS: Duration = Duration::from_millis(20);
@@ -35,9 +35,9 @@ pub enum Limit {
     Endless,
     /// Until this deadline.
     Until(Instant),
-    /// Not at all, except for the moment that a running owner needs.
+    /// Only for the grace period of an owner, in which a running one is done.
     Moment,
-    /// Not at all, not even for the moment that a running owner needs.
+    /// Not at all, not even for the grace period.
     Zero,
 }
 

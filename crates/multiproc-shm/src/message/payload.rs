@@ -25,7 +25,7 @@ pub struct Payload {
     pub handles: FdBundle,
 }
 
-/// The bytes of a message or of a part of it, wherever they lie.
+/// The bytes of a message or of a part of it: inline, in a file, or mapped.
 #[derive(Debug)]
 pub enum Bytes {
     Inline(Vec<u8>),
@@ -53,7 +53,7 @@ impl Bytes {
         }
     }
 
-    /// Returns whether there is nothing in it.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -106,8 +106,8 @@ impl Default for Sink {
 }
 
 impl Sink {
-    /// Number of bytes that are collected before they are written to the file: enough to make the
-    /// cost of the system call negligible, and few enough to stay in the cache.
+    /// The length of the buffer in front of the file, in bytes: long enough to make the cost of the
+    /// system call negligible, and short enough to stay in the cache.
     const BUFFER_LEN: usize = 256 * 1024;
 
     /// Pieces of at least this many bytes are written to the file directly when the buffer is full.

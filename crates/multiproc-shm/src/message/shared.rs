@@ -23,7 +23,7 @@ use crate::message::fd_bundle::{FdBundle, MAX_UNPACKED};
 use crate::message::packet::{self, HEADER, Head, INLINE, PacketError};
 use crate::message::payload::{Bytes, Payload};
 
-/// The bytes of a received payload, wherever they are.
+/// The bytes of a received payload: borrowed, owned, or mapped.
 #[derive(Debug)]
 pub enum Body<'a> {
     Borrowed(&'a [u8]),

@@ -27,23 +27,23 @@ use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 /// The maximum number of grants with different bounds.
 const MAX_GRANTS: usize = 8;
 
-/// How often a sleeper checks whether the lock has been poisoned, where not all processes that may
-/// take it are known.
+/// How often a sleeper checks whether the lock has been poisoned, when some process that may take
+/// it is unknown.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The same, where all are known. What is left is a process that was about to take the lock when
-/// the first condition came to share it and is killed as soon as it has it; and a holder that
-/// executes another program.
+/// How often, when all processes that may take it are known. Two cases remain: a process that was
+/// about to take the lock when it became shared, and is killed at once; and a holder that executes
+/// another program.
 const SLOW_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How long a sleeper looks often in place of watching the lock's file: short sleeps don't pay for
-/// that.
+/// How long a sleeper checks at [`CHECK_INTERVAL`] before it watches the lock's file, which doesn't
+/// pay for short sleeps.
 const FAST_CHECK_TIME: Duration = Duration::from_millis(300);
 
 /// How long after the deadline a waiter first checks whether the holder of the lock is stopped.
 const STOPPED_CHECK_DELAY: Duration = Duration::from_millis(2);
 
-/// How long a sleeper looks often after a death.
+/// How long a sleeper checks at [`CHECK_INTERVAL`] after a death.
 const FAST_CHECK_TIME_AFTER_DEATH: Duration = Duration::from_secs(1);
 
 layout! {
@@ -502,8 +502,8 @@ impl Condition {
     }
 }
 
-/// Acquires the lock after a wait. There is no time limit for that, except that after `deadline`
-/// the call gives up if the holder is stopped.
+/// Acquires the lock after a wait, without a time limit, except that after `deadline` the call
+/// gives up if the holder is stopped.
 fn acquire_again(lock: &Lock, deadline: Option<Instant>) -> Result<(), ConditionError> {
     let mut grace = STOPPED_CHECK_DELAY;
     loop {
@@ -526,7 +526,7 @@ struct TicketWait<'a, A> {
     number: u64,
     lock: LockUsers<'a>,
     alarm: A,
-    /// Until then it looks often.
+    /// Until then it checks at [`CHECK_INTERVAL`].
     look_often_until: Option<Instant>,
     has_seen_death: bool,
 }

@@ -147,7 +147,7 @@ impl From<WaitError> for io::Error {
     }
 }
 
-/// Why a lock or a permit can't be released. Nothing has changed then.
+/// Why a lock or a permit can't be released. The object is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {

@@ -1,10 +1,10 @@
-//! A ledger of an object: which process has what of it. What the kernel can't give back when a
-//! process dies, other processes give back, and find here what it was.
+//! A ledger: records what each process holds of an object (permits, say), so that other processes
+//! can give that back when the process dies.
 //!
-//! It is a list of entries, pairs of numbers: the [identity](multiproc_os::identity) of a process,
-//! and what the object notes about it. It begins with some entries beside the object, and continues
-//! in pages that are allocated when they are needed. An entry is free if it holds no identity, or
-//! if the object says so. All changes are made with the object's spin lock held.
+//! The ledger is a list of entries: the [identity](multiproc_os::identity) of a process, and a
+//! number that the object notes about it. The first entries lie beside the object, further ones in
+//! pages that are allocated on demand. An entry is free if it holds no identity, or if the object
+//! says so. All changes are made with the object's spin lock held.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,8 +25,7 @@ use crate::wait::wait_queue::Watched;
 
 /// The number of entries beside the object.
 const NEAR_ENTRIES: usize = if cfg!(loom) { 1 } else { 32 };
-/// The number of entries behind it: as many as there can be processes by default, and some to
-/// spare.
+/// The number of entries behind the object: more than the default limit of processes.
 const FAR_ENTRIES: usize = 65536;
 /// The [`Layout::TRAILING_WORDS`] of an object with a ledger.
 pub const TRAILING_WORDS: usize = 2 * FAR_ENTRIES;
@@ -36,7 +35,8 @@ const MAX_WATCHED: usize = 128;
 /// How many waiters share a pidfd: the kernel refuses (`EINVAL`) to have more than 500 epoll sets,
 /// themselves members of sets, watch the same file.
 const WAITERS_PER_PIDFD: usize = 256;
-/// How often further processes are checked one by one; but for no more than a tenth of the time.
+/// How often processes beyond [`MAX_WATCHED`] are checked one by one. The checks take at most a
+/// tenth of the time.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 layout! {

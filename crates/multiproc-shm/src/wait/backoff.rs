@@ -1,5 +1,5 @@
-//! Backoff: how to wait for what another process is about to do anyway. Spin for a little, yield
-//! now and then, and finally go to sleep.
+//! Backoff: waits for a change that another process is about to make. Spins for a little, yields
+//! now and then, and finally goes to sleep.
 //!
 //! A wake-up across processors takes tens of microseconds, and what a caller waits for often takes
 //! less than one. But spinning takes time from other threads. So the time to spin is learnt from
@@ -22,12 +22,12 @@ const STEADY: u32 = 4;
 const MIN_SPIN: Duration = Duration::from_micros(8);
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
-/// The longest time before the first look, in nanoseconds; and the time used to find out whether
-/// such a delay gains anything.
+/// The longest delay before the first check, in nanoseconds; and the delay used to find out whether
+/// one gains anything.
 const STRIDE: u32 = 1500;
 const PROBE: u32 = 150;
 
-/// One wait in this many finds that out.
+/// One wait in this many uses the probe delay.
 const PROBES: u32 = 8;
 
 /// The progress of one wait.
@@ -103,7 +103,7 @@ impl Backoff {
     }
 }
 
-/// What one process has learnt about waiting for one thing.
+/// How long the waits of one process for one kind of change took.
 #[derive(Debug, Default)]
 pub struct SpinHistory {
     /// How long to wait without sleeping, in nanoseconds.

@@ -1,5 +1,5 @@
-//! When a producer checks whether any consumer is left: rarely enough to cost nothing, and soon
-//! enough after something has changed.
+//! Decides when a producer checks whether any consumer is left: rarely enough to cost nothing, and
+//! at once after a process has ended or a handle was dropped.
 //!
 //! The check is a system call, and a put takes a few dozen nanoseconds. So a producer counts its
 //! puts and reads the clock at some of them: at each one while puts come slowly, at every
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How many puts a stream makes for each reading of the clock.
 const STRIDE: u32 = 16;
 
-/// Puts that are further apart than this, in nanoseconds, are not a stream.
+/// The largest gap between two puts of a stream, in nanoseconds.
 const MAX_GAP: u64 = 10_000;
 
 /// The time between two checks.
@@ -28,8 +28,8 @@ pub fn changed() {
     CHANGES.fetch_add(1, Relaxed);
 }
 
-/// What the producers of one queue in this process know about the time. Threads may write it
-/// concurrently: what gets lost is one check.
+/// The rate of the puts into one queue by this process. Threads may write it concurrently; at most
+/// a check is lost.
 #[derive(Debug, Default)]
 pub struct ChangeRate {
     /// The number of puts left before the clock is read next.

@@ -1,9 +1,9 @@
-//! A process's side of a [`WakePipe`]: how many of the process's handles could make the change that
-//! others wait for (*openers*), and how many of its threads and futures wait.
+//! A process's side of a [`WakePipe`]. Counts the process's handles that could make the change that
+//! waiters wait for (*openers*), and its threads and futures that wait.
 //!
-//! As long as an opener isn't waiting itself, the process holds the pipe open for writing: it may
-//! still do what others wait for. When all of them wait, it closes the write end, so that waiters
-//! are told by a hang-up when no process is left. See `PROTOCOL.md`, "The wake pipe".
+//! As long as an opener isn't waiting itself, the process holds the pipe open for writing, since it
+//! may still make the change. When all openers wait, it closes the write end, so that a hang-up
+//! tells waiters that no process is left. See `PROTOCOL.md`, "The wake pipe".
 //!
 //! A fork copy starts with no waiters and no openers: it counts only the handles that are used in
 //! it, as the others may never be.
@@ -22,7 +22,7 @@ use crate::lock::fork_mutex::{ForkMutex, ForkMutexGuard};
 use crate::memory::once_box::OnceBox;
 use crate::wait::backoff::SpinHistory;
 
-/// How often a waiter looks that could get no subscription.
+/// How often a waiter without a subscription checks the state.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many subscriptions use one open file: the kernel refuses (`EINVAL`) to have more than 500
@@ -464,7 +464,7 @@ pub enum ViaHandle<'a> {
     Other,
 }
 
-/// How a waiter is told of tokens.
+/// How a waiter learns of tokens.
 #[derive(Debug)]
 pub enum Subscription {
     /// By polling the pipe.
@@ -520,7 +520,7 @@ fn check_periodically(
     }
 }
 
-/// The moment after `time` from now, or the deadline if that comes first.
+/// The earlier of `time` from now and `deadline`.
 pub(crate) fn within(time: Duration, deadline: Option<Instant>) -> Instant {
     let end = Instant::now() + time;
     deadline.map_or(end, |deadline| deadline.min(end))

@@ -23,8 +23,8 @@ use crate::memory::layout::layout;
 use crate::wait::backoff::Backoff;
 use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
 
-/// The longest wait on the futex. A waiter may sleep that long when the process that should have
-/// woken it has died before it did.
+/// The longest wait on the futex: the delay of a waiter when the process that should have woken it
+/// died first.
 const MAX_FUTEX_WAIT: Duration = Duration::from_millis(3);
 
 layout! {
@@ -40,8 +40,8 @@ layout! {
     }
 }
 
-/// How often a waiter looks whether the other threads of its process still run, if one of them may
-/// make the change and the kernel doesn't tell when a thread ends.
+/// How often a waiter checks whether the other threads of its process still run, if one of them may
+/// make the change and the kernel doesn't report the end of a thread.
 const THREAD_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a wait ended before the condition held.

@@ -19,18 +19,19 @@ use crate::memory::segment::Layout;
 use crate::wait::backoff::Backoff;
 use crate::wait::deadline::Deadline;
 
-/// How long a future that has been told has to take the word, before others are told. On a busy
+/// How long a future that was woken has to take the word before another one is woken. On a busy
 /// machine, a task may need a time slice or two to be polled.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// After this many misses, the waiter thread takes the word for a future as soon as it is woken.
+/// The number of misses after which the waiter thread takes the word for a future as soon as it is
+/// woken.
 /// Waking a task first takes longer than a busy owner needs to take the word again.
 const MAX_MISSES: u32 = 3;
 
-/// The longest sleep of a waiter thread that can't be told that no future waits any more.
+/// The longest sleep of a waiter thread that can't be woken when its last future is gone.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// How long a waiter thread without work stays, and the largest number of such threads.
+/// How long a waiter thread without work lives, and the maximum number of such threads.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 const MAX_IDLE: usize = 4;
 
@@ -87,7 +88,7 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// What a future does next that couldn't take the word.
+/// The next step of a future that couldn't take the word.
 enum Next {
     /// Try again, as it has been told meanwhile.
     Try,

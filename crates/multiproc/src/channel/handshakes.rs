@@ -26,7 +26,8 @@ use super::connection::{Ends, Link, Receiver, Sender};
 use super::link_error::{Refusal, RefusalReason};
 use crate::Handle;
 
-/// How many clients may be active in the handshake in one process before the next one is accepted.
+/// The maximum number of clients that are active in the handshake in one process when the next one
+/// is accepted.
 /// The others wait in the kernel's backlog, where they cost nothing. Clients that are silent, or
 /// have their second connection possibly still in that backlog, don't count.
 const MAX_ACTIVE: usize = 128;
@@ -61,7 +62,7 @@ const BACKLOG: u64 = 1;
 const TIMER: u64 = 2;
 const FIRST_PENDING: u64 = 3;
 
-/// A listener, as far as all processes that have it share it.
+/// The part of a listener that all processes that have it share.
 #[derive(Debug)]
 pub(super) struct ListenerShared {
     pub(super) listening: OwnedFd,

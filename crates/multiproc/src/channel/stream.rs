@@ -106,14 +106,14 @@ impl MessageMark {
     }
 }
 
-/// What this process has in progress on its sockets, by their cookies (`SO_COOKIE`). An end that is
-/// sent back to a process that has it already is another descriptor of the same socket: the two
-/// take turns, as clones do.
+/// The messages in progress on this process's sockets, by the sockets' cookies (`SO_COOKIE`). An
+/// end that is sent back to a process that has it already is another descriptor of the same socket:
+/// the two take turns, as clones do.
 struct States<S>(Mutex<StateMap<S>>);
 
 struct StateMap<S> {
     states: BTreeMap<u64, Weak<Mutex<S>>>,
-    /// When there are this many, unused ones are removed.
+    /// The number of states at which unused ones are removed.
     sweep_at: usize,
 }
 

@@ -189,8 +189,8 @@ pub(crate) fn begin(name: &str, capture: Option<bool>, streams: &mut Streams) ->
     capture.admit(name, streams).map(Some)
 }
 
-/// The processes with output that [`flush`] completes: their last lines count as complete, even
-/// without a line feed.
+/// The processes that [`flush`] flushes: their last lines count as complete, even without a line
+/// feed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum FlushScope {
     Process(CaptureId),

@@ -14,7 +14,7 @@ use crate::transfer::payload::Payload;
 
 use super::kind;
 
-/// The exit code of a process that can't do what it was started for: `EX_SOFTWARE` of sysexits.h.
+/// The exit code of a process that could not set itself up: `EX_SOFTWARE` of sysexits.h.
 pub(crate) const EXIT_NOT_STARTED: i32 = 70;
 
 /// The last message of a child.

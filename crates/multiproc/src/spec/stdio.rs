@@ -67,7 +67,7 @@ impl<T: Into<OwnedFd>> From<T> for Stdio {
     }
 }
 
-/// The three streams as the builder was told.
+/// The three streams as the builder configures them.
 #[derive(Debug, Default)]
 pub(crate) struct StreamConfig(pub(crate) [Option<Stdio>; 3]);
 

@@ -36,7 +36,7 @@ impl CallerRights {
         self.0.get().is_some()
     }
 
-    /// Reads them, unless that has been done. Called before the process is made.
+    /// Reads them unless they are known. Called before the process is made.
     pub(crate) fn read(&self) {
         self.get();
     }
@@ -46,8 +46,8 @@ impl CallerRights {
 pub(crate) struct ServerRights {
     confinement: Confinement,
     settings: Settings,
-    /// Whether the thread that made the server could inspect it. If it could not, a later failure
-    /// says nothing.
+    /// Whether the thread that made the server could inspect it. If not, a later failure proves
+    /// nothing.
     can_inspect: bool,
     /// The thread that made the server.
     created_by: ThreadId,
@@ -85,7 +85,7 @@ impl ServerRights {
         self.confinement.has_filters_of_its_own() && self.created_by != thread::current().id()
     }
 
-    /// Whether the calling thread, with its rights in `rights`, can use the server `pid`, to which
+    /// Whether the calling thread, which has these rights, can use the server `pid`, to which
     /// `self` belongs.
     pub(crate) fn compare(&self, rights: &CallerRights, pid: i32) -> RightsMatch {
         let (now, _) = rights.get();
@@ -115,13 +115,13 @@ impl ServerRights {
 
 /// The parent's decision about a child of the server.
 pub(crate) enum GoAhead {
-    /// Go ahead without changes.
+    /// Run the target; nothing changes.
     Proceed,
-    /// Go ahead; the settings have been applied, and the child must acknowledge that.
+    /// Run the target; the settings have been applied, and the child must acknowledge that.
     ProceedAndAck,
     /// The child isn't allowed to apply a setting.
     NotPermitted,
-    /// Leave: the child isn't wanted, or the parent is gone.
+    /// Exit: the parent dropped the child, or is gone.
     Exit,
 }
 

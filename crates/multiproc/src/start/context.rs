@@ -28,7 +28,7 @@ pub(crate) struct Context {
     streams: [bool; 3],
 }
 
-/// What the other side has been told already.
+/// The parts of the context that the other side already has.
 #[derive(Debug, Default)]
 pub(crate) struct SentContext {
     /// The environment.
@@ -54,8 +54,8 @@ impl Outgoing<'_> {
 }
 
 impl SentContext {
-    /// Records what the server has been told; the server remembers only the environment. Returns
-    /// what the child that it makes knows.
+    /// Records what was sent to the server, which keeps only the environment. Returns what the
+    /// child that the server makes has.
     pub(crate) fn record(&mut self, told: Outgoing<'_>) -> SentContext {
         if let Some(environment) = told.environment {
             self.environment = Some(environment);
@@ -105,7 +105,7 @@ pub(crate) fn send<'a>(
     })
 }
 
-/// The parts of the context that the server does not keep.
+/// The received parts of a context, which the server does not keep.
 #[derive(Debug)]
 pub(crate) struct ReceivedContext {
     directory: Option<OwnedFd>,

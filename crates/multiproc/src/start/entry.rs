@@ -19,7 +19,7 @@ use crate::transfer::payload::Payload;
 /// Whether `init` has run here, so that a child of this process would reach its target.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
 
-/// Returns an entry and a payload that do nothing: a standby goes through a start with them.
+/// Returns an entry and a payload that do nothing, with which a standby warms up.
 pub(crate) type WarmUp = fn() -> Option<(Entry, Payload)>;
 
 /// Does what [`init`](crate::init) does. With `is_first`, no code of the program but constructors

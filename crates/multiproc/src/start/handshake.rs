@@ -158,7 +158,7 @@ impl ExecutedProcess {
         }
     }
 
-    /// Returns why a copy has ended after its answer, if it has sent a reason.
+    /// Returns the reason that the copy sent for ending after its answer, if it sent one.
     pub(crate) fn refusal_reason(&self) -> Option<String> {
         let packet = packet::receive(self.socket(), false).ok().filter(|packet| packet.kind == kind::REFUSED)?;
         Some(String::from_utf8_lossy(packet.front()).into_owned())
@@ -220,7 +220,7 @@ pub(crate) struct Answer {
     pub(crate) pidfd: Option<OwnedFd>,
     /// Its report, if that came instead of an acknowledgement.
     pub(crate) early: Option<Report>,
-    /// Whether it isn't allowed to apply the settings that it was sent; it ends then.
+    /// Whether it isn't permitted to apply the settings that it was sent. It ends then.
     pub(crate) not_permitted: bool,
 }
 
@@ -266,18 +266,18 @@ fn not_started(name: &str, packet: &Packet) -> StartError {
     }
 }
 
-/// What the exec'd copy must become.
+/// The role of an executed copy.
 #[derive(Debug)]
 pub(crate) enum Role {
     Server { slots: OwnedFd },
     Child { launch: Packet },
 }
 
-/// Why a copy can't be used.
+/// Why an executed copy can't be used.
 #[derive(Debug)]
 pub(crate) enum AcceptError {
-    /// The parent is gone, or has given up, before it said what the copy must become. There is no
-    /// process to report to.
+    /// The parent was gone, or gave up, before it sent the copy's role. There is no process to
+    /// report to.
     Disconnected,
     /// A reason for the parent to report, in full sentences.
     Refused(String),

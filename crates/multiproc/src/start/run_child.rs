@@ -24,7 +24,7 @@ use crate::transfer::codec;
 use crate::transfer::packet;
 use crate::transfer::payload::Payload;
 
-/// Tells the parent why this process can't be used, and ends it.
+/// Tells the parent why this process can't be used, and ends this process.
 pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {
     send_refusal(&socket, reason);
     // Before anything that may block, such as writing to stderr when that is a full pipe.
@@ -37,7 +37,7 @@ pub(crate) fn send_refusal(socket: &OwnedFd, reason: &str) {
     let _ = packet::send(socket, kind::REFUSED, &[reason.as_bytes()], &[]);
 }
 
-/// Ends this process, and says why on stderr.
+/// Prints the reason on stderr, and ends this process.
 pub(super) fn exit_with_message(reason: &str) -> ! {
     stdio::tell(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
     std::process::exit(EXIT_NOT_STARTED)
@@ -166,7 +166,7 @@ pub(crate) fn send_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     }
 }
 
-/// Ends this process in the way of its host; by default by `exit`. A fork copy then leaves without
+/// Ends this process as its host does it; by default by `exit`. A fork copy then leaves without
 /// running the exit handlers, which belong to its parent.
 pub(crate) fn exit_with(code: i32) -> ! {
     if let Some(leave) = host::leave() {
