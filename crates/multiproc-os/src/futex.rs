@@ -17,6 +17,8 @@ pub enum Woken {
     Perhaps,
     /// The deadline has passed.
     Late,
+    /// A signal handler ran in this thread, from [`wait`] only: check the condition again.
+    Interrupted,
 }
 
 /// Sleeps while `word` is `expected`, until a wake-up or `deadline`.
@@ -32,6 +34,7 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken
     lifeline::look();
     match futex::wait(word, Flags::empty(), expected, timeout.as_ref()) {
         Err(rustix::io::Errno::TIMEDOUT) => Woken::Late,
+        Err(rustix::io::Errno::INTR) => Woken::Interrupted,
         _ => Woken::Perhaps,
     }
 }

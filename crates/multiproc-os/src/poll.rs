@@ -1,6 +1,7 @@
 //! Waiting for descriptors until a deadline: poll(2), and select(2) where poll refuses the number
 //! of descriptors.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -82,6 +83,32 @@ fn select_until<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec
     Ok(numbers.iter().enumerate().filter(|(_, number)| is_ready(number)).map(|(index, _)| index).collect())
 }
 
+thread_local! {
+    /// Whether a signal handler ends the waits of this thread.
+    static INTERRUPTIBLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `action`, in which a signal handler that runs in this thread ends each wait of this module
+/// with the error `Interrupted`. Otherwise waits go on after the handler.
+///
+/// A handler that runs after the last check and before the system call doesn't end the wait.
+pub fn interruptible<R>(action: impl FnOnce() -> R) -> R {
+    /// Restores the previous value, after a panic too.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            INTERRUPTIBLE.set(self.0);
+        }
+    }
+    let _before = Before(INTERRUPTIBLE.replace(true));
+    action()
+}
+
+/// Whether the calling thread is in [`interruptible`].
+pub fn is_interruptible() -> bool {
+    INTERRUPTIBLE.get()
+}
+
 /// Calls `wait`, which returns the number of ready descriptors, until there is one or `deadline`
 /// has passed. Computes the timeout anew for each call, so signals can't prolong the wait.
 fn until(
@@ -97,7 +124,7 @@ fn until(
         match wait(timeout.as_ref()) {
             Ok(0) if left != step => {}
             Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::INTR) if !is_interruptible() => {}
             Err(error) => return Err(error.into()),
         }
     }

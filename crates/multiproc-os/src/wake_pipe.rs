@@ -196,6 +196,14 @@ impl WakePipe {
         Ok(rustix::io::retry_on_intr(|| rustix::io::dup3(&other, &mut self.fd, rustix::io::DupFlags::CLOEXEC))?)
     }
 
+    /// Whether this descriptor is open for reading only.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn is_read_only(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fcntl_getfl(&self.fd)? & OFlags::RWMODE == OFlags::RDONLY)
+    }
+
     /// Opens the pipe for reading only: polling the new descriptor doesn't hold the writing side
     /// open.
     ///

@@ -37,6 +37,8 @@ pub enum Limit {
     Until(Instant),
     /// Not at all, except for the moment that a running owner needs.
     Moment,
+    /// Not at all, not even for the moment that a running owner needs.
+    Zero,
 }
 
 impl From<Option<Instant>> for Limit {
@@ -51,7 +53,8 @@ thread_local! {
 
 /// Calls `action`, in which the calling thread waits for spin locks no longer than `limit`. So a
 /// call with a timeout returns in time, even if the owner of a spin lock is stopped. With
-/// [`Limit::Endless`], the limit that is in force stays so.
+/// [`Limit::Endless`], the limit that is in force stays so; and [`Limit::Zero`] stays in force
+/// whatever the limit is.
 #[inline(always)]
 pub fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     /// Restores the previous limit, after a panic too.
@@ -64,7 +67,13 @@ pub fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
     // Called in one place, so that `action` is inlined.
     let _before = match limit {
         Limit::Endless => None,
-        limit => Some(Before(LIMIT.replace(limit))),
+        limit => {
+            let before = LIMIT.get();
+            if !matches!(before, Limit::Zero) {
+                LIMIT.set(limit);
+            }
+            Some(Before(before))
+        }
     };
     action()
 }
@@ -72,7 +81,7 @@ pub fn within<R>(limit: Limit, action: impl FnOnce() -> R) -> R {
 /// A spin lock could not be had in time, as its owner made no progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled {
-    /// The process that holds it.
+    /// The process that holds it; 0 if that was not looked up, as the caller didn't wait at all.
     pub pid: i32,
     /// Whether that process is stopped, as far as is known.
     pub is_stopped: bool,
@@ -87,6 +96,9 @@ impl Stalled {
         }
     }
 
+    /// The lock was held, and the caller doesn't wait at all ([`Limit::Zero`]).
+    pub const BUSY: Stalled = Stalled { pid: 0, is_stopped: false };
+
     /// The `Stalled` that caused this error, if one did.
     pub fn of(error: &io::Error) -> Option<Stalled> {
         error.get_ref()?.downcast_ref().copied()
@@ -96,6 +108,9 @@ impl Stalled {
 impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.is_stopped { "is stopped" } else { "makes no progress" };
+        if *self == Stalled::BUSY {
+            return f.write_str("another thread is in the middle of an operation on it");
+        }
         write!(f, "process {} {how} in the middle of an operation on it", self.pid)
     }
 }
@@ -199,6 +214,7 @@ impl RobustSpinLock {
             Limit::Endless => None,
             Limit::Until(deadline) => Some(deadline.max(Instant::now())),
             Limit::Moment => Some(Instant::now()),
+            Limit::Zero => None,
         };
         // When to check next whether to give up.
         let mut until = end.map(|end| end + GRACE);
@@ -212,6 +228,12 @@ impl RobustSpinLock {
                     return Ok(word & OWNER_DIED != 0);
                 }
                 continue;
+            }
+            if let Limit::Zero = limit
+                && word & OWNER != thread.id()
+            {
+                thread.done();
+                return Err(Stalled::BUSY);
             }
             if let (Some(end), Some(time)) = (end, until)
                 && time <= Instant::now()

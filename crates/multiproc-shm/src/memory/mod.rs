@@ -6,6 +6,8 @@ pub mod cell;
 pub mod growable_mapping;
 pub mod object;
 #[allow(unsafe_code)]
+pub mod once_box;
+#[allow(unsafe_code)]
 pub mod region;
 #[allow(unsafe_code)]
 pub mod scratch;

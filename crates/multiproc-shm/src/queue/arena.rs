@@ -457,6 +457,14 @@ impl<'a> Blocks<'a> {
         self.arena.blocks.address(self.file, offset, len)
     }
 
+    /// Offset of a block in the file.
+    ///
+    /// # Errors
+    /// `InvalidData` if there is no such block.
+    pub fn offset_in_file(self, index: u32) -> io::Result<u64> {
+        Ok(self.arena.blocks.base() + self.place(self.descriptor(index)?)?.0)
+    }
+
     /// How many bytes of a block have memory.
     pub fn allocated(self, index: u32) -> io::Result<u64> {
         Ok(self.descriptor(index)?.allocated.load(Relaxed))

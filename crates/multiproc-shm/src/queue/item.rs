@@ -1,66 +1,9 @@
-//! An item to put, an item that was taken, and why neither was possible.
+//! An item to put, and an item that was taken.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::lock::spin_lock::Stalled;
 use crate::queue::block::Block;
 use crate::queue::store::Store;
-use crate::wait::wait_queue::WaitFailure;
-
-/// Why an item can't be put or taken.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The queue has reached its limit.
-    Full,
-    /// There is no room for the item's handles now.
-    Crowded,
-    /// The item exceeds the queue's limit of bytes, so it will never fit.
-    TooLarge,
-    Closed,
-    /// A system call failed, for lack of memory or of descriptors, say.
-    System(&'static str, io::Error),
-    /// The shared memory contains garbage.
-    Corrupt(&'static str),
-    /// No process is left that could change the state that is waited for.
-    Alone,
-    Late,
-}
-
-impl Refusal {
-    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Refusal {
-        move |error| match error.kind() {
-            io::ErrorKind::InvalidData => Refusal::Corrupt(what),
-            _ => Refusal::System(what, error),
-        }
-    }
-}
-
-impl Refusal {
-    /// The owner of the lock, if the cause is a lock that could not be acquired in time.
-    pub fn stalled(&self) -> Option<Stalled> {
-        match self {
-            Refusal::System(_, error) => Stalled::of(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<Stalled> for Refusal {
-    fn from(stalled: Stalled) -> Refusal {
-        Refusal::System("its lock", stalled.into())
-    }
-}
-
-impl From<WaitFailure> for Refusal {
-    fn from(vain: WaitFailure) -> Refusal {
-        match vain {
-            WaitFailure::Late => Refusal::Late,
-            WaitFailure::Alone => Refusal::Alone,
-            WaitFailure::System(error) => Refusal::System("wait", error),
-        }
-    }
-}
 
 /// An item to put.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +12,7 @@ pub struct Item<'a> {
     /// It is plain bytes, not an encoded value.
     pub raw: bool,
     /// The descriptors that go with it, and the number of handles that they stand for.
-    pub fds: &'a [OwnedFd],
+    pub fds: &'a [BorrowedFd<'a>],
     pub handles: u32,
 }
 
@@ -105,6 +48,12 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// Whether it is a small item of a queue that is not joinable, without descriptors: all there is
+    /// of it is in the scratch.
+    pub(super) fn is_small(&self) -> bool {
+        matches!(self.place, Place::Scratch) && self.handles == 0
+    }
+
     /// The item's block, if it is in one that is not a lease. `store` is called only in that case.
     pub fn block<S: std::ops::Deref<Target = Store>>(&self, store: impl FnOnce() -> S) -> Option<Block<S>> {
         let Place::Block(index, len) = self.place else { return None };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 use crate::lock::spin_lock::Stalled;
 use crate::queue::arena::State;
-use crate::queue::item::Refusal;
+use crate::queue::error::Error;
 use crate::queue::layout::{ARMED, LIMITED};
 use crate::queue::store::Store;
 
@@ -48,10 +48,10 @@ impl Count {
 impl Store {
     /// Whether one more item of `size` bytes is within the limits. Exact, since the caller holds
     /// the producers' lock.
-    pub(super) fn within_limits(&self, size: u64) -> Result<(), Refusal> {
+    pub(super) fn within_limits(&self, size: u64) -> Result<(), Error> {
         let own = &self.shared.producers;
         if size > self.limits.bytes {
-            return Err(Refusal::TooLarge);
+            return Err(Error::TooLarge);
         }
         let put = self.put_so_far();
         if self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
@@ -64,20 +64,20 @@ impl Store {
                 own.seen_bytes.store(taken.bytes, Relaxed);
                 Ok(())
             }
-            false => Err(Refusal::Full),
+            false => Err(Error::Full),
         }
     }
 
     /// As [`within_limits`](Store::within_limits), without the lock. If the answer is uncertain, it
     /// is `Ok`, and the caller checks again under the lock.
-    pub(super) fn seems_within_limits(&self, size: u64) -> Result<(), Refusal> {
+    pub(super) fn seems_within_limits(&self, size: u64) -> Result<(), Error> {
         let own = &self.shared.producers;
         let put = self.put_so_far();
         if size > self.limits.bytes || self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
             return Ok(());
         }
         match self.taken_before(self.head())? {
-            Some(taken) if !self.fits(size, put, taken) && !self.is_closing() => Err(Refusal::Full),
+            Some(taken) if !self.fits(size, put, taken) && !self.is_closing() => Err(Error::Full),
             _ => Ok(()),
         }
     }
@@ -99,7 +99,7 @@ impl Store {
 
     /// The number of items taken when the head was `head`; none if the head has changed. The record
     /// at the head says it. If there is none, all items known to have been put have been taken.
-    pub(super) fn taken_before(&self, head: u64) -> Result<Option<Count>, Refusal> {
+    pub(super) fn taken_before(&self, head: u64) -> Result<Option<Count>, Error> {
         let tail = self.shared.tail.0.load(SeqCst);
         if tail > head {
             let (geometry, mask) = self.geometry();
@@ -108,7 +108,7 @@ impl Store {
             let same = self.head() == head && self.geometry().0 == geometry;
             return match record {
                 Some(record) if same => Ok(Some(Count { number: record.number, bytes: record.bytes })),
-                None if same => Err(Refusal::Corrupt("the record at its head")),
+                None if same => Err(Error::Corrupt("the record at its head")),
                 _ => Ok(None),
             };
         }
@@ -116,7 +116,7 @@ impl Store {
         match self.head() == head {
             false => Ok(None),
             true if tail < head && self.shared.tail.0.load(SeqCst) < head => {
-                Err(Refusal::Corrupt("the head is beyond the tail"))
+                Err(Error::Corrupt("the head is beyond the tail"))
             }
             true => Ok(Some(all)),
         }
@@ -124,7 +124,7 @@ impl Store {
 
     /// The number of items taken. The caller holds the producers' lock, so the record at the head
     /// can't be overwritten.
-    pub(super) fn taken(&self) -> Result<Count, Refusal> {
+    pub(super) fn taken(&self) -> Result<Count, Error> {
         loop {
             if let Some(taken) = self.taken_before(self.head())? {
                 return Ok(taken);
@@ -188,7 +188,7 @@ impl Store {
     }
 
     /// Calls `look` with the numbers put and taken as of one moment.
-    pub(super) fn at_one_moment<R>(&self, look: impl Fn(Count, Count) -> R) -> Result<R, Refusal> {
+    pub(super) fn at_one_moment<R>(&self, look: impl Fn(Count, Count) -> R) -> Result<R, Error> {
         loop {
             let put = self.put_so_far();
             if let Some(taken) = self.taken_before(self.head())? {

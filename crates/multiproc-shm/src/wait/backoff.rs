@@ -7,8 +7,7 @@
 //! next to nothing where they don't. Time that another thread could use is offered to it: after the
 //! first microseconds, each try is followed by a sched_yield(2).
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use multiproc_os::threads;
@@ -159,8 +158,19 @@ impl SpinHistory {
 /// Whether the machine has one processor. (Not whether this process may use only one: another
 /// process may use the others.)
 fn only_processor() -> bool {
-    static ALONE: OnceLock<bool> = OnceLock::new();
-    *ALONE.get_or_init(|| threads::processors() == 1)
+    const UNKNOWN: u8 = 0;
+    const SEVERAL: u8 = 1;
+    const ONE: u8 = 2;
+    // Not a `OnceLock`: a fork copy made while another thread sets it would wait for ever.
+    static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+    match KNOWN.load(Relaxed) {
+        UNKNOWN => {
+            let known = if threads::processors() == 1 { ONE } else { SEVERAL };
+            KNOWN.store(known, Relaxed);
+            known == ONE
+        }
+        known => known == ONE,
+    }
 }
 
 #[cfg(test)]

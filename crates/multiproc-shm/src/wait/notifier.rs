@@ -11,14 +11,15 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::errno::ESRCH;
-use multiproc_os::robust::{Thread, copy_number};
 use multiproc_os::wake_pipe::{self, WakePipe, WakeReason};
 use multiproc_os::{at_fork, pidfd, poll, threads};
 
+use crate::lock::fork_mutex::{ForkMutex, ForkMutexGuard};
+use crate::memory::once_box::OnceBox;
 use crate::wait::backoff::SpinHistory;
 
 /// How often a waiter looks that could get no subscription.
@@ -46,9 +47,9 @@ pub struct Notifier {
     tokens: Tokens,
     /// The number of the wake pipe's descriptor, which never changes.
     number: RawFd,
-    state: Mutex<State>,
+    state: ForkMutex<State>,
     /// A read end for code that polls the descriptor by means of its own.
-    polled: OnceLock<OwnedFd>,
+    polled: OnceBox<OwnedFd>,
     /// How long earlier waits took, which decides how long the next ones spin.
     pub(crate) spin_history: SpinHistory,
 }
@@ -66,8 +67,8 @@ struct State {
     shared: bool,
     /// How often this process had forked when the notifier was made.
     forks: u32,
-    /// The number of the process (an original or a fork copy) that the counts below are about.
-    copy: u32,
+    /// How many handles keep the pipe open for writing even while all openers wait.
+    pins: usize,
     /// Handles of this process through which the change could be made.
     openers: usize,
     /// How many of those can't be used now, as a thread or future waits through them.
@@ -109,16 +110,14 @@ impl Notifier {
     }
 
     fn of(wake_pipe: WakePipe, tokens: Tokens, shared: bool) -> Notifier {
-        // So that copies are numbered.
-        Thread::current();
-        let (copy, forks) = (copy_number(), at_fork::count());
+        let forks = at_fork::count();
         let state = State {
             read_only: false,
             reader: None,
             heard_by: Weak::new(),
             shared,
             forks,
-            copy,
+            pins: 0,
             openers: 1,
             waiting: 0,
             waiters: 0,
@@ -129,20 +128,29 @@ impl Notifier {
         Notifier {
             tokens,
             number: state.wake_pipe.as_fd().as_raw_fd(),
-            state: Mutex::new(state),
-            polled: OnceLock::new(),
+            state: ForkMutex::new(state),
+            polled: OnceBox::new(),
             spin_history: SpinHistory::default(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.copy != copy_number() {
-            (state.copy, state.openers, state.shared) = (copy_number(), 0, true);
-            (state.waiting, state.waiters, state.futures) = (0, 0, 0);
-            (state.reader, state.heard_by) = (None, Weak::new());
-        }
-        state
+    fn state(&self) -> ForkMutexGuard<'_, State> {
+        self.state.lock(State::renew)
+    }
+
+    /// Keeps the pipe open for writing, even while all openers of this process wait, until
+    /// [`unpin`](Notifier::unpin) is called as often. Fork copies keep it open too.
+    pub fn pin(&self) {
+        let mut state = self.state();
+        state.pins += 1;
+        state.settle();
+    }
+
+    /// See [`pin`](Notifier::pin).
+    pub fn unpin(&self) {
+        let mut state = self.state();
+        state.pins = state.pins.saturating_sub(1);
+        state.settle();
     }
 
     /// Counts one more opener.
@@ -281,7 +289,7 @@ impl Notifier {
             && let Ok(reader) = self.state().wake_pipe.reader()
         {
             // Another thread may have been quicker.
-            let _ = self.polled.set(reader);
+            self.polled.set(reader);
         }
         self.polled.get().map_or_else(|| self.as_fd(), |reader| reader.as_fd())
     }
@@ -339,6 +347,19 @@ impl Notifier {
 }
 
 impl State {
+    /// Makes it the state of a fork copy. If another thread `was` changing it when the copy was
+    /// made, the readers may be half replaced: they are forgotten.
+    fn renew(&mut self, was: bool) {
+        (self.openers, self.shared) = (0, true);
+        (self.waiting, self.waiters, self.futures) = (0, 0, 0);
+        let (reader, heard_by) = (self.reader.take(), std::mem::take(&mut self.heard_by));
+        if was {
+            std::mem::forget((reader, heard_by));
+            // The pipe is reopened before the field is set.
+            self.read_only = self.wake_pipe.is_read_only().unwrap_or(self.read_only);
+        }
+    }
+
     /// A descriptor of the read end, shared by at most [`LISTENERS`] subscriptions.
     fn reader(&mut self) -> io::Result<Arc<OwnedFd>> {
         let before = self.heard_by.upgrade().or_else(|| self.reader.clone());
@@ -392,7 +413,7 @@ impl State {
     /// it is, so that other processes may wait for longer than necessary, until there are
     /// descriptors again.
     fn settle(&mut self) {
-        let all_wait = self.waiting >= self.openers && self.is_shared();
+        let all_wait = self.pins == 0 && self.waiting >= self.openers && self.is_shared();
         if all_wait && !self.read_only {
             self.read_only = self.wake_pipe.read_only().is_ok();
         } else if !all_wait && self.read_only {

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use multiproc_os::futex::{self, Woken};
-use multiproc_os::inotify;
 use multiproc_os::wake_pipe::WakeReason;
+use multiproc_os::{inotify, poll};
 
 use crate::lock::spin_lock::Stalled;
 use crate::memory::segment::layout;
@@ -50,8 +50,21 @@ pub enum WaitFailure {
     Late,
     /// No process is left that could make the condition true.
     Alone,
+    /// A signal handler ran in this thread, which is in
+    /// [`interruptible`](multiproc_os::poll::interruptible).
+    Interrupted,
     /// A system call has failed.
     System(io::Error),
+}
+
+impl WaitFailure {
+    /// The failure of a call that may have been interrupted.
+    fn of(error: io::Error) -> WaitFailure {
+        match error.kind() {
+            io::ErrorKind::Interrupted => WaitFailure::Interrupted,
+            _ => WaitFailure::System(error),
+        }
+    }
 }
 
 /// Processes to watch: the death of one ends the sleep.
@@ -237,7 +250,7 @@ impl WaitQueue {
             let mut alone = false;
             let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
             if !op.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::System(stalled.into()))? {
-                alone = self.wait_on_pipe(notifier, &subscription, deadline, op).map_err(WaitFailure::System)?
+                alone = self.wait_on_pipe(notifier, &subscription, deadline, op).map_err(WaitFailure::of)?
                     == WakeReason::HungUp;
             }
             if let Some(outcome) = op.attempt() {
@@ -268,11 +281,20 @@ impl WaitQueue {
             if let Some(outcome) = op.attempt() {
                 return Ok(Some(outcome));
             }
-            if futex::wait(&self.turn, turn, Some(end)) == Woken::Late {
-                return match op.attempt() {
-                    None if is_last => Err(WaitFailure::Late),
-                    outcome => Ok(outcome),
-                };
+            match futex::wait(&self.turn, turn, Some(end)) {
+                Woken::Late => {
+                    return match op.attempt() {
+                        None if is_last => Err(WaitFailure::Late),
+                        outcome => Ok(outcome),
+                    };
+                }
+                Woken::Interrupted if poll::is_interruptible() => {
+                    return match op.attempt() {
+                        None => Err(WaitFailure::Interrupted),
+                        outcome => Ok(outcome),
+                    };
+                }
+                Woken::Interrupted | Woken::Perhaps => {}
             }
         }
     }
