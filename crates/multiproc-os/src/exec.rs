@@ -34,9 +34,10 @@ pub struct Program {
 
 /// Starts this program again. The new process has the same arguments, environment, current
 /// directory and descriptors 0 to 2 (whether close-on-exec or not), and also `fd`, under the number
-/// that the environment variable `variable` holds; `program` says what differs. Signals have their default actions and are
-/// unblocked, except those that a terminal sends to end its foreground process group: they are
-/// blocked until the new process calls [`unblock`](crate::interrupt::unblock).
+/// that the environment variable `variable` holds; `program` says what differs. Signals have their
+/// default actions and are unblocked, except those that a terminal sends to end its foreground
+/// process group: they are blocked until the new process calls
+/// [`unblock`](crate::interrupt::unblock).
 ///
 /// Returns the pid of the new process, a child of the caller.
 ///
@@ -46,10 +47,7 @@ pub struct Program {
 /// executing the dynamic loader, so that `/proc/self/exe` is the loader; and when this process
 /// creates children in another PID namespace, and the first process of that namespace has ended.
 pub fn program(program: &Program, variable: &str, fd: BorrowedFd<'_>) -> io::Result<i32> {
-    let path = match &program.path {
-        Some(path) => Some(CString::new(path.as_os_str().as_bytes())?),
-        None => None,
-    };
+    let path = program.path.as_ref().map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?;
     if path.is_none() && is_loaded_by_hand() {
         return Err(io::Error::other(
             "this program was started through the dynamic loader (ld.so PROGRAM), so /proc/self/exe is the loader, \

@@ -33,6 +33,7 @@ debug_as_message! {
     JoinError: crate::JoinError,
     RemoteError: crate::RemoteError,
     ScopeError: crate::ScopeError,
+    HostInstalled: crate::process::HostInstalled,
     // Queues and connections.
     [T] PutError: crate::PutError<T>,
     PutErrorKind: crate::PutErrorKind,

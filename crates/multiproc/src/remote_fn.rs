@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
 use crate::spec::key::Key;
-use crate::spec::target::{Callable, CapturesNothing, Carried, Target};
+use crate::spec::target::{Callable, CapturesNothing, Carried, Target, for_each_arity};
 
 /// A function that can be sent to another process of this program: as an argument, a field, a
 /// result, or an item of a queue.
@@ -130,14 +130,7 @@ macro_rules! from_pointer {
 }
 
 from_pointer!();
-from_pointer!(A);
-from_pointer!(A B);
-from_pointer!(A B C);
-from_pointer!(A B C D);
-from_pointer!(A B C D E);
-from_pointer!(A B C D E G);
-from_pointer!(A B C D E G H);
-from_pointer!(A B C D E G H I);
+for_each_arity!(from_pointer);
 
 /// The encoded form of a function.
 #[derive(Serialize, Deserialize)]

@@ -103,7 +103,7 @@ impl Prefault for SharedBytes {
 
 impl Prefault for SharedMemory {
     fn prefault(&self) {
-        multiproc::Array::<u8>::prefault(self);
+        SharedMemory::prefault(self);
     }
 }
 
@@ -135,7 +135,7 @@ impl Bytes for SharedMemory {
     }
 
     fn carry_out(&self, task: Task) -> Outcome<u64> {
-        under_lock(self, task)
+        under_lock(&self.as_array()?, task)
     }
 }
 

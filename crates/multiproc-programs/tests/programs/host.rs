@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use crate::scratch::Scratch;
+
 /// The output of the program `host`, started by this method; it executes `file`.
 fn output(method: &str, file: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_host")).args([method, file]).output().unwrap();
@@ -10,20 +12,18 @@ fn output(method: &str, file: &str) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// A second name of the program's file.
-fn other_name() -> (std::path::PathBuf, String) {
-    let directory =
-        std::env::temp_dir().join(format!("multiproc-host-{}-{:?}", std::process::id(), std::thread::current().id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let file = directory.join("other");
+/// A second name of the program's file, in a directory for the test of this method.
+fn other_name(method: &str) -> (Scratch, String) {
+    let scratch = Scratch::new(&format!("host-{method}"));
+    let file = scratch.0.join("other");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_host"), &file).unwrap();
     let name = file.to_str().unwrap().to_owned();
-    (directory, name)
+    (scratch, name)
 }
 
 #[test]
 fn forkserver() {
-    let (directory, file) = other_name();
+    let (_scratch, file) = other_name("forkserver");
     let lines = output("forkserver", &file);
     // The server has been copied once before the second child.
     let expected = [
@@ -34,21 +34,19 @@ fn forkserver() {
         "[0, 0, 0]".into(),
     ];
     assert_eq!(lines, expected);
-    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
 fn spawn() {
-    let (directory, file) = other_name();
+    let (_scratch, file) = other_name("spawn");
     let lines = output("spawn", &file);
     let child = format!("{file} spawn {file} executed executed [0, 0, 0]");
     assert_eq!(lines, ["left with 0", &child, "left with 0", &child, "[0, 0, 0]"]);
-    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
 fn fork() {
-    let (directory, file) = other_name();
+    let (_scratch, file) = other_name("fork");
     let lines = output("fork", &file);
     let this = env!("CARGO_BIN_EXE_host");
     let expected = [
@@ -59,7 +57,6 @@ fn fork() {
         "[2, 2, 0]".into(),
     ];
     assert_eq!(lines, expected);
-    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

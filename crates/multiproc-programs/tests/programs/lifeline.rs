@@ -2,11 +2,13 @@
 //! environment that this system doesn't allow says so on stderr, and is skipped.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use multiproc_os::pidfd;
+
+use crate::scratch::Scratch;
 
 const LIFELINE: &str = env!("CARGO_BIN_EXE_lifeline");
 const EARLY_FILE: &str = env!("CARGO_BIN_EXE_early_file");
@@ -111,23 +113,6 @@ fn children(parent: i32) -> Vec<(i32, String)> {
         (fields.next()? == parent.to_string()).then(|| Some((pid, read(pid, "comm")?.trim().to_owned())))?
     })
     .collect()
-}
-
-/// A temporary directory that is removed at the end of the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("multiproc-{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]

@@ -5,5 +5,6 @@ mod host;
 mod lifeline;
 mod logs;
 mod main_process;
+mod scratch;
 #[cfg(feature = "tracing")]
 mod traced;

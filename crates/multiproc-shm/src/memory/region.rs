@@ -206,7 +206,7 @@ impl Region {
     pub fn open(control: OwnedFd, file: Option<OwnedFd>) -> io::Result<Region> {
         let invalid =
             |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("this is no shared memory: {what}"));
-        let control: LockMapping<Control, _> = LockMapping::new(Segment::open(control)?);
+        let control = LockMapping::new(Segment::<Control>::open(control)?);
         let file = file.map(|file| {
             SharedFile::from_fd(file).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => invalid(&error.to_string()),

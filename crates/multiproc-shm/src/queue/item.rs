@@ -18,7 +18,7 @@ pub struct Item<'a> {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Body<'a> {
-    /// At most [`INLINE`] bytes.
+    /// At most [`INLINE`](super::layout::INLINE) bytes.
     Inline(&'a [u8]),
     /// The first bytes, as many as the second field says, of a block that this process owns.
     Block(u32, u64),

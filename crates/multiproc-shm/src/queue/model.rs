@@ -1,5 +1,4 @@
-//! The store beside a list of which nobody doubts what it does: whatever is put and taken, in
-//! whatever order, the two say the same.
+//! The store beside a plain list: whatever is put and taken, in whatever order, the two agree.
 //!
 //! Two views of the store take turns, as two processes would. Sizes are chosen around the edges: of
 //! what lies in the ring, of a block, and of what is left up to the end of the ring or of one of
@@ -256,8 +255,8 @@ fn it_does_what_a_list_does() {
     result.unwrap();
 }
 
-/// A producer that is slow to count what it has put, or dies before it has, doesn't make an empty
-/// queue seem full: who believes it would sleep, and nobody would be left to wake it.
+/// A producer that is slow to count what it has put, or dies before that, doesn't make an empty
+/// queue seem full: a producer that took it for full would sleep, and no process would wake it.
 #[test]
 fn what_is_put_and_not_counted_yet_fills_nothing() {
     let store = Store::create(Limits { items: 1, bytes: 100 }, false).unwrap();

@@ -142,21 +142,9 @@ impl RelayedRecord {
         relay::log_here(self, true);
     }
 
-    /// The message for a logger that shows no fields: for an event of `tracing`, with its spans and
-    /// fields.
+    /// The message for a logger that shows no fields.
     pub(crate) fn text(&self) -> impl fmt::Display {
-        fmt::from_fn(|f| {
-            if self.content.spans.is_none() {
-                return f.write_str(self.message());
-            }
-            let mut parts = Vec::new();
-            parts.extend((!self.message().is_empty()).then(|| self.message().to_owned()));
-            parts.extend(self.key_values().map(|(key, value)| format!("{key}={value}")));
-            if let Some(spans) = self.spans() {
-                write!(f, "{spans}: ")?;
-            }
-            f.write_str(&parts.join(" "))
-        })
+        Text(self)
     }
 
     /// Passes it to the program's logger of the `log` crate.
@@ -181,6 +169,25 @@ impl RelayedRecord {
 impl fmt::Display for RelayedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}/{}] {}", self.level, self.process(), self.text())
+    }
+}
+
+/// The message of a record; for an event of `tracing`, with its spans and fields.
+struct Text<'a>(&'a RelayedRecord);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Text(record) = self;
+        if record.content.spans.is_none() {
+            return f.write_str(record.message());
+        }
+        let mut parts = Vec::new();
+        parts.extend((!record.message().is_empty()).then(|| record.message().to_owned()));
+        parts.extend(record.key_values().map(|(key, value)| format!("{key}={value}")));
+        if let Some(spans) = record.spans() {
+            write!(f, "{spans}: ")?;
+        }
+        f.write_str(&parts.join(" "))
     }
 }
 

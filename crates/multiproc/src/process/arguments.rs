@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::run::{Call, Run};
 use crate::sendable::Sendable;
-use crate::spec::target::Target;
+use crate::spec::target::{Target, for_each_arity};
 
 /// The arguments of a target: a tuple of 0 to 8 [`Sendable`] values.
 #[diagnostic::on_unimplemented(
@@ -75,14 +75,7 @@ macro_rules! arguments {
     };
 }
 
-arguments!(A);
-arguments!(A B);
-arguments!(A B C);
-arguments!(A B C D);
-arguments!(A B C D E);
-arguments!(A B C D E G);
-arguments!(A B C D E G H);
-arguments!(A B C D E G H I);
+for_each_arity!(arguments);
 
 #[diagnostic::do_not_recommend]
 impl Arguments for () {

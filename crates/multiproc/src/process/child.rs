@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io::{self, PipeReader};
 use std::marker::PhantomData;
-use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,8 +24,8 @@ use crate::{Error, Result};
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// A handle to a process that was started, independent of its target's type.
-/// [`active_children`](crate::active_children) returns them, and a [`Child`] dereferences to one.
-/// Clones are handles to the same process.
+/// [`active_children`](crate::active_children) returns them, and so does [`Child::handle`]. Clones
+/// are handles to the same process.
 ///
 /// Dropping a handle does nothing to the process.
 #[derive(Clone)]
@@ -250,10 +249,9 @@ impl fmt::Debug for ProcessHandle {
 
 /// A process that was started; its target will return a `T`.
 ///
-/// Besides [`join`](Child::join) it has all methods of [`ProcessHandle`]: `name`, `pid`,
-/// `is_alive`, `wait`, `wait_timeout`, `terminate`, `kill`, `exit_code`, … In `async` code,
-/// `child.await` joins it, and `(&child).await` waits for it: see
-/// [`JoinFuture`](crate::JoinFuture).
+/// [`join`](Child::join) takes the child, since there is one value; all other methods are those of
+/// a [`ProcessHandle`], which [`handle`](Child::handle) returns. In `async` code, `child.await`
+/// joins it, and `(&child).await` waits for it: see [`JoinFuture`](crate::JoinFuture).
 ///
 /// Dropping a `Child` does nothing to the process: when this process ends, it waits for the child,
 /// or ends it if it is a daemon.
@@ -291,6 +289,96 @@ impl<T> Child<T> {
     /// with others or given to other threads.
     pub fn handle(&self) -> ProcessHandle {
         self.handle.clone()
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        self.handle.name()
+    }
+
+    /// Returns the process id. After the process has been waited for, another process may have the
+    /// same id.
+    pub fn pid(&self) -> i32 {
+        self.handle.pid()
+    }
+
+    /// Whether it is a daemon: when this process ends, it ends its daemons instead of waiting for
+    /// them.
+    pub fn daemon(&self) -> bool {
+        self.handle.daemon()
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// Returns the code that it exited with, 0 for success, or minus the number of the signal that
+    /// killed it. None while it runs, and if the status is unknown; see
+    /// [`ExitStatus::exit_code`].
+    pub fn exit_code(&self) -> Option<i32> {
+        self.handle.exit_code()
+    }
+
+    /// Waits until the process has ended, and returns its status. [`join`](Child::join) returns the
+    /// target's value. See [`ProcessHandle::wait`].
+    ///
+    /// # Errors
+    /// [`Error::Child`] if the system call fails; this is not expected.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        self.handle.wait()
+    }
+
+    /// Waits until the process has ended, for at most `timeout`. Returns `None` if it still runs
+    /// then. See [`ProcessHandle::wait_timeout`].
+    ///
+    /// # Errors
+    /// As [`wait`](Child::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        self.handle.wait_timeout(timeout)
+    }
+
+    /// Returns the status if the process has ended, without waiting.
+    ///
+    /// # Errors
+    /// As [`wait`](Child::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.handle.try_wait()
+    }
+
+    /// Sends SIGTERM, which asks the process to end, and waits at most 50 ms for the end. See
+    /// [`ProcessHandle::terminate`].
+    ///
+    /// # Errors
+    /// [`Error::Child`] if the process runs as another user. [`kill`](Child::kill) still ends it.
+    pub fn terminate(&self) -> Result<()> {
+        self.handle.terminate()
+    }
+
+    /// Sends SIGKILL, which ends the process whatever it does, and waits at most 50 ms for the end.
+    /// See [`ProcessHandle::kill`].
+    ///
+    /// # Errors
+    /// [`Error::Child`] in the cases that [`ProcessHandle::kill`] lists.
+    pub fn kill(&self) -> Result<()> {
+        self.handle.kill()
+    }
+
+    /// Sends SIGINT, and waits at most 50 ms for the end. See [`ProcessHandle::interrupt`].
+    ///
+    /// # Errors
+    /// As [`terminate`](Child::terminate).
+    pub fn interrupt(&self) -> Result<()> {
+        self.handle.interrupt()
+    }
+
+    /// Sends any signal, without waiting for its effect. See [`ProcessHandle::signal`].
+    ///
+    /// # Errors
+    /// [`Error::Child`] with `EINVAL` for a number that is no signal; otherwise as
+    /// [`terminate`](Child::terminate).
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.handle.signal(signal)
     }
 }
 
@@ -373,14 +461,6 @@ impl<T: DeserializeOwned> Child<T> {
             Ok(()) => (self.join(), stdout, stderr),
             Err(error) => (Err(JoinError::new(self.name(), JoinErrorKind::Wait(error))), stdout, stderr),
         }
-    }
-}
-
-impl<T> Deref for Child<T> {
-    type Target = ProcessHandle;
-
-    fn deref(&self) -> &ProcessHandle {
-        &self.handle
     }
 }
 

@@ -111,6 +111,26 @@ impl ProcessHandle {
     }
 }
 
+impl<T> Child<T> {
+    /// Sends SIGKILL and waits until the process has ended, in `async` code on any executor. See
+    /// [`ProcessHandle::kill_async`].
+    ///
+    /// # Errors
+    /// As [`ProcessHandle::kill_async`].
+    pub async fn kill_async(&self) -> Result<ExitStatus> {
+        self.as_ref().kill_async().await
+    }
+
+    /// Sends SIGTERM and waits until the process has ended; for ever, if it ignores the signal. See
+    /// [`ProcessHandle::kill_async`].
+    ///
+    /// # Errors
+    /// As [`ProcessHandle::kill_async`].
+    pub async fn terminate_async(&self) -> Result<ExitStatus> {
+        self.as_ref().terminate_async().await
+    }
+}
+
 /// Waits for the process, as a reference to a [`Child`] does.
 impl IntoFuture for &ProcessHandle {
     type Output = Result<ExitStatus>;

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 ///
 /// `children` is any collection with items that have a [`ProcessHandle`]: `&[Child<T>]`, an
 /// iterator of `&Child<T>`, [`active_children()`](crate::active_children). For children of
-/// different types, make an array of handles: `[child.handle(), other.handle()]`, or
-/// `[&*child, &*other]`. The same child may occur twice.
+/// different types, make an array of handles: `[child.handle(), other.handle()]`. The same child may
+/// occur twice.
 ///
 /// A child that has ended is returned again by the next call, so a loop that waits for the next
 /// child must remove it. Only the child that is returned is reaped. Each call asks the kernel about

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::io;
-use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -17,8 +16,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::error::{FreezeError, MemoryError};
-use super::guard;
+use super::guard::{self, Locked, Read, Tried, TriedRead};
 use super::names::{self, NameError, Offer, Published};
+use super::part::ArrayPart;
 use super::raw::Atomic;
 use super::read_only::ReadOnlyMemory;
 use super::shared_bytes::SharedBytes;
@@ -40,8 +40,8 @@ use crate::sync::error::not_made;
 ///
 /// It is used in one of these ways:
 ///
-/// - Under its lock: it derefs to [`Array<u8>`], with [`lock`](Array::lock), [`read`](Array::read),
-///   and parts for workers, [`split`](Array::split) and [`chunks`](Array::chunks).
+/// - Under its lock: with [`lock`](SharedMemory::lock), [`read`](SharedMemory::read), and parts for
+///   workers, [`split`](SharedMemory::split) and [`chunks`](SharedMemory::chunks).
 ///   [`as_array`](SharedMemory::as_array) gives a view as an `Array<f64>`, for example.
 /// - [As atomics](SharedMemory::as_atomics), without a lock.
 /// - By [pointer](SharedMemory::as_ptr), or [as a slice](SharedMemory::as_mut_slice), which is
@@ -241,6 +241,127 @@ impl SharedMemory {
         self.bytes.region()
     }
 
+    /// Returns the present number of bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Locks the memory for writing, waiting until no thread holds, reads or has a part of it, and
+    /// holds it until the guard is dropped. The guard is a `&mut [u8]`.
+    ///
+    /// # Errors
+    /// As for [`Array::lock`].
+    #[inline]
+    pub fn lock(&self) -> Locked<'_, u8> {
+        self.bytes.lock()
+    }
+
+    /// Locks the memory for writing if no thread holds, reads or has a part of it; otherwise
+    /// returns `None`.
+    ///
+    /// # Errors
+    /// As for [`Array::lock`].
+    pub fn try_lock(&self) -> Tried<'_, u8> {
+        self.bytes.try_lock()
+    }
+
+    /// Locks the memory for writing, waiting for at most `timeout`; returns `None` if it isn't
+    /// acquired in that time.
+    ///
+    /// # Errors
+    /// As for [`Array::lock`].
+    pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, u8> {
+        self.bytes.lock_timeout(timeout)
+    }
+
+    /// Locks the memory for reading, as any number of threads may at a time, waiting until no
+    /// thread holds it or a part of it. The guard is a `&[u8]`.
+    ///
+    /// # Errors
+    /// As for [`Array::read`].
+    #[inline]
+    pub fn read(&self) -> Read<'_, u8> {
+        self.bytes.read()
+    }
+
+    /// Locks the memory for reading if no thread holds it or a part of it; otherwise returns
+    /// `None`.
+    ///
+    /// # Errors
+    /// As for [`Array::read`].
+    pub fn try_read(&self) -> TriedRead<'_, u8> {
+        self.bytes.try_read()
+    }
+
+    /// Locks the memory for reading, waiting for at most `timeout`; returns `None` if it isn't
+    /// acquired in that time.
+    ///
+    /// # Errors
+    /// As for [`Array::read`].
+    pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, u8> {
+        self.bytes.read_timeout(timeout)
+    }
+
+    /// Returns a copy of all bytes.
+    ///
+    /// # Errors
+    /// As for [`Array::read`].
+    pub fn to_vec(&self) -> Result<Vec<u8>> {
+        self.bytes.to_vec()
+    }
+
+    /// Divides the memory into this number of parts, each of which another process can hold at the
+    /// same time. See [`Array::split`].
+    ///
+    /// # Errors
+    /// As for [`Array::split`].
+    pub fn split(&self, parts: usize) -> Result<Vec<ArrayPart<u8>>, MemoryError> {
+        self.bytes.split(parts)
+    }
+
+    /// Divides the memory into parts of `len` bytes, the last of which may be shorter. See
+    /// [`Array::chunks`].
+    ///
+    /// # Errors
+    /// As for [`Array::split`].
+    pub fn chunks(&self, len: usize) -> Result<Vec<ArrayPart<u8>>, MemoryError> {
+        self.bytes.chunks(len)
+    }
+
+    /// Maps all pages now, instead of each at its first access. See [`Array::prefault`].
+    pub fn prefault(&self) {
+        self.bytes.prefault();
+    }
+
+    /// Returns whether a thread holds the whole memory for writing at this moment, or waits for
+    /// that.
+    pub fn is_locked(&self) -> bool {
+        self.bytes.is_locked()
+    }
+
+    /// Returns how many threads read the memory at this moment, including those that are just
+    /// checking whether they can.
+    pub fn readers(&self) -> usize {
+        self.bytes.readers()
+    }
+
+    /// Returns whether a thread has died or panicked while holding the memory or a part of it. A
+    /// holder's death is noticed by the next thread that locks the same.
+    pub fn is_poisoned(&self) -> bool {
+        self.bytes.is_poisoned()
+    }
+
+    /// Clears the poison of the memory and all its parts, once the bytes have been put right:
+    /// locking no longer gives an error.
+    pub fn clear_poison(&self) {
+        self.bytes.clear_poison();
+    }
+
     /// Returns the number of bytes to which the memory can grow: the present length, unless it was
     /// created [growable](SharedMemoryOptions::growable).
     pub fn max_len(&self) -> usize {
@@ -397,8 +518,8 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`FreezeError`], with the memory, if it is still mapped elsewhere, in another process or by
-    /// another handle in this one; or if it is poisoned: call [`clear_poison`](Array::clear_poison)
-    /// once its content is right.
+    /// another handle in this one; or if it is poisoned: call
+    /// [`clear_poison`](SharedMemory::clear_poison) once its content is right.
     pub fn freeze(self) -> Result<SharedBytes, FreezeError> {
         let (region, name) = self.bytes.into_parts();
         let with_name = |region, name| SharedMemory { bytes: Array::of(region, name) };
@@ -478,16 +599,6 @@ impl SharedMemory {
         // SAFETY: this number of bytes is mapped as long as this handle exists, and the caller
         // guarantees that nothing else accesses them.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
-    }
-}
-
-/// The memory as an array of bytes.
-impl Deref for SharedMemory {
-    type Target = Array<u8>;
-
-    #[inline]
-    fn deref(&self) -> &Array<u8> {
-        &self.bytes
     }
 }
 

@@ -52,6 +52,23 @@ pub trait CapturesNothing: Copy + 'static {}
 #[diagnostic::do_not_recommend]
 impl<F: Copy + 'static> CapturesNothing for F {}
 
+/// Calls a macro with the names of 1, 2, … type parameters, for each number of arguments that a
+/// target may have but none.
+macro_rules! for_each_arity {
+    ($each:ident) => {
+        $each!(A);
+        $each!(A B);
+        $each!(A B C);
+        $each!(A B C D);
+        $each!(A B C D E);
+        $each!(A B C D E G);
+        $each!(A B C D E G H);
+        $each!(A B C D E G H I);
+    };
+}
+
+pub(crate) use for_each_arity;
+
 macro_rules! target {
     ($($arg:ident)*) => {
         impl<F, R, $($arg),*> Target<($($arg,)*)> for F
@@ -69,14 +86,7 @@ macro_rules! target {
 }
 
 target!();
-target!(A);
-target!(A B);
-target!(A B C);
-target!(A B C D);
-target!(A B C D E);
-target!(A B C D E G);
-target!(A B C D E G H);
-target!(A B C D E G H I);
+for_each_arity!(target);
 
 /// The address from which distances are measured.
 static ANCHOR: u8 = 0;

@@ -54,7 +54,7 @@ impl Copy {
         interrupt::hold();
         let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
         let (socket, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
-        let pid = exec::program(&host::program(), VARIABLE, theirs.as_fd())
+        let pid = exec::program(host::program(), VARIABLE, theirs.as_fd())
             .map_err(fail("the program could not be executed again"))?;
         drop(theirs);
         // The copy waits for HELLO, so its pidfd can be opened, unless it was killed and another

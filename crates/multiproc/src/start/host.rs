@@ -50,7 +50,7 @@ pub struct Host {
 }
 
 /// The error of [`Host::install`]: this process has a host already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this process has a host already: install it once, before the first start")]
 pub struct HostInstalled;
 
@@ -128,8 +128,9 @@ impl fmt::Debug for Host {
 }
 
 /// Returns what is executed.
-pub(super) fn program() -> Program {
-    HOST.get().map_or_else(Program::default, |host| host.program.clone())
+pub(super) fn program() -> &'static Program {
+    static THIS: Program = Program { path: None, arguments: None, variables: Vec::new() };
+    HOST.get().map_or(&THIS, |host| &host.program)
 }
 
 /// Called before this process is copied.

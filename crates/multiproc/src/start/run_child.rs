@@ -166,8 +166,8 @@ pub(crate) fn say_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     }
 }
 
-/// Ends this process in the way of its host; by default by `exit`. A fork copy then leaves without running the exit handlers, which belong
-/// to its parent.
+/// Ends this process in the way of its host; by default by `exit`. A fork copy then leaves without
+/// running the exit handlers, which belong to its parent.
 pub(crate) fn leave_with(code: i32) -> ! {
     if let Some(leave) = host::leave() {
         leave(code);

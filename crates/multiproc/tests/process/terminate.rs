@@ -15,11 +15,11 @@ fn ignores_sigterm(ready: String) {
 
 for_each_method! {
     fn each_signal_shows_in_state_and_exit_code(method) {
-        type End = fn(&multiproc::ProcessHandle) -> multiproc::Result<()>;
+        type End = fn(&multiproc::Child<()>) -> multiproc::Result<()>;
         let ends: [(End, &str, i32); 4] = [
-            (multiproc::ProcessHandle::terminate, "stopped[SIGTERM]", -15),
-            (multiproc::ProcessHandle::kill, "stopped[SIGKILL]", -9),
-            (multiproc::ProcessHandle::interrupt, "stopped[SIGINT]", -2),
+            (multiproc::Child::terminate, "stopped[SIGTERM]", -15),
+            (multiproc::Child::kill, "stopped[SIGKILL]", -9),
+            (multiproc::Child::interrupt, "stopped[SIGINT]", -2),
             (|child| child.signal(libc::SIGUSR2), "stopped[SIGUSR2]", -12),
         ];
         for (end, state, code) in ends {

@@ -97,7 +97,7 @@ for_each_method! {
         let start = |name: String| Ends(Process::new(sleep_long, ()).name(name).start_method(method).start().unwrap());
         let mut running: Vec<_> = (0..12).map(|n| start(format!("runner {n}"))).collect();
         let done = ended(method, 0);
-        let all = || running.iter().map(|child| &***child).chain([&*done]);
+        let all = || running.iter().map(|child| child.handle()).chain([done.handle()]);
         let error = wait_all(all(), Duration::from_millis(2)).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("12 of 13 processes still run after 2ms: runner 0, runner 1, "), "{text}");
@@ -113,7 +113,7 @@ for_each_method! {
 
     fn one_may_be_there_many_times(method) {
         let (running, done) = (Ends(sleeper(method)), ended(method, 4));
-        let many = std::iter::repeat_n(&**running, 100).chain(std::iter::repeat_n(&*done, 100));
+        let many = std::iter::repeat_n(&*running, 100).chain(std::iter::repeat_n(&done, 100));
         let (index, status) = wait_any(many, LONG).unwrap().unwrap();
         assert_eq!((index, status.exit_code()), (100, Some(4)));
         let statuses = wait_all(std::iter::repeat_n(&done, 100), LONG).unwrap();
@@ -124,7 +124,7 @@ for_each_method! {
         let number = Process::new(|| 5, ()).start_method(method).start().unwrap();
         let text = Process::new(|| "five".to_owned(), ()).start_method(method).start().unwrap();
         assert_eq!(wait_all([number.handle(), text.handle()], LONG).unwrap().len(), 2);
-        assert_eq!(wait_all([&*number, &*text], LONG).unwrap().len(), 2);
+        assert_eq!(wait_all([number.as_ref(), text.as_ref()], LONG).unwrap().len(), 2);
         let dynamic: [&dyn AsRef<ProcessHandle>; 3] = [&number, &text, &number.handle()];
         assert_eq!(wait_all(dynamic, LONG).unwrap().len(), 3);
         assert_eq!(wait_any(Some(&number), LONG).unwrap().unwrap().0, 0);

@@ -26,6 +26,13 @@ fn go_in_and_out(semaphore: Semaphore, numbers: Numbers, times: u32) {
     }
 }
 
+/// Takes a permit for good, says so, and lives until it is killed.
+fn forget_one(semaphore: Semaphore, event: Event) {
+    semaphore.acquire().unwrap().forget();
+    event.set();
+    sleep_long();
+}
+
 /// Has a permit until it is killed.
 fn hold(semaphore: Semaphore, holds: Event) {
     let _permit = semaphore.acquire().unwrap();
@@ -177,12 +184,7 @@ for_each_method! {
         let (semaphore, other) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
         // The child forgets the last permit and dies. The other one waits for a permit until no
         // process is left that could release one.
-        let forget = |semaphore: Semaphore, event: Event| {
-            semaphore.acquire().unwrap().forget();
-            event.set();
-            sleep_long();
-        };
-        let child = Process::new(forget, (semaphore.clone(), other.clone())).start_method(method);
+        let child = Process::new(forget_one, (semaphore.clone(), other.clone())).start_method(method);
         let child = Ends(child.start().unwrap());
         other.wait().unwrap();
         let target = |semaphore: Semaphore| assert!(semaphore.acquire().unwrap_err().is_disconnected());
@@ -197,12 +199,7 @@ for_each_method! {
 
     fn the_only_one_left_is_told_too(method) {
         let (semaphore, holds) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
-        let forget = |semaphore: Semaphore, event: Event| {
-            semaphore.acquire().unwrap().forget();
-            event.set();
-            sleep_long();
-        };
-        let child = Process::new(forget, (semaphore.clone(), holds.clone())).start_method(method);
+        let child = Process::new(forget_one, (semaphore.clone(), holds.clone())).start_method(method);
         let child = Ends(child.start().unwrap());
         holds.wait().unwrap();
         kill(&child);
