@@ -218,12 +218,10 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             }
             self.take_turnstile(deadline)?;
             // With the turnstile held, the part isn't waited for: others may want other parts.
-            let taken = self.outwait_readers(deadline).then(|| self.take_part(index, Deadline::Now));
-            let result = match taken {
-                Some(Ok(())) => Some(begin()),
-                Some(Err(Refusal::Busy)) => None,
-                Some(Err(refusal)) => Some(Err(refusal.into())),
-                None => Some(Err(Denial::Busy)),
+            let result = match self.outwait_readers(deadline).map(|()| self.take_part(index, Deadline::Now)) {
+                Ok(Ok(())) => Some(begin()),
+                Ok(Err(Refusal::Busy)) => None,
+                Ok(Err(refusal)) | Err(refusal) => Some(Err(refusal.into())),
             };
             self.turnstile().give_up(self, TURNSTILE);
             if let Some(result) = result {

@@ -90,6 +90,8 @@ pub enum Denial {
     NoSlot,
     /// There is no such part any more: the data has been divided anew.
     Stale,
+    /// A signal handler ran in the calling thread, as with [`Refusal::Interrupted`].
+    Interrupted,
 }
 
 impl From<Refusal> for Denial {
@@ -98,6 +100,7 @@ impl From<Refusal> for Denial {
             Refusal::Busy => Denial::Busy,
             Refusal::Mine => Denial::Writes,
             Refusal::Full => Denial::Full,
+            Refusal::Interrupted => Denial::Interrupted,
         }
     }
 }
@@ -151,6 +154,12 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         }
     }
 
+    /// Ends reading, if the calling thread reads through this handle. Returns whether it did.
+    pub fn end_reading_here(&self) -> bool {
+        let slot = self.slots_of_this_thread().find(|slot| self.has(&self.slots()[*slot].word));
+        slot.map(|slot| self.end_reading(slot)).is_some()
+    }
+
     /// Begins to write.
     pub fn write(&self, deadline: Deadline) -> Result<(), Denial> {
         self.come_in(deadline)?;
@@ -167,20 +176,17 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
             return Err(Denial::Writes);
         }
         self.take_turnstile(deadline)?;
-        let alone = match self.outwait_readers(deadline) {
-            true => self.outwait_parts(deadline).map_err(Denial::from),
-            false => Err(Denial::Busy),
-        };
+        let alone = self.outwait_readers(deadline).and_then(|()| self.outwait_parts(deadline));
         if alone.is_err() {
             self.turnstile().give_up(self, TURNSTILE);
         }
-        alone
+        Ok(alone?)
     }
 
-    /// Waits until there is no reader. Returns false if the deadline passes before. The caller has
-    /// the turnstile.
-    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> bool {
-        self.slots_in_use().iter().all(|slot| slot.word.outwait(deadline))
+    /// Waits until there is no reader. The caller has the turnstile.
+    #[inline]
+    pub(crate) fn outwait_readers(&self, deadline: Deadline) -> Result<(), Refusal> {
+        self.slots_in_use().iter().try_for_each(|slot| slot.word.outwait(deadline))
     }
 
     /// Ends writing. Does nothing in a fork copy of the writer.
@@ -245,14 +251,22 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
                 return Ok(slot);
             }
         }
-        self.take_new_slot()
+        self.take_new_slot(used)
     }
 
-    /// Takes a slot that no thread has taken before.
+    /// Takes a slot that no thread has taken before, or one that has begun to count since the caller
+    /// has looked at `seen` of them: the thread that has made it count may not have taken it, as it
+    /// owns as many words as it can.
     #[cold]
-    fn take_new_slot(&self) -> Result<usize, Denial> {
+    fn take_new_slot(&self, mut seen: usize) -> Result<usize, Denial> {
         loop {
             let used = self.used();
+            for slot in seen..used {
+                if self.try_slot(slot)? {
+                    return Ok(slot);
+                }
+            }
+            seen = used;
             let slot = self.slots().get(used).ok_or(Denial::NoSlot)?;
             self.allocate_for(slot).map_err(|_| Denial::NoSlot)?;
             // The slot counts before it is taken, so that no writer misses it. If another thread

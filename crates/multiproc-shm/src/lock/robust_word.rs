@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::futex::{self, Woken};
 use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word, copy_number};
-use multiproc_os::threads;
+use multiproc_os::{poll, threads};
 
 use crate::memory::segment::{AnyBytes, Layout, Segment, layout};
 use crate::wait::backoff::Backoff;
@@ -37,6 +37,9 @@ pub enum Refusal {
     Mine,
     /// The calling thread owns as many words as it can.
     Full,
+    /// A signal handler ran in the calling thread, which is in
+    /// [`interruptible`](multiproc_os::poll::interruptible).
+    Interrupted,
 }
 
 /// A word that a thread can own; all zero, it is free.
@@ -115,7 +118,8 @@ impl RobustWord {
                 return Err(Refusal::Busy);
             }
             if !backoff.wait() {
-                look = self.sleep(found, deadline, look);
+                // A sleep that a signal ends hasn't used up a wake-up.
+                look = self.sleep(found, deadline, look)?;
             }
         }
     }
@@ -123,8 +127,14 @@ impl RobustWord {
     /// Sleeps while the word has an owner, for `after` at most. The caller has announced the word;
     /// whether it was woken or not, it takes the word next if it is free. Returns how long to sleep
     /// the next time.
-    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Duration {
-        self.sleep_by(found, deadline, after, |value, until| futex::wait(self.0.word(), value, Some(until)))
+    fn sleep(&self, found: Pair, deadline: Deadline, after: Duration) -> Result<Duration, Refusal> {
+        let mut is_interrupted = false;
+        let look = self.sleep_by(found, deadline, after, |value, until| {
+            let woken = futex::wait(self.0.word(), value, Some(until));
+            is_interrupted = woken == Woken::Interrupted && poll::is_interruptible();
+            woken
+        });
+        if is_interrupted { Err(Refusal::Interrupted) } else { Ok(look) }
     }
 
     /// As [`sleep`](RobustWord::sleep), but sleeps by calling `sleep` with the word's value and the
@@ -232,10 +242,12 @@ impl RobustWord {
         self.change(found, found.next(OWNER_DIED | found.word() & WAITERS));
     }
 
-    /// Waits until the owner has given the word up or died, without taking it. Returns false when
-    /// the deadline has passed. Only for a word on which no thread sleeps that wants to take it, and
-    /// for one caller at a time.
-    pub fn outwait(&self, deadline: Deadline) -> bool {
+    /// Waits until the owner has given the word up or died, without taking it. Only for a word on
+    /// which no thread sleeps that wants to take it, and for one caller at a time.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when the deadline has passed; [`Refusal::Interrupted`].
+    pub fn outwait(&self, deadline: Deadline) -> Result<(), Refusal> {
         let (mut backoff, mut look) = (Backoff::new(), LOOK);
         loop {
             let found = Pair(self.0.pair().load(SeqCst));
@@ -243,13 +255,13 @@ impl RobustWord {
                 if found.word() & WAITERS != 0 {
                     self.change(found, found.next(found.word() & !WAITERS));
                 }
-                return true;
+                return Ok(());
             }
             if deadline.has_passed() {
-                return false;
+                return Err(Refusal::Busy);
             }
             if !backoff.wait() {
-                look = self.sleep(found, deadline, look);
+                look = self.sleep(found, deadline, look)?;
             }
         }
     }
@@ -739,12 +751,12 @@ mod tests {
                 let begun = Instant::now();
                 assert_eq!(try_it(Deadline::after(Duration::from_millis(20))), Err(Refusal::Busy));
                 assert!(begun.elapsed() >= Duration::from_millis(20));
-                assert!(!mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))));
+                assert_eq!(mapping.more[0].outwait(Deadline::after(Duration::from_millis(1))), Err(Refusal::Busy));
                 assert_eq!(Thread::current().count(), 0);
             });
         });
         leave(&mapping, 0);
-        assert!(mapping.more[0].outwait(Deadline::Now));
+        assert_eq!(mapping.more[0].outwait(Deadline::Now), Ok(()));
         assert!(try_it(Deadline::Now).is_ok());
         leave(&mapping, 0);
         assert_eq!(Deadline::after(Duration::MAX), Deadline::Never);

@@ -13,3 +13,4 @@ pub mod region;
 pub mod scratch;
 #[allow(unsafe_code)]
 pub mod segment;
+pub mod slab;

@@ -14,6 +14,7 @@ use std::{fmt, io};
 use multiproc_os::robust::copy_number;
 
 use crate::memory::segment::{Layout, Segment};
+use crate::memory::slab::{Slab, Slot, in_slab};
 use crate::wait::notifier::{Notifier, Tokens, ViaHandle};
 
 /// A handle of an object with a notifier.
@@ -28,7 +29,9 @@ pub struct Object<L> {
 
 struct Inner<L> {
     segment: Segment<L>,
-    notifier: Notifier,
+    /// Objects in a slab share it.
+    notifier: Arc<Notifier>,
+    slot: Option<Slot>,
     /// The index of this process's latest entry in the object's ledger.
     place: AtomicU32,
 }
@@ -39,7 +42,31 @@ impl<L: Layout> Object<L> {
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create() -> io::Result<Object<L>> {
-        Ok(Object::of(Segment::create()?, Notifier::new(Tokens::Heard)?))
+        Ok(Object::of(Segment::create()?, Arc::new(Notifier::new(Tokens::Heard)?), None))
+    }
+
+    /// A new object in a slab, all zero.
+    ///
+    /// # Errors
+    /// As [`Slab::create_slot`].
+    pub fn create_in(slab: &Slab) -> io::Result<Object<L>> {
+        let (segment, slot) = slab.create_slot()?;
+        Ok(Object::in_slab(segment, slot))
+    }
+
+    /// The object in this slot of a slab.
+    ///
+    /// # Errors
+    /// As [`Slab::open_slot`].
+    pub fn open_in(slab: &Slab, index: u32) -> io::Result<Object<L>> {
+        let (segment, slot) = slab.open_slot(index)?;
+        Ok(Object::in_slab(segment, slot))
+    }
+
+    fn in_slab(segment: Segment<L>, slot: Slot) -> Object<L> {
+        let notifier = slot.slab().notifier().clone();
+        notifier.add_opener();
+        Object::of(segment, notifier, Some(slot))
     }
 
     /// An object that was received from another process.
@@ -53,11 +80,11 @@ impl<L: Layout> Object<L> {
             }
             _ => error,
         });
-        Ok(Object::of(Segment::open(memory)?, notifier?))
+        Ok(Object::of(Segment::open(memory)?, Arc::new(notifier?), None))
     }
 
-    fn of(segment: Segment<L>, notifier: Notifier) -> Object<L> {
-        let inner = Arc::new(Inner { segment, notifier, place: AtomicU32::new(0) });
+    fn of(segment: Segment<L>, notifier: Arc<Notifier>, slot: Option<Slot>) -> Object<L> {
+        let inner = Arc::new(Inner { segment, notifier, slot, place: AtomicU32::new(0) });
         Object { inner, copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 
@@ -105,6 +132,22 @@ impl<L: Layout> Object<L> {
         self.notifier().to_send()
     }
 
+    /// Descriptors of the memory file and of the wake pipe, to be sent.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`; `InvalidInput` if the object lies in a slab.
+    pub fn to_fds(&self) -> io::Result<[OwnedFd; 2]> {
+        if self.inner.slot.is_some() {
+            return Err(in_slab(L::NAME));
+        }
+        Ok([self.memory().try_clone_to_owned()?, self.wake_pipe()?])
+    }
+
+    /// The slot, if the object lies in a slab.
+    pub fn slot(&self) -> Option<&Slot> {
+        self.inner.slot.as_ref()
+    }
+
     /// The way in which the notifier counts a caller that waits by this handle.
     pub fn through(&self) -> ViaHandle<'_> {
         ViaHandle::Handle(&self.waiters)
@@ -136,8 +179,9 @@ impl<L: Layout> Clone for Object<L> {
 
 impl<L> Drop for Object<L> {
     fn drop(&mut self) {
-        // The last handle closes the wake pipe.
-        if Arc::strong_count(&self.inner) > 1 && *self.copy.get_mut() == copy_number() {
+        // The last handle closes the wake pipe, unless the pipe is shared.
+        let is_open = Arc::strong_count(&self.inner) > 1 || self.inner.slot.is_some();
+        if is_open && *self.copy.get_mut() == copy_number() {
             self.inner.notifier.remove_opener();
         }
     }

@@ -9,7 +9,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use multiproc_os::namespace;
 use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
@@ -118,7 +119,9 @@ struct Header {
 /// A segment that contains an `L`.
 #[derive(Debug)]
 pub struct Segment<L> {
-    file: SharedFile,
+    file: Arc<SharedFile>,
+    /// The offset of the segment in the file: other segments may lie in the same file.
+    base: u64,
     mapping: Mapping,
     layout: PhantomData<fn() -> L>,
 }
@@ -158,14 +161,33 @@ impl<L: Layout> Segment<L> {
         assert!(more == L::MORE || L::FEWER && more < L::MORE);
         let mapped = Self::mapped(more);
         let file = SharedFile::create(&format!("multiproc-{}", L::NAME), mapped as u64)?;
-        file.allocate(0, Self::AT_ONCE as u64)?;
-        let mapping = Mapping::new(&file, 0, mapped)?;
-        let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
+        Segment::create_at(Arc::new(file), 0, more)
+    }
+
+    /// As [`create`](Segment::create), in a file that is `behind` bytes longer than the segment.
+    ///
+    /// # Errors
+    /// As [`create`](Segment::create).
+    pub fn create_with_room(behind: u64) -> io::Result<Segment<L>> {
+        let len = Self::mapped(L::MORE) as u64 + behind;
+        let file = SharedFile::create(&format!("multiproc-{}", L::NAME), len)?;
+        Segment::create_at(Arc::new(file), 0, L::MORE)
+    }
+
+    /// Creates a segment at the offset `base` of a file, which is all zero there and long enough,
+    /// with `more` integers behind the layout, perhaps fewer than [`Layout::MORE`].
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`.
+    pub fn create_at(file: Arc<SharedFile>, base: u64, more: usize) -> io::Result<Segment<L>> {
+        file.allocate(base, Self::AT_ONCE as u64)?;
+        let mapping = Mapping::new(&file, base, Self::mapped(more))?;
+        let segment: Segment<L> = Segment { file, base, mapping, layout: PhantomData };
         let header = segment.header();
         header.kind.store(L::KIND, Relaxed);
         header.size.store(size_of::<L>() as u32, Relaxed);
         header.namespace.store(namespace::of_pids().unwrap_or(0), Relaxed);
-        header.magic.store(MAGIC, Relaxed);
+        header.magic.store(MAGIC, Release);
         Ok(segment)
     }
 
@@ -175,9 +197,7 @@ impl<L: Layout> Segment<L> {
     /// `InvalidData` when it is something else; `Unsupported` when it was created in another PID
     /// namespace; `ENOMEM`.
     pub fn open(fd: OwnedFd) -> io::Result<Segment<L>> {
-        let invalid = |what: &dyn std::fmt::Display| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
-        };
+        let invalid = invalid::<L>;
         let file = SharedFile::from_fd(fd).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => invalid(&error),
             _ => error,
@@ -187,13 +207,31 @@ impl<L: Layout> Segment<L> {
             return Err(invalid(&"it is too short"));
         }
         let mapped = (size.min(Self::mapped(L::MORE) as u64) as usize / PAGE) * PAGE;
+        Segment::map(Arc::new(file), 0, mapped)
+    }
+
+    /// Maps a segment that was created [there](Segment::create_at) with this number of integers
+    /// behind the layout.
+    ///
+    /// # Errors
+    /// As [`open`](Segment::open).
+    pub fn open_at(file: Arc<SharedFile>, base: u64, more: usize) -> io::Result<Segment<L>> {
+        let mapped = Self::mapped(more);
+        if file.size()? < base + mapped as u64 {
+            return Err(invalid::<L>(&"it is too short"));
+        }
+        Segment::map(file, base, mapped)
+    }
+
+    fn map(file: Arc<SharedFile>, base: u64, mapped: usize) -> io::Result<Segment<L>> {
+        let invalid = invalid::<L>;
         // Another process may have punched holes into the file. Touching one would raise SIGBUS in
         // this process if there were no memory left.
-        file.allocate(0, Self::AT_ONCE as u64)?;
-        let mapping = Mapping::new(&file, 0, mapped)?;
-        let segment: Segment<L> = Segment { file, mapping, layout: PhantomData };
+        file.allocate(base, Self::AT_ONCE as u64)?;
+        let mapping = Mapping::new(&file, base, mapped)?;
+        let segment: Segment<L> = Segment { file, base, mapping, layout: PhantomData };
         let header = segment.header();
-        if header.magic.load(Relaxed) != MAGIC || header.kind.load(Relaxed) != L::KIND {
+        if header.magic.load(Acquire) != MAGIC || header.kind.load(Relaxed) != L::KIND {
             return Err(invalid(&"it is something else"));
         }
         if header.size.load(Relaxed) != size_of::<L>() as u32 {
@@ -236,7 +274,7 @@ impl<L: Layout> Segment<L> {
     pub fn allocate_for<T: ?Sized>(&self, part: &T) -> io::Result<()> {
         assert!(self.holds(part), "the part lies in another segment");
         let offset = (&raw const *part).addr() - self.mapping.start().as_ptr() as usize;
-        self.file.allocate(offset as u64, size_of_val(part) as u64)
+        self.file.allocate(self.base + offset as u64, size_of_val(part) as u64)
     }
 
     /// The integers behind the layout, zero at first. Those that haven't been allocated must not be
@@ -255,14 +293,24 @@ impl<L: Layout> Segment<L> {
     /// `ENOSPC`, `ENOMEM`.
     pub fn allocate_more(&self, index: usize) -> io::Result<usize> {
         let page = index * 8 / PAGE;
-        self.file.allocate((Self::LEN + page * PAGE) as u64, PAGE as u64)?;
-        Ok(((page + 1) * PAGE / 8).min(L::MORE))
+        self.file.allocate(self.base + (Self::LEN + page * PAGE) as u64, PAGE as u64)?;
+        Ok(((page + 1) * PAGE / 8).min(self.more().len()))
+    }
+
+    /// The memory file, for more segments in it.
+    pub fn shared_file(&self) -> &Arc<SharedFile> {
+        &self.file
     }
 
     /// The memory file, for sending it, or for mapping more of it.
     pub fn file(&self) -> &SharedFile {
         &self.file
     }
+}
+
+/// The error of opening what is no segment of this layout.
+fn invalid<L: Layout>(what: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("this is no {} of this program: {what}", L::NAME))
 }
 
 impl<L: Layout> Deref for Segment<L> {

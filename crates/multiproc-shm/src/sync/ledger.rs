@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::errno::{EMFILE, ENFILE};
+use multiproc_os::fork_local::ForkLocal;
 use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
@@ -84,13 +85,22 @@ impl<L> Copy for Book<'_, L> {}
 
 impl<'a, L: Layout> Book<'a, L> {
     /// The number of entries that may be in use.
+    #[inline]
     fn used(self) -> usize {
-        (self.ledger.used.load(Relaxed) as usize).min(self.room())
+        match self.ledger.used.load(Relaxed) as usize {
+            used @ 0..=NEAR => used,
+            used => used.min(self.room()),
+        }
+    }
+
+    /// The number of entries that there can be behind the object.
+    fn far(self) -> usize {
+        self.segment.more().len() / 2
     }
 
     /// The number of entries that have memory.
     fn room(self) -> usize {
-        NEAR + (self.ledger.allocated.load(Relaxed) as usize).min(FAR)
+        NEAR + (self.ledger.allocated.load(Relaxed) as usize).min(self.far())
     }
 
     /// The entry with this index, if it has memory.
@@ -133,9 +143,10 @@ impl<'a, L: Layout> Book<'a, L> {
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `StorageFull` when there is no room for more processes.
     pub fn make_room(self) -> io::Result<usize> {
-        let allocated = (self.ledger.allocated.load(Relaxed) as usize).min(FAR);
-        if allocated == FAR {
-            let error = format!("its list of processes is full ({} entries)", NEAR + FAR);
+        let (allocated, far) = (self.ledger.allocated.load(Relaxed) as usize, self.far());
+        let allocated = allocated.min(far);
+        if allocated == far {
+            let error = format!("its list of processes is full ({} entries)", NEAR + far);
             return Err(io::Error::new(io::ErrorKind::StorageFull, error));
         }
         Ok(self.segment.allocate_more(2 * allocated)? / 2)
@@ -188,11 +199,8 @@ pub fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
 
 /// A pidfd of the process, which all waiters of this process share. `None` if it has ended.
 fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
-    static SHARED: LazyLock<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = LazyLock::new(Mutex::default);
-    // In a fork copy, the mutex may be locked for ever.
-    let Ok(mut shared) = SHARED.try_lock() else {
-        return Ok(process.watch()?.map(Arc::new));
-    };
+    static SHARED: ForkLocal<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = ForkLocal::new();
+    let mut shared = SHARED.get().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(pidfd) = shared.get(&process).and_then(Weak::upgrade)
         && Arc::strong_count(&pidfd) <= SHARED_BY
     {

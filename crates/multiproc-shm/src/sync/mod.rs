@@ -1,7 +1,43 @@
-//! The states of semaphores, events, barriers and conditions.
+//! Locks, semaphores, events, conditions and barriers that processes share, without guards.
+//!
+//! | type | belongs to | descriptors |
+//! | --- | --- | --- |
+//! | [`Lock`], [`RwLock`] | the thread that has acquired it | 1 |
+//! | [`ProcessLock`] | the process that has acquired it; any process may release it | 2 |
+//! | [`Semaphore`] | each permit to the process that has acquired it; any process may release it | 2 |
+//! | [`Event`], [`Condition`], [`Barrier`] | – | 2 |
+//!
+//! All but `RwLock` can lie in a [`Slab`](crate::memory::slab::Slab): any number of objects with two
+//! descriptors in all.
+//!
+//! Each is opened in another process with the descriptors of `to_fds`, sent by whatever means:
+//! sendmsg(2), or inherited. All processes must be in one PID namespace. When a process dies, what
+//! it holds is released, and waiters are told where that matters. `PROTOCOL.md` in this folder says
+//! what happens at each instruction.
+//!
+//! A call waits until a [`Deadline`](crate::wait::deadline::Deadline). With `Deadline::Now` it waits
+//! only for operations of other threads that take a moment; `try_acquire` doesn't even do that. A
+//! handle made `interruptible` returns [`WaitError::Interrupted`] when a signal handler has run in
+//! the waiting thread.
+//!
+//! After fork(2), the child may use all objects at once, also if the parent has other threads. What
+//! the parent holds isn't held by the child.
 
-pub mod barrier_state;
-pub mod event_state;
+pub mod barrier;
+pub mod condition;
+pub mod error;
+pub mod event;
 pub mod ledger;
-pub mod permits;
-pub mod tickets;
+pub mod lock;
+pub mod process_lock;
+pub mod rwlock;
+pub mod semaphore;
+
+pub use barrier::{Barrier, BarrierError};
+pub use condition::{Condition, ConditionError};
+pub use error::{Acquired, ReleaseError, WaitError};
+pub use event::Event;
+pub use lock::Lock;
+pub use process_lock::ProcessLock;
+pub use rwlock::RwLock;
+pub use semaphore::Semaphore;

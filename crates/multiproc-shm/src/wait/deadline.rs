@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::lock::spin_lock::Limit;
+
 /// The time until which a call may wait.
 ///
 /// ```
@@ -63,6 +65,16 @@ impl Deadline {
             Deadline::Now => Some(Instant::now()),
             Deadline::At(deadline) => Some(deadline),
             Deadline::Never => None,
+        }
+    }
+
+    /// How long the caller waits for spin locks.
+    #[inline]
+    pub(crate) fn limit(self) -> Limit {
+        match self {
+            Deadline::Now => Limit::Moment,
+            Deadline::At(deadline) => Limit::Until(deadline),
+            Deadline::Never => Limit::Endless,
         }
     }
 }

@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use multiproc_shm::wait::deadline::Deadline;
-
 use super::error::MemoryError;
-use super::guard::{self, Locked, Read, Tried, TriedRead};
+use super::guard::{ArrayGuard, ArrayReadGuard, Locked, Read, Reading, Tried, TriedRead, Writing};
 use super::memory::Name;
 use super::part::ArrayPart;
 use super::travel;
@@ -25,6 +23,7 @@ use crate::shm::readers::Denial;
 use crate::shm::region::{Kind, Region};
 use crate::sync::Misuse;
 use crate::sync::error::not_made;
+use crate::sync::raw_lock::RawLock;
 
 /// Any number of values of one type in shared memory, with a lock: Python's
 /// `multiprocessing.Array`.
@@ -194,7 +193,7 @@ impl<T: Plain> Array<T> {
     /// used as atomics.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        guard::lock(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
+        Writing(&self.inner).lock_with(|()| ArrayGuard::new(&self.inner))
     }
 
     /// Locks the whole array if no thread holds, reads or has a part of it; returns `None` if a
@@ -203,7 +202,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`lock`](Array::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
-        guard::lock(&self.inner, Deadline::Now)
+        Writing(&self.inner).try_lock_with(|()| ArrayGuard::new(&self.inner))
     }
 
     /// Locks the whole array, waiting for at most `timeout`; returns `None` if it isn't acquired in
@@ -228,7 +227,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`lock`](Array::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        guard::lock(&self.inner, Deadline::after(timeout))
+        Writing(&self.inner).lock_timeout_with(timeout, |()| ArrayGuard::new(&self.inner))
     }
 
     /// Locks the array for reading, waiting until no thread holds it or a part of it, and reads
@@ -239,7 +238,7 @@ impl<T: Plain> Array<T> {
     /// same handle or a clone of it.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
-        guard::read(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
+        Reading(&self.inner).lock_with(|slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Locks the array for reading if no thread holds it or a part of it; returns `None` if a
@@ -248,7 +247,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`read`](Array::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
-        guard::read(&self.inner, Deadline::Now)
+        Reading(&self.inner).try_lock_with(|slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Locks the array for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -257,7 +256,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     /// As for [`read`](Array::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
-        guard::read(&self.inner, Deadline::after(timeout))
+        Reading(&self.inner).lock_timeout_with(timeout, |slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Returns a copy of the value at index `place`; `None` if that is out of bounds.
@@ -344,7 +343,7 @@ impl<T: Plain> Array<T> {
             Denial::NoSlot => {
                 MemoryError::Io { what: "divide the memory", source: std::io::ErrorKind::OutOfMemory.into() }
             }
-            denial => Misuse::of_denial(denial, self.inner.name()).expect("endless waits don't time out").into(),
+            denial => Misuse::of(denial, self.inner.name()).expect("endless waits don't time out").into(),
         })?;
         Ok((0..count as u32).map(|index| ArrayPart::of(self.clone(), index, version, &plan)).collect())
     }
@@ -364,7 +363,7 @@ impl<T: Plain> Array<T> {
     /// Returns whether a thread has died or panicked while holding the array or a part of it. A
     /// holder's death is noticed by the next thread that locks the same.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.lock().poison_of(None).is_some()
+        Writing(&self.inner).has_poison()
     }
 
     /// Clears the poison of the array and all its parts, once the values have been put right:

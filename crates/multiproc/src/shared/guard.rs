@@ -9,20 +9,22 @@ use multiproc_shm::wait::deadline::Deadline;
 use crate::shm::cell::Plain;
 use crate::shm::readers::Denial;
 use crate::shm::region::{Region, Usage};
+use crate::shm::robust_word::{Holder, Poison, PoisonableWord};
 use crate::sync::guard_state::GuardState;
-use crate::sync::{LockError, Misuse, Poisoned};
+use crate::sync::raw_lock::{self, RawLock};
+use crate::sync::{LockError, Misuse};
 
 /// The result of reading without a time limit.
 pub(super) type Read<'a, T> = Result<ArrayReadGuard<'a, T>, LockError<ArrayReadGuard<'a, T>>>;
 
 /// The result of trying to read, or of reading with a timeout.
-pub(super) type TriedRead<'a, T> = Result<Option<ArrayReadGuard<'a, T>>, LockError<ArrayReadGuard<'a, T>>>;
+pub(super) type TriedRead<'a, T> = raw_lock::Tried<ArrayReadGuard<'a, T>>;
 
 /// The result of locking without a time limit.
 pub(super) type Locked<'a, T> = Result<ArrayGuard<'a, T>, LockError<ArrayGuard<'a, T>>>;
 
 /// The result of trying to lock, or of locking with a timeout.
-pub(super) type Tried<'a, T> = Result<Option<ArrayGuard<'a, T>>, LockError<ArrayGuard<'a, T>>>;
+pub(super) type Tried<'a, T> = raw_lock::Tried<ArrayGuard<'a, T>>;
 
 /// Values in a region: the address of the first, and their number.
 #[derive(Debug)]
@@ -63,38 +65,75 @@ pub(super) fn whole_values<T: Plain>(bytes: &Range<usize>) -> Range<usize> {
     bytes.start.div_ceil(Values::<T>::SIZE).min(end)..end
 }
 
-/// Locks the whole region for reading; `None` if `deadline` passes.
-#[inline]
-pub(super) fn read<T: Plain>(region: &Region, deadline: Deadline) -> TriedRead<'_, T> {
-    let Some(slot) = allowed(region, || region.lock().read(deadline))? else { return Ok(None) };
-    let guard = ArrayReadGuard { region, slot, values: Values::of(region, 0..usize::MAX), state: GuardState::new() };
-    told(region, None, guard).map(Some)
+/// The lock of a region, for reading all of it.
+pub(super) struct Reading<'a>(pub(super) &'a Region);
+
+/// The lock of a region, for writing all of it.
+pub(super) struct Writing<'a>(pub(super) &'a Region);
+
+/// The lock of a part of a region: the part with this index, in the division with this version.
+pub(super) struct WritingPart<'a> {
+    pub(super) region: &'a Region,
+    pub(super) index: usize,
+    pub(super) version: u32,
 }
 
-/// Locks the whole region.
-#[inline]
-pub(super) fn lock<T: Plain>(region: &Region, deadline: Deadline) -> Tried<'_, T> {
-    let Some(()) = allowed(region, || region.lock().write(deadline))? else { return Ok(None) };
-    told(region, None, guard(region, None, 0..usize::MAX)).map(Some)
+impl RawLock for Reading<'_> {
+    /// The reader's slot.
+    type Hold = usize;
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<usize>, Misuse> {
+        allowed(self.0, || self.0.lock().read(deadline))
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        poison_of(self.0, None)
+    }
 }
 
-/// Locks a part of the region: the one with this index, in the division with this version.
-#[inline]
-pub(super) fn lock_part<T: Plain>(
-    region: &Region,
-    index: usize,
-    version: u32,
-    bytes: Range<usize>,
-    deadline: Deadline,
-) -> Tried<'_, T> {
-    let Some(()) = allowed(region, || region.lock().lock_part(index, version, deadline))? else { return Ok(None) };
-    told(region, Some(index), guard(region, Some(index), bytes)).map(Some)
+impl RawLock for Writing<'_> {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        allowed(self.0, || self.0.lock().write(deadline))
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        poison_of(self.0, None)
+    }
 }
 
-#[inline]
-fn guard<T: Plain>(region: &Region, part: Option<usize>, bytes: Range<usize>) -> ArrayGuard<'_, T> {
-    let values = Values::of(region, bytes);
-    ArrayGuard { region, part, values, state: GuardState::new(), unique: PhantomData }
+impl RawLock for WritingPart<'_> {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        self.region.name()
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        allowed(self.region, || self.region.lock().lock_part(self.index, self.version, deadline))
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        poison_of(self.region, Some(self.index))
+    }
 }
 
 /// Converts the lock's denial; `None` if others hold the lock.
@@ -106,13 +145,10 @@ fn allowed<R>(region: &Region, take: impl FnOnce() -> Result<R, Denial>) -> Resu
     Misuse::unless_busy(take(), region.name())
 }
 
-/// Returns the guard of a lock that was just taken, inside an error if it is poisoned.
+/// The poison of a part, or of the whole region; that of the whole counts for each part.
 #[inline]
-fn told<G>(region: &Region, part: Option<usize>, guard: G) -> Result<G, LockError<G>> {
-    match region.lock().poison_of(part).and_then(|poisonable| poisonable.poison()) {
-        None => Ok(guard),
-        Some(poison) => Err(LockError::Poisoned(Poisoned::new(guard, region.name(), poison))),
-    }
+fn poison_of(region: &Region, part: Option<usize>) -> Option<(Poison, Option<Holder>)> {
+    region.lock().poison_of(part).and_then(PoisonableWord::poison)
 }
 
 /// The guard of an [`Array`](crate::Array) or [`SharedMemory`](crate::SharedMemory) that is locked
@@ -126,6 +162,13 @@ pub struct ArrayReadGuard<'a, T: Plain> {
     slot: usize,
     values: Values<T>,
     state: GuardState,
+}
+
+impl<'a, T: Plain> ArrayReadGuard<'a, T> {
+    #[inline]
+    pub(super) fn new(region: &'a Region, slot: usize) -> ArrayReadGuard<'a, T> {
+        ArrayReadGuard { region, slot, values: Values::of(region, 0..usize::MAX), state: GuardState::new() }
+    }
 }
 
 impl<T: Plain> Deref for ArrayReadGuard<'_, T> {
@@ -171,7 +214,25 @@ pub struct ArrayGuard<'a, T: Plain> {
     unique: PhantomData<&'a mut [T]>,
 }
 
-impl<T: Plain> ArrayGuard<'_, T> {
+impl<'a, T: Plain> ArrayGuard<'a, T> {
+    /// The guard of the whole region.
+    #[inline]
+    pub(super) fn new(region: &'a Region) -> ArrayGuard<'a, T> {
+        ArrayGuard::of(region, None, 0..usize::MAX)
+    }
+
+    /// The guard of the part with this index, which lies in this range of bytes.
+    #[inline]
+    pub(super) fn of_part(region: &'a Region, index: usize, bytes: Range<usize>) -> ArrayGuard<'a, T> {
+        ArrayGuard::of(region, Some(index), bytes)
+    }
+
+    #[inline]
+    fn of(region: &'a Region, part: Option<usize>, bytes: Range<usize>) -> ArrayGuard<'a, T> {
+        let values = Values::of(region, bytes);
+        ArrayGuard { region, part, values, state: GuardState::new(), unique: PhantomData }
+    }
+
     /// Clears the poison, once what the guard holds has been put right: locking no longer gives an
     /// error. The guard of a part clears that of the part, not that of the whole.
     pub fn clear_poison(&self) {

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::shared_memory::SharedFile;
-use multiproc_shm::wait::deadline::Deadline;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::error::{FreezeError, MemoryError};
-use super::guard::{self, Locked, Read, Tried, TriedRead};
+use super::guard::{ArrayGuard, Locked, Read, Tried, TriedRead, Writing};
 use super::names::{self, NameError, Offer, Published};
 use super::part::ArrayPart;
 use super::raw::Atomic;
@@ -28,6 +27,7 @@ use crate::shm::cell::Plain;
 use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
 use crate::sync::LockError;
 use crate::sync::error::not_made;
+use crate::sync::raw_lock::RawLock;
 
 /// Bytes that several processes read and write: Python's
 /// `multiprocessing.shared_memory.SharedMemory`.
@@ -710,7 +710,7 @@ fn in_order(region: &Region) -> Result<(), MemoryError> {
     if region.usage() != Some(Usage::Locked) {
         return Ok(());
     }
-    match guard::lock::<u8>(region, Deadline::Now) {
+    match Writing(region).try_lock_with(|()| ArrayGuard::<u8>::new(region)) {
         Ok(Some(_guard)) => Ok(()),
         Ok(None) => Err(MemoryError::InUse),
         Err(LockError::Misuse(misuse)) => Err(misuse.into()),

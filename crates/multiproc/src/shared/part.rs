@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use multiproc_shm::wait::deadline::Deadline;
-
 use super::array::Array;
-use super::guard::{self, Locked, Tried};
+use super::guard::{self, ArrayGuard, Locked, Tried, WritingPart};
 use crate::error::Result;
 use crate::shm::cell::Plain;
 use crate::shm::parts::Plan;
 use crate::shm::readers::Readers;
 use crate::shm::robust_word::PoisonableWord;
+use crate::sync::raw_lock::RawLock;
 
 /// A part of an [`Array`] or of [`SharedMemory`](crate::SharedMemory) that one process can hold
 /// while others hold other parts: [`slice::chunks_mut`] across processes.
@@ -95,7 +94,7 @@ impl<T: Plain> ArrayPart<T> {
     /// divided differently since.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        self.within(Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
+        self.raw().lock_with(|()| self.guard())
     }
 
     /// Locks the part if no other thread holds it, and none reads or holds the whole array, or is
@@ -104,7 +103,7 @@ impl<T: Plain> ArrayPart<T> {
     /// # Errors
     /// As for [`lock`](ArrayPart::lock).
     pub fn try_lock(&self) -> Tried<'_, T> {
-        self.within(Deadline::Now)
+        self.raw().try_lock_with(|()| self.guard())
     }
 
     /// Locks the part, waiting for at most `timeout`; returns `None` if it isn't acquired in that
@@ -113,7 +112,7 @@ impl<T: Plain> ArrayPart<T> {
     /// # Errors
     /// As for [`lock`](ArrayPart::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        self.within(Deadline::after(timeout))
+        self.raw().lock_timeout_with(timeout, |()| self.guard())
     }
 
     /// Returns whether a thread holds the part at this moment, or is just checking whether it can.
@@ -124,7 +123,7 @@ impl<T: Plain> ArrayPart<T> {
     /// Returns whether a thread has died or panicked while holding the part or the whole array. A
     /// holder's death is noticed by the next thread that locks the same.
     pub fn is_poisoned(&self) -> bool {
-        self.is_current() && self.array.region().lock().poison_of(Some(self.index())).is_some()
+        self.is_current() && self.raw().has_poison()
     }
 
     /// Clears the poison of this part, once its values have been put right: locking it no longer
@@ -146,8 +145,13 @@ impl<T: Plain> ArrayPart<T> {
     }
 
     #[inline]
-    fn within(&self, deadline: Deadline) -> Tried<'_, T> {
-        guard::lock_part(self.array.region(), self.index(), self.version, self.bytes.clone(), deadline)
+    fn raw(&self) -> WritingPart<'_> {
+        WritingPart { region: self.array.region(), index: self.index(), version: self.version }
+    }
+
+    #[inline]
+    fn guard(&self) -> ArrayGuard<'_, T> {
+        ArrayGuard::of_part(self.array.region(), self.index(), self.bytes.clone())
     }
 }
 

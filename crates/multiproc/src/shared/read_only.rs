@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use multiproc_shm::wait::deadline::Deadline;
-
-use super::guard::{self, Read, TriedRead};
+use super::guard::{ArrayReadGuard, Read, Reading, TriedRead};
 use super::travel;
 use crate::shm::region::{Access, Region};
+use crate::sync::raw_lock::RawLock;
 
 /// A handle of [`SharedMemory`](crate::SharedMemory) that can only read: the result of
 /// [`SharedMemory::read_only`](crate::SharedMemory::read_only).
@@ -67,7 +66,7 @@ impl ReadOnlyMemory {
     /// # Errors
     /// As for [`Array::read`](crate::Array::read).
     pub fn read(&self) -> Read<'_, u8> {
-        guard::read(&self.inner, Deadline::Never).map(|guard| guard.expect("endless waits don't time out"))
+        Reading(&self.inner).lock_with(|slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Locks the memory for reading if no thread holds it or a part of it; returns `None` if a
@@ -76,7 +75,7 @@ impl ReadOnlyMemory {
     /// # Errors
     /// As for [`read`](ReadOnlyMemory::read).
     pub fn try_read(&self) -> TriedRead<'_, u8> {
-        guard::read(&self.inner, Deadline::Now)
+        Reading(&self.inner).try_lock_with(|slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Locks the memory for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -85,7 +84,7 @@ impl ReadOnlyMemory {
     /// # Errors
     /// As for [`read`](ReadOnlyMemory::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, u8> {
-        guard::read(&self.inner, Deadline::after(timeout))
+        Reading(&self.inner).lock_timeout_with(timeout, |slot| ArrayReadGuard::new(&self.inner, slot))
     }
 
     /// Maps all pages now, instead of each at its first access, as

@@ -9,20 +9,15 @@ use std::sync::Arc;
 
 use super::error::{LockError, Misuse};
 use super::event::Event;
-use super::lock::{self, Lock, LockGuard};
+use super::lock::{Lock, LockGuard};
 use super::mutex::{self, Mutex, MutexGuard};
+use super::raw_lock::RawLock;
 use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
 use super::wait_error::WaitError;
 use crate::shm::cell::Plain;
 use crate::shm::robust_word::{LockMapping, PoisonableWord};
 use crate::shm::waiters::{Denied, Site, Wait};
 use crate::wake::take_turns;
-
-impl Site for lock::Shared {
-    fn poisonable(&self) -> &PoisonableWord {
-        &self.poisonable
-    }
-}
 
 impl<T: Plain> Site for mutex::Shared<T> {
     fn poisonable(&self) -> &PoisonableWord {
@@ -92,10 +87,11 @@ impl Lock {
     /// system refuses a thread to wait with.
     pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         take_turns().await;
-        let (is_entered, poison_count) = (self.enter(), self.poison_count());
-        take(&self.inner).await?;
-        self.taken(is_entered, self.poison_count() != poison_count);
-        self.guard()
+        self.inner.enter();
+        let poison_count = self.inner.poisonable().poison_count();
+        take(self.inner.mapping()).await?;
+        self.inner.taken(self.inner.poisonable().poison_count() != poison_count);
+        self.guarded(LockGuard::new(self))
     }
 }
 
@@ -129,7 +125,7 @@ impl<T: Plain> Mutex<T> {
     pub async fn lock_async(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         take_turns().await;
         take(&self.inner).await?;
-        self.guard()
+        self.guarded(MutexGuard::new(self))
     }
 }
 

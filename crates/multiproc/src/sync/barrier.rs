@@ -1,17 +1,17 @@
 //! [`Barrier`]: a fixed number of parties wait for each other.
 //!
-//! A [`BarrierState`], and a ledger of the processes that have arrived. See `sync/PROTOCOL.md` of
+//! A [`shm::Barrier`], with a ledger of the processes that have arrived. See `sync/PROTOCOL.md` of
 //! `multiproc-shm`, "Barrier".
 
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use multiproc_shm::sync as shm;
+use multiproc_shm::sync::barrier::Cause;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use crate::error::{Error, Result};
-use crate::shm::barrier_state::{self, BarrierState, Cause};
-use crate::shm::object::Object;
 
 /// A point at which a number of parties wait for each other, again and again: Python's
 /// `multiprocessing.Barrier`.
@@ -55,8 +55,9 @@ use crate::shm::object::Object;
 /// A word with the round, and a list of processes, in a memfd, changed under a robust futex. A
 /// waiter spins for some microseconds, sleeps on a futex for some milliseconds, and then in
 /// poll(2), on the pidfds of the other parties among others, without a time limit.
+#[derive(Clone)]
 pub struct Barrier {
-    barrier_state: Object<BarrierState>,
+    inner: shm::Barrier,
 }
 
 impl Barrier {
@@ -66,12 +67,12 @@ impl Barrier {
     /// [`Error::Make`]: `parties` is zero or more than [`MAX_PARTIES`](Barrier::MAX_PARTIES); no
     /// descriptor or no memory is left.
     pub fn new(parties: usize) -> Result<Barrier> {
-        let barrier_state = BarrierState::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
-        Ok(Barrier { barrier_state })
+        let inner = shm::Barrier::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
+        Ok(Barrier { inner })
     }
 
     /// The maximum number of parties.
-    pub const MAX_PARTIES: usize = barrier_state::MOST;
+    pub const MAX_PARTIES: usize = shm::barrier::MOST;
 
     /// Waits until all parties have arrived.
     ///
@@ -155,7 +156,7 @@ impl Barrier {
         action: Option<impl FnOnce()>,
     ) -> Result<BarrierWaitResult, BarrierError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        match self.barrier_state.wait(deadline, action) {
+        match self.inner.wait_with(deadline, action) {
             Ok(index) => Ok(BarrierWaitResult { index }),
             Err((_, Some(error))) => Err(BarrierError::System(error)),
             Err((cause, None)) => Err(BarrierError::Broken(cause.into())),
@@ -164,42 +165,28 @@ impl Barrier {
 
     /// Breaks the barrier: all parties that wait or arrive get an error, until it is reset.
     pub fn abort(&self) {
-        self.barrier_state.break_round(None, Cause::Aborted(multiproc_os::threads::getpid()));
+        self.inner.abort();
     }
 
     /// Resets the barrier to its initial state. Parties that wait get an error; processes that
     /// arrived in earlier rounds are no longer expected.
     pub fn reset(&self) {
-        self.barrier_state.reset();
+        self.inner.reset();
     }
 
     /// Returns the number of parties that wait for each other.
     pub fn parties(&self) -> usize {
-        self.barrier_state.parties()
+        self.inner.parties()
     }
 
     /// Returns how many parties have arrived and wait at this moment.
     pub fn n_waiting(&self) -> usize {
-        self.barrier_state.arrived()
+        self.inner.arrived()
     }
 
     /// Returns whether the barrier is broken.
     pub fn is_broken(&self) -> bool {
-        self.barrier_state.is_broken()
-    }
-}
-
-impl Clone for Barrier {
-    fn clone(&self) -> Barrier {
-        Barrier { barrier_state: self.barrier_state.clone() }
-    }
-}
-
-impl Drop for Barrier {
-    fn drop(&mut self) {
-        if self.barrier_state.retire() {
-            self.barrier_state.leave();
-        }
+        self.inner.is_broken()
     }
 }
 
@@ -215,13 +202,13 @@ impl fmt::Debug for Barrier {
 
 impl Serialize for Barrier {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        travel::serialize(&self.barrier_state, serializer)
+        travel::serialize(self.inner.object(), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Barrier {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Barrier, D::Error> {
-        travel::deserialize(deserializer).map(|barrier_state| Barrier { barrier_state })
+        travel::deserialize(deserializer).map(|object| Barrier { inner: shm::Barrier::from_object(object) })
     }
 }
 

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use multiproc_shm::sync as shm;
+use multiproc_shm::sync::lock::LockState;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{LockError, Misuse, Poisoned};
@@ -15,9 +17,9 @@ use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
 use crate::shm::object::Object;
+use crate::shm::segment::Layout;
 use crate::shm::spin_lock::{Limit, Stalled};
 use crate::shm::tickets::Tickets;
-use crate::shm::wait_queue::WaitFailure;
 
 /// A condition variable with its lock: Python's `multiprocessing.Condition`.
 ///
@@ -70,7 +72,7 @@ use crate::shm::wait_queue::WaitFailure;
 #[derive(Clone)]
 pub struct Condition {
     lock: Lock,
-    tickets: Object<Tickets>,
+    inner: shm::Condition,
 }
 
 /// The result of locking without a time limit.
@@ -112,8 +114,8 @@ impl Condition {
     }
 
     fn of(lock: Lock) -> Result<Condition> {
-        let tickets = Tickets::create().map_err(|source| Error::Make { what: "condition", source })?;
-        Ok(Condition { lock, tickets })
+        let inner = shm::Condition::create().map_err(|source| Error::Make { what: "condition", source })?;
+        Ok(Condition { lock, inner })
     }
 
     /// Acquires the lock, waiting until it is free, and holds it until the guard is dropped.
@@ -121,7 +123,7 @@ impl Condition {
     /// # Errors
     /// As for [`Lock::lock`].
     pub fn lock(&self) -> Locked<'_> {
-        self.tickets.enlist(Limit::Endless, self.lock.users().users);
+        self.inner.enlist(Limit::Endless, self.lock.inner.users().users);
         let lock = self.lock.lock();
         lock.map(|guard| self.guard(guard)).map_err(|error| self.guarded(error))
     }
@@ -131,7 +133,7 @@ impl Condition {
     /// # Errors
     /// As for [`Lock::lock`].
     pub fn try_lock(&self) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
-        self.tickets.enlist(Limit::Moment, self.lock.users().users);
+        self.inner.enlist(Limit::Moment, self.lock.inner.users().users);
         let lock = self.lock.try_lock();
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -143,7 +145,7 @@ impl Condition {
     /// As for [`Lock::lock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
         let begun = Instant::now();
-        self.tickets.enlist(deadline(timeout).into(), self.lock.users().users);
+        self.inner.enlist(deadline(timeout).into(), self.lock.inner.users().users);
         let lock = self.lock.lock_timeout(timeout.saturating_sub(begun.elapsed()));
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -156,8 +158,8 @@ impl Condition {
 
     /// Marks the lock as one that may be taken without this condition.
     fn share_lock(&self) {
-        self.lock.share();
-        self.tickets.expect_others();
+        self.lock.inner.share();
+        self.inner.expect_others();
     }
 
     fn guard<'a>(&'a self, guard: LockGuard<'a>) -> ConditionGuard<'a> {
@@ -171,7 +173,7 @@ impl Condition {
 
 impl fmt::Debug for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Condition").field("lock", &self.lock).field("waiting", &self.tickets.waiting()).finish()
+        f.debug_struct("Condition").field("lock", &self.lock).field("waiting", &self.inner.waiting()).finish()
     }
 }
 
@@ -197,14 +199,14 @@ struct Incoming {
 
 impl Serialize for Condition {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Outgoing { lock: &self.lock, tickets: &self.tickets }.serialize(serializer)
+        Outgoing { lock: &self.lock, tickets: self.inner.object() }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Condition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Condition, D::Error> {
         let Incoming { lock, tickets } = Incoming::deserialize(deserializer)?;
-        Ok(Condition { lock, tickets })
+        Ok(Condition { lock, inner: shm::Condition::from_object(tickets) })
     }
 }
 
@@ -298,11 +300,7 @@ impl ConditionGuard<'_> {
     /// Wakes up to `count` waiters, and returns how many there were to wake. That is an upper
     /// bound: a waiter may have been killed without this being known yet.
     pub fn notify(&self, count: usize) -> usize {
-        // A fork copy of the process doesn't hold the lock.
-        if !self.guard.is_mine() {
-            return 0;
-        }
-        self.condition.tickets.give(count.try_into().unwrap_or(u32::MAX)) as usize
+        self.condition.inner.notify(&self.condition.lock.inner, count)
     }
 
     /// Clears the poison, as [`Lock::clear_poison`] does.
@@ -311,54 +309,25 @@ impl ConditionGuard<'_> {
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool, ConditionError> {
-        let Condition { lock, tickets } = self.condition;
-        if !self.guard.is_mine() {
-            return Err(ConditionError::Misuse(Misuse::NotHeld("condition")));
-        }
-        // Compares the count, not the poison: another thread may have cleared it before this one
-        // looks.
-        let poison_count = lock.poison_count();
-        let alarm = || lock.is_orphaned() || lock.poison_count() != poison_count;
-        let stalled = |stalled: Stalled| {
-            let waited = Err::<(), _>(WaitFailure::System(stalled.into()));
-            ConditionError::Wait(WaitError::of(waited, "wait for a condition", "notify").expect_err("it is an error"))
-        };
-        // The process may be a fork copy that has never taken the lock.
-        tickets.enlist(deadline.into(), lock.users().users);
-        let number = tickets.enter(deadline).map_err(stalled)?;
-        let outcome = loop {
-            let outcome =
-                match self.guard.while_given_up(deadline, || tickets.wait(number, deadline, lock.users(), alarm)) {
-                    Ok(outcome) => outcome?,
-                    Err(pid) => {
-                        tickets.give_up(deadline);
-                        return Err(ConditionError::Stopped { pid });
-                    }
-                };
-            // Taken with the lock held: a waiter that dies here leaves a poisoned lock, which the
-            // others see.
-            if tickets.take(number, deadline).map_err(stalled)? {
-                break Ok(true);
+        let Condition { lock, inner } = self.condition;
+        match inner.wait_until(&lock.inner, deadline) {
+            Ok(()) => Ok(true),
+            Err(shm::ConditionError::Wait(error)) => {
+                let waited = WaitError::of(Err::<(), _>(error), "wait for a condition", "notify");
+                waited.map(|waited| waited.is_some()).map_err(ConditionError::Wait)
             }
-            if outcome.is_err() || lock.poison_count() != poison_count {
-                tickets.give_up(deadline);
-                break outcome.map(|()| true);
+            Err(shm::ConditionError::Poisoned(cause, holder)) => {
+                Err(ConditionError::Poisoned(Poisoned::new((), "condition", (cause, holder))))
             }
-        };
-        if let Some(poison) = lock.poison() {
-            return Err(ConditionError::Poisoned(Poisoned::new((), "condition", poison)));
-        }
-        match outcome {
-            Err(WaitFailure::Late) => Ok(false),
-            outcome => {
-                WaitError::of(outcome, "wait for a condition", "notify").map_err(ConditionError::Wait)?;
-                Ok(true)
-            }
+            Err(shm::ConditionError::Stopped { pid }) => Err(ConditionError::Stopped { pid }),
+            Err(shm::ConditionError::Lost(refusal)) => Err(ConditionError::Misuse(
+                Misuse::of(refusal, LockState::NAME).expect("the lock is waited for while it is busy"),
+            )),
+            Err(_) => Err(ConditionError::Misuse(Misuse::NotHeld("condition"))),
         }
     }
 }
 
-/// The end of `timeout`; `None`, no limit, if the clock can't represent it.
 fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
@@ -368,7 +337,7 @@ impl Drop for ConditionGuard<'_> {
     fn drop(&mut self) {
         // The lock is poisoned then, and all waiters are told so.
         if std::thread::panicking() && self.guard.set_poisoned() {
-            self.condition.tickets.alarm();
+            self.condition.inner.alarm();
         }
     }
 }

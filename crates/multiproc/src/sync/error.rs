@@ -9,7 +9,7 @@ use std::io;
 
 use crate::error::Error;
 use crate::shm::readers::Denial;
-use crate::shm::robust_word::{Holder, Poison, Refusal};
+use crate::shm::robust_word::{Holder, Poison};
 
 /// The error of locking: either the lock is acquired, but poisoned by an earlier holder; or it
 /// isn't, because the caller has made a mistake.
@@ -197,32 +197,26 @@ pub enum Misuse {
 }
 
 impl Misuse {
-    /// The misuse behind a refusal to take a word; `None` if another thread holds it.
-    pub(crate) fn of(refusal: Refusal, what: &'static str) -> Option<Misuse> {
-        match refusal {
-            Refusal::Busy => None,
-            Refusal::Mine => Some(Misuse::HeldHere(what)),
-            Refusal::Full => Some(Misuse::TooMany(what)),
-        }
-    }
-
-    /// The result of a request to read or write; `Ok(None)` if others hold the lock.
+    /// The result of a request for a lock; `Ok(None)` if others hold the lock.
     #[inline]
-    pub(crate) fn unless_busy<R>(result: Result<R, Denial>, what: &'static str) -> Result<Option<R>, Misuse> {
+    pub(crate) fn unless_busy<R>(
+        result: Result<R, impl Into<Denial>>,
+        what: &'static str,
+    ) -> Result<Option<R>, Misuse> {
         match result {
             Ok(granted) => Ok(Some(granted)),
-            Err(denial) => match Misuse::of_denial(denial, what) {
+            Err(denial) => match Misuse::of(denial, what) {
                 None => Ok(None),
                 Some(misuse) => Err(misuse),
             },
         }
     }
 
-    /// The misuse behind a denial to read or write; `None` if others hold the lock.
+    /// The misuse behind a denied lock, or a refused word; `None` if others hold the lock.
     #[inline]
-    pub(crate) fn of_denial(denial: Denial, what: &'static str) -> Option<Misuse> {
-        match denial {
-            Denial::Busy => None,
+    pub(crate) fn of(denial: impl Into<Denial>, what: &'static str) -> Option<Misuse> {
+        match denial.into() {
+            Denial::Busy | Denial::Interrupted => None,
             Denial::Reads => Some(Misuse::Reads(what)),
             Denial::Writes => Some(Misuse::HeldHere(what)),
             Denial::OtherHandle => Some(Misuse::OtherHandle(what)),

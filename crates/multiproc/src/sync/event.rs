@@ -6,13 +6,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use multiproc_shm::sync as shm;
+use multiproc_shm::wait::deadline::Deadline;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
-use crate::shm::event_state::EventState;
-use crate::shm::object::Object;
 
 /// A flag that processes can wait for: Python's `multiprocessing.Event`.
 ///
@@ -44,7 +44,7 @@ use crate::shm::object::Object;
 /// milliseconds, and then in poll(2), without a time limit.
 #[derive(Clone)]
 pub struct Event {
-    pub(super) flag: Object<EventState>,
+    pub(super) flag: shm::Event,
 }
 
 impl Event {
@@ -53,7 +53,7 @@ impl Event {
     /// # Errors
     /// [`Error::Make`]: no descriptor or no memory is left.
     pub fn new() -> Result<Event> {
-        let flag = EventState::create().map_err(|source| Error::Make { what: "event", source })?;
+        let flag = shm::Event::create().map_err(|source| Error::Make { what: "event", source })?;
         Ok(Event { flag })
     }
 
@@ -84,7 +84,7 @@ impl Event {
     /// [`WaitError::Disconnected`] when no process is left that could set it;
     /// [`WaitError::System`].
     pub fn wait(&self) -> Result<(), WaitError> {
-        self.wait_within(None).map(drop)
+        self.wait_until(Deadline::Never).map(drop)
     }
 
     /// Waits as [`wait`](Event::wait) does, for at most `timeout`. Returns whether the event was
@@ -108,11 +108,11 @@ impl Event {
     /// # Errors
     /// As for [`wait`](Event::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, WaitError> {
-        self.wait_within(Some(timeout))
+        self.wait_until(Deadline::after(timeout))
     }
 
-    fn wait_within(&self, timeout: Option<Duration>) -> Result<bool, WaitError> {
-        let waited = WaitError::of(self.flag.wait(timeout), "wait for an event", "set it")?;
+    fn wait_until(&self, deadline: Deadline) -> Result<bool, WaitError> {
+        let waited = WaitError::of(self.flag.wait(deadline), "wait for an event", "set it")?;
         Ok(waited.is_some())
     }
 }
@@ -125,12 +125,12 @@ impl fmt::Debug for Event {
 
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        travel::serialize(&self.flag, serializer)
+        travel::serialize(self.flag.object(), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
-        travel::deserialize(deserializer).map(|flag| Event { flag })
+        travel::deserialize(deserializer).map(|object| Event { flag: shm::Event::from_object(object) })
     }
 }

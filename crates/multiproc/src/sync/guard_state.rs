@@ -6,7 +6,6 @@ use std::thread;
 
 use multiproc_os::robust::copy_number;
 
-use super::error::{LockError, Poisoned};
 use crate::shm::robust_word::PoisonableWord;
 
 thread_local! {
@@ -84,14 +83,5 @@ impl Drop for GuardState {
         if self.borrowed.get() != NOT_BORROWED {
             BORROWED.set(BORROWED.get() - 1);
         }
-    }
-}
-
-/// Returns the guard of a word that was just taken, inside an error if the word is poisoned.
-#[inline]
-pub(crate) fn held<G>(poisonable: &PoisonableWord, what: &'static str, guard: G) -> Result<G, LockError<G>> {
-    match poisonable.poison() {
-        None => Ok(guard),
-        Some(poison) => Err(LockError::Poisoned(Poisoned::new(guard, what, poison))),
     }
 }

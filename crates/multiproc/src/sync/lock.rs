@@ -5,32 +5,21 @@
 //! `multiproc-shm`, "Lock".
 
 use std::fmt;
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use multiproc_os::threads;
+use multiproc_shm::sync as shm;
+use multiproc_shm::sync::lock::LockState;
 use multiproc_shm::wait::deadline::Deadline;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{LockError, Misuse, not_made};
-use super::guard_state::{GuardState, held};
-use super::travel::travels;
+use super::guard_state::GuardState;
+use super::raw_lock::RawLock;
 use crate::error::Result;
-use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
-use crate::shm::segment::{Layout, Segment, layout};
-use crate::shm::users::{self, Users};
-
-/// How long after the deadline a waiter of a condition first checks whether the holder of the lock
-/// is stopped.
-const LOOK: Duration = Duration::from_millis(2);
-
-layout! {
-    /// The layout of a lock in shared memory.
-    pub(super) struct Shared: "lock", 0x10 {
-        pub(super) poisonable: PoisonableWord,
-        users: Users,
-    }
-}
+use crate::handle;
+use crate::shm::robust_word::{Holder, Poison};
+use crate::shm::segment::Layout;
 
 /// A mutual exclusion lock for threads of any processes: Python's `multiprocessing.Lock`, with a
 /// guard.
@@ -75,7 +64,7 @@ layout! {
 /// sleeps.
 #[derive(Clone)]
 pub struct Lock {
-    pub(super) inner: Arc<LockMapping<Shared>>,
+    pub(super) inner: shm::Lock,
 }
 
 /// The result of locking without a time limit.
@@ -87,8 +76,7 @@ impl Lock {
     /// # Errors
     /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
     pub fn new() -> Result<Lock> {
-        let segment = Segment::create().map_err(not_made(Shared::NAME))?;
-        Ok(Lock { inner: Arc::new(LockMapping::new(segment)) })
+        Ok(Lock { inner: shm::Lock::create().map_err(not_made(LockState::NAME))? })
     }
 
     /// Acquires the lock, waiting until it is free, and holds it until the guard is dropped.
@@ -99,10 +87,7 @@ impl Lock {
     /// others.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
-        match self.take(Deadline::Never) {
-            Ok(()) => self.guard(),
-            Err(refusal) => Err(self.misuse(refusal)),
-        }
+        self.lock_with(|()| LockGuard::new(self))
     }
 
     /// Acquires the lock if it is free; returns `None` if it is held.
@@ -111,7 +96,7 @@ impl Lock {
     /// As for [`lock`](Lock::lock).
     #[inline]
     pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        self.lock_within(Deadline::Now)
+        self.try_lock_with(|()| LockGuard::new(self))
     }
 
     /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
@@ -139,117 +124,43 @@ impl Lock {
     /// # Errors
     /// As for [`lock`](Lock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        self.lock_within(Deadline::after(timeout))
-    }
-
-    #[inline]
-    fn lock_within(&self, deadline: Deadline) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
-        match self.take(deadline) {
-            Ok(()) => self.guard().map(Some),
-            Err(Refusal::Busy) => Ok(None),
-            Err(refusal) => Err(self.misuse(refusal)),
-        }
-    }
-
-    #[inline]
-    fn take(&self, deadline: Deadline) -> Result<(), Refusal> {
-        let is_entered = self.enter();
-        let mut inherited = false;
-        self.inner.poisonable.take(&self.inner, 0, deadline, || {
-            inherited = true;
-            true
-        })?;
-        self.taken(is_entered, inherited);
-        Ok(())
-    }
-
-    /// Called before the lock is taken: if conditions share it, enters this process among its
-    /// users, so that waiters of the conditions watch it. Returns whether conditions share the
-    /// lock.
-    #[inline]
-    pub(super) fn enter(&self) -> bool {
-        let are_asked_for = self.inner.users.are_asked_for();
-        if are_asked_for && !self.inner.is_recorded() {
-            self.users().enter();
-            self.inner.note_recorded();
-        }
-        are_asked_for
-    }
-
-    /// Called after the lock was taken: `is_entered` is the result of [`enter`](Lock::enter), and
-    /// `inherited` is set if the previous owner has died.
-    #[inline]
-    pub(super) fn taken(&self, is_entered: bool, inherited: bool) {
-        // The first condition may have begun to share the lock since `enter`.
-        if !is_entered {
-            self.enter();
-        }
-        if inherited {
-            self.announce_poison();
-        }
-    }
-
-    /// Wakes the waiters of conditions that share the lock, so that they check its poison.
-    #[cold]
-    fn announce_poison(&self) {
-        if self.inner.users.are_asked_for() {
-            self.users().tell();
-        }
-    }
-
-    /// The processes that take the lock, recorded if conditions share it.
-    pub(super) fn users(&self) -> users::Shared<'_> {
-        users::Shared { users: &self.inner.users, file: self.inner.as_fd() }
-    }
-
-    /// Marks the lock as shared by a condition: from now on processes enter themselves as users
-    /// before they take it.
-    pub(super) fn share(&self) {
-        self.inner.users.ask();
-    }
-
-    /// The guard of the lock that was just taken.
-    #[inline]
-    pub(super) fn guard(&self) -> Locked<'_> {
-        held(&self.inner.poisonable, Shared::NAME, LockGuard { lock: self, state: GuardState::new() })
-    }
-
-    #[cold]
-    fn misuse<G>(&self, refusal: Refusal) -> LockError<G> {
-        Misuse::of(refusal, Shared::NAME).expect("endless waits don't time out").into()
+        self.lock_timeout_with(timeout, |()| LockGuard::new(self))
     }
 
     /// Returns whether the lock is held at this moment.
     pub fn is_locked(&self) -> bool {
-        self.inner.poisonable.word().owner().is_some()
+        self.inner.is_locked()
     }
 
     /// Returns whether a thread has died or panicked while holding the lock. A holder's death is
     /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.poisonable.poison().is_some()
-    }
-
-    /// Returns whether the holder has died and no thread has taken the lock since.
-    #[inline]
-    pub(crate) fn is_orphaned(&self) -> bool {
-        self.inner.poisonable.word().is_orphaned()
-    }
-
-    /// How often the lock has been poisoned in total; clearing the poison doesn't change this.
-    pub(crate) fn poison_count(&self) -> u32 {
-        self.inner.poisonable.poison_count()
-    }
-
-    /// The poison, if there is any: how the holder ended, and which thread it was.
-    pub(crate) fn poison(&self) -> Option<(Poison, Option<Holder>)> {
-        self.inner.poisonable.poison()
+        self.has_poison()
     }
 
     /// Clears the poison, once what the lock guards has been put right: locking it no longer gives
     /// an error.
     pub fn clear_poison(&self) {
-        self.inner.poisonable.clear_poison();
+        self.inner.clear_poison();
+    }
+}
+
+impl RawLock for Lock {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        LockState::NAME
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        Misuse::unless_busy(self.inner.take(deadline), LockState::NAME)
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.inner.poisonable().poison()
     }
 }
 
@@ -259,7 +170,19 @@ impl fmt::Debug for Lock {
     }
 }
 
-travels!(Lock, |mapping| Ok(Lock { inner: Arc::new(mapping) }));
+impl Serialize for Lock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        handle::serialize(&self.inner.memory(), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lock {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Lock, D::Error> {
+        let memory: OwnedFd = handle::deserialize(deserializer)?;
+        let inner = shm::Lock::from_fds([memory]).map_err(serde::de::Error::custom)?;
+        Ok(Lock { inner })
+    }
+}
 
 /// The guard of a [`Lock`] that is held. Dropping it releases the lock.
 ///
@@ -272,6 +195,12 @@ pub struct LockGuard<'a> {
 }
 
 impl<'a> LockGuard<'a> {
+    /// The guard of the lock that the calling thread has just acquired.
+    #[inline]
+    pub(super) fn new(lock: &'a Lock) -> LockGuard<'a> {
+        LockGuard { lock, state: GuardState::new() }
+    }
+
     /// Clears the poison, as [`Lock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
@@ -279,58 +208,26 @@ impl<'a> LockGuard<'a> {
 
     /// Returns whether the calling thread holds the lock; false in a fork copy of the holder.
     pub(crate) fn is_mine(&self) -> bool {
-        self.lock.inner.poisonable.is_mine()
-    }
-
-    /// Releases the lock, runs `wait`, and acquires the lock again. There is no time limit for
-    /// that, except that after `deadline` the call gives up if the holder is stopped. If another
-    /// holder dies or panics meanwhile, the lock is poisoned; see [`Lock::is_poisoned`].
-    ///
-    /// # Errors
-    /// The id of the process that holds the lock and is stopped. The caller doesn't hold the lock
-    /// then.
-    pub(crate) fn while_given_up<R>(
-        &mut self,
-        deadline: Option<Instant>,
-        wait: impl FnOnce() -> R,
-    ) -> Result<Result<R, Misuse>, i32> {
-        self.give_up();
-        let result = wait();
-        let mut grace = LOOK;
-        loop {
-            let until = deadline.map_or(Deadline::Never, |deadline| Deadline::At(deadline.max(Instant::now()) + grace));
-            let refusal = match self.lock.take(until) {
-                Ok(()) => return Ok(Ok(result)),
-                Err(refusal) => refusal,
-            };
-            if refusal != Refusal::Busy {
-                return Ok(Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")));
-            }
-            let holder = self.lock.inner.poisonable.word().owner().and_then(|owner| threads::seen(owner as i32));
-            if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
-                return Err(holder.process);
-            }
-            grace = (2 * grace).min(Duration::from_secs(1));
-        }
+        self.lock.inner.is_mine()
     }
 
     /// Poisons the lock if the calling thread holds it and is panicking. Returns whether the caller
     /// holds the lock and it is poisoned.
     #[cold]
     pub(crate) fn set_poisoned(&self) -> bool {
-        self.state.end(&self.lock.inner.poisonable);
+        self.state.end(self.lock.inner.poisonable());
         self.is_mine() && self.lock.is_poisoned()
     }
 
     #[cold]
     fn end_in_panic(&self) {
-        self.state.end(&self.lock.inner.poisonable);
-        self.lock.announce_poison();
+        self.state.end(self.lock.inner.poisonable());
+        self.lock.inner.announce_poison();
     }
 
     #[inline]
     fn give_up(&self) {
-        self.lock.inner.poisonable.give_up(&self.lock.inner, 0);
+        self.lock.inner.give_up();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Lock`] is an unnamed memory file (memfd_create(2)). It travels to other processes as an
 //! argument, a result, a field of a [`Run`](crate::Run) value, or nested in any of these; a clone
-//! is another handle of the same lock. `sync/PROTOCOL.md` of `multiproc-shm` beside this file
+//! is another handle of the same lock. `sync/PROTOCOL.md` of `multiproc-shm`
 //! specifies what happens when a process that uses a lock dies.
 //!
 //! A [`Semaphore`], [`BoundedSemaphore`], [`Event`], [`Condition`] or [`Barrier`] has a pipe as
@@ -39,6 +39,7 @@ mod lock;
 #[allow(unsafe_code)]
 mod mutex;
 mod once;
+pub(crate) mod raw_lock;
 mod rlock;
 #[allow(unsafe_code)]
 mod rwlock;

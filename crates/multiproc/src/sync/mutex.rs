@@ -11,11 +11,12 @@ use std::time::Duration;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse, not_made};
-use super::guard_state::{GuardState, held};
+use super::guard_state::GuardState;
+use super::raw_lock::{self, RawLock};
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::cell::{Cell, Plain};
-use crate::shm::robust_word::{LockMapping, PoisonableWord, Refusal};
+use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
 use crate::shm::segment::{Layout, Segment};
 
 /// The layout of a mutex in shared memory.
@@ -102,7 +103,7 @@ pub struct Mutex<T: Plain> {
 pub(super) type Locked<'a, T> = Result<MutexGuard<'a, T>, LockError<MutexGuard<'a, T>>>;
 
 /// The result of trying to lock, or of locking with a timeout.
-type Tried<'a, T> = Result<Option<MutexGuard<'a, T>>, LockError<MutexGuard<'a, T>>>;
+type Tried<'a, T> = raw_lock::Tried<MutexGuard<'a, T>>;
 
 impl<T: Plain> Mutex<T> {
     /// Creates a mutex with this value, which is free.
@@ -146,10 +147,7 @@ impl<T: Plain> Mutex<T> {
     /// locks.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
-        match self.take(Deadline::Never)? {
-            true => self.guard(),
-            false => unreachable!("endless waits don't time out"),
-        }
+        self.lock_with(|()| MutexGuard::new(self))
     }
 
     /// Acquires the mutex if it is free; returns `None` if it is held.
@@ -158,7 +156,7 @@ impl<T: Plain> Mutex<T> {
     /// As for [`lock`](Mutex::lock).
     #[inline]
     pub fn try_lock(&self) -> Tried<'_, T> {
-        self.lock_within(Deadline::Now)
+        self.try_lock_with(|()| MutexGuard::new(self))
     }
 
     /// Acquires the mutex, waiting for at most `timeout`; returns `None` if it isn't acquired in
@@ -183,31 +181,7 @@ impl<T: Plain> Mutex<T> {
     /// # Errors
     /// As for [`lock`](Mutex::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_, T> {
-        self.lock_within(Deadline::after(timeout))
-    }
-
-    #[inline]
-    fn lock_within(&self, deadline: Deadline) -> Tried<'_, T> {
-        match self.take(deadline)? {
-            true => self.guard().map(Some),
-            false => Ok(None),
-        }
-    }
-
-    /// Takes the mutex; false if `deadline` passes before.
-    #[inline]
-    fn take(&self, deadline: Deadline) -> Result<bool, Misuse> {
-        match self.inner.poisonable.take(&self.inner, 0, deadline, || true) {
-            Ok(()) => Ok(true),
-            Err(Refusal::Busy) => Ok(false),
-            Err(refusal) => Err(Misuse::of(refusal, Shared::<T>::NAME).expect("a busy lock is handled above")),
-        }
-    }
-
-    /// The guard of the mutex that was just taken.
-    #[inline]
-    pub(super) fn guard(&self) -> Locked<'_, T> {
-        held(&self.inner.poisonable, Shared::<T>::NAME, MutexGuard { mutex: self, state: GuardState::new() })
+        self.lock_timeout_with(timeout, |()| MutexGuard::new(self))
     }
 
     /// Returns a copy of the value.
@@ -234,12 +208,32 @@ impl<T: Plain> Mutex<T> {
     /// Returns whether a thread has died or panicked while holding the mutex. A holder's death is
     /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.poisonable.poison().is_some()
+        self.has_poison()
     }
 
     /// Clears the poison, once the value has been put right: locking no longer gives an error.
     pub fn clear_poison(&self) {
         self.inner.poisonable.clear_poison();
+    }
+}
+
+impl<T: Plain> RawLock for Mutex<T> {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        Shared::<T>::NAME
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        let taken = self.inner.poisonable.take(&self.inner, 0, deadline, || true);
+        Misuse::unless_busy(taken, Shared::<T>::NAME)
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.inner.poisonable.poison()
     }
 }
 
@@ -278,7 +272,13 @@ pub struct MutexGuard<'a, T: Plain> {
     state: GuardState,
 }
 
-impl<T: Plain> MutexGuard<'_, T> {
+impl<'a, T: Plain> MutexGuard<'a, T> {
+    /// The guard of the mutex that the calling thread has just acquired.
+    #[inline]
+    pub(super) fn new(mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
+        MutexGuard { mutex, state: GuardState::new() }
+    }
+
     /// Clears the poison, as [`Mutex::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.mutex.clear_poison();

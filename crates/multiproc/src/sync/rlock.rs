@@ -13,10 +13,11 @@ use std::time::Duration;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse, not_made};
-use super::guard_state::{GuardState, held};
+use super::guard_state::GuardState;
+use super::raw_lock::{self, RawLock};
 use super::travel::travels;
 use crate::error::Result;
-use crate::shm::robust_word::{LockMapping, PoisonableWord, Refusal};
+use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
 use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
@@ -89,7 +90,7 @@ impl AsFd for Inner {
 type Locked<'a> = Result<RLockGuard<'a>, LockError<RLockGuard<'a>>>;
 
 /// The result of trying to lock, or of locking with a timeout.
-type Tried<'a> = Result<Option<RLockGuard<'a>>, LockError<RLockGuard<'a>>>;
+type Tried<'a> = raw_lock::Tried<RLockGuard<'a>>;
 
 impl RLock {
     /// Creates a lock, which is free.
@@ -113,10 +114,7 @@ impl RLock {
     /// 2^32 - 1 times, or holds 1024 other locks.
     #[inline]
     pub fn lock(&self) -> Locked<'_> {
-        match self.take(Deadline::Never)? {
-            true => self.guard(),
-            false => unreachable!("endless waits don't time out"),
-        }
+        self.lock_with(|()| RLockGuard::new(self))
     }
 
     /// Acquires the lock if no other thread holds it; returns `None` otherwise.
@@ -125,7 +123,7 @@ impl RLock {
     /// As for [`lock`](RLock::lock).
     #[inline]
     pub fn try_lock(&self) -> Tried<'_> {
-        self.lock_within(Deadline::Now)
+        self.try_lock_with(|()| RLockGuard::new(self))
     }
 
     /// Acquires the lock, waiting for at most `timeout`; returns `None` if the lock isn't acquired
@@ -152,32 +150,7 @@ impl RLock {
     /// # Errors
     /// As for [`lock`](RLock::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Tried<'_> {
-        self.lock_within(Deadline::after(timeout))
-    }
-
-    #[inline]
-    fn lock_within(&self, deadline: Deadline) -> Tried<'_> {
-        match self.take(deadline)? {
-            true => self.guard().map(Some),
-            false => Ok(None),
-        }
-    }
-
-    /// Takes the lock; false if `deadline` passes before.
-    #[inline]
-    fn take(&self, deadline: Deadline) -> Result<bool, Misuse> {
-        let Inner { mapping, levels } = &*self.inner;
-        if mapping.poisonable.is_mine() {
-            return self.take_again().map(|()| true);
-        }
-        match mapping.poisonable.take(mapping, 0, deadline, || true) {
-            Ok(()) => {
-                levels.store(1, Relaxed);
-                Ok(true)
-            }
-            Err(Refusal::Busy) => Ok(false),
-            Err(refusal) => Err(Misuse::of(refusal, Shared::NAME).expect("a busy lock is handled above")),
-        }
+        self.lock_timeout_with(timeout, |()| RLockGuard::new(self))
     }
 
     fn take_again(&self) -> Result<(), Misuse> {
@@ -190,12 +163,6 @@ impl RLock {
         Ok(())
     }
 
-    /// The guard of the lock that was just taken.
-    #[inline]
-    fn guard(&self) -> Locked<'_> {
-        held(&self.inner.mapping.poisonable, Shared::NAME, RLockGuard { lock: self, state: GuardState::new() })
-    }
-
     /// Returns whether the lock is held at this moment, by any thread.
     pub fn is_locked(&self) -> bool {
         self.inner.mapping.poisonable.word().owner().is_some()
@@ -204,13 +171,40 @@ impl RLock {
     /// Returns whether a thread has died or panicked while holding the lock. A holder's death is
     /// noticed by the next thread that locks it.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.mapping.poisonable.poison().is_some()
+        self.has_poison()
     }
 
     /// Clears the poison, once what the lock guards has been put right: locking it no longer gives
     /// an error.
     pub fn clear_poison(&self) {
         self.inner.mapping.poisonable.clear_poison();
+    }
+}
+
+impl RawLock for RLock {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        Shared::NAME
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        let Inner { mapping, levels } = &*self.inner;
+        if mapping.poisonable.is_mine() {
+            return self.take_again().map(Some);
+        }
+        let taken = Misuse::unless_busy(mapping.poisonable.take(mapping, 0, deadline, || true), Shared::NAME)?;
+        if taken.is_some() {
+            levels.store(1, Relaxed);
+        }
+        Ok(taken)
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.inner.mapping.poisonable.poison()
     }
 }
 
@@ -233,7 +227,12 @@ pub struct RLockGuard<'a> {
     state: GuardState,
 }
 
-impl RLockGuard<'_> {
+impl<'a> RLockGuard<'a> {
+    #[inline]
+    fn new(lock: &'a RLock) -> RLockGuard<'a> {
+        RLockGuard { lock, state: GuardState::new() }
+    }
+
     /// Clears the poison, as [`RLock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();

@@ -13,12 +13,13 @@ use std::time::Duration;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse, not_made};
-use super::guard_state::{GuardState, held};
+use super::guard_state::GuardState;
+use super::raw_lock::{self, RawLock};
 use super::travel::travels;
 use crate::error::Result;
 use crate::shm::cell::{Cell, Plain};
-use crate::shm::readers::{Denial, Entrance, MOST, Readers, Slot, WORDS};
-use crate::shm::robust_word::LockMapping;
+use crate::shm::readers::{Entrance, MOST, Readers, Slot, WORDS};
+use crate::shm::robust_word::{Holder, LockMapping, Poison};
 use crate::shm::segment::{Layout, Segment};
 
 /// The layout of a read-write lock in shared memory.
@@ -95,13 +96,13 @@ pub struct RwLock<T: Plain = ()> {
 type Read<'a, T> = Result<RwLockReadGuard<'a, T>, LockError<RwLockReadGuard<'a, T>>>;
 
 /// The result of trying to read, or of reading with a timeout.
-type TriedRead<'a, T> = Result<Option<RwLockReadGuard<'a, T>>, LockError<RwLockReadGuard<'a, T>>>;
+type TriedRead<'a, T> = raw_lock::Tried<RwLockReadGuard<'a, T>>;
 
 /// The result of writing without a time limit.
 type Written<'a, T> = Result<RwLockWriteGuard<'a, T>, LockError<RwLockWriteGuard<'a, T>>>;
 
 /// The result of trying to write, or of writing with a timeout.
-type TriedWrite<'a, T> = Result<Option<RwLockWriteGuard<'a, T>>, LockError<RwLockWriteGuard<'a, T>>>;
+type TriedWrite<'a, T> = raw_lock::Tried<RwLockWriteGuard<'a, T>>;
 
 impl<T: Plain> RwLock<T> {
     /// Creates a lock with this value, which is free.
@@ -147,10 +148,7 @@ impl<T: Plain> RwLock<T> {
     /// waits.
     #[inline]
     pub fn read(&self) -> Read<'_, T> {
-        match Self::granted(self.inner.read(Deadline::Never))? {
-            Some(slot) => self.reader(slot),
-            None => unreachable!("endless waits don't time out"),
-        }
+        Reading(self).lock_with(|slot| RwLockReadGuard::new(self, slot))
     }
 
     /// Acquires the lock for reading if no thread writes; returns `None` if a thread writes, is
@@ -159,7 +157,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`read`](RwLock::read).
     pub fn try_read(&self) -> TriedRead<'_, T> {
-        self.read_within(Deadline::Now)
+        Reading(self).try_lock_with(|slot| RwLockReadGuard::new(self, slot))
     }
 
     /// Acquires the lock for reading, waiting for at most `timeout`; returns `None` if it isn't
@@ -182,20 +180,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`read`](RwLock::read).
     pub fn read_timeout(&self, timeout: Duration) -> TriedRead<'_, T> {
-        self.read_within(Deadline::after(timeout))
-    }
-
-    fn read_within(&self, deadline: Deadline) -> TriedRead<'_, T> {
-        match Self::granted(self.inner.read(deadline))? {
-            Some(slot) => self.reader(slot).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    #[inline]
-    fn reader(&self, slot: usize) -> Read<'_, T> {
-        let guard = RwLockReadGuard { lock: self, slot, state: GuardState::new() };
-        held(self.inner.turnstile(), Shared::<T>::NAME, guard)
+        Reading(self).lock_timeout_with(timeout, |slot| RwLockReadGuard::new(self, slot))
     }
 
     /// Acquires the lock for writing, waiting until no thread reads or writes, and holds it until
@@ -206,10 +191,7 @@ impl<T: Plain> RwLock<T> {
     /// [`LockError::Misuse`] if the calling thread reads or writes, or holds 1024 locks.
     #[inline]
     pub fn write(&self) -> Written<'_, T> {
-        match Self::granted(self.inner.write(Deadline::Never))? {
-            Some(()) => self.writer(),
-            None => unreachable!("endless waits don't time out"),
-        }
+        Writing(self).lock_with(|()| RwLockWriteGuard::new(self))
     }
 
     /// Acquires the lock for writing if no thread reads or writes; returns `None` if a thread does,
@@ -218,7 +200,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`write`](RwLock::write).
     pub fn try_write(&self) -> TriedWrite<'_, T> {
-        self.write_within(Deadline::Now)
+        Writing(self).try_lock_with(|()| RwLockWriteGuard::new(self))
     }
 
     /// Acquires the lock for writing, waiting for at most `timeout`; returns `None` if it isn't
@@ -245,24 +227,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     /// As for [`write`](RwLock::write).
     pub fn write_timeout(&self, timeout: Duration) -> TriedWrite<'_, T> {
-        self.write_within(Deadline::after(timeout))
-    }
-
-    fn write_within(&self, deadline: Deadline) -> TriedWrite<'_, T> {
-        match Self::granted(self.inner.write(deadline))? {
-            Some(()) => self.writer().map(Some),
-            None => Ok(None),
-        }
-    }
-
-    #[inline]
-    fn writer(&self) -> Written<'_, T> {
-        held(self.inner.turnstile(), Shared::<T>::NAME, RwLockWriteGuard { lock: self, state: GuardState::new() })
-    }
-
-    #[inline]
-    fn granted<R>(result: Result<R, Denial>) -> Result<Option<R>, Misuse> {
-        Misuse::unless_busy(result, Shared::<T>::NAME)
+        Writing(self).lock_timeout_with(timeout, |()| RwLockWriteGuard::new(self))
     }
 
     /// Returns a copy of the value.
@@ -295,13 +260,58 @@ impl<T: Plain> RwLock<T> {
     /// Returns whether a thread has died or panicked while writing. A writer's death is noticed by
     /// the next thread that reads or writes.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.turnstile().poison().is_some()
+        Writing(self).has_poison()
     }
 
     /// Clears the poison, once the value has been put right: reading and writing no longer give an
     /// error.
     pub fn clear_poison(&self) {
         self.inner.turnstile().clear_poison();
+    }
+}
+
+/// The lock for reading.
+struct Reading<'a, T: Plain>(&'a RwLock<T>);
+
+/// The lock for writing.
+struct Writing<'a, T: Plain>(&'a RwLock<T>);
+
+impl<T: Plain> RawLock for Reading<'_, T> {
+    /// The reader's slot.
+    type Hold = usize;
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        Shared::<T>::NAME
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<usize>, Misuse> {
+        Misuse::unless_busy(self.0.inner.read(deadline), Shared::<T>::NAME)
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.0.inner.turnstile().poison()
+    }
+}
+
+impl<T: Plain> RawLock for Writing<'_, T> {
+    type Hold = ();
+
+    #[inline]
+    fn name(&self) -> &'static str {
+        Shared::<T>::NAME
+    }
+
+    #[inline]
+    fn acquire(&self, deadline: Deadline) -> Result<Option<()>, Misuse> {
+        Misuse::unless_busy(self.0.inner.write(deadline), Shared::<T>::NAME)
+    }
+
+    #[inline]
+    fn poison(&self) -> Option<(Poison, Option<Holder>)> {
+        self.0.inner.turnstile().poison()
     }
 }
 
@@ -340,7 +350,12 @@ pub struct RwLockReadGuard<'a, T: Plain = ()> {
     state: GuardState,
 }
 
-impl<T: Plain> RwLockReadGuard<'_, T> {
+impl<'a, T: Plain> RwLockReadGuard<'a, T> {
+    #[inline]
+    fn new(lock: &'a RwLock<T>, slot: usize) -> RwLockReadGuard<'a, T> {
+        RwLockReadGuard { lock, slot, state: GuardState::new() }
+    }
+
     /// Clears the poison, as [`RwLock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
@@ -388,7 +403,12 @@ pub struct RwLockWriteGuard<'a, T: Plain = ()> {
     state: GuardState,
 }
 
-impl<T: Plain> RwLockWriteGuard<'_, T> {
+impl<'a, T: Plain> RwLockWriteGuard<'a, T> {
+    #[inline]
+    fn new(lock: &'a RwLock<T>) -> RwLockWriteGuard<'a, T> {
+        RwLockWriteGuard { lock, state: GuardState::new() }
+    }
+
     /// Clears the poison, as [`RwLock::clear_poison`] does.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();

@@ -6,13 +6,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use multiproc_shm::sync::{self as shm, semaphore};
+use multiproc_shm::wait::deadline::Deadline;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use super::wait_error::WaitError;
 use crate::error::{Error, Result};
-use crate::shm::object::Object;
-use crate::shm::permits::{self, Permits, TooMany};
 
 /// A counting semaphore: Python's `multiprocessing.Semaphore`, with a guard for each permit.
 ///
@@ -51,7 +51,7 @@ use crate::shm::permits::{self, Permits, TooMany};
 /// pidfds among others, without a time limit.
 #[derive(Clone)]
 pub struct Semaphore {
-    pub(super) permits: Object<Permits>,
+    pub(super) permits: shm::Semaphore,
 }
 
 /// A [`Semaphore`] that never has more permits than it was created with: Python's
@@ -73,7 +73,7 @@ pub struct Semaphore {
 /// ```
 #[derive(Clone)]
 pub struct BoundedSemaphore {
-    pub(super) permits: Object<Permits>,
+    pub(super) permits: shm::Semaphore,
 }
 
 /// Why permits can't be added to a semaphore.
@@ -99,43 +99,38 @@ pub enum ReleaseError {
 
 pub(super) const ACQUIRE: &str = "acquire a permit of a semaphore";
 
-fn create(permits: usize, bound: Option<usize>) -> Result<Object<Permits>> {
-    Permits::create(permits, bound).map_err(|source| Error::Make { what: "semaphore", source })
+fn create(permits: usize, bound: Option<usize>) -> Result<shm::Semaphore> {
+    shm::Semaphore::create(permits, bound).map_err(|source| Error::Make { what: "semaphore", source })
 }
 
-fn acquire(permits: &Object<Permits>) -> Result<Permit<'_>, WaitError> {
-    let taken = acquire_within(permits, None)?;
+fn acquire(permits: &shm::Semaphore) -> Result<Permit<'_>, WaitError> {
+    let taken = acquire_until(permits, Deadline::Never)?;
     Ok(taken.expect("endless waits don't time out"))
 }
 
-fn acquire_within(permits: &Object<Permits>, timeout: Option<Duration>) -> Result<Option<Permit<'_>>, WaitError> {
-    let taken = WaitError::of(permits.acquire(timeout), ACQUIRE, "release one")?;
-    Ok((taken == Some(true)).then(|| Permit::new(permits)))
+fn acquire_until(permits: &shm::Semaphore, deadline: Deadline) -> Result<Option<Permit<'_>>, WaitError> {
+    let taken = WaitError::of(permits.acquire(deadline), ACQUIRE, "release one")?;
+    Ok(taken.map(|()| Permit::new(permits)))
 }
 
-fn try_acquire(permits: &Object<Permits>) -> Result<Option<Permit<'_>>, WaitError> {
-    let taken = permits.try_acquire().map_err(|source| WaitError::System { what: ACQUIRE, source })?;
-    Ok(taken.then(|| Permit::new(permits)))
-}
-
-fn release(permits: &Object<Permits>, count: usize) -> Result<(), ReleaseError> {
-    permits.release(count).map_err(|error| match error {
-        TooMany::Bound(bound) => ReleaseError::Bound { count, bound },
-        TooMany::Most => ReleaseError::Overflow { count },
+fn release(permits: &shm::Semaphore, count: usize) -> Result<(), ReleaseError> {
+    permits.add(count).map_err(|error| match error {
+        shm::ReleaseError::TooMany(bound) if bound < semaphore::MOST => ReleaseError::Bound { count, bound },
+        _ => ReleaseError::Overflow { count },
     })
 }
 
-fn available(permits: &Object<Permits>) -> usize {
+fn available(permits: &shm::Semaphore) -> usize {
     // If this fails, the permits of dead holders are reclaimed later, by a caller that needs one.
-    let _ = permits.count_out();
-    permits.free()
+    let _ = permits.reclaim();
+    permits.available()
 }
 
 macro_rules! impl_semaphore {
     ($name:ident) => {
         impl $name {
             /// The maximum number of permits.
-            pub const MAX_PERMITS: usize = permits::MOST;
+            pub const MAX_PERMITS: usize = semaphore::MOST;
 
             /// Takes a permit, waiting until there is one.
             ///
@@ -155,7 +150,7 @@ macro_rules! impl_semaphore {
             /// [`WaitError::System`].
             #[inline]
             pub fn try_acquire(&self) -> Result<Option<Permit<'_>>, WaitError> {
-                try_acquire(&self.permits)
+                acquire_until(&self.permits, Deadline::Now)
             }
 
             /// Takes a permit, waiting for at most `timeout`; returns `None` if there is none in
@@ -180,7 +175,7 @@ macro_rules! impl_semaphore {
             /// # Errors
             /// As for [`acquire`](Self::acquire).
             pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Permit<'_>>, WaitError> {
-                acquire_within(&self.permits, Some(timeout))
+                acquire_until(&self.permits, Deadline::after(timeout))
             }
 
             /// Adds a permit, in place of one that was [forgotten](Permit::forget) or in addition.
@@ -208,19 +203,21 @@ macro_rules! impl_semaphore {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($name)).field("available", &self.permits.free()).finish_non_exhaustive()
+                f.debug_struct(stringify!($name)).field("available", &self.permits.available()).finish_non_exhaustive()
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                travel::serialize(&self.permits, serializer)
+                travel::serialize(self.permits.object(), serializer)
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                travel::deserialize(deserializer).map(|permits| $name { permits })
+                let object = travel::deserialize(deserializer)?;
+                let permits = shm::Semaphore::from_object(object).map_err(serde::de::Error::custom)?;
+                Ok($name { permits })
             }
         }
     };
@@ -257,12 +254,12 @@ impl_semaphore!(BoundedSemaphore);
 /// nothing.
 #[must_use = "the permit is given back when this is dropped"]
 pub struct Permit<'a> {
-    permits: &'a Object<Permits>,
+    permits: &'a shm::Semaphore,
     copy: u32,
 }
 
 impl<'a> Permit<'a> {
-    pub(super) fn new(permits: &'a Object<Permits>) -> Permit<'a> {
+    pub(super) fn new(permits: &'a shm::Semaphore) -> Permit<'a> {
         Permit { permits, copy: multiproc_os::robust::copy_number() }
     }
 

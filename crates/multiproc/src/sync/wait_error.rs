@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::shm::wait_queue::WaitFailure;
+use multiproc_shm::sync as shm;
 
 /// Why a wait failed. Reaching the end of a timeout is not an error.
 #[derive(thiserror::Error)]
@@ -35,15 +35,15 @@ impl WaitError {
 
     /// Converts the outcome of a wait: `None` if the deadline has passed.
     pub(super) fn of<T>(
-        result: Result<T, WaitFailure>,
+        result: Result<T, shm::WaitError>,
         what: &'static str,
         whom: &'static str,
     ) -> Result<Option<T>, WaitError> {
         match result {
             Ok(outcome) => Ok(Some(outcome)),
-            Err(WaitFailure::Late) => Ok(None),
-            Err(WaitFailure::Alone) => Err(WaitError::Disconnected { what, whom }),
-            Err(WaitFailure::System(source)) => Err(WaitError::System { what, source }),
+            Err(shm::WaitError::Timeout) => Ok(None),
+            Err(shm::WaitError::Disconnected) => Err(WaitError::Disconnected { what, whom }),
+            Err(error) => Err(WaitError::System { what, source: error.into() }),
         }
     }
 }

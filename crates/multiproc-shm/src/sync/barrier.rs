@@ -1,4 +1,4 @@
-//! The state of a barrier: rounds in which a number of parties wait for each other. See
+//! [`Barrier`]: rounds in which a number of parties wait for each other. See
 //! `PROTOCOL.md` in this folder, "Barrier".
 //!
 //! One number says which round it is and how far it has come (a [`Phase`]). Whatever else belongs
@@ -6,16 +6,21 @@
 //! so.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::time::Instant;
 
 use multiproc_os::identity::Identity;
+use multiproc_os::poll::interruptible;
 use multiproc_os::robust::copy_number;
 
 use crate::lock::spin_lock::{RobustSpinGuard, RobustSpinLock, Stalled, within};
 use crate::memory::object::Object;
 use crate::memory::segment::layout;
+use crate::memory::slab::{Slab, Slot};
+use crate::sync::error::WaitError;
 use crate::sync::ledger::{self, Book, Entry, Ledger, me};
+use crate::wait::deadline::Deadline;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
@@ -188,28 +193,13 @@ enum Arrival {
 }
 
 impl BarrierState {
-    /// Creates a barrier.
-    ///
-    /// # Errors
-    /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub fn create(parties: usize) -> io::Result<Object<BarrierState>> {
-        if parties == 0 || parties > MOST {
-            let error = format!("{parties} parties: there can be 1 to {MOST}");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
-        }
-        let object = Object::<BarrierState>::create()?;
-        object.parties.store(parties as u32, Relaxed);
-        object.phase.store(Phase::new(1, Stage::Filling, 0).0, Relaxed);
-        Ok(object)
-    }
-
     /// The number of parties.
-    pub fn parties(&self) -> usize {
+    fn parties(&self) -> usize {
         (self.parties.load(Relaxed) as usize).clamp(1, MOST)
     }
 
     /// How many parties have arrived in the present round.
-    pub fn arrived(&self) -> usize {
+    fn arrived(&self) -> usize {
         match self.phase() {
             phase if phase.stage() == Stage::Broken => 0,
             phase => phase.arrived(),
@@ -217,7 +207,7 @@ impl BarrierState {
     }
 
     /// Whether no party waits until the barrier is reset.
-    pub fn is_broken(&self) -> bool {
+    fn is_broken(&self) -> bool {
         self.phase().stage() == Stage::Broken
     }
 
@@ -283,24 +273,169 @@ impl BarrierState {
     }
 }
 
-impl Object<BarrierState> {
+/// A barrier at which a fixed number of parties wait for each other: the layer under
+/// `multiproc::sync::Barrier`. When a party has died, is too late or gives up, the round is broken,
+/// and all parties are told.
+///
+/// It takes two descriptors, or none of its own [in a slab](Barrier::create_in). A clone is another
+/// handle of the same barrier; each thread that waits needs its own.
+///
+/// ```
+/// use multiproc_shm::sync::Barrier;
+/// use multiproc_shm::wait::deadline::Deadline;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let barrier = Barrier::create(2)?;
+/// let same = Barrier::from_fds(barrier.to_fds()?)?; // in another process, perhaps
+/// let (one, two) = std::thread::scope(|scope| {
+///     let other = scope.spawn(|| same.wait(Deadline::Never));
+///     (barrier.wait(Deadline::Never), other.join().unwrap())
+/// });
+/// assert_eq!(one? + two?, 1, "one arrived first, the other second");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Barrier {
+    object: Object<BarrierState>,
+    is_interruptible: bool,
+}
+
+/// Why a wait at a [`Barrier`] has failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// The round is broken.
+    #[error("the barrier is broken: {0:?}")]
+    Broken(Cause),
+    /// This call has ended without the other parties, and so has broken the round.
+    #[error(transparent)]
+    Wait(WaitError),
+}
+
+impl Clone for Barrier {
+    fn clone(&self) -> Barrier {
+        Barrier { object: self.object.clone(), is_interruptible: self.is_interruptible }
+    }
+}
+
+impl Drop for Barrier {
+    fn drop(&mut self) {
+        if self.object.retire() {
+            self.leave();
+        }
+    }
+}
+
+impl Barrier {
+    /// Creates a barrier for this number of parties.
+    ///
+    /// # Errors
+    /// `InvalidInput` for no party or more than [`MOST`]; `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    pub fn create(parties: usize) -> io::Result<Barrier> {
+        Barrier::begin(parties, Object::create)
+    }
+
+    /// Creates a barrier in a slab.
+    ///
+    /// # Errors
+    /// `StorageFull` when the slab has no slot left; and as [`create`](Barrier::create).
+    pub fn create_in(slab: &Slab, parties: usize) -> io::Result<Barrier> {
+        Barrier::begin(parties, || Object::create_in(slab))
+    }
+
+    fn begin(parties: usize, create: impl FnOnce() -> io::Result<Object<BarrierState>>) -> io::Result<Barrier> {
+        if parties == 0 || parties > MOST {
+            let error = format!("{parties} parties: there can be 1 to {MOST}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        let object = create()?;
+        object.parties.store(parties as u32, Relaxed);
+        object.phase.store(Phase::new(1, Stage::Filling, 0).0, Relaxed);
+        Ok(Barrier::from_object(object))
+    }
+
+    /// Opens a barrier with the descriptors that [`to_fds`](Barrier::to_fds) has returned, perhaps
+    /// in another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when they are something else; `Unsupported` when it was created in another PID
+    /// namespace; `ENOMEM`.
+    pub fn from_fds([memory, wake_pipe]: [OwnedFd; 2]) -> io::Result<Barrier> {
+        Object::open(memory, wake_pipe).map(Barrier::from_object)
+    }
+
+    /// Opens the barrier in a slot of a slab.
+    ///
+    /// # Errors
+    /// As [`from_fds`](Barrier::from_fds).
+    pub fn open_in(slab: &Slab, index: u32) -> io::Result<Barrier> {
+        Object::open_in(slab, index).map(Barrier::from_object)
+    }
+
+    /// Returns descriptors of the memory file and of the wake pipe, to be sent to another process.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`; `InvalidInput` if the barrier lies in a slab.
+    pub fn to_fds(&self) -> io::Result<[OwnedFd; 2]> {
+        self.object.to_fds()
+    }
+
+    /// Returns the slot of a barrier that lies in a slab.
+    pub fn slot(&self) -> Option<&Slot> {
+        self.object.slot()
+    }
+
+    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
+    /// does. A wait that is interrupted breaks the round.
+    #[must_use]
+    pub fn interruptible(mut self) -> Barrier {
+        self.is_interruptible = true;
+        self
+    }
+
+    /// The object behind the barrier.
+    pub fn object(&self) -> &Object<BarrierState> {
+        &self.object
+    }
+
+    /// A handle of the barrier that this object is.
+    pub fn from_object(object: Object<BarrierState>) -> Barrier {
+        Barrier { object, is_interruptible: false }
+    }
+
+    /// Returns the number of parties.
+    pub fn parties(&self) -> usize {
+        self.object.parties()
+    }
+
+    /// Returns how many parties have arrived in the present round.
+    pub fn arrived(&self) -> usize {
+        self.object.arrived()
+    }
+
+    /// Returns whether the barrier is broken: no party waits until it is reset.
+    pub fn is_broken(&self) -> bool {
+        self.object.is_broken()
+    }
+
     fn book(&self) -> Book<'_, BarrierState> {
-        Book { ledger: &self.ledger, segment: self.segment() }
+        Book { ledger: &self.object.ledger, segment: self.object.segment() }
     }
 
     fn lock(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
-        self.spin_lock.lock().map(|guard| self.inherit(guard))
+        self.object.spin_lock.lock().map(|guard| self.inherit(guard))
     }
 
     fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
-        self.inherit(self.spin_lock.lock_endlessly())
+        self.inherit(self.object.spin_lock.lock_endlessly())
     }
 
     fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
         if guard.inherited {
             self.count_again();
         }
-        if self.unwanted.load(SeqCst) != 0 {
+        if self.object.unwanted.load(SeqCst) != 0 {
             self.break_unwanted();
         }
         guard
@@ -310,35 +445,53 @@ impl Object<BarrierState> {
     /// spin lock held.
     #[cold]
     fn break_unwanted(&self) {
-        let phase = self.phase();
-        let round = self.unwanted.load(SeqCst);
+        let phase = self.object.phase();
+        let round = self.object.unwanted.load(SeqCst);
         if phase.stage() != Stage::Broken && round == phase.round().wrapping_add(1) {
-            self.wait_queue.before_change(self.notifier());
-            self.write_cause(phase.round(), Cause::Late(self.unwanted_by.load(Relaxed) as i32));
-            self.go_to(phase.with(Stage::Broken));
-            self.wait_queue.after_change(u32::MAX);
+            self.object.wait_queue.before_change(self.object.notifier());
+            self.object.write_cause(phase.round(), Cause::Late(self.object.unwanted_by.load(Relaxed) as i32));
+            self.object.go_to(phase.with(Stage::Broken));
+            self.object.wait_queue.after_change(u32::MAX);
         }
         // Last: if this process dies before, the next owner does the same again.
-        let _ = self.unwanted.compare_exchange(round, 0, SeqCst, Relaxed);
+        let _ = self.object.unwanted.compare_exchange(round, 0, SeqCst, Relaxed);
     }
 
     /// Recomputes the number of arrived parties from the ledger: a party may have died between
     /// entering the ledger and counting itself. It has arrived then, and is found dead later.
     fn count_again(&self) {
-        let phase = self.phase();
+        let phase = self.object.phase();
         if phase.stage() == Stage::Filling {
             let notes = self.book().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
             let arrived: usize = notes.filter(|note| note.round() == phase.round()).map(Note::count).sum();
-            self.go_to(Phase::new(phase.round(), Stage::Filling, arrived.min(self.parties())));
+            self.object.go_to(Phase::new(phase.round(), Stage::Filling, arrived.min(self.object.parties())));
         }
     }
 
-    /// Waits for the other parties. The last one calls `action`, if there is one, before any party
-    /// continues. Returns how many parties had arrived before the caller.
+    /// Waits until all parties have arrived. Returns how many had arrived before the caller.
+    ///
+    /// # Errors
+    /// [`BarrierError::Broken`] when the round is broken: a party has died, or has ended its wait;
+    /// [`BarrierError::Wait`] when this call can't wait, which breaks the round for all parties, or
+    /// at the deadline.
+    pub fn wait(&self, deadline: Deadline) -> Result<usize, BarrierError> {
+        let wait = || self.wait_with(deadline.instant(), None::<fn()>);
+        let waited = if self.is_interruptible { interruptible(wait) } else { wait() };
+        waited.map_err(|(cause, error)| match (cause, error) {
+            (_, Some(error)) => BarrierError::Wait(error.into()),
+            (Cause::Late(process), None) if process == pid() && deadline.has_passed() => {
+                BarrierError::Wait(WaitError::Timeout)
+            }
+            (cause, None) => BarrierError::Broken(cause),
+        })
+    }
+
+    /// As [`wait`](Barrier::wait); the last party calls `action`, if there is one, before any party
+    /// continues.
     ///
     /// # Errors
     /// Why the round was broken; with the system's error, if that was the reason.
-    pub fn wait(
+    pub fn wait_with(
         &self,
         deadline: Option<Instant>,
         action: Option<impl FnOnce()>,
@@ -357,20 +510,20 @@ impl Object<BarrierState> {
                 Arrival::Waits(round, index) => {
                     return self.wait_for(round, deadline)?.map(|()| index).map_err(broken);
                 }
-                Arrival::Last => return Ok(self.parties() - 1),
+                Arrival::Last => return Ok(self.object.parties() - 1),
                 Arrival::Acts(round) => {
                     if let Some(action) = action {
-                        let acting = Acting { object: self, round, copy: copy_number() };
+                        let acting = Acting { barrier: self, round, copy: copy_number() };
                         action();
                         let is_copy = acting.is_copy();
                         std::mem::forget(acting);
                         if is_copy {
                             // The original process must end the round.
-                            return Ok(self.parties() - 1);
+                            return Ok(self.object.parties() - 1);
                         }
                     }
                     return match self.end_round(round) {
-                        Ok(outcome) => outcome.map(|()| self.parties() - 1).map_err(broken),
+                        Ok(outcome) => outcome.map(|()| self.object.parties() - 1).map_err(broken),
                         Err(stalled) => Err(self.give_up_in(Some(round), WaitFailure::System(stalled.into()))),
                     };
                 }
@@ -381,20 +534,20 @@ impl Object<BarrierState> {
     }
 
     fn arrive(&self, acts: bool) -> io::Result<Arrival> {
-        let (me, notifier) = (me()?, self.notifier());
+        let (me, notifier) = (me()?, self.object.notifier());
         let mut all_live = None;
         loop {
             let guard = self.lock()?;
-            let phase = self.phase();
+            let phase = self.object.phase();
             match phase.stage() {
-                Stage::Broken => return Ok(Arrival::Broken(self.cause(phase.round()))),
+                Stage::Broken => return Ok(Arrival::Broken(self.object.cause(phase.round()))),
                 Stage::Acting => return Ok(Arrival::Early(phase.round())),
                 // All have arrived, but the round isn't over: one of them is dead, as the waiting
                 // parties will find out.
-                Stage::Filling if phase.arrived() >= self.parties() => return Ok(Arrival::Early(phase.round())),
+                Stage::Filling if phase.arrived() >= self.object.parties() => return Ok(Arrival::Early(phase.round())),
                 Stage::Filling => {}
             }
-            let is_last = phase.arrived() + 1 == self.parties();
+            let is_last = phase.arrived() + 1 == self.object.parties();
             // A party that arrived earlier may have died unnoticed.
             if is_last && all_live != Some(phase) {
                 drop(guard);
@@ -406,9 +559,9 @@ impl Object<BarrierState> {
                 all_live = Some(phase);
                 continue;
             }
-            let (book, since) = (self.book(), self.known_since());
-            let hint = self.place().load(Relaxed) as usize;
-            let place = book.find(hint, |entry| entry.owner() == me || !self.is_known(entry, since));
+            let (book, since) = (self.book(), self.object.known_since());
+            let hint = self.object.place().load(Relaxed) as usize;
+            let place = book.find(hint, |entry| entry.owner() == me || !self.object.is_known(entry, since));
             let Some((place, entry)) = place.and_then(|place| Some((place, book.entry(place)?))) else {
                 drop(guard);
                 let room = book.make_room()?;
@@ -416,10 +569,10 @@ impl Object<BarrierState> {
                 book.add_room(room);
                 continue;
             };
-            self.place().store(place as u32, Relaxed);
-            if entry.owner() != me || !self.is_known(entry, since) {
+            self.object.place().store(place as u32, Relaxed);
+            if entry.owner() != me || !self.object.is_known(entry, since) {
                 // Sleepers watch the processes that were known. They must watch this one, too.
-                self.wait_queue.before_change(notifier);
+                self.object.wait_queue.before_change(notifier);
             }
             let count = match Note::of(entry) {
                 note if entry.owner() == me && note.round() == phase.round() => note.count(),
@@ -432,20 +585,20 @@ impl Object<BarrierState> {
             entry.note.store(Note::new(phase.round(), count + 1).0, Release);
             return Ok(match (is_last, acts) {
                 (false, _) => {
-                    self.go_to(Phase::new(phase.round(), Stage::Filling, phase.arrived() + 1));
+                    self.object.go_to(Phase::new(phase.round(), Stage::Filling, phase.arrived() + 1));
                     Arrival::Waits(phase.round(), phase.arrived())
                 }
                 (true, true) => {
-                    self.actor.store(me, Release);
-                    self.go_to(Phase::new(phase.round(), Stage::Acting, self.parties()));
+                    self.object.actor.store(me, Release);
+                    self.object.go_to(Phase::new(phase.round(), Stage::Acting, self.object.parties()));
                     Arrival::Acts(phase.round())
                 }
                 (true, false) => {
-                    self.wait_queue.before_change(notifier);
-                    self.write_past(phase.round(), false, false);
-                    self.go_to(phase.next());
+                    self.object.wait_queue.before_change(notifier);
+                    self.object.write_past(phase.round(), false, false);
+                    self.object.go_to(phase.next());
                     drop(guard);
-                    self.wait_queue.after_change(u32::MAX);
+                    self.object.wait_queue.after_change(u32::MAX);
                     Arrival::Last
                 }
             });
@@ -454,30 +607,30 @@ impl Object<BarrierState> {
 
     /// Ends a round after the caller has run its action.
     fn end_round(&self, round: u64) -> Result<Result<(), Cause>, Stalled> {
-        let notifier = self.notifier();
+        let notifier = self.object.notifier();
         let guard = self.lock()?;
-        if let Some(outcome) = self.outcome(round) {
+        if let Some(outcome) = self.object.outcome(round) {
             return Ok(outcome);
         }
-        self.wait_queue.before_change(notifier);
-        self.write_past(round, false, false);
-        self.go_to(self.phase().next());
+        self.object.wait_queue.before_change(notifier);
+        self.object.write_past(round, false, false);
+        self.object.go_to(self.object.phase().next());
         drop(guard);
-        self.wait_queue.after_change(u32::MAX);
+        self.object.wait_queue.after_change(u32::MAX);
         Ok(Ok(()))
     }
 
     /// Waits until the round is over. The outer error is that of this call, which has broken the
     /// round.
     fn wait_for(&self, round: u64, deadline: Option<Instant>) -> Result<Result<(), Cause>, (Cause, Option<io::Error>)> {
-        let mut op = Over { object: self, round };
-        match self.wait_queue.wait(self.notifier(), deadline, &mut op) {
+        let mut op = Over { barrier: self, round };
+        match self.object.wait_queue.wait(self.object.notifier(), deadline, &mut op) {
             Ok(outcome) => Ok(outcome),
             Err(vain) => {
                 // The round may be over by now.
                 let (cause, error) = self.give_up_in(Some(round), vain);
                 let Ok(_guard) = self.lock() else { return Err((cause, error)) };
-                match self.outcome(round) {
+                match self.object.outcome(round) {
                     Some(Ok(())) => Ok(Ok(())),
                     Some(Err(known)) if known != cause => Ok(Err(known)),
                     _ => Err((cause, error)),
@@ -495,57 +648,64 @@ impl Object<BarrierState> {
         let (cause, error) = match vain {
             WaitFailure::Late => (Cause::Late(pid()), None),
             WaitFailure::Alone => (Cause::Alone, None),
+            WaitFailure::Interrupted => (Cause::Aborted(pid()), Some(io::ErrorKind::Interrupted.into())),
             WaitFailure::System(error) => (Cause::System(pid()), Some(error)),
         };
         self.break_round(round, cause);
         (cause, error)
     }
 
+    /// Breaks the present round: all parties that wait, and those that arrive before a
+    /// [`reset`](Barrier::reset), get [`BarrierError::Broken`].
+    pub fn abort(&self) {
+        self.break_round(None, Cause::Aborted(pid()));
+    }
+
     /// Breaks the given round, if it isn't over, or the present one. If the spin lock can't be had
     /// in time, the next owner does it.
-    pub fn break_round(&self, round: Option<u64>, cause: Cause) {
-        let notifier = self.notifier();
+    fn break_round(&self, round: Option<u64>, cause: Cause) {
+        let notifier = self.object.notifier();
         let Ok(guard) = self.lock() else {
-            self.unwanted_by.store(pid() as u32, Relaxed);
-            self.unwanted.store(round.unwrap_or(self.phase().round()).wrapping_add(1), SeqCst);
+            self.object.unwanted_by.store(pid() as u32, Relaxed);
+            self.object.unwanted.store(round.unwrap_or(self.object.phase().round()).wrapping_add(1), SeqCst);
             return;
         };
-        let phase = self.phase();
+        let phase = self.object.phase();
         if phase.stage() == Stage::Broken || round.is_some_and(|round| round != phase.round()) {
             return;
         }
-        self.wait_queue.before_change(notifier);
-        self.write_cause(phase.round(), cause);
-        self.go_to(phase.with(Stage::Broken));
+        self.object.wait_queue.before_change(notifier);
+        self.object.write_cause(phase.round(), cause);
+        self.object.go_to(phase.with(Stage::Broken));
         drop(guard);
-        self.wait_queue.after_change(u32::MAX);
+        self.object.wait_queue.after_change(u32::MAX);
     }
 
     /// Begins a new round, with no known parties. Parties that wait are told that their round is
     /// broken.
     pub fn reset(&self) {
-        let notifier = self.notifier();
+        let notifier = self.object.notifier();
         let guard = self.lock_endlessly();
-        let phase = self.phase();
+        let phase = self.object.phase();
         let was_broken = phase.stage() == Stage::Broken;
-        self.wait_queue.before_change(notifier);
+        self.object.wait_queue.before_change(notifier);
         if !was_broken {
-            self.write_cause(phase.round(), Cause::Reset(pid()));
+            self.object.write_cause(phase.round(), Cause::Reset(pid()));
         }
-        self.write_past(phase.round(), was_broken || phase.arrived() > 0, true);
-        self.go_to(phase.next());
+        self.object.write_past(phase.round(), was_broken || phase.arrived() > 0, true);
+        self.object.go_to(phase.next());
         drop(guard);
-        self.wait_queue.after_change(u32::MAX);
+        self.object.wait_queue.after_change(u32::MAX);
     }
 
     /// Removes this process from the ledger, so that it isn't expected any more. For the last
     /// handle.
-    pub fn leave(&self) {
+    fn leave(&self) {
         let Ok(me) = me() else { return };
         let _guard = self.lock_endlessly();
         let book = self.book();
-        let round = self.phase().round();
-        if let Some(entry) = book.entry(self.place().load(Relaxed) as usize)
+        let round = self.object.phase().round();
+        if let Some(entry) = book.entry(self.object.place().load(Relaxed) as usize)
             && entry.owner() == me
             && Note::of(entry).round() != round
         {
@@ -556,17 +716,17 @@ impl Object<BarrierState> {
 
     /// The other processes with deaths that would break this round.
     fn expected(&self, round: u64) -> io::Result<Vec<Identity>> {
-        let since = self.known_since();
-        match self.phase() {
+        let since = self.object.known_since();
+        match self.object.phase() {
             phase if phase.round() != round => Ok(Vec::new()),
             phase if phase.stage() == Stage::Acting => {
                 let me = me()?;
-                Ok(Identity::from_bits(self.actor.load(Relaxed))
+                Ok(Identity::from_bits(self.object.actor.load(Relaxed))
                     .into_iter()
                     .filter(|actor| actor.to_bits() != me)
                     .collect())
             }
-            _ => self.book().others(|entry| self.is_known(entry, since)),
+            _ => self.book().others(|entry| self.object.is_known(entry, since)),
         }
     }
 }
@@ -577,7 +737,7 @@ fn pid() -> i32 {
 
 /// Breaks the round if the action panics.
 struct Acting<'a> {
-    object: &'a Object<BarrierState>,
+    barrier: &'a Barrier,
     round: u64,
     /// The number of the process (an original or a fork copy) that runs the action.
     copy: u32,
@@ -593,27 +753,27 @@ impl Acting<'_> {
 impl Drop for Acting<'_> {
     fn drop(&mut self) {
         if !self.is_copy() {
-            self.object.break_round(Some(self.round), Cause::Action(pid()));
+            self.barrier.break_round(Some(self.round), Cause::Action(pid()));
         }
     }
 }
 
 /// Waits until a round is over.
 struct Over<'a> {
-    object: &'a Object<BarrierState>,
+    barrier: &'a Barrier,
     round: u64,
 }
 
 impl Over<'_> {
     /// Whether the round seems to be over.
     fn seems_over(&self) -> bool {
-        let phase = self.object.phase();
+        let phase = self.barrier.object.phase();
         phase.round() != self.round || phase.stage() == Stage::Broken
     }
 
     fn break_for(&self, dead: &[Identity]) {
         if let Some(dead) = dead.first() {
-            self.object.break_round(Some(self.round), Cause::Died(dead.pid()));
+            self.barrier.break_round(Some(self.round), Cause::Died(dead.pid()));
         }
     }
 }
@@ -625,12 +785,12 @@ impl WaitOp for Over<'_> {
         if !self.seems_over() {
             return None;
         }
-        let _guard = self.object.lock().ok()?;
-        self.object.outcome(self.round)
+        let _guard = self.barrier.lock().ok()?;
+        self.barrier.object.outcome(self.round)
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _guard = self.object.lock()?;
+        let _guard = self.barrier.lock()?;
         if self.seems_over() {
             return Ok(true);
         }
@@ -639,22 +799,22 @@ impl WaitOp for Over<'_> {
     }
 
     fn watch(&mut self) -> io::Result<Watched> {
-        let (watched, dead) = ledger::watch(self.object.expected(self.round)?)?;
+        let (watched, dead) = ledger::watch(self.barrier.expected(self.round)?)?;
         self.break_for(&dead);
         Ok(watched)
     }
 
     fn died(&mut self) -> io::Result<()> {
-        self.break_for(&ledger::dead_of(self.object.expected(self.round)?));
+        self.break_for(&ledger::dead_of(self.barrier.expected(self.round)?));
         Ok(())
     }
 
     fn through(&self) -> ViaHandle<'_> {
-        self.object.through()
+        self.barrier.object.through()
     }
 
     fn depends(&mut self) -> io::Result<bool> {
-        let expected = self.object.expected(self.round)?;
+        let expected = self.barrier.expected(self.round)?;
         Ok(expected.into_iter().any(|process| process.is_ending().unwrap_or(false)))
     }
 }

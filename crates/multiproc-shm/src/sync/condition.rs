@@ -1,19 +1,26 @@
-//! The waiters of a condition variable, without its lock: each draws a *ticket* (a number), and
+//! [`Condition`]: the waiters of a condition variable, without its lock. Each draws a *ticket* (a number), and
 //! each notification is recorded as a *grant*, which says how many of the tickets below a bound may
 //! pass. See `PROTOCOL.md` in this folder, "Condition".
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
-use multiproc_os::inotify;
+use multiproc_os::poll::interruptible;
+use multiproc_os::{inotify, threads};
 
+use crate::lock::robust_word::{Holder, Poison, Refusal};
 use crate::lock::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use crate::lock::users::{Shared, Users};
 use crate::memory::object::Object;
 use crate::memory::segment::layout;
+use crate::memory::slab::{Slab, Slot};
+use crate::sync::error::WaitError;
 use crate::sync::ledger::{self, Book, Ledger, me};
+use crate::sync::lock::Lock;
+use crate::wait::deadline::Deadline;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
 
@@ -32,6 +39,9 @@ const RARE_LOOK: Duration = Duration::from_secs(20);
 /// How long a sleeper looks often in place of watching the lock's file: short sleeps don't pay for
 /// that.
 const AT_FIRST: Duration = Duration::from_millis(300);
+
+/// How long after the deadline a waiter first checks whether the holder of the lock is stopped.
+const STOPPED: Duration = Duration::from_millis(2);
 
 /// How long a sleeper looks often after a death.
 const AFTER_DEATH: Duration = Duration::from_secs(1);
@@ -57,14 +67,6 @@ layout! {
 }
 
 impl Tickets {
-    /// Creates an object without waiters.
-    ///
-    /// # Errors
-    /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
-    pub fn create() -> io::Result<Object<Tickets>> {
-        Object::create()
-    }
-
     /// The index of the oldest grant that includes this ticket.
     fn place_for(&self, number: u64) -> Option<usize> {
         (0..ROOM).find(|place| self.counts[*place].load(SeqCst) > 0 && self.below[*place].load(SeqCst) > number)
@@ -98,17 +100,207 @@ impl Tickets {
     }
 }
 
-impl Object<Tickets> {
+/// A condition variable, without its lock: the layer under `multiproc::sync::Condition`.
+///
+/// Its waiters hold a [`Lock`], which all calls take as an argument; it must always be the same.
+/// When a holder of the lock dies, all waiters are told ([`ConditionError::Poisoned`]), so that no
+/// thread waits for a dead notifier.
+///
+/// It takes two descriptors, or none of its own [in a slab](Condition::create_in). A clone is
+/// another handle of the same condition; each thread that waits needs its own.
+///
+/// ```
+/// use multiproc_shm::sync::{Condition, Lock};
+/// use multiproc_shm::wait::deadline::Deadline;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (lock, condition) = (Lock::create()?, Condition::create()?);
+/// let same = Condition::from_fds(condition.to_fds()?)?; // in another process, perhaps
+/// let same_lock = Lock::from_fds([lock.to_fd()?])?;
+/// let _ = lock.acquire(Deadline::Never)?;
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || {
+///         let _ = same_lock.acquire(Deadline::Never).unwrap();
+///         assert_eq!(same.notify(&same_lock, 1), 1);
+///         same_lock.release().unwrap();
+///     });
+///     condition.wait(&lock, Deadline::Never)
+/// })?;
+/// lock.release()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Condition {
+    object: Object<Tickets>,
+    is_interruptible: bool,
+}
+
+/// Why a wait for a [`Condition`] has failed. The caller holds the lock again, except with
+/// [`Stopped`](ConditionError::Stopped) and [`Lost`](ConditionError::Lost).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConditionError {
+    /// The lock is poisoned: how its holder has ended, and which thread it was, if that is known.
+    #[error("a thread has died or panicked while holding the condition's lock")]
+    Poisoned(Poison, Option<Holder>),
+    /// The wait has ended without a notification.
+    #[error(transparent)]
+    Wait(WaitError),
+    /// The deadline has passed, and the process that holds the lock is stopped. The caller doesn't
+    /// hold the lock.
+    #[error("process {pid}, which holds the condition's lock, is stopped")]
+    Stopped {
+        /// That process.
+        pid: i32,
+    },
+    /// The lock can't be acquired again. The caller doesn't hold it.
+    #[error("the condition's lock can't be acquired again: {}", WaitError::from(*.0))]
+    Lost(Refusal),
+    /// The caller doesn't hold the lock.
+    #[error("this thread doesn't hold the condition's lock")]
+    NotHeld,
+}
+
+impl Condition {
+    /// Creates a condition without waiters.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
+    pub fn create() -> io::Result<Condition> {
+        Object::create().map(Condition::from_object)
+    }
+
+    /// Creates a condition in a slab.
+    ///
+    /// # Errors
+    /// `StorageFull` when the slab has no slot left; `ENOSPC`, `ENOMEM`.
+    pub fn create_in(slab: &Slab) -> io::Result<Condition> {
+        Object::create_in(slab).map(Condition::from_object)
+    }
+
+    /// Opens a condition with the descriptors that [`to_fds`](Condition::to_fds) has returned,
+    /// perhaps in another process.
+    ///
+    /// # Errors
+    /// `InvalidData` when they are something else; `Unsupported` when it was created in another PID
+    /// namespace; `ENOMEM`.
+    pub fn from_fds([memory, wake_pipe]: [OwnedFd; 2]) -> io::Result<Condition> {
+        Object::open(memory, wake_pipe).map(Condition::from_object)
+    }
+
+    /// Opens the condition in a slot of a slab.
+    ///
+    /// # Errors
+    /// As [`from_fds`](Condition::from_fds).
+    pub fn open_in(slab: &Slab, index: u32) -> io::Result<Condition> {
+        Object::open_in(slab, index).map(Condition::from_object)
+    }
+
+    /// Returns descriptors of the memory file and of the wake pipe, to be sent to another process.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`; `InvalidInput` if the condition lies in a slab.
+    pub fn to_fds(&self) -> io::Result<[OwnedFd; 2]> {
+        self.object.to_fds()
+    }
+
+    /// Returns the slot of a condition that lies in a slab.
+    pub fn slot(&self) -> Option<&Slot> {
+        self.object.slot()
+    }
+
+    /// Makes this handle interruptible, as [`Semaphore::interruptible`](super::Semaphore::interruptible)
+    /// does. A wait that is interrupted acquires the lock again, for as long as that takes.
+    #[must_use]
+    pub fn interruptible(mut self) -> Condition {
+        self.is_interruptible = true;
+        self
+    }
+
+    /// The object behind the condition.
+    pub fn object(&self) -> &Object<Tickets> {
+        &self.object
+    }
+
+    /// A handle of the condition that this object is.
+    pub fn from_object(object: Object<Tickets>) -> Condition {
+        Condition { object, is_interruptible: false }
+    }
+
+    /// Releases the lock, waits for a notification until `deadline`, and acquires the lock again.
+    /// May return without a notification: check the condition again.
+    ///
+    /// # Errors
+    /// [`ConditionError`]; at the deadline [`ConditionError::Wait`] with [`WaitError::Timeout`].
+    pub fn wait(&self, lock: &Lock, deadline: Deadline) -> Result<(), ConditionError> {
+        // Not in the slab's place alone: the lock may be taken without this condition.
+        lock.share();
+        self.expect_others();
+        self.wait_until(lock, deadline.instant())
+    }
+
+    /// Lets at most `count` of the threads that wait pass. Returns how many will, at most; 0 if the
+    /// calling thread doesn't hold the lock.
+    pub fn notify(&self, lock: &Lock, count: usize) -> usize {
+        // A fork copy of the process doesn't hold the lock.
+        if !lock.is_mine() {
+            return 0;
+        }
+        self.give(count.try_into().unwrap_or(u32::MAX)) as usize
+    }
+
+    /// As [`wait`](Condition::wait), for a lock that is [shared](Lock::share) already, or that all
+    /// processes take by way of this condition ([`enlist`](Condition::enlist)).
+    ///
+    /// # Errors
+    /// As [`wait`](Condition::wait).
+    pub fn wait_until(&self, lock: &Lock, deadline: Option<Instant>) -> Result<(), ConditionError> {
+        if !lock.is_mine() {
+            return Err(ConditionError::NotHeld);
+        }
+        // Compares the count, not the poison: another thread may have cleared it before this one
+        // looks.
+        let poison_count = lock.poisonable().poison_count();
+        let alarm = || lock.poisonable().word().is_orphaned() || lock.poisonable().poison_count() != poison_count;
+        let stalled = |stalled: Stalled| ConditionError::Wait(stalled.into());
+        // The process may be a fork copy that has never taken the lock.
+        self.enlist(deadline.into(), lock.users().users);
+        let number = self.enter(deadline).map_err(stalled)?;
+        let outcome = loop {
+            lock.give_up();
+            let wait = || self.wait_for_grant(number, deadline, lock.users(), alarm);
+            let outcome = if self.is_interruptible { interruptible(wait) } else { wait() };
+            if let Err(error) = acquire_again(lock, deadline) {
+                self.give_up(deadline);
+                return Err(error);
+            }
+            // Taken with the lock held: a waiter that dies here leaves a poisoned lock, which the
+            // others see.
+            if self.take(number, deadline).map_err(stalled)? {
+                break Ok(());
+            }
+            if outcome.is_err() || lock.poisonable().poison_count() != poison_count {
+                self.give_up(deadline);
+                break outcome;
+            }
+        };
+        match lock.poisonable().poison() {
+            Some((cause, holder)) => Err(ConditionError::Poisoned(cause, holder)),
+            None => outcome.map_err(|failure| ConditionError::Wait(failure.into())),
+        }
+    }
+
     fn book(&self) -> Book<'_, Tickets> {
-        Book { ledger: &self.ledger, segment: self.segment() }
+        Book { ledger: &self.object.ledger, segment: self.object.segment() }
     }
 
     /// Records that the lock may be taken by processes that are not on the ledger.
     pub fn expect_others(&self) {
-        if self.has_others_beside.load(SeqCst) == 0 {
+        if self.object.has_others_beside.load(SeqCst) == 0 {
             let _guard = self.lock_endlessly();
-            self.wait_queue.before_change(self.notifier());
-            self.has_others_beside.store(1, SeqCst);
+            self.object.wait_queue.before_change(self.object.notifier());
+            self.object.has_others_beside.store(1, SeqCst);
         }
     }
 
@@ -120,7 +312,7 @@ impl Object<Tickets> {
             users.ask();
             return self.expect_others();
         };
-        let place = self.place().load(Relaxed) as usize;
+        let place = self.object.place().load(Relaxed) as usize;
         if self.book().entry(place).is_none_or(|entry| entry.owner() != me) {
             self.enlist_slowly(me, limit, users);
         }
@@ -134,10 +326,10 @@ impl Object<Tickets> {
         // A process that can't get on the ledger counts as one beside it, and is recorded in the
         // lock.
         users.ask();
-        if self.has_others_beside.swap(1, SeqCst) == 0 {
+        if self.object.has_others_beside.swap(1, SeqCst) == 0 {
             // Without the spin lock, which may be what could not be had. That is safe as no process
             // removes tokens from this wake pipe.
-            self.notifier().notify();
+            self.object.notifier().notify();
         }
     }
 
@@ -153,10 +345,10 @@ impl Object<Tickets> {
                 if known.is_none() {
                     // Sleepers watch the processes that were on the ledger. They must watch this
                     // one, too.
-                    self.wait_queue.before_change(self.notifier());
+                    self.object.wait_queue.before_change(self.object.notifier());
                     entry.owner.store(me, SeqCst);
                 }
-                self.place().store(place as u32, Relaxed);
+                self.object.place().store(place as u32, Relaxed);
                 return Ok(());
             }
             drop(guard);
@@ -184,29 +376,29 @@ impl Object<Tickets> {
     pub fn alarm(&self) {
         {
             let _guard = self.lock_endlessly();
-            self.wait_queue.before_change(self.notifier());
+            self.object.wait_queue.before_change(self.object.notifier());
         }
-        self.wait_queue.after_change(u32::MAX);
+        self.object.wait_queue.after_change(u32::MAX);
     }
 
     /// Takes the spin lock. If its previous owner has died, it isn't known which waiters could
     /// pass: then all may.
     fn guard(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
-        self.spin_lock.lock().map(|guard| self.inherit(guard))
+        self.object.spin_lock.lock().map(|guard| self.inherit(guard))
     }
 
     fn lock_endlessly(&self) -> RobustSpinGuard<'_> {
-        self.inherit(self.spin_lock.lock_endlessly())
+        self.inherit(self.object.spin_lock.lock_endlessly())
     }
 
     fn inherit<'a>(&'a self, guard: RobustSpinGuard<'a>) -> RobustSpinGuard<'a> {
         if guard.inherited {
-            self.wait_queue.before_change(self.notifier());
-            let all = self.waiting.load(Relaxed).saturating_add(1);
-            self.waiting.store(all, Relaxed);
-            self.counts.iter().for_each(|count| count.store(0, SeqCst));
-            self.below[0].store(self.next.load(Relaxed), SeqCst);
-            self.counts[0].store(all, SeqCst);
+            self.object.wait_queue.before_change(self.object.notifier());
+            let all = self.object.waiting.load(Relaxed).saturating_add(1);
+            self.object.waiting.store(all, Relaxed);
+            self.object.counts.iter().for_each(|count| count.store(0, SeqCst));
+            self.object.below[0].store(self.object.next.load(Relaxed), SeqCst);
+            self.object.counts[0].store(all, SeqCst);
         }
         guard
     }
@@ -215,51 +407,52 @@ impl Object<Tickets> {
     ///
     /// # Errors
     /// The spin lock could not be had in time.
-    pub fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
+    fn enter(&self, deadline: Option<Instant>) -> Result<u64, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
-        let number = self.next.load(Relaxed);
-        self.waiting.store(self.waiting.load(Relaxed).saturating_add(1), Relaxed);
-        self.next.store(number.wrapping_add(1), Relaxed);
+        let number = self.object.next.load(Relaxed);
+        self.object.waiting.store(self.object.waiting.load(Relaxed).saturating_add(1), Relaxed);
+        self.object.next.store(number.wrapping_add(1), Relaxed);
         Ok(number)
     }
 
     /// Lets up to `count` waiters pass. Returns how many will, at most.
-    pub fn give(&self, count: u32) -> u32 {
+    fn give(&self, count: u32) -> u32 {
         // With the condition's lock held, so no thread is about to enter.
-        if self.waiting.load(SeqCst) == 0 {
+        if self.object.waiting.load(SeqCst) == 0 {
             return 0;
         }
         let guard = self.lock_endlessly();
-        let more = u64::from(self.waiting.load(Relaxed)).saturating_sub(self.given()).min(count.into()) as u32;
+        let more =
+            u64::from(self.object.waiting.load(Relaxed)).saturating_sub(self.object.given()).min(count.into()) as u32;
         if more == 0 {
             return 0;
         }
-        let next = self.next.load(Relaxed);
-        let used = self.counts.iter().take_while(|count| count.load(Relaxed) > 0).count();
-        self.wait_queue.before_change(self.notifier());
+        let next = self.object.next.load(Relaxed);
+        let used = self.object.counts.iter().take_while(|count| count.load(Relaxed) > 0).count();
+        self.object.wait_queue.before_change(self.object.notifier());
         match used {
-            _ if used > 0 && self.below[used - 1].load(Relaxed) == next => {
-                let count = &self.counts[used - 1];
+            _ if used > 0 && self.object.below[used - 1].load(Relaxed) == next => {
+                let count = &self.object.counts[used - 1];
                 count.store(count.load(Relaxed).saturating_add(more), SeqCst);
             }
             ROOM => {
                 // The two oldest grants become one, for all tickets of the later one.
-                let both = self.counts[0].load(Relaxed).saturating_add(self.counts[1].load(Relaxed));
-                self.counts[1].store(both, SeqCst);
+                let both = self.object.counts[0].load(Relaxed).saturating_add(self.object.counts[1].load(Relaxed));
+                self.object.counts[1].store(both, SeqCst);
                 for place in 1..ROOM {
-                    self.below[place - 1].store(self.below[place].load(Relaxed), SeqCst);
-                    self.counts[place - 1].store(self.counts[place].load(Relaxed), SeqCst);
+                    self.object.below[place - 1].store(self.object.below[place].load(Relaxed), SeqCst);
+                    self.object.counts[place - 1].store(self.object.counts[place].load(Relaxed), SeqCst);
                 }
-                self.below[ROOM - 1].store(next, SeqCst);
-                self.counts[ROOM - 1].store(more, SeqCst);
+                self.object.below[ROOM - 1].store(next, SeqCst);
+                self.object.counts[ROOM - 1].store(more, SeqCst);
             }
             _ => {
-                self.below[used].store(next, SeqCst);
-                self.counts[used].store(more, SeqCst);
+                self.object.below[used].store(next, SeqCst);
+                self.object.counts[used].store(more, SeqCst);
             }
         }
         drop(guard);
-        self.wait_queue.after_change(more);
+        self.object.wait_queue.after_change(more);
         more
     }
 
@@ -269,7 +462,7 @@ impl Object<Tickets> {
     ///
     /// # Errors
     /// [`WaitFailure`].
-    pub fn wait(
+    fn wait_for_grant(
         &self,
         number: u64,
         deadline: Option<Instant>,
@@ -277,8 +470,8 @@ impl Object<Tickets> {
         alarm: impl Fn() -> bool,
     ) -> Result<(), WaitFailure> {
         let mut notice =
-            TicketWait { tickets: self, number, lock, alarm, look_often_until: None, has_seen_death: false };
-        within(deadline.into(), || self.wait_queue.wait(self.notifier(), deadline, &mut notice))
+            TicketWait { condition: self, number, lock, alarm, look_often_until: None, has_seen_death: false };
+        within(deadline.into(), || self.object.wait_queue.wait(self.object.notifier(), deadline, &mut notice))
     }
 
     /// Uses a grant for this ticket, and ends the wait. Returns false if other waiters were
@@ -286,30 +479,49 @@ impl Object<Tickets> {
     ///
     /// # Errors
     /// The spin lock could not be had in time.
-    pub fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
+    fn take(&self, number: u64, deadline: Option<Instant>) -> Result<bool, Stalled> {
         let _guard = within(deadline.into(), || self.guard())?;
-        let Some(place) = self.place_for(number) else { return Ok(false) };
-        self.counts[place].store(self.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
-        self.leave();
+        let Some(place) = self.object.place_for(number) else { return Ok(false) };
+        self.object.counts[place].store(self.object.counts[place].load(Relaxed).saturating_sub(1), SeqCst);
+        self.object.leave();
         Ok(true)
     }
 
     /// Ends the wait without a grant.
-    pub fn give_up(&self, deadline: Option<Instant>) {
+    fn give_up(&self, deadline: Option<Instant>) {
         // A waiter that can't get the spin lock stays counted, like one that was killed.
         if let Ok(_guard) = within(deadline.into(), || self.guard()) {
-            self.leave();
+            self.object.leave();
         }
     }
 
-    /// The number of waiters.
+    /// Returns the number of waiters, including those that have died.
     pub fn waiting(&self) -> u32 {
-        self.waiting.load(SeqCst)
+        self.object.waiting.load(SeqCst)
+    }
+}
+
+/// Acquires the lock after a wait. There is no time limit for that, except that after `deadline`
+/// the call gives up if the holder is stopped.
+fn acquire_again(lock: &Lock, deadline: Option<Instant>) -> Result<(), ConditionError> {
+    let mut grace = STOPPED;
+    loop {
+        let until = deadline.map_or(Deadline::Never, |deadline| Deadline::At(deadline.max(Instant::now()) + grace));
+        match lock.take(until) {
+            Ok(()) => return Ok(()),
+            Err(Refusal::Busy) => {}
+            Err(refusal) => return Err(ConditionError::Lost(refusal)),
+        }
+        let holder = lock.poisonable().word().owner().and_then(|owner| threads::seen(owner as i32));
+        if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
+            return Err(ConditionError::Stopped { pid: holder.process });
+        }
+        grace = (2 * grace).min(Duration::from_secs(1));
     }
 }
 
 struct TicketWait<'a, A> {
-    tickets: &'a Object<Tickets>,
+    condition: &'a Condition,
     number: u64,
     lock: Shared<'a>,
     alarm: A,
@@ -322,11 +534,11 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     type Outcome = ();
 
     fn attempt(&mut self) -> Option<()> {
-        (self.tickets.place_for(self.number).is_some() || (self.alarm)()).then_some(())
+        (self.condition.object.place_for(self.number).is_some() || (self.alarm)()).then_some(())
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let _guard = self.tickets.guard()?;
+        let _guard = self.condition.guard()?;
         if self.attempt().is_some() {
             return Ok(true);
         }
@@ -337,9 +549,9 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     fn watch(&mut self) -> io::Result<Watched> {
         let now = Instant::now();
         let look_often_until = *self.look_often_until.get_or_insert(now + AT_FIRST);
-        let mut owners = self.tickets.book().others(|entry| entry.owner() != 0)?;
+        let mut owners = self.condition.book().others(|entry| entry.owner() != 0)?;
         let (mut touched, mut look_again) = (None, (now < look_often_until).then_some(LOOK));
-        if self.tickets.has_others_beside.load(SeqCst) == 0 {
+        if self.condition.object.has_others_beside.load(SeqCst) == 0 {
             // All that may own the lock are on the ledger: unless one has just died, there is
             // nothing to look for.
             look_again = look_again.filter(|_| self.has_seen_death);
@@ -362,7 +574,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
         watched.touched = touched;
         watched.look_again = watched.look_again.into_iter().chain(look_again).min();
         if !dead.is_empty() {
-            self.tickets.strike(&dead);
+            self.condition.strike(&dead);
             self.lock.users.strike(&dead);
             // One of them may have owned the lock. A process that has inherited the lock may be
             // about to say so.
@@ -374,11 +586,11 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     }
 
     fn through(&self) -> ViaHandle<'_> {
-        self.tickets.through()
+        self.condition.object.through()
     }
 
     fn more(&mut self) -> bool {
-        self.tickets.given() > 1
+        self.condition.object.given() > 1
     }
 }
 
@@ -389,7 +601,7 @@ mod tests {
 
     #[test]
     fn a_notice_is_for_those_who_waited_when_it_was_given() {
-        let tickets = Tickets::create().unwrap();
+        let tickets = Condition::create().unwrap();
         assert_eq!(tickets.give(1), 0);
         let (first, second) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
         assert_eq!(tickets.give(1), 1);
@@ -398,12 +610,12 @@ mod tests {
         assert!(tickets.take(second, None).unwrap() && !tickets.take(first, None).unwrap());
         assert_eq!(tickets.give(u32::MAX), 2);
         assert!(tickets.take(late, None).unwrap() && tickets.take(first, None).unwrap());
-        assert_eq!((tickets.waiting(), tickets.given()), (0, 0));
+        assert_eq!((tickets.waiting(), tickets.object.given()), (0, 0));
     }
 
     #[test]
     fn what_nobody_has_a_use_for_is_not_left_for_those_who_come() {
-        let tickets = Tickets::create().unwrap();
+        let tickets = Condition::create().unwrap();
         let (one, other) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
         tickets.give(2);
         tickets.give_up(None);
@@ -413,13 +625,13 @@ mod tests {
 
     #[test]
     fn when_somebody_has_died_in_the_middle_all_may_go_on() {
-        let tickets = Tickets::create().unwrap();
+        let tickets = Condition::create().unwrap();
         let numbers: Vec<u64> = (0..5).map(|_| tickets.enter(None).unwrap()).collect();
         tickets.give(1);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                std::mem::forget(tickets.spin_lock.lock().unwrap());
-                tickets.counts.iter().for_each(|count| count.store(0, SeqCst));
+                std::mem::forget(tickets.object.spin_lock.lock().unwrap());
+                tickets.object.counts.iter().for_each(|count| count.store(0, SeqCst));
             });
         });
         for number in numbers {
@@ -450,7 +662,7 @@ mod tests {
         /// tell grants apart; and no grant is lost while a waiter is left that it is for.
         #[test]
         fn they_are_given_out_rightly(steps in prop::collection::vec(step(), 0..200)) {
-            let tickets = Tickets::create().unwrap();
+            let tickets = Condition::create().unwrap();
             let mut waiting: Vec<u64> = Vec::new();
             let mut given: Vec<(u64, u32)> = Vec::new();
             for step in steps {
@@ -460,7 +672,7 @@ mod tests {
                         let more = tickets.give(count);
                         let pending: u32 = given.iter().map(|(_, count)| count).sum();
                         prop_assert_eq!(more, count.min(waiting.len() as u32 - pending));
-                        given.push((tickets.next.load(SeqCst), more));
+                        given.push((tickets.object.next.load(SeqCst), more));
                     }
                     Step::Take(index) if !waiting.is_empty() => {
                         let place = index.index(waiting.len());
@@ -490,7 +702,7 @@ mod tests {
                 }
                 given.retain(|(_, count)| *count > 0);
                 prop_assert_eq!(tickets.waiting() as usize, waiting.len());
-                prop_assert_eq!(tickets.given(), given.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
+                prop_assert_eq!(tickets.object.given(), given.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
             }
         }
     }
