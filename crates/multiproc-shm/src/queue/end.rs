@@ -176,7 +176,8 @@ impl<R: Role> End<R> {
                 room.add_opener();
             }
         }
-        let other = End { is_interruptible: self.is_interruptible, ..End::of(self.store.clone()) };
+        let mut other = End::of(self.store.clone());
+        other.is_interruptible = self.is_interruptible;
         if self.keeps_open { other.keep_open() } else { other }
     }
 
@@ -267,7 +268,9 @@ impl<R: Role> End<R> {
         }
         if R::GETS {
             change(&self.store.takers);
-            self.store.room.as_ref().map_or((), change);
+            if let Some(room) = &self.store.room {
+                change(room);
+            }
         }
     }
 
@@ -397,7 +400,7 @@ impl<R: CanPut> End<R> {
     /// [`Error::Closed`], [`Error::Disconnected`]; [`Error::Io`] without memory or descriptors.
     pub fn put(&self, parts: &[&[u8]], fds: &[BorrowedFd<'_>], deadline: impl Into<Deadline>) -> Result<(), Error> {
         let deadline = deadline.into();
-        spin_lock::within(limit(deadline), || self.put_parts(parts, fds, deadline))
+        spin_lock::within(deadline.limit(), || self.put_parts(parts, fds, deadline))
     }
 
     /// Puts a message if that is possible at once. In contrast to [`put`](End::put) with
@@ -533,7 +536,7 @@ impl<R: CanGet> End<R> {
     pub fn get(&self, deadline: impl Into<Deadline>) -> Result<Message, Error> {
         let deadline = deadline.into();
         let mut scratch = Scratch::new();
-        let taken = spin_lock::within(limit(deadline), || self.take(&mut scratch, deadline))?;
+        let taken = spin_lock::within(deadline.limit(), || self.take(&mut scratch, deadline))?;
         Message::of(taken, &scratch, &self.store)
     }
 
@@ -578,7 +581,7 @@ impl<R: CanGet> End<R> {
     ) -> Result<T, Error> {
         let deadline = deadline.into();
         let mut scratch = Scratch::new();
-        let taken = spin_lock::within(limit(deadline), || self.take(&mut scratch, deadline))?;
+        let taken = spin_lock::within(deadline.limit(), || self.take(&mut scratch, deadline))?;
         self.pass(taken, &scratch, small, large)
     }
 
@@ -640,6 +643,25 @@ impl<R: CanGet> End<R> {
                 self.store.take_any(scratch)?.ok_or(Error::Disconnected)
             }
             result => result,
+        }
+    }
+
+    /// Calls `read` with the item that was taken and its bytes. A block is read in place, and then
+    /// given back.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the block can't be mapped; [`Error::Corrupt`].
+    #[doc(hidden)]
+    #[inline]
+    pub fn read<T>(
+        &self,
+        taken: Taken,
+        scratch: &Scratch,
+        read: impl FnOnce(Taken, &[u8]) -> T,
+    ) -> Result<T, Error> {
+        match taken.block(|| &*self.store) {
+            Some(block) => Ok(read(taken, block.bytes().map_err(Error::mapping)?)),
+            None => Ok(read(taken, scratch.bytes())),
         }
     }
 
@@ -732,16 +754,5 @@ impl<R: Role> fmt::Debug for End<R> {
             text.field("closed", &true);
         }
         text.finish()
-    }
-}
-
-/// How long a call with this deadline waits for spin locks.
-#[doc(hidden)]
-#[inline]
-pub fn limit(deadline: Deadline) -> Limit {
-    match deadline {
-        Deadline::Now => Limit::Moment,
-        Deadline::At(deadline) => Limit::Until(deadline),
-        Deadline::Never => Limit::Endless,
     }
 }

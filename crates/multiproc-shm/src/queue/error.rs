@@ -72,6 +72,15 @@ impl Error {
         }
     }
 
+    /// Maps an error of mapping a block.
+    #[cold]
+    pub(crate) fn mapping(source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::InvalidData => Error::Corrupt("a block"),
+            _ => Error::io("map an item")(source),
+        }
+    }
+
     /// Whether the cause is an internal lock that could not be acquired in time.
     pub(crate) fn has_stalled(&self) -> bool {
         matches!(self, Error::Stalled(_) | Error::Busy)

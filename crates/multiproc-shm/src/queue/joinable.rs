@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::lock::spin_lock::{self, Limit};
 use crate::memory::scratch::Scratch;
 use crate::queue::block::bytes_of;
-use crate::queue::end::{End, Queue, limit};
+use crate::queue::end::{End, Queue};
 use crate::queue::error::Error;
 use crate::queue::item::{Place, Taken};
 use crate::queue::limits::Limits;
@@ -162,7 +162,7 @@ impl JoinableQueue {
     /// # Errors
     /// Those of [`End::get`].
     pub fn get(&self, deadline: impl Into<Deadline>) -> Result<Task, Error> {
-        self.task(limit, deadline.into())
+        self.task(Deadline::limit, deadline.into())
     }
 
     /// Takes a message if that is possible at once. See [`End::try_get`].
@@ -177,15 +177,12 @@ impl JoinableQueue {
         let mut scratch = Scratch::new();
         spin_lock::within(limit(deadline), || {
             let taken = self.end.take(&mut scratch, deadline)?;
-            let lease = self.lease(&taken)?;
-            let content = match taken.place {
-                Place::Block(index, len) => {
-                    self.end.store().with_lease(index, len, |_| ())?;
-                    Content::Block(len)
-                }
-                _ => Content::Small(scratch.bytes().into()),
-            };
-            Ok(Task { content, deliveries: taken.deliveries, lease })
+            let deliveries = taken.deliveries;
+            let (lease, content) = self.read(taken, &scratch, |taken, bytes| match taken.place {
+                Place::Block(_, len) => Content::Block(len),
+                _ => Content::Small(bytes.into()),
+            })?;
+            Ok(Task { content, deliveries, lease })
         })
     }
 
@@ -199,15 +196,28 @@ impl JoinableQueue {
         self.end.wait(|| self.end.store().join(deadline.instant(), self.end.to_put()))
     }
 
-    /// Returns the lease of an item that was taken.
+    /// Calls `read` with the item that was taken and its bytes. Returns the lease of the item, too:
+    /// dropping it returns the item to the queue.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a large item can't be mapped: it can be taken again. [`Error::Corrupt`].
     #[doc(hidden)]
-    pub fn lease(&self, taken: &Taken) -> Result<Lease, Error> {
-        match taken.place {
-            Place::Lease(index) | Place::Block(index, _) => {
-                Ok(Lease { store: self.end.store().clone(), index, is_finished: false })
-            }
-            Place::Scratch => Err(Error::Corrupt("an item without a lease")),
-        }
+    pub fn read<T>(
+        &self,
+        taken: Taken,
+        scratch: &Scratch,
+        read: impl FnOnce(Taken, &[u8]) -> T,
+    ) -> Result<(Lease, T), Error> {
+        let store = self.end.store();
+        let (Place::Lease(index) | Place::Block(index, _)) = taken.place else {
+            return Err(Error::Corrupt("an item without a lease"));
+        };
+        let lease = Lease { store: store.clone(), index, is_finished: false };
+        let value = match taken.place {
+            Place::Block(index, len) => store.with_lease(index, len, |bytes| read(taken, bytes))?,
+            _ => read(taken, scratch.bytes()),
+        };
+        Ok((lease, value))
     }
 
     /// Returns the handle of the queue, for fronts that encode and decode values.

@@ -60,7 +60,7 @@ impl Message {
         let content = match taken.block(|| store.clone()) {
             Some(block) => {
                 // Mapped now, so that later calls can't fail.
-                block.bytes().map_err(Error::io("a block"))?;
+                block.bytes().map_err(Error::mapping)?;
                 Content::Block(block)
             }
             None => Content::Small(scratch.bytes().into()),

@@ -12,7 +12,7 @@ pub mod block;
 mod close;
 pub mod end;
 mod error;
-mod item;
+pub mod item;
 mod item_buffer;
 #[allow(unsafe_code)]
 mod joinable;

@@ -19,7 +19,7 @@ use crate::memory::once_box::OnceBox;
 use crate::memory::segment::Segment;
 use crate::queue::arena::{Arena, Blocks, Descriptor, State};
 pub use crate::queue::error::Error;
-use crate::queue::item::{Body, Item, Place, Taken};
+pub use crate::queue::item::{Body, Item, Place, Taken};
 pub use crate::queue::layout::INLINE;
 use crate::queue::layout::{BLOCK, JOINABLE, LIMITED, RING_AT, SMALLEST, Shared};
 use crate::queue::leases::Leases;

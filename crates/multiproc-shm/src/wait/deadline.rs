@@ -68,9 +68,9 @@ impl Deadline {
         }
     }
 
-    /// How long the caller waits for spin locks.
+    /// Returns how long a call with this deadline waits for spin locks.
     #[inline]
-    pub(crate) fn limit(self) -> Limit {
+    pub fn limit(self) -> Limit {
         match self {
             Deadline::Now => Limit::Moment,
             Deadline::At(deadline) => Limit::Until(deadline),
