@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_is_over_when_all_have_done_their_part() {
+    fn phase_ends_when_all_parts_are_done() {
         let board = Board::new().unwrap();
         std::thread::scope(|scope| {
             for index in 0..3 {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_reaches_the_conductor() {
+    fn failure_reason_is_reported() {
         let board = Board::new().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| board.fail("no more tea"));

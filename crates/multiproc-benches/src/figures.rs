@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_has_the_middle_and_the_ends() {
+    fn median_and_range() {
         let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0]);
         assert_eq!((summary.n, summary.median), (4, 2.5));
         assert_eq!((summary.min, summary.p90, summary.max), (1.0, 4.0, 4.0));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_has_not_taken_part_has_no_ratio() {
+    fn no_ratio_without_a_result() {
         let mut series = Series::default();
         series.add("one", 6.0);
         series.add("other", 3.0);

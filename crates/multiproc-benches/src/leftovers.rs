@@ -43,14 +43,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_belong_to_runs() {
+    fn names_contain_the_run() {
         assert_eq!(run_of(&format!("{}iceoryx2", prefix(123))), Some(123));
         assert_eq!(run_of("multiproc-bench-x-y"), None);
         assert_eq!(run_of("something-else-123-y"), None);
     }
 
     #[test]
-    fn a_run_is_over_when_its_process_is_gone() {
+    fn run_ends_with_its_process() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let run = child.id();
         assert!(!is_over(run), "not waited for yet");

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_amount_fills_the_slice() {
+    fn last_amount_fills_the_slice() {
         let mut amounts = Vec::new();
         let (amount, time) = fill(Duration::from_millis(10), 1, 100, |amount| {
             amounts.push(amount);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_slow_is_done_twice_all_the_same() {
+    fn slow_work_is_repeated_once() {
         let run = |amount: u64| Ok(Duration::from_secs(amount));
         assert_eq!(fill(Duration::from_millis(10), 1, 100, run).unwrap(), (2, Duration::from_secs(2)));
     }

@@ -174,7 +174,7 @@ mod tests {
     use super::short;
 
     #[test]
-    fn three_digits_count() {
+    fn significant_digits() {
         let shown = [0.0123, 0.74, 1.2345, 35.678, 999.0, 1234.0, 88_123.0, 6_800_000.0, 2.5e9].map(short);
         assert_eq!(shown, ["0.012", "0.74", "1.23", "35.7", "999", "1234", "88.1 k", "6.80 M", "2.50 G"]);
     }

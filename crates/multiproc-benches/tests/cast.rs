@@ -44,16 +44,16 @@ fn outcomes_of(parts: [Turn; 3]) -> [String; 2] {
 }
 
 #[multiproc::test]
-fn all_is_well() {
+fn smoke() {
     assert_eq!(outcomes_of([Turn::Well; 3]), ["42", "42"]);
 }
 
 #[multiproc::test]
-fn a_failure_has_its_reason() {
+fn failure() {
     assert_eq!(outcomes_of([Turn::Well, Turn::Fail, Turn::Well]), ["no more tea"; 2]);
 }
 
 #[multiproc::test]
-fn a_panic_is_a_failure() {
+fn panic() {
     assert_eq!(outcomes_of([Turn::Panic, Turn::Well, Turn::Well]), ["a participant panicked"; 2]);
 }

@@ -12,7 +12,7 @@ pub fn milliseconds() -> u64 {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn it_goes_on() {
+    fn monotonic() {
         let before = super::milliseconds();
         std::thread::sleep(std::time::Duration::from_millis(2));
         assert!(super::milliseconds() > before);

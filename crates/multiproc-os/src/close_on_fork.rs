@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_does_not_have_them_and_may_drop_them() {
+    fn closed_in_forked_child() {
         // Enough to need more than one chunk of slots.
         let mut sockets: Vec<_> = (0..200).map(|_| CloseOnFork::make(socket).unwrap()).collect();
         let plain = socket().unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_original_they_are_closed_when_dropped_and_the_number_is_another_s() {
+    fn drop_closes() {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         drop(CloseOnFork::new(ours).unwrap());
         assert!(crate::poll::wait_for_hangup(&theirs, None).unwrap());
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sockets() {
+    fn non_socket_is_refused() {
         let (reader, _) = crate::pipe::pair().unwrap();
         assert_eq!(CloseOnFork::new(reader).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
     }

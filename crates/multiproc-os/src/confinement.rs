@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_same_a_moment_later_and_in_another_thread() {
+    fn same_in_another_thread() {
         let (first, umask) = Confinement::current();
         assert_eq!(first, Confinement::current().0);
         assert_eq!(first, std::thread::spawn(|| Confinement::current().0).join().unwrap());
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_gives_something_up_differs() {
+    fn differs_after_a_drop_of_privileges() {
         // In a thread of its own, since these attributes belong to a thread.
         let before = Confinement::current().0;
         let same = before.clone();
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_all_kernels() {
+    fn status_of_all_kernels() {
         let old = b"Name:\tx\nUid:\t1\t1\t1\t1\nCapPrm:\t0000000000200000\nNoNewPrivs:\t0\n";
         let (lines, has, umask) = parse_status(old).unwrap();
         assert_eq!(lines, &old[8..]);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_the_same_rights_may_be_looked_into() {
+    fn inspect_peer_with_same_rights() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = child.id() as i32;
         assert!(may_look_into(pid).unwrap());

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_reckoned_in_both_versions() {
+    fn available_memory_in_v1_and_v2() {
         let stat = ("memory.stat", "anon 5\nfile 70\nactive_file 3\ninactive_file 4\ntotal_active_file 30\n");
         assert_eq!(files(&[("memory.max", "100\n"), ("memory.current", "60\n"), stat], 0), Some(47));
         let first = [("memory.limit_in_bytes", "100\n"), ("memory.usage_in_bytes", "60\n"), stat];
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_group_may_swap_out_and_what_the_kernel_keeps_for_it_was_refused() {
+    fn swap_and_slab_count_as_available() {
         let second = [("memory.max", "100\n"), ("memory.current", "60\n"), ("memory.stat", "slab_reclaimable 5\n")];
         let swap = |max| [("memory.swap.max", max), ("memory.swap.current", "10\n")];
         assert_eq!(files(&second, 1000), Some(1045));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn own_group_comes_first() {
+    fn own_group_first() {
         let table = "12:cpu:/x\n5:hugetlb,memory:/a/b\n0::/c\nnonsense\n";
         let expected = [
             "/sys/fs/cgroup/memory/a/b",

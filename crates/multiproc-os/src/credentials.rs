@@ -267,14 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_there_and_back() {
+    fn ids_round_trip() {
         let ids = Ids { users: [1, 2, 3, 4], groups: [5, 6, 7, u32::MAX] };
         assert_eq!(Ids::from_bytes(&ids.to_bytes()), ids);
         Ids::current().assume().unwrap();
     }
 
     #[test]
-    fn capabilities_there_and_back() {
+    fn capabilities_round_trip() {
         let capabilities = Capabilities([1, 2, 3, 4, 5, u32::MAX]);
         assert_eq!(Capabilities::from_bytes(&capabilities.to_bytes()), capabilities);
         assert!(Capabilities([0, 2, 0, 0, 1, 0]).permits(1) && Capabilities([0, 2, 0, 0, 1, 0]).permits(32));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_the_same_a_moment_later() {
+    fn credentials_are_stable() {
         assert_eq!(Credentials::current(), Credentials::current());
     }
 }

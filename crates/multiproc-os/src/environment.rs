@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_holds_what_the_environment_holds() {
+    fn block_matches_environment() {
         let block = snapshot();
         let strings: Vec<&[u8]> = block.split(|byte| *byte == 0).collect();
         assert_eq!(strings.len(), std::env::vars_os().count() + 1);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_without_an_end_is_refused() {
+    fn unterminated_block() {
         // SAFETY: nothing is replaced.
         assert!(unsafe { replace(b"A=b".to_vec()) }.is_err());
     }

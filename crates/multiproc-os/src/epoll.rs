@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn said_once() {
+    fn edge_triggered() {
         let epoll = Epoll::new().unwrap();
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         let (other, _keeps_it_quiet) = crate::fd_passing::pair().unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_polled_as_its_members_are_and_can_begin_anew() {
+    fn poll_set_and_clear() {
         let epoll = Epoll::new().unwrap();
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         epoll.add(&ours, 5, Often::Always).unwrap();

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_not_close_on_exec_is_inheritable() {
+    fn inheritable_fds() {
         let (kept, closed) = crate::fd_passing::pair().unwrap();
         // SAFETY: it is open, and no memory is touched.
         unsafe { libc::fcntl(kept.as_raw_fd(), libc::F_SETFD, 0) };
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_was_executed_is_not_loaded_by_hand() {
+    fn loader_is_detected() {
         assert!(!is_loaded_by_hand());
     }
 }

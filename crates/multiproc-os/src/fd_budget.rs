@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_true_is_told_from_what_is_too_much() {
+    fn impossible_and_excessive_counts() {
         let (a, b) = fd_passing::pair().unwrap();
         let kind = |count| is_possible(std::slice::from_ref(&b), count).map_err(|error| error.kind());
         assert_eq!(kind(1), Err(io::ErrorKind::InvalidData));

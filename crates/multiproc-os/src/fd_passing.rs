@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sent_is_received_though_the_connection_was_reset() {
+    fn recv_after_reset() {
         for wait in [false, true] {
             let (ours, theirs) = pair().unwrap();
             send(&ours, &[b"unread"], &[]).unwrap();
@@ -319,7 +319,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_message_keeps_its_borders_and_its_descriptors() {
+    fn message_boundaries_and_fds() {
         let (a, b) = pair().unwrap();
         send(&a, &[b"one", b"-", b"two"], &[a.as_fd(), b.as_fd()]).unwrap();
         send(&a, &[b"next"], &[]).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_end_is_an_end_for_the_reader_and_an_error_for_the_writer() {
+    fn closed_peer() {
         let (a, b) = pair().unwrap();
         drop(a);
         assert_eq!(peek(&b, &mut [0; 8], true).unwrap(), 0);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_socket_is_waited_for_no_longer_than_told() {
+    fn send_timeout() {
         let (a, b) = pair().unwrap();
         assert!(wait_for_room(&a, Some(Instant::now())).unwrap());
         while let Ok(()) = try_send(&a, &[7; 1000]) {}
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_longer_than_it_was_is_an_error() {
+    fn message_longer_than_peeked() {
         let (a, b) = pair().unwrap();
         send(&a, &[b"123456789"], &[]).unwrap();
         assert_eq!(receive(&b, 8, false).unwrap_err().kind(), io::ErrorKind::InvalidData);
@@ -368,7 +368,7 @@ mod tests {
 
     /// Regression: this call waited for another message.
     #[test]
-    fn a_message_that_another_has_taken_is_an_error() {
+    fn message_taken_by_another() {
         let (_a, b) = pair().unwrap();
         for with_fds in [false, true] {
             assert_eq!(receive(&b, 1, with_fds).unwrap_err().kind(), io::ErrorKind::InvalidData);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_looked_at_stays_and_what_is_taken_is_gone() {
+    fn peek_and_take() {
         let (a, b) = pair().unwrap();
         try_send_parts(&a, [b"head", b"and body"]).unwrap();
         send(&a, &[b"fds"], &[a.as_fd(), b.as_fd()]).unwrap();

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_stay_in_order_until_they_are_thrown_away() {
+    fn fifo_and_discard() {
         let queue = FdQueue::new().unwrap();
         let other = FdQueue::from_fd(queue.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(other.number().unwrap(), None);
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn hundreds_of_letters_fit() {
+    fn hundreds_of_entries() {
         let queue = FdQueue::new().unwrap();
         let entries = (0..1_000_000).take_while(|number| queue.put(*number, &[queue.as_fd()]).is_ok()).count();
         assert!((200..1_000_000).contains(&entries), "{entries}");
     }
 
     #[test]
-    fn another_socket_is_refused() {
+    fn wrong_socket() {
         let (socket, _) = crate::fd_passing::pair().unwrap();
         assert_eq!(FdQueue::from_fd(socket).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(FdQueue::from_fd(crate::pipe::pair().unwrap().0).unwrap_err().kind(), io::ErrorKind::InvalidData);

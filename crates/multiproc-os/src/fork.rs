@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_copy_is_a_child() {
+    fn smoke() {
         // The test harness has threads, so the test runs in a child made by fork(2), which has one
         // thread and may only make system calls.
         // SAFETY: the copy calls nothing that could wait for another thread.

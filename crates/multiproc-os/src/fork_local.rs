@@ -73,7 +73,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     #[test]
-    fn a_copy_begins_anew() {
+    fn forked_child_starts_empty() {
         static COUNT: ForkLocal<AtomicU32> = ForkLocal::new();
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_some_and_not_any_amount() {
+    fn smoke() {
         look_for(MUCH, || 0).unwrap();
         look_for(MUCH - 1, || unreachable!("a small request")).unwrap();
         look_for(1, || unreachable!("a small request")).unwrap();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_less_there_is_the_sooner_it_is_looked_at_again() {
+    fn low_memory_is_checked_more_often() {
         let none = || 0;
         assert_eq!(reckon(1, u64::MAX, none), (MUCH, true));
         assert_eq!(reckon(0, MARGIN + (320 << 20), none), (20 << 20, true));

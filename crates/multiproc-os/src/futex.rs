@@ -107,14 +107,14 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn another_value_is_not_waited_for() {
+    fn wait_with_other_value() {
         assert_eq!(wait(&AtomicU32::new(1), 0, None), Woken::Perhaps);
         assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now())), Woken::Late);
         assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now() + Duration::from_millis(1))), Woken::Late);
     }
 
     #[test]
-    fn who_sleeps_is_woken() {
+    fn wait_and_wake() {
         let word = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_several_words_wakes() {
+    fn wait_any_of_several() {
         let words = [const { AtomicU32::new(0) }; 3];
         let expected: Vec<_> = words.iter().map(|word| (word, 0)).collect();
         match wait_any(&expected, Some(Instant::now() + Duration::from_millis(1))) {

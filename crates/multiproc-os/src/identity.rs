@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_itself_until_it_ends() {
+    fn same_until_exit() {
         let this = Identity::current().unwrap();
         assert_eq!(this.pid(), std::process::id() as i32);
         assert_eq!(Identity::from_bits(this.to_bits()), Some(this));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_with_the_same_pid_is_another() {
+    fn pid_reuse() {
         let this = Identity::current().unwrap();
         let other = Identity::from_bits(this.to_bits() ^ 1 << 32).unwrap();
         assert!(other.has_ended().unwrap() && other.is_ending().unwrap());

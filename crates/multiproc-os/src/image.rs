@@ -268,9 +268,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_is_code_and_a_static_is_not() {
+    fn functions_are_code() {
         static DATA: u8 = 0;
-        let function = a_function_is_code_and_a_static_is_not as fn() as usize;
+        let function = functions_are_code as fn() as usize;
         let image = Image::containing(function).unwrap();
         assert!(image.is_code(function));
         assert!(!image.is_code(&raw const DATA as usize));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loaded_files_and_their_arrays() {
+    fn loaded_files() {
         let files = LoadedFiles::current().expect("a dynamically linked program");
         // SAFETY: no test of this crate loads a file.
         let files: Vec<&LoadedFile> = unsafe { files.iter() }.collect();
@@ -293,15 +293,15 @@ mod tests {
     }
 
     #[test]
-    fn other_images_and_none() {
-        let ours = Image::containing(other_images_and_none as fn() as usize).unwrap();
+    fn other_images() {
+        let ours = Image::containing(other_images as fn() as usize).unwrap();
         assert!(!ours.is_code(libc::getpid as *const () as usize));
         let stack = 0;
         assert_eq!(Image::containing(&raw const stack as usize), None);
     }
 
     #[test]
-    fn notes_of_every_kind_of_garbage() {
+    fn corrupt_notes() {
         let mut note = Vec::new();
         for word in [4_u32, 3, 3] {
             note.extend(word.to_ne_bytes());

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_other_end_is_reported() {
+    fn closed_peer() {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         drop(theirs);
         // Armed after the close, so no signal is sent; the test would not survive one.
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_other_end_is_reported_and_what_was_sent_is_still_there() {
+    fn shutdown_peer_keeps_sent_data() {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         crate::fd_passing::send(&ours, &[b"report"], &[]).unwrap();
         cut(&theirs).unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_under_the_number_is_not_taken_for_the_socket() {
+    fn reused_fd_number() {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         INODE.store(rustix::fs::fstat(&ours).unwrap().st_ino, Relaxed);
         assert!(is_the_socket(ours.as_raw_fd()) && !is_the_socket(theirs.as_raw_fd()) && !is_the_socket(-1));

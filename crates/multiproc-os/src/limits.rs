@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_there_and_back() {
+    fn round_trip() {
         let (_, hard) = get(Resource::CoreFile).unwrap();
         set(Resource::CoreFile, 0, hard).unwrap();
         assert_eq!(get(Resource::CoreFile).unwrap(), (0, hard));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn processors_that_do_not_exist() {
+    fn nonexistent_cpus() {
         for processors in [&[][..], &[1023], &[1024], &[usize::MAX]] {
             assert_eq!(set_affinity(processors).unwrap_err().raw_os_error(), Some(libc::EINVAL), "{processors:?}");
         }

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_part_can_be_mapped() {
+    fn map_any_part() {
         let bytes: Vec<u8> = (0..3 * PAGE).map(|byte| (byte % 251) as u8).collect();
         let file = sealed("test", &[&bytes]).unwrap();
         for (offset, len) in [(0, 3 * PAGE), (1, PAGE), (PAGE, 7), (PAGE + 9, 2 * PAGE - 9), (3 * PAGE, 0), (5, 0)] {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_interrupted_over_and_over_is_done_in_the_end() {
+    fn retry_after_interrupts() {
         // A signal interrupts each call that is for more than this.
         const LARGEST: u64 = 10_000;
         let mut done = vec![];
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_what_is_mapped() {
+    fn sealed_content() {
         let fd = sealed("test", &[b"he", b"", b"llo"]).unwrap();
         assert_eq!(&*Sealed::map(&fd, 5).unwrap(), b"hello");
         assert_eq!(&*Sealed::map(&fd, 0).unwrap(), b"");
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_could_change_or_is_too_short_is_refused() {
+    fn unsealed_or_short_file() {
         let unsealed = allocate("test", 16).unwrap();
         assert_eq!(Sealed::map(&unsealed, 16).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let short = sealed("test", &[b"abc"]).unwrap();

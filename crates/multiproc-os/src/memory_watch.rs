@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_found() {
+    fn callers() {
         assert!(caller(caller as fn(usize) -> bool as usize));
         assert!(!caller(std::alloc::handle_alloc_error as fn(Layout) -> ! as usize));
     }

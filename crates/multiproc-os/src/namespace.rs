@@ -56,7 +56,7 @@ fn inode(path: &std::ffi::CStr) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn it_is_the_number_that_proc_shows() {
+    fn matches_proc() {
         let shown = std::fs::read_link("/proc/self/ns/pid").unwrap();
         assert_eq!(shown.to_str().unwrap(), format!("pid:[{}]", super::of_pids().unwrap()));
     }

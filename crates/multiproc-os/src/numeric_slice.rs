@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_found_and_come_back() {
+    fn round_trip() {
         macro_rules! check {
             ($($kind:ident $number:ty;)*) => {
                 $({
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_are_not() {
+    fn other_types() {
         struct Wrapped(#[allow(dead_code)] u8);
         assert!(bytes_of(&&[true, false][..]).is_none());
         assert!(bytes_of(&&['a'][..]).is_none());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn large_ones_too() {
+    fn large() {
         for len in [POPULATED - 1, POPULATED, POPULATED + 4097, 3 * POPULATED + 1] {
             let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
             assert!(copy(&bytes) == bytes);

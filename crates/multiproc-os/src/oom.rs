@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_is_found() {
+    fn kill_count() {
         assert_eq!(field("low 0\nhigh 0\nmax 3\noom 2\noom_kill 17\noom_group_kill 4\n"), Some(17));
         assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"), Some(1));
         assert_eq!(field("oom 2\n"), None);

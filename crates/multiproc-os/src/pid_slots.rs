@@ -79,7 +79,7 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     #[test]
-    fn two_mappings_show_the_same_words() {
+    fn shared_between_mappings() {
         let (ours, fd) = PidSlots::create().unwrap();
         let theirs = PidSlots::map(&fd).unwrap();
         assert_eq!(theirs.get(SLOTS - 1).unwrap().load(SeqCst), 0);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_descriptor_is_refused() {
+    fn foreign_fd() {
         let other = crate::memfd::allocate("test", BYTES as u64).unwrap();
         assert_eq!(PidSlots::map(&other).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_code_and_signal_are_told_apart() {
+    fn exit_code_and_signal() {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "exit 7"]);
         let (fd, _child) = ended(command);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_somebody_else_took_is_known_to_the_kernel_or_unknown() {
+    fn reaped_elsewhere() {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "exit 9"]);
         let (fd, mut child) = ended(command);
@@ -312,14 +312,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pid_is_no_process() {
+    fn invalid_pid() {
         for pid in [0, -1, i32::MIN, i32::MAX] {
             assert_eq!(open(pid).unwrap_err().raw_os_error(), Some(libc::ESRCH), "{pid}");
         }
     }
 
     #[test]
-    fn a_deadline_that_has_passed_is_not_waited_for() {
+    fn expired_deadline() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let fd = open(child.id() as i32).unwrap();
         assert_eq!(wait_any([&fd], Some(Instant::now())).unwrap(), [false]);

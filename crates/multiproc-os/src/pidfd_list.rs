@@ -131,7 +131,7 @@ mod tests {
     /// The process has only one list, so this is its only test. The numbers are not those of open
     /// descriptors.
     #[test]
-    fn what_is_put_is_found_until_it_is_cleared() {
+    fn smoke() {
         const THREADS: i32 = 4;
         const EACH: i32 = 500;
         let number = |thread: i32, index: i32| 1_000_000 + thread * EACH + index;

@@ -117,7 +117,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn what_is_there_is_counted_and_read_and_nothing_is_waited_for() {
+    fn read_available() {
         let (reader, writer) = pair().unwrap();
         let mut buffer = [0; 8];
         assert_eq!(available(&reader).unwrap(), 0);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_and_a_grandchild_delays_nobody() {
+    fn grandchild_with_write_end() {
         // The sleeper holds the pipe open for longer than the test may wait.
         let mut child = Command::new("sh")
             .args(["-c", "head -c 200000 /dev/zero; sleep 1000 & echo $!"])

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_end_is_a_hangup() {
+    fn hangup() {
         let (a, b) = crate::fd_passing::pair().unwrap();
         crate::fd_passing::send(&b, &[b"x"], &[]).unwrap();
         assert!(!wait_for_hangup(&a, Some(Instant::now())).unwrap());
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn select_says_what_poll_says() {
+    fn select_matches_poll() {
         let mut running = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let alive = crate::pidfd::open(running.id() as i32).unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();

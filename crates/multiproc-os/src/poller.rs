@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_readable_or_closed_is_told_by_its_token() {
+    fn readable_and_closed() {
         let poller = Poller::new().unwrap();
         let (quiet, _other) = crate::pipe::pair().unwrap();
         let (full, writer) = crate::pipe::pair().unwrap();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_up_counts_even_before_the_wait_and_only_once() {
+    fn wake_before_wait() {
         let poller = Poller::new().unwrap();
         poller.wake();
         poller.wake();

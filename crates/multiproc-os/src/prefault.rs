@@ -72,7 +72,7 @@ pub(crate) fn populate(start: usize, len: usize, advice: Advice) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn nothing_changes() {
+    fn content_is_unchanged() {
         let before = (vec![1_u8; 100_000], String::from("text"));
         super::touch();
         assert!(before.0.iter().all(|byte| *byte == 1) && before.1 == "text");

@@ -22,7 +22,7 @@ pub fn for_write<T>(address: *const T) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn any_address_will_do() {
+    fn any_address() {
         let here = [0_u8; 64];
         super::for_write(&here);
         super::for_write(std::ptr::null::<u8>());

@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_filled() {
+    fn fills_all_bytes() {
         let mut bytes = [0; 1000];
         super::fill(&mut bytes).unwrap();
         assert!(bytes.chunks(20).all(|chunk| chunk.iter().any(|byte| *byte != 0)));

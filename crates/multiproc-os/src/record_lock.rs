@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_may_claim_what_it_has_and_others_may_not() {
+    fn exclusive_between_processes() {
         let (socket, _other) = crate::fd_passing::pair().unwrap();
         for _ in 0..2 {
             assert_eq!(claim(&socket).unwrap(), Ok(()));

@@ -51,7 +51,7 @@ mod tests {
     use crate::socket::try_read_with_fds;
 
     #[test]
-    fn what_is_brought_is_there() {
+    fn smoke() {
         let name = format!("multiproc-test-{}", crate::random::seed());
         let name = name.as_bytes();
         let (ours, theirs) = crate::fd_passing::pair().unwrap();

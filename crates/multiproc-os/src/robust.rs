@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_owns_when_it_ends_is_marked_and_nothing_else() {
+    fn marks_words_of_ended_thread() {
         let words: Vec<&'static Word> = (0..6).map(|_| word()).collect();
         let announced = word();
         std::thread::scope(|scope| {
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_c_library_s_robust_mutexes_go_on_working_beside_ours() {
+    fn libc_robust_mutexes() {
         let mutexes = std::thread::spawn(|| {
             let make = || {
                 // SAFETY: initialised in place, and leaked.
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many() {
+    fn capacity() {
         std::thread::spawn(|| {
             let thread = Thread::current();
             let words: Vec<_> = (0..MOST).map(|_| word()).collect();

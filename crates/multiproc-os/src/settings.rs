@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn round_trip() {
         let settings = Settings::current(Some(0o22));
         assert!(settings.values.iter().all(|value| *value != UNKNOWN), "{settings:?}");
         assert!(settings.processors.is_some() && settings.limits.iter().flatten().count() == LIMITS - 2);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_takes_on_another_ones() {
+    fn apply_to_thread() {
         let before = Settings::current(None);
         std::thread::spawn(move || {
             let mut other = before.clone();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reset_on_a_fork() {
+    fn reset_on_fork() {
         let fifo = Scheduling { policy: libc::SCHED_FIFO as u8, reset_on_fork: true, niceness: 0, priority: 9 };
         let other = Scheduling { policy: libc::SCHED_OTHER as u8, reset_on_fork: false, niceness: 0, priority: 0 };
         assert_eq!(fifo.of_a_child(), other);

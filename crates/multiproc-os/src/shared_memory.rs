@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn two_mappings_are_one_memory() {
+    fn two_mappings() {
         let file = SharedFile::create("test", 1 << 40).unwrap();
         file.allocate(1 << 30, 8192).unwrap();
         assert_eq!(file.allocated().unwrap(), 8192);
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_populated_keeps_what_it_has() {
+    fn populate_keeps_content() {
         let file = SharedFile::create("test", 3 * PIECE as u64).unwrap();
         file.allocate(0, 3 * PIECE as u64).unwrap();
         let one = Mapping::new(&file, 0, 3 * PIECE).unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_and_never_shrinks() {
+    fn grow() {
         let file = SharedFile::create("test", 4096).unwrap();
         file.grow(8192).unwrap();
         file.grow(4096).unwrap();
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_read_only_is() {
+    fn read_only() {
         let file = SharedFile::create("test", 4096).unwrap();
         let mapping = Mapping::new(&file, 0, 4096).unwrap();
         word(&mapping, 8).store(7, SeqCst);
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_can_be_fixed() {
+    fn fix_length() {
         let file = SharedFile::create("test", 4096).unwrap();
         file.fix().unwrap();
         assert_eq!(file.grow(8192).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
@@ -448,14 +448,14 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_is_is_an_error() {
+    fn allocate_too_much() {
         let file = SharedFile::create("test", 1 << 50).unwrap();
         assert_eq!(file.allocate(0, 1 << 50).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
         assert_eq!(file.allocated().unwrap(), 0);
     }
 
     #[test]
-    fn memory_that_there_is_counts_for_itself_and_not_for_what_is_to_come() {
+    fn allocated_memory_is_not_counted_twice() {
         const THERE: u64 = 256 << 20;
         let file = SharedFile::create("test", 1 << 50).unwrap();
         file.allocate(0, THERE).unwrap();
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_shrink_is_refused() {
+    fn shrinkable_file() {
         for fd in [crate::memfd::allocate("test", 4096).unwrap(), crate::pipe::pair().unwrap().0] {
             assert_eq!(SharedFile::from_fd(fd).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_made_with_signals_blocked_keeps_them_so() {
+    fn blocked_in_new_thread() {
         fn blocked() -> u64 {
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn who_connects_is_accepted_and_known() {
+    fn accept_and_credentials() {
         let name = format!("multiproc-test-{}", crate::random::seed());
         let listening = listen(Place::Abstract(name.as_bytes())).unwrap();
         assert!(try_accept(&listening).unwrap().is_none());
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_at_a_name() {
+    fn packets_at_abstract_name() {
         let name = format!("multiproc-test-{}", crate::random::seed());
         let name = name.as_bytes();
         let refused = connect_for_packets(name, None).unwrap_err();
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_the_end() {
+    fn bytes_and_eof() {
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(has_input(&b).unwrap(), Some(false));
         assert_eq!(try_read(&b, &mut [0; 4]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_belongs_to_the_socket() {
+    fn mark() {
         let listening = listen(Place::Internet(loopback())).unwrap();
         let address = local_address(&listening).unwrap().unwrap();
         let client = connect(Place::Internet(address), None).unwrap();
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_come_with_the_bytes() {
+    fn fds_with_bytes() {
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         crate::fd_passing::send(&a, &[b"two"], &[a.as_fd(), b.as_fd()]).unwrap();
         let (mut buffer, mut fds) = ([0; 8], vec![]);
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_longer_than_told() {
+    fn timeouts() {
         assert_eq!(
             connect(Place::Abstract(b"multiproc-nobody"), None).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
@@ -561,7 +561,7 @@ mod tests {
 
     /// A caller that has slept past its deadline still gets an immediate result.
     #[test]
-    fn it_is_tried_once_however_late_it_is() {
+    fn one_attempt_after_deadline() {
         let name = format!("multiproc-test-{}", crate::random::seed());
         let place = Place::Abstract(name.as_bytes());
         let past = Some(Instant::now());
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_may_be_longer_than_the_kernel_takes() {
+    fn long_path() {
         let directory = std::env::temp_dir().join(format!("multiproc-{}-{}", std::process::id(), "x".repeat(150)));
         std::fs::create_dir(&directory).unwrap();
         let path = directory.join("socket");

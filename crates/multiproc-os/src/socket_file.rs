@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_dead_is_replaced_and_who_lives_is_not() {
+    fn replace_only_dead_owner() {
         let directory = Directory::new("replaced");
         let path = directory.0.join("socket");
         let (live, first) = listen(&path).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_stays() {
+    fn other_file_is_kept() {
         let directory = Directory::new("no-socket");
         let (link, target) = (directory.0.join("link"), directory.0.join("target"));
         std::os::unix::fs::symlink(&target, &link).unwrap();
@@ -241,7 +241,7 @@ mod tests {
 
     /// Whatever another user does in a world-writable directory, a dead socket can be replaced.
     #[test]
-    fn nobody_keeps_the_place_of_a_dead_one() {
+    fn dead_lock_owner() {
         let directory = Directory::new("stranger");
         let path = directory.0.join("socket");
         drop(listen(&path).unwrap());
@@ -255,7 +255,7 @@ mod tests {
     /// A lock file is used once, and one left behind by a killed process doesn't hinder its
     /// successors.
     #[test]
-    fn a_turn_is_one_process_s() {
+    fn lock_is_exclusive() {
         let directory = Directory::new("turn");
         let path = directory.0.join("socket");
         drop(listen(&path).unwrap());
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_one_gets_it() {
+    fn concurrent_binds() {
         let directory = Directory::new("race");
         let path = directory.0.join("socket");
         for _ in 0..50 {

@@ -173,7 +173,7 @@ mod tests {
     use crate::shared_memory::{Mapping, SharedFile};
 
     #[test]
-    fn who_has_not_mapped_a_file_does_not_share_it() {
+    fn shares_mapping() {
         let file = SharedFile::create("multiproc-test", 4096).unwrap();
         let mapping = Mapping::new(&file, 0, 4096).unwrap();
         let address = mapping.start().as_ptr().cast_const();

@@ -46,7 +46,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn after_a_time_and_not_before() {
+    fn expires_after_timeout() {
         let begun = Instant::now();
         let timer = Timer::after(Duration::from_millis(20)).unwrap();
         assert!(crate::poll::wait_for_input(&timer, None).unwrap());

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_what_was_set_and_the_arguments_stay() {
+    fn set_title_keeps_arguments() {
         let before: Vec<_> = std::env::args_os().collect();
         set(&Ranges::current().unwrap(), &[b"a title".to_vec(), b"and\0 more".to_vec()], None).unwrap();
         assert_eq!(std::fs::read("/proc/self/cmdline").unwrap(), b"a title\0and more\0");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_that_others_are_shown() {
+    fn set_shown_environment() {
         // Not a static of the program's file, which the kernel doesn't show here.
         let block: &'static [u8] = b"A=1\0B=2\0".to_vec().leak();
         let start = block.as_ptr() as usize;

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_stays_until_it_is_taken_away() {
+    fn token_stays_until_taken() {
         let wake_pipe = WakePipe::new().unwrap();
         assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Late);
         for _ in 0..100_000 {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_hung_up_when_nobody_holds_the_other_side() {
+    fn hangup() {
         let mut one = WakePipe::new().unwrap();
         let mut two = WakePipe::from_fd(one.open_both_ways().unwrap()).unwrap();
         one.read_only().unwrap();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn each_who_listens_hears_each_token() {
+    fn each_listener_is_woken() {
         let mut wake_pipe = WakePipe::new().unwrap();
         let reader = wake_pipe.reader().unwrap();
         let first = Subscription::new(&reader).unwrap();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn another_descriptor_wakes_too() {
+    fn other_fd_wakes() {
         let wake_pipe = WakePipe::new().unwrap();
         let (reader, writer) = crate::pipe::pair().unwrap();
         drop(writer);

@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_writes_the_other_reads() {
+    fn smoke() {
         let bytes: Vec<u8> = (1..=100).collect();
         let first = [(content(7, b"first"), 0), (content(8, &bytes), 0), (content(9, b""), 100)];
         let one = SlotTable::create(first.into_iter()).unwrap();
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn too_large() {
         let slot_table = slot_table(&[8, 0, 17]);
         assert_eq!([0, 1, 2, 3].map(|index| slot_table.room(index)), [Some(8), Some(0), Some(24), None]);
         for (index, len, refusal) in [
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_as_there_may_be() {
+    fn max_size() {
         let most = (MORE - OVERHEAD as usize) / 2 * 8;
         let one = slot_table(&[most]);
         let bytes: Vec<u8> = (0..most).map(|index| (index % 251) as u8).collect();
@@ -522,7 +522,7 @@ mod tests {
 
     /// A lack of memory is an error of creating or opening a table, not a SIGBUS later.
     #[test]
-    fn there_is_memory_for_all_of_it() {
+    fn memory_is_allocated() {
         let one = slot_table(&[100_000, 8]);
         let file = one.segment.file();
         let allocated = file.allocated().unwrap();
@@ -557,7 +557,7 @@ mod tests {
 
     /// However much a writer has written when it dies with the lock, the previous content remains.
     #[test]
-    fn who_dies_while_writing_leaves_what_was_there() {
+    fn killed_writer() {
         let slot_table = slot_table(&[24, 24]);
         slot_table.write(0, content(1, b"what was there before")).unwrap();
         for written in 0..=4 {
@@ -581,7 +581,7 @@ mod tests {
 
     /// No reader waits for a sleeping owner of the lock.
     #[test]
-    fn who_is_stopped_while_writing_stops_no_reader() {
+    fn stopped_writer() {
         let slot_table = slot_table(&[24, 8]);
         slot_table.write(0, content(1, b"what was there before")).unwrap();
         let _guard = slot_table.segment.spin_lock.lock_endlessly();
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_torn() {
+    fn no_torn_reads() {
         let (one, ended) = (slot_table(&[255 * 3, 255 * 3]), AtomicBool::new(false));
         let two = again(&one);
         std::thread::scope(|scope| {
@@ -651,7 +651,7 @@ mod tests {
     /// One thread writes ever larger numbers to one slot after the other: at each moment they are
     /// in order, and no two differ by more than one.
     #[test]
-    fn a_snapshot_is_of_one_moment() {
+    fn snapshot_is_atomic() {
         const SLOTS: usize = 10;
         let (one, ended) = (slot_table(&[16; SLOTS]), AtomicBool::new(false));
         let two = again(&one);
@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_roster_is_an_error() {
+    fn wrong_object() {
         let error = SlotTable::open(std::io::pipe().unwrap().0.into()).unwrap_err();
         assert!(
             error.to_string().contains("this is no shareable list of this program: it is no memory file"),
@@ -705,7 +705,7 @@ mod tests {
     /// Another process writes garbage all over the table. Nothing panics or hangs, and no foreign
     /// memory is touched.
     #[test]
-    fn garbage_leads_nobody_astray() {
+    fn garbage() {
         let mut state = 0x6c69_7374;
         for _ in 0..300 {
             let one = slot_table(&[8, 30, 0, 100]);

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_as_people_read_them() {
+    fn sizes() {
         for (bytes, text) in [
             (0, "0 bytes"),
             (1, "1 byte"),

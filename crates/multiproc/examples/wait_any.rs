@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use multiproc::{Process, wait_any};
+use multiproc::{Process, Waitable, wait_any};
 
 fn search(seconds: u64) -> String {
     std::thread::sleep(Duration::from_secs(seconds));
@@ -17,8 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             // Daemons: the scope doesn't wait for them, it ends them.
             searches.push(s.start(Process::new(search, (seconds,)).daemon(true))?);
         }
-        match wait_any(&searches, Duration::from_secs(10))? {
-            Some((first, _)) => Ok(searches.swap_remove(first).join()?),
+        let all: Vec<&dyn Waitable> = searches.iter().map(|search| search as _).collect();
+        match wait_any(&all, Duration::from_secs(10))?.first() {
+            Some(first) => Ok(searches.swap_remove(*first).join()?),
             None => Err("nothing found within 10 s".into()),
         }
     })?;

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_object_had_the_article_that_belongs_to_it() {
+    fn articles() {
         for (what, text) in [
             ("array", "cannot make an array: out of memory"),
             ("semaphore", "cannot make a semaphore: out of memory"),

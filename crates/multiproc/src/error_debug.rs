@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn every_public_error_prints_its_message() {
+    fn every_public_error_is_covered() {
         let mut found = BTreeSet::new();
         errors_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
         let listed: BTreeSet<String> = LISTED.iter().map(|name| name.to_string()).collect();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_for_errors_finds_each_form() {
+    fn search_finds_each_form() {
         let mut found = BTreeSet::new();
         let source = "#[derive(Clone, thiserror::Error)]\n#[non_exhaustive]\npub enum A {\n}\n\
                       pub struct B<T> {\n}\nimpl<T> std::error::Error for B<T> {}\n\
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_that_the_message_leaves_out_are_shown() {
+    fn debug_shows_sources() {
         #[derive(Debug, thiserror::Error)]
         #[error("{0}")]
         struct Level(&'static str, #[source] Option<Box<Level>>);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn values_inside_errors_need_no_debug() {
+    fn value_without_debug() {
         struct Plain;
         let error = crate::PutError::new(Plain, crate::PutErrorKind::Full);
         assert_eq!(format!("{error:?}"), "cannot put into the queue: it is full");

@@ -705,14 +705,14 @@ mod tests {
     }
 
     #[test]
-    fn messages_as_they_should_be_are_read() {
+    fn valid_messages() {
         for (name, parser) in PARSERS {
             assert!(seeds(name).iter().any(|seed| parser(seed)), "{name}");
         }
     }
 
     #[test]
-    fn any_bytes_are_a_message_or_an_error() {
+    fn arbitrary_bytes() {
         for (name, parser) in PARSERS {
             let result = runner().run(&vec(any::<u8>(), 0..300), |bytes| {
                 parser(&bytes);
@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_messages_are_messages_or_errors() {
+    fn mutated_messages() {
         let change = (any::<prop::sample::Index>(), 0..9_usize, vec(any::<u8>(), 0..9));
         for (name, parser) in PARSERS {
             let strategy = (prop::sample::select(seeds(name)), vec(change.clone(), 1..4));
@@ -736,7 +736,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_are_cut_off_are_errors() {
+    fn truncated_messages() {
         for (name, parser) in PARSERS
             .into_iter()
             .filter(|(name, _)| !matches!(*name, "report" | "codec" | "queue" | "slot_table" | "frame"))

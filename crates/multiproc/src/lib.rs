@@ -27,7 +27,7 @@
 //! - [`Queue`] connects any number of processes; [`JoinableQueue`] is for work that must not be
 //!   lost.
 //! - [`pipe`] and [`one_way`] connect two processes; [`Listener`] and [`connect`] connect any two
-//!   programs, on one machine or over TCP, with a [`Key`]. [`wait`](wait()) waits for several of
+//!   programs, on one machine or over TCP, with a [`Key`]. [`wait_any`] waits for several of
 //!   all these.
 //! - [`Handle`] sends an open file, a pipe end or a socket to another process, as an argument, as a
 //!   result, or inside one.
@@ -39,8 +39,8 @@
 //! - [`sync`] has the locks and other synchronization primitives that processes share.
 //! - [`current_process`], [`parent_process`], [`active_children`] and [`cpu_count`] tell about
 //!   processes and processors.
-//! - [`wait_any`] and [`wait_all`] wait for several children at once, with a timeout. [`scope`]
-//!   starts processes that end when a closure has returned.
+//! - [`wait_any`] and [`wait_all`] wait for one or all of several children. [`scope`] starts
+//!   processes that end when a closure has returned.
 //! - `child.await` joins a child in `async` code; with the feature `async`, queues, pipes,
 //!   listeners, locks, semaphores and events have `async` methods too.
 //! - [`at_exit`], [`handle_ctrl_c`] and [`set_start_method`] configure the whole process.
@@ -117,7 +117,7 @@ pub use crate::channel::listener::Listener;
 pub use crate::channel::pipe::{one_way, pipe};
 pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
-pub use crate::channel::wait::{Waitable, wait};
+pub use crate::channel::wait::{Waitable, wait_any};
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;
@@ -134,7 +134,7 @@ pub use crate::process::init::init;
 pub use crate::process::outcome::{self, RemoteError};
 pub use crate::process::run::{Call, Captured, Run};
 pub use crate::process::scope::{Scope, ScopeError, scope};
-pub use crate::process::wait::{wait_all, wait_any};
+pub use crate::process::wait::wait_all;
 pub use crate::remote_fn::RemoteFn;
 pub use crate::runtime::at_exit::{Finalizer, at_exit};
 pub use crate::runtime::children::{grace_period, set_grace_period};

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn items_pointers_and_closures_come_back() {
+    fn round_trip() {
         let pointer: fn(u32) -> u32 = double;
         for (function, result) in [
             (RemoteFn::new(double), 14),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_bit_is_an_error() {
+    fn flipped_bits() {
         for function in [RemoteFn::new(double), RemoteFn::from(double as fn(u32) -> u32)] {
             for bit in 0..256 {
                 let mut signed = signed(function);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn another_type_is_an_error() {
+    fn wrong_type() {
         let function = bytes(RemoteFn::new(double));
         assert!(serde_json::from_slice::<RemoteFn<(u32,), i32>>(&function).is_err());
         assert!(serde_json::from_slice::<RemoteFn<(i32,), u32>>(&function).is_err());
@@ -268,7 +268,7 @@ mod tests {
     /// Types with the same name: types declared inside a function have no path that distinguishes
     /// them.
     #[test]
-    fn another_type_of_the_same_name_is_an_error() {
+    fn wrong_type_of_same_name() {
         fn of<T: 'static>(_: &T) -> RemoteFn<(T,), T> {
             RemoteFn::new(|it| it)
         }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_key_has_signed_is_an_error() {
+    fn wrong_key() {
         let mut signed = signed(RemoteFn::new(double));
         signed.signature = sign::<(u32,), u32>(Key([1, 2]), signed.places);
         assert!(read(&signed).is_err());
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn code_of_a_shared_library_is_refused() {
+    fn shared_library() {
         // SAFETY: it is never called.
         let getpid = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
         let error = serde_json::to_vec(&RemoteFn::from(getpid)).unwrap_err();

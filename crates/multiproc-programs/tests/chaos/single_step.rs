@@ -42,21 +42,21 @@ fn step(name: &str, expected: &[&str]) {
 }
 
 #[test]
-fn a_lock_outlives_those_who_take_it() {
+fn lock() {
     for name in ["lock", "rlock", "mutex_lock", "write"] {
         step(name, &["free", "poisoned"]);
     }
 }
 
 #[test]
-fn a_lock_outlives_those_who_give_it_up() {
+fn unlock() {
     for name in ["unlock", "runlock", "mutex_unlock", "end_writing"] {
         step(name, &["free", "poisoned"]);
     }
 }
 
 #[test]
-fn who_waits_for_a_lock_is_not_forgotten() {
+fn lock_wakes_waiter() {
     for name in ["lock_asleep", "unlock_with_waiters", "end_writing_with_waiters"] {
         step(name, &["free", "poisoned"]);
     }
@@ -64,14 +64,14 @@ fn who_waits_for_a_lock_is_not_forgotten() {
 }
 
 #[test]
-fn what_somebody_has_died_with_is_poisoned_until_it_is_put_right() {
+fn poison_and_clear() {
     for name in ["lock_inherit", "rlock_inherit", "mutex_inherit", "write_inherit", "read_inherit"] {
         step(name, &["poisoned"]);
     }
 }
 
 #[test]
-fn an_array_and_its_parts_outlive_their_holders() {
+fn array_lock() {
     for name in ["array_lock", "array_unlock", "part_lock", "part_unlock"] {
         step(name, &["free", "poisoned"]);
     }
@@ -84,7 +84,7 @@ fn an_array_and_its_parts_outlive_their_holders() {
 }
 
 #[test]
-fn who_wants_a_part_and_who_wants_the_whole_wait_for_nobody_who_is_dead() {
+fn array_part_and_whole() {
     for name in ["array_read", "array_read_asleep", "array_end_reading_with_parts_waiting"] {
         step(name, &["free"]);
     }
@@ -96,111 +96,111 @@ fn who_wants_a_part_and_who_wants_the_whole_wait_for_nobody_who_is_dead() {
 }
 
 #[test]
-fn an_array_is_divided_or_not() {
+fn array_split() {
     for name in ["divide", "divide_inherit"] {
         step(name, &["divided", "not divided"]);
     }
 }
 
 #[test]
-fn shared_memory_grows_or_not() {
+fn shared_memory_grow() {
     step("memory_grow", &["grown", "not grown"]);
 }
 
 #[test]
-fn a_lock_that_is_held_twice_outlives_its_holder() {
+fn rlock_twice() {
     step("rlock_again", &["free", "poisoned"]);
     step("runlock_once_of_twice", &["free", "poisoned"]);
 }
 
 #[test]
-fn a_value_that_is_set_is_whole_or_poisoned() {
+fn mutex_set() {
     step("mutex_set", &["free", "poisoned"]);
 }
 
 #[test]
-fn what_is_done_once_is_done() {
+fn call_once() {
     step("call_once", &["new", "begun", "done"]);
     step("call_once_with_waiters", &["new", "begun", "done"]);
     step("call_once_inherit", &["begun", "done"]);
 }
 
 #[test]
-fn who_reads_poisons_nothing() {
+fn rwlock_read() {
     for name in ["read", "read_as_the_first_ever", "end_reading", "end_reading_with_a_writer_waiting"] {
         step(name, &["free"]);
     }
 }
 
 #[test]
-fn readers_and_writers_who_wait_for_each_other_are_not_forgotten() {
+fn rwlock_wakes_waiters() {
     step("read_asleep", &["free"]);
     step("read_again_while_a_writer_waits", &["free"]);
     step("write_asleep", &["free", "poisoned"]);
 }
 
 #[test]
-fn a_permit_is_there_again() {
+fn semaphore_acquire() {
     for name in ["acquire", "acquire_asleep", "drop_permit_with_waiters"] {
         step(name, &["there"]);
     }
 }
 
 #[test]
-fn a_permit_is_released_or_not() {
+fn semaphore_release() {
     step("release", &["not released", "released"]);
 }
 
 #[test]
-fn an_event_is_set_or_not() {
+fn event_set() {
     step("event_set", &["not set", "set"]);
     step("event_clear", &["not set", "set"]);
     step("event_wait_asleep", &["works"]);
 }
 
 #[test]
-fn who_comes_first_to_a_barrier_and_dies_is_known() {
+fn barrier_first() {
     step("barrier_first", &["alone", "death"]);
 }
 
 #[test]
-fn who_comes_last_to_a_barrier_and_dies_is_known() {
+fn barrier_last() {
     step("barrier_last", &["death", "passed"]);
 }
 
 #[test]
-fn an_item_is_put_or_not() {
+fn queue_put() {
     for name in ["put_small", "put_block", "put_bounded", "put_block_bounded", "put_bounded_in_bytes"] {
         step(name, &["not_put", "put"]);
     }
 }
 
 #[test]
-fn an_item_is_put_or_not_into_a_joinable_queue() {
+fn joinable_queue_put() {
     for name in ["put_joinable", "put_block_joinable"] {
         step(name, &["not_put", "put"]);
     }
 }
 
 #[test]
-fn a_ring_that_grows_loses_nothing() {
+fn queue_grow() {
     step("put_growing", &["put_0", "put_1", "put_2", "put_3", "put_4"]);
 }
 
 #[test]
-fn a_ring_that_shrinks_loses_nothing() {
+fn queue_shrink() {
     step("put_shrinking", &["empty", "put"]);
 }
 
 #[test]
-fn an_item_is_taken_or_not() {
+fn queue_get() {
     for name in ["get_small", "get_block", "get_bounded", "get_block_bounded", "get_bounded_in_bytes"] {
         step(name, &["not_taken", "taken"]);
     }
 }
 
 #[test]
-fn who_waits_at_a_queue_is_not_forgotten() {
+fn queue_wakes_waiter() {
     step("put_asleep", &["not_put", "put"]);
     step("get_asleep", &["not_taken", "taken"]);
     step("get_bounded_asleep", &["not_taken", "taken"]);
@@ -210,13 +210,13 @@ fn who_waits_at_a_queue_is_not_forgotten() {
 }
 
 #[test]
-fn handles_stay_with_their_items() {
+fn queue_handles() {
     step("put_handles", &["not_put", "put"]);
     step("get_handles", &["not_taken", "taken"]);
 }
 
 #[test]
-fn a_task_is_done_or_comes_again() {
+fn task_done() {
     for name in ["get_joinable", "get_block_joinable", "get_returned"] {
         step(name, &["not_taken", "returned"]);
     }
@@ -226,21 +226,21 @@ fn a_task_is_done_or_comes_again() {
 }
 
 #[test]
-fn a_queue_is_closed_or_not() {
+fn queue_close() {
     for name in ["close", "close_before_producer", "close_before_consumer", "close_bounded_before_consumer"] {
         step(name, &["closed", "open"]);
     }
 }
 
 #[test]
-fn an_item_of_a_list_is_changed_or_not() {
+fn list_set() {
     for name in ["shareable_set", "shareable_replace", "shareable_compare_exchange"] {
         step(name, &["new", "old"]);
     }
 }
 
 #[test]
-fn who_reads_a_list_changes_nothing() {
+fn list_get() {
     for name in ["shareable_get", "shareable_to_vec"] {
         step(name, &["old"]);
     }

@@ -38,18 +38,18 @@ fn step(method: &str, victim: &str, state: &str, expected: &[&str]) {
 }
 
 #[test]
-fn a_server_that_is_killed_at_any_moment_of_a_start_loses_none() {
+fn kill_server_during_start() {
     step("forkserver", "server", "warm", &["value"]);
     step("forkserver", "server", "ignoring", &["value"]);
 }
 
 #[test]
-fn a_server_that_is_killed_at_any_moment_of_its_own_start_is_an_error_and_the_next_start_brings_another() {
+fn kill_server_during_its_start() {
     step("forkserver", "server", "cold", &["handshake", "value"]);
 }
 
 #[test]
-fn a_child_that_is_killed_at_any_moment_has_been_killed_or_has_given_its_value() {
+fn kill_child() {
     step("forkserver", "child", "cold", &["killed", "value"]);
     step("forkserver", "child", "warm", &["killed", "value"]);
     step("forkserver", "child", "ignoring", &["killed", "value"]);
@@ -60,7 +60,7 @@ fn a_child_that_is_killed_at_any_moment_has_been_killed_or_has_given_its_value()
 }
 
 #[test]
-fn of_a_parent_that_is_killed_at_any_moment_nothing_is_left() {
+fn kill_parent() {
     for method in METHODS {
         for state in ["cold", "warm", "ignoring"] {
             // It prints its value before the last of its moments.
@@ -70,7 +70,7 @@ fn of_a_parent_that_is_killed_at_any_moment_nothing_is_left() {
 }
 
 #[test]
-fn of_parents_that_are_killed_at_random_with_starts_under_way_nothing_is_left() {
+fn kill_parents_at_random() {
     let seed = match std::env::var("MULTIPROC_SEED") {
         Ok(seed) => seed,
         Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().to_string(),

@@ -191,7 +191,7 @@ fn names(processes: &[Known]) -> Vec<&str> {
 }
 
 #[test]
-fn the_whole_family_ends_without_a_word() {
+fn ends_all_processes_silently() {
     for method in WITH_THREADS {
         let mut terminal = Terminal::run(&[method, "family"]);
         let processes = terminal.processes(6);
@@ -208,7 +208,7 @@ fn the_whole_family_ends_without_a_word() {
 }
 
 #[test]
-fn children_may_end_in_order() {
+fn children_exit_in_order() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "orderly"]);
         terminal.processes(2);
@@ -219,7 +219,7 @@ fn children_may_end_in_order() {
 }
 
 #[test]
-fn what_ignores_sigterm_is_killed_after_the_grace_period() {
+fn sigterm_ignored_is_killed_after_grace_period() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "stubborn", "300"]);
         let processes = terminal.processes(3);
@@ -234,7 +234,7 @@ fn what_ignores_sigterm_is_killed_after_the_grace_period() {
 }
 
 #[test]
-fn a_second_ctrl_c_kills_at_once() {
+fn second_ctrl_c_kills() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "stubborn", "100000000"]);
         let mut processes = terminal.processes(3);
@@ -251,7 +251,7 @@ fn a_second_ctrl_c_kills_at_once() {
 }
 
 #[test]
-fn the_programs_own_handler_counts_and_children_live_on() {
+fn own_handler() {
     for method in METHODS {
         for when in ["before", "after"] {
             let mut terminal = Terminal::run(&[method, "own-handler", when]);
@@ -266,7 +266,7 @@ fn the_programs_own_handler_counts_and_children_live_on() {
 }
 
 #[test]
-fn a_handler_that_calls_the_one_before_it_counts_alone() {
+fn chained_handler() {
     for method in WITH_THREADS {
         let mut terminal = Terminal::run(&[method, "tokio"]);
         terminal.processes(2);
@@ -279,7 +279,7 @@ fn a_handler_that_calls_the_one_before_it_counts_alone() {
 }
 
 #[test]
-fn switched_off_each_process_is_on_its_own() {
+fn disabled() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "off"]);
         terminal.processes(2);
@@ -291,7 +291,7 @@ fn switched_off_each_process_is_on_its_own() {
 }
 
 #[test]
-fn it_can_be_switched_off_and_on_at_any_time() {
+fn toggle() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "off-and-on"]);
         assert_eq!(terminal.line(), "[false, true, true, false, false, false, true, true, true]");
@@ -308,7 +308,7 @@ fn it_can_be_switched_off_and_on_at_any_time() {
 }
 
 #[test]
-fn those_that_outlive_their_parent_do() {
+fn outlive_parent() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "outlive"]);
         let mut processes = terminal.processes(3);
@@ -350,7 +350,7 @@ fn two_hundred_children() {
 }
 
 #[test]
-fn in_a_storm_of_starts() {
+fn during_starts() {
     for round in 0..25 {
         for method in WITH_THREADS {
             let starts = (round * 7 + 1).to_string();
@@ -364,7 +364,7 @@ fn in_a_storm_of_starts() {
 }
 
 #[test]
-fn no_start_fails_of_a_signal_to_the_group() {
+fn start_survives_group_signal() {
     for method in WITH_THREADS {
         let mut terminal = Terminal::run(&[method, "hail"]);
         assert_eq!(terminal.line(), "all well");
@@ -374,7 +374,7 @@ fn no_start_fails_of_a_signal_to_the_group() {
 }
 
 #[test]
-fn while_main_waits_at_its_end() {
+fn while_main_waits_for_children() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "at-the-end"]);
         assert_eq!(names(&terminal.processes(2)), ["child", "end"]);
@@ -385,7 +385,7 @@ fn while_main_waits_at_its_end() {
 }
 
 #[test]
-fn a_copy_made_by_fork_does_not_end_its_originals_children() {
+fn forked_copy_keeps_children() {
     for method in METHODS {
         let mut terminal = Terminal::run(&[method, "copy"]);
         terminal.processes(1);

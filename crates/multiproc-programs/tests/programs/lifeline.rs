@@ -116,7 +116,7 @@ fn children(parent: i32) -> Vec<(i32, String)> {
 }
 
 #[test]
-fn children_that_changed_their_user_in_a_container_outlived_a_killed_main() {
+fn changed_user_in_container() {
     for method in METHODS {
         let mut main = Running::start(&["changes-user", method]);
         let Some(first) = main.pid("child ") else { return };
@@ -131,7 +131,7 @@ fn children_that_changed_their_user_in_a_container_outlived_a_killed_main() {
 }
 
 #[test]
-fn an_orphan_without_lifeline_and_server_ends_at_its_next_call() {
+fn orphan_ends_at_next_call() {
     for method in METHODS {
         let mut main = Running::start(&["changes-user-unguarded", method]);
         let Some(child) = main.pid("child ") else { return };
@@ -155,7 +155,7 @@ fn an_orphan_without_lifeline_and_server_ends_at_its_next_call() {
 }
 
 #[test]
-fn the_first_process_of_a_pid_namespace_outlived_a_killed_main() {
+fn pid_namespace_init_ends_with_main() {
     for method in METHODS {
         for blocks in ["", "blocks"] {
             let mut main = Running::start(&["first-of-namespace", method, blocks]);
@@ -170,7 +170,7 @@ fn the_first_process_of_a_pid_namespace_outlived_a_killed_main() {
 }
 
 #[test]
-fn the_first_process_of_a_pid_namespace_can_be_terminated_and_the_next_start_says_that_it_is_gone() {
+fn terminate_pid_namespace_init() {
     for method in METHODS {
         let Some(lines) = run(&["first-of-namespace-terminated", method]) else { return };
         assert_eq!(lines.len(), 2, "{lines:?}");
@@ -180,7 +180,7 @@ fn the_first_process_of_a_pid_namespace_can_be_terminated_and_the_next_start_say
 }
 
 #[test]
-fn starts_in_a_new_pid_namespace_work_as_long_as_its_first_process_lives() {
+fn start_in_pid_namespace() {
     for method in METHODS {
         let Some(lines) = run(&["namespace-with-init", method]) else { return };
         assert_eq!(lines[..3], ["(7, true)"; 3], "{method}");
@@ -189,7 +189,7 @@ fn starts_in_a_new_pid_namespace_work_as_long_as_its_first_process_lives() {
 }
 
 #[test]
-fn a_main_that_gave_up_root_never_ended_for_a_daemon_that_kept_it() {
+fn main_without_root_ends_beside_root_daemon() {
     for method in METHODS {
         let Some(lines) = run(&["gave-up-root", method]) else { return };
         let daemon: i32 = lines[0].strip_prefix("daemon ").unwrap().parse().unwrap();
@@ -200,7 +200,7 @@ fn a_main_that_gave_up_root_never_ended_for_a_daemon_that_kept_it() {
 }
 
 #[test]
-fn a_daemon_that_main_cannot_end_by_any_means_is_ended_by_the_server() {
+fn server_ends_unkillable_daemon() {
     for method in METHODS {
         let mut main = Running::start(&["both-change-user", method]);
         let Some(daemon) = main.pid("daemon ") else { return };
@@ -213,7 +213,7 @@ fn a_daemon_that_main_cannot_end_by_any_means_is_ended_by_the_server() {
 }
 
 #[test]
-fn what_may_not_be_signalled_can_be_killed() {
+fn kill_without_permission_to_signal() {
     for method in METHODS {
         let Some(lines) = run(&["gave-up-root-kill", method]) else { return };
         let _free = Watched::new(lines[0].strip_prefix("free ").unwrap().parse().unwrap());
@@ -224,7 +224,7 @@ fn what_may_not_be_signalled_can_be_killed() {
 }
 
 #[test]
-fn calls_that_a_sandbox_refuses_are_done_without_or_named() {
+fn sandboxed_calls() {
     for method in METHODS {
         for name in ["close_range", "unshare", "none"] {
             let Some(lines) = run(&["refused-call", method, name]) else { return };
@@ -242,7 +242,7 @@ fn calls_that_a_sandbox_refuses_are_done_without_or_named() {
 }
 
 #[test]
-fn a_root_without_dev_or_proc() {
+fn root_without_dev_or_proc() {
     for method in METHODS {
         let root = Scratch::new(&format!("bare-root-{method}"));
         let directory = root.0.to_str().unwrap();
@@ -259,7 +259,7 @@ fn a_root_without_dev_or_proc() {
 }
 
 #[test]
-fn the_number_of_a_closed_stream_is_in_use_for_a_moment() {
+fn closed_stream_number_is_reused() {
     // A program with threads can't be forked.
     for method in ["forkserver", "spawn"] {
         assert_eq!(run(&["number-in-use", method]).unwrap(), ["started"], "{method}");
@@ -267,14 +267,14 @@ fn the_number_of_a_closed_stream_is_in_use_for_a_moment() {
 }
 
 #[test]
-fn descriptors_0_to_2_that_are_close_on_exec_were_lost() {
+fn close_on_exec_stdio() {
     for method in METHODS {
         assert_eq!(run(&["close-on-exec", method]).unwrap(), ["as here"], "{method}");
     }
 }
 
 #[test]
-fn a_file_that_was_opened_before_init_was_closed() {
+fn file_opened_before_init_stays_open() {
     let scratch = Scratch::new("early-file");
     let path = scratch.0.join("file");
     let output = Command::new(EARLY_FILE).arg(&path).env_remove("MULTIPROC_ENTRY").output().unwrap();
@@ -287,7 +287,7 @@ fn a_file_that_was_opened_before_init_was_closed() {
 }
 
 #[test]
-fn the_loader_was_executed_in_place_of_the_program() {
+fn run_through_loader() {
     let loaders = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
     let Some(loader) = loaders.iter().find(|path| Path::new(path).exists()) else {
         eprintln!("not shown: this system has none of {loaders:?}");

@@ -28,7 +28,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn what_was_logged_before_a_sigkill_arrives_in_order_before_wait_returns() {
+fn records_before_sigkill_arrive() {
     for method in METHODS {
         let lines = lines(&run("killed", method));
         let pid = lines.iter().find_map(|line| line.strip_prefix("pid ")).unwrap();
@@ -41,7 +41,7 @@ fn what_was_logged_before_a_sigkill_arrives_in_order_before_wait_returns() {
 }
 
 #[test]
-fn records_of_all_descendants_arrive_whole() {
+fn descendants() {
     for method in METHODS {
         let lines = lines(&run("family", method));
         let without_pids: Vec<String> = lines
@@ -84,7 +84,7 @@ fn without_pid(line: &str) -> String {
 }
 
 #[test]
-fn a_failure_is_one_record() {
+fn failure_is_one_record() {
     for method in METHODS {
         let output = run("failures", method);
         let lines: Vec<String> = lines(&output).iter().map(|line| without_pid(line)).collect();
@@ -125,7 +125,7 @@ fn a_failure_is_one_record() {
 }
 
 #[test]
-fn a_panic_is_printed_once_where_log_to_stderr_prints() {
+fn panic_is_printed_once() {
     for method in METHODS {
         let output = run("failures-on-stderr", method);
         let text = stderr(&output);
@@ -136,7 +136,7 @@ fn a_panic_is_printed_once_where_log_to_stderr_prints() {
 }
 
 #[test]
-fn what_the_library_does_is_debug_or_trace_to_other_loggers() {
+fn library_records_are_debug_or_trace() {
     for method in METHODS {
         let lines: Vec<String> = lines(&run("own-lines", method)).iter().map(|line| without_pid(line)).collect();
         let of = |level: &str| lines.iter().filter(|line| line.starts_with(level)).collect::<Vec<_>>();
@@ -152,7 +152,7 @@ fn what_the_library_does_is_debug_or_trace_to_other_loggers() {
 }
 
 #[test]
-fn threads_do_not_mix_their_records() {
+fn concurrent_threads() {
     for method in METHODS {
         let lines = lines(&run("threads", method));
         assert_eq!(lines.len(), 2001, "{method}");
@@ -174,7 +174,7 @@ fn threads_do_not_mix_their_records() {
 }
 
 #[test]
-fn records_of_every_size_arrive() {
+fn record_sizes() {
     for method in METHODS {
         let mut expected =
             [0_u64, 10, 32_000, 33_000, 70_000, 5_000_000].map(|len| format!("{len} {}", len * 97)).to_vec();
@@ -184,7 +184,7 @@ fn records_of_every_size_arrive() {
 }
 
 #[test]
-fn a_child_logs_what_its_main_process_would() {
+fn level_is_inherited() {
     for method in METHODS {
         let mut lines = lines(&run("levels", method));
         lines.retain(|line| line.contains(" x ") || line == "waited" || line.contains("in vain"));
@@ -203,7 +203,7 @@ fn a_child_logs_what_its_main_process_would() {
 }
 
 #[test]
-fn on_stderr_each_record_is_printed_once() {
+fn stderr_prints_each_record_once() {
     for method in METHODS {
         let text = stderr(&run("on-stderr", method));
         let expected = [
@@ -222,7 +222,7 @@ fn on_stderr_each_record_is_printed_once() {
 }
 
 #[test]
-fn the_end_of_main_hears_its_children_out() {
+fn main_exit_flushes_children() {
     for method in METHODS {
         let lines = lines(&run("without-wait", method));
         let records: Vec<&String> = lines.iter().filter(|line| line.starts_with("[WARN")).collect();
@@ -233,14 +233,14 @@ fn the_end_of_main_hears_its_children_out() {
 }
 
 #[test]
-fn a_child_that_logs_faster_than_it_is_read_waits_and_nothing_is_lost() {
+fn backpressure() {
     for method in METHODS {
         assert_eq!(lines(&run("slow-reader", method)), ["None", "5000"], "{method}");
     }
 }
 
 #[test]
-fn a_logger_that_waits_for_who_waits_for_it_stops_nobody() {
+fn logger_deadlock_is_bounded() {
     let expected = ["waited with a deadline", "waited without", "logged"];
     assert_eq!(lines(&run("logger-that-needs-us", "forkserver")), expected);
     let expected = ["from a child", "from the handler's child"];
@@ -248,14 +248,14 @@ fn a_logger_that_waits_for_who_waits_for_it_stops_nobody() {
 }
 
 #[test]
-fn a_handler_that_panics_loses_one_record() {
+fn handler_panic_loses_one_record() {
     let output = run("handler-that-panics", "forkserver");
     assert_eq!(lines(&output), ["one", "two", "waited"]);
     assert!(stderr(&output).contains("as it should"), "{}", stderr(&output));
 }
 
 #[test]
-fn a_child_whose_relay_is_gone_goes_on() {
+fn relay_gone() {
     for method in METHODS {
         let mut main = talker("orphan", method).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -268,7 +268,7 @@ fn a_child_whose_relay_is_gone_goes_on() {
 }
 
 #[test]
-fn garbage_is_complained_of_once() {
+fn garbage_is_reported_once() {
     for method in METHODS {
         let lines = lines(&run("garbage", method));
         let complaints = lines.iter().filter(|line| line.contains("error in the relay of log records")).count();
@@ -279,12 +279,12 @@ fn garbage_is_complained_of_once() {
 }
 
 #[test]
-fn our_threads_take_no_signals() {
+fn threads_block_signals() {
     assert_eq!(lines(&run("signals", "forkserver")), ["multiproc-logs false, multiproc-outpu false, talker true"]);
 }
 
 #[test]
-fn the_nearest_handler_above_gets_a_record() {
+fn nearest_handler_gets_records() {
     for method in METHODS {
         let lines = lines(&run("nearest", method));
         let of = |target: &str| {
@@ -299,7 +299,7 @@ fn the_nearest_handler_above_gets_a_record() {
 }
 
 #[test]
-fn records_and_lines_need_no_descriptors() {
+fn no_descriptors_left() {
     for method in METHODS {
         let mut main = talker("few-descriptors", method).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -314,7 +314,7 @@ fn records_and_lines_need_no_descriptors() {
 }
 
 #[test]
-fn lines_of_several_processes_never_mix() {
+fn captured_lines_never_mix() {
     for method in METHODS {
         let output = run("partial-lines", method);
         let (out, err) = (lines(&output), stderr(&output));
@@ -337,7 +337,7 @@ fn lines_of_several_processes_never_mix() {
 }
 
 #[test]
-fn everything_that_is_written_to_the_streams_is_captured() {
+fn capture_streams() {
     for method in METHODS {
         let output = run("everything-printed", method);
         let expected = [
@@ -363,7 +363,7 @@ fn everything_that_is_written_to_the_streams_is_captured() {
 }
 
 #[test]
-fn every_byte_comes_through_and_long_lines_are_cut() {
+fn capture_long_lines() {
     for method in METHODS {
         let output = run("binary", method).stdout;
         let every: Vec<u8> = (0..=255).collect();
@@ -380,7 +380,7 @@ fn every_byte_comes_through_and_long_lines_are_cut() {
 }
 
 #[test]
-fn nobody_waits_for_what_holds_a_pipe_open() {
+fn pipe_held_open() {
     for method in METHODS {
         let mut main = talker("held-open", method).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(main.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -393,7 +393,7 @@ fn nobody_waits_for_what_holds_a_pipe_open() {
 }
 
 #[test]
-fn a_function_gets_the_lines() {
+fn capture_with_function() {
     let output = run("lines", "forkserver");
     let expected = [
         "[Process-1] 1 Stdout [49]",

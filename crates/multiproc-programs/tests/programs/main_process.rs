@@ -128,7 +128,7 @@ fn main_waits_for_children_and_ends_daemons() {
 }
 
 #[test]
-fn a_daemon_that_ignores_sigterm_is_killed_after_the_grace_period() {
+fn sigterm_ignored_is_killed_after_grace_period() {
     for method in METHODS {
         let mut running = Running::start(subject(&["stubborn", method]));
         let (first, second) = (running.line(), running.line());
@@ -142,15 +142,15 @@ fn a_daemon_that_ignores_sigterm_is_killed_after_the_grace_period() {
 }
 
 #[test]
-fn a_killed_main_takes_its_tree_along() {
+fn killed_main_ends_descendants() {
     let mut running = Running::start(subject(&["tree"]));
     let (mut pids, mut free) = (Vec::new(), None);
     // Two methods, daemon or not, each with two children; and one that outlives its parent.
     for _ in 0..13 {
         let line = running.line();
-        let (who, pid) = line.rsplit_once(' ').unwrap();
+        let (name, pid) = line.rsplit_once(' ').unwrap();
         let pid: i32 = pid.parse().unwrap();
-        if who == "free" { free = Some(pid) } else { pids.push(pid) }
+        if name == "free" { free = Some(pid) } else { pids.push(pid) }
     }
     let free = free.unwrap();
     let main = running.child.id();
@@ -196,7 +196,7 @@ fn finalizers_run_in_order() {
 }
 
 #[test]
-fn exit_in_a_child_ends_its_children_first() {
+fn exit_in_child_ends_its_children() {
     for method in METHODS {
         let output = run(SUBJECT, &["exit-in-child", method]);
         let lines = lines(&output);
@@ -208,7 +208,7 @@ fn exit_in_a_child_ends_its_children_first() {
 }
 
 #[test]
-fn a_panic_in_a_child_prints_its_name_message_place_and_backtrace() {
+fn child_panic_message() {
     for method in METHODS {
         let mut command = subject(&["child-panics", method]);
         command.env("RUST_BACKTRACE", "1");
@@ -232,7 +232,7 @@ fn a_panic_in_a_child_prints_its_name_message_place_and_backtrace() {
 }
 
 #[test]
-fn a_target_that_returns_err_prints_the_chain() {
+fn child_error_message() {
     for method in METHODS {
         let output = run(SUBJECT, &["child-fails", method]);
         let expected = ["Some(1)", "no configuration <- No such file or directory (os error 2)"];
@@ -245,7 +245,7 @@ fn a_target_that_returns_err_prints_the_chain() {
 }
 
 #[test]
-fn the_log_has_the_names_of_the_processes() {
+fn log_has_process_names() {
     for method in METHODS {
         let text = stderr(&run(SUBJECT, &["log", method]));
         let expected = [
@@ -275,7 +275,7 @@ fn the_log_has_the_names_of_the_processes() {
 }
 
 #[test]
-fn a_program_with_its_own_logger_keeps_it() {
+fn own_logger() {
     let output = run(env!("CARGO_BIN_EXE_own_logger"), &[]);
     // It takes level `Info`, and the library's own records are `Debug` for it; `log_to_stderr`
     // prints them nevertheless.
@@ -287,14 +287,14 @@ fn a_program_with_its_own_logger_keeps_it() {
 }
 
 #[test]
-fn handles_that_are_dropped_leave_no_zombies() {
+fn dropped_handles_leave_no_zombies() {
     for method in METHODS {
         assert_eq!(lines(&run(SUBJECT, &["abandon", method])), ["0 zombies"]);
     }
 }
 
 #[test]
-fn children_are_waited_for_even_when_descriptors_are_few() {
+fn wait_with_few_descriptors() {
     for method in METHODS {
         let output = run(SUBJECT, &["few-descriptors", method]);
         assert_eq!(lines(&output).len(), 20, "{}", stderr(&output));
@@ -302,7 +302,7 @@ fn children_are_waited_for_even_when_descriptors_are_few() {
 }
 
 #[test]
-fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
+fn set_user_id_program() {
     use std::os::unix::fs::{PermissionsExt, chown};
     let directory = std::env::temp_dir().join(format!("multiproc-suid-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
@@ -332,7 +332,7 @@ fn a_set_user_id_program_does_not_get_back_what_it_gave_up() {
 }
 
 #[test]
-fn a_program_that_may_not_be_read_is_confined_as_one_that_may() {
+fn unreadable_program_is_confined() {
     use std::os::unix::fs::PermissionsExt;
     let directory = std::env::temp_dir().join(format!("multiproc-unreadable-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
@@ -368,14 +368,14 @@ fn a_program_that_may_not_be_read_is_confined_as_one_that_may() {
 }
 
 #[test]
-fn copies_made_by_fork_exit_whatever_other_threads_were_doing() {
+fn forked_copies_exit() {
     for method in METHODS {
         assert_eq!(lines(&run(SUBJECT, &["forked-copy-exits", method])), ["all have exited"]);
     }
 }
 
 #[test]
-fn a_program_without_an_entry_is_told_what_to_write() {
+fn missing_entry() {
     let output = run(env!("CARGO_BIN_EXE_no_entry"), &[]);
     let lines = lines(&output);
     // Nothing has run twice: neither main nor a target.
@@ -397,7 +397,7 @@ fn a_program_without_an_entry_is_told_what_to_write() {
 }
 
 #[test]
-fn an_entry_that_comes_too_late_or_never_is_an_error() {
+fn late_entry() {
     let output = run(env!("CARGO_BIN_EXE_late_entry"), &[]);
     let lines = lines(&output);
     assert!(lines[0].contains("2 threads already") && lines[0].contains("multiproc::init()"), "{lines:?}");
@@ -420,14 +420,14 @@ fn exit_handlers(case: &str, method: &str, library: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_end_of_a_child_is_short_where_there_is_nothing_to_do() {
+fn short_exit() {
     for method in METHODS {
         assert_eq!(exit_handlers("nothing", method, ""), ["short", "Some(0)"], "{method}");
     }
 }
 
 #[test]
-fn all_that_is_registered_in_a_child_is_done_at_its_end() {
+fn child_exit_handlers() {
     for (case, code) in [("handlers", 0), ("exit", 7)] {
         for method in METHODS {
             let mut told = exit_handlers(case, method, "");
@@ -442,7 +442,7 @@ fn all_that_is_registered_in_a_child_is_done_at_its_end() {
 }
 
 #[test]
-fn a_thread_that_holds_a_stream_of_c_does_not_keep_a_child_from_ending() {
+fn exit_with_locked_c_stream() {
     for method in METHODS {
         assert_eq!(exit_handlers("thread", method, ""), ["whole", "Some(0)"], "{method}");
         assert_eq!(exit_handlers("thread that has ended", method, "").last().unwrap(), "Some(0)", "{method}");
@@ -450,7 +450,7 @@ fn a_thread_that_holds_a_stream_of_c_does_not_keep_a_child_from_ending() {
 }
 
 #[test]
-fn the_destructors_of_a_library_that_a_child_has_loaded_are_called() {
+fn library_destructors() {
     let directory = std::env::temp_dir().join(format!("multiproc-library-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let (source, library) = (directory.join("says.c"), directory.join("says.so"));
@@ -475,7 +475,7 @@ fn the_destructors_of_a_library_that_a_child_has_loaded_are_called() {
 }
 
 #[test]
-fn what_is_registered_before_main_or_init_is_done_at_the_end_of_a_child() {
+fn exit_handlers_from_before_main() {
     let output = run(env!("CARGO_BIN_EXE_exit_constructor"), &[]);
     assert_eq!(lines(&output), ["target", "handler", "destructor"], "{}", stderr(&output));
     let output = run(env!("CARGO_BIN_EXE_early_handler"), &[]);
@@ -493,7 +493,7 @@ fn nothing_runs_before_main() {
 }
 
 #[test]
-fn a_stray_entry_in_the_environment_is_an_error() {
+fn stray_entry_in_environment() {
     for value in ["", "x", "-1", "0", "2", "3", "99999999999", "3 "] {
         let mut command = Command::new(SUBJECT);
         command.arg("basics").env("MULTIPROC_ENTRY", value);
@@ -504,7 +504,7 @@ fn a_stray_entry_in_the_environment_is_an_error() {
 }
 
 #[test]
-fn garbage_on_the_handshake_is_an_error_and_silence_is_not() {
+fn garbage_handshake() {
     use std::os::fd::{AsFd, AsRawFd};
     let messages: [&[&[u8]]; 6] = [
         &[],
@@ -547,7 +547,7 @@ fn garbage_on_the_handshake_is_an_error_and_silence_is_not() {
 }
 
 #[test]
-fn together_with_tokio() {
+fn tokio() {
     for program in [env!("CARGO_BIN_EXE_tokio_inside"), env!("CARGO_BIN_EXE_tokio_outside")] {
         let output = run(program, &[]);
         assert_eq!(lines(&output), ["2"], "{}", stderr(&output));
@@ -555,7 +555,7 @@ fn together_with_tokio() {
 }
 
 #[test]
-fn an_executable_that_is_replaced_or_deleted_goes_on_as_it_is() {
+fn replaced_executable() {
     for method in METHODS {
         for replace in [true, false] {
             let directory =
@@ -582,7 +582,7 @@ fn an_executable_that_is_replaced_or_deleted_goes_on_as_it_is() {
 }
 
 #[test]
-fn a_program_started_with_closed_stdio_works() {
+fn closed_stdio() {
     for method in METHODS {
         for closed in 0..3 {
             let mut command = subject(&["one-child", method]);

@@ -43,7 +43,7 @@ const TEXTS: [&str; 9] = [
 ];
 
 #[test]
-fn a_logger_gets_the_events_of_descendants() {
+fn events_to_logger() {
     for method in METHODS {
         let lines = run("logger", method);
         let expected = TEXTS.iter().enumerate().map(|(at, text)| match at {
@@ -57,7 +57,7 @@ fn a_logger_gets_the_events_of_descendants() {
 }
 
 #[test]
-fn a_subscriber_gets_the_events_of_descendants_by_way_of_log() {
+fn events_to_subscriber_through_log() {
     for method in METHODS {
         let lines = run("subscriber", method);
         let expected = TEXTS.iter().enumerate().map(|(at, text)| match at {
@@ -71,7 +71,7 @@ fn a_subscriber_gets_the_events_of_descendants_by_way_of_log() {
 }
 
 #[test]
-fn a_subscriber_that_does_not_listen_to_log_gets_them_as_events() {
+fn events_to_subscriber() {
     for method in METHODS {
         let lines = run("subscriber-alone", method);
         assert_eq!(lines.first().map(String::as_str), Some("INFO traced: its own"));

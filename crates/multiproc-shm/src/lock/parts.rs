@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_cover_all_and_do_not_overlap() {
+    fn parts_cover_all() {
         for (all, unit) in [(0, 8), (8, 8), (80, 8), (1001, 1), (1 << 50, 4096)] {
             for count in [1, 2, 3, 7, 1000] {
                 let plan = Plan { count, each: 0, all, unit };
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_of_garbage_leads_nobody_astray() {
+    fn garbage_plan() {
         for each in [0, 1, u64::MAX] {
             for unit in [0, 1, u64::MAX] {
                 for count in [0, 1, u32::MAX] {

@@ -657,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time() {
+    fn mutual_exclusion() {
         let mapping = words();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -678,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn several_in_any_order() {
+    fn unlock_in_any_order() {
         let mapping = words();
         let thread = Thread::current();
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
@@ -691,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_dies_with_is_inherited_once_and_wakes_those_who_sleep() {
+    fn dead_owner_wakes_waiters() {
         for _ in 0..50 {
             let mapping = words();
             let (taken, go) = std::sync::mpsc::channel();
@@ -719,7 +719,7 @@ mod tests {
     /// A mistake of the first version, and of the C library: sleeping waiters were forgotten when
     /// another thread took the word before one of them.
     #[test]
-    fn waiters_are_known_to_who_comes_in_between() {
+    fn waiters_bit_survives_barging() {
         let mapping = words();
         let thread = Thread::current();
         let word = &mapping.more[0];
@@ -740,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn deadline_passes() {
+    fn lock_timeout() {
         let mapping = words();
         take(&mapping, 0).unwrap();
         let try_it = |deadline| mapping.take(&mapping.more[0], 1, deadline);
@@ -763,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_taken_for_a_dead_owner() {
+    fn garbage() {
         let mapping = words();
         mapping.more[0].0.pair().store(u64::MAX, SeqCst);
         assert_eq!(take(&mapping, 0), Ok(true));
@@ -771,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owned_stays_mapped() {
+    fn owned_word_stays_mapped() {
         let mapped = |start: usize| {
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
             maps.lines().any(|line| line.starts_with(&format!("{start:x}-")) && line.contains("words"))
@@ -796,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn grief_is_remembered_with_its_culprit() {
+    fn poison_names_its_process() {
         let mapping = words();
         let poisonable = &mapping.poisonable;
         let take = |counts: bool| poisonable.take(&mapping, 0, Deadline::Never, || counts).unwrap();

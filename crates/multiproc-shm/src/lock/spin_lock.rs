@@ -304,7 +304,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     #[test]
-    fn one_at_a_time() {
+    fn mutual_exclusion() {
         let (spin_lock, count) = (RobustSpinLock::new(), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_owner_leaves_is_inherited_once() {
+    fn dead_owner() {
         let spin_lock = RobustSpinLock::new();
         std::thread::scope(|scope| {
             scope.spawn(|| std::mem::forget(spin_lock.lock().unwrap()));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sleeps_is_woken_by_the_kernel_when_the_owner_dies() {
+    fn dead_owner_wakes_waiter() {
         for _ in 0..50 {
             let spin_lock = RobustSpinLock::new();
             let (locked, go) = std::sync::mpsc::channel();
@@ -355,19 +355,19 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_garbage_is_taken_for_that_of_a_dead_owner() {
+    fn garbage() {
         let spin_lock = RobustSpinLock(AtomicU32::new(OWNER));
         assert!(spin_lock.lock().unwrap().inherited);
     }
 
     #[test]
-    fn nobody_waits_for_themselves() {
+    fn relock_by_owner() {
         let spin_lock = RobustSpinLock(AtomicU32::new(Thread::current().id()));
         assert!(spin_lock.lock().unwrap().inherited);
     }
 
     #[test]
-    fn who_only_tries_does_not_wait() {
+    fn try_lock() {
         let spin_lock = RobustSpinLock::new();
         let held = spin_lock.try_lock().unwrap();
         assert!(spin_lock.is_held());
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_limit_does_not_wait_for_an_owner_that_is_stopped() {
+    fn lock_timeout_with_stopped_owner() {
         let memory = crate::memory::segment::Segment::<Memory>::create().unwrap();
         let spin_lock = &memory.spin_lock;
         let pid = stopped_owner(spin_lock);

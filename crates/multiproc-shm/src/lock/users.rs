@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_known_once_and_the_dead_make_room() {
+    fn dead_users_make_room() {
         let segment = Segment::<Alone>::create().unwrap();
         let users = &segment.users;
         for number in 0..ROOM as u64 {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_room_that_is_known() {
+    fn full_table() {
         let segment = Segment::<Alone>::create().unwrap();
         let shared = Shared { users: &segment.users, file: segment.as_fd() };
         let alive = Identity::of(std::os::unix::process::parent_id() as i32).unwrap().unwrap();

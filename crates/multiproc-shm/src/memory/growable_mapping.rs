@@ -141,7 +141,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     #[test]
-    fn pieces_double_and_stay() {
+    fn pieces_double_and_stay_mapped() {
         let file = SharedFile::create("test", 4096).unwrap();
         let growable_mapping = GrowableMapping::new(4096, 12);
         for (offset, end) in [(0, 4096), (4095, 4096), (4096, 8192), (8191, 8192), (8192, 16384), (1 << 30, 1 << 31)] {

@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_is_there_again() {
+    fn freed_part_is_reused() {
         let len = 10 * PAGE as u64;
         for region in [Region::create(len, [0; 3]).unwrap(), Region::create_apart(&wanted(len)).unwrap()] {
             let (file, from) = match &region.file {
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_behind_its_control_is_not_for_reading_alone() {
+    fn control_needs_write_access() {
         let region = Region::create(1, [0; 3]).unwrap();
         assert_eq!(again(&region, Access::ReadOnly).unwrap_err().kind(), io::ErrorKind::Unsupported);
         assert_eq!(region.memory().map(drop), None);
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_garbage_lead_nobody_out_of_it() {
+    fn garbage() {
         let region = Region::create(3 * PAGE as u64, [0; 3]).unwrap();
         for garbage in [u64::MAX, 1 << 63, 4 * PAGE as u64] {
             region.control.len.store(garbage, SeqCst);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_put_right_when_somebody_has_died_dividing() {
+    fn repair_after_death_while_splitting() {
         let region = Region::create(100, [0; 3]).unwrap();
         let plan = Plan { count: 4, each: 0, all: 100, unit: 1 };
         let version = region.divide(&plan).unwrap();

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_as_they_went_in() {
+    fn round_trip() {
         let words = [const { AtomicU64::new(u64::MAX) }; Scratch::WORDS];
         let bytes: Vec<u8> = (0..Scratch::ROOM).map(|byte| byte as u8).collect();
         for len in (0..100).chain(Scratch::ROOM - 10..=Scratch::ROOM) {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_goes_in_than_there_may_be() {
+    fn limit() {
         let mut scratch = Scratch::new();
         assert!(scratch.push(b"abc", 5) && !scratch.push(b"def", 5) && scratch.push(b"de", 5) && scratch.push(b"", 0));
         assert_eq!(scratch.bytes(), b"abcde");

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_writes_the_other_reads() {
+    fn smoke() {
         let one = Segment::<Number>::create().unwrap();
         let two = Segment::<Number>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
         one.0.store(7, Relaxed);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_more_when_it_is_needed() {
+    fn grow() {
         let one = Segment::<Long>::create().unwrap();
         let two = Segment::<Long>::open(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(one.file().allocated().unwrap(), PAGE as u64);
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_object_is_an_error() {
+    fn wrong_object() {
         let number = Segment::<Number>::create().unwrap();
         let fd = || number.as_fd().try_clone_to_owned().unwrap();
         for (result, text) in [
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_in_another_pid_namespace_could_be_taken_in_this_one() {
+    fn other_pid_namespace() {
         let number = Segment::<Number>::create().unwrap();
         let open = || Segment::<Number>::open(number.as_fd().try_clone_to_owned().unwrap());
         let ours = number.header().namespace.load(Relaxed);

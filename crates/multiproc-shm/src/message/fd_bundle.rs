@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_keep_their_order_whatever_their_number() {
+    fn order() {
         for count in [0, 1, LOOSE, LOOSE + 1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
             let bundle = FdBundle::pack(numbered(count)).unwrap();
             assert!(bundle.parts().len() <= LOOSE);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_together_is_refused() {
+    fn mismatched_count() {
         assert!(FdBundle::received(numbered(1), 2).is_none());
         assert!(FdBundle::received(numbered(2), 1).is_none());
         assert!(FdBundle::received(vec![], 1000).is_none());
@@ -183,7 +183,7 @@ mod tests {
 
     /// Regression: `unpack` went on reading for as long as anything came.
     #[test]
-    fn who_goes_on_writing_is_not_read_to_the_end() {
+    fn endless_writer() {
         for with_descriptors in [false, true] {
             let (into, part) = fd_passing::pair().unwrap();
             let one = [into.as_fd()];

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn fronts_and_payloads_of_every_size() {
+    fn payload_sizes() {
         for (front_len, payload_len) in SIZES.into_iter().flat_map(|front| SIZES.map(|payload| (front, payload))) {
             for handles in [0, 1, 100] {
                 let (a, b) = fd_passing::pair().unwrap();
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_makes_way_for_what_comes_behind_it() {
+    fn garbage_does_not_block() {
         let (a, b) = fd_passing::pair().unwrap();
         fd_passing::send(&a, &[&[7; HEADER + 2 * INLINE + 1]], &[]).unwrap();
         fd_passing::send(&a, &[b"short"], &[]).unwrap();
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_closed_are_told_apart() {
+    fn empty_and_closed() {
         let (a, b) = fd_passing::pair().unwrap();
         assert!(matches!(receive(&b, false), Err(PacketError::Empty)));
         drop(a);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn wrong_version() {
         let mut bytes = vec![0; HEADER];
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = 7;
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error() {
+    fn garbage() {
         let (a, b) = fd_passing::pair().unwrap();
         send(&a, 1, &[b"body"], &[]).unwrap();
         let good = fd_passing::receive(&b, HEADER + 4, false).unwrap().bytes;

@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_there_in_order_whatever_the_pieces() {
+    fn any_fragmentation() {
         for piece in [1, 7, INLINE - 1, INLINE, INLINE + 1, Sink::STRAIGHT - 1, Sink::STRAIGHT, Sink::GATHERED + 1] {
             for total in [0, 1, INLINE, INLINE + 1, 3 * INLINE, Sink::GATHERED + INLINE + 1, 1_000_003] {
                 let all: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_of_every_size_with_and_without_handles() {
+    fn payload_sizes() {
         let (a, b) = fd_passing::pair().unwrap();
         for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 1_000_000] {
             for handles in [0, 1, LOOSE, LOOSE + 1, 300] {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_makes_way_for_what_comes_behind_it() {
+    fn garbage_does_not_block() {
         let (a, b) = fd_passing::pair().unwrap();
         let too_long = vec![7; HEADER + ROOM + 1];
         let mut good = [0; HEADER];
@@ -261,7 +261,7 @@ mod tests {
     /// Regression: the receiver looked for room for as many handles as a message announced. There
     /// wasn't any, so the message stayed in the socket for good.
     #[test]
-    fn a_message_that_tells_of_more_handles_than_there_are_makes_way() {
+    fn missing_handles_do_not_block() {
         let (a, b) = fd_passing::pair().unwrap();
         let untied = || {
             try_take(&b, |_, _, handles| handles.unpack().map_err(|error| error.kind()))
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn each_message_goes_to_one_of_those_who_take() {
+    fn mpmc() {
         const MESSAGES: usize = 4000;
         let (a, b) = fd_passing::pair().unwrap();
         let taken = AtomicUsize::new(0);

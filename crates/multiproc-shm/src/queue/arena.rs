@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_is_used_again() {
+    fn freed_memory_is_reused() {
         test(|blocks| {
             let small = blocks.allocate(100).unwrap();
             let large = blocks.allocate(5 << 20).unwrap();
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_goes_back_to_the_system() {
+    fn memory_returns_to_the_system() {
         test(|blocks| {
             let before = blocks.file.allocated().unwrap();
             let many: Vec<u32> = (0..20).map(|_| blocks.allocate(3 << 20).unwrap()).collect();
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_block_is_kept_in_a_stream_of_such_and_no_longer() {
+    fn large_blocks_are_cached_during_a_stream() {
         test(|blocks| {
             let before = blocks.file.allocated().unwrap();
             let now = || blocks.file.allocated().unwrap() - before;
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_are_made_anew_after_a_death() {
+    fn rebuild_after_death() {
         test(|blocks| {
             let taken: Vec<u32> = [10, 10, 10_000, 10].map(|len| blocks.allocate(len).unwrap()).to_vec();
             blocks.give_back(taken[1]).unwrap();
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_what_they_were() {
+    fn states_round_trip() {
         let me = Identity::current().unwrap();
         use State::{Building, Free, Leased, Queued, Reading, Returned};
         for state in [Free, Building(me), Queued, Reading(me), Leased(me), Returned] {

@@ -223,7 +223,7 @@ impl Both {
 }
 
 #[test]
-fn it_does_what_a_list_does() {
+fn matches_a_list() {
     let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(0x6d70_6b74);
@@ -258,7 +258,7 @@ fn it_does_what_a_list_does() {
 /// A producer that is slow to count what it has put, or dies before that, doesn't make an empty
 /// queue seem full: a producer that took it for full would sleep, and no process would wake it.
 #[test]
-fn what_is_put_and_not_counted_yet_fills_nothing() {
+fn uncounted_put() {
     let store = Store::create(Limits { items: 1, bytes: 100 }, false).unwrap();
     store.try_put(&Item { body: Body::Inline(&[7; 10]), raw: true, fds: &[], handles: 0 }).unwrap();
     assert!(store.take_any(&mut Scratch::new()).unwrap().is_some());

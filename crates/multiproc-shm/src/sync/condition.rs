@@ -600,7 +600,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_notice_is_for_those_who_waited_when_it_was_given() {
+    fn notify_reaches_earlier_waiters() {
         let tickets = Condition::create().unwrap();
         assert_eq!(tickets.give(1), 0);
         let (first, second) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_a_use_for_is_not_left_for_those_who_come() {
+    fn unused_notify_is_not_kept() {
         let tickets = Condition::create().unwrap();
         let (one, other) = (tickets.enter(None).unwrap(), tickets.enter(None).unwrap());
         tickets.give(2);
@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn when_somebody_has_died_in_the_middle_all_may_go_on() {
+    fn death_in_the_middle() {
         let tickets = Condition::create().unwrap();
         let numbers: Vec<u64> = (0..5).map(|_| tickets.enter(None).unwrap()).collect();
         tickets.give(1);
@@ -661,7 +661,7 @@ mod tests {
         /// A waiter passes only if it waited when the grant was given, as long as there is room to
         /// tell grants apart; and no grant is lost while a waiter is left that it is for.
         #[test]
-        fn they_are_given_out_rightly(steps in prop::collection::vec(step(), 0..200)) {
+        fn matches_the_model(steps in prop::collection::vec(step(), 0..200)) {
             let tickets = Condition::create().unwrap();
             let mut waiting: Vec<u64> = Vec::new();
             let mut given: Vec<(u64, u32)> = Vec::new();

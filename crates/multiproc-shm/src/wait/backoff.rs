@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_learnt() {
+    fn learns() {
         let spin_history = SpinHistory::default();
         assert_eq!(Backoff::by(&spin_history).most, SHORTEST);
         assert_eq!(after(&spin_history, 1000, Duration::from_micros(1)), SHORTEST);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_stream_finds_out_that_it_is_one() {
+    fn detects_a_stream() {
         let spin_history = SpinHistory::default();
         // Waits for items that come at intervals of `each` nanoseconds.
         let mut wait = |each: u64| {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_to_an_end() {
+    fn ends() {
         let mut backoff = Backoff::new();
         while backoff.wait() {}
         assert!(backoff.begun.unwrap().elapsed() >= SHORTEST);

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_producer_looks_at_each_put_and_a_fast_one_seldom() {
+    fn check_interval() {
         let change_rate = ChangeRate::default();
         change_rate.changes.store(CHANGES.load(Relaxed), Relaxed);
         assert!(change_rate.look_at_the_clock(1_000_000), "the first one");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_looked_at_once() {
+    fn change_is_checked_at_once() {
         let change_rate = ChangeRate::default();
         change_rate.look_at_the_clock(1_000_000);
         changed();

@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_wait_they_are_told() {
+    fn all_waiting_is_detected() {
         let here = Notifier::new(Tokens::Taken).unwrap();
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
         let waiting = here.waiting(&Subscription::Sees, ViaHandle::Own);
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_hears_what_has_come_since_whatever_others_do() {
+    fn listener_misses_nothing() {
         let here = Notifier::new(Tokens::Heard).unwrap();
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
         let early = here.listen().unwrap();
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_listen_looks_now_and_then() {
+    fn poll_without_a_subscription() {
         let here = Notifier::new(Tokens::Heard).unwrap();
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
         here.notify();
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_shared_is_not_hung_up_while_there_are_threads() {
+    fn unshared_is_not_disconnected() {
         let notifier = Notifier::new(Tokens::Taken).unwrap();
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
@@ -641,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn another_handle_of_the_process_counts_until_it_waits_too() {
+    fn other_handle_of_the_process() {
         let notifier = Notifier::new(Tokens::Taken).unwrap();
         notifier.add_opener();
         let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
@@ -665,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn several_who_wait_through_one_handle_are_one() {
+    fn waiters_of_one_handle_count_once() {
         let notifier = Notifier::new(Tokens::Taken).unwrap();
         notifier.add_opener();
         let (one, other) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missed_again_and_again_is_taken_for_a_future() {
+    fn unresponsive_waiter_is_treated_as_a_future() {
         for round in 0..60 {
             let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
             let dies = round % 2 == 0;
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_are_not_polled_keep_it_from_nobody() {
+    fn unpolled_tasks() {
         let mapping: Word = Arc::new(LockMapping::new(Segment::create().unwrap()));
         let (go, thread) = holder(&mapping);
         let mut context = Context::from_waker(Waker::noop());

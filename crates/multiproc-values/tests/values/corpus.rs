@@ -60,7 +60,7 @@ macro_rules! lanes {
 multiproc_values::for_each_type!(lanes);
 
 #[test]
-fn the_corpus_is_large_and_most_of_it_travels() {
+fn corpus_size() {
     let mut rng = Rng::from_env();
     let mut lanes = lanes();
     assert!(lanes.len() > 120, "{}", lanes.len());
@@ -73,7 +73,7 @@ fn the_corpus_is_large_and_most_of_it_travels() {
 
 /// Each thread remembers what has been tried, so new threads start afresh.
 #[test]
-fn types_by_themselves() {
+fn each_type() {
     let mut rng = Rng::from_env();
     let mut lanes = lanes();
     let each = number_of_values(lanes.len()).div_ceil(lanes.len());
@@ -98,7 +98,7 @@ fn types_by_themselves() {
 }
 
 #[test]
-fn types_in_turn() {
+fn alternating_types() {
     let mut rng = Rng::from_env();
     let mut lanes = lanes();
     let mut faults = Faults::default();

@@ -138,7 +138,7 @@ fn parsed<T: FromStr<Err: Debug>>(texts: &[&str]) -> Vec<T> {
 }
 
 #[test]
-fn serde_json_values_maps_and_numbers() {
+fn serde_json_values() {
     use multiproc_values::{Any, Rng};
     use serde_json::{Map, Number, Value, json};
 
@@ -169,7 +169,7 @@ fn raw_json() {
 }
 
 #[test]
-fn uuids() {
+fn uuid() {
     check(&[uuid::Uuid::nil(), uuid::Uuid::max(), uuid::Uuid::from_u128(0x1234_5678_9abc_def0)]);
     check(&[uuid::Uuid::from_u128(7).urn(), uuid::Uuid::from_u128(8).urn()]);
 }

@@ -66,7 +66,7 @@ impl<'de> Deserialize<'de> for Panics {
 }
 
 #[test]
-fn a_panic_is_an_error_of_the_call_by_queue_and_pipe() {
+fn serde_panic_in_queue_and_pipe() {
     let queue = Queue::new().unwrap();
     let (sender, receiver) = one_way().unwrap();
     // First while the type is not known yet.
@@ -101,7 +101,7 @@ fn a_panic_is_an_error_of_the_call_by_queue_and_pipe() {
 }
 
 for_each_method! {
-    fn a_panic_is_an_error_of_the_start_or_of_the_result(method) {
+    fn serde_panic_in_process(method) {
         let start = |number| Process::new(|value: Panics| value.0, (Panics(number),)).start_method(method).start();
         let result = |number: u8| Process::new(Panics, (number,)).start_method(method).start().unwrap().join();
         assert_eq!(start(3).unwrap().join().unwrap(), 3);
@@ -229,7 +229,7 @@ fn beside(rng: &mut Rng, size: usize) -> Beside {
 }
 
 #[test]
-fn a_type_is_shown_only_what_was_sent() {
+fn deserialize_sees_only_what_was_sent() {
     let mut rng = Rng::from_env();
     for first in [3 << 20, 100_000, 3] {
         let sizes = [first, 0, 1, 3 << 20, 40, 2000];
@@ -241,7 +241,7 @@ fn a_type_is_shown_only_what_was_sent() {
 }
 
 for_each_method! {
-    fn a_target_is_shown_only_what_was_sent(method) {
+    fn target_sees_only_what_was_sent(method) {
         let mut rng = Rng::from_env();
         for size in [3 << 20, 10, 0] {
             let value = beside(&mut rng, size);
@@ -282,7 +282,7 @@ struct CountedFlat {
 }
 
 #[test]
-fn a_type_is_read_once_in_the_sender_for_values_of_one_shape() {
+fn sender_deserializes_once_per_shape() {
     fn check<T: Serialize + DeserializeOwned + 'static>(make: fn(u32) -> T) {
         std::thread::spawn(move || {
             let queue = Queue::new().unwrap();
@@ -389,7 +389,7 @@ thread_local! {
 }
 
 #[test]
-fn wrong_lengths_are_seen() {
+fn wrong_lengths() {
     for what in 0..4 {
         for announced in [None, Some(0), Some(2), Some(3), Some(5), Some(usize::MAX)] {
             std::thread::spawn(move || {
@@ -434,7 +434,7 @@ impl<'de> Deserialize<'de> for Fickle {
 }
 
 #[test]
-fn what_is_written_differently_each_time_arrives_or_is_refused() {
+fn unstable_serialize() {
     for skipped in 0..4 {
         std::thread::spawn(move || {
             TURN.set(skipped);
@@ -484,7 +484,7 @@ impl<'de> Deserialize<'de> for Count {
 }
 
 #[test]
-fn what_is_displayed_differently_each_time_arrives() {
+fn unstable_display() {
     sends(&(0..200).map(|number| (number, Count("x".repeat(number) + "-"), number)).collect::<Vec<_>>());
 }
 
@@ -559,7 +559,7 @@ fn around(one: u8, other: u8) -> Around {
 /// With names, each part is found again; without them, no part reads what belongs to another one,
 /// and what was sent is kept.
 #[test]
-fn what_comes_after_an_error_that_was_passed_over_is_not_confused() {
+fn value_after_ignored_error() {
     let queue = Queue::<Around>::new().unwrap();
     queue.put(around(1, 2)).unwrap();
     assert_eq!(queue.get().unwrap(), around(1, 2));
@@ -600,7 +600,7 @@ struct Plain {
 }
 
 #[test]
-fn an_error_that_is_passed_over_at_first_is_no_loss_later() {
+fn ignored_error_is_not_cached() {
     let first = std::thread::spawn(|| {
         let queue = Queue::<Vec<Around>>::new().unwrap();
         for (one, other) in [(0, 1), (1, 2), (0, 0), (1, 0)] {
@@ -823,7 +823,7 @@ impl<'de> Visitor<'de> for Eye {
 /// Each combination runs in a thread of its own, because the reader depends on the thread, and not
 /// only on the value.
 #[test]
-fn readers_and_writers_of_all_kinds_meet() {
+fn all_serializers_and_visitors() {
     let mut rng = Rng::from_env();
     let mut met = 0;
     for written in 0..WRITTEN {
@@ -925,7 +925,7 @@ impl<'de> Deserialize<'de> for Dependent {
 }
 
 #[test]
-fn readers_may_depend_on_what_they_have_read() {
+fn stateful_deserialize() {
     let mut rng = Rng::from_env();
     let mut any = || match rng.below(3) {
         0 => Dependent::Number(rng.number() as u32),
@@ -939,7 +939,7 @@ fn readers_may_depend_on_what_they_have_read() {
 /// Regression: `u8` is written and `u32` is read; the first value that has the same one-byte
 /// encoding as both was accepted, and the next one lost.
 #[test]
-fn a_number_that_is_read_as_a_wider_one_arrives() {
+fn widened_number() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     #[serde(try_from = "u32", into = "u8")]
     struct Percent(u8);

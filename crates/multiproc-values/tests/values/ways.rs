@@ -147,7 +147,7 @@ fn none_fails(many: usize, send: impl Fn(usize, &[(u64, Every)]) -> Result<(), S
 }
 
 #[test]
-fn large_first_and_small_then_by_queue_and_pipe() {
+fn queue_and_pipe() {
     none_fails(4, |place, values| {
         // Some values can't be shared with another thread, so they are made again.
         let seeds: Vec<u64> = values.iter().map(|(seed, _)| *seed).collect();
@@ -157,7 +157,7 @@ fn large_first_and_small_then_by_queue_and_pipe() {
 }
 
 for_each_method! {
-    fn as_arguments_and_results(method) {
+    fn arguments_and_results(method) {
         none_fails(1, |place, values| by_process(place, values, method));
     }
 }

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_one_for_one_role_key_conversation_and_name() {
+    fn proof_binds_role_key_challenge_and_name() {
         let (key, name) = (Key::new("secret"), [9; NAME]);
         let proof = transcript().prove(Some(&key), Role::Client, &name);
         let is_proof = |transcript: &Transcript, key: Option<&Key>, role, name: &[u8; NAME]| {
@@ -299,14 +299,14 @@ mod tests {
 
     /// RFC 4231, test case 2.
     #[test]
-    fn the_proofs_are_what_others_call_by_that_name() {
+    fn hmac_test_vectors() {
         let mac = start(Some(&Key::new("Jefe")), b"what do ya want for nothing?").finalize().into_bytes();
         let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     }
 
     #[test]
-    fn what_a_client_says_is_read_as_it_comes() {
+    fn client_messages() {
         let (nonce, name, mac) = ([3; NONCE], [4; NAME], [5; MAC]);
         for keyed in [false, true] {
             let first = hello(keyed, &nonce);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_listener_says_is_read_or_named() {
+    fn listener_messages() {
         let head = |bytes: &[u8]| *bytes.first_chunk().unwrap();
         for keyed in [false, true] {
             assert_eq!(read_verdict(&head(&answer(keyed, &[0; NONCE])), keyed), Ok(()));

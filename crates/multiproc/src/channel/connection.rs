@@ -66,7 +66,7 @@ pub struct Sender<T> {
 ///
 /// As a descriptor ([`AsFd`]) it is readable when there is a message, or when no sender is left.
 /// Over TCP it is also readable when only a part of a message has arrived; [`poll`](Receiver::poll)
-/// and [`wait`](crate::wait()) tell the difference.
+/// and [`wait_any`](crate::wait_any) tell the difference.
 pub struct Receiver<T> {
     pub(super) rx: Rx,
     peer: Peer,

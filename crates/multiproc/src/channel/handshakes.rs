@@ -872,7 +872,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_refusals_some_are_logged_and_the_others_counted() {
+    fn refusals_are_rate_limited() {
         let (to_backlog, backlog) = crate::one_way().unwrap();
         let (listening, _) = fd_passing::pair().unwrap();
         let shared = ListenerShared { listening, key: None, tcp: false, same_user: false, to_backlog, backlog };

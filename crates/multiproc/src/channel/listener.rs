@@ -84,7 +84,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// it drops its last clone or ends. If that process is killed the file stays, and the next listener
 /// at the path replaces it.
 ///
-/// As a descriptor ([`AsFd`]), and for [`wait`](crate::wait()), it is readable when there may be a
+/// As a descriptor ([`AsFd`]), and for [`wait_any`](crate::wait_any), it is readable when there may be a
 /// connection to accept; [`try_accept`](Listener::try_accept) tells. A process that has asked for
 /// the descriptor keeps the clients with which it has begun the handshake, and must call
 /// `try_accept` whenever the descriptor is readable: the clients' timeouts keep running.

@@ -695,7 +695,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_sent_is_received(messages in messages()) {
+        fn smoke(messages in messages()) {
             let (tx, rx) = pair();
             for (index, (kind, bytes)) in messages.iter().enumerate() {
                 if index % 2 == 0 {
@@ -714,7 +714,7 @@ mod tests {
         }
 
         #[test]
-        fn in_whatever_pieces_they_come_messages_are_the_same(
+        fn any_fragmentation(
             messages in messages(),
             limit in 0..2000_u64,
             cuts in vec(any::<prop::sample::Index>(), 0..20),
@@ -747,7 +747,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_off_is_the_end(messages in messages(), cut in any::<prop::sample::Index>()) {
+        fn truncated_message_is_disconnect(messages in messages(), cut in any::<prop::sample::Index>()) {
             let parts: Vec<(u8, &[u8])> = messages.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect();
             let whole = frames(&parts);
             let (socket, theirs) = UnixStream::pair().unwrap();
@@ -766,7 +766,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_unfinished_goes_ahead_of_the_next() {
+    fn unfinished_message_is_sent_first() {
         let (tx, rx) = pair();
         let large = vec![7; 3_000_000];
         let error = tx.send_bytes(b'b', &large, Deadline::Now).unwrap_err();
@@ -781,7 +781,7 @@ mod tests {
     }
 
     #[test]
-    fn who_receives_without_end_holds_up_nobody_past_the_deadline() {
+    fn slow_reader_is_bounded_by_deadline() {
         let (socket, theirs) = UnixStream::pair().unwrap();
         // It receives the bytes as fast as they are sent.
         std::thread::spawn(move || {
@@ -815,7 +815,7 @@ mod tests {
     }
 
     #[test]
-    fn who_streams_without_end_holds_up_nobody_past_the_deadline() {
+    fn endless_writer_is_bounded_by_deadline() {
         let mut header = Frame::new(b'b', &b""[..]).header;
         header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());
         // A message that is too long, and one that is not. The bytes are sent faster than they are
@@ -832,7 +832,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_length_takes_no_memory() {
+    fn claimed_length_is_not_allocated() {
         let (socket, theirs) = UnixStream::pair().unwrap();
         let mut header = Frame::new(b'b', &b""[..]).header;
         header[8..].copy_from_slice(&(1_u64 << 60).to_le_bytes());

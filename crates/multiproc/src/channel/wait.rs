@@ -1,4 +1,4 @@
-//! [`wait`](wait()): waits for any of several objects of different kinds, by one poll(2) for all of
+//! [`wait_any`]: waits for any of several objects of different kinds, by one poll(2) for all of
 //! them.
 
 use std::io;
@@ -12,8 +12,8 @@ use super::connection::{Connection, Receiver};
 use super::socket_deadline::deadline_after;
 use crate::{Error, Handle, Result};
 
-/// An object that [`wait`](wait()) can wait for: a [`Connection`], a [`Receiver`], a
-/// [`Queue`](crate::Queue), a [`Child`](crate::Child), any descriptor.
+/// An object that [`wait_any`] can wait for: a [`Child`](crate::Child), a [`Connection`], a
+/// [`Receiver`], a [`Queue`](crate::Queue), a [`Listener`](crate::Listener), any descriptor.
 ///
 /// To implement it for a type of your own, return its descriptor. The other methods are for objects
 /// that may be ready while their descriptor is not readable, or the other way round: one that has
@@ -37,7 +37,7 @@ use crate::{Error, Handle, Result};
 ///
 /// let (pipe, mut writer) = std::io::pipe()?;
 /// writer.write_all(b"x")?;
-/// assert_eq!(multiproc::wait(&[&Reader { pipe }], None)?, [0]);
+/// assert_eq!(multiproc::wait_any(&[&Reader { pipe }], None)?, [0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Waitable {
@@ -51,18 +51,18 @@ pub trait Waitable {
     /// make the descriptor readable.
     ///
     /// # Errors
-    /// Errors of the system; [`wait`](wait()) returns them.
+    /// Errors of the system; [`wait_any`] returns them.
     fn ready(&self) -> io::Result<bool> {
         Ok(false)
     }
 
     /// Called when the descriptor has become readable. Returns whether the object is ready. If not,
-    /// [`wait`](wait()) continues with [`ready`](Waitable::ready). So if the descriptor is readable
+    /// [`wait_any`] continues with [`ready`](Waitable::ready). So if the descriptor is readable
     /// and the object isn't ready, this must make the descriptor unreadable; otherwise the wait is
     /// a busy loop.
     ///
     /// # Errors
-    /// Errors of the system; [`wait`](wait()) returns them.
+    /// Errors of the system; [`wait_any`] returns them.
     fn woken(&self) -> io::Result<bool> {
         Ok(true)
     }
@@ -76,21 +76,24 @@ pub trait Waitable {
 /// order, or an empty list when the timeout has expired. Python's
 /// `multiprocessing.connection.wait`.
 ///
+/// An object that is ready stays ready until it is used, so a loop that waits for the next child to
+/// end must take a child that has ended off its list. Each call asks the kernel about all objects,
+/// which takes some 0.1 ms for a thousand.
+///
 /// A connection or a receiver is ready when there is a message, or when no sender is left; a queue
 /// when there is an item or it is closed, a [`Consumer`](crate::Consumer) also when no process is
-/// left that could put an item; a child when it has ended; a descriptor when it is readable or
-/// closed.
+/// left that could put an item; a listener when a client may be there; a child when it has ended,
+/// and it has been reaped then; a descriptor when it is readable or closed.
 ///
 /// A handle that could put an item itself ([`Queue`](crate::Queue),
 /// [`JoinableQueue`](crate::JoinableQueue)) doesn't become ready here because all other producers
 /// are gone: wait for a `Consumer`, or for the children as well.
 ///
-/// For objects of one type, make a list first: `let all: Vec<&dyn Waitable> =
-/// receivers.iter().map(|receiver| receiver as _).collect();`. Without any objects, this waits for
-/// the timeout; without a timeout that would be for ever, so then it returns at once.
+/// Without any objects, this waits for the timeout; without a timeout that would be for ever, so
+/// then it returns at once.
 ///
 /// ```
-/// use multiproc::{Process, Sender, wait};
+/// use multiproc::{Process, Sender, wait_any};
 ///
 /// fn speak(sender: Sender<String>) {
 ///     sender.send("hello".into()).unwrap();
@@ -101,7 +104,7 @@ pub trait Waitable {
 /// let (sender, receiver) = multiproc::one_way()?;
 /// let child = Process::new(speak, (sender,)).start()?;
 /// loop {
-///     let ready = wait(&[&receiver, &child], None)?;
+///     let ready = wait_any(&[&receiver, &child], None)?;
 ///     if ready.contains(&0) {
 ///         match receiver.recv() {
 ///             Ok(text) => assert_eq!(text, "hello"),
@@ -110,16 +113,41 @@ pub trait Waitable {
 ///     }
 /// }
 /// child.wait()?;
-/// assert_eq!(wait(&[&receiver, &child], None)?, [0, 1]);
+/// assert_eq!(wait_any(&[&receiver, &child], None)?, [0, 1]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// For objects of one type, such as the elements of a `Vec`, make a list of references first:
+///
+/// ```
+/// use std::time::Duration;
+/// use multiproc::{Process, Waitable, wait_any};
+///
+/// # #[multiproc::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut children = Vec::new();
+/// for millis in [30, 10, 20] {
+///     children.push(Process::new(|millis| std::thread::sleep(Duration::from_millis(millis)), (millis,)).start()?);
+/// }
+/// while !children.is_empty() {
+///     let all: Vec<&dyn Waitable> = children.iter().map(|child| child as _).collect();
+///     // From the last, so that the indices of the others stay right.
+///     for index in wait_any(&all, None)?.into_iter().rev() {
+///         let child = children.remove(index);
+///         println!("{} has ended: {}", child.name(), child.wait()?);
+///         child.join()?;
+///     }
+/// }
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # What can be waited for, and how
 ///
-/// | what | blocking | with a timeout | by descriptor: [`wait`](crate::wait()), `as_fd` and poll(2) | in `async` code |
+/// | what | blocking | with a timeout | by descriptor: `wait_any`, `as_fd` and poll(2) | in `async` code |
 /// | --- | --- | --- | --- | --- |
-/// | a process | `wait`, `join` | `wait_timeout`, `join_timeout`, [`wait_any`](crate::wait_any), [`wait_all`](crate::wait_all) | [`Child`](crate::Child), [`ProcessHandle`](crate::ProcessHandle) | `.await`; `terminate_async`, `kill_async` |
+/// | a process | `wait`, `join` | `wait_timeout`, `join_timeout`, [`wait_all`](crate::wait_all) | [`Child`](crate::Child), [`ProcessHandle`](crate::ProcessHandle) | `.await`; `terminate_async`, `kill_async` |
 /// | an item of a queue | `get` | `get_timeout` | [`Queue`](crate::Queue), [`Consumer`](crate::Consumer), [`JoinableQueue`](crate::JoinableQueue) | `get_async` |
 /// | room in a queue | `put` | `put_timeout` | – | `put_async` |
 /// | the end of all tasks | `join` of a `JoinableQueue` | `join_timeout` | – | – |
@@ -137,7 +165,8 @@ pub trait Waitable {
 /// # Errors
 /// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
 /// of a TCP connection that another process uses.
-pub fn wait(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {
+#[doc(alias = "wait")]
+pub fn wait_any(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {
     let deadline = deadline_after(timeout.into());
     if objects.is_empty() && deadline.instant().is_none() {
         return Ok(Vec::new());

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_mark_has_been_handled() {
+    fn waits_for_earlier_records() {
         let barrier = Barrier::default();
         let (sender, receiver) = mpsc::channel::<Option<u64>>();
         let done = AtomicU64::new(0);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_longer_than_told_for_the_thread_itself_or_for_one_that_has_ended() {
+    fn own_thread_and_ended_thread() {
         let barrier = Barrier::default();
         barrier.wait(Some(Instant::now()), |_, _| Ok(true));
         barrier.wait(None, |_, _| Err(io::ErrorKind::BrokenPipe.into()));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_stuck_is_waited_for_once() {
+    fn stuck_thread_is_waited_for_once() {
         let barrier = Barrier::new(Duration::from_millis(10));
         barrier.wait(None, |_, _| Ok(true));
         barrier.handled();

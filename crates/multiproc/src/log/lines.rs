@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_same_however_they_are_cut() {
+    fn any_fragmentation() {
         let text = b"one\n\ntwo \xff\x00\r\nthree";
         let expected: [&[u8]; 4] = [b"one", b"", b"two \xff\x00\r", b"three"];
         for cut in 0..text.len() {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_cut_and_nothing_of_it_is_lost() {
+    fn long_line_is_split() {
         for len in [LONGEST - 1, LONGEST, LONGEST + 1, 3 * LONGEST, 3 * LONGEST + 7] {
             let mut text: Vec<u8> = (0..len).map(|at| b'a' + (at % 26) as u8).collect();
             text.extend_from_slice(b"\nnext\n");

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_every_size() {
+    fn record_sizes() {
         for len in [0, 1, INLINE - 200, INLINE, INLINE + 1, 2 * INLINE, 1_000_000] {
             let (message, packets) = packets(len);
             assert!(packets.iter().all(|packet| packet.fds.is_empty() && packet.front().len() <= INLINE));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_nothing_follows_do_not_gather() {
+    fn unfinished_records_are_dropped() {
         let (_, packets) = packets(3 * INLINE);
         let mut inbox = Inbox::default();
         let gone = std::process::Command::new("true").spawn().unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_never_more() {
+    fn garbage() {
         let (_, good) = packets(2 * INLINE);
         let single = packets(10).1.pop().unwrap();
         let mut inbox = Inbox::default();

@@ -170,11 +170,6 @@ impl ProcessHandle {
         self.record.wait_until(deadline).map_err(|source| self.error("wait for", source))
     }
 
-    /// Returns its status if this process already knows it, without a system call.
-    pub(crate) fn known_status(&self) -> Option<ExitStatus> {
-        self.record.known_status()
-    }
-
     /// Why it counts as failed, if it has ended and was not joined.
     pub(crate) fn failure(&self) -> Option<JoinError> {
         self.record.failure().map(|kind| JoinError::new(self.name(), kind))
@@ -216,7 +211,7 @@ impl AsFd for ProcessHandle {
     }
 }
 
-/// Ready when the process has ended.
+/// Ready when the process has ended and has been reaped.
 impl Waitable for ProcessHandle {
     fn fd(&self) -> BorrowedFd<'_> {
         self.as_fd()
@@ -224,7 +219,18 @@ impl Waitable for ProcessHandle {
 
     /// The socket that stands in for a missing pidfd may not be readable.
     fn ready(&self) -> io::Result<bool> {
-        Ok(self.known_status().is_some())
+        Ok(self.record.is_reaped())
+    }
+
+    /// Reaps the process. A debugger that traces it gets its status first: waits a moment for that,
+    /// since the pidfd stays readable meanwhile.
+    fn woken(&self) -> io::Result<bool> {
+        const DEBUGGED: Duration = Duration::from_millis(10);
+        if self.record.reap()?.is_some() {
+            return Ok(true);
+        }
+        self.record.wait_for_status(Instant::now() + DEBUGGED)?;
+        Ok(self.record.reap()?.is_some())
     }
 }
 
@@ -486,6 +492,10 @@ impl<T> Waitable for Child<T> {
 
     fn ready(&self) -> io::Result<bool> {
         self.handle.ready()
+    }
+
+    fn woken(&self) -> io::Result<bool> {
+        self.handle.woken()
     }
 }
 

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_err_of_a_serde_result_is_seen() {
+    fn result_err() {
         assert_eq!(failure(Ok::<u8, String>(1)), None);
         assert_eq!(failure(Err::<u8, _>("no luck".to_owned())), Some("no luck".into()));
         assert_eq!(failure(Err::<(), u32>(7)), Some("7".into()));
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_no_errors() {
+    fn other_values() {
         assert_eq!(failure(()), None);
         assert_eq!(failure("text".to_owned()), None);
         assert_eq!(failure(vec![Err::<u8, u8>(1)]), None);
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_arrives_whole() {
+    fn chain_round_trip() {
         let source = std::io::Error::other("the disk is full");
         let error: Result<(), Box<dyn Error>> =
             Err(Box::new(crate::Error::Start { process: "P".into(), what: "memory".into(), source }));

@@ -294,14 +294,6 @@ impl ChildRecord {
         !matches!(self.reap(), Ok(None))
     }
 
-    /// Returns the status if the process has ended and been reaped.
-    pub(crate) fn known_status(&self) -> Option<ExitStatus> {
-        match &*self.lock() {
-            State::Ended { status, .. } => Some(*status),
-            State::Running { .. } | State::Disowned | State::Between => None,
-        }
-    }
-
     pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
         let mut has_ended = false;
         loop {

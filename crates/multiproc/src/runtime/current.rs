@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_of_a_large_family_differ() {
+    fn seeds_differ() {
         let children = |parents: &[u64]| -> Vec<u64> {
             parents.iter().flat_map(|parent| (1..=30).map(|number| child_seed(*parent, number))).collect()
         };

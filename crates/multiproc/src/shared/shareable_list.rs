@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_bytes() {
+    fn garbage() {
         for (kind, bytes) in [
             (kind::NONE, &b"x"[..]),
             (kind::BOOL, &[2]),
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn items_come_out_as_they_went_in() {
+    fn round_trip() {
         for item in [
             ShareableItem::None,
             false.into(),

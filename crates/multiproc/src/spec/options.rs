@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_values_that_no_environment_can_have() {
+    fn invalid_variables() {
         let check = |variable| Options { environment: vec![variable], ..Options::default() }.check().is_ok();
         assert!(check(Variable::set("NAME".into(), "a=b".into())));
         assert!(check(Variable::remove("NAME".into())));

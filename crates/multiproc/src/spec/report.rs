@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_that_has_gone_with_messages_unread_was_a_result_that_cannot_be_sent() {
+    fn parent_gone_with_unread_messages() {
         let (ours, theirs) = multiproc_os::fd_passing::pair().unwrap();
         packet::send(&ours, kind::STARTED, &[], &[]).unwrap();
         drop(theirs);
@@ -159,7 +159,7 @@ mod tests {
         assert!(matches!(report.send(&ours), Report::Returned { failed: false, .. }));
     }
     #[test]
-    fn the_status_that_a_report_implies() {
+    fn implied_status() {
         let of = |failure| Report::Failed(failure).status().map(|status| status.exit_code());
         assert_eq!(of(Failure::Arguments("garbage".into())), Some(Some(1)));
         assert_eq!(of(Failure::NotStarted("no such directory".into())), Some(Some(REFUSED)));

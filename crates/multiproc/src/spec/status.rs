@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_have_names_or_are_called_signals() {
+    fn signal_names() {
         let first = libc::SIGRTMIN();
         let names =
             [(15, "SIGTERM"), (first, "SIGRTMIN"), (first + 6, "SIGRTMIN+6"), (32, "signal 32"), (99, "signal 99")];

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn items_closures_and_pointers_come_back() {
+    fn round_trip() {
         assert_eq!(carry(double)(4), 8);
         assert_eq!(carry(|n: u32| n + 1)(4), 5);
         assert_eq!(carry(double as fn(u32) -> u32)(4), 8);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn code_of_a_shared_library_is_refused() {
+    fn shared_library() {
         // SAFETY: it is never called.
         let getpid = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
         assert!(matches!(
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_outside_the_code_is_never_called() {
+    fn address_outside_code() {
         for offset in [0, i64::MAX, i64::MIN, -1] {
             assert!(matches!(Entry(offset).function(), Err(TargetError::NotCode(_))), "{offset}");
         }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_of_a_parent_that_lives_are_left_alone() {
+    fn children_of_live_parent() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let mut orphans = OrphanGuard::of(std::process::id() as i32);
         orphans.add(child.id() as i32);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_forgotten_and_strangers_are_not_taken_in() {
+    fn ended_and_foreign_processes() {
         let mut orphans = OrphanGuard::of(std::process::id() as i32);
         for _ in 0..3 * FEW {
             let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_front_there_and_back() {
+    fn round_trip() {
         assert_eq!(pid(&front(7)), Some(7));
         assert_eq!(pid(b""), None);
         assert_eq!(pid(b"12345"), None);

@@ -382,21 +382,21 @@ mod tests {
     }
 
     #[test]
-    fn another_build_is_refused() {
+    fn wrong_build() {
         for other in [&b""[..], b"something else", &hello()[..Ids::BYTES], &[&hello()[..], b"x"].concat()] {
             assert!(talk(&[(kind::HELLO, other), (kind::START, b"")]).contains("another build"));
         }
     }
 
     #[test]
-    fn a_handshake_out_of_order_is_refused() {
+    fn out_of_order() {
         assert!(talk(&[(kind::START, b"")]).contains("kind 5"));
         assert!(talk(&[(kind::HELLO, &hello()), (kind::HELLO, &hello())]).contains("kind 1"));
         assert!(talk(&[(kind::HELLO, &hello()), (kind::SERVE, b"")]).contains("descriptor"));
     }
 
     #[test]
-    fn a_reason_was_lost_when_messages_were_left_unread() {
+    fn reason_survives_unread_messages() {
         let (ours, theirs) = fd_passing::pair().unwrap();
         for _ in 0..3 {
             packet::send(&ours, kind::START, &[b"unread"], &[]).unwrap();
@@ -416,13 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_that_goes_away_is_noticed() {
+    fn parent_disconnects() {
         assert!(matches!(talk(&[]), Unfit::Alone));
         assert!(matches!(talk(&[(kind::HELLO, &hello())]), Unfit::Alone));
     }
 
     #[test]
-    fn garbage_is_refused() {
+    fn garbage() {
         let (ours, theirs) = fd_passing::pair().unwrap();
         fd_passing::send(&ours, &[b"GET / HTTP/1.1\r\n\r\n"], &[]).unwrap();
         assert!(accept(theirs.as_fd()).unwrap_err().contains("not a message of multiproc"));

@@ -691,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_ask_the_format_what_comes_next() {
+    fn self_describing_types() {
         there_and_back(Untagged::List(vec![Untagged::Number(0.5), Untagged::Text { text: "x".into() }]));
         there_and_back(vec![Tagged::A { n: 7 }, Tagged::B]);
         there_and_back(Flat { n: 1, rest: HashMap::from([("a".into(), 2)]) });
@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn options_in_options_come_back_in_every_form() {
+    fn nested_options() {
         there_and_back((Untagged::Number(1.0), vec![None::<()>], Some(1), HashMap::from([(1, 2), (3, 4), (5, 6)])));
         for option in [Some(Some(())), Some(None), None] {
             there_and_back((Untagged::Number(1.0), option));
@@ -722,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_says_why() {
+    fn encode_error() {
         let error = encode(&[], &Unwilling).unwrap_err().to_string();
         assert!(error.contains("Unwilling") && error.contains("not today"), "{error}");
     }
@@ -744,7 +744,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_received_fails_in_the_sender() {
+    fn decode_error_in_sender() {
         assert!(encode(&[], &OneWay).unwrap_err().to_string().contains("cannot deserialise"));
     }
 
@@ -762,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_that_is_missing_or_taken_is_an_error_and_the_others_are_closed() {
+    fn missing_handle() {
         for (bytes, count, what) in [
             (&[0, 0][..], 1, "number 0 has been taken already"),
             (&[0, 5], 5, "no handle number 5"),
@@ -778,7 +778,7 @@ mod tests {
     }
 
     #[test]
-    fn handles_that_nobody_takes_are_closed() {
+    fn untaken_handles_are_closed() {
         let (result, mut readers) = forged::<(Writer, Writer)>(&[2, 0], 3);
         let (mut third, mut first) = result.unwrap();
         for (reader, writer) in [(2, &mut third), (0, &mut first)] {
@@ -789,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nests_too_deep_is_an_error_and_no_overflow_of_the_stack() {
+    fn nesting_limit() {
         // Lists with one element each: the tag of a list is 8, that of an `f64` 0x2c.
         let bytes = |depth| {
             [&[Form::Tagged.byte()][..], &vec![8; depth], &[0x2C], &0.5_f64.to_le_bytes(), &vec![0; depth]].concat()
@@ -809,7 +809,7 @@ mod tests {
     struct Chain(Option<Box<Chain>>);
 
     #[test]
-    fn what_is_too_much_for_the_compact_format_is_refused_and_not_sent_in_the_other() {
+    fn limits_of_the_compact_format() {
         let chain = |len| (0..len).fold(Chain(None), |inner, _| Chain(Some(inner.into())));
         let mut nothing = vec![(); 1 << 20];
         for _ in 0..2 {
@@ -826,7 +826,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error() {
+    fn garbage() {
         let decode_all = |bytes: &[u8], front| {
             let payload = Payload { bytes: Bytes::Inline(bytes.into()), handles: FdBundle::default() };
             decode::<(u8, String)>(payload, front)
@@ -849,7 +849,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_of_the_format_is_told_apart() {
+    fn wrong_version() {
         let mut bytes = encode(&[], &7_u8).unwrap().bytes.open().unwrap().to_vec();
         bytes[0] = bytes[0] & 0xF | (VERSION + 1) << 4;
         let error = decode_bytes::<u8>(&bytes).unwrap_err().to_string();
@@ -860,7 +860,7 @@ mod tests {
     }
 
     #[test]
-    fn types_of_the_standard_library_are_known_by_name() {
+    fn std_types() {
         fn known<T>() -> bool {
             reads_what_it_writes(std::any::type_name::<T>())
         }

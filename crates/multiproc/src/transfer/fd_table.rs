@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_it_is_an_error() {
+    fn outside_a_message() {
         let fd = pipe();
         assert!(matches!(insert(fd.as_fd()), Err(FdTableError::Elsewhere)));
         assert!(matches!(take(0), Err(FdTableError::Elsewhere)));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn one_inside_another_is_another() {
+    fn nested() {
         let fd = pipe();
         let (_, outer) = encoding(|| {
             insert(fd.as_fd()).unwrap();

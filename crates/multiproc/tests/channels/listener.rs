@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::common::{self, Ends, LONG, Scratch, for_each_method, sleep_long};
 use multiproc::{
     Address, ConnectErrorKind, Connection, Handle, Key, ListenErrorKind, Listener, Process, Queue, RecvErrorKind,
-    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait,
+    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait_any,
 };
 
 /// Lengths in the protocol, see CONNECTION.md.
@@ -64,7 +64,7 @@ fn meets(method: StartMethod, address: &Address, key: Option<Key>) {
 
 /// The peer process may be stopped: no call exceeds its timeout.
 #[multiproc::test]
-fn a_stopped_peer_keeps_nobody_past_the_timeout() {
+fn stopped_peer() {
     fn hold(address: Address) {
         let (connection, listener) =
             (connect::<u32, Vec<u8>>(address, key()).unwrap(), Listener::bind(local(), key()).unwrap());
@@ -87,7 +87,7 @@ fn a_stopped_peer_keeps_nobody_past_the_timeout() {
         assert!(connection.try_recv().unwrap_err().is_empty());
         assert!(connection.recv_timeout(SOON).unwrap_err().is_empty());
         assert!(!connection.poll(SOON).unwrap());
-        assert!(wait(&[&connection], SOON).unwrap().is_empty());
+        assert!(wait_any(&[&connection], SOON).unwrap().is_empty());
         // Until the buffers are full. Over TCP the kernel may make some more room in them.
         let is_late = |error: &SendErrorKind| {
             matches!(error, SendErrorKind::Full | SendErrorKind::Timeout | SendErrorKind::Unfinished)
@@ -118,7 +118,7 @@ fn serve(listener: Listener) {
 }
 
 for_each_method! {
-    fn at_a_path(method) {
+    fn unix_path(method) {
         let scratch = Scratch::new();
         let path = scratch.path("socket");
         for key in [None, Some(key())] {
@@ -127,19 +127,19 @@ for_each_method! {
         }
     }
 
-    fn at_an_abstract_name(method) {
+    fn abstract_name(method) {
         for key in [None, Some(key())] {
             meets(method, &Address::unique(), key);
         }
     }
 
-    fn over_tcp(method) {
+    fn tcp(method) {
         for key in [None, Some(key())] {
             meets(method, &local(), key);
         }
     }
 
-    fn over_tcp_of_version_6(method) {
+    fn tcp6(method) {
         let address: SocketAddr = "[::1]:0".parse().unwrap();
         // Not every machine has IPv6.
         if std::net::TcpListener::bind(address).is_ok() {
@@ -147,7 +147,7 @@ for_each_method! {
         }
     }
 
-    fn of_several_who_accept_one_is_killed(method) {
+    fn killed_acceptor(method) {
         for address in [Address::unique(), local()] {
             let listener = Listener::bind(&address, key()).unwrap();
             let address = listener.local_address().clone();
@@ -169,7 +169,7 @@ for_each_method! {
         }
     }
 
-    fn copies_leave_the_file_alone(method) {
+    fn forked_copy_keeps_socket_file(method) {
         fn holder(listener: Listener) {
             assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
         }
@@ -223,7 +223,7 @@ fn refused(listener: &Listener) -> Refusal {
 }
 
 #[multiproc::test]
-fn with_another_key_nobody_is_let_in_and_both_are_told() {
+fn wrong_key() {
     for address in [Address::unique(), local()] {
         let other = || Some(Key::new("another"));
         let (client, listener) = meet(&address, other(), Some(key()));
@@ -236,7 +236,7 @@ fn with_another_key_nobody_is_let_in_and_both_are_told() {
 }
 
 #[multiproc::test]
-fn an_empty_key_is_an_error() {
+fn empty_key() {
     let error = Listener::bind(Address::unique(), Key::new("")).unwrap_err();
     assert!(error.to_string().ends_with("the key is empty"), "{error}");
     let error = connect::<u8, u8>(Address::unique(), Key::new("")).unwrap_err();
@@ -266,7 +266,7 @@ fn is_open(listener: &Listener) {
 }
 
 #[multiproc::test]
-fn other_protocols_and_versions_are_refused() {
+fn wrong_protocol_and_version() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
     for said in
         [&b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"\x16\x03\x01\x02\0\x01\0", b"mpls\x01\0\x01\0", b"m?"]
@@ -287,7 +287,7 @@ fn other_protocols_and_versions_are_refused() {
 }
 
 #[multiproc::test]
-fn who_is_no_listener_is_told_apart() {
+fn not_a_listener() {
     for (said, text) in [
         (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it speaks another protocol"),
         (b"mpls\x09\0\x01\0", "the listener speaks version 9"),
@@ -310,7 +310,7 @@ fn who_is_no_listener_is_told_apart() {
 
 /// A listener that sends a client's own messages back to it has proved nothing.
 #[multiproc::test]
-fn reflection_and_replay_prove_nothing() {
+fn reflection_and_replay() {
     let address = Address::unique();
     let Address::Abstract(name) = &address else { panic!("the address has a name") };
     let impostor = UnixListener::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
@@ -339,7 +339,7 @@ fn reflection_and_replay_prove_nothing() {
 }
 
 #[multiproc::test]
-fn who_dies_in_the_middle_is_passed_over() {
+fn killed_client() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
     let hello = hello(true);
     for said in [0, 1, 4, 8, 20, 39, 40, 41, 71] {
@@ -355,7 +355,7 @@ fn who_dies_in_the_middle_is_passed_over() {
 }
 
 #[multiproc::test]
-fn silent_ones_delay_nobody_and_have_to_go() {
+fn silent_clients() {
     let mut listener = Listener::bind(Address::unique(), key()).unwrap();
     listener.set_handshake_timeout(Duration::from_millis(300));
     let silent: Vec<_> = (0..60)
@@ -382,7 +382,7 @@ fn silent_ones_delay_nobody_and_have_to_go() {
 }
 
 #[multiproc::test]
-fn more_than_there_is_room_for_delay_nobody() {
+fn silent_clients_beyond_the_limit() {
     fn connect_in_silence(address: Address, go: Queue<()>) {
         set_limit(2000);
         let Address::Abstract(name) = &address else { unreachable!("as it was made") };
@@ -453,7 +453,7 @@ fn all_in(listener: &Listener, clients: usize, acceptors: usize) {
 const CROWD: usize = 600;
 
 #[multiproc::test]
-fn a_crowd_is_let_in() {
+fn many_clients() {
     fn meet(acceptors: usize) {
         set_limit(CROWD as u64 * 10);
         for at in [local(), Address::unique()] {
@@ -469,7 +469,7 @@ fn a_crowd_is_let_in() {
 
 /// With few descriptors, clients are told to try again, and do.
 #[multiproc::test]
-fn a_crowd_is_let_in_where_there_is_no_room_for_all() {
+fn many_clients_beyond_the_limit() {
     common::in_a_process_with_one_thread(|| {
         set_limit(150);
         for at in [local(), Address::unique()] {
@@ -505,7 +505,7 @@ fn crowd(address: Address) {
 /// The same where another process has the listener too, so that half-done handshakes move between
 /// the processes.
 #[multiproc::test]
-fn a_crowd_is_let_in_by_several_processes() {
+fn many_clients_and_acceptors() {
     fn accept(listener: Listener) {
         set_limit(2000);
         loop {
@@ -551,7 +551,7 @@ fn byte_by_byte() {
 }
 
 #[multiproc::test]
-fn without_descriptors_accept_is_an_error_and_who_waits_stays_in_line() {
+fn accept_without_fds() {
     common::in_a_process_with_one_thread(|| {
         let listener = Listener::bind(Address::unique(), key()).unwrap();
         let stream = raw(&listener);
@@ -573,7 +573,7 @@ fn without_descriptors_accept_is_an_error_and_who_waits_stays_in_line() {
 }
 
 #[multiproc::test]
-fn an_address_in_use_is_an_error() {
+fn address_in_use() {
     let scratch = Scratch::new();
     let path = scratch.path("socket");
     for address in [Address::from(path.as_str()), Address::unique(), local()] {
@@ -588,7 +588,7 @@ fn an_address_in_use_is_an_error() {
 }
 
 #[multiproc::test]
-fn a_path_may_be_long() {
+fn long_path() {
     let scratch = Scratch::new();
     let directory = scratch.path(&"d".repeat(200));
     std::fs::create_dir(&directory).unwrap();
@@ -626,7 +626,7 @@ fn a_path_may_be_long() {
 }
 
 #[multiproc::test]
-fn an_address_that_cannot_be_is_the_same_error_at_either_side() {
+fn invalid_address() {
     let abstract_name = |len| Address::Abstract(vec![b'n'; len]);
     for (address, what) in [
         (Address::from(""), "empty"),
@@ -643,7 +643,7 @@ fn an_address_that_cannot_be_is_the_same_error_at_either_side() {
 }
 
 #[multiproc::test]
-fn a_symbolic_link_is_followed_and_not_replaced() {
+fn symbolic_link() {
     let scratch = Scratch::new();
     let (link, target) = (scratch.path("link"), scratch.path("target"));
     std::os::unix::fs::symlink(&target, &link).unwrap();
@@ -656,7 +656,7 @@ fn a_symbolic_link_is_followed_and_not_replaced() {
 }
 
 #[multiproc::test]
-fn the_file_of_a_killed_listener_is_replaced() {
+fn killed_listener() {
     fn listen_until_killed(path: String, ready: Queue<()>) {
         let _listener = Listener::bind(path, None).unwrap();
         ready.put(()).unwrap();
@@ -678,7 +678,7 @@ fn the_file_of_a_killed_listener_is_replaced() {
 
 /// Clients that keep connecting hold up no other.
 #[multiproc::test]
-fn of_many_who_come_at_once_some_are_heard_at_a_time() {
+fn concurrent_handshakes_are_limited() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
     let is_readable = || multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now())).unwrap();
     let _many: Vec<_> = (0..100).map(|_| raw(&listener)).collect();
@@ -691,7 +691,7 @@ fn of_many_who_come_at_once_some_are_heard_at_a_time() {
 
 /// Pending clients make room for one that has proved that it knows the key.
 #[multiproc::test]
-fn at_the_limit_of_open_files_a_client_comes_through() {
+fn open_file_limit() {
     fn client(address: Address, go: Queue<()>) {
         go.get().unwrap();
         connect::<u8, u8>(address, key()).unwrap().send(7).unwrap();
@@ -723,7 +723,7 @@ fn at_the_limit_of_open_files_a_client_comes_through() {
 
 /// For an event loop.
 #[multiproc::test]
-fn a_silent_one_does_not_keep_the_descriptor_readable() {
+fn silent_client_and_readiness() {
     let is_readable = |listener: &Listener, wait: Duration| {
         multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now() + wait)).unwrap()
     };
@@ -766,7 +766,7 @@ fn connected<S: Send + 'static, R: Send + 'static>(listener: &Listener) -> (Conn
 }
 
 #[multiproc::test]
-fn queues_and_files_go_through_unix_sockets_and_not_through_tcp() {
+fn handles() {
     type Sent = (Queue<u32>, Handle<std::fs::File>);
     let scratch = Scratch::new();
     let make = || {
@@ -794,8 +794,8 @@ fn queues_and_files_go_through_unix_sockets_and_not_through_tcp() {
 /// This test is both programs: the second is started like any program, and knows only the address
 /// of the first.
 #[multiproc::test]
-fn a_queue_goes_to_a_program_that_is_no_relative() {
-    const NAME: &str = "a_queue_goes_to_a_program_that_is_no_relative";
+fn queue_to_unrelated_program() {
+    const NAME: &str = "queue_to_unrelated_program";
     const ADDRESS: &str = "MULTIPROC_TEST_ADDRESS";
     if let Ok(path) = std::env::var(ADDRESS) {
         let connection = connect::<(), Queue<u32>>(path, key()).unwrap();
@@ -831,7 +831,7 @@ fn with_one_between() -> (Listener, SocketAddr, std::net::TcpListener, SocketAdd
 
 /// Over TCP a client has two connections. Here the second does not get to the listener.
 #[multiproc::test]
-fn half_a_connection_is_none() {
+fn half_a_connection() {
     let (listener, there, between, here) = with_one_between();
     let relay = std::thread::spawn(move || {
         let (mut client, _) = between.accept().unwrap();
@@ -857,7 +857,7 @@ fn half_a_connection_is_none() {
 /// Over TCP, the second connection is passed to the process that has the first, through a socket
 /// that any process may connect to.
 #[multiproc::test]
-fn what_strangers_bring_is_passed_over() {
+fn unrelated_bytes() {
     let (listener, there, between, here) = with_one_between();
     let relay = std::thread::spawn(move || {
         let pass = |from: &mut TcpStream, to: &mut TcpStream, len| {
@@ -894,7 +894,7 @@ fn what_strangers_bring_is_passed_over() {
 }
 
 #[multiproc::test]
-fn messages_have_a_limit() {
+fn message_limit() {
     for address in [Address::unique(), local()] {
         let mut listener = Listener::bind(address, key()).unwrap();
         listener.set_max_message(1000);
@@ -915,7 +915,7 @@ fn large() -> Vec<u8> {
 /// Over TCP: nothing that is sent afterwards counts as part of the message that the dead sender has
 /// begun.
 #[multiproc::test]
-fn a_sender_killed_in_the_middle_ends_the_direction() {
+fn killed_sender() {
     fn send(sender: multiproc::Sender<()>) {
         sender.send_bytes(&large()).unwrap();
     }
@@ -933,7 +933,7 @@ fn a_sender_killed_in_the_middle_ends_the_direction() {
 
 /// Over TCP: no receiver takes the rest of a message for new messages.
 #[multiproc::test]
-fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
+fn killed_receiver() {
     fn poll(receiver: multiproc::Receiver<()>, polled: Queue<bool>, drops: bool) {
         let is_there = receiver.poll(Duration::ZERO).unwrap();
         if drops {
@@ -962,7 +962,7 @@ fn a_receiver_that_goes_in_the_middle_ends_the_direction() {
 
 /// Over TCP.
 #[multiproc::test]
-fn who_is_killed_between_two_messages_takes_nothing_with_it() {
+fn killed_between_messages() {
     fn echo(connection: Connection<String, String>) {
         connection.send(connection.recv().unwrap()).unwrap();
         connection.recv().unwrap();
@@ -982,7 +982,7 @@ fn who_is_killed_between_two_messages_takes_nothing_with_it() {
 
 /// Over TCP: both ends take turns, as clones do.
 #[multiproc::test]
-fn an_end_sent_to_oneself_mixes_no_bytes() {
+fn end_sent_to_own_process() {
     let listener = Listener::bind(local(), key()).unwrap();
     let (ours, theirs) = connected::<(), ()>(&listener);
     let ends = Queue::new().unwrap();
@@ -998,13 +998,13 @@ fn an_end_sent_to_oneself_mixes_no_bytes() {
 }
 
 #[multiproc::test]
-fn it_can_be_waited_for() {
+fn waitable() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
     let queue = Queue::<u8>::new().unwrap();
-    assert!(wait(&[&listener, &queue], Duration::from_millis(1)).unwrap().is_empty());
+    assert!(wait_any(&[&listener, &queue], Duration::from_millis(1)).unwrap().is_empty());
     let address = listener.local_address().clone();
     let client = std::thread::spawn(move || connect::<u8, u8>(address, key()).unwrap());
-    assert_eq!(wait(&[&listener, &queue], LONG).unwrap(), [0]);
+    assert_eq!(wait_any(&[&listener, &queue], LONG).unwrap(), [0]);
     let connection = listener.try_accept::<u8, u8>().unwrap();
     drop(client.join().unwrap());
     assert!(connection.recv().unwrap_err().is_disconnected());

@@ -56,7 +56,7 @@ for_each_method! {
         }
     }
 
-    fn in_arguments_fields_and_results(method) {
+    fn arguments_fields_and_results(method) {
         #[derive(Serialize, Deserialize)]
         struct Adder {
             numbers: HashMap<String, Receiver<u32>>,
@@ -88,7 +88,7 @@ for_each_method! {
         assert!(result.recv().unwrap_err().is_disconnected());
     }
 
-    fn a_pipe_through_a_pipe(method) {
+    fn pipe_through_pipe(method) {
         fn worker(connection: Connection<Receiver<u64>, (Sender<u64>, Handle<PipeReader>)>) {
             let (sender, mut text) = connection.recv().unwrap();
             let mut read = String::new();
@@ -128,7 +128,7 @@ for_each_method! {
         assert!(ours.recv_bytes().unwrap() == bytes);
     }
 
-    fn what_was_sent_stays_when_the_sender_is_gone(method) {
+    fn recv_after_disconnect(method) {
         fn worker(connection: Connection<(u32, Handle<PipeReader>), ()>) {
             for number in 0..100 {
                 let (reader, mut writer) = std::io::pipe().unwrap();
@@ -199,7 +199,7 @@ for_each_method! {
         killer.join().unwrap();
     }
 
-    fn many_senders_never_mix(method) {
+    fn mpsc(method) {
         const EACH: u32 = 500;
         fn worker(sender: Sender<(u32, Vec<u8>)>, id: u32) {
             for number in 0..EACH {
@@ -226,7 +226,7 @@ for_each_method! {
         assert_eq!(counts, [EACH; 3]);
     }
 
-    fn many_receivers_get_each_message_once(method) {
+    fn mpmc(method) {
         const MESSAGES: u64 = 3000;
         fn worker(receiver: Receiver<u64>, until: Receiver<()>) -> Vec<u64> {
             let mut numbers = Vec::new();
@@ -234,7 +234,7 @@ for_each_method! {
                 match receiver.try_recv() {
                     Ok(number) => numbers.push(number),
                     Err(error) if error.is_empty() => {
-                        if multiproc::wait(&[&receiver, &until], LONG).unwrap() == [1] {
+                        if multiproc::wait_any(&[&receiver, &until], LONG).unwrap() == [1] {
                             return numbers;
                         }
                     }
@@ -261,7 +261,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn eof_comes_after_the_last_message_and_when_the_last_clone_is_gone() {
+fn disconnect_after_last_clone() {
     let (sender, receiver) = one_way::<u32>().unwrap();
     let other = sender.clone();
     sender.send(1).unwrap();
@@ -279,7 +279,7 @@ fn eof_comes_after_the_last_message_and_when_the_last_clone_is_gone() {
 }
 
 #[multiproc::test]
-fn after_a_split_each_direction_has_its_own_end() {
+fn split() {
     let (a, b) = pipe::<u8, u16>().unwrap();
     let (sender, receiver) = a.split();
     drop(sender);
@@ -305,7 +305,7 @@ fn zero_sized() {
 }
 
 #[multiproc::test]
-fn nobody_waits_for_longer_than_told() {
+fn timeouts() {
     let (sender, receiver) = one_way::<u8>().unwrap();
     let short = Duration::from_millis(20);
     let start = Instant::now();
@@ -332,7 +332,7 @@ fn nobody_waits_for_longer_than_told() {
 }
 
 #[multiproc::test]
-fn a_sender_that_waits_for_room_goes_on_when_there_is_some() {
+fn recv_wakes_sender() {
     let (sender, receiver) = one_way::<u32>().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || (0..10_000).for_each(|number| sender.send(number).unwrap()));
@@ -341,7 +341,7 @@ fn a_sender_that_waits_for_room_goes_on_when_there_is_some() {
 }
 
 #[multiproc::test]
-fn threads_share_an_end() {
+fn threads() {
     let (sender, receiver) = one_way::<u32>().unwrap();
     let mut all: Vec<u32> = std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -357,7 +357,7 @@ fn threads_share_an_end() {
 }
 
 #[multiproc::test]
-fn a_value_that_cannot_be_sent_comes_back() {
+fn encode_error() {
     let (sender, receiver) = one_way::<Unwilling>().unwrap();
     let error = sender.send(Unwilling).unwrap_err();
     assert!(matches!(error.kind(), SendErrorKind::Unsendable(_)));
@@ -367,7 +367,7 @@ fn a_value_that_cannot_be_sent_comes_back() {
 }
 
 #[multiproc::test]
-fn garbage_is_an_error_and_the_next_message_can_be_received() {
+fn decode_error() {
     let (sender, receiver) = one_way::<String>().unwrap();
     let raw = |bytes: &[u8]| {
         // SAFETY: the buffer has the stated length.
@@ -401,7 +401,7 @@ fn garbage_is_an_error_and_the_next_message_can_be_received() {
 }
 
 #[multiproc::test]
-fn a_message_that_is_too_long_says_how_long_and_makes_way() {
+fn message_limit() {
     let (sender, mut receiver) = one_way::<Vec<u8>>().unwrap();
     for len in [11, 100_000] {
         sender.send_bytes(&vec![1; len]).unwrap();
@@ -421,7 +421,7 @@ fn a_message_that_is_too_long_says_how_long_and_makes_way() {
 }
 
 #[multiproc::test]
-fn bytes_of_every_size() {
+fn byte_sizes() {
     let (sender, receiver) = one_way::<()>().unwrap();
     let mut buffer = vec![9; 3];
     for len in [0, 1, 63, 479, 480, 481, 32 * 1024, 32 * 1024 + 1, 1_000_000] {
@@ -437,7 +437,7 @@ fn bytes_of_every_size() {
 }
 
 #[multiproc::test]
-fn a_connection_does_what_its_halves_do() {
+fn connection() {
     let (a, b) = pipe::<u8, u8>().unwrap();
     let mut buffer = Vec::new();
     assert!(b.try_recv_bytes().unwrap_err().is_empty());
@@ -467,7 +467,7 @@ fn a_connection_does_what_its_halves_do() {
 }
 
 #[multiproc::test]
-fn at_the_limit_of_open_files_a_message_stays() {
+fn open_file_limit() {
     fn check() {
         for handles in [1, 5, 40] {
             let (sender, receiver) = one_way::<Vec<Handle<PipeReader>>>().unwrap();
@@ -497,7 +497,7 @@ fn at_the_limit_of_open_files_a_message_stays() {
 
 /// Regression: the message was never removed, and nothing behind it could be received.
 #[multiproc::test]
-fn a_message_with_more_handles_than_there_can_be_makes_way() {
+fn too_many_handles() {
     fn check() {
         let (sender, receiver) = one_way::<Vec<Handle<PipeReader>>>().unwrap();
         let before = set_limit(4096);
@@ -516,7 +516,7 @@ fn a_message_with_more_handles_than_there_can_be_makes_way() {
 
 /// Regression: it was an error even for a send that waits.
 #[multiproc::test]
-fn too_many_descriptors_on_their_way_are_waited_for() {
+fn too_many_handles_in_flight() {
     /// As an unprivileged user, since the limit doesn't apply to others.
     fn check() -> bool {
         // SAFETY: the call accesses no memory.
@@ -556,8 +556,8 @@ fn too_many_descriptors_on_their_way_are_waited_for() {
         });
         // A sender that waits in vain gets an error.
         while sender.try_send(vec![1; LARGE]).is_ok() {}
-        let (gone, nobody) = one_way::<Vec<u8>>().unwrap();
-        drop(nobody);
+        let (gone, receiver) = one_way::<Vec<u8>>().unwrap();
+        drop(receiver);
         assert!(gone.send(vec![1; LARGE]).unwrap_err().is_disconnected());
         true
     }
@@ -567,7 +567,7 @@ fn too_many_descriptors_on_their_way_are_waited_for() {
 }
 
 #[multiproc::test]
-fn no_descriptor_is_left_behind() {
+fn drops() {
     fn check() {
         let before = open_descriptors();
         for _ in 0..50 {
@@ -587,7 +587,7 @@ fn no_descriptor_is_left_behind() {
 }
 
 #[multiproc::test]
-fn an_end_outside_of_a_message_is_an_error() {
+fn end_outside_a_message() {
     let (sender, receiver) = one_way::<u8>().unwrap();
     assert!(serde_json::to_string(&sender).is_err());
     assert!(serde_json::to_string(&receiver).is_err());
@@ -595,7 +595,7 @@ fn an_end_outside_of_a_message_is_an_error() {
 }
 
 #[multiproc::test]
-fn ends_show_themselves_without_their_messages() {
+fn debug() {
     let (a, _b) = pipe::<Unwilling, ()>().unwrap();
     let fd = a.as_fd().as_raw_fd();
     assert!(format!("{a:?}").contains(&fd.to_string()));
@@ -618,7 +618,7 @@ fn next(seed: &mut u64) -> u64 {
 }
 
 #[multiproc::test]
-fn senders_killed_midway_leave_whole_messages_only() {
+fn killed_sender() {
     fn worker(sender: Sender<(u64, Vec<u8>)>) {
         let mut seed = u64::from(std::process::id()) | 1;
         loop {
@@ -645,7 +645,7 @@ fn senders_killed_midway_leave_whole_messages_only() {
 }
 
 #[multiproc::test]
-fn receivers_killed_midway_lose_one_message_at_most() {
+fn killed_receiver() {
     fn worker(receiver: Receiver<u64>, reports: Sender<u64>) {
         for number in receiver {
             reports.send(number.unwrap()).unwrap();

@@ -26,7 +26,7 @@ fn on_each<F: Future<Output = ()>>(test: impl Fn() -> F) {
 }
 
 /// Polls the future once, and asserts that it is pending.
-async fn poll_in_vain<F: Future>(mut future: std::pin::Pin<&mut F>) {
+async fn poll_pending<F: Future>(mut future: std::pin::Pin<&mut F>) {
     poll_fn(|context| {
         assert!(future.as_mut().poll(context).is_pending());
         Poll::Ready(())
@@ -58,7 +58,7 @@ fn hold<T>(_it: T) {
 }
 
 for_each_method! {
-    fn a_process_answers(method) not_fork {
+    fn smoke(method) not_fork {
         on_each(|| async {
             let (ours, theirs) = pipe::<u64, u64>().unwrap();
             let child = Process::new(double, (theirs,)).start_method(method).start().unwrap();
@@ -71,23 +71,23 @@ for_each_method! {
         });
     }
 
-    fn a_death_is_the_end(method) not_fork {
+    fn killed_sender_disconnects(method) not_fork {
         on_each(|| async {
             let (sender, receiver) = one_way::<u8>().unwrap();
             let (full, theirs) = one_way::<Vec<u8>>().unwrap();
             let child = Ends(Process::new(hold, ((sender, theirs),)).start_method(method).start().unwrap());
             let mut receiving = pin!(receiver.recv_async());
-            poll_in_vain(receiving.as_mut()).await;
+            poll_pending(receiving.as_mut()).await;
             while full.try_send(vec![7; 30_000]).is_ok() {}
             let mut sending = pin!(full.send_async(vec![7; 30_000]));
-            poll_in_vain(sending.as_mut()).await;
+            poll_pending(sending.as_mut()).await;
             assert_eq!(child.kill_async().await.unwrap().exit_code(), Some(-9));
             assert!(matches!(receiving.await.unwrap_err().kind(), RecvErrorKind::Disconnected));
             assert!(sending.await.unwrap_err().is_disconnected());
         });
     }
 
-    fn it_is_terminated_in_async_code(method) not_fork {
+    fn terminate(method) not_fork {
         on_each(|| async {
             let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
             assert_eq!(child.terminate_async().await.unwrap().exit_code(), Some(-15));
@@ -115,7 +115,7 @@ where
 }
 
 #[multiproc::test]
-fn both_ends_in_one_task() {
+fn one_task() {
     on_each(|| async {
         let large = |index: usize| vec![index as u8; 2_000_000];
         let (sender, receiver) = one_way().unwrap();
@@ -130,13 +130,13 @@ fn both_ends_in_one_task() {
 }
 
 #[multiproc::test]
-fn a_future_that_is_dropped_has_taken_nothing() {
+fn dropped_future() {
     on_each(|| async {
         let (sender, receiver) = one_way::<u32>().unwrap();
         for number in 0..20 {
             {
                 let mut receiving = pin!(receiver.recv_async());
-                poll_in_vain(receiving.as_mut()).await;
+                poll_pending(receiving.as_mut()).await;
                 sender.send(number).unwrap();
             }
             assert_eq!(receiver.recv_async().await.unwrap(), number);
@@ -146,7 +146,7 @@ fn a_future_that_is_dropped_has_taken_nothing() {
         while sender.try_send(vec![7; 30_000]).is_ok() {
             sent += 1;
         }
-        poll_in_vain(pin!(sender.send_async(vec![8; 30_000]))).await;
+        poll_pending(pin!(sender.send_async(vec![8; 30_000]))).await;
         for _ in 0..sent {
             assert_eq!(receiver.recv_async().await.unwrap()[0], 7);
         }
@@ -155,10 +155,10 @@ fn a_future_that_is_dropped_has_taken_nothing() {
 }
 
 #[multiproc::test]
-fn what_has_begun_over_tcp_goes_with_the_next() {
+fn dropped_future_over_tcp() {
     on_each(|| async {
         let (one, other) = over_tcp::<Vec<u8>, Vec<u8>>().await;
-        poll_in_vain(pin!(one.send_async(vec![7; 40_000_000]))).await;
+        poll_pending(pin!(one.send_async(vec![7; 40_000_000]))).await;
         let next = async {
             assert!(other.recv_async().await.unwrap() == vec![7; 40_000_000]);
             assert_eq!(other.recv_async().await.unwrap(), [1, 2, 3]);
@@ -176,7 +176,7 @@ fn double_bytes(connection: Connection<(), ()>) {
 }
 
 for_each_method! {
-    fn bytes_go_and_come(method) not_fork {
+    fn bytes(method) not_fork {
         on_each(|| async {
             let (ours, theirs) = pipe::<(), ()>().unwrap();
             let child = Process::new(double_bytes, (theirs,)).start_method(method).start().unwrap();
@@ -189,18 +189,18 @@ for_each_method! {
         });
     }
 
-    fn for_bytes_a_death_is_the_end(method) not_fork {
+    fn bytes_killed_sender_disconnects(method) not_fork {
         on_each(|| async {
             let (sender, receiver) = one_way::<()>().unwrap();
             let (full, theirs) = one_way::<()>().unwrap();
             let child = Ends(Process::new(hold, ((sender, theirs),)).start_method(method).start().unwrap());
             let mut receiving = pin!(receiver.recv_bytes_async());
-            poll_in_vain(receiving.as_mut()).await;
+            poll_pending(receiving.as_mut()).await;
             while full.try_send_bytes(&[7; 30_000]).is_ok() {}
             let mut sending = pin!(full.send_bytes_async(&[7; 30_000]));
-            poll_in_vain(sending.as_mut()).await;
+            poll_pending(sending.as_mut()).await;
             let mut by_file = pin!(full.send_bytes_async(&[7; 100_000]));
-            poll_in_vain(by_file.as_mut()).await;
+            poll_pending(by_file.as_mut()).await;
             assert_eq!(child.kill_async().await.unwrap().exit_code(), Some(-9));
             assert!(matches!(receiving.await.unwrap_err().kind(), RecvErrorKind::Disconnected));
             assert!(sending.await.unwrap_err().is_disconnected());
@@ -210,7 +210,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn bytes_wait_for_room() {
+fn bytes_recv_wakes_sender() {
     on_each(|| async {
         let (sender, receiver) = one_way::<()>().unwrap();
         let (one, other) = over_tcp::<(), ()>().await;
@@ -232,13 +232,13 @@ fn bytes_wait_for_room() {
 }
 
 #[multiproc::test]
-fn bytes_of_a_future_that_is_dropped_are_not_lost() {
+fn bytes_dropped_future() {
     on_each(|| async {
         let (sender, receiver) = one_way::<()>().unwrap();
         for number in 0..20 {
             {
                 let mut receiving = pin!(receiver.recv_bytes_async());
-                poll_in_vain(receiving.as_mut()).await;
+                poll_pending(receiving.as_mut()).await;
                 sender.send_bytes(&[number]).unwrap();
             }
             assert_eq!(receiver.recv_bytes_async().await.unwrap(), [number]);
@@ -247,7 +247,7 @@ fn bytes_of_a_future_that_is_dropped_are_not_lost() {
         while sender.try_send_bytes(&[7; 30_000]).is_ok() {
             sent += 1;
         }
-        poll_in_vain(pin!(sender.send_bytes_async(&[8; 30_000]))).await;
+        poll_pending(pin!(sender.send_bytes_async(&[8; 30_000]))).await;
         for _ in 0..sent {
             assert_eq!(receiver.recv_bytes_async().await.unwrap()[0], 7);
         }
@@ -259,7 +259,7 @@ fn bytes_of_a_future_that_is_dropped_are_not_lost() {
 }
 
 #[multiproc::test]
-fn each_message_goes_to_one_of_many() {
+fn mpmc() {
     on_each(|| async {
         let (sender, receiver) = one_way::<u64>().unwrap();
         let receivers: Vec<_> = (0..10).map(|_| receiver.clone()).collect();
@@ -281,7 +281,7 @@ fn each_message_goes_to_one_of_many() {
 }
 
 #[multiproc::test]
-fn clients_are_accepted() {
+fn accept() {
     on_each(|| async {
         for at in [Address::unique(), ([127, 0, 0, 1], 0).into()] {
             let listener = Listener::bind(at, key()).unwrap();
@@ -309,7 +309,7 @@ fn clients_are_accepted() {
             let address = listener.local_address().clone();
             let client = {
                 let mut accepting = pin!(listener.accept_async::<u32, u32>());
-                poll_in_vain(accepting.as_mut()).await;
+                poll_pending(accepting.as_mut()).await;
                 std::thread::spawn(move || connect::<u32, u32>(address, key()).unwrap().recv().unwrap())
             };
             listener.accept_async::<u32, u32>().await.unwrap().send_async(9).await.unwrap();
@@ -320,20 +320,20 @@ fn clients_are_accepted() {
 
 /// Even if nothing else happens.
 #[multiproc::test]
-fn a_silent_client_has_to_go_while_a_future_waits() {
+fn silent_client() {
     on_each(|| async {
         let mut listener = Listener::bind(([127, 0, 0, 1], 0), key()).unwrap();
         listener.set_handshake_timeout(Duration::from_millis(50));
         let Address::Tcp(address) = *listener.local_address() else { unreachable!("it is TCP") };
-        let (tell, told) = oneshot::channel();
+        let (closed, wait_closed) = oneshot::channel();
         std::thread::spawn(move || {
             let mut silent = std::net::TcpStream::connect(address).unwrap();
             let _ = std::io::Read::read(&mut silent, &mut [0]);
-            tell.send(()).unwrap();
+            closed.send(()).unwrap();
         });
-        match select(pin!(listener.accept_async::<u8, u8>()), told).await {
+        match select(pin!(listener.accept_async::<u8, u8>()), wait_closed).await {
             Either::Left(_) => panic!("no client has proved anything"),
-            Either::Right((told, _)) => told.unwrap(),
+            Either::Right((result, _)) => result.unwrap(),
         }
         assert_eq!(listener.take_refused()[0].reason(), RefusalReason::Silent);
     });

@@ -33,7 +33,7 @@ fn echo(requests: Consumer<Vec<u8>>, answers: Producer<Vec<u8>>) {
 }
 
 for_each_method! {
-    fn items_of_every_size_in_order(method) {
+    fn item_sizes(method) {
         let (requests, answers) = (Queue::new().unwrap(), Queue::new().unwrap());
         let child = Process::new(echo, (requests.consumer(), answers.producer())).start_method(method).start().unwrap();
         let sizes = [0, 1, 7, 8, 2000, 2019, 2020, 2021, 2022, 2023, 2024, 2025, 2048, 4095, 4096, 65_536, 1 << 20, 10 << 20];
@@ -50,7 +50,7 @@ for_each_method! {
 }
 
 for_each_method! {
-    fn the_end_is_told_when_every_producer_has_gone(method) {
+    fn disconnect_wakes_consumer(method) {
         let queue = Queue::new().unwrap();
         for item in 0..3 {
             Process::new(number, (queue.clone(), item)).start_method(method).start().unwrap();
@@ -69,7 +69,7 @@ fn wait_for_ever(queue: Queue<u64>) {
 }
 
 for_each_method! {
-    fn the_end_is_told_when_the_last_producer_is_killed(method) not_fork {
+    fn killed_producer_wakes_consumer(method) not_fork {
         let queue = Queue::new().unwrap();
         let child = Process::new(wait_for_ever, (queue.clone(),)).start_method(method).start().unwrap();
         assert_eq!(queue.get().unwrap(), 0);
@@ -88,7 +88,7 @@ fn sum(numbers: Queue<u64>, sums: Queue<u64>) {
 }
 
 for_each_method! {
-    fn consumers_that_wait_for_each_other_are_told(method) {
+    fn waiting_consumers_are_disconnected(method) {
         let (numbers, sums) = (Queue::new().unwrap(), Queue::new().unwrap());
         let children: Vec<_> = (0..3)
             .map(|_| Process::new(sum, (numbers.clone(), sums.clone())).start_method(method).start().unwrap())
@@ -105,7 +105,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_full_queue_refuses_and_an_empty_one_too() {
+fn try_put_try_get() {
     let queue = Queue::with_capacity(2).unwrap();
     assert_eq!(queue.capacity(), Some(2));
     assert!(matches!(queue.try_get(), Err(GetError::Empty)));
@@ -125,7 +125,7 @@ fn a_full_queue_refuses_and_an_empty_one_too() {
 }
 
 #[multiproc::test]
-fn a_limit_in_bytes() {
+fn byte_capacity() {
     let queue = Queue::<Vec<u8>>::with_limits(usize::MAX, 10_000).unwrap();
     assert!(matches!(queue.put(vec![0; 10_001]).unwrap_err().kind(), PutErrorKind::TooLarge));
     queue.put(vec![1; 9_000]).unwrap();
@@ -143,7 +143,7 @@ fn slow_consumer(queue: Queue<u64>) {
 }
 
 for_each_method! {
-    fn capacity_of_one(method) {
+    fn capacity_one(method) {
         let queue = Queue::with_capacity(1).unwrap();
         let child = Process::new(slow_consumer, (queue.clone(),)).start_method(method).start().unwrap();
         for item in 0..200 {
@@ -158,7 +158,7 @@ fn leave_it(queue: Queue<u64>) {
 }
 
 for_each_method! {
-    fn who_puts_into_a_full_queue_is_told_when_every_consumer_has_gone(method) {
+    fn disconnect_wakes_producer(method) {
         let queue = Queue::with_capacity(1).unwrap();
         let child = Process::new(leave_it, (queue.clone(),)).start_method(method).start().unwrap();
         let mut put = 0;
@@ -175,7 +175,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn zero_sized_items() {
+fn zero_sized() {
     let queue = Queue::new().unwrap();
     for _ in 0..100_000 {
         queue.put(()).unwrap();
@@ -188,7 +188,7 @@ fn zero_sized_items() {
 }
 
 #[multiproc::test]
-fn closing_lets_out_what_is_in() {
+fn close_drains() {
     let queue = Queue::new().unwrap();
     queue.put(1).unwrap();
     queue.close();
@@ -200,7 +200,7 @@ fn closing_lets_out_what_is_in() {
 }
 
 for_each_method! {
-    fn closing_wakes_those_who_wait(method) {
+    fn close_wakes_waiters(method) {
         let (numbers, sums) = (Queue::new().unwrap(), Queue::new().unwrap());
         let child = Process::new(sum, (numbers.clone(), sums.clone())).start_method(method).start().unwrap();
         numbers.put(5).unwrap();
@@ -217,7 +217,7 @@ fn pass_on(queues: Queue<Queue<String>>) {
 }
 
 for_each_method! {
-    fn a_queue_through_a_queue(method) {
+    fn queue_through_queue(method) {
         let (outer, inner) = (Queue::new().unwrap(), Queue::new().unwrap());
         let child = Process::new(pass_on, (outer.clone(),)).start_method(method).start().unwrap();
         outer.put(inner.clone()).unwrap();
@@ -228,7 +228,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn what_is_on_its_way_counts_until_it_is_lost() {
+fn handle_in_flight() {
     let (outer, inner) = (Queue::new().unwrap(), Queue::<u8>::new().unwrap());
     outer.put(inner.clone()).unwrap();
     assert!(matches!(inner.get_timeout(Duration::from_millis(50)), Err(GetError::TimedOut)));
@@ -237,7 +237,7 @@ fn what_is_on_its_way_counts_until_it_is_lost() {
 }
 
 #[multiproc::test]
-fn files_travel_in_items_and_stay_in_order() {
+fn handles_in_items() {
     let queue = Queue::new().unwrap();
     let mut readers = Vec::new();
     for number in 0..100_u8 {
@@ -263,7 +263,7 @@ fn files_travel_in_items_and_stay_in_order() {
 }
 
 #[multiproc::test]
-fn too_many_items_with_files_are_an_error_and_nothing_is_lost() {
+fn too_many_handles() {
     let queue = Queue::new().unwrap();
     let (reader, _writer) = std::io::pipe().unwrap();
     let mut put = 0;
@@ -302,7 +302,7 @@ impl Run for Square {
 }
 
 for_each_method! {
-    fn queues_as_fields_and_as_results(method) {
+    fn fields_and_results(method) {
         let (numbers, squares) = (Queue::new().unwrap(), Queue::new().unwrap());
         let run = Square { numbers: numbers.consumer(), squares: squares.producer() };
         let child = run.process().start_method(method).start().unwrap();
@@ -319,7 +319,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn bytes_are_read_in_place() {
+fn get_bytes() {
     let queue = Queue::<()>::new().unwrap();
     for size in [0, 1, 2000, 2048, 100_000, 3 << 20] {
         queue.put_bytes(&vec![7; size]).unwrap();
@@ -351,7 +351,7 @@ impl<'de> Deserialize<'de> for Unwilling {
 }
 
 #[multiproc::test]
-fn what_cannot_be_serialised_is_an_error_at_put() {
+fn encode_error() {
     let queue = Queue::new().unwrap();
     let error = queue.put(Unwilling).unwrap_err();
     assert!(
@@ -362,7 +362,7 @@ fn what_cannot_be_serialised_is_an_error_at_put() {
 }
 
 #[multiproc::test]
-fn types_that_ask_the_format_what_comes_next() {
+fn self_describing_types() {
     let queue = Queue::new().unwrap();
     for value in [serde_json::json!({"a": [1, 2.5, null]}), serde_json::json!("text"), serde_json::json!(null)] {
         for _ in 0..3 {
@@ -373,7 +373,7 @@ fn types_that_ask_the_format_what_comes_next() {
 }
 
 #[multiproc::test]
-fn the_descriptor_is_readable_when_there_is_something() {
+fn readable_fd() {
     let queue = Queue::new().unwrap();
     let readable = |millis: i32| {
         let mut fds = [libc::pollfd { fd: queue.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
@@ -400,7 +400,7 @@ fn hold(producer: Producer<u8>, ready: Queue<()>) {
 }
 
 for_each_method! {
-    fn who_only_takes_is_told_whatever_it_calls_when_nobody_puts_any_more(method) {
+    fn every_get_reports_disconnect(method) {
         let (queue, ready) = (Queue::new().unwrap(), Queue::new().unwrap());
         let child = Process::new(hold, (queue.producer(), ready.clone())).start_method(method).start().unwrap();
         let child = Ends(child);
@@ -412,12 +412,12 @@ for_each_method! {
         assert_eq!(consumer.try_get().unwrap(), 7);
         assert!(consumer.try_get().unwrap_err().is_empty());
         assert!(matches!(consumer.get_timeout(soon), Err(GetError::TimedOut)));
-        assert!(multiproc::wait(&[&consumer], soon).unwrap().is_empty());
+        assert!(multiproc::wait_any(&[&consumer], soon).unwrap().is_empty());
         child.kill().unwrap();
         // The end is detected by the queue handles that the child held, not by the child's end.
         let begin = std::time::Instant::now();
-        assert_eq!(multiproc::wait(&[&consumer], LONG).unwrap(), [0]);
-        assert_eq!(multiproc::wait(&[&consumer, &*child], None).unwrap()[0], 0);
+        assert_eq!(multiproc::wait_any(&[&consumer], LONG).unwrap(), [0]);
+        assert_eq!(multiproc::wait_any(&[&consumer, &*child], None).unwrap()[0], 0);
         assert!(begin.elapsed() < LONG);
         assert!(matches!(consumer.try_get(), Err(GetError::Disconnected)));
         assert!(matches!(consumer.get_timeout(soon), Err(GetError::Disconnected)));
@@ -427,7 +427,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn who_only_puts_is_told_when_it_is_full_and_nobody_takes_any_more() {
+fn every_put_reports_disconnect() {
     let queue = Queue::with_capacity(1).unwrap();
     let (producer, consumer) = (queue.producer(), queue.consumer());
     drop(queue);
@@ -442,21 +442,21 @@ fn who_only_puts_is_told_when_it_is_full_and_nobody_takes_any_more() {
 
 /// The descriptor stays the same, whatever waits, comes and goes meanwhile.
 #[multiproc::test]
-fn an_epoll_set_goes_on_telling() {
+fn epoll() {
     let queue = Queue::new().unwrap();
     let (producer, consumer) = (queue.producer(), queue.consumer());
     // SAFETY: the pointers are to the local event and list.
-    let (set, told) = unsafe {
+    let (set, is_ready) = unsafe {
         let set = libc::epoll_create1(libc::EPOLL_CLOEXEC);
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 1 };
         assert_eq!(libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, consumer.as_fd().as_raw_fd(), &raw mut event), 0);
-        let told = move |millis| {
+        let is_ready = move |millis| {
             let mut event = libc::epoll_event { events: 0, u64: 0 };
             libc::epoll_wait(set, &raw mut event, 1, millis) == 1
         };
-        (set, told)
+        (set, is_ready)
     };
-    assert!(!told(0));
+    assert!(!is_ready(0));
     // This process drops its last producer, and receives one again.
     drop((queue, producer.clone()));
     let other = Queue::new().unwrap();
@@ -464,20 +464,20 @@ fn an_epoll_set_goes_on_telling() {
     for number in 0..3 {
         let producer: Producer<u8> = other.get().unwrap();
         producer.put(number).unwrap();
-        assert!(told(-1));
+        assert!(is_ready(-1));
         assert_eq!(consumer.try_get().unwrap(), number);
-        assert!(matches!(consumer.try_get(), Err(GetError::Empty)) && !told(0));
+        assert!(matches!(consumer.try_get(), Err(GetError::Empty)) && !is_ready(0));
         other.put(producer).unwrap();
     }
     drop(other);
-    assert!(told(-1));
+    assert!(is_ready(-1));
     assert!(matches!(consumer.try_get(), Err(GetError::Disconnected)));
     // SAFETY: the descriptor is owned here, and not used any more.
     unsafe { libc::close(set) };
 }
 
 #[multiproc::test]
-fn queues_are_gone_through() {
+fn iter() {
     let queue = Queue::with_capacity(5).unwrap();
     (1..=3).for_each(|number| queue.put(number).unwrap());
     queue.close();
@@ -498,7 +498,7 @@ fn queues_are_gone_through() {
 
 /// In a process without other queues, so that only this queue's memory is counted.
 #[multiproc::test]
-fn it_grows_wraps_and_gives_its_memory_back() {
+fn grow_wrap_shrink() {
     Process::new(grow_wrap_and_give_back, ()).start().unwrap().join().unwrap();
 }
 
@@ -548,19 +548,19 @@ fn grow_wrap_and_give_back() {
 }
 
 for_each_method! {
-    fn a_queue_and_a_child_are_waited_for_together(method) {
+    fn wait_with_child(method) {
         let queue = Queue::new().unwrap();
         let child = Process::new(number, (queue.clone(), 7)).start_method(method).start().unwrap();
         let mut got = Vec::new();
         loop {
-            let ready = multiproc::wait(&[&queue, &child], None).unwrap();
+            let ready = multiproc::wait_any(&[&queue, &child], None).unwrap();
             got.extend(queue.try_get());
             if ready.contains(&1) {
                 break;
             }
         }
         assert_eq!(got, [7]);
-        assert!(multiproc::wait(&[&queue], Duration::ZERO).unwrap().is_empty());
+        assert!(multiproc::wait_any(&[&queue], Duration::ZERO).unwrap().is_empty());
     }
 }
 
@@ -596,7 +596,7 @@ fn stopped(queue: Queue<u64>) {
 }
 
 for_each_method! {
-    fn a_stopped_consumer_keeps_nobody_waiting(method) {
+    fn stopped_consumer(method) {
         let queue = Queue::new().unwrap();
         let child = Process::new(stopped, (queue.clone(),)).start_method(method).start().unwrap();
         queue.put(0).unwrap();
@@ -626,7 +626,7 @@ fn put_bytes(queue: Queue<Vec<u8>>, len: usize) {
 }
 
 for_each_method! {
-    fn a_producer_who_wakes_late_has_the_room_that_there_is(method) {
+    fn late_producer(method) {
         let queue = Queue::with_limits(usize::MAX, 1000).unwrap();
         let producer = |len: usize| {
             let child = Ends(Process::new(put_bytes, (queue.clone(), len)).start_method(method).start().unwrap());
@@ -649,7 +649,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn threads_that_wait_through_one_handle_are_not_the_last_as_long_as_there_is_another() {
+fn waiters_of_one_handle() {
     let queue = Queue::new().unwrap();
     let (producer, consumer) = (queue.producer(), queue.consumer());
     drop(queue);
@@ -691,7 +691,7 @@ fn work(tasks: JoinableQueue<u64>, done: Queue<(u64, u32)>) {
 }
 
 for_each_method! {
-    fn what_somebody_dies_with_is_delivered_again(method) {
+    fn killed_consumer_redelivers(method) {
         let (tasks, done) = (JoinableQueue::new().unwrap(), Queue::new().unwrap());
         let worker = Process::new(work, (tasks.clone(), done.clone())).start_method(method).start().unwrap();
         tasks.put(1).unwrap();
@@ -725,7 +725,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_task_that_is_dropped_comes_again() {
+fn dropped_task_redelivers() {
     let tasks = JoinableQueue::new().unwrap();
     tasks.put("work".to_owned()).unwrap();
     tasks.put("x".repeat(100_000)).unwrap();
@@ -746,7 +746,7 @@ fn a_task_that_is_dropped_comes_again() {
 }
 
 for_each_method! {
-    fn join_ends_when_nobody_is_left_to_do_the_work(method) {
+    fn join_without_consumers(method) {
         let tasks = JoinableQueue::new().unwrap();
         tasks.put(7).unwrap();
         let child = Process::new(die_with_it, (tasks.clone(),)).start_method(method).start().unwrap();

@@ -46,23 +46,23 @@ fn take_and_hold(tasks: JoinableQueue<u64>, taken: Queue<u64>) {
 
 /// Counts how often it has been woken.
 #[derive(Default)]
-struct Told(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Told {
-    fn wake(self: Arc<Told>) {
+impl Wake for WakeCounter {
+    fn wake(self: Arc<WakeCounter>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
 /// Polls once, and asserts that the future is pending.
-macro_rules! poll_in_vain {
+macro_rules! poll_pending {
     ($future:expr) => {
         assert!($future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending())
     };
 }
 
 for_each_method! {
-    fn items_go_to_and_fro(method) not_fork {
+    fn smoke(method) not_fork {
         on_both(|| async {
             let (there, back) = (Queue::with_capacity(2).unwrap(), Queue::with_capacity(2).unwrap());
             let child = Process::new(double, (there.consumer(), back.producer())).start_method(method).start().unwrap();
@@ -85,7 +85,7 @@ for_each_method! {
         });
     }
 
-    fn many_tasks_share_the_items(method) not_fork {
+    fn mpmc(method) not_fork {
         on_both(|| async {
             let queue = Queue::new().unwrap();
             let consumers: Vec<Consumer<u64>> = (0..8).map(|_| queue.consumer()).collect();
@@ -112,20 +112,20 @@ for_each_method! {
         });
     }
 
-    fn who_waits_is_told_when_the_other_is_killed(method) not_fork {
+    fn killed_producer_wakes_consumer(method) not_fork {
         on_both(|| async {
             let queue = Queue::<u64>::new().unwrap();
             let child = Process::new(hold::<Producer<u64>>, (queue.producer(),)).start_method(method).start().unwrap();
             let (child, consumer) = (Ends(child), queue.consumer());
             drop(queue);
             let mut getting = pin!(consumer.get_async());
-            poll_in_vain!(getting);
+            poll_pending!(getting);
             child.kill().unwrap();
             assert!(matches!(getting.await, Err(GetError::Disconnected)));
         });
     }
 
-    fn who_waits_for_room_is_told_too_and_has_the_item_back(method) not_fork {
+    fn killed_consumer_wakes_producer(method) not_fork {
         on_both(|| async {
             let queue = Queue::with_capacity(1).unwrap();
             let child = Process::new(hold::<Consumer<u64>>, (queue.consumer(),)).start_method(method).start().unwrap();
@@ -133,38 +133,38 @@ for_each_method! {
             drop(queue);
             producer.put_async(1).await.unwrap();
             let mut putting = pin!(producer.put_async(2));
-            poll_in_vain!(putting);
+            poll_pending!(putting);
             child.kill().unwrap();
             let (item, kind) = putting.await.unwrap_err().into_parts();
             assert!(item == 2 && matches!(kind, PutErrorKind::Disconnected), "{kind:?}");
         });
     }
 
-    fn a_future_that_is_dropped_has_neither_taken_nor_put(method) not_fork {
+    fn dropped_future(method) not_fork {
         on_both(|| async {
             let queue = Queue::with_capacity(2).unwrap();
             for _ in 0..20 {
                 let mut getting = Box::pin(queue.get_async());
-                poll_in_vain!(getting);
+                poll_pending!(getting);
                 drop(getting);
             }
             let child = Ends(Process::new(put_each, (queue.producer(), 1, 2)).start_method(method).start().unwrap());
             assert!(child.wait().unwrap().success());
             let other = queue.clone();
             let mut putting = Box::pin(queue.put_async(3));
-            poll_in_vain!(putting);
+            poll_pending!(putting);
             drop(putting);
             assert_eq!((queue.try_get().unwrap(), queue.try_get().unwrap()), (1, 2));
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
             // This process counts as one that may put.
             let mut getting = pin!(other.get_async());
-            poll_in_vain!(getting);
+            poll_pending!(getting);
             queue.put(4).unwrap();
             assert_eq!(getting.await.unwrap(), 4);
         });
     }
 
-    fn what_a_killed_worker_had_comes_again(method) not_fork {
+    fn killed_consumer_redelivers(method) not_fork {
         on_both(|| async {
             let (tasks, taken) = (JoinableQueue::new().unwrap(), Queue::new().unwrap());
             let arguments = (tasks.clone(), taken.clone());
@@ -172,7 +172,7 @@ for_each_method! {
             tasks.put_async(7).await.unwrap();
             assert_eq!(taken.get_async().await.unwrap(), 7);
             let mut getting = pin!(tasks.get_async());
-            poll_in_vain!(getting);
+            poll_pending!(getting);
             child.kill().unwrap();
             let task = getting.await.unwrap();
             assert_eq!((*task, task.deliveries()), (7, 2));
@@ -181,7 +181,7 @@ for_each_method! {
         });
     }
 
-    fn closing_wakes_all(method) not_fork {
+    fn close_wakes_waiters(method) not_fork {
         on_both(|| async {
             let queue = Queue::<u64>::new().unwrap();
             let getting = join_all((0..4).map(|_| queue.get_async()));
@@ -198,7 +198,7 @@ for_each_method! {
 
 /// One thread, one handle that no other process has ever had.
 #[multiproc::test]
-fn another_task_of_the_thread_puts_through_the_same_handle() {
+fn one_thread() {
     on_both(|| async {
         let queue = Queue::new().unwrap();
         let (got, put) = join(queue.get_async(), async { queue.put_async(5).await }).await;
@@ -208,7 +208,7 @@ fn another_task_of_the_thread_puts_through_the_same_handle() {
 }
 
 #[multiproc::test]
-fn tasks_go_from_thread_to_thread() {
+fn moved_between_threads() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let queue = Queue::with_capacity(3).unwrap();
@@ -240,10 +240,10 @@ fn tasks_go_from_thread_to_thread() {
 
 /// It isn't woken again and again while nothing happens.
 #[multiproc::test]
-fn a_waiting_future_is_left_alone() {
-    let (queue, told) = (Queue::<u64>::new().unwrap(), Arc::new(Told::default()));
+fn waiting_future_is_not_polled() {
+    let (queue, counter) = (Queue::<u64>::new().unwrap(), Arc::new(WakeCounter::default()));
     let other = queue.clone();
-    let waker = Waker::from(told.clone());
+    let waker = Waker::from(counter.clone());
     let mut getting = pin!(queue.get_async());
     let poll = |future: std::pin::Pin<&mut _>| Future::poll(future, &mut Context::from_waker(&waker));
     assert!(poll(getting.as_mut()).is_pending());
@@ -253,16 +253,16 @@ fn a_waiting_future_is_left_alone() {
         let child = Process::new(|| (), ()).start().unwrap();
         (&child).await.unwrap();
     });
-    assert_eq!(told.0.load(SeqCst), 0);
+    assert_eq!(counter.0.load(SeqCst), 0);
     other.put(1).unwrap();
-    while told.0.load(SeqCst) == 0 {
+    while counter.0.load(SeqCst) == 0 {
         std::thread::yield_now();
     }
     assert!(matches!(poll(getting.as_mut()), Poll::Ready(Ok(1))));
 }
 
 #[multiproc::test]
-fn hundreds_of_futures_wait_for_one_queue() {
+fn hundreds_of_futures() {
     // In a process of its own, as each future takes one or two descriptors.
     let child = Process::new(
         || {

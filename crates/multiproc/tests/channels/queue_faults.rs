@@ -64,7 +64,7 @@ fn loop_until_error(queue: &Queue<Vec<u8>>) -> (usize, PutErrorKind) {
 }
 
 for_each_method! {
-    fn what_there_is_no_memory_for_comes_back_and_others_go_on(method) {
+    fn out_of_memory(method) {
         let queue = Queue::new().unwrap();
         let child = Process::new(without_memory, (queue.clone(),)).start_method(method).start().unwrap();
         child.join().unwrap();
@@ -168,17 +168,17 @@ fn wait_until_asleep(pid: i32) {
 }
 
 for_each_method! {
-    fn without_descriptors_what_is_in_it_stays(method) {
+    fn get_without_fds(method) {
         Process::new(without_descriptors, ()).start_method(method).start().unwrap().join().unwrap();
     }
 
     // Regression: the item was taken when there was room for the socket that carries many handles,
     // and lost when there was none for the handles.
-    fn without_descriptors_for_many_handles_they_stay(method) {
+    fn get_many_handles_without_fds(method) {
         Process::new(without_descriptors_for_many, ()).start_method(method).start().unwrap().join().unwrap();
     }
 
-    fn a_consumer_that_is_stopped_while_it_waits_keeps_nobody_waiting(method) {
+    fn stopped_consumer(method) {
         for capacity in [None, Some(100)] {
             let (queue, done) = (capacity.map_or_else(Queue::new, Queue::with_capacity).unwrap(), Queue::new().unwrap());
             let (stopped, other) = (ends(method, &queue, &done), ends(method, &queue, &done));
@@ -209,7 +209,7 @@ fn put_files(queue: Queue<Handle<File>>, outcome: Queue<String>) {
 }
 
 for_each_method! {
-    fn who_waits_for_room_for_handles_sleeps_and_is_told(method) {
+    fn handle_capacity_wakes_producer(method) {
         // More than there can be with handles.
         let queue = Queue::with_capacity(100_000).unwrap();
         let outcome = Queue::new().unwrap();
@@ -238,7 +238,7 @@ for_each_method! {
 
 /// Takes three times as much memory: runs only with `MULTIPROC_LARGE=1`, best in release.
 #[multiproc::test]
-fn an_item_of_more_than_two_gib() {
+fn item_over_two_gib() {
     if std::env::var_os("MULTIPROC_LARGE").is_none() {
         return;
     }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use multiproc::{GetError, Process, PutErrorKind, Queue, wait};
+use multiproc::{GetError, Process, PutErrorKind, Queue, wait_any};
 
 /// How much memory the memory files take that this process has open.
 fn allocated() -> u64 {
@@ -38,7 +38,7 @@ fn burst(how: u32) {
             std::thread::sleep(Duration::from_millis(10));
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         }),
-        1 => until_it_is_given_back(|| assert!(wait(&[&queue], soon).unwrap().is_empty())),
+        1 => until_it_is_given_back(|| assert!(wait_any(&[&queue], soon).unwrap().is_empty())),
         2 => until_it_is_given_back(|| assert!(matches!(queue.get_timeout(soon), Err(GetError::TimedOut)))),
         3 => until_it_is_given_back(|| {
             // The descriptor becomes readable when it is time.
@@ -56,7 +56,7 @@ fn burst(how: u32) {
 }
 
 #[multiproc::test]
-fn after_a_burst_memory_goes_back_however_the_consumer_waits() {
+fn memory_returns_after_burst() {
     for how in 0..=5 {
         Process::new(burst, (how,)).start().unwrap().join().unwrap();
     }
@@ -119,7 +119,7 @@ fn fill(name: String, size: usize) -> Option<(usize, String)> {
 // Regression: the kernel killed the process, as a memory shortage was only checked for from 64 MiB
 // on.
 #[multiproc::test]
-fn a_queue_that_fills_its_control_group_says_so() {
+fn control_group_limit() {
     for size in [20, 5000, 3 << 20] {
         let name = name(size);
         let filled = Process::new(fill, (name.clone(), size)).start().unwrap().join().unwrap();

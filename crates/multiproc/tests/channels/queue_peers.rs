@@ -27,7 +27,7 @@ fn is_disconnected(kind: &PutErrorKind) -> bool {
 
 for_each_method! {
     // Regression: 100,000 puts were `Ok`.
-    fn a_producer_is_told_when_the_last_consumer_is_killed(method) {
+    fn killed_consumer_wakes_producer(method) {
         for (queue, limited) in [(Queue::new().unwrap(), false), (Queue::with_capacity(1_000_000).unwrap(), true)] {
             let producer = queue.producer();
             let child = Process::new(consume, (queue.consumer(),)).start_method(method).start().unwrap();
@@ -56,7 +56,7 @@ for_each_method! {
         }
     }
 
-    fn a_producer_in_another_process_is_told_too(method) {
+    fn killed_consumer_wakes_other_process(method) {
         let (queue, ready) = (Queue::new().unwrap(), Queue::new().unwrap());
         let child = Process::new(put_until_refused, (queue.producer(), ready.clone()));
         let child = child.start_method(method).start().unwrap();
@@ -67,7 +67,7 @@ for_each_method! {
         assert!(text.contains("no process is left that could take"), "{text}");
     }
 
-    fn a_consumer_on_its_way_is_one(method) {
+    fn consumer_in_flight(method) {
         let (queue, consumers) = (Queue::new().unwrap(), Queue::new().unwrap());
         let producer = queue.producer();
         consumers.put(queue.consumer()).unwrap();
@@ -85,7 +85,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_producer_on_its_way_is_no_consumer() {
+fn producer_in_flight() {
     let (queue, producers) = (Queue::<u32>::new().unwrap(), Queue::new().unwrap());
     let producer = queue.producer();
     producers.put(queue.producer()).unwrap();
@@ -104,7 +104,7 @@ fn a_producer_on_its_way_is_no_consumer() {
 }
 
 #[multiproc::test]
-fn a_handle_that_takes_is_a_consumer_itself() {
+fn own_handle_is_a_consumer() {
     let queue = Queue::new().unwrap();
     let producer = queue.producer();
     for item in 0..1000 {
@@ -129,7 +129,7 @@ fn take_one(consumer: Consumer<u32>) {
 
 for_each_method! {
     // Regression: the descriptor was never readable if it was requested after the first put.
-    fn the_descriptor_is_readable_whenever_it_is_asked_for(method) {
+    fn readable_fd(method) {
         for early in [false, true] {
             let queue = Queue::new().unwrap();
             let (consumer, other) = (queue.consumer(), queue.clone());
@@ -179,7 +179,7 @@ fn tell_when_readable(consumer: Consumer<u32>, ready: Queue<u32>) -> u32 {
 }
 
 for_each_method! {
-    fn several_processes_poll_and_each_item_wakes_one_that_takes_it(method) {
+    fn readable_fd_of_several_processes(method) {
         let (queue, ready) = (Queue::new().unwrap(), Queue::new().unwrap());
         let children: Vec<_> = (0..3)
             .map(|_| {
@@ -203,7 +203,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_joinable_queue_shows_what_is_given_back() {
+fn readable_fd_after_redelivery() {
     let tasks = JoinableQueue::new().unwrap();
     tasks.put(1).unwrap();
     let task = tasks.get().unwrap();
@@ -223,7 +223,7 @@ fn hold_all(tasks: JoinableQueue<u32>, ready: Queue<u32>) {
 
 for_each_method! {
     // Regression: it took quadratic time, 16 s for 10,000.
-    fn what_is_given_back_in_bulk_comes_again_in_order(method) {
+    fn redelivery_keeps_order(method) {
         let (tasks, ready) = (JoinableQueue::new().unwrap(), Queue::new().unwrap());
         (0..2000).for_each(|number| tasks.put(number).unwrap());
         let held: Vec<_> = (0..2000).map(|_| tasks.get().unwrap()).collect();
@@ -245,7 +245,7 @@ for_each_method! {
 
 /// Regression: it took quadratic time, which is minutes for this number.
 #[multiproc::test]
-fn many_that_are_given_back_are_taken_before_long() {
+fn many_redeliveries() {
     const MANY: u32 = 32_000;
     let tasks = JoinableQueue::new().unwrap();
     (0..MANY).for_each(|number| tasks.put(number).unwrap());

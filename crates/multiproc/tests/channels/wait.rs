@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
-use multiproc::{Connection, Handle, Process, Receiver, Waitable, one_way, pipe, wait};
+use multiproc::{Connection, Handle, Process, Receiver, Waitable, one_way, pipe, wait_any};
 
 for_each_method! {
     fn smoke(method) {
@@ -21,25 +21,25 @@ for_each_method! {
             (writer, reader)
         };
         let fd = OwnedFd::from(reader);
-        assert!(wait(&[&ours, &*child, &fd], Duration::ZERO).unwrap().is_empty());
+        assert!(wait_any(&[&ours, &*child, &fd], Duration::ZERO).unwrap().is_empty());
         ours.send(1).unwrap();
-        assert_eq!(wait(&[&ours, &*child, &fd], LONG).unwrap(), [0]);
-        assert_eq!(wait(&[&*child, &fd, &ours, &ours], LONG).unwrap(), [2, 3]);
+        assert_eq!(wait_any(&[&ours, &*child, &fd], LONG).unwrap(), [0]);
+        assert_eq!(wait_any(&[&*child, &fd, &ours, &ours], LONG).unwrap(), [2, 3]);
         ours.recv().unwrap();
         writer.write_all(b"x").unwrap();
-        assert_eq!(wait(&[&ours, &*child, &fd], LONG).unwrap(), [2]);
+        assert_eq!(wait_any(&[&ours, &*child, &fd], LONG).unwrap(), [2]);
         ours.send(2).unwrap();
         // The child ends, and its end of the connection with it.
-        assert_eq!(wait(&[&*child], LONG).unwrap(), [0]);
-        assert_eq!(wait(&[&*child, ours.receiver()], LONG).unwrap(), [0, 1]);
-        assert_eq!(wait(&[&child.handle(), &ours, &fd, &fd.as_fd()], LONG).unwrap(), [0, 1, 2, 3]);
+        assert_eq!(wait_any(&[&*child], LONG).unwrap(), [0]);
+        assert_eq!(wait_any(&[&*child, ours.receiver()], LONG).unwrap(), [0, 1]);
+        assert_eq!(wait_any(&[&child.handle(), &ours, &fd, &fd.as_fd()], LONG).unwrap(), [0, 1, 2, 3]);
         child.wait().unwrap();
-        assert_eq!(wait(&[&*child], None).unwrap(), [0]);
+        assert_eq!(wait_any(&[&*child], None).unwrap(), [0]);
     }
 }
 
 #[multiproc::test]
-fn the_end_counts_and_so_does_every_message() {
+fn disconnect_and_messages_are_ready() {
     let (sender, receiver) = one_way::<u8>().unwrap();
     let receiver = Handle::new(receiver);
     for number in 0..3 {
@@ -47,26 +47,26 @@ fn the_end_counts_and_so_does_every_message() {
     }
     drop(sender);
     for number in 0..3 {
-        assert_eq!(wait(&[&receiver], None).unwrap(), [0]);
+        assert_eq!(wait_any(&[&receiver], None).unwrap(), [0]);
         assert_eq!(receiver.recv().unwrap(), number);
     }
-    assert_eq!(wait(&[&receiver], None).unwrap(), [0]);
+    assert_eq!(wait_any(&[&receiver], None).unwrap(), [0]);
     assert!(receiver.recv().unwrap_err().is_disconnected());
 }
 
 #[multiproc::test]
-fn a_timeout_is_kept_though_signals_come() {
+fn timeout_with_signals() {
     let (_sender, receiver) = one_way::<u8>().unwrap();
     let child = Ends(Process::new(sleep_long, ()).start().unwrap());
     for timeout in [Duration::ZERO, Duration::from_millis(30)] {
         let start = Instant::now();
-        assert!(wait(&[&receiver, &*child], timeout).unwrap().is_empty());
+        assert!(wait_any(&[&receiver, &*child], timeout).unwrap().is_empty());
         assert!(start.elapsed() >= timeout);
         let start = Instant::now();
-        assert!(wait(&[], timeout).unwrap().is_empty());
+        assert!(wait_any(&[], timeout).unwrap().is_empty());
         assert!(start.elapsed() >= timeout);
     }
-    assert!(wait(&[], None).unwrap().is_empty());
+    assert!(wait_any(&[], None).unwrap().is_empty());
 
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: the handler does nothing.
@@ -83,7 +83,7 @@ fn a_timeout_is_kept_though_signals_come() {
             }
         });
         let start = Instant::now();
-        assert!(wait(&[&receiver], Duration::from_millis(50)).unwrap().is_empty());
+        assert!(wait_any(&[&receiver], Duration::from_millis(50)).unwrap().is_empty());
         assert!(start.elapsed() >= Duration::from_millis(50));
         done.send(()).unwrap();
     });
@@ -95,10 +95,10 @@ fn thousands() {
         let receivers: Vec<(multiproc::Sender<u32>, Receiver<u32>)> = (0..300).map(|_| one_way().unwrap()).collect();
         // The same ones many times: more than this process may have open.
         let all: Vec<&dyn Waitable> = (0..5000).map(|index| &receivers[index % 300].1 as &dyn Waitable).collect();
-        assert!(wait(&all, Duration::ZERO).unwrap().is_empty());
+        assert!(wait_any(&all, Duration::ZERO).unwrap().is_empty());
         receivers[7].0.send(1).unwrap();
         let expected: Vec<usize> = (0..5000).filter(|index| index % 300 == 7).collect();
-        assert_eq!(wait(&all, None).unwrap(), expected);
+        assert_eq!(wait_any(&all, None).unwrap(), expected);
     }
     common::in_a_process_with_one_thread(check);
 }
@@ -148,20 +148,20 @@ impl Waitable for Bell {
 }
 
 #[multiproc::test]
-fn an_object_of_ones_own_may_be_ready_already_and_may_ring_for_nothing() {
+fn custom_waitable() {
     let (sender, receiver) = one_way::<u8>().unwrap();
     let bell = Bell::new();
     bell.there.set(true);
-    assert_eq!(wait(&[&receiver, &bell], None).unwrap(), [1]);
+    assert_eq!(wait_any(&[&receiver, &bell], None).unwrap(), [1]);
     sender.send(1).unwrap();
-    assert_eq!(wait(&[&bell, &receiver], None).unwrap(), [0, 1]);
+    assert_eq!(wait_any(&[&bell, &receiver], None).unwrap(), [0, 1]);
     receiver.recv().unwrap();
 
     let bell = Bell::new();
     bell.ring();
-    assert_eq!(wait(&[&receiver, &&bell], LONG).unwrap(), [1]);
+    assert_eq!(wait_any(&[&receiver, &&bell], LONG).unwrap(), [1]);
     assert_eq!((bell.armed.get(), bell.finished.get()), (2, 1));
     let bell = Bell::new();
-    assert!(wait(&[&bell], Duration::from_millis(5)).unwrap().is_empty());
+    assert!(wait_any(&[&bell], Duration::from_millis(5)).unwrap().is_empty());
     assert_eq!((bell.armed.get(), bell.finished.get()), (1, 1));
 }

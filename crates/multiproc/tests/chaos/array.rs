@@ -1,6 +1,6 @@
-//! Arrays under fire: eight processes that read all of one, change all of it, change parts of it,
-//! and divide it anew, of which one is killed every few milliseconds and replaced. No process
-//! changes what another reads or changes, what a dead holder held is poisoned, and no process
+//! Arrays while their users are killed: eight processes read all of one, change all of it, change
+//! parts of it, and split it again; every few milliseconds one of them is killed and replaced. No
+//! process changes what another reads or changes, what a dead owner held is poisoned, and none
 //! hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 use std::sync::atomic::Ordering::SeqCst;
@@ -52,9 +52,9 @@ impl Worker {
     /// does.
     fn change(&mut self, pairs: &mut [Pair], first: usize) {
         let numbers = self.numbers.clone();
-        let who = |index: usize| numbers.at(AT + first + index);
+        let holder = |index: usize| numbers.at(AT + first + index);
         for index in 0..pairs.len() {
-            assert_eq!(who(index).swap(self.me, SeqCst), 0, "another process is here, or died here without poison");
+            assert_eq!(holder(index).swap(self.me, SeqCst), 0, "another process is here, or died here without poison");
         }
         self.pause();
         for (index, pair) in pairs.iter_mut().enumerate() {
@@ -66,7 +66,7 @@ impl Worker {
             pair[1] += 1;
         }
         for index in 0..pairs.len() {
-            assert_eq!(who(index).swap(0, SeqCst), self.me, "another process is here");
+            assert_eq!(holder(index).swap(0, SeqCst), self.me, "another process is here");
         }
     }
 
@@ -172,18 +172,18 @@ fn start(method: StartMethod, array: &Array<Pair>, numbers: &Numbers) -> Ends<()
     Ends(Process::new(work, (array.clone(), numbers.clone())).start_method(method).start().unwrap())
 }
 
-fn under_fire(method: StartMethod) {
+fn kill_users(method: StartMethod) {
     multiproc::set_standby(false);
     let (mut random, numbers, array) = (Random::seeded(), Numbers::new(), Array::new(PAIRS).unwrap());
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|_| start(method, &array, &numbers)).collect();
     let done = || (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst));
-    let shoot = |place: usize| {
+    let kill_one = |place: usize| {
         // Asserts that the signal ended it, and not an earlier failure.
         kill(&workers[place]);
         workers[place] = start(method, &array, &numbers);
     };
     let is_enough = || done().all(|done| done > 0);
-    let kills = chaos::fire(&mut random, WORKERS, shoot, || done().sum(), is_enough, (&array, &numbers));
+    let kills = chaos::kill_repeatedly(&mut random, WORKERS, kill_one, || done().sum(), is_enough, (&array, &numbers));
     numbers.at(STOP).store(1, SeqCst);
     for worker in &workers {
         let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("timed out: {array:?}, {numbers:?}"));
@@ -204,10 +204,10 @@ fn under_fire(method: StartMethod) {
 
 #[multiproc::test]
 fn forkserver() {
-    common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer));
+    common::in_a_process_with_one_thread(|| kill_users(StartMethod::ForkServer));
 }
 
 #[multiproc::test]
 fn fork() {
-    common::in_a_process_with_one_thread(|| under_fire(StartMethod::Fork));
+    common::in_a_process_with_one_thread(|| kill_users(StartMethod::Fork));
 }

@@ -1,5 +1,5 @@
-//! A condition under fire: processes wait for tokens that others bring, and every few milliseconds
-//! one of them is killed, at any point. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the
+//! A condition while its users are killed: processes wait for tokens that others bring, and every
+//! few milliseconds one of them is killed, at any point. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the
 //! random seed and the duration.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -77,17 +77,17 @@ fn start(method: StartMethod, condition: &Condition, numbers: &Numbers, place: u
     Ends(started.unwrap())
 }
 
-fn under_fire(method: StartMethod) {
+fn kill_users(method: StartMethod) {
     let mut random = Random::seeded();
     let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
     let mut processes: Vec<Ends<()>> = (0..8).map(|place| start(method, &condition, &numbers, place)).collect();
-    let shoot = |place: usize| {
+    let kill_one = |place: usize| {
         processes[place].kill().unwrap();
         processes[place].wait().unwrap();
         processes[place] = start(method, &condition, &numbers, place);
     };
     let taken = || numbers.at(TAKEN).load(SeqCst);
-    let kills = chaos::fire(&mut random, 8, shoot, taken, || true, (&condition, &numbers));
+    let kills = chaos::kill_repeatedly(&mut random, 8, kill_one, taken, || true, (&condition, &numbers));
     numbers.at(STOP).store(1, SeqCst);
     lock(&condition, &numbers).notify_all();
     for process in &processes {
@@ -100,10 +100,10 @@ fn under_fire(method: StartMethod) {
 
 #[multiproc::test]
 fn forkserver() {
-    common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer));
+    common::in_a_process_with_one_thread(|| kill_users(StartMethod::ForkServer));
 }
 
 #[multiproc::test]
 fn fork() {
-    common::in_a_process_with_one_thread(|| under_fire(StartMethod::Fork));
+    common::in_a_process_with_one_thread(|| kill_users(StartMethod::Fork));
 }

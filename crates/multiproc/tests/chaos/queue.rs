@@ -1,5 +1,5 @@
-//! Queues under fire: eight producers and eight consumers, of which one is killed every few
-//! milliseconds, at any point, and replaced. Every item that was put is seen once, or again with a
+//! Queues while their users are killed: of eight producers and eight consumers, one is killed every
+//! few milliseconds, at any point, and replaced. Every item that was put is seen once, or again with a
 //! higher delivery count if the queue is joinable; none is invented, none is torn, and no process
 //! hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
@@ -199,7 +199,7 @@ fn consume(items: Items, board: Board) {
     }
 }
 
-fn under_fire(method: StartMethod, kind: Kind, stops: bool) {
+fn kill_users(method: StartMethod, kind: Kind, stops: bool) {
     multiproc::set_standby(false);
     let mut random = Random::seeded();
     let board = Board::new();
@@ -293,22 +293,22 @@ macro_rules! chaos {
 
             #[multiproc::test]
             fn forkserver() {
-                common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer, Kind::$kind, $stops));
+                common::in_a_process_with_one_thread(|| kill_users(StartMethod::ForkServer, Kind::$kind, $stops));
             }
 
             #[multiproc::test]
             fn fork() {
-                common::in_a_process_with_one_thread(|| under_fire(StartMethod::Fork, Kind::$kind, $stops));
+                common::in_a_process_with_one_thread(|| kill_users(StartMethod::Fork, Kind::$kind, $stops));
             }
         })*
     };
 }
 
 chaos! {
-    small_items: Small, false;
-    a_limit_of_items: Bounded, false;
-    large_items_and_a_limit_of_bytes: Large, false;
-    tasks: Joinable, false;
-    small_items_and_stops: Small, true;
-    a_limit_and_stops: Bounded, true;
+    small: Small, false;
+    bounded: Bounded, false;
+    large_with_byte_limit: Large, false;
+    joinable: Joinable, false;
+    small_with_stops: Small, true;
+    bounded_with_stops: Bounded, true;
 }

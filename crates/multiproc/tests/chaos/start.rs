@@ -1,5 +1,5 @@
-//! Starts under fire: another process kills children and the server at random moments, while
-//! threads of this process start more of them. The kills of whole programs, at each of their
+//! Starts while another process kills children and the server at random moments: threads of this
+//! process start more of them. The kills of whole programs, at each of their
 //! moments, are tested in `multiproc-programs/tests/chaos/start.rs`.
 
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ fn spin(time: Duration) {
 
 /// Starts processes while they are being killed, in a process of its own. Returns how often each
 /// outcome occurred.
-fn start_under_fire(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
+fn start_while_killing(method: StartMethod, seed: u64) -> BTreeMap<String, u32> {
     let me = std::process::id() as i32;
     let scratch = Scratch::new();
     let directory = scratch.path("tmp");
@@ -144,8 +144,8 @@ fn others_in_session(leader: i32) -> Vec<i32> {
 }
 
 for_each_method! {
-    fn starts_under_fire_end_and_leave_nothing_behind(method) {
-        let outcomes = Process::new(start_under_fire, (method, seed())).start().unwrap().join().unwrap();
+    fn kill_children_and_server(method) {
+        let outcomes = Process::new(start_while_killing, (method, seed())).start().unwrap().join().unwrap();
         println!("{outcomes:?}");
         assert_eq!(outcomes.values().sum::<u32>(), STARTS);
         assert!(outcomes.keys().all(|outcome| ["value", "killed", "handshake"].contains(&outcome.as_str())), "{outcomes:?}");
@@ -154,7 +154,7 @@ for_each_method! {
         assert!(outcomes["value"] > STARTS / 10 && outcomes["value"] < STARTS, "{outcomes:?}");
     }
 
-    fn two_hundred_alive_at_once(method) {
+    fn two_hundred_children(method) {
         let children: Vec<_> =
             (0..200).map(|_| Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap())).collect();
         assert!(children.iter().all(|child| child.is_alive()));

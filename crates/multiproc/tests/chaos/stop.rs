@@ -238,7 +238,7 @@ fn stop_and_call(method: StartMethod) {
 }
 
 for_each_method! {
-    fn what_has_a_timeout_returns_beside_a_stopped_process(method) not_fork {
+    fn timeouts_beside_stopped_process(method) not_fork {
         stop_and_call(method);
     }
 }
@@ -250,7 +250,7 @@ fn hold(condition: Condition, ready: Queue<u32>) {
 }
 
 for_each_method! {
-    fn a_wait_for_a_condition_ends_when_the_holder_of_the_lock_is_stopped(method) {
+    fn condition_wait_with_stopped_owner(method) {
         let (condition, ready) = (Condition::new().unwrap(), Queue::new().unwrap());
         let mut guard = condition.lock().unwrap();
         let child = Process::new(hold, (condition.clone(), ready.clone()));

@@ -1,6 +1,6 @@
-//! Locks, semaphores, events and barriers under fire: eight processes use one of them, of which one
-//! is killed every few milliseconds, at any point, and replaced. There are never more processes
-//! inside than may be, what a dead holder held is poisoned, and no process hangs. `MULTIPROC_SEED`
+//! Locks, semaphores, events and barriers while their users are killed: of eight processes that use
+//! one of them, one is killed every few milliseconds, at any point, and replaced. At no time do more
+//! processes hold it than may, what a dead owner held is poisoned, and no process hangs. `MULTIPROC_SEED`
 //! and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 use std::sync::atomic::Ordering::SeqCst;
@@ -223,13 +223,13 @@ fn start(method: StartMethod, object: &Object, numbers: &Numbers, place: usize) 
     Ends(Process::new(work, (object.clone(), numbers.clone(), place)).start_method(method).start().unwrap())
 }
 
-fn under_fire(method: StartMethod, object: &Object) {
+fn kill_users(method: StartMethod, object: &Object) {
     multiproc::set_standby(false);
     let mut random = Random::seeded();
     let numbers = Numbers::new();
     let at = |index: usize| numbers.at(index);
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|place| start(method, object, &numbers, place)).collect();
-    let shoot = |place: usize| {
+    let kill_one = |place: usize| {
         at(INSIDE).fetch_or(DOOMED << place, SeqCst);
         // Asserts that the signal ended it, and not an earlier failure.
         kill(&workers[place]);
@@ -241,7 +241,7 @@ fn under_fire(method: StartMethod, object: &Object) {
         }
     };
     let done = || at(DONE).load(SeqCst);
-    let kills = chaos::fire(&mut random, WORKERS, shoot, done, || true, (object, &numbers));
+    let kills = chaos::kill_repeatedly(&mut random, WORKERS, kill_one, done, || true, (object, &numbers));
     at(STOP).store(1, SeqCst);
     if let Object::Barrier(barrier) = object {
         barrier.abort();
@@ -307,12 +307,12 @@ macro_rules! chaos {
 
             #[multiproc::test]
             fn forkserver() {
-                common::in_a_process_with_one_thread(|| under_fire(StartMethod::ForkServer, &$object));
+                common::in_a_process_with_one_thread(|| kill_users(StartMethod::ForkServer, &$object));
             }
 
             #[multiproc::test]
             fn fork() {
-                common::in_a_process_with_one_thread(|| under_fire(StartMethod::Fork, &$object));
+                common::in_a_process_with_one_thread(|| kill_users(StartMethod::Fork, &$object));
             }
         })*
     };

@@ -48,13 +48,13 @@ pub(crate) fn duration() -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or(2.0))
 }
 
-/// Every few milliseconds calls `shoot` with a random index below `targets`, to kill that process
+/// Every few milliseconds calls `kill_one` with a random index below `targets`, to kill that process
 /// and start another in its place: for [`duration`], and until `is_enough`. After each kill the
 /// count `done` must grow, whichever process was killed. Returns the number of kills.
-pub(crate) fn fire(
+pub(crate) fn kill_repeatedly(
     random: &mut Random,
     targets: usize,
-    mut shoot: impl FnMut(usize),
+    mut kill_one: impl FnMut(usize),
     done: impl Fn() -> u64,
     is_enough: impl Fn() -> bool,
     state: impl Debug,
@@ -71,7 +71,7 @@ pub(crate) fn fire(
     while begin.elapsed() < duration() || !is_enough() {
         assert!(begin.elapsed() < duration() + LONG, "not enough was done after {kills} kills: {state:?}");
         std::thread::sleep(Duration::from_micros(random.below(6000)));
-        shoot(random.below(targets as u64) as usize);
+        kill_one(random.below(targets as u64) as usize);
         kills += 1;
         goes_on(kills);
     }

@@ -34,7 +34,7 @@ pub(crate) trait AnyLock:
     fn take_within(&self, timeout: Duration) -> Taken<Self::Guard<'_>>;
     fn is_taken(&self) -> bool;
     fn was_poisoned(&self) -> bool;
-    fn put_right(&self);
+    fn clear(&self);
 }
 
 macro_rules! any_lock {
@@ -61,7 +61,7 @@ macro_rules! any_lock {
             fn was_poisoned(&self) -> bool {
                 self.is_poisoned()
             }
-            fn put_right(&self) {
+            fn clear(&self) {
                 self.clear_poison();
             }
         }
@@ -76,8 +76,8 @@ macro_rules! lock_tests {
         $crate::locks::holding_tests!($type);
 
         #[multiproc::test]
-        fn garbage_is_an_error() {
-            $crate::locks::garbage_is_an_error::<$type>();
+        fn garbage() {
+            $crate::locks::garbage::<$type>();
         }
     };
 }
@@ -89,82 +89,74 @@ macro_rules! holding_tests {
             use super::*;
 
             $crate::common::for_each_method! {
-                fn one_at_a_time(method) {
-                    $crate::locks::one_at_a_time::<$type>(method)
+                fn mutual_exclusion(method) {
+                    $crate::locks::mutual_exclusion::<$type>(method)
                 }
-                fn of_a_killed_holder_the_next_one_is_told(method) {
-                    $crate::locks::of_a_killed_holder_the_next_one_is_told::<$type>(method)
+                fn poison_on_death(method) {
+                    $crate::locks::poison_on_death::<$type>(method)
                 }
-                fn of_a_panic_the_next_one_is_told(method) {
-                    $crate::locks::of_a_panic_the_next_one_is_told::<$type>(method)
+                fn poison_on_panic(method) {
+                    $crate::locks::poison_on_panic::<$type>(method)
                 }
-                fn a_killed_waiter_delays_nobody(method) {
-                    $crate::locks::a_killed_waiter_delays_nobody::<$type>(method)
+                fn killed_waiter(method) {
+                    $crate::locks::killed_waiter::<$type>(method)
                 }
-                fn a_stopped_waiter_keeps_nothing_from_others(method) {
-                    $crate::locks::a_stopped_waiter_keeps_nothing_from_others::<$type>(method)
+                fn stopped_waiter(method) {
+                    $crate::locks::stopped_waiter::<$type>(method)
                 }
-                fn it_travels(method) {
-                    $crate::locks::it_travels::<$type>(method)
+                fn send(method) {
+                    $crate::locks::send::<$type>(method)
                 }
             }
 
             #[multiproc::test]
-            fn whoever_is_not_willing_to_wait_is_told() {
-                $crate::locks::whoever_is_not_willing_to_wait_is_told::<$type>();
+            fn try_lock_and_timeout() {
+                $crate::locks::try_lock_and_timeout::<$type>();
             }
 
             #[multiproc::test]
-            fn several_in_any_order() {
-                $crate::locks::several_in_any_order::<$type>();
+            fn unlock_in_any_order() {
+                $crate::locks::unlock_in_any_order::<$type>();
             }
 
             #[multiproc::test]
-            fn a_thread_can_hold_so_many() {
-                $crate::locks::a_thread_can_hold_so_many::<$type>();
+            fn locks_per_thread() {
+                $crate::locks::locks_per_thread::<$type>();
             }
 
             #[multiproc::test]
-            fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends() {
-                $crate::locks::a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends::<$type>();
+            fn forgotten_guard() {
+                $crate::locks::forgotten_guard::<$type>();
             }
 
             #[multiproc::test]
-            fn memory_with_a_forgotten_guard_stays() {
-                $crate::common::in_a_process_with_one_thread(
-                    $crate::locks::memory_with_a_forgotten_guard_stays::<$type>,
-                );
+            fn forgotten_guard_keeps_memory() {
+                $crate::common::in_a_process_with_one_thread($crate::locks::forgotten_guard_keeps_memory::<$type>);
             }
 
             #[multiproc::test]
-            fn a_panic_while_it_is_held_poisons_it_until_that_is_cleared() {
-                $crate::locks::a_panic_while_it_is_held_poisons_it_until_that_is_cleared::<$type>();
+            fn clear_poison() {
+                $crate::locks::clear_poison::<$type>();
             }
 
             #[multiproc::test]
-            fn what_is_locked_during_a_panic_is_not_poisoned() {
-                $crate::locks::what_is_locked_during_a_panic_is_not_poisoned::<$type>();
+            fn lock_during_panic() {
+                $crate::locks::lock_during_panic::<$type>();
             }
 
             #[multiproc::test]
-            fn a_copy_of_a_guard_in_a_copy_of_the_process_is_none() {
-                $crate::common::in_a_process_with_one_thread(
-                    $crate::locks::a_copy_of_a_guard_in_a_copy_of_the_process_is_none::<$type>,
-                );
+            fn forked_guard() {
+                $crate::common::in_a_process_with_one_thread($crate::locks::forked_guard::<$type>);
             }
 
             #[multiproc::test]
-            fn it_costs_little_and_leaves_nothing() {
-                $crate::common::in_a_process_with_one_thread(
-                    $crate::locks::it_costs_little_and_leaves_nothing::<$type>,
-                );
+            fn drops() {
+                $crate::common::in_a_process_with_one_thread($crate::locks::drops::<$type>);
             }
 
             #[multiproc::test]
-            fn at_the_limit_of_open_files_there_is_an_error() {
-                $crate::common::in_a_process_with_one_thread(
-                    $crate::locks::at_the_limit_of_open_files_there_is_an_error::<$type>,
-                );
+            fn open_file_limit() {
+                $crate::common::in_a_process_with_one_thread($crate::locks::open_file_limit::<$type>);
             }
         }
     };
@@ -205,7 +197,7 @@ fn lock_and_count<L: AnyLock>(lock: L, numbers: Numbers, times: u32) {
     }
 }
 
-pub(crate) fn one_at_a_time<L: AnyLock>(method: StartMethod) {
+pub(crate) fn mutual_exclusion<L: AnyLock>(method: StartMethod) {
     let (lock, numbers) = (L::make().unwrap(), Numbers::new());
     let children: Vec<_> = (0..4)
         .map(|_| start!(Process::new(lock_and_count::<L>, (lock.clone(), numbers.clone(), 4000)), method))
@@ -237,7 +229,7 @@ pub(crate) fn look<L: AnyLock>(lock: L) -> Found {
     }
 }
 
-pub(crate) fn of_a_killed_holder_the_next_one_is_told<L: AnyLock>(method: StartMethod) {
+pub(crate) fn poison_on_death<L: AnyLock>(method: StartMethod) {
     let (lock, holds) = (L::make().unwrap(), Event::new().unwrap());
     let holder = start!(Process::new(hold::<L>, (lock.clone(), holds.clone())), method);
     holds.wait().unwrap();
@@ -255,7 +247,7 @@ pub(crate) fn of_a_killed_holder_the_next_one_is_told<L: AnyLock>(method: StartM
         assert_eq!(waiter.join().unwrap(), died);
     }
     assert_eq!(look(lock.clone()), died, "until it is cleared");
-    lock.put_right();
+    lock.clear();
     assert_eq!(look(lock.clone()), None);
 
     // And when no thread waits.
@@ -276,7 +268,7 @@ fn panic_with_it<L: AnyLock>(lock: L) {
     panic!("panic on purpose");
 }
 
-pub(crate) fn of_a_panic_the_next_one_is_told<L: AnyLock>(method: StartMethod) {
+pub(crate) fn poison_on_panic<L: AnyLock>(method: StartMethod) {
     let lock = L::make().unwrap();
     let child = start!(Process::new(panic_with_it::<L>, (lock.clone(),)), method);
     assert!(!child.wait_timeout(LONG).unwrap().expect("timed out").success());
@@ -287,7 +279,7 @@ fn take_and_drop<L: AnyLock>(lock: L) {
     drop(lock.take().unwrap());
 }
 
-pub(crate) fn a_killed_waiter_delays_nobody<L: AnyLock>(method: StartMethod) {
+pub(crate) fn killed_waiter<L: AnyLock>(method: StartMethod) {
     let lock = L::make().unwrap();
     let guard = lock.take().unwrap();
     let [killed, other] = [0; 2].map(|_| {
@@ -302,7 +294,7 @@ pub(crate) fn a_killed_waiter_delays_nobody<L: AnyLock>(method: StartMethod) {
     assert!(!lock.is_taken() && !lock.was_poisoned());
 }
 
-pub(crate) fn a_stopped_waiter_keeps_nothing_from_others<L: AnyLock>(method: StartMethod) {
+pub(crate) fn stopped_waiter<L: AnyLock>(method: StartMethod) {
     let lock = L::make().unwrap();
     let guard = lock.take().unwrap();
     let [stopped, other] = [0; 2].map(|_| {
@@ -335,7 +327,7 @@ impl<L: AnyLock> Run for Worker<L> {
     }
 }
 
-pub(crate) fn it_travels<L: AnyLock>(method: StartMethod) {
+pub(crate) fn send<L: AnyLock>(method: StartMethod) {
     let (lock, other) = (L::make().unwrap(), L::make().unwrap());
     let guard = lock.take().unwrap();
     let worker = Worker { lock: lock.clone(), list: vec![Some(other.clone()), None, Some(other.clone())] };
@@ -358,7 +350,7 @@ pub(crate) fn it_travels<L: AnyLock>(method: StartMethod) {
     drop(guard);
 }
 
-pub(crate) fn whoever_is_not_willing_to_wait_is_told<L: AnyLock>() {
+pub(crate) fn try_lock_and_timeout<L: AnyLock>() {
     let lock = L::make().unwrap();
     let guard = lock.take().unwrap();
     std::thread::scope(|scope| {
@@ -378,7 +370,7 @@ pub(crate) fn whoever_is_not_willing_to_wait_is_told<L: AnyLock>() {
     assert!(!lock.is_taken());
 }
 
-pub(crate) fn several_in_any_order<L: AnyLock>() {
+pub(crate) fn unlock_in_any_order<L: AnyLock>() {
     let locks: Vec<L> = (0..200).map(|_| L::make().unwrap()).collect();
     for step in [1, 199, 7, 73] {
         let mut guards: Vec<_> = locks.iter().map(|lock| Some(lock.take().unwrap())).collect();
@@ -392,7 +384,7 @@ pub(crate) fn several_in_any_order<L: AnyLock>() {
     assert!(locks.iter().all(|lock| !lock.was_poisoned() && lock.try_take().unwrap().is_some()));
 }
 
-pub(crate) fn a_thread_can_hold_so_many<L: AnyLock>() {
+pub(crate) fn locks_per_thread<L: AnyLock>() {
     Process::new(
         || {
             // SAFETY: the pointer is to a local structure.
@@ -420,7 +412,7 @@ pub(crate) fn a_thread_can_hold_so_many<L: AnyLock>() {
     .unwrap();
 }
 
-pub(crate) fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends<L: AnyLock>() {
+pub(crate) fn forgotten_guard<L: AnyLock>() {
     let lock = L::make().unwrap();
     let other = lock.clone();
     // SAFETY: the call accesses no memory.
@@ -432,11 +424,11 @@ pub(crate) fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends<L: AnyLo
     assert_eq!(poisoned.cause(), PoisonCause::Died);
     assert!(poisoned.to_string().starts_with(&format!("thread {tid} of process ")), "{poisoned}");
     drop(poisoned);
-    lock.put_right();
+    lock.clear();
     drop(lock.take().unwrap());
 }
 
-pub(crate) fn memory_with_a_forgotten_guard_stays<L: AnyLock>() {
+pub(crate) fn forgotten_guard_keeps_memory<L: AnyLock>() {
     let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let (forgotten, last) = (L::make().unwrap(), L::make().unwrap());
     let (opened, mapped) = (count(), mapped());
@@ -459,7 +451,7 @@ fn mapped() -> usize {
     std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:multiproc-").count()
 }
 
-pub(crate) fn a_panic_while_it_is_held_poisons_it_until_that_is_cleared<L: AnyLock>() {
+pub(crate) fn clear_poison<L: AnyLock>() {
     let lock = L::make().unwrap();
     let other = lock.clone();
     std::thread::spawn(move || panic_with_it(other)).join().unwrap_err();
@@ -477,13 +469,13 @@ pub(crate) fn a_panic_while_it_is_held_poisons_it_until_that_is_cleared<L: AnyLo
     assert!(error.to_string().contains(&text) && matches!(error, multiproc::Error::Lock { .. }), "{error}");
     assert!(format!("{lock:?}").contains("poisoned: true"), "{lock:?}");
     let guard = lock.take().or_else(LockError::into_guard).unwrap();
-    lock.put_right();
+    lock.clear();
     drop(guard);
     drop(lock.take().unwrap());
     assert!(format!("{lock:?}").contains("poisoned: false"), "{lock:?}");
 }
 
-pub(crate) fn what_is_locked_during_a_panic_is_not_poisoned<L: AnyLock>() {
+pub(crate) fn lock_during_panic<L: AnyLock>() {
     struct LocksInDrop<L: AnyLock>(L);
     impl<L: AnyLock> Drop for LocksInDrop<L> {
         fn drop(&mut self) {
@@ -501,7 +493,7 @@ pub(crate) fn what_is_locked_during_a_panic_is_not_poisoned<L: AnyLock>() {
     drop(lock.take().unwrap());
 }
 
-pub(crate) fn a_copy_of_a_guard_in_a_copy_of_the_process_is_none<L: AnyLock>() {
+pub(crate) fn forked_guard<L: AnyLock>() {
     let lock = L::make().unwrap();
     let guard = lock.take().unwrap();
     // SAFETY: this process has one thread.
@@ -543,7 +535,7 @@ impl<'de, L: AnyLock> Deserialize<'de> for Garbage<L> {
     }
 }
 
-pub(crate) fn garbage_is_an_error<L: AnyLock>() {
+pub(crate) fn garbage<L: AnyLock>() {
     // SAFETY: the name is NUL-terminated, and the descriptor is new.
     let memory = |length: u64| unsafe {
         let file: std::fs::File =
@@ -567,7 +559,7 @@ pub(crate) fn garbage_is_an_error<L: AnyLock>() {
     assert!(error.contains("not multiproc's"), "{error}");
 }
 
-pub(crate) fn it_costs_little_and_leaves_nothing<L: AnyLock>() {
+pub(crate) fn drops<L: AnyLock>() {
     let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let (opened, mapped) = (count(), mapped());
     let [descriptors, mappings, _] = L::COSTS;
@@ -586,7 +578,7 @@ pub(crate) fn it_costs_little_and_leaves_nothing<L: AnyLock>() {
     }
 }
 
-pub(crate) fn at_the_limit_of_open_files_there_is_an_error<L: AnyLock>() {
+pub(crate) fn open_file_limit<L: AnyLock>() {
     let lock = L::make().unwrap();
     // SAFETY: the pointer is to a local structure.
     unsafe {

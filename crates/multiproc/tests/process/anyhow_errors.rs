@@ -10,7 +10,7 @@ fn read(path: String) -> anyhow::Result<String> {
 }
 
 #[multiproc::test]
-fn errors_arrive_with_their_sources() {
+fn error_chain() {
     let child = Process::new(read, ("/no/such/file".into(),)).start().unwrap();
     assert_eq!(child.wait().unwrap().exit_code(), Some(1));
     let error = child.join().unwrap().unwrap_err();

@@ -6,15 +6,15 @@ use crate::common::{LONG, for_each_method};
 use multiproc::{Process, Sender, StartMethod, at_exit, one_way};
 
 /// Runs the target in a process, and returns what it has sent until its end, and its exit code.
-fn told_by(method: StartMethod, target: fn(Sender<String>)) -> (Vec<String>, Option<i32>) {
+fn messages_of(method: StartMethod, target: fn(Sender<String>)) -> (Vec<String>, Option<i32>) {
     let (to, from) = one_way::<String>().unwrap();
     let child = Process::new(target, (to,)).start_method(method).start().unwrap();
     let status = child.wait_timeout(LONG).unwrap().expect("timed out");
-    let mut told = Vec::new();
+    let mut messages = Vec::new();
     while let Ok(line) = from.try_recv() {
-        told.push(line);
+        messages.push(line);
     }
-    (told, status.exit_code())
+    (messages, status.exit_code())
 }
 
 /// Registers a finalizer that sends `line`.
@@ -24,18 +24,18 @@ fn tell(to: &Sender<String>, priority: i32, line: &str) {
 }
 
 for_each_method! {
-    fn one_that_registers_itself_again_ends(method) {
+    fn reregisters_itself(method) {
         fn again(to: Sender<String>) {
             to.send("again".into()).unwrap();
             at_exit(0, move || again(to));
         }
-        let (told, code) = told_by(method, again);
+        let (messages, code) = messages_of(method, again);
         // The target counts as the first call.
-        assert!((3..20).contains(&told.len()), "{}", told.len());
+        assert!((3..20).contains(&messages.len()), "{}", messages.len());
         assert_eq!(code, Some(0));
     }
 
-    fn one_that_registers_two_ends(method) {
+    fn registers_two(method) {
         fn twice(to: Sender<String>) {
             let _ = to.try_send("twice".into());
             for priority in [-1, 1] {
@@ -43,10 +43,10 @@ for_each_method! {
                 at_exit(priority, move || twice(to));
             }
         }
-        assert_eq!(told_by(method, twice).1, Some(0));
+        assert_eq!(messages_of(method, twice).1, Some(0));
     }
 
-    fn a_thread_that_always_registers_some_keeps_nobody(method) not_fork {
+    fn endless_registration(method) not_fork {
         fn register(_: Sender<String>) {
             static REGISTERED: AtomicUsize = AtomicUsize::new(0);
             std::thread::spawn(|| {
@@ -60,11 +60,11 @@ for_each_method! {
                 std::thread::yield_now();
             }
         }
-        assert_eq!(told_by(method, register).1, Some(0));
+        assert_eq!(messages_of(method, register).1, Some(0));
     }
 
-    fn what_one_registers_runs_after_those_that_were_there(method) {
-        let (told, code) = told_by(method, |to| {
+    fn order(method) {
+        let (messages, code) = messages_of(method, |to| {
             tell(&to, 0, "there, 0");
             tell(&to, -5, "there, -5");
             let registrar = to.clone();
@@ -88,11 +88,11 @@ for_each_method! {
             "there, -5",
             "registered, -9",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(messages, expected);
         assert_eq!(code, Some(0));
     }
 
-    fn a_panic_keeps_no_other_from_running(method) {
+    fn panic(method) {
         struct Explosive;
         impl Drop for Explosive {
             fn drop(&mut self) {
@@ -101,27 +101,27 @@ for_each_method! {
                 }
             }
         }
-        let (told, code) = told_by(method, |to| {
+        let (messages, code) = messages_of(method, |to| {
             tell(&to, 0, "0");
             at_exit(1, || panic!("a finalizer panics"));
             at_exit(2, || std::panic::panic_any(Explosive));
             tell(&to, 3, "3");
             tell(&to, -3, "-3");
         });
-        assert_eq!((told, code), (["3", "0", "-3"].map(String::from).to_vec(), Some(0)));
+        assert_eq!((messages, code), (["3", "0", "-3"].map(String::from).to_vec(), Some(0)));
     }
 
-    fn one_that_exits_leaves_the_others_to_exit(method) {
-        let (told, code) = told_by(method, |to| {
+    fn exit(method) {
+        let (messages, code) = messages_of(method, |to| {
             tell(&to, 0, "0");
             at_exit(1, || std::process::exit(9));
             tell(&to, 3, "3");
             tell(&to, -3, "-3");
         });
         assert_eq!(code, Some(9));
-        assert_eq!(told[0], "3");
+        assert_eq!(messages[0], "3");
         // A fork copy leaves without its creator's exit handlers, and `exit` runs none of the C
         // library's there.
-        assert!(told == ["3", "0", "-3"] || method == StartMethod::Fork, "{told:?}");
+        assert!(messages == ["3", "0", "-3"] || method == StartMethod::Fork, "{messages:?}");
     }
 }

@@ -597,7 +597,7 @@ fn threads_that_are_scheduled_differently() -> Result<Vec<(String, String)>, Str
 }
 
 #[multiproc::test]
-fn a_child_of_a_less_favoured_threads_server_is_as_favoured_as_its_creator() {
+fn niceness_of_starting_thread() {
     match Process::new(threads_that_are_scheduled_differently, ()).start().unwrap().join().unwrap() {
         Ok(pairs) => pairs.iter().for_each(|(here, child)| assert_eq!(here, child)),
         Err(why) => eprintln!("skipped: {why}"),
@@ -632,7 +632,7 @@ fn threads_that_are_confined_differently(method: StartMethod) -> Result<Vec<(Str
 }
 
 #[multiproc::test]
-fn a_child_is_confined_as_the_thread_that_starts_it() {
+fn confinement_of_starting_thread() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         match Process::new(threads_that_are_confined_differently, (method,)).start().unwrap().join().unwrap() {
             Ok(pairs) => pairs.iter().for_each(|(here, child)| assert_eq!(here, child, "{method:?}")),
@@ -668,7 +668,7 @@ fn threads_with_as_many_filters() -> Result<Vec<(String, String)>, String> {
 
 #[multiproc::test]
 #[cfg(target_arch = "x86_64")] // Others have no mkdir(2).
-fn a_child_has_the_filters_of_the_thread_that_starts_it_and_not_as_many() {
+fn seccomp_filters_of_starting_thread() {
     match Process::new(threads_with_as_many_filters, ()).start().unwrap().join().unwrap() {
         Ok(pairs) => {
             pairs.iter().for_each(|(here, child)| assert_eq!(here, child));
@@ -715,7 +715,7 @@ fn with_a_secret_for_a_while(method: StartMethod, standby: bool) -> (Vec<Vec<boo
 }
 
 #[multiproc::test]
-fn what_was_removed_from_the_environment_is_not_to_be_read_in_proc() {
+fn removed_variable_is_not_in_proc() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork] {
         for standby in STANDBY {
             let outer = Process::new(with_a_secret_for_a_while, (method, standby));

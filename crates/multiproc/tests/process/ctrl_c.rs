@@ -40,7 +40,7 @@ fn child_with_handlers(method: StartMethod, handlers: &[(i32, bool)]) -> Ends<()
 }
 
 for_each_method! {
-    fn what_a_terminal_sends_does_nothing(method) {
+    fn terminal_sigint_is_ignored(method) {
         let child = child_with_handlers(method, &[(libc::SIGUSR1, false)]);
         // SAFETY: the child has not been reaped, so the id is still its own.
         unsafe { libc::kill(child.pid(), libc::SIGINT) };
@@ -49,7 +49,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().exit_code(), Some(100 + libc::SIGUSR1));
     }
 
-    fn interrupt_ends_a_child_at_any_time(method) {
+    fn interrupt(method) {
         // Some of them are interrupted before their first instruction.
         for _ in 0..30 {
             let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
@@ -62,7 +62,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
     }
 
-    fn a_blocked_interrupt_waits(method) {
+    fn blocked_interrupt(method) {
         let scratch = Scratch::new();
         let ready = fifo(&scratch, "ready");
         let child = Process::new(
@@ -85,7 +85,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
     }
 
-    fn a_handler_of_the_targets_own_counts(method) {
+    fn own_handler(method) {
         let child = child_with_handlers(method, &[(libc::SIGINT, false)]);
         child.interrupt().unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(100 + libc::SIGINT));
@@ -97,7 +97,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().exit_code(), Some(100 + libc::SIGUSR1));
     }
 
-    fn programs_that_a_child_executes_have_the_default(method) {
+    fn executed_program_has_default(method) {
         let suicide = || {
             let mut command = Command::new("sh");
             command.args(["-c", "kill -INT $$; exit 5"]);
@@ -110,7 +110,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
     }
 
-    fn children_of_children_are_no_different(method) {
+    fn grandchildren(method) {
         let child = Process::new(
             |method| {
                 let leaf = child_with_handlers(method, &[(libc::SIGUSR1, false)]);

@@ -42,7 +42,7 @@ fn failure<T, E>(result: Result<T, E>) -> E {
 }
 
 common::for_each_method! {
-    fn processes_that_fail(method) {
+    fn processes(method) {
         let start = |n| Process::new(boom, (n,)).start_method(method).start();
         message(Process::new(boom, (1,)).start_method(method).current_dir("/nowhere").start().unwrap_err());
         if method != StartMethod::Fork {
@@ -100,7 +100,7 @@ fn objects() {
 
 /// An error of the program's own that wraps one of multiproc's, as `derive` prints it.
 #[multiproc::test]
-fn inside_an_error_of_the_programs_own() {
+fn in_own_error_type() {
     #[derive(Debug)]
     #[allow(dead_code)]
     enum Mine {

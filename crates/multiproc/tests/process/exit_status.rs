@@ -50,7 +50,7 @@ for_each_method! {
         assert!(matches!(child.join().unwrap_err().into_kind(), JoinErrorKind::Exited(9)));
     }
 
-    fn panics(method) {
+    fn panic(method) {
         fn dividing(by: u32) -> u32 {
             10 / by
         }
@@ -66,7 +66,7 @@ for_each_method! {
         assert!(error.to_string().starts_with("divider panicked: attempt to divide by zero"), "{error}");
     }
 
-    fn panics_with_any_payload(method) {
+    fn panic_payloads(method) {
         let message = |target: fn()| {
             let child = Process::new(target, ()).start_method(method).start().unwrap();
             match child.join().unwrap_err().into_kind() {
@@ -80,12 +80,12 @@ for_each_method! {
         assert_eq!(message(|| { std::panic::set_hook(Box::new(|_| ())); panic!("own hook") }), "own hook");
     }
 
-    fn a_panic_in_another_thread_of_a_child_is_that_threads(method) {
+    fn panic_in_other_thread(method) {
         let child = Process::new(|| std::thread::spawn(|| panic!("on the side")).join().is_err(), ());
         assert!(child.start_method(method).start().unwrap().join().unwrap());
     }
 
-    fn errors_are_values_and_code_1(method) {
+    fn error_is_value_and_code_1(method) {
         let typed = Process::new(|line| if line > 0 { Err(Typed::Line { line }) } else { Ok(()) }, (7,));
         let typed = typed.start_method(method).start().unwrap();
         assert_eq!(typed.wait().unwrap().exit_code(), Some(1));
@@ -123,14 +123,14 @@ for_each_method! {
         }
     }
 
-    fn a_result_that_cannot_be_sent(method) {
+    fn result_encode_error(method) {
         let child = Process::new(|| Unwilling, ()).name("p").start_method(method).start().unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(1));
         let error = child.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::NotSent(reason) if reason.contains("not today")), "{error}");
     }
 
-    fn a_result_that_cannot_be_decoded(method) {
+    fn result_decode_error(method) {
         let child = Process::new(|| Homesick(std::process::id()), ()).start_method(method).start().unwrap();
         let error = child.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::Undecodable(reason) if reason.contains("Homesick") && reason.contains("far from home")), "{error}");
@@ -138,14 +138,14 @@ for_each_method! {
         assert_ne!(kept, std::process::id());
     }
 
-    fn arguments_that_cannot_be_decoded(method) not_fork {
+    fn argument_decode_error(method) not_fork {
         let child = Process::new(|_: Homesick| (), (Homesick(std::process::id()),)).start_method(method).start().unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(1));
         let error = child.join().unwrap_err();
         assert!(matches!(error.kind(), JoinErrorKind::Arguments(reason) if reason.contains("Homesick") && reason.contains("far from home")), "{error}");
     }
 
-    fn panics_in_serde_are_panics_too(method) not_fork {
+    fn panic_in_serde(method) not_fork {
         struct Explosive;
         impl Serialize for Explosive {
             fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
@@ -178,7 +178,7 @@ for_each_method! {
         assert!(argument.join().unwrap_err().is_panic());
     }
 
-    fn a_value_is_a_value_whatever_happens_on_the_way_out(method) {
+    fn value_survives_failing_exit(method) {
         let exits = Process::new(|| { multiproc::at_exit(0, || std::process::exit(9)); 5 }, ());
         let exits = exits.start_method(method).start().unwrap();
         assert_eq!(exits.wait().unwrap().exit_code(), Some(9));
@@ -189,7 +189,7 @@ for_each_method! {
         assert_eq!(aborts.join().unwrap(), 5);
     }
 
-    fn a_copy_that_the_target_makes_does_not_answer_for_it(method) {
+    fn forked_copy_does_not_report(method) {
         let child = Process::new(
             || {
                 // SAFETY: this process has one thread.
@@ -207,7 +207,7 @@ for_each_method! {
         assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), 7);
     }
 
-    fn targets_that_never_return(method) {
+    fn never_returns(method) {
         fn serve(code: i32) -> ! {
             std::process::exit(code)
         }
@@ -220,7 +220,7 @@ for_each_method! {
         assert!(panics.join().unwrap_err().is_panic());
     }
 
-    fn a_large_value_survives_a_want_of_descriptors(method) {
+    fn large_value_with_few_fds(method) {
         let outer = Process::new(
             |method| {
                 let child = Process::new(|| vec![1_u8; 200_000], ()).start_method(method).start().unwrap();
@@ -239,7 +239,7 @@ for_each_method! {
         assert_eq!(outer.start().unwrap().join().unwrap(), (Some(0), 200_000));
     }
 
-    fn usage(method) {
+    fn resource_usage(method) {
         let child = Process::new(
             || {
                 let memory = vec![1_u8; 64 << 20];
@@ -259,7 +259,7 @@ for_each_method! {
         assert_eq!(status.cpu_time().unwrap(), status.user_time().unwrap() + status.system_time().unwrap());
     }
 
-    fn a_stack_that_overflows_is_a_signal(method) {
+    fn stack_overflow(method) {
         fn deeper(n: u64) -> u64 {
             let mut page = [n; 512];
             std::hint::black_box(&mut page);

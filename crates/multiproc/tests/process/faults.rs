@@ -190,27 +190,27 @@ fn waits_for_all_children(method: StartMethod) {
 }
 
 for_each_method! {
-    fn a_program_that_waits_for_all_its_children(method) {
+    fn waitpid_for_all_children(method) {
         in_its_own_process(waits_for_all_children, method);
     }
 
-    fn thirty_two_descriptors(method) {
+    fn thirty_two_fds(method) {
         in_its_own_process(with_32_descriptors, method);
     }
 
-    fn a_limit_of_file_sizes_is_an_error(method) not_fork {
+    fn file_size_limit(method) not_fork {
         in_its_own_process(with_small_files, method);
     }
 
-    fn full_temporary_file_systems_do_not_matter(method) {
+    fn full_file_systems(method) {
         in_its_own_process(with_full_file_systems, method);
     }
 
-    fn a_storm_of_interruptions(method) {
+    fn interrupted_calls(method) {
         in_its_own_process(with_interruptions, method);
     }
 
-    fn a_parent_that_is_stopped_now_and_then_loses_nothing(method) {
+    fn stopped_and_continued_parent(method) {
         let scratch = Scratch::new();
         let ready = fifo(&scratch, "ready");
         let parent = Ends(Process::new(starts_one_after_the_other, (method, ready.clone())).start().unwrap());
@@ -229,7 +229,7 @@ for_each_method! {
         assert_eq!(parent.wait().unwrap().exit_code(), Some(0));
     }
 
-    fn the_children_of_a_stopped_parent_end_when_it_is_killed(method) {
+    fn killed_while_stopped(method) {
         let scratch = Scratch::new();
         let pid = fifo(&scratch, "pid");
         let parent = Ends(Process::new(has_a_sleeper, (method, pid.clone())).start().unwrap());
@@ -240,7 +240,7 @@ for_each_method! {
         wait_gone(sleeper);
     }
 
-    fn a_target_that_closes_all_descriptors(method) {
+    fn close_all_fds(method) {
         let closes = Process::new(
             || {
                 // SAFETY: closing every descriptor is what the test is about.
@@ -269,7 +269,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().exit_code(), Some(-15));
     }
 
-    fn a_target_that_becomes_a_daemon_is_over_for_its_parent(method) {
+    fn daemonize(method) {
         let scratch = Scratch::new();
         let path = fifo(&scratch, "pid");
         let daemonises = Process::new(
@@ -295,7 +295,7 @@ for_each_method! {
         assert_eq!(multiproc_os::pidfd::wait_any([&pidfd], Some(Instant::now() + LONG)).unwrap(), [true]);
     }
 
-    fn a_copy_that_a_target_leaves_behind_delays_nobody(method) {
+    fn forked_copy_outlives_target(method) {
         let scratch = Scratch::new();
         let path = fifo(&scratch, "pid");
         let forks = Process::new(
@@ -355,7 +355,7 @@ impl Drop for MemoryGroup {
 }
 
 #[multiproc::test]
-fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
+fn oom_kill() {
     let Some(group) = MemoryGroup::new(64 << 20) else {
         eprintln!("skipped: this needs the right to make a control group");
         return;
@@ -395,7 +395,7 @@ fn a_kill_by_the_kernel_for_want_of_memory_is_told_apart() {
 
 /// Regression: the kernel would have granted the memory, and later killed a process for it.
 #[multiproc::test]
-fn more_shared_memory_than_the_control_group_has_left_is_an_error() {
+fn shared_memory_beyond_control_group() {
     let Some(group) = MemoryGroup::new(256 << 20) else {
         eprintln!("skipped: this needs the right to make a control group");
         return;

@@ -9,7 +9,7 @@ use multiproc::sync::{Lock, Mutex, RwLock};
 use multiproc::{Array, Error, Process, StartMethod};
 
 #[multiproc::test]
-fn refused_while_there_are_threads() {
+fn refused_with_threads() {
     // The harness has at least two: its main thread, and this test's.
     let error = Process::fork(|| ()).name("p").start().unwrap_err();
     let Error::MultiThreaded { process, threads, tasks } = &error else { panic!("{error}") };
@@ -37,7 +37,7 @@ impl Drop for StartsOnDrop {
 }
 
 #[multiproc::test]
-fn refused_while_this_thread_panics() {
+fn refused_during_panic() {
     in_a_process_with_one_thread(|| {
         let said = std::rc::Rc::default();
         let starts = StartsOnDrop(std::rc::Rc::clone(&said));
@@ -58,7 +58,7 @@ fn refused_while_this_thread_panics() {
 }
 
 #[multiproc::test]
-fn refused_in_a_panic_hook() {
+fn refused_in_panic_hook() {
     in_a_process_with_one_thread(|| {
         static SAID: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
         std::panic::set_hook(Box::new(|_| {
@@ -73,7 +73,7 @@ fn refused_in_a_panic_hook() {
 }
 
 #[multiproc::test]
-fn refused_until_the_other_threads_have_ended() {
+fn refused_until_threads_end() {
     in_a_process_with_one_thread(|| {
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || receiver.recv());
@@ -86,7 +86,7 @@ fn refused_until_the_other_threads_have_ended() {
 }
 
 #[multiproc::test]
-fn a_closure_takes_what_it_has_captured() {
+fn captures() {
     in_a_process_with_one_thread(|| {
         let borrowed = vec![1_u64; 1000];
         let owned = Box::new([2_u64; 10]);
@@ -101,7 +101,7 @@ fn a_closure_takes_what_it_has_captured() {
 }
 
 #[multiproc::test]
-fn nothing_is_serialised() {
+fn nothing_is_serialized() {
     in_a_process_with_one_thread(|| {
         let child = Process::new(|unwilling: Unwilling| format!("{unwilling:?}"), (Unwilling,));
         assert_eq!(child.start_method(StartMethod::Fork).start().unwrap().join().unwrap(), "Unwilling");
@@ -112,7 +112,7 @@ fn nothing_is_serialised() {
 }
 
 #[multiproc::test]
-fn a_capturing_closure_cannot_be_sent() {
+fn capturing_closure_is_not_serializable() {
     let number = 7;
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let error = Process::fork(move || number).start_method(method).start().unwrap_err();
@@ -123,7 +123,7 @@ fn a_capturing_closure_cannot_be_sent() {
 
 /// Parent and child would both have exclusive references to the same memory.
 #[multiproc::test]
-fn references_that_a_guard_has_given_cannot_be_captured() {
+fn captured_guard_reference() {
     fn lent(error: multiproc::Result<multiproc::Child<()>>) -> usize {
         let error = error.unwrap_err();
         let Error::Lent { process, guards } = &error else { panic!("{error}") };
@@ -168,7 +168,7 @@ fn references_that_a_guard_has_given_cannot_be_captured() {
 }
 
 #[multiproc::test]
-fn what_is_locked_can_be_captured() {
+fn captured_lock() {
     in_a_process_with_one_thread(|| {
         let (mutex, lock, array) = (Mutex::new(1).unwrap(), Lock::new().unwrap(), Array::from_slice(&[1; 8]).unwrap());
         // The references that were given out have ended.
@@ -197,7 +197,7 @@ fn what_is_locked_can_be_captured() {
 }
 
 #[multiproc::test]
-fn memory_is_a_copy() {
+fn memory_is_copied() {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     in_a_process_with_one_thread(|| {
         NUMBER.store(1, Ordering::Relaxed);
@@ -208,7 +208,7 @@ fn memory_is_a_copy() {
 }
 
 #[multiproc::test]
-fn files_of_the_program_stay_open_and_ours_do_not() {
+fn inherited_fds() {
     fn open_descriptors() -> Vec<String> {
         let entries = std::fs::read_dir("/proc/self/fd").unwrap();
         entries.filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned())).collect()
@@ -235,7 +235,7 @@ fn files_of_the_program_stay_open_and_ours_do_not() {
 }
 
 #[multiproc::test]
-fn siblings_die_with_their_parent() {
+fn siblings_end_with_parent() {
     // If the second child held a copy of the first one's socket, the first would outlive the
     // parent.
     let scratch = Scratch::new();
@@ -260,7 +260,7 @@ fn siblings_die_with_their_parent() {
 }
 
 #[multiproc::test]
-fn handles_to_siblings_are_only_to_look_at() {
+fn sibling_handles() {
     in_a_process_with_one_thread(|| {
         let sibling = Ends(Process::fork(sleep_long).start().unwrap());
         let child =
@@ -271,7 +271,7 @@ fn handles_to_siblings_are_only_to_look_at() {
 }
 
 #[multiproc::test]
-fn what_is_buffered_is_written_once() {
+fn buffered_output_is_written_once() {
     in_a_process_with_one_thread(|| {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let program = Process::fork(|| {
@@ -288,7 +288,7 @@ fn what_is_buffered_is_written_once() {
 }
 
 #[multiproc::test]
-fn finalizers_are_those_of_the_process_itself() {
+fn at_exit() {
     in_a_process_with_one_thread(|| {
         let scratch = Scratch::new();
         let path = scratch.path("log");
@@ -308,7 +308,7 @@ fn finalizers_are_those_of_the_process_itself() {
 }
 
 #[multiproc::test]
-fn exit_handlers_of_the_creator_are_not_called() {
+fn parent_exit_handlers_are_not_called() {
     extern "C" fn handler() {
         // SAFETY: the call ends the process.
         unsafe { libc::_exit(66) }
@@ -327,7 +327,7 @@ fn exit_handlers_of_the_creator_are_not_called() {
 }
 
 #[multiproc::test]
-fn forks_of_forks() {
+fn nested() {
     in_a_process_with_one_thread(|| {
         fn depth(left: u32) -> u32 {
             if left == 0 { 0 } else { 1 + Process::fork(|| depth(left - 1)).start().unwrap().join().unwrap() }
@@ -344,7 +344,7 @@ fn forks_of_forks() {
 }
 
 #[multiproc::test]
-fn handlers_of_the_creator_are_not_inherited() {
+fn signal_handlers_are_not_inherited() {
     extern "C" fn handler(_: i32) {}
     in_a_process_with_one_thread(|| {
         // SAFETY: the handler does nothing.
@@ -356,7 +356,7 @@ fn handlers_of_the_creator_are_not_inherited() {
 }
 
 #[multiproc::test]
-fn a_sibling_does_not_keep_an_input_open() {
+fn sibling_does_not_hold_input() {
     in_a_process_with_one_thread(|| {
         let read = || std::io::stdin().read_to_string(&mut String::new()).unwrap();
         let mut reader = Process::fork(read).stdin(multiproc::Stdio::piped()).start().unwrap();
@@ -368,7 +368,7 @@ fn a_sibling_does_not_keep_an_input_open() {
 }
 
 #[multiproc::test]
-fn a_fork_under_a_memory_limit_of_a_process_under_one() {
+fn nested_memory_limits() {
     let limited = Process::new(
         || {
             let crash = || {
@@ -384,7 +384,7 @@ fn a_fork_under_a_memory_limit_of_a_process_under_one() {
 }
 
 #[multiproc::test]
-fn a_thread_that_holds_a_stream_of_c_does_not_keep_the_copy_from_ending() {
+fn exit_with_locked_c_stream() {
     in_a_process_with_one_thread(|| {
         let (input, _open) = std::io::pipe().unwrap();
         let child = Process::fork(|| {

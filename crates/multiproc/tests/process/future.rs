@@ -36,25 +36,25 @@ fn await_in(runtime: Runtime, method: StartMethod) {
 }
 
 /// Polls once and expects `Pending`: from now on the future waits for the process.
-fn poll_in_vain<F: Future + Unpin>(future: &mut F, waker: &Waker) {
+fn poll_pending<F: Future + Unpin>(future: &mut F, waker: &Waker) {
     assert!(pin!(future).poll(&mut Context::from_waker(waker)).is_pending());
 }
 
 /// Counts how often it has been woken, and sends a message each time.
-struct Told {
+struct WakeCounter {
     times: AtomicUsize,
     sender: mpsc::Sender<()>,
 }
 
-impl Told {
-    fn new() -> (Arc<Told>, mpsc::Receiver<()>) {
+impl WakeCounter {
+    fn new() -> (Arc<WakeCounter>, mpsc::Receiver<()>) {
         let (sender, receiver) = mpsc::channel();
-        (Arc::new(Told { times: AtomicUsize::new(0), sender }), receiver)
+        (Arc::new(WakeCounter { times: AtomicUsize::new(0), sender }), receiver)
     }
 }
 
-impl Wake for Told {
-    fn wake(self: Arc<Told>) {
+impl Wake for WakeCounter {
+    fn wake(self: Arc<WakeCounter>) {
         self.times.fetch_add(1, SeqCst);
         let _ = self.sender.send(());
     }
@@ -74,7 +74,7 @@ fn watchers() -> Vec<u64> {
 }
 
 for_each_method! {
-    fn values_and_errors_on_any_executor(method) not_fork {
+    fn smoke(method) not_fork {
         let test = async {
             let child = Process::new(|a: u64, b: u64| a * b, (6, 7)).start_method(method).start().unwrap();
             assert_eq!(child.await.unwrap(), 42);
@@ -90,12 +90,12 @@ for_each_method! {
         block_on(test);
     }
 
-    fn in_tokio_runtimes(method) not_fork {
+    fn tokio_runtimes(method) not_fork {
         await_in(Builder::new_current_thread().enable_all().build().unwrap(), method);
         await_in(Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(), method);
     }
 
-    fn in_tokio_runtimes_that_have_no_io(method) not_fork {
+    fn tokio_runtimes_without_io(method) not_fork {
         // In a process of its own: once a runtime without I/O has been seen, no runtime is tried
         // again.
         let outer = Process::new(
@@ -109,20 +109,20 @@ for_each_method! {
         outer.start().unwrap().join().unwrap();
     }
 
-    fn many_wait_for_one(method) {
+    fn many_waiters(method) {
         let child = sleeper(method);
         let handle = child.handle();
         let futures: Vec<WaitFuture> = (0..8).map(|_| (&handle).into_future()).collect();
-        let (told, _) = Told::new();
-        let waker = Waker::from(told);
+        let (counter, _) = WakeCounter::new();
+        let waker = Waker::from(counter);
         let mut dropped: Vec<WaitFuture> = (0..8).map(|_| handle.clone().into_future()).collect();
-        dropped.iter_mut().for_each(|future| poll_in_vain(future, &waker));
+        dropped.iter_mut().for_each(|future| poll_pending(future, &waker));
         let kill = async { drop(dropped); child.signal(libc::SIGKILL).unwrap() };
         let (statuses, ()) = block_on(async { futures::join!(join_all(futures), kill) });
         assert!(statuses.into_iter().all(|status| status.unwrap().exit_code() == Some(-9)));
     }
 
-    fn a_future_that_is_dropped_loses_nothing(method) not_fork {
+    fn dropped_future(method) not_fork {
         let scratch = Scratch::new();
         let fifo = fifo(&scratch, "go");
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -145,20 +145,20 @@ for_each_method! {
             let other = Process::new(sleep_long, ()).start_method(method).start().unwrap();
             let handle = other.handle();
             let mut join = other.into_future();
-            poll_in_vain(&mut join, Waker::noop());
+            poll_pending(&mut join, Waker::noop());
             drop(join);
             assert!(handle.is_alive());
             handle.kill().unwrap();
         });
     }
 
-    fn the_last_waker_counts(method) {
+    fn last_waker_is_woken(method) {
         let child = sleeper(method);
-        let ((first, _), (second, woken)) = (Told::new(), Told::new());
+        let ((first, _), (second, woken)) = (WakeCounter::new(), WakeCounter::new());
         let mut future = (&child.0).into_future();
-        poll_in_vain(&mut future, &first.clone().into());
+        poll_pending(&mut future, &first.clone().into());
         let second = Waker::from(second);
-        poll_in_vain(&mut future, &second);
+        poll_pending(&mut future, &second);
         child.signal(libc::SIGKILL).unwrap();
         // It is woken; sometimes without need.
         let status = loop {
@@ -171,7 +171,7 @@ for_each_method! {
         assert_eq!(first.times.load(SeqCst), 0, "it has been replaced");
     }
 
-    fn those_that_have_ended_are_ready_at_once(method) {
+    fn ended_is_ready(method) {
         let child = Process::new(|| 5, ()).start_method(method).start().unwrap();
         child.wait().unwrap();
         let mut context = Context::from_waker(Waker::noop());
@@ -180,14 +180,14 @@ for_each_method! {
         assert!(matches!(pin!(child.into_future()).poll(&mut context), Poll::Ready(Ok(5))));
     }
 
-    fn children_that_the_kernel_reaps(method) {
+    fn ignored_sigchld(method) {
         let outer = Process::new(
             |method| {
                 // SAFETY: no handler is installed or replaced.
                 unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
                 let (child, value) = (sleeper(method), Process::new(|| 5, ()).start_method(method).start().unwrap());
                 let mut future = (&child.0).into_future();
-                poll_in_vain(&mut future, Waker::noop());
+                poll_pending(&mut future, Waker::noop());
                 child.signal(libc::SIGKILL).unwrap();
                 block_on(future).unwrap();
                 block_on(value.into_future()).unwrap()
@@ -199,7 +199,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn futures_go_anywhere() {
+fn send_and_sync() {
     fn check<T: Send + Unpin + std::fmt::Debug + 'static>() {}
     check::<WaitFuture>();
     // Regardless of the value's type: the value is created only at the end.
@@ -207,7 +207,7 @@ fn futures_go_anywhere() {
 }
 
 #[multiproc::test]
-fn as_they_end() {
+fn futures_unordered() {
     // Each completes on its own, in the order of the ends, not of the starts.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -228,19 +228,19 @@ fn as_they_end() {
 }
 
 #[multiproc::test]
-fn a_future_outlives_its_runtime() {
+fn outlives_runtime() {
     let child = sleeper(StartMethod::ForkServer);
     let mut future = (&child.0).into_future();
     let first = Builder::new_current_thread().enable_all().build().unwrap();
     first.block_on(async { assert!(matches!(futures::poll!(&mut future), Poll::Pending)) });
     drop(first);
-    poll_in_vain(&mut future, Waker::noop());
+    poll_pending(&mut future, Waker::noop());
     child.signal(libc::SIGKILL).unwrap();
     assert_eq!(block_on(future).unwrap().exit_code(), Some(-9));
 }
 
 #[multiproc::test]
-fn one_thread_at_most_waits_for_all() {
+fn one_watcher_thread() {
     let outer = Process::new(
         || {
             assert_eq!(watchers().len(), 0);
@@ -269,7 +269,7 @@ fn one_thread_at_most_waits_for_all() {
 }
 
 #[multiproc::test]
-fn no_descriptor_left_is_an_error() {
+fn open_file_limit() {
     let outer = Process::new(
         || {
             let child = sleeper(StartMethod::ForkServer);
@@ -288,7 +288,7 @@ fn no_descriptor_left_is_an_error() {
             set(4096);
             handle.kill().unwrap();
             let mut future = (&child.0).into_future();
-            poll_in_vain(&mut future, Waker::noop());
+            poll_pending(&mut future, Waker::noop());
             child.signal(libc::SIGKILL).unwrap();
             (errors, block_on(future).unwrap().exit_code())
         },
@@ -300,7 +300,7 @@ fn no_descriptor_left_is_an_error() {
 }
 
 #[multiproc::test]
-fn nothing_piles_up() {
+fn drops() {
     let outer = Process::new(
         || {
             // A standby has descriptors in this process, and comes and goes.
@@ -309,7 +309,7 @@ fn nothing_piles_up() {
             let round = async |waker: &Waker| {
                 let child = sleeper(StartMethod::ForkServer);
                 let mut futures = [(&child.0).into_future(), (&child.0).into_future()];
-                futures.iter_mut().for_each(|future| poll_in_vain(future, waker));
+                futures.iter_mut().for_each(|future| poll_pending(future, waker));
                 let [first, second] = futures;
                 drop(first);
                 child.signal(libc::SIGKILL).unwrap();
@@ -320,8 +320,8 @@ fn nothing_piles_up() {
                     round(waker).await;
                 }
             };
-            let (told, _) = Told::new();
-            let waker = Waker::from(told.clone());
+            let (counter, _) = WakeCounter::new();
+            let waker = Waker::from(counter.clone());
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(round(&waker));
             block_on(round(&waker));
@@ -331,7 +331,7 @@ fn nothing_piles_up() {
             let after = descriptors();
             drop(runtime);
             drop(waker);
-            (after.saturating_sub(before), Arc::strong_count(&told))
+            (after.saturating_sub(before), Arc::strong_count(&counter))
         },
         (),
     );
@@ -339,7 +339,7 @@ fn nothing_piles_up() {
 }
 
 #[multiproc::test]
-fn a_waker_that_panics_is_alone_with_it() {
+fn panicking_waker() {
     struct Panics;
     impl Wake for Panics {
         fn wake(self: Arc<Panics>) {
@@ -351,11 +351,11 @@ fn a_waker_that_panics_is_alone_with_it() {
             std::panic::set_hook(Box::new(|_| ()));
             let children = [sleeper(StartMethod::ForkServer), sleeper(StartMethod::ForkServer)];
             let mut futures = [(); 2].map(|()| (&children[0].0).into_future());
-            futures.iter_mut().for_each(|future| poll_in_vain(future, &Arc::new(Panics).into()));
+            futures.iter_mut().for_each(|future| poll_pending(future, &Arc::new(Panics).into()));
             for child in &children {
-                let (told, woken) = Told::new();
+                let (counter, woken) = WakeCounter::new();
                 let mut future = (&child.0).into_future();
-                poll_in_vain(&mut future, &told.into());
+                poll_pending(&mut future, &counter.into());
                 child.signal(libc::SIGKILL).unwrap();
                 woken.recv_timeout(LONG).unwrap();
             }
@@ -366,20 +366,20 @@ fn a_waker_that_panics_is_alone_with_it() {
 }
 
 #[multiproc::test]
-fn a_copy_of_the_process_waits_by_itself() {
+fn forked_copy() {
     let outer = Process::new(
         || {
             let child = sleeper(StartMethod::ForkServer);
             let handle = child.handle();
             let mut before = (&handle).into_future();
-            poll_in_vain(&mut before, Waker::noop());
+            poll_pending(&mut before, Waker::noop());
             let (mut reader, writer) = std::io::pipe().unwrap();
             // SAFETY: the only other thread of this process sleeps, and holds no lock.
             let copy = unsafe { libc::fork() };
             if copy == 0 {
                 let mut after = (&handle).into_future();
-                poll_in_vain(&mut before, Waker::noop());
-                poll_in_vain(&mut after, Waker::noop());
+                poll_pending(&mut before, Waker::noop());
+                poll_pending(&mut after, Waker::noop());
                 std::io::Write::write_all(&mut &writer, b"x").unwrap();
                 let ended = block_on(before).is_ok() && block_on(after).is_ok();
                 // SAFETY: the call ends the process.
@@ -403,7 +403,7 @@ fn a_copy_of_the_process_waits_by_itself() {
 
 /// With the feature `tokio`, such a runtime reports by a panic that it has no I/O.
 #[multiproc::test]
-fn a_runtime_without_io_is_no_panic() {
+fn runtime_without_io() {
     fn wait_in_all_kinds() -> (bool, u32) {
         static SEEN: AtomicUsize = AtomicUsize::new(0);
         std::panic::set_hook(Box::new(|_| {

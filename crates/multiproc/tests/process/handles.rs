@@ -56,7 +56,7 @@ fn pipe_with(text: &str) -> PipeReader {
 }
 
 for_each_method! {
-    fn a_file_is_the_same_file(method) {
+    fn file(method) {
         let mut file = file_with("one two three");
         let child = Process::new(
             |mut file: Handle<File>| {
@@ -73,7 +73,7 @@ for_each_method! {
         assert_eq!(read_all(&file), "two three");
     }
 
-    fn pipes_and_sockets_of_every_kind(method) {
+    fn pipes_and_sockets(method) {
         type Pairs = (
             (Handle<PipeReader>, Handle<PipeWriter>),
             (Handle<UnixStream>, Handle<UnixDatagram>),
@@ -120,7 +120,7 @@ for_each_method! {
         }
     }
 
-    fn a_listener_accepts_in_the_child(method) {
+    fn tcp_listener(method) {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = tcp.local_addr().unwrap();
         let scratch = common::Scratch::new();
@@ -138,7 +138,7 @@ for_each_method! {
         assert!(child.wait_timeout(LONG).unwrap().unwrap().success());
     }
 
-    fn the_pipes_of_a_command(method) {
+    fn command_pipes(method) {
         let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin: Handle<ChildStdin> = cat.stdin.take().unwrap().into();
         let stdout: Handle<ChildStdout> = cat.stdout.take().unwrap().into();
@@ -153,7 +153,7 @@ for_each_method! {
         cat.wait().unwrap();
     }
 
-    fn a_pipe_ends_when_the_child_that_has_it_dies(method) {
+    fn killed_child_closes(method) {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let child = Process::new(
             |mut writer: Handle<PipeWriter>| {
@@ -170,14 +170,14 @@ for_each_method! {
         assert_eq!(reader.read(&mut byte).unwrap(), 0);
     }
 
-    fn a_pipe_ends_when_a_start_with_it_fails(method) not_fork {
+    fn failed_start_closes(method) not_fork {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let process = Process::new(|_: Handle<PipeWriter>, _: common::Unwilling| (), (writer.into(), common::Unwilling));
         process.start_method(method).start().unwrap_err();
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 
-    fn results_have_handles_too(method) {
+    fn results(method) {
         let child = Process::new(
             |text: String| {
                 let (reader, mut writer) = std::io::pipe().unwrap();
@@ -194,13 +194,13 @@ for_each_method! {
         assert_eq!((read_all(reader.into_inner()), read_all(file.into_inner())), ("a pipe".into(), "a file".into()));
     }
 
-    fn a_result_may_be_an_error_with_a_handle_in_it(method) {
+    fn error_with_handle(method) {
         let child = Process::new(|| Err::<(), _>(Handle::new(pipe_with("why"))), ());
         let error = child.start_method(method).start().unwrap().join().unwrap().unwrap_err();
         assert_eq!(read_all(error.into_inner()), "why");
     }
 
-    fn a_thousand_handles_keep_their_order(method) {
+    fn thousand(method) {
         fn texts(readers: Vec<Handle<PipeReader>>) -> Vec<Handle<PipeReader>> {
             let texts: Vec<String> = readers.into_iter().map(|reader| read_all(reader.into_inner())).collect();
             texts.iter().map(|text| pipe_with(&format!("{text}!")).into()).collect()
@@ -213,7 +213,7 @@ for_each_method! {
         }
     }
 
-    fn a_handle_beside_a_large_value(method) {
+    fn beside_large_value(method) {
         let child = Process::new(
             |bytes: Vec<u8>, reader: Handle<PipeReader>| (bytes, Handle::new(pipe_with(&read_all(reader.into_inner())))),
             (vec![7; 3 << 20], pipe_with("beside").into()),
@@ -283,7 +283,7 @@ impl Run for Nested {
 }
 
 for_each_method! {
-    fn handles_anywhere_inside_a_value(method) {
+    fn nested_in_value(method) {
         for (choice, last) in [
             (Choice::Unit, None),
             (Choice::Newtype(pipe_with("newtype").into()), Some("newtype")),
@@ -303,7 +303,7 @@ for_each_method! {
         }
     }
 
-    fn handles_in_types_that_need_a_self_describing_format(method) {
+    fn self_describing_types(method) {
         fn texts(values: Vec<Untagged>) -> Vec<String> {
             let text = |value| match value {
                 Untagged::Number(number) => number.to_string(),
@@ -323,7 +323,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), ["0", "bare", "pair 7", "text \"seven\""]);
     }
 
-    fn a_handle_that_is_closed_is_an_error_at_the_call(method) not_fork {
+    fn closed_fd(method) not_fork {
         let error = Process::new(|_: Closed| (), (Closed,)).name("p").start_method(method).start().unwrap_err();
         assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("Bad file descriptor"), "{error}");
@@ -344,7 +344,7 @@ impl Serialize for Closed {
 }
 
 #[test]
-fn other_serializers_refuse_a_handle() {
+fn other_serializers() {
     let handle = Handle::new(pipe_with(""));
     let error = serde_json::to_string(&handle).unwrap_err().to_string();
     assert!(error.contains("not multiproc's"), "{error}");
@@ -366,7 +366,7 @@ impl<'de> Deserialize<'de> for Forged {
 }
 
 #[multiproc::test]
-fn a_place_that_is_not_there_is_an_error() {
+fn invalid_index() {
     for place in [1, u32::MAX] {
         let arguments = (Handle::new(pipe_with("")), Forged { place });
         let error = Process::new(|_: Handle<PipeReader>, _: Forged| (), arguments).start().unwrap_err();
@@ -383,7 +383,7 @@ fn alone<T: Serialize + serde::de::DeserializeOwned + 'static>(target: fn(StartM
 }
 
 #[multiproc::test]
-fn nothing_leaks_whatever_goes_wrong() {
+fn drops() {
     fn rounds(method: StartMethod) -> Vec<usize> {
         multiproc::set_standby(false);
         fn handles(count: usize) -> Vec<Handle<PipeReader>> {
@@ -435,7 +435,7 @@ fn nothing_leaks_whatever_goes_wrong() {
 }
 
 #[multiproc::test]
-fn a_child_has_its_handles_and_no_others() {
+fn no_other_fds() {
     fn count(method: StartMethod) -> (usize, usize) {
         multiproc::set_standby(false);
         let get = |count: usize| {
@@ -451,7 +451,7 @@ fn a_child_has_its_handles_and_no_others() {
 }
 
 #[multiproc::test]
-fn no_descriptor_left_at_start_is_an_error_and_nothing_is_left_behind() {
+fn open_file_limit_at_start() {
     fn sweep(method: StartMethod) -> (usize, usize, Vec<usize>) {
         multiproc::set_standby(false);
         // The server, if there is one, is started with a limit that is high enough for it.
@@ -490,7 +490,7 @@ fn no_descriptor_left_at_start_is_an_error_and_nothing_is_left_behind() {
 }
 
 #[multiproc::test]
-fn no_descriptor_left_at_the_end_loses_no_result() {
+fn open_file_limit_at_join() {
     fn join(method: StartMethod) -> (String, Vec<String>) {
         multiproc::set_standby(false);
         set_limit(4096);
@@ -528,7 +528,7 @@ fn no_descriptor_left_at_the_end_loses_no_result() {
 }
 
 #[multiproc::test]
-fn too_many_on_their_way_is_an_error_that_names_the_process() {
+fn too_many_in_flight() {
     /// As an unprivileged user, since the limit doesn't apply to others.
     fn limited(method: StartMethod) -> Option<(String, String)> {
         multiproc::set_standby(false);

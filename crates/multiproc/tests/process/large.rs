@@ -39,7 +39,7 @@ fn mixed(len: usize) -> Mixed {
 }
 
 for_each_method! {
-    fn sizes_around_every_threshold(method) {
+    fn sizes_around_thresholds(method) {
         // Around the limits for what goes in the message itself, what is gathered, and what is
         // checked completely.
         for around in [0_usize, 16 << 10, 32 << 10, 64 << 10, 256 << 10, 1 << 20, 3 << 20] {
@@ -51,7 +51,7 @@ for_each_method! {
         }
     }
 
-    fn many_bytes_there_and_back(method) {
+    fn round_trip(method) {
         let child = Process::new(
             |mut bytes: Vec<u8>| {
                 bytes.push(7);
@@ -65,7 +65,7 @@ for_each_method! {
         assert!(back.len() == MANY + 1 && back[..MANY] == bytes(MANY) && back[MANY] == 7);
     }
 
-    fn what_is_large_inside_a_value(method) {
+    fn large_fields(method) {
         for len in [1 << 10, 100 << 10, 2 << 20] {
             let value = mixed(len);
             let child = Process::new(|value: Mixed| Some(vec![value]), (value.clone(),));
@@ -74,7 +74,7 @@ for_each_method! {
         }
     }
 
-    fn what_the_receiver_refuses_is_an_error_whatever_its_size(method) not_fork {
+    fn decode_error(method) not_fork {
         // For the first value of its type the call fails; for later ones the error comes at the
         // latest when the receiver has them.
         for len in [11, (10 << 20) + 1] {
@@ -87,13 +87,13 @@ for_each_method! {
         assert!(matches!(error.kind(), JoinErrorKind::Arguments(why) if why.contains("an odd number")), "{error}");
     }
 
-    fn a_type_that_refuses_to_be_empty_can_be_large(method) {
+    fn non_empty_type(method) {
         // The first value of its type is checked with all its contents.
         let child = Process::new(|list: NotEmpty| list.0.len(), (NotEmpty(bytes(10 << 20)),));
         assert_eq!(child.start_method(method).start().unwrap().join().unwrap(), 10 << 20);
     }
 
-    fn a_limit_on_files_is_an_error_and_no_signal(method) not_fork {
+    fn file_size_limit(method) not_fork {
         fn limited(method: multiproc::StartMethod) -> (String, String, usize) {
             Process::new(|| (), ()).start_method(method).start().unwrap().join().unwrap();
             let set = |size| {
@@ -156,7 +156,7 @@ impl TryFrom<Vec<u8>> for NotEmpty {
 }
 
 #[multiproc::test]
-fn a_large_environment_and_a_large_value_go_together() {
+fn large_environment() {
     // In a process of its own, as the environment is process-wide.
     let outer = Process::new(
         || {

@@ -9,7 +9,7 @@ fn whoami() -> (String, i32, bool) {
 }
 
 for_each_method! {
-    fn a_made_up_name_has_a_number(method) {
+    fn default_name(method) {
         let first = Process::new(whoami, ()).start_method(method);
         let second = Process::new(whoami, ()).start_method(method);
         let number = |name: String| name.rsplit(['-', ':']).next().unwrap().parse::<u32>().unwrap();
@@ -18,14 +18,14 @@ for_each_method! {
         assert_eq!(first.start().unwrap().join().unwrap().0, name);
     }
 
-    fn a_given_name_is_kept(method) {
+    fn given_name(method) {
         let child = Process::new(whoami, ()).name("naïve 名前").start_method(method).start().unwrap();
         assert_eq!(child.name(), "naïve 名前");
         let pid = child.pid();
         assert_eq!(child.join().unwrap(), ("naïve 名前".to_string(), pid, false));
     }
 
-    fn children_of_children_have_two_numbers(method) {
+    fn grandchild_name(method) {
         let child = Process::new(
             || {
                 let grandchildren: Vec<_> = (0..2).map(|_| Process::new(whoami, ()).start().unwrap()).collect();
@@ -40,7 +40,7 @@ for_each_method! {
         assert_eq!(grandchildren, [format!("{name}:1"), format!("{name}:2")]);
     }
 
-    fn the_system_shows_the_name(method) {
+    fn shown_by_the_system(method) {
         let child = Process::new(
             || {
                 let read = |file| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap();
@@ -56,7 +56,7 @@ for_each_method! {
         assert_eq!((&shown, arguments), (&std::env::args().collect(), shown.clone()));
     }
 
-    fn parents(method) {
+    fn parent(method) {
         // Under `Fork`, the test runs in a process of its own.
         assert_eq!(parent_process().is_none(), method != multiproc::StartMethod::Fork);
         let child = Process::new(|| parent_process().map(|parent| (parent.name().to_owned(), parent.pid())), ());
@@ -64,14 +64,14 @@ for_each_method! {
         assert_eq!(parent, Some((current_process().name().to_owned(), current_process().pid())));
     }
 
-    fn daemons_make_daemons(method) {
+    fn daemon_is_inherited(method) {
         let child = Process::new(|| (whoami().2, Process::new(whoami, ()).start().unwrap().join().unwrap().2), ());
         assert_eq!(child.daemon(true).start_method(method).start().unwrap().join().unwrap(), (true, true));
         let child = Process::new(|| Process::new(whoami, ()).daemon(false).start().unwrap().join().unwrap().2, ());
         assert!(!child.daemon(true).start_method(method).start().unwrap().join().unwrap());
     }
 
-    fn the_living_are_listed(method) {
+    fn listed_as_active(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         let listed = |pid| active_children().iter().any(|child| child.pid() == pid);
         assert!(listed(child.pid()));
@@ -80,7 +80,7 @@ for_each_method! {
         assert!(!listed(child.pid()));
     }
 
-    fn the_parents_method_is_inherited(method) {
+    fn start_method_is_inherited(method) {
         // In a child, so that the default of the other tests doesn't change.
         let child = Process::new(|method| {
             multiproc::set_start_method(method);
@@ -91,7 +91,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn what_prints() {
+fn display_and_debug() {
     let process = Process::new(sleep_long, ()).name("p");
     assert_eq!(format!("{process} {process:?}"), "<Process(p, initial)> <Process(p, initial)>");
     assert!(!process.is_alive());
@@ -104,7 +104,7 @@ fn what_prints() {
 }
 
 #[multiproc::test]
-fn processors_are_those_that_may_be_used() {
+fn cpu_count() {
     let all = multiproc::cpu_count();
     assert!(all >= 1);
     let one = Process::new(

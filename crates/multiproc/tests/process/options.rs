@@ -54,7 +54,7 @@ for_each_method! {
         assert_eq!(var("MULTIPROC_A"), None);
     }
 
-    fn a_variable_that_cannot_be(method) {
+    fn invalid_variable(method) {
         for (name, value) in [("", "x"), ("A=B", "x"), ("A", "x\0y"), ("A\0", "")] {
             let error = Process::new(|| (), ()).name("p").env(name, value).start_method(method).start().unwrap_err();
             assert!(matches!(&error, Error::Start { process, .. } if process == "p"), "{error}");
@@ -75,7 +75,7 @@ for_each_method! {
         assert!(error.to_string().contains("none"), "{error}");
     }
 
-    fn standard_streams_from_and_to_files(method) {
+    fn stdio_files(method) {
         let scratch = Scratch::new();
         let [input, output, errors] = ["input", "output", "errors"].map(|name| scratch.path(name));
         std::fs::write(&input, "text in").unwrap();
@@ -98,7 +98,7 @@ for_each_method! {
         assert_eq!(std::fs::read_to_string(errors).unwrap(), "err: text in\n");
     }
 
-    fn standard_streams_by_pipe(method) {
+    fn stdio_pipes(method) {
         let child = Process::new(
             || {
                 let mut text = String::new();
@@ -117,7 +117,7 @@ for_each_method! {
         assert_eq!((text.as_str(), child.join().unwrap()), ("SHOUT", 5));
     }
 
-    fn no_stream_at_all(method) {
+    fn stdio_closed(method) {
         let child = Process::new(
             || {
                 println!("not read");
@@ -129,7 +129,7 @@ for_each_method! {
         assert_eq!(child.start().unwrap().join().unwrap(), 0);
     }
 
-    fn join_closes_the_input_and_reads_more_than_a_pipe_holds(method) {
+    fn join_with_output(method) {
         let child = Process::new(
             || {
                 std::io::stdin().read_to_string(&mut String::new()).unwrap();
@@ -163,7 +163,7 @@ for_each_method! {
         assert!(error.to_string().contains("process group"), "{error}");
     }
 
-    fn a_process_group_of_its_own_is_there_when_start_returns(method) {
+    fn process_group(method) {
         let child = Ends(Process::new(sleep_long, ()).process_group(0).start_method(method).start().unwrap());
         // SAFETY: the call takes only numbers.
         assert_eq!(unsafe { libc::getpgid(child.pid()) }, child.pid());
@@ -192,7 +192,7 @@ for_each_method! {
         assert!(error.to_string().contains("limit OpenFiles"), "{error}");
     }
 
-    fn a_limit_of_processor_time(method) {
+    fn cpu_time_limit(method) {
         let child = Process::new(
             || {
                 let mut n = 0_u64;
@@ -206,7 +206,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGXCPU));
     }
 
-    fn more_memory_than_the_limit(method) {
+    fn memory_limit(method) {
         const LIMIT: u64 = 256 << 20;
         let greedy = |bytes: usize| std::hint::black_box(vec![1_u8; bytes]).iter().map(|byte| u64::from(*byte)).sum::<u64>();
         let enough = Process::new(greedy, (32 << 20,)).memory_limit(LIMIT).start_method(method).start().unwrap();
@@ -219,7 +219,7 @@ for_each_method! {
         assert_eq!(error.to_string(), "greedy needed more memory than its limit of 256 MiB");
     }
 
-    fn many_small_pieces_of_memory_and_a_thread(method) {
+    fn memory_limit_with_thread(method) {
         let child = Process::new(
             || {
                 let thread = std::thread::spawn(|| {
@@ -237,7 +237,7 @@ for_each_method! {
         assert!(matches!(error.kind(), JoinErrorKind::MemoryLimit { .. }), "{error}");
     }
 
-    fn c_code_that_does_not_look(method) {
+    fn memory_limit_in_c_code(method) {
         let child = Process::new(
             || {
                 // SAFETY: none: the unsound write is what is tested.
@@ -254,7 +254,7 @@ for_each_method! {
         assert!(matches!(error.kind(), JoinErrorKind::MemoryLimit { .. }), "{error}");
     }
 
-    fn other_deaths_under_a_memory_limit_are_told_as_they_are(method) {
+    fn other_deaths_under_memory_limit(method) {
         let ways: [fn(); 3] = [
             || std::process::abort(),
             || {
@@ -276,7 +276,7 @@ for_each_method! {
         assert_eq!(signals, [libc::SIGABRT, libc::SIGSEGV, 0]);
     }
 
-    fn an_exit_ends_the_input_of_those_that_are_waited_for(method) {
+    fn exit_closes_piped_stdin(method) {
         let parent = Process::new(
             |method: StartMethod| {
                 let reader = Process::new(|| drop(std::io::stdin().read_to_string(&mut String::new())), ());
@@ -290,14 +290,14 @@ for_each_method! {
         assert_eq!(parent.wait_timeout(common::LONG).unwrap().expect("timed out").exit_code(), Some(5));
     }
 
-    fn a_signal_from_elsewhere_under_a_memory_limit(method) {
+    fn signal_under_memory_limit(method) {
         let child = Ends(Process::new(sleep_long, ()).memory_limit(256 << 20).start_method(method).start().unwrap());
         child.signal(libc::SIGABRT).unwrap();
         let status = child.wait_timeout(common::LONG).unwrap().expect("timed out");
         assert_eq!(status.signal(), Some(libc::SIGABRT));
     }
 
-    fn a_copy_that_dies_of_a_memory_limit_says_nothing_for_its_original(method) {
+    fn forked_copy_under_memory_limit(method) {
         let child = Process::new(
             || {
                 // SAFETY: the fork copy has one thread, and aborts.
@@ -316,7 +316,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), libc::SIGABRT);
     }
 
-    fn a_memory_limit_above_what_may_be_had(method) {
+    fn memory_limit_above_hard_limit(method) {
         // In a process with a hard limit itself.
         let limited = Process::new(
             |method: StartMethod| {
@@ -329,7 +329,7 @@ for_each_method! {
         assert!(error.contains("there is a lower limit"), "{error}");
     }
 
-    fn all_of_it_is_forgotten_by_the_next(method) {
+    fn not_inherited_by_siblings(method) {
         let scratch = Scratch::new();
         let all = Process::new(|| (), ()).env("MULTIPROC_A", "1").current_dir(scratch.path(".")).nice(3);
         all.cpu_affinity([0]).stdout(Stdio::null()).start_method(method).start().unwrap().join().unwrap();
@@ -342,13 +342,13 @@ for_each_method! {
         assert_eq!(next, seen());
     }
 
-    fn seeds_follow_from_the_parents(method) {
+    fn seeds(method) {
         common::in_its_own_process(set_seeds, method);
     }
 }
 
 #[multiproc::test]
-fn streams_when_the_creator_has_none() {
+fn stdio_without_parent_streams() {
     let child = Process::new(
         || {
             // SAFETY: descriptors 0 to 2 of a process that uses none of them.

@@ -65,7 +65,7 @@ for_each_method! {
         }
     }
 
-    fn items_and_messages(method) {
+    fn queue_and_pipe(method) {
         fn serve(tasks: Queue<(Binary, u32)>, results: multiproc::Sender<(Binary, u32)>) {
             while let Ok((function, number)) = tasks.get() {
                 results.send((function, function.call((number, number)))).unwrap();
@@ -88,7 +88,7 @@ for_each_method! {
     }
 
     /// Neither arguments nor results are sent, so they need not be serde types.
-    fn functions_of_any_type(method) {
+    fn function_types(method) {
         fn sum(make: RemoteFn<(u32,), Local>, sum: RemoteFn<(Local,), u32>) -> u32 {
             sum.call((make.call((4,)),))
         }
@@ -101,7 +101,7 @@ for_each_method! {
     }
 
     /// A grandchild has the key too, whatever the start methods in between.
-    fn through_generations(method) {
+    fn grandchildren(method) {
         fn hand_on(function: Binary, depth: u32) -> Binary {
             match depth {
                 0 => {
@@ -123,7 +123,7 @@ fn largest(a: u32, b: u32) -> u32 {
 /// When bytes of another type arrive in place of a function, reading them is an error, and the next
 /// item can be read.
 #[multiproc::test]
-fn what_is_no_function_of_the_type_is_never_called() {
+fn wrong_type_is_never_called() {
     let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>().unwrap();
     fn reader(bytes: multiproc::Connection<Vec<u8>, Vec<u8>>) {
         for message in bytes.receiver().iter() {
@@ -156,8 +156,8 @@ fn what_is_no_function_of_the_type_is_never_called() {
 
 /// The key differs in each run.
 #[multiproc::test]
-fn another_run_of_the_program_has_other_signatures() {
-    const NAME: &str = "another_run_of_the_program_has_other_signatures";
+fn other_run_has_other_key() {
+    const NAME: &str = "other_run_has_other_key";
     let ours = serde_json::to_string(&RemoteFn::new(add)).unwrap();
     if std::env::var_os("ANOTHER_RUN").is_some() {
         println!("function {ours}");

@@ -28,7 +28,7 @@ fn failures(result: Outcome) -> Vec<String> {
 }
 
 for_each_method! {
-    fn values_come_out(method) {
+    fn smoke(method) {
         let sum = scope(|s| -> Outcome<u32> {
             let a = s.start(Process::new(|a: u32| a * 2, (4,)).start_method(method))?;
             let b = s.start(Process::new(|b: u32| b * 3, (5,)).start_method(method))?;
@@ -37,7 +37,7 @@ for_each_method! {
         assert_eq!(sum.unwrap(), 23);
     }
 
-    fn what_nobody_joins_is_waited_for(method) {
+    fn waits_for_unjoined(method) {
         let scratch = Scratch::new();
         let (go, done) = (fifo(&scratch, "go"), scratch.path("done"));
         let mut handles = Vec::new();
@@ -52,7 +52,7 @@ for_each_method! {
         assert_eq!(std::fs::read_to_string(done).unwrap(), "go");
     }
 
-    fn an_error_ends_the_others(method) {
+    fn error_ends_others(method) {
         let mut handles = Vec::new();
         let error = scope(|s| -> Outcome {
             handles.extend([sleeper(s, method)?, sleeper(s, method)?]);
@@ -70,7 +70,7 @@ for_each_method! {
         assert_eq!(handles[2].exit_code(), Some(-15));
     }
 
-    fn a_panic_ends_the_others(method) {
+    fn panic_ends_others(method) {
         let mut handles = Vec::new();
         let panic = catch_unwind(AssertUnwindSafe(|| {
             scope(|s| -> Outcome {
@@ -82,7 +82,7 @@ for_each_method! {
         assert!(handles.iter().all(|handle| handle.exit_code() == Some(-15)), "{handles:?}");
     }
 
-    fn what_ignores_sigterm_is_killed(method) {
+    fn kills_after_grace_period(method) {
         // In a process of its own, as the grace period is process-wide.
         let outer = Process::new(
             |method: StartMethod| {
@@ -100,7 +100,7 @@ for_each_method! {
                     handles.push(s.start(Process::new(ignores, (ready.clone(),)).start_method(method))?.handle());
                     handles.push(sleeper(s, method)?);
                     std::fs::read(&ready).unwrap();
-                    Err(multiproc::Error::Exiting { process: "nobody".into() })
+                    Err(multiproc::Error::Exiting { process: "p".into() })
                 });
                 assert!(matches!(result, Err(multiproc::Error::Exiting { .. })));
                 handles.iter().map(|handle| handle.exit_code().unwrap()).collect::<Vec<_>>()
@@ -110,7 +110,7 @@ for_each_method! {
         assert_eq!(outer.start().unwrap().join().unwrap(), [-9, -15]);
     }
 
-    fn failures_that_nobody_saw_are_named(method) {
+    fn unseen_failures_are_reported(method) {
         let result = scope(|s| -> Outcome {
             s.start(Process::new(|| panic!("went wrong"), ()).name("a").start_method(method))?;
             s.start(Process::new(exits, (3,)).name("b").start_method(method))?;
@@ -140,7 +140,7 @@ for_each_method! {
         }
     }
 
-    fn what_was_asked_for_is_no_failure(method) {
+    fn requested_ends_are_no_failures(method) {
         let mut handles = Vec::new();
         scope(|s| -> Outcome {
             handles.extend([sleeper(s, method)?, sleeper(s, method)?, sleeper(s, method)?]);
@@ -159,7 +159,7 @@ for_each_method! {
         assert!(failures(result)[0].ends_with("was killed by SIGKILL"));
     }
 
-    fn daemons_are_ended_last(method) {
+    fn daemons_end_last(method) {
         let scratch = Scratch::new();
         let (ask, done) = (fifo(&scratch, "ask"), scratch.path("done"));
         let mut daemon = None;
@@ -181,7 +181,7 @@ for_each_method! {
         assert_eq!(std::fs::read_to_string(done).unwrap(), "done", "the worker had its helper");
     }
 
-    fn in_a_daemon_they_are_no_daemons(method) {
+    fn in_a_daemon(method) {
         let daemon = Process::new(
             |method| {
                 let mut child = None;
@@ -197,7 +197,7 @@ for_each_method! {
         assert_eq!(daemon.daemon(true).start().unwrap().join().unwrap(), (true, Some(0)));
     }
 
-    fn children_may_leave_with_their_values(method) {
+    fn children_outlive_the_scope(method) {
         let children = scope(|s| -> Outcome<Vec<_>> {
             Ok((0..4_u32).map(|n| s.start(Process::new(|n: u32| n * n, (n,)).start_method(method))).collect::<Result<_, _>>()?)
         });
@@ -207,7 +207,7 @@ for_each_method! {
         assert_eq!(values, [0, 1, 4, 9]);
     }
 
-    fn scopes_in_scopes_and_in_their_processes(method) {
+    fn nested(method) {
         fn tree(depth: u32, method: StartMethod) -> u32 {
             let below = scope(|s| -> Outcome<u32> {
                 if depth == 0 {
@@ -224,7 +224,7 @@ for_each_method! {
         assert_eq!(tree(2, method), 7);
     }
 
-    fn threads_share_a_scope(method) not_fork {
+    fn threads(method) not_fork {
         let children = scope(|s| -> Outcome<Vec<_>> {
             Ok(std::thread::scope(|threads| {
                 let start = |n: u32| threads.spawn(move || s.start(Process::new(|n: u32| n, (n,)).start_method(method)).unwrap());
@@ -236,7 +236,7 @@ for_each_method! {
         assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
-    fn any_number_may_pass_through(method) {
+    fn many(method) {
         // Handles of processes that ended long ago must not use up the descriptors, and their
         // outcomes must be kept.
         let outer = Process::new(
@@ -266,7 +266,7 @@ for_each_method! {
         assert_eq!(outer.start().unwrap().join().unwrap(), failed);
     }
 
-    fn a_copy_leaves_the_children_alone(method) {
+    fn forked_copy(method) {
         let outer = Process::new(
             |method| {
                 scope(|s| -> Outcome<(i32, bool)> {
@@ -295,7 +295,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn spawn_takes_what_process_new_takes() {
+fn spawn() {
     fn largest<T: Ord>(list: Vec<T>) -> Option<T> {
         list.into_iter().max()
     }
@@ -307,7 +307,7 @@ fn spawn_takes_what_process_new_takes() {
 }
 
 #[multiproc::test]
-fn the_error_is_one_of_the_library_too() {
+fn error_conversion() {
     let result = scope(|s| -> multiproc::Result<()> {
         s.start(Process::new(exits, (2,)).name("p"))?;
         Ok(())

@@ -48,7 +48,7 @@ fn standby() -> i32 {
 }
 
 #[multiproc::test]
-fn the_next_start_takes_it() {
+fn next_start_takes_it() {
     in_a_process_with_one_thread(|| {
         // If this process is delayed by a second, the standby is gone; but not every time.
         let taken = (0..20).any(|_| {
@@ -63,7 +63,7 @@ fn the_next_start_takes_it() {
 }
 
 #[multiproc::test]
-fn nothing_is_left_in_an_idle_program() {
+fn ends_when_idle() {
     in_a_process_with_one_thread(|| {
         let pid = standby();
         wait_gone(pid);
@@ -77,7 +77,7 @@ fn nothing_is_left_in_an_idle_program() {
 }
 
 #[multiproc::test]
-fn one_that_was_killed_is_replaced() {
+fn killed_is_replaced() {
     in_a_process_with_one_thread(|| {
         for _ in 0..10 {
             let pid = standby();
@@ -98,7 +98,7 @@ fn one_that_was_killed_is_replaced() {
 }
 
 #[multiproc::test]
-fn one_that_dies_while_it_stands_by_costs_no_start() {
+fn killed_costs_no_start() {
     in_a_process_with_one_thread(|| {
         for _ in 0..10 {
             let pid = standby();
@@ -112,7 +112,7 @@ fn one_that_dies_while_it_stands_by_costs_no_start() {
 }
 
 #[multiproc::test]
-fn it_sees_the_surroundings_of_the_moment() {
+fn current_environment_and_directory() {
     in_a_process_with_one_thread(|| {
         let scratch = Scratch::new();
         let directory = std::fs::canonicalize(scratch.path(".")).unwrap();
@@ -133,7 +133,7 @@ fn it_sees_the_surroundings_of_the_moment() {
 }
 
 #[multiproc::test]
-fn its_server_may_die() {
+fn killed_server() {
     in_a_process_with_one_thread(|| {
         for _ in 0..5 {
             standby();
@@ -149,7 +149,7 @@ fn its_server_may_die() {
 }
 
 #[multiproc::test]
-fn a_fork_does_not_mind() {
+fn fork() {
     in_a_process_with_one_thread(|| {
         for _ in 0..10 {
             standby();
@@ -163,7 +163,7 @@ fn a_fork_does_not_mind() {
 }
 
 #[multiproc::test]
-fn switched_off() {
+fn disabled() {
     in_a_process_with_one_thread(|| {
         standby();
         set_standby(false);
@@ -186,7 +186,7 @@ fn switched_off() {
 }
 
 #[multiproc::test]
-fn a_copy_that_somebody_else_forks_has_none() {
+fn forked_copy_has_none() {
     in_a_process_with_one_thread(|| {
         standby();
         // SAFETY: the keeper, the only other thread, sleeps, and holds no lock that the fork copy
@@ -227,7 +227,7 @@ fn bursts_from_many_threads() {
 }
 
 #[multiproc::test]
-fn signals_of_the_terminal_do_not_wait_for_who_it_becomes() {
+fn terminal_signals_are_not_kept() {
     in_a_process_with_one_thread(|| {
         for signal in [libc::SIGHUP, libc::SIGQUIT, libc::SIGINT, libc::SIGTSTP] {
             for _ in 0..3 {
@@ -248,7 +248,7 @@ fn signals_of_the_terminal_do_not_wait_for_who_it_becomes() {
 }
 
 #[multiproc::test]
-fn a_copy_that_is_forked_at_any_moment_can_start_processes() {
+fn fork_at_any_moment() {
     in_a_process_with_one_thread(|| {
         for round in 0..150_u64 {
             Process::new(|| (), ()).start().unwrap().join().unwrap();

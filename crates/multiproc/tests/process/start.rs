@@ -79,7 +79,7 @@ fn leak_a_descriptor(method: StartMethod) {
 }
 
 for_each_method! {
-    fn many_threads_at_once(method) not_fork {
+    fn many_threads(method) not_fork {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..16_u32)
                 .map(|thread| {
@@ -98,7 +98,7 @@ for_each_method! {
         });
     }
 
-    fn many_alive_at_once(method) {
+    fn many_alive(method) {
         let children: Vec<_> =
             (0..64).map(|_| Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap())).collect();
         let mut pids: Vec<i32> = children.iter().map(|child| child.pid()).collect();
@@ -108,37 +108,37 @@ for_each_method! {
         assert!(children.iter().all(|child| child.is_alive()));
     }
 
-    fn the_environment_is_that_of_the_moment(method) {
+    fn current_environment(method) {
         common::in_its_own_process(change_environment, method);
     }
 
-    fn the_directory_is_that_of_the_moment(method) {
+    fn current_directory(method) {
         common::in_its_own_process(change_directory, method);
     }
 
-    fn arguments_are_those_of_the_program(method) {
+    fn command_line(method) {
         let child = Process::new(|| std::env::args().collect::<Vec<_>>(), ()).start_method(method).start().unwrap();
         assert_eq!(child.join().unwrap(), std::env::args().collect::<Vec<_>>());
     }
 
-    fn no_descriptor_leaks_into_a_child(method) not_fork {
+    fn no_leaked_fds(method) not_fork {
         common::in_its_own_process(leak_a_descriptor, method);
     }
 
-    fn arguments_that_cannot_be_sent_fail_at_the_call(method) not_fork {
+    fn argument_encode_error(method) not_fork {
         let error = Process::new(|_: Unwilling| (), (Unwilling,)).name("p").start_method(method).start().unwrap_err();
         assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("not today"), "{error}");
     }
 
-    fn a_target_in_a_shared_library_is_refused(method) not_fork {
+    fn target_in_shared_library(method) not_fork {
         // SAFETY: it is never called.
         let target = unsafe { std::mem::transmute::<*const (), fn() -> i32>(libc::getpid as *const ()) };
         let error = Process::new(target, ()).start_method(method).start().unwrap_err();
         assert!(error.to_string().contains("shared library"), "{error}");
     }
 
-    fn children_start_children(method) {
+    fn nested(method) {
         fn depth(method: StartMethod, left: u32) -> u32 {
             if left == 0 {
                 return 0;
@@ -150,7 +150,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_server_that_dies_is_replaced() {
+fn killed_server_is_replaced() {
     // In a process of its own, with the server as its only child.
     let outcome = Process::new(
         || {
@@ -191,7 +191,7 @@ fn a_server_that_dies_is_replaced() {
 }
 
 #[multiproc::test]
-fn limits_of_the_system_are_errors_and_cost_nothing() {
+fn open_file_limit() {
     /// Lowers the limit, tries to start, raises it again, starts.
     fn limited(method: StartMethod, resource: u32, limit: u64) -> (String, u32) {
         // With a standby, a start takes fewer descriptors.
@@ -222,7 +222,7 @@ fn limits_of_the_system_are_errors_and_cost_nothing() {
 }
 
 #[multiproc::test]
-fn a_start_that_runs_out_of_descriptors_at_any_point_leaves_nothing_behind() {
+fn open_file_limit_at_any_point() {
     fn sweep(method: StartMethod) -> (usize, usize, usize) {
         multiproc::set_standby(false);
         let me = std::process::id();
@@ -264,7 +264,7 @@ fn a_start_that_runs_out_of_descriptors_at_any_point_leaves_nothing_behind() {
 }
 
 #[multiproc::test]
-fn the_limit_of_processes_is_an_error() {
+fn process_limit() {
     /// As an unprivileged user (the limit doesn't apply to others) that may have two processes:
     /// itself and the server.
     fn limited(method: StartMethod) -> Option<String> {
@@ -296,7 +296,7 @@ fn the_limit_of_processes_is_an_error() {
 }
 
 for_each_method! {
-    fn a_program_that_ignores_sigchld(method) {
+    fn ignored_sigchld(method) {
         // In a process of its own: the disposition is process-wide.
         let child = Process::new(
             |method: StartMethod| {
@@ -324,7 +324,7 @@ for_each_method! {
         }
     }
 
-    fn a_program_that_waits_for_any_child(method) not_fork {
+    fn beside_waitpid_thread(method) not_fork {
         let child = Process::new(
             |method: StartMethod| {
                 std::thread::spawn(|| {
@@ -356,7 +356,7 @@ fn status_is_kept() -> bool {
 }
 
 #[multiproc::test]
-fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
+fn closed_stdio_is_dev_null() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         for closed in [vec![0], vec![1], vec![2], vec![0, 1, 2]] {
             let outer = Process::new(
@@ -388,7 +388,7 @@ fn closed_stdio_is_dev_null_in_a_child_and_nobodys_socket() {
 }
 
 #[multiproc::test]
-fn a_pipe_that_was_stdout_ends_with_its_users() {
+fn server_does_not_hold_stdout() {
     // The server must not keep what was stdout at an earlier start.
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let outer = Process::new(
@@ -418,7 +418,7 @@ fn a_pipe_that_was_stdout_ends_with_its_users() {
 }
 
 #[multiproc::test]
-fn a_directory_that_may_not_be_entered_any_more_is_still_the_current_one() {
+fn inaccessible_directory() {
     // As an unprivileged user.
     let outer = Process::new(
         || {
@@ -458,7 +458,7 @@ fn a_directory_that_may_not_be_entered_any_more_is_still_the_current_one() {
 }
 
 #[multiproc::test]
-fn what_a_process_has_given_up_its_children_do_not_have() {
+fn dropped_privileges() {
     fn privileges() -> String {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let shown = ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:", "NoNewPrivs:", "Seccomp:"];
@@ -489,7 +489,7 @@ fn what_a_process_has_given_up_its_children_do_not_have() {
 }
 
 #[multiproc::test]
-fn redirected_stdio_is_seen_by_children_started_later() {
+fn redirected_stdout() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let outer = Process::new(
             |method: StartMethod| {
@@ -511,7 +511,7 @@ fn redirected_stdio_is_seen_by_children_started_later() {
 }
 
 #[multiproc::test]
-fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
+fn kill_server_during_starts() {
     // In a process of its own, with the server as its only child besides those that it starts.
     let outer = Process::new(
         || {
@@ -574,7 +574,7 @@ fn a_server_that_is_killed_in_the_middle_of_starts_loses_none() {
 }
 
 #[multiproc::test]
-fn a_spawned_process_that_is_killed_in_the_handshake_is_an_error_and_no_zombie() {
+fn kill_during_handshake() {
     let outer = Process::new(
         || {
             let me = std::process::id();
@@ -587,13 +587,13 @@ fn a_spawned_process_that_is_killed_in_the_handshake_is_an_error_and_no_zombie()
             let ordering = std::sync::atomic::Ordering::Relaxed;
             let outcomes = std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    let mut patience = 0;
+                    let mut delay = 0;
                     while current.load(ordering) < ROUNDS {
                         // Each kill is a little later than the one before: from before the child's
                         // first instruction to after its last.
                         for pid in children() {
-                            std::thread::sleep(std::time::Duration::from_micros(patience % 20 * 150));
-                            patience += 1;
+                            std::thread::sleep(std::time::Duration::from_micros(delay % 20 * 150));
+                            delay += 1;
                             if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
                                 let _ = multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL);
                             }

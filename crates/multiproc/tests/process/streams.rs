@@ -53,7 +53,7 @@ fn hold<T>(lock: impl FnOnce() -> T + Send + 'static) {
 }
 
 for_each_method! {
-    fn an_err_was_a_panic_where_stderr_cannot_be_written(method) {
+    fn unwritable_stderr(method) {
         for how in 0..3 {
             let child = with_unwritable_stderr(Process::new(fails, ()), how).start_method(method).start().unwrap();
             assert_eq!(child.join().unwrap().unwrap_err().to_string(), "the error", "{how}");
@@ -72,7 +72,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap().unwrap_err().to_string(), "the error");
     }
 
-    fn a_child_never_ended_while_a_thread_of_it_held_stdout(method) {
+    fn exit_with_locked_stdout(method) {
         let target = || {
             print!("buffered");
             hold(|| std::io::stdout().lock());
@@ -82,7 +82,7 @@ for_each_method! {
         assert_eq!(child.wait_timeout(LONG).unwrap().expect("timed out").exit_code(), Some(0));
     }
 
-    fn a_panic_an_err_and_a_record_never_ended_while_a_thread_held_stderr(method) {
+    fn exit_with_locked_stderr(method) {
         let targets: [fn(); 2] = [
             || {
                 hold(|| std::io::stderr().lock());
@@ -107,7 +107,7 @@ for_each_method! {
         assert_eq!(child.wait_timeout(LONG).unwrap().expect("timed out").exit_code(), Some(1));
     }
 
-    fn locks_that_the_targets_own_thread_holds_keep_nobody_waiting(method) {
+    fn exit_with_own_locks(method) {
         let target = || {
             // As in a target that ends the process inside a loop over its input.
             std::mem::forget((std::io::stdout().lock(), std::io::stderr().lock(), std::io::stdin().lock()));
@@ -123,7 +123,7 @@ for_each_method! {
         assert!(String::from_utf8_lossy(&stderr).contains("the panic"));
     }
 
-    fn what_is_buffered_is_written_however_slowly_it_is_read(method) {
+    fn slow_reader(method) {
         let target = || {
             // A thread that holds nothing.
             std::thread::spawn(sleep_long);
@@ -145,7 +145,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_copy_can_print_though_its_creator_holds_stdout() {
+fn fork_with_locked_stdout() {
     common::in_a_process_with_one_thread(|| {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let _held = (std::io::stdout().lock(), std::io::stderr().lock());

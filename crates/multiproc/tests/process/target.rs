@@ -57,7 +57,7 @@ for_each_method! {
         assert_eq!(texts.join().unwrap(), Some("b".to_string()));
     }
 
-    fn associated_functions_and_trait_methods(method) {
+    fn associated_functions(method) {
         let point = Point { x: 1.0, label: Some("p".into()) };
         let moved = Process::new(Point::moved, (point.clone(), 0.5)).start_method(method).start().unwrap();
         let origin = Process::new(Point::origin, ()).start_method(method).start().unwrap();
@@ -67,12 +67,12 @@ for_each_method! {
         assert_eq!(corners.join().unwrap(), 4);
     }
 
-    fn closures_that_capture_nothing(method) {
+    fn closures(method) {
         let child = Process::new(|a: i64, b: i64| a * b, (-2, 21)).start_method(method).start().unwrap();
         assert_eq!(child.join().unwrap(), -42);
     }
 
-    fn fn_pointers_in_a_list(method) {
+    fn fn_pointers(method) {
         let list: [fn(u32, u32) -> u32; 4] = [add, u32::min, |a, b| a * b, u32::pow];
         let children: Vec<_> =
             list.iter().map(|target| Process::new(*target, (3, 4)).start_method(method).start().unwrap()).collect();
@@ -80,14 +80,14 @@ for_each_method! {
         assert_eq!(values, [7, 3, 12, 81]);
     }
 
-    fn targets_in_other_crates(method) {
+    fn other_crates(method) {
         let ours = Process::new(multiproc_elsewhere::sum, (vec![1, 2, 3],)).start_method(method).start().unwrap();
         let std = Process::new(std::char::from_digit, (11, 16)).start_method(method).start().unwrap();
         assert_eq!(ours.join().unwrap(), 6);
         assert_eq!(std.join().unwrap(), Some('b'));
     }
 
-    fn every_number_of_arguments(method) {
+    fn arities(method) {
         macro_rules! sum_of {
             ($($arg:ident)*) => {{
                 #[allow(clippy::too_many_arguments)]
@@ -109,7 +109,7 @@ for_each_method! {
         assert_eq!(Process::new(|| 0, ()).start_method(method).start().unwrap().join().unwrap(), 0);
     }
 
-    fn serde_types_of_every_kind(method) {
+    fn serde_types(method) {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         enum Kind {
             Unit,
@@ -142,14 +142,14 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), all);
     }
 
-    fn options_of_options(method) {
+    fn nested_options(method) {
         type Options = Vec<Option<Option<()>>>;
         let options: Options = vec![None, Some(None), Some(Some(()))];
         let child = Process::new(|options: Options| options, (options.clone(),)).start_method(method).start().unwrap();
         assert_eq!(child.join().unwrap(), options);
     }
 
-    fn arguments_and_results_of_every_size(method) {
+    fn sizes(method) {
         for len in [0, 1, 32_000, 33_000, 200_000, 20_000_000] {
             let bytes = vec![0xA5_u8; len];
             let child = Process::new(|mut bytes: Vec<u8>| { bytes.push(1); bytes }, (bytes,))
@@ -163,7 +163,7 @@ for_each_method! {
         }
     }
 
-    fn run_values(method) {
+    fn run_trait(method) {
         #[derive(Serialize, Deserialize)]
         struct Sum<T> {
             numbers: Vec<T>,
@@ -186,7 +186,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_value_that_needs_another_format_than_the_last_one_is_noticed() {
+fn alternating_formats() {
     fn count(values: Vec<serde_json::Value>) -> usize {
         values.len()
     }
@@ -196,7 +196,7 @@ fn a_value_that_needs_another_format_than_the_last_one_is_noticed() {
 }
 
 #[test]
-fn a_call_cannot_be_read_from_anywhere() {
+fn call_is_not_deserializable() {
     type Endless = multiproc::Call<fn(), ()>;
     assert!(serde_json::from_str::<Endless>("[4096, []]").unwrap_err().to_string().contains("starting its process"));
     assert!(serde_json::from_str::<multiproc::Call<std::convert::Infallible, ()>>("[null, []]").is_err());

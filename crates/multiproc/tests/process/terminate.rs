@@ -14,7 +14,7 @@ fn ignores_sigterm(ready: String) {
 }
 
 for_each_method! {
-    fn each_signal_shows_in_state_and_exit_code(method) {
+    fn signals(method) {
         type End = fn(&multiproc::Child<()>) -> multiproc::Result<()>;
         let ends: [(End, &str, i32); 4] = [
             (multiproc::Child::terminate, "stopped[SIGTERM]", -15),
@@ -32,7 +32,7 @@ for_each_method! {
         }
     }
 
-    fn real_time_signals_are_named(method) {
+    fn real_time_signals(method) {
         let shown = [
             (libc::SIGRTMIN(), "SIGRTMIN".to_owned()),
             (libc::SIGRTMIN() + 6, "SIGRTMIN+6".to_owned()),
@@ -47,7 +47,7 @@ for_each_method! {
         }
     }
 
-    fn what_ignores_sigterm_is_not_waited_for(method) {
+    fn ignored_sigterm(method) {
         let scratch = Scratch::new();
         let ready = fifo(&scratch, "ready");
         let child = Ends(Process::new(ignores_sigterm, (ready.clone(),)).start_method(method).start().unwrap());
@@ -58,7 +58,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().exit_code(), Some(-9));
     }
 
-    fn a_stopped_process_can_be_killed(method) {
+    fn kill_stopped(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         child.signal(libc::SIGSTOP).unwrap();
         assert_eq!(child.wait_timeout(Duration::from_millis(20)).unwrap(), None, "stopped is not ended");
@@ -67,7 +67,7 @@ for_each_method! {
         assert!(!child.is_alive());
     }
 
-    fn the_dead_get_no_signals(method) {
+    fn ended_gets_no_signal(method) {
         let child = Process::new(|| (), ()).start_method(method).start().unwrap();
         child.wait().unwrap();
         child.terminate().unwrap();
@@ -76,14 +76,14 @@ for_each_method! {
         assert_eq!(child.exit_code(), Some(0));
     }
 
-    fn no_such_signal(method) {
+    fn invalid_signal(method) {
         let child = Ends(Process::new(sleep_long, ()).name("p").start_method(method).start().unwrap());
         let error = child.signal(1000).unwrap_err().to_string();
         assert!(error.contains("signal p"), "{error}");
         assert!(child.is_alive());
     }
 
-    fn signals_start_at_their_default_and_unblocked(method) {
+    fn default_and_unblocked_signals(method) {
         // What this process blocks and ignores, its children do not.
         let start_with_all_blocked = move || {
             // SAFETY: a set is filled in before it is used; only this thread's mask changes, and

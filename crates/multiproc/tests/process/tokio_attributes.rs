@@ -4,13 +4,13 @@ use multiproc::Process;
 
 #[multiproc::test]
 #[tokio::test]
-async fn ours_first() {
+async fn multiproc_first() {
     both().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[multiproc::test]
-async fn theirs_first() {
+async fn tokio_first() {
     both().await;
 }
 

@@ -12,7 +12,7 @@ use crate::common::{self, Ends, LONG, Scratch, for_each_method, sleep_long, wait
 use multiproc::Process;
 
 for_each_method! {
-    fn a_status_can_be_asked_for_again_and_again(method) {
+    fn repeated_wait(method) {
         let child = Process::new(|| (), ()).start_method(method).start().unwrap();
         for _ in 0..3 {
             assert!(child.wait().unwrap().success());
@@ -24,7 +24,7 @@ for_each_method! {
         child.join().unwrap();
     }
 
-    fn a_timeout_is_kept(method) {
+    fn wait_timeout(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         assert_eq!(child.try_wait().unwrap(), None);
         assert_eq!(child.exit_code(), None);
@@ -38,7 +38,7 @@ for_each_method! {
         assert_eq!(child.wait_timeout(Duration::MAX).unwrap().unwrap().exit_code(), Some(-9));
     }
 
-    fn a_join_that_comes_too_early_gives_the_child_back(method) {
+    fn join_timeout_returns_child(method) {
         let scratch = Scratch::new();
         let fifo = common::fifo(&scratch, "go");
         let child = Process::new(|fifo: String| std::fs::read_to_string(fifo).unwrap(), (fifo.clone(),));
@@ -58,7 +58,7 @@ for_each_method! {
         assert_eq!(error.to_string(), "p exited with code 3 and no value");
     }
 
-    fn many_threads_wait_for_one_process(method) {
+    fn many_threads(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         let ready = Barrier::new(9);
         std::thread::scope(|scope| {
@@ -79,7 +79,7 @@ for_each_method! {
         });
     }
 
-    fn the_descriptor_is_readable_at_the_end(method) {
+    fn readable_fd(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         let fd = child.as_fd();
         assert_eq!(multiproc_os::pidfd::wait_any([&fd], Some(Instant::now())).unwrap(), [false]);
@@ -87,7 +87,7 @@ for_each_method! {
         assert_eq!(multiproc_os::pidfd::wait_any([&child.as_fd()], Some(Instant::now() + LONG)).unwrap(), [true]);
     }
 
-    fn a_grandchild_that_lives_on_delays_nobody(method) {
+    fn grandchild_outlives_child(method) {
         let child = Process::new(
             || {
                 // The grandchild inherits every descriptor that the child has open, and outlives
@@ -107,7 +107,7 @@ for_each_method! {
         wait_gone(grandchild);
     }
 
-    fn a_forked_grandchild_that_lives_on_delays_nobody(method) {
+    fn forked_grandchild_outlives_child(method) {
         // As above, but by fork(2) without an exec: the grandchild shares every descriptor.
         let child = Process::new(
             || {
@@ -130,7 +130,7 @@ for_each_method! {
         wait_gone(grandchild);
     }
 
-    fn a_copy_of_the_parent_does_not_take_the_value_away(method) {
+    fn forked_copy_of_parent(method) {
         let child = Process::new(|| 5, ()).start_method(method).start().unwrap();
         // SAFETY: the call accesses no memory.
         let copy = unsafe { libc::fork() };
@@ -146,7 +146,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), 5);
     }
 
-    fn handles_outlive_the_child_value(method) {
+    fn handle_outlives_child(method) {
         let child = Process::new(|| 5, ()).start_method(method).start().unwrap();
         let handle = child.handle();
         assert_eq!(child.join().unwrap(), 5);
@@ -154,7 +154,7 @@ for_each_method! {
         assert_eq!(handle.wait().unwrap().max_rss().map(|bytes| bytes > 100_000), Some(true));
     }
 
-    fn the_thread_that_starts_may_end(method) not_fork {
+    fn starting_thread_ends(method) not_fork {
         let scratch = Scratch::new();
         let fifo = common::fifo(&scratch, "go");
         let started = std::thread::spawn({

@@ -45,7 +45,7 @@ fn build() {
 
 /// Each of the most common mistakes is one error that says what to write.
 #[test]
-fn one_error_that_helps() {
+fn one_error_with_help() {
     for (program, help) in [
         ("captures_a_vec", "pass the value as an argument: `Process::new(|value: T| .., (value,))`"),
         ("captures_something_that_is_dropped", "pass the value as an argument"),

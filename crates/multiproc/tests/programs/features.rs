@@ -14,7 +14,7 @@ fn section<'a>(manifest: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
 }
 
 #[test]
-fn the_page_of_features_lists_all_of_them() {
+fn documented() {
     let manifest = read("Cargo.toml");
     let declared: BTreeSet<&str> = section(&manifest, "features")
         .filter(|line| !line.starts_with('#'))
@@ -34,7 +34,7 @@ fn the_page_of_features_lists_all_of_them() {
 }
 
 #[test]
-fn docs_rs_shows_all_features() {
+fn docs_rs() {
     for manifest in ["Cargo.toml", "../multiproc-os/Cargo.toml", "../multiproc-macros/Cargo.toml"] {
         let manifest = read(manifest);
         let lines: Vec<&str> = section(&manifest, "package.metadata.docs.rs").collect();

@@ -6,12 +6,12 @@
 use multiproc::Process;
 
 #[multiproc::test]
-fn a_crate_without_unsafe_may_start_processes() {
+fn test_attribute() {
     assert_eq!(Process::new(|| 5, ()).start().unwrap().join().unwrap(), 5);
 }
 
 /// A test without the attribute profits from those with it.
 #[test]
-fn one_entry_is_enough_for_a_binary() {
+fn plain_test() {
     assert_eq!(Process::new(|| 6, ()).start().unwrap().join().unwrap(), 6);
 }

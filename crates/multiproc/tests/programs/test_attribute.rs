@@ -75,7 +75,7 @@ fn stubborn(ready: multiproc::Sender<()>) {
 }
 
 #[multiproc::test]
-fn leaver_that_panics() {
+fn leave_and_panic() {
     if leaves() {
         let _child = start(StartMethod::ForkServer);
         let _other = start(StartMethod::Spawn);
@@ -84,7 +84,7 @@ fn leaver_that_panics() {
 }
 
 #[multiproc::test]
-fn leaver_that_returns_an_error() -> Result<(), String> {
+fn leave_and_return_error() -> Result<(), String> {
     if leaves() {
         let _child = start(StartMethod::ForkServer);
         return Err("no".into());
@@ -93,7 +93,7 @@ fn leaver_that_returns_an_error() -> Result<(), String> {
 }
 
 #[multiproc::test]
-fn leaver_that_passes() {
+fn leave_and_pass() {
     if leaves() {
         start(StartMethod::ForkServer);
     }
@@ -101,7 +101,7 @@ fn leaver_that_passes() {
 
 #[multiproc::test]
 #[tokio::test]
-async fn leaver_in_a_runtime() {
+async fn leave_in_runtime() {
     if leaves() {
         let _child = start(StartMethod::ForkServer);
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -110,7 +110,7 @@ async fn leaver_in_a_runtime() {
 }
 
 #[multiproc::test]
-fn leaver_that_holds_out() {
+fn leave_ignoring_sigterm() {
     if leaves() {
         set_grace_period(Duration::from_millis(50));
         let (sender, ready) = multiproc::one_way().unwrap();
@@ -123,7 +123,7 @@ fn leaver_that_holds_out() {
 
 /// A thread of the test starts the child, and still waits for it.
 #[multiproc::test]
-fn leaver_by_a_thread() {
+fn leave_by_thread() {
     if leaves() {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
@@ -136,7 +136,7 @@ fn leaver_by_a_thread() {
 }
 
 #[test]
-fn leaver_without_the_attribute() {
+fn leave_without_attribute() {
     if leaves() {
         start(StartMethod::ForkServer);
     }
@@ -144,7 +144,7 @@ fn leaver_without_the_attribute() {
 
 #[multiproc::test]
 #[should_panic = "as it should"]
-fn leaver_that_should_panic() {
+fn leave_and_should_panic() {
     if leaves() {
         let _child = start(StartMethod::ForkServer);
     }
@@ -158,7 +158,7 @@ static BOTH: OnceLock<()> = OnceLock::new();
 
 /// Ends, and with it its process, while the other test still runs.
 #[multiproc::test]
-fn neighbour_that_ends() {
+fn first_of_two() {
     if leaves() {
         let child = start(StartMethod::ForkServer);
         BOTH.wait();
@@ -167,7 +167,7 @@ fn neighbour_that_ends() {
 }
 
 #[multiproc::test]
-fn neighbour_that_goes_on() {
+fn second_of_two() {
     if leaves() {
         // The process has no handle left, but its test continues.
         let pid = start(StartMethod::ForkServer).pid();
@@ -197,40 +197,36 @@ fn fixture_2() {
 }
 
 #[test]
-fn a_test_that_fails_ends_its_processes() {
-    for (test, processes) in [
-        ("leaver_that_panics", 2),
-        ("leaver_that_returns_an_error", 1),
-        ("leaver_in_a_runtime", 1),
-        ("leaver_that_holds_out", 1),
-    ] {
+fn failed_test_ends_its_processes() {
+    for (test, processes) in
+        [("leave_and_panic", 2), ("leave_and_return_error", 1), ("leave_in_runtime", 1), ("leave_ignoring_sigterm", 1)]
+    {
         run(&[test], 1).check(101, processes);
     }
 }
 
 #[test]
-fn a_test_that_passes_does_so_too() {
-    run(&["leaver_that_passes"], 1).check(0, 1);
-    run(&["leaver_that_should_panic"], 1).check(0, 1);
+fn passed_test_ends_its_processes() {
+    run(&["leave_and_pass"], 1).check(0, 1);
+    run(&["leave_and_should_panic"], 1).check(0, 1);
 }
 
 #[test]
-fn the_end_of_the_binary_ends_what_no_test_has_ended() {
-    run(&["leaver_by_a_thread", "leaver_without_the_attribute"], 2).check(0, 2);
+fn binary_ends_the_rest() {
+    run(&["leave_by_thread", "leave_without_attribute"], 2).check(0, 2);
 }
 
 #[test]
-fn a_test_ends_its_own_processes_and_no_others() {
-    run(&["neighbour_that_ends", "neighbour_that_goes_on"], 2).check(0, 2);
+fn test_ends_only_its_own_processes() {
+    run(&["first_of_two", "second_of_two"], 2).check(0, 2);
 }
 
 #[test]
-fn a_process_that_tests_share_lives_as_long_as_they() {
+fn shared_fixture() {
     run(&["fixture_1", "fixture_2"], 1).check(0, 1);
 }
 
 #[test]
-fn many_tests_at_once() {
-    run(&["leaver_that_panics", "leaver_that_passes", "leaver_that_returns_an_error", "leaver_by_a_thread"], 4)
-        .check(101, 5);
+fn concurrent_tests() {
+    run(&["leave_and_panic", "leave_and_pass", "leave_and_return_error", "leave_by_thread"], 4).check(101, 5);
 }

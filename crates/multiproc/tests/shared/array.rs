@@ -89,7 +89,7 @@ fn culprit(array: Array<u64>) -> Option<(bool, Option<i32>)> {
 }
 
 for_each_method! {
-    fn workers_fill_parts(method) {
+    fn smoke(method) {
         let array = Array::<u64>::new(1000).unwrap();
         for turn in 0..3 {
             let parts = if turn < 2 { array.split(7) } else { array.chunks(300) };
@@ -104,7 +104,7 @@ for_each_method! {
         assert!(!array.is_locked() && !array.is_poisoned() && array.readers() == 0);
     }
 
-    fn parts_are_held_at_the_same_time_and_keep_others_out(method) {
+    fn parts(method) {
         let (array, holds) = (Array::new(8).unwrap(), Semaphore::new(0).unwrap());
         let parts = array.split(4).unwrap();
         let [one, other] =
@@ -135,7 +135,7 @@ for_each_method! {
         assert_eq!(array.to_vec().unwrap(), [7, 0, 0, 5, 7, 0, 0, 0]);
     }
 
-    fn nobody_waits_for_one_who_waited_and_was_killed(method) {
+    fn killed_waiter(method) {
         let (array, reads) = (Array::new(4).unwrap(), Semaphore::new(0).unwrap());
         let parts = array.split(2).unwrap();
         let reader = start!(Process::new(read_long, (array.clone(), reads.clone())), method);
@@ -154,7 +154,7 @@ for_each_method! {
         assert_eq!(array.to_vec().unwrap(), [0, 0, 2, 3]);
     }
 
-    fn many_read_at_the_same_time(method) {
+    fn concurrent_readers(method) {
         let (array, reads) = (Array::from_slice(&[1, 2, 3]).unwrap(), Semaphore::new(0).unwrap());
         let readers: Vec<_> =
             (0..4).map(|_| start!(Process::new(read_long, (array.clone(), reads.clone())), method)).collect();
@@ -167,7 +167,7 @@ for_each_method! {
         assert_eq!((array.readers(), sum(array.clone()), array.is_poisoned()), (0, 9, false));
     }
 
-    fn it_is_divided_anew_while_others_use_it(method) {
+    fn split_while_in_use(method) {
         let (array, holds) = (Array::new(8).unwrap(), Semaphore::new(0).unwrap());
         let old = array.split(4).unwrap();
         let holder = start!(Process::new(hold_part, (old[1].clone(), holds.clone())), method);
@@ -224,7 +224,7 @@ fn values_and_lengths() {
 }
 
 #[multiproc::test]
-fn parts_cover_it() {
+fn parts_cover_all() {
     let array = Array::<u16>::new(10).unwrap();
     let ranges = |parts: Vec<ArrayPart<u16>>| parts.iter().map(ArrayPart::range).collect::<Vec<_>>();
     assert_eq!(ranges(array.split(4).unwrap()), [0..2, 2..5, 5..7, 7..10]);
@@ -249,7 +249,7 @@ fn parts_cover_it() {
 }
 
 #[multiproc::test]
-fn misuse_is_an_error() {
+fn misuse_errors() {
     let array = Array::<u64>::new(8).unwrap();
     let other = sent(&array);
     let parts = array.split(4).unwrap();
@@ -287,7 +287,7 @@ fn misuse_is_an_error() {
 /// A thread that holds a part may take another while a thread waits for the whole; the waiter
 /// doesn't take free parts in between.
 #[multiproc::test]
-fn who_has_a_part_may_have_another_while_others_wait_for_the_whole() {
+fn second_part_while_whole_is_awaited() {
     let array = Array::<u64>::new(4).unwrap();
     let parts = array.split(4).unwrap();
     for reads in [false, true] {
@@ -317,7 +317,7 @@ fn who_has_a_part_may_have_another_while_others_wait_for_the_whole() {
 }
 
 #[multiproc::test]
-fn a_part_of_another_is_not_waited_for_at_the_turnstile() {
+fn part_of_other_array() {
     let array = Array::<u64>::new(4).unwrap();
     let parts = array.split(2).unwrap();
     let (reader, one) = (array.read().unwrap(), &parts[0]);
@@ -345,7 +345,7 @@ fn a_part_of_another_is_not_waited_for_at_the_turnstile() {
 }
 
 #[multiproc::test]
-fn a_dead_holder_of_the_whole_is_told_of_to_those_who_want_parts() {
+fn whole_poison_on_death() {
     let array = Array::<u64>::new(4).unwrap();
     let parts = array.split(2).unwrap();
     let forgets = array.clone();
@@ -365,7 +365,7 @@ fn a_dead_holder_of_the_whole_is_told_of_to_those_who_want_parts() {
 
 /// Regression: a part of an old division cleared the poison of the new part with the same index.
 #[multiproc::test]
-fn who_has_an_old_part_says_nothing_of_new_ones() {
+fn stale_part() {
     let array = Array::<u64>::new(4).unwrap();
     let (old, new) = (array.split(2).unwrap(), array.split(4).unwrap());
     let dies = new[1].clone();
@@ -379,7 +379,7 @@ fn who_has_an_old_part_says_nothing_of_new_ones() {
 
 /// A fork copy of a guard holds nothing and unlocks nothing.
 #[multiproc::test]
-fn copied_guards_are_none() {
+fn forked_guards() {
     common::in_a_process_with_one_thread(|| {
         let array = Array::<u64>::new(4).unwrap();
         let parts = array.split(2).unwrap();
@@ -400,7 +400,7 @@ fn copied_guards_are_none() {
 }
 
 #[multiproc::test]
-fn an_array_of_another_type_is_an_error() {
+fn wrong_type() {
     fn error(result: Result<multiproc::Child<()>, Error>) -> String {
         result.map(drop).unwrap_err().to_string()
     }
@@ -452,7 +452,7 @@ for_each_method! {
 
 #[cfg(feature = "ndarray")]
 #[multiproc::test]
-fn matrices() {
+fn ndarray() {
     fn multiply(a: Array<f64>, b: Array<f64>, rows: ArrayPart<f64>) {
         let (a, b, mut rows_of_c) = (a.read().unwrap(), b.read().unwrap(), rows.lock().unwrap());
         let (a, b) = (a.as_ndarray((4, 3)).unwrap(), b.as_ndarray((3, 2)).unwrap());

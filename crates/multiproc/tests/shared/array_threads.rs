@@ -22,17 +22,17 @@ fn sent(array: &Array<u64>) -> Array<u64> {
 
 /// What the threads record: the holder of each value, and how often each kind of work was done.
 struct Stage {
-    who: [AtomicU64; VALUES],
+    holder: [AtomicU64; VALUES],
     done: [AtomicUsize; 5],
 }
 
 impl Stage {
     fn enter(&self, me: u64, range: std::ops::Range<usize>) {
-        range.for_each(|value| assert_eq!(self.who[value].swap(me, SeqCst), 0, "value {value} has a holder"));
+        range.for_each(|value| assert_eq!(self.holder[value].swap(me, SeqCst), 0, "value {value} has a holder"));
     }
 
     fn leave(&self, me: u64, range: std::ops::Range<usize>) {
-        range.for_each(|value| assert_eq!(self.who[value].swap(0, SeqCst), me, "value {value} has another holder"));
+        range.for_each(|value| assert_eq!(self.holder[value].swap(0, SeqCst), me, "value {value} has another holder"));
     }
 
     fn done(&self, what: usize) {
@@ -47,7 +47,7 @@ fn turn(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stage) {
         0..25 => {
             let guard = if patient { array.read().map(Some) } else { array.read_timeout(timeout) };
             let Some(values) = guard.unwrap() else { return };
-            assert!(stage.who.iter().all(|who| who.load(SeqCst) == 0));
+            assert!(stage.holder.iter().all(|holder| holder.load(SeqCst) == 0));
             let before = values.to_vec();
             if random.below(8) == 0 {
                 std::thread::yield_now();
@@ -108,10 +108,10 @@ fn chain_of_parts(array: &Array<u64>, me: u64, random: &mut Random, stage: &Stag
 }
 
 #[multiproc::test]
-fn nobody_has_what_another_has() {
+fn mutual_exclusion() {
     let array = Array::<u64>::new(VALUES).unwrap();
     array.split(6).unwrap();
-    let stage = Stage { who: [const { AtomicU64::new(0) }; VALUES], done: [const { AtomicUsize::new(0) }; 5] };
+    let stage = Stage { holder: [const { AtomicU64::new(0) }; VALUES], done: [const { AtomicUsize::new(0) }; 5] };
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for me in 1..=6_u64 {

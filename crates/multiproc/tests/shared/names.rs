@@ -47,7 +47,7 @@ fn is_found(name: &str) -> bool {
 }
 
 for_each_method! {
-    fn programs_that_are_no_relatives_find_it(method) not_fork {
+    fn unrelated_program(method) not_fork {
         let name = name();
         let memory = SharedMemory::create(&name, 5000).unwrap();
         assert_eq!((memory.name(), memory.clone().name()), (Some(&*name), Some(&*name)));
@@ -66,7 +66,7 @@ for_each_method! {
         assert!(!is_found(&name));
     }
 
-    fn the_name_dies_with_its_owner(method) {
+    fn name_ends_with_owner(method) {
         let (name, has) = (name(), Event::new().unwrap());
         let owner = Ends(Process::new(own, (name.clone(), has.clone())).start_method(method).start().unwrap());
         has.wait().unwrap();
@@ -86,7 +86,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_handle_that_has_travelled_knows_no_name() {
+fn sent_handle_has_no_name() {
     let name = name();
     let memory = SharedMemory::create(&name, 10).unwrap();
     let queue = Queue::new().unwrap();
@@ -105,7 +105,7 @@ fn a_handle_that_has_travelled_knows_no_name() {
 }
 
 #[multiproc::test]
-fn the_name_was_gone_when_only_an_array_or_a_part_of_the_memory_was_left() {
+fn array_and_part_keep_name() {
     let name = name();
     let array = SharedMemory::create(&name, 80).unwrap().as_array::<f64>().unwrap();
     assert!(is_found(&name));
@@ -117,7 +117,7 @@ fn the_name_was_gone_when_only_an_array_or_a_part_of_the_memory_was_left() {
 }
 
 #[multiproc::test]
-fn who_came_while_it_was_frozen_was_told_that_it_may_not() {
+fn find_during_freeze() {
     let (name, ended) = (name(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -141,7 +141,7 @@ fn who_came_while_it_was_frozen_was_told_that_it_may_not() {
 }
 
 #[multiproc::test]
-fn names_that_are_none() {
+fn invalid_names() {
     for (name, text) in [("", "is empty"), ("a\0b", "zero byte"), (&*"x".repeat(80), "has 80 bytes; the limit is 79")] {
         let error = SharedMemory::create(name, 10).unwrap_err();
         assert!(matches!(error, Error::Memory(MemoryError::Name(_))) && error.to_string().contains(text), "{error}");
@@ -155,7 +155,7 @@ fn names_that_are_none() {
 }
 
 #[multiproc::test]
-fn it_can_be_frozen_and_has_no_name_then() {
+fn freeze() {
     let name = name();
     let memory = SharedMemory::create(&name, 10).unwrap();
     let other = SharedMemory::open(&name).unwrap();
@@ -171,7 +171,7 @@ fn it_can_be_frozen_and_has_no_name_then() {
 
 /// The thread that answers requests for the name exists as long as the name.
 #[multiproc::test]
-fn who_has_a_name_does_not_fork() {
+fn fork_is_refused() {
     common::in_a_process_with_one_thread(|| {
         let name = name();
         let memory = SharedMemory::create(&name, 10).unwrap();
@@ -187,7 +187,7 @@ fn who_has_a_name_does_not_fork() {
 }
 
 #[multiproc::test]
-fn a_stopped_owner_is_an_error_in_the_end() {
+fn stopped_owner() {
     let (name, has) = (name(), Event::new().unwrap());
     let process = Process::new(own, (name.clone(), has.clone())).start_method(StartMethod::ForkServer);
     let owner = Ends(process.start().unwrap());

@@ -93,7 +93,7 @@ impl Run for Worker {
 }
 
 for_each_method! {
-    fn all_see_what_one_changes(method) {
+    fn smoke(method) {
         let list = ShareableList::new(howdy()).unwrap();
         let child = Process::new(change, (list.clone(),)).start_method(method).start().unwrap();
         assert_eq!(child.join().unwrap(), howdy());
@@ -103,7 +103,7 @@ for_each_method! {
         assert!(list.iter().eq(changed) && list.len() == 7);
     }
 
-    fn it_travels(method) {
+    fn send(method) {
         let (one, other) = (ShareableList::new(["here"]).unwrap(), ShareableList::new([1]).unwrap());
         let lists = vec![Some(one.clone()), None, Some(other.clone()), Some(one.clone())];
         let lists = Worker { lists }.process().start_method(method).start().unwrap().join().unwrap();
@@ -123,7 +123,7 @@ for_each_method! {
         assert_eq!(items.get().unwrap(), vec![ShareableItem::from("again")]);
     }
 
-    fn no_value_is_torn_and_no_change_lost(method) {
+    fn concurrent_writers(method) {
         let items: [ShareableItem; 3] = ["".into(), "".into(), 0.into()];
         let (list, go) = (ShareableList::with_room(items, ROOM as usize).unwrap(), Event::new().unwrap());
         let start = |seed| Process::new(write_and_read, (list.clone(), seed, go.clone())).start_method(method).start();
@@ -135,7 +135,7 @@ for_each_method! {
         assert_eq!(list.get(2), Some((4 * 3000).into()));
     }
 
-    fn what_is_replaced_has_one_owner(method) {
+    fn replace(method) {
         // As many items as there are values, and processes that hold one.
         let values = (1..=20).map(|number| (number <= 16).then(|| format!("the value of number {number}")));
         let (list, go) = (ShareableList::with_room(values.clone(), 32).unwrap(), Event::new().unwrap());
@@ -153,8 +153,8 @@ for_each_method! {
         assert_eq!(sorted(list.to_vec()), sorted(values.map(ShareableItem::from).collect()));
     }
 
-    fn writers_who_are_killed_lose_nothing_and_delay_nobody(method) {
-        common::in_its_own_process(under_fire, method);
+    fn kill_writers(method) {
+        common::in_its_own_process(kill_users, method);
     }
 }
 
@@ -181,7 +181,7 @@ fn work(list: ShareableList, numbers: Numbers, place: usize) {
 
 /// Some processes use a list, of which one is killed every few milliseconds, at any point, and
 /// replaced.
-fn under_fire(method: StartMethod) {
+fn kill_users(method: StartMethod) {
     multiproc::set_standby(false);
     let mut random = Random::seeded();
     let items: [ShareableItem; 3] = ["".into(), "".into(), 0.into()];
@@ -192,13 +192,13 @@ fn under_fire(method: StartMethod) {
     };
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(start).collect();
     let done = || (0..WORKERS).map(|place| numbers.at(DONE + place).load(SeqCst)).sum::<u64>();
-    let shoot = |place: usize| {
+    let kill_one = |place: usize| {
         // Asserts that the signal ended it, and not an earlier failure.
         kill(&workers[place]);
         workers[place] = start(place);
         assert!(list.to_vec()[..2].iter().all(is_monotone));
     };
-    let kills = chaos::fire(&mut random, WORKERS, shoot, done, || true, &list);
+    let kills = chaos::kill_repeatedly(&mut random, WORKERS, kill_one, done, || true, &list);
     numbers.at(STOP).store(1, SeqCst);
     for worker in &workers {
         let status = worker.wait_timeout(LONG).unwrap().unwrap_or_else(|| panic!("timed out: {list:?}"));
@@ -220,7 +220,7 @@ fn write_on(list: ShareableList, begun: Event) {
 
 /// The killed process writes all the time; a later reader finds a whole value.
 #[multiproc::test]
-fn a_killed_writer_leaves_a_value() {
+fn killed_writer() {
     let (list, begun) = (ShareableList::with_room([""], ROOM as usize).unwrap(), Event::new().unwrap());
     for _ in 0..20 {
         let child = Ends(Process::new(write_on, (list.clone(), begun.clone())).start().unwrap());
@@ -264,7 +264,7 @@ fn room() {
 }
 
 #[multiproc::test]
-fn what_is_too_large_cannot_be_made() {
+fn too_large() {
     for room in [65 << 20, usize::MAX - 6, usize::MAX] {
         let error = ShareableList::with_room([()], room).unwrap_err();
         let text = error.to_string();
@@ -277,7 +277,7 @@ fn what_is_too_large_cannot_be_made() {
 }
 
 #[multiproc::test]
-fn index_errors() {
+fn invalid_index() {
     let list = ShareableList::new([1, 2, 3]).unwrap();
     for index in [3, 1000, usize::MAX] {
         assert_eq!((list.get(index), list.room(index)), (None, None));
@@ -291,7 +291,7 @@ fn index_errors() {
 }
 
 #[multiproc::test]
-fn an_empty_list() {
+fn empty() {
     let list = ShareableList::new([0; 0]).unwrap();
     assert!(list.is_empty() && list.to_vec().is_empty() && list.iter().next().is_none() && list.get(0).is_none());
     assert_eq!((list.len(), list.count(()), list.position(())), (0, 0, None));
@@ -318,7 +318,7 @@ fn iterators() {
 
 /// As with the numbers of the standard library: an exchange compares what is in memory.
 #[multiproc::test]
-fn numbers_that_equal_nothing_or_another() {
+fn number_equality() {
     let list = ShareableList::new([f64::NAN, 0.0]).unwrap();
     assert!(list.get(0).unwrap().as_float().unwrap().is_nan());
     assert_eq!((list.count(f64::NAN), list.position(f64::NAN), list.position(-0.0)), (0, None, Some(1)));
@@ -353,7 +353,7 @@ fn items() {
 }
 
 #[multiproc::test]
-fn it_costs_one_descriptor_and_leaves_none() {
+fn drops() {
     common::in_a_process_with_one_thread(|| {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let mapped =
@@ -390,7 +390,7 @@ impl<'de> Deserialize<'de> for Other {
 }
 
 #[multiproc::test]
-fn a_foreign_descriptor_is_an_error() {
+fn garbage() {
     let pipe = OwnedFd::from(std::io::pipe().unwrap().0);
     let error = Process::new(|_: Foreign| (), (Foreign(pipe.into()),)).start().unwrap_err().to_string();
     assert!(error.contains("this is no shareable list of this program: it is no memory file"), "{error}");
@@ -401,7 +401,7 @@ fn a_foreign_descriptor_is_an_error() {
 }
 
 #[multiproc::test]
-fn it_outlives_who_has_made_it() {
+fn outlives_creator() {
     let make = || ShareableList::new(["made by a child"]).unwrap();
     let list = Process::new(make, ()).start().unwrap().join().unwrap();
     assert_eq!(list.get(0), Some("made by a child".into()));

@@ -35,7 +35,7 @@ fn make(len: usize) -> SharedBytes {
 }
 
 /// Tries to write to the bytes in every possible way.
-fn spoil(bytes: SharedBytes) {
+fn write_to(bytes: SharedBytes) {
     let file = File::from(bytes.as_fd().try_clone_to_owned().unwrap());
     assert_eq!(file.write_at(b"x", 0).unwrap_err().raw_os_error(), Some(libc::EPERM));
     file.set_len(1).unwrap_err();
@@ -50,7 +50,7 @@ fn spoil(bytes: SharedBytes) {
 }
 
 for_each_method! {
-    fn there_and_back_without_a_copy(method) {
+    fn zero_copy(method) {
         const LEN: usize = 64 << 20;
         let bytes = make(LEN);
         let child = Process::new(reflect, (bytes.clone(),)).start_method(method).start().unwrap();
@@ -61,7 +61,7 @@ for_each_method! {
         assert_eq!(child.join().unwrap(), &[3; 5000]);
     }
 
-    fn of_a_slice_only_its_pages_are_mapped(method) {
+    fn slice_maps_its_pages(method) {
         let bytes = SharedBytes::with_len(1 << 20, |bytes| bytes[500_000..].fill(1)).unwrap();
         let slice = bytes.slice(499_999..500_003);
         assert_eq!(slice, &[0, 1, 1, 1]);
@@ -73,7 +73,7 @@ for_each_method! {
         assert_eq!(mapped, if method == multiproc::StartMethod::Fork { 1 << 20 } else { 4096 });
     }
 
-    fn many_at_once(method) {
+    fn many(method) {
         let bytes = SharedBytes::from_reader(&mut &[2; 100_001][..]).unwrap();
         let parts = bytes.split(4);
         assert_eq!(parts.iter().map(|part| part.len()).sum::<usize>(), 100_001);
@@ -82,17 +82,17 @@ for_each_method! {
         assert_eq!(children.into_iter().map(|child| child.join().unwrap()).sum::<u64>(), 200_002);
     }
 
-    fn nobody_can_change_them(method) {
-        let child = Ends(Process::new(spoil, (make(100),)).start_method(method).start().unwrap());
+    fn read_only(method) {
+        let child = Ends(Process::new(write_to, (make(100),)).start_method(method).start().unwrap());
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGSEGV));
         let bytes = multiproc::SharedMemory::new(100).unwrap().freeze().unwrap();
-        let child = Ends(Process::new(spoil, (bytes,)).start_method(method).start().unwrap());
+        let child = Ends(Process::new(write_to, (bytes,)).start_method(method).start().unwrap());
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGSEGV));
     }
 }
 
 #[multiproc::test]
-fn made_in_any_way() {
+fn constructors() {
     let text = b"the quick brown fox".repeat(5000);
     let mut writer = SharedBytes::writer().unwrap();
     for (index, piece) in text.chunks(1000).enumerate() {
@@ -192,7 +192,7 @@ impl<'de> Deserialize<'de> for Forged {
 }
 
 #[multiproc::test]
-fn what_is_forged_is_an_error() {
+fn garbage() {
     let bytes = make(10_000);
     let real = || bytes.as_fd().try_clone_to_owned().unwrap();
     // SAFETY: the name is NUL-terminated, and the descriptor is new.
@@ -218,7 +218,7 @@ fn what_is_forged_is_an_error() {
 
 #[cfg(feature = "arrow")]
 #[multiproc::test]
-fn as_other_crates_have_them() {
+fn conversions() {
     let shared = SharedBytes::copy_from_slice(bytemuck::cast_slice(&[1_i64, 2, 3])).unwrap();
     let start = shared.as_ptr();
     let bytes = bytes::Bytes::from(shared.slice(8..));

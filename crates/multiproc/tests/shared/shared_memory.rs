@@ -90,7 +90,7 @@ fn keep(memory: SharedMemory, has: Event) {
 }
 
 for_each_method! {
-    fn what_one_writes_the_others_read(method) {
+    fn smoke(method) {
         let memory = SharedMemory::new(10_001).unwrap();
         assert_eq!((memory.len(), memory.max_len()), (10_001, 10_001));
         ends(&start!(Process::new(write, (memory.clone(), 9_996, "hello".to_owned())), method));
@@ -106,7 +106,7 @@ for_each_method! {
         assert_eq!([1, 2, 3].map(|value| bytes.iter().filter(|byte| **byte == value).count()), [3333, 3334, 3334]);
     }
 
-    fn it_grows_for_all(method) {
+    fn grow_while_shared(method) {
         let memory = SharedMemory::options().growable(1 << 40).create(100).unwrap();
         let guard = memory.lock().unwrap();
         drop(guard);
@@ -137,7 +137,7 @@ for_each_method! {
         assert_eq!(numbers, [3000; 5]);
     }
 
-    fn races_for_those_who_want_them(method) {
+    fn raw_pointer(method) {
         let memory = SharedMemory::new(4).unwrap();
         let children: Vec<_> =
             (0..4).map(|place| start!(Process::new(write_by_pointer, (memory.clone(), place)), method)).collect();
@@ -150,7 +150,7 @@ for_each_method! {
         }
     }
 
-    fn some_can_only_read(method) {
+    fn read_only(method) {
         let memory = SharedMemory::new(3000).unwrap();
         memory.lock().unwrap().fill(2);
         let view = memory.read_only().unwrap();
@@ -168,7 +168,7 @@ for_each_method! {
         assert_eq!((guard.len(), view.len(), view.is_empty()), (3000, 3000, false));
     }
 
-    fn it_is_frozen_when_nobody_else_can_write(method) {
+    fn freeze(method) {
         let (memory, has) = (SharedMemory::new(5000).unwrap(), Event::new().unwrap());
         memory.lock().unwrap().fill(3);
         let view = memory.read_only().unwrap();
@@ -193,7 +193,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn one_way_of_use_shuts_out_the_others() {
+fn exclusive_access_modes() {
     let memory = SharedMemory::new(64).unwrap();
     let other = sent(memory.clone());
     drop(memory.read().unwrap());
@@ -216,7 +216,7 @@ fn one_way_of_use_shuts_out_the_others() {
 }
 
 #[multiproc::test]
-fn what_is_frozen_while_it_is_on_its_way_arrives_as_an_error_that_says_so() {
+fn freeze_in_flight() {
     let (memory, queue) = (SharedMemory::new(10).unwrap(), multiproc::Queue::new().unwrap());
     queue.put(memory.clone()).unwrap();
     let view = memory.read_only().unwrap();
@@ -227,7 +227,7 @@ fn what_is_frozen_while_it_is_on_its_way_arrives_as_an_error_that_says_so() {
 }
 
 #[multiproc::test]
-fn bytes_as_values() {
+fn values() {
     let memory = SharedMemory::new(24).unwrap();
     let numbers = memory.as_array::<u64>().unwrap();
     numbers.lock().unwrap()[2] = 0x0102;
@@ -247,7 +247,7 @@ fn bytes_as_values() {
 }
 
 #[multiproc::test]
-fn none_at_all() {
+fn empty() {
     let memory = SharedMemory::new(0).unwrap();
     assert!(memory.is_empty() && memory.lock().unwrap().is_empty() && sent(memory.clone()).is_empty());
     assert!(memory.freeze().unwrap().is_empty());
@@ -292,7 +292,7 @@ fn huge_pages() {
 }
 
 #[multiproc::test]
-fn a_lack_of_memory_or_of_anything_is_an_error_of_making_it() {
+fn creation_errors() {
     for len in [usize::MAX, 1 << 62, 1 << 46] {
         let error = SharedMemory::new(len).unwrap_err();
         assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
@@ -369,7 +369,7 @@ impl<'de> Deserialize<'de> for Bytes {
 }
 
 #[multiproc::test]
-fn a_part_of_bytes_has_the_places_of_the_numbers_that_are_whole_in_it() {
+fn atomics_of_a_part() {
     let memory = SharedMemory::new(64).unwrap();
     for (place, number) in memory.as_array::<u64>().unwrap().lock().unwrap().iter_mut().enumerate() {
         *number = place as u64;
@@ -396,7 +396,7 @@ fn memory_file(len: u64, seals: i32) -> OwnedFd {
 }
 
 #[multiproc::test]
-fn what_is_forged_is_an_error() {
+fn garbage() {
     common::in_a_process_with_one_thread(forge);
 }
 
@@ -441,7 +441,7 @@ fn control_of(memory: &SharedMemory) -> OwnedFd {
 }
 
 #[multiproc::test]
-fn nothing_is_left_when_all_have_gone() {
+fn drops() {
     common::in_a_process_with_one_thread(|| {
         let files = open_files();
         let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:multiproc-").count();
@@ -461,7 +461,7 @@ fn nothing_is_left_when_all_have_gone() {
 }
 
 #[multiproc::test]
-fn what_somebody_has_died_with_is_not_frozen_unseen() {
+fn freeze_poisoned() {
     let memory = SharedMemory::new(4096).unwrap();
     let other = memory.clone();
     let dies = move || {
@@ -482,7 +482,7 @@ fn what_somebody_has_died_with_is_not_frozen_unseen() {
 /// At the limit of mappings (`/proc/sys/vm/max_map_count`) nothing can be created or opened, and a
 /// failed attempt leaves nothing behind.
 #[multiproc::test]
-fn at_the_limit_of_mappings_there_is_an_error() {
+fn mapping_limit() {
     common::in_a_process_with_one_thread(|| {
         let most: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
         if most > 1 << 20 {

@@ -39,7 +39,7 @@ fn on_each<F: Future<Output = ()>>(test: impl Fn() -> F) {
 }
 
 /// Polls the future once, and asserts that it is pending.
-async fn poll_in_vain<F: Future>(mut future: Pin<&mut F>) {
+async fn poll_pending<F: Future>(mut future: Pin<&mut F>) {
     poll_fn(|context| {
         assert!(future.as_mut().poll(context).is_pending());
         Poll::Ready(())
@@ -60,11 +60,11 @@ async fn yield_now() {
 }
 
 /// Counts how often it has been woken.
-struct Told(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Told {
-    fn new() -> Arc<Told> {
-        Arc::new(Told(AtomicUsize::new(0)))
+impl WakeCounter {
+    fn new() -> Arc<WakeCounter> {
+        Arc::new(WakeCounter(AtomicUsize::new(0)))
     }
 
     fn times(&self) -> usize {
@@ -72,8 +72,8 @@ impl Told {
     }
 }
 
-impl Wake for Told {
-    fn wake(self: Arc<Told>) {
+impl Wake for WakeCounter {
+    fn wake(self: Arc<WakeCounter>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
@@ -174,7 +174,7 @@ fn poisoned<G>(result: Result<G, LockError<G>>) -> Poisoned<G> {
 fn look(way: Way, lock: Lock, waits: Event) -> Option<i32> {
     let wait = async {
         let mut locking = pin!(lock.lock_async());
-        poll_in_vain(locking.as_mut()).await;
+        poll_pending(locking.as_mut()).await;
         waits.set();
         let poisoned = poisoned(locking.await);
         assert_eq!(poisoned.cause(), PoisonCause::Died);
@@ -197,7 +197,7 @@ fn hold_a_permit(semaphore: Semaphore, holds: Event) {
 fn acquire_and_say(semaphore: Semaphore, waits: Event) {
     block_on(async {
         let mut acquiring = pin!(semaphore.acquire_async());
-        poll_in_vain(acquiring.as_mut()).await;
+        poll_pending(acquiring.as_mut()).await;
         waits.set();
         drop(acquiring.await.unwrap());
     });
@@ -211,7 +211,7 @@ fn answer(asked: Event, answered: Event) {
 }
 
 for_each_method! {
-    fn one_at_a_time_whichever_way_they_wait(method) {
+    fn mutual_exclusion(method) {
         let (lock, numbers) = (Lock::new().unwrap(), Numbers::new());
         let ways = [Way::Blocking, Way::Bare, Way::Tokio, Way::TokioThreads];
         let children = ways.map(|way| start!(Process::new(count_by, (way, lock.clone(), numbers.clone())), method));
@@ -220,7 +220,7 @@ for_each_method! {
         assert!(!lock.is_locked() && !lock.is_poisoned());
     }
 
-    fn of_a_killed_holder_a_future_is_told(method) {
+    fn poison_on_death(method) {
         let (lock, holds) = (Lock::new().unwrap(), Event::new().unwrap());
         let holder = start!(Process::new(hold, (lock.clone(), holds.clone())), method);
         holds.wait().unwrap();
@@ -241,7 +241,7 @@ for_each_method! {
         assert!(lock.is_poisoned() && !lock.is_locked());
     }
 
-    fn of_a_killed_holder_of_a_permit_a_future_has_it(method) {
+    fn killed_permit_holder(method) {
         let (semaphore, holds, waits) = (Semaphore::new(1).unwrap(), Event::new().unwrap(), Event::new().unwrap());
         let holder = start!(Process::new(hold_a_permit, (semaphore.clone(), holds.clone())), method);
         holds.wait().unwrap();
@@ -252,7 +252,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 1);
     }
 
-    fn an_event_is_seen_in_another_process(method) {
+    fn event(method) {
         let (asked, answered) = (Event::new().unwrap(), Event::new().unwrap());
         let child = start!(Process::new(answer, (asked.clone(), answered.clone())), method);
         let (others_asked, others_answer) = (Event::new().unwrap(), Event::new().unwrap());
@@ -274,7 +274,7 @@ fn take_and_say(lock: Lock, taken: Event) {
 for_each_method! {
     // A wake-up goes on to the next waiter if it was meant for a future that is never polled again,
     // or for a process that is killed first.
-    fn a_wake_up_that_is_not_used_is_passed_on(method) {
+    fn unused_wake_up_is_passed_on(method) {
         let lock = Lock::new().unwrap();
         for round in 0..10 {
             let guard = lock.lock().unwrap();
@@ -303,14 +303,14 @@ for_each_method! {
 /// Waits by a future that is polled once, or polled again when it is woken.
 fn hold_on(lock: Lock, waits: Event, again: bool) {
     let mut locking = pin!(lock.lock_async());
-    let told = Told::new();
-    let waker = Waker::from(told.clone());
+    let counter = WakeCounter::new();
+    let waker = Waker::from(counter.clone());
     assert!(locking.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     // Its waiter thread sleeps on the futex word before anything else does.
     time_until(is_asleep_on_the_word);
     waits.set();
     if again {
-        while told.times() == 0 {
+        while counter.times() == 0 {
             std::thread::yield_now();
         }
         drop(block_on(locking));
@@ -329,7 +329,7 @@ fn is_asleep_on_the_word() -> bool {
 }
 
 #[multiproc::test]
-fn with_and_without_contention() {
+fn smoke() {
     on_each(|| async {
         let (lock, mutex) = (Lock::new().unwrap(), Mutex::new(7_u32).unwrap());
         drop(lock.lock_async().await.unwrap());
@@ -348,7 +348,7 @@ fn with_and_without_contention() {
 }
 
 #[multiproc::test]
-fn tasks_of_one_thread_take_turns_and_may_wait_while_they_hold_it() {
+fn tasks_of_one_thread() {
     on_each(|| async {
         let (lock, inside, turns) = (Lock::new().unwrap(), AtomicUsize::new(0), AtomicUsize::new(0));
         let tasks = (0..20).map(|_| async {
@@ -368,7 +368,7 @@ fn tasks_of_one_thread_take_turns_and_may_wait_while_they_hold_it() {
 }
 
 #[multiproc::test]
-fn a_thread_that_holds_it_is_told_so() {
+fn relock_by_thread() {
     on_each(|| async {
         let lock = Lock::new().unwrap();
         let guard = lock.lock().unwrap();
@@ -384,7 +384,7 @@ fn a_thread_that_holds_it_is_told_so() {
 }
 
 #[multiproc::test]
-fn a_panic_poisons_it() {
+fn poison_on_panic() {
     let lock = Lock::new().unwrap();
     let other = lock.clone();
     std::thread::spawn(move || {
@@ -405,7 +405,7 @@ fn a_panic_poisons_it() {
 }
 
 #[multiproc::test]
-fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends() {
+fn forgotten_guard() {
     on_each(|| async {
         let lock = Lock::new().unwrap();
         let (taken, go) = (Event::new().unwrap(), Event::new().unwrap());
@@ -417,7 +417,7 @@ fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends() {
         });
         taken.wait_async().await.unwrap();
         let mut locking = pin!(lock.lock_async());
-        poll_in_vain(locking.as_mut()).await;
+        poll_pending(locking.as_mut()).await;
         go.set();
         assert_eq!(poisoned(locking.await).cause(), PoisonCause::Died);
         thread.join().unwrap();
@@ -425,7 +425,7 @@ fn a_forgotten_guard_is_as_good_as_dead_when_its_thread_ends() {
 }
 
 #[multiproc::test]
-fn futures_go_anywhere_and_guards_nowhere() {
+fn send_and_sync() {
     fn goes_anywhere<T: Send>(_: &T) {}
     let (lock, mutex) = (Lock::new().unwrap(), Mutex::new(0_u8).unwrap());
     let (semaphore, event) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
@@ -445,19 +445,19 @@ fn futures_go_anywhere_and_guards_nowhere() {
 }
 
 #[multiproc::test]
-fn a_future_that_was_moved_to_another_thread_takes_it_there() {
+fn future_moved_to_thread() {
     let lock = Lock::new().unwrap();
     let mut locking = Box::pin(lock.lock_async());
     let guard = lock.lock().unwrap();
-    let told = Told::new();
+    let counter = WakeCounter::new();
     // This thread has the lock, so another thread makes the first poll.
     std::thread::scope(|scope| {
-        let waker = Waker::from(told.clone());
+        let waker = Waker::from(counter.clone());
         let locking = &mut locking;
         scope.spawn(move || assert!(locking.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()));
     });
     drop(guard);
-    while told.times() == 0 {
+    while counter.times() == 0 {
         std::thread::yield_now();
     }
     std::thread::scope(|scope| {
@@ -471,7 +471,7 @@ fn a_future_that_was_moved_to_another_thread_takes_it_there() {
 }
 
 #[multiproc::test]
-fn a_future_that_is_dropped_passes_its_wake_up_on() {
+fn dropped_future_passes_wake_up_on() {
     // Of many futures in one process, some are dropped: before they are woken, when they have been
     // woken, or at once.
     on_each(|| async {
@@ -480,10 +480,10 @@ fn a_future_that_is_dropped_passes_its_wake_up_on() {
         for round in 0..100 {
             let (holder, held, go) = hold_in_a_thread(vec![lock.clone()]);
             held.wait_async().await.unwrap();
-            let told = [0; 3].map(|_| Told::new());
+            let counter = [0; 3].map(|_| WakeCounter::new());
             let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lock.lock_async())).collect();
-            for (future, told) in waiting.iter_mut().zip(&told) {
-                let waker = Waker::from(told.clone());
+            for (future, counter) in waiting.iter_mut().zip(&counter) {
+                let waker = Waker::from(counter.clone());
                 assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             }
             if round % 3 == 0 {
@@ -492,7 +492,7 @@ fn a_future_that_is_dropped_passes_its_wake_up_on() {
             go.set();
             if round % 3 == 1 {
                 // The first is woken, and then dropped.
-                while told[0].times() == 0 {
+                while counter[0].times() == 0 {
                     std::thread::yield_now();
                 }
                 drop(waiting.remove(0));
@@ -513,15 +513,15 @@ fn take_many(lock: Lock, numbers: Numbers, times: u32) {
 
 /// Takes the lock `times` times, and gives up waiting for it as often, at every moment.
 async fn take_and_cancel(lock: Lock, numbers: Numbers, times: u32) {
-    let mut patience = 0;
+    let mut limit = 0;
     for turn in 0..times {
         loop {
             let mut locking = pin!(lock.lock_async());
-            patience = (patience + 1) % 7;
+            limit = (limit + 1) % 7;
             let mut polls = 0;
             let taken = poll_fn(|context| match locking.as_mut().poll(context) {
                 Poll::Ready(guard) => Poll::Ready(Some(guard)),
-                Poll::Pending if polls == patience => Poll::Ready(None),
+                Poll::Pending if polls == limit => Poll::Ready(None),
                 Poll::Pending => {
                     polls += 1;
                     context.waker().wake_by_ref();
@@ -541,7 +541,7 @@ async fn take_and_cancel(lock: Lock, numbers: Numbers, times: u32) {
 }
 
 for_each_method! {
-    fn cancelled_waits_lose_no_wake_up(method) not_fork {
+    fn cancelled_waits(method) not_fork {
         let (lock, numbers) = (Lock::new().unwrap(), Numbers::new());
         let children = [0; 2].map(|_| start!(Process::new(take_many, (lock.clone(), numbers.clone(), 4000)), method));
         let tasks = || {
@@ -568,7 +568,7 @@ fn take_for_ever(lock: Lock) {
 
 for_each_method! {
     // At whatever moment a process is killed, its wake-up is not lost.
-    fn killed_processes_keep_it_from_no_other(method) not_fork {
+    fn killed_waiter(method) not_fork {
         let lock = Lock::new().unwrap();
         let start = || start!(Process::new(take_for_ever, (lock.clone(),)), method);
         let mut children = [start(), start()];
@@ -602,7 +602,7 @@ fn hold_again_and_again(lock: Lock) {
 }
 
 for_each_method! {
-    fn a_future_has_it_beside_processes_that_hardly_let_go(method) {
+    fn fairness(method) {
         let lock = Lock::new().unwrap();
         let _others = [0; 2].map(|_| start!(Process::new(hold_again_and_again, (lock.clone(),)), method));
         time_until(|| lock.is_locked());
@@ -636,7 +636,7 @@ fn hold_a_permit_and_wait(semaphore: Semaphore, ready: Queue<u32>, go: Event) {
 }
 
 for_each_method! {
-    fn a_future_that_waits_for_a_death_alone_does_not_wake_up(method) {
+    fn wait_for_death_is_idle(method) {
         let (semaphore, ready, go) = (Semaphore::new(3).unwrap(), Queue::new().unwrap(), Event::new().unwrap());
         let permit = semaphore.acquire().unwrap();
         let children = [0; 2].map(|_| {
@@ -657,7 +657,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_timeout_of_the_runtime_ends_a_wait_and_leaves_nothing() {
+fn lock_timeout() {
     common::in_a_process_with_one_thread(|| {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let (lock, semaphore, event) = (Lock::new().unwrap(), Semaphore::new(0).unwrap(), Event::new().unwrap());
@@ -670,7 +670,7 @@ fn a_timeout_of_the_runtime_ends_a_wait_and_leaves_nothing() {
             let _ = wait.1.recv();
         });
         held.1.recv().unwrap();
-        let wait_in_vain = || {
+        let wait_and_time_out = || {
             runtime.block_on(async {
                 let short = Duration::from_millis(5);
                 assert!(tokio::time::timeout(short, lock.lock_async()).await.is_err());
@@ -682,9 +682,9 @@ fn a_timeout_of_the_runtime_ends_a_wait_and_leaves_nothing() {
                 }
             });
         };
-        wait_in_vain();
+        wait_and_time_out();
         let before = descriptors();
-        (0..10).for_each(|_| wait_in_vain());
+        (0..10).for_each(|_| wait_and_time_out());
         assert_eq!(descriptors(), before);
         // Nor a thread.
         time_until(|| threads("multiproc-lock") == 0);
@@ -697,7 +697,7 @@ fn a_timeout_of_the_runtime_ends_a_wait_and_leaves_nothing() {
 }
 
 #[multiproc::test]
-fn an_event_set_before_after_and_for_a_moment() {
+fn event_set_and_clear() {
     on_each(|| async {
         let (event, other) = (Event::new().unwrap(), Event::new().unwrap());
         event.set();
@@ -705,18 +705,18 @@ fn an_event_set_before_after_and_for_a_moment() {
         event.clear();
         let setter = event.clone();
         let mut waiting = pin!(event.wait_async());
-        poll_in_vain(waiting.as_mut()).await;
+        poll_pending(waiting.as_mut()).await;
         setter.set();
         waiting.await.unwrap();
         setter.clear();
         // An event that was set in between counts.
         let mut waiting = pin!(event.wait_async());
-        poll_in_vain(waiting.as_mut()).await;
+        poll_pending(waiting.as_mut()).await;
         setter.set();
         setter.clear();
         waiting.await.unwrap();
         let mut waiting = pin!(event.wait_async());
-        poll_in_vain(waiting.as_mut()).await;
+        poll_pending(waiting.as_mut()).await;
         // Set by a thread, which then waits for the other event itself.
         let (clone, ready) = (setter.clone(), other.clone());
         let thread = std::thread::spawn(move || {
@@ -734,7 +734,7 @@ fn an_event_set_before_after_and_for_a_moment() {
 }
 
 #[multiproc::test]
-fn a_task_gives_back_what_another_one_waits_for() {
+fn release_wakes_task() {
     // Through one handle, while others exist as well.
     on_each(|| async {
         let (semaphore, bounded) = (Semaphore::new(2).unwrap(), BoundedSemaphore::new(1).unwrap());
@@ -757,21 +757,21 @@ fn a_task_gives_back_what_another_one_waits_for() {
         assert!(matches!(semaphore.acquire_async().await, Err(WaitError::Disconnected { .. })));
         let other = semaphore.clone();
         let mut acquiring = pin!(semaphore.acquire_async());
-        poll_in_vain(acquiring.as_mut()).await;
+        poll_pending(acquiring.as_mut()).await;
         other.release().unwrap();
         drop(acquiring.await.unwrap());
     });
 }
 
 #[multiproc::test]
-fn permits_are_not_lost_by_those_that_give_up() {
+fn cancelled_acquires() {
     on_each(|| async {
         let semaphore = Semaphore::new(1).unwrap();
         for _ in 0..50 {
             let permit = semaphore.acquire_async().await.unwrap();
             let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(semaphore.acquire_async())).collect();
             for future in &mut waiting {
-                poll_in_vain(future.as_mut()).await;
+                poll_pending(future.as_mut()).await;
             }
             drop(permit);
             waiting.truncate(2);
@@ -784,7 +784,7 @@ fn permits_are_not_lost_by_those_that_give_up() {
 }
 
 #[multiproc::test]
-fn two_hundred_wait_in_one_process() {
+fn two_hundred_waiters() {
     // Each in its own process, with the usual limit of descriptors.
     for kind in 0..3 {
         let child =
@@ -814,7 +814,7 @@ fn two_hundred(kind: u32) {
             })
             .collect();
         for future in &mut waiting {
-            poll_in_vain(future.as_mut()).await;
+            poll_pending(future.as_mut()).await;
         }
         // A thread of the previous round may still linger.
         time_until(|| threads("multiproc-lock") <= 1);
@@ -828,13 +828,13 @@ fn two_hundred(kind: u32) {
 }
 
 #[multiproc::test]
-fn as_many_locks_are_waited_for_at_once() {
+fn many_locks() {
     on_each(|| async {
         let locks: Vec<_> = (0..50).map(|_| Lock::new().unwrap()).collect();
         let (holder, held, go) = hold_in_a_thread(locks.clone());
         held.wait_async().await.unwrap();
         let mut all = Box::pin(join_all(locks.iter().map(|lock| async { drop(lock.lock_async().await.unwrap()) })));
-        poll_in_vain(all.as_mut()).await;
+        poll_pending(all.as_mut()).await;
         go.set();
         all.await;
         holder.join().unwrap();
@@ -885,7 +885,7 @@ fn wait_idly(things: Things, tokio: bool) {
 }
 
 for_each_method! {
-    fn what_waits_does_not_wake_up(method) {
+    fn waiters_are_idle(method) {
         let things = Things {
             lock: Lock::new().unwrap(),
             mutex: Mutex::new(0).unwrap(),
@@ -904,14 +904,14 @@ for_each_method! {
 
 /// A fork copy of the process lacks the waiter thread, and waits with one of its own.
 #[multiproc::test]
-fn a_copy_of_the_process_waits_anew() {
+fn forked_copy() {
     common::in_a_process_with_one_thread(|| {
         let lock = Lock::new().unwrap();
         let (holder, held, go) = hold_in_a_thread(vec![lock.clone()]);
         held.wait().unwrap();
         let mut locking = pin!(lock.lock_async());
-        let told = Told::new();
-        assert!(locking.as_mut().poll(&mut Context::from_waker(&Waker::from(told.clone()))).is_pending());
+        let counter = WakeCounter::new();
+        assert!(locking.as_mut().poll(&mut Context::from_waker(&Waker::from(counter.clone()))).is_pending());
         // SAFETY: the fork copy uses only what this thread alone has used, and exits.
         let copy = unsafe { libc::fork() };
         if copy == 0 {
@@ -929,7 +929,7 @@ fn a_copy_of_the_process_waits_anew() {
         assert_eq!(unsafe { libc::waitpid(copy, &raw mut status, 0) }, copy);
         assert_eq!(status, 0);
         holder.join().unwrap();
-        while told.times() == 0 {
+        while counter.times() == 0 {
             std::thread::yield_now();
         }
         // The fork copy has died with the lock, or released it: either way, this process gets it.

@@ -16,7 +16,7 @@ fn rounds(barrier: Barrier, said: Queue<u32>) {
 }
 
 for_each_method! {
-    fn nobody_is_a_round_ahead(method) {
+    fn smoke(method) {
         const PARTIES: usize = 4;
         let (barrier, said) = (Barrier::new(PARTIES).unwrap(), Queue::new().unwrap());
         for _ in 0..PARTIES {
@@ -29,7 +29,7 @@ for_each_method! {
 }
 
 for_each_method! {
-    fn one_who_wakes_late_is_not_forgotten(method) {
+    fn stopped_waiter(method) {
         let barrier = Barrier::new(3).unwrap();
         let twice = |barrier: Barrier| {
             barrier.wait().unwrap();
@@ -58,7 +58,7 @@ fn wait(barrier: Barrier) -> Result<usize, String> {
 }
 
 for_each_method! {
-    fn one_that_is_killed_while_it_waits_breaks_it(method) {
+    fn killed_waiter_breaks(method) {
         let barrier = Barrier::new(3).unwrap();
         let start = || Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
         let (killed, other) = (start(), start());
@@ -75,7 +75,7 @@ for_each_method! {
 }
 
 for_each_method! {
-    fn who_waits_no_longer_breaks_it_and_it_can_be_mended(method) {
+    fn wait_timeout_breaks_and_reset(method) {
         let barrier = Barrier::new(2).unwrap();
         let child = Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
         assert!(barrier.wait().unwrap().index() < 2);
@@ -98,7 +98,7 @@ fn act_for_ever(barrier: Barrier, acting: Queue<()>) {
 for_each_method! {
     /// Regression: waiters that slept already didn't notice the death of a process that arrived
     /// later.
-    fn one_that_comes_for_the_first_time_and_is_killed_in_the_action_breaks_it(method) {
+    fn killed_in_action_breaks(method) {
         let (barrier, acting) = (Barrier::new(2).unwrap(), Queue::new().unwrap());
         let waits = Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
         wait_asleep(waits.pid());
@@ -112,7 +112,7 @@ for_each_method! {
         assert!(error.contains(&format!("process {} has died", acts.pid())), "{error}");
     }
 
-    fn one_that_comes_for_the_first_time_and_is_killed_while_it_waits_breaks_it(method) {
+    fn killed_new_waiter_breaks(method) {
         let barrier = Barrier::new(3).unwrap();
         let start = || Process::new(wait, (barrier.clone(),)).start_method(method).start().unwrap();
         let waits = start();
@@ -132,7 +132,7 @@ for_each_method! {
 /// Threads that wait through one handle are not all participants: another handle can still bring
 /// the third.
 #[multiproc::test]
-fn threads_that_wait_through_one_handle_are_not_all_there_are() {
+fn threads_of_one_handle() {
     let barrier = Barrier::new(3).unwrap();
     let third = barrier.clone();
     std::thread::scope(|scope| {
@@ -174,7 +174,7 @@ fn fork_in_the_action(barrier: Barrier) {
 }
 
 #[multiproc::test]
-fn a_copy_that_is_made_in_the_action_ends_no_round() {
+fn fork_in_action() {
     let barrier = Barrier::new(2).unwrap();
     let waits = Process::new(wait, (barrier.clone(),)).start().unwrap();
     while barrier.n_waiting() == 0 {

@@ -79,7 +79,7 @@ for_each_method! {
         child.join().unwrap();
     }
 
-    fn as_many_go_on_as_are_told(method) {
+    fn notify_count(method) {
         let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
         let children = waiters(method, &condition, &numbers, 5);
         children.iter().for_each(|child| wait_asleep(child.pid()));
@@ -94,7 +94,7 @@ for_each_method! {
         assert_eq!(numbers.at(1).load(SeqCst), 5);
     }
 
-    fn a_notice_is_not_for_those_who_come_later(method) {
+    fn notify_reaches_earlier_waiters(method) {
         let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
         let early = waiters(method, &condition, &numbers, 1);
         early[0].signal(libc::SIGSTOP).unwrap();
@@ -109,7 +109,7 @@ for_each_method! {
         ends_well(&late[0]);
     }
 
-    fn killed_and_stopped_waiters_delay_nobody_and_take_nothing(method) {
+    fn killed_and_stopped_waiters(method) {
         let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
         for asleep in [true, false] {
             numbers.at(1).store(0, SeqCst);
@@ -129,7 +129,7 @@ for_each_method! {
         }
     }
 
-    fn a_notice_stays_when_the_one_who_has_given_it_is_killed(method) {
+    fn killed_notifier(method) {
         let (condition, numbers, ready) = (Condition::new().unwrap(), Numbers::new(), Event::new().unwrap());
         let children = waiters(method, &condition, &numbers, 2);
         children.iter().for_each(|child| wait_asleep(child.pid()));
@@ -147,7 +147,7 @@ for_each_method! {
         children.iter().for_each(|child| ends_well(child));
     }
 
-    fn when_a_holder_is_killed_all_who_wait_are_told(method) {
+    fn poison_on_death(method) {
         let (condition, ready) = (Condition::new().unwrap(), Event::new().unwrap());
         let holder = |condition: Condition, ready: Event| {
             let _guard = condition.lock().unwrap();
@@ -179,7 +179,7 @@ for_each_method! {
         assert!(!condition.lock().unwrap().wait_timeout(Duration::ZERO).unwrap());
     }
 
-    fn when_nobody_is_left_all_who_wait_are_told(method) {
+    fn disconnect_wakes_waiters(method) {
         let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
         let target = |condition: Condition, numbers: Numbers| {
             let mut guard = condition.lock().unwrap();
@@ -198,7 +198,7 @@ for_each_method! {
         }
     }
 
-    fn it_travels_as_a_field_in_a_list_and_as_a_result(method) {
+    fn send(method) {
         let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
         let children = waiters(method, &condition, &numbers, 2);
         let value = Waits { conditions: vec![None, Some(condition)] };
@@ -209,7 +209,7 @@ for_each_method! {
         assert_eq!(condition.lock().unwrap().notify_all(), 0);
     }
 
-    fn one_lock_of_two_conditions(method) {
+    fn shared_lock(method) {
         let lock = Lock::new().unwrap();
         let [full, empty] = [(); 2].map(|()| Condition::with_lock(lock.clone()).unwrap());
         let numbers = Numbers::new();
@@ -274,7 +274,7 @@ fn wait_watching(sleeper: &Child<()>) {
 }
 
 for_each_method! {
-    fn all_conditions_of_a_lock_are_told_of_the_death_of_one_that_has_the_lock_alone(method) {
+    fn shared_lock_poison_on_death(method) {
         let (lock, numbers, go) = (Lock::new().unwrap(), Numbers::new(), Event::new().unwrap());
         // It has its handle from before there is a condition.
         let target = (lock.clone(), numbers.clone(), go.clone(), false);
@@ -288,7 +288,7 @@ for_each_method! {
         sleepers.iter().for_each(|sleeper| ends_well(sleeper));
     }
 
-    fn all_conditions_of_a_lock_are_told_of_a_panic_of_one_that_has_the_lock_alone(method) {
+    fn shared_lock_poison_on_panic(method) {
         let (lock, numbers, go) = (Lock::new().unwrap(), Numbers::new(), Event::new().unwrap());
         let target = (lock.clone(), numbers.clone(), go.clone(), true);
         let stranger = Ends(Process::new(come_to_grief, target).start_method(method).start().unwrap());
@@ -300,7 +300,7 @@ for_each_method! {
         assert!(!stranger.wait_timeout(LONG).unwrap().unwrap().success());
     }
 
-    fn one_that_sleeps_when_the_lock_is_asked_for_is_told(method) {
+    fn lock_by_handle_wakes_waiter(method) {
         let (condition, numbers, go) = (Condition::new().unwrap(), Numbers::new(), Event::new().unwrap());
         let sleeping = sleeper(method, &condition);
         let lock = condition.as_lock().clone();
@@ -316,7 +316,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn where_no_process_can_be_told_they_look() {
+fn without_notification() {
     let (lock, numbers, go) = (Lock::new().unwrap(), Numbers::new(), Event::new().unwrap());
     let target = (lock.clone(), numbers.clone(), go.clone(), false);
     let stranger = Ends(Process::new(come_to_grief, target).start().unwrap());
@@ -334,7 +334,7 @@ fn where_no_process_can_be_told_they_look() {
 }
 
 #[multiproc::test]
-fn a_process_without_proc_is_watched_too() {
+fn process_without_proc() {
     let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
     let sleeping = sleeper(StartMethod::ForkServer, &condition);
     // Such a process doesn't know its own identity, so it can't be watched by that.
@@ -358,7 +358,7 @@ fn a_process_without_proc_is_watched_too() {
 }
 
 #[multiproc::test]
-fn timeouts() {
+fn wait_timeout() {
     let condition = Condition::new().unwrap();
     let mut guard = condition.lock().unwrap();
     assert!(!guard.wait_timeout(Duration::ZERO).unwrap());
@@ -378,7 +378,7 @@ fn timeouts() {
 }
 
 #[multiproc::test]
-fn whoever_waits_alone_is_told() {
+fn disconnected_when_alone() {
     let condition = Condition::new().unwrap();
     let other = condition.clone();
     drop(other);
@@ -392,7 +392,7 @@ fn common_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) ->
 }
 
 #[multiproc::test]
-fn threads_wait_for_each_other() {
+fn threads() {
     let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
     std::thread::scope(|scope| {
         for turn in 0..4 {
@@ -411,7 +411,7 @@ fn threads_wait_for_each_other() {
 }
 
 #[multiproc::test]
-fn a_panic_while_the_lock_is_held_poisons_it() {
+fn poison_on_panic() {
     let condition = Condition::new().unwrap();
     let other = condition.clone();
     let panicked = std::thread::spawn(move || {
@@ -428,7 +428,7 @@ fn a_panic_while_the_lock_is_held_poisons_it() {
 }
 
 #[multiproc::test]
-fn a_copy_of_the_guard_holds_nothing() {
+fn forked_guard() {
     fn check() {
         let condition = Condition::new().unwrap();
         let mut guard = condition.lock().unwrap();
@@ -443,7 +443,7 @@ fn a_copy_of_the_guard_holds_nothing() {
 }
 
 #[multiproc::test]
-fn what_is_no_condition_is_an_error() {
+fn garbage() {
     #[derive(Serialize)]
     #[serde(rename = "Condition")]
     struct Forged {
@@ -474,7 +474,7 @@ fn wait_or_say(condition: Condition) -> Result<(), String> {
 }
 
 for_each_method! {
-    fn a_death_is_known_to_those_who_wait_although_another_has_put_it_right(method) {
+    fn death_is_reported_after_clear_poison(method) {
         for _ in 0..5 {
             let (condition, held) = (Condition::new().unwrap(), Event::new().unwrap());
             let waits = Process::new(wait_or_say, (condition.clone(),)).start_method(method).start().unwrap();

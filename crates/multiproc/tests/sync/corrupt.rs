@@ -19,7 +19,7 @@ const CASES: u64 = 100;
 const SOON: Duration = Duration::from_millis(1);
 
 /// The memory files of this process: inodes, and the descriptors' names. (Numbers alone are reused
-/// when another test drops an object.)
+/// when an object is dropped.)
 fn files() -> BTreeSet<(u64, PathBuf)> {
     let memory = |path: PathBuf| {
         let link = std::fs::read_link(&path).ok()?;
@@ -42,7 +42,7 @@ fn made<T>(make: impl FnOnce() -> T) -> (T, Vec<File>) {
 /// Whether a thread that finds this value in a lock must wait for a live thread: one of this
 /// process, or one of another process with memory that can't be read, which may hold the lock as
 /// well. Such a value would not be garbage.
-fn waits_for_somebody(word: u32) -> bool {
+fn names_a_live_thread(word: u32) -> bool {
     let id = word & 0x3fff_ffff;
     let exists = |path: String| Path::new(&path).exists();
     id != 0
@@ -51,7 +51,7 @@ fn waits_for_somebody(word: u32) -> bool {
 }
 
 /// Overwrites a random word with a random value.
-fn spoil(files: &[File], random: &mut Random) {
+fn corrupt(files: &[File], random: &mut Random) {
     let file = &files[random.below(files.len() as u64) as usize];
     let far = if random.below(4) == 0 { 4096 } else { 256 };
     let at = random.below(far / 4) * 4;
@@ -66,22 +66,22 @@ fn spoil(files: &[File], random: &mut Random) {
         6 => small << 32,
         _ => random.next(),
     };
-    if waits_for_somebody(value as u32) || waits_for_somebody((value >> 32) as u32) {
+    if names_a_live_thread(value as u32) || names_a_live_thread((value >> 32) as u32) {
         return;
     }
     let len = if random.below(2) == 0 { 4 } else { 8 };
     let _ = file.write_all_at(&value.to_ne_bytes()[..len], at);
 }
 
-/// Runs `calls` on objects that are spoiled before, and in the middle when `calls` says so.
+/// Runs `calls` on objects that are corrupted before, and in the middle when `calls` says so.
 fn survives<T>(name: &str, make: impl Fn() -> T, calls: impl Fn(&T, &mut dyn FnMut())) {
     let seed = chaos::seed();
     for case in 0..CASES {
         let mut random = Random::of(seed ^ case);
         let (object, files) = made(&make);
-        (0..random.below(4)).for_each(|_| spoil(&files, &mut random));
+        (0..random.below(4)).for_each(|_| corrupt(&files, &mut random));
         let begun = Instant::now();
-        calls(&object, &mut || spoil(&files, &mut random));
+        calls(&object, &mut || corrupt(&files, &mut random));
         drop(object);
         if begun.elapsed() > SOON * 100 {
             println!("case {case} takes {:?}", begun.elapsed());
@@ -90,7 +90,7 @@ fn survives<T>(name: &str, make: impl Fn() -> T, calls: impl Fn(&T, &mut dyn FnM
     }
 }
 
-macro_rules! spoiled {
+macro_rules! corrupted {
     ($($name:ident: $make:expr, |$object:ident, $again:ident| $calls:block)*) => { $(
         #[multiproc::test]
         fn $name() {
@@ -102,7 +102,7 @@ macro_rules! spoiled {
     )* };
 }
 
-spoiled! {
+corrupted! {
     event: Event::new(), |event, again| {
         let _ = event.wait_timeout(SOON);
         event.set();

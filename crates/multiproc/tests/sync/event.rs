@@ -46,7 +46,7 @@ for_each_method! {
         assert!(!event.is_set());
     }
 
-    fn all_who_sleep_are_woken(method) {
+    fn set_wakes_all(method) {
         let event = Event::new().unwrap();
         let children: Vec<_> = (0..5)
             .map(|_| Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap()))
@@ -61,7 +61,7 @@ for_each_method! {
         assert!(!event.is_set());
     }
 
-    fn a_ping_pong(method) {
+    fn ping_pong(method) {
         let (ping, pong) = (Event::new().unwrap(), Event::new().unwrap());
         let target = |ping: Event, pong: Event| {
             for _ in 0..500 {
@@ -79,7 +79,7 @@ for_each_method! {
         assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 
-    fn killed_and_stopped_waiters_delay_nobody(method) {
+    fn killed_and_stopped_waiters(method) {
         let event = Event::new().unwrap();
         let waiter = || Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap());
         let (killed, stopped, other) = (waiter(), waiter(), waiter());
@@ -92,7 +92,7 @@ for_each_method! {
         assert!(stopped.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 
-    fn one_who_wakes_late_is_not_forgotten(method) {
+    fn late_waiter(method) {
         let event = Event::new().unwrap();
         let waiter = || Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap());
         let slow = waiter();
@@ -110,7 +110,7 @@ for_each_method! {
         assert!(late.wait_timeout(LONG).unwrap().expect("timed out").success());
     }
 
-    fn it_stays_set_when_the_one_who_has_set_it_is_killed(method) {
+    fn killed_setter(method) {
         let (event, ready) = (Event::new().unwrap(), Event::new().unwrap());
         let waiter = Ends(Process::new(wait, (event.clone(),)).start_method(method).start().unwrap());
         wait_asleep(waiter.pid());
@@ -123,7 +123,7 @@ for_each_method! {
         event.wait().unwrap();
     }
 
-    fn when_nobody_is_left_all_who_wait_are_told(method) {
+    fn disconnect_wakes_waiters(method) {
         let (event, ready) = (Event::new().unwrap(), Event::new().unwrap());
         let target = |event: Event| {
             let error = event.wait().unwrap_err();
@@ -152,7 +152,7 @@ for_each_method! {
         println!("{:?} from the kill to the end of the waiters", start.elapsed());
     }
 
-    fn a_child_that_dies_before_it_is_ready_is_an_error_of_waiting(method) {
+    fn killed_child_disconnects(method) {
         let ready = Event::new().unwrap();
         let target = |_ready: Event| -> () { std::process::exit(3) };
         let child = Process::new(target, (ready.clone(),)).start_method(method).start().unwrap();
@@ -161,7 +161,7 @@ for_each_method! {
         assert_eq!(child.wait().unwrap().code(), Some(3));
     }
 
-    fn it_travels_as_a_field_in_a_list_and_as_a_result(method) {
+    fn send(method) {
         let list: Vec<_> = (0..3).map(|number| (number != 1).then(|| Event::new().unwrap())).collect();
         let sets = Sets { event: Event::new().unwrap(), list };
         let (event, list) = (sets.event.clone(), sets.list.clone());
@@ -175,7 +175,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn threads_with_a_clone_each_know_when_nobody_is_left() {
+fn threads_with_clones() {
     let event = Event::new().unwrap();
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..3)
@@ -188,7 +188,7 @@ fn threads_with_a_clone_each_know_when_nobody_is_left() {
 }
 
 #[multiproc::test]
-fn threads_with_one_handle_wait_for_each_other() {
+fn threads_of_one_handle() {
     let event = Event::new().unwrap();
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..3).map(|_| scope.spawn(|| event.wait())).collect();
@@ -199,7 +199,7 @@ fn threads_with_one_handle_wait_for_each_other() {
 }
 
 #[multiproc::test]
-fn a_timeout_is_kept() {
+fn wait_timeout() {
     let event = Event::new().unwrap();
     for millis in [0, 1, 3, 30] {
         let (start, timeout) = (Instant::now(), Duration::from_millis(millis));
@@ -213,7 +213,7 @@ fn a_timeout_is_kept() {
 }
 
 #[multiproc::test]
-fn it_prints() {
+fn debug() {
     let event = Event::new().unwrap();
     assert_eq!(format!("{event:?}"), "Event { set: false, .. }");
 }

@@ -55,7 +55,7 @@ fn wait_for(kind: u32, things: Things, consumer: Consumer<u64>) {
         8 => drop(things.barrier.wait()),
         9 => drop(things.lock.lock()),
         10 => drop(things.rwlock.write()),
-        11 => drop(multiproc::wait(&[&things.tasks, &things.queue], None)),
+        11 => drop(multiproc::wait_any(&[&things.tasks, &things.queue], None)),
         12 => drop(things.array.lock()),
         13 | 14 => drop(things.conditions[kind as usize % 2].lock().unwrap().wait()),
         _ => drop(consumer.get_timeout(LONG)),
@@ -71,7 +71,7 @@ fn hold_a_task(tasks: JoinableQueue<u64>, shared: Lock, ready: Queue<u32>) {
 }
 
 for_each_method! {
-    fn who_waits_does_not_wake_up(method) {
+    fn waiters_are_idle(method) {
         let shared = Lock::new().unwrap();
         let things = Things {
             queue: Queue::new().unwrap(),
@@ -126,7 +126,7 @@ fn take_and_wait(tasks: JoinableQueue<u64>, ready: Queue<u32>) {
 for_each_method! {
     // Only the deaths of the processes that it watches wake the sleeper, and some processes become
     // owners of tasks while it sleeps.
-    fn one_that_sleeps_is_told_of_the_death_of_a_worker_that_came_later(method) not_fork {
+    fn death_of_later_worker_wakes_waiter(method) not_fork {
         let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
         std::thread::scope(|scope| {
             let (other, (name, named)) = (tasks.clone(), std::sync::mpsc::channel());
@@ -157,7 +157,7 @@ for_each_method! {
         });
     }
 
-    fn the_descriptor_tells_of_the_death_of_a_worker(method) {
+    fn readable_fd_after_death_of_worker(method) {
         use std::os::fd::AsFd;
         let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
         let is_readable = |time| multiproc_os::poll::wait_for_input(tasks.as_fd(), Some(std::time::Instant::now() + time)).unwrap();
@@ -186,7 +186,7 @@ fn take_one_and_wait(semaphore: Semaphore, ready: Queue<u32>, go: Event) {
 
 for_each_method! {
     // Regression: after the hang-up of the wake pipe, the waiter checked again and again.
-    fn what_waits_for_a_death_alone_does_not_wake_up(method) {
+    fn wait_for_death_is_idle(method) {
         let (semaphore, ready, go) = (Semaphore::new(3).unwrap(), Queue::new().unwrap(), Event::new().unwrap());
         let permit = semaphore.acquire().unwrap();
         let children = [0; 2].map(|_| {

@@ -12,7 +12,7 @@ any_lock!(Lock, "lock", LockGuard, Lock::new(), lock, try_lock, lock_timeout, is
 lock_tests!(Lock);
 
 #[multiproc::test]
-fn who_holds_it_is_told_so() {
+fn relock() {
     let lock = Lock::new().unwrap();
     let guard = lock.lock().unwrap();
     let queue = multiproc::Queue::new().unwrap();
@@ -32,7 +32,7 @@ fn who_holds_it_is_told_so() {
 }
 
 #[multiproc::test]
-fn the_guard_says_what_is_right_again() {
+fn clear_poison_by_guard() {
     let lock = Lock::new().unwrap();
     let other = lock.clone();
     std::thread::spawn(move || std::mem::forget(other.lock())).join().unwrap();
@@ -47,7 +47,7 @@ fn the_guard_says_what_is_right_again() {
 
 for_each_method! {
     /// Several processes do nothing but take and release one lock, many times.
-    fn nobody_sleeps_for_ever(method) {
+    fn no_lost_wake_up(method) {
         let (lock, numbers) = (Lock::new().unwrap(), Numbers::new());
         let hurry = |lock: Lock, numbers: Numbers| {
             for turn in 0..20_000 {
@@ -64,7 +64,7 @@ for_each_method! {
 
 /// The child has the handle that its parent captured, and both refer to one lock.
 #[multiproc::test]
-fn a_closure_s_lock_is_the_parent_s() {
+fn captured_by_fork() {
     common::in_a_process_with_one_thread(|| {
         let lock = Lock::new().unwrap();
         let mut guard = Some(lock.lock().unwrap());

@@ -39,14 +39,14 @@ fn write_half(pair: Mutex<[u64; 2]>, wrote: Event) {
 }
 
 for_each_method! {
-    fn all_see_what_one_writes(method) {
+    fn smoke(method) {
         let account = Mutex::new(ACCOUNT).unwrap();
         let children: Vec<_> = (0..4).map(|_| start!(Process::new(add, (account.clone(), 3000)), method)).collect();
         children.iter().for_each(|child| locks::ends(child));
         assert_eq!(account.get().unwrap(), Account { balance: 11_997, ..ACCOUNT });
     }
 
-    fn what_was_half_written_is_there_and_can_be_put_right(method) {
+    fn into_inner_of_poisoned(method) {
         let (pair, wrote) = (Mutex::new([5, 5]).unwrap(), Event::new().unwrap());
         let child = Ends(Process::new(write_half, (pair.clone(), wrote.clone())).start_method(method).start().unwrap());
         assert!(wrote.wait_timeout(LONG).unwrap());
@@ -76,7 +76,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn read_and_write() {
+fn get_and_set() {
     let mutex = Mutex::new(2.5_f32).unwrap();
     assert_eq!(mutex.set(3.5).unwrap(), 2.5);
     assert_eq!(mutex.get().unwrap(), 3.5);
@@ -119,7 +119,7 @@ fn mistake<A: multiproc::sync::Plain, B: multiproc::sync::Plain>(value: A) -> St
 }
 
 #[multiproc::test]
-fn another_type_is_an_error() {
+fn wrong_type() {
     for error in [mistake::<u64, i64>(1), mistake::<u64, f64>(1), mistake::<[u32; 2], u64>([1; 2])] {
         assert!(error.contains("its type is not ") && error.contains("64"), "{error}");
     }
@@ -131,7 +131,7 @@ fn another_type_is_an_error() {
 
 /// The fork copy must not access the value of a guard that it has copied.
 #[multiproc::test]
-fn a_copied_guard_shows_nothing() {
+fn forked_guard() {
     common::in_a_process_with_one_thread(|| {
         let mutex = Mutex::new(1).unwrap();
         let mut guard = mutex.lock().unwrap();

@@ -60,7 +60,7 @@ impl Run for Worker {
 }
 
 for_each_method! {
-    fn one_does_it_and_the_others_wait(method) {
+    fn smoke(method) {
         for _ in 0..5 {
             let (once, numbers) = (Once::new().unwrap(), Numbers::new());
             let children: Vec<_> =
@@ -70,7 +70,7 @@ for_each_method! {
         }
     }
 
-    fn what_a_killed_one_has_begun_is_done_by_one_who_waits(method) {
+    fn poison_on_death(method) {
         let (once, begun) = (Once::new().unwrap(), Event::new().unwrap());
         let first = start!(Process::new(begin, (once.clone(), begun.clone())), method);
         begun.wait().unwrap();
@@ -86,7 +86,7 @@ for_each_method! {
         assert!(once.is_completed());
     }
 
-    fn what_one_has_begun_who_panicked_is_done_by_the_next(method) {
+    fn poison_on_panic(method) {
         let once = Once::new().unwrap();
         let child = Process::new(panic_in_it, (once.clone(),)).start_method(method).start().unwrap();
         let pid = child.pid();
@@ -96,7 +96,7 @@ for_each_method! {
         assert_eq!(finish(once), None);
     }
 
-    fn a_killed_waiter_changes_nothing(method) {
+    fn killed_waiter(method) {
         let once = Once::new().unwrap();
         once.call_once(|_| {
             let [killed, other] = [0; 2].map(|_| {
@@ -111,7 +111,7 @@ for_each_method! {
         assert_eq!(finish(once), None);
     }
 
-    fn it_travels(method) {
+    fn send(method) {
         let once = Once::new().unwrap();
         let worker = Worker { once: vec![once.clone(), Once::new().unwrap()] };
         let back = worker.process().start_method(method).start().unwrap().join().unwrap();
@@ -124,7 +124,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn from_within_itself_is_an_error() {
+fn recursive_call() {
     let once = Once::new().unwrap();
     once.call_once(|_| {
         assert!(matches!(once.call_once(|_| unreachable!()), Err(Misuse::HeldHere("once"))));
@@ -136,7 +136,7 @@ fn from_within_itself_is_an_error() {
 }
 
 #[multiproc::test]
-fn several_griefs() {
+fn several_poisons() {
     let once = Once::new().unwrap();
     let panics = once.clone();
     std::thread::spawn(move || panic_in_it(panics)).join().unwrap_err();
@@ -155,7 +155,7 @@ fn several_griefs() {
 }
 
 #[multiproc::test]
-fn garbage_is_an_error() {
+fn garbage() {
     let lock = Lock::new().unwrap();
     /// Sends a lock, and decodes it as a `Once`.
     #[derive(Serialize)]
@@ -171,7 +171,7 @@ fn garbage_is_an_error() {
 }
 
 for_each_method! {
-    fn who_waits_no_longer_than_told_goes_on_without_it(method) {
+    fn call_once_timeout(method) {
         let (once, begun) = (Once::new().unwrap(), Event::new().unwrap());
         let child = start!(Process::new(begin, (once.clone(), begun.clone())), method);
         begun.wait().unwrap();

@@ -24,7 +24,7 @@ fn is_free(lock: &RLock) -> bool {
 }
 
 #[multiproc::test]
-fn the_same_thread_takes_it_again_and_drops_guards_in_any_order() {
+fn recursive_lock() {
     let lock = RLock::new().unwrap();
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
         let mut guards = [
@@ -47,7 +47,7 @@ fn the_same_thread_takes_it_again_and_drops_guards_in_any_order() {
 }
 
 #[multiproc::test]
-fn another_handle_in_the_same_thread_is_told() {
+fn relock_by_other_handle() {
     let lock = RLock::new().unwrap();
     let other = sent(&lock);
     for (one, two) in [(&lock, &other), (&other, &lock)] {
@@ -67,7 +67,7 @@ fn another_handle_in_the_same_thread_is_told() {
 /// Regression: a handle remembered the last thread that had taken the lock through it, and treated
 /// that as its current holder.
 #[multiproc::test]
-fn who_has_given_it_up_does_not_have_it_through_that_handle() {
+fn unlock_releases_all_handles() {
     let lock = RLock::new().unwrap();
     let other = sent(&lock);
     drop(lock.lock().unwrap());
@@ -78,7 +78,7 @@ fn who_has_given_it_up_does_not_have_it_through_that_handle() {
 }
 
 #[multiproc::test]
-fn each_guard_tells_of_poison() {
+fn every_guard_reports_poison() {
     let lock = RLock::new().unwrap();
     let other = lock.clone();
     std::thread::spawn(move || std::mem::forget((other.lock(), other.lock()))).join().unwrap();
@@ -103,7 +103,7 @@ fn hold_thrice(lock: RLock, holds: Event) {
 }
 
 for_each_method! {
-    fn all_levels_of_a_killed_holder_are_gone(method) {
+    fn killed_recursive_owner(method) {
         let (lock, holds) = (RLock::new().unwrap(), Event::new().unwrap());
         let holder = Process::new(hold_thrice, (lock.clone(), holds.clone()));
         let holder = Ends(holder.start_method(method).start().unwrap());

@@ -93,7 +93,7 @@ fn find(lock: RwLock<[u64; 2]>) -> Option<([u64; 2], Option<i32>)> {
 }
 
 for_each_method! {
-    fn readers_and_writers(method) {
+    fn smoke(method) {
         let (lock, numbers) = (RwLock::new([0; 4]).unwrap(), Numbers::new());
         let children: Vec<_> = (0..4)
             .map(|_| start!(Process::new(read_and_write, (lock.clone(), numbers.clone(), 4000)), method))
@@ -104,7 +104,7 @@ for_each_method! {
         assert_eq!(lock.readers(), 0);
     }
 
-    fn readers_read_at_the_same_time(method) {
+    fn concurrent_readers(method) {
         let (lock, reads) = (RwLock::new(3).unwrap(), Semaphore::new(0).unwrap());
         let _readers: Vec<_> =
             (0..5).map(|_| start!(Process::new(read_long, (lock.clone(), reads.clone())), method)).collect();
@@ -115,7 +115,7 @@ for_each_method! {
         assert!(lock.try_read().unwrap().is_some(), "a write that has given up blocks no read");
     }
 
-    fn nobody_waits_for_a_reader_that_was_killed(method) {
+    fn killed_reader(method) {
         let (lock, reads) = (RwLock::new(3).unwrap(), Semaphore::new(0).unwrap());
         let readers: Vec<_> =
             (0..3).map(|_| start!(Process::new(read_long, (lock.clone(), reads.clone())), method)).collect();
@@ -134,7 +134,7 @@ for_each_method! {
         assert!(!lock.is_poisoned() && lock.readers() == 0);
     }
 
-    fn nobody_waits_for_a_writer_that_was_killed_waiting(method) {
+    fn killed_waiting_writer(method) {
         let lock = RwLock::new(3).unwrap();
         let guard = lock.read().unwrap();
         let writer = start!(Process::new(add_one, (lock.clone(),)), method);
@@ -148,7 +148,7 @@ for_each_method! {
         *lock.write().unwrap() += 1;
     }
 
-    fn readers_and_writers_are_told_of_a_writer_that_was_killed(method) {
+    fn writer_poison_on_death(method) {
         let (lock, wrote) = (RwLock::new([0; 2]).unwrap(), Event::new().unwrap());
         let writer = start!(Process::new(write_half, (lock.clone(), wrote.clone())), method);
         wrote.wait().unwrap();
@@ -196,7 +196,7 @@ fn writers_are_not_starved() {
 }
 
 #[multiproc::test]
-fn who_reads_may_read_again_while_a_writer_waits() {
+fn recursive_read() {
     let lock = RwLock::new(1).unwrap();
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]] {
         std::thread::scope(|scope| {
@@ -221,7 +221,7 @@ fn who_reads_may_read_again_while_a_writer_waits() {
 }
 
 #[multiproc::test]
-fn another_handle_in_the_same_thread() {
+fn relock_by_other_handle() {
     let lock = RwLock::new(1).unwrap();
     let other = sent(&lock);
     let one = lock.read().unwrap();
@@ -245,7 +245,7 @@ fn another_handle_in_the_same_thread() {
 }
 
 #[multiproc::test]
-fn misuse_is_an_error() {
+fn misuse_errors() {
     let lock = RwLock::new(1).unwrap();
     let guard = lock.read().unwrap();
     for other in [&lock, &sent(&lock)] {
@@ -268,7 +268,7 @@ fn misuse_is_an_error() {
 }
 
 #[multiproc::test]
-fn a_panic_of_a_reader_is_nobody_else_s() {
+fn reader_panic_does_not_poison() {
     let lock = RwLock::new(1).unwrap();
     let other = lock.clone();
     std::thread::spawn(move || {
@@ -294,7 +294,7 @@ fn read_by_many(lock: RwLock<u64>, reads: Semaphore, go: Event) {
 }
 
 #[multiproc::test]
-fn there_can_be_so_many_readers() {
+fn max_readers() {
     let (lock, reads, go) = (RwLock::new(1).unwrap(), Semaphore::new(0).unwrap(), Event::new().unwrap());
     let children: Vec<_> = (0..4)
         .map(|_| Ends(Process::new(read_by_many, (lock.clone(), reads.clone(), go.clone())).start().unwrap()))
@@ -312,7 +312,7 @@ fn there_can_be_so_many_readers() {
 
 /// The fork copy neither holds nor ends the read.
 #[multiproc::test]
-fn a_copied_read_guard_is_none() {
+fn forked_guard() {
     common::in_a_process_with_one_thread(|| {
         let lock = RwLock::new(1).unwrap();
         let mut guards = [lock.read().unwrap(), lock.read().unwrap()].map(Some);

@@ -68,7 +68,7 @@ impl Run for Worker {
 }
 
 for_each_method! {
-    fn no_more_than_so_many_at_a_time(method) {
+    fn smoke(method) {
         let (semaphore, numbers) = (Semaphore::new(2).unwrap(), Numbers::new());
         let children: Vec<_> = (0..4)
             .map(|_| Process::new(go_in_and_out, (semaphore.clone(), numbers.clone(), 2000)))
@@ -82,7 +82,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 2);
     }
 
-    fn what_a_killed_holder_had_comes_back_to_one_who_sleeps(method) {
+    fn killed_holder_wakes_waiter(method) {
         let (semaphore, holds) = (Semaphore::new(3).unwrap(), Event::new().unwrap());
         let holder = Process::new(hold_three, (semaphore.clone(), holds.clone()));
         let holder = Ends(holder.start_method(method).start().unwrap());
@@ -102,7 +102,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 3);
     }
 
-    fn what_a_killed_holder_had_is_there_for_one_who_comes_later(method) {
+    fn killed_holder_returns_permit(method) {
         let (semaphore, holds) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
         for number in 0..4 {
             let holder = Process::new(hold, (semaphore.clone(), holds.clone()));
@@ -121,7 +121,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 1);
     }
 
-    fn a_killed_waiter_keeps_nothing_from_others(method) {
+    fn killed_waiter(method) {
         let semaphore = Semaphore::new(1).unwrap();
         let permit = semaphore.acquire().unwrap();
         let waiter = || Ends(Process::new(acquire_and_drop, (semaphore.clone(),)).start_method(method).start().unwrap());
@@ -134,7 +134,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 1);
     }
 
-    fn a_stopped_waiter_keeps_nothing_from_others(method) {
+    fn stopped_waiter(method) {
         let semaphore = Semaphore::new(1).unwrap();
         let permit = semaphore.acquire().unwrap();
         let waiter = || Ends(Process::new(acquire_and_drop, (semaphore.clone(),)).start_method(method).start().unwrap());
@@ -149,7 +149,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 1);
     }
 
-    fn released_elsewhere(method) {
+    fn release_by_other_process(method) {
         // As between a producer and a consumer.
         let (full, done) = (Semaphore::new(0).unwrap(), Semaphore::new(0).unwrap());
         let consumer = |full: Semaphore, done: Semaphore| {
@@ -171,7 +171,7 @@ for_each_method! {
         assert_eq!((full.available(), done.available()), (0, 0));
     }
 
-    fn what_was_forgotten_stays_out(method) {
+    fn forget(method) {
         let semaphore = Semaphore::new(2).unwrap();
         let target = |semaphore: Semaphore| semaphore.acquire().unwrap().forget();
         Process::new(target, (semaphore.clone(),)).start_method(method).start().unwrap().join().unwrap();
@@ -180,7 +180,7 @@ for_each_method! {
         assert_eq!(semaphore.available(), 2);
     }
 
-    fn when_nobody_is_left_who_waits_is_told(method) {
+    fn disconnect_wakes_waiters(method) {
         let (semaphore, other) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
         // The child forgets the last permit and dies. The other one waits for a permit until no
         // process is left that could release one.
@@ -197,7 +197,7 @@ for_each_method! {
         assert!(waiter.success());
     }
 
-    fn the_only_one_left_is_told_too(method) {
+    fn disconnected_when_alone(method) {
         let (semaphore, holds) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
         let child = Process::new(forget_one, (semaphore.clone(), holds.clone())).start_method(method);
         let child = Ends(child.start().unwrap());
@@ -212,7 +212,7 @@ for_each_method! {
         assert!(holds.is_set());
     }
 
-    fn it_travels_as_a_field_in_a_list_and_as_a_result(method) {
+    fn send(method) {
         let worker = Worker {
             semaphore: BoundedSemaphore::new(2).unwrap(),
             list: (0..3).map(|_| Semaphore::new(0).unwrap()).collect(),
@@ -232,7 +232,7 @@ for_each_method! {
         }
     }
 
-    fn a_hundred_holders_die_at_once(method) {
+    fn hundred_killed_holders(method) {
         const HOLDERS: usize = 100;
         let (semaphore, ready) = (Semaphore::new(HOLDERS).unwrap(), Semaphore::new(0).unwrap());
         let target = |semaphore: Semaphore, ready: Semaphore| {
@@ -260,7 +260,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_copy_of_a_permit_in_a_copy_of_the_process_is_none() {
+fn forked_permit() {
     common::in_a_process_with_one_thread(|| {
         let semaphore = Semaphore::new(2).unwrap();
         let permit = semaphore.acquire().unwrap();
@@ -286,7 +286,7 @@ fn a_copy_of_a_permit_in_a_copy_of_the_process_is_none() {
 }
 
 #[multiproc::test]
-fn misuse_is_an_error() {
+fn misuse_errors() {
     let semaphore = Semaphore::new(1).unwrap();
     assert!(matches!(semaphore.release_many(Semaphore::MAX_PERMITS), Err(ReleaseError::Overflow { .. })));
     assert!(matches!(semaphore.release_many(usize::MAX), Err(ReleaseError::Overflow { count: usize::MAX })));
@@ -310,7 +310,7 @@ fn misuse_is_an_error() {
 }
 
 #[multiproc::test]
-fn threads_with_one_handle_wait_for_each_other() {
+fn threads_of_one_handle() {
     let semaphore = Semaphore::new(1).unwrap();
     let permit = semaphore.acquire().unwrap();
     std::thread::scope(|scope| {
@@ -332,7 +332,7 @@ fn threads_with_one_handle_wait_for_each_other() {
 }
 
 #[multiproc::test]
-fn whoever_waits_alone_is_told() {
+fn disconnected_thread_alone() {
     Process::new(
         || {
             // Never shared, and one thread.
@@ -367,7 +367,7 @@ impl<'de> Deserialize<'de> for Garbage {
 }
 
 #[multiproc::test]
-fn garbage_is_an_error() {
+fn garbage() {
     // In a process of its own, which has no other objects' memory files.
     common::in_a_process_with_one_thread(check_garbage);
 }
@@ -376,7 +376,7 @@ fn check_garbage() {
     let semaphore = Semaphore::new(1).unwrap();
     let pipe = || OwnedFd::from(std::io::pipe().unwrap().0);
     let file = || OwnedFd::from(std::fs::File::open("/proc/self/maps").unwrap());
-    for (memory, door, text) in [
+    for (memory, wake_pipe, text) in [
         (pipe(), pipe(), "it is no memory file"),
         (file(), pipe(), "it is no memory file"),
         (memory_of("event"), pipe(), "it is too short"),
@@ -384,7 +384,7 @@ fn check_garbage() {
         (memory_of("semaphore"), pipe(), "its wake pipe: it is no pipe"),
         (memory_of("semaphore"), memory_of("semaphore"), "its wake pipe: it is no pipe"),
     ] {
-        let garbage = Garbage { memory: memory.into(), wake_pipe: door.into() };
+        let garbage = Garbage { memory: memory.into(), wake_pipe: wake_pipe.into() };
         let error = Process::new(|_: Garbage| (), (garbage,)).start().unwrap_err().to_string();
         assert!(error.contains(text) && error.contains("this is no semaphore of this program"), "{error}");
     }
@@ -404,7 +404,7 @@ fn memory_of(name: &str) -> OwnedFd {
 }
 
 #[multiproc::test]
-fn it_costs_two_descriptors_and_leaves_none() {
+fn drops() {
     // In a process of its own, as other tests open descriptors meanwhile.
     let target = || {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
@@ -423,7 +423,7 @@ fn it_costs_two_descriptors_and_leaves_none() {
 }
 
 #[multiproc::test]
-fn at_the_limit_of_open_files_it_goes_on() {
+fn open_file_limit() {
     let target = || {
         let semaphore = Semaphore::new(1).unwrap();
         let other = semaphore.clone();

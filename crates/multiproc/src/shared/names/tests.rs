@@ -108,7 +108,7 @@ impl<T> Drop for Ends<T> {
 }
 
 #[test]
-fn found_until_dropped() {
+fn smoke() {
     let name = unique();
     assert!(matches!(look(&name, 0), Err(NameError::NotFound { .. })));
     let owned = own(&name).unwrap();
@@ -128,7 +128,7 @@ fn found_until_dropped() {
 }
 
 #[test]
-fn withdrawn_by_anybody() {
+fn withdraw_by_any_process() {
     let name = unique();
     let first = own(&name).unwrap();
     withdraw(&name, late()).unwrap();
@@ -142,7 +142,7 @@ fn withdrawn_by_anybody() {
 }
 
 #[test]
-fn names_that_can_be_and_names_that_can_not() {
+fn valid_and_invalid_names() {
     assert!(matches!(own(""), Err(NameError::Empty)));
     assert!(matches!(own("a\0b"), Err(NameError::Invalid { .. })));
     let long = "x".repeat(LIMIT + 1);
@@ -175,7 +175,7 @@ fn many_names() {
 }
 
 #[test]
-fn what_an_offer_says_is_told() {
+fn offer_metadata() {
     let name = unique();
     let offer = Arc::new(Does(|wish| match wish {
         0 => Ok(vec![]),
@@ -202,7 +202,7 @@ fn what_an_offer_says_is_told() {
 }
 
 #[test]
-fn an_offer_that_is_gone_is_not_found() {
+fn dropped_offer_is_not_found() {
     let name = unique();
     let Owned { published, offer } = own(&name).unwrap();
     drop(offer);
@@ -228,7 +228,7 @@ impl Offer for Whole {
 }
 
 #[test]
-fn an_offer_may_hold_its_own_name_and_be_dropped_while_it_is_asked_for() {
+fn drop_during_lookup() {
     let name = unique();
     let (asked, is_asked) = mpsc::sync_channel(1);
     let (go_on, goes_on) = mpsc::channel();
@@ -250,7 +250,7 @@ fn an_offer_may_hold_its_own_name_and_be_dropped_while_it_is_asked_for() {
 }
 
 #[test]
-fn guests_who_say_nothing_or_garbage_delay_nobody() {
+fn silent_and_garbage_clients() {
     let name = unique();
     let _owned = own(&name).unwrap();
     let silent = client(&name);
@@ -271,7 +271,7 @@ fn guests_who_say_nothing_or_garbage_delay_nobody() {
 }
 
 #[test]
-fn of_very_many_guests_the_oldest_have_to_go() {
+fn oldest_clients_are_dropped() {
     let name = unique();
     let _owned = own(&name).unwrap();
     let clients: Vec<OwnedFd> = (0..300).map(|_| client(&name)).collect();
@@ -287,7 +287,7 @@ fn of_very_many_guests_the_oldest_have_to_go() {
 }
 
 #[test]
-fn guests_of_a_name_that_is_given_up_are_left_without_a_word() {
+fn withdraw_disconnects_clients() {
     let (name, other) = (unique(), unique());
     let _other = own(&other).unwrap();
     let owned = own(&name).unwrap();
@@ -321,7 +321,7 @@ fn meets(answers: &[(&[u8], usize)]) -> Result<Vec<OwnedFd>, NameError> {
 }
 
 #[test]
-fn what_is_no_memory_is_not_taken_for_any() {
+fn not_memory() {
     let name = unique();
     let _owned = own(&name).unwrap();
     for error in [SharedMemory::open(&name).unwrap_err(), SharedMemory::open_read_only(&name).unwrap_err()] {
@@ -332,7 +332,7 @@ fn what_is_no_memory_is_not_taken_for_any() {
 }
 
 #[test]
-fn whoever_else_has_the_name_is_not_believed() {
+fn foreign_listener_at_name() {
     let here = Answer::Here { count: 2 }.to_bytes();
     assert_eq!(meets(&[(&here, 2)]).unwrap().len(), 2);
     // Closed with the request unread, which is an error first.
@@ -358,7 +358,7 @@ fn keepers() -> usize {
 }
 
 #[multiproc::test]
-fn the_thread_ends_with_the_last_name() {
+fn thread_ends_with_last_name() {
     alone(|| {
         let forks = || Process::new(|| 7, ()).start_method(StartMethod::Fork).start().unwrap().join().unwrap();
         for _ in 0..20 {
@@ -386,7 +386,7 @@ fn the_thread_ends_with_the_last_name() {
 }
 
 #[multiproc::test]
-fn the_thread_takes_no_signals() {
+fn thread_blocks_signals() {
     alone(|| {
         let name = unique();
         let _owned = own(&name).unwrap();
@@ -415,7 +415,7 @@ fn fill(but: usize) -> Vec<File> {
 }
 
 #[multiproc::test]
-fn one_who_finds_and_has_no_descriptors_is_told_and_keeps_none() {
+fn finder_without_fds() {
     alone(|| {
         let (_child, name) = child(StartMethod::Spawn);
         // A socket, the life of the owner, and what is found.
@@ -457,7 +457,7 @@ fn squeezed(name: String, rooms: Receiver<usize>, done: Sender<()>) {
 }
 
 #[multiproc::test]
-fn an_owner_without_descriptors_says_so_and_can_again_when_it_has_some() {
+fn owner_without_fds() {
     let name = unique();
     let ((rooms, its_rooms), (its_done, done)) = (one_way().unwrap(), one_way().unwrap());
     let child = Ends(Process::new(squeezed, (name.clone(), its_rooms, its_done)).start().unwrap());
@@ -557,7 +557,7 @@ macro_rules! for_each_method {
 }
 
 for_each_method! {
-    fn a_name_goes_with_its_owner(method) {
+    fn name_ends_with_owner(method) {
         let (owner, name) = child(method);
         assert_eq!(look(&name, 0).unwrap(), "one");
         let taken = own(&name).err().unwrap();
@@ -567,7 +567,7 @@ for_each_method! {
         assert_free(&name);
     }
 
-    fn a_name_goes_with_one_who_leaves_in_whatever_way(method) {
+    fn name_ends_with_any_exit(method) {
         let leaves = |name: String, how: u8| {
             std::mem::forget(own(&name).unwrap());
             match how {
@@ -587,7 +587,7 @@ for_each_method! {
 }
 
 #[multiproc::test]
-fn a_name_goes_with_one_who_executes_another_program() {
+fn name_ends_with_exec() {
     let name = unique();
     let (its_ready, ready) = one_way::<()>().unwrap();
     let becomes = |name: String, _ready: Sender<()>| {
@@ -603,7 +603,7 @@ fn a_name_goes_with_one_who_executes_another_program() {
 }
 
 #[multiproc::test]
-fn children_do_not_have_the_names_of_their_parent() {
+fn names_are_not_inherited() {
     let name = unique();
     let owned = own(&name).unwrap();
     let children = [StartMethod::ForkServer, StartMethod::Spawn].map(child);
@@ -629,7 +629,7 @@ fn wait_stopped(pid: i32) {
 }
 
 #[multiproc::test]
-fn a_stopped_owner_is_waited_for_until_the_deadline_or_its_death() {
+fn stopped_owner() {
     let (owner, name) = child(StartMethod::ForkServer);
     owner.0.signal(libc::SIGSTOP).unwrap();
     wait_stopped(owner.0.pid());
@@ -649,7 +649,7 @@ fn a_stopped_owner_is_waited_for_until_the_deadline_or_its_death() {
 }
 
 #[multiproc::test]
-fn one_who_goes_on_answers() {
+fn continued_owner() {
     let (owner, name) = child(StartMethod::Spawn);
     owner.0.signal(libc::SIGSTOP).unwrap();
     wait_stopped(owner.0.pid());
@@ -663,7 +663,7 @@ fn one_who_goes_on_answers() {
 }
 
 #[multiproc::test]
-fn an_owner_that_dies_meanwhile_is_found_or_not() {
+fn killed_owner() {
     let mut found = 0;
     for round in 0..30 {
         let (owner, name) = child(StartMethod::ForkServer);
@@ -728,7 +728,7 @@ fn kill_other(pid: i32) {
 }
 
 #[multiproc::test]
-fn a_copy_that_lives_on_does_not_keep_the_name() {
+fn forked_copy_does_not_keep_name() {
     fn copied(name: String, ready: Sender<i32>) {
         let owned = own(&name).unwrap();
         // In the middle of it, too.
@@ -751,7 +751,7 @@ fn a_copy_that_lives_on_does_not_keep_the_name() {
 }
 
 #[multiproc::test]
-fn a_copy_may_drop_the_name_and_have_names_of_its_own() {
+fn forked_copy_has_own_names() {
     alone(|| {
         let (name, its) = (unique(), unique());
         let mut owned = Some(own(&name).unwrap());
@@ -775,7 +775,7 @@ fn a_copy_may_drop_the_name_and_have_names_of_its_own() {
 }
 
 #[multiproc::test]
-fn copies_that_are_made_at_any_moment_do_not_keep_names() {
+fn fork_at_any_moment() {
     alone(|| {
         let (stop, stopped) = mpsc::channel::<()>();
         let forker = std::thread::spawn(move || {
@@ -804,7 +804,7 @@ fn copies_that_are_made_at_any_moment_do_not_keep_names() {
 }
 
 #[multiproc::test]
-fn nobody_hangs_because_of_a_copy_that_was_made_round_the_c_library() {
+fn raw_fork() {
     fn cloned(name: String, ready: Sender<i32>) {
         let _owned = own(&name).unwrap();
         // SAFETY: as fork(2). The copy does nothing.
@@ -837,7 +837,7 @@ fn becomes_stranger() -> bool {
 }
 
 #[multiproc::test]
-fn strangers_are_not_served() {
+fn other_user_is_not_served() {
     let name = unique();
     let _owned = own(&name).unwrap();
     let stranger = |name: String, place: Vec<u8>| {
@@ -856,7 +856,7 @@ fn strangers_are_not_served() {
 }
 
 #[multiproc::test]
-fn strangers_are_not_believed() {
+fn other_user_is_not_trusted() {
     let plants = |place: Vec<u8>, ready: Sender<bool>| {
         let is_stranger = becomes_stranger();
         let socket = socket::packet_socket().unwrap();
@@ -877,7 +877,7 @@ fn strangers_are_not_believed() {
 }
 
 #[multiproc::test]
-fn a_keeper_whose_descriptor_somebody_has_closed_keeps_nobody_waiting() {
+fn closed_listener_fd() {
     alone(|| {
         let before: Vec<i32> = open_numbers();
         let name = unique();

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn round_trip() {
         for request in [Request::Find(0), Request::Find(255), Request::Withdraw, Request::Greet] {
             assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request));
         }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_longer_or_shorter_or_different_is_garbage() {
+    fn garbage() {
         let (request, answer) = (Request::Find(1).to_bytes(), Answer::Here { count: 1 }.to_bytes());
         for len in 0..request.len() {
             assert_eq!(Request::from_bytes(&request[..len]), Err(Unfit::Garbage), "{len}");

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_fields_counts() {
+    fn field_order() {
         let [one, other] = [["left", "right"], ["right", "left"]].map(|names| Fields::of(&names).number());
         assert_ne!(one, other);
         assert_ne!(Fields::of(&[]).number(), Fields::of(&[""]).number());
@@ -144,7 +144,7 @@ mod tests {
 
     /// The table of trials contains numbers of shapes combined with several forms.
     #[test]
-    fn numbers_of_single_calls_are_no_numbers_of_other_calls_in_another_form() {
+    fn no_collision_between_calls() {
         let mut seen = HashSet::new();
         for tag in 0..=u8::MAX {
             let mut shape = Shape::EMPTY;
@@ -157,7 +157,7 @@ mod tests {
 
     /// The hash is a part of the format: other processes may be other builds.
     #[test]
-    fn hashes_stay_as_they_are() {
+    fn hashes_are_stable() {
         let mut shape = Shape::EMPTY;
         shape.note_tag(Tag::STRUCT);
         shape.note(Fields::of(&["name", "a_longer_name", "a_name_of_more_than_sixteen_bytes"]).number());

@@ -89,19 +89,19 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
-    fn anything_comes_back(value in everything()) {
+    fn round_trip(value in everything()) {
         there_and_back(&value);
     }
 
     #[test]
-    fn garbage_is_no_panic(bytes: Vec<u8>) {
+    fn garbage(bytes: Vec<u8>) {
         let _ = from_bytes::<Everything>(&bytes);
         let _ = from_bytes::<(String, Vec<u32>, Choice)>(&bytes);
         let _ = from_bytes::<BTreeMap<char, i128>>(&bytes);
     }
 
     #[test]
-    fn floats_are_their_bits(single: Vec<u32>, double: Vec<u64>) {
+    fn float_bits(single: Vec<u32>, double: Vec<u64>) {
         let single: Vec<f32> = single.into_iter().map(f32::from_bits).collect();
         let double: Vec<f64> = double.into_iter().map(f64::from_bits).collect();
         let back: (Vec<f32>, Vec<f64>) = from_bytes(&written(&(&single, &double))).unwrap();
@@ -111,7 +111,7 @@ proptest! {
 }
 
 #[test]
-fn the_ends_of_the_numbers() {
+fn integer_limits() {
     macro_rules! ends {
         ($($number:ty)*) => {
             $(there_and_back(&(<$number>::MIN, <$number>::MAX, 0 as $number, 127 as $number, vec![<$number>::MIN, <$number>::MAX]));)*
@@ -129,7 +129,7 @@ fn forged<T: Serialize>(like: &T, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_number_that_is_too_large_is_an_error() {
+fn integer_overflow() {
     let large = written(&u64::from(u32::MAX));
     let large = &large[..large.len() - Shape::LEN];
     assert!(from_bytes::<u32>(&forged(&0_u32, large)).is_ok());
@@ -144,7 +144,7 @@ fn a_number_that_is_too_large_is_an_error() {
 
 /// Regression: a value of one type was read as another.
 #[test]
-fn another_type_is_an_error() {
+fn wrong_type() {
     #[derive(Serialize, Deserialize, Debug)]
     struct Other(u32);
     #[derive(Serialize, Deserialize, Debug)]
@@ -161,7 +161,7 @@ fn another_type_is_an_error() {
 }
 
 #[test]
-fn the_shape_is_that_of_the_calls_and_not_of_the_numbers() {
+fn shape_of_calls() {
     fn of<T: Serialize>(value: T) -> Shape {
         shape_to_output(&value, &mut Vec::new()).unwrap()
     }
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Counted {
 }
 
 #[test]
-fn lists_of_numbers_travel_as_a_whole() {
+fn number_lists() {
     assert_eq!(code(&vec![1_u8]), Kind::U8 as u8);
     assert_eq!(code(&vec![1_i32]), Kind::I32 as u8);
     assert_eq!(code(&&[1.5_f64][..]), Kind::F64 as u8);
@@ -219,7 +219,7 @@ fn lists_of_numbers_travel_as_a_whole() {
 }
 
 #[test]
-fn a_run_can_be_read_by_others_too() {
+fn number_list_with_other_visitor() {
     let run = written(&vec![1_i32, 2, 3]);
     assert_eq!(from_bytes::<Counted>(&run).unwrap(), Counted(3));
     assert_eq!(from_bytes::<VecDeque<i32>>(&run).unwrap(), [1, 2, 3]);
@@ -235,7 +235,7 @@ fn a_run_can_be_read_by_others_too() {
 /// serde's own visitor for vectors is recognised by a name that is not guaranteed. If serde changes
 /// the name, large vectors become slow, and this test fails.
 #[test]
-fn serdes_visitor_is_known() {
+fn serde_visitor() {
     struct Asks;
     impl<'de> Deserializer<'de> for Asks {
         type Error = Error;
@@ -281,12 +281,12 @@ impl<'de> Deserialize<'de> for Backwards {
 }
 
 #[test]
-fn somebody_elses_visitor_is_asked() {
+fn foreign_visitor() {
     assert_eq!(from_bytes::<Backwards>(&written(&vec![1_u8, 2, 3])).unwrap().0, [3, 2, 1]);
 }
 
 #[test]
-fn what_asks_the_format_or_has_no_length_is_an_error() {
+fn self_describing_and_unsized() {
     assert!(from_bytes::<serde_json::Value>(&written(&1)).unwrap_err().to_string().contains("what comes next"));
     struct Unknown;
     impl Serialize for Unknown {
@@ -338,7 +338,7 @@ fn chain_bytes(len: usize) -> Vec<u8> {
 
 /// Regression: bytes from another process could overflow the stack.
 #[test]
-fn what_nests_too_deep_is_an_error_at_both_ends() {
+fn nesting_limit() {
     use Expression::{Call, Let, Negative, Number, Sum};
     // Each link is a struct and an option, and the last one contains an array.
     let longest = DEEPEST / 2 - 1;
@@ -374,7 +374,7 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
 
 /// Regression: a list of empty elements could keep its reader busy for years.
 #[test]
-fn too_many_empty_elements_are_an_error_at_both_ends() {
+fn empty_element_limit() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Empty;
     let fails = |error: Error| assert_eq!(error.to_string(), TOO_MANY_EMPTY);
@@ -409,7 +409,7 @@ fn tried<T: DeserializeOwned>(value: &impl Serialize) -> Result<T, Error> {
 /// Regression: with aliases there are more names than variants, and the name at the index belonged
 /// to another variant.
 #[test]
-fn a_variant_that_is_another_by_its_name_is_seen() {
+fn renamed_variant() {
     #[derive(Debug, PartialEq, Serialize)]
     enum Written {
         P(u8),
@@ -452,7 +452,7 @@ fn a_variant_that_is_another_by_its_name_is_seen() {
 
 /// Regression: the rest of a value that could not be read was taken for the next value.
 #[test]
-fn nothing_is_read_behind_an_error_in_the_middle_of_a_value() {
+fn error_in_the_middle() {
     use std::num::NonZero;
 
     #[derive(Debug, PartialEq)]

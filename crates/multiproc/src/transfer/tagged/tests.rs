@@ -68,7 +68,7 @@ enum Untagged {
 }
 
 #[test]
-fn every_tag_comes_back() {
+fn round_trip() {
     there_and_back(());
     there_and_back(Unit);
     there_and_back([None, Some(None), Some(Some(()))]);
@@ -95,7 +95,7 @@ fn every_tag_comes_back() {
 }
 
 #[test]
-fn types_that_ask_come_back() {
+fn self_describing_types() {
     there_and_back(Untagged::List(vec![Untagged::Nothing, Untagged::Flag(true), Untagged::Negative(-1)]));
     there_and_back(Untagged::Struct { a: 1, b: Box::new(Untagged::Ip([1, 2, 3, 4].into())) });
     there_and_back(vec![Untagged::Number(u64::MAX), Untagged::Text("x".into())]);
@@ -136,25 +136,25 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
     #[test]
-    fn any_json_comes_back(value in any_json()) {
+    fn json(value in any_json()) {
         let bytes = written(&value);
         prop_assert_eq!(&exact::<serde_json::Value>(&bytes).unwrap(), &value);
         prop_assert_eq!(&like_text::<serde_json::Value>(&bytes).unwrap(), &value);
     }
 
     #[test]
-    fn garbage_is_no_panic(bytes: Vec<u8>) {
+    fn garbage(bytes: Vec<u8>) {
         read_all(&bytes);
     }
 
     /// Garbage made of valid tags, names and lengths, so that more of it is read.
     #[test]
-    fn likely_garbage_is_no_panic(bytes in prop::collection::vec(prop_oneof![0..0x14_u8, 0x20..0x3D_u8, Just(b'a')], 0..60)) {
+    fn likely_garbage(bytes in prop::collection::vec(prop_oneof![0..0x14_u8, 0x20..0x3D_u8, Just(b'a')], 0..60)) {
         read_all(&bytes);
     }
 
     #[test]
-    fn changed_values_are_no_panic(value in any_json(), place: prop::sample::Index, byte: u8) {
+    fn mutated_values(value in any_json(), place: prop::sample::Index, byte: u8) {
         let mut bytes = written(&(&value, Choice::Struct { a: 1, b: None }, Some(1.5)));
         let place = place.index(bytes.len());
         bytes[place] = byte;
@@ -169,7 +169,7 @@ fn lists(depth: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_nests_too_deep_is_an_error_at_both_ends() {
+fn nesting_limit() {
     assert!(exact::<serde_json::Value>(&lists(128)).is_ok());
     assert!(exact::<IgnoredAny>(&lists(128)).is_ok());
     for depth in [129, 100_000] {
@@ -187,7 +187,7 @@ fn what_nests_too_deep_is_an_error_at_both_ends() {
 }
 
 #[test]
-fn names_decide_and_not_places() {
+fn fields_by_name() {
     #[derive(Serialize)]
     struct Written {
         b: u8,
@@ -223,7 +223,7 @@ fn names_decide_and_not_places() {
 }
 
 #[test]
-fn reading_like_text_knows_no_options_characters_bytes_or_integer_keys() {
+fn like_text_restrictions() {
     /// Records what the visitor is given, as text.
     #[derive(Debug, PartialEq)]
     struct Shown(String);
@@ -316,7 +316,7 @@ fn reading_like_text_knows_no_options_characters_bytes_or_integer_keys() {
 /// Regression: text tells whether a number is positive, but not its type, also to types that expect
 /// a certain one.
 #[test]
-fn positive_numbers_are_unsigned_like_text() {
+fn positive_numbers_are_unsigned() {
     #[derive(Debug, PartialEq)]
     struct Positive(u64);
     impl<'de> Deserialize<'de> for Positive {
@@ -370,7 +370,7 @@ impl<'de> Deserialize<'de> for First {
 }
 
 #[test]
-fn what_is_not_read_to_its_end_is_an_error() {
+fn trailing_bytes() {
     for (bytes, is_whole) in [
         (written(&Vec::<u8>::new()), true),
         (written(&[7_u8]), true),
@@ -419,7 +419,7 @@ fn what_is_not_read_to_its_end_is_an_error() {
 
 /// Regression: the rest of a value that could not be read was taken for the next value.
 #[test]
-fn what_follows_a_value_that_could_not_be_read_is_still_found() {
+fn value_after_unreadable_value() {
     #[derive(Debug, PartialEq)]
     struct Lenient<T>(Option<T>);
     impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
@@ -454,7 +454,7 @@ fn what_follows_a_value_that_could_not_be_read_is_still_found() {
 }
 
 #[test]
-fn the_shape_has_tags_and_names_and_no_values() {
+fn shape_without_values() {
     #[derive(Serialize)]
     struct Flat {
         own: u8,
