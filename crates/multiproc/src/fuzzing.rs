@@ -17,11 +17,8 @@ use multiproc_os::{fd_passing, image, memfd};
 
 use crate::channel::{auth, connect, handshakes, stream};
 use crate::shared::names::wire::{Answer, Request};
-use crate::shm::block::Block;
-use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
 use crate::shm::slot_table::{Content, SlotTable};
-use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
 use crate::spec::child_spec::{self, ChildSpec};
 use crate::spec::identity::Identity;
 use crate::spec::kind;
@@ -36,6 +33,9 @@ use crate::transfer::codec;
 use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, Packet, PacketError};
 use crate::transfer::payload::{Bytes, Payload};
+use multiproc_shm::queue::block::Block;
+use multiproc_shm::queue::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
+use multiproc_shm::wait::notifier::ViaHandle;
 
 /// A function that decodes the bytes.
 pub type Parser = fn(&[u8]) -> bool;

@@ -115,7 +115,7 @@ pub use crate::channel::link_error::{
 };
 pub use crate::channel::listener::Listener;
 pub use crate::channel::pipe::{one_way, pipe};
-pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue};
+pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue, QueueHandle, role};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
 pub use crate::channel::wait::{Waitable, wait_any};
 pub use crate::error::{Error, Result};

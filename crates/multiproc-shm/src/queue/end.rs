@@ -311,6 +311,13 @@ impl<R: Role> End<R> {
         self.store.is_closed()
     }
 
+    /// Whether this is the handle in a [`JoinableQueue`](crate::queue::JoinableQueue).
+    #[doc(hidden)]
+    #[inline]
+    pub fn is_joinable(&self) -> bool {
+        self.store.is_joinable()
+    }
+
     /// Returns the process's view of the queue.
     #[doc(hidden)]
     #[inline]
@@ -653,12 +660,7 @@ impl<R: CanGet> End<R> {
     /// [`Error::Io`] if the block can't be mapped; [`Error::Corrupt`].
     #[doc(hidden)]
     #[inline]
-    pub fn read<T>(
-        &self,
-        taken: Taken,
-        scratch: &Scratch,
-        read: impl FnOnce(Taken, &[u8]) -> T,
-    ) -> Result<T, Error> {
+    pub fn read<T>(&self, taken: Taken, scratch: &Scratch, read: impl FnOnce(Taken, &[u8]) -> T) -> Result<T, Error> {
         match taken.block(|| &*self.store) {
             Some(block) => Ok(read(taken, block.bytes().map_err(Error::mapping)?)),
             None => Ok(read(taken, scratch.bytes())),
@@ -684,6 +686,13 @@ impl<R: CanGet> End<R> {
     #[doc(hidden)]
     pub fn is_ready(&self) -> bool {
         !self.store.arm().unwrap_or(false) || self.nobody_puts()
+    }
+
+    /// Frees memory that was kept for further items, if none have come for some time: to be called
+    /// at the end of a wait on the descriptor of [`fd_to_sleep_on`](End::fd_to_sleep_on).
+    #[doc(hidden)]
+    pub fn finished(&self) {
+        self.store.give_back_when_quiet();
     }
 
     /// The descriptor of [`as_fd`](End::as_fd), for a caller that calls [`is_ready`](End::is_ready)
