@@ -14,6 +14,9 @@ use std::time::Instant;
 use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::settings::Settings;
 use multiproc_os::{fd_passing, image, memfd};
+use multiproc_shm::queue::block::Block;
+use multiproc_shm::queue::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
+use multiproc_shm::wait::notifier::ViaHandle;
 
 use crate::channel::{auth, connect, handshakes, stream};
 use crate::shared::names::wire::{Answer, Request};
@@ -33,9 +36,6 @@ use crate::transfer::codec;
 use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::packet::{self, INLINE, Packet, PacketError};
 use crate::transfer::payload::{Bytes, Payload};
-use multiproc_shm::queue::block::Block;
-use multiproc_shm::queue::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
-use multiproc_shm::wait::notifier::ViaHandle;
 
 /// A function that decodes the bytes.
 pub type Parser = fn(&[u8]) -> bool;

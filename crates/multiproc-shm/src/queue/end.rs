@@ -452,8 +452,30 @@ impl<R: CanPut> End<R> {
         Ok(())
     }
 
+    /// As [`put`](End::put) without a deadline, as a future. If the future is dropped before it
+    /// completes, nothing has been put.
+    ///
+    /// # Errors
+    /// Those of [`put`](End::put).
+    #[cfg(feature = "async")]
+    pub async fn put_async(&self, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.expect_takers()?;
+        let mut buffer = Box::new(self.buffer());
+        // A future must not block its executor on a process that is stopped.
+        let bundle = spin_lock::within(Limit::Moment, || {
+            for part in parts {
+                if let Err(error) = buffer.extend(part) {
+                    return Err(Error::io("no memory for it")(buffer.failure().unwrap_or(error)));
+                }
+            }
+            FdBundle::pack_borrowed(fds).map_err(Error::io("its descriptors"))
+        })?;
+        self.put_buffer_async(&mut buffer, true, &bundle).await
+    }
+
     /// Returns an empty buffer for a message that is written piece by piece, into the queue's
     /// memory if it is large. [`put_buffer`](End::put_buffer) puts it.
+    #[doc(hidden)]
     #[inline]
     pub fn buffer(&self) -> ItemBuffer<'_> {
         ItemBuffer::new(&self.store)
@@ -556,6 +578,18 @@ impl<R: CanGet> End<R> {
     pub fn try_get(&self) -> Result<Message, Error> {
         let mut scratch = Scratch::new();
         let taken = spin_lock::within(Limit::Zero, || self.take(&mut scratch, Deadline::Now))?;
+        Message::of(taken, &scratch, &self.store)
+    }
+
+    /// As [`get`](End::get) without a deadline, as a future. A future that is dropped before it
+    /// completes has taken nothing.
+    ///
+    /// # Errors
+    /// Those of [`get`](End::get).
+    #[cfg(feature = "async")]
+    pub async fn get_async(&self) -> Result<Message, Error> {
+        let mut scratch = Box::new(Scratch::new());
+        let taken = self.take_async(&mut scratch).await?;
         Message::of(taken, &scratch, &self.store)
     }
 

@@ -1,0 +1,129 @@
+//! Processes, signals and descriptors of tests: processes are made by fork(2).
+
+// Not every test binary needs all.
+#![allow(dead_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiproc_shm::wait::deadline::Deadline;
+
+/// Longer than anything here takes.
+pub const LONG: Duration = Duration::from_secs(60);
+
+pub fn long() -> Deadline {
+    Deadline::after(LONG)
+}
+
+pub fn soon() -> Deadline {
+    Deadline::after(Duration::from_millis(20))
+}
+
+/// Runs `child` in a fork copy, and returns its pid.
+pub fn fork(child: impl FnOnce()) -> i32 {
+    // SAFETY: the copy calls only this crate, which is made for fork copies of programs with other
+    // threads, and the allocator, which the C library makes safe.
+    match unsafe { libc::fork() } {
+        0 => {
+            let status = catch_unwind(AssertUnwindSafe(child)).map_or(101, |()| 0);
+            // SAFETY: ends the process, without the test harness's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        pid => {
+            assert!(pid > 0, "fork: {}", std::io::Error::last_os_error());
+            pid
+        }
+    }
+}
+
+/// Waits until the process has ended, and returns its status as waitpid(2) does. Kills it if it
+/// takes too long.
+pub fn status_of(pid: i32) -> i32 {
+    let end = Instant::now() + LONG;
+    loop {
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+            0 if Instant::now() >= end => {
+                kill(pid);
+                panic!("the child hangs");
+            }
+            0 => std::thread::sleep(Duration::from_millis(1)),
+            ended => {
+                assert_eq!(ended, pid);
+                return status;
+            }
+        }
+    }
+}
+
+pub fn succeeds(pid: i32) {
+    assert_eq!(status_of(pid), 0, "the child has panicked");
+}
+
+pub fn signal(pid: i32, signal: i32) {
+    // SAFETY: a child of this process, which hasn't been waited for, or this process.
+    unsafe { libc::kill(pid, signal) };
+}
+
+pub fn kill(pid: i32) {
+    signal(pid, libc::SIGKILL);
+}
+
+/// Sleeps until a signal kills the process.
+pub fn sleep_for_ever() -> ! {
+    loop {
+        // SAFETY: no memory is touched.
+        unsafe { libc::pause() };
+    }
+}
+
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Runs the test in a fork copy: other tests of this binary open descriptors and create processes
+/// at the same time.
+pub fn in_its_own_process(test: impl FnOnce()) {
+    succeeds(fork(test));
+}
+
+/// Sends SIGUSR1, with a handler that does nothing, to one thread every millisecond until it is
+/// dropped.
+pub struct Signals {
+    is_over: Arc<AtomicBool>,
+    sender: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Signals {
+    pub fn to_this_thread() -> Signals {
+        extern "C" fn nothing(_: i32) {}
+        // SAFETY: the handler does nothing; the action is ours, and all zero is valid.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+        }
+        // SAFETY: no memory is touched.
+        let (pid, thread) = unsafe { (libc::getpid(), libc::syscall(libc::SYS_gettid)) };
+        let is_over = Arc::new(AtomicBool::new(false));
+        let seen = is_over.clone();
+        let sender = std::thread::spawn(move || {
+            while !seen.load(SeqCst) {
+                // SAFETY: no memory is touched; the thread waits for this one when it ends.
+                unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, libc::SIGUSR1) };
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Signals { is_over, sender: Some(sender) }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.is_over.store(true, SeqCst);
+        self.sender.take().unwrap().join().unwrap();
+    }
+}
