@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use multiproc_shm::wait::deadline::Deadline;
 
 /// Longer than anything here takes.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub fn long() -> Deadline {
+pub(crate) fn long() -> Deadline {
     Deadline::after(LONG)
 }
 
-pub fn soon() -> Deadline {
+pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(20))
 }
 
 /// Runs `child` in a fork copy, and returns its pid.
-pub fn fork(child: impl FnOnce()) -> i32 {
+pub(crate) fn fork(child: impl FnOnce()) -> i32 {
     // SAFETY: the copy calls only this crate, which is made for fork copies of programs with other
     // threads, and the allocator, which the C library makes safe.
     match unsafe { libc::fork() } {
@@ -40,7 +40,7 @@ pub fn fork(child: impl FnOnce()) -> i32 {
 
 /// Waits until the process has ended, and returns its status as waitpid(2) does. Kills it if it
 /// takes too long.
-pub fn status_of(pid: i32) -> i32 {
+pub(crate) fn status_of(pid: i32) -> i32 {
     let end = Instant::now() + LONG;
     loop {
         let mut status = 0;
@@ -59,46 +59,46 @@ pub fn status_of(pid: i32) -> i32 {
     }
 }
 
-pub fn succeeds(pid: i32) {
+pub(crate) fn succeeds(pid: i32) {
     assert_eq!(status_of(pid), 0, "the child has panicked");
 }
 
-pub fn signal(pid: i32, signal: i32) {
+pub(crate) fn signal(pid: i32, signal: i32) {
     // SAFETY: a child of this process, which hasn't been waited for, or this process.
     unsafe { libc::kill(pid, signal) };
 }
 
-pub fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     signal(pid, libc::SIGKILL);
 }
 
 /// Sleeps until a signal kills the process.
-pub fn sleep_for_ever() -> ! {
+pub(crate) fn sleep_for_ever() -> ! {
     loop {
         // SAFETY: no memory is touched.
         unsafe { libc::pause() };
     }
 }
 
-pub fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Runs the test in a fork copy: other tests of this binary open descriptors and create processes
 /// at the same time.
-pub fn in_its_own_process(test: impl FnOnce()) {
+pub(crate) fn in_its_own_process(test: impl FnOnce()) {
     succeeds(fork(test));
 }
 
 /// Sends SIGUSR1, with a handler that does nothing, to one thread every millisecond until it is
 /// dropped.
-pub struct Signals {
+pub(crate) struct Signals {
     is_over: Arc<AtomicBool>,
     sender: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Signals {
-    pub fn to_this_thread() -> Signals {
+    pub(crate) fn to_this_thread() -> Signals {
         extern "C" fn nothing(_: i32) {}
         // SAFETY: the handler does nothing; the action is ours, and all zero is valid.
         unsafe {
