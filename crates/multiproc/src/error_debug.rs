@@ -29,7 +29,13 @@ macro_rules! debug_as_message {
 debug_as_message! {
     Error: crate::Error,
     CodecError: crate::CodecError,
+    CreateError: crate::CreateError,
     // Processes.
+    StartError: crate::StartError,
+    HandshakeError: crate::HandshakeError,
+    HandshakeErrorKind: crate::HandshakeErrorKind,
+    ChildError: crate::ChildError,
+    WaitAllError: crate::WaitAllError,
     JoinError: crate::JoinError,
     RemoteError: crate::RemoteError,
     ScopeError: crate::ScopeError,
@@ -99,7 +105,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{Error, GetError, RemoteError};
+    use crate::{Error, GetError, RemoteError, StartError};
 
     /// The names of the public types that implement `std::error::Error` in this crate's sources.
     fn errors_in(directory: &Path, found: &mut BTreeSet<String>) {
@@ -170,7 +176,7 @@ mod tests {
 
     #[test]
     fn debug_is_the_message() {
-        let error = Error::NoEntry { process: "Process-1".into() };
+        let error = StartError::NoEntry { process: "Process-1".into() };
         assert_eq!(format!("{error:?}"), error.to_string());
         assert!(error.to_string().contains("#[multiproc::main]") && error.to_string().contains("multiproc::init()"));
         assert!(error.to_string().contains("#[multiproc::test]"));
@@ -179,7 +185,7 @@ mod tests {
         assert_eq!(format!("{:#?}", GetError::Empty), "the queue is empty");
         // The cause is part of the message, so it isn't repeated.
         let source = io::Error::from_raw_os_error(libc::EMFILE);
-        let error = Error::Start { process: "p".into(), what: "its pipe".into(), source };
+        let error = Error::from(StartError::Io { process: "p".into(), what: "its pipe".into(), source });
         assert_eq!(format!("{error:?}"), "cannot start p: its pipe: Too many open files (os error 24)");
     }
 

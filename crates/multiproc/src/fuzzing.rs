@@ -128,7 +128,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
                     }))[..],
                 ]
                 .concat(),
-                [&[kind::FAILED], &codec::pack(&Failure::NotSent("why".into()))[..]].concat(),
+                [&[kind::FAILED], &codec::pack(&Failure::Encode("why".into()))[..]].concat(),
             ]
         }
         "image" => vec![

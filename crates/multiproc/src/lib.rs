@@ -47,9 +47,9 @@
 //! - [`log_to_stderr`] logs what the library does; [`relay_logs`] sends the log records of all
 //!   processes to the main process's own logger, and [`capture_output`] their output.
 //!
-//! When something goes wrong: [`Error`] if a process can't be started, [`JoinError`] if a process
-//! ends without a value. No call waits for a dead process, and no process outlives its parent
-//! unless [told to](Process::outlive_parent).
+//! When something goes wrong: [`StartError`] if a process can't be started, [`JoinError`] if a
+//! process ends without a value; all errors convert to [`Error`] by `?`. No call waits for a dead
+//! process, and no process outlives its parent unless [told to](Process::outlive_parent).
 //!
 //! Guides: [start here](guide::start_here), [coming from Python](guide::python),
 //! [choosing between queue, pipe and shared memory](guide::choosing), [values](guide::values),
@@ -82,8 +82,11 @@
 extern crate self as multiproc;
 
 mod channel;
+mod create_error;
 mod error;
 mod error_debug;
+#[cfg(test)]
+mod floors;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -118,6 +121,7 @@ pub use crate::channel::pipe::{one_way, pipe};
 pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue, QueueHandle, role};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
 pub use crate::channel::wait::{Waitable, wait_any};
+pub use crate::create_error::CreateError;
 pub use crate::error::{Error, Result};
 pub use crate::handle::Handle;
 pub use crate::log::LevelFilter;
@@ -129,6 +133,7 @@ pub use crate::process::active_children::active_children;
 pub use crate::process::arguments::Arguments;
 pub use crate::process::builder::Process;
 pub use crate::process::child::{Child, ProcessHandle};
+pub use crate::process::error::{ChildError, WaitAllError};
 pub use crate::process::future::{JoinFuture, WaitFuture};
 pub use crate::process::init::init;
 pub use crate::process::outcome::{self, RemoteError};
@@ -193,6 +198,7 @@ pub use crate::spec::options::Resource;
 pub use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind, Panic};
 pub use crate::spec::stdio::{ChildStdin, Stdio};
 pub use crate::spec::target::Target;
+pub use crate::start::error::{HandshakeError, HandshakeErrorKind, StartError};
 pub use crate::start::forkserver::end_fork_server;
 pub use crate::start::standby::set_standby;
 pub use crate::transfer::codec::CodecError;

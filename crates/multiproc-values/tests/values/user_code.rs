@@ -88,7 +88,7 @@ fn serde_panic_in_queue_and_pipe() {
     assert_eq!(queue.get().unwrap(), Panics(1));
     assert_eq!(receiver.recv().unwrap(), Panics(1));
     match queue.get().unwrap_err() {
-        GetError::Undecodable(error) => {
+        GetError::Decode(error) => {
             assert!(error.to_string().contains("in deserialize"), "{error}");
             assert_eq!(error.decode_as::<u8>().unwrap(), IN_DESERIALIZE);
         }
@@ -569,7 +569,7 @@ fn value_after_ignored_error() {
     // The second number has not been read.
     queue.put(around(0, 1)).unwrap();
     match queue.get().unwrap_err() {
-        GetError::Undecodable(error) => {
+        GetError::Decode(error) => {
             assert!(!error.to_string().contains("panicked"), "{error}");
             let (before, numbers, after, text): (Twice, (u8, u8), Twice, Quoted) =
                 error.decode_as::<Plain>().map(|plain| (plain.before, plain.numbers, plain.after, plain.text)).unwrap();

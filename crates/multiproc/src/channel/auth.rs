@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::VERSION;
 use super::link_error::RefusalReason;
 
 /// The shared secret of the two sides of a connection: any bytes, but at least one.
@@ -75,8 +76,6 @@ pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     multiproc_os::random::fill(&mut bytes)?;
     Ok(bytes)
 }
-
-pub(crate) const VERSION: u8 = 1;
 
 const OF_CLIENT: [u8; 4] = *b"mpcl";
 const OF_LISTENER: [u8; 4] = *b"mpls";

@@ -155,11 +155,7 @@ impl<T> Receiver<T> {
             }
             let (wakeup, source) = waiting.get_or_insert_with(|| (Wakeup::default(), Arc::new(self.rx.clone())));
             let woken = readable(wakeup, source).await;
-            woken.map_err(|error| RecvError {
-                kind: RecvErrorKind::Io(error),
-                peer: self.peer(),
-                undecodable: None,
-            })?;
+            woken.map_err(|error| RecvError { kind: RecvErrorKind::Io(error), peer: self.peer() })?;
         }
     }
 }

@@ -78,11 +78,11 @@ pub fn connect_timeout<S, R>(
             ConnectErrorKind::Crowded => (kind, true),
             ConnectErrorKind::Io(error) if is_reset(&error) => {
                 resets += 1;
-                (ConnectErrorKind::Closed, resets < RESETS)
+                (ConnectErrorKind::Disconnected, resets < RESETS)
             }
             // The listener existed at the previous try, so it has closed rather than never been
             // there.
-            ConnectErrorKind::Io(error) if resets > 0 && is_absent(&error) => (ConnectErrorKind::Closed, false),
+            ConnectErrorKind::Io(error) if resets > 0 && is_absent(&error) => (ConnectErrorKind::Disconnected, false),
             other => (other, false),
         };
         let now = Instant::now();
@@ -144,7 +144,7 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
         second.hear::<0>(&mut Vec::new()).map_err(|kind| match kind {
             // The listener had no descriptor for this connection, and could only say so on the
             // first one.
-            ConnectErrorKind::Closed => ConnectErrorKind::Io(io::ErrorKind::ConnectionReset.into()),
+            ConnectErrorKind::Disconnected => ConnectErrorKind::Io(io::ErrorKind::ConnectionReset.into()),
             other => other,
         })?;
         return Ok(Link { peer, ends: Ends::Tcp { to: line.socket, from: second.socket } });
@@ -226,7 +226,7 @@ impl Line {
         let mut got = 0;
         while got < buffer.len() {
             match socket::try_read_with_fds(&self.socket, &mut buffer[got..], fds) {
-                Ok(0) => return Err(ConnectErrorKind::Closed),
+                Ok(0) => return Err(ConnectErrorKind::Disconnected),
                 Ok(read) => got += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !poll::wait_for_input(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {

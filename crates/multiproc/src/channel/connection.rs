@@ -180,7 +180,7 @@ impl<T: Sendable> Sender<T> {
     ///
     /// # Errors
     /// Each error holds the value: [`into_inner`](SendError::into_inner). `Disconnected` when no
-    /// receiver is left; `Unsendable`; `Io`.
+    /// receiver is left; `Encode`; `Io`.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.value(value, Deadline::Never)
     }
@@ -229,7 +229,7 @@ impl<T: Sendable> Sender<T> {
     pub(super) fn payload(&self, value: &T) -> Result<Option<Payload>, SendErrorKind> {
         let payload = match (codec::encode(&[], value), &self.tx) {
             (Ok(payload), _) => payload,
-            (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Unsendable(error)),
+            (Err(Refused::ByFormat(error)), _) => return Err(SendErrorKind::Encode(error)),
             // More than a few handles are put into a socket of their own first, which makes them
             // descriptors in flight.
             (Err(Refused::BySystem { source, .. }), Tx::Local(_)) if local::is_crowded(&source) => return Ok(None),
@@ -242,7 +242,7 @@ impl<T: Sendable> Sender<T> {
         match &self.tx {
             Tx::Tcp(_) if payload.handles.count() > 0 => {
                 let reason = "it contains handles, which can't be sent over TCP";
-                Err(SendErrorKind::Unsendable(CodecError::new::<T>("cannot send", reason)))
+                Err(SendErrorKind::Encode(CodecError::new::<T>("cannot send", reason)))
             }
             _ => Ok(Some(payload)),
         }
@@ -301,8 +301,8 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     /// `Disconnected` when no sender is left and all messages have been received; `TooLong` for a
-    /// message of more than [`max_message`](Receiver::max_message) bytes; `Garbage` if the message
-    /// is a value and not bytes; `Io`. The next message can be received afterwards.
+    /// message of more than [`max_message`](Receiver::max_message) bytes; `Decode` if the message
+    /// is a value and not bytes; `Corrupt`; `Io`. The next message can be received afterwards.
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.bytes(self.limit, Deadline::Never)
     }
@@ -399,24 +399,28 @@ impl<T> Receiver<T> {
     }
 
     fn error(&self, kind: RecvErrorKind) -> RecvError {
-        RecvError { kind, peer: self.peer, undecodable: None }
+        RecvError { kind, peer: self.peer }
     }
 }
 
 /// Translates an error of unpacking a message's handles. The message has been taken by then.
 fn not_unpacked(error: io::Error) -> RecvErrorKind {
     match (error.kind(), error.raw_os_error()) {
-        (io::ErrorKind::InvalidData, _) => RecvErrorKind::Garbage(format!("its handles are missing: {error}")),
+        (io::ErrorKind::InvalidData, _) => RecvErrorKind::Corrupt(format!("its handles are missing: {error}")),
         (io::ErrorKind::QuotaExceeded, None) | (_, Some(EMFILE | ENFILE)) => RecvErrorKind::Lost,
         _ => RecvErrorKind::Io(error),
     }
 }
 
+fn not_decoded<T>(reason: &str) -> RecvErrorKind {
+    RecvErrorKind::Decode(Box::new(CodecError::new::<T>("cannot deserialise", reason)))
+}
+
 fn is_bytes(kind: u8) -> Result<(), RecvErrorKind> {
     match kind {
         kind::BYTES => Ok(()),
-        kind::VALUE => Err(RecvErrorKind::Garbage("the message is a value, not bytes".into())),
-        other => Err(RecvErrorKind::Garbage(format!("a message of unknown kind {other}"))),
+        kind::VALUE => Err(not_decoded::<Vec<u8>>("the message is a value, not bytes")),
+        other => Err(RecvErrorKind::Corrupt(format!("a message of unknown kind {other}"))),
     }
 }
 
@@ -424,8 +428,9 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Receives a value. Waits for it.
     ///
     /// # Errors
-    /// `Disconnected` when no sender is left and all messages have been received. `Garbage` if the
-    /// message is not a `T`, `TooLong`, `Lost`; the next message can be received afterwards. `Io`.
+    /// `Disconnected` when no sender is left and all messages have been received. `Decode` if the
+    /// message is not a `T`, `Corrupt`, `TooLong`, `Lost`; the next message can be received
+    /// afterwards. `Io`.
     pub fn recv(&self) -> Result<T, RecvError> {
         self.value(Deadline::Never)
     }
@@ -455,13 +460,10 @@ impl<T: DeserializeOwned> Receiver<T> {
                 };
                 Ok(codec::decode_with(&body, fds))
             }
-            kind::BYTES => Err(RecvErrorKind::Garbage("the message is bytes, not a value".into())),
-            other => Err(RecvErrorKind::Garbage(format!("a message of unknown kind {other}"))),
+            kind::BYTES => Err(not_decoded::<T>("the message is bytes, not a value")),
+            other => Err(RecvErrorKind::Corrupt(format!("a message of unknown kind {other}"))),
         })?;
-        received.map_err(|error| {
-            let kind = RecvErrorKind::Garbage(error.to_string());
-            RecvError { undecodable: Some(Box::new(error)), ..self.error(kind) }
-        })
+        received.map_err(|error| self.error(RecvErrorKind::Decode(Box::new(error))))
     }
 
     /// Returns an iterator over the values, which waits for each. It ends at `Disconnected`; other

@@ -38,7 +38,7 @@ pub enum SendErrorKind {
     /// The value can't be sent at all: its `Serialize` returns an error, the other end could not
     /// decode it, or it contains a handle and the connection goes over TCP.
     #[error(transparent)]
-    Unsendable(CodecError),
+    Encode(CodecError),
     /// The system's error: `EMFILE` when there is no descriptor for a large message or a handle,
     /// `ENOSPC` or `ENOMEM` when there is no memory; `ResourceBusy` when another process uses this
     /// end of a TCP connection.
@@ -93,7 +93,6 @@ impl<T> Error for SendError<T> {
 pub struct RecvError {
     pub(crate) kind: RecvErrorKind,
     pub(crate) peer: Peer,
-    pub(crate) undecodable: Option<Box<CodecError>>,
 }
 
 /// Why no message was received.
@@ -110,11 +109,13 @@ pub enum RecvErrorKind {
     /// There was still no message when the timeout expired.
     #[error("timed out waiting for a message")]
     Timeout,
-    /// What was received is not a value of this type, or not a message at all. It is discarded, and
-    /// the next message can be received. (Over TCP, something that is not a message ends the
-    /// connection, because the start of the next message is unknown.)
+    /// What was received is not a value of this type. The next message can be received.
+    #[error(transparent)]
+    Decode(Box<CodecError>),
+    /// What was received is not a message. It is discarded, and the next message can be received;
+    /// over TCP, it ends the connection, because the start of the next message is unknown.
     #[error("{0}")]
-    Garbage(String),
+    Corrupt(String),
     /// The message is longer than this end accepts. It is discarded, and the next message can be
     /// received.
     #[error("a message of {} is longer than the limit of {}", Size(*len), Size(*limit))]
@@ -148,7 +149,10 @@ impl RecvError {
     /// Returns the received value that could not be decoded: [`CodecError::decode_as`] reads it as
     /// another type.
     pub fn undecodable(&self) -> Option<&CodecError> {
-        self.undecodable.as_deref()
+        match &self.kind {
+            RecvErrorKind::Decode(error) => Some(error),
+            _ => None,
+        }
     }
 
     /// Whether this is the end of the stream: no process has the other end any more.

@@ -437,7 +437,7 @@ impl Handshakes {
         for number in late {
             if let Some(client) = self.pending.remove(&number) {
                 client.remove_from(set);
-                let refused = client.refuse(shared, RefusalReason::Silent);
+                let refused = client.refuse(shared, RefusalReason::Timeout);
                 self.note(refused);
             }
         }
@@ -660,7 +660,7 @@ impl Pending {
                 Ok(Step::HandedOver) => return Heard::Nothing,
                 Ok(Step::NoRoom) => return Heard::NoRoom(self),
                 // For example, a client that only checks whether the listener exists.
-                Err(RefusalReason::Gone) if self.stage == Stage::Hello && self.said.is_empty() => {
+                Err(RefusalReason::Disconnected) if self.stage == Stage::Hello && self.said.is_empty() => {
                     return Heard::Nothing;
                 }
                 Err(reason) => return self.refuse(shared, reason),
@@ -694,13 +694,13 @@ impl Pending {
         let mut buffer = [0; SECOND];
         while self.said.len() < len {
             match socket::try_read(&self.socket, &mut buffer[..len - self.said.len()]) {
-                Ok(0) => return Err(RefusalReason::Gone),
+                Ok(0) => return Err(RefusalReason::Disconnected),
                 Ok(read) => {
                     self.said.extend_from_slice(&buffer[..read]);
                     self.since = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(_) => return Err(RefusalReason::Gone),
+                Err(_) => return Err(RefusalReason::Disconnected),
             }
         }
         Ok(true)
@@ -718,7 +718,7 @@ impl Pending {
             Said::Hello(client) => {
                 let listener = auth::random().map_err(|_| RefusalReason::NoDescriptors)?;
                 if !say(&self.socket, &auth::answer(keyed, &listener)) {
-                    return Err(RefusalReason::Gone);
+                    return Err(RefusalReason::Disconnected);
                 }
                 self.said.clear();
                 self.stage = Stage::Proof(Transcript { client, listener });
@@ -731,7 +731,7 @@ impl Pending {
                 // make room.
                 Err(_) => {
                     say(&self.socket, &auth::verdict(auth::REFUSED_CROWDED, keyed));
-                    Err(RefusalReason::Gone)
+                    Err(RefusalReason::Disconnected)
                 }
             },
             Said::Second(_) => Err(RefusalReason::OtherProtocol),
@@ -753,7 +753,7 @@ impl Pending {
             let Ok((name, place)) = made else { return Heard::NoRoom(self) };
             self.said.clear();
             if !say(&self.socket, &welcome(&name)) {
-                return Heard::Refused(self.peer, RefusalReason::Gone);
+                return Heard::Refused(self.peer, RefusalReason::Disconnected);
             }
             self.place = Some(place);
             self.stage = Stage::Second { transcript, name };
@@ -769,7 +769,7 @@ impl Pending {
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
                 self.refuse(shared, RefusalReason::NoDescriptors)
             }
-            Err(_) => Heard::Refused(self.peer, RefusalReason::Gone),
+            Err(_) => Heard::Refused(self.peer, RefusalReason::Disconnected),
         }
     }
 
@@ -781,7 +781,7 @@ impl Pending {
         name: &[u8; NAME],
     ) -> Result<Option<OwnedFd>, RefusalReason> {
         let key = shared.key.as_ref();
-        let place = self.place.as_ref().ok_or(RefusalReason::Gone)?;
+        let place = self.place.as_ref().ok_or(RefusalReason::Disconnected)?;
         for _ in 0..BROUGHT {
             let (mut said, mut fds) = ([0; SECOND], Vec::new());
             match socket::try_read_some_with_fds(place, &mut said, &mut fds) {
@@ -796,14 +796,14 @@ impl Pending {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return Err(RefusalReason::Gone),
+                Err(_) => return Err(RefusalReason::Disconnected),
             }
         }
         match socket::has_input(&self.socket) {
             Ok(Some(false)) => Ok(None),
             // A client sends nothing on this connection before the handshake is complete.
             Ok(Some(true)) => Err(RefusalReason::OtherProtocol),
-            Ok(None) | Err(_) => Err(RefusalReason::Gone),
+            Ok(None) | Err(_) => Err(RefusalReason::Disconnected),
         }
     }
 }
@@ -878,14 +878,14 @@ mod tests {
         let shared = ListenerShared { listening, key: None, tcp: false, same_user: false, to_backlog, backlog };
         let mut handshakes = Handshakes::open(&shared, &Epoll::new().unwrap()).unwrap();
         for _ in 0..100 {
-            handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
+            handshakes.refuse(Peer::Pipe, RefusalReason::Disconnected);
         }
         assert_eq!(handshakes.take_unlogged().len() as u64, LINES);
-        handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
+        handshakes.refuse(Peer::Pipe, RefusalReason::Disconnected);
         assert!(handshakes.take_unlogged().is_empty());
         // After the period in which lines are counted.
         handshakes.log.since = Instant::now().checked_sub(LINES_TIME);
-        handshakes.refuse(Peer::Pipe, RefusalReason::Gone);
+        handshakes.refuse(Peer::Pipe, RefusalReason::Disconnected);
         let said = handshakes.take_unlogged();
         assert_eq!((said.len(), said[0].as_str()), (2, "85 others were refused"));
         assert!(handshakes.take_unlogged().is_empty());

@@ -16,11 +16,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::queue::{decode, not_created, put_value, received, send, waiting};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
+use crate::create_error::CreateError;
+use crate::handle::Handle;
 use crate::sendable::Sendable;
-
 use crate::shm::scratch::Scratch;
 use crate::shm::spin_lock::within;
-use crate::{Handle, Result};
 
 /// A [`Queue`](crate::Queue) of work. A process that takes an item holds it until the work is
 /// [done](Task::task_done). If the process dies before that, the item can be taken again, and the
@@ -76,7 +76,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
-    pub fn new() -> Result<JoinableQueue<T>> {
+    pub fn new() -> Result<JoinableQueue<T>, CreateError> {
         shm_queue::JoinableQueue::new().map(JoinableQueue::of).map_err(not_created)
     }
 
@@ -85,7 +85,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
-    pub fn with_capacity(items: usize) -> Result<JoinableQueue<T>> {
+    pub fn with_capacity(items: usize) -> Result<JoinableQueue<T>, CreateError> {
         JoinableQueue::with_limits(items, u64::MAX)
     }
 
@@ -95,7 +95,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
-    pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>> {
+    pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>, CreateError> {
         shm_queue::JoinableQueue::with_limits(items, bytes).map(JoinableQueue::of).map_err(not_created)
     }
 
@@ -151,7 +151,7 @@ impl<T> JoinableQueue<T> {
     /// Like [`join`](JoinableQueue::join), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// [`GetError::TimedOut`], [`GetError::Disconnected`].
+    /// [`GetError::Timeout`], [`GetError::Disconnected`].
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), GetError> {
         Ok(self.queue.join(waiting(timeout))?)
     }
@@ -203,7 +203,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// Like [`get`](JoinableQueue::get), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`get`](JoinableQueue::get); [`GetError::TimedOut`].
+    /// Those of [`get`](JoinableQueue::get); [`GetError::Timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<Task<T>, GetError> {
         self.take(waiting(timeout))
     }

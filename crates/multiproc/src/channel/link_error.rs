@@ -63,7 +63,7 @@ pub enum ConnectErrorKind {
     #[error("a key was given, but the listener has none")]
     KeyUnknown,
     /// The listener speaks this other version of the protocol.
-    #[error("the listener speaks version {0}; this program speaks version {ours}", ours = super::auth::VERSION)]
+    #[error("the listener speaks version {0}; this program speaks version {ours}", ours = super::VERSION)]
     OtherVersion(u8),
     /// The peer is not a multiproc listener.
     #[error("the peer is not a multiproc listener: {0}")]
@@ -75,7 +75,7 @@ pub enum ConnectErrorKind {
     /// The listener closed the connection during the handshake: its process is gone, or found this
     /// side too slow. Connecting may be tried again.
     #[error("the listener has closed the connection during the handshake")]
-    Closed,
+    Disconnected,
     /// The listener had no room for another client until the timeout expired: it had more clients
     /// in the handshake than it handles at once, or no descriptors left.
     #[error("the listener has no room for another client at the moment")]
@@ -204,7 +204,7 @@ pub enum RefusalReason {
     #[error("it has a key, but this listener has none")]
     UnknownKey,
     /// It speaks this other version of the protocol.
-    #[error("it speaks version {0}; this program speaks version {ours}", ours = super::auth::VERSION)]
+    #[error("it speaks version {0}; this program speaks version {ours}", ours = super::VERSION)]
     OtherVersion(u8),
     /// It is not a multiproc client.
     #[error("it is not a multiproc client")]
@@ -215,10 +215,10 @@ pub enum RefusalReason {
     OtherUser(u32),
     /// It closed the connection, or died, during the handshake.
     #[error("it closed the connection during the handshake")]
-    Gone,
+    Disconnected,
     /// It did not send its part of the handshake in time.
     #[error("it did not complete the handshake in time")]
-    Silent,
+    Timeout,
     /// It had been idle in the handshake for the longest time, and its slot was needed for other
     /// clients. It has been told to try again.
     #[error("too many clients connected at once")]

@@ -23,7 +23,7 @@ use super::pipe::one_way;
 use super::socket_deadline::deadline_after;
 use super::socket_files::Kept;
 use super::wait::Waitable;
-use crate::{Error, handle, log};
+use crate::{handle, log};
 
 /// The initial value of [`Listener::max_message`], in bytes.
 pub(super) const MAX_MESSAGE: u64 = 1 << 30;
@@ -155,10 +155,7 @@ impl Listener {
         if let Address::Tcp(chosen) = &mut address {
             *chosen = socket::local_address(&listening)?.unwrap_or(*chosen);
         }
-        let (to_backlog, backlog) = one_way().map_err(|error| match error {
-            Error::Setup { source, .. } => source,
-            other => io::Error::other(other),
-        })?;
+        let (to_backlog, backlog) = one_way().map_err(|error| error.source)?;
         let parts = Parts { address, key, max_message: MAX_MESSAGE, handshake: HANDSHAKE };
         Listener::new(parts, listening, (to_backlog, backlog), file)
     }

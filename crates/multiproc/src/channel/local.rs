@@ -116,7 +116,7 @@ pub(crate) fn recv<R>(
             Err(PacketError::Lost) => return Err(RecvErrorKind::Lost),
             Err(PacketError::Io(error)) => return Err(RecvErrorKind::Io(error)),
             Err(error @ (PacketError::Garbage(_) | PacketError::Version(_))) => {
-                return Err(RecvErrorKind::Garbage(error.to_string()));
+                return Err(RecvErrorKind::Corrupt(error.to_string()));
             }
         }
     }

@@ -32,6 +32,9 @@ mod socket_files;
 pub(crate) mod stream;
 pub(crate) mod wait;
 
+/// The version of the handshake between a listener and a client.
+pub(crate) const VERSION: u8 = 1;
+
 /// The kind byte of a message.
 pub(crate) mod kind {
     /// A value, as the codec has encoded it.

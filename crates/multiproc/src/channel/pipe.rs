@@ -11,7 +11,7 @@ use multiproc_os::fd_passing;
 
 use super::address::Peer;
 use super::connection::{Connection, Receiver, Sender};
-use crate::{Error, Result};
+use crate::create_error::CreateError;
 
 /// Creates a pipe in both directions: what one end sends, the other receives. Python's `Pipe()`.
 ///
@@ -40,8 +40,10 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when no descriptors are left (`EMFILE`): a pipe takes four, two for each end.
-pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>)> {
+/// [`CreateError`](crate::CreateError) when no descriptors are left (`EMFILE`): a pipe takes four,
+/// two for each end.
+#[allow(clippy::type_complexity)]
+pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>), CreateError> {
     let ((here, there), (back, to)) = (one_way()?, one_way()?);
     Ok((Connection::join(here, to), Connection::join(back, there)))
 }
@@ -69,8 +71,8 @@ pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>)> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when no descriptors are left (`EMFILE`): it takes two.
-pub fn one_way<T>() -> Result<(Sender<T>, Receiver<T>)> {
-    let (sender, receiver) = fd_passing::pair().map_err(|source| Error::Setup { what: "make a pipe", source })?;
+/// [`CreateError`](crate::CreateError) when no descriptors are left (`EMFILE`): it takes two.
+pub fn one_way<T>() -> Result<(Sender<T>, Receiver<T>), CreateError> {
+    let (sender, receiver) = fd_passing::pair().map_err(CreateError::of("pipe"))?;
     Ok((Sender::local(sender, Peer::Pipe), Receiver::local(receiver, Peer::Pipe, u64::MAX)))
 }

@@ -20,12 +20,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use self::role::{Both, CanGet, CanPut, GetOnly, PutOnly, Role};
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use super::wait::Waitable;
+use crate::create_error::CreateError;
+use crate::handle::Handle;
 use crate::sendable::Sendable;
 use crate::shm::scratch::Scratch;
 use crate::shm::spin_lock::within;
 use crate::transfer::codec::{self, CodecError};
 use crate::transfer::fd_bundle::FdBundle;
-use crate::{Error, Handle, Result};
 
 /// A first-in, first-out queue for any number of producing and consuming processes and threads.
 /// Python's `multiprocessing.Queue`, but without a feeder thread or a local buffer: an item goes
@@ -130,16 +131,16 @@ pub(super) fn pack<T, R: Role>(end: &End<R>, fds: Vec<OwnedFd>) -> Result<FdBund
         true => Ok(FdBundle::default()),
         false if end.is_joinable() => {
             let reason = "a handle can't be put into a JoinableQueue, as it could not be delivered again";
-            Err(PutErrorKind::Unserialisable(CodecError::new::<T>("cannot serialise", reason)))
+            Err(PutErrorKind::Encode(CodecError::new::<T>("cannot serialise", reason)))
         }
-        false => FdBundle::pack(fds).map_err(|source| PutErrorKind::System { what: "its handles", source }),
+        false => FdBundle::pack(fds).map_err(|source| PutErrorKind::Io { what: "its handles", source }),
     }
 }
 
 /// Decodes the item `taken`, with its encoded form in `bytes`.
 #[inline]
 pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<T, GetError> {
-    let cannot = |reason: &str| GetError::Undecodable(CodecError::new::<T>("cannot deserialise", reason));
+    let cannot = |reason: &str| GetError::Decode(CodecError::new::<T>("cannot deserialise", reason));
     if taken.raw {
         return Err(cannot("it was put as bytes"));
     }
@@ -147,7 +148,7 @@ pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<
         0 => FdBundle::default(),
         handles => FdBundle::received(taken.fds, handles).ok_or_else(|| cannot("its handles are missing"))?,
     };
-    codec::decode_from(bytes, bundle).map_err(GetError::Undecodable)
+    codec::decode_from(bytes, bundle).map_err(GetError::Decode)
 }
 
 /// The deadline of a call that waits for at most `timeout`. Even with a timeout of zero it isn't
@@ -157,16 +158,16 @@ pub(super) fn waiting(timeout: Duration) -> Deadline {
 }
 
 /// The error of creating a queue.
-pub(super) fn not_created(source: std::io::Error) -> Error {
-    Error::Setup { what: "create a queue", source }
+pub(super) fn not_created(source: std::io::Error) -> CreateError {
+    CreateError { what: "queue", source }
 }
 
 impl<T> Queue<T> {
     /// Creates a queue without a limit.
     ///
     /// # Errors
-    /// [`Error::Setup`]: `EMFILE` at the limit of open files, `ENOSPC` or `ENOMEM` without memory.
-    pub fn new() -> Result<Queue<T>> {
+    /// [`CreateError`]: `EMFILE` at the limit of open files, `ENOSPC` or `ENOMEM` without memory.
+    pub fn new() -> Result<Queue<T>, CreateError> {
         End::new().map(QueueHandle::of).map_err(not_created)
     }
 
@@ -174,7 +175,7 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// Those of [`new`](Queue::new).
-    pub fn with_capacity(items: usize) -> Result<Queue<T>> {
+    pub fn with_capacity(items: usize) -> Result<Queue<T>, CreateError> {
         Queue::with_limits(items, u64::MAX)
     }
 
@@ -184,7 +185,7 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// Those of [`new`](Queue::new).
-    pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>> {
+    pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>, CreateError> {
         End::with_limits(items, bytes).map(QueueHandle::of).map_err(not_created)
     }
 
@@ -344,7 +345,7 @@ impl<T: Sendable, R: CanPut> QueueHandle<T, R> {
     /// Puts an item. Waits while the queue is full, but for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`put`](Self::put); [`PutErrorKind::TimedOut`].
+    /// Those of [`put`](Self::put); [`PutErrorKind::Timeout`].
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
         put_value(&self.end, item, waiting(timeout))
     }
@@ -369,7 +370,7 @@ impl<T: Sendable, R: CanPut> QueueHandle<T, R> {
     /// [`put_bytes`](Self::put_bytes).
     ///
     /// # Errors
-    /// Those of [`put`](Self::put); [`PutErrorKind::TimedOut`].
+    /// Those of [`put`](Self::put); [`PutErrorKind::Timeout`].
     pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutErrorKind> {
         Ok(self.end.put(&[bytes], &[], waiting(timeout))?)
     }
@@ -415,7 +416,7 @@ impl<T: Sendable, R: CanGet> QueueHandle<T, R> {
     /// Takes the oldest item. Waits while the queue is empty, but for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`get`](Self::get); [`GetError::TimedOut`].
+    /// Those of [`get`](Self::get); [`GetError::Timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
         self.get_value(waiting(timeout))
     }
@@ -440,7 +441,7 @@ impl<T: Sendable, R: CanGet> QueueHandle<T, R> {
     /// Takes the oldest item as bytes. Waits while the queue is empty, but for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`get`](Self::get); [`GetError::TimedOut`].
+    /// Those of [`get`](Self::get); [`GetError::Timeout`].
     pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
         Ok(self.end.get(waiting(timeout))?)
     }

@@ -25,7 +25,7 @@ pub enum PutErrorKind {
     Full,
     /// The queue was still full when the timeout expired.
     #[error("it was still full when the timeout expired")]
-    TimedOut,
+    Timeout,
     /// The item has more bytes than the queue may hold at all.
     #[error("the item is larger than the limit of the queue in bytes")]
     TooLarge,
@@ -48,10 +48,10 @@ pub enum PutErrorKind {
     },
     /// The item can't be serialised.
     #[error(transparent)]
-    Unserialisable(CodecError),
+    Encode(CodecError),
     /// The system has no memory for the item (`ENOSPC`, `ENOMEM`), or no descriptors (`EMFILE`).
     #[error("{what}: {source}")]
-    System {
+    Io {
         /// What the queue was doing, or what there was no room for.
         what: &'static str,
         /// The system's error.
@@ -85,7 +85,7 @@ impl<T> PutError<T> {
     /// Whether there was no room at the moment, or a stopped process was in the way: it makes sense
     /// to try again.
     pub fn is_full(&self) -> bool {
-        matches!(self.kind, PutErrorKind::Full | PutErrorKind::TimedOut | PutErrorKind::Stalled { .. })
+        matches!(self.kind, PutErrorKind::Full | PutErrorKind::Timeout | PutErrorKind::Stalled { .. })
     }
 
     /// Whether no put can succeed any more: the queue is closed, or no process is left that could
@@ -104,8 +104,8 @@ impl<T> fmt::Display for PutError<T> {
 impl<T> std::error::Error for PutError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
-            PutErrorKind::System { source, .. } => Some(source),
-            PutErrorKind::Unserialisable(source) => Some(source),
+            PutErrorKind::Io { source, .. } => Some(source),
+            PutErrorKind::Encode(source) => Some(source),
             _ => None,
         }
     }
@@ -118,12 +118,12 @@ impl From<queue::Error> for PutErrorKind {
             queue::Error::TooLarge => PutErrorKind::TooLarge,
             queue::Error::Closed => PutErrorKind::Closed,
             queue::Error::Disconnected => PutErrorKind::Disconnected,
-            queue::Error::Timeout => PutErrorKind::TimedOut,
+            queue::Error::Timeout => PutErrorKind::Timeout,
             queue::Error::Stalled(Stalled { pid, is_stopped }) => PutErrorKind::Stalled { pid, stopped: is_stopped },
-            queue::Error::Io { what, source } => PutErrorKind::System { what, source },
+            queue::Error::Io { what, source } => PutErrorKind::Io { what, source },
             queue::Error::Corrupt(what) => PutErrorKind::Corrupt(what),
             // Not from calls of this layer.
-            other => PutErrorKind::System { what: "put it", source: io::Error::other(other) },
+            other => PutErrorKind::Io { what: "put it", source: io::Error::other(other) },
         }
     }
 }
@@ -136,8 +136,8 @@ impl From<Refused> for PutErrorKind {
             return PutErrorKind::Stalled { pid, stopped: is_stopped };
         }
         match refused {
-            Refused::ByFormat(error) => PutErrorKind::Unserialisable(error),
-            Refused::BySystem { what, source } => PutErrorKind::System { what, source },
+            Refused::ByFormat(error) => PutErrorKind::Encode(error),
+            Refused::BySystem { what, source } => PutErrorKind::Io { what, source },
         }
     }
 }
@@ -153,7 +153,7 @@ pub enum GetError {
     /// The queue was still empty when the timeout expired. From `join_timeout`: tasks were still
     /// unfinished.
     #[error("timed out waiting for the queue")]
-    TimedOut,
+    Timeout,
     /// A process is in the middle of an operation on the queue and makes no progress: it is stopped
     /// (`SIGSTOP`, a debugger) or frozen. Only from methods that try or have a timeout. Nothing has
     /// been taken; try again when the process continues, or has been killed.
@@ -176,11 +176,11 @@ pub enum GetError {
     /// its type's `Deserialize` rejects it, or it contains more handles than this process may have
     /// open files at all (`RLIMIT_NOFILE`). The item is lost; the next one can be taken.
     #[error("an item taken from the queue can't be read: {0}")]
-    Undecodable(CodecError),
+    Decode(CodecError),
     /// The system has no memory (`ENOMEM`) or no descriptors (`EMFILE`) for the next item, which
     /// stays in the queue.
     #[error("cannot take from the queue: {what}: {source}")]
-    System {
+    Io {
         /// What the queue was doing.
         what: &'static str,
         /// The system's error.
@@ -195,7 +195,7 @@ impl GetError {
     /// Whether there was no item at the moment, or a stopped process was in the way: it makes sense
     /// to try again.
     pub fn is_empty(&self) -> bool {
-        matches!(self, GetError::Empty | GetError::TimedOut | GetError::Stalled { .. })
+        matches!(self, GetError::Empty | GetError::Timeout | GetError::Stalled { .. })
     }
 
     /// Whether no item will ever come: the queue is empty, and closed or disconnected.
@@ -210,12 +210,12 @@ impl From<queue::Error> for GetError {
             queue::Error::Empty => GetError::Empty,
             queue::Error::Closed => GetError::Closed,
             queue::Error::Disconnected => GetError::Disconnected,
-            queue::Error::Timeout => GetError::TimedOut,
+            queue::Error::Timeout => GetError::Timeout,
             queue::Error::Stalled(Stalled { pid, is_stopped }) => GetError::Stalled { pid, stopped: is_stopped },
-            queue::Error::Io { what, source } => GetError::System { what, source },
+            queue::Error::Io { what, source } => GetError::Io { what, source },
             queue::Error::Corrupt(what) => GetError::Corrupt(what),
             // Not from calls of this layer.
-            other => GetError::System { what: "take an item", source: io::Error::other(other) },
+            other => GetError::Io { what: "take an item", source: io::Error::other(other) },
         }
     }
 }

@@ -539,7 +539,7 @@ impl Rx {
                             if take {
                                 *coming = Coming::OutOfStep;
                             }
-                            return Err(RecvErrorKind::Garbage(what));
+                            return Err(RecvErrorKind::Corrupt(what));
                         }
                     };
                     if len > limit.min(u64::MAX - TRAILER.len() as u64) {
@@ -555,7 +555,7 @@ impl Rx {
                     let (kind, len, mut bytes) = (*kind, *len, std::mem::take(bytes));
                     if bytes[len..] != TRAILER {
                         *coming = Coming::OutOfStep;
-                        return Err(RecvErrorKind::Garbage("the message does not end with the end marker".into()));
+                        return Err(RecvErrorKind::Corrupt("the message does not end with the end marker".into()));
                     }
                     *coming = Coming::NOTHING;
                     bytes.truncate(len);
@@ -663,7 +663,7 @@ pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
                 assert!(len > limit && limit == LIMIT as u64);
                 messages.push(Err(len));
             }
-            Err(RecvErrorKind::Garbage(_)) => {
+            Err(RecvErrorKind::Corrupt(_)) => {
                 let next = rx.recv(LIMIT as u64, Deadline::Now);
                 assert!(matches!(next, Err(RecvErrorKind::Disconnected)), "the stream is at its end: {next:?}");
                 return (messages, false);

@@ -10,7 +10,8 @@ use multiproc_shm::wait::deadline::Deadline;
 
 use super::connection::{Connection, Receiver};
 use super::socket_deadline::deadline_after;
-use crate::{Error, Handle, Result};
+use crate::handle::Handle;
+use crate::sync::WaitError;
 
 /// An object that [`wait_any`] can wait for: a [`Child`](crate::Child), a [`Connection`], a
 /// [`Receiver`], a [`Queue`](crate::Queue), a [`Listener`](crate::Listener), any descriptor.
@@ -163,16 +164,16 @@ pub trait Waitable {
 /// of the runtime, such as `tokio::time::timeout`.
 ///
 /// # Errors
-/// [`Error::Setup`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
+/// [`WaitError::Io`] if the system refuses: `ENOMEM`; `ResourceBusy` if one of the objects is an end
 /// of a TCP connection that another process uses.
 #[doc(alias = "wait")]
-pub fn wait_any(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>> {
+pub fn wait_any(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>, WaitError> {
     let deadline = deadline_after(timeout.into());
     if objects.is_empty() && deadline.instant().is_none() {
         return Ok(Vec::new());
     }
     let _finished = Finished(objects);
-    wait_until(objects, deadline.instant()).map_err(|source| Error::Setup { what: "wait for several objects", source })
+    wait_until(objects, deadline.instant()).map_err(|source| WaitError::Io { what: "wait for several objects", source })
 }
 
 /// Calls [`Waitable::finished`] of all objects when it is dropped.

@@ -19,8 +19,8 @@ use multiproc_os::{pipe, stdio};
 use super::barrier::Barrier;
 use super::lines::Lines;
 use super::service::Service;
+use crate::create_error::CreateError;
 use crate::spec::stdio::Streams;
-use crate::{Error, Result};
 
 /// Captures what processes print that this one starts from now on, and writes it to this process's
 /// own stdout and stderr in whole lines, each prefixed with its process: `[Process-1] line`. Lines
@@ -58,8 +58,8 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] at the limit of threads or descriptors.
-pub fn capture_output() -> Result<()> {
+/// [`CreateError`](crate::CreateError) at the limit of threads or descriptors.
+pub fn capture_output() -> Result<(), CreateError> {
     OutputCapture::new().start()
 }
 
@@ -109,8 +109,8 @@ impl OutputCapture {
     ///
     /// # Errors
     /// As [`capture_output`].
-    pub fn start(self) -> Result<()> {
-        let capture = here_or_launch(&self).map_err(|source| Error::Setup { what: "capture output", source })?;
+    pub fn start(self) -> Result<(), CreateError> {
+        let capture = here_or_launch(&self).map_err(CreateError::of("output capture"))?;
         *capture.options() = self;
         Ok(())
     }

@@ -20,8 +20,8 @@ use super::record::{Content, RelayedRecord};
 use super::service::Service;
 use super::wire::{self, Arrived, Inbox};
 use super::{event, stderr, uplink};
+use crate::create_error::CreateError;
 use crate::transfer::packet::{self, PacketError};
-use crate::{Error, Result};
 
 /// Forwards the log records of all processes that are started from now on, and of their
 /// descendants, to this process's own logger: that of the `log` crate (`env_logger` and the like,
@@ -67,10 +67,10 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Setup`] when no socket pair or thread can be made.
+/// [`CreateError`](crate::CreateError) when no socket pair or thread can be made.
 ///
 /// [`log::max_level`]: https://docs.rs/log/latest/log/fn.max_level.html
-pub fn relay_logs() -> Result<()> {
+pub fn relay_logs() -> Result<(), CreateError> {
     LogRelay::new().start()
 }
 
@@ -140,13 +140,13 @@ impl LogRelay {
     ///
     /// # Errors
     /// As [`relay_logs`].
-    pub fn start(self) -> Result<()> {
+    pub fn start(self) -> Result<(), CreateError> {
         if self.handler.is_none() && uplink::current().is_some() && RELAY.here().is_none() {
             return Ok(());
         }
         let relay = RELAY
             .here_or_launch("multiproc-logs", || Relay::new(self.clone()), Relay::serve)
-            .map_err(|source| Error::Setup { what: "relay logs", source })?;
+            .map_err(CreateError::of("log relay"))?;
         *relay.options() = self;
         Ok(())
     }

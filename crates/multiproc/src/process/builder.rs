@@ -11,6 +11,7 @@ use super::arguments::Arguments;
 use super::child::Child;
 use super::outcome::Outcome;
 use super::run::{self, Call, Captured, Private, Run};
+use crate::log;
 use crate::runtime::child::ChildRecord;
 use crate::runtime::current::{self, current_process};
 use crate::runtime::{at_exit, children, ctrl_c, out_of_memory};
@@ -21,9 +22,9 @@ use crate::spec::method::{StartMethod, start_method};
 use crate::spec::options::{Options, Resource, Variable};
 use crate::spec::stdio::{ChildStdin, Stdio, Wanted};
 use crate::spec::target::{CapturesNothing, Carried, Entry, Target};
+use crate::start::error::{HandshakeErrorKind, StartError};
 use crate::start::{entry, fork, forkserver, spawn, standby};
 use crate::sync::guard_state;
-use crate::{Error, Result, log};
 
 /// A child process that has not been started yet: what it will run, and its properties.
 /// [`start`](Process::start) starts it.
@@ -105,7 +106,7 @@ where
     /// Shared memory is not copied: capture the [`Mutex`](crate::sync::Mutex) or
     /// [`Array`](crate::Array) itself and lock it in the closure. A reference that a guard of this
     /// thread has given out can't be captured: while there is such a guard, the start is refused
-    /// with [`Error::Lent`].
+    /// with [`StartError::Borrowed`].
     ///
     /// ```
     /// use multiproc::Process;
@@ -369,43 +370,42 @@ impl<R: Run> Process<R> {
     /// when the thread that started it ends.
     ///
     /// # Errors
-    /// - [`Error::NoEntry`] in a program that never calls [`init`](crate::init).
-    /// - [`Error::Arguments`] for arguments that can't be sent.
-    /// - [`Error::Start`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE` at
-    ///   the limit of open files; also when an option can't be applied, such as a directory that
+    /// - [`StartError::NoEntry`] in a program that never calls [`init`](crate::init).
+    /// - [`StartError::Encode`] for arguments that can't be sent.
+    /// - [`StartError::Io`] when the system refuses: `EAGAIN` at the limit of processes, `EMFILE`
+    ///   at the limit of open files; also when an option can't be applied, such as a directory that
     ///   doesn't exist.
-    /// - [`Error::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
-    /// - [`Error::Panicking`] for [`StartMethod::Fork`] in a thread that is panicking, as in a
+    /// - [`StartError::MultiThreaded`] for [`StartMethod::Fork`] in a process with other threads.
+    /// - [`StartError::Panicking`] for [`StartMethod::Fork`] in a thread that is panicking, as in a
     ///   destructor that runs because of a panic.
-    /// - [`Error::Lent`] for [`Process::fork`] while this thread has a guard that has given out a
-    ///   reference to shared memory.
-    /// - [`Error::Exiting`] when this process is exiting and no longer starts processes.
-    /// - [`Error::Handshake`] when the new process dies or misbehaves before it is ready.
-    pub fn start<V, Via>(self) -> Result<Child<V>>
+    /// - [`StartError::Borrowed`] for [`Process::fork`] while this thread has a guard that has
+    ///   given out a reference to shared memory.
+    /// - [`StartError::Exiting`] when this process is exiting and no longer starts processes.
+    /// - [`StartError::Handshake`] when the new process dies or misbehaves before it is ready.
+    pub fn start<V, Via>(self) -> Result<Child<V>, StartError>
     where
         R::Output: Outcome<Via, Value = V>,
     {
         let name = self.get_name();
         let method = self.method.unwrap_or(start_method());
         if method != StartMethod::Fork && !entry::exists() {
-            return Err(Error::NoEntry { process: name });
+            return Err(StartError::NoEntry { process: name });
         }
         if method == StartMethod::Fork && std::thread::panicking() {
-            return Err(Error::Panicking { process: name });
+            return Err(StartError::Panicking { process: name });
         }
         if method == StartMethod::Fork && R::borrows(Private(())) && guard_state::borrowed() > 0 {
-            return Err(Error::Lent { process: name, guards: guard_state::borrowed() });
+            return Err(StartError::Borrowed { process: name, guards: guard_state::borrowed() });
         }
         // Copies of this process made by fork(2) inherit the exit handler, so they end their own
         // children.
-        at_exit::arrange()?;
-        let fail = |what: String, source| Error::Start { process: name.clone(), what: what.into(), source };
-        self.options.check().map_err(|not_set| fail(not_set.what, not_set.source))?;
+        at_exit::arrange().map_err(StartError::io(&name, "an exit handler could not be registered"))?;
+        self.options.check().map_err(|not_set| StartError::io(&name, not_set.what)(not_set.source))?;
         let daemon = self.daemon.unwrap_or(current_process().daemon());
         let (mut streams, ends) =
-            self.streams.open().map_err(|source| fail("its standard streams could not be opened".into(), source))?;
+            self.streams.open().map_err(StartError::io(&name, "its standard streams could not be opened"))?;
         let log = log::LogSetup::to(&name, self.capture_output, &mut streams)
-            .map_err(|source| fail("pipes for its output could not be made".into(), source))?;
+            .map_err(StartError::io(&name, "pipes for its output could not be made"))?;
         let spec = |entry| ChildSpec {
             identity: Identity {
                 name: name.clone(),
@@ -428,17 +428,17 @@ impl<R: Run> Process<R> {
         // Before the start counts as in flight: this calls the user's code, which may call `exit`.
         let (run, payload) = match method {
             StartMethod::Fork => (Some(self.run), None),
-            _ => (None, Some(self.run.pack(Private(())).map_err(|refused| refused.at_start(&name))?)),
+            _ => (None, Some(self.run.pack(Private(())).map_err(|refused| StartError::refused(&name, refused))?)),
         };
         lifeline::look();
-        let Some(in_flight) = at_exit::InFlight::begin() else { return Err(Error::Exiting { process: name }) };
+        let Some(in_flight) = at_exit::InFlight::begin() else { return Err(StartError::Exiting { process: name }) };
         ctrl_c::arm();
         children::sweep();
         let (started, ends) = if let Some(run) = run {
             fork::start(spec(None), streams, ends, || run::perform(|| Ok(run)))?
         } else {
             let entry = Entry::of(run::enter::<R, Via>)
-                .map_err(|error| Error::Handshake { process: name.clone(), reason: error.to_string() })?;
+                .map_err(|_| StartError::handshake(&name, HandshakeErrorKind::SharedLibrary))?;
             let payload = payload.expect("packed above");
             let spec = spec(Some(entry));
             let launch = Launch { spec: &spec, payload: &payload, streams: &streams, fds: &log.fds() };

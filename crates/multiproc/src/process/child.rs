@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use multiproc_os::signal::{SIGINT, SIGKILL, SIGTERM};
 use serde::de::DeserializeOwned;
 
+use super::error::ChildError;
 use super::wait;
 use crate::channel::wait::Waitable;
 use crate::runtime::child::ChildRecord;
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::spec::stdio::{ChildStdin, Ends};
-use crate::{Error, Result};
 
 /// The most that [`terminate`](ProcessHandle::terminate), [`kill`](ProcessHandle::kill) and
 /// [`interrupt`](ProcessHandle::interrupt) wait for the end of the process.
@@ -79,8 +79,8 @@ impl ProcessHandle {
     /// first.
     ///
     /// # Errors
-    /// [`Error::Child`] if the system call fails; this is not expected.
-    pub fn wait(&self) -> Result<ExitStatus> {
+    /// [`ChildError`](crate::ChildError) if the system call fails; this is not expected.
+    pub fn wait(&self) -> Result<ExitStatus, ChildError> {
         Ok(self.wait_until(None)?.expect("a wait without a deadline ends with a status"))
     }
 
@@ -102,7 +102,7 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, ChildError> {
         self.wait_until(wait::deadline(Some(timeout)))
     }
 
@@ -110,7 +110,7 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
-    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>, ChildError> {
         self.record.reap().map_err(|source| self.error("wait for", source))
     }
 
@@ -123,9 +123,10 @@ impl ProcessHandle {
     /// Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] if the process runs as another user, for example because this process has
-    /// given up rights that the child has kept. [`kill`](ProcessHandle::kill) still ends it.
-    pub fn terminate(&self) -> Result<()> {
+    /// [`ChildError`](crate::ChildError) if the process runs as another user, for example because
+    /// this process has given up rights that the child has kept. [`kill`](ProcessHandle::kill)
+    /// still ends it.
+    pub fn terminate(&self) -> Result<(), ChildError> {
         self.end_by(SIGTERM, "terminate")
     }
 
@@ -137,10 +138,10 @@ impl ProcessHandle {
     /// that it does.
     ///
     /// # Errors
-    /// [`Error::Child`] if the process runs as another user and was told to [outlive its
-    /// parent](crate::Process::outlive_parent), or if it has changed its user where neither it nor
-    /// this process has been root of the whole system.
-    pub fn kill(&self) -> Result<()> {
+    /// [`ChildError`](crate::ChildError) if the process runs as another user and was told to
+    /// [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
+    /// neither it nor this process has been root of the whole system.
+    pub fn kill(&self) -> Result<(), ChildError> {
         self.end_by(SIGKILL, "kill")
     }
 
@@ -152,21 +153,22 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`terminate`](ProcessHandle::terminate).
-    pub fn interrupt(&self) -> Result<()> {
+    pub fn interrupt(&self) -> Result<(), ChildError> {
         self.end_by(SIGINT, "interrupt")
     }
 
     /// Sends any signal, without waiting for its effect. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`Error::Child`] with `EINVAL` for a number that is no signal. [`Error::Child`] if the
-    /// process runs as another user; for SIGKILL only as with [`kill`](ProcessHandle::kill).
-    pub fn signal(&self, signal: i32) -> Result<()> {
+    /// [`ChildError`](crate::ChildError) with `EINVAL` for a number that is no signal.
+    /// [`ChildError`](crate::ChildError) if the process runs as another user; for SIGKILL only as
+    /// with [`kill`](ProcessHandle::kill).
+    pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
         self.record.send_signal(signal).map_err(|source| self.error("signal", source))
     }
 
     /// None if it still runs at the deadline.
-    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>, ChildError> {
         self.record.wait_until(deadline).map_err(|source| self.error("wait for", source))
     }
 
@@ -187,13 +189,13 @@ impl ProcessHandle {
     }
 
     /// Sends a signal, and waits for a moment for the end that it may cause.
-    fn end_by(&self, signal: i32, what: &'static str) -> Result<()> {
+    fn end_by(&self, signal: i32, what: &'static str) -> Result<(), ChildError> {
         self.record.send_signal(signal).map_err(|source| self.error(what, source))?;
         self.wait_timeout(MOMENT).map(drop)
     }
 
-    pub(crate) fn error(&self, what: &'static str, source: io::Error) -> Error {
-        Error::Child { process: self.name().into(), what, source }
+    pub(crate) fn error(&self, what: &'static str, source: io::Error) -> ChildError {
+        ChildError { process: self.name().into(), what, source }
     }
 }
 
@@ -330,8 +332,8 @@ impl<T> Child<T> {
     /// target's value. See [`ProcessHandle::wait`].
     ///
     /// # Errors
-    /// [`Error::Child`] if the system call fails; this is not expected.
-    pub fn wait(&self) -> Result<ExitStatus> {
+    /// [`ChildError`] if the system call fails; this is not expected.
+    pub fn wait(&self) -> Result<ExitStatus, ChildError> {
         self.handle.wait()
     }
 
@@ -340,7 +342,7 @@ impl<T> Child<T> {
     ///
     /// # Errors
     /// As [`wait`](Child::wait).
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, ChildError> {
         self.handle.wait_timeout(timeout)
     }
 
@@ -348,7 +350,7 @@ impl<T> Child<T> {
     ///
     /// # Errors
     /// As [`wait`](Child::wait).
-    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>, ChildError> {
         self.handle.try_wait()
     }
 
@@ -356,8 +358,8 @@ impl<T> Child<T> {
     /// [`ProcessHandle::terminate`].
     ///
     /// # Errors
-    /// [`Error::Child`] if the process runs as another user. [`kill`](Child::kill) still ends it.
-    pub fn terminate(&self) -> Result<()> {
+    /// [`ChildError`] if the process runs as another user. [`kill`](Child::kill) still ends it.
+    pub fn terminate(&self) -> Result<(), ChildError> {
         self.handle.terminate()
     }
 
@@ -365,8 +367,8 @@ impl<T> Child<T> {
     /// See [`ProcessHandle::kill`].
     ///
     /// # Errors
-    /// [`Error::Child`] in the cases that [`ProcessHandle::kill`] lists.
-    pub fn kill(&self) -> Result<()> {
+    /// [`ChildError`] in the cases that [`ProcessHandle::kill`] lists.
+    pub fn kill(&self) -> Result<(), ChildError> {
         self.handle.kill()
     }
 
@@ -374,16 +376,16 @@ impl<T> Child<T> {
     ///
     /// # Errors
     /// As [`terminate`](Child::terminate).
-    pub fn interrupt(&self) -> Result<()> {
+    pub fn interrupt(&self) -> Result<(), ChildError> {
         self.handle.interrupt()
     }
 
     /// Sends any signal, without waiting for its effect. See [`ProcessHandle::signal`].
     ///
     /// # Errors
-    /// [`Error::Child`] with `EINVAL` for a number that is no signal; otherwise as
+    /// [`ChildError`] with `EINVAL` for a number that is no signal; otherwise as
     /// [`terminate`](Child::terminate).
-    pub fn signal(&self, signal: i32) -> Result<()> {
+    pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
         self.handle.signal(signal)
     }
 }

@@ -15,7 +15,7 @@ use multiproc_os::signal::{SIGKILL, SIGTERM};
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle};
-use crate::Result;
+use super::error::ChildError;
 use crate::runtime::child::ChildRecord;
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
 use crate::wake::{Source, Wakeup};
@@ -61,7 +61,7 @@ impl<T: DeserializeOwned> IntoFuture for Child<T> {
 /// # }
 /// ```
 impl<T> IntoFuture for &Child<T> {
-    type Output = Result<ExitStatus>;
+    type Output = Result<ExitStatus, ChildError>;
     type IntoFuture = WaitFuture;
 
     fn into_future(self) -> WaitFuture {
@@ -93,9 +93,9 @@ impl ProcessHandle {
     /// ends.
     ///
     /// # Errors
-    /// [`Error::Child`](crate::Error::Child) as for [`kill`](ProcessHandle::kill), and as for
+    /// [`ChildError`](crate::ChildError) as for [`kill`](ProcessHandle::kill), and as for
     /// [`WaitFuture`].
-    pub async fn kill_async(&self) -> Result<ExitStatus> {
+    pub async fn kill_async(&self) -> Result<ExitStatus, ChildError> {
         self.signal(SIGKILL)?;
         self.await
     }
@@ -105,7 +105,7 @@ impl ProcessHandle {
     ///
     /// # Errors
     /// As [`kill_async`](ProcessHandle::kill_async).
-    pub async fn terminate_async(&self) -> Result<ExitStatus> {
+    pub async fn terminate_async(&self) -> Result<ExitStatus, ChildError> {
         self.signal(SIGTERM)?;
         self.await
     }
@@ -117,7 +117,7 @@ impl<T> Child<T> {
     ///
     /// # Errors
     /// As [`ProcessHandle::kill_async`].
-    pub async fn kill_async(&self) -> Result<ExitStatus> {
+    pub async fn kill_async(&self) -> Result<ExitStatus, ChildError> {
         self.as_ref().kill_async().await
     }
 
@@ -126,14 +126,14 @@ impl<T> Child<T> {
     ///
     /// # Errors
     /// As [`ProcessHandle::kill_async`].
-    pub async fn terminate_async(&self) -> Result<ExitStatus> {
+    pub async fn terminate_async(&self) -> Result<ExitStatus, ChildError> {
         self.as_ref().terminate_async().await
     }
 }
 
 /// Waits for the process, as a reference to a [`Child`] does.
 impl IntoFuture for &ProcessHandle {
-    type Output = Result<ExitStatus>;
+    type Output = Result<ExitStatus, ChildError>;
     type IntoFuture = WaitFuture;
 
     fn into_future(self) -> WaitFuture {
@@ -143,7 +143,7 @@ impl IntoFuture for &ProcessHandle {
 
 /// Waits for the process, as a reference does.
 impl IntoFuture for ProcessHandle {
-    type Output = Result<ExitStatus>;
+    type Output = Result<ExitStatus, ChildError>;
     type IntoFuture = WaitFuture;
 
     fn into_future(self) -> WaitFuture {
@@ -205,7 +205,7 @@ impl<T: DeserializeOwned> Future for JoinFuture<T> {
 }
 
 impl Future for WaitFuture {
-    type Output = Result<ExitStatus>;
+    type Output = Result<ExitStatus, ChildError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let status = ready!(self.waiting.poll(context));

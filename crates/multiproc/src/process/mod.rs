@@ -4,6 +4,7 @@ pub(crate) mod active_children;
 pub(crate) mod arguments;
 pub(crate) mod builder;
 pub(crate) mod child;
+pub(crate) mod error;
 pub(crate) mod future;
 pub(crate) mod init;
 pub mod outcome;

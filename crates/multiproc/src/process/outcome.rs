@@ -161,13 +161,16 @@ macro_rules! error_chain {
 }
 
 error_chain!(
-    crate::Error,
+    crate::ChildError,
+    crate::CreateError,
     crate::GetError,
     crate::JoinError,
     crate::PutErrorKind,
     crate::RecvError,
     crate::ScopeError,
     crate::SendErrorKind,
+    crate::StartError,
+    crate::WaitAllError,
     crate::sync::BarrierError,
     crate::sync::ConditionError,
     crate::sync::Misuse,
@@ -432,7 +435,7 @@ mod tests {
     fn chain_round_trip() {
         let source = std::io::Error::other("the disk is full");
         let error: Result<(), Box<dyn Error>> =
-            Err(Box::new(crate::Error::Start { process: "P".into(), what: "memory".into(), source }));
+            Err(Box::new(crate::StartError::Io { process: "P".into(), what: "memory".into(), source }));
         let (value, text) = Outcome::<Chained>::settle(error);
         let remote = value.unwrap_err();
         assert_eq!(remote.source().unwrap().to_string(), "the disk is full");

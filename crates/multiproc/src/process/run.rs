@@ -7,11 +7,11 @@ use super::arguments::Arguments;
 use super::builder::Process;
 use super::child::Child;
 use super::outcome::Outcome;
-use crate::Result;
 use crate::runtime::current::current_process;
 use crate::sendable::Sendable;
 use crate::spec::report::{Failure, Report};
 use crate::spec::target::{Carried, Entry, TRAVELS_AS, Target, Travels};
+use crate::start::error::StartError;
 use crate::start::panic_hook;
 use crate::transfer::codec::{self, CodecError, Refused};
 use crate::transfer::payload::Payload;
@@ -68,13 +68,13 @@ pub trait Run: Sendable {
 
     /// Encodes the value as bytes and descriptors, for another process.
     #[doc(hidden)]
-    fn pack(&self, _: Private) -> std::result::Result<Payload, Refused> {
+    fn pack(&self, _: Private) -> Result<Payload, Refused> {
         codec::encode(&[], self)
     }
 
     /// Decodes the value, in the process that will run it.
     #[doc(hidden)]
-    fn unpack(payload: Payload, _: Private) -> std::result::Result<Self, CodecError> {
+    fn unpack(payload: Payload, _: Private) -> Result<Self, CodecError> {
         codec::decode(payload, 0)
     }
 
@@ -94,7 +94,7 @@ pub trait Run: Sendable {
     ///
     /// # Errors
     /// As [`Process::start`].
-    fn start<V, Via>(self) -> Result<Child<V>>
+    fn start<V, Via>(self) -> Result<Child<V>, StartError>
     where
         Self::Output: Outcome<Via, Value = V>,
     {
@@ -131,13 +131,13 @@ where
     }
 
     /// The target's position, then the arguments.
-    fn pack(&self, _: Private) -> std::result::Result<Payload, Refused> {
+    fn pack(&self, _: Private) -> Result<Payload, Refused> {
         let target = self.target.to_bytes().map_err(|error| CodecError::new::<F>("cannot send", error))?;
         codec::encode(&target, &self.args)
     }
 
     #[allow(unsafe_code)]
-    fn unpack(payload: Payload, _: Private) -> std::result::Result<Call<F, A>, CodecError> {
+    fn unpack(payload: Payload, _: Private) -> Result<Call<F, A>, CodecError> {
         let cannot = |reason: String| CodecError::new::<F>("cannot receive", reason);
         let front = payload.bytes.open().map_err(|error| cannot(error.to_string()))?.first_chunk().copied();
         let target = front.ok_or_else(|| cannot("the message is too short".into()))?;
@@ -174,14 +174,14 @@ where
 
 /// Always an error: a closure can only exist in a copy of its process.
 impl<F> Serialize for Captured<F> {
-    fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom(ONLY_BY_FORK))
     }
 }
 
 /// Always an error: a closure can only exist in a copy of its process.
 impl<'de, F> Deserialize<'de> for Captured<F> {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Captured<F>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Captured<F>, D::Error> {
         Err(serde::de::Error::custom(ONLY_BY_FORK))
     }
 }
@@ -200,14 +200,14 @@ const ONLY_BY_START: &str = "a call can only be sent by starting its process";
 
 /// Always an error: a call is sent only by starting its process.
 impl<F, A> Serialize for Call<F, A> {
-    fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom(ONLY_BY_START))
     }
 }
 
 /// Always an error: a call is sent only by starting its process.
 impl<'de, F, A> Deserialize<'de> for Call<F, A> {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Call<F, A>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Call<F, A>, D::Error> {
         Err(serde::de::Error::custom(ONLY_BY_START))
     }
 }
@@ -225,7 +225,7 @@ where
 }
 
 /// Runs a value, and returns the report.
-pub(crate) fn perform<R, Via>(run: impl FnOnce() -> std::result::Result<R, CodecError>) -> Report
+pub(crate) fn perform<R, Via>(run: impl FnOnce() -> Result<R, CodecError>) -> Report
 where
     R: Run,
     R::Output: Outcome<Via>,
@@ -241,7 +241,7 @@ where
         }
         match codec::let_panics_pass(|| codec::encode(&[], &value)) {
             Ok(value) => Report::Returned { value, failed: failure.is_some() },
-            Err(error) => Report::Failed(Failure::NotSent(error.to_string())),
+            Err(error) => Report::Failed(Failure::Encode(error.to_string())),
         }
     };
     panic_hook::catch(perform).unwrap_or_else(|panic| Report::Failed(Failure::Panicked(panic)))

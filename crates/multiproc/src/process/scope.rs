@@ -15,13 +15,15 @@ use multiproc_os::threads;
 use super::arguments::Arguments;
 use super::builder::Process;
 use super::child::{Child, ProcessHandle};
+use super::error::ChildError;
 use super::outcome::Outcome;
 use super::run::Run;
 use super::wait::deadline;
+use crate::log;
 use crate::runtime::children::grace_period;
 use crate::spec::status::{JoinError, JoinErrorKind};
 use crate::spec::target::{CapturesNothing, Target};
-use crate::{Error, Result, log};
+use crate::start::error::StartError;
 
 /// Calls `body` with a [`Scope`] to start processes in. Returns the result of `body` once all of
 /// these processes have ended.
@@ -127,7 +129,7 @@ impl Scope {
     ///
     /// # Errors
     /// As [`Process::start`].
-    pub fn spawn<F, A, V, Via>(&self, target: F, args: A) -> Result<Child<V>>
+    pub fn spawn<F, A, V, Via>(&self, target: F, args: A) -> Result<Child<V>, StartError>
     where
         F: Target<A, Output: Outcome<Via, Value = V>> + CapturesNothing,
         A: Arguments,
@@ -152,7 +154,7 @@ impl Scope {
     ///
     /// # Errors
     /// As [`Process::start`].
-    pub fn start<R, V, Via>(&self, process: Process<R>) -> Result<Child<V>>
+    pub fn start<R, V, Via>(&self, process: Process<R>) -> Result<Child<V>, StartError>
     where
         R: Run,
         R::Output: Outcome<Via, Value = V>,
@@ -174,7 +176,7 @@ impl Scope {
         }
         let Members { handles, mut failures, .. } = self.members.into_inner().unwrap_or_else(PoisonError::into_inner);
         for handle in handles.iter().filter(|handle| !handle.daemon()) {
-            if let Err(Error::Child { source, .. }) = handle.wait() {
+            if let Err(ChildError { source, .. }) = handle.wait() {
                 failures.push(JoinError::new(handle.name(), JoinErrorKind::Wait(source)));
             }
         }
@@ -231,7 +233,7 @@ pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
     stubborn.retain(|process| {
         log::event(log::Level::Info, format_args!("calling kill() for process {} of {of}", process.name()));
         match process.signal(SIGKILL) {
-            Err(Error::Child { source, .. }) => {
+            Err(ChildError { source, .. }) => {
                 left.push(JoinError::new(process.name(), JoinErrorKind::NotEnded(source)));
                 false
             }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::child::ProcessHandle;
+use super::error::WaitAllError;
 use crate::spec::status::ExitStatus;
-use crate::{Error, Result};
 
 /// Waits until all of `children` have ended, for at most `timeout` (`None`: without limit). Returns
 /// their statuses, in the order of the children.
@@ -19,14 +19,14 @@ use crate::{Error, Result};
 ///
 /// ```
 /// use std::time::Duration;
-/// use multiproc::{Error, Process, wait_all};
+/// use multiproc::{Process, WaitAllError, wait_all};
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let quick = Process::new(|| (), ()).start()?;
 /// let slow = Process::new(|| std::thread::sleep(Duration::from_secs(1000)), ()).start()?;
 /// match wait_all([&quick, &slow], Duration::from_millis(100)) {
-///     Err(Error::StillRunning { running, .. }) => {
+///     Err(WaitAllError::Timeout { running, .. }) => {
 ///         for child in running {
 ///             child.kill()?;
 ///         }
@@ -40,9 +40,10 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::StillRunning`] at the timeout, with the processes that still run; the statuses of the
-/// others can be asked for. [`Error::Child`] if the system call fails; this is not expected.
-pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>>
+/// [`WaitAllError::Timeout`](crate::WaitAllError::Timeout) at the timeout, with the processes that
+/// still run; the statuses of the others can be asked for. [`ChildError`](crate::ChildError) if the
+/// system call fails; this is not expected.
+pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>, WaitAllError>
 where
     I: IntoIterator,
     I::Item: AsRef<ProcessHandle>,
@@ -62,7 +63,7 @@ where
     }
     match running.is_empty() {
         true => Ok(statuses),
-        false => Err(Error::StillRunning { running, of: children.len(), timeout: timeout.unwrap_or(Duration::MAX) }),
+        false => Err(WaitAllError::Timeout { running, of: children.len(), timeout: timeout.unwrap_or(Duration::MAX) }),
     }
 }
 

@@ -6,6 +6,7 @@
 //! the work; later ones do what has been added since.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use multiproc_os::{interrupt, lifeline, threads};
 
 use super::{children, current};
-use crate::{Error, Result, log};
+use crate::log;
 
 type Function = Box<dyn FnOnce() + Send>;
 
@@ -93,11 +94,10 @@ static ARRANGED: AtomicI32 = AtomicI32::new(0);
 static EXITING: AtomicBool = AtomicBool::new(false);
 
 /// Makes sure that `std::process::exit` runs the exit steps of this module.
-pub(crate) fn arrange() -> Result<()> {
+pub(crate) fn arrange() -> io::Result<()> {
     let this = threads::getpid();
     match ARRANGED.swap(this, Relaxed) {
-        0 => multiproc_os::at_exit::register(on_exit)
-            .map_err(|source| Error::Setup { what: "register an exit handler", source }),
+        0 => multiproc_os::at_exit::register(on_exit),
         before => {
             if before != this {
                 // The threads that were starting something don't exist in this copy.

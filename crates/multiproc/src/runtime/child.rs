@@ -240,7 +240,7 @@ impl ChildRecord {
                 codec::decode(value, 0).map_err(|error| JoinError::of_value(&self.name, error))
             }
             Some(Report::Failed(failure)) => Err(fail(failure.into())),
-            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Undecodable(what))),
+            Some(Report::Garbage(what)) => Err(fail(JoinErrorKind::Corrupt(what))),
             None => Err(fail(JoinErrorKind::without_a_word(&status))),
         }
     }
@@ -282,7 +282,7 @@ impl ChildRecord {
             Last::Said(Report::Returned { failed: false, .. }) => None,
             Last::Said(Report::Returned { failed: true, .. }) => Some(JoinErrorKind::ReturnedErr),
             Last::Said(Report::Failed(failure)) => Some(failure.clone().into()),
-            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Undecodable(what.clone())),
+            Last::Said(Report::Garbage(what)) => Some(JoinErrorKind::Corrupt(what.clone())),
             Last::Waiting(_) | Last::Nothing if status.success() => None,
             Last::Waiting(_) | Last::Nothing if status.signal().is_some_and(|signal| self.was_sent(signal)) => None,
             Last::Waiting(_) | Last::Nothing => Some(JoinErrorKind::without_a_word(status)),

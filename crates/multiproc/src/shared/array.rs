@@ -13,17 +13,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::MemoryError;
 use super::guard::{ArrayGuard, ArrayReadGuard, Locked, Read, Reading, Tried, TriedRead, Writing};
-use super::memory::Name;
+use super::name::Name;
 use super::part::ArrayPart;
 use super::travel;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::shm::cell::{Plain, kind_of};
 use crate::shm::parts::{MOST_PARTS, Plan};
 use crate::shm::readers::Denial;
 use crate::shm::region::{Kind, Region};
-use crate::sync::Misuse;
-use crate::sync::error::not_made;
 use crate::sync::raw_lock::RawLock;
+use crate::sync::{LockError, Misuse};
 
 /// Any number of values of one type in shared memory, with a lock: Python's
 /// `multiprocessing.Array`.
@@ -107,10 +106,10 @@ impl<T: Plain> Array<T> {
     /// Creates an array of `len` values with all their bytes zero.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn new(len: usize) -> Result<Array<T>> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(len: usize) -> Result<Array<T>, CreateError> {
         let bytes = len.checked_mul(size_of::<T>()).map_or(u64::MAX, |bytes| bytes as u64);
-        let region = Region::create(bytes, kind_of::<T>()).map_err(not_made("array"))?;
+        let region = Region::create(bytes, kind_of::<T>()).map_err(CreateError::of("array"))?;
         Ok(Array::of(Arc::new(region), None))
     }
 
@@ -118,9 +117,9 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`new`](Array::new).
-    pub fn from_slice(values: &[T]) -> Result<Array<T>> {
+    pub fn from_slice(values: &[T]) -> Result<Array<T>, MemoryError> {
         let array = Array::new(values.len())?;
-        array.lock()?.copy_from_slice(values);
+        array.lock().or_else(LockError::into_guard)?.copy_from_slice(values);
         Ok(array)
     }
 
@@ -139,9 +138,9 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`new`](Array::new).
-    pub fn from_fn(len: usize, mut value: impl FnMut(usize) -> T) -> Result<Array<T>> {
+    pub fn from_fn(len: usize, mut value: impl FnMut(usize) -> T) -> Result<Array<T>, MemoryError> {
         let array = Array::new(len)?;
-        for (place, slot) in array.lock()?.iter_mut().enumerate() {
+        for (place, slot) in array.lock().or_else(LockError::into_guard)?.iter_mut().enumerate() {
             *slot = value(place);
         }
         Ok(array)
@@ -263,8 +262,8 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`read`](Array::read).
-    pub fn get(&self, place: usize) -> Result<Option<T>> {
-        Ok(self.read()?.get(place).copied())
+    pub fn get(&self, place: usize) -> Result<Option<T>, LockError<()>> {
+        self.read().map(|guard| guard.get(place).copied()).map_err(LockError::without_guard)
     }
 
     /// Replaces the value at index `place`, and returns the previous one; `None`, with nothing
@@ -272,16 +271,17 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     /// As for [`lock`](Array::lock). Nothing is changed then.
-    pub fn set(&self, place: usize, value: T) -> Result<Option<T>> {
-        Ok(self.lock()?.get_mut(place).map(|slot| std::mem::replace(slot, value)))
+    pub fn set(&self, place: usize, value: T) -> Result<Option<T>, LockError<()>> {
+        let put = |mut guard: ArrayGuard<'_, T>| guard.get_mut(place).map(|slot| std::mem::replace(slot, value));
+        self.lock().map(put).map_err(LockError::without_guard)
     }
 
     /// Returns a copy of all values.
     ///
     /// # Errors
     /// As for [`read`](Array::read).
-    pub fn to_vec(&self) -> Result<Vec<T>> {
-        Ok(self.read()?.to_vec())
+    pub fn to_vec(&self) -> Result<Vec<T>, LockError<()>> {
+        self.read().map(|guard| guard.to_vec()).map_err(LockError::without_guard)
     }
 
     /// Maps all pages now, instead of each at its first access. That is more than twice as fast if
@@ -402,11 +402,5 @@ impl<'de, T: Plain> Deserialize<'de> for Array<T> {
         let region = travel::deserialize_to_write(deserializer)?;
         Array::<T>::fits(region.kind()).map_err(serde::de::Error::custom)?;
         Ok(Array::of(Arc::new(region), None))
-    }
-}
-
-impl From<MemoryError> for Error {
-    fn from(error: MemoryError) -> Error {
-        Error::Memory(error)
     }
 }

@@ -4,9 +4,9 @@ use std::io;
 
 use super::memory::SharedMemory;
 use super::names::NameError;
-use crate::error::Error;
+use crate::create_error::CreateError;
 use crate::shm::region::Usage;
-use crate::sync::Misuse;
+use crate::sync::{Misuse, Poisoned};
 use crate::units::Size;
 
 /// Why an operation on shared memory failed. Errors of its lock are a
@@ -67,10 +67,13 @@ pub enum MemoryError {
     Nameless,
     /// A thread has died or panicked while holding the memory.
     #[error("the memory can't be frozen: {0}")]
-    Poisoned(String),
+    Poisoned(Poisoned<()>),
     /// The lock that the operation needs can't be held.
     #[error(transparent)]
     Lock(#[from] Misuse),
+    /// The memory could not be created.
+    #[error(transparent)]
+    Create(#[from] CreateError),
     /// The system refused something: `ENOSPC`, `ENOMEM` without memory, `EMFILE` at the limit of
     /// open files.
     #[error("cannot {what}: {source}")]
@@ -89,14 +92,14 @@ impl MemoryError {
     /// use multiproc::SharedMemory;
     ///
     /// /// The memory with this name, created if there is none.
-    /// fn whichever(name: &str) -> multiproc::Result<SharedMemory> {
+    /// fn whichever(name: &str) -> Result<SharedMemory, multiproc::MemoryError> {
     ///     loop {
     ///         match SharedMemory::open(name) {
     ///             Err(error) if error.is_not_found() => {}
-    ///             opened => return Ok(opened?),
+    ///             opened => return opened,
     ///         }
     ///         match SharedMemory::create(name, 4096) {
-    ///             Err(multiproc::Error::Memory(error)) if error.is_taken() => {}
+    ///             Err(error) if error.is_taken() => {}
     ///             created => return created,
     ///         }
     ///     }
@@ -146,12 +149,6 @@ impl FreezeError {
     /// again.
     pub fn into_parts(self) -> (Option<SharedMemory>, MemoryError) {
         (self.memory, self.error)
-    }
-}
-
-impl From<FreezeError> for Error {
-    fn from(error: FreezeError) -> Error {
-        Error::Memory(error.error)
     }
 }
 

@@ -5,28 +5,25 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
-
-use multiproc_os::shared_memory::SharedFile;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::error::{FreezeError, MemoryError};
 use super::guard::{ArrayGuard, Locked, Read, Tried, TriedRead, Writing};
-use super::names::{self, NameError, Offer, Published};
+use super::name::{self, Name};
 use super::part::ArrayPart;
 use super::raw::Atomic;
 use super::read_only::ReadOnlyMemory;
 use super::shared_bytes::SharedBytes;
 use super::travel;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::cell::Plain;
-use crate::shm::region::{Access, FROZEN, Pages, Region, Usage, Wanted};
+use crate::shm::region::{Access, Pages, Region, Usage, Wanted};
 use crate::sync::LockError;
-use crate::sync::error::not_made;
 use crate::sync::raw_lock::RawLock;
 
 /// Bytes that several processes read and write: Python's
@@ -92,45 +89,13 @@ pub struct SharedMemory {
     bytes: Array<u8>,
 }
 
-/// The name by which memory is known.
-pub(super) struct Name {
-    text: String,
-    /// In the process that has published the name: the name, as long as it exists.
-    published: Mutex<Option<Published>>,
-    offering: Option<Arc<Offering>>,
-}
-
-/// The descriptors that are handed to a process that opens the name.
-struct Offering {
-    control: OwnedFd,
-    memory: SharedFile,
-}
-
-/// The kinds of access that a process can request.
-const TO_WRITE: u8 = 0;
-const TO_READ: u8 = 1;
-
-impl Offer for Offering {
-    fn offer(&self, wish: u8) -> io::Result<Vec<OwnedFd>> {
-        let memory = match wish {
-            TO_WRITE => self.memory.as_fd().try_clone_to_owned()?,
-            TO_READ => self.memory.open_read_only()?,
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
-        };
-        Ok(vec![self.control.try_clone()?, memory])
-    }
-}
-
-/// How long to wait for the owner of a name.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 impl SharedMemory {
     /// Creates memory of `len` bytes, all of them zero.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new(len: usize) -> Result<SharedMemory> {
-        SharedMemory::options().create(len)
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(len: usize) -> Result<SharedMemory, CreateError> {
+        Ok(SharedMemory { bytes: Array::of(Arc::new(SharedMemory::options().region(len)?), None) })
     }
 
     /// Returns a builder for memory with options: that can grow, of huge pages, with a name.
@@ -158,14 +123,14 @@ impl SharedMemory {
     /// it, so it can't start children by [`Fork`](crate::StartMethod::Fork).
     ///
     /// # Errors
-    /// [`NameError::Taken`] if the name is taken, and others that are wrapped in
-    /// [`MemoryError::Name`]; [`Error::Make`](crate::Error::Make) as for
+    /// [`NameError::Taken`](crate::NameError::Taken) if the name is taken, and others that are
+    /// wrapped in [`MemoryError::Name`]; [`CreateError`](crate::CreateError) as for
     /// [`new`](SharedMemory::new).
     ///
     /// # Implementation notes
     /// An abstract Unix socket (see unix(7)) at which the thread listens, and hands out the
     /// descriptors.
-    pub fn create(name: &str, len: usize) -> Result<SharedMemory> {
+    pub fn create(name: &str, len: usize) -> Result<SharedMemory, MemoryError> {
         SharedMemory::options().name(name).create(len)
     }
 
@@ -173,11 +138,12 @@ impl SharedMemory {
     /// [created](SharedMemory::create). Waits for the owner of the name for at most ten seconds.
     ///
     /// # Errors
-    /// [`MemoryError::Name`]: [`NameError::NotFound`] if there is none, [`NameError::TimedOut`] if
-    /// its owner is stopped; `EMFILE`, `ENOMEM`.
+    /// [`MemoryError::Name`]: [`NameError::NotFound`](crate::NameError::NotFound) if there is none,
+    /// [`NameError::Timeout`](crate::NameError::Timeout) if its owner is stopped; `EMFILE`,
+    /// `ENOMEM`.
     pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
-        let region = find(name, Access::Write)?;
-        let name = Name { text: name.into(), published: Mutex::new(None), offering: None };
+        let region = name::find(name, Access::Write)?;
+        let name = Name::of_another_process(name);
         Ok(SharedMemory { bytes: Array::of(Arc::new(region), Some(Arc::new(name))) })
     }
 
@@ -186,13 +152,13 @@ impl SharedMemory {
     /// # Errors
     /// As for [`open`](SharedMemory::open).
     pub fn open_read_only(name: &str) -> Result<ReadOnlyMemory, MemoryError> {
-        Ok(ReadOnlyMemory::of(Arc::new(find(name, Access::ReadOnly)?)))
+        Ok(ReadOnlyMemory::of(Arc::new(name::find(name, Access::ReadOnly)?)))
     }
 
     /// Returns the name by which the memory was created or opened. A handle that was received from
     /// another process in a message has none.
     pub fn name(&self) -> Option<&str> {
-        self.bytes.name().map(|name| &*name.text)
+        self.bytes.name().map(|name| name.text())
     }
 
     /// Removes the name, so that the memory isn't found any more and the name is free. Processes
@@ -219,18 +185,11 @@ impl SharedMemory {
     /// ```
     ///
     /// # Errors
-    /// [`MemoryError::Nameless`] if this handle has no name; [`NameError::NotFound`] if the name is
-    /// gone already.
+    /// [`MemoryError::Nameless`] if this handle has no name;
+    /// [`NameError::NotFound`](crate::NameError::NotFound) if the name is gone already.
     pub fn unlink(&self) -> Result<(), MemoryError> {
         let name = self.bytes.name().ok_or(MemoryError::Nameless)?;
-        if name.offering.is_none() {
-            return Ok(names::withdraw(&name.text, Instant::now() + PATIENCE)?);
-        }
-        let published = name.published.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match published.is_some_and(|published| published.is_live()) {
-            true => Ok(()),
-            false => Err(NameError::NotFound { name: name.text.clone() }.into()),
-        }
+        Ok(name.unlink()?)
     }
 
     pub(super) fn of(region: Arc<Region>) -> SharedMemory {
@@ -311,7 +270,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// As for [`Array::read`].
-    pub fn to_vec(&self) -> Result<Vec<u8>> {
+    pub fn to_vec(&self) -> Result<Vec<u8>, LockError<()>> {
         self.bytes.to_vec()
     }
 
@@ -694,14 +653,18 @@ impl SharedMemoryOptions {
     /// Creates memory of `len` bytes, all of them zero.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor, no memory, no address space or no huge
+    /// [`CreateError`](crate::CreateError): no descriptor, no memory, no address space or no huge
     /// pages are left. With a name, also those of [`SharedMemory::create`].
-    pub fn create(&self, len: usize) -> Result<SharedMemory> {
+    pub fn create(&self, len: usize) -> Result<SharedMemory, MemoryError> {
+        let region = self.region(len)?;
+        let name = self.name.as_ref().map(|name| Name::publish(name, &region)).transpose()?;
+        Ok(SharedMemory { bytes: Array::of(Arc::new(region), name.map(Arc::new)) })
+    }
+
+    fn region(&self, len: usize) -> Result<Region, CreateError> {
         let most = self.most.max(len) as u64;
         let wanted = Wanted { len: len as u64, most, pages: self.pages, name: "multiproc-shared memory".into() };
-        let region = Region::create_apart(&wanted).map_err(not_made("shared memory"))?;
-        let name = self.name.as_ref().map(|name| published(name, &region)).transpose()?;
-        Ok(SharedMemory { bytes: Array::of(Arc::new(region), name.map(Arc::new)) })
+        Region::create_apart(&wanted).map_err(CreateError::of("shared memory"))
     }
 }
 
@@ -714,36 +677,6 @@ fn in_order(region: &Region) -> Result<(), MemoryError> {
         Ok(Some(_guard)) => Ok(()),
         Ok(None) => Err(MemoryError::InUse),
         Err(LockError::Misuse(misuse)) => Err(misuse.into()),
-        Err(LockError::Poisoned(poisoned)) => Err(MemoryError::Poisoned(poisoned.to_string())),
-    }
-}
-
-/// Publishes the region under this name.
-fn published(name: &str, region: &Region) -> Result<Name, MemoryError> {
-    let fail = |source| NameError::Io { name: name.into(), source };
-    let (control, memory) = region.descriptors(Access::Write).map_err(fail)?;
-    let memory = SharedFile::from_fd(memory.expect("shared memory has a file of its own")).map_err(fail)?;
-    let offering = Arc::new(Offering { control, memory });
-    let offer: Weak<Offering> = Arc::downgrade(&offering);
-    let published = Mutex::new(Some(names::publish(name, offer)?));
-    Ok(Name { text: name.into(), published, offering: Some(offering) })
-}
-
-/// Opens the region with this name, for this access.
-fn find(name: &str, access: Access) -> Result<Region, MemoryError> {
-    let wish = match access {
-        Access::Write => TO_WRITE,
-        Access::ReadOnly => TO_READ,
-    };
-    let found = names::find(name, wish, Instant::now() + PATIENCE)?;
-    let garbage = || NameError::Garbage { name: name.into(), owner: found.owner }.into();
-    let mut fds = found.fds.into_iter();
-    let (Some(control), Some(memory), None) = (fds.next(), fds.next(), fds.next()) else { return Err(garbage()) };
-    match Region::open(control, Some(memory)) {
-        Ok(region) if region.access() == access => Ok(region),
-        Ok(_) => Err(garbage()),
-        // The memory is frozen: its owner is about to remove the name.
-        Err(error) if error.kind() == FROZEN => Err(NameError::NotFound { name: name.into() }.into()),
-        Err(source) => Err(NameError::Io { name: name.into(), source }.into()),
+        Err(LockError::Poisoned(poisoned)) => Err(MemoryError::Poisoned(poisoned.without_guard())),
     }
 }

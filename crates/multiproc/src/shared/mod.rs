@@ -14,6 +14,7 @@ pub(crate) mod error;
 pub(crate) mod guard;
 #[allow(unsafe_code)]
 pub(crate) mod memory;
+mod name;
 pub(crate) mod names;
 #[cfg(feature = "ndarray")]
 mod ndarray;

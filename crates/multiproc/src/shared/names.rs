@@ -86,10 +86,10 @@ pub(crate) struct Found {
 /// `deadline`.
 ///
 /// # Errors
-/// `NotFound`, also when the owner dies or withdraws the name meanwhile; `Refused`; `TimedOut` when
-/// the owner is stopped; `Owner` when the owner fails; `OtherVersion` and `Garbage` when it is
-/// another program; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, in which case nothing has been
-/// received.
+/// `NotFound`, also when the owner dies or withdraws the name meanwhile; `Refused`; `Timeout` when
+/// the owner is stopped; `Owner` when the owner fails; `OtherVersion` and `OtherProtocol` when it
+/// is another program; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, in which case nothing has
+/// been received.
 pub(crate) fn find(name: &str, wish: u8, deadline: Instant) -> Result<Found, NameError> {
     ask(name, Request::Find(wish), deadline)
 }
@@ -207,7 +207,7 @@ impl<'a> Owner<'a> {
         let socket = socket::connect_for_packets(place, Some(deadline)).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => NameError::NotFound { name: name.into() },
             // The backlog is full: thousands of clients are waiting.
-            io::ErrorKind::TimedOut => NameError::TimedOut { name: name.into(), owner: None },
+            io::ErrorKind::TimedOut => NameError::Timeout { name: name.into(), owner: None },
             _ => NameError::Io { name: name.into(), source: error },
         })?;
         let (pid, user) =
@@ -244,7 +244,7 @@ impl<'a> Owner<'a> {
         loop {
             let ready = poll::wait_readable(&fds, Some(deadline)).map_err(|error| self.io(error))?;
             match ready.first() {
-                None => return Err(NameError::TimedOut { name: self.name.into(), owner: self.pid }),
+                None => return Err(NameError::Timeout { name: self.name.into(), owner: self.pid }),
                 Some(0) => {
                     if let Some(answer) = self.take()? {
                         return Ok(answer);
@@ -302,7 +302,7 @@ impl<'a> Owner<'a> {
         let (name, owner) = (self.name.into(), self.pid);
         match unfit {
             Unfit::Version(theirs) => NameError::OtherVersion { name, owner, theirs },
-            Unfit::Garbage => NameError::Garbage { name, owner },
+            Unfit::Garbage => NameError::OtherProtocol { name, owner },
         }
     }
 }

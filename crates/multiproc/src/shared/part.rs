@@ -8,7 +8,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::guard::{self, ArrayGuard, Locked, Tried, WritingPart};
-use crate::error::Result;
 use crate::shm::cell::Plain;
 use crate::shm::parts::Plan;
 use crate::shm::readers::Readers;

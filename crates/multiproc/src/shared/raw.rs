@@ -13,10 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::MemoryError;
 use super::travel;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::cell::kind_of;
 use crate::shm::region::{Region, Usage};
-use crate::sync::error::not_made;
 
 mod sealed {
     /// # Safety
@@ -100,14 +99,14 @@ impl<A: Atomic> RawArray<A> {
     /// Creates an array of `len` zeros.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new(len: usize) -> Result<RawArray<A>> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(len: usize) -> Result<RawArray<A>, CreateError> {
         RawArray::named(len, "array of atomics")
     }
 
-    fn named(len: usize, name: &'static str) -> Result<RawArray<A>> {
+    fn named(len: usize, name: &'static str) -> Result<RawArray<A>, CreateError> {
         let bytes = len.checked_mul(size_of::<A>()).map_or(u64::MAX, |bytes| bytes as u64);
-        let region = Region::create(bytes, kind_of::<A>()).map_err(not_made(name))?;
+        let region = Region::create(bytes, kind_of::<A>()).map_err(CreateError::of(name))?;
         Ok(RawArray::of(region).expect("a new region is not in use"))
     }
 
@@ -128,7 +127,7 @@ impl<A: Atomic> RawArray<A> {
     ///
     /// # Errors
     /// As for [`new`](RawArray::new).
-    pub fn from_slice(values: &[A::Value]) -> Result<RawArray<A>> {
+    pub fn from_slice(values: &[A::Value]) -> Result<RawArray<A>, CreateError> {
         let array = RawArray::<A>::new(values.len())?;
         for (place, value) in array.iter().zip(values) {
             place.begin(*value);
@@ -213,8 +212,8 @@ impl<A: Atomic> RawValue<A> {
     /// Creates an atomic with this value.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new(value: A::Value) -> Result<RawValue<A>> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(value: A::Value) -> Result<RawValue<A>, CreateError> {
         let one = RawArray::<A>::named(1, "atomic")?;
         one[0].begin(value);
         Ok(RawValue { one })

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::handle;
 use crate::shm::slot_table::{Content, Found, Refusal, SlotTable};
 
@@ -227,7 +227,7 @@ impl TryFrom<usize> for ShareableItem {
     }
 }
 
-/// Why an item of a [`ShareableList`] can't be changed.
+/// Why an item of a [`ShareableList`] can't be read or changed.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShareableListError {
@@ -289,9 +289,9 @@ pub enum ShareableListError {
 /// let list = shareable_list!["howdy", b"HoWdY", 100, true, 42]?;
 /// Process::new(work, (list.clone(),)).start()?.join()??;
 ///
-/// assert_eq!(list.get(0), Some("hello".into()));
-/// assert_eq!(list.get(4), Some(ShareableItem::None));
-/// assert_eq!(list.get(5), None);
+/// assert_eq!(list.get(0)?, Some("hello".into()));
+/// assert_eq!(list.get(4)?, Some(ShareableItem::None));
+/// assert_eq!(list.get(5)?, None);
 /// assert_eq!(list.to_vec(), ["hello".into(), b"HoWdY".into(), (-273.25).into(), true.into(), ().into()]);
 /// let error = list.set(0, "longer than eight bytes").unwrap_err();
 /// assert_eq!(error.to_string(), "23 bytes don't fit into item 0, which has room for 8");
@@ -351,9 +351,9 @@ impl ShareableList {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or the list would take more than 128
-    /// MiB.
-    pub fn new(items: impl IntoIterator<Item = impl Into<ShareableItem>>) -> Result<ShareableList> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left, or the list would
+    /// take more than 128 MiB.
+    pub fn new(items: impl IntoIterator<Item = impl Into<ShareableItem>>) -> Result<ShareableList, CreateError> {
         ShareableList::with_room(items, 8)
     }
 
@@ -374,13 +374,16 @@ impl ShareableList {
     ///
     /// # Errors
     /// As for [`new`](ShareableList::new).
-    pub fn with_room(items: impl IntoIterator<Item = impl Into<ShareableItem>>, bytes: usize) -> Result<ShareableList> {
+    pub fn with_room(
+        items: impl IntoIterator<Item = impl Into<ShareableItem>>,
+        bytes: usize,
+    ) -> Result<ShareableList, CreateError> {
         let items: Vec<ShareableItem> = items.into_iter().map(Into::into).collect();
         let mut numbers = vec![[0; 8]; items.len()];
         let contents = items.iter().zip(&mut numbers).map(|(item, number)| (item.content(number), bytes.max(8)));
         let contents: Vec<_> = contents.collect();
         let slot_table = SlotTable::create(contents.iter().copied());
-        let slot_table = slot_table.map_err(|source| Error::Make { what: "shareable list", source })?;
+        let slot_table = slot_table.map_err(CreateError::of("shareable list"))?;
         Ok(ShareableList { inner: Arc::new(slot_table) })
     }
 
@@ -401,13 +404,17 @@ impl ShareableList {
 
     /// Returns the item; `None` if the index is out of bounds.
     ///
-    /// If another program has written garbage to the list's memory, this returns it as
-    /// [`Bytes`](ShareableItem::Bytes).
-    pub fn get(&self, index: usize) -> Option<ShareableItem> {
+    /// An item of a kind that this version doesn't know, or with bytes that are not of its kind, is
+    /// returned as [`Bytes`](ShareableItem::Bytes).
+    ///
+    /// # Errors
+    /// [`ShareableListError::Corrupt`] if another program has overwritten the place of the item in
+    /// the list's memory.
+    pub fn get(&self, index: usize) -> Result<Option<ShareableItem>, ShareableListError> {
         match self.inner.read(index) {
-            Ok(found) => Some(ShareableItem::of(found)),
-            Err(Refusal::NoCell) => None,
-            Err(_) => Some(ShareableItem::Bytes(Vec::new())),
+            Ok(found) => Ok(Some(ShareableItem::of(found))),
+            Err(Refusal::NoCell) => Ok(None),
+            Err(_) => Err(ShareableListError::Corrupt { index }),
         }
     }
 
@@ -454,7 +461,7 @@ impl ShareableList {
     /// use multiproc::{ShareableItem, ShareableList};
     ///
     /// fn add_one(list: &ShareableList, index: usize) -> multiproc::Result<()> {
-    ///     let mut found = list.get(index).unwrap_or(ShareableItem::None);
+    ///     let mut found = list.get(index)?.unwrap_or(ShareableItem::None);
     ///     loop {
     ///         let sum = found.as_int().expect("a number") + 1;
     ///         match list.compare_exchange(index, &found, sum)? {
@@ -495,8 +502,9 @@ impl ShareableList {
         self.inner.snapshot().into_iter().map(ShareableItem::of).collect()
     }
 
-    /// Iterates over the items; each is read when the iterator reaches it. Other processes may
-    /// change some meanwhile; [`to_vec`](ShareableList::to_vec) returns all as of one moment.
+    /// Iterates over the items; each is read when the iterator reaches it, as by
+    /// [`get`](ShareableList::get). Other processes may change some meanwhile;
+    /// [`to_vec`](ShareableList::to_vec) returns all as of one moment.
     pub fn iter(&self) -> ShareableItems<'_> {
         ShareableItems { list: self, left: 0..self.len() }
     }
@@ -557,7 +565,7 @@ impl<'de> Deserialize<'de> for ShareableList {
 }
 
 impl<'a> IntoIterator for &'a ShareableList {
-    type Item = ShareableItem;
+    type Item = Result<ShareableItem, ShareableListError>;
     type IntoIter = ShareableItems<'a>;
 
     fn into_iter(self) -> ShareableItems<'a> {
@@ -573,14 +581,14 @@ pub struct ShareableItems<'a> {
 }
 
 impl Iterator for ShareableItems<'_> {
-    type Item = ShareableItem;
+    type Item = Result<ShareableItem, ShareableListError>;
 
-    fn next(&mut self) -> Option<ShareableItem> {
-        self.left.next().and_then(|index| self.list.get(index))
+    fn next(&mut self) -> Option<Result<ShareableItem, ShareableListError>> {
+        self.left.next().and_then(|index| self.list.get(index).transpose())
     }
 
-    fn nth(&mut self, skipped: usize) -> Option<ShareableItem> {
-        self.left.nth(skipped).and_then(|index| self.list.get(index))
+    fn nth(&mut self, skipped: usize) -> Option<Result<ShareableItem, ShareableListError>> {
+        self.left.nth(skipped).and_then(|index| self.list.get(index).transpose())
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -589,8 +597,8 @@ impl Iterator for ShareableItems<'_> {
 }
 
 impl DoubleEndedIterator for ShareableItems<'_> {
-    fn next_back(&mut self) -> Option<ShareableItem> {
-        self.left.next_back().and_then(|index| self.list.get(index))
+    fn next_back(&mut self) -> Option<Result<ShareableItem, ShareableListError>> {
+        self.left.next_back().and_then(|index| self.list.get(index).transpose())
     }
 }
 
@@ -624,11 +632,11 @@ mod tests {
             (255, b"12345678"),
         ] {
             let list = list(kind, bytes);
-            let item = list.get(0).unwrap();
+            let item = list.get(0).unwrap().unwrap();
             assert_eq!(item, ShareableItem::from(bytes), "{kind}");
             assert_eq!((list.to_vec(), list.position(&item)), (vec![item.clone()], Some(0)));
             assert_eq!(list.replace(0, ()).unwrap(), item);
-            assert_eq!(list.get(0), Some(ShareableItem::None));
+            assert_eq!(list.get(0).unwrap(), Some(ShareableItem::None));
         }
     }
 
@@ -652,7 +660,7 @@ mod tests {
         ] {
             let mut number = [0; 8];
             let content = item.content(&mut number);
-            assert_eq!(list(content.kind, content.bytes).get(0), Some(item));
+            assert_eq!(list(content.kind, content.bytes).get(0).unwrap(), Some(item));
         }
     }
 }

@@ -18,7 +18,7 @@ use multiproc_os::shared_memory::{Mapping, PAGE, SharedFile};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::MemoryError;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 
 /// The name in errors, and in `/proc/*/fd`.
 const NAME: &str = "shared bytes";
@@ -77,8 +77,8 @@ impl SharedBytes {
     /// for the way back.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn copy_from_slice(bytes: &[u8]) -> Result<SharedBytes> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn copy_from_slice(bytes: &[u8]) -> Result<SharedBytes, CreateError> {
         let mut writer = SharedBytes::writer()?;
         writer.file.write(bytes).map_err(not_made)?;
         writer.finish()
@@ -87,8 +87,8 @@ impl SharedBytes {
     /// Reads `reader` to its end.
     ///
     /// # Errors
-    /// [`Error::Make`]: the reader's error; no descriptor or no memory is left.
-    pub fn from_reader(reader: &mut impl Read) -> Result<SharedBytes> {
+    /// [`CreateError`](crate::CreateError): the reader's error; no descriptor or no memory is left.
+    pub fn from_reader(reader: &mut impl Read) -> Result<SharedBytes, CreateError> {
         let mut writer = SharedBytes::writer()?;
         let mut buffer = vec![0; 256 << 10];
         loop {
@@ -115,8 +115,8 @@ impl SharedBytes {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn with_len(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<SharedBytes> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn with_len(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<SharedBytes, CreateError> {
         if len == 0 {
             fill(&mut []);
             return SharedBytes::copy_from_slice(&[]);
@@ -150,8 +150,8 @@ impl SharedBytes {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor is left.
-    pub fn writer() -> Result<SharedBytesWriter> {
+    /// [`CreateError`](crate::CreateError): no descriptor is left.
+    pub fn writer() -> Result<SharedBytesWriter, CreateError> {
         Ok(SharedBytesWriter {
             file: Growing::create(&format!("multiproc-{NAME}")).map_err(not_made)?,
             buffer: Vec::new(),
@@ -248,8 +248,8 @@ impl SharedBytes {
     }
 }
 
-fn not_made(source: io::Error) -> Error {
-    Error::Make { what: NAME, source }
+fn not_made(source: io::Error) -> CreateError {
+    CreateError { what: NAME, source }
 }
 
 impl Deref for SharedBytes {
@@ -416,8 +416,8 @@ impl SharedBytesWriter {
     /// Returns all bytes that were written.
     ///
     /// # Errors
-    /// [`Error::Make`]: no memory is left.
-    pub fn finish(mut self) -> Result<SharedBytes> {
+    /// [`CreateError`](crate::CreateError): no memory is left.
+    pub fn finish(mut self) -> Result<SharedBytes, CreateError> {
         self.flush().map_err(not_made)?;
         let (file, len) = self.file.seal().map_err(not_made)?;
         SharedBytes::open(file, 0, len).map_err(not_made)

@@ -83,12 +83,13 @@ pub enum StartMethod {
     /// everything else; pages are shared until one of the processes writes to them. Good for large
     /// data that exists already and is only read.
     ///
-    /// Refused with [`Error::MultiThreaded`](crate::Error::MultiThreaded) while this process has
-    /// other threads, and with [`Error::Panicking`](crate::Error::Panicking) while this thread
-    /// panics. A closure can't capture references that a guard of shared memory has given out
-    /// ([`Error::Lent`](crate::Error::Lent)). The copy has all descriptors that the program has
-    /// opened, and exits without running the exit handlers of its parent, C's included. The larger
-    /// the process, the longer this takes: some 25 ms for each GiB.
+    /// Refused with [`StartError::MultiThreaded`](crate::StartError::MultiThreaded) while this
+    /// process has other threads, and with [`StartError::Panicking`](crate::StartError::Panicking)
+    /// while this thread panics. A closure can't capture references that a guard of shared memory
+    /// has given out ([`StartError::Borrowed`](crate::StartError::Borrowed)). The copy has all
+    /// descriptors that the program has opened, and exits without running the exit handlers of its
+    /// parent, C's included. The larger the process, the longer this takes: some 25 ms for each
+    /// GiB.
     Fork,
 }
 

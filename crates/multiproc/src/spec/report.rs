@@ -33,7 +33,7 @@ pub(crate) enum Report {
 pub(crate) enum Failure {
     Panicked(Panic),
     Arguments(String),
-    NotSent(String),
+    Encode(String),
     MemoryLimit { limit: u64 },
     NotStarted(String),
 }
@@ -43,7 +43,7 @@ impl From<Failure> for JoinErrorKind {
         match failure {
             Failure::Panicked(panic) => JoinErrorKind::Panicked(panic),
             Failure::Arguments(reason) => JoinErrorKind::Arguments(reason),
-            Failure::NotSent(reason) => JoinErrorKind::NotSent(reason),
+            Failure::Encode(reason) => JoinErrorKind::Encode(reason),
             Failure::MemoryLimit { limit } => JoinErrorKind::MemoryLimit { limit },
             Failure::NotStarted(reason) => JoinErrorKind::NotStarted(reason),
         }
@@ -93,7 +93,7 @@ impl Report {
                 self
             }
             Err(error) => {
-                let failure = Failure::NotSent(error.to_string());
+                let failure = Failure::Encode(error.to_string());
                 let _ = send_failure(&socket, &failure);
                 Report::Failed(failure)
             }

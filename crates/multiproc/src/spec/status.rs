@@ -180,7 +180,6 @@ impl fmt::Display for Panic {
 pub struct JoinError {
     process: String,
     kind: JoinErrorKind,
-    undecodable: Option<Box<CodecError>>,
 }
 
 /// The ways in which a process can end without a value.
@@ -203,7 +202,7 @@ pub enum JoinErrorKind {
     /// The process could not decode its arguments. Exit code 1.
     Arguments(String),
     /// The target returned a value that can't be sent. Exit code 1.
-    NotSent(String),
+    Encode(String),
     /// The process died because it reached its [`memory_limit`](crate::Process::memory_limit): it
     /// ended itself by SIGABRT or SIGSEGV.
     MemoryLimit {
@@ -214,7 +213,9 @@ pub enum JoinErrorKind {
     /// the machine.
     OutOfMemory,
     /// The value that the process sent can't be decoded.
-    Undecodable(String),
+    Decode(Box<CodecError>),
+    /// What the process sent as its report is not one.
+    Corrupt(String),
     /// The target returned an `Err` and was not joined. Exit code 1. Only a
     /// [`ScopeError`](crate::ScopeError) contains this kind: for `join`, the `Err` is the value.
     ReturnedErr,
@@ -240,19 +241,21 @@ impl JoinErrorKind {
 
 impl JoinError {
     pub(crate) fn new(process: &str, kind: JoinErrorKind) -> JoinError {
-        JoinError { process: process.into(), kind, undecodable: None }
+        JoinError { process: process.into(), kind }
     }
 
     /// The error for a value that has arrived and can't be decoded.
     pub(crate) fn of_value(process: &str, error: CodecError) -> JoinError {
-        let kind = JoinErrorKind::Undecodable(error.to_string());
-        JoinError { undecodable: Some(Box::new(error)), ..JoinError::new(process, kind) }
+        JoinError::new(process, JoinErrorKind::Decode(Box::new(error)))
     }
 
     /// Returns the result that has arrived and could not be decoded: [`CodecError::decode_as`]
     /// decodes it as another type.
     pub fn undecodable(&self) -> Option<&CodecError> {
-        self.undecodable.as_deref()
+        match &self.kind {
+            JoinErrorKind::Decode(error) => Some(error),
+            _ => None,
+        }
     }
 
     /// Returns the name of the process.
@@ -298,7 +301,7 @@ impl fmt::Display for JoinErrorKind {
             }
             JoinErrorKind::NotStarted(reason) => write!(f, "could not start: {reason}"),
             JoinErrorKind::Arguments(reason) => write!(f, "could not decode its arguments: {reason}"),
-            JoinErrorKind::NotSent(reason) => {
+            JoinErrorKind::Encode(reason) => {
                 write!(f, "has a result that can't be sent: {reason}")
             }
             JoinErrorKind::MemoryLimit { limit } => {
@@ -307,9 +310,8 @@ impl fmt::Display for JoinErrorKind {
             JoinErrorKind::OutOfMemory => {
                 f.write_str("was killed by the kernel (SIGKILL) because there was no memory left")
             }
-            JoinErrorKind::Undecodable(reason) => {
-                write!(f, "sent a result that can't be decoded: {reason}")
-            }
+            JoinErrorKind::Decode(error) => write!(f, "sent a result that can't be decoded: {error}"),
+            JoinErrorKind::Corrupt(reason) => write!(f, "sent a report that can't be decoded: {reason}"),
             JoinErrorKind::ReturnedErr => f.write_str("returned an error and was not joined"),
             JoinErrorKind::Unknown => {
                 f.write_str("has ended, and another part of this program has taken its exit status")

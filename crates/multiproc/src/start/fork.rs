@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use multiproc_os::fork::{self, Side};
 use multiproc_os::{fd_passing, lifeline, pidfd, signal, stdio, threads};
 
+use super::error::StartError;
 use super::run_child::{self, StartAck};
 use super::{forkserver, standby};
 use super::{handshake, host};
@@ -20,7 +21,6 @@ use crate::spec::child_spec::{ChildSpec, Started};
 use crate::spec::report::REFUSED;
 use crate::spec::report::Report;
 use crate::spec::stdio::{Ends, Streams};
-use crate::{Error, Result};
 
 /// The pid of this process if it was made by this method. Copies made by the user's own fork(2)
 /// don't count.
@@ -38,12 +38,9 @@ pub(crate) fn start(
     streams: Streams,
     ends: Ends,
     task: impl FnOnce() -> Report,
-) -> Result<(Started, Ends)> {
+) -> Result<(Started, Ends), StartError> {
     let name = spec.identity.name.clone();
-    let fail = |what: &'static str| {
-        let name = name.clone();
-        move |source| Error::Start { process: name, what: what.into(), source }
-    };
+    let fail = |what: &'static str| StartError::io(&name, what);
     // The keeper is a thread of this process.
     standby::dismiss();
     #[cfg(feature = "async")]
@@ -59,7 +56,7 @@ pub(crate) fn start(
     }
     if threads > 1 {
         let tasks = threads::list().unwrap_or_default();
-        return Err(Error::MultiThreaded { process: name, threads, tasks });
+        return Err(StartError::MultiThreaded { process: name, threads, tasks });
     }
     let guarded = !spec.outlives_parent && lifeline::may_change_user_unseen();
     if guarded {
@@ -126,8 +123,8 @@ fn run_child(
 
 /// The parent's side after the fork: waits until the child says that it has its own signal
 /// handling, and can therefore be terminated.
-fn started(name: &str, pid: i32, socket: OwnedFd) -> Result<Started> {
-    let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+fn started(name: &str, pid: i32, socket: OwnedFd) -> Result<Started, StartError> {
+    let fail = |what: &'static str| StartError::io(name, what);
     let answer = handshake::answer_of_child(name, &socket).and_then(|answer| match answer.pidfd {
         Some(pidfd) => Ok((Some(pidfd), answer.early)),
         None => {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::confinement::{Fit, Made, Moment};
 use super::context::{self, Context, Known};
 use super::entry::Rehearsal;
+use super::error::{HandshakeErrorKind, StartError};
 use super::guard::{self, OrphanGuard};
 use super::handshake::{self, Answer, Copy, PATIENCE};
 use super::host;
@@ -31,7 +32,6 @@ use crate::spec::target;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, PacketError};
 use crate::transfer::payload::Payload;
-use crate::{Error, Result};
 
 /// The part of a request to the server before the child spec.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 
 /// Starts the process that `launch` describes.
-pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
+pub(crate) fn start(launch: &Launch<'_>) -> Result<Started, StartError> {
     let here = match directory::id() {
         // The server could not change to this directory; an exec'd copy inherits it.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return spawn::start(launch),
@@ -104,8 +104,9 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
         match try_start(launch, here, &mut last_words, &moment)? {
             Some(started) => return Ok(started),
             None if attempt == ATTEMPTS => {
-                let reason = last_words.unwrap_or_else(|| format!("its server died {ATTEMPTS} times in a row"));
-                return Err(Error::Handshake { process: launch.name().into(), reason });
+                let died = HandshakeErrorKind::ServerDied { attempts: ATTEMPTS };
+                let kind = last_words.map_or(died, HandshakeErrorKind::Refused);
+                return Err(StartError::handshake(launch.name(), kind));
             }
             None => attempt += 1,
         }
@@ -233,9 +234,9 @@ fn try_start(
     here: Option<directory::Id>,
     last_words: &mut Option<String>,
     moment: &Moment,
-) -> Result<Option<Started>> {
+) -> Result<Option<Started>, StartError> {
     let name = launch.name();
-    let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+    let fail = |what: &'static str| StartError::io(name, what);
 
     let standby = {
         let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -350,18 +351,15 @@ fn try_start(
 
 impl Server {
     /// Executes a server, for the start of the process `name`.
-    fn launch(name: &str, moment: &Moment) -> Result<Server> {
-        let (slots, fd) = PidSlots::create().map_err(|source| Error::Start {
-            process: name.into(),
-            what: "memory for its fork server could not be allocated".into(),
-            source,
-        })?;
+    fn launch(name: &str, moment: &Moment) -> Result<Server, StartError> {
+        let (slots, fd) =
+            PidSlots::create().map_err(StartError::io(name, "memory for its fork server could not be allocated"))?;
         moment.look();
         let copy = Copy::exec(name)?;
         copy.send(name, kind::SERVE, &[], &[fd.as_fd()])?;
         match copy.answer(name)?.kind {
             kind::READY => {}
-            other => return Err(copy.useless(name, &format_args!("it answered with a message of kind {other}"))),
+            other => return Err(copy.useless(name, HandshakeErrorKind::unexpected(other))),
         }
         let made = Made::new(moment, copy.pid);
         let server = Server {
@@ -436,15 +434,21 @@ impl ServerProcess {
     }
 
     /// Waits for the acknowledgement. None if the server died before it made the child.
-    fn await_child(&self, name: &str, socket: OwnedFd, slot: u16, patience: Duration) -> Result<Option<Started>> {
-        let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+    fn await_child(
+        &self,
+        name: &str,
+        socket: OwnedFd,
+        slot: u16,
+        patience: Duration,
+    ) -> Result<Option<Started>, StartError> {
+        let fail = |what: &'static str| StartError::io(name, what);
         let deadline = Instant::now().checked_add(patience);
         let mut early = None;
         loop {
             let [answered, server_died] = pidfd::wait_any([&socket, self.copy.pidfd()], deadline)
                 .map_err(fail("waiting for its server failed"))?;
             if !answered && !server_died {
-                return Err(self.copy.useless(name, &"it did not make the child in time"));
+                return Err(self.copy.useless(name, HandshakeErrorKind::Timeout(patience)));
             }
             match packet::receive(&socket, false) {
                 Ok(mut packet) if packet.kind == kind::STARTED => {
@@ -457,8 +461,7 @@ impl ServerProcess {
                     return Ok(None);
                 }
                 Ok(packet) => {
-                    let garbage =
-                        |kind| self.garbage(name, &format_args!("a message of kind {kind} in place of an answer"));
+                    let garbage = |kind| self.copy.useless(name, HandshakeErrorKind::unexpected(kind));
                     early = Answer::of(name, packet, garbage)?.early;
                 }
                 // A dead server makes no more children, so the slot is final. (Its sockets may stay
@@ -474,19 +477,19 @@ impl ServerProcess {
                 Err(PacketError::Closed) => {
                     return match self.pid(slot) {
                         0 if self.is_dying() => Ok(None),
-                        0 => Err(self.garbage(name, &"it dropped the request")),
+                        0 => Err(self.garbage(name, "it dropped the request".into())),
                         pid => started(name, pid, None, socket, early).map(Some),
                     };
                 }
                 Err(PacketError::Empty) => {}
                 Err(PacketError::Io(source)) => return Err(fail("its answer could not be read")(source)),
-                Err(error) => return Err(self.garbage(name, &error)),
+                Err(error) => return Err(self.garbage(name, error.to_string())),
             }
         }
     }
 
     /// Finishes a request: frees its slot, or drops a server that can't be used any more.
-    fn settle(self: &Arc<ServerProcess>, slot: u16, outcome: &Result<Option<Started>>) {
+    fn settle(self: &Arc<ServerProcess>, slot: u16, outcome: &Result<Option<Started>, StartError>) {
         if outcome.is_err() {
             // If the child was made nevertheless, it is not needed.
             pidfd::kill_unopened_child(self.pid(slot));
@@ -495,7 +498,7 @@ impl ServerProcess {
         if let Some(server) = current.as_mut().filter(|server| Arc::ptr_eq(&server.process, self)) {
             match outcome {
                 // The server is dead or doesn't answer: the next start launches another.
-                Ok(None) | Err(Error::Handshake { .. }) => *current = None,
+                Ok(None) | Err(StartError::Handshake { .. }) => *current = None,
                 Ok(Some(_)) | Err(_) => server.free.push(slot),
             }
         }
@@ -507,20 +510,22 @@ impl ServerProcess {
         pidfd::wait_any([self.copy.pidfd()], moment).is_ok_and(|ready| ready == [true])
     }
 
-    fn garbage(&self, name: &str, what: &dyn std::fmt::Display) -> Error {
-        self.copy.useless(name, &format_args!("it broke the protocol: {what}"))
+    fn garbage(&self, name: &str, what: String) -> StartError {
+        self.copy.useless(name, HandshakeErrorKind::Corrupt(what))
     }
 }
 
 /// The result for the process `pid`, a child that was just made.
-fn started(name: &str, pid: i32, pidfd: Option<OwnedFd>, socket: OwnedFd, early: Option<Report>) -> Result<Started> {
+fn started(
+    name: &str,
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+    socket: OwnedFd,
+    early: Option<Report>,
+) -> Result<Started, StartError> {
     let pidfd = match pidfd {
         Some(pidfd) => Some(pidfd),
-        None => pidfd::open_child(pid).map_err(|source| Error::Start {
-            process: name.into(),
-            what: "its pidfd could not be opened".into(),
-            source,
-        })?,
+        None => pidfd::open_child(pid).map_err(StartError::io(name, "its pidfd could not be opened"))?,
     };
     Ok(Started { pid, pidfd, socket, early })
 }

@@ -3,7 +3,6 @@
 //!
 //! See `PROTOCOL.md` for the messages, and for what each side sees when the other dies.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::SIGKILL;
 use multiproc_os::{exec, fd_passing, pidfd, threads};
 
+use super::error::{HandshakeError, HandshakeErrorKind, StartError};
 use super::host;
 use crate::runtime::at_exit::LONGEST_START;
 use crate::spec::kind;
@@ -23,7 +23,6 @@ use crate::spec::target;
 use crate::transfer::codec;
 use crate::transfer::packet::{self, Packet, PacketError};
 use crate::transfer::payload::Payload;
-use crate::{Error, Result};
 
 /// The environment variable that makes a copy of the program a child or a server; its value is the
 /// number of the copy's socket.
@@ -50,9 +49,9 @@ pub(crate) struct Copy {
 
 impl Copy {
     /// Executes the program again, for the start of the process `name`.
-    pub(crate) fn exec(name: &str) -> Result<Copy> {
+    pub(crate) fn exec(name: &str) -> Result<Copy, StartError> {
         interrupt::hold();
-        let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+        let fail = |what: &'static str| StartError::io(name, what);
         let (socket, theirs) = fd_passing::pair().map_err(fail("a socket pair could not be made"))?;
         let pid = exec::program(host::program(), VARIABLE, theirs.as_fd())
             .map_err(fail("the program could not be executed again"))?;
@@ -95,7 +94,7 @@ impl Copy {
     }
 
     /// Sends it a message.
-    pub(crate) fn send(&self, name: &str, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    pub(crate) fn send(&self, name: &str, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<(), StartError> {
         self.send_with(name, kind, parts, fds, &Payload::default())
     }
 
@@ -107,64 +106,55 @@ impl Copy {
         parts: &[&[u8]],
         fds: &[BorrowedFd<'_>],
         payload: &Payload,
-    ) -> Result<()> {
+    ) -> Result<(), StartError> {
         packet::send_with(self.socket(), kind, parts, fds, payload).map_err(|source| match is_gone(&source) {
             // A message that it has sent before says more.
             true => match self.answer(name) {
                 Err(error) => error,
-                Ok(_) => self.useless(name, &"it closed its connection"),
+                Ok(_) => self.useless(name, HandshakeErrorKind::Disconnected),
             },
-            false => Error::Start { process: name.into(), what: "its launch message could not be sent".into(), source },
+            false => StartError::io(name, "its launch message could not be sent")(source),
         })
     }
 
     /// Waits for its answer.
-    pub(crate) fn answer(&self, name: &str) -> Result<Packet> {
+    pub(crate) fn answer(&self, name: &str) -> Result<Packet, StartError> {
         self.wait(name, [self.socket(), self.pidfd()])?;
         self.take_answer(name, self.socket())
     }
 
     /// Waits for its answer on `socket`, its own socket as a child, or on the handshake's socket if
     /// it fails before that.
-    pub(crate) fn answer_on(&self, name: &str, socket: &OwnedFd) -> Result<Packet> {
+    pub(crate) fn answer_on(&self, name: &str, socket: &OwnedFd) -> Result<Packet, StartError> {
         let [answered, handshake, _] = self.wait(name, [socket, self.socket(), self.pidfd()])?;
         if !answered && handshake {
             match packet::receive(self.socket(), false) {
                 // It has received its launch message, and has closed the handshake's socket.
                 Err(PacketError::Closed) => drop(self.wait(name, [socket, self.pidfd()])?),
                 Ok(packet) if packet.kind == kind::REFUSED => return Err(refused(name, &packet)),
-                Ok(packet) => {
-                    let kind = packet.kind;
-                    return Err(self.useless(name, &format_args!("it answered with a message of kind {kind}")));
-                }
-                Err(error) => return Err(self.useless(name, &error)),
+                Ok(packet) => return Err(self.useless(name, HandshakeErrorKind::unexpected(packet.kind))),
+                Err(error) => return Err(self.useless(name, HandshakeErrorKind::Corrupt(error.to_string()))),
             }
         }
         self.take_answer(name, socket)
     }
 
     /// Waits until a descriptor is ready, for at most [`PATIENCE`].
-    fn wait<const N: usize>(&self, name: &str, fds: [&dyn AsFd; N]) -> Result<[bool; N]> {
+    fn wait<const N: usize>(&self, name: &str, fds: [&dyn AsFd; N]) -> Result<[bool; N], StartError> {
         let deadline = Instant::now().checked_add(PATIENCE);
-        let ready = pidfd::wait_any(fds, deadline).map_err(|source| Error::Start {
-            process: name.into(),
-            what: "waiting for its answer failed".into(),
-            source,
-        })?;
+        let ready = pidfd::wait_any(fds, deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
         if ready == [false; N] {
-            return Err(self.useless(name, &format_args!("it did not answer within {} s", PATIENCE.as_secs())));
+            return Err(self.useless(name, HandshakeErrorKind::Timeout(PATIENCE)));
         }
         Ok(ready)
     }
 
-    fn take_answer(&self, name: &str, socket: &OwnedFd) -> Result<Packet> {
+    fn take_answer(&self, name: &str, socket: &OwnedFd) -> Result<Packet, StartError> {
         match packet::receive(socket, false) {
             Ok(packet) if packet.kind == kind::REFUSED => Err(refused(name, &packet)),
             Ok(packet) => Ok(packet),
-            Err(PacketError::Empty | PacketError::Closed) => {
-                Err(self.useless(name, &"it ended before it had answered"))
-            }
-            Err(error) => Err(self.useless(name, &error)),
+            Err(PacketError::Empty | PacketError::Closed) => Err(self.useless(name, HandshakeErrorKind::Disconnected)),
+            Err(error) => Err(self.useless(name, HandshakeErrorKind::Corrupt(error.to_string()))),
         }
     }
 
@@ -175,18 +165,13 @@ impl Copy {
     }
 
     /// Ends a copy that can't be used, and returns the error for it.
-    pub(crate) fn useless(&self, name: &str, why: &dyn fmt::Display) -> Error {
+    pub(crate) fn useless(&self, name: &str, kind: HandshakeErrorKind) -> StartError {
         // If it ends by itself, its status says more than that of a kill. It gets a moment between
         // the close of its socket and its end.
         let moment = Instant::now().checked_add(Duration::from_millis(100));
         let _ = pidfd::wait_any([self.pidfd()], moment);
         let status = self.end();
-        let reason = format!(
-            "the new process (pid {}) can't be used as a child: {why} ({status}). Its program must call \
-             multiproc::init() as the first statement of main",
-            self.pid
-        );
-        Error::Handshake { process: name.into(), reason }
+        StartError::Handshake { process: name.into(), source: HandshakeError::ended(kind, self.pid, status) }
     }
 
     /// Kills it, whatever it does, and reaps it.
@@ -217,8 +202,9 @@ impl Drop for Copy {
 }
 
 /// The error with the text that the other side has sent.
-fn refused(name: &str, packet: &Packet) -> Error {
-    Error::Handshake { process: name.into(), reason: String::from_utf8_lossy(packet.front()).into_owned() }
+fn refused(name: &str, packet: &Packet) -> StartError {
+    let reason = String::from_utf8_lossy(packet.front()).into_owned();
+    StartError::handshake(name, HandshakeErrorKind::Refused(reason))
 }
 
 /// Whether this is the error of sending to a process that is gone.
@@ -240,7 +226,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Decodes a message; `garbage` makes the error for a message of another kind.
-    pub(crate) fn of(name: &str, mut packet: Packet, garbage: impl FnOnce(u8) -> Error) -> Result<Answer> {
+    pub(crate) fn of(
+        name: &str,
+        mut packet: Packet,
+        garbage: impl FnOnce(u8) -> StartError,
+    ) -> Result<Answer, StartError> {
         match packet.kind {
             kind::STARTED => Ok(Answer { pidfd: packet.fds.pop(), ..Answer::default() }),
             kind::UNFIT => Ok(Answer { unfit: true, ..Answer::default() }),
@@ -255,32 +245,24 @@ impl Answer {
 }
 
 /// Waits for the acknowledgement of a child that exists.
-pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer> {
-    let handshake = |reason: String| Error::Handshake { process: name.into(), reason };
+pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer, StartError> {
+    let handshake = |kind| StartError::handshake(name, kind);
     let deadline = Instant::now().checked_add(PATIENCE);
-    pidfd::wait_any([socket], deadline).map_err(|source| Error::Start {
-        process: name.into(),
-        what: "waiting for its answer failed".into(),
-        source,
-    })?;
+    pidfd::wait_any([socket], deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
     match packet::receive(socket, false) {
-        Ok(packet) => Answer::of(name, packet, |kind| handshake(format!("it answered with a message of kind {kind}"))),
+        Ok(packet) => Answer::of(name, packet, |kind| handshake(HandshakeErrorKind::unexpected(kind))),
         Err(PacketError::Closed) => Ok(Answer::default()),
-        Err(PacketError::Empty) => Err(handshake(format!("it did not answer within {} s", PATIENCE.as_secs()))),
-        Err(error) => Err(handshake(format!("its answer can't be read: {error}"))),
+        Err(PacketError::Empty) => Err(handshake(HandshakeErrorKind::Timeout(PATIENCE))),
+        Err(error) => Err(handshake(HandshakeErrorKind::Corrupt(error.to_string()))),
     }
 }
 
 /// The error for a start that failed on the other side: what failed, and the errno.
-fn not_started(name: &str, packet: &Packet) -> Error {
+fn not_started(name: &str, packet: &Packet) -> StartError {
     match codec::unpack::<(String, i32)>(packet.front()) {
-        Ok((reason, 0)) => Error::Handshake { process: name.into(), reason },
-        Ok((what, errno)) => {
-            Error::Start { process: name.into(), what: what.into(), source: io::Error::from_raw_os_error(errno) }
-        }
-        Err(error) => {
-            Error::Handshake { process: name.into(), reason: format!("its failure report can't be decoded: {error}") }
-        }
+        Ok((reason, 0)) => StartError::handshake(name, HandshakeErrorKind::Refused(reason)),
+        Ok((what, errno)) => StartError::io(name, what)(io::Error::from_raw_os_error(errno)),
+        Err(error) => StartError::handshake(name, HandshakeErrorKind::Corrupt(error.to_string())),
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod confinement;
 pub(crate) mod context;
 #[allow(unsafe_code)]
 pub(crate) mod entry;
+pub(crate) mod error;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 #[allow(unsafe_code)]

@@ -146,7 +146,7 @@ pub(crate) fn run_child(
         leave_with(report.exit_code());
     }
     let report = report.send(&socket);
-    if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::NotSent(_))) = &report {
+    if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::Encode(_))) = &report {
         let reason = JoinErrorKind::from(failure.clone());
         stdio::tell(&format!("Process {name}: {reason}\n"));
     }

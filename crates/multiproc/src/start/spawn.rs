@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiproc_os::{fd_passing, lifeline, threads};
 use serde::{Deserialize, Serialize};
 
+use super::error::{HandshakeErrorKind, StartError};
 use super::forkserver;
 use super::handshake::{Answer, Copy};
 use super::run_child::{self, StartAck};
@@ -12,7 +13,6 @@ use crate::spec::child_spec::{self, Launch, Started};
 use crate::spec::kind;
 use crate::spec::stdio::Streams;
 use crate::transfer::packet::Packet;
-use crate::{Error, Result};
 
 /// The part of a launch message before the child spec.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,18 +25,14 @@ struct Head {
 }
 
 /// Starts the process that `launch` describes.
-pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
+pub(crate) fn start(launch: &Launch<'_>) -> Result<Started, StartError> {
     let name = launch.name();
     let head = Head { replaced: launch.streams.present(), by_main_thread: threads::is_main() };
     let head = child_spec::join(&head);
     let front = child_spec::join(launch.spec);
     // The child gets a socket of its own as its lifeline. Nothing may ever be sent on that, so the
     // launch message goes through the handshake's socket.
-    let (ours, theirs) = fd_passing::pair().map_err(|source| Error::Start {
-        process: name.into(),
-        what: "a socket pair could not be made".into(),
-        source,
-    })?;
+    let (ours, theirs) = fd_passing::pair().map_err(StartError::io(name, "a socket pair could not be made"))?;
     let fds: Vec<BorrowedFd<'_>> =
         std::iter::once(theirs.as_fd()).chain(launch.streams.fds()).chain(launch.fds.iter().copied()).collect();
     let copy = Copy::exec(name)?;
@@ -47,7 +43,7 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     drop(fds);
     drop(theirs);
     let early = Answer::of(name, copy.answer_on(name, &ours)?, |kind| {
-        copy.useless(name, &format_args!("it answered with a message of kind {kind}"))
+        copy.useless(name, HandshakeErrorKind::unexpected(kind))
     })?
     .early;
     let pid = copy.pid;

@@ -22,6 +22,7 @@ use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, threads};
 use super::confinement::{Fit, Moment};
 use super::context::{self, Known};
 use super::entry::Rehearsal;
+use super::error::StartError;
 use super::forkserver::{self, Request, ServerProcess};
 use super::run_child::{self, StartAck};
 use super::{handshake, panic_hook};
@@ -34,7 +35,6 @@ use crate::spec::log_config::LogConfig;
 use crate::spec::method::StartMethod;
 use crate::spec::options::Options;
 use crate::transfer::packet;
-use crate::{Error, Result};
 
 /// How long no start and no end of a child must have happened before a standby is made. A program
 /// that starts children one after the other and waits for each starts the next one right after the
@@ -290,9 +290,9 @@ impl Standby {
         launch: &Launch<'_>,
         here: Option<directory::Id>,
         moment: &Moment,
-    ) -> Result<Option<Started>> {
+    ) -> Result<Option<Started>, StartError> {
         let name = launch.name();
-        let fail = |what: &'static str| move |source| Error::Start { process: name.into(), what: what.into(), source };
+        let fail = |what: &'static str| StartError::io(name, what);
         if !launch.spec.outlives_parent {
             forkserver::guard_if_it_does(self.started.pid);
         }

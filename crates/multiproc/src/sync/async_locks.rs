@@ -166,7 +166,7 @@ macro_rules! acquiring {
             /// wakes the future; it takes one or two descriptors while it waits.
             ///
             /// # Errors
-            /// As for [`acquire`](Self::acquire); [`WaitError::System`] also when there is no
+            /// As for [`acquire`](Self::acquire); [`WaitError::Io`] also when there is no
             /// descriptor or thread to wait with.
             pub async fn acquire_async(&self) -> Result<Permit<'_>, WaitError> {
                 take_turns().await;
@@ -208,7 +208,7 @@ impl Event {
     /// two descriptors while it waits.
     ///
     /// # Errors
-    /// As for [`wait`](Event::wait); [`WaitError::System`] also when there is no descriptor or
+    /// As for [`wait`](Event::wait); [`WaitError::Io`] also when there is no descriptor or
     /// thread to wait with.
     pub async fn wait_async(&self) -> Result<(), WaitError> {
         take_turns().await;

@@ -11,7 +11,7 @@ use multiproc_shm::sync::barrier::Cause;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 
 /// A point at which a number of parties wait for each other, again and again: Python's
 /// `multiprocessing.Barrier`.
@@ -64,10 +64,10 @@ impl Barrier {
     /// Creates a barrier for this number of parties.
     ///
     /// # Errors
-    /// [`Error::Make`]: `parties` is zero or more than [`MAX_PARTIES`](Barrier::MAX_PARTIES); no
-    /// descriptor or no memory is left.
-    pub fn new(parties: usize) -> Result<Barrier> {
-        let inner = shm::Barrier::create(parties).map_err(|source| Error::Make { what: "barrier", source })?;
+    /// [`CreateError`](crate::CreateError): `parties` is zero or more than
+    /// [`MAX_PARTIES`](Barrier::MAX_PARTIES); no descriptor or no memory is left.
+    pub fn new(parties: usize) -> Result<Barrier, CreateError> {
+        let inner = shm::Barrier::create(parties).map_err(CreateError::of("barrier"))?;
         Ok(Barrier { inner })
     }
 
@@ -158,7 +158,7 @@ impl Barrier {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         match self.inner.wait_with(deadline, action) {
             Ok(index) => Ok(BarrierWaitResult { index }),
-            Err((_, Some(error))) => Err(BarrierError::System(error)),
+            Err((_, Some(error))) => Err(BarrierError::Io(error)),
             Err((cause, None)) => Err(BarrierError::Broken(cause.into())),
         }
     }
@@ -241,7 +241,7 @@ pub enum BarrierError {
     Broken(BrokenBy),
     /// The system refused to wait (`EMFILE`, `ENOSPC`, `ENOMEM`), so the barrier is broken.
     #[error("cannot wait at a barrier: {0}")]
-    System(io::Error),
+    Io(io::Error),
 }
 
 /// What has broken a [`Barrier`].
@@ -276,7 +276,7 @@ pub enum BrokenBy {
     /// No process was left that could arrive: all that have the barrier were waiting, or had ended.
     Disconnected,
     /// The system refused to let a party wait.
-    System {
+    Io {
         /// The process of the party.
         pid: i32,
     },
@@ -291,7 +291,7 @@ impl From<Cause> for BrokenBy {
             Cause::Action(pid) => BrokenBy::Action { pid },
             Cause::Reset(pid) => BrokenBy::Reset { pid: (pid != 0).then_some(pid) },
             Cause::Alone => BrokenBy::Disconnected,
-            Cause::System(pid) => BrokenBy::System { pid },
+            Cause::System(pid) => BrokenBy::Io { pid },
         }
     }
 }
@@ -306,7 +306,7 @@ impl fmt::Display for BrokenBy {
             BrokenBy::Reset { pid: Some(pid) } => write!(f, "process {pid} has reset it"),
             BrokenBy::Reset { pid: None } => f.write_str("a process has reset it"),
             BrokenBy::Disconnected => f.write_str("no process is left that could arrive"),
-            BrokenBy::System { pid } => write!(f, "process {pid} could not wait"),
+            BrokenBy::Io { pid } => write!(f, "process {pid} could not wait"),
         }
     }
 }

@@ -15,10 +15,10 @@ use super::error::{LockError, Misuse, Poisoned};
 use super::lock::{Lock, LockGuard};
 use super::travel;
 use super::wait_error::WaitError;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 use crate::shm::object::Object;
 use crate::shm::segment::Layout;
-use crate::shm::spin_lock::{Limit, Stalled};
+use crate::shm::spin_lock::Limit;
 use crate::shm::tickets::Tickets;
 
 /// A condition variable with its lock: Python's `multiprocessing.Condition`.
@@ -82,8 +82,8 @@ impl Condition {
     /// Creates a condition with a lock of its own.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn new() -> Result<Condition> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<Condition, CreateError> {
         Condition::of(Lock::new()?)
     }
 
@@ -107,14 +107,14 @@ impl Condition {
     ///
     /// # Errors
     /// As for [`new`](Condition::new).
-    pub fn with_lock(lock: Lock) -> Result<Condition> {
+    pub fn with_lock(lock: Lock) -> Result<Condition, CreateError> {
         let condition = Condition::of(lock)?;
         condition.share_lock();
         Ok(condition)
     }
 
-    fn of(lock: Lock) -> Result<Condition> {
-        let inner = shm::Condition::create().map_err(|source| Error::Make { what: "condition", source })?;
+    fn of(lock: Lock) -> Result<Condition, CreateError> {
+        let inner = shm::Condition::create().map_err(CreateError::of("condition"))?;
         Ok(Condition { lock, inner })
     }
 
@@ -382,19 +382,5 @@ impl ConditionError {
     /// Returns whether the wait failed because no process is left that could notify.
     pub fn is_disconnected(&self) -> bool {
         matches!(self, ConditionError::Wait(error) if error.is_disconnected())
-    }
-}
-
-impl From<ConditionError> for Error {
-    fn from(error: ConditionError) -> Error {
-        match error {
-            ConditionError::Poisoned(poisoned) => LockError::Poisoned(poisoned).into(),
-            ConditionError::Wait(error) => error.into(),
-            ConditionError::Stopped { pid } => {
-                let source = std::io::Error::from(Stalled { pid, is_stopped: true });
-                WaitError::System { what: "wait for a condition", source }.into()
-            }
-            ConditionError::Misuse(misuse) => misuse.into(),
-        }
     }
 }

@@ -5,9 +5,7 @@
 //! panic, and still acquires the lock.
 
 use std::fmt;
-use std::io;
 
-use crate::error::Error;
 use crate::shm::readers::Denial;
 use crate::shm::robust_word::{Holder, Poison};
 
@@ -58,19 +56,27 @@ impl<G> LockError<G> {
     /// Converts the guard.
     pub(super) fn map<H>(self, guard: impl FnOnce(G) -> H) -> LockError<H> {
         match self {
-            LockError::Poisoned(poisoned) => LockError::Poisoned(Poisoned {
-                guard: guard(poisoned.guard),
-                what: poisoned.what,
-                cause: poisoned.cause,
-                holder: poisoned.holder,
-            }),
+            LockError::Poisoned(poisoned) => LockError::Poisoned(poisoned.map(guard)),
             LockError::Misuse(misuse) => LockError::Misuse(misuse),
         }
+    }
+
+    /// Drops the guard, if the error is poison, and so releases the lock.
+    pub fn without_guard(self) -> LockError<()> {
+        self.map(drop)
     }
 
     /// Returns whether the lock was acquired, but is poisoned.
     pub fn is_poisoned(&self) -> bool {
         matches!(self, LockError::Poisoned(_))
+    }
+
+    /// Returns the kind of lock, for an error's text.
+    pub(crate) fn what(&self) -> &'static str {
+        match self {
+            LockError::Poisoned(poisoned) => poisoned.what,
+            LockError::Misuse(misuse) => misuse.what(),
+        }
     }
 }
 
@@ -112,6 +118,15 @@ impl<G> Poisoned<G> {
     /// Returns the guard.
     pub fn into_guard(self) -> G {
         self.guard
+    }
+
+    /// Drops the guard, and so releases the lock.
+    pub fn without_guard(self) -> Poisoned<()> {
+        self.map(drop)
+    }
+
+    fn map<H>(self, guard: impl FnOnce(G) -> H) -> Poisoned<H> {
+        Poisoned { guard: guard(self.guard), what: self.what, cause: self.cause, holder: self.holder }
     }
 
     /// Borrows the guard.
@@ -240,24 +255,4 @@ impl Misuse {
             | Misuse::NoThread(what) => what,
         }
     }
-}
-
-impl<G> From<LockError<G>> for Error {
-    fn from(error: LockError<G>) -> Error {
-        match error {
-            LockError::Poisoned(poisoned) => Error::Lock { what: poisoned.what, reason: poisoned.to_string() },
-            LockError::Misuse(misuse) => misuse.into(),
-        }
-    }
-}
-
-impl From<Misuse> for Error {
-    fn from(misuse: Misuse) -> Error {
-        Error::Lock { what: misuse.what(), reason: misuse.to_string() }
-    }
-}
-
-/// Converts the error of creating an object.
-pub(crate) fn not_made(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Make { what, source }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use super::wait_error::WaitError;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 
 /// A flag that processes can wait for: Python's `multiprocessing.Event`.
 ///
@@ -51,9 +51,9 @@ impl Event {
     /// Creates an event, which is not set.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left.
-    pub fn new() -> Result<Event> {
-        let flag = shm::Event::create().map_err(|source| Error::Make { what: "event", source })?;
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<Event, CreateError> {
+        let flag = shm::Event::create().map_err(CreateError::of("event"))?;
         Ok(Event { flag })
     }
 
@@ -82,7 +82,7 @@ impl Event {
     ///
     /// # Errors
     /// [`WaitError::Disconnected`] when no process is left that could set it;
-    /// [`WaitError::System`].
+    /// [`WaitError::Io`].
     pub fn wait(&self) -> Result<(), WaitError> {
         self.wait_until(Deadline::Never).map(drop)
     }

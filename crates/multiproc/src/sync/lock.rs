@@ -13,10 +13,10 @@ use multiproc_shm::sync::lock::LockState;
 use multiproc_shm::wait::deadline::Deadline;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::error::{LockError, Misuse, not_made};
+use super::error::{LockError, Misuse};
 use super::guard_state::GuardState;
 use super::raw_lock::RawLock;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::handle;
 use crate::shm::robust_word::{Holder, Poison};
 use crate::shm::segment::Layout;
@@ -74,9 +74,9 @@ impl Lock {
     /// Creates a lock, which is free.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new() -> Result<Lock> {
-        Ok(Lock { inner: shm::Lock::create().map_err(not_made(LockState::NAME))? })
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<Lock, CreateError> {
+        Ok(Lock { inner: shm::Lock::create().map_err(CreateError::of(LockState::NAME))? })
     }
 
     /// Acquires the lock, waiting until it is free, and holds it until the guard is dropped.

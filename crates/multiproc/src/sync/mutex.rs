@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use multiproc_shm::wait::deadline::Deadline;
 
-use super::error::{LockError, Misuse, not_made};
+use super::error::{LockError, Misuse};
 use super::guard_state::GuardState;
 use super::raw_lock::{self, RawLock};
 use super::travel::travels;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::cell::{Cell, Plain};
 use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
 use crate::shm::segment::{Layout, Segment};
@@ -109,9 +109,9 @@ impl<T: Plain> Mutex<T> {
     /// Creates a mutex with this value, which is free.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new(value: T) -> Result<Mutex<T>> {
-        let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(value: T) -> Result<Mutex<T>, CreateError> {
+        let segment: Segment<Shared<T>> = Segment::create().map_err(CreateError::of(Shared::<T>::NAME))?;
         // SAFETY: the segment is new, so no other thread accesses it.
         unsafe { segment.cell.begin_with(value) };
         Ok(Mutex { inner: Arc::new(LockMapping::new(segment)) })
@@ -133,8 +133,8 @@ impl<T: Plain> Mutex<T> {
     ///
     /// # Errors
     /// As for [`new`](Mutex::new).
-    pub fn zeroed() -> Result<Mutex<T>> {
-        let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
+    pub fn zeroed() -> Result<Mutex<T>, CreateError> {
+        let segment: Segment<Shared<T>> = Segment::create().map_err(CreateError::of(Shared::<T>::NAME))?;
         segment.cell.begin();
         Ok(Mutex { inner: Arc::new(LockMapping::new(segment)) })
     }
@@ -188,16 +188,16 @@ impl<T: Plain> Mutex<T> {
     ///
     /// # Errors
     /// As for [`lock`](Mutex::lock).
-    pub fn get(&self) -> Result<T> {
-        Ok(*self.lock()?)
+    pub fn get(&self) -> Result<T, LockError<()>> {
+        self.lock().map(|guard| *guard).map_err(LockError::without_guard)
     }
 
     /// Replaces the value, and returns the previous one.
     ///
     /// # Errors
     /// As for [`lock`](Mutex::lock). The value is unchanged then.
-    pub fn set(&self, value: T) -> Result<T> {
-        Ok(std::mem::replace(&mut *self.lock()?, value))
+    pub fn set(&self, value: T) -> Result<T, LockError<()>> {
+        self.lock().map(|mut guard| std::mem::replace(&mut *guard, value)).map_err(LockError::without_guard)
     }
 
     /// Returns whether the mutex is held at this moment.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use multiproc_shm::wait::deadline::Deadline;
 
-use super::error::{Misuse, PoisonCause, not_made};
+use super::error::{Misuse, PoisonCause};
 use super::guard_state::GuardState;
 use super::travel::travels;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord, Refusal};
 use crate::shm::segment::{Layout, Segment, layout};
 
@@ -94,9 +94,9 @@ impl Once {
     /// Creates a `Once` that is not begun.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new() -> Result<Once> {
-        let segment = Segment::create().map_err(not_made(Shared::NAME))?;
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<Once, CreateError> {
+        let segment = Segment::create().map_err(CreateError::of(Shared::NAME))?;
         Ok(Once { inner: Arc::new(LockMapping::new(segment)) })
     }
 

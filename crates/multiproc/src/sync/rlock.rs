@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use multiproc_shm::wait::deadline::Deadline;
 
-use super::error::{LockError, Misuse, not_made};
+use super::error::{LockError, Misuse};
 use super::guard_state::GuardState;
 use super::raw_lock::{self, RawLock};
 use super::travel::travels;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
 use crate::shm::segment::{Layout, Segment, layout};
 
@@ -96,9 +96,9 @@ impl RLock {
     /// Creates a lock, which is free.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new() -> Result<RLock> {
-        Ok(RLock::of(LockMapping::new(Segment::create().map_err(not_made(Shared::NAME))?)))
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new() -> Result<RLock, CreateError> {
+        Ok(RLock::of(LockMapping::new(Segment::create().map_err(CreateError::of(Shared::NAME))?)))
     }
 
     fn of(mapping: LockMapping<Shared>) -> RLock {

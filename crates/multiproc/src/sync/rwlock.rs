@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use multiproc_shm::wait::deadline::Deadline;
 
-use super::error::{LockError, Misuse, not_made};
+use super::error::{LockError, Misuse};
 use super::guard_state::GuardState;
 use super::raw_lock::{self, RawLock};
 use super::travel::travels;
-use crate::error::Result;
+use crate::create_error::CreateError;
 use crate::shm::cell::{Cell, Plain};
 use crate::shm::readers::{Entrance, MOST, Readers, Slot, WORDS};
 use crate::shm::robust_word::{Holder, LockMapping, Poison};
@@ -108,9 +108,9 @@ impl<T: Plain> RwLock<T> {
     /// Creates a lock with this value, which is free.
     ///
     /// # Errors
-    /// [`Error::Make`](crate::Error::Make): no descriptor or no memory is left.
-    pub fn new(value: T) -> Result<RwLock<T>> {
-        let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
+    pub fn new(value: T) -> Result<RwLock<T>, CreateError> {
+        let segment: Segment<Shared<T>> = Segment::create().map_err(CreateError::of(Shared::<T>::NAME))?;
         // SAFETY: the segment is new, so no other thread accesses it.
         unsafe { segment.cell.begin_with(value) };
         Ok(RwLock { inner: Arc::new(LockMapping::new(segment)) })
@@ -132,8 +132,8 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Errors
     /// As for [`new`](RwLock::new).
-    pub fn zeroed() -> Result<RwLock<T>> {
-        let segment: Segment<Shared<T>> = Segment::create().map_err(not_made(Shared::<T>::NAME))?;
+    pub fn zeroed() -> Result<RwLock<T>, CreateError> {
+        let segment: Segment<Shared<T>> = Segment::create().map_err(CreateError::of(Shared::<T>::NAME))?;
         segment.cell.begin();
         Ok(RwLock { inner: Arc::new(LockMapping::new(segment)) })
     }
@@ -234,16 +234,16 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Errors
     /// As for [`read`](RwLock::read).
-    pub fn get(&self) -> Result<T> {
-        Ok(*self.read()?)
+    pub fn get(&self) -> Result<T, LockError<()>> {
+        self.read().map(|guard| *guard).map_err(LockError::without_guard)
     }
 
     /// Replaces the value, and returns the previous one.
     ///
     /// # Errors
     /// As for [`write`](RwLock::write). The value is unchanged then.
-    pub fn set(&self, value: T) -> Result<T> {
-        Ok(std::mem::replace(&mut *self.write()?, value))
+    pub fn set(&self, value: T) -> Result<T, LockError<()>> {
+        self.write().map(|mut guard| std::mem::replace(&mut *guard, value)).map_err(LockError::without_guard)
     }
 
     /// Returns whether a thread writes at this moment, or waits for readers in order to write.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
 use super::wait_error::WaitError;
-use crate::error::{Error, Result};
+use crate::create_error::CreateError;
 
 /// A counting semaphore: Python's `multiprocessing.Semaphore`, with a guard for each permit.
 ///
@@ -99,8 +99,8 @@ pub enum ReleaseError {
 
 pub(super) const ACQUIRE: &str = "acquire a permit of a semaphore";
 
-fn create(permits: usize, bound: Option<usize>) -> Result<shm::Semaphore> {
-    shm::Semaphore::create(permits, bound).map_err(|source| Error::Make { what: "semaphore", source })
+fn create(permits: usize, bound: Option<usize>) -> Result<shm::Semaphore, CreateError> {
+    shm::Semaphore::create(permits, bound).map_err(CreateError::of("semaphore"))
 }
 
 fn acquire(permits: &shm::Semaphore) -> Result<Permit<'_>, WaitError> {
@@ -136,7 +136,7 @@ macro_rules! impl_semaphore {
             ///
             /// # Errors
             /// [`WaitError::Disconnected`] when no process is left that could release one;
-            /// [`WaitError::System`].
+            /// [`WaitError::Io`].
             #[inline]
             pub fn acquire(&self) -> Result<Permit<'_>, WaitError> {
                 acquire(&self.permits)
@@ -147,7 +147,7 @@ macro_rules! impl_semaphore {
             /// microseconds for each.
             ///
             /// # Errors
-            /// [`WaitError::System`].
+            /// [`WaitError::Io`].
             #[inline]
             pub fn try_acquire(&self) -> Result<Option<Permit<'_>>, WaitError> {
                 acquire_until(&self.permits, Deadline::Now)
@@ -227,9 +227,9 @@ impl Semaphore {
     /// Creates a semaphore with this number of permits, which may be 0.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or `permits` is more than
-    /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
-    pub fn new(permits: usize) -> Result<Semaphore> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left, or `permits` is
+    /// more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    pub fn new(permits: usize) -> Result<Semaphore, CreateError> {
         Ok(Semaphore { permits: create(permits, None)? })
     }
 }
@@ -238,9 +238,9 @@ impl BoundedSemaphore {
     /// Creates a semaphore with this number of permits, which is also the bound.
     ///
     /// # Errors
-    /// [`Error::Make`]: no descriptor or no memory is left, or `permits` is more than
-    /// [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
-    pub fn new(permits: usize) -> Result<BoundedSemaphore> {
+    /// [`CreateError`](crate::CreateError): no descriptor or no memory is left, or `permits` is
+    /// more than [`MAX_PERMITS`](Semaphore::MAX_PERMITS).
+    pub fn new(permits: usize) -> Result<BoundedSemaphore, CreateError> {
         Ok(BoundedSemaphore { permits: create(permits, Some(permits))? })
     }
 }

@@ -10,16 +10,16 @@ use multiproc_shm::sync as shm;
 pub enum WaitError {
     /// No process is left that could end the wait: all that have the object are waiting themselves,
     /// or have ended.
-    #[error("cannot {what}: no process is left that could {whom}")]
+    #[error("cannot {what}: no process is left that could {action}")]
     Disconnected {
         /// What was waited for.
         what: &'static str,
         /// What another process would have had to do.
-        whom: &'static str,
+        action: &'static str,
     },
     /// The system refused to wait: `EMFILE`, `ENOSPC`, `ENOMEM`.
     #[error("cannot {what}: {source}")]
-    System {
+    Io {
         /// What was waited for.
         what: &'static str,
         /// The system's error.
@@ -37,13 +37,13 @@ impl WaitError {
     pub(super) fn of<T>(
         result: Result<T, shm::WaitError>,
         what: &'static str,
-        whom: &'static str,
+        action: &'static str,
     ) -> Result<Option<T>, WaitError> {
         match result {
             Ok(outcome) => Ok(Some(outcome)),
             Err(shm::WaitError::Timeout) => Ok(None),
-            Err(shm::WaitError::Disconnected) => Err(WaitError::Disconnected { what, whom }),
-            Err(error) => Err(WaitError::System { what, source: error.into() }),
+            Err(shm::WaitError::Disconnected) => Err(WaitError::Disconnected { what, action }),
+            Err(error) => Err(WaitError::Io { what, source: error.into() }),
         }
     }
 }

@@ -117,7 +117,7 @@ impl CodecError {
     /// queue.put(Percent(50))?;
     /// queue.put(Percent(150))?; // its type was tried with the first one
     /// assert_eq!(queue.get()?.0, 50);
-    /// let Err(GetError::Undecodable(error)) = queue.get() else { panic!() };
+    /// let Err(GetError::Decode(error)) = queue.get() else { panic!() };
     /// assert_eq!(error.decode_as::<u8>()?, 150);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -592,16 +592,6 @@ pub enum Refused {
 impl Refused {
     fn by_system(what: &'static str) -> impl FnOnce(io::Error) -> Refused {
         move |source| Refused::BySystem { what, source }
-    }
-
-    /// Converts it to the error of starting the process `name`.
-    pub(crate) fn at_start(self, name: &str) -> crate::Error {
-        match self {
-            Refused::ByFormat(source) => crate::Error::Arguments { process: name.into(), source },
-            Refused::BySystem { what, source } => {
-                crate::Error::Start { process: name.into(), what: what.into(), source }
-            }
-        }
     }
 }
 

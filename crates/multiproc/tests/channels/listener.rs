@@ -348,7 +348,7 @@ fn killed_client() {
         stream.write_all(&bytes[..said]).unwrap();
         drop(stream);
         if said > 0 {
-            assert_eq!(refused(&listener).reason(), RefusalReason::Gone, "after {said} bytes");
+            assert_eq!(refused(&listener).reason(), RefusalReason::Disconnected, "after {said} bytes");
         }
         is_open(&listener);
     }
@@ -373,7 +373,7 @@ fn silent_clients() {
         assert!(accepted.is_err_and(|error| error.is_empty()));
         late.extend(listener.take_refused());
     }
-    assert!(late.iter().all(|refusal| refusal.reason() == RefusalReason::Silent), "{late:?}");
+    assert!(late.iter().all(|refusal| refusal.reason() == RefusalReason::Timeout), "{late:?}");
     for mut stream in silent {
         // The end of the stream, after the answer if there was one.
         assert!(stream.read_to_end(&mut Vec::new()).is_ok_and(|read| read % ANSWER == 0));
@@ -740,7 +740,7 @@ fn silent_client_and_readiness() {
     // When its time is up, the descriptor becomes readable once more.
     assert!(is_readable(&listener, LONG));
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
-    assert_eq!(listener.take_refused().pop().unwrap().reason(), RefusalReason::Silent);
+    assert_eq!(listener.take_refused().pop().unwrap().reason(), RefusalReason::Timeout);
     assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
     assert!(!is_readable(&listener, Duration::ZERO));
     // Waiting for the descriptor alone is enough to accept a client.
@@ -847,9 +847,9 @@ fn half_a_connection() {
         drop(between.accept().unwrap());
     });
     let client = std::thread::spawn(move || connect_timeout::<u8, u8>(Address::Tcp(here), key(), LONG));
-    assert_eq!(refused(&listener).reason(), RefusalReason::Gone);
+    assert_eq!(refused(&listener).reason(), RefusalReason::Disconnected);
     let error = client.join().unwrap().unwrap_err();
-    assert!(matches!(error.kind(), ConnectErrorKind::Closed), "{error}");
+    assert!(matches!(error.kind(), ConnectErrorKind::Disconnected), "{error}");
     relay.join().unwrap();
     is_open(&listener);
 }

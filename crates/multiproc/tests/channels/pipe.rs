@@ -360,7 +360,7 @@ fn threads() {
 fn encode_error() {
     let (sender, receiver) = one_way::<Unwilling>().unwrap();
     let error = sender.send(Unwilling).unwrap_err();
-    assert!(matches!(error.kind(), SendErrorKind::Unsendable(_)));
+    assert!(matches!(error.kind(), SendErrorKind::Encode(_)));
     assert!(error.to_string().contains("not today"), "{error}");
     let Unwilling = error.into_inner();
     assert!(receiver.try_recv().unwrap_err().is_empty());
@@ -378,7 +378,7 @@ fn decode_error() {
         raw(garbage);
         sender.send("good".into()).unwrap();
         let error = receiver.recv().unwrap_err();
-        assert!(matches!(error.kind(), RecvErrorKind::Garbage(_)), "{error}");
+        assert!(matches!(error.kind(), RecvErrorKind::Corrupt(_)), "{error}");
         assert_eq!(receiver.recv().unwrap(), "good");
     }
     // A value of another type.
@@ -390,13 +390,13 @@ fn decode_error() {
     raw(&bytes[..len as usize]);
     let error = receiver.recv().unwrap_err();
     assert_eq!(error.undecodable().expect("the value is kept").decode_as::<(u8, u64)>().unwrap(), (200, 1 << 60));
-    assert!(matches!(error.kind(), RecvErrorKind::Garbage(_)), "{error}");
+    assert!(matches!(error.kind(), RecvErrorKind::Decode(_)), "{error}");
     // Bytes in place of a value, a value in place of bytes.
     sender.send_bytes(b"bytes").unwrap();
     sender.send("value".into()).unwrap();
     sender.send("good".into()).unwrap();
-    assert!(matches!(receiver.recv().unwrap_err().kind(), RecvErrorKind::Garbage(_)));
-    assert!(matches!(receiver.recv_bytes().unwrap_err().kind(), RecvErrorKind::Garbage(_)));
+    assert!(matches!(receiver.recv().unwrap_err().kind(), RecvErrorKind::Decode(_)));
+    assert!(matches!(receiver.recv_bytes().unwrap_err().kind(), RecvErrorKind::Decode(_)));
     assert_eq!(receiver.recv().unwrap(), "good");
 }
 

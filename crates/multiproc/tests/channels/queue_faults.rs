@@ -37,7 +37,7 @@ fn without_memory(queue: Queue<Vec<u8>>) {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     set_limit(libc::RLIMIT_FSIZE, 1 << 20);
     let error = queue.put(vec![2; 5 << 20]).unwrap_err();
-    assert!(matches!(error.kind(), PutErrorKind::System { .. }), "{error}");
+    assert!(matches!(error.kind(), PutErrorKind::Io { .. }), "{error}");
     assert!(error.to_string().contains("File too large"), "{error}");
     assert_eq!(error.into_inner(), vec![2; 5 << 20], "the item comes back");
     queue.put(vec![3; 100]).unwrap();
@@ -45,7 +45,7 @@ fn without_memory(queue: Queue<Vec<u8>>) {
     let (mut put, error) = (0, loop_until_error(&queue));
     put += error.0;
     assert!(put > 10, "{put}");
-    assert!(matches!(error.1, PutErrorKind::System { .. }), "{}", error.1);
+    assert!(matches!(error.1, PutErrorKind::Io { .. }), "{}", error.1);
     assert!(Queue::<u8>::new().is_err(), "a new one needs memory, too");
     set_limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
     queue.put(vec![5; 5 << 20]).unwrap();
@@ -94,7 +94,7 @@ fn without_descriptors() {
     let clone = queue.clone();
     for _ in 0..2 {
         match clone.get() {
-            Err(GetError::System { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
+            Err(GetError::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
             other => panic!("{:?}", other.map(drop)),
         }
     }
@@ -115,7 +115,7 @@ fn without_descriptors() {
     while let Ok(file) = std::fs::File::open("/dev/null") {
         files.push(file);
     }
-    assert!(matches!(outer.get(), Err(GetError::System { .. })));
+    assert!(matches!(outer.get(), Err(GetError::Io { .. })));
     files.clear();
     outer.get().unwrap().put(7).unwrap();
 }
@@ -135,7 +135,7 @@ fn without_descriptors_for_many() {
     for room in [0, 2, 15] {
         files.truncate(files.len() - room);
         match queue.get() {
-            Err(GetError::System { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
+            Err(GetError::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EMFILE)),
             other => panic!("room for {room}: {:?}", other.map(drop)),
         }
         assert_eq!(queue.len(), 3, "the items stay queued");
@@ -144,7 +144,7 @@ fn without_descriptors_for_many() {
     assert_eq!(queue.get().unwrap().len(), 20);
     // It would block the items behind it for good.
     let error = queue.get().unwrap_err();
-    assert!(matches!(error, GetError::Undecodable(_)) && error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+    assert!(matches!(error, GetError::Decode(_)) && error.to_string().contains("RLIMIT_NOFILE"), "{error}");
     assert_eq!(queue.get().unwrap().len(), 1);
 }
 

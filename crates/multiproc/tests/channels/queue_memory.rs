@@ -39,7 +39,7 @@ fn burst(how: u32) {
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         }),
         1 => until_it_is_given_back(|| assert!(wait_any(&[&queue], soon).unwrap().is_empty())),
-        2 => until_it_is_given_back(|| assert!(matches!(queue.get_timeout(soon), Err(GetError::TimedOut)))),
+        2 => until_it_is_given_back(|| assert!(matches!(queue.get_timeout(soon), Err(GetError::Timeout)))),
         3 => until_it_is_given_back(|| {
             // The descriptor becomes readable when it is time.
             use std::os::fd::AsFd;
@@ -98,7 +98,7 @@ fn fill(name: String, size: usize) -> Option<(usize, String)> {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error.kind(), PutErrorKind::System { .. }), "{error}");
+    assert!(matches!(error.kind(), PutErrorKind::Io { .. }), "{error}");
     let text = error.to_string();
     drop(error);
     // Nothing is lost, and the queue goes on when there is room.

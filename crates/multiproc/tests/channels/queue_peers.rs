@@ -155,7 +155,7 @@ for_each_method! {
             // What another process has taken is still reported until this process has looked.
             let child = Process::new(take_one, (queue.consumer(),)).start_method(method).start().unwrap();
             child.join().unwrap();
-            assert!(matches!(consumer.get_timeout(Duration::ZERO), Err(GetError::TimedOut)));
+            assert!(matches!(consumer.get_timeout(Duration::ZERO), Err(GetError::Timeout)));
             assert!(!readable(queue.as_fd()));
             assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&queue.as_fd()), number);
             queue.close();

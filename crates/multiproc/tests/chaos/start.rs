@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::chaos::{Random, seed};
 use crate::common::{Ends, LONG, Scratch, for_each_method, sleep_long};
-use multiproc::{Error, Process, StartMethod};
+use multiproc::{Process, StartError, StartMethod};
 
 /// How many processes each method starts.
 const STARTS: u32 = 2000;
@@ -94,7 +94,7 @@ fn start_while_killing(method: StartMethod, seed: u64) -> BTreeMap<String, u32> 
                     "value".to_string()
                 }
                 Ok(Err(error)) if error.signal() == Some(libc::SIGKILL) => "killed".into(),
-                Err(Error::Handshake { .. }) => "handshake".into(),
+                Err(StartError::Handshake { .. }) => "handshake".into(),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };

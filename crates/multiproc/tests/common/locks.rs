@@ -28,7 +28,7 @@ pub(crate) trait AnyLock:
     /// guard.
     const COSTS: [usize; 3] = [1, 1, 1];
     type Guard<'a>;
-    fn make() -> multiproc::Result<Self>;
+    fn make() -> Result<Self, multiproc::CreateError>;
     fn take(&self) -> Result<Self::Guard<'_>, LockError<Self::Guard<'_>>>;
     fn try_take(&self) -> Taken<Self::Guard<'_>>;
     fn take_within(&self, timeout: Duration) -> Taken<Self::Guard<'_>>;
@@ -43,7 +43,7 @@ macro_rules! any_lock {
             const NAME: &'static str = $name;
             $(const COSTS: [usize; 3] = $costs;)?
             type Guard<'a> = $guard<'a $(, $value)?>;
-            fn make() -> multiproc::Result<Self> {
+            fn make() -> Result<Self, multiproc::CreateError> {
                 $new
             }
             fn take(&self) -> Result<Self::Guard<'_>, multiproc::sync::LockError<Self::Guard<'_>>> {
@@ -591,7 +591,7 @@ pub(crate) fn open_file_limit<L: AnyLock>() {
     }
     let error = L::make().unwrap_err().to_string();
     assert!(
-        error.starts_with("cannot make ")
+        error.starts_with("cannot create ")
             && error.contains(&format!("{}: ", L::NAME))
             && error.contains("Too many open files"),
         "{error}"

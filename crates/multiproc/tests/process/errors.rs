@@ -76,7 +76,7 @@ fn objects() {
     message(Error::from(full.try_put(vec![1]).unwrap_err()));
     let opaque = Queue::<Opaque>::new().unwrap();
     let error = opaque.put(Opaque).err().unwrap();
-    assert!(matches!(error.kind(), PutErrorKind::Unserialisable(_)));
+    assert!(matches!(error.kind(), PutErrorKind::Encode(_)));
     assert!(message(error).contains("it stays here"));
 
     let (sender, receiver) = one_way::<Opaque>().unwrap();

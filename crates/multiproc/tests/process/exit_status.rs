@@ -127,13 +127,13 @@ for_each_method! {
         let child = Process::new(|| Unwilling, ()).name("p").start_method(method).start().unwrap();
         assert_eq!(child.wait().unwrap().exit_code(), Some(1));
         let error = child.join().unwrap_err();
-        assert!(matches!(error.kind(), JoinErrorKind::NotSent(reason) if reason.contains("not today")), "{error}");
+        assert!(matches!(error.kind(), JoinErrorKind::Encode(reason) if reason.contains("not today")), "{error}");
     }
 
     fn result_decode_error(method) {
         let child = Process::new(|| Homesick(std::process::id()), ()).start_method(method).start().unwrap();
         let error = child.join().unwrap_err();
-        assert!(matches!(error.kind(), JoinErrorKind::Undecodable(reason) if reason.contains("Homesick") && reason.contains("far from home")), "{error}");
+        assert!(matches!(error.kind(), JoinErrorKind::Decode(reason) if reason.to_string().contains("Homesick") && reason.to_string().contains("far from home")), "{error}");
         let kept = error.undecodable().expect("the value is not lost").decode_as::<u32>().unwrap();
         assert_ne!(kept, std::process::id());
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::{Ends, LONG, Scratch, exists, fifo, for_each_method, in_its_own_process, sleep_long, wait_gone};
-use multiproc::{Error, JoinErrorKind, Process, SharedBytes, SharedMemory, StartMethod};
+use multiproc::{JoinErrorKind, Process, SharedBytes, SharedMemory, StartError, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
     // SAFETY: the pointers are to local structures.
@@ -56,7 +56,7 @@ fn with_small_files(method: StartMethod) {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     set_limit(libc::RLIMIT_FSIZE, 1 << 18);
     let error = sum(1 << 20).unwrap_err();
-    assert!(matches!(&error, Error::Start { process, .. } if process == "p"), "{error}");
+    assert!(matches!(&error, StartError::Io { process, .. } if process == "p"), "{error}");
     assert!(error.to_string().contains("File too large"), "{error}");
     assert_eq!(sum(1 << 17).unwrap(), 1 << 17);
     assert_eq!(sum(1).unwrap(), 1);
@@ -403,7 +403,9 @@ fn shared_memory_beyond_control_group() {
     let within = Process::new(
         |procs: String| {
             std::fs::write(procs, "0").ok()?;
-            let tell = |error: multiproc::Error| error.to_string();
+            fn tell(error: impl std::fmt::Display) -> String {
+                error.to_string()
+            }
             let memory = SharedMemory::options().growable(1 << 30).create(70 << 20).map_err(tell);
             let grown = memory.as_ref().map(|memory| memory.grow(500 << 20).map_err(|error| error.to_string()));
             let (grown, len) = (grown.unwrap(), memory.as_ref().unwrap().len());

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::{self, Ends, Scratch, Unwilling, in_a_process_with_one_thread, sleep_long};
 use multiproc::sync::{Lock, Mutex, RwLock};
-use multiproc::{Array, Error, Process, StartMethod};
+use multiproc::{Array, Process, StartError, StartMethod};
 
 #[multiproc::test]
 fn refused_with_threads() {
     // The harness has at least two: its main thread, and this test's.
     let error = Process::fork(|| ()).name("p").start().unwrap_err();
-    let Error::MultiThreaded { process, threads, tasks } = &error else { panic!("{error}") };
+    let StartError::MultiThreaded { process, threads, tasks } = &error else { panic!("{error}") };
     assert_eq!(process, "p");
     assert!(*threads >= 2);
     // SAFETY: the call only returns a number.
@@ -78,7 +78,7 @@ fn refused_until_threads_end() {
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || receiver.recv());
         let error = Process::new(|| 1, ()).start_method(StartMethod::Fork).start().unwrap_err();
-        assert!(matches!(error, Error::MultiThreaded { threads: 2, .. }), "{error}");
+        assert!(matches!(error, StartError::MultiThreaded { threads: 2, .. }), "{error}");
         drop(sender);
         let _ = thread.join().unwrap();
         assert_eq!(Process::new(|| 1, ()).start_method(StartMethod::Fork).start().unwrap().join().unwrap(), 1);
@@ -107,7 +107,7 @@ fn nothing_is_serialized() {
         assert_eq!(child.start_method(StartMethod::Fork).start().unwrap().join().unwrap(), "Unwilling");
         // The result is sent.
         let child = Process::fork(|| Unwilling).start().unwrap();
-        assert!(matches!(child.join().unwrap_err().kind(), multiproc::JoinErrorKind::NotSent(_)));
+        assert!(matches!(child.join().unwrap_err().kind(), multiproc::JoinErrorKind::Encode(_)));
     });
 }
 
@@ -116,7 +116,7 @@ fn capturing_closure_is_not_serializable() {
     let number = 7;
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let error = Process::fork(move || number).start_method(method).start().unwrap_err();
-        assert!(matches!(error, Error::Arguments { .. }), "{error}");
+        assert!(matches!(error, StartError::Encode { .. }), "{error}");
         assert!(error.to_string().contains("StartMethod::Fork"), "{error}");
     }
 }
@@ -124,9 +124,9 @@ fn capturing_closure_is_not_serializable() {
 /// Parent and child would both have exclusive references to the same memory.
 #[multiproc::test]
 fn captured_guard_reference() {
-    fn lent(error: multiproc::Result<multiproc::Child<()>>) -> usize {
+    fn lent(error: Result<multiproc::Child<()>, StartError>) -> usize {
         let error = error.unwrap_err();
-        let Error::Lent { process, guards } = &error else { panic!("{error}") };
+        let StartError::Borrowed { process, guards } = &error else { panic!("{error}") };
         assert_eq!(process, "p");
         let text = format!(
             "cannot start p: fork refused, {guards} of this thread's guards {} given out references to shared memory. Drop the guards first; \

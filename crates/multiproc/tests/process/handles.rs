@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
-use multiproc::{Error, Handle, JoinErrorKind, Process, Run, StartMethod};
+use multiproc::{Handle, JoinErrorKind, Process, Run, StartError, StartMethod};
 use serde::{Deserialize, Serialize};
 
 fn open_descriptors() -> usize {
@@ -325,7 +325,7 @@ for_each_method! {
 
     fn closed_fd(method) not_fork {
         let error = Process::new(|_: Closed| (), (Closed,)).name("p").start_method(method).start().unwrap_err();
-        assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
+        assert!(matches!(&error, StartError::Encode { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("Bad file descriptor"), "{error}");
     }
 }
@@ -418,7 +418,7 @@ fn drops() {
                 let unwilling =
                     Process::new(|list: Vec<Handle<PipeReader>>| (list, common::Unwilling), (handles(count),));
                 let error = unwilling.start_method(method).start().unwrap().join().unwrap_err();
-                assert!(matches!(error.kind(), JoinErrorKind::NotSent(_)), "{error}");
+                assert!(matches!(error.kind(), JoinErrorKind::Encode(_)), "{error}");
             }
         };
         round();

@@ -2,7 +2,7 @@
 //! there is no room for them.
 
 use crate::common::for_each_method;
-use multiproc::{Error, JoinErrorKind, Process};
+use multiproc::{JoinErrorKind, Process, StartError};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -107,7 +107,7 @@ for_each_method! {
             };
             let fits = start((1 << 20) - 100).unwrap().join().unwrap();
             let error = start(1 << 20).unwrap_err();
-            assert!(matches!(error, Error::Start { .. }), "{error}");
+            assert!(matches!(error, StartError::Io { .. }), "{error}");
             // And in the child, which may have another limit than its parent.
             let child = Process::new(
                 |len| {
@@ -119,7 +119,7 @@ for_each_method! {
                 (2 << 20,),
             );
             let join_error = child.name("q").start_method(method).start().unwrap().join().unwrap_err();
-            assert!(matches!(join_error.kind(), JoinErrorKind::NotSent(_)), "{join_error}");
+            assert!(matches!(join_error.kind(), JoinErrorKind::Encode(_)), "{join_error}");
             (error.to_string(), join_error.to_string(), fits)
         }
         let (error, join_error, fits) = Process::new(limited, (method,)).start().unwrap().join().unwrap();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use crate::common::{self, Ends, Scratch, for_each_method, sleep_long};
-use multiproc::{Error, JoinErrorKind, Process, Resource, StartMethod, Stdio};
+use multiproc::{JoinErrorKind, Process, Resource, StartError, StartMethod, Stdio};
 
 fn var(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -57,7 +57,7 @@ for_each_method! {
     fn invalid_variable(method) {
         for (name, value) in [("", "x"), ("A=B", "x"), ("A", "x\0y"), ("A\0", "")] {
             let error = Process::new(|| (), ()).name("p").env(name, value).start_method(method).start().unwrap_err();
-            assert!(matches!(&error, Error::Start { process, .. } if process == "p"), "{error}");
+            assert!(matches!(&error, StartError::Io { process, .. } if process == "p"), "{error}");
             assert!(error.to_string().contains("environment variable"), "{error}");
         }
     }
@@ -70,7 +70,7 @@ for_each_method! {
         assert_eq!(child.start().unwrap().join().unwrap(), directory);
         let error = Process::new(here, ()).name("p").current_dir(scratch.path("none")).start_method(method).start();
         let error = error.unwrap_err();
-        assert!(matches!(&error, Error::Start { source, .. } if source.kind() == std::io::ErrorKind::NotFound));
+        assert!(matches!(&error, StartError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound));
         assert!(error.to_string().starts_with("cannot start p: the current directory"), "{error}");
         assert!(error.to_string().contains("none"), "{error}");
     }

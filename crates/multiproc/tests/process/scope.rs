@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::common::{Scratch, Unwilling, fifo, for_each_method, sleep_long};
-use multiproc::{JoinErrorKind, Process, ProcessHandle, Scope, ScopeError, StartMethod, current_process, scope};
+use multiproc::{
+    JoinErrorKind, Process, ProcessHandle, Scope, ScopeError, StartError, StartMethod, current_process, scope,
+};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -64,9 +66,9 @@ for_each_method! {
         // An error in a start does the same.
         let error = scope(|s| -> multiproc::Result<()> {
             handles.push(sleeper(s, method)?);
-            s.spawn(|_: Unwilling| (), (Unwilling,)).map(drop)
+            Ok(s.spawn(|_: Unwilling| (), (Unwilling,)).map(drop)?)
         });
-        assert!(matches!(error, Err(multiproc::Error::Arguments { .. })), "{error:?}");
+        assert!(matches!(error, Err(multiproc::Error::Start(StartError::Encode { .. }))), "{error:?}");
         assert_eq!(handles[2].exit_code(), Some(-15));
     }
 
@@ -100,9 +102,9 @@ for_each_method! {
                     handles.push(s.start(Process::new(ignores, (ready.clone(),)).start_method(method))?.handle());
                     handles.push(sleeper(s, method)?);
                     std::fs::read(&ready).unwrap();
-                    Err(multiproc::Error::Exiting { process: "p".into() })
+                    Err(StartError::Exiting { process: "p".into() }.into())
                 });
-                assert!(matches!(result, Err(multiproc::Error::Exiting { .. })));
+                assert!(matches!(result, Err(multiproc::Error::Start(StartError::Exiting { .. }))));
                 handles.iter().map(|handle| handle.exit_code().unwrap()).collect::<Vec<_>>()
             },
             (method,),

@@ -2,7 +2,7 @@
 //! descriptors, and what happens when that fails.
 
 use crate::common::{self, Ends, Unwilling, for_each_method, sleep_long};
-use multiproc::{Error, Process, StartMethod};
+use multiproc::{Process, StartError, StartMethod};
 
 fn open_descriptors() -> Vec<(i32, String)> {
     let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/fd")
@@ -127,7 +127,7 @@ for_each_method! {
 
     fn argument_encode_error(method) not_fork {
         let error = Process::new(|_: Unwilling| (), (Unwilling,)).name("p").start_method(method).start().unwrap_err();
-        assert!(matches!(&error, Error::Arguments { process, .. } if process == "p"), "{error}");
+        assert!(matches!(&error, StartError::Encode { process, .. } if process == "p"), "{error}");
         assert!(error.to_string().contains("not today"), "{error}");
     }
 
@@ -436,7 +436,7 @@ fn inaccessible_directory() {
             }
             let get = || {
                 let child = Process::new(|| std::env::current_dir().unwrap(), ()).start()?;
-                Ok::<_, Error>(child.join().unwrap().to_str().unwrap().to_owned())
+                Ok::<_, StartError>(child.join().unwrap().to_str().unwrap().to_owned())
             };
             std::env::set_current_dir("/").unwrap();
             assert_eq!(get().unwrap(), "/");
@@ -555,7 +555,7 @@ fn kill_server_during_starts() {
                             Err(error) => error.to_string(),
                         },
                         Err(error) if error.to_string().contains("times in a row") => "server died too often".into(),
-                        Err(Error::Handshake { .. }) => "server died in the handshake".into(),
+                        Err(StartError::Handshake { .. }) => "server died in the handshake".into(),
                         Err(error) => error.to_string(),
                     };
                     *outcomes.entry(outcome).or_insert(0) += 1;
@@ -614,7 +614,7 @@ fn kill_during_handshake() {
                             Err(error) if error.signal() == Some(libc::SIGKILL) => "killed later".into(),
                             Err(error) => error.to_string(),
                         },
-                        Err(Error::Handshake { reason, .. }) if reason.contains("SIGKILL") => {
+                        Err(StartError::Handshake { source, .. }) if source.to_string().contains("SIGKILL") => {
                             "killed in the handshake".into()
                         }
                         Err(error) => error.to_string(),

@@ -66,7 +66,7 @@ for_each_method! {
             let unwilling = Process::new(|| common::Unwilling, ());
             let child = with_unwritable_stderr(unwilling, how).start_method(method).start().unwrap();
             let error = child.join().unwrap_err();
-            assert!(matches!(error.kind(), JoinErrorKind::NotSent(_)), "{how}: {error}");
+            assert!(matches!(error.kind(), JoinErrorKind::Encode(_)), "{how}: {error}");
         }
         let child = Process::new(fails_with_stderr_closed, ()).start_method(method).start().unwrap();
         assert_eq!(child.join().unwrap().unwrap_err().to_string(), "the error");

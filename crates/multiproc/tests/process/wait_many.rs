@@ -4,7 +4,9 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::common::{Ends, LONG, for_each_method, sleep_long};
-use multiproc::{Child, Error, Process, ProcessHandle, StartMethod, Waitable, active_children, wait_all, wait_any};
+use multiproc::{
+    Child, Process, ProcessHandle, StartMethod, WaitAllError, Waitable, active_children, wait_all, wait_any,
+};
 
 fn sleeper(method: StartMethod) -> Child<()> {
     Process::new(sleep_long, ()).start_method(method).start().unwrap()
@@ -83,7 +85,7 @@ for_each_method! {
             assert!(wait_any(&list(&running), timeout).unwrap().is_empty());
             assert!(start.elapsed() >= timeout, "{:?} is less than {timeout:?}", start.elapsed());
             let start = Instant::now();
-            assert!(matches!(wait_all(running, Some(timeout)), Err(Error::StillRunning { .. })));
+            assert!(matches!(wait_all(running, Some(timeout)), Err(WaitAllError::Timeout { .. })));
             assert!(start.elapsed() >= timeout, "{:?} is less than {timeout:?}", start.elapsed());
         }
         running[1].kill().unwrap();
@@ -107,7 +109,7 @@ for_each_method! {
         let text = error.to_string();
         assert!(text.starts_with("12 of 13 processes still run after 2ms: runner 0, runner 1, "), "{text}");
         assert!(text.ends_with("runner 9 and 2 more"), "{text}");
-        let Error::StillRunning { running: named, of: 13, .. } = error else { panic!("{error}") };
+        let WaitAllError::Timeout { running: named, of: 13, .. } = error else { panic!("{error}") };
         assert!(named.iter().map(|handle| handle.pid()).eq(running.iter().map(|child| child.pid())));
         for child in &named {
             child.kill().unwrap();

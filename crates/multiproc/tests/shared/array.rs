@@ -8,14 +8,16 @@ use crate::common::{self, LONG, for_each_method, sleep_long};
 use crate::locks::{any_lock, ends, holding_tests, start};
 use crate::shared::{Numbers, kill, wait_asleep_in_futex};
 use multiproc::sync::{Event, LockError, Misuse, PoisonCause, Semaphore};
-use multiproc::{Array, ArrayGuard, ArrayPart, Error, MemoryError, Process, Queue, RawArray, RawValue, Value};
+use multiproc::{
+    Array, ArrayGuard, ArrayPart, CreateError, MemoryError, Process, Queue, RawArray, RawValue, StartError, Value,
+};
 
 any_lock!(Array<u64>, "array", ArrayGuard<u64>, Array::new(4), lock, try_lock, lock_timeout, is_locked, [1, 2, 1]);
 any_lock!(
     ArrayPart<u64>,
     "array",
     ArrayGuard<u64>,
-    Ok(Array::new(4)?.split(2)?.swap_remove(1)),
+    Ok(Array::new(4)?.split(2).expect("an array of four has two parts").swap_remove(1)),
     lock,
     try_lock,
     lock_timeout,
@@ -219,7 +221,7 @@ fn values_and_lengths() {
     assert_eq!(odd.get(4999).unwrap(), Some([1, 2, 3]));
     for len in [usize::MAX, usize::MAX / 8, 1 << 47] {
         let error = Array::<u64>::new(len).unwrap_err();
-        assert!(matches!(error, Error::Make { what: "array", .. }), "{error}");
+        assert!(matches!(error, CreateError { what: "array", .. }), "{error}");
     }
 }
 
@@ -401,7 +403,7 @@ fn forked_guards() {
 
 #[multiproc::test]
 fn wrong_type() {
-    fn error(result: Result<multiproc::Child<()>, Error>) -> String {
+    fn error(result: Result<multiproc::Child<()>, StartError>) -> String {
         result.map(drop).unwrap_err().to_string()
     }
     // Generic code could mix the types up, since only a descriptor is sent, whatever the type.

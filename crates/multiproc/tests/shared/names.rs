@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
 use crate::shared::kill;
 use multiproc::sync::{Event, LockError};
-use multiproc::{Error, MemoryError, NameError, Process, Queue, SharedMemory, StartMethod};
+use multiproc::{MemoryError, NameError, Process, Queue, SharedMemory, StartError, StartMethod};
 
 /// A name that no other test has.
 fn name() -> String {
@@ -144,7 +144,7 @@ fn find_during_freeze() {
 fn invalid_names() {
     for (name, text) in [("", "is empty"), ("a\0b", "zero byte"), (&*"x".repeat(80), "has 80 bytes; the limit is 79")] {
         let error = SharedMemory::create(name, 10).unwrap_err();
-        assert!(matches!(error, Error::Memory(MemoryError::Name(_))) && error.to_string().contains(text), "{error}");
+        assert!(matches!(error, MemoryError::Name(_)) && error.to_string().contains(text), "{error}");
         let error = SharedMemory::open(name).unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
     }
@@ -176,7 +176,7 @@ fn fork_is_refused() {
         let name = name();
         let memory = SharedMemory::create(&name, 10).unwrap();
         let start = || Process::fork(|| ()).start();
-        let Err(Error::MultiThreaded { tasks, .. }) = start() else { panic!("fork was not refused") };
+        let Err(StartError::MultiThreaded { tasks, .. }) = start() else { panic!("fork was not refused") };
         assert!(tasks.iter().any(|(_, name)| name == "multiproc-names"), "{tasks:?}");
         let other = SharedMemory::create(&self::name(), 10).unwrap();
         drop(memory);
@@ -201,7 +201,7 @@ fn stopped_owner() {
     }
     let begun = Instant::now();
     let error = SharedMemory::open(&name).unwrap_err();
-    assert!(matches!(error, MemoryError::Name(NameError::TimedOut { .. })), "{error}");
+    assert!(matches!(error, MemoryError::Name(NameError::Timeout { .. })), "{error}");
     assert!(error.to_string().contains(&format!("process {}", owner.pid())), "{error}");
     assert!(begun.elapsed() < LONG);
     owner.signal(libc::SIGCONT).unwrap();

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::common::{Ends, for_each_method};
-use multiproc::{Error, Handle, MemoryError, Process, Queue, SharedBytes};
+use multiproc::{CreateError, Handle, MemoryError, Process, Queue, SharedBytes};
 use serde::{Deserialize, Serialize};
 
 fn sum(bytes: SharedBytes) -> u64 {
@@ -126,7 +126,7 @@ fn constructors() {
     assert!(error.to_string().contains("failure on purpose"), "{error}");
     for len in [usize::MAX, 1 << 62, 1 << 46] {
         let error = SharedBytes::with_len(len, |_| ()).unwrap_err();
-        assert!(matches!(error, Error::Make { what: "shared bytes", .. }), "{error}");
+        assert!(matches!(error, CreateError { what: "shared bytes", .. }), "{error}");
     }
 }
 

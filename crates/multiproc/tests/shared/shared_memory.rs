@@ -12,8 +12,8 @@ use crate::locks::{any_lock, ends, holding_tests, start};
 use crate::shared::kill;
 use multiproc::sync::{Event, LockError, Misuse};
 use multiproc::{
-    Array, ArrayGuard, ArrayPart, Error, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory, SharedBytes,
-    SharedMemory,
+    Array, ArrayGuard, ArrayPart, CreateError, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory,
+    SharedBytes, SharedMemory,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -285,9 +285,11 @@ fn huge_pages() {
             assert!(len >= 3 << 20);
             // There is never this much.
             let error = SharedMemory::options().huge_pages(HugePages::Reserved).create(1 << 45).unwrap_err();
-            assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
+            assert!(matches!(error, MemoryError::Create(CreateError { what: "shared memory", .. })), "{error}");
         }
-        Err(error) => assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}"),
+        Err(error) => {
+            assert!(matches!(error, MemoryError::Create(CreateError { what: "shared memory", .. })), "{error}")
+        }
     }
 }
 
@@ -295,9 +297,9 @@ fn huge_pages() {
 fn creation_errors() {
     for len in [usize::MAX, 1 << 62, 1 << 46] {
         let error = SharedMemory::new(len).unwrap_err();
-        assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
+        assert!(matches!(error, CreateError { what: "shared memory", .. }), "{error}");
         let error = SharedMemory::options().huge_pages(HugePages::Transparent).create(len).unwrap_err();
-        assert!(matches!(error, Error::Make { what: "shared memory", .. }), "{error}");
+        assert!(matches!(error, MemoryError::Create(CreateError { what: "shared memory", .. })), "{error}");
     }
     common::in_a_process_with_one_thread(|| {
         let set = |resource, value| {

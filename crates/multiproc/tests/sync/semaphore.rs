@@ -296,7 +296,7 @@ fn misuse_errors() {
     assert!(semaphore.release().is_err());
 
     let error = Semaphore::new(Semaphore::MAX_PERMITS + 1).unwrap_err();
-    assert!(error.to_string().starts_with("cannot make a semaphore: "), "{error}");
+    assert!(error.to_string().starts_with("cannot create a semaphore: "), "{error}");
 
     let bounded = BoundedSemaphore::new(2).unwrap();
     let permit = bounded.acquire().unwrap();

@@ -1,7 +1,7 @@
 //! The program that is stepped through a start. It prints the outcome, and checks that nothing of
 //! the start is left in it.
 
-use multiproc::{Child, Error, JoinErrorKind, Process, StartMethod};
+use multiproc::{Child, JoinErrorKind, Process, StartError, StartMethod};
 use multiproc_programs::say;
 
 use super::family;
@@ -15,7 +15,7 @@ fn mark() {
     unsafe { libc::raise(MARK) };
 }
 
-fn start(method: StartMethod, number: u32) -> multiproc::Result<Child<u32>> {
+fn start(method: StartMethod, number: u32) -> Result<Child<u32>, StartError> {
     Process::new(|number: u32| number + 1, (number,)).start_method(method).start()
 }
 
@@ -47,8 +47,8 @@ pub(crate) fn run(method: StartMethod, state: &str) {
         Ok(Err(error)) if error.signal() == Some(libc::SIGKILL) => "killed",
         // The child was reaped before its pidfd could be opened, so its exit status is lost.
         Ok(Err(error)) if matches!(error.kind(), JoinErrorKind::Unknown) && state == "ignoring" => "killed",
-        Err(Error::Handshake { .. }) => "handshake",
-        Err(Error::Start { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) && state == "ignoring" => {
+        Err(StartError::Handshake { .. }) => "handshake",
+        Err(StartError::Io { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) && state == "ignoring" => {
             "handshake"
         }
         other => panic!("{other:?}"),

@@ -31,15 +31,15 @@ fn new_list() -> ShareableList {
 /// Checks that the list can be read and written immediately, and returns which value it has.
 fn works(list: &ShareableList) -> &'static str {
     let begun = Instant::now();
-    let outcome = match list.get(0) {
+    let outcome = match list.get(0).unwrap() {
         Some(item) if item == OLD.into() => "old",
         Some(item) if item == NEW.into() => "new",
         other => panic!("{other:?}"),
     };
-    assert_eq!(list.get(1), Some(1.into()));
+    assert_eq!(list.get(1).unwrap(), Some(1.into()));
     for (index, item) in [(0, ShareableItem::from(1.5)), (1, "b".into()), (0, "a".into())] {
         list.set(index, &item).unwrap();
-        assert_eq!(list.get(index), Some(item));
+        assert_eq!(list.get(index).unwrap(), Some(item));
     }
     assert_eq!(list.replace(0, ()).unwrap(), "a".into());
     assert_eq!(list.to_vec(), [ShareableItem::None, "b".into()]);
@@ -79,7 +79,7 @@ fn compare_exchange(run: &mut Run) -> &'static str {
 }
 
 fn get(run: &mut Run) -> &'static str {
-    call(run, |list| assert_eq!(list.get(0), Some(OLD.into())))
+    call(run, |list| assert_eq!(list.get(0).unwrap(), Some(OLD.into())))
 }
 
 fn to_vec(run: &mut Run) -> &'static str {

@@ -61,7 +61,7 @@ pub enum NameError {
     },
     /// The owner has not answered in time: it is stopped, or very busy.
     #[error("the owner of the shared memory {name:?}, {}, has not answered in time", of(*owner))]
-    TimedOut {
+    Timeout {
         /// The name.
         name: String,
         /// The owner's pid, if it is visible in this PID namespace.
@@ -82,7 +82,7 @@ pub enum NameError {
     },
     /// The name belongs to a program that doesn't share memory.
     #[error("the name {name:?} belongs to {}, which does not answer as an owner of shared memory does", of(*owner))]
-    Garbage {
+    OtherProtocol {
         /// The name.
         name: String,
         /// The pid of that process, if it is visible in this PID namespace.

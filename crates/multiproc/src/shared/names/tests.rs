@@ -325,7 +325,7 @@ fn not_memory() {
     let name = unique();
     let _owned = own(&name).unwrap();
     for error in [SharedMemory::open(&name).unwrap_err(), SharedMemory::open_read_only(&name).unwrap_err()] {
-        let MemoryError::Name(NameError::Garbage { owner, .. }) = &error else { panic!("{error}") };
+        let MemoryError::Name(NameError::OtherProtocol { owner, .. }) = &error else { panic!("{error}") };
         assert_eq!(*owner, Some(threads::getpid()));
         assert!(!error.is_not_found() && !error.is_taken());
     }
@@ -343,7 +343,7 @@ fn foreign_listener_at_name() {
         [(&here, 1), (&here, 3), (b"hello", 0), (&[0; 100], 1), (&Answer::Withdrawn.to_bytes(), 0), (&again, 1)];
     for answer in garbage {
         let error = meets(&[answer]).unwrap_err();
-        assert!(matches!(&error, NameError::Garbage { owner: Some(_), .. }), "{answer:?}: {error}");
+        assert!(matches!(&error, NameError::OtherProtocol { owner: Some(_), .. }), "{answer:?}: {error}");
     }
     let error = meets(&[(&Answer::OtherVersion(9).to_bytes(), 0)]).unwrap_err();
     assert!(matches!(&error, NameError::OtherVersion { theirs: 9, .. }), "{error}");
@@ -497,7 +497,7 @@ fn owner_without_fds() {
     // Without a descriptor by which to say so, those who come stand in line.
     squeeze(NOT_EVEN_ONE);
     let error = find(&name, 0, Instant::now() + Duration::from_millis(500)).unwrap_err();
-    assert!(matches!(error, NameError::TimedOut { .. }), "{error}");
+    assert!(matches!(error, NameError::Timeout { .. }), "{error}");
     let used = processor_time(child.0.pid());
     assert!(used < Duration::from_millis(300), "the owner has not spun meanwhile: {used:?}");
     std::thread::scope(|scope| {
@@ -635,11 +635,11 @@ fn stopped_owner() {
     wait_stopped(owner.0.pid());
     for _ in 0..3 {
         let error = find(&name, 0, Instant::now() + Duration::from_millis(20)).unwrap_err();
-        assert!(matches!(&error, NameError::TimedOut { owner: Some(pid), .. } if *pid == owner.0.pid()), "{error}");
+        assert!(matches!(&error, NameError::Timeout { owner: Some(pid), .. } if *pid == owner.0.pid()), "{error}");
     }
     let error = withdraw(&name, Instant::now() + Duration::from_millis(20)).unwrap_err();
-    assert!(matches!(&error, NameError::TimedOut { .. }), "{error}");
-    assert!(matches!(find(&name, 0, Instant::now()), Err(NameError::TimedOut { .. })));
+    assert!(matches!(&error, NameError::Timeout { .. }), "{error}");
+    assert!(matches!(find(&name, 0, Instant::now()), Err(NameError::Timeout { .. })));
     assert!(matches!(own(&name), Err(NameError::Taken { .. })));
     std::thread::scope(|scope| {
         let finder = scope.spawn(|| look(&name, 0));
