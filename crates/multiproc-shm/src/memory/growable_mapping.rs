@@ -24,6 +24,8 @@ pub struct GrowableMapping {
 }
 
 impl GrowableMapping {
+    /// Makes it for a file from the offset `base`; nothing is mapped yet. The first piece has
+    /// `1 << first` bytes, each further one as many as all before it.
     pub fn new(base: u64, first: u32) -> GrowableMapping {
         GrowableMapping { base, first, pieces: [const { AtomicPtr::new(std::ptr::null_mut()) }; PIECES] }
     }

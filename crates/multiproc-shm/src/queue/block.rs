@@ -43,10 +43,12 @@ impl<S: Deref<Target = Store>> Block<S> {
         Block { store, index, len, copy: copy_number() }
     }
 
+    /// Returns the block's number.
     pub fn index(&self) -> u32 {
         self.index
     }
 
+    /// Returns the number of bytes in the block.
     pub fn len(&self) -> u64 {
         self.len
     }

@@ -8,14 +8,17 @@ use crate::queue::store::Store;
 /// An item to put.
 #[derive(Debug, Clone, Copy)]
 pub struct Item<'a> {
+    /// Its bytes.
     pub body: Body<'a>,
     /// It is plain bytes, not an encoded value.
     pub raw: bool,
-    /// The descriptors that go with it, and the number of handles that they stand for.
+    /// The descriptors that go with it.
     pub fds: &'a [BorrowedFd<'a>],
+    /// The number of handles that the descriptors stand for.
     pub handles: u32,
 }
 
+/// The bytes of an item to put.
 #[derive(Debug, Clone, Copy)]
 pub enum Body<'a> {
     /// At most [`INLINE`](super::layout::INLINE) bytes.
@@ -39,9 +42,13 @@ impl Body<'_> {
 /// An item that has been taken.
 #[derive(Debug)]
 pub struct Taken {
+    /// Where its bytes are.
     pub place: Place,
+    /// It is plain bytes, not an encoded value.
     pub raw: bool,
+    /// Its descriptors.
     pub fds: Vec<OwnedFd>,
+    /// The number of handles that they stand for.
     pub handles: u32,
     /// How often the item has been taken, including this time.
     pub deliveries: u32,

@@ -33,6 +33,7 @@ pub struct ItemBuffer<'a> {
 }
 
 impl<'a> ItemBuffer<'a> {
+    /// Returns an empty buffer.
     #[inline]
     pub fn new(store: &'a Store) -> ItemBuffer<'a> {
         ItemBuffer { store, small: Scratch::new(), is_large: false, buffer: Vec::new(), block: None, failure: None }

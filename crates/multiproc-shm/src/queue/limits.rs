@@ -14,11 +14,14 @@ use crate::queue::store::Store;
 /// The capacity of a queue, in items and in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// The greatest number of items; `u64::MAX`: no limit.
     pub items: u64,
+    /// The greatest number of bytes of all items together; `u64::MAX`: no limit.
     pub bytes: u64,
 }
 
 impl Limits {
+    /// No limits.
     pub const NONE: Limits = Limits { items: u64::MAX, bytes: u64::MAX };
 
     /// At most `items` items, but at least one; `usize::MAX` means that there is no limit.

@@ -60,6 +60,10 @@ pub struct Store {
 }
 
 impl Store {
+    /// Creates a queue.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create(limits: Limits, joinable: bool) -> io::Result<Store> {
         let shared = Segment::<Shared>::create()?;
         let ring = GrowableMapping::new(RING_AT, SMALLEST);
@@ -157,16 +161,19 @@ impl Store {
         self.shared.books.0.orphan_lock();
     }
 
+    /// Returns the limits of the queue.
     #[inline]
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
+    /// Whether items are leased until their work is done.
     #[inline]
     pub fn is_joinable(&self) -> bool {
         self.flags & JOINABLE != 0
     }
 
+    /// Returns the memory of large items.
     #[inline]
     pub fn blocks(&self) -> Blocks<'_> {
         Blocks { arena: &self.arena, books: &self.shared.books.0, file: self.shared.file() }
