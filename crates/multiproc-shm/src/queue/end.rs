@@ -499,7 +499,10 @@ impl<R: CanPut> End<R> {
         fds: &FdBundle,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        let parts: Vec<BorrowedFd<'_>> = fds.parts().iter().map(AsFd::as_fd).collect();
+        let mut parts = Vec::new();
+        if fds.count() != 0 {
+            parts.extend(fds.parts().iter().map(AsFd::as_fd));
+        }
         let body = buffer.finish().map_err(Error::io("no memory for its value"))?;
         self.put_item(&Item { body, raw, fds: &parts, handles: fds.count() }, deadline)?;
         buffer.leave();
@@ -510,7 +513,10 @@ impl<R: CanPut> End<R> {
     #[cfg(feature = "async")]
     #[doc(hidden)]
     pub async fn put_buffer_async(&self, buffer: &mut ItemBuffer<'_>, raw: bool, fds: &FdBundle) -> Result<(), Error> {
-        let parts: Vec<BorrowedFd<'_>> = fds.parts().iter().map(AsFd::as_fd).collect();
+        let mut parts = Vec::new();
+        if fds.count() != 0 {
+            parts.extend(fds.parts().iter().map(AsFd::as_fd));
+        }
         let body = buffer.finish().map_err(Error::io("no memory for its value"))?;
         let item = Item { body, raw, fds: &parts, handles: fds.count() };
         self.store.put_async(&item, self.to_put()).await?;
@@ -520,9 +526,18 @@ impl<R: CanPut> End<R> {
 
     #[inline]
     fn put_item(&self, item: &Item<'_>, deadline: Deadline) -> Result<(), Error> {
+        match self.store.try_put(item) {
+            Ok(()) => Ok(()),
+            Err(error) => self.put_slowly(item, deadline, error),
+        }
+    }
+
+    /// Puts the item, which could not be put at once for `error`.
+    #[cold]
+    fn put_slowly(&self, item: &Item<'_>, deadline: Deadline, error: Error) -> Result<(), Error> {
         let result = match deadline {
-            Deadline::Now => self.store.try_put(item),
-            _ => self.wait(|| self.store.put(item, deadline.instant(), self.to_put())),
+            Deadline::Now => Err(error),
+            _ => self.wait(|| self.store.put_after(error, item, deadline.instant(), self.to_put())),
         };
         match result {
             // The last consumer may have taken an item before it went away.
@@ -662,15 +677,26 @@ impl<R: CanGet> End<R> {
     #[inline]
     pub fn take(&self, scratch: &mut Scratch, deadline: Deadline) -> Result<Taken, Error> {
         self.count_in_copy();
+        match self.store.take_any(scratch) {
+            Ok(Some(taken)) => Ok(taken),
+            Ok(None) => self.take_slowly(scratch, deadline),
+            Err(error) => self.take_at_last(scratch, error),
+        }
+    }
+
+    /// Takes an item, of which there was none a moment ago.
+    #[cold]
+    fn take_slowly(&self, scratch: &mut Scratch, deadline: Deadline) -> Result<Taken, Error> {
         let result = match deadline {
             Deadline::Now => loop {
-                match self.store.take_any(scratch)? {
-                    Some(taken) => return Ok(taken),
-                    None if self.store.arm_if_polled()? => break Err(Error::Empty),
-                    None => {}
+                if self.store.arm_if_polled()? {
+                    break Err(Error::Empty);
+                }
+                if let Some(taken) = self.store.take_any(scratch)? {
+                    return Ok(taken);
                 }
             },
-            _ => match self.wait(|| self.store.take(scratch, deadline.instant(), self.to_take())) {
+            _ => match self.wait(|| self.store.wait_and_take(scratch, deadline.instant(), self.to_take())) {
                 // A caller that polls the descriptor would find it readable again and again.
                 Err(Error::Timeout) if matches!(self.store.arm_if_polled(), Ok(false)) => {
                     self.store.take_any(scratch)?.ok_or(Error::Timeout)
@@ -678,12 +704,17 @@ impl<R: CanGet> End<R> {
                 result => result,
             },
         };
-        match result {
-            // The last producer may have put an item before it went away.
-            Err(Error::Empty | Error::Timeout | Error::Stalled(_)) if self.nobody_puts() => {
+        result.or_else(|error| self.take_at_last(scratch, error))
+    }
+
+    /// Takes an item if the last producer has put one before it went away.
+    #[cold]
+    fn take_at_last(&self, scratch: &mut Scratch, error: Error) -> Result<Taken, Error> {
+        match error {
+            Error::Empty | Error::Timeout | Error::Stalled(_) if self.nobody_puts() => {
                 self.store.take_any(scratch)?.ok_or(Error::Disconnected)
             }
-            result => result,
+            error => Err(error),
         }
     }
 

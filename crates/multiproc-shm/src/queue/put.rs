@@ -28,13 +28,27 @@ impl Store {
     /// Puts an item; waits while there is no room for it.
     #[inline]
     pub fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: ViaHandle<'_>) -> Result<(), Error> {
-        match (self.try_put(item), &self.room) {
-            (Err(Error::Full | Error::FdsFull), Some(room)) => self.shared.room.0.wait(
+        match self.try_put(item) {
+            Ok(()) => Ok(()),
+            Err(error) => self.put_after(error, item, deadline, through),
+        }
+    }
+
+    /// As [`put`](Store::put), after the first attempt has failed for `error`.
+    pub(super) fn put_after(
+        &self,
+        error: Error,
+        item: &Item<'_>,
+        deadline: Option<Instant>,
+        through: ViaHandle<'_>,
+    ) -> Result<(), Error> {
+        match (error, &self.room) {
+            (Error::Full | Error::FdsFull, Some(room)) => self.shared.room.0.wait(
                 room,
                 deadline,
                 &mut Put { store: self, item, crowd: HandleRoom::No, through },
             )?,
-            (result, _) => result,
+            (error, _) => Err(error),
         }
     }
 

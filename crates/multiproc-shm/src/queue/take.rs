@@ -41,8 +41,18 @@ impl Store {
     ) -> Result<Taken, Error> {
         match self.take_any(scratch)? {
             Some(taken) => Ok(taken),
-            None => self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch, through })?,
+            None => self.wait_and_take(scratch, deadline, through),
         }
+    }
+
+    /// As [`take`](Store::take), when there was no item a moment ago.
+    pub(super) fn wait_and_take(
+        &self,
+        scratch: &mut Scratch,
+        deadline: Option<Instant>,
+        through: ViaHandle<'_>,
+    ) -> Result<Taken, Error> {
+        self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch, through })?
     }
 
     /// As [`take`](Store::take), as a future.
