@@ -38,7 +38,6 @@ pub enum Bytes {
         len: u64,
     },
     /// In a mapping, as they were received from a memory file.
-    /// In a mapping of the memory file.
     Mapped(Sealed),
 }
 
@@ -77,6 +76,7 @@ impl Bytes {
 pub enum View<'a> {
     /// In the `Bytes` themselves.
     Here(&'a [u8]),
+    /// In a mapping of the memory file.
     Mapped(Sealed),
 }
 

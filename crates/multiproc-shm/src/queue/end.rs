@@ -405,6 +405,7 @@ impl<R: CanPut> End<R> {
     /// # Errors
     /// [`Error::Timeout`], or [`Error::Full`] with [`Deadline::Now`]; [`Error::TooLarge`],
     /// [`Error::Closed`], [`Error::Disconnected`]; [`Error::Io`] without memory or descriptors.
+    #[inline]
     pub fn put(&self, parts: &[&[u8]], fds: &[BorrowedFd<'_>], deadline: impl Into<Deadline>) -> Result<(), Error> {
         let deadline = deadline.into();
         spin_lock::within(deadline.limit(), || self.put_parts(parts, fds, deadline))
@@ -577,6 +578,7 @@ impl<R: CanGet> End<R> {
     /// [`Error::Timeout`], or [`Error::Empty`] with [`Deadline::Now`]; [`Error::Closed`] or
     /// [`Error::Disconnected`] when the queue is empty and no message can come; [`Error::Io`]
     /// without memory or descriptors for the message, which stays in the queue.
+    #[inline]
     pub fn get(&self, deadline: impl Into<Deadline>) -> Result<Message, Error> {
         let deadline = deadline.into();
         let mut scratch = Scratch::new();

@@ -40,10 +40,10 @@ impl Store {
     /// Makes the pollable descriptor readable when the next item comes, if
     /// [`fd_to_poll`](Store::fd_to_poll) has been called. Returns false if there may be something
     /// to take already.
-    #[inline]
     ///
     /// # Errors
     /// When that can't be done now, as a process holds the lock for longer than the caller waits.
+    #[inline]
     pub fn arm_if_polled(&self) -> Result<bool, Stalled> {
         self.give_back_when_quiet();
         if self.polled.load(Relaxed) { self.arm() } else { Ok(true) }
