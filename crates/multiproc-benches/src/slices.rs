@@ -137,7 +137,7 @@ impl<E: Event> Bench<E> {
     /// Runs one turn in this process.
     fn slice(&self, contestant: &str, event: &str, milliseconds: &str) -> Outcome<f64> {
         // Otherwise a child would be started ahead while others are measured.
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         let contestant = self.contestants.iter().find(|one| one.name == contestant).ok_or("no such contestant")?;
         let event = self.events.iter().find(|one| one.key() == event).ok_or("no such event")?;
         let slice = Duration::from_millis(milliseconds.parse()?);

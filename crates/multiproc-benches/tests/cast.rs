@@ -38,7 +38,7 @@ fn conduct(board: &Board) -> Outcome<u64> {
 }
 
 fn outcomes_of(parts: [Turn; 3]) -> [String; 2] {
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let text = |outcome: Outcome<u64>| outcome.map_or_else(|error| error.to_string(), |sum| sum.to_string());
     [text(cast::started(parts.to_vec(), conduct)), text(cast::threads(parts.to_vec(), conduct))]
 }

@@ -206,6 +206,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "copies megabytes, and populates pages")]
     fn large() {
         for len in [POPULATED - 1, POPULATED, POPULATED + 4097, 3 * POPULATED + 1] {
             let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();

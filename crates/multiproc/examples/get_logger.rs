@@ -1,7 +1,8 @@
 // The logger is available at any time, to change its level. Processes that are started later
 // inherit it.
 
-use multiproc::{LevelFilter, Process};
+use multiproc::Process;
+use multiproc::log::LevelFilter;
 
 fn worker() {
     println!("Doing some work");
@@ -10,7 +11,7 @@ fn worker() {
 #[multiproc::main]
 fn main() -> multiproc::Result<()> {
     multiproc::log_to_stderr(LevelFilter::Off);
-    let logger = multiproc::get_logger();
+    let logger = multiproc::log::get_logger();
     logger.set_level(LevelFilter::Info);
     let p = Process::new(worker, ()).start()?;
     p.wait()?;

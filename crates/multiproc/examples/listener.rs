@@ -1,6 +1,7 @@
 // Two processes that are connected by an address and a key: one listens, the other connects.
 
-use multiproc::{Address, Connection, Key, Listener, Process, connect};
+use multiproc::Process;
+use multiproc::connection::{Address, Connection, Key, Listener, connect};
 
 fn client(address: Address, key: Key) -> multiproc::Result<()> {
     let connection: Connection<String, usize> = connect(address, key)?;

@@ -1,7 +1,8 @@
 // What all processes log arrives in the main process's own logger, and what they print arrives line
 // by line.
 
-use multiproc::{LevelFilter, Process};
+use multiproc::Process;
+use multiproc::log::LevelFilter;
 
 /// Any logger of the `log` crate; env_logger, for example.
 struct Logger;
@@ -33,8 +34,8 @@ fn worker(task: u32) {
 fn main() -> multiproc::Result<()> {
     log::set_logger(&Logger).expect("a logger is already set");
     log::set_max_level(LevelFilter::Info);
-    multiproc::relay_logs()?;
-    multiproc::capture_output()?;
+    multiproc::log::relay_logs()?;
+    multiproc::log::capture_output()?;
     for task in 1..=2 {
         let child = Process::new(worker, (task,)).start()?;
         log::info!("process ended: {}", child.wait()?);

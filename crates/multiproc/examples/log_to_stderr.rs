@@ -1,6 +1,7 @@
 // The library can log its actions to stderr, with the name of the process.
 
-use multiproc::{LevelFilter, Process};
+use multiproc::Process;
+use multiproc::log::LevelFilter;
 
 fn worker() {
     println!("Doing some work");

@@ -1,6 +1,7 @@
 // A process at the other end of a pipe, which answers requests.
 
-use multiproc::{Connection, Process, pipe};
+use multiproc::connection::Connection;
+use multiproc::{Process, pipe};
 
 fn worker(connection: Connection<String, u32>) -> multiproc::Result<()> {
     // Until the parent has closed its end.

@@ -14,7 +14,7 @@ impl MyFancyStruct {
     }
 }
 
-fn worker(queue: Queue<MyFancyStruct>) -> Result<(), multiproc::GetError> {
+fn worker(queue: Queue<MyFancyStruct>) -> Result<(), multiproc::queue::GetError> {
     let object = queue.get()?;
     object.do_something();
     Ok(())

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use multiproc::{Array, ArrayPart, Process, Queue, RawValue, cpu_count};
+use multiproc::shared_memory::{ArrayPart, RawValue};
+use multiproc::{Array, Process, Queue, cpu_count};
 use serde::{Deserialize, Serialize};
 
 /// Red, green, blue.

@@ -63,14 +63,14 @@ pub enum Error {
     /// A barrier is broken.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
-    /// An item could not be put into a queue. The item is dropped; [`PutError`](crate::PutError)
+    /// An item could not be put into a queue. The item is dropped; [`PutError`](crate::queue::PutError)
     /// itself gives it back.
     #[error("cannot put into the queue: {0}")]
     Put(#[from] PutErrorKind),
     /// No item could be taken from a queue.
     #[error(transparent)]
     Get(#[from] GetError),
-    /// A message could not be sent. The value is dropped; [`SendError`](crate::SendError) itself
+    /// A message could not be sent. The value is dropped; [`SendError`](crate::connection::SendError) itself
     /// gives it back.
     #[error(transparent)]
     Send(SendError<()>),
@@ -83,7 +83,7 @@ pub enum Error {
     /// A listener could not be made, or could not accept a connection.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// An item of a [`ShareableList`](crate::ShareableList) could not be changed.
+    /// An item of a [`ShareableList`](crate::shared_memory::ShareableList) could not be changed.
     #[error(transparent)]
     ShareableList(#[from] ShareableListError),
 }

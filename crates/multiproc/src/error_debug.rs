@@ -31,35 +31,35 @@ debug_as_message! {
     CodecError: crate::CodecError,
     CreateError: crate::CreateError,
     // Processes.
-    StartError: crate::StartError,
-    HandshakeError: crate::HandshakeError,
-    HandshakeErrorKind: crate::HandshakeErrorKind,
-    ChildError: crate::ChildError,
-    WaitAllError: crate::WaitAllError,
+    StartError: crate::start::error::StartError,
+    HandshakeError: crate::start::error::HandshakeError,
+    HandshakeErrorKind: crate::start::error::HandshakeErrorKind,
+    ChildError: crate::process::error::ChildError,
+    WaitAllError: crate::process::error::WaitAllError,
     JoinError: crate::JoinError,
-    RemoteError: crate::RemoteError,
-    ScopeError: crate::ScopeError,
+    RemoteError: crate::process::outcome::RemoteError,
+    ScopeError: crate::process::scope::ScopeError,
     HostInstalled: crate::process::HostInstalled,
     // Queues and connections.
-    [T] PutError: crate::PutError<T>,
-    PutErrorKind: crate::PutErrorKind,
-    GetError: crate::GetError,
-    [T] SendError: crate::SendError<T>,
-    SendErrorKind: crate::SendErrorKind,
-    RecvError: crate::RecvError,
-    RecvErrorKind: crate::RecvErrorKind,
-    ConnectError: crate::ConnectError,
-    ConnectErrorKind: crate::ConnectErrorKind,
-    ListenError: crate::ListenError,
-    ListenErrorKind: crate::ListenErrorKind,
-    Refusal: crate::Refusal,
-    RefusalReason: crate::RefusalReason,
+    [T] PutError: crate::channel::queue_error::PutError<T>,
+    PutErrorKind: crate::channel::queue_error::PutErrorKind,
+    GetError: crate::channel::queue_error::GetError,
+    [T] SendError: crate::channel::error::SendError<T>,
+    SendErrorKind: crate::channel::error::SendErrorKind,
+    RecvError: crate::channel::error::RecvError,
+    RecvErrorKind: crate::channel::error::RecvErrorKind,
+    ConnectError: crate::channel::link_error::ConnectError,
+    ConnectErrorKind: crate::channel::link_error::ConnectErrorKind,
+    ListenError: crate::channel::link_error::ListenError,
+    ListenErrorKind: crate::channel::link_error::ListenErrorKind,
+    Refusal: crate::channel::link_error::Refusal,
+    RefusalReason: crate::channel::link_error::RefusalReason,
     // Shared memory.
-    MemoryError: crate::MemoryError,
-    FreezeError: crate::FreezeError,
-    NameError: crate::NameError,
-    NameRefusal: crate::NameRefusal,
-    ShareableListError: crate::ShareableListError,
+    MemoryError: crate::shared::error::MemoryError,
+    FreezeError: crate::shared::error::FreezeError,
+    NameError: crate::shared::names::NameError,
+    NameRefusal: crate::shared::names::NameRefusal,
+    ShareableListError: crate::shared::shareable_list::ShareableListError,
     // Locks.
     [G] LockError: crate::sync::LockError<G>,
     [G] Poisoned: crate::sync::Poisoned<G>,
@@ -71,7 +71,7 @@ debug_as_message! {
 }
 
 /// This is not an error itself, but is printed like one.
-impl fmt::Debug for crate::JoinErrorKind {
+impl fmt::Debug for crate::spec::status::JoinErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write(f, self, None)
     }
@@ -105,7 +105,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{Error, GetError, RemoteError, StartError};
+    use crate::Error;
+    use crate::process::{RemoteError, StartError};
+    use crate::queue::GetError;
 
     /// The names of the public types that implement `std::error::Error` in this crate's sources.
     fn errors_in(directory: &Path, found: &mut BTreeSet<String>) {
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn value_without_debug() {
         struct Plain;
-        let error = crate::PutError::new(Plain, crate::PutErrorKind::Full);
+        let error = crate::queue::PutError::new(Plain, crate::queue::PutErrorKind::Full);
         assert_eq!(format!("{error:?}"), "cannot put into the queue: it is full");
     }
 }

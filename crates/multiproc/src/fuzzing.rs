@@ -79,7 +79,8 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
             parent: Some(("MainProcess".into(), 1234)),
         },
         entry: Some(
-            Entry::of(crate::process::run::enter::<crate::Call<fn(), ()>, _>).expect("a function of this image"),
+            Entry::of(crate::process::run::enter::<crate::process::run::Call<fn(), ()>, _>)
+                .expect("a function of this image"),
         ),
         options,
         outlives_parent: false,

@@ -31,14 +31,14 @@ use crate::spec::target::{Callable, CapturesNothing, Carried, Target, for_each_a
 /// A function that can be sent to another process of this program: as an argument, a field, a
 /// result, or an item of a queue.
 ///
-/// It is made from anything that can be a [target](crate::Target): a `fn` item, a `fn` pointer, or
+/// It is made from anything that can be a [target](crate::process::Target): a `fn` item, a `fn` pointer, or
 /// a closure that captures nothing. `A` is the tuple of its 0 to 8 arguments and `R` its result.
 /// The function is called in the process that receives it, so neither has to be a serde type.
 ///
 /// What is sent is the offset of its code in the program, signed with a key that the processes of
 /// one run of a program share, 32 bytes in all. Anything else that is received, such as garbage or
 /// a function of another type, is an error when it is decoded, and is never called. Functions can't
-/// be sent to other programs, through [connections](crate::Listener), or through files.
+/// be sent to other programs, through [connections](crate::connection::Listener), or through files.
 ///
 /// ```
 /// use multiproc::{Process, Queue, RemoteFn};

@@ -1,6 +1,8 @@
 //! multiproc's own channels.
 
-use multiproc::{Consumer, JoinableQueue, Producer, Queue, Receiver, Sender, one_way};
+use multiproc::connection::{Receiver, Sender, one_way};
+use multiproc::queue::{Consumer, Producer};
+use multiproc::{JoinableQueue, Queue};
 use multiproc_benches::Outcome;
 use multiproc_benches::slices::Contestant;
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,8 @@
 use std::marker::PhantomData;
 
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
-use multiproc::{Consumer, Producer, Receiver, Sender, one_way};
+use multiproc::connection::{Receiver, Sender, one_way};
+use multiproc::queue::{Consumer, Producer};
 use multiproc_benches::Outcome;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

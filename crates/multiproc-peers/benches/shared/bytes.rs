@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use ipc_channel::ipc::IpcSharedMemory;
-use multiproc::{Array, ReadOnlyMemory, SharedBytes, SharedMemory};
+use multiproc::shared_memory::ReadOnlyMemory;
+use multiproc::{Array, SharedBytes, SharedMemory};
 use multiproc_benches::Outcome;
 use serde::{Deserialize, Serialize};
 

@@ -27,7 +27,8 @@ use by_channel::{Ipc, KEPT, Pipe, Queue, UNSEEN};
 use bytes::{Prefaulted, ViaArray};
 use event::Event;
 use ipc_channel::ipc::IpcSharedMemory;
-use multiproc::{ReadOnlyMemory, SharedBytes, SharedMemory};
+use multiproc::shared_memory::ReadOnlyMemory;
+use multiproc::{SharedBytes, SharedMemory};
 use multiproc_benches::slices::{Bench, Contestant};
 use multiproc_benches::{Outcome, is_quick};
 

@@ -5,7 +5,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use multiproc::{Array, ArrayPart, RawValue, Value, sync};
+use multiproc::shared_memory::{ArrayPart, RawValue};
+use multiproc::{Array, Value, sync};
 use multiproc_benches::Outcome;
 use multiproc_benches::pthread::Mutex;
 use multiproc_benches::slices::Contestant;

@@ -8,7 +8,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use multiproc::{Child, Process, StartMethod, current_process, handle_ctrl_c};
+use multiproc::process::handle_ctrl_c;
+use multiproc::{Child, Process, StartMethod, current_process};
 use multiproc_programs::{say, sleep_long, start_method};
 
 #[multiproc::main]
@@ -19,7 +20,7 @@ fn main() {
         return shell(terminal, program);
     }
     // Anything that continues after that doesn't do so because the grace period is over.
-    multiproc::set_grace_period(Duration::from_secs(100_000));
+    multiproc::process::set_grace_period(Duration::from_secs(100_000));
     let [method, scenario @ ..] = &arguments[..] else { panic!("no method") };
     multiproc::set_start_method(start_method(method));
     match scenario {
@@ -142,7 +143,7 @@ fn family() {
         branch.join().unwrap();
         say("has gone on");
     });
-    multiproc::at_exit(0, || say("a finalizer"));
+    multiproc::process::at_exit(0, || say("a finalizer"));
     report("main");
     daemon.wait().unwrap();
     say("has gone on");
@@ -176,7 +177,7 @@ fn write(text: &str) {
 
 /// A child that ignores SIGTERM, and one that doesn't.
 fn stubborn(grace: u64) {
-    multiproc::set_grace_period(Duration::from_millis(grace));
+    multiproc::process::set_grace_period(Duration::from_millis(grace));
     let stubborn = Process::new(
         || {
             // SAFETY: no handler is installed or replaced.
@@ -242,7 +243,7 @@ fn server(known: &[&Child<()>]) -> Vec<i32> {
 /// continue.
 fn own_handler(when: &str) {
     // A child on standby has the server's name at first.
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let early = (when == "before").then(install_own);
     let children = [leaves_at_sigusr1(), leaves_at_sigusr1()];
     let server_before = server(&children.each_ref());
@@ -403,7 +404,7 @@ fn hail() {
 /// `main` has ended, and the process waits for its child.
 fn at_the_end() {
     let _child = sleeper("child");
-    multiproc::at_exit(0, || report("end"));
+    multiproc::process::at_exit(0, || report("end"));
 }
 
 /// A plain fork(2) copy of this process is interrupted: it is not the main process, and has none of

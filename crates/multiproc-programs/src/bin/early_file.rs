@@ -21,7 +21,7 @@ fn main() {
     let open = || File::options().create(true).append(true).open(&path).unwrap();
     FILE.set([open(), open(), open()]).unwrap();
     multiproc::init();
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     for method in [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork] {
         for _ in 0..2 {
             let target = |method: String| {

@@ -56,7 +56,7 @@ fn register_all() {
 
     LOCAL.with(|_| ());
     at_exit::register(handler).unwrap();
-    multiproc::at_exit(0, || say("finalizer"));
+    multiproc::process::at_exit(0, || say("finalizer"));
     print!("buffered by Rust, ");
     // SAFETY: this is a C string without format specifiers.
     unsafe { libc::printf(c"buffered by C".as_ptr()) };

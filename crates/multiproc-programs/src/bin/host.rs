@@ -54,7 +54,7 @@ fn main() {
     host.install().unwrap_err();
     multiproc::init();
     // One at a time, and none made ahead, so that the counts are certain.
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     for _ in 0..2 {
         let child = Process::new(seen, ()).start_method(method).start().unwrap();
         let (file, arguments, role, counts) = child.join().unwrap();

@@ -11,8 +11,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use multiproc::process::Stdio;
 use multiproc::sync::Event;
-use multiproc::{Error, Process, StartMethod, Stdio, current_process};
+use multiproc::{Error, Process, StartMethod, current_process};
 use multiproc_programs::{say, sleep_long, start_method};
 
 /// The ids of another user, by tradition `nobody`.
@@ -97,10 +98,11 @@ fn is_root() -> bool {
 /// one of another method. Then waits to be killed.
 fn changes_user() {
     enter_container();
-    let method = multiproc::start_method();
+    let method = multiproc::process::start_method();
     for method in [method, method, StartMethod::Spawn] {
-        let (ready, changed) = multiproc::one_way::<i32>().map(|(sender, receiver)| (receiver, sender)).unwrap();
-        let target = |changed: multiproc::Sender<i32>| {
+        let (ready, changed) =
+            multiproc::connection::one_way::<i32>().map(|(sender, receiver)| (receiver, sender)).unwrap();
+        let target = |changed: multiproc::connection::Sender<i32>| {
             become_another_user();
             changed.send(current_process().pid()).unwrap();
             sleep_long();
@@ -110,7 +112,7 @@ fn changes_user() {
         // Time for a child to be started ahead of the next start.
         std::thread::sleep(Duration::from_millis(50));
         // Otherwise there would be a thread, and Fork would refuse to copy it.
-        multiproc::set_standby(method == StartMethod::ForkServer);
+        multiproc::process::set_standby(method == StartMethod::ForkServer);
     }
     say("ready");
     sleep_long();
@@ -144,8 +146,8 @@ fn unshare_pids() {
 /// killed.
 fn first_of_namespace(method: StartMethod, blocks: bool) {
     unshare_pids();
-    let (ready, word) = multiproc::one_way::<i32>().map(|(sender, receiver)| (receiver, sender)).unwrap();
-    let target = |blocks: bool, method: StartMethod, word: multiproc::Sender<i32>| {
+    let (ready, word) = multiproc::connection::one_way::<i32>().map(|(sender, receiver)| (receiver, sender)).unwrap();
+    let target = |blocks: bool, method: StartMethod, word: multiproc::connection::Sender<i32>| {
         assert_eq!(current_process().pid(), 1);
         let grandchild = Process::new(sleep_long, ()).start_method(method).start().unwrap();
         if blocks {
@@ -168,8 +170,8 @@ fn first_of_namespace(method: StartMethod, blocks: bool) {
 /// terminate() ends the first process of a PID namespace too, and so does the end of main.
 fn first_of_namespace_terminated() {
     unshare_pids();
-    let (sender, receiver) = multiproc::one_way::<()>().unwrap();
-    let target = |sender: multiproc::Sender<()>| {
+    let (sender, receiver) = multiproc::connection::one_way::<()>().unwrap();
+    let target = |sender: multiproc::connection::Sender<()>| {
         sender.send(()).unwrap();
         sleep_long();
     };
@@ -198,7 +200,7 @@ fn gave_up_root() {
     if !is_root() {
         refused();
     }
-    multiproc::set_grace_period(Duration::from_millis(50));
+    multiproc::process::set_grace_period(Duration::from_millis(50));
     let daemon = Process::new(sleep_long, ()).daemon(true).start().unwrap();
     say(&format!("daemon {}", daemon.pid()));
     become_another_user();
@@ -208,9 +210,9 @@ fn gave_up_root() {
 /// signal the other.
 fn both_change_user() {
     enter_container();
-    multiproc::set_grace_period(Duration::from_millis(50));
-    let (ready, changed) = multiproc::one_way::<()>().map(|(sender, receiver)| (receiver, sender)).unwrap();
-    let target = |changed: multiproc::Sender<()>| {
+    multiproc::process::set_grace_period(Duration::from_millis(50));
+    let (ready, changed) = multiproc::connection::one_way::<()>().map(|(sender, receiver)| (receiver, sender)).unwrap();
+    let target = |changed: multiproc::connection::Sender<()>| {
         become_another_user();
         changed.send(()).unwrap();
         sleep_long();
@@ -228,7 +230,7 @@ fn gave_up_root_in_scope() {
     if !is_root() {
         refused();
     }
-    multiproc::set_grace_period(Duration::from_millis(50));
+    multiproc::process::set_grace_period(Duration::from_millis(50));
     multiproc::scope(|scope| {
         scope.start(Process::new(sleep_long, ()).daemon(true))?;
         become_another_user();

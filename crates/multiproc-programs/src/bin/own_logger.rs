@@ -1,6 +1,7 @@
 //! A program with a logger of its own.
 
-use multiproc::{LevelFilter, Process};
+use multiproc::Process;
+use multiproc::log::LevelFilter;
 use multiproc_programs::say;
 
 struct Own;

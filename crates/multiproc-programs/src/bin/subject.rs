@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use multiproc::{LevelFilter, Process, StartMethod, current_process};
+use multiproc::log::LevelFilter;
+use multiproc::{Process, StartMethod, current_process};
 use multiproc_programs::{say, sleep_long, start_method};
 
 #[multiproc::main]
@@ -82,7 +83,7 @@ fn family(name: &str) {
 
 /// A daemon that ignores SIGTERM.
 fn stubborn() {
-    multiproc::set_grace_period(Duration::from_millis(100));
+    multiproc::process::set_grace_period(Duration::from_millis(100));
     let daemon = Process::new(
         || {
             // SAFETY: no handler is installed or replaced.
@@ -147,12 +148,12 @@ fn wait_for_word() {
 
 fn finalizers() {
     fn register(whose: &'static str) {
-        multiproc::at_exit(-1, move || say(&format!("{whose} -1")));
-        multiproc::at_exit(0, move || say(&format!("{whose} 0")));
-        multiproc::at_exit(10, move || say(&format!("{whose} 10, the earlier")));
-        multiproc::at_exit(10, move || say(&format!("{whose} 10, the later")));
-        multiproc::at_exit(7, || panic!("one that fails"));
-        let cancelled = multiproc::at_exit(5, move || say(&format!("{whose} cancelled")));
+        multiproc::process::at_exit(-1, move || say(&format!("{whose} -1")));
+        multiproc::process::at_exit(0, move || say(&format!("{whose} 0")));
+        multiproc::process::at_exit(10, move || say(&format!("{whose} 10, the earlier")));
+        multiproc::process::at_exit(10, move || say(&format!("{whose} 10, the later")));
+        multiproc::process::at_exit(7, || panic!("one that fails"));
+        let cancelled = multiproc::process::at_exit(5, move || say(&format!("{whose} cancelled")));
         assert!(cancelled.cancel());
     }
     let child = Process::new(
@@ -189,9 +190,9 @@ fn log() {
         (),
     );
     worker.name("worker").start().unwrap().wait().unwrap();
-    multiproc::get_logger().set_level(LevelFilter::Off);
+    multiproc::log::get_logger().set_level(LevelFilter::Off);
     Process::new(|| log::error!("silence"), ()).start().unwrap().wait().unwrap();
-    multiproc::get_logger().set_level(LevelFilter::Debug);
+    multiproc::log::get_logger().set_level(LevelFilter::Debug);
     Process::new(sleep_long, ()).name("service").daemon(true).start().unwrap();
 }
 
@@ -200,7 +201,7 @@ fn exit_in_child() {
     let child = Process::new(
         || {
             family("child");
-            multiproc::at_exit(0, || say("finalizer of child"));
+            multiproc::process::at_exit(0, || say("finalizer of child"));
             if current_process().pid() > 0 {
                 std::process::exit(5);
             }

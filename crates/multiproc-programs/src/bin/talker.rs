@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use log::kv::{Key, Value, VisitSource};
+use multiproc::log::{LevelFilter, LogRelay, OutputCapture};
 use multiproc::sync::Event;
-use multiproc::{LevelFilter, LogRelay, OutputCapture, Process, StartMethod, current_process};
+use multiproc::{Process, StartMethod, current_process};
 use multiproc_os::{fd_passing, pidfd};
 use multiproc_programs::{say, sleep_long, start_method};
 
@@ -79,7 +80,7 @@ impl log::Log for Own {
 fn relay() {
     log::set_logger(&Own).unwrap();
     log::set_max_level(LevelFilter::Info);
-    multiproc::relay_logs().unwrap();
+    multiproc::log::relay_logs().unwrap();
 }
 
 /// Starts a relay that prints records as they are.
@@ -229,7 +230,7 @@ fn levels() {
 fn failures(on_stderr: bool) {
     if on_stderr {
         multiproc::log_to_stderr(LevelFilter::Warn);
-        multiproc::relay_logs().unwrap();
+        multiproc::log::relay_logs().unwrap();
     } else {
         relay();
     }
@@ -263,7 +264,7 @@ fn failures(on_stderr: bool) {
 fn own_lines() {
     log::set_logger(&Own).unwrap();
     log::set_max_level(LevelFilter::Trace);
-    multiproc::relay_logs().unwrap();
+    multiproc::log::relay_logs().unwrap();
     Process::new(|| log::info!(target: "child", "hello"), ()).start().unwrap().wait().unwrap();
     Process::new(sleep_long, ()).daemon(true).start().unwrap();
 }
@@ -271,7 +272,7 @@ fn own_lines() {
 /// The library's own logger, with a relay: each record is printed once.
 fn on_stderr() {
     multiproc::log_to_stderr(LevelFilter::Info);
-    multiproc::relay_logs().unwrap();
+    multiproc::log::relay_logs().unwrap();
     let worker = Process::new(
         || {
             log::info!("from a child");
@@ -296,8 +297,8 @@ fn without_wait() {
         })
         .start()
         .unwrap();
-    multiproc::capture_output().unwrap();
-    multiproc::at_exit(-1, move || drop(release));
+    multiproc::log::capture_output().unwrap();
+    multiproc::process::at_exit(-1, move || drop(release));
     let child = Process::new(
         || {
             for number in 0..200 {
@@ -456,9 +457,9 @@ fn is_socket(number: i32) -> bool {
 /// Prints which of the process's threads would take a SIGTERM.
 fn signals() {
     // With standby, its thread would exist or not, depending on timing.
-    multiproc::set_standby(false);
-    multiproc::relay_logs().unwrap();
-    multiproc::capture_output().unwrap();
+    multiproc::process::set_standby(false);
+    multiproc::log::relay_logs().unwrap();
+    multiproc::log::capture_output().unwrap();
     // The relay's and the capture's threads have both begun once a child has been waited for.
     Process::new(|| (), ()).start().unwrap().wait().unwrap();
     let mut takers: Vec<String> = std::fs::read_dir("/proc/self/task")
@@ -481,7 +482,7 @@ fn nearest() {
     let child = Process::new(
         || {
             // This has no effect: they are relayed already.
-            multiproc::relay_logs().unwrap();
+            multiproc::log::relay_logs().unwrap();
             Process::new(|| log::info!(target: "x", "to the top"), ()).start().unwrap().wait().unwrap();
             LogRelay::new()
                 .level(LevelFilter::Info)
@@ -503,7 +504,7 @@ fn few_descriptors() {
         .handler(|record| say(&format!("{}", record.message().len())))
         .start()
         .unwrap();
-    multiproc::capture_output().unwrap();
+    multiproc::log::capture_output().unwrap();
     let child = Process::new(
         || {
             // The line is written when the parent has no descriptor left either.
@@ -538,7 +539,7 @@ fn write_raw(number: i32, bytes: &[u8]) {
 
 /// Children that print their lines in small pieces, all at the same time.
 fn partial_lines() {
-    multiproc::capture_output().unwrap();
+    multiproc::log::capture_output().unwrap();
     let children: Vec<_> = (0..3)
         .map(|_| {
             let child = Process::new(
@@ -576,16 +577,17 @@ fn everything_printed() {
     captured.wait().unwrap();
     say("waited");
     Process::new(|| println!("as it is"), ()).start().unwrap().wait().unwrap();
-    multiproc::capture_output().unwrap();
+    multiproc::log::capture_output().unwrap();
     Process::new(|| println!("as it is too"), ()).capture_output(false).start().unwrap().wait().unwrap();
-    let null =
-        Process::new(|| println!("nowhere"), ()).stdout(multiproc::Stdio::null()).stderr(multiproc::Stdio::null());
+    let null = Process::new(|| println!("nowhere"), ())
+        .stdout(multiproc::process::Stdio::null())
+        .stderr(multiproc::process::Stdio::null());
     null.start().unwrap().wait().unwrap();
     let one = || {
         println!("nowhere");
         eprintln!("captured");
     };
-    Process::new(one, ()).name("one").stdout(multiproc::Stdio::null()).start().unwrap().wait().unwrap();
+    Process::new(one, ()).name("one").stdout(multiproc::process::Stdio::null()).start().unwrap().wait().unwrap();
     let panics = Process::new(
         || {
             Process::new(|| println!("a grandchild"), ()).start().unwrap().wait().unwrap();
@@ -600,7 +602,7 @@ fn everything_printed() {
 
 /// Bytes of every value, and a line that exceeds the limit for a line.
 fn binary() {
-    multiproc::capture_output().unwrap();
+    multiproc::log::capture_output().unwrap();
     let child = Process::new(
         || {
             let every: Vec<u8> = (0..=255).collect();
@@ -617,7 +619,7 @@ fn binary() {
 /// A program that outlives the child holds its pipes open; it is never waited for.
 #[allow(clippy::zombie_processes)]
 fn held_open() {
-    multiproc::capture_output().unwrap();
+    multiproc::log::capture_output().unwrap();
     let child = Process::new(
         || {
             print!("begun ");

@@ -1,6 +1,7 @@
 //! Processes that use `tracing`, with different receivers in their main process, by scenario.
 
-use multiproc::{LevelFilter, Process, StartMethod};
+use multiproc::log::LevelFilter;
+use multiproc::{Process, StartMethod};
 use multiproc_programs::say;
 use tracing::{Level, debug, info, info_span, warn};
 
@@ -22,7 +23,7 @@ fn main() {
         }
         other => panic!("no scenario {other:?}"),
     }
-    multiproc::relay_logs().unwrap();
+    multiproc::log::relay_logs().unwrap();
     info!("its own");
     let child = Process::new(
         || {

@@ -7,4 +7,5 @@ pub mod readers;
 #[allow(unsafe_code)]
 pub mod robust_word;
 pub mod spin_lock;
+#[cfg(not(loom))]
 pub mod users;

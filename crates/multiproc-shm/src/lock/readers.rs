@@ -6,17 +6,17 @@
 //! each of them has a word of its own, the kernel marks the word of one that dies, and wakes the
 //! writer that waits for it. After the idea of the "big reader" locks of the Linux kernel.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-
-use multiproc_os::robust::Thread;
+use std::sync::atomic::Ordering::SeqCst;
 
 use crate::lock::parts::{Division, Part};
 use crate::lock::robust_word::{LockMapping, PoisonableWord, Refusal, RobustWord};
-use crate::memory::segment::{Layout, layout};
+use crate::loom::atomic::AtomicU32;
+use crate::loom::robust::Thread;
+use crate::memory::layout::{Layout, layout};
 use crate::wait::deadline::Deadline;
 
 /// The largest number of readers at a time.
-pub const MOST: usize = 4096;
+pub const MOST: usize = if cfg!(loom) { 2 } else { 4096 };
 
 /// The number of words: the turnstile, and the slots.
 pub const WORDS: usize = 1 + MOST;

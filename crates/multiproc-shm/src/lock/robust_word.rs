@@ -8,15 +8,19 @@
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+#[cfg(not(loom))]
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use multiproc_os::futex::{self, Woken};
-use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word, copy_number};
-use multiproc_os::{poll, threads};
+use multiproc_os::poll;
 
-use crate::memory::segment::{AnyBytes, Layout, Segment, layout};
+use crate::loom::atomic::{AtomicU32, AtomicU64};
+use crate::loom::futex::{self, Woken};
+use crate::loom::robust::{OWNER, OWNER_DIED, Thread, WAITERS, WORD_SHIFT, Word, copy_number};
+use crate::loom::threads;
+use crate::memory::layout::{AnyBytes, Layout, layout};
+use crate::memory::segment::Segment;
 use crate::wait::backoff::Backoff;
 use crate::wait::deadline::Deadline;
 #[cfg(feature = "async")]
@@ -49,6 +53,13 @@ pub struct RobustWord(Word);
 
 // SAFETY: it is made of atomic integers.
 unsafe impl AnyBytes for RobustWord {}
+
+#[cfg(loom)]
+impl crate::loom::atomic::Zeroed for RobustWord {
+    fn zeroed() -> RobustWord {
+        RobustWord(Word::zeroed())
+    }
+}
 
 /// A word and its turn, as read at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -464,6 +475,7 @@ impl<L: Layout, const N: usize> Deref for LockMapping<L, N> {
     }
 }
 
+#[cfg(not(loom))]
 impl<L: Layout, const N: usize> AsFd for LockMapping<L, N> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.as_fd()
@@ -635,7 +647,7 @@ impl PoisonableWord {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -7,15 +7,15 @@
 //! which takes two stores.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use multiproc_os::futex::{self, Woken};
-use multiproc_os::robust::{OWNER, OWNER_DIED, Thread, WAITERS};
-use multiproc_os::threads;
-
-use crate::memory::segment::AnyBytes;
+use crate::loom::atomic::AtomicU32;
+use crate::loom::futex::{self, Woken};
+use crate::loom::robust::{OWNER, OWNER_DIED, Thread, WAITERS};
+use crate::loom::threads;
+use crate::memory::layout::AnyBytes;
 use crate::wait::backoff::Backoff;
 
 /// No running thread holds a spin lock for that long. A stopped one may.
@@ -135,6 +135,13 @@ pub struct RobustSpinLock(AtomicU32);
 #[allow(unsafe_code)]
 unsafe impl AnyBytes for RobustSpinLock {}
 
+#[cfg(loom)]
+impl crate::loom::atomic::Zeroed for RobustSpinLock {
+    fn zeroed() -> RobustSpinLock {
+        RobustSpinLock(AtomicU32::new(0))
+    }
+}
+
 /// A spin lock that is held.
 #[must_use]
 #[derive(Debug)]
@@ -147,7 +154,7 @@ pub struct RobustSpinGuard<'a> {
 }
 
 impl RobustSpinLock {
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     const fn new() -> RobustSpinLock {
         RobustSpinLock(AtomicU32::new(0))
     }
@@ -298,7 +305,7 @@ impl Drop for RobustSpinGuard<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;

@@ -113,3 +113,29 @@ pub fn kind_of<T>() -> [u64; 3] {
     let name = type_name::<T>().bytes().fold(0xcbf2_9ce4_8422_2325, mix);
     [size_of::<T>() as u64, align_of::<T>() as u64, name]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn type_mismatch() {
+        let words: [AtomicU64; 4] = [const { AtomicU64::new(u64::MAX) }; 4];
+        // SAFETY: any bytes are one, it is as large and as aligned as the words, which are atomic
+        // or `UnsafeCell`s in both types, and are borrowed for as long.
+        let cell = unsafe { &*(&raw const words).cast::<Cell<[u32; 2]>>() };
+        assert!(cell.check().is_err());
+        // SAFETY: no other thread has it.
+        unsafe {
+            assert_eq!(*cell.get(), [u32::MAX; 2]);
+            cell.begin_with([1, 2]);
+            cell.get_mut()[0] = 7;
+            assert_eq!(*cell.get(), [7, 2]);
+        }
+        assert!(cell.check().is_ok());
+        // SAFETY: as above.
+        let other = unsafe { &*(&raw const words).cast::<Cell<[f32; 2]>>() };
+        assert_eq!(other.check().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(words[3].load(Relaxed).to_ne_bytes(), bytemuck::cast::<[u32; 2], [u8; 8]>([7, 2]));
+    }
+}

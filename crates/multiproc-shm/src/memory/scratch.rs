@@ -2,7 +2,9 @@
 //! since other processes may write to them at the same time.
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::loom::atomic::AtomicU64;
 
 /// Writes `bytes` into `words`; the last word is padded with zeros.
 #[inline]
@@ -106,7 +108,7 @@ impl Scratch {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

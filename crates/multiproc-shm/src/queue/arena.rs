@@ -7,16 +7,17 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use multiproc_os::clock;
 use multiproc_os::identity::Identity;
-use multiproc_os::shared_memory::{PAGE, SharedFile};
 
 use crate::lock::spin_lock::{RobustSpinGuard, RobustSpinLock};
+use crate::loom::atomic::{AtomicU32, AtomicU64};
+use crate::loom::shared_memory::{PAGE, SharedFile};
 use crate::memory::growable_mapping::GrowableMapping;
-use crate::memory::segment::Layout;
+use crate::memory::layout::{Layout, layout};
 
 /// Size of the smallest block, and of the largest, as powers of two.
 const SMALLEST: u32 = 12;
@@ -51,26 +52,26 @@ const TIME_PER_MIB: u64 = 1;
 /// The position of a block that is not in the queue.
 pub const NOWHERE: u64 = u64::MAX;
 
-/// The shared part of an arena. An arena without blocks is all zeros.
-#[derive(Debug)]
-#[repr(C)]
-pub struct ArenaHeader {
-    spin_lock: RobustSpinLock,
-    /// Number of descriptors.
-    count: AtomicU32,
-    /// Offset of the next new block from the first one.
-    end: AtomicU64,
-    /// Bytes of memory that the free blocks have.
-    kept: AtomicU64,
-    /// The number of descriptors at which blocks of dead processes are next searched for.
-    next_look: AtomicU32,
-    _unused: AtomicU32,
-    /// When memory for a large item was last asked for, and the time before that, in milliseconds
-    /// of the system's clock.
-    last_large: AtomicU64,
-    large_before: AtomicU64,
-    /// The first free block of each size, plus one.
-    free: [AtomicU32; (LARGEST + 1) as usize],
+layout! {
+    /// The shared part of an arena. An arena without blocks is all zeros.
+    pub struct ArenaHeader {
+        spin_lock: RobustSpinLock,
+        /// Number of descriptors.
+        count: AtomicU32,
+        /// Offset of the next new block from the first one.
+        end: AtomicU64,
+        /// Bytes of memory that the free blocks have.
+        kept: AtomicU64,
+        /// The number of descriptors at which blocks of dead processes are next searched for.
+        next_look: AtomicU32,
+        _unused: AtomicU32,
+        /// When memory for a large item was last asked for, and the time before that, in milliseconds
+        /// of the system's clock.
+        last_large: AtomicU64,
+        large_before: AtomicU64,
+        /// The first free block of each size, plus one.
+        free: [AtomicU32; (LARGEST + 1) as usize],
+    }
 }
 
 #[doc(hidden)]
@@ -485,7 +486,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::memory::segment::Segment;

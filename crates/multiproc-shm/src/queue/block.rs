@@ -82,6 +82,7 @@ impl<S: Deref<Target = Store>> Block<S> {
         unsafe { bytes_of(self.store.blocks(), self.index, self.len) }
     }
 
+    #[cfg(not(loom))]
     /// Maps the bytes that the block contains privately: what is written there is copied, page by
     /// page, and seen by nobody else. Returns the mapping and the offset of the bytes in it.
     pub(super) fn copy_on_write(&self) -> io::Result<(Mapping, usize)> {

@@ -3,9 +3,10 @@
 //! Consumers keep no count, so a consumer that dies can't leave one wrong: the record at the head
 //! says how many items were put before it, and all of those have been taken. See `QUEUE.md`, "Put".
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::lock::spin_lock::Stalled;
+use crate::loom::atomic::{AtomicU64, fence};
 use crate::queue::arena::State;
 use crate::queue::error::Error;
 use crate::queue::layout::{ARMED, LIMITED};

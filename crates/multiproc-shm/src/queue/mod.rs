@@ -10,30 +10,39 @@ pub mod arena;
 #[allow(unsafe_code)]
 pub mod block;
 mod close;
+#[cfg(not(loom))]
 pub mod end;
 mod error;
 pub mod item;
+#[cfg(not(loom))]
 mod item_buffer;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod joinable;
 mod layout;
 pub mod leases;
 mod limits;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod message;
 mod put;
+#[cfg(not(loom))]
 mod readiness;
 mod ring;
 pub mod role;
 pub mod store;
 mod take;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod model;
 
+#[cfg(not(loom))]
 pub use end::{Consumer, End, Producer, Queue};
 pub use error::Error;
+#[cfg(not(loom))]
 pub use item_buffer::ItemBuffer;
+#[cfg(not(loom))]
 pub use joinable::{JoinableQueue, Lease, Task};
 pub use limits::Limits;
+#[cfg(not(loom))]
 pub use message::Message;

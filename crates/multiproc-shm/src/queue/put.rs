@@ -2,12 +2,13 @@
 //! tail, in the last step, is the put. See `QUEUE.md`, "Put".
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::time::Instant;
 
 use multiproc_os::prefetch;
 
 use crate::lock::spin_lock::{Limit, Stalled, within};
+use crate::loom::atomic::AtomicU64;
 use crate::memory::scratch::copy_in;
 use crate::queue::arena::State;
 use crate::queue::block::QUIET;

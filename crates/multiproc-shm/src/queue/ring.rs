@@ -2,8 +2,9 @@
 //! and shrinks when it is empty. See `QUEUE.md`, "The memory" and "Put".
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, fence};
+use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 
+use crate::loom::atomic::{AtomicU64, fence};
 use crate::memory::scratch::Scratch;
 use crate::queue::error::Error;
 use crate::queue::layout::{

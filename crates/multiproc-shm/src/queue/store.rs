@@ -8,12 +8,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 
 use multiproc_os::fd_queue::FdQueue;
 
 use crate::lock::fork_mutex::ForkMutex;
 use crate::lock::spin_lock::{RobustSpinGuard, Stalled};
+use crate::loom::atomic::AtomicU64;
 use crate::memory::growable_mapping::GrowableMapping;
 use crate::memory::once_box::OnceBox;
 use crate::memory::segment::Segment;
@@ -96,10 +97,39 @@ impl Store {
         })
     }
 
+    /// Whether any item has been put, for models.
+    #[cfg(loom)]
+    pub(crate) fn has_had_items(&self) -> bool {
+        self.shared.tail.0.load(SeqCst) != 0
+    }
+
+    /// The queue as another process of a model has it.
+    #[cfg(loom)]
+    pub(crate) fn share(&self) -> Store {
+        Store {
+            shared: self.shared.share(),
+            ring: GrowableMapping::new(RING_AT, SMALLEST),
+            arena: Arena::new(),
+            fd_queue: FdQueue::from_fd(self.fd_queue.as_fd().try_clone_to_owned().unwrap()).unwrap(),
+            items: self.items.clone(),
+            room: self.room.clone(),
+            takers: self.takers.clone(),
+            change_rate: ChangeRate::default(),
+            ready_fd: OnceBox::new(),
+            polled: AtomicBool::new(false),
+            to_give_back: ForkMutex::new(Vec::new()),
+            seen_tail: AtomicU64::new(0),
+            flags: self.flags,
+            limits: self.limits,
+            leases: Leases::default(),
+        }
+    }
+
     /// Opens a queue from the descriptors that [`to_send`](Store::to_send) returned.
     ///
     /// # Errors
     /// `InvalidData` if the descriptors are anything else.
+    #[cfg(not(loom))]
     pub fn open(fds: Vec<OwnedFd>) -> io::Result<Store> {
         let mut fds = fds.into_iter();
         let mut next =
@@ -134,6 +164,7 @@ impl Store {
 
     /// Duplicates the descriptors that make up a queue, for another process, which can take items
     /// (`takes`) or can't.
+    #[cfg(not(loom))]
     pub fn to_send(&self, takes: bool) -> io::Result<Vec<OwnedFd>> {
         let mut fds = vec![
             self.shared.as_fd().try_clone_to_owned()?,
@@ -148,6 +179,7 @@ impl Store {
     }
 
     /// The memory file, for tests that corrupt it.
+    #[cfg(not(loom))]
     #[doc(hidden)]
     pub fn file(&self) -> &multiproc_os::shared_memory::SharedFile {
         self.shared.file()

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Instant;
 
 use multiproc_os::fd_budget;
@@ -13,6 +13,7 @@ use multiproc_os::identity::Identity;
 use multiproc_os::prefetch;
 
 use crate::lock::spin_lock::Stalled;
+use crate::loom::atomic::fence;
 use crate::memory::scratch::Scratch;
 use crate::queue::arena::State;
 use crate::queue::block::{QUIET, fill};

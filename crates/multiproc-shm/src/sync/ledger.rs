@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,13 @@ use multiproc_os::fork_local::ForkLocal;
 use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
-use crate::memory::segment::{Layout, Segment, layout};
+use crate::loom::atomic::{AtomicU32, AtomicU64};
+use crate::memory::layout::{Layout, layout};
+use crate::memory::segment::Segment;
 use crate::wait::wait_queue::Watched;
 
 /// The number of entries beside the object.
-const NEAR: usize = 32;
+const NEAR: usize = if cfg!(loom) { 1 } else { 32 };
 /// The number of entries behind it: as many as there can be processes by default, and some to
 /// spare.
 const FAR: usize = 65536;

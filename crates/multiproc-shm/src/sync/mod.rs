@@ -23,21 +23,37 @@
 //! After fork(2), the child may use all objects at once, also if the parent has other threads. What
 //! the parent holds isn't held by the child.
 
+#[cfg(not(loom))]
 pub mod barrier;
+#[cfg(not(loom))]
 pub mod condition;
+#[cfg(not(loom))]
 pub mod error;
+#[cfg(not(loom))]
 pub mod event;
 pub mod ledger;
+#[cfg(not(loom))]
 pub mod lock;
+#[cfg(not(loom))]
 pub mod process_lock;
+#[cfg(not(loom))]
 pub mod rwlock;
+#[cfg(not(loom))]
 pub mod semaphore;
 
+#[cfg(not(loom))]
 pub use barrier::{Barrier, BarrierError};
+#[cfg(not(loom))]
 pub use condition::{Condition, ConditionError};
+#[cfg(not(loom))]
 pub use error::{Acquired, ReleaseError, WaitError};
+#[cfg(not(loom))]
 pub use event::Event;
+#[cfg(not(loom))]
 pub use lock::Lock;
+#[cfg(not(loom))]
 pub use process_lock::ProcessLock;
+#[cfg(not(loom))]
 pub use rwlock::RwLock;
+#[cfg(not(loom))]
 pub use semaphore::Semaphore;

@@ -3,7 +3,10 @@
 pub mod backoff;
 pub mod change_rate;
 pub mod deadline;
+#[cfg(not(loom))]
 pub mod notifier;
+#[cfg(loom)]
+pub(crate) use crate::loom::notifier;
 pub mod ready_fd;
 #[cfg(feature = "async")]
 pub mod wait_async;

@@ -10,15 +10,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use multiproc_os::futex::{self, Woken};
 use multiproc_os::wake_pipe::WakeReason;
 use multiproc_os::{inotify, poll};
 
 use crate::lock::spin_lock::Stalled;
-use crate::memory::segment::layout;
+use crate::loom::atomic::{AtomicU32, fence};
+use crate::loom::futex::{self, Woken};
+use crate::memory::layout::layout;
 use crate::wait::backoff::Backoff;
 use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
 
@@ -161,6 +162,18 @@ pub trait WaitOp {
     }
 }
 
+/// A fence between the change and the load of `parked`. The sequentially consistent operation
+/// between them is none for a change by a release store, such as that to a queue's tail: to C++20,
+/// the load may come before the change. Processors of the x86 family have made that operation a
+/// locked instruction, which is a full barrier, so only the compiler must be kept from reordering.
+#[inline(always)]
+fn fence_after_rmw() {
+    #[cfg(all(any(target_arch = "x86", target_arch = "x86_64"), not(any(loom, miri))))]
+    std::sync::atomic::compiler_fence(SeqCst);
+    #[cfg(not(all(any(target_arch = "x86", target_arch = "x86_64"), not(any(loom, miri)))))]
+    fence(SeqCst);
+}
+
 fn is_over(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
@@ -184,10 +197,11 @@ impl WaitQueue {
     }
 
     /// Must be called after a change that up to `count` waiters may have waited for. The change
-    /// must have been made by a sequentially consistent operation, or be followed by one, such as
-    /// the release of a spin lock.
+    /// must have been made by a sequentially consistent store or read-modify-write operation, or be
+    /// followed by one, such as the release of a spin lock.
     #[inline]
     pub fn after_change(&self, count: u32) {
+        fence_after_rmw();
         if self.parked.load(SeqCst) != 0 {
             self.wake(count);
         }
@@ -198,6 +212,14 @@ impl WaitQueue {
         self.parked.store(0, SeqCst);
         self.turn.fetch_add(1, SeqCst);
         futex::wake(&self.turn, count);
+    }
+
+    /// Says that the caller may sleep on `turn`, before it checks whether it must.
+    fn park(&self) {
+        self.parked.store(1, SeqCst);
+        // With the fence in `after_change`: either the caller sees the change, or the process that
+        // makes it sees the flag. Whatever the ordering of the accesses to the state.
+        fence(SeqCst);
     }
 
     /// Sets the flag that [`before_change`](WaitQueue::before_change) reads, and removes the tokens
@@ -242,7 +264,7 @@ impl WaitQueue {
             if let Some(outcome) = self.wait_on_futex(deadline, op)? {
                 // Of several sleepers, one was woken. This one wakes the next, if there is a reason
                 // to.
-                self.parked.store(1, SeqCst);
+                self.park();
                 if op.more() {
                     self.wake(1);
                 }
@@ -277,8 +299,10 @@ impl WaitQueue {
         let is_last = deadline.is_some_and(|deadline| deadline <= end);
         let end = deadline.map_or(end, |deadline| deadline.min(end));
         loop {
-            self.parked.store(1, SeqCst);
+            // In this order: a waker that resets `parked` after it is set here changes `turn` after
+            // that, and so after it was read.
             let turn = self.turn.load(SeqCst);
+            self.park();
             if let Some(outcome) = op.attempt() {
                 return Ok(Some(outcome));
             }

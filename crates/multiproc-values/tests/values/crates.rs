@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::str::FromStr;
 
-use multiproc::{Queue, one_way};
+use multiproc::Queue;
+use multiproc::connection::one_way;
 use multiproc_values::oracle::judge;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,9 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::for_each_method;
-use multiproc::{GetError, Process, Queue, StartMethod, one_way};
+use multiproc::connection::one_way;
+use multiproc::queue::GetError;
+use multiproc::{Process, Queue, StartMethod};
 use multiproc_values::Rng;
 use multiproc_values::oracle::{by_cbor, by_json, judge};
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};

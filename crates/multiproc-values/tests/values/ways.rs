@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 
 use crate::common::for_each_method;
-use multiproc::{Process, Queue, StartMethod, one_way};
+use multiproc::connection::one_way;
+use multiproc::{Process, Queue, StartMethod};
 use multiproc_values::oracle::{by_json, compare};
 use multiproc_values::types::*;
 use multiproc_values::{Any, Rng};

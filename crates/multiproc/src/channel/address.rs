@@ -13,7 +13,7 @@ use multiproc_os::random;
 use multiproc_os::socket::Place;
 use serde::{Deserialize, Serialize};
 
-/// The address of a [`Listener`](crate::Listener), to which clients [`connect`](crate::connect).
+/// The address of a [`Listener`](crate::connection::Listener), to which clients [`connect`](crate::connection::connect).
 ///
 /// An address can be sent to other processes. Paths (`&str`, `&Path`, `PathBuf`) and
 /// [`SocketAddr`]s (or pairs of an IP address and a port) convert into one. Converting a string
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// of address, such as a command-line argument.
 ///
 /// ```
-/// use multiproc::Address;
+/// use multiproc::connection::Address;
 ///
 /// assert_eq!(Address::from("/run/my.socket").to_string(), "/run/my.socket");
 /// let address: std::net::SocketAddr = "127.0.0.1:5000".parse().unwrap();
@@ -43,7 +43,7 @@ pub enum Address {
     /// connect. Without a key, only processes of the same user or of root are accepted.
     Abstract(Vec<u8>),
     /// A TCP socket. With port 0 the system chooses the port:
-    /// [`Listener::local_address`](crate::Listener::local_address) returns it.
+    /// [`Listener::local_address`](crate::connection::Listener::local_address) returns it.
     Tcp(SocketAddr),
 }
 

@@ -21,7 +21,7 @@ use super::link_error::RefusalReason;
 /// argument or in a message. Its `Debug` output does not show it.
 ///
 /// ```
-/// use multiproc::Key;
+/// use multiproc::connection::Key;
 ///
 /// let random = Key::random()?;
 /// assert_ne!(random, Key::random()?);

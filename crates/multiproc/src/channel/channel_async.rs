@@ -87,7 +87,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Like [`recv`](Receiver::recv), in `async` code on any executor.
     ///
     /// ```
-    /// use multiproc::{Process, Sender, one_way};
+    /// use multiproc::connection::{Sender, one_way};
+    /// use multiproc::Process;
     ///
     /// fn worker(results: Sender<u32>) {
     ///     results.send(42).unwrap();
@@ -105,7 +106,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// The message is taken by the poll that completes the future: a future that is dropped before
     /// that, in a `select!` or at a timeout, has taken nothing. See
-    /// [`JoinFuture`](crate::JoinFuture) for what wakes it.
+    /// [`JoinFuture`](crate::process::JoinFuture) for what wakes it.
     ///
     /// # Errors
     /// Those of [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait
@@ -119,7 +120,8 @@ impl<T> Receiver<T> {
     /// Like [`recv_bytes`](Receiver::recv_bytes), in `async` code on any executor.
     ///
     /// ```
-    /// use multiproc::{Process, Sender, one_way};
+    /// use multiproc::connection::{Sender, one_way};
+    /// use multiproc::Process;
     ///
     /// fn worker(results: Sender<()>) {
     ///     results.send_bytes(b"done").unwrap();
@@ -167,7 +169,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// # #[multiproc::main]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (sender, receiver) = multiproc::one_way()?;
+    /// let (sender, receiver) = multiproc::connection::one_way()?;
     /// let both = tokio::join!(
     ///     async { for _ in 0..100 { sender.send_async(vec![7_u8; 30_000]).await.unwrap() } },
     ///     async { for _ in 0..100 { assert_eq!(receiver.recv_async().await.unwrap().len(), 30_000) } },
@@ -180,7 +182,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// If the future is dropped before it completes, the message is not sent, and is dropped with
     /// it. Over TCP, a part of the message may have been sent by then; the rest is sent before the
     /// next message, and the message arrives then, as after
-    /// [`Unfinished`](crate::SendErrorKind::Unfinished). The future takes two descriptors while it
+    /// [`Unfinished`](crate::connection::SendErrorKind::Unfinished). The future takes two descriptors while it
     /// waits.
     ///
     /// # Errors
@@ -209,7 +211,8 @@ impl<T> Sender<T> {
     /// Like [`send_bytes`](Sender::send_bytes), in `async` code on any executor.
     ///
     /// ```
-    /// use multiproc::{Process, Receiver};
+    /// use multiproc::connection::Receiver;
+    /// use multiproc::Process;
     ///
     /// fn worker(receiver: Receiver<()>) -> usize {
     ///     receiver.recv_bytes().unwrap().len()
@@ -218,7 +221,7 @@ impl<T> Sender<T> {
     /// # #[multiproc::main]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (sender, receiver) = multiproc::one_way::<()>()?;
+    /// let (sender, receiver) = multiproc::connection::one_way::<()>()?;
     /// let child = Process::new(worker, (receiver,)).start()?;
     /// sender.send_bytes_async(&vec![7; 1_000_000]).await?;
     /// assert_eq!(child.await?, 1_000_000);
@@ -328,7 +331,8 @@ impl Listener {
     /// Like [`accept`](Listener::accept), in `async` code on any executor.
     ///
     /// ```
-    /// use multiproc::{Address, Key, Listener, Process, connect};
+    /// use multiproc::connection::{Address, Key, Listener, connect};
+    /// use multiproc::Process;
     ///
     /// fn client(address: Address, key: Key) {
     ///     connect::<u32, u32>(address, key).unwrap().send(7).unwrap();

@@ -1,4 +1,4 @@
-//! [`connect`]: the client's side of the handshake with a [`Listener`](crate::Listener).
+//! [`connect`]: the client's side of the handshake with a [`Listener`](crate::connection::Listener).
 //! [CONNECTION.md](CONNECTION.md) has the protocol.
 
 use std::io;
@@ -24,14 +24,14 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// refused the client for lack of room; see [`is_reset`].
 const RESETS: u32 = 10;
 
-/// Connects to a [`Listener`](crate::Listener) at `address` that has the same key, in any process
+/// Connects to a [`Listener`](crate::connection::Listener) at `address` that has the same key, in any process
 /// of this or another program. Python's `multiprocessing.connection.Client`.
 ///
 /// The types mirror those of the other side: what this end sends, the other end receives. Waits
 /// until the listener accepts, for up to 20 seconds; see [`connect_timeout`]. If the listener has
 /// no room for another client at the moment, this tries again within that time.
 ///
-/// See [`Listener`](crate::Listener) for an example, and for what a key protects against.
+/// See [`Listener`](crate::connection::Listener) for an example, and for what a key protects against.
 ///
 /// # Errors
 /// [`ConnectError`], with the reason: no process listens there, the keys differ, the peer speaks
@@ -48,7 +48,7 @@ pub fn connect<S, R>(
 /// ```
 /// use std::time::Duration;
 ///
-/// use multiproc::{Address, Listener, connect_timeout};
+/// use multiproc::connection::{Address, Listener, connect_timeout};
 ///
 /// let address = Address::unique();
 /// let timeout = Duration::from_millis(10);

@@ -30,7 +30,7 @@ use crate::transfer::fd_bundle::FdBundle;
 use crate::transfer::payload::Payload;
 use crate::transfer::shared::Body;
 
-/// The sending end of a pipe. See [`one_way`](crate::one_way).
+/// The sending end of a pipe. See [`one_way`](crate::connection::one_way).
 ///
 /// Any number of threads and processes may send on one end, or on clones of it: messages never mix.
 /// An end can be sent to another process, which then has an end of its own. When the last sending
@@ -56,7 +56,7 @@ pub struct Sender<T> {
     types: PhantomData<fn(T)>,
 }
 
-/// The receiving end of a pipe. See [`one_way`](crate::one_way).
+/// The receiving end of a pipe. See [`one_way`](crate::connection::one_way).
 ///
 /// Several threads and processes may receive on one end, or on clones of it: each message goes to
 /// one of them. A process that is killed while it receives loses at most the message that it was
@@ -74,8 +74,8 @@ pub struct Receiver<T> {
     types: PhantomData<fn() -> T>,
 }
 
-/// One end of a [`pipe`](crate::pipe), or of a connection that a [`Listener`](crate::Listener) has
-/// accepted or [`connect`](crate::connect) has made. It sends `S` and receives `R`.
+/// One end of a [`pipe`](crate::pipe), or of a connection that a [`Listener`](crate::connection::Listener) has
+/// accepted or [`connect`](crate::connection::connect) has made. It sends `S` and receives `R`.
 ///
 /// A connection is a [`Sender`] and a [`Receiver`] in one, and behaves as they do with regard to
 /// clones, threads, processes and disconnection. Its descriptor is that of its receiver.
@@ -265,7 +265,7 @@ impl<T> Receiver<T> {
     /// ```
     /// use std::time::Duration;
     ///
-    /// let (sender, receiver) = multiproc::one_way::<u8>()?;
+    /// let (sender, receiver) = multiproc::connection::one_way::<u8>()?;
     /// assert!(!receiver.poll(Duration::ZERO)?);
     /// sender.send(1)?;
     /// assert!(receiver.poll(None)?);
@@ -337,7 +337,7 @@ impl<T> Receiver<T> {
     /// reuses its memory.
     ///
     /// ```
-    /// let (sender, receiver) = multiproc::one_way::<()>()?;
+    /// let (sender, receiver) = multiproc::connection::one_way::<()>()?;
     /// let mut buffer = Vec::new();
     /// for text in ["one", "two"] {
     ///     sender.send_bytes(text.as_bytes())?;
@@ -382,7 +382,7 @@ impl<T> Receiver<T> {
 
     /// Returns the greatest length of a message in bytes, in its encoded form. A longer message is
     /// an error, and is discarded. The ends of a pipe have no limit; for connections between
-    /// programs see [`Listener::max_message`](crate::Listener::max_message).
+    /// programs see [`Listener::max_message`](crate::connection::Listener::max_message).
     pub fn max_message(&self) -> u64 {
         self.limit
     }
@@ -470,7 +470,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// errors are items, and the iteration goes on after them.
     ///
     /// ```
-    /// let (sender, receiver) = multiproc::one_way()?;
+    /// let (sender, receiver) = multiproc::connection::one_way()?;
     /// sender.send("one".to_string())?;
     /// sender.send("two".to_string())?;
     /// drop(sender);

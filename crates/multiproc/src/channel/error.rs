@@ -24,7 +24,7 @@ pub enum SendErrorKind {
     #[error("the other end is closed")]
     Disconnected,
     /// There is no room now: the other end must receive a message first, or too many of the user's
-    /// descriptors are in flight, in any pipes (see [`Sender::send`](crate::Sender::send)). Only
+    /// descriptors are in flight, in any pipes (see [`Sender::send`](crate::connection::Sender::send)). Only
     /// from the `try_send` methods.
     #[error("there is no room now")]
     Full,

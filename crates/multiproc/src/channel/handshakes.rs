@@ -829,7 +829,7 @@ const _: () = assert!(HELLO <= SECOND && PROOF <= SECOND, "the buffer has room f
 #[cfg(any(test, fuzzing))]
 pub(crate) fn hears(bytes: &[u8], keyed: bool, proves: bool) -> bool {
     let key = keyed.then(|| Key::new("key"));
-    let (to_backlog, backlog) = crate::one_way().expect("a pipe");
+    let (to_backlog, backlog) = crate::channel::pipe::one_way().expect("a pipe");
     let (listening, _) = fd_passing::pair().expect("a socket pair");
     let shared = ListenerShared { listening, key: key.clone(), tcp: false, same_user: false, to_backlog, backlog };
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
@@ -873,7 +873,7 @@ mod tests {
 
     #[test]
     fn refusals_are_rate_limited() {
-        let (to_backlog, backlog) = crate::one_way().unwrap();
+        let (to_backlog, backlog) = crate::channel::pipe::one_way().unwrap();
         let (listening, _) = fd_passing::pair().unwrap();
         let shared = ListenerShared { listening, key: None, tcp: false, same_user: false, to_backlog, backlog };
         let mut handshakes = Handshakes::open(&shared, &Epoll::new().unwrap()).unwrap();

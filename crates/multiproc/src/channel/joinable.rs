@@ -91,7 +91,7 @@ impl<T> JoinableQueue<T> {
 
     /// Creates a queue for at most `items` items at a time, with at most `bytes` bytes in their
     /// encoded form together. Items that have been taken don't count. An item of more than `bytes`
-    /// bytes is [refused](crate::PutErrorKind::TooLarge).
+    /// bytes is [refused](crate::queue::PutErrorKind::TooLarge).
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).

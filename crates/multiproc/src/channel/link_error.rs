@@ -5,7 +5,7 @@ use std::io;
 
 use super::address::{Address, Peer};
 
-/// A connection could not be made. See [`connect`](crate::connect).
+/// A connection could not be made. See [`connect`](crate::connection::connect).
 pub struct ConnectError {
     pub(crate) address: Address,
     pub(crate) kind: ConnectErrorKind,
@@ -89,7 +89,7 @@ pub enum ConnectErrorKind {
     Io(io::Error),
 }
 
-/// A listener could not be made, or no connection was accepted. See [`Listener`](crate::Listener).
+/// A listener could not be made, or no connection was accepted. See [`Listener`](crate::connection::Listener).
 pub struct ListenError {
     pub(crate) address: Address,
     pub(crate) kind: ListenErrorKind,
@@ -163,7 +163,7 @@ impl std::error::Error for ListenError {
 }
 
 /// A client that connected to a listener and was refused. See
-/// [`Listener::take_refused`](crate::Listener::take_refused).
+/// [`Listener::take_refused`](crate::connection::Listener::take_refused).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub(crate) peer: Peer,

@@ -31,12 +31,13 @@ pub(super) const MAX_MESSAGE: u64 = 1 << 30;
 /// The initial value of [`Listener::handshake_timeout`].
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A server socket to which other processes [`connect`](crate::connect): processes of this program
+/// A server socket to which other processes [`connect`](crate::connection::connect): processes of this program
 /// or of another, on this machine or, over TCP, on any machine. Python's
 /// `multiprocessing.connection.Listener`.
 ///
 /// ```
-/// use multiproc::{Address, Key, Listener, Process, connect};
+/// use multiproc::connection::{Address, Key, Listener, connect};
+/// use multiproc::Process;
 ///
 /// fn client(address: Address, key: Key) {
 ///     let connection = connect::<String, usize>(address, key).unwrap();
@@ -76,7 +77,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 ///
 /// **Many clients** are accepted one after the other: they wait in the backlog, up to the system's
 /// limit of `net.core.somaxconn`. Where there is no room, at the limit of open descriptors, a
-/// client is told to try again, which [`connect`](crate::connect) does until its timeout expires.
+/// client is told to try again, which [`connect`](crate::connection::connect) does until its timeout expires.
 ///
 /// **Several processes** may accept: a listener can be cloned, sent as an argument or in a message,
 /// or copied by a fork, and each connection goes to one of the processes. The listener exists until
@@ -264,7 +265,7 @@ impl Listener {
 
     /// Returns the greatest length in bytes of a message that accepted connections receive. A
     /// longer message is an error, and is discarded. 1 GiB at first, as for connections made by
-    /// [`connect`](crate::connect). See [`Connection::set_max_message`] for a single connection.
+    /// [`connect`](crate::connection::connect). See [`Connection::set_max_message`] for a single connection.
     pub fn max_message(&self) -> u64 {
         self.max_message
     }
@@ -292,7 +293,7 @@ impl Listener {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use multiproc::{Address, Key, Listener, RefusalReason, connect};
+    /// use multiproc::connection::{Address, Key, Listener, RefusalReason, connect};
     ///
     /// let address = Address::unique();
     /// let listener = Listener::bind(&address, Key::new("right"))?;

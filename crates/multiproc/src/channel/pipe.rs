@@ -19,7 +19,8 @@ use crate::create_error::CreateError;
 /// `T` is what the first end sends and the second receives, and `U` is what comes back.
 ///
 /// ```
-/// use multiproc::{Connection, Process, RecvError};
+/// use multiproc::connection::{Connection, RecvError};
+/// use multiproc::Process;
 ///
 /// fn squares(connection: Connection<u64, u64>) {
 ///     while let Ok(number) = connection.recv() {
@@ -52,7 +53,8 @@ pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>), CreateError>
 /// other order.
 ///
 /// ```
-/// use multiproc::{Process, Sender};
+/// use multiproc::connection::Sender;
+/// use multiproc::Process;
 ///
 /// fn count(sender: Sender<u32>) {
 ///     for number in 0..3 {
@@ -62,7 +64,7 @@ pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>), CreateError>
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (sender, receiver) = multiproc::one_way()?;
+/// let (sender, receiver) = multiproc::connection::one_way()?;
 /// Process::new(count, (sender,)).start()?;
 /// let numbers: Result<Vec<u32>, _> = receiver.into_iter().collect(); // to the end: the child has the only sender
 /// assert_eq!(numbers?, [0, 1, 2]);

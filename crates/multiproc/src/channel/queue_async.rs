@@ -61,7 +61,7 @@ impl<T: Sendable, R: CanPut> QueueHandle<T, R> {
     ///
     /// If the future is dropped before it completes, the item has not been put, and is
     /// dropped with it. As with threads, a task that takes while another task waits here
-    /// needs a handle of its own: a clone. See [`JoinFuture`](crate::JoinFuture) for what
+    /// needs a handle of its own: a clone. See [`JoinFuture`](crate::process::JoinFuture) for what
     /// wakes the future; it takes some descriptors while it waits.
     ///
     /// # Errors
@@ -76,7 +76,8 @@ impl<T: Sendable, R: CanGet> QueueHandle<T, R> {
     /// Like [`get`](crate::Queue::get), in `async` code on any executor.
     ///
     /// ```
-    /// use multiproc::{Process, Producer, Queue};
+    /// use multiproc::queue::Producer;
+    /// use multiproc::{Process, Queue};
     ///
     /// fn worker(results: Producer<u32>) {
     ///     results.put(42).unwrap();
@@ -95,7 +96,7 @@ impl<T: Sendable, R: CanGet> QueueHandle<T, R> {
     /// The item is taken by the poll that completes the future: a future that is dropped
     /// before that, in a `select!` or at a timeout, has taken nothing. As with threads, a
     /// task that puts while another task waits here needs a handle of its own: a clone. See
-    /// [`JoinFuture`](crate::JoinFuture) for what wakes the future; it takes some
+    /// [`JoinFuture`](crate::process::JoinFuture) for what wakes the future; it takes some
     /// descriptors while it waits.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::handle::Handle;
 use crate::sync::WaitError;
 
 /// An object that [`wait_any`] can wait for: a [`Child`](crate::Child), a [`Connection`], a
-/// [`Receiver`], a [`Queue`](crate::Queue), a [`Listener`](crate::Listener), any descriptor.
+/// [`Receiver`], a [`Queue`](crate::Queue), a [`Listener`](crate::connection::Listener), any descriptor.
 ///
 /// To implement it for a type of your own, return its descriptor. The other methods are for objects
 /// that may be ready while their descriptor is not readable, or the other way round: one that has
@@ -82,7 +82,7 @@ pub trait Waitable {
 /// which takes some 0.1 ms for a thousand.
 ///
 /// A connection or a receiver is ready when there is a message, or when no sender is left; a queue
-/// when there is an item or it is closed, a [`Consumer`](crate::Consumer) also when no process is
+/// when there is an item or it is closed, a [`Consumer`](crate::queue::Consumer) also when no process is
 /// left that could put an item; a listener when a client may be there; a child when it has ended,
 /// and it has been reaped then; a descriptor when it is readable or closed.
 ///
@@ -94,7 +94,8 @@ pub trait Waitable {
 /// then it returns at once.
 ///
 /// ```
-/// use multiproc::{Process, Sender, wait_any};
+/// use multiproc::connection::Sender;
+/// use multiproc::{Process, wait_any};
 ///
 /// fn speak(sender: Sender<String>) {
 ///     sender.send("hello".into()).unwrap();
@@ -102,7 +103,7 @@ pub trait Waitable {
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (sender, receiver) = multiproc::one_way()?;
+/// let (sender, receiver) = multiproc::connection::one_way()?;
 /// let child = Process::new(speak, (sender,)).start()?;
 /// loop {
 ///     let ready = wait_any(&[&receiver, &child], None)?;
@@ -148,13 +149,13 @@ pub trait Waitable {
 ///
 /// | what | blocking | with a timeout | by descriptor: `wait_any`, `as_fd` and poll(2) | in `async` code |
 /// | --- | --- | --- | --- | --- |
-/// | a process | `wait`, `join` | `wait_timeout`, `join_timeout`, [`wait_all`](crate::wait_all) | [`Child`](crate::Child), [`ProcessHandle`](crate::ProcessHandle) | `.await`; `terminate_async`, `kill_async` |
-/// | an item of a queue | `get` | `get_timeout` | [`Queue`](crate::Queue), [`Consumer`](crate::Consumer), [`JoinableQueue`](crate::JoinableQueue) | `get_async` |
+/// | a process | `wait`, `join` | `wait_timeout`, `join_timeout`, [`wait_all`](crate::wait_all) | [`Child`](crate::Child), [`ProcessHandle`](crate::process::ProcessHandle) | `.await`; `terminate_async`, `kill_async` |
+/// | an item of a queue | `get` | `get_timeout` | [`Queue`](crate::Queue), [`Consumer`](crate::queue::Consumer), [`JoinableQueue`](crate::JoinableQueue) | `get_async` |
 /// | room in a queue | `put` | `put_timeout` | – | `put_async` |
 /// | the end of all tasks | `join` of a `JoinableQueue` | `join_timeout` | – | – |
-/// | a message, or the end | `recv`, `recv_bytes` | `recv_timeout`, `recv_bytes_timeout` | [`Receiver`](crate::Receiver), [`Connection`](crate::Connection) | `recv_async`, `recv_bytes_async` |
+/// | a message, or the end | `recv`, `recv_bytes` | `recv_timeout`, `recv_bytes_timeout` | [`Receiver`](crate::connection::Receiver), [`Connection`](crate::connection::Connection) | `recv_async`, `recv_bytes_async` |
 /// | room in a pipe | `send`, `send_bytes` | `send_timeout`, `send_bytes_timeout` | – | `send_async`, `send_bytes_async` |
-/// | a client | `accept` | `accept_timeout` | [`Listener`](crate::Listener) | `accept_async` |
+/// | a client | `accept` | `accept_timeout` | [`Listener`](crate::connection::Listener) | `accept_async` |
 /// | a lock, a mutex | `lock` | `lock_timeout` | – | `lock_async` |
 /// | a permit | `acquire` | `acquire_timeout` | – | `acquire_async` |
 /// | an event | `wait` | `wait_timeout` | – | `wait_async` |

@@ -51,7 +51,7 @@ use crate::spec::stdio::Streams;
 ///
 /// # #[multiproc::main]
 /// # fn main() -> multiproc::Result<()> {
-/// multiproc::capture_output()?;
+/// multiproc::log::capture_output()?;
 /// Process::new(|| println!("hello"), ()).start()?.wait()?; // [Process-1] hello
 /// # Ok(())
 /// # }
@@ -68,7 +68,8 @@ type Handler = Arc<dyn Fn(&CapturedLine<'_>) + Send + Sync>;
 /// [`capture_output`] with a function that receives the lines.
 ///
 /// ```
-/// use multiproc::{OutputCapture, Process};
+/// use multiproc::log::OutputCapture;
+/// use multiproc::Process;
 /// use std::sync::mpsc;
 ///
 /// # #[multiproc::main]

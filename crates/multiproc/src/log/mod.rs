@@ -1,9 +1,10 @@
-//! The log records and the output of processes.
-//!
-//! [`stderr`] prints records; [`relay`] forwards those of all descendants to this process's own
-//! logger ([`uplink`] is the sending side, [`wire`] has the messages between them); [`capture`]
-//! reads what children print, line by line. `PROTOCOL.md` beside this file describes the messages,
-//! their guarantees, and what happens when a process dies.
+//! The log records and the output of processes: [`log_to_stderr`] prints what the library does,
+//! [`relay_logs`] forwards the records of all descendants to this process's own logger, and
+//! [`capture_output`] reads what children print, line by line.
+
+// `relay` and `uplink` are the two ends of the relay, with the messages of `wire` between them.
+// PROTOCOL.md beside this file describes the messages, their guarantees, and what happens when a
+// process dies.
 
 mod barrier;
 pub(crate) mod capture;
@@ -25,6 +26,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use ::log::LevelFilter;
+
+pub use self::capture::{CapturedLine, OutputCapture, OutputStream, capture_output};
+pub use self::record::RelayedRecord;
+pub use self::relay::{LogRelay, relay_logs};
+pub use self::stderr::{Logger, get_logger, log_to_stderr};
 
 pub(crate) use ::log::Level;
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{OURS, elsewhere, failure, relay};
 
 /// A log record that was received from a descendant of this process. See
-/// [`LogRelay::handler`](crate::LogRelay::handler).
+/// [`LogRelay::handler`](crate::log::LogRelay::handler).
 ///
 /// Its `Display` is `[INFO/Process-1] message`.
 #[derive(Debug, Clone)]

@@ -55,12 +55,13 @@ use crate::transfer::packet::{self, PacketError};
 /// [`LogRelay`] for options.
 ///
 /// ```
-/// use multiproc::{LevelFilter, Process};
+/// use multiproc::log::LevelFilter;
+/// use multiproc::Process;
 ///
 /// # #[multiproc::main]
 /// # fn main() -> multiproc::Result<()> {
 /// multiproc::log_to_stderr(LevelFilter::Info); // or env_logger::init(), or …
-/// multiproc::relay_logs()?;
+/// multiproc::log::relay_logs()?;
 /// Process::new(|| log::info!("working"), ()).start()?.wait()?;
 /// # Ok(())
 /// # }
@@ -79,7 +80,8 @@ type Handler = Arc<dyn Fn(&RelayedRecord) + Send + Sync>;
 /// [`relay_logs`] with options.
 ///
 /// ```
-/// use multiproc::{LevelFilter, LogRelay, Process};
+/// use multiproc::log::{LevelFilter, LogRelay};
+/// use multiproc::Process;
 /// use std::sync::mpsc;
 ///
 /// # #[multiproc::main]

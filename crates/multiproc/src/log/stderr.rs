@@ -28,10 +28,11 @@ static LOGGER: Logger = Logger(());
 /// end of a process are `Info`. Any other logger gets these as `Debug`, and those that are `Debug`
 /// here as `Trace`.
 ///
-/// With [`relay_logs`](crate::relay_logs), this process prints the records of all its descendants.
+/// With [`relay_logs`](crate::log::relay_logs), this process prints the records of all its descendants.
 ///
 /// ```
-/// use multiproc::{LevelFilter, Process};
+/// use multiproc::log::LevelFilter;
+/// use multiproc::Process;
 ///
 /// # #[multiproc::main]
 /// # fn main() -> multiproc::Result<()> {
@@ -54,8 +55,8 @@ pub fn log_to_stderr(level: LevelFilter) -> &'static Logger {
 /// ```
 /// # #[multiproc::main]
 /// # fn main() {
-/// multiproc::log_to_stderr(multiproc::LevelFilter::Off);
-/// multiproc::get_logger().set_level(multiproc::LevelFilter::Info);
+/// multiproc::log_to_stderr(multiproc::log::LevelFilter::Off);
+/// multiproc::log::get_logger().set_level(multiproc::log::LevelFilter::Info);
 /// # }
 /// ```
 pub fn get_logger() -> &'static Logger {

@@ -154,7 +154,7 @@ impl<R: Run> Process<R> {
     }
 
     /// Sets whether the process is a daemon. When the parent ends, it ends its daemons (SIGTERM,
-    /// and SIGKILL after the [`grace_period`](crate::grace_period)) and waits for its other
+    /// and SIGKILL after the [`grace_period`](crate::process::grace_period)) and waits for its other
     /// children. By default a process is a daemon if its parent is one.
     pub fn daemon(mut self, daemon: bool) -> Process<R> {
         self.daemon = Some(daemon);
@@ -247,7 +247,8 @@ impl<R: Run> Process<R> {
     /// ```
     /// use std::fs::File;
     ///
-    /// use multiproc::{Process, Stdio};
+    /// use multiproc::process::Stdio;
+    /// use multiproc::Process;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -318,11 +319,12 @@ impl<R: Run> Process<R> {
     ///
     /// If the process dies of the limit, as a Rust program does when an allocation fails,
     /// [`join`](Child::join) returns
-    /// [`JoinErrorKind::MemoryLimit`](crate::JoinErrorKind::MemoryLimit). Other processes are not
+    /// [`JoinErrorKind::MemoryLimit`](crate::process::JoinErrorKind::MemoryLimit). Other processes are not
     /// affected.
     ///
     /// ```
-    /// use multiproc::{JoinErrorKind, Process};
+    /// use multiproc::process::JoinErrorKind;
+    /// use multiproc::Process;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
@@ -339,7 +341,7 @@ impl<R: Run> Process<R> {
 
     /// Sets whether the output of the process goes to this process's stdout and stderr line by
     /// line, with the name of the process in front, as with
-    /// [`capture_output`](crate::capture_output); `false` exempts the process where capturing is on
+    /// [`capture_output`](crate::log::capture_output); `false` exempts the process where capturing is on
     /// for all. A stream that has been set by [`stdout`](Process::stdout) or
     /// [`stderr`](Process::stderr) is not captured.
     pub fn capture_output(mut self, capture: bool) -> Process<R> {

@@ -79,7 +79,7 @@ impl ProcessHandle {
     /// first.
     ///
     /// # Errors
-    /// [`ChildError`](crate::ChildError) if the system call fails; this is not expected.
+    /// [`ChildError`](crate::process::ChildError) if the system call fails; this is not expected.
     pub fn wait(&self) -> Result<ExitStatus, ChildError> {
         Ok(self.wait_until(None)?.expect("a wait without a deadline ends with a status"))
     }
@@ -123,7 +123,7 @@ impl ProcessHandle {
     /// Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`ChildError`](crate::ChildError) if the process runs as another user, for example because
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user, for example because
     /// this process has given up rights that the child has kept. [`kill`](ProcessHandle::kill)
     /// still ends it.
     pub fn terminate(&self) -> Result<(), ChildError> {
@@ -138,7 +138,7 @@ impl ProcessHandle {
     /// that it does.
     ///
     /// # Errors
-    /// [`ChildError`](crate::ChildError) if the process runs as another user and was told to
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user and was told to
     /// [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
     /// neither it nor this process has been root of the whole system.
     pub fn kill(&self) -> Result<(), ChildError> {
@@ -148,7 +148,7 @@ impl ProcessHandle {
     /// Sends SIGINT. Waits at most 50 ms for the end, as [`terminate`](ProcessHandle::terminate)
     /// does.
     ///
-    /// This differs from Ctrl-C, which children [leave to their parent](crate::handle_ctrl_c): a
+    /// This differs from Ctrl-C, which children [leave to their parent](crate::process::handle_ctrl_c): a
     /// child without a SIGINT handler of its own ends.
     ///
     /// # Errors
@@ -160,8 +160,8 @@ impl ProcessHandle {
     /// Sends any signal, without waiting for its effect. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// [`ChildError`](crate::ChildError) with `EINVAL` for a number that is no signal.
-    /// [`ChildError`](crate::ChildError) if the process runs as another user; for SIGKILL only as
+    /// [`ChildError`](crate::process::ChildError) with `EINVAL` for a number that is no signal.
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user; for SIGKILL only as
     /// with [`kill`](ProcessHandle::kill).
     pub fn signal(&self, signal: i32) -> Result<(), ChildError> {
         self.record.send_signal(signal).map_err(|source| self.error("signal", source))
@@ -259,7 +259,7 @@ impl fmt::Debug for ProcessHandle {
 ///
 /// [`join`](Child::join) takes the child, since there is one value; all other methods are those of
 /// a [`ProcessHandle`], which [`handle`](Child::handle) returns. In `async` code, `child.await`
-/// joins it, and `(&child).await` waits for it: see [`JoinFuture`](crate::JoinFuture).
+/// joins it, and `(&child).await` waits for it: see [`JoinFuture`](crate::process::JoinFuture).
 ///
 /// Dropping a `Child` does nothing to the process: when this process ends, it waits for the child,
 /// or ends it if it is a daemon.
@@ -277,7 +277,7 @@ impl fmt::Debug for ProcessHandle {
 /// ```
 pub struct Child<T> {
     /// The writing end of its standard input, if that was set to
-    /// [`Stdio::piped`](crate::Stdio::piped). Dropping it closes the child's input.
+    /// [`Stdio::piped`](crate::process::Stdio::piped). Dropping it closes the child's input.
     pub stdin: Option<ChildStdin>,
     /// The reading end of its standard output, if that is a pipe.
     pub stdout: Option<PipeReader>,
@@ -444,13 +444,14 @@ impl<T: DeserializeOwned> Child<T> {
 
     /// Joins the process and meanwhile reads what it writes to its standard output and error, so
     /// that it never blocks on a full pipe. Returns both in full, as bytes; empty if not
-    /// [`piped`](crate::Stdio::piped).
+    /// [`piped`](crate::process::Stdio::piped).
     ///
     /// Other processes that have inherited the pipes don't delay this: reading stops at what the
     /// pipes contain when this process has ended.
     ///
     /// ```
-    /// use multiproc::{Process, Stdio};
+    /// use multiproc::process::Stdio;
+    /// use multiproc::Process;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {

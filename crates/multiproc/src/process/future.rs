@@ -93,7 +93,7 @@ impl ProcessHandle {
     /// ends.
     ///
     /// # Errors
-    /// [`ChildError`](crate::ChildError) as for [`kill`](ProcessHandle::kill), and as for
+    /// [`ChildError`](crate::process::ChildError) as for [`kill`](ProcessHandle::kill), and as for
     /// [`WaitFuture`].
     pub async fn kill_async(&self) -> Result<ExitStatus, ChildError> {
         self.signal(SIGKILL)?;

@@ -37,7 +37,7 @@ use crate::transfer::fd_table;
     label = "the target's result can't be sent",
     note = "derive `serde::Serialize` and `serde::Deserialize` for it",
     note = "if it is a `Result` and its error type is not a serde type: return `Box<dyn std::error::Error>`, or implement \
-            `multiproc::outcome::ErrorChain` for the error, and it arrives as a `multiproc::RemoteError`",
+            `multiproc::process::outcome::ErrorChain` for the error, and it arrives as a `multiproc::process::RemoteError`",
     note = "if it is a future: a target is not an `async fn`; have a `fn` build a runtime and block on the future there, as in \
             `tokio::runtime::Runtime::new()?.block_on(..)`"
 )]
@@ -130,7 +130,7 @@ impl<T: Serialize + DeserializeOwned, E: ErrorChain> Outcome<Chained> for Result
 /// for your own error types to have them sent this way:
 ///
 /// ```
-/// use multiproc::{RemoteError, outcome::ErrorChain};
+/// use multiproc::process::{RemoteError, outcome::ErrorChain};
 ///
 /// #[derive(Debug)]
 /// struct TooHot;
@@ -161,16 +161,16 @@ macro_rules! error_chain {
 }
 
 error_chain!(
-    crate::ChildError,
+    crate::process::error::ChildError,
     crate::CreateError,
-    crate::GetError,
+    crate::channel::queue_error::GetError,
     crate::JoinError,
-    crate::PutErrorKind,
-    crate::RecvError,
-    crate::ScopeError,
-    crate::SendErrorKind,
-    crate::StartError,
-    crate::WaitAllError,
+    crate::channel::queue_error::PutErrorKind,
+    crate::channel::error::RecvError,
+    crate::process::scope::ScopeError,
+    crate::channel::error::SendErrorKind,
+    crate::start::error::StartError,
+    crate::process::error::WaitAllError,
     crate::sync::BarrierError,
     crate::sync::ConditionError,
     crate::sync::Misuse,
@@ -192,14 +192,14 @@ error_chain!(
 );
 
 /// Without the item.
-impl<T: 'static> ErrorChain for crate::PutError<T> {
+impl<T: 'static> ErrorChain for crate::channel::queue_error::PutError<T> {
     fn to_remote(&self) -> RemoteError {
         RemoteError::new(self)
     }
 }
 
 /// Without the value.
-impl<T: 'static> ErrorChain for crate::SendError<T> {
+impl<T: 'static> ErrorChain for crate::channel::error::SendError<T> {
     fn to_remote(&self) -> RemoteError {
         RemoteError::new(self)
     }
@@ -435,7 +435,7 @@ mod tests {
     fn chain_round_trip() {
         let source = std::io::Error::other("the disk is full");
         let error: Result<(), Box<dyn Error>> =
-            Err(Box::new(crate::StartError::Io { process: "P".into(), what: "memory".into(), source }));
+            Err(Box::new(crate::start::error::StartError::Io { process: "P".into(), what: "memory".into(), source }));
         let (value, text) = Outcome::<Chained>::settle(error);
         let remote = value.unwrap_err();
         assert_eq!(remote.source().unwrap().to_string(), "the disk is full");

@@ -29,7 +29,7 @@ use crate::start::error::StartError;
 /// these processes have ended.
 ///
 /// - When `body` returns `Ok`, its processes are waited for. Then its daemons are ended: SIGTERM,
-///   and SIGKILL after the [`grace_period`](crate::grace_period).
+///   and SIGKILL after the [`grace_period`](crate::process::grace_period).
 /// - When `body` returns `Err` or panics, all processes that still run are ended in that way. So
 ///   the first failure, passed on with `?`, stops the others.
 ///
@@ -261,7 +261,7 @@ impl fmt::Debug for Scope {
 ///     s.start(multiproc::Process::new(|| if true { std::process::exit(3) }, ()).name("quitter"))?;
 ///     Ok(())
 /// });
-/// let error = result.unwrap_err().downcast::<multiproc::ScopeError>().unwrap();
+/// let error = result.unwrap_err().downcast::<multiproc::process::ScopeError>().unwrap();
 /// assert_eq!(error.failures()[0].process(), "quitter");
 /// assert_eq!(error.to_string(), "a process of the scope failed: quitter exited with code 3 and no value");
 /// # }

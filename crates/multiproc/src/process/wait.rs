@@ -19,7 +19,8 @@ use crate::spec::status::ExitStatus;
 ///
 /// ```
 /// use std::time::Duration;
-/// use multiproc::{Process, WaitAllError, wait_all};
+/// use multiproc::process::WaitAllError;
+/// use multiproc::{Process, wait_all};
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,8 +41,8 @@ use crate::spec::status::ExitStatus;
 /// ```
 ///
 /// # Errors
-/// [`WaitAllError::Timeout`](crate::WaitAllError::Timeout) at the timeout, with the processes that
-/// still run; the statuses of the others can be asked for. [`ChildError`](crate::ChildError) if the
+/// [`WaitAllError::Timeout`](crate::process::WaitAllError::Timeout) at the timeout, with the processes that
+/// still run; the statuses of the others can be asked for. [`ChildError`](crate::process::ChildError) if the
 /// system call fails; this is not expected.
 pub fn wait_all<I>(children: I, timeout: impl Into<Option<Duration>>) -> Result<Vec<ExitStatus>, WaitAllError>
 where

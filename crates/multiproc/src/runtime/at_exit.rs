@@ -68,9 +68,9 @@ impl Finalizer {
 /// ```
 /// # #[multiproc::main]
 /// # fn main() {
-/// multiproc::at_exit(10, || println!("first"));
-/// multiproc::at_exit(0, || println!("then children end, and then"));
-/// multiproc::at_exit(-1, || println!("last"));
+/// multiproc::process::at_exit(10, || println!("first"));
+/// multiproc::process::at_exit(0, || println!("then children end, and then"));
+/// multiproc::process::at_exit(-1, || println!("last"));
 /// # }
 /// ```
 pub fn at_exit(priority: i32, function: impl FnOnce() + Send + 'static) -> Finalizer {

@@ -31,7 +31,7 @@ pub(super) static GRACE: AtomicU64 = AtomicU64::new(5_000);
 /// ```
 /// # #[multiproc::main]
 /// # fn main() {
-/// multiproc::set_grace_period(std::time::Duration::from_millis(500));
+/// multiproc::process::set_grace_period(std::time::Duration::from_millis(500));
 /// # }
 /// ```
 pub fn set_grace_period(period: Duration) {

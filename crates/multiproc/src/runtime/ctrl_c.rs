@@ -23,10 +23,10 @@ static ARMED: AtomicI32 = AtomicI32::new(0);
 /// A terminal sends Ctrl-C, the signal SIGINT, to all processes of the program at once. So:
 ///
 /// - *Children*, and their children, leave it to the main process: it has no effect on them.
-///   [`interrupt`](crate::ProcessHandle::interrupt) and SIGTERM still do, and programs that
+///   [`interrupt`](crate::process::ProcessHandle::interrupt) and SIGTERM still do, and programs that
 ///   children execute handle SIGINT in their own way.
 /// - The *main process* sends SIGTERM to its children, gives them the
-///   [`grace_period`](crate::grace_period) and kills those that still run with SIGKILL; their own
+///   [`grace_period`](crate::process::grace_period) and kills those that still run with SIGKILL; their own
 ///   children are killed with them, at once. Then it dies of SIGINT, so that the shell sees that.
 ///   Finalizers and destructors do not run, as in any program that SIGINT kills. Meanwhile, none of
 ///   its threads learns that a child has ended, or starts another child.
@@ -45,9 +45,9 @@ static ARMED: AtomicI32 = AtomicI32::new(0);
 /// ```
 /// # #[multiproc::main]
 /// # fn main() {
-/// assert!(multiproc::handles_ctrl_c());
-/// multiproc::handle_ctrl_c(false);
-/// assert!(!multiproc::handles_ctrl_c());
+/// assert!(multiproc::process::handles_ctrl_c());
+/// multiproc::process::handle_ctrl_c(false);
+/// assert!(!multiproc::process::handles_ctrl_c());
 /// # }
 /// ```
 pub fn handle_ctrl_c(handle: bool) {

@@ -49,7 +49,7 @@ static SEED: Mutex<Option<u64>> = Mutex::new(None);
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// multiproc::set_seed(42);
+/// multiproc::process::set_seed(42);
 /// let child = Process::new(|| current_process().seed(), ()).start()?;
 /// assert_eq!(child.join()?, 0x032B_D39E_1A01_CA35);
 /// # Ok(())

@@ -31,7 +31,7 @@ use crate::sync::{LockError, Misuse};
 /// a `&[T]` at a time; [`split`](Array::split) and [`chunks`](Array::chunks) give parts for
 /// workers, each with a lock of its own. The values are plain old data ([`Plain`]): numbers, arrays
 /// of numbers, and structs of these that are [`bytemuck::Pod`]. For values without a lock, see
-/// [`RawArray`](crate::RawArray); for one value, [`Value`](crate::Value); for bytes, and memory
+/// [`RawArray`](crate::shared_memory::RawArray); for one value, [`Value`](crate::Value); for bytes, and memory
 /// that grows, has a name or huge pages, [`SharedMemory`](crate::SharedMemory), which can be
 /// [viewed as an array](crate::SharedMemory::as_array); for data that doesn't change any more,
 /// [`SharedBytes`](crate::SharedBytes).
@@ -68,7 +68,8 @@ use crate::sync::{LockError, Misuse};
 /// With a part for each worker:
 ///
 /// ```
-/// use multiproc::{Array, ArrayPart, Process};
+/// use multiproc::shared_memory::ArrayPart;
+/// use multiproc::{Array, Process};
 ///
 /// fn fill(part: ArrayPart<u64>) -> multiproc::Result<()> {
 ///     let first = part.range().start as u64;

@@ -92,7 +92,7 @@ impl MemoryError {
     /// use multiproc::SharedMemory;
     ///
     /// /// The memory with this name, created if there is none.
-    /// fn whichever(name: &str) -> Result<SharedMemory, multiproc::MemoryError> {
+    /// fn whichever(name: &str) -> Result<SharedMemory, multiproc::shared_memory::MemoryError> {
     ///     loop {
     ///         match SharedMemory::open(name) {
     ///             Err(error) if error.is_not_found() => {}

@@ -197,7 +197,7 @@ impl<T: Plain> Drop for ArrayReadGuard<'_, T> {
 }
 
 /// The guard of an [`Array`](crate::Array), [`SharedMemory`](crate::SharedMemory) or a
-/// [part](crate::ArrayPart) of it that is locked for writing: a mutable slice of its values.
+/// [part](crate::shared_memory::ArrayPart) of it that is locked for writing: a mutable slice of its values.
 /// Dropping it releases the lock.
 ///
 /// In a fork copy of this process, the lock is still held by the original: accessing the values

@@ -123,7 +123,7 @@ impl SharedMemory {
     /// it, so it can't start children by [`Fork`](crate::StartMethod::Fork).
     ///
     /// # Errors
-    /// [`NameError::Taken`](crate::NameError::Taken) if the name is taken, and others that are
+    /// [`NameError::Taken`](crate::shared_memory::NameError::Taken) if the name is taken, and others that are
     /// wrapped in [`MemoryError::Name`]; [`CreateError`](crate::CreateError) as for
     /// [`new`](SharedMemory::new).
     ///
@@ -138,8 +138,8 @@ impl SharedMemory {
     /// [created](SharedMemory::create). Waits for the owner of the name for at most ten seconds.
     ///
     /// # Errors
-    /// [`MemoryError::Name`]: [`NameError::NotFound`](crate::NameError::NotFound) if there is none,
-    /// [`NameError::Timeout`](crate::NameError::Timeout) if its owner is stopped; `EMFILE`,
+    /// [`MemoryError::Name`]: [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if there is none,
+    /// [`NameError::Timeout`](crate::shared_memory::NameError::Timeout) if its owner is stopped; `EMFILE`,
     /// `ENOMEM`.
     pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
         let region = name::find(name, Access::Write)?;
@@ -186,7 +186,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`MemoryError::Nameless`] if this handle has no name;
-    /// [`NameError::NotFound`](crate::NameError::NotFound) if the name is gone already.
+    /// [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if the name is gone already.
     pub fn unlink(&self) -> Result<(), MemoryError> {
         let name = self.bytes.name().ok_or(MemoryError::Nameless)?;
         Ok(name.unlink()?)
@@ -429,7 +429,8 @@ impl SharedMemory {
     /// write access.
     ///
     /// ```
-    /// use multiproc::{Process, ReadOnlyMemory, SharedMemory};
+    /// use multiproc::shared_memory::ReadOnlyMemory;
+    /// use multiproc::{Process, SharedMemory};
     ///
     /// fn sum(memory: ReadOnlyMemory) -> multiproc::Result<u32> {
     ///     Ok(memory.read()?.iter().map(|byte| u32::from(*byte)).sum())
@@ -627,7 +628,8 @@ impl SharedMemoryOptions {
     /// Uses huge pages, which saves page faults and TLB misses in large memory.
     ///
     /// ```
-    /// use multiproc::{HugePages, SharedMemory};
+    /// use multiproc::shared_memory::HugePages;
+    /// use multiproc::SharedMemory;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {

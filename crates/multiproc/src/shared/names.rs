@@ -317,5 +317,6 @@ fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-#[cfg(test)]
+// Not for miri: `#[multiproc::test]` makes system calls before `main`, which miri lacks.
+#[cfg(all(test, not(miri)))]
 mod tests;

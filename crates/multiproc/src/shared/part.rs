@@ -26,7 +26,8 @@ use crate::sync::raw_lock::RawLock;
 /// grown since it was divided are in no part.
 ///
 /// ```
-/// use multiproc::{Array, ArrayPart, Process};
+/// use multiproc::shared_memory::ArrayPart;
+/// use multiproc::{Array, Process};
 ///
 /// /// A target that is handed its share of the work.
 /// fn double(part: ArrayPart<u32>) -> multiproc::Result<()> {

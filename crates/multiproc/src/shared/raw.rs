@@ -70,7 +70,8 @@ atomics! {
 /// ```
 /// use std::sync::atomic::{AtomicU32, Ordering};
 ///
-/// use multiproc::{Process, RawArray};
+/// use multiproc::shared_memory::RawArray;
+/// use multiproc::Process;
 ///
 /// fn count(bytes: Vec<u8>, histogram: RawArray<AtomicU32>) {
 ///     for byte in bytes {
@@ -115,7 +116,7 @@ impl<A: Atomic> RawArray<A> {
     /// ```
     /// use std::sync::atomic::{AtomicI64, Ordering};
     ///
-    /// use multiproc::RawArray;
+    /// use multiproc::shared_memory::RawArray;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
@@ -190,7 +191,8 @@ impl<'de, A: Atomic> Deserialize<'de> for RawArray<A> {
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
 ///
-/// use multiproc::{Process, RawValue};
+/// use multiproc::shared_memory::RawValue;
+/// use multiproc::Process;
 ///
 /// fn work(done: RawValue<AtomicU64>) {
 ///     done.fetch_add(1, Ordering::Relaxed);

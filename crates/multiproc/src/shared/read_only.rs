@@ -25,7 +25,8 @@ use crate::sync::raw_lock::RawLock;
 /// The memory begins with a page, so that numbers in it are aligned:
 ///
 /// ```
-/// use multiproc::{ReadOnlyMemory, SharedMemory};
+/// use multiproc::shared_memory::ReadOnlyMemory;
+/// use multiproc::SharedMemory;
 ///
 /// fn largest(memory: &ReadOnlyMemory) -> multiproc::Result<f64> {
 ///     let bytes = memory.read()?;

@@ -24,7 +24,7 @@ use crate::shm::slot_table::{Content, Found, Refusal, SlotTable};
 /// as a float, nor a float as an integer.
 ///
 /// ```
-/// use multiproc::ShareableItem;
+/// use multiproc::shared_memory::ShareableItem;
 ///
 /// let item = ShareableItem::from("howdy");
 /// assert_eq!((item.as_str(), item.as_int()), (Some("howdy"), None));
@@ -275,7 +275,8 @@ pub enum ShareableListError {
 /// don't wait for them, unless writes come without a pause.
 ///
 /// ```
-/// use multiproc::{Process, ShareableItem, ShareableList, shareable_list};
+/// use multiproc::shared_memory::{ShareableItem, ShareableList};
+/// use multiproc::{Process, shareable_list};
 ///
 /// fn work(list: ShareableList) -> multiproc::Result<()> {
 ///     list.set(0, "hello")?;
@@ -306,31 +307,6 @@ pub struct ShareableList {
     inner: Arc<SlotTable>,
 }
 
-/// Creates a [`ShareableList`](crate::ShareableList) of these items: any values that convert to a
-/// [`ShareableItem`](crate::ShareableItem).
-///
-/// ```
-/// use multiproc::shareable_list;
-///
-/// # #[multiproc::main]
-/// # fn main() -> multiproc::Result<()> {
-/// let list = shareable_list!["text", 1, 2.5, false, ()]?;
-/// assert_eq!((list.len(), list.position(2.5)), (5, Some(2)));
-/// assert!(shareable_list![]?.is_empty());
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// As for [`ShareableList::new`](crate::ShareableList::new).
-#[macro_export]
-macro_rules! shareable_list {
-    ($($item:expr),* $(,)?) => {{
-        let items: ::std::vec::Vec<$crate::ShareableItem> = ::std::vec![$($crate::ShareableItem::from($item)),*];
-        $crate::ShareableList::new(items)
-    }};
-}
-
 impl ShareableList {
     /// Creates a list of these items.
     ///
@@ -340,7 +316,7 @@ impl ShareableList {
     /// and 32 bytes.
     ///
     /// ```
-    /// use multiproc::ShareableList;
+    /// use multiproc::shared_memory::ShareableList;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
@@ -361,7 +337,7 @@ impl ShareableList {
     /// each item, whatever its first value; rounded up to a multiple of eight.
     ///
     /// ```
-    /// use multiproc::ShareableList;
+    /// use multiproc::shared_memory::ShareableList;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
@@ -431,7 +407,7 @@ impl ShareableList {
     /// Replaces the item, and returns the previous one. No other call returns the same one.
     ///
     /// ```
-    /// use multiproc::ShareableList;
+    /// use multiproc::shared_memory::ShareableList;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {
@@ -458,7 +434,7 @@ impl ShareableList {
     /// is equal to itself, and `0.0` isn't equal to `-0.0`.
     ///
     /// ```
-    /// use multiproc::{ShareableItem, ShareableList};
+    /// use multiproc::shared_memory::{ShareableItem, ShareableList};
     ///
     /// fn add_one(list: &ShareableList, index: usize) -> multiproc::Result<()> {
     ///     let mut found = list.get(index)?.unwrap_or(ShareableItem::None);
@@ -519,7 +495,7 @@ impl ShareableList {
     /// NaN equals no item.
     ///
     /// ```
-    /// use multiproc::ShareableList;
+    /// use multiproc::shared_memory::ShareableList;
     ///
     /// # #[multiproc::main]
     /// # fn main() -> multiproc::Result<()> {

@@ -11,7 +11,7 @@ pub(crate) struct Identity {
     /// The numbers in `Process-1:2`: those of the parent, then this process's number among the
     /// parent's processes.
     pub(crate) numbers: Vec<u32>,
-    /// See [`CurrentProcess::seed`](crate::CurrentProcess::seed).
+    /// See [`CurrentProcess::seed`](crate::process::CurrentProcess::seed).
     pub(crate) seed: u64,
     pub(crate) daemon: bool,
     /// Name and pid of the process that called `start`.

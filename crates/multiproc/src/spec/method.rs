@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// With every method, the process has the environment, the current directory and descriptors 0 to 2
 /// that its parent has at the moment of the start, and default signal handling except for
-/// [Ctrl-C](crate::handle_ctrl_c). Except with `Fork`, it has no other descriptors.
+/// [Ctrl-C](crate::process::handle_ctrl_c). Except with `Fork`, it has no other descriptors.
 ///
 /// # Confinement
 ///
@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 /// server has equally many that another thread has added, the process is made as with `Spawn`.
 ///
 /// Keyrings and the NUMA memory policy aren't compared. A program that changes one of these after
-/// its first start must call [`end_fork_server`](crate::end_fork_server) afterwards: the next start
+/// its first start must call [`end_fork_server`](crate::process::end_fork_server) afterwards: the next start
 /// makes a server that has them. A process that has confined itself so far that it can't execute
 /// its own program again (a seccomp filter without `execve`, a Landlock domain without the right to
 /// execute the file) can start processes by `Fork` only; with the other methods, `start` returns an
@@ -51,7 +51,7 @@ use serde::{Deserialize, Serialize};
 /// After unshare(2) or setns(2) with `CLONE_NEWPID`, processes are started in the new namespace.
 /// `ForkServer` then executes the program for each of them, as `Spawn` does, unless there is
 /// already a server: that one makes its processes in its own namespace, so call
-/// [`end_fork_server`](crate::end_fork_server) after unshare or setns. The first process in the
+/// [`end_fork_server`](crate::process::end_fork_server) after unshare or setns. The first process in the
 /// namespace is its init, pid 1 there: when it ends, the kernel ends all others in the namespace,
 /// and each further start is an error that says so. It ends with its parent like any other child;
 /// for that it has handlers of SIGTERM and of the real-time signal `SIGRTMAX-1`, and it exits with
@@ -60,7 +60,7 @@ use serde::{Deserialize, Serialize};
 /// # What a start needs
 ///
 /// All methods except `Fork` need `/proc`: the program is executed as `/proc/self/exe`. `/dev/null`
-/// is needed only for [`Stdio::null`](crate::Stdio::null). A program that was started through the
+/// is needed only for [`Stdio::null`](crate::process::Stdio::null). A program that was started through the
 /// dynamic loader (`ld.so PROGRAM`) can't be executed this way, and can use `Fork` only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -73,7 +73,7 @@ pub enum StartMethod {
     /// moment; see [Confinement](#confinement).
     ///
     /// The server is a child of the parent, as each of the processes is: code that waits for any
-    /// child until there is none must call [`end_fork_server`](crate::end_fork_server) first.
+    /// child until there is none must call [`end_fork_server`](crate::process::end_fork_server) first.
     #[default]
     ForkServer,
     /// The program is executed for each process: a fresh image with its own address space layout.
@@ -83,10 +83,10 @@ pub enum StartMethod {
     /// everything else; pages are shared until one of the processes writes to them. Good for large
     /// data that exists already and is only read.
     ///
-    /// Refused with [`StartError::MultiThreaded`](crate::StartError::MultiThreaded) while this
-    /// process has other threads, and with [`StartError::Panicking`](crate::StartError::Panicking)
+    /// Refused with [`StartError::MultiThreaded`](crate::process::StartError::MultiThreaded) while this
+    /// process has other threads, and with [`StartError::Panicking`](crate::process::StartError::Panicking)
     /// while this thread panics. A closure can't capture references that a guard of shared memory
-    /// has given out ([`StartError::Borrowed`](crate::StartError::Borrowed)). The copy has all
+    /// has given out ([`StartError::Borrowed`](crate::process::StartError::Borrowed)). The copy has all
     /// descriptors that the program has opened, and exits without running the exit handlers of its
     /// parent, C's included. The larger the process, the longer this takes: some 25 ms for each
     /// GiB.
@@ -101,9 +101,9 @@ static DEFAULT: AtomicU8 = AtomicU8::new(0);
 /// ```
 /// use multiproc::StartMethod;
 ///
-/// assert_eq!(multiproc::start_method(), StartMethod::ForkServer);
+/// assert_eq!(multiproc::process::start_method(), StartMethod::ForkServer);
 /// multiproc::set_start_method(StartMethod::Spawn);
-/// assert_eq!(multiproc::start_method(), StartMethod::Spawn);
+/// assert_eq!(multiproc::process::start_method(), StartMethod::Spawn);
 /// ```
 pub fn set_start_method(method: StartMethod) {
     DEFAULT.store(method as u8, Relaxed);

@@ -164,7 +164,8 @@ impl fmt::Display for Panic {
 /// Why [`Child::join`](crate::Child::join) has no value, and for which process.
 ///
 /// ```
-/// use multiproc::{JoinErrorKind, Process};
+/// use multiproc::process::JoinErrorKind;
+/// use multiproc::Process;
 ///
 /// # #[multiproc::main]
 /// # fn main() -> multiproc::Result<()> {
@@ -217,7 +218,7 @@ pub enum JoinErrorKind {
     /// What the process sent as its report is not one.
     Corrupt(String),
     /// The target returned an `Err` and was not joined. Exit code 1. Only a
-    /// [`ScopeError`](crate::ScopeError) contains this kind: for `join`, the `Err` is the value.
+    /// [`ScopeError`](crate::process::ScopeError) contains this kind: for `join`, the `Err` is the value.
     ReturnedErr,
     /// The process is gone and its status is unknown; see [`ExitStatus::exit_code`].
     Unknown,

@@ -14,7 +14,8 @@ use multiproc_os::fd_passing::above_stdio;
 /// ```
 /// use std::io::Read;
 ///
-/// use multiproc::{Process, Stdio};
+/// use multiproc::process::Stdio;
+/// use multiproc::Process;
 ///
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

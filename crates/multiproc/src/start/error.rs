@@ -11,7 +11,8 @@ use crate::transfer::codec::{CodecError, Refused};
 /// A process could not be started.
 ///
 /// ```
-/// use multiproc::{Process, StartError};
+/// use multiproc::process::StartError;
+/// use multiproc::Process;
 ///
 /// # #[multiproc::main]
 /// # fn main() {

@@ -214,7 +214,7 @@ pub(crate) fn make_standby() -> Option<Standby> {
 /// # #[multiproc::main]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let child = Process::new(|| 7, ()).start()?;
-/// multiproc::end_fork_server();
+/// multiproc::process::end_fork_server();
 /// // SAFETY: no status is asked for.
 /// while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
 /// // Whoever has reaped it, the value is there.

@@ -18,7 +18,7 @@ use multiproc_os::exec::Program;
 ///
 /// What is set for each process stays there: whether it dies with its parent
 /// ([`outlive_parent`](crate::Process::outlive_parent)), and whether the library handles Ctrl-C
-/// ([`handle_ctrl_c`](crate::handle_ctrl_c)).
+/// ([`handle_ctrl_c`](crate::process::handle_ctrl_c)).
 ///
 /// The executed program must call `init` too, and the library's code must come from the same file
 /// (the same shared library) as in its parent; the handshake compares build ids.

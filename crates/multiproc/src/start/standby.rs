@@ -117,7 +117,7 @@ fn lock() -> MutexGuard<'static, State> {
 /// ```
 /// # #[multiproc::main]
 /// # fn main() {
-/// multiproc::set_standby(false);
+/// multiproc::process::set_standby(false);
 /// # }
 /// ```
 pub fn set_standby(enabled: bool) {

@@ -162,7 +162,7 @@ macro_rules! acquiring {
             /// All futures and threads that wait are told of a permit, and the first to try takes
             /// it; the others wait again, with no order among them. A task that gives a permit back
             /// while another waits here needs no handle of its own. A task that waits for a permit
-            /// that it holds itself waits forever. [`JoinFuture`](crate::JoinFuture) describes what
+            /// that it holds itself waits forever. [`JoinFuture`](crate::process::JoinFuture) describes what
             /// wakes the future; it takes one or two descriptors while it waits.
             ///
             /// # Errors
@@ -204,7 +204,7 @@ impl Event {
     /// The wait counts from the first poll: the future completes if the event has been set since
     /// then, even if it was cleared at once. Dropping the future leaves nothing behind. As with
     /// threads, a task that sets the event while another waits here needs a handle of its own: a
-    /// clone. [`JoinFuture`](crate::JoinFuture) describes what wakes the future; it takes one or
+    /// clone. [`JoinFuture`](crate::process::JoinFuture) describes what wakes the future; it takes one or
     /// two descriptors while it waits.
     ///
     /// # Errors

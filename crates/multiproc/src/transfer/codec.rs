@@ -91,7 +91,8 @@ impl CodecError {
     /// The value can't be read as `U` either, or the error has none.
     ///
     /// ```
-    /// use multiproc::{GetError, Queue};
+    /// use multiproc::queue::GetError;
+    /// use multiproc::Queue;
     /// use serde::{Deserialize, Serialize};
     ///
     /// #[derive(Debug, Serialize, Deserialize)]

@@ -12,10 +12,11 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use crate::common::{self, Ends, LONG, Scratch, for_each_method, sleep_long};
-use multiproc::{
-    Address, ConnectErrorKind, Connection, Handle, Key, ListenErrorKind, Listener, Process, Queue, RecvErrorKind,
-    Refusal, RefusalReason, SendErrorKind, StartMethod, connect, connect_timeout, wait_any,
+use multiproc::connection::{
+    Address, ConnectErrorKind, Connection, Key, ListenErrorKind, Listener, RecvErrorKind, Refusal, RefusalReason,
+    SendErrorKind, connect, connect_timeout,
 };
+use multiproc::{Handle, Process, Queue, StartMethod, wait_any};
 
 /// Lengths in the protocol, see CONNECTION.md.
 const HEADER: usize = 8;
@@ -200,7 +201,7 @@ fn meet(address: &Address, theirs: Option<Key>, ours: Option<Key>) -> (ConnectEr
     }
 }
 
-fn into_kind(error: multiproc::ConnectError) -> ConnectErrorKind {
+fn into_kind(error: multiproc::connection::ConnectError) -> ConnectErrorKind {
     match error.kind() {
         ConnectErrorKind::WrongKey => ConnectErrorKind::WrongKey,
         ConnectErrorKind::KeyMissing => ConnectErrorKind::KeyMissing,
@@ -916,7 +917,7 @@ fn large() -> Vec<u8> {
 /// begun.
 #[multiproc::test]
 fn killed_sender() {
-    fn send(sender: multiproc::Sender<()>) {
+    fn send(sender: multiproc::connection::Sender<()>) {
         sender.send_bytes(&large()).unwrap();
     }
     let listener = Listener::bind(local(), key()).unwrap();
@@ -934,7 +935,7 @@ fn killed_sender() {
 /// Over TCP: no receiver takes the rest of a message for new messages.
 #[multiproc::test]
 fn killed_receiver() {
-    fn poll(receiver: multiproc::Receiver<()>, polled: Queue<bool>, drops: bool) {
+    fn poll(receiver: multiproc::connection::Receiver<()>, polled: Queue<bool>, drops: bool) {
         let is_there = receiver.poll(Duration::ZERO).unwrap();
         if drops {
             drop(receiver);
@@ -946,7 +947,7 @@ fn killed_receiver() {
     for drops in [true, false] {
         let (ours, theirs) = connected::<(), ()>(&listener);
         let error = theirs.sender().try_send_bytes(&large()).unwrap_err();
-        assert!(matches!(error.kind(), multiproc::SendErrorKind::Unfinished), "{error}");
+        assert!(matches!(error.kind(), multiproc::connection::SendErrorKind::Unfinished), "{error}");
         assert!(multiproc_os::poll::wait_for_input(ours.as_fd(), Some(Instant::now() + LONG)).unwrap());
         let polled = Queue::new().unwrap();
         let child = Ends(Process::new(poll, (ours.receiver().clone(), polled.clone(), drops)).start().unwrap());
@@ -989,7 +990,7 @@ fn end_sent_to_own_process() {
     ends.put((ours.sender().clone(), theirs.receiver().clone())).unwrap();
     let (second_sender, second_receiver) = ends.get().unwrap();
     let error = ours.sender().try_send_bytes(&large()).unwrap_err();
-    assert!(matches!(error.kind(), multiproc::SendErrorKind::Unfinished), "{error}");
+    assert!(matches!(error.kind(), multiproc::connection::SendErrorKind::Unfinished), "{error}");
     assert!(!theirs.poll(Duration::ZERO).unwrap());
     let sender = std::thread::spawn(move || second_sender.send_bytes(b"small").unwrap());
     assert!(second_receiver.recv_bytes().unwrap() == large());

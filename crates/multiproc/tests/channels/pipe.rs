@@ -6,9 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use crate::common::{self, Ends, LONG, Unwilling, for_each_method, sleep_long};
-use multiproc::{
-    Connection, Handle, Process, Receiver, RecvErrorKind, Run, SendErrorKind, Sender, StartMethod, one_way, pipe,
-};
+use multiproc::connection::{Connection, Receiver, RecvErrorKind, SendErrorKind, Sender, one_way};
+use multiproc::{Handle, Process, Run, StartMethod, pipe};
 use serde::{Deserialize, Serialize};
 
 fn open_descriptors() -> usize {

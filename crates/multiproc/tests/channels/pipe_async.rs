@@ -10,10 +10,11 @@ use crate::common::{Ends, LONG, for_each_method, sleep_long};
 use futures::channel::oneshot;
 use futures::executor::block_on;
 use futures::future::{Either, join, join_all, select};
-use multiproc::{
-    Address, Connection, Key, Listener, Process, Receiver, RecvErrorKind, RefusalReason, Sender, connect,
-    connect_timeout, one_way, pipe,
+use multiproc::connection::{
+    Address, Connection, Key, Listener, Receiver, RecvErrorKind, RefusalReason, Sender, connect, connect_timeout,
+    one_way,
 };
+use multiproc::{Process, pipe};
 use tokio::runtime::Builder;
 
 /// Runs the test on both executors; on tokio with and without I/O.

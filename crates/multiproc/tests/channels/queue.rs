@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::common::{self, Ends, LONG, for_each_method};
 use crate::shared::wait_asleep;
-use multiproc::{Consumer, GetError, Handle, JoinableQueue, Process, Producer, PutErrorKind, Queue, Run};
+use multiproc::queue::{Consumer, GetError, Producer, PutErrorKind};
+use multiproc::{Handle, JoinableQueue, Process, Queue, Run};
 use serde::{Deserialize, Serialize};
 
 /// Long enough for anything that is going to happen.

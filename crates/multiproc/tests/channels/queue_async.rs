@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use crate::common::{Ends, LONG, for_each_method, sleep_long};
 use futures::executor::block_on;
 use futures::future::{join, join_all};
-use multiproc::{Consumer, GetError, JoinableQueue, Process, Producer, PutErrorKind, Queue};
+use multiproc::queue::{Consumer, GetError, Producer, PutErrorKind};
+use multiproc::{JoinableQueue, Process, Queue};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
@@ -286,6 +287,6 @@ fn hundreds_of_futures() {
         },
         (),
     );
-    let child = Ends(child.rlimit(multiproc::Resource::OpenFiles, 20_000, 20_000).start().unwrap());
+    let child = Ends(child.rlimit(multiproc::process::Resource::OpenFiles, 20_000, 20_000).start().unwrap());
     assert!(child.wait_timeout(LONG).unwrap().expect("timed out").success());
 }

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::common::{Ends, LONG, for_each_method};
-use multiproc::{GetError, Handle, Process, PutErrorKind, Queue, StartMethod};
+use multiproc::queue::{GetError, PutErrorKind};
+use multiproc::{Handle, Process, Queue, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
     // SAFETY: the pointers are to local structures.

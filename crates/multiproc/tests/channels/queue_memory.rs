@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use multiproc::{GetError, Process, PutErrorKind, Queue, wait_any};
+use multiproc::queue::{GetError, PutErrorKind};
+use multiproc::{Process, Queue, wait_any};
 
 /// How much memory the memory files take that this process has open.
 fn allocated() -> u64 {

@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::common::{self, Ends, LONG, for_each_method, time_until};
-use multiproc::{Consumer, GetError, JoinableQueue, Process, Producer, PutErrorKind, Queue};
+use multiproc::queue::{Consumer, GetError, Producer, PutErrorKind};
+use multiproc::{JoinableQueue, Process, Queue};
 
 fn consume(consumer: Consumer<u32>) {
     while consumer.get().is_ok() {}

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
-use multiproc::{Connection, Handle, Process, Receiver, Waitable, one_way, pipe, wait_any};
+use multiproc::connection::{Connection, Receiver, one_way};
+use multiproc::{Handle, Process, Waitable, pipe, wait_any};
 
 for_each_method! {
     fn smoke(method) {
@@ -92,7 +93,8 @@ fn timeout_with_signals() {
 #[multiproc::test]
 fn thousands() {
     fn check() {
-        let receivers: Vec<(multiproc::Sender<u32>, Receiver<u32>)> = (0..300).map(|_| one_way().unwrap()).collect();
+        let receivers: Vec<(multiproc::connection::Sender<u32>, Receiver<u32>)> =
+            (0..300).map(|_| one_way().unwrap()).collect();
         // The same ones many times: more than this process may have open.
         let all: Vec<&dyn Waitable> = (0..5000).map(|index| &receivers[index % 300].1 as &dyn Waitable).collect();
         assert!(wait_any(&all, Duration::ZERO).unwrap().is_empty());

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use crate::chaos::{self, Random};
 use crate::common::{self, Ends, LONG};
 use crate::shared::{Numbers, kill};
+use multiproc::shared_memory::{ArrayGuard, ArrayPart};
 use multiproc::sync::{LockError, Misuse};
-use multiproc::{Array, ArrayGuard, ArrayPart, Process, StartMethod};
+use multiproc::{Array, Process, StartMethod};
 
 /// The number of processes at a time.
 const WORKERS: usize = 8;
@@ -173,7 +174,7 @@ fn start(method: StartMethod, array: &Array<Pair>, numbers: &Numbers) -> Ends<()
 }
 
 fn kill_users(method: StartMethod) {
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let (mut random, numbers, array) = (Random::seeded(), Numbers::new(), Array::new(PAIRS).unwrap());
     let mut workers: Vec<Ends<()>> = (0..WORKERS).map(|_| start(method, &array, &numbers)).collect();
     let done = || (0..KINDS).map(|kind| numbers.at(DONE + kind).load(SeqCst));

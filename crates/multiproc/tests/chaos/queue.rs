@@ -200,7 +200,7 @@ fn consume(items: Items, board: Board) {
 }
 
 fn kill_users(method: StartMethod, kind: Kind, stops: bool) {
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let mut random = Random::seeded();
     let board = Board::new();
     let items = match kind {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::chaos::{Random, seed};
 use crate::common::{Ends, LONG, Scratch, for_each_method, sleep_long};
-use multiproc::{Process, StartError, StartMethod};
+use multiproc::process::StartError;
+use multiproc::{Process, StartMethod};
 
 /// How many processes each method starts.
 const STARTS: u32 = 2000;
@@ -114,7 +115,7 @@ fn start_while_killing(method: StartMethod, seed: u64) -> BTreeMap<String, u32> 
     killer.kill().unwrap();
     drop(killer);
     // A standby, or one about to be made, isn't a leak, but would be counted as one.
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
 
     // The next start succeeds, and reaps a server that was killed last.
     assert_eq!(Process::new(|| 7, ()).start_method(method).start().unwrap().join().unwrap(), 7);

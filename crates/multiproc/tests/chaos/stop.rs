@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::chaos::{self, Random};
 use crate::common::{self, Ends, for_each_method};
+use multiproc::queue::{GetError, PutErrorKind};
 use multiproc::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RwLock, Semaphore};
-use multiproc::{Array, Child, GetError, JoinableQueue, Process, PutErrorKind, Queue, StartMethod};
+use multiproc::{Array, Child, JoinableQueue, Process, Queue, StartMethod};
 use serde::{Deserialize, Serialize};
 
 /// The timeout of each call.
@@ -104,7 +105,7 @@ const KINDS: u64 = 13;
 /// A call that other processes make.
 type Call = (&'static str, fn(&Things) -> Option<String>);
 
-fn put<T>(result: Result<(), multiproc::PutError<T>>) -> Option<String> {
+fn put<T>(result: Result<(), multiproc::queue::PutError<T>>) -> Option<String> {
     result.err().filter(|error| matches!(error.kind(), PutErrorKind::Stalled { .. })).map(|error| error.to_string())
 }
 

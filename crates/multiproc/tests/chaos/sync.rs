@@ -224,7 +224,7 @@ fn start(method: StartMethod, object: &Object, numbers: &Numbers, place: usize) 
 }
 
 fn kill_users(method: StartMethod, object: &Object) {
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let mut random = Random::seeded();
     let numbers = Numbers::new();
     let at = |index: usize| numbers.at(index);

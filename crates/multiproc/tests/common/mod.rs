@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use multiproc::ProcessHandle;
+use multiproc::process::ProcessHandle;
 
 /// No test waits longer than this; what takes longer never happens.
 pub(crate) const LONG: Duration = Duration::from_secs(300);

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crate::common::{LONG, for_each_method};
-use multiproc::{Process, Sender, StartMethod, at_exit, one_way};
+use multiproc::connection::{Sender, one_way};
+use multiproc::process::at_exit;
+use multiproc::{Process, StartMethod};
 
 /// Runs the target in a process, and returns what it has sent until its end, and its exit code.
 fn messages_of(method: StartMethod, target: fn(Sender<String>)) -> (Vec<String>, Option<i32>) {

@@ -87,7 +87,7 @@ fn until_there_is_a_standby() {
 
 /// In a process of its own: starts a server, and waits for a standby child if `standby` is set.
 fn warm_up(standby: bool) {
-    multiproc::set_standby(standby);
+    multiproc::process::set_standby(standby);
     Process::new(|| (), ()).start_method(StartMethod::ForkServer).start().unwrap().join().unwrap();
     if standby {
         until_there_is_a_standby();
@@ -580,7 +580,7 @@ mod a_child_has_the_settings_of_the_moment {
 /// niceness and one with more have, and their children.
 fn threads_that_are_scheduled_differently() -> Result<Vec<(String, String)>, String> {
     become_user(USER)?;
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let start = || Process::new(settings, ()).start_method(StartMethod::ForkServer).start().unwrap().join().unwrap();
     std::thread::scope(|scope| {
         let nicer = scope.spawn(|| {

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use crate::common;
+use multiproc::connection::{Address, Listener, connect, one_way};
+use multiproc::queue::PutErrorKind;
+use multiproc::shared_memory::ShareableList;
 use multiproc::sync::{BoundedSemaphore, Lock};
-use multiproc::{
-    Address, Error, Listener, Process, PutErrorKind, Queue, ShareableList, SharedMemory, StartMethod, connect, one_way,
-    scope,
-};
+use multiproc::{Error, Process, Queue, SharedMemory, StartMethod, scope};
 
 /// `unwrap`, and a `main` that returns the error, print its message before anything else.
 fn message<E: std::error::Error>(error: E) -> String {
@@ -104,7 +104,7 @@ fn in_own_error_type() {
     #[derive(Debug)]
     #[allow(dead_code)]
     enum Mine {
-        Get(multiproc::GetError),
+        Get(multiproc::queue::GetError),
     }
     impl fmt::Display for Mine {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

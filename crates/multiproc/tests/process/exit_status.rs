@@ -4,7 +4,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use crate::common::{Unwilling, for_each_method};
-use multiproc::{JoinErrorKind, Process};
+use multiproc::Process;
+use multiproc::process::JoinErrorKind;
 use serde::{Deserialize, Serialize};
 
 /// Can be read in the process that made it, and in no other.
@@ -179,11 +180,11 @@ for_each_method! {
     }
 
     fn value_survives_failing_exit(method) {
-        let exits = Process::new(|| { multiproc::at_exit(0, || std::process::exit(9)); 5 }, ());
+        let exits = Process::new(|| { multiproc::process::at_exit(0, || std::process::exit(9)); 5 }, ());
         let exits = exits.start_method(method).start().unwrap();
         assert_eq!(exits.wait().unwrap().exit_code(), Some(9));
         assert_eq!(exits.join().unwrap(), 5);
-        let aborts = Process::new(|| { multiproc::at_exit(0, || std::process::abort()); 5 }, ());
+        let aborts = Process::new(|| { multiproc::process::at_exit(0, || std::process::abort()); 5 }, ());
         let aborts = aborts.start_method(method).start().unwrap();
         assert_eq!(aborts.wait().unwrap().signal(), Some(libc::SIGABRT));
         assert_eq!(aborts.join().unwrap(), 5);

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::{Ends, LONG, Scratch, exists, fifo, for_each_method, in_its_own_process, sleep_long, wait_gone};
-use multiproc::{JoinErrorKind, Process, SharedBytes, SharedMemory, StartError, StartMethod};
+use multiproc::process::{JoinErrorKind, StartError};
+use multiproc::{Process, SharedBytes, SharedMemory, StartMethod};
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) {
     // SAFETY: the pointers are to local structures.
@@ -181,7 +182,7 @@ fn waits_for_all_children(method: StartMethod) {
     for _ in 0..3 {
         let start = |number| Process::new(|number: u32| number, (number,)).start_method(method).start().unwrap();
         let children: Vec<_> = (0..5).map(start).collect();
-        multiproc::end_fork_server();
+        multiproc::process::end_fork_server();
         // SAFETY: no status is requested.
         while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::ECHILD));

@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::{self, Ends, Scratch, Unwilling, in_a_process_with_one_thread, sleep_long};
+use multiproc::process::StartError;
 use multiproc::sync::{Lock, Mutex, RwLock};
-use multiproc::{Array, Process, StartError, StartMethod};
+use multiproc::{Array, Process, StartMethod};
 
 #[multiproc::test]
 fn refused_with_threads() {
@@ -25,7 +26,7 @@ struct StartsOnDrop(std::rc::Rc<std::cell::RefCell<Vec<String>>>);
 
 impl Drop for StartsOnDrop {
     fn drop(&mut self) {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         for method in [StartMethod::ForkServer, StartMethod::Spawn, StartMethod::Fork] {
             let said = match Process::new(|| 7, ()).name("p").start_method(method).start() {
                 Ok(child) => child.join().unwrap().to_string(),
@@ -107,7 +108,7 @@ fn nothing_is_serialized() {
         assert_eq!(child.start_method(StartMethod::Fork).start().unwrap().join().unwrap(), "Unwilling");
         // The result is sent.
         let child = Process::fork(|| Unwilling).start().unwrap();
-        assert!(matches!(child.join().unwrap_err().kind(), multiproc::JoinErrorKind::Encode(_)));
+        assert!(matches!(child.join().unwrap_err().kind(), multiproc::process::JoinErrorKind::Encode(_)));
     });
 }
 
@@ -296,10 +297,10 @@ fn at_exit() {
             File::options().create(true).append(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
         };
         let own = path.clone();
-        let finalizer = multiproc::at_exit(0, move || log(&own, "parent"));
+        let finalizer = multiproc::process::at_exit(0, move || log(&own, "parent"));
         let own = path.clone();
         let child = Process::fork(move || {
-            multiproc::at_exit(0, move || log(&own, "child"));
+            multiproc::process::at_exit(0, move || log(&own, "child"));
         });
         child.start().unwrap().join().unwrap();
         assert!(finalizer.cancel());
@@ -359,7 +360,7 @@ fn signal_handlers_are_not_inherited() {
 fn sibling_does_not_hold_input() {
     in_a_process_with_one_thread(|| {
         let read = || std::io::stdin().read_to_string(&mut String::new()).unwrap();
-        let mut reader = Process::fork(read).stdin(multiproc::Stdio::piped()).start().unwrap();
+        let mut reader = Process::fork(read).stdin(multiproc::process::Stdio::piped()).start().unwrap();
         let sibling = Ends(Process::fork(sleep_long).start().unwrap());
         reader.stdin.as_mut().unwrap().write_all(b"four").unwrap();
         assert_eq!(reader.join().unwrap(), 4);

@@ -13,7 +13,8 @@ use crate::common::{Ends, LONG, Scratch, fifo, for_each_method, sleep_long};
 use futures::executor::block_on;
 use futures::future::{Either, join_all, select};
 use futures::stream::{FuturesUnordered, StreamExt};
-use multiproc::{JoinFuture, Process, StartMethod, Stdio, WaitFuture};
+use multiproc::process::{JoinFuture, Stdio, WaitFuture};
+use multiproc::{Process, StartMethod};
 use tokio::runtime::{Builder, Runtime};
 
 fn sleeper(method: StartMethod) -> Ends<()> {
@@ -304,7 +305,7 @@ fn drops() {
     let outer = Process::new(
         || {
             // A standby has descriptors in this process, and comes and goes.
-            multiproc::set_standby(false);
+            multiproc::process::set_standby(false);
             let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
             let round = async |waker: &Waker| {
                 let child = sleeper(StartMethod::ForkServer);

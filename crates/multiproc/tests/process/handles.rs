@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
-use multiproc::{Handle, JoinErrorKind, Process, Run, StartError, StartMethod};
+use multiproc::process::{JoinErrorKind, StartError};
+use multiproc::{Handle, Process, Run, StartMethod};
 use serde::{Deserialize, Serialize};
 
 fn open_descriptors() -> usize {
@@ -385,7 +386,7 @@ fn alone<T: Serialize + serde::de::DeserializeOwned + 'static>(target: fn(StartM
 #[multiproc::test]
 fn drops() {
     fn rounds(method: StartMethod) -> Vec<usize> {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         fn handles(count: usize) -> Vec<Handle<PipeReader>> {
             (0..count).map(|_| pipe_with("").into()).collect()
         }
@@ -437,7 +438,7 @@ fn drops() {
 #[multiproc::test]
 fn no_other_fds() {
     fn count(method: StartMethod) -> (usize, usize) {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         let get = |count: usize| {
             let list: Vec<Handle<PipeReader>> = (0..count).map(|_| pipe_with("").into()).collect();
             let child = Process::new(|list: Vec<Handle<PipeReader>>| (list, open_descriptors()).1, (list,));
@@ -453,7 +454,7 @@ fn no_other_fds() {
 #[multiproc::test]
 fn open_file_limit_at_start() {
     fn sweep(method: StartMethod) -> (usize, usize, Vec<usize>) {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         // The server, if there is one, is started with a limit that is high enough for it.
         set_limit(4096);
         Process::new(|| (), ()).start_method(method).start().unwrap().join().unwrap();
@@ -492,7 +493,7 @@ fn open_file_limit_at_start() {
 #[multiproc::test]
 fn open_file_limit_at_join() {
     fn join(method: StartMethod) -> (String, Vec<String>) {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         set_limit(4096);
         let start = |count: usize| {
             let target = |count: usize| -> Vec<Handle<PipeReader>> {
@@ -531,7 +532,7 @@ fn open_file_limit_at_join() {
 fn too_many_in_flight() {
     /// As an unprivileged user, since the limit doesn't apply to others.
     fn limited(method: StartMethod) -> Option<(String, String)> {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         // SAFETY: the call accesses no memory.
         if unsafe { libc::setgid(60_125) != 0 || libc::setuid(60_125) != 0 } {
             return None;

@@ -2,7 +2,8 @@
 //! there is no room for them.
 
 use crate::common::for_each_method;
-use multiproc::{JoinErrorKind, Process, StartError};
+use multiproc::Process;
+use multiproc::process::{JoinErrorKind, StartError};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 

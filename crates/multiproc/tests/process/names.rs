@@ -84,7 +84,7 @@ for_each_method! {
         // In a child, so that the default of the other tests doesn't change.
         let child = Process::new(|method| {
             multiproc::set_start_method(method);
-            Process::new(multiproc::start_method, ()).start().unwrap().join().unwrap()
+            Process::new(multiproc::process::start_method, ()).start().unwrap().join().unwrap()
         }, (method,));
         assert_eq!(child.start().unwrap().join().unwrap(), method);
     }

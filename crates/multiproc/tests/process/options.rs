@@ -4,19 +4,20 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use crate::common::{self, Ends, Scratch, for_each_method, sleep_long};
-use multiproc::{JoinErrorKind, Process, Resource, StartError, StartMethod, Stdio};
+use multiproc::process::{JoinErrorKind, Resource, StartError, Stdio};
+use multiproc::{Process, StartMethod};
 
 fn var(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 fn set_seeds(method: StartMethod) {
-    multiproc::set_seed(7);
+    multiproc::process::set_seed(7);
     let seeds = || {
         // A process tree of its own, whatever this test's process has started before.
         let parent = Process::new(
             |method: StartMethod| {
-                multiproc::set_seed(7);
+                multiproc::process::set_seed(7);
                 let seed = || multiproc::current_process().seed();
                 [(); 3].map(|()| Process::new(seed, ()).start_method(method).start().unwrap().join().unwrap())
             },

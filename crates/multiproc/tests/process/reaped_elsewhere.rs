@@ -42,7 +42,7 @@ fn ask_in_every_way(method: StartMethod) {
         is_code(child.wait().unwrap().exit_code(), code + 5);
         let error = start(code + 1).join().unwrap_err();
         assert!(!status_is_kept() || error.to_string().contains(&format!("exited with code {}", code + 1)), "{error}");
-        let failed = multiproc::scope(|scope| -> Result<(), multiproc::ScopeError> {
+        let failed = multiproc::scope(|scope| -> Result<(), multiproc::process::ScopeError> {
             scope.start(Process::new(leave, (code + 1,)).start_method(method)).unwrap();
             Ok(())
         });
@@ -148,10 +148,10 @@ for_each_method! {
             },
             (),
         );
-        let (to, from) = multiproc::one_way::<bool>().unwrap();
+        let (to, from) = multiproc::connection::one_way::<bool>().unwrap();
         let child = child.start_method(method).start().unwrap();
         let debugger = Process::new(
-            |pid: i32, to: multiproc::Sender<bool>| {
+            |pid: i32, to: multiproc::connection::Sender<bool>| {
                 const PTRACE_SEIZE: libc::c_uint = 0x4206;
                 let begun = Instant::now();
                 // The child may not have allowed it yet.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::common::{self, for_each_method};
-use multiproc::{Process, Queue, RemoteFn, one_way, pipe};
+use multiproc::connection::one_way;
+use multiproc::{Process, Queue, RemoteFn, pipe};
 use serde::{Deserialize, Serialize};
 
 type Binary = RemoteFn<(u32, u32), u32>;
@@ -66,7 +67,7 @@ for_each_method! {
     }
 
     fn queue_and_pipe(method) {
-        fn serve(tasks: Queue<(Binary, u32)>, results: multiproc::Sender<(Binary, u32)>) {
+        fn serve(tasks: Queue<(Binary, u32)>, results: multiproc::connection::Sender<(Binary, u32)>) {
             while let Ok((function, number)) = tasks.get() {
                 results.send((function, function.call((number, number)))).unwrap();
             }
@@ -125,7 +126,7 @@ fn largest(a: u32, b: u32) -> u32 {
 #[multiproc::test]
 fn wrong_type_is_never_called() {
     let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>().unwrap();
-    fn reader(bytes: multiproc::Connection<Vec<u8>, Vec<u8>>) {
+    fn reader(bytes: multiproc::connection::Connection<Vec<u8>, Vec<u8>>) {
         for message in bytes.receiver().iter() {
             let read = serde_json::from_slice::<RemoteFn<(), u32>>(&message.unwrap());
             let text = match read {

@@ -5,9 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::common::{Scratch, Unwilling, fifo, for_each_method, sleep_long};
-use multiproc::{
-    JoinErrorKind, Process, ProcessHandle, Scope, ScopeError, StartError, StartMethod, current_process, scope,
-};
+use multiproc::process::{JoinErrorKind, ProcessHandle, Scope, ScopeError, StartError};
+use multiproc::{Process, StartMethod, current_process, scope};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -90,7 +89,7 @@ for_each_method! {
             |method: StartMethod| {
                 let scratch = Scratch::new();
                 let ready = fifo(&scratch, "ready");
-                multiproc::set_grace_period(Duration::from_millis(20));
+                multiproc::process::set_grace_period(Duration::from_millis(20));
                 let ignores = |ready: String| {
                     // SAFETY: no handler is installed or replaced.
                     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };

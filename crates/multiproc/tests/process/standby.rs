@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{LONG, Scratch, in_a_process_with_one_thread, wait_gone};
-use multiproc::{Process, StartMethod, set_standby};
+use multiproc::process::set_standby;
+use multiproc::{Process, StartMethod};
 
 /// The ids of the children of this process with this name.
 fn children(name: &str) -> Vec<i32> {

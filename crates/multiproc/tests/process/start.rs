@@ -2,7 +2,8 @@
 //! descriptors, and what happens when that fails.
 
 use crate::common::{self, Ends, Unwilling, for_each_method, sleep_long};
-use multiproc::{Process, StartError, StartMethod};
+use multiproc::process::StartError;
+use multiproc::{Process, StartMethod};
 
 fn open_descriptors() -> Vec<(i32, String)> {
     let mut list: Vec<(i32, String)> = std::fs::read_dir("/proc/self/fd")
@@ -155,7 +156,7 @@ fn killed_server_is_replaced() {
     let outcome = Process::new(
         || {
             // A standby has the server's name for a moment.
-            multiproc::set_standby(false);
+            multiproc::process::set_standby(false);
             let me = std::process::id();
             let servers = || -> Vec<i32> {
                 let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
@@ -195,7 +196,7 @@ fn open_file_limit() {
     /// Lowers the limit, tries to start, raises it again, starts.
     fn limited(method: StartMethod, resource: u32, limit: u64) -> (String, u32) {
         // With a standby, a start takes fewer descriptors.
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         // The server exists already, as in the middle of a program.
         let before = Process::new(|| 1, ()).start_method(method).start().unwrap().join().unwrap();
         let set = |soft: u64| {
@@ -224,7 +225,7 @@ fn open_file_limit() {
 #[multiproc::test]
 fn open_file_limit_at_any_point() {
     fn sweep(method: StartMethod) -> (usize, usize, usize) {
-        multiproc::set_standby(false);
+        multiproc::process::set_standby(false);
         let me = std::process::id();
         let children = || {
             let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
-use multiproc::{JoinErrorKind, LevelFilter, Process, Stdio};
+use multiproc::Process;
+use multiproc::log::LevelFilter;
+use multiproc::process::{JoinErrorKind, Stdio};
 
 fn fails() -> std::io::Result<u8> {
     Err(std::io::Error::other("the error"))

@@ -197,7 +197,7 @@ fn alternating_formats() {
 
 #[test]
 fn call_is_not_deserializable() {
-    type Endless = multiproc::Call<fn(), ()>;
+    type Endless = multiproc::process::Call<fn(), ()>;
     assert!(serde_json::from_str::<Endless>("[4096, []]").unwrap_err().to_string().contains("starting its process"));
-    assert!(serde_json::from_str::<multiproc::Call<std::convert::Infallible, ()>>("[null, []]").is_err());
+    assert!(serde_json::from_str::<multiproc::process::Call<std::convert::Infallible, ()>>("[null, []]").is_err());
 }

@@ -15,7 +15,7 @@ fn ignores_sigterm(ready: String) {
 
 for_each_method! {
     fn signals(method) {
-        type End = fn(&multiproc::Child<()>) -> Result<(), multiproc::ChildError>;
+        type End = fn(&multiproc::Child<()>) -> Result<(), multiproc::process::ChildError>;
         let ends: [(End, &str, i32); 4] = [
             (multiproc::Child::terminate, "stopped[SIGTERM]", -15),
             (multiproc::Child::kill, "stopped[SIGKILL]", -9),

@@ -4,9 +4,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::common::{Ends, LONG, for_each_method, sleep_long};
-use multiproc::{
-    Child, Process, ProcessHandle, StartMethod, WaitAllError, Waitable, active_children, wait_all, wait_any,
-};
+use multiproc::process::{ProcessHandle, WaitAllError};
+use multiproc::{Child, Process, StartMethod, Waitable, active_children, wait_all, wait_any};
 
 fn sleeper(method: StartMethod) -> Child<()> {
     Process::new(sleep_long, ()).start_method(method).start().unwrap()

@@ -1,9 +1,8 @@
-//! Programs as they are: the examples, what the compiler says of mistakes, and a test binary.
+//! Programs as they are: the examples, and a test binary.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod compile;
 mod examples;
 mod features;
 mod forbid_unsafe;

@@ -9,7 +9,8 @@ use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::common::{LONG, exists, sleep_long, test_name, wait_gone};
-use multiproc::{Child, Process, StartMethod, set_grace_period};
+use multiproc::process::set_grace_period;
+use multiproc::{Child, Process, StartMethod};
 
 /// What the binary left behind, or would have, and how it ended.
 struct Run {
@@ -67,7 +68,7 @@ fn start(method: StartMethod) -> Child<()> {
 }
 
 /// Announces that it runs, and ignores SIGTERM.
-fn stubborn(ready: multiproc::Sender<()>) {
+fn stubborn(ready: multiproc::connection::Sender<()>) {
     // SAFETY: no handler is installed or replaced.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
     ready.send(()).unwrap();
@@ -113,7 +114,7 @@ async fn leave_in_runtime() {
 fn leave_ignoring_sigterm() {
     if leaves() {
         set_grace_period(Duration::from_millis(50));
-        let (sender, ready) = multiproc::one_way().unwrap();
+        let (sender, ready) = multiproc::connection::one_way().unwrap();
         let child = Process::new(stubborn, (sender,)).start().unwrap();
         println!("left pid {}", child.pid());
         ready.recv().unwrap();

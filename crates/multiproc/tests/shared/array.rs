@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::common::{self, LONG, for_each_method, sleep_long};
 use crate::locks::{any_lock, ends, holding_tests, start};
 use crate::shared::{Numbers, kill, wait_asleep_in_futex};
+use multiproc::process::StartError;
+use multiproc::shared_memory::{ArrayGuard, ArrayPart, MemoryError, RawArray, RawValue};
 use multiproc::sync::{Event, LockError, Misuse, PoisonCause, Semaphore};
-use multiproc::{
-    Array, ArrayGuard, ArrayPart, CreateError, MemoryError, Process, Queue, RawArray, RawValue, StartError, Value,
-};
+use multiproc::{Array, CreateError, Process, Queue, Value};
 
 any_lock!(Array<u64>, "array", ArrayGuard<u64>, Array::new(4), lock, try_lock, lock_timeout, is_locked, [1, 2, 1]);
 any_lock!(

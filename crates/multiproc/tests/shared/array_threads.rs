@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::chaos::{self, Random};
 use crate::common::LONG;
+use multiproc::shared_memory::ArrayGuard;
 use multiproc::sync::{LockError, Misuse};
-use multiproc::{Array, ArrayGuard, Queue};
+use multiproc::{Array, Queue};
 
 /// The number of values in the array.
 const VALUES: usize = 24;

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
 use crate::shared::kill;
+use multiproc::process::StartError;
+use multiproc::shared_memory::{MemoryError, NameError};
 use multiproc::sync::{Event, LockError};
-use multiproc::{MemoryError, NameError, Process, Queue, SharedMemory, StartError, StartMethod};
+use multiproc::{Process, Queue, SharedMemory, StartMethod};
 
 /// A name that no other test has.
 fn name() -> String {

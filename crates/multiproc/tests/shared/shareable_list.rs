@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use crate::chaos::{self, Random};
 use crate::common::{self, Ends, LONG, for_each_method};
 use crate::shared::{Numbers, kill};
+use multiproc::shared_memory::{ShareableItem, ShareableList, ShareableListError};
 use multiproc::sync::{Event, Lock};
-use multiproc::{Handle, Process, Queue, Run, ShareableItem, ShareableList, ShareableListError, StartMethod};
+use multiproc::{Handle, Process, Queue, Run, StartMethod};
 use serde::{Deserialize, Serialize};
 
 /// The list in the documentation of Python's `ShareableList`.
@@ -182,7 +183,7 @@ fn work(list: ShareableList, numbers: Numbers, place: usize) {
 /// Some processes use a list, of which one is killed every few milliseconds, at any point, and
 /// replaced.
 fn kill_users(method: StartMethod) {
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     let mut random = Random::seeded();
     let items: [ShareableItem; 3] = ["".into(), "".into(), 0.into()];
     let (list, numbers) = (ShareableList::with_room(items, ROOM as usize).unwrap(), Numbers::new());

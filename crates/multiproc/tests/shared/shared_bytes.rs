@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::common::{Ends, for_each_method};
-use multiproc::{CreateError, Handle, MemoryError, Process, Queue, SharedBytes};
+use multiproc::shared_memory::MemoryError;
+use multiproc::{CreateError, Handle, Process, Queue, SharedBytes};
 use serde::{Deserialize, Serialize};
 
 fn sum(bytes: SharedBytes) -> u64 {

@@ -10,11 +10,9 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use crate::common::{self, for_each_method, sleep_long};
 use crate::locks::{any_lock, ends, holding_tests, start};
 use crate::shared::kill;
+use multiproc::shared_memory::{ArrayGuard, ArrayPart, HugePages, MemoryError, ReadOnlyMemory};
 use multiproc::sync::{Event, LockError, Misuse};
-use multiproc::{
-    Array, ArrayGuard, ArrayPart, CreateError, Handle, HugePages, MemoryError, Process, Queue, ReadOnlyMemory,
-    SharedBytes, SharedMemory,
-};
+use multiproc::{Array, CreateError, Handle, Process, Queue, SharedBytes, SharedMemory};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

@@ -787,8 +787,10 @@ fn cancelled_acquires() {
 fn two_hundred_waiters() {
     // Each in its own process, with the usual limit of descriptors.
     for kind in 0..3 {
-        let child =
-            Process::new(two_hundred, (kind,)).rlimit(multiproc::Resource::OpenFiles, 1024, 1024).start().unwrap();
+        let child = Process::new(two_hundred, (kind,))
+            .rlimit(multiproc::process::Resource::OpenFiles, 1024, 1024)
+            .start()
+            .unwrap();
         ends(&Ends(child));
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::chaos::{self, Random};
 use crate::common::{self, LONG};
+use multiproc::shared_memory::RawArray;
 use multiproc::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, RLock, RwLock, Semaphore};
-use multiproc::{Array, RawArray, SharedMemory, shareable_list};
+use multiproc::{Array, SharedMemory, shareable_list};
 
 /// The number of cases of each test.
 const CASES: u64 = 100;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::common::{self, Ends, LONG, for_each_method, switches, until_nothing_wakes};
+use multiproc::queue::Consumer;
 use multiproc::sync::{Barrier, Condition, Event, Lock, RwLock, Semaphore};
-use multiproc::{Array, Consumer, JoinableQueue, Process, Queue};
+use multiproc::{Array, JoinableQueue, Process, Queue};
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be waited for. None of it happens.
@@ -161,17 +162,17 @@ for_each_method! {
         use std::os::fd::AsFd;
         let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
         let is_readable = |time| multiproc_os::poll::wait_for_input(tasks.as_fd(), Some(std::time::Instant::now() + time)).unwrap();
-        assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
+        assert!(matches!(tasks.try_get(), Err(multiproc::queue::GetError::Empty)));
         tasks.put(5).unwrap();
         let worker = Ends(Process::new(take_and_wait, (tasks.clone(), ready.clone())).start_method(method).start().unwrap());
         assert_eq!(ready.get_timeout(LONG).unwrap(), 5);
-        assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
+        assert!(matches!(tasks.try_get(), Err(multiproc::queue::GetError::Empty)));
         assert!(!is_readable(Duration::from_millis(20)));
         worker.kill().unwrap();
         assert!(is_readable(LONG), "by the death alone");
         let task = tasks.try_get().unwrap();
         assert_eq!((*task, task.deliveries()), (5, 2));
-        assert!(matches!(tasks.try_get(), Err(multiproc::GetError::Empty)));
+        assert!(matches!(tasks.try_get(), Err(multiproc::queue::GetError::Empty)));
         assert!(!is_readable(Duration::from_millis(20)), "nothing is left");
         task.task_done();
     }

@@ -1,7 +1,8 @@
 //! The program that is stepped through a start. It prints the outcome, and checks that nothing of
 //! the start is left in it.
 
-use multiproc::{Child, JoinErrorKind, Process, StartError, StartMethod};
+use multiproc::process::{JoinErrorKind, StartError};
+use multiproc::{Child, Process, StartMethod};
 use multiproc_programs::say;
 
 use super::family;
@@ -24,7 +25,7 @@ fn start(method: StartMethod, number: u32) -> Result<Child<u32>, StartError> {
 /// SIGCHLD ignored, so that the kernel reaps the children.
 pub(crate) fn run(method: StartMethod, state: &str) {
     // With standby, which processes exist would depend on timing.
-    multiproc::set_standby(false);
+    multiproc::process::set_standby(false);
     if state == "ignoring" {
         // SAFETY: no handler is installed or replaced.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };

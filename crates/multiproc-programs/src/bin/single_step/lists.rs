@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use multiproc::{ShareableItem, ShareableList};
+use multiproc::shared_memory::{ShareableItem, ShareableList};
 
 use super::locks::SOON;
 use super::walk::{Run, Scenario};

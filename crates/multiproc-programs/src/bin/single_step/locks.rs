@@ -6,7 +6,8 @@ use multiproc::sync::{
     Lock, LockError, LockGuard, Mutex, MutexGuard, Once, RLock, RLockGuard, RwLock, RwLockWriteGuard,
 };
 
-use multiproc::{Array, ArrayGuard, ArrayPart};
+use multiproc::Array;
+use multiproc::shared_memory::{ArrayGuard, ArrayPart};
 
 use super::walk::{Run, Scenario, copy, end_soon, sleeps, wait_for};
 

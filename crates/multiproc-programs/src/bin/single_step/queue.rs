@@ -4,7 +4,8 @@
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::time::{Duration, Instant};
 
-use multiproc::{GetError, Handle, JoinableQueue, PutErrorKind, Queue};
+use multiproc::queue::{GetError, PutErrorKind};
+use multiproc::{Handle, JoinableQueue, Queue};
 use serde_bytes::ByteBuf;
 
 use super::walk::{Run, Scenario, Step};

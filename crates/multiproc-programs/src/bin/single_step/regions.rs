@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use multiproc::shared_memory::ArrayPart;
 use multiproc::sync::LockError;
-use multiproc::{Array, ArrayPart, SharedMemory};
+use multiproc::{Array, SharedMemory};
 
 use super::locks::SOON;
 use super::walk::{Run, Scenario, copy, wait_for};

@@ -12,7 +12,9 @@ use multiproc_os::limits::{self, Resource};
 use multiproc_os::{memfd, random, threads};
 
 use super::*;
-use crate::{Child, MemoryError, Process, Receiver, Sender, SharedMemory, StartMethod, one_way};
+use crate::connection::{Receiver, Sender, one_way};
+use crate::shared_memory::MemoryError;
+use crate::{Child, Process, SharedMemory, StartMethod};
 
 /// No test waits longer than this for anything.
 const LONG: Duration = Duration::from_secs(300);

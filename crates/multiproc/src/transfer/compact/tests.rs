@@ -86,9 +86,10 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }) })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes")]
     fn round_trip(value in everything()) {
         there_and_back(&value);
     }
@@ -338,6 +339,7 @@ fn chain_bytes(len: usize) -> Vec<u8> {
 
 /// Regression: bytes from another process could overflow the stack.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes")]
 fn nesting_limit() {
     use Expression::{Call, Let, Negative, Number, Sum};
     // Each link is a struct and an option, and the last one contains an array.
@@ -374,6 +376,7 @@ fn nesting_limit() {
 
 /// Regression: a list of empty elements could keep its reader busy for years.
 #[test]
+#[cfg_attr(miri, ignore = "a million elements")]
 fn empty_element_limit() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Empty;

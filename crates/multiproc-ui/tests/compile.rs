@@ -57,7 +57,7 @@ fn one_error_with_help() {
         ("target_that_is_async", "a target is not an `async fn`"),
         ("item_without_serde", "write `#[derive(serde::Serialize, serde::Deserialize)]`"),
         ("result_that_is_no_serde_type", "derive `serde::Serialize` and `serde::Deserialize` for it"),
-        ("error_that_is_no_serde_type", "`multiproc::outcome::ErrorChain`"),
+        ("error_that_is_no_serde_type", "`multiproc::process::outcome::ErrorChain`"),
     ] {
         let path = format!("{}/tests/ui/{program}.stderr", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
