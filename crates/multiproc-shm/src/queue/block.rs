@@ -82,9 +82,9 @@ impl<S: Deref<Target = Store>> Block<S> {
         unsafe { bytes_of(self.store.blocks(), self.index, self.len) }
     }
 
+    /// Maps the bytes that the block contains privately: pages that are written are copied, and no
+    /// other mapping shows what is written. Returns the mapping and the offset of the bytes in it.
     #[cfg(not(loom))]
-    /// Maps the bytes that the block contains privately: what is written there is copied, page by
-    /// page, and seen by nobody else. Returns the mapping and the offset of the bytes in it.
     pub(super) fn copy_on_write(&self) -> io::Result<(Mapping, usize)> {
         /// A multiple of every page size, at which a piece of the blocks' mapping begins.
         const STEP: u64 = 1 << 16;
