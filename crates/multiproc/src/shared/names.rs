@@ -317,6 +317,5 @@ fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-// Not for miri: `#[multiproc::test]` makes system calls before `main`, which miri lacks.
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
 mod tests;
