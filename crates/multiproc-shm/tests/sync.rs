@@ -332,40 +332,19 @@ mod semaphore {
         });
     }
 
-    /// Another process is stopped in the middle of an operation: after each instruction of it, until
-    /// one is found at which it holds the semaphore's spin lock.
+    /// Another process is stopped while it holds the semaphore's spin lock.
     #[test]
     fn try_acquire_waits_for_nothing() {
         let semaphore = Semaphore::create(1, None).unwrap();
-        let pid = fork(|| {
-            // SAFETY: the parent traces this process, and this thread is the only one.
-            unsafe {
-                assert_eq!(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0), 0);
-                libc::raise(libc::SIGSTOP);
-            }
-            loop {
-                semaphore.add(1).unwrap();
-            }
-        });
-        let stopped = || {
-            let mut status = 0;
-            // SAFETY: the status is ours.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            assert!(libc::WIFSTOPPED(status), "{status:#x}");
-        };
-        stopped();
-        for step in 0.. {
-            assert!(step < 1_000_000, "the process never held the spin lock");
-            // SAFETY: the process is traced and stopped.
-            assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0) }, 0);
-            stopped();
-            match semaphore.try_acquire() {
+        let pid = stop_inside(
+            || semaphore.add(1).unwrap(),
+            || match semaphore.try_acquire() {
                 // Takes what the process has added, unless it hasn't begun yet.
-                Ok(_) => {}
-                Err(WaitError::Busy) => break,
+                Ok(_) => false,
+                Err(WaitError::Busy) => true,
                 Err(error) => panic!("{error}"),
-            }
-        }
+            },
+        );
         assert!(matches!(semaphore.try_acquire(), Err(WaitError::Busy)));
         // A deadline is kept too, and the error names the process.
         let stalled = semaphore.acquire(soon());

@@ -27,6 +27,9 @@ pub(crate) fn fork(child: impl FnOnce()) -> i32 {
     // threads, and the allocator, which the C library makes safe.
     match unsafe { libc::fork() } {
         0 => {
+            // The thread of a test that fails ends, and nothing is left behind.
+            // SAFETY: prctl(2) with a number.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             let status = catch_unwind(AssertUnwindSafe(child)).map_or(101, |()| 0);
             // SAFETY: ends the process, without the test harness's exit handlers.
             unsafe { libc::_exit(status) }
@@ -36,6 +39,37 @@ pub(crate) fn fork(child: impl FnOnce()) -> i32 {
             pid
         }
     }
+}
+
+/// Runs `operation` in a fork copy again and again, and stops the copy after each instruction, until
+/// `is_inside` says that this is in the middle of the operation. Returns its pid; it stays stopped.
+pub(crate) fn stop_inside(operation: impl Fn(), mut is_inside: impl FnMut() -> bool) -> i32 {
+    let pid = fork(|| {
+        // SAFETY: the parent traces this process, which has no other thread.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0), 0);
+            libc::raise(libc::SIGSTOP);
+        }
+        loop {
+            operation();
+        }
+    });
+    let wait_stopped = || {
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert!(libc::WIFSTOPPED(status), "{status:#x}");
+    };
+    wait_stopped();
+    for _ in 0..1_000_000 {
+        // SAFETY: the process is traced, and stopped.
+        assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0) }, 0);
+        wait_stopped();
+        if is_inside() {
+            return pid;
+        }
+    }
+    panic!("no instruction is in the middle of the operation");
 }
 
 /// Waits until the process has ended, and returns its status as waitpid(2) does. Kills it if it
