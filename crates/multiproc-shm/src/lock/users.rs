@@ -32,11 +32,14 @@ layout! {
 /// A lock's users, and the file that they are in. Waiters watch the file to learn of changes.
 #[derive(Debug, Clone, Copy)]
 pub struct LockUsers<'a> {
+    /// The users, in the file.
     pub users: &'a Users,
+    /// The file.
     pub file: BorrowedFd<'a>,
 }
 
 impl Users {
+    /// Returns whether a waiter wants to learn of changes.
     #[inline]
     pub fn are_recorded(&self) -> bool {
         self.are_recorded.load(SeqCst) != 0

@@ -201,6 +201,7 @@ pub enum AsyncAcquireError {
 }
 
 impl<'a, L: AsyncLayout> Wait<'a, L> {
+    /// Makes a wait for the word of `mapping`, which begins when it is polled.
     pub fn new(mapping: &'a Arc<LockMapping<L>>) -> Wait<'a, L> {
         Wait { mapping, number: None }
     }
