@@ -39,8 +39,8 @@
 //!   [`ShareableList`](shared_memory::ShareableList) holds mixed values that several processes read
 //!   and change in place; [`SharedBytes`] is for large data that is sent without a copy.
 //! - [`sync`] has the locks and other synchronization primitives that processes share.
-//! - [`current_process`], [`parent_process`], [`active_children`] and [`cpu_count`] tell about
-//!   processes and processors.
+//! - [`current_process`], [`parent_process`], [`active_children`] and [`cpu_count`] return
+//!   processes and the number of processors.
 //! - [`wait_any`] and [`wait_all`] wait for one or all of several children. [`scope`] starts
 //!   processes that end when a closure has returned.
 //! - `child.await` joins a child in `async` code; with the feature `async`, queues, pipes,

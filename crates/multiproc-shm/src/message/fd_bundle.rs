@@ -43,8 +43,8 @@ impl FdBundle {
         FdBundle::pack_borrowed(&fds)
     }
 
-    /// As [`pack`](FdBundle::pack), but doesn't close `fds`: at most [`MAX_UNPACKED`] are duplicated, more
-    /// are sent into sockets.
+    /// As [`pack`](FdBundle::pack), but doesn't close `fds`: at most [`MAX_UNPACKED`] are
+    /// duplicated, more are sent into sockets.
     ///
     /// # Errors
     /// As [`pack`](FdBundle::pack).

@@ -274,8 +274,8 @@ impl BarrierState {
 }
 
 /// A barrier at which a fixed number of parties wait for each other: the layer under
-/// `multiproc::sync::Barrier`. When a party has died, is too late or gives up, the round is broken,
-/// and all parties are told.
+/// `multiproc::sync::Barrier`. When a party dies, reaches its deadline or gives up, the round is
+/// broken for all parties.
 ///
 /// It takes two descriptors, or none of its own [in a slab](Barrier::create_in). A clone is another
 /// handle of the same barrier; each thread that waits needs its own.
@@ -687,8 +687,7 @@ impl Barrier {
         self.object.wait_queue.after_change(u32::MAX);
     }
 
-    /// Begins a new round, with no known parties. Parties that wait are told that their round is
-    /// broken.
+    /// Begins a new round, with no known parties. The waits of the present round end as broken.
     pub fn reset(&self) {
         let notifier = self.object.notifier();
         let guard = self.lock_endlessly();

@@ -1,6 +1,6 @@
-//! [`Condition`]: the waiters of a condition variable, without its lock. Each draws a *ticket* (a number), and
-//! each notification is recorded as a *grant*, which says how many of the tickets below a bound may
-//! pass. See `PROTOCOL.md` in this folder, "Condition".
+//! [`Condition`]: the waiters of a condition variable, without its lock. Each draws a *ticket* (a
+//! number), and each notification is recorded as a *grant*, which says how many of the tickets
+//! below a bound may pass. See `PROTOCOL.md` in this folder, "Condition".
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -103,7 +103,7 @@ impl Tickets {
 /// A condition variable, without its lock: the layer under `multiproc::sync::Condition`.
 ///
 /// Its waiters hold a [`Lock`], which all calls take as an argument; it must always be the same.
-/// When a holder of the lock dies, all waiters are told ([`ConditionError::Poisoned`]), so that no
+/// When a holder of the lock dies, all waits end with [`ConditionError::Poisoned`], so that no
 /// thread waits for a dead notifier.
 ///
 /// It takes two descriptors, or none of its own [in a slab](Condition::create_in). A clone is

@@ -14,7 +14,7 @@ pub enum Acquired {
     /// The caller holds the lock.
     Taken,
     /// The caller holds the lock, but an earlier holder has died or panicked with it: what the lock
-    /// guards may have been left half done. Each caller that acquires the lock is told so, until
+    /// guards may have been left half done. Each caller that acquires the lock gets this until
     /// the poison is cleared.
     Poisoned {
         /// How the earlier holder has ended.

@@ -43,7 +43,7 @@ impl crate::wait::waiters::AsyncLayout for LockState {
 ///
 /// It belongs to the *thread* that has acquired it, which is the only one that can release it. If
 /// that thread or its process dies, at any instruction, the lock is released at once, and the
-/// next thread that acquires it is told ([`Acquired::Poisoned`]). Acquiring and releasing a free
+/// next thread that acquires it gets [`Acquired::Poisoned`]. Acquiring and releasing a free
 /// lock makes no system call. For a lock that any thread may release, see
 /// [`ProcessLock`](super::ProcessLock).
 ///

@@ -12,8 +12,8 @@
 //!
 //! Each is opened in another process with the descriptors of `to_fds`, sent by any means:
 //! sendmsg(2), or inherited. All processes must be in one PID namespace. When a process dies, what
-//! it holds is released, and waiters are told where that matters. `PROTOCOL.md` in this folder says
-//! what happens at each instruction.
+//! it holds is released, and waits that depend on it end with an error. `PROTOCOL.md` in this
+//! folder says what happens at each instruction.
 //!
 //! A call waits until a [`Deadline`](crate::wait::deadline::Deadline). With `Deadline::Now` it
 //! waits only for operations of other threads that take a moment; `try_acquire` doesn't even do

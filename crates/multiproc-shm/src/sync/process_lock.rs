@@ -14,7 +14,7 @@ use crate::wait::deadline::Deadline;
 /// A lock that any thread of any process may release: Python's `multiprocessing.Lock`.
 ///
 /// It belongs to the *process* that has acquired it. When that process dies, the lock is released,
-/// and the next caller that acquires it is told ([`Acquired::Poisoned`]). It isn't reentrant, and
+/// and the next caller that acquires it gets [`Acquired::Poisoned`]. It isn't reentrant, and
 /// doesn't know threads: a thread that acquires it twice waits until it is released. For a lock
 /// that belongs to a thread, and costs no system call and no ledger, use [`Lock`](super::Lock).
 ///

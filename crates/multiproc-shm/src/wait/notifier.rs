@@ -36,7 +36,7 @@ pub enum Tokens {
     /// polled by code that knows nothing of this protocol. For objects with waiters that all wait
     /// for the same thing.
     Taken,
-    /// They stay, and each waiter is told of those written after it has subscribed. For objects
+    /// They stay, and each waiter wakes for those written after it has subscribed. For objects
     /// where the condition of one waiter may hold when that of another doesn't.
     Heard,
 }
@@ -191,8 +191,8 @@ impl Notifier {
         }
     }
 
-    /// Subscribes to the wake pipe: the caller is told of what happens there from now on. Must be
-    /// called before the caller checks, under the spin lock, whether it must wait.
+    /// Subscribes to the events of the wake pipe from now on. Must be called before the caller
+    /// checks, under the spin lock, whether it must wait.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`. The caller can wait with [`Subscription::Deaf`] then.

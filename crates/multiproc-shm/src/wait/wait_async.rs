@@ -1,7 +1,7 @@
 //! Waiting on a wake pipe as a future: where a thread would sleep, a future has one descriptor
 //! watched, an epoll set of all that may wake it.
 //!
-//! It counts as a waiter, as a thread does, so it is also told when no process is left that could
+//! It counts as a waiter, as a thread does, so it also ends when no process is left that could
 //! change the state. See `PROTOCOL.md`, "The wake pipe".
 
 use std::future::poll_fn;
@@ -149,8 +149,8 @@ impl Source for Timer {
     }
 }
 
-/// Waits until it makes sense to try again for a spin lock with a stopped owner: nothing tells when
-/// the owner continues.
+/// Waits before another attempt at a spin lock with a stopped owner: no event reports that the
+/// owner continues.
 async fn pause() -> io::Result<()> {
     let timer = Arc::new(Timer::after(PAUSE)?);
     watch(&timer, || {

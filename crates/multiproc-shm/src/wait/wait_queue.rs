@@ -3,9 +3,9 @@
 //!
 //! A wait has three stages, each for a longer wait: a [backoff](crate::wait::backoff) of some
 //! microseconds; a futex, for some milliseconds; and then the wake pipe, by way of the process's
-//! [notifier](crate::wait::notifier). There a waiter sleeps for as long as it takes. It is told
-//! when no process is left that could change the state, and when a process has died on which the
-//! condition depends.
+//! [notifier](crate::wait::notifier). There a waiter sleeps for as long as it takes. It also
+//! wakes when no process is left that could change the state, and when a process has died on which
+//! the condition depends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -84,15 +84,15 @@ struct Reserved {
 #[derive(Debug)]
 struct Waiter {
     number: u64,
-    /// `None`: the future has been told that the word was free, and hasn't tried to take it since.
+    /// `None`: the future was woken when the word was free, and hasn't tried to take it since.
     waker: Option<Waker>,
 }
 
 /// The next step of a future that couldn't take the word.
 enum Next {
-    /// Try again, as it has been told meanwhile.
+    /// Try again: the future was woken meanwhile.
     Try,
-    /// Finish: the word had been taken for it, and is its own now.
+    /// Finish: the word was reserved for the future, which owns it now.
     Taken,
     /// Wait until its task is woken.
     Wait,
@@ -169,8 +169,8 @@ impl Waiters {
         Ok(Next::Wait)
     }
 
-    /// Removes a future. If it was told and hasn't taken the word, the waiter thread passes that
-    /// on.
+    /// Removes a future. If it was woken and hasn't taken the word, the waiter thread wakes another
+    /// one.
     fn leave(&self, number: u64) {
         let mut state = self.state();
         let position = state.futures.iter().position(|waiter| waiter.number == number);

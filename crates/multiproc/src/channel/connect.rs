@@ -1,5 +1,5 @@
-//! [`connect`]: the client's side of the handshake with a [`Listener`](crate::connection::Listener).
-//! [CONNECTION.md](CONNECTION.md) has the protocol.
+//! [`connect`]: the client's side of the handshake with a
+//! [`Listener`](crate::connection::Listener). [CONNECTION.md](CONNECTION.md) has the protocol.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,12 +16,12 @@ use super::listener::MAX_MESSAGE;
 /// The timeout of [`connect`].
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The pause before a client that was told to try again does so: the first one, and the longest.
+/// The first and the longest pause before another attempt, when the listener had too many clients.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often to try again when the connection is lost during the handshake. The listener may have
-/// refused the client for lack of room; see [`is_reset`].
+/// The maximum number of attempts at which the connection is lost during the handshake. The
+/// listener may have refused the client for lack of room; see [`is_reset`].
 const MAX_RESETS: u32 = 10;
 
 /// Connects to a [`Listener`](crate::connection::Listener) at `address` that has the same key, in

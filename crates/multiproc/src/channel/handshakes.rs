@@ -425,8 +425,8 @@ impl Handshakes {
         }
     }
 
-    /// Disconnects one client that has been idle for at least `idle`, to make room: the longest
-    /// idle one at the earliest stage. It is told to try again. Returns false if there is none.
+    /// Makes room by disconnecting a client that has been idle for at least `idle`: the longest
+    /// idle one at the earliest stage, which may try again. Returns false if there is none.
     fn make_room(&mut self, shared: &ListenerShared, set: &Epoll, idle: Duration) -> bool {
         let now = Instant::now();
         let candidates = self.pending.iter().filter(|(_, client)| now.saturating_duration_since(client.since) >= idle);

@@ -221,7 +221,7 @@ pub enum RefusalReason {
     #[error("it did not complete the handshake in time")]
     Timeout,
     /// It had been idle in the handshake for the longest time, and its slot was needed for other
-    /// clients. It has been told to try again.
+    /// clients. It may try again.
     #[error("too many clients connected at once")]
     Crowded,
     /// No descriptors were left for the connection.

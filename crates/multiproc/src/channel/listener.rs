@@ -71,14 +71,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// **Slow clients delay no others.** Any number of clients may connect and send nothing, or send
 /// slowly: others are accepted meanwhile, and a client that has not completed the handshake after
-/// 10 seconds is disconnected. Refused clients are told why;
+/// 10 seconds is disconnected. Refused clients get the reason;
 /// [`take_refused`](Listener::take_refused) returns them, and they are logged as warnings, or only
 /// counted in the log if there are many. A machine that vanishes counts as gone after two minutes.
 ///
 /// **Many clients** are accepted one after the other: they wait in the backlog, up to the system's
 /// limit of `net.core.somaxconn`. Where there is no room, at the limit of open descriptors, a
-/// client is told to try again, which [`connect`](crate::connection::connect) does until its
-/// timeout expires.
+/// client is refused for the moment, and [`connect`](crate::connection::connect) tries again
+/// until its timeout expires.
 ///
 /// **Several processes** may accept: a listener can be cloned, sent as an argument or in a message,
 /// or copied by a fork, and each connection goes to one of the processes. The listener exists until
@@ -87,8 +87,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// at the path replaces it.
 ///
 /// As a descriptor ([`AsFd`]), and for [`wait_any`](crate::wait_any), it is readable when there may
-/// be a connection to accept; [`try_accept`](Listener::try_accept) tells. A process that has asked
-/// for the descriptor keeps the clients with which it has begun the handshake, and must call
+/// be a connection to accept; [`try_accept`](Listener::try_accept) returns it. A process that has
+/// asked for the descriptor keeps the clients with which it has begun the handshake, and must call
 /// `try_accept` whenever the descriptor is readable: the clients' timeouts keep running.
 #[derive(Clone)]
 pub struct Listener {

@@ -9,7 +9,7 @@
 //!
 //! A message with descriptors, which includes every message of more than [`INLINE`] bytes, is
 //! refused with `ETOOMANYREFS` when too many descriptors of the user are in flight already. No
-//! event tells when that has changed, so the sender tries again at intervals.
+//! event reports that this has changed, so the sender tries again at intervals.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -121,7 +121,7 @@ impl LogRelay {
     }
 
     /// Sets whether messages are prefixed with their process, `[Process-1 4711] `. The default is
-    /// true; without the prefix, only the key-values `process` and `pid` tell the process.
+    /// true; without the prefix, only the key-values `process` and `pid` identify the process.
     pub fn prefix(mut self, prefix: bool) -> LogRelay {
         self.prefix = prefix;
         self

@@ -138,8 +138,8 @@ impl ProcessHandle {
     /// that it does.
     ///
     /// # Errors
-    /// [`ChildError`](crate::process::ChildError) if the process runs as another user and was told
-    /// to [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
+    /// [`ChildError`](crate::process::ChildError) if the process runs as another user and may
+    /// [outlive its parent](crate::Process::outlive_parent), or if it has changed its user where
     /// neither it nor this process has been root of the whole system.
     pub fn kill(&self) -> Result<(), ChildError> {
         self.end_by(SIGKILL, "kill")
@@ -177,7 +177,7 @@ impl ProcessHandle {
         self.record.failure().map(|kind| JoinError::new(self.name(), kind))
     }
 
-    /// Whether a caller has received its value, or has been told why there is none.
+    /// Whether a caller has received its value, or the error that there is none.
     pub(crate) fn was_joined(&self) -> bool {
         self.record.joined.load(Relaxed)
     }

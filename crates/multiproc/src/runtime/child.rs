@@ -53,7 +53,7 @@ pub(crate) struct ChildRecord {
     state: Mutex<State>,
     /// Closes the pipe to its standard input, if this process has the other end.
     stdin: Option<Closer>,
-    /// Whether a caller has received its value, or has been told why there is none.
+    /// Whether a caller has received its value, or the error that there is none.
     pub(crate) joined: AtomicBool,
     /// Whether this process, at its end, has found that it can't end the child.
     pub(super) given_up: AtomicBool,

@@ -41,8 +41,8 @@ use crate::sync::{LockError, Misuse};
 /// value, or inside a message. It takes one descriptor. All of its memory is allocated at creation:
 /// a lack of memory is an error of creating it.
 ///
-/// If a holder dies, at any instruction, the lock is released; the next thread acquires it and
-/// is told so ([`LockError::Poisoned`](crate::sync::LockError::Poisoned)), until
+/// If a holder dies, at any instruction, the lock is released; the next thread acquires it with
+/// [`LockError::Poisoned`](crate::sync::LockError::Poisoned), and so do later ones until
 /// [`clear_poison`](Array::clear_poison). The values may be half written then; they are still
 /// valid, as any bytes are.
 ///

@@ -7,8 +7,9 @@ use crate::sync::Mutex;
 /// This is a [`Mutex`], under the name that Python uses: `*value.lock()? += 1` is Python's `with
 /// value.get_lock(): value.value += 1`, and the value can't be accessed without the lock.
 /// [`get`](Mutex::get) and [`set`](Mutex::set) copy the whole value. If a holder dies, the next one
-/// acquires the lock and is told so. For a number that is counted without a lock, see
-/// [`RawValue`](crate::shared_memory::RawValue); for many values, [`Array`](crate::Array).
+/// acquires the lock with [`LockError::Poisoned`](crate::sync::LockError::Poisoned). For a number
+/// that is counted without a lock, see [`RawValue`](crate::shared_memory::RawValue); for many
+/// values, [`Array`](crate::Array).
 ///
 /// ```
 /// use multiproc::{Process, Value};

@@ -1,4 +1,5 @@
-//! [`Identity`]: what a process is told about itself by its parent, and what the log needs of it.
+//! [`Identity`]: what a parent passes to a child about the child itself, and what the log needs of
+//! it.
 
 use std::sync::{PoisonError, RwLock};
 

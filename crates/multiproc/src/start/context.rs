@@ -3,7 +3,7 @@
 //! `GO_AHEAD`; see `confinement.rs`.)
 //!
 //! An exec'd child inherits its context. A child of the server gets the environment through the
-//! server, which is told when it has changed, and the rest as descriptors that come with each
+//! server, to which it is sent when it has changed, and the rest as descriptors that come with each
 //! request. The server keeps no descriptors: a pipe that is a child's stdout must hang up when its
 //! users have ended, and the server must not keep a directory in use.
 

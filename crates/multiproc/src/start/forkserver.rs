@@ -57,9 +57,9 @@ struct Server {
     process: Arc<ServerProcess>,
     /// Slots that no start in flight uses.
     free: Vec<u16>,
-    /// What it has been told of the parent's context.
+    /// The parts of the parent's context that it has.
     sent: SentContext,
-    /// Whether it is told which children must end with this process. See `guard`.
+    /// Whether it gets the pids of the children that must end with this process. See `guard`.
     guards: bool,
 }
 

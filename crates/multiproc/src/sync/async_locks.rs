@@ -159,7 +159,7 @@ macro_rules! acquiring {
             /// A permit belongs to the process, not to a thread: it may be held across an `.await`,
             /// and dropped in another thread. It is taken by the poll that completes the future: a
             /// future that is dropped before that, in a `select!` or at a timeout, has taken none.
-            /// All futures and threads that wait are told of a permit, and the first to try takes
+            /// A permit wakes all futures and threads that wait, and the first to try takes
             /// it; the others wait again, with no order among them. A task that gives a permit back
             /// while another waits here needs no handle of its own. A task that waits for a permit
             /// that it holds itself waits forever. [`JoinFuture`](crate::process::JoinFuture) describes what

@@ -54,8 +54,8 @@ use crate::shm::tickets::Tickets;
 /// Notifying never waits for the waiters, even if they are stopped or dead. A notification is for
 /// the threads that were waiting when it was given. If a waiter that it wakes is killed before it
 /// has the lock again, the notification goes to another waiter. If it is killed after that, the
-/// lock is poisoned, and then *all* waiters are told, as what they wait for may never come. A
-/// waiter is also told when no process is left that could notify.
+/// lock is poisoned, and then *all* waits end with an error, as the notification may never come.
+/// A wait also ends with an error when no process is left that could notify.
 ///
 /// A condition takes three descriptors. All processes that use it must be in the same PID
 /// namespace.
@@ -88,7 +88,7 @@ impl Condition {
     }
 
     /// Creates a condition that uses `lock`, which several conditions can share. The lock can still
-    /// be taken without the condition: a waiter is told all the same if a process dies while
+    /// be taken without the condition: a wait still ends with an error if a process dies while
     /// holding it.
     ///
     /// ```

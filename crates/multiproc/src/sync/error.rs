@@ -1,8 +1,8 @@
 //! [`LockError`]: why locking failed, or what is wrong with a lock that was acquired.
 //!
 //! The holder of a lock may be killed at any instruction, which leaves what the lock guards as it
-//! was at that instant. So the next holder is told, as the locks of the standard library do after a
-//! panic, and still acquires the lock.
+//! was at that instant. So the next holder acquires the lock with an error that says so, as with
+//! the locks of the standard library after a panic.
 
 use std::fmt;
 

@@ -28,8 +28,8 @@ use crate::shm::segment::Layout;
 /// lock is sent there: as an argument or a result of a process, a field of a [`Run`](crate::Run)
 /// value, or inside a message. A lock takes one descriptor and 4 KiB.
 ///
-/// If a holder dies, at any instruction, the lock is released: the next thread acquires it and
-/// is told so ([`LockError::Poisoned`]), and no thread waits for a dead holder. A panic while
+/// If a holder dies, at any instruction, the lock is released: the next thread acquires it with
+/// [`LockError::Poisoned`], and no thread waits for a dead holder. A panic while
 /// holding the lock poisons it too, as with [`std::sync::Mutex`]. The lock stays poisoned until
 /// [`clear_poison`](Lock::clear_poison).
 ///

@@ -7,10 +7,11 @@
 //!
 //! A [`Semaphore`], [`BoundedSemaphore`], [`Event`], [`Condition`] or [`Barrier`] has a pipe as
 //! well, through which waiters learn that no process is left that could end their wait. For this,
-//! the library has to tell waiting users of the object from those that can still act, and it counts
-//! handles: give each thread a clone of its own. If several threads share one handle by reference
-//! and one of them waits, other processes see that handle as waiting. (An object that has only one
-//! handle and has never been sent anywhere is waited for as long as the process has other threads.)
+//! the library has to distinguish waiting users of the object from users that can still act, and it
+//! counts handles: give each thread a clone of its own. If several threads share one handle by
+//! reference and one of them waits, other processes see that handle as waiting. (An object that has
+//! only one handle and has never been sent anywhere is waited for as long as the process has other
+//! threads.)
 //!
 //! # In `async` code
 //!
@@ -22,7 +23,7 @@
 //! - [`RLock`]: its holder is a thread, which may lock it again. All tasks of one thread would hold
 //!   it at once.
 //! - [`Condition`]: its guard belongs to a thread, and would have to be held while the task waits.
-//!   An [`Event`] or a [`Semaphore`] can tell a task of a change.
+//!   An [`Event`] or a [`Semaphore`] can notify a task of a change.
 //! - [`Barrier`]: a party that has arrived can't be taken back, which dropping a future would
 //!   require.
 //! - [`RwLock`] and [`Once`]: a thread waits for readers, or runs the closure, while it holds a

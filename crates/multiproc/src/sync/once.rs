@@ -35,8 +35,8 @@ const COMPLETE: u32 = 2;
 /// others wait for it: [`std::sync::Once`] across processes.
 ///
 /// It can be sent to other processes as a [`Lock`](super::Lock) can. If the thread that runs the
-/// closure dies or panics, the next caller runs its own closure, and is told that another was
-/// begun: no thread waits for a dead one, and none takes for complete what isn't.
+/// closure dies or panics, the next caller runs its own closure, and its [`OnceState`] says that
+/// another one was begun: no thread waits for a dead one, or takes an unfinished run for complete.
 ///
 /// ```
 /// use multiproc::Process;
@@ -104,7 +104,7 @@ impl Once {
     /// returns, one has completed. Returns true if it was the caller's.
     ///
     /// If the thread that ran a closure has died or panicked, the next caller's closure runs, and
-    /// is told so by its [`OnceState`].
+    /// its [`OnceState`] says so.
     ///
     /// # Errors
     /// [`Misuse`], if this is called from within the closure, or the calling thread holds 1024

@@ -61,7 +61,7 @@ impl<T: Plain> Readers for Shared<T> {
 ///
 /// When a reader dies, it stops being one, and a writer that waits for it goes on at once. When a
 /// writer dies or panics, the value stays as it was at that moment, and all readers and writers
-/// from then on are told ([`LockError::Poisoned`]), until [`clear_poison`](RwLock::clear_poison).
+/// get [`LockError::Poisoned`] until [`clear_poison`](RwLock::clear_poison).
 ///
 /// While a writer waits for the present readers to finish, no new reader gets in. A thread that
 /// reads already may read again at any time, through the same handle or a clone of it. (If the

@@ -91,7 +91,7 @@ const OTHER_SHAPE: &str = "the value was written as another type, or by another 
 
 const LEFT_OVER: &str = "the type has not read all of its elements";
 
-/// Is told of each call of the type's `Deserialize` before anything is read for it.
+/// Checks each call of the type's `Deserialize` before anything is read for it.
 ///
 /// There is one implementation for each way to read, so that reading without a comparison needs no
 /// branches for it.
