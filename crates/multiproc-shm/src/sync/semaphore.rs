@@ -384,7 +384,7 @@ impl Semaphore {
         Ok(())
     }
 
-    /// As [`entry_with_one_less`](Semaphore::one_less), for another entry of this process, or for
+    /// As [`entry_with_one_less`](Semaphore::entry_with_one_less), for another entry of this process, or for
     /// another process.
     #[cold]
     fn any_entry_with_one_less(&self) -> Option<(u32, u64, u64)> {

@@ -195,13 +195,13 @@ impl Notifier {
     /// checks, under the spin lock, whether it must wait.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`, `ENOSPC`. The caller can wait with [`Subscription::Deaf`] then.
+    /// `EMFILE`, `ENFILE`, `ENOSPC`. The caller can wait with [`Subscription::Periodic`] then.
     pub fn listen(&self) -> io::Result<Subscription> {
         match self.tokens {
-            Tokens::Taken => Ok(Subscription::Sees),
+            Tokens::Taken => Ok(Subscription::Polled),
             Tokens::Heard => {
                 let reader = self.state().reader()?;
-                Ok(Subscription::Hears(Arc::new(wake_pipe::Subscription::new(&reader)?), reader))
+                Ok(Subscription::Epoll(Arc::new(wake_pipe::Subscription::new(&reader)?), reader))
             }
         }
     }
@@ -377,8 +377,8 @@ impl State {
     /// [`MAX_SUBSCRIPTIONS`] of them the same one: each may be in an epoll set of its own.
     fn reader_for(&mut self, subscription: &Subscription) -> io::Result<Arc<OwnedFd>> {
         let reader = match subscription {
-            Subscription::Hears(_, reader) => reader.clone(),
-            Subscription::Sees | Subscription::Deaf => self.reader()?,
+            Subscription::Epoll(_, reader) => reader.clone(),
+            Subscription::Polled | Subscription::Periodic => self.reader()?,
         };
         self.reader.get_or_insert_with(|| reader.clone());
         Ok(reader)
@@ -468,23 +468,23 @@ pub enum ViaHandle<'a> {
 #[derive(Debug)]
 pub enum Subscription {
     /// By polling the pipe.
-    Sees,
+    Polled,
     /// By an epoll set of its own, with this descriptor of the read end in it.
-    Hears(Arc<wake_pipe::Subscription>, Arc<OwnedFd>),
+    Epoll(Arc<wake_pipe::Subscription>, Arc<OwnedFd>),
     /// Not at all, as the epoll set could not be created: the waiter looks every few milliseconds.
-    Deaf,
+    Periodic,
 }
 
 impl Subscription {
     /// What has happened since the last call, or whether one of `others` is readable. Only for
-    /// [`Hears`](Subscription::Hears).
+    /// [`Epoll`](Subscription::Epoll).
     #[cfg(feature = "async")]
     pub fn poll_now(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
         if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
             return Ok(WakeReason::Other);
         }
         match self {
-            Subscription::Hears(subscription, _) if subscription.heard()? => Ok(WakeReason::Token),
+            Subscription::Epoll(subscription, _) if subscription.heard()? => Ok(WakeReason::Token),
             _ => Ok(WakeReason::Late),
         }
     }
@@ -496,11 +496,11 @@ impl Subscription {
         deadline: Option<Instant>,
     ) -> io::Result<WakeReason> {
         match self {
-            Subscription::Sees => WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Seen, others, deadline),
-            Subscription::Hears(subscription, _) => {
+            Subscription::Polled => WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Seen, others, deadline),
+            Subscription::Epoll(subscription, _) => {
                 WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Heard(subscription), others, deadline)
             }
-            Subscription::Deaf => check_periodically(deadline, |until| {
+            Subscription::Periodic => check_periodically(deadline, |until| {
                 WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until))
             }),
         }
@@ -538,7 +538,7 @@ pub struct Waiting<'a> {
 
 impl Waiting<'_> {
     /// A descriptor that becomes readable with a token or a hang-up, for a waiter that polls the
-    /// pipe ([`Sees`](Subscription::Sees)).
+    /// pipe ([`Polled`](Subscription::Polled)).
     #[cfg(feature = "async")]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.wake_pipe()
@@ -582,9 +582,9 @@ mod tests {
     fn all_waiting_is_detected() {
         let here = Notifier::new(Tokens::Taken).unwrap();
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
-        let waiting = here.waiting(&Subscription::Sees, ViaHandle::Own);
+        let waiting = here.waiting(&Subscription::Polled, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
-        let also_waiting = there.waiting(&Subscription::Sees, ViaHandle::Own);
+        let also_waiting = there.waiting(&Subscription::Polled, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         // One in flight counts, whichever process has sent it.
@@ -622,7 +622,7 @@ mod tests {
         let here = Notifier::new(Tokens::Heard).unwrap();
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
         here.notify();
-        let waiting = here.waiting(&Subscription::Deaf, ViaHandle::Own);
+        let waiting = here.waiting(&Subscription::Periodic, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
         assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::Token);
         drop(there);
@@ -635,7 +635,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
-            let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
+            let waiting = notifier.waiting(&Subscription::Polled, ViaHandle::Own);
             assert!(notifier.has_others());
             assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
             drop(notifier.to_send().unwrap());
@@ -648,7 +648,7 @@ mod tests {
     fn other_handle_of_the_process() {
         let notifier = Notifier::new(Tokens::Taken).unwrap();
         notifier.add_opener();
-        let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
+        let waiting = notifier.waiting(&Subscription::Polled, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
         std::thread::scope(|scope| {
             let one = scope.spawn(|| {
@@ -659,7 +659,7 @@ mod tests {
                     }
                 }
             });
-            let other = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
+            let other = notifier.waiting(&Subscription::Polled, ViaHandle::Own);
             assert_eq!(one.join().unwrap(), WakeReason::HungUp);
             drop(other);
         });
@@ -673,11 +673,11 @@ mod tests {
         let notifier = Notifier::new(Tokens::Taken).unwrap();
         notifier.add_opener();
         let (one, other) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let first = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&one));
-        let second = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&one));
-        let third = notifier.waiting(&Subscription::Sees, ViaHandle::Other);
+        let first = notifier.waiting(&Subscription::Polled, ViaHandle::Handle(&one));
+        let second = notifier.waiting(&Subscription::Polled, ViaHandle::Handle(&one));
+        let third = notifier.waiting(&Subscription::Polled, ViaHandle::Other);
         assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::Late, "the other handle may yet be used");
-        let fourth = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&other));
+        let fourth = notifier.waiting(&Subscription::Polled, ViaHandle::Handle(&other));
         assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(second);
         assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::HungUp);

@@ -87,18 +87,18 @@ async fn wait_on_pipe<W: WaitOp>(
     let look = || match &waiting {
         Some(waiting) => waiting.sleep(&others, now()),
         None => match subscription {
-            Subscription::Hears(..) => subscription.poll_now(&others),
-            Subscription::Sees | Subscription::Deaf => notifier.sleep_open(subscription, &others, now()),
+            Subscription::Epoll(..) => subscription.poll_now(&others),
+            Subscription::Polled | Subscription::Periodic => notifier.sleep_open(subscription, &others, now()),
         },
     };
     let reason = match subscription {
-        Subscription::Hears(subscription, _) => {
+        Subscription::Epoll(subscription, _) => {
             for other in &others {
                 subscription.add(other)?;
             }
             watch(subscription, look).await?
         }
-        Subscription::Sees | Subscription::Deaf => {
+        Subscription::Polled | Subscription::Periodic => {
             let set = Epoll::new()?;
             set.add(waiting.as_ref().map_or_else(|| notifier.as_fd(), Waiting::fd), 0, Often::Always)?;
             for other in &others {

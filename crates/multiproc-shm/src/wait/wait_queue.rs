@@ -271,7 +271,7 @@ impl WaitQueue {
                 return Ok(outcome);
             }
             let mut alone = false;
-            let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
+            let subscription = notifier.listen().unwrap_or(Subscription::Periodic);
             if !op.look(&mut || self.arm(notifier)).map_err(|stalled| WaitFailure::Io(stalled.into()))? {
                 alone = self.wait_on_pipe(notifier, &subscription, deadline, op).map_err(WaitFailure::of)?
                     == WakeReason::HungUp;
@@ -353,7 +353,7 @@ impl WaitQueue {
         if reason == WakeReason::HungUp && op.depends()? {
             // The subscription has reported the hang-up, and would report nothing else. With a new
             // one, the state must be checked again.
-            let subscription = notifier.listen().unwrap_or(Subscription::Deaf);
+            let subscription = notifier.listen().unwrap_or(Subscription::Periodic);
             if op.look(&mut || self.arm(notifier))? {
                 return Ok(WakeReason::Token);
             }

@@ -76,7 +76,7 @@ pub fn connect_timeout<S, R>(
             Err(kind) => kind,
         };
         let (kind, is_retried) = match kind {
-            ConnectErrorKind::Crowded => (kind, true),
+            ConnectErrorKind::TooManyClients => (kind, true),
             ConnectErrorKind::Io(error) if is_reset(&error) => {
                 resets += 1;
                 (ConnectErrorKind::Disconnected, resets < MAX_RESETS)
@@ -215,7 +215,9 @@ impl HandshakeSocket {
             HeaderError::Refused(auth::REFUSED_UNKNOWN_KEY) => ConnectErrorKind::KeyUnknown,
             HeaderError::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
             HeaderError::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
-            HeaderError::Refused(auth::REFUSED_NO_DESCRIPTORS | auth::REFUSED_TOO_MANY) => ConnectErrorKind::Crowded,
+            HeaderError::Refused(auth::REFUSED_NO_DESCRIPTORS | auth::REFUSED_TOO_MANY) => {
+                ConnectErrorKind::TooManyClients
+            }
             HeaderError::Refused(_) => ConnectErrorKind::OtherProtocol("it refused for an unknown reason"),
         })?;
         let mut rest = [0; N];

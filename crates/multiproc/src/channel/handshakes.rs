@@ -352,7 +352,7 @@ impl Handshakes {
         self.move_to_backlog(shared, set);
         if self.process == threads::getpid() {
             for (_, client) in std::mem::take(&mut self.pending) {
-                let refused = client.refuse(shared, RefusalReason::Crowded);
+                let refused = client.refuse(shared, RefusalReason::TooManyClients);
                 self.note(refused);
             }
         }
@@ -433,7 +433,7 @@ impl Handshakes {
         let first = candidates.min_by_key(|(_, client)| (client.stage.rank(), client.since)).map(|(number, _)| *number);
         let Some(client) = first.and_then(|number| self.pending.remove(&number)) else { return false };
         client.remove_from(set);
-        let refused = client.refuse(shared, RefusalReason::Crowded);
+        let refused = client.refuse(shared, RefusalReason::TooManyClients);
         self.note(refused);
         true
     }
@@ -693,7 +693,7 @@ impl Pending {
             // A peer that has not sent anything yet may not be a client of multiproc; it gets the
             // message all the same. A peer that has sent something else has been refused as
             // `OtherProtocol`, without a message.
-            RefusalReason::Crowded => Some(auth::REFUSED_TOO_MANY),
+            RefusalReason::TooManyClients => Some(auth::REFUSED_TOO_MANY),
             _ => None,
         };
         if let Some(word) = word {

@@ -79,7 +79,7 @@ pub enum ConnectErrorKind {
     /// The listener had no room for another client until the timeout expired: it had more clients
     /// in the handshake than it handles at once, or no descriptors left.
     #[error("the listener has too many clients in the handshake; try again later")]
-    Crowded,
+    TooManyClients,
     /// The timeout expired: the listener doesn't accept, or the network is too slow.
     #[error("timed out")]
     Timeout,
@@ -223,7 +223,7 @@ pub enum RefusalReason {
     /// It had been idle in the handshake for the longest time, and its slot was needed for other
     /// clients. It may try again.
     #[error("too many clients connected at once")]
-    Crowded,
+    TooManyClients,
     /// No descriptors were left for the connection.
     #[error("the listener's process has no descriptors left (RLIMIT_NOFILE)")]
     NoDescriptors,

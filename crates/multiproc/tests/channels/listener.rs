@@ -404,7 +404,7 @@ fn silent_clients_beyond_the_limit() {
         }
         let refusals = listener.take_refused();
         assert!(!refusals.is_empty(), "there was room for all");
-        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::TooManyClients), "{refusals:?}");
         set_limit(before);
     });
 }
@@ -718,7 +718,7 @@ fn open_file_limit() {
         set_limit(before);
         child.wait_timeout(LONG).unwrap().expect("timed out");
         let refusals = listener.take_refused();
-        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::Crowded), "{refusals:?}");
+        assert!(refusals.iter().all(|one| one.reason() == RefusalReason::TooManyClients), "{refusals:?}");
     });
 }
 

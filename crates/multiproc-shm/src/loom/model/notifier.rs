@@ -42,10 +42,10 @@ pub enum ViaHandle<'a> {
 
 #[derive(Debug)]
 pub enum Subscription {
-    Sees,
+    Polled,
     /// How many tokens had been written when it was made.
-    Hears(usize),
-    Deaf,
+    Epoll(usize),
+    Periodic,
 }
 
 pub struct Waiting<'a> {
@@ -87,8 +87,8 @@ impl Notifier {
 
     pub(crate) fn listen(&self) -> io::Result<Subscription> {
         Ok(match self.tokens {
-            Tokens::Heard if step() => Subscription::Hears(self.pipe.0.lock().unwrap().written),
-            _ => Subscription::Sees,
+            Tokens::Heard if step() => Subscription::Epoll(self.pipe.0.lock().unwrap().written),
+            _ => Subscription::Polled,
         })
     }
 
@@ -120,9 +120,9 @@ impl Waiting<'_> {
         if step() {
             let mut pipe = self.notifier.pipe.0.lock().unwrap();
             while match self.subscription {
-                Subscription::Sees => pipe.left == 0,
-                Subscription::Hears(before) => pipe.written == *before,
-                Subscription::Deaf => unreachable!("there is always a subscription"),
+                Subscription::Polled => pipe.left == 0,
+                Subscription::Epoll(before) => pipe.written == *before,
+                Subscription::Periodic => unreachable!("there is always a subscription"),
             } {
                 pipe = self.notifier.pipe.1.wait(pipe).unwrap();
             }
